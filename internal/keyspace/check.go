@@ -1,0 +1,100 @@
+package keyspace
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// MaxName is the length of the longest legal name, in bytes.
+const MaxName = 512
+
+// Dir normalises a dir to exactly one trailing "/"; "" (no dir) stays "". A leading "/" is part of the keys and is
+// kept. Refused, with an error that matches errs.Invalid, are a dir of nothing but slashes, an empty segment
+// ("a//b"), and a NUL byte, which other tools cut keys at. Other bytes are legal even when they are not UTF-8: a dir
+// has to be able to name whatever tree is already there.
+func Dir(dir string) (string, error) {
+	if dir == "" {
+		return "", nil
+	}
+	if strings.IndexByte(dir, 0) >= 0 {
+		return "", fmt.Errorf("%w: dir %s holds a NUL byte", errs.Invalid, errs.Quote(dir))
+	}
+	end := len(dir)
+	for end > 0 && dir[end-1] == '/' {
+		end--
+	}
+	if end == 0 {
+		return "", fmt.Errorf("%w: dir %s has no name: did you mean \"\"", errs.Invalid, errs.Quote(dir))
+	}
+	if strings.Contains(dir[:end], "//") {
+		return "", fmt.Errorf("%w: dir %s has an empty segment: did you mean %s",
+			errs.Invalid, errs.Quote(dir), errs.Quote(squeeze(dir[:end])+"/"))
+	}
+	if end < len(dir) {
+		return dir[:end+1], nil
+	}
+	return dir + "/", nil
+}
+
+// squeeze folds each run of slashes into one.
+func squeeze(s string) string {
+	for strings.Contains(s, "//") {
+		s = strings.ReplaceAll(s, "//", "/")
+	}
+	return s
+}
+
+// Prefix checks a prefix: it must be "" or end in "/", so that "app" is not taken to mean "app2/secret" as well. With
+// partial, any bytes are legal. The error matches errs.Invalid and names both ways out.
+func Prefix(prefix string, partial bool) error {
+	if partial || prefix == "" || prefix[len(prefix)-1] == '/' {
+		return nil
+	}
+	return fmt.Errorf("%w: prefix %s does not end in \"/\": did you mean %s, or WithPartialPrefix",
+		errs.Invalid, errs.Quote(prefix), errs.Quote(prefix+"/"))
+}
+
+// Name checks the name of a lock, an election, a service: 1 to [MaxName] bytes of valid UTF-8 without control
+// characters and without a leading, trailing or doubled "/". The error matches errs.Invalid, and errs.TooLarge when
+// the name is too long.
+func Name(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("%w: name is empty", errs.Invalid)
+	case len(name) > MaxName:
+		return fmt.Errorf("%w: name is %d bytes, the limit is %d", errs.TooLarge, len(name), MaxName)
+	case !utf8.ValidString(name):
+		return fmt.Errorf("%w: name %s is not UTF-8", errs.Invalid, errs.Quote(name))
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return fmt.Errorf("%w: name %s holds a control character", errs.Invalid, errs.Quote(name))
+	case name[0] == '/', name[len(name)-1] == '/', strings.Contains(name, "//"):
+		return slashedName(name)
+	}
+	return nil
+}
+
+// slashedName is the refusal of a name with a leading, trailing or doubled slash.
+func slashedName(name string) error {
+	better := strings.Trim(squeeze(name), "/")
+	if better == "" {
+		return fmt.Errorf("%w: name %s is nothing but slashes", errs.Invalid, errs.Quote(name))
+	}
+	return fmt.Errorf("%w: name %s has a leading, trailing or doubled \"/\": did you mean %s",
+		errs.Invalid, errs.Quote(name), errs.Quote(better))
+}
+
+// Key checks a key: it must not be empty (errs.Invalid) nor longer than limit bytes (errs.TooLarge, which names the limit
+// and the length). Any bytes are legal and literal: "../x", NUL, what is not UTF-8. A limit of 0 or less is none.
+func Key(key string, limit int) error {
+	if key == "" {
+		return fmt.Errorf("%w: key is empty", errs.Invalid)
+	}
+	if limit > 0 && len(key) > limit {
+		return fmt.Errorf("%w: key is %d bytes, the limit is %d", errs.TooLarge, len(key), limit)
+	}
+	return nil
+}

@@ -1,0 +1,299 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// Call is what the engine has to know of a call.
+type Call struct {
+	Pkg, Op, Key string
+
+	// Read says that the call changes nothing.
+	Read bool
+	// Guarded says of a write that a second application is impossible, because what it compares can hold only once.
+	Guarded bool
+	// Patient says that the call has no deadline of its own: each attempt is bounded by its own time-out instead.
+	Patient bool
+}
+
+// Config is what an engine is made of. All of it is optional but Client.
+type Config struct {
+	Client       *clientv3.Client
+	Observed     bool // every call passes an observer of wire: what it did not see was not sent
+	Policy       Policy
+	ReadTimeout  time.Duration
+	WriteTimeout time.Duration
+	Logger       *slog.Logger
+	Observe      func(op string, attempt int, err error)
+}
+
+// Engine makes calls. It is safe for concurrent use and holds no goroutine.
+type Engine struct {
+	Config
+
+	budget  *Budget
+	calls   atomic.Uint64
+	retries atomic.Uint64
+	unknown atomic.Uint64
+}
+
+// Stats counts what an engine did.
+type Stats struct {
+	Calls   uint64 // calls made
+	Retries uint64 // attempts beyond the first of a call
+	Unknown uint64 // writes reported with an unknown outcome
+}
+
+// New returns an engine with a full budget.
+func New(c Config) *Engine {
+	c.Policy = c.Policy.WithDefaults()
+	if c.ReadTimeout == 0 {
+		c.ReadTimeout = DefaultReadTimeout
+	}
+	if c.WriteTimeout == 0 {
+		c.WriteTimeout = DefaultWriteTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Engine{Config: c, budget: NewBudget()}
+}
+
+// Stats returns the counters.
+func (e *Engine) Stats() Stats {
+	return Stats{Calls: e.calls.Load(), Retries: e.retries.Load(), Unknown: e.unknown.Load()}
+}
+
+// Attempt makes one attempt. doubt says that an earlier one may have been applied. Its error is classified; a finding
+// that must reach the caller as it is does not go through here.
+type Attempt func(ctx context.Context, doubt bool) error
+
+// Do makes attempts until one succeeds or nothing is to be gained by another. Without a deadline in ctx, a read is given
+// 5 s and a write 10 s. The error is an [errs.Error].
+func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
+	if ctx == nil {
+		return e.refuse(c, fmt.Errorf("%w: nil context", errs.Invalid))
+	}
+	if ctx.Err() != nil {
+		return e.refuse(c, contextError(ctx))
+	}
+	if e.closed() {
+		return e.refuse(c, errs.Closed)
+	}
+	e.calls.Add(1)
+	e.budget.Call()
+	r := run{Engine: e, call: c, ctx: ctx}
+	if _, ok := ctx.Deadline(); !ok && !c.Patient {
+		r.given = e.timeout(c)
+		var stop context.CancelFunc
+		r.ctx, stop = context.WithTimeout(ctx, r.given)
+		defer stop()
+	}
+	return r.do(f)
+}
+
+// refuse is the error of a call of which nothing was sent.
+func (e *Engine) refuse(c Call, err error) error {
+	return &errs.Error{Pkg: c.Pkg, Op: c.Op, Key: c.Key, Unchanged: true, Err: err}
+}
+
+func (e *Engine) timeout(c Call) time.Duration {
+	if c.Read {
+		return e.ReadTimeout
+	}
+	return e.WriteTimeout
+}
+
+func (e *Engine) closed() bool { return e.Client != nil && e.Client.Ctx().Err() != nil }
+
+// run is one call under way.
+type run struct {
+	*Engine
+
+	call     Call
+	ctx      context.Context //nolint:containedctx // lives as long as the call
+	given    time.Duration   // the default that bounds the call, 0 where the caller's deadline does
+	attempts int             // that count
+	doubt    bool            // an attempt may have been applied
+	reauth   bool            // the token was refused once
+	waits    backoff.BackOff
+}
+
+func (r *run) do(f Attempt) error {
+	for n := 1; ; n++ {
+		err, notSent := r.attempt(f)
+		if err == nil {
+			return nil
+		}
+		class, condition := Classify(err, notSent)
+		if !r.call.Read && class.Applied() {
+			r.doubt = true
+		}
+		if r.ctx.Err() != nil || r.closed() || !r.again(class) {
+			return r.fail(err, condition)
+		}
+		r.retries.Add(1)
+		r.Logger.DebugContext(r.ctx, "etcd call is repeated", "op", r.call.Op, "key", errs.Quote(r.call.Key), "attempt", n, "error", err)
+		if r.Observe != nil {
+			r.Observe(r.call.Op, n, err)
+		}
+		if !r.pause(class) {
+			return r.fail(err, condition)
+		}
+	}
+}
+
+// attempt makes one attempt under its own time-out, where it has one.
+func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive,staticcheck // the error is the subject here
+	r.attempts++
+	ctx := r.ctx
+	if d := r.patience(); d > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, d)
+		defer stop()
+	}
+	a := wire.Track(ctx, r.Observed)
+	err = f(a, r.doubt)
+	return err, a.NotSent()
+}
+
+const (
+	attemptMost  = 2 * time.Second
+	attemptLeast = 250 * time.Millisecond // below this a slow network would look like a dead server
+)
+
+// patience is how long the next attempt may take, 0 for as long as the call. Only what can be repeated is cut short,
+// and only where there will be another attempt.
+func (r *run) patience() time.Duration {
+	repeatable := r.call.Read || r.call.Guarded
+	left := r.Policy.MaxAttempts - r.attempts + 1
+	switch {
+	case r.call.Patient && (left <= 1 || !r.budget.Left()):
+		return r.timeout(r.call)
+	case !repeatable:
+		return 0
+	case r.doubt:
+		left = max(left, 2)
+	case left <= 1 || !r.budget.Left():
+		return 0
+	}
+	if r.call.Patient {
+		return attemptMost
+	}
+	deadline, ok := r.ctx.Deadline()
+	if !ok {
+		return attemptMost
+	}
+	remaining := time.Until(deadline)
+	d := min(max(remaining/time.Duration(left), attemptLeast), attemptMost)
+	if d >= remaining {
+		return 0
+	}
+	return d
+}
+
+// again decides whether to make another attempt after one that failed in the given way.
+func (r *run) again(class Class) bool {
+	switch class {
+	case Hopeless, Full:
+		return false
+	case Leaderless:
+		return true // until the deadline: elections end
+	case Reauth:
+		first := !r.reauth
+		r.reauth = true
+		return first
+	case Refused, Ambiguous:
+	}
+	if r.doubt {
+		return r.call.Guarded // until the answer is definite
+	}
+	return r.attempts < r.Policy.MaxAttempts && r.budget.Take()
+}
+
+// pause waits before the next attempt. It reports whether the call is still wanted.
+func (r *run) pause(class Class) bool {
+	if class == Reauth {
+		return true // the new token is there
+	}
+	if class == Leaderless {
+		r.attempts-- // waiting for a leader is no attempt
+	}
+	if r.waits == nil {
+		r.waits = r.Policy.Backoff()
+		r.waits.Reset()
+	}
+	timer := time.NewTimer(r.waits.NextBackOff())
+	defer timer.Stop()
+	var closing <-chan struct{}
+	if r.Client != nil {
+		closing = r.Client.Ctx().Done()
+	}
+	select {
+	case <-timer.C:
+		return true
+	case <-r.ctx.Done():
+		return false
+	case <-closing:
+		return false
+	}
+}
+
+// fail makes the error of the whole call from that of its last attempt.
+func (r *run) fail(err, condition error) error {
+	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Key, Unchanged: !r.doubt}
+	switch {
+	case r.closed():
+		out.Err = Explain(err, errs.Closed)
+	case r.ctx.Err() != nil:
+		out.Err = r.outOfTime(err)
+	default:
+		out.Err = Explain(err, condition)
+	}
+	if r.doubt {
+		r.unknown.Add(1)
+		out.Err = fmt.Errorf("%w: %w", errs.UnknownOutcome, out.Err)
+	}
+	return out
+}
+
+// outOfTime tells the end of the context apart: the caller's wish, or a cluster that did not answer, and then why.
+func (r *run) outOfTime(err error) error {
+	out := contextError(r.ctx)
+	if !errors.Is(out, context.DeadlineExceeded) {
+		return out
+	}
+	if r.given > 0 {
+		out = fmt.Errorf("%w (no deadline was given: %v)", out, r.given)
+	}
+	out = fmt.Errorf("%w: %w", errs.Unavailable, out)
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		out = fmt.Errorf("%w: %w", out, err)
+	}
+	if r.Client != nil {
+		if why := wire.Explain(r.ctx, r.Client); why != nil {
+			out = fmt.Errorf("%w: %w", out, why)
+		}
+	}
+	return out
+}
+
+// contextError is the error of a context that has ended: it matches both ctx.Err() and the cause.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == nil || errors.Is(cause, err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}

@@ -1,0 +1,112 @@
+package retry
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// The defaults of a policy.
+const (
+	DefaultAttempts  = 3
+	DefaultBaseDelay = 100 * time.Millisecond
+	DefaultMaxDelay  = 2 * time.Second
+
+	// DefaultReadTimeout and DefaultWriteTimeout apply where a context has no deadline. The server gives up on a write
+	// after 7 s: below that, its refusal is never heard.
+	DefaultReadTimeout  = 5 * time.Second
+	DefaultWriteTimeout = 10 * time.Second
+)
+
+// Policy says how often and at what pace something is sent again.
+type Policy struct {
+	MaxAttempts int
+	BaseDelay   time.Duration
+	MaxDelay    time.Duration
+}
+
+// WithDefaults fills in what is zero.
+func (p Policy) WithDefaults() Policy {
+	if p.MaxAttempts == 0 {
+		p.MaxAttempts = DefaultAttempts
+	}
+	if p.BaseDelay == 0 {
+		p.BaseDelay = DefaultBaseDelay
+	}
+	if p.MaxDelay == 0 {
+		p.MaxDelay = max(DefaultMaxDelay, p.BaseDelay)
+	}
+	return p
+}
+
+// Validate complains about what cannot be meant.
+func (p Policy) Validate() error {
+	var complaints []error
+	if p.MaxAttempts < 0 {
+		complaints = append(complaints, fmt.Errorf("%w: retry: %d attempts", errs.Invalid, p.MaxAttempts))
+	}
+	if p.BaseDelay < 0 || p.MaxDelay < 0 {
+		complaints = append(complaints, fmt.Errorf("%w: retry: negative delay", errs.Invalid))
+	}
+	if p.MaxDelay != 0 && p.MaxDelay < p.BaseDelay {
+		complaints = append(complaints, fmt.Errorf("%w: retry: the longest delay %v is below the first one %v", errs.Invalid, p.MaxDelay, p.BaseDelay))
+	}
+	return errors.Join(complaints...)
+}
+
+// Backoff returns fresh waits for one call: exponential from BaseDelay to MaxDelay, with full jitter.
+func (p Policy) Backoff() backoff.BackOff {
+	return &backoff.ExponentialBackOff{
+		// Full jitter over [0, 2x) with x doubling is what a factor of 1 around x/2 draws.
+		InitialInterval:     p.BaseDelay / 2,
+		MaxInterval:         p.MaxDelay / 2,
+		RandomizationFactor: 1,
+		Multiplier:          2,
+		Stop:                backoff.Stop,
+		Clock:               backoff.SystemClock,
+	}
+}
+
+// Budget lets retries be a share of all calls. The zero value refuses every retry; use [NewBudget].
+type Budget struct {
+	mu     sync.Mutex
+	tokens float64
+}
+
+const (
+	budgetShare = 0.1 // retries for each call
+	budgetMost  = 20  // what a quiet time can save up, and what a client starts with
+)
+
+// NewBudget returns a full budget.
+func NewBudget() *Budget { return &Budget{tokens: budgetMost} }
+
+// Call counts a call.
+func (b *Budget) Call() {
+	b.mu.Lock()
+	b.tokens = min(b.tokens+budgetShare, budgetMost)
+	b.mu.Unlock()
+}
+
+// Take takes one retry out of the budget, if there is one.
+func (b *Budget) Take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// Left reports whether a retry could be taken now.
+func (b *Budget) Left() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tokens >= 1
+}

@@ -1,0 +1,68 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+)
+
+// explainWithin bounds the look at a connection that failed.
+const explainWithin = 100 * time.Millisecond
+
+// Explain says why the connection of cli is not there: the endpoints, and the error of the last attempt to connect. It
+// returns nil when there is a connection, and waits 100 ms at most, also when ctx has ended.
+func Explain(ctx context.Context, cli *clientv3.Client) error {
+	conn := cli.ActiveConnection()
+	if conn == nil {
+		return nil
+	}
+	if s := conn.GetState(); s == connectivity.Ready || s == connectivity.Shutdown {
+		return nil
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), explainWithin)
+	defer stop()
+	cause := Probe(ctx, conn)
+	if cause == nil {
+		return nil
+	}
+	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", ") + ": " + cause.Error())
+}
+
+// Probe asks the server at the other end of conn whether it serves. It does not wait for a connection that cannot be
+// made: the error then holds the reason, such as a refused connection or a certificate that is not trusted.
+// Servers answer it without authentication.
+func Probe(ctx context.Context, conn *grpc.ClientConn) error {
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(false))
+	switch {
+	case err == nil && answer.GetStatus() == healthpb.HealthCheckResponse_SERVING:
+		return nil
+	case err == nil:
+		return errors.New("the server says " + answer.GetStatus().String())
+	case status.Code(err) == codes.Unimplemented:
+		return nil // something answered, and it speaks gRPC
+	}
+	return Plain(err)
+}
+
+// Plain is err without the wrapping words of gRPC around the reason.
+func Plain(err error) error {
+	s, ok := status.FromError(err)
+	if !ok || s.Code() == codes.OK {
+		return err
+	}
+	text := s.Message()
+	for _, words := range []string{"connection error: desc = ", "transport: Error while dialing: ", "transport: authentication handshake failed: "} {
+		if _, rest, found := strings.Cut(text, words); found {
+			text = strings.Trim(rest, `"`)
+		}
+	}
+	return errors.New(text)
+}

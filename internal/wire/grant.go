@@ -1,0 +1,63 @@
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"math"
+	"reflect"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+)
+
+// NewLeaseID returns a random lease ID. A lease whose ID the client has chosen can be granted again without becoming
+// two: the second grant says that it exists.
+func NewLeaseID() clientv3.LeaseID {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	id := int64(binary.BigEndian.Uint64(b[:]) & math.MaxInt64) //nolint:gosec // the mask keeps it positive
+	return clientv3.LeaseID(max(id, 1))
+}
+
+// Grant asks once for a lease with the given ID and returns the TTL that the server granted, which may be longer than
+// the one asked for. A lease that exists already, from an earlier attempt with the same ID, counts as granted; its TTL
+// is then taken to be the one asked for. cli.Lease is used where it is not client/v3's own; it chooses the ID itself.
+func Grant(ctx context.Context, cli *clientv3.Client, id clientv3.LeaseID, ttl time.Duration) (clientv3.LeaseID, time.Duration, error) {
+	seconds := Seconds(ttl)
+	if cli.ActiveConnection() == nil || !officialLease(cli.Lease) {
+		resp, err := cli.Lease.Grant(ctx, seconds)
+		if err != nil {
+			return 0, 0, err
+		}
+		return resp.ID, time.Duration(resp.TTL) * time.Second, nil
+	}
+	resp, err := clientv3.RetryLeaseClient(cli).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(id), TTL: seconds}, grpc.WaitForReady(true))
+	switch err = rpctypes.Error(err); {
+	case errors.Is(err, rpctypes.ErrLeaseExist):
+		return id, time.Duration(seconds) * time.Second, nil
+	case err != nil:
+		return 0, 0, clientv3.ContextError(ctx, err)
+	}
+	return clientv3.LeaseID(resp.GetID()), time.Duration(resp.GetTTL()) * time.Second, nil
+}
+
+// BasedLease is a Lease of etcdkit's own over client/v3's.
+type BasedLease interface{ BaseLease() clientv3.Lease }
+
+// officialLease reports whether l is the one that client/v3 makes, or a decorator of etcdkit over it.
+func officialLease(l clientv3.Lease) bool {
+	if b, ok := l.(BasedLease); ok {
+		l = b.BaseLease()
+	}
+	return l != nil && reflect.TypeOf(l).String() == "*clientv3.lessor"
+}
+
+// Seconds is ttl in the whole seconds that etcd counts in, rounded up.
+func Seconds(ttl time.Duration) int64 {
+	return int64((ttl + time.Second - 1) / time.Second)
+}

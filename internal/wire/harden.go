@@ -1,0 +1,116 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// The keepalive that a hardened client uses where the configuration says nothing. The server's minimum is 5 s.
+const (
+	KeepAliveTime    = 30 * time.Second
+	KeepAliveTimeout = 10 * time.Second
+	keepAliveLeast   = 10 * time.Second // gRPC raises anything shorter to this
+)
+
+type hardenedKey struct{}
+
+// Harden changes cfg so that every promise about writes holds over the client made from it: one wire attempt for each
+// unary call, the sent-probe, require-leader where it belongs, and keepalive pings while calls are open.
+func Harden(cfg *clientv3.Config) error {
+	if cfg == nil {
+		return fmt.Errorf("%w: no configuration to harden", errs.Invalid)
+	}
+	var complaints []error
+	if cfg.DialKeepAliveTime != 0 && cfg.DialKeepAliveTime < keepAliveLeast {
+		complaints = append(complaints, fmt.Errorf("%w: keepalive time %v is below %v", errs.Invalid, cfg.DialKeepAliveTime, keepAliveLeast))
+	}
+	if cfg.PermitWithoutStream {
+		complaints = append(complaints, fmt.Errorf("%w: servers drop clients that ping without a stream (PermitWithoutStream)", errs.Invalid))
+	}
+	if err := errors.Join(complaints...); err != nil {
+		return err
+	}
+	if cfg.DialKeepAliveTime == 0 {
+		cfg.DialKeepAliveTime = KeepAliveTime
+	}
+	if cfg.DialKeepAliveTimeout == 0 {
+		cfg.DialKeepAliveTimeout = KeepAliveTimeout
+	}
+	if cfg.Context == nil {
+		cfg.Context = context.Background() //nolint:forbidigo // client/v3 starts from this too; the value below marks the client
+	}
+	if cfg.Context.Value(hardenedKey{}) != nil {
+		return nil // twice is once
+	}
+	cfg.Context = context.WithValue(cfg.Context, hardenedKey{}, true)
+	cfg.MaxUnaryRetries = 1
+	cfg.DialOptions = append(cfg.DialOptions[:len(cfg.DialOptions):len(cfg.DialOptions)],
+		grpc.WithStatsHandler(probe{}),
+		grpc.WithChainUnaryInterceptor(hardenUnary),
+		grpc.WithChainStreamInterceptor(hardenStream),
+	)
+	return nil
+}
+
+// Hardened reports whether cli was made from a configuration that went through [Harden].
+func Hardened(cli *clientv3.Client) bool { return cli.Ctx().Value(hardenedKey{}) != nil }
+
+// probe tells attempts that their request was put on the wire.
+type probe struct{}
+
+// TagRPC does nothing.
+func (probe) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC sees the payload, which gRPC reports once the transport has taken it.
+func (probe) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutPayload); !ok {
+		return
+	}
+	if a := attemptOf(ctx); a != nil {
+		a.sent.Store(true)
+	}
+}
+
+// TagConn does nothing.
+func (probe) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn does nothing.
+func (probe) HandleConn(context.Context, stats.ConnStats) {}
+
+// needsLeader lists the services whose answers are wrong, late or missing on a member that is cut off. Status, member
+// lists and health checks are left out: they are asked of a member that may well be cut off.
+func needsLeader(method string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	switch service {
+	case "etcdserverpb.KV", "etcdserverpb.Lease", "etcdserverpb.Watch":
+		return true
+	}
+	return false
+}
+
+func hardenUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if a := attemptOf(ctx); a != nil {
+		a.observed.Store(true) // from here on, no payload means not sent
+	}
+	if r, ok := req.(*pb.RangeRequest); needsLeader(method) && (!ok || !r.GetSerializable()) {
+		ctx = clientv3.WithRequireLeader(ctx)
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+func hardenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if needsLeader(method) {
+		ctx = clientv3.WithRequireLeader(ctx)
+	}
+	return open(ctx, desc, cc, method, opts...)
+}
