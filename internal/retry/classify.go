@@ -22,6 +22,8 @@ const (
 	Refused Class = iota
 	// Leaderless: not applied; the member that was asked has no leader at the moment.
 	Leaderless
+	// Busy: not applied; the server asks to be left alone for a while.
+	Busy
 	// Reauth: not applied; the token was refused. Client/v3 has logged in again by then.
 	Reauth
 	// Hopeless: not applied, and it would fail the same way again.
@@ -46,7 +48,7 @@ var verdicts = map[string]struct {
 	desc(rpctypes.ErrGRPCNoLeader):               {Leaderless, errs.Unavailable},
 	desc(rpctypes.ErrGRPCNotCapable):             {Refused, errs.Unavailable},
 	desc(rpctypes.ErrGRPCNotSupportedForLearner): {Refused, errs.Unavailable},
-	desc(rpctypes.ErrGRPCRequestTooManyRequests): {Refused, errs.Unavailable},
+	desc(rpctypes.ErrGRPCRequestTooManyRequests): {Busy, errs.Unavailable},
 
 	desc(rpctypes.ErrGRPCInvalidAuthToken): {Reauth, errs.Unauthenticated},
 	desc(rpctypes.ErrGRPCAuthOldRevision):  {Reauth, errs.Unauthenticated},

@@ -12,8 +12,8 @@
 // # Pace
 //
 // Waits between attempts are exponential with full jitter. A call makes [Policy].MaxAttempts attempts at the most, but
-// refusals of a member that has no leader are waited out until the deadline: they cost the cluster nothing, and end
-// with the election. A budget shared by all calls of a client lets retries be a tenth of its calls, with some to start
+// refusals of a member that has no leader, or too many requests, are waited out until the deadline: they cost the cluster
+// nothing, and end by themselves. A budget shared by all calls of a client lets retries be a tenth of its calls, with some to start
 // from, so that a client does not multiply the load of a cluster that is in trouble. The repeats that make a guarded
 // write definite are outside the budget: correctness is not for sale.
 package retry

@@ -86,7 +86,7 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 		return e.refuse(c, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
 	if ctx.Err() != nil {
-		return e.refuse(c, contextError(ctx))
+		return e.refuse(c, ContextError(ctx))
 	}
 	if e.closed() {
 		return e.refuse(c, errs.Closed)
@@ -210,6 +210,8 @@ func (r *run) again(class Class) bool {
 		return false
 	case Leaderless:
 		return true // until the deadline: elections end
+	case Busy:
+		return r.doubt && r.call.Guarded || r.budget.Take() // until the deadline, or until there are too many of us
 	case Reauth:
 		first := !r.reauth
 		r.reauth = true
@@ -227,8 +229,8 @@ func (r *run) pause(class Class) bool {
 	if class == Reauth {
 		return true // the new token is there
 	}
-	if class == Leaderless {
-		r.attempts-- // waiting for a leader is no attempt
+	if class == Leaderless || class == Busy {
+		r.attempts-- // waiting is no attempt
 	}
 	if r.waits == nil {
 		r.waits = r.Policy.Backoff()
@@ -270,7 +272,7 @@ func (r *run) fail(err, condition error) error {
 
 // outOfTime tells the end of the context apart: the caller's wish, or a cluster that did not answer, and then why.
 func (r *run) outOfTime(err error) error {
-	out := contextError(r.ctx)
+	out := ContextError(r.ctx)
 	if !errors.Is(out, context.DeadlineExceeded) {
 		return out
 	}
@@ -289,10 +291,10 @@ func (r *run) outOfTime(err error) error {
 	return out
 }
 
-// contextError is the error of a context that has ended: it matches both ctx.Err() and the cause.
-func contextError(ctx context.Context) error {
+// ContextError is nil while ctx lives, and then an error that matches both ctx.Err() and the cause.
+func ContextError(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
-	if cause == nil || errors.Is(cause, err) {
+	if err == nil || errors.Is(cause, err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, cause)

@@ -1,0 +1,187 @@
+package etcdkit
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/wire"
+	"github.com/etcdkit/etcdkit/internal/zapslog"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// Client is a connection to etcd and the parts that work over it. [Open], [OpenLazy] or [Wrap] make one, usually one for
+// a process. It is safe for concurrent use.
+type Client struct {
+	*core
+
+	store *kv.Store
+	below string // the dir below the configured namespace, for reports
+	view  bool   // made by Namespace: owns nothing
+}
+
+// core is what a client shares with those made from it by Namespace.
+type core struct {
+	set    *settings
+	cli    *clientv3.Client
+	own    bool   // cli is closed with the client
+	login  *login // nil without credentials
+	lines  *lines
+	patrol *patrol // nil where the endpoints are not the client's to choose
+
+	stop     context.CancelFunc // ends everything that runs in the background
+	closed   atomic.Bool
+	closing  sync.Once
+	closeErr error
+}
+
+// Harden prepares the configuration of a client of your own that [Wrap] will be given, so that every promise about
+// writes holds over it: one attempt per call on the wire instead of up to a hundred, an exact answer to whether a
+// request was sent, require-leader on calls that need one, keepalive pings of 30s / 10s where none are configured. It
+// adds to DialOptions and Context, keeps the rest, and refuses, with an error that matches [ErrInvalid], what
+// contradicts it. Doing it twice is doing it once.
+func Harden(cfg *clientv3.Config) error {
+	if err := wire.Harden(cfg); err != nil {
+		return refuse("harden", err)
+	}
+	return nil
+}
+
+// Wrap makes a client over one that you made and go on owning: closing the result leaves cli open. Its fields, decorated
+// or not, are used as they are. Without [Harden] writes are still sent once only, but their outcome is unknown more often.
+// Wrap sends nothing and does not touch the endpoints of cli.
+//
+// WithTLS, WithCredentials and WithDialOptions are refused, since cli is made already.
+func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
+	s := &settings{options: newOptions(opts)}
+	if cli == nil {
+		s.bad.add("no client")
+	}
+	for _, name := range s.notForWrap {
+		s.bad.add("%s has no effect on a client that is made already", name)
+	}
+	s.setNamespace(&s.bad)
+	if err := s.bad.err("wrap"); err != nil {
+		return nil, err
+	}
+	s.cfg = Config{Endpoints: cli.Endpoints(), Namespace: s.namespace}
+	c := &core{set: s, cli: cli, lines: &lines{cli: cli}, stop: func() {}}
+	return c.client(), nil
+}
+
+// newCore makes the client below, which connects when it is first used.
+func newCore(s *settings) (*core, error) {
+	//nolint:forbidigo // the client's own life: ends with Close, and no caller's context may reach shared connections
+	ctx, stop := context.WithCancel(context.Background())
+	cfg := clientv3.Config{
+		Endpoints:            s.endpoints,
+		DialTimeout:          time.Duration(s.cfg.DialTimeout),
+		DialKeepAliveTime:    time.Duration(s.cfg.KeepAlive.Time),
+		DialKeepAliveTimeout: time.Duration(s.cfg.KeepAlive.Timeout),
+		TLS:                  s.tls,
+		Context:              ctx,
+		Logger:               zapslog.New(s.logger),
+	}
+	c := &core{set: s, own: true, stop: stop}
+	err := wire.Harden(&cfg)
+	if err == nil {
+		c.login = newLogin(ctx, s)
+		if c.login != nil {
+			cfg.DialOptions = append(cfg.DialOptions, c.login.dialOptions()...)
+		}
+		if s.tls != nil && s.tls.ServerName != "" {
+			// The name in the TLS settings alone has no effect: client/v3 gives gRPC that of the endpoint.
+			cfg.DialOptions = append(cfg.DialOptions, grpc.WithAuthority(s.tls.ServerName))
+		}
+		cfg.DialOptions = append(cfg.DialOptions, s.dial...)
+		c.cli, err = clientv3.New(cfg)
+	}
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	c.lines = &lines{cli: c.cli, tls: s.tls}
+	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, s.logger)
+	return c, nil
+}
+
+// newLogin returns what gives calls their token, nil when they need none.
+func newLogin(ctx context.Context, s *settings) *login {
+	switch {
+	case s.token != "":
+		return fixedToken(s.token)
+	case s.credentials != nil:
+		return &login{source: s.credentials, bound: time.Duration(s.cfg.DialTimeout), base: ctx}
+	}
+	return nil
+}
+
+// client returns the client in the configured namespace.
+func (c *core) client() *Client {
+	cfg := c.set.cfg
+	return &Client{core: c, store: kv.New(c.cli,
+		kv.WithNamespace(c.set.namespace),
+		kv.WithTimeouts(time.Duration(cfg.ReadTimeout), time.Duration(cfg.WriteTimeout)),
+		kv.WithRetry(cfg.Retry),
+		kv.WithLogger(c.set.logger),
+		kv.WithRetryHook(c.set.observer.Retry),
+	)}
+}
+
+// KV is the store of the client's namespace. It is the same for every call.
+func (c *Client) KV() *kv.Store { return c.store }
+
+// Namespace is the same connection below dir, which is relative to the client's own namespace. Closing it closes nothing.
+// A dir that is none is told by each call of its parts.
+func (c *Client) Namespace(dir string) *Client {
+	below, _ := keyspace.Dir(dir) // the store tells what is wrong with it
+	return &Client{core: c.core, store: c.store.Namespace(dir), below: c.below + below, view: true}
+}
+
+// Raw is the client of client/v3, outside the namespace.
+func (c *Client) Raw() *clientv3.Client { return c.cli }
+
+// endpoints are all endpoints, those that are left out at present included.
+func (c *core) endpoints() []string {
+	if c.patrol != nil {
+		return c.patrol.endpoints()
+	}
+	return c.cli.Endpoints()
+}
+
+// Close ends what the client runs in the background, its connections, and with [ErrClosed] the calls under way. It is
+// bounded also when etcd is away, does its work once, and returns the same result every time. A client made by
+// Namespace has nothing to close.
+func (c *Client) Close() error {
+	if c.view {
+		return nil
+	}
+	c.closing.Do(func() { c.closeErr = c.close() })
+	return c.closeErr
+}
+
+// gone reports whether the client, or the one below, is closed.
+func (c *core) gone() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil }
+
+// close ends the patrol before the connections that it uses.
+func (c *core) close() error {
+	c.closed.Store(true)
+	c.stop() // also ends the context of cli, and with it the calls
+	if c.patrol != nil {
+		c.patrol.wait()
+	}
+	err := c.lines.close()
+	if !c.own {
+		return err
+	}
+	if cerr := c.cli.Close(); cerr != nil && !closedAlready(cerr) {
+		return refuse("close", cerr)
+	}
+	return err
+}

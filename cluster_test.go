@@ -1,0 +1,90 @@
+package etcdkit_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+// follower is a member that does not lead.
+func follower(t *testing.T, c *etcdtest.Cluster) *etcdtest.Server {
+	t.Helper()
+	leader := c.Leader(t)
+	i := slices.IndexFunc(c.Members, func(s *etcdtest.Server) bool { return s != leader })
+	return c.Members[i]
+}
+
+func TestReadsSurviveAFrozenMemberWhichIsLeftOutAndComesBack(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	frozen := follower(t, cluster)
+	frozen.Pause()
+	read := func() {
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		_, err := c.KV().Exists(ctx, "k")
+		assert.NoError(t, err)
+	}
+	began := time.Now()
+	for len(c.Stats().Evicted) == 0 {
+		require.Less(t, time.Since(began), 20*time.Second)
+		read()
+	}
+	assert.Equal(t, []string{frozen.Endpoint()}, c.Stats().Evicted)
+	assert.NotContains(t, c.Raw().Endpoints(), frozen.Endpoint())
+	for range 100 {
+		read()
+	}
+	h, err := c.Health(t.Context())
+	require.NoError(t, err)
+	i := slices.IndexFunc(h.Members, func(m etcdkit.Member) bool { return m.Endpoint == frozen.Endpoint() })
+	require.GreaterOrEqual(t, i, 0)
+	assert.True(t, h.Members[i].Evicted)
+	assert.False(t, h.Members[i].Reachable)
+	assert.Equal(t, "no answer within 1s", h.Members[i].Err)
+
+	frozen.Resume()
+	require.Eventually(t, func() bool { return len(c.Raw().Endpoints()) == 3 }, 30*time.Second, 50*time.Millisecond)
+	assert.Empty(t, c.Stats().Evicted)
+	assert.EqualValues(t, 1, c.Stats().Readmissions)
+}
+
+func TestOpenDoesNotUseAMemberThatIsFrozenFromTheStart(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	frozen := follower(t, cluster)
+	frozen.Pause()
+	began := time.Now()
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	assert.Less(t, time.Since(began), 4*time.Second)
+	for range 30 {
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		_, err := c.KV().Exists(ctx, "k")
+		stop()
+		require.NoError(t, err)
+	}
+	frozen.Resume()
+	require.Eventually(t, func() bool { return len(c.Raw().Endpoints()) == 3 }, 30*time.Second, 50*time.Millisecond)
+}
+
+func TestWithoutAQuorumNothingIsLeftOut(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 2) // neither of the two is any good without the other
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	cluster.Members[0].Kill()
+	_, err := c.Health(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	assert.Len(t, c.Raw().Endpoints(), 2, "the one that is gone may be the first to be back")
+	cluster.Members[0].Launch()
+	cluster.WaitReady()
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err)
+}

@@ -1,0 +1,141 @@
+package etcdkit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// LoadConfig reads a [Config] from a file: JSON if its name ends in ".json", else YAML. Unknown and repeated fields are
+// errors. Relative paths in the file are relative to the working directory. An empty file is the zero Config.
+//
+//	endpoints: [https://etcd-1:2379, https://etcd-2:2379, https://etcd-3:2379]
+//	username: orders
+//	passwordFile: /run/secrets/etcd
+//	tls: {caFile: /etc/etcd/ca.pem}
+//	namespace: orders/
+//	readTimeout: 2s
+//
+// An error about the content matches [ErrInvalid] and holds no value of a secret.
+func LoadConfig(path string) (Config, error) {
+	const op = "load config"
+	data, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
+	if err != nil {
+		return Config{}, refuse(op, err)
+	}
+	if !strings.EqualFold(filepath.Ext(path), ".json") {
+		if data, err = yaml.YAMLToJSONStrict(data); err != nil {
+			return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, withoutSource(err)))
+		}
+	}
+	var cfg Config
+	if err := decodeStrict(data, &cfg); err != nil {
+		return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
+	}
+	return cfg, nil
+}
+
+// decodeStrict reads one JSON value that has no fields but those of out.
+func decodeStrict(data []byte, out *Config) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(out); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the configuration")
+	}
+	return nil
+}
+
+// withoutSource is an error of the YAML parser cut before any quotation of the file, which may hold a password.
+func withoutSource(err error) error {
+	text, _, _ := strings.Cut(err.Error(), "`")
+	return errors.New(strings.TrimSpace(text))
+}
+
+// ConfigFromEnv reads a [Config] from the environment. A variable that is unset or empty leaves its field at the default.
+//
+//	ETCD_ENDPOINTS                   addresses, separated by commas
+//	ETCD_DISCOVERY_SRV               DNS domain to look the endpoints up in
+//	ETCD_USERNAME, ETCD_PASSWORD     user and password
+//	ETCD_PASSWORD_FILE               file that holds the password instead
+//	ETCD_TOKEN                       token instead of user and password
+//	ETCD_ALLOW_INSECURE_CREDENTIALS  true: credentials may cross the network without TLS
+//	ETCD_NAMESPACE                   dir that everything lies below
+//	ETCD_CACERT                      CA certificates, PEM file
+//	ETCD_CERT, ETCD_KEY              client certificate and key, PEM files
+//	ETCD_SERVER_NAME                 name in the servers' certificates
+//	ETCD_DIAL_TIMEOUT                such as 5s; likewise
+//	ETCD_READ_TIMEOUT, ETCD_WRITE_TIMEOUT, ETCD_SESSION_TTL,
+//	ETCD_KEEPALIVE_TIME, ETCD_KEEPALIVE_TIMEOUT
+//
+// The error names all variables that cannot be read and matches [ErrInvalid].
+func ConfigFromEnv() (Config, error) {
+	var cfg Config
+	if list := os.Getenv("ETCD_ENDPOINTS"); list != "" {
+		cfg.Endpoints = []string{}
+		for e := range strings.SplitSeq(list, ",") {
+			cfg.Endpoints = append(cfg.Endpoints, strings.TrimSpace(e))
+		}
+	}
+	for _, v := range []struct {
+		name string
+		into *string
+	}{
+		{"ETCD_DISCOVERY_SRV", &cfg.DiscoverySRV},
+		{"ETCD_USERNAME", &cfg.Username},
+		{"ETCD_PASSWORD", (*string)(&cfg.Password)},
+		{"ETCD_PASSWORD_FILE", &cfg.PasswordFile},
+		{"ETCD_TOKEN", (*string)(&cfg.Token)},
+		{"ETCD_NAMESPACE", &cfg.Namespace},
+		{"ETCD_CACERT", &cfg.TLS.CAFile},
+		{"ETCD_CERT", &cfg.TLS.CertFile},
+		{"ETCD_KEY", &cfg.TLS.KeyFile},
+		{"ETCD_SERVER_NAME", &cfg.TLS.ServerName},
+	} {
+		*v.into = os.Getenv(v.name)
+	}
+	var bad complaints
+	durationsFromEnv(&cfg, &bad)
+	if text := os.Getenv("ETCD_ALLOW_INSECURE_CREDENTIALS"); text != "" {
+		allow, err := strconv.ParseBool(text)
+		if err != nil {
+			bad.add("ETCD_ALLOW_INSECURE_CREDENTIALS: %q is neither true nor false", text)
+		}
+		cfg.AllowInsecureCredentials = allow
+	}
+	if err := bad.err("config from env"); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}
+
+// durationsFromEnv reads the variables that hold a duration.
+func durationsFromEnv(c *Config, bad *complaints) {
+	for _, v := range []struct {
+		name string
+		into *Duration
+	}{
+		{"ETCD_DIAL_TIMEOUT", &c.DialTimeout},
+		{"ETCD_READ_TIMEOUT", &c.ReadTimeout},
+		{"ETCD_WRITE_TIMEOUT", &c.WriteTimeout},
+		{"ETCD_SESSION_TTL", &c.SessionTTL},
+		{"ETCD_KEEPALIVE_TIME", &c.KeepAlive.Time},
+		{"ETCD_KEEPALIVE_TIMEOUT", &c.KeepAlive.Timeout},
+	} {
+		if text := os.Getenv(v.name); text != "" {
+			if err := v.into.UnmarshalText([]byte(text)); err != nil {
+				bad.add("%s: %v", v.name, err)
+			}
+		}
+	}
+}

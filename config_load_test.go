@@ -1,0 +1,177 @@
+package etcdkit_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+const asYAML = `
+# what every service has
+endpoints: [https://etcd-1:2379, "https://etcd-2:2379"]
+username: orders
+passwordFile: /run/secrets/etcd
+password: "pl4nted-s3cret"
+token: pl4nted-s3cret
+tls:
+  caFile: ca.pem
+  certFile: cert.pem
+  keyFile: key.pem
+  serverName: etcd
+  insecureSkipVerifyForTests: true
+namespace: orders/
+dialTimeout: 1s
+keepAlive: {time: 20s, timeout: 5s}
+readTimeout: 2s
+writeTimeout: 8s
+sessionTTL: 1m
+retry: {maxAttempts: 5, baseDelay: 50ms, maxDelay: 1s}
+allowInsecureCredentials: true
+`
+
+const asJSON = `{
+	"endpoints": ["https://etcd-1:2379", "https://etcd-2:2379"],
+	"username": "orders", "passwordFile": "/run/secrets/etcd", "password": "pl4nted-s3cret", "token": "pl4nted-s3cret",
+	"tls": {"caFile": "ca.pem", "certFile": "cert.pem", "keyFile": "key.pem", "serverName": "etcd", "insecureSkipVerifyForTests": true},
+	"namespace": "orders/", "dialTimeout": "1s", "keepAlive": {"time": "20s", "timeout": "5s"},
+	"readTimeout": "2s", "writeTimeout": "8s", "sessionTTL": "1m",
+	"retry": {"maxAttempts": 5, "baseDelay": "50ms", "maxDelay": "1s"}, "allowInsecureCredentials": true
+}`
+
+// seconds makes a Duration.
+func seconds(n int) etcdkit.Duration { return etcdkit.Duration(time.Duration(n) * time.Second) }
+
+// full is what the files above say.
+func full() etcdkit.Config {
+	return etcdkit.Config{
+		Endpoints: []string{"https://etcd-1:2379", "https://etcd-2:2379"},
+		Username:  "orders", PasswordFile: "/run/secrets/etcd", Password: planted, Token: planted,
+		TLS:       etcdkit.TLSConfig{CAFile: "ca.pem", CertFile: "cert.pem", KeyFile: "key.pem", ServerName: "etcd", InsecureSkipVerifyForTests: true},
+		Namespace: "orders/", DialTimeout: seconds(1), KeepAlive: etcdkit.KeepAlive{Time: seconds(20), Timeout: seconds(5)},
+		ReadTimeout: seconds(2), WriteTimeout: seconds(8), SessionTTL: seconds(60),
+		Retry:                    kv.RetryPolicy{MaxAttempts: 5, BaseDelay: 50 * time.Millisecond, MaxDelay: time.Second},
+		AllowInsecureCredentials: true,
+	}
+}
+
+// written writes a file and returns its path.
+func written(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+func TestConfigurationsAreReadFromFiles(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, file, content string
+		want                etcdkit.Config
+	}{
+		{"YAML", "etcd.yaml", asYAML, full()},
+		{"JSON", "etcd.json", asJSON, full()},
+		{"JSON in a file of another name", "etcd.conf", asJSON, full()},
+		{"an empty YAML file", "etcd.yml", "", etcdkit.Config{}},
+		{"an empty JSON object", "etcd.JSON", "{}", etcdkit.Config{}},
+		{"an empty JSON file", "etcd.json", "", etcdkit.Config{}},
+		{"nulls", "etcd.yaml", "endpoints:\ndialTimeout: null\n", etcdkit.Config{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := etcdkit.LoadConfig(written(t, tt.file, tt.content))
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got)
+		})
+	}
+}
+
+func TestFilesThatAreWrongAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, file, content, complaint string }{
+		{"an unknown field", "x.yaml", "endpoint: [a]", `unknown field "endpoint"`},
+		{"an unknown field in JSON", "x.json", `{"endpoint": []}`, `unknown field "endpoint"`},
+		{"an unknown field further in", "x.yaml", "tls: {ca: x}", `unknown field "ca"`},
+		{"an unknown field of the retry policy", "x.yaml", "retry: {attempts: 1}", "attempts"},
+		{"a field twice", "x.yaml", "namespace: a\nnamespace: b", "already set"},
+		{"a duration without a unit", "x.yaml", "dialTimeout: 5", `duration 5 is not of the form "5s"`},
+		{"a password that YAML takes for a number", "x.yaml", "password: 12345", "a secret is a string"},
+		{"a redacted password", "x.yaml", `password: "[redacted]"`, "cannot be read back"},
+		{"something after the configuration", "x.json", "{} {}", "something follows"},
+		{"JSON that is broken", "x.json", `{"endpoints":`, "unexpected EOF"},
+		{"YAML that is broken", "x.yaml", "password: [" + planted, "yaml"},
+		{"a value of another kind", "x.yaml", "password: {a: " + planted + "}", "a secret is a string"},
+		{"a file that is no configuration", "x.yaml", planted, "x.yaml"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := etcdkit.LoadConfig(written(t, tt.file, tt.content))
+			require.ErrorIs(t, err, etcdkit.ErrInvalid)
+			require.ErrorContains(t, err, tt.complaint)
+			assertHides(t, err.Error())
+			assert.Zero(t, got)
+		})
+	}
+	_, err := etcdkit.LoadConfig(filepath.Join(t.TempDir(), "absent.yaml"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestAConfigurationIsWrittenWithoutItsSecrets(t *testing.T) {
+	t.Parallel()
+	out, err := json.Marshal(full())
+	require.NoError(t, err)
+	assertHides(t, string(out))
+	assert.Contains(t, string(out), `"readTimeout":"2s"`)
+	empty, err := json.Marshal(etcdkit.Config{})
+	require.NoError(t, err)
+	assert.JSONEq(t, `{}`, string(empty), "what is at its default is left out")
+}
+
+func TestConfigurationsAreReadFromTheEnvironment(t *testing.T) {
+	t.Setenv("ETCD_DISCOVERY_SRV", "")
+	for name, value := range map[string]string{
+		"ETCD_ENDPOINTS": "https://etcd-1:2379, https://etcd-2:2379", "ETCD_USERNAME": "orders", "ETCD_PASSWORD": planted,
+		"ETCD_PASSWORD_FILE": "/run/secrets/etcd", "ETCD_TOKEN": planted, "ETCD_NAMESPACE": "orders/", "ETCD_CACERT": "ca.pem",
+		"ETCD_CERT": "cert.pem", "ETCD_KEY": "key.pem", "ETCD_SERVER_NAME": "etcd", "ETCD_DIAL_TIMEOUT": "1s",
+		"ETCD_READ_TIMEOUT": "2s", "ETCD_WRITE_TIMEOUT": "8s", "ETCD_SESSION_TTL": "1m", "ETCD_KEEPALIVE_TIME": "20s",
+		"ETCD_KEEPALIVE_TIMEOUT": "5s", "ETCD_ALLOW_INSECURE_CREDENTIALS": "true",
+	} {
+		t.Setenv(name, value)
+	}
+	got, err := etcdkit.ConfigFromEnv()
+	require.NoError(t, err)
+	want := full()
+	want.Retry, want.TLS.InsecureSkipVerifyForTests = kv.RetryPolicy{}, false
+	assert.Equal(t, want, got)
+}
+
+func TestAnEmptyEnvironmentIsTheDefault(t *testing.T) {
+	for _, name := range []string{"ETCD_ENDPOINTS", "ETCD_USERNAME", "ETCD_DIAL_TIMEOUT", "ETCD_ALLOW_INSECURE_CREDENTIALS"} {
+		t.Setenv(name, "")
+	}
+	got, err := etcdkit.ConfigFromEnv()
+	require.NoError(t, err)
+	assert.Equal(t, etcdkit.Config{}, got)
+	t.Setenv("ETCD_DISCOVERY_SRV", "example.org")
+	got, err = etcdkit.ConfigFromEnv()
+	require.NoError(t, err)
+	assert.Equal(t, "example.org", got.DiscoverySRV)
+}
+
+func TestAllBrokenVariablesAreNamedAtOnce(t *testing.T) {
+	t.Setenv("ETCD_DIAL_TIMEOUT", "5")
+	t.Setenv("ETCD_SESSION_TTL", "soon")
+	t.Setenv("ETCD_ALLOW_INSECURE_CREDENTIALS", "maybe")
+	_, err := etcdkit.ConfigFromEnv()
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+	for _, part := range []string{"ETCD_DIAL_TIMEOUT", "ETCD_SESSION_TTL", "ETCD_ALLOW_INSECURE_CREDENTIALS"} {
+		require.ErrorContains(t, err, part)
+	}
+}

@@ -1,0 +1,211 @@
+package etcdkit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func Example() {
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	c, err := etcdkit.Open(ctx, etcdkit.Config{
+		Endpoints: etcdtest.Endpoints(),
+		Namespace: "example/quickstart/",
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+
+	if _, err := c.KV().Put(ctx, "greeting", []byte("hello")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, err := c.KV().Get(ctx, "greeting")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s: %s\n", e.Key, e.Value)
+	// Output: greeting: hello
+}
+
+func ExampleOpen_refused() {
+	_, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: []string{"127.0.0.1:1"}})
+	fmt.Println(errors.Is(err, etcdkit.ErrUnavailable))
+	fmt.Println(err)
+	// Output:
+	// true
+	// etcdkit: open: etcd unavailable: 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused
+}
+
+func ExampleOpenLazy() {
+	// etcd is down, and the program starts all the same.
+	c, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: []string{"127.0.0.1:1"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	ctx, stop := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer stop()
+	_, err = c.KV().Put(ctx, "k", []byte("v"))
+	fmt.Println("unavailable:", errors.Is(err, etcdkit.ErrUnavailable))
+	fmt.Println("may be sent again:", etcdkit.SafeToRetry(err))
+	// Output:
+	// unavailable: true
+	// may be sent again: true
+}
+
+func ExampleLoadConfig() {
+	dir, err := os.MkdirTemp("", "etcdkit")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := filepath.Join(dir, "etcd.yaml")
+	const file = `
+endpoints: [https://etcd-1:2379, https://etcd-2:2379]
+username: orders
+password: correct horse
+namespace: orders/
+readTimeout: 2s
+`
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		fmt.Println(err)
+		return
+	}
+	cfg, err := etcdkit.LoadConfig(path)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(cfg.Endpoints, cfg.Username, cfg.Password, cfg.Namespace, cfg.ReadTimeout)
+	// Output: [https://etcd-1:2379 https://etcd-2:2379] orders [redacted] orders/ 2s
+}
+
+func ExampleConfigFromEnv() {
+	// What a deployment sets.
+	_ = os.Setenv("ETCD_NAMESPACE", "orders/")
+	_ = os.Setenv("ETCD_READ_TIMEOUT", "2s")
+	defer func() {
+		_ = os.Unsetenv("ETCD_NAMESPACE")
+		_ = os.Unsetenv("ETCD_READ_TIMEOUT")
+	}()
+	cfg, err := etcdkit.ConfigFromEnv()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(cfg.Namespace, cfg.ReadTimeout)
+	// Output: orders/ 2s
+}
+
+func ExampleClient_Namespace() {
+	ctx := context.Background()
+	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/app/"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	eu := c.Namespace("eu") // the same connection, below example/app/eu/
+	if _, err := eu.KV().Put(ctx, "limit", []byte("10")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	found, err := c.KV().Exists(ctx, "eu/limit")
+	fmt.Println(found, err)
+	// Output: true <nil>
+}
+
+func ExampleClient_Health() {
+	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	h, err := c.Health(context.Background())
+	if err != nil {
+		fmt.Println("not well:", err)
+	}
+	for _, m := range h.Members {
+		fmt.Println("reachable:", m.Reachable, "leader:", m.Leader, "lag:", m.RaftLag)
+	}
+	fmt.Println("quorum:", h.Quorum, "alarms:", len(h.Alarms))
+	// Output:
+	// reachable: true leader: true lag: 0
+	// quorum: true alarms: 0
+}
+
+func ExampleClient_ReadyHandler() {
+	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	mux := http.NewServeMux()
+	mux.Handle("GET /ready", c.ReadyHandler())
+
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/ready", http.NoBody))
+	fmt.Print(w.Code, " ", w.Body)
+	// Output: 200 {"ready":true}
+}
+
+func ExampleWrap() {
+	// A program that has a client of client/v3 already prepares its configuration, and goes on owning it.
+	cfg := clientv3.Config{Endpoints: etcdtest.Endpoints(), Logger: zap.NewNop()}
+	if err := etcdkit.Harden(&cfg); err != nil {
+		fmt.Println(err)
+		return
+	}
+	cli, err := clientv3.New(cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cli.Close()
+
+	c, err := etcdkit.Wrap(cli, etcdkit.WithNamespace("example/wrapped/"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	_, err = c.KV().Put(context.Background(), "k", []byte("v"))
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleClient_Diagnose() {
+	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/diagnosed/"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	r := c.Diagnose(context.Background())
+	fmt.Println("well:", r.OK(), "keys:", r.Keys)
+	fmt.Println("report of several lines:", strings.Count(r.String(), "\n") > 10)
+	// Output:
+	// well: true keys: 0
+	// report of several lines: true
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+)
+
+// plan is who is in a cluster and where. It is kept with the data, because members remember each other's addresses.
+type plan struct {
+	Members []member `json:"members"`
+}
+
+type member struct {
+	Name       string `json:"name"`
+	ClientPort int    `json:"client_port"`
+	PeerPort   int    `json:"peer_port"`
+}
+
+func (m member) ClientURL() string { return fmt.Sprintf("http://127.0.0.1:%d", m.ClientPort) }
+func (m member) PeerURL() string   { return fmt.Sprintf("http://127.0.0.1:%d", m.PeerPort) }
+
+// loadPlan reads the plan in dir, or makes one. Members 0 and no ports leave the choice to it; what an existing plan
+// contradicts is refused.
+func loadPlan(dir string, members int, clientPorts []int) (plan, error) {
+	switch {
+	case members < 0 || members > 7:
+		return plan{}, fmt.Errorf("-members: %d is not between 1 and 7", members)
+	case members == 0:
+		members = len(clientPorts)
+	case len(clientPorts) > 0 && len(clientPorts) != members:
+		return plan{}, fmt.Errorf("-ports: %d ports for %d members", len(clientPorts), members)
+	}
+	file := filepath.Join(dir, "devetcd.json")
+	text, err := os.ReadFile(file) //nolint:gosec // where the user says
+	switch {
+	case err == nil:
+		return readPlan(text, members, clientPorts)
+	case !errors.Is(err, fs.ErrNotExist):
+		return plan{}, err
+	}
+	p, err := newPlan(max(members, 1), clientPorts)
+	if err != nil {
+		return plan{}, err
+	}
+	if text, err = json.MarshalIndent(p, "", "  "); err != nil {
+		return plan{}, err
+	}
+	return p, os.WriteFile(file, text, 0o600)
+}
+
+// readPlan decodes a plan. members 0 and no ports accept any.
+func readPlan(text []byte, members int, clientPorts []int) (plan, error) {
+	var p plan
+	if err := json.Unmarshal(text, &p); err != nil {
+		return plan{}, fmt.Errorf("devetcd.json: %w", err)
+	}
+	if members != 0 && members != len(p.Members) {
+		return plan{}, fmt.Errorf("-members: the data is that of a cluster of %d", len(p.Members))
+	}
+	for i, port := range clientPorts {
+		p.Members[i].ClientPort = port // clients may move, peers may not
+	}
+	return p, nil
+}
+
+func newPlan(members int, clientPorts []int) (plan, error) {
+	free, err := freePorts(2 * members)
+	if err != nil {
+		return plan{}, err
+	}
+	var p plan
+	for i := range members {
+		m := member{Name: fmt.Sprintf("m%d", i+1), ClientPort: free[2*i], PeerPort: free[2*i+1]}
+		if len(clientPorts) > 0 {
+			m.ClientPort = clientPorts[i]
+		}
+		p.Members = append(p.Members, m)
+	}
+	return p, nil
+}
+
+// freePorts returns loopback ports that nobody listens on now.
+func freePorts(n int) ([]int, error) {
+	ports := make([]int, 0, n)
+	listeners := make([]net.Listener, 0, n) // all open until the set is complete, so that no port comes twice
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // local and immediate
+		if err != nil {
+			return nil, err
+		}
+		listeners = append(listeners, l)
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port) // what a TCP listener has
+	}
+	return ports, nil
+}

@@ -1,0 +1,60 @@
+package embedded_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestAnEmbeddedServerServesUntilItIsStopped(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", "")
+	t.Setenv("TMPDIR", t.TempDir())
+
+	endpoints, stop, err := embedded.Endpoints(t.Context())
+	require.NoError(t, err)
+	cli, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
+	require.NoError(t, err)
+	_, err = cli.Put(t.Context(), "key", "value")
+	require.NoError(t, err)
+	resp, err := cli.MemberList(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, endpoints, resp.Members[0].ClientURLs, "clients that ask for the members are sent to the right place")
+	require.NoError(t, cli.Close())
+
+	stop()
+	stop()
+	left, err := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+func TestGivenEndpointsAreUsed(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", "a:2379, b:2379")
+	endpoints, stop, err := embedded.Endpoints(t.Context())
+	require.NoError(t, err)
+	defer stop()
+	assert.Equal(t, []string{"a:2379", "b:2379"}, endpoints)
+}
+
+func TestAStartThatIsCalledOffLeavesNothing(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", "")
+	t.Setenv("TMPDIR", t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err := embedded.Endpoints(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	left, err := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}

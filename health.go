@@ -1,0 +1,130 @@
+package etcdkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// healthWithin bounds the read of a health check: a member that waits for a quorum would take 7 s to say that
+	// there is none.
+	healthWithin = 3 * time.Second
+
+	// statusWithin bounds the question to a single member. It is shorter, so that one frozen member is told from many.
+	statusWithin = time.Second
+)
+
+// Health is the state of the cluster as seen by the client.
+type Health struct {
+	// Quorum says that a linearizable read was answered: a majority of the members works together.
+	Quorum bool `json:"quorum"`
+	// Latency is how long that read took.
+	Latency time.Duration `json:"latency"`
+	// ClusterID identifies the cluster; 0 when no member answered.
+	ClusterID uint64 `json:"clusterID,omitzero"`
+	// Leader is the ID of the member that leads, 0 when none of those that answered knows one.
+	Leader uint64 `json:"leader,omitzero"`
+	// Revision is the highest revision that a member reported.
+	Revision int64 `json:"revision,omitzero"`
+	// Alarms are raised alarms, such as NOSPACE. Reads may work in spite of one.
+	Alarms []string `json:"alarms,omitzero"`
+	// Members are the members, those that did not answer included.
+	Members []Member `json:"members"`
+}
+
+// Health asks for a linearizable read and for the status of each member, at once. It writes nothing. The error is that
+// of the read and says so when there is no quorum; Health is filled in as far as possible either way. A user who may
+// not read the key that is asked for was answered, which is enough.
+//
+// It takes 3 s at most, less when ctx ends before; one linearizable read and two RPCs to each endpoint.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	const op = "health"
+	if ctx == nil {
+		return Health{}, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
+	}
+	ctx, stop := context.WithTimeout(ctx, healthWithin)
+	defer stop()
+	var h Health
+	members := make(chan []Member, 1)
+	go func() { members <- c.members(ctx, &h) }() // awaited below
+	began := time.Now()
+	err := c.ask(ctx)
+	latency := time.Since(began)
+	h.Members = <-members
+	h.Quorum, h.Latency = err == nil, latency
+	if err == nil {
+		return h, nil
+	}
+	if errors.Is(err, ErrUnavailable) && !errors.Is(err, context.Canceled) {
+		err = h.explain(err)
+	}
+	return h, refuse(op, err)
+}
+
+// ask makes the linearizable read.
+func (c *Client) ask(ctx context.Context) error {
+	if c.gone() {
+		return ErrClosed
+	}
+	_, err := c.store.Exists(ctx, probeKey)
+	if errors.Is(err, ErrPermission) {
+		return nil
+	}
+	if err != nil {
+		return reasonOf(err)
+	}
+	return nil
+}
+
+// explain says what the members' answers add to a read that failed.
+func (h *Health) explain(err error) error {
+	var voters, reachable int
+	for _, m := range h.Members {
+		if m.Learner {
+			continue
+		}
+		voters++
+		if m.Reachable {
+			reachable++
+		}
+	}
+	switch {
+	case reachable == 0:
+		return fmt.Errorf("no member answers: %w", err)
+	case reachable <= voters/2:
+		return fmt.Errorf("no quorum: %d of %d members answer: %w", reachable, voters, err)
+	case h.Leader == 0:
+		return fmt.Errorf("no leader: %d of %d members answer: %w", reachable, voters, err)
+	}
+	return err
+}
+
+// Members asks each endpoint for its member and for the list of all members, and puts the two together. The list is that
+// of the most advanced member that answers; it is not linearizable, so that it can be had without a quorum. The error
+// is that of the first endpoint, when none answers.
+//
+// It takes 1 s at most, less when ctx ends before, and two RPCs to each endpoint.
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	const op = "members"
+	if ctx == nil {
+		return nil, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
+	}
+	if c.gone() {
+		return nil, refuse(op, ErrClosed)
+	}
+	var h Health
+	all := c.members(ctx, &h)
+	if h.ClusterID != 0 {
+		return all, nil
+	}
+	bad := make(endpointErrors, 0, len(all))
+	for _, m := range all {
+		bad = append(bad, &EndpointError{Endpoint: m.Endpoint, Err: errors.New(m.Err)})
+	}
+	if ctx.Err() != nil {
+		return nil, refuse(op, fmt.Errorf("%w: %w: %w", ErrUnavailable, ended(ctx), bad))
+	}
+	return nil, refuse(op, fmt.Errorf("%w: %w", ErrUnavailable, bad))
+}

@@ -1,0 +1,156 @@
+package etcdkit_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestHealthOfAServerThatIsWell(t *testing.T) {
+	t.Parallel()
+	s, count := etcdtest.Start(t), etcdtest.Counter(t)
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithDialOptions(count.DialOption()))
+	rev, err := c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err)
+	count.Reset()
+	h, err := c.Health(t.Context())
+	require.NoError(t, err)
+	assert.True(t, h.Quorum)
+	assert.Positive(t, h.Latency)
+	assert.NotZero(t, h.ClusterID)
+	assert.Equal(t, rev, h.Revision)
+	assert.Empty(t, h.Alarms)
+	require.Len(t, h.Members, 1)
+	m := h.Members[0]
+	assert.Equal(t, h.Leader, m.ID)
+	assert.True(t, m.Leader)
+	assert.True(t, m.Reachable)
+	assert.Empty(t, m.Err)
+	assert.Equal(t, s.Endpoint(), m.Endpoint)
+	assert.Equal(t, s.Endpoints(), m.ClientURLs)
+	assert.Equal(t, "m1", m.Name)
+	assert.Equal(t, "3.7.3", m.Version)
+	assert.Zero(t, m.RaftLag)
+	assert.Positive(t, m.RaftIndex)
+	assert.Positive(t, m.DBSize)
+	assert.Positive(t, m.DBSizeInUse)
+	assert.Positive(t, m.Latency)
+	for method := range count.Counts() {
+		assert.Contains(t, []string{"KV/Range", "Maintenance/Status", "Cluster/MemberList"}, method, "health writes nothing")
+	}
+	members, err := c.Members(t.Context())
+	require.NoError(t, err)
+	require.Len(t, members, 1)
+	assert.Equal(t, m.ID, members[0].ID)
+}
+
+func TestHealthSaysThatThereIsNoQuorumAndWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	cluster.Members[0].Kill()
+	cluster.Members[1].Kill()
+	began := time.Now()
+	h, err := c.Health(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	assert.Less(t, time.Since(began), 5*time.Second)
+	assert.ErrorContains(t, err, "no quorum: 1 of 3 members answer")
+	assert.False(t, h.Quorum)
+	require.Len(t, h.Members, 3)
+	reachable := 0
+	for _, m := range h.Members {
+		if m.Reachable {
+			reachable++
+			continue
+		}
+		assert.NotEmpty(t, m.Err)
+		assert.Contains(t, cluster.Endpoints(), m.Endpoint)
+		assert.NotEmpty(t, m.Name, "the one that is left knows the others")
+	}
+	assert.Equal(t, 1, reachable)
+	ready := httptest.NewRecorder()
+	c.ReadyHandler().ServeHTTP(ready, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
+	assert.Equal(t, http.StatusServiceUnavailable, ready.Code)
+	assert.JSONEq(t, `{"ready":false,"reason":"etcd unavailable"}`, ready.Body.String())
+	members, err := c.Members(t.Context())
+	require.NoError(t, err, "the list does not need a quorum")
+	assert.Len(t, members, 3)
+
+	cluster.Members[0].Launch()
+	cluster.Members[0].WaitReady()
+	h, err = c.Health(t.Context())
+	require.NoError(t, err)
+	assert.True(t, h.Quorum)
+}
+
+func TestHealthOfAnEtcdThatIsGone(t *testing.T) {
+	t.Parallel()
+	ep := freePort(t)
+	c := opened(t, etcdkit.Config{Endpoints: []string{ep}})
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	h, err := c.Health(ctx)
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorContains(t, err, "no member answers")
+	require.Len(t, h.Members, 1)
+	assert.Equal(t, ep, h.Members[0].Endpoint)
+	assert.Contains(t, h.Members[0].Err, "connection refused")
+	_, err = c.Members(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	assert.ErrorContains(t, err, ep+": dial tcp")
+}
+
+func TestAUserWhoMayReadNothingIsHealthy(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	cfg := asApp(s)
+	cfg.Namespace = "not-mine"
+	c := open(t, cfg)
+	h, err := c.Health(t.Context())
+	require.NoError(t, err)
+	assert.True(t, h.Quorum)
+	require.Len(t, h.Members, 1)
+	assert.Equal(t, "m1", h.Members[0].Name)
+}
+
+func TestAlarmsAreShown(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=100000"))
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()})
+	big := make([]byte, 32<<10)
+	require.Eventually(t, func() bool {
+		_, err := c.KV().Put(t.Context(), "k", big)
+		return err != nil
+	}, 20*time.Second, time.Millisecond)
+	h, err := c.Health(t.Context())
+	require.NoError(t, err, "a full database can be read")
+	require.Len(t, h.Alarms, 1)
+	assert.Contains(t, h.Alarms[0], "NOSPACE")
+	r := c.Diagnose(t.Context())
+	assert.False(t, r.OK())
+	assert.Contains(t, r.String(), "NOSPACE")
+}
+
+func TestHealthCanBeWrittenAsJSON(t *testing.T) {
+	t.Parallel()
+	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	h, err := c.Health(t.Context())
+	require.NoError(t, err)
+	out, err := json.Marshal(h)
+	require.NoError(t, err)
+	var back etcdkit.Health
+	require.NoError(t, json.Unmarshal(out, &back))
+	assert.Equal(t, h, back)
+	_, err = c.Health(nil) //nolint:staticcheck // that is the point
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+}

@@ -1,0 +1,115 @@
+//go:build unix
+
+package etcdtest
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Cluster is a cluster of etcd processes of one test. Each member can be paused, killed and restarted by itself.
+type Cluster struct {
+	Members []*Server
+
+	t testing.TB
+}
+
+// StartCluster runs n members with etcd's default timing and returns when each answers. They are gone when the test ends.
+func StartCluster(tb testing.TB, n int, opts ...Option) *Cluster {
+	tb.Helper()
+	var cfg config
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	c := &Cluster{t: tb}
+	members := make([]*member, 0, n)
+	for i := range n {
+		m, err := newMember("m"+strconv.Itoa(i+1), cfg)
+		require.NoError(tb, err)
+		tb.Cleanup(m.discard)
+		members = append(members, m)
+		c.Members = append(c.Members, &Server{t: tb, member: m})
+	}
+	require.NoError(tb, startMembers(tb.Context(), members))
+	return c
+}
+
+// Endpoints are the URLs of all members.
+func (c *Cluster) Endpoints() []string {
+	eps := make([]string, 0, len(c.Members))
+	for _, s := range c.Members {
+		eps = append(eps, s.Endpoint())
+	}
+	return eps
+}
+
+// Client returns a plain client of the whole cluster, closed when the test ends.
+func (c *Cluster) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
+	tb.Helper()
+	all := func(cfg *clientv3.Config) { cfg.Endpoints = c.Endpoints() }
+	return c.Members[0].Client(tb, append([]func(*clientv3.Config){all}, opts...)...)
+}
+
+// WaitReady returns when every running member answers a linearizable read. It waits 30 s at most.
+func (c *Cluster) WaitReady() {
+	c.t.Helper()
+	for _, s := range c.Members {
+		if s.Running() {
+			s.WaitReady()
+		}
+	}
+}
+
+// Leader returns the member that leads, and waits up to 30 s for one to be elected. It asks the members that run; a paused
+// one cannot answer and costs a second.
+func (c *Cluster) Leader(tb testing.TB) *Server {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), readyWithin)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		for _, s := range c.Members {
+			if s.Running() && s.leads(ctx) {
+				return s
+			}
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			require.NoError(tb, ctx.Err(), "no member leads")
+		}
+	}
+}
+
+// leads reports whether the member holds the leadership and can still prove it to a majority.
+func (s *Server) leads(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	page, err := s.member.fetch(ctx, "/metrics")
+	if err != nil || !strings.Contains(page, "\netcd_server_is_leader 1\n") {
+		return false
+	}
+	_, err = s.member.fetch(ctx, "/health?exclude=NOSPACE&exclude=CORRUPT")
+	return err == nil
+}
+
+// Wipe kills all members and starts them without their data: the cluster ID stays, the revision begins at 1 again.
+func (c *Cluster) Wipe() {
+	c.t.Helper()
+	for _, s := range c.Members {
+		s.Kill()
+		require.NoError(c.t, s.member.removeData())
+		s.as = nil
+	}
+	for _, s := range c.Members {
+		s.Launch()
+	}
+	c.WaitReady()
+}

@@ -1,0 +1,85 @@
+package etcdtest
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// FakeKV is a server that speaks etcd's KV service and says what a test wants it to: what a proxy in front of etcd, or
+// etcd in circumstances that cannot be brought about, might answer.
+type FakeKV struct {
+	pb.UnimplementedKVServer
+
+	answer   func(n int) error
+	calls    atomic.Int64
+	endpoint string
+}
+
+// StartFakeKV starts one on a free port of the loopback. answer is asked for the error of the n-th call of any method,
+// from 1; nil is a success at revision n.
+func StartFakeKV(t testing.TB, answer func(n int) error) *FakeKV {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	f := &FakeKV{answer: answer, endpoint: l.Addr().String()}
+	srv := grpc.NewServer()
+	pb.RegisterKVServer(srv, f)
+	healthpb.RegisterHealthServer(srv, health.NewServer())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		srv.Stop()
+		<-done
+	})
+	return f
+}
+
+// Client returns a client of the server, closed at the end of the test.
+func (f *FakeKV) Client(t testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
+	t.Helper()
+	return newClient(t, clientv3.Config{Endpoints: []string{f.endpoint}}, opts...)
+}
+
+// Calls is how many requests have arrived.
+func (f *FakeKV) Calls() int { return int(f.calls.Load()) }
+
+func (f *FakeKV) next() (*pb.ResponseHeader, error) {
+	n := f.calls.Add(1)
+	return &pb.ResponseHeader{Revision: n}, f.answer(int(n))
+}
+
+// Range answers with no keys.
+func (f *FakeKV) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+	h, err := f.next()
+	return &pb.RangeResponse{Header: h}, err
+}
+
+// Put answers.
+func (f *FakeKV) Put(context.Context, *pb.PutRequest) (*pb.PutResponse, error) {
+	h, err := f.next()
+	return &pb.PutResponse{Header: h}, err
+}
+
+// DeleteRange answers that one key is gone.
+func (f *FakeKV) DeleteRange(context.Context, *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
+	h, err := f.next()
+	return &pb.DeleteRangeResponse{Header: h, Deleted: 1}, err
+}
+
+// Txn answers that the compares held.
+func (f *FakeKV) Txn(context.Context, *pb.TxnRequest) (*pb.TxnResponse, error) {
+	h, err := f.next()
+	return &pb.TxnResponse{Header: h, Succeeded: true}, err
+}

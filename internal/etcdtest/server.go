@@ -1,0 +1,170 @@
+//go:build unix
+
+package etcdtest
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// stopWithin bounds a graceful stop. A server waits 7 s for open watch streams before it cuts them.
+const stopWithin = 15 * time.Second
+
+// Server is an etcd process of one test: a single server, or a member of a [Cluster].
+// Its methods fail the test when they cannot do what they say.
+type Server struct {
+	t      testing.TB
+	member *member
+	as     func(*clientv3.Config) // credentials of the harness's own clients
+}
+
+// Start runs a private server and returns when it answers. It is gone when the test ends.
+func Start(tb testing.TB, opts ...Option) *Server {
+	tb.Helper()
+	return StartCluster(tb, 1, opts...).Members[0]
+}
+
+// Endpoint is the URL that clients reach the server at. It stays the same over restarts.
+func (s *Server) Endpoint() string { return s.member.endpoint() }
+
+// Endpoints is Endpoint as clientv3.Config wants it.
+func (s *Server) Endpoints() []string { return []string{s.Endpoint()} }
+
+// PID is the number of the server's current or last process.
+func (s *Server) PID() int { return s.member.process().cmd.Process.Pid }
+
+// Running reports whether the server's process exists, paused or not.
+func (s *Server) Running() bool { return !s.member.process().exited() }
+
+// Client returns a plain client of this server alone, closed when the test ends. It uses the TLS settings that
+// the server was started with, and no credentials.
+func (s *Server) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
+	tb.Helper()
+	cfg := clientv3.Config{Endpoints: s.Endpoints()}
+	if s.member.cfg.tls != nil {
+		cfg.TLS = s.member.cfg.tls.Client
+	}
+	return newClient(tb, cfg, opts...)
+}
+
+// Pause stops the process as SIGSTOP does: connections stay open and nothing answers. It
+// returns when the process no longer runs.
+func (s *Server) Pause() {
+	s.t.Helper()
+	s.signal(syscall.SIGSTOP)
+	require.NoError(s.t, awaitStopped(s.PID()))
+}
+
+// Resume lets a paused process go on where it was.
+func (s *Server) Resume() {
+	s.t.Helper()
+	s.signal(syscall.SIGCONT)
+}
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	require.NoError(s.t, s.member.process().signal(sig))
+}
+
+// Kill ends the process with SIGKILL, paused or not, and returns when it is gone. A server that is down already stays so.
+func (s *Server) Kill() { s.member.kill() }
+
+// Stop ends the process with SIGTERM, paused or not, and returns when it is gone: after up to 7 s
+// when clients have watches open. A server that is down already stays so.
+func (s *Server) Stop() {
+	s.t.Helper()
+	if s.Running() {
+		require.NoError(s.t, s.member.process().terminate(stopWithin))
+	}
+}
+
+// Launch starts the server again on its data and its ports, and does not wait until it answers: see WaitReady.
+// A member of a cluster that has lost its quorum is started this way.
+func (s *Server) Launch() {
+	s.t.Helper()
+	require.NoError(s.t, s.member.launch())
+}
+
+// WaitReady returns when the server answers a linearizable read. It waits 30 s at most.
+func (s *Server) WaitReady() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), readyWithin)
+	defer cancel()
+	require.NoError(s.t, s.member.waitReady(ctx))
+}
+
+// Restart stops the server if it runs, starts it on its data and its ports, and waits until it answers.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Stop()
+	s.Launch()
+	s.WaitReady()
+}
+
+// Wipe kills a single server and starts it without its data: the cluster ID stays, the revision begins
+// at 1 again, keys, leases and accounts are gone. A member of a larger cluster cannot come
+// back that way: see [Cluster.Wipe].
+func (s *Server) Wipe() {
+	s.t.Helper()
+	s.Kill()
+	require.NoError(s.t, s.member.removeData())
+	s.as = nil
+	s.Launch()
+	s.WaitReady()
+}
+
+// Compact drops the history below rev, or below the current revision when rev is 0, and returns that revision. It is
+// complete on return.
+func (s *Server) Compact(rev int64) int64 {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), readyWithin)
+	defer cancel()
+	cli := s.admin()
+	if rev == 0 {
+		resp, err := cli.Get(ctx, "etcdtest")
+		require.NoError(s.t, err)
+		rev = resp.Header.Revision
+	}
+	_, err := cli.Compact(ctx, rev, clientv3.WithCompactPhysical())
+	require.NoError(s.t, err)
+	return rev
+}
+
+// admin is a client that may do everything.
+func (s *Server) admin() *clientv3.Client {
+	s.t.Helper()
+	if s.as == nil {
+		return s.Client(s.t)
+	}
+	return s.Client(s.t, s.as)
+}
+
+// Metric returns a metric of the server, such as "etcd_debugging_mvcc_watcher_total", 0 when it has not
+// been counted yet. A name without labels adds up all of its series; with labels
+// it is one series, written exactly as the server writes it.
+func (s *Server) Metric(name string) float64 {
+	s.t.Helper()
+	page, err := s.member.fetch(s.t.Context(), "/metrics")
+	require.NoError(s.t, err)
+	var sum float64
+	for line := range strings.Lines(page) {
+		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(line, "#") || !ok {
+			continue
+		}
+		if base, _, _ := strings.Cut(series, "{"); series != name && base != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		require.NoError(s.t, err, line)
+		sum += v
+	}
+	return sum
+}

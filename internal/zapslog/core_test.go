@@ -1,0 +1,63 @@
+package zapslog_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/etcdkit/etcdkit/internal/zapslog"
+)
+
+func logger(l slog.Level) (*slog.Logger, *bytes.Buffer) {
+	var b bytes.Buffer
+	return slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: l, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})), &b
+}
+
+func TestLinesArriveOneLevelDownWithTheirFields(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		in   zapcore.Level
+		want string
+	}{
+		{"debug stays", zapcore.DebugLevel, "DEBUG"},
+		{"info is a detail", zapcore.InfoLevel, "DEBUG"},
+		{"a failed attempt is a detail", zapcore.WarnLevel, "DEBUG"},
+		{"an error is a warning", zapcore.ErrorLevel, "WARN"},
+		{"a broken promise is an error", zapcore.DPanicLevel, "ERROR"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l, out := logger(slog.LevelDebug)
+			zapslog.New(l).Named("etcd").With(zap.String("target", "x")).Log(tt.in, "it happened", zap.Uint("attempt", 2), zap.Error(errors.New("why")))
+			assert.Equal(t, "level="+tt.want+" msg=\"it happened\" target=x logger=etcd attempt=2 error=why\n", out.String())
+		})
+	}
+}
+
+func TestTheHandlerDecidesWhatIsWanted(t *testing.T) {
+	t.Parallel()
+	l, out := logger(slog.LevelWarn)
+	z := zapslog.New(l)
+	assert.Nil(t, z.Check(zapcore.WarnLevel, "unwanted"))
+	assert.NotNil(t, z.Check(zapcore.ErrorLevel, "wanted"))
+	z.Warn("unwanted")
+	assert.Empty(t, out.String())
+	require.NoError(t, z.Sync())
+}
+
+func TestWithoutALoggerNothingIsWritten(t *testing.T) {
+	t.Parallel()
+	assert.Nil(t, zapslog.New(nil).Check(zapcore.ErrorLevel, "nobody listens"))
+}

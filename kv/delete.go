@@ -1,0 +1,150 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// Delete deletes key, whatever stands there, and returns the revision at which it did; 0 and no error when there was
+// nothing to delete. One RPC. A lost answer leaves the outcome unknown; [WithOnce] makes it known.
+func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
+	opts, err := deleteOptions(o)
+	abs, bad := s.writable(key)
+	if err = errors.Join(bad, err, s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)); err != nil {
+		return 0, fail("delete", key, err)
+	}
+	s.logWrite(ctx, "delete", key, nil)
+	del := clientv3.OpDelete("")
+	del.WithKeyBytes(abs)
+	n, rev, err := s.remove(ctx, "delete", key, []clientv3.Op{del}, opts)
+	if n == 0 {
+		rev = 0
+	}
+	return rev, err
+}
+
+// DeletePrefix deletes every key that begins with prefix, which is "" or ends in "/" unless WithPartialPrefix is given,
+// and returns how many there were and the revision of their end. One RPC, all or nothing. On a store without a
+// namespace, "" is refused unless WithPartialPrefix confirms it. Revision and count are 0 when there was nothing. With
+// [WithOnce], after a lost answer, the count is -1 where etcd could not be asked for it any more.
+func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOption) (n, rev int64, err error) {
+	opts, err := deleteOptions(o)
+	spans, bad := s.spans(prefix, opts.partial)
+	for _, r := range spans {
+		if !r.Intersect(keyspace.Under(s.hidden)).Empty() {
+			bad = errHidden
+		}
+	}
+	if err = errors.Join(bad, err); err != nil {
+		return 0, 0, fail("delete prefix", prefix, err)
+	}
+	s.logWrite(ctx, "delete prefix", prefix, nil)
+	dels := make([]clientv3.Op, len(spans))
+	for i, r := range spans {
+		dels[i] = clientv3.OpDelete(r.From, clientv3.WithRange(r.To))
+	}
+	n, rev, err = s.remove(ctx, "delete prefix", prefix, dels, opts)
+	if n == 0 {
+		rev = 0
+	}
+	return n, rev, err
+}
+
+// DeleteAt deletes key if it still stands at modRevision, and returns a [ConflictError] when it does not, also when it
+// is gone. One RPC. It is repeated when an answer is lost; the outcome is unknown when the key is then found gone, since
+// that may be another's doing, which [WithOnce] tells apart.
+func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
+	if modRevision <= 0 {
+		return 0, fail("delete at", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
+	}
+	return s.deleteIf(ctx, "delete at", key, condition{mod: modRevision}, o)
+}
+
+// CompareAndDelete deletes key if its value is old, and returns a [ConflictError] when it is another or the key is
+// absent. One RPC. A lost answer leaves the outcome unknown: prefer DeleteAt.
+func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte) (rev int64, err error) {
+	return s.deleteIf(ctx, "compare and delete", key, condition{byValue: true, value: old}, nil)
+}
+
+func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o []DeleteOption) (int64, error) {
+	opts, err := deleteOptions(o)
+	abs, bad := s.writable(key)
+	err = errors.Join(bad, err, s.limits.request(len(abs)+len(cond.value)), s.limits.ops(1+opts.extraOps(), s.limits.TxnOps))
+	if err != nil {
+		return 0, fail(op, key, err)
+	}
+	s.logWrite(ctx, op, key, nil)
+	del := clientv3.OpDelete("")
+	del.WithKeyBytes(abs)
+	out, err := s.write(ctx, &mutation{
+		op: op, key: key, abs: abs, cond: cond.compares(abs), then: []clientv3.Op{del},
+		succeeds: cond.mod, guards: opts.guards, once: opts.once,
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case !out.applied:
+		return 0, fail(op, key, cond.refusal(key, out))
+	}
+	return out.rev, nil
+}
+
+// remove deletes without a condition, in a plain request where that is enough.
+func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, o options) (n, rev int64, err error) {
+	if len(dels) == 1 && len(o.guards) == 0 && !o.once {
+		err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key}, func(ctx context.Context, _ bool) error {
+			r, err := s.kv.Do(ctx, dels[0])
+			if err == nil {
+				n, rev = r.Del().Deleted, r.Del().Header.GetRevision()
+			}
+			return err
+		})
+		return n, rev, err
+	}
+	out, err := s.write(ctx, &mutation{op: op, key: key, then: dels, guards: o.guards, once: o.once})
+	if err != nil {
+		return 0, 0, err
+	}
+	if out.resp == nil {
+		return s.removed(ctx, op, key, dels, out.rev)
+	}
+	return deleted(out.resp.Responses), out.rev, nil
+}
+
+// deleted adds up what the deletes of a transaction did.
+func deleted(answers []*pb.ResponseOp) (n int64) {
+	for _, one := range answers {
+		n += one.GetResponseDeleteRange().GetDeleted()
+	}
+	return n
+}
+
+// removed counts what was deleted at rev by an attempt whose answer was lost: what was there just before.
+func (s *Store) removed(ctx context.Context, op, key string, dels []clientv3.Op, rev int64) (n, at int64, err error) {
+	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) error {
+		n = 0
+		for _, d := range dels {
+			get := clientv3.OpGet("", clientv3.WithRev(rev-1), clientv3.WithCountOnly())
+			get.WithKeyBytes(d.KeyBytes())
+			get.WithRangeBytes(d.RangeBytes())
+			r, err := s.kv.Do(ctx, get)
+			if err != nil {
+				return err
+			}
+			n += r.Get().Count
+		}
+		return nil
+	})
+	if err != nil {
+		n = -1 // it did happen, which is what was asked for; how many there were cannot be learned any more
+	}
+	return n, rev, nil
+}

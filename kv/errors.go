@@ -1,0 +1,105 @@
+package kv
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// The conditions of this package. An error that names one matches it with errors.Is.
+var (
+	// ErrNotFound means that there is no such key.
+	ErrNotFound = errors.New("key not found")
+	// ErrExists means that the key to be created is there already.
+	ErrExists = errors.New("key exists")
+	// ErrConflict means that the key no longer is what the write was conditional on. See [ConflictError].
+	ErrConflict = errors.New("changed meanwhile")
+	// ErrGuard means that what a [Guarded] holds was lost, so that etcd refused the write. The error also matches the
+	// owner's own condition, such as lock.ErrLost.
+	ErrGuard = errors.New("guard does not hold")
+	// ErrDecode means that a stored value is not what the codec understands. The codec's own error can be had with
+	// errors.As; it is not in the text, since it may quote the value.
+	ErrDecode = errors.New("value cannot be decoded")
+	// SkipUpdate, returned by the function given to Update, leaves the key as it is: Update then returns the current
+	// entry and no error.
+	SkipUpdate = errors.New("skip this update") //nolint:errname,revive,staticcheck // a signal, in the manner of fs.SkipDir
+)
+
+// The conditions shared with the other packages; the values are the same everywhere.
+var (
+	// ErrInvalid means that the arguments were refused before anything was sent.
+	ErrInvalid = errs.Invalid
+	// ErrTooLarge means that one of [Limits] was passed. It also matches ErrInvalid.
+	ErrTooLarge = errs.TooLarge
+	// ErrUnavailable means that etcd, or a quorum of it, did not answer or could not be reached.
+	ErrUnavailable = errs.Unavailable
+	// ErrCompacted means that the revision asked for is no longer in etcd's history.
+	ErrCompacted = errs.Compacted
+	// ErrUnknownOutcome means that a write may have been applied, or not, or may yet be.
+	ErrUnknownOutcome = errs.UnknownOutcome
+)
+
+// ConflictError is a write whose key was not what it was conditional on. It matches [ErrConflict].
+type ConflictError struct {
+	Key string // as it was given
+	// Want is the revision that the write was conditional on, 0 when it was conditional on a value.
+	Want int64
+	// Have is the revision at which the key was last changed, 0 when it is gone.
+	Have int64
+}
+
+func (e *ConflictError) Error() string {
+	text := ErrConflict.Error()
+	if e.Want != 0 {
+		text += ": wanted revision " + strconv.FormatInt(e.Want, 10)
+	}
+	if e.Have == 0 {
+		return text + ": the key is gone"
+	}
+	return text + ": found revision " + strconv.FormatInt(e.Have, 10)
+}
+
+// Unwrap gives ErrConflict.
+func (e *ConflictError) Unwrap() error { return ErrConflict }
+
+// BatchError is a batch that stopped. The first Done operations are applied; whether the ones from there on are depends
+// on Err: they are not, unless it matches [ErrUnknownOutcome].
+type BatchError struct {
+	Done int
+	Err  error
+}
+
+func (e *BatchError) Error() string {
+	return fmt.Sprintf("batch stopped after %d operations: %v", e.Done, e.Err)
+}
+
+// Unwrap gives the reason.
+func (e *BatchError) Unwrap() error { return e.Err }
+
+// fail is the error of an operation that provably changed nothing.
+func fail(op, key string, err error) error {
+	return &errs.Error{Pkg: "kv", Op: op, Key: key, Unchanged: true, Err: err}
+}
+
+// decodeError is a codec's error without its text.
+type decodeError struct {
+	rev   int64
+	cause error
+}
+
+func (e *decodeError) Error() string {
+	text := fmt.Sprintf("%v (revision %d): %T", ErrDecode, e.rev, e.cause)
+	if syntax, ok := errors.AsType[*json.SyntaxError](e.cause); ok {
+		text += " at byte " + strconv.FormatInt(syntax.Offset, 10)
+	}
+	if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](e.cause); ok {
+		text += " in field " + strconv.Quote(mismatch.Field) + " of type " + mismatch.Type.String()
+	}
+	return text
+}
+
+// Unwrap gives the condition and the codec's error.
+func (e *decodeError) Unwrap() []error { return []error{ErrDecode, e.cause} }

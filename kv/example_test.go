@@ -1,0 +1,449 @@
+package kv_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"log"
+	"strconv"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// connect opens a client for an example, and a store in an empty namespace of the example's own.
+func connect(example string) (ctx context.Context, cli *clientv3.Client, store *kv.Store) {
+	ctx = context.Background()
+	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
+	must(err)
+	store = kv.New(cli, kv.WithNamespace("example/"+example))
+	_, _, err = store.DeletePrefix(ctx, "")
+	must(err)
+	return ctx, cli, store
+}
+
+func must(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+func Example() {
+	ctx, cli, store := connect("basics")
+	defer cli.Close()
+
+	_, err := store.Put(ctx, "users/42", []byte("Ada"))
+	must(err)
+	e, err := store.Get(ctx, "users/42")
+	must(err)
+	fmt.Printf("%s is %s, version %d\n", e.Key, e.Value, e.Version)
+
+	_, err = store.Delete(ctx, "users/42")
+	must(err)
+	_, err = store.Get(ctx, "users/42")
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, kv.ErrNotFound))
+	// Output:
+	// users/42 is Ada, version 1
+	// kv: get "users/42": key not found
+	// true
+}
+
+func ExampleStore_Create() {
+	ctx, cli, store := connect("create")
+	defer cli.Close()
+
+	_, err := store.Create(ctx, "leader", []byte("one"))
+	fmt.Println("one:", err)
+	_, err = store.Create(ctx, "leader", []byte("two"))
+	fmt.Println("two:", err)
+	fmt.Println(errors.Is(err, kv.ErrExists))
+	// Output:
+	// one: <nil>
+	// two: kv: create "leader": key exists
+	// true
+}
+
+// Replace is the write that follows a read: it loses no change that somebody else made in between.
+func ExampleStore_Replace() {
+	ctx, cli, store := connect("replace")
+	defer cli.Close()
+
+	_, err := store.Put(ctx, "price", []byte("10"))
+	must(err)
+	read, err := store.Get(ctx, "price")
+	must(err)
+
+	// Somebody else is faster.
+	theirs, err := store.Put(ctx, "price", []byte("12"))
+	must(err)
+
+	_, err = store.Replace(ctx, "price", []byte("11"), read.ModRevision)
+	var conflict *kv.ConflictError
+	fmt.Println(errors.As(err, &conflict), errors.Is(err, kv.ErrConflict))
+	fmt.Println("found what they wrote:", conflict.Have == theirs)
+	// Output:
+	// true true
+	// found what they wrote: true
+}
+
+func ExampleStore_CompareAndSwap() {
+	ctx, cli, store := connect("cas")
+	defer cli.Close()
+
+	_, err := store.Put(ctx, "state", []byte("idle"))
+	must(err)
+	_, err = store.CompareAndSwap(ctx, "state", []byte("idle"), []byte("busy"))
+	fmt.Println(err)
+	_, err = store.CompareAndSwap(ctx, "state", []byte("idle"), []byte("busy"))
+	fmt.Println(errors.Is(err, kv.ErrConflict))
+	// Output:
+	// <nil>
+	// true
+}
+
+func ExampleStore_Update() {
+	ctx, cli, store := connect("update")
+	defer cli.Close()
+
+	for range 3 {
+		_, err := store.Update(ctx, "visits", func(cur kv.Entry[[]byte]) ([]byte, error) {
+			n := 0
+			if cur.ModRevision != 0 { // it is there
+				var err error
+				if n, err = strconv.Atoi(string(cur.Value)); err != nil {
+					return nil, err
+				}
+			}
+			return strconv.AppendInt(nil, int64(n)+1, 10), nil
+		}, kv.WithUpsert())
+		must(err)
+	}
+	e, err := store.Get(ctx, "visits")
+	must(err)
+	fmt.Printf("%s\n", e.Value)
+	// Output: 3
+}
+
+func ExampleWithTTL() {
+	ctx, cli, store := connect("ttl")
+	defer cli.Close()
+
+	_, err := store.Put(ctx, "token", []byte("abc"), kv.WithTTL(10*time.Minute))
+	must(err)
+	e, err := store.Get(ctx, "token")
+	must(err)
+	lease, err := cli.TimeToLive(ctx, e.Lease)
+	must(err)
+	fmt.Println("ends in", time.Duration(lease.GrantedTTL)*time.Second)
+	// Output: ends in 10m0s
+}
+
+// A write with WithOnce never leaves the caller in doubt, also when the answer is lost on its way. What it needs for that
+// is in no listing.
+func ExampleWithOnce() {
+	ctx, cli, store := connect("once")
+	defer cli.Close()
+
+	_, err := store.Create(ctx, "orders/1", []byte("paid"), kv.WithOnce())
+	must(err)
+	n, err := store.Count(ctx, "")
+	must(err)
+	fmt.Println(n, "key")
+	// Output: 1 key
+}
+
+// errNotOnCall is what the owner of this example's guard loses.
+var errNotOnCall = errors.New("not on call any more")
+
+func ExampleNewGuard() {
+	ctx, cli, store := connect("guard")
+	defer cli.Close()
+
+	// Whoever is on call has created this key. Guards have absolute keys, and work from any namespace.
+	rev, err := store.Put(ctx, "on-call", []byte("Ada"))
+	must(err)
+	onCall := kv.NewGuard(errNotOnCall, clientv3.Compare(clientv3.CreateRevision("example/guard/on-call"), "=", rev))
+
+	_, err = store.Put(ctx, "alarm", []byte("acknowledged"), kv.WithGuard(onCall))
+	fmt.Println(err)
+
+	_, err = store.Delete(ctx, "on-call")
+	must(err)
+	_, err = store.Put(ctx, "alarm", []byte("ignored"), kv.WithGuard(onCall))
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, kv.ErrGuard), errors.Is(err, errNotOnCall))
+	// Output:
+	// <nil>
+	// kv: put "alarm": guard does not hold: not on call any more
+	// true true
+}
+
+func ExampleNewTyped() {
+	ctx, cli, store := connect("typed")
+	defer cli.Close()
+
+	type User struct {
+		Name   string
+		Visits int
+	}
+	users := kv.NewTyped(store, "users", kv.JSON[User]())
+
+	_, err := users.Create(ctx, "42", User{Name: "Ada"})
+	must(err)
+	e, err := users.Update(ctx, "42", func(u *User) error {
+		u.Visits++
+		return nil
+	})
+	must(err)
+	fmt.Printf("%s: %+v\n", e.Key, e.Value)
+
+	raw, err := store.Get(ctx, "users/42")
+	must(err)
+	fmt.Printf("%s\n", raw.Value)
+	// Output:
+	// 42: {Name:Ada Visits:1}
+	// {"Name":"Ada","Visits":1}
+}
+
+// counter is a codec for eight bytes.
+type counter struct{}
+
+func (counter) Encode(v uint64) ([]byte, error) { return binary.BigEndian.AppendUint64(nil, v), nil }
+
+func (counter) Decode(b []byte) (uint64, error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("%d bytes instead of 8", len(b))
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+// A codec of your own is a type with two methods.
+func ExampleCodec() {
+	ctx, cli, store := connect("codec")
+	defer cli.Close()
+
+	counters := kv.NewTyped(store, "counters", counter{})
+	for range 2 {
+		_, err := counters.Update(ctx, "requests", func(n *uint64) error { *n++; return nil }, kv.WithUpsert())
+		must(err)
+	}
+	e, err := counters.Get(ctx, "requests")
+	must(err)
+	fmt.Println(e.Value)
+
+	_, err = store.Put(ctx, "counters/broken", []byte("seven"))
+	must(err)
+	_, err = counters.Get(ctx, "broken")
+	fmt.Println(errors.Is(err, kv.ErrDecode))
+	// Output:
+	// 2
+	// true
+}
+
+// gobs is a codec for whatever encoding/gob can do.
+type gobs[T any] struct{}
+
+func (gobs[T]) Encode(v T) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}
+
+func (gobs[T]) Decode(b []byte) (v T, err error) {
+	err = gob.NewDecoder(bytes.NewReader(b)).Decode(&v)
+	return v, err
+}
+
+// A codec may be for any type.
+func ExampleCodec_generic() {
+	ctx, cli, store := connect("gob")
+	defer cli.Close()
+
+	matrices := kv.NewTyped(store, "matrices", gobs[[][]float64]{})
+	_, err := matrices.Put(ctx, "identity", [][]float64{{1, 0}, {0, 1}})
+	must(err)
+	e, err := matrices.Get(ctx, "identity")
+	must(err)
+	fmt.Println(e.Value)
+	// Output: [[1 0] [0 1]]
+}
+
+// With WithBadEntry, one value that does not decode does not make the others unreadable.
+func ExampleWithBadEntry() {
+	ctx, cli, store := connect("bad-entry")
+	defer cli.Close()
+
+	for key, value := range map[string]string{"a": "1", "b": "what?", "c": "3"} {
+		_, err := store.Put(ctx, "numbers/"+key, []byte(value))
+		must(err)
+	}
+	numbers := kv.NewTyped(store, "numbers", kv.JSON[int](), kv.WithBadEntry(func(key string, _ int64, err error) error {
+		fmt.Println(key, "is skipped:", errors.Is(err, kv.ErrDecode))
+		return nil
+	}))
+	p, err := numbers.Page(ctx, 10, "")
+	must(err)
+	for _, e := range p.Entries {
+		fmt.Println(e.Key, e.Value)
+	}
+	// Output:
+	// b is skipped: true
+	// a 1
+	// c 3
+}
+
+// Namespace is for code that takes a KV of client/v3.
+func ExampleNamespace() {
+	ctx, cli, _ := connect("namespace")
+	defer cli.Close()
+
+	app := kv.Namespace(cli.KV, "example/namespace/app")
+	_, err := app.Put(ctx, "color", "blue")
+	must(err)
+
+	inside, err := app.Get(ctx, "", clientv3.WithPrefix())
+	must(err)
+	outside, err := cli.Get(ctx, "example/namespace/", clientv3.WithPrefix())
+	must(err)
+	fmt.Printf("%s\n%s\n", inside.Kvs[0].Key, outside.Kvs[0].Key)
+	// Output:
+	// color
+	// example/namespace/app/color
+}
+
+func ExampleStore_Txn() {
+	ctx, cli, store := connect("txn")
+	defer cli.Close()
+
+	_, err := store.Put(ctx, "accounts/ada", []byte("100"))
+	must(err)
+	r, err := store.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value("accounts/ada"), "=", "100")).
+		Then(clientv3.OpPut("accounts/ada", "60"), clientv3.OpPut("accounts/bob", "40")).
+		Else(clientv3.OpGet("accounts/ada")).
+		Commit()
+	must(err)
+	fmt.Println("moved:", r.Succeeded)
+
+	e, err := store.Get(ctx, "accounts/bob")
+	must(err)
+	fmt.Printf("%s at the revision of the transaction: %v\n", e.Value, e.ModRevision == r.Header.Revision)
+	// Output:
+	// moved: true
+	// 40 at the revision of the transaction: true
+}
+
+// Batch takes any number of operations, in transactions as large as etcd allows. Where it stops, it can be resumed.
+func ExampleStore_Batch() {
+	ctx, cli, store := connect("batch")
+	defer cli.Close()
+
+	var ops []kv.Op
+	for i := range 1000 {
+		ops = append(ops, kv.OpPut(fmt.Sprintf("items/%04d", i), []byte("x")))
+	}
+	for len(ops) > 0 {
+		_, err := store.Batch(ctx, ops...)
+		var stopped *kv.BatchError
+		if !errors.As(err, &stopped) {
+			must(err)
+			break
+		}
+		if errors.Is(err, kv.ErrInvalid) {
+			log.Print(err) // it would stop there again
+			break
+		}
+		ops = ops[stopped.Done:]
+	}
+	n, err := store.Count(ctx, "items/")
+	must(err)
+	fmt.Println(n)
+	// Output: 1000
+}
+
+// All pages show one revision, whatever is written between them.
+func ExampleStore_Page() {
+	ctx, cli, store := connect("page")
+	defer cli.Close()
+
+	for _, name := range []string{"ada", "bob", "eve"} {
+		_, err := store.Put(ctx, "users/"+name, nil)
+		must(err)
+	}
+	cursor := kv.Cursor("")
+	for {
+		p, err := store.Page(ctx, "users/", 2, cursor)
+		must(err)
+		for _, e := range p.Entries {
+			fmt.Print(e.Key, " ")
+		}
+		fmt.Println("of", p.Total)
+		_, err = store.Delete(ctx, "users/eve") // too late for this reader
+		must(err)
+		if cursor = p.Cursor; cursor == "" {
+			break
+		}
+	}
+	// Output:
+	// users/ada users/bob of 3
+	// users/eve of 3
+}
+
+func ExampleStore_List() {
+	ctx, cli, store := connect("list")
+	defer cli.Close()
+
+	for name, age := range map[string]string{"ada": "36", "bob": "25", "eve": "41"} {
+		_, err := store.Put(ctx, "users/"+name, []byte(age))
+		must(err)
+	}
+	for e, err := range store.List(ctx, "users/", kv.WithAfter("users/ada")) {
+		must(err)
+		fmt.Printf("%s %s\n", e.Key, e.Value)
+	}
+	// Output:
+	// users/bob 25
+	// users/eve 41
+}
+
+func ExampleCheckpoint() {
+	ctx, cli, store := connect("checkpoint")
+	defer cli.Close()
+
+	progress := kv.NewCheckpoint(store, "progress/indexer")
+	rev, err := progress.Load(ctx)
+	must(err)
+	fmt.Println("start after", rev)
+	must(progress.Save(ctx, 4711))
+	rev, err = progress.Load(ctx)
+	must(err)
+	fmt.Println("go on after", rev)
+	// Output:
+	// start after 0
+	// go on after 4711
+}
+
+// A prefix ends in a slash, so that it does not catch more than it says.
+func ExampleStore_DeletePrefix() {
+	ctx, cli, store := connect("delete-prefix")
+	defer cli.Close()
+
+	for _, key := range []string{"users/4/name", "users/4/mail", "users/42/name"} {
+		_, err := store.Put(ctx, key, nil)
+		must(err)
+	}
+	_, _, err := store.DeletePrefix(ctx, "users/4")
+	fmt.Println(err)
+	n, _, err := store.DeletePrefix(ctx, "users/4/")
+	fmt.Println(n, err)
+	// Output:
+	// kv: delete prefix "users/4": invalid argument: prefix "users/4" does not end in "/": did you mean "users/4/", or WithPartialPrefix
+	// 2 <nil>
+}

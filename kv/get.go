@@ -1,0 +1,99 @@
+package kv
+
+import (
+	"context"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+)
+
+// Get returns the current entry of key, or [ErrNotFound]. It is linearizable: no write that was acknowledged before the
+// call, by whichever client, is missed. It costs one RPC and takes no options: it is the one call that Store, [Typed]
+// and the caches share.
+func (s *Store) Get(ctx context.Context, key string) (Entry[[]byte], error) {
+	return s.getOne(ctx, "get", key)
+}
+
+// GetStale returns key as some member has it: also one that is cut off from the others, in which case the value can be
+// arbitrarily old. One RPC, cheaper for the cluster than Get.
+func (s *Store) GetStale(ctx context.Context, key string) (Entry[[]byte], error) {
+	return s.getOne(ctx, "get stale", key, clientv3.WithSerializable())
+}
+
+// GetAsOf returns key as it was at revision rev: [ErrCompacted] when that is gone, [ErrInvalid] when it is yet to come.
+// One RPC.
+func (s *Store) GetAsOf(ctx context.Context, key string, rev int64) (Entry[[]byte], error) {
+	if rev <= 0 {
+		return Entry[[]byte]{}, fail("get as of", key, fmt.Errorf("%w: revision %d", errs.Invalid, rev))
+	}
+	return s.getOne(ctx, "get as of", key, clientv3.WithRev(rev))
+}
+
+func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpOption) (Entry[[]byte], error) {
+	abs, err := s.absolute(key)
+	if err != nil {
+		return Entry[[]byte]{}, fail(op, key, err)
+	}
+	var resp *clientv3.GetResponse
+	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) (err error) {
+		resp, err = s.get(ctx, abs, opts...)
+		return err
+	})
+	if err != nil {
+		return Entry[[]byte]{}, err
+	}
+	if len(resp.Kvs) == 0 {
+		return Entry[[]byte]{}, fail(op, key, ErrNotFound)
+	}
+	return entryOf(resp.Kvs[0], len(s.ns)), nil
+}
+
+// Exists reports whether key is there. One RPC, which does not fetch the value.
+func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
+	abs, err := s.absolute(key)
+	if err != nil {
+		return false, fail("exists", key, err)
+	}
+	n, err := s.count(ctx, "exists", key, []keyspace.Range{{From: string(abs), To: keyspace.After(string(abs))}})
+	return n > 0, err
+}
+
+// Count returns the number of keys that begin with prefix, which is "" or ends in "/". One RPC, which fetches no key.
+func (s *Store) Count(ctx context.Context, prefix string) (int64, error) {
+	spans, err := s.harmless(prefix)
+	if err != nil {
+		return 0, fail("count", prefix, err)
+	}
+	return s.count(ctx, "count", prefix, spans)
+}
+
+// count adds up the keys of ranges, at one revision.
+func (s *Store) count(ctx context.Context, op, key string, spans []keyspace.Range) (n int64, err error) {
+	gets := make([]clientv3.Op, len(spans))
+	for i, r := range spans {
+		gets[i] = clientv3.OpGet(r.From, clientv3.WithRange(r.To), clientv3.WithCountOnly())
+	}
+	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) error {
+		n = 0
+		if len(gets) == 1 {
+			r, err := s.kv.Do(ctx, gets[0])
+			if err != nil {
+				return err
+			}
+			n = r.Get().Count
+			return nil
+		}
+		r, err := s.kv.Txn(ctx).Then(gets...).Commit()
+		if err != nil {
+			return err
+		}
+		for _, one := range r.Responses {
+			n += one.GetResponseRange().GetCount()
+		}
+		return nil
+	})
+	return n, err
+}

@@ -1,0 +1,129 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/scan"
+)
+
+// List yields the entries whose keys begin with prefix, which is "" or ends in "/" unless WithPartialPrefix is given, in
+// key order. All of them are of one revision, however long the loop takes. An error comes last, with a zero entry.
+//
+// It costs one small read, which pins the revision, and one streamed read for all entries; a server or a KV that cannot
+// stream is read in pages. One chunk of entries is in memory at a time. A connection that breaks is made up for. Leaving
+// the loop ends the read on the server. When etcd compacts the revision before the end, the error is [ErrCompacted]: what
+// was yielded so far is right, and the rest is gone. A deadline in ctx bounds the whole loop; without one, each wait for
+// a chunk is bounded, and the body of the loop may take its time.
+func (s *Store) List(ctx context.Context, prefix string, o ...ListOption) iter.Seq2[Entry[[]byte], error] {
+	return func(yield func(Entry[[]byte], error) bool) {
+		for kv, err := range s.scan(ctx, "list", prefix, false, o) {
+			if err != nil {
+				yield(Entry[[]byte]{}, err)
+				return
+			}
+			if !yield(entryOf(kv, len(s.ns)), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Keys is [Store.List] without the values, which are not sent either.
+func (s *Store) Keys(ctx context.Context, prefix string, o ...ListOption) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for kv, err := range s.scan(ctx, "keys", prefix, true, o) {
+			if err != nil {
+				yield("", err)
+				return
+			}
+			if !yield(string(kv.GetKey()[len(s.ns):]), nil) {
+				return
+			}
+		}
+	}
+}
+
+// mapTries is how often Map starts again after a compaction.
+const mapTries = 5
+
+// Map returns what [Store.List] yields as a map, all in memory. When the revision is compacted before the end it starts
+// again with the then current one, a few times.
+func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[string][]byte, err error) {
+	for range mapTries {
+		m = make(map[string][]byte)
+		for kv, scanErr := range s.scan(ctx, "map", prefix, false, o) {
+			if err = scanErr; err == nil {
+				m[string(kv.GetKey()[len(s.ns):])] = kv.GetValue()
+			}
+		}
+		if err == nil {
+			return m, nil
+		}
+		if !errors.Is(err, ErrCompacted) {
+			break
+		}
+	}
+	return nil, err
+}
+
+// scan yields the keys below prefix as etcd has them.
+func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts []ListOption) iter.Seq2[*mvccpb.KeyValue, error] {
+	return func(yield func(*mvccpb.KeyValue, error) bool) {
+		o, err := listOptions(opts)
+		spans, bad := s.spans(prefix, o.partial)
+		if err = errors.Join(bad, err); err == nil {
+			spans, err = s.behind(spans, prefix, o)
+		}
+		if err == nil && ctx == nil {
+			err = fmt.Errorf("%w: nil context", errs.Invalid)
+		}
+		if err != nil {
+			yield(nil, fail(op, prefix, err))
+			return
+		}
+		call := s.read(op, prefix)
+		call.Patient = true // each chunk has a time-out of its own
+		list := scan.New(s.kv, func(ctx context.Context, step func(ctx context.Context) error) error {
+			return s.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
+		}, spans, scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
+		for kvs, err := range list.Chunks(ctx) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, kv := range kvs {
+				if !yield(kv, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// behind cuts off what WithAfter skips.
+func (s *Store) behind(spans []keyspace.Range, prefix string, o options) ([]keyspace.Range, error) {
+	if o.after == "" {
+		return spans, nil
+	}
+	if len(o.after) < len(prefix) || o.after[:len(prefix)] != prefix {
+		return nil, fmt.Errorf("%w: WithAfter: key %s is not below the prefix", errs.Invalid, errs.Quote(o.after))
+	}
+	rest := keyspace.Range{From: keyspace.After(s.ns + o.after), To: keyspace.ToEnd}
+	if o.reverse {
+		rest = keyspace.Range{From: keyspace.First, To: s.ns + o.after}
+	}
+	var out []keyspace.Range
+	for _, r := range spans {
+		if cut := r.Intersect(rest); !cut.Empty() {
+			out = append(out, cut)
+		}
+	}
+	return out, nil
+}

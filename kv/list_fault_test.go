@@ -1,0 +1,102 @@
+package kv_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+func fillStore(t *testing.T, s *kv.Store, dir string, n, size int) {
+	t.Helper()
+	ops := make([]kv.Op, n)
+	for i := range ops {
+		ops[i] = kv.OpPut(fmt.Sprintf("%s%06d", dir, i), make([]byte, size))
+	}
+	_, err := s.Batch(t.Context(), ops...)
+	require.NoError(t, err)
+}
+
+// The connection breaks again and again while a listing goes on and everything in it is rewritten: it still is one
+// revision, whole, and in order.
+func TestAListingSurvivesBrokenConnectionsAsOneRevision(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
+		s := newSplit(t, how)
+		const n = 5000
+		fillStore(t, s.Store, "d/", n, 4<<10)
+		rev, err := s.Put(t.Context(), "d/~", nil)
+		require.NoError(t, err)
+		got := 0
+		last := ""
+		for e, err := range s.List(t.Context(), "d/") {
+			require.NoError(t, err)
+			require.LessOrEqual(t, e.ModRevision, rev)
+			require.Less(t, last, e.Key)
+			last = e.Key
+			if got++; got%600 == 0 {
+				s.proxy.Cut()
+				_, err := s.truth.Put(t.Context(), fmt.Sprintf("app/d/%06d", got+1), "rewritten")
+				require.NoError(t, err)
+			}
+		}
+		assert.Equal(t, n+1, got)
+	})
+}
+
+func TestACompactedListing(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	s := kv.New(srv.Client(t), kv.WithNamespace("app"))
+	const n = 4000
+	fillStore(t, s, "d/", n, 8<<10)
+	t.Run("says so once entries were yielded", func(t *testing.T) {
+		seen := 0
+		var last error
+		for _, err := range s.List(t.Context(), "d/", kv.WithReverse()) { // pages, so that the server is asked again
+			if last = err; err != nil {
+				break
+			}
+			if seen++; seen == 1 {
+				_, err := s.Put(t.Context(), "x", nil)
+				require.NoError(t, err)
+				srv.Compact(0)
+			}
+		}
+		require.ErrorIs(t, last, kv.ErrCompacted)
+		assert.Less(t, seen, n)
+	})
+	t.Run("in the past is refused", func(t *testing.T) {
+		for _, err := range s.List(t.Context(), "d/", kv.WithRevision(1)) {
+			require.ErrorIs(t, err, kv.ErrCompacted)
+		}
+	})
+	t.Run("is started again where it is collected", func(t *testing.T) {
+		m, err := s.Map(t.Context(), "d/")
+		require.NoError(t, err)
+		assert.Len(t, m, n)
+	})
+}
+
+func TestTheBodyOfALoopMayTakeItsTime(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Client(t)
+	s := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)), kv.WithTimeouts(200*time.Millisecond, 0))
+	fillStore(t, s, "d/", 300, 32<<10)
+	got := 0
+	for _, err := range s.List(context.WithoutCancel(t.Context()), "d/") {
+		require.NoError(t, err)
+		if got++; got%100 == 1 {
+			timer := time.NewTimer(300 * time.Millisecond)
+			<-timer.C
+		}
+	}
+	assert.Equal(t, 300, got)
+}

@@ -1,0 +1,236 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// mutation is one write, as a transaction: if (condition, guards, slot) then (what it does), else (read why not).
+type mutation struct {
+	op, key string // for messages
+	abs     []byte
+
+	cond []clientv3.Cmp // on the key; none for an unconditional write
+	then []clientv3.Op
+	// succeeds is the mod revision that the condition is on, where it can hold only once: the write can take effect as
+	// that revision's immediate successor and never again. 0 where the condition may come true a second time.
+	succeeds int64
+	value    []byte // what is written, nil for a delete
+
+	guards []Guard
+	once   bool
+}
+
+// outcome is what became of a mutation.
+type outcome struct {
+	rev int64
+	// applied says that the write took effect; else cur is the key as it was found.
+	applied bool
+	cur     *mvccpb.KeyValue
+	// resp is the answer to the transaction that took effect, nil where only the slot tells that one did.
+	resp *clientv3.TxnResponse
+}
+
+// write carries out a mutation until it is known what became of it. That the condition did not hold is an outcome and no
+// error; that a guard did not hold is an error.
+func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
+	if !m.once {
+		return c.commit(ctx, m, nil)
+	}
+	if ctx == nil {
+		return outcome{}, fail(m.op, m.key, fmt.Errorf("%w: nil context", errs.Invalid))
+	}
+	if err := retry.ContextError(ctx); err != nil {
+		return outcome{}, fail(m.op, m.key, err)
+	}
+	out, err := c.commitOnce(ctx, m)
+	if errs.Unchanged(err) && slotLost(err) {
+		return c.commitOnce(ctx, m) // on a new lease
+	}
+	return out, err
+}
+
+// errSlotLost says that a slot vanished or was changed from outside before the write, which was not applied.
+var errSlotLost = errors.New("the operation slot was lost")
+
+// extraOps is how many operations of the limit come with a write: its condition, the guards and what asks for them, and
+// the slot.
+func (o *options) extraOps() int {
+	n := 1 + len(o.guards)
+	for _, g := range o.guards {
+		n += len(g.compares)
+	}
+	if o.once {
+		n += 2
+	}
+	return n
+}
+
+// slotLost reports whether a write failed for the sake of its slot. The lease may also be one that the caller named.
+func slotLost(err error) bool {
+	return errors.Is(err, errSlotLost) || errors.Is(err, errs.LeaseNotFound)
+}
+
+func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
+	s, err := c.slots.take(ctx, c)
+	if err != nil {
+		return outcome{}, fail(m.op, m.key, err)
+	}
+	out, err := c.commit(ctx, m, s)
+	switch {
+	case slotLost(err):
+		c.slots.forget(s)
+	case err == nil && out.applied:
+		c.slots.put(s, out.rev)
+	case err == nil, errors.Is(err, ErrGuard):
+		c.slots.put(s, s.mod)
+	}
+	// Else what stands in the slot is not known: it stays behind, and ends with its lease.
+	return out, err
+}
+
+// commit sends the transaction, and again while that is safe and of use.
+func (c *core) commit(ctx context.Context, m *mutation, s *slot) (out outcome, err error) {
+	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Guarded: m.succeeds > 0 || s != nil}
+	var resp *clientv3.TxnResponse
+	var doubt bool
+	err = c.engine.Do(ctx, call, func(ctx context.Context, again bool) (err error) {
+		doubt = again
+		resp, err = c.kv.Txn(ctx).If(m.compares(s)...).Then(m.success(s)...).Else(m.failure(s, again)...).Commit()
+		return err
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	if resp.Succeeded {
+		return outcome{rev: resp.Header.GetRevision(), applied: true, resp: resp}, nil
+	}
+	out, err = c.refused(ctx, m, s, resp, doubt)
+	if err != nil {
+		return out, &errs.Error{Pkg: "kv", Op: m.op, Key: m.key, Unchanged: !errors.Is(err, ErrUnknownOutcome), Err: err}
+	}
+	return out, nil
+}
+
+func (m *mutation) compares(s *slot) []clientv3.Cmp {
+	cmps := m.cond
+	for _, g := range m.guards {
+		cmps = append(cmps[:len(cmps):len(cmps)], g.compares...)
+	}
+	if s != nil {
+		cmps = append(cmps[:len(cmps):len(cmps)], s.unchanged())
+	}
+	return cmps
+}
+
+func (m *mutation) success(s *slot) []clientv3.Op {
+	if s == nil {
+		return m.then
+	}
+	return append(m.then[:len(m.then):len(m.then)], s.mark())
+}
+
+// failure reads why the transaction did not happen: the key, then each guard, then the slot.
+func (m *mutation) failure(s *slot, repeat bool) []clientv3.Op {
+	var ops []clientv3.Op
+	if len(m.cond) > 0 {
+		get := clientv3.OpGet("")
+		get.WithKeyBytes(m.abs)
+		ops = append(ops, get)
+	}
+	for _, g := range m.guards {
+		ops = append(ops, clientv3.OpTxn(g.compares, nil, nil))
+	}
+	if s != nil {
+		ops = append(ops, s.ask(repeat))
+	}
+	return ops
+}
+
+// refused finds out why a transaction did not happen, and whether an earlier attempt at it did.
+func (c *core) refused(ctx context.Context, m *mutation, s *slot, resp *clientv3.TxnResponse, doubt bool) (out outcome, err error) {
+	answers := resp.Responses
+	if len(m.cond) > 0 {
+		if kvs := answers[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
+			out.cur = kvs[0]
+		}
+		answers = answers[1:]
+	}
+	lost := lostGuards(m.guards, answers)
+	if s != nil {
+		ours, err := s.answer(answers[len(m.guards)], doubt, resp.Header.GetRevision())
+		if err != nil {
+			return out, err
+		}
+		if ours > 0 {
+			return outcome{rev: ours, applied: true}, nil
+		}
+	} else if doubt {
+		if err := c.resolve(ctx, m, out.cur); err != nil {
+			return out, err
+		}
+	}
+	return out, lost
+}
+
+// lostGuards is the refusal by those guards of which the answers, in their order, say that they do not hold.
+func lostGuards(guards []Guard, answers []*pb.ResponseOp) error {
+	var all []error
+	for i, g := range guards {
+		switch {
+		case answers[i].GetResponseTxn().GetSucceeded():
+		case g.lost == nil:
+			all = append(all, ErrGuard)
+		default:
+			all = append(all, fmt.Errorf("%w: %w", ErrGuard, g.lost))
+		}
+	}
+	return join(all)
+}
+
+// answer reads what the Else branch found about the slot. ours is the revision at which an earlier attempt took effect,
+// 0 when none did and none will. s.mod becomes the slot's present mod revision.
+func (s *slot) answer(r *pb.ResponseOp, repeat bool, rev int64) (ours int64, err error) {
+	asked := r.GetResponseRange()
+	if repeat {
+		t := r.GetResponseTxn()
+		if t.GetSucceeded() {
+			s.mod = rev // burnt just now
+			return 0, nil
+		}
+		asked = t.GetResponses()[0].GetResponseRange()
+	}
+	if len(asked.GetKvs()) == 0 {
+		if s.mod == 0 && !repeat {
+			return 0, nil
+		}
+		return 0, s.gone(repeat)
+	}
+	kv := asked.GetKvs()[0]
+	switch {
+	case repeat && string(kv.GetValue()) == s.id:
+		return kv.GetModRevision(), nil
+	case repeat && string(kv.GetValue()) == s.burnt():
+		s.mod = kv.GetModRevision()
+		return 0, nil
+	case !repeat && kv.GetModRevision() == s.mod:
+		return 0, nil
+	}
+	return 0, s.gone(repeat)
+}
+
+// gone is a slot that is not as this client left it: its lease has ended, or somebody has tampered with it.
+func (s *slot) gone(repeat bool) error {
+	if repeat {
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
+	}
+	return errSlotLost
+}

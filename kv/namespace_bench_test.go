@@ -1,0 +1,132 @@
+package kv_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/namespace"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// stubServer answers at once, with nothing, so that only the client side is measured.
+type stubServer struct {
+	pb.KVClient
+
+	get pb.RangeResponse
+	put pb.PutResponse
+	del pb.DeleteRangeResponse
+	txn pb.TxnResponse
+}
+
+func (s *stubServer) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
+	return &s.get, nil
+}
+
+func (s *stubServer) Put(context.Context, *pb.PutRequest, ...grpc.CallOption) (*pb.PutResponse, error) {
+	return &s.put, nil
+}
+
+func (s *stubServer) DeleteRange(context.Context, *pb.DeleteRangeRequest, ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+	return &s.del, nil
+}
+
+func (s *stubServer) Txn(context.Context, *pb.TxnRequest, ...grpc.CallOption) (*pb.TxnResponse, error) {
+	return &s.txn, nil
+}
+
+// The three that are compared do the same to the same absolute key, which is of a usual length.
+const (
+	benchDir = "production/orders/"
+	benchKey = "customers/4711/profile"
+)
+
+type contender struct {
+	name string
+	kv   clientv3.KV
+	key  string
+}
+
+func contenders() []contender {
+	direct := clientv3.NewKVFromKVClient(&stubServer{}, nil)
+	return []contender{
+		{"client", direct, benchDir + benchKey},
+		{"kv.Namespace", kv.Namespace(direct, benchDir), benchKey},
+		{"client-namespace", namespace.NewKV(direct, benchDir), benchKey},
+	}
+}
+
+type operation struct {
+	name string
+	do   func(ctx context.Context, kv clientv3.KV, key string) error
+}
+
+func operations() []operation {
+	return []operation{
+		{"Get", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Get(ctx, key)
+			return err
+		}},
+		{"GetPrefix", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Get(ctx, key, clientv3.WithPrefix(), clientv3.WithLimit(100))
+			return err
+		}},
+		{"Put", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Put(ctx, key, "value")
+			return err
+		}},
+		{"PutLease", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Put(ctx, key, "value", clientv3.WithLease(7))
+			return err
+		}},
+		{"Delete", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Delete(ctx, key)
+			return err
+		}},
+		{"CAS", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Txn(ctx).
+				If(clientv3.Compare(clientv3.ModRevision(key), "=", 42)).
+				Then(clientv3.OpPut(key, "value")).
+				Else(clientv3.OpGet(key)).
+				Commit()
+			return err
+		}},
+	}
+}
+
+func BenchmarkNamespace(b *testing.B) {
+	for _, op := range operations() {
+		for _, c := range contenders() {
+			b.Run("op="+op.name+"/kv="+c.name, func(b *testing.B) {
+				ctx := b.Context()
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := op.do(ctx, c.kv, c.key); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+//nolint:paralleltest // counts allocations of the whole process
+func TestNamespaceAllocatesNothingBeyondTheClient(t *testing.T) {
+	further := map[string]float64{"GetPrefix": 1, "CAS": 2} // an end has to be made anew; a transaction, and its compare
+	for _, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			var got []float64
+			for _, c := range contenders()[:2] {
+				got = append(got, testing.AllocsPerRun(1000, func() {
+					require.NoError(t, op.do(t.Context(), c.kv, c.key))
+				}))
+			}
+			assert.LessOrEqual(t, got[1], got[0]+further[op.name])
+		})
+	}
+}

@@ -1,0 +1,130 @@
+package kv
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// An operation slot is a hidden key that only this client writes. A write that carries one puts its operation id there
+// in the same transaction, guarded by the slot's mod revision, so that of all the times it may be sent at most one can
+// take effect; and a repeat reads in its Else branch whether one did.
+type slot struct {
+	key   string
+	lease clientv3.LeaseID
+	mod   int64 // its mod revision, 0 while it does not exist
+	id    string
+}
+
+// burnt is what a repeat puts into the slot when the write's own condition has failed: the earlier attempts, which may
+// still be on their way, then find the slot changed.
+func (s *slot) burnt() string { return "-" + s.id }
+
+// unchanged is the guard of the slot.
+func (s *slot) unchanged() clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(s.key), "=", s.mod)
+}
+
+// mark is the put that takes the slot for the operation.
+func (s *slot) mark() clientv3.Op {
+	return clientv3.OpPut(s.key, s.id, clientv3.WithLease(s.lease))
+}
+
+// ask is the operation for the Else branch that finds out about the slot. In a repeat it also makes sure that nothing
+// comes after: either the slot is as it was, and is burnt; or it is read.
+func (s *slot) ask(repeat bool) clientv3.Op {
+	if !repeat {
+		return clientv3.OpGet(s.key)
+	}
+	return clientv3.OpTxn(
+		[]clientv3.Cmp{s.unchanged()},
+		[]clientv3.Op{clientv3.OpPut(s.key, s.burnt(), clientv3.WithLease(s.lease))},
+		[]clientv3.Op{clientv3.OpGet(s.key)},
+	)
+}
+
+// slots is the pool of a client's slots: as many as there are such writes at a time. They live on a lease that is not
+// renewed: when half of its time is over, new slots on a new lease take over, and the old ones vanish by themselves.
+type slots struct {
+	dir  string
+	turn chan struct{} // holds one token: whoever has it may change what follows, also while it waits for etcd
+
+	lease clientv3.LeaseID
+	until time.Time // no operation starts on the lease after this
+	free  []*slot
+	made  int
+	ops   uint64
+}
+
+const slotTTL = 60 * time.Second
+
+// take returns a slot for one operation.
+func (p *slots) take(ctx context.Context, c *core) (*slot, error) {
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, retry.ContextError(ctx)
+	}
+	defer func() { <-p.turn }()
+	if p.lease == 0 || time.Now().After(p.until) {
+		if err := p.renew(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	p.ops++
+	var s *slot
+	if n := len(p.free); n > 0 {
+		s, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		s = &slot{key: fmt.Sprintf("%s%016x-%d", p.dir, int64(p.lease), p.made), lease: p.lease}
+		p.made++
+	}
+	s.id = strconv.FormatUint(p.ops, 10)
+	return s, nil
+}
+
+// renew starts over on a new lease: one caller asks, and the others wait for it.
+func (p *slots) renew(ctx context.Context, c *core) error {
+	asked := time.Now()
+	lease, ttl, err := c.grant(ctx, "grant for WithOnce", "", slotTTL)
+	if err != nil {
+		return err
+	}
+	p.lease, p.until, p.free, p.made = lease, asked.Add(ttl/2), nil, 0
+	return nil
+}
+
+// put gives a slot back, at the mod revision that it has now.
+func (p *slots) put(s *slot, mod int64) {
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	if s.lease == p.lease {
+		s.mod = mod
+		p.free = append(p.free, s)
+	}
+}
+
+// forget drops all slots of the lease that s is on: it is gone.
+func (p *slots) forget(s *slot) {
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	if s.lease == p.lease {
+		p.lease, p.free = 0, nil
+	}
+}
+
+// grant asks for a lease whose ID is chosen here, so that repeating the request cannot make two.
+func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (id clientv3.LeaseID, granted time.Duration, err error) {
+	want := wire.NewLeaseID()
+	err = c.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key, Read: true}, func(ctx context.Context, _ bool) (err error) {
+		id, granted, err = wire.Grant(ctx, c.cli, want, ttl)
+		return err
+	})
+	return id, granted, err
+}

@@ -1,0 +1,254 @@
+package kv
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// Options of single calls are typed by what they fit: a ListOption does not compile on Put.
+type (
+	// ListOption fits List, Keys and Map.
+	ListOption interface{ list(*options) }
+	// PutOption fits Put, Create, Replace and OpPut.
+	PutOption interface{ put(*options) }
+	// DeleteOption fits Delete, DeleteAt, DeletePrefix and OpDelete.
+	DeleteOption interface{ delete(*options) }
+	// UpdateOption fits Update.
+	UpdateOption interface{ update(*options) }
+	// PrefixOption fits whatever works on a prefix.
+	PrefixOption interface {
+		ListOption
+		DeleteOption
+	}
+	// WriteOption fits every write.
+	WriteOption interface {
+		PutOption
+		DeleteOption
+		UpdateOption
+	}
+)
+
+// option is every kind of option; the interfaces above say where each one fits.
+type option func(*options)
+
+func (f option) list(o *options)   { f(o) }
+func (f option) put(o *options)    { f(o) }
+func (f option) delete(o *options) { f(o) }
+func (f option) update(o *options) { f(o) }
+
+// options is what the options of one call add up to.
+type options struct {
+	guards    []Guard
+	once      bool
+	ttl       time.Duration
+	ttlSet    bool
+	lease     clientv3.LeaseID
+	leaseSet  bool
+	sameLease bool
+	upsert    bool
+	noLease   bool
+
+	partial  bool
+	revision int64
+	after    string
+	limit    int
+	reverse  bool
+
+	complaints []error
+}
+
+func (o *options) complain(format string, args ...any) {
+	o.complaints = append(o.complaints, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
+}
+
+// WithGuard makes etcd refuse the write, in the same transaction, once what is held is lost: the error then matches
+// [ErrGuard] and the owner's condition. It costs no further RPC. Several guards must all hold.
+func WithGuard(g ...Guarded) WriteOption {
+	return option(func(o *options) {
+		for _, one := range g {
+			if one == nil {
+				o.complain("WithGuard: nil")
+				continue
+			}
+			o.guards = append(o.guards, one.Guard())
+		}
+	})
+}
+
+// WithOnce makes the outcome of the write known, also when its answer is lost: the transaction puts an operation id
+// into a hidden key of this client as well, and is repeated until etcd has said whether that happened. It costs one more
+// put in each write, and one lease grant about every 30 seconds in which it is used. See the package documentation.
+func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) }
+
+// WithTTL lets the key end d after the write. It grants a lease for this write alone: one more RPC, and a lease in etcd
+// for each such key; a lease.Session is the cheaper way for many. d is rounded up to whole seconds and must be 1 s at
+// least; a server with default timing grants no less than 2 s. When the write is refused the lease is revoked again.
+func WithTTL(d time.Duration) PutOption {
+	return option(func(o *options) {
+		o.ttl, o.ttlSet = d, true
+		if err := checkTTL(d); err != nil {
+			o.complaints = append(o.complaints, err)
+		}
+	})
+}
+
+// WithLease attaches the key to a lease: the key is deleted with it. A lease that does not exist refuses the write.
+func WithLease(id clientv3.LeaseID) PutOption {
+	return option(func(o *options) {
+		o.lease, o.leaseSet = id, true
+		if id == clientv3.NoLease {
+			o.complain("WithLease: no lease given")
+		}
+	})
+}
+
+// WithSameLease keeps the lease that the key is attached to; a plain Put detaches it. A key that is absent is created
+// without a lease.
+func WithSameLease() PutOption { return option(func(o *options) { o.sameLease = true }) }
+
+// WithUpsert lets Update create a key that is absent: its function is given an entry with the zero value.
+func WithUpsert() UpdateOption { return option(func(o *options) { o.upsert = true }) }
+
+// WithoutLease lets Update detach the key from its lease, which it keeps by default.
+func WithoutLease() UpdateOption { return option(func(o *options) { o.noLease = true }) }
+
+// WithRevision lists the state at a revision in the past; ErrCompacted when that is gone. Default: the current one.
+func WithRevision(rev int64) ListOption {
+	return option(func(o *options) {
+		o.revision = rev
+		if rev <= 0 {
+			o.complain("WithRevision: revision %d", rev)
+		}
+	})
+}
+
+// WithAfter starts behind key, which need not exist; with [WithReverse], before it.
+func WithAfter(key string) ListOption { return option(func(o *options) { o.after = key }) }
+
+// WithLimit ends the listing after n entries.
+func WithLimit(n int) ListOption {
+	return option(func(o *options) {
+		o.limit = n
+		if n <= 0 {
+			o.complain("WithLimit: %d entries", n)
+		}
+	})
+}
+
+// WithPartialPrefix allows a prefix that does not end in "/", such as "users/4", and "" on a store without a namespace,
+// which means every key in etcd.
+func WithPartialPrefix() PrefixOption { return option(func(o *options) { o.partial = true }) }
+
+// WithReverse lists from the last key to the first. The server sorts the whole range for each page of it.
+func WithReverse() ListOption { return option(func(o *options) { o.reverse = true }) }
+
+func putOptions(opts []PutOption) (options, error) {
+	if len(opts) == 0 {
+		return options{}, nil
+	}
+	var o options
+	for _, opt := range opts {
+		if opt != nil {
+			opt.put(&o)
+		}
+	}
+	return o, o.checkWrite()
+}
+
+func deleteOptions(opts []DeleteOption) (options, error) {
+	if len(opts) == 0 {
+		return options{}, nil
+	}
+	var o options
+	for _, opt := range opts {
+		if opt != nil {
+			opt.delete(&o)
+		}
+	}
+	return o, o.checkWrite()
+}
+
+func updateOptions(opts []UpdateOption) (options, error) {
+	if len(opts) == 0 {
+		return options{}, nil
+	}
+	var o options
+	for _, opt := range opts {
+		if opt != nil {
+			opt.update(&o)
+		}
+	}
+	return o, o.checkWrite()
+}
+
+func listOptions(opts []ListOption) (options, error) {
+	if len(opts) == 0 {
+		return options{}, nil
+	}
+	var o options
+	for _, opt := range opts {
+		if opt != nil {
+			opt.list(&o)
+		}
+	}
+	return o, join(o.complaints)
+}
+
+// checkWrite joins all complaints about the options of a write.
+func (o *options) checkWrite() error {
+	leases := 0
+	for _, set := range []bool{o.ttlSet, o.leaseSet, o.sameLease} {
+		if set {
+			leases++
+		}
+	}
+	if leases > 1 {
+		o.complain("WithTTL, WithLease and WithSameLease exclude each other")
+	}
+	return join(o.complaints)
+}
+
+// Option is an option of a [Store].
+type Option func(*settings)
+
+// settings is what the options of a store add up to.
+type settings struct {
+	namespace string
+	retry     RetryPolicy
+	logger    *slog.Logger
+	limits    Limits
+	read      time.Duration
+	write     time.Duration
+	onRetry   func(op string, attempt int, err error)
+}
+
+// WithNamespace puts all keys of the store below dir. Default: none.
+func WithNamespace(dir string) Option { return func(s *settings) { s.namespace = dir } }
+
+// WithRetry says how often and at what pace calls are repeated. Default: see [RetryPolicy].
+func WithRetry(p RetryPolicy) Option { return func(s *settings) { s.retry = p } }
+
+// WithLogger logs, at debug level, what is retried and written; values appear as their length and a short hash. Default:
+// nothing is logged.
+func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
+
+// WithLimits changes the limits that are checked before a request is sent, where the cluster's settings differ from
+// etcd's defaults. A field that is 0 keeps its default.
+func WithLimits(l Limits) Option { return func(s *settings) { s.limits = l } }
+
+// WithTimeouts bounds calls whose context has no deadline. Default: 5 s for reads and 10 s for writes; 0 keeps it. Below
+// 7 s the refusal of a write by a server that has lost its quorum is not heard, and its outcome becomes unknown.
+func WithTimeouts(read, write time.Duration) Option {
+	return func(s *settings) { s.read, s.write = read, write }
+}
+
+// WithRetryHook is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and
+// how. It is called in the caller's goroutine and must not block. Default: none.
+func WithRetryHook(f func(op string, attempt int, err error)) Option {
+	return func(s *settings) { s.onRetry = f }
+}

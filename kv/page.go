@@ -1,0 +1,162 @@
+package kv
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+)
+
+// Page is a part of a listing. All pages that are reached from one first page by their cursors are of one revision.
+type Page[T any] struct {
+	Entries  []Entry[T]
+	Revision int64  // the revision that all pages show
+	Total    int64  // how many entries all pages have
+	Cursor   Cursor // where the next page starts, "" on the last one
+}
+
+// Cursor says where a page ends. It is opaque and URL-safe, and holds the revision and the last key, in the clear: it is
+// no secret and no permission. One that was made for another prefix, or made up, is refused with [ErrInvalid].
+type Cursor string
+
+// Page returns up to limit entries below prefix, in key order, from where c ends; "" is the first page. One RPC. A cursor
+// whose revision has been compacted since is [ErrCompacted]: start again. Unlike with List, the server goes through the
+// rest of the range for each page, so that reading a large range page by page costs the square of its size.
+func (s *Store) Page(ctx context.Context, prefix string, limit int, c Cursor) (Page[[]byte], error) {
+	spans, err := s.harmless(prefix)
+	if limit <= 0 {
+		err = errors.Join(err, fmt.Errorf("%w: a page of %d entries", errs.Invalid, limit))
+	}
+	at := position{}
+	if err == nil && c != "" {
+		at, err = parseCursor(c, s.ns+prefix)
+	}
+	if err != nil {
+		return Page[[]byte]{}, fail("page", prefix, err)
+	}
+	kvs, p, err := s.page(ctx, prefix, at.rest(spans), limit, at.rev)
+	if err != nil {
+		return Page[[]byte]{}, err
+	}
+	if at.rev != 0 {
+		p.Total = at.total
+	}
+	more := len(kvs) > limit
+	if more {
+		kvs = kvs[:limit]
+	}
+	p.Entries = make([]Entry[[]byte], len(kvs))
+	for i, kv := range kvs {
+		p.Entries[i] = entryOf(kv, len(s.ns))
+	}
+	if more {
+		p.Cursor = position{rev: p.Revision, total: p.Total, key: string(kvs[limit-1].GetKey())}.cursor(s.ns + prefix)
+	}
+	return p, nil
+}
+
+// page reads one entry more than limit, so as to know whether there is one.
+func (s *Store) page(ctx context.Context, prefix string, spans []keyspace.Range, limit int, rev int64) (kvs []*mvccpb.KeyValue, p Page[[]byte], err error) {
+	gets := make([]clientv3.Op, len(spans))
+	for i, r := range spans {
+		gets[i] = clientv3.OpGet(r.From, clientv3.WithRange(r.To), clientv3.WithLimit(int64(limit)+1), clientv3.WithRev(rev))
+	}
+	err = s.engine.Do(ctx, s.read("page", prefix), func(ctx context.Context, _ bool) error {
+		kvs, p = nil, Page[[]byte]{}
+		if len(gets) == 1 {
+			r, err := s.kv.Do(ctx, gets[0])
+			if err != nil {
+				return err
+			}
+			kvs, p.Total, p.Revision = r.Get().Kvs, r.Get().Count, r.Get().Header.GetRevision()
+			return nil
+		}
+		r, err := s.kv.Txn(ctx).Then(gets...).Commit()
+		if err != nil {
+			return err
+		}
+		p.Revision = r.Header.GetRevision()
+		for _, one := range r.Responses {
+			kvs = append(kvs, one.GetResponseRange().GetKvs()...)
+			p.Total += one.GetResponseRange().GetCount()
+		}
+		return nil
+	})
+	if rev != 0 {
+		p.Revision = rev
+	}
+	return slices.Clip(kvs), p, err
+}
+
+// position is what a cursor holds.
+type position struct {
+	rev, total int64
+	key        string // absolute
+}
+
+const cursorVersion = 1
+
+// rest is what of the spans lies behind the position. The position being below the prefix, something always does.
+func (p position) rest(spans []keyspace.Range) []keyspace.Range {
+	if p.key == "" {
+		return spans
+	}
+	behind := keyspace.Range{From: keyspace.After(p.key), To: keyspace.ToEnd}
+	var out []keyspace.Range
+	for _, r := range spans {
+		if cut := r.Intersect(behind); !cut.Empty() {
+			out = append(out, cut)
+		}
+	}
+	return out
+}
+
+// cursor encodes the position: a version, the revision, the total, a hash of the prefix, the key behind the prefix.
+func (p position) cursor(prefix string) Cursor {
+	b := []byte{cursorVersion}
+	b = binary.AppendUvarint(b, uint64(p.rev))   //nolint:gosec // revisions are positive
+	b = binary.AppendUvarint(b, uint64(p.total)) //nolint:gosec // counts are positive
+	b = binary.BigEndian.AppendUint32(b, prefixHash(prefix))
+	b = append(b, p.key[len(prefix):]...)
+	return Cursor(base64.RawURLEncoding.EncodeToString(b))
+}
+
+func prefixHash(prefix string) uint32 {
+	h := fnv.New32a()
+	_, _ = strings.NewReader(prefix).WriteTo(h)
+	return h.Sum32()
+}
+
+// parseCursor decodes a cursor for prefix. Whatever it holds, the position is below prefix.
+func parseCursor(c Cursor, prefix string) (p position, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(string(c))
+	if err != nil || len(b) == 0 || b[0] != cursorVersion {
+		return p, fmt.Errorf("%w: not a cursor", errs.Invalid)
+	}
+	b = b[1:]
+	var n [2]uint64
+	for i := range n {
+		v, size := binary.Uvarint(b)
+		if size <= 0 || v > 1<<62 {
+			return p, fmt.Errorf("%w: not a cursor", errs.Invalid)
+		}
+		n[i], b = v, b[size:]
+	}
+	if n[0] == 0 || len(b) <= 4 {
+		return p, fmt.Errorf("%w: not a cursor", errs.Invalid)
+	}
+	if binary.BigEndian.Uint32(b) != prefixHash(prefix) {
+		return p, fmt.Errorf("%w: the cursor is for another prefix", errs.Invalid)
+	}
+	return position{rev: int64(n[0]), total: int64(n[1]), key: prefix + string(b[4:])}, nil //nolint:gosec // checked above
+}

@@ -1,0 +1,186 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// Put writes key, whatever stands there, and returns the revision at which it did. One RPC.
+//
+// A lease that the key was attached to is detached, as etcd has it, unless WithSameLease or WithLease says otherwise.
+// When the answer is lost the outcome is unknown and nothing is sent again: the error matches [ErrUnknownOutcome].
+// [WithOnce] makes it known.
+func (s *Store) Put(ctx context.Context, key string, v []byte, o ...PutOption) (rev int64, err error) {
+	return s.put(ctx, "put", key, v, always, o)
+}
+
+// Create writes key if it is absent, and returns [ErrExists] when it is there. One RPC.
+//
+// A lost answer leaves the outcome unknown, since an absent key can come to be absent again; [WithOnce] makes it known.
+func (s *Store) Create(ctx context.Context, key string, v []byte, o ...PutOption) (rev int64, err error) {
+	return s.put(ctx, "create", key, v, absent, o)
+}
+
+// Replace writes key if it still stands at modRevision, and returns a [ConflictError] when it does not, also when it is
+// gone. One RPC. It is repeated when an answer is lost, since it can take effect only once; that leaves the outcome
+// unknown in the one case that somebody wrote the same value, which [WithOnce] tells apart too.
+func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision int64, o ...PutOption) (rev int64, err error) {
+	if modRevision <= 0 {
+		return 0, fail("replace", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
+	}
+	return s.put(ctx, "replace", key, v, condition{mod: modRevision}, o)
+}
+
+// CompareAndSwap writes key if its value is old, and returns a [ConflictError] when it is another or the key is absent.
+// One RPC. The value compared may come and go, so a lost answer leaves the outcome unknown: prefer Replace.
+func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte) (rev int64, err error) { //nolint:predeclared,revive // as in sync/atomic
+	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, nil)
+}
+
+// condition is what a write depends on.
+type condition struct {
+	absent  bool
+	mod     int64 // > 0
+	byValue bool
+	value   []byte
+}
+
+//nolint:gochecknoglobals // constants of a struct type
+var (
+	always = condition{}
+	absent = condition{absent: true}
+)
+
+// compares is the condition on key in etcd's terms.
+func (c condition) compares(key []byte) []clientv3.Cmp {
+	var cmp clientv3.Cmp
+	switch {
+	case c.absent:
+		cmp = clientv3.Compare(clientv3.CreateRevision(""), "=", 0)
+	case c.mod > 0:
+		cmp = clientv3.Compare(clientv3.ModRevision(""), "=", c.mod)
+	case c.byValue:
+		cmp = clientv3.Compare(clientv3.Value(""), "=", string(c.value))
+	default:
+		return nil
+	}
+	cmp.WithKeyBytes(key)
+	return []clientv3.Cmp{cmp}
+}
+
+// refusal is the error for a condition that did not hold.
+func (c condition) refusal(key string, out outcome) error {
+	if c.absent {
+		return ErrExists
+	}
+	return &ConflictError{Key: key, Want: c.mod, Have: out.cur.GetModRevision()}
+}
+
+// put is every write of a value.
+func (s *Store) put(ctx context.Context, op, key string, v []byte, cond condition, opts []PutOption) (int64, error) {
+	o, err := putOptions(opts)
+	abs, bad := s.writable(key)
+	if err = errors.Join(bad, err); err == nil {
+		err = errors.Join(s.limits.request(len(abs)+len(v)+len(cond.value)), s.limits.ops(1+o.extraOps(), s.limits.TxnOps))
+	}
+	if err != nil {
+		return 0, fail(op, key, err)
+	}
+	s.logWrite(ctx, op, key, v)
+	if o.ttlSet {
+		return s.putTTL(ctx, op, key, abs, v, cond, o)
+	}
+	return s.putLease(ctx, op, key, abs, v, cond, o)
+}
+
+// putTTL writes under a lease of the write's own.
+func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond condition, o options) (int64, error) {
+	id, _, err := s.grant(ctx, op, key, o.ttl)
+	if err != nil {
+		return 0, err
+	}
+	o.lease = id
+	rev, err := s.putLease(ctx, op, key, abs, v, cond, o)
+	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
+		s.revoke(ctx, id) // what is not known to be refused ends with its TTL: revoking could delete what was there before
+	}
+	return rev, err
+}
+
+const revokeWithin = 5 * time.Second
+
+// revoke takes back a lease that nothing came to be attached to, also when ctx has ended. What fails here ends by itself.
+func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), revokeWithin)
+	defer stop()
+	if _, err := s.cli.Revoke(ctx, id); err != nil {
+		s.log.DebugContext(ctx, "lease of a refused put was not revoked", "lease", int64(id), "error", err)
+	}
+}
+
+// putLease writes under the lease that is now in o.
+func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, cond condition, o options) (int64, error) {
+	then := putOp(abs, v, o)
+	cmps := cond.compares(abs)
+	if cmps == nil && len(o.guards) == 0 && !o.once && !o.sameLease {
+		return s.plain(ctx, op, key, then)
+	}
+	m := &mutation{op: op, key: key, abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once}
+	if v == nil {
+		m.value = []byte{} // nil says delete
+	}
+	if o.sameLease && cond.mod == 0 {
+		m.then = []clientv3.Op{keepLease(abs, then)}
+	}
+	out, err := s.write(ctx, m)
+	switch {
+	case err != nil:
+		return 0, err
+	case !out.applied:
+		return 0, fail(op, key, cond.refusal(key, out))
+	}
+	return out.rev, nil
+}
+
+// putOp is the put of a value under the lease of o.
+func putOp(abs, v []byte, o options) clientv3.Op {
+	var op clientv3.Op
+	switch {
+	case o.lease != 0:
+		op = clientv3.OpPut("", "", clientv3.WithLease(o.lease))
+	case o.sameLease:
+		op = clientv3.OpPut("", "", clientv3.WithIgnoreLease())
+	default:
+		op = clientv3.OpPut("", "")
+	}
+	op.WithKeyBytes(abs)
+	op.WithValueBytes(v)
+	return op
+}
+
+// keepLease puts with the present lease if the key is there, which etcd demands of such a put, and without if not.
+func keepLease(abs []byte, keep clientv3.Op) clientv3.Op {
+	there := clientv3.Compare(clientv3.CreateRevision(""), ">", 0)
+	there.WithKeyBytes(abs)
+	fresh := putOp(abs, keep.ValueBytes(), options{})
+	return clientv3.OpTxn([]clientv3.Cmp{there}, []clientv3.Op{keep}, []clientv3.Op{fresh})
+}
+
+// plain sends one operation without a transaction.
+func (s *Store) plain(ctx context.Context, op, key string, put clientv3.Op) (rev int64, err error) {
+	err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key}, func(ctx context.Context, _ bool) error {
+		r, err := s.kv.Do(ctx, put)
+		if err == nil {
+			rev = r.Put().Header.GetRevision()
+		}
+		return err
+	})
+	return rev, err
+}

@@ -1,0 +1,178 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// Store is a key-value store below a namespace. It is safe for concurrent use, holds no goroutine and needs no closing.
+// Stores made from one another with [Store.Namespace] share everything but the namespace.
+type Store struct {
+	*core
+
+	ns  string
+	bad error // what is wrong with the store: every call returns it
+}
+
+// core is what a store shares with those made from it.
+type core struct {
+	cli    *clientv3.Client
+	kv     clientv3.KV
+	engine *retry.Engine
+	hidden string // the absolute dir of the library's own keys
+	limits Limits
+	log    *slog.Logger
+	turns  turns
+	slots  slots
+	seed   maphash.Seed // of the hashes in the log
+}
+
+// Stats counts what a store, and those that share its client, did.
+type Stats struct {
+	Calls     uint64 // calls that passed the checks
+	Retries   uint64 // attempts beyond the first of a call
+	Unknown   uint64 // writes whose outcome is unknown
+	Conflicts uint64 // rounds of Update that found the key changed
+}
+
+// New returns a store over cli. It sends nothing. cli.KV is used as it is where it is not client/v3's own.
+//
+// What is wrong with the options is returned by every call of the store, since New has no error result.
+func New(cli *clientv3.Client, opts ...Option) *Store {
+	var s settings
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&s)
+		}
+	}
+	ns, badDir := keyspace.Dir(s.namespace)
+	bad := errors.Join(badDir, s.retry.Validate(), s.limits.validate())
+	if s.read < 0 || s.write < 0 {
+		bad = errors.Join(bad, fmt.Errorf("%w: negative timeout", errs.Invalid))
+	}
+	if cli == nil {
+		return &Store{core: &core{}, bad: errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid))}
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	kv, observed := wire.KV(cli)
+	c := &core{
+		cli: cli,
+		kv:  kv,
+		engine: retry.New(retry.Config{
+			Client: cli, Observed: observed, Policy: retry.Policy(s.retry),
+			ReadTimeout: s.read, WriteTimeout: s.write, Logger: s.logger, Observe: s.onRetry,
+		}),
+		hidden: ns + keyspace.Hidden,
+		limits: s.limits.withDefaults(),
+		log:    s.logger,
+		seed:   maphash.MakeSeed(),
+		slots:  slots{dir: ns + keyspace.Hidden + "op/", turn: make(chan struct{}, 1)},
+	}
+	return &Store{core: c, ns: ns, bad: bad}
+}
+
+// Namespace returns the store of what lies below dir. It shares the client, the retry budget and the turns of Update.
+// What is wrong with dir is returned by every call.
+func (s *Store) Namespace(dir string) *Store {
+	below, err := keyspace.Dir(dir)
+	return &Store{core: s.core, ns: s.ns + below, bad: errors.Join(s.bad, err)}
+}
+
+// Stats returns the counters of the client below the store.
+func (s *Store) Stats() Stats {
+	if s.engine == nil {
+		return Stats{}
+	}
+	e := s.engine.Stats()
+	return Stats{Calls: e.Calls, Retries: e.Retries, Unknown: e.Unknown, Conflicts: s.turns.conflicts.Load()}
+}
+
+// call names a call to the retry engine.
+func (s *Store) read(op, key string) retry.Call {
+	return retry.Call{Pkg: "kv", Op: op, Key: key, Read: true}
+}
+
+// absolute checks a key that is to be read and returns it as etcd has it.
+func (s *Store) absolute(key string) ([]byte, error) {
+	if s.bad != nil {
+		return nil, s.bad
+	}
+	if err := s.checkKey(key); err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, len(s.ns)+len(key))
+	return append(append(b, s.ns...), key...), nil
+}
+
+// checkKey refuses a relative key that is empty, or too long together with the namespace.
+func (s *Store) checkKey(key string) error {
+	if room := s.limits.KeyBytes - len(s.ns); room <= 0 {
+		return fmt.Errorf("%w: the namespace is %d bytes, the limit for a whole key is %d", errs.TooLarge, len(s.ns), s.limits.KeyBytes)
+	} else if err := keyspace.Key(key, room); err != nil {
+		return err
+	}
+	return nil
+}
+
+// writable is absolute for a key that is to be written.
+func (s *Store) writable(key string) ([]byte, error) {
+	abs, err := s.absolute(key)
+	if err == nil && strings.HasPrefix(string(abs), s.hidden) {
+		return nil, errHidden
+	}
+	return abs, err
+}
+
+// errHidden refuses writes to the library's own keys.
+var errHidden = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspace.Hidden)
+
+// spans checks a prefix and returns the absolute ranges below it.
+func (s *Store) spans(prefix string, partial bool) ([]keyspace.Range, error) {
+	if s.bad != nil {
+		return nil, s.bad
+	}
+	if err := keyspace.Prefix(prefix, partial); err != nil {
+		return nil, err
+	}
+	if prefix == "" && s.ns == "" && !partial {
+		return nil, fmt.Errorf("%w: the empty prefix of a store without a namespace is all of etcd: if that is meant, say WithPartialPrefix", errs.Invalid)
+	}
+	return keyspace.Spans(s.ns, prefix), nil
+}
+
+// harmless is spans for calls that take no options, since they can do no harm to, or with, all of etcd.
+func (s *Store) harmless(prefix string) ([]keyspace.Range, error) {
+	if prefix != "" && !strings.HasSuffix(prefix, "/") {
+		return nil, errors.Join(s.bad, fmt.Errorf("%w: prefix %s does not end in \"/\": did you mean %s", errs.Invalid, errs.Quote(prefix), errs.Quote(prefix+"/")))
+	}
+	return s.spans(prefix, true)
+}
+
+// get reads one key; nil when it is absent.
+func (c *core) get(ctx context.Context, key []byte, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	op := clientv3.OpGet("", opts...)
+	op.WithKeyBytes(key)
+	r, err := c.kv.Do(ctx, op)
+	return r.Get(), err
+}
+
+// join is errors.Join that lets a single error be.
+func join(all []error) error {
+	if len(all) == 1 {
+		return all[0]
+	}
+	return errors.Join(all...)
+}

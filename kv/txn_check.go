@@ -1,0 +1,115 @@
+package kv
+
+import (
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+)
+
+// rangeEnd is the first key behind the namespace.
+func rangeEnd(ns string) []byte { return []byte(keyspace.End(ns)) }
+
+// counted checks a transaction against the limits, the way that etcd counts: the longest of compares and branches, and
+// what that leaves is for each of the transactions inside.
+type counted struct {
+	*Store
+
+	writes bool
+	bytes  int
+}
+
+// branch returns what is wrong with a transaction that may have room operations, and with those in it.
+func (c *counted) branch(cmps []clientv3.Cmp, then, orElse []clientv3.Op, room int) (bad []error) {
+	n := max(len(cmps), len(then), len(orElse))
+	if err := c.limits.ops(n, room); err != nil {
+		bad = append(bad, err)
+	}
+	for i := range cmps {
+		bad = append(bad, c.key(cmps[i].KeyBytes())...)
+		c.bytes += len(cmps[i].KeyBytes()) + len(cmps[i].ValueBytes()) + opOverhead
+	}
+	for _, ops := range [][]clientv3.Op{then, orElse} {
+		if err := twice(ops); err != nil {
+			bad = append(bad, err)
+		}
+		for _, op := range ops {
+			bad = append(bad, c.op(op, room-n)...)
+		}
+	}
+	return bad
+}
+
+// op returns what is wrong with one operation.
+func (c *counted) op(op clientv3.Op, room int) (bad []error) {
+	if op.IsTxn() {
+		cmps, then, orElse := op.Txn()
+		return c.branch(cmps, then, orElse, room)
+	}
+	key := string(op.KeyBytes())
+	c.bytes += len(key) + len(op.RangeBytes()) + len(op.ValueBytes()) + opOverhead
+	if op.IsPut() || op.IsDelete() {
+		c.writes = true
+		r := reach(op)
+		if r.From = c.ns + r.From; r.To == keyspace.ToEnd {
+			r.To = keyspace.End(c.ns)
+		} else {
+			r.To = c.ns + r.To
+		}
+		if !r.Intersect(keyspace.Under(c.hidden)).Empty() {
+			bad = append(bad, errHidden)
+		}
+	}
+	if op.Rev() < 0 || op.Limit() < 0 {
+		bad = append(bad, fmt.Errorf("%w: %s of key %s: negative revision or limit", errs.Invalid, verb(op), errs.Quote(key)))
+	}
+	return append(bad, c.key(op.KeyBytes())...)
+}
+
+// key returns what is wrong with a key; an empty one is refused where keys are mapped.
+func (c *counted) key(rel []byte) []error {
+	if len(rel) > 0 {
+		if err := c.checkKey(string(rel)); err != nil {
+			return []error{err}
+		}
+	}
+	return nil
+}
+
+// twice refuses a branch that writes a key twice, which etcd would do after the whole request has reached it. What nested
+// transactions write is left for etcd to find.
+func twice(ops []clientv3.Op) error {
+	puts := make(map[string]bool)
+	for _, op := range ops {
+		if !op.IsPut() {
+			continue
+		}
+		key := string(op.KeyBytes())
+		if puts[key] {
+			return fmt.Errorf("%w: key %s is put twice", errs.Invalid, errs.Quote(key))
+		}
+		puts[key] = true
+	}
+	for _, op := range ops {
+		if !op.IsDelete() {
+			continue
+		}
+		for key := range puts {
+			if reach(op).Contains(key) {
+				return fmt.Errorf("%w: key %s is both put and deleted", errs.Invalid, errs.Quote(key))
+			}
+		}
+	}
+	return nil
+}
+
+// reach is what an operation works on.
+func reach(op clientv3.Op) keyspace.Range {
+	r := keyspace.One(string(op.KeyBytes()))
+	if end := op.RangeBytes(); len(end) > 0 {
+		r.To = string(end)
+	}
+	return r
+}

@@ -1,0 +1,214 @@
+package kv
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// Typed is a store of values of one type below a dir. It gives and takes keys below that dir. It is a small value: copy
+// it freely. The zero Typed is not usable; make one with [NewTyped].
+type Typed[T any] struct {
+	s     *Store
+	codec Codec[T]
+	bad   func(key string, rev int64, err error) error
+}
+
+// TypedOption is an option of [NewTyped].
+type TypedOption func(*typedSettings)
+
+type typedSettings struct {
+	bad func(key string, rev int64, err error) error
+}
+
+// WithBadEntry is told of a stored value that does not decode, while a listing goes on: f returns nil to skip the entry,
+// or the error to end the listing with. Default: the listing ends with [ErrDecode].
+func WithBadEntry(f func(key string, rev int64, err error) error) TypedOption {
+	return func(s *typedSettings) { s.bad = f }
+}
+
+// NewTyped returns the typed store of what lies below dir in s, in the form of c. It sends nothing. What is wrong with
+// the arguments is returned by every call.
+func NewTyped[T any](s *Store, dir string, c Codec[T], o ...TypedOption) Typed[T] {
+	var set typedSettings
+	for _, opt := range o {
+		if opt != nil {
+			opt(&set)
+		}
+	}
+	if s == nil {
+		s = New(nil)
+	}
+	s = s.Namespace(dir)
+	if c == nil {
+		s.bad = join(append(make([]error, 0, 2), s.bad, fmt.Errorf("%w: no codec", errs.Invalid)))
+	}
+	return Typed[T]{s: s, codec: c, bad: set.bad}
+}
+
+// Get returns the current entry of key, [ErrNotFound], or [ErrDecode]. One RPC; see [Store.Get].
+func (t Typed[T]) Get(ctx context.Context, key string) (Entry[T], error) {
+	e, err := t.store().Get(ctx, key)
+	if err != nil {
+		return Entry[T]{}, err
+	}
+	return t.decode("get", e)
+}
+
+// GetAsOf returns key as it was at revision rev. One RPC; see [Store.GetAsOf].
+func (t Typed[T]) GetAsOf(ctx context.Context, key string, rev int64) (Entry[T], error) {
+	e, err := t.store().GetAsOf(ctx, key, rev)
+	if err != nil {
+		return Entry[T]{}, err
+	}
+	return t.decode("get as of", e)
+}
+
+// Put writes key, whatever stands there. One RPC; see [Store.Put].
+func (t Typed[T]) Put(ctx context.Context, key string, v T, o ...PutOption) (rev int64, err error) {
+	b, err := t.encode("put", key, v)
+	if err != nil {
+		return 0, err
+	}
+	return t.store().Put(ctx, key, b, o...)
+}
+
+// Create writes key if it is absent, or returns [ErrExists]. One RPC; see [Store.Create].
+func (t Typed[T]) Create(ctx context.Context, key string, v T, o ...PutOption) (rev int64, err error) {
+	b, err := t.encode("create", key, v)
+	if err != nil {
+		return 0, err
+	}
+	return t.store().Create(ctx, key, b, o...)
+}
+
+// Replace writes key if it still stands at modRevision, or returns a [ConflictError]. One RPC; see [Store.Replace].
+func (t Typed[T]) Replace(ctx context.Context, key string, v T, modRevision int64, o ...PutOption) (rev int64, err error) {
+	b, err := t.encode("replace", key, v)
+	if err != nil {
+		return 0, err
+	}
+	return t.store().Replace(ctx, key, b, modRevision, o...)
+}
+
+// Delete deletes key; 0 and no error when there was nothing to delete. One RPC; see [Store.Delete].
+func (t Typed[T]) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
+	return t.store().Delete(ctx, key, o...)
+}
+
+// DeleteAt deletes key if it still stands at modRevision, or returns a [ConflictError]. One RPC; see [Store.DeleteAt].
+func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
+	return t.store().DeleteAt(ctx, key, modRevision, o...)
+}
+
+// Update lets f change the value of key in place, and returns the entry as it then stands. f may be called more than
+// once, each time on a value of its own. A stored value that does not decode is [ErrDecode], and stays. See
+// [Store.Update] for the rest, SkipUpdate and the cost included.
+func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o ...UpdateOption) (Entry[T], error) {
+	if f == nil {
+		return Entry[T]{}, fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
+	}
+	var v T
+	e, err := t.store().Update(ctx, key, func(cur Entry[[]byte]) ([]byte, error) {
+		var zero T
+		v = zero
+		if cur.ModRevision != 0 {
+			d, err := t.decode("update", cur)
+			if err != nil {
+				return nil, err
+			}
+			v = d.Value
+		}
+		if err := f(&v); err != nil {
+			return nil, err
+		}
+		return t.encode("update", key, v)
+	}, o...)
+	if err != nil || e.ModRevision == 0 {
+		return Entry[T]{Key: e.Key}, err
+	}
+	return t.decode("update", e)
+}
+
+// List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value that does not decode
+// ends it with [ErrDecode] unless [WithBadEntry] has other plans.
+func (t Typed[T]) List(ctx context.Context, o ...ListOption) iter.Seq2[Entry[T], error] {
+	return func(yield func(Entry[T], error) bool) {
+		for e, err := range t.store().List(ctx, "", o...) {
+			if err != nil {
+				yield(Entry[T]{}, err)
+				return
+			}
+			d, skip, err := t.listed("list", e)
+			if skip {
+				continue
+			}
+			if !yield(d, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Page returns the next limit entries, in one RPC; see [Store.Page]. A value that does not decode makes the page fail
+// with [ErrDecode], or is left out, as [WithBadEntry] decides.
+func (t Typed[T]) Page(ctx context.Context, limit int, c Cursor) (Page[T], error) {
+	p, err := t.store().Page(ctx, "", limit, c)
+	if err != nil {
+		return Page[T]{}, err
+	}
+	out := Page[T]{Revision: p.Revision, Total: p.Total, Cursor: p.Cursor, Entries: make([]Entry[T], 0, len(p.Entries))}
+	for _, e := range p.Entries {
+		d, skip, err := t.listed("page", e)
+		if err != nil {
+			return Page[T]{}, err
+		}
+		if !skip {
+			out.Entries = append(out.Entries, d)
+		}
+	}
+	return out, nil
+}
+
+// store is the store below, also for a Typed that nobody made.
+func (t Typed[T]) store() *Store {
+	if t.s == nil {
+		return New(nil)
+	}
+	return t.s
+}
+
+func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
+	if t.codec == nil {
+		return nil, fail(op, key, fmt.Errorf("%w: no codec", errs.Invalid))
+	}
+	b, err := t.codec.Encode(v)
+	if err != nil {
+		return nil, fail(op, key, fmt.Errorf("%w: value cannot be encoded: %w", errs.Invalid, err))
+	}
+	return b, nil
+}
+
+func (t Typed[T]) decode(op string, e Entry[[]byte]) (Entry[T], error) {
+	v, err := t.codec.Decode(e.Value)
+	if err != nil {
+		return Entry[T]{}, fail(op, e.Key, &decodeError{rev: e.ModRevision, cause: err})
+	}
+	return Entry[T]{
+		Key: e.Key, Value: v, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version, Lease: e.Lease,
+	}, nil
+}
+
+// listed decodes one entry of many: one that does not decode is the user's to decide.
+func (t Typed[T]) listed(op string, e Entry[[]byte]) (d Entry[T], skip bool, err error) {
+	d, err = t.decode(op, e)
+	if err == nil || t.bad == nil {
+		return d, false, err
+	}
+	if err = t.bad(e.Key, e.ModRevision, err); err != nil {
+		return d, false, fail(op, e.Key, err)
+	}
+	return d, true, nil
+}

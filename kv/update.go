@@ -1,0 +1,213 @@
+package kv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+const (
+	updateRounds   = 64 // conflicts before Update gives up
+	updatePauseMin = time.Millisecond
+	updatePauseMax = 128 * time.Millisecond
+)
+
+// Update replaces the value of key by what f makes of it, and returns the entry as it then stands. f must have no side
+// effects: it is called again when the key has changed meanwhile. cur.Value must not be modified.
+//
+// An error of f ends Update with that error, [SkipUpdate] with the current entry and none; both are taken only from a
+// call of f on a state read after Update began. An absent key is [ErrNotFound], unless [WithUpsert]. The key keeps its
+// lease unless [WithoutLease]. After 64 conflicts Update gives up with [ErrConflict].
+//
+// It costs two RPCs, and one where callers of this process update the same key at the same time: they take turns, and
+// each goes on from what the last one wrote. Conflicts with other processes cost one RPC each. As for the outcome after a
+// lost answer, see [Store.Replace] and [Store.Create].
+func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (Entry[[]byte], error) {
+	opts, err := updateOptions(o)
+	abs, bad := s.writable(key)
+	if err = errors.Join(bad, err, s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)); err == nil {
+		switch {
+		case ctx == nil:
+			err = fmt.Errorf("%w: nil context", errs.Invalid)
+		case f == nil:
+			err = fmt.Errorf("%w: no function", errs.Invalid)
+		default:
+			err = retry.ContextError(ctx)
+		}
+	}
+	if err != nil {
+		return Entry[[]byte]{}, fail("update", key, err)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, s.engine.WriteTimeout)
+		defer stop()
+	}
+	t, err := s.turns.take(ctx, string(abs))
+	if err != nil {
+		return Entry[[]byte]{}, fail("update", key, fmt.Errorf("%w: waiting for other updates in this process", err))
+	}
+	u := update{Store: s, key: key, abs: abs, f: f, o: opts, known: t.known, cur: t.cur}
+	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // also when f panics
+	return u.run(ctx)
+}
+
+// update is one Update that has its turn.
+type update struct {
+	*Store
+
+	key string
+	abs []byte
+	f   func(cur Entry[[]byte]) ([]byte, error)
+	o   options
+
+	known bool             // cur is what etcd gave, if not now then a moment ago
+	fresh bool             // cur was read since the update began
+	cur   *mvccpb.KeyValue // nil: absent
+}
+
+func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
+	pause := retry.Policy{BaseDelay: updatePauseMin, MaxDelay: updatePauseMax}.Backoff()
+	pause.Reset()
+	for range updateRounds {
+		v, err := u.next(ctx)
+		if err != nil {
+			return u.stopped(err)
+		}
+		m, err := u.mutation(ctx, v)
+		if err != nil {
+			return Entry[[]byte]{}, fail("update", u.key, err)
+		}
+		out, err := u.write(ctx, m)
+		if err != nil {
+			u.known = false
+			return Entry[[]byte]{}, err
+		}
+		if out.applied {
+			return u.applied(v, out), nil
+		}
+		u.turns.conflicts.Add(1)
+		u.known, u.fresh, u.cur = true, true, out.cur
+		if err := sleep(ctx, pause.NextBackOff()); err != nil {
+			return Entry[[]byte]{}, fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
+		}
+	}
+	return Entry[[]byte]{}, fail("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, updateRounds))
+}
+
+// next reads the key, unless it is known, and asks f. What f refuses on a remembered state is asked again on a read one.
+func (u *update) next(ctx context.Context) ([]byte, error) {
+	for {
+		if !u.known {
+			if err := u.fetch(ctx); err != nil {
+				return nil, err
+			}
+		}
+		v, err := u.ask()
+		if err == nil || u.fresh {
+			return v, err
+		}
+		u.known = false
+	}
+}
+
+// fetch reads the key.
+func (u *update) fetch(ctx context.Context) error {
+	return u.engine.Do(ctx, u.read("update", u.key), func(ctx context.Context, _ bool) error {
+		r, err := u.get(ctx, u.abs)
+		if err != nil {
+			return err
+		}
+		u.known, u.fresh, u.cur = true, true, nil
+		if len(r.Kvs) > 0 {
+			u.cur = r.Kvs[0]
+		}
+		return nil
+	})
+}
+
+// ask calls f on what is known.
+func (u *update) ask() ([]byte, error) {
+	if u.cur == nil && !u.o.upsert {
+		return nil, fail("update", u.key, ErrNotFound)
+	}
+	return u.f(u.entry())
+}
+
+// entry is what is known, as f and the caller get it.
+func (u *update) entry() Entry[[]byte] {
+	if u.cur == nil {
+		return Entry[[]byte]{Key: u.key}
+	}
+	return entryOf(u.cur, len(u.ns))
+}
+
+// stopped is the end by f, or by a failed read.
+func (u *update) stopped(err error) (Entry[[]byte], error) {
+	if errors.Is(err, SkipUpdate) {
+		e := u.entry()
+		e.Value = bytes.Clone(e.Value) // the next in turn may be given what is remembered
+		return e, nil
+	}
+	if _, ours := errors.AsType[*errs.Error](err); ours {
+		return Entry[[]byte]{}, err
+	}
+	return Entry[[]byte]{}, fail("update", u.key, err)
+}
+
+// mutation is the write of v over what is known.
+func (u *update) mutation(ctx context.Context, v []byte) (*mutation, error) {
+	if err := u.limits.request(len(u.abs) + len(v)); err != nil {
+		return nil, err
+	}
+	cond, o := absent, options{}
+	if u.cur != nil {
+		cond = condition{mod: u.cur.GetModRevision()}
+		if !u.o.noLease {
+			o.lease = clientv3.LeaseID(u.cur.GetLease())
+		}
+	}
+	if v == nil {
+		v = []byte{} // nil says delete
+	}
+	u.logWrite(ctx, "update", u.key, v)
+	return &mutation{
+		op: "update", key: u.key, abs: u.abs, cond: cond.compares(u.abs), then: []clientv3.Op{putOp(u.abs, v, o)},
+		succeeds: cond.mod, value: v, guards: u.o.guards, once: u.o.once,
+	}, nil
+}
+
+// applied remembers what now stands, for the next in turn, and returns it.
+func (u *update) applied(v []byte, out outcome) Entry[[]byte] {
+	now := &mvccpb.KeyValue{Key: u.abs, Value: bytes.Clone(v), CreateRevision: out.rev, ModRevision: out.rev, Version: 1}
+	if u.cur != nil {
+		now.CreateRevision, now.Version = u.cur.GetCreateRevision(), u.cur.GetVersion()+1
+		if !u.o.noLease {
+			now.Lease = u.cur.GetLease()
+		}
+	}
+	u.known, u.cur = true, now
+	e := u.entry()
+	e.Value = v
+	return e
+}
+
+// sleep waits for d, or for the end of ctx, whose error it returns.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return retry.ContextError(ctx)
+	}
+}

@@ -1,0 +1,259 @@
+package etcdkit
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// freshFor is how old a token may be when a stream that is to live long is opened with it.
+const freshFor = time.Second
+
+// login gets and renews the token that calls carry. It works as interceptors of the connection and not through
+// client/v3's own credentials, which log in when the client is made, keep one password for good, and log in for each
+// stream.
+//
+// Calls that need a login at the same time share one, made within the call of one of them. A token that etcd refuses is
+// replaced and the call, which etcd refused before looking at it, is made once more.
+type login struct {
+	source credentialsFunc // nil: the token is fixed
+	bound  time.Duration   // of one login
+	base   context.Context //nolint:containedctx // the client's life: a login must not carry what one caller's context holds
+
+	mu     sync.Mutex
+	have   ticket
+	stale  uint64 // tickets up to this one were refused
+	trying *attempt
+
+	count  atomic.Uint64
+	failed atomic.Uint64
+}
+
+// ticket is a token and which one it is, counted from 1. An empty token is right where authentication is off.
+type ticket struct {
+	token string
+	no    uint64
+	at    time.Time
+}
+
+// attempt is a login under way.
+type attempt struct {
+	done      chan struct{}
+	got       ticket
+	err       error
+	abandoned bool // it ended with the call that made it, which says nothing to the others
+}
+
+// fixedToken is a login that never happens.
+func fixedToken(token string) *login { return &login{have: ticket{token: token, no: 1}} }
+
+// dialOptions makes every call of a connection carry a token.
+func (l *login) dialOptions() []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.unary), grpc.WithChainStreamInterceptor(l.stream)}
+}
+
+// needsToken tells the calls that etcd answers to anybody from the others.
+func needsToken(method string) bool {
+	return method != pb.Auth_Authenticate_FullMethodName && method != healthpb.Health_Check_FullMethodName
+}
+
+func (l *login) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if !needsToken(method) {
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
+	t, err := l.ticket(ctx, cc, 0, opts)
+	if err != nil {
+		return err
+	}
+	err = invoke(t.outgoing(ctx), method, req, reply, cc, opts...)
+	if l.source == nil || !refusedToken(err) {
+		return err
+	}
+	t, renewErr := l.ticket(ctx, cc, t.no, opts)
+	switch status.Code(renewErr) {
+	case codes.OK:
+		return invoke(t.outgoing(ctx), method, req, reply, cc, opts...)
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return err // what is known for certain: this call was refused
+	default:
+		return renewErr
+	}
+}
+
+func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if !needsToken(method) {
+		return open(ctx, desc, cc, method, opts...)
+	}
+	var after uint64
+	if desc.ClientStreams {
+		after = l.aged() // etcd looks at the token of a watch stream for as long as the stream lives
+	}
+	t, err := l.ticket(ctx, cc, after, opts)
+	if err != nil {
+		return nil, err
+	}
+	s, err := open(t.outgoing(ctx), desc, cc, method, opts...)
+	if err != nil || l.source == nil {
+		return s, err
+	}
+	return &guardedStream{ClientStream: s, login: l, ticket: t.no}, nil
+}
+
+// aged returns the current ticket's number if it is old enough to be replaced, else 0.
+func (l *login) aged() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.source == nil || time.Since(l.have.at) < freshFor {
+		return 0
+	}
+	return l.have.no
+}
+
+// refuse notes that etcd no longer accepts a ticket.
+func (l *login) refuse(no uint64) {
+	l.mu.Lock()
+	l.stale = max(l.stale, no)
+	l.mu.Unlock()
+}
+
+// ticket returns a ticket later than after, logging in if there is none.
+func (l *login) ticket(ctx context.Context, cc *grpc.ClientConn, after uint64, opts []grpc.CallOption) (ticket, error) {
+	for {
+		l.mu.Lock()
+		if l.source == nil || l.have.no > max(after, l.stale) {
+			have := l.have
+			l.mu.Unlock()
+			return have, nil
+		}
+		a := l.trying
+		if a == nil {
+			a = &attempt{done: make(chan struct{})}
+			l.trying = a
+			l.mu.Unlock()
+			l.try(ctx, cc, a, opts)
+			return a.got, a.err
+		}
+		l.mu.Unlock()
+		select {
+		case <-a.done:
+			if !a.abandoned {
+				return a.got, a.err
+			}
+		case <-ctx.Done():
+			return ticket{}, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// try makes one login within the call of ctx, and tells whoever waits for it.
+func (l *login) try(ctx context.Context, cc *grpc.ClientConn, a *attempt, opts []grpc.CallOption) {
+	bounded, stop := context.WithTimeout(l.base, l.bound)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	token, err := l.authenticate(bounded, cc, opts)
+	l.count.Add(1)
+	if err != nil {
+		l.failed.Add(1)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.have = ticket{token: token, no: max(l.have.no, l.stale) + 1, at: time.Now()}
+	} else if ctx.Err() != nil {
+		a.abandoned, err = true, status.FromContextError(ctx.Err()).Err()
+	}
+	a.got, a.err, l.trying = l.have, err, nil
+	close(a.done)
+}
+
+// authenticate gets a token. It waits for a connection if the call does that it is made for.
+func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []grpc.CallOption) (string, error) {
+	user, password, err := l.source(ctx)
+	if err == nil && (user == "" || password == "") {
+		err = errors.New("user or password is empty")
+	}
+	if err != nil {
+		return "", &credentialsError{err: err}
+	}
+	var patience []grpc.CallOption
+	for _, o := range opts {
+		if w, ok := o.(grpc.FailFastCallOption); ok {
+			patience = append(patience, w)
+		}
+	}
+	resp, err := pb.NewAuthClient(cc).Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: password}, patience...)
+	if errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
+		return "", nil
+	}
+	return resp.GetToken(), err
+}
+
+// outgoing is ctx for a call that carries the ticket.
+func (t ticket) outgoing(ctx context.Context) context.Context {
+	if t.token == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, t.token)
+}
+
+// refusedToken reports whether etcd refused a call for a token that a new login would replace.
+func refusedToken(err error) bool {
+	if err == nil {
+		return false
+	}
+	return refusedReason(rpctypes.ErrorDesc(err))
+}
+
+// refusedReason is refusedToken for the text of a refusal, with or without the words of gRPC before it.
+func refusedReason(text string) bool {
+	for _, err := range []error{rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCUserEmpty, rpctypes.ErrGRPCAuthOldRevision} {
+		if strings.HasSuffix(text, rpctypes.ErrorDesc(err)) {
+			return true
+		}
+	}
+	return false
+}
+
+// guardedStream notices when etcd refuses the token of a stream, so that the next one has another.
+type guardedStream struct {
+	grpc.ClientStream
+
+	login  *login
+	ticket uint64
+}
+
+// RecvMsg receives, and takes note. A watch that is refused is told in a message, not by the end of the stream.
+func (s *guardedStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	w, ok := m.(*pb.WatchResponse)
+	if refusedToken(err) || ok && err == nil && w.GetCanceled() && refusedReason(w.GetCancelReason()) {
+		s.login.refuse(s.ticket)
+	}
+	return err
+}
+
+// credentialsError says that there was nothing to log in with.
+type credentialsError struct{ err error }
+
+func (e *credentialsError) Error() string { return "credentials: " + e.err.Error() }
+
+// Unwrap gives the condition and the reason.
+func (e *credentialsError) Unwrap() []error { return []error{errs.Unauthenticated, e.err} }
+
+// GRPCStatus is what client/v3 looks at.
+func (e *credentialsError) GRPCStatus() *status.Status {
+	return status.New(codes.Unauthenticated, e.Error())
+}

@@ -1,0 +1,276 @@
+package etcdkit_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+const authenticate = "Auth/Authenticate"
+
+// guarded is a server with authentication, on which the user "app" may use "app/".
+func guarded(t *testing.T, flags ...string) *etcdtest.Server {
+	t.Helper()
+	s := etcdtest.Start(t, etcdtest.WithFlags(flags...))
+	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "app", Password: planted, Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
+	return s
+}
+
+func asApp(s *etcdtest.Server) etcdkit.Config {
+	return etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: planted, Namespace: "app"}
+}
+
+// asRoot is a client that may do everything.
+func asRoot(t *testing.T, s *etcdtest.Server) *clientv3.Client {
+	t.Helper()
+	return s.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+}
+
+func TestAPasswordOpensANamespaceAndNoMore(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	c := open(t, asApp(s))
+	_, err := c.KV().Put(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	_, err = c.Raw().Put(t.Context(), "elsewhere", "v")
+	require.Error(t, err)
+	cfg := asApp(s)
+	cfg.Namespace = ""
+	outside := open(t, cfg)
+	_, err = outside.KV().Get(t.Context(), "elsewhere")
+	require.ErrorIs(t, err, etcdkit.ErrPermission)
+	assert.True(t, etcdkit.SafeToRetry(err))
+}
+
+func TestAWrongPasswordIsToldByOpenWithoutAStorm(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	cfg, count := asApp(s), etcdtest.Counter(t)
+	cfg.Password = "wrong-" + planted
+	began := time.Now()
+	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithDialOptions(count.DialOption()))
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+	assert.NotErrorIs(t, err, etcdkit.ErrUnavailable)
+	assert.Less(t, time.Since(began), 3*time.Second)
+	assert.LessOrEqual(t, count.Count(authenticate), 2)
+	assert.ErrorContains(t, err, s.Endpoint())
+	assertHides(t, err.Error())
+}
+
+func TestAUserDeletedLaterIsUnauthenticatedWithoutAStorm(t *testing.T) {
+	t.Parallel()
+	s, count := guarded(t), etcdtest.Counter(t)
+	c := open(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
+	_, err := asRoot(t, s).UserDelete(t.Context(), "app")
+	require.NoError(t, err)
+	for range 3 {
+		count.Reset()
+		_, err = c.KV().Get(t.Context(), "k")
+		require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+		assert.LessOrEqual(t, count.Count(authenticate), 2)
+		count.Reset()
+		_, err = c.KV().Put(t.Context(), "k", nil)
+		require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+		assert.True(t, etcdkit.SafeToRetry(err))
+		assert.LessOrEqual(t, count.Count(authenticate), 2)
+	}
+	assert.Positive(t, c.Stats().LoginFailures)
+}
+
+func TestManyCallsShareOneLogin(t *testing.T) {
+	t.Parallel()
+	s, count := guarded(t), etcdtest.Counter(t)
+	c := opened(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			_, err := c.KV().Put(t.Context(), "k", nil)
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, 1, count.Count(authenticate))
+	assert.Equal(t, uint64(1), c.Stats().Logins)
+	for range 5 {
+		stream, err := c.Raw().GetStream(t.Context(), "app/", clientv3.WithPrefix())
+		require.NoError(t, err)
+		for part := range stream {
+			require.NoError(t, part.Err())
+		}
+	}
+	assert.Equal(t, 1, count.Count(authenticate), "a list is a stream, and needs no login of its own")
+}
+
+func TestACallThatGivesUpDoesNotSpoilTheLoginOfOthers(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	var times atomic.Int32
+	cfg := asApp(s)
+	cfg.Username, cfg.Password = "", ""
+	c := opened(t, cfg, etcdkit.WithCredentials(func(ctx context.Context) (string, string, error) {
+		if times.Add(1) == 1 {
+			close(asked)
+			<-ctx.Done() // the first login ends with the call that it is made for
+			close(goOn)
+			return "", "", ctx.Err()
+		}
+		return "app", planted, nil
+	}))
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := c.KV().Get(ctx, "k")
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+	<-asked
+	wg.Go(func() {
+		_, err := c.KV().Put(t.Context(), "k", nil)
+		assert.NoError(t, err)
+	})
+	stop()
+	<-goOn
+	wg.Wait()
+}
+
+func TestAnExpiredTokenIsReplacedUnseen(t *testing.T) {
+	t.Parallel()
+	s := guarded(t, "--auth-token-ttl=1")
+	root := asRoot(t, s)
+	count := etcdtest.Counter(t)
+	c := open(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
+	lapse := func() {
+		// A password set anew, to the same one, ends the tokens of the user as time does.
+		_, err := root.UserChangePassword(t.Context(), "app", planted)
+		require.NoError(t, err)
+		count.Reset()
+	}
+	lapse()
+	_, err := c.KV().Put(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	assert.Equal(t, 1, count.Count(authenticate))
+	lapse()
+	_, err = c.Raw().Put(t.Context(), "app/k", "v")
+	require.NoError(t, err, "also below the parts")
+	lapse()
+	if err := watchOnce(t, c); err != nil {
+		// A stream that is opened within a second of a login carries the token of that one; its refusal is noticed.
+		require.ErrorContains(t, err, "invalid auth token")
+		require.NoError(t, watchOnce(t, c))
+	}
+	lapse()
+	granted, err := c.Raw().Grant(t.Context(), 60)
+	require.NoError(t, err)
+	_, err = c.Raw().KeepAliveOnce(t.Context(), granted.ID)
+	require.NoError(t, err)
+}
+
+// watchOnce opens a watch on a stream of its own.
+func watchOnce(t *testing.T, c *etcdkit.Client) error {
+	t.Helper()
+	w := clientv3.NewWatcher(c.Raw())
+	defer w.Close()
+	created := <-w.Watch(t.Context(), "app/k", clientv3.WithCreatedNotify())
+	assert.True(t, created.Created || created.Err() != nil)
+	return created.Err()
+}
+
+func TestARotatedPasswordFileNeedsNoRestart(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	file := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(file, []byte(planted+"\n"), 0o600))
+	cfg := asApp(s)
+	cfg.Password, cfg.PasswordFile = "", file
+	c := open(t, cfg)
+	_, err := asRoot(t, s).UserChangePassword(t.Context(), "app", "the next one")
+	require.NoError(t, err)
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated, "the file has not followed yet")
+	require.NoError(t, os.WriteFile(file, []byte("the next one"), 0o600))
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(file))
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err, "the file is needed for logins only")
+}
+
+func TestCredentialsThatCannotBeHadFailTheCallThatNeedsThem(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	vault := errors.New("the vault is sealed")
+	var sealed atomic.Bool
+	sealed.Store(true)
+	cfg := asApp(s)
+	cfg.Username, cfg.Password = "", ""
+	c := opened(t, cfg, etcdkit.WithCredentials(func(context.Context) (string, string, error) {
+		if sealed.Load() {
+			return "", "", vault
+		}
+		return "app", planted, nil
+	}))
+	_, err := c.KV().Put(t.Context(), "k", nil)
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+	require.ErrorIs(t, err, vault)
+	assert.True(t, etcdkit.SafeToRetry(err), "%v", err)
+	sealed.Store(false)
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err)
+}
+
+func TestALoginIsHarmlessWhereAuthenticationIsOff(t *testing.T) {
+	t.Parallel()
+	s, count := etcdtest.Start(t), etcdtest.Counter(t)
+	cfg := etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: planted}
+	c := open(t, cfg, etcdkit.WithDialOptions(count.DialOption()))
+	for range 5 {
+		_, err := c.KV().Put(t.Context(), "k", nil)
+		require.NoError(t, err)
+	}
+	assert.Equal(t, 1, count.Count(authenticate))
+	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "app", Password: planted, Grants: []etcdtest.Grant{etcdtest.ReadWrite("k")}})
+	_, err := c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err, "it logs in once authentication is switched on")
+}
+
+func TestATokenIsSentAsItIs(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	got, err := asRoot(t, s).Authenticate(t.Context(), "app", planted)
+	require.NoError(t, err)
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints(), Token: etcdkit.Secret(got.Token), Namespace: "app"})
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err)
+	_, err = etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints(), Token: planted})
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+	assertHides(t, err.Error())
+}
+
+func TestNoCallerMayDecideWhatALoginCarries(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	s := guarded(t)
+	cfg := asApp(s)
+	cfg.Username, cfg.Password = "", ""
+	seen := make(chan any, 1)
+	c := opened(t, cfg, etcdkit.WithCredentials(func(ctx context.Context) (string, string, error) {
+		seen <- ctx.Value(key{})
+		return "app", planted, nil
+	}))
+	_, err := c.KV().Put(context.WithValue(t.Context(), key{}, "one caller's"), "k", nil, kv.WithTTL(time.Minute))
+	require.NoError(t, err)
+	assert.Nil(t, <-seen)
+}

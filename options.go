@@ -1,0 +1,127 @@
+package etcdkit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+// Option changes what [Open], [OpenLazy] and [Wrap] make.
+type Option func(*options)
+
+// credentialsFunc is where logins take user and password from.
+type credentialsFunc func(ctx context.Context) (user, password string, err error)
+
+// options is what the options add up to.
+type options struct {
+	logger      *slog.Logger
+	tls         *tls.Config
+	dial        []grpc.DialOption
+	namespace   *string
+	credentials credentialsFunc
+	observer    Observer
+	lookup      lookupSRV // nil: the system's resolver
+
+	notForWrap []string // options given that a client made elsewhere cannot follow
+	bad        complaints
+}
+
+// complaints collects what is wrong with a configuration, so that all of it is told at once.
+type complaints []error
+
+func (c *complaints) add(format string, args ...any) {
+	*c = append(*c, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
+}
+
+// err is all complaints about op, or nil.
+func (c *complaints) err(op string) error {
+	if len(*c) == 0 {
+		return nil
+	}
+	return refuse(op, errors.Join(*c...))
+}
+
+// newOptions applies opts in order; of two that say different things the last wins.
+func newOptions(opts []Option) options {
+	o := options{logger: slog.New(slog.DiscardHandler)}
+	for i, opt := range opts {
+		if opt == nil {
+			o.bad.add("option %d is nil", i+1)
+			continue
+		}
+		opt(&o)
+	}
+	return o
+}
+
+// WithLogger sets where the client reports what happens in the background, such as an endpoint that is left out, and
+// what client/v3 logs. Neither values nor passwords are logged. Default: nowhere.
+func WithLogger(l *slog.Logger) Option {
+	return func(o *options) {
+		if l == nil {
+			o.bad.add("WithLogger: nil")
+			return
+		}
+		o.logger = l
+	}
+}
+
+// WithTLS sets the TLS settings instead of Config.TLS. c is cloned. Default: none.
+func WithTLS(c *tls.Config) Option {
+	return func(o *options) {
+		o.notForWrap = append(o.notForWrap, "WithTLS")
+		if c == nil {
+			o.bad.add("WithTLS: nil")
+			return
+		}
+		o.tls = c.Clone()
+	}
+}
+
+// WithDialOptions adds gRPC options to every connection, after the client's own. Default: none.
+func WithDialOptions(opts ...grpc.DialOption) Option {
+	return func(o *options) {
+		o.notForWrap = append(o.notForWrap, "WithDialOptions")
+		o.dial = append(o.dial, opts...)
+	}
+}
+
+// WithNamespace puts the parts of the client below dir. It overrides Config.Namespace. Default: none.
+func WithNamespace(dir string) Option { return func(o *options) { o.namespace = &dir } }
+
+// WithCredentials asks f for user and password on every login, for secrets that rotate. f is called from within the
+// call that needs the login and must be safe for concurrent use; its error fails that call. Default: what Config says.
+func WithCredentials(f func(ctx context.Context) (user, password string, err error)) Option {
+	return func(o *options) {
+		o.notForWrap = append(o.notForWrap, "WithCredentials")
+		if f == nil {
+			o.bad.add("WithCredentials: nil")
+			return
+		}
+		o.credentials = f
+	}
+}
+
+// WithObserver sets hooks for metrics and tracing. Default: none.
+func WithObserver(obs Observer) Option { return func(o *options) { o.observer = obs } }
+
+// Observer is a set of optional hooks for metrics and tracing; one that is nil costs nothing. They are called in the
+// goroutine where the thing happens, so they must be quick and safe for concurrent use.
+type Observer struct {
+	// Retry is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and how.
+	Retry func(op string, attempt int, err error)
+	// LeaseLost is told why a session has ended other than by being closed.
+	LeaseLost func(cause error)
+	// LockWait is told how long a lock of the given name was waited for.
+	LockWait func(name string, d time.Duration)
+	// WatchResync is told of a watch whose history was lost and which went on from the current state, and how many
+	// changes it reported for the difference.
+	WatchResync func(selector string, folded int)
+	// CacheLookup is told of each read of a cache over dir.
+	CacheLookup func(dir string, hit bool)
+}

@@ -1,0 +1,283 @@
+package etcdkit
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	patrolEvery  = 2 * time.Second        // between two rounds
+	patrolWithin = time.Second            // for an answer
+	patrolSoon   = 500 * time.Millisecond // from a first failure to the second look
+	failuresOut  = 2                      // in a row put an endpoint out
+	successesIn  = 3                      // in a row bring it back
+)
+
+// balanced is what the patrol needs of a client: the endpoints that calls are spread over.
+type balanced interface {
+	Endpoints() []string
+	SetEndpoints(eps ...string)
+}
+
+// patrol leaves endpoints out that do not answer. gRPC itself avoids those that it cannot connect to; a member that is
+// frozen, or cut off from its peers, keeps its connections and would get its share of all calls for as long as it takes.
+//
+// Each endpoint is asked for a sign of life over a connection of its own, with require-leader. Two failures in a row put
+// it out, three successes bring it back; one that has never answered yet comes in with its first. The last endpoint
+// that answers is never put out, and when none does, all are in: then the fault is not with one of them. When the user
+// sets other endpoints, those are the ones from then on.
+type patrol struct {
+	cli    balanced
+	probe  func(ctx context.Context, ep string) error
+	keep   func(eps []string)
+	logger *slog.Logger
+	done   chan struct{} // closed when the patrol has ended; nil when it never ran
+
+	mu         sync.Mutex
+	posts      []*post
+	applied    []string // as set last
+	evicted    uint64
+	readmitted uint64
+}
+
+// post is one endpoint under patrol. Its fields are guarded by the patrol's lock.
+type post struct {
+	ep           string
+	good, failed int   // probes in a row
+	known        bool  // it has answered before
+	out          bool  // left out
+	err          error // of the last probe
+}
+
+// newPatrol returns a patrol that does not run yet.
+func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), l *slog.Logger) *patrol {
+	p := &patrol{cli: cli, probe: probe, keep: keep, logger: l}
+	p.take(cli.Endpoints())
+	return p
+}
+
+// take puts eps under patrol instead of what was.
+func (p *patrol) take(eps []string) {
+	old := p.posts
+	p.posts = nil
+	for _, ep := range eps {
+		i := slices.IndexFunc(old, func(o *post) bool { return o.ep == ep })
+		if i < 0 {
+			p.posts = append(p.posts, &post{ep: ep})
+			continue
+		}
+		old[i].out = false
+		p.posts = append(p.posts, old[i])
+	}
+	p.applied = eps
+}
+
+// leaveOut starts with some endpoints out, because they have not answered so far.
+func (p *patrol) leaveOut(rest endpointErrors) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range rest {
+		for _, one := range p.posts {
+			if one.ep == e.Endpoint {
+				one.out, one.err, one.failed = true, e.Err, failuresOut
+			}
+		}
+	}
+	p.applied = p.in()
+}
+
+// start runs the patrol until ctx ends.
+func (p *patrol) start(ctx context.Context) {
+	p.done = make(chan struct{})
+	go p.run(ctx)
+}
+
+// wait returns when the patrol has ended.
+func (p *patrol) wait() {
+	if p.done != nil {
+		<-p.done
+	}
+}
+
+func (p *patrol) run(ctx context.Context) {
+	defer close(p.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		began := time.Now()
+		p.adopt()
+		p.round(ctx, p.due())
+		if ctx.Err() != nil {
+			return
+		}
+		p.apply()
+		timer.Reset(p.pause(time.Since(began)))
+	}
+}
+
+// adopt notices endpoints that were set by somebody else.
+func (p *patrol) adopt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.cli.Endpoints()
+	if slices.Equal(now, p.applied) {
+		return
+	}
+	p.take(now)
+	p.keep(now)
+}
+
+// due lists the endpoints to ask: those with a first failure to confirm it, and else all.
+func (p *patrol) due() []*post {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.posts) < 2 {
+		return nil // nothing could be left out
+	}
+	if s := p.suspects(); len(s) > 0 {
+		return s
+	}
+	return slices.Clone(p.posts)
+}
+
+// suspects are the endpoints that have failed once.
+func (p *patrol) suspects() []*post {
+	var out []*post
+	for _, one := range p.posts {
+		if !one.out && one.failed > 0 && one.failed < failuresOut {
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+// round asks the posts, all at once, and notes their answers.
+func (p *patrol) round(ctx context.Context, posts []*post) {
+	var wg sync.WaitGroup
+	for _, one := range posts {
+		wg.Go(func() {
+			bounded, stop := context.WithTimeout(clientv3.WithRequireLeader(ctx), patrolWithin)
+			defer stop()
+			err := p.probe(bounded, one.ep)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			one.note(err)
+		})
+	}
+	wg.Wait()
+}
+
+func (one *post) note(err error) {
+	one.err = err
+	if err != nil {
+		one.failed, one.good = one.failed+1, 0
+		return
+	}
+	one.failed, one.good = 0, one.good+1
+}
+
+// judge decides which endpoints are out.
+func (p *patrol) judge() {
+	answering := false
+	for _, one := range p.posts {
+		switch {
+		case one.failed >= failuresOut:
+			one.out = true
+		case one.good >= successesIn, one.good > 0 && !one.known:
+			one.out = false
+		}
+		one.known = one.known || one.good > 0
+		answering = answering || !one.out && one.good > 0
+	}
+	if answering {
+		return
+	}
+	// Nothing that is in answers: whatever does comes back at once, and if nothing does, everything.
+	some := slices.ContainsFunc(p.posts, func(one *post) bool { return one.good > 0 })
+	for _, one := range p.posts {
+		if !some || one.good > 0 {
+			one.out = false
+		}
+	}
+}
+
+// in lists the endpoints that are not out.
+func (p *patrol) in() []string {
+	var out []string
+	for _, one := range p.posts {
+		if !one.out {
+			out = append(out, one.ep)
+		}
+	}
+	return out
+}
+
+// apply judges, and tells the client if that changed anything.
+func (p *patrol) apply() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.applied
+	p.judge()
+	now := p.in()
+	if slices.Equal(now, was) || !slices.Equal(p.cli.Endpoints(), was) {
+		return // the second: somebody has just set others, which the next round adopts
+	}
+	p.cli.SetEndpoints(now...)
+	p.applied = now
+	for _, one := range p.posts {
+		switch before := slices.Contains(was, one.ep); {
+		case before && one.out:
+			p.evicted++
+			p.logger.Warn("etcd endpoint left out", "endpoint", one.ep, "reason", one.err)
+		case !before && !one.out:
+			p.readmitted++
+			p.logger.Info("etcd endpoint back in use", "endpoint", one.ep)
+		}
+	}
+}
+
+// pause is the time to the next round, of one that took the given time.
+func (p *patrol) pause(took time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.suspects()) > 0 {
+		return max(patrolSoon-took, 0)
+	}
+	return patrolEvery
+}
+
+// endpoints lists all endpoints under patrol, or those set meanwhile by somebody else.
+func (p *patrol) endpoints() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.cli.Endpoints(); !slices.Equal(now, p.applied) {
+		return now
+	}
+	out := make([]string, len(p.posts))
+	for i, one := range p.posts {
+		out[i] = one.ep
+	}
+	return out
+}
+
+// leftOut lists the endpoints that are out, and counts how many ever were and came back.
+func (p *patrol) leftOut() (out []string, evicted, readmitted uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range p.posts {
+		if one.out {
+			out = append(out, one.ep)
+		}
+	}
+	return out, p.evicted, p.readmitted
+}

@@ -1,0 +1,253 @@
+package etcdkit_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/etcdkit/etcdkit"
+)
+
+// fleet is a few endpoints that fail on command, and the client that calls are spread over.
+type fleet struct {
+	mu     sync.Mutex
+	in     []string // as the client has them
+	sick   map[string]string
+	kept   []string // whose connections were kept last
+	probes map[string]int
+	sets   int
+}
+
+func newFleet(eps ...string) *fleet {
+	return &fleet{in: eps, sick: map[string]string{}, probes: map[string]int{}}
+}
+
+// Endpoints is what calls are spread over.
+func (f *fleet) Endpoints() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.in)
+}
+
+// SetEndpoints changes it.
+func (f *fleet) SetEndpoints(eps ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.in, f.sets = eps, f.sets+1
+}
+
+// probe fails at once where an endpoint refuses, and at the end of ctx where it is frozen.
+func (f *fleet) probe(ctx context.Context, ep string) error {
+	f.mu.Lock()
+	how := f.sick[ep]
+	f.probes[ep]++
+	f.mu.Unlock()
+	switch how {
+	case "frozen":
+		<-ctx.Done()
+		return ctx.Err()
+	case "refusing":
+		return errors.New("connection refused")
+	}
+	return nil
+}
+
+func (f *fleet) keep(eps []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.kept = eps
+}
+
+// is makes endpoints frozen, refusing or, with "", well.
+func (f *fleet) is(how string, eps ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ep := range eps {
+		f.sick[ep] = how
+	}
+}
+
+func (f *fleet) asked(ep string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.probes[ep]
+}
+
+// patrolled runs f in a bubble with a patrol over the fleet.
+func patrolled(t *testing.T, fl *fleet, out []string, f func(t *testing.T, p etcdkit.Patrol)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		p := etcdkit.NewPatrol(fl, fl.probe, fl.keep, out...)
+		var wg sync.WaitGroup
+		wg.Go(func() { p.Run(ctx) })
+		synctest.Wait()
+		f(t, p)
+		stop()
+		wg.Wait()
+	})
+}
+
+func TestAFrozenMemberIsOutWithinFiveSecondsWheneverItFreezes(t *testing.T) {
+	t.Parallel()
+	for after := time.Duration(0); after <= 4*time.Second; after += 250 * time.Millisecond {
+		t.Run(after.String(), func(t *testing.T) {
+			t.Parallel()
+			fl := newFleet("a", "b", "c")
+			patrolled(t, fl, nil, func(t *testing.T, p etcdkit.Patrol) {
+				time.Sleep(after)
+				fl.is("frozen", "b")
+				time.Sleep(5 * time.Second)
+				assert.Equal(t, []string{"a", "c"}, fl.Endpoints())
+				out, evicted, readmitted := p.LeftOut()
+				assert.Equal(t, []string{"b"}, out)
+				assert.EqualValues(t, 1, evicted)
+				assert.Zero(t, readmitted)
+				assert.Equal(t, []string{"a", "b", "c"}, p.Endpoints(), "it stays under patrol")
+
+				fl.is("", "b")
+				before := fl.asked("b")
+				for !slices.Contains(fl.Endpoints(), "b") {
+					time.Sleep(100 * time.Millisecond)
+				}
+				assert.Equal(t, []string{"a", "b", "c"}, fl.Endpoints())
+				assert.GreaterOrEqual(t, fl.asked("b")-before, 2, "one good answer is not enough")
+			})
+		})
+	}
+}
+
+func TestOneFailureIsForgiven(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		for range 10 {
+			fl.is("refusing", "b")
+			before := fl.asked("b")
+			for fl.asked("b") == before {
+				time.Sleep(10 * time.Millisecond)
+			}
+			fl.is("", "b")
+			time.Sleep(3 * time.Second)
+		}
+		assert.Zero(t, fl.sets)
+	})
+}
+
+func TestTheLastOneThatAnswersStays(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b", "c")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		fl.is("refusing", "a", "b")
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, []string{"c"}, fl.Endpoints())
+	})
+}
+
+func TestWhenNoneAnswersAllAreIn(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"frozen", "refusing"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			fl := newFleet("a", "b", "c")
+			patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+				fl.is(how, "b")
+				time.Sleep(5 * time.Second)
+				assert.Equal(t, []string{"a", "c"}, fl.Endpoints())
+				fl.is(how, "a", "c")
+				time.Sleep(10 * time.Second)
+				assert.Equal(t, []string{"a", "b", "c"}, fl.Endpoints())
+				fl.is("", "b")
+				time.Sleep(5 * time.Second)
+				assert.Equal(t, []string{"b"}, fl.Endpoints(), "the one that is back carries the load")
+				fl.is("", "a", "c")
+				time.Sleep(10 * time.Second)
+				assert.Equal(t, []string{"a", "b", "c"}, fl.Endpoints())
+			})
+		})
+	}
+}
+
+func TestAMemberThatCameBackReplacesTheLastOneAtOnce(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		fl.is("refusing", "a")
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, []string{"b"}, fl.Endpoints())
+		fl.is("", "a")
+		before := fl.asked("a")
+		for fl.asked("a") == before {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fl.is("refusing", "b") // as in a rolling restart: the next one goes before the first has proved itself
+		time.Sleep(4 * time.Second)
+		assert.Equal(t, []string{"a"}, fl.Endpoints())
+	})
+}
+
+func TestAnEndpointThatNeverAnsweredComesInWithItsFirstAnswer(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b")
+	fl.is("frozen", "b")
+	patrolled(t, fl, []string{"b"}, func(t *testing.T, p etcdkit.Patrol) {
+		assert.Equal(t, []string{"a"}, fl.Endpoints())
+		time.Sleep(10 * time.Second)
+		fl.is("", "b")
+		time.Sleep(3 * time.Second)
+		assert.Equal(t, []string{"a", "b"}, fl.Endpoints())
+		_, evicted, readmitted := p.LeftOut()
+		assert.Zero(t, evicted)
+		assert.EqualValues(t, 1, readmitted)
+	})
+}
+
+func TestEndpointsSetByTheUserAreAdopted(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b", "c")
+	patrolled(t, fl, nil, func(t *testing.T, p etcdkit.Patrol) {
+		fl.is("refusing", "b")
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, []string{"a", "c"}, fl.Endpoints())
+		fl.SetEndpoints("c", "d")
+		assert.Equal(t, []string{"c", "d"}, p.Endpoints())
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, []string{"c", "d"}, fl.Endpoints())
+		assert.Equal(t, []string{"c", "d"}, fl.kept, "the other connections are closed")
+		out, _, _ := p.LeftOut()
+		assert.Empty(t, out)
+		before := fl.asked("a")
+		fl.is("frozen", "d")
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, []string{"c"}, fl.Endpoints())
+		assert.Equal(t, before, fl.asked("a"), "what the user took out is left alone")
+	})
+}
+
+func TestASingleEndpointIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a")
+	fl.is("frozen", "a")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		time.Sleep(time.Minute)
+		assert.Zero(t, fl.asked("a"))
+		assert.Zero(t, fl.sets)
+	})
+}
+
+func TestAHealthyFleetIsAskedEveryTwoSeconds(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		time.Sleep(20 * time.Second)
+		assert.InDelta(t, 10, fl.asked("a"), 1)
+		assert.InDelta(t, 10, fl.asked("b"), 1)
+		assert.Zero(t, fl.sets)
+	})
+}

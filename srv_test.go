@@ -1,0 +1,96 @@
+package etcdkit_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+// dns answers for the domain "example.org": a record for each endpoint under the given service.
+func dns(t *testing.T, service string, endpoints ...string) etcdkit.Option {
+	t.Helper()
+	return etcdkit.WithLookup(func(_ context.Context, asked, proto, name string) (string, []*net.SRV, error) {
+		assert.Equal(t, "tcp", proto)
+		assert.Equal(t, "example.org", name)
+		if asked != service {
+			return "", nil, errors.New("no such host: _" + asked)
+		}
+		var out []*net.SRV
+		for _, ep := range endpoints {
+			_, hostport, _ := strings.Cut(ep, "://")
+			at, err := netip.ParseAddrPort(hostport)
+			require.NoError(t, err)
+			out = append(out, &net.SRV{Target: "localhost.", Port: at.Port()})
+		}
+		return "", out, nil
+	})
+}
+
+func TestEndpointsAreLookedUp(t *testing.T) {
+	t.Parallel()
+	cfg := etcdkit.Config{DiscoverySRV: "example.org"}
+	c := open(t, cfg, dns(t, "etcd-client", etcdtest.Endpoints()...))
+	_, err := c.KV().Exists(t.Context(), "k")
+	require.NoError(t, err)
+	require.Len(t, c.Raw().Endpoints(), 1)
+	assert.Contains(t, c.Raw().Endpoints()[0], "http://localhost:")
+}
+
+func TestSecureEndpointsAreLookedUpAndHaveToProveTheDomain(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
+	cfg := etcdkit.Config{DiscoverySRV: "example.org", TLS: etcdkit.TLSConfig{CAFile: pki.CAFile}}
+	found := dns(t, "etcd-client-ssl", s.Endpoint())
+	_, err := etcdkit.Open(t.Context(), cfg, found)
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	require.ErrorContains(t, err, "not example.org", "the certificate is for localhost, where the record points")
+	cfg.TLS.ServerName = "localhost"
+	open(t, cfg, found)
+	cfg.TLS = etcdkit.TLSConfig{}
+	_, err = etcdkit.Open(t.Context(), cfg, found)
+	require.ErrorContains(t, err, "x509", "secure records alone are enough to insist on TLS")
+}
+
+func TestLookUpsThatFail(t *testing.T) {
+	t.Parallel()
+	cfg := etcdkit.Config{DiscoverySRV: "example.org"}
+	_, err := etcdkit.Open(t.Context(), cfg, dns(t, "etcd-server"))
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	require.ErrorContains(t, err, "no such host: _etcd-client-ssl")
+	require.ErrorContains(t, err, "no such host: _etcd-client")
+	_, err = etcdkit.Open(t.Context(), cfg, dns(t, "etcd-client"))
+	require.ErrorContains(t, err, "no records _etcd-client._tcp.example.org")
+
+	secure := cfg
+	secure.TLS.ServerName = "etcd"
+	_, err = etcdkit.Open(t.Context(), secure, dns(t, "etcd-client", "http://127.0.0.1:1"))
+	require.ErrorContains(t, err, "no such host: _etcd-client-ssl", "a plain record does not switch TLS off")
+
+	_, err = etcdkit.OpenLazy(cfg)
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+	require.ErrorContains(t, err, "use Open")
+}
+
+func TestARecordCannotDrawCredentialsIntoTheOpen(t *testing.T) {
+	t.Parallel()
+	cfg := etcdkit.Config{DiscoverySRV: "example.org", Username: "u", Password: planted}
+	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithLookup(func(_ context.Context, service, _, _ string) (string, []*net.SRV, error) {
+		if service == "etcd-client-ssl" {
+			return "", nil, nil
+		}
+		return "", []*net.SRV{{Target: "evil.example.", Port: 2379}}, nil
+	}))
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+	require.ErrorContains(t, err, "in clear text")
+	assertHides(t, err.Error())
+}

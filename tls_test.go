@@ -1,0 +1,100 @@
+package etcdkit_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
+	// With authentication on, etcd takes the user from the name in the certificate: who may write shows which was used.
+	etcdtest.EnableAuth(t, s,
+		etcdtest.User{Name: "old", Password: "unused", Grants: []etcdtest.Grant{etcdtest.ReadWrite("old/")}},
+		etcdtest.User{Name: "new", Password: "unused", Grants: []etcdtest.Grant{etcdtest.ReadWrite("new/")}},
+	)
+	proxy := s.Proxy(t)
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	copyFile := func(from, to string) {
+		data, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(to, data, 0o600))
+	}
+	was, will := pki.IssueClient("old"), pki.IssueClient("new")
+	copyFile(was.CertFile, cert)
+	copyFile(was.KeyFile, key)
+
+	var log strings.Builder
+	lines := &lockedWriter{w: &log}
+	c := open(t, etcdkit.Config{
+		Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile, CertFile: cert, KeyFile: key},
+	}, etcdkit.WithLogger(lines.logger()))
+	_, err := c.KV().Put(t.Context(), "old/k", nil)
+	require.NoError(t, err)
+
+	copyFile(will.CertFile, cert) // half of the rotation
+	proxy.Cut()
+	_, err = c.KV().Exists(t.Context(), "old/k")
+	require.NoError(t, err, "the last good pair stays in use")
+	assert.Contains(t, lines.String(), "client certificate cannot be read")
+
+	copyFile(will.KeyFile, key)
+	_, err = c.KV().Exists(t.Context(), "old/k")
+	require.NoError(t, err, "open connections are left alone")
+	proxy.Cut()
+	_, err = c.KV().Exists(t.Context(), "new/k")
+	require.NoError(t, err)
+	_, err = c.KV().Exists(t.Context(), "old/k")
+	require.ErrorIs(t, err, etcdkit.ErrPermission)
+
+	require.NoError(t, os.Remove(cert))
+	proxy.Cut()
+	_, err = c.KV().Exists(t.Context(), "new/k")
+	require.NoError(t, err, "a pair that is gone leaves the last good one too")
+}
+
+func TestGivenTLSSettingsAreUsedAndLeftAlone(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
+	given := pki.ClientConfig(pki.Client)
+	given.MinVersion = 0
+	seen := make(chan string, 100)
+	given.VerifyConnection = func(cs tls.ConnectionState) error {
+		seen <- cs.ServerName
+		return nil
+	}
+	given.ServerName = "localhost"
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithTLS(given))
+	_, err := c.KV().Exists(t.Context(), "k")
+	require.NoError(t, err)
+	assert.Equal(t, "localhost", <-seen, "the name of the settings, not that of the endpoint")
+	assert.Zero(t, given.MinVersion)
+}
+
+func TestAPasswordDoesNotCrossTheNetworkInClearText(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
+	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "app", Password: planted, Grants: []etcdtest.Grant{etcdtest.ReadWrite("k")}})
+	proxy := s.Proxy(t)
+	up := &lockedWriter{w: &strings.Builder{}}
+	proxy.OnUp(func(b []byte) { _, _ = up.Write(bytes.Clone(b)) })
+	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile}, Username: "app", Password: planted})
+	_, err := c.KV().Put(t.Context(), "k", []byte(planted))
+	require.NoError(t, err)
+	assert.NotEmpty(t, up.String())
+	assertHides(t, up.String())
+}
