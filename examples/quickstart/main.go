@@ -1,0 +1,250 @@
+// Quickstart shows what etcdkit does, step by step, with the results. It starts an etcd of its own when ETCD_ENDPOINTS is
+// not set:
+//
+//	go run ./examples/quickstart
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// User is what we store.
+type User struct {
+	Name   string `json:"name"`
+	Visits int    `json:"visits"`
+}
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		log.Fatalf("quickstart: %v", err)
+	}
+}
+
+func run(ctx context.Context) error {
+	endpoints, stopServer, err := embedded.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopServer()
+
+	// One client for the whole process. Open returns when etcd has answered, or says what is wrong with each endpoint.
+	config, err := etcdkit.ConfigFromEnv() // user, password and certificates, where your etcd asks for them
+	if err != nil {
+		return err
+	}
+	config.Endpoints, config.Namespace = endpoints, "quickstart"
+	client, err := etcdkit.Open(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	fmt.Println("connected to", endpoints)
+
+	steps := []struct {
+		title string
+		run   func(ctx context.Context, client *etcdkit.Client) error
+	}{
+		{"Start from nothing", clean},
+		{"Store and read a typed value", typed},
+		{"Compare and swap: one wins, one is told", swap},
+		{"Many update one value, nothing is lost", update},
+		{"List, at one revision", list},
+		{"A write that etcd refuses once a condition is gone", guarded},
+		{"A write whose outcome is known even if its answer is lost", once},
+		{"A key that vanishes by itself", ttl},
+		{"Is the cluster well?", health},
+	}
+	for i, step := range steps {
+		fmt.Printf("\n%d. %s\n", i+1, step.title)
+		if err := step.run(ctx, client); err != nil {
+			return fmt.Errorf("%s: %w", step.title, err)
+		}
+	}
+	fmt.Println("\nThat is all. The other examples go further: see examples/.")
+	return nil
+}
+
+func say(format string, args ...any) { fmt.Printf("   "+format+"\n", args...) }
+
+// users is a typed store: values are Users in JSON, keys lie below users/ in the client's namespace.
+func users(client *etcdkit.Client) kv.Typed[User] {
+	return kv.NewTyped(client.KV(), "users", kv.JSON[User]())
+}
+
+func clean(ctx context.Context, client *etcdkit.Client) error {
+	n, _, err := client.KV().DeletePrefix(ctx, "") // everything in the namespace, and nothing outside
+	if err != nil {
+		return err
+	}
+	say("removed %d keys of an earlier run below quickstart/", n)
+	return nil
+}
+
+func typed(ctx context.Context, client *etcdkit.Client) error {
+	if _, err := users(client).Create(ctx, "ada", User{Name: "Ada"}); err != nil {
+		return err
+	}
+	ada, err := users(client).Get(ctx, "ada")
+	if err != nil {
+		return err
+	}
+	say("users/ada is %+v, version %d", ada.Value, ada.Version)
+
+	_, err = users(client).Create(ctx, "ada", User{Name: "Impostor"})
+	say("creating it again: %v (kv.ErrExists: %t)", err, errors.Is(err, kv.ErrExists))
+	_, err = users(client).Get(ctx, "nobody")
+	say("reading another: %v (kv.ErrNotFound: %t)", err, errors.Is(err, kv.ErrNotFound))
+	return nil
+}
+
+func swap(ctx context.Context, client *etcdkit.Client) error {
+	seen, err := users(client).Get(ctx, "ada") // two of us read the same state ...
+	if err != nil {
+		return err
+	}
+	if _, err = users(client).Replace(ctx, "ada", User{Name: "Ada Lovelace"}, seen.ModRevision); err != nil {
+		return err
+	}
+	say("the first to replace it wins")
+	_, err = users(client).Replace(ctx, "ada", User{Name: "Ada Byron"}, seen.ModRevision) // ... and both write
+	var conflict *kv.ConflictError
+	if !errors.As(err, &conflict) {
+		return fmt.Errorf("the second should have been told: %w", err)
+	}
+	say("the second is told that it stands at another revision than the one it read: conflict %t", conflict.Have > conflict.Want)
+	return nil
+}
+
+func update(ctx context.Context, client *etcdkit.Client) error {
+	const goroutines, each = 8, 5
+	var wg sync.WaitGroup
+	failures := make(chan error, goroutines*each)
+	for range goroutines {
+		wg.Go(func() {
+			for range each {
+				_, err := users(client).Update(ctx, "ada", func(u *User) error {
+					u.Visits++
+					return nil
+				})
+				if err != nil {
+					failures <- err
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(failures)
+	if err := <-failures; err != nil {
+		return err
+	}
+	ada, err := users(client).Get(ctx, "ada")
+	if err != nil {
+		return err
+	}
+	say("%d goroutines counted %d visits each: %d in etcd", goroutines, each, ada.Value.Visits)
+	return nil
+}
+
+func list(ctx context.Context, client *etcdkit.Client) error {
+	for _, name := range []string{"grace", "linus", "rob"} {
+		if _, err := users(client).Put(ctx, name, User{Name: name}); err != nil {
+			return err
+		}
+	}
+	for user, err := range users(client).List(ctx) {
+		if err != nil {
+			return err
+		}
+		say("users/%s: %+v", user.Key, user.Value)
+	}
+	page, err := users(client).Page(ctx, 2, "")
+	if err != nil {
+		return err
+	}
+	say("or page by page: %d of %d, and a cursor for the next", len(page.Entries), page.Total)
+	return nil
+}
+
+func guarded(ctx context.Context, client *etcdkit.Client) error {
+	store := client.KV()
+	rev, err := store.Put(ctx, "season", []byte("open"))
+	if err != nil {
+		return err
+	}
+	// Whatever can be held and lost makes such a guard; here it is "the season has not changed since".
+	errSeason := errors.New("the season is over")
+	season := kv.NewGuard(errSeason, clientv3.Compare(clientv3.ModRevision("quickstart/season"), "=", rev))
+
+	if _, err = store.Put(ctx, "order", []byte("1 ticket"), kv.WithGuard(season)); err != nil {
+		return err
+	}
+	say("in season, the order is taken")
+	if _, err = store.Put(ctx, "season", []byte("closed")); err != nil {
+		return err
+	}
+	_, err = store.Put(ctx, "order", []byte("2 tickets"), kv.WithGuard(season))
+	say("then: %v (kv.ErrGuard: %t)", err, errors.Is(err, kv.ErrGuard) && errors.Is(err, errSeason))
+	return nil
+}
+
+func once(ctx context.Context, client *etcdkit.Client) error {
+	// Without WithOnce, a write whose answer is lost returns kv.ErrUnknownOutcome: it may or may not have happened.
+	if _, err := client.KV().Put(ctx, "payment", []byte("10 EUR"), kv.WithOnce()); err != nil {
+		return err
+	}
+	payment, err := client.KV().Get(ctx, "payment")
+	if err != nil {
+		return err
+	}
+	say("written exactly once: %s, version %d", payment.Value, payment.Version)
+	return nil
+}
+
+func ttl(ctx context.Context, client *etcdkit.Client) error {
+	rev, err := client.KV().Put(ctx, "voucher", []byte("10 %"), kv.WithTTL(2*time.Second))
+	if err != nil {
+		return err
+	}
+	say("put with a time to live of 2s")
+	began := time.Now()
+	ctx, stop := context.WithTimeout(ctx, 30*time.Second)
+	defer stop()
+	for answer := range client.Raw().Watch(ctx, "quickstart/voucher", clientv3.WithRev(rev+1)) {
+		for _, event := range answer.Events {
+			if event.Type == clientv3.EventTypeDelete {
+				say("gone after %v", time.Since(began).Round(100*time.Millisecond))
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("it is still there: %w", ctx.Err())
+}
+
+func health(ctx context.Context, client *etcdkit.Client) error {
+	h, err := client.Health(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range h.Members {
+		say("member %s: etcd %s, leader %t, alarms %d", m.Name, m.Version, m.Leader, len(m.Alarms))
+	}
+	say("quorum: %t", h.Quorum)
+	return nil
+}
