@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"time"
 )
 
 // WithLookup answers the DNS questions of discovery.
@@ -15,6 +16,15 @@ func WithLookup(f func(ctx context.Context, service, proto, name string) (string
 // NewReadiness is a readiness handler over any check.
 func NewReadiness(check func(ctx context.Context) error) http.Handler {
 	return &readiness{check: check}
+}
+
+// NewLogin returns a call that needs a login, which asks source and then, were it not to fail, etcd.
+func NewLogin(base context.Context, source func(ctx context.Context) (user, password string, err error)) func(ctx context.Context) error {
+	l := &login{source: source, bound: time.Minute, base: base}
+	return func(ctx context.Context) error {
+		_, err := l.ticket(ctx, nil, 0, nil)
+		return err
+	}
 }
 
 // Patrol is a patrol over any client and network.

@@ -8,11 +8,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -116,34 +119,46 @@ func TestManyCallsShareOneLogin(t *testing.T) {
 
 func TestACallThatGivesUpDoesNotSpoilTheLoginOfOthers(t *testing.T) {
 	t.Parallel()
-	s := guarded(t)
-	asked, goOn := make(chan struct{}), make(chan struct{})
-	var times atomic.Int32
-	cfg := asApp(s)
-	cfg.Username, cfg.Password = "", ""
-	c := opened(t, cfg, etcdkit.WithCredentials(func(ctx context.Context) (string, string, error) {
-		if times.Add(1) == 1 {
-			close(asked)
+	synctest.Test(t, func(t *testing.T) {
+		vault := errors.New("the vault is sealed")
+		var times int
+		call := etcdkit.NewLogin(t.Context(), func(ctx context.Context) (string, string, error) {
+			times++
+			if times > 1 {
+				return "", "", vault
+			}
 			<-ctx.Done() // the first login ends with the call that it is made for
-			close(goOn)
 			return "", "", ctx.Err()
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.Equal(t, codes.Canceled, status.Code(call(ctx))) })
+		synctest.Wait()
+		for range 10 {
+			wg.Go(func() { assert.ErrorIs(t, call(t.Context()), vault, "it makes a login of its own") })
 		}
-		return "app", planted, nil
-	}))
-	ctx, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_, err := c.KV().Get(ctx, "k")
-		assert.ErrorIs(t, err, context.Canceled)
+		impatient, leave := context.WithCancel(t.Context())
+		wg.Go(func() { assert.Equal(t, codes.Canceled, status.Code(call(impatient))) })
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		assert.Equal(t, 1, times)
+		stop()
+		wg.Wait()
 	})
-	<-asked
-	wg.Go(func() {
-		_, err := c.KV().Put(t.Context(), "k", nil)
-		assert.NoError(t, err)
+}
+
+func TestALoginIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		call := etcdkit.NewLogin(t.Context(), func(ctx context.Context) (string, string, error) {
+			<-ctx.Done()
+			return "", "", ctx.Err()
+		})
+		began := time.Now()
+		require.ErrorIs(t, call(t.Context()), context.DeadlineExceeded)
+		assert.Equal(t, time.Minute, time.Since(began))
 	})
-	stop()
-	<-goOn
-	wg.Wait()
 }
 
 func TestAnExpiredTokenIsReplacedUnseen(t *testing.T) {

@@ -230,6 +230,21 @@ func TestEndpointsSetByTheUserAreAdopted(t *testing.T) {
 	})
 }
 
+func TestEndpointsSetInTheMiddleOfARoundAreNotOverwritten(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b", "c")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		time.Sleep(100 * time.Millisecond)
+		fl.is("frozen", "b")
+		time.Sleep(3500 * time.Millisecond) // b is being asked for the second time, and is about to be put out
+		fl.SetEndpoints("b", "d")
+		time.Sleep(500 * time.Millisecond)
+		assert.Equal(t, []string{"b", "d"}, fl.Endpoints())
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, []string{"d"}, fl.Endpoints())
+	})
+}
+
 func TestASingleEndpointIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	fl := newFleet("a")

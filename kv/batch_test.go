@@ -23,10 +23,10 @@ func puts(n, size int, o ...kv.PutOption) (ops []kv.Op) {
 	return ops
 }
 
-func (b bench) count(t testing.TB, prefix string) int {
-	t.Helper()
-	r, err := b.raw.Get(t.Context(), b.dir+prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
-	require.NoError(t, err)
+func (b bench) count(tb testing.TB, prefix string) int {
+	tb.Helper()
+	r, err := b.raw.Get(tb.Context(), b.dir+prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	require.NoError(tb, err)
 	return int(r.Count)
 }
 
@@ -104,7 +104,7 @@ func TestABatchOfOneOperationReturnsItsRevision(t *testing.T) {
 	assert.Equal(t, rev, e.ModRevision)
 }
 
-func TestAllOfABatchIsCheckedBeforeTheFirstOfItIsSent(t *testing.T) {
+func TestAllOfABatchIsCheckedBeforeTheFirstOfItIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	cmp := clientv3.Compare(clientv3.Version("a"), "=", 0)
@@ -112,7 +112,7 @@ func TestAllOfABatchIsCheckedBeforeTheFirstOfItIsSent(t *testing.T) {
 	for range 128 {
 		cmps = append(cmps, cmp)
 	}
-	for name, op := range map[string]kv.Op{
+	for name, op := range map[string]kv.Op{ //nolint:paralleltest // as above
 		"the zero Op":            {},
 		"an empty key":           kv.OpPut("", nil),
 		"an empty key to delete": kv.OpDelete(""),

@@ -16,15 +16,15 @@ import (
 var errOwner = errors.New("the lock was lost")
 
 // hold puts a key outside of every namespace and returns a guard that holds as long as it is not touched.
-func hold(t testing.TB, b bench, lost error) (g kv.Guard, lose func()) {
-	t.Helper()
-	key := etcdtest.Prefix(t) + "lock"
-	r, err := b.raw.Put(t.Context(), key, "held")
-	require.NoError(t, err)
+func hold(tb testing.TB, b bench, lost error) (g kv.Guard, lose func()) {
+	tb.Helper()
+	key := etcdtest.Prefix(tb) + "lock"
+	r, err := b.raw.Put(tb.Context(), key, "held")
+	require.NoError(tb, err)
 	g = kv.NewGuard(lost, clientv3.Compare(clientv3.CreateRevision(key), "=", r.Header.GetRevision()))
 	return g, func() {
-		_, err := b.raw.Delete(t.Context(), key)
-		require.NoError(t, err)
+		_, err := b.raw.Delete(tb.Context(), key)
+		require.NoError(tb, err)
 	}
 }
 
@@ -96,6 +96,7 @@ func TestAWriteIsAppliedWhileItsGuardsHold(t *testing.T) {
 	two, _ := hold(t, b, errNoMore)
 	for name, write := range guarded(t, b, one, two, kv.Guard{}) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			key := name + ";" // not the beginning of another
 			rev := b.put(t, key, "old")
 			require.NoError(t, write(key, rev))
@@ -112,6 +113,7 @@ func TestEtcdRefusesAWriteWhoseGuardDoesNotHold(t *testing.T) {
 	lose()
 	for name, write := range guarded(t, b, good, bad) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			key := name + ";"
 			rev := b.put(t, key, "old")
 			err := write(key, rev)
@@ -133,6 +135,7 @@ func TestAGuardWithoutAConditionRefusesToo(t *testing.T) {
 	lose()
 	for name, write := range guarded(t, b, g) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			key := name + ";"
 			rev := b.put(t, key, "old")
 			err := write(key, rev)

@@ -17,12 +17,12 @@ import (
 
 const requestBytes = 3 << 19 // etcd's default
 
-func TestAValueThatIsTooLargeIsRefusedBeforeItIsSent(t *testing.T) {
+func TestAValueThatIsTooLargeIsRefusedBeforeItIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	big := make([]byte, requestBytes+1)
 	rev := b.put(t, "k", "x")
-	for name, write := range map[string]func() error{
+	for name, write := range map[string]func() error{ //nolint:paralleltest // as above
 		"put":    func() error { _, err := b.Put(t.Context(), "k", big); return err },
 		"ttl":    func() error { _, err := b.Put(t.Context(), "k", big, kv.WithTTL(time.Minute)); return err },
 		"once":   func() error { _, err := b.Put(t.Context(), "k", big, kv.WithOnce()); return err },
@@ -95,14 +95,14 @@ func TestWhateverIsTooLargeHasOneError(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "k"))
 }
 
-func TestAKeyThatIsTooLongIsRefused(t *testing.T) {
+func TestAKeyThatIsTooLongIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	room := 4096 - len(b.dir) // the namespace counts
 	_, err := b.Put(t.Context(), strings.Repeat("k", room), []byte("x"))
 	require.NoError(t, err)
 	long := strings.Repeat("k", room+1)
-	for name, call := range map[string]func() error{
+	for name, call := range map[string]func() error{ //nolint:paralleltest // as above
 		"get":    func() error { _, err := b.Get(t.Context(), long); return err },
 		"exists": func() error { _, err := b.Exists(t.Context(), long); return err },
 		"put":    func() error { _, err := b.Put(t.Context(), long, nil); return err },
@@ -165,7 +165,7 @@ func TestATTLThatEtcdWouldBendIsRefused(t *testing.T) {
 }
 
 // A lease is granted for nothing when the write behind it can be seen to be too large.
-func TestAGuardThatIsTooLongIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestAGuardThatIsTooLongIsRefusedBeforeAnythingIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	var cmps []clientv3.Cmp
@@ -173,7 +173,7 @@ func TestAGuardThatIsTooLongIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		cmps = append(cmps, clientv3.Compare(clientv3.Version("a"), "=", 0))
 	}
 	long := kv.WithGuard(kv.NewGuard(errOwner, cmps...))
-	for name, write := range map[string]func() error{
+	for name, write := range map[string]func() error{ //nolint:paralleltest // as above
 		"put":       func() error { _, err := b.Put(t.Context(), "k", nil, long); return err },
 		"put, ttl":  func() error { _, err := b.Put(t.Context(), "k", nil, long, kv.WithTTL(time.Minute)); return err },
 		"put, once": func() error { _, err := b.Put(t.Context(), "k", nil, long, kv.WithOnce()); return err },

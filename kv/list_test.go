@@ -87,7 +87,8 @@ func TestAListingShowsOneRevision(t *testing.T) {
 	n := 0
 	for e, err := range b.List(t.Context(), "many/") {
 		require.NoError(t, err)
-		if n++; n == 1 {
+		n++
+		if n == 1 {
 			b.put(t, "many/4999", "changed")
 			b.remove(t, "many/4998")
 			b.put(t, "many/9999", "new")
@@ -135,12 +136,12 @@ func TestTheOptionsOfAListingWorkTogether(t *testing.T) {
 	assert.Equal(t, []string{"a/6", "a/5", "a/4"}, everything)
 }
 
-func TestAListingThatCannotBeIsRefused(t *testing.T) {
+func TestAListingThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	ended, end := context.WithCancelCause(t.Context())
 	end(errNoMore)
-	for name, c := range map[string]struct {
+	for name, c := range map[string]struct { //nolint:paralleltest // as above
 		ctx    context.Context
 		s      *kv.Store
 		prefix string
@@ -191,8 +192,9 @@ func TestLeavingAListingEndsTheRead(t *testing.T) {
 			break
 		}
 	}
-	assert.Panics(t, func() {
-		for range b.List(t.Context(), "many/") {
+	assert.PanicsWithValue(t, "in the loop", func() {
+		for _, err := range b.List(t.Context(), "many/") {
+			require.NoError(t, err)
 			panic("in the loop")
 		}
 	})
@@ -211,7 +213,8 @@ func TestAListingEndsWithItsContext(t *testing.T) {
 		if last = err; err != nil {
 			break
 		}
-		if n++; n == 1 {
+		n++
+		if n == 1 {
 			end(errNoMore)
 		}
 	}

@@ -70,11 +70,11 @@ func writesOf(t *testing.T, b bench, value string) map[string]func(key string) e
 	}
 }
 
-func TestALogShowsTheLengthAndAHashOfAValue(t *testing.T) {
+func TestALogShowsTheLengthAndAHashOfAValue(t *testing.T) { //nolint:tparallel // one log
 	t.Parallel()
 	var log logged
 	b := newBench(t, kv.WithLogger(log.logger(slog.LevelDebug)))
-	for name, write := range writesOf(t, b, secret) {
+	for name, write := range writesOf(t, b, secret) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, write("key-"+name))
 			text := log.take()
@@ -91,7 +91,7 @@ func TestALogShowsTheLengthAndAHashOfAValue(t *testing.T) {
 	again := log.take()
 	require.NoError(t, func() error { _, err := b.Put(t.Context(), "k", []byte("two")); return err }())
 	two := log.take()
-	hash := func(line string) string { return line[strings.Index(line, "value.hash="):] }
+	hash := func(line string) string { _, after, _ := strings.Cut(line, "value.hash="); return after }
 	assert.Equal(t, hash(one), hash(again))
 	assert.NotEqual(t, hash(one), hash(two))
 }

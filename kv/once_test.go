@@ -17,10 +17,10 @@ import (
 const slotDir = ".etcdkit/op/"
 
 // slots are the operation slots of the namespace, as etcd has them.
-func (b bench) slots(t testing.TB) []*mvccpb.KeyValue {
-	t.Helper()
-	r, err := b.raw.Get(t.Context(), b.dir+slotDir, clientv3.WithPrefix())
-	require.NoError(t, err)
+func (b bench) slots(tb testing.TB) []*mvccpb.KeyValue {
+	tb.Helper()
+	r, err := b.raw.Get(tb.Context(), b.dir+slotDir, clientv3.WithPrefix())
+	require.NoError(tb, err)
 	return r.Kvs
 }
 
@@ -181,7 +181,7 @@ func TestHiddenKeysAreNotSeen(t *testing.T) {
 	assert.NotZero(t, e.Lease)
 }
 
-func TestHiddenKeysCannotBeWritten(t *testing.T) {
+func TestHiddenKeysCannotBeWritten(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Put(t.Context(), "k", nil, kv.WithOnce())
@@ -189,7 +189,7 @@ func TestHiddenKeysCannotBeWritten(t *testing.T) {
 	before := b.slots(t)[0].String()
 	nothing := func(raw) ([]byte, error) { return nil, nil }
 	const key = ".etcdkit/op/x"
-	for name, write := range map[string]func() error{
+	for name, write := range map[string]func() error{ //nolint:paralleltest // as above
 		"put":                func() error { _, err := b.Put(t.Context(), key, nil); return err },
 		"create":             func() error { _, err := b.Create(t.Context(), key, nil); return err },
 		"replace":            func() error { _, err := b.Replace(t.Context(), key, nil, 1); return err },

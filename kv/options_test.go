@@ -1,21 +1,18 @@
 package kv_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"context"
-
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -51,7 +48,8 @@ type flaky struct {
 }
 
 func (f *flaky) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
-	if f.calls++; f.calls <= f.failures {
+	f.calls++
+	if f.calls <= f.failures {
 		return nil, status.Error(codes.Unavailable, "etcdserver: not today")
 	}
 	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 1}}, nil

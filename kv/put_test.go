@@ -108,6 +108,7 @@ func TestAKeyThatWasDeletedAndCreatedAgainIsNotTheOneThatWasRead(t *testing.T) {
 	}
 	for name, write := range writes {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b.put(t, name, "same")
 			read, err := b.Get(t.Context(), name)
 			require.NoError(t, err)
@@ -153,12 +154,12 @@ func TestAPlainWriteDetachesTheLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
-	rev := b.put(t, "put", "x", clientv3.WithLease(lease))
+	b.put(t, "put", "x", clientv3.WithLease(lease))
 	_, err := b.Put(t.Context(), "put", []byte("y"))
 	require.NoError(t, err)
 	assert.Zero(t, b.leaseOf(t, "put"))
 
-	rev = b.put(t, "replace", "x", clientv3.WithLease(lease))
+	rev := b.put(t, "replace", "x", clientv3.WithLease(lease))
 	_, err = b.Replace(t.Context(), "replace", []byte("y"), rev)
 	require.NoError(t, err)
 	assert.Zero(t, b.leaseOf(t, "replace"))

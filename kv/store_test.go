@@ -26,22 +26,22 @@ type bench struct {
 	open func(...kv.Option) *kv.Store // a further store over cli in the same namespace
 }
 
-func newBench(t testing.TB, opts ...kv.Option) bench {
-	t.Helper()
-	rpcs := etcdtest.Counter(t)
-	return benchOver(t, rpcs, rpcs.Client(t), etcdtest.Client(t), opts...)
+func newBench(tb testing.TB, opts ...kv.Option) bench {
+	tb.Helper()
+	rpcs := etcdtest.Counter(tb)
+	return benchOver(tb, rpcs, rpcs.Client(tb), etcdtest.Client(tb), opts...)
 }
 
 // privateBench is a bench on a server of the test's own.
-func privateBench(t testing.TB, server *etcdtest.Server, opts ...kv.Option) bench {
-	t.Helper()
-	rpcs := etcdtest.Counter(t)
-	return benchOver(t, rpcs, server.Client(t, rpcs.Option), server.Client(t), opts...)
+func privateBench(tb testing.TB, server *etcdtest.Server, opts ...kv.Option) bench {
+	tb.Helper()
+	rpcs := etcdtest.Counter(tb)
+	return benchOver(tb, rpcs, server.Client(tb, rpcs.Option), server.Client(tb), opts...)
 }
 
-func benchOver(t testing.TB, rpcs *etcdtest.RPCCounter, cli, raw *clientv3.Client, opts ...kv.Option) bench {
-	t.Helper()
-	dir := etcdtest.Prefix(t)
+func benchOver(tb testing.TB, rpcs *etcdtest.RPCCounter, cli, raw *clientv3.Client, opts ...kv.Option) bench {
+	tb.Helper()
+	dir := etcdtest.Prefix(tb)
 	open := func(opts ...kv.Option) *kv.Store {
 		return kv.New(cli, append([]kv.Option{kv.WithNamespace(dir)}, opts...)...)
 	}
@@ -49,11 +49,11 @@ func benchOver(t testing.TB, rpcs *etcdtest.RPCCounter, cli, raw *clientv3.Clien
 }
 
 // costs checks which RPCs f makes: methods and numbers, as in "KV/Put", 1.
-func (b bench) costs(t testing.TB, want map[string]int, f func()) {
-	t.Helper()
+func (b bench) costs(tb testing.TB, want map[string]int, f func()) {
+	tb.Helper()
 	b.rpcs.Reset()
 	f()
-	assert.Equal(t, want, b.rpcs.Counts(), "RPCs")
+	assert.Equal(tb, want, b.rpcs.Counts(), "RPCs")
 }
 
 // rpc is n calls of one method.
@@ -63,37 +63,37 @@ func rpc(method string, n int) map[string]int { return map[string]int{method: n}
 func none() map[string]int { return map[string]int{} }
 
 // refused checks that f was refused before anything was sent: its error matches all of conditions.
-func (b bench) refused(t testing.TB, f func() error, conditions ...error) {
-	t.Helper()
-	b.costs(t, none(), func() {
+func (b bench) refused(tb testing.TB, f func() error, conditions ...error) {
+	tb.Helper()
+	b.costs(tb, none(), func() {
 		err := f()
 		for _, c := range conditions {
-			require.ErrorIs(t, err, c)
+			require.ErrorIs(tb, err, c)
 		}
-		assert.True(t, errs.Unchanged(err), "%v: nothing was changed", err)
+		assert.True(tb, errs.Unchanged(err), "%v: nothing was changed", err)
 	})
 }
 
 // put writes a key from outside, and returns the revision.
-func (b bench) put(t testing.TB, key, value string, opts ...clientv3.OpOption) int64 {
-	t.Helper()
-	r, err := b.raw.Put(t.Context(), b.dir+key, value, opts...)
-	require.NoError(t, err)
+func (b bench) put(tb testing.TB, key, value string, opts ...clientv3.OpOption) int64 {
+	tb.Helper()
+	r, err := b.raw.Put(tb.Context(), b.dir+key, value, opts...)
+	require.NoError(tb, err)
 	return r.Header.GetRevision()
 }
 
 // remove deletes a key from outside.
-func (b bench) remove(t testing.TB, key string) {
-	t.Helper()
-	_, err := b.raw.Delete(t.Context(), b.dir+key)
-	require.NoError(t, err)
+func (b bench) remove(tb testing.TB, key string) {
+	tb.Helper()
+	_, err := b.raw.Delete(tb.Context(), b.dir+key)
+	require.NoError(tb, err)
 }
 
 // value is what etcd has under a key, and "<none>" when it has nothing.
-func (b bench) value(t testing.TB, key string) string {
-	t.Helper()
-	r, err := b.raw.Get(t.Context(), b.dir+key)
-	require.NoError(t, err)
+func (b bench) value(tb testing.TB, key string) string {
+	tb.Helper()
+	r, err := b.raw.Get(tb.Context(), b.dir+key)
+	require.NoError(tb, err)
 	if len(r.Kvs) == 0 {
 		return "<none>"
 	}
@@ -101,19 +101,19 @@ func (b bench) value(t testing.TB, key string) string {
 }
 
 // lease grants a lease from outside.
-func (b bench) lease(t testing.TB) clientv3.LeaseID {
-	t.Helper()
-	r, err := b.raw.Grant(t.Context(), 60)
-	require.NoError(t, err)
+func (b bench) lease(tb testing.TB) clientv3.LeaseID {
+	tb.Helper()
+	r, err := b.raw.Grant(tb.Context(), 60)
+	require.NoError(tb, err)
 	return r.ID
 }
 
 // leaseOf is the lease that etcd has a key attached to.
-func (b bench) leaseOf(t testing.TB, key string) clientv3.LeaseID {
-	t.Helper()
-	r, err := b.raw.Get(t.Context(), b.dir+key)
-	require.NoError(t, err)
-	require.Len(t, r.Kvs, 1, "key %q", key)
+func (b bench) leaseOf(tb testing.TB, key string) clientv3.LeaseID {
+	tb.Helper()
+	r, err := b.raw.Get(tb.Context(), b.dir+key)
+	require.NoError(tb, err)
+	require.Len(tb, r.Kvs, 1, "key %q", key)
 	return clientv3.LeaseID(r.Kvs[0].GetLease())
 }
 
@@ -210,7 +210,7 @@ func TestCountStopsAtThePrefix(t *testing.T) {
 	})
 }
 
-func TestAStoreWithoutANamespaceCountsEverything(t *testing.T) {
+func TestAStoreWithoutANamespaceSeesEverything(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t))
 	all := kv.New(b.cli)
@@ -221,6 +221,7 @@ func TestAStoreWithoutANamespaceCountsEverything(t *testing.T) {
 	n, err := all.Count(t.Context(), "")
 	require.NoError(t, err)
 	assert.EqualValues(t, 4, n)
+	assert.Equal(t, [][]string{{"\x00", "a", "z/z"}, {"\xff\xff"}}, turn(t, all, "", 3))
 }
 
 // Keys are bytes: nothing is cleaned, decoded or escaped.
@@ -247,6 +248,7 @@ func TestEveryKeyMeansItself(t *testing.T) {
 		"the namespace once again": b.dir,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			rev, err := b.Put(t.Context(), key, []byte(name))
 			require.NoError(t, err)
 			assert.Equal(t, name, b.value(t, key))
@@ -412,43 +414,43 @@ func every(b bench) map[string]func(ctx context.Context) error {
 	}
 }
 
-func TestACallWithAContextThatHasEndedSendsNothingAndTellsTheCause(t *testing.T) {
+func TestACallWithAContextThatHasEndedSendsNothingAndTellsTheCause(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	ctx, end := context.WithCancelCause(t.Context())
 	end(errNoMore)
-	for name, call := range every(b) {
+	for name, call := range every(b) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
 			b.refused(t, func() error { return call(ctx) }, context.Canceled, errNoMore)
 		})
 	}
 }
 
-func TestANilContextIsRefused(t *testing.T) {
+func TestANilContextIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
-	for name, call := range every(b) {
+	for name, call := range every(b) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
-			b.refused(t, func() error { return call(nil) }, kv.ErrInvalid) //nolint:staticcheck // that is the point
+			b.refused(t, func() error { return call(nil) }, kv.ErrInvalid)
 		})
 	}
 }
 
-func TestACallOnAClosedClientSendsNothing(t *testing.T) {
+func TestACallOnAClosedClientSendsNothing(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	require.NoError(t, b.cli.Close())
-	for name, call := range every(b) {
+	for name, call := range every(b) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
 			b.refused(t, func() error { return call(t.Context()) }, errs.Closed)
 		})
 	}
 }
 
-func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) {
+func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
-	for name, s := range map[string]*kv.Store{
+	for name, s := range map[string]*kv.Store{ //nolint:paralleltest // as above
 		"no client":         kv.New(nil),
 		"an illegal dir":    b.open(kv.WithNamespace("a//b")),
 		"negative attempts": b.open(kv.WithRetry(kv.RetryPolicy{MaxAttempts: -1})),

@@ -114,7 +114,8 @@ func TestTypedUpdateCallsTheFunctionOnAValueOfItsOwn(t *testing.T) {
 	b.put(t, "users/42", `{"name":"Ada","tags":{"a":"1"}}`)
 	calls := 0
 	got, err := users.Update(t.Context(), "42", func(u *user) error {
-		if calls++; calls == 1 {
+		calls++
+		if calls == 1 {
 			b.put(t, "users/42", `{"name":"Eve"}`)
 		}
 		assert.Zero(t, u.Visits, "nothing is left of an earlier call")
@@ -182,12 +183,12 @@ func TestAValueThatDoesNotDecodeIsAnErrorAndStays(t *testing.T) {
 	assert.Equal(t, "bad", b.value(t, "k"))
 }
 
-func TestAValueThatDoesNotEncodeIsNotSent(t *testing.T) {
+func TestAValueThatDoesNotEncodeIsNotSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
 	s := kv.NewTyped(b.Store, "", picky{})
 	ctx := t.Context()
-	for name, call := range map[string]func() error{
+	for name, call := range map[string]func() error{ //nolint:paralleltest // as above
 		"put":     func() error { _, err := s.Put(ctx, "k", "bad"); return err },
 		"create":  func() error { _, err := s.Create(ctx, "k", "bad"); return err },
 		"replace": func() error { _, err := s.Replace(ctx, "k", "bad", 1); return err },

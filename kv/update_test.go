@@ -133,7 +133,8 @@ func TestUpdateTriesAgainOnWhatItFound(t *testing.T) {
 	calls := 0
 	b.costs(t, map[string]int{"KV/Range": 1, "KV/Txn": 3}, func() {
 		got, err := b.Update(t.Context(), "k", func(cur raw) ([]byte, error) {
-			if calls++; calls <= len(meddle) {
+			calls++
+			if calls <= len(meddle) {
 				meddle[calls-1]()
 			}
 			return increment(cur)

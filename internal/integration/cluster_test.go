@@ -14,8 +14,6 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
-
 // newCluster runs members of the test framework in this process. Tests that use it cannot run in parallel: the framework
 // changes the working directory.
 func newCluster(t *testing.T, size int) *integration.Cluster {

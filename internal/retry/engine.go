@@ -25,6 +25,9 @@ type Call struct {
 	Guarded bool
 	// Patient says that the call has no deadline of its own: each attempt is bounded by its own time-out instead.
 	Patient bool
+	// Raw says that the caller expects client/v3 itself. Without a deadline in ctx the last attempt is not bounded, only
+	// the time in which others are begun. The error is that of the last attempt, as it came, or that of ctx.
+	Raw bool
 }
 
 // Config is what an engine is made of. All of it is optional but Client.
@@ -82,6 +85,9 @@ type Attempt func(ctx context.Context, doubt bool) error
 // Do makes attempts until one succeeds or nothing is to be gained by another. Without a deadline in ctx, a read is given
 // 5 s and a write 10 s. The error is an [errs.Error].
 func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
+	if c.Raw && (ctx == nil || ctx.Err() != nil || e.closed()) {
+		return f(ctx, false) // client/v3 has its own words for these
+	}
 	if ctx == nil {
 		return e.refuse(c, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
@@ -94,7 +100,11 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 	e.calls.Add(1)
 	e.budget.Call()
 	r := run{Engine: e, call: c, ctx: ctx}
-	if _, ok := ctx.Deadline(); !ok && !c.Patient {
+	switch _, ok := ctx.Deadline(); {
+	case ok, c.Patient:
+	case c.Raw:
+		r.until = time.Now().Add(e.timeout(c))
+	default:
 		r.given = e.timeout(c)
 		var stop context.CancelFunc
 		r.ctx, stop = context.WithTimeout(ctx, r.given)
@@ -124,6 +134,7 @@ type run struct {
 	call     Call
 	ctx      context.Context //nolint:containedctx // lives as long as the call
 	given    time.Duration   // the default that bounds the call, 0 where the caller's deadline does
+	until    time.Time       // when the last attempt may begin, zero where a deadline bounds the call
 	attempts int             // that count
 	doubt    bool            // an attempt may have been applied
 	reauth   bool            // the token was refused once
@@ -140,7 +151,7 @@ func (r *run) do(f Attempt) error {
 		if !r.call.Read && class.Applied() {
 			r.doubt = true
 		}
-		if r.ctx.Err() != nil || r.closed() || !r.again(class) {
+		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(class) {
 			return r.fail(err, condition)
 		}
 		r.retries.Add(1)
@@ -149,10 +160,16 @@ func (r *run) do(f Attempt) error {
 			r.Observe(r.call.Op, n, err)
 		}
 		if !r.pause(class) {
+			if r.call.Raw && r.ctx.Err() != nil {
+				err = r.ctx.Err() // as where client/v3 waits
+			}
 			return r.fail(err, condition)
 		}
 	}
 }
+
+// late reports whether no further attempt may begin.
+func (r *run) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
 
 // attempt makes one attempt under its own time-out, where it has one.
 func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive,staticcheck // the error is the subject here
@@ -193,7 +210,7 @@ func (r *run) patience() time.Duration {
 	}
 	deadline, ok := r.ctx.Deadline()
 	if !ok {
-		return attemptMost
+		deadline = r.until // the call is raw
 	}
 	remaining := time.Until(deadline)
 	d := min(max(remaining/time.Duration(left), attemptLeast), attemptMost)
@@ -265,6 +282,11 @@ func (r *run) fail(err, condition error) error {
 	}
 	if r.doubt {
 		r.unknown.Add(1)
+	}
+	if r.call.Raw {
+		return err
+	}
+	if r.doubt {
 		out.Err = fmt.Errorf("%w: %w", errs.UnknownOutcome, out.Err)
 	}
 	return out

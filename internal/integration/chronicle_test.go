@@ -1,0 +1,86 @@
+package integration_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// chronicle is the history of the keys below a dir as etcd itself has it: what a plain watch by another client has
+// told, from before the first change on.
+type chronicle struct {
+	cli     *clientv3.Client
+	dir     string
+	done    chan struct{} // closed when the last change is in
+	changes []change
+	err     error
+}
+
+// change is one put or delete.
+type change struct {
+	key, value string // the key below the dir
+	deleted    bool
+	rev        int64
+	seen       int64 // when it was told, on the clock of the test
+}
+
+// newChronicle starts a chronicle. cli must be used by nothing that the test tampers with.
+func newChronicle(t *testing.T, cli *clientv3.Client, dir string, clock func() int64) *chronicle {
+	t.Helper()
+	now, err := cli.Get(t.Context(), dir)
+	require.NoError(t, err)
+	c := &chronicle{cli: cli, dir: dir, done: make(chan struct{})}
+	ctx, stop := context.WithCancel(t.Context())
+	watch := cli.Watch(ctx, dir, clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1))
+	go c.write(watch, clock)
+	t.Cleanup(func() {
+		stop()
+		<-c.done
+	})
+	return c
+}
+
+func (c *chronicle) write(watch clientv3.WatchChan, clock func() int64) {
+	defer close(c.done)
+	for resp := range watch {
+		if c.err = resp.Err(); c.err != nil {
+			return
+		}
+		seen := clock()
+		for _, e := range resp.Events {
+			key := string(e.Kv.Key[len(c.dir):])
+			if key == lastKey {
+				return
+			}
+			c.changes = append(c.changes, change{
+				key: key, value: string(e.Kv.Value), deleted: e.Type == mvccpb.DELETE, rev: e.Kv.ModRevision, seen: seen,
+			})
+		}
+	}
+}
+
+const lastKey = "~last" // is put when all is over
+
+// read returns all changes, once nothing is being written any more.
+func (c *chronicle) read(t *testing.T) []change {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+		defer stop()
+		_, err := c.cli.Put(ctx, c.dir+lastKey, "")
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond)
+	timer := time.NewTimer(30 * time.Second)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+		require.FailNow(t, "the watch does not tell of the last change")
+	}
+	require.NoError(t, c.err)
+	return c.changes
+}
