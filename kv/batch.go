@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
@@ -35,7 +36,7 @@ func OpDelete(key string, o ...DeleteOption) Op {
 }
 
 // Batch carries out ops in their order, in as few transactions as [Limits] allow, and returns the revision of the last.
-// It is not atomic: each transaction is, and when one fails the error is a [BatchError] that says how many operations
+// Without operations it does nothing and returns 0. It is not atomic: each transaction is, and when one fails the error is a [BatchError] that says how many operations
 // are applied; go on with ops[Done:]. For all or nothing, use [Store.Txn].
 //
 // A transaction ends early where the next operation is on a key that it has already, or has other guards. All operations
@@ -54,8 +55,6 @@ func (s *Store) checkBatch(ctx context.Context, ops []Op) error {
 		return fmt.Errorf("%w: nil context", errs.Invalid)
 	case s.bad != nil:
 		return s.bad
-	case len(ops) == 0:
-		return fmt.Errorf("%w: no operations", errs.Invalid)
 	}
 	for i := range ops {
 		abs, err := s.writable(ops[i].key)
@@ -121,10 +120,11 @@ func (op Op) weight() int {
 }
 
 func sameGuards(a, b []Guard) bool {
-	if len(a) == 0 && len(b) == 0 {
-		return true
-	}
-	return reflect.DeepEqual(a, b)
+	return slices.EqualFunc(a, b, func(a, b Guard) bool {
+		return a.lost == b.lost && slices.EqualFunc(a.compares, b.compares, func(a, b clientv3.Cmp) bool { //nolint:errorlint // the same value
+			return proto.Equal(a.GetCompare(), b.GetCompare())
+		})
+	})
 }
 
 // applyChunk sends one transaction.

@@ -64,8 +64,8 @@
 //
 // CompareAndSwap compares values, and cannot see that a value was changed and changed back. Versions are never compared:
 // they start anew when a key is created again. [Store.Batch] is not atomic. A key's lease can end at any time after a
-// write. What another process does outside this package to keys below ".etcdkit/" can make outcomes unknown, but not
-// wrong.
+// write. A store sees the keys of stores with longer namespaces, their ".etcdkit/" keys included; what anybody else does to
+// these can make outcomes unknown, but not wrong.
 //
 // # Errors
 //

@@ -25,7 +25,7 @@ var (
 	ErrDecode = errors.New("value cannot be decoded")
 	// SkipUpdate, returned by the function given to Update, leaves the key as it is: Update then returns the current
 	// entry and no error.
-	SkipUpdate = errors.New("skip this update") //nolint:errname,revive,staticcheck // a signal, in the manner of fs.SkipDir
+	SkipUpdate = errors.New("skip this update") //nolint:errname,staticcheck,gochecknoglobals // a signal, in the manner of fs.SkipDir
 )
 
 // The conditions shared with the other packages; the values are the same everywhere.
@@ -51,6 +51,7 @@ type ConflictError struct {
 	Have int64
 }
 
+// Error names the revisions.
 func (e *ConflictError) Error() string {
 	text := ErrConflict.Error()
 	if e.Want != 0 {
@@ -72,6 +73,7 @@ type BatchError struct {
 	Err  error
 }
 
+// Error says how far the batch came, and why no further.
 func (e *BatchError) Error() string {
 	return fmt.Sprintf("batch stopped after %d operations: %v", e.Done, e.Err)
 }

@@ -190,7 +190,8 @@ func TestAReplaceWhoseAnswerIsLost(t *testing.T) {
 			require.NoError(t, err)
 			return rev
 		}
-		t.Run("is unknown when the key holds its value", func(t *testing.T) {
+		t.Log("it is unknown when the key holds its value")
+		{
 			r := start("a")
 			_, err := s.settled(t, s.holds(t, "a", "1"), nil, func(ctx context.Context) (int64, error) {
 				return s.Replace(ctx, "a", []byte("1"), r)
@@ -198,8 +199,9 @@ func TestAReplaceWhoseAnswerIsLost(t *testing.T) {
 			require.ErrorIs(t, err, kv.ErrUnknownOutcome)
 			_, version := s.state(t, "a")
 			assert.EqualValues(t, 2, version)
-		})
-		t.Run("is known with an operation slot", func(t *testing.T) {
+		}
+		t.Log("it is known with an operation slot")
+		{
 			r := start("b")
 			rev, err := s.settled(t, s.holds(t, "b", "1"), nil, func(ctx context.Context) (int64, error) {
 				return s.Replace(ctx, "b", []byte("1"), r, kv.WithOnce())
@@ -209,8 +211,9 @@ func TestAReplaceWhoseAnswerIsLost(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, e.ModRevision, rev)
 			assert.EqualValues(t, 2, e.Version)
-		})
-		t.Run("is known with an operation slot also when others have written since", func(t *testing.T) {
+		}
+		t.Log("and also when others have written since")
+		{
 			r := start("c")
 			var ours int64
 			rev, err := s.settled(t, s.holds(t, "c", "1"), func() {
@@ -228,7 +231,7 @@ func TestAReplaceWhoseAnswerIsLost(t *testing.T) {
 			assert.Equal(t, ours, rev)
 			value, _ := s.state(t, "c")
 			assert.Equal(t, "theirs", value)
-		})
+		}
 	})
 }
 
@@ -322,7 +325,8 @@ func TestAnUpdateWithOnceIsKnown(t *testing.T) {
 			s.proxy.Heal()
 		}()
 		e, err := s.Update(t.Context(), "n", func(cur kv.Entry[[]byte]) ([]byte, error) {
-			if calls++; calls == 1 {
+			calls++
+			if calls == 1 {
 				s.proxy.Hold(false, true) // the answer to the write will not come
 			}
 			return append(cur.Value[:0:0], cur.Value[0]+1), nil
@@ -387,8 +391,8 @@ func TestAWriteWhileEtcdIsDownProvablyChangedNothing(t *testing.T) {
 		require.Error(t, err)
 		for name, opts := range map[string][]kv.PutOption{"put": nil, "guarded put": {kv.WithGuard(kv.NewGuard(nil, clientv3.Compare(clientv3.Version("g"), "=", 0)))}} {
 			ctx, stop := context.WithTimeout(t.Context(), time.Second)
-			defer stop()
 			_, err := s.Put(ctx, "k", []byte("v"), opts...)
+			stop()
 			require.ErrorIs(t, err, kv.ErrUnavailable, name)
 			require.ErrorIs(t, err, context.DeadlineExceeded, name)
 			require.NotErrorIs(t, err, kv.ErrUnknownOutcome, name)

@@ -229,3 +229,30 @@ func TestTheComparesOfAGuardAreItsOwn(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, kv.Guard{}.Compares())
 }
+
+// A guard that cannot hold is a mistake of its maker, and no answer of etcd.
+func TestAGuardOnNoKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for name, cmp := range map[string]clientv3.Cmp{
+		"the zero Cmp": {},
+		"an empty key": clientv3.Compare(clientv3.CreateRevision(""), "=", 1),
+	} {
+		g := kv.NewGuard(errOwner, clientv3.Compare(clientv3.Version("a"), "=", 0), cmp)
+		b.refused(t, func() error { _, err := b.Put(t.Context(), "k", nil, kv.WithGuard(g)); return err }, kv.ErrInvalid)
+		_, err := b.Txn(t.Context()).Guard(g).Then(clientv3.OpPut("k", "")).Commit()
+		require.ErrorIs(t, err, kv.ErrInvalid, name)
+	}
+}
+
+// Txn can be made around any transaction of client/v3, which knows of no guards.
+func TestAGuardIsNeverDropped(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	g, lose := hold(t, b, errOwner)
+	lose()
+	txn := kv.Txn{Txn: b.cli.Txn(t.Context()).Then(clientv3.OpPut(b.dir+"k", "x"))}
+	_, err := txn.Guard(g).Commit()
+	require.Error(t, err)
+	assert.Equal(t, "<none>", b.value(t, "k"))
+}

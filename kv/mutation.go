@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -123,10 +124,10 @@ func (c *core) commit(ctx context.Context, m *mutation, s *slot) (out outcome, e
 func (m *mutation) compares(s *slot) []clientv3.Cmp {
 	cmps := m.cond
 	for _, g := range m.guards {
-		cmps = append(cmps[:len(cmps):len(cmps)], g.compares...)
+		cmps = append(slices.Clip(cmps), g.compares...)
 	}
 	if s != nil {
-		cmps = append(cmps[:len(cmps):len(cmps)], s.unchanged())
+		cmps = append(slices.Clip(cmps), s.unchanged())
 	}
 	return cmps
 }
@@ -135,7 +136,7 @@ func (m *mutation) success(s *slot) []clientv3.Op {
 	if s == nil {
 		return m.then
 	}
-	return append(m.then[:len(m.then):len(m.then)], s.mark())
+	return append(slices.Clip(m.then), s.mark())
 }
 
 // failure reads why the transaction did not happen: the key, then each guard, then the slot.

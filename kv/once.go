@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -52,9 +53,10 @@ func (s *slot) ask(repeat bool) clientv3.Op {
 // slots is the pool of a client's slots: as many as there are such writes at a time. They live on a lease that is not
 // renewed: when half of its time is over, new slots on a new lease take over, and the old ones vanish by themselves.
 type slots struct {
-	dir  string
-	turn chan struct{} // holds one token: whoever has it may change what follows, also while it waits for etcd
+	dir   string
+	grant chan struct{} // full while a caller asks for a lease; the others wait for it
 
+	mu    sync.Mutex
 	lease clientv3.LeaseID
 	until time.Time // no operation starts on the lease after this
 	free  []*slot
@@ -66,16 +68,29 @@ const slotTTL = 60 * time.Second
 
 // take returns a slot for one operation.
 func (p *slots) take(ctx context.Context, c *core) (*slot, error) {
-	select {
-	case p.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, retry.ContextError(ctx)
-	}
-	defer func() { <-p.turn }()
-	if p.lease == 0 || time.Now().After(p.until) {
-		if err := p.renew(ctx, c); err != nil {
+	for {
+		if s := p.pop(); s != nil {
+			return s, nil
+		}
+		select {
+		case p.grant <- struct{}{}:
+		case <-ctx.Done():
+			return nil, retry.ContextError(ctx)
+		}
+		err := p.renew(ctx, c)
+		<-p.grant
+		if err != nil {
 			return nil, err
 		}
+	}
+}
+
+// pop returns a slot, nil when there is no lease for it.
+func (p *slots) pop() *slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.fresh() {
+		return nil
 	}
 	p.ops++
 	var s *slot
@@ -86,24 +101,35 @@ func (p *slots) take(ctx context.Context, c *core) (*slot, error) {
 		p.made++
 	}
 	s.id = strconv.FormatUint(p.ops, 10)
-	return s, nil
+	return s
 }
 
-// renew starts over on a new lease: one caller asks, and the others wait for it.
+// fresh reports whether an operation can start on the lease. The lock is held.
+func (p *slots) fresh() bool { return p.lease != 0 && time.Now().Before(p.until) }
+
+// renew starts over on a new lease, unless somebody just has.
 func (p *slots) renew(ctx context.Context, c *core) error {
+	p.mu.Lock()
+	done := p.fresh()
+	p.mu.Unlock()
+	if done {
+		return nil
+	}
 	asked := time.Now()
 	lease, ttl, err := c.grant(ctx, "grant for WithOnce", "", slotTTL)
 	if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.lease, p.until, p.free, p.made = lease, asked.Add(ttl/2), nil, 0
 	return nil
 }
 
 // put gives a slot back, at the mod revision that it has now.
 func (p *slots) put(s *slot, mod int64) {
-	p.turn <- struct{}{}
-	defer func() { <-p.turn }()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if s.lease == p.lease {
 		s.mod = mod
 		p.free = append(p.free, s)
@@ -112,8 +138,8 @@ func (p *slots) put(s *slot, mod int64) {
 
 // forget drops all slots of the lease that s is on: it is gone.
 func (p *slots) forget(s *slot) {
-	p.turn <- struct{}{}
-	defer func() { <-p.turn }()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if s.lease == p.lease {
 		p.lease, p.free = 0, nil
 	}

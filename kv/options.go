@@ -75,7 +75,13 @@ func WithGuard(g ...Guarded) WriteOption {
 				o.complain("WithGuard: nil")
 				continue
 			}
-			o.guards = append(o.guards, one.Guard())
+			guard := one.Guard()
+			for i := range guard.compares {
+				if len(guard.compares[i].KeyBytes()) == 0 {
+					o.complain("WithGuard: a compare without a key")
+				}
+			}
+			o.guards = append(o.guards, guard)
 		}
 	})
 }
@@ -87,7 +93,8 @@ func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) 
 
 // WithTTL lets the key end d after the write. It grants a lease for this write alone: one more RPC, and a lease in etcd
 // for each such key; a lease.Session is the cheaper way for many. d is rounded up to whole seconds and must be 1 s at
-// least; a server with default timing grants no less than 2 s. When the write is refused the lease is revoked again.
+// least; a server with default timing grants no less than 2 s. When the write is refused the lease is revoked again; when
+// the outcome of the grant or the write is unknown, it ends by itself.
 func WithTTL(d time.Duration) PutOption {
 	return option(func(o *options) {
 		o.ttl, o.ttlSet = d, true
@@ -127,7 +134,7 @@ func WithRevision(rev int64) ListOption {
 	})
 }
 
-// WithAfter starts behind key, which need not exist; with [WithReverse], before it.
+// WithAfter starts behind key, which need not exist but lies below the prefix; with [WithReverse], before it.
 func WithAfter(key string) ListOption { return option(func(o *options) { o.after = key }) }
 
 // WithLimit ends the listing after n entries.
@@ -147,60 +154,36 @@ func WithPartialPrefix() PrefixOption { return option(func(o *options) { o.parti
 // WithReverse lists from the last key to the first. The server sorts the whole range for each page of it.
 func WithReverse() ListOption { return option(func(o *options) { o.reverse = true }) }
 
-func putOptions(opts []PutOption) (options, error) {
-	if len(opts) == 0 {
-		return options{}, nil
-	}
-	var o options
-	for _, opt := range opts {
-		if opt != nil {
-			opt.put(&o)
-		}
-	}
-	return o, o.checkWrite()
-}
-
+func putOptions(opts []PutOption) (options, error) { return collect(opts, PutOption.put, true) }
 func deleteOptions(opts []DeleteOption) (options, error) {
-	if len(opts) == 0 {
-		return options{}, nil
-	}
-	var o options
-	for _, opt := range opts {
-		if opt != nil {
-			opt.delete(&o)
-		}
-	}
-	return o, o.checkWrite()
+	return collect(opts, DeleteOption.delete, true)
 }
 
 func updateOptions(opts []UpdateOption) (options, error) {
-	if len(opts) == 0 {
-		return options{}, nil
-	}
-	var o options
-	for _, opt := range opts {
-		if opt != nil {
-			opt.update(&o)
-		}
-	}
-	return o, o.checkWrite()
+	return collect(opts, UpdateOption.update, true)
 }
 
-func listOptions(opts []ListOption) (options, error) {
+func listOptions(opts []ListOption) (options, error) { return collect(opts, ListOption.list, false) }
+
+// collect adds options up, in their order, and returns all complaints about them. nil options are none.
+func collect[O any](opts []O, apply func(O, *options), write bool) (options, error) {
 	if len(opts) == 0 {
-		return options{}, nil
+		return options{}, nil // without a detour over the heap
 	}
 	var o options
 	for _, opt := range opts {
-		if opt != nil {
-			opt.list(&o)
+		if any(opt) != nil {
+			apply(opt, &o)
 		}
+	}
+	if write {
+		o.checkWrite()
 	}
 	return o, join(o.complaints)
 }
 
-// checkWrite joins all complaints about the options of a write.
-func (o *options) checkWrite() error {
+// checkWrite complains about options of a write that contradict each other.
+func (o *options) checkWrite() {
 	leases := 0
 	for _, set := range []bool{o.ttlSet, o.leaseSet, o.sameLease} {
 		if set {
@@ -210,7 +193,6 @@ func (o *options) checkWrite() error {
 	if leases > 1 {
 		o.complain("WithTTL, WithLease and WithSameLease exclude each other")
 	}
-	return join(o.complaints)
 }
 
 // Option is an option of a [Store].

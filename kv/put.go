@@ -40,7 +40,7 @@ func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision i
 
 // CompareAndSwap writes key if its value is old, and returns a [ConflictError] when it is another or the key is absent.
 // One RPC. The value compared may come and go, so a lost answer leaves the outcome unknown: prefer Replace.
-func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte) (rev int64, err error) { //nolint:predeclared,revive // as in sync/atomic
+func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte) (rev int64, err error) { //nolint:predeclared,gocritic // as in sync/atomic
 	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, nil)
 }
 

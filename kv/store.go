@@ -79,12 +79,13 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 		limits: s.limits.withDefaults(),
 		log:    s.logger,
 		seed:   maphash.MakeSeed(),
-		slots:  slots{dir: ns + keyspace.Hidden + "op/", turn: make(chan struct{}, 1)},
+		slots:  slots{dir: ns + keyspace.Hidden + "op/", grant: make(chan struct{}, 1)},
 	}
 	return &Store{core: c, ns: ns, bad: bad}
 }
 
-// Namespace returns the store of what lies below dir. It shares the client, the retry budget and the turns of Update.
+// Namespace returns the store of what lies below dir. It shares the client, the retry budget, the operation slots and the
+// turns of Update.
 // What is wrong with dir is returned by every call.
 func (s *Store) Namespace(dir string) *Store {
 	below, err := keyspace.Dir(dir)

@@ -10,8 +10,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// turns lets callers of one process that update the same key go one after the other, instead of fighting for it on the
-// server, and hands what is known of the key from one to the next. The zero value is ready for use.
+// turns lets those who update the same key through stores made from one another go one after the other, instead of
+// fighting for it on the server, and hands what is known of the key from one to the next. The zero value is ready for use.
 type turns struct {
 	conflicts atomic.Uint64
 
@@ -62,7 +62,8 @@ func (t *turns) pass(key string, one *turn, known bool, cur *mvccpb.KeyValue) {
 func (t *turns) leave(key string, one *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if one.users--; one.users == 0 {
+	one.users--
+	if one.users == 0 {
 		delete(t.m, key)
 	}
 }

@@ -3,6 +3,7 @@ package kv
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -26,11 +27,13 @@ func (s *Store) Txn(ctx context.Context) *Txn {
 }
 
 // Guard makes the transaction depend on what is held. When that is lost neither branch is carried out, and Commit returns
-// an error that matches [ErrGuard] and the owner's condition.
+// an error that matches [ErrGuard] and the owner's condition. A Txn that was not made by [Store.Txn] cannot be guarded: its
+// Commit returns [ErrInvalid].
 func (t *Txn) Guard(g ...Guarded) *Txn {
 	inner, ok := t.Txn.(*txn)
 	if !ok {
-		return t
+		s := &Store{core: &core{}, bad: fmt.Errorf("%w: only a transaction of Store.Txn can be guarded", errs.Invalid)}
+		return s.Txn(nil) //nolint:staticcheck // nothing is ever sent
 	}
 	var o options
 	WithGuard(g...).put(&o)
@@ -94,7 +97,7 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 		return nil, fail("txn", "", err)
 	}
 	t.committed = true
-	for _, put := range append(t.then[:len(t.then):len(t.then)], t.orElse...) {
+	for _, put := range slices.Concat(t.then, t.orElse) {
 		if put.IsPut() {
 			t.s.logWrite(t.ctx, "txn", string(put.KeyBytes()), put.ValueBytes())
 		}
@@ -132,7 +135,7 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 		bad := c.branch(t.cmps, t.then, t.orElse, t.s.limits.TxnOps-t.guardOps())
 		t.bad = append(append(t.bad, bad...), t.s.limits.request(c.bytes))
 	}
-	if err = join(t.bad); err != nil {
+	if err := join(t.bad); err != nil {
 		return op, false, err
 	}
 	m := mapper{walled: t.wall}

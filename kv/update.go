@@ -27,8 +27,8 @@ const (
 // call of f on a state read after Update began. An absent key is [ErrNotFound], unless [WithUpsert]. The key keeps its
 // lease unless [WithoutLease]. After 64 conflicts Update gives up with [ErrConflict].
 //
-// It costs two RPCs, and one where callers of this process update the same key at the same time: they take turns, and
-// each goes on from what the last one wrote. Conflicts with other processes cost one RPC each. As for the outcome after a
+// It costs two RPCs, and one where several callers update the same key at the same time through this store, or others made
+// from it: they take turns, and each goes on from what the last one wrote. A conflict with anybody else costs one more. As for the outcome after a
 // lost answer, see [Store.Replace] and [Store.Create].
 func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (Entry[[]byte], error) {
 	opts, err := updateOptions(o)
