@@ -31,13 +31,14 @@ type User struct {
 func main() {
 	log.SetFlags(0)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
+	err := run(ctx)
+	stop()
+	if err != nil {
 		log.Fatalf("quickstart: %v", err)
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context) (err error) {
 	endpoints, stopServer, err := embedded.Endpoints(ctx)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer client.Close()
+	defer func() { err = errors.Join(err, client.Close()) }()
 	fmt.Println("connected to", endpoints)
 
 	steps := []struct {

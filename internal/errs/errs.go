@@ -56,6 +56,7 @@ type Error struct {
 	Err error
 }
 
+// Error is "pkg: op "key": cause".
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Pkg)

@@ -1,3 +1,5 @@
+//go:build unix
+
 package etcdtest
 
 import (
@@ -26,10 +28,10 @@ type FakeKV struct {
 
 // StartFakeKV starts one on a free port of the loopback. answer is asked for the error of the n-th call of any method,
 // from 1; nil is a success at revision n.
-func StartFakeKV(t testing.TB, answer func(n int) error) *FakeKV {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+func StartFakeKV(tb testing.TB, answer func(n int) error) *FakeKV {
+	tb.Helper()
+	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
 	f := &FakeKV{answer: answer, endpoint: l.Addr().String()}
 	srv := grpc.NewServer()
 	pb.RegisterKVServer(srv, f)
@@ -39,7 +41,7 @@ func StartFakeKV(t testing.TB, answer func(n int) error) *FakeKV {
 		defer close(done)
 		_ = srv.Serve(l)
 	}()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		srv.Stop()
 		<-done
 	})
@@ -47,9 +49,9 @@ func StartFakeKV(t testing.TB, answer func(n int) error) *FakeKV {
 }
 
 // Client returns a client of the server, closed at the end of the test.
-func (f *FakeKV) Client(t testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
-	t.Helper()
-	return newClient(t, clientv3.Config{Endpoints: []string{f.endpoint}}, opts...)
+func (f *FakeKV) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
+	tb.Helper()
+	return newClient(tb, clientv3.Config{Endpoints: []string{f.endpoint}}, opts...)
 }
 
 // Calls is how many requests have arrived.

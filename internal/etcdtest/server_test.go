@@ -19,14 +19,18 @@ import (
 
 func put(t *testing.T, cli *clientv3.Client, key string) int64 {
 	t.Helper()
-	resp, err := cli.Put(t.Context(), key, "value")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	resp, err := cli.Put(ctx, key, "value")
 	require.NoError(t, err)
 	return resp.Header.Revision
 }
 
 func count(t *testing.T, cli *clientv3.Client, key string) int64 {
 	t.Helper()
-	resp, err := cli.Get(t.Context(), key, clientv3.WithCountOnly())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	resp, err := cli.Get(ctx, key, clientv3.WithCountOnly())
 	require.NoError(t, err)
 	return resp.Count
 }
