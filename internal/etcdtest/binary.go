@@ -3,6 +3,7 @@
 package etcdtest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -12,8 +13,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // findBinary is the command that runs etcd, to be followed by etcd's flags.
@@ -73,18 +77,41 @@ func builtBinary() (string, error) {
 	if exists(bin) {
 		return bin, nil // another test binary was faster
 	}
+	sweepBuilds(cache)
 	return bin, build(src, bin)
+}
+
+const (
+	buildWithin  = 5 * time.Minute     // a registry that does not answer must not hang the tests
+	keepBuilds   = 30 * 24 * time.Hour // since they were made
+	buildPattern = "build-*"
+)
+
+// sweepBuilds removes builds of long ago, and what interrupted ones have left behind. The lock is held.
+func sweepBuilds(cache string) {
+	left, _ := filepath.Glob(filepath.Join(cache, buildPattern)) // the pattern is good
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
+	old, _ := filepath.Glob(filepath.Join(cache, "devetcd-*"))
+	for _, bin := range old {
+		if info, err := os.Stat(bin); err == nil && time.Since(info.ModTime()) > keepBuilds {
+			_ = os.Remove(bin)
+		}
+	}
 }
 
 // build compiles the module in src to bin. It appears there complete or not at all.
 func build(src, bin string) error {
-	dir, err := os.MkdirTemp(filepath.Dir(bin), "build-*")
+	dir, err := os.MkdirTemp(filepath.Dir(bin), buildPattern)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "devetcd")
-	cmd := exec.Command("go", "build", "-mod=readonly", "-buildvcs=false", "-o", out, ".")
+	ctx, cancel := context.WithTimeout(background(), buildWithin)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-buildvcs=false", "-o", out, ".")
 	cmd.Dir = src
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -124,6 +151,7 @@ func hashOf(dir string) (string, error) {
 	}
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	files = slices.DeleteFunc(files, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	for _, name := range append(files, filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")) {
 		f, err := os.Open(name)
 		if err != nil {
