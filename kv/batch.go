@@ -31,7 +31,7 @@ func OpPut(key string, v []byte, o ...PutOption) Op {
 
 // OpDelete is the delete of a key.
 func OpDelete(key string, o ...DeleteOption) Op {
-	opts, err := deleteOptions(o)
+	opts, err := keyOptions(o)
 	return Op{key: key, delete: true, o: opts, bad: err}
 }
 
@@ -59,7 +59,7 @@ func (s *Store) checkBatch(ctx context.Context, ops []Op) error {
 	for i := range ops {
 		abs, err := s.writable(ops[i].key)
 		if err = errors.Join(err, ops[i].bad); err == nil {
-			err = errors.Join(s.limits.request(len(abs)+len(ops[i].value)+opOverhead), s.limits.ops(ops[i].weight()+ops[i].o.extraOps()-1, s.limits.TxnOps))
+			err = errors.Join(s.limits.request((len(abs)+len(ops[i].value))*ops[i].weight()+opOverhead), s.limits.ops(ops[i].weight()+ops[i].o.extraOps()-1, s.limits.TxnOps))
 		}
 		if err != nil {
 			return fmt.Errorf("operation %d on %s: %w", i, errs.Quote(ops[i].key), err)
@@ -76,12 +76,20 @@ func (s *Store) batch(ctx context.Context, ops []Op) (rev int64, err error) {
 		if err != nil {
 			return 0, &errs.Error{
 				Pkg: "kv", Op: "batch", Key: ops[done].key, Unchanged: done == 0 && errs.Unchanged(err),
-				Err: &BatchError{Done: done, Err: err},
+				Err: &BatchError{Done: done, Err: reason(err)},
 			}
 		}
 		done += n
 	}
 	return rev, nil
+}
+
+// reason is err without the words for the call, which the batch has already.
+func reason(err error) error {
+	if e, ok := errors.AsType[*errs.Error](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 // What a transaction may add to the bytes of its keys and values, at the most: an operation that would come too close to
@@ -97,7 +105,7 @@ func (s *Store) chunk(ops []Op) int {
 	seen := make(map[string]bool)
 	once := false
 	for i, op := range ops {
-		size += len(s.ns) + len(op.key) + len(op.value) + batchOverhead
+		size += (len(s.ns)+len(op.key)+len(op.value))*op.weight() + batchOverhead
 		count += op.weight()
 		once = once || op.o.once
 		extra := options{guards: op.o.guards, once: once}
@@ -111,7 +119,8 @@ func (s *Store) chunk(ops []Op) int {
 	return len(ops)
 }
 
-// weight is what the operation counts for in a transaction: keeping the lease takes a nested one.
+// weight is what the operation counts for in a transaction, in operations and in bytes: keeping the lease takes a nested
+// one with the value in both branches.
 func (op Op) weight() int {
 	if op.o.sameLease {
 		return 2
@@ -121,7 +130,7 @@ func (op Op) weight() int {
 
 func sameGuards(a, b []Guard) bool {
 	return slices.EqualFunc(a, b, func(a, b Guard) bool {
-		return a.lost == b.lost && slices.EqualFunc(a.compares, b.compares, func(a, b clientv3.Cmp) bool { //nolint:errorlint // the same value
+		return slices.EqualFunc(a.compares, b.compares, func(a, b clientv3.Cmp) bool {
 			return proto.Equal(a.GetCompare(), b.GetCompare())
 		})
 	})
@@ -146,6 +155,7 @@ func (s *Store) applyChunk(ctx context.Context, ops []Op, leases map[time.Durati
 		}
 		m.then = append(m.then, op)
 		m.once = m.once || ops[i].o.once
+		m.leased = m.leased || ops[i].o.leaseSet
 		s.logWrite(ctx, "batch", ops[i].key, ops[i].value)
 	}
 	out, err := s.write(ctx, m)

@@ -16,9 +16,12 @@ import (
 // Delete deletes key, whatever stands there, and returns the revision at which it did; 0 and no error when there was
 // nothing to delete. One RPC. A lost answer leaves the outcome unknown; [WithOnce] makes it known.
 func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
-	opts, err := deleteOptions(o)
+	opts, err := keyOptions(o)
 	abs, bad := s.writable(key)
-	if err = errors.Join(bad, err, s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)); err != nil {
+	if err = errors.Join(bad, err); err == nil {
+		err = s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)
+	}
+	if err != nil {
 		return 0, fail("delete", key, err)
 	}
 	s.logWrite(ctx, "delete", key, nil)
@@ -75,9 +78,11 @@ func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte) (r
 }
 
 func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o []DeleteOption) (int64, error) {
-	opts, err := deleteOptions(o)
+	opts, err := keyOptions(o)
 	abs, bad := s.writable(key)
-	err = errors.Join(bad, err, s.limits.request(len(abs)+len(cond.value)), s.limits.ops(1+opts.extraOps(), s.limits.TxnOps))
+	if err = errors.Join(bad, err); err == nil {
+		err = errors.Join(s.limits.request(len(abs)+len(cond.value)), s.limits.ops(1+opts.extraOps(), s.limits.TxnOps))
+	}
 	if err != nil {
 		return 0, fail(op, key, err)
 	}

@@ -54,6 +54,10 @@
 //
 // Waiting for a definite answer ends with the context; then the outcome is unknown after all.
 //
+// All this holds over client/v3's own KV. A KV of your own in the client's KV field is used as it is: if it, or client/v3
+// below it on a client that was not prepared with etcdkit.Harden, sends a write twice by itself, a write without WithOnce
+// that was applied can be reported as a conflict.
+//
 // [WithOnce] adds an operation slot to the transaction: a key that only this client writes, in which it puts the
 // operation's id, guarded by the slot's mod revision. Whichever of several identical requests comes first changes the
 // slot, so the others cannot take effect; and a repeat reads the slot and finds whether one did. A repeat that is refused

@@ -86,14 +86,16 @@ func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "kv", Op: op, Key: key, Unchanged: true, Err: err}
 }
 
-// decodeError is a codec's error without its text.
-type decodeError struct {
-	rev   int64
+// codecError is a codec's error without its text.
+type codecError struct {
+	what  string
+	is    error // the condition
 	cause error
 }
 
-func (e *decodeError) Error() string {
-	text := fmt.Sprintf("%v (revision %d): %T", ErrDecode, e.rev, e.cause)
+// Error names the kind of the codec's error, and the place where it is known.
+func (e *codecError) Error() string {
+	text := fmt.Sprintf("%v: %s: %T", e.is, e.what, e.cause)
 	if syntax, ok := errors.AsType[*json.SyntaxError](e.cause); ok {
 		text += " at byte " + strconv.FormatInt(syntax.Offset, 10)
 	}
@@ -104,4 +106,4 @@ func (e *decodeError) Error() string {
 }
 
 // Unwrap gives the condition and the codec's error.
-func (e *decodeError) Unwrap() []error { return []error{ErrDecode, e.cause} }
+func (e *codecError) Unwrap() []error { return []error{e.is, e.cause} }

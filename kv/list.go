@@ -51,10 +51,10 @@ func (s *Store) Keys(ctx context.Context, prefix string, o ...ListOption) iter.S
 }
 
 // mapTries is how often Map starts again after a compaction.
-const mapTries = 5
+const mapTries = 2
 
 // Map returns what [Store.List] yields as a map, all in memory. When the revision is compacted before the end it starts
-// again with the then current one, a few times.
+// again with the then current one, unless WithRevision has named it.
 func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[string][]byte, err error) {
 	for range mapTries {
 		m = make(map[string][]byte)
@@ -66,7 +66,7 @@ func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[
 		if err == nil {
 			return m, nil
 		}
-		if !errors.Is(err, ErrCompacted) {
+		if set, bad := listOptions(o); bad != nil || set.revisionSet || !errors.Is(err, ErrCompacted) {
 			break
 		}
 	}
@@ -119,11 +119,5 @@ func (s *Store) behind(spans []keyspace.Range, prefix string, o options) ([]keys
 	if o.reverse {
 		rest = keyspace.Range{From: keyspace.First, To: s.ns + o.after}
 	}
-	var out []keyspace.Range
-	for _, r := range spans {
-		if cut := r.Intersect(rest); !cut.Empty() {
-			out = append(out, cut)
-		}
-	}
-	return out, nil
+	return within(spans, rest), nil
 }

@@ -28,6 +28,7 @@ type mutation struct {
 
 	guards []Guard
 	once   bool
+	leased bool // the caller has named a lease
 }
 
 // outcome is what became of a mutation.
@@ -52,11 +53,21 @@ func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
 	if err := retry.ContextError(ctx); err != nil {
 		return outcome{}, fail(m.op, m.key, err)
 	}
+	ctx, stop := c.bounded(ctx)
+	defer stop()
 	out, err := c.commitOnce(ctx, m)
-	if errs.Unchanged(err) && slotLost(err) {
+	if errs.Unchanged(err) && errors.Is(err, errSlotLost) {
 		return c.commitOnce(ctx, m) // on a new lease
 	}
 	return out, err
+}
+
+// bounded gives a write of several requests the default deadline as a whole.
+func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.engine.WriteTimeout)
 }
 
 // errSlotLost says that a slot vanished or was changed from outside before the write, which was not applied.
@@ -75,9 +86,17 @@ func (o *options) extraOps() int {
 	return n
 }
 
-// slotLost reports whether a write failed for the sake of its slot. The lease may also be one that the caller named.
-func slotLost(err error) bool {
-	return errors.Is(err, errSlotLost) || errors.Is(err, errs.LeaseNotFound)
+// blame finds out whether a lease that was not found is that of the slot, and then says so.
+func (c *core) blame(ctx context.Context, m *mutation, s *slot, err error) error {
+	if !errs.Unchanged(err) || !errors.Is(err, errs.LeaseNotFound) {
+		return err
+	}
+	if m.leased {
+		if r, askErr := c.cli.TimeToLive(ctx, s.lease); askErr != nil || r.TTL > 0 {
+			return err
+		}
+	}
+	return fail(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, err))
 }
 
 func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
@@ -86,12 +105,13 @@ func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
 		return outcome{}, fail(m.op, m.key, err)
 	}
 	out, err := c.commit(ctx, m, s)
+	err = c.blame(ctx, m, s, err)
 	switch {
-	case slotLost(err):
+	case errors.Is(err, errSlotLost):
 		c.slots.forget(s)
 	case err == nil && out.applied:
 		c.slots.put(s, out.rev)
-	case err == nil, errors.Is(err, ErrGuard):
+	case err == nil, errs.Unchanged(err):
 		c.slots.put(s, s.mod)
 	}
 	// Else what stands in the slot is not known: it stays behind, and ends with its lease.
@@ -115,6 +135,9 @@ func (c *core) commit(ctx context.Context, m *mutation, s *slot) (out outcome, e
 		return outcome{rev: resp.Header.GetRevision(), applied: true, resp: resp}, nil
 	}
 	out, err = c.refused(ctx, m, s, resp, doubt)
+	if errors.Is(err, ErrUnknownOutcome) {
+		c.engine.CountUnknown()
+	}
 	if err != nil {
 		return out, &errs.Error{Pkg: "kv", Op: m.op, Key: m.key, Unchanged: !errors.Is(err, ErrUnknownOutcome), Err: err}
 	}
@@ -217,9 +240,9 @@ func (s *slot) answer(r *pb.ResponseOp, repeat bool, rev int64) (ours int64, err
 	}
 	kv := asked.GetKvs()[0]
 	switch {
-	case repeat && string(kv.GetValue()) == s.id:
+	case string(kv.GetValue()) == s.id: // also in a first attempt: something below may have sent it twice
 		return kv.GetModRevision(), nil
-	case repeat && string(kv.GetValue()) == s.burnt():
+	case string(kv.GetValue()) == s.burnt():
 		s.mod = kv.GetModRevision()
 		return 0, nil
 	case !repeat && kv.GetModRevision() == s.mod:

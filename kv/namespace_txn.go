@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -201,6 +202,9 @@ var errNoAnswer = errors.New("the answer is not one to this operation")
 
 // foreign is the error of an operation that was made and whose answer cannot be right.
 func foreign(op, key string, err error) error {
+	if !strings.HasPrefix(op, "get") {
+		err = fmt.Errorf("%w: %w", errs.UnknownOutcome, err) // it may well have been applied
+	}
 	return &errs.Error{Pkg: "kv", Op: op, Key: key, Err: err}
 }
 

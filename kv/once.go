@@ -145,10 +145,11 @@ func (p *slots) forget(s *slot) {
 	}
 }
 
-// grant asks for a lease whose ID is chosen here, so that repeating the request cannot make two.
+// grant asks for a lease. Where its ID can be chosen here, repeating the request cannot make two; else an answer that is
+// lost is the end of it.
 func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (id clientv3.LeaseID, granted time.Duration, err error) {
 	want := wire.NewLeaseID()
-	err = c.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key, Read: true}, func(ctx context.Context, _ bool) (err error) {
+	err = c.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key, Read: wire.GrantRepeats(c.cli)}, func(ctx context.Context, _ bool) (err error) {
 		id, granted, err = wire.Grant(ctx, c.cli, want, ttl)
 		return err
 	})

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -53,11 +54,13 @@ type options struct {
 	upsert    bool
 	noLease   bool
 
-	partial  bool
-	revision int64
-	after    string
-	limit    int
-	reverse  bool
+	partial     bool
+	revision    int64
+	revisionSet bool
+	after       string
+	limit       int
+	limitSet    bool
+	reverse     bool
 
 	complaints []error
 }
@@ -94,13 +97,11 @@ func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) 
 // WithTTL lets the key end d after the write. It grants a lease for this write alone: one more RPC, and a lease in etcd
 // for each such key; a lease.Session is the cheaper way for many. d is rounded up to whole seconds and must be 1 s at
 // least; a server with default timing grants no less than 2 s. When the write is refused the lease is revoked again; when
-// the outcome of the grant or the write is unknown, it ends by itself.
+// the outcome of the grant or the write is unknown, it ends by itself. Revoking takes half a second at the most, also after
+// the end of the context.
 func WithTTL(d time.Duration) PutOption {
 	return option(func(o *options) {
 		o.ttl, o.ttlSet = d, true
-		if err := checkTTL(d); err != nil {
-			o.complaints = append(o.complaints, err)
-		}
 	})
 }
 
@@ -108,14 +109,11 @@ func WithTTL(d time.Duration) PutOption {
 func WithLease(id clientv3.LeaseID) PutOption {
 	return option(func(o *options) {
 		o.lease, o.leaseSet = id, true
-		if id == clientv3.NoLease {
-			o.complain("WithLease: no lease given")
-		}
 	})
 }
 
 // WithSameLease keeps the lease that the key is attached to; a plain Put detaches it. A key that is absent is created
-// without a lease.
+// without a lease. Except in Replace it halves the longest value, since the request then holds it twice.
 func WithSameLease() PutOption { return option(func(o *options) { o.sameLease = true }) }
 
 // WithUpsert lets Update create a key that is absent: its function is given an entry with the zero value.
@@ -127,10 +125,7 @@ func WithoutLease() UpdateOption { return option(func(o *options) { o.noLease = 
 // WithRevision lists the state at a revision in the past; ErrCompacted when that is gone. Default: the current one.
 func WithRevision(rev int64) ListOption {
 	return option(func(o *options) {
-		o.revision = rev
-		if rev <= 0 {
-			o.complain("WithRevision: revision %d", rev)
-		}
+		o.revision, o.revisionSet = rev, true
 	})
 }
 
@@ -140,10 +135,7 @@ func WithAfter(key string) ListOption { return option(func(o *options) { o.after
 // WithLimit ends the listing after n entries.
 func WithLimit(n int) ListOption {
 	return option(func(o *options) {
-		o.limit = n
-		if n <= 0 {
-			o.complain("WithLimit: %d entries", n)
-		}
+		o.limit, o.limitSet = n, true
 	})
 }
 
@@ -178,6 +170,8 @@ func collect[O any](opts []O, apply func(O, *options), write bool) (options, err
 	}
 	if write {
 		o.checkWrite()
+	} else {
+		o.checkList()
 	}
 	return o, join(o.complaints)
 }
@@ -193,6 +187,34 @@ func (o *options) checkWrite() {
 	if leases > 1 {
 		o.complain("WithTTL, WithLease and WithSameLease exclude each other")
 	}
+	if o.leaseSet && o.lease == clientv3.NoLease {
+		o.complain("WithLease: no lease given")
+	}
+	if err := checkTTL(o.ttl); o.ttlSet && err != nil {
+		o.complaints = append(o.complaints, err)
+	}
+}
+
+// checkList complains about options of a listing that cannot be meant.
+func (o *options) checkList() {
+	if o.revisionSet && o.revision <= 0 {
+		o.complain("WithRevision: revision %d", o.revision)
+	}
+	if o.limitSet && o.limit <= 0 {
+		o.complain("WithLimit: %d entries", o.limit)
+	}
+}
+
+// errPartial refuses an option for prefixes on a single key.
+var errPartial = fmt.Errorf("%w: WithPartialPrefix is for prefixes, and this is a key", errs.Invalid)
+
+// keyOptions are deleteOptions for a single key.
+func keyOptions(opts []DeleteOption) (options, error) {
+	o, err := deleteOptions(opts)
+	if o.partial {
+		err = errors.Join(err, errPartial)
+	}
+	return o, err
 }
 
 // Option is an option of a [Store].

@@ -112,13 +112,7 @@ func (p position) rest(spans []keyspace.Range) []keyspace.Range {
 		return spans
 	}
 	behind := keyspace.Range{From: keyspace.After(p.key), To: keyspace.ToEnd}
-	var out []keyspace.Range
-	for _, r := range spans {
-		if cut := r.Intersect(behind); !cut.Empty() {
-			out = append(out, cut)
-		}
-	}
-	return out
+	return within(spans, behind)
 }
 
 // cursor encodes the position: a version, the revision, the total, a hash of the prefix, the key behind the prefix.

@@ -88,7 +88,11 @@ func (s *Store) put(ctx context.Context, op, key string, v []byte, cond conditio
 	o, err := putOptions(opts)
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {
-		err = errors.Join(s.limits.request(len(abs)+len(v)+len(cond.value)), s.limits.ops(1+o.extraOps(), s.limits.TxnOps))
+		size := len(abs) + len(v)
+		if o.sameLease && cond.mod == 0 {
+			size *= 2 // in both branches
+		}
+		err = errors.Join(s.limits.request(size+len(cond.value)), s.limits.ops(1+o.extraOps(), s.limits.TxnOps))
 	}
 	if err != nil {
 		return 0, fail(op, key, err)
@@ -102,6 +106,11 @@ func (s *Store) put(ctx context.Context, op, key string, v []byte, cond conditio
 
 // putTTL writes under a lease of the write's own.
 func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond condition, o options) (int64, error) {
+	if ctx == nil {
+		return 0, fail(op, key, fmt.Errorf("%w: nil context", errs.Invalid))
+	}
+	ctx, stop := s.bounded(ctx)
+	defer stop()
 	id, _, err := s.grant(ctx, op, key, o.ttl)
 	if err != nil {
 		return 0, err
@@ -114,7 +123,7 @@ func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond 
 	return rev, err
 }
 
-const revokeWithin = 5 * time.Second
+const revokeWithin = 500 * time.Millisecond
 
 // revoke takes back a lease that nothing came to be attached to, also when ctx has ended. What fails here ends by itself.
 func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) {
@@ -132,7 +141,7 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	if cmps == nil && len(o.guards) == 0 && !o.once && !o.sameLease {
 		return s.plain(ctx, op, key, then)
 	}
-	m := &mutation{op: op, key: key, abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once}
+	m := &mutation{op: op, key: key, abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once, leased: o.leaseSet}
 	if v == nil {
 		m.value = []byte{} // nil says delete
 	}

@@ -101,7 +101,7 @@ func (s *Store) Stats() Stats {
 	return Stats{Calls: e.Calls, Retries: e.Retries, Unknown: e.Unknown, Conflicts: s.turns.conflicts.Load()}
 }
 
-// call names a call to the retry engine.
+// read names a call that reads to the retry engine.
 func (s *Store) read(op, key string) retry.Call {
 	return retry.Call{Pkg: "kv", Op: op, Key: key, Read: true}
 }
@@ -131,7 +131,7 @@ func (s *Store) checkKey(key string) error {
 // writable is absolute for a key that is to be written.
 func (s *Store) writable(key string) ([]byte, error) {
 	abs, err := s.absolute(key)
-	if err == nil && strings.HasPrefix(string(abs), s.hidden) {
+	if err == nil && (keyspace.IsHidden(key) || strings.HasPrefix(string(abs), s.hidden)) {
 		return nil, errHidden
 	}
 	return abs, err
@@ -162,7 +162,17 @@ func (s *Store) harmless(prefix string) ([]keyspace.Range, error) {
 	return s.spans(prefix, true)
 }
 
-// get reads one key; nil when it is absent.
+// within is what of spans lies in r.
+func within(spans []keyspace.Range, r keyspace.Range) (out []keyspace.Range) {
+	for _, one := range spans {
+		if cut := one.Intersect(r); !cut.Empty() {
+			out = append(out, cut)
+		}
+	}
+	return out
+}
+
+// get reads one absolute key, once.
 func (c *core) get(ctx context.Context, key []byte, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	op := clientv3.OpGet("", opts...)
 	op.WithKeyBytes(key)

@@ -52,13 +52,7 @@ func (c *counted) op(op clientv3.Op, room int) (bad []error) {
 	c.bytes += len(key) + len(op.RangeBytes()) + len(op.ValueBytes()) + opOverhead
 	if op.IsPut() || op.IsDelete() {
 		c.writes = true
-		r := reach(op)
-		if r.From = c.ns + r.From; r.To == keyspace.ToEnd {
-			r.To = keyspace.End(c.ns)
-		} else {
-			r.To = c.ns + r.To
-		}
-		if !r.Intersect(keyspace.Under(c.hidden)).Empty() {
+		if c.hides(reach(op)) {
 			bad = append(bad, errHidden)
 		}
 	}
@@ -66,6 +60,15 @@ func (c *counted) op(op clientv3.Op, room int) (bad []error) {
 		bad = append(bad, fmt.Errorf("%w: %s of key %s: negative revision or limit", errs.Invalid, verb(op), errs.Quote(key)))
 	}
 	return append(bad, c.key(op.KeyBytes())...)
+}
+
+// hides reports whether a relative range holds keys of the library: those of this store's dir, or of the first one's.
+func (c *counted) hides(r keyspace.Range) bool {
+	abs := keyspace.Range{From: c.ns + r.From, To: c.ns + r.To}
+	if r.To == keyspace.ToEnd {
+		abs.To = keyspace.End(c.ns)
+	}
+	return !r.Intersect(keyspace.Under(keyspace.Hidden)).Empty() || !abs.Intersect(keyspace.Under(c.hidden)).Empty()
 }
 
 // key returns what is wrong with a key; an empty one is refused where keys are mapped.

@@ -2,8 +2,10 @@ package kv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
@@ -111,6 +113,7 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		return Entry[T]{}, fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	var v T
+	skipped := false
 	e, err := t.store().Update(ctx, key, func(cur Entry[[]byte]) ([]byte, error) {
 		var zero T
 		v = zero
@@ -122,14 +125,29 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 			v = d.Value
 		}
 		if err := f(&v); err != nil {
+			skipped = errors.Is(err, SkipUpdate)
 			return nil, err
 		}
-		return t.encode("update", key, v)
+		skipped = false
+		b, err := t.encode("update", key, v)
+		if err != nil {
+			return nil, err
+		}
+		// What cannot be read again must not be written: the entry that is returned is what others will read.
+		if v, err = t.codec.Decode(b); err != nil {
+			return nil, fail("update", key, &codecError{what: "the new value cannot be decoded again", is: errs.Invalid, cause: err})
+		}
+		return b, nil
 	}, o...)
-	if err != nil || e.ModRevision == 0 {
-		return Entry[T]{Key: e.Key}, err
+	switch {
+	case err != nil:
+		return Entry[T]{}, err
+	case e.ModRevision == 0:
+		return Entry[T]{Key: e.Key}, nil // skipped, and absent
+	case skipped:
+		return t.decode("update", e)
 	}
-	return t.decode("update", e)
+	return typed(e, v), nil
 }
 
 // List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value that does not decode
@@ -186,7 +204,7 @@ func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
 	}
 	b, err := t.codec.Encode(v)
 	if err != nil {
-		return nil, fail(op, key, fmt.Errorf("%w: value cannot be encoded: %w", errs.Invalid, err))
+		return nil, fail(op, key, &codecError{what: "value cannot be encoded", is: errs.Invalid, cause: err})
 	}
 	return b, nil
 }
@@ -194,11 +212,17 @@ func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
 func (t Typed[T]) decode(op string, e Entry[[]byte]) (Entry[T], error) {
 	v, err := t.codec.Decode(e.Value)
 	if err != nil {
-		return Entry[T]{}, fail(op, e.Key, &decodeError{rev: e.ModRevision, cause: err})
+		what := "revision " + strconv.FormatInt(e.ModRevision, 10)
+		return Entry[T]{}, fail(op, e.Key, &codecError{what: what, is: ErrDecode, cause: err})
 	}
+	return typed(e, v), nil
+}
+
+// typed is e with a decoded value.
+func typed[T any](e Entry[[]byte], v T) Entry[T] {
 	return Entry[T]{
 		Key: e.Key, Value: v, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version, Lease: e.Lease,
-	}, nil
+	}
 }
 
 // listed decodes one entry of many: one that does not decode is the user's to decide.
@@ -208,7 +232,10 @@ func (t Typed[T]) listed(op string, e Entry[[]byte]) (d Entry[T], skip bool, err
 		return d, false, err
 	}
 	if err = t.bad(e.Key, e.ModRevision, err); err != nil {
-		return d, false, fail(op, e.Key, err)
+		if _, ours := errors.AsType[*errs.Error](err); !ours {
+			err = fail(op, e.Key, err)
+		}
+		return d, false, err
 	}
 	return d, true, nil
 }

@@ -21,7 +21,8 @@ const (
 )
 
 // Update replaces the value of key by what f makes of it, and returns the entry as it then stands. f must have no side
-// effects: it is called again when the key has changed meanwhile. cur.Value must not be modified.
+// effects: it is called again when the key has changed meanwhile. cur.Value must not be modified. An Update of the same
+// key inside f would wait for its own turn until the deadline.
 //
 // An error of f ends Update with that error, [SkipUpdate] with the current entry and none; both are taken only from a
 // call of f on a state read after Update began. An absent key is [ErrNotFound], unless [WithUpsert]. The key keeps its
@@ -33,7 +34,10 @@ const (
 func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (Entry[[]byte], error) {
 	opts, err := updateOptions(o)
 	abs, bad := s.writable(key)
-	if err = errors.Join(bad, err, s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)); err == nil {
+	if err = errors.Join(bad, err); err == nil {
+		err = s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)
+	}
+	if err == nil {
 		switch {
 		case ctx == nil:
 			err = fmt.Errorf("%w: nil context", errs.Invalid)
@@ -46,11 +50,8 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 	if err != nil {
 		return Entry[[]byte]{}, fail("update", key, err)
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, s.engine.WriteTimeout)
-		defer stop()
-	}
+	ctx, stop := s.bounded(ctx)
+	defer stop()
 	t, err := s.turns.take(ctx, string(abs))
 	if err != nil {
 		return Entry[[]byte]{}, fail("update", key, fmt.Errorf("%w: waiting for other updates in this process", err))

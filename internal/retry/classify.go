@@ -94,12 +94,14 @@ func Classify(err error, notSent bool) (Class, error) {
 		return Hopeless, errs.TooLarge
 	case code == codes.ResourceExhausted && strings.Contains(text, "message larger than max"):
 		return Full, errs.TooLarge
-	case notSent:
-		return Refused, errs.Unavailable
 	case code == codes.PermissionDenied:
 		return Hopeless, errs.Permission
+	case code == codes.Unauthenticated:
+		return Hopeless, errs.Unauthenticated
 	case code == codes.Unimplemented:
 		return Hopeless, nil
+	case notSent:
+		return Refused, errs.Unavailable
 	}
 	return Ambiguous, errs.Unavailable
 }
@@ -118,19 +120,23 @@ func Code(err error) codes.Code {
 	return status.Code(err)
 }
 
+// descWords come before the text of the server where gRPC prints an error.
+const descWords = " desc = "
+
 // Message is the text of the server in err, without the words of gRPC around it.
 func Message(err error) string {
+	text := err.Error()
 	if s, ok := status.FromError(err); ok {
-		return s.Message()
+		text = s.Message()
+	} else if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
+		text = e.Error()
 	}
-	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
-		return e.Error()
+	// A watch that is refused comes as a plain string, or as a status around one: `rpc error: code = X desc = TEXT`. So
+	// does a status that was wrapped.
+	if i := strings.LastIndex(text, descWords); i >= 0 {
+		text = text[i+len(descWords):]
 	}
-	// A watch that is refused comes as a plain string: `rpc error: code = X desc = TEXT`.
-	if _, text, ok := strings.Cut(err.Error(), " desc = "); ok {
-		return text
-	}
-	return err.Error()
+	return text
 }
 
 // Explain gives err the conditions it meets, and keeps it.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -101,7 +102,9 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 	e.budget.Call()
 	r := run{Engine: e, call: c, ctx: ctx}
 	switch _, ok := ctx.Deadline(); {
-	case ok, c.Patient:
+	case ok:
+	case c.Patient:
+		r.until = time.Now().Add(2 * e.timeout(c)) // room for the short attempts and a whole one
 	case c.Raw:
 		r.until = time.Now().Add(e.timeout(c))
 	default:
@@ -125,7 +128,21 @@ func (e *Engine) timeout(c Call) time.Duration {
 	return e.WriteTimeout
 }
 
-func (e *Engine) closed() bool { return e.Client != nil && e.Client.Ctx().Err() != nil }
+func (e *Engine) closed() bool {
+	life := e.life()
+	return life != nil && life.Err() != nil
+}
+
+// life is the context that ends with the client, nil for a client that has none.
+func (e *Engine) life() context.Context {
+	if e.Client == nil {
+		return nil
+	}
+	return e.Client.Ctx()
+}
+
+// CountUnknown counts a write whose outcome was found to be unknown after the call itself had been answered.
+func (e *Engine) CountUnknown() { e.unknown.Add(1) }
 
 // run is one call under way.
 type run struct {
@@ -172,7 +189,7 @@ func (r *run) do(f Attempt) error {
 func (r *run) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
 
 // attempt makes one attempt under its own time-out, where it has one.
-func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive,staticcheck // the error is the subject here
+func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive // the error is the subject here
 	r.attempts++
 	ctx := r.ctx
 	if d := r.patience(); d > 0 {
@@ -197,6 +214,9 @@ func (r *run) patience() time.Duration {
 	left := r.Policy.MaxAttempts - r.attempts + 1
 	switch {
 	case r.call.Patient && (left <= 1 || !r.budget.Left()):
+		if r.until.IsZero() {
+			return 0 // the caller's deadline
+		}
 		return r.timeout(r.call)
 	case !repeatable:
 		return 0
@@ -256,8 +276,8 @@ func (r *run) pause(class Class) bool {
 	timer := time.NewTimer(r.waits.NextBackOff())
 	defer timer.Stop()
 	var closing <-chan struct{}
-	if r.Client != nil {
-		closing = r.Client.Ctx().Done()
+	if life := r.life(); life != nil {
+		closing = life.Done()
 	}
 	select {
 	case <-timer.C:
@@ -271,20 +291,22 @@ func (r *run) pause(class Class) bool {
 
 // fail makes the error of the whole call from that of its last attempt.
 func (r *run) fail(err, condition error) error {
+	if r.doubt {
+		r.unknown.Add(1)
+	}
+	if r.call.Raw {
+		return err
+	}
 	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Key, Unchanged: !r.doubt}
 	switch {
 	case r.closed():
 		out.Err = Explain(err, errs.Closed)
 	case r.ctx.Err() != nil:
 		out.Err = r.outOfTime(err)
+	case r.call.Patient && Code(err) == codes.DeadlineExceeded:
+		out.Err = r.why(Explain(err, condition))
 	default:
 		out.Err = Explain(err, condition)
-	}
-	if r.doubt {
-		r.unknown.Add(1)
-	}
-	if r.call.Raw {
-		return err
 	}
 	if r.doubt {
 		out.Err = fmt.Errorf("%w: %w", errs.UnknownOutcome, out.Err)
@@ -305,12 +327,18 @@ func (r *run) outOfTime(err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		out = fmt.Errorf("%w: %w", out, err)
 	}
-	if r.Client != nil {
-		if why := wire.Explain(r.ctx, r.Client); why != nil {
-			out = fmt.Errorf("%w: %w", out, why)
-		}
+	return r.why(out)
+}
+
+// why adds the endpoints, and the reason why there is no connection to them, if there is none.
+func (r *run) why(err error) error {
+	if r.Client == nil {
+		return err
 	}
-	return out
+	if why := wire.Explain(r.ctx, r.Client); why != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return err
 }
 
 // ContextError is nil while ctx lives, and then an error that matches both ctx.Err() and the cause.

@@ -37,6 +37,9 @@ func (p Policy) WithDefaults() Policy {
 	}
 	if p.BaseDelay == 0 {
 		p.BaseDelay = DefaultBaseDelay
+		if p.MaxDelay != 0 {
+			p.BaseDelay = min(p.BaseDelay, p.MaxDelay)
+		}
 	}
 	if p.MaxDelay == 0 {
 		p.MaxDelay = max(DefaultMaxDelay, p.BaseDelay)

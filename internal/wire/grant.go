@@ -19,18 +19,19 @@ import (
 // two: the second grant says that it exists.
 func NewLeaseID() clientv3.LeaseID {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	id := int64(binary.BigEndian.Uint64(b[:]) & math.MaxInt64) //nolint:gosec // the mask keeps it positive
+	_, _ = rand.Read(b[:])                                     // never fails
+	id := int64(binary.BigEndian.Uint64(b[:]) & math.MaxInt64) // the mask keeps it positive
 	return clientv3.LeaseID(max(id, 1))
 }
 
 // Grant asks once for a lease with the given ID and returns the TTL that the server granted, which may be longer than
-// the one asked for. A lease that exists already, from an earlier attempt with the same ID, counts as granted; its TTL
-// is then taken to be the one asked for. cli.Lease is used where it is not client/v3's own; it chooses the ID itself.
+// the one asked for. A lease that exists already, from an earlier attempt with the same ID, is renewed, so that all of
+// its time is left. cli.Lease is used where it is not client/v3's own; it chooses the ID itself, and repeating it is not
+// harmless: see [GrantRepeats].
 func Grant(ctx context.Context, cli *clientv3.Client, id clientv3.LeaseID, ttl time.Duration) (clientv3.LeaseID, time.Duration, error) {
 	seconds := Seconds(ttl)
-	if cli.ActiveConnection() == nil || !officialLease(cli.Lease) {
-		resp, err := cli.Lease.Grant(ctx, seconds)
+	if !GrantRepeats(cli) {
+		resp, err := cli.Grant(ctx, seconds)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -39,11 +40,20 @@ func Grant(ctx context.Context, cli *clientv3.Client, id clientv3.LeaseID, ttl t
 	resp, err := clientv3.RetryLeaseClient(cli).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(id), TTL: seconds}, grpc.WaitForReady(true))
 	switch err = rpctypes.Error(err); {
 	case errors.Is(err, rpctypes.ErrLeaseExist):
-		return id, time.Duration(seconds) * time.Second, nil
+		alive, err := cli.KeepAliveOnce(ctx, id)
+		if err != nil {
+			return 0, 0, err
+		}
+		return id, time.Duration(alive.TTL) * time.Second, nil
 	case err != nil:
 		return 0, 0, clientv3.ContextError(ctx, err)
 	}
 	return clientv3.LeaseID(resp.GetID()), time.Duration(resp.GetTTL()) * time.Second, nil
+}
+
+// GrantRepeats reports whether a [Grant] can be repeated with the same ID without making a second lease.
+func GrantRepeats(cli *clientv3.Client) bool {
+	return cli.ActiveConnection() != nil && officialLease(cli.Lease)
 }
 
 // BasedLease is a Lease of etcdkit's own over client/v3's.
@@ -59,5 +69,9 @@ func officialLease(l clientv3.Lease) bool {
 
 // Seconds is ttl in the whole seconds that etcd counts in, rounded up.
 func Seconds(ttl time.Duration) int64 {
-	return int64((ttl + time.Second - 1) / time.Second)
+	seconds := int64(ttl / time.Second)
+	if ttl%time.Second > 0 {
+		seconds++
+	}
+	return seconds
 }

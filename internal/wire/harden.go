@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/stats"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -22,7 +25,8 @@ const (
 	keepAliveLeast   = 10 * time.Second // gRPC raises anything shorter to this
 )
 
-type hardenedKey struct{}
+// hardened marks a configuration.
+type hardened struct{ grpc.EmptyDialOption }
 
 // Harden changes cfg so that every promise about writes holds over the client made from it: one wire attempt for each
 // unary call, the sent-probe, require-leader where it belongs, and keepalive pings while calls are open.
@@ -46,24 +50,49 @@ func Harden(cfg *clientv3.Config) error {
 	if cfg.DialKeepAliveTimeout == 0 {
 		cfg.DialKeepAliveTimeout = KeepAliveTimeout
 	}
-	if cfg.Context == nil {
-		cfg.Context = context.Background() //nolint:forbidigo // client/v3 starts from this too; the value below marks the client
-	}
-	if cfg.Context.Value(hardenedKey{}) != nil {
+	cfg.MaxUnaryRetries = 1
+	if slices.Contains(cfg.DialOptions, grpc.DialOption(hardened{})) {
 		return nil // twice is once
 	}
-	cfg.Context = context.WithValue(cfg.Context, hardenedKey{}, true)
-	cfg.MaxUnaryRetries = 1
-	cfg.DialOptions = append(cfg.DialOptions[:len(cfg.DialOptions):len(cfg.DialOptions)],
+	cfg.DialOptions = slices.Concat([]grpc.DialOption{grpc.WithConnectParams(reconnect())}, cfg.DialOptions, []grpc.DialOption{
+		hardened{},
 		grpc.WithStatsHandler(probe{}),
 		grpc.WithChainUnaryInterceptor(hardenUnary),
 		grpc.WithChainStreamInterceptor(hardenStream),
-	)
+	})
 	return nil
 }
 
-// Hardened reports whether cli was made from a configuration that went through [Harden].
-func Hardened(cli *clientv3.Client) bool { return cli.Ctx().Value(hardenedKey{}) != nil }
+// reconnect is how fast connections are tried again. Left alone, gRPC waits up to two minutes between two attempts, and
+// the calls that wait for a connection do not hurry it: a client would stay dead long after etcd is back.
+func reconnect() grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+		MinConnectTimeout: 5 * time.Second,
+	}
+}
+
+// Hardened reports whether cli was made from a configuration that went through [Harden]: whether its connection has the
+// sent-probe. A mark elsewhere, in the context for one, could come from another client, and a client that is taken for a
+// hardened one sends writes again that it must not.
+func Hardened(cli *clientv3.Client) bool {
+	conn := reflect.ValueOf(cli.ActiveConnection())
+	if conn.IsNil() {
+		return false
+	}
+	handlers := conn.Elem()
+	for _, name := range []string{"dopts", "copts", "StatsHandlers"} {
+		if handlers = handlers.FieldByName(name); !handlers.IsValid() {
+			return false // gRPC is not as it was: nothing is proved
+		}
+	}
+	for i := range handlers.Len() {
+		if handlers.Index(i).Elem().Type() == reflect.TypeFor[probe]() {
+			return true
+		}
+	}
+	return false
+}
 
 // probe tells attempts that their request was put on the wire.
 type probe struct{}

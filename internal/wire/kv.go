@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"reflect"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,7 +41,7 @@ func KV(cli *clientv3.Client) (kv clientv3.KV, observed bool) {
 // below it, since anybody can make one over a stub of his own.
 func official(kv clientv3.KV) bool {
 	v := reflect.ValueOf(kv)
-	if v.Type() != reflect.TypeOf(clientv3.NewKVFromKVClient(nil, nil)) || v.IsNil() {
+	if !v.IsValid() || v.Type() != reflect.TypeOf(clientv3.NewKVFromKVClient(nil, nil)) || v.IsNil() {
 		return false
 	}
 	remote := v.Elem().FieldByName("remote")
@@ -70,6 +71,7 @@ func (c *spyClient) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.Cal
 
 // Range reads; client/v3 may well send it again.
 func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
+	unseen(ctx)
 	if !in.GetSerializable() {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
@@ -78,7 +80,20 @@ func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc
 
 // RangeStream reads in chunks.
 func (c *spyClient) RangeStream(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+	unseen(ctx)
 	return c.KVClient.RangeStream(clientv3.WithRequireLeader(ctx), in, opts...)
+}
+
+// Compact drops history.
+func (c *spyClient) Compact(ctx context.Context, in *pb.CompactionRequest, opts ...grpc.CallOption) (*pb.CompactionResponse, error) {
+	return spied(ctx, in, opts, c.KVClient.Compact)
+}
+
+// unseen takes a request for sent that nobody looks after.
+func unseen(ctx context.Context) {
+	if a := attemptOf(ctx); a != nil {
+		a.sent.Store(true)
+	}
 }
 
 // spied makes one call. Its context ends with the first answer that client/v3 would take as a reason to send again.
@@ -86,7 +101,7 @@ func spied[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call fun
 	ctx, stop := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer stop()
 	a := attemptOf(ctx)
-	opts = append(opts[:len(opts):len(opts)], grpc.OnFinish(func(err error) {
+	opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) {
 		if c := status.Code(err); c == codes.Canceled || c == codes.DeadlineExceeded {
 			stop()
 		}

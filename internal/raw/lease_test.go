@@ -1,0 +1,97 @@
+package raw_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestAGrantWhoseAnswerIsLostMakesOneLease(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	lost := failing("Lease/LeaseGrant", 3, true)
+	cli := s.Client(t, hardened(t), lost.Option)
+	install(cli, false)
+	got, err := cli.Grant(t.Context(), 40)
+	require.NoError(t, err)
+	assert.Greater(t, lost.calls.Load(), int64(1))
+	assert.EqualValues(t, 40, got.TTL)
+	assert.Positive(t, got.Revision, "the answer has a header")
+	all, err := cli.Leases(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []clientv3.LeaseStatus{{ID: got.ID}}, all.Leases)
+}
+
+func TestTwoGrantsAreTwoLeases(t *testing.T) {
+	t.Parallel()
+	cli, _ := installed(t)
+	one, err := cli.Grant(t.Context(), 40)
+	require.NoError(t, err)
+	two, err := cli.Grant(t.Context(), 40)
+	require.NoError(t, err)
+	assert.NotEqual(t, one.ID, two.ID)
+	for _, id := range []clientv3.LeaseID{one.ID, two.ID} {
+		_, err = cli.Revoke(t.Context(), id)
+		require.NoError(t, err)
+	}
+}
+
+func TestALeaseThatIsTooLongIsRefusedAsByTheClient(t *testing.T) {
+	t.Parallel()
+	cli, _ := installed(t)
+	_, err := cli.Grant(t.Context(), 9_000_000_001)
+	assert.Equal(t, rpctypes.ErrLeaseTTLTooLarge, err)
+}
+
+func TestRevokingIsDoneOnceTheLeaseIsGone(t *testing.T) {
+	t.Parallel()
+	lost := failing("Lease/LeaseRevoke", 1, true)
+	cli, _ := installed(t, lost.Option)
+	granted, err := cli.Grant(t.Context(), 40)
+	require.NoError(t, err)
+	resp, err := cli.Revoke(t.Context(), granted.ID)
+	require.NoError(t, err, "the attempt before has revoked it")
+	assert.NotNil(t, resp.Header)
+	assert.EqualValues(t, 2, lost.calls.Load())
+	_, err = cli.Revoke(t.Context(), granted.ID)
+	assert.Equal(t, rpctypes.ErrLeaseNotFound, err, "nothing was revoked by this call")
+}
+
+func TestQuestionsAboutLeasesAreRepeated(t *testing.T) {
+	t.Parallel()
+	ask := failing("Lease/LeaseTimeToLive", 2, true)
+	list := failing("Lease/LeaseLeases", 2, true)
+	renew := failing("Lease/LeaseKeepAlive", 2, true)
+	renew.err = rpctypes.ErrGRPCInvalidAuthToken
+	cli, _ := installed(t, ask.Option, list.Option, renew.Option)
+	granted, err := cli.Grant(t.Context(), 40)
+	require.NoError(t, err)
+
+	left, err := cli.TimeToLive(t.Context(), granted.ID)
+	require.NoError(t, err)
+	assert.EqualValues(t, 40, left.GrantedTTL)
+	assert.EqualValues(t, 3, ask.calls.Load())
+
+	all, err := cli.Leases(t.Context())
+	require.NoError(t, err)
+	assert.True(t, slices.Contains(all.Leases, clientv3.LeaseStatus{ID: granted.ID}))
+	assert.EqualValues(t, 3, list.calls.Load())
+
+	_, err = cli.KeepAliveOnce(t.Context(), granted.ID)
+	require.ErrorIs(t, err, rpctypes.ErrInvalidAuthToken, "refused twice")
+	renewed, err := cli.KeepAliveOnce(t.Context(), granted.ID)
+	require.NoError(t, err)
+	assert.EqualValues(t, 40, renewed.TTL)
+	assert.EqualValues(t, 3, renew.calls.Load())
+
+	_, err = cli.Revoke(t.Context(), granted.ID)
+	require.NoError(t, err)
+	_, err = cli.KeepAliveOnce(t.Context(), granted.ID)
+	assert.Equal(t, rpctypes.ErrLeaseNotFound, err)
+}

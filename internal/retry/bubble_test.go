@@ -1,0 +1,116 @@
+package retry_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+var (
+	read      = retry.Call{Pkg: "kv", Op: "get", Key: "k", Read: true}
+	unguarded = retry.Call{Pkg: "kv", Op: "put", Key: "k"}
+	guarded   = retry.Call{Pkg: "kv", Op: "replace", Key: "k", Guarded: true}
+
+	errLost     = status.Error(codes.Unavailable, "error reading from server: EOF")
+	errNoLeader = rpctypes.Error(rpctypes.ErrGRPCNoLeader)
+	errBusy     = rpctypes.Error(rpctypes.ErrGRPCRequestTooManyRequests)
+	errToken    = rpctypes.Error(rpctypes.ErrGRPCInvalidAuthToken)
+)
+
+// attempts plays the server's part and takes notes.
+type attempts struct {
+	began, ended []time.Duration // since the first one began
+	allowed      []time.Duration // by the context of the attempt, 0 for ever
+	doubts       []bool
+	start        time.Time
+}
+
+// note makes an attempt of answer, which is told the number of the attempt, from 1.
+func (a *attempts) note(answer func(ctx context.Context, n int) error) retry.Attempt {
+	return func(ctx context.Context, doubt bool) error {
+		now := time.Now()
+		if a.start.IsZero() {
+			a.start = now
+		}
+		a.began = append(a.began, now.Sub(a.start))
+		a.doubts = append(a.doubts, doubt)
+		var allowed time.Duration
+		if d, ok := ctx.Deadline(); ok {
+			allowed = d.Sub(now)
+		}
+		a.allowed = append(a.allowed, allowed)
+		err := answer(ctx, len(a.began))
+		a.ended = append(a.ended, time.Since(a.start))
+		return err
+	}
+}
+
+func (a *attempts) n() int { return len(a.began) }
+
+// waits are the times between the end of an attempt and the next.
+func (a *attempts) waits() []time.Duration {
+	var out []time.Duration
+	for i := 1; i < len(a.began); i++ {
+		out = append(out, a.began[i]-a.ended[i-1])
+	}
+	return out
+}
+
+// failing answers with err for the first n attempts.
+func failing(err error, n int) func(context.Context, int) error {
+	return func(_ context.Context, i int) error {
+		if i <= n {
+			return err
+		}
+		return nil
+	}
+}
+
+const always = 1 << 30
+
+// hang does not answer.
+func hang(ctx context.Context, _ int) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// slow answers with err after d.
+func slow(d time.Duration, err error) func(context.Context, int) error {
+	return func(ctx context.Context, _ int) error {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return err
+		}
+	}
+}
+
+// within is a context that ends after d.
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), d)
+	t.Cleanup(stop)
+	return ctx
+}
+
+// drained is an engine without a budget.
+func drained(t *testing.T) *retry.Engine {
+	t.Helper()
+	e := retry.New(retry.Config{})
+	for before := uint64(0); ; before = e.Stats().Retries {
+		require.Error(t, e.Do(t.Context(), read, func(context.Context, bool) error { return errLost }))
+		if e.Stats().Retries == before {
+			return e
+		}
+	}
+}

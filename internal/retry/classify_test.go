@@ -1,0 +1,187 @@
+package retry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// inEachForm runs f with err as a server sends it and as client/v3 hands it on.
+func inEachForm(t *testing.T, err error, f func(t *testing.T, err error)) {
+	t.Helper()
+	forms := map[string]error{"a status": err, "a status, wrapped": fmt.Errorf("while reading: %w", err), "a string": errors.New(err.Error())}
+	if e, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(err)); ok {
+		forms["an EtcdError"] = e
+		forms["an EtcdError, wrapped"] = fmt.Errorf("while reading: %w", e)
+	}
+	for name, err := range forms {
+		t.Run("as "+name, func(t *testing.T) {
+			t.Parallel()
+			f(t, err)
+		})
+	}
+}
+
+func TestWhatEtcdSaysIsWhatCounts(t *testing.T) {
+	t.Parallel()
+	rows := []struct {
+		err       error
+		class     retry.Class
+		condition error
+	}{
+		{rpctypes.ErrGRPCNoLeader, retry.Leaderless, errs.Unavailable},
+		{rpctypes.ErrGRPCRequestTooManyRequests, retry.Busy, errs.Unavailable},
+		{rpctypes.ErrGRPCNotSupportedForLearner, retry.Refused, errs.Unavailable},
+		{rpctypes.ErrGRPCNotCapable, retry.Refused, errs.Unavailable},
+		{rpctypes.ErrGRPCInvalidAuthToken, retry.Reauth, errs.Unauthenticated},
+		{rpctypes.ErrGRPCUserEmpty, retry.Reauth, errs.Unauthenticated},
+		{rpctypes.ErrGRPCAuthOldRevision, retry.Reauth, errs.Unauthenticated},
+		{rpctypes.ErrGRPCAuthFailed, retry.Hopeless, errs.Unauthenticated},
+		{rpctypes.ErrGRPCUserNotFound, retry.Hopeless, errs.Unauthenticated},
+		{rpctypes.ErrGRPCPermissionDenied, retry.Hopeless, errs.Permission},
+		{rpctypes.ErrGRPCPermissionNotGiven, retry.Hopeless, errs.Permission},
+		{rpctypes.ErrGRPCRequestTooLarge, retry.Hopeless, errs.TooLarge},
+		{rpctypes.ErrGRPCTooManyOps, retry.Hopeless, errs.TooLarge},
+		{rpctypes.ErrGRPCDuplicateKey, retry.Hopeless, errs.Invalid},
+		{rpctypes.ErrGRPCFutureRev, retry.Hopeless, errs.Invalid},
+		{rpctypes.ErrGRPCEmptyKey, retry.Hopeless, errs.Invalid},
+		{rpctypes.ErrGRPCLeaseTTLTooLarge, retry.Hopeless, errs.Invalid},
+		{rpctypes.ErrGRPCCompacted, retry.Hopeless, errs.Compacted},
+		{rpctypes.ErrGRPCLeaseNotFound, retry.Hopeless, errs.LeaseNotFound},
+		{rpctypes.ErrGRPCLeaseExist, retry.Hopeless, nil},
+		{rpctypes.ErrGRPCKeyNotFound, retry.Hopeless, nil},
+		{rpctypes.ErrGRPCCorrupt, retry.Hopeless, errs.Unavailable},
+		{rpctypes.ErrGRPCNoSpace, retry.Full, errs.Unavailable},
+	}
+	for _, tt := range rows {
+		t.Run(rpctypes.ErrorDesc(tt.err), func(t *testing.T) {
+			t.Parallel()
+			inEachForm(t, tt.err, func(t *testing.T, err error) {
+				t.Helper()
+				for _, notSent := range []bool{false, true} {
+					class, condition := retry.Classify(err, notSent)
+					assert.Equal(t, tt.class, class)
+					assert.Equal(t, tt.condition, condition)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatNobodyKnowsIsAmbiguousUnlessItWasNotSent(t *testing.T) {
+	t.Parallel()
+	rows := map[string]error{
+		"the proposal timed out":              rpctypes.ErrGRPCTimeout,
+		"the leader failed":                   rpctypes.ErrGRPCTimeoutDueToLeaderFail,
+		"the member lost its peers":           rpctypes.ErrGRPCTimeoutDueToConnectionLost,
+		"the applied index was not reached":   rpctypes.ErrGRPCTimeoutWaitAppliedIndex,
+		"the leader changed":                  rpctypes.ErrGRPCLeaderChanged,
+		"the server stopped":                  rpctypes.ErrGRPCStopped,
+		"the connection ended":                status.Error(codes.Unavailable, "error reading from server: EOF"),
+		"a proxy said Canceled":               status.Error(codes.Canceled, "context canceled"),
+		"a proxy said DeadlineExceeded":       status.Error(codes.DeadlineExceeded, "context deadline exceeded"),
+		"a proxy said Internal":               status.Error(codes.Internal, "stream terminated by RST_STREAM"),
+		"a proxy said Aborted":                status.Error(codes.Aborted, "try again"),
+		"somebody said Unknown":               status.Error(codes.Unknown, "boom"),
+		"the deadline passed":                 context.DeadlineExceeded,
+		"the call was given up":               context.Canceled,
+		"the deadline passed, with a wrapper": fmt.Errorf("read: %w", context.DeadlineExceeded),
+	}
+	for name, err := range rows {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inEachForm(t, err, func(t *testing.T, err error) {
+				t.Helper()
+				class, condition := retry.Classify(err, false)
+				assert.Equal(t, retry.Ambiguous, class)
+				assert.Equal(t, errs.Unavailable, condition)
+				class, condition = retry.Classify(err, true)
+				assert.Equal(t, retry.Refused, class)
+				assert.Equal(t, errs.Unavailable, condition)
+			})
+		})
+	}
+}
+
+func TestWhatNeedsNoAnswerOfEtcdToBeKnown(t *testing.T) {
+	t.Parallel()
+	rows := map[string]struct {
+		err       error
+		class     retry.Class
+		condition error
+	}{
+		"input that was refused here":         {fmt.Errorf("%w: empty key", errs.Invalid), retry.Hopeless, nil},
+		"a request too large to send":         {status.Error(codes.ResourceExhausted, "trying to send message larger than max (3145784 vs. 2097152)"), retry.Hopeless, errs.TooLarge},
+		"a message too large to receive":      {status.Error(codes.ResourceExhausted, "grpc: received message larger than max (3145784 vs. 2097152)"), retry.Full, errs.TooLarge},
+		"a proxy that forbids it":             {status.Error(codes.PermissionDenied, "RBAC: access denied"), retry.Hopeless, errs.Permission},
+		"a proxy that wants another login":    {status.Error(codes.Unauthenticated, "Jwt is expired"), retry.Hopeless, errs.Unauthenticated},
+		"a method that the server lacks":      {status.Error(codes.Unimplemented, "unknown method RangeStream for service etcdserverpb.KV"), retry.Hopeless, nil},
+		"a status that only looks like input": {status.Error(codes.InvalidArgument, "what?"), retry.Ambiguous, errs.Unavailable},
+	}
+	for name, tt := range rows {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			class, condition := retry.Classify(tt.err, false)
+			assert.Equal(t, tt.class, class)
+			assert.Equal(t, tt.condition, condition)
+			if tt.class == retry.Ambiguous {
+				return
+			}
+			class, condition = retry.Classify(tt.err, true)
+			assert.Equal(t, tt.class, class, "whether it was sent is of no matter")
+			assert.Equal(t, tt.condition, condition)
+		})
+	}
+}
+
+func TestAWatchThatIsRefusedIsRecognisedInsideItsStatus(t *testing.T) {
+	t.Parallel()
+	err := rpctypes.Error(status.Error(codes.FailedPrecondition, rpctypes.ErrGRPCInvalidAuthToken.Error()))
+	class, _ := retry.Classify(err, false)
+	assert.Equal(t, retry.Reauth, class)
+	assert.Equal(t, "etcdserver: invalid auth token", retry.Message(err))
+}
+
+func TestOnlyTheAmbiguousClassesMayHaveBeenApplied(t *testing.T) {
+	t.Parallel()
+	applied := map[retry.Class]bool{
+		retry.Refused: false, retry.Leaderless: false, retry.Busy: false, retry.Reauth: false, retry.Hopeless: false,
+		retry.Ambiguous: true, retry.Full: true,
+	}
+	for class, want := range applied {
+		assert.Equal(t, want, class.Applied(), class)
+	}
+}
+
+func TestTheCodeIsFoundInEachForm(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, codes.OutOfRange, retry.Code(rpctypes.ErrCompacted), "an EtcdError has no status")
+	assert.Equal(t, codes.OutOfRange, retry.Code(rpctypes.ErrGRPCCompacted))
+	assert.Equal(t, codes.DeadlineExceeded, retry.Code(fmt.Errorf("x: %w", context.DeadlineExceeded)))
+	assert.Equal(t, codes.Canceled, retry.Code(context.Canceled))
+	assert.Equal(t, codes.Unknown, retry.Code(errors.New("boom")))
+}
+
+func TestExplainingKeepsTheErrorAndAddsTheCondition(t *testing.T) {
+	t.Parallel()
+	plain := errors.New("boom")
+	assert.Equal(t, plain, retry.Explain(plain, nil))
+	invalid := fmt.Errorf("%w: empty key", errs.Invalid)
+	assert.Equal(t, invalid, retry.Explain(invalid, errs.Invalid), "once is enough")
+	both := retry.Explain(rpctypes.ErrCompacted, errs.Compacted)
+	require.ErrorIs(t, both, errs.Compacted)
+	require.ErrorIs(t, both, rpctypes.ErrCompacted)
+	gone := retry.Explain(rpctypes.ErrLeaseNotFound, errs.LeaseNotFound)
+	require.ErrorIs(t, gone, rpctypes.ErrLeaseNotFound)
+	assert.EqualError(t, gone, "lease: not found (etcdserver: requested lease not found)")
+}

@@ -1,0 +1,93 @@
+package wire_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+func TestAConnectionThatIsThereNeedsNoExplanation(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Client(t)
+	require.NoError(t, wire.Probe(t.Context(), cli.ActiveConnection()))
+	require.NoError(t, wire.Explain(t.Context(), cli))
+	require.NoError(t, cli.Close())
+	require.NoError(t, wire.Explain(t.Context(), cli), "nor does a client that was closed")
+	require.NoError(t, wire.Explain(t.Context(), clientv3.NewCtxClient(t.Context())), "nor one without a connection")
+}
+
+func TestARefusedConnectionIsExplained(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.NewClient(t, []string{"127.0.0.1:1", "127.0.0.1:2"})
+	ended, stop := context.WithCancel(t.Context())
+	stop()
+	for _, ctx := range []context.Context{t.Context(), ended} {
+		err := wire.Explain(ctx, cli)
+		require.ErrorContains(t, err, "endpoints 127.0.0.1:1, 127.0.0.1:2: ")
+		assert.ErrorContains(t, err, "connection refused")
+		assert.NotContains(t, err.Error(), "desc =")
+	}
+	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused")
+}
+
+func TestACertificateThatIsNotTrustedIsExplained(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	other := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
+	pem, err := os.ReadFile(pki.OtherCAFile)
+	require.NoError(t, err)
+	require.True(t, other.RootCAs.AppendCertsFromPEM(pem))
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
+	cli := s.Client(t, func(cfg *clientv3.Config) { cfg.TLS = other })
+	err = wire.Probe(t.Context(), cli.ActiveConnection())
+	require.ErrorContains(t, err, "x509: certificate signed by unknown authority")
+	assert.NotContains(t, err.Error(), "desc =")
+	require.ErrorContains(t, wire.Explain(t.Context(), cli), "x509: certificate signed by unknown authority")
+}
+
+func TestAServerThatDoesNotServeIsExplained(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv, state := grpc.NewServer(), health.NewServer()
+	state.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(srv, state)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = srv.Serve(l) })
+	defer wg.Wait()
+	defer srv.Stop()
+	cli := etcdtest.NewClient(t, []string{l.Addr().String()})
+	assert.EqualError(t, wire.Probe(t.Context(), cli.ActiveConnection()), "the server says NOT_SERVING")
+}
+
+func TestTheWordsOfGRPCAreTakenOff(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`: "dial tcp 127.0.0.1:1: connect: connection refused",
+		`connection error: desc = "transport: authentication handshake failed: tls: no certificate"`:                   "tls: no certificate",
+		`last connection error: connection error: desc = "error reading server preface: EOF"`:                          "error reading server preface: EOF",
+		`something "else"`: `something "else"`,
+	} {
+		assert.EqualError(t, wire.Plain(status.Error(codes.Unavailable, text)), want)
+	}
+	plain := errors.New("boom")
+	assert.Equal(t, plain, wire.Plain(plain))
+	assert.NoError(t, wire.Plain(nil))
+}
