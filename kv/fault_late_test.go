@@ -113,10 +113,10 @@ func (b lateBench) warm(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// state is the value of a key and where it stands in history.
-func (b lateBench) state(t *testing.T, key string) string {
+// state is what etcd has under "k", and where it stands in history.
+func (b lateBench) state(t *testing.T) string {
 	t.Helper()
-	r, err := b.raw.Get(t.Context(), b.dir+key)
+	r, err := b.raw.Get(t.Context(), b.dir+"k")
 	require.NoError(t, err)
 	if len(r.Kvs) == 0 {
 		return "<none>"
@@ -167,8 +167,10 @@ func TestAWriteWithOnceTakesEffectOnceInWhateverOrderItsAttemptsArrive(t *testin
 			e, err := s.Update(ctx, "k", func(raw) ([]byte, error) { return []byte("new"), nil }, once, kv.WithUpsert())
 			return e.ModRevision, err
 		}},
-		"delete":    {"old", "", func(ctx context.Context, s *kv.Store, _ int64) (int64, error) { return s.Delete(ctx, "k", once) }},
-		"delete at": {"old", "", func(ctx context.Context, s *kv.Store, mod int64) (int64, error) { return s.DeleteAt(ctx, "k", mod, once) }},
+		"delete": {"old", "", func(ctx context.Context, s *kv.Store, _ int64) (int64, error) { return s.Delete(ctx, "k", once) }},
+		"delete at": {"old", "", func(ctx context.Context, s *kv.Store, mod int64) (int64, error) {
+			return s.DeleteAt(ctx, "k", mod, once)
+		}},
 		"batch": {"", "new", func(ctx context.Context, s *kv.Store, _ int64) (int64, error) {
 			return s.Batch(ctx, kv.OpPut("k", []byte("new"), once), kv.OpPut("beside", nil))
 		}},
@@ -188,16 +190,15 @@ func TestAWriteWithOnceTakesEffectOnceInWhateverOrderItsAttemptsArrive(t *testin
 				rev, err := test.op(t.Context(), b.Store, mod)
 				require.NoError(t, err)
 				assert.Positive(t, rev)
-				if want := "<none>"; test.after == "" {
-					assert.Equal(t, want, b.state(t, "k"))
-				} else {
-					version := 1 + len(test.before)/len("old")
-					assert.Equal(t, fmt.Sprintf("%s at %d, version %d", test.after, rev, version), b.state(t, "k"))
+				want := "<none>"
+				if test.after != "" {
+					want = fmt.Sprintf("%s at %d, version %d", test.after, rev, 1+len(test.before)/len("old"))
 				}
+				assert.Equal(t, want, b.state(t))
 				reset()
-				want := b.state(t, "k")
+				want = b.state(t)
 				b.deliver(t)
-				assert.Equal(t, want, b.state(t, "k"), "an attempt that came late took effect")
+				assert.Equal(t, want, b.state(t), "an attempt that came late took effect")
 			})
 		})
 	}
@@ -309,9 +310,13 @@ func TestALeaseIsNotRevokedWhileTheOutcomeOfItsWriteIsUnknown(t *testing.T) {
 	t.Parallel()
 	ttl := kv.WithTTL(time.Minute)
 	for name, op := range map[string]func(ctx context.Context, s *kv.Store, mod int64) error{
-		"put":     func(ctx context.Context, s *kv.Store, _ int64) error { _, err := s.Put(ctx, "k", nil, ttl); return err },
-		"replace": func(ctx context.Context, s *kv.Store, mod int64) error { return second(s.Replace(ctx, "k", nil, mod, ttl)) },
-		"batch":   func(ctx context.Context, s *kv.Store, _ int64) error { return second(s.Batch(ctx, kv.OpPut("k", nil, ttl))) },
+		"put": func(ctx context.Context, s *kv.Store, _ int64) error { _, err := s.Put(ctx, "k", nil, ttl); return err },
+		"replace": func(ctx context.Context, s *kv.Store, mod int64) error {
+			return second(s.Replace(ctx, "k", nil, mod, ttl))
+		},
+		"batch": func(ctx context.Context, s *kv.Store, _ int64) error {
+			return second(s.Batch(ctx, kv.OpPut("k", nil, ttl)))
+		},
 	} {
 		b := newLateBench(t, etcdtest.Client)
 		mod := b.put(t, "k", "old")
@@ -332,15 +337,14 @@ func second(_ int64, err error) error { return err }
 // Without a slot it is the state right after the one that the write was conditional on that tells what became of it.
 func TestWithoutASlotTheNextStateTellsWhatBecameOfAWrite(t *testing.T) {
 	t.Parallel()
-	type op = func(ctx context.Context, s *kv.Store, mod int64) error
-	replace := op(func(ctx context.Context, s *kv.Store, mod int64) error {
+	replace := func(ctx context.Context, s *kv.Store, mod int64) error {
 		return second(s.Replace(ctx, "k", []byte("mine"), mod))
-	})
-	deleteAt := op(func(ctx context.Context, s *kv.Store, mod int64) error { return second(s.DeleteAt(ctx, "k", mod)) })
-	const gone = ""
+	}
+	deleteAt := func(ctx context.Context, s *kv.Store, mod int64) error { return second(s.DeleteAt(ctx, "k", mod)) }
+	const gone = "<none>"
 	var applied error
 	for name, test := range map[string]struct {
-		op        op
+		op        func(ctx context.Context, s *kv.Store, mod int64) error
 		fate      fate
 		meanwhile []string // values that others write
 		want      error
@@ -362,6 +366,7 @@ func TestWithoutASlotTheNextStateTellsWhatBecameOfAWrite(t *testing.T) {
 		"also when the key was created since":                   {deleteAt, lost, []string{"theirs"}, kv.ErrUnknownOutcome},
 		"a delete of a key deleted before is unknown":           {deleteAt, late, []string{gone}, kv.ErrUnknownOutcome},
 		"a delete of a key that was changed is a conflict":      {deleteAt, late, []string{"theirs"}, kv.ErrConflict},
+		"also when it was changed to nothing":                   {deleteAt, late, []string{""}, kv.ErrConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -379,9 +384,9 @@ func TestWithoutASlotTheNextStateTellsWhatBecameOfAWrite(t *testing.T) {
 			err := test.op(t.Context(), b.Store, mod)
 			require.ErrorIs(t, err, test.want)
 			assert.Equal(t, !errors.Is(err, kv.ErrUnknownOutcome), err == nil || errs.Unchanged(err))
-			state := b.state(t, "k")
+			state := b.state(t)
 			b.deliver(t)
-			assert.Equal(t, state, b.state(t, "k"), "an attempt that came late took effect")
+			assert.Equal(t, state, b.state(t), "an attempt that came late took effect")
 		})
 	}
 }
