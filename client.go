@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/raw"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/internal/zapslog"
 	"github.com/etcdkit/etcdkit/kv"
@@ -43,9 +45,10 @@ type core struct {
 
 // Harden prepares the configuration of a client of your own that [Wrap] will be given, so that every promise about
 // writes holds over it: one attempt per call on the wire instead of up to a hundred, an exact answer to whether a
-// request was sent, require-leader on calls that need one, keepalive pings of 30s / 10s where none are configured. It
-// adds to DialOptions and Context, keeps the rest, and refuses, with an error that matches [ErrInvalid], what
-// contradicts it. Doing it twice is doing it once.
+// request was sent, require-leader on calls that need one, keepalive pings of 30s / 10s where none are configured, and a
+// new attempt to connect every 2s at least, which DialOptions of your own may change. It sets MaxUnaryRetries, adds to
+// DialOptions, keeps the rest, and refuses, with an error that matches [ErrInvalid], what contradicts it. Doing it twice
+// is doing it once.
 func Harden(cfg *clientv3.Config) error {
 	if err := wire.Harden(cfg); err != nil {
 		return refuse("harden", err)
@@ -55,7 +58,8 @@ func Harden(cfg *clientv3.Config) error {
 
 // Wrap makes a client over one that you made and go on owning: closing the result leaves cli open. Its fields, decorated
 // or not, are used as they are. Without [Harden] writes are still sent once only, but their outcome is unknown more often.
-// Wrap sends nothing and does not touch the endpoints of cli.
+// Wrap sends nothing and does not touch the endpoints of cli. While Health, Members or Diagnose run, nobody should call
+// SetEndpoints of cli: they connect to single endpoints with its Dial, which reads the endpoints without a lock.
 //
 // WithTLS, WithCredentials and WithDialOptions are refused, since cli is made already.
 func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
@@ -71,7 +75,7 @@ func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	s.cfg = Config{Endpoints: cli.Endpoints(), Namespace: s.namespace}
-	c := &core{set: s, cli: cli, lines: &lines{cli: cli}, stop: func() {}}
+	c := &core{set: s, cli: cli, lines: &lines{dial: wrapped(cli)}, stop: func() {}}
 	return c.client(), nil
 }
 
@@ -100,24 +104,36 @@ func newCore(s *settings) (*core, error) {
 			cfg.DialOptions = append(cfg.DialOptions, grpc.WithAuthority(s.tls.ServerName))
 		}
 		cfg.DialOptions = append(cfg.DialOptions, s.dial...)
+		c.lines = &lines{dial: direct(cfg), tls: s.tls}
 		c.cli, err = clientv3.New(cfg)
 	}
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	c.lines = &lines{cli: c.cli, tls: s.tls}
+	c.decorate()
 	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, s.logger)
 	return c, nil
+}
+
+// decorate lets code over Raw have safe retries and fresh logins as well. The stores work on what is below.
+func (c *core) decorate() {
+	cfg := c.set.cfg
+	raw.Install(c.cli, retry.New(retry.Config{
+		Client: c.cli, Observed: true, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, Observe: c.set.observer.Retry,
+		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
+	}), c.login != nil && c.login.source != nil)
 }
 
 // newLogin returns what gives calls their token, nil when they need none.
 func newLogin(ctx context.Context, s *settings) *login {
 	switch {
 	case s.token != "":
-		return fixedToken(s.token)
+		token := s.token
+		s.token = "" // the login alone holds it from here on
+		return fixedToken(token)
 	case s.credentials != nil:
-		return &login{source: s.credentials, bound: time.Duration(s.cfg.DialTimeout), base: ctx}
+		return sourcedLogin(ctx, s.credentials, time.Duration(s.cfg.DialTimeout))
 	}
 	return nil
 }
@@ -144,7 +160,9 @@ func (c *Client) Namespace(dir string) *Client {
 	return &Client{core: c.core, store: c.store.Namespace(dir), below: c.below + below, view: true}
 }
 
-// Raw is the client of client/v3, outside the namespace.
+// Raw is the client of client/v3, outside the namespace. On a client that Open or OpenLazy made, its KV and Lease send
+// again what is safe to send again, and its Watcher opens a watch again whose token etcd no longer accepts; errors,
+// deadlines and the rest are as client/v3 has them. On one that was given to Wrap it is that one, unchanged.
 func (c *Client) Raw() *clientv3.Client { return c.cli }
 
 // endpoints are all endpoints, those that are left out at present included.
@@ -169,12 +187,15 @@ func (c *Client) Close() error {
 // gone reports whether the client, or the one below, is closed.
 func (c *core) gone() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil }
 
-// close ends the patrol before the connections that it uses.
+// close ends the patrol and the login before the connections that they use.
 func (c *core) close() error {
 	c.closed.Store(true)
 	c.stop() // also ends the context of cli, and with it the calls
 	if c.patrol != nil {
 		c.patrol.wait()
+	}
+	if c.login != nil {
+		c.login.wait()
 	}
 	err := c.lines.close()
 	if !c.own {

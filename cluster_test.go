@@ -78,11 +78,20 @@ func TestOpenDoesNotUseAMemberThatIsFrozenFromTheStart(t *testing.T) {
 func TestWithoutAQuorumNothingIsLeftOut(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 2) // neither of the two is any good without the other
-	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	count := etcdtest.Counter(t)
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()}, etcdkit.WithDialOptions(count.DialOption()))
 	cluster.Members[0].Kill()
 	_, err := c.Health(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-	assert.Len(t, c.Raw().Endpoints(), 2, "the one that is gone may be the first to be back")
+	rounds := func(n int, look func()) { // the patrol asks both
+		count.Reset()
+		require.Eventually(t, func() bool {
+			look()
+			return count.Count("Health/Check") >= 2*n
+		}, 60*time.Second, 10*time.Millisecond)
+	}
+	rounds(4, func() {}) // the one that is left takes a moment to notice that it has no leader
+	rounds(3, func() { assert.Len(t, c.Raw().Endpoints(), 2, "the one that is gone may be the first to be back") })
 	cluster.Members[0].Launch()
 	cluster.WaitReady()
 	_, err = c.KV().Put(t.Context(), "k", nil)

@@ -66,7 +66,8 @@ type Config struct {
 	ReadTimeout  Duration `json:"readTimeout,omitzero"`
 	WriteTimeout Duration `json:"writeTimeout,omitzero"`
 
-	// SessionTTL is how long locks and registrations of this process outlive it. Whole seconds; default 15s.
+	// SessionTTL is how long locks and registrations of this process outlive it. Whole seconds; default 15s. It is checked,
+	// and has an effect once the client has sessions; not yet.
 	SessionTTL Duration `json:"sessionTTL,omitzero"`
 
 	// Retry says how often and how fast failed calls are repeated, where that is safe.
@@ -171,7 +172,7 @@ func readPassword(path string) (string, error) {
 }
 
 // shown is the configuration as it may be printed: the secrets are replaced, not only hidden by their type, so that
-// not even a debugger's dump of a client holds them.
+// printing it cannot reveal them by any verb or encoding. What logs in still has to hold them in memory.
 func (c Config) shown() Config {
 	if c.Password != "" {
 		c.Password = redacted

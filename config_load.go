@@ -1,21 +1,16 @@
 package etcdkit
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"sigs.k8s.io/yaml"
 )
 
-// LoadConfig reads a [Config] from a file: JSON if its name ends in ".json", else YAML. Unknown and repeated fields are
-// errors. Relative paths in the file are relative to the working directory. An empty file is the zero Config.
+// LoadConfig reads a [Config] from a file: JSON if its name ends in ".json", else YAML. Unknown and repeated fields, also
+// those that differ in case only, and a second document are errors. A secret has to be a string, in quotes when it could
+// be taken for something else. Relative paths in the file are relative to the working directory. An empty file is the zero Config.
 //
 //	endpoints: [https://etcd-1:2379, https://etcd-2:2379, https://etcd-3:2379]
 //	username: orders
@@ -32,8 +27,8 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, refuse(op, err)
 	}
 	if !strings.EqualFold(filepath.Ext(path), ".json") {
-		if data, err = yaml.YAMLToJSONStrict(data); err != nil {
-			return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, withoutSource(err)))
+		if data, err = fromYAML(data); err != nil {
+			return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
 		}
 	}
 	var cfg Config
@@ -41,25 +36,6 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
 	}
 	return cfg, nil
-}
-
-// decodeStrict reads one JSON value that has no fields but those of out.
-func decodeStrict(data []byte, out *Config) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(out); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the configuration")
-	}
-	return nil
-}
-
-// withoutSource is an error of the YAML parser cut before any quotation of the file, which may hold a password.
-func withoutSource(err error) error {
-	text, _, _ := strings.Cut(err.Error(), "`")
-	return errors.New(strings.TrimSpace(text))
 }
 
 // ConfigFromEnv reads a [Config] from the environment. A variable that is unset or empty leaves its field at the default.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -78,24 +79,36 @@ func (c *Client) Diagnose(ctx context.Context) Report {
 	ctx, stop := context.WithTimeout(ctx, diagnoseWithin)
 	defer stop()
 	r.Settings.Endpoints = c.endpoints()
-	for _, a := range c.survey(ctx) {
-		r.Endpoints = append(r.Endpoints, c.report(ctx, a))
-	}
 	var found findings
-	var err error
-	if r.Health, err = c.Health(ctx); err != nil {
-		found.add("%v", reasonOf(err))
+	var keys int64
+	var health, count error
+	var wg sync.WaitGroup
+	wg.Go(func() { r.Health, health = c.health(ctx, func(all []answer) { r.Endpoints = c.reports(ctx, all) }) })
+	wg.Go(func() { keys, count = c.store.Count(ctx, "") })
+	wg.Wait()
+	if health != nil {
+		found.add("%v", health)
 	}
-	n, err := c.store.Count(ctx, "")
 	switch {
-	case err == nil:
-		r.Keys = n
+	case count == nil:
+		r.Keys = keys
 	case r.Health.Quorum:
-		found.add("the keys of the namespace cannot be counted: %v", reasonOf(err))
+		found.add("the keys of the namespace cannot be counted: %v", reasonOf(count))
 	}
 	r.judge(&found)
 	r.Problems, r.Took = found, time.Since(began)
 	return r
+}
+
+// reports tells how far one got with each endpoint.
+func (c *core) reports(ctx context.Context, all []answer) []EndpointReport {
+	out := make([]EndpointReport, len(all))
+	var wg sync.WaitGroup
+	for i, a := range all {
+		wg.Go(func() { out[i] = c.report(ctx, a) })
+	}
+	wg.Wait()
+	return out
 }
 
 // report tells how far one got with an endpoint, of which a is the answer to a status call.
@@ -113,7 +126,7 @@ func (c *core) report(ctx context.Context, a answer) EndpointReport {
 		out.Dial = wire.Plain(err).Error()
 		return out
 	}
-	out.Status = a.err.Error()
+	out.Status = a.reason().Error()
 	return out
 }
 
@@ -164,10 +177,8 @@ func (r Report) judge(found *findings) {
 func (m Member) judge(found *findings) {
 	name := m.title()
 	switch {
-	case !m.Reachable && m.Endpoint == "":
-		found.add("member %s: %s", name, m.Err)
 	case !m.Reachable:
-		return // told with its endpoint
+		return // told with its endpoint; that none leads to it is no fault
 	case m.RaftLag > lagMuch:
 		found.add("member %s is %d log entries behind", name, m.RaftLag)
 	}

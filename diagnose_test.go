@@ -112,6 +112,23 @@ func TestNothingThatAClientShowsHoldsItsSecrets(t *testing.T) {
 	assert.NotEmpty(t, lines.String())
 }
 
+func TestSilentEndpointsLeaveTimeForTheRest(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir}
+	for range 5 {
+		cfg.Endpoints = append(cfg.Endpoints, silent(t))
+	}
+	r := open(t, cfg).Diagnose(t.Context())
+	assert.True(t, r.Health.Quorum, "%s", r)
+	assert.Zero(t, r.Keys)
+	require.Len(t, r.Endpoints, 6)
+	for _, e := range r.Endpoints[1:] {
+		assert.NotEmpty(t, e.Dial)
+	}
+	assert.Less(t, r.Took, 4*time.Second, "one after the other they would use up all of it")
+}
+
 func TestDiagnoseStopsWithItsContext(t *testing.T) {
 	t.Parallel()
 	c := opened(t, etcdkit.Config{Endpoints: []string{silent(t)}})

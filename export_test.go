@@ -15,16 +15,29 @@ func WithLookup(f func(ctx context.Context, service, proto, name string) (string
 
 // NewReadiness is a readiness handler over any check.
 func NewReadiness(check func(ctx context.Context) error) http.Handler {
-	return &readiness{check: check}
+	return &readiness{check: check, gone: func() bool { return false }}
 }
 
 // NewLogin returns a call that needs a login, which asks source and then, were it not to fail, etcd.
 func NewLogin(base context.Context, source func(ctx context.Context) (user, password string, err error)) func(ctx context.Context) error {
-	l := &login{source: source, bound: time.Minute, base: base}
+	l := sourcedLogin(base, source, time.Minute)
 	return func(ctx context.Context) error {
 		_, err := l.ticket(ctx, nil, 0, nil)
 		return err
 	}
+}
+
+// ExplainHealth is what the members' answers add to a read that failed.
+func ExplainHealth(h Health, err error) error { return h.explain(err) }
+
+// Token is the token that the settings of c still hold.
+func Token(c *Client) string { return c.set.token }
+
+// Lines is the number of connections of c to single endpoints.
+func Lines(c *Client) int {
+	c.lines.mu.Lock()
+	defer c.lines.mu.Unlock()
+	return len(c.lines.conns)
 }
 
 // Patrol is a patrol over any client and network.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -44,23 +45,34 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	if ctx == nil {
 		return Health{}, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
 	}
-	ctx, stop := context.WithTimeout(ctx, healthWithin)
-	defer stop()
-	var h Health
-	members := make(chan []Member, 1)
-	go func() { members <- c.members(ctx, &h) }() // awaited below
-	began := time.Now()
-	err := c.ask(ctx)
-	latency := time.Since(began)
-	h.Members = <-members
-	h.Quorum, h.Latency = err == nil, latency
-	if err == nil {
-		return h, nil
+	h, err := c.health(ctx, func([]answer) {})
+	if err != nil {
+		return h, refuse(op, err)
 	}
+	return h, nil
+}
+
+// health is Health. heard sees what the endpoints answered, while the read may still be under way.
+func (c *Client) health(ctx context.Context, heard func([]answer)) (h Health, err error) {
+	var answers []answer
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		bounded, stop := context.WithTimeout(ctx, healthWithin)
+		defer stop()
+		answers = c.survey(bounded)
+		heard(answers)
+	})
+	bounded, stop := context.WithTimeout(ctx, healthWithin)
+	defer stop()
+	began := time.Now()
+	err = c.ask(bounded)
+	h.Quorum, h.Latency = err == nil, time.Since(began)
+	wg.Wait()
+	h.Members = c.members(answers, &h)
 	if errors.Is(err, ErrUnavailable) && !errors.Is(err, context.Canceled) {
 		err = h.explain(err)
 	}
-	return h, refuse(op, err)
+	return h, err
 }
 
 // ask makes the linearizable read.
@@ -78,32 +90,40 @@ func (c *Client) ask(ctx context.Context) error {
 	return nil
 }
 
-// explain says what the members' answers add to a read that failed.
+// explain says what the members' answers add to a read that failed. Members that no endpoint leads to were not asked, so
+// they say nothing; an endpoint that does not answer leads to some member, also when it is not known to which.
 func (h *Health) explain(err error) error {
-	var voters, reachable int
+	var voters, reachable, failed int
 	for _, m := range h.Members {
 		if m.Learner {
 			continue
 		}
-		voters++
-		if m.Reachable {
+		if m.ID != 0 {
+			voters++
+		}
+		switch {
+		case m.Reachable:
 			reachable++
+		case m.Endpoint != "":
+			failed++
 		}
 	}
+	failed = min(failed, voters-reachable) // several endpoints may lead to one member
 	switch {
 	case reachable == 0:
 		return fmt.Errorf("no member answers: %w", err)
-	case reachable <= voters/2:
+	case failed > (voters-1)/2:
 		return fmt.Errorf("no quorum: %d of %d members answer: %w", reachable, voters, err)
 	case h.Leader == 0:
-		return fmt.Errorf("no leader: %d of %d members answer: %w", reachable, voters, err)
+		return fmt.Errorf("no leader known to the %d members that answer: %w", reachable, err)
 	}
 	return err
 }
 
 // Members asks each endpoint for its member and for the list of all members, and puts the two together. The list is that
-// of the most advanced member that answers; it is not linearizable, so that it can be had without a quorum. The error
-// is that of the first endpoint, when none answers.
+// of the most advanced member that answers; it is not linearizable, so that it can be had without a quorum. When none
+// answers, the error names each endpoint with its reason and matches [ErrUnavailable], or [ErrUnauthenticated] when
+// etcd did not accept the user.
 //
 // It takes 1 s at most, less when ctx ends before, and two RPCs to each endpoint.
 func (c *Client) Members(ctx context.Context) ([]Member, error) {
@@ -115,16 +135,20 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) {
 		return nil, refuse(op, ErrClosed)
 	}
 	var h Health
-	all := c.members(ctx, &h)
+	answers := c.survey(ctx)
+	all := c.members(answers, &h)
 	if h.ClusterID != 0 {
 		return all, nil
 	}
-	bad := make(endpointErrors, 0, len(all))
-	for _, m := range all {
-		bad = append(bad, &EndpointError{Endpoint: m.Endpoint, Err: errors.New(m.Err)})
+	condition, bad := ErrUnavailable, make(endpointErrors, 0, len(answers))
+	for _, a := range answers {
+		if a.unauthenticated() {
+			condition = ErrUnauthenticated
+		}
+		bad = append(bad, &EndpointError{Endpoint: a.ep, Err: a.reason()})
 	}
 	if ctx.Err() != nil {
-		return nil, refuse(op, fmt.Errorf("%w: %w: %w", ErrUnavailable, ended(ctx), bad))
+		return nil, refuse(op, fmt.Errorf("%w: %w: %w", condition, ended(ctx), bad))
 	}
-	return nil, refuse(op, fmt.Errorf("%w: %w", ErrUnavailable, bad))
+	return nil, refuse(op, fmt.Errorf("%w: %w", condition, bad))
 }

@@ -3,6 +3,7 @@ package etcdkit_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -108,6 +109,66 @@ func TestHealthOfAnEtcdThatIsGone(t *testing.T) {
 	_, err = c.Members(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
 	assert.ErrorContains(t, err, ep+": dial tcp")
+}
+
+func TestHealthCountsTheMembersThatItAsked(t *testing.T) {
+	t.Parallel()
+	well := func(id uint64) etcdkit.Member {
+		return etcdkit.Member{ID: id, Endpoint: "e", Reachable: true}
+	}
+	failed := func(id uint64) etcdkit.Member { return etcdkit.Member{ID: id, Endpoint: "e"} }
+	unasked := func(id uint64) etcdkit.Member { return etcdkit.Member{ID: id} }
+	learner := etcdkit.Member{ID: 9, Learner: true, Endpoint: "e"}
+	reason := errors.New("too slow")
+	for _, tt := range []struct {
+		name    string
+		leader  uint64
+		members []etcdkit.Member
+		want    string
+	}{
+		{"one endpoint of three", 1, []etcdkit.Member{well(1), unasked(2), unasked(3)}, "too slow"},
+		{"two endpoints of three, one failed", 1, []etcdkit.Member{well(1), failed(2), unasked(3)}, "too slow"},
+		{"an endpoint that is not advertised failed", 1, []etcdkit.Member{well(1), well(2), unasked(3), failed(0)}, "too slow"},
+		{"two that are not advertised failed", 1, []etcdkit.Member{well(1), unasked(2), unasked(3), failed(0), failed(0)}, "no quorum: 1 of 3 members answer: too slow"},
+		{"two of three failed", 1, []etcdkit.Member{well(1), failed(2), failed(3)}, "no quorum: 1 of 3 members answer: too slow"},
+		{"two ways to one member that failed", 1, []etcdkit.Member{well(1), well(2), failed(3), failed(0)}, "too slow"},
+		{"a learner failed", 1, []etcdkit.Member{well(1), learner}, "too slow"},
+		{"one of two failed", 1, []etcdkit.Member{well(1), failed(2)}, "no quorum: 1 of 2 members answer: too slow"},
+		{"none answers", 0, []etcdkit.Member{failed(0), failed(0)}, "no member answers: too slow"},
+		{"no leader", 0, []etcdkit.Member{well(1), unasked(2), unasked(3)}, "no leader known to the 1 members that answer: too slow"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			err := etcdkit.ExplainHealth(etcdkit.Health{Leader: tt.leader, Members: tt.members}, reason)
+			require.ErrorIs(t, err, reason)
+			assert.Equal(t, tt.want, err.Error())
+		})
+	}
+}
+
+func TestAClusterReachedThroughOneEndpointIsWell(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	c := open(t, etcdkit.Config{Endpoints: cluster.Members[0].Proxy(t).Endpoints()})
+	h, err := c.Health(t.Context())
+	require.NoError(t, err)
+	require.Len(t, h.Members, 3)
+	r := c.Diagnose(t.Context())
+	assert.True(t, r.OK(), "%s", r)
+	assert.Contains(t, r.String(), "no endpoint of the client leads to it", "it can be seen all the same")
+}
+
+func TestMembersTellsAWrongPasswordFromAnEtcdThatIsAway(t *testing.T) {
+	t.Parallel()
+	cfg := asApp(guarded(t))
+	cfg.Password = "wrong-" + planted
+	_, err := opened(t, cfg).Members(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+	require.NotErrorIs(t, err, etcdkit.ErrUnavailable)
+	one, ok := errors.AsType[*etcdkit.EndpointError](err)
+	require.True(t, ok)
+	assert.Equal(t, cfg.Endpoints[0], one.Endpoint)
+	assertHides(t, err.Error())
 }
 
 func TestAUserWhoMayReadNothingIsHealthy(t *testing.T) {

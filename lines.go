@@ -5,12 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -22,8 +22,8 @@ const alertWithin = time.Second
 // lines keeps one connection to each endpoint, beside the balanced one of client/v3: to ask a certain member and to
 // learn why it does not answer. A connection is made when it is first needed.
 type lines struct {
-	cli *clientv3.Client
-	tls *tls.Config // nil: none, or unknown
+	dial func(ep string) (*grpc.ClientConn, error)
+	tls  *tls.Config // nil: none, or unknown
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
@@ -37,13 +37,10 @@ func (l *lines) to(ep string) (*grpc.ClientConn, error) {
 	if c, ok := l.conns[ep]; ok {
 		return c, nil
 	}
-	switch {
-	case l.closed:
+	if l.closed {
 		return nil, ErrClosed
-	case l.cli.ActiveConnection() == nil:
-		return nil, fmt.Errorf("%w: the client has no connection of its own", ErrInvalid)
 	}
-	c, err := l.cli.Dial(ep)
+	c, err := l.dial(ep)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +111,8 @@ func (l *lines) alert(ctx context.Context, ep string) error {
 // hint adds to a broken handshake what it most often means, which its text does not say.
 func hint(secure bool, err error) error {
 	switch text := err.Error(); {
+	case strings.HasPrefix(text, "error reading server preface: ") && strings.HasSuffix(text, net.ErrClosed.Error()):
+		return errors.New("the server accepts connections and says nothing") // gRPC has given up on it
 	case secure && text == "EOF":
 		return errors.New("the TLS handshake was cut short: does the server speak TLS? (EOF)")
 	case !secure && strings.HasPrefix(text, "error reading server preface: "):

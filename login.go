@@ -15,8 +15,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-
-	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // freshFor is how old a token may be when a stream that is to live long is opened with it.
@@ -32,6 +30,7 @@ type login struct {
 	source credentialsFunc // nil: the token is fixed
 	bound  time.Duration   // of one login
 	base   context.Context //nolint:containedctx // the client's life: a login must not carry what one caller's context holds
+	asking chan struct{}   // holds something while source is being asked
 
 	mu     sync.Mutex
 	have   ticket
@@ -55,6 +54,11 @@ type attempt struct {
 	got       ticket
 	err       error
 	abandoned bool // it ended with the call that made it, which says nothing to the others
+}
+
+// sourcedLogin is a login with what source says. It ends with base.
+func sourcedLogin(base context.Context, source credentialsFunc, bound time.Duration) *login {
+	return &login{source: source, bound: bound, base: base, asking: make(chan struct{}, 1)}
 }
 
 // fixedToken is a login that never happens.
@@ -163,17 +167,26 @@ func (l *login) try(ctx context.Context, cc *grpc.ClientConn, a *attempt, opts [
 	bounded, stop := context.WithTimeout(l.base, l.bound)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
-	token, err := l.authenticate(bounded, cc, opts)
+	token, err := "", errBrokenOff
+	defer func() { l.settle(ctx, a, token, err) }() // also when an interceptor panics: others wait for it
+	token, err = l.authenticate(bounded, cc, opts)
+}
+
+// settle ends an attempt.
+func (l *login) settle(ctx context.Context, a *attempt, token string, err error) {
 	l.count.Add(1)
 	if err != nil {
 		l.failed.Add(1)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
 		l.have = ticket{token: token, no: max(l.have.no, l.stale) + 1, at: time.Now()}
-	} else if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		a.abandoned, err = true, status.FromContextError(ctx.Err()).Err()
+	case errors.Is(err, errBrokenOff):
+		a.abandoned = true
 	}
 	a.got, a.err, l.trying = l.have, err, nil
 	close(a.done)
@@ -181,7 +194,7 @@ func (l *login) try(ctx context.Context, cc *grpc.ClientConn, a *attempt, opts [
 
 // authenticate gets a token. It waits for a connection if the call does that it is made for.
 func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []grpc.CallOption) (string, error) {
-	user, password, err := l.source(ctx)
+	user, password, err := l.ask(ctx)
 	if err == nil && (user == "" || password == "") {
 		err = errors.New("user or password is empty")
 	}
@@ -243,17 +256,4 @@ func (s *guardedStream) RecvMsg(m any) error {
 		s.login.refuse(s.ticket)
 	}
 	return err
-}
-
-// credentialsError says that there was nothing to log in with.
-type credentialsError struct{ err error }
-
-func (e *credentialsError) Error() string { return "credentials: " + e.err.Error() }
-
-// Unwrap gives the condition and the reason.
-func (e *credentialsError) Unwrap() []error { return []error{errs.Unauthenticated, e.err} }
-
-// GRPCStatus is what client/v3 looks at.
-func (e *credentialsError) GRPCStatus() *status.Status {
-	return status.New(codes.Unauthenticated, e.Error())
 }

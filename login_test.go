@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -159,6 +161,106 @@ func TestALoginIsBounded(t *testing.T) {
 		require.ErrorIs(t, call(t.Context()), context.DeadlineExceeded)
 		assert.Equal(t, time.Minute, time.Since(began))
 	})
+}
+
+func TestCredentialsThatPanicFailTheCallAndNoMore(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		cause any
+		text  string
+	}{
+		"with a text, which could be the password": {planted, "the function panicked with a string"},
+		"with an error of the runtime":             {nil, "index out of range"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			vault := errors.New("the vault is sealed")
+			var times atomic.Int32
+			call := etcdkit.NewLogin(t.Context(), func(context.Context) (string, string, error) {
+				if times.Add(1) > 1 {
+					return "", "", vault
+				}
+				if tt.cause == nil {
+					return []string{}[times.Load()], "", nil
+				}
+				panic(tt.cause)
+			})
+			err := call(t.Context())
+			require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+			require.ErrorContains(t, err, tt.text)
+			assertHides(t, err.Error())
+			require.ErrorIs(t, call(t.Context()), vault, "the next call is not kept waiting")
+		})
+	}
+}
+
+func TestCredentialsThatHangDoNotKeepACallBeyondItsTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var times atomic.Int32
+		vault := errors.New("the vault is sealed")
+		call := etcdkit.NewLogin(t.Context(), func(context.Context) (string, string, error) {
+			times.Add(1)
+			<-release
+			return "", "", vault
+		})
+		for range 3 {
+			ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+			began := time.Now()
+			assert.Equal(t, codes.DeadlineExceeded, status.Code(call(ctx)))
+			assert.Equal(t, 5*time.Second, time.Since(began))
+			stop()
+		}
+		assert.EqualValues(t, 1, times.Load(), "one that hangs is not asked again")
+		close(release)
+		require.ErrorIs(t, call(t.Context()), vault)
+	})
+}
+
+func TestALoginThatBreaksOffDoesNotKeepOthersWaiting(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	c := opened(t, asApp(s), etcdkit.WithDialOptions(grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if strings.HasSuffix(method, authenticate) && broken.Swap(false) {
+				panic("an interceptor of the user's")
+			}
+			return invoke(ctx, method, req, reply, cc, opts...)
+		})))
+	assert.Panics(t, func() { _, _ = c.KV().Get(t.Context(), "k") })
+	_, err := c.KV().Get(t.Context(), "k")
+	require.ErrorIs(t, err, kv.ErrNotFound)
+}
+
+func TestCloseDoesNotWaitForCredentialsForEver(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	defer close(release)
+	asked := make(chan struct{})
+	c, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithCredentials(func(context.Context) (string, string, error) {
+		close(asked)
+		<-release
+		return "", "", errors.New("too late")
+	}))
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := c.KV().Get(t.Context(), "k")
+		assert.ErrorIs(t, err, etcdkit.ErrClosed)
+	})
+	<-asked
+	began := time.Now()
+	require.NoError(t, c.Close())
+	wg.Wait()
+	assert.Less(t, time.Since(began), 4*time.Second)
+}
+
+func TestOnlyTheLoginHoldsTheToken(t *testing.T) {
+	t.Parallel()
+	assert.Empty(t, etcdkit.Token(opened(t, etcdkit.Config{Token: planted})))
 }
 
 func TestAnExpiredTokenIsReplacedUnseen(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -67,6 +68,9 @@ func (c *core) survey(ctx context.Context) []answer {
 	ctx, stop := context.WithTimeout(ctx, statusWithin)
 	defer stop()
 	eps := c.endpoints()
+	if c.patrol == nil {
+		c.lines.keep(eps) // the owner may have set others since; where there is a patrol, it notices
+	}
 	out := make([]answer, len(eps))
 	var wg sync.WaitGroup
 	for i, ep := range eps {
@@ -92,7 +96,7 @@ func (c *core) question(ctx context.Context, ep string) answer {
 		a.tls = &info
 	}
 	if err != nil {
-		a.err, a.status = statusReason(err), nil
+		a.err, a.status = err, nil
 		return a
 	}
 	if list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{}); err == nil {
@@ -101,17 +105,25 @@ func (c *core) question(ctx context.Context, ep string) answer {
 	return a
 }
 
-// statusReason is the error of a status call for people.
-func statusReason(err error) error {
-	if status.Code(err) == codes.DeadlineExceeded {
+// reason is why there was no answer, for people.
+func (a answer) reason() error {
+	if status.Code(a.err) == codes.DeadlineExceeded {
 		return errors.New("no answer within " + statusWithin.String())
 	}
-	return wire.Plain(err)
+	return wire.Plain(a.err)
+}
+
+// unauthenticated reports whether etcd did not accept the user.
+func (a answer) unauthenticated() bool {
+	if a.err == nil {
+		return false
+	}
+	_, condition := retry.Classify(a.err, false)
+	return errors.Is(condition, ErrUnauthenticated)
 }
 
 // members puts the answers of all endpoints together, and fills in what they say of the cluster.
-func (c *core) members(ctx context.Context, h *Health) []Member {
-	answers := c.survey(ctx)
+func (c *core) members(answers []answer, h *Health) []Member {
 	out := known(answers)
 	var committed uint64
 	for _, a := range answers {
@@ -172,7 +184,7 @@ func (a answer) fill(out []Member, committed uint64) []Member {
 	m := &out[i]
 	if a.status == nil {
 		if !m.Reachable {
-			m.Endpoint, m.Err = a.ep, a.err.Error()
+			m.Endpoint, m.Err = a.ep, a.reason().Error()
 		}
 		return out
 	}

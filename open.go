@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,16 +13,10 @@ import (
 )
 
 const (
-	// graceForRest is how long Open waits for the other endpoints once one has answered.
-	graceForRest = 200 * time.Millisecond
-
 	// probeKey is read to see whether etcd answers; it need not exist. It lies below the namespace, where the user may
 	// well be allowed to read.
 	probeKey = "health"
 )
-
-// errSlow says of an endpoint that it was not waited for.
-var errSlow = errors.New("no answer yet")
 
 // Open connects to etcd and returns once a linearizable read was answered, so that a wrong address, certificate or
 // password is told here and not by the first call. ctx bounds this call only, as does Config.DialTimeout. All endpoints
@@ -96,18 +91,20 @@ func (s *settings) discover(ctx context.Context, cfg Config) error {
 // connect finds out which endpoints answer, and has one of them answer a linearizable read.
 func (c *core) connect(ctx context.Context, client *Client) error {
 	alive, rest := c.rollCall(ctx)
-	if len(alive) == 0 {
+	switch {
+	case len(alive) > 0 && len(rest) > 0:
+		c.patrol.leaveOut(rest)
+		c.cli.SetEndpoints(alive...) // the connection is made by the read below, and to these only
+	case len(alive) == 0 && slices.ContainsFunc(rest, func(e *EndpointError) bool { return leaderless(e.Err) }):
+		alive, rest = c.set.endpoints, nil // perhaps they are electing one: the read waits for that
+	case len(alive) == 0:
 		err := fmt.Errorf("%w: %w", ErrUnavailable, rest)
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", err, ended(ctx))
 		}
 		return err
 	}
-	if len(rest) > 0 {
-		c.patrol.leaveOut(rest)
-		c.cli.SetEndpoints(alive...) // the connection is made by the read below, and to these only
-	}
-	_, err := client.store.Exists(ctx, probeKey)
+	err := c.firstRead(ctx, client, len(rest) > 0)
 	if err == nil || errors.Is(err, ErrPermission) {
 		return nil // who is refused was heard
 	}
@@ -118,43 +115,25 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	return append(all, rest...)
 }
 
-// rollCall asks all endpoints at once and returns those that answer, and what is wrong with the others. Once one has
-// answered the rest have a short time left.
-func (c *core) rollCall(ctx context.Context) (alive []string, rest endpointErrors) {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	eps := c.set.endpoints
-	type answer struct {
-		at  int
-		err error
+// firstRead makes the read. When endpoints are left out and the others have just lost their leader, half of the time is
+// for all of them: a leader may be known to those that were slow.
+func (c *core) firstRead(ctx context.Context, client *Client, some bool) error {
+	if !some {
+		_, err := client.store.Exists(ctx, probeKey)
+		return err
 	}
-	answers := make(chan answer, len(eps))
-	for i, ep := range eps {
-		go func() { answers <- answer{i, c.lines.explain(ctx, ep)} }() // awaited below
+	deadline, _ := ctx.Deadline() // there is one: the dial timeout
+	half, stop := context.WithTimeout(ctx, time.Until(deadline)/2)
+	defer stop()
+	_, err := client.store.Exists(half, probeKey)
+	if err == nil || half.Err() == nil || ctx.Err() != nil {
+		return err
 	}
-	result := make([]error, len(eps))
-	var grace *time.Timer
-	for range eps {
-		a := <-answers
-		if a.err == nil && grace == nil {
-			grace = time.AfterFunc(graceForRest, func() { stop(errSlow) })
-		}
-		if a.err != nil && errors.Is(context.Cause(ctx), errSlow) {
-			a.err = errSlow
-		}
-		result[a.at] = a.err
+	if leaderless(err) {
+		c.cli.SetEndpoints(c.patrol.everything()...)
 	}
-	if grace != nil {
-		grace.Stop()
-	}
-	for i, ep := range eps {
-		if result[i] == nil {
-			alive = append(alive, ep)
-			continue
-		}
-		rest = append(rest, &EndpointError{Endpoint: ep, Err: result[i]})
-	}
-	return alive, rest
+	_, err = client.store.Exists(ctx, probeKey)
+	return err
 }
 
 // ended is the error of a context that has ended: it matches both its error and its cause.

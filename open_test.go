@@ -116,11 +116,16 @@ func TestADeadEndpointDoesNotHoldOpenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			began := time.Now()
-			c := open(t, etcdkit.Config{Endpoints: []string{dead, live}})
+			lines := &lockedWriter{w: &strings.Builder{}}
+			c := open(t, etcdkit.Config{Endpoints: []string{dead, live}}, etcdkit.WithLogger(lines.logger()))
 			assert.Less(t, time.Since(began), 3*time.Second)
 			assert.Equal(t, []string{live}, c.Raw().Endpoints(), "calls go to the one that answers")
 			assert.Equal(t, []string{dead, live}, c.Stats().Endpoints)
 			assert.Equal(t, []string{dead}, c.Stats().Evicted)
+			assert.EqualValues(t, 1, c.Stats().Evictions)
+			assert.Contains(t, lines.String(), "etcd endpoint left out")
+			assert.Contains(t, lines.String(), "endpoint="+dead)
+			assert.Contains(t, lines.String(), "reason=")
 			for range 10 {
 				_, err := c.KV().Exists(t.Context(), "k")
 				require.NoError(t, err)
@@ -132,8 +137,11 @@ func TestADeadEndpointDoesNotHoldOpenUp(t *testing.T) {
 func TestOpenTellsTheTrueCauseOfATLSFailure(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
+	elsewhere := pki.ClientConfig(etcdtest.KeyPair{})
+	elsewhere.ServerName = "elsewhere.example"
 	plain := strings.Replace(etcdtest.Endpoints()[0], "http://", "", 1)
 	serve := func(tls etcdtest.TLS) string { return etcdtest.Start(t, etcdtest.WithTLS(tls)).Endpoint() }
+	other := serve(etcdtest.TLS{Server: pki.WrongName, Client: elsewhere})
 	good, mutual := serve(pki.TLS(pki.Server)), serve(pki.MutualTLS(pki.Server))
 	ca := etcdkit.TLSConfig{CAFile: pki.CAFile}
 	with := func(pair etcdtest.KeyPair) etcdkit.TLSConfig {
@@ -147,7 +155,8 @@ func TestOpenTellsTheTrueCauseOfATLSFailure(t *testing.T) {
 	}{
 		{"the right CA works", good, ca, ""},
 		{"a client certificate works", mutual, with(pki.Client), ""},
-		{"the server's other name works", good, named("localhost"), ""},
+		{"another name than the endpoint's works if it is told", other, named("elsewhere.example"), ""},
+		{"another name than the endpoint's alone", other, ca, "doesn't contain any IP SANs"},
 		{"no verification works, for tests", good, etcdkit.TLSConfig{InsecureSkipVerifyForTests: true}, ""},
 		{"another CA", good, etcdkit.TLSConfig{CAFile: pki.OtherCAFile}, "x509: certificate signed by unknown authority"},
 		{"the system's CAs", good, etcdkit.TLSConfig{}, "x509: certificate signed by unknown authority"},

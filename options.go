@@ -94,8 +94,10 @@ func WithDialOptions(opts ...grpc.DialOption) Option {
 // WithNamespace puts the parts of the client below dir. It overrides Config.Namespace. Default: none.
 func WithNamespace(dir string) Option { return func(o *options) { o.namespace = &dir } }
 
-// WithCredentials asks f for user and password on every login, for secrets that rotate. f is called from within the
-// call that needs the login and must be safe for concurrent use; its error fails that call. Default: what Config says.
+// WithCredentials asks f for user and password on every login, for secrets that rotate. f is called for the call that
+// needs the login, in a goroutine of its own and once at a time; its error, or a panic, fails that call. f must return
+// when ctx ends: calls do not wait for it beyond their time, and Close not beyond a second, but until it returns
+// there is no other login. Default: what Config says.
 func WithCredentials(f func(ctx context.Context) (user, password string, err error)) Option {
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithCredentials")
@@ -115,13 +117,13 @@ func WithObserver(obs Observer) Option { return func(o *options) { o.observer = 
 type Observer struct {
 	// Retry is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and how.
 	Retry func(op string, attempt int, err error)
-	// LeaseLost is told why a session has ended other than by being closed.
+	// LeaseLost is told why a session has ended other than by being closed. It is called once the client has sessions; not yet.
 	LeaseLost func(cause error)
-	// LockWait is told how long a lock of the given name was waited for.
+	// LockWait is told how long a lock of the given name was waited for. It is called once the client has locks; not yet.
 	LockWait func(name string, d time.Duration)
 	// WatchResync is told of a watch whose history was lost and which went on from the current state, and how many
-	// changes it reported for the difference.
+	// changes it reported for the difference. It is called once the client has watches; not yet.
 	WatchResync func(selector string, folded int)
-	// CacheLookup is told of each read of a cache over dir.
+	// CacheLookup is told of each read of a cache over dir. It is called once the client has caches; not yet.
 	CacheLookup func(dir string, hit bool)
 }

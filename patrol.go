@@ -29,8 +29,9 @@ type balanced interface {
 //
 // Each endpoint is asked for a sign of life over a connection of its own, with require-leader. Two failures in a row put
 // it out, three successes bring it back; one that has never answered yet comes in with its first. The last endpoint
-// that answers is never put out, and when none does, all are in: then the fault is not with one of them. When the user
-// sets other endpoints, those are the ones from then on.
+// that answers is never put out, and when none does, twice in a row, all are in: then the fault is not with one of them.
+// When the user sets other endpoints, those are the ones from then on. Client/v3 has no way to set them only if nobody
+// else has; the client is asked right before and right after.
 type patrol struct {
 	cli    balanced
 	probe  func(ctx context.Context, ep string) error
@@ -85,10 +86,37 @@ func (p *patrol) leaveOut(rest endpointErrors) {
 		for _, one := range p.posts {
 			if one.ep == e.Endpoint {
 				one.out, one.err, one.failed = true, e.Err, failuresOut
+				p.leave(one)
 			}
 		}
 	}
 	p.applied = p.in()
+}
+
+// leave notes that an endpoint is no longer in use.
+func (p *patrol) leave(one *post) {
+	p.evicted++
+	p.logger.Warn("etcd endpoint left out", "endpoint", one.ep, "reason", one.err)
+}
+
+// enter notes that an endpoint is in use again.
+func (p *patrol) enter(one *post) {
+	p.readmitted++
+	p.logger.Info("etcd endpoint back in use", "endpoint", one.ep)
+}
+
+// everything takes all endpoints back into use and returns them.
+func (p *patrol) everything() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range p.posts {
+		if one.out {
+			one.out = false
+			p.enter(one)
+		}
+	}
+	p.applied = p.in()
+	return p.applied
 }
 
 // start runs the patrol until ctx ends.
@@ -177,40 +205,6 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 	wg.Wait()
 }
 
-func (one *post) note(err error) {
-	one.err = err
-	if err != nil {
-		one.failed, one.good = one.failed+1, 0
-		return
-	}
-	one.failed, one.good = 0, one.good+1
-}
-
-// judge decides which endpoints are out.
-func (p *patrol) judge() {
-	answering := false
-	for _, one := range p.posts {
-		switch {
-		case one.failed >= failuresOut:
-			one.out = true
-		case one.good >= successesIn, one.good > 0 && !one.known:
-			one.out = false
-		}
-		one.known = one.known || one.good > 0
-		answering = answering || !one.out && one.good > 0
-	}
-	if answering {
-		return
-	}
-	// Nothing that is in answers: whatever does comes back at once, and if nothing does, everything.
-	some := slices.ContainsFunc(p.posts, func(one *post) bool { return one.good > 0 })
-	for _, one := range p.posts {
-		if !some || one.good > 0 {
-			one.out = false
-		}
-	}
-}
-
 // in lists the endpoints that are not out.
 func (p *patrol) in() []string {
 	var out []string
@@ -234,14 +228,17 @@ func (p *patrol) apply() {
 	}
 	p.cli.SetEndpoints(now...)
 	p.applied = now
+	if theirs := p.cli.Endpoints(); !slices.Equal(theirs, now) {
+		p.take(theirs) // set in this very moment: they are the ones from now on
+		p.keep(theirs)
+		return
+	}
 	for _, one := range p.posts {
 		switch before := slices.Contains(was, one.ep); {
 		case before && one.out:
-			p.evicted++
-			p.logger.Warn("etcd endpoint left out", "endpoint", one.ep, "reason", one.err)
+			p.leave(one)
 		case !before && !one.out:
-			p.readmitted++
-			p.logger.Info("etcd endpoint back in use", "endpoint", one.ep)
+			p.enter(one)
 		}
 	}
 }

@@ -22,6 +22,7 @@ type fleet struct {
 	kept   []string // whose connections were kept last
 	probes map[string]int
 	sets   int
+	during func() // what somebody else does right after endpoints were set
 }
 
 func newFleet(eps ...string) *fleet {
@@ -40,6 +41,10 @@ func (f *fleet) SetEndpoints(eps ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.in, f.sets = eps, f.sets+1
+	if during := f.during; during != nil {
+		f.during = nil
+		during()
+	}
 }
 
 // probe fails at once where an endpoint refuses, and at the end of ctx where it is frozen.
@@ -117,7 +122,7 @@ func TestAFrozenMemberIsOutWithinFiveSecondsWheneverItFreezes(t *testing.T) {
 					time.Sleep(100 * time.Millisecond)
 				}
 				assert.Equal(t, []string{"a", "b", "c"}, fl.Endpoints())
-				assert.GreaterOrEqual(t, fl.asked("b")-before, 2, "one good answer is not enough")
+				assert.Equal(t, 3, fl.asked("b")-before, "one good answer is not enough")
 			})
 		})
 	}
@@ -203,8 +208,44 @@ func TestAnEndpointThatNeverAnsweredComesInWithItsFirstAnswer(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		assert.Equal(t, []string{"a", "b"}, fl.Endpoints())
 		_, evicted, readmitted := p.LeftOut()
-		assert.Zero(t, evicted)
+		assert.EqualValues(t, 1, evicted, "what is left out from the start counts")
 		assert.EqualValues(t, 1, readmitted)
+	})
+}
+
+func TestOneFailureOfTheLastOneBringsNothingBadBack(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b")
+	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
+		fl.is("frozen", "a")
+		time.Sleep(6 * time.Second)
+		assert.Equal(t, []string{"b"}, fl.Endpoints())
+		for range 5 {
+			fl.is("refusing", "b")
+			for before := fl.asked("b"); fl.asked("b") == before; {
+				time.Sleep(10 * time.Millisecond)
+			}
+			fl.is("", "b")
+			time.Sleep(5 * time.Second)
+		}
+		assert.Equal(t, []string{"b"}, fl.Endpoints())
+		assert.Equal(t, 1, fl.sets, "the frozen one did not come in for a moment either")
+	})
+}
+
+func TestEndpointsSetWhileThePatrolSetsItsOwnAreAdopted(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b", "c")
+	fl.during = func() { fl.in = []string{"x", "y"} }
+	patrolled(t, fl, nil, func(t *testing.T, p etcdkit.Patrol) {
+		fl.is("refusing", "b")
+		for fl.asked("x") == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		assert.Equal(t, []string{"x", "y"}, fl.Endpoints())
+		out, evicted, _ := p.LeftOut()
+		assert.Empty(t, out)
+		assert.Zero(t, evicted, "nothing of the patrol's has come into effect")
 	})
 }
 

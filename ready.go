@@ -14,17 +14,18 @@ const (
 	readyFor    = 500 * time.Millisecond // that its result is good for
 )
 
-// ReadyHandler answers readiness probes: 200 when a linearizable read was answered within 2 s, 503 otherwise, with a
-// body such as {"ready":false,"reason":"etcd unavailable"} that names neither addresses nor users.
+// ReadyHandler answers readiness probes: 200 when a linearizable read was answered within 2 s, 503 otherwise
+// and from Close on, with a body such as {"ready":false,"reason":"etcd unavailable"} that names neither addresses nor users.
 //
 // However many probes come, there is one check at a time, and its result is good for half a second.
 func (c *Client) ReadyHandler() http.Handler {
-	return &readiness{check: c.ask}
+	return &readiness{check: c.ask, gone: c.gone}
 }
 
 // readiness shares checks among requests.
 type readiness struct {
 	check func(ctx context.Context) error
+	gone  func() bool // the client is closed: no earlier result counts
 
 	mu      sync.Mutex
 	last    error
@@ -53,6 +54,9 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // result returns the last result while it is good, or that of a check.
 func (r *readiness) result(ctx context.Context) error {
+	if r.gone() {
+		return ErrClosed
+	}
 	r.mu.Lock()
 	if !r.at.IsZero() && time.Since(r.at) < readyFor {
 		defer r.mu.Unlock()
@@ -75,16 +79,20 @@ func (r *readiness) result(ctx context.Context) error {
 	}
 }
 
-// run makes a check on behalf of all who wait: it goes on when the one whose request it is in has gone.
+// run makes a check on behalf of all who wait: it goes on when the one whose request it is in has gone, and ends for them
+// also when it panics.
 func (r *readiness) run(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), readyWithin)
 	defer stop()
-	err := r.check(ctx)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.last, r.at = err, time.Now()
-	close(r.running)
-	r.running = nil
+	err := errors.New("the check broke off")
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.last, r.at = err, time.Now()
+		close(r.running)
+		r.running = nil
+	}()
+	err = r.check(ctx)
 	return err
 }
 

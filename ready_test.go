@@ -84,6 +84,42 @@ func TestAProbeThatGivesUpDoesNotSpoilTheCheckOfOthers(t *testing.T) {
 	})
 }
 
+func TestACheckThatPanicsIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		broken := true
+		h := etcdkit.NewReadiness(func(context.Context) error {
+			time.Sleep(time.Second)
+			if broken {
+				panic("a decorated client went wrong")
+			}
+			return nil
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.Panics(t, func() { ask(t.Context(), h) }) })
+		synctest.Wait()
+		wg.Go(func() {
+			assert.Equal(t, http.StatusServiceUnavailable, ask(t.Context(), h).Code, "who waits for it is told")
+		})
+		wg.Wait()
+		broken = false
+		time.Sleep(time.Second)
+		assert.Equal(t, http.StatusOK, ask(t.Context(), h).Code)
+	})
+}
+
+func TestAClosedClientIsNotReadyFromOneMomentToTheNext(t *testing.T) {
+	t.Parallel()
+	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	require.NoError(t, err)
+	h := c.ReadyHandler()
+	require.Equal(t, http.StatusOK, ask(t.Context(), h).Code)
+	require.NoError(t, c.Close())
+	w := ask(t.Context(), h)
+	assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+	assert.JSONEq(t, `{"ready":false,"reason":"closed"}`, w.Body.String())
+}
+
 func TestAProbeLearnsNoDetails(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -22,7 +22,7 @@ func dns(t *testing.T, service string, endpoints ...string) etcdkit.Option {
 		assert.Equal(t, "tcp", proto)
 		assert.Equal(t, "example.org", name)
 		if asked != service {
-			return "", nil, errors.New("no such host: _" + asked)
+			return "", nil, &net.DNSError{Err: "no such host: _" + asked, Name: name, IsNotFound: true}
 		}
 		var out []*net.SRV
 		for _, ep := range endpoints {
@@ -79,6 +79,29 @@ func TestLookUpsThatFail(t *testing.T) {
 	_, err = etcdkit.OpenLazy(cfg)
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)
 	require.ErrorContains(t, err, "use Open")
+}
+
+func TestALookUpThatFailsForAWhileDoesNotSwitchTLSOff(t *testing.T) {
+	t.Parallel()
+	for name, failure := range map[string]error{
+		"a timeout":                &net.DNSError{Err: "i/o timeout", Name: "example.org", IsTimeout: true, IsTemporary: true},
+		"a server that misbehaves": &net.DNSError{Err: "server misbehaving", Name: "example.org", IsTemporary: true},
+		"another error":            errors.New("server misbehaving or i/o timeout"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := etcdkit.Open(t.Context(), etcdkit.Config{DiscoverySRV: "example.org"},
+				etcdkit.WithLookup(func(_ context.Context, service, _, _ string) (string, []*net.SRV, error) {
+					if service == "etcd-client-ssl" {
+						return "", nil, failure
+					}
+					t.Error("plain records are asked for")
+					return "", nil, failure
+				}))
+			require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+			require.ErrorIs(t, err, failure)
+		})
+	}
 }
 
 func TestARecordCannotDrawCredentialsIntoTheOpen(t *testing.T) {

@@ -10,7 +10,7 @@ type Stats struct {
 	// Endpoints are all endpoints, Evicted those of them that are left out at present.
 	Endpoints []string `json:"endpoints"`
 	Evicted   []string `json:"evicted,omitzero"`
-	// Evictions counts how often an endpoint was left out, Readmissions how often one came back.
+	// Evictions counts how often an endpoint was left out, by Open as well, Readmissions how often one came back.
 	Evictions    uint64 `json:"evictions"`
 	Readmissions uint64 `json:"readmissions"`
 

@@ -261,6 +261,10 @@ func (r *run) again(class Class) bool {
 	return r.attempts < r.Policy.MaxAttempts && r.budget.Take()
 }
 
+// electionPause is the longest wait for a leader, and for a definite answer: in a cluster that loses its leaders again and
+// again, the times in which it works are short.
+const electionPause = 500 * time.Millisecond
+
 // pause waits before the next attempt. It reports whether the call is still wanted.
 func (r *run) pause(class Class) bool {
 	if class == Reauth {
@@ -273,7 +277,11 @@ func (r *run) pause(class Class) bool {
 		r.waits = r.Policy.Backoff()
 		r.waits.Reset()
 	}
-	timer := time.NewTimer(r.waits.NextBackOff())
+	wait := r.waits.NextBackOff()
+	if class == Leaderless || r.doubt {
+		wait = min(wait, electionPause)
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var closing <-chan struct{}
 	if life := r.life(); life != nil {
