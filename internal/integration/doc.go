@@ -1,8 +1,24 @@
-// Package integration holds the suites that need more than one etcd process beside the tests can give:
-// clusters inside the test process, whose members are partitioned, stopped and restarted by etcd's own test
-// framework, and histories that are checked for linearizability.
+// Package integration holds the suites that need more of etcd than one process beside the tests can give: clusters whose
+// members are killed, frozen, restarted and cut off from one another while the library is at work, and histories that
+// are checked for linearizability.
 //
 // It is a module of its own, so that neither the etcd server nor its test framework ever becomes a requirement of
-// the library. The framework's clocks run ten times as fast as etcd's defaults; what depends on real timing is
-// tested with the processes of [github.com/etcdkit/etcdkit/internal/etcdtest].
+// the library. Most suites run against processes with etcd's default timing, from
+// [github.com/etcdkit/etcdkit/internal/etcdtest]. Only what processes cannot offer, a network that is cut between members,
+// comes from etcd's own test framework, whose members live in the test process and whose clocks run ten times as fast.
+//
+// # What is checked
+//
+// Suites assert counts, orders and histories, which hold on any machine, and log the times that they have measured. A time
+// is asserted only with room for a slow machine. A history is what clients were told; next to it stands
+// what etcd's own history says, read by a plain watch of a client that nobody tampers with. porcupine looks for an order that
+// explains all answers, and an answer that it does not find in time counts as none. Models come with tests that they refuse
+// what is wrong, and a wrong way to retry is put through the same faults and must be caught.
+//
+// # Short and long
+//
+// By default the suites take the short form, a few minutes on two cores. With ETCDKIT_LONG set to anything
+// they run at full length, with ten thousand increments and minutes of faults:
+//
+//	ETCDKIT_LONG=1 go test -race -timeout 60m -v ./internal/integration
 package integration

@@ -1,126 +1,195 @@
 package integration_test
 
 import (
-	"context"
 	"math"
-	"strconv"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/anishathalye/porcupine"
-	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"github.com/stretchr/testify/assert"
 )
 
-// access is a read or a write of one key that holds a number.
-type access struct {
-	write bool
-	value int
+// ask is one operation on a key.
+type ask struct {
+	op    string // get, put, create, replace, delete
+	key   string
+	value string // to be written; no two operations write the same
+	mod   int64  // that replace is conditional on
 }
 
-// register is the model of one key: a read returns what was written last, 0 at first.
-func register() porcupine.Model {
-	return porcupine.Model{
-		Init: func() any { return 0 },
-		Step: func(state, input, output any) (bool, any) {
-			if in := input.(access); in.write {
-				return true, in.value
-			}
-			return output == state, state
+// told is the answer to it.
+type told struct {
+	is    outcome
+	value string // that get returned
+	rev   int64  // of the write, or of what a get or a refused write found: 0 when it found nothing
+}
+
+type outcome int
+
+const (
+	done    outcome = iota
+	refused         // the condition did not hold: nothing to delete, changed meanwhile
+	exists          // likewise, without saying what was found
+	unknown
+)
+
+// register is the state of a key: absent, or a value that was written at a revision.
+type register struct {
+	value string
+	mod   int64
+}
+
+// registerModel is a key of the store. Each write names the revision that it makes, and is conditional, if at all, on the
+// one before. A write of unknown outcome has happened or not.
+func registerModel() porcupine.Model {
+	m := porcupine.NondeterministicModel{
+		Partition: byKey,
+		Init:      func() []any { return []any{register{}} },
+		Step: func(state, input, output any) []any {
+			return step(state.(register), input.(ask), output.(told))
 		},
 	}
+	return m.ToModel()
 }
 
-// history records what clients have asked of a key, and what they were told.
-type history struct {
-	start time.Time
-
-	mu         sync.Mutex
-	operations []porcupine.Operation
-	clients    int
+func byKey(history []porcupine.Operation) [][]porcupine.Operation {
+	keys := map[string][]porcupine.Operation{}
+	for _, op := range history {
+		key := op.Input.(ask).key
+		keys[key] = append(keys[key], op)
+	}
+	out := make([][]porcupine.Operation, 0, len(keys))
+	for _, ops := range keys {
+		out = append(out, ops)
+	}
+	return out
 }
 
-func (h *history) newClient() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.clients++
-	return h.clients
-}
-
-func (h *history) add(op porcupine.Operation) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.operations = append(h.operations, op)
-}
-
-// check fails the test unless some order of the operations explains all answers.
-func (h *history) check(t *testing.T) {
-	t.Helper()
-	require.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(register(), h.operations, time.Minute))
-}
-
-// use reads and writes key until both have succeeded n times since the call. Values are unique.
-func (h *history) use(ctx context.Context, kv clientv3.KV, key string, n int) error {
-	id := h.newClient()
-	for reads, writes := 0, 0; reads < n || writes < n; {
-		op := porcupine.Operation{ClientId: id, Call: int64(time.Since(h.start))}
-		in := access{write: reads > writes, value: id*1_000_000 + reads}
-		got, err := apply(ctx, kv, key, in)
-		op.Input, op.Output, op.Return = in, got, int64(time.Since(h.start))
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil && in.write:
-			writes++
-		case err == nil:
-			reads++
-		case in.write: // it may take effect at any time from now on, and this client waits for it no longer
-			op.Return, id = math.MaxInt64, h.newClient()
-		default:
-			continue // a read that told nothing
+// step returns the states that a key can be in after an operation, none if it cannot have gone like that.
+func step(s register, in ask, out told) []any {
+	next := register{value: in.value, mod: out.rev}
+	allowed := true
+	switch in.op {
+	case "get":
+		if out.value == s.value && out.rev == s.mod {
+			return []any{s}
 		}
-		h.add(op)
+		return nil
+	case "create":
+		allowed = s.mod == 0
+	case "replace":
+		allowed = s.mod == in.mod
+	case "delete":
+		next, allowed = register{}, s.mod != 0
+	}
+	switch {
+	case out.is == unknown && allowed:
+		return []any{s, next}
+	case out.is == unknown,
+		out.is == exists && !allowed,
+		out.is == refused && !allowed && out.rev == s.mod:
+		return []any{s}
+	case out.is == done && allowed && out.rev > s.mod:
+		return []any{next}
 	}
 	return nil
 }
 
-func apply(ctx context.Context, kv clientv3.KV, key string, in access) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if in.write {
-		_, err := kv.Put(ctx, key, strconv.Itoa(in.value))
-		return 0, err
+// settle tells of writes of unknown outcome what etcd's history knows of them: one whose value never appeared did not
+// happen, one whose value did appear had happened by then, and where every deletion is accounted for there was no other.
+// What is left is few enough for a check to come to an end.
+func settle(history []porcupine.Operation, changes []change) []porcupine.Operation {
+	type deletion struct {
+		key string
+		rev int64
 	}
-	resp, err := kv.Get(ctx, key)
-	if err != nil || len(resp.Kvs) == 0 {
-		return 0, err
+	written, deletions := map[string]change{}, map[deletion]bool{}
+	for _, ch := range changes {
+		if ch.deleted {
+			deletions[deletion{ch.key, ch.rev}] = true
+			continue
+		}
+		written[ch.value] = ch
 	}
-	return strconv.Atoi(string(resp.Kvs[0].Value))
+	for _, op := range history {
+		if in, out := op.Input.(ask), op.Output.(told); in.op == "delete" && out.is == done {
+			delete(deletions, deletion{in.key, out.rev})
+		}
+	}
+	open := map[string]bool{}
+	for d := range deletions {
+		open[d.key] = true
+	}
+	var out []porcupine.Operation
+	for _, op := range history {
+		in := op.Input.(ask)
+		ch, happened := written[in.value]
+		switch {
+		case op.Output.(told).is != unknown:
+		case in.op == "delete" && !open[in.key], in.op != "delete" && !happened:
+			continue
+		case in.op != "delete":
+			op.Output, op.Return = told{rev: ch.rev}, max(ch.seen, op.Call)
+		}
+		out = append(out, op)
+	}
+	return out
+}
+
+func TestSettlingAsksTheHistoryOfEtcd(t *testing.T) {
+	t.Parallel()
+	maybe := func(in ask) porcupine.Operation {
+		return porcupine.Operation{Input: in, Output: told{is: unknown}, Call: 1, Return: math.MaxInt64}
+	}
+	del := porcupine.Operation{Input: ask{op: "delete", key: "a"}, Output: told{rev: 7}, Call: 3, Return: 4}
+	got := settle([]porcupine.Operation{
+		maybe(ask{op: "put", key: "a", value: "seen"}), maybe(ask{op: "put", key: "a", value: "unseen"}),
+		maybe(ask{op: "delete", key: "a"}), del, maybe(ask{op: "delete", key: "b"}),
+	}, []change{
+		{key: "a", value: "seen", rev: 6, seen: 9}, {key: "a", deleted: true, rev: 7, seen: 10}, {key: "b", deleted: true, rev: 8, seen: 11},
+	})
+	assert.Equal(t, []porcupine.Operation{
+		{Input: ask{op: "put", key: "a", value: "seen"}, Output: told{rev: 6}, Call: 1, Return: 9},
+		del, maybe(ask{op: "delete", key: "b"}),
+	}, got)
 }
 
 func TestTheRegisterModelTellsRightFromWrong(t *testing.T) {
 	t.Parallel()
-	write := func(id, value int, call, ret int64) porcupine.Operation {
-		return porcupine.Operation{ClientId: id, Input: access{write: true, value: value}, Output: 0, Call: call, Return: ret}
+	op := func(in ask, out told, call, ret int64) porcupine.Operation {
+		return porcupine.Operation{Input: in, Output: out, Call: call, Return: ret}
 	}
-	read := func(id, value int, call, ret int64) porcupine.Operation {
-		return porcupine.Operation{ClientId: id, Input: access{}, Output: value, Call: call, Return: ret}
+	put := func(v string, rev, call, ret int64) porcupine.Operation {
+		return op(ask{op: "put", value: v}, told{rev: rev}, call, ret)
 	}
+	get := func(v string, rev, call, ret int64) porcupine.Operation {
+		return op(ask{op: "get"}, told{value: v, rev: rev}, call, ret)
+	}
+	gone := get // of nothing
+	maybe := op(ask{op: "delete"}, told{is: unknown}, 2, math.MaxInt64)
 	tests := map[string]struct {
-		operations []porcupine.Operation
-		ok         bool
+		history []porcupine.Operation
+		ok      bool
 	}{
-		"a read of what was written":                {[]porcupine.Operation{write(1, 7, 0, 1), read(2, 7, 2, 3)}, true},
-		"a read of what was overwritten":            {[]porcupine.Operation{write(1, 7, 0, 1), write(1, 8, 2, 3), read(2, 7, 4, 5)}, false},
-		"a read of what is being written":           {[]porcupine.Operation{write(1, 7, 0, 9), read(2, 0, 1, 2), read(2, 7, 3, 4)}, true},
-		"a write of unknown outcome that is seen":   {[]porcupine.Operation{write(1, 7, 0, math.MaxInt64), read(2, 7, 5, 6)}, true},
-		"a write of unknown outcome that is undone": {[]porcupine.Operation{write(1, 7, 0, math.MaxInt64), read(2, 7, 5, 6), read(2, 0, 7, 8)}, false},
+		"a read of what was written":       {[]porcupine.Operation{put("a", 5, 0, 1), get("a", 5, 2, 3)}, true},
+		"a read of what was overwritten":   {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 6, 2, 3), get("a", 5, 4, 5)}, false},
+		"a read of what is being written":  {[]porcupine.Operation{put("a", 5, 0, 9), gone("", 0, 1, 2), get("a", 5, 3, 4)}, true},
+		"a revision that goes back":        {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 4, 2, 3)}, false},
+		"a create of what is there":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "create", value: "b"}, told{rev: 6}, 2, 3)}, false},
+		"a create that was refused":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "create", value: "b"}, told{is: exists}, 2, 3)}, true},
+		"a create refused without a cause": {[]porcupine.Operation{op(ask{op: "create", value: "b"}, told{is: exists}, 2, 3)}, false},
+		"a replace of what has changed":    {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 6, 2, 3), op(ask{op: "replace", value: "c", mod: 5}, told{rev: 7}, 4, 5)}, false},
+		"a replace refused rightly":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "replace", value: "c", mod: 4}, told{is: refused, rev: 5}, 2, 3)}, true},
+		"a deletion":                       {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "delete"}, told{rev: 6}, 2, 3), gone("", 0, 4, 5)}, true},
+		"a deletion of nothing":            {[]porcupine.Operation{op(ask{op: "delete"}, told{is: refused}, 0, 1), gone("", 0, 4, 5)}, true},
+		"a deletion that is undone":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "delete"}, told{rev: 6}, 2, 3), get("a", 5, 4, 5)}, false},
+		"an unknown deletion that came":    {[]porcupine.Operation{put("a", 5, 0, 1), maybe, get("a", 5, 3, 4), gone("", 0, 5, 6)}, true},
+		"an unknown deletion that did not": {[]porcupine.Operation{put("a", 5, 0, 1), maybe, get("a", 5, 3, 4)}, true},
+		"an unknown deletion made undone":  {[]porcupine.Operation{put("a", 5, 0, 1), maybe, gone("", 0, 3, 4), get("a", 5, 5, 6)}, false},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, tc.ok, porcupine.CheckOperations(register(), tc.operations))
+			assert.Equal(t, tc.ok, porcupine.CheckOperations(registerModel(), tc.history))
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,7 +15,7 @@ type storm struct {
 	workers int
 	rounds  int           // of work by all workers together, at least
 	faults  int           // at least
-	every   time.Duration // from one fault to the next, more where a fault takes longer
+	every   time.Duration // from one fault to the next, about; more where a fault takes longer
 }
 
 // run has the workers work until there were enough rounds and enough faults, and returns the number of each. Faults come
@@ -40,17 +41,24 @@ func (s storm) run(t *testing.T, fault func(), work func(worker int)) (rounds, f
 		defer close(done)
 		wg.Wait()
 	}()
-	tick := time.NewTicker(s.every)
-	defer tick.Stop()
+	timer := time.NewTimer(s.pause())
+	defer timer.Stop()
 	for {
 		select {
 		case <-done:
 			return int(worked.Load()), int(broken.Load())
-		case <-tick.C:
+		case <-timer.C:
+			began := time.Now()
 			fault()
 			broken.Add(1)
+			timer.Reset(s.pause() - time.Since(began))
 		}
 	}
+}
+
+// pause is the time to the next fault. It varies by a quarter, so that no retry falls in step with the faults.
+func (s storm) pause() time.Duration {
+	return s.every*3/4 + rand.N(s.every/2)
 }
 
 // killLeader kills whoever leads, starts it again, and returns when it is back.
