@@ -49,7 +49,7 @@ func TestReadsSurviveAFrozenMemberWhichIsLeftOutAndComesBack(t *testing.T) {
 	require.GreaterOrEqual(t, i, 0)
 	assert.True(t, h.Members[i].Evicted)
 	assert.False(t, h.Members[i].Reachable)
-	assert.Equal(t, "no answer within 1s", h.Members[i].Err)
+	assert.Equal(t, "no answer within 2s", h.Members[i].Err)
 
 	frozen.Resume()
 	require.Eventually(t, func() bool { return len(c.Raw().Endpoints()) == 3 }, 30*time.Second, 50*time.Millisecond)

@@ -14,7 +14,7 @@ const (
 	healthWithin = 3 * time.Second
 
 	// statusWithin bounds the question to a single member. It is shorter, so that one frozen member is told from many.
-	statusWithin = time.Second
+	statusWithin = 2 * time.Second
 )
 
 // Health is the state of the cluster as seen by the client.
@@ -125,7 +125,7 @@ func (h *Health) explain(err error) error {
 // answers, the error names each endpoint with its reason and matches [ErrUnavailable], or [ErrUnauthenticated] when
 // etcd did not accept the user.
 //
-// It takes 1 s at most, less when ctx ends before, and two RPCs to each endpoint.
+// It takes 2 s at most, less when ctx ends before, and two RPCs to each endpoint.
 func (c *Client) Members(ctx context.Context) ([]Member, error) {
 	const op = "members"
 	if ctx == nil {
