@@ -1,0 +1,192 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/scan"
+)
+
+// errOtherHistory interrupts whatever reads the history of a hub that has gone over to another one.
+var errOtherHistory = errors.New("the history is another one now")
+
+// join waits until the hub is live, and takes a place at the end of its log: everything after base will be there.
+func (s *sub) join() (base int64, err error) {
+	for {
+		b := s.hub.wake.Load()
+		base, epoch, ok, err := s.hub.attach(&s.cur)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			if !s.joined {
+				s.joined, s.epoch = true, epoch
+			}
+			if s.epoch != epoch {
+				s.epoch = epoch
+				return base, errOtherHistory
+			}
+			return base, nil
+		}
+		select {
+		case <-b.rung:
+		case <-s.ctx.Done():
+			return 0, s.ctx.Err()
+		}
+	}
+}
+
+// catchUp takes a place in the log and brings the consumer there: by a list (which must says, or which is the cheaper
+// way for a state watch), else by reading history. kind is that of a list.
+func (s *sub) catchUp(kind Kind, must bool) error {
+	s.follows(false)
+	other := false // the consumer's state is of another history
+	for {
+		base, err := s.join()
+		switch {
+		case errors.Is(err, errOtherHistory):
+			if s.index == nil {
+				return ErrHistoryRewritten
+			}
+			other = kind != Snapshot || s.told > 0
+			err = s.list(kind, base, other)
+		case err != nil:
+			return err
+		case must || other:
+			err = s.list(kind, base, other)
+		case s.pos >= base:
+			return nil
+		case s.index != nil && listTime(int64(len(s.index.keys))) < replayTime(base-s.pos):
+			err = s.list(kind, base, false)
+		default:
+			err = s.replay(base)
+		}
+		if c, ok := errors.AsType[*compaction](err); ok {
+			if s.index == nil {
+				return &CompactedError{After: s.pos, Oldest: c.oldest}
+			}
+			must = true
+			continue
+		}
+		if !errors.Is(err, errOtherHistory) {
+			return err
+		}
+		other = true
+		s.epoch = s.hub.epoch.Load()
+		if s.index == nil {
+			return ErrHistoryRewritten
+		}
+	}
+}
+
+// cross goes over a gap in the log.
+func (s *sub) cross(g *gap) error {
+	if g.why != rewritten {
+		if s.pos = max(s.pos, g.after); s.pos >= g.base {
+			return nil
+		}
+	}
+	s.follows(false)
+	var err error
+	switch {
+	case g.why == rewritten && g.epoch <= s.epoch:
+		return nil // has joined behind it
+	case g.why == rewritten && s.index == nil:
+		return ErrHistoryRewritten
+	case g.why == compacted && s.index == nil && g.oldest > s.pos+1:
+		return &CompactedError{After: s.pos, Oldest: g.oldest}
+	case s.index == nil:
+		return s.catchUp(Resync, false)
+	case g.why == rewritten:
+		s.epoch = g.epoch
+		err = s.list(Resync, g.base, true)
+	default:
+		err = s.list(Resync, g.base, false)
+	}
+	if errors.Is(err, errOtherHistory) {
+		return s.catchUp(Resync, true)
+	}
+	return err
+}
+
+// beginAfter starts an events watch in the past.
+func (s *sub) beginAfter() error {
+	if err := s.insist(func() error {
+		hdr, err := s.core.now(s.ctx, s.req.sel.String(), s.req.span.From)
+		if err == nil && hdr.GetRevision() < s.req.after {
+			err = s.ahead(hdr.GetRevision())
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	s.move(s.req.after)
+	return s.catchUp(Resync, false)
+}
+
+// ahead is the error of a WithAfter that the cluster has not reached.
+func (s *sub) ahead(now int64) error {
+	if now == 0 {
+		return fmt.Errorf("%w: revision %d is ahead of the cluster's", ErrHistoryRewritten, s.req.after)
+	}
+	return fmt.Errorf("%w: revision %d is ahead of the cluster's, which is %d", ErrHistoryRewritten, s.req.after, now)
+}
+
+// beginKnowing starts a state watch for a consumer that knows the state as of a revision: which keys it knows is read from
+// history. Where that is gone, the consumer gets the whole state.
+func (s *sub) beginKnowing() error {
+	whole := false
+	if s.req.after > 0 {
+		err := s.insist(func() error { return s.recall() })
+		switch {
+		case errors.Is(err, errs.Compacted):
+			whole = true
+			s.index = newIndex()
+		case err != nil:
+			return err
+		default:
+			s.move(s.req.after)
+		}
+	}
+	return s.catchUp(Resync, whole)
+}
+
+// recall fills the index with the keys as of WithAfter.
+func (s *sub) recall() error {
+	s.index = newIndex()
+	sc := scan.New(s.core.lister, s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
+	for kvs, err := range sc.Chunks(s.ctx) {
+		if errors.Is(err, rpctypes.ErrFutureRev) {
+			return s.ahead(0)
+		}
+		if err != nil {
+			return err
+		}
+		for _, kv := range kvs {
+			s.index.keys[string(kv.GetKey()[len(s.req.span.ns):])] = known{rev: kv.GetModRevision()}
+		}
+	}
+	return nil
+}
+
+// insist calls f until it succeeds, or says that trying again is of no use.
+func (s *sub) insist(f func() error) error {
+	waits := reopening()
+	for {
+		err := f()
+		switch {
+		case err == nil, fromConsumer(err), errors.Is(err, errs.Permission), errors.Is(err, errs.Compacted),
+			errors.Is(err, ErrHistoryRewritten), errors.Is(err, errs.Closed), errors.Is(err, errOtherHistory):
+			return err
+		case s.over() != nil:
+			return s.over()
+		}
+		s.core.log.DebugContext(s.ctx, "watch reads again", "selector", s.req.sel.String(), "error", err)
+		if !sleep(s.ctx, waits.NextBackOff()) {
+			return s.ctx.Err()
+		}
+	}
+}

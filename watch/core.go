@@ -1,0 +1,151 @@
+package watch
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scan"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// core is what the watchers of one client share.
+type core struct {
+	cli    *clientv3.Client
+	lister scan.Reader
+	engine *retry.Engine
+	pool   *pool
+	log    *slog.Logger
+	resync func(selector string, folded int)
+	counts counts
+
+	ctx    context.Context //nolint:containedctx // the life of all goroutines, its cause why it ended
+	stop   context.CancelCauseFunc
+	unlink func() bool
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	hubs   map[hubKey]*hub
+	subs   map[*sub]struct{}
+}
+
+// counts are the counters behind Stats.
+type counts struct {
+	batches, events, folded, reconnects, resyncs, replays, overflows atomic.Uint64
+}
+
+func newCore(cli *clientv3.Client, c config) *core {
+	kv, observed := wire.KV(cli)
+	out := &core{
+		cli: cli, lister: kv, pool: newPool(cli), log: c.logger, resync: c.resync,
+		engine: retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger}),
+		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}),
+	}
+	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
+	out.ctx, out.stop = context.WithCancelCause(context.Background())
+	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errs.Closed) })
+	return out
+}
+
+// begin registers a watch, unless the watcher or its client is closed.
+func (c *core) begin(s *sub) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.cli.Ctx().Err() != nil {
+		return errs.Closed
+	}
+	c.subs[s] = struct{}{}
+	return nil
+}
+
+// end forgets a watch.
+func (c *core) end(s *sub) {
+	c.mu.Lock()
+	delete(c.subs, s)
+	c.mu.Unlock()
+}
+
+// acquire returns the hub of a request, which is started where there is none.
+func (c *core) acquire(r *request) (*hub, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errs.Closed
+	}
+	k := r.key()
+	h := c.hubs[k]
+	if h == nil {
+		h = newHub(c, r)
+		c.hubs[k] = h
+		c.wg.Go(h.run)
+	}
+	h.refs++
+	return h, nil
+}
+
+// release gives a hub back. The last one ends it.
+func (c *core) release(h *hub) {
+	c.mu.Lock()
+	h.refs--
+	last := h.refs == 0
+	if last && c.hubs[h.key] == h {
+		delete(c.hubs, h.key)
+	}
+	c.mu.Unlock()
+	if last {
+		h.stop()
+	}
+}
+
+// forget makes room for a new hub in the place of one that has failed.
+func (c *core) forget(h *hub) {
+	c.mu.Lock()
+	if c.hubs[h.key] == h {
+		delete(c.hubs, h.key)
+	}
+	c.mu.Unlock()
+}
+
+// close ends everything and waits for the goroutines.
+func (c *core) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.unlink()
+	c.stop(errs.Closed)
+	c.wg.Wait()
+}
+
+// now asks, linearizably, where the cluster stands. Nothing is transferred; key is one that may be read.
+func (c *core) now(ctx context.Context, name, key string) (hdr *pb.ResponseHeader, err error) {
+	err = c.engine.Do(ctx, c.call("read the revision", name), func(ctx context.Context, _ bool) error {
+		resp, err := c.lister.Get(ctx, key, clientv3.WithCountOnly())
+		if err == nil {
+			hdr = resp.Header
+		}
+		return err
+	})
+	return hdr, err
+}
+
+func (c *core) call(op, name string) retry.Call {
+	return retry.Call{Pkg: "watch", Op: op, Key: name, Read: true, Patient: true}
+}
+
+// spawn starts a goroutine that close waits for, unless the core is closed.
+func (c *core) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Go(f)
+	return true
+}

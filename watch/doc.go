@@ -1,0 +1,114 @@
+// Package watch lists keys and then follows their changes, and does not lose any.
+//
+//	w := watch.New(cli, watch.WithNamespace("myapp"))
+//	defer w.Close()
+//
+//	for b, err := range w.Watch(ctx, watch.Prefix("users/"), watch.WithSnapshot()) {
+//		if err != nil {
+//			return err // ctx has ended, or one of the few errors below
+//		}
+//		for _, e := range b.Events { ... }
+//	}
+//
+// [Watcher.Watch] is a sequence, [Watcher.Subscribe] calls a function, [Watcher.Consume] keeps a checkpoint so that a
+// restarted process goes on where the last one stopped. All three are the same engine.
+//
+// # Two modes
+//
+// A watch delivers events, unless it has [WithSnapshot], which makes it deliver state.
+//
+//	events   every change, once, in revision order, the changes of one transaction in one batch. Where history was
+//	         lost to compaction the watch ends with a [*CompactedError]: nothing is invented.
+//	state    what is there now (Snapshot batches), then every change (Live). The watch remembers which keys it has told
+//	         of. Where history is lost, or reading it again costs more than reading the keys, it lists anew and
+//	         delivers the difference (Resync batches), deletes included: the final state is always right, changes in
+//	         between may be folded into one.
+//
+// # Guarantees
+//
+//   - Revisions rise from batch to batch (batches of one snapshot or resync share theirs), per key without exception.
+//   - One transaction is one batch, whatever happens to the connection.
+//   - After a batch with More == false, everything up to its Revision has been delivered. That revision is what to store,
+//     and [WithAfter] starts strictly after it. [WithProgress] carries it forward while nothing happens below the
+//     prefix, so that a stored revision is not compacted away on a quiet prefix in a busy cluster.
+//   - A lost connection, a lost member, a lost leader, an expired token and a stream that has gone silent are not
+//     errors: the watch goes on elsewhere, without a gap and without a repetition.
+//   - A watch ends only with its context, with [ErrClosed], [ErrPermission], a [*CompactedError] or
+//     [ErrHistoryRewritten]; one with invalid arguments does not begin, and matches [ErrInvalid].
+//   - Memory is bounded: see "Slow consumers".
+//
+// What is not guaranteed: watches and reads are not linearizable with each other (a read may see a change before the watch delivers
+// it); a wiped cluster whose new history has already passed the revision reached, with the same cluster ID and a raft term
+// that is no lower, cannot be told from the old one; a user who loses the permission to read keeps what watches are
+// open, and those of the same client that join them, until they are opened anew; a value that is larger than the
+// client's receive limit holds up its own watch, which keeps trying.
+//
+// # How a watch starts
+//
+// etcd serves a watch that starts at or below the current revision from a loop that runs every 100 ms. So the server's
+// watch is always opened at "now": etcd confirms it with its revision W. A state watch then lists, linearizably,
+// at R >= W and drops the events up to R, which come while it lists; an events watch goes on from W + 1.
+//
+// # How a watch goes on
+//
+// Next is the first revision that has not been delivered. It moves to the revision of the last event plus one, or to that of a
+// progress report plus one, whichever is later; never to the revision in the header of an event, because etcd stamps
+// catch-up batches with the current revision while they hold a thousand old ones. And never to zero: a watch that is
+// opened again "from now" forgets what happened in between.
+//
+//	          created(W), first time: next = W+1
+//	[opening] ------------------------------------------------------> [live]
+//	   ^  ^    W = next-1: nothing was missed                           |
+//	   |  |    W > next-1: read the history from next ... [replaying] --+--> events, progress: next moves
+//	   |  |                or, where all consumers keep state and that  |
+//	   |  |                is cheaper, let them list (a gap up to W)    | closed, cancelled, refused, no leader,
+//	   |  |    W < next-1: a lagging member, or another history:        | no answer for 4 s
+//	   |  |                a linearizable read tells                    v
+//	   |  +---------------------- wait 50 ms ... 5 s, jittered ------ [stale]
+//	   +-- compacted: a gap up to W; state lists, events end
+//
+// Opening is bounded (a server that does not answer is given up), asks for a leader, and avoids the member that has just
+// failed. An open stream that has been quiet for a second is asked for a progress report; no answer for 4 s means that
+// it is dead, whatever TCP says. A stream that is still replaying does not answer such requests, so its patience doubles each time.
+// client/v3 reopens streams by itself, without a pause when the server answers Internal; here it is stopped from that, and
+// the engine alone decides.
+//
+// A history that runs backwards (a wiped cluster, a restored backup) shows in a revision, a raft term or a cluster ID
+// that a linearizable read confirms to be lower or other. Events watches end with [ErrHistoryRewritten]; state watches list,
+// deliver everything as one Resync, and go on. Revisions start over then.
+//
+// # Sharing
+//
+// Watches of one [Watcher] on the same selector share one server-side watch, whether they take events or state: a
+// thousand subscribers cost etcd one. The events of a batch and their values are shared as well: they are
+// read-only. A watch that starts late, or starts in the past, reads what it needs by itself and then joins. Each server-side watch has
+// a gRPC stream of its own, up to 16 for a client, then they share; a stream costs a login where there are users. What kills one
+// stream (an event larger than the receive limit, a token that has expired) leaves the others alone; where streams are shared,
+// the one that is to blame is found by trying the suspects alone.
+//
+// A Watcher field of the client that is not client/v3's own is used as it is, and not closed.
+//
+// # Slow consumers
+//
+// Each watch may lag [WithBuffer] events (4096 by default) or 16 MiB behind the shared server-side watch, whichever comes first; at least one batch
+// always fits. A consumer that blocks for longer loses its place, and holds up nobody. When it comes back it reads what
+// it has missed from etcd's history, or lists, and joins again: an events watch gets every change unless
+// they are compacted meanwhile, a state watch may get a Resync. With [WithCoalescing] a slow consumer gets what has
+// piled up as one batch with the latest change of each key, and Folded says how many were left out.
+//
+// One answer of etcd's history may hold a thousand revisions, which are in memory at once while they are delivered.
+//
+// # Cost
+//
+//	Watch, no snapshot    0 RPCs where the range is watched already; else one message on a stream
+//	WithSnapshot          the same and a streamed list; afterwards about 50 bytes for each key, besides the key itself
+//	WithAfter             one small read, and a server-side watch for as long as the replay takes
+//	idle                  one message each second and server-side watch
+//	reconnect             a stream, and one small read where the revision looks wrong
+//
+// # Lifetime
+//
+// New sends nothing. Close ends all watches and subscriptions, waits for handlers and goroutines, and is idempotent. A
+// [Subscription] is closed by its owner, by its handler's error, or with the watcher. Handlers of one subscription run
+// one at a time; a panic in one ends that subscription alone and is what its Err returns.
+package watch

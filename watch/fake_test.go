@@ -1,0 +1,483 @@
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// world is an etcd cluster in memory, as far as watches and lists can see one, with the faults that a real one cannot be
+// asked for. It runs in synctest bubbles.
+type world struct {
+	clientv3.KV // nil: what is not below is not used
+
+	mu       sync.Mutex
+	rng      *rand.Rand
+	rev      int64
+	compact  int64 // the oldest revision there is
+	history  map[int64][]*clientv3.Event
+	versions map[string][]*mvccpb.KeyValue // one with Version 0 is a deletion
+	cluster  uint64
+	term     uint64
+	watches  map[*fakeWatch]struct{}
+	opened   int // watches ever opened
+	closed   bool
+
+	faults  float64           // how often something goes wrong, of 1
+	refuse  func(n int) error // of the n-th opening
+	mute    bool              // open watches say nothing, new ones are not confirmed
+	unread  bool              // reads fail
+	lagging int64             // how many revisions the member behind new watches lags
+}
+
+func newWorld(seed uint64) *world {
+	return &world{
+		rng: rand.New(rand.NewPCG(seed, 7)), rev: 1, compact: 1, cluster: 11, term: 1000,
+		history: map[int64][]*clientv3.Event{}, versions: map[string][]*mvccpb.KeyValue{}, watches: map[*fakeWatch]struct{}{},
+	}
+}
+
+// client is a client of the world.
+func (w *world) client(tb testing.TB) *clientv3.Client {
+	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
+	tb.Cleanup(stop)
+	cli := clientv3.NewCtxClient(ctx)
+	cli.KV, cli.Watcher = w, w
+	return cli
+}
+
+type change struct {
+	key, value string
+	del        bool
+}
+
+// commit is one transaction. Deletes of absent keys change nothing.
+func (w *world) commit(changes ...change) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var events []*clientv3.Event
+	next := w.rev + 1
+	for _, c := range changes {
+		old := w.at(c.key, w.rev)
+		switch {
+		case c.del && old == nil:
+		case c.del:
+			kv := &mvccpb.KeyValue{Key: []byte(c.key), ModRevision: next}
+			w.versions[c.key] = append(w.versions[c.key], kv)
+			events = append(events, &clientv3.Event{Type: mvccpb.Event_DELETE, Kv: kv, PrevKv: old})
+		default:
+			kv := &mvccpb.KeyValue{Key: []byte(c.key), Value: []byte(c.value), ModRevision: next, CreateRevision: next, Version: 1}
+			if old != nil {
+				kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
+			}
+			w.versions[c.key] = append(w.versions[c.key], kv)
+			events = append(events, &clientv3.Event{Type: mvccpb.Event_PUT, Kv: kv, PrevKv: old})
+		}
+	}
+	if len(events) == 0 {
+		return w.rev
+	}
+	w.rev = next
+	w.history[next] = events
+	w.poke()
+	return next
+}
+
+// at is a key as of rev, nil when there is none.
+func (w *world) at(key string, rev int64) *mvccpb.KeyValue {
+	all := w.versions[key]
+	for _, kv := range slices.Backward(all) {
+		if kv.ModRevision <= rev {
+			if kv.Version == 0 {
+				return nil
+			}
+			return kv
+		}
+	}
+	return nil
+}
+
+// revision is the current one.
+func (w *world) revision() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rev
+}
+
+// compactTo forgets what is older than rev. Watches that have not got that far are cancelled.
+func (w *world) compactTo(rev int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.compact = max(w.compact, min(rev, w.rev))
+	w.poke()
+}
+
+// wipe begins another history.
+func (w *world) wipe() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rev, w.compact = 1, 1
+	w.term--
+	clear(w.history)
+	clear(w.versions)
+	w.breakAll(nil)
+}
+
+// breakOff ends all watches: without a word, or with an error.
+func (w *world) breakOff(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.breakAll(err)
+}
+
+func (w *world) breakAll(err error) {
+	for f := range w.watches {
+		f.end = &ending{err}
+		f.poke()
+	}
+}
+
+// calm ends all faults.
+func (w *world) calm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults, w.refuse, w.mute, w.lagging = 0, nil, false, 0
+	for f := range w.watches {
+		f.lag = 0
+	}
+	w.poke()
+}
+
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+	w.poke()
+}
+
+func (w *world) poke() {
+	for f := range w.watches {
+		f.poke()
+	}
+}
+
+// state is what the world holds below "dir/".
+func (w *world) state() map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := map[string]string{}
+	for key := range w.versions {
+		if kv := w.at(key, w.rev); kv != nil && inside(key, "dir/", "dir0") {
+			out[key] = string(kv.Value)
+		}
+	}
+	return out
+}
+
+func inside(key, from, to string) bool {
+	switch to {
+	case "":
+		return key == from
+	case "\x00":
+		return key >= from
+	}
+	return key >= from && key < to
+}
+
+func (w *world) header() *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: w.cluster, Revision: w.rev, RaftTerm: w.term}
+}
+
+// unlucky draws whether something goes wrong now.
+func (w *world) unlucky(share float64) bool { return w.faults > 0 && w.rng.Float64() < w.faults*share }
+
+// Get reads.
+func (w *world) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	select {
+	case <-time.NewTimer(time.Millisecond).C:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.unread || w.unlucky(1) {
+		return nil, rpctypes.ErrTimeout
+	}
+	op := clientv3.OpGet(key, opts...)
+	rev := op.Rev()
+	switch {
+	case rev > w.rev:
+		return nil, rpctypes.ErrFutureRev
+	case rev != 0 && rev < w.compact:
+		return nil, rpctypes.ErrCompacted
+	case rev == 0:
+		rev = w.rev
+	}
+	out := &clientv3.GetResponse{Header: w.header()}
+	var keys []string
+	for k := range w.versions {
+		if inside(k, key, string(op.RangeBytes())) && w.at(k, rev) != nil {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	out.Count = int64(len(keys))
+	if op.IsCountOnly() {
+		return out, nil
+	}
+	if n := int(op.Limit()); n > 0 && len(keys) > n {
+		keys, out.More = keys[:n], true
+	}
+	for _, k := range keys {
+		out.Kvs = append(out.Kvs, w.at(k, rev))
+	}
+	return out, nil
+}
+
+// GetStream is of a later version than this server.
+func (w *world) GetStream(context.Context, string, ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+	return nil, status.Error(codes.Unimplemented, "unknown method")
+}
+
+// fakeWatch is one server-side watch.
+type fakeWatch struct {
+	*world
+
+	ctx      context.Context
+	out      chan clientv3.WatchResponse
+	from, to string
+	noPut    bool
+	noDelete bool
+	prev     bool
+	next     int64
+	lag      int64
+	mute     bool
+	asked    bool
+	end      *ending
+	kick     chan struct{}
+	last     clientv3.WatchResponse
+}
+
+type ending struct{ err error }
+
+func (f *fakeWatch) poke() {
+	select {
+	case f.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Watch opens a watch, as client/v3 does: it returns when the server has answered.
+func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	op := clientv3.OpGet(key, opts...)
+	field := reflect.ValueOf(op)
+	f := &fakeWatch{
+		world: w, ctx: ctx, out: make(chan clientv3.WatchResponse, 1), from: key, to: string(op.RangeBytes()),
+		noPut: field.FieldByName("filterPut").Bool(), noDelete: field.FieldByName("filterDelete").Bool(),
+		prev: field.FieldByName("prevKV").Bool(), kick: make(chan struct{}, 1),
+	}
+	select {
+	case <-time.NewTimer(time.Millisecond).C:
+	case <-ctx.Done():
+	}
+	w.mu.Lock()
+	w.opened++
+	mute := w.mute || w.unlucky(0.2)
+	var refused error
+	switch {
+	case w.refuse != nil:
+		refused = w.refuse(w.opened)
+	case w.unlucky(0.5):
+		refused = w.anyError()
+	}
+	if mute {
+		w.mu.Unlock()
+		<-ctx.Done()
+		close(f.out)
+		return f.out
+	}
+	if refused != nil {
+		w.mu.Unlock()
+		f.out <- failed(refused)
+		close(f.out)
+		return f.out
+	}
+	f.lag = w.lagging
+	if w.unlucky(0.3) {
+		f.lag = w.rng.Int64N(4)
+	}
+	here := max(w.rev-f.lag, 1)
+	hdr := w.header()
+	hdr.Revision = here
+	f.next = op.Rev()
+	replay := f.next != 0 && f.next <= here
+	if f.next == 0 {
+		f.next = here + 1
+	}
+	w.watches[f] = struct{}{}
+	w.mu.Unlock()
+	f.out <- clientv3.WatchResponse{Header: hdr, Created: true}
+	go f.serve(replay)
+	return f.out
+}
+
+// anyError is one of those that break a watch and mean nothing else.
+func (w *world) anyError() error {
+	all := []error{
+		rpctypes.ErrNoLeader, status.Error(codes.Unavailable, "EOF"), status.Error(codes.Internal, "stream terminated by RST_STREAM"),
+		errors.New("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"), status.Error(codes.Canceled, "context canceled"),
+	}
+	return all[w.rng.IntN(len(all))]
+}
+
+// failed is a last response that says err. The error itself is in a field of client/v3's own; a cancellation with a
+// reason is the same to who looks at Err.
+func failed(err error) clientv3.WatchResponse {
+	return clientv3.WatchResponse{Header: &pb.ResponseHeader{}, Canceled: true, CancelReason: err.Error()}
+}
+
+// serve is the server's side of the watch.
+func (f *fakeWatch) serve(replay bool) {
+	defer close(f.out)
+	defer func() {
+		f.mu.Lock()
+		delete(f.watches, f)
+		f.mu.Unlock()
+	}()
+	if replay {
+		select {
+		case <-time.NewTimer(100 * time.Millisecond).C:
+		case <-f.ctx.Done():
+			return
+		}
+	}
+	for {
+		resp, last, ok := f.answer()
+		if ok {
+			select {
+			case f.out <- resp:
+			case <-f.ctx.Done():
+				return
+			}
+			if last {
+				return
+			}
+			continue
+		}
+		if last {
+			return
+		}
+		select {
+		case <-f.kick:
+		case <-f.ctx.Done():
+			return
+		}
+	}
+}
+
+// answer is what the watch says next, if anything.
+func (f *fakeWatch) answer() (resp clientv3.WatchResponse, last, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.end != nil && f.end.err == nil:
+		return resp, true, false
+	case f.end != nil:
+		return failed(f.end.err), true, true
+	case f.mute || f.world.mute:
+		return resp, false, false
+	case f.next < f.compact:
+		return clientv3.WatchResponse{Header: f.header(), Canceled: true, CompactRevision: f.compact}, true, true
+	}
+	here := max(f.rev-f.lag, 1)
+	if f.next <= here {
+		if f.unlucky(0.3) {
+			switch f.rng.IntN(4) {
+			case 0:
+				return resp, true, false
+			case 1:
+				return failed(f.anyError()), true, true
+			case 2:
+				f.mute = true
+				return resp, false, false
+			case 3:
+				if len(f.last.Events) > 0 {
+					return f.last, false, true // the same again
+				}
+			}
+		}
+		return f.events(here)
+	}
+	if f.asked {
+		f.asked = false
+		hdr := f.header()
+		hdr.Revision = here
+		return clientv3.WatchResponse{Header: hdr}, false, true
+	}
+	return resp, false, false
+}
+
+// events is what a few revisions did to the range, under a header that is at the current one.
+func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bool) {
+	resp.Header = f.header()
+	for few := 1 + f.rng.IntN(5); few > 0 && f.next <= here; few-- {
+		for _, ev := range f.history[f.next] {
+			if !inside(string(ev.Kv.Key), f.from, f.to) || f.noPut && ev.Type == clientv3.EventTypePut || f.noDelete && ev.Type == clientv3.EventTypeDelete {
+				continue
+			}
+			if !f.prev {
+				ev = &clientv3.Event{Type: ev.Type, Kv: ev.Kv}
+			}
+			resp.Events = append(resp.Events, ev)
+		}
+		f.next++
+	}
+	if len(resp.Events) == 0 {
+		return f.answerLocked()
+	}
+	f.last = resp
+	return resp, false, true
+}
+
+// answerLocked goes on where there was nothing to tell.
+func (f *fakeWatch) answerLocked() (resp clientv3.WatchResponse, last, ok bool) {
+	f.poke()
+	return resp, false, false
+}
+
+// RequestProgress asks all watches.
+func (w *world) RequestProgress(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for f := range w.watches {
+		f.asked = true
+		f.poke()
+	}
+	return nil
+}
+
+// Close must not be called: the watcher is the user's.
+func (w *world) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	return nil
+}
+
+func key(i int) string { return fmt.Sprintf("dir/k%02d", i) }

@@ -1,0 +1,334 @@
+package watch_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// size is the short form of a number, or the long one.
+func size(short, full int) int {
+	if long() {
+		return full
+	}
+	return short
+}
+
+// writer puts and deletes 200 keys, one change after the other, whatever the server does.
+type writer struct {
+	cli *clientv3.Client
+	dir string
+	rng *rand.Rand
+}
+
+// write makes one change and returns when it was acknowledged.
+func (w *writer) write(ctx context.Context, i int) error {
+	k := fmt.Sprintf("%s%03d", w.dir, w.rng.IntN(200))
+	op := clientv3.OpPut(k, strconv.Itoa(i))
+	if w.rng.IntN(4) == 0 {
+		op = clientv3.OpDelete(k)
+	}
+	for {
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := w.cli.Do(short, op)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// reference is the history of a prefix after a revision, as client/v3 reads it over a connection that nobody disturbs.
+func reference(t *testing.T, cli *clientv3.Client, dir string, after, upTo int64) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	var out []string
+	for resp := range cli.Watch(ctx, dir, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
+		require.NoError(t, resp.Err())
+		for _, ev := range resp.Events {
+			out = append(out, fmt.Sprint(ev.Type == clientv3.EventTypeDelete, string(ev.Kv.Key), string(ev.Kv.Value), ev.Kv.ModRevision))
+		}
+		if n := len(resp.Events); n > 0 && resp.Events[n-1].Kv.ModRevision >= upTo {
+			return out
+		}
+	}
+	require.NoError(t, ctx.Err())
+	return out
+}
+
+func printed(events []watch.Event) []string {
+	out := make([]string, 0, len(events))
+	for _, e := range events {
+		out = append(out, fmt.Sprint(e.Type == watch.Delete, e.Key, string(e.Value), e.ModRevision))
+	}
+	return out
+}
+
+func TestNothingIsMissedOrRepeatedWhileConnectionsBreakAndTheServerRestarts(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	direct := srv.Client(t)
+	watched := etcdtest.NewClient(t, proxy.Endpoints())
+	dir := "w/"
+	start := mustPut(t, direct, dir+"000", "first")
+	w := newWatcher(t, watched)
+	sub, got := subscribe(t, w, watch.Prefix(dir))
+	_, later := subscribe(t, w, watch.Prefix(dir), watch.WithBuffer(16))
+
+	writes, cuts, restarts := size(3000, 20000), size(15, 50), 2
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Go(func() {
+		rng := rand.New(rand.NewPCG(3, 4))
+		for range cuts {
+			select {
+			case <-time.NewTimer(time.Duration(rng.IntN(300)) * time.Millisecond).C:
+				proxy.Cut()
+			case <-stop:
+				return
+			}
+		}
+	})
+	o := writer{cli: direct, dir: dir, rng: rand.New(rand.NewPCG(1, 2))}
+	for i := range writes {
+		require.NoError(t, o.write(t.Context(), i))
+		if i == writes*restarts/4 || i == writes*3/4 {
+			srv.Restart()
+		}
+	}
+	last := mustPut(t, direct, dir+"end", "last")
+	wg.Wait()
+	close(stop)
+	got.revision(t, last)
+	later.revision(t, last)
+	want := reference(t, direct, dir, start, last)
+	require.Equal(t, want, printed(got.events()))
+	require.Equal(t, want, printed(later.events()))
+	for _, b := range got.all() {
+		for _, e := range b.Events {
+			require.Equal(t, b.Revision, e.ModRevision)
+		}
+	}
+	assert.GreaterOrEqual(t, sub.Status().Reopened, uint64(3))
+	require.NoError(t, sub.Err())
+}
+
+// outage cuts the proxy off while f runs.
+func outage(proxy *etcdtest.Proxy, f func()) {
+	proxy.Refuse()
+	proxy.Cut()
+	f()
+	proxy.Accept()
+}
+
+func TestAStateWatchIsRightAfterCompactionsThatItSleptThrough(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	direct := srv.Client(t)
+	dir := "w/"
+	o := writer{cli: direct, dir: dir, rng: rand.New(rand.NewPCG(5, 6))}
+	for i := range 100 {
+		require.NoError(t, o.write(t.Context(), i))
+	}
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()))
+	m := newMirror()
+	kinds := map[watch.Kind]int{}
+	sub, err := w.Subscribe(watch.Prefix(dir), func(_ context.Context, b watch.Batch) error {
+		m.apply(b)
+		if b.Kind == watch.Live {
+			for _, e := range b.Events {
+				if e.ModRevision != b.Revision {
+					m.err = fmt.Errorf("a live batch of %d holds %d", b.Revision, e.ModRevision)
+				}
+			}
+		}
+		kinds[b.Kind]++
+		return m.err
+	}, watch.WithSnapshot())
+	require.NoError(t, err)
+	ready(t, sub)
+
+	writes := size(1500, 20000) / 6
+	for range 3 {
+		for i := range writes {
+			require.NoError(t, o.write(t.Context(), i))
+		}
+		outage(proxy, func() {
+			for i := range writes {
+				require.NoError(t, o.write(t.Context(), i))
+			}
+			srv.Compact(0)
+		})
+		require.NoError(t, o.write(t.Context(), 0))
+		proxy.Cut()
+	}
+	last := mustPut(t, direct, dir+"end", "last")
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	require.NoError(t, sub.WaitRevision(ctx, last))
+	require.NoError(t, sub.Close())
+	require.NoError(t, m.err)
+	resp, err := direct.Get(t.Context(), dir, clientv3.WithPrefix())
+	require.NoError(t, err)
+	want := map[string]string{}
+	for _, kv := range resp.Kvs {
+		want[string(kv.Key)] = string(kv.Value)
+	}
+	assert.Equal(t, want, m.keys)
+	assert.GreaterOrEqual(t, kinds[watch.Resync], 3)
+	assert.Positive(t, kinds[watch.Snapshot])
+}
+
+func TestAnEventsWatchLearnsThatItSleptThroughACompaction(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	direct := srv.Client(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()))
+	sub, got := subscribe(t, w, watch.Prefix("w/"))
+	seen := mustPut(t, direct, "w/k", "0")
+	got.revision(t, seen)
+	var oldest int64
+	outage(proxy, func() {
+		for range 5 {
+			mustPut(t, direct, "w/k", "1")
+		}
+		oldest = srv.Compact(0)
+	})
+	var lost *watch.CompactedError
+	require.ErrorAs(t, ended(t, sub), &lost)
+	assert.Equal(t, watch.CompactedError{After: seen, Oldest: oldest}, *lost)
+	assert.Len(t, got.events(), 1)
+}
+
+func TestAWipedServerIsNoticed(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	direct := srv.Client(t)
+	w := newWatcher(t, srv.Client(t))
+	for i := range 50 {
+		mustPut(t, direct, "w/k", strconv.Itoa(i))
+	}
+	mustPut(t, direct, "w/old", "x")
+	events, _ := subscribe(t, w, watch.Prefix("w/"))
+	_, state := subscribe(t, w, watch.Prefix("w/"), watch.WithSnapshot())
+	srv.Wipe()
+	require.ErrorIs(t, ended(t, events), watch.ErrHistoryRewritten)
+	rev := mustPut(t, srv.Client(t), "w/new", "y")
+	m := newMirror()
+	m.rewritten = true
+	state.until(t, "the new key", func(all []watch.Batch) bool { return all[len(all)-1].Revision == rev })
+	for _, b := range state.all() {
+		m.apply(b)
+	}
+	require.NoError(t, m.err)
+	assert.Equal(t, map[string]string{"w/new": "y"}, m.keys)
+}
+
+func TestADeadLinkIsLeftForAnotherMember(t *testing.T) {
+	t.Parallel()
+	for name, kill := range map[string]func(s *etcdtest.Server, p *etcdtest.Proxy){
+		"the link swallows everything": func(_ *etcdtest.Server, p *etcdtest.Proxy) { p.Blackhole(true, true) },
+		"the member is frozen":         func(s *etcdtest.Server, _ *etcdtest.Proxy) { s.Pause() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster := etcdtest.StartCluster(t, 3)
+			var eps []string
+			var proxies []*etcdtest.Proxy
+			var mu sync.Mutex
+			serving := -1
+			for i, s := range cluster.Members {
+				p := s.Proxy(t)
+				p.OnDown(func(b []byte) {
+					if len(b) > 200 { // the event below
+						mu.Lock()
+						serving = i
+						mu.Unlock()
+					}
+				})
+				proxies, eps = append(proxies, p), append(eps, p.Endpoint())
+			}
+			w := newWatcher(t, etcdtest.NewClient(t, eps))
+			_, got := subscribe(t, w, watch.Prefix("w/"))
+			direct := cluster.Client(t)
+			got.revision(t, mustPut(t, direct, "w/k", string(make([]byte, 4096))))
+			mu.Lock()
+			at := serving
+			mu.Unlock()
+			require.GreaterOrEqual(t, at, 0)
+			var others []string
+			for i, s := range cluster.Members {
+				if i != at {
+					others = append(others, s.Endpoint())
+				}
+			}
+			began := time.Now()
+			kill(cluster.Members[at], proxies[at])
+			elsewhere := etcdtest.NewClient(t, others)
+			var last int64
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			for last == 0 { // a frozen leader has to be replaced first
+				short, stop := context.WithTimeout(ctx, time.Second)
+				if resp, err := elsewhere.Put(short, "w/k", "after"); err == nil {
+					last = resp.Header.Revision
+				}
+				stop()
+				require.NoError(t, ctx.Err())
+			}
+			got.revision(t, last)
+			t.Logf("first event after %v", time.Since(began).Round(time.Millisecond))
+			var want []int64
+			for _, e := range got.events() {
+				want = append(want, e.ModRevision)
+			}
+			assert.IsIncreasing(t, want)
+		})
+	}
+}
+
+func TestTransactionsStayWholeWhileConnectionsBreak(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	direct := srv.Client(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()))
+	_, got := subscribe(t, w, watch.Prefix("w/"))
+	rng := rand.New(rand.NewPCG(8, 8))
+	var last int64
+	for i := range size(40, 200) {
+		ops := make([]clientv3.Op, 0, 100)
+		for k := range 100 {
+			ops = append(ops, clientv3.OpPut(fmt.Sprintf("w/%03d", k), strconv.Itoa(i)))
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond) // somewhere in the middle of it
+			proxy.Cut()
+		})
+		resp, err := direct.Txn(t.Context()).Then(ops...).Commit()
+		require.NoError(t, err)
+		last = resp.Header.Revision
+		wg.Wait()
+	}
+	got.revision(t, last)
+	for _, b := range got.all() {
+		require.Len(t, b.Events, 100)
+	}
+	assert.Len(t, got.all(), size(40, 200))
+}

@@ -1,0 +1,57 @@
+package watch
+
+import (
+	"cmp"
+	"slices"
+)
+
+// fold keeps the latest change of each key.
+type fold struct {
+	latest map[string]folded
+	rev    int64
+	total  int
+	bytes  int64
+}
+
+// folded is the latest change of a key.
+type folded struct {
+	Event
+
+	times int // how often it has changed
+	order int // when, among all changes: those of one revision have an order too
+}
+
+func newFold() *fold { return &fold{latest: make(map[string]folded)} }
+
+// add folds in the changes of one revision, which is later than what is there.
+func (f *fold) add(rev int64, events []Event) {
+	f.rev = rev
+	for i := range events {
+		e := &events[i]
+		old, ok := f.latest[e.Key]
+		if ok {
+			f.bytes -= old.weight()
+		}
+		f.bytes += e.weight()
+		f.total++
+		f.latest[e.Key] = folded{Event: *e, times: old.times + 1, order: f.total}
+	}
+}
+
+// batch is what happened after a revision, in the order in which it did.
+func (f *fold) batch(after int64) Batch {
+	var kept []folded
+	left := 0
+	for _, e := range f.latest {
+		if e.ModRevision > after {
+			kept = append(kept, e)
+			left += e.times - 1
+		}
+	}
+	slices.SortFunc(kept, func(x, y folded) int { return cmp.Compare(x.order, y.order) })
+	b := Batch{Kind: Live, Revision: f.rev, Events: make([]Event, len(kept)), Folded: left}
+	for i := range kept {
+		b.Events[i] = kept[i].Event
+	}
+	return b
+}

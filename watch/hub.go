@@ -1,0 +1,247 @@
+package watch
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// hub is one server-side watch and the log of what it delivers. Its goroutine alone reads the stream and writes the log;
+// it never waits for a consumer.
+type hub struct {
+	core *core
+	key  hubKey
+	span span
+	name string // of the first selector that asked for it
+
+	ctx  context.Context //nolint:containedctx // the life of the goroutine
+	stop context.CancelFunc
+	refs int // guarded by core.mu
+
+	wake    atomic.Pointer[bell] // rung whenever consumers have something to look at
+	safe    atomic.Int64         // everything up to here is in the log
+	epoch   atomic.Uint64        // which history this is; rises when it is rewritten
+	waits   atomic.Int64         // how many wait for safe to move
+	heard   atomic.Int64         // when etcd last answered, in Unix nanoseconds; 0 before
+	lineage atomic.Pointer[lineage]
+	asked   chan struct{} // somebody wants a progress report now
+
+	mu       sync.Mutex
+	tail     *node
+	next     int64 // the first revision that is not in the log; 0 before the first confirmation
+	state    State
+	since    time.Time
+	why      error // the last failure
+	reopened uint64
+	failed   error // the end, for all
+	cursors  map[*cursor]struct{}
+	least    int64 // the smallest limit of a cursor, or lower
+	checked  int64 // the log's count when the cursors were last looked at
+	weighed  int64 // likewise its bytes
+
+	flow // of the goroutine alone
+}
+
+// lineage tells histories apart: two of a cluster that was wiped have the same cluster ID, but raft terms only rise within
+// one.
+type lineage struct{ cluster, term uint64 }
+
+// foreign reports whether an answer seems to come from another history. One from a member that lags may seem so.
+func (l *lineage) foreign(hdr *pb.ResponseHeader) bool {
+	return l != nil && (hdr.GetClusterId() != l.cluster || hdr.GetRaftTerm() < l.term)
+}
+
+// bell wakes all who wait at it, once.
+type bell struct{ rung chan struct{} }
+
+func newBell() *bell { return &bell{rung: make(chan struct{})} }
+
+func newHub(c *core, r *request) *hub {
+	h := &hub{
+		core: c, key: r.key(), span: r.span, name: r.sel.String(),
+		asked: make(chan struct{}, 1), tail: &node{}, since: time.Now(), cursors: make(map[*cursor]struct{}),
+		least: defaultBuffer,
+	}
+	h.ctx, h.stop = context.WithCancel(c.ctx)
+	h.wake.Store(newBell())
+	return h
+}
+
+// ring wakes the consumers.
+func (h *hub) ring() { close(h.wake.Swap(newBell()).rung) }
+
+// attach puts a cursor at the end of the log, where everything after base will be, if the watch is open.
+func (h *hub) attach(c *cursor) (base int64, epoch uint64, ok bool, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed != nil {
+		return 0, 0, false, h.failed
+	}
+	if h.state != StateLive {
+		return 0, 0, false, nil
+	}
+	c.place(h.tail)
+	h.cursors[c] = struct{}{}
+	h.least = min(h.least, c.limit)
+	return h.next - 1, h.epoch.Load(), true, nil
+}
+
+// detach forgets a cursor.
+func (h *hub) detach(c *cursor) {
+	h.mu.Lock()
+	delete(h.cursors, c)
+	h.mu.Unlock()
+}
+
+// publish appends to the log and says up to where it is complete.
+func (h *hub) publish(nodes []*node, next int64) {
+	if len(nodes) > 0 && nodes[0].gap != nil && nodes[0].gap.why == rewritten {
+		h.safe.Store(next - 1) // revisions start over: nobody who has seen the gap may see the old one
+	}
+	h.mu.Lock()
+	last := h.tail
+	for _, n := range nodes {
+		n.count, n.bytes = last.count+int64(len(n.events)), last.bytes
+		for i := range n.events {
+			n.bytes += n.events[i].weight()
+		}
+		last.next.Store(n)
+		last = n
+	}
+	h.tail, h.next = last, next
+	h.trim()
+	h.mu.Unlock()
+	h.safe.Store(next - 1)
+	if len(nodes) > 0 || h.waits.Load() > 0 {
+		h.ring()
+	}
+}
+
+// trim looks after cursors that lag, from time to time: each time the log has grown by a part of what the least patient
+// may lag, so that nobody holds much more.
+func (h *hub) trim() {
+	grown, weight := h.tail.count-h.checked, h.tail.bytes-h.weighed
+	if grown == 0 || grown < h.least/8 && weight < bufferBytes/8 {
+		return
+	}
+	h.checked, h.weighed, h.least = h.tail.count, h.tail.bytes, defaultBuffer
+	for c := range h.cursors {
+		h.least = min(h.least, c.limit)
+		if c.trim(h.tail.count, h.tail.bytes) {
+			delete(h.cursors, c)
+			h.core.counts.overflows.Add(1)
+		}
+	}
+}
+
+// become changes the state.
+func (h *hub) become(s State, since time.Time, why error) {
+	h.mu.Lock()
+	if h.state != s {
+		h.state, h.since = s, since
+	}
+	h.why = why
+	h.mu.Unlock()
+	h.ring()
+}
+
+// fail is the end of the hub and of all its watches.
+func (h *hub) fail(err error) {
+	h.core.forget(h)
+	h.mu.Lock()
+	h.failed = err
+	h.mu.Unlock()
+	h.ring()
+}
+
+// failure is why the hub has ended, nil while it has not.
+func (h *hub) failure() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failed
+}
+
+// status is how the server-side watch stands.
+func (h *hub) status() Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := Status{State: h.state, Since: h.since, Reopened: h.reopened, Revision: h.safe.Load()}
+	if h.state == StateStale {
+		s.Err = h.why
+	}
+	if heard := h.heard.Load(); heard != 0 {
+		s.Heard = time.Unix(0, heard)
+	}
+	return s
+}
+
+// listing is how long it would take, at a guess, if all who follow the log listed anew; false where one of them keeps no
+// state. Who does not follow it now will join behind the gap.
+func (h *hub) listing() (time.Duration, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var d time.Duration
+	for c := range h.cursors {
+		n := c.keys.Load()
+		if n < 0 {
+			return 0, false
+		}
+		d += listTime(n)
+	}
+	return d, true
+}
+
+// What catching up costs, for the choice between the two ways: a list is a round trip and some microseconds a key; history
+// comes in turns of 100 ms with up to a thousand revisions.
+const (
+	listOnce    = time.Millisecond
+	listKey     = 3 * time.Microsecond
+	replayTurn  = 100 * time.Millisecond
+	replayBatch = 1000
+)
+
+func listTime(keys int64) time.Duration { return listOnce + time.Duration(keys)*listKey }
+
+func replayTime(revisions int64) time.Duration {
+	return time.Duration((revisions+replayBatch-1)/replayBatch) * replayTurn
+}
+
+// nodes makes nodes of events: one for each revision from next on.
+func (s *span) nodes(events []*clientv3.Event, next int64) []*node {
+	var nodes []*node
+	out := make([]Event, 0, len(events))
+	for _, run := range revisions(events) {
+		rev := run[0].Kv.GetModRevision()
+		if rev < next {
+			continue // had it before
+		}
+		from := len(out)
+		for _, ev := range run {
+			if !s.hidden(ev.Kv.GetKey()) {
+				out = append(out, convert(ev, len(s.ns)))
+			}
+		}
+		if len(out) > from {
+			nodes = append(nodes, &node{rev: rev, events: out[from:len(out):len(out)]})
+		}
+	}
+	return nodes
+}
+
+// revisions cuts events, which are in order, into those of one revision each.
+func revisions(events []*clientv3.Event) [][]*clientv3.Event {
+	var out [][]*clientv3.Event
+	for len(events) > 0 {
+		n := 1
+		for n < len(events) && events[n].Kv.GetModRevision() == events[0].Kv.GetModRevision() {
+			n++
+		}
+		out = append(out, events[:n])
+		events = events[n:]
+	}
+	return out
+}

@@ -1,0 +1,253 @@
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// seeds is how many random worlds each model test lives through.
+func seeds() uint64 {
+	if long() {
+		return 5000
+	}
+	return 200
+}
+
+func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
+
+// play lets a random world happen: writes, faults, compactions and, if asked, wiped clusters; then it is calm.
+func play(w *world, rng *rand.Rand, compact, wipe bool) {
+	w.set(func() { w.faults = rng.Float64() * 0.8 })
+	for range 30 + rng.IntN(60) {
+		switch n := rng.IntN(100); {
+		case n < 70:
+			changes := make([]change, 0, 4)
+			used := map[int]bool{}
+			for range 1 + rng.IntN(4) {
+				k := rng.IntN(12)
+				if used[k] {
+					continue
+				}
+				used[k] = true
+				changes = append(changes, change{key: key(k), value: strconv.FormatUint(rng.Uint64(), 36), del: rng.IntN(3) == 0})
+			}
+			if rng.IntN(4) == 0 {
+				changes = append(changes, change{key: "other", value: "x"})
+			}
+			w.commit(changes...)
+		case n < 76:
+			w.breakOff(nil)
+		case n < 80:
+			w.breakOff(errors.New("etcdserver: no leader"))
+		case n < 84 && compact:
+			w.compactTo(w.revision() - rng.Int64N(4))
+		case n < 86 && wipe:
+			w.wipe()
+		case n < 88:
+			w.set(func() { w.mute = !w.mute })
+		}
+		if rng.IntN(3) > 0 {
+			time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
+		}
+	}
+	w.calm()
+	w.commit(change{key: key(0), value: "last"})
+}
+
+// settled is a bound on how long a watch may take once all is well: the longest patience, and the longest wait.
+const settled = 2 * time.Minute
+
+func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T) {
+	t.Parallel()
+	gone := 0
+	for seed := range seeds() {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			w := newWorld(seed)
+			w.commit(change{key: key(1), value: "before"})
+			watcher := watch.New(w.client(t))
+			defer watcher.Close()
+			compact := rng.IntN(2) == 0
+			start := w.revision()
+			opts := []watch.Option{watch.WithAfter(start), watch.WithBuffer(1 + rng.IntN(20))}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			done := make(chan error, 1)
+			at := start
+			slow := rng.IntN(3) == 0
+			last := make(chan int64, 1)
+			go func() {
+				for b, err := range watcher.Watch(ctx, watch.Prefix("dir/"), opts...) {
+					if err != nil {
+						done <- err
+						return
+					}
+					at = w.check(t, seed, at, b)
+					select {
+					case want := <-last:
+						last <- want
+						if at >= want {
+							done <- nil
+							return
+						}
+					default:
+					}
+					if slow {
+						time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+					}
+				}
+			}()
+			play(w, rng, compact, false)
+			want := w.revision()
+			last <- want
+			select {
+			case err := <-done:
+				if err == nil {
+					break
+				}
+				var lost *watch.CompactedError
+				require.ErrorAs(t, err, &lost, "seed %d", seed)
+				require.True(t, compact, "seed %d: %v", seed, err)
+				require.Equal(t, at, w.trueAfter(at, lost.After), "seed %d: delivered up to %d, the error says %d", seed, at, lost.After)
+				require.Greater(t, lost.Oldest, lost.After+1, "seed %d", seed)
+				gone++
+			case <-time.NewTimer(settled).C:
+				if at < want {
+					t.Fatalf("seed %d: at %d of %d: %+v", seed, at, want, watcher.ServerWatches())
+				}
+			}
+			require.False(t, w.closed, "the user's watcher was closed")
+		})
+	}
+	require.Positive(t, gone, "no seed lost history: the test does not test that")
+}
+
+// check compares a Live batch with the history after at, and returns where the consumer is then.
+func (w *world) check(t *testing.T, seed uint64, at int64, b watch.Batch) int64 {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	require.Equal(t, watch.Live, b.Kind, "seed %d", seed)
+	require.Greater(t, b.Revision, at, "seed %d: out of order or twice", seed)
+	for rev := at + 1; rev < b.Revision; rev++ {
+		for _, ev := range w.history[rev] {
+			require.False(t, inside(string(ev.Kv.Key), "dir/", "dir0"), "seed %d: revision %d was left out between %d and %d", seed, rev, at, b.Revision)
+		}
+	}
+	var want, got []string
+	for _, ev := range w.history[b.Revision] {
+		if inside(string(ev.Kv.Key), "dir/", "dir0") {
+			want = append(want, fmt.Sprint(ev.Kv.Version == 0, string(ev.Kv.Key), string(ev.Kv.Value), ev.Kv.ModRevision))
+		}
+	}
+	for _, e := range b.Events {
+		got = append(got, fmt.Sprint(e.Type == watch.Delete, e.Key, string(e.Value), e.ModRevision))
+	}
+	require.Equal(t, want, got, "seed %d: revision %d is not whole", seed, b.Revision)
+	return b.Revision
+}
+
+// trueAfter is at, if nothing happened to the range between at and after, and after otherwise.
+func (w *world) trueAfter(at, after int64) int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for rev := at + 1; rev <= after; rev++ {
+		for _, ev := range w.history[rev] {
+			if inside(string(ev.Kv.Key), "dir/", "dir0") {
+				return after
+			}
+		}
+	}
+	return at
+}
+
+// mirror is what a state consumer makes of its batches, and what it complains about.
+type mirror struct {
+	keys      map[string]string
+	revs      map[string]int64
+	rewritten bool // revisions may start over
+	at        int64
+	resyncs   int
+	err       error
+}
+
+func newMirror() *mirror { return &mirror{keys: map[string]string{}, revs: map[string]int64{}} }
+
+func (m *mirror) apply(b watch.Batch) {
+	if b.Kind == watch.Resync {
+		m.resyncs++
+		if m.rewritten {
+			clear(m.revs)
+		}
+	}
+	if b.Revision < m.at && (!m.rewritten || b.Kind != watch.Resync) {
+		m.err = fmt.Errorf("revision %d after %d in a %v batch", b.Revision, m.at, b.Kind)
+	}
+	m.at = b.Revision
+	for _, e := range b.Events {
+		if e.ModRevision <= m.revs[e.Key] && (!m.rewritten || b.Kind != watch.Resync) {
+			m.err = fmt.Errorf("%s: revision %d after %d in a %v batch of %d", e.Key, e.ModRevision, m.revs[e.Key], b.Kind, b.Revision)
+		}
+		m.revs[e.Key] = e.ModRevision
+		if e.Type == watch.Put {
+			m.keys[e.Key] = string(e.Value)
+			continue
+		}
+		if _, ok := m.keys[e.Key]; !ok {
+			m.err = fmt.Errorf("%s was deleted though it was not there, in a %v batch of %d", e.Key, b.Kind, b.Revision)
+		}
+		delete(m.keys, e.Key)
+	}
+}
+
+func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
+	t.Parallel()
+	resyncs := 0
+	for seed := range seeds() {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 2))
+			w := newWorld(seed)
+			for i := range rng.IntN(8) {
+				w.commit(change{key: key(i), value: "before"})
+			}
+			watcher := watch.New(w.client(t))
+			defer watcher.Close()
+			m := newMirror()
+			m.rewritten = rng.IntN(3) == 0
+			opts := []watch.Option{watch.WithSnapshot(), watch.WithBuffer(1 + rng.IntN(20))}
+			if rng.IntN(4) == 0 {
+				opts = append(opts, watch.WithCoalescing())
+			}
+			slow := rng.IntN(3) == 0
+			sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(_ context.Context, b watch.Batch) error {
+				m.apply(b)
+				if slow {
+					time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+				}
+				return m.err
+			}, opts...)
+			require.NoError(t, err)
+			play(w, rng, true, m.rewritten)
+			time.Sleep(settled)
+			synctest.Wait()
+			require.NoError(t, sub.Err(), "seed %d", seed)
+			require.Equal(t, watch.StateLive, sub.Status().State, "seed %d: %+v", seed, sub.Status())
+			require.NoError(t, sub.Close())
+			require.True(t, maps.Equal(w.state(), m.keys), "seed %d: want %v, got %v", seed, w.state(), m.keys)
+			resyncs += m.resyncs
+		})
+	}
+	require.Positive(t, resyncs, "no seed needed a resync: the test does not test that")
+}

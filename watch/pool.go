@@ -1,0 +1,148 @@
+package watch
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// source is what the engine needs of a clientv3.Watcher.
+type source interface {
+	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
+	RequestProgress(ctx context.Context) error
+	Close() error
+}
+
+// maxStreams is how many gRPC streams a client may hold; one of them is kept for suspects.
+const maxStreams = 16
+
+// pool holds the streams of a client.
+type pool struct {
+	cli   *clientv3.Client
+	given source // the client's Watcher where it is the user's own: it is used and not closed
+
+	mu      sync.Mutex
+	seats   []*seat
+	suspect chan struct{} // holds a token while somebody is tried alone
+}
+
+// seat is one stream with those who watch over it.
+type seat struct {
+	src  source
+	link *link // nil over a watcher of the user's own
+
+	tenants int           // guarded by the pool
+	most    int           // that it ever had
+	alone   bool          // a suspect sits here
+	gone    chan struct{} // closed when the stream is no good any more: whoever is left moves
+	heard   atomic.Int64  // when it last answered anybody, in Unix nanoseconds
+}
+
+// basedWatcher is a decorator over client/v3's own watcher, which needs no decoration here.
+type basedWatcher interface{ BaseWatcher() clientv3.Watcher }
+
+func newPool(cli *clientv3.Client) *pool {
+	p := &pool{cli: cli, suspect: make(chan struct{}, 1)}
+	if w := cli.Watcher; cli.ActiveConnection() == nil || !official(w) {
+		p.given = w
+	}
+	return p
+}
+
+// official reports whether w is the one that client/v3 makes.
+func official(w clientv3.Watcher) bool {
+	if b, ok := w.(basedWatcher); ok {
+		w = b.BaseWatcher()
+	}
+	return w != nil && reflect.TypeOf(w).String() == "*clientv3.watcher"
+}
+
+// acquire takes a seat, on a stream of its own while there are few. avoid is the peer that has just failed. A suspect
+// gets the one that nobody shares, and waits for it; release must follow.
+func (p *pool) acquire(ctx context.Context, suspect bool, avoid string) (*seat, error) {
+	if suspect && p.given == nil {
+		select {
+		case p.suspect <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		s := p.open(avoid)
+		s.alone = true
+		return p.take(s), nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *seat
+	for _, s := range p.seats {
+		if best == nil || s.tenants <= best.tenants {
+			best = s // the youngest of those: its token is the freshest
+		}
+	}
+	switch {
+	case p.given != nil && best == nil:
+		best = &seat{src: p.given, gone: make(chan struct{})}
+		p.seats = append(p.seats, best)
+	case p.given == nil && len(p.seats) < maxStreams-1:
+		best = p.open(avoid)
+		p.seats = append(p.seats, best)
+	}
+	return p.take(best), nil
+}
+
+func (p *pool) take(s *seat) *seat {
+	s.tenants++
+	s.most = max(s.most, s.tenants)
+	return s
+}
+
+func (p *pool) open(avoid string) *seat {
+	src, l := newLink(p.cli, avoid)
+	return &seat{src: src, link: l, gone: make(chan struct{})}
+}
+
+// release gives a seat back. A stream that broke, or that refuses a tenant because its token is too old, takes nobody any
+// more, sends the others away, and ends with its last tenant, as one that nobody uses does.
+func (p *pool) release(s *seat, broken bool) {
+	p.mu.Lock()
+	s.tenants--
+	last := s.tenants == 0
+	if at := slices.Index(p.seats, s); at >= 0 && p.given == nil && (broken || last) {
+		p.seats = slices.Delete(p.seats, at, at+1)
+		close(s.gone)
+	}
+	p.mu.Unlock()
+	if p.given != nil || !last {
+		return
+	}
+	_ = s.src.Close() // the error is that of a stream that nobody reads
+	if s.alone {
+		<-p.suspect
+	}
+}
+
+// shared reports whether the seat ever had two tenants at once, so that the one's fate may have been the other's fault.
+func (p *pool) shared(s *seat) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return s.most > 1
+}
+
+// streams is how many streams there are.
+func (p *pool) streams() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.seats) + len(p.suspect)
+}
+
+// oversized reports whether a stream broke because a message was larger than the client receives.
+func oversized(err error) bool {
+	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), "larger than max")
+}

@@ -1,0 +1,154 @@
+package watch
+
+import (
+	"errors"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// stall is how long a consumer may hold up a replay. Client/v3 would keep everything that arrives meanwhile.
+const stall = 200 * time.Millisecond
+
+// errStalled is a replay that was given up because the consumer is slow. It goes on where it was.
+var errStalled = errors.New("the consumer is slow")
+
+// errOtherMember is a member that is cut off, or of another history. The hub finds out which.
+var errOtherMember = errors.New("the member may have another history")
+
+// replay delivers the history up to a revision, over a server-side watch of its own, and more where that comes along. It
+// returns a *compaction where the history is gone.
+func (s *sub) replay(upTo int64) error {
+	s.core.counts.replays.Add(1)
+	r := replayer{sub: s, upTo: upTo}
+	waits := reopening()
+	for s.pos < upTo {
+		was := s.pos
+		err := r.once()
+		if err == nil || fromConsumer(err) || s.over() != nil {
+			return err
+		}
+		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > s.pos+1 {
+			return err
+		}
+		if end := final(err); end != nil {
+			return end
+		}
+		if s.hub.epoch.Load() != s.epoch {
+			return errOtherHistory
+		}
+		if s.pos > was {
+			waits, r.silences = reopening(), 0
+		}
+		if errors.Is(err, errStalled) {
+			continue
+		}
+		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.req.sel.String(), "error", err)
+		if !sleep(s.ctx, waits.NextBackOff()) {
+			return s.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// replayer is what a replay keeps between two streams.
+type replayer struct {
+	*sub
+
+	upTo     int64
+	avoid    string
+	silences int
+}
+
+// once replays over one stream.
+func (r *replayer) once() error {
+	seat, err := r.core.pool.acquire(r.ctx, false, r.avoid)
+	if err != nil {
+		return err
+	}
+	err = r.read(seat)
+	_, gone := errors.AsType[*compaction](err)
+	broken := err != nil && !gone && !fromConsumer(err) && !errors.Is(err, errStalled) && r.over() == nil
+	if broken {
+		r.avoid = seat.link.at()
+		if errors.Is(err, errNoAnswer) {
+			r.silences++
+		}
+	}
+	r.core.pool.release(seat, broken)
+	return err
+}
+
+// read opens the watch and delivers what it has until the goal is reached.
+func (r *replayer) read(seat *seat) error {
+	st, err := seat.open(r.ctx, &r.wg, r.req.key(), r.pos+1, patienceMin)
+	if err != nil {
+		return err
+	}
+	defer st.stop()
+	if r.hub.lineage.Load().foreign(st.first.Header) {
+		return errOtherMember
+	}
+	ask := time.NewTicker(askBehind)
+	defer ask.Stop()
+	for r.pos < r.upTo {
+		select {
+		case resp, ok := <-st.ch:
+			if err := received(&resp, ok); err != nil {
+				return err
+			}
+			st.note()
+			if err := r.deliver(st, &resp); err != nil {
+				return err
+			}
+		case <-ask.C:
+			if err := st.dead(r.silences); err != nil {
+				return err
+			}
+			st.ask()
+		case <-st.ctx.Done():
+			return st.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// deliver hands one answer to the consumer. The watch is ended where that takes long.
+func (r *replayer) deliver(st *stream, resp *clientv3.WatchResponse) error {
+	if resp.IsProgressNotify() {
+		r.move(max(r.pos, resp.Header.GetRevision()))
+		return nil
+	}
+	if len(resp.Events) == 0 {
+		return nil
+	}
+	slow := time.AfterFunc(stall, st.stop)
+	err := r.giveAll(r.req.span.nodes(resp.Events, r.pos+1))
+	if err == nil {
+		r.move(max(r.pos, resp.Events[len(resp.Events)-1].Kv.GetModRevision()))
+	}
+	if !slow.Stop() && err == nil && r.pos < r.upTo {
+		return errStalled
+	}
+	return err
+}
+
+// giveAll hands the changes of several revisions to the consumer, folded if it likes.
+func (r *replayer) giveAll(nodes []*node) error {
+	if r.req.coalesce && len(nodes) > 1 {
+		f := newFold()
+		for _, n := range nodes {
+			f.add(n.rev, n.events)
+		}
+		return r.giveFold(f)
+	}
+	for _, n := range nodes {
+		if err := r.over(); err != nil {
+			return err
+		}
+		if err := r.give(Batch{Kind: Live, Revision: n.rev, Events: n.events}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package watch
+
+import (
+	"strconv"
+	"time"
+)
+
+// State says how a watch stands.
+type State int
+
+const (
+	// StateSyncing means that the watch is being opened, lists, or reads history; what it delivers is behind.
+	StateSyncing State = iota
+	// StateLive means that changes are delivered as they happen.
+	StateLive
+	// StateStale means that the stream is lost and being opened again: changes may have happened that are not delivered yet.
+	StateStale
+)
+
+// String is "syncing", "live" or "stale".
+func (s State) String() string {
+	switch s {
+	case StateSyncing:
+		return "syncing"
+	case StateLive:
+		return "live"
+	case StateStale:
+		return "stale"
+	}
+	return "State(" + strconv.Itoa(int(s)) + ")"
+}
+
+// Status is how a watch stands.
+type Status struct {
+	State State
+	// Since is when the state began. A Stale watch is stale since etcd was last heard of.
+	Since time.Time
+	// Heard is when etcd last answered on the watch's stream: at that time nothing was missing up to Revision but what was
+	// still on its way. A quiet watch is asked each second. Zero before the first answer.
+	Heard time.Time
+	// Revision is the one up to which everything was delivered, and its handler has returned; 0 at first.
+	Revision int64
+	// Reopened counts how often the server-side watch was opened again: while it stays the same, the watch is continuous.
+	Reopened uint64
+	// Err is why a Stale watch is not open, nil otherwise.
+	Err error
+}

@@ -1,0 +1,75 @@
+package watch
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Stats counts what a watcher, and those that share its client's streams, did.
+type Stats struct {
+	Active        int // watches and subscriptions that run
+	ServerWatches int // server-side watches that they share; replays have further ones while they last
+	Streams       int // gRPC streams
+
+	Batches    uint64 // batches delivered
+	Events     uint64 // events delivered
+	Folded     uint64 // changes left out by WithCoalescing
+	Reconnects uint64 // streams that ended and were opened again
+	Resyncs    uint64 // lists that brought a state watch up to date
+	Replays    uint64 // histories read for a single watch
+	Overflows  uint64 // watches that lagged too far and lost their place
+}
+
+// Active is how many watches and subscriptions run.
+func (w *Watcher) Active() int {
+	if w.core == nil {
+		return 0
+	}
+	w.core.mu.Lock()
+	defer w.core.mu.Unlock()
+	return len(w.core.subs)
+}
+
+// Stats returns the counters. It sends nothing.
+func (w *Watcher) Stats() Stats {
+	if w.core == nil {
+		return Stats{}
+	}
+	c := &w.core.counts
+	out := Stats{
+		Active: w.Active(), Streams: w.core.pool.streams(),
+		Batches: c.batches.Load(), Events: c.events.Load(), Folded: c.folded.Load(), Reconnects: c.reconnects.Load(),
+		Resyncs: c.resyncs.Load(), Replays: c.replays.Load(), Overflows: c.overflows.Load(),
+	}
+	w.core.mu.Lock()
+	out.ServerWatches = len(w.core.hubs)
+	w.core.mu.Unlock()
+	return out
+}
+
+// ServerWatch is one server-side watch and how it stands.
+type ServerWatch struct {
+	Selector string // of the watch that opened it
+	Watches  int    // how many share it
+	Status
+}
+
+// ServerWatches lists the server-side watches, by selector.
+func (w *Watcher) ServerWatches() []ServerWatch {
+	if w.core == nil {
+		return nil
+	}
+	var out []ServerWatch
+	var hubs []*hub
+	w.core.mu.Lock()
+	for _, h := range w.core.hubs {
+		hubs = append(hubs, h)
+		out = append(out, ServerWatch{Selector: h.name, Watches: h.refs})
+	}
+	w.core.mu.Unlock()
+	for i, h := range hubs {
+		out[i].Status = h.status()
+	}
+	slices.SortFunc(out, func(a, b ServerWatch) int { return cmp.Compare(a.Selector, b.Selector) })
+	return out
+}

@@ -1,0 +1,337 @@
+package watch_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// serverWatchers is how many watches the server has.
+func serverWatchers(s *etcdtest.Server) int {
+	return int(s.Metric("etcd_debugging_mvcc_watcher_total"))
+}
+
+func TestAThousandSubscribersAreOneServerSideWatch(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	cli := srv.Client(t)
+	w := newWatcher(t, cli)
+	const n = 1000
+	var got atomic.Int64
+	subs := make([]*watch.Subscription, n)
+	for i := range subs {
+		opts := []watch.Option{watch.WithBuffer(64 + i)}
+		if i%100 == 0 {
+			opts = append(opts, watch.WithSnapshot())
+		}
+		sub, err := w.Subscribe(watch.Prefix("w/"), func(_ context.Context, b watch.Batch) error {
+			got.Add(int64(len(b.Events)))
+			return nil
+		}, opts...)
+		require.NoError(t, err)
+		subs[i] = sub
+	}
+	for _, sub := range subs {
+		ready(t, sub)
+	}
+	var last int64
+	for i := range 10 {
+		last = mustPut(t, cli, "w/k", strconv.Itoa(i))
+	}
+	for _, sub := range subs {
+		require.NoError(t, sub.WaitRevision(t.Context(), last))
+	}
+	assert.Equal(t, int64(10*n), got.Load())
+	assert.Equal(t, 1, serverWatchers(srv))
+	s := w.Stats()
+	assert.Equal(t, []int{n, 1, 1}, []int{s.Active, s.ServerWatches, s.Streams})
+	assert.Equal(t, uint64(10*n), s.Events)
+	require.Len(t, w.ServerWatches(), 1)
+	assert.Equal(t, n, w.ServerWatches()[0].Watches)
+}
+
+func TestNothingIsLeftAtTheServerWhenWatchesEnd(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	cli := srv.Client(t)
+	w := newWatcher(t, cli)
+	n := size(300, 1000)
+	subs := make([]*watch.Subscription, n)
+	for i := range subs {
+		sub, err := w.Subscribe(watch.Key(fmt.Sprintf("w/%04d", i)), func(context.Context, watch.Batch) error { return nil })
+		require.NoError(t, err)
+		subs[i] = sub
+	}
+	for _, sub := range subs {
+		ready(t, sub)
+	}
+	assert.Equal(t, n, serverWatchers(srv))
+	assert.LessOrEqual(t, w.Stats().Streams, 16)
+	for _, sub := range subs {
+		require.NoError(t, sub.Close())
+	}
+	assert.Zero(t, w.Active())
+	require.Eventually(t, func() bool { return serverWatchers(srv) == 0 }, within, 10*time.Millisecond)
+	assert.Zero(t, w.Stats().Streams)
+}
+
+func TestStormsOfOpeningAndClosingLeaveNothing(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	cli := srv.Client(t)
+	w := newWatcher(t, cli)
+	var wg sync.WaitGroup
+	for g := range 10 {
+		wg.Go(func() {
+			for i := range 50 {
+				sel := watch.Prefix(fmt.Sprintf("w/%d/", (g+i)%5))
+				switch i % 4 {
+				case 0: // at once
+					sub, err := w.Subscribe(sel, func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
+					if assert.NoError(t, err) {
+						assert.NoError(t, sub.Close())
+					}
+				case 1: // when it is live
+					sub, err := w.Subscribe(sel, func(context.Context, watch.Batch) error { return nil })
+					if assert.NoError(t, err) {
+						select {
+						case <-sub.Ready():
+						case <-time.NewTimer(within).C:
+							assert.Fail(t, "not ready")
+						}
+						assert.NoError(t, sub.Close())
+					}
+				case 2: // by leaving the loop
+					for _, err := range w.Watch(t.Context(), sel, watch.WithSnapshot()) {
+						assert.NoError(t, err)
+						break
+					}
+				case 3: // by its context
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*time.Millisecond)
+					for _, err := range w.Watch(ctx, sel) {
+						assert.ErrorIs(t, err, context.DeadlineExceeded)
+					}
+					cancel()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.Zero(t, w.Active())
+	assert.Zero(t, w.Stats().ServerWatches)
+	require.NoError(t, w.Close())
+	require.Eventually(t, func() bool { return serverWatchers(srv) == 0 }, within, 10*time.Millisecond)
+}
+
+func TestAnEventLargerThanTheReceiveLimitHoldsUpItsOwnWatchAlone(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	direct := srv.Client(t)
+	w := newWatcher(t, srv.Client(t, func(c *clientv3.Config) { c.MaxCallSendMsgSize, c.MaxCallRecvMsgSize = 32<<10, 64<<10 }))
+	const n = 20 // more than there are streams, so that some share
+	subs, got := make([]*watch.Subscription, n), make([]*recorder, n)
+	for i := range n {
+		subs[i], got[i] = subscribe(t, w, watch.Key(fmt.Sprintf("w/%02d", i)))
+	}
+	mustPut(t, direct, "w/19", strings.Repeat("x", 200<<10))
+	for round := range 5 {
+		for i := range n - 1 {
+			rev := mustPut(t, direct, fmt.Sprintf("w/%02d", i), strconv.Itoa(round))
+			got[i].revision(t, rev)
+		}
+	}
+	for i := range n - 1 {
+		require.Len(t, got[i].events(), 5)
+		require.NoError(t, subs[i].Err())
+	}
+	assert.Empty(t, got[19].all())
+	require.Eventually(t, func() bool {
+		s := subs[19].Status()
+		return s.State == watch.StateStale && s.Err != nil
+	}, within, time.Millisecond)
+	assert.LessOrEqual(t, w.Stats().Streams, 16)
+}
+
+func TestExpiredTokensAndRestartsAreNoErrors(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token-ttl", "2"))
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("w/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	w := newWatcher(t, srv.Client(t, etcdtest.As("u", "p")))
+	var got []*recorder
+	open := func(from, to int) {
+		for i := from; i < to; i++ {
+			_, r := subscribe(t, w, watch.Key(fmt.Sprintf("w/%02d", i)), watch.WithSnapshot())
+			got = append(got, r)
+		}
+	}
+	open(0, 16)
+	time.Sleep(4 * time.Second) // the tokens of these streams have expired
+	open(16, 20)
+	check := func() {
+		for i, r := range got {
+			r.revision(t, put(t, root, fmt.Sprintf("w/%02d", i), "v"))
+		}
+	}
+	check()
+	srv.Restart()
+	check()
+	assert.LessOrEqual(t, w.Stats().Streams, 16)
+}
+
+// put insists, as somebody does whose token may have been forgotten by a restart.
+func put(t *testing.T, cli *clientv3.Client, key, value string) int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	for {
+		resp, err := cli.Put(ctx, key, value)
+		if err == nil {
+			return resp.Header.Revision
+		}
+		require.NoError(t, ctx.Err(), "%v", err)
+	}
+}
+
+func TestWhoMayNotReadMayNotWatch(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	w := newWatcher(t, srv.Client(t, etcdtest.As("u", "p")))
+	for name, opts := range map[string][]watch.Option{
+		"events": nil, "state": {watch.WithSnapshot()}, "after": {watch.WithAfter(1)}, "both": {watch.WithAfter(1), watch.WithSnapshot()},
+	} {
+		for _, err := range w.Watch(t.Context(), watch.Prefix("secret/"), opts...) {
+			require.ErrorIs(t, err, watch.ErrPermission, name)
+		}
+	}
+	_, got := subscribe(t, w, watch.Prefix("w/"))
+	got.revision(t, mustPut(t, root, "w/k", "v"))
+	_, err := root.RoleRevokePermission(t.Context(), "u", "w/", clientv3.GetPrefixRangeEnd("w/"))
+	require.NoError(t, err)
+	for _, err := range w.Watch(t.Context(), watch.Prefix("w/other/")) {
+		require.ErrorIs(t, err, watch.ErrPermission)
+	}
+}
+
+// brokenWatch answers every stream with Internal.
+type brokenWatch struct {
+	pb.UnimplementedWatchServer
+
+	streams atomic.Int64
+}
+
+func (b *brokenWatch) Watch(pb.Watch_WatchServer) error {
+	b.streams.Add(1)
+	return status.Error(codes.Internal, "no luck")
+}
+
+func TestAServerThatAnswersInternalIsNotStormed(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	b := &brokenWatch{}
+	srv := grpc.NewServer()
+	pb.RegisterWatchServer(srv, b)
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(srv.Stop)
+	w := newWatcher(t, etcdtest.NewClient(t, []string{l.Addr().String()}))
+	sub, err := w.Subscribe(watch.Prefix(""), func(context.Context, watch.Batch) error { return nil })
+	require.NoError(t, err)
+	time.Sleep(3 * time.Second)
+	n := b.streams.Load()
+	assert.LessOrEqual(t, n, int64(20))
+	assert.Positive(t, n)
+	require.NoError(t, sub.Close())
+}
+
+func TestAConsumerThatStopsReadingDoesNotGrowTheHeap(t *testing.T) { //nolint:paralleltest // others would be in the heap too
+	srv := etcdtest.Start(t)
+	direct := srv.Client(t)
+	w := newWatcher(t, srv.Client(t))
+	release := make(chan struct{})
+	n := 0
+	sub, err := w.Subscribe(watch.Prefix("w/"), func(context.Context, watch.Batch) error {
+		<-release
+		n++
+		return nil
+	}, watch.WithBuffer(10))
+	require.NoError(t, err)
+	ready(t, sub)
+	before := heap()
+	value := strings.Repeat("x", 100<<10)
+	writes := size(500, 1500)
+	var last int64
+	for i := range writes {
+		last = mustPut(t, direct, fmt.Sprintf("w/%d", i%10), value)
+	}
+	require.Eventually(t, func() bool { return w.ServerWatches()[0].Revision >= last }, within, time.Millisecond)
+	assert.Less(t, heap(), before+11<<20, "more than the buffer and some")
+	close(release)
+	require.NoError(t, sub.WaitRevision(t.Context(), last))
+	assert.Equal(t, writes, n, "and yet nothing is lost")
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// ownWatcher is a Watcher that a user has put into the client.
+type ownWatcher struct {
+	clientv3.Watcher
+
+	watches, closed atomic.Int64
+}
+
+func (o *ownWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	o.watches.Add(1)
+	return o.Watcher.Watch(ctx, key, opts...)
+}
+
+func (o *ownWatcher) Close() error {
+	o.closed.Add(1)
+	return o.Watcher.Close()
+}
+
+func TestADecoratedWatcherIsUsedAndNotClosed(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	cli := etcdtest.NewClient(t, proxy.Endpoints())
+	own := &ownWatcher{Watcher: cli.Watcher}
+	cli.Watcher = own
+	w := newWatcher(t, cli)
+	direct := srv.Client(t)
+	_, got := subscribe(t, w, watch.Prefix("w/"), watch.WithSnapshot())
+	for i := range 5 {
+		got.revision(t, mustPut(t, direct, "w/k", strconv.Itoa(i)))
+		proxy.Cut()
+	}
+	assert.Positive(t, own.watches.Load())
+	require.NoError(t, w.Close())
+	assert.Zero(t, own.closed.Load())
+	cli.Watcher = own.Watcher
+}
