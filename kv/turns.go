@@ -19,12 +19,17 @@ type turns struct {
 	m  map[string]*turn
 }
 
+// turnsInARow is how many turns may go on from what the last one wrote. Reading the key again after them lets others in,
+// who would otherwise always come too late.
+const turnsInARow = 32
+
 // turn is one key's queue. It exists while somebody holds or awaits it.
 type turn struct {
 	users int
 	token chan struct{} // full while the turn is taken
 
 	// What the last one left: the state of the key as etcd gave it at some time during the queue.
+	taken int // turns so far
 	known bool
 	cur   *mvccpb.KeyValue // nil: absent
 }
@@ -53,7 +58,8 @@ func (t *turns) take(ctx context.Context, key string) (*turn, error) {
 
 // pass ends the turn and says what is now known of the key.
 func (t *turns) pass(key string, one *turn, known bool, cur *mvccpb.KeyValue) {
-	one.known, one.cur = known, cur
+	one.taken++
+	one.known, one.cur = known && one.taken%turnsInARow != 0, cur
 	<-one.token
 	t.leave(key, one)
 }

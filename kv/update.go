@@ -16,8 +16,9 @@ import (
 
 const (
 	updateRounds   = 64 // conflicts before Update gives up
+	updateAtOnce   = 3  // conflicts before it pauses: what the last refusal said is only worth something at once
 	updatePauseMin = time.Millisecond
-	updatePauseMax = 128 * time.Millisecond
+	updatePauseMax = 32 * time.Millisecond
 )
 
 // Update replaces the value of key by what f makes of it, and returns the entry as it then stands. f must have no side
@@ -78,7 +79,7 @@ type update struct {
 func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 	pause := retry.Policy{BaseDelay: updatePauseMin, MaxDelay: updatePauseMax}.Backoff()
 	pause.Reset()
-	for range updateRounds {
+	for n := range updateRounds {
 		v, err := u.next(ctx)
 		if err != nil {
 			return u.stopped(err)
@@ -97,6 +98,10 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 		}
 		u.turns.conflicts.Add(1)
 		u.known, u.fresh, u.cur = true, true, out.cur
+		if n%updateAtOnce < updateAtOnce-1 {
+			continue
+		}
+		u.known = false // by the end of a pause it is old
 		if err := sleep(ctx, pause.NextBackOff()); err != nil {
 			return Entry[[]byte]{}, fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
 		}

@@ -154,6 +154,7 @@ type run struct {
 	until    time.Time       // when the last attempt may begin, zero where a deadline bounds the call
 	attempts int             // that count
 	doubt    bool            // an attempt may have been applied
+	paid     bool            // the budget has given its leave for one more attempt
 	reauth   bool            // the token was refused once
 	waits    backoff.BackOff
 }
@@ -199,6 +200,9 @@ func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive // 
 	}
 	a := wire.Track(ctx, r.Observed)
 	err = f(a, r.doubt)
+	if err == nil && r.paid {
+		r.budget.Refund()
+	}
 	return err, a.NotSent()
 }
 
@@ -213,7 +217,7 @@ func (r *run) patience() time.Duration {
 	repeatable := r.call.Read || r.call.Guarded
 	left := r.Policy.MaxAttempts - r.attempts + 1
 	switch {
-	case r.call.Patient && (left <= 1 || !r.budget.Left()):
+	case r.call.Patient && (left <= 1 || !r.pay()):
 		if r.until.IsZero() {
 			return 0 // the caller's deadline
 		}
@@ -222,7 +226,7 @@ func (r *run) patience() time.Duration {
 		return 0
 	case r.doubt:
 		left = max(left, 2)
-	case left <= 1 || !r.budget.Left():
+	case left <= 1 || !r.pay():
 		return 0
 	}
 	if r.call.Patient {
@@ -240,6 +244,13 @@ func (r *run) patience() time.Duration {
 	return d
 }
 
+// pay takes one more attempt out of the budget, unless one is taken already: an attempt is cut short only when the next one
+// is certain.
+func (r *run) pay() bool {
+	r.paid = r.paid || r.budget.Take()
+	return r.paid
+}
+
 // again decides whether to make another attempt after one that failed in the given way.
 func (r *run) again(class Class) bool {
 	switch class {
@@ -248,7 +259,12 @@ func (r *run) again(class Class) bool {
 	case Leaderless:
 		return true // until the deadline: elections end
 	case Busy:
-		return r.doubt && r.call.Guarded || r.budget.Take() // until the deadline, or until there are too many of us
+		if r.doubt && r.call.Guarded {
+			return true
+		}
+		ok := r.pay() // until the deadline, or until there are too many of us
+		r.paid = false
+		return ok
 	case Reauth:
 		first := !r.reauth
 		r.reauth = true
@@ -258,7 +274,11 @@ func (r *run) again(class Class) bool {
 	if r.doubt {
 		return r.call.Guarded // until the answer is definite
 	}
-	return r.attempts < r.Policy.MaxAttempts && r.budget.Take()
+	if r.attempts >= r.Policy.MaxAttempts || !r.pay() {
+		return false
+	}
+	r.paid = false // spent
+	return true
 }
 
 // electionPause is the longest wait for a leader, and for a definite answer: in a cluster that loses its leaders again and
@@ -299,6 +319,9 @@ func (r *run) pause(class Class) bool {
 
 // fail makes the error of the whole call from that of its last attempt.
 func (r *run) fail(err, condition error) error {
+	if r.paid {
+		r.budget.Refund()
+	}
 	if r.doubt {
 		r.unknown.Add(1)
 	}

@@ -83,7 +83,7 @@ type Budget struct {
 
 const (
 	budgetShare = 0.1 // retries for each call
-	budgetMost  = 20  // what a quiet time can save up, and what a client starts with
+	budgetMost  = 200 // what a quiet time can save up, and a client starts with: a few seconds of one member's failure
 )
 
 // NewBudget returns a full budget.
@@ -107,9 +107,9 @@ func (b *Budget) Take() bool {
 	return true
 }
 
-// Left reports whether a retry could be taken now.
-func (b *Budget) Left() bool {
+// Refund gives a retry back that was taken and not needed.
+func (b *Budget) Refund() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.tokens >= 1
+	b.tokens = min(b.tokens+1, budgetMost)
+	b.mu.Unlock()
 }
