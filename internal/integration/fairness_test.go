@@ -2,7 +2,7 @@
 package integration_test
 
 import (
-	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,7 +30,7 @@ func TestNoClientOfFourIsStarvedByTheOthers(t *testing.T) {
 	s := storm{workers: 16, rounds: scale(2_000, 10_000), every: time.Hour}
 	rounds, _ := s.run(t, func() {}, func(w int) {
 		at := time.Now()
-		_, _, err := add[w%4](t.Context(), fmt.Sprint(w))
+		_, _, err := add[w%4](t.Context(), strconv.Itoa(w))
 		assert.NoError(t, err)
 		per[w%4].Add(1)
 		raise(&slowest, int64(time.Since(at)))
