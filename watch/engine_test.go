@@ -252,8 +252,10 @@ func TestAListIsNotReadFromAnotherHistoryThanTheWatch(t *testing.T) {
 		w.calm()
 		got.revision(t, w.revision())
 		ready(t, sub)
-		require.Len(t, got.all(), 1)
-		assert.Equal(t, []string{"dir/b"}, keysOf(got.all()[0]))
+		require.NotEmpty(t, got.all())
+		for _, b := range got.all() { // a resync may say once more what the snapshot said
+			assert.Equal(t, []string{"dir/b"}, keysOf(b))
+		}
 	})
 }
 

@@ -1,0 +1,232 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// Info is what is known of a lease.
+type Info struct {
+	ID clientv3.LeaseID `json:"id"`
+	// Granted is the TTL that etcd granted, which may be longer than what was asked for.
+	Granted time.Duration `json:"granted"`
+	// Remaining is how long the lease will live at least, if it is not revoked, as of the return of the call.
+	Remaining time.Duration `json:"remaining"`
+	// Keys are those on the lease, as the manager takes them; keys outside of its namespace, and the library's own, are
+	// left out. Only Describe fills it in.
+	Keys []string `json:"keys,omitempty"`
+}
+
+// named is a lease as errors show it, which is how etcdctl does.
+func named(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
+
+// isNotFound reports whether err says that etcd has no such lease.
+func isNotFound(err error) bool {
+	if err == nil {
+		return false
+	}
+	_, condition := retry.Classify(err, false)
+	return errors.Is(condition, errs.LeaseNotFound)
+}
+
+// term is a lease as an answer gave it.
+type term struct {
+	id    clientv3.LeaseID
+	asked time.Time // when the request was sent that was answered
+	ttl   time.Duration
+}
+
+// info is the term as of now.
+func (t term) info() Info {
+	return Info{ID: t.id, Granted: t.ttl, Remaining: max(t.ttl-time.Since(t.asked), 0)}
+}
+
+// Grant makes a lease that nobody renews: it is the caller's to attach keys to, to renew and to revoke; see
+// [Manager.OpenSession] for one that is kept alive. One RPC, repeated under the same ID where its answer is lost; a
+// grant that fails leaves no lease behind. ttl is held to the limits of [WithTTL].
+func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
+	if err := errors.Join(m.ready(), checkTTL(ttl)); err != nil {
+		return Info{}, fail("grant", "", err)
+	}
+	t, err := m.grant(ctx, ttl)
+	if err != nil {
+		return Info{}, err
+	}
+	return t.info(), nil
+}
+
+// grant grants a lease and cleans up behind a grant that may have happened.
+func (c *core) grant(ctx context.Context, ttl time.Duration) (term, error) {
+	t := term{id: wire.NewLeaseID()}
+	first := time.Now()
+	existed := false
+	// Repeating is harmless where the ID is ours to choose; a Lease that chooses would grant a second one.
+	call := retry.Call{Pkg: "lease", Op: "grant", Guarded: c.ownIDs}
+	err := c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+		t.asked = time.Now()
+		r, err := c.service.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(t.id), TTL: wire.Seconds(ttl)}, grpc.WaitForReady(true))
+		switch {
+		case errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist):
+			existed = true // by an attempt before this one
+			return nil
+		case err != nil:
+			return clientv3.ContextError(ctx, err)
+		}
+		t.id, t.ttl = clientv3.LeaseID(r.GetID()), time.Duration(r.GetTTL())*time.Second
+		return nil
+	})
+	if err == nil && (existed || time.Since(first) > t.ttl/2) {
+		// It is not known what was granted, or much of it has gone by.
+		if t, err = c.renewOnce(ctx, t.id, "grant"); err != nil {
+			c.abandon(t.id)
+		}
+		return t, err
+	}
+	if err != nil && !errs.Unchanged(err) {
+		c.abandon(t.id)
+	}
+	return t, err
+}
+
+// abandon revokes, in the background, a lease of which nobody will hear.
+func (c *core) abandon(id clientv3.LeaseID) {
+	clean := func() {
+		ctx, stop := c.parting()
+		defer stop()
+		if err := c.revoke(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+			c.log.WarnContext(ctx, "a lease is left to end by itself", "lease", named(id), "error", err)
+		}
+	}
+	if !c.job(clean) {
+		clean()
+	}
+}
+
+// KeepAliveOnce renews a lease: [ErrNotFound] if there is no such one. It opens a stream for this one renewal, which on
+// a client with a password is a login too; sessions share a stream.
+func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info, error) {
+	if err := errors.Join(m.ready(), checkID(id)); err != nil {
+		return Info{}, fail("keep alive", "", err)
+	}
+	t, err := m.renewOnce(ctx, id, "keep alive")
+	if err != nil {
+		return Info{}, err
+	}
+	return t.info(), nil
+}
+
+// renewOnce renews a lease on a stream of its own. Its term is good for the ID also when there is an error.
+func (c *core) renewOnce(ctx context.Context, id clientv3.LeaseID, op string) (term, error) {
+	t := term{id: id}
+	call := retry.Call{Pkg: "lease", Op: op, Key: named(id), Read: true} // as repeatable as a read
+	err := c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		s, err := c.service.LeaseKeepAlive(clientv3.WithRequireLeader(ctx), grpc.WaitForReady(true))
+		if err != nil {
+			return clientv3.ContextError(ctx, err)
+		}
+		t.asked = time.Now()
+		_ = s.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}) // Recv has the reason
+		r, err := s.Recv()
+		if err != nil {
+			return clientv3.ContextError(ctx, err)
+		}
+		if r.GetTTL() <= 0 {
+			return rpctypes.ErrLeaseNotFound
+		}
+		t.ttl = time.Duration(r.GetTTL()) * time.Second
+		return nil
+	})
+	return t, err
+}
+
+// Revoke ends a lease and deletes its keys. One RPC, repeated until etcd says that the lease is gone: a lease that is
+// not found after an attempt whose answer was lost was revoked by that. [ErrNotFound] if it was not there to begin
+// with. A session of this manager on the lease is lost at once.
+func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
+	if err := errors.Join(m.ready(), checkID(id)); err != nil {
+		return fail("revoke", "", err)
+	}
+	err := m.revoke(ctx, id)
+	if err == nil || errors.Is(err, ErrNotFound) {
+		for _, s := range m.renewer.all() {
+			if s.id == id {
+				s.lose(ErrNotFound, nil)
+			}
+		}
+	}
+	return err
+}
+
+func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
+	var doubt atomic.Bool
+	call := retry.Call{Pkg: "lease", Op: "revoke", Key: named(id), Guarded: true}
+	return c.engine.Do(ctx, call, func(ctx context.Context, before bool) error {
+		// client/v3 may send it again by itself; then the failure of the first attempt is seen here alone.
+		failed := grpc.OnFinish(func(err error) {
+			if err == nil {
+				return
+			}
+			if class, _ := retry.Classify(err, false); class.Applied() {
+				doubt.Store(true)
+			}
+		})
+		_, err := c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true), failed)
+		if isNotFound(err) && (before || doubt.Load()) {
+			return nil
+		}
+		return clientv3.ContextError(ctx, err)
+	})
+}
+
+// Describe says what etcd knows of a lease, with its keys in order: [ErrNotFound] if there is no such one.
+func (m *Manager) Describe(ctx context.Context, id clientv3.LeaseID) (Info, error) {
+	if err := errors.Join(m.ready(), checkID(id)); err != nil {
+		return Info{}, fail("describe", "", err)
+	}
+	var out Info
+	call := retry.Call{Pkg: "lease", Op: "describe", Key: named(id), Read: true}
+	err := m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+		asked := time.Now()
+		r, err := m.service.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: true}, grpc.WaitForReady(true))
+		switch {
+		case err != nil:
+			return clientv3.ContextError(ctx, err)
+		case r.GetTTL() < 0:
+			return rpctypes.ErrLeaseNotFound
+		}
+		out = term{id, asked, time.Duration(r.GetTTL()) * time.Second}.info()
+		out.Granted = time.Duration(r.GetGrantedTTL()) * time.Second
+		out.Keys = m.visible(r.GetKeys())
+		return nil
+	})
+	return out, err
+}
+
+// visible are the keys below the namespace, without the library's own.
+func (m *Manager) visible(keys [][]byte) []string {
+	var out []string
+	for _, abs := range keys {
+		if key, ok := strings.CutPrefix(string(abs), m.ns); ok && !strings.HasPrefix(key, keyspace.Hidden) {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out) // etcd gives them as they come
+	return out
+}

@@ -1,0 +1,74 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// guardDir is where the keys are, below a namespace, by which etcd is asked whether a lease lives.
+const guardDir = keyspace.Hidden + "session/"
+
+// guardKey is a key on the session's lease: it is there as long as the lease is. A compare cannot ask for a lease
+// itself.
+type guardKey struct {
+	key string // absolute
+
+	turn    sync.Mutex
+	written bool
+}
+
+// Guard returns what holds in etcd as long as the session's lease lives, for kv.WithGuard: a write after that is
+// refused, in etcd and whatever the writer's clock says, with an error that matches kv.ErrGuard and [ErrExpired].
+//
+// etcd cannot be asked in a transaction whether a lease lives, only about keys, so the first call puts a key on the
+// lease, below the namespace's hidden dir: it waits for one RPC, until the session ends and 5 s at most. Sessions that
+// guard nothing thus cost nothing. When the key cannot be written the guard returned does not hold, its error says why,
+// and the next call tries again. Locks and leaderships have guards of their own, which need no further key.
+func (s *Session) Guard() kv.Guard {
+	lost := ErrExpired
+	if err := s.writeGuard(); err != nil {
+		lost = err
+	}
+	holds := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
+	return kv.NewGuard(lost, holds)
+}
+
+// writeGuard puts the key on the lease, once.
+func (s *Session) writeGuard() error {
+	s.guard.turn.Lock()
+	defer s.guard.turn.Unlock()
+	if s.guard.written {
+		return nil
+	}
+	if err := s.Err(); err != nil {
+		if errors.Is(err, ErrClosed) {
+			return errors.Join(ErrExpired, err)
+		}
+		return err
+	}
+	ctx, stop := context.WithTimeout(s.ctx, farewell)
+	defer stop()
+	if s.c.kv == nil {
+		return fail("guard", named(s.id), errNoKV)
+	}
+	// It can be put any number of times; without the lease it cannot be put at all.
+	call := retry.Call{Pkg: "lease", Op: "guard", Key: named(s.id), Guarded: true}
+	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+		_, err := s.c.kv.Put(ctx, s.guard.key, time.Now().UTC().Format(time.RFC3339), clientv3.WithLease(s.id))
+		return err
+	})
+	if isNotFound(err) {
+		s.lose(ErrNotFound, nil)
+		return s.why()
+	}
+	s.guard.written = err == nil
+	return err
+}

@@ -1,0 +1,220 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// The limits that a key is held to before anything is sent.
+const (
+	keyBytes   = 4 << 10
+	valueBytes = 3<<19 - 64 // etcd's default for a request, and room for what else is in one
+)
+
+// Key is a key that exists as long as its process does. It is on a shared lease, so that it goes away when
+// the process dies, and it comes back, for ever, when the lease is lost, when it is deleted, when its value is
+// overwritten, and when etcd has been away: at once at first, and with growing and jittered waits up to 2 s while that
+// does not help.
+//
+// A key that was deleted and then created by somebody else is theirs: State is [Suspended] until they give it up, unless
+// [WithTakeover] is given. It is safe for concurrent use.
+type Key struct {
+	m        *Manager
+	name     string // as it was given
+	abs      string
+	takeover bool
+	ttl      time.Duration
+	notify   notifier
+
+	ctx    context.Context //nolint:containedctx // the key's own life, which it hands out
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when the keeper has ended
+	gone   chan struct{} // closed when the key is closed and its name free again
+
+	turn chan struct{} // full while somebody works on the key in etcd; what belongs to it is in keeping.go
+	held holding
+
+	mu    sync.Mutex
+	value []byte
+	state State
+
+	closing  sync.Once
+	closeErr error
+}
+
+// OpenKey creates a key with a value, puts it on a shared lease and keeps it there until it is closed. [ErrExists] if
+// it is there already, also by a Key of this manager, unless [WithTakeover] is given. ctx bounds the first creation
+// alone; when that fails nothing is left behind. One RPC, a watch, and, when the shared session is not there yet, one
+// more.
+func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...KeyOption) (*Key, error) {
+	const op = "open key"
+	set, bad := newKeySettings(m.ttlOrDefault(), o)
+	if err := errors.Join(m.ready(), m.checkKey(key), checkValue(value), bad); err != nil {
+		return nil, fail(op, key, err)
+	}
+	k := &Key{
+		m: m, name: key, abs: m.ns + key, takeover: set.takeover, ttl: set.ttl, notify: newNotifier(m.cli),
+		done: make(chan struct{}), gone: make(chan struct{}), turn: make(chan struct{}, 1), value: slices.Clone(value),
+	}
+	k.ctx, k.cancel = context.WithCancelCause(context.WithoutCancel(m.life))
+	if err := m.claim(ctx, k); err != nil {
+		return nil, fail(op, key, err)
+	}
+	if err := k.settle(ctx, op, false); err != nil {
+		close(k.done)
+		k.forsake()
+		return nil, err
+	}
+	go k.keep()
+	return k, nil
+}
+
+// ttlOrDefault is the TTL of shared sessions, also of a manager that is of no use.
+func (m *Manager) ttlOrDefault() time.Duration {
+	if m.ttl == 0 {
+		return defaultTTL
+	}
+	return m.ttl
+}
+
+func (m *Manager) checkKey(key string) error {
+	err := keyspace.Key(key, keyBytes-len(m.ns))
+	if err == nil && len(key) >= len(keyspace.Hidden) && key[:len(keyspace.Hidden)] == keyspace.Hidden {
+		err = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspace.Hidden)
+	}
+	if err == nil && m.engine != nil && m.kv == nil {
+		err = errNoKV
+	}
+	return err
+}
+
+func checkValue(v []byte) error {
+	if len(v) > valueBytes {
+		return fmt.Errorf("%w: the value is %d bytes, the limit is %d", errs.TooLarge, len(v), valueBytes)
+	}
+	return nil
+}
+
+// claim makes k the only Key of its name in this process: leases tell owners apart, and Keys share theirs. One that is
+// being closed is waited for.
+func (m *Manager) claim(ctx context.Context, k *Key) error {
+	if ctx == nil {
+		return errNoContext
+	}
+	for {
+		m.mu.Lock()
+		other := m.keys[k.abs]
+		switch {
+		case m.closed:
+			m.mu.Unlock()
+			return errs.Closed
+		case other == nil:
+			m.keys[k.abs] = k
+			s := m.sweeps[k.abs]
+			delete(m.sweeps, k.abs)
+			m.mu.Unlock()
+			s.end()
+			return nil
+		}
+		m.mu.Unlock()
+		if other.ctx.Err() == nil {
+			return fmt.Errorf("%w: this process keeps it already", ErrExists)
+		}
+		select {
+		case <-other.gone:
+		case <-ctx.Done():
+			return retry.ContextError(ctx)
+		}
+	}
+}
+
+// Context ends when the key is closed, with a cause that matches [ErrClosed], and not before: a key that is lost comes
+// back. State tells what is the case at present.
+func (k *Key) Context() context.Context { return k.ctx }
+
+// State is [Alive] while the key is, as far as is known, in etcd with its value and its lease, [Suspended] while it is
+// being restored, and [Lost] once it is closed.
+func (k *Key) State() State {
+	k.mu.Lock()
+	state, s := k.state, k.held.current.Load()
+	k.mu.Unlock()
+	switch {
+	case k.ctx.Err() != nil:
+		return Lost
+	case state == Alive && (s == nil || s.Err() != nil):
+		return Suspended
+	}
+	return state
+}
+
+// Update changes the value. It keeps the lease. One RPC; none when the value is what is there already. An error means
+// that the change was not seen to be made; it is what the key is restored to all the same, as soon as that is possible.
+func (k *Key) Update(ctx context.Context, value []byte) error {
+	const op = "update key"
+	if err := checkValue(value); err != nil {
+		return fail(op, k.name, err)
+	}
+	if ctx == nil {
+		return fail(op, k.name, errNoContext)
+	}
+	select {
+	case k.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fail(op, k.name, retry.ContextError(ctx))
+	}
+	defer func() { <-k.turn }()
+	if k.ctx.Err() != nil {
+		return fail(op, k.name, errs.Closed)
+	}
+	k.mu.Lock()
+	k.value = slices.Clone(value)
+	k.mu.Unlock()
+	return k.restore(ctx, op, false)
+}
+
+// Close deletes the key, if it is its own, within 5 s. It does so once and returns the same result every time. After an
+// error the key goes with its lease, at the latest when the manager is closed.
+func (k *Key) Close() error {
+	ctx, stop := k.m.parting()
+	defer stop()
+	return k.close(ctx)
+}
+
+func (k *Key) close(ctx context.Context) error {
+	k.closing.Do(func() {
+		k.cancel(closedError("key"))
+		<-k.done
+		k.turn <- struct{}{} // an Update under way ends first
+		defer func() { <-k.turn }()
+		k.closeErr = k.remove(ctx)
+		k.retire()
+		k.letGo()
+		close(k.gone)
+	})
+	return k.closeErr
+}
+
+// forsake closes a key that could not be created. What it may have left in etcd is removed in the background.
+func (k *Key) forsake() {
+	if k.held.doubt.IsZero() {
+		_ = k.Close() // sends nothing
+		return
+	}
+	k.cancel(closedError("key"))
+	clean := func() {
+		if err := k.Close(); err != nil {
+			k.m.log.WarnContext(k.m.life, "a key is left to its lease", "key", errs.Quote(k.name), "error", err)
+		}
+	}
+	if !k.m.job(clean) {
+		clean()
+	}
+}

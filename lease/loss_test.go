@@ -1,0 +1,297 @@
+package lease_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+// deaths notes when somebody with a link of his own sees the keys of leases go.
+type deaths struct {
+	mu   sync.Mutex
+	at   map[clientv3.LeaseID]time.Time
+	more chan struct{}
+}
+
+// observe watches the keys below "trial/", which are named after their leases.
+func observe(t *testing.T, cli *clientv3.Client) *deaths {
+	t.Helper()
+	d := &deaths{at: map[clientv3.LeaseID]time.Time{}, more: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	t.Cleanup(func() { stop(); wg.Wait() })
+	w := cli.Watch(ctx, "trial/", clientv3.WithPrefix(), clientv3.WithCreatedNotify(), clientv3.WithFilterPut())
+	created := <-w
+	require.NoError(t, created.Err())
+	wg.Go(func() {
+		for r := range w {
+			now := time.Now()
+			d.mu.Lock()
+			for _, e := range r.Events {
+				id, err := strconv.ParseInt(string(e.Kv.Key[len("trial/"):]), 16, 64)
+				if assert.NoError(t, err) {
+					d.at[clientv3.LeaseID(id)] = now
+				}
+			}
+			d.mu.Unlock()
+			select {
+			case d.more <- struct{}{}:
+			default:
+			}
+		}
+	})
+	return d
+}
+
+// await returns when n keys have gone.
+func (d *deaths) await(t *testing.T, n int) {
+	t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	for {
+		d.mu.Lock()
+		have := len(d.at)
+		d.mu.Unlock()
+		if have >= n {
+			return
+		}
+		select {
+		case <-d.more:
+		case <-deadline.C:
+			require.Fail(t, "keys do not go", "%d of %d", have, n)
+		}
+	}
+}
+
+func (d *deaths) of(id clientv3.LeaseID) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.at[id]
+}
+
+// trial is one holder: when it learns of its loss, and when others see it.
+type trial struct {
+	id      clientv3.LeaseID
+	mu      sync.Mutex
+	learned time.Time
+}
+
+func (tr *trial) learn() {
+	tr.mu.Lock()
+	tr.learned = time.Now()
+	tr.mu.Unlock()
+}
+
+func (tr *trial) when() time.Time {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.learned
+}
+
+// hold opens n sessions, over a third of the TTL, with a key each.
+func hold(t *testing.T, m *lease.Manager, n int, ttl time.Duration, put *clientv3.Client) []*trial {
+	t.Helper()
+	all := make([]*trial, n)
+	spread(n, ttl, func(i int) {
+		s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
+		if !assert.NoError(t, err) {
+			return
+		}
+		tr := &trial{id: s.ID()}
+		context.AfterFunc(s.Context(), tr.learn)
+		_, err = put.Put(t.Context(), "trial/"+strconv.FormatInt(int64(tr.id), 16), "", clientv3.WithLease(tr.id))
+		assert.NoError(t, err)
+		all[i] = tr
+	})
+	require.False(t, t.Failed())
+	return all
+}
+
+// holdOfficially is hold with the session of client/v3's concurrency package.
+func holdOfficially(t *testing.T, cli *clientv3.Client, n int, ttl time.Duration, put *clientv3.Client) []*trial {
+	t.Helper()
+	all := make([]*trial, n)
+	spread(n, ttl, func(i int) {
+		s, err := concurrency.NewSession(cli, concurrency.WithTTL(int(ttl/time.Second)))
+		if !assert.NoError(t, err) {
+			return
+		}
+		tr := &trial{id: s.Lease()}
+		go func() {
+			<-s.Done()
+			tr.learn()
+		}()
+		_, err = put.Put(t.Context(), "trial/"+strconv.FormatInt(int64(tr.id), 16), "", clientv3.WithLease(tr.id))
+		assert.NoError(t, err)
+		all[i] = tr
+	})
+	require.False(t, t.Failed())
+	return all
+}
+
+func spread(n int, ttl time.Duration, f func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			timer := time.NewTimer(ttl / 3 * time.Duration(i) / time.Duration(n))
+			<-timer.C
+			f(i)
+		})
+	}
+	wg.Wait()
+}
+
+// compare counts the trials in which others saw the lease go before its holder knew, and the narrowest that it was.
+func (d *deaths) compare(all []*trial) (overlaps int, slack time.Duration) {
+	slack = time.Hour
+	for _, tr := range all {
+		learned := tr.when()
+		if learned.IsZero() {
+			learned = time.Now()
+		}
+		by := d.of(tr.id).Sub(learned)
+		if by <= 0 {
+			overlaps++
+		}
+		slack = min(slack, by)
+	}
+	return overlaps, slack
+}
+
+// TestAHolderKnowsBeforeOthersDo cuts the link of holders and compares, by one clock, when they learn of their loss and
+// when somebody on another link sees their leases go.
+func TestAHolderKnowsBeforeOthersDo(t *testing.T) {
+	t.Parallel()
+	n, ttls := 50, []time.Duration{3 * time.Second}
+	if long() {
+		n, ttls = 60, []time.Duration{2 * time.Second, 3 * time.Second, 5 * time.Second, 10 * time.Second}
+	}
+	for _, ttl := range ttls {
+		t.Run(ttl.String(), func(t *testing.T) {
+			t.Parallel()
+			srv := etcdtest.Start(t)
+			direct, link := srv.Client(t), srv.Proxy(t)
+			m := manage(t, etcdtest.NewClient(t, link.Endpoints(), hardened))
+			theirs := etcdtest.NewClient(t, link.Endpoints())
+			seen := observe(t, direct)
+			ours := hold(t, m, n, ttl, direct)
+			official := holdOfficially(t, theirs, n, ttl, direct)
+			link.Blackhole(true, true)
+			seen.await(t, 2*n)
+
+			overlaps, slack := seen.compare(ours)
+			assert.Zero(t, overlaps)
+			assert.Greater(t, slack, 100*time.Millisecond)
+			t.Logf("TTL %v, lease.Session: %d overlaps of %d, narrowest %v", ttl, overlaps, n, slack)
+			overlaps, slack = seen.compare(official)
+			t.Logf("TTL %v, concurrency.Session: %d overlaps of %d, worst %v", ttl, overlaps, n, slack)
+			_ = m.Close()
+		})
+	}
+}
+
+// TestAPausedServer stops etcd itself and lets it go on when the holders have lost their trust in it.
+func TestAPausedServer(t *testing.T) {
+	t.Parallel()
+	const n, ttl = 50, 3 * time.Second
+	srv := etcdtest.Start(t)
+	direct := srv.Client(t)
+	m := manage(t, srv.Client(t))
+	seen := observe(t, srv.Client(t))
+	all := hold(t, m, n, ttl, direct)
+	srv.Pause()
+	require.Eventually(t, func() bool { return m.Stats().Lost == n }, 20*time.Second, time.Millisecond)
+	assert.Zero(t, m.Stats().Sessions)
+	srv.Resume()
+	seen.await(t, n)
+	overlaps, slack := seen.compare(all)
+	assert.Zero(t, overlaps)
+	t.Logf("%d overlaps of %d, narrowest %v", overlaps, n, slack)
+	s, err := m.OpenSession(t.Context())
+	require.NoError(t, err, "and etcd is there again")
+	require.NoError(t, s.Err())
+}
+
+// TestAFrozenMemberCostsNoSession stops one member of three, which a third of the streams lead to.
+func TestAFrozenMemberCostsNoSession(t *testing.T) {
+	t.Parallel()
+	n, ttls := 9, []time.Duration{5 * time.Second}
+	if long() {
+		n, ttls = 60, []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second}
+	}
+	cluster := etcdtest.StartCluster(t, 3)
+	leader := cluster.Leader(t)
+	frozen := cluster.Members[0]
+	if frozen == leader {
+		frozen = cluster.Members[1]
+	}
+	for _, ttl := range ttls {
+		var all []*lease.Session
+		var managers []*lease.Manager
+		for range n {
+			m := manage(t, cluster.Client(t, hardened))
+			s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
+			require.NoError(t, err)
+			all = append(all, s)
+			managers = append(managers, m)
+		}
+		for _, m := range managers { // each has its stream, somewhere
+			require.Eventually(t, func() bool { return m.Stats().Renewals > 0 }, time.Minute, 10*time.Millisecond)
+		}
+		frozen.Pause()
+		timer := time.NewTimer(ttl + time.Second)
+		<-timer.C
+		frozen.Resume()
+		var lost, failed int
+		for _, m := range managers {
+			failed += int(m.Stats().Failures)
+		}
+		for _, s := range all {
+			if s.Err() != nil {
+				t.Log(s.Err())
+				lost++
+			}
+			_ = s.Close()
+		}
+		assert.Zero(t, lost, "of %d at TTL %v", n, ttl)
+		assert.Positive(t, failed, "some had their stream at the frozen member")
+	}
+}
+
+// TestSessionsSurviveTheirLeader kills the leader of three members.
+func TestSessionsSurviveTheirLeader(t *testing.T) {
+	t.Parallel()
+	kills := 1
+	if long() {
+		kills = 12
+	}
+	cluster := etcdtest.StartCluster(t, 3)
+	m := manage(t, cluster.Client(t, hardened))
+	var all []*lease.Session
+	for range 50 {
+		s, err := m.OpenSession(t.Context(), lease.WithTTL(10*time.Second))
+		require.NoError(t, err)
+		all = append(all, s)
+	}
+	for range kills {
+		leader := cluster.Leader(t)
+		leader.Kill()
+		timer := time.NewTimer(5 * time.Second)
+		<-timer.C
+		leader.Launch()
+		leader.WaitReady()
+	}
+	for _, s := range all {
+		require.NoError(t, s.Err())
+	}
+}

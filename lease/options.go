@@ -1,0 +1,159 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// defaultTTL is that of a session when nothing else is said.
+const defaultTTL = 15 * time.Second
+
+// Option is an option of a [Manager].
+type Option func(*settings)
+
+// settings is what the options of a manager add up to.
+type settings struct {
+	namespace string
+	ttl       time.Duration
+	logger    *slog.Logger
+	retry     kv.RetryPolicy
+	read      time.Duration
+	write     time.Duration
+	onRetry   func(op string, attempt int, err error)
+	onLoss    func(cause error)
+	stub      pb.LeaseClient
+}
+
+// WithNamespace puts the keys of the manager below dir. Leases have no namespace. Default: none.
+func WithNamespace(dir string) Option { return func(s *settings) { s.namespace = dir } }
+
+// WithSessionTTL is the TTL of shared sessions, and of others that are opened without [WithTTL]. Default: 15 s.
+func WithSessionTTL(d time.Duration) Option { return func(s *settings) { s.ttl = d } }
+
+// WithLogger logs failing renewals, losses and keys that had to be restored. Values do not appear. Default: nothing is
+// logged.
+func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
+
+// WithRetry says how often and at what pace calls are repeated. It does not concern renewals, which are repeated until
+// the deadline, nor keys, which are restored for ever. Default: that of kv.RetryPolicy.
+func WithRetry(p kv.RetryPolicy) Option { return func(s *settings) { s.retry = p } }
+
+// WithTimeouts bounds calls whose context has no deadline. Default: 5 s for reads and 10 s for writes; 0 keeps it.
+func WithTimeouts(read, write time.Duration) Option {
+	return func(s *settings) { s.read, s.write = read, write }
+}
+
+// WithRetryHook is told of each attempt of a call that is about to be repeated: the operation, which attempt failed,
+// from 1, and how. It is called in the caller's goroutine and must not block. Default: none.
+func WithRetryHook(f func(op string, attempt int, err error)) Option {
+	return func(s *settings) { s.onRetry = f }
+}
+
+// WithLossHook is told why a session was lost, once for each, and not of sessions that are closed. It is called in
+// whatever goroutine found out, must not block, and must not close the manager, which waits for it. Default: none.
+func WithLossHook(f func(cause error)) Option { return func(s *settings) { s.onLoss = f } }
+
+// WithStub sends everything that concerns leases through stub instead of the client's connection. It is for stubs with
+// interceptors of their own and for tests under testing/synctest. Default: the client's connection.
+func WithStub(stub pb.LeaseClient) Option { return func(s *settings) { s.stub = stub } }
+
+// SessionOption is an option of [Manager.OpenSession].
+type SessionOption func(*sessionSettings)
+
+// sessionSettings is what the options of a session add up to.
+type sessionSettings struct {
+	ttl      time.Duration
+	ttlSet   bool
+	lease    clientv3.LeaseID
+	leaseSet bool
+}
+
+// WithTTL is how long the session's lease lives without being renewed. It is rounded up to whole seconds, must be 1 s at
+// least, and a server with default timing makes no less than 2 s of it. Default: [WithSessionTTL].
+func WithTTL(d time.Duration) SessionOption {
+	return func(s *sessionSettings) { s.ttl, s.ttlSet = d, true }
+}
+
+// WithLease adopts a lease that exists. It is trusted once it has been renewed, which OpenSession does first; its TTL
+// is what etcd says. The session owns the lease from then on: Close revokes it. Default: a new lease.
+func WithLease(id clientv3.LeaseID) SessionOption {
+	return func(s *sessionSettings) { s.lease, s.leaseSet = id, true }
+}
+
+// newSessionSettings applies opts and complains about all that is wrong.
+func newSessionSettings(ttl time.Duration, opts []SessionOption) (sessionSettings, error) {
+	s := sessionSettings{ttl: ttl}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&s)
+		}
+	}
+	var complaints []error
+	if s.ttlSet {
+		complaints = append(complaints, checkTTL(s.ttl))
+	}
+	if s.leaseSet {
+		complaints = append(complaints, checkID(s.lease))
+		if s.ttlSet {
+			complaints = append(complaints, fmt.Errorf("%w: WithTTL and WithLease exclude each other", errs.Invalid))
+		}
+	}
+	return s, errors.Join(complaints...)
+}
+
+// KeyOption is an option of [Manager.OpenKey].
+type KeyOption func(*keySettings)
+
+// keySettings is what the options of a key add up to.
+type keySettings struct {
+	takeover bool
+	ttl      time.Duration
+}
+
+// WithTakeover replaces whatever has the key, now and whenever somebody else has written it. Of two that do this to each
+// other neither wins; each waits longer from time to time. Default: the key is left to whoever else has it.
+func WithTakeover() KeyOption { return func(s *keySettings) { s.takeover = true } }
+
+// WithKeyTTL puts the key on a lease with this TTL, which keys of the same TTL share: how long the key stays when the
+// process dies. The limits are those of [WithTTL]. Default: the TTL of the shared session.
+func WithKeyTTL(d time.Duration) KeyOption { return func(s *keySettings) { s.ttl = d } }
+
+// newKeySettings applies opts and complains about all that is wrong.
+func newKeySettings(ttl time.Duration, opts []KeyOption) (keySettings, error) {
+	s := keySettings{ttl: ttl}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&s)
+		}
+	}
+	return s, checkTTL(s.ttl)
+}
+
+// checkTTL refuses what etcd would silently turn into its minimum.
+func checkTTL(d time.Duration) error {
+	switch {
+	case d <= 0:
+		return fmt.Errorf("%w: TTL %v: it must be positive (a server with default timing grants 2s at least)", errs.Invalid, d)
+	case d < time.Second:
+		return fmt.Errorf("%w: TTL %v: etcd counts in seconds (a server with default timing grants 2s at least)", errs.Invalid, d)
+	case d.Seconds() > clientv3.MaxLeaseTTL:
+		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, clientv3.MaxLeaseTTL)
+	}
+	return nil
+}
+
+// checkID refuses what is no lease.
+func checkID(id clientv3.LeaseID) error {
+	if id == clientv3.NoLease {
+		return fmt.Errorf("%w: no lease given", errs.Invalid)
+	}
+	return nil
+}

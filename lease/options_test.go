@@ -1,0 +1,77 @@
+package lease_test
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+func TestTheLogTellsOfFailuresOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var out bytes.Buffer
+		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+		open(t, m, 12*time.Second)
+		f.set(refuse)
+		time.Sleep(7 * time.Second)
+		f.set(none)
+		time.Sleep(2 * time.Second)
+		f.set(refuse)
+		time.Sleep(20 * time.Second)
+		require.NoError(t, m.Close())
+		for text, n := range map[string]int{"leases are not renewed": 2, "leases are renewed again": 1, "lease lost": 1} {
+			assert.Equal(t, n, bytes.Count(out.Bytes(), []byte(text)), text)
+		}
+	})
+}
+
+func TestRetriesAreBoundedAndTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var told []string
+		m := f.manager(t, lease.WithRetry(kv.RetryPolicy{MaxAttempts: 2}), lease.WithTimeouts(3*time.Second, 4*time.Second),
+			lease.WithRetryHook(func(op string, _ int, _ error) { told = append(told, op) }))
+		f.drop("describe", 9)
+		_, err := m.Describe(t.Context(), 7)
+		require.ErrorIs(t, err, lease.ErrUnavailable)
+		assert.Equal(t, []string{"describe"}, told)
+		assert.EqualValues(t, 1, m.Stats().Retries)
+		f.set(loseBoth)
+		begin := time.Now()
+		_, err = m.Grant(t.Context(), time.Minute)
+		require.ErrorIs(t, err, lease.ErrUnavailable)
+		assert.Equal(t, 4*time.Second, time.Since(begin))
+	})
+}
+
+func TestAKeyOfAClientWithoutAWatcher(t *testing.T) {
+	t.Parallel()
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	cli := etcdtest.Client(t)
+	own := cli.Watcher
+	cli.Watcher = nil
+	t.Cleanup(func() { cli.Watcher = own }) // which the client closes
+	m := lease.New(cli, lease.WithNamespace(dir))
+	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	s, err := m.Shared(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, m.Revoke(t.Context(), s.ID()))
+	require.Eventually(t, func() bool {
+		r, err := direct.Get(t.Context(), dir+"k")
+		return assert.NoError(t, err) && len(r.Kvs) == 1
+	}, 10*time.Second, 5*time.Millisecond, "the loss of the lease is noticed all the same")
+	require.NoError(t, k.Update(t.Context(), []byte("w")))
+	require.NoError(t, m.Close())
+}

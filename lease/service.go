@@ -1,0 +1,116 @@
+package lease
+
+import (
+	"context"
+	"reflect"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// service is what this package uses of etcd's lease service.
+type service interface {
+	LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, opts ...grpc.CallOption) (*pb.LeaseGrantResponse, error)
+	LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, opts ...grpc.CallOption) (*pb.LeaseRevokeResponse, error)
+	LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, opts ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error)
+	LeaseKeepAlive(ctx context.Context, opts ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error)
+}
+
+// newService returns the lease service of cli, and whether leases granted through it get the ID that is asked for.
+func newService(cli *clientv3.Client, stub pb.LeaseClient) (s service, ownIDs bool) {
+	switch {
+	case stub != nil:
+		return stub, true
+	case cli.ActiveConnection() != nil && official(cli.Lease):
+		return clientv3.RetryLeaseClient(cli), true
+	}
+	return &decorated{Lease: cli.Lease}, false
+}
+
+// official reports whether l is the one that client/v3 makes for a connection, or a decorator of etcdkit over it.
+func official(l clientv3.Lease) bool {
+	if b, ok := l.(wire.BasedLease); ok {
+		l = b.BaseLease()
+	}
+	return l != nil && reflect.TypeOf(l).String() == "*clientv3.lessor"
+}
+
+// decorated is the service over a Lease of the user's own, which chooses IDs by itself.
+type decorated struct{ clientv3.Lease }
+
+// LeaseGrant grants a lease with whatever ID Lease gives it.
+func (d *decorated) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+	r, err := d.Grant(ctx, in.GetTTL())
+	if err != nil {
+		return nil, err
+	}
+	return &pb.LeaseGrantResponse{Header: r.ResponseHeader, ID: int64(r.ID), TTL: r.TTL}, nil
+}
+
+// LeaseRevoke revokes a lease.
+func (d *decorated) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, _ ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
+	r, err := d.Revoke(ctx, clientv3.LeaseID(in.GetID()))
+	return (*pb.LeaseRevokeResponse)(r), err
+}
+
+// LeaseTimeToLive describes a lease.
+func (d *decorated) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+	r, err := d.TimeToLive(ctx, clientv3.LeaseID(in.GetID()), clientv3.WithAttachedKeys())
+	if err != nil {
+		return nil, err
+	}
+	return &pb.LeaseTimeToLiveResponse{Header: r.ResponseHeader, ID: int64(r.ID), TTL: r.TTL, GrantedTTL: r.GrantedTTL, Keys: r.Keys}, nil
+}
+
+// LeaseKeepAlive gives a stream whose every message is a KeepAliveOnce.
+func (d *decorated) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
+	return &onceStream{ctx: ctx, lease: d.Lease, asked: make(chan *pb.LeaseKeepAliveRequest, onceQueue)}, nil
+}
+
+// onceQueue is how many renewals may wait for the one before them.
+const onceQueue = 256
+
+// onceStream is a stream of renewals over KeepAliveOnce. Recv carries out what Send has queued.
+type onceStream struct {
+	grpc.ClientStream // nil: what a stream of gRPC has beyond the methods below is not used
+
+	ctx   context.Context //nolint:containedctx // a stream has one
+	lease clientv3.Lease
+	asked chan *pb.LeaseKeepAliveRequest
+}
+
+// Context is the context of the stream.
+func (s *onceStream) Context() context.Context { return s.ctx }
+
+// Send queues a renewal.
+func (s *onceStream) Send(r *pb.LeaseKeepAliveRequest) error {
+	select {
+	case s.asked <- r:
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+// Recv makes the next renewal and returns its answer.
+func (s *onceStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
+	select {
+	case r := <-s.asked:
+		got, err := s.lease.KeepAliveOnce(s.ctx, clientv3.LeaseID(r.GetID()))
+		switch {
+		case isNotFound(err):
+			return &pb.LeaseKeepAliveResponse{ID: r.GetID()}, nil // which is how a stream says it
+		case err != nil:
+			return nil, err
+		}
+		return &pb.LeaseKeepAliveResponse{Header: got.ResponseHeader, ID: r.GetID(), TTL: got.TTL}, nil
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+
+// CloseSend does nothing: the stream ends with its context.
+func (s *onceStream) CloseSend() error { return nil }

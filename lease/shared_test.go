@@ -1,0 +1,188 @@
+package lease_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+func TestSharedIsOneSessionForEverybody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.slow(10 * time.Millisecond)
+		m := f.manager(t)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		seen := map[*lease.Session]int{}
+		for i := range 1000 {
+			wg.Go(func() {
+				from := m
+				if i%2 == 0 {
+					from = m.Namespace("below")
+				}
+				s, err := from.Shared(t.Context())
+				assert.NoError(t, err)
+				mu.Lock()
+				defer mu.Unlock()
+				seen[s]++
+			})
+		}
+		wg.Wait()
+		assert.Len(t, seen, 1)
+		grants, _, _, _ := f.counted()
+		assert.Equal(t, 1, grants)
+		s, err := m.Shared(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 15*time.Second, s.TTL(), "the default")
+		require.ErrorIs(t, s.Close(), lease.ErrInvalid, "it is not the caller's to close")
+		s.Orphan()
+		require.NoError(t, s.Err())
+		require.NoError(t, m.Namespace("below").Close())
+		require.NoError(t, s.Err())
+		require.NoError(t, m.Close())
+		require.ErrorIs(t, s.Err(), lease.ErrClosed)
+		assert.Zero(t, f.living())
+	})
+}
+
+func TestSharedIsReplacedWhenItIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		m := f.manager(t, lease.WithSessionTTL(10*time.Second))
+		first, err := m.Shared(t.Context())
+		require.NoError(t, err)
+		f.set(loseBoth)
+		<-first.Context().Done()
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		_, err = m.Shared(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		f.set(none)
+		second, err := m.Shared(t.Context())
+		require.NoError(t, err)
+		assert.NotEqual(t, first.ID(), second.ID())
+		require.NoError(t, second.Err())
+		require.Error(t, first.Err())
+	})
+}
+
+func TestTheEndOfOneCallerDoesNotEndTheOpeningForOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.slow(500 * time.Millisecond)
+		m := f.manager(t)
+		ctx, stop := context.WithCancel(t.Context())
+		time.AfterFunc(300*time.Millisecond, stop)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := m.Shared(ctx)
+			assert.ErrorIs(t, err, context.Canceled)
+		})
+		time.Sleep(100 * time.Millisecond)
+		s, err := m.Shared(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, s.Err())
+		wg.Wait()
+		grants, _, _, _ := f.counted()
+		assert.Equal(t, 1, grants)
+	})
+}
+
+func TestALeaseCarries256Users(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		m := f.manager(t)
+		seen := map[*lease.Session]int{}
+		var releases []func()
+		for range 600 {
+			s, release, err := m.Acquire(t.Context())
+			require.NoError(t, err)
+			seen[s]++
+			releases = append(releases, release)
+		}
+		assert.Len(t, seen, 3)
+		for _, n := range seen {
+			assert.LessOrEqual(t, n, 256)
+		}
+		for _, release := range releases {
+			release()
+			release()
+		}
+		for range 256 {
+			s, _, err := m.Acquire(t.Context())
+			require.NoError(t, err)
+			assert.Contains(t, seen, s)
+		}
+		grants, _, _, _ := f.counted()
+		assert.Equal(t, 3, grants)
+		time.Sleep(time.Minute)
+		_, _, _, streams := f.counted()
+		assert.Equal(t, 1, streams, "all leases are on one stream")
+	})
+}
+
+func TestOpenCloseStorm(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.slow(time.Millisecond)
+		m := f.manager(t)
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				for n := range 50 {
+					s, err := m.OpenSession(t.Context(), lease.WithTTL(3*time.Second))
+					if !assert.NoError(t, err) {
+						return
+					}
+					time.Sleep(time.Duration((i*n)%5) * 700 * time.Millisecond)
+					assert.NoError(t, s.Err())
+					assert.NoError(t, s.Close())
+				}
+			})
+		}
+		wg.Wait()
+		assert.Zero(t, f.living())
+		assert.Zero(t, m.Stats().Sessions)
+		synctest.Wait()
+		assert.Zero(t, f.open)
+	})
+	for range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			f.slow(time.Millisecond)
+			var wg sync.WaitGroup
+			for range 50 {
+				m := f.manager(t)
+				for range 3 {
+					wg.Go(func() {
+						s, err := m.Shared(t.Context())
+						if err == nil {
+							_ = s.Err()
+							return
+						}
+						assert.ErrorIs(t, err, lease.ErrClosed)
+					})
+				}
+				wg.Go(func() {
+					time.Sleep(time.Millisecond)
+					_ = m.Close()
+				})
+			}
+			wg.Wait()
+			time.Sleep(10 * time.Second)
+			assert.Zero(t, f.living(), "a manager that is closed while it opens leaves nothing")
+		})
+	}
+}
