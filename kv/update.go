@@ -30,7 +30,8 @@ const (
 // lease unless [WithoutLease]. After 64 conflicts Update gives up with [ErrConflict].
 //
 // It costs two RPCs, and one where several callers update the same key at the same time through this store, or others made
-// from it: they take turns, and each goes on from what the last one wrote. A conflict with anybody else costs one more. As for the outcome after a
+// from it: they take turns, and each goes on from what the last one wrote; every 32 turns the key is read again, to
+// let others in. A conflict with anybody else costs one more RPC, and each third in a row, after a pause, two. As for the outcome after a
 // lost answer, see [Store.Replace] and [Store.Create].
 func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (Entry[[]byte], error) {
 	opts, err := updateOptions(o)

@@ -1,0 +1,242 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"google.golang.org/grpc/codes"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// run is one call under way.
+type run struct {
+	*Engine
+
+	call     Call
+	ctx      context.Context //nolint:containedctx // lives as long as the call
+	given    time.Duration   // the default that bounds the call, 0 where the caller's deadline does
+	until    time.Time       // when the last attempt may begin, zero where a deadline bounds the call
+	attempts int             // that count
+	doubt    bool            // an attempt may have been applied
+	paid     bool            // the budget has given its leave for one more attempt
+	reauth   bool            // the token was refused once
+	waits    backoff.BackOff
+}
+
+func (r *run) do(f Attempt) error {
+	for n := 1; ; n++ {
+		err, notSent := r.attempt(f)
+		if err == nil {
+			return nil
+		}
+		class, condition := Classify(err, notSent)
+		if !r.call.Read && class.Applied() {
+			r.doubt = true
+		}
+		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(class) {
+			return r.fail(err, condition)
+		}
+		r.retries.Add(1)
+		r.Logger.DebugContext(r.ctx, "etcd call is repeated", "op", r.call.Op, "key", errs.Quote(r.call.Key), "attempt", n, "error", err)
+		if r.Observe != nil {
+			r.Observe(r.call.Op, n, err)
+		}
+		if !r.pause(class) {
+			if r.call.Raw && r.ctx.Err() != nil {
+				err = r.ctx.Err() // as where client/v3 waits
+			}
+			return r.fail(err, condition)
+		}
+	}
+}
+
+// late reports whether no further attempt may begin.
+func (r *run) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
+
+// attempt makes one attempt under its own time-out, where it has one.
+func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive // the error is the subject here
+	r.attempts++
+	ctx := r.ctx
+	if d := r.patience(); d > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, d)
+		defer stop()
+	}
+	a := wire.Track(ctx, r.Observed)
+	err = f(a, r.doubt)
+	if err == nil && r.paid {
+		r.budget.Refund()
+	}
+	return err, a.NotSent()
+}
+
+const (
+	attemptMost  = 2 * time.Second
+	attemptLeast = 250 * time.Millisecond // below this a slow network would look like a dead server
+)
+
+// patience is how long the next attempt may take, 0 for as long as the call. Only what can be repeated is cut short,
+// and only where there will be another attempt.
+func (r *run) patience() time.Duration {
+	repeatable := r.call.Read || r.call.Guarded
+	left := r.Policy.MaxAttempts - r.attempts + 1
+	switch {
+	case r.call.Patient && (left <= 1 || !r.pay()):
+		if r.until.IsZero() {
+			return 0 // the caller's deadline
+		}
+		return r.timeout(r.call)
+	case !repeatable:
+		return 0
+	case r.doubt:
+		left = max(left, 2)
+	case left <= 1 || !r.pay():
+		return 0
+	}
+	if r.call.Patient {
+		return attemptMost
+	}
+	deadline, ok := r.ctx.Deadline()
+	if !ok {
+		deadline = r.until // the call is raw
+	}
+	remaining := time.Until(deadline)
+	d := min(max(remaining/time.Duration(left), attemptLeast), attemptMost)
+	if d >= remaining {
+		return 0
+	}
+	return d
+}
+
+// pay takes one more attempt out of the budget, unless one is taken already: an attempt is cut short only when the next one
+// is certain.
+func (r *run) pay() bool {
+	r.paid = r.paid || r.budget.Take()
+	return r.paid
+}
+
+// again decides whether to make another attempt after one that failed in the given way.
+func (r *run) again(class Class) bool {
+	switch class {
+	case Hopeless, Full:
+		return false
+	case Leaderless:
+		return true // until the deadline: elections end
+	case Busy:
+		if r.doubt && r.call.Guarded {
+			return true
+		}
+		ok := r.pay() // until the deadline, or until there are too many of us
+		r.paid = false
+		return ok
+	case Reauth:
+		first := !r.reauth
+		r.reauth = true
+		return first
+	case Refused, Ambiguous:
+	}
+	if r.doubt {
+		return r.call.Guarded // until the answer is definite
+	}
+	if r.attempts >= r.Policy.MaxAttempts || !r.pay() {
+		return false
+	}
+	r.paid = false // spent
+	return true
+}
+
+// electionPause is the longest wait for a leader, and for a definite answer: in a cluster that loses its leaders again and
+// again, the times in which it works are short.
+const electionPause = 500 * time.Millisecond
+
+// pause waits before the next attempt. It reports whether the call is still wanted.
+func (r *run) pause(class Class) bool {
+	if class == Reauth {
+		return true // the new token is there
+	}
+	if class == Leaderless || class == Busy {
+		r.attempts-- // waiting is no attempt
+	}
+	if r.waits == nil {
+		r.waits = r.Policy.Backoff()
+		r.waits.Reset()
+	}
+	wait := r.waits.NextBackOff()
+	if class == Leaderless || r.doubt {
+		wait = min(wait, electionPause)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var closing <-chan struct{}
+	if life := r.life(); life != nil {
+		closing = life.Done()
+	}
+	select {
+	case <-timer.C:
+		return true
+	case <-r.ctx.Done():
+		return false
+	case <-closing:
+		return false
+	}
+}
+
+// fail makes the error of the whole call from that of its last attempt.
+func (r *run) fail(err, condition error) error {
+	if r.paid {
+		r.budget.Refund()
+	}
+	if r.doubt {
+		r.unknown.Add(1)
+	}
+	if r.call.Raw {
+		return err
+	}
+	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Key, Unchanged: !r.doubt}
+	switch {
+	case r.closed():
+		out.Err = Explain(err, errs.Closed)
+	case r.ctx.Err() != nil:
+		out.Err = r.outOfTime(err)
+	case r.call.Patient && Code(err) == codes.DeadlineExceeded:
+		out.Err = r.why(Explain(err, condition))
+	default:
+		out.Err = Explain(err, condition)
+	}
+	if r.doubt {
+		out.Err = fmt.Errorf("%w: %w", errs.UnknownOutcome, out.Err)
+	}
+	return out
+}
+
+// outOfTime tells the end of the context apart: the caller's wish, or a cluster that did not answer, and then why.
+func (r *run) outOfTime(err error) error {
+	out := ContextError(r.ctx)
+	if !errors.Is(out, context.DeadlineExceeded) {
+		return out
+	}
+	if r.given > 0 {
+		out = fmt.Errorf("%w (no deadline was given: %v)", out, r.given)
+	}
+	out = fmt.Errorf("%w: %w", errs.Unavailable, out)
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		out = fmt.Errorf("%w: %w", out, err)
+	}
+	return r.why(out)
+}
+
+// why adds the endpoints, and the reason why there is no connection to them, if there is none.
+func (r *run) why(err error) error {
+	if r.Client == nil {
+		return err
+	}
+	if why := wire.Explain(r.ctx, r.Client); why != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return err
+}
