@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -26,37 +27,68 @@ type lines struct {
 	tls  *tls.Config // nil: none, or unknown
 
 	mu     sync.Mutex
-	conns  map[string]*grpc.ClientConn
+	conns  map[string]*line
 	closed bool
 }
 
-// to returns the connection to ep. It does not wait for it.
-func (l *lines) to(ep string) (*grpc.ClientConn, error) {
+// line is a connection to one endpoint, and how many are using it.
+type line struct {
+	*grpc.ClientConn
+
+	users int
+	stale bool // there is a newer one; the last user closes it
+}
+
+// to returns the connection to ep, which it does not wait for, and what ends its use.
+//
+// A connection that could not be made waits before it is tried again, and answers with the reason of then. What is asked
+// for here is how the endpoint is now, so such a connection gives way to a new one.
+func (l *lines) to(ep string) (*grpc.ClientConn, func(), error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c, ok := l.conns[ep]; ok {
-		return c, nil
+	c, ok := l.conns[ep]
+	if ok && c.GetState() == connectivity.TransientFailure {
+		c.stale, ok = true, false
+		l.retire(c)
+		delete(l.conns, ep)
 	}
-	if l.closed {
-		return nil, ErrClosed
+	if !ok {
+		if l.closed {
+			return nil, nil, ErrClosed
+		}
+		conn, err := l.dial(ep)
+		if err != nil {
+			return nil, nil, err
+		}
+		if l.conns == nil {
+			l.conns = map[string]*line{}
+		}
+		c = &line{ClientConn: conn}
+		l.conns[ep] = c
 	}
-	c, err := l.dial(ep)
-	if err != nil {
-		return nil, err
+	c.users++
+	return c.ClientConn, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		c.users--
+		l.retire(c)
+	}, nil
+}
+
+// retire closes c when it has been replaced and nobody uses it. The caller holds l.mu.
+func (l *lines) retire(c *line) {
+	if c.stale && c.users == 0 {
+		_ = c.Close() // nothing is lost with it
 	}
-	if l.conns == nil {
-		l.conns = map[string]*grpc.ClientConn{}
-	}
-	l.conns[ep] = c
-	return c, nil
 }
 
 // probe asks ep whether it serves, and says why not.
 func (l *lines) probe(ctx context.Context, ep string) error {
-	conn, err := l.to(ep)
+	conn, done, err := l.to(ep)
 	if err != nil {
 		return err
 	}
+	defer done()
 	return wire.Probe(ctx, conn)
 }
 

@@ -4,6 +4,7 @@ import (
 	"net"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,4 +102,28 @@ func TestAClientIsBackSoonAfterAnOutage(t *testing.T) {
 	_, err := c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
 	assert.Less(t, time.Since(began), 3*time.Second)
+}
+
+func TestAMemberThatIsBackAnswersTheNextQuestion(t *testing.T) {
+	t.Parallel()
+	proxy := etcdtest.Start(t).Proxy(t)
+	cli, err := clientv3.New(clientv3.Config{Endpoints: proxy.Endpoints()})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = cli.Close() })
+	c, err := etcdkit.Wrap(cli)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	for range 3 {
+		proxy.Refuse()
+		proxy.Cut()
+		require.Eventually(t, func() bool {
+			_, err := c.Members(t.Context())
+			return err != nil && strings.Contains(err.Error(), "connection refused")
+		}, 10*time.Second, time.Millisecond)
+		proxy.Accept()
+		members, err := c.Members(t.Context())
+		require.NoError(t, err, "it does not wait for gRPC's next attempt")
+		require.Len(t, members, 1)
+		assert.True(t, members[0].Reachable, members[0].Err)
+	}
 }

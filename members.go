@@ -83,11 +83,12 @@ func (c *core) survey(ctx context.Context) []answer {
 // question asks one endpoint for its status and for the members that it knows.
 func (c *core) question(ctx context.Context, ep string) answer {
 	a := answer{ep: ep}
-	conn, err := c.lines.to(ep)
+	conn, done, err := c.lines.to(ep)
 	if err != nil {
 		a.err = err
 		return a
 	}
+	defer done()
 	began := time.Now()
 	var p peer.Peer
 	a.status, err = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.Peer(&p))
