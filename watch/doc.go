@@ -1,5 +1,3 @@
-//go:build unfinished
-
 // Package watch lists keys and then follows their changes, and does not lose any.
 //
 //	w := watch.New(cli, watch.WithNamespace("myapp"))
