@@ -44,12 +44,13 @@ type counts struct {
 func newCore(cli *clientv3.Client, c config) *core {
 	kv, observed := wire.KV(cli)
 	out := &core{
-		cli: cli, lister: kv, pool: newPool(cli), log: c.logger, resync: c.resync,
+		cli: cli, lister: kv, log: c.logger, resync: c.resync,
 		engine: retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger}),
 		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}),
 	}
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
 	out.ctx, out.stop = context.WithCancelCause(context.Background())
+	out.pool = newPool(out.ctx, cli)
 	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errs.Closed) })
 	return out
 }

@@ -70,8 +70,8 @@
 // Opening is bounded (a server that does not answer is given up), asks for a leader, and avoids the member that has just
 // failed. An open stream that has been quiet for a second is asked for a progress report; no answer for 4 s means that
 // it is dead, whatever TCP says. A stream that is still replaying does not answer such requests, so its patience doubles each time.
-// client/v3 reopens streams by itself, without a pause when the server answers Internal; here it is stopped from that, and
-// the engine alone decides.
+// The engine opens its gRPC streams itself and decides alone when and where to open the next: client/v3's own watcher reopens
+// by itself, without a pause when the server answers Internal, and can hang when a watch is refused while another ends.
 //
 // A history that runs backwards (a wiped cluster, a restored backup) shows in a revision, a raft term or a cluster ID
 // that a linearizable read confirms to be lower or other. Events watches end with [ErrHistoryRewritten]; state watches list,

@@ -2,7 +2,6 @@ package watch
 
 import (
 	"context"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -14,10 +13,14 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// source is what the engine needs of a clientv3.Watcher.
+// source is a way to the server: a stream of the engine's own, or a Watcher of the user's.
 type source interface {
-	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
-	RequestProgress(ctx context.Context) error
+	// watch asks for a watch, which lives as long as ctx. It blocks while there is no connection.
+	watch(ctx context.Context, k hubKey, rev int64) <-chan answer
+	// progress asks for a progress report on all watches.
+	progress(ctx context.Context) error
+	// peer is the server, "" where it is not known.
+	peer() string
 	Close() error
 }
 
@@ -26,8 +29,9 @@ const maxStreams = 16
 
 // pool holds the streams of a client.
 type pool struct {
-	cli   *clientv3.Client
-	given source // the client's Watcher where it is the user's own: it is used and not closed
+	ctx   context.Context //nolint:containedctx // the life of all streams
+	dial  *dialer         // nil with given
+	given source          // the client's Watcher where it is the user's own
 
 	mu      sync.Mutex
 	seats   []*seat
@@ -36,8 +40,7 @@ type pool struct {
 
 // seat is one stream with those who watch over it.
 type seat struct {
-	src  source
-	link *link // nil over a watcher of the user's own
+	src source
 
 	tenants int           // guarded by the pool
 	most    int           // that it ever had
@@ -46,23 +49,14 @@ type seat struct {
 	heard   atomic.Int64  // when it last answered anybody, in Unix nanoseconds
 }
 
-// basedWatcher is a decorator over client/v3's own watcher, which needs no decoration here.
-type basedWatcher interface{ BaseWatcher() clientv3.Watcher }
-
-func newPool(cli *clientv3.Client) *pool {
-	p := &pool{cli: cli, suspect: make(chan struct{}, 1)}
+func newPool(ctx context.Context, cli *clientv3.Client) *pool {
+	p := &pool{ctx: ctx, suspect: make(chan struct{}, 1)}
 	if w := cli.Watcher; cli.ActiveConnection() == nil || !official(w) {
-		p.given = w
+		p.given = given{w}
+		return p
 	}
+	p.dial = newDialer(cli)
 	return p
-}
-
-// official reports whether w is the one that client/v3 makes.
-func official(w clientv3.Watcher) bool {
-	if b, ok := w.(basedWatcher); ok {
-		w = b.BaseWatcher()
-	}
-	return w != nil && reflect.TypeOf(w).String() == "*clientv3.watcher"
 }
 
 // acquire takes a seat, on a stream of its own while there are few. avoid is the peer that has just failed. A suspect
@@ -104,8 +98,7 @@ func (p *pool) take(s *seat) *seat {
 }
 
 func (p *pool) open(avoid string) *seat {
-	src, l := newLink(p.cli, avoid)
-	return &seat{src: src, link: l, gone: make(chan struct{})}
+	return &seat{src: newPipe(p.ctx, p.dial, avoid), gone: make(chan struct{})}
 }
 
 // release gives a seat back. A stream that broke, or that refuses a tenant because its token is too old, takes nobody any
@@ -122,7 +115,7 @@ func (p *pool) release(s *seat, broken bool) {
 	if p.given != nil || !last {
 		return
 	}
-	_ = s.src.Close() // the error is that of a stream that nobody reads
+	_ = s.src.Close() // has no error to tell
 	if s.alone {
 		<-p.suspect
 	}

@@ -3,8 +3,6 @@ package watch
 import (
 	"errors"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // stall is how long a consumer may hold up a replay. Client/v3 would keep everything that arrives meanwhile.
@@ -70,7 +68,7 @@ func (r *replayer) once() error {
 	_, gone := errors.AsType[*compaction](err)
 	broken := err != nil && !gone && !fromConsumer(err) && !errors.Is(err, errStalled) && r.over() == nil
 	if broken {
-		r.avoid = seat.link.at()
+		r.avoid = seat.src.peer()
 		if errors.Is(err, errNoAnswer) {
 			r.silences++
 		}
@@ -86,19 +84,19 @@ func (r *replayer) read(seat *seat) error {
 		return err
 	}
 	defer st.stop()
-	if r.hub.lineage.Load().foreign(st.first.Header) {
+	if r.hub.lineage.Load().foreign(st.first.header) {
 		return errOtherMember
 	}
 	ask := time.NewTicker(askBehind)
 	defer ask.Stop()
 	for r.pos < r.upTo {
 		select {
-		case resp, ok := <-st.ch:
-			if err := received(&resp, ok); err != nil {
+		case a, ok := <-st.ch:
+			if err := a.failure(ok); err != nil {
 				return err
 			}
 			st.note()
-			if err := r.deliver(st, &resp); err != nil {
+			if err := r.deliver(st, &a); err != nil {
 				return err
 			}
 		case <-ask.C:
@@ -114,18 +112,18 @@ func (r *replayer) read(seat *seat) error {
 }
 
 // deliver hands one answer to the consumer. The watch is ended where that takes long.
-func (r *replayer) deliver(st *stream, resp *clientv3.WatchResponse) error {
-	if resp.IsProgressNotify() {
-		r.move(max(r.pos, resp.Header.GetRevision()))
+func (r *replayer) deliver(st *stream, a *answer) error {
+	if a.progress() {
+		r.move(max(r.pos, a.header.GetRevision()))
 		return nil
 	}
-	if len(resp.Events) == 0 {
+	if len(a.events) == 0 {
 		return nil
 	}
 	slow := time.AfterFunc(stall, st.stop)
-	err := r.giveAll(r.req.span.nodes(resp.Events, r.pos+1))
+	err := r.giveAll(r.req.span.nodes(a.events, r.pos+1))
 	if err == nil {
-		r.move(max(r.pos, resp.Events[len(resp.Events)-1].Kv.GetModRevision()))
+		r.move(max(r.pos, a.events[len(a.events)-1].Kv.GetModRevision()))
 	}
 	if !slow.Stop() && err == nil && r.pos < r.upTo {
 		return errStalled

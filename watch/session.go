@@ -7,7 +7,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/cenkalti/backoff/v4"
 
@@ -103,7 +102,7 @@ func (h *hub) blame(s *seat, err error) {
 	if _, ok := errors.AsType[*compaction](err); ok {
 		return // the stream is well
 	}
-	h.avoid = s.link.at()
+	h.avoid = s.src.peer()
 	if errors.Is(err, errNoAnswer) {
 		h.silences++
 	}
@@ -125,7 +124,7 @@ func (h *hub) follow(s *seat) error {
 	}
 	defer func() { st.stop() }()
 	h.heard.Store(st.heard.UnixNano())
-	target, err := h.arrive(st.first.Header)
+	target, err := h.arrive(st.first.header)
 	if err != nil {
 		return err
 	}
@@ -220,13 +219,13 @@ func (h *hub) serve(st *stream, target int64) error {
 	answered := false
 	for {
 		select {
-		case resp, ok := <-st.ch:
-			if err := received(&resp, ok); err != nil {
+		case a, ok := <-st.ch:
+			if err := a.failure(ok); err != nil {
 				return err
 			}
 			st.note()
 			h.heard.Store(st.heard.UnixNano())
-			h.take(&resp, target)
+			h.take(&a, target)
 			if answered {
 				continue
 			}
@@ -264,15 +263,15 @@ func (h *hub) pace(target int64) time.Duration {
 }
 
 // take puts one answer into the log.
-func (h *hub) take(resp *clientv3.WatchResponse, target int64) {
+func (h *hub) take(a *answer, target int64) {
 	next := h.next
 	var nodes []*node
 	switch {
-	case len(resp.Events) > 0:
-		nodes = h.span.nodes(resp.Events, next)
-		next = max(next, resp.Events[len(resp.Events)-1].Kv.GetModRevision()+1)
-	case resp.IsProgressNotify():
-		next = max(next, resp.Header.GetRevision()+1)
+	case len(a.events) > 0:
+		nodes = h.span.nodes(a.events, next)
+		next = max(next, a.events[len(a.events)-1].Kv.GetModRevision()+1)
+	case a.progress():
+		next = max(next, a.header.GetRevision()+1)
 	}
 	behind := h.next <= target
 	if len(nodes) > 0 || next != h.next {

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
@@ -18,38 +18,35 @@ type hubKey struct {
 	hide                bool
 }
 
-// options are those of the server-side watch, from rev on; 0 is from now on.
-func (k hubKey) options(rev int64) []clientv3.OpOption {
-	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithFragment(), clientv3.WithRev(rev)}
+// request asks for a watch from rev on; 0 is from now on.
+func (k hubKey) request(rev int64) *pb.WatchRequest {
+	r := &pb.WatchCreateRequest{Key: []byte(k.from), StartRevision: rev, Fragment: true, PrevKv: k.prev}
 	if k.to != keyspace.After(k.from) {
-		opts = append(opts, clientv3.WithRange(k.to))
-	}
-	if k.prev {
-		opts = append(opts, clientv3.WithPrevKV())
+		r.RangeEnd = []byte(k.to)
 	}
 	if k.puts {
-		opts = append(opts, clientv3.WithFilterDelete())
+		r.Filters = append(r.Filters, pb.WatchCreateRequest_NODELETE)
 	}
 	if k.deletes {
-		opts = append(opts, clientv3.WithFilterPut())
+		r.Filters = append(r.Filters, pb.WatchCreateRequest_NOPUT)
 	}
-	return opts
+	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}}
 }
 
 // stream is one server-side watch that etcd has confirmed.
 type stream struct {
 	seat  *seat
-	ctx   context.Context //nolint:containedctx // is the watch: client/v3 finds it, and ends it, by its context
+	ctx   context.Context //nolint:containedctx // the life of the watch
 	stop  context.CancelFunc
-	ch    clientv3.WatchChan
-	first clientv3.WatchResponse // the confirmation
+	ch    <-chan answer
+	first answer // the confirmation
 	heard time.Time
 }
 
 // open opens a watch from rev on, and waits for the confirmation, for as long as bound: the call itself blocks while no
 // server answers. An answer that is an error comes as a *refusal, or a *compaction.
 func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64, bound time.Duration) (*stream, error) {
-	ctx, stop := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	ctx, stop := context.WithCancel(ctx)
 	st, err := s.opened(ctx, wg, k, rev, bound)
 	if err != nil {
 		stop()
@@ -61,8 +58,8 @@ func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64
 }
 
 func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64, bound time.Duration) (*stream, error) {
-	got := make(chan clientv3.WatchChan, 1)
-	wg.Go(func() { got <- s.src.Watch(ctx, k.from, k.options(rev)...) })
+	got := make(chan (<-chan answer), 1)
+	wg.Go(func() { got <- s.src.watch(ctx, k, rev) })
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	st := &stream{seat: s, ctx: ctx}
@@ -74,29 +71,14 @@ func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int
 		return nil, ctx.Err()
 	}
 	select {
-	case resp, ok := <-st.ch:
-		st.first = resp
-		return st, confirmed(&resp, ok)
+	case a, ok := <-st.ch:
+		st.first = a
+		return st, a.confirmed(ok)
 	case <-timer.C:
 		return nil, fmt.Errorf("%w to a new watch within %v", errNoAnswer, bound)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-}
-
-// confirmed checks that the first answer of a watch is its confirmation.
-func confirmed(resp *clientv3.WatchResponse, ok bool) error {
-	switch {
-	case !ok:
-		return errEnded
-	case resp.CompactRevision > 0:
-		return &compaction{resp.CompactRevision}
-	case resp.Err() != nil:
-		return &refusal{resp.Err()}
-	case !resp.Created || resp.Header.GetRevision() == 0:
-		return fmt.Errorf("%w: the first answer does not confirm the watch", errEnded)
-	}
-	return nil
 }
 
 // note remembers that the watch has answered.
@@ -125,16 +107,5 @@ const askWithin = time.Second
 func (st *stream) ask() {
 	ctx, stop := context.WithTimeout(st.ctx, askWithin)
 	defer stop()
-	_ = st.seat.src.RequestProgress(ctx) // what is wrong with the stream shows in its channel
-}
-
-// received checks one answer of an open watch. Its error is the end of the watch.
-func received(resp *clientv3.WatchResponse, ok bool) error {
-	switch {
-	case !ok:
-		return errEnded
-	case resp.CompactRevision > 0:
-		return &compaction{resp.CompactRevision}
-	}
-	return resp.Err()
+	_ = st.seat.src.progress(ctx) // what is wrong with the stream shows in its channel
 }

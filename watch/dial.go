@@ -1,0 +1,63 @@
+package watch
+
+import (
+	"context"
+	"reflect"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// dialer opens the gRPC streams of a client.
+type dialer struct {
+	cli  *clientv3.Client
+	stub pb.WatchClient
+	opts []grpc.CallOption
+}
+
+func newDialer(cli *clientv3.Client) *dialer {
+	return &dialer{cli: cli, stub: pb.NewWatchClient(cli.ActiveConnection()), opts: wire.CallOptions(cli)}
+}
+
+// otherPeers bounds how many streams are opened in the search for another peer than the one to avoid.
+const otherPeers = 4
+
+// dial opens a stream, at another peer than the one to avoid where the balancer offers one.
+func (d *dialer) dial(ctx context.Context, avoid string) (s pb.Watch_WatchClient, at string, err error) {
+	for try := 1; ; try++ {
+		own, stop := context.WithCancel(ctx)
+		s, err := d.stub.Watch(own, d.opts...)
+		if err != nil {
+			stop()
+			return nil, "", err
+		}
+		at := peerOf(s)
+		if avoid == "" || at != avoid || len(d.cli.Endpoints()) == 1 || try == otherPeers {
+			context.AfterFunc(ctx, stop)
+			return s, at, nil
+		}
+		stop()
+	}
+}
+
+func peerOf(s grpc.ClientStream) string {
+	if p, ok := peer.FromContext(s.Context()); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
+
+// basedWatcher is a decorator over client/v3's own watcher, which needs no decoration here.
+type basedWatcher interface{ BaseWatcher() clientv3.Watcher }
+
+// official reports whether w is the one that client/v3 makes.
+func official(w clientv3.Watcher) bool {
+	if b, ok := w.(basedWatcher); ok {
+		w = b.BaseWatcher()
+	}
+	return w != nil && reflect.TypeOf(w).String() == "*clientv3.watcher"
+}

@@ -1,0 +1,70 @@
+package watch
+
+import (
+	"context"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+)
+
+// given is a Watcher of the user's own, in the place of a stream. It is used as it is, and not closed.
+type given struct{ clientv3.Watcher }
+
+// watch opens a watch and passes on what it says. A refusal and a stream that broke look alike there.
+func (g given) watch(ctx context.Context, k hubKey, rev int64) <-chan answer {
+	in := g.Watch(clientv3.WithRequireLeader(ctx), k.from, k.options(rev)...)
+	out := make(chan answer)
+	go func() { // ends with ctx, or with the watch
+		defer close(out)
+		for {
+			var resp clientv3.WatchResponse
+			var ok bool
+			select {
+			case resp, ok = <-in:
+			case <-ctx.Done():
+				return
+			}
+			if !ok {
+				return
+			}
+			select {
+			case out <- answerOf(&resp):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+func answerOf(resp *clientv3.WatchResponse) answer {
+	return answer{
+		header: resp.Header, created: resp.Created, events: resp.Events, compacted: resp.CompactRevision, err: resp.Err(),
+	}
+}
+
+func (g given) progress(ctx context.Context) error { return g.RequestProgress(ctx) }
+
+func (given) peer() string { return "" }
+
+// Close does nothing: the Watcher is its owner's.
+func (given) Close() error { return nil }
+
+// options are those of a watch from rev on; 0 is from now on.
+func (k hubKey) options(rev int64) []clientv3.OpOption {
+	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithFragment(), clientv3.WithRev(rev)}
+	if k.to != keyspace.After(k.from) {
+		opts = append(opts, clientv3.WithRange(k.to))
+	}
+	if k.prev {
+		opts = append(opts, clientv3.WithPrevKV())
+	}
+	if k.puts {
+		opts = append(opts, clientv3.WithFilterDelete())
+	}
+	if k.deletes {
+		opts = append(opts, clientv3.WithFilterPut())
+	}
+	return opts
+}

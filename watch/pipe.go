@@ -1,0 +1,264 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// noWatch is the ID in answers that are about no single watch: refusals, and progress of all watches on the stream.
+const noWatch = clientv3.InvalidWatchID
+
+// queued is how many answers may wait for a watch. Then its stream waits, and so does etcd.
+const queued = 16
+
+// pipe is one gRPC stream with the watches on it. Client/v3's own would open the stream again by itself, keep whatever a
+// slow reader leaves, and may hang when a watch is refused while another one ends; this one is opened once, keeps
+// little, and ends with the stream.
+//
+// etcd confirms or refuses the watches of a stream in the order in which they were asked for. A refusal names no watch,
+// so that order is how it finds its own.
+type pipe struct {
+	ctx  context.Context //nolint:containedctx // the life of the stream
+	stop context.CancelFunc
+	up   chan struct{} // closed when the stream is open, or will never be
+	wg   sync.WaitGroup
+
+	sending sync.Mutex // held for each message, so that they are sent one by one and asked for in order
+
+	mu     sync.Mutex
+	wire   pb.Watch_WatchClient
+	at     string // the peer
+	asked  []*tap // not confirmed yet, in order
+	open   map[int64]*tap
+	broke  error // why the stream has ended
+	closed bool
+}
+
+// tap is one watch on a pipe.
+type tap struct {
+	ctx   context.Context //nolint:containedctx // the life of the watch
+	ch    chan answer
+	id    int64             // known once it is confirmed
+	parts []*clientv3.Event // of a batch that comes in fragments
+}
+
+// newPipe starts to open a stream, and returns at once.
+func newPipe(ctx context.Context, d *dialer, avoid string) *pipe {
+	p := &pipe{up: make(chan struct{}), open: make(map[int64]*tap)}
+	p.ctx, p.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
+	p.wg.Go(func() { p.run(d, avoid) })
+	return p
+}
+
+// run opens the stream and reads it until it breaks.
+func (p *pipe) run(d *dialer, avoid string) {
+	s, at, err := d.dial(p.ctx, avoid)
+	if err == nil {
+		p.mu.Lock()
+		p.wire, p.at = s, at
+		p.mu.Unlock()
+	}
+	close(p.up)
+	for err == nil {
+		var resp *pb.WatchResponse
+		if resp, err = s.Recv(); err == nil {
+			p.route(resp)
+		}
+	}
+	p.fail(err)
+}
+
+// fail ends all watches.
+func (p *pipe) fail(err error) {
+	p.stop()
+	p.mu.Lock()
+	p.broke = rpctypes.Error(err)
+	all := p.asked
+	for _, t := range p.open {
+		all = append(all, t)
+	}
+	p.asked = nil
+	clear(p.open)
+	p.mu.Unlock()
+	for _, t := range all {
+		t.end(answer{err: p.broke})
+	}
+}
+
+// watch asks for a watch from rev on, 0 for from now on. It lives as long as ctx.
+func (p *pipe) watch(ctx context.Context, k hubKey, rev int64) <-chan answer {
+	t := &tap{ctx: ctx, ch: make(chan answer, queued)}
+	select {
+	case <-p.up:
+	case <-ctx.Done():
+		return t.ch
+	}
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	p.mu.Lock()
+	s, broke := p.wire, p.broke
+	if broke == nil && s != nil {
+		p.asked = append(p.asked, t)
+		context.AfterFunc(ctx, func() { p.leave(t) })
+	}
+	p.mu.Unlock()
+	if s == nil || broke != nil {
+		t.end(answer{err: errors.Join(errEnded, broke)})
+		return t.ch
+	}
+	_ = s.Send(k.request(rev)) // what is wrong with the stream is what Recv says
+	return t.ch
+}
+
+// leave ends a watch whose context has ended. One that etcd has yet to confirm is ended when it does.
+func (p *pipe) leave(t *tap) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.open[t.id] != t {
+		return
+	}
+	delete(p.open, t.id)
+	p.cancel(t.id)
+}
+
+// cancel has etcd end a watch. Nobody waits for that. The caller holds p.mu.
+func (p *pipe) cancel(id int64) {
+	if p.closed {
+		return
+	}
+	s := p.wire
+	p.wg.Go(func() {
+		p.sending.Lock()
+		defer p.sending.Unlock()
+		_ = s.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}})
+	})
+}
+
+// progress asks for the progress of all watches of the stream.
+func (p *pipe) progress(context.Context) error {
+	p.mu.Lock()
+	s := p.wire
+	p.mu.Unlock()
+	if s == nil || !p.sending.TryLock() {
+		return nil // somebody is sending: the stream is stuck, or the next request comes through
+	}
+	defer p.sending.Unlock()
+	return s.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+}
+
+// peer is where the stream ends, "" where that is not known.
+func (p *pipe) peer() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
+}
+
+// Close ends the stream and waits for its goroutines.
+func (p *pipe) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.stop()
+	p.wg.Wait()
+	return nil
+}
+
+// route hands one answer to the watch that it is for.
+func (p *pipe) route(resp *pb.WatchResponse) {
+	switch {
+	case resp.GetCreated():
+		p.confirm(resp)
+	case resp.GetCanceled():
+		if t := p.take(resp.GetWatchId()); t != nil {
+			t.end(ending(resp))
+		}
+	case resp.GetWatchId() == noWatch:
+		for _, t := range p.all() {
+			t.put(resp)
+		}
+	default:
+		p.mu.Lock()
+		t := p.open[resp.GetWatchId()]
+		p.mu.Unlock()
+		if t != nil { // it may have left a moment ago
+			t.put(resp)
+		}
+	}
+}
+
+// confirm is etcd's answer to the watch that was asked for first.
+func (p *pipe) confirm(resp *pb.WatchResponse) {
+	p.mu.Lock()
+	if len(p.asked) == 0 {
+		p.mu.Unlock()
+		return // never seen: etcd answers once each
+	}
+	t := p.asked[0]
+	p.asked = p.asked[1:]
+	refused := resp.GetCanceled() || resp.GetWatchId() == noWatch
+	switch {
+	case refused:
+	case t.ctx.Err() != nil:
+		p.cancel(resp.GetWatchId())
+	default:
+		t.id = resp.GetWatchId()
+		p.open[t.id] = t
+	}
+	p.mu.Unlock()
+	if refused {
+		t.end(ending(resp))
+		return
+	}
+	t.send(answer{created: true, header: resp.GetHeader()})
+}
+
+func (p *pipe) take(id int64) *tap {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.open[id]
+	delete(p.open, id)
+	return t
+}
+
+func (p *pipe) all() []*tap {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*tap, 0, len(p.open))
+	for _, t := range p.open {
+		out = append(out, t)
+	}
+	return out
+}
+
+// put hands over events, once they are complete, or progress.
+func (t *tap) put(resp *pb.WatchResponse) {
+	if len(t.parts) > 0 && len(resp.GetEvents()) == 0 {
+		return // progress in the middle of a batch is none
+	}
+	if resp.GetFragment() {
+		t.parts = append(t.parts, resp.GetEvents()...)
+		return
+	}
+	a := answer{header: resp.GetHeader(), events: append(t.parts, resp.GetEvents()...)}
+	t.parts = nil
+	t.send(a)
+}
+
+// send waits until the watch has room, or nobody wants it any more.
+func (t *tap) send(a answer) {
+	select {
+	case t.ch <- a:
+	case <-t.ctx.Done():
+	}
+}
+
+// end is the last answer.
+func (t *tap) end(a answer) {
+	t.send(a)
+	close(t.ch)
+}

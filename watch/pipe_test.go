@@ -1,0 +1,193 @@
+package watch_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// script is a server whose streams are served by a function.
+type script struct {
+	pb.UnimplementedWatchServer
+
+	serve func(s pb.Watch_WatchServer) error
+}
+
+func (s *script) Watch(stream pb.Watch_WatchServer) error { return s.serve(stream) }
+
+// scripted starts a server and returns its endpoint.
+func scripted(t *testing.T, serve func(s pb.Watch_WatchServer) error) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := grpc.NewServer()
+	pb.RegisterWatchServer(srv, &script{serve: serve})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		srv.Stop()
+		<-done
+	})
+	return l.Addr().String()
+}
+
+// Client/v3's own watcher waits for ever in Close when it comes between a refusal and the end of what was refused.
+func TestCloseEndsWhileWatchesAreRefused(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+		for {
+			if _, err := s.Recv(); err != nil {
+				return nil //nolint:nilerr // the client has left
+			}
+			asked.Add(1)
+			if err := s.Send(&pb.WatchResponse{
+				Header: &pb.ResponseHeader{Revision: 1}, WatchId: -1, Created: true, Canceled: true,
+				CancelReason: rpctypes.ErrGRPCInvalidAuthToken.Error(),
+			}); err != nil {
+				return err
+			}
+		}
+	})
+	cli := etcdtest.NewClient(t, []string{ep})
+	for range size(150, 1500) {
+		w := watch.New(cli)
+		before := asked.Load()
+		for i := range 20 { // more than there are streams
+			_, err := w.Subscribe(watch.Key(strconv.Itoa(i)), func(context.Context, watch.Batch) error { return nil })
+			require.NoError(t, err)
+		}
+		require.Eventually(t, func() bool { return asked.Load() >= before+int64(1+rand.IntN(20)) }, within, 10*time.Microsecond)
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			_ = w.Close()
+		}()
+		select {
+		case <-closed:
+		case <-time.NewTimer(within).C:
+			require.Fail(t, "Close does not return")
+		}
+	}
+}
+
+// One stream carries several watches; the refused ones are told, and only they.
+func TestARefusalReachesTheWatchThatItIsFor(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	w := newWatcher(t, srv.Client(t, etcdtest.As("u", "p")))
+	var subs []*watch.Subscription
+	var got []*recorder
+	for i := range 40 {
+		r := newRecorder()
+		key := fmt.Sprintf("w/%02d", i)
+		if i%3 == 0 {
+			key = fmt.Sprintf("secret/%02d", i)
+		}
+		sub, err := w.Subscribe(watch.Key(key), r.handle)
+		require.NoError(t, err)
+		subs, got = append(subs, sub), append(got, r)
+	}
+	for i, sub := range subs {
+		if i%3 == 0 {
+			require.ErrorIs(t, ended(t, sub), watch.ErrPermission)
+			continue
+		}
+		ready(t, sub)
+		got[i].revision(t, mustPut(t, root, fmt.Sprintf("w/%02d", i), "v"))
+	}
+}
+
+func TestFragmentsAreOneBatchAndProgressBetweenThemIsNone(t *testing.T) {
+	t.Parallel()
+	header := func(rev int64) *pb.ResponseHeader {
+		return &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: rev}
+	}
+	event := func(key string) *mvccpb.Event {
+		return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: []byte("v"), ModRevision: 7, CreateRevision: 7, Version: 1}}
+	}
+	live := make(chan struct{})
+	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+		if _, err := s.Recv(); err != nil {
+			return err
+		}
+		if err := s.Send(&pb.WatchResponse{Header: header(5), WatchId: 3, Created: true}); err != nil {
+			return err
+		}
+		<-live
+		for _, resp := range []*pb.WatchResponse{
+			{Header: header(7), WatchId: 9, Events: []*mvccpb.Event{event("somebody-else's")}},
+			{Header: header(7), WatchId: 3, Fragment: true, Events: []*mvccpb.Event{event("a"), event("b")}},
+			{Header: header(7), WatchId: -1},
+			{Header: header(7), WatchId: 3, Fragment: true, Events: []*mvccpb.Event{event("c")}},
+			{Header: header(7), WatchId: 3, Events: []*mvccpb.Event{event("d")}},
+		} {
+			if err := s.Send(resp); err != nil {
+				return err
+			}
+		}
+		<-s.Context().Done()
+		return nil
+	})
+	w := newWatcher(t, etcdtest.NewClient(t, []string{ep}))
+	_, got := subscribe(t, w, watch.Prefix(""))
+	close(live)
+	got.revision(t, 7)
+	require.Len(t, got.all(), 1)
+	assert.Equal(t, []string{"a", "b", "c", "d"}, keysOf(got.all()[0]))
+}
+
+func TestAWatchThatIsLeftBeforeItIsConfirmedIsCancelled(t *testing.T) {
+	t.Parallel()
+	asked, confirm, cancelled := make(chan struct{}, 1), make(chan struct{}), make(chan int64, 64)
+	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+		for id := int64(1); ; id++ {
+			req, err := s.Recv()
+			if err != nil {
+				return nil //nolint:nilerr // the client has left
+			}
+			if c := req.GetCancelRequest(); c != nil {
+				cancelled <- c.GetWatchId()
+				continue
+			}
+			if slices.Equal(req.GetCreateRequest().GetKey(), []byte("late")) {
+				asked <- struct{}{}
+				<-confirm
+			}
+			if err := s.Send(&pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 5}, WatchId: id, Created: true}); err != nil {
+				return err
+			}
+		}
+	})
+	w := newWatcher(t, etcdtest.NewClient(t, []string{ep}))
+	for i := range 15 { // so that the next one shares its stream
+		subscribe(t, w, watch.Key(strconv.Itoa(i)))
+	}
+	sub, err := w.Subscribe(watch.Key("late"), func(context.Context, watch.Batch) error { return nil })
+	require.NoError(t, err)
+	<-asked
+	require.NoError(t, sub.Close())
+	close(confirm)
+	assert.EqualValues(t, 2, <-cancelled, "the second of its stream")
+}
