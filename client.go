@@ -2,6 +2,7 @@ package etcdkit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/internal/zapslog"
 	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
 )
 
 // Client is a connection to etcd and the parts that work over it. [Open], [OpenLazy] or [Wrap] make one, usually one for
@@ -23,7 +26,10 @@ import (
 type Client struct {
 	*core
 
-	store *kv.Store
+	store   *kv.Store
+	leases  *lease.Manager
+	watcher *watch.Watcher
+
 	below string // the dir below the configured namespace, for reports
 	view  bool   // made by Namespace: owns nothing
 }
@@ -138,26 +144,45 @@ func newLogin(ctx context.Context, s *settings) *login {
 	return nil
 }
 
-// client returns the client in the configured namespace.
+// client returns the client in the configured namespace. Its parts send nothing before they are used.
 func (c *core) client() *Client {
-	cfg := c.set.cfg
-	return &Client{core: c, store: kv.New(c.cli,
-		kv.WithNamespace(c.set.namespace),
-		kv.WithTimeouts(time.Duration(cfg.ReadTimeout), time.Duration(cfg.WriteTimeout)),
-		kv.WithRetry(cfg.Retry),
-		kv.WithLogger(c.set.logger),
-		kv.WithRetryHook(c.set.observer.Retry),
-	)}
+	cfg, log, obs := c.set.cfg, c.set.logger, c.set.observer
+	read, write := time.Duration(cfg.ReadTimeout), time.Duration(cfg.WriteTimeout)
+	leases := []lease.Option{
+		lease.WithNamespace(c.set.namespace), lease.WithTimeouts(read, write), lease.WithRetry(cfg.Retry),
+		lease.WithLogger(log), lease.WithRetryHook(obs.Retry), lease.WithLossHook(obs.LeaseLost),
+	}
+	if cfg.SessionTTL != 0 { // that of a client that was given to Wrap is lease's own default
+		leases = append(leases, lease.WithSessionTTL(time.Duration(cfg.SessionTTL)))
+	}
+	return &Client{
+		core: c,
+		store: kv.New(c.cli,
+			kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry),
+			kv.WithLogger(log), kv.WithRetryHook(obs.Retry)),
+		leases:  lease.New(c.cli, leases...),
+		watcher: watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync)),
+	}
 }
 
 // KV is the store of the client's namespace. It is the same for every call.
 func (c *Client) KV() *kv.Store { return c.store }
 
-// Namespace is the same connection below dir, which is relative to the client's own namespace. Closing it closes nothing.
-// A dir that is none is told by each call of its parts.
+// Leases is what grants leases and keeps sessions and keys alive, in the client's namespace. It is the same for every
+// call. Its shared session, which the other parts use as well, has Config.SessionTTL and is opened when first needed.
+func (c *Client) Leases() *lease.Manager { return c.leases }
+
+// Watcher watches in the client's namespace. It is the same for every call, and so are the streams of all namespaces.
+func (c *Client) Watcher() *watch.Watcher { return c.watcher }
+
+// Namespace is the same connection, session and watch streams below dir, which is relative to the client's own
+// namespace. Closing it closes nothing. A dir that is none is told by each call of its parts.
 func (c *Client) Namespace(dir string) *Client {
-	below, _ := keyspace.Dir(dir) // the store tells what is wrong with it
-	return &Client{core: c.core, store: c.store.Namespace(dir), below: c.below + below, view: true}
+	below, _ := keyspace.Dir(dir) // the parts tell what is wrong with it
+	return &Client{
+		core: c.core, store: c.store.Namespace(dir), leases: c.leases.Namespace(dir), watcher: c.watcher.Namespace(dir),
+		below: c.below + below, view: true,
+	}
 }
 
 // Raw is the client of client/v3, outside the namespace. On a client that Open or OpenLazy made, its KV and Lease send
@@ -173,14 +198,18 @@ func (c *core) endpoints() []string {
 	return c.cli.Endpoints()
 }
 
-// Close ends what the client runs in the background, its connections, and with [ErrClosed] the calls under way. It is
-// bounded also when etcd is away, does its work once, and returns the same result every time. A client made by
-// Namespace has nothing to close.
+// Close removes the keys that the client keeps and revokes its sessions, ends its watches, then what it runs in the
+// background and its connections, and with [ErrClosed] the calls under way. It takes about 5 s at most, also when etcd is
+// away, does its work once, and returns the same result every time; an error of package lease means that leases were left
+// to end by themselves. A client made by Namespace has nothing to close.
 func (c *Client) Close() error {
 	if c.view {
 		return nil
 	}
-	c.closing.Do(func() { c.closeErr = c.close() })
+	c.closing.Do(func() {
+		c.closed.Store(true)
+		c.closeErr = errors.Join(c.leases.Close(), c.watcher.Close(), c.close())
+	})
 	return c.closeErr
 }
 
@@ -189,7 +218,6 @@ func (c *core) gone() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil 
 
 // close ends the patrol and the login before the connections that they use.
 func (c *core) close() error {
-	c.closed.Store(true)
 	c.stop() // also ends the context of cli, and with it the calls
 	if c.patrol != nil {
 		c.patrol.wait()

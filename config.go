@@ -66,8 +66,8 @@ type Config struct {
 	ReadTimeout  Duration `json:"readTimeout,omitzero"`
 	WriteTimeout Duration `json:"writeTimeout,omitzero"`
 
-	// SessionTTL is how long locks and registrations of this process outlive it. Whole seconds; default 15s. It is checked,
-	// and has an effect once the client has sessions; not yet.
+	// SessionTTL is how long locks and registrations of this process outlive it. It is the TTL of the
+	// client's shared session. Whole seconds; default 15s, and a server with default timing grants 2s at least.
 	SessionTTL Duration `json:"sessionTTL,omitzero"`
 
 	// Retry says how often and how fast failed calls are repeated, where that is safe.

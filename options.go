@@ -117,12 +117,12 @@ func WithObserver(obs Observer) Option { return func(o *options) { o.observer = 
 type Observer struct {
 	// Retry is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and how.
 	Retry func(op string, attempt int, err error)
-	// LeaseLost is told why a session has ended other than by being closed. It is called once the client has sessions; not yet.
+	// LeaseLost is told why a session has ended other than by being closed.
 	LeaseLost func(cause error)
 	// LockWait is told how long a lock of the given name was waited for. It is called once the client has locks; not yet.
 	LockWait func(name string, d time.Duration)
 	// WatchResync is told of a watch whose history was lost and which went on from the current state, and how many
-	// changes it reported for the difference. It is called once the client has watches; not yet.
+	// changes it reported for the difference.
 	WatchResync func(selector string, folded int)
 	// CacheLookup is told of each read of a cache over dir. It is called once the client has caches; not yet.
 	CacheLookup func(dir string, hit bool)

@@ -7,17 +7,17 @@ import (
 
 // Stats counts what a watcher, and those that share its client's streams, did.
 type Stats struct {
-	Active        int // watches and subscriptions that run
-	ServerWatches int // server-side watches that they share; replays have further ones while they last
-	Streams       int // gRPC streams
+	Active        int `json:"active"`        // watches and subscriptions that run
+	ServerWatches int `json:"serverWatches"` // server-side watches that they share; replays have further ones while they last
+	Streams       int `json:"streams"`       // gRPC streams
 
-	Batches    uint64 // batches delivered
-	Events     uint64 // events delivered
-	Folded     uint64 // changes left out by WithCoalescing
-	Reconnects uint64 // streams that ended and were opened again
-	Resyncs    uint64 // lists that brought a state watch up to date
-	Replays    uint64 // histories read for a single watch
-	Overflows  uint64 // watches that lagged too far and lost their place
+	Batches    uint64 `json:"batches"`    // batches delivered
+	Events     uint64 `json:"events"`     // events delivered
+	Folded     uint64 `json:"folded"`     // changes left out by WithCoalescing
+	Reconnects uint64 `json:"reconnects"` // streams that ended and were opened again
+	Resyncs    uint64 `json:"resyncs"`    // lists that brought a state watch up to date
+	Replays    uint64 `json:"replays"`    // histories read for a single watch
+	Overflows  uint64 `json:"overflows"`  // watches that lagged too far and lost their place
 }
 
 // Active is how many watches and subscriptions run.

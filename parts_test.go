@@ -1,0 +1,156 @@
+package etcdkit_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+func TestThePartsWorkInTheNamespaceOfTheClient(t *testing.T) {
+	t.Parallel()
+	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir})
+	assert.Same(t, c.Watcher(), c.Watcher())
+	assert.Same(t, c.Leases(), c.Leases())
+	for name, tt := range map[string]struct {
+		client *etcdkit.Client
+		below  string
+	}{
+		"the client's own":  {c, dir},
+		"one made from it":  {c.Namespace("sub"), dir + "sub/"},
+		"one made from one": {c.Namespace("sub").Namespace("x"), dir + "sub/x/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := tt.client.Leases().OpenKey(t.Context(), "alive", []byte("yes"))
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, key.Close()) })
+			got, err := direct.Get(t.Context(), tt.below+"alive")
+			require.NoError(t, err)
+			require.Len(t, got.Kvs, 1)
+			assert.NotZero(t, got.Kvs[0].Lease)
+			for b, err := range tt.client.Watcher().Watch(t.Context(), watch.Key("alive"), watch.WithSnapshot()) {
+				require.NoError(t, err)
+				require.Len(t, b.Events, 1)
+				assert.Equal(t, "alive", b.Events[0].Key)
+				break
+			}
+		})
+	}
+}
+
+func TestTheSharedSessionHasTheConfiguredTTL(t *testing.T) {
+	t.Parallel()
+	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), SessionTTL: etcdkit.Duration(20 * time.Second)})
+	one, err := c.Leases().Shared(t.Context())
+	require.NoError(t, err)
+	other, err := c.Namespace("other").Leases().Shared(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, one.ID(), other.ID(), "one session for a client")
+	info, err := c.Leases().Describe(t.Context(), one.ID())
+	require.NoError(t, err)
+	assert.Equal(t, 20*time.Second, info.Granted)
+}
+
+func TestCloseRemovesKeysRevokesSessionsAndEndsWatches(t *testing.T) {
+	t.Parallel()
+	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+	wrapped := etcdtest.NewClient(t, etcdtest.Endpoints())
+	overWrapped, err := etcdkit.Wrap(wrapped, etcdkit.WithNamespace(dir))
+	require.NoError(t, err)
+	for name, c := range map[string]*etcdkit.Client{
+		"opened":  opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir}),
+		"wrapped": overWrapped,
+	} {
+		s, err := c.Leases().OpenSession(t.Context())
+		require.NoError(t, err, name)
+		_, err = c.Leases().OpenKey(t.Context(), "key", nil)
+		require.NoError(t, err, name)
+		sub, err := c.Watcher().Subscribe(watch.Prefix(""), func(context.Context, watch.Batch) error { return nil })
+		require.NoError(t, err, name)
+		<-sub.Ready()
+		stats := c.Stats()
+		assert.Equal(t, 1, stats.Watches.ServerWatches, name)
+		assert.Equal(t, 1, stats.Leases.Keys, name)
+
+		require.NoError(t, c.Namespace("x").Close())
+		require.NoError(t, s.Err(), "a view has closed nothing")
+		require.NoError(t, c.Close(), name)
+		<-sub.Done()
+		require.ErrorIs(t, sub.Err(), etcdkit.ErrClosed, name)
+		require.ErrorIs(t, context.Cause(s.Context()), etcdkit.ErrClosed, name)
+		left, err := direct.TimeToLive(t.Context(), s.ID())
+		require.NoError(t, err, name)
+		assert.EqualValues(t, -1, left.TTL, "%s: the lease is gone", name)
+		got, err := direct.Get(t.Context(), dir, clientv3.WithPrefix())
+		require.NoError(t, err, name)
+		assert.Empty(t, got.Kvs, name)
+	}
+	_, err = wrapped.Get(t.Context(), dir)
+	require.NoError(t, err, "the client below is its owner's")
+}
+
+func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints()})
+	require.NoError(t, err)
+	_, err = c.Leases().Shared(t.Context())
+	require.NoError(t, err)
+	sub, err := c.Watcher().Subscribe(watch.Prefix(""), func(context.Context, watch.Batch) error { return nil })
+	require.NoError(t, err)
+	<-sub.Ready()
+	s.Pause()
+	defer s.Resume()
+	began := time.Now()
+	err = c.Close()
+	assert.Less(t, time.Since(began), 10*time.Second)
+	require.ErrorContains(t, err, "lease: close")
+	assert.Equal(t, err, c.Close(), "the same result every time")
+}
+
+func TestTheObserverHearsOfLostSessionsAndOfResyncs(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	proxy := s.Proxy(t)
+	lost, resynced := make(chan error, 1), make(chan int, 1)
+	c := opened(t, etcdkit.Config{Endpoints: proxy.Endpoints()}, etcdkit.WithObserver(etcdkit.Observer{
+		LeaseLost:   func(cause error) { lost <- cause },
+		WatchResync: func(_ string, folded int) { resynced <- folded },
+	}))
+	direct := s.Client(t)
+	session, err := c.Leases().OpenSession(t.Context())
+	require.NoError(t, err)
+	sub, err := c.Watcher().Subscribe(watch.Prefix("w/"), func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
+	require.NoError(t, err)
+	<-sub.Ready()
+
+	proxy.Refuse()
+	proxy.Cut()
+	var rev int64
+	for range 3 {
+		put, err := direct.Put(t.Context(), "w/k", "v")
+		require.NoError(t, err)
+		rev = put.Header.Revision
+	}
+	_, err = direct.Compact(t.Context(), rev)
+	require.NoError(t, err)
+	_, err = direct.Revoke(t.Context(), session.ID())
+	require.NoError(t, err)
+	proxy.Accept()
+
+	assert.Equal(t, 1, <-resynced, "one key is new")
+	cause := <-lost
+	require.ErrorIs(t, cause, lease.ErrNotFound)
+	require.True(t, errors.Is(context.Cause(session.Context()), lease.ErrNotFound))
+}
