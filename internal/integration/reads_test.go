@@ -113,7 +113,7 @@ func TestReadsGoOnWhileAFollowerIsFrozen(t *testing.T) {
 	began, stop := time.Now(), make(chan struct{})
 	finish := sync.OnceFunc(func() { close(stop) })
 	defer finish()
-	samples := readFor(t, c.KV(), key, 1, stop)
+	samples := readFor(t, c.KV(), key, 4, stop)
 	evicted := func() bool { return len(c.Stats().Evicted) > 0 }
 	require.Eventually(t, evicted, 15*time.Second, 5*time.Millisecond, "it is left out within 5 s")
 	out := time.Since(began)
