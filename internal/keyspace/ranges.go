@@ -50,14 +50,6 @@ func (r Range) Contains(key string) bool {
 	return key >= r.From && (r.To == ToEnd || key < r.To)
 }
 
-// Covers reports whether every key of other is in r. An empty range is covered by any.
-func (r Range) Covers(other Range) bool {
-	if other.Empty() {
-		return true
-	}
-	return other.From >= r.From && !endsBelow(r.To, other.To)
-}
-
 // Intersect is the keys that are in both ranges, which may be none.
 func (r Range) Intersect(other Range) Range {
 	if other.From > r.From {

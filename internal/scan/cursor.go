@@ -29,7 +29,6 @@ type cursor struct {
 	held    int              // how many pages do not grow
 	stream  *stream          // open, or nil
 	yielded bool
-	counted bool
 }
 
 func (s *Scan) begin(ctx context.Context) *cursor {
@@ -41,7 +40,7 @@ func (s *Scan) begin(ctx context.Context) *cursor {
 // rewind sets the cursor before the first key.
 func (c *cursor) rewind() {
 	c.close()
-	c.rev, c.total, c.counted = c.opts.Rev, 0, false
+	c.rev = c.opts.Rev
 	c.left = c.opts.Limit
 	c.page = min(firstPage, c.opts.PageSize)
 	c.paging = c.paging || c.opts.Reverse || c.opts.Limit > 0
@@ -108,48 +107,18 @@ func (c *cursor) chunk(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	return c.getPage(ctx)
 }
 
-// prepare finds out what has to be known before the first chunk.
+// prepare finds out the revision, which the first page of a scan by pages tells by itself.
 func (c *cursor) prepare(ctx context.Context) error {
-	if c.opts.Total && !c.counted {
-		return c.count(ctx)
-	}
 	if c.rev != 0 || c.paging || len(c.rest) == 0 {
 		return nil
 	}
 	// One key is enough to learn the revision, and unlike the range costs the server nothing to count. It is in the
 	// range, so that whoever may read the range may read it.
-	_, err := c.countOnly(ctx, keyspace.Range{From: c.rest[0].From})
-	return err
-}
-
-// count finds the revision and the total.
-func (c *cursor) count(ctx context.Context) error {
-	c.total = 0
-	for _, r := range c.rest {
-		if r.Empty() {
-			continue
-		}
-		n, err := c.countOnly(ctx, r)
-		if err != nil {
-			return err
-		}
-		c.total += n
-	}
-	c.counted = true
-	return nil
-}
-
-// countOnly counts the keys of a range, and pins the revision when it is the first to see one.
-func (c *cursor) countOnly(ctx context.Context, r keyspace.Range) (int64, error) {
-	opts := []clientv3.OpOption{clientv3.WithCountOnly(), clientv3.WithRev(c.rev)}
-	if r.To != "" {
-		opts = append(opts, clientv3.WithRange(r.To))
-	}
-	resp, err := c.reader.Get(ctx, first(r), opts...)
+	resp, err := c.reader.Get(ctx, first(c.rest[0]), clientv3.WithCountOnly())
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return resp.Count, c.pin(resp)
+	return c.pin(resp)
 }
 
 // errNoRevision is an answer that does not say which revision it is of.

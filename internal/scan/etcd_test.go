@@ -165,14 +165,12 @@ func TestLimitsAndDirections(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			c.o.Total = true
 			s := scan.New(cli.KV, nil, keyspace.Spans(dir, ""), c.o)
 			got, err := collect(t, s)
 			require.NoError(t, err)
 			require.Len(t, got, c.n)
 			assert.Equal(t, dir+c.first, got[0])
 			assert.Equal(t, dir+c.last, got[len(got)-1])
-			assert.EqualValues(t, 1300, s.Total())
 		})
 	}
 }

@@ -33,8 +33,6 @@ type Options struct {
 	Reverse bool
 	// PageSize is the most keys of a page; 0 is 5000. Pages begin smaller and grow while they stay light.
 	PageSize int64
-	// Total counts the keys of all ranges before the first chunk, with a small read for each range.
-	Total bool
 }
 
 // Scan is a scan of some ranges. It is not safe for concurrent use.
@@ -44,8 +42,7 @@ type Scan struct {
 	ranges []keyspace.Range
 	opts   Options
 
-	rev   int64
-	total int64
+	rev int64
 }
 
 // New describes a scan of absolute ranges, which are disjoint and in key order. It sends nothing.
@@ -63,9 +60,6 @@ func once(ctx context.Context, step func(ctx context.Context) error) error { ret
 
 // Revision is the revision that the scan reads at. It is known from the first chunk on, and after the loop.
 func (s *Scan) Revision() int64 { return s.rev }
-
-// Total is how many keys the ranges hold at [Scan.Revision], where Options.Total asked for it; it knows no limit.
-func (s *Scan) Total() int64 { return s.total }
 
 // Chunks yields the keys in chunks, none of which is empty. An error comes last, with no chunk. A chunk belongs to the
 // caller. Each loop over the sequence is a scan of its own, with a revision of its own.

@@ -103,18 +103,6 @@ func TestANamedRevisionIsNotLookedUp(t *testing.T) {
 	assert.EqualValues(t, 17, s.Revision())
 }
 
-func TestTotalCountsAllRangesAtTheRevision(t *testing.T) {
-	t.Parallel()
-	for _, o := range []scan.Options{{Total: true}, {Total: true, Limit: 2}, {Total: true, Reverse: true}} {
-		m := &member{keys: append([]string{"."}, someKeys(25)...), rev: 42, chunk: 10}
-		s := scan.New(m.reader(), nil, keyspace.Spans("", ""), o)
-		_, err := collect(t, s)
-		require.NoError(t, err)
-		assert.EqualValues(t, 26, s.Total())
-		assert.EqualValues(t, 42, m.ranges[1].Revision)
-	}
-}
-
 func TestAnEmptyRangeYieldsNothingButItsRevision(t *testing.T) {
 	t.Parallel()
 	for _, o := range []scan.Options{{}, {Limit: 5}, {Reverse: true}} {
