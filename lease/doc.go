@@ -58,7 +58,8 @@
 // refused, and is a loss.
 //
 // Where a client has no connection, or its Lease field is not client/v3's own, that field is used, and renewals go
-// through its KeepAliveOnce.
+// through its KeepAliveOnce. Such a Lease chooses the IDs: a grant is then sent once, and may leave a lease behind when
+// its answer is lost.
 //
 // # Keys
 //
@@ -93,7 +94,7 @@
 //
 // # Costs in RPCs
 //
-//	OpenSession          1 (Grant); with WithLease 1 renewal on a stream of its own
+//	OpenSession          1 (Grant), 2 when the answer took more than half of the TTL; with WithLease as KeepAliveOnce
 //	a session            1 message per TTL/3 on the shared stream
 //	Session.Close        1 (Revoke)
 //	Shared, Acquire      0 when the session is there; a lease carries 256 of those who Acquire
@@ -111,5 +112,6 @@
 // # Lifetime
 //
 // A Manager belongs to whoever made it. Close ends all of its sessions and keys, revokes their leases and
-// returns within about 5 s, also when etcd is away. All types are safe for concurrent use.
+// returns within about 5 s, also when etcd is away. Calls that are under way then end with [ErrClosed]. All types are safe
+// for concurrent use.
 package lease

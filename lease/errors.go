@@ -39,6 +39,8 @@ var (
 // What is refused before anything is sent.
 var (
 	errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
+	errNoClient  = fmt.Errorf("%w: no client", errs.Invalid)
+	errNoLease   = fmt.Errorf("%w: the client has no Lease", errs.Invalid)
 	errNoKV      = fmt.Errorf("%w: the client has no KV", errs.Invalid)
 )
 

@@ -60,6 +60,48 @@ func TestOpenAndCloseCostOneRPCEach(t *testing.T) {
 	assert.Equal(t, map[string]int{"Lease/LeaseGrant": 2, "Lease/LeaseRevoke": 1}, count.Counts())
 }
 
+func TestWhatIsDoneByHandCostsOneRPCEach(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	m := manage(t, count.Client(t, hardened))
+	info, err := m.Grant(t.Context(), 30*time.Second)
+	require.NoError(t, err)
+	_, err = m.Describe(t.Context(), info.ID)
+	require.NoError(t, err)
+	_, err = m.KeepAliveOnce(t.Context(), info.ID)
+	require.NoError(t, err)
+	s, err := m.OpenSession(t.Context(), lease.WithLease(info.ID))
+	require.NoError(t, err)
+	require.NoError(t, m.Revoke(t.Context(), info.ID))
+	require.ErrorIs(t, s.Err(), lease.ErrNotFound)
+	assert.Equal(t, map[string]int{
+		"Lease/LeaseGrant": 1, "Lease/LeaseTimeToLive": 1, "Lease/LeaseKeepAlive": 2, "Lease/LeaseRevoke": 1,
+	}, count.Counts())
+}
+
+// TestADeadlineSaysWhatWasNotReached has nothing listen where etcd was.
+func TestADeadlineSaysWhatWasNotReached(t *testing.T) {
+	t.Parallel()
+	link := etcdtest.Start(t).Proxy(t)
+	m := manage(t, etcdtest.NewClient(t, link.Endpoints(), hardened))
+	link.Refuse()
+	link.Cut()
+	calls := map[string]func(ctx context.Context) error{
+		"OpenSession": func(ctx context.Context) error { _, err := m.OpenSession(ctx); return err },
+		"Shared":      func(ctx context.Context) error { _, err := m.Shared(ctx); return err },
+		"Describe":    func(ctx context.Context) error { _, err := m.Describe(ctx, 7); return err },
+	}
+	for name, call := range calls {
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		err := call(ctx)
+		stop()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		require.ErrorIs(t, err, lease.ErrUnavailable, name)
+		require.ErrorContains(t, err, link.Endpoint(), name)
+		require.ErrorContains(t, err, "refused", name)
+	}
+}
+
 func TestLeasesThatNobodyKnows(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
@@ -284,9 +326,10 @@ func TestGrantAndRevokeWhoseAnswersAreLost(t *testing.T) {
 				assert.Equal(t, 1, leases(t, direct), "and not two")
 
 				link.Blackhole(false, true)
-				go func() { done <- s.Close() }()
+				go func() { done <- m.Revoke(t.Context(), s.ID()) }()
 				require.Eventually(t, func() bool { return leases(t, direct) == 0 }, 10*time.Second, 5*time.Millisecond)
 				link.Heal()
+				link.Cut() // a plain client sends it again by itself
 				require.NoError(t, <-done, "gone after an attempt of our own is success")
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -111,4 +112,147 @@ func ExampleManager_Shared() {
 	must(err)
 	fmt.Println(a == b, a.TTL())
 	// Output: true 15s
+}
+
+// A lease by hand: nobody renews it but you.
+func ExampleManager_Grant() {
+	ctx, cli, leases, store := connect("grant")
+	defer cli.Close()
+	defer leases.Close()
+
+	granted, err := leases.Grant(ctx, time.Minute)
+	must(err)
+	_, err = store.Put(ctx, "offer", []byte("until further notice"), kv.WithLease(granted.ID))
+	must(err)
+	info, err := leases.Describe(ctx, granted.ID)
+	must(err)
+	fmt.Println(info.Granted, info.Keys)
+	_, err = leases.KeepAliveOnce(ctx, granted.ID)
+	must(err)
+
+	must(leases.Revoke(ctx, granted.ID)) // and with it the key
+	_, err = leases.Describe(ctx, granted.ID)
+	fmt.Println(errors.Is(err, lease.ErrNotFound))
+	// Output:
+	// 1m0s [offer]
+	// true
+}
+
+// A place on a shared lease for each key of many.
+func ExampleManager_Acquire() {
+	ctx, cli, sessions, _ := connect("acquire")
+	defer cli.Close()
+	defer sessions.Close()
+
+	used := map[clientv3.LeaseID]int{}
+	var releases []func() // each to be called when its key is gone
+	for range 300 {
+		s, release, err := sessions.Acquire(ctx)
+		must(err)
+		releases = append(releases, release)
+		used[s.ID()]++
+	}
+	fmt.Println(len(used), "leases for", len(releases), "keys")
+	for _, release := range releases {
+		release()
+	}
+	// Output: 2 leases for 300 keys
+}
+
+// Work that stops when the lease can no longer be relied on, and knows why.
+func ExampleSession_Context() {
+	ctx, cli, sessions, _ := connect("context")
+	defer cli.Close()
+	defer sessions.Close()
+
+	s, err := sessions.OpenSession(ctx)
+	must(err)
+	work, stop := context.WithTimeout(s.Context(), time.Hour)
+	defer stop()
+
+	must(sessions.Revoke(ctx, s.ID())) // as an operator might
+	<-work.Done()
+	cause := context.Cause(work)
+	fmt.Println(errors.Is(cause, lease.ErrExpired), errors.Is(cause, lease.ErrNotFound))
+	fmt.Println(s.State(), s.Err())
+	// Output:
+	// true true
+	// lost lease: expired: lease: not found
+}
+
+// A lease that outlives the session: the next process adopts it, with its keys.
+func ExampleSession_Orphan() {
+	ctx, cli, old, store := connect("orphan")
+	defer cli.Close()
+	defer old.Close()
+
+	s, err := old.OpenSession(ctx, lease.WithTTL(30*time.Second))
+	must(err)
+	_, err = store.Put(ctx, "cursor", []byte("1234"), kv.WithLease(s.ID()))
+	must(err)
+	s.Orphan()
+
+	next := lease.New(cli)
+	defer next.Close()
+	adopted, err := next.OpenSession(ctx, lease.WithLease(s.ID()))
+	must(err)
+	fmt.Println(adopted.ID() == s.ID(), adopted.State(), adopted.TTL())
+	e, err := store.Get(ctx, "cursor")
+	must(err)
+	fmt.Println(string(e.Value))
+	// Output:
+	// true alive 30s
+	// 1234
+}
+
+// A mutex of client/v3 on a session whose end is known in time.
+func ExampleSession_Concurrency() {
+	ctx, cli, sessions, _ := connect("concurrency")
+	defer cli.Close()
+	defer sessions.Close()
+
+	s, err := sessions.OpenSession(ctx)
+	must(err)
+	mutex := concurrency.NewMutex(s.Concurrency(), "example/concurrency/mutex")
+	must(mutex.Lock(ctx))
+	fmt.Println("locked on the session's lease:", s.Concurrency().Lease() == s.ID())
+	must(mutex.Unlock(ctx))
+	// Output: locked on the session's lease: true
+}
+
+// A key that somebody else has is left alone, unless one asks for it.
+func ExampleWithTakeover() {
+	ctx, cli, sessions, store := connect("takeover")
+	defer cli.Close()
+	defer sessions.Close()
+
+	_, err := store.Put(ctx, "members/a", []byte("left by a predecessor"))
+	must(err)
+	_, err = sessions.OpenKey(ctx, "members/a", []byte("10.0.0.1:80"))
+	fmt.Println(errors.Is(err, lease.ErrExists))
+
+	k, err := sessions.OpenKey(ctx, "members/a", []byte("10.0.0.1:80"), lease.WithTakeover())
+	must(err)
+	e, err := store.Get(ctx, "members/a")
+	must(err)
+	fmt.Println(string(e.Value))
+	must(k.Close())
+	// Output:
+	// true
+	// 10.0.0.1:80
+}
+
+// A key whose value changes keeps its lease.
+func ExampleKey_Update() {
+	ctx, cli, sessions, store := connect("update")
+	defer cli.Close()
+	defer sessions.Close()
+
+	k, err := sessions.OpenKey(ctx, "members/a", []byte("ready"))
+	must(err)
+	must(k.Update(ctx, []byte("draining")))
+	e, err := store.Get(ctx, "members/a")
+	must(err)
+	fmt.Println(string(e.Value), e.Lease != clientv3.NoLease, k.State())
+	// Output: draining true alive
 }

@@ -1,6 +1,10 @@
 package lease
 
-import "time"
+import (
+	"time"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
 
 // Sleep makes a session believe that the wall clock has gone on by d while the monotonic one stood still, as they do
 // while a machine is suspended.
@@ -13,4 +17,11 @@ func (s *Session) Sleep(d time.Duration) {
 // SweepAfter changes when what a closed key may have left behind is swept away.
 func (m *Manager) SweepAfter(first, second time.Duration) {
 	m.sweepAfter = []time.Duration{first, second}
+}
+
+// OpenLate opens the session of a lease that was granted a whole TTL ago, as it is in a process that was stopped between
+// the answer and its next step.
+func (m *Manager) OpenLate(ttl time.Duration) error {
+	_, err := m.open(term{id: wire.NewLeaseID(), asked: time.Now().Add(-ttl), ttl: ttl}, m.ns, nil)
+	return err
 }

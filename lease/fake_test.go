@@ -2,7 +2,6 @@ package lease_test
 
 import (
 	"context"
-	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/lease"
@@ -258,150 +256,4 @@ func (f *fakeEtcd) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRe
 
 func (f *fakeEtcd) LeaseLeases(context.Context, *pb.LeaseLeasesRequest, ...grpc.CallOption) (*pb.LeaseLeasesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "not needed")
-}
-
-// fakeStream is one renewal stream.
-type fakeStream struct {
-	grpc.ClientStream
-
-	f      *fakeEtcd
-	ctx    context.Context
-	member string
-	broken chan struct{}
-	in     chan message
-	out    chan message
-}
-
-// message is a request or an answer under way.
-type message struct {
-	id, ttl int64
-	at      time.Time
-	err     error
-}
-
-func (f *fakeEtcd) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := len(f.streams) + 1
-	var opening error
-	if f.opening != nil {
-		opening = f.opening(n)
-	}
-	s := &fakeStream{f: f, ctx: ctx, broken: f.broken, in: make(chan message, 8192), out: make(chan message, 8192)}
-	if len(f.members) > 0 {
-		s.member = f.members[(n-1)%len(f.members)]
-		s.ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(s.member)})
-	}
-	f.streams = append(f.streams, s.member)
-	if opening != nil {
-		return nil, opening
-	}
-	if f.fault == refuse {
-		return nil, errRefused
-	}
-	f.open++
-	go s.serve()
-	return s, nil
-}
-
-type address string
-
-func (address) Network() string  { return "tcp" }
-func (a address) String() string { return string(a) }
-
-var _ net.Addr = address("")
-
-// serve is the server's end of the stream.
-func (s *fakeStream) serve() {
-	defer func() {
-		s.f.mu.Lock()
-		s.f.open--
-		s.f.mu.Unlock()
-	}()
-	for {
-		select {
-		case m := <-s.in:
-			if !sleep(s.ctx, time.Until(m.at.Add(s.f.lag()))) {
-				return
-			}
-			if s.f.is(loseUp, loseBoth) {
-				continue
-			}
-			if s.f.work > 0 && !sleep(s.ctx, s.f.work) {
-				return
-			}
-			answer := s.f.renew(m.id, s.member)
-			if answer.err == errStuck { //nolint:errorlint // the very value
-				<-s.ctx.Done()
-				return
-			}
-			s.out <- answer
-		case <-s.ctx.Done():
-			return
-		}
-	}
-}
-
-func (f *fakeEtcd) renew(id int64, member string) message {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.renewals++
-	m := message{id: id, at: time.Now()}
-	if f.renewal != nil {
-		if m.err = f.renewal(id, member); m.err != nil {
-			return m
-		}
-	}
-	if l := f.alive(id); l != nil {
-		m.ttl = l.ttl
-		l.expires = m.at.Add(f.ttl(l.ttl))
-	}
-	return m
-}
-
-func (s *fakeStream) Context() context.Context { return s.ctx }
-
-func (s *fakeStream) Send(r *pb.LeaseKeepAliveRequest) error {
-	select {
-	case s.in <- message{id: r.GetID(), at: time.Now()}:
-		return nil
-	case <-s.ctx.Done():
-		return s.ctx.Err()
-	}
-}
-
-// late is what a slow network adds to an answer.
-const late = 7 * time.Second
-
-// errFrozen, as the answer to a renewal, is none: the member has been stopped.
-var errFrozen = status.Error(codes.Unknown, "frozen")
-
-// errStuck, as the answer to a renewal, holds up all that come after it on the stream, as etcd does while it waits for
-// an expired lease to be revoked.
-var errStuck = status.Error(codes.Unknown, "stuck")
-
-func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
-	for {
-		select {
-		case m := <-s.out:
-			wait := s.f.lag()
-			if s.f.is(delay) {
-				wait += late
-			}
-			if !sleep(s.ctx, time.Until(m.at.Add(wait))) {
-				return nil, status.FromContextError(s.ctx.Err()).Err()
-			}
-			switch {
-			case s.f.is(loseDown, loseBoth), m.err == errFrozen: //nolint:errorlint // the very value
-			case m.err != nil:
-				return nil, m.err
-			default:
-				return &pb.LeaseKeepAliveResponse{ID: m.id, TTL: m.ttl}, nil
-			}
-		case <-s.broken:
-			return nil, status.Error(codes.Unavailable, "connection reset")
-		case <-s.ctx.Done():
-			return nil, status.FromContextError(s.ctx.Err()).Err()
-		}
-	}
 }

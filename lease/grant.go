@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,49 +19,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Info is what is known of a lease.
-type Info struct {
-	ID clientv3.LeaseID `json:"id"`
-	// Granted is the TTL that etcd granted, which may be longer than what was asked for.
-	Granted time.Duration `json:"granted"`
-	// Remaining is how long the lease will live at least, if it is not revoked, as of the return of the call.
-	Remaining time.Duration `json:"remaining"`
-	// Keys are those on the lease, as the manager takes them; keys outside of its namespace, and the library's own, are
-	// left out. Only Describe fills it in.
-	Keys []string `json:"keys,omitempty"`
-}
-
-// named is a lease as errors show it, which is how etcdctl does.
-func named(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
-
-// isNotFound reports whether err says that etcd has no such lease.
-func isNotFound(err error) bool {
-	if err == nil {
-		return false
-	}
-	_, condition := retry.Classify(err, false)
-	return errors.Is(condition, errs.LeaseNotFound)
-}
-
-// term is a lease as an answer gave it.
-type term struct {
-	id    clientv3.LeaseID
-	asked time.Time // when the request was sent that was answered
-	ttl   time.Duration
-}
-
-// info is the term as of now.
-func (t term) info() Info {
-	return Info{ID: t.id, Granted: t.ttl, Remaining: max(t.ttl-time.Since(t.asked), 0)}
-}
-
 // Grant makes a lease that nobody renews: it is the caller's to attach keys to, to renew and to revoke; see
-// [Manager.OpenSession] for one that is kept alive. One RPC, repeated under the same ID where its answer is lost; a
-// grant that fails leaves no lease behind. ttl is held to the limits of [WithTTL].
+// [Manager.OpenSession] for one that is kept alive. One RPC, repeated under the same ID where its answer is lost; a lease
+// that may have come of a grant that failed is revoked in the background. ttl is held to the limits of [WithTTL].
 func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
 	if err := errors.Join(m.ready(), checkTTL(ttl)); err != nil {
 		return Info{}, fail("grant", "", err)
 	}
+	ctx, stop := m.until(ctx)
+	defer stop()
 	t, err := m.grant(ctx, ttl)
 	if err != nil {
 		return Info{}, err
@@ -97,7 +62,7 @@ func (c *core) grant(ctx context.Context, ttl time.Duration) (term, error) {
 		}
 		return t, err
 	}
-	if err != nil && !errs.Unchanged(err) {
+	if err != nil && c.ownIDs && !errs.Unchanged(err) {
 		c.abandon(t.id)
 	}
 	return t, err
@@ -123,6 +88,8 @@ func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info,
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
 		return Info{}, fail("keep alive", "", err)
 	}
+	ctx, stop := m.until(ctx)
+	defer stop()
 	t, err := m.renewOnce(ctx, id, "keep alive")
 	if err != nil {
 		return Info{}, err
@@ -163,6 +130,8 @@ func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
 		return fail("revoke", "", err)
 	}
+	ctx, stop := m.until(ctx)
+	defer stop()
 	err := m.revoke(ctx, id)
 	if err == nil || errors.Is(err, ErrNotFound) {
 		for _, s := range m.renewer.all() {
@@ -200,6 +169,8 @@ func (m *Manager) Describe(ctx context.Context, id clientv3.LeaseID) (Info, erro
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
 		return Info{}, fail("describe", "", err)
 	}
+	ctx, stop := m.until(ctx)
+	defer stop()
 	var out Info
 	call := retry.Call{Pkg: "lease", Op: "describe", Key: named(id), Read: true}
 	err := m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {

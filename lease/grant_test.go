@@ -209,12 +209,32 @@ func TestAllComplaintsComeAtOnce(t *testing.T) {
 	require.NoError(t, bad.Namespace("x").Close())
 	require.NoError(t, bad.Close())
 
-	_, err = m.OpenSession(nil) //nolint:staticcheck // which is what is tested
+	lame := lease.New(clientv3.NewCtxClient(t.Context()))
+	_, err = lame.Grant(t.Context(), time.Minute)
 	require.ErrorIs(t, err, lease.ErrInvalid)
-	_, err = m.Shared(nil) //nolint:staticcheck // likewise
-	require.ErrorIs(t, err, lease.ErrInvalid)
+	require.ErrorContains(t, err, "no Lease")
+
 	_, err = m.Describe(t.Context(), clientv3.NoLease)
 	require.ErrorIs(t, err, lease.ErrInvalid)
+}
+
+//nolint:staticcheck // it is what is tested
+func TestANilContextIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFake()
+	m := f.manager(t)
+	_, grant := m.Grant(nil, time.Minute)
+	_, keep := m.KeepAliveOnce(nil, 7)
+	_, describe := m.Describe(nil, 7)
+	_, open := m.OpenSession(nil)
+	_, adopt := m.OpenSession(nil, lease.WithLease(7))
+	_, shared := m.Shared(nil)
+	_, _, acquire := m.Acquire(nil)
+	for _, err := range []error{grant, keep, describe, open, adopt, shared, acquire, m.Revoke(nil, 7)} {
+		require.ErrorIs(t, err, lease.ErrInvalid)
+		require.ErrorContains(t, err, "nil context")
+	}
+	assert.Zero(t, f.grants+f.revokes+len(f.streams))
 }
 
 func TestInfoCountsWhatIsLeft(t *testing.T) {

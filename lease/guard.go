@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -21,8 +22,14 @@ const guardDir = keyspace.Hidden + "session/"
 type guardKey struct {
 	key string // absolute
 
-	turn    sync.Mutex
-	written bool
+	mu   sync.Mutex
+	last *guardPut // that is under way, or that has worked
+}
+
+// guardPut is one attempt to write the key, for all who wait for it.
+type guardPut struct {
+	done chan struct{}
+	err  error
 }
 
 // Guard returns what holds in etcd as long as the session's lease lives, for kv.WithGuard: a write after that is
@@ -30,8 +37,8 @@ type guardKey struct {
 //
 // etcd cannot be asked in a transaction whether a lease lives, only about keys, so the first call puts a key on the
 // lease, below the namespace's hidden dir: it waits for one RPC, until the session ends and 5 s at most. Sessions that
-// guard nothing thus cost nothing. When the key cannot be written the guard returned does not hold, its error says why,
-// and the next call tries again. Locks and leaderships have guards of their own, which need no further key.
+// guard nothing thus cost nothing. A guard whose key could not be written does not hold, its error says why, and the next
+// call tries again. Locks and leaderships have guards of their own, which need no further key.
 func (s *Session) Guard() kv.Guard {
 	lost := ErrExpired
 	if err := s.writeGuard(); err != nil {
@@ -41,16 +48,32 @@ func (s *Session) Guard() kv.Guard {
 	return kv.NewGuard(lost, holds)
 }
 
-// writeGuard puts the key on the lease, once.
+// writeGuard puts the key on the lease, once; after an attempt that failed the next call makes another.
 func (s *Session) writeGuard() error {
-	s.guard.turn.Lock()
-	defer s.guard.turn.Unlock()
-	if s.guard.written {
-		return nil
+	g := &s.guard
+	g.mu.Lock()
+	p := g.last
+	if p != nil {
+		g.mu.Unlock()
+		<-p.done
+		return p.err
 	}
+	p = &guardPut{done: make(chan struct{})}
+	g.last = p
+	g.mu.Unlock()
+	defer close(p.done)
+	if p.err = s.putGuard(); p.err != nil {
+		g.mu.Lock()
+		g.last = nil
+		g.mu.Unlock()
+	}
+	return p.err
+}
+
+func (s *Session) putGuard() error {
 	if err := s.Err(); err != nil {
 		if errors.Is(err, ErrClosed) {
-			return errors.Join(ErrExpired, err)
+			return fmt.Errorf("%w: %w", ErrExpired, err)
 		}
 		return err
 	}
@@ -59,8 +82,9 @@ func (s *Session) writeGuard() error {
 	if s.c.kv == nil {
 		return fail("guard", named(s.id), errNoKV)
 	}
-	// It can be put any number of times; without the lease it cannot be put at all.
-	call := retry.Call{Pkg: "lease", Op: "guard", Key: named(s.id), Guarded: true}
+	// It can be put any number of times, and without the lease not at all: as repeatable as a read. Nor may what became
+	// of this put be taken for what became of the guarded write, whose error shows ours.
+	call := retry.Call{Pkg: "lease", Op: "guard", Key: named(s.id), Read: true}
 	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
 		_, err := s.c.kv.Put(ctx, s.guard.key, time.Now().UTC().Format(time.RFC3339), clientv3.WithLease(s.id))
 		return err
@@ -69,6 +93,5 @@ func (s *Session) writeGuard() error {
 		s.lose(ErrNotFound, nil)
 		return s.why()
 	}
-	s.guard.written = err == nil
 	return err
 }

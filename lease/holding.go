@@ -27,6 +27,9 @@ type holding struct {
 	seen    int64            // the revision as of which that is so
 	created int64            // the revision of the incarnation that is ours, 0 for none
 	doubt   time.Time        // of the last write that may have been applied, or may yet be
+
+	astray bool               // the key is not known to be what it is to be, and nothing else may happen to it
+	wake   context.CancelFunc // ends the keeper's wait for that
 }
 
 // leasesMost is how many leases are remembered: a key can outlive the session that it was put on.
@@ -38,12 +41,23 @@ func (h *holding) own() bool {
 	return h.kv.GetCreateRevision() == h.created || slices.Contains(h.leases, clientv3.LeaseID(h.kv.GetLease()))
 }
 
-// settle takes the turn and restores the key.
-func (k *Key) settle(ctx context.Context, op string, look bool) error {
+// take takes the turn, which whoever has it gives back by receiving it.
+func (k *Key) take(ctx context.Context, op string) error {
+	if err := retry.ContextError(ctx); err != nil {
+		return fail(op, k.name, err)
+	}
 	select {
 	case k.turn <- struct{}{}:
+		return nil
 	case <-ctx.Done():
-		return fail(op, k.name, retry.ContextError(ctx))
+		return fail(op, k.name, k.m.gaveUp(ctx))
+	}
+}
+
+// settle takes the turn and restores the key.
+func (k *Key) settle(ctx context.Context, op string, look bool) error {
+	if err := k.take(ctx, op); err != nil {
+		return err
 	}
 	defer func() { <-k.turn }()
 	return k.restore(ctx, op, look)
@@ -96,13 +110,19 @@ func (k *Key) want() []byte {
 	return k.value
 }
 
-// note keeps what came of a restoration as the state.
+// note keeps what came of a restoration as the state. One that did not get to its end leaves work to the keeper. Whoever
+// calls it has the turn.
 func (k *Key) note(err error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.state = Alive
 	if err != nil {
 		k.state = Suspended
+	}
+	k.mu.Unlock()
+	h := &k.held
+	h.astray = err != nil && !errors.Is(err, ErrExists) // theirs: until that changes
+	if h.astray && h.wake != nil {
+		h.wake()
 	}
 }
 

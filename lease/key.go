@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // The limits that a key is held to before anything is sent.
@@ -39,7 +39,7 @@ type Key struct {
 	done   chan struct{} // closed when the keeper has ended
 	gone   chan struct{} // closed when the key is closed and its name free again
 
-	turn chan struct{} // full while somebody works on the key in etcd; what belongs to it is in keeping.go
+	turn chan struct{} // full while somebody works on the key in etcd; what belongs to it is in holding.go
 	held holding
 
 	mu    sync.Mutex
@@ -87,7 +87,7 @@ func (m *Manager) ttlOrDefault() time.Duration {
 
 func (m *Manager) checkKey(key string) error {
 	err := keyspace.Key(key, keyBytes-len(m.ns))
-	if err == nil && len(key) >= len(keyspace.Hidden) && key[:len(keyspace.Hidden)] == keyspace.Hidden {
+	if err == nil && strings.HasPrefix(key, keyspace.Hidden) {
 		err = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspace.Hidden)
 	}
 	if err == nil && m.engine != nil && m.kv == nil {
@@ -131,7 +131,7 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 		select {
 		case <-other.gone:
 		case <-ctx.Done():
-			return retry.ContextError(ctx)
+			return m.gaveUp(ctx)
 		}
 	}
 }
@@ -155,8 +155,10 @@ func (k *Key) State() State {
 	return state
 }
 
-// Update changes the value. It keeps the lease. One RPC; none when the value is what is there already. An error means
-// that the change was not seen to be made; it is what the key is restored to all the same, as soon as that is possible.
+// Update changes the value. It keeps the lease. One RPC; none when the value is what is there already.
+//
+// When ctx ends before it is this call's turn, nothing has changed. Any other failure on the way to etcd means that the
+// change was not seen to be made: the value is what the key is restored to all the same, as soon as that is possible.
 func (k *Key) Update(ctx context.Context, value []byte) error {
 	const op = "update key"
 	if err := checkValue(value); err != nil {
@@ -165,10 +167,8 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	if ctx == nil {
 		return fail(op, k.name, errNoContext)
 	}
-	select {
-	case k.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fail(op, k.name, retry.ContextError(ctx))
+	if err := k.take(ctx, op); err != nil {
+		return err
 	}
 	defer func() { <-k.turn }()
 	if k.ctx.Err() != nil {

@@ -2,16 +2,14 @@ package lease_test
 
 import (
 	"context"
+	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -134,19 +132,29 @@ func TestAKeyOfSomebodyElse(t *testing.T) {
 	require.NoError(t, k.Close())
 }
 
+// deaf returns a manager that does not see what happens to its keys.
+func deaf(t *testing.T, dir string) *lease.Manager {
+	t.Helper()
+	cli := etcdtest.Client(t)
+	own := cli.Watcher
+	cli.Watcher = nil
+	t.Cleanup(func() { cli.Watcher = own }) // which the client closes
+	return manage(t, cli, lease.WithNamespace(dir))
+}
+
 func TestCloseDeletesOnlyItsOwn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	other := manage(t, etcdtest.Client(t), lease.WithNamespace(b.dir))
-	k := b.open("first")
-	usurper, err := other.OpenKey(t.Context(), "k", []byte("second"), lease.WithTakeover())
+	k, err := deaf(t, b.dir).OpenKey(t.Context(), "k", []byte("first")) // it will not be put back
+	require.NoError(t, err)
+	theirs, err := deaf(t, b.dir).OpenKey(t.Context(), "k", []byte("second"), lease.WithTakeover())
 	require.NoError(t, err)
 	require.NoError(t, k.Close())
 	got, _ := b.value()
-	if got != "second" { // k has restored it before it was closed, and is restored over
-		b.becomes("second")
-	}
-	require.NoError(t, usurper.Close())
+	assert.Equal(t, "second", got, "it is on their lease")
+	require.NoError(t, theirs.Close())
+	got, _ = b.value()
+	assert.Empty(t, got)
 }
 
 func TestAKeyComesBack(t *testing.T) {
@@ -242,6 +250,35 @@ func TestAKeyComesBackAfterAnOutage(t *testing.T) {
 	assert.Empty(t, r.Kvs)
 }
 
+func TestALeaseCarries256Keys(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			_, err := b.OpenKey(t.Context(), strconv.Itoa(i), nil, lease.WithKeyTTL(33*time.Second))
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	r, err := b.cli.Get(t.Context(), b.dir, clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Len(t, r.Kvs, 300)
+	carried := map[int64]int{}
+	for _, kv := range r.Kvs {
+		carried[kv.Lease]++
+	}
+	require.Len(t, carried, 2)
+	for id, n := range carried {
+		assert.LessOrEqual(t, n, 256)
+		info, err := b.Describe(t.Context(), clientv3.LeaseID(id))
+		require.NoError(t, err)
+		assert.Equal(t, 33*time.Second, info.Granted)
+		assert.Len(t, info.Keys, n)
+	}
+	assert.Equal(t, 2, b.Stats().Sessions)
+}
+
 func TestKeysCostOneTransactionEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
@@ -286,156 +323,18 @@ func TestAKeyLooksOnlyAtWhatOthersDo(t *testing.T) {
 	assert.Equal(t, 3, count.Count("KV/Range"), "one for each deletion, none for our own changes")
 }
 
-// lateKV loses transactions, and hands them over to be applied later.
-type lateKV struct {
-	clientv3.KV
-
-	losing atomic.Bool
-	lost   chan clientv3.Txn
-}
-
-func (l *lateKV) Txn(ctx context.Context) clientv3.Txn {
-	if !l.losing.Load() {
-		return l.KV.Txn(ctx)
-	}
-	return &lostTxn{l.KV.Txn(context.WithoutCancel(ctx)), l}
-}
-
-type lostTxn struct {
-	clientv3.Txn
-
-	kv *lateKV
-}
-
-func (l *lostTxn) If(c ...clientv3.Cmp) clientv3.Txn  { l.Txn = l.Txn.If(c...); return l }
-func (l *lostTxn) Then(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Then(o...); return l }
-func (l *lostTxn) Else(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Else(o...); return l }
-func (l *lostTxn) Commit() (*clientv3.TxnResponse, error) {
-	select {
-	case l.kv.lost <- l.Txn:
-	default: // one is enough
-	}
-	return nil, status.Error(codes.Unavailable, "connection reset")
-}
-
-func newLateKV(t *testing.T, dir string) (*lateKV, *lease.Manager) {
-	t.Helper()
-	cli := etcdtest.Client(t)
-	net := &lateKV{KV: cli.KV, lost: make(chan clientv3.Txn, 1)}
-	cli.KV = net
-	return net, manage(t, cli, lease.WithNamespace(dir))
-}
-
-// loseCreation has OpenKey give up on a transaction, which it returns.
-func (l *lateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
-	t.Helper()
-	l.losing.Store(true)
-	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer stop()
-	_, err := m.OpenKey(ctx, "k", []byte("late"))
-	require.ErrorIs(t, err, lease.ErrUnknownOutcome)
-	l.losing.Store(false)
-	require.Eventually(t, func() bool { return m.Stats().Keys == 0 }, 10*time.Second, time.Millisecond, "it was cleaned up at once")
-	return <-l.lost
-}
-
-func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
-	t.Parallel()
-	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	net, m := newLateKV(t, dir)
-	m.SweepAfter(400*time.Millisecond, 500*time.Millisecond)
-	txn := net.loseCreation(t, m)
-	r, err := txn.Commit()
-	require.NoError(t, err)
-	require.True(t, r.Succeeded, "it was written after that")
-	require.Eventually(t, func() bool {
-		r, err := direct.Get(t.Context(), dir+"k")
-		return assert.NoError(t, err) && len(r.Kvs) == 0
-	}, 20*time.Second, 10*time.Millisecond)
-	k, err := m.OpenKey(t.Context(), "k", []byte("again"))
-	require.NoError(t, err)
-	require.NoError(t, k.Close())
-}
-
-func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
-	t.Parallel()
-	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	net, m := newLateKV(t, dir)
-	m.SweepAfter(500*time.Millisecond, 600*time.Millisecond)
-	txn := net.loseCreation(t, m)
-	k, err := m.OpenKey(t.Context(), "k", []byte("again"))
-	require.NoError(t, err)
-	r, err := txn.Commit()
-	require.NoError(t, err)
-	assert.False(t, r.Succeeded)
-	got, err := direct.Get(t.Context(), dir+"k")
-	require.NoError(t, err)
-	require.Len(t, got.Kvs, 1)
-	first := got.Kvs[0].CreateRevision
-	timer := time.NewTimer(time.Second) // both sweeps would be over
-	<-timer.C
-	got, err = direct.Get(t.Context(), dir+"k")
-	require.NoError(t, err)
-	require.Len(t, got.Kvs, 1)
-	assert.Equal(t, first, got.Kvs[0].CreateRevision, "it was never gone")
-	require.NoError(t, k.Close())
-}
-
-func TestACreationWhoseAnswerIsLostIsOurs(t *testing.T) {
-	t.Parallel()
-	dir := etcdtest.Prefix(t)
-	cli := etcdtest.Client(t)
-	net := &forgetfulKV{KV: cli.KV}
-	cli.KV = net
-	m := manage(t, cli, lease.WithNamespace(dir))
-	net.forget.Store(true)
-	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
-	require.NoError(t, err)
-	assert.False(t, net.forget.Load(), "an answer was lost")
-	assert.Equal(t, lease.Alive, k.State())
-	require.NoError(t, k.Close())
-	r, err := cli.Get(t.Context(), dir+"k")
-	require.NoError(t, err)
-	assert.Empty(t, r.Kvs)
-}
-
-// forgetfulKV carries out a transaction and loses the answer.
-type forgetfulKV struct {
-	clientv3.KV
-
-	forget atomic.Bool
-}
-
-func (f *forgetfulKV) Txn(ctx context.Context) clientv3.Txn {
-	return &forgottenTxn{f.KV.Txn(ctx), f}
-}
-
-type forgottenTxn struct {
-	clientv3.Txn
-
-	kv *forgetfulKV
-}
-
-func (f *forgottenTxn) If(c ...clientv3.Cmp) clientv3.Txn  { f.Txn = f.Txn.If(c...); return f }
-func (f *forgottenTxn) Then(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Then(o...); return f }
-func (f *forgottenTxn) Else(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Else(o...); return f }
-func (f *forgottenTxn) Commit() (*clientv3.TxnResponse, error) {
-	r, err := f.Txn.Commit()
-	if err == nil && f.kv.forget.CompareAndSwap(true, false) {
-		return nil, status.Error(codes.Unavailable, "connection reset")
-	}
-	return r, err
-}
-
 func TestClosingAKeyThatIsTheirsNowLeavesIt(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	k := b.open("ours")
 	theirs := b.usurp()
 	require.Eventually(t, func() bool { return k.State() == lease.Suspended }, 10*time.Second, time.Millisecond)
+	before, err := b.cli.Get(t.Context(), b.dir+"k")
+	require.NoError(t, err)
 	require.NoError(t, k.Close())
-	got, _ := b.value()
-	assert.Equal(t, "theirs", got)
+	after, err := b.cli.Get(t.Context(), b.dir+"k")
+	require.NoError(t, err)
+	assert.Equal(t, before.Kvs, after.Kvs, "they did not have to put it back either")
 	require.NoError(t, theirs.Close())
 }
 

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type loop struct {
 	link   *link         // nil: no stream, and none on its way
 	queue  []outstanding // sent and not answered, in the order in which etcd will answer
 	heard  time.Time     // when the stream last gave a sign of life
+	more   bool          // are due, and wait until there is room in the queue
 	next   time.Time     // when the timer will fire
 
 	failed  int       // streams in a row
@@ -93,44 +95,6 @@ func (l *loop) look(now time.Time) (next time.Time, ok bool) {
 	return earlier(p.next, p.silence), ok
 }
 
-// plan is what is to be done with all sessions.
-type plan struct {
-	due     []outstanding // to be renewed now
-	next    time.Time     // when the next session will be due, if there is one that is not yet
-	silence time.Time     // when the stream will have been silent for too long
-}
-
-const farOff = 24 * time.Hour
-
-// plan looks at all sessions. When there are none the loop has to end: the next session gets a new one.
-func (l *loop) plan(now time.Time) (p plan, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.sessions) == 0 {
-		l.running = false
-		return p, false
-	}
-	p.next, p.silence = now.Add(farOff), now.Add(farOff)
-	for s, t := range l.sessions {
-		switch {
-		case !t.sent.IsZero():
-			since := t.sent
-			if since.Before(l.heard) {
-				since = l.heard
-			}
-			p.silence = earlier(p.silence, since.Add(t.ttl/patience))
-		case t.due.After(now):
-			p.next = earlier(p.next, t.due)
-		default:
-			p.due = append(p.due, outstanding{s, t})
-			if l.link != nil && l.link.stream == nil {
-				p.silence = earlier(p.silence, l.link.begun.Add(t.ttl/patience))
-			}
-		}
-	}
-	return p, true
-}
-
 // at is the member that the stream leads to.
 func (l *loop) at() string {
 	if l.link == nil || l.link.peer == "" {
@@ -145,7 +109,7 @@ const triesMost = 5
 // open asks for a stream.
 func (l *loop) open(now time.Time) {
 	k := &link{begun: now}
-	k.ctx, k.cancel = l.c.lifelong()
+	k.ctx, k.cancel = context.WithCancel(l.ctx)
 	l.link, l.heard = k, now
 	l.streams.Add(1)
 	svc, avoid, tries := l.c.service, l.avoid, triesMost
@@ -157,6 +121,10 @@ func (l *loop) open(now time.Time) {
 		k.read(svc, avoid, tries, l.events)
 	})
 }
+
+// unansweredMost is how many renewals are sent ahead of their answers. It is far below what gRPC's windows hold in either
+// direction: a loop that waits for room to send would not take the answers that make room.
+const unansweredMost = 1024
 
 // send sends renewals, the most urgent first, since a server works on one after the other. The session that the last
 // stream broke over comes last, so that it does not hold up the others again.
@@ -170,6 +138,11 @@ func (l *loop) send(due []outstanding) {
 		}
 		return a.due.Compare(b.due)
 	})
+	room := min(unansweredMost-len(l.queue), len(due))
+	l.more = len(due) > room
+	if due = due[:room]; room == 0 {
+		return
+	}
 	shortest := slices.MinFunc(due, func(a, b outstanding) int { return int(a.turn.ttl - b.turn.ttl) }).turn.ttl
 	stuck := time.AfterFunc(shortest/patience, l.link.cancel) // a stream takes many small messages before it blocks, but it may
 	defer stuck.Stop()
@@ -214,13 +187,17 @@ func (l *loop) answer(a *pb.LeaseKeepAliveResponse) bool {
 	l.renewals.Add(1)
 	if a.GetTTL() <= 0 {
 		o.lose(ErrNotFound, nil)
-		return false
+		return l.room()
 	}
 	sent, ttl := o.sent, time.Duration(a.GetTTL())*time.Second
 	o.answered(sent, ttl)
 	o.renewed(sent, ttl)
-	return o.due.Before(l.next)
+	return o.due.Before(l.next) || l.room()
 }
+
+// room reports whether it is time to send what had to wait. It is when half of the queue is answered: each look is one
+// at all sessions.
+func (l *loop) room() bool { return l.more && len(l.queue) <= unansweredMost/2 }
 
 // unlink gives the stream up. What was sent on it will have to be sent again.
 func (l *loop) unlink() (unanswered []outstanding) {
@@ -296,11 +273,4 @@ func (l *loop) restAfter(class retry.Class, now time.Time, most time.Duration) {
 		return
 	}
 	l.rest = now.Add(min(l.waits.NextBackOff(), most))
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }

@@ -191,7 +191,9 @@ func TestAHolderKnowsBeforeOthersDo(t *testing.T) {
 
 			overlaps, slack := seen.compare(ours)
 			assert.Zero(t, overlaps)
-			assert.Greater(t, slack, 100*time.Millisecond)
+			if long() { // on a machine with nothing else to do
+				assert.Greater(t, slack, 100*time.Millisecond)
+			}
 			t.Logf("TTL %v, lease.Session: %d overlaps of %d, narrowest %v", ttl, overlaps, n, slack)
 			overlaps, slack = seen.compare(official)
 			t.Logf("TTL %v, concurrency.Session: %d overlaps of %d, worst %v", ttl, overlaps, n, slack)
@@ -225,7 +227,7 @@ func TestAPausedServer(t *testing.T) {
 // TestAFrozenMemberCostsNoSession stops one member of three, which a third of the streams lead to.
 func TestAFrozenMemberCostsNoSession(t *testing.T) {
 	t.Parallel()
-	n, ttls := 9, []time.Duration{5 * time.Second}
+	n, ttls := 30, []time.Duration{5 * time.Second} // that none has its stream at the one is a chance of 1 in 190,000
 	if long() {
 		n, ttls = 60, []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second}
 	}
@@ -286,12 +288,22 @@ func TestSessionsSurviveTheirLeader(t *testing.T) {
 	for range kills {
 		leader := cluster.Leader(t)
 		leader.Kill()
-		timer := time.NewTimer(5 * time.Second)
-		<-timer.C
+		killed := time.Now()
+		require.Eventually(t, func() bool {
+			for _, s := range all {
+				if s.Err() != nil {
+					return true
+				}
+				if s.Deadline().Before(killed.Add(9 * time.Second)) {
+					return false // it was not renewed since
+				}
+			}
+			return true
+		}, 30*time.Second, 10*time.Millisecond)
+		for _, s := range all {
+			require.NoError(t, s.Err())
+		}
 		leader.Launch()
 		leader.WaitReady()
-	}
-	for _, s := range all {
-		require.NoError(t, s.Err())
 	}
 }

@@ -17,9 +17,6 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// farewell bounds everything that is done on the server when something is closed.
-const farewell = 5 * time.Second
-
 // Manager grants leases and keeps those of its sessions and keys alive. It is safe for concurrent use. Managers made
 // from one another with [Manager.Namespace] share everything but the namespace.
 type Manager struct {
@@ -38,6 +35,7 @@ type core struct {
 	kv      clientv3.KV
 	engine  *retry.Engine
 	log     *slog.Logger
+	root    string // the namespace of the first manager
 	ttl     time.Duration
 	onLoss  func(cause error)
 
@@ -75,13 +73,18 @@ func New(cli *clientv3.Client, opts ...Option) *Manager {
 	if s.read < 0 || s.write < 0 {
 		bad = errors.Join(bad, fmt.Errorf("%w: negative timeout", errs.Invalid))
 	}
-	if cli == nil {
-		bad = errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid))
+	switch {
+	case cli == nil:
+		bad = errors.Join(bad, errNoClient)
+	case cli.Lease == nil && s.stub == nil:
+		bad = errors.Join(bad, errNoLease)
 	}
 	if bad != nil {
 		return &Manager{core: &core{}, bad: bad, view: true}
 	}
-	return &Manager{core: newCore(cli, s), ns: ns}
+	c := newCore(cli, s)
+	c.root = ns
+	return &Manager{core: c, ns: ns}
 }
 
 func newCore(cli *clientv3.Client, s settings) *core {
@@ -96,12 +99,14 @@ func newCore(cli *clientv3.Client, s settings) *core {
 	//nolint:forbidigo // the manager's own life: no caller's metadata or deadline may reach the shared stream
 	c.life, c.endLife = context.WithCancelCause(context.Background())
 	c.service, c.ownIDs = newService(cli, s.stub)
-	c.kv, _ = wire.KV(cli)
+	kv, seen := wire.KV(cli)
+	c.kv = kv
 	c.engine = retry.New(retry.Config{
 		Client: cli, Policy: retry.Policy(s.retry), ReadTimeout: s.read, WriteTimeout: s.write,
-		Observed: wire.Hardened(cli) && c.ownIDs && s.stub == nil, Logger: s.logger, Observe: s.onRetry,
+		// Both what goes through the KV and what goes through the lease service has to pass the observer.
+		Observed: seen && wire.Hardened(cli) && c.ownIDs && s.stub == nil, Logger: s.logger, Observe: s.onRetry,
 	})
-	c.renewer = newRenewer(c)
+	c.renewer = c.newRenewer()
 	return c
 }
 
@@ -140,111 +145,26 @@ func (c *core) job(f func()) bool {
 	return true
 }
 
-// parting is a context for what has to be done on the server when something ends, whatever else has ended.
-func (c *core) parting() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(c.life), farewell)
+// until is ctx, which ends with the manager too: no call goes on after Close. A nil ctx stays nil, and is refused.
+func (c *core) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx == nil {
+		return nil, func() {}
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	forget := context.AfterFunc(c.life, func() { stop(context.Cause(c.life)) })
+	return ctx, func() { forget(); stop(nil) }
 }
 
-// Stats is what a manager has and did, over all namespaces. Counters start at 0 and only grow.
-type Stats struct {
-	Sessions  int `json:"sessions"`  // that live, shared ones included
-	Suspended int `json:"suspended"` // of those, whose renewals fail at present
-	Keys      int `json:"keys"`      // that are kept
-
-	Renewals uint64 `json:"renewals"` // answered
-	Failures uint64 `json:"failures"` // streams that failed
-	Streams  uint64 `json:"streams"`  // streams that were opened, or tried to be
-	Lost     uint64 `json:"lost"`     // sessions that ended other than by being closed
-	Retries  uint64 `json:"retries"`  // attempts of other calls beyond the first of each
-}
-
-// Stats returns the counters. It sends nothing.
-func (m *Manager) Stats() Stats {
-	if m.engine == nil {
-		return Stats{}
+// gaveUp is why a wait for others of this process ended with ctx: a deadline that has passed while they wait for etcd says
+// what they wait for.
+func (c *core) gaveUp(ctx context.Context) error {
+	err := retry.ContextError(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
-	s := Stats{
-		Renewals: m.renewer.renewals.Load(), Failures: m.renewer.failures.Load(), Streams: m.renewer.streams.Load(),
-		Lost: m.lost.Load(), Retries: m.engine.Stats().Retries,
+	err = fmt.Errorf("%w: %w", errs.Unavailable, err)
+	if why := wire.Explain(ctx, c.cli); why != nil {
+		err = fmt.Errorf("%w: %w", err, why)
 	}
-	for _, one := range m.renewer.all() {
-		s.Sessions++
-		if one.State() == Suspended {
-			s.Suspended++
-		}
-	}
-	m.mu.Lock()
-	s.Keys = len(m.keys)
-	m.mu.Unlock()
-	return s
-}
-
-// Close removes all keys of the manager and revokes the leases of all its sessions, within about 5 s in all, and waits
-// for what runs in the background. Contexts end with a cause that matches [ErrClosed]. It does its work once and returns
-// the same result every time; an error means that leases were left to end by themselves. A manager made by Namespace has
-// nothing to close.
-func (m *Manager) Close() error {
-	if m.view {
-		return nil
-	}
-	m.closing.Do(func() { m.closeErr = m.close() })
-	return m.closeErr
-}
-
-func (c *core) close() error {
-	c.mu.Lock()
-	c.closed = true
-	keys := make([]*Key, 0, len(c.keys))
-	for _, k := range c.keys {
-		keys = append(keys, k)
-	}
-	c.mu.Unlock()
-	c.endLife(closedError("manager"))
-
-	ctx, stop := c.parting()
-	defer stop()
-	err := together(keys, func(k *Key) error { return k.close(ctx) })
-	err = errors.Join(err, together(c.renewer.close(), func(s *Session) error { return s.close(ctx) }))
-	c.jobs.Wait()
-	c.renewer.wait()
-	c.telling.wait()
-	if err != nil {
-		return fail("close", "", err)
-	}
-	return nil
-}
-
-// abreast is how many things are closed at the same time.
-const abreast = 32
-
-// together calls f for each of all, several at a time, and returns the first few errors.
-func together[T any](all []T, f func(T) error) error {
-	var (
-		wg   sync.WaitGroup
-		next atomic.Int64
-		mu   sync.Mutex
-		bad  []error
-	)
-	for range min(abreast, len(all)) {
-		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
-				if err := f(all[i]); err != nil {
-					mu.Lock()
-					bad = append(bad, err)
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	const few = 3
-	if more := len(bad) - few; more > 0 {
-		bad = append(bad[:few], fmt.Errorf("and %d more", more))
-	}
-	return errors.Join(bad...)
-}
-
-// lifelong is a context of the manager's own that does not end with it: what is made with it ends with its last user.
-func (c *core) lifelong() (context.Context, context.CancelFunc) {
-	return context.WithCancel(context.WithoutCancel(c.life))
+	return err
 }

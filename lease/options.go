@@ -58,7 +58,8 @@ func WithRetryHook(f func(op string, attempt int, err error)) Option {
 }
 
 // WithLossHook is told why a session was lost, once for each, and not of sessions that are closed. It is called in
-// whatever goroutine found out, must not block, and must not close the manager, which waits for it. Default: none.
+// whatever goroutine found out, with no lock held. It must not block, and must not close the manager, which waits for it.
+// Default: none.
 func WithLossHook(f func(cause error)) Option { return func(s *settings) { s.onLoss = f } }
 
 // WithStub sends everything that concerns leases through stub instead of the client's connection. It is for stubs with

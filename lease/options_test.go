@@ -58,11 +58,7 @@ func TestRetriesAreBoundedAndTold(t *testing.T) {
 func TestAKeyOfAClientWithoutAWatcher(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	cli := etcdtest.Client(t)
-	own := cli.Watcher
-	cli.Watcher = nil
-	t.Cleanup(func() { cli.Watcher = own }) // which the client closes
-	m := lease.New(cli, lease.WithNamespace(dir))
+	m := deaf(t, dir)
 	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
 	require.NoError(t, err)
 	s, err := m.Shared(t.Context())

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,9 @@ const (
 type renewer struct {
 	c    *core
 	wake chan struct{} // holds one: it is time for the loop to look, or something has changed
+
+	ctx context.Context //nolint:containedctx // of all streams: they end with the last session, not with a caller
+	cut context.CancelFunc
 
 	renewals atomic.Uint64
 	failures atomic.Uint64
@@ -40,15 +44,17 @@ func (t *turn) answered(sent time.Time, ttl time.Duration) {
 	t.ttl, t.sent, t.due = ttl, time.Time{}, sent.Add(ttl/renewEvery)
 }
 
-func newRenewer(c *core) renewer {
-	return renewer{c: c, wake: make(chan struct{}, 1), sessions: map[*Session]*turn{}}
+func (c *core) newRenewer() renewer {
+	ctx, cut := context.WithCancel(context.WithoutCancel(c.life))
+	return renewer{c: c, wake: make(chan struct{}, 1), ctx: ctx, cut: cut, sessions: map[*Session]*turn{}}
 }
 
-// add has a session renewed from now on. It reports false after close.
+// add has a session renewed from now on. It reports false after close, and for a session that is over already, which
+// nobody would remove.
 func (r *renewer) add(s *Session, t term) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed || s.over(time.Now()) {
 		return false
 	}
 	one := &turn{}
@@ -100,5 +106,8 @@ func (r *renewer) close() []*Session {
 	return r.all()
 }
 
-// wait returns when the goroutines have ended, which they do with the last session.
-func (r *renewer) wait() { r.wg.Wait() }
+// wait returns when the goroutines have ended, once the last session has.
+func (r *renewer) wait() {
+	r.cut() // one may be held up in sending
+	r.wg.Wait()
+}

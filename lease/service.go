@@ -2,7 +2,6 @@ package lease
 
 import (
 	"context"
-	"reflect"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -24,18 +23,10 @@ func newService(cli *clientv3.Client, stub pb.LeaseClient) (s service, ownIDs bo
 	switch {
 	case stub != nil:
 		return stub, true
-	case cli.ActiveConnection() != nil && official(cli.Lease):
+	case wire.GrantRepeats(cli):
 		return clientv3.RetryLeaseClient(cli), true
 	}
 	return &decorated{Lease: cli.Lease}, false
-}
-
-// official reports whether l is the one that client/v3 makes for a connection, or a decorator of etcdkit over it.
-func official(l clientv3.Lease) bool {
-	if b, ok := l.(wire.BasedLease); ok {
-		l = b.BaseLease()
-	}
-	return l != nil && reflect.TypeOf(l).String() == "*clientv3.lessor"
 }
 
 // decorated is the service over a Lease of the user's own, which chooses IDs by itself.
@@ -67,13 +58,11 @@ func (d *decorated) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveR
 
 // LeaseKeepAlive gives a stream whose every message is a KeepAliveOnce.
 func (d *decorated) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
-	return &onceStream{ctx: ctx, lease: d.Lease, asked: make(chan *pb.LeaseKeepAliveRequest, onceQueue)}, nil
+	return &onceStream{ctx: ctx, lease: d.Lease, asked: make(chan *pb.LeaseKeepAliveRequest, unansweredMost)}, nil
 }
 
-// onceQueue is how many renewals may wait for the one before them.
-const onceQueue = 256
-
-// onceStream is a stream of renewals over KeepAliveOnce. Recv carries out what Send has queued.
+// onceStream is a stream of renewals over KeepAliveOnce. Recv carries out what Send has queued, for which there is room:
+// nobody sends more than unansweredMost at a time.
 type onceStream struct {
 	grpc.ClientStream // nil: what a stream of gRPC has beyond the methods below is not used
 

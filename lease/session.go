@@ -36,7 +36,8 @@ type Session struct {
 }
 
 // OpenSession grants a lease, or adopts one, and keeps it alive until the session is closed or lost. ctx bounds the
-// opening alone. One RPC; one that fails leaves no lease behind, and no adopted one is touched by a failure.
+// opening alone. One RPC. A lease that may have come of an opening that failed is revoked in the background; no adopted
+// one is touched by a failure. An answer that came too late for the lease to be relied on is a failure: [ErrExpired].
 func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session, error) {
 	const op = "open session"
 	if err := m.ready(); err != nil {
@@ -46,6 +47,8 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 	if err != nil {
 		return nil, fail(op, "", err)
 	}
+	ctx, stop := m.until(ctx)
+	defer stop()
 	if set.leaseSet {
 		t, err := m.renewOnce(ctx, set.lease, op)
 		if err != nil {
@@ -74,8 +77,10 @@ func (c *core) open(t term, ns string, p *pool) (*Session, error) {
 	s.fuse = time.AfterFunc(time.Until(s.trust.mono), s.burn)
 	s.mu.Unlock()
 	if !c.renewer.add(s, t) {
-		s.end(closedError("manager"))
-		return nil, fail("open session", "", errs.Closed)
+		if s.Err() == nil { // then it is the manager that is over
+			s.end(closedError("manager"))
+		}
+		return nil, fail("open session", named(t.id), s.why())
 	}
 	return s, nil
 }
@@ -116,6 +121,14 @@ func (s *Session) Err() error {
 		return s.why()
 	}
 	return cause
+}
+
+// over reports whether the session has ended, or would be found to have by the clock. It draws no conclusions from that,
+// as Err does, and so may be asked under a lock.
+func (s *Session) over(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause != nil || s.trust.passed(now)
 }
 
 // why is why the session ended, nil while it has not.

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,6 @@ const usersMost = 256
 // spread over as many as it takes.
 type pool struct {
 	c   *core
-	ns  string // where the guard keys are
 	ttl time.Duration
 
 	mu       sync.Mutex
@@ -37,7 +37,7 @@ func (m *Manager) pool(ttl time.Duration) *pool {
 	defer m.mu.Unlock()
 	p := m.pools[ttl]
 	if p == nil {
-		p = &pool{c: m.core, ns: m.ns, ttl: ttl}
+		p = &pool{c: m.core, ttl: ttl}
 		m.pools[ttl] = p
 	}
 	return p
@@ -59,7 +59,7 @@ func (m *Manager) Shared(ctx context.Context) (*Session, error) {
 	return m.pool(m.ttl).get(ctx, op, false)
 }
 
-// Acquire is [Manager.Shared] for one key: a shared session that carries less than 256 of those who have acquired and
+// Acquire is [Manager.Shared] for one key: a shared session that carries fewer than 256 of those who have acquired and
 // not released it; a further one is opened when there is none. release is called when the key is gone; it may be called
 // several times. Leases that are no longer needed are kept for the next time.
 func (m *Manager) Acquire(ctx context.Context) (s *Session, release func(), err error) {
@@ -101,24 +101,30 @@ func (p *pool) get(ctx context.Context, op string, reserve bool) (*Session, erro
 				return nil, fail(op, "", err)
 			}
 		case <-ctx.Done():
-			return nil, fail(op, "", retry.ContextError(ctx))
+			return nil, fail(op, "", p.c.gaveUp(ctx))
 		}
 	}
 }
 
 // pick returns a session, or the opening to wait for.
 func (p *pool) pick(reserve bool) (*Session, *opening) {
+	var over []*Session
+	defer func() { // without the lock: whoever is told of a loss may come here
+		for _, s := range over {
+			_ = s.Err()
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	live := p.sessions[:0]
-	for _, s := range p.sessions {
-		if s.Err() == nil {
-			live = append(live, s)
+	now := time.Now()
+	p.sessions = slices.DeleteFunc(p.sessions, func(s *Session) bool {
+		if s.over(now) {
+			over = append(over, s)
+			return true
 		}
-	}
-	clear(p.sessions[len(live):])
-	p.sessions = live
-	for _, s := range live {
+		return false
+	})
+	for _, s := range p.sessions {
 		if !reserve {
 			return s, nil
 		}
@@ -143,7 +149,7 @@ func (p *pool) open(o *opening) {
 	t, err := p.c.grant(p.c.life, p.ttl)
 	var s *Session
 	if err == nil {
-		if s, err = p.c.open(t, p.ns, p); err != nil {
+		if s, err = p.c.open(t, p.c.root, p); err != nil {
 			p.c.abandon(t.id)
 		}
 	}

@@ -66,6 +66,7 @@ func TestSharedIsReplacedWhenItIsLost(t *testing.T) {
 		defer stop()
 		_, err = m.Shared(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, lease.ErrUnavailable)
 		f.set(none)
 		second, err := m.Shared(t.Context())
 		require.NoError(t, err)

@@ -19,8 +19,8 @@ import (
 
 const holderEnv = "ETCDKIT_TEST_HOLDER"
 
-// TestHolder is what the process of the next test does: it holds sessions and looks at them all the time. It says what
-// it sees in the first look after it has not been running for a while.
+// TestHolder is what the process of the next test does: it holds sessions, and says what it sees when it looks at them for
+// the first time after it was not running for a while.
 func TestHolder(t *testing.T) { //nolint:paralleltest // a process of its own
 	if os.Getenv(holderEnv) == "" {
 		t.Skip("not a process of the test below")
@@ -33,8 +33,9 @@ func TestHolder(t *testing.T) { //nolint:paralleltest // a process of its own
 		require.NoError(t, err)
 		all = append(all, s)
 	}
+	last := time.Now() // before anybody can know that it is time to stop this process
 	fmt.Fprintln(os.Stderr, "holding")
-	for last, now := time.Now(), time.Now(); now.Sub(last) < ttl; { // as long as it is running
+	for now := time.Now(); now.Sub(last) < ttl; { // as long as it is running
 		last, now = now, time.Now()
 	}
 	var valid, open int

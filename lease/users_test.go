@@ -18,7 +18,7 @@ func TestAThousandUsersCostThreeGoroutines(t *testing.T) { //nolint:paralleltest
 	cli := count.Client(t)
 	_, err := cli.Get(t.Context(), "the connection is there")
 	require.NoError(t, err)
-	m := manage(t, cli, lease.WithSessionTTL(3*time.Second))
+	m := manage(t, cli, lease.WithSessionTTL(6*time.Second))
 	before := runtime.NumGoroutine()
 	for range 1000 {
 		_, release, err := m.Acquire(t.Context())

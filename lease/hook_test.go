@@ -1,0 +1,49 @@
+package lease_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+// TestALossHookMayUseTheManager has the loss found out by whoever asks for the shared session next.
+func TestALossHookMayUseTheManager(t *testing.T) {
+	t.Parallel()
+	var m *lease.Manager
+	var release func()
+	told := make(chan *lease.Session, 1)
+	m = lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFake()), lease.WithLossHook(func(error) {
+		release()
+		_ = m.Stats()
+		next, _ := m.Shared(t.Context())
+		told <- next
+	}))
+	first, release, err := m.Acquire(t.Context())
+	require.NoError(t, err)
+	first.Sleep(time.Minute)
+
+	got := make(chan *lease.Session, 1)
+	go func() {
+		s, _ := m.Shared(t.Context())
+		got <- s
+	}()
+	timer := time.NewTimer(10 * time.Second)
+	defer timer.Stop()
+	for _, from := range []chan *lease.Session{told, got} {
+		select {
+		case s := <-from:
+			require.NotNil(t, s)
+			assert.NotSame(t, first, s)
+			require.NoError(t, s.Err())
+		case <-timer.C:
+			require.FailNow(t, "they wait for each other")
+		}
+	}
+	require.ErrorIs(t, first.Err(), lease.ErrExpired)
+	require.NoError(t, m.Close())
+}

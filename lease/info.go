@@ -1,0 +1,48 @@
+package lease
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// Info is what is known of a lease.
+type Info struct {
+	ID clientv3.LeaseID `json:"id"`
+	// Granted is the TTL that etcd granted, which may be longer than what was asked for.
+	Granted time.Duration `json:"granted"`
+	// Remaining is how long the lease will live at least, if it is not revoked, as of the return of the call.
+	Remaining time.Duration `json:"remaining"`
+	// Keys are those on the lease, as the manager takes them; keys outside of its namespace, and the library's own, are
+	// left out. Only Describe fills it in.
+	Keys []string `json:"keys,omitempty"`
+}
+
+// named is a lease as errors show it, which is how etcdctl does.
+func named(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
+
+// isNotFound reports whether err says that etcd has no such lease.
+func isNotFound(err error) bool {
+	if err == nil {
+		return false
+	}
+	_, condition := retry.Classify(err, false)
+	return errors.Is(condition, errs.LeaseNotFound)
+}
+
+// term is a lease as an answer gave it.
+type term struct {
+	id    clientv3.LeaseID
+	asked time.Time // when the request was sent that was answered
+	ttl   time.Duration
+}
+
+// info is the term as of now.
+func (t term) info() Info {
+	return Info{ID: t.id, Granted: t.ttl, Remaining: max(t.ttl-time.Since(t.asked), 0)}
+}

@@ -1,0 +1,184 @@
+package lease_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+// lateKV loses transactions, and hands them over to be applied later.
+type lateKV struct {
+	clientv3.KV
+
+	losing atomic.Bool
+	lost   chan clientv3.Txn
+}
+
+func (l *lateKV) Txn(ctx context.Context) clientv3.Txn {
+	if !l.losing.Load() {
+		return l.KV.Txn(ctx)
+	}
+	return &lostTxn{l.KV.Txn(context.WithoutCancel(ctx)), l}
+}
+
+type lostTxn struct {
+	clientv3.Txn
+
+	kv *lateKV
+}
+
+func (l *lostTxn) If(c ...clientv3.Cmp) clientv3.Txn  { l.Txn = l.Txn.If(c...); return l }
+func (l *lostTxn) Then(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Then(o...); return l }
+func (l *lostTxn) Else(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Else(o...); return l }
+func (l *lostTxn) Commit() (*clientv3.TxnResponse, error) {
+	select {
+	case l.kv.lost <- l.Txn:
+	default: // one is enough
+	}
+	return nil, status.Error(codes.Unavailable, "connection reset")
+}
+
+func newLateKV(t *testing.T, dir string, prepare ...func(*clientv3.Config)) (*lateKV, *lease.Manager) {
+	t.Helper()
+	cli := etcdtest.NewClient(t, etcdtest.Endpoints(), prepare...)
+	net := &lateKV{KV: cli.KV, lost: make(chan clientv3.Txn, 1)}
+	cli.KV = net
+	return net, manage(t, cli, lease.WithNamespace(dir))
+}
+
+// loseCreation has OpenKey give up on a transaction, which it returns.
+func (l *lateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
+	t.Helper()
+	l.losing.Store(true)
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	_, err := m.OpenKey(ctx, "k", []byte("late"))
+	require.ErrorIs(t, err, lease.ErrUnknownOutcome)
+	l.losing.Store(false)
+	require.Eventually(t, func() bool { return m.Stats().Keys == 0 }, 10*time.Second, time.Millisecond, "it was cleaned up at once")
+	return <-l.lost
+}
+
+func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string][]func(*clientv3.Config){"over a plain client": nil, "over a hardened one": {hardened}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+			net, m := newLateKV(t, dir, prepare...)
+			m.SweepAfter(100*time.Millisecond, 3*time.Second) // of which the second comes after the write
+			txn := net.loseCreation(t, m)
+			r, err := txn.Commit()
+			require.NoError(t, err)
+			require.True(t, r.Succeeded, "it was written after that")
+			require.Eventually(t, func() bool {
+				r, err := direct.Get(t.Context(), dir+"k")
+				return assert.NoError(t, err) && len(r.Kvs) == 0
+			}, 20*time.Second, 10*time.Millisecond)
+			k, err := m.OpenKey(t.Context(), "k", []byte("again"))
+			require.NoError(t, err)
+			require.NoError(t, k.Close())
+		})
+	}
+}
+
+func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
+	t.Parallel()
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	net, m := newLateKV(t, dir)
+	m.SweepAfter(500*time.Millisecond, 600*time.Millisecond)
+	txn := net.loseCreation(t, m)
+	k, err := m.OpenKey(t.Context(), "k", []byte("again"))
+	require.NoError(t, err)
+	r, err := txn.Commit()
+	require.NoError(t, err)
+	assert.False(t, r.Succeeded)
+	got, err := direct.Get(t.Context(), dir+"k")
+	require.NoError(t, err)
+	require.Len(t, got.Kvs, 1)
+	first := got.Kvs[0].CreateRevision
+	timer := time.NewTimer(time.Second) // both sweeps would be over
+	<-timer.C
+	got, err = direct.Get(t.Context(), dir+"k")
+	require.NoError(t, err)
+	require.Len(t, got.Kvs, 1)
+	assert.Equal(t, first, got.Kvs[0].CreateRevision, "it was never gone")
+	require.NoError(t, k.Close())
+}
+
+func TestACreationWhoseAnswerIsLostIsOurs(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	cli := etcdtest.Client(t)
+	net := &forgetfulKV{KV: cli.KV}
+	cli.KV = net
+	m := manage(t, cli, lease.WithNamespace(dir))
+	net.forget.Store(true)
+	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	assert.False(t, net.forget.Load(), "an answer was lost")
+	assert.Equal(t, lease.Alive, k.State())
+	require.NoError(t, k.Close())
+	r, err := cli.Get(t.Context(), dir+"k")
+	require.NoError(t, err)
+	assert.Empty(t, r.Kvs)
+}
+
+func TestAnUpdateThatFailedIsMadeGood(t *testing.T) {
+	t.Parallel()
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	net, m := newLateKV(t, dir)
+	k, err := m.OpenKey(t.Context(), "k", []byte("old"), lease.WithKeyTTL(time.Minute))
+	require.NoError(t, err)
+	net.losing.Store(true)
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	require.ErrorIs(t, k.Update(ctx, []byte("new")), lease.ErrUnknownOutcome)
+	assert.Equal(t, lease.Suspended, k.State())
+	require.ErrorIs(t, k.Update(ctx, []byte("too late")), context.DeadlineExceeded)
+	net.losing.Store(false)
+	alive(t, k)
+	r, err := direct.Get(t.Context(), dir+"k")
+	require.NoError(t, err)
+	require.Len(t, r.Kvs, 1)
+	assert.Equal(t, "new", string(r.Kvs[0].Value), "and not what was refused before anything was sent")
+	require.NoError(t, k.Close())
+}
+
+// forgetfulKV carries out a transaction and loses the answer.
+type forgetfulKV struct {
+	clientv3.KV
+
+	forget atomic.Bool
+}
+
+func (f *forgetfulKV) Txn(ctx context.Context) clientv3.Txn {
+	return &forgottenTxn{f.KV.Txn(ctx), f}
+}
+
+type forgottenTxn struct {
+	clientv3.Txn
+
+	kv *forgetfulKV
+}
+
+func (f *forgottenTxn) If(c ...clientv3.Cmp) clientv3.Txn  { f.Txn = f.Txn.If(c...); return f }
+func (f *forgottenTxn) Then(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Then(o...); return f }
+func (f *forgottenTxn) Else(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Else(o...); return f }
+func (f *forgottenTxn) Commit() (*clientv3.TxnResponse, error) {
+	r, err := f.Txn.Commit()
+	if err == nil && f.kv.forget.CompareAndSwap(true, false) {
+		return nil, status.Error(codes.Unavailable, "connection reset")
+	}
+	return r, err
+}

@@ -1,0 +1,69 @@
+package lease
+
+import (
+	"context"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// sweepAfter is when, after a key was closed, it is looked at again: a write whose answer was lost may be applied some
+// seconds later, to a shared lease, which lives on.
+func sweepAfter() []time.Duration { return []time.Duration{5 * time.Second, 15 * time.Second} }
+
+// sweep deletes, later, what a closed key may have left behind.
+type sweep struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// end ends a sweep, if there is one, since somebody has opened the key again, and it is theirs now.
+func (s *sweep) end() {
+	if s != nil {
+		s.stop()
+		<-s.done
+	}
+}
+
+// retire gives the name of a key back, and has it swept where there is doubt.
+func (k *Key) retire() {
+	m := k.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.keys, k.abs)
+	if m.closed || k.held.doubt.IsZero() || time.Since(k.held.doubt) > m.sweepAfter[len(m.sweepAfter)-1] {
+		return // the shared lease is revoked too, or all has been said
+	}
+	ctx, stop := context.WithCancel(m.life)
+	s := &sweep{stop: stop, done: make(chan struct{})}
+	m.sweeps[k.abs] = s
+	id := k.held.leases[len(k.held.leases)-1]
+	m.jobs.Go(func() {
+		defer stop()
+		defer close(s.done)
+		s.run(ctx, k, id)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.sweeps[k.abs] == s {
+			delete(m.sweeps, k.abs)
+		}
+	})
+}
+
+func (s *sweep) run(ctx context.Context, k *Key, id clientv3.LeaseID) {
+	begin := time.Now()
+	for _, after := range k.m.sweepAfter {
+		timer := time.NewTimer(time.Until(begin.Add(after)))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		if err := k.m.deleteOn(ctx, k, id); err != nil && ctx.Err() == nil {
+			k.m.log.WarnContext(ctx, "a key is left to its lease", "key", errs.Quote(k.name), "error", err)
+		}
+	}
+}
