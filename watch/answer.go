@@ -11,7 +11,7 @@ import (
 
 // ending is how etcd has ended, or refused, a watch.
 func ending(resp *pb.WatchResponse) answer {
-	a := answer{header: resp.GetHeader(), compacted: resp.GetCompactRevision(), err: rpctypes.ErrFutureRev}
+	a := answer{header: resp.GetHeader(), compacted: resp.GetCompactRevision(), err: errEnded}
 	switch reason := resp.GetCancelReason(); {
 	case a.compacted > 0:
 		a.err = rpctypes.ErrCompacted

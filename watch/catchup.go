@@ -10,9 +10,6 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// errOtherHistory interrupts whatever reads the history of a hub that has gone over to another one.
-var errOtherHistory = errors.New("the history is another one now")
-
 // join waits until the hub is live, and takes a place at the end of its log: everything after base will be there.
 func (s *sub) join() (base int64, err error) {
 	for {
@@ -47,14 +44,7 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 	for {
 		base, err := s.join()
 		switch {
-		case errors.Is(err, errOtherHistory):
-			if s.index == nil {
-				return ErrHistoryRewritten
-			}
-			other = kind != Snapshot || s.told > 0
-			err = s.list(kind, base, other)
 		case err != nil:
-			return err
 		case must || other:
 			err = s.list(kind, base, other)
 		case s.pos >= base:
@@ -64,20 +54,18 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 		default:
 			err = s.replay(base)
 		}
-		if c, ok := errors.AsType[*compaction](err); ok {
-			if s.index == nil {
-				return &CompactedError{After: s.pos, Oldest: c.oldest}
-			}
+		gone, compacted := errors.AsType[*compaction](err)
+		switch {
+		case compacted && s.index == nil:
+			return &CompactedError{After: s.pos, Oldest: gone.oldest}
+		case compacted:
 			must = true
-			continue
-		}
-		if !errors.Is(err, errOtherHistory) {
+		case !errors.Is(err, errOtherHistory):
 			return err
-		}
-		other = true
-		s.epoch = s.hub.epoch.Load()
-		if s.index == nil {
+		case s.index == nil:
 			return ErrHistoryRewritten
+		default:
+			other, s.epoch = true, s.hub.epoch()
 		}
 	}
 }
@@ -92,7 +80,7 @@ func (s *sub) cross(g *gap) error {
 	s.follows(false)
 	var err error
 	switch {
-	case g.why == rewritten && g.epoch <= s.epoch:
+	case g.why == rewritten && g.begins.epoch <= s.epoch:
 		return nil // has joined behind it
 	case g.why == rewritten && s.index == nil:
 		return ErrHistoryRewritten
@@ -101,7 +89,7 @@ func (s *sub) cross(g *gap) error {
 	case s.index == nil:
 		return s.catchUp(Resync, false)
 	case g.why == rewritten:
-		s.epoch = g.epoch
+		s.epoch = g.begins.epoch
 		err = s.list(Resync, g.base, true)
 	default:
 		err = s.list(Resync, g.base, false)
@@ -114,17 +102,24 @@ func (s *sub) cross(g *gap) error {
 
 // beginAfter starts an events watch in the past.
 func (s *sub) beginAfter() error {
-	if err := s.insist(func() error {
-		hdr, err := s.core.now(s.ctx, s.req.sel.String(), s.req.span.From)
-		if err == nil && hdr.GetRevision() < s.req.after {
-			err = s.ahead(hdr.GetRevision())
-		}
-		return err
-	}); err != nil {
+	base, err := s.join() // first: if history is rewritten from here on, the hub tells
+	if err == nil && s.req.after > base {
+		err = s.insist(s.reached)
+	}
+	if err != nil {
 		return err
 	}
 	s.move(s.req.after)
 	return s.catchUp(Resync, false)
+}
+
+// reached makes sure that the cluster has got to WithAfter.
+func (s *sub) reached() error {
+	hdr, err := s.core.now(s.ctx, s.req.sel.String(), s.req.span.From)
+	if err == nil && hdr.GetRevision() < s.req.after {
+		err = s.ahead(hdr.GetRevision())
+	}
+	return err
 }
 
 // ahead is the error of a WithAfter that the cluster has not reached.
@@ -136,13 +131,16 @@ func (s *sub) ahead(now int64) error {
 }
 
 // beginKnowing starts a state watch for a consumer that knows the state as of a revision: which keys it knows is read from
-// history. Where that is gone, the consumer gets the whole state.
+// history. Where that is gone, or begins anew meanwhile, the consumer gets the whole state.
 func (s *sub) beginKnowing() error {
 	whole := false
 	if s.req.after > 0 {
-		err := s.insist(func() error { return s.recall() })
+		if _, err := s.join(); err != nil { // first, for the reason above
+			return err
+		}
+		err := s.insist(s.recall)
 		switch {
-		case errors.Is(err, errs.Compacted):
+		case errors.Is(err, errs.Compacted), errors.Is(err, errOtherHistory):
 			whole = true
 			s.index = newIndex()
 		case err != nil:
@@ -157,7 +155,7 @@ func (s *sub) beginKnowing() error {
 // recall fills the index with the keys as of WithAfter.
 func (s *sub) recall() error {
 	s.index = newIndex()
-	sc := scan.New(s.core.lister, s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
+	sc := scan.New(s.kin(), s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
 	for kvs, err := range sc.Chunks(s.ctx) {
 		if errors.Is(err, rpctypes.ErrFutureRev) {
 			return s.ahead(0)

@@ -19,10 +19,10 @@ type node struct {
 // gap says that changes are missing in the log.
 type gap struct {
 	why    reason
-	after  int64 // everything up to this revision is in the log before the gap
-	oldest int64 // what etcd still has, where history was compacted
-	base   int64 // everything after this revision is in the log again
-	epoch  uint64
+	after  int64    // everything up to this revision is in the log before the gap
+	oldest int64    // what etcd still has, where history was compacted
+	base   int64    // everything after this revision is in the log again
+	begins *lineage // the history that begins, where it was rewritten
 }
 
 type reason int

@@ -30,14 +30,13 @@ const otherPeers = 4
 func (d *dialer) dial(ctx context.Context, avoid string) (s pb.Watch_WatchClient, at string, err error) {
 	for try := 1; ; try++ {
 		own, stop := context.WithCancel(ctx)
-		s, err := d.stub.Watch(own, d.opts...)
-		if err != nil {
+		if s, err = d.stub.Watch(own, d.opts...); err != nil {
 			stop()
 			return nil, "", err
 		}
-		at := peerOf(s)
+		at = peerOf(s)
 		if avoid == "" || at != avoid || len(d.cli.Endpoints()) == 1 || try == otherPeers {
-			context.AfterFunc(ctx, stop)
+			context.AfterFunc(ctx, stop) // as its parent does, too: the stream lives by ctx
 			return s, at, nil
 		}
 		stop()

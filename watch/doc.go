@@ -18,7 +18,7 @@
 // A watch delivers events, unless it has [WithSnapshot], which makes it deliver state.
 //
 //	events   every change, once, in revision order, the changes of one transaction in one batch. Where history was
-//	         lost to compaction the watch ends with a [*CompactedError]: nothing is invented.
+//	         lost to compaction the watch ends with a *CompactedError: nothing is invented.
 //	state    what is there now (Snapshot batches), then every change (Live). The watch remembers which keys it has told
 //	         of. Where history is lost, or reading it again costs more than reading the keys, it lists anew and
 //	         delivers the difference (Resync batches), deletes included: the final state is always right, changes in
@@ -26,7 +26,8 @@
 //
 // # Guarantees
 //
-//   - Revisions rise from batch to batch (batches of one snapshot or resync share theirs), per key without exception.
+//   - Revisions rise from batch to batch (batches of one snapshot or resync share theirs), per key without exception,
+//     unless history is rewritten.
 //   - One transaction is one batch, whatever happens to the connection.
 //   - After a batch with More == false, everything up to its Revision has been delivered. That revision is what to store,
 //     and [WithAfter] starts strictly after it. [WithProgress] carries it forward while nothing happens below the
@@ -82,7 +83,7 @@
 // Watches of one [Watcher] on the same selector share one server-side watch, whether they take events or state: a
 // thousand subscribers cost etcd one. The events of a batch and their values are shared as well: they are
 // read-only. A watch that starts late, or starts in the past, reads what it needs by itself and then joins. Each server-side watch has
-// a gRPC stream of its own, up to 16 for a client, then they share; a stream costs a login where there are users. What kills one
+// a gRPC stream of its own, up to 16 for a Watcher, then they share; a stream costs a login where there are users. What kills one
 // stream (an event larger than the receive limit, a token that has expired) leaves the others alone; where streams are shared,
 // the one that is to blame is found by trying the suspects alone.
 //
@@ -102,7 +103,8 @@
 //
 //	Watch, no snapshot    0 RPCs where the range is watched already; else one message on a stream
 //	WithSnapshot          the same and a streamed list; afterwards about 50 bytes for each key, besides the key itself
-//	WithAfter             one small read, and a server-side watch for as long as the replay takes
+//	WithAfter             a server-side watch for as long as the replay takes; one small read where the revision is later
+//	                      than what is known already. With WithSnapshot: a streamed list of keys as of the revision
 //	idle                  one message each second and server-side watch
 //	reconnect             a stream, and one small read where the revision looks wrong
 //

@@ -130,3 +130,164 @@ func ExampleWatcher_Consume() {
 	// orders/3
 	// true
 }
+
+func ExampleWithAfter() {
+	cli := client()
+	defer cli.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	store := kv.New(cli, kv.WithNamespace("example-after"))
+	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
+	w := watch.New(cli, watch.WithNamespace("example-after"))
+	defer w.Close()
+
+	seen, _ := store.Put(ctx, "color", []byte("red")) // the last one that was processed
+	_, _ = store.Put(ctx, "color", []byte("green"))
+	last, _ := store.Put(ctx, "color", []byte("blue"))
+	for b, err := range w.Watch(ctx, watch.Key("color"), watch.WithAfter(seen), watch.WithPrevValue()) {
+		if lost, ok := errors.AsType[*watch.CompactedError](err); ok {
+			fmt.Println("start over: what came between is gone:", lost.After, lost.Oldest)
+			return
+		}
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Printf("%s, was %s\n", b.Events[0].Value, b.Events[0].PrevValue)
+		if b.Revision == last {
+			break
+		}
+	}
+	// Output:
+	// green, was red
+	// blue, was green
+}
+
+func ExampleWithCoalescing() {
+	cli := client()
+	defer cli.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	store := kv.New(cli, kv.WithNamespace("example-coalescing"))
+	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
+	w := watch.New(cli, watch.WithNamespace("example-coalescing"))
+	defer w.Close()
+
+	busy, free := make(chan struct{}), make(chan struct{})
+	first := true
+	sub, err := w.Subscribe(watch.Prefix("stock/"), func(_ context.Context, b watch.Batch) error {
+		if first {
+			first = false
+			close(busy)
+			<-free // a slow consumer
+			return nil
+		}
+		for _, e := range b.Events {
+			fmt.Printf("%s=%s\n", e.Key, e.Value)
+		}
+		fmt.Println(b.Folded, "left out")
+		return nil
+	}, watch.WithCoalescing())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	<-sub.Ready()
+	_, _ = store.Put(ctx, "stock/pears", []byte("0"))
+	<-busy
+	var rev int64
+	for i := range 100 {
+		rev, _ = store.Put(ctx, "stock/apples", []byte(strconv.Itoa(i)))
+	}
+	for w.ServerWatches()[0].Revision < rev { // until all of it has arrived
+		time.Sleep(time.Millisecond)
+	}
+	close(free)
+	_ = sub.WaitRevision(ctx, rev)
+	_ = sub.Close()
+	// Output:
+	// stock/apples=99
+	// 99 left out
+}
+
+func ExampleWithProgress() {
+	cli := client()
+	defer cli.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	store := kv.New(cli, kv.WithNamespace("example-progress"))
+	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
+	w := watch.New(cli, watch.WithNamespace("example-progress"))
+	defer w.Close()
+
+	var elsewhere int64
+	for b, err := range w.Watch(ctx, watch.Prefix("quiet/"), watch.WithProgress(time.Second)) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if elsewhere == 0 {
+			fmt.Println(b.Kind, len(b.Events)) // where the watch begins
+			elsewhere, _ = store.Put(ctx, "busy/key", []byte("v"))
+		}
+		if b.Revision >= elsewhere {
+			fmt.Println(b.Kind, len(b.Events)) // nothing happened up to there
+			break
+		}
+	}
+	// Output:
+	// progress 0
+	// progress 0
+}
+
+func ExampleWatcher_Namespace() {
+	cli := client()
+	defer cli.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	store := kv.New(cli, kv.WithNamespace("example-namespace"))
+	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
+	w := watch.New(cli)
+	defer w.Close()
+
+	for _, k := range []string{"eu/a", "eu/b", "eu/c", "us/a"} {
+		_, _ = store.Put(ctx, k, []byte("v"))
+	}
+	eu := w.Namespace("example-namespace").Namespace("eu") // of the same streams
+	for b, err := range eu.Watch(ctx, watch.Range("a", "c"), watch.WithSnapshot()) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		for _, e := range b.Events {
+			fmt.Println(e.Type, e.Key)
+		}
+		break
+	}
+	// Output:
+	// put a
+	// put b
+}
+
+func ExampleWatcher_ServerWatches() {
+	cli := client()
+	defer cli.Close()
+	w := watch.New(cli, watch.WithNamespace("example-server-watches"))
+	defer w.Close()
+
+	for range 100 {
+		sub, err := w.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { return nil })
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		<-sub.Ready()
+	}
+	for _, s := range w.ServerWatches() {
+		fmt.Println(s.Selector, s.Watches, s.State)
+	}
+	fmt.Println(w.Active(), w.Stats().Streams)
+	// Output:
+	// users/* 100 live
+	// 100 1
+}

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -12,10 +13,10 @@ import (
 type given struct{ clientv3.Watcher }
 
 // watch opens a watch and passes on what it says. A refusal and a stream that broke look alike there.
-func (g given) watch(ctx context.Context, k hubKey, rev int64) <-chan answer {
+func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64) <-chan answer {
 	in := g.Watch(clientv3.WithRequireLeader(ctx), k.from, k.options(rev)...)
 	out := make(chan answer)
-	go func() { // ends with ctx, or with the watch
+	wg.Go(func() { // ends with ctx, or with the watch
 		defer close(out)
 		for {
 			var resp clientv3.WatchResponse
@@ -34,7 +35,7 @@ func (g given) watch(ctx context.Context, k hubKey, rev int64) <-chan answer {
 				return
 			}
 		}
-	}()
+	})
 	return out
 }
 
@@ -44,7 +45,10 @@ func answerOf(resp *clientv3.WatchResponse) answer {
 	}
 }
 
-func (g given) progress(ctx context.Context) error { return g.RequestProgress(ctx) }
+// progress asks on the stream of the watches, which client/v3 finds by the metadata.
+func (g given) progress(ctx context.Context) error {
+	return g.RequestProgress(clientv3.WithRequireLeader(ctx))
+}
 
 func (given) peer() string { return "" }
 

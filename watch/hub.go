@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -22,13 +21,12 @@ type hub struct {
 	stop context.CancelFunc
 	refs int // guarded by core.mu
 
-	wake    atomic.Pointer[bell] // rung whenever consumers have something to look at
-	safe    atomic.Int64         // everything up to here is in the log
-	epoch   atomic.Uint64        // which history this is; rises when it is rewritten
-	waits   atomic.Int64         // how many wait for safe to move
-	heard   atomic.Int64         // when etcd last answered, in Unix nanoseconds; 0 before
-	lineage atomic.Pointer[lineage]
-	asked   chan struct{} // somebody wants a progress report now
+	wake    atomic.Pointer[bell]    // rung whenever consumers have something to look at
+	safe    atomic.Int64            // everything up to here is in the log
+	waits   atomic.Int64            // how many wait for safe to move
+	heard   atomic.Int64            // when etcd last answered, in Unix nanoseconds; 0 before
+	lineage atomic.Pointer[lineage] // nil before the first confirmation; a new epoch is set under mu, with its gap
+	asked   chan struct{}           // somebody wants a progress report now
 
 	mu       sync.Mutex
 	tail     *node
@@ -44,15 +42,6 @@ type hub struct {
 	weighed  int64 // likewise its bytes
 
 	flow // of the goroutine alone
-}
-
-// lineage tells histories apart: two of a cluster that was wiped have the same cluster ID, but raft terms only rise within
-// one.
-type lineage struct{ cluster, term uint64 }
-
-// foreign reports whether an answer seems to come from another history. One from a member that lags may seem so.
-func (l *lineage) foreign(hdr *pb.ResponseHeader) bool {
-	return l != nil && (hdr.GetClusterId() != l.cluster || hdr.GetRaftTerm() < l.term)
 }
 
 // bell wakes all who wait at it, once.
@@ -87,8 +76,11 @@ func (h *hub) attach(c *cursor) (base int64, epoch uint64, ok bool, err error) {
 	c.place(h.tail)
 	h.cursors[c] = struct{}{}
 	h.least = min(h.least, c.limit)
-	return h.next - 1, h.epoch.Load(), true, nil
+	return h.next - 1, h.epoch(), true, nil
 }
+
+// epoch is which history the log follows.
+func (h *hub) epoch() uint64 { return h.lineage.Load().at() }
 
 // detach forgets a cursor.
 func (h *hub) detach(c *cursor) {
@@ -99,10 +91,17 @@ func (h *hub) detach(c *cursor) {
 
 // publish appends to the log and says up to where it is complete.
 func (h *hub) publish(nodes []*node, next int64) {
-	if len(nodes) > 0 && nodes[0].gap != nil && nodes[0].gap.why == rewritten {
+	var begins *lineage
+	if len(nodes) > 0 && nodes[0].gap != nil {
+		begins = nodes[0].gap.begins
+	}
+	if begins != nil {
 		h.safe.Store(next - 1) // revisions start over: nobody who has seen the gap may see the old one
 	}
 	h.mu.Lock()
+	if begins != nil {
+		h.lineage.Store(begins) // with the gap: who takes a place now stands behind it, and knows
+	}
 	last := h.tail
 	for _, n := range nodes {
 		n.count, n.bytes = last.count+int64(len(n.events)), last.bytes

@@ -12,20 +12,21 @@ import (
 )
 
 // list delivers the current state, at base or later, as the difference to what the consumer knows. other says that what
-// it knows is of another history, in which revisions mean nothing.
+// it knows is of another history, in which revisions mean nothing, so that everything is told.
 func (s *sub) list(kind Kind, base int64, other bool) error {
 	changes := 0
+	whole := other || kind == Resync && s.told == 0 // a resync that comes first names everything
 	err := s.insist(func() error {
-		if s.hub.epoch.Load() != s.epoch {
+		if s.hub.epoch() != s.epoch {
 			return errOtherHistory
 		}
-		n, err := s.listOnce(kind, base, other)
-		changes += n
-		if err != nil && n > 0 && kind == Snapshot {
+		if kind == Snapshot && s.told > 0 {
 			kind = Resync // of the state that was begun to be told
 		}
+		n, err := s.listOnce(kind, base, whole)
+		changes += n
 		switch {
-		case err != nil && !fromConsumer(err) && s.hub.epoch.Load() != s.epoch:
+		case err != nil && !fromConsumer(err) && s.hub.epoch() != s.epoch:
 			return errOtherHistory
 		case errors.Is(err, errs.Compacted):
 			return errCompactedList
@@ -49,24 +50,30 @@ var errCompactedList = errors.New("history was compacted under the list")
 type kin struct {
 	scan.Reader
 
-	hub *hub
+	hub   *hub
+	epoch uint64
 }
+
+func (s *sub) kin() kin { return kin{s.core.lister, s.hub, s.epoch} }
 
 // Get reads. A scan begins with a Get, and goes on at its revision.
 func (k kin) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	resp, err := k.Reader.Get(ctx, key, opts...)
-	if err == nil && k.hub.lineage.Load().foreign(resp.Header) {
-		return nil, errOtherMember
+	if err == nil {
+		err = k.hub.lineage.Load().kin(resp.Header, k.epoch)
 	}
-	return resp, err
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // listChunk is how many events a batch of a list has at the most, where etcd's own chunks do not say.
 const listChunk = 5000
 
-// listOnce makes one attempt, and says how many changes it has delivered.
-func (s *sub) listOnce(kind Kind, base int64, other bool) (n int, err error) {
-	sc := scan.New(kin{s.core.lister, s.hub}, s.policy, s.req.span.lists, scan.Options{})
+// listOnce makes one attempt, and says how many changes it has delivered. whole is everything, not only what has changed.
+func (s *sub) listOnce(kind Kind, base int64, whole bool) (n int, err error) {
+	sc := scan.New(s.kin(), s.policy, s.req.span.lists, scan.Options{})
 	give := func(events []Event, more bool) error {
 		n += len(events)
 		return s.give(Batch{Kind: kind, Revision: sc.Revision(), Events: events, More: more})
@@ -84,7 +91,7 @@ func (s *sub) listOnce(kind Kind, base int64, other bool) (n int, err error) {
 				return n, err
 			}
 		}
-		held = s.changed(kvs, other)
+		held = s.changed(kvs, whole)
 	}
 	if sc.Revision() < base {
 		return n, errLostRace
@@ -101,12 +108,12 @@ func (s *sub) listOnce(kind Kind, base int64, other bool) (n int, err error) {
 	return n, give(held, false)
 }
 
-// changed is what a chunk of a list has that the consumer does not know.
-func (s *sub) changed(kvs []*mvccpb.KeyValue, other bool) []Event {
+// changed is what a chunk of a list has that the consumer does not know, or all of it.
+func (s *sub) changed(kvs []*mvccpb.KeyValue, whole bool) []Event {
 	cut := len(s.req.span.ns)
 	out := make([]Event, 0, len(kvs))
 	for _, kv := range kvs {
-		if !s.index.unchanged(kv.GetKey()[cut:], kv.GetModRevision()) || other {
+		if !s.index.unchanged(kv.GetKey()[cut:], kv.GetModRevision()) || whole {
 			out = append(out, put(kv, cut))
 		}
 	}

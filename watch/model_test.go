@@ -173,45 +173,6 @@ func (w *world) trueAfter(at, after int64) int64 {
 	return at
 }
 
-// mirror is what a state consumer makes of its batches, and what it complains about.
-type mirror struct {
-	keys      map[string]string
-	revs      map[string]int64
-	rewritten bool // revisions may start over
-	at        int64
-	resyncs   int
-	err       error
-}
-
-func newMirror() *mirror { return &mirror{keys: map[string]string{}, revs: map[string]int64{}} }
-
-func (m *mirror) apply(b watch.Batch) {
-	if b.Kind == watch.Resync {
-		m.resyncs++
-		if m.rewritten {
-			clear(m.revs)
-		}
-	}
-	if b.Revision < m.at && (!m.rewritten || b.Kind != watch.Resync) {
-		m.err = fmt.Errorf("revision %d after %d in a %v batch", b.Revision, m.at, b.Kind)
-	}
-	m.at = b.Revision
-	for _, e := range b.Events {
-		if e.ModRevision <= m.revs[e.Key] && (!m.rewritten || b.Kind != watch.Resync) {
-			m.err = fmt.Errorf("%s: revision %d after %d in a %v batch of %d", e.Key, e.ModRevision, m.revs[e.Key], b.Kind, b.Revision)
-		}
-		m.revs[e.Key] = e.ModRevision
-		if e.Type == watch.Put {
-			m.keys[e.Key] = string(e.Value)
-			continue
-		}
-		if _, ok := m.keys[e.Key]; !ok {
-			m.err = fmt.Errorf("%s was deleted though it was not there, in a %v batch of %d", e.Key, b.Kind, b.Revision)
-		}
-		delete(m.keys, e.Key)
-	}
-}
-
 func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 	t.Parallel()
 	resyncs := 0
@@ -230,6 +191,16 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 			if rng.IntN(4) == 0 {
 				opts = append(opts, watch.WithCoalescing())
 			}
+			if rng.IntN(3) == 0 {
+				m.keys, m.stored = w.state(), true
+				opts = append(opts, watch.WithAfter(w.revision()))
+				for range rng.IntN(10) {
+					w.commit(change{key: key(rng.IntN(12)), value: strconv.FormatUint(rng.Uint64(), 36), del: rng.IntN(2) == 0})
+				}
+				if rng.IntN(2) == 0 {
+					w.compactTo(w.revision())
+				}
+			}
 			slow := rng.IntN(3) == 0
 			sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(_ context.Context, b watch.Batch) error {
 				m.apply(b)
@@ -239,6 +210,9 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 				return m.err
 			}, opts...)
 			require.NoError(t, err)
+			if m.stored {
+				ready(t, sub) // else another history may begin before it is known which one is meant
+			}
 			play(w, rng, true, m.rewritten)
 			time.Sleep(settled)
 			synctest.Wait()
@@ -250,4 +224,40 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 		})
 	}
 	require.Positive(t, resyncs, "no seed needed a resync: the test does not test that")
+}
+
+func TestModelEventsWatchesLearnThatHistoryWasRewritten(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds() {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 3))
+			w := newWorld(seed)
+			w.commit(change{key: key(1), value: "before"})
+			watcher := watch.New(w.client(t))
+			defer watcher.Close()
+			opts := []watch.Option{watch.WithBuffer(1 + rng.IntN(20))}
+			if rng.IntN(2) == 0 {
+				opts = append(opts, watch.WithAfter(w.revision()))
+			}
+			slow := rng.IntN(3) == 0
+			at := int64(0)
+			sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(_ context.Context, b watch.Batch) error {
+				if b.Revision <= at {
+					return fmt.Errorf("revision %d after %d", b.Revision, at)
+				}
+				at = b.Revision
+				if slow {
+					time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+				}
+				return nil
+			}, opts...)
+			require.NoError(t, err)
+			ready(t, sub)
+			play(w, rng, false, true)
+			w.wipe()
+			w.commit(change{key: key(0), value: "new"})
+			time.Sleep(settled)
+			require.ErrorIs(t, ended(t, sub), watch.ErrHistoryRewritten, "seed %d", seed)
+		})
+	}
 }

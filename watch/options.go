@@ -27,7 +27,8 @@ type config struct {
 // Default: no namespace.
 func WithNamespace(dir string) WatcherOption { return func(c *config) { c.namespace = dir } }
 
-// WithLogger makes the watcher tell of lost streams and resyncs, at the levels Debug, Info and Warn. Default: silent.
+// WithLogger makes the watcher tell of lost streams (Debug), gaps and resyncs (Info), and handlers that panic (Error).
+// Default: silent.
 func WithLogger(l *slog.Logger) WatcherOption { return func(c *config) { c.logger = l } }
 
 // WithResyncHook has f called after each resync of a state watch, with the selector and the number of changes that the

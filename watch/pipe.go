@@ -2,7 +2,6 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -12,9 +11,6 @@ import (
 
 // noWatch is the ID in answers that are about no single watch: refusals, and progress of all watches on the stream.
 const noWatch = clientv3.InvalidWatchID
-
-// queued is how many answers may wait for a watch. Then its stream waits, and so does etcd.
-const queued = 16
 
 // pipe is one gRPC stream with the watches on it. Client/v3's own would open the stream again by itself, keep whatever a
 // slow reader leaves, and may hang when a watch is refused while another one ends; this one is opened once, keeps
@@ -28,28 +24,20 @@ type pipe struct {
 	up   chan struct{} // closed when the stream is open, or will never be
 	wg   sync.WaitGroup
 
-	sending sync.Mutex // held for each message, so that they are sent one by one and asked for in order
+	turn chan struct{} // holds a token while a message is sent: they go one by one, and in the order of asked
 
 	mu     sync.Mutex
-	wire   pb.Watch_WatchClient
-	at     string // the peer
-	asked  []*tap // not confirmed yet, in order
+	wire   pb.Watch_WatchClient // never changes once it is there
+	at     string               // the peer
+	asked  []*tap               // not confirmed yet, in order
 	open   map[int64]*tap
 	broke  error // why the stream has ended
 	closed bool
 }
 
-// tap is one watch on a pipe.
-type tap struct {
-	ctx   context.Context //nolint:containedctx // the life of the watch
-	ch    chan answer
-	id    int64             // known once it is confirmed
-	parts []*clientv3.Event // of a batch that comes in fragments
-}
-
 // newPipe starts to open a stream, and returns at once.
 func newPipe(ctx context.Context, d *dialer, avoid string) *pipe {
-	p := &pipe{up: make(chan struct{}), open: make(map[int64]*tap)}
+	p := &pipe{up: make(chan struct{}), turn: make(chan struct{}, 1), open: make(map[int64]*tap)}
 	p.ctx, p.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
 	p.wg.Go(func() { p.run(d, avoid) })
 	return p
@@ -58,11 +46,9 @@ func newPipe(ctx context.Context, d *dialer, avoid string) *pipe {
 // run opens the stream and reads it until it breaks.
 func (p *pipe) run(d *dialer, avoid string) {
 	s, at, err := d.dial(p.ctx, avoid)
-	if err == nil {
-		p.mu.Lock()
-		p.wire, p.at = s, at
-		p.mu.Unlock()
-	}
+	p.mu.Lock()
+	p.wire, p.at, p.broke = s, at, rpctypes.Error(err)
+	p.mu.Unlock()
 	close(p.up)
 	for err == nil {
 		var resp *pb.WatchResponse
@@ -91,27 +77,31 @@ func (p *pipe) fail(err error) {
 }
 
 // watch asks for a watch from rev on, 0 for from now on. It lives as long as ctx.
-func (p *pipe) watch(ctx context.Context, k hubKey, rev int64) <-chan answer {
+func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, rev int64) <-chan answer {
 	t := &tap{ctx: ctx, ch: make(chan answer, queued)}
 	select {
 	case <-p.up:
 	case <-ctx.Done():
 		return t.ch
 	}
-	p.sending.Lock()
-	defer p.sending.Unlock()
-	p.mu.Lock()
-	s, broke := p.wire, p.broke
-	if broke == nil && s != nil {
-		p.asked = append(p.asked, t)
-		context.AfterFunc(ctx, func() { p.leave(t) })
-	}
-	p.mu.Unlock()
-	if s == nil || broke != nil {
-		t.end(answer{err: errors.Join(errEnded, broke)})
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
 		return t.ch
 	}
-	_ = s.Send(k.request(rev)) // what is wrong with the stream is what Recv says
+	p.mu.Lock()
+	broke := p.broke
+	if broke == nil {
+		p.asked = append(p.asked, t)
+		context.AfterFunc(ctx, func() { p.leave(t) })
+		p.send(k.request(rev))
+	} else {
+		<-p.turn
+	}
+	p.mu.Unlock()
+	if broke != nil {
+		t.end(answer{err: broke})
+	}
 	return t.ch
 }
 
@@ -119,36 +109,56 @@ func (p *pipe) watch(ctx context.Context, k hubKey, rev int64) <-chan answer {
 func (p *pipe) leave(t *tap) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.open[t.id] != t {
+	if p.open[t.id] != t {
 		return
 	}
 	delete(p.open, t.id)
 	p.cancel(t.id)
 }
 
-// cancel has etcd end a watch. Nobody waits for that. The caller holds p.mu.
+// cancel has etcd end a watch. The caller holds p.mu.
 func (p *pipe) cancel(id int64) {
 	if p.closed {
 		return
 	}
-	s := p.wire
 	p.wg.Go(func() {
-		p.sending.Lock()
-		defer p.sending.Unlock()
-		_ = s.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}})
+		select {
+		case p.turn <- struct{}{}:
+		case <-p.ctx.Done():
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}})
 	})
 }
 
 // progress asks for the progress of all watches of the stream.
 func (p *pipe) progress(context.Context) error {
 	p.mu.Lock()
-	s := p.wire
-	p.mu.Unlock()
-	if s == nil || !p.sending.TryLock() {
-		return nil // somebody is sending: the stream is stuck, or the next request comes through
+	defer p.mu.Unlock()
+	if p.wire == nil {
+		return nil
 	}
-	defer p.sending.Unlock()
-	return s.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+	select {
+	case p.turn <- struct{}{}:
+		p.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+	default: // somebody is sending: the stream is stuck, or the next request comes through
+	}
+	return nil
+}
+
+// send sends a message and passes the turn on, which the caller has taken. Nobody waits for that: a stream that takes
+// nothing more would keep them from noticing it. What is wrong with the stream is what Recv says. The caller holds p.mu.
+func (p *pipe) send(m *pb.WatchRequest) {
+	if p.closed {
+		<-p.turn
+		return
+	}
+	p.wg.Go(func() {
+		_ = p.wire.Send(m)
+		<-p.turn
+	})
 }
 
 // peer is where the stream ends, "" where that is not known.
@@ -233,32 +243,4 @@ func (p *pipe) all() []*tap {
 		out = append(out, t)
 	}
 	return out
-}
-
-// put hands over events, once they are complete, or progress.
-func (t *tap) put(resp *pb.WatchResponse) {
-	if len(t.parts) > 0 && len(resp.GetEvents()) == 0 {
-		return // progress in the middle of a batch is none
-	}
-	if resp.GetFragment() {
-		t.parts = append(t.parts, resp.GetEvents()...)
-		return
-	}
-	a := answer{header: resp.GetHeader(), events: append(t.parts, resp.GetEvents()...)}
-	t.parts = nil
-	t.send(a)
-}
-
-// send waits until the watch has room, or nobody wants it any more.
-func (t *tap) send(a answer) {
-	select {
-	case t.ch <- a:
-	case <-t.ctx.Done():
-	}
-}
-
-// end is the last answer.
-func (t *tap) end(a answer) {
-	t.send(a)
-	close(t.ch)
 }

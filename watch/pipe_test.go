@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -190,4 +191,97 @@ func TestAWatchThatIsLeftBeforeItIsConfirmedIsCancelled(t *testing.T) {
 	require.NoError(t, sub.Close())
 	close(confirm)
 	assert.EqualValues(t, 2, <-cancelled, "the second of its stream")
+}
+
+func TestAStreamThatTakesNothingMoreIsLeftByAllOfItsWatches(t *testing.T) {
+	t.Parallel()
+	var stuck atomic.Bool
+	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+		for id := int64(1); ; id++ {
+			req, err := s.Recv()
+			if err != nil {
+				return nil //nolint:nilerr // the client has left
+			}
+			resp := &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 5}, WatchId: -1}
+			create := req.GetCreateRequest()
+			if create != nil {
+				resp.WatchId, resp.Created = id, true
+			}
+			if err := s.Send(resp); err != nil {
+				return err
+			}
+			if string(create.GetKey()) == "14" && stuck.CompareAndSwap(false, true) {
+				<-s.Context().Done()
+				return nil
+			}
+		}
+	})
+	w := newWatcher(t, etcdtest.NewClient(t, []string{ep}))
+	var last *watch.Subscription
+	for i := range 15 {
+		last, _ = subscribe(t, w, watch.Key(strconv.Itoa(i)))
+	}
+	large, err := w.Subscribe(watch.Key(strings.Repeat("x", 1<<20)), func(context.Context, watch.Batch) error { return nil })
+	require.NoError(t, err) // fills what its stream may have on the way
+	ready(t, large)
+	require.Eventually(t, func() bool { return last.Status().Reopened > 0 }, within, 10*time.Millisecond)
+}
+
+func TestCloseEndsWhileStreamsAreOpened(t *testing.T) {
+	t.Parallel()
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = silent.Close() })
+	asked := make(chan struct{}, 64)
+	for name, ep := range map[string]string{
+		"nobody is there":       "127.0.0.1:1",
+		"somebody says nothing": silent.Addr().String(),
+		"watches are unconfirmed": scripted(t, func(s pb.Watch_WatchServer) error {
+			_, err := s.Recv()
+			asked <- struct{}{}
+			<-s.Context().Done() // and what else is sent is not read
+			return err
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := watch.New(etcdtest.NewClient(t, []string{ep}))
+			for i := range 40 {
+				_, err := w.Subscribe(watch.Key(strings.Repeat(strconv.Itoa(i), 20<<10)), newRecorder().handle)
+				require.NoError(t, err)
+			}
+			if name == "watches are unconfirmed" {
+				<-asked
+			}
+			closed := make(chan struct{})
+			go func() {
+				defer close(closed)
+				_ = w.Close()
+			}()
+			select {
+			case <-closed:
+			case <-time.NewTimer(within).C:
+				require.Fail(t, "Close does not return")
+			}
+			assert.Zero(t, w.Active())
+			assert.Zero(t, w.Stats().Streams)
+		})
+	}
+}
+
+func TestAStreamThatCannotBeOpenedSaysWhy(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	w := newWatcher(t, srv.Client(t, etcdtest.As("u", "p")))
+	_, err := root.UserChangePassword(t.Context(), "u", "other")
+	require.NoError(t, err)
+	_, err = w.Subscribe(watch.Prefix("w/"), newRecorder().handle)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		all := w.ServerWatches()
+		return len(all) == 1 && all[0].Err != nil
+	}, within, time.Millisecond)
+	assert.ErrorContains(t, w.ServerWatches()[0].Err, "authentication failed")
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -16,7 +17,8 @@ import (
 // source is a way to the server: a stream of the engine's own, or a Watcher of the user's.
 type source interface {
 	// watch asks for a watch, which lives as long as ctx. It blocks while there is no connection.
-	watch(ctx context.Context, k hubKey, rev int64) <-chan answer
+	// wg has the goroutines that it leaves behind, until ctx ends.
+	watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64) <-chan answer
 	// progress asks for a progress report on all watches.
 	progress(ctx context.Context) error
 	// peer is the server, "" where it is not known.
@@ -24,7 +26,7 @@ type source interface {
 	Close() error
 }
 
-// maxStreams is how many gRPC streams a client may hold; one of them is kept for suspects.
+// maxStreams is how many gRPC streams a pool may hold; one of them is kept for suspects.
 const maxStreams = 16
 
 // pool holds the streams of a client.
@@ -46,12 +48,18 @@ type seat struct {
 	most    int           // that it ever had
 	alone   bool          // a suspect sits here
 	gone    chan struct{} // closed when the stream is no good any more: whoever is left moves
-	heard   atomic.Int64  // when it last answered anybody, in Unix nanoseconds
+	born    time.Time
+	heard   atomic.Int64 // how long after born it last answered anybody
 }
+
+func newSeat(s source) *seat { return &seat{src: s, gone: make(chan struct{}), born: time.Now()} }
+
+// silent is for how long the stream has not answered anybody.
+func (s *seat) silent() time.Duration { return time.Since(s.born) - time.Duration(s.heard.Load()) }
 
 func newPool(ctx context.Context, cli *clientv3.Client) *pool {
 	p := &pool{ctx: ctx, suspect: make(chan struct{}, 1)}
-	if w := cli.Watcher; cli.ActiveConnection() == nil || !official(w) {
+	if w := cli.Watcher; cli.ActiveConnection() == nil || w != nil && !official(w) {
 		p.given = given{w}
 		return p
 	}
@@ -82,7 +90,7 @@ func (p *pool) acquire(ctx context.Context, suspect bool, avoid string) (*seat, 
 	}
 	switch {
 	case p.given != nil && best == nil:
-		best = &seat{src: p.given, gone: make(chan struct{})}
+		best = newSeat(p.given)
 		p.seats = append(p.seats, best)
 	case p.given == nil && len(p.seats) < maxStreams-1:
 		best = p.open(avoid)
@@ -98,7 +106,7 @@ func (p *pool) take(s *seat) *seat {
 }
 
 func (p *pool) open(avoid string) *seat {
-	return &seat{src: newPipe(p.ctx, p.dial, avoid), gone: make(chan struct{})}
+	return newSeat(newPipe(p.ctx, p.dial, avoid))
 }
 
 // release gives a seat back. A stream that broke, or that refuses a tenant because its token is too old, takes nobody any
@@ -121,11 +129,12 @@ func (p *pool) release(s *seat, broken bool) {
 	}
 }
 
-// shared reports whether the seat ever had two tenants at once, so that the one's fate may have been the other's fault.
+// shared reports whether the seat ever had two tenants at once, so that the one's fate may have been the other's fault, or
+// is one to try suspects on.
 func (p *pool) shared(s *seat) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return s.most > 1
+	return s.alone || s.most > 1
 }
 
 // streams is how many streams there are.

@@ -5,14 +5,12 @@ import (
 	"time"
 )
 
-// stall is how long a consumer may hold up a replay. Client/v3 would keep everything that arrives meanwhile.
+// stall is how long a consumer may hold up a replay. Meanwhile its stream waits, and so do those who share it; a Watcher of
+// client/v3's would keep everything that arrives.
 const stall = 200 * time.Millisecond
 
 // errStalled is a replay that was given up because the consumer is slow. It goes on where it was.
 var errStalled = errors.New("the consumer is slow")
-
-// errOtherMember is a member that is cut off, or of another history. The hub finds out which.
-var errOtherMember = errors.New("the member may have another history")
 
 // replay delivers the history up to a revision, over a server-side watch of its own, and more where that comes along. It
 // returns a *compaction where the history is gone.
@@ -32,13 +30,13 @@ func (s *sub) replay(upTo int64) error {
 		if end := final(err); end != nil {
 			return end
 		}
-		if s.hub.epoch.Load() != s.epoch {
+		if s.hub.epoch() != s.epoch {
 			return errOtherHistory
 		}
 		if s.pos > was {
 			waits, r.silences = reopening(), 0
 		}
-		if errors.Is(err, errStalled) {
+		if errors.Is(err, errStalled) || errors.Is(err, errMoves) {
 			continue
 		}
 		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.req.sel.String(), "error", err)
@@ -56,21 +54,24 @@ type replayer struct {
 	upTo     int64
 	avoid    string
 	silences int
+	suspect  bool // as of a hub
 }
 
 // once replays over one stream.
 func (r *replayer) once() error {
-	seat, err := r.core.pool.acquire(r.ctx, false, r.avoid)
+	seat, err := r.core.pool.acquire(r.ctx, r.suspect, r.avoid)
 	if err != nil {
 		return err
 	}
 	err = r.read(seat)
-	_, gone := errors.AsType[*compaction](err)
-	broken := err != nil && !gone && !fromConsumer(err) && !errors.Is(err, errStalled) && r.over() == nil
+	broken := spoils(err) && !fromConsumer(err) && !errors.Is(err, errStalled) && r.over() == nil
 	if broken {
 		r.avoid = seat.src.peer()
 		if errors.Is(err, errNoAnswer) {
 			r.silences++
+		}
+		if oversized(err) && r.core.pool.shared(seat) {
+			r.suspect = true
 		}
 	}
 	r.core.pool.release(seat, broken)
@@ -84,8 +85,8 @@ func (r *replayer) read(seat *seat) error {
 		return err
 	}
 	defer st.stop()
-	if r.hub.lineage.Load().foreign(st.first.header) {
-		return errOtherMember
+	if err := r.hub.lineage.Load().kin(st.first.header, r.epoch); err != nil {
+		return err
 	}
 	ask := time.NewTicker(askBehind)
 	defer ask.Stop()
@@ -99,9 +100,15 @@ func (r *replayer) read(seat *seat) error {
 			if err := r.deliver(st, &a); err != nil {
 				return err
 			}
+			if r.suspect = false; seat.alone && r.pos < r.upTo {
+				return errMoves
+			}
 		case <-ask.C:
 			if err := st.dead(r.silences); err != nil {
 				return err
+			}
+			if r.hub.epoch() != r.epoch {
+				return errOtherHistory
 			}
 			st.ask()
 		case <-st.ctx.Done():

@@ -93,8 +93,15 @@ func (h *hub) session() error {
 	if h.ctx.Err() == nil && !errors.Is(err, errMoves) {
 		h.blame(s, err)
 	}
-	h.core.pool.release(s, h.ctx.Err() == nil)
+	h.core.pool.release(s, h.ctx.Err() == nil && spoils(err))
 	return err
+}
+
+// spoils reports whether the end of a watch says something about its stream, so that the others there had better leave.
+// That its history is gone does not, nor that its user may not read.
+func spoils(err error) bool {
+	_, gone := errors.AsType[*compaction](err)
+	return err != nil && !gone && final(err) == nil && !errors.Is(err, errMoves)
 }
 
 // blame remembers what the end of a stream says about where to open the next.
@@ -106,7 +113,7 @@ func (h *hub) blame(s *seat, err error) {
 	if errors.Is(err, errNoAnswer) {
 		h.silences++
 	}
-	if oversized(err) && (s.alone || h.core.pool.shared(s)) {
+	if oversized(err) && h.core.pool.shared(s) {
 		h.suspect = true
 	}
 	since := time.Now()
@@ -164,24 +171,23 @@ func (h *hub) arrive(hdr *pb.ResponseHeader) (target int64, err error) {
 		}
 		if other {
 			h.lost = nil
-			h.begin(hdr, &gap{why: rewritten, after: h.next - 1, base: w, epoch: h.epoch.Add(1)})
+			h.begin(hdr, &gap{why: rewritten, after: h.next - 1, base: w, begins: lineageOf(hdr, h.epoch()+1)})
 		}
 		return 0, nil // or the member lags: it delivers from where it stands, and what is known already is dropped
 	case h.lost != nil:
-		h.begin(hdr, &gap{why: compacted, after: h.next - 1, oldest: h.lost.oldest, base: w, epoch: h.epoch.Load()})
+		h.begin(hdr, &gap{why: compacted, after: h.next - 1, oldest: h.lost.oldest, base: w})
 		h.lost = nil
 	case w >= h.next && h.listingIsCheaper(w):
-		h.begin(hdr, &gap{why: skipped, after: h.next - 1, base: w, epoch: h.epoch.Load()})
+		h.begin(hdr, &gap{why: skipped, after: h.next - 1, base: w})
 	case w >= h.next:
 		target = w
 	}
-	h.lineage.Store(&lineage{hdr.GetClusterId(), hdr.GetRaftTerm()})
+	h.lineage.Store(lineageOf(hdr, h.epoch()))
 	return target, nil
 }
 
 // begin goes on from the confirmation of a watch at now, after a gap where there is one.
 func (h *hub) begin(hdr *pb.ResponseHeader, g *gap) {
-	h.lineage.Store(&lineage{hdr.GetClusterId(), hdr.GetRaftTerm()})
 	var nodes []*node
 	if g != nil {
 		nodes = append(nodes, &node{rev: g.base, gap: g})

@@ -59,7 +59,7 @@ func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64
 
 func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64, bound time.Duration) (*stream, error) {
 	got := make(chan (<-chan answer), 1)
-	wg.Go(func() { got <- s.src.watch(ctx, k, rev) })
+	wg.Go(func() { got <- s.src.watch(ctx, wg, k, rev) })
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	st := &stream{seat: s, ctx: ctx}
@@ -84,14 +84,14 @@ func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int
 // note remembers that the watch has answered.
 func (st *stream) note() {
 	st.heard = time.Now()
-	st.seat.heard.Store(st.heard.UnixNano())
+	st.seat.heard.Store(int64(st.heard.Sub(st.seat.born)))
 }
 
 // dead is the error of a watch that has not answered for too long; after silences others of its kind it may take longer.
 // So it may where the stream answers somebody else: a watch that is catching up keeps etcd from answering the others on its stream.
 func (st *stream) dead(silences int) error {
 	limit := min(patienceMin<<min(silences, 8), patienceMost)
-	if time.Since(time.Unix(0, st.seat.heard.Load())) < limit {
+	if st.seat.silent() < limit {
 		limit = patienceMost
 	}
 	if silent := time.Since(st.heard); silent >= limit {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -141,35 +139,6 @@ func TestStormsOfOpeningAndClosingLeaveNothing(t *testing.T) {
 	require.Eventually(t, func() bool { return serverWatchers(srv) == 0 }, within, 10*time.Millisecond)
 }
 
-func TestAnEventLargerThanTheReceiveLimitHoldsUpItsOwnWatchAlone(t *testing.T) {
-	t.Parallel()
-	srv := etcdtest.Start(t)
-	direct := srv.Client(t)
-	w := newWatcher(t, srv.Client(t, func(c *clientv3.Config) { c.MaxCallSendMsgSize, c.MaxCallRecvMsgSize = 32<<10, 64<<10 }))
-	const n = 20 // more than there are streams, so that some share
-	subs, got := make([]*watch.Subscription, n), make([]*recorder, n)
-	for i := range n {
-		subs[i], got[i] = subscribe(t, w, watch.Key(fmt.Sprintf("w/%02d", i)))
-	}
-	mustPut(t, direct, "w/19", strings.Repeat("x", 200<<10))
-	for round := range 5 {
-		for i := range n - 1 {
-			rev := mustPut(t, direct, fmt.Sprintf("w/%02d", i), strconv.Itoa(round))
-			got[i].revision(t, rev)
-		}
-	}
-	for i := range n - 1 {
-		require.Len(t, got[i].events(), 5)
-		require.NoError(t, subs[i].Err())
-	}
-	assert.Empty(t, got[19].all())
-	require.Eventually(t, func() bool {
-		s := subs[19].Status()
-		return s.State == watch.StateStale && s.Err != nil
-	}, within, time.Millisecond)
-	assert.LessOrEqual(t, w.Stats().Streams, 16)
-}
-
 func TestExpiredTokensAndRestartsAreNoErrors(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token-ttl", "2"))
@@ -262,76 +231,4 @@ func TestAServerThatAnswersInternalIsNotStormed(t *testing.T) {
 	assert.LessOrEqual(t, n, int64(20))
 	assert.Positive(t, n)
 	require.NoError(t, sub.Close())
-}
-
-func TestAConsumerThatStopsReadingDoesNotGrowTheHeap(t *testing.T) { //nolint:paralleltest // others would be in the heap too
-	srv := etcdtest.Start(t)
-	direct := srv.Client(t)
-	w := newWatcher(t, srv.Client(t))
-	release := make(chan struct{})
-	n := 0
-	sub, err := w.Subscribe(watch.Prefix("w/"), func(context.Context, watch.Batch) error {
-		<-release
-		n++
-		return nil
-	}, watch.WithBuffer(10))
-	require.NoError(t, err)
-	ready(t, sub)
-	before := heap()
-	value := strings.Repeat("x", 100<<10)
-	writes := size(500, 1500)
-	var last int64
-	for i := range writes {
-		last = mustPut(t, direct, fmt.Sprintf("w/%d", i%10), value)
-	}
-	require.Eventually(t, func() bool { return w.ServerWatches()[0].Revision >= last }, within, time.Millisecond)
-	assert.Less(t, heap(), before+11<<20, "more than the buffer and some")
-	close(release)
-	require.NoError(t, sub.WaitRevision(t.Context(), last))
-	assert.Equal(t, writes, n, "and yet nothing is lost")
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
-// ownWatcher is a Watcher that a user has put into the client.
-type ownWatcher struct {
-	clientv3.Watcher
-
-	watches, closed atomic.Int64
-}
-
-func (o *ownWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
-	o.watches.Add(1)
-	return o.Watcher.Watch(ctx, key, opts...)
-}
-
-func (o *ownWatcher) Close() error {
-	o.closed.Add(1)
-	return o.Watcher.Close()
-}
-
-func TestADecoratedWatcherIsUsedAndNotClosed(t *testing.T) {
-	t.Parallel()
-	srv := etcdtest.Start(t)
-	proxy := srv.Proxy(t)
-	cli := etcdtest.NewClient(t, proxy.Endpoints())
-	own := &ownWatcher{Watcher: cli.Watcher}
-	cli.Watcher = own
-	w := newWatcher(t, cli)
-	direct := srv.Client(t)
-	_, got := subscribe(t, w, watch.Prefix("w/"), watch.WithSnapshot())
-	for i := range 5 {
-		got.revision(t, mustPut(t, direct, "w/k", strconv.Itoa(i)))
-		proxy.Cut()
-	}
-	assert.Positive(t, own.watches.Load())
-	require.NoError(t, w.Close())
-	assert.Zero(t, own.closed.Load())
-	cli.Watcher = own.Watcher
 }

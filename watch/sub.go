@@ -36,6 +36,7 @@ type sub struct {
 	since  atomic.Int64        // when it began to do something else, in Unix nanoseconds
 	done   atomic.Int64        // everything up to here was handled
 	waits  atomic.Int64        // how many wait for done to move
+	nudge  chan struct{}       // somebody began to wait: the hub may know more than it has rung for
 	moved  atomic.Pointer[bell]
 	again  atomic.Uint64 // how often it had to catch up
 	ready  chan struct{} // closed when it follows for the first time
@@ -43,7 +44,7 @@ type sub struct {
 }
 
 func newSub(c *core, r *request, out func(Batch) error) *sub {
-	s := &sub{core: c, req: r, out: out, ready: make(chan struct{})}
+	s := &sub{core: c, req: r, out: out, ready: make(chan struct{}), nudge: make(chan struct{}, 1)}
 	s.cur.limit, s.cur.coalesce = int64(r.buffer), r.coalesce
 	s.cur.keys.Store(-1)
 	s.since.Store(time.Now().UnixNano())
@@ -190,6 +191,7 @@ func (s *sub) idle(b *bell) error {
 	}
 	select {
 	case <-b.rung:
+	case <-s.nudge:
 	case <-due:
 	case <-s.ctx.Done():
 	}

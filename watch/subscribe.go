@@ -144,13 +144,17 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 	}
 }
 
-// ask has the hub ask for a progress report, and tell of it.
+// ask has the watch look at how far its hub is, and the hub ask for a progress report, and tell of it.
 func (s *sub) ask() (done func()) {
 	h := s.at.Load()
 	if h == nil {
 		return func() {}
 	}
-	h.waits.Add(1)
+	h.waits.Add(1) // from here on the hub rings; what it has heard before, the watch looks up
+	select {
+	case s.nudge <- struct{}{}:
+	default:
+	}
 	select {
 	case h.asked <- struct{}{}:
 	default:

@@ -1,0 +1,116 @@
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+func TestConsumeGoesOnWhereItStopped(t *testing.T) {
+	t.Parallel()
+	cli, dir := shared(t)
+	w := newWatcher(t, cli)
+	cp := kv.NewCheckpoint(kv.New(cli), dir+"checkpoint")
+	stop := errors.New("enough")
+	var seen []string
+	consume := func(ctx context.Context, n int) error {
+		return w.Consume(ctx, watch.Prefix(dir+"in/"), cp, func(_ context.Context, b watch.Batch) error {
+			for _, e := range b.Events {
+				if n == 0 {
+					return stop
+				}
+				n--
+				seen = append(seen, string(e.Value))
+			}
+			return nil
+		})
+	}
+	// The very first run saves where it begins, before anything has happened.
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- consume(ctx, 0) }()
+	require.Eventually(t, func() bool { rev, err := cp.Load(t.Context()); return err == nil && rev > 0 }, within, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+
+	for i := range 6 {
+		mustPut(t, cli, dir+"in/k", strconv.Itoa(i))
+	}
+	require.ErrorIs(t, consume(t.Context(), 2), stop)
+	require.ErrorIs(t, consume(t.Context(), 3), stop)
+	assert.Equal(t, []string{"0", "1", "2", "3", "4"}, seen)
+}
+
+func TestConsumePassesOnWhatTheCheckpointSays(t *testing.T) {
+	t.Parallel()
+	w := newWatcher(t, newWorld(1).client(t))
+	boom := errors.New("boom")
+	err := w.Consume(t.Context(), watch.Key("k"), &memory{err: boom}, func(context.Context, watch.Batch) error { return nil })
+	require.ErrorIs(t, err, boom)
+	assert.ErrorContains(t, err, `watch: consume "k": load the checkpoint: boom`)
+}
+
+func TestConsumeMovesItsCheckpointOverAQuietPrefix(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		opts  []watch.Option
+		told  bool
+		every time.Duration
+	}{
+		"by itself": {nil, false, 30 * time.Second},
+		"as asked":  {[]watch.Option{watch.WithProgress(5 * time.Second)}, true, 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+				cp, got := &memory{}, newRecorder()
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- watcher.Consume(ctx, watch.Prefix("dir/"), cp, got.handle, c.opts...) }()
+				synctest.Wait()
+				time.Sleep(time.Second)
+				begun, _ := cp.Load(ctx)
+				assert.Equal(t, w.revision(), begun, "where it begins is saved at once")
+				moved := w.commit(change{key: "elsewhere", value: "1"})
+				time.Sleep(2*c.every + 2*time.Second)
+				saved, _ := cp.Load(ctx)
+				assert.Equal(t, moved, saved)
+				assert.Equal(t, c.told, len(got.all()) > 0)
+				time.Sleep(10 * c.every)
+				assert.Len(t, cp.saves, 2, "nothing has changed since")
+				cancel()
+				require.ErrorIs(t, <-done, context.Canceled)
+			})
+		})
+	}
+}
+
+func TestConsumeSavesAfterTheFunctionAndEndsWithTheCheckpoint(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		cp := &memory{rev: w.revision()}
+		first := w.commit(change{key: "dir/a", value: "1"})
+		second := w.commit(change{key: "dir/a", value: "2"})
+		boom := errors.New("boom")
+		err := watcher.Consume(t.Context(), watch.Prefix("dir/"), cp, func(_ context.Context, b watch.Batch) error {
+			if b.Revision == second {
+				cp.mu.Lock()
+				defer cp.mu.Unlock()
+				assert.Equal(t, first, cp.rev)
+				cp.err = boom
+			}
+			return nil
+		})
+		require.ErrorIs(t, err, boom)
+		assert.ErrorContains(t, err, `watch: consume "dir/*": save the checkpoint: boom`)
+	})
+}

@@ -1,0 +1,75 @@
+package watch_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+func TestTheWordsForKindsTypesAndStates(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "put delete EventType(7)", fmt.Sprint(watch.Put, watch.Delete, watch.EventType(7)))
+	assert.Equal(t, "live snapshot resync progress Kind(9)", fmt.Sprint(watch.Live, watch.Snapshot, watch.Resync, watch.Progress, watch.Kind(9)))
+	assert.Equal(t, "syncing live stale State(4)", fmt.Sprint(watch.StateSyncing, watch.StateLive, watch.StateStale, watch.State(4)))
+	assert.Equal(t, "k users/* [a, b) ", fmt.Sprint(watch.Key("k"), " ", watch.Prefix("users/"), " ", watch.Range("a", "b"), " ", watch.Selector{}))
+	err := &watch.CompactedError{After: 3, Oldest: 9}
+	require.ErrorIs(t, err, watch.ErrCompacted)
+	assert.EqualError(t, err, "history compacted: the changes after revision 3 and before 9 are gone")
+}
+
+func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(1)
+	watcher := newWatcher(t, w.client(t))
+	nothing := func(context.Context, watch.Batch) error { return nil }
+	for name, c := range map[string]struct {
+		sel  watch.Selector
+		opts []watch.Option
+	}{
+		"no selector":                        {watch.Selector{}, nil},
+		"an empty key":                       {watch.Key(""), nil},
+		"a prefix without a slash":           {watch.Prefix("a"), nil},
+		"a range that is empty":              {watch.Range("b", "b"), nil},
+		"a range from behind":                {watch.Range("b", "a"), nil},
+		"a negative revision":                {watch.Key("k"), []watch.Option{watch.WithAfter(-1)}},
+		"progress all the time":              {watch.Key("k"), []watch.Option{watch.WithProgress(0)}},
+		"no buffer":                          {watch.Key("k"), []watch.Option{watch.WithBuffer(0)}},
+		"neither puts nor deletes":           {watch.Key("k"), []watch.Option{watch.WithPutsOnly(), watch.WithDeletesOnly()}},
+		"a state of deletes":                 {watch.Key("k"), []watch.Option{watch.WithSnapshot(), watch.WithDeletesOnly()}},
+		"a nil option and one that is wrong": {watch.Key("k"), []watch.Option{nil, watch.WithBuffer(-1)}},
+	} {
+		for b, err := range watcher.Watch(t.Context(), c.sel, c.opts...) {
+			require.ErrorIs(t, err, watch.ErrInvalid, name)
+			require.Zero(t, b)
+		}
+		_, err := watcher.Subscribe(c.sel, nothing, c.opts...)
+		require.ErrorIs(t, err, watch.ErrInvalid, name)
+		require.ErrorIs(t, watcher.Consume(t.Context(), c.sel, &memory{}, nothing, c.opts...), watch.ErrInvalid, name)
+	}
+	_, err := watcher.Subscribe(watch.Key("k"), nil)
+	require.ErrorIs(t, err, watch.ErrInvalid)
+	for _, err := range watcher.Watch(nil, watch.Key("k")) { //nolint:staticcheck // that is the point
+		require.ErrorIs(t, err, watch.ErrInvalid)
+	}
+	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), nil, nothing), watch.ErrInvalid)
+	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), &memory{}, nothing, watch.WithAfter(1)), watch.ErrInvalid)
+	require.ErrorContains(t, watcher.Consume(t.Context(), watch.Key("k"), &memory{}, nothing, watch.WithAfter(-1), watch.WithBuffer(0)),
+		"WithBuffer", "all complaints are told")
+	for _, bad := range []*watch.Watcher{
+		watch.New(nil), watch.New(clientv3.NewCtxClient(t.Context())), watch.New(w.client(t), watch.WithNamespace("a//b")),
+		watcher.Namespace("//"),
+	} {
+		for _, err := range bad.Watch(t.Context(), watch.Key("k")) {
+			require.ErrorIs(t, err, watch.ErrInvalid)
+		}
+		assert.Zero(t, bad.Active())
+		require.NoError(t, bad.Close())
+	}
+	assert.Zero(t, w.opened)
+}
