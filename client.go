@@ -155,13 +155,15 @@ func (c *core) client() *Client {
 	if cfg.SessionTTL != 0 { // that of a client that was given to Wrap is lease's own default
 		leases = append(leases, lease.WithSessionTTL(time.Duration(cfg.SessionTTL)))
 	}
+	watcher := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
+	leases = append(leases, lease.WithWatcher(watcher))
 	return &Client{
 		core: c,
 		store: kv.New(c.cli,
 			kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry),
 			kv.WithLogger(log), kv.WithRetryHook(obs.Retry)),
 		leases:  lease.New(c.cli, leases...),
-		watcher: watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync)),
+		watcher: watcher,
 	}
 }
 

@@ -79,9 +79,8 @@ func TestCloseRemovesKeysRevokesSessionsAndEndsWatches(t *testing.T) {
 		sub, err := c.Watcher().Subscribe(watch.Prefix(""), func(context.Context, watch.Batch) error { return nil })
 		require.NoError(t, err, name)
 		<-sub.Ready()
-		stats := c.Stats()
-		assert.Equal(t, 1, stats.Watches.ServerWatches, name)
-		assert.Equal(t, 1, stats.Leases.Keys, name)
+		require.Eventually(t, func() bool { return c.Stats().Watches.Active == 2 }, 10*time.Second, time.Millisecond, "that of the key as well")
+		assert.Equal(t, 1, c.Stats().Leases.Keys, name)
 
 		require.NoError(t, c.Namespace("x").Close())
 		require.NoError(t, s.Err(), "a view has closed nothing")

@@ -44,6 +44,9 @@ func (c *core) close() error {
 	err := together(keys, func(k *Key) error { return k.close(ctx) })
 	err = errors.Join(err, together(c.renewer.close(), func(s *Session) error { return s.close(ctx) }))
 	c.jobs.Wait()
+	if c.ownWatcher != nil {
+		_ = c.ownWatcher.Close() // always nil
+	}
 	c.renewer.wait()
 	c.telling.wait()
 	if err != nil {

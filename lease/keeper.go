@@ -14,6 +14,7 @@ import (
 // keep restores the key whenever something happens to it, until it is closed.
 func (k *Key) keep() {
 	defer close(k.done)
+	defer k.news.close()
 	var p pace
 	for k.ctx.Err() == nil {
 		if !k.disturbed() {
@@ -44,7 +45,7 @@ func (k *Key) disturbed() bool {
 		return true
 	}
 	defer context.AfterFunc(s.Context(), stop)()
-	rev, err := k.notify.await(ctx, k.abs, seen)
+	rev, err := k.news.await(ctx, seen)
 	if err != nil {
 		return true
 	}

@@ -32,7 +32,7 @@ type Key struct {
 	abs      string
 	takeover bool
 	ttl      time.Duration
-	notify   notifier
+	news     *news
 
 	ctx    context.Context //nolint:containedctx // the key's own life, which it hands out
 	cancel context.CancelCauseFunc
@@ -61,9 +61,10 @@ func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...Ke
 		return nil, fail(op, key, err)
 	}
 	k := &Key{
-		m: m, name: key, abs: m.ns + key, takeover: set.takeover, ttl: set.ttl, notify: newNotifier(m.cli),
+		m: m, name: key, abs: m.ns + key, takeover: set.takeover, ttl: set.ttl,
 		done: make(chan struct{}), gone: make(chan struct{}), turn: make(chan struct{}, 1), value: slices.Clone(value),
 	}
+	k.news = newNews(m.watches(), k.abs[len(m.root):])
 	k.ctx, k.cancel = context.WithCancelCause(context.WithoutCancel(m.life))
 	if err := m.claim(ctx, k); err != nil {
 		return nil, fail(op, key, err)

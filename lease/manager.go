@@ -15,6 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
+	"github.com/etcdkit/etcdkit/watch"
 )
 
 // Manager grants leases and keeps those of its sessions and keys alive. It is safe for concurrent use. Managers made
@@ -45,12 +46,14 @@ type core struct {
 	lost    atomic.Uint64
 	telling busy // of losses
 
-	mu     sync.Mutex
-	closed bool
-	jobs   sync.WaitGroup // work in the background that nobody else waits for
-	pools  map[time.Duration]*pool
-	keys   map[string]*Key   // by absolute key
-	sweeps map[string]*sweep // likewise
+	mu         sync.Mutex
+	closed     bool
+	jobs       sync.WaitGroup // work in the background that nobody else waits for
+	pools      map[time.Duration]*pool
+	watcher    *watch.Watcher    // of the keys, nil before the first
+	ownWatcher *watch.Watcher    // that, where the manager has made it
+	keys       map[string]*Key   // by absolute key
+	sweeps     map[string]*sweep // likewise
 
 	sweepAfter []time.Duration
 
@@ -92,7 +95,7 @@ func newCore(cli *clientv3.Client, s settings) *core {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
 	c := &core{
-		cli: cli, log: s.logger, ttl: s.ttl, onLoss: s.onLoss,
+		cli: cli, log: s.logger, ttl: s.ttl, onLoss: s.onLoss, watcher: s.watcher,
 		pools: map[time.Duration]*pool{}, keys: map[string]*Key{}, sweeps: map[string]*sweep{},
 		sweepAfter: sweepAfter(),
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/watch"
 )
 
 // defaultTTL is that of a session when nothing else is said.
@@ -30,6 +31,7 @@ type settings struct {
 	onRetry   func(op string, attempt int, err error)
 	onLoss    func(cause error)
 	stub      pb.LeaseClient
+	watcher   *watch.Watcher
 }
 
 // WithNamespace puts the keys of the manager below dir. Leases have no namespace. Default: none.
@@ -65,6 +67,10 @@ func WithLossHook(f func(cause error)) Option { return func(s *settings) { s.onL
 // WithStub sends everything that concerns leases through stub instead of the client's connection. It is for stubs with
 // interceptors of their own and for tests under testing/synctest. Default: the client's connection.
 func WithStub(stub pb.LeaseClient) Option { return func(s *settings) { s.stub = stub } }
+
+// WithWatcher watches keys through w, which has the namespace of the manager and is not closed with it. Default: a
+// watcher of the manager's own, made with the first key.
+func WithWatcher(w *watch.Watcher) Option { return func(s *settings) { s.watcher = w } }
 
 // SessionOption is an option of [Manager.OpenSession].
 type SessionOption func(*sessionSettings)

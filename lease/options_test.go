@@ -13,6 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
 )
 
 func TestTheLogTellsOfFailuresOnce(t *testing.T) {
@@ -53,6 +54,32 @@ func TestRetriesAreBoundedAndTold(t *testing.T) {
 		require.ErrorIs(t, err, lease.ErrUnavailable)
 		assert.Equal(t, 4*time.Second, time.Since(begin))
 	})
+}
+
+func TestKeysAreWatchedThroughTheWatcherThatWasGiven(t *testing.T) {
+	t.Parallel()
+	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+	w := watch.New(cli, watch.WithNamespace(dir))
+	t.Cleanup(func() { assert.NoError(t, w.Close()) })
+	m := manage(t, cli, lease.WithNamespace(dir), lease.WithWatcher(w))
+	_, err := m.Namespace("below").OpenKey(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return w.Active() == 1 }, 10*time.Second, time.Millisecond)
+	deleted, err := cli.Delete(t.Context(), dir+"below/k")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, deleted.Deleted)
+	for b, err := range w.Watch(t.Context(), watch.Key("below/k"), watch.WithAfter(deleted.Header.Revision)) {
+		require.NoError(t, err)
+		require.Equal(t, []byte("v"), b.Events[0].Value)
+		break
+	}
+	require.NoError(t, m.Close())
+	assert.Zero(t, w.Active())
+	for b, err := range w.Watch(t.Context(), watch.Prefix(""), watch.WithSnapshot()) {
+		require.NoError(t, err, "it is still open")
+		assert.Empty(t, b.Events)
+		break
+	}
 }
 
 func TestAKeyOfAClientWithoutAWatcher(t *testing.T) {
