@@ -36,29 +36,39 @@ type line struct {
 	*grpc.ClientConn
 
 	users int
-	stale bool // there is a newer one; the last user closes it
+	stale bool // there is to be another one; the last user closes it
 }
 
-// to returns the connection to ep, which it does not wait for, and what ends its use.
-//
-// A connection that could not be made waits before it is tried again, and answers with the reason of then. What is asked
-// for here is how the endpoint is now, so such a connection gives way to a new one.
-func (l *lines) to(ep string) (*grpc.ClientConn, func(), error) {
+// ask calls f with the connection to ep. What is asked for here is how the endpoint is now, while gRPC answers with the
+// reason of its last attempt as long as it waits for the next. So f is called again, over a new connection, when it fails
+// on one that was there before and is not open.
+func (l *lines) ask(ctx context.Context, ep string, f func(conn *grpc.ClientConn) error) error {
+	for {
+		c, fresh, err := l.take(ep)
+		if err != nil {
+			return err
+		}
+		err = f(c.ClientConn)
+		stale := err != nil && !fresh && ctx.Err() == nil && c.GetState() != connectivity.Ready
+		l.leave(ep, c, stale)
+		if !stale {
+			return err
+		}
+	}
+}
+
+// take returns the connection to ep, and whether it is a new one. It does not wait for it.
+func (l *lines) take(ep string) (c *line, fresh bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c, ok := l.conns[ep]
-	if ok && c.GetState() == connectivity.TransientFailure {
-		c.stale, ok = true, false
-		l.retire(c)
-		delete(l.conns, ep)
-	}
 	if !ok {
 		if l.closed {
-			return nil, nil, ErrClosed
+			return nil, false, ErrClosed
 		}
 		conn, err := l.dial(ep)
 		if err != nil {
-			return nil, nil, err
+			return nil, false, err
 		}
 		if l.conns == nil {
 			l.conns = map[string]*line{}
@@ -67,29 +77,29 @@ func (l *lines) to(ep string) (*grpc.ClientConn, func(), error) {
 		l.conns[ep] = c
 	}
 	c.users++
-	return c.ClientConn, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		c.users--
-		l.retire(c)
-	}, nil
+	return c, !ok, nil
 }
 
-// retire closes c when it has been replaced and nobody uses it. The caller holds l.mu.
-func (l *lines) retire(c *line) {
-	if c.stale && c.users == 0 {
+// leave ends a use of a connection, and has the next user make a new one if it is stale.
+func (l *lines) leave(ep string, c *line, stale bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.users--
+	c.stale = c.stale || stale
+	if !c.stale {
+		return
+	}
+	if l.conns[ep] == c {
+		delete(l.conns, ep)
+	}
+	if c.users == 0 {
 		_ = c.Close() // nothing is lost with it
 	}
 }
 
 // probe asks ep whether it serves, and says why not.
 func (l *lines) probe(ctx context.Context, ep string) error {
-	conn, done, err := l.to(ep)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return wire.Probe(ctx, conn)
+	return l.ask(ctx, ep, func(conn *grpc.ClientConn) error { return wire.Probe(ctx, conn) })
 }
 
 // explain is probe for people. A server that does not like the client's certificate sends the reason and closes the

@@ -83,27 +83,27 @@ func (c *core) survey(ctx context.Context) []answer {
 // question asks one endpoint for its status and for the members that it knows.
 func (c *core) question(ctx context.Context, ep string) answer {
 	a := answer{ep: ep}
-	conn, done, err := c.lines.to(ep)
-	if err != nil {
-		a.err = err
-		return a
-	}
-	defer done()
+	a.err = c.lines.ask(ctx, ep, func(conn *grpc.ClientConn) error { return hear(ctx, conn, &a) })
+	return a
+}
+
+// hear fills in a with what the endpoint of conn says.
+func hear(ctx context.Context, conn *grpc.ClientConn, a *answer) error {
 	began := time.Now()
 	var p peer.Peer
-	a.status, err = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.Peer(&p))
+	answered, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.Peer(&p))
 	a.latency = time.Since(began)
 	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 		a.tls = &info
 	}
 	if err != nil {
-		a.err, a.status = err, nil
-		return a
+		return err
 	}
+	a.status = answered
 	if list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{}); err == nil {
 		a.list = list.GetMembers() // without it the member is known by its status alone
 	}
-	return a
+	return nil
 }
 
 // reason is why there was no answer, for people.
