@@ -30,8 +30,9 @@ type Client struct {
 	leases  *lease.Manager
 	watcher *watch.Watcher
 
-	below string // the dir below the configured namespace, for reports
-	view  bool   // made by Namespace: owns nothing
+	below  string // the dir below the configured namespace, for reports
+	view   bool   // made by Namespace: owns nothing
+	badDir bool   // made with a dir that is none
 }
 
 // core is what a client shares with those made from it by Namespace.
@@ -42,6 +43,8 @@ type core struct {
 	login  *login // nil without credentials
 	lines  *lines
 	patrol *patrol // nil where the endpoints are not the client's to choose
+
+	lockers lockers
 
 	stop     context.CancelFunc // ends everything that runs in the background
 	closed   atomic.Bool
@@ -180,10 +183,10 @@ func (c *Client) Watcher() *watch.Watcher { return c.watcher }
 // Namespace is the same connection, session and watch streams below dir, which is relative to the client's own
 // namespace. Closing it closes nothing. A dir that is none is told by each call of its parts.
 func (c *Client) Namespace(dir string) *Client {
-	below, _ := keyspace.Dir(dir) // the parts tell what is wrong with it
+	below, err := keyspace.Dir(dir) // the parts tell what is wrong with it
 	return &Client{
 		core: c.core, store: c.store.Namespace(dir), leases: c.leases.Namespace(dir), watcher: c.watcher.Namespace(dir),
-		below: c.below + below, view: true,
+		below: c.below + below, view: true, badDir: c.badDir || err != nil,
 	}
 }
 
@@ -200,17 +203,19 @@ func (c *core) endpoints() []string {
 	return c.cli.Endpoints()
 }
 
-// Close removes the keys that the client keeps and revokes its sessions, ends its watches, then what it runs in the
-// background and its connections, and with [ErrClosed] the calls under way. It takes about 5 s at most, also when etcd is
-// away, does its work once, and returns the same result every time; an error of package lease means that leases were left
-// to end by themselves. A client made by Namespace has nothing to close.
+// Close releases the client's locks, removes the keys that it keeps and revokes its sessions, ends its watches, then what
+// it runs in the background and its connections, and with [ErrClosed] the calls under way. It takes about 5 s at most,
+// also when etcd is away, does its work once, and returns the same result every time; an error of package lease means
+// that leases, and the locks on them, were left to end by themselves. A client made by Namespace has nothing to close.
 func (c *Client) Close() error {
 	if c.view {
 		return nil
 	}
 	c.closing.Do(func() {
 		c.closed.Store(true)
-		c.closeErr = errors.Join(c.leases.Close(), c.watcher.Close(), c.close())
+		locks := c.lockers.close()
+		leases := c.leases.Close()
+		c.closeErr = errors.Join(locks(), leases, c.watcher.Close(), c.close())
 	})
 	return c.closeErr
 }

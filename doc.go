@@ -24,9 +24,10 @@
 //
 // # Lifetime
 //
-// A [Client] is made once and used by the whole process. Its parts, [Client.KV], [Client.Leases] and [Client.Watcher],
-// are accessors: they are made with the client and closed with it. [Client.Namespace] is a view of the same client below
-// a dir and owns nothing. [Client.Close] ends everything the client runs and waits for it; calls under way, and later ones, return [ErrClosed].
+// A [Client] is made once and used by the whole process. Its parts, [Client.KV], [Client.Leases], [Client.Watcher] and
+// [Client.Locks], are accessors: they are made with the client and closed with it. [Client.Namespace] is a view of the
+// same client below a dir and owns nothing. [Client.Close] ends everything the client runs and waits for it; calls under
+// way, and later ones, return [ErrClosed].
 // A client that was given to Wrap stays open, and with it the stores over it.
 //
 // No call waits for ever while etcd is down: without a deadline in its context a read is given 5 s and a write 10 s

@@ -119,7 +119,7 @@ type Observer struct {
 	Retry func(op string, attempt int, err error)
 	// LeaseLost is told why a session has ended other than by being closed.
 	LeaseLost func(cause error)
-	// LockWait is told how long a lock of the given name was waited for. It is called once the client has locks; not yet.
+	// LockWait is told how long a lock of the given name was waited for.
 	LockWait func(name string, d time.Duration)
 	// WatchResync is told of a watch whose history was lost and which went on from the current state, and how many
 	// changes it reported for the difference.

@@ -13,6 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/lock"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -99,12 +100,49 @@ func TestCloseRemovesKeysRevokesSessionsAndEndsWatches(t *testing.T) {
 	require.NoError(t, err, "the client below is its owner's")
 }
 
+func TestLocksAreInTheNamespaceAndReleasedByClose(t *testing.T) {
+	t.Parallel()
+	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+	waited := make(chan string, 3)
+	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir}, etcdkit.WithObserver(etcdkit.Observer{
+		LockWait: func(name string, _ time.Duration) { waited <- name },
+	}))
+	assert.Same(t, c.Locks(), c.Locks())
+	assert.Same(t, c.Namespace("sub").Locks(), c.Namespace("sub/").Locks(), "one for a namespace")
+	assert.NotSame(t, c.Locks(), c.Namespace("sub").Locks())
+	_, err := c.Namespace("a//b").Locks().Mutex("m").Lock(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+
+	one, err := c.Locks().Mutex("m").Lock(t.Context())
+	require.NoError(t, err)
+	other, err := c.Namespace("sub").Locks().Mutex("m").Lock(t.Context())
+	require.NoError(t, err, "it is another one")
+	assert.Equal(t, []string{"m", "m"}, []string{<-waited, <-waited})
+	for _, below := range []string{"", "sub/"} {
+		got, err := direct.Get(t.Context(), dir+below+"locks/m/", clientv3.WithPrefix())
+		require.NoError(t, err)
+		assert.Len(t, got.Kvs, 1, below)
+	}
+	require.NoError(t, c.Close())
+	for _, held := range []*lock.Held{one, other} {
+		require.Error(t, held.Err())
+		require.Error(t, held.Context().Err())
+	}
+	got, err := direct.Get(t.Context(), dir, clientv3.WithPrefix())
+	require.NoError(t, err)
+	assert.Empty(t, got.Kvs)
+	_, err = c.Locks().Mutex("m").Lock(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrClosed)
+	_, err = c.Namespace("later").Locks().Mutex("m").Lock(t.Context())
+	require.ErrorIs(t, err, etcdkit.ErrClosed)
+}
+
 func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints()})
 	require.NoError(t, err)
-	_, err = c.Leases().Shared(t.Context())
+	held, err := c.Locks().Mutex("m").Lock(t.Context())
 	require.NoError(t, err)
 	sub, err := c.Watcher().Subscribe(watch.Prefix(""), func(context.Context, watch.Batch) error { return nil })
 	require.NoError(t, err)
@@ -114,7 +152,9 @@ func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {
 	began := time.Now()
 	err = c.Close()
 	assert.Less(t, time.Since(began), 10*time.Second)
+	t.Logf("closed in %v", time.Since(began))
 	require.ErrorContains(t, err, "lease: close")
+	require.Error(t, held.Err())
 	assert.Equal(t, err, c.Close(), "the same result every time")
 }
 

@@ -92,6 +92,10 @@ func (s *Store) Namespace(dir string) *Store {
 	return &Store{core: s.core, ns: s.ns + below, bad: errors.Join(s.bad, err)}
 }
 
+// Dir is the dir of the store from the root of the key space: its namespace, "" where it has none. The keys of a [Guard]
+// are absolute and begin with it.
+func (s *Store) Dir() string { return s.ns }
+
 // Stats returns the counters of the client below the store.
 func (s *Store) Stats() Stats {
 	if s.engine == nil {

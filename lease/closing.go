@@ -10,14 +10,14 @@ import (
 )
 
 // farewell bounds everything that is done on the server when something is closed.
-const farewell = 5 * time.Second
+const farewell = 4 * time.Second
 
 // parting is a context for what has to be done on the server when something ends, whatever else has ended.
 func (c *core) parting() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(c.life), farewell)
 }
 
-// Close removes all keys of the manager and revokes the leases of all its sessions, within about 5 s in all, and waits
+// Close removes all keys of the manager and revokes the leases of all its sessions, within 4 s in all, and waits
 // for what runs in the background. Contexts end with a cause that matches [ErrClosed]. It does its work once and returns
 // the same result every time; an error means that leases were left to end by themselves. A manager made by Namespace has
 // nothing to close.

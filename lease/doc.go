@@ -100,6 +100,7 @@
 //	Shared, Acquire      0 when the session is there; a lease carries 256 of those who Acquire
 //	Session.Guard        1 put for the first call on a session, 0 afterwards
 //	OpenKey              1 transaction and a watch; Update 1; Close 1
+//	Session.Verify       1 RPC
 //	Grant, Revoke        1
 //	Describe             1
 //	KeepAliveOnce        1 stream, and, on a client with a password, a login

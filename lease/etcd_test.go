@@ -146,6 +146,29 @@ func TestDescribe(t *testing.T) {
 	assert.True(t, gone(t, cli, info.ID))
 }
 
+func TestASessionThatIsVerifiedLearnsAtOnceThatItsLeaseIsGone(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	m := manage(t, count.Client(t, hardened))
+	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
+	require.NoError(t, err)
+	count.Reset()
+	require.NoError(t, s.Verify(t.Context()))
+	assert.Equal(t, 1, count.Count("Lease/LeaseTimeToLive"))
+	ended, stop := context.WithCancel(t.Context())
+	stop()
+	require.ErrorIs(t, s.Verify(ended), context.Canceled)
+	require.NoError(t, s.Err(), "nothing is known of the lease then")
+
+	_, err = etcdtest.Client(t).Revoke(t.Context(), s.ID())
+	require.NoError(t, err)
+	require.ErrorIs(t, s.Verify(t.Context()), lease.ErrNotFound)
+	require.ErrorIs(t, s.Err(), lease.ErrExpired)
+	count.Reset()
+	require.ErrorIs(t, s.Verify(t.Context()), lease.ErrNotFound)
+	assert.Zero(t, count.Count("Lease/LeaseTimeToLive"), "it is known")
+}
+
 func TestALeaseThatAnOperatorRevokesIsLostSoon(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)

@@ -171,23 +171,31 @@ func (m *Manager) Describe(ctx context.Context, id clientv3.LeaseID) (Info, erro
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()
-	var out Info
-	call := retry.Call{Pkg: "lease", Op: "describe", Key: named(id), Read: true}
-	err := m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-		asked := time.Now()
-		r, err := m.service.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: true}, grpc.WaitForReady(true))
+	r, asked, err := m.look(ctx, "describe", id, true)
+	if err != nil {
+		return Info{}, err
+	}
+	out := term{id, asked, time.Duration(r.GetTTL()) * time.Second}.info()
+	out.Granted = time.Duration(r.GetGrantedTTL()) * time.Second
+	out.Keys = m.visible(r.GetKeys())
+	return out, nil
+}
+
+// look asks etcd about a lease. The answer is as of a moment after asked.
+func (c *core) look(ctx context.Context, op string, id clientv3.LeaseID, keys bool) (r *pb.LeaseTimeToLiveResponse, asked time.Time, err error) {
+	call := retry.Call{Pkg: "lease", Op: op, Key: named(id), Read: true}
+	err = c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+		asked = time.Now()
+		r, err = c.service.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: keys}, grpc.WaitForReady(true))
 		switch {
 		case err != nil:
 			return clientv3.ContextError(ctx, err)
 		case r.GetTTL() < 0:
 			return rpctypes.ErrLeaseNotFound
 		}
-		out = term{id, asked, time.Duration(r.GetTTL()) * time.Second}.info()
-		out.Granted = time.Duration(r.GetGrantedTTL()) * time.Second
-		out.Keys = m.visible(r.GetKeys())
 		return nil
 	})
-	return out, err
+	return r, asked, err
 }
 
 // visible are the keys below the namespace, without the library's own.

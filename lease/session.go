@@ -123,6 +123,27 @@ func (s *Session) Err() error {
 	return cause
 }
 
+// Verify asks etcd whether the lease lives. A session whose lease is gone is lost at once, instead of with the next
+// renewal, and that is the error, as is the end of a session that is over already. Any other error leaves the question
+// open. One RPC.
+func (s *Session) Verify(ctx context.Context) error {
+	const op = "verify"
+	if ctx == nil {
+		return fail(op, named(s.id), errNoContext)
+	}
+	if err := s.Err(); err != nil {
+		return fail(op, named(s.id), err)
+	}
+	ctx, stop := s.c.until(ctx)
+	defer stop()
+	_, _, err := s.c.look(ctx, op, s.id, false)
+	if isNotFound(err) {
+		s.lose(ErrNotFound, nil)
+		return fail(op, named(s.id), s.why())
+	}
+	return err
+}
+
 // over reports whether the session has ended, or would be found to have by the clock. It draws no conclusions from that,
 // as Err does, and so may be asked under a lock.
 func (s *Session) over(now time.Time) bool {

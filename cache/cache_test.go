@@ -1,0 +1,555 @@
+package cache_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// These take one another's place.
+var (
+	_ cache.Reader[user] = kv.Typed[user]{}
+	_ cache.Reader[user] = (*cache.Cache[user])(nil)
+	_ cache.Reader[user] = (*cache.Replica[user])(nil)
+)
+
+func TestAMissReadsEtcdAndAHitDoesNot(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	rev := mustPut(t, p.store, "users/ada", `{"Name":"Ada"}`)
+	var hits, misses atomic.Int64
+	c := openCache(t, p, "users", kv.JSON[user](), cache.WithLookupHook(func(dir string, hit bool) {
+		assert.Equal(t, "users", dir)
+		if hit {
+			hits.Add(1)
+		} else {
+			misses.Add(1)
+		}
+	}))
+	count.Reset()
+	for range 3 {
+		e, err := c.Get(t.Context(), "ada")
+		require.NoError(t, err)
+		assert.Equal(t, kv.Entry[user]{Key: "ada", Value: user{Name: "Ada"}, CreateRevision: rev, ModRevision: rev, Version: 1}, e)
+		_, err = c.Get(t.Context(), "nobody")
+		require.ErrorIs(t, err, kv.ErrNotFound)
+		require.EqualError(t, err, `cache: get "nobody": key not found`)
+	}
+	assert.Equal(t, 2, count.Total(), "%v", count.Counts())
+	assert.Equal(t, cache.Stats{Hits: 4, Misses: 2, Fills: 2, Entries: 2}, c.Stats())
+	assert.Equal(t, int64(4), hits.Load())
+	assert.Equal(t, int64(2), misses.Load())
+	_, err := c.Get(t.Context(), "")
+	require.ErrorIs(t, err, cache.ErrInvalid)
+	assert.Equal(t, 2, count.Total())
+}
+
+// caught waits until a cache has taken everything up to rev.
+func caught[T any](tb testing.TB, c *cache.Cache[T], key string, rev int64, value T) {
+	tb.Helper()
+	eventually(tb, "a change arrives", func() bool {
+		e, err := c.Get(tb.Context(), key)
+		return err == nil && e.ModRevision >= rev && assert.ObjectsAreEqual(value, e.Value)
+	})
+}
+
+func TestAWatchKeepsWhatIsInMemoryCurrent(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	mustPut(t, p.store, "dir/a", "1")
+	c := openCache(t, p, "dir", kv.String())
+	_, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	_, err = c.Get(t.Context(), "b")
+	require.ErrorIs(t, err, kv.ErrNotFound)
+	rev := mustPut(t, p.store, "dir/a", "2")
+	revB := mustPut(t, p.store, "dir/b", "1")
+	before := count.Count("KV/Txn")
+	caught(t, c, "a", rev, "2")
+	caught(t, c, "b", revB, "1")
+	mustDelete(t, p.store, "dir/a")
+	eventually(t, "the delete arrives", func() bool {
+		_, err := c.Get(t.Context(), "a")
+		return err != nil
+	})
+	assert.Equal(t, before, count.Count("KV/Txn"), "a change needs no read")
+	assert.Equal(t, uint64(3), c.Stats().Invalidations)
+	mustPut(t, p.store, "dir/unknown", "1")
+	assert.Equal(t, 2, c.Stats().Entries, "what nobody asks for is not kept")
+}
+
+func TestManyGoroutinesThatMissAKeyAreOneRead(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Client(t)
+	kvs := intercept(cli)
+	const callers = 256
+	arrived := make(chan struct{})
+	kvs.after = func(op clientv3.Op) {
+		if readsOne(op) {
+			<-arrived
+		}
+	}
+	p := over(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.store, "dir/a", "1")
+	kvs.calls.Store(0)
+	c := openCache(t, p, "dir", kv.String())
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			e, err := c.Get(t.Context(), "a")
+			assert.NoError(t, err)
+			assert.Equal(t, "1", e.Value)
+		})
+	}
+	eventually(t, "all have missed", func() bool { return c.Stats().Misses == callers })
+	close(arrived)
+	wg.Wait()
+	assert.Equal(t, int64(1), kvs.calls.Load())
+	assert.Equal(t, uint64(1), c.Stats().Fills)
+}
+
+func TestTheCallerWhoLeavesDoesNotFailTheOthers(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Client(t)
+	kvs := intercept(cli)
+	release := make(chan struct{})
+	kvs.after = func(op clientv3.Op) {
+		if readsOne(op) {
+			<-release
+		}
+	}
+	p := over(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.store, "dir/a", "1")
+	c := openCache(t, p, "dir", kv.String())
+	ctx, leave := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := c.Get(ctx, "a")
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+	eventually(t, "the first has missed", func() bool { return c.Stats().Fills == 1 })
+	got := make(chan error, 1)
+	wg.Go(func() {
+		_, err := c.Get(t.Context(), "a")
+		got <- err
+	})
+	eventually(t, "the second has missed", func() bool { return c.Stats().Misses == 2 })
+	leave()
+	close(release)
+	require.NoError(t, <-got)
+	wg.Wait()
+	assert.Equal(t, uint64(1), c.Stats().Fills)
+
+	release = make(chan struct{}) // nobody reads it now
+	ctx, leave = context.WithCancel(t.Context())
+	wg.Go(func() {
+		_, err := c.Get(ctx, "b")
+		assert.ErrorIs(t, err, context.Canceled)
+	})
+	eventually(t, "the third has missed", func() bool { return c.Stats().Fills == 2 })
+	leave()
+	wg.Wait()
+	close(release)
+}
+
+// The bug that this prevents: a read that was answered before a change, and arrives after it, is kept, and served until
+// somebody notices.
+func TestASlowFillThatMeetsAnInvalidationIsNotKept(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"by the watch", "by a write of this process", "by hand", "a creation", "a delete"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			cli := etcdtest.Client(t)
+			kvs := intercept(cli)
+			answered, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			kvs.after = func(op clientv3.Op) {
+				if readsOne(op) {
+					once.Do(func() { // the first alone
+						close(answered)
+						<-release
+					})
+				}
+			}
+			p := over(t, cli, etcdtest.Prefix(t))
+			if how != "a creation" {
+				mustPut(t, p.store, "dir/a", "old")
+			}
+			c := openCache(t, p, "dir", kv.String())
+			slow := make(chan string, 1)
+			go func() {
+				e, _ := c.Get(t.Context(), "a")
+				slow <- e.Value
+			}()
+			<-answered // with what there was
+			want := "new"
+			switch how {
+			case "by a write of this process":
+				storeA(t, c, "new")
+			case "by hand":
+				mustPut(t, p.store, "dir/a", "new")
+				c.Invalidate("a")
+			case "a delete":
+				want = ""
+				passed(t, c, mustDelete(t, p.store, "dir/a"))
+			default:
+				passed(t, c, mustPut(t, p.store, "dir/a", "new"))
+			}
+			fast := make(chan string, 1)
+			go func() { // has come after the change
+				e, _ := c.Get(t.Context(), "a")
+				fast <- e.Value
+			}()
+			eventually(t, "the second caller", func() bool { return c.Stats().Misses >= 2 })
+			close(release)
+			<-slow
+			assert.Equal(t, want, <-fast)
+			for range 10 {
+				e, _ := c.Get(t.Context(), "a")
+				require.Equal(t, want, e.Value)
+			}
+		})
+	}
+}
+
+// passed waits until the watch has told the cache of everything up to rev.
+func passed[T any](tb testing.TB, c *cache.Cache[T], rev int64) {
+	tb.Helper()
+	require.NoError(tb, c.Passed(tb.Context(), rev))
+}
+
+// Fills, changes and evictions of few keys as fast as they can be, for the race detector and for the order of revisions.
+func TestNoReadGoesBackInTime(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxEntries(3))
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	const keys = 5
+	for i := range keys {
+		mustPut(t, p.store, "dir/k"+strconv.Itoa(i), "0")
+	}
+	var reads atomic.Int64
+	for g := range 4 {
+		wg.Go(func() {
+			var last [keys]int64
+			for i := g; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				k := i % keys
+				if i%97 == 0 {
+					c.Invalidate("k" + strconv.Itoa(k))
+				}
+				e, err := c.Get(t.Context(), "k"+strconv.Itoa(k))
+				if !assert.NoError(t, err) {
+					return
+				}
+				assert.GreaterOrEqual(t, e.ModRevision, last[k])
+				last[k] = e.ModRevision
+				reads.Add(1)
+			}
+		})
+	}
+	for i := range 600 {
+		mustPut(t, p.store, fmt.Sprintf("dir/k%d", i%keys), strconv.Itoa(i))
+	}
+	close(done)
+	wg.Wait()
+	assert.Positive(t, reads.Load())
+}
+
+func TestWritesThroughTheCacheAreSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	c := openCache(t, p, "dir", kv.String())
+	r := openReplica(t, p, "dir", kv.String())
+	for i := range 100 {
+		for _, m := range []mine[string]{c, r} {
+			_, _ = c.Get(t.Context(), "a") // so that it is in memory
+			v := strconv.Itoa(i)
+			if i%5 == 4 {
+				v = ""
+			}
+			storeA(t, m, v)
+			e, err := m.Get(t.Context(), "a")
+			if v == "" {
+				require.ErrorIs(t, err, kv.ErrNotFound)
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, v, e.Value)
+		}
+	}
+	for i := range 20 {
+		for _, m := range []mine[string]{c, r} {
+			want, err := m.Store().Update(t.Context(), "b", func(v *string) error { *v += strconv.Itoa(i); return nil }, kv.WithUpsert())
+			require.NoError(t, err)
+			m.Tell(t.Context(), "b", want.ModRevision)
+			e, err := m.Get(t.Context(), "b")
+			require.NoError(t, err)
+			require.Equal(t, want, e)
+		}
+	}
+}
+
+func TestEvictionIsNotTakenForAbsence(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	const keys = 50
+	for i := range keys {
+		mustPut(t, p.store, "dir/"+strconv.Itoa(i), "v"+strconv.Itoa(i))
+	}
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxEntries(10))
+	for range 2 {
+		for i := range keys {
+			e, err := c.Get(t.Context(), strconv.Itoa(i))
+			require.NoError(t, err)
+			assert.Equal(t, "v"+strconv.Itoa(i), e.Value)
+		}
+	}
+	s := c.Stats()
+	assert.Equal(t, 10, s.Entries)
+	assert.Equal(t, uint64(2*keys-10), s.Evictions)
+}
+
+func TestAnEntryOutlivesItsTTLNowhere(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	mustPut(t, p.store, "dir/a", "1")
+	c := openCache(t, p, "dir", kv.String(), cache.WithTTL(200*time.Millisecond))
+	count.Reset()
+	_, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	eventually(t, "a second read of etcd", func() bool {
+		_, err := c.Get(t.Context(), "a")
+		return err == nil && count.Count("KV/Txn") == 2
+	})
+	assert.Positive(t, c.Stats().Hits)
+}
+
+func TestInvalidateForgets(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	mustPut(t, p.store, "dir/a", "1")
+	c := openCache(t, p, "dir", kv.String())
+	read := func() {
+		t.Helper()
+		_, err := c.Get(t.Context(), "a")
+		require.NoError(t, err)
+		_, err = c.Get(t.Context(), "b")
+		require.ErrorIs(t, err, kv.ErrNotFound)
+	}
+	read()
+	c.Invalidate("a")
+	c.Invalidate("unknown")
+	read()
+	assert.Equal(t, uint64(3), c.Stats().Fills)
+	c.InvalidateAll()
+	assert.Zero(t, c.Stats().Entries)
+	read()
+	assert.Equal(t, uint64(5), c.Stats().Fills)
+	assert.Equal(t, uint64(3), c.Stats().Invalidations)
+}
+
+func TestALinearizableReadOfACacheMissesNothing(t *testing.T) {
+	t.Parallel()
+	p, other := shared(t), shared(t)
+	c := openCache(t, p, "dir", kv.String())
+	for i := range 50 {
+		mustPut(t, p.store, "dir/a", strconv.Itoa(i))
+		e, err := c.GetLinearizable(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, strconv.Itoa(i), e.Value)
+		mustPut(t, other.store, "noise", "x")
+	}
+	fills := c.Stats().Fills
+	for range 20 {
+		_, err := c.GetLinearizable(t.Context(), "a")
+		require.NoError(t, err)
+	}
+	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "it is answered from memory")
+	mustDelete(t, p.store, "dir/a")
+	_, err := c.GetLinearizable(t.Context(), "a")
+	require.ErrorIs(t, err, kv.ErrNotFound)
+}
+
+func TestALinearizableReadDoesNotJoinAnEarlierOne(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Client(t)
+	kvs := intercept(cli)
+	answered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	kvs.after = func(op clientv3.Op) {
+		if readsOne(op) {
+			once.Do(func() { close(answered); <-release })
+		}
+	}
+	p := over(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.store, "dir/a", "old")
+	c := openCache(t, p, "dir", kv.String())
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = c.Get(t.Context(), "a") })
+	<-answered
+	mustPut(t, p.store, "dir/a", "new")
+	got := make(chan string, 1)
+	wg.Go(func() {
+		e, _ := c.GetLinearizable(t.Context(), "a")
+		got <- e.Value
+	})
+	eventually(t, "the second has missed", func() bool { return c.Stats().Misses == 2 })
+	close(release)
+	assert.Equal(t, "new", <-got)
+	wg.Wait()
+}
+
+func TestGetAtLeastShowsWhatAnotherProcessHasWritten(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	c := openCache(t, p, "dir", kv.String())
+	for i := range 100 {
+		_, _ = c.Get(t.Context(), "a")
+		rev := mustPut(t, p.store, "dir/a", strconv.Itoa(i))
+		e, err := c.GetAtLeast(t.Context(), "a", rev)
+		require.NoError(t, err)
+		require.Equal(t, strconv.Itoa(i), e.Value)
+		e, err = c.GetAtLeast(t.Context(), "a", rev-1)
+		require.NoError(t, err)
+		require.Equal(t, strconv.Itoa(i), e.Value)
+	}
+	_, err := c.GetAtLeast(t.Context(), "a", 1<<50)
+	require.ErrorIs(t, err, cache.ErrInvalid)
+	require.ErrorContains(t, err, "ahead of the cluster's")
+	rev := mustPut(t, p.store, "elsewhere", "x")
+	fills := c.Stats().Fills
+	_, err = c.GetAtLeast(t.Context(), "a", rev)
+	require.NoError(t, err)
+	_, err = c.GetAtLeast(t.Context(), "a", rev)
+	require.NoError(t, err)
+	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "what was read at a revision is known to be of that revision")
+}
+
+func TestABadValueIsRememberedUntilItChanges(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	mustPut(t, p.store, "dir/a", "{")
+	c := openCache(t, p, "dir", kv.JSON[user]())
+	for range 3 {
+		_, err := c.Get(t.Context(), "a")
+		require.ErrorIs(t, err, kv.ErrDecode)
+		require.ErrorContains(t, err, `cache: get "a": value cannot be decoded: revision `)
+	}
+	assert.Equal(t, uint64(1), c.Stats().Fills)
+	assert.Equal(t, uint64(1), c.Stats().BadEntries)
+	caught(t, c, "a", mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`), user{Name: "Ada"})
+}
+
+func TestTheCheckFindsReadersThatWrite(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	mustPut(t, p.store, "dir/a", `{"Tags":["x"]}`)
+	c := openCache(t, p, "dir", kv.JSON[*user](), cache.WithReadOnlyCheck())
+	e, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	_, err = c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	e.Value.Tags[0] = "y"
+	assert.PanicsWithValue(t, `cache: the value of "a" was changed by a reader: values of a cache are shared and read-only`, func() {
+		_, _ = c.Get(t.Context(), "a")
+	})
+}
+
+//nolint:paralleltest // allocations of other tests would count
+func TestAHitAllocatesNothing(t *testing.T) {
+	p := shared(t)
+	mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`)
+	c := openCache(t, p, "dir", kv.JSON[user]())
+	r := openReplica(t, p, "dir", kv.JSON[user]())
+	key := string([]byte("a")) // no constant
+	for name, f := range map[string]cache.Reader[user]{"cache": c, "replica": r} {
+		_, err := f.Get(t.Context(), key)
+		require.NoError(t, err)
+		ctx := t.Context()
+		assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = f.Get(ctx, key) }), name)
+	}
+	_, _ = c.Get(t.Context(), "nobody")
+	ctx := t.Context()
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = c.Get(ctx, "nobody") }), "absence")
+}
+
+func TestAClosedCacheSaysSo(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	c := openCache(t, p, "dir", kv.String())
+	storeA(t, c, "1")
+	_, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.NoError(t, c.Close())
+	_, err = c.Get(t.Context(), "a")
+	require.ErrorIs(t, err, cache.ErrClosed)
+	_, err = c.GetLinearizable(t.Context(), "a")
+	require.ErrorIs(t, err, cache.ErrClosed)
+	_, err = c.GetAtLeast(t.Context(), "a", 1)
+	require.ErrorIs(t, err, cache.ErrClosed)
+	c.InvalidateAll()
+	assert.Zero(t, p.watcher.Active())
+}
+
+func TestACloseInTheMiddleOfReadsEndsThem(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	var wg sync.WaitGroup
+	for range 20 {
+		c, err := cache.Open(t.Context(), p, "dir", kv.String(), cache.WithMaxEntries(1))
+		require.NoError(t, err)
+		for g := range 10 {
+			wg.Go(func() {
+				for i := range 20 {
+					_, err := c.Get(t.Context(), fmt.Sprint("k", (g+i)%7))
+					if g%2 == 0 {
+						_, err = c.GetLinearizable(t.Context(), fmt.Sprint("k", (g+i)%7))
+					}
+					if err != nil && !assert.Condition(t, func() bool {
+						return kvNotFound(err) || closed(err)
+					}, "%v", err) {
+						return
+					}
+				}
+			})
+		}
+		require.NoError(t, c.Close())
+	}
+	wg.Wait()
+	assert.Zero(t, p.watcher.Active())
+}
+
+func TestManyReadersAreOneServerWatch(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	for range 3 {
+		c := openCache(t, p, "dir", kv.String())
+		for i := range 100 {
+			_, err := c.Get(t.Context(), strconv.Itoa(i))
+			require.ErrorIs(t, err, kv.ErrNotFound)
+		}
+	}
+	assert.Equal(t, 1, p.watcher.Stats().ServerWatches)
+}

@@ -1,0 +1,57 @@
+package cache
+
+import (
+	"fmt"
+	"hash/maphash"
+	"slices"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// decoder turns stored bytes into values that are handed out.
+type decoder[T any] struct {
+	codec kv.Codec[T]
+	seed  maphash.Seed
+	check bool // hash what is handed out
+}
+
+func newDecoder[T any](codec kv.Codec[T], check bool) decoder[T] {
+	return decoder[T]{codec: codec, seed: maphash.MakeSeed(), check: check}
+}
+
+// decode returns the value of b, and its hash where values are checked. A codec that panics is one that does not understand the value.
+func (d *decoder[T]) decode(b []byte, rev int64) (v T, sum uint64, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &decodeError{rev: rev, cause: fmt.Errorf("the codec panicked: %v", p)}
+		}
+	}()
+	if v, err = d.codec.Decode(b); err != nil {
+		var zero T
+		return zero, 0, &decodeError{rev: rev, cause: err}
+	}
+	if p, ok := any(&v).(*[]byte); ok {
+		*p = slices.Clip(*p) // so that append copies
+	}
+	if d.check {
+		sum = d.sum("", v)
+	}
+	return v, sum, nil
+}
+
+// sum is the hash of a value as the codec writes it.
+func (d *decoder[T]) sum(key string, v T) uint64 {
+	b, err := d.codec.Encode(v)
+	if err != nil {
+		panic(fmt.Sprintf("cache: the value of %s was changed by a reader: it cannot be encoded any more", errs.Quote(key)))
+	}
+	return maphash.Bytes(d.seed, b)
+}
+
+// verify panics where a value that was handed out is not what it was.
+func (d *decoder[T]) verify(key string, v T, sum uint64) {
+	if d.check && d.sum(key, v) != sum {
+		panic(fmt.Sprintf("cache: the value of %s was changed by a reader: values of a cache are shared and read-only", errs.Quote(key)))
+	}
+}

@@ -1,0 +1,220 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// open makes what *etcdkit.Client is: a store and a watcher of one namespace.
+func open(namespace string) (c parts, ctx context.Context, done func()) {
+	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	c = parts{store: kv.New(cli, kv.WithNamespace(namespace)), watcher: watch.New(cli, watch.WithNamespace(namespace))}
+	return c, ctx, func() {
+		_, _, _ = c.store.DeletePrefix(ctx, "")
+		_ = c.watcher.Close()
+		_ = cli.Close()
+		cancel()
+	}
+}
+
+// Role is what the examples keep.
+type Role struct{ Admin bool }
+
+func ExampleOpen() {
+	client, ctx, done := open("example-cache")
+	defer done()
+	roles, err := cache.Open(ctx, client, "roles", kv.JSON[Role](), cache.WithMaxEntries(100), cache.WithTTL(time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer roles.Close()
+
+	_, err = roles.Get(ctx, "ada")
+	fmt.Println(errors.Is(err, kv.ErrNotFound)) // and that is remembered
+	_, _ = roles.Get(ctx, "ada")
+
+	_, _ = client.KV().Put(ctx, "roles/ada", []byte(`{"Admin":true}`)) // somebody else
+	e, _ := roles.GetLinearizable(ctx, "ada")
+	fmt.Println(e.Value.Admin)
+	e, _ = roles.Get(ctx, "ada")
+	fmt.Println(e.Value.Admin)
+	fmt.Println(roles.Stats().Fills <= 2)
+	// Output:
+	// true
+	// true
+	// true
+	// true
+}
+
+func ExampleCache_GetAtLeast() {
+	client, ctx, done := open("example-at-least")
+	defer done()
+	roles, err := cache.Open(ctx, client, "roles", kv.JSON[Role]())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer roles.Close()
+
+	// Another process writes, and hands over the revision, in a message or a cookie.
+	rev, _ := client.KV().Put(ctx, "roles/ada", []byte(`{"Admin":true}`))
+	e, err := roles.GetAtLeast(ctx, "ada", rev)
+	fmt.Println(e.Value.Admin, e.ModRevision >= rev, err)
+	// Output: true true <nil>
+}
+
+func ExampleCache_Invalidate() {
+	client, ctx, done := open("example-invalidate")
+	defer done()
+	names, err := cache.Open(ctx, client, "names", kv.String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer names.Close()
+
+	_, _ = names.Get(ctx, "a")
+	_, _ = names.Get(ctx, "a")
+	names.Invalidate("a")
+	_, _ = names.Get(ctx, "a")
+	s := names.Stats()
+	fmt.Println(s.Hits, s.Misses)
+	// Output: 1 2
+}
+
+func ExampleOpenReplica() {
+	client, ctx, done := open("example-replica")
+	defer done()
+	_, _ = client.KV().Put(ctx, "roles/ada", []byte(`{"Admin":true}`))
+	_, _ = client.KV().Put(ctx, "roles/bob", []byte(`{}`))
+	roles, err := cache.OpenReplica(ctx, client, "roles", kv.JSON[Role]())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer roles.Close()
+
+	e, _ := roles.Get(ctx, "ada") // no RPC
+	fmt.Println(e.Key, e.Value.Admin, roles.Len())
+	for e := range roles.All() {
+		fmt.Println(e.Key)
+	}
+	rev, _ := client.KV().Delete(ctx, "roles/bob")
+	_ = roles.WaitRevision(ctx, rev)
+	_, err = roles.Get(ctx, "bob")
+	fmt.Println(err)
+	// Output:
+	// ada true 2
+	// ada
+	// bob
+	// cache: get "bob": key not found
+}
+
+func ExampleReplica_View() {
+	client, ctx, done := open("example-view")
+	defer done()
+	flags, err := cache.OpenReplica(ctx, client, "flags", kv.String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer flags.Close()
+
+	tx, _ := client.KV().Txn(ctx).Then(clientv3.OpPut("flags/primary", "eu"), clientv3.OpPut("flags/backup", "us")).Commit()
+	_ = flags.WaitRevision(ctx, tx.Header.Revision)
+	flags.View(func(get func(key string) (kv.Entry[string], bool)) {
+		_, _ = client.KV().Txn(ctx).Then(clientv3.OpPut("flags/primary", "us"), clientv3.OpPut("flags/backup", "eu")).Commit()
+		primary, _ := get("primary")
+		backup, _ := get("backup")
+		fmt.Println(primary.Value, backup.Value)
+	})
+	// Output: eu us
+}
+
+func ExampleReplica_Follow() {
+	client, ctx, done := open("example-follow")
+	defer done()
+	_, _ = client.KV().Put(ctx, "limits/rate", []byte("10"))
+	limits, err := cache.OpenReplica(ctx, client, "limits", kv.String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer limits.Close()
+
+	told := make(chan struct{})
+	stop := limits.Follow(func(c cache.Change[string]) {
+		fmt.Printf("%s: %q -> %q\n", c.New.Key, c.Old.Value, c.New.Value)
+		told <- struct{}{}
+	})
+	<-told
+	_, _ = client.KV().Put(ctx, "limits/rate", []byte("20"))
+	<-told
+	stop()
+	// Output:
+	// rate: "" -> "10"
+	// rate: "10" -> "20"
+}
+
+func ExampleReplica_FollowRevisions() {
+	client, ctx, done := open("example-follow-revisions")
+	defer done()
+	limits, err := cache.OpenReplica(ctx, client, "limits", kv.String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer limits.Close()
+
+	told := make(chan int)
+	limits.FollowRevisions(func(_ int64, changes []cache.Change[string]) { told <- len(changes) })
+	fmt.Println(<-told, "at first")
+	_, _ = client.KV().Txn(ctx).Then(clientv3.OpPut("limits/a", "1"), clientv3.OpPut("limits/b", "2")).Commit()
+	fmt.Println(<-told, "by one transaction")
+	// Output:
+	// 0 at first
+	// 2 by one transaction
+}
+
+// admin does not care where roles come from.
+func admin(ctx context.Context, roles cache.Reader[Role], name string) bool {
+	e, err := roles.Get(ctx, name)
+	return err == nil && e.Value.Admin
+}
+
+func ExampleReader() {
+	client, ctx, done := open("example-reader")
+	defer done()
+	store := kv.NewTyped(client.KV(), "roles", kv.JSON[Role]())
+	_, _ = store.Put(ctx, "ada", Role{Admin: true})
+	cached, err := cache.Open(ctx, client, "roles", kv.JSON[Role]())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer cached.Close()
+	replica, err := cache.OpenReplica(ctx, client, "roles", kv.JSON[Role]())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer replica.Close()
+
+	fmt.Println(admin(ctx, store, "ada"), admin(ctx, cached, "ada"), admin(ctx, replica, "ada"))
+	// Output: true true true
+}

@@ -1,0 +1,336 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// behind is the parts of a client whose connection goes through a proxy of the shared server.
+func behind(t *testing.T) (p, direct parts, proxy *etcdtest.Proxy) {
+	t.Helper()
+	dir := etcdtest.Prefix(t)
+	proxy = etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	return over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir), over(t, etcdtest.Client(t), dir), proxy
+}
+
+// shortest is the least bound there is, so that tests need not wait for long.
+const shortest = 2 * time.Second
+
+func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
+	t.Parallel()
+	p, direct, proxy := behind(t)
+	mustPut(t, direct.store, "dir/a", "1")
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	free := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(1<<62))
+	proxy.Blackhole(true, true)
+	cut := time.Now()
+	mustPut(t, direct.store, "dir/a", "2")
+	for {
+		began := time.Now()
+		e, err := r.Get(t.Context(), "a")
+		if err != nil {
+			require.ErrorIs(t, err, cache.ErrStale)
+			require.ErrorContains(t, err, "the bound is 2s")
+			break
+		}
+		require.Equal(t, "1", e.Value)
+		require.LessOrEqual(t, began.Sub(cut), shortest, "an answer that is older than the bound")
+		time.Sleep(time.Millisecond)
+	}
+	assert.Less(t, time.Since(cut), shortest+500*time.Millisecond)
+	assert.Greater(t, r.Age(), shortest/2)
+	assert.Equal(t, map[string]string{"a": "1"}, values(r), "the last state can still be looked at")
+	assert.Positive(t, r.Stats().Stale)
+	e, err := free.Get(t.Context(), "a")
+	require.NoError(t, err, "without a bound")
+	assert.Equal(t, "1", e.Value)
+	ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer stop()
+	_, err = r.GetLinearizable(ctx, "a")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	eventually(t, "the watch is known to be down", func() bool { return r.Err() != nil })
+
+	proxy.Heal()
+	eventually(t, "the replica is current again", func() bool {
+		e, err := r.Get(t.Context(), "a")
+		return err == nil && e.Value == "2"
+	})
+	require.NoError(t, r.Err())
+}
+
+func TestACacheThatIsTooOldGoesToEtcd(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	direct := over(t, etcdtest.Client(t), dir)
+	// The watch alone goes through the proxy.
+	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	mustPut(t, direct.store, "dir/a", "1")
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	_, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	proxy.Blackhole(true, true)
+	proxy.Refuse()
+	cut := time.Now()
+	mustPut(t, direct.store, "dir/a", "2")
+	eventually(t, "the new value", func() bool {
+		began := time.Now()
+		e, err := c.Get(t.Context(), "a")
+		require.NoError(t, err)
+		if e.Value == "1" {
+			require.LessOrEqual(t, began.Sub(cut), shortest, "an answer that is older than the bound")
+		}
+		return e.Value == "2"
+	})
+	assert.Positive(t, c.Stats().Stale)
+	fills := c.Stats().Fills
+	for range 100 {
+		e, err := c.Get(t.Context(), "a")
+		require.NoError(t, err)
+		require.Equal(t, "2", e.Value)
+	}
+	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "what was read within the bound is good for the bound")
+	mustPut(t, direct.store, "dir/a", "3")
+	e, err := c.GetLinearizable(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "3", e.Value, "the store is well")
+	storeA(t, c, "4")
+	e, err = c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "4", e.Value)
+	proxy.Heal()
+	eventually(t, "the watch is back", func() bool { return c.Err() == nil && c.Age() < shortest })
+	caught(t, c, "a", mustPut(t, direct.store, "dir/a", "5"), "5")
+}
+
+func TestAReplicaReadsItsOwnWritesWhileItsWatchIsDown(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	direct := over(t, etcdtest.Client(t), dir)
+	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	mustPut(t, direct.store, "dir/a", "1")
+	r := openReplica(t, p, "dir", kv.String())
+	proxy.Refuse()
+	proxy.Cut()
+	eventually(t, "the watch is known to be down", func() bool { return r.Err() != nil })
+	for i := range 3 {
+		v := "w" + strconv.Itoa(i)
+		storeA(t, r, v)
+		e, err := r.Get(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, v, e.Value)
+	}
+	storeA(t, r, "")
+	_, err := r.Get(t.Context(), "a")
+	require.ErrorIs(t, err, kv.ErrNotFound)
+	mustPut(t, direct.store, "dir/a", "elsewhere")
+	e, err := r.Get(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "elsewhere", e.Value)
+	proxy.Heal()
+	eventually(t, "the replica has caught up", func() bool { return values(r)["a"] == "elsewhere" })
+	fills := r.Stats().Fills
+	eventually(t, "reads come from memory again", func() bool {
+		before := r.Stats().Fills
+		_, err := r.Get(t.Context(), "a")
+		return err == nil && r.Stats().Fills == before
+	})
+	assert.GreaterOrEqual(t, r.Stats().Fills, fills)
+}
+
+func TestAFrozenServerIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	p := over(t, server.Client(t), "app")
+	mustPut(t, p.store, "dir/a", "1")
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	_, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	server.Pause()
+	defer server.Resume()
+	_, err = r.Get(t.Context(), "a")
+	require.NoError(t, err, "within the bound")
+	_, err = c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	eventually(t, "the cache goes to etcd, which does not answer", func() bool {
+		_, err := c.Get(ctx, "a")
+		return err != nil
+	})
+	_, err = c.Get(ctx, "a")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	began := time.Now()
+	ctx, stop = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	_, err = cache.OpenReplica(ctx, p, "other", kv.String())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, `cache: open replica "other": context deadline exceeded`)
+	require.NotContains(t, err.Error(), "\n")
+	assert.Less(t, time.Since(began), 5*time.Second)
+	server.Resume()
+	eventually(t, "all is well again", func() bool {
+		_, err := r.Get(t.Context(), "a")
+		_, other := c.Get(t.Context(), "a")
+		return err == nil && other == nil
+	})
+}
+
+func TestLostHistoryIsMadeUpFor(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	proxy := server.Proxy(t)
+	direct := over(t, server.Client(t), "app")
+	p := over(t, etcdtest.NewClient(t, proxy.Endpoints()), "app")
+	mustPut(t, direct.store, "dir/a", "old")
+	mustPut(t, direct.store, "dir/gone", "old")
+	r := openReplica(t, p, "dir", kv.String())
+	c := openCache(t, p, "dir", kv.String())
+	for _, key := range []string{"a", "gone"} {
+		_, err := c.Get(t.Context(), key)
+		require.NoError(t, err)
+	}
+	_, err := c.Get(t.Context(), "new")
+	require.ErrorIs(t, err, kv.ErrNotFound)
+	told := make(chan cache.Change[string], 16)
+	r.Follow(func(c cache.Change[string]) { told <- c })
+	<-told
+	<-told
+	for range 2 { // the second time, the history is another one
+		proxy.Refuse()
+		proxy.Cut()
+		mustPut(t, direct.store, "dir/a", "new")
+		mustDelete(t, direct.store, "dir/gone")
+		rev := mustPut(t, direct.store, "dir/new", "new")
+		server.Compact(rev)
+		proxy.Heal()
+		eventually(t, "the replica is current", func() bool {
+			return assert.ObjectsAreEqual(map[string]string{"a": "new", "new": "new"}, values(r))
+		})
+		eventually(t, "the cache is current", func() bool {
+			a, errA := c.Get(t.Context(), "a")
+			_, errGone := c.Get(t.Context(), "gone")
+			n, errNew := c.Get(t.Context(), "new")
+			return errA == nil && a.Value == "new" && kvNotFound(errGone) && errNew == nil && n.Value == "new"
+		})
+		server.Wipe()
+		mustPut(t, direct.store, "dir/a", "wiped")
+		mustPut(t, direct.store, "dir/gone", "again")
+		eventually(t, "the replica is of the new history", func() bool {
+			return assert.ObjectsAreEqual(map[string]string{"a": "wiped", "gone": "again"}, values(r))
+		})
+		eventually(t, "the cache is of the new history", func() bool {
+			a, errA := c.Get(t.Context(), "a")
+			_, errNew := c.Get(t.Context(), "new")
+			return errA == nil && a.Value == "wiped" && kvNotFound(errNew)
+		})
+		rev = mustPut(t, direct.store, "dir/a", "old")
+		require.NoError(t, r.WaitRevision(t.Context(), rev))
+		caught(t, c, "a", rev, "old")
+	}
+	assert.Positive(t, c.Stats().Restarts, "a watch of events ends with its history")
+	state := map[string]string{"a": "old", "gone": "old"}
+	for {
+		ch := <-told
+		if ch.New.ModRevision == 0 {
+			delete(state, ch.New.Key)
+		} else {
+			state[ch.New.Key] = ch.New.Value
+		}
+		if len(told) == 0 && assert.ObjectsAreEqual(values(r), state) {
+			break
+		}
+	}
+}
+
+func TestAWatcherThatIsClosedMakesCachesGrowOld(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	mustPut(t, p.store, "dir/a", "1")
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	require.NoError(t, p.watcher.Close())
+	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
+	_, err := r.Get(t.Context(), "a")
+	require.ErrorIs(t, err, cache.ErrStale)
+	require.ErrorIs(t, r.Err(), cache.ErrClosed)
+	require.ErrorIs(t, r.WaitRevision(t.Context(), 1<<50), cache.ErrClosed)
+	rev := mustPut(t, p.store, "dir/a", "2")
+	e, err := c.GetAtLeast(t.Context(), "a", rev)
+	require.NoError(t, err)
+	assert.Equal(t, "2", e.Value)
+	_, err = cache.Open(t.Context(), p, "dir", kv.String())
+	require.ErrorIs(t, err, cache.ErrClosed)
+}
+
+func TestAPermissionThatWasTakenAwayAndGivenBackIsMadeUpFor(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	proxy := server.Proxy(t)
+	const role, from, end = "reader", "app/", "app0"
+	etcdtest.EnableAuth(t, server, etcdtest.User{Name: role, Password: "secret", Grants: []etcdtest.Grant{etcdtest.ReadWrite(from)}})
+	root := server.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	direct := over(t, root, "app")
+	p := over(t, etcdtest.NewClient(t, proxy.Endpoints(), etcdtest.As(role, "secret")), "app")
+	mustPut(t, direct.store, "dir/a", "1")
+	mustPut(t, direct.store, "dir/gone", "1")
+	r := openReplica(t, p, "dir", kv.String())
+	c := openCache(t, p, "dir", kv.String())
+	for _, key := range []string{"a", "gone"} {
+		_, err := c.Get(t.Context(), key)
+		require.NoError(t, err)
+	}
+	_, err := root.RoleRevokePermission(t.Context(), role, from, end)
+	require.NoError(t, err)
+	proxy.Cut()
+	eventually(t, "the watch is refused", func() bool {
+		return errors.Is(r.Err(), cache.ErrPermission) && errors.Is(c.Err(), cache.ErrPermission)
+	})
+	_, err = cache.OpenReplica(t.Context(), p, "dir", kv.String())
+	require.ErrorIs(t, err, cache.ErrPermission)
+	mustPut(t, direct.store, "dir/a", "2")
+	mustDelete(t, direct.store, "dir/gone")
+	rev := mustPut(t, direct.store, "dir/new", "1")
+	_, err = root.RoleGrantPermission(t.Context(), role, from, end, clientv3.PermissionType(clientv3.PermReadWrite))
+	require.NoError(t, err)
+	require.NoError(t, r.WaitRevision(t.Context(), rev))
+	assert.Equal(t, map[string]string{"a": "2", "new": "1"}, values(r))
+	eventually(t, "the cache is well", func() bool { return c.Err() == nil })
+	caught(t, c, "a", rev-2, "2")
+	_, err = c.Get(t.Context(), "gone")
+	require.ErrorIs(t, err, kv.ErrNotFound)
+	assert.Positive(t, r.Stats().Restarts)
+	assert.Positive(t, c.Stats().Restarts)
+}
+
+func TestAMemberWithoutALeaderIsNoticed(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	p := over(t, cluster.Members[0].Client(t), "app")
+	mustPut(t, p.store, "dir/a", "1")
+	r := openReplica(t, p, "dir", kv.String())
+	c := openCache(t, p, "dir", kv.String())
+	cluster.Members[1].Pause()
+	cluster.Members[2].Pause()
+	cut := time.Now()
+	eventually(t, "the replica and the cache know that they may miss changes", func() bool { return r.Err() != nil && c.Err() != nil })
+	t.Logf("noticed after %v", time.Since(cut))
+	assert.Positive(t, r.Age())
+	cluster.Members[1].Resume()
+	cluster.Members[2].Resume()
+	eventually(t, "all is well again", func() bool { return r.Err() == nil && c.Err() == nil })
+}

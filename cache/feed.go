@@ -1,0 +1,312 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// feed is what a Cache and a Replica have in common: a watch of all that lies below a dir, begun anew whenever it ends, and
+// a clock that says how old is what it has told.
+type feed struct {
+	dir     string
+	store   *kv.Store      // below the dir
+	watcher *watch.Watcher // below the dir
+	staleness,
+	tick time.Duration
+	log *slog.Logger
+
+	opts   []watch.Option
+	handle func(ctx context.Context, b watch.Batch) error
+	begin  func()                        // before each watch
+	live   func()                        // each watch is live for the first time
+	clock  func(now, asOf time.Duration) // time has passed; also after live
+
+	born time.Time
+	asOf atomic.Int64 // nothing was missing at that time, in nanoseconds since born
+	sub  atomic.Pointer[watch.Subscription]
+	gate gate
+
+	ctx      context.Context //nolint:containedctx // the life of all goroutines
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
+	once     sync.Once
+	ready    chan struct{} // closed when the first watch is live
+	ended    chan struct{} // closed when there will be no further watch
+	restarts atomic.Uint64
+
+	mu   sync.Mutex
+	shut bool
+	err  error         // why the last watch ended
+	next chan struct{} // closed when another watch begins
+}
+
+// The pace of the clock, and of watches that are begun again.
+const (
+	tickMin     = 10 * time.Millisecond
+	tickMax     = 250 * time.Millisecond
+	ticks       = 40 // of the shortest bound that the clock watches over
+	againFirst  = 100 * time.Millisecond
+	againMost   = 10 * time.Second
+	openPatient = 10 * time.Second // without a deadline, Open gives up when nothing has happened for so long
+)
+
+// newFeed makes a feed that has not begun.
+func newFeed(c Client, dir string, s *settings, shortest time.Duration) *feed {
+	f := &feed{
+		dir: dir, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
+		staleness: s.staleness, tick: min(max(shortest/ticks, tickMin), tickMax), log: s.logger,
+		born: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), next: make(chan struct{}),
+	}
+	//nolint:forbidigo // the watch and the reads that callers share must not live by the context of one of them
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	f.gate.read, f.gate.spawn = f.revision, f.spawn
+	return f
+}
+
+// now is the time since the feed was made. It cannot be set back.
+func (f *feed) now() time.Duration { return time.Since(f.born) }
+
+// age is how long ago it is certain that nothing was missing.
+func (f *feed) age() time.Duration { return f.now() - time.Duration(f.asOf.Load()) }
+
+// fresh reports whether something as of a time is within the bound, and will be until the clock ticks again.
+func (f *feed) fresh(now, asOf time.Duration) bool { return now-asOf <= f.staleness-f.tick }
+
+// start begins the watch, and returns when it is live. On error nothing is left behind.
+func (f *feed) start(ctx context.Context, progress func() uint64) error {
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", errs.Invalid)
+	}
+	if err := retry.ContextError(ctx); err != nil {
+		return err
+	}
+	f.spawn(f.run)
+	err := f.await(ctx, progress)
+	if err != nil {
+		f.close()
+	}
+	return err
+}
+
+// await waits until the first watch is live.
+func (f *feed) await(ctx context.Context, progress func() uint64) error {
+	patience := time.NewTicker(openPatient)
+	defer patience.Stop()
+	if _, ok := ctx.Deadline(); ok {
+		patience.Stop()
+	}
+	before := progress()
+	for {
+		select {
+		case <-f.ready:
+			return nil
+		case <-f.ended:
+			return f.why()
+		case <-ctx.Done():
+			return f.because(retry.ContextError(ctx))
+		case <-patience.C:
+			if now := progress(); now != before {
+				before = now
+				continue
+			}
+			return f.because(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
+		}
+	}
+}
+
+// because adds to an error why the watch is down, as far as that is known.
+func (f *feed) because(err error) error {
+	if why := f.why(); why != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return err
+}
+
+// close ends everything and returns when nothing runs any more.
+func (f *feed) close() {
+	f.once.Do(func() {
+		f.mu.Lock()
+		f.shut = true
+		f.mu.Unlock()
+		f.stop()
+		f.wg.Wait()
+	})
+}
+
+// spawn starts a goroutine that close waits for, unless the feed is closed.
+func (f *feed) spawn(g func()) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.shut {
+		f.wg.Go(g)
+	}
+	return !f.shut
+}
+
+// closed reports whether the feed was closed.
+func (f *feed) closed() bool { return f.ctx.Err() != nil }
+
+// isLive reports whether the watch tells of changes as they happen.
+func (f *feed) isLive() bool {
+	sub := f.sub.Load()
+	if sub == nil {
+		return false
+	}
+	select {
+	case <-sub.Done():
+		return false
+	default:
+		return sub.Status().State == watch.StateLive
+	}
+}
+
+// why is why the watch is not live, as far as that is known.
+func (f *feed) why() error {
+	if sub := f.sub.Load(); sub != nil {
+		if st := sub.Status(); st.Err != nil {
+			return st.Err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// run keeps a watch going.
+func (f *feed) run() {
+	wait := newBackoff()
+	for {
+		f.begin()
+		began := f.now()
+		sub, err := f.watcher.Subscribe(watch.Prefix(""), f.handle, f.opts...)
+		if err == nil {
+			f.mu.Lock()
+			f.sub.Store(sub)
+			close(f.next)
+			f.next = make(chan struct{})
+			f.mu.Unlock()
+			if f.follow(sub, began) {
+				wait.Reset()
+			}
+			_ = sub.Close() // always nil
+			err = sub.Err()
+		}
+		f.mu.Lock()
+		f.err = reason(err)
+		f.mu.Unlock()
+		if f.closed() {
+			return
+		}
+		select {
+		case <-f.ready:
+		default: // Open reports it
+			close(f.ended)
+			return
+		}
+		f.log.WarnContext(f.ctx, "cache begins its watch anew", "dir", f.dir, "error", err)
+		f.restarts.Add(1)
+		over := errors.Is(err, errs.Closed)
+		if over {
+			close(f.ended)
+		}
+		if !f.pass(wait.NextBackOff(), over) {
+			return
+		}
+	}
+}
+
+// wait waits until everything up to rev was delivered and handled.
+func (f *feed) wait(ctx context.Context, rev int64) error {
+	if ctx == nil {
+		return fmt.Errorf("%w: nil context", errs.Invalid)
+	}
+	for {
+		f.mu.Lock()
+		sub, next := f.sub.Load(), f.next
+		f.mu.Unlock()
+		err := sub.WaitRevision(ctx, rev)
+		if err == nil || ctx.Err() != nil {
+			return reason(err)
+		}
+		select {
+		case <-next:
+		case <-f.ended:
+			return errs.Closed
+		case <-f.ctx.Done():
+			return errs.Closed
+		case <-ctx.Done():
+			return retry.ContextError(ctx)
+		}
+	}
+}
+
+func newBackoff() backoff.BackOff {
+	b := retry.Policy{BaseDelay: againFirst, MaxDelay: againMost}.Backoff()
+	b.Reset()
+	return b
+}
+
+// pass lets time pass, for d or for ever, and reports whether the feed lives.
+func (f *feed) pass(d time.Duration, forever bool) bool {
+	tick := time.NewTicker(f.tick)
+	defer tick.Stop()
+	if forever {
+		d = math.MaxInt64
+	}
+	end := time.NewTimer(d)
+	defer end.Stop()
+	for {
+		select {
+		case <-tick.C:
+			f.clock(f.now(), time.Duration(f.asOf.Load()))
+		case <-end.C:
+			return true
+		case <-f.ctx.Done():
+			return false
+		}
+	}
+}
+
+// follow keeps the clock while one watch lasts, and reports whether it was ever live.
+func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) {
+	tick := time.NewTicker(f.tick)
+	defer tick.Stop()
+	p := &pulse{feed: f, sub: sub, last: began}
+	ready := sub.Ready()
+	for {
+		select {
+		case <-ready:
+			ready, live = nil, true
+			f.live()
+			p.move(began) // what was read, and what is to be read, is newer
+			p.look()
+			f.clock(f.now(), time.Duration(f.asOf.Load()))
+			select {
+			case <-f.ready:
+			default:
+				close(f.ready)
+			}
+		case <-tick.C:
+			f.clock(f.now(), time.Duration(f.asOf.Load())) // first, since to look may take its time
+			p.look()
+			f.clock(f.now(), time.Duration(f.asOf.Load()))
+		case <-sub.Done():
+			return live
+		case <-f.ctx.Done():
+			return live
+		}
+	}
+}

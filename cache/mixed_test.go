@@ -1,0 +1,228 @@
+package cache_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// ledger is what is known about the keys of a test: which writes were acknowledged, to which process, and when.
+type ledger struct {
+	keys []ledgerKey
+}
+
+type ledgerKey struct {
+	mu     sync.Mutex // held while the key is written: the order of acknowledgements is that of revisions
+	latest atomic.Int64
+	acked  [2][2]atomic.Int64 // the last write that was acknowledged, by process and by whose store it went through
+	writes []stamped          // guarded by log
+	log    sync.Mutex
+}
+
+type stamped struct {
+	n  int64
+	at time.Time // of the acknowledgement
+}
+
+// settled is the number of the last write that was acknowledged before a time, by whomever.
+func (k *ledgerKey) settled(before time.Time) (n int64) {
+	k.log.Lock()
+	defer k.log.Unlock()
+	for i := range slices.Backward(k.writes) {
+		if k.writes[i].at.Before(before) {
+			k.writes = k.writes[i:]
+			return k.writes[0].n
+		}
+	}
+	return 0
+}
+
+// process is one of the two clients, with its cache and its replica.
+type process struct {
+	id      int
+	cache   *cache.Cache[int64]
+	replica *cache.Replica[int64]
+	proxy   *etcdtest.Proxy
+}
+
+// mixed makes one random operation and judges it.
+func (p *process) mixed(t *testing.T, l *ledger, last []int64) {
+	t.Helper()
+	i := rand.IntN(len(l.keys))
+	k, key := &l.keys[i], "k"+strconv.Itoa(i)
+	switch op := rand.IntN(100); {
+	case op < 2:
+		p.write(t, k, key)
+	case op < 5:
+		p.linearizable(t, k, key)
+	case op == 5:
+		p.cache.Invalidate(key)
+	default:
+		from := rand.IntN(2)
+		p.read(t, k, key, from, &last[2*i+from])
+	}
+}
+
+func (p *process) write(t *testing.T, k *ledgerKey, key string) {
+	t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := k.latest.Add(1)
+	through := int(n % 2)
+	store, tell := p.cache.Store(), p.cache.Tell
+	if through == ofReplica {
+		store, tell = p.replica.Store(), p.replica.Tell
+	}
+	var rev int64
+	var err error
+	if n%5 == 0 {
+		var e kv.Entry[int64]
+		e, err = store.Update(t.Context(), key, func(v *int64) error { *v = n; return nil }, kv.WithUpsert(), kv.WithOnce())
+		rev = e.ModRevision
+	} else {
+		rev, err = store.Put(t.Context(), key, n, kv.WithOnce())
+	}
+	tell(t.Context(), key, rev)
+	if err != nil {
+		return // its number was never promised
+	}
+	k.log.Lock()
+	k.writes = append(k.writes, stamped{n, time.Now()})
+	k.log.Unlock()
+	k.acked[p.id][through].Store(n)
+}
+
+// Whose store a write went through, and who was asked.
+const (
+	ofCache = iota
+	ofReplica
+)
+
+// slack is what clocks that tick and goroutines that wait for a processor add to a bound.
+const slack = 300 * time.Millisecond
+
+func (p *process) read(t *testing.T, k *ledgerKey, key string, from int, last *int64) {
+	t.Helper()
+	var source cache.Reader[int64] = p.cache
+	if from == ofReplica {
+		source = p.replica
+	}
+	began := time.Now()
+	own := k.acked[p.id][from].Load()
+	settled := k.settled(began.Add(-shortest - slack))
+	e, err := source.Get(t.Context(), key)
+	if err != nil && !kvNotFound(err) {
+		return // unreachable, or too old: it says so
+	}
+	assert.GreaterOrEqual(t, e.Value, own, "older than a write that this process was told is done")
+	assert.GreaterOrEqual(t, e.Value, settled, "older than the bound: process %d, cache %t, after %v, ages %v and %v", p.id, from == ofCache, time.Since(began), p.cache.Age(), p.replica.Age())
+	assert.GreaterOrEqual(t, e.ModRevision, *last, "back in time")
+	*last = e.ModRevision
+}
+
+func (p *process) linearizable(t *testing.T, k *ledgerKey, key string) {
+	t.Helper()
+	k.log.Lock()
+	var all int64
+	if len(k.writes) > 0 {
+		all = k.writes[len(k.writes)-1].n
+	}
+	k.log.Unlock()
+	ctx, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	get := p.cache.GetLinearizable
+	if rand.IntN(2) == 0 {
+		get = p.replica.GetLinearizable
+	}
+	e, err := get(ctx, key)
+	if err == nil || kvNotFound(err) {
+		assert.GreaterOrEqual(t, e.Value, all, "older than a write that was acknowledged")
+	}
+}
+
+// 8 goroutines of 2 clients read and write a few keys while their connections are cut and silenced. No read is older than a
+// write that the same process was told is done, none is older than the bound, and none goes back in time.
+func TestMixedOperationsUnderDisconnects(t *testing.T) {
+	t.Parallel()
+	operations, keys := int64(60_000), 40
+	if long() {
+		operations = 1_000_000
+	}
+	dir := etcdtest.Prefix(t)
+	l := &ledger{keys: make([]ledgerKey, keys)}
+	var all []*process
+	for id := range 2 {
+		proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+		p := over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir)
+		all = append(all, &process{
+			id: id, proxy: proxy,
+			cache:   openCache(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(shortest), cache.WithMaxEntries(keys/2), cache.WithReadOnlyCheck()),
+			replica: openReplica(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(shortest)),
+		})
+	}
+	done := make(chan struct{})
+	var chaos, workers sync.WaitGroup
+	for _, p := range all {
+		chaos.Go(func() { disturb(p.proxy, p.id == 0, done) })
+	}
+	var made atomic.Int64
+	for g := range 8 {
+		workers.Go(func() {
+			last := make([]int64, 2*keys)
+			for made.Add(1) <= operations && !t.Failed() {
+				all[g%2].mixed(t, l, last)
+			}
+		})
+	}
+	workers.Wait()
+	close(done)
+	chaos.Wait()
+	for _, p := range all {
+		s := p.cache.Stats()
+		t.Logf("cache %d: %+v, replica: %+v", p.id, s, p.replica.Stats())
+		assert.Positive(t, s.Hits)
+		assert.Positive(t, s.Invalidations)
+		assert.Positive(t, s.Evictions)
+		assert.True(t, p.id == 1 || s.Stale > 0 && p.replica.Stats().Stale > 0, "the bound was never passed")
+	}
+}
+
+// disturb cuts and silences a connection at random, and at first, where asked to, for so long that the bound is passed.
+func disturb(proxy *etcdtest.Proxy, hard bool, done <-chan struct{}) {
+	wait := func(d time.Duration) bool {
+		pause := time.NewTimer(d)
+		defer pause.Stop()
+		select {
+		case <-done:
+			return false
+		case <-pause.C:
+			return true
+		}
+	}
+	defer proxy.Heal()
+	for wait(time.Duration(50+rand.IntN(400)) * time.Millisecond) {
+		pause := time.Duration(rand.IntN(150)) * time.Millisecond
+		switch {
+		case hard || rand.IntN(20) == 0:
+			proxy.Blackhole(true, true)
+			hard, pause = false, shortest+time.Second
+		case rand.IntN(3) == 0:
+			proxy.Hold(false, true)
+		default:
+			proxy.Cut()
+		}
+		wait(pause)
+		proxy.Heal()
+	}
+}

@@ -1,0 +1,241 @@
+package config
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// BindOption is an option of [Bind] or [BindDir].
+type BindOption[T any] func(*bindSettings[T])
+
+// bindSettings is what the options add up to.
+type bindSettings[T any] struct {
+	def      *T
+	validate []func(T) error
+	strict   bool
+	codec    kv.Codec[T]
+	noFunc   bool // WithValidate was given none
+	noCodec  bool // likewise WithCodec
+}
+
+// WithDefault is the value where the key is absent; for a dir, the struct whose fields hold where their keys are absent,
+// and default tags are not looked at then. What it refers to is shared and read-only. Default: none for a key, which
+// makes it required; for a dir, the zero struct with the default tags.
+func WithDefault[T any](v T) BindOption[T] {
+	return func(s *bindSettings[T]) { s.def = &v }
+}
+
+// WithValidate has f asked about each value before it is loaded, and before [Value.Set] writes it: on an error, the last
+// good value stays. It is asked about defaults too. Given several times, all are asked, in order. It must be quick and
+// must not call what waits for the source, such as Set, because all other values wait for it. A panic is a refusal.
+// Default: none.
+func WithValidate[T any](f func(T) error) BindOption[T] {
+	return func(s *bindSettings[T]) {
+		s.validate = append(s.validate, f)
+		s.noFunc = s.noFunc || f == nil
+	}
+}
+
+// WithStrict makes unknown fields of JSON and YAML, and for a dir keys that belong to no field, a bad value. Default:
+// they are ignored, so that a new version's configuration does not stop an old version's process.
+func WithStrict[T any]() BindOption[T] { return func(s *bindSettings[T]) { s.strict = true } }
+
+// WithCodec stores the value of a key in a form of your own. Its Decode may return the error of a value that is bad in
+// any way, and is not quoted. It is not for BindDir. Default: the encoding of T that the package comment lists.
+func WithCodec[T any](c kv.Codec[T]) BindOption[T] {
+	return func(s *bindSettings[T]) { s.codec, s.noCodec = c, c == nil }
+}
+
+// Bind returns a value that follows key. It reads memory and sends nothing.
+//
+// A bad value is reported, by [Value.Err], [WithErrorHandler], the log and the Stats, and does not change what Load
+// returns; the next good one ends that. Deletion of the key brings the default back; without [WithDefault] it counts as a
+// bad value. A value that is bad when Bind is called is replaced by the first of these that is good: the one in the state
+// file, the one in the fallback file, the default; with none of them, or when a variable of the environment is what is
+// bad, the error is a [*BadValueError], which matches kv.ErrNotFound if the key is absent and there is no default.
+// Mistakes of the program match [ErrInvalid]: a key that is no name, a type that nothing can be decoded into, a default
+// that validation refuses.
+func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
+	const op = "bind"
+	v, err := newValue(s, o)
+	if err != nil {
+		return nil, fail(op, key, err)
+	}
+	v.at, v.def = key, v.set.def
+	complaints := []error{keyspace.Name(key)}
+	if v.set.codec == nil {
+		complaints = append(complaints, checkType(reflect.TypeFor[T]()))
+	} else if v.set.strict {
+		complaints = append(complaints, invalid("WithStrict does not go with WithCodec"))
+	}
+	if v.def != nil {
+		complaints = append(complaints, v.goodDefault())
+	}
+	if err = errors.Join(complaints...); err == nil {
+		err = v.join()
+	}
+	if err != nil {
+		return nil, fail(op, key, err)
+	}
+	return v, nil
+}
+
+// BindDir returns a struct that follows the keys below dir, which lies below the source's; "" is all of it. It is made of
+// one revision: a transaction that changes several keys is seen as one change. What [Bind] says about bad values holds
+// for the struct as a whole: one bad field, and all of it stays as it was. Fields go by their tags:
+//
+//	type Limits struct {
+//		Rate    int           `config:"rate" default:"100"`     // the key <dir>/rate
+//		Timeout time.Duration `config:"timeout,required"`       // absent, it is a bad value
+//		HTTP    struct {                                        // a struct is a dir: <dir>/http/port
+//			Port int                                            // without a name, in lower case with "-": "MaxConns" is "max-conns"
+//		}
+//		Banner  Banner        `config:"banner,json"`            // a struct that is one key
+//		Flags   map[string]bool `config:"flags,dir"`            // a map with an entry for each key below <dir>/flags
+//		Note    *string                                         // nil where it is absent
+//		Secret  string        `config:"-"`                      // none
+//	}
+//
+// Embedded structs without a name are part of the outer one. Bind and BindDir decode once for each revision that changes
+// a key of theirs.
+func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error) {
+	const op = "bind dir"
+	v, err := newValue(s, o)
+	if err != nil {
+		return nil, fail(op, dir, err)
+	}
+	var bad error
+	v.at, bad = keyspace.Dir(dir)
+	complaints := []error{bad}
+	if v.at != "" {
+		complaints = append(complaints, keyspace.Name(strings.TrimSuffix(v.at, "/")))
+	}
+	if v.set.codec != nil {
+		complaints = append(complaints, invalid("WithCodec is not for a dir"))
+	}
+	v.plan, bad = newPlan(reflect.TypeFor[T](), v.set.strict)
+	if err = errors.Join(append(complaints, bad)...); err == nil {
+		v.def = v.set.def
+		if v.def == nil {
+			v.def = new(T)
+			err = v.plan.defaults(reflect.ValueOf(v.def).Elem())
+		} else {
+			err = v.goodDefault()
+		}
+	}
+	if err == nil {
+		err = v.join()
+	}
+	if err != nil {
+		return nil, fail(op, dir, err)
+	}
+	return v, nil
+}
+
+// newValue applies the options.
+func newValue[T any](s *Source, o []BindOption[T]) (*Value[T], error) {
+	if s == nil {
+		return nil, invalid("no source")
+	}
+	v := &Value[T]{src: s, tails: make(map[*tail[T]]struct{})}
+	for _, opt := range o {
+		if opt != nil {
+			opt(&v.set)
+		}
+	}
+	var complaints []error
+	if v.set.noFunc {
+		complaints = append(complaints, invalid("WithValidate: no function"))
+	}
+	if v.set.noCodec {
+		complaints = append(complaints, invalid("WithCodec: no codec"))
+	}
+	return v, errors.Join(complaints...)
+}
+
+// goodDefault refuses a default that validation refuses: it would be found out on a bad day.
+func (v *Value[T]) goodDefault() error {
+	if v.set.noFunc {
+		return nil
+	}
+	if err := v.validate(*v.def); err != nil {
+		return invalid("WithDefault: %w", err)
+	}
+	return nil
+}
+
+// join loads the first value, and has the source tell of each change from then on.
+func (v *Value[T]) join() error {
+	s := v.src
+	for {
+		s.mu.RLock()
+		latest, others := v.pieces(&s.layers), v.others()
+		s.mu.RUnlock()
+		if err := v.begin(latest, others); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return errs.Closed
+		}
+		if current := same(latest, v.pieces(&s.layers)); !current {
+			s.mu.Unlock()
+			continue
+		}
+		s.bounds = append(slices.Clip(s.bounds), v) // others read the old one
+		s.mu.Unlock()
+		break
+	}
+	if bad, ok := errors.AsType[*BadValueError](v.Err()); ok {
+		s.bad(bad)
+		s.dirty() // the state file may have what is bad
+	}
+	return nil
+}
+
+// others returns what there is in the place of what etcd has, below the environment: the state file, the fallback file,
+// and nothing. The caller holds the source's lock.
+func (v *Value[T]) others() [][]piece {
+	from := v.src.layers
+	var out [][]piece
+	if v.src.saved.ok {
+		from.etcd = v.src.saved.etcd
+		out = append(out, v.pieces(&from))
+	}
+	from.etcd = nil
+	out = append(out, v.pieces(&from))
+	from.fallback = nil
+	return append(out, v.pieces(&from))
+}
+
+// begin loads the first value.
+func (v *Value[T]) begin(latest []piece, others [][]piece) error {
+	out, err := v.make(latest)
+	good := latest
+	if err != nil {
+		if bad, ok := errors.AsType[*BadValueError](err); ok && bad.Origin == Environment {
+			return err
+		}
+		for _, good = range others {
+			var worse error
+			if out, worse = v.make(good); worse == nil {
+				break
+			}
+		}
+		if out == nil {
+			return err
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.latest, v.good, v.err = latest, good, err
+	v.current.Store(out)
+	return nil
+}

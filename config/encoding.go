@@ -1,0 +1,194 @@
+package config
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"math"
+	"reflect"
+	"strconv"
+	"time"
+)
+
+// encodingKind is how the values of a type are stored; the package comment has the table.
+type encodingKind int
+
+const (
+	asDocument encodingKind = iota // JSON, or YAML where the key says so
+	asPointer                      // as what it points to
+	asText                         // by the type's own methods
+	asDuration
+	asString
+	asBool
+	asInt
+	asUint
+	asFloat
+	asBytes
+)
+
+// form is what there is to know about a value besides its type.
+type form struct {
+	yaml   bool // the document is YAML
+	strict bool // unknown fields are refused
+}
+
+// encodingOf returns how the values of a type are stored.
+func encodingOf(t reflect.Type) encodingKind {
+	ptr := reflect.PointerTo(t)
+	switch {
+	case t.Kind() == reflect.Pointer:
+		return asPointer
+	case t == reflect.TypeFor[time.Duration]():
+		return asDuration
+	case ptr.Implements(reflect.TypeFor[encoding.TextMarshaler]()) && ptr.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return asText
+	case ptr.Implements(reflect.TypeFor[json.Unmarshaler]()):
+		return asDocument
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return asString
+	case reflect.Bool:
+		return asBool
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return asInt
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return asUint
+	case reflect.Float32, reflect.Float64:
+		return asFloat
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			return asBytes
+		}
+	}
+	return asDocument
+}
+
+// checkType refuses types that nothing can be decoded into.
+func checkType(t reflect.Type) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if encodingOf(t) != asDocument {
+		return nil
+	}
+	if t.Kind() == reflect.Interface && t.NumMethod() > 0 {
+		return invalid("nothing can be decoded into %v, an interface", t)
+	}
+	var err error
+	panicked := told(func() { _, err = json.Marshal(reflect.New(t).Elem().Interface()) })
+	_, no := err.(*json.UnsupportedTypeError) //nolint:errorlint // wrapped by a method of the type, it would not be about the type
+	if panicked == nil && no {                // a method may well refuse its zero value
+		return invalid("%v cannot be stored: %w", t, err)
+	}
+	return nil
+}
+
+// decodeInto reads a value of any supported type. v is zero before, and on error of no use after.
+func decodeInto(b []byte, v reflect.Value, f form) error {
+	text := string(bytes.TrimSpace(b)) // files and shells like to add a newline
+	switch kind := encodingOf(v.Type()); kind {
+	case asPointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		return decodeInto(b, v.Elem(), f)
+	case asText:
+		into, _ := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr())
+		if err := into.UnmarshalText([]byte(text)); err != nil {
+			return undecoded(v.Type().String(), err)
+		}
+		return nil
+	case asDocument:
+		return decodeDocument(b, v.Addr().Interface(), f)
+	case asString:
+		v.SetString(string(b))
+		return nil
+	case asBytes:
+		v.SetBytes(bytes.Clone(b))
+		return nil
+	default:
+		return decodeScalar(text, v, kind)
+	}
+}
+
+// decodeScalar reads a number, a boolean or a duration.
+func decodeScalar(text string, v reflect.Value, kind encodingKind) (err error) {
+	var why string
+	switch kind {
+	case asDuration:
+		var d time.Duration
+		d, err = time.ParseDuration(text)
+		v.SetInt(int64(d))
+		why = `not a duration such as "5s"`
+	case asBool:
+		var x bool
+		x, err = strconv.ParseBool(text)
+		v.SetBool(x)
+		why = "neither true nor false"
+	case asInt:
+		var x int64
+		x, err = strconv.ParseInt(text, 10, v.Type().Bits())
+		v.SetInt(x)
+		why = "not a whole number that fits " + v.Type().String()
+	case asUint:
+		var x uint64
+		x, err = strconv.ParseUint(text, 10, v.Type().Bits())
+		v.SetUint(x)
+		why = "not a whole number that fits " + v.Type().String()
+	default:
+		var x float64
+		x, err = strconv.ParseFloat(text, v.Type().Bits())
+		v.SetFloat(x)
+		why = "not a number that fits " + v.Type().String()
+		if err == nil && (math.IsNaN(x) || math.IsInf(x, 0)) {
+			return &decodeError{why: why}
+		}
+	}
+	if err != nil {
+		return &decodeError{why: why, cause: err}
+	}
+	return nil
+}
+
+// encode writes a value of any supported type.
+func encode(v reflect.Value, f form) ([]byte, error) {
+	switch encodingOf(v.Type()) {
+	case asPointer:
+		if v.IsNil() {
+			return nil, invalid("a nil %v is no value", v.Type())
+		}
+		return encode(v.Elem(), f)
+	case asText:
+		addressable := reflect.New(v.Type())
+		addressable.Elem().Set(v)
+		from, _ := reflect.TypeAssert[encoding.TextMarshaler](addressable)
+		b, err := from.MarshalText()
+		return b, unencoded(err)
+	case asDuration:
+		return []byte(time.Duration(v.Int()).String()), nil
+	case asString:
+		return []byte(v.String()), nil
+	case asBool:
+		return strconv.AppendBool(nil, v.Bool()), nil
+	case asInt:
+		return strconv.AppendInt(nil, v.Int(), 10), nil
+	case asUint:
+		return strconv.AppendUint(nil, v.Uint(), 10), nil
+	case asFloat:
+		if x := v.Float(); math.IsNaN(x) || math.IsInf(x, 0) {
+			return nil, invalid("%v is no value", x)
+		}
+		return strconv.AppendFloat(nil, v.Float(), 'g', -1, v.Type().Bits()), nil
+	case asBytes:
+		return bytes.Clone(v.Bytes()), nil
+	default:
+		return encodeDocument(v.Interface(), f)
+	}
+}
+
+// unencoded is an encoder's error, which is about the caller's own value.
+func unencoded(err error) error {
+	if err == nil {
+		return nil
+	}
+	return invalid("the value cannot be encoded: %w", err)
+}

@@ -1,0 +1,86 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// FillStruct is what BindDir makes of keys and values.
+func FillStruct[T any](values map[string]string, strict bool) (out T, err error) {
+	p, err := newPlan(reflect.TypeFor[T](), strict)
+	if err != nil {
+		return out, err
+	}
+	var pieces []piece
+	for key, value := range values {
+		pieces = append(pieces, piece{key, item{value: []byte(value)}})
+	}
+	slices.SortFunc(pieces, func(a, b piece) int { return strings.Compare(a.key, b.key) })
+	if err := p.defaults(reflect.ValueOf(&out).Elem()); err != nil {
+		return out, err
+	}
+	err = p.fill(reflect.ValueOf(&out).Elem(), "", pieces, strict, DefaultMaxValueBytes)
+	return out, err
+}
+
+// EncodeStruct is what Set of a dir writes.
+func EncodeStruct[T any](x T) (map[string]string, error) {
+	p, err := newPlan(reflect.TypeFor[T](), false)
+	if err != nil {
+		return nil, err
+	}
+	values, _, err := (&Value[T]{src: &Source{}, plan: p}).encodeDir(x)
+	out := make(map[string]string, len(values))
+	for key, b := range values {
+		out[key] = string(b)
+	}
+	return out, err
+}
+
+// PlanOf is what is wrong with a struct type, if anything is.
+func PlanOf(t reflect.Type) error {
+	_, err := newPlan(t, false)
+	return err
+}
+
+// ParseFallback is the content of a fallback file, as keys and values.
+func ParseFallback(b []byte, isJSON bool) (map[string]string, error) {
+	l, err := parseFallback(b, isJSON)
+	return texts(l), err
+}
+
+// StateRoundTrip writes a state file's content and reads it again.
+func StateRoundTrip(values map[string]string) (map[string]string, error) {
+	l := make(layer, len(values))
+	for key, value := range values {
+		l[key] = item{value: []byte(value), rev: 1}
+	}
+	b, err := formatState("dir/", 7, time.Now(), l)
+	if err != nil {
+		return nil, err
+	}
+	out, err := parseState(b, "dir/")
+	return texts(out.etcd), err
+}
+
+// ParseState reads a state file's content.
+func ParseState(b []byte) error {
+	_, err := parseState(b, "dir/")
+	return err
+}
+
+func texts(l layer) map[string]string {
+	out := make(map[string]string, len(l))
+	for key, it := range l {
+		out[key] = string(it.value)
+	}
+	return out
+}
+
+// Kebab is the name of a field without a tag.
+var Kebab = kebab
+
+// Variable is what a key is called in the environment.
+var Variable = variable

@@ -1,0 +1,196 @@
+package config_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/config"
+)
+
+func TestAListenerIsToldOfItsKeyOrPrefix(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	put(t, p, "http/rate", "1")
+	s := open(t, p)
+	var key, prefix, everything log[config.Change]
+	rate := bind[int](t, s, "http/rate")
+	s.Follow("http/rate", func(c config.Change) {
+		n, err := strconv.Atoi(string(c.New))
+		assert.NoError(t, err)
+		assert.GreaterOrEqual(t, rate.Load(), n, "bound values change first")
+		key.add(c)
+	})
+	stop := s.Follow("http/", prefix.add)
+	s.Follow("", everything.add)
+	s.Follow("", nil)()
+
+	two := put(t, p, "http/rate", "2")
+	port := put(t, p, "http/port", "80")
+	put(t, p, "http/rate", "2") // is no change
+	put(t, p, "https", "on")
+	gone := del(t, p, "http/port")
+	three := put(t, p, "http/rate", "3")
+	reached(t, s, three)
+	key.await(t, 2)
+	assert.Equal(t, []config.Change{
+		{Key: "http/rate", Old: []byte("1"), New: []byte("2"), Revision: two},
+		{Key: "http/rate", Old: []byte("2"), New: []byte("3"), Revision: three},
+	}, key.all())
+	prefix.await(t, 4)
+	assert.Equal(t, []config.Change{
+		{Key: "http/rate", Old: []byte("1"), New: []byte("2"), Revision: two},
+		{Key: "http/port", New: []byte("80"), Revision: port},
+		{Key: "http/port", Old: []byte("80"), Revision: gone},
+		{Key: "http/rate", Old: []byte("2"), New: []byte("3"), Revision: three},
+	}, prefix.all())
+	everything.await(t, 5)
+	assert.Equal(t, 3, s.Stats().Following)
+	stop()
+	stop()
+	assert.Equal(t, 2, s.Stats().Following)
+}
+
+func TestAListenerThatPanicsIsToldOfTheNextChange(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s := open(t, p)
+	v := bind(t, s, "rate", config.WithDefault(0))
+	var seen log[string]
+	var values log[int]
+	s.Follow("rate", func(c config.Change) { seen.add(string(c.New)); panic("oh") })
+	v.Follow(func(n int) { values.add(n); panic("oh") })
+	values.await(t, 1)
+	for i := range 3 {
+		put(t, p, "rate", strconv.Itoa(i+1))
+		seen.await(t, i+1)
+		values.await(t, i+2)
+	}
+	assert.Equal(t, []string{"1", "2", "3"}, seen.all())
+	assert.Equal(t, []int{0, 1, 2, 3}, values.all())
+	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, within, time.Millisecond)
+}
+
+func TestAListenerThatBlocksHoldsUpNobodyAndIsToldWhatItMissed(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s := open(t, p)
+	v := bind(t, s, "k0", config.WithDefault(-1))
+	release := make(chan struct{})
+	entered := make(chan struct{})
+	var once, valueOnce sync.Once
+	var late log[config.Change]
+	var lateValues, quick log[int]
+	s.Follow("", func(c config.Change) {
+		once.Do(func() { close(entered); <-release })
+		late.add(c)
+	})
+	v.Follow(func(n int) {
+		valueOnce.Do(func() { <-release })
+		lateValues.add(n)
+	})
+	v.Follow(quick.add)
+	quick.await(t, 1)
+	put(t, p, "k0", "0")
+	<-entered
+	const rounds = 400
+	var rev int64
+	for i := range rounds {
+		rev = put(t, p, "k"+strconv.Itoa(i%4), strconv.Itoa(i+1))
+	}
+	gone := put(t, p, "passing", "x")
+	gone = max(gone, del(t, p, "passing"))
+	reached(t, s, max(rev, gone))
+	assert.Equal(t, rounds-3, v.Load(), "bound values do not wait")
+	require.Eventually(t, func() bool { a := quick.all(); return a[len(a)-1] == rounds-3 }, within, time.Millisecond)
+	close(release)
+
+	last := func() map[string]string {
+		at := map[string]string{}
+		for _, c := range late.all() {
+			require.Equal(t, at[c.Key], string(c.Old), "Old is what it was told last")
+			if at[c.Key] = string(c.New); c.New == nil {
+				delete(at, c.Key)
+			}
+		}
+		return at
+	}
+	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(all(s), last()) }, within, 10*time.Millisecond)
+	require.Eventually(t, func() bool { a := lateValues.all(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, within, time.Millisecond)
+	assert.Less(t, len(late.all()), rounds, "changes were folded")
+	assert.Positive(t, s.Stats().Folded)
+}
+
+func TestStopWaitsForTheCallThatRunsButNotForItself(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s := open(t, p)
+	entered, release, left := make(chan struct{}), make(chan struct{}), false
+	stop := s.Follow("a", func(config.Change) {
+		close(entered)
+		<-release
+		left = true
+	})
+	put(t, p, "a", "1")
+	<-entered
+	go close(release)
+	stop()
+	assert.True(t, left)
+
+	var once log[string]
+	handed := make(chan func(), 1)
+	handed <- s.Follow("b", func(c config.Change) {
+		once.add(string(c.New))
+		(<-handed)()
+	})
+	put(t, p, "b", "1")
+	once.await(t, 1)
+	reached(t, s, put(t, p, "b", "2"))
+	require.Eventually(t, func() bool { return s.Stats().Following == 0 }, within, time.Millisecond)
+	assert.Equal(t, []string{"1"}, once.all())
+}
+
+func TestCloseWaitsForAFunctionThatBlocksButNotForEver(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s, err := config.Open(t.Context(), p, "conf")
+	require.NoError(t, err)
+	entered, release := make(chan struct{}), make(chan struct{})
+	s.Follow("a", func(config.Change) { close(entered); <-release })
+	put(t, p, "a", "1")
+	<-entered
+	err = s.Close()
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.EqualError(t, err, `config: close "conf/": 1 functions may still run after 5s: context deadline exceeded`)
+	assert.Equal(t, err, s.Close())
+	close(release)
+}
+
+func TestAnErrorHandlerThatPanicsOrBlocksHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	release := make(chan struct{})
+	calls := 0
+	s := open(t, p, config.WithErrorHandler(func(string, int64, error) {
+		calls++
+		if calls == 1 {
+			panic("oh")
+		}
+		<-release
+	}))
+	defer close(release)
+	v := bind(t, s, "rate", config.WithDefault(1))
+	for i := range 600 {
+		put(t, p, "rate", "bad"+strconv.Itoa(i))
+	}
+	reached(t, s, put(t, p, "rate", "2"))
+	assert.Equal(t, 2, v.Load())
+	assert.EqualValues(t, 600, s.Stats().BadValues)
+	assert.EqualValues(t, 1, s.Stats().Panics)
+	assert.Positive(t, s.Stats().Folded)
+}

@@ -1,0 +1,85 @@
+package config
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// item is the value of a key in one layer. Its bytes are never changed.
+type item struct {
+	value  []byte
+	rev    int64
+	origin Origin
+	name   string // of the file or variable
+}
+
+// piece is an item with its key.
+type piece struct {
+	key string
+	item
+}
+
+// layer is the items of one origin, by key.
+type layer map[string]item
+
+// layers is what a source knows, the strongest first. etcd is what etcd has said, or the state file in its place.
+type layers struct {
+	env      environment
+	etcd     layer
+	fallback layer
+}
+
+// lookup returns the item of key that is in force.
+func (l *layers) lookup(key string) (item, bool) {
+	if it, ok := l.env.lookup(key); ok {
+		return it, true
+	}
+	if it, ok := l.etcd[key]; ok {
+		return it, true
+	}
+	it, ok := l.fallback[key]
+	return it, ok
+}
+
+// keys returns, in order, the keys below dir that etcd or the fallback file has; "" is all of them. A key that only the
+// environment has cannot be told from its variable.
+func (l *layers) keys(dir string) []string {
+	set := make(map[string]struct{}, len(l.etcd)+len(l.fallback))
+	for _, in := range []layer{l.etcd, l.fallback} {
+		for key := range in {
+			if strings.HasPrefix(key, dir) {
+				set[key] = struct{}{}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// size is how many keys there are.
+func (l *layers) size() int {
+	n := len(l.etcd)
+	for key := range l.fallback {
+		if _, both := l.etcd[key]; !both {
+			n++
+		}
+	}
+	return n
+}
+
+// pick returns the pieces that are in force of those keys that are there.
+func (l *layers) pick(keys []string) []piece {
+	out := make([]piece, 0, len(keys))
+	for _, key := range keys {
+		if it, ok := l.lookup(key); ok {
+			out = append(out, piece{key, it})
+		}
+	}
+	return out
+}
+
+// same reports whether two collections of pieces are of the same bytes.
+func same(a, b []piece) bool {
+	return slices.EqualFunc(a, b, func(x, y piece) bool { return x.key == y.key && bytes.Equal(x.value, y.value) })
+}

@@ -1,0 +1,80 @@
+package config
+
+import (
+	"maps"
+	"time"
+)
+
+// saveEvery is how much time passes between a change and the write of the state file, and so between writes.
+const saveEvery = time.Second
+
+// saveAgain is how much time passes between a write that has failed and the next.
+const saveAgain = 10 * time.Second
+
+// dirty says that the state file is out of date.
+func (s *Source) dirty() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// keepState writes the state file after changes, until the source is closed.
+func (s *Source) keepState() {
+	wait := saveEvery
+	pause := time.NewTimer(wait)
+	defer pause.Stop()
+	for {
+		select {
+		case <-s.changed:
+		case <-s.ctx.Done():
+			return
+		}
+		pause.Reset(wait) // other changes come along
+		select {
+		case <-pause.C:
+		case <-s.ctx.Done():
+			s.dirty()
+			return
+		}
+		wait = saveEvery
+		if err := s.save(); err != nil {
+			s.report("", 0, err)
+			s.dirty()
+			wait = saveAgain
+		}
+	}
+}
+
+// lastSave writes the state file at the end, be it only for the time that it tells.
+func (s *Source) lastSave() error {
+	if !s.set.hasState {
+		return nil
+	}
+	return s.save()
+}
+
+// save writes the state file: etcd's state, with what bound values can use in the place of what they cannot.
+func (s *Source) save() error {
+	s.mu.RLock()
+	origin, etcd, rev, bounds := s.origin, maps.Clone(s.layers.etcd), s.shown, s.bounds
+	s.mu.RUnlock()
+	if origin != Live {
+		return nil // the file is as good as what is in memory, and says how old that is
+	}
+	for _, b := range bounds {
+		if b.Err() != nil {
+			b.keep(etcd)
+		}
+	}
+	b, err := formatState(s.dir, rev, time.Now().Add(-s.replica.Load().Age()), etcd)
+	if err == nil {
+		err = writeAtomically(s.set.state, b)
+	}
+	if err != nil {
+		s.stateErrors.Add(1)
+		return err
+	}
+	s.stateWrites.Add(1)
+	return nil
+}

@@ -1,0 +1,179 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// The pace of starting without etcd.
+const (
+	startPatience = 5 * time.Second // how long Open waits for etcd where it can start without
+	probeAfter    = 500 * time.Millisecond
+	againFirst    = 100 * time.Millisecond
+	againMost     = 5 * time.Second
+)
+
+// probeKey is read to see whether etcd answers; it need not exist.
+const probeKey = "health"
+
+// readFiles fills the layers from the files.
+func (s *Source) readFiles() error {
+	if s.set.hasFallback {
+		fallback, written, err := readFallback(s.set.fallback)
+		if err != nil {
+			return err
+		}
+		s.layers.fallback, s.file = fallback, written
+		s.origin = FallbackFile
+	}
+	if !s.set.hasState {
+		return nil
+	}
+	var err error
+	if s.saved, err = readState(s.set.state, s.dir); err != nil {
+		s.report("", 0, err)
+	}
+	if s.saved.ok {
+		s.layers.etcd, s.shown = s.saved.etcd, s.saved.rev
+		s.origin = StateFile
+	}
+	return nil
+}
+
+// start begins to follow etcd, at once or, where there is something to start from, later.
+func (s *Source) start(ctx context.Context, c Client) error {
+	if err := retry.ContextError(ctx); err != nil {
+		return err
+	}
+	patience, cancel := ctx, func() {}
+	without := s.set.hasFallback || s.saved.ok || s.set.onDefaults
+	if without {
+		wait := startPatience
+		if end, ok := ctx.Deadline(); ok {
+			wait = min(wait, time.Until(end)/2) //nolint:mnd // half of it is for the rest of the program
+		}
+		patience, cancel = context.WithTimeout(ctx, wait)
+	}
+	defer cancel()
+	err := s.reach(patience, c)
+	switch {
+	case err == nil:
+	case !without, ctx.Err() != nil, refused(err):
+		return err
+	default:
+		s.set.logger.WarnContext(ctx, "config starts without etcd", "dir", s.dir, "origin", s.origin.String(), "error", err)
+		s.away = err
+		s.wg.Go(func() { s.reconnect(c) })
+	}
+	if s.set.hasState {
+		s.wg.Go(s.keepState)
+	}
+	return nil
+}
+
+// refused reports whether waiting is of no use.
+func refused(err error) bool {
+	for _, is := range []error{errs.Invalid, errs.Permission, errs.Unauthenticated, errs.Closed} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// reach is connect with an error that says why, and which does not wait where it is told to go away: a watch that is
+// being opened only knows that nobody has answered yet, so a read is sent when that takes long.
+func (s *Source) reach(ctx context.Context, c Client) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	found := make(chan error, 1)
+	s.wg.Go(func() {
+		err := s.probe(ctx)
+		if refused(err) {
+			stop()
+		}
+		found <- err
+	})
+	err := s.connect(ctx, c)
+	if err == nil {
+		return nil
+	}
+	stop()
+	if why := <-found; refused(why) || errors.Is(why, errs.Unavailable) {
+		return why
+	}
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, errs.Unavailable) {
+		err = fmt.Errorf("%w: %w", errs.Unavailable, err)
+	}
+	return err
+}
+
+// probe finds out, if etcd has not answered soon, how it answers a read.
+func (s *Source) probe(ctx context.Context) error {
+	wait := time.NewTimer(probeAfter)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-ctx.Done():
+		return nil
+	}
+	_, err := s.store.Exists(ctx, probeKey)
+	return reason(err)
+}
+
+// connect opens the replica, and returns when its state was taken over.
+func (s *Source) connect(ctx context.Context, c Client) error {
+	r, err := cache.OpenReplica(ctx, c, s.dir, kv.Bytes(), cache.WithLogger(s.set.logger))
+	if err != nil {
+		return reason(err)
+	}
+	s.replica.Store(r)
+	taken := make(chan struct{})
+	first := true
+	r.FollowRevisions(func(rev int64, changes []cache.Change[[]byte]) {
+		whole := first
+		if first = false; whole {
+			defer close(taken)
+		}
+		s.take(rev, changes, whole)
+	})
+	<-taken // what it waits for is in memory
+	return nil
+}
+
+// reconnect tries until etcd answers.
+func (s *Source) reconnect(c Client) {
+	wait := retry.Policy{BaseDelay: againFirst, MaxDelay: againMost}.Backoff()
+	wait.Reset()
+	for {
+		pause := time.NewTimer(wait.NextBackOff())
+		select {
+		case <-pause.C:
+		case <-s.ctx.Done():
+			pause.Stop()
+			return
+		}
+		err := s.reach(s.ctx, c)
+		if err == nil {
+			s.set.logger.WarnContext(s.ctx, "config has reached etcd", "dir", s.dir)
+			return
+		}
+		s.mu.Lock()
+		s.away = err
+		s.mu.Unlock()
+		if s.ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errs.Closed) { // the client's, for ever
+			s.report("", 0, err)
+			return
+		}
+	}
+}

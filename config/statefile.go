@@ -1,0 +1,135 @@
+package config
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+	"unicode/utf8"
+
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+)
+
+// stateFormat is what a state file says that it is.
+const stateFormat = "etcdkit config 1"
+
+// stateFile is the content of a state file.
+type stateFile struct {
+	Format   string                `json:"format"`
+	Dir      string                `json:"dir"`
+	Revision int64                 `json:"revision"`
+	Saved    time.Time             `json:"saved"`
+	Values   map[string]stateValue `json:"values"`
+}
+
+// stateValue is one value: text where it is UTF-8, so that people can read the file.
+type stateValue struct {
+	Text     string `json:"text,omitempty"`
+	Base64   string `json:"base64,omitempty"`
+	Revision int64  `json:"revision"`
+}
+
+// saved is a state that was read from a file.
+type saved struct {
+	etcd layer
+	rev  int64
+	at   time.Time
+	ok   bool // there was one
+}
+
+// readState reads a state file. That there is none is no error.
+func readState(path, dir string) (saved, error) {
+	b, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
+	if errors.Is(err, fs.ErrNotExist) {
+		return saved{}, nil
+	} else if err != nil {
+		return saved{}, fmt.Errorf("state file: %w", err)
+	}
+	out, err := parseState(b, dir)
+	if err != nil {
+		return saved{}, fmt.Errorf("state file %s: %w", path, err)
+	}
+	for key, it := range out.etcd {
+		it.name = path
+		out.etcd[key] = it
+	}
+	return out, nil
+}
+
+// parseState reads the content of a state file of dir.
+func parseState(b []byte, dir string) (saved, error) {
+	var f stateFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return saved{}, undecoded("JSON", err)
+	}
+	switch {
+	case f.Format != stateFormat:
+		return saved{}, errors.New("it is none, or one of another version")
+	case f.Dir != dir:
+		return saved{}, fmt.Errorf("it is of another dir, %q", f.Dir)
+	}
+	out := saved{etcd: make(layer, len(f.Values)), rev: f.Revision, at: f.Saved, ok: true}
+	for key, v := range f.Values {
+		if err := keyspace.Name(key); err != nil {
+			return saved{}, err
+		}
+		value := []byte(v.Text)
+		if v.Base64 != "" {
+			var err error
+			if value, err = base64.StdEncoding.DecodeString(v.Base64); err != nil {
+				return saved{}, fmt.Errorf("key %q: %w", key, err)
+			}
+		}
+		out.etcd[key] = item{value: value, rev: v.Revision, origin: StateFile}
+	}
+	return out, nil
+}
+
+// formatState is what parseState reads.
+func formatState(dir string, rev int64, at time.Time, etcd layer) ([]byte, error) {
+	f := stateFile{Format: stateFormat, Dir: dir, Revision: rev, Saved: at.UTC(), Values: make(map[string]stateValue, len(etcd))}
+	for key, it := range etcd {
+		v := stateValue{Revision: it.rev}
+		if utf8.Valid(it.value) {
+			v.Text = string(it.value)
+		} else {
+			v.Base64 = base64.StdEncoding.EncodeToString(it.value)
+		}
+		f.Values[key] = v
+	}
+	return json.MarshalIndent(f, "", "  ")
+}
+
+// writeAtomically replaces a file, so that at any time, a power failure included, it is the old one or the new one. Only
+// its user may read it.
+func writeAtomically(path string, b []byte) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // with the mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	syncDir(dir)
+	return nil
+}
+
+// syncDir makes a rename last. Not every file system can do that, and the state is only a copy.
+func syncDir(dir string) {
+	if d, err := os.Open(dir); err == nil { //nolint:gosec // the path is the caller's
+		_ = d.Sync()
+		_ = d.Close()
+	}
+}

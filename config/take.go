@@ -1,0 +1,99 @@
+package config
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+)
+
+// take takes over what one revision of etcd has changed; whole means that changes are all there is. It runs in one
+// goroutine, which alone changes the layers, and so reads them without a lock. The order is what the package promises:
+// the layers as one, then the bound values, then those who follow.
+func (s *Source) take(rev int64, changes []cache.Change[[]byte], whole bool) {
+	s.updates.Add(1)
+	s.mu.Lock()
+	touched, news := s.change(rev, changes, whole)
+	var bounds []bound
+	for _, b := range s.bounds {
+		if slices.ContainsFunc(touched, b.touched) {
+			bounds = append(bounds, b)
+		}
+	}
+	if whole {
+		s.origin, s.away = Live, nil
+	}
+	s.mu.Unlock()
+
+	for _, b := range bounds {
+		b.update(&s.layers, rev)
+	}
+
+	s.mu.Lock()
+	for l := range s.listeners {
+		if of := l.pick(news); len(of) > 0 {
+			s.folded.Add(uint64(l.push(of...))) //nolint:gosec // not negative
+		}
+	}
+	s.shown = rev
+	close(s.moved)
+	s.moved = make(chan struct{})
+	s.mu.Unlock()
+	s.dirty()
+}
+
+// change changes the etcd layer, and returns the keys that were touched, and what has become of their values. The caller
+// holds mu.
+func (s *Source) change(rev int64, changes []cache.Change[[]byte], whole bool) (touched []string, news []Change) {
+	next := make(layer, len(changes))
+	for _, c := range changes {
+		key := c.New.Key
+		if keyspace.Name(key) != nil || (s.dir == "" && keyspace.IsHidden(key)) {
+			s.ignored.Add(1)
+			continue
+		}
+		touched = append(touched, key)
+		if c.New.ModRevision != 0 {
+			next[key] = item{value: filled(c.New.Value), rev: c.New.ModRevision, origin: Live}
+		}
+	}
+	if whole {
+		for key := range s.layers.etcd {
+			if _, still := next[key]; !still {
+				touched = append(touched, key)
+			}
+		}
+	}
+	slices.Sort(touched)
+	before := make(map[string]item, len(touched))
+	for _, key := range touched {
+		if it, ok := s.layers.lookup(key); ok {
+			before[key] = it
+		}
+	}
+	if whole {
+		s.layers.etcd = next // a state file's is kept as it was, for Bind
+	} else {
+		for _, key := range touched {
+			delete(s.layers.etcd, key)
+		}
+		maps.Copy(s.layers.etcd, next)
+	}
+	for _, key := range touched {
+		now, _ := s.layers.lookup(key)
+		if was := before[key]; (was.value == nil) != (now.value == nil) || !bytes.Equal(was.value, now.value) {
+			news = append(news, Change{Key: key, Old: was.value, New: now.value, Revision: rev})
+		}
+	}
+	return touched, news
+}
+
+// filled is b, but never nil, which would mean that there is no value.
+func filled(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}

@@ -1,0 +1,125 @@
+// Config runs an HTTP server whose rate limit is a key in etcd. The limit changes while the server runs, and a bad value
+// does not disturb it.
+//
+//	go run ./examples/config
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+)
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		log.Fatalf("config: %v", err)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	client, stop, err := embedded.Connect(ctx, "example-config")
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	bad := make(chan error, 1) // your program counts these, and alerts
+	source, err := config.Open(ctx, client, "config", config.WithErrorHandler(func(key string, _ int64, err error) {
+		bad <- fmt.Errorf("%s: %w", key, err)
+	}))
+	if err != nil {
+		return err
+	}
+	defer source.Close() //nolint:errcheck // has nothing to say at the end of a program
+	if _, err := source.Delete(ctx, "http/rate-limit"); err != nil {
+		return err // what an earlier run has left
+	}
+	limit, err := config.Bind(source, "http/rate-limit", config.WithDefault(2), config.WithValidate(func(n int) error {
+		if n < 1 {
+			return errors.New("must be at least 1")
+		}
+		return nil
+	}))
+	if err != nil {
+		return err
+	}
+	changed := make(chan int)
+	unfollow := limit.Follow(func(n int) { changed <- n }) // the current value comes first
+	defer unfollow()
+	fmt.Fprintln(out, "the limit is", <-changed, "(the default)")
+
+	var requests atomic.Int64 // of the current period; a real limiter counts time
+	url, closeServer, err := serve(ctx, func(w http.ResponseWriter, _ *http.Request) {
+		if int(requests.Add(1)) > limit.Load() { // as cheap as reading a variable
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer closeServer()
+	report := func() error {
+		requests.Store(0)
+		for n := 0; ; n++ {
+			resp, err := http.Get(url) //nolint:noctx // the server is ours
+			if err != nil {
+				return err
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusTooManyRequests {
+				fmt.Fprintln(out, "the server lets", n, "requests through")
+				return nil
+			}
+		}
+	}
+	if err := report(); err != nil {
+		return err
+	}
+	// Somebody changes the key: another program, or a person with `etcdctl put example-config/config/http/rate-limit 5`.
+	if _, err := client.KV().Put(ctx, "config/http/rate-limit", []byte("5")); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "the limit is", <-changed)
+	if err := report(); err != nil {
+		return err
+	}
+	if _, err := client.KV().Put(ctx, "config/http/rate-limit", []byte("many")); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "told of a bad value:", <-bad)
+	return report()
+}
+
+// serve starts an HTTP server on a free port of the loopback.
+func serve(ctx context.Context, f http.HandlerFunc) (url string, stop func(), err error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	server := &http.Server{Handler: f, ReadHeaderTimeout: 5 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l) // until it is closed
+	}()
+	return "http://" + l.Addr().String(), func() {
+		_ = server.Close()
+		<-done
+	}, nil
+}

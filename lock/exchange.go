@@ -1,0 +1,184 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// The times of requests.
+const (
+	attemptFirst = 2 * time.Second  // of a request that can be sent again; each one has twice that of the one before
+	requestMost  = 10 * time.Second // where the context has no deadline
+	farewell     = 5 * time.Second  // for what has to be done on the server when something ends, whatever else has ended
+	grace        = time.Second      // for requests that are under way when the locker is closed
+	pauseBetween = 50 * time.Millisecond
+	pauseMost    = time.Second
+)
+
+// txn is a transaction that takes effect at most once, however often it is sent: what it compares does not come true a
+// second time.
+type txn struct {
+	cmps         []clientv3.Cmp
+	then, orElse []clientv3.Op
+}
+
+// answer is what etcd said to a transaction. doubt says that an earlier attempt may have been applied as well, or may be
+// later.
+type answer struct {
+	*clientv3.TxnResponse
+
+	doubt bool
+}
+
+func (a *answer) revision() int64 { return a.Header.GetRevision() }
+
+func (a *answer) get(i int) *pb.RangeResponse { return a.Responses[i].GetResponseRange() }
+
+// definite sends a transaction until etcd has said yes or no. One attempt is bounded, so that a member that is frozen
+// does not use up the time of the call. An error with doubt means that it may have been applied, or may be.
+func (l *Locker) definite(ctx context.Context, t txn) (out answer, err error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, requestMost)
+		defer stop()
+	}
+	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: pauseMost}.Backoff()
+	pauses.Reset()
+	for patience := attemptFirst; ; patience *= 2 {
+		var late bool
+		out.TxnResponse, late, err = l.attempt(ctx, t, patience)
+		if err == nil {
+			return out, nil
+		}
+		unknown := errors.Is(err, errs.UnknownOutcome)
+		out.doubt = out.doubt || unknown
+		again := unknown || late || out.doubt && errors.Is(err, errs.Unavailable)
+		if !again || !sleep(ctx, pauses.NextBackOff()) {
+			return out, inTime(ctx, err)
+		}
+	}
+}
+
+// inTime is the error of a request, and says so where it was given up since ctx had ended.
+func inTime(ctx context.Context, err error) error {
+	if e, ok := err.(*errs.Error); ok { //nolint:errorlint // as it is: this package has its own words for what was asked
+		err = e.Err
+	}
+	if over := retry.ContextError(ctx); over != nil && !errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("%w: %w", over, err)
+	}
+	return err
+}
+
+// detached makes a request that creates a key on a context that does not end with ctx, so that its outcome becomes
+// known, but returns when ctx ends. Where it fails, or ctx has ended first, undo is called, in the end.
+func (l *Locker) detached(ctx context.Context, request func(context.Context) error, undo func()) error {
+	own, stop := context.WithTimeout(context.WithoutCancel(ctx), requestMost)
+	unlink := context.AfterFunc(l.life, func() { time.AfterFunc(grace, stop) })
+	done := make(chan error, 1)
+	l.callers.Go(func() { // one is under way already, so this is before any end of the wait in Close
+		defer stop()
+		defer unlink()
+		err := request(own)
+		if err != nil {
+			undo()
+		}
+		done <- err
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	l.callers.Go(func() {
+		if <-done == nil {
+			undo()
+		}
+	})
+	return retry.ContextError(ctx)
+}
+
+// attempt sends a transaction once, or as often as it is known not to have been applied. late says that it was the
+// attempt that ran out of time.
+func (l *Locker) attempt(ctx context.Context, t txn, patience time.Duration) (resp *clientv3.TxnResponse, late bool, err error) {
+	ctx, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	resp, err = l.store.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.orElse...).Commit()
+	return resp, ctx.Err() != nil, err
+}
+
+// sleep waits, and reports whether ctx still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// children reads a queue as it is: one RPC. It is linearizable, and all of one revision.
+func (l *Locker) children(ctx context.Context, prefix string) (entries []entry, rev int64, err error) {
+	all, err := l.definite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(prefix, clientv3.WithPrefix())}})
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, kv := range all.get(0).GetKvs() {
+		if direct(prefix, string(kv.GetKey())) {
+			entries = append(entries, entryOf(kv))
+		}
+	}
+	return entries, all.revision(), nil
+}
+
+// firstFew is how many of the first keys a transaction reads: usually the first one tells, but some of the first
+// may belong to longer names.
+const firstFew = 4
+
+// oldest reads the first few keys below prefix, with the oldest first.
+func oldest(prefix string, few int64) clientv3.Op {
+	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithLimit(few),
+		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
+}
+
+// newest reads the last few keys below prefix, with the newest first.
+func newest(prefix string, few int64) clientv3.Op {
+	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithLimit(few),
+		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend))
+}
+
+// look is what a read of a few keys of a queue tells.
+type look struct {
+	entries  []entry // the direct children
+	deeper   []string
+	complete bool // there are no others
+}
+
+// lookAt reads an answer, leaving out the key own.
+func lookAt(prefix, own string, r *pb.RangeResponse) look {
+	out := look{complete: r.GetCount() == int64(len(r.GetKvs()))}
+	for _, kv := range r.GetKvs() {
+		switch key := string(kv.GetKey()); {
+		case key == own:
+		case direct(prefix, key):
+			out.entries = append(out.entries, entryOf(kv))
+		default:
+			out.deeper = append(out.deeper, key)
+		}
+	}
+	return out
+}
+
+// hex is a lease as etcdctl prints it.
+func hex(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }

@@ -1,0 +1,105 @@
+package lock_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+func TestAQueueThatNobodyUsesAnyMoreIsNotWatched(t *testing.T) {
+	t.Parallel()
+	l, p := newLocker(t, etcdtest.Prefix(t))
+	l.KeepWatch(100 * time.Millisecond)
+	h := mustLock(t, l.Mutex("m"))
+	eventually(t, func() bool { return l.Stats().Watched == 1 })
+	mustRelease(t, h)
+	assert.Equal(t, 1, l.Stats().Names, "for a while")
+	eventually(t, func() bool { s := l.Stats(); return s.Names == 0 && s.Watched == 0 && p.watcher.Active() == 0 })
+	mustRelease(t, mustLock(t, l.Mutex("m")))
+	assert.Zero(t, l.Stats().Names)
+}
+
+func TestWhoeverMayNotUseANameIsToldSo(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "ann", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("ours/")}})
+	l, _ := lockerOver(t, s.Client(t, etcdtest.As("ann", "pw")), "ours")
+	mustRelease(t, mustLock(t, l.Mutex("m")))
+
+	l, _ = lockerOver(t, s.Client(t, etcdtest.As("ann", "pw")), "theirs")
+	_, err := l.Mutex("m").Lock(timely(t))
+	require.ErrorIs(t, err, lock.ErrPermission)
+	_, err = l.Mutex("m").TryLock(timely(t))
+	require.ErrorIs(t, err, lock.ErrPermission)
+	_, err = l.Election("e").Leader(timely(t))
+	require.ErrorIs(t, err, lock.ErrPermission)
+	require.ErrorIs(t, l.Election("e").Run(timely(t), "x", func(context.Context, *lock.Leadership) error { return nil }), lock.ErrPermission)
+	for _, err := range l.Election("e").Observe(timely(t)) {
+		require.ErrorIs(t, err, lock.ErrPermission)
+	}
+}
+
+// lines is a log that may be written and read at once.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func TestLossesAreLoggedAndValuesAreNot(t *testing.T) {
+	t.Parallel()
+	log := &lines{}
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir, lock.WithLogger(slog.New(slog.NewTextHandler(log, nil))), lock.WithOwner("a secret owner"))
+	led := mustLead(t, l.Election("e"), "a secret value")
+	h := mustLock(t, l.Mutex("m"))
+	_, err := p.cli.Delete(t.Context(), dir+"locks/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.ErrorIs(t, h.Verify(t.Context()), lock.ErrLost)
+	eventually(t, func() bool { return bytes.Contains([]byte(log.String()), []byte("lock lost")) })
+	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+	require.NoError(t, led.Release(t.Context()))
+	assert.NotContains(t, log.String(), "secret")
+}
+
+func TestTheHolderOfALeadershipFindsOutWhenItProclaims(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(p *parts, key string) error{
+		"deleted": func(p *parts, key string) error { _, err := p.cli.Delete(t.Context(), key); return err },
+		"revoked": func(p *parts, key string) error {
+			_, err := p.cli.Revoke(t.Context(), leaseOf(t, p, key))
+			return err
+		},
+		"overwritten": func(p *parts, key string) error { _, err := p.cli.Put(t.Context(), key, ""); return err },
+	} {
+		dir := etcdtest.Prefix(t)
+		l, p := newLocker(t, dir)
+		led := mustLead(t, l.Election("e"), "a")
+		require.NoError(t, harm(p, keysUnder(t, p.cli, dir+"elections/")[0]), name)
+		require.ErrorIs(t, led.Proclaim(t.Context(), "b"), lock.ErrLost, name)
+		require.ErrorIs(t, led.Err(), lock.ErrLost, name)
+		require.ErrorIs(t, led.Release(t.Context()), lock.ErrLost, name)
+		queued(t, p.cli, dir+"elections/", 0)
+	}
+}

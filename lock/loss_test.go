@@ -1,0 +1,247 @@
+package lock_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+func TestAHolderLearnsThatItsLeaseWasRevoked(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	h := mustLock(t, l.Mutex("m"))
+	eventually(t, func() bool { return l.Stats().Watched == 1 })
+	bound, stop := h.Bind(t.Context())
+	defer stop()
+	_, err := p.cli.Revoke(t.Context(), leaseOf(t, p, dir+"locks/m/"))
+	require.NoError(t, err)
+	closed(t, bound.Done(), "the bound context ends")
+	require.ErrorIs(t, context.Cause(bound), lock.ErrLost)
+	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+	assert.EqualValues(t, 1, l.Stats().Lost)
+	assert.Zero(t, l.Stats().Held)
+
+	// The session is replaced for the next acquisition.
+	next := mustLock(t, l.Mutex("m"))
+	assert.Greater(t, next.Token(), h.Token())
+	mustRelease(t, next)
+}
+
+func TestALeaseThatWasRevokedWhileNobodyLookedIsReplaced(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	s, err := p.leases.Shared(t.Context())
+	require.NoError(t, err)
+	_, err = p.cli.Revoke(t.Context(), s.ID())
+	require.NoError(t, err)
+	h := mustLock(t, l.Mutex("m"))
+	mustRelease(t, h)
+	try, err := l.Mutex("m").TryLock(t.Context())
+	require.NoError(t, err)
+	mustRelease(t, try)
+}
+
+func TestAHolderLearnsThatItsKeyWasOverwritten(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	h := mustLock(t, l.Mutex("m"))
+	eventually(t, func() bool { return l.Stats().Watched == 1 })
+	_, err := p.cli.Put(t.Context(), keysUnder(t, p.cli, dir+"locks/m/")[0], "mine now") // takes it off the lease
+	require.NoError(t, err)
+	closed(t, h.Context().Done(), "the context ends")
+	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+	queued(t, p.cli, dir+"locks/m/", 0)
+}
+
+func TestVerifyFindsALossThatNobodyHasToldOf(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	h := mustLock(t, l.Mutex("m"))
+	require.NoError(t, h.Verify(t.Context()))
+	_, err := p.cli.Delete(t.Context(), dir+"locks/m/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	err = h.Verify(t.Context())
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.ErrorIs(t, context.Cause(h.Context()), lock.ErrLost)
+	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+}
+
+func TestReleaseFindsALossThatNobodyHasToldOf(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	h := mustLock(t, l.Mutex("m"))
+	_, err := p.cli.Delete(t.Context(), dir+"locks/m/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+}
+
+func TestAWaiterWhoseSessionEndsIsToldSo(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	a, _ := newLocker(t, dir)
+	b, p := newLocker(t, dir)
+	h := mustLock(t, a.Mutex("m"))
+	late := waiting(func() (*lock.Held, error) { return b.Mutex("m").Lock(timely(t)) })
+	queued(t, p.cli, dir+"locks/m/", 2)
+	s, err := p.leases.Shared(t.Context())
+	require.NoError(t, err)
+	_, err = p.cli.Revoke(t.Context(), s.ID())
+	require.NoError(t, err)
+	require.ErrorIs(t, got(t, late).err, lock.ErrLost)
+	mustRelease(t, h)
+}
+
+func TestADoWhoseLockIsLostSaysSo(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	for name, f := range map[string]func(ctx context.Context) error{
+		"though its function has not noticed":  func(context.Context) error { return nil },
+		"where its function returns the cause": func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) },
+		"where it returns what ctx says":       func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		err := l.Mutex("m").Do(t.Context(), func(ctx context.Context, _ *lock.Held) error {
+			_, err := p.cli.Delete(t.Context(), dir+"locks/m/", clientv3.WithPrefix())
+			require.NoError(t, err)
+			return f(ctx)
+		})
+		require.ErrorIs(t, err, lock.ErrLost, name)
+	}
+}
+
+func TestAGuardRefusesTheWritesOfAFormerHolder(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	other, _ := newLocker(t, dir)
+	write := func(h *lock.Held) error {
+		_, err := p.store.Put(t.Context(), "resource", nil, kv.WithGuard(h))
+		return err
+	}
+	refused := func(h *lock.Held) {
+		t.Helper()
+		err := write(h)
+		require.ErrorIs(t, err, kv.ErrGuard)
+		require.ErrorIs(t, err, lock.ErrLost)
+	}
+	h := mustLock(t, l.Mutex("m"))
+	require.NoError(t, write(h))
+	local := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
+	eventually(t, func() bool { return l.Stats().Waiting == 1 })
+	mustRelease(t, h)
+	next := got(t, local)
+	require.NoError(t, next.err)
+	assert.EqualValues(t, 1, l.Stats().Turns, "the key is the same")
+	refused(h)
+	require.NoError(t, write(next.v))
+	mustRelease(t, next.v)
+	refused(next.v)
+	last := mustLock(t, other.Mutex("m"))
+	refused(next.v)
+	require.NoError(t, write(last))
+	mustRelease(t, last)
+}
+
+// While the server is frozen nothing can be renewed, and nothing expires; it may do so as soon as it goes on.
+func TestAHoldEndsBeforeItsLeaseCanExpire(t *testing.T) {
+	t.Parallel()
+	const ttl = 2 * time.Second
+	s := etcdtest.Start(t)
+	dir := etcdtest.Prefix(t)
+	l, _ := lockerOver(t, s.Client(t), dir, lock.WithTTL(ttl))
+	other, p := lockerOver(t, s.Client(t), dir)
+	h := mustLock(t, l.Mutex("m"))
+	leader, err := l.Election("e").Campaign(timely(t), "me")
+	require.NoError(t, err)
+	next := waiting(func() (*lock.Held, error) { return other.Mutex("m").Lock(timely(t)) })
+	queued(t, p.cli, dir+"locks/m/", 2)
+
+	frozen := time.Now()
+	s.Pause()
+	closed(t, h.Context().Done(), "the lock's context ends")
+	closed(t, leader.Context().Done(), "the leadership's context ends")
+	assert.Less(t, time.Since(frozen), ttl, "no renewal was sent after the freeze")
+	require.ErrorIs(t, h.Err(), lock.ErrLost)
+	select {
+	case <-next:
+		require.Fail(t, "granted while the server was frozen")
+	default:
+	}
+	s.Resume()
+	r := got(t, next)
+	require.NoError(t, r.err)
+	_, err = p.store.Put(t.Context(), "x", nil, kv.WithGuard(h))
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+	require.ErrorIs(t, leader.Release(t.Context()), lock.ErrLost)
+	mustRelease(t, r.v)
+}
+
+func TestKeysOfOursThatNobodyKnowsAreRemovedOnSight(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	h := mustLock(t, l.Mutex("m"))
+	key := keysUnder(t, p.cli, dir+"locks/m/")[0]
+	lease := leaseOf(t, p, dir+"locks/m/")
+	put := func(k string) {
+		_, err := p.cli.Put(t.Context(), k, "", clientv3.WithLease(lease))
+		require.NoError(t, err)
+	}
+	put(key[:strings.LastIndexByte(key, '.')] + ".zzz") // before the queue is watched
+	put(dir + "locks/m/theirs-and-none-of-ours")
+	queued(t, p.cli, dir+"locks/m/", 2)
+	put(key[:strings.LastIndexByte(key, '.')] + ".yyy") // and while it is
+	queued(t, p.cli, dir+"locks/m/", 3)
+	queued(t, p.cli, dir+"locks/m/", 2)
+	require.NoError(t, h.Err())
+	mustRelease(t, h)
+}
+
+func TestTheHookIsToldOfWaits(t *testing.T) {
+	t.Parallel()
+	var names []string
+	l, _ := newLocker(t, etcdtest.Prefix(t), lock.WithWaitHook(func(name string, d time.Duration) {
+		assert.Positive(t, d)
+		names = append(names, name)
+	}))
+	mustRelease(t, mustLock(t, l.Mutex("m")))
+	require.NoError(t, mustLead(t, l.Election("e"), "").Release(t.Context()))
+	assert.Equal(t, []string{"m", "e"}, names)
+}
+
+func TestWrongOptionsAreReportedByEveryCall(t *testing.T) {
+	t.Parallel()
+	p := newParts(t, etcdtest.Client(t), etcdtest.Prefix(t))
+	l := lock.New(p, lock.WithTTL(time.Millisecond), lock.WithDir("a//b"))
+	_, err := l.Mutex("m").Lock(t.Context())
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.ErrorContains(t, err, "TTL 1ms")
+	require.ErrorContains(t, err, "empty segment")
+	require.NoError(t, l.Close())
+	_, err = lock.New(nil).Election("e").Campaign(t.Context(), "")
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	_, err = lock.New(&parts{}).Mutex("m").TryLock(t.Context())
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	ok := lock.New(p)
+	_, err = ok.Mutex("m").Lock(nil) //nolint:staticcheck // what it is about
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.NoError(t, ok.Close())
+	_, err = ok.Mutex("m").Lock(t.Context())
+	assert.True(t, errors.Is(err, lock.ErrClosed))
+}

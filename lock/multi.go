@@ -1,0 +1,186 @@
+package lock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// Multi is several mutexes that are locked together: all of them or none. They are taken in one order, whatever order they
+// were given in, so that two that overlap cannot wait for each other. It is safe for concurrent use.
+type Multi struct {
+	ms  []*Mutex
+	bad error
+}
+
+// Multi returns a lock over mutexes of this locker, each of which may appear once. It sends nothing. What is wrong is
+// returned by every call.
+func (l *Locker) Multi(ms ...*Mutex) *Multi {
+	out := &Multi{ms: slices.Clone(ms), bad: l.bad}
+	complain := func(format string, args ...any) {
+		out.bad = errors.Join(out.bad, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
+	}
+	if len(ms) == 0 {
+		complain("no mutexes")
+	}
+	if slices.Contains(ms, nil) {
+		complain("a nil mutex")
+		return out
+	}
+	slices.SortFunc(out.ms, func(a, b *Mutex) int { return strings.Compare(a.spec.prefix, b.spec.prefix) })
+	for i, m := range out.ms {
+		if m.l != l {
+			complain("mutex %s is of another locker", errs.Quote(m.spec.name))
+		}
+		if i > 0 && m.spec.prefix == out.ms[i-1].spec.prefix {
+			complain("mutex %s appears twice", errs.Quote(m.spec.name))
+		}
+	}
+	return out
+}
+
+// Lock waits until all mutexes are held. If one cannot be had, those that are held already are released, and the error is
+// that of the one. The cost is that of each.
+func (m *Multi) Lock(ctx context.Context) (*HeldAll, error) {
+	if m.bad != nil {
+		return nil, fail("lock all", "", m.bad)
+	}
+	all := &grips{}
+	for _, one := range m.ms {
+		g, err := one.lock(ctx)
+		if err != nil {
+			for _, held := range all.list {
+				held.drop()
+			}
+			return nil, fail("lock all", one.spec.name, err)
+		}
+		all.list = append(all.list, g)
+	}
+	all.arm(m.ms[0].l)
+	return &HeldAll{Permit{all}}, nil
+}
+
+// HeldAll is several mutexes at once: one context, which ends when any of them is lost, one guard, which holds while all
+// are held, and a token each.
+type HeldAll struct{ Permit }
+
+// Token is the fencing token of one of the mutexes, 0 for a mutex that is not among them.
+func (h *HeldAll) Token(m *Mutex) int64 {
+	all, ok := h.hold.(*grips)
+	if !ok || m == nil {
+		return 0
+	}
+	for _, g := range all.list {
+		if g.p.spec.prefix == m.spec.prefix {
+			return g.token
+		}
+	}
+	return 0
+}
+
+// grips are the holds of a [HeldAll].
+type grips struct {
+	list   []*grip
+	inner  context.Context //nolint:containedctx // what Context returns is made of it
+	cancel context.CancelCauseFunc
+	unlink []func() bool
+}
+
+// arm makes the context, which ends with the first of the holds.
+func (a *grips) arm(l *Locker) {
+	a.inner, a.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
+	for _, g := range a.list {
+		a.unlink = append(a.unlink, context.AfterFunc(g.inner, func() { a.cancel(context.Cause(g.inner)) }))
+	}
+}
+
+func (a *grips) context() context.Context { return gripsContext{a.inner, a} }
+
+func (a *grips) err() error {
+	for _, g := range a.list {
+		if err := g.err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *grips) guard() kv.Guard {
+	var all []clientv3.Cmp
+	for _, g := range a.list {
+		all = append(all, g.compares()...)
+	}
+	return kv.NewGuard(ErrLost, all...)
+}
+
+func (a *grips) name() string {
+	names := make([]string, 0, len(a.list))
+	for _, g := range a.list {
+		names = append(names, g.name())
+	}
+	return strings.Join(names, ", ")
+}
+
+func (a *grips) verify(ctx context.Context) error {
+	for _, g := range a.list {
+		if err := g.verify(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// release gives back all of them at once, whatever becomes of each. The error is that of one that was lost, else of one
+// that failed.
+func (a *grips) release(ctx context.Context) error {
+	if ctx == nil {
+		return errNoContext
+	}
+	for _, stop := range a.unlink {
+		stop()
+	}
+	all := make([]error, len(a.list))
+	var wg sync.WaitGroup
+	for i, g := range a.list {
+		wg.Go(func() { all[i] = g.release(ctx) })
+	}
+	wg.Wait()
+	err := worst(all)
+	a.cancel(cmp.Or(err, ErrReleased))
+	return err
+}
+
+// worst is a loss, where there is one among the errors, else any of them.
+func worst(all []error) (worst error) {
+	for _, err := range all {
+		if errors.Is(err, ErrLost) {
+			return err
+		}
+		worst = cmp.Or(worst, err)
+	}
+	return worst
+}
+
+// gripsContext is the context of several holds. Its Err also looks at the clock.
+type gripsContext struct {
+	context.Context //nolint:containedctx // it is one
+
+	all *grips
+}
+
+// Err is nil while all holds can be relied on.
+func (c gripsContext) Err() error {
+	if cause := c.all.err(); cause != nil {
+		c.all.cancel(cause)
+	}
+	return c.Context.Err()
+}

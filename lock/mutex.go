@@ -1,0 +1,156 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// Mutex excludes: one holder at a time, of all goroutines in all processes that use the name. It is wire-compatible with
+// client/v3/concurrency's Mutex. A Mutex is a small value with no state of its own: two of one name are the same
+// lock. It is not reentrant. It is safe for concurrent use.
+type Mutex struct {
+	l    *Locker
+	spec spec
+	bad  error
+}
+
+// Mutex returns the mutex of a name. It sends nothing. A name is 1 to 512 bytes of UTF-8 without control
+// characters and without a leading, trailing or doubled "/"; what is wrong with it is returned by every call. Names are
+// best flat: one that lies below another ("a/b" below "a") makes [Mutex.TryLock] of the shorter one cost a second RPC.
+func (l *Locker) Mutex(name string) *Mutex {
+	locks, _ := l.dirs()
+	return l.mutex(name, locks+name+"/")
+}
+
+func (l *Locker) mutex(name, prefix string) *Mutex {
+	return &Mutex{l: l, spec: spec{name: name, prefix: prefix, value: l.owner, rule: first}, bad: errors.Join(l.bad, checkName(name))}
+}
+
+// Lock waits until the mutex is held. The wait is bounded by ctx alone; the request that takes the place in the queue has
+// 10 s where ctx has no deadline. It fails with [ErrLost] when the session ends, or the key is deleted, while it
+// waits, and with a [*BlockedError] where waiting is of no use. After an error nothing stays behind.
+//
+// One RPC; none more where it has to wait, but for the first time on a name, or where goroutines of one process have
+// taken turns before: then one more.
+func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
+	g, err := m.lock(ctx)
+	if err != nil {
+		return nil, fail("lock", m.spec.name, err)
+	}
+	return &Held{Permit{g}}, nil
+}
+
+func (m *Mutex) lock(ctx context.Context) (*grip, error) {
+	if m.bad != nil {
+		return nil, m.bad
+	}
+	ctx, done, err := m.l.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	began := time.Now()
+	q := m.l.enter(m.spec.prefix)
+	p, err := q.line.join(ctx)
+	if err != nil {
+		q.exit()
+		return nil, err
+	}
+	g, err := m.acquire(ctx, q, p)
+	if err != nil {
+		q.exit()
+		return nil, err
+	}
+	m.l.waited(m.spec.name, began)
+	return g, nil
+}
+
+// acquire gets the hold for the head of the line, with the place that was handed on or a new one. On an error the head is
+// left, and the place is the next one's.
+func (m *Mutex) acquire(ctx context.Context, q *queue, p *place) (*grip, error) {
+	if p != nil && p.trouble() != nil {
+		p.discard()
+		p = nil
+	}
+	var err error
+	if p == nil {
+		if p, err = q.enqueue(ctx, m.spec); err != nil {
+			q.line.give(nil)
+			return nil, err
+		}
+	}
+	err = p.await(ctx)
+	var token int64
+	if err == nil {
+		token, err = p.turn(ctx, &q.line)
+	}
+	if err == nil {
+		return p.hold(&q.line, token), nil
+	}
+	if _, blocked := errors.AsType[*BlockedError](err); blocked || p.trouble() != nil {
+		p.discard()
+		p = nil
+	}
+	q.line.give(p)
+	return nil, err
+}
+
+// turn returns the token of the hold that begins. Where the key was held before, or may have been waiting while others
+// took turns, it is put again for that: one RPC, which also tells whether another process waits.
+func (p *place) turn(ctx context.Context, n *line) (int64, error) {
+	if p.fresh() {
+		return p.mod, nil
+	}
+	resp, err := p.rewrite(ctx, p.spec.value, newest(p.q.prefix, firstFew))
+	if err != nil {
+		return 0, err
+	}
+	if p.used {
+		n.took(behind(p, lookAt(p.q.prefix, p.key, resp.get(1))))
+		p.q.l.counts.turns.Add(1)
+	}
+	return p.mod, nil
+}
+
+// behind reports whether the newest keys show somebody behind the place, or may hide somebody.
+func behind(p *place, newest look) bool {
+	for _, e := range newest.entries {
+		if e.create > p.create {
+			return true
+		}
+	}
+	return !newest.complete && len(newest.deeper) == firstFew
+}
+
+// waited tells the hook.
+func (l *Locker) waited(name string, began time.Time) {
+	if l.onWait != nil {
+		l.onWait(name, time.Since(began))
+	}
+}
+
+// Do locks, calls f, and releases. f's context is ctx, and also ends, with cause [ErrLost], when the lock is lost. The
+// error is that of f; where the lock was lost meanwhile, it matches [ErrLost] too, also if f returned nil.
+func (m *Mutex) Do(ctx context.Context, f Func) error {
+	return m.do(ctx, f, m.Lock)
+}
+
+// TryDo is Do with [Mutex.TryLock].
+func (m *Mutex) TryDo(ctx context.Context, f Func) error {
+	return m.do(ctx, f, m.TryLock)
+}
+
+func (m *Mutex) do(ctx context.Context, f Func, lock func(context.Context) (*Held, error)) error {
+	if f == nil {
+		return fail("do", m.spec.name, fmt.Errorf("%w: no function", errs.Invalid))
+	}
+	h, err := lock(ctx)
+	if err != nil {
+		return err
+	}
+	return h.work(ctx, func(ctx context.Context) error { return f(ctx, h) })
+}

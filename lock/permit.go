@@ -1,0 +1,129 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+var errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
+
+// hold is something that is held: one place, or several.
+type hold interface {
+	context() context.Context
+	err() error
+	guard() kv.Guard
+	verify(ctx context.Context) error
+	release(ctx context.Context) error
+	name() string
+}
+
+// Permit is a shared hold: a semaphore's permit or a read lock. It has no token, because several are held at once and
+// "refuse what is lower than the highest seen" would refuse rightful holders. It is safe for concurrent use.
+//
+// A Permit is got from a lock, and given back with Release. The zero value is of no use.
+type Permit struct{ hold hold }
+
+// Context ends when the hold is lost, with a cause that matches [ErrLost], before the lease can expire on the server; and
+// when it is released, with [ErrReleased]. It does not end with the context that was given to the call that acquired
+// it. Its Err looks at the clock each time, so that it is right in a process that was just continued.
+func (p *Permit) Context() context.Context { return p.hold.context() }
+
+// Bind returns a context that ends with ctx, and with the hold: its cause then matches [ErrLost] or [ErrReleased]. Its Err
+// looks at the clock as that of Context does. stop releases what it takes, and ends it.
+func (p *Permit) Bind(ctx context.Context) (bound context.Context, stop context.CancelFunc) {
+	inner, cancel := context.WithCancelCause(ctx)
+	over := p.hold.context()
+	unlink := context.AfterFunc(over, func() { cancel(context.Cause(over)) })
+	return boundContext{inner, p.hold, cancel}, func() {
+		unlink()
+		cancel(nil)
+	}
+}
+
+// boundContext ends with a hold and something else.
+type boundContext struct {
+	context.Context //nolint:containedctx // it is one
+
+	hold   hold
+	cancel context.CancelCauseFunc
+}
+
+// Err is nil while the hold can be relied on and the other context lives.
+func (c boundContext) Err() error {
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
+	if cause := c.hold.err(); cause != nil {
+		c.cancel(cause)
+	}
+	return c.Context.Err()
+}
+
+// Err is nil while the hold can be relied on, as far as the clock and the watch tell: no RPC. Then it matches [ErrLost] or
+// [ErrReleased].
+func (p *Permit) Err() error { return p.hold.err() }
+
+// Guard is for kv.WithGuard: etcd refuses a write that carries it once the hold is over, whatever the writer believes,
+// with an error that matches kv.ErrGuard and [ErrLost]. No RPC.
+func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
+
+// Verify asks etcd whether the hold is still there: nil, or an error that matches [ErrLost] if it is not. One RPC. It
+// says nothing about the next moment; a guard does.
+func (p *Permit) Verify(ctx context.Context) error {
+	if err := p.hold.verify(ctx); err != nil {
+		return fail("verify", p.hold.name(), err)
+	}
+	return nil
+}
+
+// Release gives back what is held. One RPC, or none where another goroutine of this process takes over.
+//
+// It makes its attempt also when ctx has already ended, bounded by 5 s. If ctx ends while it waits it returns, with
+// [ErrUnknownOutcome], and the work goes on: a key that cannot be removed now is removed in the background, or ends
+// with its lease. Release of something that was lost returns [ErrLost]. A second Release does nothing and returns
+// [ErrReleased].
+func (p *Permit) Release(ctx context.Context) error {
+	err := p.hold.release(ctx)
+	if err == nil {
+		return nil
+	}
+	return doubtful("release", p.hold.name(), err)
+}
+
+// Held is an exclusive hold: a mutex, a write lock, a leadership.
+type Held struct{ Permit }
+
+// Token is the fencing token: the mod revision of the own key at the grant. It strictly rises from one holder of a name to
+// the next, whichever process they are in. Other systems are made safe by refusing what comes with a lower token than
+// the highest they have seen.
+func (h *Held) Token() int64 {
+	if g, ok := h.hold.(*grip); ok {
+		return g.token
+	}
+	return 0
+}
+
+// Func is work under a lock: ctx is the caller's, and also ends, with cause [ErrLost], when the lock is lost.
+// h.Context() ends only with the lock: it is the context for finishing after the caller's has ended.
+type Func = func(ctx context.Context, h *Held) error
+
+// SharedFunc is work under a permit, as [Func] is under a lock.
+type SharedFunc = func(ctx context.Context, p *Permit) error
+
+// work runs f under a hold, and releases that also when f panics. A loss that f did not report is an error: what f did
+// last may not have been alone.
+func (p *Permit) work(ctx context.Context, f func(ctx context.Context) error) (err error) {
+	bound, stop := p.Bind(ctx)
+	defer func() {
+		stop()
+		released := p.Release(ctx)
+		if released != nil && !errors.Is(released, ErrReleased) && !errors.Is(err, ErrLost) {
+			err = errors.Join(err, released)
+		}
+	}()
+	return f(bound)
+}

@@ -1,0 +1,144 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// TryLock locks if nobody holds and nobody waits, and returns a [*LockedError] if somebody does. It does not wait, but
+// for etcd's answer. One RPC, which changes nothing where the mutex is taken; none where this process holds it or waits
+// for it. A name with other names below it costs one RPC more.
+func (m *Mutex) TryLock(ctx context.Context) (*Held, error) {
+	g, err := m.tryLock(ctx)
+	if err != nil {
+		return nil, fail("try lock", m.spec.name, err)
+	}
+	return &Held{Permit{g}}, nil
+}
+
+func (m *Mutex) tryLock(ctx context.Context) (*grip, error) {
+	if m.bad != nil {
+		return nil, m.bad
+	}
+	ctx, done, err := m.l.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	began := time.Now()
+	q := m.l.enter(m.spec.prefix)
+	if holder, ok := q.line.tryJoin(); !ok {
+		defer q.exit()
+		return nil, q.taken(m.spec.name, holder)
+	}
+	p, err := q.tryEnqueue(ctx, m.spec)
+	if err != nil {
+		q.line.give(nil)
+		q.exit()
+		return nil, err
+	}
+	m.l.waited(m.spec.name, began)
+	return p.hold(&q.line, p.mod), nil
+}
+
+// taken says who is in the way where this process itself is in the line.
+func (q *queue) taken(name string, holder *grip) error {
+	if holder != nil {
+		return &LockedError{Name: name, Owner: q.l.owner, Token: holder.token}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.known && len(q.model.list) > 0 {
+		return lockedBy(name, &q.model.list[0])
+	}
+	return &LockedError{Name: name}
+}
+
+// lockedBy says who stands first.
+func lockedBy(name string, e *entry) error {
+	if e.lease == 0 {
+		return &BlockedError{Name: name, Key: e.key, Revision: e.create}
+	}
+	return &LockedError{Name: name, Owner: e.owner(), Token: e.mod}
+}
+
+// tryEnqueue takes the first place, if the queue is empty.
+func (q *queue) tryEnqueue(ctx context.Context, sp spec) (*place, error) {
+	for {
+		p, err := q.newPlace(ctx, sp)
+		if err != nil {
+			return nil, err
+		}
+		err = q.l.detached(ctx, p.enqueueFirst, p.discard)
+		if err == nil {
+			return p, nil
+		}
+		if errors.Is(err, errs.LeaseNotFound) {
+			if err = p.awaitLoss(ctx); err == nil {
+				continue
+			}
+		}
+		return nil, &settled{err}
+	}
+}
+
+// enqueueFirst puts the key where nobody is in the queue. Keys of longer names, which the transaction comes upon, are left
+// out when it is sent again.
+func (p *place) enqueueFirst(ctx context.Context) error {
+	prefix := p.q.prefix
+	few := int64(firstFew)
+	var deeper []string
+	for {
+		cmps := free(prefix, deeper)
+		if len(cmps) > comparesMost {
+			return p.enqueueAlone(ctx)
+		}
+		resp, err := p.q.l.definite(ctx, txn{
+			cmps:   cmps,
+			then:   []clientv3.Op{p.put(p.spec.value)},
+			orElse: []clientv3.Op{oldest(prefix, few), clientv3.OpGet(p.key)},
+		})
+		p.doubt = p.doubt || resp.doubt
+		if err != nil {
+			return err
+		}
+		if resp.Succeeded {
+			p.arrive(resp.revision(), look{complete: true}, false)
+			return nil
+		}
+		if own := resp.get(1).GetKvs(); len(own) > 0 { // an attempt whose answer was lost has done it
+			p.arrive(own[0].GetCreateRevision(), look{complete: true}, false)
+			return nil
+		}
+		seen := lookAt(prefix, p.key, resp.get(0))
+		if len(seen.entries) > 0 {
+			return lockedBy(p.spec.name, &seen.entries[0])
+		}
+		deeper = seen.deeper
+		if !seen.complete {
+			few = 0 // all of them
+		}
+	}
+}
+
+// comparesMost is how many compares a transaction may need to find that the queue is empty; etcd takes 128.
+const comparesMost = 100
+
+// enqueueAlone is enqueueFirst where too many longer names lie in between: it takes a place, and fails unless that is
+// the first. The key is removed then, as after any failure.
+func (p *place) enqueueAlone(ctx context.Context) error {
+	p.spec.few = math.MaxInt32
+	if err := p.enqueueOnce(ctx); err != nil {
+		return err
+	}
+	if !p.granted {
+		return &LockedError{Name: p.spec.name}
+	}
+	return nil
+}
