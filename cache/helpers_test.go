@@ -100,21 +100,18 @@ func openCache[T any](tb testing.TB, c cache.Client, dir string, codec kv.Codec[
 type mine[T any] interface {
 	cache.Reader[T]
 	Store() kv.Typed[T]
-	Tell(ctx context.Context, key string, rev int64)
 }
 
 // storeA writes key "a" through a cache, or deletes it where v is "".
 func storeA(tb testing.TB, c mine[string], v string) {
 	tb.Helper()
-	var rev int64
 	var err error
 	if v == "" {
-		rev, err = c.Store().Delete(tb.Context(), "a")
+		_, err = c.Store().Delete(tb.Context(), "a")
 	} else {
-		rev, err = c.Store().Put(tb.Context(), "a", v)
+		_, err = c.Store().Put(tb.Context(), "a", v)
 	}
 	require.NoError(tb, err)
-	c.Tell(tb.Context(), "a", rev)
 }
 
 // intercepted is a KV whose answers can be held back, made up and counted.

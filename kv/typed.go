@@ -16,6 +16,31 @@ type Typed[T any] struct {
 	s     *Store
 	codec Codec[T]
 	bad   func(key string, rev int64, err error) error
+	wrote func(ctx context.Context, key string, rev int64)
+}
+
+// OnWrite returns a handle like t which calls f after each write that it makes, before that write returns: with the revision at
+// which it took effect; where it was refused, with the revision that the key was found at, if that is known; and with 0
+// where nothing is known of the key any more, because the outcome is unknown or the key was not as expected. It does not
+// call f for what was refused before it was sent. ctx is that of the write, and may have ended. f runs in the caller's
+// goroutine, for several writes at once. This is how a cache learns what its own process has changed.
+func (t Typed[T]) OnWrite(f func(ctx context.Context, key string, rev int64)) Typed[T] {
+	t.wrote = f
+	return t
+}
+
+// tell tells of a write.
+func (t Typed[T]) tell(ctx context.Context, key string, rev int64, err error) {
+	if t.wrote == nil || errors.Is(err, errs.Invalid) {
+		return
+	}
+	if err != nil {
+		rev = 0
+		if found, ok := errors.AsType[*ConflictError](err); ok {
+			rev = found.Have
+		}
+	}
+	t.wrote(ctx, key, rev)
 }
 
 // TypedOption is an option of [NewTyped].
@@ -74,7 +99,9 @@ func (t Typed[T]) Put(ctx context.Context, key string, v T, o ...PutOption) (rev
 	if err != nil {
 		return 0, err
 	}
-	return t.store().Put(ctx, key, b, o...)
+	rev, err = t.store().Put(ctx, key, b, o...)
+	t.tell(ctx, key, rev, err)
+	return rev, err
 }
 
 // Create writes key if it is absent, or returns [ErrExists]. One RPC; see [Store.Create].
@@ -83,7 +110,9 @@ func (t Typed[T]) Create(ctx context.Context, key string, v T, o ...PutOption) (
 	if err != nil {
 		return 0, err
 	}
-	return t.store().Create(ctx, key, b, o...)
+	rev, err = t.store().Create(ctx, key, b, o...)
+	t.tell(ctx, key, rev, err)
+	return rev, err
 }
 
 // Replace writes key if it still stands at modRevision, or returns a [ConflictError]. One RPC; see [Store.Replace].
@@ -92,17 +121,23 @@ func (t Typed[T]) Replace(ctx context.Context, key string, v T, modRevision int6
 	if err != nil {
 		return 0, err
 	}
-	return t.store().Replace(ctx, key, b, modRevision, o...)
+	rev, err = t.store().Replace(ctx, key, b, modRevision, o...)
+	t.tell(ctx, key, rev, err)
+	return rev, err
 }
 
 // Delete deletes key; 0 and no error when there was nothing to delete. One RPC; see [Store.Delete].
 func (t Typed[T]) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
-	return t.store().Delete(ctx, key, o...)
+	rev, err = t.store().Delete(ctx, key, o...)
+	t.tell(ctx, key, rev, err)
+	return rev, err
 }
 
 // DeleteAt deletes key if it still stands at modRevision, or returns a [ConflictError]. One RPC; see [Store.DeleteAt].
 func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
-	return t.store().DeleteAt(ctx, key, modRevision, o...)
+	rev, err = t.store().DeleteAt(ctx, key, modRevision, o...)
+	t.tell(ctx, key, rev, err)
+	return rev, err
 }
 
 // Update lets f change the value of key in place, and returns the entry as it then stands. f may be called more than
@@ -139,6 +174,9 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		}
 		return b, nil
 	}, o...)
+	if !skipped {
+		t.tell(ctx, key, e.ModRevision, err)
+	}
 	switch {
 	case err != nil:
 		return Entry[T]{}, err
