@@ -84,6 +84,13 @@ func (c *cursor) take() (n *node, f *fold, lost bool) {
 	return n, nil, false
 }
 
+// level reports whether there is nothing to take.
+func (c *cursor) level() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at != nil && c.folded == nil && c.at.next.Load() == nil
+}
+
 // place puts the cursor behind n.
 func (c *cursor) place(n *node) {
 	c.mu.Lock()

@@ -202,3 +202,31 @@ func TestAStaleWatchSaysSinceWhenAndWhy(t *testing.T) {
 		assert.WithinDuration(t, time.Now(), sub.Status().Heard, 1100*time.Millisecond)
 	})
 }
+
+func TestHeardIsAsOfTheLastTimeThatEverythingWasHandled(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		entered, release := make(chan struct{}), make(chan struct{})
+		sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(context.Context, watch.Batch) error {
+			entered <- struct{}{}
+			<-release
+			return nil
+		})
+		require.NoError(t, err)
+		ready(t, sub)
+		time.Sleep(time.Hour)
+		fresh := func() bool { return time.Since(sub.Status().Heard) <= 1100*time.Millisecond }
+		assert.True(t, fresh(), "a quiet watch is asked")
+		w.commit(change{key: "dir/a", value: "1"})
+		w.commit(change{key: "dir/a", value: "2"})
+		held := time.Now()
+		for range 2 { // the first is in hand while the second waits; then the second is in hand
+			<-entered
+			time.Sleep(time.Minute)
+			assert.False(t, sub.Status().Heard.After(held), "what is not handled is missing")
+			release <- struct{}{}
+		}
+		synctest.Wait()
+		assert.True(t, fresh())
+	})
+}

@@ -25,6 +25,7 @@ type hub struct {
 	safe    atomic.Int64            // everything up to here is in the log
 	waits   atomic.Int64            // how many wait for safe to move
 	heard   atomic.Int64            // when etcd last answered, in Unix nanoseconds; 0 before
+	whole   atomic.Int64            // likewise, with everything up to that answer in the log
 	lineage atomic.Pointer[lineage] // nil before the first confirmation; a new epoch is set under mu, with its gap
 	asked   chan struct{}           // somebody wants a progress report now
 
@@ -172,9 +173,7 @@ func (h *hub) status() Status {
 	if h.state == StateStale {
 		s.Err = h.why
 	}
-	if heard := h.heard.Load(); heard != 0 {
-		s.Heard = time.Unix(0, heard)
-	}
+	s.Heard = instant(h.heard.Load())
 	return s
 }
 

@@ -144,6 +144,7 @@ func (h *hub) follow(s *seat) error {
 		st = replay
 	}
 	if h.safe.Load() >= target {
+		h.whole.Store(st.heard.UnixNano())
 		h.become(StateLive, time.Now(), nil)
 	} else {
 		h.become(StateSyncing, time.Now(), nil)
@@ -232,6 +233,9 @@ func (h *hub) serve(st *stream, target int64) error {
 			st.note()
 			h.heard.Store(st.heard.UnixNano())
 			h.take(&a, target)
+			if h.next > target {
+				h.whole.Store(st.heard.UnixNano())
+			}
 			if answered {
 				continue
 			}

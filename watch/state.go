@@ -35,8 +35,9 @@ type Status struct {
 	State State
 	// Since is when the state began. A Stale watch is stale since etcd was last heard of.
 	Since time.Time
-	// Heard is when etcd last answered on the watch's stream: at that time nothing was missing up to Revision but what was
-	// still on its way. A quiet watch is asked each second. Zero before the first answer.
+	// Heard is when etcd last answered on the watch's stream. Of a subscription it is the last answer by which everything
+	// was delivered and handled: since then alone, something may be missing but for what was still on its way. A quiet watch
+	// is asked each second. Zero before the first such answer.
 	Heard time.Time
 	// Revision is the one up to which everything was delivered, and its handler has returned; 0 at first.
 	Revision int64

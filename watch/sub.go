@@ -33,6 +33,8 @@ type sub struct {
 
 	at     atomic.Pointer[hub] // the hub, once there is one
 	follow atomic.Bool         // the watch stands at the end of the hub's log, so that its state is the hub's
+	quiet  atomic.Bool         // and has handled everything up to there
+	whole  atomic.Int64        // as of when it last had everything, in Unix nanoseconds; 0 before
 	since  atomic.Int64        // when it began to do something else, in Unix nanoseconds
 	done   atomic.Int64        // everything up to here was handled
 	waits  atomic.Int64        // how many wait for done to move
@@ -146,6 +148,8 @@ func (s *sub) begin() error {
 
 // step delivers what comes next in the log, or waits for it.
 func (s *sub) step() error {
+	s.quiet.Store(false)
+	whole := s.hub.whole.Load()                        // first: what was there by then is in the log
 	bell, safe := s.hub.wake.Load(), s.hub.safe.Load() // in this order: what is safe is in the log, and what comes later rings
 	n, f, lost := s.cur.take()
 	switch {
@@ -170,6 +174,8 @@ func (s *sub) step() error {
 	}
 	s.move(max(s.pos, safe))
 	s.follows(true)
+	s.whole.Store(whole)
+	s.quiet.Store(true)
 	return s.idle(bell)
 }
 
@@ -277,14 +283,28 @@ func (s *sub) follows(yes bool) {
 // status is how the watch stands.
 func (s *sub) status() Status {
 	out := Status{State: StateSyncing, Since: time.Unix(0, s.since.Load())}
+	whole := int64(0)
 	if h := s.at.Load(); h != nil {
-		whole := h.status()
-		out.Heard, out.Reopened = whole.Heard, whole.Reopened
+		whole = h.whole.Load() // before it is looked whether there is more to handle
+		shared := h.status()
+		out.Reopened = shared.Reopened
 		if s.follow.Load() {
-			out = whole
+			out = shared
 		}
 	}
+	if !s.quiet.Load() || !s.cur.level() {
+		whole = s.whole.Load()
+	}
+	out.Heard = instant(whole)
 	out.Reopened += s.again.Load()
 	out.Revision = s.done.Load()
 	return out
+}
+
+// instant is a time in Unix nanoseconds, of which 0 is none.
+func instant(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
 }
