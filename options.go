@@ -124,6 +124,9 @@ type Observer struct {
 	// WatchResync is told of a watch whose history was lost and which went on from the current state, and how many
 	// changes it reported for the difference.
 	WatchResync func(selector string, folded int)
-	// CacheLookup is told of each read of a cache over dir. It is called once the client has caches; not yet.
+	// CacheLookup is told of each read of a cache that was opened with the client, over dir.
 	CacheLookup func(dir string, hit bool)
 }
+
+// CacheLookupHook is Observer.CacheLookup, for package cache, which is given the client; nil where there is none.
+func (c *Client) CacheLookupHook() func(dir string, hit bool) { return c.set.observer.CacheLookup }

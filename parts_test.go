@@ -3,6 +3,7 @@ package etcdkit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -11,7 +12,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/lock"
 	"github.com/etcdkit/etcdkit/watch"
@@ -135,6 +138,24 @@ func TestLocksAreInTheNamespaceAndReleasedByClose(t *testing.T) {
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
 	_, err = c.Namespace("later").Locks().Mutex("m").Lock(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
+}
+
+func TestCachesTellTheObserver(t *testing.T) {
+	t.Parallel()
+	var told []string
+	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithObserver(etcdkit.Observer{
+		CacheLookup: func(dir string, hit bool) { told = append(told, fmt.Sprint(dir, hit)) },
+	}))
+	users, err := cache.Open(t.Context(), c, "users", kv.JSON[int]())
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, users.Close()) })
+	_, err = users.Store().Put(t.Context(), "ada", 1)
+	require.NoError(t, err)
+	for range 2 {
+		_, err = users.Get(t.Context(), "ada")
+		require.NoError(t, err)
+	}
+	assert.Equal(t, []string{"usersfalse", "userstrue"}, told)
 }
 
 func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {

@@ -58,7 +58,7 @@ func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.sta
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // WithLookupHook has f called at each Get of a [Cache] with its dir. It runs in the caller's goroutine: it must be quick.
-// Default: none.
+// Default: that of the client's Observer.
 func WithLookupHook(f func(dir string, hit bool)) Option {
 	return func(s *settings) { s.lookup, s.cacheOnly = f, append(s.cacheOnly, "WithLookupHook") }
 }
@@ -83,6 +83,9 @@ func newSettings(c Client, dir string, codec any, opts []Option, replica bool) (
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if h, ok := c.(interface{ CacheLookupHook() func(string, bool) }); ok && s.lookup == nil {
+		s.lookup = h.CacheLookupHook() // of the client's Observer
 	}
 	_, bad := keyspace.Dir(dir)
 	complaints := []error{bad}
