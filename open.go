@@ -115,24 +115,33 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	return append(all, rest...)
 }
 
-// firstRead makes the read. When endpoints are left out and the others have just lost their leader, half of the time is
-// for all of them: a leader may be known to those that were slow.
+// readAgain is how often the read begins anew once all endpoints are asked: some of them answer at once that they have no
+// leader, and the waits between such answers grow until there is hardly time to come to the one that has.
+const readAgain = time.Second
+
+// firstRead makes the read. When endpoints are left out, the others have half of the time. What is left is for all of them: a
+// leader may be known to those that were slow.
 func (c *core) firstRead(ctx context.Context, client *Client, some bool) error {
-	if !some {
-		_, err := client.store.Exists(ctx, probeKey)
-		return err
+	read := func(limit time.Duration) (over bool, err error) {
+		bounded, stop := context.WithTimeout(ctx, limit)
+		defer stop()
+		_, err = client.store.Exists(bounded, probeKey)
+		return err == nil || bounded.Err() == nil || ctx.Err() != nil, err
 	}
 	deadline, _ := ctx.Deadline() // there is one: the dial timeout
-	half, stop := context.WithTimeout(ctx, time.Until(deadline)/2)
-	defer stop()
-	_, err := client.store.Exists(half, probeKey)
-	if err == nil || half.Err() == nil || ctx.Err() != nil {
+	left := time.Until(deadline)
+	if !some {
+		_, err := read(left)
 		return err
 	}
-	if leaderless(err) {
-		c.cli.SetEndpoints(c.patrol.everything()...)
+	over, err := read(left / 2)
+	if over {
+		return err
 	}
-	_, err = client.store.Exists(ctx, probeKey)
+	c.cli.SetEndpoints(c.patrol.everything()...)
+	for !over {
+		over, err = read(readAgain)
+	}
 	return err
 }
 

@@ -38,6 +38,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer stop()
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 
 	bad := make(chan error, 1) // your program counts these, and alerts
 	source, err := config.Open(ctx, client, "config", config.WithErrorHandler(func(key string, _ int64, err error) {
@@ -50,19 +51,14 @@ func run(ctx context.Context, out io.Writer) error {
 	if _, err := source.Delete(ctx, "http/rate-limit"); err != nil {
 		return err // what an earlier run has left
 	}
-	limit, err := config.Bind(source, "http/rate-limit", config.WithDefault(2), config.WithValidate(func(n int) error {
-		if n < 1 {
-			return errors.New("must be at least 1")
-		}
-		return nil
-	}))
+	limit, err := config.Bind(source, "http/rate-limit", config.WithDefault(2), config.WithValidate(positive))
 	if err != nil {
 		return err
 	}
 	changed := make(chan int)
 	unfollow := limit.Follow(func(n int) { changed <- n }) // the current value comes first
 	defer unfollow()
-	fmt.Fprintln(out, "the limit is", <-changed, "(the default)")
+	say("the limit is %d (the default)", <-changed)
 
 	var requests atomic.Int64 // of the current period; a real limiter counts time
 	url, closeServer, err := serve(ctx, func(w http.ResponseWriter, _ *http.Request) {
@@ -76,17 +72,11 @@ func run(ctx context.Context, out io.Writer) error {
 	defer closeServer()
 	report := func() error {
 		requests.Store(0)
-		for n := 0; ; n++ {
-			resp, err := http.Get(url) //nolint:noctx // the server is ours
-			if err != nil {
-				return err
-			}
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusTooManyRequests {
-				fmt.Fprintln(out, "the server lets", n, "requests through")
-				return nil
-			}
+		n, err := allowed(url)
+		if err == nil {
+			say("the server lets %d requests through", n)
 		}
+		return err
 	}
 	if err := report(); err != nil {
 		return err
@@ -95,15 +85,36 @@ func run(ctx context.Context, out io.Writer) error {
 	if _, err := client.KV().Put(ctx, "config/http/rate-limit", []byte("5")); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "the limit is", <-changed)
+	say("the limit is %d", <-changed)
 	if err := report(); err != nil {
 		return err
 	}
 	if _, err := client.KV().Put(ctx, "config/http/rate-limit", []byte("many")); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "told of a bad value:", <-bad)
+	say("told of a bad value: %v", <-bad)
 	return report()
+}
+
+func positive(n int) error {
+	if n < 1 {
+		return errors.New("must be at least 1")
+	}
+	return nil
+}
+
+// allowed is how many requests are answered before one is refused.
+func allowed(url string) (n int, err error) {
+	for ; ; n++ {
+		resp, err := http.Get(url) //nolint:noctx,gosec // the server is ours
+		if err != nil {
+			return 0, err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusTooManyRequests {
+			return n, nil
+		}
+	}
 }
 
 // serve starts an HTTP server on a free port of the loopback.

@@ -18,9 +18,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/examples/embedded"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/lock"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -48,12 +51,12 @@ func run(ctx context.Context) (err error) {
 	defer stopServer()
 
 	// One client for the whole process. Open returns when etcd has answered, or says what is wrong with each endpoint.
-	config, err := etcdkit.ConfigFromEnv() // user, password and certificates, where your etcd asks for them
+	cfg, err := etcdkit.ConfigFromEnv() // user, password and certificates, where your etcd asks for them
 	if err != nil {
 		return err
 	}
-	config.Endpoints, config.Namespace = endpoints, "quickstart"
-	client, err := etcdkit.Open(ctx, config)
+	cfg.Endpoints, cfg.Namespace = endpoints, "quickstart"
+	client, err := etcdkit.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -75,6 +78,9 @@ func run(ctx context.Context) (err error) {
 		{"A key that vanishes by itself", ttl},
 		{"A session knows in time when it is over", session},
 		{"A key that comes back by itself", presence},
+		{"One at a time, and a leader", locks},
+		{"Reads at the speed of memory", cached},
+		{"Configuration that changes under a running program", configured},
 		{"Is the cluster well?", health},
 	}
 	for i, step := range steps {
@@ -319,6 +325,79 @@ func presence(ctx context.Context, client *etcdkit.Client) error {
 		}
 	}
 	return key.Close() // now it goes
+}
+
+func locks(ctx context.Context, client *etcdkit.Client) error {
+	counter := 0
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			_ = client.Locks().Mutex("counter").Do(ctx, func(context.Context, *lock.Held) error {
+				counter++ // one at a time, here and in every other process
+				return nil
+			})
+		})
+	}
+	all.Wait()
+	say("5 goroutines counted to %d, one at a time", counter)
+
+	return client.Locks().Election("scheduler").Run(ctx, "me", func(ctx context.Context, l *lock.Leadership) error {
+		leader, err := client.Locks().Election("scheduler").Leader(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = client.KV().Put(ctx, "schedule", []byte("at noon"), kv.WithGuard(l)) // refused once somebody else leads
+		say("%q leads, and writes what only the leader may", leader.Value)
+		return err
+	})
+}
+
+func cached(ctx context.Context, client *etcdkit.Client) error {
+	people, err := cache.Open(ctx, client, "users", kv.JSON[User]())
+	if err != nil {
+		return err
+	}
+	defer people.Close() //nolint:errcheck // has nothing to say at the end
+	for range 10_000 {
+		if _, err := people.Get(ctx, "ada"); err != nil {
+			return err
+		}
+	}
+	say("10,000 reads, of which etcd saw %d", people.Stats().Fills)
+	if _, err := people.Store().Put(ctx, "ada", User{Name: "Ada, Countess of Lovelace"}); err != nil {
+		return err
+	}
+	ada, err := people.Get(ctx, "ada")
+	if err != nil {
+		return err
+	}
+	say("what is written through it is seen at once: %s", ada.Value.Name)
+	return nil
+}
+
+func configured(ctx context.Context, client *etcdkit.Client) error {
+	source, err := config.Open(ctx, client, "config")
+	if err != nil {
+		return err
+	}
+	defer source.Close() //nolint:errcheck // likewise
+	limit, err := config.Bind(source, "limit", config.WithDefault(10), config.WithValidate(func(n int) error {
+		if n < 1 {
+			return errors.New("must be at least 1")
+		}
+		return nil
+	}))
+	if err != nil {
+		return err
+	}
+	say("the limit is %d, by default", limit.Load())
+	if _, err := limit.Set(ctx, 20); err != nil {
+		return err
+	}
+	say("now it is %d", limit.Load())
+	_, err = limit.Set(ctx, 0)
+	say("then: %v; it is still %d", err, limit.Load())
+	return nil
 }
 
 func health(ctx context.Context, client *etcdkit.Client) error {

@@ -1,0 +1,103 @@
+// Lock shows why a lock alone is not a fence, and what is: a holder that stands still for too long loses its lock, does not
+// know yet, goes on writing, and etcd refuses the write.
+//
+//	go run ./examples/lock
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		log.Fatalf("lock: %v", err)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	client, stop, err := embedded.Connect(ctx, "example-lock")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+
+	// Do is the way to hold a lock: it is released at the end, and the context of the work ends when the lock is lost.
+	job := client.Locks().Mutex("nightly-job")
+	err = job.Do(ctx, func(ctx context.Context, held *lock.Held) error {
+		_, err := job.TryLock(ctx)
+		var locked *lock.LockedError
+		say("while it is held, another one is told: %t", errors.As(err, &locked))
+
+		// The guard goes into the write, and etcd checks it: the write is refused once the lock is anybody else's.
+		_, err = client.KV().Put(ctx, "report", []byte("from the holder"), kv.WithGuard(held))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	say("the holder has written, and released")
+
+	return paused(ctx, client, job, say)
+}
+
+// paused is what happens to a process that stands still, in a garbage collection or a suspended machine: its lock goes to the
+// next one. Here an operator revokes its lease, which comes to the same.
+func paused(ctx context.Context, client *etcdkit.Client, job *lock.Mutex, say func(string, ...any)) error {
+	held, err := job.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	say("a second holder begins, and stands still")
+	guard := held.Guard() // what it has in hand when it goes on
+	first := held.Token()
+
+	session, err := client.Leases().Shared(ctx)
+	if err != nil {
+		return err
+	}
+	if err := client.Leases().Revoke(ctx, session.ID()); err != nil {
+		return err
+	}
+	<-held.Context().Done() // a process that runs learns of it at once; one that stands still does not
+
+	other, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: client.Raw().Endpoints(), Namespace: "example-lock"})
+	if err != nil {
+		return err
+	}
+	defer other.Close()                                       //nolint:errcheck // the program ends
+	next, err := other.Locks().Mutex("nightly-job").Lock(ctx) // as another process would
+	if err != nil {
+		return err
+	}
+	defer next.Release(ctx) //nolint:errcheck // the program ends
+	say("a third has the lock: its token is higher: %t", next.Token() > first)
+	if _, err := other.KV().Put(ctx, "report", []byte("from the third"), kv.WithGuard(next)); err != nil {
+		return err
+	}
+
+	_, err = client.KV().Put(ctx, "report", []byte("from the past"), kv.WithGuard(guard))
+	say("the second wakes up and writes: refused %t, because it has lost the lock: %t", errors.Is(err, kv.ErrGuard), errors.Is(err, lock.ErrLost))
+	report, err := client.KV().Get(ctx, "report")
+	if err != nil {
+		return err
+	}
+	say("the report is %s", report.Value)
+	return nil
+}
