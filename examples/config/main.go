@@ -82,14 +82,15 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	// Somebody changes the key: another program, or a person with `etcdctl put example-config/config/http/rate-limit 5`.
-	if _, err := client.KV().Put(ctx, "config/http/rate-limit", []byte("5")); err != nil {
+	put := func(value string) error {
+		_, err := client.KV().Put(ctx, "config/http/rate-limit", []byte(value))
+		return err
+	}
+	if err := put("5"); err != nil {
 		return err
 	}
 	say("the limit is %d", <-changed)
-	if err := report(); err != nil {
-		return err
-	}
-	if _, err := client.KV().Put(ctx, "config/http/rate-limit", []byte("many")); err != nil {
+	if err := errors.Join(report(), put("many")); err != nil {
 		return err
 	}
 	say("told of a bad value: %v", <-bad)
