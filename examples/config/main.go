@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/examples/embedded"
 )
@@ -51,6 +52,10 @@ func run(ctx context.Context, out io.Writer) error {
 	if _, err := source.Delete(ctx, "http/rate-limit"); err != nil {
 		return err // what an earlier run has left
 	}
+	return demonstrate(ctx, client, source, bad, say)
+}
+
+func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Source, bad <-chan error, say func(string, ...any)) error {
 	limit, err := config.Bind(source, "http/rate-limit", config.WithDefault(2), config.WithValidate(positive))
 	if err != nil {
 		return err
