@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
@@ -156,6 +159,30 @@ func TestCachesTellTheObserver(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Equal(t, []string{"usersfalse", "userstrue"}, told)
+}
+
+func TestConfigurationStartsFromAFileWhileEtcdIsAway(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	proxy := s.Proxy(t)
+	proxy.Refuse()
+	file := filepath.Join(t.TempDir(), "fallback.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("limit: 7\n"), 0o600))
+	c := opened(t, etcdkit.Config{Endpoints: proxy.Endpoints()})
+	ctx, stop := context.WithTimeout(t.Context(), 4*time.Second)
+	defer stop()
+	source, err := config.Open(ctx, c, "config", config.WithFallbackFile(file))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, source.Close()) })
+	limit, err := config.Bind(source, "limit", config.WithDefault(1))
+	require.NoError(t, err)
+	assert.Equal(t, 7, limit.Load())
+	assert.Equal(t, config.FallbackFile, source.Status().Origin)
+
+	_, err = s.Client(t).Put(t.Context(), "config/limit", "9")
+	require.NoError(t, err)
+	proxy.Accept()
+	require.Eventually(t, func() bool { return limit.Load() == 9 && source.Status().Origin == config.Live }, 30*time.Second, time.Millisecond)
 }
 
 func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {
