@@ -1,5 +1,5 @@
-// Package lock has mutexes, locks of several mutexes at once, and leader elections, in etcd, that are right when things
-// break: a holder learns of a loss before anybody else can be granted what it held, and where it cannot learn of it, etcd
+// Package lock has mutexes, read-write mutexes, semaphores, locks of several mutexes at once, barriers and leader elections,
+// in etcd, that are right when things break: a holder learns of a loss before anybody else can be granted what it held, and where it cannot learn of it, etcd
 // refuses its writes.
 //
 //	locks := client.Locks()
@@ -22,7 +22,14 @@
 //	one at a time, each for a moment              [Mutex]: Lock, or Do
 //	one at a time, and others need not wait       [Mutex.TryLock], [Mutex.TryDo]
 //	several things at once, all or none           [Multi]
+//	many look on, or one changes something        [RWMutex]: RLock, or Lock
+//	a few at a time, or as much as there is       [Semaphore], with weights
+//	all begin when all are there                  [Barrier]
+//	all begin together, and finish together       [DoubleBarrier]
 //	one process does a job for as long as it can  [Election]: Run; others see who with Observe
+//
+// A read lock is worth its requests where reading takes long. What is read is best read at one revision, which needs no
+// lock at all. A semaphore bounds load; a semaphore of one is a [Mutex] without a token.
 //
 // Two processes that change one key need no lock: kv.Store's Update does that, with one request and nothing to lose.
 //
@@ -36,7 +43,8 @@
 //   - Where that is etcd, give the write the hold's [Permit.Guard], with kv.WithGuard(held): etcd itself then refuses it
 //     unless the hold is still there, whatever the writer believes, with an error that matches kv.ErrGuard and [ErrLost].
 //   - Where it is another system, send [Held.Token] along, and have that system refuse what comes with a lower token than
-//     the highest it has seen. Tokens of one name strictly rise from holder to holder.
+//     the highest it has seen. Tokens of one name strictly rise from holder to holder. A [Permit] has none: others hold at
+//     the same time, and whoever came later would shut out who came before.
 //
 // A context, by contrast, is for work to end in time: see below for what it guarantees. Use both.
 //
@@ -74,11 +82,39 @@
 // turn has its own token, and its own guard. The same transaction tells whether another process waits; if so, after 16
 // turns in a row the key is removed and the process enqueues anew, at the end.
 //
+// # Shared holds
+//
+// Readers and the holders of permits have queues of their own, below `name/.rw/` and `name/.sem/`, which work the same
+// way but for who is admitted: a reader behind no writer; a permit when those ahead of it, holding or waiting, leave
+// room for its weight. A writer is admitted when it is first, as a mutex is. Nobody overtakes, so that nobody is
+// starved: neither a writer by readers, nor a permit of great weight by small ones. Shared holds are not handed on within
+// a process; each has a key.
+//
+// # Barriers
+//
+//	     1 RPC            the last of n: 1 RPC for all
+//	Wait ─────▶ WAITING ──────────────────────────────▶ OPEN ──▶ (key removed)
+//	               │                                     │
+//	               │ ctx, Close; session ended, key gone │ of a double barrier: INSIDE, until Leave removes the key
+//	               ▼                                     ▼ and waits until no key of its round is left
+//	           SWEPT, ErrLost
+//
+// The parties of a barrier have keys below `name/.bar/`. Those that wait, in order, are the rounds: the n-th of them opens
+// its round by one transaction that puts all n keys again, if each is there and still waits. So all of a round are let go
+// at one revision, or none; and a party that looks late finds that in its own key, which is nobody else's to remove.
+// That the n-th may be slow, or die, is of no matter: until it has opened it is not there, and when its key is gone
+// another is the n-th. A party of a double barrier leaves when no key of its round is there, its own included; since
+// nobody joins a round that is open, that stays so.
+//
 // # Why it is right
 //
 // Exclusion in etcd. Let a place be admitted if at some revision its key was there and none that was created before.
 // Create revisions only rise, so nobody gets in front of a key; the place stays first for as long as its key
 // exists. Two keys cannot both be first. So at most one existing key is admitted at any revision, whatever clients do.
+// With readers and permits, those ahead of a key that is admitted only become fewer, so it stays admitted. Take any
+// keys that are admitted at one revision, and of these the one that came last: all others were ahead of it when it was
+// admitted. So none of them is a writer beside it, and all together weigh no more than its n; it weighs the others by
+// what they say, and itself by its own n.
 //
 // Knowledge of the grant. The enqueueing transaction reads and puts at one revision. A wait ends with a model of the
 // queue at a revision that is not before the own key's: the watch was live before the queue was read, the read is
@@ -94,8 +130,8 @@
 // Tokens. A token is the mod revision of the own key at the grant. Mod revisions of later puts are higher, so what has
 // to be shown is that the put behind a token came after those behind earlier tokens. A key that was first when it was
 // put came after all. One that waited came after those ahead of it, unless these took turns meanwhile; then, or when
-// that is not known for sure, the key is put once more before the grant is told. In an election nobody takes turns, and
-// the token is the create revision.
+// that is not known for sure, as after an enqueueing that was answered late, the key is put once more before the grant
+// is told. In an election nobody takes turns, and the token is the create revision.
 //
 // Guards. The guard of a mutex compares the mod revision of the own key with the token; a turn of the next goroutine
 // changes it. That of a leadership, whose key its holder may put anew with Proclaim, compares the create revision.
@@ -113,6 +149,10 @@
 //   - A guarded write of a former holder is refused, without any proviso.
 //   - Tokens of a name strictly rise. So do those of an election.
 //   - First come, first served, by the revision of the own key. A process that keeps taking turns is overtaken after 16.
+//     No reader overtakes a writer that waits, no permit one of greater weight.
+//   - No writer beside readers, and never more permits than n, to the same degree; where processes say different n, than the
+//     largest n of those who hold. Guards of permits are as good as those of mutexes.
+//   - Nobody passes a barrier before n parties have waited at it at once, with their keys in etcd.
 //   - A caller that gives up, or fails, leaves nothing in the queue, also if its answer was lost; Close the same.
 //   - A loss is never healed: a hold that was lost stays lost, even if etcd would still have it. A session that has
 //     ended is replaced for the next acquisition, not under a holder.
@@ -126,7 +166,10 @@
 //     watched yet.
 //   - A queue key without a lease, put there by somebody, blocks for ever. It is reported as [*BlockedError].
 //   - Whoever can write the keys can break the queue: locks are agreements, and permissions of etcd are walls.
-//   - A process that dies holds on until its lease ends: the TTL, 15 s by default.
+//   - A process that dies holds on until its lease ends: the TTL, 15 s by default. A party of a barrier that dies is
+//     counted for as long.
+//   - A party that gives up, or is lost, in the moment in which its barrier opens may have been counted: the others pass.
+//   - n is not kept in etcd. Parties of a barrier that say different n may wait for each other in vain.
 //   - A holder that has lost a mutex and does not release it keeps the other goroutines of its own process waiting, though
 //     not other processes.
 //
@@ -136,6 +179,8 @@
 // need to know who asks; Go has no identity of a goroutine, and a count in the context would let everything that
 // inherits the context, in any goroutine, into the critical section at once. And a function that may be called with and
 // without the lock does not know what it can rely on. Pass the [Held] to functions that need it.
+//
+// For the same reason a read lock cannot become a write lock: of two readers who tried that each would wait for the other.
 //
 // # Other clients
 //
@@ -154,6 +199,10 @@
 //	a hold longer than 250 ms               1 more, and a watch, on a name that is not watched
 //	TryLock on what another process holds   1, which writes nothing
 //	TryLock on what this process holds      0
+//	RLock or Acquire, and Release           2
+//	TryRLock, TryAcquire                    1 if refused, which writes nothing, or if nobody else is there; else 2
+//	Barrier's Wait                          2; 1 more for the last one, and as for a first wait
+//	DoubleBarrier's Enter and Leave         2; 1 more for the last one, and as for a first wait
 //	Campaign and Release                    2
 //	Proclaim, Leader, Verify                1
 //	Observe                                 1, and a watch, for all who observe a name

@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -48,30 +47,6 @@ func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, err
 		return nil, fail("campaign", e.spec.name, err)
 	}
 	return &Leadership{&Held{Permit{g}}}, nil
-}
-
-// acquireOwn gets a hold on a place that is the caller's alone, not handed from one goroutine to the next.
-func (l *Locker) acquireOwn(ctx context.Context, sp spec, bad error) (*grip, error) {
-	if bad != nil {
-		return nil, bad
-	}
-	ctx, done, err := l.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	began := time.Now()
-	q := l.enter(sp.prefix)
-	p, err := q.enqueue(ctx, sp)
-	if err == nil {
-		if err = p.await(ctx); err == nil {
-			l.waited(sp.name, began)
-			return p.hold(nil, p.create), nil
-		}
-		p.discard()
-	}
-	q.exit()
-	return nil, err
 }
 
 // Leader returns who leads, or [ErrNoLeader]. One RPC, linearizable; one more where other elections' names lie below this

@@ -41,14 +41,17 @@ type LockedError struct {
 	// Owner is what the owner calls itself, see [WithOwner]; "lease 694d..." of one that does not say, such as a mutex of
 	// client/v3; "" where this process itself waits for an owner that it does not know yet.
 	Owner string
-	// Token is the owner's fencing token, 0 where Owner is "".
+	// Token is the owner's fencing token, 0 where Owner is "", and where the hold is a shared one, which has none.
 	Token int64
 }
 
 // Error names the owner.
 func (e *LockedError) Error() string {
-	if e.Owner == "" {
+	switch {
+	case e.Owner == "":
 		return ErrLocked.Error()
+	case e.Token == 0:
+		return ErrLocked.Error() + ": " + e.Owner
 	}
 	return fmt.Sprintf("%v: %s (token %d)", ErrLocked, e.Owner, e.Token)
 }
@@ -56,8 +59,8 @@ func (e *LockedError) Error() string {
 // Unwrap gives ErrLocked.
 func (e *LockedError) Unwrap() error { return ErrLocked }
 
-// BlockedError is a queue whose first key has no lease: nothing but an operator will ever remove it, so waiting is of no
-// use. No lock, no election and no client that speaks their protocol leaves such a key; usually somebody keeps data below
+// BlockedError is a queue in which a key without a lease is in the way: nothing but an operator will ever remove it, so
+// waiting is of no use. No lock, no election and no client that speaks their protocol leaves such a key; usually somebody keeps data below
 // the name.
 type BlockedError struct {
 	Name string

@@ -67,6 +67,9 @@ func (q *queue) read(ctx context.Context) error {
 	q.mu.Lock()
 	sub := q.sub
 	q.mu.Unlock()
+	if sub == nil {
+		return nil // the watch has ended a moment ago: when it is begun anew it reads for itself
+	}
 	reopened := sub.Status().Reopened // before: what happens while reading is not confirmed by it
 	entries, rev, err := q.l.children(ctx, q.prefix)
 	if err != nil {

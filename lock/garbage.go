@@ -27,9 +27,17 @@ func (q *queue) garbage() {
 	defer q.mu.Unlock()
 	q.inspect = nil
 	for key := range q.suspects {
-		if q.places[key] == nil {
+		if !q.l.knows(key) {
 			q.l.sweep(key, false)
 		}
 	}
 	clear(q.suspects)
+}
+
+// knows reports whether a key is that of a place, whichever queue that has it from: one that is used again right after it
+// was given up is watched by two for a moment.
+func (l *Locker) knows(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.places[key] != nil
 }

@@ -54,18 +54,8 @@ func (p *place) hold(n *line, token int64) *grip {
 	}
 	p.q.mu.Unlock()
 	g.unlink = context.AfterFunc(p.s.Context(), func() { g.lose(p.s.Err()) })
-	g.timer = time.AfterFunc(watchAfter, p.q.watchHeld)
+	g.timer = time.AfterFunc(watchAfter, p.q.watch) // may be late, when it has no user any more
 	return g
-}
-
-// watchHeld is watch for a timer that may be late: the queue may have no user any more.
-func (q *queue) watchHeld() {
-	q.l.mu.Lock()
-	used := q.users > 0
-	q.l.mu.Unlock()
-	if used {
-		q.watch()
-	}
 }
 
 // lose ends the hold, unless it has ended. It may be called under the queue's lock.

@@ -103,3 +103,32 @@ func TestTheHolderOfALeadershipFindsOutWhenItProclaims(t *testing.T) {
 		queued(t, p.cli, dir+"elections/", 0)
 	}
 }
+
+func TestNothingIsLeftOfHoldsAndMeetingsThatAreOver(t *testing.T) {
+	t.Parallel()
+	l, p := newLocker(t, etcdtest.Prefix(t))
+	l.KeepWatch(50 * time.Millisecond)
+	ended, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	mustGive(t, mustRead(t, l.RWMutex("m")))
+	held := mustAcquire(t, l.Semaphore("s", 1), 1)
+	_, err := l.Semaphore("s", 1).TryAcquire(t.Context())
+	require.ErrorIs(t, err, lock.ErrLocked)
+	_, err = l.Semaphore("s", 1).Acquire(ended)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	mustGive(t, held)
+	require.NoError(t, l.Barrier("b", 1).Wait(timely(t)))
+	require.ErrorIs(t, l.Barrier("b", 2).Wait(ended), context.DeadlineExceeded)
+	d := l.DoubleBarrier("b", 1)
+	for range 3 {
+		require.NoError(t, d.Enter(timely(t)))
+		require.NoError(t, d.Leave(timely(t)))
+	}
+	require.NoError(t, d.Enter(timely(t)))
+	require.Error(t, d.Leave(ended))
+	eventually(t, func() bool {
+		s := l.Stats()
+		return s.Names == 0 && s.Watched == 0 && s.Held == 0 && s.Waiting == 0 && p.watcher.Active() == 0
+	})
+	assert.Empty(t, keysUnder(t, p.cli, p.dir+"locks/"))
+}

@@ -26,12 +26,34 @@ func entryOf(kv *mvccpb.KeyValue) entry {
 	}
 }
 
+// Marks at the end of the keys of places that are no mutex's: what comes before is a number of base 36, which has no "-".
+const (
+	markReader = "-r"
+	markPermit = "-s"
+	markParty  = "-b" // of a barrier
+	markDouble = "-d" // of a double barrier
+)
+
+func (e *entry) marked(mark string) bool { return strings.HasSuffix(e.key, mark) }
+
 // owner is what an entry says about who stands there.
 func (e *entry) owner() string {
-	if e.value != "" {
-		return e.value
+	value := e.value
+	if e.marked(markPermit) {
+		_, value, _ = strings.Cut(value, " ") // after its weight
+	}
+	if value != "" {
+		return value
 	}
 	return "lease " + hex(e.lease)
+}
+
+// token is the fencing token of who stands there; shared holds have none.
+func (e *entry) token() int64 {
+	if e.marked(markReader) || e.marked(markPermit) {
+		return 0
+	}
+	return e.mod
 }
 
 // before is the order of a queue: by create revision. Two keys of one transaction, which none of ours are, stand by name.

@@ -20,7 +20,8 @@ type Mutex struct {
 
 // Mutex returns the mutex of a name. It sends nothing. A name is 1 to 512 bytes of UTF-8 without control
 // characters and without a leading, trailing or doubled "/"; what is wrong with it is returned by every call. Names are
-// best flat: one that lies below another ("a/b" below "a") makes [Mutex.TryLock] of the shorter one cost a second RPC.
+// best flat: one that lies below another ("a/b" below "a") makes [Mutex.TryLock] of the shorter one cost a second RPC. So
+// does a semaphore, a read-write mutex or a barrier of the same name, whose queues lie below it.
 func (l *Locker) Mutex(name string) *Mutex {
 	locks, _ := l.dirs()
 	return l.mutex(name, locks+name+"/")

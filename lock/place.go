@@ -43,7 +43,7 @@ type place struct {
 	create  int64 // revision of the key, 0 before it is there
 	mod     int64 // of our last known put
 	granted bool  // by the enqueueing itself
-	asked   bool  // by asking: the watch may not have told of all that came before
+	asked   bool  // by asking, or by an answer that came late: nobody has told of all that came before
 	used    bool  // was held: the next hold needs a token of its own
 
 	// Of the queue's lock.
@@ -77,14 +77,23 @@ func (p *place) put(value string) clientv3.Op {
 }
 
 // enqueue takes a place at the end of the queue, and looks at who is ahead: one RPC, which is repeated until the answer
-// is definite. On an error nothing stays behind. A session that etcd no longer knows is waited out, and another one taken.
+// is definite.
 func (q *queue) enqueue(ctx context.Context, sp spec) (*place, error) {
+	return q.take(ctx, sp, (*place).enqueueOnce)
+}
+
+// take takes a place by a request that creates its key. On an error nothing stays behind. A session that etcd no longer
+// knows is waited out, and another one taken.
+func (q *queue) take(ctx context.Context, sp spec, request func(*place, context.Context) error) (*place, error) {
 	for {
+		if err := retry.ContextError(ctx); err != nil {
+			return nil, err
+		}
 		p, err := q.newPlace(ctx, sp)
 		if err != nil {
 			return nil, err
 		}
-		err = q.l.detached(ctx, p.enqueueOnce, p.discard)
+		err = q.l.detached(ctx, func(ctx context.Context) error { return request(p, ctx) }, p.discard)
 		if err == nil {
 			return p, nil
 		}
@@ -137,6 +146,7 @@ func (p *place) arrive(create int64, seen look, late bool) {
 	p.create, p.mod = create, create
 	ahead := seen.entries
 	if late {
+		p.asked = true // those who were ahead may have taken turns, and gone, before this answer
 		for i, e := range ahead {
 			if e.create > create {
 				ahead = ahead[:i]

@@ -92,11 +92,11 @@ func (q *queue) expire() {
 	}
 }
 
-// watch makes sure that the queue is watched. The caller is a user.
+// watch makes sure that the queue is watched. Without a user it is not: nobody would end it.
 func (q *queue) watch() {
 	q.l.mu.Lock()
 	defer q.l.mu.Unlock()
-	if q.stop != nil || q.l.closed {
+	if q.users == 0 || q.stop != nil || q.l.closed {
 		return
 	}
 	ctx, stop := context.WithCancel(q.l.life)

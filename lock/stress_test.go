@@ -206,3 +206,32 @@ func TestALinkThatDiesMakesNoTwoHolders(t *testing.T) {
 		t.Logf("client/v3/concurrency: %d of %d overlap, %v at the most", count, n, worst)
 	}
 }
+
+func TestLockersOfSharedHoldsAndBarriersOpenAndCloseInAStorm(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	p := newParts(t, etcdtest.Client(t), dir)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			for i := range 50 {
+				l := lock.New(p)
+				ctx, stop := context.WithTimeout(t.Context(), time.Duration(i)*time.Millisecond/4)
+				go func() { _, _ = l.Semaphore("s", 3).AcquireN(ctx, 1+i%3) }()
+				go func() { _, _ = l.Semaphore("s", 3).TryAcquire(ctx) }()
+				go func() { _, _ = l.RWMutex("m").Lock(ctx) }()
+				go func() { _ = l.Barrier("b", 3).Wait(ctx) }()
+				d := l.DoubleBarrier("b", 2)
+				go func() { _ = d.Enter(ctx) }()
+				if r, err := l.RWMutex("m").RLock(ctx); err == nil && i%2 == 0 {
+					_ = r.Release(ctx)
+				}
+				_ = d.Leave(ctx)
+				stop()
+				assert.NoError(t, l.Close())
+			}
+		})
+	}
+	wg.Wait()
+	queued(t, p.cli, dir, 0)
+}

@@ -2,13 +2,10 @@ package lock
 
 import (
 	"context"
-	"errors"
 	"math"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // TryLock locks if nobody holds and nobody waits, and returns a [*LockedError] if somebody does. It does not wait, but
@@ -37,7 +34,7 @@ func (m *Mutex) tryLock(ctx context.Context) (*grip, error) {
 		defer q.exit()
 		return nil, q.taken(m.spec.name, holder)
 	}
-	p, err := q.tryEnqueue(ctx, m.spec)
+	p, err := q.take(ctx, m.spec, (*place).enqueueFirst)
 	if err != nil {
 		q.line.give(nil)
 		q.exit()
@@ -63,29 +60,14 @@ func (q *queue) taken(name string, holder *grip) error {
 // lockedBy says who stands first.
 func lockedBy(name string, e *entry) error {
 	if e.lease == 0 {
-		return &BlockedError{Name: name, Key: e.key, Revision: e.create}
+		return blockedBy(name, e)
 	}
-	return &LockedError{Name: name, Owner: e.owner(), Token: e.mod}
+	return &LockedError{Name: name, Owner: e.owner(), Token: e.token()}
 }
 
-// tryEnqueue takes the first place, if the queue is empty.
-func (q *queue) tryEnqueue(ctx context.Context, sp spec) (*place, error) {
-	for {
-		p, err := q.newPlace(ctx, sp)
-		if err != nil {
-			return nil, err
-		}
-		err = q.l.detached(ctx, p.enqueueFirst, p.discard)
-		if err == nil {
-			return p, nil
-		}
-		if errors.Is(err, errs.LeaseNotFound) {
-			if err = p.awaitLoss(ctx); err == nil {
-				continue
-			}
-		}
-		return nil, &settled{err}
-	}
+// blockedBy names a key that nobody will ever remove.
+func blockedBy(name string, e *entry) error {
+	return &BlockedError{Name: name, Key: e.key, Revision: e.create}
 }
 
 // enqueueFirst puts the key where nobody is in the queue. Keys of longer names, which the transaction comes upon, are left

@@ -3,11 +3,10 @@ package lock
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -16,8 +15,11 @@ func (p *place) settle() {
 	switch e, ahead, there := p.q.model.find(p.key); {
 	case p.create == 0 || p.gone != nil || !p.q.known:
 	case there && e.create == p.create && e.lease == p.s.ID():
+		if p.admitted {
+			break // and stays so
+		}
 		yes, blocker := p.spec.rule(ahead, e)
-		p.admitted, p.blocker = p.admitted || yes, nil
+		p.admitted, p.blocker = yes, nil
 		if blocker != nil {
 			copied := *blocker
 			p.blocker = &copied
@@ -89,16 +91,12 @@ func (p *place) await(ctx context.Context) error {
 		p.q.mu.Unlock()
 		switch {
 		case admitted:
-			yes, err := p.q.confirm(ctx)
-			if err == nil && yes {
-				return p.trouble()
+			if over, err := p.confirmed(ctx); over {
+				return err
 			}
-			if err == nil || ctx.Err() == nil && errors.Is(err, errs.Unavailable) {
-				continue // the read has taken its time
-			}
-			return err
+			continue
 		case blocker != nil:
-			return &BlockedError{Name: p.spec.name, Key: blocker.key, Revision: blocker.create}
+			return blockedBy(p.spec.name, blocker)
 		case failed != nil:
 			return fmt.Errorf("watch the queue: %w", failed)
 		}
@@ -115,29 +113,47 @@ func (p *place) await(ctx context.Context) error {
 	}
 }
 
+// confirmed makes sure of a place that was found admitted. over says that the wait is; if not, it is to be looked at again.
+func (p *place) confirmed(ctx context.Context) (over bool, err error) {
+	yes, err := p.q.confirm(ctx)
+	switch {
+	case err == nil && yes:
+		return true, p.trouble()
+	case err == nil:
+		return false, nil
+	case ctx.Err() != nil || hopeless(err):
+		return true, err
+	}
+	sleep(ctx, pauseBetween) // it may have been refused at once
+	return false, nil
+}
+
 // ask finds out whether the place is admitted without the watch, where that is not live.
 func (p *place) ask(ctx context.Context) bool {
-	if p.q.live() {
+	entries, ok := p.q.poll(ctx)
+	if !ok {
 		return false
 	}
-	ctx, stop := context.WithTimeout(ctx, attemptFirst)
-	defer stop()
-	entries, _, err := p.q.l.children(ctx, p.q.prefix)
-	if err != nil {
-		return false // next time
+	i := slices.IndexFunc(entries, func(e entry) bool { return e.key == p.key })
+	if i < 0 {
+		i = len(entries)
 	}
-	p.q.l.counts.confirmed.Add(1)
-	var m model
-	m.reset(entries)
-	e, ahead, there := m.find(p.key)
-	switch {
-	case !there || e.create != p.create:
-		p.fail(errKeyGone)
-		return false
-	case e.lease != p.s.ID():
-		p.fail(errOverwritten)
+	if !p.standsAt(entries[i:]) {
 		return false
 	}
-	p.asked, _ = p.spec.rule(ahead, e)
+	p.asked, _ = p.spec.rule(entries[:i], entries[i])
 	return p.asked
+}
+
+// standsAt notes that the key is not ours any more, unless it is the first of what etcd has said to be there.
+func (p *place) standsAt(there []entry) bool {
+	switch {
+	case len(there) == 0 || there[0].create != p.create:
+		p.fail(errKeyGone)
+	case there[0].lease != p.s.ID():
+		p.fail(errOverwritten)
+	default:
+		return true
+	}
+	return false
 }

@@ -121,7 +121,7 @@ func TestSelectorsSelectWhatTheySay(t *testing.T) { //nolint:tparallel // the pa
 			for _, k := range []string{"ns/a", "ns/a/1", "ns/a/2", "ns/ab", "ns/b/1", "ns/.etcdkit/op/1", "ns/\xff\xff", "ns", "ns0"} {
 				last = mustPut(t, cli, dir+k, "w")
 			}
-			sub, end := subscribe(t, w, c.sel)
+			sub, end := subscribe(t, w, c.sel, watch.WithAfter(last))
 			require.NoError(t, sub.WaitRevision(t.Context(), last))
 			assert.Empty(t, end.events())
 			got.until(t, "the changes", func(b []watch.Batch) bool { return len(b) >= 1+len(c.want) })

@@ -48,7 +48,9 @@
 //
 // etcd serves a watch that starts at or below the current revision from a loop that runs every 100 ms. So the server's
 // watch is always opened at "now": etcd confirms it with its revision W. A state watch then lists, linearizably,
-// at R >= W and drops the events up to R, which come while it lists; an events watch goes on from W + 1.
+// at R >= W and drops the events up to R, which come while it lists; an events watch goes on from W + 1. One that joins a
+// server-side watch that is open begins where that stands: a change that was made just before, and is still on its way,
+// is delivered too. WithAfter draws the line exactly.
 //
 // # How a watch goes on
 //

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,7 +86,8 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan error, 1)
-			at := start
+			var at atomic.Int64
+			at.Store(start)
 			slow := rng.IntN(3) == 0
 			last := make(chan int64, 1)
 			go func() {
@@ -94,11 +96,11 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 						done <- err
 						return
 					}
-					at = w.check(t, seed, at, b)
+					at.Store(w.check(t, seed, at.Load(), b))
 					select {
 					case want := <-last:
 						last <- want
-						if at >= want {
+						if at.Load() >= want {
 							done <- nil
 							return
 						}
@@ -120,12 +122,12 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 				var lost *watch.CompactedError
 				require.ErrorAs(t, err, &lost, "seed %d", seed)
 				require.True(t, compact, "seed %d: %v", seed, err)
-				require.Equal(t, at, w.trueAfter(at, lost.After), "seed %d: delivered up to %d, the error says %d", seed, at, lost.After)
+				require.Equal(t, at.Load(), w.trueAfter(at.Load(), lost.After), "seed %d: delivered up to %d, the error says %d", seed, at.Load(), lost.After)
 				require.Greater(t, lost.Oldest, lost.After+1, "seed %d", seed)
 				gone++
 			case <-time.NewTimer(settled).C:
-				if at < want {
-					t.Fatalf("seed %d: at %d of %d: %+v", seed, at, want, watcher.ServerWatches())
+				if at.Load() < want {
+					t.Fatalf("seed %d: at %d of %d: %+v", seed, at.Load(), want, watcher.ServerWatches())
 				}
 			}
 			require.False(t, w.closed, "the user's watcher was closed")

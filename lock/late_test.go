@@ -1,0 +1,95 @@
+package lock_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+// parking is a KV that carries out one transaction, once it is armed, and loses the answer, but not before it is told to.
+type parking struct {
+	clientv3.KV
+
+	armed         atomic.Bool
+	applied, goOn chan struct{}
+}
+
+func (k *parking) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	if !k.armed.CompareAndSwap(true, false) {
+		return k.KV.Do(ctx, op)
+	}
+	_, _ = k.KV.Do(ctx, op) // nobody hears of it
+	close(k.applied)
+	<-k.goOn
+	return clientv3.OpResponse{}, status.Error(codes.Unavailable, "error reading from server: EOF")
+}
+
+func TestATokenIsHigherThanThoseOfTurnsThatWereTakenWhileTheAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	cli := etcdtest.Client(t)
+	k := &parking{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
+	cli.KV = k
+	late, _ := lockerOver(t, cli, dir)
+	l, _ := newLocker(t, dir)
+	first := mustLock(t, l.Mutex("m"))
+
+	k.armed.Store(true)
+	heir := waiting(func() (*lock.Held, error) { return late.Mutex("m").Lock(timely(t)) })
+	closed(t, k.applied, "the heir's key is there")
+	turn := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
+	eventually(t, func() bool { return l.Stats().Waiting == 1 })
+	mustRelease(t, first)
+	second := got(t, turn)
+	require.NoError(t, second.err)
+	mustRelease(t, second.v)
+	close(k.goOn)
+	r := got(t, heir)
+	require.NoError(t, r.err)
+	assert.Greater(t, r.v.Token(), second.v.Token())
+	require.NoError(t, r.v.Verify(t.Context()))
+	mustRelease(t, r.v)
+}
+
+func TestAHeldKeyIsNoGarbageForAWatchThatWasLeftOver(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	defer l.WatchApart("locks/m/")()
+	h := mustLock(t, l.Mutex("m"))
+	key := keysUnder(t, p.cli, dir+"locks/m/")[0]
+	_, err := p.cli.Put(t.Context(), key[:strings.LastIndexByte(key, '.')]+".zzz", "", clientv3.WithLease(leaseOf(t, p, key)))
+	require.NoError(t, err)
+	eventually(t, func() bool { return len(keysUnder(t, p.cli, dir+"locks/m/")) < 2 }, "the garbage is removed")
+	require.NoError(t, h.Verify(t.Context()))
+	mustRelease(t, h)
+}
+
+func TestACallWithAnEndedContextSendsNothing(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t), lock.WithTTL(within))
+	mustRelease(t, mustLock(t, l.Mutex("m"))) // there is a session
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	count.Reset()
+	for name, call := range map[string]func(context.Context) error{
+		"Lock":     func(ctx context.Context) error { _, err := l.Mutex("m").Lock(ctx); return err },
+		"TryLock":  func(ctx context.Context) error { _, err := l.Mutex("m").TryLock(ctx); return err },
+		"Campaign": func(ctx context.Context) error { _, err := l.Election("e").Campaign(ctx, "x"); return err },
+	} {
+		require.ErrorIs(t, call(ctx), context.Canceled, name)
+	}
+	require.NoError(t, l.Close()) // which awaits what is under way
+	assert.Zero(t, count.Count("KV/Txn"), count.Counts())
+}
