@@ -146,7 +146,8 @@
 //   - At most one holder of a name at a time, as seen by the holders: the context of one ends before the next is
 //     granted, provided that the process is not stopped, its clocks do not run more than a tenth slower than the
 //     server's, and no third party deletes keys or revokes leases.
-//   - A guarded write of a former holder is refused, without any proviso.
+//   - A guarded write of a former holder is refused, without any proviso, from the moment that its key is gone or the next
+//     one is granted, whichever comes first.
 //   - Tokens of a name strictly rise. So do those of an election.
 //   - First come, first served, by the revision of the own key. A process that keeps taking turns is overtaken after 16.
 //     No reader overtakes a writer that waits, no permit one of greater weight.
@@ -162,8 +163,8 @@
 //
 //   - A process that is stopped does not notice anything. Its writes are refused where they carry a guard or a token.
 //   - When a third party deletes the key, or revokes the lease, the former holder learns of it when the next one does:
-//     within a second, usually 2 ms; for the first 250 ms of a hold on a name that nobody waits for, the key is not
-//     watched yet.
+//     within a second, usually 2 ms; for the first 250 ms of a hold on a name that no goroutine of this
+//     process waits for, the key is not watched yet.
 //   - A queue key without a lease, put there by somebody, blocks for ever. It is reported as [*BlockedError].
 //   - Whoever can write the keys can break the queue: locks are agreements, and permissions of etcd are walls.
 //   - A process that dies holds on until its lease ends: the TTL, 15 s by default. A party of a barrier that dies is

@@ -103,7 +103,7 @@ func (l *Locker) sweeping(key string, again bool) {
 
 // erase deletes a key that nobody else ever writes, until etcd has said so.
 func (l *Locker) erase(ctx context.Context, key string) bool {
-	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: farewell}.Backoff()
+	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: pauseMost}.Backoff()
 	pauses.Reset()
 	for ctx.Err() == nil {
 		try, stop := context.WithTimeout(ctx, farewell)

@@ -6,6 +6,7 @@
 // the library. Most suites run against processes with etcd's default timing, from
 // [github.com/etcdkit/etcdkit/internal/etcdtest]. Only what processes cannot offer, a network that is cut between members,
 // comes from etcd's own test framework, whose members live in the test process and whose clocks run ten times as fast.
+// Where holders of locks are stopped or killed they are child processes, which are this test binary once more.
 //
 // # What is checked
 //
