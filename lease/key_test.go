@@ -250,6 +250,30 @@ func TestAKeyComesBackAfterAnOutage(t *testing.T) {
 	assert.Empty(t, r.Kvs)
 }
 
+func TestAKeyIsAliveAgainAfterItsHistoryHasBegunAnew(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	m := manage(t, srv.Client(t), lease.WithSessionTTL(2*time.Second))
+	direct := srv.Client(t)
+	for range 100 { // revisions that the new history will not reach
+		_, err := direct.Put(t.Context(), "other", "")
+		require.NoError(t, err)
+	}
+	k, err := m.OpenKey(t.Context(), "k", []byte("here"))
+	require.NoError(t, err)
+	_, err = direct.Delete(t.Context(), "k") // so that the watch has something to tell
+	require.NoError(t, err)
+	alive(t, k)
+	srv.Wipe()
+	srv.WaitReady()
+	require.Eventually(t, func() bool {
+		got, err := direct.Get(t.Context(), "k")
+		return err == nil && len(got.Kvs) == 1
+	}, 30*time.Second, 10*time.Millisecond)
+	alive(t, k)
+	assert.Never(t, func() bool { return k.State() != lease.Alive }, 3*time.Second, time.Millisecond, "it was read again every 2 s")
+}
+
 func TestALeaseCarries256Keys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

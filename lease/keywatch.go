@@ -54,8 +54,14 @@ func (n *news) await(ctx context.Context, after int64) (int64, error) {
 // open opens the watch, which goes on from one await to the next.
 func (n *news) open(after int64) error {
 	if n.sub != nil {
-		return nil
+		select {
+		case <-n.sub.Done(): // what it had seen may be of a history that is no more
+			n.sub = nil
+		default:
+			return nil
+		}
 	}
+	n.seen.Store(after)
 	sub, err := n.watcher.Subscribe(watch.Key(n.key), func(_ context.Context, b watch.Batch) error {
 		n.seen.Store(b.Revision)
 		select {

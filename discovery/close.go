@@ -1,0 +1,83 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+// markBound is how long Close tries to say that the instance leaves of its own will.
+const markBound = 500 * time.Millisecond
+
+// Close takes the instance out of etcd, if it is its own that is there, within about 5 s. First it marks it as draining, for
+// views to know that it leaves of its own will: one RPC, none after Drain, and one more for the deletion. After an error the
+// key goes with its lease. It does so once and returns the same result every time.
+//
+// A registration of [Registry.RegisterGRPC] drains first, and stops its server afterwards.
+func (g *Registration) Close() error {
+	g.closing.Do(func() {
+		g.cancelOpening()
+		if g.owns.Load() {
+			_ = g.farewell(g.set.delay, g.set.delay+markBound)
+		} else {
+			_ = g.farewell(0, markBound)
+		}
+		g.cancel(closedError("registration"))
+		<-g.opened
+		failures := make([]error, len(g.places))
+		var wg sync.WaitGroup
+		for n, p := range g.places {
+			wg.Go(func() { failures[n] = p.close() })
+		}
+		wg.Wait()
+		if err := errors.Join(failures...); err != nil {
+			i := g.first()
+			g.err = fail("close", i.Service+"/"+i.ID, err)
+		}
+		g.r.leave(g)
+		if g.owns.Load() {
+			g.stopServer()
+		}
+	})
+	return g.err
+}
+
+// cancelOpening ends what WithoutWaiting still tries where nothing has succeeded.
+func (g *Registration) cancelOpening() {
+	for _, p := range g.places {
+		if _, _, held := p.get(); held != nil {
+			return
+		}
+	}
+	g.cancel(closedError("registration"))
+}
+
+// farewell marks the instance as draining. That it cannot is no reason not to leave.
+func (g *Registration) farewell(delay, bound time.Duration) error {
+	if g.State() != Registered && g.State() != Leaving {
+		return lease.ErrExpired
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(g.ctx), bound)
+	defer stop()
+	return g.drain(ctx, delay)
+}
+
+// stopServer lets the server finish what it has begun, for a while.
+func (g *Registration) stopServer() {
+	done := make(chan struct{})
+	go func() {
+		g.server.GracefulStop()
+		close(done)
+	}()
+	timer := time.NewTimer(g.set.stopWait)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		g.server.Stop() // which makes GracefulStop return
+		<-done
+	}
+}

@@ -1,0 +1,351 @@
+package discovery_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// connect opens what *etcdkit.Client is otherwise, in an empty namespace of the example's own.
+func connect(example string) (ctx context.Context, client *parts, stop func()) {
+	ctx = context.Background()
+	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
+	must(err)
+	dir := "example/discovery/" + example + "/"
+	client = &parts{
+		cli: cli, dir: dir, store: kv.New(cli, kv.WithNamespace(dir)), watcher: watch.New(cli, watch.WithNamespace(dir)),
+		leases: lease.New(cli, lease.WithNamespace(dir)),
+	}
+	_, _, err = client.store.DeletePrefix(ctx, "")
+	must(err)
+	return ctx, client, func() {
+		must(client.leases.Close())
+		must(client.watcher.Close())
+		must(cli.Close())
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// follow prints each list of instances that a view shows, and hands it on.
+func follow(s *discovery.Service) chan []discovery.Instance {
+	lists := make(chan []discovery.Instance, 10)
+	s.Follow(func(list []discovery.Instance) { lists <- list })
+	return lists
+}
+
+// An instance registers, and is found, and leaves.
+func Example() {
+	ctx, client, stop := connect("first")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	lists := follow(orders)
+	fmt.Println(len(<-lists), "at first")
+
+	reg, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: "orders-0", Host: "10.0.0.7", Port: 8080})
+	must(err)
+	for _, i := range <-lists {
+		fmt.Println(i.ID, i.Addr(), i.Status, reg.State())
+	}
+	must(reg.Drain(ctx)) // two seconds, for clients to turn elsewhere
+	fmt.Println((<-lists)[0].Status, reg.State())
+	must(reg.Close())
+	fmt.Println(len(<-lists), "at the end", reg.State())
+	// Output:
+	// 0 at first
+	// orders-0 10.0.0.7:8080 up registered
+	// draining leaving
+	// 0 at the end closed
+}
+
+// Update changes what is known of an instance, and keeps it registered.
+func ExampleRegistration_Update() {
+	ctx, client, stop := connect("update")
+	defer stop()
+	registry := discovery.New(client, discovery.WithTTL(10*time.Second))
+	defer registry.Close()
+
+	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080, Version: "1.0"}
+	reg, err := registry.Register(ctx, i)
+	must(err)
+	i.Metadata = map[string]string{"shard": "7"}
+	must(reg.Update(ctx, i))
+
+	e, err := client.KV().Get(ctx, "services/orders/instances/a")
+	must(err)
+	fmt.Println(e.Version, "versions", reg.Instance().Metadata, e.Lease != 0)
+	// Output: 2 versions map[shard:7] true
+}
+
+// An ID belongs to one registration at a time.
+func ExampleTakenError() {
+	ctx, client, stop := connect("taken")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+
+	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}
+	_, err := registry.Register(ctx, i)
+	must(err)
+	i.Host = "10.0.0.8"
+	_, err = registry.Register(ctx, i)
+	if taken, ok := errors.AsType[*discovery.TakenError](err); ok {
+		fmt.Println(errors.Is(err, discovery.ErrTaken), taken.Holder.Addr())
+	}
+	// Output: true 10.0.0.7:8080
+}
+
+// A process that must come up without etcd registers when that is possible.
+func ExampleWithoutWaiting() {
+	ctx, client, stop := connect("background")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	lists := follow(orders)
+	<-lists
+	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}, discovery.WithoutWaiting())
+	must(err) // what is wrong with the instance, and nothing else
+	fmt.Println((<-lists)[0].ID)
+	// Output: a
+}
+
+// Filters narrow down what a view shows.
+func ExampleService_Instances() {
+	ctx, client, stop := connect("filters")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+	for _, i := range []discovery.Instance{
+		{ID: "a", Version: "1.0", Zone: "eu"}, {ID: "b", Version: "1.1", Zone: "eu", Tags: []string{"canary"}}, {ID: "c", Version: "1.1", Zone: "us"},
+	} {
+		i.Service, i.Host, i.Port = "orders", "10.0.0.7", 8080
+		_, err := registry.Register(ctx, i)
+		must(err)
+	}
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	show := func(list []discovery.Instance) { fmt.Println(ids(list)) }
+	show(orders.Instances())
+	show(orders.Instances(discovery.OnlyVersion("1.1")))
+	show(orders.Instances(discovery.OnlyVersion("1.1"), discovery.OnlyZone("eu")))
+	show(orders.Instances(discovery.OnlyTag("canary")))
+	show(orders.Instances(discovery.Only(func(i *discovery.Instance) bool { return i.ID < "c" })))
+	// Output:
+	// [a b c]
+	// [b c]
+	// [b]
+	// [b]
+	// [a b]
+}
+
+// A picker takes one of the instances, and is told how it went.
+func ExampleService_Picker() {
+	ctx, client, stop := connect("picker")
+	defer stop()
+	registry := discovery.New(client, discovery.WithEjection(1, time.Minute))
+	defer registry.Close()
+	for _, id := range []string{"a", "b"} {
+		_, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: id, Host: "10.0.0.7", Port: 8080, Zone: "eu"})
+		must(err)
+	}
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	picker := orders.Picker(discovery.RoundRobin(), discovery.PreferZone("eu", 1))
+	count := map[string]int{}
+	for range 10 {
+		pick, err := picker.Pick()
+		must(err)
+		count[pick.Instance.ID]++
+		pick.Done(nil)
+	}
+	fmt.Println(count)
+
+	pick, err := picker.Pick()
+	must(err)
+	pick.Done(errors.New("connection refused")) // one failure is enough here
+	again, err := picker.Pick()
+	must(err)
+	again.Done(nil)
+	fmt.Println(again.Instance.ID != pick.Instance.ID)
+
+	_, err = orders.Picker(discovery.Random(), discovery.OnlyZone("us")).Pick()
+	fmt.Println(err)
+	// Output:
+	// map[a:5 b:5]
+	// true
+	// discovery: pick "orders": no instance
+}
+
+// The same key goes to the same instance, in every process.
+func ExamplePicker_PickFor() {
+	ctx, client, stop := connect("sticky")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+	for _, id := range []string{"a", "b", "c"} {
+		_, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: id, Host: "10.0.0.7", Port: 8080})
+		must(err)
+	}
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	same := true
+	for n := range 100 {
+		key := fmt.Sprint("customer/", n)
+		one, err := orders.Picker(discovery.Sticky()).PickFor(key)
+		must(err)
+		other, err := orders.Picker(discovery.Sticky()).PickFor(key)
+		must(err)
+		same = same && one.Instance.ID == other.Instance.ID
+	}
+	fmt.Println(same)
+	// Output: true
+}
+
+// cheapest takes the instance with the lowest price.
+type cheapest struct{}
+
+func (cheapest) Choose(c discovery.Candidates, _ string) int {
+	best := 0
+	for n := range c.Len() {
+		if c.At(n).Metadata["price"] < c.At(best).Metadata["price"] {
+			best = n
+		}
+	}
+	return best
+}
+
+// A policy of one's own is one method.
+func ExamplePolicy() {
+	ctx, client, stop := connect("policy")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+	for id, price := range map[string]string{"a": "3", "b": "1", "c": "2"} {
+		_, err := registry.Register(ctx, discovery.Instance{
+			Service: "orders", ID: id, Host: "10.0.0.7", Port: 8080, Metadata: map[string]string{"price": price},
+		})
+		must(err)
+	}
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	pick, err := orders.Picker(cheapest{}).Pick()
+	must(err)
+	fmt.Println(pick.Instance.ID)
+	// Output: b
+}
+
+// Services are known by name.
+func ExampleRegistry_FollowServices() {
+	ctx, client, stop := connect("services")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+	names := make(chan []string, 10)
+	registry.FollowServices(func(all []string) { names <- all })
+	fmt.Println(<-names)
+	_, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
+	must(err)
+	fmt.Println(<-names)
+	all, err := registry.Services(ctx)
+	must(err)
+	fmt.Println(all)
+	// Output:
+	// []
+	// [orders]
+	// [orders]
+}
+
+// What somebody has spoiled is skipped and told of.
+func ExampleWithBadEntry() {
+	ctx, client, stop := connect("bad")
+	defer stop()
+	registry := discovery.New(client, discovery.WithBadEntry(func(key string, _ int64, err error) { fmt.Println(key, err) }))
+	defer registry.Close()
+	_, err := client.KV().Put(ctx, "services/orders/instances/b", []byte(`{"host":"10.0.0.7"}`))
+	must(err)
+	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
+	must(err)
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	st := orders.Stats()
+	fmt.Println(st.Instances, "instance,", st.Malformed, "malformed,", st.Live, orders.Age() < 5*time.Second)
+	// Output:
+	// services/orders/instances/b the port is none
+	// 1 instance, 1 malformed, true true
+}
+
+// The format of client/v3/naming.
+func ExampleWithGRPCNaming() {
+	ctx, client, stop := connect("naming")
+	defer stop()
+	registry := discovery.New(client, discovery.WithGRPCNaming())
+	defer registry.Close()
+	_, err := client.KV().Put(ctx, "orders/b", []byte(`{"Op":0,"Addr":"10.0.0.8:80","Metadata":{"team":"x"}}`)) // as others write it
+	must(err)
+	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
+	must(err)
+	orders, err := registry.OpenService(ctx, "orders")
+	must(err)
+	for _, i := range orders.Instances() {
+		fmt.Println(i.ID, i.Addr(), i.Metadata)
+	}
+	// Output:
+	// a 10.0.0.7:8080 map[]
+	// b 10.0.0.8:80 map[team:x]
+}
+
+// A gRPC server registers its services, and a client dials them by name.
+func ExampleRegistry_Resolver() {
+	ctx, client, stop := connect("grpc")
+	defer stop()
+	registry := discovery.New(client)
+	defer registry.Close()
+
+	srv, port := echoServer(ctx, "one") // a server of the service test.Echo, which listens
+	reg, err := registry.RegisterGRPC(ctx, srv, discovery.Instance{ID: "one", Host: "127.0.0.1", Port: port}, discovery.WithDrainDelay(100*time.Millisecond))
+	must(err)
+
+	conn, err := grpc.NewClient("etcd:///test.Echo", grpc.WithResolvers(registry.Resolver()), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(err)
+	defer conn.Close()
+	fmt.Println(say(ctx, conn))
+	must(reg.Close()) // drains, waits, deregisters, stops the server gracefully
+	// Output: one <nil>
+}
+
+// A balancer of one's own finds the instance behind an endpoint.
+func ExampleInstanceOf() {
+	inBalancer := func(e resolver.Endpoint) {
+		if i, ok := discovery.InstanceOf(e); ok {
+			fmt.Println(i.Zone)
+		} else {
+			fmt.Println("not of this resolver")
+		}
+	}
+	inBalancer(resolver.Endpoint{})
+	// Output: not of this resolver
+}

@@ -1,0 +1,21 @@
+package discovery
+
+// Decode reads the value of an instance.
+func Decode(grpcNaming bool, service, id string, value []byte) (*Instance, error) {
+	l := native()
+	if grpcNaming {
+		l = naming()
+	}
+	return l.decode(service, id, value)
+}
+
+// Encode writes it.
+func Encode(grpcNaming bool, i *Instance) ([]byte, error) {
+	if grpcNaming {
+		return encodeNaming(i)
+	}
+	return encodeRecord(i)
+}
+
+// Same reports whether two instances are equal.
+func Same(a, b *Instance) bool { return a.same(b) }

@@ -1,0 +1,237 @@
+package discovery_test
+
+import (
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+// inTime holds what took some time to its limit, where the machine is given over to that: in the long form of the tests.
+func inTime(t *testing.T, took, limit time.Duration) {
+	t.Helper()
+	if long() {
+		assert.Less(t, took, limit)
+	}
+}
+
+// fleet is instances of one service, spread over clients.
+type fleet struct {
+	regs  []*discovery.Registration
+	views []*discovery.Service // one for each client
+	empty atomic.Int64         // how often a view had nothing to tell once it had had everything
+	least atomic.Int64         // the fewest that a view told of after that
+}
+
+// settle registers n instances from several clients of a server, and waits until each client sees them all.
+func settle(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.Duration) *fleet {
+	t.Helper()
+	f := &fleet{}
+	f.least.Store(int64(n))
+	registries := make([]*discovery.Registry, clients)
+	for c := range clients {
+		registries[c], _ = over(t, srv.Client(t, harden), "app", discovery.WithTTL(ttl))
+	}
+	f.regs = make([]*discovery.Registration, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			reg, err := registries[i%clients].Register(timely(t), some("orders", fmt.Sprintf("%03d", i)))
+			if assert.NoError(t, err) {
+				f.regs[i] = reg
+			}
+		})
+	}
+	wg.Wait()
+	require.False(t, t.Failed())
+	for _, r := range registries {
+		s := view(t, r, "orders")
+		eventually(t, func() bool { return len(s.Instances()) == n })
+		f.views = append(f.views, s)
+		s.Follow(func(list []discovery.Instance) {
+			if len(list) == 0 {
+				f.empty.Add(1)
+			}
+			for least := f.least.Load(); int64(len(list)) < least && !f.least.CompareAndSwap(least, int64(len(list))); {
+				least = f.least.Load()
+			}
+		})
+	}
+	return f
+}
+
+// registered is how many of them say that they are.
+func (f *fleet) registered() (n int) {
+	for _, reg := range f.regs {
+		if reg.State() == discovery.Registered {
+			n++
+		}
+	}
+	return n
+}
+
+// there waits until all are in etcd again, each once, and says how long that took.
+func (f *fleet) there(t *testing.T, srv *etcdtest.Server, began time.Time) time.Duration {
+	t.Helper()
+	cli := srv.Client(t)
+	prefix := "app/services/orders/instances/"
+	eventually(t, func() bool { return len(keys(t, cli, prefix)) == len(f.regs) },
+		"not all of %d are back", len(f.regs))
+	took := time.Since(began)
+	for key, lease := range keys(t, cli, prefix) {
+		assert.NotZero(t, lease, key)
+	}
+	return took
+}
+
+func TestAllRegisterAnewAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	clients, n := size(4, 8), size(60, 200)
+	ttl, outage := time.Duration(size(3, 30))*time.Second, time.Duration(size(5, 60))*time.Second
+	srv := etcdtest.Start(t)
+	f := settle(t, srv, clients, n, ttl)
+	for _, again := range []string{"on the same data", "on empty data"} {
+		srv.Kill()
+		down := time.NewTimer(outage)
+		<-down.C
+		for _, s := range f.views {
+			assert.Len(t, s.Instances(), n, "the last set is kept")
+			assert.Greater(t, s.Age(), outage/2, "and says how old it is")
+			assert.False(t, s.Stats().Live)
+			require.Error(t, s.Err())
+		}
+		var back time.Time
+		if again == "on empty data" {
+			srv.Wipe()
+			back = time.Now()
+		} else {
+			srv.Restart()
+			back = time.Now()
+			eventually(t, func() bool { return f.registered() == n })
+		}
+		took := f.there(t, srv, back)
+		t.Logf("%s: %d instances of %d clients registered %v after etcd was back from %v", again, n, clients, took, outage)
+		inTime(t, took, 5*time.Second)
+		for _, s := range f.views {
+			eventually(t, func() bool { return s.Stats().Live && s.Age() < 3*time.Second && s.Stats().Held == 0 })
+			assert.Len(t, s.Instances(), n)
+		}
+	}
+	assert.Zero(t, f.empty.Load(), "no view was ever empty")
+	t.Logf("no view told of fewer than %d", f.least.Load())
+	assert.GreaterOrEqual(t, f.least.Load(), int64(n/2), "what is lost before it could be registered anew is held back")
+	for _, reg := range f.regs {
+		require.NoError(t, reg.Close())
+	}
+	assert.Empty(t, keys(t, srv.Client(t), "app/"), "whatever was repeated left nothing behind")
+}
+
+func TestARegistrarThatWasCutOffRegistersAnew(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, p := over(t, srv.Client(t, harden), "app")
+	reg := register(t, r, some("orders", "a"))
+	s := view(t, watcher, "orders")
+	var worst time.Duration
+	for range size(3, 50) {
+		proxy.Blackhole(true, true)
+		shows(t, s)
+		eventually(t, func() bool { return reg.State() == discovery.Suspended })
+		proxy.Heal()
+		healed := time.Now()
+		shows(t, s, "a")
+		worst = max(worst, time.Since(healed))
+		eventually(t, func() bool { return reg.State() == discovery.Registered })
+		assert.Len(t, keys(t, p.cli, "app/"), 1)
+	}
+	t.Logf("present %v after the heal, at worst", worst)
+	inTime(t, worst, 2*time.Second)
+}
+
+func TestADeletedOrOverwrittenKeyComesBack(t *testing.T) {
+	t.Parallel()
+	r, p := process(t, etcdtest.Prefix(t))
+	reg := register(t, r, some("orders", "a"))
+	s := view(t, r, "orders")
+	key := p.dir + "services/orders/instances/a"
+	for range size(3, 20) {
+		_, err := p.cli.Delete(t.Context(), key)
+		require.NoError(t, err)
+		eventually(t, func() bool { return len(keys(t, p.cli, key)) == 1 && reg.State() == discovery.Registered })
+		put(t, p, "services/orders/instances/a", `{"host":"other","port":1}`)
+		eventually(t, func() bool {
+			l := s.Instances()
+			return len(l) == 1 && l[0].Host == "10.0.0.1" && keys(t, p.cli, key)[key] != 0
+		})
+	}
+}
+
+func TestAViewConvergesAfterCompactionAndReplacement(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	direct, _ := over(t, srv.Client(t, harden), "app")
+	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	s := view(t, r, "orders")
+	one := register(t, direct, some("orders", "0"))
+	shows(t, s, "0")
+	var worst time.Duration
+	for n := range size(3, 50) {
+		proxy.Refuse()
+		proxy.Cut()
+		require.NoError(t, one.Close())
+		one = register(t, direct, some("orders", strconv.Itoa(n+1)))
+		srv.Compact(0)
+		assert.Equal(t, []string{strconv.Itoa(n)}, ids(s.Instances()))
+		proxy.Heal()
+		healed := time.Now()
+		shows(t, s, strconv.Itoa(n+1))
+		worst = max(worst, time.Since(healed))
+		assert.Zero(t, s.Stats().Held, "what was replaced is not held back")
+		i := one.Instance() // a change on the new stream: the next outage is another one, not the same that goes on
+		i.Port++
+		require.NoError(t, one.Update(timely(t), i))
+		eventually(t, func() bool { return s.Instances()[0].Port == i.Port })
+	}
+	t.Logf("converged %v after the heal, at worst", worst)
+	inTime(t, worst, 2*time.Second)
+}
+
+func TestAGracefulCloseIsSeenWhileEtcdTellsOfIt(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	mine, _ := process(t, dir)
+	const views = 5
+	var all [views]*discovery.Service
+	for n := range views {
+		r, _ := process(t, dir)
+		all[n] = view(t, r, "orders")
+	}
+	var worst time.Duration
+	for range size(10, 100) {
+		reg := register(t, mine, some("orders", "a"))
+		for _, s := range all {
+			shows(t, s, "a")
+		}
+		require.NoError(t, reg.Close())
+		closed := time.Now()
+		for _, s := range all {
+			for len(s.Instances()) > 0 && time.Since(closed) < within {
+				time.Sleep(100 * time.Microsecond) // a finer look than shows takes
+			}
+			assert.Empty(t, s.Instances())
+		}
+		worst = max(worst, time.Since(closed))
+	}
+	t.Logf("gone from %d views %v after Close, at worst", views, worst)
+}

@@ -1,0 +1,219 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// feed is a watch of the state below a prefix that is begun anew whenever it ends.
+type feed struct {
+	watcher *watch.Watcher
+	sel     watch.Selector
+	log     *slog.Logger
+	begin   func()              // before each watch: its first batches, up to one without More, are the whole state
+	handle  func(b watch.Batch) // one at a time
+
+	ready chan struct{} // closed when the first watch is live
+	ended chan struct{} // closed when there is no watch and will be none
+
+	sub      atomic.Pointer[watch.Subscription]
+	asOf     atomic.Pointer[time.Time] // nothing was missing then; nil while that was never so
+	restarts atomic.Uint64
+
+	mu  sync.Mutex
+	err error // why the last watch ended
+}
+
+// The pace of watches that are begun again, and for how long a view is waited for without a deadline.
+const (
+	againFirst  = 100 * time.Millisecond
+	againMost   = 5 * time.Second
+	openPatient = 10 * time.Second
+	ageEvery    = time.Second // as often as etcd is asked on a quiet watch
+)
+
+func newFeed(w *watch.Watcher, prefix string, log *slog.Logger) *feed {
+	return &feed{
+		watcher: w, sel: watch.Prefix(prefix), log: log,
+		ready: make(chan struct{}), ended: make(chan struct{}),
+	}
+}
+
+// run keeps a watch going until ctx ends, or until the first one has ended without ever having been live.
+func (f *feed) run(ctx context.Context) {
+	defer close(f.ended)
+	wait := newBackoff()
+	for {
+		live, err := f.watch(ctx)
+		if live {
+			wait.Reset()
+		}
+		f.mu.Lock()
+		f.err = reason(err)
+		f.mu.Unlock()
+		if ctx.Err() != nil || errors.Is(err, errs.Closed) || !f.everLive() {
+			return
+		}
+		f.log.WarnContext(ctx, "discovery begins a watch anew", "selector", f.sel.String(), "error", err)
+		f.restarts.Add(1)
+		if !pause(ctx, wait.NextBackOff()) {
+			return
+		}
+	}
+}
+
+// watch is one watch from its beginning to its end.
+func (f *feed) watch(ctx context.Context) (live bool, err error) {
+	f.begin()
+	sub, err := f.watcher.Subscribe(f.sel, func(_ context.Context, b watch.Batch) error {
+		f.handle(b)
+		return nil
+	}, watch.WithSnapshot())
+	if err != nil {
+		return false, err
+	}
+	f.sub.Store(sub)
+	defer sub.Close() //nolint:errcheck // always nil
+	ready := sub.Ready()
+	tick := time.NewTicker(ageEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			f.age()
+		case <-ready:
+			ready, live = nil, true
+			f.age()
+			if !f.everLive() {
+				close(f.ready)
+			}
+		case <-sub.Done():
+			return live, sub.Err()
+		case <-ctx.Done():
+			return live, ctx.Err()
+		}
+	}
+}
+
+func (f *feed) everLive() bool {
+	select {
+	case <-f.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// await waits until the first watch is live.
+func (f *feed) await(ctx context.Context) error {
+	var patience <-chan time.Time
+	if _, ok := ctx.Deadline(); !ok {
+		t := time.NewTimer(openPatient)
+		defer t.Stop()
+		patience = t.C
+	}
+	select {
+	case <-f.ready:
+		return nil
+	case <-f.ended:
+		return f.why()
+	case <-ctx.Done():
+		return f.because(retry.ContextError(ctx))
+	case <-patience:
+		return f.because(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
+	}
+}
+
+// because adds to an error why the watch is down, as far as that is known.
+func (f *feed) because(err error) error {
+	if why := f.why(); why != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return err
+}
+
+// why is why the watch is down, as far as that is known.
+func (f *feed) why() error {
+	if sub := f.sub.Load(); sub != nil {
+		if st := sub.Status(); st.Err != nil {
+			_, condition := retry.Classify(st.Err, false)
+			return retry.Explain(st.Err, condition)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// isLive reports whether changes are told as they happen.
+func (f *feed) isLive() bool {
+	sub := f.sub.Load()
+	return sub != nil && !over(sub) && sub.Status().State == watch.StateLive
+}
+
+// age is for how long changes may have been missed: at least that long ago nothing was missing. While a watch catches up,
+// what counts is the last time that it was live.
+func (f *feed) age() time.Duration {
+	sub := f.sub.Load()
+	if sub != nil && !over(sub) {
+		switch st := sub.Status(); {
+		case st.Heard.IsZero():
+		case st.State == watch.StateLive:
+			f.wasWhole(st.Heard)
+		case st.State == watch.StateStale:
+			f.wasWhole(st.Since)
+		}
+	}
+	if at := f.asOf.Load(); at != nil {
+		return max(time.Since(*at), 0)
+	}
+	return 0
+}
+
+// wasWhole notes that nothing was missing at a time.
+func (f *feed) wasWhole(at time.Time) {
+	for {
+		last := f.asOf.Load()
+		if last != nil && !at.After(*last) || f.asOf.CompareAndSwap(last, &at) {
+			return
+		}
+	}
+}
+
+func over(sub *watch.Subscription) bool {
+	select {
+	case <-sub.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func newBackoff() backoff.BackOff {
+	b := retry.Policy{BaseDelay: againFirst, MaxDelay: againMost}.Backoff()
+	b.Reset()
+	return b
+}
+
+// pause waits, and reports whether ctx has not ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

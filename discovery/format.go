@@ -1,0 +1,182 @@
+package discovery
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// layout is where instances are in etcd, and how they are written there.
+type layout struct {
+	top    string // the dir of all services
+	below  string // between the name of a service and its instances
+	encode func(i *Instance) ([]byte, error)
+	decode func(service, id string, value []byte) (*Instance, error)
+}
+
+// native is the layout of this package, and naming that of client/v3/naming.
+func native() layout {
+	return layout{top: "services/", below: "/instances/", encode: encodeRecord, decode: decodeRecord}
+}
+
+func naming() layout { return layout{below: "/", encode: encodeNaming, decode: decodeNaming} }
+
+// dir is where the instances of a service are.
+func (l *layout) dir(service string) string { return l.top + service + l.below }
+
+// key is where an instance is.
+func (l *layout) key(service, id string) string { return l.dir(service) + id }
+
+// split takes a key below top apart.
+func (l *layout) split(rest string) (service, id string, ok bool) {
+	service, id, ok = strings.Cut(rest, l.below)
+	return service, id, ok && segment("service", service) == nil && id != ""
+}
+
+// record is the JSON value of an instance.
+type record struct {
+	Service    string            `json:"serviceName"`
+	ID         string            `json:"instanceId"`
+	Host       string            `json:"host"`
+	Port       int               `json:"port"`
+	Scheme     string            `json:"scheme,omitempty"`
+	Version    string            `json:"version,omitempty"`
+	Zone       string            `json:"zone,omitempty"`
+	Weight     int               `json:"weight,omitempty"`
+	Tags       []string          `json:"tags,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Status     Status            `json:"status,omitempty"`
+	Registered stamp             `json:"registrationTime,omitzero"`
+}
+
+func recordOf(i *Instance) record {
+	return record{
+		Service: i.Service, ID: i.ID, Host: i.Host, Port: i.Port, Scheme: i.Scheme, Version: i.Version, Zone: i.Zone,
+		Weight: i.Weight, Tags: i.Tags, Metadata: i.Metadata, Status: i.Status, Registered: stamp{i.Registered},
+	}
+}
+
+// instance is what the record under a key says, or why it says nothing.
+func (r *record) instance(service, id string) (*Instance, error) {
+	if r.Service != "" && r.Service != service || r.ID != "" && r.ID != id {
+		return nil, errors.New("the value is of another instance than the key")
+	}
+	i := &Instance{
+		Service: service, ID: id, Host: r.Host, Port: r.Port, Scheme: r.Scheme, Version: r.Version, Zone: r.Zone,
+		Weight: min(r.Weight, MaxWeight), Tags: r.Tags, Metadata: r.Metadata, Status: r.Status, Registered: r.Registered.Time,
+	}
+	if i.Status == "" {
+		i.Status = Up
+	}
+	switch {
+	case r.Weight < 0:
+		return nil, errors.New("the weight is negative")
+	case r.Port < 1 || r.Port > maxPort:
+		return nil, errors.New("the port is none")
+	case checkHost(r.Host) != nil:
+		return nil, errors.New("the host is none")
+	}
+	return i, nil
+}
+
+func encodeRecord(i *Instance) ([]byte, error) { return json.Marshal(recordOf(i)) }
+
+func decodeRecord(service, id string, value []byte) (*Instance, error) {
+	if segment("id", id) != nil {
+		return nil, errors.New("the key is not that of an instance")
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return nil, plain(err)
+	}
+	return r.instance(service, id)
+}
+
+// plain is an error of encoding/json without what it quotes of the value.
+func plain(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("the value does not decode: field %s at byte %d is not what it should be", strconv.Quote(e.Field), e.Offset)
+	}
+	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("the value does not decode: no JSON at byte %d", e.Offset)
+	}
+	return errors.New("the value does not decode")
+}
+
+// stamp is a time that is written as RFC 3339 says, and also read as what other programs make of one: milliseconds since
+// 1970. What is neither is no time: an instance is not lost for it.
+type stamp struct{ time.Time }
+
+// UnmarshalJSON reads it.
+func (s *stamp) UnmarshalJSON(b []byte) error {
+	if ms, err := strconv.ParseFloat(string(b), 64); err == nil {
+		s.Time = time.Time{}
+		if ms > 0 && ms < 1<<47 {
+			s.Time = time.UnixMilli(int64(ms)).UTC()
+		}
+		return nil
+	}
+	if s.Time.UnmarshalJSON(b) != nil {
+		s.Time = time.Time{}
+	}
+	return nil
+}
+
+// update is the JSON value of client/v3/naming.
+type update struct {
+	Op       uint8
+	Addr     string
+	Metadata json.RawMessage
+}
+
+func encodeNaming(i *Instance) ([]byte, error) {
+	meta, err := encodeRecord(i)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(update{Addr: i.Addr(), Metadata: meta})
+}
+
+// decodeNaming reads what [encodeNaming] has written, and what other users of the format have.
+func decodeNaming(service, id string, value []byte) (*Instance, error) {
+	var u update
+	if err := json.Unmarshal(value, &u); err != nil {
+		return nil, plain(err)
+	}
+	host, digits, err := net.SplitHostPort(u.Addr)
+	port, notNumber := strconv.Atoi(digits)
+	if err != nil || notNumber != nil || u.Op != 0 {
+		return nil, errors.New("the value does not add a host with a port")
+	}
+	var r record
+	if json.Unmarshal(u.Metadata, &r) != nil || r.Service != service || r.ID != id {
+		r = record{Metadata: foreign(u.Metadata)}
+	}
+	r.Host, r.Port = host, port
+	return r.instance(service, id)
+}
+
+// foreign makes metadata of what somebody else has written: the members of an object, text as it is and all else as JSON;
+// what is no object is the one member "metadata".
+func foreign(raw json.RawMessage) map[string]string {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil {
+		members = map[string]json.RawMessage{"metadata": raw}
+	}
+	out := make(map[string]string, len(members))
+	for k, v := range members {
+		var text string
+		if json.Unmarshal(v, &text) != nil {
+			text = string(v)
+		}
+		out[k] = text
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}

@@ -1,0 +1,63 @@
+package discovery_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+const registrantEnv = "ETCDKIT_TEST_REGISTRANT"
+
+const killedTTL = 3 * time.Second
+
+// TestRegistrant is what the process of the next test does: it registers, and says so, until it is killed.
+func TestRegistrant(t *testing.T) { //nolint:paralleltest // a process of its own
+	dir := os.Getenv(registrantEnv)
+	if dir == "" {
+		t.Skip("not a process of the test below")
+	}
+	r, _ := process(t, dir, discovery.WithTTL(killedTTL))
+	reg := register(t, r, some("orders", "a"))
+	fmt.Fprintln(os.Stderr, "registered")
+	<-reg.Context().Done()
+}
+
+func TestAKilledProcessIsGoneWhenItsTTLHasPassed(t *testing.T) {
+	t.Parallel()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	dir := etcdtest.Prefix(t)
+	r, p := process(t, dir, discovery.WithTTL(killedTTL))
+	s := view(t, r, "orders")
+	for range size(1, 5) {
+		cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestRegistrant$", "-test.v")
+		cmd.Env = append(os.Environ(), registrantEnv+"="+dir, "ETCDKIT_TEST_ENDPOINTS="+strings.Join(etcdtest.Endpoints(), ","))
+		says, err := cmd.StderrPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		lines := bufio.NewScanner(says)
+		require.True(t, lines.Scan())
+		require.Equal(t, "registered", lines.Text())
+		shows(t, s, "a")
+		require.NoError(t, cmd.Process.Kill())
+		killed := time.Now()
+		_ = cmd.Wait() // killed
+		reg := register(t, r, some("orders", "a"))
+		took := time.Since(killed)
+		t.Logf("the ID was free again %v after a kill, with a TTL of %v", took, killedTTL)
+		inTime(t, took, killedTTL+time.Second)
+		require.NoError(t, reg.Close())
+		shows(t, s)
+		assert.Empty(t, keys(t, p.cli, dir))
+	}
+}

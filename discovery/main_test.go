@@ -1,0 +1,21 @@
+package discovery_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+// long reports whether the tests are to be as many and as long as they can be, and not just long enough for every day.
+func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
+
+// size is how much of something a test does.
+func size(short, full int) int {
+	if long() {
+		return full
+	}
+	return short
+}

@@ -1,0 +1,112 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// How a lease is looked at. Etcd tells in whole seconds how much is left of it.
+const (
+	looksPerTTL = 30
+	looksLeast  = 250 * time.Millisecond
+	looksMost   = time.Second
+	grain       = 1500 * time.Millisecond
+)
+
+// outlive waits until the key of a predecessor that has crashed is gone with its lease. Whether it has crashed shows by the
+// lease: one that is renewed ends later than was expected at the first look. Renewals cannot be watched, so the lease is
+// looked at once a second at the most; that the key is gone is what a watch tells.
+func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte]) error {
+	want, _, _ := p.get()
+	taken := &TakenError{Lease: e.Lease, Renewed: e.Lease == 0, Holder: Instance{Service: want.Service, ID: want.ID}}
+	if i, err := p.r.layout.decode(want.Service, want.ID, e.Value); err == nil {
+		taken.Holder = *i
+	}
+	if taken.Renewed {
+		return taken
+	}
+	var rewritten bool // by somebody on the same lease, who lives, then
+	sub, err := p.r.watcher.Subscribe(watch.Key(p.key), func(_ context.Context, b watch.Batch) error {
+		for _, ev := range b.Events {
+			if ev.Type == watch.Put && ev.ModRevision == e.ModRevision {
+				return nil
+			}
+			rewritten = ev.Type == watch.Put && ev.Lease == e.Lease
+		}
+		return errChanged
+	}, watch.WithSnapshot())
+	if err != nil {
+		return reason(err)
+	}
+	defer sub.Close() //nolint:errcheck // always nil
+	err = p.lookAt(ctx, taken, sub.Done())
+	switch {
+	case errors.Is(err, errGone):
+		return nil
+	case err != nil:
+		return err
+	case !errors.Is(sub.Err(), errChanged):
+		return reason(sub.Err())
+	case rewritten:
+		taken.Renewed = true
+		return taken
+	}
+	return nil
+}
+
+var (
+	errChanged = errors.New("it has changed")    // ends a watch that was for one change
+	errGone    = errors.New("the lease is gone") // and nobody could tell of the key
+)
+
+// lookAt looks at the lease until the key has changed.
+func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan struct{}) error {
+	every := min(max(p.r.ttl/looksPerTTL, looksLeast), looksMost)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var expected time.Time // when the lease ends if nobody renews it
+	for {
+		left, err := p.left(ctx, taken.Lease)
+		gone := errors.Is(err, lease.ErrNotFound) // and the key with it
+		switch {
+		case gone:
+		case err != nil && ctx.Err() == nil && hopeless(err):
+			return reason(err)
+		case err == nil:
+			taken.Remaining = left
+			ends := time.Now().Add(left)
+			if expected.IsZero() {
+				expected = ends
+			}
+			if ends.Sub(expected) > grain {
+				taken.Renewed = true
+				return taken
+			}
+		}
+		select {
+		case <-changed:
+			return nil
+		case <-tick.C:
+			if gone {
+				return errGone
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", retry.ContextError(ctx), taken)
+		}
+	}
+}
+
+// left is how long a lease will live if nobody renews it.
+func (p *place) left(ctx context.Context, id clientv3.LeaseID) (time.Duration, error) {
+	info, err := p.r.leases.Describe(ctx, id)
+	return info.Remaining, err
+}

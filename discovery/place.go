@@ -1,0 +1,161 @@
+package discovery
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+// place is one key that an instance is registered under.
+type place struct {
+	r   *Registry
+	key string
+
+	turn chan struct{} // full while somebody changes what is to be there
+
+	mu    sync.Mutex
+	want  Instance
+	value []byte
+	held  *lease.Key // nil until the first success
+}
+
+func (r *Registry) newPlace(i Instance) (*place, error) {
+	p := &place{r: r, key: r.layout.key(i.Service, i.ID), turn: make(chan struct{}, 1)}
+	if err := p.set(i); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// set changes what is to be there.
+func (p *place) set(i Instance) error {
+	value, err := p.r.layout.encode(&i)
+	if err != nil {
+		return invalid("%w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.want, p.value = i, value
+	return nil
+}
+
+func (p *place) get() (i Instance, value []byte, held *lease.Key) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.want, p.value, p.held
+}
+
+// change changes what is to be there, and in etcd if it is there. Before the first success that is all there is to do.
+func (p *place) change(ctx context.Context, f func(i *Instance)) error {
+	if err := p.take(ctx); err != nil {
+		return err
+	}
+	defer func() { <-p.turn }()
+	i, _, held := p.get()
+	f(&i)
+	if err := p.set(i); err != nil || held == nil {
+		return err
+	}
+	_, value, _ := p.get()
+	err := held.Update(ctx, value)
+	if errors.Is(err, kv.ErrExists) { // it was lost, and found by somebody else
+		return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, since: true}
+	}
+	return reason(err)
+}
+
+func (p *place) take(ctx context.Context) error {
+	select {
+	case p.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return retry.ContextError(ctx)
+	}
+}
+
+// open creates the key and waits until it is there. While it is not, what is to be there may change.
+func (p *place) open(ctx context.Context, takeover bool) error {
+	_, bounded := ctx.Deadline()
+	wait := newBackoff()
+	for {
+		err := p.try(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, kv.ErrExists):
+			if err = p.clear(ctx, takeover); err == nil {
+				continue
+			}
+			return err
+		case ctx.Err() != nil, hopeless(err), !bounded:
+			return reason(err)
+		}
+		if !pause(ctx, wait.NextBackOff()) {
+			return fmt.Errorf("%w: %w", retry.ContextError(ctx), reason(err))
+		}
+	}
+}
+
+// hopeless reports whether trying again is no use.
+func hopeless(err error) bool {
+	return errors.Is(err, errs.Invalid) || errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) ||
+		errors.Is(err, errs.Closed)
+}
+
+// try makes one attempt to create the key.
+func (p *place) try(ctx context.Context) error {
+	_, value, _ := p.get()
+	k, err := p.r.leases.OpenKey(ctx, p.key, value, lease.WithKeyTTL(p.r.ttl))
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.held = k
+	now := p.value
+	p.mu.Unlock()
+	if !bytes.Equal(now, value) { // it was changed meanwhile
+		_ = p.change(ctx, func(*Instance) {}) // if not now, then when the key is restored
+	}
+	return nil
+}
+
+// clear waits until the key that is in the way is gone, or deletes it for a takeover. It fails if its holder lives.
+func (p *place) clear(ctx context.Context, takeover bool) error {
+	e, err := p.r.store.Get(ctx, p.key)
+	switch {
+	case errors.Is(err, kv.ErrNotFound):
+		return nil
+	case err != nil:
+		return reason(err)
+	case !takeover:
+		return p.outlive(ctx, e)
+	}
+	_, err = p.r.store.DeleteAt(ctx, p.key, e.ModRevision)
+	if errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUnknownOutcome) {
+		return nil // the next attempt tells
+	}
+	return reason(err)
+}
+
+// state is what the key is like.
+func (p *place) state() lease.State {
+	if _, _, held := p.get(); held != nil {
+		return held.State()
+	}
+	return lease.Suspended
+}
+
+// close deletes the key if it is ours.
+func (p *place) close() error {
+	if _, _, held := p.get(); held != nil {
+		return reason(held.Close())
+	}
+	return nil
+}

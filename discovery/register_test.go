@@ -1,0 +1,401 @@
+package discovery_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestAnInstanceIsRegisteredUpdatedDrainedAndClosed(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	mine, p := process(t, dir)
+	theirs, _ := process(t, dir)
+	s := view(t, theirs, "orders")
+	assert.Empty(t, s.Instances())
+
+	i := some("orders", "a")
+	i.Version, i.Zone, i.Weight, i.Scheme, i.Tags, i.Metadata = "v1", "eu", 3, "https", []string{"blue"}, map[string]string{"k": "v"}
+	reg := register(t, mine, i, discovery.WithDrainDelay(time.Millisecond))
+	assert.Equal(t, discovery.Registered, reg.State())
+	shows(t, s, "a")
+	got := s.Instances()[0]
+	assert.False(t, got.Registered.IsZero())
+	assert.Equal(t, discovery.Up, got.Status)
+	assert.Equal(t, "https://10.0.0.1:8080", got.URL())
+	want := i
+	want.Status, want.Registered = discovery.Up, got.Registered
+	assert.Equal(t, want, got)
+	assert.Equal(t, want, reg.Instance())
+	assert.Contains(t, keys(t, p.cli, dir), dir+"services/orders/instances/a")
+
+	i.Port = 9090
+	require.NoError(t, reg.Update(timely(t), i))
+	eventually(t, func() bool { return s.Instances()[0].Port == 9090 })
+	assert.True(t, got.Registered.Equal(s.Instances()[0].Registered), "an update is not a registration")
+
+	require.NoError(t, reg.Drain(timely(t)))
+	assert.Equal(t, discovery.Leaving, reg.State())
+	eventually(t, func() bool { return s.Instances()[0].Status == discovery.Draining })
+	require.NoError(t, reg.Update(timely(t), some("", "")), "also while it drains, and what it is called need not be said")
+	eventually(t, func() bool { return s.Instances()[0].Port == 8080 && s.Instances()[0].Status == discovery.Draining })
+
+	require.NoError(t, reg.Close())
+	require.NoError(t, reg.Close())
+	assert.Equal(t, discovery.Closed, reg.State())
+	require.ErrorIs(t, context.Cause(reg.Context()), discovery.ErrClosed)
+	require.ErrorIs(t, reg.Update(timely(t), i), discovery.ErrClosed)
+	require.ErrorIs(t, reg.Drain(timely(t)), discovery.ErrClosed)
+	shows(t, s)
+	assert.Empty(t, keys(t, p.cli, dir))
+}
+
+func TestBadInputIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	counter := etcdtest.Counter(t)
+	r, _ := over(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	cases := map[string]func(i *discovery.Instance){
+		"no service":                 func(i *discovery.Instance) { i.Service = "" },
+		"a slash in the service":     func(i *discovery.Instance) { i.Service = "a/b" },
+		"no id":                      func(i *discovery.Instance) { i.ID = "" },
+		"a slash in the id":          func(i *discovery.Instance) { i.ID = "a/b" },
+		"a NUL in the id":            func(i *discovery.Instance) { i.ID = "a\x00" },
+		"a control character":        func(i *discovery.Instance) { i.Service = "a\n" },
+		"513 bytes of service":       func(i *discovery.Instance) { i.Service = strings.Repeat("s", 513) },
+		"an id that is not UTF-8":    func(i *discovery.Instance) { i.ID = "\xff" },
+		"no host":                    func(i *discovery.Instance) { i.Host = "" },
+		"a host with a port":         func(i *discovery.Instance) { i.Host = "10.0.0.1:80" },
+		"a host in brackets":         func(i *discovery.Instance) { i.Host = "[::1]" },
+		"a host that is a URL":       func(i *discovery.Instance) { i.Host = "http://x" },
+		"a host with a NUL":          func(i *discovery.Instance) { i.Host = "x\x00" },
+		"a host with a space":        func(i *discovery.Instance) { i.Host = "x y" },
+		"a host of 256 bytes":        func(i *discovery.Instance) { i.Host = strings.Repeat("h", 256) },
+		"port 0":                     func(i *discovery.Instance) { i.Port = 0 },
+		"port 70000":                 func(i *discovery.Instance) { i.Port = 70000 },
+		"port -1":                    func(i *discovery.Instance) { i.Port = -1 },
+		"weight -1":                  func(i *discovery.Instance) { i.Weight = -1 },
+		"weight 65537":               func(i *discovery.Instance) { i.Weight = 65537 },
+		"a scheme with a colon":      func(i *discovery.Instance) { i.Scheme = "http:" },
+		"a version with a newline":   func(i *discovery.Instance) { i.Version = "1\n2" },
+		"a zone of 256 bytes":        func(i *discovery.Instance) { i.Zone = strings.Repeat("z", 256) },
+		"an empty tag":               func(i *discovery.Instance) { i.Tags = []string{""} },
+		"tags of 1025 bytes":         func(i *discovery.Instance) { i.Tags = []string{strings.Repeat("t", 1025)} },
+		"1 MB of metadata":           func(i *discovery.Instance) { i.Metadata = map[string]string{"k": strings.Repeat("v", 1<<20)} },
+		"metadata of 1025 bytes":     func(i *discovery.Instance) { i.Metadata = map[string]string{"k": strings.Repeat("v", 1024)} },
+		"metadata without a name":    func(i *discovery.Instance) { i.Metadata = map[string]string{"": "v"} },
+		"metadata that is not UTF-8": func(i *discovery.Instance) { i.Metadata = map[string]string{"k": "\xff"} },
+		"a status of its own":        func(i *discovery.Instance) { i.Status = "tired" },
+	}
+	for name, spoil := range cases {
+		i := some("orders", "a")
+		spoil(&i)
+		_, err := r.Register(t.Context(), i)
+		require.ErrorIs(t, err, discovery.ErrInvalid, name)
+		_, err = r.Register(t.Context(), i, discovery.WithoutWaiting())
+		require.ErrorIs(t, err, discovery.ErrInvalid, name)
+		assert.Contains(t, err.Error(), "discovery: register ")
+		assert.Less(t, len(err.Error()), 1000, name)
+	}
+	_, err := r.Register(nil, some("orders", "a")) //nolint:staticcheck // that is the point
+	require.ErrorIs(t, err, discovery.ErrInvalid)
+	_, err = r.Register(t.Context(), some("orders", "a"), discovery.WithDrainDelay(-1))
+	require.ErrorIs(t, err, discovery.ErrInvalid)
+	for _, name := range []string{"", "a/b", "\x00"} {
+		_, err = r.OpenService(t.Context(), name)
+		require.ErrorIs(t, err, discovery.ErrInvalid)
+	}
+	for _, bad := range []discovery.Option{discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1), discovery.WithEjection(-1, 0)} {
+		_, err = discovery.New(newParts(t, etcdtest.Client(t), "x/"), bad).Services(t.Context())
+		require.ErrorIs(t, err, discovery.ErrInvalid)
+	}
+	_, err = discovery.New(nil).Services(t.Context())
+	require.ErrorIs(t, err, discovery.ErrInvalid)
+	assert.Zero(t, counter.Total(), counter.Counts())
+
+	_, err = r.Register(t.Context(), discovery.Instance{Port: 70000, Weight: -1})
+	for _, complaint := range []string{"service", "id", "port 70000", "host is empty", "weight -1"} {
+		assert.ErrorContains(t, err, complaint)
+	}
+}
+
+func TestALivingDuplicateIsTaken(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	one, _ := process(t, dir, discovery.WithTTL(3*time.Second))
+	other, p := process(t, dir, discovery.WithTTL(3*time.Second))
+	register(t, one, some("orders", "a"))
+	_, err := other.Register(timely(t), some("orders", "a"))
+	require.ErrorIs(t, err, discovery.ErrTaken)
+	taken, ok := errors.AsType[*discovery.TakenError](err)
+	require.True(t, ok)
+	assert.Equal(t, "10.0.0.1", taken.Holder.Host)
+	assert.True(t, taken.Renewed)
+	assert.ErrorContains(t, err, `discovery: register "orders/a": instance id taken by 10.0.0.1:8080, registered at `)
+	assert.ErrorContains(t, err, "is being renewed")
+	_, err = one.Register(timely(t), some("orders", "a"))
+	require.ErrorIs(t, err, discovery.ErrTaken)
+	assert.ErrorContains(t, err, "by this process")
+	assert.Len(t, keys(t, p.cli, dir), 1)
+
+	_, err = p.cli.Put(t.Context(), dir+"services/orders/instances/b", "whatever")
+	require.NoError(t, err)
+	_, err = other.Register(timely(t), some("orders", "b"))
+	require.ErrorIs(t, err, discovery.ErrTaken)
+	assert.ErrorContains(t, err, "has no lease")
+}
+
+// leftover is the key of a process that has crashed just now.
+func leftover(t *testing.T, cli *clientv3.Client, key string, ttl int64) {
+	t.Helper()
+	l, err := cli.Grant(t.Context(), ttl)
+	require.NoError(t, err)
+	value := `{"serviceName":"orders","instanceId":"a","host":"10.9.9.9","port":1}`
+	_, err = cli.Put(t.Context(), key, value, clientv3.WithLease(l.ID))
+	require.NoError(t, err)
+}
+
+func TestWhatACrashedProcessHasLeftIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	r, p := process(t, dir)
+	key := dir + "services/orders/instances/a"
+	leftover(t, p.cli, key, 3)
+	began := time.Now()
+	reg := register(t, r, some("orders", "a"))
+	took := time.Since(began)
+	t.Logf("registered %v after a lease of 3 s was granted", took)
+	assert.Greater(t, took, 2*time.Second)
+	inTime(t, took, 4*time.Second)
+	require.NoError(t, reg.Close())
+
+	leftover(t, p.cli, key, 60)
+	short, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	_, err := r.Register(short, some("orders", "a"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, discovery.ErrTaken)
+	assert.ErrorContains(t, err, "10.9.9.9:1")
+	assert.Len(t, keys(t, p.cli, dir), 1)
+
+	reg = register(t, r, some("orders", "a"), discovery.WithTakeover())
+	require.NoError(t, reg.Close())
+	assert.Empty(t, keys(t, p.cli, dir))
+}
+
+func TestATakeoverLeavesTheLivingWithoutARegistrationUntilItEnds(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	one, p := process(t, dir)
+	other, _ := process(t, dir)
+	first := register(t, one, some("orders", "a"))
+	i := some("orders", "a")
+	i.Port = 9
+	second := register(t, other, i, discovery.WithTakeover())
+	eventually(t, func() bool { return first.State() == discovery.Suspended })
+	assert.Equal(t, discovery.Registered, second.State())
+	s := view(t, one, "orders")
+	assert.Equal(t, 9, s.Instances()[0].Port)
+	i.Port = 10
+	err := first.Update(timely(t), i)
+	require.ErrorIs(t, err, discovery.ErrTaken)
+	assert.EqualError(t, err, `discovery: update "orders/a": instance id taken meanwhile`)
+	require.NoError(t, second.Close())
+	eventually(t, func() bool { return first.State() == discovery.Registered })
+	eventually(t, func() bool { return len(s.Instances()) == 1 && s.Instances()[0].Port == 10 }, "what it was told meanwhile")
+	require.NoError(t, first.Close())
+	assert.Empty(t, keys(t, p.cli, dir))
+}
+
+func TestAHolderThatWritesLives(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	one, _ := process(t, dir, discovery.WithTTL(time.Hour))
+	other, p := process(t, dir)
+	first := register(t, one, some("orders", "a"))
+	watches := p.watcher.Stats().Active
+	taken := make(chan error)
+	go func() {
+		_, err := other.Register(timely(t), some("orders", "a"))
+		taken <- err
+	}()
+	eventually(t, func() bool { return p.watcher.Stats().Active > watches })
+	i := some("orders", "a")
+	for n := 1; ; n++ {
+		i.Port = n
+		require.NoError(t, first.Update(timely(t), i))
+		select {
+		case err := <-taken:
+			require.ErrorIs(t, err, discovery.ErrTaken)
+			assert.ErrorContains(t, err, "is being renewed")
+			assert.Equal(t, watches, p.watcher.Stats().Active)
+			return
+		case <-time.NewTimer(10 * time.Millisecond).C:
+		}
+	}
+}
+
+func TestWhatItCosts(t *testing.T) {
+	t.Parallel()
+	counter := etcdtest.Counter(t)
+	r, _ := over(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	costs := func(want map[string]int, f func()) {
+		t.Helper()
+		counter.Reset()
+		f()
+		got := counter.Counts()
+		for _, stream := range []string{"Watch/Watch", "Lease/LeaseKeepAlive"} {
+			delete(got, stream)
+		}
+		assert.Equal(t, want, got)
+	}
+	var reg *discovery.Registration
+	i := some("orders", "a")
+	costs(map[string]int{"KV/Txn": 1, "Lease/LeaseGrant": 1}, func() { reg = register(t, r, i, discovery.WithDrainDelay(0)) })
+	costs(map[string]int{"KV/Txn": 1}, func() { register(t, r, some("orders", "b")) })
+	i.Port++
+	costs(map[string]int{"KV/Txn": 1}, func() { require.NoError(t, reg.Update(t.Context(), i)) })
+	costs(map[string]int{}, func() { require.NoError(t, reg.Update(t.Context(), i)) })
+	costs(map[string]int{"KV/Txn": 1}, func() { require.NoError(t, reg.Drain(t.Context())) })
+	costs(map[string]int{}, func() { require.NoError(t, reg.Drain(t.Context())) })
+	costs(map[string]int{"KV/Txn": 1}, func() { require.NoError(t, reg.Close()) })
+	reg = register(t, r, i)
+	costs(map[string]int{"KV/Txn": 2}, func() { require.NoError(t, reg.Close()) })
+	s := view(t, r, "orders")
+	costs(map[string]int{}, func() {
+		view(t, r, "orders")
+		_, err := s.Picker(nil).Pick()
+		require.NoError(t, err)
+		s.Instances()
+		s.Age()
+		s.Stats()
+	})
+}
+
+func TestAnOldProcessThatShutsDownLateLeavesItsSuccessorAlone(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	old, p := process(t, dir)
+	young, _ := process(t, dir)
+	for range size(5, 50) {
+		first := register(t, old, some("orders", "a"))
+		second := register(t, young, some("orders", "a"), discovery.WithTakeover())
+		require.NoError(t, first.Close())
+		assert.Equal(t, discovery.Registered, second.State())
+		assert.Len(t, keys(t, p.cli, dir), 1)
+		require.NoError(t, second.Close())
+		assert.Empty(t, keys(t, p.cli, dir))
+	}
+}
+
+func TestRegisteringWithoutWaitingGoesOnUntilItSucceeds(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	r, p := over(t, srv.Client(t, harden), "app")
+	srv.Kill()
+	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
+	require.NoError(t, err)
+	assert.Equal(t, discovery.Suspended, reg.State())
+	i := some("orders", "a")
+	i.Port = 1
+	require.NoError(t, reg.Update(t.Context(), i))
+	short, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	_, err = r.Register(short, some("orders", "b"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = r.OpenService(short, "orders")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	srv.Restart()
+	eventually(t, func() bool { return reg.State() == discovery.Registered })
+	assert.Equal(t, 1, view(t, r, "orders").Instances()[0].Port)
+	require.NoError(t, r.Close())
+	assert.Empty(t, keys(t, p.cli, "app"), "nothing was left of the one that failed")
+	assert.Equal(t, discovery.Closed, reg.State())
+	_, err = r.Register(t.Context(), some("orders", "a"))
+	require.ErrorIs(t, err, discovery.ErrClosed)
+}
+
+func TestCloseEndsWhatIsStillTried(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	r, p := process(t, dir)
+	leftover(t, p.cli, dir+"services/orders/instances/a", 60)
+	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
+	require.NoError(t, err)
+	waiting := make(chan error)
+	go func() {
+		_, err := r.Register(timely(t), some("orders", "c"))
+		if err == nil {
+			_, err = r.Register(timely(t), some("users", "a"))
+		}
+		waiting <- err
+	}()
+	require.NoError(t, <-waiting)
+	leftover(t, p.cli, dir+"services/orders/instances/b", 60)
+	go func() {
+		_, err := r.Register(timely(t), some("orders", "b"))
+		waiting <- err
+	}()
+	eventually(t, func() bool { return len(keys(t, p.cli, dir)) == 4 })
+	require.NoError(t, r.Close())
+	require.ErrorIs(t, <-waiting, discovery.ErrClosed)
+	assert.Equal(t, discovery.Closed, reg.State())
+	assert.Len(t, keys(t, p.cli, dir), 2, "what is not ours stays")
+}
+
+func TestClosingTheClientFirstEndsRegistrations(t *testing.T) {
+	t.Parallel()
+	r, p := process(t, etcdtest.Prefix(t))
+	reg := register(t, r, some("orders", "a"))
+	s := view(t, r, "orders")
+	leftover(t, p.cli, p.dir+"services/orders/instances/b", 60)
+	trying, err := r.Register(t.Context(), some("orders", "b"), discovery.WithoutWaiting())
+	require.NoError(t, err)
+	require.NoError(t, p.leases.Close())
+	<-reg.Context().Done()
+	<-trying.Context().Done()
+	require.ErrorIs(t, context.Cause(reg.Context()), discovery.ErrClosed)
+	assert.Equal(t, discovery.Closed, reg.State())
+	require.NoError(t, p.watcher.Close())
+	eventually(t, func() bool { return s.Err() != nil })
+	require.NoError(t, r.Close())
+}
+
+func TestTenRegistriesAreOpenedAndClosedFiftyTimes(t *testing.T) {
+	t.Parallel()
+	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
+	done := make(chan struct{})
+	for g := range 10 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for range size(5, 50) {
+				r := discovery.New(p)
+				reg, err := r.Register(timely(t), some("orders", string(rune('a'+g))))
+				if !assert.NoError(t, err) {
+					return
+				}
+				s, err := r.OpenService(timely(t), "orders")
+				if !assert.NoError(t, err) {
+					return
+				}
+				stop := s.Follow(func([]discovery.Instance) {})
+				go stop()
+				go s.Close()
+				go reg.Close()
+				assert.NoError(t, r.Close())
+			}
+		}()
+	}
+	for range 10 {
+		<-done
+	}
+	assert.Empty(t, keys(t, p.cli, p.dir))
+}

@@ -1,0 +1,275 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+// State says how a registration is doing.
+type State int
+
+const (
+	// Registered means that the instance is, as far as is known, in etcd.
+	Registered State = iota
+	// Suspended means that it is not: it was not registered yet, it is being restored, or somebody else has its ID.
+	Suspended
+	// Leaving means that it is marked as draining.
+	Leaving
+	// Closed means that it is over.
+	Closed
+)
+
+// String is the state in lower case.
+func (s State) String() string {
+	switch s {
+	case Registered:
+		return "registered"
+	case Suspended:
+		return "suspended"
+	case Leaving:
+		return "leaving"
+	case Closed:
+		return "closed"
+	}
+	return "unknown"
+}
+
+// Registration is an instance that is registered for as long as its process lives and Close is not called. It is desired
+// state: after the loss of its lease, after its key was deleted or overwritten, after an outage of etcd of any length, it
+// comes back by itself. It is safe for concurrent use.
+type Registration struct {
+	r      *Registry
+	set    registering
+	places []*place
+	server *grpc.Server // nil where there is none
+	owns   atomic.Bool  // the server is to be stopped by Close
+
+	ctx    context.Context //nolint:containedctx // the registration's own life, which it hands out
+	cancel context.CancelCauseFunc
+	opened chan struct{}             // closed when nothing is being opened any more
+	marked atomic.Pointer[time.Time] // when it was marked as draining
+
+	closing sync.Once
+	err     error
+}
+
+// Register registers an instance, and returns when it is in etcd. ctx bounds that alone; when it fails, nothing is left
+// behind. While etcd does not answer it is tried again until ctx ends; without a deadline, for 10 s.
+//
+// An instance with the same ID that a crashed process has left is waited out, which takes up to its TTL and a second. If it
+// turns out that its lease is being renewed, which shows within a third of its TTL, the error is a [*TakenError] and
+// matches [ErrTaken]. If ctx ends before that is known, it matches both. [WithTakeover] replaces either.
+//
+// One RPC, a watch, and, when the registry's lease is not there yet, one more. Registrations of a client with one TTL share
+// leases, renewals and streams.
+func (r *Registry) Register(ctx context.Context, i Instance, o ...RegisterOption) (*Registration, error) {
+	return r.register(ctx, "register", nil, []Instance{i}, o)
+}
+
+// register registers one or several instances as one.
+func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, all []Instance, o []RegisterOption) (*Registration, error) {
+	name := all[0].Service + "/" + all[0].ID
+	set, bad := newRegistering(o)
+	bad = errors.Join(r.usable(ctx), bad)
+	for n := range all {
+		bad = errors.Join(bad, all[n].check())
+	}
+	if bad != nil {
+		return nil, fail(op, name, bad)
+	}
+	reg := &Registration{r: r, set: set, server: srv, opened: make(chan struct{})}
+	for _, i := range all {
+		i = i.clone()
+		i.Status, i.Registered = Up, time.Now().UTC().Truncate(time.Millisecond)
+		p, err := r.newPlace(i)
+		if err != nil {
+			return nil, fail(op, name, err)
+		}
+		reg.places = append(reg.places, p)
+	}
+	reg.ctx, reg.cancel = context.WithCancelCause(r.life)
+	if err := r.enter(reg); err != nil {
+		reg.cancel(err)
+		return nil, fail(op, name, err)
+	}
+	if set.background {
+		go reg.openAll(func(p *place) error { return reg.insist(p) }) //nolint:errcheck // it goes on until it has nothing to tell
+	} else if err := reg.openWithin(ctx); err != nil {
+		_ = reg.Close() // what is there of it
+		return nil, fail(op, name, err)
+	}
+	reg.owns.Store(srv != nil)
+	return reg, nil
+}
+
+// openWithin opens all places as long as ctx allows.
+func (g *Registration) openWithin(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(g.ctx, func() { stop(context.Cause(g.ctx)) })()
+	if err := g.openAll(func(p *place) error { return p.open(ctx, g.set.takeover) }); err != nil {
+		return err
+	}
+	if g.ctx.Err() != nil {
+		return errs.Closed // the registry, meanwhile
+	}
+	return nil
+}
+
+// openAll opens all places, at once.
+func (g *Registration) openAll(open func(p *place) error) error {
+	defer close(g.opened)
+	failures := make([]error, len(g.places))
+	var wg sync.WaitGroup
+	for n, p := range g.places {
+		wg.Go(func() {
+			if failures[n] = open(p); failures[n] == nil {
+				g.watchOver(p)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(failures...)
+}
+
+// insist opens a place however long that takes.
+func (g *Registration) insist(p *place) error {
+	wait := newBackoff()
+	for {
+		err := p.open(g.ctx, g.set.takeover)
+		if err == nil || g.ctx.Err() != nil {
+			return err
+		}
+		if errors.Is(err, errs.Closed) {
+			g.cancel(closedError("client"))
+			return err
+		}
+		g.r.logger.WarnContext(g.ctx, "an instance is not registered yet", "key", errs.Quote(p.key), "error", err)
+		pause(g.ctx, wait.NextBackOff())
+	}
+}
+
+// watchOver ends the registration when the client is closed under it.
+func (g *Registration) watchOver(p *place) {
+	_, _, held := p.get()
+	context.AfterFunc(held.Context(), func() { g.cancel(closedError("registration")) })
+}
+
+// first is the instance as it is to be, of the first place.
+func (g *Registration) first() Instance {
+	i, _, _ := g.places[0].get()
+	return i.clone()
+}
+
+// Instance is the instance as it is to be in etcd.
+func (g *Registration) Instance() Instance { return g.first() }
+
+// Context ends when the registration is closed, with a cause that matches ErrClosed, and not before: one that is lost comes
+// back. State tells what is the case at present.
+func (g *Registration) Context() context.Context { return g.ctx }
+
+// State says how the registration is doing. It sends nothing.
+func (g *Registration) State() State {
+	if g.ctx.Err() != nil {
+		return Closed
+	}
+	for _, p := range g.places {
+		if p.state() != lease.Alive {
+			return Suspended
+		}
+	}
+	if g.marked.Load() != nil {
+		return Leaving
+	}
+	return Registered
+}
+
+// Update changes the instance, all of it but Service, ID, Status and Registered; Service and ID may be left empty. It keeps
+// the lease. One RPC; none when nothing has changed.
+//
+// Refused arguments, and a ctx that ends before it is this call's turn, change nothing. Any other failure means that the
+// change was not seen to be made: it is what the registration is restored to all the same, as soon as that is possible.
+// Before the first success of [WithoutWaiting], Update only says what is to be registered, and does not fail.
+func (g *Registration) Update(ctx context.Context, i Instance) error {
+	const op = "update"
+	was := g.first()
+	name := was.Service + "/" + was.ID
+	bad := g.usable(ctx)
+	switch {
+	case len(g.places) > 1 && i.Service == "":
+	case i.Service != "" && i.Service != was.Service, i.ID != "" && i.ID != was.ID:
+		bad = errors.Join(bad, invalid("%s/%s is another instance", errs.Quote(i.Service), errs.Quote(i.ID)))
+	}
+	i.Service, i.ID, i.Status = was.Service, was.ID, ""
+	if bad = errors.Join(bad, i.check()); bad != nil {
+		return fail(op, name, bad)
+	}
+	i = i.clone()
+	err := g.changeAll(ctx, func(old *Instance) {
+		i := i
+		i.Service, i.Status, i.Registered = old.Service, old.Status, old.Registered
+		*old = i
+	})
+	if err != nil {
+		return fail(op, name, err)
+	}
+	return nil
+}
+
+// usable refuses a call that cannot be carried out.
+func (g *Registration) usable(ctx context.Context) error {
+	switch {
+	case ctx == nil:
+		return invalid("nil context")
+	case g.ctx.Err() != nil:
+		return errs.Closed
+	}
+	return retry.ContextError(ctx)
+}
+
+// changeAll changes the instance at all places, at once.
+func (g *Registration) changeAll(ctx context.Context, f func(*Instance)) error {
+	failures := make([]error, len(g.places))
+	var wg sync.WaitGroup
+	for n, p := range g.places {
+		wg.Go(func() { failures[n] = p.change(ctx, f) })
+	}
+	wg.Wait()
+	return errors.Join(failures...)
+}
+
+// Drain marks the instance as draining, so that pickers and resolvers leave it alone, and returns when WithDrainDelay has
+// passed since the mark was made: what comes after it is GracefulStop and Close. It may be called again. One RPC for the
+// first call. When the mark cannot be made, because etcd is away, it returns the error at once.
+func (g *Registration) Drain(ctx context.Context) error {
+	i := g.first()
+	if err := g.drain(ctx, g.set.delay); err != nil {
+		return fail("drain", i.Service+"/"+i.ID, err)
+	}
+	return nil
+}
+
+// drain marks the instance and waits.
+func (g *Registration) drain(ctx context.Context, delay time.Duration) error {
+	if err := g.usable(ctx); err != nil {
+		return err
+	}
+	if err := g.changeAll(ctx, func(i *Instance) { i.Status = Draining }); err != nil {
+		return err
+	}
+	now := time.Now()
+	g.marked.CompareAndSwap(nil, &now)
+	if left := delay - time.Since(*g.marked.Load()); left > 0 && !pause(ctx, left) {
+		return retry.ContextError(ctx)
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// Client is what a registry needs of a client, which *etcdkit.Client has. The parts are of the same namespace.
+type Client interface {
+	KV() *kv.Store
+	Watcher() *watch.Watcher
+	Leases() *lease.Manager
+}
+
+// Registry registers instances and finds those of others. It is safe for concurrent use, and belongs to whoever made it.
+type Registry struct {
+	settings
+
+	store   *kv.Store
+	watcher *watch.Watcher
+	leases  *lease.Manager
+	bad     error // what is wrong with the options or the client
+
+	life   context.Context //nolint:containedctx // of everything that the registry has begun
+	finish context.CancelCauseFunc
+
+	mu        sync.Mutex
+	closed    bool
+	mine      map[string]*Registration // by key
+	all       map[*Registration]struct{}
+	views     map[string]*view
+	services  map[*Service]struct{}
+	followers sync.WaitGroup
+	shut      sync.Once
+	err       error
+}
+
+// New returns a registry over the parts of a client. It sends nothing. What is wrong with the options is returned by every
+// call, since New has no error result.
+func New(c Client, o ...Option) *Registry {
+	r := &Registry{
+		mine: map[string]*Registration{}, all: map[*Registration]struct{}{},
+		views: map[string]*view{}, services: map[*Service]struct{}{},
+	}
+	r.settings, r.bad = newSettings(o)
+	//nolint:forbidigo // what a registry keeps going must not live by the context of the call that began it
+	r.life, r.finish = context.WithCancelCause(context.Background())
+	if c == nil {
+		r.bad = errors.Join(r.bad, invalid("no client"))
+		return r
+	}
+	r.store, r.watcher, r.leases = c.KV(), c.Watcher(), c.Leases()
+	return r
+}
+
+// usable refuses a call that cannot be carried out.
+func (r *Registry) usable(ctx context.Context) error {
+	switch {
+	case r.bad != nil:
+		return r.bad
+	case ctx == nil:
+		return invalid("nil context")
+	case r.life.Err() != nil:
+		return errs.Closed
+	}
+	return ctx.Err()
+}
+
+// OpenService opens a view of the instances of a service, and returns when they are there and followed. ctx bounds that
+// alone; without a deadline it gives up after 10 s. A service that nobody has registered yet has no instances and is no
+// error.
+//
+// Views are counted: those of one name share one watch, which ends with the last of them. The first costs a streamed list
+// and a server-side watch, the others nothing.
+func (r *Registry) OpenService(ctx context.Context, name string) (*Service, error) {
+	const op = "open service"
+	if err := errors.Join(r.usable(ctx), segment("service", name)); err != nil {
+		return nil, fail(op, name, err)
+	}
+	v, err := r.view(name)
+	if err != nil {
+		return nil, fail(op, name, err)
+	}
+	if err := v.feed.await(ctx); err != nil {
+		r.release(v)
+		if r.life.Err() != nil {
+			err = errs.Closed
+		}
+		return nil, fail(op, name, err)
+	}
+	s := newService(r, v)
+	r.mu.Lock()
+	r.services[s] = struct{}{}
+	r.mu.Unlock()
+	return s, nil
+}
+
+// view takes a share of the view of a service.
+func (r *Registry) view(name string) (*view, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errs.Closed
+	}
+	v := r.views[name]
+	if v != nil {
+		select {
+		case <-v.feed.ended: // for ever: the next one may fare better
+		default:
+			v.users++
+			return v, nil
+		}
+	}
+	v = newView(r.watcher, name, &r.settings)
+	v.users = 1
+	var ctx context.Context
+	ctx, v.stop = context.WithCancel(r.life)
+	r.views[name] = v
+	go v.feed.run(ctx)
+	return v, nil
+}
+
+// release gives a share back. The last one ends the view.
+func (r *Registry) release(v *view) {
+	r.mu.Lock()
+	v.users--
+	last := v.users == 0
+	if last && r.views[v.service] == v {
+		delete(r.views, v.service)
+	}
+	r.mu.Unlock()
+	if last {
+		v.end()
+	}
+}
+
+// Close closes all registrations, together, and all views, and waits for what runs in the background. It takes about 5 s
+// when etcd is away, and as long as [RegisterGRPC] needs to drain and stop its servers. It does so once and returns the
+// same result every time.
+func (r *Registry) Close() error {
+	r.shut.Do(func() {
+		r.mu.Lock()
+		r.closed = true
+		regs := slices.Collect(maps.Keys(r.all))
+		r.mu.Unlock()
+		failures := make([]error, len(regs))
+		var wg sync.WaitGroup
+		for n, reg := range regs {
+			wg.Go(func() { failures[n] = reg.Close() })
+		}
+		wg.Wait()
+		r.finish(closedError("registry"))
+		r.mu.Lock()
+		services, views := slices.Collect(maps.Keys(r.services)), slices.Collect(maps.Values(r.views))
+		r.mu.Unlock()
+		for _, s := range services {
+			_ = s.Close() // always nil
+		}
+		for _, v := range views { // that are being opened
+			v.end()
+		}
+		r.followers.Wait()
+		r.err = errors.Join(failures...)
+	})
+	return r.err
+}
+
+// enter makes a registration the one of its keys in this registry.
+func (r *Registry) enter(reg *Registration) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return errs.Closed
+	}
+	for _, p := range reg.places {
+		if other := r.mine[p.key]; other != nil && other.ctx.Err() == nil {
+			return &TakenError{Holder: other.first(), Renewed: true, here: true}
+		}
+	}
+	for _, p := range reg.places {
+		r.mine[p.key] = reg
+	}
+	r.all[reg] = struct{}{}
+	return nil
+}
+
+// leave forgets a registration.
+func (r *Registry) leave(reg *Registration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range reg.places {
+		if r.mine[p.key] == reg {
+			delete(r.mine, p.key)
+		}
+	}
+	delete(r.all, reg)
+}
+
+// Services returns the names of all services that have an instance, in order. One streamed list of the keys; with
+// [WithGRPCNaming], of all keys of the namespace and their values, since that layout does not tell instances from other
+// keys.
+func (r *Registry) Services(ctx context.Context) ([]string, error) {
+	const op = "services"
+	if err := r.usable(ctx); err != nil {
+		return nil, fail(op, "", err)
+	}
+	found := map[string]struct{}{}
+	if r.layout.top != "" {
+		for key, err := range r.store.Keys(ctx, r.layout.top) {
+			if err != nil {
+				return nil, fail(op, "", reason(err))
+			}
+			if service, _, ok := r.layout.split(key[len(r.layout.top):]); ok {
+				found[service] = struct{}{}
+			}
+		}
+		return names(found), nil
+	}
+	for e, err := range r.store.List(ctx, "") {
+		if err != nil {
+			return nil, fail(op, "", reason(err))
+		}
+		if service, ok := r.serviceOf(e.Key, e.Value); ok {
+			found[service] = struct{}{}
+		}
+	}
+	return names(found), nil
+}
+
+// serviceOf is the service of a key, if it is that of an instance.
+func (r *Registry) serviceOf(key string, value []byte) (string, bool) {
+	service, id, ok := r.layout.split(key[len(r.layout.top):])
+	if ok && r.layout.top == "" {
+		_, err := r.layout.decode(service, id, value)
+		ok = err == nil
+	}
+	return service, ok
+}
+
+func names[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for name := range m {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
