@@ -57,7 +57,7 @@ func (r *Replica[T]) report(e badEntry) {
 	r.badOnes.Add(1)
 	r.log.WarnContext(r.ctx, "cache was given a value that does not decode", "key", errs.Quote(e.key), "revision", e.rev, "error", e.err)
 	if r.bad != nil {
-		r.bad(e.key, e.rev, fail("decode", e.key, e.err))
+		r.contained(func() { r.bad(e.key, e.rev, fail("decode", e.key, e.err)) })
 	}
 }
 

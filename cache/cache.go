@@ -59,8 +59,9 @@ type item[T any] struct {
 const graceParts = 8
 
 // Open begins to watch dir, and returns when it is watched: nothing is read yet. ctx bounds that alone; without a deadline it
-// gives up when nothing has happened for 10 s. It costs a server-side watch, which it shares with whoever watches the same dir
-// through the client's watcher.
+// gives up when nothing has happened for 10 s. The error of that is as of [OpenReplica]. It costs a server-side watch, which
+// it shares with whoever watches the same dir through the client's watcher; and a small read where it takes longer than
+// half a second.
 func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Cache[T], error) {
 	s, err := newSettings(c, dir, codec, o, false)
 	if err != nil {

@@ -96,7 +96,8 @@
 // # Errors
 //
 // Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed], [ErrInvalid], [ErrUnavailable],
-// [ErrPermission]. The text is `cache: get "ada": reason`. Values never appear in errors or logs.
+// [ErrPermission]. A deadline that passes while etcd is waited for is context.DeadlineExceeded and [ErrUnavailable], with
+// the reason where that is known. The text is `cache: get "ada": reason`. Values never appear in errors or logs.
 //
 // # Lifetime
 //
@@ -110,7 +111,8 @@
 //	hit, Get of a Replica        no RPC, no allocation, no lock
 //	miss                         1 RPC for all who ask
 //	GetLinearizable              1 small RPC for all who ask, and a message on the stream where the dir is quiet
-//	write through Store          nothing beyond the write; of a Replica, the time until the watch tells of it
+//	write through Store          nothing beyond the write; of a Replica, the time until the watch tells of it, and 1 small
+//	                             RPC where it fails, or deletes nothing
 //	idle                         one message a second and dir
 //	after a pause of the watch   1 small RPC for each cache and replica
 //	memory of a Replica          about 130 bytes a key besides the key and the value, the watch's own index included

@@ -3,12 +3,15 @@ package cache_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/cache"
@@ -33,6 +36,7 @@ func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
 	mustPut(t, direct.store, "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
 	free := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(1<<62))
+	late := lateness(t)
 	proxy.Blackhole(true, true)
 	cut := time.Now()
 	mustPut(t, direct.store, "dir/a", "2")
@@ -45,10 +49,9 @@ func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
 			break
 		}
 		require.Equal(t, "1", e.Value)
-		require.LessOrEqual(t, began.Sub(cut), shortest, "an answer that is older than the bound")
+		require.LessOrEqual(t, began.Sub(cut), shortest+late(), "an answer that is older than the bound")
 		time.Sleep(time.Millisecond)
 	}
-	assert.Less(t, time.Since(cut), shortest+500*time.Millisecond)
 	assert.Greater(t, r.Age(), shortest/2)
 	assert.Equal(t, map[string]string{"a": "1"}, values(r), "the last state can still be looked at")
 	assert.Positive(t, r.Stats().Stale)
@@ -59,6 +62,7 @@ func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
 	defer stop()
 	_, err = r.GetLinearizable(ctx, "a")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, cache.ErrUnavailable)
 	eventually(t, "the watch is known to be down", func() bool { return r.Err() != nil })
 
 	proxy.Heal()
@@ -80,19 +84,21 @@ func TestACacheThatIsTooOldGoesToEtcd(t *testing.T) {
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
+	late := lateness(t)
 	proxy.Blackhole(true, true)
 	proxy.Refuse()
 	cut := time.Now()
 	mustPut(t, direct.store, "dir/a", "2")
-	eventually(t, "the new value", func() bool {
+	for {
 		began := time.Now()
 		e, err := c.Get(t.Context(), "a")
 		require.NoError(t, err)
-		if e.Value == "1" {
-			require.LessOrEqual(t, began.Sub(cut), shortest, "an answer that is older than the bound")
+		if e.Value == "2" {
+			break
 		}
-		return e.Value == "2"
-	})
+		require.LessOrEqual(t, began.Sub(cut), shortest+late(), "an answer that is older than the bound")
+		time.Sleep(time.Millisecond)
+	}
 	assert.Positive(t, c.Stats().Stale)
 	fills := c.Stats().Fills
 	for range 100 {
@@ -174,12 +180,17 @@ func TestAFrozenServerIsNotWaitedFor(t *testing.T) {
 	})
 	_, err = c.Get(ctx, "a")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+	ctx, stop = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	_, err = c.Get(ctx, "a")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, cache.ErrUnavailable)
 	began := time.Now()
 	ctx, stop = context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
 	_, err = cache.OpenReplica(ctx, p, "other", kv.String())
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, `cache: open replica "other": context deadline exceeded`)
+	require.ErrorContains(t, err, `cache: open replica "other": etcd unavailable: context deadline exceeded`)
 	require.NotContains(t, err.Error(), "\n")
 	assert.Less(t, time.Since(began), 5*time.Second)
 	server.Resume()
@@ -187,6 +198,92 @@ func TestAFrozenServerIsNotWaitedFor(t *testing.T) {
 		_, err := r.Get(t.Context(), "a")
 		_, other := c.Get(t.Context(), "a")
 		return err == nil && other == nil
+	})
+}
+
+func TestOpenWithoutEtcdSaysWhereItTriedAndWhyInVain(t *testing.T) {
+	t.Parallel()
+	p, _, proxy := behind(t)
+	proxy.Refuse()
+	proxy.Cut()
+	where := strings.TrimPrefix(proxy.Endpoint(), "http://")
+	for _, within := range []time.Duration{300 * time.Millisecond, 2 * time.Second} {
+		for name, open := range map[string]func(ctx context.Context) error{
+			"a replica": func(ctx context.Context) error { _, err := cache.OpenReplica(ctx, p, "dir", kv.String()); return err },
+			"a cache":   func(ctx context.Context) error { _, err := cache.Open(ctx, p, "dir", kv.String()); return err },
+		} {
+			t.Run(fmt.Sprint(name, " within ", within), func(t *testing.T) {
+				t.Parallel()
+				ctx, stop := context.WithTimeout(t.Context(), within)
+				defer stop()
+				err := open(ctx)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.ErrorIs(t, err, cache.ErrUnavailable)
+				assert.ErrorContains(t, err, where)
+				if within > time.Second { // time enough to find out
+					assert.ErrorContains(t, err, "refused")
+				}
+				ctx, stop = context.WithCancel(t.Context())
+				defer time.AfterFunc(within, stop).Stop()
+				err = open(ctx)
+				require.ErrorIs(t, err, context.Canceled)
+				require.NotErrorIs(t, err, cache.ErrUnavailable, "the caller's wish is no outage")
+			})
+		}
+	}
+}
+
+func TestOpenDoesNotWaitWhereARefusalIsCertain(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	proxy.Blackhole(true, true) // the watch says nothing
+	cli := etcdtest.Client(t)
+	intercept(cli).answer = func(clientv3.Op) (clientv3.OpResponse, error) {
+		return clientv3.OpResponse{}, rpctypes.ErrPermissionDenied
+	}
+	p := parts{store: over(t, cli, dir).store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	ctx, stop := context.WithTimeout(t.Context(), within)
+	defer stop()
+	_, err := cache.OpenReplica(ctx, p, "dir", kv.String())
+	require.ErrorIs(t, err, cache.ErrPermission)
+	require.NoError(t, ctx.Err())
+}
+
+func TestAReplicaDoesNotShowWhatItsProcessWasToldIsGone(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	direct := over(t, etcdtest.Client(t), dir)
+	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	at := map[string]int64{}
+	for _, key := range []string{"deleted", "replaced"} {
+		at[key] = mustPut(t, direct.store, "dir/"+key, "1")
+	}
+	r := openReplica(t, p, "dir", kv.String())
+	proxy.Hold(false, true) // the watch is well, as far as it knows
+	for key := range at {
+		mustDelete(t, direct.store, "dir/"+key)
+	}
+	rev, err := r.Store().Delete(t.Context(), "deleted")
+	require.NoError(t, err)
+	require.Zero(t, rev, "somebody else has deleted it")
+	_, err = r.Store().Replace(t.Context(), "replaced", "2", at["replaced"])
+	require.ErrorIs(t, err, kv.ErrConflict)
+	for key := range at {
+		_, err = r.Get(t.Context(), key)
+		require.ErrorIs(t, err, kv.ErrNotFound, key)
+	}
+	proxy.Heal()
+	mustPut(t, direct.store, "elsewhere", "x") // the dir stays as it is
+	eventually(t, "reads come from memory again", func() bool {
+		before := r.Stats().Fills
+		for key := range at {
+			if _, err := r.Get(t.Context(), key); !assert.ErrorIs(t, err, kv.ErrNotFound) {
+				return true
+			}
+		}
+		return r.Stats().Fills == before
 	})
 }
 
@@ -255,6 +352,26 @@ func TestLostHistoryIsMadeUpFor(t *testing.T) {
 			break
 		}
 	}
+}
+
+func TestACacheShowsItsOwnWritesToAClusterThatWasWiped(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	proxy := server.Proxy(t)
+	direct := over(t, server.Client(t), "app")
+	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), "app").watcher}
+	for range 20 {
+		mustPut(t, direct.store, "dir/a", "old")
+	}
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(time.Hour))
+	_, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	proxy.Blackhole(true, true) // the watch does not know yet
+	server.Wipe()
+	storeA(t, c, "new")
+	e, err := c.Get(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "new", e.Value)
 }
 
 func TestAWatcherThatIsClosedMakesCachesGrowOld(t *testing.T) {

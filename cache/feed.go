@@ -55,12 +55,11 @@ type feed struct {
 
 // The pace of the clock, and of watches that are begun again.
 const (
-	tickMin     = 10 * time.Millisecond
-	tickMax     = 250 * time.Millisecond
-	ticks       = 40 // of the shortest bound that the clock watches over
-	againFirst  = 100 * time.Millisecond
-	againMost   = 10 * time.Second
-	openPatient = 10 * time.Second // without a deadline, Open gives up when nothing has happened for so long
+	tickMin    = 10 * time.Millisecond
+	tickMax    = 250 * time.Millisecond
+	ticks      = 40 // of the shortest bound that the clock watches over
+	againFirst = 100 * time.Millisecond
+	againMost  = 10 * time.Second
 )
 
 // newFeed makes a feed that has not begun.
@@ -72,7 +71,7 @@ func newFeed(c Client, dir string, s *settings, shortest time.Duration) *feed {
 	}
 	//nolint:forbidigo // the watch and the reads that callers share must not live by the context of one of them
 	f.ctx, f.stop = context.WithCancel(context.Background())
-	f.gate.read, f.gate.spawn = f.revision, f.spawn
+	f.gate.read, f.gate.spawn, f.gate.late = f.revision, f.spawn, f.gaveUp
 	return f
 }
 
@@ -97,40 +96,6 @@ func (f *feed) start(ctx context.Context, progress func() uint64) error {
 	err := f.await(ctx, progress)
 	if err != nil {
 		f.close()
-	}
-	return err
-}
-
-// await waits until the first watch is live.
-func (f *feed) await(ctx context.Context, progress func() uint64) error {
-	patience := time.NewTicker(openPatient)
-	defer patience.Stop()
-	if _, ok := ctx.Deadline(); ok {
-		patience.Stop()
-	}
-	before := progress()
-	for {
-		select {
-		case <-f.ready:
-			return nil
-		case <-f.ended:
-			return f.why()
-		case <-ctx.Done():
-			return f.because(retry.ContextError(ctx))
-		case <-patience.C:
-			if now := progress(); now != before {
-				before = now
-				continue
-			}
-			return f.because(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
-		}
-	}
-}
-
-// because adds to an error why the watch is down, as far as that is known.
-func (f *feed) because(err error) error {
-	if why := f.why(); why != nil {
-		return fmt.Errorf("%w: %w", err, why)
 	}
 	return err
 }
@@ -237,9 +202,14 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 		f.mu.Lock()
 		sub, next := f.sub.Load(), f.next
 		f.mu.Unlock()
-		err := sub.WaitRevision(ctx, rev)
-		if err == nil || ctx.Err() != nil {
-			return reason(err)
+		if sub.WaitRevision(ctx, rev) == nil {
+			return nil
+		}
+		if err := retry.ContextError(ctx); err != nil {
+			if f.isLive() {
+				return err // it has not happened yet
+			}
+			return f.gaveUp(ctx)
 		}
 		select {
 		case <-next:
@@ -248,7 +218,7 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 		case <-f.ctx.Done():
 			return errs.Closed
 		case <-ctx.Done():
-			return retry.ContextError(ctx)
+			return f.gaveUp(ctx)
 		}
 	}
 }
@@ -284,7 +254,7 @@ func (f *feed) pass(d time.Duration, forever bool) bool {
 func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
-	p := &pulse{feed: f, sub: sub, last: began}
+	p := &pulse{feed: f, status: sub.Status}
 	ready := sub.Ready()
 	for {
 		select {

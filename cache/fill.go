@@ -9,7 +9,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
-	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -45,7 +44,7 @@ func (c *Cache[T]) fetch(ctx context.Context, key string, w want) (*item[T], err
 		case <-f.done:
 		case <-ctx.Done():
 			c.leave(key, f)
-			return nil, retry.ContextError(ctx)
+			return nil, c.gaveUp(ctx)
 		}
 		began := mine || since // after the call
 		switch {

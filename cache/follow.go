@@ -46,7 +46,7 @@ func (r *Replica[T]) FollowRevisions(f func(rev int64, changes []Change[T])) (st
 func (r *Replica[T]) contained(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			r.log.ErrorContext(context.WithoutCancel(r.ctx), "function that follows a replica panicked", "dir", r.dir, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			r.log.ErrorContext(context.WithoutCancel(r.ctx), "function that a replica has called panicked", "dir", r.dir, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()
 	f()

@@ -16,6 +16,7 @@ import (
 type gate struct {
 	read  func() (rev int64, reached bool, err error)
 	spawn func(f func()) bool
+	late  func(ctx context.Context) error // why nobody has answered until ctx ended
 
 	mu      sync.Mutex
 	running bool
@@ -43,7 +44,7 @@ func (g *gate) wait(ctx context.Context) (rev int64, reached bool, err error) {
 	case <-r.done:
 		return r.rev, r.reached, r.err
 	case <-ctx.Done():
-		return 0, false, retry.ContextError(ctx)
+		return 0, false, g.late(ctx)
 	}
 }
 

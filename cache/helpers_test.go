@@ -79,6 +79,36 @@ func eventually(tb testing.TB, what string, f func() bool) {
 	require.Eventually(tb, f, within, 5*time.Millisecond, what)
 }
 
+// lateness watches how late goroutines that wait for the time are called in this process, those that keep the bounds included:
+// what it returns says how much that, and the tick of a clock, may have added to a bound.
+func lateness(tb testing.TB) func() time.Duration {
+	tb.Helper()
+	const beat, slack = 5 * time.Millisecond, 300 * time.Millisecond
+	var worst, last atomic.Int64
+	born := time.Now()
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(beat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				now := int64(time.Since(born))
+				worst.Store(max(worst.Load(), now-last.Load()))
+				last.Store(now)
+			case <-done:
+				return
+			}
+		}
+	}()
+	tb.Cleanup(func() { close(done); <-ended })
+	return func() time.Duration {
+		now := int64(time.Since(born))
+		return slack + 2*time.Duration(max(worst.Load(), now-last.Load()))
+	}
+}
+
 // values is what a replica holds, by key.
 func values(r *cache.Replica[string]) map[string]string {
 	out := map[string]string{}

@@ -64,7 +64,8 @@ func (c *Cache[T]) wrote(_ context.Context, key string, rev int64) {
 		c.forget(key)
 		return
 	}
-	if it := c.items.get(key); it != nil && it.rev < rev {
+	// What is newer than the write may be of a history that has ended since.
+	if it := c.items.get(key); it != nil && it.rev != rev {
 		c.policy.Remove(key)
 		c.changes.Add(1)
 	}

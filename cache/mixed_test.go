@@ -54,6 +54,7 @@ type process struct {
 	cache   *cache.Cache[int64]
 	replica *cache.Replica[int64]
 	proxy   *etcdtest.Proxy
+	late    func() time.Duration
 }
 
 // mixed makes one random operation and judges it.
@@ -105,9 +106,6 @@ const (
 	ofReplica
 )
 
-// slack is what clocks that tick and goroutines that wait for a processor add to a bound.
-const slack = 300 * time.Millisecond
-
 func (p *process) read(t *testing.T, k *ledgerKey, key string, from int, last *int64) {
 	t.Helper()
 	var source cache.Reader[int64] = p.cache
@@ -116,7 +114,7 @@ func (p *process) read(t *testing.T, k *ledgerKey, key string, from int, last *i
 	}
 	began := time.Now()
 	own := k.acked[p.id][from].Load()
-	settled := k.settled(began.Add(-shortest - slack))
+	settled := k.settled(began.Add(-shortest - p.late()))
 	e, err := source.Get(t.Context(), key)
 	if err != nil && !kvNotFound(err) {
 		return // unreachable, or too old: it says so
@@ -157,12 +155,13 @@ func TestMixedOperationsUnderDisconnects(t *testing.T) {
 	}
 	dir := etcdtest.Prefix(t)
 	l := &ledger{keys: make([]ledgerKey, keys)}
+	late := lateness(t)
 	var all []*process
 	for id := range 2 {
 		proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 		p := over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir)
 		all = append(all, &process{
-			id: id, proxy: proxy,
+			id: id, proxy: proxy, late: late,
 			cache:   openCache(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(shortest), cache.WithMaxEntries(keys/2), cache.WithReadOnlyCheck()),
 			replica: openReplica(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(shortest)),
 		})

@@ -64,7 +64,7 @@ func WithLookupHook(f func(dir string, hit bool)) Option {
 }
 
 // WithBadEntry has f told of each value that a [Replica] is given and that does not decode. It runs in the watch's goroutine:
-// it must be quick. Default: none, besides the log and the Stats.
+// it must be quick. A panic of f is contained and logged. Default: none, besides the log and the Stats.
 func WithBadEntry(f func(key string, rev int64, err error)) Option {
 	return func(s *settings) { s.bad, s.replicaOnly = f, append(s.replicaOnly, "WithBadEntry") }
 }

@@ -15,8 +15,7 @@ import (
 type pulse struct {
 	*feed
 
-	sub      *watch.Subscription
-	last     time.Duration // when it was last looked at
+	status   func() watch.Status
 	heard    time.Time
 	reopened uint64
 	paused   time.Duration // when a pause was last found, 0 when it has been made up for
@@ -29,17 +28,15 @@ const pauseLeast = 1500 * time.Millisecond
 
 // look moves the time as of which nothing is missing.
 func (p *pulse) look() {
-	now, st := p.now(), p.sub.Status()
-	defer func() { p.last = now }()
+	now, st := p.now(), p.status()
 	live := st.State == watch.StateLive
 	if !live || st.Reopened != p.reopened || now-time.Duration(p.asOf.Load()) > pauseLeast && p.paused == 0 {
 		p.paused, p.reopened = now, st.Reopened
 	}
 	switch asked := time.Duration(p.answered.Load()); {
 	case !live:
-	case p.paused == 0 && !st.Heard.Equal(p.heard):
-		ago := min(max(time.Since(st.Heard), 0), now-p.last)
-		p.move(now - ago)
+	case p.paused == 0 && !st.Heard.Equal(p.heard): // else a clock that is set back would make it younger
+		p.move(now - max(time.Since(st.Heard), 0)) // the handler may have taken its time
 	case p.paused != 0 && asked > p.paused:
 		p.paused = 0
 		p.move(asked)

@@ -39,8 +39,9 @@ type Replica[T any] struct {
 }
 
 // OpenReplica reads everything below dir and returns when it is there and followed. ctx bounds that alone; without a
-// deadline it gives up when nothing has happened for 10 s. It costs a streamed list, and a server-side watch that it shares
-// with whoever watches the same dir through the client's watcher.
+// deadline it gives up when nothing has happened for 10 s. The error of that matches [ErrUnavailable], and names the
+// endpoints and why they cannot be reached. It costs a streamed list, and a server-side watch that it shares with whoever
+// watches the same dir through the client's watcher; and a small read where it takes longer than half a second.
 func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Replica[T], error) {
 	s, err := newSettings(c, dir, codec, o, true)
 	if err != nil {
@@ -106,7 +107,7 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 	if r.closed() {
 		return e, fail("get", key, errs.Closed), true
 	}
-	if rev := r.lag.behind(key); rev > 0 && rev > r.rev.Load() {
+	if rev := r.lag.behind(key); rev > 0 && rev > r.Revision() {
 		e, err = r.typed.Get(ctx, key)
 		r.fills.Add(1)
 		r.lag.raise(key, e.ModRevision)
@@ -125,6 +126,9 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 // for as long as the watch is down, until ctx ends: 5 s if ctx has no deadline.
 func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T], error) {
 	const op = "get linearizable"
+	if err := keyspace.Key(key, 0); err != nil {
+		return kv.Entry[T]{}, fail(op, key, err)
+	}
 	ctx, stop, err := bounded(ctx)
 	if err != nil {
 		return kv.Entry[T]{}, fail(op, key, err)
@@ -156,24 +160,28 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
 }
 
 // Store is the typed store of the dir. A write through it returns when the replica shows it, or a second after etcd has acknowledged
-// it, when the watch is down; then Get of that key reads etcd until the replica has caught up. All, View, Len and Follow
-// show the revision that the replica has reached.
+// it, when the watch is down; then Get of that key reads etcd until the replica has caught up. So it is with a write that
+// has found the key in another state than it was meant for, and with the deletion of an absent key. All, View, Len and
+// Follow show the revision that the replica has reached.
 func (r *Replica[T]) Store() kv.Typed[T] { return r.typed }
 
 // seenWithin is how long a write waits for the watch to tell of it.
 const seenWithin = time.Second
 
-// wrote is called after each write through Store, before it returns. rev is 0 where the outcome is unknown.
+// wrote is called after each write through Store, before it returns. rev is 0 where what the key is now is not known, such
+// as after the deletion of what somebody else has deleted: then etcd is asked where it stands.
 func (r *Replica[T]) wrote(ctx context.Context, key string, rev int64) {
-	if rev <= r.rev.Load() || r.closed() {
-		return
-	}
-	if r.isLive() {
-		ctx, stop := context.WithTimeout(ctx, seenWithin)
-		defer stop()
-		if r.wait(ctx, rev) == nil {
+	ctx, stop := context.WithTimeout(ctx, seenWithin)
+	defer stop()
+	if rev == 0 {
+		var reached bool
+		var err error
+		if rev, reached, err = r.gate.wait(ctx); err != nil || reached {
 			return
 		}
+	}
+	if rev <= r.rev.Load() || r.closed() || r.isLive() && r.wait(ctx, rev) == nil {
+		return
 	}
 	r.lag.raise(key, rev)
 	r.slow.Store(true)
@@ -273,7 +281,7 @@ func (r *Replica[T]) Close() error {
 // tickTock is the clock: it says whether Get has to look twice.
 func (r *Replica[T]) tickTock(now, asOf time.Duration) {
 	slow := r.closed() || !r.fresh(now, asOf)
-	r.lag.drop(r.rev.Load(), func(none bool) { r.slow.Store(slow || !none) })
+	r.lag.drop(r.Revision(), func(none bool) { r.slow.Store(slow || !none) })
 	if r.closed() {
 		r.slow.Store(true)
 	}

@@ -1,9 +1,11 @@
 package config_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -272,6 +274,51 @@ func TestSettingADirIsOneTransaction(t *testing.T) {
 	require.ErrorIs(t, err, config.ErrInvalid)
 }
 
+func TestSettingADirThatIsNotThereToNothingDoesNotWait(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s := open(t, p)
+	type notes struct {
+		One, Two *string
+		More     map[string]string `config:"more,dir"`
+	}
+	v := bindDir[notes](t, s, "notes")
+	put(t, p, "elsewhere", "x")
+	_, err := p.store.Put(t.Context(), "beside", nil) // the cluster is ahead of what the source will ever be told
+	require.NoError(t, err)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	rev, err := v.Set(ctx, notes{})
+	require.NoError(t, err)
+	assert.Zero(t, rev, "nothing was written")
+	require.NoError(t, ctx.Err(), "there is nothing to wait for")
+	one := "1"
+	rev, err = v.Set(ctx, notes{One: &one})
+	require.NoError(t, err)
+	assert.Positive(t, rev)
+	gone, err := v.Set(ctx, notes{})
+	require.NoError(t, err)
+	assert.Greater(t, gone, rev)
+	assert.Equal(t, notes{}, v.Load())
+}
+
+func TestEntriesOfMapsThatAreNoNamesAreRefused(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s := open(t, p)
+	v := bindDir[struct {
+		Flags map[string]int `config:"flags,dir"`
+	}](t, s, "")
+	for _, name := range []string{"", "a//b", "a/", "a\x00", "\xff"} {
+		x := v.Load()
+		x.Flags = map[string]int{"good": 1, name: 2}
+		_, err := v.Set(t.Context(), x)
+		require.ErrorIs(t, err, config.ErrInvalid, "%q would be written and never read", name)
+		require.ErrorContains(t, err, "field Flags")
+	}
+	assert.Empty(t, all(s))
+}
+
 func TestStrictDirsRefuseUnknownKeys(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
@@ -464,6 +511,37 @@ func TestAPanicOfADecoderIsABadValue(t *testing.T) {
 	assert.Nil(t, v.Load().A)
 	_, err = config.BindDir[struct{ A awkward }](s, "dir")
 	require.NoError(t, err, "the default stands in")
+}
+
+// talkative panics with what it cannot read, or by its own mistake.
+type talkative struct{ n int }
+
+func (v talkative) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(v.n), 10), nil }
+
+func (v *talkative) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		v.n = int(b[0])
+	}
+	panic("cannot read " + string(b))
+}
+
+func TestAPanicOfADecoderDoesNotQuoteTheValue(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	put(t, p, "dir/a", "s3cret")
+	put(t, p, "dir/empty", "")
+	s := open(t, p)
+	_, err := config.Get[talkative](s, "dir/a")
+	require.ErrorIs(t, err, kv.ErrDecode)
+	assert.NotContains(t, err.Error(), "s3cret")
+	_, err = config.Get[talkative](s, "dir/empty")
+	require.ErrorContains(t, err, "its decoder panicked: runtime error: index out of range [0] with length 0")
+	_, err = config.Bind[talkative](s, "dir/a")
+	require.ErrorIs(t, err, kv.ErrDecode)
+	assert.NotContains(t, err.Error(), "s3cret")
+	v := bindDir[struct{ A *talkative }](t, s, "dir")
+	require.ErrorIs(t, v.Err(), kv.ErrDecode)
+	assert.NotContains(t, v.Err().Error(), "s3cret")
 }
 
 func TestBindingWhileValuesChange(t *testing.T) {

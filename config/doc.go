@@ -103,7 +103,7 @@
 // A [Source] holds everything below its dir in memory, a few goroutines and a share of the client's watch, until
 // [Source.Close]. Values live as long as their source. Functions given to Follow have a goroutine each.
 //
-//	Open                    a streamed list
+//	Open                    a streamed list, and a small read where that takes longer than half a second
 //	a change in etcd        a message on the client's stream; one decode for each bound value that it belongs to
 //	Load                    an atomic load and a copy of the struct, no allocation
 //	Get, GetOr              a look-up and a decode

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -106,6 +107,15 @@ func (e *decodeError) Unwrap() []error {
 		return []error{kv.ErrDecode}
 	}
 	return []error{kv.ErrDecode, e.cause}
+}
+
+// exploded is the panic of a decoder without its text, which may quote the value, unless it is the runtime's.
+func exploded(panicked error) error {
+	why := "its decoder panicked"
+	if e, ok := errors.AsType[runtime.Error](panicked); ok {
+		why += ": " + e.Error()
+	}
+	return &decodeError{why: why, cause: panicked}
 }
 
 // undecoded is a decoder's error without its text, which may quote the value.

@@ -84,3 +84,6 @@ var Kebab = kebab
 
 // Variable is what a key is called in the environment.
 var Variable = variable
+
+// Save writes the state file at once.
+func (s *Source) Save() error { return s.save() }

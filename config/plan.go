@@ -147,7 +147,7 @@ func (l *leaf) decode(b []byte, v reflect.Value) (err error) {
 			err = decodeInto(b, v, l.form)
 		}
 	}); p != nil {
-		return &decodeError{why: p.Error(), cause: p}
+		return exploded(p)
 	}
 	return err
 }

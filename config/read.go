@@ -92,7 +92,7 @@ func get[T any](s *Source, key string) (v T, err error) {
 	into := reflect.ValueOf(&v).Elem()
 	panicked := told(func() { err = decodeInto(it.value, into, form{yaml: isYAML(key)}) })
 	if panicked != nil {
-		err = &decodeError{why: panicked.Error(), cause: panicked}
+		err = exploded(panicked)
 	}
 	if err != nil {
 		return v, cmp.Or(checkType(reflect.TypeFor[T]()), p.bad(err))

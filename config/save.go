@@ -34,8 +34,7 @@ func (s *Source) keepState() {
 		select {
 		case <-pause.C:
 		case <-s.ctx.Done():
-			s.dirty()
-			return
+			return // Close writes it
 		}
 		wait = saveEvery
 		if err := s.save(); err != nil {
@@ -54,18 +53,11 @@ func (s *Source) lastSave() error {
 	return s.save()
 }
 
-// save writes the state file: etcd's state, with what bound values can use in the place of what they cannot.
+// save writes the state file.
 func (s *Source) save() error {
-	s.mu.RLock()
-	origin, etcd, rev, bounds := s.origin, maps.Clone(s.layers.etcd), s.shown, s.bounds
-	s.mu.RUnlock()
-	if origin != Live {
+	etcd, rev, live := s.lastGood()
+	if !live {
 		return nil // the file is as good as what is in memory, and says how old that is
-	}
-	for _, b := range bounds {
-		if b.Err() != nil {
-			b.keep(etcd)
-		}
 	}
 	b, err := formatState(s.dir, rev, time.Now().Add(-s.replica.Load().Age()), etcd)
 	if err == nil {
@@ -77,4 +69,20 @@ func (s *Source) save() error {
 	}
 	s.stateWrites.Add(1)
 	return nil
+}
+
+// lastGood is etcd's state, with what bound values can use in the place of what they cannot, all as of one revision.
+func (s *Source) lastGood() (etcd layer, rev int64, live bool) {
+	s.taking.Lock()
+	defer s.taking.Unlock()
+	s.mu.RLock()
+	bounds := s.bounds
+	etcd, rev, live = maps.Clone(s.layers.etcd), s.shown, s.origin == Live
+	s.mu.RUnlock()
+	for _, b := range bounds {
+		if b.Err() != nil {
+			b.keep(etcd)
+		}
+	}
+	return etcd, rev, live
 }

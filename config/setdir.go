@@ -2,10 +2,12 @@ package config
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -29,7 +31,7 @@ func (v *Value[T]) setDir(ctx context.Context, x T, o []kv.PutOption) (int64, er
 	if err != nil {
 		return 0, failed(op, v.at, err)
 	}
-	v.src.await(ctx, rev)
+	v.src.await(ctx, rev) // 0 is there already
 	return rev, nil
 }
 
@@ -38,6 +40,10 @@ func (v *Value[T]) encodeDir(x T) (values map[string][]byte, gone []string, err 
 	values = make(map[string][]byte)
 	from := reflect.ValueOf(&x).Elem()
 	put := func(l *leaf, key string, field reflect.Value) {
+		if err = keyspace.Name(key); err != nil { // an entry of a map may be called anything
+			err = fmt.Errorf("field %s: %w", l.field, err)
+			return
+		}
 		var b []byte
 		if p := told(func() { b, err = l.encode(field) }); p != nil {
 			err = p
@@ -82,7 +88,8 @@ func (s *Source) keysBelow(dir string) []string {
 	return (&layers{etcd: s.layers.etcd}).keys(dir)
 }
 
-// commit writes and deletes keys in one transaction.
+// commit writes and deletes keys in one transaction. The revision is 0 where there was nothing to delete: then nothing has
+// happened at that which the answer tells, and the source need never come to it.
 func (s *Source) commit(ctx context.Context, values map[string][]byte, gone []string) (int64, error) {
 	ops := make([]clientv3.Op, 0, len(values)+len(gone))
 	for key, b := range values {
@@ -97,6 +104,13 @@ func (s *Source) commit(ctx context.Context, values map[string][]byte, gone []st
 	resp, err := s.store.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
 		return 0, err
+	}
+	changed := len(values) > 0
+	for _, r := range resp.Responses {
+		changed = changed || r.GetResponseDeleteRange().GetDeleted() > 0
+	}
+	if !changed {
+		return 0, nil
 	}
 	return resp.Header.GetRevision(), nil
 }

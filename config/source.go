@@ -33,6 +33,8 @@ type Source struct {
 	reports *tail[report] // nil without a handler
 	changed chan struct{} // holds one: the state file is out of date
 
+	taking sync.Mutex // held while a revision is taken over, before mu: until then, bound values are behind the layers
+
 	mu        sync.RWMutex
 	layers    layers // changed by take alone
 	origin    Origin

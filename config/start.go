@@ -3,7 +3,6 @@ package config
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/etcdkit/etcdkit/cache"
@@ -15,13 +14,9 @@ import (
 // The pace of starting without etcd.
 const (
 	startPatience = 5 * time.Second // how long Open waits for etcd where it can start without
-	probeAfter    = 500 * time.Millisecond
 	againFirst    = 100 * time.Millisecond
 	againMost     = 5 * time.Second
 )
-
-// probeKey is read to see whether etcd answers; it need not exist.
-const probeKey = "health"
 
 // readFiles fills the layers from the files.
 func (s *Source) readFiles() error {
@@ -62,7 +57,7 @@ func (s *Source) start(ctx context.Context, c Client) error {
 		patience, cancel = context.WithTimeout(ctx, wait)
 	}
 	defer cancel()
-	err := s.reach(patience, c)
+	err := s.connect(patience, c)
 	switch {
 	case err == nil:
 	case !without, ctx.Err() != nil, refused(err):
@@ -86,46 +81,6 @@ func refused(err error) bool {
 		}
 	}
 	return false
-}
-
-// reach is connect with an error that says why, and which does not wait where it is told to go away: a watch that is
-// being opened only knows that nobody has answered yet, so a read is sent when that takes long.
-func (s *Source) reach(ctx context.Context, c Client) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	found := make(chan error, 1)
-	s.wg.Go(func() {
-		err := s.probe(ctx)
-		if refused(err) {
-			stop()
-		}
-		found <- err
-	})
-	err := s.connect(ctx, c)
-	if err == nil {
-		return nil
-	}
-	stop()
-	if why := <-found; refused(why) || errors.Is(why, errs.Unavailable) {
-		return why
-	}
-	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, errs.Unavailable) {
-		err = fmt.Errorf("%w: %w", errs.Unavailable, err)
-	}
-	return err
-}
-
-// probe finds out, if etcd has not answered soon, how it answers a read.
-func (s *Source) probe(ctx context.Context) error {
-	wait := time.NewTimer(probeAfter)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-	case <-ctx.Done():
-		return nil
-	}
-	_, err := s.store.Exists(ctx, probeKey)
-	return reason(err)
 }
 
 // connect opens the replica, and returns when its state was taken over.
@@ -160,7 +115,7 @@ func (s *Source) reconnect(c Client) {
 			pause.Stop()
 			return
 		}
-		err := s.reach(s.ctx, c)
+		err := s.connect(s.ctx, c)
 		if err == nil {
 			s.set.logger.WarnContext(s.ctx, "config has reached etcd", "dir", s.dir)
 			return

@@ -159,6 +159,8 @@ func TestTheFallbackFileServesWhereThereIsNoState(t *testing.T) {
 
 	_, err = config.Open(soon(t), p, "conf", config.WithStateFile(filepath.Join(t.TempDir(), "state")))
 	require.ErrorIs(t, err, context.DeadlineExceeded, "without anything to start from, it is an error")
+	require.ErrorIs(t, err, config.ErrUnavailable)
+	require.ErrorContains(t, err, srv.Endpoint(), "it says where and why")
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	_, err = config.Open(ctx, p, "conf", config.WithFallbackFile(path))
@@ -278,4 +280,40 @@ func TestAStateFileThatCannotBeWrittenIsReported(t *testing.T) {
 	assert.ErrorIs(t, told.await(t, 1).err, os.ErrNotExist)
 	assert.EqualValues(t, 1, s.Stats().StateErrors)
 	require.ErrorIs(t, s.Close(), os.ErrNotExist, "and it is tried again at the end")
+}
+
+func TestTheStateFileIsNotWrittenWhileABadValueIsLookedAt(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	state := filepath.Join(t.TempDir(), "state.json")
+	put(t, p, "rate", "10")
+	s := open(t, p, config.WithStateFile(state))
+	asked, release := make(chan struct{}), make(chan struct{})
+	rate := bind(t, s, "rate", config.WithValidate(func(n int) error {
+		if n < 0 {
+			close(asked)
+			<-release
+			return errNotPositive
+		}
+		return nil
+	}))
+	rev := put(t, p, "rate", "-5")
+	<-asked // the source has it, and the value is not known to be bad
+	saved := make(chan error, 1)
+	go func() { saved <- s.Save() }()
+	soon := time.NewTimer(200 * time.Millisecond)
+	defer soon.Stop()
+	select {
+	case err := <-saved: // too early: the file is looked at below
+		saved <- err
+	case <-soon.C:
+	}
+	close(release)
+	require.NoError(t, <-saved)
+	b, err := os.ReadFile(state)
+	require.NoError(t, err)
+	assert.Contains(t, string(b), `"10"`)
+	assert.NotContains(t, string(b), `"-5"`)
+	reached(t, s, rev)
+	require.ErrorIs(t, rate.Err(), config.ErrValidation)
 }

@@ -13,6 +13,8 @@ import (
 // goroutine, which alone changes the layers, and so reads them without a lock. The order is what the package promises:
 // the layers as one, then the bound values, then those who follow.
 func (s *Source) take(rev int64, changes []cache.Change[[]byte], whole bool) {
+	s.taking.Lock()
+	defer s.taking.Unlock()
 	s.updates.Add(1)
 	s.mu.Lock()
 	touched, news := s.change(rev, changes, whole)

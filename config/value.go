@@ -91,7 +91,8 @@ func lastOne[T any](queue []T) []T { return queue[len(queue)-1:] }
 // Load goes on to return that.
 //
 // For a dir it writes each field in one transaction, whatever was there, and deletes the keys of nil pointers and
-// of map entries that x has not; options are refused then.
+// of map entries that x has not; options are refused then. It is 0 and nil when there was nothing to write, and etcd had
+// none of what there was to delete.
 func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, err error) {
 	if err := v.validate(x); err != nil {
 		return 0, fail("set", v.at, err)
@@ -218,7 +219,7 @@ func (v *Value[T]) makeOne(p piece) (out *T, err error) {
 			err = undecoded("codec", err)
 		}
 	}); panicked != nil {
-		err = &decodeError{why: panicked.Error(), cause: panicked}
+		err = exploded(panicked)
 	}
 	if err != nil {
 		return nil, p.bad(err)

@@ -51,7 +51,7 @@ func (s *Source) put(ctx context.Context, key string, b []byte, o []kv.PutOption
 }
 
 // Delete deletes key from etcd: what lies below it in the fallback file, or the default, is in force again. It returns
-// when this process shows it, as [Set] does; 0 and nil when etcd had no such key. One RPC.
+// when this process shows it, as [Set] does; 0 and nil, at once, when etcd had no such key. One RPC.
 func (s *Source) Delete(ctx context.Context, key string) (rev int64, err error) {
 	if err := s.named(key); err != nil {
 		return 0, fail("delete", key, err)
