@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 const (
@@ -115,34 +120,67 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	return append(all, rest...)
 }
 
-// readAgain is how often the read begins anew once all endpoints are asked: some of them answer at once that they have no
-// leader, and the waits between such answers grow until there is hardly time to come to the one that has.
-const readAgain = time.Second
-
-// firstRead makes the read. When endpoints are left out, the others have half of the time. What is left is for all of them: a
-// leader may be known to those that were slow.
+// firstRead makes the read. When endpoints are left out, the others have half of the time. What is left is for all of them,
+// each by itself: a leader may be known to those that were slow, and others may answer at once that they know of none.
 func (c *core) firstRead(ctx context.Context, client *Client, some bool) error {
-	read := func(limit time.Duration) (over bool, err error) {
-		bounded, stop := context.WithTimeout(ctx, limit)
-		defer stop()
-		_, err = client.store.Exists(bounded, probeKey)
-		return err == nil || bounded.Err() == nil || ctx.Err() != nil, err
-	}
-	deadline, _ := ctx.Deadline() // there is one: the dial timeout
-	left := time.Until(deadline)
 	if !some {
-		_, err := read(left)
+		_, err := client.store.Exists(ctx, probeKey)
 		return err
 	}
-	over, err := read(left / 2)
-	if over {
+	deadline, _ := ctx.Deadline() // there is one: the dial timeout
+	half, stop := context.WithTimeout(ctx, time.Until(deadline)/2)
+	defer stop()
+	_, err := client.store.Exists(half, probeKey)
+	if err == nil || half.Err() == nil || ctx.Err() != nil {
 		return err
 	}
 	c.cli.SetEndpoints(c.patrol.everything()...)
-	for !over {
-		over, err = read(readAgain)
+	if c.readAnywhere(ctx, client.store.Dir()+probeKey) {
+		return nil
 	}
 	return err
+}
+
+// readAnywhere asks every endpoint for a linearizable read, and again while it cannot answer, until one has.
+func (c *core) readAnywhere(ctx context.Context, key string) bool {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop() // before it is waited for
+	eps := c.endpoints()
+	answered := make(chan bool, len(eps))
+	for _, ep := range eps {
+		wg.Go(func() { answered <- c.readFrom(ctx, ep, key) })
+	}
+	for range eps {
+		if <-answered {
+			return true
+		}
+	}
+	return false
+}
+
+// readFrom asks one endpoint. Who is refused was heard.
+func (c *core) readFrom(ctx context.Context, ep, key string) bool {
+	again := time.NewTicker(leaderlessAgain)
+	defer again.Stop()
+	for {
+		err := c.lines.ask(ctx, ep, func(conn *grpc.ClientConn) error {
+			_, err := pb.NewKVClient(conn).Range(clientv3.WithRequireLeader(ctx), &pb.RangeRequest{Key: []byte(key), CountOnly: true})
+			return err
+		})
+		if err == nil {
+			return true
+		}
+		if _, condition := retry.Classify(err, false); errors.Is(condition, ErrPermission) {
+			return true
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // ended is the error of a context that has ended: it matches both its error and its cause.
