@@ -131,11 +131,12 @@ func answers(tb testing.TB, conn *grpc.ClientConn, n int) map[string]int {
 
 func TestGRPCServersAreRegisteredFoundAndDrained(t *testing.T) {
 	t.Parallel()
+	const delay = 1500 * time.Millisecond
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir)
 	clients, _ := process(t, dir)
 	one, two := serve(t, "one", sayService, "test.Other"), serve(t, "two")
-	both, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(300*time.Millisecond))
+	both, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
 	require.NoError(t, err)
 	_, err = r.RegisterGRPC(timely(t), two.Server, two.instance("echo"))
 	require.NoError(t, err)
@@ -160,16 +161,16 @@ func TestGRPCServersAreRegisteredFoundAndDrained(t *testing.T) {
 		assert.NoError(t, both.Close())
 	}()
 	eventually(t, func() bool { l := echo.Instances(); return len(l) == 1 && l[0].Status == discovery.Draining })
-	shows(t, echo)
 	select {
 	case <-one.stopped:
-		t.Error("the listener is closed before the instance is gone")
+		t.Error("the listener is closed before clients have been told")
 	default:
 	}
+	shows(t, echo)
 	<-closed
 	<-one.stopped
 	eventually(t, func() bool { _, err := say(timely(t), conn); return status.Code(err) == codes.Unavailable }, "it fails at once")
-	assert.GreaterOrEqual(t, time.Since(began), 300*time.Millisecond)
+	assert.GreaterOrEqual(t, time.Since(began), delay)
 	assert.Len(t, keys(t, p.cli, dir), 1)
 
 	_, err = r.RegisterGRPC(timely(t), nil, one.instance("x"))
