@@ -95,13 +95,14 @@ func (s *settings) discover(ctx context.Context, cfg Config) error {
 
 // connect finds out which endpoints answer, and has one of them answer a linearizable read.
 func (c *core) connect(ctx context.Context, client *Client) error {
+	var said endpointErrors // what is kept in mind of those that are asked again
 	alive, rest := c.rollCall(ctx)
 	switch {
 	case len(alive) > 0 && len(rest) > 0:
 		c.patrol.leaveOut(rest)
 		c.cli.SetEndpoints(alive...) // the connection is made by the read below, and to these only
 	case len(alive) == 0 && slices.ContainsFunc(rest, func(e *EndpointError) bool { return leaderless(e.Err) }):
-		alive, rest = c.set.endpoints, nil // perhaps they are electing one: the read waits for that
+		said, alive, rest = rest, c.set.endpoints, nil // perhaps they are electing one: the read waits for that
 	case len(alive) == 0:
 		err := fmt.Errorf("%w: %w", ErrUnavailable, rest)
 		if ctx.Err() != nil {
@@ -115,7 +116,11 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	}
 	all := make(endpointErrors, 0, len(alive)+len(rest))
 	for _, ep := range alive {
-		all = append(all, &EndpointError{Endpoint: ep, Err: reasonOf(err)})
+		reason := reasonOf(err)
+		if i := slices.IndexFunc(said, func(e *EndpointError) bool { return e.Endpoint == ep }); i >= 0 && !leaderless(err) {
+			reason = fmt.Errorf("%w: %w", reason, said[i].Err) // time was up before it was answered once more
+		}
+		all = append(all, &EndpointError{Endpoint: ep, Err: reason})
 	}
 	return append(all, rest...)
 }
