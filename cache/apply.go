@@ -12,7 +12,10 @@ import (
 func (r *Replica[T]) restart() {
 	r.table.mu.Lock()
 	defer r.table.mu.Unlock()
-	if r.table.good+r.table.bad > 0 {
+	switch {
+	case r.rev.Load() == 0: // nothing was published yet
+		r.table.begin()
+	case r.table.good+r.table.bad > 0:
 		r.whole = make(map[string]struct{})
 	}
 }

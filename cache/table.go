@@ -33,6 +33,8 @@ type table[T any] struct {
 	dirty []*node[T] // nodes to be cut off, oldest first
 	views map[uint64]int
 	fresh *more[T] // of the nodes of this step that replace nothing
+
+	loading *load[T] // what the first step brings, nil when it was taken
 }
 
 type slots[T any] struct {
@@ -93,6 +95,10 @@ func (t *table[T]) find(key string) *node[T] {
 
 // set makes n the newest version of its key, in the step that is being made. The caller holds mu.
 func (t *table[T]) set(n *node[T], m more[T]) {
+	if t.loading != nil {
+		t.loading.put(n, m)
+		return
+	}
 	at, old := t.place(n.key)
 	if old != nil {
 		m.prev = old
@@ -105,7 +111,8 @@ func (t *table[T]) set(n *node[T], m more[T]) {
 		}
 		n.more.Store(t.fresh)
 	} else {
-		n.more.Store(&m)
+		kept := m // m itself would be on the heap for every key
+		n.more.Store(&kept)
 	}
 	t.count(n, 1)
 	t.dirty = append(t.dirty, n)
@@ -114,7 +121,7 @@ func (t *table[T]) set(n *node[T], m more[T]) {
 
 // remove deletes a key, in the step that is being made. The caller holds mu.
 func (t *table[T]) remove(key string, rev int64) {
-	if t.find(key).isGone() {
+	if t.loading == nil && t.find(key).isGone() {
 		return
 	}
 	t.set(&node[T]{key: key, mod: rev}, more[T]{gone: true, keep: true})
@@ -198,13 +205,15 @@ func (t *table[T]) resize(s *slots[T], size int) {
 
 // tighten gives back what a large step has taken too much.
 func (t *table[T]) tighten() {
-	const spare = 3 // of ten slots, which leaves room for what comes next
 	t.wide = false
 	s := t.slots.Load()
-	if size := t.live(s)*10/(10-spare) + firstSlots; size < len(s.list)*9/10 {
+	if size := roomFor(t.live(s)); size < len(s.list)*9/10 {
 		t.resize(s, size)
 	}
 }
+
+// roomFor is how many slots n nodes get: three of ten are for what comes next.
+func roomFor(n int) int { return n*10/7 + firstSlots }
 
 func (s *slots[T]) insert(seed maphash.Seed, n *node[T]) {
 	for i := s.first(seed, n.key); ; i = s.after(i) {
@@ -218,6 +227,9 @@ func (s *slots[T]) insert(seed maphash.Seed, n *node[T]) {
 // commit takes the step that was made: all of it is there at once. The caller holds mu.
 func (t *table[T]) commit() {
 	t.fresh = nil
+	if t.loading != nil {
+		t.settle()
+	}
 	if t.wide {
 		t.tighten()
 	}
