@@ -16,7 +16,7 @@ import (
 func TestALoadEndsAsTheSameStepsWouldWithoutIt(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
-		rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test that can be run again
+		rnd := rand.New(rand.NewPCG(seed, 1))
 		loaded, stepped := newTable[int](), newTable[int]()
 		loaded.begin()
 		keys := 1 + rnd.IntN(60)

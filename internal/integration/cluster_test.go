@@ -13,12 +13,12 @@ import (
 	"github.com/etcdkit/etcdkit"
 )
 
-// newCluster runs members of the test framework in this process. Tests that use it cannot run in parallel: the framework
+// newCluster runs three members of the test framework in this process. Tests that use it cannot run in parallel: the framework
 // changes the working directory.
-func newCluster(t *testing.T, size int) *integration.Cluster {
+func newCluster(t *testing.T) *integration.Cluster {
 	t.Helper()
 	integration.BeforeTestExternal(t)
-	c := integration.NewCluster(t, &integration.ClusterConfig{Size: size, UseTCP: true})
+	c := integration.NewCluster(t, &integration.ClusterConfig{Size: 3, UseTCP: true})
 	t.Cleanup(func() { c.Terminate(t) })
 	return c
 }

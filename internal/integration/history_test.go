@@ -201,7 +201,7 @@ func TestAHistoryOfThreeClientsIsLinearizableWhileLeadersAreKilled(t *testing.T)
 
 // The leader goes for good, in good order, and two members are left.
 func TestReadsAndWritesStayLinearizableWhenTheLeaderStops(t *testing.T) {
-	cluster := newCluster(t, 3)
+	cluster := newCluster(t)
 	h := newHistory("suite/")
 	truth := newChronicle(t, newClient(t, cluster.Endpoints()), h.dir, h.clock)
 	var stores []*kv.Store

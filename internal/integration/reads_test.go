@@ -144,7 +144,7 @@ func TestReadsGoOnWhileAFollowerIsFrozen(t *testing.T) {
 func TestReadsGoOnWhileAMemberIsCutOffFromTheOthers(t *testing.T) {
 	for _, who := range []string{"follower", "leader"} {
 		t.Run(who, func(t *testing.T) {
-			cluster := newCluster(t, 3)
+			cluster := newCluster(t)
 			c := open(t, cluster.Endpoints())
 			const key, reads = "suite/key", 30
 			_, err := c.KV().Put(t.Context(), key, []byte("v"))
