@@ -16,10 +16,16 @@ type kv struct {
 	engine *retry.Engine
 }
 
-var _ wire.Based = (*kv)(nil)
+var (
+	_ wire.Based   = (*kv)(nil)
+	_ retry.Funded = (*kv)(nil)
+)
 
 // Base is the KV below.
 func (k *kv) Base() clientv3.KV { return k.KV }
+
+// RetryBudget is the budget of everything that retries over this client.
+func (k *kv) RetryBudget() *retry.Budget { return k.engine.RetryBudget() }
 
 // Get reads.
 func (k *kv) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {

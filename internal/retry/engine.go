@@ -56,7 +56,13 @@ type Stats struct {
 	Unknown uint64 // writes reported with an unknown outcome
 }
 
-// New returns an engine with a full budget.
+// Funded is a KV that keeps the budget of all engines of its client.
+type Funded interface{ RetryBudget() *Budget }
+
+// RetryBudget is what the engine takes retries out of.
+func (e *Engine) RetryBudget() *Budget { return e.budget }
+
+// New returns an engine: with the budget of its client where that has one, else with a full budget of its own.
 func New(c Config) *Engine {
 	c.Policy = c.Policy.WithDefaults()
 	if c.ReadTimeout == 0 {
@@ -68,7 +74,16 @@ func New(c Config) *Engine {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{Config: c, budget: NewBudget()}
+	e := &Engine{Config: c}
+	if c.Client != nil {
+		if f, ok := c.Client.KV.(Funded); ok {
+			e.budget = f.RetryBudget()
+		}
+	}
+	if e.budget == nil {
+		e.budget = NewBudget()
+	}
+	return e
 }
 
 // Stats returns the counters.
