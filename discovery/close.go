@@ -2,8 +2,7 @@ package discovery
 
 import (
 	"context"
-	"errors"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit/lease"
@@ -19,26 +18,24 @@ const markBound = 500 * time.Millisecond
 // A registration of [Registry.RegisterGRPC] drains first, and stops its server afterwards.
 func (g *Registration) Close() error {
 	g.closing.Do(func() {
+		g.mu.Lock()
+		g.over = true
+		owns := g.owns
+		g.mu.Unlock()
 		g.cancelOpening()
-		if g.owns.Load() {
-			_ = g.farewell(g.set.delay, g.set.delay+markBound)
+		if owns {
+			g.farewell(g.set.delay, g.set.delay+markBound)
 		} else {
-			_ = g.farewell(0, markBound)
+			g.farewell(0, markBound)
 		}
 		g.cancel(closedError("registration"))
 		<-g.opened
-		failures := make([]error, len(g.places))
-		var wg sync.WaitGroup
-		for n, p := range g.places {
-			wg.Go(func() { failures[n] = p.close() })
-		}
-		wg.Wait()
-		if err := errors.Join(failures...); err != nil {
+		if err := each(g.places, (*place).close); err != nil {
 			i := g.first()
 			g.err = fail("close", i.Service+"/"+i.ID, err)
 		}
 		g.r.leave(g)
-		if g.owns.Load() {
+		if owns {
 			g.stopServer()
 		}
 	})
@@ -55,14 +52,21 @@ func (g *Registration) cancelOpening() {
 	g.cancel(closedError("registration"))
 }
 
-// farewell marks the instance as draining. That it cannot is no reason not to leave.
-func (g *Registration) farewell(delay, bound time.Duration) error {
-	if g.State() != Registered && g.State() != Leaving {
-		return lease.ErrExpired
-	}
+// farewell marks the instance as draining wherever it is in etcd, and waits if it could. That it cannot is no reason not to
+// leave.
+func (g *Registration) farewell(delay, bound time.Duration) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(g.ctx), bound)
 	defer stop()
-	return g.drain(ctx, delay)
+	var marked atomic.Bool
+	_ = each(g.places, func(p *place) error {
+		if p.state() == lease.Alive && p.change(ctx, markDraining) == nil {
+			marked.Store(true)
+		}
+		return nil
+	})
+	if marked.Load() {
+		_ = g.turnElsewhere(ctx, delay)
+	}
 }
 
 // stopServer lets the server finish what it has begun, for a while.

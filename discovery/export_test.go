@@ -19,3 +19,6 @@ func Encode(grpcNaming bool, i *Instance) ([]byte, error) {
 
 // Same reports whether two instances are equal.
 func Same(a, b *Instance) bool { return a.same(b) }
+
+// Change changes what is to be in etcd as f says.
+func Change(g *Registration, f func(i *Instance)) error { return g.changeAll(g.ctx, f) }

@@ -2,6 +2,7 @@ package discovery_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ func inTime(t *testing.T, took, limit time.Duration) {
 type fleet struct {
 	regs  []*discovery.Registration
 	views []*discovery.Service // one for each client
+	conns []*fakeConn          // likewise
 	empty atomic.Int64         // how often a view had nothing to tell once it had had everything
 	least atomic.Int64         // the fewest that a view told of after that
 }
@@ -56,6 +58,9 @@ func settle(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.Duratio
 		s := view(t, r, "orders")
 		eventually(t, func() bool { return len(s.Instances()) == n })
 		f.views = append(f.views, s)
+		conn, _ := resolve(t, r, "orders")
+		eventually(t, func() bool { return len(conn.states.all()) > 0 })
+		f.conns = append(f.conns, conn)
 		s.Follow(func(list []discovery.Instance) {
 			if len(list) == 0 {
 				f.empty.Add(1)
@@ -108,16 +113,14 @@ func TestAllRegisterAnewAfterAnOutage(t *testing.T) {
 			assert.False(t, s.Stats().Live)
 			require.Error(t, s.Err())
 		}
-		var back time.Time
 		if again == "on empty data" {
 			srv.Wipe()
-			back = time.Now()
 		} else {
 			srv.Restart()
-			back = time.Now()
-			eventually(t, func() bool { return f.registered() == n })
 		}
+		back := time.Now()
 		took := f.there(t, srv, back)
+		eventually(t, func() bool { return f.registered() == n }, "they know that they are back")
 		t.Logf("%s: %d instances of %d clients registered %v after etcd was back from %v", again, n, clients, took, outage)
 		inTime(t, took, 5*time.Second)
 		for _, s := range f.views {
@@ -128,6 +131,11 @@ func TestAllRegisterAnewAfterAnOutage(t *testing.T) {
 	assert.Zero(t, f.empty.Load(), "no view was ever empty")
 	t.Logf("no view told of fewer than %d", f.least.Load())
 	assert.GreaterOrEqual(t, f.least.Load(), int64(n/2), "what is lost before it could be registered anew is held back")
+	for _, conn := range f.conns {
+		for _, addrs := range conn.addrs() {
+			assert.GreaterOrEqual(t, len(addrs), n/2, "gRPC always has somewhere to go")
+		}
+	}
 	for _, reg := range f.regs {
 		require.NoError(t, reg.Close())
 	}
@@ -183,25 +191,39 @@ func TestAViewConvergesAfterCompactionAndReplacement(t *testing.T) {
 	direct, _ := over(t, srv.Client(t, harden), "app")
 	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	s := view(t, r, "orders")
-	one := register(t, direct, some("orders", "0"))
+	numbered := func(n int) discovery.Instance {
+		i := some("orders", strconv.Itoa(n))
+		i.Port = n + 1
+		return i
+	}
+	one := register(t, direct, numbered(0))
 	shows(t, s, "0")
+	conn, _ := resolve(t, r, "orders")
+	goesTo := func(port int) func() bool {
+		return func() bool {
+			all := conn.addrs()
+			return len(all) > 0 && slices.Equal(all[len(all)-1], []string{"10.0.0.1:" + strconv.Itoa(port)})
+		}
+	}
+	eventually(t, goesTo(1))
 	var worst time.Duration
 	for n := range size(3, 50) {
 		proxy.Refuse()
 		proxy.Cut()
 		require.NoError(t, one.Close())
-		one = register(t, direct, some("orders", strconv.Itoa(n+1)))
+		one = register(t, direct, numbered(n+1))
 		srv.Compact(0)
 		assert.Equal(t, []string{strconv.Itoa(n)}, ids(s.Instances()))
 		proxy.Heal()
 		healed := time.Now()
 		shows(t, s, strconv.Itoa(n+1))
+		eventually(t, goesTo(n+2), "gRPC is told, too")
 		worst = max(worst, time.Since(healed))
 		assert.Zero(t, s.Stats().Held, "what was replaced is not held back")
 		i := one.Instance() // a change on the new stream: the next outage is another one, not the same that goes on
-		i.Port++
+		i.Port += 1000
 		require.NoError(t, one.Update(timely(t), i))
-		eventually(t, func() bool { return s.Instances()[0].Port == i.Port })
+		eventually(t, goesTo(i.Port))
 	}
 	t.Logf("converged %v after the heal, at worst", worst)
 	inTime(t, worst, 2*time.Second)

@@ -34,7 +34,8 @@ func (l *layout) key(service, id string) string { return l.dir(service) + id }
 // split takes a key below top apart.
 func (l *layout) split(rest string) (service, id string, ok bool) {
 	service, id, ok = strings.Cut(rest, l.below)
-	return service, id, ok && segment("service", service) == nil && id != ""
+	ok = ok && segment("service", service) == nil && id != ""
+	return service, id, ok && (l.top == "" || segment("id", id) == nil) // client/v3/naming allows more
 }
 
 // record is the JSON value of an instance.

@@ -6,20 +6,18 @@ import (
 	"fmt"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// How a lease is looked at. Etcd tells in whole seconds how much is left of it.
+// How a lease is looked at. Etcd tells in whole seconds, rounded down, how much is left of it.
 const (
 	looksPerTTL = 30
 	looksLeast  = 250 * time.Millisecond
 	looksMost   = time.Second
-	grain       = 1500 * time.Millisecond
+	grain       = time.Second
 )
 
 // outlive waits until the key of a predecessor that has crashed is gone with its lease. Whether it has crashed shows by the
@@ -70,25 +68,22 @@ var (
 
 // lookAt looks at the lease until the key has changed.
 func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan struct{}) error {
+	_, bounded := ctx.Deadline()
 	every := min(max(p.r.ttl/looksPerTTL, looksLeast), looksMost)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var expected time.Time // when the lease ends if nobody renews it
+	var end expiry
 	for {
-		left, err := p.left(ctx, taken.Lease)
+		asked := time.Now()
+		info, err := p.r.leases.Describe(ctx, taken.Lease)
 		gone := errors.Is(err, lease.ErrNotFound) // and the key with it
 		switch {
 		case gone:
-		case err != nil && ctx.Err() == nil && hopeless(err):
+		case err != nil && ctx.Err() == nil && (hopeless(err) || !bounded):
 			return reason(err)
 		case err == nil:
-			taken.Remaining = left
-			ends := time.Now().Add(left)
-			if expected.IsZero() {
-				expected = ends
-			}
-			if ends.Sub(expected) > grain {
-				taken.Renewed = true
+			taken.Remaining = info.Remaining
+			if taken.Renewed = end.moved(asked, time.Now(), info.Remaining); taken.Renewed {
 				return taken
 			}
 		}
@@ -105,8 +100,19 @@ func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan st
 	}
 }
 
-// left is how long a lease will live if nobody renews it.
-func (p *place) left(ctx context.Context, id clientv3.LeaseID) (time.Duration, error) {
-	info, err := p.r.leases.Describe(ctx, id)
-	return info.Remaining, err
+// expiry is when a lease ends if nobody renews it.
+type expiry struct{ latest time.Time }
+
+// moved takes in how much was left of the lease at least when an answer came, and reports whether it must have been renewed
+// since the first. How long the answer took does not matter: it is counted as if the lease had been looked at early now, and
+// late before.
+func (e *expiry) moved(asked, answered time.Time, left time.Duration) bool {
+	if left == 0 {
+		return false // it may be over already
+	}
+	earliest, latest := answered.Add(left), answered.Add(left+answered.Sub(asked)+grain)
+	if e.latest.IsZero() || latest.Before(e.latest) {
+		e.latest = latest
+	}
+	return earliest.After(e.latest)
 }

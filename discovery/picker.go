@@ -7,6 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Picker picks instances of a service by a policy, and leaves those alone for a while that fail. It is safe for concurrent
@@ -73,7 +76,7 @@ func (p *Picker) Pick() (Pick, error) { return p.PickFor("") }
 // PickFor picks an instance for a key, which is the same for the same key where the policy is [Sticky].
 func (p *Picker) PickFor(key string) (Pick, error) {
 	s := p.now.Load()
-	if s == nil || s.from != p.v.now.Load() || s.aging && !time.Now().Before(s.next) {
+	if p.outdated(s) {
 		s = p.rebuild()
 	}
 	if len(s.nodes) == 0 {
@@ -95,22 +98,32 @@ func (k Pick) Done(err error) {
 	if k.n == nil {
 		return
 	}
-	k.n.load.Add(-1)
+	if k.n.load.Add(-1) < 0 { // it was done twice
+		k.n.load.Add(1)
+	}
 	switch {
 	case err == nil:
 		if k.n.inARow.Load() != 0 {
 			k.n.inARow.Store(0)
 		}
-	case errors.Is(err, context.Canceled) || k.p.fails == 0:
+	case k.p.fails == 0 || errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled:
 	case k.n.inARow.Add(1) >= k.p.fails:
 		k.p.eject(k.n.instance.ID)
 	}
+}
+
+// outdated reports whether a slate is not of the instances as they are.
+func (p *Picker) outdated(s *slate) bool {
+	return s == nil || s.from != p.v.now.Load() || s.aging && !time.Now().Before(s.next)
 }
 
 // rebuild makes the slate of the instances as they are.
 func (p *Picker) rebuild() *slate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if s := p.now.Load(); !p.outdated(s) { // another pick was faster
+		return s
+	}
 	s := p.build(p.v.now.Load(), time.Now())
 	p.now.Store(s)
 	return s
@@ -145,7 +158,7 @@ func (p *Picker) renew(old *node, i *Instance) *node {
 	}
 	n := &node{instance: i, hash: old.hash, load: old.load, inARow: old.inARow, until: old.until, times: old.times}
 	if !i.Registered.Equal(old.instance.Registered) || i.Addr() != old.instance.Addr() {
-		n.inARow, n.until, n.times = new(atomic.Int32), time.Time{}, 0
+		return &node{instance: i, hash: old.hash, load: new(atomic.Int64), inARow: new(atomic.Int32)}
 	}
 	return n
 }

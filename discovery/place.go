@@ -15,19 +15,23 @@ import (
 
 // place is one key that an instance is registered under.
 type place struct {
-	r   *Registry
-	key string
+	r    *Registry
+	key  string
+	life context.Context //nolint:containedctx // that of the registration
 
 	turn chan struct{} // full while somebody changes what is to be there
+	late sync.WaitGroup
 
-	mu    sync.Mutex
-	want  Instance
-	value []byte
-	held  *lease.Key // nil until the first success
+	mu     sync.Mutex
+	want   Instance
+	value  []byte
+	held   *lease.Key // nil until the first success
+	untold bool       // held does not know of value yet
+	closed bool       // late does not grow any more
 }
 
-func (r *Registry) newPlace(i Instance) (*place, error) {
-	p := &place{r: r, key: r.layout.key(i.Service, i.ID), turn: make(chan struct{}, 1)}
+func (r *Registry) newPlace(life context.Context, i Instance) (*place, error) {
+	p := &place{r: r, key: r.layout.key(i.Service, i.ID), life: life, turn: make(chan struct{}, 1)}
 	if err := p.set(i); err != nil {
 		return nil, err
 	}
@@ -58,17 +62,57 @@ func (p *place) change(ctx context.Context, f func(i *Instance)) error {
 		return err
 	}
 	defer func() { <-p.turn }()
-	i, _, held := p.get()
+	i, _, _ := p.get()
 	f(&i)
-	if err := p.set(i); err != nil || held == nil {
+	if err := p.set(i); err != nil {
 		return err
 	}
-	_, value, _ := p.get()
+	_, value, held := p.get() // now: if it is not there yet, then whoever opens it finds the new value
+	if held == nil {
+		return nil
+	}
 	err := held.Update(ctx, value)
-	if errors.Is(err, kv.ErrExists) { // it was lost, and found by somebody else
-		return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, since: true}
+	switch {
+	case err == nil:
+		p.told(true)
+	case errors.Is(err, kv.ErrExists): // it was lost, and found by somebody else
+		return p.takenMeanwhile()
+	case ctx.Err() != nil: // perhaps before it was the key's turn to listen
+		p.tellLater(held)
 	}
 	return reason(err)
+}
+
+// takenMeanwhile is the error where somebody else has the ID who had it not before.
+func (p *place) takenMeanwhile() error {
+	i, _, _ := p.get()
+	return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, since: true}
+}
+
+// told notes whether the key knows what is to be there.
+func (p *place) told(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.untold = !yes
+}
+
+// tellLater tells the key of what is to be there when it listens, which it does not while it is being restored.
+func (p *place) tellLater(held *lease.Key) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.untold || p.closed {
+		return
+	}
+	p.untold = true
+	p.late.Go(func() {
+		if p.take(p.life) != nil {
+			return
+		}
+		defer func() { <-p.turn }()
+		_, value, _ := p.get()
+		_ = held.Update(p.life, value) // from then on it is the key's business
+		p.told(true)
+	})
 }
 
 func (p *place) take(ctx context.Context) error {
@@ -80,20 +124,28 @@ func (p *place) take(ctx context.Context) error {
 	}
 }
 
+// clearings is how often what is in the way is cleared away before that is seen to be no use.
+const clearings = 5
+
 // open creates the key and waits until it is there. While it is not, what is to be there may change.
 func (p *place) open(ctx context.Context, takeover bool) error {
 	_, bounded := ctx.Deadline()
 	wait := newBackoff()
-	for {
+	for cleared := 0; ; {
 		err := p.try(ctx)
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, kv.ErrExists):
-			if err = p.clear(ctx, takeover); err == nil {
+			if bad := p.clear(ctx, takeover); bad != nil {
+				return bad
+			}
+			if cleared++; cleared == 1 {
 				continue
 			}
-			return err
+			if cleared > clearings { // somebody puts it back each time
+				return p.takenMeanwhile()
+			}
 		case ctx.Err() != nil, hopeless(err), !bounded:
 			return reason(err)
 		}
@@ -152,8 +204,19 @@ func (p *place) state() lease.State {
 	return lease.Suspended
 }
 
-// close deletes the key if it is ours.
+// marked reports whether the key says that the instance leaves.
+func (p *place) marked() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held != nil && !p.untold && p.want.Status == Draining
+}
+
+// close deletes the key if it is ours. The registration is over by then.
 func (p *place) close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.late.Wait()
 	if _, _, held := p.get(); held != nil {
 		return reason(held.Close())
 	}

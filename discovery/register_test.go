@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -151,16 +150,6 @@ func TestALivingDuplicateIsTaken(t *testing.T) {
 	_, err = other.Register(timely(t), some("orders", "b"))
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.ErrorContains(t, err, "has no lease")
-}
-
-// leftover is the key of a process that has crashed just now.
-func leftover(t *testing.T, cli *clientv3.Client, key string, ttl int64) {
-	t.Helper()
-	l, err := cli.Grant(t.Context(), ttl)
-	require.NoError(t, err)
-	value := `{"serviceName":"orders","instanceId":"a","host":"10.9.9.9","port":1}`
-	_, err = cli.Put(t.Context(), key, value, clientv3.WithLease(l.ID))
-	require.NoError(t, err)
 }
 
 func TestWhatACrashedProcessHasLeftIsWaitedOut(t *testing.T) {

@@ -11,37 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
-	"github.com/etcdkit/etcdkit/lease"
 )
-
-// State says how a registration is doing.
-type State int
-
-const (
-	// Registered means that the instance is, as far as is known, in etcd.
-	Registered State = iota
-	// Suspended means that it is not: it was not registered yet, it is being restored, or somebody else has its ID.
-	Suspended
-	// Leaving means that it is marked as draining.
-	Leaving
-	// Closed means that it is over.
-	Closed
-)
-
-// String is the state in lower case.
-func (s State) String() string {
-	switch s {
-	case Registered:
-		return "registered"
-	case Suspended:
-		return "suspended"
-	case Leaving:
-		return "leaving"
-	case Closed:
-		return "closed"
-	}
-	return "unknown"
-}
 
 // Registration is an instance that is registered for as long as its process lives and Close is not called. It is desired
 // state: after the loss of its lease, after its key was deleted or overwritten, after an outage of etcd of any length, it
@@ -51,7 +21,10 @@ type Registration struct {
 	set    registering
 	places []*place
 	server *grpc.Server // nil where there is none
-	owns   atomic.Bool  // the server is to be stopped by Close
+
+	mu   sync.Mutex
+	owns bool // the server is to be stopped by Close
+	over bool // Close was called
 
 	ctx    context.Context //nolint:containedctx // the registration's own life, which it hands out
 	cancel context.CancelCauseFunc
@@ -86,18 +59,11 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 	if bad != nil {
 		return nil, fail(op, name, bad)
 	}
-	reg := &Registration{r: r, set: set, server: srv, opened: make(chan struct{})}
-	for _, i := range all {
-		i = i.clone()
-		i.Status, i.Registered = Up, time.Now().UTC().Truncate(time.Millisecond)
-		p, err := r.newPlace(i)
-		if err != nil {
-			return nil, fail(op, name, err)
-		}
-		reg.places = append(reg.places, p)
+	reg, err := r.newRegistration(srv, all, set)
+	if err == nil {
+		err = r.enter(reg)
 	}
-	reg.ctx, reg.cancel = context.WithCancelCause(r.life)
-	if err := r.enter(reg); err != nil {
+	if err != nil {
 		reg.cancel(err)
 		return nil, fail(op, name, err)
 	}
@@ -107,8 +73,35 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 		_ = reg.Close() // what is there of it
 		return nil, fail(op, name, err)
 	}
-	reg.owns.Store(srv != nil)
+	if !reg.own() {
+		_ = reg.Close() // which is under way
+		return nil, fail(op, name, errs.Closed)
+	}
 	return reg, nil
+}
+
+func (r *Registry) newRegistration(srv *grpc.Server, all []Instance, set registering) (*Registration, error) {
+	reg := &Registration{r: r, set: set, server: srv, opened: make(chan struct{})}
+	reg.ctx, reg.cancel = context.WithCancelCause(r.life)
+	for _, i := range all {
+		i = i.clone()
+		i.Status, i.Registered = Up, time.Now().UTC().Truncate(time.Millisecond)
+		p, err := r.newPlace(reg.ctx, i)
+		if err != nil {
+			return reg, err
+		}
+		reg.places = append(reg.places, p)
+	}
+	return reg, nil
+}
+
+// own makes the server the registration's own, if there is one. It reports false if the registry was faster, and has
+// closed the registration: then the server is the caller's still.
+func (g *Registration) own() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.owns = g.server != nil && !g.over
+	return !g.over
 }
 
 // openWithin opens all places as long as ctx allows.
@@ -128,17 +121,13 @@ func (g *Registration) openWithin(ctx context.Context) error {
 // openAll opens all places, at once.
 func (g *Registration) openAll(open func(p *place) error) error {
 	defer close(g.opened)
-	failures := make([]error, len(g.places))
-	var wg sync.WaitGroup
-	for n, p := range g.places {
-		wg.Go(func() {
-			if failures[n] = open(p); failures[n] == nil {
-				g.watchOver(p)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(failures...)
+	return each(g.places, func(p *place) error {
+		err := open(p)
+		if err == nil {
+			g.watchOver(p)
+		}
+		return err
+	})
 }
 
 // insist opens a place however long that takes.
@@ -177,22 +166,6 @@ func (g *Registration) Instance() Instance { return g.first() }
 // back. State tells what is the case at present.
 func (g *Registration) Context() context.Context { return g.ctx }
 
-// State says how the registration is doing. It sends nothing.
-func (g *Registration) State() State {
-	if g.ctx.Err() != nil {
-		return Closed
-	}
-	for _, p := range g.places {
-		if p.state() != lease.Alive {
-			return Suspended
-		}
-	}
-	if g.marked.Load() != nil {
-		return Leaving
-	}
-	return Registered
-}
-
 // Update changes the instance, all of it but Service, ID, Status and Registered; Service and ID may be left empty. It keeps
 // the lease. One RPC; none when nothing has changed.
 //
@@ -204,9 +177,7 @@ func (g *Registration) Update(ctx context.Context, i Instance) error {
 	was := g.first()
 	name := was.Service + "/" + was.ID
 	bad := g.usable(ctx)
-	switch {
-	case len(g.places) > 1 && i.Service == "":
-	case i.Service != "" && i.Service != was.Service, i.ID != "" && i.ID != was.ID:
+	if i.Service != "" && i.Service != was.Service || i.ID != "" && i.ID != was.ID {
 		bad = errors.Join(bad, invalid("%s/%s is another instance", errs.Quote(i.Service), errs.Quote(i.ID)))
 	}
 	i.Service, i.ID, i.Status = was.Service, was.ID, ""
@@ -238,10 +209,15 @@ func (g *Registration) usable(ctx context.Context) error {
 
 // changeAll changes the instance at all places, at once.
 func (g *Registration) changeAll(ctx context.Context, f func(*Instance)) error {
-	failures := make([]error, len(g.places))
+	return each(g.places, func(p *place) error { return p.change(ctx, f) })
+}
+
+// each does something at all places, at once.
+func each(places []*place, f func(p *place) error) error {
+	failures := make([]error, len(places))
 	var wg sync.WaitGroup
-	for n, p := range g.places {
-		wg.Go(func() { failures[n] = p.change(ctx, f) })
+	for n, p := range places {
+		wg.Go(func() { failures[n] = f(p) })
 	}
 	wg.Wait()
 	return errors.Join(failures...)
@@ -252,20 +228,23 @@ func (g *Registration) changeAll(ctx context.Context, f func(*Instance)) error {
 // first call. When the mark cannot be made, because etcd is away, it returns the error at once.
 func (g *Registration) Drain(ctx context.Context) error {
 	i := g.first()
-	if err := g.drain(ctx, g.set.delay); err != nil {
+	err := g.usable(ctx)
+	if err == nil {
+		err = g.changeAll(ctx, markDraining)
+	}
+	if err == nil {
+		err = g.turnElsewhere(ctx, g.set.delay)
+	}
+	if err != nil {
 		return fail("drain", i.Service+"/"+i.ID, err)
 	}
 	return nil
 }
 
-// drain marks the instance and waits.
-func (g *Registration) drain(ctx context.Context, delay time.Duration) error {
-	if err := g.usable(ctx); err != nil {
-		return err
-	}
-	if err := g.changeAll(ctx, func(i *Instance) { i.Status = Draining }); err != nil {
-		return err
-	}
+func markDraining(i *Instance) { i.Status = Draining }
+
+// turnElsewhere waits until clients have turned elsewhere: for some time after the mark was made first.
+func (g *Registration) turnElsewhere(ctx context.Context, delay time.Duration) error {
 	now := time.Now()
 	g.marked.CompareAndSwap(nil, &now)
 	if left := delay - time.Since(*g.marked.Load()); left > 0 && !pause(ctx, left) {

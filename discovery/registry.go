@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
@@ -32,15 +33,15 @@ type Registry struct {
 	life   context.Context //nolint:containedctx // of everything that the registry has begun
 	finish context.CancelCauseFunc
 
-	mu        sync.Mutex
-	closed    bool
-	mine      map[string]*Registration // by key
-	all       map[*Registration]struct{}
-	views     map[string]*view
-	services  map[*Service]struct{}
-	followers sync.WaitGroup
-	shut      sync.Once
-	err       error
+	mu       sync.Mutex
+	closed   bool
+	mine     map[string]*Registration // by key
+	all      map[*Registration]struct{}
+	views    map[string]*view
+	services map[*Service]struct{}
+	running  sync.WaitGroup // followers of names, and resolvers; does not grow once closed
+	shut     sync.Once
+	err      error
 }
 
 // New returns a registry over the parts of a client. It sends nothing. What is wrong with the options is returned by every
@@ -71,7 +72,7 @@ func (r *Registry) usable(ctx context.Context) error {
 	case r.life.Err() != nil:
 		return errs.Closed
 	}
-	return ctx.Err()
+	return retry.ContextError(ctx)
 }
 
 // OpenService opens a view of the instances of a service, and returns when they are there and followed. ctx bounds that
@@ -167,10 +168,20 @@ func (r *Registry) Close() error {
 		for _, v := range views { // that are being opened
 			v.end()
 		}
-		r.followers.Wait()
+		r.running.Wait()
 		r.err = errors.Join(failures...)
 	})
 	return r.err
+}
+
+// spawn runs f in a goroutine that Close waits for. It reports false once the registry is closed.
+func (r *Registry) spawn(f func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.running.Go(f)
+	}
+	return !r.closed
 }
 
 // enter makes a registration the one of its keys in this registry.
@@ -218,7 +229,7 @@ func (r *Registry) Services(ctx context.Context) ([]string, error) {
 			if err != nil {
 				return nil, fail(op, "", reason(err))
 			}
-			if service, _, ok := r.layout.split(key[len(r.layout.top):]); ok {
+			if service, ok := r.serviceOf(key, nil); ok {
 				found[service] = struct{}{}
 			}
 		}

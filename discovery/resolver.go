@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/experimental/balancer/weight"
 	"google.golang.org/grpc/resolver"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // Scheme is that of the targets of [Registry.Resolver].
@@ -66,7 +68,10 @@ func (b *builder) Build(t resolver.Target, cc resolver.ClientConn, o resolver.Bu
 	}
 	var ctx context.Context
 	ctx, g.cancel = context.WithCancel(b.r.life)
-	go g.run(ctx)
+	if !b.r.spawn(func() { g.run(ctx) }) {
+		g.cancel()
+		return nil, fail(op, t.String(), errs.Closed)
+	}
 	return g, nil
 }
 

@@ -37,9 +37,13 @@ func (s *Service) Name() string { return s.v.service }
 // that pass all filters. The slice is the caller's, Tags and Metadata of the instances are shared. After Close it returns
 // the last ones.
 func (s *Service) Instances(f ...Filter) []Instance {
-	list := s.v.now.Load().list
-	out := make([]Instance, 0, len(list))
-	for _, i := range list {
+	return s.v.now.Load().instances(f)
+}
+
+// instances are those that pass all filters.
+func (s *snapshot) instances(f []Filter) []Instance {
+	out := make([]Instance, 0, len(s.list))
+	for _, i := range s.list {
 		if passes(i, f) {
 			out = append(out, *i)
 		}
@@ -70,7 +74,7 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 				continue
 			}
 			last = now
-			list := s.Instances()
+			list := now.instances(nil)
 			calls.Lock()
 			begin := ctx.Err() == nil
 			calls.Unlock()

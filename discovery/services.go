@@ -38,7 +38,7 @@ func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	w.f.begin, w.f.handle = w.begin, w.handle
 	ctx, cancel := context.WithCancel(r.life)
 	var calls sync.Mutex
-	r.followers.Go(func() {
+	r.running.Go(func() {
 		wait := newBackoff()
 		for ctx.Err() == nil { // a watch that has never been live is tried again, too
 			w.f.run(ctx)
@@ -46,7 +46,7 @@ func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 			pause(ctx, wait.NextBackOff())
 		}
 	})
-	r.followers.Go(func() { w.tell(ctx, f, &calls) })
+	r.running.Go(func() { w.tell(ctx, f, &calls) })
 	return func() {
 		calls.Lock()
 		defer calls.Unlock()

@@ -33,6 +33,7 @@ type view struct {
 	fresh    map[string]struct{} // of a watch that has begun: what it has told of; nil when it has told everything
 	lost     map[string]struct{} // since the last batch without More
 	revision int64
+	partial  bool        // more of what has begun to be told of is to come
 	timer    *time.Timer // until something is held back no longer
 	closed   bool
 	bells    map[chan struct{}]struct{}
@@ -116,7 +117,7 @@ func (v *view) handle(b watch.Batch) {
 		delete(v.lost, id)
 		v.records[id] = &entry{Instance: i}
 	}
-	if !b.More {
+	if v.partial = b.More; !v.partial {
 		v.commit(b)
 	}
 }
@@ -228,7 +229,9 @@ func (v *view) expire() {
 	if !next.IsZero() {
 		v.expireIn(next.Sub(now))
 	}
-	v.publish()
+	if !v.partial {
+		v.publish()
+	}
 }
 
 // publish shows the instances, and wakes up who follows them, if they are not as they were.

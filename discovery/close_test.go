@@ -1,0 +1,103 @@
+package discovery_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestAServiceThatWasTakenOverDoesNotKeepTheOthersFromDraining(t *testing.T) {
+	t.Parallel()
+	const delay = time.Second
+	dir := etcdtest.Prefix(t)
+	r, p := process(t, dir)
+	thief, _ := process(t, dir)
+	one := serve(t, "one", sayService, "test.Other")
+	reg, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
+	require.NoError(t, err)
+	register(t, thief, one.instance("test.Other"), discovery.WithTakeover())
+	eventually(t, func() bool { return reg.State() == discovery.Suspended })
+
+	var told journal[[]discovery.Instance]
+	view(t, thief, sayService).Follow(told.add)
+	began := time.Now()
+	require.NoError(t, reg.Close())
+	assert.GreaterOrEqual(t, time.Since(began), delay, "clients have time to turn elsewhere")
+	eventually(t, func() bool { all := told.all(); return len(all[len(all)-1]) == 0 })
+	all := told.all()
+	require.Len(t, all, 3)
+	assert.Equal(t, discovery.Draining, all[1][0].Status)
+	assert.Len(t, keys(t, p.cli, dir), 1, "what was taken over stays")
+}
+
+func TestAnUpdateOfAnotherInstanceIsRefused(t *testing.T) {
+	t.Parallel()
+	r, _ := process(t, etcdtest.Prefix(t))
+	one := serve(t, "one", sayService, "test.Other")
+	both, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(0))
+	require.NoError(t, err)
+	for _, reg := range []*discovery.Registration{both, register(t, r, one.instance("single"))} {
+		other := one.instance("")
+		other.ID = "two"
+		require.ErrorIs(t, reg.Update(timely(t), other), discovery.ErrInvalid)
+		require.ErrorIs(t, reg.Update(timely(t), one.instance("x")), discovery.ErrInvalid)
+		assert.Equal(t, "one", reg.Instance().ID)
+	}
+}
+
+func TestAServerThatWasRegisteredIsStoppedWheneverTheRegistryIsClosed(t *testing.T) {
+	t.Parallel()
+	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
+	for n := range size(100, 1000) {
+		r := discovery.New(p)
+		s := serve(t, "one")
+		var all sync.WaitGroup
+		all.Go(func() {
+			<-time.NewTimer(time.Duration(n%40) * 100 * time.Microsecond).C
+			assert.NoError(t, r.Close())
+		})
+		_, err := r.RegisterGRPC(timely(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0))
+		all.Wait()
+		if err == nil {
+			<-s.stopped
+			continue
+		}
+		require.ErrorIs(t, err, discovery.ErrClosed)
+		select {
+		case <-s.stopped:
+			t.Error("the server of a registration that failed is left alone")
+		default:
+		}
+		s.Stop()
+	}
+	eventually(t, func() bool { return len(keys(t, p.cli, p.dir)) == 0 }, "what was cut off is cleaned up in the background")
+}
+
+func TestClosingARegistryWaitsForItsResolvers(t *testing.T) {
+	t.Parallel()
+	r, p := process(t, etcdtest.Prefix(t))
+	put(t, p, "services/echo/instances/a", `{"host":"h","port":1}`)
+	entered, closed, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	early := false
+	resolve(t, r, "echo", discovery.Only(func(*discovery.Instance) bool {
+		close(entered)
+		defer close(left)
+		select {
+		case <-closed:
+			early = true
+		case <-time.NewTimer(100 * time.Millisecond).C:
+		}
+		return true
+	}))
+	<-entered
+	require.NoError(t, r.Close())
+	close(closed)
+	<-left
+	assert.False(t, early, "a filter still ran when the registry was closed")
+}

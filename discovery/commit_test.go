@@ -1,0 +1,122 @@
+package discovery
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// told is a view that is told of n instances, named "0" and so on, as a watch would.
+func told(t *testing.T, n int) *view {
+	t.Helper()
+	set, err := newSettings([]Option{WithGrace(10 * time.Second)})
+	require.NoError(t, err)
+	v := newView(nil, "s", &set)
+	v.begin()
+	b := watch.Batch{Kind: watch.Snapshot, Revision: 100}
+	for i := range n {
+		b.Events = append(b.Events, here(fmt.Sprint(i), `{"host":"h","port":1}`))
+	}
+	v.handle(b)
+	return v
+}
+
+func here(id, value string) watch.Event {
+	return watch.Event{Type: watch.Put, Key: "services/s/instances/" + id, Value: []byte(value)}
+}
+
+func gone(id string) watch.Event {
+	return watch.Event{Type: watch.Delete, Key: "services/s/instances/" + id}
+}
+
+func shown(v *view) (ids []string) {
+	for _, i := range v.now.Load().list {
+		ids = append(ids, i.ID)
+	}
+	return ids
+}
+
+func TestHalfOfAListIsNotShownWhenSomethingIsHeldBackNoLonger(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := told(t, 3)
+		v.handle(watch.Batch{Kind: watch.Live, Revision: 101, Events: []watch.Event{gone("0"), gone("1")}})
+		assert.Equal(t, []string{"0", "1", "2"}, shown(v), "a sudden loss")
+		v.handle(watch.Batch{Kind: watch.Resync, Revision: 110, More: true, Events: []watch.Event{here("5", `{"host":"h","port":1}`)}})
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, []string{"0", "1", "2"}, shown(v), "not before all is known")
+		v.handle(watch.Batch{Kind: watch.Resync, Revision: 110, Events: []watch.Event{here("6", `{"host":"h","port":1}`)}})
+		assert.Equal(t, []string{"2", "5", "6"}, shown(v))
+	})
+}
+
+func TestWhatIsHeldBackGoesInItsOwnTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := told(t, 8)
+		lose := func(ids ...string) {
+			b := watch.Batch{Kind: watch.Live, Revision: v.revision + 1}
+			for _, id := range ids {
+				b.Events = append(b.Events, gone(id))
+			}
+			v.handle(b)
+		}
+		lose("0", "1", "2", "3", "4")
+		for _, id := range []string{"5", "6", "7"} { // others are lost before the time of the first is up
+			time.Sleep(3 * time.Second)
+			lose(id)
+		}
+		assert.Equal(t, []string{"0", "1", "2", "3", "4", "5", "6", "7"}, shown(v))
+		for _, left := range [][]string{{"5", "6", "7"}, {"6", "7"}, {"7"}, nil} {
+			time.Sleep(1001 * time.Millisecond)
+			synctest.Wait()
+			assert.Equal(t, left, shown(v))
+			time.Sleep(1999 * time.Millisecond)
+		}
+	})
+}
+
+func TestARestoredClusterLosesNobodyWhoIsWell(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := told(t, 4)
+		v.handle(watch.Batch{Kind: watch.Resync, Revision: 40, Events: []watch.Event{gone("3"), here("2", `{"host":"old","port":1}`)}})
+		assert.Equal(t, []string{"0", "1", "2", "3"}, shown(v), "one of four: but the history is another one")
+		v.handle(watch.Batch{Kind: watch.Live, Revision: 41, Events: []watch.Event{here("3", `{"host":"h","port":3}`)}})
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		assert.Equal(t, []string{"0", "1", "2", "3"}, shown(v), "it has registered anew")
+		v.handle(watch.Batch{Kind: watch.Live, Revision: 42, Events: []watch.Event{gone("3")}})
+		assert.Equal(t, []string{"0", "1", "2"}, shown(v), "revisions go on from there")
+	})
+}
+
+func TestWhoDrainsGoesAtOnceAlsoInAList(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v := told(t, 4)
+		for _, id := range []string{"0", "1", "2"} {
+			v.handle(watch.Batch{Kind: watch.Live, Revision: 101, Events: []watch.Event{here(id, `{"host":"h","port":1,"status":"draining"}`)}})
+		}
+		v.begin() // a watch that has begun anew tells everything
+		v.handle(watch.Batch{Kind: watch.Snapshot, Revision: 120, Events: []watch.Event{here("3", `{"host":"h","port":1}`)}})
+		assert.Equal(t, []string{"3"}, shown(v))
+		v.begin()
+		v.handle(watch.Batch{Kind: watch.Snapshot, Revision: 121})
+		assert.Equal(t, []string{"3"}, shown(v), "the last one, which said nothing")
+		v.begin()
+		v.handle(watch.Batch{Kind: watch.Snapshot, Revision: 122, Events: []watch.Event{here("3", `{"host":`)}})
+		assert.Equal(t, []string{"3"}, shown(v), "what was known of it stays")
+		assert.Len(t, v.bad, 1)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Empty(t, shown(v), "it was held back, and a value that is of no use does not bring it back")
+	})
+}

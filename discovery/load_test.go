@@ -1,0 +1,112 @@
+package discovery_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/discovery"
+)
+
+// loads is a policy that takes the n-th, and says how many picks of each are under way.
+type loads struct {
+	n    int
+	seen []int
+}
+
+func (l *loads) Choose(c discovery.Candidates, _ string) int {
+	l.seen = l.seen[:0]
+	for n := range c.Len() {
+		l.seen = append(l.seen, c.Load(n))
+	}
+	return l.n
+}
+
+func TestWorkThatIsDoneTwiceLeavesNoDebt(t *testing.T) {
+	t.Parallel()
+	s, _ := pool(t, 2, nil)
+	l := &loads{}
+	p := s.Picker(l)
+	for range 10 {
+		k, err := p.Pick()
+		require.NoError(t, err)
+		k.Done(nil)
+		k.Done(nil)
+	}
+	one, err := p.Pick()
+	require.NoError(t, err)
+	_, err = p.Pick()
+	require.NoError(t, err)
+	assert.Equal(t, []int{1, 0}, l.seen)
+	one.Done(nil)
+}
+
+func TestWorkThatIsNeverDoneIsForgottenWithTheProcess(t *testing.T) {
+	t.Parallel()
+	s, p := pool(t, 2, nil)
+	l := &loads{}
+	picker := s.Picker(l)
+	var old discovery.Pick
+	for range 11 {
+		k, err := picker.Pick()
+		require.NoError(t, err)
+		old = k
+	}
+	assert.Equal(t, []int{10, 0}, l.seen)
+	put(t, p, "services/s/instances/00", `{"host":"h","port":1,"zone":"z"}`)
+	eventually(t, func() bool { return s.Instances()[0].Zone == "z" })
+	_, err := picker.Pick()
+	require.NoError(t, err)
+	assert.Equal(t, []int{11, 0}, l.seen, "it is the same process still")
+	put(t, p, "services/s/instances/00", `{"host":"h","port":1,"registrationTime":1700000000000}`)
+	eventually(t, func() bool { return s.Instances()[0].Zone == "" })
+	_, err = picker.Pick()
+	require.NoError(t, err)
+	assert.Equal(t, []int{0, 0}, l.seen, "another process has done nothing yet")
+	old.Done(nil)
+	_, err = picker.Pick()
+	require.NoError(t, err)
+	assert.Equal(t, []int{1, 0}, l.seen, "nor does it get the credit of the old one")
+}
+
+func TestWhatIsCanceledIsNobodysFault(t *testing.T) {
+	t.Parallel()
+	s, _ := pool(t, 2, nil, discovery.WithEjection(1, 1<<40))
+	p := s.Picker(nil)
+	for _, err := range []error{
+		context.Canceled, fmt.Errorf("call: %w", context.Canceled), status.Error(codes.Canceled, "the caller has left"),
+		fmt.Errorf("call: %w", status.Error(codes.Canceled, "the caller has left")),
+	} {
+		failPicks(t, p, 100, err, "00")
+		assert.Len(t, tally(t, p, 10), 2, "%v", err)
+	}
+	failPicks(t, p, 1, status.Error(codes.Unavailable, "gone"), "00")
+	assert.Equal(t, map[string]int{"01": 10}, tally(t, p, 10))
+}
+
+func TestTheOwnersOfKeysStayTheSameFromReleaseToRelease(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		member func(i int) string
+		want   string
+	}{
+		"equal weights": {nil, "254664262121514225674471"},
+		"other weights": {func(i int) string { return fmt.Sprintf(`"weight":%d`, 1+i) }, "254664662171514675674474"},
+	} {
+		s, _ := pool(t, 8, tt.member)
+		p := s.Picker(discovery.Sticky())
+		got := ""
+		for n := range 24 {
+			k, err := p.PickFor(fmt.Sprint("customer/", n))
+			require.NoError(t, err)
+			got += k.Instance.ID[1:]
+			k.Done(nil)
+		}
+		assert.Equal(t, tt.want, got, name)
+	}
+}

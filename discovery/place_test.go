@@ -1,0 +1,198 @@
+package discovery_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+func TestAChangeThatMeetsTheFirstSuccessIsNotLost(t *testing.T) {
+	t.Parallel()
+	r, p := process(t, etcdtest.Prefix(t))
+	key := p.dir + "services/orders/instances/a"
+	crashed := leftover(t, p.cli, key, 60)
+	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
+	require.NoError(t, err)
+	require.NoError(t, discovery.Change(reg, func(i *discovery.Instance) {
+		_, err := p.cli.Revoke(t.Context(), crashed)
+		require.NoError(t, err)
+		eventually(t, func() bool { return reg.State() == discovery.Registered })
+		i.Port = 7
+	}))
+	assert.Equal(t, 7, view(t, r, "orders").Instances()[0].Port)
+}
+
+// slowLooks is a lease service whose first look at a lease takes some time to get there.
+type slowLooks struct {
+	pb.LeaseClient
+
+	wait  time.Duration
+	looks atomic.Int64
+}
+
+func (s *slowLooks) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, o ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+	if s.looks.Add(1) == 1 {
+		<-time.NewTimer(s.wait).C
+	}
+	return s.LeaseClient.LeaseTimeToLive(ctx, in, o...)
+}
+
+func TestASlowAnswerIsNoSignOfLife(t *testing.T) {
+	t.Parallel()
+	cli, dir := etcdtest.Client(t, harden), etcdtest.Prefix(t)
+	stub := &slowLooks{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
+	w := watch.New(cli, watch.WithNamespace(dir))
+	t.Cleanup(func() { assert.NoError(t, w.Close()) })
+	leases := lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub))
+	t.Cleanup(func() { assert.NoError(t, leases.Close()) })
+	r := discovery.New(&parts{cli: cli, dir: dir, store: kv.New(cli, kv.WithNamespace(dir)), watcher: w, leases: leases})
+	t.Cleanup(func() { assert.NoError(t, r.Close()) })
+
+	crashed := leftover(t, cli, dir+"services/orders/instances/a", 60)
+	registered := make(chan error)
+	go func() {
+		_, err := r.Register(timely(t), some("orders", "a"))
+		registered <- err
+	}()
+	eventually(t, func() bool { return stub.looks.Load() == 4 })
+	_, err := cli.Revoke(t.Context(), crashed)
+	require.NoError(t, err)
+	require.NoError(t, <-registered, "nobody has renewed the lease")
+}
+
+func TestWhoeverWaitsForAPredecessorWithoutADeadlineGivesUpWhenEtcdGoes(t *testing.T) {
+	t.Parallel()
+	counter, srv := etcdtest.Counter(t), etcdtest.Start(t)
+	r, _ := over(t, srv.Client(t, harden, counter.Option), "app/")
+	leftover(t, srv.Client(t), "app/services/orders/instances/a", 600)
+	failed := make(chan error)
+	go func() {
+		_, err := r.Register(t.Context(), some("orders", "a"))
+		failed <- err
+	}()
+	eventually(t, func() bool { return counter.Count("Lease/LeaseTimeToLive") > 1 })
+	srv.Kill()
+	select {
+	case err := <-failed:
+		require.ErrorIs(t, err, discovery.ErrUnavailable)
+	case <-timely(t).Done():
+		t.Error("it waits for ever")
+	}
+}
+
+func TestTwoRegistriesOfOneClientDoNotTakeAnIDFromEachOther(t *testing.T) {
+	t.Parallel()
+	counter := etcdtest.Counter(t)
+	p := newParts(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	one, other := discovery.New(p), discovery.New(p)
+	t.Cleanup(func() { assert.NoError(t, one.Close()); assert.NoError(t, other.Close()) })
+	first := register(t, one, some("orders", "a"))
+	_, err := one.Register(timely(t), some("orders", "a"), discovery.WithTakeover())
+	require.ErrorIs(t, err, discovery.ErrTaken, "in one registry it is the same")
+	counter.Reset()
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	_, err = other.Register(ctx, some("orders", "a"), discovery.WithTakeover())
+	require.ErrorIs(t, err, discovery.ErrTaken)
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+	assert.Less(t, counter.Total(), 100, counter.Counts())
+	eventually(t, func() bool { return first.State() == discovery.Registered && len(keys(t, p.cli, p.dir)) == 1 })
+}
+
+func TestWhatWasSaidWhileAnInstanceWasBeingRestoredIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, _ := over(t, srv.Client(t, harden), "app")
+	reg := register(t, r, some("orders", "a"), discovery.WithDrainDelay(0))
+	s := view(t, watcher, "orders")
+	proxy.Blackhole(true, true)
+	shows(t, s)
+	for range 5 {
+		ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		require.Error(t, reg.Drain(ctx))
+		stop()
+		assert.Equal(t, discovery.Suspended, reg.State())
+	}
+	proxy.Heal()
+	eventually(t, func() bool { l := s.Instances(); return len(l) == 1 && l[0].Status == discovery.Draining }, "it comes back as it is to be")
+	eventually(t, func() bool { return reg.State() == discovery.Leaving })
+}
+
+func TestAContextThatEndsAnywhereLeavesNothing(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	r, p := process(t, dir)
+	var succeeded int
+	for n := range size(60, 600) {
+		why := fmt.Errorf("step %d", n)
+		ctx, stop := context.WithTimeoutCause(t.Context(), time.Duration(n)*50*time.Microsecond, why)
+		reg, err := r.Register(ctx, some("orders", "a"))
+		if err == nil {
+			succeeded++
+			require.NoError(t, reg.Close())
+		} else {
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		s, err := r.OpenService(ctx, "orders")
+		if err == nil {
+			require.NoError(t, s.Close())
+		} else {
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		stop()
+	}
+	t.Logf("%d succeeded", succeeded)
+	eventually(t, func() bool { return len(keys(t, p.cli, dir)) == 0 })
+	assert.Zero(t, p.watcher.Stats().Active)
+	require.NoError(t, register(t, r, some("orders", "a")).Close(), "the ID is free")
+}
+
+func TestWhyAContextHasEndedIsSaid(t *testing.T) {
+	t.Parallel()
+	r, _ := process(t, etcdtest.Prefix(t))
+	reg := register(t, r, some("orders", "a"))
+	why := errors.New("enough")
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(why)
+	calls := map[string]func() error{
+		"register":     func() error { _, err := r.Register(ctx, some("orders", "b")); return err },
+		"open service": func() error { _, err := r.OpenService(ctx, "orders"); return err },
+		"services":     func() error { _, err := r.Services(ctx); return err },
+		"update":       func() error { return reg.Update(ctx, some("orders", "a")) },
+		"drain":        func() error { return reg.Drain(ctx) },
+	}
+	for name, call := range calls {
+		err := call()
+		require.ErrorIs(t, err, context.Canceled, name)
+		require.ErrorIs(t, err, why, name)
+	}
+	assert.Equal(t, discovery.Registered, reg.State(), "nothing was changed")
+}
+
+// leftover is the key of a process that has crashed just now, on a lease of its own.
+func leftover(t *testing.T, cli *clientv3.Client, key string, ttl int64) clientv3.LeaseID {
+	t.Helper()
+	l, err := cli.Grant(t.Context(), ttl)
+	require.NoError(t, err)
+	value := `{"serviceName":"orders","instanceId":"a","host":"10.9.9.9","port":1}`
+	_, err = cli.Put(t.Context(), key, value, clientv3.WithLease(l.ID))
+	require.NoError(t, err)
+	return l.ID
+}
