@@ -97,7 +97,7 @@ func (p *place) meet(ctx context.Context, n int) (round string, err error) {
 	defer p.q.l.counts.waiting.Add(-1)
 	ctx, stop := p.bind(ctx)
 	defer stop()
-	queue := p.q.view()
+	queue := p.q.view(p.create)
 	defer queue.stop()
 	for {
 		entries, asked, err := queue.next(ctx)

@@ -110,8 +110,12 @@ func (k *openings) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse,
 // watchingApart is a locker over cli whose watches go through a proxy, and nothing else.
 func watchingApart(t *testing.T, cli *clientv3.Client, dir string) (*etcdtest.Proxy, *lock.Locker) {
 	t.Helper()
+	return lockerApart(t, newParts(t, cli, dir), dir)
+}
+
+func lockerApart(t *testing.T, p *parts, dir string) (*etcdtest.Proxy, *lock.Locker) {
+	t.Helper()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	p := newParts(t, cli, dir)
 	apart := watch.New(etcdtest.NewClient(t, proxy.Endpoints(), harden), watch.WithNamespace(dir))
 	t.Cleanup(func() { assert.NoError(t, apart.Close()) })
 	p.watcher = apart

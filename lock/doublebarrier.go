@@ -96,12 +96,12 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 }
 
 // part waits until nobody is in a round any more. Nobody ever joins one that is open, so that this stays so. The place's own
-// key counts, too: a model in which it is gone is later than the opening.
+// key counts, too: what is known of the queue is from after the key came, and if it is gone there, from after the opening.
 func (p *place) part(ctx context.Context, round string) error {
 	p.q.l.counts.waiting.Add(1)
 	defer p.q.l.counts.waiting.Add(-1)
 	inside := func(e entry) bool { return e.key == p.key || e.opened() && e.value == round }
-	queue := p.q.view()
+	queue := p.q.view(p.create)
 	defer queue.stop()
 	for {
 		entries, _, err := queue.next(ctx)

@@ -214,3 +214,34 @@ func TestTheOneWhoOpensWaitsForTheOthersAlsoWhereItsWatchLags(t *testing.T) {
 	require.NoError(t, r.err)
 	assert.True(t, r.v, "has left before the others had finished")
 }
+
+// What it knows of the barrier is from before it came: that nobody was there.
+func TestAPartyWhoseWatchBrokeBeforeItCameWaitsForTheOthersToo(t *testing.T) {
+	t.Parallel()
+	m := newMeeting(t)
+	la, _ := newLocker(t, m.dir)
+	proxy, lb := watchingApart(t, etcdtest.Client(t), m.dir)
+	require.NoError(t, lb.Barrier("b", 1).Wait(timely(t)))
+	m.keys(0)
+	eventually(t, func() bool { return lb.Stats().Swept == 1 })
+	proxy.Refuse()
+	proxy.Cut()
+
+	a, b := la.DoubleBarrier("b", 2), lb.DoubleBarrier("b", 2)
+	one := m.come(timely(t), a.Enter)
+	require.NoError(t, b.Enter(timely(t)))
+	m.pass(one)
+	var finished atomic.Bool
+	left := waiting(func() (bool, error) {
+		err := b.Leave(timely(t))
+		return finished.Load(), err
+	})
+	m.keys(1)
+	require.NoError(t, la.Barrier("b", 1).Wait(timely(t))) // some time goes by
+	m.keys(1)
+	finished.Store(true)
+	require.NoError(t, a.Leave(timely(t)))
+	r := got(t, left)
+	require.NoError(t, r.err)
+	assert.True(t, r.v, "has left before the other had finished")
+}

@@ -132,3 +132,22 @@ func TestNothingIsLeftOfHoldsAndMeetingsThatAreOver(t *testing.T) {
 	})
 	assert.Empty(t, keysUnder(t, p.cli, p.dir+"locks/"))
 }
+
+func TestAProclamationThatIsNotAnsweredEndsWithTheSession(t *testing.T) {
+	t.Parallel()
+	k, cli := newLossy(t)
+	l, p := lockerOver(t, cli, etcdtest.Prefix(t))
+	led := mustLead(t, l.Election("e"), "a")
+	k.mood.Store(absent)
+	ctx := timely(t)
+	said := waiting(func() (struct{}, error) { return struct{}{}, led.Proclaim(ctx, "b") })
+	s, err := p.leases.Shared(t.Context())
+	require.NoError(t, err)
+	_, err = cli.Revoke(t.Context(), s.ID())
+	require.NoError(t, err)
+	require.Error(t, s.Verify(t.Context()))
+	require.ErrorIs(t, got(t, said).err, lock.ErrLost)
+	require.NoError(t, ctx.Err())
+	k.mood.Store(well)
+	require.ErrorIs(t, led.Release(t.Context()), lock.ErrLost)
+}

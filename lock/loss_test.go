@@ -3,7 +3,9 @@ package lock_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,6 +106,56 @@ func TestAWaiterWhoseSessionEndsIsToldSo(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, got(t, late).err, lock.ErrLost)
 	mustRelease(t, h)
+}
+
+// deaf is a KV that does not hear the answers to questions, while it is so.
+type deaf struct {
+	clientv3.KV
+
+	now   atomic.Bool
+	asked atomic.Int32
+}
+
+func (k *deaf) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	_, then, _ := op.Txn()
+	writes := op.IsDelete() || slices.ContainsFunc(then, func(op clientv3.Op) bool { return !op.IsGet() })
+	if !k.now.Load() || writes {
+		return k.KV.Do(ctx, op)
+	}
+	k.asked.Add(1)
+	<-ctx.Done()
+	return clientv3.OpResponse{}, ctx.Err()
+}
+
+func TestAWaiterWhoseSessionEndsDoesNotWaitForAnAnswer(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	a, _ := newLocker(t, dir)
+	cli := etcdtest.Client(t)
+	k := &deaf{KV: cli.KV}
+	cli.KV = k
+	p := newParts(t, cli, dir)
+	proxy, b := lockerApart(t, p, dir)
+	h := mustLock(t, a.Mutex("m"))
+	late := waiting(func() (*lock.Held, error) { return b.Mutex("m").Lock(timely(t)) })
+	queued(t, cli, dir+"locks/m/", 2)
+	eventually(t, func() bool { return b.Stats().Watched == 1 })
+	k.now.Store(true)
+	proxy.Refuse()
+	proxy.Cut()
+	mustRelease(t, h)
+	proxy.Accept()
+	eventually(t, func() bool { return b.Stats().Confirmed == 1 }, "it makes sure of what the new watch has told")
+	s, err := p.leases.Shared(t.Context())
+	require.NoError(t, err)
+	_, err = cli.Revoke(t.Context(), s.ID())
+	require.NoError(t, err)
+	require.Error(t, s.Verify(t.Context()))
+	asked := k.asked.Load()
+	require.ErrorIs(t, got(t, late).err, lock.ErrLost)
+	assert.Equal(t, asked, k.asked.Load(), "it has not asked again")
+	k.now.Store(false)
+	queued(t, cli, dir+"locks/m/", 0)
 }
 
 func TestADoWhoseLockIsLostSaysSo(t *testing.T) {

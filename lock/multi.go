@@ -38,6 +38,9 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 	}
 	slices.SortFunc(out.ms, func(a, b *Mutex) int { return strings.Compare(a.spec.prefix, b.spec.prefix) })
 	for i, m := range out.ms {
+		if m.l == l && l.bad == nil {
+			out.bad = errors.Join(out.bad, m.bad)
+		}
 		if m.l != l {
 			complain("mutex %s is of another locker", errs.Quote(m.spec.name))
 		}
@@ -48,25 +51,43 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 	return out
 }
 
-// Lock waits until all mutexes are held. If one cannot be had, those that are held already are released, and the error is
-// that of the one. The cost is that of each.
+// Lock waits until all mutexes are held; the wait is bounded by ctx alone. If one cannot be had, or is lost while others are
+// waited for, those that are held are released in the background, and the error, which names the one, is as that of
+// [Mutex.Lock]. The cost is that of each.
 func (m *Multi) Lock(ctx context.Context) (*HeldAll, error) {
-	if m.bad != nil {
+	switch {
+	case m.bad != nil:
 		return nil, fail("lock all", "", m.bad)
+	case ctx == nil:
+		return nil, fail("lock all", "", errNoContext)
 	}
 	all := &grips{}
-	for _, one := range m.ms {
-		g, err := one.lock(ctx)
-		if err != nil {
-			for _, held := range all.list {
-				held.drop()
-			}
-			return nil, fail("lock all", one.spec.name, err)
+	if err := all.take(ctx, m.ms); err != nil {
+		for _, held := range all.list {
+			held.drop()
 		}
-		all.list = append(all.list, g)
+		return nil, err
 	}
 	all.arm(m.ms[0].l)
 	return &HeldAll{Permit{all}}, nil
+}
+
+// take takes one after the other, as long as none is lost.
+func (a *grips) take(ctx context.Context, ms []*Mutex) error {
+	wait, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, m := range ms {
+		g, err := m.lock(wait)
+		if err != nil {
+			if i := slices.IndexFunc(a.list, func(g *grip) bool { return g.err() != nil }); i >= 0 {
+				m, err = ms[i], a.list[i].err() // which has ended the wait
+			}
+			return fail("lock all", m.spec.name, err)
+		}
+		a.list = append(a.list, g)
+		defer context.AfterFunc(g.inner, stop)()
+	}
+	return nil
 }
 
 // HeldAll is several mutexes at once: one context, which ends when any of them is lost, one guard, which holds while all
@@ -148,15 +169,14 @@ func (a *grips) release(ctx context.Context) error {
 	for _, stop := range a.unlink {
 		stop()
 	}
+	a.cancel(cmp.Or(a.err(), ErrReleased)) // before others can be granted the first of them
 	all := make([]error, len(a.list))
 	var wg sync.WaitGroup
 	for i, g := range a.list {
 		wg.Go(func() { all[i] = g.release(ctx) })
 	}
 	wg.Wait()
-	err := worst(all)
-	a.cancel(cmp.Or(err, ErrReleased))
-	return err
+	return worst(all)
 }
 
 // worst is a loss, where there is one among the errors, else any of them.

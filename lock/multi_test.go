@@ -101,3 +101,59 @@ func TestWhatIsNoSetOfMutexesIsRefused(t *testing.T) {
 		require.ErrorIs(t, err, lock.ErrInvalid, name)
 	}
 }
+
+func TestTheLossOfWhatIsHeldAlreadyEndsTheWaitForTheRest(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	l, p := newLocker(t, dir)
+	other, _ := newLocker(t, dir)
+	h := mustLock(t, other.Mutex("b"))
+	all := waiting(func() (*lock.HeldAll, error) { return l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t)) })
+	queued(t, p.cli, dir+"locks/b/", 2)
+	eventually(t, func() bool { return l.Stats().Watched == 2 })
+	_, err := p.cli.Delete(t.Context(), dir+"locks/a/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	err = got(t, all).err
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.NotErrorIs(t, err, context.Canceled, "nobody has given up")
+	require.ErrorContains(t, err, `"a"`)
+	queued(t, p.cli, dir+"locks/b/", 1)
+	mustRelease(t, h)
+	assert.Zero(t, l.Stats().Held)
+}
+
+// Somebody else may be granted one of them while the others are still being given back.
+func TestTheContextOfAllEndsBeforeTheFirstIsGivenBack(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	cli := etcdtest.Client(t)
+	k := &parking{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
+	cli.KV = k
+	l, _ := lockerOver(t, cli, dir)
+	all, err := l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t))
+	require.NoError(t, err)
+	k.armed.Store(true)
+	released := waiting(func() (struct{}, error) { return struct{}{}, all.Release(timely(t)) })
+	closed(t, k.applied, "one of them is free")
+	select {
+	case <-all.Context().Done():
+	default:
+		assert.Fail(t, "the context has not ended")
+	}
+	require.ErrorIs(t, context.Cause(all.Context()), lock.ErrReleased)
+	close(k.goOn)
+	require.NoError(t, got(t, released).err)
+	require.ErrorIs(t, all.Release(t.Context()), lock.ErrReleased)
+}
+
+func TestOneBadNameAmongMutexesIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	count := etcdtest.Counter(t)
+	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
+	count.Reset()
+	_, err := l.Multi(l.Mutex("a"), l.Mutex("z//z"), l.Mutex("b")).Lock(t.Context())
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	_, err = l.Multi(l.Mutex("a")).Lock(nil) //nolint:staticcheck // what it is about
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	assert.Zero(t, count.Total(), count.Counts())
+}

@@ -97,7 +97,7 @@ func (m *Mutex) acquire(ctx context.Context, q *queue, p *place) (*grip, error) 
 		p = nil
 	}
 	q.line.give(p)
-	return nil, err
+	return nil, &settled{err}
 }
 
 // turn returns the token of the hold that begins. Where the key was held before, or may have been waiting while others

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -27,6 +28,8 @@ func (p *place) fresh() bool {
 // and the mod revision rises. One RPC, which is repeated until the answer is definite. It is guarded by the mod
 // revision that was there before, so that an earlier one that comes late has no effect.
 func (p *place) rewrite(ctx context.Context, value string, more ...clientv3.Op) (answer, error) {
+	ctx, stop := p.bind(ctx)
+	defer stop()
 	for {
 		resp, err := p.q.l.definite(ctx, txn{
 			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(p.key), "=", p.mod)},
@@ -36,9 +39,8 @@ func (p *place) rewrite(ctx context.Context, value string, more ...clientv3.Op) 
 		if err != nil {
 			if errors.Is(err, errs.LeaseNotFound) {
 				p.fail(errLeaseGone)
-				return resp, p.trouble()
 			}
-			return resp, err
+			return resp, cmp.Or(p.trouble(), err)
 		}
 		if resp.Succeeded {
 			p.mod = resp.revision()

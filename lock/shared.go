@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"fmt"
+	"sort"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -87,18 +88,20 @@ func (p *place) enqueueAdmitted(ctx context.Context) error {
 	}
 }
 
-// refusal says who is in the way of a place at the end of a queue, nil if nobody is.
+// refusal says who is in the way of a place at the end of a queue, nil if nobody is: the first one behind whom it would not
+// be admitted. A rule takes back no yes while those ahead become fewer.
 func (p *place) refusal(all []entry) error {
-	for i := range all {
-		yes, blocker := p.spec.rule(all[:i+1], entry{})
-		switch {
-		case blocker != nil:
-			return blockedBy(p.spec.name, blocker)
-		case !yes:
-			return &LockedError{Name: p.spec.name, Owner: all[i].owner(), Token: all[i].token()}
-		}
+	i := sort.Search(len(all), func(i int) bool {
+		yes, _ := p.spec.rule(all[:i+1], entry{})
+		return !yes
+	})
+	if i == len(all) {
+		return nil
 	}
-	return nil
+	if _, blocker := p.spec.rule(all[:i+1], entry{}); blocker != nil {
+		return blockedBy(p.spec.name, blocker)
+	}
+	return &LockedError{Name: p.spec.name, Owner: all[i].owner(), Token: all[i].token()}
 }
 
 // doShared is work under a permit.

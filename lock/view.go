@@ -10,15 +10,17 @@ import (
 
 // view is a queue to somebody who waits for more than to be admitted.
 type view struct {
-	q    *queue
-	seen <-chan struct{} // closed when the queue has changed since it was looked at; nil before
-	ask  *time.Ticker
+	q     *queue
+	since int64           // what is known of the queue as it was before is of no use
+	seen  <-chan struct{} // closed when the queue has changed since it was looked at; nil before
+	ask   *time.Ticker
 }
 
-// view makes sure that the queue is watched. The caller is a user, and must call stop.
-func (q *queue) view() *view {
+// view makes sure that the queue is watched, and shows it as it was at revision since, or later. The caller is a user, and
+// must call stop.
+func (q *queue) view(since int64) *view {
 	q.watch()
-	return &view{q: q, ask: time.NewTicker(askEvery)}
+	return &view{q: q, since: since, ask: time.NewTicker(askEvery)}
 }
 
 func (v *view) stop() { v.ask.Stop() }
@@ -29,7 +31,7 @@ func (v *view) next(ctx context.Context) (entries []entry, asked bool, err error
 	for {
 		v.q.mu.Lock()
 		failed, changed := v.q.failed, v.q.changed
-		fresh := v.q.known && changed != v.seen
+		fresh := v.q.known && v.q.rev >= v.since && changed != v.seen
 		if fresh {
 			entries = slices.Clone(v.q.model.list)
 		}

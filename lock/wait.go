@@ -79,6 +79,8 @@ func (p *place) await(ctx context.Context) error {
 	}
 	p.q.l.counts.waiting.Add(1)
 	defer p.q.l.counts.waiting.Add(-1)
+	ctx, stop := p.bind(ctx) // also where etcd is asked
+	defer stop()
 	p.q.watch()
 	ask := time.NewTicker(askEvery)
 	defer ask.Stop()
@@ -106,9 +108,7 @@ func (p *place) await(ctx context.Context) error {
 			if p.ask(ctx) {
 				return p.trouble()
 			}
-		case <-p.s.Context().Done():
 		case <-ctx.Done():
-			return retry.ContextError(ctx)
 		}
 	}
 }
@@ -122,7 +122,7 @@ func (p *place) confirmed(ctx context.Context) (over bool, err error) {
 	case err == nil:
 		return false, nil
 	case ctx.Err() != nil || hopeless(err):
-		return true, err
+		return true, cmp.Or(p.trouble(), err)
 	}
 	sleep(ctx, pauseBetween) // it may have been refused at once
 	return false, nil

@@ -1,0 +1,158 @@
+package lock_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+// spent counts the requests of one process, without those that keep its lease, and the stream of its watches.
+type spent struct {
+	t     *testing.T
+	count *etcdtest.RPCCounter
+}
+
+// costs makes sure of what was spent since the last time.
+func (s *spent) costs(want map[string]int, what string) {
+	s.t.Helper()
+	eventually(s.t, func() bool { return total(s.now()) >= total(want) }, what)
+	assert.Equal(s.t, want, s.now(), what)
+	s.count.Reset()
+}
+
+func (s *spent) now() map[string]int {
+	all := s.count.Counts()
+	maps.DeleteFunc(all, func(method string, _ int) bool { return method == "Watch/Watch" || method == "Lease/LeaseKeepAlive" })
+	return all
+}
+
+func total(counts map[string]int) (n int) {
+	for _, one := range counts {
+		n += one
+	}
+	return n
+}
+
+// txns is n transactions.
+func txns(n int) map[string]int { return map[string]int{"KV/Txn": n} }
+
+func newSpender(t *testing.T, dir string) (*lock.Locker, *parts, *spent) {
+	t.Helper()
+	s := &spent{t: t, count: etcdtest.Counter(t)}
+	l, p := lockerOver(t, s.count.Client(t), dir)
+	s.count.Reset()
+	return l, p, s
+}
+
+func TestTheFirstWaitOnANameIsOneRequestMore(t *testing.T) {
+	t.Parallel()
+	const dir = "d/"
+	alone := etcdtest.Start(t) // where nobody writes anything else: if somebody does, it is one more for a mutex
+	other, p := lockerOver(t, alone.Client(t), dir)
+	s := &spent{t: t, count: etcdtest.Counter(t)}
+	l, _ := lockerOver(t, alone.Client(t, s.count.Option), dir)
+	s.count.Reset()
+	for i, want := range []int{3, 2} {
+		h := mustLock(t, other.Mutex("m"))
+		late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
+		queued(t, p.cli, dir+"locks/m/", 2)
+		eventually(t, func() bool { return l.Stats().Watched == 1 })
+		mustRelease(t, h)
+		r := got(t, late)
+		require.NoError(t, r.err)
+		mustRelease(t, r.v)
+		s.costs(txns(want), []string{"lock, read the queue, release", "lock, release"}[i])
+	}
+}
+
+func TestAHoldOfMoreThanAMomentIsOneRequestMore(t *testing.T) {
+	t.Parallel()
+	l, _, s := newSpender(t, etcdtest.Prefix(t))
+	for _, want := range []int{3, 2} {
+		p := mustRead(t, l.RWMutex("m"))
+		eventually(t, func() bool { return l.Stats().Watched == 1 })
+		mustGive(t, p)
+		s.costs(txns(want), "lock, read the queue the first time, release")
+	}
+}
+
+func TestWhatIsAskedOfAHoldAndAnElection(t *testing.T) {
+	t.Parallel()
+	l, _, s := newSpender(t, etcdtest.Prefix(t))
+	e := l.Election("e")
+	led := mustLead(t, e, "a")
+	s.costs(txns(1), "Campaign")
+	for range 2 { // at once
+		seen, stop := context.WithCancel(t.Context())
+		defer stop()
+		first := make(chan lock.Leader, 9)
+		go func() {
+			for led, err := range e.Observe(seen) {
+				if err == nil {
+					first <- led
+				}
+			}
+		}()
+		assert.Equal(t, "a", next(t, first).Value)
+	}
+	s.costs(txns(1), "two who Observe")
+	require.NoError(t, led.Proclaim(t.Context(), "a"))
+	s.costs(txns(1), "Proclaim")
+	_, err := e.Leader(t.Context())
+	require.NoError(t, err)
+	s.costs(txns(1), "Leader")
+	require.NoError(t, led.Verify(t.Context()))
+	s.costs(txns(1), "Verify")
+	bound, stop := led.Bind(t.Context())
+	require.NoError(t, errors.Join(led.Err(), led.Context().Err(), bound.Err()))
+	stop()
+	assert.Len(t, led.Guard().Compares(), 1)
+	s.costs(map[string]int{}, "Err, Context, Bind and Guard")
+	require.NoError(t, led.Release(t.Context()))
+	s.costs(txns(1), "Release")
+
+	both, err := l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t))
+	require.NoError(t, err)
+	s.costs(txns(2), "Lock of two")
+	require.NoError(t, both.Verify(t.Context()))
+	s.costs(txns(2), "Verify of two")
+	require.NoError(t, both.Release(t.Context()))
+	s.costs(txns(2), "Release of two")
+}
+
+func TestAMeetingCostsEachPartyTwoRequestsAndTheLastOneThree(t *testing.T) {
+	t.Parallel()
+	m := newMeeting(t)
+	a, _, first := newSpender(t, m.dir)
+	b, _, last := newSpender(t, m.dir)
+	for _, more := range []int{1, 0} { // to read the queue the first time
+		one := m.come(timely(t), a.Barrier("b", 2).Wait)
+		require.NoError(t, b.Barrier("b", 2).Wait(timely(t)))
+		m.pass(one)
+		m.keys(0)
+		first.costs(map[string]int{"KV/Txn": 1 + more, "KV/DeleteRange": 1}, "come, go")
+		last.costs(map[string]int{"KV/Txn": 2 + more, "KV/DeleteRange": 1}, "come, open, go")
+	}
+	c, d := a.DoubleBarrier("b", 2), b.DoubleBarrier("b", 2)
+	for range 2 {
+		one := m.come(timely(t), c.Enter)
+		require.NoError(t, d.Enter(timely(t)))
+		m.pass(one)
+		first.costs(txns(1), "Enter")
+		last.costs(txns(2), "Enter, and open")
+		left := waiting(func() (struct{}, error) { return struct{}{}, c.Leave(timely(t)) })
+		m.keys(1)
+		require.NoError(t, d.Leave(timely(t)))
+		require.NoError(t, got(t, left).err)
+		m.keys(0)
+		first.costs(txns(1), "Leave")
+		last.costs(txns(1), "Leave")
+	}
+}

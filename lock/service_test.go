@@ -1,0 +1,137 @@
+package lock_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+// service is the lock and election service that every etcd server has, as clients in other languages use it. Names are
+// absolute, and the lease is the caller's. Its messages are part of the server's module, and put together by hand here.
+type service struct {
+	cli   *clientv3.Client
+	lease uint64
+}
+
+func newService(t *testing.T, cli *clientv3.Client) *service {
+	t.Helper()
+	grant, err := cli.Grant(t.Context(), 60)
+	require.NoError(t, err)
+	return &service{cli, uint64(grant.ID)} //nolint:gosec // as it is on the wire
+}
+
+// raw is a codec for messages that are encoded already.
+type raw struct{}
+
+func (raw) Marshal(v any) ([]byte, error)      { return v.([]byte), nil }
+func (raw) Unmarshal(data []byte, v any) error { *(v.(*[]byte)) = append([]byte(nil), data...); return nil }
+func (raw) Name() string                       { return "proto" }
+
+// call makes a request of the given fields, numbered from 1, and returns those of the answer that are bytes.
+func (s *service) call(ctx context.Context, method string, fields ...any) (map[protowire.Number][]byte, error) {
+	var in, out []byte
+	for i, f := range fields {
+		number := protowire.Number(i + 1)
+		switch f := f.(type) {
+		case uint64:
+			in = protowire.AppendVarint(protowire.AppendTag(in, number, protowire.VarintType), f)
+		case string:
+			in = protowire.AppendString(protowire.AppendTag(in, number, protowire.BytesType), f)
+		}
+	}
+	if err := s.cli.ActiveConnection().Invoke(ctx, method, in, &out, grpc.ForceCodec(raw{})); err != nil {
+		return nil, err
+	}
+	told := map[protowire.Number][]byte{}
+	for len(out) > 0 {
+		number, kind, n := protowire.ConsumeTag(out)
+		size := protowire.ConsumeFieldValue(number, kind, out[n:])
+		if size < 0 {
+			return nil, protowire.ParseError(size)
+		}
+		if kind == protowire.BytesType {
+			told[number], _ = protowire.ConsumeBytes(out[n:])
+		}
+		out = out[n+size:]
+	}
+	return told, nil
+}
+
+// lock waits for the lock of a name, and returns the key that it is unlocked by.
+func (s *service) lock(ctx context.Context, name string) (key string, err error) {
+	told, err := s.call(ctx, "/v3lockpb.Lock/Lock", name, s.lease)
+	return string(told[2]), err
+}
+
+func (s *service) unlock(ctx context.Context, key string) error {
+	_, err := s.call(ctx, "/v3lockpb.Lock/Unlock", key)
+	return err
+}
+
+// campaign waits to be elected, and returns the leadership that is to be resigned.
+func (s *service) campaign(ctx context.Context, name, value string) (leadership string, err error) {
+	told, err := s.call(ctx, "/v3electionpb.Election/Campaign", name, s.lease, value)
+	return string(told[2]), err
+}
+
+func (s *service) resign(ctx context.Context, leadership string) error {
+	_, err := s.call(ctx, "/v3electionpb.Election/Resign", leadership)
+	return err
+}
+
+func TestOursAndTheLockServiceOfEtcdExcludeEachOther(t *testing.T) {
+	t.Parallel()
+	name := strings.TrimSuffix(etcdtest.Prefix(t), "/")
+	l, p := newLocker(t, "", lock.WithDir(""))
+	theirs := newService(t, p.cli)
+
+	h := mustLock(t, l.Mutex(name))
+	late := waiting(func() (string, error) { return theirs.lock(timely(t), name) })
+	queued(t, p.cli, name+"/", 2)
+	mustRelease(t, h)
+	locked := got(t, late)
+	require.NoError(t, locked.err)
+	assert.Equal(t, keysUnder(t, p.cli, name+"/"), []string{locked.v})
+	_, err := l.Mutex(name).TryLock(t.Context())
+	require.ErrorIs(t, err, lock.ErrLocked)
+	next := waiting(func() (*lock.Held, error) { return l.Mutex(name).Lock(timely(t)) })
+	queued(t, p.cli, name+"/", 2)
+	require.NoError(t, theirs.unlock(timely(t), locked.v))
+	r := got(t, next)
+	require.NoError(t, r.err)
+	assert.Greater(t, r.v.Token(), h.Token())
+	mustRelease(t, r.v)
+}
+
+func TestOursAndTheElectionServiceOfEtcdAreOne(t *testing.T) {
+	t.Parallel()
+	name := strings.TrimSuffix(etcdtest.Prefix(t), "/")
+	l, p := newLocker(t, "", lock.WithDir(""))
+	e, theirs := l.Election(name), newService(t, p.cli)
+
+	led := mustLead(t, e, "ours")
+	late := waiting(func() (string, error) { return theirs.campaign(timely(t), name, "theirs") })
+	queued(t, p.cli, name+"/", 2)
+	require.NoError(t, led.Release(t.Context()))
+	elected := got(t, late)
+	require.NoError(t, elected.err)
+	now, err := e.Leader(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "theirs", now.Value)
+	next := waiting(func() (*lock.Leadership, error) { return e.Campaign(timely(t), "ours again") })
+	queued(t, p.cli, name+"/", 2)
+	require.NoError(t, theirs.resign(timely(t), elected.v))
+	r := got(t, next)
+	require.NoError(t, r.err)
+	assert.Greater(t, r.v.Token(), now.Token)
+	require.NoError(t, r.v.Release(t.Context()))
+}
