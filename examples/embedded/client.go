@@ -2,23 +2,35 @@ package embedded
 
 import (
 	"context"
+	"os"
+	"strings"
 
 	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/settings"
 )
 
-// Connect opens a client of what Endpoints returns, below a namespace, with the rest of the configuration from the
-// environment. Call stop at the end: it closes the client, then the server.
+// ConfigFile is the variable that may name a configuration file such as examples/etcd.yaml.
+const ConfigFile = "ETCD_CONFIG"
+
+// Connect opens a client. Where etcd is, and the rest of the configuration, is what the environment says
+// (etcdkit.ConfigFromEnv), and for what it does not say, the file that ETCD_CONFIG names. The keys are below the namespace
+// given, which itself is below the configured one. Without ETCD_ENDPOINTS and without a file, a server is started in this
+// process, as Endpoints does. Call stop at the end: it closes the client, then the server.
 func Connect(ctx context.Context, namespace string) (client *etcdkit.Client, stop func(), err error) {
-	endpoints, stopServer, err := Endpoints(ctx)
+	config, fromFile, err := configuration()
 	if err != nil {
 		return nil, nil, err
 	}
-	config, err := etcdkit.ConfigFromEnv() // user, password and certificates, where your etcd asks for them
-	if err != nil {
-		stopServer()
-		return nil, nil, err
+	if config.Namespace != "" {
+		namespace = strings.TrimRight(config.Namespace, "/") + "/" + namespace
 	}
-	config.Endpoints, config.Namespace = endpoints, namespace
+	config.Namespace = namespace
+	stopServer := func() {}
+	if !fromFile {
+		if config.Endpoints, stopServer, err = Endpoints(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	client, err = etcdkit.Open(ctx, config)
 	if err != nil {
 		stopServer()
@@ -28,4 +40,18 @@ func Connect(ctx context.Context, namespace string) (client *etcdkit.Client, sto
 		_ = client.Close() // an example has no use for the error: leases that were left to end by themselves
 		stopServer()
 	}, nil
+}
+
+// configuration is that of the environment, over that of the file which it may name.
+func configuration() (config etcdkit.Config, fromFile bool, err error) {
+	path := os.Getenv(ConfigFile)
+	if path != "" {
+		file, err := settings.Load(path)
+		if err != nil {
+			return config, true, err
+		}
+		config = file.Etcd
+	}
+	config, err = settings.WithEnvironment(config)
+	return config, path != "", err
 }

@@ -58,3 +58,44 @@ func TestAStartThatIsCalledOffLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, left)
 }
+
+func TestConnectReadsTheFileThatTheEnvironmentNames(t *testing.T) {
+	server := etcdtest.Endpoints()
+	prefix := etcdtest.Prefix(t)
+	file := filepath.Join(t.TempDir(), "etcd.yaml")
+	write := func(text string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
+	t.Setenv("ETCD_ENDPOINTS", "")
+	t.Setenv(embedded.ConfigFile, file)
+
+	write("etcd: {endpoints: [" + server[0] + "], namespace: " + prefix + ", readTimeout: 3s, writeTimeout: 4s}")
+	t.Setenv("ETCD_WRITE_TIMEOUT", "9s")
+	client, stop, err := embedded.Connect(t.Context(), "example")
+	require.NoError(t, err)
+	_, err = client.KV().Put(t.Context(), "key", []byte("value"))
+	require.NoError(t, err)
+	inEffect := client.Diagnose(t.Context()).Settings
+	assert.Equal(t, "3s", inEffect.ReadTimeout.String())
+	assert.Equal(t, "9s", inEffect.WriteTimeout.String(), "the environment wins")
+	stop()
+	resp, err := etcdtest.Client(t).Get(t.Context(), prefix+"example/key")
+	require.NoError(t, err)
+	assert.Len(t, resp.Kvs, 1, "the namespace of the file, and below it that of the program")
+
+	t.Setenv("ETCD_ENDPOINTS", "127.0.0.1:1")
+	_, _, err = embedded.Connect(t.Context(), "example")
+	require.ErrorContains(t, err, "127.0.0.1:1", "the environment wins")
+
+	write("etcd: {endpoint: [a]}")
+	_, _, err = embedded.Connect(t.Context(), "example")
+	require.ErrorContains(t, err, `unknown field "endpoint"`)
+}
+
+func TestConnectStartsAServerWhereNoneIsNamed(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", "")
+	t.Setenv(embedded.ConfigFile, "")
+	client, stop, err := embedded.Connect(t.Context(), "example")
+	require.NoError(t, err)
+	defer stop()
+	_, err = client.KV().Put(t.Context(), "key", []byte("value"))
+	require.NoError(t, err)
+}

@@ -1,0 +1,206 @@
+// Discovery runs three small gRPC servers and a client that finds them by name. One server is drained, one is killed, and no
+// call fails.
+//
+//	go run ./examples/discovery
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+)
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		log.Fatalf("discovery: %v", err)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) (err error) {
+	client, stop, err := embedded.Connect(ctx, "example-discovery")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	registry := discovery.New(client)
+	defer func() { err = errors.Join(err, registry.Close()) }()
+
+	servers, err := startAll(ctx, client.Raw().Endpoints(), "ada", "grace", "linus")
+	defer func() {
+		for _, s := range servers {
+			s.kill()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	conn, err := dial(registry)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // the program ends
+	orders, err := registry.OpenService(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	c := &caller{conn: conn, orders: orders, servers: servers, out: out}
+	if err := c.until(ctx, "three servers have started", "ada", "grace", "linus"); err != nil {
+		return err
+	}
+
+	// SIGTERM: Close marks the instance as draining, waits, takes it out of etcd, and stops the server when its calls are done.
+	drained := make(chan error, 1)
+	go func() { drained <- servers["ada"].registration.Close() }()
+	if err := c.until(ctx, "ada was drained", "grace", "linus"); err != nil {
+		return err
+	}
+	if err := <-drained; err != nil {
+		return err
+	}
+
+	// SIGKILL: nobody says anything. gRPC sees it at once, and etcd when the TTL has passed.
+	servers["grace"].kill()
+	if err := c.until(ctx, "grace was killed", "linus"); err != nil {
+		return err
+	}
+	return servers["linus"].registration.Close()
+}
+
+// server is a process of its own, but for being in ours.
+type server struct {
+	addr         string
+	grpc         *grpc.Server
+	client       *etcdkit.Client
+	registration *discovery.Registration
+}
+
+func startAll(ctx context.Context, endpoints []string, names ...string) (map[string]*server, error) {
+	all := map[string]*server{}
+	for _, name := range names {
+		s, err := start(ctx, name, endpoints)
+		if err != nil {
+			return all, err
+		}
+		all[name] = s
+	}
+	return all, nil
+}
+
+func start(ctx context.Context, name string, endpoints []string) (*server, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	client, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints, Namespace: "example-discovery"})
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	s := &server{addr: listener.Addr().String(), grpc: grpc.NewServer(), client: client}
+	healthpb.RegisterHealthServer(s.grpc, health.NewServer()) // a service of yours
+	go func() { _ = s.grpc.Serve(listener) }()
+
+	i := discovery.Instance{Service: "orders", ID: name, Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
+	registry := discovery.New(client, discovery.WithTTL(2*time.Second)) // 30 s without this: a killed server is shown for as long
+	s.registration, err = registry.RegisterGRPC(ctx, s.grpc, i, discovery.WithDrainDelay(300*time.Millisecond))
+	if err != nil {
+		s.kill()
+		return nil, err
+	}
+	return s, nil
+}
+
+// kill cuts all connections off, as the end of a process does: no farewell to clients, none to etcd.
+func (s *server) kill() {
+	s.grpc.Stop()
+	_ = s.client.Raw().Close()
+	_ = s.client.Close() // for what runs here; it does not get through to etcd any more
+}
+
+// dial finds servers by name. Without a service config they take turns; this one has calls repeated, too, since those that
+// are on their way to a server which is killed would fail.
+func dial(registry *discovery.Registry) (*grpc.ClientConn, error) {
+	const config = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": {
+		"maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+	return grpc.NewClient("etcd:///orders", grpc.WithResolvers(registry.Resolver()), grpc.WithDefaultServiceConfig(config),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// caller is a client that never rests.
+type caller struct {
+	conn    *grpc.ClientConn
+	orders  *discovery.Service
+	servers map[string]*server
+	out     io.Writer
+	failed  int
+}
+
+// until makes calls until those servers alone are known that are wanted, and have answered the last hundred.
+func (c *caller) until(ctx context.Context, what string, want ...string) error {
+	for answered := map[string]int{}; ; {
+		who, err := c.call(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			c.failed++
+		case slices.Contains(want, who):
+			answered[who]++
+		default:
+			clear(answered)
+		}
+		all := 0
+		for _, n := range answered {
+			all += n
+		}
+		if all >= 100 && len(answered) == len(want) && slices.Equal(c.known(), want) {
+			_, _ = fmt.Fprintf(c.out, "%s: calls are answered by %s, and %d have failed\n", what, strings.Join(want, ", "), c.failed)
+			return nil
+		}
+	}
+}
+
+// call makes one call, and says who has answered.
+func (c *caller) call(ctx context.Context) (name string, err error) {
+	var from peer.Peer
+	_, err = healthpb.NewHealthClient(c.conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.Peer(&from))
+	if err != nil {
+		return "", err
+	}
+	for name, s := range c.servers {
+		if s.addr == from.Addr.String() {
+			return name, nil
+		}
+	}
+	return "", errors.New("a stranger has answered")
+}
+
+// known are the servers that take work, as etcd tells.
+func (c *caller) known() (ids []string) {
+	for _, i := range c.orders.Instances(discovery.OnlyUp()) {
+		ids = append(ids, i.ID)
+	}
+	return ids
+}

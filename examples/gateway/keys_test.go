@@ -1,0 +1,320 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/examples/settings"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+const kvPath = "/api/etcd/kv/"
+
+func TestAKeyIsWrittenReadAndDeleted(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	assert.Equal(t, 404, g.do("GET", kvPath+"users/42", "").status)
+	put := g.do("PUT", kvPath+"users/42", `{"value": "Ada"}`)
+	require.Equal(t, 200, put.status)
+	rev, ok := put.field(t, "revision").(float64)
+	require.True(t, ok)
+
+	got := g.do("GET", kvPath+"users/42", "")
+	require.Equal(t, 200, got.status)
+	assert.Equal(t, "Ada", got.field(t, "value"))
+	assert.Equal(t, "users/42", got.field(t, "key"))
+	assert.InDelta(t, rev, got.field(t, "modRevision"), 0)
+	assert.Equal(t, fmt.Sprintf(`"%.0f"`, rev), got.header.Get("ETag"))
+	assert.Equal(t, put.header.Get("ETag"), got.header.Get("ETag"))
+	assert.JSONEq(t, fmt.Sprintf(`{"success": true, "error": null, "data": {"key": "users/42", "value": "Ada",
+		"createRevision": %[1]v, "modRevision": %[1]v, "version": 1}}`, rev), string(got.body))
+
+	head := g.do("HEAD", kvPath+"users/42", "")
+	assert.Equal(t, 200, head.status)
+	assert.Empty(t, head.body)
+
+	assert.Equal(t, 200, g.do("DELETE", kvPath+"users/42", "").status)
+	again := g.do("DELETE", kvPath+"users/42", "")
+	assert.Equal(t, 404, again.status)
+	assert.JSONEq(t, `{"success": false, "data": null, "error": "there is no such key", "code": "not_found"}`, string(again.body))
+}
+
+func TestAKeyEndsWithItsTTL(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	require.Equal(t, 200, g.do("PUT", kvPath+"session", `{"value": "x", "ttlSeconds": 60}`).status)
+	lease := g.do("GET", kvPath+"session", "").field(t, "lease")
+	require.NotEmpty(t, lease)
+	var id clientv3.LeaseID
+	_, err := fmt.Sscanf(lease.(string), "%x", &id)
+	require.NoError(t, err)
+	left, err := etcdtest.Client(t).TimeToLive(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, int64(60), left.GrantedTTL)
+
+	_, err = etcdtest.Client(t).Revoke(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, 404, g.do("GET", kvPath+"session", "").status)
+	for _, ttl := range []string{"0", "-1", "9300000000", "9223372036854775807"} {
+		r := g.do("PUT", kvPath+"session", `{"value": "x", "ttlSeconds": `+ttl+`}`)
+		assert.Contains(t, []int{400, 413}, r.status, ttl)
+	}
+	assert.Equal(t, 404, g.do("GET", kvPath+"session", "").status)
+}
+
+func TestAWriteCanBeConditionalOnARevision(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	created := g.do("PUT", kvPath+"k", `{"value": "1"}`, "If-None-Match", "*")
+	require.Equal(t, 201, created.status)
+	assert.Equal(t, 412, g.do("PUT", kvPath+"k", `{"value": "2"}`, "If-None-Match", "*").status)
+
+	first := created.header.Get("ETag")
+	second := g.do("PUT", kvPath+"k", `{"value": "2"}`, "If-Match", first)
+	require.Equal(t, 200, second.status)
+	assert.Equal(t, 412, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-Match", first).status)
+	assert.Equal(t, 412, g.do("DELETE", kvPath+"k", "", "If-Match", first).status)
+	assert.Equal(t, 412, g.do("PUT", kvPath+"absent", `{"value": "3"}`, "If-Match", first).status)
+	assert.Equal(t, "2", g.do("GET", kvPath+"k", "").field(t, "value"))
+	assert.Equal(t, 200, g.do("DELETE", kvPath+"k", "", "If-Match", second.header.Get("ETag")).status)
+
+	for _, bad := range []string{"*", "0", "-1", "x", `W/"7"`, `"7", "8"`} {
+		assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-Match", bad).status, bad)
+		assert.Equal(t, 400, g.do("DELETE", kvPath+"k", "", "If-Match", bad).status, bad)
+	}
+	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", `"7"`).status)
+	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", "*", "If-Match", first).status)
+}
+
+func TestACompareAndSwapComparesTheValue(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	cas := kvPath + "cas/a/b"
+	assert.Equal(t, 409, g.do("POST", cas, `{"expectedValue": "1", "newValue": "2"}`).status, "absent")
+	require.Equal(t, 200, g.do("PUT", kvPath+"a/b", `{"value": "1"}`).status)
+	assert.Equal(t, 200, g.do("POST", cas, `{"expectedValue": "1", "newValue": "2"}`).status)
+	assert.Equal(t, 409, g.do("POST", cas, `{"expectedValue": "1", "newValue": "3"}`).status)
+	assert.Equal(t, 200, g.do("POST", "/api/etcd/kv/cas?key=a%2Fb", `{"expectedValue": "2", "newValue": "4"}`).status)
+	assert.Equal(t, "4", g.do("GET", kvPath+"a/b", "").field(t, "value"))
+	assert.Equal(t, 400, g.do("POST", cas, `{"expectedValue": "1"}`).status)
+	assert.Equal(t, 400, g.do("POST", cas, `{"newValue": "1"}`).status)
+	assert.Equal(t, 405, g.do("GET", cas, "").status, "what begins with cas is no key")
+	assert.Equal(t, 405, g.do("PUT", kvPath+"prefix/x", `{"value": "1"}`).status, "nor is what begins with prefix")
+}
+
+func TestACachedReadSeesWhatWasWrittenHere(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	read := func() (any, int) {
+		r := g.do("GET", kvPath+"k?cached=true", "")
+		assert.True(t, r.status == 404 || r.header.Get("Age") != "")
+		if r.status != 200 {
+			return nil, r.status
+		}
+		return r.field(t, "value"), r.status
+	}
+	_, status := read()
+	assert.Equal(t, 404, status)
+	for i := range 20 {
+		want := fmt.Sprint(i)
+		if i%2 == 0 {
+			require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "`+want+`"}`).status)
+		} else {
+			require.Equal(t, 200, g.do("POST", kvPath+"cas/k", fmt.Sprintf(`{"expectedValue": "%d", "newValue": "%s"}`, i-1, want)).status)
+		}
+		got, _ := read()
+		assert.Equal(t, want, got)
+	}
+	before := g.svc.cached.Stats()
+	for range 10 {
+		read()
+	}
+	after := g.svc.cached.Stats()
+	assert.Equal(t, before.Fills, after.Fills, "all from memory")
+	assert.Equal(t, before.Hits+10, after.Hits)
+	require.Equal(t, 200, g.do("DELETE", kvPath+"k", "").status)
+	_, status = read()
+	assert.Equal(t, 404, status)
+	assert.Equal(t, 400, g.do("GET", kvPath+"k?cached=yes", "").status)
+}
+
+func TestTheCacheIsAsTheSettingsSay(t *testing.T) {
+	t.Parallel()
+	small := start(t, func(s *settings.Settings) { s.Cache.MaxEntries = 2 })
+	for i := range 10 {
+		small.do("GET", kvPath+fmt.Sprint(i)+"?cached=true", "")
+	}
+	assert.Equal(t, 2, small.svc.cached.Stats().Entries)
+
+	without := start(t, func(s *settings.Settings) { s.Watch.Enabled = false })
+	require.Equal(t, 200, without.do("PUT", kvPath+"k", `{"value": "1"}`).status)
+	assert.Equal(t, "1", without.do("GET", kvPath+"k?cached=true", "").field(t, "value"))
+	assert.Zero(t, without.svc.client.Watcher().Active())
+	assert.Equal(t, 200, without.do("GET", "/api/etcd/services/s/instances", "").status)
+	assert.Equal(t, 200, without.do("GET", "/metrics", "").status)
+	assert.Zero(t, without.svc.client.Watcher().Active())
+}
+
+func TestValuesComeBackAsTheyWere(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for _, value := range []string{"", "x", "<a href=\"x\">&amp;</a>", "line\nline\r\n\t", "\u2028 \u00e4 \U0001F600 \x00", strings.Repeat("v", 1<<20)} {
+		body, err := json.Marshal(map[string]string{"value": value})
+		require.NoError(t, err)
+		require.Equal(t, 200, g.do("PUT", kvPath+"k", string(body)).status)
+		assert.Equal(t, value, g.do("GET", kvPath+"k", "").field(t, "value"))
+	}
+	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "\ud83d\ude00 \\ud83d"}`).status)
+	assert.Equal(t, "\U0001F600 \\ud83d", g.do("GET", kvPath+"k", "").field(t, "value"))
+
+	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "//4A", "encoding": "base64"}`).status)
+	got := g.do("GET", kvPath+"k", "")
+	assert.Equal(t, "//4A", got.field(t, "value"))
+	assert.Equal(t, "base64", got.field(t, "encoding"))
+	e, err := g.svc.client.KV().Get(t.Context(), "k")
+	require.NoError(t, err)
+	assert.Equal(t, []byte{0xff, 0xfe, 0}, e.Value)
+	assert.Equal(t, 200, g.do("POST", kvPath+"cas/k", `{"expectedValue": "//4A", "newValue": "AA==", "encoding": "base64"}`).status)
+	assert.Equal(t, "\x00", g.do("GET", kvPath+"k", "").field(t, "value"))
+}
+
+func TestKeysThatAPathCannotCarryHaveAForm(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for _, key := range []string{"a//b", "/a", "a/", "../x", ".", "a/../b", `a\b`, "a%2Fb", "prefix", "prefix/x", "cas", "cas/x", "\n", "a b+c&d=e;f", "ä", strings.Repeat("k", 3000)} {
+		target := "/api/etcd/kv?key=" + url.QueryEscape(key)
+		require.Equal(t, 200, g.do("PUT", target, `{"value": "of the form"}`).status, key)
+		got := g.do("GET", target, "")
+		require.Equal(t, 200, got.status, key)
+		assert.Equal(t, key, got.field(t, "key"))
+		e, err := g.svc.client.KV().Get(t.Context(), key)
+		require.NoError(t, err)
+		assert.Equal(t, key, e.Key)
+		assert.Equal(t, 200, g.do("DELETE", target, "").status, key)
+	}
+	for path, key := range map[string]string{"a%20b": "a b", "a/b/c": "a/b/c", "a%3Fb": "a?b", "%C3%A4": "ä", "a%2525": "a%25", "...": "...", "a;b,c": "a;b,c", "services": "services"} {
+		require.Equal(t, 200, g.do("PUT", kvPath+path, `{"value": "of the path"}`).status, path)
+		_, err := g.svc.client.KV().Get(t.Context(), key)
+		require.NoError(t, err, key)
+	}
+	assert.Equal(t, 400, g.do("GET", "/api/etcd/kv", "").status)
+	assert.Equal(t, 400, g.do("GET", "/api/etcd/kv?key=", "").status)
+	assert.Equal(t, 400, g.do("GET", "/api/etcd/kv?key=a%00b", "").status)
+	assert.Equal(t, 400, g.do("GET", "/api/etcd/kv?key=%ff", "").status)
+	assert.Equal(t, 400, g.do("GET", kvPath+"a?key=b", "").status)
+	assert.Equal(t, 413, g.do("GET", "/api/etcd/kv?key="+strings.Repeat("k", 5000), "").status)
+}
+
+func TestKeysOfOtherPartsAreNotWrittenAsData(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for _, key := range []string{"services/a/instances/b", "locks/x/1", "elections/x/1", ".etcdkit/op/1"} {
+		for _, target := range []string{kvPath + key, "/api/etcd/kv?key=" + key} {
+			assert.Equal(t, 403, g.do("PUT", target, `{"value": "1"}`).status)
+			assert.Equal(t, 403, g.do("DELETE", target, "").status)
+		}
+		assert.Equal(t, 403, g.do("POST", kvPath+"cas/"+key, `{"expectedValue": "", "newValue": ""}`).status)
+		assert.Equal(t, 404, g.do("GET", kvPath+key, "").status)
+	}
+}
+
+func TestAListingHasPagesOfOneRevision(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.PageBytes = 2000 })
+	for i := range 25 {
+		require.Equal(t, 200, g.do("PUT", kvPath+fmt.Sprintf("users/%02d", i), `{"value": "v"}`).status)
+	}
+	require.Equal(t, 200, g.do("PUT", kvPath+"users2/x", `{"value": "v"}`).status)
+	var keys []string
+	var revision any
+	cursor, pages := "", 0
+	for {
+		r := g.do("GET", kvPath+"prefix/users/?limit=10"+cursor, "")
+		require.Equal(t, 200, r.status)
+		var page listBody
+		require.NoError(t, json.Unmarshal(r.Data, &page))
+		for _, e := range page.Entries {
+			keys = append(keys, e.Key)
+		}
+		if revision == nil {
+			revision = page.Revision
+		}
+		assert.Equal(t, revision, page.Revision)
+		assert.Equal(t, int64(25), page.Total)
+		g.do("PUT", kvPath+"users/00a", `{"value": "later"}`)
+		g.do("PUT", kvPath+"users/99", `{"value": "later"}`)
+		pages++
+		if page.Cursor == "" {
+			break
+		}
+		cursor = "&cursor=" + page.Cursor
+	}
+	assert.Equal(t, 3, pages)
+	require.Len(t, keys, 25)
+	assert.Equal(t, "users/00", keys[0])
+	assert.Equal(t, "users/24", keys[24])
+	for _, other := range []string{"prefix/users2", "prefix", "prefix/users/00"} {
+		assert.Equal(t, 400, g.do("GET", kvPath+other+"?cursor="+strings.TrimPrefix(cursor, "&cursor="), "").status, "a cursor of another prefix")
+	}
+	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=", "limit=1&limit=2", "lmit=1", "%zz", "a;b"} {
+		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users/?"+bad, "").status, bad)
+	}
+}
+
+func TestAPageOfLargeValuesIsShort(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.PageBytes = 2000 })
+	for i := range 5 {
+		require.Equal(t, 200, g.do("PUT", kvPath+fmt.Sprintf("big/%d", i), `{"value": "`+strings.Repeat("v", 900+2000*(i/4))+`"}`).status)
+	}
+	var sizes []int
+	for cursor := ""; ; {
+		r := g.do("GET", kvPath+"prefix?key=big"+cursor, "")
+		var page listBody
+		require.NoError(t, json.Unmarshal(r.Data, &page))
+		sizes = append(sizes, len(page.Entries))
+		if page.Cursor == "" {
+			break
+		}
+		cursor = "&cursor=" + page.Cursor
+	}
+	assert.Equal(t, []int{2, 2, 1}, sizes, "one that is larger than a page is a page")
+}
+
+func TestAListingIsOfADirOrOfEverything(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for _, key := range []string{"a/1", "a/2", "ab/3"} {
+		require.Equal(t, 200, g.do("PUT", kvPath+key, `{"value": "v"}`).status)
+	}
+	for target, want := range map[string]float64{
+		"prefix/a": 2, "prefix/a/": 2, "prefix?key=a": 2, "prefix?key=a/": 2, "prefix": 3, "prefix/": 3, "prefix?key=": 3, "prefix/none": 0,
+	} {
+		r := g.do("GET", kvPath+target, "")
+		require.Equal(t, 200, r.status, target)
+		assert.InDelta(t, want, r.field(t, "total"), 0, target)
+		assert.Len(t, r.field(t, "entries"), int(want), target)
+	}
+}
+
+func TestPagesWhoseRevisionIsGoneSaySo(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	g := start(t, func(s *settings.Settings) { s.Etcd.Endpoints = server.Endpoints() })
+	for i := range 3 {
+		require.Equal(t, 200, g.do("PUT", kvPath+fmt.Sprint("a/", i), `{"value": "v"}`).status)
+	}
+	cursor := g.do("GET", kvPath+"prefix/a?limit=1", "").field(t, "cursor").(string)
+	require.Equal(t, 200, g.do("PUT", kvPath+"a/3", `{"value": "v"}`).status)
+	server.Compact(0)
+	r := g.do("GET", kvPath+"prefix/a?limit=1&cursor="+cursor, "")
+	assert.Equal(t, 410, r.status)
+	assert.Equal(t, "gone", r.Code)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// route is a path and what can be done with it. A {name} in the pattern is one segment; a {name} at the end of a pattern
+// that says more is all that follows, one segment at least.
+type route struct {
+	pattern string
+	more    bool // the last {name} may have slashes
+	slash   bool // the path may end in one
+	public  bool // needs no token and no slot
+	methods map[string]endpoint
+}
+
+// endpoint is one method of a route.
+type endpoint struct {
+	query []string // the parameters that it knows
+	serve func(r *request) (answer, error)
+}
+
+// table is all there is. The first route that matches is it: what begins with "prefix" or "cas" is not a key.
+func (s *service) table() []route {
+	kv := func(query ...string) map[string]endpoint {
+		return map[string]endpoint{
+			http.MethodGet:    {serve: s.getKey, query: append([]string{"cached"}, query...)},
+			http.MethodPut:    {serve: s.putKey, query: query},
+			http.MethodDelete: {serve: s.deleteKey, query: query},
+		}
+	}
+	cas := func(query ...string) map[string]endpoint {
+		return map[string]endpoint{http.MethodPost: {serve: s.compareAndSwap, query: query}}
+	}
+	list := func(query ...string) map[string]endpoint {
+		return map[string]endpoint{http.MethodGet: {serve: s.listPrefix, query: append([]string{"limit", "cursor"}, query...)}}
+	}
+	get := func(f func(r *request) (answer, error)) map[string]endpoint {
+		return map[string]endpoint{http.MethodGet: {serve: f}}
+	}
+	return []route{
+		{pattern: "/api/etcd/kv/prefix", slash: true, methods: list("key")},
+		{pattern: "/api/etcd/kv/prefix/{key}", more: true, slash: true, methods: list()},
+		{pattern: "/api/etcd/kv/cas", methods: cas("key")},
+		{pattern: "/api/etcd/kv/cas/{key}", more: true, methods: cas()},
+		{pattern: "/api/etcd/kv", methods: kv("key")},
+		{pattern: "/api/etcd/kv/{key}", more: true, methods: kv()},
+		{pattern: "/api/etcd/services", methods: get(s.listServices)},
+		{pattern: "/api/etcd/services/{service}/instances", methods: get(s.listInstances)},
+		{pattern: "/api/etcd/services/{service}/instances/{id}", methods: map[string]endpoint{
+			http.MethodPost:   {serve: s.register},
+			http.MethodDelete: {serve: s.deregister},
+		}},
+		{pattern: "/api/etcd/health", public: true, methods: get(s.health)},
+		{pattern: "/api/etcd/health/cluster", methods: get(s.cluster)},
+		{pattern: "/metrics", methods: get(s.exposition)},
+		{pattern: "/openapi.yaml", methods: get(s.description)},
+	}
+}
+
+// match finds the route of a path, and the values of its {name}s.
+func (s *service) match(segments []string) (*route, map[string]string) {
+	for i := range s.routes {
+		if params, ok := s.routes[i].match(segments); ok {
+			return &s.routes[i], params
+		}
+	}
+	return nil, nil
+}
+
+func (r *route) match(segments []string) (params map[string]string, ok bool) {
+	pattern := strings.Split(r.pattern[1:], "/")
+	if len(segments) < len(pattern) || len(segments) > len(pattern) && !r.more {
+		return nil, false
+	}
+	params = map[string]string{}
+	for i, want := range pattern {
+		name, isParam := strings.CutPrefix(want, "{")
+		name = strings.TrimSuffix(name, "}")
+		switch {
+		case !isParam && want != segments[i]:
+			return nil, false
+		case isParam && r.more && i == len(pattern)-1:
+			params[name] = strings.Join(segments[i:], "/")
+		case isParam:
+			params[name] = segments[i]
+		}
+	}
+	return params, true
+}
+
+// endpoint is the one of a method. HEAD is GET without the body, which net/http leaves out.
+func (r *route) endpoint(method string) (endpoint, bool) {
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	e, ok := r.methods[method]
+	return e, ok
+}
+
+// allow is the header of that name.
+func (r *route) allow() string {
+	all := slices.Collect(maps.Keys(r.methods))
+	if _, ok := r.methods[http.MethodGet]; ok {
+		all = append(all, http.MethodHead)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// serve listens, and answers until ctx ends; then it finishes what is under way and closes svc.
+func serve(ctx context.Context, svc *service) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", svc.set.Gateway.Listen)
+	if err == nil {
+		err = svc.serveOn(ctx, l)
+	}
+	return errors.Join(err, svc.close(context.WithoutCancel(ctx)))
+}
+
+// serveOn answers the requests that come to l until ctx ends and those under way are finished. It closes l.
+func (s *service) serveOn(ctx context.Context, l net.Listener) error {
+	if s.token == nil && !loopback(l.Addr().String()) {
+		_ = l.Close() // nothing was answered
+		return fmt.Errorf("%s is not the loopback: others could read and write everything; set a token file", l.Addr())
+	}
+	limits := &s.set.Gateway.Limits
+	server := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: time.Duration(limits.HeaderTimeout),
+		ReadTimeout:       time.Duration(limits.ReadTimeout),
+		WriteTimeout:      time.Duration(limits.ReadTimeout) + time.Duration(limits.Request) + 10*time.Second, // to read, work and answer
+		IdleTimeout:       time.Duration(limits.IdleTimeout),
+		MaxHeaderBytes:    limits.HeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what clients do wrong
+
+		DisableGeneralOptionsHandler: true,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	s.log.InfoContext(ctx, "gateway listens", "address", l.Addr().String(), "token", s.token != nil)
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	s.log.InfoContext(ctx, "gateway stops", "cause", context.Cause(ctx).Error())
+	draining, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(limits.Shutdown))
+	defer stop()
+	err := server.Shutdown(draining)
+	if err != nil {
+		_ = server.Close() // ends the requests that have not finished
+		err = fmt.Errorf("requests were cut off: %w", err)
+	}
+	<-failed
+	s.log.InfoContext(ctx, "http is drained")
+	return err
+}
+
+// loopback reports whether an address, with a port or without, is reached from this machine only.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// reachable is where a gateway on this machine is reached that listens on an address such as ":8080".
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("localhost", port)
+	}
+	return listen
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/examples/settings"
+)
+
+const (
+	orders     = "/api/etcd/services/orders/instances"
+	instanceOK = `{"host": "10.0.0.7", "port": 8080, "metadata": {"owner": "payments"}}`
+)
+
+func (g *rig) instances(service string) (out []instanceBody) {
+	g.t.Helper()
+	r := g.do("GET", "/api/etcd/services/"+service+"/instances", "")
+	require.Equal(g.t, 200, r.status)
+	require.NotEmpty(g.t, r.header.Get("Age"))
+	var body struct {
+		Service   string         `json:"serviceName"`
+		Instances []instanceBody `json:"instances"`
+	}
+	require.NoError(g.t, json.Unmarshal(r.Data, &body))
+	assert.Equal(g.t, service, body.Service)
+	return body.Instances
+}
+
+// eventually waits for something that a watch will tell.
+func eventually(t *testing.T, ok func() bool, what string) {
+	t.Helper()
+	require.Eventually(t, ok, 20*time.Second, 5*time.Millisecond, what)
+}
+
+func TestAnInstanceIsRegisteredChangedAndTakenBack(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	assert.Empty(t, g.instances("orders"))
+	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	eventually(t, func() bool { return len(g.instances("orders")) == 1 }, "registered")
+	got := g.instances("orders")[0]
+	assert.Equal(t, "10.0.0.7", got.Host)
+	assert.Equal(t, map[string]string{"owner": "payments"}, got.Metadata)
+	assert.Equal(t, "up", got.Status)
+	assert.False(t, got.Since.IsZero())
+	assert.Contains(t, string(g.do("GET", "/api/etcd/services", "").Data), `["orders"]`)
+
+	require.Equal(t, 200, g.do("POST", orders+"/a", `{"host": "10.0.0.8", "port": 8081, "version": "2", "tags": ["canary"]}`).status)
+	eventually(t, func() bool { return g.instances("orders")[0].Version == "2" }, "changed")
+
+	require.Equal(t, 200, g.do("DELETE", orders+"/a", "").status)
+	eventually(t, func() bool { return len(g.instances("orders")) == 0 }, "taken back")
+	assert.Equal(t, 404, g.do("DELETE", orders+"/a", "").status)
+	assert.JSONEq(t, `{"services": []}`, string(g.do("GET", "/api/etcd/services", "").Data))
+	assert.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status, "and again")
+}
+
+func TestWhatIsRegisteredComesBack(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	store := g.svc.client.KV()
+	e, err := store.Get(t.Context(), "services/orders/instances/a")
+	require.NoError(t, err)
+	_, err = store.Delete(t.Context(), e.Key)
+	require.NoError(t, err)
+	eventually(t, func() bool {
+		now, err := store.Get(t.Context(), e.Key)
+		return err == nil && now.CreateRevision > e.CreateRevision
+	}, "restored")
+}
+
+func TestTheInstanceOfAnotherIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.RegistrationTTL = etcdkit.Duration(2 * time.Second) })
+	client, err := etcdkit.Open(t.Context(), g.svc.set.Etcd)
+	require.NoError(t, err)
+	defer client.Close()
+	other := discovery.New(client, discovery.WithTTL(2*time.Second))
+	defer other.Close()
+	reg, err := other.Register(t.Context(), discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.9", Port: 1})
+	require.NoError(t, err)
+
+	taken := g.do("POST", orders+"/a", instanceOK)
+	assert.Equal(t, 409, taken.status)
+	assert.Equal(t, "taken", taken.Code)
+	assert.Equal(t, 409, g.do("DELETE", orders+"/a", "").status)
+	assert.Equal(t, "10.0.0.9", g.instances("orders")[0].Host)
+	assert.Equal(t, discovery.Registered, reg.State())
+}
+
+func TestInstancesThatCannotBeAreRefused(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for name, body := range map[string]string{
+		"no host": `{"port": 1}`, "no port": `{"host": "a"}`, "a port that is none": `{"host": "a", "port": 65536}`,
+		"a port in the host": `{"host": "a:1", "port": 1}`, "a negative weight": `{"host": "a", "port": 1, "weight": -1}`,
+		"a port with a fraction": `{"host": "a", "port": 1.5}`, "metadata of numbers": `{"host": "a", "port": 1, "metadata": {"a": 1}}`,
+		"a status": `{"host": "a", "port": 1, "status": "up"}`, "nothing": `{}`, "null": `null`,
+	} {
+		assert.Equal(t, 400, g.do("POST", orders+"/a", body).status, name)
+	}
+	long := strings.Repeat("x", 2000)
+	assert.Equal(t, 413, g.do("POST", orders+"/a", `{"host": "a", "port": 1, "metadata": {"a": "`+long+`"}}`).status)
+	assert.Equal(t, 413, g.do("POST", orders+"/"+long, instanceOK).status)
+	assert.Equal(t, 413, g.do("GET", "/api/etcd/services/"+long+"/instances", "").status)
+	for _, path := range []string{"/a%2Fb", "/a/b", "/", "//", "/.", "/%2e%2e", "/%00"} {
+		assert.Contains(t, []int{400, 404}, g.do("POST", orders+path, instanceOK).status, path)
+	}
+	assert.JSONEq(t, `{"services": []}`, string(g.do("GET", "/api/etcd/services", "").Data))
+	assert.Zero(t, g.svc.registrations.count())
+}
+
+func TestThereIsABoundToWhatIsRegisteredHere(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Registrations = 2 })
+	for i := range 2 {
+		require.Equal(t, 201, g.do("POST", fmt.Sprint(orders, "/", i), instanceOK).status)
+	}
+	assert.Equal(t, 429, g.do("POST", orders+"/2", instanceOK).status)
+	assert.Equal(t, 200, g.do("POST", orders+"/1", instanceOK).status)
+	require.Equal(t, 200, g.do("DELETE", orders+"/0", "").status)
+	assert.Equal(t, 201, g.do("POST", orders+"/2", instanceOK).status)
+}
+
+func TestThereIsABoundToWhatIsWatched(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Watch.MaxServices = 2 })
+	for _, service := range []string{"a", "b", "a", "c", "d", "a"} {
+		assert.Empty(t, g.instances(service))
+	}
+	open := g.svc.views.stats()
+	assert.Len(t, open, 2)
+	assert.Contains(t, open, "a")
+	assert.Contains(t, open, "d")
+}
+
+func TestAServiceThatNobodyAsksForIsNotWatched(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Watch.Idle = etcdkit.Duration(50 * time.Millisecond) })
+	before := g.svc.client.Watcher().Active()
+	g.instances("a")
+	eventually(t, func() bool { return g.svc.client.Watcher().Active() == before && len(g.svc.views.stats()) == 0 }, "closed")
+	g.instances("a")
+}

@@ -1,0 +1,120 @@
+// Kv stores typed values, and shows what each kind of write promises and what its errors say. It empties its namespace first.
+//
+//	go run ./examples/kv
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// Item is what we store.
+type Item struct {
+	Stock int `json:"stock"`
+}
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Fatalf("kv: %v", err)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	client, stop, err := embedded.Connect(ctx, "example-kv")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if _, _, err := client.KV().DeletePrefix(ctx, ""); err != nil {
+		return err
+	}
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
+	if err := one(ctx, client.KV(), say); err != nil {
+		return err
+	}
+	return more(ctx, client, say)
+}
+
+// outcome is what the error of a write says of the write. Any error but an unknown outcome means that nothing was changed.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "applied, once"
+	case errors.Is(err, kv.ErrUnknownOutcome): // its answer was lost, and only kv.WithOnce() finds out
+		return "perhaps applied"
+	case errors.Is(err, kv.ErrExists):
+		return "not applied, it exists"
+	case errors.Is(err, kv.ErrConflict):
+		return "not applied, it was changed or removed meanwhile"
+	}
+	return "not applied: " + err.Error()
+}
+
+func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
+	items := kv.NewTyped(store, "items", kv.JSON[Item]())              // "tea" is the key example-kv/items/tea
+	_, err := items.Create(ctx, "tea", Item{Stock: 10}, kv.WithOnce()) // the outcome is known even if the answer is lost
+	say("create: %s", outcome(err))
+	_, err = items.Create(ctx, "tea", Item{Stock: 99})
+	say("create again: %s", outcome(err))
+	seen, err := items.Get(ctx, "tea")
+	if err != nil {
+		return err
+	}
+	tea, err := items.Update(ctx, "tea", func(i *Item) error { i.Stock--; return nil }) // anew if somebody came in between
+	say("update: %s, stock is %d", outcome(err), tea.Value.Stock)
+	_, err = items.Replace(ctx, "tea", Item{Stock: seen.Value.Stock - 1}, seen.ModRevision) // compare-and-swap, by revision
+	say("replace what was read before that: %s", outcome(err))
+	_, err = items.DeleteAt(ctx, "tea", seen.ModRevision)
+	say("delete what was read before that: %s", outcome(err))
+	_, err = store.CompareAndDelete(ctx, "items/tea", []byte(`{"stock":9}`)) // by value: cannot see that it came and went
+	say("delete what it is now: %s", outcome(err))
+	return nil
+}
+
+func more(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
+	item := func(stock int) []byte { return fmt.Appendf(nil, `{"stock":%d}`, stock) }
+	_, err := client.KV().Batch(ctx, kv.OpPut("items/milk", item(1)), kv.OpPut("items/coffee", item(5))) // see kv.BatchError
+	say("batch: %s", outcome(err))
+	txn := client.KV().Txn(ctx).If(clientv3.Compare(clientv3.Version("items/milk"), ">", 0)) // all at once, or nothing
+	resp, err := txn.Then(clientv3.OpDelete("items/milk"), clientv3.OpPut("archive/milk", string(item(1)))).Commit()
+	if err != nil {
+		return err
+	}
+	say("a transaction has moved milk to the archive: %t", resp.Succeeded)
+	for entry, err := range client.KV().List(ctx, "") { // everything, at one revision, in order
+		if err != nil {
+			return err
+		}
+		say("listed: %s %s", entry.Key, entry.Value)
+	}
+	rev, err := client.KV().Put(ctx, "voucher", []byte("10 %"), kv.WithTTL(2*time.Second))
+	if err != nil {
+		return err
+	}
+	for batch, err := range client.Watcher().Watch(ctx, watch.Key("voucher"), watch.WithAfter(rev), watch.WithDeletesOnly()) {
+		if err != nil {
+			return err
+		}
+		say("put with a time to live of 2s, and gone by itself: %s", batch.Events[0].Key)
+		break
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestEachWriteSaysWhatBecameOfIt(t *testing.T) {
+	assert.Equal(t, `create: applied, once
+create again: not applied, it exists
+update: applied, once, stock is 9
+replace what was read before that: not applied, it was changed or removed meanwhile
+delete what was read before that: not applied, it was changed or removed meanwhile
+delete what it is now: applied, once
+batch: applied, once
+a transaction has moved milk to the archive: true
+listed: archive/milk {"stock":1}
+listed: items/coffee {"stock":5}
+put with a time to live of 2s, and gone by itself: voucher
+`, exampletest.Output(t, run))
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	exampletest.Interrupt(t, run, "listed: items/coffee")
+}
+
+func TestALostAnswerIsNotTakenForARefusal(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", "")
+	endpoints, stop, err := embedded.Endpoints(t.Context())
+	require.NoError(t, err)
+	defer stop()
+	var lose atomic.Bool // the next answer to a write
+	client, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: endpoints}, etcdkit.WithDialOptions(grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoke(ctx, method, req, reply, cc, opts...)
+			if err == nil && strings.HasPrefix(method, "/etcdserverpb.KV/") && lose.CompareAndSwap(true, false) {
+				return status.Error(codes.Unavailable, "error reading from server: EOF")
+			}
+			return err
+		},
+	)))
+	require.NoError(t, err)
+	defer client.Close()
+
+	lose.Store(true)
+	_, err = client.KV().Put(t.Context(), "key", []byte("1"))
+	assert.Equal(t, "perhaps applied", outcome(err))
+	lose.Store(true)
+	_, err = client.KV().Put(t.Context(), "key", []byte("2"), kv.WithOnce())
+	assert.Equal(t, "applied, once", outcome(err))
+	assert.False(t, lose.Load(), "an answer was lost")
+	_, err = client.KV().Put(t.Context(), "", nil)
+	assert.Contains(t, outcome(err), "not applied: ")
+}

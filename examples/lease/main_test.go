@@ -1,0 +1,31 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestASessionEndsInTimeAndAKeyComesBack(t *testing.T) {
+	assert.Equal(t, `the session is alive, its time to live is 3s
+its context has ended: lease: expired: lease: not found
+a write with its guard: refused true, because it is lost: true
+its key is there: false
+somebody deletes it
+it is back: 10.0.0.1:80
+somebody revokes its lease
+it is back: 10.0.0.1:80
+it is closed; the key is there: false
+`, exampletest.Output(t, run))
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	for _, line := range []string{"the session is alive", "somebody deletes it", "somebody revokes its lease"} {
+		t.Run("after: "+line, func(t *testing.T) { exampletest.Interrupt(t, run, line) })
+	}
+}

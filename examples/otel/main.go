@@ -1,0 +1,110 @@
+// Otel traces and measures the calls of a client with OpenTelemetry: each RPC is a span below that of the work which made it,
+// and is counted and timed. Neither keys nor values are in it.
+//
+//	go run ./examples/otel
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+)
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Fatalf("otel: %v", err)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	// Yours go to a collector: sdktrace.WithBatcher and sdkmetric.NewPeriodicReader, with exporters such as otlptracegrpc.
+	spans, reader := tracetest.NewInMemoryExporter(), sdkmetric.NewManualReader()
+	traces := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	metrics := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	if err := serve(ctx, traces, metrics); err != nil {
+		return err
+	}
+	for _, span := range spans.GetSpans() {
+		if span.Parent.IsValid() { // the others are what the client does by itself, such as connecting
+			_, _ = fmt.Fprintln(out, "span:", span.Name, "failed:", span.Status.Code == codes.Error)
+		}
+	}
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(ctx, &all); err != nil {
+		return err
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			_, _ = fmt.Fprintln(out, "measured:", m.Name)
+		}
+	}
+	return errors.Join(traces.Shutdown(ctx), metrics.Shutdown(ctx))
+}
+
+// serve is a service that uses etcd. The providers may be those of otel.SetTracerProvider and otel.SetMeterProvider.
+func serve(ctx context.Context, traces trace.TracerProvider, metrics metric.MeterProvider) error {
+	endpoints, stop, err := embedded.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	cfg, err := etcdkit.ConfigFromEnv()
+	if err != nil {
+		return err
+	}
+	cfg.Endpoints, cfg.Namespace = endpoints, "example-otel"
+	handler := otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(metrics))
+	client, err := etcdkit.Open(ctx, cfg, etcdkit.WithDialOptions(grpc.WithStatsHandler(handler)))
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // has nothing to say at the end of a program
+	return order(ctx, client.KV(), traces.Tracer("shop"))
+}
+
+// order is traced itself, and so the calls that it makes with its context are below it.
+func order(ctx context.Context, store *kv.Store, tracer trace.Tracer) error {
+	ctx, span := tracer.Start(ctx, "order")
+	defer span.End()
+	if _, err := store.Put(ctx, "orders/4711", []byte("a present for Ada")); err != nil {
+		return err
+	}
+	_, err := store.Update(ctx, "orders/4711", func(kv.Entry[[]byte]) ([]byte, error) { return []byte("sent to Ada"), nil })
+	if err != nil {
+		return err
+	}
+	for _, err := range store.List(ctx, "orders/") {
+		if err != nil {
+			return err
+		}
+	}
+	_, err = store.Put(ctx, "orders/4712", []byte("on hold"), kv.WithLease(1)) // there is no such lease
+	if errors.Is(err, lease.ErrNotFound) {
+		return nil
+	}
+	return err
+}

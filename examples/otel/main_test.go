@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestEachCallIsASpan(t *testing.T) {
+	assert.Equal(t, `span: etcdserverpb.KV/Put failed: false
+span: etcdserverpb.KV/Range failed: false
+span: etcdserverpb.KV/Txn failed: false
+span: etcdserverpb.KV/Range failed: false
+span: etcdserverpb.KV/RangeStream failed: false
+span: etcdserverpb.KV/Put failed: true
+measured: rpc.client.call.duration
+`, exampletest.Output(t, run))
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	exampletest.Interrupt(t, run, "span: etcdserverpb.KV/Put")
+}
+
+func TestSpansAndMetricsHaveNoKeysAndNoValues(t *testing.T) {
+	exampletest.Alone(t)
+	spans, reader := tracetest.NewInMemoryExporter(), sdkmetric.NewManualReader()
+	require.NoError(t, serve(t.Context(),
+		sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)), sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
+	clean := func(attributes any) {
+		t.Helper()
+		text := fmt.Sprintf("%+v", attributes)
+		for _, secret := range []string{"4711", "4712", "orders", "example-otel", "Ada", "hold"} {
+			assert.NotContains(t, text, secret)
+		}
+	}
+
+	order := named(t, spans.GetSpans(), "order")
+	below := map[string]int{}
+	for _, span := range spans.GetSpans() {
+		clean(span)
+		if span.Parent.SpanID() == order.SpanContext.SpanID() {
+			below[span.Name]++
+			assert.Equal(t, order.SpanContext.TraceID(), span.SpanContext.TraceID())
+			assert.False(t, span.EndTime.Before(span.StartTime))
+		}
+	}
+	assert.Equal(t, map[string]int{
+		"etcdserverpb.KV/Put": 2, "etcdserverpb.KV/Range": 2, "etcdserverpb.KV/RangeStream": 1, "etcdserverpb.KV/Txn": 1,
+	}, below)
+
+	var all metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(t.Context(), &all))
+	clean(all)
+	puts := map[string]uint64{}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			times, ok := m.Data.(metricdata.Histogram[float64])
+			require.True(t, ok, m.Name)
+			for _, point := range times.DataPoints {
+				if method, _ := point.Attributes.Value("rpc.method"); method.AsString() == "etcdserverpb.KV/Put" {
+					status, _ := point.Attributes.Value("rpc.response.status_code")
+					puts[status.AsString()] += point.Count
+				}
+			}
+		}
+	}
+	assert.Equal(t, map[string]uint64{"OK": 1, "NOT_FOUND": 1}, puts)
+}
+
+func named(t *testing.T, spans tracetest.SpanStubs, name string) tracetest.SpanStub {
+	t.Helper()
+	for _, span := range spans {
+		if span.Name == name {
+			return span
+		}
+	}
+	require.Fail(t, "no span", name)
+	return tracetest.SpanStub{}
+}

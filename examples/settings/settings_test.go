@@ -1,0 +1,221 @@
+package settings_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/settings"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+const file = "../etcd.yaml"
+
+// inEffect is the configuration of a client as it says itself, defaults included.
+func inEffect(t *testing.T, cfg etcdkit.Config) etcdkit.Config {
+	t.Helper()
+	cfg.Endpoints = etcdtest.Endpoints()
+	c, err := etcdkit.Open(t.Context(), cfg)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	return c.Diagnose(t.Context()).Settings
+}
+
+func TestTheFileSaysTheDefaults(t *testing.T) {
+	t.Parallel()
+	s, err := settings.Load(file)
+	require.NoError(t, err)
+
+	assert.Equal(t, []string{"localhost:2379"}, s.Etcd.Endpoints)
+	assert.Equal(t, "myapp/", s.Etcd.Namespace, "the one field that is not at its default")
+	there := inEffect(t, s.Etcd)
+	there.Namespace = ""
+	defaults := inEffect(t, etcdkit.Config{})
+	assert.Equal(t, kvRetry(t, `{"maxAttempts": 3, "baseDelay": "100ms", "maxDelay": "2s"}`).Retry, there.Retry)
+	there.Retry = defaults.Retry // its zero value is filled in where it is used
+	assert.Equal(t, defaults, there, "what a client without any configuration uses")
+
+	s.Etcd = etcdkit.Config{}
+	assert.Equal(t, settings.Default(), s)
+}
+
+func kvRetry(t *testing.T, text string) (c etcdkit.Config) {
+	t.Helper()
+	require.NoError(t, yaml.UnmarshalStrict([]byte(`{"retry": `+text+`}`), &c))
+	return c
+}
+
+func TestTheTextOfTheFileSaysTheSameDefaultsAsTheDocumentation(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for field, value := range map[string]string{
+		"dialTimeout": "5s", "readTimeout": "5s", "writeTimeout": "10s", "sessionTTL": "15s", "time": "30s", "timeout": "10s",
+		"maxAttempts": "3", "baseDelay": "100ms", "maxDelay": "2s", "allowInsecureCredentials": "false",
+		"insecureSkipVerifyForTests": "false", "ttl": "5m", "maxEntries": "1000", "maxStaleness": "10s", "enabled": "true",
+		"maxServices": "100", "idle": "1m", "listen": "127.0.0.1:8080", "registrationTTL": "30s", "bodyBytes": "1638400",
+		"headerBytes": "16384", "headerTimeout": "5s", "request": "20s", "idleTimeout": "1m", "shutdown": "15s",
+		"concurrent": "256", "pageEntries": "1000", "pageBytes": "8388608", "registrations": "1000",
+	} {
+		assert.Regexp(t, `(?m)^ +`+field+`: `+regexp.QuoteMeta(value)+`$`, string(data))
+		assert.Regexp(t, `(?s)Default: [^\n]*`+regexp.QuoteMeta(value), string(data), field)
+	}
+}
+
+// leaves are the paths of all fields below a struct, as the file spells them.
+func leaves(v reflect.Value, path string, f func(path string, v reflect.Value)) {
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if at := v.Field(i); at.Kind() == reflect.Struct {
+			leaves(at, path+name+".", f)
+		} else {
+			f(path+name, at)
+		}
+	}
+}
+
+var example = regexp.MustCompile(`(?m)^( +)# ([a-z][A-Za-z]*:.*)$`)
+
+func TestTheFileNamesEveryField(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	all := example.ReplaceAll(data, []byte("$1$2")) // with the examples as well
+	var s settings.Settings
+	require.NoError(t, yaml.UnmarshalStrict(all, &s), "the examples are fields, and of the right type")
+	var said any
+	require.NoError(t, yaml.Unmarshal(all, &said))
+	leaves(reflect.ValueOf(s), "", func(path string, _ reflect.Value) {
+		at := said
+		for name := range strings.SplitSeq(path, ".") {
+			section, ok := at.(map[string]any)
+			require.True(t, ok, path)
+			require.Contains(t, slices.Collect(maps.Keys(section)), name, path)
+			at = section[name]
+		}
+	})
+}
+
+func TestEveryFieldOfTheFileArrives(t *testing.T) {
+	t.Parallel()
+	var want settings.Settings
+	n := 10
+	change := func(_ string, v reflect.Value) {
+		n++
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString(fmt.Sprintf("text-%d", n))
+		case reflect.Bool:
+			v.SetBool(true)
+		case reflect.Slice:
+			v.Set(reflect.ValueOf([]string{"one", "two"}))
+		case reflect.Int, reflect.Int64:
+			v.SetInt(int64(n) * int64(time.Second))
+		default:
+			require.Fail(t, "a kind of field that is not known here", v.Kind())
+		}
+	}
+	leaves(reflect.ValueOf(&want).Elem(), "", change)
+	want.Watch.Enabled = false // its default is true
+	text, err := yaml.Marshal(want)
+	require.NoError(t, err)
+	plain := strings.NewReplacer( // secrets are not written out
+		"password: '[redacted]'", `password: "`+string(want.Etcd.Password)+`"`,
+		"token: '[redacted]'", `token: "`+string(want.Etcd.Token)+`"`)
+	got, err := settings.Parse([]byte(plain.Replace(string(text))))
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+}
+
+func TestWhatIsNotSaidIsTheDefault(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "# nothing\n", "cache: {}\n", "etcd:\n"} {
+		s, err := settings.Parse([]byte(text))
+		require.NoError(t, err, text)
+		assert.Equal(t, settings.Default(), s, text)
+	}
+	s, err := settings.Parse([]byte("cache: {ttl: 1s}"))
+	require.NoError(t, err)
+	want := settings.Default()
+	want.Cache.TTL = etcdkit.Duration(time.Second)
+	assert.Equal(t, want, s)
+}
+
+func TestAFileThatIsWrongIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, says string }{
+		"an unknown section":             {"etdc: {}", `unknown field "etdc"`},
+		"an unknown field":               {"etcd: {endpoint: [a]}", `unknown field "endpoint"`},
+		"an unknown field further below": {"etcd: {retry: {attempts: 1}}", `unknown field "attempts"`},
+		"a field that comes twice":       {"cache: {ttl: 1s, ttl: 2s}", "already set"},
+		"a duration without a unit":      {"cache: {ttl: 5}", "5s"},
+		"a number that is a password":    {"etcd: {password: 123}", "a secret is a string"},
+		"a second document":              {"etcd: {}\n---\netcd: {}", "something follows"},
+		"no YAML":                        {"etcd: [", "yaml"},
+		"a bound that bounds nothing":    {"cache: {maxEntries: 0}", "cache.maxEntries must be positive"},
+		"a cache that is never stale":    {"cache: {maxStaleness: 1s}", "2s at least"},
+		"a negative limit":               {"gateway: {limits: {bodyBytes: -1}}", "gateway.limits.bodyBytes must be positive"},
+		"no address":                     {`gateway: {listen: ""}`, "gateway.listen"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := settings.Parse([]byte(c.text))
+			assert.ErrorContains(t, err, c.says)
+		})
+	}
+	_, err := settings.Load(filepath.Join(t.TempDir(), "none.yaml"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "ETCD_") {
+			t.Setenv(name, "")
+		}
+	}
+	base := etcdkit.Config{
+		DiscoverySRV: "example.com", Username: "file", PasswordFile: "/file", Namespace: "file/",
+		DialTimeout: etcdkit.Duration(time.Second), ReadTimeout: etcdkit.Duration(2 * time.Second),
+		TLS: etcdkit.TLSConfig{CAFile: "/file-ca", ServerName: "file"},
+	}
+	got, err := settings.WithEnvironment(base)
+	require.NoError(t, err)
+	assert.Equal(t, base, got, "nothing is set")
+
+	t.Setenv("ETCD_ENDPOINTS", "a:1, b:2")
+	t.Setenv("ETCD_PASSWORD", "env")
+	t.Setenv("ETCD_CACERT", "/env-ca")
+	t.Setenv("ETCD_DIAL_TIMEOUT", "9s")
+	got, err = settings.WithEnvironment(base)
+	require.NoError(t, err)
+	assert.Equal(t, etcdkit.Config{
+		Endpoints: []string{"a:1", "b:2"}, Username: "file", Password: "env", Namespace: "file/",
+		DialTimeout: etcdkit.Duration(9 * time.Second), ReadTimeout: etcdkit.Duration(2 * time.Second),
+		TLS: etcdkit.TLSConfig{CAFile: "/env-ca", ServerName: "file"},
+	}, got)
+
+	t.Setenv("ETCD_PASSWORD", "")
+	t.Setenv("ETCD_TOKEN", "env")
+	got, err = settings.WithEnvironment(base)
+	require.NoError(t, err)
+	assert.Equal(t, "", got.Username+got.PasswordFile)
+	assert.Equal(t, etcdkit.Secret("env"), got.Token)
+
+	t.Setenv("ETCD_DIAL_TIMEOUT", "soon")
+	_, err = settings.WithEnvironment(base)
+	assert.ErrorIs(t, err, etcdkit.ErrInvalid)
+}

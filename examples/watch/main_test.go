@@ -1,0 +1,33 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestTheCopyIsRightAfterEachStart(t *testing.T) {
+	assert.Equal(t, `started: what is there, at one revision
+  snapshot: put stock/apples -> map[stock/apples:10]
+  snapshot: put stock/pears -> map[stock/apples:10 stock/pears:5]
+started again: every change since the checkpoint
+  live: put stock/apples -> map[stock/apples:9 stock/pears:5]
+  live: put stock/plums -> map[stock/apples:9 stock/pears:5 stock/plums:3]
+  live: delete stock/plums -> map[stock/apples:9 stock/pears:5]
+started again, and etcd has compacted its history meanwhile:
+  revisions are gone, and we know which: true
+started again, for the state: changes in between are folded, and what it does not name is gone
+  resync: put stock/apples -> map[stock/apples:7]
+`, exampletest.Output(t, run))
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	for _, line := range []string{"live: put stock/apples", "revisions are gone"} {
+		t.Run("after: "+line, func(t *testing.T) { exampletest.Interrupt(t, run, line) })
+	}
+}

@@ -1,0 +1,120 @@
+// Workers shares the jobs below a prefix between six workers, of which three may be busy at a time, wherever they run. Each job
+// is finished once, also when a worker dies over it: another one then does it again. It empties its namespace first.
+//
+//	go run ./examples/workers
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+const jobs, workers, permits = 12, 6, 3
+
+func main() {
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Fatalf("workers: %v", err)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	client, stop, err := embedded.Connect(ctx, "example-workers")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if _, _, err := client.KV().DeletePrefix(ctx, ""); err != nil {
+		return err
+	}
+	for n := range jobs {
+		if _, err := client.KV().Put(ctx, fmt.Sprintf("jobs/%02d", n+1), []byte("to do")); err != nil {
+			return err
+		}
+	}
+	_, _ = fmt.Fprintln(out, jobs, "jobs for", workers, "workers")
+	p := pool{client: client, slots: client.Locks().Semaphore("busy", permits), takes: 10 * time.Millisecond}
+	failed := make([]error, workers)
+	var all sync.WaitGroup
+	for n := range workers { // goroutines here; in as many processes they do the same
+		all.Go(func() { failed[n] = p.work(ctx) })
+	}
+	all.Wait()
+	done, err := client.KV().Count(ctx, "done/")
+	left, lerr := client.KV().Count(ctx, "jobs/")
+	if err := errors.Join(errors.Join(failed...), err, lerr); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(out, "finished:", done, "left:", left)
+	_, _ = fmt.Fprintln(out, "more than", permits, "were busy at a time:", p.crowded.Load())
+	return nil
+}
+
+type pool struct {
+	client  *etcdkit.Client
+	slots   *lock.Semaphore
+	takes   time.Duration
+	busy    atomic.Int64 // in this process
+	crowded atomic.Bool
+}
+
+// work ends when no job is left.
+func (p *pool) work(ctx context.Context) error {
+	for left := true; left; {
+		left = false
+		// First what nobody has in hand; then what others have, until they finish it or die.
+		for _, take := range []func(*lock.Mutex, context.Context, lock.Func) error{(*lock.Mutex).TryDo, (*lock.Mutex).Do} {
+			for job, err := range p.client.KV().List(ctx, "jobs/") {
+				if err != nil {
+					return err
+				}
+				left = true
+				err = take(p.client.Locks().Mutex(job.Key), ctx, func(ctx context.Context, held *lock.Held) error {
+					return p.slots.Do(ctx, func(ctx context.Context, _ *lock.Permit) error { return p.do(ctx, job, held) })
+				})
+				if err != nil && !errors.Is(err, lock.ErrLocked) && !errors.Is(err, lock.ErrLost) && !errors.Is(err, kv.ErrUnknownOutcome) {
+					return err // after one of the others the next listing tells whether the job is still to be done
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// do does a job under its lock. ctx ends when that is lost; whatever was done outside of etcd by then is done again.
+func (p *pool) do(ctx context.Context, job kv.Entry[[]byte], held *lock.Held) error {
+	if there, err := p.client.KV().Exists(ctx, job.Key); err != nil || !there { // finished since it was listed
+		return err
+	}
+	if p.busy.Add(1) > permits {
+		p.crowded.Store(true)
+	}
+	defer p.busy.Add(-1)
+	select { // the work
+	case <-time.After(p.takes):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// The job goes and its result comes, both at once and only if the lock is still held: so it is finished once.
+	_, err := p.client.KV().Txn(ctx).Guard(held).Then(clientv3.OpDelete(job.Key), clientv3.OpPut("done/"+job.Key, "well")).Commit()
+	return err
+}
