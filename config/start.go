@@ -60,8 +60,8 @@ func (s *Source) start(ctx context.Context, c Client) error {
 	err := s.connect(patience, c)
 	switch {
 	case err == nil:
-	case !without, ctx.Err() != nil, refused(err):
-		return err
+	case !without, errors.Is(ctx.Err(), context.Canceled), refused(err):
+		return err // a deadline that has passed meanwhile is what a start without etcd is for
 	default:
 		s.set.logger.WarnContext(ctx, "config starts without etcd", "dir", s.dir, "origin", s.origin.String(), "error", err)
 		s.away = err

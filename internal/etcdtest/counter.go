@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
@@ -21,6 +22,7 @@ type RPCCounter struct {
 	mu       sync.Mutex
 	attempts map[string]int
 	sent     map[string]int
+	asked    int
 }
 
 // Counter returns a counter at zero.
@@ -71,6 +73,14 @@ func (c *RPCCounter) Total() int {
 	return total
 }
 
+// Asked is how many of the transactions that were sent only ask where the cluster stands: one count, under no condition.
+// Caches ask that by themselves when a busy machine has kept them waiting.
+func (c *RPCCounter) Asked() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}
+
 // Counts is a copy of the attempts by method, for failure messages.
 func (c *RPCCounter) Counts() map[string]int {
 	c.mu.Lock()
@@ -82,7 +92,7 @@ func (c *RPCCounter) Counts() map[string]int {
 func (c *RPCCounter) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.attempts, c.sent = map[string]int{}, map[string]int{}
+	c.attempts, c.sent, c.asked = map[string]int{}, map[string]int{}, 0
 }
 
 // rpcStats is the counter as gRPC wants it.
@@ -104,12 +114,21 @@ func (s *rpcStats) HandleRPC(ctx context.Context, event stats.RPCStats) {
 	name, _ := ctx.Value(methodKey{}).(string)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch event.(type) {
+	switch event := event.(type) {
 	case *stats.Begin:
 		s.attempts[name]++
 	case *stats.OutPayload:
 		s.sent[name]++
+		if txn, ok := event.Payload.(*pb.TxnRequest); ok && asks(txn) {
+			s.asked++
+		}
 	}
+}
+
+// asks reports whether a transaction is one that [RPCCounter.Asked] counts.
+func asks(txn *pb.TxnRequest) bool {
+	then := txn.GetSuccess()
+	return len(txn.GetCompare())+len(txn.GetFailure()) == 0 && len(then) == 1 && then[0].GetRequestRange().GetCountOnly()
 }
 
 // TagConn is of no interest.

@@ -126,8 +126,14 @@ func TestRPCsAreCounted(t *testing.T) {
 	assert.Equal(t, 2, counter.Sent("KV/Put"))
 	assert.Equal(t, 3, counter.Total())
 
+	_, err = cli.Txn(t.Context()).Then(clientv3.OpGet(dir, clientv3.WithCountOnly())).Commit()
+	require.NoError(t, err)
+	_, err = cli.Txn(t.Context()).Then(clientv3.OpGet(dir)).Commit()
+	require.NoError(t, err)
+	assert.Equal(t, 1, counter.Asked(), "the other one has read")
+
 	counter.Reset()
-	assert.Zero(t, counter.Total())
+	assert.Zero(t, counter.Total()+counter.Asked())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for range 3 {
