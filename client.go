@@ -99,6 +99,7 @@ func newCore(s *settings) (*core, error) {
 		DialKeepAliveTimeout: time.Duration(s.cfg.KeepAlive.Timeout),
 		TLS:                  s.tls,
 		Context:              ctx,
+		MaxCallSendMsgSize:   sendBytes(s.limits),
 		Logger:               zapslog.New(s.logger),
 	}
 	c := &core{set: s, own: true, stop: stop}
@@ -123,6 +124,15 @@ func newCore(s *settings) (*core, error) {
 	c.decorate()
 	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, s.logger)
 	return c, nil
+}
+
+// sendBytes is what client/v3 may send at once: 0, its own default, unless the cluster takes more than that.
+func sendBytes(l kv.Limits) int {
+	const usual, beside = 2 << 20, 512 << 10 // as client/v3 has it: room for what a message has beside keys and values
+	if l.RequestBytes <= usual-beside {
+		return 0
+	}
+	return l.RequestBytes + beside
 }
 
 // decorate lets code over Raw have safe retries and fresh logins as well. The stores work on what is below.
@@ -163,7 +173,7 @@ func (c *core) client() *Client {
 	return &Client{
 		core: c,
 		store: kv.New(c.cli,
-			kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry),
+			kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry), kv.WithLimits(c.set.limits),
 			kv.WithLogger(log), kv.WithRetryHook(obs.Retry)),
 		leases:  lease.New(c.cli, leases...),
 		watcher: watcher,

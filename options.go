@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/kv"
 )
 
 // Option changes what [Open], [OpenLazy] and [Wrap] make.
@@ -25,6 +27,7 @@ type options struct {
 	namespace   *string
 	credentials credentialsFunc
 	observer    Observer
+	limits      kv.Limits
 	lookup      lookupSRV // nil: the system's resolver
 
 	notForWrap []string // options given that a client made elsewhere cannot follow
@@ -106,6 +109,18 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 			return
 		}
 		o.credentials = f
+	}
+}
+
+// WithLimits tells of limits of the cluster that differ from etcd's defaults, such as a larger --max-request-bytes: requests
+// are held against them before they are sent. A field that is 0 keeps its default. Default: etcd's.
+func WithLimits(l kv.Limits) Option {
+	return func(o *options) {
+		if err := l.Validate(); err != nil {
+			o.bad.add("WithLimits: a negative limit")
+			return
+		}
+		o.limits = l
 	}
 }
 

@@ -48,7 +48,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-func (l Limits) validate() error {
+// Validate reports what is wrong with the limits; the error matches [ErrInvalid].
+func (l Limits) Validate() error {
 	if l.RequestBytes < 0 || l.TxnOps < 0 || l.KeyBytes < 0 {
 		return fmt.Errorf("%w: limits: a negative limit", errs.Invalid)
 	}

@@ -57,7 +57,7 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 		}
 	}
 	ns, badDir := keyspace.Dir(s.namespace)
-	bad := errors.Join(badDir, s.retry.Validate(), s.limits.validate())
+	bad := errors.Join(badDir, s.retry.Validate(), s.limits.Validate())
 	if s.read < 0 || s.write < 0 {
 		bad = errors.Join(bad, fmt.Errorf("%w: negative timeout", errs.Invalid))
 	}
