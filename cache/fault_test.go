@@ -239,7 +239,7 @@ func TestOpenDoesNotWaitWhereARefusalIsCertain(t *testing.T) {
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	proxy.Blackhole(true, true) // the watch says nothing
 	cli := etcdtest.Client(t)
-	intercept(cli).answer = func(clientv3.Op) (clientv3.OpResponse, error) {
+	intercept(cli).answer = func(context.Context, clientv3.Op) (clientv3.OpResponse, error) {
 		return clientv3.OpResponse{}, rpctypes.ErrPermissionDenied
 	}
 	p := parts{store: over(t, cli, dir).store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}

@@ -148,8 +148,9 @@ func storeA(tb testing.TB, c mine[string], v string) {
 type intercepted struct {
 	clientv3.KV
 
+	// Both are set before the client is used: caches ask by themselves, too.
 	after  func(op clientv3.Op) // between the answer and its arrival
-	answer func(op clientv3.Op) (clientv3.OpResponse, error)
+	answer func(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error)
 	calls  atomic.Int64
 }
 
@@ -157,7 +158,7 @@ type intercepted struct {
 func (i *intercepted) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	i.calls.Add(1)
 	if i.answer != nil {
-		return i.answer(op)
+		return i.answer(ctx, op)
 	}
 	resp, err := i.KV.Do(ctx, op)
 	if i.after != nil {
