@@ -76,7 +76,8 @@ func session(ctx context.Context, client *etcdkit.Client, say func(string, ...an
 	return err
 }
 
-// presence keeps a key in etcd that says "this process is here", whatever happens to it.
+// presence keeps a key in etcd that says "this process is here", whatever happens to it. Each process needs a key of its own:
+// one that is there already is lease.ErrExists, also for as long as the lease of a process that was killed.
 func presence(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
 	key, err := client.Leases().OpenKey(ctx, "present/me", []byte("10.0.0.1:80"))
 	if err != nil {

@@ -90,10 +90,10 @@ func serve(ctx context.Context, traces trace.TracerProvider, metrics metric.Mete
 func order(ctx context.Context, store *kv.Store, tracer trace.Tracer) error {
 	ctx, span := tracer.Start(ctx, "order")
 	defer span.End()
-	if _, err := store.Put(ctx, "orders/4711", []byte("a present for Ada")); err != nil {
+	if _, err := store.Put(ctx, "orders/bicycle", []byte("a present for Ada")); err != nil {
 		return err
 	}
-	_, err := store.Update(ctx, "orders/4711", func(kv.Entry[[]byte]) ([]byte, error) { return []byte("sent to Ada"), nil })
+	_, err := store.Update(ctx, "orders/bicycle", func(kv.Entry[[]byte]) ([]byte, error) { return []byte("sent to Ada"), nil })
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func order(ctx context.Context, store *kv.Store, tracer trace.Tracer) error {
 			return err
 		}
 	}
-	_, err = store.Put(ctx, "orders/4712", []byte("on hold"), kv.WithLease(1)) // there is no such lease
+	_, err = store.Put(ctx, "orders/tricycle", []byte("on hold"), kv.WithLease(1)) // there is no such lease
 	if errors.Is(err, lease.ErrNotFound) {
 		return nil
 	}

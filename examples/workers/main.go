@@ -64,8 +64,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := errors.Join(errors.Join(failed...), err, lerr); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintln(out, "finished:", done, "left:", left)
-	_, _ = fmt.Fprintln(out, "more than", permits, "were busy at a time:", p.crowded.Load())
+	_, _ = fmt.Fprintf(out, "finished: %d left: %d\nmore than %d were busy at a time: %t\n", done, left, permits, p.crowded.Load())
 	return nil
 }
 
@@ -83,12 +82,16 @@ func (p *pool) work(ctx context.Context) error {
 		left = false
 		// First what nobody has in hand; then what others have, until they finish it or die.
 		for _, take := range []func(*lock.Mutex, context.Context, lock.Func) error{(*lock.Mutex).TryDo, (*lock.Mutex).Do} {
-			for job, err := range p.client.KV().List(ctx, "jobs/") {
-				if err != nil {
-					return err
-				}
+			todo, err := p.client.KV().Map(ctx, "jobs/")
+			if err != nil {
+				return err
+			}
+			for job := range todo { // in no order, so that workers rarely want the same
 				left = true
-				err = take(p.client.Locks().Mutex(job.Key), ctx, func(ctx context.Context, held *lock.Held) error {
+				err := take(p.client.Locks().Mutex(job), ctx, func(ctx context.Context, held *lock.Held) error {
+					if there, err := p.client.KV().Exists(ctx, job); err != nil || !there { // finished since it was listed
+						return err
+					}
 					return p.slots.Do(ctx, func(ctx context.Context, _ *lock.Permit) error { return p.do(ctx, job, held) })
 				})
 				if err != nil && !errors.Is(err, lock.ErrLocked) && !errors.Is(err, lock.ErrLost) && !errors.Is(err, kv.ErrUnknownOutcome) {
@@ -101,10 +104,7 @@ func (p *pool) work(ctx context.Context) error {
 }
 
 // do does a job under its lock. ctx ends when that is lost; whatever was done outside of etcd by then is done again.
-func (p *pool) do(ctx context.Context, job kv.Entry[[]byte], held *lock.Held) error {
-	if there, err := p.client.KV().Exists(ctx, job.Key); err != nil || !there { // finished since it was listed
-		return err
-	}
+func (p *pool) do(ctx context.Context, job string, held *lock.Held) error {
 	if p.busy.Add(1) > permits {
 		p.crowded.Store(true)
 	}
@@ -115,6 +115,6 @@ func (p *pool) do(ctx context.Context, job kv.Entry[[]byte], held *lock.Held) er
 		return ctx.Err()
 	}
 	// The job goes and its result comes, both at once and only if the lock is still held: so it is finished once.
-	_, err := p.client.KV().Txn(ctx).Guard(held).Then(clientv3.OpDelete(job.Key), clientv3.OpPut("done/"+job.Key, "well")).Commit()
+	_, err := p.client.KV().Txn(ctx).Guard(held).Then(clientv3.OpDelete(job), clientv3.OpPut("done/"+job, "well")).Commit()
 	return err
 }
