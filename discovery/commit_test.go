@@ -1,7 +1,7 @@
 package discovery
 
 import (
-	"fmt"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +21,7 @@ func told(t *testing.T, n int) *view {
 	v.begin()
 	b := watch.Batch{Kind: watch.Snapshot, Revision: 100}
 	for i := range n {
-		b.Events = append(b.Events, here(fmt.Sprint(i), `{"host":"h","port":1}`))
+		b.Events = append(b.Events, here(strconv.Itoa(i), `{"host":"h","port":1}`))
 	}
 	v.handle(b)
 	return v

@@ -64,7 +64,8 @@
 //   - Close and a failed Register leave nothing of their own behind; where etcd cannot be reached, for no longer than the TTL.
 //   - No registration deletes or replaces another, except [WithTakeover].
 //   - A view never shows half of a transaction. Its instances are those of some revision of etcd, and those held back.
-//   - A resolver never tells gRPC of an empty list because etcd is away.
+//   - A resolver never tells gRPC of an empty list because etcd is away, and a change of what is said of an instance does not
+//     cost its connection.
 //
 // # What is not guaranteed
 //
@@ -117,7 +118,8 @@
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], ErrInvalid, ErrUnavailable, ErrPermission, ErrClosed.
+// Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge], [ErrUnavailable],
+// [ErrPermission], [ErrClosed]. Where a context has ended the error matches its Err and its Cause.
 // Who has a taken ID is found with errors.As in [*TakenError]. The text is `discovery: register "orders/a": reason`.
 //
 // # Lifetime

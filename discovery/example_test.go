@@ -10,7 +10,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/resolver"
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -335,17 +334,4 @@ func ExampleRegistry_Resolver() {
 	fmt.Println(say(ctx, conn))
 	must(reg.Close()) // drains, waits, deregisters, stops the server gracefully
 	// Output: one <nil>
-}
-
-// A balancer of one's own finds the instance behind an endpoint.
-func ExampleInstanceOf() {
-	inBalancer := func(e resolver.Endpoint) {
-		if i, ok := discovery.InstanceOf(e); ok {
-			fmt.Println(i.Zone)
-		} else {
-			fmt.Println("not of this resolver")
-		}
-	}
-	inBalancer(resolver.Endpoint{})
-	// Output: not of this resolver
 }

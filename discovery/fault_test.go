@@ -166,6 +166,30 @@ func TestARegistrarThatWasCutOffRegistersAnew(t *testing.T) {
 	inTime(t, worst, 2*time.Second)
 }
 
+func TestAProcessThatComesBackLateLeavesItsSuccessorAlone(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	old, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	young, p := over(t, srv.Client(t, harden), "app", discovery.WithTTL(2*time.Second))
+	for n := range size(2, 20) {
+		first := register(t, old, some("orders", "a"))
+		proxy.Blackhole(true, true)
+		second := register(t, young, some("orders", "a"))
+		proxy.Heal()
+		if n%2 == 0 { // it shuts down as soon as it is back, or when it knows that it has lost its place
+			eventually(t, func() bool { _, err := old.Services(timely(t)); return err == nil })
+			assert.Equal(t, discovery.Suspended, first.State())
+			require.ErrorIs(t, first.Update(timely(t), some("orders", "a")), discovery.ErrTaken)
+		}
+		require.NoError(t, first.Close())
+		assert.Equal(t, discovery.Registered, second.State())
+		assert.Len(t, keys(t, p.cli, "app/"), 1)
+		require.NoError(t, second.Close())
+		assert.Empty(t, keys(t, p.cli, "app/"))
+	}
+}
+
 func TestADeletedOrOverwrittenKeyComesBack(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
@@ -256,4 +280,5 @@ func TestAGracefulCloseIsSeenWhileEtcdTellsOfIt(t *testing.T) {
 		worst = max(worst, time.Since(closed))
 	}
 	t.Logf("gone from %d views %v after Close, at worst", views, worst)
+	inTime(t, worst, 100*time.Millisecond)
 }

@@ -15,8 +15,9 @@ import (
 // begin with "grpc.", are left out.
 //
 // Close of the registration marks the instance as draining, waits for [WithDrainDelay], so that clients have turned
-// elsewhere, deletes it from etcd, and then stops srv gracefully; calls that take longer than [WithStopWait] are cut off.
-// The rest is as for [Registry.Register]: on error, srv is left alone.
+// elsewhere, deletes it from etcd, and then stops srv gracefully; calls that take longer than [WithStopWait] are cut off:
+// their contexts end, and Close returns when their handlers have. A service that somebody else has taken over is left out of
+// that, and does not keep the others from it. The rest is as for [Registry.Register]: on error, srv is left alone.
 func (r *Registry) RegisterGRPC(ctx context.Context, srv *grpc.Server, i Instance, o ...RegisterOption) (*Registration, error) {
 	const op = "register grpc"
 	if srv == nil {

@@ -3,6 +3,7 @@ package discovery_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -100,13 +101,13 @@ func TestTheOwnersOfKeysStayTheSameFromReleaseToRelease(t *testing.T) {
 	} {
 		s, _ := pool(t, 8, tt.member)
 		p := s.Picker(discovery.Sticky())
-		got := ""
+		var got strings.Builder
 		for n := range 24 {
 			k, err := p.PickFor(fmt.Sprint("customer/", n))
 			require.NoError(t, err)
-			got += k.Instance.ID[1:]
+			got.WriteString(k.Instance.ID[1:])
 			k.Done(nil)
 		}
-		assert.Equal(t, tt.want, got, name)
+		assert.Equal(t, tt.want, got.String(), name)
 	}
 }

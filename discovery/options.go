@@ -35,8 +35,9 @@ func WithTTL(d time.Duration) Option { return func(s *settings) { s.ttl = d } }
 // WithGRPCNaming has instances where and how client/v3/naming has its endpoints: an instance is the key <service>/<id>, its
 // value is {"Op":0,"Addr":"host:port","Metadata":…}, and all that Addr does not say is in Metadata. Such endpoints are
 // read, too, whoever has written them: Metadata that is a JSON object becomes that of the [Instance], other Metadata its
-// member "metadata". There is no dir of services then: give the client a namespace of its own. Default: the layout that
-// the package comment describes.
+// member "metadata". There is no dir of services then: give the client a namespace of its own. Readers that are not of this
+// package do not know of draining: they learn that an instance leaves when its key goes. Default: the layout that the package
+// comment describes.
 func WithGRPCNaming() Option { return func(s *settings) { s.layout = naming() } }
 
 // WithGrace is how long a sudden loss of most instances is held back, as the package comment describes; 0 holds nothing
@@ -102,7 +103,8 @@ type registering struct {
 func WithoutWaiting() RegisterOption { return func(s *registering) { s.background = true } }
 
 // WithTakeover replaces whoever has the ID. One that lives is left without its registration until the new one is closed:
-// its State is Suspended, and nobody tells it more. Default: ErrTaken.
+// its State is Suspended, and nobody tells it more. A registration of the same client is not replaced, which is ErrTaken
+// still: close it. Default: ErrTaken.
 func WithTakeover() RegisterOption { return func(s *registering) { s.takeover = true } }
 
 // WithDrainDelay is how long Drain waits between the mark and its return: for clients to see the mark, and to have sent

@@ -92,8 +92,9 @@ func (p *Picker) PickFor(key string) (Pick, error) {
 }
 
 // Done says that the work is done, and what came of it: an error counts against the instance, except that the work was
-// canceled. Report nil for errors that are not the instance's, such as a bad request. Call it once for each pick that
-// succeeded.
+// canceled (context.Canceled, and gRPC's code of that name). Report nil for errors that are not the instance's, such as a bad
+// request. Call it once for each pick that succeeded: what is never done counts as load until another process has the ID,
+// what is done twice takes the load of somebody else off.
 func (k Pick) Done(err error) {
 	if k.n == nil {
 		return

@@ -199,7 +199,7 @@ func TestAPolicyOfOnesOwn(t *testing.T) {
 
 func TestFailingInstancesAreLeftAloneForAWhile(t *testing.T) {
 	t.Parallel()
-	const away = time.Second
+	const away = 2 * time.Second
 	s, p := pool(t, 4, nil, discovery.WithEjection(3, away))
 	picker := s.Picker(nil)
 	bad := errors.New("refused")

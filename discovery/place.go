@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -124,8 +125,11 @@ func (p *place) take(ctx context.Context) error {
 	}
 }
 
-// clearings is how often what is in the way is cleared away before that is seen to be no use.
-const clearings = 5
+// What is in the way is cleared away so often, with waits that grow up to so much, before that is seen to be no use.
+const (
+	clearings = 8
+	clearMost = 500 * time.Millisecond
+)
 
 // open creates the key and waits until it is there. While it is not, what is to be there may change.
 func (p *place) open(ctx context.Context, takeover bool) error {
@@ -137,15 +141,17 @@ func (p *place) open(ctx context.Context, takeover bool) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, kv.ErrExists):
-			if bad := p.clear(ctx, takeover); bad != nil {
-				return bad
-			}
-			if cleared++; cleared == 1 {
-				continue
-			}
-			if cleared > clearings { // somebody puts it back each time
+			if cleared == clearings { // somebody puts it back each time
 				return p.takenMeanwhile()
 			}
+			if cleared > 0 && !pause(ctx, min(wait.NextBackOff(), clearMost)) {
+				return fmt.Errorf("%w: %w", retry.ContextError(ctx), p.takenMeanwhile())
+			}
+			if err := p.clear(ctx, takeover); err != nil {
+				return err
+			}
+			cleared++
+			continue
 		case ctx.Err() != nil, hopeless(err), !bounded:
 			return reason(err)
 		}

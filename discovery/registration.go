@@ -36,7 +36,8 @@ type Registration struct {
 }
 
 // Register registers an instance, and returns when it is in etcd. ctx bounds that alone; when it fails, nothing is left
-// behind. While etcd does not answer it is tried again until ctx ends; without a deadline, for 10 s.
+// behind: what a request may have left that was cut off is removed in the background. While etcd does not answer it is tried
+// again until ctx ends; without a deadline, for 10 s.
 //
 // An instance with the same ID that a crashed process has left is waited out, which takes up to its TTL and a second. If it
 // turns out that its lease is being renewed, which shows within a third of its TTL, the error is a [*TakenError] and
@@ -225,7 +226,9 @@ func each(places []*place, f func(p *place) error) error {
 
 // Drain marks the instance as draining, so that pickers and resolvers leave it alone, and returns when WithDrainDelay has
 // passed since the mark was made: what comes after it is GracefulStop and Close. It may be called again. One RPC for the
-// first call. When the mark cannot be made, because etcd is away, it returns the error at once.
+// first call. ctx bounds both; without a deadline, the mark is given up after 10 s. An error means that the mark was not seen
+// to be made, or that clients have not had all of their time. It is made as soon as that is possible, as with Update; there
+// is no way back but Close and Register.
 func (g *Registration) Drain(ctx context.Context) error {
 	i := g.first()
 	err := g.usable(ctx)

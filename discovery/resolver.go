@@ -42,8 +42,13 @@ const roundRobinConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 // [InstanceOf].
 //
 // It asks gRPC for round_robin, unless the dialer has a service config of its own (grpc.WithDefaultServiceConfig) or wants
-// none (grpc.WithDisableServiceConfig). Connections to one service share a view of it, which is closed with the last of
-// them; close connections before the registry, for after it they keep the last addresses.
+// none (grpc.WithDisableServiceConfig). What a dialer's config leaves out, such as a policy, is as gRPC has it: pick_first.
+// A call that is on its way to an instance which dies fails, unless a config has it repeated. With TLS, certificates are
+// checked for the name of the service, unless grpc.WithAuthority says otherwise.
+//
+// Connections to one service share a view of it, which is closed with the last of them. So it is when gRPC goes idle, by
+// default after half an hour without a call; who wants addresses while etcd is away even then keeps a [Service] open. Close
+// connections before the registry, whose Close waits for resolvers: after it they keep the last addresses.
 func (r *Registry) Resolver(o ...PlaceOption) resolver.Builder { return &builder{r: r, opts: o} }
 
 type builder struct {

@@ -1,9 +1,11 @@
 package discovery_test
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -128,9 +130,12 @@ func TestChangesAreDebouncedAndRepetitionsLeftOut(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	c, _ := resolve(t, r, "echo")
-	eventually(t, func() bool { return len(c.errs.all()) == 1 })
-	require.ErrorIs(t, c.errs.all()[0], discovery.ErrNoInstance)
+	eventually(t, func() bool {
+		all := c.errs.all()
+		return len(all) > 0 && errors.Is(all[len(all)-1], discovery.ErrNoInstance)
+	})
 	const n = 200
+	began := time.Now()
 	for i := range n {
 		put(t, p, "services/echo/instances/a", fmt.Sprintf(`{"host":"h","port":%d}`, i+1))
 	}
@@ -143,7 +148,7 @@ func TestChangesAreDebouncedAndRepetitionsLeftOut(t *testing.T) {
 		return len(e) == 1 && e[0].Addresses[0].Addr == fmt.Sprintf("h:%d", n)
 	})
 	told := len(c.states.all())
-	assert.Less(t, told, n/2)
+	assert.LessOrEqual(t, told, 2+int(time.Since(began)/(50*time.Millisecond)))
 	put(t, p, "services/echo/instances/a", fmt.Sprintf(`{"host":"h","port":%d,"unknown":1}`, n))
 	put(t, p, "services/echo/instances/b", `{"host":"h","port":1}`)
 	eventually(t, func() bool { all := c.states.all(); return len(all[len(all)-1].Endpoints) == 2 })

@@ -6,10 +6,13 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
 
 	"github.com/etcdkit/etcdkit/discovery"
@@ -139,4 +142,23 @@ func TestResolversAreClosedInTheMiddleOfEverything(t *testing.T) {
 	close(done)
 	writer.Wait()
 	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == 0 })
+}
+
+func TestAnOpenViewServesConnectionsThatWereIdle(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	proxy := srv.Proxy(t)
+	direct, _ := over(t, srv.Client(t, harden), "app")
+	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	register(t, direct, serve(t, "one").instance("echo"))
+	shows(t, view(t, r, "echo"), "one")
+	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(time.Second))
+	answers(t, conn, 1)
+	for state := conn.GetState(); state != connectivity.Idle; state = conn.GetState() {
+		require.True(t, conn.WaitForStateChange(timely(t), state))
+	}
+	proxy.Refuse()
+	proxy.Cut()
+	answers(t, conn, 1)
+	proxy.Accept()
 }

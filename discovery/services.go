@@ -26,7 +26,7 @@ type roll struct {
 // then after each change, one at a time, in a goroutine of its own. A slow f is told of the latest. No call begins after
 // stop has returned; one may still run, and f itself may call stop. It ends with the registry too, whose Close waits for f.
 //
-// It costs a streamed list, a server-side watch below all services, and memory for the key of each instance. It goes on for
+// It is told of what is in etcd: nothing is held back, as [Service] does. It costs a streamed list, a server-side watch below all services, and memory for the key of each instance. It goes on for
 // as long as it takes when etcd is away. On a registry that is closed or of no use f is never called.
 func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	r.mu.Lock()

@@ -29,7 +29,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
 		log.Fatalf("cache: %v", err)
 	}
 }

@@ -10,21 +10,17 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/peer"
 
-	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/examples/embedded"
 )
@@ -87,56 +83,6 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	return servers["linus"].registration.Close()
-}
-
-// server is a process of its own, but for being in ours.
-type server struct {
-	addr         string
-	grpc         *grpc.Server
-	client       *etcdkit.Client
-	registration *discovery.Registration
-}
-
-func startAll(ctx context.Context, endpoints []string, names ...string) (map[string]*server, error) {
-	all := map[string]*server{}
-	for _, name := range names {
-		s, err := start(ctx, name, endpoints)
-		if err != nil {
-			return all, err
-		}
-		all[name] = s
-	}
-	return all, nil
-}
-
-func start(ctx context.Context, name string, endpoints []string) (*server, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	client, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints, Namespace: "example-discovery"})
-	if err != nil {
-		return nil, errors.Join(err, listener.Close())
-	}
-	s := &server{addr: listener.Addr().String(), grpc: grpc.NewServer(), client: client}
-	healthpb.RegisterHealthServer(s.grpc, health.NewServer()) // a service of yours
-	go func() { _ = s.grpc.Serve(listener) }()
-
-	i := discovery.Instance{Service: "orders", ID: name, Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
-	registry := discovery.New(client, discovery.WithTTL(2*time.Second)) // 30 s without this: a killed server is shown for as long
-	s.registration, err = registry.RegisterGRPC(ctx, s.grpc, i, discovery.WithDrainDelay(300*time.Millisecond))
-	if err != nil {
-		s.kill()
-		return nil, err
-	}
-	return s, nil
-}
-
-// kill cuts all connections off, as the end of a process does: no farewell to clients, none to etcd.
-func (s *server) kill() {
-	s.grpc.Stop()
-	_ = s.client.Raw().Close()
-	_ = s.client.Close() // for what runs here; it does not get through to etcd any more
 }
 
 // dial finds servers by name. Without a service config they take turns; this one has calls repeated, too, since those that

@@ -15,8 +15,8 @@ const ConfigFile = "ETCD_CONFIG"
 // Connect opens a client. Where etcd is, and the rest of the configuration, is what the environment says
 // (etcdkit.ConfigFromEnv), and for what it does not say, the file that ETCD_CONFIG names. The keys are below the namespace
 // given, which itself is below the configured one. Without ETCD_ENDPOINTS and without a file, a server is started in this
-// process, as Endpoints does. Call stop at the end: it closes the client, then the server.
-func Connect(ctx context.Context, namespace string) (client *etcdkit.Client, stop func(), err error) {
+// process, as Endpoints does. opts are etcdkit.Open's. Call stop at the end: it closes the client, then the server.
+func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (client *etcdkit.Client, stop func(), err error) {
 	config, fromFile, err := configuration()
 	if err != nil {
 		return nil, nil, err
@@ -31,7 +31,7 @@ func Connect(ctx context.Context, namespace string) (client *etcdkit.Client, sto
 			return nil, nil, err
 		}
 	}
-	client, err = etcdkit.Open(ctx, config)
+	client, err = etcdkit.Open(ctx, config, opts...)
 	if err != nil {
 		stopServer()
 		return nil, nil, err

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -24,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
 		log.Fatalf("leader: %v", err)
 	}
 }
@@ -48,7 +49,10 @@ func run(ctx context.Context, out io.Writer) error {
 		all.Go(func() {
 			// Run campaigns, again and again, calls the function while it leads, and resigns when that has returned.
 			err := election.Run(own, name, func(ctx context.Context, l *lock.Leadership) error {
-				leads <- name
+				select {
+				case leads <- name:
+				case <-ctx.Done():
+				}
 				<-ctx.Done() // the work: it ends when the leadership is lost, or when this process is to stop
 
 				// l.Context() lives as long as the leadership: time to hand over. The guard has etcd refuse it should that be over.
@@ -63,7 +67,7 @@ func run(ctx context.Context, out io.Writer) error {
 	defer all.Wait()
 	defer cancel()
 
-	for range 2 {
+	for range 3 {
 		var leader string
 		select {
 		case leader = <-leads:
@@ -74,11 +78,8 @@ func run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		_, _ = fmt.Fprintln(out, "one leads, and everybody sees it")
-		terminate[leader]()
+		terminate[leader]() // it hands over
 	}
-	last := <-leads
-	_, _ = fmt.Fprintln(out, "two have handed over, the third leads:", last != "")
-	terminate[last]()
 	all.Wait()
 	return vacant(ctx, election, out)
 }

@@ -1,20 +1,24 @@
 package main
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
 func TestEachLeadsAndHandsOver(t *testing.T) {
-	t.Setenv("ETCD_ENDPOINTS", "")
-	var out strings.Builder
-	require.NoError(t, run(t.Context(), &out))
 	assert.Equal(t, `one leads, and everybody sees it
 one leads, and everybody sees it
-two have handed over, the third leads: true
+one leads, and everybody sees it
 nobody leads any more
-`, out.String())
+`, exampletest.Output(t, run))
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	exampletest.Interrupt(t, run, "one leads")
 }

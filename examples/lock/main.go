@@ -25,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
 		log.Fatalf("lock: %v", err)
 	}
 }
@@ -77,12 +77,13 @@ func paused(ctx context.Context, client *etcdkit.Client, job *lock.Mutex, say fu
 	}
 	<-held.Context().Done() // a process that runs learns of it at once; one that stands still does not
 
-	other, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: client.Raw().Endpoints(), Namespace: "example-lock"})
+	// A client with a session of its own, as another process has one.
+	other, err := etcdkit.Wrap(client.Raw(), etcdkit.WithNamespace(client.KV().Dir()))
 	if err != nil {
 		return err
 	}
-	defer other.Close()                                       //nolint:errcheck // the program ends
-	next, err := other.Locks().Mutex("nightly-job").Lock(ctx) // as another process would
+	defer other.Close() //nolint:errcheck // the program ends
+	next, err := other.Locks().Mutex("nightly-job").Lock(ctx)
 	if err != nil {
 		return err
 	}

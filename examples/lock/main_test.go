@@ -1,22 +1,26 @@
 package main
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
 func TestAWriteOfAnExHolderIsRefused(t *testing.T) {
-	t.Setenv("ETCD_ENDPOINTS", "")
-	var out strings.Builder
-	require.NoError(t, run(t.Context(), &out))
 	assert.Equal(t, `while it is held, another one is told: true
 the holder has written, and released
 a second holder begins, and stands still
 a third has the lock: its token is higher: true
 the second wakes up and writes: refused true, because it has lost the lock: true
 the report is from the third
-`, out.String())
+`, exampletest.Output(t, run))
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	exampletest.Interrupt(t, run, "the holder has written")
 }

@@ -67,22 +67,12 @@ func run(ctx context.Context, out io.Writer) error {
 
 // serve is a service that uses etcd. The providers may be those of otel.SetTracerProvider and otel.SetMeterProvider.
 func serve(ctx context.Context, traces trace.TracerProvider, metrics metric.MeterProvider) error {
-	endpoints, stop, err := embedded.Endpoints(ctx)
+	handler := otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(metrics))
+	client, stop, err := embedded.Connect(ctx, "example-otel", etcdkit.WithDialOptions(grpc.WithStatsHandler(handler)))
 	if err != nil {
 		return err
 	}
 	defer stop()
-	cfg, err := etcdkit.ConfigFromEnv()
-	if err != nil {
-		return err
-	}
-	cfg.Endpoints, cfg.Namespace = endpoints, "example-otel"
-	handler := otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(metrics))
-	client, err := etcdkit.Open(ctx, cfg, etcdkit.WithDialOptions(grpc.WithStatsHandler(handler)))
-	if err != nil {
-		return err
-	}
-	defer client.Close() //nolint:errcheck // has nothing to say at the end of a program
 	return order(ctx, client.KV(), traces.Tracer("shop"))
 }
 

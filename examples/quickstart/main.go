@@ -28,30 +28,19 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
 		log.Fatalf("quickstart: %v", err)
 	}
 }
 
-func run(ctx context.Context) (err error) {
-	endpoints, stopServer, err := embedded.Endpoints(ctx)
+func run(ctx context.Context) error {
+	// One client for the whole process. It comes back when etcd has answered, or says what is wrong with each endpoint.
+	client, stop, err := embedded.Connect(ctx, "quickstart")
 	if err != nil {
 		return err
 	}
-	defer stopServer()
-
-	// One client for the whole process. Open returns when etcd has answered, or says what is wrong with each endpoint.
-	cfg, err := etcdkit.ConfigFromEnv() // user, password and certificates, where your etcd asks for them
-	if err != nil {
-		return err
-	}
-	cfg.Endpoints, cfg.Namespace = endpoints, "quickstart"
-	client, err := etcdkit.Open(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, client.Close()) }()
-	fmt.Println("connected to", endpoints)
+	defer stop()
+	fmt.Println("connected to", client.Raw().Endpoints())
 
 	steps := []struct {
 		title string
