@@ -28,7 +28,7 @@ type feed struct {
 	ended chan struct{} // closed when there is no watch and will be none
 
 	sub      atomic.Pointer[watch.Subscription]
-	asOf     atomic.Pointer[time.Time] // nothing was missing then; nil while that was never so
+	asOf     atomic.Pointer[moment] // nothing was missing then; nil while that was never so
 	restarts atomic.Uint64
 
 	mu  sync.Mutex
@@ -176,19 +176,36 @@ func (f *feed) age() time.Duration {
 		}
 	}
 	if at := f.asOf.Load(); at != nil {
-		return max(time.Since(*at), 0)
+		return at.ago()
 	}
 	return 0
 }
 
-// wasWhole notes that nothing was missing at a time.
+// wasWhole notes that nothing was missing at a time of the wall clock. When that was cannot be told where the time lies in
+// the future: then the clock was set back, and what is known stays.
 func (f *feed) wasWhole(at time.Time) {
+	since := time.Since(at)
+	if since < 0 {
+		return
+	}
+	now := &moment{wall: at, run: time.Now().Add(-since)}
 	for {
 		last := f.asOf.Load()
-		if last != nil && !at.After(*last) || f.asOf.CompareAndSwap(last, &at) {
+		if last != nil && (at.Equal(last.wall) || !now.run.After(last.run)) || f.asOf.CompareAndSwap(last, now) {
 			return
 		}
 	}
+}
+
+// moment is a time by two clocks: the wall clock may be set, and the other stands still while the machine sleeps.
+type moment struct {
+	wall time.Time // without the other in it
+	run  time.Time
+}
+
+// ago is how long ago m was, by the clock that says more.
+func (m *moment) ago() time.Duration {
+	return max(time.Since(m.run), time.Now().Round(0).Sub(m.wall), 0)
 }
 
 func over(sub *watch.Subscription) bool {

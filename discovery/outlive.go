@@ -75,8 +75,8 @@ func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan st
 	var end expiry
 	for {
 		asked := time.Now()
-		info, err := p.r.leases.Describe(ctx, taken.Lease)
-		gone := errors.Is(err, lease.ErrNotFound) // and the key with it
+		info, err := p.r.leases.TimeToLive(ctx, taken.Lease) // whoever may read its keys
+		gone := errors.Is(err, lease.ErrNotFound)            // and the key with it
 		switch {
 		case gone:
 		case err != nil && ctx.Err() == nil && (hopeless(err) || !bounded):

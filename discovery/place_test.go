@@ -186,6 +186,19 @@ func TestWhyAContextHasEndedIsSaid(t *testing.T) {
 	assert.Equal(t, discovery.Registered, reg.State(), "nothing was changed")
 }
 
+// A lease whose keys this process may not read all of is one whose end it can wait for all the same.
+func TestAPredecessorWhoseLeaseHasForeignKeysIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	id := leftover(t, root, "app/services/orders/instances/a", 3)
+	_, err := root.Put(t.Context(), "secret", "", clientv3.WithLease(id))
+	require.NoError(t, err)
+	r, _ := over(t, srv.Client(t, harden, etcdtest.As("u", "p")), "app")
+	register(t, r, some("orders", "a"))
+}
+
 // leftover is the key of a process that has crashed just now, on a lease of its own.
 func leftover(t *testing.T, cli *clientv3.Client, key string, ttl int64) clientv3.LeaseID {
 	t.Helper()

@@ -17,7 +17,8 @@
 // otherwise, so that deleting "users/4" does not delete "users/42". Keys below ".etcdkit/" of a store's namespace belong
 // to this package: they appear in no listing or count, and are not written.
 //
-// [Namespace] is the wall alone, as a decorator for a clientv3.KV.
+// [Namespace] is the wall alone, as a decorator for a clientv3.KV. [Coalesce] is another one: gets, puts and deletes that many
+// goroutines make at once share transactions.
 //
 // # Lifetime
 //

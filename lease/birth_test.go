@@ -82,6 +82,7 @@ func TestCallsUnderWayEndWithTheManager(t *testing.T) {
 		"Acquire":       func(ctx context.Context, m *lease.Manager) error { _, _, err := m.Acquire(ctx); return err },
 		"KeepAliveOnce": func(ctx context.Context, m *lease.Manager) error { _, err := m.KeepAliveOnce(ctx, 7); return err },
 		"Revoke":        func(ctx context.Context, m *lease.Manager) error { return m.Revoke(ctx, 7) },
+		"TimeToLive":    func(ctx context.Context, m *lease.Manager) error { _, err := m.TimeToLive(ctx, 7); return err },
 		"Describe":      func(ctx context.Context, m *lease.Manager) error { _, err := m.Describe(ctx, 7); return err },
 	}
 	for name, call := range calls {

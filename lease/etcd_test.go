@@ -89,6 +89,7 @@ func TestADeadlineSaysWhatWasNotReached(t *testing.T) {
 	calls := map[string]func(ctx context.Context) error{
 		"OpenSession": func(ctx context.Context) error { _, err := m.OpenSession(ctx); return err },
 		"Shared":      func(ctx context.Context) error { _, err := m.Shared(ctx); return err },
+		"TimeToLive":  func(ctx context.Context) error { _, err := m.TimeToLive(ctx, 7); return err },
 		"Describe":    func(ctx context.Context) error { _, err := m.Describe(ctx, 7); return err },
 	}
 	for name, call := range calls {
@@ -357,4 +358,27 @@ func TestGrantAndRevokeWhoseAnswersAreLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTheKeysOfALeaseAreToldToWhoMayReadThemAll(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	granted, err := manage(t, root).Grant(t.Context(), time.Minute)
+	require.NoError(t, err)
+	for _, key := range []string{"app/mine", "secret"} {
+		_, err = root.Put(t.Context(), key, "", clientv3.WithLease(granted.ID))
+		require.NoError(t, err)
+	}
+	m := manage(t, srv.Client(t, etcdtest.As("app", "pw")), lease.WithNamespace("app"))
+	_, err = m.Describe(t.Context(), granted.ID)
+	require.ErrorIs(t, err, lease.ErrPermission)
+	info, err := m.TimeToLive(t.Context(), granted.ID)
+	require.NoError(t, err)
+	assert.Equal(t, time.Minute, info.Granted)
+	assert.InDelta(t, time.Minute.Seconds(), info.Remaining.Seconds(), 10)
+	assert.Empty(t, info.Keys)
+	_, err = m.TimeToLive(t.Context(), 4711)
+	require.ErrorIs(t, err, lease.ErrNotFound)
 }

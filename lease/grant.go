@@ -164,14 +164,26 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	})
 }
 
-// Describe says what etcd knows of a lease, with its keys in order: [ErrNotFound] if there is no such one.
+// Describe says what etcd knows of a lease, with its keys in order: [ErrNotFound] if there is no such one. With access control,
+// etcd tells only who may read all of the lease's keys, those outside the namespace included; others get [ErrPermission],
+// and can use [Manager.TimeToLive]. It costs one RPC.
 func (m *Manager) Describe(ctx context.Context, id clientv3.LeaseID) (Info, error) {
+	return m.info(ctx, "describe", id, true)
+}
+
+// TimeToLive says how long a lease has left, and was granted for: [ErrNotFound] if there is no such one. It tells no keys, and
+// needs no permission. It costs one RPC.
+func (m *Manager) TimeToLive(ctx context.Context, id clientv3.LeaseID) (Info, error) {
+	return m.info(ctx, "time to live", id, false)
+}
+
+func (m *Manager) info(ctx context.Context, op string, id clientv3.LeaseID, keys bool) (Info, error) {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
-		return Info{}, fail("describe", "", err)
+		return Info{}, fail(op, "", err)
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()
-	r, asked, err := m.look(ctx, "describe", id, true)
+	r, asked, err := m.look(ctx, op, id, keys)
 	if err != nil {
 		return Info{}, err
 	}

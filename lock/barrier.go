@@ -56,7 +56,8 @@ func anybody([]entry, entry) (bool, *entry) { return true, nil }
 // A party that gives up, or is lost, in the very moment in which the barrier opens may have been one of the n: the others
 // go all the same.
 //
-// Two RPCs; one more for the last to come, which opens, and for the first time on a name, and a watch.
+// Two RPCs, the last of which, to remove the key, is not waited for; one more for the last to come, which opens, and one more
+// and a watch for the first time on a name.
 func (b *Barrier) Wait(ctx context.Context) error {
 	p, _, err := b.pass(ctx)
 	if err != nil {

@@ -161,16 +161,11 @@ func testRounds(t *testing.T, rounds int, locker func(tb testing.TB, dir string)
 func TestAWaitAtABarrierCostsFewRequests(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
-	count := etcdtest.Counter(t)
-	l, _ := lockerOver(t, count.Client(t), m.dir)
-	count.Reset()
+	l, s := newSpender(t, m.dir)
 	require.NoError(t, l.Barrier("b", 1).Wait(timely(t)))
-	eventually(t, func() bool { return count.Count("KV/DeleteRange") == 1 })
-	assert.Equal(t, 3, count.Count("KV/Txn"), "come, read the queue, open: %v", count.Counts())
-	count.Reset()
+	s.costs(map[string]int{"KV/Txn": 3, "KV/DeleteRange": 1}, "come, read the queue, open, go")
 	require.NoError(t, l.Barrier("b", 1).Wait(timely(t)))
-	eventually(t, func() bool { return count.Count("KV/DeleteRange") == 1 })
-	assert.Equal(t, 2, count.Count("KV/Txn"), "come, open: %v", count.Counts())
+	s.costs(map[string]int{"KV/Txn": 2, "KV/DeleteRange": 1}, "come, open, go")
 }
 
 func TestABarrierForAsManyAsThereCanBe(t *testing.T) {

@@ -13,10 +13,13 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// spent counts the requests of one process, without those that keep its lease, and the stream of its watches.
+// spent counts the requests of one process, without those that keep its lease, the stream of its watches, and the questions
+// of those who wait for a watch that takes its time to open.
 type spent struct {
-	t     *testing.T
-	count *etcdtest.RPCCounter
+	t         *testing.T
+	count     *etcdtest.RPCCounter
+	l         *lock.Locker
+	confirmed uint64
 }
 
 // costs makes sure of what was spent since the last time.
@@ -24,13 +27,21 @@ func (s *spent) costs(want map[string]int, what string) {
 	s.t.Helper()
 	eventually(s.t, func() bool { return total(s.now()) >= total(want) }, what)
 	assert.Equal(s.t, want, s.now(), what)
-	s.count.Reset()
+	s.reset()
 }
 
 func (s *spent) now() map[string]int {
 	all := s.count.Counts()
 	maps.DeleteFunc(all, func(method string, _ int) bool { return method == "Watch/Watch" || method == "Lease/LeaseKeepAlive" })
+	if asked := s.l.Stats().Confirmed - s.confirmed; asked > 0 {
+		all["KV/Txn"] -= int(asked)
+	}
 	return all
+}
+
+func (s *spent) reset() {
+	s.count.Reset()
+	s.confirmed = s.l.Stats().Confirmed
 }
 
 func total(counts map[string]int) (n int) {
@@ -43,12 +54,12 @@ func total(counts map[string]int) (n int) {
 // txns is n transactions.
 func txns(n int) map[string]int { return map[string]int{"KV/Txn": n} }
 
-func newSpender(t *testing.T, dir string) (*lock.Locker, *parts, *spent) {
+func newSpender(t *testing.T, dir string) (*lock.Locker, *spent) {
 	t.Helper()
 	s := &spent{t: t, count: etcdtest.Counter(t)}
-	l, p := lockerOver(t, s.count.Client(t), dir)
-	s.count.Reset()
-	return l, p, s
+	s.l, _ = lockerOver(t, s.count.Client(t), dir)
+	s.reset()
+	return s.l, s
 }
 
 func TestTheFirstWaitOnANameIsOneRequestMore(t *testing.T) {
@@ -58,7 +69,8 @@ func TestTheFirstWaitOnANameIsOneRequestMore(t *testing.T) {
 	other, p := lockerOver(t, alone.Client(t), dir)
 	s := &spent{t: t, count: etcdtest.Counter(t)}
 	l, _ := lockerOver(t, alone.Client(t, s.count.Option), dir)
-	s.count.Reset()
+	s.l = l
+	s.reset()
 	for i, want := range []int{3, 2} {
 		h := mustLock(t, other.Mutex("m"))
 		late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
@@ -74,7 +86,7 @@ func TestTheFirstWaitOnANameIsOneRequestMore(t *testing.T) {
 
 func TestAHoldOfMoreThanAMomentIsOneRequestMore(t *testing.T) {
 	t.Parallel()
-	l, _, s := newSpender(t, etcdtest.Prefix(t))
+	l, s := newSpender(t, etcdtest.Prefix(t))
 	for _, want := range []int{3, 2} {
 		p := mustRead(t, l.RWMutex("m"))
 		eventually(t, func() bool { return l.Stats().Watched == 1 })
@@ -85,22 +97,23 @@ func TestAHoldOfMoreThanAMomentIsOneRequestMore(t *testing.T) {
 
 func TestWhatIsAskedOfAHoldAndAnElection(t *testing.T) {
 	t.Parallel()
-	l, _, s := newSpender(t, etcdtest.Prefix(t))
+	l, s := newSpender(t, etcdtest.Prefix(t))
+	l.WatchNoHold()
 	e := l.Election("e")
 	led := mustLead(t, e, "a")
 	s.costs(txns(1), "Campaign")
+	seen, enough := context.WithCancel(t.Context())
+	defer enough()
 	for range 2 { // at once
-		seen, stop := context.WithCancel(t.Context())
-		defer stop()
 		first := make(chan lock.Leader, 9)
 		go func() {
-			for led, err := range e.Observe(seen) {
+			for led, err := range l.Election("other").Observe(seen) {
 				if err == nil {
 					first <- led
 				}
 			}
 		}()
-		assert.Equal(t, "a", next(t, first).Value)
+		assert.Zero(t, next(t, first))
 	}
 	s.costs(txns(1), "two who Observe")
 	require.NoError(t, led.Proclaim(t.Context(), "a"))
@@ -118,20 +131,20 @@ func TestWhatIsAskedOfAHoldAndAnElection(t *testing.T) {
 	require.NoError(t, led.Release(t.Context()))
 	s.costs(txns(1), "Release")
 
-	both, err := l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t))
+	all, err := l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t))
 	require.NoError(t, err)
 	s.costs(txns(2), "Lock of two")
-	require.NoError(t, both.Verify(t.Context()))
+	require.NoError(t, all.Verify(t.Context()))
 	s.costs(txns(2), "Verify of two")
-	require.NoError(t, both.Release(t.Context()))
+	require.NoError(t, all.Release(t.Context()))
 	s.costs(txns(2), "Release of two")
 }
 
 func TestAMeetingCostsEachPartyTwoRequestsAndTheLastOneThree(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
-	a, _, first := newSpender(t, m.dir)
-	b, _, last := newSpender(t, m.dir)
+	a, first := newSpender(t, m.dir)
+	b, last := newSpender(t, m.dir)
 	for _, more := range []int{1, 0} { // to read the queue the first time
 		one := m.come(timely(t), a.Barrier("b", 2).Wait)
 		require.NoError(t, b.Barrier("b", 2).Wait(timely(t)))

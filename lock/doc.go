@@ -139,7 +139,7 @@
 //
 // Nothing stays behind. A key is known to the process from before the first request that could create it until it is
 // known to be gone. A request that was not answered may create it late, so such a key is deleted again 5 s and 15 s
-// after; and a key with the mark of this process that it does not know is removed on sight.
+// after; and a key with the mark of this process that it does not know is removed within a second or two of being seen.
 //
 // # What is guaranteed
 //
@@ -148,7 +148,10 @@
 //     server's, and no third party deletes keys or revokes leases.
 //   - A guarded write of a former holder is refused, without any proviso, from the moment that its key is gone or the next
 //     one is granted, whichever comes first.
-//   - Tokens of a name strictly rise. So do those of an election.
+//   - Tokens of a name strictly rise. So do those of an election. They compare within one name of one kind of lock: not those
+//     of a mutex with those of an election, also where [WithDir] puts both into one queue, nor with revisions that other
+//     clients use for the purpose: the turns of a process raise the token of a key that is there already, and the next in the
+//     queue may be of another kind and not know.
 //   - First come, first served, by the revision of the own key. A process that keeps taking turns is overtaken after 16.
 //     No reader overtakes a writer that waits, no permit one of greater weight.
 //   - No writer beside readers, and never more permits than n, to the same degree; where processes say different n, than the
@@ -195,19 +198,21 @@
 //
 //	Lock and Release, nobody else there     2
 //	Lock and Release, contended             2; in a row of turns 1 each, and 2 more for the whole row
-//	the first wait on a name                1 more, and a watch
+//	the first wait on a name                1 more, and a watch; for a mutex 1 more yet where etcd was written to meanwhile
 //	a wait while the watch cannot be open   1 each half second; when it is open again 1
 //	a hold longer than 250 ms               1 more, and a watch, on a name that is not watched
 //	TryLock on what another process holds   1, which writes nothing
 //	TryLock on what this process holds      0
 //	RLock or Acquire, and Release           2
-//	TryRLock, TryAcquire                    1 if refused, which writes nothing, or if nobody else is there; else 2
+//	TryRLock, TryAcquire                    1 if refused, which writes nothing, or if nobody else is there; else 2,
+//	                                        and 1 more each time that somebody comes in between
+//	Multi's Lock, Verify, Release           those of each mutex
 //	Barrier's Wait                          2; 1 more for the last one, and as for a first wait
 //	DoubleBarrier's Enter and Leave         2; 1 more for the last one, and as for a first wait
 //	Campaign and Release                    2
 //	Proclaim, Leader, Verify                1
 //	Observe                                 1, and a watch, for all who observe a name
-//	Guard, Err, Context                     0
+//	Guard, Err, Context, Bind, Token        0
 //
 // The first use opens the session: 1 more. Where an answer is lost, requests are repeated.
 //
@@ -220,5 +225,5 @@
 //
 // A [Locker] belongs to whoever made it. Close ends waits and holds, removes their keys, and returns within about 5 s,
 // also when etcd is away. Mutexes and elections are values over it and need no closing. All types are safe for
-// concurrent use.
+// concurrent use, but that a [DoubleBarrier] is one party, and refuses a second call at the same time.
 package lock

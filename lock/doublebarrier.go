@@ -32,7 +32,8 @@ func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
 // Enter waits until n parties want to enter, as [Barrier.Wait] does, and fails as that does; the party is outside then. A
 // party that is inside already, or is used by another goroutine at the same time, is [ErrInvalid].
 //
-// One RPC; one more for the last to come, and for the first time on a name, and a watch, which is kept until Leave.
+// One RPC; one more for the last to come, which opens, and one more and a watch for the first time on a name. The watch is
+// kept until Leave. Who is inside is told of nothing: that its session has ended it finds out when it leaves.
 func (d *DoubleBarrier) Enter(ctx context.Context) error {
 	if err := d.enter(ctx); err != nil {
 		return fail("enter", d.b.spec.name, err)
@@ -55,9 +56,9 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 // Leave says that the party has finished, and waits until all who have entered with it have left too, or are gone: their
 // sessions have ended. The wait is bounded by ctx alone; a party that gives up has left all the same. Where the party itself
 // is gone, since its session has ended or its key was deleted, the others may have left without it: that is [ErrLost], at
-// once. A party that is not inside is [ErrInvalid].
+// once. A party that is not inside is [ErrInvalid]. Where etcd does not answer for now, the key is removed in the background.
 //
-// One RPC.
+// One RPC: that the others have left is told by the watch.
 func (d *DoubleBarrier) Leave(ctx context.Context) error {
 	if err := d.leave(ctx); err != nil {
 		return fail("leave", d.b.spec.name, err)

@@ -31,7 +31,7 @@ func (l *Locker) Election(name string) *Election {
 // Leader is who leads.
 type Leader struct {
 	Value string // what the candidate, or its last Proclaim, said
-	Token int64  // its fencing token; 0: vacant
+	Token int64  // its fencing token, the create revision of its key; 0: vacant
 }
 
 // Campaign waits to be elected. Each call is a candidate of its own, also within one process; the wait is bounded by ctx
@@ -100,8 +100,8 @@ func leaderOf(entries []entry) Leader {
 type Leadership struct{ *Held }
 
 // Proclaim changes the value that others see. The token and the guard stay as they are. One RPC, which is repeated
-// until the answer is definite; it fails with [ErrLost] where the leadership is lost. Calls take effect one after the
-// other.
+// until the answer is definite, for 10 s where ctx has no deadline; then the error matches [ErrUnknownOutcome]. It fails with
+// [ErrLost] where the leadership is lost, also meanwhile. Calls take effect one after the other.
 func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 	g, ok := l.hold.(*grip)
 	if !ok {

@@ -26,6 +26,7 @@ func TestAnUncontendedElectionIsTwoRequests(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
+	l.WatchNoHold()
 	count.Reset()
 	led := mustLead(t, l.Election("e"), "a")
 	require.NoError(t, led.Release(t.Context()))

@@ -54,7 +54,7 @@ func (p *place) hold(n *line, token int64) *grip {
 	}
 	p.q.mu.Unlock()
 	g.unlink = context.AfterFunc(p.s.Context(), func() { g.lose(p.s.Err()) })
-	g.timer = time.AfterFunc(watchAfter, p.q.watch) // may be late, when it has no user any more
+	g.timer = time.AfterFunc(l.watchAfter, p.q.watch) // may be late, when it has no user any more
 	return g
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -92,4 +93,44 @@ func TestACallWithAnEndedContextSendsNothing(t *testing.T) {
 	}
 	require.NoError(t, l.Close()) // which awaits what is under way
 	assert.Zero(t, count.Count("KV/Txn"), count.Counts())
+}
+
+func TestATurnThatIsNotAnsweredLeavesNoDoubt(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	k, cli := newLossy(t)
+	l, _ := lockerOver(t, cli, dir)
+	h := mustLock(t, l.Mutex("m"))
+	ctx, stop := context.WithCancel(t.Context())
+	next := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(ctx) })
+	eventually(t, func() bool { return l.Stats().Waiting == 1 })
+	k.mood.Store(mute)
+	mustRelease(t, h)
+	eventually(t, func() bool { return l.Stats().Waiting == 0 })
+	time.AfterFunc(100*time.Millisecond, stop)
+	err := got(t, next).err
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, lock.ErrUnknownOutcome, "it does not hold, for certain")
+	k.mood.Store(well)
+	queued(t, cli, dir+"locks/m/", 0)
+}
+
+func TestAQuestionThatIsNotAnsweredLeavesNoDoubt(t *testing.T) {
+	t.Parallel()
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	l, _ := lockerOver(t, etcdtest.NewClient(t, proxy.Endpoints()), etcdtest.Prefix(t))
+	h := mustLock(t, l.Mutex("m"))
+	proxy.Blackhole(false, true)
+	for name, ask := range map[string]func(context.Context) error{
+		"Leader": func(ctx context.Context) error { _, err := l.Election("e").Leader(ctx); return err },
+		"Verify": h.Verify,
+	} {
+		ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		err := ask(ctx)
+		stop()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		require.NotErrorIs(t, err, lock.ErrUnknownOutcome, name)
+	}
+	proxy.Heal()
+	mustRelease(t, h)
 }

@@ -37,7 +37,7 @@ type Locker struct {
 	id       string // in the nonce of each of our keys
 	sessions *ownSessions
 
-	keepWatch time.Duration
+	keepWatch, watchAfter time.Duration
 
 	life    context.Context //nolint:containedctx // of the locker: what callers share must not live by the context of one
 	endLife context.CancelCauseFunc
@@ -67,7 +67,7 @@ type counts struct {
 // What is wrong with the options is returned by every call, since New has no error result.
 func New(c Client, o ...Option) *Locker {
 	s, bad := newSettings(o)
-	l := &Locker{settings: s, bad: bad, keepWatch: keepWatch}
+	l := &Locker{settings: s, bad: bad, keepWatch: keepWatch, watchAfter: watchAfter}
 	if bad == nil {
 		l.bad = l.take(c)
 	}
@@ -197,17 +197,24 @@ func (l *Locker) close() error {
 	for _, p := range places {
 		p.fail(errs.Closed)
 	}
-	ctx, stop := context.WithTimeout(context.WithoutCancel(l.life), farewell)
-	defer stop()
-	var err error
-	if len(keys) > 0 {
-		_, err = l.store.Batch(ctx, keys...)
-	}
+	err := l.depart(keys)
 	for _, p := range places {
 		p.s.done()
 	}
-	if err = errors.Join(err, l.sessions.close()); err != nil {
+	if err != nil {
 		return doubtful("close", "", err)
 	}
 	return nil
+}
+
+// depart removes the keys and ends the locker's own sessions, at once, so that it takes no longer than either.
+func (l *Locker) depart(keys []kv.Op) error {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(l.life), farewell-grace)
+	defer stop()
+	var removed, ended error
+	var wg sync.WaitGroup
+	wg.Go(func() { _, removed = l.store.Batch(ctx, keys...) })
+	wg.Go(func() { ended = l.sessions.close() })
+	wg.Wait()
+	return errors.Join(removed, ended)
 }

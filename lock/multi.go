@@ -72,26 +72,8 @@ func (m *Multi) Lock(ctx context.Context) (*HeldAll, error) {
 	return &HeldAll{Permit{all}}, nil
 }
 
-// take takes one after the other, as long as none is lost.
-func (a *grips) take(ctx context.Context, ms []*Mutex) error {
-	wait, stop := context.WithCancel(ctx)
-	defer stop()
-	for _, m := range ms {
-		g, err := m.lock(wait)
-		if err != nil {
-			if i := slices.IndexFunc(a.list, func(g *grip) bool { return g.err() != nil }); i >= 0 {
-				m, err = ms[i], a.list[i].err() // which has ended the wait
-			}
-			return fail("lock all", m.spec.name, err)
-		}
-		a.list = append(a.list, g)
-		defer context.AfterFunc(g.inner, stop)()
-	}
-	return nil
-}
-
 // HeldAll is several mutexes at once: one context, which ends when any of them is lost, one guard, which holds while all
-// are held, and a token each.
+// are held and is a compare for each, and a token each.
 type HeldAll struct{ Permit }
 
 // Token is the fencing token of one of the mutexes, 0 for a mutex that is not among them.
@@ -114,6 +96,24 @@ type grips struct {
 	inner  context.Context //nolint:containedctx // what Context returns is made of it
 	cancel context.CancelCauseFunc
 	unlink []func() bool
+}
+
+// take takes one after the other, as long as none is lost: what is lost ends the wait for the next.
+func (a *grips) take(ctx context.Context, ms []*Mutex) error {
+	wait, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, m := range ms {
+		g, err := m.lock(wait)
+		if err != nil {
+			if i := slices.IndexFunc(a.list, func(g *grip) bool { return g.err() != nil }); i >= 0 {
+				m, err = ms[i], a.list[i].err()
+			}
+			return fail("lock all", m.spec.name, err)
+		}
+		a.list = append(a.list, g)
+		context.AfterFunc(g.inner, stop)
+	}
+	return nil
 }
 
 // arm makes the context, which ends with the first of the holds.

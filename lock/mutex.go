@@ -35,8 +35,9 @@ func (l *Locker) mutex(name, prefix string) *Mutex {
 // 10 s where ctx has no deadline. It fails with [ErrLost] when the session ends, or the key is deleted, while it
 // waits, and with a [*BlockedError] where waiting is of no use. After an error nothing stays behind.
 //
-// One RPC; none more where it has to wait, but for the first time on a name, or where goroutines of one process have
-// taken turns before: then one more.
+// One RPC. Where it has to wait, one more and a watch the first time on a name, and one more where goroutines of one process
+// have taken turns ahead of it, or may have: where it was itself that made the queue be watched, and etcd was written to
+// meanwhile. A turn that is taken over from another goroutine of this process is one RPC.
 func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
 	g, err := m.lock(ctx)
 	if err != nil {
@@ -134,13 +135,16 @@ func (l *Locker) waited(name string, began time.Time) {
 	}
 }
 
-// Do locks, calls f, and releases. f's context is ctx, and also ends, with cause [ErrLost], when the lock is lost. The
-// error is that of f; where the lock was lost meanwhile, it matches [ErrLost] too, also if f returned nil.
+// Do locks, calls f, and releases, also when f panics. f's context is ctx, and also ends, with cause [ErrLost], when the lock
+// is lost. The error is that of f; where the lock was lost meanwhile, it matches [ErrLost] too, also if f returned nil; and
+// where nobody has answered to the release, [ErrUnknownOutcome], which is not of what f did. Where the lock is not had, f is
+// not called, and the error is that of [Mutex.Lock]. The cost is that of Lock and Release.
 func (m *Mutex) Do(ctx context.Context, f Func) error {
 	return m.do(ctx, f, m.Lock)
 }
 
-// TryDo is Do with [Mutex.TryLock].
+// TryDo is Do with [Mutex.TryLock]: where somebody else has the lock, or waits for it, f is not called, and the error is a
+// [*LockedError].
 func (m *Mutex) TryDo(ctx context.Context, f Func) error {
 	return m.do(ctx, f, m.TryLock)
 }

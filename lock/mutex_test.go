@@ -57,6 +57,7 @@ func TestAnUncontendedLockAndReleaseAreTwoRequests(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
+	l.WatchNoHold()
 	m := l.Mutex("m")
 	for range 3 {
 		count.Reset()
@@ -99,6 +100,7 @@ func TestTryLockOnWhatThisProcessHoldsAsksNobody(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t), lock.WithOwner("me"))
+	l.WatchNoHold()
 	h := mustLock(t, l.Mutex("m"))
 	count.Reset()
 	_, err := l.Mutex("m").TryLock(t.Context())

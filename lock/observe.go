@@ -9,9 +9,10 @@ import (
 
 // Observe yields who leads: at once, with the zero [Leader] for a vacancy, and then each time that the leader or its
 // value changes, as long as ctx lives and the loop goes on. Changes that come while the loop's body runs may be folded
-// into the last one. Errors of the connection do not end it: it says nothing until it knows better. An error comes
-// last, with a zero Leader: that of ctx, [ErrPermission], [ErrClosed]. All who observe one name share one watch. Each
-// loop over the sequence observes anew.
+// into the last one. Errors of the connection, a cluster without a leader, and the compaction of history do not end it: what
+// was said last may be outdated then, and it says nothing until it knows better. An error comes last, with a zero Leader: that
+// of ctx, [ErrInvalid], [ErrPermission], [ErrClosed]. All who observe one name share one watch. One RPC for all of them, and
+// one more each time that history was compacted away. Each loop over the sequence observes anew.
 func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
 		left, err := e.observe(ctx, func(led Leader) bool { return yield(led, nil) })

@@ -39,8 +39,9 @@ type settings struct {
 func WithTTL(d time.Duration) Option { return func(s *settings) { s.ttl, s.ttlSet = d, true } }
 
 // WithDir puts all names below dir, those of locks and of elections: a mutex and an election of one name then stand in one
-// queue. "" lays names verbatim, as client/v3's concurrency package, etcdctl lock and etcdctl elect do; mind that data
-// keys below a name then block it. Default: "locks/" for locks, "elections/" for elections.
+// queue, and exclude each other, but their tokens are of different kinds and do not compare. "" lays names verbatim, as
+// client/v3's concurrency package, etcdctl lock and etcdctl elect do; mind that data keys below a name then block it.
+// Default: "locks/" for locks, "elections/" for elections.
 func WithDir(dir string) Option { return func(s *settings) { s.dir, s.dirSet = dir, true } }
 
 // WithOwner is what others see in [LockedError]. Default: host name, program and process ID.

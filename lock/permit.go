@@ -71,8 +71,9 @@ func (p *Permit) Err() error { return p.hold.err() }
 // with an error that matches kv.ErrGuard and [ErrLost]. No RPC.
 func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
 
-// Verify asks etcd whether the hold is still there: nil, or an error that matches [ErrLost] if it is not. One RPC. It
-// says nothing about the next moment; a guard does.
+// Verify asks etcd whether the hold is still there: nil, or an error that matches [ErrLost] if it is not, and any other error
+// where etcd did not tell. One RPC, for a [HeldAll] one for each of its mutexes; none where the loss is known. It says
+// nothing about the next moment; a guard does.
 func (p *Permit) Verify(ctx context.Context) error {
 	if err := p.hold.verify(ctx); err != nil {
 		return fail("verify", p.hold.name(), err)
@@ -80,7 +81,8 @@ func (p *Permit) Verify(ctx context.Context) error {
 	return nil
 }
 
-// Release gives back what is held. One RPC, or none where another goroutine of this process takes over.
+// Release gives back what is held. Its context ends before anything is sent. One RPC, for a [HeldAll] one for each of its
+// mutexes; none where another goroutine of this process takes over.
 //
 // It makes its attempt also when ctx has already ended, bounded by 5 s. If ctx ends while it waits it returns, with
 // [ErrUnknownOutcome], and the work goes on: a key that cannot be removed now is removed in the background, or ends
@@ -99,7 +101,8 @@ type Held struct{ Permit }
 
 // Token is the fencing token: the mod revision of the own key at the grant. It strictly rises from one holder of a name to
 // the next, whichever process they are in. Other systems are made safe by refusing what comes with a lower token than
-// the highest they have seen.
+// the highest they have seen. Tokens compare within one name and one kind: those of a [Mutex], of the writers of an
+// [RWMutex], and of an [Election] have nothing to do with one another. No RPC.
 func (h *Held) Token() int64 {
 	if g, ok := h.hold.(*grip); ok {
 		return g.token

@@ -47,7 +47,8 @@ func noWriter(ahead []entry, _ entry) (bool, *entry) {
 }
 
 // RLock waits until the mutex is held for reading. Each call is a reader of its own, also within one process. It waits,
-// fails and cleans up as [Mutex.Lock] does. One RPC; none more where it has to wait, but for the first time on a name.
+// fails and cleans up as [Mutex.Lock] does. One RPC; where it has to wait, or is behind more than 64 readers, one more and a
+// watch the first time on a name, and none after.
 func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 	g, err := m.l.acquireOwn(ctx, m.reader(), m.bad)
 	if err != nil {
@@ -58,7 +59,7 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 
 // TryRLock locks for reading if no writer holds and none waits, and returns a [*LockedError] if one does. It does not
 // wait, but for etcd's answer. One RPC where nobody is there, or a writer, which then changes nothing; two beside other
-// readers.
+// readers, and one more each time that somebody else has come in between the two.
 func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 	g, err := m.l.tryOwn(ctx, m.reader(), m.bad)
 	if err != nil {
@@ -67,7 +68,7 @@ func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// RDo locks for reading, calls f, and releases, as [Mutex.Do] does for writing.
+// RDo locks for reading, calls f, and releases, as [Mutex.Do] does for writing, with the same contexts and errors.
 func (m *RWMutex) RDo(ctx context.Context, f SharedFunc) error {
 	return doShared(ctx, m.spec.name, f, m.RLock)
 }

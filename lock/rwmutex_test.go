@@ -129,6 +129,7 @@ func TestAReadLockAndItsReleaseAreTwoRequests(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), dir)
+	l.WatchNoHold()
 	other, _ := newLocker(t, dir)
 	for range 10 { // it makes no difference
 		mustRead(t, other.RWMutex("m"))
@@ -158,6 +159,7 @@ func TestATryOfAReadLockSaysWhoWrites(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
 	l, p := lockerOver(t, count.Client(t), dir, lock.WithOwner("the reader"))
+	l.WatchNoHold()
 	other, _ := newLocker(t, dir, lock.WithOwner("the writer"))
 	m, theirs := l.RWMutex("m"), other.RWMutex("m")
 
@@ -223,6 +225,8 @@ func TestARDoRunsItsFunctionUnderTheReadLock(t *testing.T) {
 		return boom
 	})
 	assert.Equal(t, boom, err)
+	assert.Panics(t, func() { _ = m.RDo(t.Context(), func(context.Context, *lock.Permit) error { panic("oh") }) })
+	assert.Empty(t, keysUnder(t, p.cli, dir+"locks/"), "released in spite of the panic")
 	err = m.RDo(t.Context(), func(context.Context, *lock.Permit) error {
 		_, err := p.cli.Delete(t.Context(), dir+"locks/m/", clientv3.WithPrefix())
 		require.NoError(t, err)

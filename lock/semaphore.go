@@ -95,7 +95,8 @@ func weightOf(e *entry) int {
 func (s *Semaphore) Acquire(ctx context.Context) (*Permit, error) { return s.AcquireN(ctx, 1) }
 
 // AcquireN waits until there is room for a permit of the given weight, which must be 1 to n. It waits, fails and cleans up
-// as [Mutex.Lock] does. One RPC; none more where it has to wait, but for the first time on a name.
+// as [Mutex.Lock] does; a weight that is not 1 to n is [ErrInvalid]. One RPC; where it has to wait, or is behind more than 128
+// permits, one more and a watch the first time on a name, and none after.
 func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	sp, err := s.weighing(weight)
 	g, err := s.l.acquireOwn(ctx, sp, err)
@@ -105,9 +106,10 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// TryAcquire acquires a permit of weight 1 if there is room for it, and nobody waits, and returns a [*LockedError] that
-// names one of the holders if not. It does not wait, but for etcd's answer. One RPC where nobody else is there, or where
-// it is refused, which changes nothing; otherwise two.
+// TryAcquire acquires a permit of weight 1 if there is room for it beside all who hold and all who wait, and returns a
+// [*LockedError] if not, which names the one of them after whom there is no room any more. It does not wait, but for
+// etcd's answer. One RPC where nobody else is there, or where it is refused, which changes nothing; otherwise two, and one
+// more each time that somebody else has come in between the two.
 func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	sp, err := s.weighing(1)
 	g, err := s.l.tryOwn(ctx, sp, err)
@@ -117,7 +119,8 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// Do acquires a permit, calls f, and releases it, as [Mutex.Do] does with a lock.
+// Do acquires a permit of weight 1, calls f, and releases it, as [Mutex.Do] does with a lock, with the same contexts and
+// errors.
 func (s *Semaphore) Do(ctx context.Context, f SharedFunc) error {
 	return doShared(ctx, s.spec.name, f, s.Acquire)
 }

@@ -74,6 +74,7 @@ func TestAnAcquisitionAndItsReleaseAreTwoRequests(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), dir)
+	l.WatchNoHold()
 	other, _ := newLocker(t, dir)
 	for range 9 {
 		mustAcquire(t, other.Semaphore("s", 10), 1)
@@ -150,6 +151,7 @@ func TestATryOfAPermitSaysWhoHolds(t *testing.T) {
 	count := etcdtest.Counter(t)
 	cli := s.Client(t, count.Option)
 	l, _ := lockerOver(t, cli, dir)
+	l.WatchNoHold()
 	other, p := lockerOver(t, s.Client(t), dir, lock.WithOwner("the other"))
 	try := func(want int) (*lock.Permit, error) {
 		count.Reset()

@@ -26,15 +26,18 @@ func newService(t *testing.T, cli *clientv3.Client) *service {
 	t.Helper()
 	grant, err := cli.Grant(t.Context(), 60)
 	require.NoError(t, err)
-	return &service{cli, uint64(grant.ID)} //nolint:gosec // as it is on the wire
+	return &service{cli, uint64(grant.ID)}
 }
 
 // raw is a codec for messages that are encoded already.
 type raw struct{}
 
-func (raw) Marshal(v any) ([]byte, error)      { return v.([]byte), nil }
-func (raw) Unmarshal(data []byte, v any) error { *(v.(*[]byte)) = append([]byte(nil), data...); return nil }
-func (raw) Name() string                       { return "proto" }
+func (raw) Marshal(v any) ([]byte, error) { return v.([]byte), nil }
+func (raw) Unmarshal(data []byte, v any) error {
+	*v.(*[]byte) = append([]byte(nil), data...)
+	return nil
+}
+func (raw) Name() string { return "proto" }
 
 // call makes a request of the given fields, numbered from 1, and returns those of the answer that are bytes.
 func (s *service) call(ctx context.Context, method string, fields ...any) (map[protowire.Number][]byte, error) {

@@ -105,9 +105,11 @@ func (o *ownSessions) close() error {
 	list := o.list
 	o.list = nil
 	o.mu.Unlock()
-	var all []error
-	for _, s := range list {
-		all = append(all, s.Close())
+	all := make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, s := range list {
+		wg.Go(func() { all[i] = s.Close() })
 	}
+	wg.Wait()
 	return errors.Join(all...)
 }

@@ -63,11 +63,13 @@ func TestAThousandGoroutinesCountToAThousand(t *testing.T) {
 	t.Parallel()
 	l, p := newLocker(t, etcdtest.Prefix(t))
 	const n = 1000
+	ctx, stop := context.WithTimeout(t.Context(), 10*within) // for all of them
+	defer stop()
 	counter := 0
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
-			assert.NoError(t, l.Mutex("m").Do(timely(t), func(context.Context, *lock.Held) error {
+			assert.NoError(t, l.Mutex("m").Do(ctx, func(context.Context, *lock.Held) error {
 				counter++
 				return nil
 			}))
@@ -104,16 +106,25 @@ func TestLockersOpenAndCloseInAStorm(t *testing.T) {
 
 func TestCloseReturnsInTimeWhileEtcdIsAway(t *testing.T) {
 	t.Parallel()
-	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	dir := etcdtest.Prefix(t)
-	l, _ := lockerOver(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), dir)
-	h := mustLock(t, l.Mutex("m"))
-	proxy.Blackhole(true, true)
-	began := time.Now()
-	require.Error(t, l.Close())
-	assert.Less(t, time.Since(began), 10*time.Second)
-	require.ErrorIs(t, h.Err(), lock.ErrClosed)
-	proxy.Heal()
+	for name, o := range map[string][]lock.Option{"on the shared session": nil, "on sessions of its own": {lock.WithTTL(time.Minute)}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+			l, _ := lockerOver(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), etcdtest.Prefix(t), o...)
+			var held []*lock.Permit
+			for range 300 { // more than one lease has room for
+				held = append(held, mustAcquire(t, l.Semaphore("s", 300), 1))
+			}
+			proxy.Blackhole(true, true)
+			began := time.Now()
+			require.Error(t, l.Close())
+			assert.Less(t, time.Since(began), 8*time.Second)
+			for _, p := range held {
+				require.ErrorIs(t, p.Err(), lock.ErrClosed)
+			}
+			proxy.Heal()
+		})
+	}
 }
 
 // trial is a holder behind a link that dies, and a waiter with a good one. It returns when the holder knew, and when the

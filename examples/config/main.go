@@ -10,13 +10,11 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/config"
@@ -28,7 +26,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
 		log.Fatalf("config: %v", err)
 	}
 }
@@ -107,36 +105,4 @@ func positive(n int) error {
 		return errors.New("must be at least 1")
 	}
 	return nil
-}
-
-// allowed is how many requests are answered before one is refused.
-func allowed(url string) (n int, err error) {
-	for ; ; n++ {
-		resp, err := http.Get(url) //nolint:noctx,gosec // the server is ours
-		if err != nil {
-			return 0, err
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode == http.StatusTooManyRequests {
-			return n, nil
-		}
-	}
-}
-
-// serve starts an HTTP server on a free port of the loopback.
-func serve(ctx context.Context, f http.HandlerFunc) (url string, stop func(), err error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	server := &http.Server{Handler: f, ReadHeaderTimeout: 5 * time.Second}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(l) // until it is closed
-	}()
-	return "http://" + l.Addr().String(), func() {
-		_ = server.Close()
-		<-done
-	}, nil
 }

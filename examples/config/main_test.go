@@ -2,18 +2,18 @@ package main
 
 import (
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
 func TestTheLimitChangesUnderTheServerAndSurvivesABadValue(t *testing.T) {
-	t.Setenv("ETCD_ENDPOINTS", "")
-	var out strings.Builder
-	require.NoError(t, run(t.Context(), &out))
-	said := regexp.MustCompile(`revision \d+`).ReplaceAllString(out.String(), "revision N")
+	said := regexp.MustCompile(`revision \d+`).ReplaceAllString(exampletest.Output(t, run), "revision N")
 	assert.Equal(t, `the limit is 2 (the default)
 the server lets 2 requests through
 the limit is 5
@@ -21,4 +21,8 @@ the server lets 5 requests through
 told of a bad value: http/rate-limit: bad value at revision N: value cannot be decoded: not a whole number that fits int
 the server lets 5 requests through
 `, said)
+}
+
+func TestCtrlCEndsIt(t *testing.T) {
+	exampletest.Interrupt(t, run, "the limit is 5")
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"net/http"
 	"time"
 )
@@ -16,9 +15,8 @@ func (s *service) logAccess(r *http.Request, route string, w *recorder, took tim
 	if len(path) > maxLogged {
 		path = path[:maxLogged] + "..."
 	}
-	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
-		slog.String("method", method(r.Method)), slog.String("path", path), slog.String("route", route),
-		slog.Int("status", w.status), slog.Int("bytes", w.bytes), slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
+	s.log.InfoContext(r.Context(), "request", "method", method(r.Method), "path", path, "route", route, "status", w.status,
+		"bytes", w.bytes, "seconds", took.Seconds(), "remote", r.RemoteAddr)
 }
 
 // method is a method that is known, so that logs and metrics have no more of them than there are.

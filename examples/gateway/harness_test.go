@@ -41,25 +41,42 @@ type rig struct {
 type sink struct {
 	mu   sync.Mutex
 	text bytes.Buffer
-	on   func(line string) // told of each line before the program goes on
+	on   func(message string) // told of each message before the program goes on
 }
 
 func (s *sink) Write(b []byte) (int, error) {
 	s.mu.Lock()
-	on := s.on
-	n, err := s.text.Write(b)
-	s.mu.Unlock()
-	if on != nil {
-		on(string(b))
-	}
-	return n, err
+	defer s.mu.Unlock()
+	return s.text.Write(b)
 }
 
-func (s *sink) tell(f func(line string)) {
+func (s *sink) tell(f func(message string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.on = f
 }
+
+// teller is a log handler that tells a sink's function of each message, when it is written and no lock is held.
+type teller struct {
+	slog.Handler
+
+	to *sink
+}
+
+func (h teller) Handle(ctx context.Context, r slog.Record) error {
+	err := h.Handler.Handle(ctx, r)
+	h.to.mu.Lock()
+	on := h.to.on
+	h.to.mu.Unlock()
+	if on != nil {
+		on(r.Message)
+	}
+	return err
+}
+
+func (h teller) WithAttrs(a []slog.Attr) slog.Handler { return teller{h.Handler.WithAttrs(a), h.to} }
+
+func (h teller) WithGroup(name string) slog.Handler { return teller{h.Handler.WithGroup(name), h.to} }
 
 func (s *sink) String() string {
 	s.mu.Lock()
@@ -80,7 +97,7 @@ func start(t *testing.T, edit ...func(s *settings.Settings)) *rig {
 		Transport:     &http.Transport{DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	log := slog.New(slog.NewJSONHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(teller{slog.NewJSONHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}), g.log})
 	client, err := etcdkit.Open(t.Context(), set.Etcd, etcdkit.WithLogger(log))
 	require.NoError(t, err)
 	g.svc, err = newService(t.Context(), client, set, log)

@@ -140,7 +140,7 @@ func TestBodiesThatAreTooLargeAreRefused(t *testing.T) {
 	assert.Equal(t, 413, g.do("PUT", kvPath+"a", `{"value": "`+strings.Repeat("v", 3<<19)+`"}`).status, "more than etcd takes")
 	assert.Equal(t, 413, g.do("PUT", kvPath+"a", `{"value": "`+strings.Repeat("v", 2<<20)+`"}`).status, "more than the gateway takes")
 	assert.Equal(t, 413, g.do("POST", kvPath+"cas/a", `{"expectedValue": "`+strings.Repeat("v", 2<<20)+`", "newValue": ""}`).status)
-	r, err := g.try("PUT", kvPath+"a", io.LimitReader(endless{}, 1<<30), "Transfer-Encoding", "chunked")
+	r, err := g.try("PUT", kvPath+"a", io.LimitReader(endless{}, 1<<30))
 	if err == nil { // otherwise the connection was closed while it was being sent
 		assert.Equal(t, 413, r.status)
 	}
@@ -241,7 +241,7 @@ func TestAPanicIsOneAnswer(t *testing.T) {
 
 func TestManyClientsAtATimeLoseNothing(t *testing.T) {
 	t.Parallel()
-	const clients, rounds = 16, 10
+	const clients, rounds = 8, 8
 	g := start(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"counter", `{"value": "0"}`).status)
 	var wg sync.WaitGroup

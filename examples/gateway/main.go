@@ -27,6 +27,8 @@
 //	curl localhost:8080/metrics
 //	curl localhost:8080/openapi.yaml                           # all of it, described
 //
+// Keys are below one namespace: that of the file, that of ETCD_NAMESPACE, or "myapp/" without either. No request leaves it.
+//
 // # Who may call
 //
 // Without a token the gateway listens on the loopback only, and answers to no other name than that of the loopback, so that
@@ -103,6 +105,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return serve(ctx, svc)
 }
 
+// defaultNamespace is what the gateway is confined to where neither a file nor the environment says anything.
+const defaultNamespace = "myapp/"
+
 // configure is what the arguments, the environment and the file that they name say.
 func configure(args []string, out io.Writer) (set settings.Settings, probe bool, err error) {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
@@ -118,6 +123,7 @@ func configure(args []string, out io.Writer) (set settings.Settings, probe bool,
 		return set, false, fmt.Errorf("what is %q? There are only flags", flags.Arg(0))
 	}
 	set = settings.Default()
+	set.Etcd.Namespace = defaultNamespace
 	if *file != "" {
 		if set, err = settings.Load(*file); err != nil {
 			return set, false, err
@@ -141,8 +147,8 @@ func check(ctx context.Context, listen string) error {
 	if err != nil {
 		return err
 	}
-	req.Close = true                        // there is no second one
-	resp, err := http.DefaultClient.Do(req) //nolint:gosec // the address is the user's
+	req.Close = true // there is no second one
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
 	}

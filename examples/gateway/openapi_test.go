@@ -73,7 +73,10 @@ func (d document) check(t *testing.T, method, path string, r *reply) {
 	if method == "HEAD" {
 		method = "GET"
 	}
-	said := fmt.Sprintf("%s %s: %d %s", method, path, r.status, r.body)
+	if strings.HasPrefix(string(r.body), "400 Bad Request") || strings.HasPrefix(string(r.body), "431 Request Header") {
+		return // what net/http says itself
+	}
+	said := fmt.Sprintf("%s %.200s: %d %.500s", method, path, r.status, r.body)
 	pattern := pathOf(path)
 	operation := d.at(map[string]any(d), "paths", pattern, strings.ToLower(method))
 	if operation == nil || strings.ToUpper(method) != method {
@@ -207,8 +210,8 @@ func TestTheDescriptionAndTheBodiesAreTheSame(t *testing.T) {
 
 func fieldsOf(t reflect.Type) map[string]bool {
 	out := map[string]bool{}
-	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		out[name] = true
 	}
 	return out

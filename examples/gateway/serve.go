@@ -54,7 +54,9 @@ func (s *service) serveOn(ctx context.Context, l net.Listener) error {
 		_ = server.Close() // ends the requests that have not finished
 		err = fmt.Errorf("requests were cut off: %w", err)
 	}
-	<-failed
+	if serving := <-failed; !errors.Is(serving, http.ErrServerClosed) {
+		err = errors.Join(err, serving)
+	}
 	s.log.InfoContext(ctx, "http is drained")
 	return err
 }

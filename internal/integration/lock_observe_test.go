@@ -2,6 +2,7 @@
 package integration_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -31,17 +32,34 @@ func lead(t *testing.T, l *lock.Locker, value string) (*lock.Leadership, lock.Le
 	return led, lock.Leader{Value: value, Token: led.Token()}
 }
 
-// Each member is cut off from the others in turn, so the one that serves the observer is among them. Leaders come and go on
-// the other side.
-func TestAnObserverLeavesAMemberThatIsCutOffFromTheOthers(t *testing.T) {
+// Each member is cut off from the others in turn, so the one that serves the watches of a client is among them. What this one
+// waits for happens on the other side.
+func TestThoseWhoWaitLeaveAMemberThatIsCutOffFromTheOthers(t *testing.T) {
 	cluster := newCluster(t)
-	crowd := spectate(t, open(t, cluster.Endpoints()).Locks().Election("e"))
+	locks := open(t, cluster.Endpoints()).Locks()
+	crowd := spectate(t, locks.Election("e"))
 	crowd.sees(t, vacancy, "at first")
 	candidates := map[string]bool{}
 	for i, cut := range cluster.Members {
 		one, other := cluster.Members[(i+1)%3], cluster.Members[(i+2)%3]
-		cut.InjectPartition(t, one, other)
 		rest := open(t, []string{one.GRPCURL, other.GRPCURL}).Locks()
+		held, err := rest.Mutex("m").Lock(t.Context())
+		require.NoError(t, err)
+		granted := make(chan error, 1)
+		ctx, enough := context.WithTimeout(t.Context(), 30*time.Second)
+		go func() {
+			granted <- locks.Mutex("m").Do(ctx, func(context.Context, *lock.Held) error { return nil })
+		}()
+		require.Eventually(t, func() bool { return locks.Stats().Waiting == 1 }, 30*time.Second, time.Millisecond)
+
+		cut.InjectPartition(t, one, other)
+		began := time.Now()
+		if err = held.Release(t.Context()); !isUnknown(err) { // it goes on where the others had to elect a leader first
+			require.NoError(t, err)
+		}
+		require.NoError(t, <-granted, "the mutex is free")
+		enough()
+		t.Logf("granted after %v", time.Since(began).Round(time.Millisecond))
 		for _, value := range scale([]string{"first"}, []string{"first", "second", "third"}) {
 			candidates[value] = true
 			led, leader := lead(t, rest, value)

@@ -21,10 +21,13 @@ import (
 // unlucky is what the one calls itself whose lease is revoked while it waits.
 const unlucky = "the unlucky one"
 
-// leaseOf waits until the unlucky one is in a queue, and returns its lease.
-func leaseOf(t *testing.T, cli *clientv3.Client, dir string) (lease clientv3.LeaseID) {
+// leaseOf waits until the unlucky one waits in a queue, and knows that, and returns its lease.
+func leaseOf(t *testing.T, cli *clientv3.Client, dir string, l *lock.Locker) (lease clientv3.LeaseID) {
 	t.Helper()
 	require.Eventually(t, func() bool {
+		if l.Stats().Waiting == 0 {
+			return false
+		}
 		r, err := cli.Get(t.Context(), dir, clientv3.WithPrefix())
 		if err != nil {
 			return false
@@ -84,6 +87,14 @@ func TestAChamberTellsWhoMeets(t *testing.T) {
 	assert.EqualValues(t, 3, c.overlaps.Load())
 }
 
+// unlessInDoubt is an error that is more than that nobody has answered to a release in time, which then goes on.
+func unlessInDoubt(err error) error {
+	if isUnknown(err) {
+		return nil
+	}
+	return err
+}
+
 // throng has n readers come and go until they are stopped.
 func (c *chamber) throng(t *testing.T, n int, mutexes ...*lock.RWMutex) (stop func()) {
 	ctx, end := context.WithCancel(t.Context())
@@ -92,11 +103,11 @@ func (c *chamber) throng(t *testing.T, n int, mutexes ...*lock.RWMutex) (stop fu
 		m := mutexes[i%len(mutexes)]
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				assert.NoError(t, m.RDo(t.Context(), func(context.Context, *lock.Permit) error {
+				assert.NoError(t, unlessInDoubt(m.RDo(t.Context(), func(context.Context, *lock.Permit) error {
 					defer c.read()()
 					runtime.Gosched()
 					return nil
-				}))
+				})))
 			}
 		})
 	}
@@ -113,33 +124,39 @@ func TestAWriterThatLosesItsLeaseWhileItWaitsIsBesideNobody(t *testing.T) {
 	direct := cluster.Client(t)
 	a, _ := newLocker(t, cluster.Endpoints(), 15*time.Second)
 	b, _ := newLocker(t, cluster.Endpoints(), 15*time.Second)
-	writers := lock.New(open(t, cluster.Endpoints()), lock.WithTTL(15*time.Second), lock.WithOwner(unlucky))
-	defer func() { assert.NoError(t, writers.Close()) }()
+	victim := lock.New(open(t, cluster.Endpoints()), lock.WithTTL(15*time.Second), lock.WithOwner(unlucky))
+	defer func() { assert.NoError(t, victim.Close()) }()
 	inside := &chamber{}
-	write := func(m *lock.RWMutex) error {
-		return m.Do(t.Context(), func(context.Context, *lock.Held) error {
-			defer inside.write()()
-			runtime.Gosched()
-			return nil
-		})
-	}
 	stop := inside.throng(t, 8, a.RWMutex("m"), b.RWMutex("m"))
-	trials, began := scale(40, 1000), time.Now()
-	for range trials {
-		stays, err := a.RWMutex("m").RLock(t.Context())
+	defer stop()
+	trials, began := scale(20, 1000), time.Now()
+	for i := range trials {
+		ctx, enough := context.WithTimeout(t.Context(), time.Minute)
+		write := func(l *lock.Locker) <-chan error {
+			done := make(chan error, 1)
+			go func() {
+				done <- unlessInDoubt(l.RWMutex("m").Do(ctx, func(context.Context, *lock.Held) error {
+					defer inside.write()()
+					runtime.Gosched()
+					return nil
+				}))
+			}()
+			return done
+		}
+		stays, err := a.RWMutex("m").RLock(ctx)
 		require.NoError(t, err)
 		leave := inside.read()
-		lost, next := make(chan error, 1), make(chan error, 1)
-		go func() { lost <- write(writers.RWMutex("m")) }()
-		lease := leaseOf(t, direct, "locks/m/")
-		go func() { next <- write(b.RWMutex("m")) }()
-		_, err = direct.Revoke(t.Context(), lease)
+		lost := write(victim)
+		lease := leaseOf(t, direct, "locks/m/", victim)
+		next := write(b)
+		_, err = direct.Revoke(ctx, lease)
 		require.NoError(t, err)
 		leave()
-		require.NoError(t, stays.Release(t.Context()))
-		require.ErrorIs(t, <-lost, lock.ErrLost)
-		require.NoError(t, <-next)
-		require.NoError(t, write(writers.RWMutex("m")))
+		require.NoError(t, unlessInDoubt(stays.Release(ctx)))
+		require.ErrorIs(t, <-lost, lock.ErrLost, "trial %d", i)
+		require.NoError(t, <-next, "trial %d", i)
+		require.NoError(t, <-write(victim), "trial %d", i)
+		enough()
 	}
 	stop()
 	t.Logf("%d leases of a waiting writer revoked in %v, %d reads, %d writes: %d overlaps", trials,
@@ -160,8 +177,10 @@ func TestACandidateThatLosesItsLeaseWhileItWaitsNeverLeads(t *testing.T) {
 	b, _ := newLocker(t, others, 15*time.Second)
 	victim, _ := newLocker(t, slow.Endpoints(), 15*time.Second)
 	var leaders, double atomic.Int64
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	lead := func(l *lock.Locker, value string) (*lock.Leadership, error) {
-		led, err := l.Election("e").Campaign(t.Context(), value)
+		led, err := l.Election("e").Campaign(ctx, value)
 		if err == nil && leaders.Add(1) > 1 {
 			double.Add(1)
 		}
@@ -169,7 +188,7 @@ func TestACandidateThatLosesItsLeaseWhileItWaitsNeverLeads(t *testing.T) {
 	}
 	resign := func(led *lock.Leadership) {
 		leaders.Add(-1)
-		require.NoError(t, led.Release(t.Context()))
+		require.NoError(t, unlessInDoubt(led.Release(t.Context())))
 	}
 	type outcome struct {
 		led *lock.Leadership
@@ -184,7 +203,7 @@ func TestACandidateThatLosesItsLeaseWhileItWaitsNeverLeads(t *testing.T) {
 			_, err := lead(victim, unlucky)
 			lost <- err
 		}()
-		lease := leaseOf(t, direct, "elections/e/")
+		lease := leaseOf(t, direct, "elections/e/", victim)
 		go func() {
 			led, err := lead(b, "next")
 			next <- outcome{led, err}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/examples/settings"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+)
+
+// conn opens a connection to the gateway.
+func (g *rig) conn(text string) net.Conn {
+	g.t.Helper()
+	c, err := net.Dial("tcp", g.addr)
+	require.NoError(g.t, err)
+	_, err = c.Write([]byte(text))
+	require.NoError(g.t, err)
+	require.NoError(g.t, c.SetDeadline(time.Now().Add(30*time.Second)))
+	return c
+}
+
+const halfAPut = "PUT " + kvPath + "last HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{\"value\":"
+
+func TestTheGatewayEndsInOrder(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	g.instances("orders")
+	require.Equal(t, 404, g.do("GET", kvPath+"k?cached=true", "").status)
+	etcd := etcdtest.Client(t)
+	registered := func() bool {
+		r, err := etcd.Get(context.WithoutCancel(t.Context()), g.svc.client.KV().Dir()+"services/orders/instances/a")
+		return assert.NoError(t, err) && len(r.Kvs) == 1
+	}
+	cacheErr := func() error {
+		_, err := g.svc.cached.Get(context.WithoutCancel(t.Context()), "k")
+		return err
+	}
+	stopping := make(chan struct{})
+	var steps []string
+	g.log.tell(func(message string) {
+		switch message {
+		case "gateway stops":
+			close(stopping)
+		case "http is drained":
+			steps = append(steps, "http")
+			_, err := net.Dial("tcp", g.addr)
+			assert.Error(t, err, "nobody is let in")
+			assert.NotErrorIs(t, cacheErr(), cache.ErrClosed)
+			assert.True(t, registered())
+		case "watches are closed":
+			steps = append(steps, "watches")
+			assert.ErrorIs(t, cacheErr(), cache.ErrClosed)
+			assert.Empty(t, g.svc.views.stats())
+			assert.True(t, registered(), "the instance is there to the end")
+		case "registrations are closed":
+			steps = append(steps, "registrations")
+			assert.False(t, registered())
+			_, err := g.svc.client.KV().Exists(context.WithoutCancel(t.Context()), "k")
+			assert.NoError(t, err, "the client goes on")
+		case "the client is closed":
+			steps = append(steps, "client")
+			_, err := g.svc.client.KV().Exists(context.WithoutCancel(t.Context()), "k")
+			assert.ErrorIs(t, err, etcdkit.ErrClosed)
+		}
+	})
+
+	under := g.conn(halfAPut) // a request that is under way
+	defer under.Close()
+	eventually(t, func() bool { return len(g.svc.slots) == 1 }, "it is being worked on")
+	g.cancel()
+	<-stopping
+	_, err := under.Write([]byte(`"last"}`))
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(under), nil)
+	require.NoError(t, err)
+	_ = resp.Body.Close()
+	assert.Equal(t, 200, resp.StatusCode, "it is finished")
+	require.NoError(t, g.stopped())
+	assert.Equal(t, []string{"http", "watches", "registrations", "client"}, steps)
+}
+
+func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Shutdown = etcdkit.Duration(100 * time.Millisecond) })
+	under := g.conn(halfAPut)
+	defer under.Close()
+	eventually(t, func() bool { return len(g.svc.slots) == 1 }, "it is being worked on")
+	g.cancel()
+	require.ErrorContains(t, g.stopped(), "cut off")
+	assert.Contains(t, g.log.String(), "the client is closed")
+}
+
+func TestTheGatewayEndsWhileEtcdIsAway(t *testing.T) {
+	t.Parallel()
+	g, proxy := behind(t)
+	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	proxy.Refuse()
+	proxy.Cut()
+	g.http.CloseIdleConnections()
+	began := time.Now()
+	g.cancel()
+	_ = g.stopped() // the instance is left to its TTL
+	assert.Less(t, time.Since(began), 25*time.Second)
+	assert.Contains(t, g.log.String(), "the client is closed")
+}
+
+func TestTheProgramRunsWithAnEtcdOfItsOwn(t *testing.T) {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "ETCD_") {
+			t.Setenv(name, "")
+		}
+	}
+	out := &sink{}
+	listening := regexp.MustCompile(`"gateway listens","address":"([^"]+)"`)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	args := []string{"-listen", "127.0.0.1:0", "-token-file", tokenFile(t, secret)}
+	wg.Go(func() { assert.NoError(t, run(ctx, args, out)) })
+	defer wg.Wait()
+	defer cancel()
+	eventually(t, func() bool { return listening.MatchString(out.String()) }, "it listens")
+	addr := listening.FindStringSubmatch(out.String())[1]
+	g := &rig{t: t, addr: addr, token: secret, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	g.serves()
+	require.NoError(t, run(ctx, []string{"-probe", "-listen", addr}, out))
+	cancel()
+	wg.Wait()
+	assert.Contains(t, out.String(), "the client is closed")
+	require.Error(t, run(t.Context(), []string{"-probe", "-listen", addr}, out), "nobody answers any more")
+}
+
+func TestTheProgramRefusesWhatCannotBeMeant(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", etcdtest.Endpoints()[0])
+	t.Setenv("ETCD_CONFIG", "")
+	for name, c := range map[string]struct {
+		args []string
+		says string
+	}{
+		"the world without a token": {[]string{"-listen", "0.0.0.0:0"}, "not the loopback"},
+		"an address that is none":   {[]string{"-listen", "nowhere"}, "nowhere"},
+		"a file that is not there":  {[]string{"-config", "none.yaml"}, "none.yaml"},
+		"a token that is not there": {[]string{"-token-file", "none"}, "token file"},
+		"an argument":               {[]string{"start"}, `"start"`},
+		"an unknown flag":           {[]string{"-tls"}, "-tls"},
+	} {
+		assert.ErrorContains(t, run(t.Context(), c.args, &sink{}), c.says, name)
+	}
+}
+
+func TestTheProbeFindsWhatListensEverywhere(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]string{
+		":8080": "localhost:8080", "0.0.0.0:80": "localhost:80", "[::]:80": "localhost:80", "127.0.0.1:1": "127.0.0.1:1", "gateway:80": "gateway:80",
+	} {
+		assert.Equal(t, want, reachable(listen))
+	}
+}
