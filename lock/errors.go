@@ -133,7 +133,9 @@ var (
 type settled struct{ err error }
 
 // Error is that of the request.
-func (e *settled) Error() string { return e.err.Error() }
+func (e *settled) Error() string {
+	return strings.ReplaceAll(e.err.Error(), errs.UnknownOutcome.Error()+": ", "")
+}
 
 // Is hides that the outcome was unknown.
 func (e *settled) Is(target error) bool {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -61,7 +62,8 @@ func (l *Locker) definite(ctx context.Context, t txn) (out answer, err error) {
 		}
 		unknown := errors.Is(err, errs.UnknownOutcome)
 		out.doubt = out.doubt || unknown
-		again := unknown || late || out.doubt && errors.Is(err, errs.Unavailable)
+		full := errors.Is(err, rpctypes.ErrNoSpace) // and stays so for longer than anybody waits
+		again := !full && (unknown || late || out.doubt && errors.Is(err, errs.Unavailable))
 		if !again || !sleep(ctx, pauses.NextBackOff()) {
 			return out, inTime(ctx, err)
 		}
