@@ -31,7 +31,7 @@
 // A client that was given to Wrap stays open, and with it the stores over it.
 //
 // No call waits for ever while etcd is down: without a deadline in its context a read is given 5 s and a write 10 s
-// (Config.ReadTimeout, Config.WriteTimeout).
+// (Config.ReadTimeout, Config.WriteTimeout). A deadline in the context takes the place of these, a later one as well.
 //
 // # Guarantees
 //

@@ -16,8 +16,8 @@ import (
 // List yields the entries whose keys begin with prefix, which is "" or ends in "/" unless WithPartialPrefix is given, in
 // key order. All of them are of one revision, however long the loop takes. An error comes last, with a zero entry.
 //
-// It costs one small read, which pins the revision, and one streamed read for all entries; a server or a KV that cannot
-// stream is read in pages. One chunk of entries is in memory at a time. A connection that breaks is made up for. Leaving
+// It costs one small read, which pins the revision, and one streamed read for all entries, or two where prefix is "": one on
+// each side of the library's own keys. A server or a KV that cannot stream is read in pages. One chunk of entries is in memory at a time. A connection that breaks is made up for. Leaving
 // the loop ends the read on the server. When etcd compacts the revision before the end, the error is [ErrCompacted]: what
 // was yielded so far is right, and the rest is gone. A deadline in ctx bounds the whole loop; without one, each wait for
 // a chunk is bounded, and the body of the loop may take its time.

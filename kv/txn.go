@@ -27,7 +27,8 @@ func (s *Store) Txn(ctx context.Context) *Txn {
 }
 
 // Guard makes the transaction depend on what is held. When that is lost neither branch is carried out, and Commit returns
-// an error that matches [ErrGuard] and the owner's condition. A Txn that was not made by [Store.Txn] cannot be guarded: its
+// an error that matches [ErrGuard] and the owner's condition. It comes before If, Then and Else, which return client/v3's own
+// interface. A Txn that was not made by [Store.Txn] cannot be guarded: its
 // Commit returns [ErrInvalid].
 func (t *Txn) Guard(g ...Guarded) *Txn {
 	inner, ok := t.Txn.(*txn)

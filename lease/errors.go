@@ -3,6 +3,7 @@ package lease
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/kv"
@@ -58,7 +59,7 @@ type lossError struct {
 func (e *lossError) Error() string {
 	text := ErrExpired.Error()
 	if e.condition != nil {
-		text += ": " + e.condition.Error()
+		text += ": " + strings.TrimPrefix(e.condition.Error(), "lease: ")
 	}
 	if e.last != nil {
 		text += ": last renewal: " + e.last.Error()

@@ -177,7 +177,7 @@ func ExampleSession_Context() {
 	fmt.Println(s.State(), s.Err())
 	// Output:
 	// true true
-	// lost lease: expired: lease: not found
+	// lost lease: expired: not found
 }
 
 // A lease that outlives the session: the next process adopts it, with its keys.

@@ -29,7 +29,8 @@ type Permit struct{ hold hold }
 
 // Context ends when the hold is lost, with a cause that matches [ErrLost], before the lease can expire on the server; and
 // when it is released, with [ErrReleased]. It does not end with the context that was given to the call that acquired
-// it. Its Err looks at the clock each time, so that it is right in a process that was just continued.
+// it. Its Err looks at the clock each time, so that it is right in a process that was just continued. What third parties do
+// ends it as soon as [Permit.Err] knows.
 func (p *Permit) Context() context.Context { return p.hold.context() }
 
 // Bind returns a context that ends with ctx, and with the hold: its cause then matches [ErrLost] or [ErrReleased]. Its Err
@@ -64,7 +65,8 @@ func (c boundContext) Err() error {
 }
 
 // Err is nil while the hold can be relied on, as far as the clock and the watch tell: no RPC. Then it matches [ErrLost] or
-// [ErrReleased].
+// [ErrReleased]. That a third party has revoked the lease or deleted the key is known when the watch tells, which begins
+// 250 ms after the grant, and within a second: [Permit.Verify] asks, and a guard needs to know nothing.
 func (p *Permit) Err() error { return p.hold.err() }
 
 // Guard is for kv.WithGuard: etcd refuses a write that carries it once the hold is over, whatever the writer believes,

@@ -27,7 +27,8 @@ const consumeProgress = 30 * time.Second
 // (with [WithSnapshot]: from the current state), and saves that at once. On a quiet prefix the checkpoint moves every
 // 30 s, or as [WithProgress] says, and f is not called for that unless WithProgress asks for it.
 //
-// It ends as Watch does, and with the first error of f or of the checkpoint. [WithAfter] does not go with it.
+// It ends as Watch does, and with the first error of f or of the checkpoint. To stop it, end ctx, from within f as well: what
+// f has processed is saved still, for which Save is given 5 s. [WithAfter] does not go with it.
 func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func(ctx context.Context, b Batch) error, o ...Option) error {
 	if ctx == nil || cp == nil || f == nil {
 		return fail("consume", s, fmt.Errorf("%w: no context, checkpoint or function", errs.Invalid))
@@ -70,10 +71,21 @@ func (w *Watcher) consume(ctx context.Context, s Selector, cp Checkpoint, o []Op
 		if b.More || b.Revision == saved {
 			continue
 		}
-		if err := cp.Save(ctx, b.Revision); err != nil {
+		if err := save(ctx, cp, b.Revision); err != nil {
 			return fail("consume", s, fmt.Errorf("save the checkpoint: %w", err))
 		}
 		saved = b.Revision
 	}
 	return nil
+}
+
+// lastSave is how long a checkpoint may take to save what was processed when ctx ended.
+const lastSave = 5 * time.Second
+
+// save stores rev. What was processed is worth saving also when ctx has ended.
+func save(ctx context.Context, cp Checkpoint, rev int64) error {
+	own, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastSave, stop) })()
+	return cp.Save(own, rev)
 }

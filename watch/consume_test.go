@@ -114,3 +114,50 @@ func TestConsumeSavesAfterTheFunctionAndEndsWithTheCheckpoint(t *testing.T) {
 		assert.ErrorContains(t, err, `watch: consume "dir/*": save the checkpoint: boom`)
 	})
 }
+
+func TestWhatWasProcessedIsSavedThoughTheContextHasEnded(t *testing.T) {
+	t.Parallel()
+	cli, dir := shared(t)
+	w := newWatcher(t, cli)
+	cp := kv.NewCheckpoint(kv.New(cli), dir+"checkpoint")
+	require.NoError(t, cp.Save(t.Context(), mustPut(t, cli, dir+"in/k", "before")))
+	for i := range 3 {
+		mustPut(t, cli, dir+"in/k", strconv.Itoa(i))
+	}
+	var seen []string
+	for len(seen) < 3 { // a process that stops after each batch that it has processed
+		ctx, stop := context.WithCancel(t.Context())
+		err := w.Consume(ctx, watch.Prefix(dir+"in/"), cp, func(_ context.Context, b watch.Batch) error {
+			for _, e := range b.Events {
+				seen = append(seen, string(e.Value))
+				stop()
+			}
+			return nil
+		})
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	assert.Equal(t, []string{"0", "1", "2"}, seen, "each once")
+}
+
+func TestACheckpointIsNotWaitedForForEver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatcher(t, newWorld(1).client(t))
+		ctx, stop := context.WithCancel(t.Context())
+		began := time.Now()
+		err := w.Consume(ctx, watch.Key("k"), &stuck{stop}, func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
+		require.ErrorIs(t, err, context.Canceled)
+		assert.Equal(t, 5*time.Second, time.Since(began).Round(time.Second))
+	})
+}
+
+// stuck is a checkpoint whose database answers no more, in a process that is told to stop.
+type stuck struct{ stop context.CancelFunc }
+
+func (*stuck) Load(context.Context) (int64, error) { return 0, nil }
+
+func (s *stuck) Save(ctx context.Context, _ int64) error {
+	s.stop()
+	<-ctx.Done()
+	return ctx.Err()
+}

@@ -80,7 +80,8 @@ type request struct {
 func WithSnapshot() Option { return func(r *request) { r.snapshot = true } }
 
 // WithAfter starts with the first change after rev, a Batch.Revision of an earlier watch. If that is compacted, the watch
-// ends with [*CompactedError]; together with [WithSnapshot] it goes on with a Resync of the whole state. If rev lies
+// ends with [*CompactedError]; together with [WithSnapshot] it goes on with a Resync of the whole state, and does so too where
+// a list is cheaper than what has happened since. If rev lies
 // ahead of the cluster, it ends with [ErrHistoryRewritten]. Default: from now on.
 func WithAfter(rev int64) Option {
 	return func(r *request) { r.after, r.afterSet = rev, true }
