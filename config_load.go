@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -56,7 +57,20 @@ func LoadConfig(path string) (Config, error) {
 //
 // The error names all variables that cannot be read and matches [ErrInvalid].
 func ConfigFromEnv() (Config, error) {
-	var cfg Config
+	return Config{}.withEnv("config from env")
+}
+
+// WithEnv returns the configuration with what the environment says in the place of what c says; the variables are those of
+// [ConfigFromEnv], and the error is its, too. Of things that exclude each other the environment's stays alone: its password
+// without a password file of c, its token without a user, its user without a token, its endpoints without a domain.
+//
+//	cfg, err := etcdkit.LoadConfig("etcd.yaml")
+//	...
+//	cfg, err = cfg.WithEnv()
+func (c Config) WithEnv() (Config, error) { return c.withEnv("config with env") }
+
+func (c Config) withEnv(op string) (Config, error) {
+	cfg := withoutRivals(c)
 	if list := os.Getenv("ETCD_ENDPOINTS"); list != "" {
 		cfg.Endpoints = []string{}
 		for e := range strings.SplitSeq(list, ",") {
@@ -78,7 +92,9 @@ func ConfigFromEnv() (Config, error) {
 		{"ETCD_KEY", &cfg.TLS.KeyFile},
 		{"ETCD_SERVER_NAME", &cfg.TLS.ServerName},
 	} {
-		*v.into = os.Getenv(v.name)
+		if text := os.Getenv(v.name); text != "" {
+			*v.into = text
+		}
 	}
 	var bad complaints
 	durationsFromEnv(&cfg, &bad)
@@ -89,10 +105,34 @@ func ConfigFromEnv() (Config, error) {
 		}
 		cfg.AllowInsecureCredentials = allow
 	}
-	if err := bad.err("config from env"); err != nil {
+	if err := bad.err(op); err != nil {
 		return Config{}, err
 	}
 	return cfg, nil
+}
+
+// withoutRivals is c without what excludes something that the environment says.
+func withoutRivals(c Config) Config {
+	says := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return os.Getenv(name) != "" })
+	}
+	switch {
+	case says("ETCD_ENDPOINTS"):
+		c.DiscoverySRV = ""
+	case says("ETCD_DISCOVERY_SRV"):
+		c.Endpoints = nil
+	}
+	secret := says("ETCD_PASSWORD", "ETCD_PASSWORD_FILE")
+	switch {
+	case says("ETCD_TOKEN"):
+		c.Username, c.Password, c.PasswordFile = "", "", ""
+	case secret, says("ETCD_USERNAME"):
+		c.Token = ""
+	}
+	if secret {
+		c.Password, c.PasswordFile = "", ""
+	}
+	return c
 }
 
 // durationsFromEnv reads the variables that hold a duration.

@@ -195,3 +195,56 @@ func TestAllBrokenVariablesAreNamedAtOnce(t *testing.T) {
 		require.ErrorContains(t, err, part)
 	}
 }
+
+func TestTheEnvironmentWinsOverAConfiguration(t *testing.T) {
+	file := etcdkit.Config{
+		DiscoverySRV: "example.org", Username: "orders", PasswordFile: "/run/secrets/etcd", Namespace: "orders/",
+		ReadTimeout: etcdkit.Duration(time.Second), AllowInsecureCredentials: true,
+	}
+	for _, tt := range []struct {
+		name string
+		env  map[string]string
+		want func(c *etcdkit.Config)
+	}{
+		{"which says nothing", nil, func(*etcdkit.Config) {}},
+		{"which says where etcd is", map[string]string{"ETCD_ENDPOINTS": "etcd:1"}, func(c *etcdkit.Config) {
+			c.DiscoverySRV, c.Endpoints = "", []string{"etcd:1"}
+		}},
+		{"which has another password", map[string]string{"ETCD_PASSWORD": planted}, func(c *etcdkit.Config) {
+			c.PasswordFile, c.Password = "", planted
+		}},
+		{"which has another user", map[string]string{"ETCD_USERNAME": "root"}, func(c *etcdkit.Config) { c.Username = "root" }},
+		{"which has a token", map[string]string{"ETCD_TOKEN": planted}, func(c *etcdkit.Config) {
+			c.Username, c.PasswordFile, c.Token = "", "", planted
+		}},
+		{"which says other values", map[string]string{
+			"ETCD_READ_TIMEOUT": "2s", "ETCD_NAMESPACE": "a/", "ETCD_ALLOW_INSECURE_CREDENTIALS": "false",
+		}, func(c *etcdkit.Config) {
+			c.ReadTimeout, c.Namespace, c.AllowInsecureCredentials = etcdkit.Duration(2*time.Second), "a/", false
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for name, value := range tt.env {
+				t.Setenv(name, value)
+			}
+			got, err := file.WithEnv()
+			require.NoError(t, err)
+			want := file
+			tt.want(&want)
+			assert.Equal(t, want, got)
+		})
+	}
+	t.Run("which has a user where the file has a token", func(t *testing.T) {
+		t.Setenv("ETCD_USERNAME", "orders")
+		t.Setenv("ETCD_PASSWORD", planted)
+		got, err := etcdkit.Config{Token: planted, Endpoints: []string{"etcd:1"}}.WithEnv()
+		require.NoError(t, err)
+		assert.Equal(t, etcdkit.Config{Username: "orders", Password: planted, Endpoints: []string{"etcd:1"}}, got)
+	})
+	t.Run("which cannot be read", func(t *testing.T) {
+		t.Setenv("ETCD_READ_TIMEOUT", "soon")
+		_, err := file.WithEnv()
+		require.ErrorIs(t, err, etcdkit.ErrInvalid)
+		assert.ErrorContains(t, err, "ETCD_READ_TIMEOUT")
+	})
+}

@@ -116,6 +116,20 @@ func ExampleConfigFromEnv() {
 	// Output: orders/ 2s
 }
 
+func ExampleConfig_WithEnv() {
+	_ = os.Setenv("ETCD_ENDPOINTS", "https://etcd-1:2379,https://etcd-2:2379") // what this deployment has of its own
+	defer func() { _ = os.Unsetenv("ETCD_ENDPOINTS") }()
+
+	cfg := etcdkit.Config{Endpoints: []string{"localhost:2379"}, Namespace: "orders"} // such as LoadConfig has read it
+	cfg, err := cfg.WithEnv()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(cfg.Endpoints, cfg.Namespace)
+	// Output: [https://etcd-1:2379 https://etcd-2:2379] orders
+}
+
 func ExampleClient_Namespace() {
 	ctx := context.Background()
 	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/app/"})

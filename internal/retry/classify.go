@@ -100,7 +100,7 @@ func Classify(err error, notSent bool) (Class, error) {
 		return Hopeless, errs.Unauthenticated
 	case code == codes.Unimplemented:
 		return Hopeless, nil
-	case notSent:
+	case notSent, errs.Unchanged(err): // by what went through the wire, or by one who has kept it from that
 		return Refused, errs.Unavailable
 	}
 	return Ambiguous, errs.Unavailable

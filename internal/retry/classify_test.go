@@ -127,6 +127,11 @@ func TestWhatNeedsNoAnswerOfEtcdToBeKnown(t *testing.T) {
 		"a proxy that wants another login":    {status.Error(codes.Unauthenticated, "Jwt is expired"), retry.Hopeless, errs.Unauthenticated},
 		"a method that the server lacks":      {status.Error(codes.Unimplemented, "unknown method RangeStream for service etcdserverpb.KV"), retry.Hopeless, nil},
 		"a status that only looks like input": {status.Error(codes.InvalidArgument, "what?"), retry.Ambiguous, errs.Unavailable},
+		"a call that a KV below has not sent": {&errs.Error{Pkg: "kv", Op: "put", Unchanged: true, Err: context.Canceled}, retry.Refused, errs.Unavailable},
+		"a call that a KV below may have sent": {
+			&errs.Error{Pkg: "kv", Op: "put", Unchanged: true, Err: fmt.Errorf("%w: %w", errs.UnknownOutcome, context.Canceled)},
+			retry.Ambiguous, errs.Unavailable,
+		},
 	}
 	for name, tt := range rows {
 		t.Run(name, func(t *testing.T) {

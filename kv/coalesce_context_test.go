@@ -1,0 +1,222 @@
+package kv_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+var errOwnReason = errors.New("the user has left")
+
+// holdShared lets transactions wait until the channel is closed or their context ends.
+func holdShared(s *sketch) chan struct{} {
+	hold := make(chan struct{})
+	s.before = func(ctx context.Context, m proto.Message) error {
+		if sizeOf(m) == 0 {
+			return nil
+		}
+		select {
+		case <-hold:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return hold
+}
+
+func TestACallThatStillWaitsWhenItsContextEndsIsNotSent(t *testing.T) {
+	t.Parallel()
+	for name, op := range map[string]func(string) clientv3.Op{"get": getOf, "put": putOf, "delete": delOf} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+				clearUp := jam(t, s, k, op)
+				ctx, stop := context.WithCancelCause(t.Context())
+				before := ask(t.Context(), k, op("a"))
+				gone := ask(ctx, k, op("gone"))
+				others := []<-chan said{before}
+				for i := range 5 {
+					others = append(others, ask(t.Context(), k, op("k"+strconv.Itoa(i))))
+				}
+				stop(errOwnReason)
+				err := (<-gone).err
+				require.ErrorIs(t, err, context.Canceled)
+				require.ErrorIs(t, err, errOwnReason)
+				if name != "get" {
+					assert.True(t, errs.Unchanged(err), "it is known that it was not applied")
+					assert.NotErrorIs(t, err, kv.ErrUnknownOutcome)
+					assert.EqualError(t, err, "kv: "+name+` "gone": context canceled: the user has left`)
+				}
+				clearUp()
+				assert.Equal(t, []int{6}, s.asked())
+				for _, c := range others {
+					require.NoError(t, (<-c).err)
+				}
+				_, version := s.value("gone")
+				assert.Zero(t, version)
+			})
+		})
+	}
+}
+
+func TestTheLastThatWaitsCanGiveUp(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+		clearUp := jam(t, s, k, putOf)
+		ctx, stop := context.WithTimeout(t.Context(), kv.Patience/2)
+		defer stop()
+		err := (<-ask(ctx, k, putOf("gone"))).err
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		clearUp()
+		time.Sleep(time.Second)
+		assert.Empty(t, s.asked())
+		require.NoError(t, (<-ask(t.Context(), k, putOf("a"))).err)
+	})
+}
+
+func TestTheEndOfOneContextEndsNobodyElsesCall(t *testing.T) {
+	t.Parallel()
+	for name, op := range map[string]func(string) clientv3.Op{"get": getOf, "put": putOf, "delete": delOf} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+				hold := holdShared(s)
+				clearUp := jam(t, s, k, op)
+				var stops []context.CancelFunc
+				var calls []<-chan said
+				for i := range 10 {
+					ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+					t.Cleanup(stop)
+					stops, calls = append(stops, stop), append(calls, ask(ctx, k, op("k"+strconv.Itoa(i))))
+				}
+				clearUp()
+				assert.Equal(t, []int{10}, s.asked(), "it is under way")
+				for i := range 9 {
+					stops[i]()
+					err := (<-calls[i]).err
+					require.ErrorIs(t, err, context.Canceled)
+					assert.False(t, errs.Unchanged(err), "it may have been applied")
+				}
+				synctest.Wait()
+				require.NoError(t, s.lastCtx().Err())
+				close(hold)
+				require.NoError(t, (<-calls[9]).err)
+				if name == "put" {
+					_, version := s.value("k0")
+					assert.EqualValues(t, 1, version, "the test is about nothing")
+				}
+			})
+		})
+	}
+}
+
+func TestATransactionIsGivenUpWithTheLastOfItsCallers(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+		holdShared(s)
+		clearUp := jam(t, s, k, putOf)
+		ctx, stop := context.WithCancel(t.Context())
+		var calls []<-chan said
+		for i := range 10 {
+			calls = append(calls, ask(ctx, k, putOf("k"+strconv.Itoa(i))))
+		}
+		clearUp()
+		shared := s.lastCtx()
+		require.NoError(t, shared.Err())
+		stop()
+		for _, c := range calls {
+			require.ErrorIs(t, (<-c).err, context.Canceled)
+		}
+		synctest.Wait()
+		require.ErrorIs(t, shared.Err(), context.Canceled)
+		s.before = nil
+		require.NoError(t, (<-ask(t.Context(), k, putOf("a"))).err)
+	})
+}
+
+// A deadline bounds its own call, and a call without one is not bounded by the others'.
+func TestADeadlineIsItsCallersOwn(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+		hold := holdShared(s)
+		clearUp := jam(t, s, k, getOf)
+		value := context.WithValue(t.Context(), ctxKey{}, "mine")
+		hasty, stop := context.WithTimeout(value, time.Second)
+		defer stop()
+		began := time.Now()
+		first, second, third := ask(hasty, k, getOf("a")), ask(t.Context(), k, getOf("b")), ask(value, k, getOf("c"))
+		clearUp()
+		require.ErrorIs(t, (<-first).err, context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(began))
+		time.Sleep(time.Hour)
+		_, bounded := s.lastCtx().Deadline()
+		assert.False(t, bounded)
+		assert.Nil(t, s.lastCtx().Value(ctxKey{}), "what one caller has in its context reaches the others' request")
+		close(hold)
+		require.NoError(t, (<-second).err)
+		require.NoError(t, (<-third).err)
+	})
+}
+
+func TestAContextThatHasEndedMeetsWithTheWordsOfTheClient(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+		s.before = func(ctx context.Context, _ proto.Message) error { return ctx.Err() }
+		clearUp := jam(t, s, k, putOf)
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		assert.Equal(t, context.Canceled, (<-ask(ctx, k, putOf("a"))).err)
+		clearUp()
+	})
+}
+
+// The context of a call may end at the very moment at which it is told to go by itself, or at which its result is there.
+func TestNoSlotIsLostWhereAContextEndsAtTheWrongMoment(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+		s.before = func(context.Context, proto.Message) error { time.Sleep(time.Millisecond); return nil }
+		var done []chan struct{}
+		for i := range 40 {
+			over := make(chan struct{})
+			done = append(done, over)
+			go func() {
+				defer close(over)
+				for n := range 200 {
+					ctx, stop := context.WithTimeout(t.Context(), time.Duration((n+i)%4)*time.Millisecond+1)
+					_, err := k.Put(ctx, "k"+strconv.Itoa(i%20), "v")
+					stop()
+					if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+						t.Error(err)
+					}
+				}
+			}()
+		}
+		for _, over := range done {
+			<-over
+		}
+		time.Sleep(time.Second)
+		before := len(s.asked())
+		began := time.Now()
+		var calls []<-chan said
+		for i := range kv.FreeCalls {
+			calls = append(calls, ask(t.Context(), k, putOf("z"+strconv.Itoa(i))))
+		}
+		for _, c := range calls {
+			require.NoError(t, (<-c).err)
+		}
+		assert.Less(t, time.Since(began), 10*time.Millisecond)
+		assert.Len(t, s.asked(), before+kv.FreeCalls, "each goes by itself, as in the beginning")
+	})
+}

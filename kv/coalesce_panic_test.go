@@ -1,0 +1,60 @@
+package kv_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+func TestAPanicBelowReachesTheCallersAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, _ clientv3.KV) {
+		k := kv.Coalesce(clientv3.NewKVFromKVClient(confused{s, func() *pb.TxnResponse { panic("below") }}, nil))
+		for _, op := range []func(string) clientv3.Op{getOf, putOf} {
+			s.cleared = make(chan struct{})
+			caught := catching{k}
+			for _, r := range sharing(t, s, caught, op) {
+				require.EqualError(t, r.err, "panic: below")
+			}
+			require.NoError(t, (<-ask(t.Context(), k, op("a"))).err, "the next one is not concerned")
+		}
+		s.before = func(context.Context, proto.Message) error { panic("alone") }
+		for range 2 * kv.FreeCalls {
+			require.EqualError(t, (<-ask(t.Context(), catching{k}, getOf("a"))).err, "panic: alone")
+		}
+		s.before = nil
+		require.NoError(t, (<-ask(t.Context(), k, getOf("a"))).err, "no slot is lost")
+	})
+}
+
+// catching makes errors of panics.
+type catching struct{ clientv3.KV }
+
+func (c catching) Do(ctx context.Context, op clientv3.Op) (r clientv3.OpResponse, err error) {
+	defer func() {
+		if what := recover(); what != nil {
+			err = errors.New("panic: " + what.(string)) //nolint:forcetypeassert // it is the test's own
+		}
+	}()
+	return c.KV.Do(ctx, op)
+}
+
+// A goroutine that a fake below ends (with t.FailNow, for one) must not leave callers behind.
+func TestAGoroutineThatIsEndedBelowLeavesNobodyBehind(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, s *sketch, _ clientv3.KV) {
+		k := kv.Coalesce(clientv3.NewKVFromKVClient(confused{s, func() *pb.TxnResponse { runtime.Goexit(); return nil }}, nil))
+		for _, r := range sharing(t, s, k, putOf) {
+			require.ErrorIs(t, r.err, kv.ErrUnknownOutcome)
+		}
+		require.NoError(t, (<-ask(t.Context(), k, putOf("a"))).err)
+	})
+}
