@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/examples/embedded"
 )
 
 // server is a process of its own, but for being in ours.
@@ -22,10 +23,10 @@ type server struct {
 	registration *discovery.Registration
 }
 
-func startAll(ctx context.Context, endpoints []string, names ...string) (map[string]*server, error) {
+func startAll(ctx context.Context, client *etcdkit.Client, names ...string) (map[string]*server, error) {
 	all := map[string]*server{}
 	for _, name := range names {
-		s, err := start(ctx, name, endpoints)
+		s, err := start(ctx, name, client)
 		if err != nil {
 			return all, err
 		}
@@ -34,12 +35,12 @@ func startAll(ctx context.Context, endpoints []string, names ...string) (map[str
 	return all, nil
 }
 
-func start(ctx context.Context, name string, endpoints []string) (*server, error) {
+func start(ctx context.Context, name string, of *etcdkit.Client) (*server, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	client, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints, Namespace: "example-discovery"})
+	client, err := embedded.Another(ctx, of)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}

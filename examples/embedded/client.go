@@ -42,6 +42,16 @@ func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (cli
 	}, nil
 }
 
+// Another opens a further client as Connect has opened client, as another process would have it. Close it when it is done.
+func Another(ctx context.Context, client *etcdkit.Client, opts ...etcdkit.Option) (*etcdkit.Client, error) {
+	config, _, err := configuration()
+	if err != nil {
+		return nil, err
+	}
+	config.Endpoints, config.DiscoverySRV, config.Namespace = client.Raw().Endpoints(), "", client.KV().Dir()
+	return etcdkit.Open(ctx, config, opts...)
+}
+
 // configuration is that of the environment, over that of the file which it may name.
 func configuration() (config etcdkit.Config, fromFile bool, err error) {
 	path := os.Getenv(ConfigFile)
