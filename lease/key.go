@@ -122,7 +122,7 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 			s := m.sweeps[k.abs]
 			delete(m.sweeps, k.abs)
 			m.mu.Unlock()
-			s.end()
+			k.held.inherit(s)
 			return nil
 		}
 		m.mu.Unlock()

@@ -92,6 +92,42 @@ func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
 	}
 }
 
+// Whoever opens the key next takes the sweep over, and has to carry on with it, however far he gets.
+func TestAKeyThatIsWrittenLateIsSweptAwayThoughItWasOpenedInBetween(t *testing.T) {
+	t.Parallel()
+	for name, between := range map[string]func(*testing.T, *lease.Manager){
+		"in vain": func(t *testing.T, m *lease.Manager) {
+			t.Helper()
+			ended, stop := context.WithCancel(t.Context())
+			stop()
+			_, err := m.OpenKey(ended, "k", nil)
+			require.ErrorIs(t, err, context.Canceled)
+		},
+		"and closed again": func(t *testing.T, m *lease.Manager) {
+			t.Helper()
+			k, err := m.OpenKey(t.Context(), "k", nil)
+			require.NoError(t, err)
+			require.NoError(t, k.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+			net, m := newLateKV(t, dir)
+			m.SweepAfter(100*time.Millisecond, 3*time.Second) // of which the second comes after the write
+			txn := net.loseCreation(t, m)
+			between(t, m)
+			r, err := txn.Commit()
+			require.NoError(t, err)
+			require.True(t, r.Succeeded, "it was written after that")
+			require.Eventually(t, func() bool {
+				r, err := direct.Get(t.Context(), dir+"k")
+				return assert.NoError(t, err) && len(r.Kvs) == 0
+			}, 20*time.Second, 10*time.Millisecond)
+		})
+	}
+}
+
 func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)

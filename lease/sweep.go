@@ -15,15 +15,19 @@ func sweepAfter() []time.Duration { return []time.Duration{5 * time.Second, 15 *
 
 // sweep deletes, later, what a closed key may have left behind.
 type sweep struct {
-	stop context.CancelFunc
-	done chan struct{}
+	stop   context.CancelFunc
+	done   chan struct{}
+	leases []clientv3.LeaseID // that the key was put on
+	doubt  time.Time          // of the last write that may have been applied, or may yet be
 }
 
-// end ends a sweep, if there is one, since somebody has opened the key again, and it is theirs now.
-func (s *sweep) end() {
+// inherit ends a sweep, if there is one, since somebody has opened the key again, and it is theirs now. So is the doubt: they
+// may close it before that is over, or not get as far as to write.
+func (h *holding) inherit(s *sweep) {
 	if s != nil {
 		s.stop()
 		<-s.done
+		h.leases, h.doubt = s.leases, s.doubt
 	}
 }
 
@@ -37,13 +41,12 @@ func (k *Key) retire() {
 		return // the shared lease is revoked too, or all has been said
 	}
 	ctx, stop := context.WithCancel(m.life)
-	s := &sweep{stop: stop, done: make(chan struct{})}
+	s := &sweep{stop: stop, done: make(chan struct{}), leases: k.held.leases, doubt: k.held.doubt}
 	m.sweeps[k.abs] = s
-	id := k.held.leases[len(k.held.leases)-1]
 	m.jobs.Go(func() {
 		defer stop()
 		defer close(s.done)
-		s.run(ctx, k, id)
+		s.run(ctx, k)
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.sweeps[k.abs] == s {
@@ -52,7 +55,7 @@ func (k *Key) retire() {
 	})
 }
 
-func (s *sweep) run(ctx context.Context, k *Key, id clientv3.LeaseID) {
+func (s *sweep) run(ctx context.Context, k *Key) {
 	begin := time.Now()
 	for _, after := range k.m.sweepAfter {
 		timer := time.NewTimer(time.Until(begin.Add(after)))
@@ -62,8 +65,10 @@ func (s *sweep) run(ctx context.Context, k *Key, id clientv3.LeaseID) {
 			timer.Stop()
 			return
 		}
-		if err := k.m.deleteOn(ctx, k, id); err != nil && ctx.Err() == nil {
-			k.m.log.WarnContext(ctx, "a key is left to its lease", "key", errs.Quote(k.name), "error", err)
+		for _, id := range s.leases {
+			if err := k.m.deleteOn(ctx, k, id); err != nil && ctx.Err() == nil {
+				k.m.log.WarnContext(ctx, "a key is left to its lease", "key", errs.Quote(k.name), "error", err)
+			}
 		}
 	}
 }
