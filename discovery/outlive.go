@@ -83,7 +83,7 @@ func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan st
 			return reason(err)
 		case err == nil:
 			taken.Remaining = info.Remaining
-			if taken.Renewed = end.moved(asked, time.Now(), info.Remaining); taken.Renewed {
+			if taken.Renewed = end.moved(asked, time.Now(), info); taken.Renewed {
 				return taken
 			}
 		}
@@ -101,14 +101,21 @@ func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan st
 }
 
 // expiry is when a lease ends if nobody renews it.
-type expiry struct{ latest time.Time }
+type expiry struct {
+	latest time.Time
+	term   uint64 // that of etcd's leader who has said so
+}
 
 // moved takes in how much was left of the lease at least when an answer came, and reports whether it must have been renewed
 // since the first. How long the answer took does not matter: it is counted as if the lease had been looked at early now, and
-// late before.
-func (e *expiry) moved(asked, answered time.Time, left time.Duration) bool {
+// late before. A new leader gives all leases their whole TTL once more, which is no sign of life: then it begins anew.
+func (e *expiry) moved(asked, answered time.Time, info lease.Info) bool {
+	left := info.Remaining
 	if left == 0 {
 		return false // it may be over already
+	}
+	if info.RaftTerm != e.term {
+		e.latest, e.term = time.Time{}, info.RaftTerm
 	}
 	earliest, latest := answered.Add(left), answered.Add(left+answered.Sub(asked)+grain)
 	if e.latest.IsZero() || latest.Before(e.latest) {

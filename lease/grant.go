@@ -189,7 +189,7 @@ func (m *Manager) info(ctx context.Context, op string, id clientv3.LeaseID, keys
 	}
 	out := term{id, asked, time.Duration(r.GetTTL()) * time.Second}.info()
 	out.Granted = time.Duration(r.GetGrantedTTL()) * time.Second
-	out.Keys = m.visible(r.GetKeys())
+	out.Keys, out.RaftTerm = m.visible(r.GetKeys()), r.GetHeader().GetRaftTerm()
 	return out, nil
 }
 

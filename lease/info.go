@@ -18,6 +18,9 @@ type Info struct {
 	Granted time.Duration `json:"granted"`
 	// Remaining is how long the lease will live at least, if it is not revoked, as of the return of the call.
 	Remaining time.Duration `json:"remaining"`
+	// RaftTerm is the term in which etcd has told that: with each new leader a lease begins its TTL anew. Only Describe and
+	// TimeToLive fill it in.
+	RaftTerm uint64 `json:"raftTerm,omitempty"`
 	// Keys are those on the lease, as the manager takes them; keys outside of its namespace, and the library's own, are
 	// left out. Only Describe fills it in.
 	Keys []string `json:"keys,omitempty"`

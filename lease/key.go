@@ -182,7 +182,8 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 }
 
 // Close deletes the key, if it is its own, within 5 s. It does so once and returns the same result every time. After an
-// error the key goes with its lease, at the latest when the manager is closed.
+// error the key is deleted in the background, as soon as etcd answers; at the latest it goes with its lease, when the manager
+// is closed. Until then OpenKey takes the key for this process's own.
 func (k *Key) Close() error {
 	ctx, stop := k.m.parting()
 	defer stop()
@@ -196,6 +197,9 @@ func (k *Key) close(ctx context.Context) error {
 		k.turn <- struct{}{} // an Update under way ends first
 		defer func() { <-k.turn }()
 		k.closeErr = k.remove(ctx)
+		if k.closeErr != nil {
+			k.held.doubt = time.Now()
+		}
 		k.retire()
 		k.letGo()
 		close(k.gone)

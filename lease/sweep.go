@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -55,19 +56,31 @@ func (k *Key) retire() {
 	})
 }
 
+// run deletes the key at each of the times, and when etcd does not answer to that, on and on.
 func (s *sweep) run(ctx context.Context, k *Key) {
-	begin := time.Now()
-	for _, after := range k.m.sweepAfter {
-		timer := time.NewTimer(time.Until(begin.Add(after)))
+	begin, times := time.Now(), k.m.sweepAfter
+	var at time.Duration
+	told := false
+	for n, failed := 0, false; n < len(times) || failed; n++ {
+		if n < len(times) {
+			at = times[n]
+		} else {
+			at += times[len(times)-1]
+		}
+		timer := time.NewTimer(time.Until(begin.Add(at)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
+		failed = false
 		for _, id := range s.leases {
 			if err := k.m.deleteOn(ctx, k, id); err != nil && ctx.Err() == nil {
-				k.m.log.WarnContext(ctx, "a key is left to its lease", "key", errs.Quote(k.name), "error", err)
+				if failed = !errors.Is(err, errs.Permission); !told {
+					k.m.log.WarnContext(ctx, "a closed key is not deleted yet", "key", k.name, "error", err)
+					told = true
+				}
 			}
 		}
 	}
