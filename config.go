@@ -66,8 +66,8 @@ type Config struct {
 	ReadTimeout  Duration `json:"readTimeout,omitzero"`
 	WriteTimeout Duration `json:"writeTimeout,omitzero"`
 
-	// SessionTTL is how long locks and registrations of this process outlive it. It is the TTL of the
-	// client's shared session. Whole seconds; default 15s, and a server with default timing grants 2s at least.
+	// SessionTTL is how long locks, leaderships and sessions of this process outlive it when it dies; registrations have
+	// discovery.WithTTL. It is the TTL of the client's shared session. Whole seconds; default 15s, and a server with default timing grants 2s at least.
 	SessionTTL Duration `json:"sessionTTL,omitzero"`
 
 	// Retry says how often and how fast failed calls are repeated, where that is safe.

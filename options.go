@@ -63,7 +63,8 @@ func newOptions(opts []Option) options {
 }
 
 // WithLogger sets where the client reports what happens in the background, such as an endpoint that is left out, and
-// what client/v3 logs. Neither values nor passwords are logged. Default: nowhere.
+// what client/v3 logs; and where what is opened with the client reports, unless it is given a logger of its own. Neither values
+// nor passwords are logged. Default: nowhere.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {
@@ -142,6 +143,10 @@ type Observer struct {
 	// CacheLookup is told of each read of a cache that was opened with the client, over dir.
 	CacheLookup func(dir string, hit bool)
 }
+
+// Logger is the one of [WithLogger], for packages cache, config and discovery, which are given the client, and for others that
+// want to say something in the same place.
+func (c *Client) Logger() *slog.Logger { return c.set.logger }
 
 // CacheLookupHook is Observer.CacheLookup, for package cache, which is given the client; nil where there is none.
 func (c *Client) CacheLookupHook() func(dir string, hit bool) { return c.set.observer.CacheLookup }

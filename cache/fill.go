@@ -155,7 +155,7 @@ func (c *Cache[T]) fillIn(it *item[T], e kv.Entry[T], value []byte) {
 	var err error
 	if e.Value, it.sum, err = c.decode(value, e.ModRevision); err != nil {
 		c.badOnes.Add(1)
-		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "key", errs.Quote(e.Key), "revision", e.ModRevision, "error", err)
+		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
 		it.err = fail("get", e.Key, err)
 		return
 	}

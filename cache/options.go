@@ -54,7 +54,7 @@ func WithTTL(d time.Duration) Option {
 func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.staleness = d } }
 
 // WithLogger makes the cache tell of watches that end and of values that do not decode, at the level Warn. Values never
-// appear. Default: silent.
+// appear. Default: the client's logger, where it has one.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // WithLookupHook has f called at each Get of a [Cache] with its dir. It runs in the caller's goroutine: it must be quick.
@@ -80,6 +80,9 @@ func newSettings(c Client, dir string, codec any, opts []Option, replica bool) (
 		if o != nil {
 			o(&s)
 		}
+	}
+	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
+		s.logger = h.Logger()
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

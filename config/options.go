@@ -74,8 +74,8 @@ func WithErrorHandler(f func(key string, rev int64, err error)) Option {
 	return func(s *settings) { s.handler = f }
 }
 
-// WithLogger makes the source tell of bad values, files, panics and of etcd coming and going, at the levels Warn and
-// Error. Values never appear. Default: silent.
+// WithLogger makes the source tell of bad values, files, panics, a start without etcd and its end, at the levels Warn and
+// Error. Values never appear. Default: the client's logger, where it has one.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // newSettings applies the options; what is wrong with them, and with the other arguments, is the error.
@@ -85,6 +85,9 @@ func newSettings(c Client, dir string, opts []Option) (settings, error) {
 		if o != nil {
 			o(&s)
 		}
+	}
+	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
+		s.logger = h.Logger()
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

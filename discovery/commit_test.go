@@ -15,7 +15,7 @@ import (
 // told is a view that is told of n instances, named "0" and so on, as a watch would.
 func told(t *testing.T, n int) *view {
 	t.Helper()
-	set, err := newSettings([]Option{WithGrace(10 * time.Second)})
+	set, err := newSettings(nil, []Option{WithGrace(10 * time.Second)})
 	require.NoError(t, err)
 	v := newView(nil, "s", &set)
 	v.begin()

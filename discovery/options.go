@@ -57,18 +57,21 @@ func WithBadEntry(f func(key string, rev int64, err error)) Option {
 	return func(s *settings) { s.onBad = f }
 }
 
-// WithLogger logs registrations that do not succeed yet, entries that cannot be used, losses that are held back, and
-// watches that had to be begun anew. Default: nothing is logged.
+// WithLogger logs registrations that do not succeed yet, or wait for a predecessor, entries that cannot be used, losses that
+// are held back, and watches that had to be begun anew. Default: the client's logger, where it has one.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // newSettings applies the options; what is wrong with them is the error.
-func newSettings(opts []Option) (settings, error) {
+func newSettings(c Client, opts []Option) (settings, error) {
 	const failures, ejection = 5, 10 * time.Second
 	s := settings{ttl: DefaultTTL, layout: native(), grace: DefaultGrace, failures: failures, ejection: ejection}
 	for _, o := range opts {
 		if o != nil {
 			o(&s)
 		}
+	}
+	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
+		s.logger = h.Logger()
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

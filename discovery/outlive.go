@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
@@ -32,6 +35,8 @@ func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte]) error {
 	if taken.Renewed {
 		return taken
 	}
+	p.r.logger.InfoContext(ctx, "an instance waits for a predecessor", "key", errs.Short(p.key), "holder", taken.Holder.Addr(),
+		"lease", strconv.FormatInt(int64(e.Lease), 16))
 	var rewritten bool // by somebody on the same lease, who lives, then
 	sub, err := p.r.watcher.Subscribe(watch.Key(p.key), func(_ context.Context, b watch.Batch) error {
 		for _, ev := range b.Events {

@@ -39,7 +39,8 @@ type Registration struct {
 // behind: what a request may have left that was cut off is removed in the background. While etcd does not answer it is tried
 // again until ctx ends; without a deadline, for 10 s.
 //
-// An instance with the same ID that a crashed process has left is waited out, which takes up to its TTL and a second. If it
+// An instance with the same ID that a crashed process has left is waited out, which takes up to its TTL and a second, and is
+// bounded by a deadline of ctx alone; [WithLogger] tells of it. If it
 // turns out that its lease is being renewed, which shows within a third of its TTL, the error is a [*TakenError] and
 // matches [ErrTaken]. If ctx ends before that is known, it matches both. [WithTakeover] replaces either.
 //
@@ -143,7 +144,7 @@ func (g *Registration) insist(p *place) error {
 			g.cancel(closedError("client"))
 			return err
 		}
-		g.r.logger.WarnContext(g.ctx, "an instance is not registered yet", "key", errs.Quote(p.key), "error", err)
+		g.r.logger.WarnContext(g.ctx, "an instance is not registered yet", "key", errs.Short(p.key), "error", err)
 		pause(g.ctx, wait.NextBackOff())
 	}
 }

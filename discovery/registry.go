@@ -51,7 +51,7 @@ func New(c Client, o ...Option) *Registry {
 		mine: map[string]*Registration{}, all: map[*Registration]struct{}{},
 		views: map[string]*view{}, services: map[*Service]struct{}{},
 	}
-	r.settings, r.bad = newSettings(o)
+	r.settings, r.bad = newSettings(c, o)
 	//nolint:forbidigo // what a registry keeps going must not live by the context of the call that began it
 	r.life, r.finish = context.WithCancelCause(context.Background())
 	if c == nil {

@@ -25,5 +25,5 @@ func (s *Store) logWrite(ctx context.Context, op, key string, v []byte) {
 	if ctx == nil || !s.log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	s.log.DebugContext(ctx, "etcd write", "op", op, "key", errs.Quote(key), "value", masked{s.seed, v})
+	s.log.DebugContext(ctx, "etcd write", "op", op, "key", errs.Short(key), "value", masked{s.seed, v})
 }

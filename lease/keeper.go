@@ -5,9 +5,10 @@ import (
 	"errors"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
+
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -27,7 +28,7 @@ func (k *Key) keep() {
 				break
 			}
 			if !bad && k.ctx.Err() == nil {
-				k.m.log.WarnContext(k.ctx, "key is not restored yet", "key", errs.Quote(k.name), "error", err)
+				k.m.log.WarnContext(k.ctx, "key is not restored yet", "key", errs.Short(k.name), "error", err)
 			}
 		}
 	}

@@ -216,7 +216,7 @@ func (k *Key) forsake() {
 	k.cancel(closedError("key"))
 	clean := func() {
 		if err := k.Close(); err != nil {
-			k.m.log.WarnContext(k.m.life, "a key is left to its lease", "key", errs.Quote(k.name), "error", err)
+			k.m.log.WarnContext(k.m.life, "a key is left to its lease", "key", errs.Short(k.name), "error", err)
 		}
 	}
 	if !k.m.job(clean) {

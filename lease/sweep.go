@@ -78,7 +78,7 @@ func (s *sweep) run(ctx context.Context, k *Key) {
 		for _, id := range s.leases {
 			if err := k.m.deleteOn(ctx, k, id); err != nil && ctx.Err() == nil {
 				if failed = !errors.Is(err, errs.Permission); !told {
-					k.m.log.WarnContext(ctx, "a closed key is not deleted yet", "key", k.name, "error", err)
+					k.m.log.WarnContext(ctx, "a closed key is not deleted yet", "key", errs.Short(k.name), "error", err)
 					told = true
 				}
 			}

@@ -38,7 +38,8 @@ type Leader struct {
 // alone. It fails as [Mutex.Lock] does, and after an error nothing stays behind: a candidate whose key or session is
 // gone never wins. One RPC, and one more for the first candidate of the process that has to wait.
 //
-// The leadership ends with Release, which resigns.
+// value is what Leader and Observe show others, such as the address of this process. The leadership ends with Release, which
+// resigns.
 func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, error) {
 	sp := e.spec
 	sp.value = value
@@ -96,7 +97,7 @@ func leaderOf(entries []entry) Leader {
 	return Leader{Value: entries[0].value, Token: entries[0].create}
 }
 
-// Leadership is the hold of an elected leader. Release resigns.
+// Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held], with the Token of the election.
 type Leadership struct{ *Held }
 
 // Proclaim changes the value that others see. The token and the guard stay as they are. One RPC, which is repeated

@@ -72,7 +72,7 @@ func (g *grip) lose(why error) {
 	l.counts.held.Add(-1)
 	g.cancel(g.cause)
 	l.spawn(func() { // not under a lock of the queue's
-		l.logger.WarnContext(l.life, "lock lost", "name", errs.Quote(g.p.spec.name), "cause", why)
+		l.logger.WarnContext(l.life, "lock lost", "name", errs.Short(g.p.spec.name), "cause", why)
 	})
 }
 

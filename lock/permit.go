@@ -98,7 +98,8 @@ func (p *Permit) Release(ctx context.Context) error {
 	return doubtful("release", p.hold.name(), err)
 }
 
-// Held is an exclusive hold: a mutex, a write lock, a leadership.
+// Held is an exclusive hold: a mutex, a write lock, a leadership. It has the methods of [Permit]: Context, Err, Guard, Verify,
+// Bind and Release.
 type Held struct{ Permit }
 
 // Token is the fencing token: the mod revision of the own key at the grant. It strictly rises from one holder of a name to

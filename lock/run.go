@@ -13,6 +13,10 @@ import (
 // campaignMost is the longest pause between two campaigns of [Election.Run].
 const campaignMost = 5 * time.Second
 
+// LeaderFunc is work of a leader. ctx is the caller's, and also ends, with cause [ErrLost], when the leadership is lost.
+// l.Context() ends only with the leadership.
+type LeaderFunc = func(ctx context.Context, l *Leadership) error
+
 // Run campaigns, and calls f each time that it is elected, until f returns while it leads or ctx ends. When the leadership
 // is lost it awaits f, and campaigns again. When f returns it resigns, and only then goes on or returns.
 //
@@ -22,8 +26,11 @@ const campaignMost = 5 * time.Second
 //
 // A clean stop is nil: f has returned nil, or ctx has ended and f returned nil or an error of its context. Otherwise the
 // error is f's own, or that of a campaign that cannot succeed ([ErrInvalid], [ErrPermission], [ErrClosed],
-// [*BlockedError]), or that of resigning. Being without etcd is none: Run goes on trying.
-func (e *Election) Run(ctx context.Context, value string, f func(ctx context.Context, l *Leadership) error) error {
+// [*BlockedError]), or that of resigning. Being without etcd is none: Run goes on trying. But an error of f while it leads
+// ends Run, and with it the candidacy: what may fail for a moment, try again within f.
+//
+// value is what Leader and Observe show others, such as the address of this process. It need not be unique.
+func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	switch {
 	case f == nil:
 		return fail("run", e.spec.name, fmt.Errorf("%w: no function", errs.Invalid))

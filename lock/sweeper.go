@@ -127,5 +127,5 @@ func (l *Locker) erase(ctx context.Context, key string) bool {
 
 // log tells of what is repeated in the background.
 func (l *Locker) log(ctx context.Context, msg, key string, err error) {
-	l.logger.InfoContext(ctx, msg, "key", errs.Quote(key), "error", err) //nolint:sloglint // one of a few constants
+	l.logger.InfoContext(ctx, msg, "key", errs.Short(key), "error", err) //nolint:sloglint // one of a few constants
 }

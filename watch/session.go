@@ -192,7 +192,7 @@ func (h *hub) begin(hdr *pb.ResponseHeader, g *gap) {
 	var nodes []*node
 	if g != nil {
 		nodes = append(nodes, &node{rev: g.base, gap: g})
-		h.core.log.InfoContext(h.ctx, "watch goes on after a gap", "selector", h.name, "reason", g.why.String(),
+		h.core.log.InfoContext(h.ctx, "watch lists anew", "selector", h.name, "reason", g.why.String(),
 			"from_revision", h.next, "to_revision", g.base)
 	}
 	h.publish(nodes, hdr.GetRevision()+1)

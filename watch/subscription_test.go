@@ -159,7 +159,7 @@ func TestTheLogTellsOfWhatHappenedAndNotOfValues(t *testing.T) {
 		require.Error(t, ended(t, sub))
 	}, watch.WithLogger(log))
 	for _, want := range []string{
-		`level=DEBUG msg="watch stream is opened again" selector=dir/* error="`, `level=INFO msg="watch goes on after a gap" selector=dir/*`,
+		`level=DEBUG msg="watch stream is opened again" selector=dir/* error="`, `level=INFO msg="watch lists anew" selector=dir/*`,
 		`level=INFO msg="watch was brought up to date by a list" selector=dir/*`, `level=ERROR msg="watch handler panicked" selector=dir/*`,
 	} {
 		assert.Contains(t, out.String(), want)

@@ -14,8 +14,8 @@ const ConfigFile = "ETCD_CONFIG"
 
 // Connect opens a client. Where etcd is, and the rest of the configuration, is what the environment says
 // (etcdkit.ConfigFromEnv), and for what it does not say, the file that ETCD_CONFIG names. The keys are below the namespace
-// given, which itself is below the configured one. Without ETCD_ENDPOINTS and without a file, a server is started in this
-// process, as Endpoints does. opts are etcdkit.Open's. Call stop at the end: it closes the client, then the server.
+// given, which itself is below the configured one. Without a file and a variable that says where etcd is, a server is started
+// in this process, as Endpoints does. opts are etcdkit.Open's. Call stop at the end: it closes the client, then the server.
 func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (client *etcdkit.Client, stop func(), err error) {
 	config, fromFile, err := configuration()
 	if err != nil {
@@ -26,7 +26,7 @@ func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (cli
 	}
 	config.Namespace = namespace
 	stopServer := func() {}
-	if !fromFile {
+	if !fromFile && config.Endpoints == nil && config.DiscoverySRV == "" {
 		if config.Endpoints, stopServer, err = Endpoints(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -62,6 +62,6 @@ func configuration() (config etcdkit.Config, fromFile bool, err error) {
 		}
 		config = file.Etcd
 	}
-	config, err = settings.WithEnvironment(config)
+	config, err = config.WithEnv()
 	return config, path != "", err
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -67,8 +68,9 @@ func TestConnectReadsTheFileThatTheEnvironmentNames(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	t.Setenv(embedded.ConfigFile, file)
 
-	write("etcd: {endpoints: [" + server[0] + "], namespace: " + prefix + ", readTimeout: 3s, writeTimeout: 4s}")
+	write("etcd: {endpoints: [" + server[0] + "], namespace: " + prefix + ", allowInsecureCredentials: true, readTimeout: 3s, writeTimeout: 4s}")
 	t.Setenv("ETCD_WRITE_TIMEOUT", "9s")
+	t.Setenv("ETCD_ALLOW_INSECURE_CREDENTIALS", "false")
 	client, stop, err := embedded.Connect(t.Context(), "example")
 	require.NoError(t, err)
 	_, err = client.KV().Put(t.Context(), "key", []byte("value"))
@@ -76,6 +78,7 @@ func TestConnectReadsTheFileThatTheEnvironmentNames(t *testing.T) {
 	inEffect := client.Diagnose(t.Context()).Settings
 	assert.Equal(t, "3s", inEffect.ReadTimeout.String())
 	assert.Equal(t, "9s", inEffect.WriteTimeout.String(), "the environment wins")
+	assert.False(t, inEffect.AllowInsecureCredentials, "also where it forbids")
 	stop()
 	resp, err := etcdtest.Client(t).Get(t.Context(), prefix+"example/key")
 	require.NoError(t, err)
@@ -88,6 +91,16 @@ func TestConnectReadsTheFileThatTheEnvironmentNames(t *testing.T) {
 	write("etcd: {endpoint: [a]}")
 	_, _, err = embedded.Connect(t.Context(), "example")
 	require.ErrorContains(t, err, `unknown field "endpoint"`)
+}
+
+func TestConnectStartsNoServerWhereADomainIsNamed(t *testing.T) {
+	t.Setenv("ETCD_ENDPOINTS", "")
+	t.Setenv(embedded.ConfigFile, "")
+	t.Setenv("ETCD_DISCOVERY_SRV", "etcd.invalid")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, _, err := embedded.Connect(ctx, "example")
+	require.ErrorContains(t, err, "etcd.invalid")
 }
 
 func TestConnectStartsAServerWhereNoneIsNamed(t *testing.T) {

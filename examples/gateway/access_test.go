@@ -56,6 +56,11 @@ func TestATokenThatCanBeGuessedIsRefused(t *testing.T) {
 		_, err := readToken(tokenFile(t, text))
 		require.ErrorContains(t, err, "16")
 	}
+	for _, text := range []string{secret + "\n" + secret, "# the token\n" + secret, secret + " " + secret, secret + "ä", secret + "\x00", "\ufeff" + secret, secret + "\xff"} {
+		_, err := readToken(tokenFile(t, text))
+		require.ErrorContains(t, err, "single word", text)
+		assert.NotContains(t, err.Error(), secret)
+	}
 	_, err := readToken(filepath.Join(t.TempDir(), "none"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
@@ -74,7 +79,7 @@ func TestWithoutATokenOnlyTheNameOfTheLoopbackIsAnswered(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for host, want := range map[string]int{
-		"localhost": 404, "localhost:8080": 404, "127.0.0.1": 404, "127.0.0.1:80": 404, "[::1]:8080": 404, "[::1]": 404,
+		"localhost": 404, "localhost:8080": 404, "LocalHost:8080": 404, "127.0.0.1": 404, "127.0.0.1:80": 404, "[::1]:8080": 404, "[::1]": 404,
 		"evil.example": 403, "evil.example:8080": 403, "localhost.evil.example": 403, "10.0.0.1": 403, "": 403,
 	} {
 		assert.Equal(t, want, g.raw("GET "+kvPath+"a HTTP/1.1\r\nHost: "+host+"\r\n\r\n").status, host)

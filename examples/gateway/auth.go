@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,7 +18,8 @@ const minToken = 16
 // their length.
 type token [sha256.Size]byte
 
-// readToken reads a token file, whose last line break is not part of it. No file is no token.
+// readToken reads a token file. White space around the token is not part of it, and inside it would be what no request can
+// carry. No file is no token.
 func readToken(path string) (*token, error) {
 	if path == "" {
 		return nil, nil //nolint:nilnil // none is asked for
@@ -29,6 +31,9 @@ func readToken(path string) (*token, error) {
 	text = bytes.TrimSpace(text)
 	if len(text) < minToken {
 		return nil, fmt.Errorf("token file: a token of %d bytes can be guessed: it has to have %d at least", len(text), minToken)
+	}
+	if bytes.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return nil, errors.New("token file: a token is a single word of ASCII characters")
 	}
 	t := token(sha256.Sum256(text))
 	return &t, nil

@@ -9,7 +9,9 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"reflect"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -33,11 +35,10 @@ func decode(r *request, into any) error {
 	if !utf8.Valid(body) || halfCharacter(body) {
 		return badBody("its text is not UTF-8, or has half of a character")
 	}
-	if err := checkNames(json.NewDecoder(bytes.NewReader(body)), 0); err != nil {
+	if err := checkNames(json.NewDecoder(bytes.NewReader(body)), 0, fieldsOf(reflect.TypeOf(into).Elem())); err != nil {
 		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
 		return badBody(reason(err))
 	}
@@ -45,6 +46,16 @@ func decode(r *request, into any) error {
 		return badBody("something follows the object")
 	}
 	return nil
+}
+
+// fieldsOf is the names of the fields of a struct in JSON.
+func fieldsOf(t reflect.Type) map[string]bool {
+	out := map[string]bool{}
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		out[name] = true
+	}
+	return out
 }
 
 // reason says what is wrong with JSON without quoting it.
@@ -55,10 +66,7 @@ func reason(err error) string {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Sprintf("field %q is not of the type %s", e.Field, e.Type)
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return "it ends too early"
-	}
-	return err.Error() // an unknown field, with its name
+	return "it ends too early"
 }
 
 func badBody(why string) error {
@@ -68,40 +76,54 @@ func badBody(why string) error {
 // maxDepth is more than any body here has.
 const maxDepth = 8
 
-// checkNames goes through a JSON value and refuses objects that have a name twice, of which the decoder would take the last,
-// and values that are nested too deeply.
-func checkNames(dec *json.Decoder, depth int) error {
+// checkNames goes through a JSON value and refuses what the decoder would take: an object that has a name twice, of which
+// the last would win, a field that is not known, or is spelled with other capitals, and values that are nested too deeply.
+// known is the fields of the outermost object.
+func checkNames(dec *json.Decoder, depth int, known map[string]bool) error {
 	tok, err := dec.Token()
 	if err != nil {
 		return badBody(reason(err))
 	}
 	delim, nested := tok.(json.Delim)
-	if !nested {
+	switch {
+	case depth == 0 && delim != '{':
+		return badBody("it is not an object")
+	case !nested:
 		return nil
-	}
-	if depth == maxDepth {
+	case depth == maxDepth:
 		return badBody("it is nested too deeply")
 	}
 	seen := map[string]bool{}
 	for dec.More() {
 		if delim == '{' {
-			tok, err := dec.Token()
-			if err != nil {
-				return badBody(reason(err))
+			if err := checkName(dec, depth, known, seen); err != nil {
+				return err
 			}
-			name, _ := tok.(string)
-			if seen[name] {
-				return badBody(fmt.Sprintf("field %q is there twice", name))
-			}
-			seen[name] = true
 		}
-		if err := checkNames(dec, depth+1); err != nil {
+		if err := checkNames(dec, depth+1, nil); err != nil {
 			return err
 		}
 	}
 	if _, err := dec.Token(); err != nil {
 		return badBody(reason(err))
 	}
+	return nil
+}
+
+// checkName takes the next name of an object.
+func checkName(dec *json.Decoder, depth int, known, seen map[string]bool) error {
+	tok, err := dec.Token()
+	if err != nil {
+		return badBody(reason(err))
+	}
+	name, _ := tok.(string)
+	switch {
+	case depth == 0 && !known[name]:
+		return badBody(fmt.Sprintf("there is no field %.64q here", name))
+	case seen[name]:
+		return badBody(fmt.Sprintf("field %.64q is there twice", name))
+	}
+	seen[name] = true
 	return nil
 }
 

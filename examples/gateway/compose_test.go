@@ -173,9 +173,9 @@ func TestTheGatewayOfTheComposeFileIsStartedAsItCanBe(t *testing.T) {
 	}
 	from, to, _ := strings.Cut(strings.TrimSuffix(g.Volumes[0], ":ro"), ":")
 	args := strings.Split(strings.ReplaceAll(strings.Join(g.Command, "\n"), to, filepath.Join("..", from)), "\n")
-	set, probe, err := configure(args, os.Stderr)
+	set, does, err := configure(args, os.Stderr)
 	require.NoError(t, err)
-	assert.False(t, probe)
+	assert.Equal(t, todo{}, does)
 	assert.Len(t, set.Etcd.Endpoints, 3)
 	assert.Equal(t, "/run/secrets/"+g.Secrets[0], set.Gateway.TokenFile)
 	assert.NotEmpty(t, c.Secrets[g.Secrets[0]].File)
@@ -185,10 +185,21 @@ func TestTheGatewayOfTheComposeFileIsStartedAsItCanBe(t *testing.T) {
 	assert.Greater(t, grace, time.Duration(set.Gateway.Limits.Shutdown)+20*time.Second)
 
 	assert.Equal(t, "/gateway", g.Healthcheck.Test[1])
-	asked, probe, err := configure(g.Healthcheck.Test[2:], os.Stderr)
+	asked, does, err := configure(g.Healthcheck.Test[2:], os.Stderr)
 	require.NoError(t, err)
-	assert.True(t, probe)
+	assert.Equal(t, todo{probe: true}, does)
 	assert.Equal(t, set.Gateway.Listen, asked.Gateway.Listen)
+}
+
+func TestTheTokenGetsNeitherIntoAnImageNorIntoTheHistory(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t)
+	name := path.Base(strings.TrimSuffix(c.Secrets[c.Services["gateway"].Secrets[0]].File, "}"))
+	for file, pattern := range map[string]string{".dockerignore": "**/" + name, ".gitignore": name} {
+		text, err := os.ReadFile(filepath.Join("..", c.Services["gateway"].Build.Context, file))
+		require.NoError(t, err)
+		assert.Contains(t, strings.Split(string(text), "\n"), pattern, file)
+	}
 }
 
 func TestTheImageIsBuiltInTwoStagesAndRunsAsNobody(t *testing.T) {

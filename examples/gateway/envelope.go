@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -22,6 +23,17 @@ type recorder struct {
 
 	status int
 	bytes  int
+	held   []func() // gives back what the answer holds
+}
+
+// onRelease has f called when the answer is written.
+func (w *recorder) onRelease(f func()) { w.held = append(w.held, f) }
+
+// release gives back what the answer has held.
+func (w *recorder) release() {
+	for _, f := range w.held {
+		f()
+	}
 }
 
 // Unwrap is for http.ResponseController.
@@ -74,10 +86,29 @@ func marshal(v any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// text is a value as JSON can carry it: as it is, or in base64 where it is not UTF-8.
+// text is a key or a value as JSON can carry it: as it is, or in base64 where it is not UTF-8.
 func text(value []byte) (s, encoding string) {
 	if utf8.Valid(value) {
 		return string(value), ""
 	}
 	return base64Of(value), base64Name
+}
+
+// weightOf is how many bytes text has at the most as JSON.
+func weightOf(value []byte) int {
+	if !utf8.Valid(value) {
+		return base64.StdEncoding.EncodedLen(len(value))
+	}
+	n := len(value)
+	for _, c := range string(value) {
+		switch {
+		case c < ' ':
+			n += 5 // \u0000
+		case c == '\u2028', c == '\u2029':
+			n += 3
+		case c == '"', c == '\\':
+			n++
+		}
+	}
+	return n
 }

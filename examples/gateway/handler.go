@@ -15,6 +15,7 @@ type request struct {
 
 	params map[string]string // from the path
 	query  map[string]string // what the endpoint knows, and was given
+	out    *recorder
 }
 
 // answer is what an endpoint says when all is well.
@@ -32,6 +33,7 @@ type answer struct {
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	out := &recorder{ResponseWriter: w}
+	defer out.release()
 	head := out.Header()
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Cache-Control", "no-store")
@@ -39,7 +41,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, s.set.Gateway.Limits.BodyBytes)
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
-	pattern, a, err := s.answer(r)
+	pattern, a, err := s.answer(r, out)
 	if err == nil {
 		err = out.write(&a)
 	}
@@ -51,7 +53,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer is the answer, and the pattern of the route that has given it, "" where none has.
-func (s *service) answer(r *http.Request) (pattern string, a answer, err error) {
+func (s *service) answer(r *http.Request, out *recorder) (pattern string, a answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.ErrorContext(r.Context(), "a request panicked", "route", pattern, "panic", p, "stack", string(debug.Stack()))
@@ -81,20 +83,24 @@ func (s *service) answer(r *http.Request) (pattern string, a answer, err error) 
 			header: map[string]string{"Allow": route.allow()},
 		}
 	}
-	a, err = s.work(r, route, e, params)
+	a, err = s.work(r, out, route, e, params)
 	return route.pattern, a, err
 }
 
-// work runs an endpoint.
-func (s *service) work(r *http.Request, route *route, e endpoint, params map[string]string) (answer, error) {
+// work runs an endpoint. The slot that this takes is free again when the answer is written: one that nobody reads is in
+// memory for as long as that.
+func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint, params map[string]string) (answer, error) {
 	query, err := parseQuery(r.URL.RawQuery, e.query)
+	if err == nil {
+		err = checkConditions(r, e.conditions)
+	}
 	if err != nil {
 		return answer{}, err
 	}
 	if !route.public {
 		select {
 		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
+			out.onRelease(func() { <-s.slots })
 		default:
 			return answer{}, &refusal{
 				status: http.StatusTooManyRequests, code: "busy", text: "too many requests at a time",
@@ -109,7 +115,7 @@ func (s *service) work(r *http.Request, route *route, e endpoint, params map[str
 	limit := time.Duration(s.set.Gateway.Limits.Request)
 	timer := time.AfterFunc(limit, func() { stop(errTooSlow) })
 	defer timer.Stop()
-	a, err := e.serve(&request{Request: r.WithContext(ctx), params: params, query: query})
+	a, err := e.serve(&request{Request: r.WithContext(ctx), params: params, query: query, out: out})
 	if err != nil && errors.Is(context.Cause(ctx), errTooSlow) {
 		err = fmt.Errorf("%w: %w", errTooSlow, err)
 	}

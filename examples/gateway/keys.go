@@ -20,6 +20,7 @@ func base64Of(value []byte) string { return base64.StdEncoding.EncodeToString(va
 // entryBody is a key as it is answered with.
 type entryBody struct {
 	Key            string `json:"key"`
+	KeyEncoding    string `json:"keyEncoding,omitempty"` // "base64" where the key is not UTF-8
 	Value          string `json:"value"`
 	Encoding       string `json:"encoding,omitempty"` // "base64" where the value is not UTF-8
 	CreateRevision int64  `json:"createRevision"`
@@ -29,7 +30,8 @@ type entryBody struct {
 }
 
 func bodyOf(e kv.Entry[[]byte]) entryBody {
-	b := entryBody{Key: e.Key, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version}
+	b := entryBody{CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version}
+	b.Key, b.KeyEncoding = text([]byte(e.Key))
 	b.Value, b.Encoding = text(e.Value)
 	if e.Lease != 0 {
 		b.Lease = strconv.FormatInt(int64(e.Lease), 16)
@@ -43,7 +45,7 @@ type writtenBody struct {
 	Revision int64  `json:"revision"`
 }
 
-// written is the answer to a write. A put that was not the last one since has this revision as the key's ETag.
+// written is the answer to a write. Its ETag is the key's until the next write.
 func written(status int, key string, rev int64) answer {
 	return answer{status: status, data: writtenBody{Key: key, Revision: rev}, header: etag(rev)}
 }
@@ -87,13 +89,13 @@ func (s *service) putKey(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	rev, err := r.revision("If-Match")
+	rev, err := r.revision()
 	if err != nil {
 		return answer{}, err
 	}
-	absent := r.Header.Get("If-None-Match")
-	if absent != "" && (absent != "*" || rev != 0) {
-		return answer{}, &refusal{status: 400, code: "bad_condition", text: "If-None-Match is *, and does not go with If-Match"}
+	absent, err := r.ifAbsent()
+	if err != nil {
+		return answer{}, err
 	}
 	var body putBody
 	if err := decode(r, &body); err != nil {
@@ -109,7 +111,7 @@ func (s *service) putKey(r *request) (answer, error) {
 	}
 	status := http.StatusOK
 	switch {
-	case absent != "":
+	case absent:
 		status = http.StatusCreated
 		rev, err = s.values.Create(r.Context(), key, value, options...)
 	case rev != 0:
@@ -129,7 +131,7 @@ func (s *service) deleteKey(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	rev, err := r.revision("If-Match")
+	rev, err := r.revision()
 	if err != nil {
 		return answer{}, err
 	}
@@ -183,6 +185,9 @@ func (s *service) compareAndSwap(r *request) (answer, error) {
 	return written(http.StatusOK, key, rev), nil
 }
 
+// reserved is the dirs that other parts keep.
+func reserved() []string { return []string{"services/", "locks/", "elections/", ".etcdkit/"} }
+
 // writable is key for a write. What other parts keep in the same namespace is not to be written as if it were data: a
 // key among those of a lock would block it.
 func (r *request) writable() (string, error) {
@@ -190,7 +195,7 @@ func (r *request) writable() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, dir := range []string{"services/", "locks/", "elections/", ".etcdkit/"} {
+	for _, dir := range reserved() {
 		if strings.HasPrefix(key, dir) {
 			return "", &refusal{status: http.StatusForbidden, code: "reserved", text: "keys below " + dir + " are not written here"}
 		}
@@ -221,6 +226,8 @@ func ttl(seconds *int64) ([]kv.PutOption, error) {
 	switch {
 	case seconds == nil:
 		return nil, nil
+	case *seconds < 1:
+		return nil, badBody("ttlSeconds is 1 at least")
 	case *seconds > math.MaxInt64/int64(time.Second):
 		return nil, badBody("ttlSeconds is more than etcd can count")
 	}

@@ -63,7 +63,7 @@ func TestAKeyEndsWithItsTTL(t *testing.T) {
 	_, err = etcdtest.Client(t).Revoke(t.Context(), id)
 	require.NoError(t, err)
 	assert.Equal(t, 404, g.do("GET", kvPath+"session", "").status)
-	for _, ttl := range []string{"0", "-1", "9300000000", "9223372036854775807"} {
+	for _, ttl := range []string{"0", "-1", "9300000000", "9223372036854775807", "-12345678901", "-9223372036854775808"} {
 		r := g.do("PUT", kvPath+"session", `{"value": "x", "ttlSeconds": `+ttl+`}`)
 		assert.Contains(t, []int{400, 413}, r.status, ttl)
 	}
@@ -90,8 +90,38 @@ func TestAWriteCanBeConditionalOnARevision(t *testing.T) {
 		assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-Match", bad).status, bad)
 		assert.Equal(t, 400, g.do("DELETE", kvPath+"k", "", "If-Match", bad).status, bad)
 	}
+	for _, bad := range []string{"", " ", `"7`, `7"`, `""7""`, "+7", "07", `""`} {
+		assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-Match", bad).status, bad)
+		assert.Equal(t, 400, g.do("DELETE", kvPath+"k", "", "If-Match", bad).status, bad)
+	}
+	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", "").status)
+	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", "*", "If-Match", "").status)
+	for _, header := range []string{"If-Match: \r\nIf-Match: \"7\"", "If-None-Match: \r\nIf-None-Match: *", "If-None-Match: *\r\nIf-None-Match: *"} {
+		assert.Equal(t, 400, g.raw("PUT "+kvPath+"k HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"+header+
+			"\r\nContent-Length: 14\r\n\r\n{\"value\": \"3\"}").status, header)
+	}
 	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", `"7"`).status)
 	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", "*", "If-Match", first).status)
+}
+
+func TestAConditionThatIsNotLookedAtIsRefused(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "1"}`).status)
+	for _, one := range []struct{ method, target, body, header, value string }{
+		{"DELETE", kvPath + "k", "", "If-None-Match", "*"},
+		{"POST", kvPath + "cas/k", `{"expectedValue": "1", "newValue": "2"}`, "If-Match", `"7"`},
+		{"POST", kvPath + "cas/k", `{"expectedValue": "1", "newValue": "2"}`, "If-None-Match", "*"},
+		{"POST", orders + "/a", instanceOK, "If-None-Match", "*"},
+		{"DELETE", orders + "/a", "", "If-Match", `"7"`},
+	} {
+		r := g.do(one.method, one.target, one.body, one.header, one.value)
+		assert.Equal(t, 400, r.status, one)
+		assert.Equal(t, "bad_condition", r.Code, one)
+	}
+	got := g.do("GET", kvPath+"k", "", "If-None-Match", `"7"`)
+	assert.Equal(t, "1", got.field(t, "value"), "a read is answered, whatever it says")
+	assert.Len(t, g.everything(), 1)
 }
 
 func TestACompareAndSwapComparesTheValue(t *testing.T) {

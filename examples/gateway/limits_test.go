@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ func TestTheLimitsAreThoseOfTheSettings(t *testing.T) {
 		l.BodyBytes, l.HeaderBytes, l.PageEntries = 100, 2000, 2
 		l.IdleTimeout = etcdkit.Duration(100 * time.Millisecond)
 	})
+	g.http.Transport = &http.Transport{DisableKeepAlives: true} // the gateway closes them early
 	assert.Equal(t, 200, g.do("PUT", kvPath+"a/1", `{"value": "`+strings.Repeat("v", 80)+`"}`).status)
 	assert.Equal(t, 413, g.do("PUT", kvPath+"a/1", `{"value": "`+strings.Repeat("v", 101)+`"}`).status)
 

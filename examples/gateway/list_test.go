@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -105,4 +106,72 @@ func TestPagesWhoseRevisionIsGoneSaySo(t *testing.T) {
 	r := g.do("GET", kvPath+"prefix/a?limit=1&cursor="+cursor, "")
 	assert.Equal(t, 410, r.status)
 	assert.Equal(t, "gone", r.Code)
+}
+
+// walk is the keys of all pages, and how many pages they were on. It ends when there are more than there can be.
+func (g *rig) walk(target string) (keys []string, pages int) {
+	g.t.Helper()
+	const most = 10
+	for cursor := ""; pages <= most; {
+		r := g.do("GET", kvPath+target+cursor, "")
+		require.Equal(g.t, 200, r.status)
+		var page listBody
+		require.NoError(g.t, json.Unmarshal(r.Data, &page))
+		for _, e := range page.Entries {
+			keys = append(keys, e.Key+e.KeyEncoding)
+		}
+		pages++
+		if page.Cursor == "" {
+			return keys, pages
+		}
+		cursor = "&cursor=" + page.Cursor
+	}
+	return keys, pages
+}
+
+func TestKeysThatAreNotUTF8AreListedOnce(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for _, key := range []string{"a/1", "a/\xfe", "a/\xff", "a/\xff\x00"} {
+		_, err := g.svc.client.KV().Put(t.Context(), key, []byte("v"))
+		require.NoError(t, err)
+	}
+	keys, pages := g.walk("prefix/a?limit=1")
+	assert.Equal(t, []string{"a/1", "YS/+base64", "YS//base64", "YS//AA==base64"}, keys)
+	assert.Equal(t, 4, pages)
+}
+
+func TestAPageIsMeasuredAsItIsSent(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.PageBytes = 2000 })
+	for i, value := range [][]byte{bytes.Repeat([]byte{1}, 300), bytes.Repeat([]byte{'"'}, 900), bytes.Repeat([]byte{0xff}, 1400), []byte(strings.Repeat("\u2028", 300))} {
+		_, err := g.svc.client.KV().Put(t.Context(), fmt.Sprint("a/", i), value)
+		require.NoError(t, err)
+	}
+	keys, pages := g.walk("prefix/a?limit=10")
+	assert.Len(t, keys, 4)
+	assert.Equal(t, 4, pages)
+	for _, value := range []string{"", "x", "\x01\n\"\\", "\u2028\u2029ä\U0001F600\x7f", "\xff", "\xff\xfe\x00\x01"} {
+		s, _ := text([]byte(value))
+		said, err := marshal(s)
+		require.NoError(t, err)
+		assert.GreaterOrEqual(t, weightOf([]byte(value)), len(said)-len("\"\"\n"), "%q", value)
+	}
+}
+
+func TestPagesAreShortWhileManyAreInMemory(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	for i := range 3 {
+		require.Equal(t, 200, g.do("PUT", kvPath+fmt.Sprint("a/", i), `{"value": "v"}`).status)
+	}
+	others := int64(fullPages*g.svc.set.Gateway.Limits.PageBytes + 1)
+	g.svc.listed.Add(others)
+	keys, pages := g.walk("prefix/a?limit=3")
+	assert.Equal(t, []string{"a/0", "a/1", "a/2"}, keys)
+	assert.Equal(t, 3, pages)
+	g.svc.listed.Add(-others)
+	_, pages = g.walk("prefix/a?limit=3")
+	assert.Equal(t, 1, pages)
+	eventually(t, func() bool { return g.svc.listed.Load() == 0 }, "all is given back")
 }

@@ -27,7 +27,8 @@
 //	curl localhost:8080/metrics
 //	curl localhost:8080/openapi.yaml                           # all of it, described
 //
-// Keys are below one namespace: that of the file, that of ETCD_NAMESPACE, or "myapp/" without either. No request leaves it.
+// Keys are below one namespace: that of ETCD_NAMESPACE, that of the file, or "myapp/" without either. No request leaves it. A
+// file that names none opens the whole of etcd, which the log warns of.
 //
 // # Who may call
 //
@@ -45,11 +46,13 @@
 // # How it ends
 //
 // On Ctrl-C or SIGTERM it takes no more requests and finishes those under way; then it closes what it watches, takes back
-// what it has registered, and disconnects, in this order.
+// what it has registered, and disconnects, in this order. A second Ctrl-C ends it at once: what it has registered goes with its
+// TTL then.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -67,9 +70,10 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal does not wait
 	err := run(ctx, os.Args[1:], os.Stderr)
 	stop()
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C before it has listened is no failure
 		fmt.Fprintln(os.Stderr, "gateway:", err)
 		os.Exit(1)
 	}
@@ -77,16 +81,18 @@ func main() {
 
 // run is the program. It returns when ctx has ended and everything is closed.
 func run(ctx context.Context, args []string, out io.Writer) error {
-	set, probe, err := configure(args, out)
-	if err != nil {
+	set, does, err := configure(args, out)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil // it was told
+	case err != nil:
 		return err
-	}
-	if probe {
+	case does.probe:
 		return check(ctx, set.Gateway.Listen)
 	}
 	log := slog.New(slog.NewJSONHandler(out, nil))
 	stopServer := func() {}
-	if set.Etcd.Endpoints == nil && set.Etcd.DiscoverySRV == "" {
+	if does.embed {
 		if set.Etcd.Endpoints, stopServer, err = embedded.Endpoints(ctx); err != nil {
 			return err
 		}
@@ -108,25 +114,31 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 // defaultNamespace is what the gateway is confined to where neither a file nor the environment says anything.
 const defaultNamespace = "myapp/"
 
+// todo is what the program is to do.
+type todo struct {
+	probe bool // ask another gateway, and no more
+	embed bool // start an etcd: there is neither a file nor a variable that could name one
+}
+
 // configure is what the arguments, the environment and the file that they name say.
-func configure(args []string, out io.Writer) (set settings.Settings, probe bool, err error) {
+func configure(args []string, out io.Writer) (set settings.Settings, does todo, err error) {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	flags.SetOutput(out)
 	file := flags.String("config", os.Getenv(embedded.ConfigFile), "configuration `file`, such as examples/etcd.yaml")
 	listen := flags.String("listen", "", "`address` to listen on, instead of the file's")
 	token := flags.String("token-file", "", "`file` with the token that requests have to carry, instead of the file's")
-	flags.BoolVar(&probe, "probe", false, "ask a gateway that runs here for its health, and exit")
+	flags.BoolVar(&does.probe, "probe", false, "ask a gateway that runs here for its health, and exit")
 	if err := flags.Parse(args); err != nil {
-		return set, false, err
+		return set, does, err
 	}
 	if flags.NArg() > 0 {
-		return set, false, fmt.Errorf("what is %q? There are only flags", flags.Arg(0))
+		return set, does, fmt.Errorf("what is %q? There are only flags", flags.Arg(0))
 	}
 	set = settings.Default()
 	set.Etcd.Namespace = defaultNamespace
 	if *file != "" {
 		if set, err = settings.Load(*file); err != nil {
-			return set, false, err
+			return set, does, err
 		}
 	}
 	if *listen != "" {
@@ -135,8 +147,9 @@ func configure(args []string, out io.Writer) (set settings.Settings, probe bool,
 	if *token != "" {
 		set.Gateway.TokenFile = *token
 	}
-	set.Etcd, err = settings.WithEnvironment(set.Etcd)
-	return set, probe, err
+	set.Etcd, err = set.Etcd.WithEnv()
+	does.embed = *file == "" && set.Etcd.Endpoints == nil && set.Etcd.DiscoverySRV == ""
+	return set, does, err
 }
 
 // check asks a gateway for its health: what a container without a shell and curl is checked with.
@@ -147,8 +160,8 @@ func check(ctx context.Context, listen string) error {
 	if err != nil {
 		return err
 	}
-	req.Close = true // there is no second one
-	resp, err := http.DefaultClient.Do(req)
+	direct := &http.Transport{DisableKeepAlives: true} // whatever proxy the environment names: it is this machine
+	resp, err := direct.RoundTrip(req)
 	if err != nil {
 		return err
 	}

@@ -145,3 +145,23 @@ func TestTheMetricsAreWellFormedAndTell(t *testing.T) {
 	description := g.do("GET", "/openapi.yaml", "")
 	assert.Equal(t, openapi, description.body)
 }
+
+func TestServicesThatNeverWereMakeNoSeries(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	services := func() (out []string) {
+		for _, m := range parse(t, g.do("GET", "/metrics", "").body)["etcdkit_discovery_instances"].GetMetric() {
+			out = append(out, m.GetLabel()[0].GetValue())
+		}
+		return out
+	}
+	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	for i := range 5 {
+		g.instances(fmt.Sprint("made-up-", i))
+	}
+	require.Len(t, g.instances("orders"), 1)
+	assert.Equal(t, []string{"orders"}, services())
+	require.Equal(t, 200, g.do("DELETE", orders+"/a", "").status)
+	eventually(t, func() bool { return len(g.instances("orders")) == 0 }, "taken back")
+	assert.Equal(t, []string{"orders"}, services(), "that there are none left is told")
+}

@@ -172,7 +172,7 @@ func TestTheDescriptionAndTheParametersAreTheSame(t *testing.T) {
 	t.Parallel()
 	for _, r := range plainRoutes {
 		for method, e := range r.methods {
-			query, inPath := []string{}, []string{}
+			query, inPath, headers := []string{}, []string{}, []string{}
 			list, _ := described.at(map[string]any(described), "paths", r.pattern, strings.ToLower(method))["parameters"].([]any)
 			for _, one := range list {
 				p := described.at(one)
@@ -181,9 +181,12 @@ func TestTheDescriptionAndTheParametersAreTheSame(t *testing.T) {
 					query = append(query, name)
 				case "path":
 					inPath = append(inPath, "{"+name+"}")
+				case "header":
+					headers = append(headers, name)
 				}
 			}
 			assert.ElementsMatch(t, e.query, query, method+" "+r.pattern)
+			assert.ElementsMatch(t, e.conditions, headers, method+" "+r.pattern)
 			for part := range strings.SplitSeq(r.pattern, "/") {
 				if strings.HasPrefix(part, "{") {
 					assert.Contains(t, inPath, part, method+" "+r.pattern)
@@ -206,15 +209,6 @@ func TestTheDescriptionAndTheBodiesAreTheSame(t *testing.T) {
 		properties := described.at(map[string]any(described), "components", "schemas", schema, "properties")
 		assert.ElementsMatch(t, slices.Collect(maps.Keys(properties)), fields, schema)
 	}
-}
-
-func fieldsOf(t reflect.Type) map[string]bool {
-	out := map[string]bool{}
-	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		out[name] = true
-	}
-	return out
 }
 
 func TestTheDescriptionIsWhole(t *testing.T) {
@@ -250,6 +244,10 @@ func TestTheDescriptionIsWhole(t *testing.T) {
 		id, _ := described.at(map[string]any(described), "paths", path, strings.ToLower(method))["operationId"].(string)
 		assert.False(t, ids[id] || id == "", id)
 		ids[id] = true
+	}
+	info := fmt.Sprint(described.at(map[string]any(described), "info")["description"])
+	for _, dir := range reserved() {
+		assert.Contains(t, info, dir)
 	}
 	limit := described.at(map[string]any(described), "components", "parameters", "Limit", "schema")
 	assert.InDelta(t, 1000, limit["maximum"], 0, "the default of the settings")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,17 +116,61 @@ func TestAWriteWhoseAnswerIsLostIsUnknown(t *testing.T) {
 	assert.Equal(t, "w", g.do("GET", kvPath+"k", "").field(t, "value"), "it was carried out")
 }
 
+func TestInstancesWhoseChangeIsYetToBeMadeAreUnknown(t *testing.T) {
+	t.Parallel()
+	g, proxy := behind(t)
+	require.Equal(t, 201, g.do("POST", orders+"/stays", instanceOK).status)
+	require.Equal(t, 201, g.do("POST", orders+"/goes", instanceOK).status)
+	proxy.Refuse()
+	proxy.Cut()
+	r := soon(t, func() *reply { return g.do("POST", orders+"/stays", `{"host": "10.0.0.8", "port": 1}`) })
+	assert.Equal(t, 504, r.status, "it is changed as soon as that is possible")
+	assert.Equal(t, "unknown_outcome", r.Code)
+	r = soon(t, func() *reply { return g.do("DELETE", orders+"/goes", "") })
+	assert.Equal(t, 504, r.status, "it goes when its lease ends")
+	assert.Equal(t, 400, g.do("POST", orders+"/stays", `{"port": 1}`).status)
+	proxy.Heal()
+	proxy.Accept()
+	eventually(t, func() bool {
+		e, err := g.svc.client.KV().Get(t.Context(), "services/orders/instances/stays")
+		return err == nil && strings.Contains(string(e.Value), "10.0.0.8")
+	}, "it is changed")
+	assert.Equal(t, 1, g.svc.registrations.count())
+}
+
 func TestARequestThatTakesTooLongEnds(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t, func(s *settings.Settings) {
 		s.Etcd.ReadTimeout = etcdkit.Duration(time.Minute)
-		s.Gateway.Limits.Request = etcdkit.Duration(300 * time.Millisecond)
+		s.Gateway.Limits.Request = etcdkit.Duration(time.Second)
 	})
 	require.Equal(t, 404, g.do("GET", kvPath+"k", "").status)
 	proxy.Blackhole(false, true)
 	r := soon(t, func() *reply { return g.do("GET", kvPath+"k", "") })
 	assert.Equal(t, 503, r.status)
 	assert.Equal(t, "too_slow", r.Code)
+	proxy.Cut()
+	proxy.Heal()
+}
+
+func TestTheTimeToArriveDoesNotBoundTheWork(t *testing.T) {
+	t.Parallel()
+	g, proxy := behind(t, func(s *settings.Settings) {
+		s.Etcd.ReadTimeout = etcdkit.Duration(time.Minute)
+		s.Etcd.WriteTimeout = etcdkit.Duration(time.Minute)
+		s.Gateway.Limits.ReadTimeout = etcdkit.Duration(500 * time.Millisecond)
+		s.Gateway.Limits.Request = etcdkit.Duration(2 * time.Second)
+	})
+	require.Equal(t, 404, g.do("GET", kvPath+"k", "").status)
+	proxy.Blackhole(false, true)
+	for _, one := range []struct {
+		method, body, code string
+	}{{"GET", "", "too_slow"}, {"PUT", `{"value": "v"}`, "unknown_outcome"}} {
+		began := time.Now()
+		r := soon(t, func() *reply { return g.do(one.method, kvPath+"k", one.body) })
+		assert.Equal(t, one.code, r.Code, one.method)
+		assert.GreaterOrEqual(t, time.Since(began), 2*time.Second, one.method)
+	}
 	proxy.Cut()
 	proxy.Heal()
 }

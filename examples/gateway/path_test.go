@@ -48,12 +48,12 @@ func TestACursorThatWasMadeUpLeadsNowhereElse(t *testing.T) {
 	g := start(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"users/1", `{"value": "1"}`).status)
 	require.Equal(t, 200, g.do("PUT", kvPath+"users2/secret", `{"value": "2"}`).status)
-	good := cursor{Prefix: "users/", After: "users/0", Revision: 1, Total: 1}
+	good := cursor{Prefix: "users/", After: []byte("users/0"), Revision: 1, Total: 1}
 	for name, edit := range map[string]func(c *cursor){
 		"another prefix":         func(c *cursor) { c.Prefix = "users2/" },
-		"a key outside":          func(c *cursor) { c.After = "users2/" },
-		"a key before":           func(c *cursor) { c.After = "a" },
-		"no key":                 func(c *cursor) { c.After = "" },
+		"a key outside":          func(c *cursor) { c.After = []byte("users2/") },
+		"a key before":           func(c *cursor) { c.After = []byte("a") },
+		"no key":                 func(c *cursor) { c.After = nil },
 		"no revision":            func(c *cursor) { c.Revision = 0 },
 		"a negative revision":    func(c *cursor) { c.Revision = -1 },
 		"a revision yet to come": func(c *cursor) { c.Revision = 1 << 62 },
@@ -64,6 +64,6 @@ func TestACursorThatWasMadeUpLeadsNowhereElse(t *testing.T) {
 		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users?cursor="+c.String(), "").status, name)
 	}
 	now, _ := g.do("GET", kvPath+"prefix/users", "").field(t, "revision").(float64)
-	far := cursor{Prefix: "users/", After: "users/\U0010ffff", Revision: int64(now), Total: 1}
+	far := cursor{Prefix: "users/", After: []byte("users/\U0010ffff"), Revision: int64(now), Total: 1}
 	assert.Empty(t, g.do("GET", kvPath+"prefix/users?cursor="+far.String(), "").field(t, "entries"))
 }

@@ -20,9 +20,9 @@ func parseQuery(raw string, known []string) (map[string]string, error) {
 	for name, all := range values {
 		switch {
 		case !slices.Contains(known, name):
-			return nil, badQuery(fmt.Sprintf("there is no parameter %q here", name))
+			return nil, badQuery(fmt.Sprintf("there is no parameter %.64q here", name))
 		case len(all) > 1:
-			return nil, badQuery(fmt.Sprintf("parameter %q is there twice", name))
+			return nil, badQuery(fmt.Sprintf("parameter %.64q is there twice", name))
 		}
 		out[name] = all[0]
 	}
@@ -81,17 +81,54 @@ func (r *request) prefix() (string, error) {
 	return prefix, checkKey(prefix)
 }
 
-// revision is the one that a header such as If-Match: "7" names, 0 where there is none.
-func (r *request) revision(header string) (int64, error) {
-	text := r.Header.Get(header)
-	if text == "" {
+// The headers that make a write conditional.
+const (
+	ifMatch     = "If-Match"
+	ifNoneMatch = "If-None-Match"
+)
+
+// checkConditions refuses a write on a condition that the endpoint does not look at: it would not be conditional at all. A read
+// may leave them aside, which costs a transfer.
+func checkConditions(r *http.Request, known []string) error {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	for _, header := range []string{ifMatch, ifNoneMatch} {
+		if len(r.Header.Values(header)) > 0 && !slices.Contains(known, header) {
+			return badCondition("there is no " + header + " here")
+		}
+	}
+	return nil
+}
+
+func badCondition(why string) error {
+	return &refusal{status: http.StatusBadRequest, code: "bad_condition", text: why}
+}
+
+// revision is the one that If-Match names, 0 where there is none. A header that is there and empty is not none: who has
+// sent it did not mean to write unconditionally.
+func (r *request) revision() (int64, error) {
+	said := r.Header.Values(ifMatch)
+	if len(said) == 0 {
 		return 0, nil
 	}
-	n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(text, `"`), `"`), 10, 64)
-	if err != nil || n < 1 || len(r.Header.Values(header)) > 1 {
-		return 0, &refusal{status: http.StatusBadRequest, code: "bad_condition", text: header + ` is one ETag as it was given, such as "7"`}
+	n, err := strconv.ParseInt(strings.Trim(said[0], `"`), 10, 64)
+	if plain := strconv.FormatInt(n, 10); err != nil || n < 1 || len(said) > 1 || said[0] != plain && said[0] != `"`+plain+`"` {
+		return 0, badCondition(ifMatch + ` is one ETag as it was given, such as "7"`)
 	}
 	return n, nil
+}
+
+// ifAbsent reports whether the key must not be there, which If-None-Match: * says.
+func (r *request) ifAbsent() (bool, error) {
+	said := r.Header.Values(ifNoneMatch)
+	switch {
+	case len(said) == 0:
+		return false, nil
+	case len(said) > 1 || said[0] != "*" || len(r.Header.Values(ifMatch)) > 0:
+		return false, badCondition(ifNoneMatch + " is *, and does not go with " + ifMatch)
+	}
+	return true, nil
 }
 
 // etag is the header that carries a revision.

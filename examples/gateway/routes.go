@@ -19,8 +19,9 @@ type route struct {
 
 // endpoint is one method of a route.
 type endpoint struct {
-	query []string // the parameters that it knows
-	serve func(r *request) (answer, error)
+	query      []string // the parameters that it knows
+	conditions []string // the headers that it may depend on
+	serve      func(r *request) (answer, error)
 }
 
 // table is all there is. The first route that matches is it: what begins with "prefix" or "cas" is not a key.
@@ -28,8 +29,8 @@ func (s *service) table() []route {
 	kv := func(query ...string) map[string]endpoint {
 		return map[string]endpoint{
 			http.MethodGet:    {serve: s.getKey, query: append([]string{"cached"}, query...)},
-			http.MethodPut:    {serve: s.putKey, query: query},
-			http.MethodDelete: {serve: s.deleteKey, query: query},
+			http.MethodPut:    {serve: s.putKey, query: query, conditions: []string{ifMatch, ifNoneMatch}},
+			http.MethodDelete: {serve: s.deleteKey, query: query, conditions: []string{ifMatch}},
 		}
 	}
 	cas := func(query ...string) map[string]endpoint {

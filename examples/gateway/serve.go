@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -20,7 +21,7 @@ func serve(ctx context.Context, svc *service) error {
 	return errors.Join(err, svc.close(context.WithoutCancel(ctx)))
 }
 
-// serveOn answers the requests that come to l until ctx ends and those under way are finished. It closes l.
+// serveOn answers the requests that come to l until ctx ends or l fails, and those under way are finished. It closes l.
 func (s *service) serveOn(ctx context.Context, l net.Listener) error {
 	if s.token == nil && !loopback(l.Addr().String()) {
 		_ = l.Close() // nothing was answered
@@ -38,24 +39,29 @@ func (s *service) serveOn(ctx context.Context, l net.Listener) error {
 
 		DisableGeneralOptionsHandler: true,
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	serving, failed := context.WithCancelCause(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { failed(server.Serve(l)) })
 	s.log.InfoContext(ctx, "gateway listens", "address", l.Addr().String(), "token", s.token != nil)
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
+	<-serving.Done()
+	why := context.Cause(serving)
+	s.log.InfoContext(ctx, "gateway stops", "cause", why.Error())
+	err := s.drain(context.WithoutCancel(ctx), server)
+	wg.Wait()
+	if ctx.Err() == nil {
+		err = errors.Join(why, err) // the listener has failed
 	}
-	s.log.InfoContext(ctx, "gateway stops", "cause", context.Cause(ctx).Error())
-	draining, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(limits.Shutdown))
+	return err
+}
+
+// drain lets the requests under way finish, for a while.
+func (s *service) drain(ctx context.Context, server *http.Server) error {
+	ctx, stop := context.WithTimeout(ctx, time.Duration(s.set.Gateway.Limits.Shutdown))
 	defer stop()
-	err := server.Shutdown(draining)
+	err := server.Shutdown(ctx)
 	if err != nil {
 		_ = server.Close() // ends the requests that have not finished
 		err = fmt.Errorf("requests were cut off: %w", err)
-	}
-	if serving := <-failed; !errors.Is(serving, http.ErrServerClosed) {
-		err = errors.Join(err, serving)
 	}
 	s.log.InfoContext(ctx, "http is drained")
 	return err
@@ -67,7 +73,7 @@ func loopback(addr string) bool {
 	if err != nil {
 		host = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
 	}
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
 // reachable is where a gateway on this machine is reached that listens on an address such as ":8080".

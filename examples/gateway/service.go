@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit"
@@ -29,7 +30,8 @@ type service struct {
 	ready         http.Handler
 
 	routes  []route
-	slots   chan struct{} // one for each request that is worked on
+	slots   chan struct{} // one for each request that is worked on, until it is answered
+	listed  atomic.Int64  // the bytes of all pages in memory
 	metrics *metrics
 }
 

@@ -3,12 +3,16 @@ package main
 import (
 	"bufio"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,7 +68,7 @@ func TestTheGatewayEndsInOrder(t *testing.T) {
 		case "watches are closed":
 			steps = append(steps, "watches")
 			assert.ErrorIs(t, cacheErr(), cache.ErrClosed)
-			assert.Empty(t, g.svc.views.stats())
+			assert.Empty(t, g.watched())
 			assert.True(t, registered(), "the instance is there to the end")
 		case "registrations are closed":
 			steps = append(steps, "registrations")
@@ -118,14 +122,103 @@ func TestTheGatewayEndsWhileEtcdIsAway(t *testing.T) {
 	assert.Contains(t, g.log.String(), "the client is closed")
 }
 
-func TestTheProgramRunsWithAnEtcdOfItsOwn(t *testing.T) {
+func TestAListenerThatFailsLetsRequestsFinish(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() { ended <- g.svc.serveOn(t.Context(), l) }()
+	g.addr = l.Addr().String()
+	under := g.conn(halfAPut)
+	defer under.Close()
+	eventually(t, func() bool { return len(g.svc.slots) == 1 }, "it is being worked on")
+	require.NoError(t, l.Close())
+	eventually(t, func() bool { return strings.Contains(g.log.String(), "gateway stops") }, "it is noticed")
+	_, err = under.Write([]byte(`"last"}`))
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(under), nil)
+	require.NoError(t, err)
+	_ = resp.Body.Close()
+	assert.Equal(t, 200, resp.StatusCode, "it is finished")
+	require.ErrorIs(t, <-ended, net.ErrClosed)
+	assert.Contains(t, g.log.String(), "http is drained")
+}
+
+// withoutEtcd takes from the environment what names an etcd.
+func withoutEtcd(t *testing.T) {
+	t.Helper()
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "ETCD_") {
 			t.Setenv(name, "")
 		}
 	}
+}
+
+func TestTheSecondSignalEndsTheProgramAtOnce(t *testing.T) {
+	if os.Getenv("GATEWAY_ARGS") != "" {
+		os.Args = append(os.Args[:1], strings.Fields(os.Getenv("GATEWAY_ARGS"))...)
+		main()
+		return
+	}
+	withoutEtcd(t)
+	t.Setenv("ETCD_ENDPOINTS", etcdtest.Endpoints()[0])
+	t.Setenv("ETCD_NAMESPACE", etcdtest.Prefix(t))
+	t.Setenv("GATEWAY_ARGS", "-listen 127.0.0.1:0")
+	program := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	out := &sink{}
-	listening := regexp.MustCompile(`"gateway listens","address":"([^"]+)"`)
+	program.Stderr = out
+	require.NoError(t, program.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- program.Wait() }()
+	eventually(t, func() bool { return listening.MatchString(out.String()) }, "it listens")
+	g := &rig{t: t, addr: listening.FindStringSubmatch(out.String())[1], http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	under := g.conn(halfAPut) // which holds the program up
+	defer under.Close()
+	eventually(t, func() bool {
+		return strings.Contains(string(g.do("GET", "/metrics", "").body), "\ngateway_http_requests_in_flight 2\n")
+	}, "it is being worked on")
+	require.NoError(t, program.Process.Signal(syscall.SIGTERM))
+	eventually(t, func() bool { return strings.Contains(out.String(), "gateway stops") }, "it has understood")
+	require.NoError(t, program.Process.Signal(syscall.SIGTERM))
+	var err error
+	eventually(t, func() bool {
+		select {
+		case err = <-ended:
+			return true
+		default:
+			return false
+		}
+	}, "it ends")
+	require.ErrorContains(t, err, "signal: terminated", "not by itself, which takes 15 s")
+}
+
+func TestOnlyWithoutAnyConfigurationThereIsAnEtcdOfItsOwn(t *testing.T) {
+	withoutEtcd(t)
+	file := filepath.Join(t.TempDir(), "etcd.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("gateway: {listen: 127.0.0.1:0}\n"), 0o600))
+	embeds := func(args ...string) bool {
+		_, does, err := configure(args, io.Discard)
+		require.NoError(t, err)
+		return does.embed
+	}
+	assert.True(t, embeds())
+	assert.False(t, embeds("-config", file), "the default of the file is an etcd on this machine")
+	t.Setenv("ETCD_DISCOVERY_SRV", "example.com")
+	assert.False(t, embeds())
+}
+
+func TestHelpIsNoFailure(t *testing.T) {
+	out := &sink{}
+	require.NoError(t, run(t.Context(), []string{"-h"}, out))
+	assert.Contains(t, out.String(), "-token-file")
+}
+
+var listening = regexp.MustCompile(`"gateway listens","address":"([^"]+)"`)
+
+func TestTheProgramRunsWithAnEtcdOfItsOwn(t *testing.T) {
+	withoutEtcd(t)
+	out := &sink{}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	args := []string{"-listen", "127.0.0.1:0", "-token-file", tokenFile(t, secret)}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit"
@@ -30,6 +31,7 @@ type view struct {
 	*discovery.Service
 
 	used time.Time
+	real atomic.Bool // it was seen to have an instance
 }
 
 func newViews(registry *discovery.Registry, set settings.Watch) *views {
@@ -122,14 +124,21 @@ func (v *views) drop(since time.Time) {
 	}
 }
 
-// stats is what the views have, by service.
+// stats is what the views have, by service. One that never had an instance is left out: requests can name as many as they
+// like, and each would be a series for good wherever the metrics are stored.
 func (v *views) stats() map[string]discovery.Stats {
 	v.mu.Lock()
 	all := maps.Clone(v.open)
 	v.mu.Unlock()
 	out := make(map[string]discovery.Stats, len(all))
 	for service, one := range all {
-		out[service] = one.Stats()
+		st := one.Stats()
+		if st.Instances > 0 || st.Malformed > 0 {
+			one.real.Store(true)
+		}
+		if one.real.Load() {
+			out[service] = st
+		}
 	}
 	return out
 }

@@ -97,7 +97,7 @@ func discovered(ctx context.Context, client *etcdkit.Client) error {
 	defer orders.Follow(func(all []discovery.Instance) { changes <- all })()
 	say("there are %d instances", len(<-changes))
 
-	reg, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
+	reg, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: "orders-1", Host: "10.0.0.7", Port: 8080})
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,8 @@
 //	}
 //	client, err := etcdkit.Open(ctx, s.Etcd)
 //
-// The file is read strictly: a field that does not exist, one that is there twice, and a second document are errors, since
-// what is misspelt would silently be the default otherwise. examples/etcd.yaml names every field and its default.
+// The file is read strictly: a field that does not exist or has other capitals, one that is there twice, and a second document
+// are errors, since what is misspelt would silently be the default otherwise. examples/etcd.yaml names every field and its default.
 package settings
 
 import (
@@ -16,7 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -77,9 +81,9 @@ type Limits struct {
 	Request       etcdkit.Duration `json:"request"`       // for the work on a request; default 20s
 	IdleTimeout   etcdkit.Duration `json:"idleTimeout"`   // of a connection between requests; default 1m
 	Shutdown      etcdkit.Duration `json:"shutdown"`      // for requests under way to finish; default 15s
-	Concurrent    int              `json:"concurrent"`    // requests at a time; default 256
+	Concurrent    int              `json:"concurrent"`    // requests at a time, until they are answered; default 256
 	PageEntries   int              `json:"pageEntries"`   // entries of one answer; default 1000
-	PageBytes     int              `json:"pageBytes"`     // keys and values of one answer; default 8 MiB
+	PageBytes     int              `json:"pageBytes"`     // keys and values of one answer, as sent; default 8 MiB
 	Registrations int              `json:"registrations"` // instances registered here at a time; default 1000
 }
 
@@ -119,6 +123,13 @@ func Parse(data []byte) (Settings, error) {
 	if err := yaml.UnmarshalStrict(data, &s); err != nil {
 		return Settings{}, err
 	}
+	var said any
+	if err := yaml.Unmarshal(data, &said); err != nil {
+		return Settings{}, err
+	}
+	if err := spelled(said, reflect.TypeFor[Settings]()); err != nil {
+		return Settings{}, err
+	}
 	docs := yamldoc.NewDecoder(bytes.NewReader(data)) // what is above has looked at the first document only
 	var ignored any
 	if err := docs.Decode(&ignored); err == nil {
@@ -130,6 +141,28 @@ func Parse(data []byte) (Settings, error) {
 		return Settings{}, err
 	}
 	return s, nil
+}
+
+// spelled refuses the name of a field in other capitals, which the decoder takes: the same field could be there twice.
+func spelled(said any, t reflect.Type) error {
+	section, ok := said.(map[string]any)
+	if !ok || t.Kind() != reflect.Struct {
+		return nil
+	}
+	fields := map[string]reflect.Type{}
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		fields[name] = f.Type
+	}
+	for _, name := range slices.Sorted(maps.Keys(section)) {
+		if fields[name] == nil {
+			return fmt.Errorf("unknown field %q", name)
+		}
+		if err := spelled(section[name], fields[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // check complains about everything that is wrong, except with the section Etcd, which etcdkit checks when it opens a client.

@@ -158,18 +158,22 @@ func TestWhatIsNotSaidIsTheDefault(t *testing.T) {
 func TestAFileThatIsWrongIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ text, says string }{
-		"an unknown section":             {"etdc: {}", `unknown field "etdc"`},
-		"an unknown field":               {"etcd: {endpoint: [a]}", `unknown field "endpoint"`},
-		"an unknown field further below": {"etcd: {retry: {attempts: 1}}", `unknown field "attempts"`},
-		"a field that comes twice":       {"cache: {ttl: 1s, ttl: 2s}", "already set"},
-		"a duration without a unit":      {"cache: {ttl: 5}", "5s"},
-		"a number that is a password":    {"etcd: {password: 123}", "a secret is a string"},
-		"a second document":              {"etcd: {}\n---\netcd: {}", "something follows"},
-		"no YAML":                        {"etcd: [", "yaml"},
-		"a bound that bounds nothing":    {"cache: {maxEntries: 0}", "cache.maxEntries must be positive"},
-		"a cache that is never stale":    {"cache: {maxStaleness: 1s}", "2s at least"},
-		"a negative limit":               {"gateway: {limits: {bodyBytes: -1}}", "gateway.limits.bodyBytes must be positive"},
-		"no address":                     {`gateway: {listen: ""}`, "gateway.listen"},
+		"an unknown section":              {"etdc: {}", `unknown field "etdc"`},
+		"an unknown field":                {"etcd: {endpoint: [a]}", `unknown field "endpoint"`},
+		"an unknown field further below":  {"etcd: {retry: {attempts: 1}}", `unknown field "attempts"`},
+		"a field in other capitals":       {"cache: {TTL: 1s}", `unknown field "TTL"`},
+		"a field twice, once in capitals": {"cache: {ttl: 1s, TTL: 2s}", `unknown field "TTL"`},
+		"a section in other capitals":     {"Etcd: {}", `unknown field "Etcd"`},
+		"a field twice further below":     {"etcd: {tls: {caFile: a, cafile: b}}", `unknown field "cafile"`},
+		"a field that comes twice":        {"cache: {ttl: 1s, ttl: 2s}", "already set"},
+		"a duration without a unit":       {"cache: {ttl: 5}", "5s"},
+		"a number that is a password":     {"etcd: {password: 123}", "a secret is a string"},
+		"a second document":               {"etcd: {}\n---\netcd: {}", "something follows"},
+		"no YAML":                         {"etcd: [", "yaml"},
+		"a bound that bounds nothing":     {"cache: {maxEntries: 0}", "cache.maxEntries must be positive"},
+		"a cache that is never stale":     {"cache: {maxStaleness: 1s}", "2s at least"},
+		"a negative limit":                {"gateway: {limits: {bodyBytes: -1}}", "gateway.limits.bodyBytes must be positive"},
+		"no address":                      {`gateway: {listen: ""}`, "gateway.listen"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,43 +183,4 @@ func TestAFileThatIsWrongIsRefused(t *testing.T) {
 	}
 	_, err := settings.Load(filepath.Join(t.TempDir(), "none.yaml"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
-}
-
-func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
-	for _, variable := range os.Environ() {
-		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "ETCD_") {
-			t.Setenv(name, "")
-		}
-	}
-	base := etcdkit.Config{
-		DiscoverySRV: "example.com", Username: "file", PasswordFile: "/file", Namespace: "file/",
-		DialTimeout: etcdkit.Duration(time.Second), ReadTimeout: etcdkit.Duration(2 * time.Second),
-		TLS: etcdkit.TLSConfig{CAFile: "/file-ca", ServerName: "file"},
-	}
-	got, err := settings.WithEnvironment(base)
-	require.NoError(t, err)
-	assert.Equal(t, base, got, "nothing is set")
-
-	t.Setenv("ETCD_ENDPOINTS", "a:1, b:2")
-	t.Setenv("ETCD_PASSWORD", "env")
-	t.Setenv("ETCD_CACERT", "/env-ca")
-	t.Setenv("ETCD_DIAL_TIMEOUT", "9s")
-	got, err = settings.WithEnvironment(base)
-	require.NoError(t, err)
-	assert.Equal(t, etcdkit.Config{
-		Endpoints: []string{"a:1", "b:2"}, Username: "file", Password: "env", Namespace: "file/",
-		DialTimeout: etcdkit.Duration(9 * time.Second), ReadTimeout: etcdkit.Duration(2 * time.Second),
-		TLS: etcdkit.TLSConfig{CAFile: "/env-ca", ServerName: "file"},
-	}, got)
-
-	t.Setenv("ETCD_PASSWORD", "")
-	t.Setenv("ETCD_TOKEN", "env")
-	got, err = settings.WithEnvironment(base)
-	require.NoError(t, err)
-	assert.Equal(t, "", got.Username+got.PasswordFile)
-	assert.Equal(t, etcdkit.Secret("env"), got.Token)
-
-	t.Setenv("ETCD_DIAL_TIMEOUT", "soon")
-	_, err = settings.WithEnvironment(base)
-	assert.ErrorIs(t, err, etcdkit.ErrInvalid)
 }

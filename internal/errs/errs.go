@@ -79,10 +79,21 @@ const maxQuoted = 128
 
 // Quote prints a key for people: quoted, and cut short when it is long.
 func Quote(key string) string {
+	shown, rest := short(key)
+	return strconv.Quote(shown) + rest
+}
+
+// Short prints a key for a log, whose handler quotes it: cut short when it is long.
+func Short(key string) string {
+	shown, rest := short(key)
+	return shown + rest
+}
+
+func short(key string) (shown, rest string) {
 	if len(key) <= maxQuoted {
-		return strconv.Quote(key)
+		return key, ""
 	}
-	return strconv.Quote(key[:maxQuoted]) + "... (" + strconv.Itoa(len(key)) + " bytes)"
+	return key[:maxQuoted], "... (" + strconv.Itoa(len(key)) + " bytes)"
 }
 
 // Unchanged reports whether err says that the operation provably changed nothing.
