@@ -52,13 +52,16 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("devetcd", flag.ContinueOnError)
 	members := flags.Int("members", 0, "number of `members` (default 1, or as many as -data holds)")
-	data := flags.String("data", "", "`directory` to keep the data in (default a temporary one, removed at the end)")
+	data := flags.String("data", "", "`directory` to keep the data in, and to find it and its ports in again (default a temporary one, removed at the end)")
 	ports := flags.String("ports", "", "comma-separated client `ports`, one for each member (default free ones)")
 	if err := flags.Parse(args); err != nil {
 		if err == flag.ErrHelp { //nolint:errorlint // what Parse returns
 			return nil
 		}
 		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: there are only flags", flags.Arg(0))
 	}
 	clientPorts, err := parsePorts(*ports)
 	if err != nil {
@@ -69,6 +72,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer c.close()
+	if err := checkFree(clientPorts); err != nil {
+		return err
+	}
 	if err := c.start(ctx); err != nil {
 		return err
 	}

@@ -222,6 +222,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"ports for other members":             {[]string{"-members", "3", "-ports", "1,2"}, "2 ports for 3 members"},
 		"data of a cluster of another size":   {[]string{"-members", "3", "-data", dir}, "cluster of 1"},
 		"an unknown flag":                     {[]string{"-nodes", "3"}, "-nodes"},
+		"something that is no flag":           {[]string{"3"}, `unexpected argument "3"`},
 		"a port that another program has got": {[]string{"-ports", busy.endpoints[0][len("http://127.0.0.1:"):]}, "address already in use"},
 	}
 	for name, tc := range tests {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // plan is who is in a cluster and where. It is kept with the data, because members remember each other's addresses.
@@ -82,6 +83,18 @@ func newPlan(members int, clientPorts []int) (plan, error) {
 		p.Members = append(p.Members, m)
 	}
 	return p, nil
+}
+
+// checkFree refuses ports that somebody listens on: it would be he who answers.
+func checkFree(ports []int) error {
+	for _, port := range ports {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // local and immediate
+		if err != nil {
+			return fmt.Errorf("-ports: %d: %w", port, err)
+		}
+		_ = l.Close() // its member takes it
+	}
+	return nil
 }
 
 // freePorts returns loopback ports that nobody listens on now.
