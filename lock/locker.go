@@ -213,7 +213,11 @@ func (l *Locker) depart(keys []kv.Op) error {
 	defer stop()
 	var removed, ended error
 	var wg sync.WaitGroup
-	wg.Go(func() { _, removed = l.store.Batch(ctx, keys...) })
+	wg.Go(func() {
+		if _, err := l.store.Batch(ctx, keys...); err != nil {
+			removed = fmt.Errorf("places in queues, %d of them, were left to end with their leases: %w", len(keys), err)
+		}
+	})
 	wg.Go(func() { ended = l.sessions.close() })
 	wg.Wait()
 	return errors.Join(removed, ended)

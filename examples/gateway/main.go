@@ -12,10 +12,12 @@
 //	curl 'localhost:8080/api/etcd/kv/users/42?cached=true'
 //	curl --json '{"value": "a session", "ttlSeconds": 60}' -X PUT localhost:8080/api/etcd/kv/sessions/1
 //	curl --json '{"expectedValue": "Ada", "newValue": "Ada Lovelace"}' localhost:8080/api/etcd/kv/cas/users/42
-//	curl -X PUT -H 'If-Match: "7"' --json '{"value": "Grace"}' localhost:8080/api/etcd/kv/users/42   # the ETag of a GET
+//	curl -i localhost:8080/api/etcd/kv/users/42                # has an ETag, such as "7": only if it is still that,
+//	curl -X PUT -H 'If-Match: "7"' --json '{"value": "Grace"}' localhost:8080/api/etcd/kv/users/42
 //	curl 'localhost:8080/api/etcd/kv/prefix/users/?limit=100'
 //	curl -X DELETE localhost:8080/api/etcd/kv/users/42
-//	curl 'localhost:8080/api/etcd/kv?key=/a//b/../c'           # a key that a path cannot carry
+//	curl -X PUT --json '{"value": "1"}' 'localhost:8080/api/etcd/kv?key=/a//b/../c'   # a key that a path cannot carry
+//	curl 'localhost:8080/api/etcd/kv?key=/a//b/../c'
 //
 //	curl --json '{"host": "10.0.0.7", "port": 8080}' localhost:8080/api/etcd/services/orders/instances/a
 //	curl localhost:8080/api/etcd/services/orders/instances
