@@ -87,7 +87,9 @@
 //
 // The clock behind bounds and TTLs ticks forty times in the shortest of them, four times a second at least: a hit costs
 // no look at the time. A process that was stopped, by SIGSTOP or with its machine, may answer as before it was
-// stopped until the first tick after it goes on. Reads and watches are not linearizable with each other: a Get may
+// stopped until the first tick after it goes on. A member of the cluster that is cut off from the others does not know it at
+// once: for about 4 s with etcd's default timing it tells that nothing is new, and by as much Age may say too little.
+// Reads and watches are not linearizable with each other: a Get may
 // miss what a read of etcd by the same process has just shown; GetAtLeast with that entry's ModRevision does not. Writes through another
 // handle of the same process are like writes of another process, unless they are of the Store of this cache. While the
 // watch is down, a key that was just written through a Replica's Store is read from etcd; if somebody else deletes it then, the
