@@ -182,7 +182,7 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 }
 
 // Close deletes the key, if it is its own, within 5 s. It does so once and returns the same result every time. After an
-// error the key is deleted in the background, as soon as etcd answers; at the latest it goes with its lease, when the manager
+// error the key is deleted in the background, within 15 s of etcd answering again; at the latest it goes with its lease, when the manager
 // is closed. Until then OpenKey takes the key for this process's own.
 func (k *Key) Close() error {
 	ctx, stop := k.m.parting()
@@ -216,7 +216,7 @@ func (k *Key) forsake() {
 	k.cancel(closedError("key"))
 	clean := func() {
 		if err := k.Close(); err != nil {
-			k.m.log.WarnContext(k.m.life, "a key is left to its lease", "key", errs.Short(k.name), "error", err)
+			k.m.log.WarnContext(k.m.life, "a key that could not be created may be there still", "key", errs.Short(k.name), "error", err)
 		}
 	}
 	if !k.m.job(clean) {
