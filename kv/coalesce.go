@@ -61,7 +61,7 @@ import (
 // [ErrInvalid]. It works over and under [Namespace]. In the KV field of a client, it serves every [Store] over it, too.
 func Coalesce(next clientv3.KV) clientv3.KV {
 	if next == nil {
-		return &walled{err: fmt.Errorf("%w: no KV whose calls could share transactions", errs.Invalid)}
+		return &namespacedKV{keyMapper: keyMapper{err: fmt.Errorf("%w: no KV whose calls could share transactions", errs.Invalid)}}
 	}
 	k := &coalesced{KV: next}
 	for kind := range k.lanes {

@@ -123,7 +123,7 @@ func (f *flight) begin(round int) {
 	ctx, end := context.WithCancel(context.Background())
 	f.ctx, f.end = wire.Track(ctx, false), end
 	f.round, f.left, f.began = round, len(f.calls), time.Now()
-	f.err = foreign("txn", "", errNoAnswer) // until there is one
+	f.err = badResponse("txn", "", errWrongResponse) // until there is one
 }
 
 // leave is for a caller that does not wait any longer; with the last one the transaction is given up. So is one that was
@@ -221,7 +221,7 @@ func (f *flight) answer(c *call, writes bool) {
 		}
 	}
 	c.unsent = !writes
-	c.err = foreign(verb(c.op), c.id.key, errNoAnswer)
+	c.err = badResponse(verb(c.op), c.id.key, errWrongResponse)
 }
 
 // header is a header of the transaction for one call.

@@ -12,40 +12,40 @@ import (
 // GetStream retrieves keys below the namespace in chunks. Unlike that of client/v3, whose reader has to read to the end
 // in any case, the stream leaves nothing behind once ctx has ended; a stream that was cut short by that always says so
 // with an error, in place of the chunk that was not read yet.
-func (w *walled) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
-	op, err := w.getOp(key, opts)
+func (n *namespacedKV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+	op, err := n.absoluteOp(clientv3.OpGet(key, opts...))
 	if err != nil {
 		return nil, fail("get stream", key, err)
 	}
-	place := func(o *clientv3.Op) {
+	setRange := func(o *clientv3.Op) {
 		o.WithKeyBytes(op.KeyBytes())
 		o.WithRangeBytes(op.RangeBytes())
 	}
 	ctx, stop := context.WithCancel(ctx)
-	// The options work on the absolute key here, so the last one puts right what they make of it.
-	in, err := w.KV.GetStream(ctx, string(op.KeyBytes()), append(slices.Clip(opts), place)...)
+	// The caller's options see the absolute key here, so the last option sets the range that they make of the relative one.
+	in, err := n.KV.GetStream(ctx, string(op.KeyBytes()), append(slices.Clip(opts), setRange)...)
 	if err != nil || in == nil {
 		stop()
 		return nil, err
 	}
 	out := make(chan clientv3.RangeStreamResponse, 1)
-	go w.relay(ctx, stop, key, in, out)
+	go n.relay(ctx, stop, key, in, out)
 	return out, nil
 }
 
 // relay passes chunks on until the stream or ctx ends.
-func (w *walled) relay(ctx context.Context, stop context.CancelFunc, key string, in clientv3.GetStreamChan, out chan clientv3.RangeStreamResponse) {
+func (n *namespacedKV) relay(ctx context.Context, stop context.CancelFunc, key string, in clientv3.GetStreamChan, out chan clientv3.RangeStreamResponse) {
 	defer close(out)
 	defer stop()
 	for chunk := range in {
 		var bad error
 		if chunk.Err() == nil {
-			bad = w.cutGet((*clientv3.GetResponse)(chunk.RangeResponse))
+			bad = n.trimGet((*clientv3.GetResponse)(chunk.RangeResponse))
 		}
 		if bad != nil {
 			stop()
 			drain(in)
-			replace(out, broken(ctx, foreign("get stream", key, bad)))
+			replace(out, broken(ctx, badResponse("get stream", key, bad)))
 			return
 		}
 		select {

@@ -388,9 +388,9 @@ func TestNamespaceRefusesBeforeItSends(t *testing.T) {
 			_, err := kv.GetStream(ctx, "")
 			return err
 		}},
-		{"an operation that is none", "made by no constructor", do(clientv3.Op{})},
+		{"an operation that is none", "the zero Op", do(clientv3.Op{})},
 		{"an operation on the empty key", "empty", do(clientv3.OpDelete(""))},
-		{"an operation that is none in a branch", "made by no constructor", txn(nil, ops{good, {}}, nil)},
+		{"an operation that is none in a branch", "the zero Op", txn(nil, ops{good, {}}, nil)},
 		{"an empty key in the first branch", "put: invalid argument: key is empty", txn(nil, ops{good, clientv3.OpPut("", "v")}, nil)},
 		{"an empty key in the second branch", "empty", txn(nil, nil, ops{clientv3.OpGet("")})},
 		{"a compare of the empty key", "compare: invalid argument: key is empty", txn(cmps{clientv3.Compare(clientv3.Version(""), "=", 0)}, ops{good}, nil)},
@@ -463,7 +463,7 @@ func TestNamespaceTakesAnAnswerFromOutsideForAnError(t *testing.T) {
 		}
 		for i, err := range found {
 			require.Error(t, err, "%q: %d", key, i)
-			require.ErrorContains(t, err, "answer")
+			require.ErrorContains(t, err, "response")
 			assert.False(t, errs.Unchanged(err), "the operation was made")
 			assert.NotErrorIs(t, err, kv.ErrInvalid)
 		}

@@ -22,7 +22,7 @@ type Txn struct{ clientv3.Txn }
 // operation. The outcome is unknown ([ErrUnknownOutcome]) when the answer to one that writes is lost. Txn is for one
 // goroutine and one Commit.
 func (s *Store) Txn(ctx context.Context) *Txn {
-	t := &txn{s: s, ctx: ctx, wall: &walled{dir: s.ns, end: rangeEnd(s.ns), err: s.bad}}
+	t := &txn{s: s, ctx: ctx, keys: keyMapper{dir: s.ns, end: rangeEnd(s.ns), err: s.bad}}
 	return &Txn{Txn: t}
 }
 
@@ -47,7 +47,7 @@ func (t *Txn) Guard(g ...Guarded) *Txn {
 type txn struct {
 	s    *Store
 	ctx  context.Context //nolint:containedctx // client/v3's interface gives it at the beginning and needs it at Commit
-	wall *walled
+	keys keyMapper
 
 	guards               []Guard
 	cmps                 []clientv3.Cmp
@@ -117,8 +117,8 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 			return nil, fail("txn", "", err)
 		}
 	}
-	if err := t.wall.cutTxn(resp); err != nil {
-		return nil, foreign("txn", "", err)
+	if err := t.keys.trimTxn(resp); err != nil {
+		return nil, badResponse("txn", "", err)
 	}
 	return resp, nil
 }
@@ -128,7 +128,7 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	if t.committed {
 		t.complain("committed already")
 	}
-	if t.wall.err == nil && len(t.then)+len(t.orElse) == 0 {
+	if t.keys.err == nil && len(t.then)+len(t.orElse) == 0 {
 		t.complain("no operations")
 	}
 	c := counted{Store: t.s}
@@ -139,8 +139,7 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	if err := join(t.bad); err != nil {
 		return op, false, err
 	}
-	m := mapper{walled: t.wall}
-	op, err = m.txn(clientv3.OpTxn(t.cmps, t.then, t.orElse))
+	op, err = t.keys.absoluteTxn(clientv3.OpTxn(t.cmps, t.then, t.orElse))
 	if err != nil || len(t.guards) == 0 {
 		return op, c.writes, err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -147,6 +148,19 @@ func TestATransactionWithAMistakeIsRefusedAtCommit(t *testing.T) { //nolint:tpar
 	require.ErrorContains(t, err, "If comes once")
 	require.ErrorContains(t, err, "Then comes once")
 	assert.Equal(t, "<none>", b.value(t, "a"))
+}
+
+func TestTxn_RefusesTheEmptyKeyForWhatItIs(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"", "app"} {
+		s := kv.New(etcdtest.Client(t), kv.WithNamespace(dir))
+		for name, op := range map[string]clientv3.Op{
+			"put": clientv3.OpPut("", "v"), "delete": clientv3.OpDelete(""), "get": clientv3.OpGet(""),
+		} {
+			_, err := s.Txn(t.Context()).Then(op).Commit()
+			require.EqualError(t, err, "kv: txn: "+name+": invalid argument: key is empty")
+		}
+	}
 }
 
 func TestATransactionIsForOneCommit(t *testing.T) {

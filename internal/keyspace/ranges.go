@@ -39,8 +39,13 @@ func Under(prefix string) Range {
 	return Range{From: prefix, To: End(prefix)}
 }
 
-// One is the range of key alone.
-func One(key string) Range { return Range{From: key, To: After(key)} }
+// One is the range of key alone. It is empty for "", since etcd has no empty key.
+func One(key string) Range {
+	if key == "" {
+		return Range{}
+	}
+	return Range{From: key, To: After(key)}
+}
 
 // Empty reports whether no key can be in r.
 func (r Range) Empty() bool { return r.To != ToEnd && r.From >= r.To }

@@ -30,6 +30,7 @@ func TestEnd(t *testing.T) {
 func TestAfterIsTheNextKey(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "a\x00", keyspace.After("a"))
+	assert.True(t, keyspace.One("").Empty(), "there is no empty key")
 	one := keyspace.One("a")
 	assert.True(t, one.Contains("a"))
 	assert.False(t, one.Contains("a\x00"))
