@@ -127,11 +127,26 @@ func needsLeader(method string) bool {
 	return false
 }
 
+// serializable reports whether all that a request does is read serializably, which a member can do without a leader. A
+// transaction is one by the server's own rule: each of its operations is a serializable get, and none is a transaction. One
+// without operations is not counted, since its compares could be out of date.
+func serializable(req any) bool {
+	switch req := req.(type) {
+	case *pb.RangeRequest:
+		return req.GetSerializable()
+	case *pb.TxnRequest:
+		linearizable := func(op *pb.RequestOp) bool { return !op.GetRequestRange().GetSerializable() }
+		return len(req.GetSuccess())+len(req.GetFailure()) > 0 &&
+			!slices.ContainsFunc(req.GetSuccess(), linearizable) && !slices.ContainsFunc(req.GetFailure(), linearizable)
+	}
+	return false
+}
+
 func hardenUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	if a := attemptOf(ctx); a != nil {
 		a.observed.Store(true) // from here on, no payload means not sent
 	}
-	if r, ok := req.(*pb.RangeRequest); needsLeader(method) && (!ok || !r.GetSerializable()) {
+	if needsLeader(method) && !serializable(req) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
 	return invoke(ctx, method, req, reply, cc, opts...)

@@ -166,6 +166,14 @@ func TestCallsInsistOnALeaderWhereOneIsNeeded(t *testing.T) {
 			_, err := c.Txn(ctx).Commit()
 			return err
 		}},
+		"a transaction of serializable reads": {"/etcdserverpb.KV/Txn", false, func(ctx context.Context, c *clientv3.Client) error {
+			_, err := c.Txn(ctx).Then(clientv3.OpGet("k", clientv3.WithSerializable())).Commit()
+			return err
+		}},
+		"a transaction with a linearizable read": {"/etcdserverpb.KV/Txn", true, func(ctx context.Context, c *clientv3.Client) error {
+			_, err := c.Txn(ctx).Then(clientv3.OpGet("k", clientv3.WithSerializable())).Else(clientv3.OpGet("k")).Commit()
+			return err
+		}},
 		"a grant": {"/etcdserverpb.Lease/LeaseGrant", true, func(ctx context.Context, c *clientv3.Client) error {
 			_, err := c.Grant(ctx, 10)
 			return err
@@ -215,6 +223,8 @@ func TestCallsOfAPlainClientInsistOnALeaderAsWell(t *testing.T) {
 		{"/etcdserverpb.KV/Put", true, clientv3.OpPut("k", "v")},
 		{"/etcdserverpb.KV/DeleteRange", true, clientv3.OpDelete("k")},
 		{"/etcdserverpb.KV/Txn", true, clientv3.OpTxn(nil, nil, nil)},
+		{"/etcdserverpb.KV/Txn", true, clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpPut("k", "v")}, nil)},
+		{"/etcdserverpb.KV/Txn", false, clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpGet("k", clientv3.WithSerializable())}, nil)},
 	} {
 		_, err := kv.Do(t.Context(), tt.op)
 		require.Equal(t, codes.Unimplemented, status.Code(err))

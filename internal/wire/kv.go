@@ -72,7 +72,7 @@ func (c *spyClient) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.Cal
 // Range reads; client/v3 may well send it again.
 func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
 	unseen(ctx)
-	if !in.GetSerializable() {
+	if !serializable(in) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
 	return c.KVClient.Range(ctx, in, opts...)
@@ -98,7 +98,10 @@ func unseen(ctx context.Context) {
 
 // spied makes one call. Its context ends with the first answer that client/v3 would take as a reason to send again.
 func spied[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call func(context.Context, Q, ...grpc.CallOption) (R, error)) (R, error) {
-	ctx, stop := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	if !serializable(in) {
+		ctx = clientv3.WithRequireLeader(ctx)
+	}
+	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	a := attemptOf(ctx)
 	opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) {
