@@ -112,6 +112,15 @@ func (m *member) endpoint() string {
 	}
 }
 
+// advertised is the client URL that the member list shows. etcd before 3.7 takes no path there, so a server on a Unix
+// socket shows another of its addresses.
+func (m *member) advertised() string {
+	if m.cfg.unixSocket {
+		return "http://" + m.metrics.address()
+	}
+	return m.endpoint()
+}
+
 func (m *member) ports() []*port { return []*port{&m.client, &m.peer, &m.metrics} }
 
 func (m *member) peerURL() string { return "http://" + m.peer.address() }
@@ -123,7 +132,7 @@ func (m *member) flags() []string {
 		"--name=" + m.name,
 		"--data-dir=" + m.dataDir(),
 		"--listen-client-urls=" + m.endpoint(),
-		"--advertise-client-urls=" + m.endpoint(),
+		"--advertise-client-urls=" + m.advertised(),
 		"--listen-peer-urls=" + m.peerURL(),
 		"--initial-advertise-peer-urls=" + m.peerURL(),
 		"--initial-cluster=" + m.initialCluster,
