@@ -8,7 +8,7 @@ FUZZTIME ?= 20s
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: help test race lint fmt fuzz bench cover api tidy-check ci
+.PHONY: help test race lint fmt fuzz bench cover api tidy-check servers ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -40,6 +40,9 @@ api: ## show what has changed in the exported API since the last tag
 
 tidy-check: ## check that every go.mod is tidy
 	bash .ci/run tidy
+
+servers: ## build the etcd servers of other versions and print their paths
+	@bash tools/servers.sh
 
 ci: ## run everything that CI runs
 	bash .ci/run

@@ -18,7 +18,7 @@
 //
 //   - $ETCDKIT_TEST_ENDPOINTS, a comma-separated list: a running etcd that tests
 //     may write to and delete from. It serves as the shared server only.
-//   - $ETCDKIT_TEST_ETCD, the path of an etcd binary.
+//   - $ETCDKIT_TEST_ETCD, the path of an etcd binary, such as one of those that tools/servers.sh builds.
 //   - examples/devetcd of this repository, which is etcd itself, built once for all
 //     test binaries into the user's cache directory.
 //
