@@ -101,6 +101,16 @@ func TestLeastLoadedEvensTheLoadByWeight(t *testing.T) {
 	assert.Equal(t, map[string]int{"00": 3}, tally(t, one.Picker(discovery.LeastLoaded()), 3))
 }
 
+func TestLeastLoaded_PrefersHigherWeightsWithoutLoad(t *testing.T) {
+	t.Parallel()
+	s, _ := pool(t, 3, func(i int) string { return fmt.Sprintf(`"weight":%d`, []int{1, 1, 8}[i]) })
+	const n = 3000
+	got := tally(t, s.Picker(discovery.LeastLoaded()), n) // one call at a time
+	assert.InEpsilon(t, n*2/3, got["02"], 0.1, "it wins each of the two pairs of three that it is in")
+	assert.InEpsilon(t, n/6, got["00"], 0.2)
+	assert.InEpsilon(t, n/6, got["01"], 0.2)
+}
+
 func TestStickyKeepsKeysWhereTheyAre(t *testing.T) {
 	t.Parallel()
 	for name, member := range map[string]func(i int) string{

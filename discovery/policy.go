@@ -65,13 +65,14 @@ func (weighted) Choose(c Candidates, _ string) int {
 	return sort.Search(len(s.sums), func(n int) bool { return s.sums[n] > at })
 }
 
-// LeastLoaded looks at two of them at random, and takes the one which has fewer picks under way in this picker for its
-// Weight. Every pick needs its Done.
+// LeastLoaded compares two random instances and picks the one that would have the lower load in
+// proportion to its Weight: the number of picks in flight in this picker, plus the new one, divided
+// by the weight. Every pick needs its Done.
 func LeastLoaded() Policy { return leastLoaded{} }
 
 type leastLoaded struct{}
 
-// Choose takes the better of two.
+// Choose returns the better of two.
 func (leastLoaded) Choose(c Candidates, _ string) int {
 	n := c.Len()
 	if n == 1 {
@@ -82,7 +83,7 @@ func (leastLoaded) Choose(c Candidates, _ string) int {
 	if b >= a {
 		b++
 	}
-	if c.Load(b)*c.At(a).weight() < c.Load(a)*c.At(b).weight() {
+	if (c.Load(b)+1)*c.At(a).weight() < (c.Load(a)+1)*c.At(b).weight() {
 		return b
 	}
 	return a

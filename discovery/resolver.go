@@ -32,8 +32,10 @@ const roundRobinConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 //
 //	grpc.NewClient("etcd:///orders", grpc.WithResolvers(registry.Resolver()), …)
 //
-// The target may select: "etcd:///orders?version=v2&zone=eu-1", also by tag, and prefer a zone while it has enough
-// instances: "?prefer=eu-1&atleast=2". The options hold for all targets.
+// The target may select instances by version, zone and tags, as in
+// "etcd:///orders?version=v2&zone=eu-1&tag=canary", and prefer a zone while it has enough of them, as
+// in "etcd:///orders?prefer=eu-1&atleast=2". Only tag may be repeated: an instance must have all of
+// them. Unknown parameters, and atleast without prefer, are errors. The options hold for all targets.
 //
 // gRPC is given the addresses of the instances that are up, or of those that drain if no other is left. Changes are passed
 // on at once, those that follow within 50 ms together. While etcd is away the last addresses stay. As long as a target was

@@ -26,6 +26,7 @@ func TestATargetSelects(t *testing.T) {
 	r, _ := process(t, etcdtest.Prefix(t))
 	for n, more := range []discovery.Instance{
 		{Version: "v1", Zone: "x"}, {Version: "v1", Zone: "y"}, {Version: "v2", Zone: "x", Tags: []string{"t"}}, {Version: "v2", Zone: "y"},
+		{Version: "v3", Zone: "z", Tags: []string{"t", "u"}},
 	} {
 		s := serve(t, strconv.Itoa(n))
 		i := s.instance("echo")
@@ -33,12 +34,13 @@ func TestATargetSelects(t *testing.T) {
 		register(t, r, i)
 	}
 	for target, want := range map[string][]string{
-		"etcd:///echo":                             {"0", "1", "2", "3"},
+		"etcd:///echo":                             {"0", "1", "2", "3", "4"},
 		"etcd:///echo?version=v2":                  {"2", "3"},
 		"etcd:///echo?version=v1&zone=y":           {"1"},
-		"etcd:///echo?tag=t":                       {"2"},
+		"etcd:///echo?tag=t":                       {"2", "4"},
+		"etcd:///echo?tag=u&tag=t":                 {"4"},
 		"etcd:///echo?prefer=x&atleast=2":          {"0", "2"},
-		"etcd:///echo?prefer=x&atleast=3":          {"0", "1", "2", "3"},
+		"etcd:///echo?prefer=x&atleast=3":          {"0", "1", "2", "3", "4"},
 		"etcd:///echo?version=v2&prefer=y":         {"3"},
 		"etcd:///echo?version=v2&prefer=elsewhere": {"2", "3"},
 	} {
@@ -61,6 +63,8 @@ func TestBadTargetsAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, `discovery: resolve "nobody": discovery: no instance`)
 	for _, target := range []string{
 		"etcd:///", "etcd:///a/b", "etcd://echo", "etcd://host/echo", "etcd:///echo?zine=x", "etcd:///echo?prefer=x&atleast=two", "etcd:///echo?a;b", "etcd:///%00",
+		"etcd:///echo?atleast=3", "etcd:///echo?prefer=&atleast=3", "etcd:///echo?prefer=x&atleast=0", "etcd:///echo?prefer=x&atleast=",
+		"etcd:///echo?version=v1&version=v2", "etcd:///echo?prefer=x&prefer=y", "etcd:///echo?prefer=x&atleast=1&atleast=2", "etcd:///echo#part",
 	} {
 		_, err := say(timely(t), dial(t, target, r.Resolver()))
 		assert.Equal(t, codes.Unavailable, status.Code(err), "%s: %v", target, err)

@@ -24,6 +24,9 @@ func parseTarget(t resolver.Target) (service string, o []PlaceOption, err error)
 	if err := segment("service", service); err != nil {
 		return "", nil, err
 	}
+	if t.URL.Fragment != "" {
+		return "", nil, invalid("target %s has a fragment", errs.Quote(t.String()))
+	}
 	query, err := url.ParseQuery(t.URL.RawQuery)
 	if err != nil {
 		return "", nil, invalid("target %s: %w", errs.Quote(t.String()), err)
@@ -34,29 +37,48 @@ func parseTarget(t resolver.Target) (service string, o []PlaceOption, err error)
 	return service, o, nil
 }
 
-// parseQuery reads what the target selects.
+// parseQuery returns the options that the parameters of a target stand for. Each parameter may
+// appear once, tag more often: an instance must have all of the tags.
 func parseQuery(query url.Values) ([]PlaceOption, error) {
 	var o []PlaceOption
 	for key, values := range query {
-		for _, v := range values {
-			switch key {
-			case "version":
-				o = append(o, OnlyVersion(v))
-			case "zone":
-				o = append(o, OnlyZone(v))
-			case "tag":
-				o = append(o, OnlyTag(v))
-			case "prefer":
-				n, err := strconv.Atoi("0" + query.Get("atleast"))
-				if err != nil {
-					return nil, invalid("atleast=%s is not a number", strconv.Quote(query.Get("atleast")))
-				}
-				o = append(o, PreferZone(v, n))
-			case "atleast":
-			default:
-				return nil, invalid("%s is none of version, zone, tag, prefer and atleast", strconv.Quote(key))
+		if len(values) > 1 && key != "tag" {
+			return nil, invalid("parameter %s appears %d times", strconv.Quote(key), len(values))
+		}
+		switch key {
+		case "version":
+			o = append(o, OnlyVersion(values[0]))
+		case "zone":
+			o = append(o, OnlyZone(values[0]))
+		case "tag":
+			for _, tag := range values {
+				o = append(o, OnlyTag(tag))
 			}
+		case "prefer":
+			atLeast, err := parseAtLeast(query)
+			if err != nil {
+				return nil, err
+			}
+			o = append(o, PreferZone(values[0], atLeast))
+		case "atleast":
+			if query.Get("prefer") == "" {
+				return nil, invalid("parameter atleast needs prefer, the zone that it applies to")
+			}
+		default:
+			return nil, invalid("%s is none of version, zone, tag, prefer and atleast", strconv.Quote(key))
 		}
 	}
 	return o, nil
+}
+
+// parseAtLeast returns how many instances the preferred zone must have, 1 by default.
+func parseAtLeast(query url.Values) (int, error) {
+	if !query.Has("atleast") {
+		return 1, nil
+	}
+	n, err := strconv.Atoi(query.Get("atleast"))
+	if err != nil || n < 1 {
+		return 0, invalid("atleast=%s is not a positive number", strconv.Quote(query.Get("atleast")))
+	}
+	return n, nil
 }
