@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -29,7 +30,7 @@ func (g *Registration) Close() error {
 		} else {
 			g.farewell(0, markBound)
 		}
-		g.cancel(closedError("registration"))
+		g.cancel(errs.ClosedError("registration"))
 		<-g.opened
 		if err := each(g.places, (*place).close); err != nil {
 			i := g.first()
@@ -50,7 +51,7 @@ func (g *Registration) cancelOpening() {
 			return
 		}
 	}
-	g.cancel(closedError("registration"))
+	g.cancel(errs.ClosedError("registration"))
 }
 
 // farewell marks the instance as draining wherever it is in etcd, and waits if it could. That it cannot is no reason not to

@@ -14,9 +14,9 @@ import (
 // The conditions of this package. An error that names one matches it with errors.Is.
 var (
 	// ErrNoInstance means that a service has no instance that could be picked.
-	ErrNoInstance = errors.New("discovery: no instance")
+	ErrNoInstance = errors.New("no instance")
 	// ErrTaken means that somebody else has registered an instance with this ID; see [TakenError].
-	ErrTaken = errors.New("discovery: instance id taken")
+	ErrTaken = errors.New("instance id taken")
 )
 
 // The conditions shared with the other packages; the values are the same everywhere.
@@ -72,17 +72,6 @@ func (e *TakenError) Error() string {
 // Unwrap gives ErrTaken.
 func (e *TakenError) Unwrap() error { return ErrTaken }
 
-// noInstanceError is why a pick found nothing.
-type noInstanceError struct{ service string }
-
-// Error names the service.
-func (e *noInstanceError) Error() string {
-	return "discovery: pick " + errs.Quote(e.service) + ": no instance"
-}
-
-// Unwrap gives ErrNoInstance.
-func (e *noInstanceError) Unwrap() error { return ErrNoInstance }
-
 // fail gives an error the form of all errors of this package.
 func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "discovery", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: err}
@@ -100,6 +89,3 @@ func reason(err error) error {
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errs.Invalid, fmt.Errorf(format, args...))
 }
-
-// closedError is the cause of what was ended on purpose.
-func closedError(what string) error { return fmt.Errorf("discovery: %s: %w", what, ErrClosed) }

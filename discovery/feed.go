@@ -54,8 +54,8 @@ func newFeed(w *watch.Watcher, prefix string, log *slog.Logger) *feed {
 func (f *feed) run(ctx context.Context) {
 	defer close(f.ended)
 	wait := newBackoff()
-	for {
-		live, err := f.watch(ctx)
+	for failed := false; ; failed = true {
+		live, err := f.watch(ctx, failed)
 		if live {
 			wait.Reset()
 		}
@@ -65,7 +65,9 @@ func (f *feed) run(ctx context.Context) {
 		if ctx.Err() != nil || errors.Is(err, errs.Closed) || !f.everLive() {
 			return
 		}
-		f.log.WarnContext(ctx, "discovery begins a watch anew", "selector", f.sel.String(), "error", err)
+		if live || !failed {
+			f.log.WarnContext(ctx, "watch ended; reopening it", "selector", f.sel.String(), "error", err)
+		}
 		f.restarts.Add(1)
 		if !pause(ctx, wait.NextBackOff()) {
 			return
@@ -73,8 +75,9 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// watch is one watch from its beginning to its end.
-func (f *feed) watch(ctx context.Context) (live bool, err error) {
+// watch is one watch from its beginning to its end. reopened reports whether another one ended
+// before it, which is logged when this one is live.
+func (f *feed) watch(ctx context.Context, reopened bool) (live bool, err error) {
 	f.begin()
 	sub, err := f.watcher.Subscribe(f.sel, func(_ context.Context, b watch.Batch) error {
 		f.handle(b)
@@ -95,6 +98,9 @@ func (f *feed) watch(ctx context.Context) (live bool, err error) {
 		case <-ready:
 			ready, live = nil, true
 			f.age()
+			if reopened {
+				f.log.WarnContext(ctx, "watch is live again", "selector", f.sel.String())
+			}
 			if !f.everLive() {
 				close(f.ready)
 			}

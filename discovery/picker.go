@@ -35,7 +35,7 @@ func (s *Service) Picker(p Policy, o ...PlaceOption) *Picker {
 	}
 	return &Picker{
 		v: s.v, policy: p, where: newPlacement(o), fails: int32(min(s.r.failures, 1<<30)), base: s.r.ejection, //nolint:gosec // bounded
-		nothing: &noInstanceError{s.v.service}, all: map[string]*node{},
+		nothing: fail("pick", s.v.service, ErrNoInstance), all: map[string]*node{},
 	}
 }
 

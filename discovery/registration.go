@@ -39,10 +39,12 @@ type Registration struct {
 // behind: what a request may have left that was cut off is removed in the background. While etcd does not answer it is tried
 // again until ctx ends; without a deadline, for 10 s.
 //
-// An instance with the same ID that a crashed process has left is waited out, which takes up to its TTL and a second, and is
-// bounded by a deadline of ctx alone; [WithLogger] tells of it. If it
-// turns out that its lease is being renewed, which shows within a third of its TTL, the error is a [*TakenError] and
-// matches [ErrTaken]. If ctx ends before that is known, it matches both. [WithTakeover] replaces either.
+// If a crashed process has left an instance with the same ID, Register replaces it at once if it has
+// the same Host and Port. Otherwise Register logs a warning and waits until the lease of the old
+// instance has expired, which takes up to its TTL plus one second and is bounded only by ctx. If the
+// lease is being renewed, which shows within a third of its TTL, the error is a [*TakenError] and
+// matches [ErrTaken]. If ctx ends before that is known, the error matches both. [WithTakeover]
+// replaces the old instance in every case.
 //
 // One RPC, a watch, and, when the registry's lease is not there yet, one more. Registrations of a client with one TTL share
 // leases, renewals and streams.
@@ -77,7 +79,7 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 	}
 	if !reg.own() {
 		_ = reg.Close() // which is under way
-		return nil, fail(op, name, errs.Closed)
+		return nil, fail(op, name, errs.ClosedError("registry"))
 	}
 	return reg, nil
 }
@@ -115,7 +117,7 @@ func (g *Registration) openWithin(ctx context.Context) error {
 		return err
 	}
 	if g.ctx.Err() != nil {
-		return errs.Closed // the registry, meanwhile
+		return context.Cause(g.ctx) // the registry was closed meanwhile
 	}
 	return nil
 }
@@ -132,19 +134,24 @@ func (g *Registration) openAll(open func(p *place) error) error {
 	})
 }
 
-// insist opens a place however long that takes.
+// insist opens a place however long that takes. It logs the first failure and the success after it.
 func (g *Registration) insist(p *place) error {
 	wait := newBackoff()
-	for {
+	for failed := false; ; failed = true {
 		err := p.open(g.ctx, g.set.takeover)
+		if err == nil && failed {
+			g.r.logger.WarnContext(g.ctx, "instance is registered", "key", errs.Short(p.key))
+		}
 		if err == nil || g.ctx.Err() != nil {
 			return err
 		}
 		if errors.Is(err, errs.Closed) {
-			g.cancel(closedError("client"))
+			g.cancel(errs.ClosedError("client"))
 			return err
 		}
-		g.r.logger.WarnContext(g.ctx, "an instance is not registered yet", "key", errs.Short(p.key), "error", err)
+		if !failed {
+			g.r.logger.WarnContext(g.ctx, "instance could not be registered; retrying", "key", errs.Short(p.key), "error", err)
+		}
 		pause(g.ctx, wait.NextBackOff())
 	}
 }
@@ -152,7 +159,7 @@ func (g *Registration) insist(p *place) error {
 // watchOver ends the registration when the client is closed under it.
 func (g *Registration) watchOver(p *place) {
 	_, _, held := p.get()
-	context.AfterFunc(held.Context(), func() { g.cancel(closedError("registration")) })
+	context.AfterFunc(held.Context(), func() { g.cancel(errs.ClosedError("registration")) })
 }
 
 // first is the instance as it is to be, of the first place.
@@ -204,7 +211,7 @@ func (g *Registration) usable(ctx context.Context) error {
 	case ctx == nil:
 		return invalid("nil context")
 	case g.ctx.Err() != nil:
-		return errs.Closed
+		return context.Cause(g.ctx)
 	}
 	return retry.ContextError(ctx)
 }

@@ -70,7 +70,7 @@ func (r *Registry) usable(ctx context.Context) error {
 	case ctx == nil:
 		return invalid("nil context")
 	case r.life.Err() != nil:
-		return errs.Closed
+		return context.Cause(r.life)
 	}
 	return retry.ContextError(ctx)
 }
@@ -93,7 +93,7 @@ func (r *Registry) OpenService(ctx context.Context, name string) (*Service, erro
 	if err := v.feed.await(ctx); err != nil {
 		r.release(v)
 		if r.life.Err() != nil {
-			err = errs.Closed
+			err = context.Cause(r.life)
 		}
 		return nil, fail(op, name, err)
 	}
@@ -109,7 +109,7 @@ func (r *Registry) view(name string) (*view, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil, errs.Closed
+		return nil, errs.ClosedError("registry")
 	}
 	v := r.views[name]
 	if v != nil {
@@ -158,7 +158,7 @@ func (r *Registry) Close() error {
 			wg.Go(func() { failures[n] = reg.Close() })
 		}
 		wg.Wait()
-		r.finish(closedError("registry"))
+		r.finish(errs.ClosedError("registry"))
 		r.mu.Lock()
 		services, views := slices.Collect(maps.Keys(r.services)), slices.Collect(maps.Values(r.views))
 		r.mu.Unlock()
@@ -189,7 +189,7 @@ func (r *Registry) enter(reg *Registration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return errs.Closed
+		return errs.ClosedError("registry")
 	}
 	for _, p := range reg.places {
 		if other := r.mine[p.key]; other != nil && other.ctx.Err() == nil {

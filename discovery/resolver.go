@@ -77,7 +77,7 @@ func (b *builder) Build(t resolver.Target, cc resolver.ClientConn, o resolver.Bu
 	ctx, g.cancel = context.WithCancel(b.r.life)
 	if !b.r.spawn(func() { g.run(ctx) }) {
 		g.cancel()
-		return nil, fail(op, t.String(), errs.Closed)
+		return nil, fail(op, t.String(), errs.ClosedError("registry"))
 	}
 	return g, nil
 }

@@ -25,7 +25,10 @@ func TestATargetSelects(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	for n, more := range []discovery.Instance{
-		{Version: "v1", Zone: "x"}, {Version: "v1", Zone: "y"}, {Version: "v2", Zone: "x", Tags: []string{"t"}}, {Version: "v2", Zone: "y"},
+		{Version: "v1", Zone: "x"},
+		{Version: "v1", Zone: "y"},
+		{Version: "v2", Zone: "x", Tags: []string{"t"}},
+		{Version: "v2", Zone: "y"},
 		{Version: "v3", Zone: "z", Tags: []string{"t", "u"}},
 	} {
 		s := serve(t, strconv.Itoa(n))
@@ -60,7 +63,7 @@ func TestBadTargetsAreRefused(t *testing.T) {
 	r, _ := process(t, etcdtest.Prefix(t))
 	_, err := say(timely(t), dial(t, "etcd:///nobody", r.Resolver()))
 	assert.Equal(t, codes.Unavailable, status.Code(err))
-	require.ErrorContains(t, err, `discovery: resolve "nobody": discovery: no instance`)
+	require.ErrorContains(t, err, `discovery: resolve "nobody": no instance`)
 	for _, target := range []string{
 		"etcd:///", "etcd:///a/b", "etcd://echo", "etcd://host/echo", "etcd:///echo?zine=x", "etcd:///echo?prefer=x&atleast=two", "etcd:///echo?a;b", "etcd:///%00",
 		"etcd:///echo?atleast=3", "etcd:///echo?prefer=&atleast=3", "etcd:///echo?prefer=x&atleast=0", "etcd:///echo?prefer=x&atleast=",
@@ -72,7 +75,7 @@ func TestBadTargetsAreRefused(t *testing.T) {
 	}
 	require.NoError(t, r.Close())
 	_, err = say(timely(t), dial(t, "etcd:///echo", r.Resolver()))
-	assert.ErrorContains(t, err, "closed")
+	assert.ErrorContains(t, err, "registry closed")
 }
 
 // fakeConn is a connection that keeps what a resolver tells it.

@@ -119,7 +119,7 @@ func (s *Service) Age() time.Duration { return s.v.feed.age() }
 func (s *Service) Err() error {
 	switch {
 	case s.ctx.Err() != nil:
-		return fail("service", s.v.service, errs.Closed)
+		return fail("service", s.v.service, errs.ClosedError("view"))
 	case s.v.feed.isLive():
 		return nil
 	}

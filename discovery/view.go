@@ -124,7 +124,7 @@ func (v *view) handle(b watch.Batch) {
 
 // report tells of an entry that cannot be used.
 func (v *view) report(key string, rev int64, err error) {
-	v.log.Warn("discovery skips an entry", "key", errs.Quote(key), "revision", rev, "error", err)
+	v.log.Warn("discovery skips an entry", "key", errs.Short(key), "revision", rev, "error", err)
 	if v.onBad == nil {
 		return
 	}

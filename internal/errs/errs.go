@@ -32,6 +32,10 @@ var (
 	LeaseNotFound = errors.New("lease: not found")
 )
 
+// ClosedError returns an error that says what is closed, such as "registry closed". It matches
+// Closed.
+func ClosedError(what string) error { return &narrower{text: what + " closed", wider: Closed} }
+
 // narrower is a condition that is a case of a wider one: errors.Is matches both.
 type narrower struct {
 	text  string
