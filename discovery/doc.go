@@ -29,9 +29,9 @@
 //	    └─────────────────────┴────────────────────┘  lease lost, key deleted, etcd away: restored from here
 //
 // An ID belongs to one registration at a time. Whoever comes second finds out whether the first is alive: a key whose lease
-// is being renewed is taken ([ErrTaken]); one that a crashed process has left is waited out. Nobody ever deletes the key of
-// another: a key is its owner's as long as it is on one of its owner's leases, whose IDs are random, so that an old process
-// which shuts down late leaves its successor alone.
+// is being renewed is taken ([ErrTaken]); one that a crashed process has left is waited out, or replaced at once if it has
+// the same host and port. An old process which shuts down late leaves its successor alone: it deletes its key only while
+// that is on one of its own leases, whose IDs are random.
 //
 // To leave without failing anybody takes three steps, in this order: [Registration.Drain] marks the instance and waits until
 // clients have turned elsewhere, then the server finishes what it has begun, and [Registration.Close] deletes the key.
@@ -62,7 +62,8 @@
 //
 //   - A registration whose process lives, and whose client is not closed, comes back.
 //   - Close and a failed Register leave nothing of their own behind; where etcd cannot be reached, for no longer than the TTL.
-//   - No registration deletes or replaces another, except [WithTakeover].
+//   - No registration deletes or replaces another, unless that has the same ID, host and port, or
+//     with [WithTakeover].
 //   - A view never shows half of a transaction. Its instances are those of some revision of etcd, and those held back.
 //   - A resolver never tells gRPC of an empty list because etcd is away, and a change of what is said of an instance does not
 //     cost its connection.

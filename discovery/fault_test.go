@@ -175,7 +175,9 @@ func TestAProcessThatComesBackLateLeavesItsSuccessorAlone(t *testing.T) {
 	for n := range size(2, 20) {
 		first := register(t, old, some("orders", "a"))
 		proxy.Blackhole(true, true)
-		second := register(t, young, some("orders", "a"))
+		elsewhere := some("orders", "a")
+		elsewhere.Host = "10.0.0.2"
+		second := register(t, young, elsewhere)
 		proxy.Heal()
 		if n%2 == 0 { // it shuts down as soon as it is back, or when it knows that it has lost its place
 			eventually(t, func() bool { _, err := old.Services(timely(t)); return err == nil })

@@ -47,7 +47,9 @@ func TestAKilledProcessIsGoneWhenItsTTLHasPassed(t *testing.T) {
 		inTime(t, took, killedTTL+time.Second)
 
 		killed = registerAndBeKilled(t, s, exe, dir)
-		reg := register(t, r, some("orders", "a"))
+		elsewhere := some("orders", "a")
+		elsewhere.Port++ // at the same address it would not wait
+		reg := register(t, r, elsewhere)
 		took = time.Since(killed)
 		t.Logf("the ID was free again %v after a kill", took)
 		inTime(t, took, killedTTL+time.Second)

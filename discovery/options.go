@@ -105,7 +105,7 @@ type registering struct {
 // Register waits for the first success.
 func WithoutWaiting() RegisterOption { return func(s *registering) { s.background = true } }
 
-// WithTakeover replaces whoever has the ID. One that lives is left without its registration until the new one is closed:
+// WithTakeover replaces whoever has the ID, also at another host and port. One that lives is left without its registration until the new one is closed:
 // its State is Suspended, and nobody tells it more. A registration of the same client is not replaced, which is ErrTaken
 // still: close it. Default: ErrTaken.
 func WithTakeover() RegisterOption { return func(s *registering) { s.takeover = true } }

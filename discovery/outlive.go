@@ -26,17 +26,13 @@ const (
 // outlive waits until the key of a predecessor that has crashed is gone with its lease. Whether it has crashed shows by the
 // lease: one that is renewed ends later than was expected at the first look. Renewals cannot be watched, so the lease is
 // looked at once a second at the most; that the key is gone is what a watch tells.
-func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte]) error {
-	want, _, _ := p.get()
-	taken := &TakenError{Lease: e.Lease, Renewed: e.Lease == 0, Holder: Instance{Service: want.Service, ID: want.ID}}
-	if i, err := p.r.layout.decode(want.Service, want.ID, e.Value); err == nil {
-		taken.Holder = *i
-	}
+func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte], holder Instance) error {
+	taken := &TakenError{Lease: e.Lease, Renewed: e.Lease == 0, Holder: holder}
 	if taken.Renewed {
 		return taken
 	}
-	p.r.logger.InfoContext(ctx, "an instance waits for a predecessor", "key", errs.Short(p.key), "holder", taken.Holder.Addr(),
-		"lease", strconv.FormatInt(int64(e.Lease), 16))
+	p.r.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(p.key),
+		"holder", holder.Addr(), "lease", strconv.FormatInt(int64(e.Lease), 16))
 	var rewritten bool // by somebody on the same lease, who lives, then
 	sub, err := p.r.watcher.Subscribe(watch.Key(p.key), func(_ context.Context, b watch.Batch) error {
 		for _, ev := range b.Events {

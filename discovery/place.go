@@ -184,7 +184,9 @@ func (p *place) try(ctx context.Context) error {
 	return nil
 }
 
-// clear waits until the key that is in the way is gone, or deletes it for a takeover. It fails if its holder lives.
+// clear waits until the key that is in the way is gone. It deletes the key for a takeover, and if
+// the predecessor had the same host and port: only one process can listen there, so the predecessor
+// is dead. It fails if the predecessor is alive.
 func (p *place) clear(ctx context.Context, takeover bool) error {
 	e, err := p.r.store.Get(ctx, p.key)
 	switch {
@@ -192,14 +194,31 @@ func (p *place) clear(ctx context.Context, takeover bool) error {
 		return nil
 	case err != nil:
 		return reason(err)
-	case !takeover:
-		return p.outlive(ctx, e)
+	}
+	if holder := p.holderOf(e); !takeover && !p.isSameAddress(e, holder) {
+		return p.outlive(ctx, e, holder)
 	}
 	_, err = p.r.store.DeleteAt(ctx, p.key, e.ModRevision)
 	if errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUnknownOutcome) {
 		return nil // the next attempt tells
 	}
 	return reason(err)
+}
+
+// holderOf returns the instance that has the key; only Service and ID if its value cannot be decoded.
+func (p *place) holderOf(e kv.Entry[[]byte]) Instance {
+	want, _, _ := p.get()
+	if i, err := p.r.layout.decode(want.Service, want.ID, e.Value); err == nil {
+		return *i
+	}
+	return Instance{Service: want.Service, ID: want.ID}
+}
+
+// isSameAddress reports whether the holder was registered by a process with the host and port of
+// the instance to register. A key without a lease was not written by a registration.
+func (p *place) isSameAddress(e kv.Entry[[]byte], holder Instance) bool {
+	want, _, _ := p.get()
+	return e.Lease != 0 && holder.Host == want.Host && holder.Port == want.Port
 }
 
 // state is what the key is like.

@@ -202,9 +202,14 @@ func TestAPredecessorWhoseLeaseHasForeignKeysIsWaitedOut(t *testing.T) {
 // leftover is the key of a process that has crashed just now, on a lease of its own.
 func leftover(t *testing.T, cli *clientv3.Client, key string, ttl int64) clientv3.LeaseID {
 	t.Helper()
+	return leftoverAt(t, cli, key, `{"serviceName":"orders","instanceId":"a","host":"10.9.9.9","port":1}`, ttl)
+}
+
+// leftoverAt is leftover with a value of the caller's.
+func leftoverAt(t *testing.T, cli *clientv3.Client, key, value string, ttl int64) clientv3.LeaseID {
+	t.Helper()
 	l, err := cli.Grant(t.Context(), ttl)
 	require.NoError(t, err)
-	value := `{"serviceName":"orders","instanceId":"a","host":"10.9.9.9","port":1}`
 	_, err = cli.Put(t.Context(), key, value, clientv3.WithLease(l.ID))
 	require.NoError(t, err)
 	return l.ID

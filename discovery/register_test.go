@@ -1,8 +1,10 @@
 package discovery_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -132,7 +134,9 @@ func TestALivingDuplicateIsTaken(t *testing.T) {
 	one, _ := process(t, dir, discovery.WithTTL(3*time.Second))
 	other, p := process(t, dir, discovery.WithTTL(3*time.Second))
 	register(t, one, some("orders", "a"))
-	_, err := other.Register(timely(t), some("orders", "a"))
+	elsewhere := some("orders", "a")
+	elsewhere.Host = "10.0.0.2"
+	_, err := other.Register(timely(t), elsewhere)
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	taken, ok := errors.AsType[*discovery.TakenError](err)
 	require.True(t, ok)
@@ -180,6 +184,53 @@ func TestWhatACrashedProcessHasLeftIsWaitedOut(t *testing.T) {
 	assert.Empty(t, keys(t, p.cli, dir))
 }
 
+func TestRegister_ReplacesPredecessorAtTheSameAddress(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	var logged bytes.Buffer
+	r, p := process(t, dir, discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
+	key := dir + "services/orders/instances/a"
+	old := leftoverAt(t, p.cli, key, `{"host":"10.0.0.1","port":8080}`, 3600) // nobody could wait for it
+	reg := register(t, r, some("orders", "a"))
+	assert.NotEqual(t, int64(old), keys(t, p.cli, dir)[key])
+	assert.Empty(t, logged.String())
+	require.NoError(t, reg.Close())
+
+	_, err := p.cli.Put(t.Context(), key, `{"host":"10.0.0.1","port":8080}`)
+	require.NoError(t, err)
+	_, err = r.Register(timely(t), some("orders", "a"))
+	require.ErrorIs(t, err, discovery.ErrTaken, "a key without a lease was written by hand")
+}
+
+func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	log := &journal[string]{}
+	r, p := process(t, dir, discovery.WithLogger(warnings(log)))
+	leftover(t, p.cli, dir+"services/orders/instances/a", 3600)
+	ctx, stop := context.WithCancel(timely(t))
+	failed := make(chan error)
+	go func() { _, err := r.Register(ctx, some("orders", "a")); failed <- err }()
+	eventually(t, func() bool { return len(log.all()) == 1 }) // while Register waits for an hour
+	line := log.all()[0]
+	assert.Contains(t, line, `msg="instance id is taken; registration waits for the holder's lease to expire"`)
+	assert.Contains(t, line, "key=services/orders/instances/a holder=10.9.9.9:1")
+	stop()
+	require.ErrorIs(t, <-failed, context.Canceled)
+}
+
+// warnings returns a logger that adds its records from Warn up to a journal.
+func warnings(j *journal[string]) *slog.Logger {
+	return slog.New(slog.NewTextHandler(journalWriter{j}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+type journalWriter struct{ j *journal[string] }
+
+func (w journalWriter) Write(b []byte) (int, error) {
+	w.j.add(string(b))
+	return len(b), nil
+}
+
 func TestATakeoverLeavesTheLivingWithoutARegistrationUntilItEnds(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
@@ -213,7 +264,9 @@ func TestAHolderThatWritesLives(t *testing.T) {
 	watches := p.watcher.Stats().Active
 	taken := make(chan error)
 	go func() {
-		_, err := other.Register(timely(t), some("orders", "a"))
+		elsewhere := some("orders", "a")
+		elsewhere.Host = "10.0.0.2"
+		_, err := other.Register(timely(t), elsewhere)
 		taken <- err
 	}()
 	eventually(t, func() bool { return p.watcher.Stats().Active > watches })
@@ -288,7 +341,8 @@ func TestAnOldProcessThatShutsDownLateLeavesItsSuccessorAlone(t *testing.T) {
 func TestRegisteringWithoutWaitingGoesOnUntilItSucceeds(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	r, p := over(t, srv.Client(t, harden), "app")
+	log := &journal[string]{}
+	r, p := over(t, srv.Client(t, harden), "app", discovery.WithLogger(warnings(log)))
 	srv.Kill()
 	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
@@ -302,8 +356,13 @@ func TestRegisteringWithoutWaitingGoesOnUntilItSucceeds(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	_, err = r.OpenService(short, "orders")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+	eventually(t, func() bool { return len(log.all()) == 1 })
 	srv.Restart()
 	eventually(t, func() bool { return reg.State() == discovery.Registered })
+	eventually(t, func() bool { return len(log.all()) > 1 })
+	require.Len(t, log.all(), 2, "one record when it begins to fail, one when it succeeds")
+	assert.Contains(t, log.all()[0], `msg="instance could not be registered; retrying"`)
+	assert.Contains(t, log.all()[1], `msg="instance is registered"`)
 	assert.Equal(t, 1, view(t, r, "orders").Instances()[0].Port)
 	require.NoError(t, r.Close())
 	assert.Empty(t, keys(t, p.cli, "app"), "nothing was left of the one that failed")
