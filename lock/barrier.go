@@ -37,7 +37,7 @@ func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n
 func (l *Locker) barrier(name string, n int, mark string) *Barrier {
 	dir, _ := l.dirs()
 	b := &Barrier{
-		l: l, n: n, bad: errors.Join(l.bad, checkName(name)),
+		l: l, n: n, bad: errors.Join(l.bad, l.checkName(name)),
 		spec: spec{name: name, prefix: dir + name + "/" + barDir, value: l.owner, mark: mark, rule: anybody},
 	}
 	if n < 1 || n > partiesMost {

@@ -24,7 +24,7 @@ func (l *Locker) Election(name string) *Election {
 	_, elections := l.dirs()
 	return &Election{
 		l: l, spec: spec{name: name, prefix: elections + name + "/", rule: first},
-		bad: errors.Join(l.bad, checkName(name)),
+		bad: errors.Join(l.bad, l.checkName(name)),
 	}
 }
 

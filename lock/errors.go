@@ -43,17 +43,23 @@ type LockedError struct {
 	Owner string
 	// Token is the owner's fencing token, 0 where Owner is "", and where the hold is a shared one, which has none.
 	Token int64
+	// Local reports whether the owner is this process.
+	Local bool
 }
 
 // Error names the owner.
 func (e *LockedError) Error() string {
-	switch {
-	case e.Owner == "":
-		return ErrLocked.Error()
-	case e.Token == 0:
-		return ErrLocked.Error() + ": " + e.Owner
+	text := ErrLocked.Error()
+	if e.Local {
+		text = "lock: held by this process"
 	}
-	return fmt.Sprintf("%v: %s (token %d)", ErrLocked, e.Owner, e.Token)
+	if e.Owner != "" {
+		text += ": " + e.Owner
+	}
+	if e.Token != 0 {
+		text += fmt.Sprintf(" (token %d)", e.Token)
+	}
+	return text
 }
 
 // Unwrap gives ErrLocked.
@@ -128,6 +134,9 @@ var (
 	errOverwritten = errors.New("its key was overwritten by somebody else")
 	errLeaseGone   = errors.New("its lease has ended")
 )
+
+// closedError is the cause of what was ended on purpose.
+func closedError(what string) error { return fmt.Errorf("lock: %s: %w", what, ErrClosed) }
 
 // settled is an error of a request whose outcome is of no matter any more: whatever it may have left behind is removed.
 type settled struct{ err error }

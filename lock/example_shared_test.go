@@ -87,7 +87,7 @@ func ExampleSemaphore_AcquireN() {
 	fmt.Println(err)
 	must(small.Release(ctx))
 	must(large.Release(ctx))
-	// Output: lock: try acquire "memory": held by another: host-a
+	// Output: lock: try acquire "memory": held by this process: host-a
 }
 
 // Three who wait for each other.

@@ -44,14 +44,12 @@ func (a *answer) revision() int64 { return a.Header.GetRevision() }
 
 func (a *answer) get(i int) *pb.RangeResponse { return a.Responses[i].GetResponseRange() }
 
-// definite sends a transaction until etcd has said yes or no. One attempt is bounded, so that a member that is frozen
-// does not use up the time of the call. An error with doubt means that it may have been applied, or may be.
+// definite sends a transaction until etcd has said yes or no, or ctx ends; without a deadline that is 10 s. One attempt is
+// bounded, so that a member that is frozen does not use up the time of the call. An error with doubt means that it may have
+// been applied, or may be.
 func (l *Locker) definite(ctx context.Context, t txn) (out answer, err error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, requestMost)
-		defer stop()
-	}
+	ctx, stop := withDefaultTimeout(ctx)
+	defer stop()
 	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: pauseMost}.Backoff()
 	pauses.Reset()
 	for patience := attemptFirst; ; patience *= 2 {
@@ -63,7 +61,7 @@ func (l *Locker) definite(ctx context.Context, t txn) (out answer, err error) {
 		unknown := errors.Is(err, errs.UnknownOutcome)
 		out.doubt = out.doubt || unknown
 		full := errors.Is(err, rpctypes.ErrNoSpace) // and stays so for longer than anybody waits
-		again := !full && (unknown || late || out.doubt && errors.Is(err, errs.Unavailable))
+		again := !full && (unknown || late || errors.Is(err, errs.Unavailable))
 		if !again || !sleep(ctx, pauses.NextBackOff()) {
 			return out, inTime(ctx, err)
 		}
@@ -81,10 +79,28 @@ func inTime(ctx context.Context, err error) error {
 	return err
 }
 
+// withDefaultTimeout bounds a request whose ctx has no deadline.
+func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, requestMost, errDefaultTimeout)
+}
+
+// errDefaultTimeout is why a request of a context without a deadline was given up.
+var errDefaultTimeout = fmt.Errorf("%w: default timeout %v", errs.Unavailable, requestMost)
+
 // detached makes a request that creates a key on a context that does not end with ctx, so that its outcome becomes
 // known, but returns when ctx ends. Where it fails, or ctx has ended first, undo is called, in the end.
 func (l *Locker) detached(ctx context.Context, request func(context.Context) error, undo func()) error {
-	own, stop := context.WithTimeout(context.WithoutCancel(ctx), requestMost)
+	own := context.WithoutCancel(ctx)
+	var stop context.CancelFunc
+	if deadline, ok := ctx.Deadline(); ok {
+		own, stop = context.WithDeadline(own, deadline.Add(farewell))
+	} else {
+		own, stop = withDefaultTimeout(own)
+	}
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(farewell, stop) })()
 	unlink := context.AfterFunc(l.life, func() { time.AfterFunc(grace, stop) })
 	done := make(chan error, 1)
 	l.callers.Go(func() { // one is under way already, so this is before any end of the wait in Close

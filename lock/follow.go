@@ -23,7 +23,7 @@ func (q *queue) run(ctx context.Context) {
 		}
 		q.l.counts.reopened.Add(1)
 		q.forget(err)
-		q.l.log(ctx, "queue is watched anew", q.prefix, err)
+		q.l.logger.InfoContext(ctx, "queue watch reopened", "key", errs.Short(q.prefix), "error", err)
 		if time.Since(began) > time.Minute {
 			pauses.Reset()
 		}

@@ -65,6 +65,13 @@ func (n *line) tryJoin() (holder *grip, ok bool) {
 	return nil, true
 }
 
+// head returns the hold at the head of the line, nil if nobody of this process holds.
+func (n *line) head() *grip {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.holder
+}
+
 // give leaves the head and hands p on, which may be nil; where nobody waits, p is discarded.
 func (n *line) give(p *place) {
 	n.mu.Lock()

@@ -39,6 +39,7 @@ type Locker struct {
 
 	keepWatch, watchAfter time.Duration
 
+	hook    *waitHook
 	life    context.Context //nolint:containedctx // of the locker: what callers share must not live by the context of one
 	endLife context.CancelCauseFunc
 	nonces  atomic.Uint64
@@ -47,6 +48,7 @@ type Locker struct {
 	mu      sync.Mutex
 	closed  bool
 	callers sync.WaitGroup // calls under way
+	funcs   sync.WaitGroup // functions that run under a lock: those of Do and Run
 	jobs    sync.WaitGroup // work in the background
 	queues  map[string]*queue
 	places  map[string]*place   // what is, or may be, in etcd, by key
@@ -78,6 +80,7 @@ func New(c Client, o ...Option) *Locker {
 	l.ns = l.store.Dir()
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
 	l.sessions = &ownSessions{l: l}
+	l.hook = newWaitHook(l, s.onWait)
 	l.queues, l.places, l.dirty = map[string]*queue{}, map[string]*place{}, map[string]struct{}{}
 	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
 	l.life, l.endLife = context.WithCancelCause(context.Background())
@@ -107,16 +110,28 @@ func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(),
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, nil, errs.Closed
+		return nil, nil, closedError("locker")
 	}
 	l.callers.Add(1)
 	bound, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(l.life, func() { cancel(errs.Closed) })
+	unlink := context.AfterFunc(l.life, func() { cancel(context.Cause(l.life)) })
 	return bound, func() {
 		unlink()
 		cancel(nil)
 		l.callers.Done()
 	}, nil
+}
+
+// beginFunc registers a function that is about to run under a lock, for which Close waits. done
+// must be called when it has returned and its lock is released.
+func (l *Locker) beginFunc() (done func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, closedError("locker")
+	}
+	l.funcs.Add(1)
+	return l.funcs.Done, nil
 }
 
 // spawn runs f in the background, and Close waits for it. It reports false, and does nothing, after Close.
@@ -158,9 +173,12 @@ func (l *Locker) Stats() Stats {
 	return s
 }
 
-// Close ends all waits and holds, with a cause that matches [ErrClosed], removes their keys, within 5 s, and waits for
-// what runs in the background. It does its work once and returns the same result every time; an error means that keys
-// were left to vanish with their lease.
+// Close ends all waits and holds, with a cause that matches [ErrClosed], waits for the functions of
+// Do and Run to return, for 5 s at the most, and only then removes the keys, within 5 s. It waits
+// for what runs in the background. It does its work once and returns the same result every time;
+// an error means that keys were left to end with their lease, or that a function still runs.
+//
+// Close must not be called by such a function, which would wait for itself.
 func (l *Locker) Close() error {
 	l.closing.Do(func() {
 		if l.bad == nil {
@@ -174,15 +192,25 @@ func (l *Locker) close() error {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	l.endLife(errs.Closed)
+	closed := closedError("locker")
+	l.endLife(closed)
 	l.callers.Wait()
+	l.mu.Lock()
+	places := make([]*place, 0, len(l.places))
+	for _, p := range l.places {
+		places = append(places, p)
+	}
+	l.mu.Unlock()
+	for _, p := range places {
+		p.fail(closed)
+	}
+	running := l.awaitFuncs()
+	l.hook.wait(farewell)
 	l.jobs.Wait()
 
 	l.mu.Lock()
 	keys := make([]kv.Op, 0, len(l.places)+len(l.dirty))
-	places := make([]*place, 0, len(l.places))
-	for key, p := range l.places {
-		places = append(places, p)
+	for key := range l.places {
 		keys = append(keys, kv.OpDelete(key))
 	}
 	for key := range l.dirty {
@@ -194,17 +222,31 @@ func (l *Locker) close() error {
 		}
 	}
 	l.mu.Unlock()
-	for _, p := range places {
-		p.fail(errs.Closed)
-	}
 	err := l.depart(keys)
 	for _, p := range places {
 		p.s.done()
 	}
-	if err != nil {
+	if err = errors.Join(running, err); err != nil {
 		return doubtful("close", "", err)
 	}
 	return nil
+}
+
+// awaitFuncs waits for the functions that run under a lock. Their contexts have ended.
+func (l *Locker) awaitFuncs() error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.funcs.Wait()
+	}()
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("a function still runs %v after its context ended", farewell)
+	}
 }
 
 // depart removes the keys and ends the locker's own sessions, at once, so that it takes no longer than either.

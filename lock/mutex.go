@@ -19,7 +19,7 @@ type Mutex struct {
 }
 
 // Mutex returns the mutex of a name. It sends nothing. A name is 1 to 512 bytes of UTF-8 without control
-// characters and without a leading, trailing or doubled "/"; what is wrong with it is returned by every call. Names are
+// characters and without a leading, trailing or doubled "/" (with [WithDir]("") a name may begin with one); what is wrong with it is returned by every call. Names are
 // best flat: one that lies below another ("a/b" below "a") makes [Mutex.TryLock] of the shorter one cost a second RPC. So
 // does a semaphore, a read-write mutex or a barrier of the same name, whose queues lie below it.
 func (l *Locker) Mutex(name string) *Mutex {
@@ -28,12 +28,14 @@ func (l *Locker) Mutex(name string) *Mutex {
 }
 
 func (l *Locker) mutex(name, prefix string) *Mutex {
-	return &Mutex{l: l, spec: spec{name: name, prefix: prefix, value: l.owner, rule: first}, bad: errors.Join(l.bad, checkName(name))}
+	return &Mutex{l: l, spec: spec{name: name, prefix: prefix, value: l.owner, rule: first}, bad: errors.Join(l.bad, l.checkName(name))}
 }
 
 // Lock waits until the mutex is held. The wait is bounded by ctx alone; the request that takes the place in the queue has
 // 10 s where ctx has no deadline. It fails with [ErrLost] when the session ends, or the key is deleted, while it
-// waits, and with a [*BlockedError] where waiting is of no use. After an error nothing stays behind.
+// waits, and with a [*BlockedError] where waiting is of no use. If the deadline of ctx passes while it waits, the error
+// matches context.DeadlineExceeded and, if etcd answers one more request at once, holds a [*LockedError] that names the
+// holder. After an error nothing stays behind.
 //
 // One RPC. Where it has to wait, one more and a watch the first time on a name, and one more where goroutines of one process
 // have taken turns ahead of it, or may have: where it was itself that made the queue be watched, and etcd was written to
@@ -59,6 +61,7 @@ func (m *Mutex) lock(ctx context.Context) (*grip, error) {
 	q := m.l.enter(m.spec.prefix)
 	p, err := q.line.join(ctx)
 	if err != nil {
+		err = q.nameHolder(ctx, m.spec.name, err)
 		q.exit()
 		return nil, err
 	}
@@ -67,7 +70,7 @@ func (m *Mutex) lock(ctx context.Context) (*grip, error) {
 		q.exit()
 		return nil, err
 	}
-	m.l.waited(m.spec.name, began)
+	m.l.hook.notify(m.spec.name, began)
 	return g, nil
 }
 
@@ -98,7 +101,7 @@ func (m *Mutex) acquire(ctx context.Context, q *queue, p *place) (*grip, error) 
 		p = nil
 	}
 	q.line.give(p)
-	return nil, &settled{err}
+	return nil, q.nameHolder(ctx, m.spec.name, &settled{err})
 }
 
 // turn returns the token of the hold that begins. Where the key was held before, or may have been waiting while others
@@ -128,13 +131,6 @@ func behind(p *place, newest look) bool {
 	return !newest.complete && len(newest.deeper) == firstFew
 }
 
-// waited tells the hook.
-func (l *Locker) waited(name string, began time.Time) {
-	if l.onWait != nil {
-		l.onWait(name, time.Since(began))
-	}
-}
-
 // Do locks, calls f, and releases, also when f panics. f's context is ctx, and also ends, with cause [ErrLost], when the lock
 // is lost. The error is that of f; where the lock was lost meanwhile, it matches [ErrLost] too, also if f returned nil; and
 // where nobody has answered to the release, [ErrUnknownOutcome], which is not of what f did. Where the lock is not had, f is
@@ -157,5 +153,5 @@ func (m *Mutex) do(ctx context.Context, f Func, lock func(context.Context) (*Hel
 	if err != nil {
 		return err
 	}
-	return h.work(ctx, func(ctx context.Context) error { return f(ctx, h) })
+	return h.work(ctx, m.l, func(ctx context.Context) error { return f(ctx, h) })
 }

@@ -105,7 +105,7 @@ func TestTryLockOnWhatThisProcessHoldsAsksNobody(t *testing.T) {
 	count.Reset()
 	_, err := l.Mutex("m").TryLock(t.Context())
 	require.ErrorIs(t, err, lock.ErrLocked)
-	assert.EqualError(t, err, fmt.Sprintf(`lock: try lock "m": held by another: me (token %d)`, h.Token()))
+	assert.EqualError(t, err, fmt.Sprintf(`lock: try lock "m": held by this process: me (token %d)`, h.Token()))
 	assert.Zero(t, count.Total(), count.Counts())
 	mustRelease(t, h)
 }

@@ -18,9 +18,14 @@ const (
 	barDir = ".bar/"
 )
 
-// checkName refuses what is no name of a lock or an election.
-func checkName(name string) error {
-	if err := keyspace.Name(name); err != nil {
+// checkName refuses what is no name of a lock or an election. A leading slash is part of the keys of
+// a locker that lays names verbatim: other clients have such names.
+func (s *settings) checkName(name string) error {
+	rest := name
+	if s.dirSet && s.dir == "" && len(name) > 1 {
+		rest = strings.TrimPrefix(name, "/")
+	}
+	if err := keyspace.Name(rest); err != nil {
 		return err
 	}
 	for segment := range strings.SplitSeq(name, "/") {

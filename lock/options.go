@@ -40,7 +40,8 @@ func WithTTL(d time.Duration) Option { return func(s *settings) { s.ttl, s.ttlSe
 
 // WithDir puts all names below dir, those of locks and of elections: a mutex and an election of one name then stand in one
 // queue, and exclude each other, but their tokens are of different kinds and do not compare. "" lays names verbatim, as
-// client/v3's concurrency package, etcdctl lock and etcdctl elect do; mind that data keys below a name then block it.
+// client/v3's concurrency package, etcdctl lock and etcdctl elect do, and allows a leading slash in a name; mind that data keys
+// below a name then block it.
 // Default: "locks/" for locks, "elections/" for elections.
 func WithDir(dir string) Option { return func(s *settings) { s.dir, s.dirSet = dir, true } }
 
@@ -50,8 +51,9 @@ func WithOwner(id string) Option { return func(s *settings) { s.owner = id } }
 // WithLogger logs losses, keys that had to be swept and watches that had to be opened again. Default: nothing is logged.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
-// WithWaitHook is told how long each acquisition took that succeeded. It is called in the goroutine of the caller and
-// must not block. Default: none.
+// WithWaitHook calls f with the time that each successful acquisition took. f is called one
+// acquisition after the other, on a goroutine of its own; a panic is recovered and logged. Close
+// waits for f, for 5 s at the most. Default: none.
 func WithWaitHook(f func(name string, d time.Duration)) Option {
 	return func(s *settings) { s.onWait = f }
 }

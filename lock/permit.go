@@ -122,7 +122,13 @@ type SharedFunc = func(ctx context.Context, p *Permit) error
 
 // work runs f under a hold, and releases that also when f panics. A loss that f did not report is an error: what f did
 // last may not have been alone.
-func (p *Permit) work(ctx context.Context, f func(ctx context.Context) error) (err error) {
+func (p *Permit) work(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
+	done, err := l.beginFunc()
+	if err != nil {
+		_ = p.Release(ctx) // lost with the locker: the error would be the same
+		return doubtful("do", p.hold.name(), lost(err))
+	}
+	defer done()
 	bound, stop := p.Bind(ctx)
 	defer func() {
 		stop()

@@ -85,12 +85,18 @@ func (q *queue) enqueue(ctx context.Context, sp spec) (*place, error) {
 // take takes a place by a request that creates its key. On an error nothing stays behind. A session that etcd no longer
 // knows is waited out, and another one taken.
 func (q *queue) take(ctx context.Context, sp spec, request func(*place, context.Context) error) (*place, error) {
+	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: pauseMost}.Backoff()
+	pauses.Reset()
 	for {
 		if err := retry.ContextError(ctx); err != nil {
 			return nil, err
 		}
 		p, err := q.newPlace(ctx, sp)
 		if err != nil {
+			// The opening of a session has a timeout of its own, which may be shorter than that of ctx.
+			if _, ok := ctx.Deadline(); ok && errors.Is(err, errs.Unavailable) && sleep(ctx, pauses.NextBackOff()) {
+				continue
+			}
 			return nil, err
 		}
 		err = q.l.detached(ctx, func(ctx context.Context) error { return request(p, ctx) }, p.discard)

@@ -26,7 +26,8 @@ type LeaderFunc = func(ctx context.Context, l *Leadership) error
 //
 // A clean stop is nil: f has returned nil, or ctx has ended and f returned nil or an error of its context. Otherwise the
 // error is f's own, or that of a campaign that cannot succeed ([ErrInvalid], [ErrPermission], [ErrClosed],
-// [*BlockedError]), or that of resigning. Being without etcd is none: Run goes on trying. But an error of f while it leads
+// [*BlockedError]), or that of resigning. If etcd does not answer, or does not accept the user or the password for now, Run
+// waits, up to 5 s at a time, and campaigns again. But an error of f while it leads
 // ends Run, and with it the candidacy: what may fail for a moment, try again within f.
 //
 // value is what Leader and Observe show others, such as the address of this process. It need not be unique.
@@ -39,14 +40,23 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	}
 	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: campaignMost}.Backoff()
 	pauses.Reset()
+	failing := false // logged once when it begins and once when it ends
+	lead := func(ctx context.Context, l *Leadership) error {
+		if failing {
+			failing = false
+			e.l.logger.WarnContext(ctx, "campaigns succeed again", "name", errs.Short(e.spec.name))
+		}
+		return f(ctx, l)
+	}
 	for {
 		began := time.Now()
-		over, err := e.serve(ctx, value, f)
+		over, err := e.serve(ctx, value, lead)
 		if over {
 			return err
 		}
-		if ctx.Err() == nil {
-			e.l.log(ctx, "campaigns again", e.spec.name, err)
+		if ctx.Err() == nil && !failing && !errors.Is(err, ErrLost) { // a loss is logged where it is noticed
+			failing = true
+			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.spec.name), "error", err)
 		}
 		if time.Since(began) > campaignMost {
 			pauses.Reset()
@@ -62,12 +72,12 @@ func (e *Election) serve(ctx context.Context, value string, f func(context.Conte
 	l, err := e.Campaign(ctx, value)
 	switch {
 	case err == nil:
-	case hopeless(err):
+	case hopeless(err) && !errors.Is(err, errs.Unauthenticated):
 		return true, err
-	default:
+	default: // also with a password that is wrong for now: it may be rotated
 		return false, err
 	}
-	err, resigned := l.term(ctx, f)
+	err, resigned := l.term(ctx, e.l, f)
 	gone := errors.Is(resigned, ErrLost)
 	switch {
 	case err != nil && !ofContext(err), err != nil && !gone && ctx.Err() == nil:
@@ -81,7 +91,12 @@ func (e *Election) serve(ctx context.Context, value string, f func(context.Conte
 }
 
 // term calls f and resigns, also when f panics.
-func (l *Leadership) term(ctx context.Context, f func(context.Context, *Leadership) error) (err, resigned error) {
+func (l *Leadership) term(ctx context.Context, in *Locker, f func(context.Context, *Leadership) error) (err, resigned error) {
+	done, err := in.beginFunc()
+	if err != nil {
+		return lost(err), l.Release(ctx)
+	}
+	defer done()
 	bound, stop := l.Bind(ctx)
 	defer stop()
 	defer l.Release(ctx) //nolint:errcheck // for a panic: a second release does nothing

@@ -70,5 +70,5 @@ func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 
 // RDo locks for reading, calls f, and releases, as [Mutex.Do] does for writing, with the same contexts and errors.
 func (m *RWMutex) RDo(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, m.spec.name, f, m.RLock)
+	return doShared(ctx, m.l, m.spec.name, f, m.RLock)
 }

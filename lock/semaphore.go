@@ -31,7 +31,7 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	dir, _ := l.dirs()
 	s := &Semaphore{
 		l: l, n: n, spec: spec{name: name, prefix: dir + name + "/" + semDir, mark: markPermit},
-		bad: errors.Join(l.bad, checkName(name)),
+		bad: errors.Join(l.bad, l.checkName(name)),
 	}
 	if n < 1 {
 		s.bad = errors.Join(s.bad, fmt.Errorf("%w: a semaphore of %d: it must be 1 at least", errs.Invalid, n))
@@ -122,10 +122,10 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 // Do acquires a permit of weight 1, calls f, and releases it, as [Mutex.Do] does with a lock, with the same contexts and
 // errors.
 func (s *Semaphore) Do(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, s.spec.name, f, s.Acquire)
+	return doShared(ctx, s.l, s.spec.name, f, s.Acquire)
 }
 
 // TryDo is Do with [Semaphore.TryAcquire].
 func (s *Semaphore) TryDo(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, s.spec.name, f, s.TryAcquire)
+	return doShared(ctx, s.l, s.spec.name, f, s.TryAcquire)
 }

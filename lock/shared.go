@@ -21,7 +21,7 @@ func (l *Locker) acquireOwn(ctx context.Context, sp spec, bad error) (*grip, err
 		}
 		if err = p.await(ctx); err != nil {
 			p.discard()
-			return nil, err
+			return nil, q.nameHolder(ctx, sp.name, err)
 		}
 		return p, nil
 	})
@@ -51,7 +51,7 @@ func (l *Locker) own(ctx context.Context, sp spec, bad error, get func(context.C
 		q.exit()
 		return nil, err
 	}
-	l.waited(sp.name, began)
+	l.hook.notify(sp.name, began)
 	return p.hold(nil, p.create), nil
 }
 
@@ -101,11 +101,11 @@ func (p *place) refusal(all []entry) error {
 	if _, blocker := p.spec.rule(all[:i+1], entry{}); blocker != nil {
 		return blockedBy(p.spec.name, blocker)
 	}
-	return &LockedError{Name: p.spec.name, Owner: all[i].owner(), Token: all[i].token()}
+	return p.q.l.lockedError(p.spec.name, &all[i])
 }
 
 // doShared is work under a permit.
-func doShared(ctx context.Context, name string, f SharedFunc, acquire func(context.Context) (*Permit, error)) error {
+func doShared(ctx context.Context, l *Locker, name string, f SharedFunc, acquire func(context.Context) (*Permit, error)) error {
 	if f == nil {
 		return fail("do", name, fmt.Errorf("%w: no function", errs.Invalid))
 	}
@@ -113,5 +113,5 @@ func doShared(ctx context.Context, name string, f SharedFunc, acquire func(conte
 	if err != nil {
 		return err
 	}
-	return p.work(ctx, func(ctx context.Context) error { return f(ctx, p) })
+	return p.work(ctx, l, func(ctx context.Context) error { return f(ctx, p) })
 }

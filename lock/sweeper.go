@@ -94,7 +94,7 @@ func (l *Locker) sweeping(key string, again bool) {
 		return // Close goes on with what is dirty
 	}
 	if !gone {
-		l.log(ctx, "key could not be swept", key, ctx.Err())
+		l.logger.WarnContext(ctx, "key could not be deleted", "key", errs.Short(key), "error", ctx.Err())
 	}
 	l.mu.Lock()
 	delete(l.dirty, key)
@@ -123,9 +123,4 @@ func (l *Locker) erase(ctx context.Context, key string) bool {
 		}
 	}
 	return false
-}
-
-// log tells of what is repeated in the background.
-func (l *Locker) log(ctx context.Context, msg, key string, err error) {
-	l.logger.InfoContext(ctx, msg, "key", errs.Short(key), "error", err) //nolint:sloglint // one of a few constants
 }

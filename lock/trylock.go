@@ -2,7 +2,10 @@ package lock
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,30 +43,62 @@ func (m *Mutex) tryLock(ctx context.Context) (*grip, error) {
 		q.exit()
 		return nil, err
 	}
-	m.l.waited(m.spec.name, began)
+	m.l.hook.notify(m.spec.name, began)
 	return p.hold(&q.line, p.mod), nil
 }
 
 // taken says who is in the way where this process itself is in the line.
 func (q *queue) taken(name string, holder *grip) error {
 	if holder != nil {
-		return &LockedError{Name: name, Owner: q.l.owner, Token: holder.token}
+		return &LockedError{Name: name, Owner: q.l.owner, Token: holder.token, Local: true}
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.known && len(q.model.list) > 0 {
-		return lockedBy(name, &q.model.list[0])
+		return q.lockedBy(name, &q.model.list[0])
 	}
 	return &LockedError{Name: name}
 }
 
 // lockedBy says who stands first.
-func lockedBy(name string, e *entry) error {
+func (q *queue) lockedBy(name string, e *entry) error {
 	if e.lease == 0 {
 		return blockedBy(name, e)
 	}
-	return &LockedError{Name: name, Owner: e.owner(), Token: e.token()}
+	return q.l.lockedError(name, e)
 }
+
+func (l *Locker) lockedError(name string, e *entry) error {
+	return &LockedError{Name: name, Owner: e.owner(), Token: e.token(), Local: l.owns(e.key)}
+}
+
+// nameHolderTimeout bounds the read that finds out who holds what a call waited for in vain.
+const nameHolderTimeout = 250 * time.Millisecond
+
+// nameHolder adds to the error of a wait that has timed out who holds the lock: one RPC, none if a
+// goroutine of this process holds it. If etcd does not answer at once, the error stays as it is.
+func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) || q.l.life.Err() != nil {
+		return err
+	}
+	if holder := q.line.head(); holder != nil {
+		return fmt.Errorf("%w: %w", err, plain(q.taken(name, holder)))
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), nameHolderTimeout)
+	defer stop()
+	resp, readErr := q.l.store.Txn(ctx).Then(oldest(q.prefix, firstFew)).Commit()
+	if readErr != nil {
+		return err
+	}
+	seen := lookAt(q.prefix, "", resp.Responses[0].GetResponseRange())
+	if len(seen.entries) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, plain(q.l.lockedError(name, &seen.entries[0])))
+}
+
+// owns reports whether this locker has made a key.
+func (l *Locker) owns(key string) bool { return strings.Contains(key, "-"+l.id+".") }
 
 // blockedBy names a key that nobody will ever remove.
 func blockedBy(name string, e *entry) error {
@@ -100,7 +135,7 @@ func (p *place) enqueueFirst(ctx context.Context) error {
 		}
 		seen := lookAt(prefix, p.key, resp.get(0))
 		if len(seen.entries) > 0 {
-			return lockedBy(p.spec.name, &seen.entries[0])
+			return p.q.lockedBy(p.spec.name, &seen.entries[0])
 		}
 		deeper = seen.deeper
 		if !seen.complete {
