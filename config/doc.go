@@ -48,6 +48,10 @@
 // nanoseconds, as encoding/json has it. [WithCodec] makes it something else, such as [JSON] for a string, or YAML for a
 // key with another ending.
 //
+// A type whose text hides its value, such as etcdkit.Secret, is stored as its method Reveal() string returns it. Its
+// value cannot be written as part of a document, nor without that method: Set returns [ErrInvalid] before anything is
+// sent. It can be read in any case.
+//
 // # Consistency
 //
 //   - The source shows what etcd had at one revision, and goes from revision to revision. It is sequentially consistent:

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 
 	"sigs.k8s.io/yaml"
 	yamldoc "sigs.k8s.io/yaml/goyaml.v2"
 
+	"github.com/etcdkit/etcdkit/internal/redact"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -96,10 +98,24 @@ func notYAML(err error) error {
 
 // encodeDocument writes one JSON or YAML document.
 func encodeDocument(v any, f form) ([]byte, error) {
+	if path, hidden := hiddenPart(v); hidden {
+		if path != "" {
+			return nil, invalid("field %s hides its value when it is encoded: give it a key of its own", path)
+		}
+		return nil, invalid("%T hides its value when it is encoded", v)
+	}
 	if f.yaml {
 		b, err := yaml.Marshal(v)
 		return b, unencoded(err)
 	}
 	b, err := json.Marshal(v)
 	return b, unencoded(err)
+}
+
+// hiddenPart returns the part of v whose value its JSON hides.
+func hiddenPart(v any) (path string, hidden bool) {
+	if v == nil {
+		return "", false
+	}
+	return redact.JSON(reflect.TypeOf(v))
 }

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strconv"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/redact"
 )
 
 // encodingKind is how the values of a type are stored; the package comment has the table.
@@ -158,11 +160,7 @@ func encode(v reflect.Value, f form) ([]byte, error) {
 		}
 		return encode(v.Elem(), f)
 	case asText:
-		addressable := reflect.New(v.Type())
-		addressable.Elem().Set(v)
-		from, _ := reflect.TypeAssert[encoding.TextMarshaler](addressable)
-		b, err := from.MarshalText()
-		return b, unencoded(err)
+		return encodeText(v)
 	case asDuration:
 		return []byte(time.Duration(v.Int()).String()), nil
 	case asString:
@@ -183,6 +181,21 @@ func encode(v reflect.Value, f form) ([]byte, error) {
 	default:
 		return encodeDocument(v.Interface(), f)
 	}
+}
+
+// encodeText writes a value as its methods do. A secret is written as it is, not as its text shows it.
+func encodeText(v reflect.Value) ([]byte, error) {
+	addressable := reflect.New(v.Type())
+	addressable.Elem().Set(v)
+	if redact.Text(v.Type()) {
+		if text, ok := redact.Reveal(addressable.Interface()); ok {
+			return []byte(text), nil
+		}
+		return nil, invalid("%v hides its value when it is encoded, and has no method Reveal() string", v.Type())
+	}
+	from, _ := reflect.TypeAssert[encoding.TextMarshaler](addressable)
+	b, err := from.MarshalText()
+	return b, unencoded(err)
 }
 
 // unencoded is an encoder's error, which is about the caller's own value.

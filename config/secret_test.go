@@ -1,0 +1,99 @@
+package config_test
+
+import (
+	"errors"
+	"testing"
+	"unique"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/config"
+)
+
+// password hides its value as etcdkit.Secret does.
+type password struct{ h unique.Handle[string] }
+
+func (p password) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
+func (p password) Reveal() string               { return p.h.Value() }
+
+func (p *password) UnmarshalText(b []byte) error {
+	if string(b) == "[redacted]" {
+		return errors.New("a redacted secret cannot be read back")
+	}
+	p.h = unique.Make(string(b))
+	return nil
+}
+
+// sealed hides its value for good.
+type sealed struct{ text string }
+
+func (s sealed) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+func (s *sealed) UnmarshalText(b []byte) error {
+	s.text = string(b)
+	return nil
+}
+
+func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	put(t, p, "db/password", "hunter2")
+	put(t, p, "token", "t0ken")
+	s := open(t, p)
+
+	dir := bindDir[struct {
+		Password password
+		Pool     int
+	}](t, s, "db")
+	x := dir.Load()
+	require.Equal(t, "hunter2", x.Password.Reveal())
+	x.Password, x.Pool = password{unique.Make("hunter3")}, 10
+	_, err := dir.Set(t.Context(), x)
+	require.NoError(t, err)
+	assert.Equal(t, "hunter3", all(s)["db/password"])
+	assert.Equal(t, "hunter3", dir.Load().Password.Reveal())
+
+	token := bind[password](t, s, "token")
+	_, err = token.Set(t.Context(), password{unique.Make("t1ken")})
+	require.NoError(t, err)
+	assert.Equal(t, "t1ken", all(s)["token"])
+	_, err = config.Set(t.Context(), s, "token", password{unique.Make("t2ken")})
+	require.NoError(t, err)
+	assert.Equal(t, "t2ken", token.Load().Reveal())
+}
+
+func TestValue_SetRefusesTypesThatHideTheirValue(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	stored := map[string]string{
+		"doc": `{"User":"u","Password":"hunter2"}`, "doc.yaml": "User: u\nPassword: hunter2\n", "list": `["hunter2"]`,
+		"sealed": "hunter2", "codec": `{"User":"u","Password":"hunter2"}`,
+	}
+	for key, value := range stored {
+		put(t, p, key, value)
+	}
+	s := open(t, p)
+	type login struct {
+		User     string
+		Password password
+	}
+	doc, yaml, list := bind[login](t, s, "doc"), bind[login](t, s, "doc.yaml"), bind[[]password](t, s, "list")
+	shut := bind[sealed](t, s, "sealed")
+	codec := bind(t, s, "codec", config.WithCodec(config.JSON[login]()))
+	require.Equal(t, "hunter2", doc.Load().Password.Reveal(), "they can be read")
+	require.Equal(t, "hunter2", shut.Load().text)
+
+	set := func(_ int64, err error) error { return err }
+	for _, err := range []error{
+		set(doc.Set(t.Context(), doc.Load())), set(yaml.Set(t.Context(), yaml.Load())), set(list.Set(t.Context(), list.Load())),
+		set(shut.Set(t.Context(), shut.Load())), set(codec.Set(t.Context(), codec.Load())),
+		set(config.Set(t.Context(), s, "doc", doc.Load())),
+	} {
+		require.ErrorIs(t, err, config.ErrInvalid)
+		assert.ErrorContains(t, err, "hides its value")
+	}
+	_, err := doc.Set(t.Context(), doc.Load())
+	require.ErrorContains(t, err, "field Password hides its value when it is encoded: give it a key of its own")
+	assert.Equal(t, stored, all(s), "nothing was overwritten")
+}
