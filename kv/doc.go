@@ -28,8 +28,8 @@
 // # Guarantees: reads
 //
 // Get, Exists, Count, List and the others are linearizable unless their name says otherwise (GetStale, GetAsOf). They
-// are sent again, within bounds, when etcd does not answer or has no leader; a single attempt that hangs is given up
-// early, so that one frozen member does not use up the time of a call. A listing, or all pages that follow from one
+// are sent again, within bounds, when the connection is lost or etcd has no leader. A read that is slow is waited for, as
+// long as its context lives. A listing, or all pages that follow from one
 // first page, are of one revision, however long they take and whatever is written meanwhile.
 //
 // # Guarantees: writes

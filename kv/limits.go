@@ -89,13 +89,14 @@ func checkTTL(d time.Duration) error {
 }
 
 // RetryPolicy says how often and at what pace a call is repeated, where repeating it is safe. Waits are exponential with
-// full jitter. All calls of a client share a budget: retries are at most a tenth of its calls, with some to start from.
-// Waiting for a leader to be elected, and repeats that settle a conditional write, are not counted as attempts; they end
-// with the deadline of the call.
+// full jitter. All calls of a client share a budget: repeats are at most a tenth of its calls, with some to start from.
+// One repeat of a call whose connection was lost is outside the budget. Waiting for a leader to be elected, and repeats
+// that settle a conditional write, count neither as attempts nor against the budget; they end with the deadline of the
+// call. An attempt is never given up because it is slow.
 type RetryPolicy struct {
 	// MaxAttempts counts the first one too. 1 means that nothing is repeated. Default 3.
 	MaxAttempts int `json:"maxAttempts,omitempty"`
-	// BaseDelay is the longest first wait; it doubles up to MaxDelay. Default 100 ms.
+	// BaseDelay is the longest first wait; it doubles up to MaxDelay. Default 100 ms. Less than 1 ms means 1 ms.
 	BaseDelay time.Duration `json:"baseDelay,omitempty"`
 	// MaxDelay is the longest wait. Default 2 s.
 	MaxDelay time.Duration `json:"maxDelay,omitempty"`

@@ -88,8 +88,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 			yield(nil, fail(op, prefix, err))
 			return
 		}
-		call := s.read(op, prefix)
-		call.Patient = true // each chunk has a time-out of its own
+		call := s.read(op, prefix) // one for each chunk
 		list := scan.New(s.kv, func(ctx context.Context, step func(ctx context.Context) error) error {
 			return s.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
 		}, spans, scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})

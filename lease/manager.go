@@ -166,7 +166,7 @@ func (c *core) gaveUp(ctx context.Context) error {
 		return err
 	}
 	err = fmt.Errorf("%w: %w", errs.Unavailable, err)
-	if why := wire.Explain(ctx, c.cli); why != nil {
+	if why := wire.Explain(c.cli); why != nil {
 		err = fmt.Errorf("%w: %w", err, why)
 	}
 	return err

@@ -68,6 +68,8 @@ func TestSharedIsReplacedWhenItIsLost(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorIs(t, err, lease.ErrUnavailable)
 		f.set(none)
+		_, err = m.Shared(t.Context())
+		require.ErrorIs(t, err, context.DeadlineExceeded, "the grant that is under way was lost, and has its time")
 		second, err := m.Shared(t.Context())
 		require.NoError(t, err)
 		assert.NotEqual(t, first.ID(), second.ID())

@@ -137,7 +137,7 @@ func (c *core) now(ctx context.Context, name, key string) (hdr *pb.ResponseHeade
 }
 
 func (c *core) call(op, name string) retry.Call {
-	return retry.Call{Pkg: "watch", Op: op, Key: name, Read: true, Patient: true}
+	return retry.Call{Pkg: "watch", Op: op, Key: name, Read: true}
 }
 
 // spawn starts a goroutine that close waits for, unless the core is closed.

@@ -5,8 +5,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -15,7 +14,7 @@ import (
 // What a program sends in an outage is bounded by the calls that it makes, whatever parts of the library make them.
 func TestAllThatUsesAClientSharesItsRetryBudget(t *testing.T) {
 	t.Parallel()
-	f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(codes.Unavailable, "made up") })
+	f := etcdtest.StartFakeKV(t, func(int) error { return rpctypes.ErrGRPCTimeout })
 	cli := f.Client(t, hardened(t))
 	install(cli, false)
 	one, other := kv.New(cli, kv.WithRetry(kv.RetryPolicy(quick()))), kv.New(cli, kv.WithRetry(kv.RetryPolicy(quick())))

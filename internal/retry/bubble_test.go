@@ -19,6 +19,7 @@ var (
 	guarded   = retry.Call{Pkg: "kv", Op: "replace", Key: "k", Guarded: true}
 
 	errLost     = status.Error(codes.Unavailable, "error reading from server: EOF")
+	errTimeout  = rpctypes.Error(rpctypes.ErrGRPCTimeout)
 	errNoLeader = rpctypes.Error(rpctypes.ErrGRPCNoLeader)
 	errBusy     = rpctypes.Error(rpctypes.ErrGRPCRequestTooManyRequests)
 	errToken    = rpctypes.Error(rpctypes.ErrGRPCInvalidAuthToken)
@@ -108,7 +109,7 @@ func drained(t *testing.T) *retry.Engine {
 	t.Helper()
 	e := retry.New(retry.Config{})
 	for before := uint64(0); ; before = e.Stats().Retries {
-		require.Error(t, e.Do(t.Context(), read, func(context.Context, bool) error { return errLost }))
+		require.Error(t, e.Do(t.Context(), read, func(context.Context, bool) error { return errTimeout }))
 		if e.Stats().Retries == before {
 			return e
 		}

@@ -106,6 +106,14 @@ func Classify(err error, notSent bool) (Class, error) {
 	return Ambiguous, errs.Unavailable
 }
 
+// serverWords begin each of the errors that etcd makes itself.
+const serverWords = "etcdserver: "
+
+// connectionLost reports whether err is that of a connection that ended, or could not be used, and none of etcd's own.
+func connectionLost(err error) bool {
+	return Code(err) == codes.Unavailable && !strings.HasPrefix(Message(err), serverWords)
+}
+
 // Code is the gRPC code of err in each of the forms in which client/v3 returns it.
 func Code(err error) codes.Code {
 	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {

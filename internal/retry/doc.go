@@ -11,9 +11,13 @@
 //
 // # Pace
 //
-// Waits between attempts are exponential with full jitter. A call makes [Policy].MaxAttempts attempts at the most, but
-// refusals of a member that has no leader, or too many requests, are waited out until the deadline: they cost the cluster
-// nothing, and end by themselves. A budget shared by all calls of a client lets retries be a tenth of its calls, with some to start
-// from, so that a client does not multiply the load of a cluster that is in trouble. The repeats that make a guarded
-// write definite are outside the budget: correctness is not for sale.
+// An attempt has all the time that the call has left. It is never given up because it is slow: its answer may be on the
+// way, and on a slow link every attempt would be given up.
+//
+// Waits between attempts are exponential with full jitter. A call makes at most [Policy].MaxAttempts attempts, but the
+// refusals of a member that has no leader, or that has too many requests, are waited out until the deadline: they cost
+// the cluster nothing and end by themselves. A budget that all calls of a client share limits repeats to a tenth of its
+// calls, with some to start from, so that a client does not multiply the load of a cluster in trouble. Three kinds of
+// repeats cost nothing: one for each call whose connection was lost, waits for a leader, and those that make the outcome
+// of a guarded write definite.
 package retry

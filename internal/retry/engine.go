@@ -21,10 +21,8 @@ type Call struct {
 	Read bool
 	// Guarded says of a write that a second application is impossible, because what it compares can hold only once.
 	Guarded bool
-	// Patient says that the call has no deadline of its own: each attempt is bounded by its own time-out instead.
-	Patient bool
-	// Raw says that the caller expects client/v3 itself. Without a deadline in ctx the last attempt is not bounded, only
-	// the time in which others are begun. The error is that of the last attempt, as it came, or that of ctx.
+	// Raw says that the caller expects client/v3 itself. Without a deadline in ctx attempts are not bounded, only the time
+	// in which others begin. The error is that of the last attempt, as it came, or that of ctx.
 	Raw bool
 }
 
@@ -115,8 +113,6 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 	r := run{Engine: e, call: c, ctx: ctx}
 	switch _, ok := ctx.Deadline(); {
 	case ok:
-	case c.Patient:
-		r.until = time.Now().Add(2 * e.timeout(c)) // room for the short attempts and a whole one
 	case c.Raw:
 		r.until = time.Now().Add(e.timeout(c))
 	default:

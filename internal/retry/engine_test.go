@@ -169,7 +169,7 @@ func TestRetriesAreATenthOfTheCallsAndAReserve(t *testing.T) {
 		const calls = 1000
 		e := retry.New(retry.Config{})
 		for range calls {
-			require.Error(t, e.Do(t.Context(), read, new(attempts).note(failing(errLost, always))))
+			require.Error(t, e.Do(t.Context(), read, new(attempts).note(failing(errTimeout, always))))
 		}
 		assert.InDelta(t, calls/10+reserve, e.Stats().Retries, 1)
 		for range 10_000 {
@@ -177,7 +177,7 @@ func TestRetriesAreATenthOfTheCallsAndAReserve(t *testing.T) {
 		}
 		before := e.Stats().Retries
 		for range 500 {
-			require.Error(t, e.Do(t.Context(), read, new(attempts).note(failing(errLost, always))))
+			require.Error(t, e.Do(t.Context(), read, new(attempts).note(failing(errTimeout, always))))
 		}
 		assert.InDelta(t, 500/10+reserve, e.Stats().Retries-before, 1, "a quiet time saves up no more than the reserve")
 	})
@@ -299,8 +299,8 @@ func TestTheCauseOfAContextIsTold(t *testing.T) {
 			ctx, stop := context.WithCancelCause(t.Context())
 			when(func() { stop(why) })
 			start := time.Now()
-			e := retry.New(retry.Config{Policy: retry.Policy{BaseDelay: 24 * time.Hour}})
-			err := e.Do(ctx, retry.Call{Read: true, Patient: true}, new(attempts).note(slow(time.Minute, errNoLeader)))
+			e := retry.New(retry.Config{Policy: retry.Policy{BaseDelay: 24 * time.Hour}, ReadTimeout: 48 * time.Hour})
+			err := e.Do(ctx, retry.Call{Read: true}, new(attempts).note(slow(time.Minute, errNoLeader)))
 			require.ErrorIs(t, err, context.Canceled, name)
 			require.ErrorIs(t, err, why, name)
 			require.NotErrorIs(t, err, errs.Unavailable, name)
@@ -388,7 +388,7 @@ func TestAnEngineServesManyAtOnce(t *testing.T) {
 		for range 50 {
 			wg.Go(func() {
 				for range 20 {
-					_ = e.Do(t.Context(), read, new(attempts).note(failing(errLost, 1)))
+					_ = e.Do(t.Context(), read, new(attempts).note(failing(errTimeout, 1)))
 					_ = e.Stats()
 				}
 			})

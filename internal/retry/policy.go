@@ -62,12 +62,15 @@ func (p Policy) Validate() error {
 	return errors.Join(complaints...)
 }
 
-// Backoff returns fresh waits for one call: exponential from BaseDelay to MaxDelay, with full jitter.
+// minDelay bounds what BaseDelay and MaxDelay mean from below: with less, waiting for a leader would be a busy loop.
+const minDelay = time.Millisecond
+
+// Backoff returns fresh waits for one call: exponential from BaseDelay to MaxDelay, neither below 1 ms, with full jitter.
 func (p Policy) Backoff() backoff.BackOff {
 	return &backoff.ExponentialBackOff{
 		// Full jitter over [0, 2x) with x doubling is what a factor of 1 around x/2 draws.
-		InitialInterval:     p.BaseDelay / 2,
-		MaxInterval:         p.MaxDelay / 2,
+		InitialInterval:     max(p.BaseDelay, minDelay) / 2,
+		MaxInterval:         max(p.MaxDelay, minDelay) / 2,
 		RandomizationFactor: 1,
 		Multiplier:          2,
 		Stop:                backoff.Stop,
@@ -75,28 +78,28 @@ func (p Policy) Backoff() backoff.BackOff {
 	}
 }
 
-// Budget lets retries be a share of all calls. The zero value refuses every retry; use [NewBudget].
+// Budget bounds repeats to a share of all calls. The zero value refuses every repeat; use [NewBudget].
 type Budget struct {
 	mu     sync.Mutex
 	tokens float64
 }
 
 const (
-	budgetShare = 0.1 // retries for each call
-	budgetMost  = 200 // what a quiet time can save up, and a client starts with: a few seconds of one member's failure
+	budgetShare = 0.1 // repeats for each call
+	maxBudget   = 200 // what a quiet time can save up, and a client starts with: a few seconds of one member's failure
 )
 
 // NewBudget returns a full budget.
-func NewBudget() *Budget { return &Budget{tokens: budgetMost} }
+func NewBudget() *Budget { return &Budget{tokens: maxBudget} }
 
 // Call counts a call.
 func (b *Budget) Call() {
 	b.mu.Lock()
-	b.tokens = min(b.tokens+budgetShare, budgetMost)
+	b.tokens = min(b.tokens+budgetShare, maxBudget)
 	b.mu.Unlock()
 }
 
-// Take takes one retry out of the budget, if there is one.
+// Take takes one repeat out of the budget and reports whether there was one.
 func (b *Budget) Take() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -105,11 +108,4 @@ func (b *Budget) Take() bool {
 	}
 	b.tokens--
 	return true
-}
-
-// Refund gives a retry back that was taken and not needed.
-func (b *Budget) Refund() {
-	b.mu.Lock()
-	b.tokens = min(b.tokens+1, budgetMost)
-	b.mu.Unlock()
 }

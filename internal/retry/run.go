@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"google.golang.org/grpc/codes"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -23,8 +22,8 @@ type run struct {
 	until    time.Time       // when the last attempt may begin, zero where a deadline bounds the call
 	attempts int             // that count
 	doubt    bool            // an attempt may have been applied
-	paid     bool            // the budget has given its leave for one more attempt
 	reauth   bool            // the token was refused once
+	lost     bool            // a lost connection was made up for once
 	waits    backoff.BackOff
 }
 
@@ -38,7 +37,7 @@ func (r *run) do(f Attempt) error {
 		if !r.call.Read && class.Applied() {
 			r.doubt = true
 		}
-		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(class) {
+		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(class, err) {
 			return r.fail(err, condition)
 		}
 		r.retries.Add(1)
@@ -58,82 +57,23 @@ func (r *run) do(f Attempt) error {
 // late reports whether no further attempt may begin.
 func (r *run) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
 
-// attempt makes one attempt under its own time-out, where it has one.
+// attempt makes one attempt. It has all the time of the call: one that is slow is not given up for another.
 func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive // the error is the subject here
 	r.attempts++
-	ctx := r.ctx
-	if d := r.patience(); d > 0 {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, d)
-		defer stop()
-	}
-	a := wire.Track(ctx, r.Observed)
+	a := wire.Track(r.ctx, r.Observed)
 	err = f(a, r.doubt)
-	if err == nil && r.paid {
-		r.budget.Refund()
-	}
 	return err, a.NotSent()
 }
 
-const (
-	attemptMost  = 2 * time.Second
-	attemptLeast = 250 * time.Millisecond // below this a slow network would look like a dead server
-)
-
-// patience is how long the next attempt may take, 0 for as long as the call. Only what can be repeated is cut short,
-// and only where there will be another attempt.
-func (r *run) patience() time.Duration {
-	repeatable := r.call.Read || r.call.Guarded
-	left := r.Policy.MaxAttempts - r.attempts + 1
-	switch {
-	case r.call.Patient && (left <= 1 || !r.pay()):
-		if r.until.IsZero() {
-			return 0 // the caller's deadline
-		}
-		return r.timeout(r.call)
-	case !repeatable:
-		return 0
-	case r.doubt:
-		left = max(left, 2)
-	case left <= 1 || !r.pay():
-		return 0
-	}
-	if r.call.Patient {
-		return attemptMost
-	}
-	deadline, ok := r.ctx.Deadline()
-	if !ok {
-		deadline = r.until // the call is raw
-	}
-	remaining := time.Until(deadline)
-	d := min(max(remaining/time.Duration(left), attemptLeast), attemptMost)
-	if d >= remaining {
-		return 0
-	}
-	return d
-}
-
-// pay takes one more attempt out of the budget, unless one is taken already: an attempt is cut short only when the next one
-// is certain.
-func (r *run) pay() bool {
-	r.paid = r.paid || r.budget.Take()
-	return r.paid
-}
-
-// again decides whether to make another attempt after one that failed in the given way.
-func (r *run) again(class Class) bool {
+// again decides whether to make another attempt after one that failed with err, of the given class.
+func (r *run) again(class Class, err error) bool {
 	switch class {
 	case Hopeless, Full:
 		return false
 	case Leaderless:
 		return true // until the deadline: elections end
 	case Busy:
-		if r.doubt && r.call.Guarded {
-			return true
-		}
-		ok := r.pay() // until the deadline, or until there are too many of us
-		r.paid = false
-		return ok
+		return r.doubt && r.call.Guarded || r.budget.Take() // until the deadline, or until there are too many of us
 	case Reauth:
 		first := !r.reauth
 		r.reauth = true
@@ -143,11 +83,14 @@ func (r *run) again(class Class) bool {
 	if r.doubt {
 		return r.call.Guarded // until the answer is definite
 	}
-	if r.attempts >= r.Policy.MaxAttempts || !r.pay() {
+	if r.attempts >= r.Policy.MaxAttempts {
 		return false
 	}
-	r.paid = false // spent
-	return true
+	if !r.lost && connectionLost(err) {
+		r.lost = true // outside the budget, once a call: it is no sign of a cluster in trouble
+		return true
+	}
+	return r.budget.Take()
 }
 
 // electionPause is the longest wait for a leader, and for a definite answer: in a cluster that loses its leaders again and
@@ -188,9 +131,6 @@ func (r *run) pause(class Class) bool {
 
 // fail makes the error of the whole call from that of its last attempt.
 func (r *run) fail(err, condition error) error {
-	if r.paid {
-		r.budget.Refund()
-	}
 	if r.doubt {
 		r.unknown.Add(1)
 	}
@@ -203,8 +143,6 @@ func (r *run) fail(err, condition error) error {
 		out.Err = Explain(err, errs.Closed)
 	case r.ctx.Err() != nil:
 		out.Err = r.outOfTime(err)
-	case r.call.Patient && Code(err) == codes.DeadlineExceeded:
-		out.Err = r.why(Explain(err, condition))
 	default:
 		out.Err = Explain(err, condition)
 	}
@@ -227,16 +165,11 @@ func (r *run) outOfTime(err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		out = fmt.Errorf("%w: %w", out, err)
 	}
-	return r.why(out)
-}
-
-// why adds the endpoints, and the reason why there is no connection to them, if there is none.
-func (r *run) why(err error) error {
 	if r.Client == nil {
-		return err
+		return out
 	}
-	if why := wire.Explain(r.ctx, r.Client); why != nil {
-		return fmt.Errorf("%w: %w", err, why)
+	if why := wire.Explain(r.Client); why != nil {
+		out = fmt.Errorf("%w: %w", out, why)
 	}
-	return err
+	return out
 }

@@ -14,24 +14,28 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// explainWithin bounds the look at a connection that failed.
-const explainWithin = 100 * time.Millisecond
+// explainTimeout bounds Explain should the connection be made while it looks.
+const explainTimeout = 10 * time.Millisecond
 
 // Explain says why the connection of cli is not there: the endpoints, and the error of the last attempt to connect. It
-// returns nil when there is a connection, and waits 100 ms at most, also when ctx has ended.
-func Explain(ctx context.Context, cli *clientv3.Client) error {
+// returns nil when there is a connection, and does not wait for one.
+func Explain(cli *clientv3.Client) error {
 	conn := cli.ActiveConnection()
 	if conn == nil {
 		return nil
 	}
-	if s := conn.GetState(); s == connectivity.Ready || s == connectivity.Shutdown {
+	cause := errors.New("no connection yet")
+	switch conn.GetState() {
+	case connectivity.Ready, connectivity.Shutdown:
 		return nil
-	}
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), explainWithin)
-	defer stop()
-	cause := Probe(ctx, conn)
-	if cause == nil {
-		return nil
+	case connectivity.TransientFailure:
+		// gRPC keeps the error of the last attempt to connect, and gives it to calls that do not wait for a connection.
+		ctx, stop := context.WithTimeout(cli.Ctx(), explainTimeout) // a connection may be made at this very moment
+		defer stop()
+		if cause = Probe(ctx, conn); cause == nil {
+			return nil
+		}
+	case connectivity.Idle, connectivity.Connecting:
 	}
 	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", ") + ": " + cause.Error())
 }

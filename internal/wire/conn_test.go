@@ -1,7 +1,6 @@
 package wire_test
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,12 +8,14 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -27,24 +28,37 @@ func TestAConnectionThatIsThereNeedsNoExplanation(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
 	require.NoError(t, wire.Probe(t.Context(), cli.ActiveConnection()))
-	require.NoError(t, wire.Explain(t.Context(), cli))
+	require.NoError(t, wire.Explain(cli))
 	require.NoError(t, cli.Close())
-	require.NoError(t, wire.Explain(t.Context(), cli), "nor does a client that was closed")
-	require.NoError(t, wire.Explain(t.Context(), clientv3.NewCtxClient(t.Context())), "nor one without a connection")
+	require.NoError(t, wire.Explain(cli), "nor does a client that was closed")
+	require.NoError(t, wire.Explain(clientv3.NewCtxClient(t.Context())), "nor one without a connection")
 }
 
 func TestARefusedConnectionIsExplained(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.NewClient(t, []string{"127.0.0.1:1", "127.0.0.1:2"})
-	ended, stop := context.WithCancel(t.Context())
-	stop()
-	for _, ctx := range []context.Context{t.Context(), ended} {
-		err := wire.Explain(ctx, cli)
-		require.ErrorContains(t, err, "endpoints 127.0.0.1:1, 127.0.0.1:2: ")
-		assert.ErrorContains(t, err, "connection refused")
-		assert.NotContains(t, err.Error(), "desc =")
-	}
+	require.EqualError(t, wire.Explain(cli), "endpoints 127.0.0.1:1, 127.0.0.1:2: no connection yet")
 	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused")
+	require.Equal(t, connectivity.TransientFailure, cli.ActiveConnection().GetState())
+	err := wire.Explain(cli)
+	require.ErrorContains(t, err, "endpoints 127.0.0.1:1, 127.0.0.1:2: ")
+	assert.ErrorContains(t, err, "connection refused")
+	assert.NotContains(t, err.Error(), "desc =")
+}
+
+// The server accepts connections and says nothing, so that the attempt to connect does not end.
+func TestExplain_DoesNotWaitForAConnection(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	cli := etcdtest.NewClient(t, []string{l.Addr().String()})
+	began := time.Now()
+	const looks = 100
+	for range looks {
+		require.ErrorContains(t, wire.Explain(cli), "no connection yet")
+	}
+	assert.Less(t, time.Since(began)/looks, 50*time.Millisecond)
 }
 
 func TestACertificateThatIsNotTrustedIsExplained(t *testing.T) {
@@ -59,7 +73,7 @@ func TestACertificateThatIsNotTrustedIsExplained(t *testing.T) {
 	err = wire.Probe(t.Context(), cli.ActiveConnection())
 	require.ErrorContains(t, err, "x509: certificate signed by unknown authority")
 	assert.NotContains(t, err.Error(), "desc =")
-	require.ErrorContains(t, wire.Explain(t.Context(), cli), "x509: certificate signed by unknown authority")
+	require.ErrorContains(t, wire.Explain(cli), "x509: certificate signed by unknown authority")
 }
 
 func TestAServerThatDoesNotServeIsExplained(t *testing.T) {

@@ -1,0 +1,98 @@
+package kv_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// The reason why there is no connection is the last one that is known. It is not looked for after the deadline.
+func TestStore_ShortDeadlineReturnsInTime(t *testing.T) {
+	t.Parallel()
+	p := etcdtest.NewProxy(t, "http://127.0.0.1:1")
+	p.Refuse()
+	s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t)))
+	const limit, calls = 20 * time.Millisecond, 20
+	quickest := time.Hour
+	for range calls {
+		ctx, stop := context.WithTimeout(t.Context(), limit)
+		began := time.Now()
+		_, err := s.Get(ctx, "k")
+		quickest = min(quickest, time.Since(began))
+		stop()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, kv.ErrUnavailable)
+		require.ErrorContains(t, err, p.Endpoint())
+		require.ErrorContains(t, err, "connection refused")
+	}
+	assert.GreaterOrEqual(t, quickest, limit)
+	assert.Less(t, quickest, 2*limit, "a loaded machine is late now and then, but not always")
+}
+
+// A round trip takes longer than the quarter of a second, or the 2 s, that an attempt used to be given.
+func TestStore_SlowAnswersAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	for rtt, deadline := range map[time.Duration]time.Duration{400 * time.Millisecond: 1100 * time.Millisecond, 2400 * time.Millisecond: 20 * time.Second} {
+		t.Run(rtt.String(), func(t *testing.T) {
+			t.Parallel()
+			srv := etcdtest.Start(t)
+			p, n := srv.Proxy(t), etcdtest.Counter(t)
+			s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t), n.Option), kv.WithNamespace("app"))
+			rev, err := s.Put(t.Context(), "k", []byte("1"), kv.WithOnce()) // there is a slot
+			require.NoError(t, err)
+			p.Delay(rtt / 2)
+			for _, c := range []struct {
+				name string
+				sent map[string]int
+				f    func(ctx context.Context) error
+			}{
+				{"get", rpc("KV/Range", 1), func(ctx context.Context) error { _, err := s.Get(ctx, "k"); return err }},
+				{"put", rpc("KV/Put", 1), func(ctx context.Context) error { return second(s.Put(ctx, "p", nil)) }},
+				{"replace", rpc("KV/Txn", 1), func(ctx context.Context) error { return second(s.Replace(ctx, "k", []byte("2"), rev)) }},
+				{"put once", rpc("KV/Txn", 1), func(ctx context.Context) error { return second(s.Put(ctx, "o", nil, kv.WithOnce())) }},
+			} {
+				n.Reset()
+				ctx, stop := context.WithTimeout(t.Context(), deadline)
+				require.NoError(t, c.f(ctx), c.name)
+				stop()
+				assert.Equal(t, c.sent, n.Counts(), c.name)
+			}
+		})
+	}
+}
+
+// One connection carries all of them, and all of them are repeated.
+func TestStore_ReadsSurviveALostConnection(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	p := srv.Proxy(t)
+	s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t)))
+	_, err := s.Exists(t.Context(), "k")
+	require.NoError(t, err)
+	const reads = 600
+	p.Hold(false, true)
+	var wg sync.WaitGroup
+	var failed atomic.Int64
+	for range reads {
+		wg.Go(func() {
+			if _, err := s.Exists(t.Context(), "k"); err != nil {
+				failed.Add(1)
+				t.Log(err)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return s.Stats().Calls == reads+1 }, 10*time.Second, time.Millisecond)
+	p.Cut()
+	p.Heal()
+	wg.Wait()
+	assert.Zero(t, failed.Load())
+	assert.Positive(t, s.Stats().Retries)
+}
