@@ -25,6 +25,7 @@ func ending(resp *pb.WatchResponse) answer {
 type answer struct {
 	header    *pb.ResponseHeader
 	created   bool // it is open
+	partial   bool // a fragment: a sign of life, whose events come with the last fragment
 	events    []*clientv3.Event
 	compacted int64 // the oldest revision that etcd still has, where it has not what the watch needs
 	err       error // the end of the watch
@@ -56,5 +57,5 @@ func (a *answer) confirmed(ok bool) error {
 
 // progress reports whether the answer says that nothing else has happened up to its revision.
 func (a *answer) progress() bool {
-	return a.err == nil && !a.created && len(a.events) == 0 && a.header.GetRevision() != 0
+	return a.err == nil && !a.created && !a.partial && len(a.events) == 0 && a.header.GetRevision() != 0
 }

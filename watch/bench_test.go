@@ -291,3 +291,78 @@ func BenchmarkStateEvent(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkMassDelete is the time from the deletion of n keys in one transaction to its delivery.
+func BenchmarkMassDelete(b *testing.B) {
+	for _, n := range []int{60_000, 200_000} {
+		cli := etcdtest.Client(b)
+		run := func(name string, follow func(ctx context.Context, dir string, got chan<- int)) {
+			b.Run(fmt.Sprintf("n=%d/%s", n, name), func(b *testing.B) {
+				dir := etcdtest.Prefix(b)
+				ctx, stop := context.WithCancel(b.Context())
+				defer stop()
+				got := make(chan int, 1)
+				for b.Loop() {
+					b.StopTimer()
+					putMany(b, cli, dir, n)
+					one, done := context.WithCancel(ctx)
+					follow(one, dir, got)
+					b.StartTimer()
+					_, _ = cli.Delete(b.Context(), dir, clientv3.WithPrefix()) // a slow server applies it after the error
+					require.Equal(b, n, <-got)
+					b.StopTimer()
+					done()
+					b.StartTimer()
+				}
+			})
+		}
+		run("client", func(ctx context.Context, dir string, got chan<- int) {
+			ch := cli.Watch(ctx, dir, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+			<-ch
+			go func() {
+				for resp := range ch {
+					got <- len(resp.Events)
+				}
+			}()
+		})
+		run("etcdkit", func(ctx context.Context, dir string, got chan<- int) {
+			w := newWatcher(b, cli)
+			sub, err := w.Subscribe(watch.Prefix(dir), func(_ context.Context, batch watch.Batch) error {
+				got <- len(batch.Events)
+				return nil
+			})
+			require.NoError(b, err)
+			ready(b, sub)
+			context.AfterFunc(ctx, func() { _ = sub.Close() })
+		})
+	}
+}
+
+// BenchmarkReplay is the time to read 50,000 events of 500 transactions from history.
+func BenchmarkReplay(b *testing.B) {
+	cli := etcdtest.Client(b)
+	dir := etcdtest.Prefix(b)
+	from, to := putMany(b, cli, dir, 50_000)
+	b.Run("client", func(b *testing.B) {
+		for b.Loop() {
+			one, stop := context.WithCancel(b.Context())
+			for resp := range cli.Watch(one, dir, clientv3.WithPrefix(), clientv3.WithRev(from)) {
+				if n := len(resp.Events); n > 0 && resp.Events[n-1].Kv.ModRevision >= to {
+					break
+				}
+			}
+			stop()
+		}
+	})
+	b.Run("etcdkit", func(b *testing.B) {
+		w := newWatcher(b, cli)
+		for b.Loop() {
+			for batch, err := range w.Watch(b.Context(), watch.Prefix(dir), watch.WithAfter(from-1)) {
+				require.NoError(b, err)
+				if batch.Revision >= to {
+					break
+				}
+			}
+		}
+	})
+}

@@ -58,7 +58,7 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 		switch {
 		case compacted && s.index == nil:
 			return &CompactedError{After: s.pos, Oldest: gone.oldest}
-		case compacted:
+		case compacted, errors.Is(err, errNoProgress):
 			must = true
 		case !errors.Is(err, errOtherHistory):
 			return err

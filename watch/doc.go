@@ -73,6 +73,12 @@
 // Opening is bounded (a server that does not answer is given up), asks for a leader, and avoids the member that has just
 // failed. An open stream that has been quiet for a second is asked for a progress report; no answer for 4 s means that
 // it is dead, whatever TCP says. A stream that is still replaying does not answer such requests, so its patience doubles each time.
+//
+// A response arrives whole, however many events it has. If it is refused for its size (the client's MaxCallRecvMsgSize), the
+// watch asks etcd to split the next one into fragments, each of which is a sign of life. etcd needs time that is quadratic in
+// the number of small events to do that: minutes for 100,000. If two replays in a row deliver nothing, watches that keep state
+// list instead.
+//
 // The engine opens its gRPC streams itself and decides alone when and where to open the next: client/v3's own watcher reopens
 // by itself, without a pause when the server answers Internal, and can hang when a watch is refused while another ends.
 //

@@ -13,8 +13,8 @@ import (
 type given struct{ clientv3.Watcher }
 
 // watch opens a watch and passes on what it says. A refusal and a stream that broke look alike there.
-func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64) <-chan answer {
-	in := g.Watch(clientv3.WithRequireLeader(ctx), k.from, k.options(rev)...)
+func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer {
+	in := g.Watch(clientv3.WithRequireLeader(ctx), k.from, k.options(at)...)
 	out := make(chan answer)
 	wg.Go(func() { // ends with ctx, or with the watch
 		defer close(out)
@@ -55,9 +55,12 @@ func (given) peer() string { return "" }
 // Close does nothing: the Watcher is its owner's.
 func (given) Close() error { return nil }
 
-// options are those of a watch from rev on; 0 is from now on.
-func (k hubKey) options(rev int64) []clientv3.OpOption {
-	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithFragment(), clientv3.WithRev(rev)}
+// options are those of a watch.
+func (k hubKey) options(at start) []clientv3.OpOption {
+	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithRev(at.rev)}
+	if at.fragments {
+		opts = append(opts, clientv3.WithFragment())
+	}
 	if k.to != keyspace.After(k.from) {
 		opts = append(opts, clientv3.WithRange(k.to))
 	}

@@ -177,20 +177,22 @@ func (h *hub) status() Status {
 	return s
 }
 
-// listing is how long it would take, at a guess, if all who follow the log listed anew; false where one of them keeps no
-// state. Who does not follow it now will join behind the gap.
-func (h *hub) listing() (time.Duration, bool) {
+// listing estimates how long it takes if all that follow the log and keep state list anew, and reports whether some of
+// them do, and all. Consumers that do not follow the log now join behind the gap.
+func (h *hub) listing() (d time.Duration, some, all bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var d time.Duration
+	all = true
 	for c := range h.cursors {
 		n := c.keys.Load()
 		if n < 0 {
-			return 0, false
+			all = false
+			continue
 		}
+		some = true
 		d += listTime(n)
 	}
-	return d, true
+	return d, some, all
 }
 
 // What catching up costs, for the choice between the two ways: a list is a round trip and some microseconds a key; history

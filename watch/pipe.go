@@ -76,8 +76,8 @@ func (p *pipe) fail(err error) {
 	}
 }
 
-// watch asks for a watch from rev on, 0 for from now on. It lives as long as ctx.
-func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, rev int64) <-chan answer {
+// watch asks for a watch. It lives as long as ctx.
+func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, at start) <-chan answer {
 	t := &tap{ctx: ctx, ch: make(chan answer, queued)}
 	select {
 	case <-p.up:
@@ -94,7 +94,7 @@ func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, rev int64
 	if broke == nil {
 		p.asked = append(p.asked, t)
 		context.AfterFunc(ctx, func() { p.leave(t) })
-		p.send(k.request(rev))
+		p.send(k.request(at))
 	} else {
 		<-p.turn
 	}

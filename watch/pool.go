@@ -18,7 +18,7 @@ import (
 type source interface {
 	// watch asks for a watch, which lives as long as ctx. It blocks while there is no connection.
 	// wg has the goroutines that it leaves behind, until ctx ends.
-	watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64) <-chan answer
+	watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer
 	// progress asks for a progress report on all watches.
 	progress(ctx context.Context) error
 	// peer is the server, "" where it is not known.

@@ -12,12 +12,16 @@ const stall = 200 * time.Millisecond
 // errStalled is a replay that was given up because the consumer is slow. It goes on where it was.
 var errStalled = errors.New("the consumer is slow")
 
+// errNoProgress is a replay for a state watch that was given up because it delivers nothing.
+var errNoProgress = errors.New("the replay makes no progress")
+
 // replay delivers the history up to a revision, over a server-side watch of its own, and more where that comes along. It
 // returns a *compaction where the history is gone.
 func (s *sub) replay(upTo int64) error {
 	s.core.counts.replays.Add(1)
 	r := replayer{sub: s, upTo: upTo}
 	waits := reopening()
+	stalls := 0
 	for s.pos < upTo {
 		was := s.pos
 		err := r.once()
@@ -34,10 +38,16 @@ func (s *sub) replay(upTo int64) error {
 			return errOtherHistory
 		}
 		if s.pos > was {
-			waits, r.silences = reopening(), 0
+			waits, r.silences, stalls, r.fragments = reopening(), 0, 0, false
 		}
 		if errors.Is(err, errStalled) || errors.Is(err, errMoves) {
 			continue
+		}
+		if s.pos == was {
+			stalls++
+		}
+		if s.index != nil && stalls >= maxStalls {
+			return errNoProgress
 		}
 		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.req.sel.String(), "error", err)
 		if !sleep(s.ctx, waits.NextBackOff()) {
@@ -51,10 +61,10 @@ func (s *sub) replay(upTo int64) error {
 type replayer struct {
 	*sub
 
-	upTo     int64
-	avoid    string
-	silences int
-	suspect  bool // as of a hub
+	upTo               int64
+	avoid              string
+	silences           int
+	suspect, fragments bool // as of a hub
 }
 
 // once replays over one stream.
@@ -73,6 +83,9 @@ func (r *replayer) once() error {
 		if oversized(err) && r.core.pool.shared(seat) {
 			r.suspect = true
 		}
+		if oversized(err) && (seat.alone || !r.core.pool.shared(seat)) {
+			r.fragments = true
+		}
 	}
 	r.core.pool.release(seat, broken)
 	return err
@@ -80,7 +93,7 @@ func (r *replayer) once() error {
 
 // read opens the watch and delivers what it has until the goal is reached.
 func (r *replayer) read(seat *seat) error {
-	st, err := seat.open(r.ctx, &r.wg, r.req.key(), r.pos+1, patienceMin)
+	st, err := seat.open(r.ctx, &r.wg, r.req.key(), start{rev: r.pos + 1, fragments: r.fragments}, patienceMin)
 	if err != nil {
 		return err
 	}
@@ -97,6 +110,9 @@ func (r *replayer) read(seat *seat) error {
 				return err
 			}
 			st.note()
+			if a.partial {
+				continue
+			}
 			if err := r.deliver(st, &a); err != nil {
 				return err
 			}

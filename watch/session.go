@@ -19,17 +19,24 @@ const (
 	askBehind    = 100 * time.Millisecond // one that is catching up
 	patienceMin  = 4 * time.Second        // without any answer the stream is dead
 	patienceMost = 32 * time.Second       // for one that is replaying, which does not answer
-	reopenFirst  = 50 * time.Millisecond
-	reopenMost   = 5 * time.Second
+	// fragmentTimeout is how long etcd may take for one fragment: it is silent while it measures the events one by one.
+	fragmentTimeout = 10 * time.Minute
+	reopenFirst     = 50 * time.Millisecond
+	reopenMost      = 5 * time.Second
 )
+
+// maxStalls is how many replays in a row may deliver nothing before a state watch lists instead.
+const maxStalls = 2
 
 // flow is what a hub's goroutine keeps between two streams.
 type flow struct {
-	lost     *compaction
-	reopen   backoff.BackOff
-	silences int    // streams in a row that never answered
-	suspect  bool   // the last stream broke in a way that another tenant may be to blame for
-	avoid    string // the peer of the stream that failed last
+	lost      *compaction
+	reopen    backoff.BackOff
+	silences  int    // streams in a row that never answered
+	stalls    int    // replays in a row that delivered nothing
+	suspect   bool   // the last stream broke in a way that another tenant may be to blame for
+	fragments bool   // the last response was refused for its size
+	avoid     string // the peer of the stream that failed last
 }
 
 // reopening returns fresh waits between two attempts to open a stream.
@@ -116,6 +123,9 @@ func (h *hub) blame(s *seat, err error) {
 	if oversized(err) && h.core.pool.shared(s) {
 		h.suspect = true
 	}
+	if oversized(err) && (s.alone || !h.core.pool.shared(s)) {
+		h.fragments = true
+	}
 	since := time.Now()
 	if heard := h.heard.Load(); heard > 0 {
 		since = time.Unix(0, heard)
@@ -125,7 +135,7 @@ func (h *hub) blame(s *seat, err error) {
 
 // follow opens the watch at now, finds out what was missed, and follows it.
 func (h *hub) follow(s *seat) error {
-	st, err := s.open(h.ctx, &h.core.wg, h.key, 0, patienceMin)
+	st, err := s.open(h.ctx, &h.core.wg, h.key, start{fragments: h.fragments}, patienceMin)
 	if err != nil {
 		return err
 	}
@@ -135,9 +145,10 @@ func (h *hub) follow(s *seat) error {
 	if err != nil {
 		return err
 	}
-	if target >= h.next {
+	from := h.next
+	if target >= from {
 		st.stop()
-		replay, err := s.open(h.ctx, &h.core.wg, h.key, h.next, patienceMin)
+		replay, err := s.open(h.ctx, &h.core.wg, h.key, start{rev: from, fragments: h.fragments}, patienceMin)
 		if err != nil {
 			return err
 		}
@@ -149,7 +160,14 @@ func (h *hub) follow(s *seat) error {
 	} else {
 		h.become(StateSyncing, time.Now(), nil)
 	}
-	return h.serve(st, target)
+	err = h.serve(st, target)
+	switch {
+	case h.next > from:
+		h.stalls, h.fragments = 0, false
+	case target >= from && !errors.Is(err, errMoves):
+		h.stalls++
+	}
+	return err
 }
 
 // arrive compares the confirmation of a watch at now with what is in the log. Up to the revision it returns, history
@@ -178,7 +196,7 @@ func (h *hub) arrive(hdr *pb.ResponseHeader) (target int64, err error) {
 	case h.lost != nil:
 		h.begin(hdr, &gap{why: compacted, after: h.next - 1, oldest: h.lost.oldest, base: w})
 		h.lost = nil
-	case w >= h.next && h.listingIsCheaper(w):
+	case w >= h.next && h.listsInstead(w):
 		h.begin(hdr, &gap{why: skipped, after: h.next - 1, base: w})
 	case w >= h.next:
 		target = w
@@ -198,10 +216,11 @@ func (h *hub) begin(hdr *pb.ResponseHeader, g *gap) {
 	h.publish(nodes, hdr.GetRevision()+1)
 }
 
-// listingIsCheaper reports whether all consumers keep state, and would catch up with w faster by listing.
-func (h *hub) listingIsCheaper(w int64) bool {
-	d, ok := h.listing()
-	return ok && d < replayTime(w-h.next+1)
+// listsInstead reports whether the log skips the history up to w, so that consumers that keep state list, and the others
+// read it on their own. It does where all keep state and listing is faster, and where some do and replays make no progress.
+func (h *hub) listsInstead(w int64) bool {
+	d, some, all := h.listing()
+	return all && d < replayTime(w-h.next+1) || some && h.stalls >= maxStalls
 }
 
 // looksOther reports whether a confirmation may come from another history than the log.
@@ -232,8 +251,12 @@ func (h *hub) serve(st *stream, target int64) error {
 			}
 			st.note()
 			h.heard.Store(st.heard.UnixNano())
+			if a.partial {
+				continue
+			}
 			h.take(&a, target)
 			if h.next > target {
+				st.fragmenting = false
 				h.whole.Store(st.heard.UnixNano())
 			}
 			if answered {

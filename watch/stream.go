@@ -18,9 +18,18 @@ type hubKey struct {
 	hide                bool
 }
 
-// request asks for a watch from rev on; 0 is from now on.
-func (k hubKey) request(rev int64) *pb.WatchRequest {
-	r := &pb.WatchCreateRequest{Key: []byte(k.from), StartRevision: rev, Fragment: true, PrevKv: k.prev}
+// start says where a server-side watch begins, and how it is delivered.
+type start struct {
+	rev int64 // the first revision to deliver; 0 is from now on
+
+	// fragments has etcd split responses of more than 2 MiB. It costs etcd time that is quadratic in the number of events,
+	// so it is requested only after a whole response was refused for its size.
+	fragments bool
+}
+
+// request asks for a watch.
+func (k hubKey) request(at start) *pb.WatchRequest {
+	r := &pb.WatchCreateRequest{Key: []byte(k.from), StartRevision: at.rev, Fragment: at.fragments, PrevKv: k.prev}
 	if k.to != keyspace.After(k.from) {
 		r.RangeEnd = []byte(k.to)
 	}
@@ -41,13 +50,15 @@ type stream struct {
 	ch    <-chan answer
 	first answer // the confirmation
 	heard time.Time
+
+	fragmenting bool // etcd splits the history that was asked for, which may take it minutes
 }
 
-// open opens a watch from rev on, and waits for the confirmation, for as long as bound: the call itself blocks while no
+// open opens a watch and waits for the confirmation, for as long as bound: the call itself blocks while no
 // server answers. An answer that is an error comes as a *refusal, or a *compaction.
-func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64, bound time.Duration) (*stream, error) {
+func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
 	ctx, stop := context.WithCancel(ctx)
-	st, err := s.opened(ctx, wg, k, rev, bound)
+	st, err := s.opened(ctx, wg, k, at, bound)
 	if err != nil {
 		stop()
 		return nil, err
@@ -57,12 +68,12 @@ func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64
 	return st, nil
 }
 
-func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, rev int64, bound time.Duration) (*stream, error) {
+func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
 	got := make(chan (<-chan answer), 1)
-	wg.Go(func() { got <- s.src.watch(ctx, wg, k, rev) })
+	wg.Go(func() { got <- s.src.watch(ctx, wg, k, at) })
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
-	st := &stream{seat: s, ctx: ctx}
+	st := &stream{seat: s, ctx: ctx, fragmenting: at.fragments && at.rev > 0}
 	select {
 	case st.ch = <-got:
 	case <-timer.C:
@@ -93,6 +104,9 @@ func (st *stream) dead(silences int) error {
 	limit := min(patienceMin<<min(silences, 8), patienceMost)
 	if st.seat.silent() < limit {
 		limit = patienceMost
+	}
+	if st.fragmenting {
+		limit = fragmentTimeout
 	}
 	if silent := time.Since(st.heard); silent >= limit {
 		return fmt.Errorf("%w for %v", errNoAnswer, silent.Round(time.Millisecond))

@@ -18,13 +18,14 @@ type tap struct {
 	parts []*clientv3.Event // of a batch that comes in fragments
 }
 
-// put hands over events, once they are complete, or progress.
+// put hands over events once they are complete, progress, and word of each fragment.
 func (t *tap) put(resp *pb.WatchResponse) {
 	if len(t.parts) > 0 && len(resp.GetEvents()) == 0 {
 		return // progress in the middle of a batch is none
 	}
 	if resp.GetFragment() {
 		t.parts = append(t.parts, resp.GetEvents()...)
+		t.send(answer{header: resp.GetHeader(), partial: true})
 		return
 	}
 	a := answer{header: resp.GetHeader(), events: append(t.parts, resp.GetEvents()...)}

@@ -39,6 +39,9 @@ type world struct {
 	mute    bool              // open watches say nothing, new ones are not confirmed
 	unread  bool              // reads fail
 	lagging int64             // how many revisions the member behind new watches lags
+	lagTerm bool              // and it has not applied the first entry of the current term
+
+	muteReplays bool // watches of the past are confirmed and say nothing
 }
 
 func newWorld(seed uint64) *world {
@@ -152,7 +155,7 @@ func (w *world) breakAll(err error) {
 func (w *world) calm() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.faults, w.refuse, w.mute, w.lagging = 0, nil, false, 0
+	w.faults, w.refuse, w.mute, w.lagging, w.lagTerm = 0, nil, false, 0, false
 	for f := range w.watches {
 		f.lag = 0
 	}

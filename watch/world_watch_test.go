@@ -83,7 +83,11 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 	here := max(w.rev-f.lag, 1)
 	hdr := w.header()
 	hdr.Revision = here
+	if f.lag > 0 && w.lagTerm {
+		hdr.RaftTerm--
+	}
 	f.next = op.Rev()
+	f.mute = w.muteReplays && f.next != 0
 	replay := f.next != 0 && f.next <= here
 	if f.next == 0 {
 		f.next = here + 1

@@ -1,0 +1,228 @@
+package watch_test
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// putMany puts n keys below dir, 100 in a transaction, and returns the revision of the first and of the last.
+func putMany(tb testing.TB, cli *clientv3.Client, dir string, n int) (from, to int64) {
+	tb.Helper()
+	for i := 0; i < n; i += 100 {
+		ops := make([]clientv3.Op, 0, 100)
+		for j := i; j < min(i+100, n); j++ {
+			ops = append(ops, clientv3.OpPut(fmt.Sprintf("%ssome/longer/key/%06d", dir, j), "value"))
+		}
+		resp, err := cli.Txn(tb.Context()).Then(ops...).Commit()
+		require.NoError(tb, err)
+		if to = resp.Header.Revision; from == 0 {
+			from = to
+		}
+	}
+	return from, to
+}
+
+// etcd needs minutes to split the deletion of 60,000 keys into fragments, and is silent meanwhile.
+func TestWatcher_DeliversMassDelete(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Start(t).Client(t)
+	n := size(60_000, 200_000)
+	_, last := putMany(t, cli, "dir/", n)
+	w := newWatcher(t, cli)
+	events, changes := subscribe(t, w, watch.Prefix("dir/"))
+	state, mirrored := subscribe(t, w, watch.Prefix("dir/"), watch.WithSnapshot())
+	peer := cli.Watch(t.Context(), "dir/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	<-peer
+	began := time.Now()
+	_, _ = cli.Delete(t.Context(), "dir/", clientv3.WithPrefix()) // a slow server applies it after the error
+	require.Len(t, (<-peer).Events, n)
+	limit := 10*time.Since(began) + within
+	for _, got := range []*recorder{changes, mirrored} {
+		require.Eventually(t, func() bool {
+			all := got.all()
+			return len(all) > 0 && all[len(all)-1].Revision > last && !all[len(all)-1].More
+		}, limit, 10*time.Millisecond)
+	}
+	require.Len(t, changes.all(), 1, "one transaction is one batch")
+	assert.Len(t, changes.events(), n)
+	gone := 0
+	for _, e := range mirrored.events() {
+		if e.Type == watch.Delete {
+			gone++
+		}
+	}
+	assert.Equal(t, n, gone)
+	require.NoError(t, events.Err())
+	require.NoError(t, state.Err())
+}
+
+// splitting is a server whose revision 7 has many events. It splits them where that is requested, and counts the requests.
+type splitting struct {
+	mu            sync.Mutex
+	whole, splits int           // replays that were requested
+	pause         time.Duration // before each fragment
+	forced        bool          // splits unasked
+	live          chan struct{} // closed when the events happen
+}
+
+func (s *splitting) serve(stream pb.Watch_WatchServer) error {
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if create := req.GetCreateRequest(); create != nil {
+			if err := s.watch(stream, create); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// watch confirms a watch and sends the events, unless it begins after them.
+func (s *splitting) watch(stream pb.Watch_WatchServer, create *pb.WatchCreateRequest) error {
+	header := &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 5}
+	select {
+	case <-s.live:
+		header.Revision = 7
+	default:
+	}
+	s.mu.Lock()
+	switch {
+	case create.GetStartRevision() == 0:
+	case create.GetFragment():
+		s.splits++
+	default:
+		s.whole++
+	}
+	s.mu.Unlock()
+	if err := stream.Send(&pb.WatchResponse{Header: header, WatchId: 3, Created: true}); err != nil {
+		return err
+	}
+	if header.GetRevision() == 7 && create.GetStartRevision() == 0 {
+		return nil
+	}
+	<-s.live
+	header = &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 7}
+	events := make([]*mvccpb.Event, 4)
+	for i := range events {
+		events[i] = &mvccpb.Event{Kv: &mvccpb.KeyValue{
+			Key: []byte(strconv.Itoa(i)), Value: []byte(strings.Repeat("x", 40<<10)), ModRevision: 7, CreateRevision: 7, Version: 1,
+		}}
+	}
+	if !create.GetFragment() && !s.forced {
+		return stream.Send(&pb.WatchResponse{Header: header, WatchId: 3, Events: events})
+	}
+	for i := range events {
+		time.Sleep(s.pause)
+		if err := stream.Send(&pb.WatchResponse{Header: header, WatchId: 3, Fragment: i < 3, Events: events[i : i+1]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestWatcher_RequestsFragmentsOnlyAfterRefusalForSize(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1 << 20, 64 << 10} {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
+			t.Parallel()
+			s := &splitting{live: make(chan struct{})}
+			w := newWatcher(t, etcdtest.NewClient(t, []string{scripted(t, s.serve)}, func(c *clientv3.Config) {
+				c.MaxCallSendMsgSize, c.MaxCallRecvMsgSize = 32<<10, limit
+			}))
+			_, got := subscribe(t, w, watch.Prefix(""))
+			close(s.live)
+			got.revision(t, 7)
+			require.Len(t, got.all(), 1)
+			assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if limit == 1<<20 {
+				assert.Zero(t, s.splits)
+				assert.Zero(t, w.Stats().Reconnects)
+			} else {
+				assert.Equal(t, 1, s.splits)
+			}
+		})
+	}
+}
+
+// Each fragment takes less than the four seconds after which a silent stream is left, all of them take more.
+func TestWatcher_CountsFragmentsAsSignsOfLife(t *testing.T) {
+	t.Parallel()
+	s := &splitting{live: make(chan struct{}), forced: true, pause: 1500 * time.Millisecond}
+	w := newWatcher(t, etcdtest.NewClient(t, []string{scripted(t, s.serve)}))
+	_, got := subscribe(t, w, watch.Prefix(""))
+	close(s.live)
+	got.revision(t, 7)
+	assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
+	assert.Zero(t, w.Stats().Reconnects)
+}
+
+func TestWatcher_StateWatchListsAfterTwoReplaysWithoutProgress(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		const n = 40_000 // keys, so that reading one revision looks cheaper than a list
+		changes := make([]change, n)
+		for i := range changes {
+			changes[i] = change{key: "dir/" + strconv.Itoa(i), value: "v"}
+		}
+		w.commit(changes...)
+		_, events := subscribe(t, watcher, watch.Prefix("dir/"))
+		_, state := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
+		w.set(func() { w.muteReplays = true })
+		w.breakOff(nil)
+		rev := w.commit(change{key: "dir/0", value: "new"})
+		began := time.Now()
+		state.revision(t, rev)
+		assert.LessOrEqual(t, time.Since(began), 15*time.Second, "two replays of 4 s and 8 s")
+		last := state.all()[len(state.all())-1]
+		assert.Equal(t, watch.Resync, last.Kind)
+		assert.Equal(t, "new", string(state.events()[len(state.events())-1].Value))
+		assert.Empty(t, events.all(), "an events watch cannot list")
+		w.set(func() {
+			w.muteReplays = false
+			for f := range w.watches {
+				f.mute = false
+			}
+		})
+		events.revision(t, rev)
+		assert.Equal(t, []string{"dir/0"}, keysOf(events.all()[0]))
+	})
+}
+
+func TestWatcher_StateWatchWithAfterListsAfterTwoReplaysWithoutProgress(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		const n = 40_000
+		changes := make([]change, n)
+		for i := range changes {
+			changes[i] = change{key: "dir/" + strconv.Itoa(i), value: "v"}
+		}
+		known := w.commit(changes...)
+		rev := w.commit(change{key: "dir/0", value: "new"})
+		w.set(func() { w.muteReplays = true })
+		state := newRecorder()
+		sub, err := watcher.Subscribe(watch.Prefix("dir/"), state.handle, watch.WithSnapshot(), watch.WithAfter(known))
+		require.NoError(t, err)
+		time.Sleep(70 * time.Second) // two replays of 32 s, on a stream that answers another watch
+		ready(t, sub)
+		assert.Equal(t, "new", string(state.events()[0].Value))
+		assert.Equal(t, watch.Resync, state.all()[0].Kind)
+		assert.Equal(t, rev, state.all()[0].Revision)
+	})
+}
