@@ -54,6 +54,10 @@
 // [Secret] hides its value from every printed, logged or marshalled form. Errors, logs, [Report] and the body of
 // [Client.ReadyHandler] hold no password and no token, and neither does the client of client/v3 below.
 //
+// # Logging
+//
+// The client and all packages log to [slog.Default] from the level Warn up unless they are given a logger: see [WithLogger].
+//
 // # Errors
 //
 // Conditions are matched with errors.Is, whichever package an error comes from: [ErrInvalid], [ErrUnavailable],

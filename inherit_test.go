@@ -1,6 +1,9 @@
 package etcdkit_test
 
 import (
+	"context"
+	"log"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +17,69 @@ import (
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/lock"
+	"github.com/etcdkit/etcdkit/watch"
 )
+
+// parts is a client of the packages above kv, watch and lease that has no logger.
+type parts struct {
+	store   *kv.Store
+	watcher *watch.Watcher
+	leases  *lease.Manager
+}
+
+func (p parts) KV() *kv.Store           { return p.store }
+func (p parts) Watcher() *watch.Watcher { return p.watcher }
+func (p parts) Leases() *lease.Manager  { return p.leases }
+
+// TestParts_LogToTheDefaultLogger is not parallel: it sets the default logger.
+func TestParts_LogToTheDefaultLogger(t *testing.T) {
+	lines := &lockedWriter{w: &strings.Builder{}}
+	before, out, flags := slog.Default(), log.Writer(), log.Flags()
+	slog.SetDefault(lines.logger())
+	defer func() {
+		slog.SetDefault(before)
+		log.SetOutput(out) // SetDefault redirects package log
+		log.SetFlags(flags)
+	}()
+	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+	p := parts{kv.New(cli, kv.WithNamespace(dir)), watch.New(cli, watch.WithNamespace(dir)), lease.New(cli, lease.WithNamespace(dir))}
+	for key, value := range map[string]string{"conf/limit": "many", "users/42": "{", "services/orders/instances/a": "no instance"} {
+		_, err := p.store.Put(t.Context(), key, []byte(value))
+		require.NoError(t, err)
+	}
+	source, err := config.Open(t.Context(), p, "conf")
+	require.NoError(t, err)
+	_, err = config.Bind(source, "limit", config.WithDefault(1))
+	require.NoError(t, err)
+	users, err := cache.OpenReplica(t.Context(), p, "users", kv.JSON[int]())
+	require.NoError(t, err)
+	registry := discovery.New(p)
+	_, err = registry.OpenService(t.Context(), "orders")
+	require.NoError(t, err)
+	_, err = p.watcher.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { panic("handler") }, watch.WithSnapshot())
+	require.NoError(t, err)
+	locker := lock.New(p)
+	held, err := locker.Mutex("m").Lock(t.Context())
+	require.NoError(t, err)
+	session, err := p.leases.Shared(t.Context())
+	require.NoError(t, err)
+	_, err = cli.Revoke(t.Context(), session.ID())
+	require.NoError(t, err)
+	<-held.Context().Done()
+	for _, want := range []string{"config could not be used", "key=42", "orders/instances/a", "watch handler panicked", "lease lost", "lock lost"} {
+		require.Eventually(t, func() bool { return strings.Contains(lines.String(), want) }, 10*time.Second, time.Millisecond, want)
+	}
+	assert.NotContains(t, lines.String(), "level=INFO")
+	assert.NotContains(t, lines.String(), "level=DEBUG")
+	require.NoError(t, locker.Close())
+	require.NoError(t, registry.Close())
+	require.NoError(t, users.Close())
+	require.NoError(t, source.Close())
+	require.NoError(t, p.leases.Close())
+	require.NoError(t, p.watcher.Close())
+}
 
 func TestWhatIsOpenedWithAClientReportsWhereTheClientDoes(t *testing.T) {
 	t.Parallel()

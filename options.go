@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -51,7 +52,7 @@ func (c *complaints) err(op string) error {
 
 // newOptions applies opts in order; of two that say different things the last wins.
 func newOptions(opts []Option) options {
-	o := options{logger: slog.New(slog.DiscardHandler)}
+	o := options{logger: logging.OrDefault(nil)}
 	for i, opt := range opts {
 		if opt == nil {
 			o.bad.add("option %d is nil", i+1)
@@ -62,9 +63,9 @@ func newOptions(opts []Option) options {
 	return o
 }
 
-// WithLogger sets where the client reports what happens in the background, such as an endpoint that is left out, and
-// what client/v3 logs; and where what is opened with the client reports, unless it is given a logger of its own. Neither values
-// nor passwords are logged. Default: nowhere.
+// WithLogger sets the logger of the client, of client/v3 below it, and of the parts that are opened with the client and
+// given no logger of their own. Neither values nor passwords are logged. Default: [slog.Default], from the level Warn up;
+// a logger with [slog.DiscardHandler] turns logging off.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {
@@ -144,8 +145,8 @@ type Observer struct {
 	CacheLookup func(dir string, hit bool)
 }
 
-// Logger is the one of [WithLogger], for packages cache, config and discovery, which are given the client, and for others that
-// want to say something in the same place.
+// Logger returns the logger of [WithLogger] or its default. Packages cache, config and discovery use it unless they are
+// given a logger of their own.
 func (c *Client) Logger() *slog.Logger { return c.set.logger }
 
 // CacheLookupHook is Observer.CacheLookup, for package cache, which is given the client; nil where there is none.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
 // The defaults of the options.
@@ -53,8 +54,8 @@ func WithTTL(d time.Duration) Option {
 // once a second only; math.MaxInt64 is no bound.
 func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.staleness = d } }
 
-// WithLogger makes the cache tell of watches that end and of values that do not decode, at the level Warn. Values never
-// appear. Default: the client's logger, where it has one.
+// WithLogger sets the logger for watches that end and values that do not decode, at the level Warn. Values never appear.
+// Default: the client's logger, else [slog.Default] from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // WithLookupHook has f called at each Get of a [Cache] with its dir. It runs in the caller's goroutine: it must be quick.
@@ -84,9 +85,7 @@ func newSettings(c Client, dir string, codec any, opts []Option, replica bool) (
 	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
 		s.logger = h.Logger()
 	}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
+	s.logger = logging.OrDefault(s.logger)
 	if h, ok := c.(interface{ CacheLookupHook() func(string, bool) }); ok && s.lookup == nil {
 		s.lookup = h.CacheLookupHook() // of the client's Observer
 	}

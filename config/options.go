@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
 // Option is an option of [Open].
@@ -74,8 +75,8 @@ func WithErrorHandler(f func(key string, rev int64, err error)) Option {
 	return func(s *settings) { s.handler = f }
 }
 
-// WithLogger makes the source tell of bad values, files, panics, a start without etcd and its end, at the levels Warn and
-// Error. Values never appear. Default: the client's logger, where it has one.
+// WithLogger sets the logger for bad values, files, panics, a start without etcd and its end, at the levels Warn and
+// Error. Values never appear. Default: the client's logger, else [slog.Default] from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // newSettings applies the options; what is wrong with them, and with the other arguments, is the error.
@@ -89,9 +90,7 @@ func newSettings(c Client, dir string, opts []Option) (settings, error) {
 	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
 		s.logger = h.Logger()
 	}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
+	s.logger = logging.OrDefault(s.logger)
 	_, bad := keyspace.Dir(dir)
 	complaints := []error{bad}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {

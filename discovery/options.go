@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
 // The defaults of the options.
@@ -57,8 +59,9 @@ func WithBadEntry(f func(key string, rev int64, err error)) Option {
 	return func(s *settings) { s.onBad = f }
 }
 
-// WithLogger logs registrations that do not succeed yet, or wait for a predecessor, entries that cannot be used, losses that
-// are held back, and watches that had to be begun anew. Default: the client's logger, where it has one.
+// WithLogger sets the logger for registrations that do not succeed yet, or wait for a predecessor, entries that cannot be
+// used, losses that are held back, and watches that had to be begun anew. Default: the client's logger, else
+// [slog.Default] from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // newSettings applies the options; what is wrong with them is the error.
@@ -73,9 +76,7 @@ func newSettings(c Client, opts []Option) (settings, error) {
 	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
 		s.logger = h.Logger()
 	}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
+	s.logger = logging.OrDefault(s.logger)
 	var bad []error
 	if s.ttl < time.Second {
 		bad = append(bad, invalid("TTL %v: it must be 1s at least", s.ttl))

@@ -237,8 +237,8 @@ func WithNamespace(dir string) Option { return func(s *settings) { s.namespace =
 // WithRetry says how often and at what pace calls are repeated. Default: see [RetryPolicy].
 func WithRetry(p RetryPolicy) Option { return func(s *settings) { s.retry = p } }
 
-// WithLogger logs, at debug level, what is retried and written; values appear as their length and a short hash. Default:
-// nothing is logged.
+// WithLogger sets the logger for retries and writes, which are logged at the level Debug; values appear as their length
+// and a short hash. Default: [slog.Default], from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // WithLimits changes the limits that are checked before a request is sent, where the cluster's settings differ from

@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -64,9 +65,7 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 	if cli == nil {
 		return &Store{core: &core{}, bad: errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid))}
 	}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
+	s.logger = logging.OrDefault(s.logger)
 	kv, observed := wire.KV(cli)
 	c := &core{
 		cli: cli,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/watch"
@@ -91,9 +92,7 @@ func New(cli *clientv3.Client, opts ...Option) *Manager {
 }
 
 func newCore(cli *clientv3.Client, s settings) *core {
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
+	s.logger = logging.OrDefault(s.logger)
 	c := &core{
 		cli: cli, log: s.logger, ttl: s.ttl, onLoss: s.onLoss, watcher: s.watcher,
 		pools: map[time.Duration]*pool{}, keys: map[string]*Key{}, sweeps: map[string]*sweep{},

@@ -40,8 +40,8 @@ func WithNamespace(dir string) Option { return func(s *settings) { s.namespace =
 // WithSessionTTL is the TTL of shared sessions, and of others that are opened without [WithTTL]. Default: 15 s.
 func WithSessionTTL(d time.Duration) Option { return func(s *settings) { s.ttl = d } }
 
-// WithLogger logs failing renewals, losses and keys that had to be restored. Values do not appear. Default: nothing is
-// logged.
+// WithLogger sets the logger for failing renewals, losses and keys that had to be restored. Values do not appear. Default:
+// [slog.Default], from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // WithRetry says how often and at what pace calls are repeated. It does not concern renewals, which are repeated until

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
 // Where names live unless [WithDir] says otherwise.
@@ -48,7 +49,8 @@ func WithDir(dir string) Option { return func(s *settings) { s.dir, s.dirSet = d
 // WithOwner is what others see in [LockedError]. Default: host name, program and process ID.
 func WithOwner(id string) Option { return func(s *settings) { s.owner = id } }
 
-// WithLogger logs losses, keys that had to be swept and watches that had to be opened again. Default: nothing is logged.
+// WithLogger sets the logger for losses, keys that had to be swept and watches that had to be opened again. Default:
+// [slog.Default], from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
 // WithWaitHook calls f with the time that each successful acquisition took. f is called one
@@ -75,9 +77,7 @@ func newSettings(opts []Option) (s settings, err error) {
 	if s.owner == "" {
 		s.owner = defaultOwner()
 	}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
+	s.logger = logging.OrDefault(s.logger)
 	return s, errors.Join(bad...)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
 // A WatcherOption is an option of [New].
@@ -27,8 +28,8 @@ type config struct {
 // Default: no namespace.
 func WithNamespace(dir string) WatcherOption { return func(c *config) { c.namespace = dir } }
 
-// WithLogger makes the watcher tell of lost streams (Debug), gaps and resyncs (Info), and handlers that panic (Error).
-// Default: silent.
+// WithLogger sets the logger for lost streams (Debug), gaps and resyncs (Info), and handlers that panic (Error). Default:
+// [slog.Default], from the level Warn up.
 func WithLogger(l *slog.Logger) WatcherOption { return func(c *config) { c.logger = l } }
 
 // WithResyncHook has f called after each resync of a state watch, with the selector and the number of changes that the
@@ -44,9 +45,7 @@ func newConfig(opts []WatcherOption) (c config, ns string, err error) {
 			o(&c)
 		}
 	}
-	if c.logger == nil {
-		c.logger = slog.New(slog.DiscardHandler)
-	}
+	c.logger = logging.OrDefault(c.logger)
 	ns, err = keyspace.Dir(c.namespace)
 	return c, ns, err
 }

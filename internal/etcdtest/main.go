@@ -4,6 +4,8 @@ package etcdtest
 
 import (
 	"fmt"
+	"log"
+	"log/slog"
 	"os"
 	"testing"
 
@@ -12,7 +14,12 @@ import (
 
 // Main runs the tests of a package, stops the shared server, fails the run when
 // goroutines were left behind, and exits. It is all that a TestMain needs to do.
+// It discards what goes to slog's default logger, since faults are what many tests are about.
 func Main(m *testing.M) {
+	out, flags := log.Writer(), log.Flags()
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	log.SetOutput(out) // SetDefault redirects package log
+	log.SetFlags(flags)
 	code := m.Run()
 	shared.stop()
 	if code == 0 {

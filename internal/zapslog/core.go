@@ -1,7 +1,7 @@
 // Package zapslog gives client/v3, which logs through zap, a logger that forwards to log/slog.
 //
-// It is the one place where zap is named. Levels are lowered on the way: client/v3 warns about each attempt that
-// failed, which its caller learns from the error and may well repeat with success, so that such a line is a detail.
+// It is the one place where zap is named. Levels are lowered on the way: client/v3 logs each attempt that failed as a
+// warning or an error, but its caller gets the same error and may well repeat the call with success.
 package zapslog
 
 import (
@@ -14,24 +14,22 @@ import (
 	"go.uber.org/zap/zapcore" //nolint:depguard // likewise
 )
 
-// New returns a logger whose records go to l, or nowhere when l is nil.
-func New(l *slog.Logger) *zap.Logger {
-	if l == nil {
-		return zap.NewNop()
-	}
-	return zap.New(&core{handler: l.Handler()})
-}
+// invokerMessage is what client/v3 logs before every attempt of a call, the first included.
+const invokerMessage = "retrying of unary invoker"
+
+// New returns a logger whose records go to l.
+func New(l *slog.Logger) *zap.Logger { return zap.New(&core{handler: l.Handler()}) }
 
 // core is a zapcore.Core over a slog.Handler.
 type core struct{ handler slog.Handler }
 
-// level says how a line of client/v3 ranks in the application's log.
+// level returns the level at which a line of client/v3 is written to the application's log.
 func level(l zapcore.Level) slog.Level {
 	switch {
 	case l >= zapcore.DPanicLevel:
 		return slog.LevelError
 	case l == zapcore.ErrorLevel:
-		return slog.LevelWarn
+		return slog.LevelInfo
 	default:
 		return slog.LevelDebug
 	}
@@ -58,8 +56,11 @@ func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checked
 	return ce
 }
 
-// Write forwards one line.
+// Write forwards one line. It drops the one that announces the first attempt of a call, which is no retry.
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if e.Message == invokerMessage && slices.ContainsFunc(fields, isFirstAttempt) {
+		return nil
+	}
 	r := slog.NewRecord(e.Time, level(e.Level), e.Message, 0)
 	if e.LoggerName != "" {
 		r.AddAttrs(slog.String("logger", e.LoggerName))
@@ -67,6 +68,9 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	r.AddAttrs(attrs(fields)...)
 	return c.handler.Handle(background(), r)
 }
+
+// isFirstAttempt reports whether f says that an attempt is the first one.
+func isFirstAttempt(f zapcore.Field) bool { return f.Key == "attempt" && f.Integer == 0 }
 
 // Sync has nothing to flush.
 func (*core) Sync() error { return nil }

@@ -34,7 +34,7 @@ func TestLinesArriveOneLevelDownWithTheirFields(t *testing.T) {
 		{"debug stays", zapcore.DebugLevel, "DEBUG"},
 		{"info is a detail", zapcore.InfoLevel, "DEBUG"},
 		{"a failed attempt is a detail", zapcore.WarnLevel, "DEBUG"},
-		{"an error is a warning", zapcore.ErrorLevel, "WARN"},
+		{"a failed stream is information", zapcore.ErrorLevel, "INFO"},
 		{"a broken promise is an error", zapcore.DPanicLevel, "ERROR"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -51,13 +51,19 @@ func TestTheHandlerDecidesWhatIsWanted(t *testing.T) {
 	l, out := logger(slog.LevelWarn)
 	z := zapslog.New(l)
 	assert.Nil(t, z.Check(zapcore.WarnLevel, "unwanted"))
-	assert.NotNil(t, z.Check(zapcore.ErrorLevel, "wanted"))
+	assert.NotNil(t, z.Check(zapcore.DPanicLevel, "wanted"))
 	z.Warn("unwanted")
 	assert.Empty(t, out.String())
 	require.NoError(t, z.Sync())
 }
 
-func TestWithoutALoggerNothingIsWritten(t *testing.T) {
+func TestCore_DropsTheFirstAttemptOfACall(t *testing.T) {
 	t.Parallel()
-	assert.Nil(t, zapslog.New(nil).Check(zapcore.ErrorLevel, "nobody listens"))
+	l, out := logger(slog.LevelDebug)
+	z := zapslog.New(l)
+	z.Debug("retrying of unary invoker", zap.String("method", "/m"), zap.Uint("attempt", 0))
+	assert.Empty(t, out.String())
+	z.Debug("retrying of unary invoker", zap.Uint("attempt", 1))
+	z.Warn("retrying of unary invoker failed", zap.Uint("attempt", 0))
+	assert.Equal(t, "level=DEBUG msg=\"retrying of unary invoker\" attempt=1\nlevel=DEBUG msg=\"retrying of unary invoker failed\" attempt=0\n", out.String())
 }
