@@ -83,7 +83,7 @@ func TestCloseDoesNotWaitForAnEtcdThatIsAway(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	c, err := etcdkit.Open(t.Context(), etcdkit.Config{
-		Endpoints: []string{s.Endpoint(), "http://" + silent(t)}, Username: "app", Password: planted, Namespace: "app",
+		Endpoints: []string{s.Endpoint(), "http://" + silent(t)}, Username: "app", Password: etcdkit.NewSecret(planted), Namespace: "app",
 	})
 	require.NoError(t, err)
 	watch := c.Raw().Watch(t.Context(), "app/k")

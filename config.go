@@ -131,17 +131,17 @@ func (c Config) check(bad *complaints) {
 
 // checkCredentials complains about half a login and about two.
 func (c Config) checkCredentials(bad *complaints) {
-	password := c.Password != "" || c.PasswordFile != ""
+	password := !c.Password.IsZero() || c.PasswordFile != ""
 	switch {
 	case c.Username != "" && !password:
 		bad.add("username without password: etcd would be used unauthenticated")
 	case c.Username == "" && password:
 		bad.add("password without username")
 	}
-	if c.Password != "" && c.PasswordFile != "" {
+	if !c.Password.IsZero() && c.PasswordFile != "" {
 		bad.add("both password and passwordFile")
 	}
-	if c.Token != "" && (c.Username != "" || password) {
+	if !c.Token.IsZero() && (c.Username != "" || password) {
 		bad.add("both a token and a user with password")
 	}
 }
@@ -158,7 +158,7 @@ func (c Config) credentials() credentialsFunc {
 			return user, password, err
 		}
 	}
-	user, password := c.Username, string(c.Password)
+	user, password := c.Username, c.Password.Reveal()
 	return func(context.Context) (string, string, error) { return user, password, nil }
 }
 
@@ -174,11 +174,11 @@ func readPassword(path string) (string, error) {
 // shown is the configuration as it may be printed: the secrets are replaced, not only hidden by their type, so that
 // printing it cannot reveal them by any verb or encoding. What logs in still has to hold them in memory.
 func (c Config) shown() Config {
-	if c.Password != "" {
-		c.Password = redacted
+	if !c.Password.IsZero() {
+		c.Password = NewSecret(redacted)
 	}
-	if c.Token != "" {
-		c.Token = redacted
+	if !c.Token.IsZero() {
+		c.Token = NewSecret(redacted)
 	}
 	return c
 }

@@ -83,9 +83,7 @@ func (c Config) withEnv(op string) (Config, error) {
 	}{
 		{"ETCD_DISCOVERY_SRV", &cfg.DiscoverySRV},
 		{"ETCD_USERNAME", &cfg.Username},
-		{"ETCD_PASSWORD", (*string)(&cfg.Password)},
 		{"ETCD_PASSWORD_FILE", &cfg.PasswordFile},
-		{"ETCD_TOKEN", (*string)(&cfg.Token)},
 		{"ETCD_NAMESPACE", &cfg.Namespace},
 		{"ETCD_CACERT", &cfg.TLS.CAFile},
 		{"ETCD_CERT", &cfg.TLS.CertFile},
@@ -95,6 +93,12 @@ func (c Config) withEnv(op string) (Config, error) {
 		if text := os.Getenv(v.name); text != "" {
 			*v.into = text
 		}
+	}
+	if text := os.Getenv("ETCD_PASSWORD"); text != "" {
+		cfg.Password = NewSecret(text)
+	}
+	if text := os.Getenv("ETCD_TOKEN"); text != "" {
+		cfg.Token = NewSecret(text)
 	}
 	var bad complaints
 	durationsFromEnv(&cfg, &bad)
@@ -125,12 +129,12 @@ func withoutRivals(c Config) Config {
 	secret := says("ETCD_PASSWORD", "ETCD_PASSWORD_FILE")
 	switch {
 	case says("ETCD_TOKEN"):
-		c.Username, c.Password, c.PasswordFile = "", "", ""
+		c.Username, c.Password, c.PasswordFile = "", Secret{}, ""
 	case secret, says("ETCD_USERNAME"):
-		c.Token = ""
+		c.Token = Secret{}
 	}
 	if secret {
-		c.Password, c.PasswordFile = "", ""
+		c.Password, c.PasswordFile = Secret{}, ""
 	}
 	return c
 }

@@ -53,7 +53,7 @@ func seconds(n int) etcdkit.Duration { return etcdkit.Duration(time.Duration(n) 
 func full() etcdkit.Config {
 	return etcdkit.Config{
 		Endpoints: []string{"https://etcd-1:2379", "https://etcd-2:2379"},
-		Username:  "orders", PasswordFile: "/run/secrets/etcd", Password: planted, Token: planted,
+		Username:  "orders", PasswordFile: "/run/secrets/etcd", Password: etcdkit.NewSecret(planted), Token: etcdkit.NewSecret(planted),
 		TLS:       etcdkit.TLSConfig{CAFile: "ca.pem", CertFile: "cert.pem", KeyFile: "key.pem", ServerName: "etcd", InsecureSkipVerifyForTests: true},
 		Namespace: "orders/", DialTimeout: seconds(1), KeepAlive: etcdkit.KeepAlive{Time: seconds(20), Timeout: seconds(5)},
 		ReadTimeout: seconds(2), WriteTimeout: seconds(8), SessionTTL: seconds(60),
@@ -211,11 +211,11 @@ func TestTheEnvironmentWinsOverAConfiguration(t *testing.T) {
 			c.DiscoverySRV, c.Endpoints = "", []string{"etcd:1"}
 		}},
 		{"which has another password", map[string]string{"ETCD_PASSWORD": planted}, func(c *etcdkit.Config) {
-			c.PasswordFile, c.Password = "", planted
+			c.PasswordFile, c.Password = "", etcdkit.NewSecret(planted)
 		}},
 		{"which has another user", map[string]string{"ETCD_USERNAME": "root"}, func(c *etcdkit.Config) { c.Username = "root" }},
 		{"which has a token", map[string]string{"ETCD_TOKEN": planted}, func(c *etcdkit.Config) {
-			c.Username, c.PasswordFile, c.Token = "", "", planted
+			c.Username, c.PasswordFile, c.Token = "", "", etcdkit.NewSecret(planted)
 		}},
 		{"which says other values", map[string]string{
 			"ETCD_READ_TIMEOUT": "2s", "ETCD_NAMESPACE": "a/", "ETCD_ALLOW_INSECURE_CREDENTIALS": "false",
@@ -237,9 +237,9 @@ func TestTheEnvironmentWinsOverAConfiguration(t *testing.T) {
 	t.Run("which has a user where the file has a token", func(t *testing.T) {
 		t.Setenv("ETCD_USERNAME", "orders")
 		t.Setenv("ETCD_PASSWORD", planted)
-		got, err := etcdkit.Config{Token: planted, Endpoints: []string{"etcd:1"}}.WithEnv()
+		got, err := etcdkit.Config{Token: etcdkit.NewSecret(planted), Endpoints: []string{"etcd:1"}}.WithEnv()
 		require.NoError(t, err)
-		assert.Equal(t, etcdkit.Config{Username: "orders", Password: planted, Endpoints: []string{"etcd:1"}}, got)
+		assert.Equal(t, etcdkit.Config{Username: "orders", Password: etcdkit.NewSecret(planted), Endpoints: []string{"etcd:1"}}, got)
 	})
 	t.Run("which cannot be read", func(t *testing.T) {
 		t.Setenv("ETCD_READ_TIMEOUT", "soon")

@@ -117,15 +117,15 @@ func TestContradictionsAreRefused(t *testing.T) {
 		{"http with TLS files", etcdkit.Config{Endpoints: []string{"http://a:1"}, TLS: etcdkit.TLSConfig{ServerName: "x"}}, nil, "says http, but TLS is configured"},
 		{"http with TLS settings", etcdkit.Config{Endpoints: []string{"http://a:1"}}, []etcdkit.Option{etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS13})}, "says http, but TLS is configured"},
 		{"a user without a password", etcdkit.Config{Username: "u"}, nil, "username without password"},
-		{"a password without a user", etcdkit.Config{Password: planted}, nil, "password without username"},
+		{"a password without a user", etcdkit.Config{Password: etcdkit.NewSecret(planted)}, nil, "password without username"},
 		{"a password file without a user", etcdkit.Config{PasswordFile: file}, nil, "password without username"},
-		{"two passwords", etcdkit.Config{Username: "u", Password: planted, PasswordFile: file}, nil, "both password and passwordFile"},
-		{"a user and a token", etcdkit.Config{Username: "u", Password: planted, Token: planted}, nil, "both a token and a user"},
-		{"a user and somebody to ask", etcdkit.Config{Username: "u", Password: planted}, []etcdkit.Option{ask}, "both WithCredentials and"},
-		{"a token and somebody to ask", etcdkit.Config{Token: planted}, []etcdkit.Option{ask}, "both WithCredentials and"},
+		{"two passwords", etcdkit.Config{Username: "u", Password: etcdkit.NewSecret(planted), PasswordFile: file}, nil, "both password and passwordFile"},
+		{"a user and a token", etcdkit.Config{Username: "u", Password: etcdkit.NewSecret(planted), Token: etcdkit.NewSecret(planted)}, nil, "both a token and a user"},
+		{"a user and somebody to ask", etcdkit.Config{Username: "u", Password: etcdkit.NewSecret(planted)}, []etcdkit.Option{ask}, "both WithCredentials and"},
+		{"a token and somebody to ask", etcdkit.Config{Token: etcdkit.NewSecret(planted)}, []etcdkit.Option{ask}, "both WithCredentials and"},
 		{"a password file that is not there", etcdkit.Config{Username: "u", PasswordFile: file + "x"}, nil, "no such file"},
-		{"a password in clear text", etcdkit.Config{Endpoints: []string{"http://10.0.0.1:1"}, Username: "u", Password: planted}, nil, "in clear text"},
-		{"a token in clear text", etcdkit.Config{Endpoints: []string{"etcd:1"}, Token: planted}, nil, "in clear text"},
+		{"a password in clear text", etcdkit.Config{Endpoints: []string{"http://10.0.0.1:1"}, Username: "u", Password: etcdkit.NewSecret(planted)}, nil, "in clear text"},
+		{"a token in clear text", etcdkit.Config{Endpoints: []string{"etcd:1"}, Token: etcdkit.NewSecret(planted)}, nil, "in clear text"},
 		{"asked-for credentials in clear text", etcdkit.Config{Endpoints: []string{"etcd:1"}}, []etcdkit.Option{ask}, "in clear text"},
 		{"keepalive faster than gRPC allows", etcdkit.Config{KeepAlive: etcdkit.KeepAlive{Time: etcdkit.Duration(time.Second)}}, nil, "keepAlive.time 1s is below"},
 		{"a negative keepalive timeout", etcdkit.Config{KeepAlive: etcdkit.KeepAlive{Timeout: -1}}, nil, "keepAlive.timeout -1ns is negative"},
@@ -185,7 +185,7 @@ func TestCredentialsMayStayOnThisMachineOrBePermitted(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			tt.cfg.Username, tt.cfg.Password = "u", planted
+			tt.cfg.Username, tt.cfg.Password = "u", etcdkit.NewSecret(planted)
 			opened(t, tt.cfg)
 		})
 	}

@@ -69,7 +69,7 @@ func TestDiagnoseTellsOneProblemFromAnother(t *testing.T) {
 	assert.Contains(t, r.String(), refusing+" cannot be reached: dial tcp")
 
 	cfg = asApp(s)
-	cfg.Password = "wrong-" + planted
+	cfg.Password = etcdkit.NewSecret("wrong-" + planted)
 	r = opened(t, cfg).Diagnose(t.Context())
 	require.Len(t, r.Endpoints, 1)
 	assert.Empty(t, r.Endpoints[0].Dial, "the connection is there")
@@ -93,7 +93,7 @@ func TestNothingThatAClientShowsHoldsItsSecrets(t *testing.T) {
 	s := guarded(t)
 	var log strings.Builder
 	lines := &lockedWriter{w: &log}
-	for _, cfg := range []etcdkit.Config{asApp(s), {Endpoints: s.Endpoints(), Token: planted}, {Endpoints: s.Endpoints(), Username: "nobody", Password: planted}} {
+	for _, cfg := range []etcdkit.Config{asApp(s), {Endpoints: s.Endpoints(), Token: etcdkit.NewSecret(planted)}, {Endpoints: s.Endpoints(), Username: "nobody", Password: etcdkit.NewSecret(planted)}} {
 		c := opened(t, cfg, etcdkit.WithLogger(lines.logger()))
 		_, err := c.KV().Put(t.Context(), "k", []byte("value-"+planted))
 		shown := []any{cfg, &cfg, c, *c, c.Raw(), err, c.Diagnose(t.Context()), c.Stats(), ask(t.Context(), c.ReadyHandler()).Body.String()}

@@ -51,7 +51,8 @@
 //
 // # Secrets
 //
-// [Secret] hides its value from every printed, logged or marshalled form. Errors, logs, [Report] and the body of
+// [Secret] hides its value from packages fmt, log/slog and encoding, also in an unexported field. [NewSecret] makes one and
+// Reveal returns the value. Errors, logs, [Report] and the body of
 // [Client.ReadyHandler] hold no password and no token, and neither does the client of client/v3 below.
 //
 // # Logging

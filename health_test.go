@@ -161,7 +161,7 @@ func TestAClusterReachedThroughOneEndpointIsWell(t *testing.T) {
 func TestMembersTellsAWrongPasswordFromAnEtcdThatIsAway(t *testing.T) {
 	t.Parallel()
 	cfg := asApp(guarded(t))
-	cfg.Password = "wrong-" + planted
+	cfg.Password = etcdkit.NewSecret("wrong-" + planted)
 	_, err := opened(t, cfg).Members(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
 	require.NotErrorIs(t, err, etcdkit.ErrUnavailable)

@@ -35,7 +35,7 @@ func guarded(t *testing.T, flags ...string) *etcdtest.Server {
 }
 
 func asApp(s *etcdtest.Server) etcdkit.Config {
-	return etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: planted, Namespace: "app"}
+	return etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: etcdkit.NewSecret(planted), Namespace: "app"}
 }
 
 // asRoot is a client that may do everything.
@@ -64,7 +64,7 @@ func TestAWrongPasswordIsToldByOpenWithoutAStorm(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	cfg, count := asApp(s), etcdtest.Counter(t)
-	cfg.Password = "wrong-" + planted
+	cfg.Password = etcdkit.NewSecret("wrong-" + planted)
 	began := time.Now()
 	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithDialOptions(count.DialOption()))
 	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
@@ -260,7 +260,7 @@ func TestCloseDoesNotWaitForCredentialsForEver(t *testing.T) {
 
 func TestOnlyTheLoginHoldsTheToken(t *testing.T) {
 	t.Parallel()
-	assert.Empty(t, etcdkit.Token(opened(t, etcdkit.Config{Token: planted})))
+	assert.Empty(t, etcdkit.Token(opened(t, etcdkit.Config{Token: etcdkit.NewSecret(planted)})))
 }
 
 func TestAnExpiredTokenIsReplacedUnseen(t *testing.T) {
@@ -311,7 +311,7 @@ func TestARotatedPasswordFileNeedsNoRestart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(file, []byte(planted+"\n"), 0o600))
 	cfg := asApp(s)
-	cfg.Password, cfg.PasswordFile = "", file
+	cfg.Password, cfg.PasswordFile = etcdkit.Secret{}, file
 	c := open(t, cfg)
 	_, err := asRoot(t, s).UserChangePassword(t.Context(), "app", "the next one")
 	require.NoError(t, err)
@@ -332,7 +332,7 @@ func TestCredentialsThatCannotBeHadFailTheCallThatNeedsThem(t *testing.T) {
 	var sealed atomic.Bool
 	sealed.Store(true)
 	cfg := asApp(s)
-	cfg.Username, cfg.Password = "", ""
+	cfg.Username, cfg.Password = "", etcdkit.Secret{}
 	c := opened(t, cfg, etcdkit.WithCredentials(func(context.Context) (string, string, error) {
 		if sealed.Load() {
 			return "", "", vault
@@ -351,7 +351,7 @@ func TestCredentialsThatCannotBeHadFailTheCallThatNeedsThem(t *testing.T) {
 func TestALoginIsHarmlessWhereAuthenticationIsOff(t *testing.T) {
 	t.Parallel()
 	s, count := etcdtest.Start(t), etcdtest.Counter(t)
-	cfg := etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: planted}
+	cfg := etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: etcdkit.NewSecret(planted)}
 	c := open(t, cfg, etcdkit.WithDialOptions(count.DialOption()))
 	for range 5 {
 		_, err := c.KV().Put(t.Context(), "k", nil)
@@ -368,10 +368,10 @@ func TestATokenIsSentAsItIs(t *testing.T) {
 	s := guarded(t)
 	got, err := asRoot(t, s).Authenticate(t.Context(), "app", planted)
 	require.NoError(t, err)
-	c := open(t, etcdkit.Config{Endpoints: s.Endpoints(), Token: etcdkit.Secret(got.Token), Namespace: "app"})
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints(), Token: etcdkit.NewSecret(got.Token), Namespace: "app"})
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
-	_, err = etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints(), Token: planted})
+	_, err = etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints(), Token: etcdkit.NewSecret(planted)})
 	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
 	assertHides(t, err.Error())
 }
@@ -381,7 +381,7 @@ func TestNoCallerMayDecideWhatALoginCarries(t *testing.T) {
 	type key struct{}
 	s := guarded(t)
 	cfg := asApp(s)
-	cfg.Username, cfg.Password = "", ""
+	cfg.Username, cfg.Password = "", etcdkit.Secret{}
 	seen := make(chan any, 1)
 	c := opened(t, cfg, etcdkit.WithCredentials(func(ctx context.Context) (string, string, error) {
 		seen <- ctx.Value(key{})

@@ -193,7 +193,7 @@ func TestOpenLazyWaitsForNothingAndWorksOnceEtcdIsUp(t *testing.T) {
 			cfg := etcdkit.Config{Endpoints: s.Endpoints()}
 			if secured {
 				etcdtest.EnableAuth(t, s)
-				cfg.Username, cfg.Password = "root", etcdtest.RootPassword
+				cfg.Username, cfg.Password = "root", etcdkit.NewSecret(etcdtest.RootPassword)
 			}
 			s.Kill()
 			began := time.Now()

@@ -21,7 +21,7 @@ func TestTheConcurrencyPackageOverRawOutlivesItsToken(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token=simple", "--auth-token-ttl=1"))
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "secret", Grants: []etcdtest.Grant{etcdtest.ReadWrite("locks/")}})
-	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: srv.Endpoints(), Username: "app", Password: "secret", AllowInsecureCredentials: true})
+	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: srv.Endpoints(), Username: "app", Password: etcdkit.NewSecret("secret"), AllowInsecureCredentials: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, c.Close()) })
 

@@ -2,10 +2,12 @@ package etcdkit_test
 
 import (
 	"bytes"
+	"encoding/gob"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -33,9 +35,18 @@ func TestNoPrintedFormRevealsASecret(t *testing.T) {
 		M map[string]etcdkit.Secret
 		L []etcdkit.Secret
 		E any
+
+		hidden  etcdkit.Secret // fmt calls no method of an unexported field
+		config  etcdkit.Config
+		pointer *etcdkit.Config
+		keys    map[etcdkit.Secret]etcdkit.Secret
 	}
-	s := etcdkit.Secret(planted)
-	values := []any{s, &s, holder{S: s, P: &s, M: map[string]etcdkit.Secret{"k": s}, L: []etcdkit.Secret{s}, E: s}, []any{s}}
+	s := etcdkit.NewSecret(planted)
+	cfg := etcdkit.Config{Password: s, Token: s}
+	values := []any{s, &s, []any{s}, map[etcdkit.Secret]int{s: 1}, holder{
+		S: s, P: &s, M: map[string]etcdkit.Secret{"k": s}, L: []etcdkit.Secret{s}, E: s,
+		hidden: s, config: cfg, pointer: &cfg, keys: map[etcdkit.Secret]etcdkit.Secret{s: s},
+	}}
 	for _, v := range values {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%U", "%10.3s", "%T"} {
 			t.Run(fmt.Sprintf("%T %s", v, verb), func(t *testing.T) {
@@ -44,7 +55,7 @@ func TestNoPrintedFormRevealsASecret(t *testing.T) {
 			})
 		}
 	}
-	var shown, absent any = s, etcdkit.Secret("")
+	var shown, absent any = s, etcdkit.NewSecret("")
 	assert.Equal(t, "[redacted]", fmt.Sprint(shown))
 	assert.Equal(t, `"[redacted]"`, fmt.Sprintf("%#v", s))
 	assert.Empty(t, fmt.Sprint(absent), "an absent secret is no secret")
@@ -52,8 +63,12 @@ func TestNoPrintedFormRevealsASecret(t *testing.T) {
 
 func TestNoMarshalledFormRevealsASecret(t *testing.T) {
 	t.Parallel()
-	type holder struct{ S etcdkit.Secret }
-	v := holder{planted}
+	type holder struct {
+		S      etcdkit.Secret
+		hidden etcdkit.Config
+	}
+	secret := etcdkit.NewSecret(planted)
+	v := holder{secret, etcdkit.Config{Password: secret}}
 	asJSON, err := json.Marshal(v)
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"S":"[redacted]"}`, string(asJSON))
@@ -65,13 +80,30 @@ func TestNoMarshalledFormRevealsASecret(t *testing.T) {
 		slog.New(h).Info("said", "secret", v.S, "group", slog.GroupValue(slog.Any("inner", v.S)), "struct", v)
 	}
 	assertHides(t, log.String())
+	var asGob bytes.Buffer
+	require.Error(t, gob.NewEncoder(&asGob).Encode(etcdkit.Config{Username: "u", Password: secret}))
+	assertHides(t, asGob.String())
+}
+
+func TestSecret_IsComparable(t *testing.T) {
+	t.Parallel()
+	one, other := etcdkit.NewSecret(planted), etcdkit.NewSecret(strings.Clone(planted))
+	assert.True(t, one == other)
+	assert.False(t, one == etcdkit.NewSecret("x"))
+	assert.Equal(t, planted, one.Reveal())
+	assert.False(t, one.IsZero())
+	for _, empty := range []etcdkit.Secret{{}, etcdkit.NewSecret("")} {
+		assert.True(t, empty.IsZero())
+		assert.Empty(t, empty.Reveal())
+		assert.True(t, empty == etcdkit.Secret{})
+	}
 }
 
 func TestASecretIsReadFromAStringOnly(t *testing.T) {
 	t.Parallel()
 	var s etcdkit.Secret
 	require.NoError(t, json.Unmarshal([]byte(`"`+planted+`"`), &s))
-	assert.Equal(t, planted, string(s))
+	assert.Equal(t, planted, s.Reveal())
 	err := json.Unmarshal([]byte(`["`+planted+`"]`), &s)
 	require.ErrorContains(t, err, "a secret is a string")
 	assertHides(t, err.Error())

@@ -86,9 +86,9 @@ func (s *settings) insist() {
 
 // setCredentials settles on one source of credentials.
 func (s *settings) setCredentials(cfg Config, bad *complaints) {
-	s.token = string(cfg.Token)
+	s.token = cfg.Token.Reveal()
 	if s.credentials != nil {
-		if cfg.Username != "" || cfg.Password != "" || cfg.PasswordFile != "" || cfg.Token != "" {
+		if cfg.Username != "" || !cfg.Password.IsZero() || cfg.PasswordFile != "" || !cfg.Token.IsZero() {
 			bad.add("both WithCredentials and credentials in the configuration")
 		}
 		return

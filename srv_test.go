@@ -106,7 +106,7 @@ func TestALookUpThatFailsForAWhileDoesNotSwitchTLSOff(t *testing.T) {
 
 func TestARecordCannotDrawCredentialsIntoTheOpen(t *testing.T) {
 	t.Parallel()
-	cfg := etcdkit.Config{DiscoverySRV: "example.org", Username: "u", Password: planted}
+	cfg := etcdkit.Config{DiscoverySRV: "example.org", Username: "u", Password: etcdkit.NewSecret(planted)}
 	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithLookup(func(_ context.Context, service, _, _ string) (string, []*net.SRV, error) {
 		if service == "etcd-client-ssl" {
 			return "", nil, nil

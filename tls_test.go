@@ -92,7 +92,7 @@ func TestAPasswordDoesNotCrossTheNetworkInClearText(t *testing.T) {
 	proxy := s.Proxy(t)
 	up := &lockedWriter{w: &strings.Builder{}}
 	proxy.OnUp(func(b []byte) { _, _ = up.Write(bytes.Clone(b)) })
-	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile}, Username: "app", Password: planted})
+	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile}, Username: "app", Password: etcdkit.NewSecret(planted)})
 	_, err := c.KV().Put(t.Context(), "k", []byte(planted))
 	require.NoError(t, err)
 	assert.NotEmpty(t, up.String())

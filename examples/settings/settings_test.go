@@ -134,8 +134,8 @@ func TestEveryFieldOfTheFileArrives(t *testing.T) {
 	text, err := yaml.Marshal(want)
 	require.NoError(t, err)
 	plain := strings.NewReplacer( // secrets are not written out
-		"password: '[redacted]'", `password: "`+string(want.Etcd.Password)+`"`,
-		"token: '[redacted]'", `token: "`+string(want.Etcd.Token)+`"`)
+		"password: '[redacted]'", `password: "`+want.Etcd.Password.Reveal()+`"`,
+		"token: '[redacted]'", `token: "`+want.Etcd.Token.Reveal()+`"`)
 	got, err := settings.Parse([]byte(plain.Replace(string(text))))
 	require.NoError(t, err)
 	assert.Equal(t, want, got)

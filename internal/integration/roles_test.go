@@ -195,7 +195,7 @@ func TestTheRolesOfTheDocsAreEnoughAndNoMore(t *testing.T) {
 }
 
 func asUser(s *etcdtest.Server, user, password string) etcdkit.Config {
-	return etcdkit.Config{Endpoints: s.Endpoints(), Username: user, Password: etcdkit.Secret(password), Namespace: "app"}
+	return etcdkit.Config{Endpoints: s.Endpoints(), Username: user, Password: etcdkit.NewSecret(password), Namespace: "app"}
 }
 
 // useOnce does what a role is for, as a user, with names that nobody else uses where the role leaves that open.
