@@ -1,0 +1,287 @@
+// Package sweep deletes keys in the background until they are known to be gone.
+//
+// A key is left to a [Sweeper] if it could not be deleted, or if a request whose outcome is unknown may still create it.
+// It is swept until a deletion succeeds or, in the second case, until the leases that it may be on are gone: nothing else
+// proves that the request can no longer take effect.
+package sweep
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+const (
+	attemptTimeout = 4 * time.Second
+
+	// While etcd does not answer, one key is tried at a time.
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 5 * time.Second
+
+	// A key that has to be swept again waits about as long as it has been swept so far: a late request is the less
+	// likely the more time has passed.
+	minInterval = 2 * time.Second
+	maxInterval = 5 * time.Minute
+)
+
+// Key is a key to delete.
+type Key struct {
+	// Name is the key as logs show it.
+	Name string
+	// Leases are those that the key may be on. The key is gone once all of them are.
+	Leases []clientv3.LeaseID
+	// Late says that a request that creates the key may still take effect, so that it has to be deleted until its leases
+	// are gone.
+	Late bool
+	// Delete deletes the key unless it is somebody else's by now. It returns nil if etcd has answered, also if there was
+	// nothing to delete.
+	Delete func(ctx context.Context) error
+	// Done, if not nil, is called once the key is known to be gone.
+	Done func()
+}
+
+// Config is what a sweeper needs of the leases. Its functions may be called concurrently, and with no lock held.
+type Config struct {
+	// Renewed reports whether this process keeps a lease alive.
+	Renewed func(clientv3.LeaseID) bool
+	// Gone asks etcd whether a lease is gone.
+	Gone func(context.Context, clientv3.LeaseID) (bool, error)
+	// Retire is called for each lease of a late key. The sooner the lease is revoked, the sooner the key is known to be
+	// gone, so nothing else should be put on it.
+	Retire func(clientv3.LeaseID)
+	Logger *slog.Logger
+}
+
+// Sweeper deletes keys. All of them share one goroutine, which runs while there are any. It is safe for concurrent use.
+type Sweeper struct {
+	Config
+
+	ctx    context.Context //nolint:containedctx // of the goroutine: a key is swept longer than any call lasts
+	cancel context.CancelFunc
+	wake   chan struct{} // holds one: a key was added
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	running bool
+	entries []*Entry
+}
+
+// Entry is a key that is being swept.
+type Entry struct {
+	Key
+
+	s      *Sweeper
+	ctx    context.Context //nolint:containedctx // of the sweep
+	cancel context.CancelFunc
+	added  time.Time
+	due    time.Time
+	warn   sync.Once
+	busy   chan struct{} // full while the key is being deleted
+}
+
+// New returns a sweeper. ctx supplies its values alone; the sweeper ends with Close.
+func New(ctx context.Context, c Config) *Sweeper {
+	s := &Sweeper{Config: c, wake: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return s
+}
+
+// Add has a key swept from now on. It returns nil, and does nothing, after Close.
+func (s *Sweeper) Add(k Key) *Entry {
+	now := time.Now()
+	k.Leases = slices.Clone(k.Leases)
+	e := &Entry{Key: k, s: s, added: now, due: now, busy: make(chan struct{}, 1)}
+	e.ctx, e.cancel = context.WithCancel(s.ctx)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		e.cancel()
+		return nil
+	}
+	s.entries = append(s.entries, e)
+	if !s.running {
+		s.running = true
+		s.wg.Go(s.run)
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	if k.Late {
+		for _, id := range k.Leases {
+			s.Retire(id)
+		}
+	}
+	return e
+}
+
+// Stop ends the sweep of a key. When it returns no deletion is under way.
+func (e *Entry) Stop() {
+	e.s.remove(e)
+	e.busy <- struct{}{}
+	<-e.busy
+}
+
+// Close ends the sweeper and returns the keys that are not known to be gone. Only its first call returns any.
+func (s *Sweeper) Close() []Key {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := make([]Key, 0, len(s.entries))
+	for _, e := range s.entries {
+		left = append(left, e.Key)
+	}
+	s.entries = nil
+	return left
+}
+
+func (s *Sweeper) remove(e *Entry) {
+	e.cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.entries, e); i >= 0 {
+		s.entries = slices.Delete(s.entries, i, i+1)
+	}
+}
+
+// run sweeps until there is no key left.
+func (s *Sweeper) run() {
+	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	pauses.Reset()
+	timer := time.NewTimer(maxInterval) // Add wakes it before
+	defer timer.Stop()
+	var resume time.Time // nothing is sent before
+	for {
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-s.ctx.Done():
+			return
+		}
+		if now := time.Now(); !now.Before(resume) {
+			switch err := s.sweepDue(now); {
+			case s.ctx.Err() != nil || errors.Is(err, errs.Closed):
+				return // of a closed client nothing can be deleted
+			case err != nil:
+				resume = time.Now().Add(pauses.NextBackOff())
+			default:
+				pauses.Reset()
+			}
+		}
+		next, ok := s.next()
+		if !ok {
+			return
+		}
+		timer.Reset(time.Until(later(next, resume)))
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// next returns when the next key is due. It reports false if there is none, and then the goroutine has to end.
+func (s *Sweeper) next() (at time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.entries) == 0 {
+		s.running = false
+		return at, false
+	}
+	first := slices.MinFunc(s.entries, func(a, b *Entry) int { return a.due.Compare(b.due) })
+	return first.due, true
+}
+
+// sweepDue sweeps each key that is due. It ends with the first one that etcd does not answer for, whose error it returns.
+func (s *Sweeper) sweepDue(now time.Time) error {
+	s.mu.Lock()
+	due := slices.DeleteFunc(slices.Clone(s.entries), func(e *Entry) bool { return e.due.After(now) })
+	s.mu.Unlock()
+	slices.SortStableFunc(due, func(a, b *Entry) int { return a.due.Compare(b.due) })
+	for _, e := range due {
+		gone, err := e.sweep()
+		stopped := e.ctx.Err() != nil
+		if s.ctx.Err() != nil {
+			return s.ctx.Err()
+		}
+		if err != nil {
+			e.warn.Do(func() {
+				s.Logger.WarnContext(s.ctx, "key is not deleted yet", "key", errs.Short(e.Name), "error", err)
+			})
+		}
+		switch {
+		case gone:
+			s.remove(e)
+			if e.Done != nil && !stopped {
+				e.Done()
+			}
+		case err != nil && !errors.Is(err, errs.Permission):
+			e.putOff(0) // behind the others, in case it is about this key
+			return err
+		default:
+			e.putOff(e.interval(time.Now()))
+		}
+	}
+	return nil
+}
+
+// putOff has the key swept again after d.
+func (e *Entry) putOff(d time.Duration) {
+	e.s.mu.Lock()
+	e.due = time.Now().Add(d)
+	e.s.mu.Unlock()
+}
+
+// interval is how long a key waits that has to be swept again.
+func (e *Entry) interval(now time.Time) time.Duration {
+	d := min(max(now.Sub(e.added), minInterval), maxInterval)
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// sweep deletes the key, and reports whether it is gone for good or no longer to be swept.
+func (e *Entry) sweep() (gone bool, err error) {
+	e.busy <- struct{}{}
+	defer func() { <-e.busy }()
+	if e.ctx.Err() != nil {
+		return true, nil // stopped
+	}
+	ctx, stop := context.WithTimeout(e.ctx, attemptTimeout)
+	defer stop()
+	err = e.Delete(ctx)
+	if err == nil && !e.Late || e.ctx.Err() != nil {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, errs.Permission) {
+		return false, err
+	}
+	for len(e.Leases) > 0 {
+		id := e.Leases[0]
+		if e.s.Renewed(id) {
+			return false, err
+		}
+		over, lookup := e.s.Gone(ctx, id)
+		if lookup != nil || !over {
+			return false, errors.Join(err, lookup)
+		}
+		e.Leases = e.Leases[1:]
+	}
+	return true, nil
+}
