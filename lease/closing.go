@@ -17,10 +17,10 @@ func (c *core) parting() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(c.life), farewell)
 }
 
-// Close removes all keys of the manager and revokes the leases of all its sessions, within 4 s in all, and waits
+// Close deletes all keys of the manager and revokes the leases of all its sessions, within 4 s in all, and waits
 // for what runs in the background. Contexts end with a cause that matches [ErrClosed]. It does its work once and returns
-// the same result every time; an error means that leases were left to end by themselves. A manager made by Namespace has
-// nothing to close.
+// the same result every time; an error means that leases were left to expire, and says of how many keys this is not known to
+// be the end, or that the loss hook still runs. A manager made by Namespace has nothing to close.
 func (m *Manager) Close() error {
 	if m.view {
 		return nil
@@ -43,12 +43,15 @@ func (c *core) close() error {
 	defer stop()
 	err := together(keys, func(k *Key) error { return k.close(ctx) })
 	err = errors.Join(err, together(c.renewer.close(), func(s *Session) error { return s.close(ctx) }))
+	err = errors.Join(err, c.endSweeper(ctx))
 	c.jobs.Wait()
 	if c.ownWatcher != nil {
 		_ = c.ownWatcher.Close() // always nil
 	}
 	c.renewer.wait()
-	c.telling.wait()
+	if c.hooks.wait(ctx) != nil {
+		err = errors.Join(err, errHookRuns)
+	}
 	if err != nil {
 		return fail("close", "", err)
 	}

@@ -67,7 +67,9 @@
 // is told by lease IDs, which are random, and by the create revision: a key that somebody has overwritten since we
 // created it is ours to restore; one that was deleted and then created by somebody else is theirs, and is left to them
 // until it goes, unless [WithTakeover] says otherwise. Close deletes the key only while it is on our lease. A creation
-// whose answer was lost may be applied after that: such a key is swept away 5 s and 15 s later.
+// whose answer was lost may be applied after that, however late: such a key is deleted again from time to time, after 2 s at
+// first and every 5 minutes in the end, until its lease is gone. To that end the lease takes no new keys, and is revoked with
+// the last of those that it has.
 //
 // # Guarantees
 //
@@ -97,7 +99,8 @@
 //	OpenSession          1 (Grant), 2 when the answer took more than half of the TTL; with WithLease as KeepAliveOnce
 //	a session            1 message per TTL/3 on the shared stream
 //	Session.Close        1 (Revoke)
-//	Shared, Acquire      0 when the session is there; a lease carries 256 of those who Acquire
+//	Shared, Acquire      0 when the session is there; a lease carries 256 of those who Acquire, and is revoked a minute
+//	                     after the last of them has released it
 //	Session.Guard        1 put for the first call on a session, 0 afterwards
 //	OpenKey              1 transaction and a watch; Update 1; Close 1
 //	Session.Verify       1 RPC

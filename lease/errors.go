@@ -45,6 +45,9 @@ var (
 	errNoKV      = fmt.Errorf("%w: the client has no KV", errs.Invalid)
 )
 
+// errHookRuns is what Close returns when it has waited in vain for the loss hook.
+var errHookRuns = errors.New("the loss hook has not returned")
+
 // fail is the error of an operation that provably changed nothing.
 func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "lease", Op: op, Key: key, Unchanged: true, Err: err}

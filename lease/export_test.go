@@ -14,11 +14,6 @@ func (s *Session) Sleep(d time.Duration) {
 	s.trust.wall = s.trust.wall.Add(-d)
 }
 
-// SweepAfter changes when what a closed key may have left behind is swept away.
-func (m *Manager) SweepAfter(first, second time.Duration) {
-	m.sweepAfter = []time.Duration{first, second}
-}
-
 // OpenLate opens the session of a lease that was granted a whole TTL ago, as it is in a process that was stopped between
 // the answer and its next step.
 func (m *Manager) OpenLate(ttl time.Duration) error {

@@ -149,6 +149,13 @@ func (f *fakeEtcd) expiry(id clientv3.LeaseID) time.Time {
 	return time.Time{}
 }
 
+// expire ends a lease, as an operator's revocation does.
+func (f *fakeEtcd) expire(id clientv3.LeaseID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.leases, int64(id))
+}
+
 // living is how many leases there are.
 func (f *fakeEtcd) living() int {
 	f.mu.Lock()

@@ -134,10 +134,8 @@ func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 	defer stop()
 	err := m.revoke(ctx, id)
 	if err == nil || errors.Is(err, ErrNotFound) {
-		for _, s := range m.renewer.all() {
-			if s.id == id {
-				s.lose(ErrNotFound, nil)
-			}
+		if s := m.renewer.find(id); s != nil {
+			s.lose(ErrNotFound, nil)
 		}
 	}
 	return err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -26,7 +25,7 @@ type holding struct {
 	kv      *mvccpb.KeyValue // nil: absent
 	seen    int64            // the revision as of which that is so
 	created int64            // the revision of the incarnation that is ours, 0 for none
-	doubt   time.Time        // of the last write that may have been applied, or may yet be
+	late    bool             // a creation may still be applied
 
 	astray bool               // the key is not known to be what it is to be, and nothing else may happen to it
 	wake   context.CancelFunc // ends the keeper's wait for that
@@ -133,11 +132,11 @@ func (k *Key) lease(ctx context.Context) (*Session, error) {
 		return s, nil
 	}
 	k.letGo()
-	s, release, err := k.m.acquire(ctx, k.ttl)
+	s, err := k.m.poolOf(k.ttl).get(ctx, "acquire session", true)
 	if err != nil {
 		return nil, err
 	}
-	h.release = release
+	h.release = s.releaseOnce()
 	h.current.Store(s)
 	h.leases = append(h.leases, s.id)
 	if more := len(h.leases) - leasesMost; more > 0 {
@@ -180,11 +179,12 @@ func (k *Key) learn(kvs []*mvccpb.KeyValue, rev int64) {
 // all that a second application could do is to make the key what it is to be.
 func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) error {
 	h := &k.held
+	absent := h.kv == nil
 	is := clientv3.Compare(clientv3.ModRevision(k.abs), "=", h.kv.GetModRevision())
 	put := clientv3.OpPut(k.abs, string(value), clientv3.WithLease(s.id))
 	get := clientv3.OpGet(k.abs)
 	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Guarded: true}
-	err := k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+	err := k.m.engine.Do(ctx, call, func(ctx context.Context, ambiguous bool) error {
 		r, err := k.m.kv.Txn(ctx).If(is).Then(put, get).Else(get).Commit()
 		if err != nil {
 			return err
@@ -193,38 +193,41 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 		if r.Succeeded {
 			h.created = h.kv.GetCreateRevision()
 		}
+		if ambiguous && absent && (r.Succeeded || h.kv.GetLease() != int64(s.id)) {
+			h.late = true // an attempt before this one has not been applied yet
+		}
 		return nil
 	})
-	if errors.Is(err, errs.UnknownOutcome) {
-		h.doubt = time.Now()
-	}
+	// Any other write depends on a state of the key that will have passed, at the latest, once the key is deleted.
+	h.late = h.late || absent && errors.Is(err, errs.UnknownOutcome)
 	return err
 }
 
 // remove deletes the key from etcd as far as it is on one of our leases.
 func (k *Key) remove(ctx context.Context) error {
 	h := &k.held
-	if len(h.leases) == 0 || h.created == 0 && h.doubt.IsZero() {
+	if len(h.leases) == 0 || h.created == 0 && !h.late {
 		return nil // nothing was ever written
 	}
 	on := []clientv3.LeaseID{h.leases[len(h.leases)-1]}
 	if last := clientv3.LeaseID(h.kv.GetLease()); last != on[0] && slices.Contains(h.leases, last) {
 		on = append(on, last)
 	}
-	for _, id := range on {
-		if err := k.m.deleteOn(ctx, k, id); err != nil {
+	return k.deleteOn(ctx, on...)
+}
+
+// deleteOn deletes the key if it is on one of the given leases.
+func (k *Key) deleteOn(ctx context.Context, leases ...clientv3.LeaseID) error {
+	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, Guarded: true}
+	for _, id := range leases {
+		ours := clientv3.Compare(clientv3.LeaseValue(k.abs), "=", id)
+		err := k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+			_, err := k.m.kv.Txn(ctx).If(ours).Then(clientv3.OpDelete(k.abs)).Commit()
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// deleteOn deletes the key if it is on the given lease.
-func (c *core) deleteOn(ctx context.Context, k *Key, id clientv3.LeaseID) error {
-	ours := clientv3.Compare(clientv3.LeaseValue(k.abs), "=", id)
-	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, Guarded: true}
-	return c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-		_, err := c.kv.Txn(ctx).If(ours).Then(clientv3.OpDelete(k.abs)).Commit()
-		return err
-	})
 }

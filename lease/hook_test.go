@@ -1,7 +1,10 @@
 package lease_test
 
 import (
+	"bytes"
+	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -46,4 +49,54 @@ func TestALossHookMayUseTheManager(t *testing.T) {
 	}
 	require.ErrorIs(t, first.Err(), lease.ErrExpired)
 	require.NoError(t, m.Close())
+}
+
+func TestManager_LossHookThatBlocksCostsNoOtherSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		unblock := make(chan struct{})
+		m := f.manager(t, lease.WithLossHook(func(error) { <-unblock }))
+		lost, err := m.OpenSession(t.Context(), lease.WithTTL(6*time.Second))
+		require.NoError(t, err)
+		other, err := m.OpenSession(t.Context(), lease.WithTTL(6*time.Second))
+		require.NoError(t, err)
+		f.expire(lost.ID())
+		<-lost.Context().Done()
+		time.Sleep(time.Minute)
+		require.NoError(t, other.Err())
+		close(unblock)
+	})
+}
+
+func TestManager_CloseAwaitsTheLossHookWithinBounds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var m *lease.Manager
+		closed := make(chan error, 1)
+		m = f.manager(t, lease.WithLossHook(func(error) { closed <- m.Close() })) // as a program that gives up does
+		s, err := m.OpenSession(t.Context())
+		require.NoError(t, err)
+		f.expire(s.ID())
+		<-s.Context().Done()
+		began := time.Now()
+		require.ErrorContains(t, <-closed, "the loss hook has not returned")
+		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+	})
+}
+
+func TestManager_LossHookThatPanicsIsLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var logs bytes.Buffer
+		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))), lease.WithLossHook(func(error) { panic("metrics") }))
+		s, err := m.OpenSession(t.Context())
+		require.NoError(t, err)
+		f.expire(s.ID())
+		<-s.Context().Done()
+		require.NoError(t, m.Close())
+		assert.Contains(t, logs.String(), "panic=metrics")
+	})
 }

@@ -122,7 +122,7 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 			s := m.sweeps[k.abs]
 			delete(m.sweeps, k.abs)
 			m.mu.Unlock()
-			k.held.inherit(s)
+			k.held.resumeSweep(s)
 			return nil
 		}
 		m.mu.Unlock()
@@ -182,8 +182,8 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 }
 
 // Close deletes the key, if it is its own, within 5 s. It does so once and returns the same result every time. After an
-// error the key is deleted in the background, within 15 s of etcd answering again; at the latest it goes with its lease, when the manager
-// is closed. Until then OpenKey takes the key for this process's own.
+// error the key is deleted in the background, within 5 s of etcd answering again; at the latest it goes with its lease, when
+// the manager is closed. Until then OpenKey takes the key for this process's own.
 func (k *Key) Close() error {
 	ctx, stop := k.m.parting()
 	defer stop()
@@ -197,9 +197,6 @@ func (k *Key) close(ctx context.Context) error {
 		k.turn <- struct{}{} // an Update under way ends first
 		defer func() { <-k.turn }()
 		k.closeErr = k.remove(ctx)
-		if k.closeErr != nil {
-			k.held.doubt = time.Now()
-		}
 		k.retire()
 		k.letGo()
 		close(k.gone)
@@ -209,7 +206,7 @@ func (k *Key) close(ctx context.Context) error {
 
 // forsake closes a key that could not be created. What it may have left in etcd is removed in the background.
 func (k *Key) forsake() {
-	if k.held.doubt.IsZero() {
+	if !k.held.late {
 		_ = k.Close() // sends nothing
 		return
 	}

@@ -2,12 +2,14 @@ package lease_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -56,16 +58,24 @@ func newLateKV(t *testing.T, dir string, prepare ...func(*clientv3.Config)) (*la
 	return net, manage(t, cli, lease.WithNamespace(dir))
 }
 
+// keepLease opens another key, whose lease the next one will share.
+func keepLease(t *testing.T, m *lease.Manager) {
+	t.Helper()
+	_, err := m.OpenKey(t.Context(), "other", nil)
+	require.NoError(t, err)
+}
+
 // loseCreation has OpenKey give up on a transaction, which it returns.
 func (l *lateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
 	t.Helper()
+	before := m.Stats().Keys
 	l.losing.Store(true)
 	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
 	_, err := m.OpenKey(ctx, "k", []byte("late"))
 	require.ErrorIs(t, err, lease.ErrUnknownOutcome)
 	l.losing.Store(false)
-	require.Eventually(t, func() bool { return m.Stats().Keys == 0 }, 10*time.Second, time.Millisecond, "it was cleaned up at once")
+	require.Eventually(t, func() bool { return m.Stats().Keys == before }, 10*time.Second, time.Millisecond, "it was cleaned up at once")
 	return <-l.lost
 }
 
@@ -76,7 +86,7 @@ func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
 			t.Parallel()
 			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
 			net, m := newLateKV(t, dir, prepare...)
-			m.SweepAfter(100*time.Millisecond, 3*time.Second) // of which the second comes after the write
+			keepLease(t, m)
 			txn := net.loseCreation(t, m)
 			r, err := txn.Commit()
 			require.NoError(t, err)
@@ -90,6 +100,28 @@ func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
 			require.NoError(t, k.Close())
 		})
 	}
+}
+
+func TestKey_LeaseOfALateCreationEndsWithItsLastUser(t *testing.T) {
+	t.Parallel()
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	net, m := newLateKV(t, dir)
+	other, err := m.OpenKey(t.Context(), "other", nil)
+	require.NoError(t, err)
+	txn := net.loseCreation(t, m)
+	again, err := m.OpenKey(t.Context(), "another", nil)
+	require.NoError(t, err)
+	assert.Equal(t, 2, m.Stats().Sessions, "no further key is put on that lease")
+	require.NoError(t, other.Close())
+	require.Eventually(t, func() bool { return m.Stats().Sessions == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { // the session has ended; its lease does so a moment later
+		_, err = txn.Commit()
+		return errors.Is(err, rpctypes.ErrLeaseNotFound)
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, again.Close())
+	r, err := direct.Get(t.Context(), dir, clientv3.WithPrefix())
+	require.NoError(t, err)
+	assert.Empty(t, r.Kvs)
 }
 
 // Whoever opens the key next takes the sweep over, and has to carry on with it, however far he gets.
@@ -114,7 +146,7 @@ func TestAKeyThatIsWrittenLateIsSweptAwayThoughItWasOpenedInBetween(t *testing.T
 			t.Parallel()
 			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
 			net, m := newLateKV(t, dir)
-			m.SweepAfter(100*time.Millisecond, 3*time.Second) // of which the second comes after the write
+			keepLease(t, m)
 			txn := net.loseCreation(t, m)
 			between(t, m)
 			r, err := txn.Commit()
@@ -132,7 +164,6 @@ func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
 	net, m := newLateKV(t, dir)
-	m.SweepAfter(500*time.Millisecond, 600*time.Millisecond)
 	txn := net.loseCreation(t, m)
 	k, err := m.OpenKey(t.Context(), "k", []byte("again"))
 	require.NoError(t, err)
@@ -143,7 +174,7 @@ func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got.Kvs, 1)
 	first := got.Kvs[0].CreateRevision
-	timer := time.NewTimer(time.Second) // both sweeps would be over
+	timer := time.NewTimer(3 * time.Second) // the second sweep would be over
 	<-timer.C
 	got, err = direct.Get(t.Context(), dir+"k")
 	require.NoError(t, err)

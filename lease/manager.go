@@ -15,6 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/sweep"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -44,19 +45,18 @@ type core struct {
 	life    context.Context //nolint:containedctx // of the manager: no caller's context may reach what is shared
 	endLife context.CancelCauseFunc
 	renewer renewer
+	sweeper *sweep.Sweeper
 	lost    atomic.Uint64
-	telling busy // of losses
+	hooks   activeCounter // calls of the loss hook
 
 	mu         sync.Mutex
 	closed     bool
 	jobs       sync.WaitGroup // work in the background that nobody else waits for
 	pools      map[time.Duration]*pool
-	watcher    *watch.Watcher    // of the keys, nil before the first
-	ownWatcher *watch.Watcher    // that, where the manager has made it
-	keys       map[string]*Key   // by absolute key
-	sweeps     map[string]*sweep // likewise
-
-	sweepAfter []time.Duration
+	watcher    *watch.Watcher       // of the keys, nil before the first
+	ownWatcher *watch.Watcher       // that, where the manager has made it
+	keys       map[string]*Key      // by absolute key
+	sweeps     map[string]*keySweep // likewise
 
 	closing  sync.Once
 	closeErr error
@@ -95,8 +95,7 @@ func newCore(cli *clientv3.Client, s settings) *core {
 	s.logger = logging.OrDefault(s.logger)
 	c := &core{
 		cli: cli, log: s.logger, ttl: s.ttl, onLoss: s.onLoss, watcher: s.watcher,
-		pools: map[time.Duration]*pool{}, keys: map[string]*Key{}, sweeps: map[string]*sweep{},
-		sweepAfter: sweepAfter(),
+		pools: map[time.Duration]*pool{}, keys: map[string]*Key{}, sweeps: map[string]*keySweep{},
 	}
 	//nolint:forbidigo // the manager's own life: no caller's metadata or deadline may reach the shared stream
 	c.life, c.endLife = context.WithCancelCause(context.Background())
@@ -109,6 +108,7 @@ func newCore(cli *clientv3.Client, s settings) *core {
 		Observed: seen && wire.Hardened(cli) && c.ownIDs && s.stub == nil, Logger: s.logger, Observe: s.onRetry,
 	})
 	c.renewer = c.newRenewer()
+	c.sweeper = c.newSweeper()
 	return c
 }
 

@@ -59,9 +59,9 @@ func WithRetryHook(f func(op string, attempt int, err error)) Option {
 	return func(s *settings) { s.onRetry = f }
 }
 
-// WithLossHook is told why a session was lost, once for each, and not of sessions that are closed. It is called in
-// whatever goroutine found out, with no lock held. It must not block, and must not close the manager, which waits for it.
-// Default: none.
+// WithLossHook has f called with the cause of each loss of a session; a session that is closed is not lost. Each call has a
+// goroutine of its own, so that f may block and may use the manager; a panic in it is logged. Close waits for the calls under
+// way, for 4 s at most. Default: none.
 func WithLossHook(f func(cause error)) Option { return func(s *settings) { s.onLoss = f } }
 
 // WithStub sends everything that concerns leases through stub instead of the client's connection. It is for stubs with

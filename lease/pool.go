@@ -2,19 +2,26 @@ package lease
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// usersMost is how many users one shared lease carries. A lease that ends deletes its keys in one transaction, and one
-// that is lost is lost for all of them.
-const usersMost = 256
+const (
+	// maxUsers is how many users one shared lease carries. A lease that ends deletes its keys in one transaction, and one
+	// that is lost is lost for all of them.
+	maxUsers = 256
+	// poolIdleTimeout is how long a session without users is kept for the next one.
+	poolIdleTimeout = time.Minute
+)
 
-// pool is the shared sessions of one TTL. The first of them is for everybody; those who say when they are done are
-// spread over as many as it takes.
+// pool holds the shared sessions of one TTL. One of them is for the callers of Shared, who are not counted; those who
+// acquire and release are spread over as many as it takes.
 type pool struct {
 	c   *core
 	ttl time.Duration
@@ -24,62 +31,80 @@ type pool struct {
 	opening  *opening
 }
 
-// opening is a session on its way, for all who wait for it.
+// pooled is what a pool notes about a session. The pool's lock guards it.
+type pooled struct {
+	pool    *pool // nil: the session is its opener's
+	users   int
+	shared  bool // returned by Shared: kept until the manager is closed
+	retired bool // a key on it may be created late: it takes no new users
+
+	idleSince time.Time // meaningful while there are no users
+	idleTimer *time.Timer
+}
+
+// opening is one attempt to open a session, for all who wait for it.
 type opening struct {
 	done    chan struct{}
 	session *Session
 	err     error
 }
 
-// pool returns that of a TTL.
-func (m *Manager) pool(ttl time.Duration) *pool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p := m.pools[ttl]
+// poolOf returns the pool of a TTL, rounded up to whole seconds as etcd counts them.
+func (c *core) poolOf(ttl time.Duration) *pool {
+	ttl = (ttl + time.Second - 1).Truncate(time.Second)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.pools[ttl]
 	if p == nil {
-		p = &pool{c: m.core, ttl: ttl}
-		m.pools[ttl] = p
+		p = &pool{c: c, ttl: ttl}
+		c.pools[ttl] = p
 	}
 	return p
 }
 
 // Shared returns the client's session, opening it when there is none or the last one was lost. It is the same for all
-// who ask, over all namespaces, until it is lost; it ends with the manager, and closing it is refused. No RPC when it
-// is there.
+// callers that give the same TTL, over all namespaces, until it is lost. It ends with the manager, and closing it is
+// refused. The only option is [WithTTL]. No RPC when the session is there.
 //
-// A session that is being opened is opened for everybody: ctx bounds the wait for it, and its own bound, the write
-// time-out, applies too.
+// Callers that need a session at the same time wait for one attempt to open it, each until its own ctx ends. The attempt
+// goes on when a caller gives up; the write timeout bounds it.
 //
-// Callers of Shared are not counted. Whoever puts many keys on the lease should use [Manager.Acquire].
-func (m *Manager) Shared(ctx context.Context) (*Session, error) {
-	const op = "shared session"
-	if err := m.ready(); err != nil {
-		return nil, fail(op, "", err)
-	}
-	return m.pool(m.ttl).get(ctx, op, false)
+// Callers of Shared are not counted. If you put many keys on the lease, use [Manager.Acquire].
+func (m *Manager) Shared(ctx context.Context, o ...SessionOption) (*Session, error) {
+	return m.pooledSession(ctx, "shared session", o, false)
 }
 
-// Acquire is [Manager.Shared] for one key: a shared session that carries fewer than 256 of those who have acquired and
-// not released it; a further one is opened when there is none. release is called when the key is gone; it may be called
-// several times. Leases that are no longer needed are kept for the next time.
-func (m *Manager) Acquire(ctx context.Context) (s *Session, release func(), err error) {
-	return m.acquire(ctx, m.ttl)
-}
-
-func (m *Manager) acquire(ctx context.Context, ttl time.Duration) (s *Session, release func(), err error) {
-	const op = "acquire session"
-	if err := m.ready(); err != nil {
-		return nil, nil, fail(op, "", err)
-	}
-	p := m.pool(ttl)
-	s, err = p.get(ctx, op, true)
+// Acquire returns a shared session for one key, as [Manager.Shared] does, but one that carries fewer than 256 of those
+// who have acquired and not released it; it opens a further one if there is none. Call release when the key is gone;
+// further calls of it do nothing. A session is kept for a minute after its last release, and then closed, unless Shared
+// has returned it.
+func (m *Manager) Acquire(ctx context.Context, o ...SessionOption) (s *Session, release func(), err error) {
+	s, err = m.pooledSession(ctx, "acquire session", o, true)
 	if err != nil {
 		return nil, nil, err
 	}
-	return s, sync.OnceFunc(func() { p.release(s) }), nil
+	release = s.releaseOnce()
+	return s, release, nil
 }
 
-// get returns a session that lives; with reserve, one that has room, which is taken.
+// releaseOnce returns a function that counts the caller out as a user of a pooled session.
+func (s *Session) releaseOnce() func() { return sync.OnceFunc(func() { s.pool.release(s) }) }
+
+func (m *Manager) pooledSession(ctx context.Context, op string, opts []SessionOption, reserve bool) (*Session, error) {
+	if err := m.ready(); err != nil {
+		return nil, fail(op, "", err)
+	}
+	set, err := newSessionSettings(m.ttl, opts)
+	if set.leaseSet {
+		err = errors.Join(err, fmt.Errorf("%w: WithLease: a shared session has a lease of its own", errs.Invalid))
+	}
+	if err != nil {
+		return nil, fail(op, "", err)
+	}
+	return m.poolOf(set.ttl).get(ctx, op, reserve)
+}
+
+// get returns a live session; with reserve, one that has room, and counts the user.
 func (p *pool) get(ctx context.Context, op string, reserve bool) (*Session, error) {
 	if ctx == nil {
 		return nil, fail(op, "", errNoContext)
@@ -108,40 +133,52 @@ func (p *pool) get(ctx context.Context, op string, reserve bool) (*Session, erro
 
 // pick returns a session, or the opening to wait for.
 func (p *pool) pick(reserve bool) (*Session, *opening) {
-	var over []*Session
-	defer func() { // without the lock: whoever is told of a loss may come here
-		for _, s := range over {
-			_ = s.Err()
-		}
-	}()
+	for _, s := range p.takeLost(time.Now()) {
+		_ = s.Err() // ends it, in case no timer has noticed yet
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
-	p.sessions = slices.DeleteFunc(p.sessions, func(s *Session) bool {
-		if s.over(now) {
-			over = append(over, s)
-			return true
-		}
-		return false
-	})
-	for _, s := range p.sessions {
-		if !reserve {
-			return s, nil
-		}
-		if s.users < usersMost {
+	suits := func(s *Session) bool { return s.shared || !s.retired && !p.hasShared() }
+	if reserve {
+		suits = func(s *Session) bool { return !s.retired && s.users < maxUsers }
+	}
+	if i := slices.IndexFunc(p.sessions, suits); i >= 0 {
+		s := p.sessions[i]
+		if reserve {
 			s.users++
-			return s, nil
+		} else {
+			s.shared = true
 		}
+		return s, nil
 	}
 	if p.opening == nil {
 		o := &opening{done: make(chan struct{})}
 		p.opening = o
 		if !p.c.job(func() { p.open(o) }) {
-			o.err = fail("shared session", "", ErrClosed)
+			o.err = fail("shared session", "", closedError("manager"))
 			close(o.done)
 		}
 	}
 	return nil, p.opening
+}
+
+// hasShared reports whether one of the sessions was returned by Shared.
+func (p *pool) hasShared() bool {
+	return slices.ContainsFunc(p.sessions, func(s *Session) bool { return s.shared })
+}
+
+// takeLost removes the sessions that have ended, and returns them.
+func (p *pool) takeLost(now time.Time) (lost []*Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sessions = slices.DeleteFunc(p.sessions, func(s *Session) bool {
+		over := s.over(now)
+		if over {
+			lost = append(lost, s)
+		}
+		return over
+	})
+	return lost
 }
 
 // open opens a session for all who wait.
@@ -157,15 +194,59 @@ func (p *pool) open(o *opening) {
 	defer p.mu.Unlock()
 	if err == nil {
 		p.sessions = append(p.sessions, s)
+		p.idle(s) // nobody may want it any more
 	}
 	o.session, o.err = s, err
 	p.opening = nil
 	close(o.done)
 }
 
-// release gives a place on a session back.
+// release counts a user out.
 func (p *pool) release(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.users--
+	p.idle(s)
+}
+
+// retire has a session take no new users. It is closed with the last one.
+func (p *pool) retire(s *Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.retired = true
+	p.idle(s)
+}
+
+// idle has a session without users closed, in time. The lock is held.
+func (p *pool) idle(s *Session) {
+	if s.users > 0 || s.shared {
+		return
+	}
+	s.idleSince = time.Now()
+	closeIdle := func() { p.c.job(func() { p.closeIdle(s) }) }
+	switch {
+	case s.retired:
+		closeIdle()
+	case s.idleTimer == nil:
+		s.idleTimer = time.AfterFunc(poolIdleTimeout, closeIdle)
+	default:
+		s.idleTimer.Reset(poolIdleTimeout)
+	}
+}
+
+// closeIdle closes a session unless it is in use, or was a moment ago.
+func (p *pool) closeIdle(s *Session) {
+	p.mu.Lock()
+	i := slices.Index(p.sessions, s)
+	if i < 0 || s.users > 0 || s.shared || !s.retired && time.Since(s.idleSince) < poolIdleTimeout {
+		p.mu.Unlock()
+		return
+	}
+	p.sessions = slices.Delete(p.sessions, i, i+1)
+	p.mu.Unlock()
+	ctx, stop := p.c.parting()
+	defer stop()
+	if err := s.close(ctx); err != nil {
+		p.c.log.WarnContext(ctx, "a lease is left to expire", "lease", named(s.id), "error", err)
+	}
 }

@@ -135,6 +135,122 @@ func TestALeaseCarries256Users(t *testing.T) {
 	})
 }
 
+func TestManager_SharedSessionsAreOnePerTTL(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		m := f.manager(t, lease.WithSessionTTL(20*time.Second))
+		byTTL := map[time.Duration]*lease.Session{}
+		for _, tt := range []struct {
+			opts []lease.SessionOption
+			ttl  time.Duration
+		}{
+			{nil, 20 * time.Second},
+			{[]lease.SessionOption{lease.WithTTL(20 * time.Second)}, 20 * time.Second},
+			{[]lease.SessionOption{lease.WithTTL(5 * time.Second)}, 5 * time.Second},
+			{[]lease.SessionOption{lease.WithTTL(4500 * time.Millisecond)}, 5 * time.Second}, // etcd counts seconds
+			{[]lease.SessionOption{lease.WithTTL(time.Minute)}, time.Minute},
+		} {
+			for range 2 {
+				shared, err := m.Shared(t.Context(), tt.opts...)
+				require.NoError(t, err)
+				acquired, release, err := m.Namespace("below").Acquire(t.Context(), tt.opts...)
+				require.NoError(t, err)
+				assert.Same(t, shared, acquired)
+				assert.Equal(t, tt.ttl, shared.TTL())
+				if byTTL[tt.ttl] != nil {
+					assert.Same(t, byTTL[tt.ttl], shared)
+				}
+				byTTL[tt.ttl] = shared
+				release()
+			}
+		}
+		grants, _, _, _ := f.counted()
+		assert.Equal(t, 3, grants)
+
+		_, err := m.Shared(t.Context(), lease.WithLease(1))
+		require.ErrorIs(t, err, lease.ErrInvalid)
+		_, _, err = m.Acquire(t.Context(), lease.WithTTL(time.Millisecond))
+		require.ErrorIs(t, err, lease.ErrInvalid)
+	})
+}
+
+func TestManager_AcquireWaitsForOneAttemptWhoeverElseWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.set(loseBoth)
+		m := f.manager(t, lease.WithTimeouts(0, 2*time.Second))
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				ctx, stop := context.WithTimeout(t.Context(), time.Duration(i+1)*100*time.Millisecond)
+				defer stop()
+				_, _, err := m.Acquire(ctx, lease.WithTTL(time.Minute))
+				assert.ErrorIs(t, err, lease.ErrUnavailable)
+				assert.Equal(t, min(time.Duration(i+1)*100*time.Millisecond, 2*time.Second), time.Since(began),
+					"until its own context ends, or the one attempt does")
+			})
+		}
+		wg.Wait()
+	})
+}
+
+func TestManager_AcquiredSessionEndsAMinuteAfterItsLastRelease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		m := f.manager(t)
+		first, release, err := m.Acquire(t.Context())
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		release()
+		time.Sleep(59 * time.Second)
+		again, releaseAgain, err := m.Acquire(t.Context())
+		require.NoError(t, err)
+		require.Same(t, first, again)
+		time.Sleep(time.Hour)
+		require.NoError(t, first.Err(), "it is in use")
+		releaseAgain()
+		time.Sleep(59 * time.Second)
+		require.NoError(t, first.Err())
+		time.Sleep(2 * time.Second)
+		require.ErrorIs(t, first.Err(), lease.ErrClosed)
+		assert.Zero(t, f.living(), "its lease is revoked")
+		_, revokes, renewals, _ := f.counted()
+		assert.Equal(t, 1, revokes)
+		time.Sleep(time.Hour)
+		_, _, after, _ := f.counted()
+		assert.Equal(t, renewals, after, "nothing is renewed for nobody")
+
+		shared, err := m.Shared(t.Context())
+		require.NoError(t, err)
+		_, release, err = m.Acquire(t.Context())
+		require.NoError(t, err)
+		release()
+		time.Sleep(time.Hour)
+		require.NoError(t, shared.Err(), "callers of Shared are not counted")
+	})
+}
+
+func TestManager_SessionThatNobodyWaitedForEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.slow(time.Second)
+		m := f.manager(t)
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		_, _, err := m.Acquire(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.Sleep(2 * time.Second)
+		assert.Equal(t, 1, f.living())
+		time.Sleep(2 * time.Minute)
+		assert.Zero(t, f.living())
+	})
+}
+
 func TestOpenCloseStorm(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

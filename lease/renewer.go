@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // How a TTL is divided up.
@@ -85,6 +87,18 @@ func (r *renewer) nudge() {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// find returns the live session of a lease, or nil.
+func (r *renewer) find(id clientv3.LeaseID) *Session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.sessions {
+		if s.id == id {
+			return s
+		}
+	}
+	return nil
 }
 
 // all are the sessions that live.

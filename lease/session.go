@@ -21,8 +21,8 @@ type Session struct {
 	cancel context.CancelCauseFunc
 	guard  guardKey
 	compat compat
-	pool   *pool // whose session it is; nil: its opener's
-	users  int   // of a pooled session; guarded by the pool
+
+	pooled // of a shared session
 
 	mu      sync.Mutex
 	ttl     time.Duration
@@ -69,7 +69,7 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 
 // open makes the session of a lease that was granted or renewed and has it renewed from now on.
 func (c *core) open(t term, ns string, p *pool) (*Session, error) {
-	s := &Session{c: c, id: t.id, ttl: t.ttl, trust: deadlineOf(t.asked, t.ttl), pool: p}
+	s := &Session{c: c, id: t.id, ttl: t.ttl, trust: deadlineOf(t.asked, t.ttl), pooled: pooled{pool: p}}
 	s.guard.key = ns + guardDir + named(t.id)
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(c.life))
 	s.ctx, s.cancel = sessionContext{inner, s}, cancel
@@ -246,11 +246,18 @@ func (s *Session) lose(condition, last error) {
 	}
 	s.mu.Unlock()
 	loss := &lossError{condition: condition, last: last}
-	s.c.telling.begin()
-	defer s.c.telling.end()
-	if s.end(loss) {
-		s.c.tellLoss(s, loss)
+	s.c.hooks.begin() // before the session is found to have ended: Close waits for the hook
+	if !s.end(loss) {
+		s.c.hooks.end()
+		return
 	}
+	s.c.lost.Add(1)
+	s.c.log.WarnContext(s.c.life, "lease lost", "lease", named(s.id), "cause", loss)
+	if s.c.onLoss == nil {
+		s.c.hooks.end()
+		return
+	}
+	go s.c.callLossHook(loss)
 }
 
 // end ends the session, and reports whether it was this call that did.
@@ -268,13 +275,10 @@ func (s *Session) end(cause error) bool {
 	return true
 }
 
-// tellLoss counts, logs and reports a loss.
-func (c *core) tellLoss(s *Session, loss error) {
-	c.lost.Add(1)
-	c.log.WarnContext(c.life, "lease lost", "lease", named(s.id), "cause", loss)
-	if c.onLoss == nil {
-		return
-	}
+// callLossHook calls the user's hook, on a goroutine of its own: whoever finds a loss may hold locks, and has other
+// sessions to look after.
+func (c *core) callLossHook(loss error) {
+	defer c.hooks.end()
 	defer func() {
 		if p := recover(); p != nil {
 			c.log.ErrorContext(c.life, "the loss hook panicked", "panic", p)

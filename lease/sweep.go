@@ -3,85 +3,117 @@ package lease
 import (
 	"context"
 	"errors"
-	"time"
+	"fmt"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
-// sweepAfter is when, after a key was closed, it is looked at again: a write whose answer was lost may be applied some
-// seconds later, to a shared lease, which lives on.
-func sweepAfter() []time.Duration { return []time.Duration{5 * time.Second, 15 * time.Second} }
-
-// sweep deletes, later, what a closed key may have left behind.
-type sweep struct {
-	stop   context.CancelFunc
-	done   chan struct{}
-	leases []clientv3.LeaseID // that the key was put on
-	doubt  time.Time          // of the last write that may have been applied, or may yet be
-}
-
-// inherit ends a sweep, if there is one, since somebody has opened the key again, and it is theirs now. So is the doubt: they
-// may close it before that is over, or not get as far as to write.
-func (h *holding) inherit(s *sweep) {
-	if s != nil {
-		s.stop()
-		<-s.done
-		h.leases, h.doubt = s.leases, s.doubt
+// Package lock leaves its keys to the sweeper of the manager whose leases they are on.
+var _ = sweep.Provide(func(manager any) *sweep.Sweeper {
+	if m, ok := manager.(*Manager); ok {
+		return m.sweeper
 	}
-}
+	return nil
+})
 
-// retire gives the name of a key back, and has it swept where there is doubt.
-func (k *Key) retire() {
-	m := k.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.keys, k.abs)
-	if m.closed || k.held.doubt.IsZero() || time.Since(k.held.doubt) > m.sweepAfter[len(m.sweepAfter)-1] {
-		return // the shared lease is revoked too, or all has been said
-	}
-	ctx, stop := context.WithCancel(m.life)
-	s := &sweep{stop: stop, done: make(chan struct{}), leases: k.held.leases, doubt: k.held.doubt}
-	m.sweeps[k.abs] = s
-	m.jobs.Go(func() {
-		defer stop()
-		defer close(s.done)
-		s.run(ctx, k)
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.sweeps[k.abs] == s {
-			delete(m.sweeps, k.abs)
-		}
+// newSweeper returns the sweeper of what is left on the leases of c.
+func (c *core) newSweeper() *sweep.Sweeper {
+	return sweep.New(c.life, sweep.Config{
+		Renewed: func(id clientv3.LeaseID) bool { return c.renewer.find(id) != nil },
+		Gone: func(ctx context.Context, id clientv3.LeaseID) (bool, error) {
+			_, _, err := c.look(ctx, "sweep", id, false)
+			if isNotFound(err) {
+				return true, nil
+			}
+			return false, err
+		},
+		Retire: c.retire,
+		Logger: c.log,
 	})
 }
 
-// run deletes the key at each of the times, and when etcd does not answer to that, on and on.
-func (s *sweep) run(ctx context.Context, k *Key) {
-	begin, times := time.Now(), k.m.sweepAfter
-	var at time.Duration
-	told := false
-	for n, failed := 0, false; n < len(times) || failed; n++ {
-		if n < len(times) {
-			at = times[n]
-		} else {
-			at += times[len(times)-1]
+// retire has a shared lease take no new keys, and end with the last of those that use it.
+func (c *core) retire(id clientv3.LeaseID) {
+	if s := c.renewer.find(id); s != nil && s.pool != nil {
+		s.pool.retire(s)
+	}
+}
+
+// endSweeper ends the sweeper, and revokes the leases that may still hold one of its keys. The error says how many keys
+// are left to expire.
+func (c *core) endSweeper(ctx context.Context) error {
+	left := c.sweeper.Close()
+	leases := map[clientv3.LeaseID]error{}
+	for _, k := range left {
+		for _, id := range k.Leases {
+			leases[id] = nil
 		}
-		timer := time.NewTimer(time.Until(begin.Add(at)))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return
+	}
+	ids := make([]clientv3.LeaseID, 0, len(leases))
+	for id := range leases {
+		ids = append(ids, id)
+	}
+	errs := together(ids, func(id clientv3.LeaseID) error { return ignoreNotFound(c.revoke(ctx, id)) })
+	if errs != nil {
+		return fmt.Errorf("%d keys that could not be deleted are left to expire with their leases: %w", len(left), errs)
+	}
+	return nil
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// keySweep is the sweep of a closed [Key].
+type keySweep struct {
+	entry  *sweep.Entry
+	leases []clientv3.LeaseID // that the key was put on
+	late   bool               // a creation may still be applied
+}
+
+// resumeSweep ends the sweep of a key that was opened again. Its uncertainty goes over to the new Key, which may be closed
+// before it is over, or may not get as far as to write.
+func (h *holding) resumeSweep(s *keySweep) {
+	if s != nil {
+		s.entry.Stop()
+		h.leases, h.late = s.leases, s.late
+	}
+}
+
+// retire frees the name of a closed key, and has the key swept if it may still be, or come to be, in etcd.
+func (k *Key) retire() {
+	m, h := k.m, &k.held
+	if k.closeErr != nil || h.late {
+		m.sweepKey(k, h.leases, h.late)
+	}
+	m.mu.Lock()
+	delete(m.keys, k.abs)
+	m.mu.Unlock()
+}
+
+// sweepKey has a key swept whose name is not free yet.
+func (c *core) sweepKey(k *Key, leases []clientv3.LeaseID, late bool) {
+	s := &keySweep{leases: leases, late: late}
+	c.mu.Lock()
+	c.sweeps[k.abs] = s
+	c.mu.Unlock()
+	ended := func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.sweeps[k.abs] == s {
+			delete(c.sweeps, k.abs)
 		}
-		failed = false
-		for _, id := range s.leases {
-			if err := k.m.deleteOn(ctx, k, id); err != nil && ctx.Err() == nil {
-				if failed = !errors.Is(err, errs.Permission); !told {
-					k.m.log.WarnContext(ctx, "a closed key is not deleted yet", "key", errs.Short(k.name), "error", err)
-					told = true
-				}
-			}
-		}
+	}
+	s.entry = c.sweeper.Add(sweep.Key{
+		Name: k.name, Leases: leases, Late: late, Done: ended,
+		Delete: func(ctx context.Context) error { return k.deleteOn(ctx, leases...) },
+	})
+	if s.entry == nil {
+		ended() // the manager is closed, and has revoked the leases
 	}
 }
