@@ -3,13 +3,17 @@
 //	go run github.com/etcdkit/etcdkit/examples/devetcd@latest
 //	go run github.com/etcdkit/etcdkit/examples/devetcd@latest -members 3
 //
-// It starts one member, or as many as asked for, on free loopback ports, waits until they answer, and prints what
-// to export:
+// It starts one member, or as many as asked for, on free loopback ports, waits until they answer, and prints their process
+// IDs and what to export:
+//
+//	m1  pid 4711  http://127.0.0.1:34187
 //
 //	export ETCD_ENDPOINTS=http://127.0.0.1:34187
 //
+// A member that ends is restarted on its data, so that "kill -9 4711" shows how a program rides through it.
+//
 // The data lies in a temporary directory that is removed at the end, unless -data names one: then ports and data are
-// found again at the next start.
+// found again at the next start. One devetcd at a time can use a directory.
 //
 // It is not for production: everybody on this machine may connect, and without -data nothing is forced to the disk.
 //
@@ -27,6 +31,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -82,11 +87,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if c.temporary {
 		ending += " and removes its data"
 	}
-	_, err = fmt.Fprintf(out, "etcd is ready. Ctrl-C %s.\n\n  export ETCD_ENDPOINTS=%s\n\n", ending, strings.Join(c.endpoints(), ","))
+	_, err = fmt.Fprintf(out, "etcd is ready. Ctrl-C %s.\n\n%s\n  export ETCD_ENDPOINTS=%s\n\n", ending, c.table(), strings.Join(c.endpoints(), ","))
 	if err != nil {
 		return err
 	}
-	return c.wait(ctx)
+	return c.wait(ctx, out)
 }
 
 func parsePorts(list string) ([]int, error) {
@@ -98,6 +103,9 @@ func parsePorts(list string) ([]int, error) {
 		port, err := strconv.Atoi(strings.TrimSpace(field))
 		if err != nil || port < 1 || port > 65535 {
 			return nil, fmt.Errorf("-ports: %q is not a port", field)
+		}
+		if slices.Contains(ports, port) {
+			return nil, fmt.Errorf("-ports: %d appears twice", port)
 		}
 		ports = append(ports, port)
 	}

@@ -2,13 +2,16 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +34,7 @@ type program struct {
 	cmd       *exec.Cmd
 	out       *bufio.Reader
 	endpoints []string
+	pids      []int // of the members
 }
 
 func command(t *testing.T, args ...string) *exec.Cmd {
@@ -54,9 +58,15 @@ func start(t *testing.T, args ...string) *program {
 	})
 	p.out = bufio.NewReader(stdout)
 	export := regexp.MustCompile(`export ETCD_ENDPOINTS=(\S+)`)
+	process := regexp.MustCompile(`^ +m\d +pid (\d+) +http`)
 	for {
 		line, err := p.out.ReadString('\n')
 		must(t, err)
+		if found := process.FindStringSubmatch(line); found != nil {
+			pid, err := strconv.Atoi(found[1])
+			must(t, err)
+			p.pids = append(p.pids, pid)
+		}
 		if found := export.FindStringSubmatch(line); found != nil {
 			p.endpoints = strings.Split(found[1], ",")
 			return p
@@ -155,6 +165,64 @@ func TestMembersDieWithAKilledProgram(t *testing.T) {
 	gone(t, p.endpoints[0])
 }
 
+func TestDevetcd_RestartsMemberThatWasKilled(t *testing.T) {
+	t.Parallel()
+	p := start(t, "-members", "3")
+	call(t, p.endpoints[0], "put", `{"key":"a2V5","value":"dmFsdWU="}`)
+	pid := p.pids[1]
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	line, err := p.out.ReadString('\n')
+	for err == nil && !strings.HasPrefix(line, "member") {
+		line, err = p.out.ReadString('\n')
+	}
+	must(t, err)
+	if want := fmt.Sprintf("member m2 (pid %d) ended: signal: killed; restarted it as pid ", pid); !strings.HasPrefix(line, want) {
+		t.Fatalf("%q, want %q", line, want)
+	}
+	c := &cluster{ended: make(chan *child)}
+	must(t, c.waitReady(t.Context(), p.endpoints[1]))
+	if got := call(t, p.endpoints[1], "range", `{"key":"a2V5"}`); !strings.Contains(got, `"dmFsdWU="`) {
+		t.Error(got)
+	}
+	p.stop(t, os.Interrupt)
+}
+
+func TestDevetcd_GivesUpOnMemberThatKeepsFailing(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	p := start(t, "-data", dir)
+	must(t, os.RemoveAll(filepath.Join(dir, "m1")))
+	must(t, os.WriteFile(filepath.Join(dir, "m1"), nil, 0o600)) // no data directory can be made here
+	must(t, syscall.Kill(p.pids[0], syscall.SIGKILL))
+	out, err := io.ReadAll(p.out)
+	must(t, err)
+	if err := p.cmd.Wait(); err == nil {
+		t.Error("it did not fail")
+	}
+	if n := strings.Count(string(out), "restarted it as pid"); n < 2 || n > 3 {
+		t.Errorf("%d restarts: %s", n, out)
+	}
+}
+
+func TestDevetcd_RefusesDataInUse(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	p := start(t, "-data", dir)
+	log := filepath.Join(dir, "m1.log")
+	before, err := os.ReadFile(log)
+	must(t, err)
+	out, err := command(t, "-data", dir).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another devetcd uses "+dir) {
+		t.Errorf("%v: %s", err, out)
+	}
+	after, err := os.ReadFile(log)
+	must(t, err)
+	if !bytes.HasPrefix(after, before) {
+		t.Error("the second one has truncated the log of the first")
+	}
+	p.stop(t, os.Interrupt)
+}
+
 func TestAServerEndsWithItsInput(t *testing.T) {
 	t.Parallel()
 	ports, err := freePorts(2)
@@ -223,6 +291,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"data of a cluster of another size":   {[]string{"-members", "3", "-data", dir}, "cluster of 1"},
 		"an unknown flag":                     {[]string{"-nodes", "3"}, "-nodes"},
 		"something that is no flag":           {[]string{"3"}, `unexpected argument "3"`},
+		"the same port twice":                 {[]string{"-ports", "1,2,1"}, "-ports: 1 appears twice"},
 		"a port that another program has got": {[]string{"-ports", busy.endpoints[0][len("http://127.0.0.1:"):]}, "address already in use"},
 	}
 	for name, tc := range tests {
