@@ -11,19 +11,19 @@ import (
 )
 
 // join waits until the hub is live, and takes a place at the end of its log: everything after base will be there.
-func (s *sub) join() (base int64, err error) {
+func (s *sub) join() (base position, err error) {
 	for {
 		b := s.hub.wake.Load()
-		base, epoch, ok, err := s.hub.attach(&s.cur)
+		base, ok, err := s.hub.attach(&s.cur)
 		if err != nil {
-			return 0, err
+			return position{}, err
 		}
 		if ok {
-			if !s.joined {
-				s.joined, s.epoch = true, epoch
+			was := s.at.history
+			if was != base.history {
+				s.at = base.at(0)
 			}
-			if s.epoch != epoch {
-				s.epoch = epoch
+			if was != 0 && was != base.history {
 				return base, errOtherHistory
 			}
 			return base, nil
@@ -31,7 +31,7 @@ func (s *sub) join() (base int64, err error) {
 		select {
 		case <-b.rung:
 		case <-s.ctx.Done():
-			return 0, s.ctx.Err()
+			return position{}, s.ctx.Err()
 		}
 	}
 }
@@ -47,9 +47,9 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 		case err != nil:
 		case must || other:
 			err = s.list(kind, base, other)
-		case s.pos >= base:
+		case s.at.reaches(base):
 			return nil
-		case s.index != nil && listTime(int64(len(s.index.keys))) < replayTime(base-s.pos):
+		case s.index != nil && listTime(int64(len(s.index.keys))) < replayTime(base.rev-s.at.rev):
 			err = s.list(kind, base, false)
 		default:
 			err = s.replay(base)
@@ -57,7 +57,7 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 		gone, compacted := errors.AsType[*compaction](err)
 		switch {
 		case compacted && s.index == nil:
-			return &CompactedError{After: s.pos, Oldest: gone.oldest}
+			return &CompactedError{After: s.at.rev, Oldest: gone.oldest}
 		case compacted, errors.Is(err, errNoProgress):
 			must = true
 		case !errors.Is(err, errOtherHistory):
@@ -65,7 +65,7 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 		case s.index == nil:
 			return ErrHistoryRewritten
 		default:
-			other, s.epoch = true, s.hub.epoch()
+			other = true
 		}
 	}
 }
@@ -73,26 +73,27 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 // cross goes over a gap in the log.
 func (s *sub) cross(g *gap) error {
 	if g.why != rewritten {
-		if s.pos = max(s.pos, g.after); s.pos >= g.base {
+		s.move(g.from)
+		if s.at.reaches(g.to) {
 			return nil
 		}
 	}
 	s.follows(false)
 	var err error
 	switch {
-	case g.why == rewritten && g.begins.epoch <= s.epoch:
+	case g.why == rewritten && s.at.history >= g.to.history:
 		return nil // has joined behind it
 	case g.why == rewritten && s.index == nil:
 		return ErrHistoryRewritten
-	case g.why == compacted && s.index == nil && g.oldest > s.pos+1:
-		return &CompactedError{After: s.pos, Oldest: g.oldest}
+	case g.why == compacted && s.index == nil && g.oldest > s.at.next():
+		return &CompactedError{After: s.at.rev, Oldest: g.oldest}
 	case s.index == nil:
 		return s.catchUp(Resync, false)
 	case g.why == rewritten:
-		s.epoch = g.begins.epoch
-		err = s.list(Resync, g.base, true)
+		s.at = g.to.at(0)
+		err = s.list(Resync, g.to, true)
 	default:
-		err = s.list(Resync, g.base, false)
+		err = s.list(Resync, g.to, false)
 	}
 	if errors.Is(err, errOtherHistory) {
 		return s.catchUp(Resync, true)
@@ -103,13 +104,13 @@ func (s *sub) cross(g *gap) error {
 // beginAfter starts an events watch in the past.
 func (s *sub) beginAfter() error {
 	base, err := s.join() // first: if history is rewritten from here on, the hub tells
-	if err == nil && s.req.after > base {
+	if err == nil && s.req.after > base.rev {
 		err = s.insist(s.reached)
 	}
 	if err != nil {
 		return err
 	}
-	s.move(s.req.after)
+	s.move(s.at.at(s.req.after))
 	return s.catchUp(Resync, false)
 }
 
@@ -146,7 +147,7 @@ func (s *sub) beginKnowing() error {
 		case err != nil:
 			return err
 		default:
-			s.move(s.req.after)
+			s.move(s.at.at(s.req.after))
 		}
 	}
 	return s.catchUp(Resync, whole)
@@ -155,7 +156,7 @@ func (s *sub) beginKnowing() error {
 // recall fills the index with the keys as of WithAfter.
 func (s *sub) recall() error {
 	s.index = newIndex()
-	sc := scan.New(s.kin(), s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
+	sc := scan.New(s.reader(), s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
 	for kvs, err := range sc.Chunks(s.ctx) {
 		if errors.Is(err, rpctypes.ErrFutureRev) {
 			return s.ahead(0)

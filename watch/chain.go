@@ -10,7 +10,7 @@ import (
 type node struct {
 	next   atomic.Pointer[node]
 	events []Event
-	rev    int64
+	at     position // where they happened, or where the gap ends
 	gap    *gap
 
 	count, bytes int64 // of all events of the log up to and with this node
@@ -19,10 +19,10 @@ type node struct {
 // gap says that changes are missing in the log.
 type gap struct {
 	why    reason
-	after  int64    // everything up to this revision is in the log before the gap
-	oldest int64    // what etcd still has, where history was compacted
-	base   int64    // everything after this revision is in the log again
-	begins *lineage // the history that begins, where it was rewritten
+	from   position   // everything up to here is in the log before the gap
+	to     position   // everything after this is in the log again
+	oldest int64      // the oldest revision that etcd still has, where history was compacted
+	begins *historyID // of to, where history was rewritten
 }
 
 type reason int
@@ -47,10 +47,10 @@ func (r reason) String() string {
 // cursor is a watch's place in a hub's log. The hub takes it away when the watch lags too far behind.
 type cursor struct {
 	mu     sync.Mutex
-	at     *node // the last node that was taken; nil without a place
-	lost   bool  // the place was taken away
-	floor  int64 // with lost: everything up to here was taken, or never happened
-	folded *fold // what was taken by the hub for a watch that coalesces
+	at     *node    // the last node that was taken; nil without a place
+	lost   bool     // the place was taken away
+	passed position // with lost: everything up to here was taken, or never happened; zero if that is not known
+	folded *fold    // what was taken by the hub for a watch that coalesces
 
 	limit    int64
 	coalesce bool
@@ -114,9 +114,9 @@ func (c *cursor) trim(count, bytes int64) bool {
 		return false
 	}
 	c.lost, c.at = true, nil
-	c.floor = first.rev - 1
+	c.passed = first.at.at(first.at.rev - 1)
 	if first.gap != nil || c.folded != nil {
-		c.floor = 0
+		c.passed = position{}
 	}
 	return true
 }
@@ -133,7 +133,7 @@ func (c *cursor) foldAll(first *node) bool {
 		if n.gap != nil {
 			break
 		}
-		f.add(n.rev, n.events)
+		f.add(n.at, n.events)
 		last = n
 		if int64(len(f.latest)) > c.limit || f.bytes > bufferBytes {
 			break

@@ -65,8 +65,8 @@
 //	   |  |    W > next-1: read the history from next ... [replaying] --+--> events, progress: next moves
 //	   |  |                or, where all consumers keep state and that  |
 //	   |  |                is cheaper, let them list (a gap up to W)    | closed, cancelled, refused, no leader,
-//	   |  |    W < next-1: a lagging member, or another history:        | no answer for 4 s
-//	   |  |                a linearizable read tells                    v
+//	   |  |    W < next-1, or a lower raft term: a linearizable read    | no answer for 4 s
+//	   |  |    tells a lagging member from another history              v
 //	   |  +---------------------- wait 50 ms ... 5 s, jittered ------ [stale]
 //	   +-- compacted: a gap up to W; state lists, events end
 //

@@ -62,6 +62,8 @@ var (
 	errEnded    = errors.New("the stream ended")
 	errNoAnswer = errors.New("no answer")
 	errLostRace = errors.New("the list is older than the watch")
+
+	errOutOfOrder = errors.New("the events of a response are out of order")
 )
 
 // refusal is an error that came in place of a confirmation that the watch is open.

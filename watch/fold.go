@@ -8,7 +8,7 @@ import (
 // fold keeps the latest change of each key.
 type fold struct {
 	latest map[string]folded
-	rev    int64
+	at     position
 	total  int
 	bytes  int64
 }
@@ -24,8 +24,8 @@ type folded struct {
 func newFold() *fold { return &fold{latest: make(map[string]folded)} }
 
 // add folds in the changes of one revision, which is later than what is there.
-func (f *fold) add(rev int64, events []Event) {
-	f.rev = rev
+func (f *fold) add(at position, events []Event) {
+	f.at = at
 	for i := range events {
 		e := &events[i]
 		old, ok := f.latest[e.Key]
@@ -38,18 +38,18 @@ func (f *fold) add(rev int64, events []Event) {
 	}
 }
 
-// batch is what happened after a revision, in the order in which it did.
-func (f *fold) batch(after int64) Batch {
+// batch is what happened after a position of the same history, in the order in which it did.
+func (f *fold) batch(after position) Batch {
 	var kept []folded
 	left := 0
 	for _, e := range f.latest {
-		if e.ModRevision > after {
+		if e.ModRevision > after.rev {
 			kept = append(kept, e)
 			left += e.times - 1
 		}
 	}
 	slices.SortFunc(kept, func(x, y folded) int { return cmp.Compare(x.order, y.order) })
-	b := Batch{Kind: Live, Revision: f.rev, Events: make([]Event, len(kept)), Folded: left}
+	b := Batch{Kind: Live, Revision: f.at.rev, Events: make([]Event, len(kept)), Folded: left}
 	for i := range kept {
 		b.Events[i] = kept[i].Event
 	}

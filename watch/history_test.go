@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -279,5 +281,53 @@ func TestAResyncThatComesFirstNamesEverything(t *testing.T) {
 		assert.Equal(t, watch.Resync, b.Kind)
 		require.Equal(t, []string{"dir/a", "dir/c", "dir/b"}, keysOf(b), "what did not change, what did, and what is gone")
 		assert.Equal(t, watch.Delete, b.Events[2].Type)
+	})
+}
+
+// A replay breaks, and the next member lags behind the term, but has more of the log than the watch.
+func TestWatcher_ReadsHistoryFromMemberWithLowerTerm(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
+		down := status.Error(codes.Internal, "EOF")
+		w.set(func() { w.refuse = func(int) error { return down } })
+		w.breakOff(nil)
+		for i := range 20 {
+			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
+		}
+		w.elect(false)
+		w.set(func() {
+			base := w.opened
+			w.refuse = func(n int) error {
+				if n != base+2 { // 1: now, of a member that is up to date. 2: the replay there. 3: now, of one that lags
+					return nil
+				}
+				w.lagging = 2
+				return down
+			}
+		})
+		time.Sleep(20 * time.Second)
+		w.calm()
+		got.revision(t, w.commit(change{key: "dir/a", value: "last"}))
+		require.NoError(t, sub.Err())
+		assert.Len(t, got.events(), 21)
+	})
+}
+
+func TestWatcher_OpensAgainAfterEventsOutOfOrder(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		_, got := subscribe(t, watcher, watch.Prefix("dir/"))
+		w.set(func() { w.shuffle = true })
+		w.breakOff(nil)
+		for i := range 3 {
+			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
+		}
+		time.Sleep(5 * time.Second)
+		assert.Empty(t, got.events())
+		require.ErrorContains(t, watcher.ServerWatches()[0].Err, "out of order")
+		w.set(func() { w.shuffle = false })
+		got.revision(t, w.revision())
+		assert.Len(t, got.events(), 3)
 	})
 }

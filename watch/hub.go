@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,17 +22,16 @@ type hub struct {
 	stop context.CancelFunc
 	refs int // guarded by core.mu
 
-	wake    atomic.Pointer[bell]    // rung whenever consumers have something to look at
-	safe    atomic.Int64            // everything up to here is in the log
-	waits   atomic.Int64            // how many wait for safe to move
-	heard   atomic.Int64            // when etcd last answered, in Unix nanoseconds; 0 before
-	whole   atomic.Int64            // likewise, with everything up to that answer in the log
-	lineage atomic.Pointer[lineage] // nil before the first confirmation; a new epoch is set under mu, with its gap
-	asked   chan struct{}           // somebody wants a progress report now
+	wake    atomic.Pointer[bell]      // rung whenever consumers have something to look at
+	reached atomic.Pointer[position]  // what is in the log, zero before the first confirmation; set under mu, after the entries
+	history atomic.Pointer[historyID] // nil before the first confirmation; that of a new history is set under mu, with its gap
+	waits   atomic.Int64              // how many wait for the position to move
+	heard   atomic.Int64              // when etcd last answered, in Unix nanoseconds; 0 before
+	whole   atomic.Int64              // likewise, with everything up to that answer in the log
+	asked   chan struct{}             // somebody wants a progress report now
 
 	mu       sync.Mutex
 	tail     *node
-	next     int64 // the first revision that is not in the log; 0 before the first confirmation
 	state    State
 	since    time.Time
 	why      error // the last failure
@@ -58,6 +58,7 @@ func newHub(c *core, r *request) *hub {
 	}
 	h.ctx, h.stop = context.WithCancel(c.ctx)
 	h.wake.Store(newBell())
+	h.reached.Store(&position{})
 	return h
 }
 
@@ -65,23 +66,29 @@ func newHub(c *core, r *request) *hub {
 func (h *hub) ring() { close(h.wake.Swap(newBell()).rung) }
 
 // attach puts a cursor at the end of the log, where everything after base will be, if the watch is open.
-func (h *hub) attach(c *cursor) (base int64, epoch uint64, ok bool, err error) {
+func (h *hub) attach(c *cursor) (base position, ok bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.failed != nil {
-		return 0, 0, false, h.failed
+		return position{}, false, h.failed
 	}
 	if h.state != StateLive {
-		return 0, 0, false, nil
+		return position{}, false, nil
 	}
 	c.place(h.tail)
 	h.cursors[c] = struct{}{}
 	h.least = min(h.least, c.limit)
-	return h.next - 1, h.epoch(), true, nil
+	return h.at(), true, nil
 }
 
-// epoch is which history the log follows.
-func (h *hub) epoch() uint64 { return h.lineage.Load().at() }
+// at is the position of the log.
+func (h *hub) at() position { return *h.reached.Load() }
+
+// follows reports whether the log follows the history that p is a position of.
+func (h *hub) follows(p position) bool {
+	id := h.history.Load()
+	return id != nil && id.number == p.history
+}
 
 // detach forgets a cursor.
 func (h *hub) detach(c *cursor) {
@@ -90,18 +97,11 @@ func (h *hub) detach(c *cursor) {
 	h.mu.Unlock()
 }
 
-// publish appends to the log and says up to where it is complete.
-func (h *hub) publish(nodes []*node, next int64) {
-	var begins *lineage
-	if len(nodes) > 0 && nodes[0].gap != nil {
-		begins = nodes[0].gap.begins
-	}
-	if begins != nil {
-		h.safe.Store(next - 1) // revisions start over: nobody who has seen the gap may see the old one
-	}
+// publish appends to the log, which has everything up to a position then.
+func (h *hub) publish(nodes []*node, to position) {
 	h.mu.Lock()
-	if begins != nil {
-		h.lineage.Store(begins) // with the gap: who takes a place now stands behind it, and knows
+	if len(nodes) > 0 && nodes[0].gap != nil && nodes[0].gap.begins != nil {
+		h.history.Store(nodes[0].gap.begins) // with the gap: a cursor that is placed now stands behind it
 	}
 	last := h.tail
 	for _, n := range nodes {
@@ -112,10 +112,10 @@ func (h *hub) publish(nodes []*node, next int64) {
 		last.next.Store(n)
 		last = n
 	}
-	h.tail, h.next = last, next
+	h.tail = last
+	h.reached.Store(&to)
 	h.trim()
 	h.mu.Unlock()
-	h.safe.Store(next - 1)
 	if len(nodes) > 0 || h.waits.Load() > 0 {
 		h.ring()
 	}
@@ -169,7 +169,7 @@ func (h *hub) failure() error {
 func (h *hub) status() Status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := Status{State: h.state, Since: h.since, Reopened: h.reopened, Revision: h.safe.Load()}
+	s := Status{State: h.state, Since: h.since, Reopened: h.reopened, Revision: h.at().rev}
 	if h.state == StateStale {
 		s.Err = h.why
 	}
@@ -210,15 +210,20 @@ func replayTime(revisions int64) time.Duration {
 	return time.Duration((revisions+replayBatch-1)/replayBatch) * replayTurn
 }
 
-// nodes makes nodes of events: one for each revision from next on.
-func (s *span) nodes(events []*clientv3.Event, next int64) []*node {
-	var nodes []*node
+// nodes makes nodes of events, one for each revision after a position, and returns how far they go.
+func (s *span) nodes(events []*clientv3.Event, after position) (nodes []*node, to position, err error) {
+	to = after
+	last := int64(0)
 	out := make([]Event, 0, len(events))
 	for _, run := range revisions(events) {
 		rev := run[0].Kv.GetModRevision()
-		if rev < next {
+		if rev <= last {
+			return nil, after, fmt.Errorf("%w: revision %d after %d", errOutOfOrder, rev, last)
+		}
+		if last = rev; rev <= after.rev {
 			continue // had it before
 		}
+		to = after.at(rev)
 		from := len(out)
 		for _, ev := range run {
 			if !s.hidden(ev.Kv.GetKey()) {
@@ -226,10 +231,10 @@ func (s *span) nodes(events []*clientv3.Event, next int64) []*node {
 			}
 		}
 		if len(out) > from {
-			nodes = append(nodes, &node{rev: rev, events: out[from:len(out):len(out)]})
+			nodes = append(nodes, &node{at: to, events: out[from:len(out):len(out)]})
 		}
 	}
-	return nodes
+	return nodes, to, nil
 }
 
 // revisions cuts events, which are in order, into those of one revision each.

@@ -13,20 +13,20 @@ import (
 
 // list delivers the current state, at base or later, as the difference to what the consumer knows. other says that what
 // it knows is of another history, in which revisions mean nothing, so that everything is told.
-func (s *sub) list(kind Kind, base int64, other bool) error {
+func (s *sub) list(kind Kind, base position, other bool) error {
 	changes := 0
-	whole := other || kind == Resync && s.told == 0 // a resync that comes first names everything
+	whole := other || kind == Resync && s.told == (position{}) // a resync that comes first names everything
 	err := s.insist(func() error {
-		if s.hub.epoch() != s.epoch {
+		if !s.hub.follows(s.at) {
 			return errOtherHistory
 		}
-		if kind == Snapshot && s.told > 0 {
+		if kind == Snapshot && s.told != (position{}) {
 			kind = Resync // of the state that was begun to be told
 		}
 		n, err := s.listOnce(kind, base, whole)
 		changes += n
 		switch {
-		case err != nil && !fromConsumer(err) && s.hub.epoch() != s.epoch:
+		case err != nil && !fromConsumer(err) && !s.hub.follows(s.at):
 			return errOtherHistory
 		case errors.Is(err, errs.Compacted):
 			return errCompactedList
@@ -46,21 +46,22 @@ func (s *sub) list(kind Kind, base int64, other bool) error {
 // errCompactedList is a list that took longer than etcd keeps history. The next one begins at a newer revision.
 var errCompactedList = errors.New("history was compacted under the list")
 
-// kin reads from the history that a hub follows, and from no other: what is listed is put together with what is in the log.
-type kin struct {
+// historyReader reads from the history that a hub follows, and from no other: what is listed is put together with what is in
+// the log.
+type historyReader struct {
 	scan.Reader
 
-	hub   *hub
-	epoch uint64
+	hub     *hub
+	history uint64
 }
 
-func (s *sub) kin() kin { return kin{s.core.lister, s.hub, s.epoch} }
+func (s *sub) reader() historyReader { return historyReader{s.core.lister, s.hub, s.at.history} }
 
 // Get reads. A scan begins with a Get, and goes on at its revision.
-func (k kin) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	resp, err := k.Reader.Get(ctx, key, opts...)
+func (r historyReader) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	resp, err := r.Reader.Get(ctx, key, opts...)
 	if err == nil {
-		err = k.hub.lineage.Load().kin(resp.Header, k.epoch)
+		err = r.hub.history.Load().check(resp.Header, r.history)
 	}
 	if err != nil {
 		return nil, err
@@ -72,8 +73,8 @@ func (k kin) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*c
 const listChunk = 5000
 
 // listOnce makes one attempt, and says how many changes it has delivered. whole is everything, not only what has changed.
-func (s *sub) listOnce(kind Kind, base int64, whole bool) (n int, err error) {
-	sc := scan.New(s.kin(), s.policy, s.req.span.lists, scan.Options{})
+func (s *sub) listOnce(kind Kind, base position, whole bool) (n int, err error) {
+	sc := scan.New(s.reader(), s.policy, s.req.span.lists, scan.Options{})
 	give := func(events []Event, more bool) error {
 		n += len(events)
 		return s.give(Batch{Kind: kind, Revision: sc.Revision(), Events: events, More: more})
@@ -84,7 +85,7 @@ func (s *sub) listOnce(kind Kind, base int64, whole bool) (n int, err error) {
 		switch {
 		case err != nil:
 			return n, err
-		case sc.Revision() < base:
+		case sc.Revision() < base.rev:
 			return n, errLostRace
 		case len(held) > 0:
 			if err := give(held, true); err != nil {
@@ -93,7 +94,7 @@ func (s *sub) listOnce(kind Kind, base int64, whole bool) (n int, err error) {
 		}
 		held = s.changed(kvs, whole)
 	}
-	if sc.Revision() < base {
+	if sc.Revision() < base.rev {
 		return n, errLostRace
 	}
 	for _, key := range s.index.gone() {

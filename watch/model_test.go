@@ -28,7 +28,7 @@ func seeds() uint64 {
 
 func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
 
-// play lets a random world happen: writes, faults, compactions and, if asked, wiped clusters; then it is calm.
+// play lets a random world happen: writes, faults, elections, compactions and, if asked, wiped clusters; then it is calm.
 func play(w *world, rng *rand.Rand, compact, wipe bool) {
 	w.set(func() { w.faults = rng.Float64() * 0.8 })
 	for range 30 + rng.IntN(60) {
@@ -58,6 +58,8 @@ func play(w *world, rng *rand.Rand, compact, wipe bool) {
 			w.wipe()
 		case n < 88:
 			w.set(func() { w.mute = !w.mute })
+		case n < 92:
+			w.elect(rng.IntN(2) == 0)
 		}
 		if rng.IntN(3) > 0 {
 			time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)

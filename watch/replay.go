@@ -15,35 +15,35 @@ var errStalled = errors.New("the consumer is slow")
 // errNoProgress is a replay for a state watch that was given up because it delivers nothing.
 var errNoProgress = errors.New("the replay makes no progress")
 
-// replay delivers the history up to a revision, over a server-side watch of its own, and more where that comes along. It
+// replay delivers the history up to a position, over a server-side watch of its own, and more where that comes along. It
 // returns a *compaction where the history is gone.
-func (s *sub) replay(upTo int64) error {
+func (s *sub) replay(goal position) error {
 	s.core.counts.replays.Add(1)
-	r := replayer{sub: s, upTo: upTo}
+	r := replayer{sub: s, goal: goal}
 	waits := reopening()
 	stalls := 0
-	for s.pos < upTo {
-		was := s.pos
+	for !s.at.reaches(goal) {
+		was := s.at
 		err := r.once()
 		if err == nil || fromConsumer(err) || s.over() != nil {
 			return err
 		}
-		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > s.pos+1 {
+		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > s.at.next() {
 			return err
 		}
 		if end := final(err); end != nil {
 			return end
 		}
-		if s.hub.epoch() != s.epoch {
+		if !s.hub.follows(s.at) {
 			return errOtherHistory
 		}
-		if s.pos > was {
+		if s.at != was {
 			waits, r.silences, stalls, r.fragments = reopening(), 0, 0, false
 		}
 		if errors.Is(err, errStalled) || errors.Is(err, errMoves) {
 			continue
 		}
-		if s.pos == was {
+		if s.at == was {
 			stalls++
 		}
 		if s.index != nil && stalls >= maxStalls {
@@ -61,7 +61,7 @@ func (s *sub) replay(upTo int64) error {
 type replayer struct {
 	*sub
 
-	upTo               int64
+	goal               position
 	avoid              string
 	silences           int
 	suspect, fragments bool // as of a hub
@@ -93,17 +93,17 @@ func (r *replayer) once() error {
 
 // read opens the watch and delivers what it has until the goal is reached.
 func (r *replayer) read(seat *seat) error {
-	st, err := seat.open(r.ctx, &r.wg, r.req.key(), start{rev: r.pos + 1, fragments: r.fragments}, patienceMin)
+	st, err := seat.open(r.ctx, &r.wg, r.req.key(), start{rev: r.at.next(), fragments: r.fragments}, patienceMin)
 	if err != nil {
 		return err
 	}
 	defer st.stop()
-	if err := r.hub.lineage.Load().kin(st.first.header, r.epoch); err != nil {
+	if err := r.hub.history.Load().check(st.first.header, r.at.history); err != nil {
 		return err
 	}
 	ask := time.NewTicker(askBehind)
 	defer ask.Stop()
-	for r.pos < r.upTo {
+	for !r.at.reaches(r.goal) {
 		select {
 		case a, ok := <-st.ch:
 			if err := a.failure(ok); err != nil {
@@ -116,14 +116,14 @@ func (r *replayer) read(seat *seat) error {
 			if err := r.deliver(st, &a); err != nil {
 				return err
 			}
-			if r.suspect = false; seat.alone && r.pos < r.upTo {
+			if r.suspect = false; seat.alone && !r.at.reaches(r.goal) {
 				return errMoves
 			}
 		case <-ask.C:
 			if err := st.dead(r.silences); err != nil {
 				return err
 			}
-			if r.hub.epoch() != r.epoch {
+			if !r.hub.follows(r.at) {
 				return errOtherHistory
 			}
 			st.ask()
@@ -137,18 +137,21 @@ func (r *replayer) read(seat *seat) error {
 // deliver hands one answer to the consumer. The watch is ended where that takes long.
 func (r *replayer) deliver(st *stream, a *answer) error {
 	if a.progress() {
-		r.move(max(r.pos, a.header.GetRevision()))
+		r.move(r.at.at(a.header.GetRevision()))
 		return nil
 	}
 	if len(a.events) == 0 {
 		return nil
 	}
 	slow := time.AfterFunc(stall, st.stop)
-	err := r.giveAll(r.req.span.nodes(a.events, r.pos+1))
+	nodes, to, err := r.req.span.nodes(a.events, r.at)
 	if err == nil {
-		r.move(max(r.pos, a.events[len(a.events)-1].Kv.GetModRevision()))
+		err = r.giveAll(nodes)
 	}
-	if !slow.Stop() && err == nil && r.pos < r.upTo {
+	if err == nil {
+		r.move(to)
+	}
+	if !slow.Stop() && err == nil && !r.at.reaches(r.goal) {
 		return errStalled
 	}
 	return err
@@ -159,7 +162,7 @@ func (r *replayer) giveAll(nodes []*node) error {
 	if r.req.coalesce && len(nodes) > 1 {
 		f := newFold()
 		for _, n := range nodes {
-			f.add(n.rev, n.events)
+			f.add(n.at, n.events)
 		}
 		return r.giveFold(f)
 	}
@@ -167,7 +170,7 @@ func (r *replayer) giveAll(nodes []*node) error {
 		if err := r.over(); err != nil {
 			return err
 		}
-		if err := r.give(Batch{Kind: Live, Revision: n.rev, Events: n.events}); err != nil {
+		if err := r.give(Batch{Kind: Live, Revision: n.at.rev, Events: n.events}); err != nil {
 			return err
 		}
 	}

@@ -58,7 +58,7 @@ func (h *hub) run() {
 			h.fail(end)
 			return
 		}
-		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > h.next {
+		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > h.at().next() {
 			h.lost = c
 			h.become(StateSyncing, time.Now(), err)
 			continue // the history is gone: what there is now is there at once
@@ -141,91 +141,99 @@ func (h *hub) follow(s *seat) error {
 	}
 	defer func() { st.stop() }()
 	h.heard.Store(st.heard.UnixNano())
-	target, err := h.arrive(st.first.header)
+	goal, err := h.arrive(st.first.header)
 	if err != nil {
 		return err
 	}
-	from := h.next
-	if target >= from {
+	from := h.at()
+	if !from.reaches(goal) {
 		st.stop()
-		replay, err := s.open(h.ctx, &h.core.wg, h.key, start{rev: from, fragments: h.fragments}, patienceMin)
+		replay, err := s.open(h.ctx, &h.core.wg, h.key, start{rev: from.next(), fragments: h.fragments}, patienceMin)
 		if err != nil {
 			return err
 		}
+		if hdr := replay.first.header; hdr.GetRevision() < goal.rev || newHistoryID(st.first.header, 0).mismatched(hdr) {
+			replay.stop()
+			return errOtherMember // a Watcher of the user's has asked another one
+		}
 		st = replay
 	}
-	if h.safe.Load() >= target {
+	if from.reaches(goal) {
 		h.whole.Store(st.heard.UnixNano())
 		h.become(StateLive, time.Now(), nil)
 	} else {
 		h.become(StateSyncing, time.Now(), nil)
 	}
-	err = h.serve(st, target)
+	err = h.serve(st, goal)
 	switch {
-	case h.next > from:
+	case !from.reaches(h.at()):
 		h.stalls, h.fragments = 0, false
-	case target >= from && !errors.Is(err, errMoves):
+	case !from.reaches(goal) && !errors.Is(err, errMoves):
 		h.stalls++
 	}
 	return err
 }
 
-// arrive compares the confirmation of a watch at now with what is in the log. Up to the revision it returns, history
-// has to be read, where that is not in the log yet.
-func (h *hub) arrive(hdr *pb.ResponseHeader) (target int64, err error) {
-	w := hdr.GetRevision()
-	first := h.next == 0
-	if !first {
-		h.mu.Lock()
-		h.reopened++
-		h.mu.Unlock()
+// arrive compares the confirmation of a watch at now with what is in the log. Up to the goal that it returns, history has to
+// be read.
+func (h *hub) arrive(hdr *pb.ResponseHeader) (goal position, err error) {
+	at := h.at()
+	if at == (position{}) {
+		h.history.Store(newHistoryID(hdr, 1))
+		at = position{history: 1, rev: hdr.GetRevision()}
+		h.publish(nil, at)
+		return at, nil
 	}
-	switch {
-	case first:
-		h.begin(hdr, nil)
-	case h.looksOther(hdr):
+	h.mu.Lock()
+	h.reopened++
+	h.mu.Unlock()
+	lost := h.lost
+	h.lost = nil
+	mismatched := h.looksOther(hdr)
+	if mismatched {
 		other, err := h.confirm()
 		if err != nil {
-			return 0, err
+			h.lost = lost
+			return position{}, err
 		}
 		if other {
-			h.lost = nil
-			h.begin(hdr, &gap{why: rewritten, after: h.next - 1, base: w, begins: lineageOf(hdr, h.epoch()+1)})
+			to := at.rewritten(hdr.GetRevision())
+			h.skip(&gap{why: rewritten, from: at, to: to, begins: newHistoryID(hdr, to.history)})
+			return to, nil
 		}
-		return 0, nil // or the member lags: it delivers from where it stands, and what is known already is dropped
-	case h.lost != nil:
-		h.begin(hdr, &gap{why: compacted, after: h.next - 1, oldest: h.lost.oldest, base: w})
-		h.lost = nil
-	case w >= h.next && h.listsInstead(w):
-		h.begin(hdr, &gap{why: skipped, after: h.next - 1, base: w})
-	case w >= h.next:
-		target = w
 	}
-	h.lineage.Store(lineageOf(hdr, h.epoch()))
-	return target, nil
+	here := at.at(hdr.GetRevision()) // also that of a member that lags: it has what lies between
+	switch {
+	case at.reaches(here): // nothing was missed; what the member repeats is dropped
+	case lost != nil:
+		h.skip(&gap{why: compacted, from: at, to: here, oldest: lost.oldest})
+	case h.listsInstead(at, here):
+		h.skip(&gap{why: skipped, from: at, to: here})
+	}
+	if !mismatched {
+		h.history.Store(newHistoryID(hdr, at.history))
+	}
+	return here, nil
 }
 
-// begin goes on from the confirmation of a watch at now, after a gap where there is one.
-func (h *hub) begin(hdr *pb.ResponseHeader, g *gap) {
-	var nodes []*node
-	if g != nil {
-		nodes = append(nodes, &node{rev: g.base, gap: g})
-		h.core.log.InfoContext(h.ctx, "watch lists anew", "selector", h.name, "reason", g.why.String(),
-			"from_revision", h.next, "to_revision", g.base)
-	}
-	h.publish(nodes, hdr.GetRevision()+1)
+// skip appends a gap to the log.
+func (h *hub) skip(g *gap) {
+	h.core.log.InfoContext(h.ctx, "watch lists anew", "selector", h.name, "reason", g.why.String(),
+		"from_revision", g.from.next(), "to_revision", g.to.rev)
+	h.publish([]*node{{at: g.to, gap: g}}, g.to)
 }
 
-// listsInstead reports whether the log skips the history up to w, so that consumers that keep state list, and the others
-// read it on their own. It does where all keep state and listing is faster, and where some do and replays make no progress.
-func (h *hub) listsInstead(w int64) bool {
+// listsInstead reports whether the log skips the history up to a position, so that consumers that keep state list, and the
+// others read it on their own. It does where all keep state and listing is faster, and where some do and replays make no
+// progress.
+func (h *hub) listsInstead(from, to position) bool {
 	d, some, all := h.listing()
-	return all && d < replayTime(w-h.next+1) || some && h.stalls >= maxStalls
+	return all && d < replayTime(to.rev-from.rev) || some && h.stalls >= maxStalls
 }
 
 // looksOther reports whether a confirmation may come from another history than the log.
 func (h *hub) looksOther(hdr *pb.ResponseHeader) bool {
-	return hdr.GetRevision() < h.next-1 || h.lineage.Load().foreign(hdr)
+	return hdr.GetRevision() < h.at().rev || h.history.Load().mismatched(hdr)
 }
 
 // confirm asks the cluster, linearizably, whether its history is another one. A member that lags behind the others looks
@@ -239,8 +247,8 @@ func (h *hub) confirm() (bool, error) {
 }
 
 // serve puts what the stream delivers into the log.
-func (h *hub) serve(st *stream, target int64) error {
-	timer := time.NewTimer(h.pace(target))
+func (h *hub) serve(st *stream, goal position) error {
+	timer := time.NewTimer(h.pace(goal))
 	defer timer.Stop()
 	answered := false
 	for {
@@ -254,8 +262,10 @@ func (h *hub) serve(st *stream, target int64) error {
 			if a.partial {
 				continue
 			}
-			h.take(&a, target)
-			if h.next > target {
+			if err := h.take(&a, goal); err != nil {
+				return err
+			}
+			if h.at().reaches(goal) {
 				st.fragmenting = false
 				h.whole.Store(st.heard.UnixNano())
 			}
@@ -272,7 +282,7 @@ func (h *hub) serve(st *stream, target int64) error {
 			if err := st.dead(h.silences); err != nil {
 				return err
 			}
-			pace := h.pace(target)
+			pace := h.pace(goal)
 			if time.Since(st.heard) >= pace/2 {
 				st.ask()
 			}
@@ -288,29 +298,31 @@ func (h *hub) serve(st *stream, target int64) error {
 }
 
 // pace is how often the stream is asked for progress.
-func (h *hub) pace(target int64) time.Duration {
-	if h.next <= target {
+func (h *hub) pace(goal position) time.Duration {
+	if !h.at().reaches(goal) {
 		return askBehind
 	}
 	return askEvery
 }
 
 // take puts one answer into the log.
-func (h *hub) take(a *answer, target int64) {
-	next := h.next
+func (h *hub) take(a *answer, goal position) (err error) {
+	at := h.at()
+	to := at
 	var nodes []*node
 	switch {
 	case len(a.events) > 0:
-		nodes = h.span.nodes(a.events, next)
-		next = max(next, a.events[len(a.events)-1].Kv.GetModRevision()+1)
+		if nodes, to, err = h.span.nodes(a.events, at); err != nil {
+			return err
+		}
 	case a.progress():
-		next = max(next, a.header.GetRevision()+1)
+		to = at.advance(at.at(a.header.GetRevision()))
 	}
-	behind := h.next <= target
-	if len(nodes) > 0 || next != h.next {
-		h.publish(nodes, next)
+	if to != at {
+		h.publish(nodes, to)
 	}
-	if behind && next > target {
+	if !at.reaches(goal) && to.reaches(goal) {
 		h.become(StateLive, time.Now(), nil)
 	}
+	return nil
 }

@@ -24,19 +24,17 @@ type sub struct {
 	wg     sync.WaitGroup  // what the watch has started itself
 	hub    *hub
 	cur    cursor
-	index  *index // nil for an events watch
-	pos    int64  // everything up to here was delivered
-	epoch  uint64 // the history that pos is a revision of
-	joined bool
-	told   int64 // the revision of the last batch
+	index  *index   // nil for an events watch
+	at     position // everything up to here was delivered and handled
+	told   position // of the last batch
 	due    time.Time
 
-	at     atomic.Pointer[hub] // the hub, once there is one
+	shared atomic.Pointer[hub] // the hub, once there is one
 	follow atomic.Bool         // the watch stands at the end of the hub's log, so that its state is the hub's
 	quiet  atomic.Bool         // and has handled everything up to there
 	whole  atomic.Int64        // as of when it last had everything, in Unix nanoseconds; 0 before
 	since  atomic.Int64        // when it began to do something else, in Unix nanoseconds
-	done   atomic.Int64        // everything up to here was handled
+	done   atomic.Int64        // the revision of at
 	waits  atomic.Int64        // how many wait for done to move
 	nudge  chan struct{}       // somebody began to wait: the hub may know more than it has rung for
 	moved  atomic.Pointer[bell]
@@ -112,7 +110,7 @@ func (s *sub) watch() error {
 	defer s.core.release(h)
 	defer h.detach(&s.cur)
 	s.hub = h
-	s.at.Store(h)
+	s.shared.Store(h)
 	if err := s.begin(); err != nil {
 		return err
 	}
@@ -137,11 +135,13 @@ func (s *sub) begin() error {
 	case s.req.snapshot:
 		err = s.catchUp(Snapshot, true)
 	default:
-		s.pos, err = s.join()
-		s.done.Store(s.pos)
+		var base position
+		if base, err = s.join(); err == nil {
+			s.move(base)
+		}
 	}
 	if err == nil && s.req.every > 0 && !s.req.snapshot {
-		err = s.give(Batch{Kind: Progress, Revision: s.pos})
+		err = s.give(Batch{Kind: Progress, Revision: s.at.rev})
 	}
 	return err
 }
@@ -149,30 +149,30 @@ func (s *sub) begin() error {
 // step delivers what comes next in the log, or waits for it.
 func (s *sub) step() error {
 	s.quiet.Store(false)
-	whole := s.hub.whole.Load()                        // first: what was there by then is in the log
-	bell, safe := s.hub.wake.Load(), s.hub.safe.Load() // in this order: what is safe is in the log, and what comes later rings
+	whole := s.hub.whole.Load()                    // first: what was there by then is in the log
+	bell, reached := s.hub.wake.Load(), s.hub.at() // in this order: up to there all is in the log, and what comes later rings
 	n, f, lost := s.cur.take()
 	switch {
 	case n != nil && n.gap != nil:
 		return s.cross(n.gap)
 	case n != nil:
-		if n.rev <= s.pos {
+		if s.at.reaches(n.at) {
 			return nil
 		}
-		return s.give(Batch{Kind: Live, Revision: n.rev, Events: n.events})
+		return s.give(Batch{Kind: Live, Revision: n.at.rev, Events: n.events})
 	case f != nil:
-		if f.rev <= s.pos {
+		if s.at.reaches(f.at) {
 			return nil
 		}
 		return s.giveFold(f)
 	case lost:
-		s.pos = max(s.pos, s.cur.floor)
+		s.move(s.cur.passed)
 		return s.catchUp(Resync, false)
 	}
 	if err := s.hub.failure(); err != nil {
 		return err
 	}
-	s.move(max(s.pos, safe))
+	s.move(reached)
 	s.follows(true)
 	s.whole.Store(whole)
 	s.quiet.Store(true)
@@ -186,8 +186,8 @@ func (s *sub) idle(b *bell) error {
 		wait := time.Until(s.due)
 		if wait <= 0 {
 			s.due = time.Now().Add(s.req.every)
-			if s.pos > s.told {
-				return s.give(Batch{Kind: Progress, Revision: s.pos})
+			if !s.told.reaches(s.at) {
+				return s.give(Batch{Kind: Progress, Revision: s.at.rev})
 			}
 			wait = s.req.every
 		}
@@ -212,7 +212,7 @@ func (s *sub) give(b Batch) error {
 	}
 	if s.req.filters() {
 		if b.Events = s.wanted(b.Events); len(b.Events) == 0 && b.Kind == Live {
-			s.move(b.Revision)
+			s.move(s.at.at(b.Revision))
 			return nil
 		}
 	}
@@ -224,19 +224,19 @@ func (s *sub) give(b Batch) error {
 	if err := s.out(b); err != nil {
 		return &consumerError{err}
 	}
-	s.told = b.Revision
+	s.told = s.at.at(b.Revision)
 	if s.req.every > 0 {
 		s.due = time.Now().Add(s.req.every)
 	}
 	if !b.More {
-		s.move(b.Revision)
+		s.move(s.at.at(b.Revision))
 	}
 	return nil
 }
 
 // giveFold hands over what has piled up. What came and went while nobody looked is left out where the index tells.
 func (s *sub) giveFold(f *fold) error {
-	b := f.batch(s.pos)
+	b := f.batch(s.at)
 	if s.index == nil {
 		return s.give(b)
 	}
@@ -260,10 +260,10 @@ func (s *sub) wanted(events []Event) []Event {
 	return out
 }
 
-// move says that everything up to rev was delivered and handled.
-func (s *sub) move(rev int64) {
-	s.pos = rev
-	if s.done.Swap(rev) != rev && s.waits.Load() > 0 {
+// move says that everything up to a position was delivered and handled.
+func (s *sub) move(to position) {
+	s.at = s.at.advance(to)
+	if s.done.Swap(s.at.rev) != s.at.rev && s.waits.Load() > 0 {
 		close(s.moved.Swap(newBell()).rung)
 	}
 }
@@ -284,12 +284,12 @@ func (s *sub) follows(yes bool) {
 func (s *sub) status() Status {
 	out := Status{State: StateSyncing, Since: time.Unix(0, s.since.Load())}
 	whole := int64(0)
-	if h := s.at.Load(); h != nil {
+	if h := s.shared.Load(); h != nil {
 		whole = h.whole.Load() // before it is looked whether there is more to handle
-		shared := h.status()
-		out.Reopened = shared.Reopened
+		of := h.status()
+		out.Reopened = of.Reopened
 		if s.follow.Load() {
-			out = shared
+			out = of
 		}
 	}
 	if !s.quiet.Load() || !s.cur.level() {

@@ -146,7 +146,7 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 
 // ask has the watch look at how far its hub is, and the hub ask for a progress report, and tell of it.
 func (s *sub) ask() (done func()) {
-	h := s.at.Load()
+	h := s.shared.Load()
 	if h == nil {
 		return func() {}
 	}

@@ -30,6 +30,7 @@ type world struct {
 	versions map[string][]*mvccpb.KeyValue // one with Version 0 is a deletion
 	cluster  uint64
 	term     uint64
+	floor    uint64 // no term of this history is lower
 	watches  map[*fakeWatch]struct{}
 	opened   int // watches ever opened
 	closed   bool
@@ -42,11 +43,12 @@ type world struct {
 	lagTerm bool              // and it has not applied the first entry of the current term
 
 	muteReplays bool // watches of the past are confirmed and say nothing
+	shuffle     bool // events of several revisions come in the wrong order
 }
 
 func newWorld(seed uint64) *world {
 	return &world{
-		rng: rand.New(rand.NewPCG(seed, 7)), rev: 1, compact: 1, cluster: 11, term: 1000,
+		rng: rand.New(rand.NewPCG(seed, 7)), rev: 1, compact: 1, cluster: 11, term: 1_000_000, floor: 1_000_000,
 		history: map[int64][]*clientv3.Event{}, versions: map[string][]*mvccpb.KeyValue{}, watches: map[*fakeWatch]struct{}{},
 	}
 }
@@ -131,10 +133,16 @@ func (w *world) wipe() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rev, w.compact = 1, 1
-	w.term--
+	w.floor -= 1000 // more than there are elections in a test: a history with a term that is no lower cannot be told apart
+	w.term = w.floor
 	clear(w.history)
 	clear(w.versions)
 	w.breakAll(nil)
+}
+
+// elect makes another leader. Members that lag may not know its term.
+func (w *world) elect(known bool) {
+	w.set(func() { w.term, w.lagTerm = w.term+1, !known })
 }
 
 // breakOff ends all watches: without a word, or with an error.

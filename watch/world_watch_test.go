@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -83,7 +84,7 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 	here := max(w.rev-f.lag, 1)
 	hdr := w.header()
 	hdr.Revision = here
-	if f.lag > 0 && w.lagTerm {
+	if f.lag > 0 && w.lagTerm && w.term > w.floor {
 		hdr.RaftTerm--
 	}
 	f.next = op.Rev()
@@ -198,7 +199,11 @@ func (f *fakeWatch) answer() (resp clientv3.WatchResponse, last, ok bool) {
 // events is what a few revisions did to the range, under a header that is at the current one.
 func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bool) {
 	resp.Header = f.header()
-	for few := 1 + f.rng.IntN(5); few > 0 && f.next <= here; few-- {
+	few := 1 + f.rng.IntN(5)
+	if f.shuffle {
+		few = 5
+	}
+	for ; few > 0 && f.next <= here; few-- {
 		for _, ev := range f.history[f.next] {
 			if !inside(string(ev.Kv.Key), f.from, f.to) || f.noPut && ev.Type == clientv3.EventTypePut || f.noDelete && ev.Type == clientv3.EventTypeDelete {
 				continue
@@ -212,6 +217,9 @@ func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bo
 	}
 	if len(resp.Events) == 0 {
 		return f.answerLocked()
+	}
+	if f.shuffle {
+		slices.Reverse(resp.Events)
 	}
 	f.last = resp
 	return resp, false, true
