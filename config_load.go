@@ -1,17 +1,38 @@
 package etcdkit
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/etcdkit/etcdkit/internal/strict"
 )
 
-// LoadConfig reads a [Config] from a file: JSON if its name ends in ".json", else YAML. Unknown and repeated fields, also
-// those that differ in case only, and a second document are errors. A secret has to be a string, in quotes when it could
-// be taken for something else. Relative paths in the file are relative to the working directory. An empty file is the zero Config.
+// LoadConfig reads a [Config] from a file: JSON if its name ends in ".json", else what [ParseConfig] reads. Relative
+// paths in the file are relative to the working directory.
+func LoadConfig(path string) (Config, error) {
+	const op = "load config"
+	data, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
+	if err != nil {
+		return Config{}, refuse(op, err)
+	}
+	isJSON := strings.EqualFold(filepath.Ext(path), ".json") || json.Valid(data)
+	var cfg Config
+	if err := unmarshalConfig(data, &cfg, isJSON); err != nil {
+		return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
+	}
+	return cfg, nil
+}
+
+// ParseConfig reads a [Config] from YAML or JSON. Unknown and repeated fields, fields in other capitals, and a second
+// document are errors. A secret must be a string, in quotes if YAML could take it for something else. An empty document
+// is the zero Config.
 //
 //	endpoints: [https://etcd-1:2379, https://etcd-2:2379, https://etcd-3:2379]
 //	username: orders
@@ -20,23 +41,42 @@ import (
 //	namespace: orders/
 //	readTimeout: 2s
 //
-// An error about the content matches [ErrInvalid] and holds no value of a secret.
-func LoadConfig(path string) (Config, error) {
-	const op = "load config"
-	data, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
-	if err != nil {
-		return Config{}, refuse(op, err)
-	}
-	if !strings.EqualFold(filepath.Ext(path), ".json") {
-		if data, err = fromYAML(data); err != nil {
-			return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
-		}
-	}
+// An error matches [ErrInvalid] and never quotes a value.
+func ParseConfig(yamlOrJSON []byte) (Config, error) {
 	var cfg Config
-	if err := decodeStrict(data, &cfg); err != nil {
-		return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
+	if err := unmarshalConfig(yamlOrJSON, &cfg, json.Valid(yamlOrJSON)); err != nil {
+		return Config{}, refuse("parse config", fmt.Errorf("%w: %w", ErrInvalid, err))
 	}
 	return cfg, nil
+}
+
+// UnmarshalStrict reads YAML or JSON into the struct that out points to, as strictly as [ParseConfig] does. It is for a
+// file that has a [Config] as one of its sections. A field that the document does not have keeps its value. out is of no
+// use after an error.
+//
+//	settings := Settings{Listen: ":8080"} // the default
+//	err := etcdkit.UnmarshalStrict(data, &settings)
+//
+// An error matches [ErrInvalid] and never quotes a value.
+func UnmarshalStrict(yamlOrJSON []byte, out any) error {
+	const op = "unmarshal"
+	if v := reflect.ValueOf(out); v.Kind() != reflect.Pointer || v.IsNil() {
+		return refuse(op, fmt.Errorf("%w: %T is not a pointer to a value", ErrInvalid, out))
+	}
+	if err := unmarshalConfig(yamlOrJSON, out, json.Valid(yamlOrJSON)); err != nil {
+		return refuse(op, fmt.Errorf("%w: %w", ErrInvalid, err))
+	}
+	return nil
+}
+
+func unmarshalConfig(data []byte, out any, isJSON bool) error {
+	switch {
+	case !isJSON:
+		return strict.UnmarshalYAML(data, out, strict.ExactCase)
+	case len(bytes.TrimSpace(data)) == 0: // as empty YAML
+		return nil
+	}
+	return strict.UnmarshalJSON(data, out, strict.ExactCase)
 }
 
 // ConfigFromEnv reads a [Config] from the environment. A variable that is unset or empty leaves its field at the default.

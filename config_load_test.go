@@ -2,8 +2,10 @@ package etcdkit_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +64,16 @@ func full() etcdkit.Config {
 	}
 }
 
+// bomb is a document of 10 KB that takes gigabytes when its aliases are replaced by what they stand for.
+func bomb() string {
+	var doc strings.Builder
+	doc.WriteString("username: &a0 " + strings.Repeat("x", 10_000) + "\nendpoints:\n")
+	for i := range 10 {
+		fmt.Fprintf(&doc, "- &a%d [%s]\n", i+1, strings.Repeat(fmt.Sprintf("*a%d,", i), 10))
+	}
+	return doc.String()
+}
+
 // written writes a file and returns its path.
 func written(t *testing.T, name, content string) string {
 	t.Helper()
@@ -82,6 +94,13 @@ func TestConfigurationsAreReadFromFiles(t *testing.T) {
 		{"an empty YAML file", "etcd.yml", "", etcdkit.Config{}},
 		{"an empty JSON object", "etcd.JSON", "{}", etcdkit.Config{}},
 		{"an empty JSON file", "etcd.json", "", etcdkit.Config{}},
+		{"comments alone", "etcd.yaml", "# password: !secret\n", etcdkit.Config{}},
+		{
+			"what looks like a marked secret in comments and text", "etcd.yaml",
+			"# password: *secret\nnamespace: 'password: !a' # token: &secret\npassword: \"!not a tag\" # password: *secret\n",
+			etcdkit.Config{Namespace: "password: !a", Password: etcdkit.NewSecret("!not a tag")},
+		},
+		{"JSON with escapes that YAML does not know", "etcd.conf", `{"username": "\ud83d\ude00\/"}`, etcdkit.Config{Username: "😀/"}},
 		{"nulls", "etcd.yaml", "endpoints:\ndialTimeout: null\n", etcdkit.Config{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -89,6 +108,9 @@ func TestConfigurationsAreReadFromFiles(t *testing.T) {
 			got, err := etcdkit.LoadConfig(written(t, tt.file, tt.content))
 			require.NoError(t, err)
 			assert.Equal(t, tt.want, got)
+			got, err = etcdkit.ParseConfig([]byte(tt.content))
+			require.NoError(t, err)
+			assert.Equal(t, tt.want, got, "ParseConfig")
 		})
 	}
 }
@@ -103,8 +125,13 @@ func TestFilesThatAreWrongAreRefused(t *testing.T) {
 		{"a field twice", "x.yaml", "namespace: a\nnamespace: b", "line 2: a field is already set"},
 		{"a field twice in JSON", "x.json", `{"namespace": "a", "namespace": "b"}`, `field "namespace" is already set`},
 		{"a field twice further in", "x.json", `{"tls": {"caFile": "a", "serverName": "b", "caFile": "c"}}`, `field "caFile" is already set`},
-		{"a field twice but for its case", "x.json", `{"namespace": "a", "nameSpace": "b"}`, `field "nameSpace" is already set`},
-		{"a field twice but for its case in YAML", "x.yaml", "namespace: a\nNamespace: b", "is already set"},
+		{"a field twice but for its case", "x.json", `{"namespace": "a", "nameSpace": "b"}`, `unknown field "nameSpace"`},
+		{"a field twice but for its case in YAML", "x.yaml", "namespace: a\nNamespace: b", `unknown field "Namespace"`},
+		{"a field in other capitals", "x.yaml", "tls: {CAFile: a}", `unknown field "CAFile"`},
+		{"a duration that is a secret in the wrong place", "x.yaml", "dialTimeout: " + planted, `field "dialTimeout": not a duration`},
+		{"a secret in the wrong place of the retry policy", "x.yaml", "retry: {baseDelay: " + planted + "}", `field "retry"`},
+		{"a secret that is given by an alias", "x.yaml", "username: &u " + planted + "\npassword: *u", `field "password": a secret is a string`},
+		{"aliases that expand to too much", "x.yaml", bomb(), "its aliases expand to more than"},
 		{"a second document", "x.yaml", "namespace: a\n---\nnamespace: b", "something follows"},
 		{"a second document after an end", "x.yaml", "---\nnamespace: a\n...\n---\nnamespace: b", "something follows"},
 		{"a second document that is broken", "x.yaml", "namespace: a\n---\npassword: [" + planted, "something follows"},
@@ -120,12 +147,12 @@ func TestFilesThatAreWrongAreRefused(t *testing.T) {
 		{"a password with a colon", "x.yaml", "password: a: " + planted, "a colon is where none may be"},
 		{"a password with a character that YAML keeps for itself", "x.yaml", "password: @" + planted, "needs quotes"},
 		{"a name that is none", "x.yaml", "[" + planted + "]: x", "the name of a field is no string"},
-		{"a number where a text is meant", "x.yaml", "username: u\npasswordFile: 4711", `field "passwordFile": number where string is meant`},
-		{"a duration without a unit", "x.yaml", "dialTimeout: 5", `duration 5 is not of the form "5s"`},
+		{"a number where a text is meant", "x.yaml", "username: u\npasswordFile: 4711", `field "passwordFile": number where string is expected`},
+		{"a duration without a unit", "x.yaml", "dialTimeout: 5", `field "dialTimeout": not a duration such as "5s"`},
 		{"a password that YAML takes for a number", "x.yaml", "password: 12345", "a secret is a string"},
 		{"a redacted password", "x.yaml", `password: "[redacted]"`, "cannot be read back"},
 		{"something after the configuration", "x.json", "{} {}", "something follows"},
-		{"JSON that is broken", "x.json", `{"endpoints":`, "unexpected EOF"},
+		{"JSON that is broken", "x.json", `{"endpoints":`, "JSON: it ends too early"},
 		{"YAML that is broken", "x.yaml", "password: [" + planted, "yaml"},
 		{"a value of another kind", "x.yaml", "password: {a: " + planted + "}", "a secret is a string"},
 		{"a file that is no configuration", "x.yaml", planted, "x.yaml"},
@@ -137,10 +164,39 @@ func TestFilesThatAreWrongAreRefused(t *testing.T) {
 			require.ErrorContains(t, err, tt.complaint)
 			assertHides(t, err.Error())
 			assert.Zero(t, got)
+			got, err = etcdkit.ParseConfig([]byte(tt.content))
+			require.ErrorIs(t, err, etcdkit.ErrInvalid)
+			assertHides(t, err.Error())
+			assert.Zero(t, got)
 		})
 	}
 	_, err := etcdkit.LoadConfig(filepath.Join(t.TempDir(), "absent.yaml"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestUnmarshalStrict_ReadsConfigAsSection(t *testing.T) {
+	t.Parallel()
+	type settings struct {
+		Listen string         `json:"listen"`
+		Etcd   etcdkit.Config `json:"etcd"`
+	}
+	got := settings{Listen: ":8080"}
+	require.NoError(t, etcdkit.UnmarshalStrict([]byte("etcd: {username: u, password: "+planted+"}"), &got))
+	assert.Equal(t, settings{Listen: ":8080", Etcd: etcdkit.Config{Username: "u", Password: etcdkit.NewSecret(planted)}}, got)
+	for text, complaint := range map[string]string{
+		"etcd: {password: *" + planted + "}":          "an alias is of nothing",
+		"etcd:\n  password: !" + planted:              `field "etcd.password": a secret is a string`,
+		"etcd: " + planted:                            "string where etcdkit.Config is expected",
+		"etcd: {Password: " + planted + "}":           `unknown field "Password"`,
+		`{"etcd": {"password": ["` + planted + `"]}}`: `field "etcd.password": a secret is a string`,
+	} {
+		err := etcdkit.UnmarshalStrict([]byte(text), &settings{})
+		require.ErrorIs(t, err, etcdkit.ErrInvalid)
+		require.ErrorContains(t, err, complaint)
+		assertHides(t, err.Error())
+	}
+	require.ErrorIs(t, etcdkit.UnmarshalStrict(nil, settings{}), etcdkit.ErrInvalid)
+	require.ErrorIs(t, etcdkit.UnmarshalStrict(nil, nil), etcdkit.ErrInvalid)
 }
 
 func TestAConfigurationIsWrittenWithoutItsSecrets(t *testing.T) {

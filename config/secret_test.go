@@ -1,29 +1,14 @@
 package config_test
 
 import (
-	"errors"
 	"testing"
-	"unique"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/config"
 )
-
-// password hides its value as etcdkit.Secret does.
-type password struct{ h unique.Handle[string] }
-
-func (p password) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
-func (p password) Reveal() string               { return p.h.Value() }
-
-func (p *password) UnmarshalText(b []byte) error {
-	if string(b) == "[redacted]" {
-		return errors.New("a redacted secret cannot be read back")
-	}
-	p.h = unique.Make(string(b))
-	return nil
-}
 
 // sealed hides its value for good.
 type sealed struct{ text string }
@@ -43,22 +28,22 @@ func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
 	s := open(t, p)
 
 	dir := bindDir[struct {
-		Password password
+		Password etcdkit.Secret
 		Pool     int
 	}](t, s, "db")
 	x := dir.Load()
 	require.Equal(t, "hunter2", x.Password.Reveal())
-	x.Password, x.Pool = password{unique.Make("hunter3")}, 10
+	x.Password, x.Pool = etcdkit.NewSecret("hunter3"), 10
 	_, err := dir.Set(t.Context(), x)
 	require.NoError(t, err)
 	assert.Equal(t, "hunter3", all(s)["db/password"])
 	assert.Equal(t, "hunter3", dir.Load().Password.Reveal())
 
-	token := bind[password](t, s, "token")
-	_, err = token.Set(t.Context(), password{unique.Make("t1ken")})
+	token := bind[etcdkit.Secret](t, s, "token")
+	_, err = token.Set(t.Context(), etcdkit.NewSecret("t1ken"))
 	require.NoError(t, err)
 	assert.Equal(t, "t1ken", all(s)["token"])
-	_, err = config.Set(t.Context(), s, "token", password{unique.Make("t2ken")})
+	_, err = config.Set(t.Context(), s, "token", etcdkit.NewSecret("t2ken"))
 	require.NoError(t, err)
 	assert.Equal(t, "t2ken", token.Load().Reveal())
 }
@@ -76,9 +61,9 @@ func TestValue_SetRefusesTypesThatHideTheirValue(t *testing.T) {
 	s := open(t, p)
 	type login struct {
 		User     string
-		Password password
+		Password etcdkit.Secret
 	}
-	doc, yaml, list := bind[login](t, s, "doc"), bind[login](t, s, "doc.yaml"), bind[[]password](t, s, "list")
+	doc, yaml, list := bind[login](t, s, "doc"), bind[login](t, s, "doc.yaml"), bind[[]etcdkit.Secret](t, s, "list")
 	shut := bind[sealed](t, s, "sealed")
 	codec := bind(t, s, "codec", config.WithCodec(config.JSON[login]()))
 	require.Equal(t, "hunter2", doc.Load().Password.Reveal(), "they can be read")

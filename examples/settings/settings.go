@@ -7,24 +7,16 @@
 //	}
 //	client, err := etcdkit.Open(ctx, s.Etcd)
 //
-// The file is read strictly: a field that does not exist or has other capitals, one that is there twice, and a second document
-// are errors, since what is misspelt would silently be the default otherwise. examples/etcd.yaml names every field and its default.
+// The file is read by [etcdkit.UnmarshalStrict]: a field that does not exist or has other capitals, one that is there twice, and
+// a second document are errors, since what is misspelt would silently be the default otherwise. examples/etcd.yaml names every
+// field and its default.
 package settings
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"reflect"
-	"slices"
-	"strings"
 	"time"
-
-	"sigs.k8s.io/yaml"
-	yamldoc "sigs.k8s.io/yaml/goyaml.v2"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/cache"
@@ -117,52 +109,16 @@ func Load(path string) (Settings, error) {
 	return s, nil
 }
 
-// Parse reads the content of a file.
+// Parse reads the content of a file. Its errors quote no value, which may be a password.
 func Parse(data []byte) (Settings, error) {
 	s := Default()
-	if err := yaml.UnmarshalStrict(data, &s); err != nil {
+	if err := etcdkit.UnmarshalStrict(data, &s); err != nil {
 		return Settings{}, err
-	}
-	var said any
-	if err := yaml.Unmarshal(data, &said); err != nil {
-		return Settings{}, err
-	}
-	if err := spelled(said, reflect.TypeFor[Settings]()); err != nil {
-		return Settings{}, err
-	}
-	docs := yamldoc.NewDecoder(bytes.NewReader(data)) // what is above has looked at the first document only
-	var ignored any
-	if err := docs.Decode(&ignored); err == nil {
-		if err := docs.Decode(&ignored); !errors.Is(err, io.EOF) {
-			return Settings{}, errors.New("something follows the configuration")
-		}
 	}
 	if err := s.check(); err != nil {
 		return Settings{}, err
 	}
 	return s, nil
-}
-
-// spelled refuses the name of a field in other capitals, which the decoder takes: the same field could be there twice.
-func spelled(said any, t reflect.Type) error {
-	section, ok := said.(map[string]any)
-	if !ok || t.Kind() != reflect.Struct {
-		return nil
-	}
-	fields := map[string]reflect.Type{}
-	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		fields[name] = f.Type
-	}
-	for _, name := range slices.Sorted(maps.Keys(section)) {
-		if fields[name] == nil {
-			return fmt.Errorf("unknown field %q", name)
-		}
-		if err := spelled(section[name], fields[name]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // check complains about everything that is wrong, except with the section Etcd, which etcdkit checks when it opens a client.

@@ -80,7 +80,7 @@ func TestTheTextOfTheFileSaysTheSameDefaultsAsTheDocumentation(t *testing.T) {
 func leaves(v reflect.Value, path string, f func(path string, v reflect.Value)) {
 	for i := range v.NumField() {
 		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if at := v.Field(i); at.Kind() == reflect.Struct {
+		if at := v.Field(i); at.Kind() == reflect.Struct && at.Type() != reflect.TypeFor[etcdkit.Secret]() {
 			leaves(at, path+name+".", f)
 		} else {
 			f(path+name, at)
@@ -117,6 +117,8 @@ func TestEveryFieldOfTheFileArrives(t *testing.T) {
 	change := func(_ string, v reflect.Value) {
 		n++
 		switch v.Kind() {
+		case reflect.Struct: // a secret
+			v.Set(reflect.ValueOf(etcdkit.NewSecret(fmt.Sprintf("text-%d", n))))
 		case reflect.String:
 			v.SetString(fmt.Sprintf("text-%d", n))
 		case reflect.Bool:
@@ -169,7 +171,7 @@ func TestAFileThatIsWrongIsRefused(t *testing.T) {
 		"a duration without a unit":       {"cache: {ttl: 5}", "5s"},
 		"a number that is a password":     {"etcd: {password: 123}", "a secret is a string"},
 		"a second document":               {"etcd: {}\n---\netcd: {}", "something follows"},
-		"no YAML":                         {"etcd: [", "yaml"},
+		"no YAML":                         {"etcd: [", "YAML: line 1"},
 		"a bound that bounds nothing":     {"cache: {maxEntries: 0}", "cache.maxEntries must be positive"},
 		"a cache that is never stale":     {"cache: {maxStaleness: 1s}", "2s at least"},
 		"a negative limit":                {"gateway: {limits: {bodyBytes: -1}}", "gateway.limits.bodyBytes must be positive"},
@@ -183,4 +185,34 @@ func TestAFileThatIsWrongIsRefused(t *testing.T) {
 	}
 	_, err := settings.Load(filepath.Join(t.TempDir(), "none.yaml"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestParse_ErrorsDoNotQuotePasswords(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"etcd:\n  username: u\n  password: *hunter2\n",
+		"etcd:\n  username: u\n  password: !hunter2\n",
+		"etcd:\n  username: u\n  password: !x hunter2\n",
+		"etcd:\n  username: u\n  password: &hunter2\n",
+		"etcd:\n  username: u\n  password: !!int hunter2\n",
+		"etcd:\n  username: u\n  password: hunter2\n  hunter3\n",
+		"etcd:\n  username: u\n  password: hunter2: x\n",
+		"etcd:\n  username: u\n  password: [hunter2]\n",
+		"etcd:\n  username: u\n  password: {hunter2: 1}\n",
+		"etcd:\n  username: u\n  password: @hunter2\n",
+		"etcd:\n  password: \"hunter2\\2\"\n",
+		"etcd: hunter2\n",
+		"etcd:\n  dialTimeout: hunter2\n",
+		"etcd:\n  retry: {baseDelay: hunter2}\n",
+		"cache: {ttl: hunter2}\n",
+		"gateway: {limits: {concurrent: hunter2}}\n",
+	} {
+		_, err := settings.Parse([]byte(text))
+		require.Error(t, err, text)
+		assert.NotContains(t, err.Error(), "hunter2", text)
+		assert.NotContains(t, err.Error(), "hunter3", text)
+	}
+	s, err := settings.Parse([]byte("# password: *hunter2\netcd: {username: u, password: \"!hunter2\"} # token: &x\n"))
+	require.NoError(t, err, "comments and quoted text are no tags")
+	assert.Equal(t, "u", s.Etcd.Username)
 }

@@ -1,0 +1,83 @@
+package strict
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Describe returns what err, an error of encoding/json, says, without the value that it may quote. Of an error that is
+// not known it tells the type.
+func Describe(err error) string {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		if syntax.Error() == "unexpected end of JSON input" {
+			return "it ends too early"
+		}
+		return "syntax error at byte " + strconv.FormatInt(syntax.Offset, 10)
+	}
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		got, _, _ := strings.Cut(kind.Value, " ") // what follows is the value
+		text := got + " where " + typeName(kind.Type) + " is expected"
+		if kind.Field != "" {
+			text = "field " + strconv.Quote(kind.Field) + ": " + text
+		}
+		return text
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "it ends too early"
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return "unknown field " + name
+	}
+	return fmt.Sprintf("%T", err)
+}
+
+func typeName(t reflect.Type) string {
+	if t == reflect.TypeFor[time.Duration]() {
+		return "a duration"
+	}
+	return t.String()
+}
+
+// describeCustom returns the text of an error of a method of t, such as UnmarshalJSON, unless it quotes a part of raw.
+func describeCustom(err error, t reflect.Type, raw []byte) string {
+	text := err.Error()
+	var value any
+	switch {
+	case json.Unmarshal(raw, &value) == nil && !quotes(text, value):
+		return text
+	case t.Kind() == reflect.Int64 && t.Name() == "Duration":
+		return `not a duration such as "5s"`
+	}
+	return "not a valid " + t.String()
+}
+
+// quotes reports whether text contains a part of a JSON value.
+func quotes(text string, value any) bool {
+	switch v := value.(type) {
+	case nil, bool:
+		return false
+	case map[string]any:
+		for _, part := range v {
+			if quotes(text, part) {
+				return true
+			}
+		}
+		return false
+	case []any:
+		for _, part := range v {
+			if quotes(text, part) {
+				return true
+			}
+		}
+		return false
+	default:
+		plain := fmt.Sprint(v)
+		return plain != "" && (strings.Contains(text, plain) || strings.Contains(text, strings.Trim(strconv.Quote(plain), `"`)))
+	}
+}
