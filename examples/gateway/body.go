@@ -16,22 +16,35 @@ import (
 	"unicode/utf8"
 )
 
-// decode reads the body of a request into a struct. It is strict, since what a client has misspelt would be left out without
-// a word: no unknown field, no field twice, nothing behind the object, and no text that would not come back as it was.
-func decode(r *request, into any) error {
+// receive reads the body of a request. It happens before the request takes a slot, so that clients which send slowly do not
+// keep others from being served; as many bodies as there are slots may be on their way.
+func (s *service) receive(r *http.Request) ([]byte, error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: "the body has to be application/json"}
+		return nil, &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: "the body has to be application/json"}
 	}
 	if r.Header.Get("Content-Encoding") != "" {
-		return &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: "the body must not be encoded"}
+		return nil, &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: "the body must not be encoded"}
+	}
+	select {
+	case s.receiving <- struct{}{}:
+		defer func() { <-s.receiving }()
+	default:
+		return nil, busy("too many request bodies at a time")
 	}
 	body, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
+		return nil, err
 	}
 	if err != nil {
-		return badBody("it did not arrive as it should")
+		return nil, badBody("it did not arrive as it should")
 	}
+	return body, nil
+}
+
+// decode decodes the body of a request into a struct. It is strict, since what a client has misspelt would be left out without
+// a word: no unknown field, no field twice, nothing behind the object, and no text that would not come back as it was.
+func decode(r *request, into any) error {
+	body := r.body
 	if !utf8.Valid(body) || halfCharacter(body) {
 		return badBody("its text is not UTF-8, or has half of a character")
 	}

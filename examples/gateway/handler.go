@@ -15,6 +15,7 @@ type request struct {
 
 	params map[string]string // from the path
 	query  map[string]string // what the endpoint knows, and was given
+	body   []byte            // nil where the endpoint takes none
 	out    *recorder
 }
 
@@ -62,7 +63,7 @@ func (s *service) answer(r *http.Request, out *recorder) (pattern string, a answ
 	}()
 	segments, open, err := segmentsOf(r.URL.EscapedPath())
 	if err != nil {
-		return "", a, err
+		return "", a, withKeyHint(r, err)
 	}
 	route, params := s.match(segments)
 	if route == nil || !route.public {
@@ -74,7 +75,7 @@ func (s *service) answer(r *http.Request, out *recorder) (pattern string, a answ
 		return "", a, &refusal{status: http.StatusNotFound, code: "no_route", text: "there is nothing here"}
 	}
 	if open && !route.slash {
-		return route.pattern, a, badPath("it ends in a slash")
+		return route.pattern, a, withKeyHint(r, badPath("it ends in a slash"))
 	}
 	e, ok := route.endpoint(r.Method)
 	if !ok {
@@ -94,6 +95,10 @@ func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint,
 	if err == nil {
 		err = checkConditions(r, e.conditions)
 	}
+	var body []byte
+	if err == nil && e.body {
+		body, err = s.receive(r)
+	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -102,10 +107,7 @@ func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint,
 		case s.slots <- struct{}{}:
 			out.onRelease(func() { <-s.slots })
 		default:
-			return answer{}, &refusal{
-				status: http.StatusTooManyRequests, code: "busy", text: "too many requests at a time",
-				header: map[string]string{"Retry-After": "1"},
-			}
+			return answer{}, busy("too many requests at a time")
 		}
 	}
 	// Without a deadline: etcdkit gives each read and each write the time that the configuration says, which a deadline
@@ -115,11 +117,16 @@ func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint,
 	limit := time.Duration(s.set.Gateway.Limits.Request)
 	timer := time.AfterFunc(limit, func() { stop(errTooSlow) })
 	defer timer.Stop()
-	a, err := e.serve(&request{Request: r.WithContext(ctx), params: params, query: query, out: out})
+	a, err := e.serve(&request{Request: r.WithContext(ctx), params: params, query: query, body: body, out: out})
 	if err != nil && errors.Is(context.Cause(ctx), errTooSlow) {
 		err = fmt.Errorf("%w: %w", errTooSlow, err)
 	}
 	return a, err
+}
+
+// busy is the refusal of a request that another time may be right for.
+func busy(text string) error {
+	return &refusal{status: http.StatusTooManyRequests, code: "busy", text: text, header: map[string]string{"Retry-After": "1"}}
 }
 
 // errTooSlow is the cause of a context that ends because a request took too long.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,6 +52,9 @@ func TestNoPathReachesAnotherKey(t *testing.T) {
 			r := g.raw(method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 16\r\nConnection: close\r\n\r\n{\"value\": \"bad\"}")
 			assert.Equal(t, 400, r.status, method+" "+path)
 			assert.Empty(t, r.header.Get("Location"), path)
+			if r.Code == "bad_path" {
+				assert.Equal(t, strings.HasPrefix(path, "/api/etcd/kv/"), strings.Contains(r.Error, "?key="), "%s: %s", path, r.Error)
+			}
 		}
 	}
 	assert.Equal(t, before, g.everything())
@@ -213,6 +217,47 @@ func TestThoseWhoAreSlowDoNotHoldTheGatewayUp(t *testing.T) {
 	require.NoError(t, half.Close())
 	g.serves()
 	assert.Len(t, g.everything(), 1)
+}
+
+func TestGateway_ServesOthersWhileBodiesArriveSlowly(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Concurrent = 1 })
+	slow, err := net.Dial("tcp", g.addr)
+	require.NoError(t, err)
+	defer slow.Close()
+	_, err = slow.Write([]byte("PUT " + kvPath + "a HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"))
+	require.NoError(t, err)
+	eventually(t, func() bool { return len(g.svc.receiving) == 1 }, "the body is on its way")
+	assert.Equal(t, 404, g.do("GET", kvPath+"a", "").status, "reads have slots of their own")
+	assert.Equal(t, 429, g.do("PUT", kvPath+"a", `{"value": "1"}`).status)
+	require.NoError(t, slow.Close())
+	eventually(t, func() bool { return g.do("PUT", kvPath+"a", `{"value": "1"}`).status == 200 }, "it is over when its client has gone")
+}
+
+func TestGateway_LimitsConnections(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Connections = 1 })
+	g.http.CloseIdleConnections()
+	first, err := net.Dial("tcp", g.addr)
+	require.NoError(t, err)
+	defer first.Close()
+	get := "GET /api/etcd/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	_, err = first.Write([]byte(get))
+	require.NoError(t, err)
+	_, err = io.ReadFull(first, make([]byte, 12)) // it is served, and stays open
+	require.NoError(t, err)
+	second, err := net.Dial("tcp", g.addr) // the system takes it, the gateway does not yet
+	require.NoError(t, err)
+	defer second.Close()
+	_, err = second.Write([]byte(get))
+	require.NoError(t, err)
+	require.NoError(t, second.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+	_, err = second.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, first.Close())
+	require.NoError(t, second.SetReadDeadline(time.Now().Add(20*time.Second)))
+	_, err = io.ReadFull(second, make([]byte, 12))
+	require.NoError(t, err)
 }
 
 func TestMoreRequestsThanAllowedAreRefusedAtOnce(t *testing.T) {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 	"unicode"
@@ -52,7 +54,18 @@ func checkSegment(s string) error {
 }
 
 func badPath(why string) error {
-	return &refusal{status: 400, code: "bad_path", text: "the path cannot be used: " + why + "; use ?key= for such keys"}
+	return &refusal{status: 400, code: "bad_path", text: "the path cannot be used: " + why}
+}
+
+// withKeyHint adds to the refusal of a path how to name such a key, where the path was that of a key.
+func withKeyHint(r *http.Request, err error) error {
+	bad, ok := errors.AsType[*refusal](err)
+	if !ok || !strings.HasPrefix(r.URL.EscapedPath(), "/api/etcd/kv/") {
+		return err
+	}
+	hinted := *bad
+	hinted.text += "; use ?key= for such keys"
+	return &hinted
 }
 
 // checkKey refuses what JSON cannot carry, or what other programs would cut short. Everything else is a key, and means itself.

@@ -21,6 +21,7 @@ type route struct {
 type endpoint struct {
 	query      []string // the parameters that it knows
 	conditions []string // the headers that it may depend on
+	body       bool     // it takes one
 	serve      func(r *request) (answer, error)
 }
 
@@ -29,12 +30,12 @@ func (s *service) table() []route {
 	kv := func(query ...string) map[string]endpoint {
 		return map[string]endpoint{
 			http.MethodGet:    {serve: s.getKey, query: append([]string{"cached"}, query...)},
-			http.MethodPut:    {serve: s.putKey, query: query, conditions: []string{ifMatch, ifNoneMatch}},
+			http.MethodPut:    {serve: s.putKey, body: true, query: query, conditions: []string{ifMatch, ifNoneMatch}},
 			http.MethodDelete: {serve: s.deleteKey, query: query, conditions: []string{ifMatch}},
 		}
 	}
 	cas := func(query ...string) map[string]endpoint {
-		return map[string]endpoint{http.MethodPost: {serve: s.compareAndSwap, query: query}}
+		return map[string]endpoint{http.MethodPost: {serve: s.compareAndSwap, body: true, query: query}}
 	}
 	list := func(query ...string) map[string]endpoint {
 		return map[string]endpoint{http.MethodGet: {serve: s.listPrefix, query: append([]string{"limit", "cursor"}, query...)}}
@@ -52,7 +53,7 @@ func (s *service) table() []route {
 		{pattern: "/api/etcd/services", methods: get(s.listServices)},
 		{pattern: "/api/etcd/services/{service}/instances", methods: get(s.listInstances)},
 		{pattern: "/api/etcd/services/{service}/instances/{id}", methods: map[string]endpoint{
-			http.MethodPost:   {serve: s.register},
+			http.MethodPost:   {serve: s.register, body: true},
 			http.MethodDelete: {serve: s.deregister},
 		}},
 		{pattern: "/api/etcd/health", public: true, methods: get(s.health)},

@@ -35,6 +35,7 @@ func (s *service) serveOn(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      time.Duration(limits.ReadTimeout) + time.Duration(limits.Request) + 10*time.Second, // to read, work and answer
 		IdleTimeout:       time.Duration(limits.IdleTimeout),
 		MaxHeaderBytes:    limits.HeaderBytes,
+		ConnState:         limitConns(limits.Connections),
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what clients do wrong
 
 		DisableGeneralOptionsHandler: true,
@@ -52,6 +53,21 @@ func (s *service) serveOn(ctx context.Context, l net.Listener) error {
 		err = errors.Join(why, err) // the listener has failed
 	}
 	return err
+}
+
+// limitConns returns a hook for the states of connections that keeps at most n of them open. The server calls it before it
+// serves a connection and accepts the next one; while that blocks, further connections wait in the queue of the system.
+func limitConns(n int) func(net.Conn, http.ConnState) {
+	open := make(chan struct{}, n)
+	return func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open <- struct{}{}
+		case http.StateClosed, http.StateHijacked:
+			<-open
+		case http.StateActive, http.StateIdle:
+		}
+	}
 }
 
 // drain lets the requests under way finish, for a while.

@@ -29,10 +29,11 @@ type service struct {
 	views         *views
 	ready         http.Handler
 
-	routes  []route
-	slots   chan struct{} // one for each request that is worked on, until it is answered
-	listed  atomic.Int64  // the bytes of all pages in memory
-	metrics *metrics
+	routes    []route
+	slots     chan struct{} // one for each request that is worked on, until it is answered
+	receiving chan struct{} // one for each body that is on its way
+	listed    atomic.Int64  // the bytes of all pages in memory
+	metrics   *metrics
 }
 
 // newService makes a gateway over client, which belongs to it from then on. ctx bounds that alone.
@@ -40,7 +41,7 @@ func newService(ctx context.Context, client *etcdkit.Client, set settings.Settin
 	s := &service{
 		set: set, log: log, client: client, ready: client.ReadyHandler(),
 		values: kv.NewTyped(client.KV(), "", kv.Bytes()),
-		slots:  make(chan struct{}, set.Gateway.Limits.Concurrent),
+		slots:  make(chan struct{}, set.Gateway.Limits.Concurrent), receiving: make(chan struct{}, set.Gateway.Limits.Concurrent),
 	}
 	var err error
 	if s.token, err = readToken(set.Gateway.TokenFile); err != nil {

@@ -84,7 +84,7 @@ func TestTheGatewayEndsInOrder(t *testing.T) {
 
 	under := g.conn(halfAPut) // a request that is under way
 	defer under.Close()
-	eventually(t, func() bool { return len(g.svc.slots) == 1 }, "it is being worked on")
+	eventually(t, func() bool { return len(g.svc.receiving) == 1 }, "its body is on its way")
 	g.cancel()
 	<-stopping
 	_, err := under.Write([]byte(`"last"}`))
@@ -102,7 +102,7 @@ func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Shutdown = etcdkit.Duration(100 * time.Millisecond) })
 	under := g.conn(halfAPut)
 	defer under.Close()
-	eventually(t, func() bool { return len(g.svc.slots) == 1 }, "it is being worked on")
+	eventually(t, func() bool { return len(g.svc.receiving) == 1 }, "its body is on its way")
 	g.cancel()
 	require.ErrorContains(t, g.stopped(), "cut off")
 	assert.Contains(t, g.log.String(), "the client is closed")
@@ -132,7 +132,7 @@ func TestAListenerThatFailsLetsRequestsFinish(t *testing.T) {
 	g.addr = l.Addr().String()
 	under := g.conn(halfAPut)
 	defer under.Close()
-	eventually(t, func() bool { return len(g.svc.slots) == 1 }, "it is being worked on")
+	eventually(t, func() bool { return len(g.svc.receiving) == 1 }, "its body is on its way")
 	require.NoError(t, l.Close())
 	eventually(t, func() bool { return strings.Contains(g.log.String(), "gateway stops") }, "it is noticed")
 	_, err = under.Write([]byte(`"last"}`))

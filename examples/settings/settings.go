@@ -73,6 +73,7 @@ type Limits struct {
 	Request       etcdkit.Duration `json:"request"`       // for the work on a request; default 20s
 	IdleTimeout   etcdkit.Duration `json:"idleTimeout"`   // of a connection between requests; default 1m
 	Shutdown      etcdkit.Duration `json:"shutdown"`      // for requests under way to finish; default 15s
+	Connections   int              `json:"connections"`   // open at a time, idle ones included; default 1024
 	Concurrent    int              `json:"concurrent"`    // requests at a time, until they are answered; default 256
 	PageEntries   int              `json:"pageEntries"`   // entries of one answer; default 1000
 	PageBytes     int              `json:"pageBytes"`     // keys and values of one answer, as sent; default 8 MiB
@@ -90,7 +91,7 @@ func Default() Settings {
 			Limits: Limits{
 				BodyBytes: 3<<19 + 64<<10, HeaderBytes: 16 << 10, HeaderTimeout: d(5 * time.Second),
 				ReadTimeout: d(15 * time.Second), Request: d(20 * time.Second), IdleTimeout: d(time.Minute),
-				Shutdown: d(15 * time.Second), Concurrent: 256, PageEntries: 1000, PageBytes: 8 << 20, Registrations: 1000,
+				Shutdown: d(15 * time.Second), Connections: 1024, Concurrent: 256, PageEntries: 1000, PageBytes: 8 << 20, Registrations: 1000,
 			},
 		},
 	}
@@ -156,6 +157,7 @@ func (l *Limits) check() (bad []error) {
 		{"request", int64(l.Request)},
 		{"idleTimeout", int64(l.IdleTimeout)},
 		{"shutdown", int64(l.Shutdown)},
+		{"connections", int64(l.Connections)},
 		{"concurrent", int64(l.Concurrent)},
 		{"pageEntries", int64(l.PageEntries)},
 		{"pageBytes", int64(l.PageBytes)},
