@@ -24,7 +24,8 @@ type holding struct {
 
 	kv      *mvccpb.KeyValue // nil: absent
 	seen    int64            // the revision as of which that is so
-	created int64            // the revision of the incarnation that is ours, 0 for none
+	created int64            // the create revision of the key that is ours, in the time of the current session; 0 for none
+	written bool             // a write of ours was applied, or may have been
 	late    bool             // a creation may still be applied
 
 	astray bool               // the key is not known to be what it is to be, and nothing else may happen to it
@@ -34,10 +35,11 @@ type holding struct {
 // leasesMost is how many leases are remembered: a key can outlive the session that it was put on.
 const leasesMost = 8
 
-// own reports whether a state of the key is our work: it is on one of our leases, or it is the incarnation that we have
-// created, whatever somebody has put into it since.
+// own reports whether the key is ours: it is on one of our leases, or has the create revision that we gave it, whatever
+// somebody has put into it since. The create revision counts as long as its session lasts: after a data wipe revisions begin
+// anew, and somebody else's key can have the same one, but then the session's lease is gone too.
 func (h *holding) own() bool {
-	return h.kv.GetCreateRevision() == h.created || slices.Contains(h.leases, clientv3.LeaseID(h.kv.GetLease()))
+	return h.created != 0 && h.kv.GetCreateRevision() == h.created || slices.Contains(h.leases, clientv3.LeaseID(h.kv.GetLease()))
 }
 
 // take takes the turn, which whoever has it gives back by receiving it.
@@ -138,6 +140,7 @@ func (k *Key) lease(ctx context.Context) (*Session, error) {
 	}
 	h.release = s.releaseOnce()
 	h.current.Store(s)
+	h.created = 0
 	h.leases = append(h.leases, s.id)
 	if more := len(h.leases) - leasesMost; more > 0 {
 		h.leases = slices.Delete(h.leases, 0, more)
@@ -193,21 +196,24 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 		if r.Succeeded {
 			h.created = h.kv.GetCreateRevision()
 		}
+		h.written = h.written || r.Succeeded || ambiguous
 		if ambiguous && absent && (r.Succeeded || h.kv.GetLease() != int64(s.id)) {
 			h.late = true // an attempt before this one has not been applied yet
 		}
 		return nil
 	})
-	// Any other write depends on a state of the key that will have passed, at the latest, once the key is deleted.
-	h.late = h.late || absent && errors.Is(err, errs.UnknownOutcome)
+	if errors.Is(err, errs.UnknownOutcome) {
+		h.written = true
+		h.late = h.late || absent // other writes depend on a state that will have passed once the key is deleted
+	}
 	return err
 }
 
 // remove deletes the key from etcd as far as it is on one of our leases.
 func (k *Key) remove(ctx context.Context) error {
 	h := &k.held
-	if len(h.leases) == 0 || h.created == 0 && !h.late {
-		return nil // nothing was ever written
+	if !h.written {
+		return nil
 	}
 	on := []clientv3.LeaseID{h.leases[len(h.leases)-1]}
 	if last := clientv3.LeaseID(h.kv.GetLease()); last != on[0] && slices.Contains(h.leases, last) {

@@ -206,7 +206,7 @@ func (k *Key) close(ctx context.Context) error {
 
 // forsake closes a key that could not be created. What it may have left in etcd is removed in the background.
 func (k *Key) forsake() {
-	if !k.held.late {
+	if !k.held.written {
 		_ = k.Close() // sends nothing
 		return
 	}

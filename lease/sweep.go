@@ -81,7 +81,7 @@ type keySweep struct {
 func (h *holding) resumeSweep(s *keySweep) {
 	if s != nil {
 		s.entry.Stop()
-		h.leases, h.late = s.leases, s.late
+		h.leases, h.late, h.written = s.leases, s.late, true
 	}
 }
 
