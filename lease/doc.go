@@ -64,9 +64,10 @@
 // # Keys
 //
 // A [Key] is desired state: it is on a shared lease and is put back whenever it is not what it is to be. What is its own
-// is told by lease IDs, which are random, and by the create revision: a key that somebody has overwritten since we
-// created it is ours to restore; one that was deleted and then created by somebody else is theirs, and is left to them
-// until it goes, unless [WithTakeover] says otherwise. Close deletes the key only while it is on our lease. A creation
+// is told by lease IDs, which are random, and, as long as the session lasts that it was created with, by the create
+// revision: a key that somebody has overwritten since we created it is ours to restore; one that was deleted and then
+// created by somebody else is theirs, and is left to them until it goes, unless [WithTakeover] says otherwise. So is one
+// that others created after etcd has lost its data. Close deletes the key only while it is on our lease. A creation
 // whose answer was lost may be applied after that, however late: such a key is deleted again from time to time, after 2 s at
 // first and every 5 minutes in the end, until its lease is gone. To that end the lease takes no new keys, and is revoked with
 // the last of those that it has.
@@ -98,12 +99,12 @@
 //
 //	OpenSession          1 (Grant), 2 when the answer took more than half of the TTL; with WithLease as KeepAliveOnce
 //	a session            1 message per TTL/3 on the shared stream
-//	Session.Close        1 (Revoke)
+//	Session.Close        1 (Revoke), also of a session that was lost
 //	Shared, Acquire      0 when the session is there; a lease carries 256 of those who Acquire, and is revoked a minute
 //	                     after the last of them has released it
 //	Session.Guard        1 put for the first call on a session, 0 afterwards
 //	OpenKey              1 transaction and a watch; Update 1; Close 1
-//	Session.Verify       1 RPC
+//	Session.Verify       1, 2 if it had to restore the guard's key
 //	Grant, Revoke        1
 //	Describe             1
 //	KeepAliveOnce        1 stream, and, on a client with a password, a login

@@ -265,6 +265,52 @@ func TestAGuardedWriteIsRefusedOnceTheLeaseIsGone(t *testing.T) {
 	assert.Equal(t, "held", string(e.Value))
 }
 
+// A guard fails when somebody tampers with its key, although the lease lives.
+func TestSession_VerifyRestoresTheGuard(t *testing.T) {
+	t.Parallel()
+	for name, tamper := range map[string]func(*clientv3.Client, string) error{
+		"deleted": func(cli *clientv3.Client, key string) error {
+			_, err := cli.Delete(t.Context(), key)
+			return err
+		},
+		"put without the lease": func(cli *clientv3.Client, key string) error {
+			_, err := cli.Put(t.Context(), key, "")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			count := etcdtest.Counter(t)
+			cli, dir := count.Client(t, hardened), etcdtest.Prefix(t)
+			m := manage(t, cli, lease.WithNamespace(dir))
+			store := kv.New(cli, kv.WithNamespace(dir))
+			s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
+			require.NoError(t, err)
+			_, err = store.Put(t.Context(), "k", nil, kv.WithGuard(s))
+			require.NoError(t, err)
+			count.Reset()
+			require.NoError(t, s.Verify(t.Context()))
+			assert.Equal(t, 1, count.Total(), "%v", count.Counts())
+
+			other := etcdtest.Client(t)
+			keys, err := other.TimeToLive(t.Context(), s.ID(), clientv3.WithAttachedKeys())
+			require.NoError(t, err)
+			require.Len(t, keys.Keys, 1)
+			require.NoError(t, tamper(other, string(keys.Keys[0])))
+			_, err = store.Put(t.Context(), "k", nil, kv.WithGuard(s))
+			require.ErrorIs(t, err, kv.ErrGuard)
+			require.NoError(t, s.Verify(t.Context()))
+			_, err = store.Put(t.Context(), "k", nil, kv.WithGuard(s))
+			require.NoError(t, err, "Verify has said that the lease lives")
+
+			_, err = other.Revoke(t.Context(), s.ID())
+			require.NoError(t, err)
+			require.ErrorIs(t, s.Verify(t.Context()), lease.ErrNotFound)
+			require.ErrorIs(t, s.Err(), lease.ErrExpired)
+		})
+	}
+}
+
 func TestTheFirstGuardOfASessionThatIsGone(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
@@ -358,6 +404,28 @@ func TestGrantAndRevokeWhoseAnswersAreLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tracedLease is a Lease of the user's own, such as one that traces.
+type tracedLease struct{ clientv3.Lease }
+
+func TestManager_TimeToLiveOverAnyLeaseNeedsNoPermission(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
+	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
+	cli := srv.Client(t, etcdtest.As("app", "pw"))
+	cli.Lease = &tracedLease{cli.Lease}
+	m := manage(t, cli)
+	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
+	require.NoError(t, err)
+	_, err = root.Put(t.Context(), "other/k", "", clientv3.WithLease(s.ID()))
+	require.NoError(t, err)
+	_, err = m.TimeToLive(t.Context(), s.ID())
+	require.NoError(t, err)
+	require.NoError(t, s.Verify(t.Context()))
+	_, err = m.Describe(t.Context(), s.ID())
+	require.ErrorIs(t, err, lease.ErrPermission, "which tells the keys")
 }
 
 func TestTheKeysOfALeaseAreToldToWhoMayReadThemAll(t *testing.T) {

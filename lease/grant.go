@@ -162,6 +162,15 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	})
 }
 
+// revokeLost tries once to revoke the lease of a lost session, whose keys otherwise stay until it expires: for a whole TTL
+// after a new leader was elected.
+func (c *core) revokeLost(ctx context.Context, id clientv3.LeaseID) {
+	_, err := c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true))
+	if err != nil && !isNotFound(err) {
+		c.log.DebugContext(ctx, "the lease of a lost session is left to expire", "lease", named(id), "error", err)
+	}
+}
+
 // Describe says what etcd knows of a lease, with its keys in order: [ErrNotFound] if there is no such one. With access control,
 // etcd tells only who may read all of the lease's keys, those outside the namespace included; others get [ErrPermission],
 // and can use [Manager.TimeToLive]. It costs one RPC.

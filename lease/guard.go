@@ -70,6 +70,43 @@ func (s *Session) writeGuard() error {
 	return p.err
 }
 
+// written reports whether the key was put.
+func (g *guardKey) written() bool {
+	g.mu.Lock()
+	p := g.last
+	g.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return p.err == nil
+	default:
+		return false
+	}
+}
+
+// restoreGuard makes sure that the key is on the lease, and puts it again if it is not. The error says so if there is no
+// such lease.
+func (s *Session) restoreGuard(ctx context.Context, op string) error {
+	call := retry.Call{Pkg: "lease", Op: op, Key: named(s.id), Read: true}
+	return s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+		onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
+		get := clientv3.OpGet(s.guard.key, clientv3.WithCountOnly()) // without an operation the transaction is not linearizable
+		r, err := s.c.kv.Txn(ctx).If(onLease).Then(get).Else(get).Commit()
+		if err != nil || r.Succeeded {
+			return err
+		}
+		return s.putGuardKey(ctx)
+	})
+}
+
+// putGuardKey puts the key on the lease. It can be repeated, and fails if there is no such lease.
+func (s *Session) putGuardKey(ctx context.Context) error {
+	_, err := s.c.kv.Put(ctx, s.guard.key, time.Now().UTC().Format(time.RFC3339), clientv3.WithLease(s.id))
+	return err
+}
+
 func (s *Session) putGuard() error {
 	if err := s.Err(); err != nil {
 		if errors.Is(err, ErrClosed) {
@@ -82,13 +119,10 @@ func (s *Session) putGuard() error {
 	if s.c.kv == nil {
 		return fail("guard", named(s.id), errNoKV)
 	}
-	// It can be put any number of times, and without the lease not at all: as repeatable as a read. Nor may what became
-	// of this put be taken for what became of the guarded write, whose error shows ours.
+	// As repeatable as a read. Nor may what became of this put be taken for what became of the guarded write, whose error
+	// shows ours.
 	call := retry.Call{Pkg: "lease", Op: "guard", Key: named(s.id), Read: true}
-	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-		_, err := s.c.kv.Put(ctx, s.guard.key, time.Now().UTC().Format(time.RFC3339), clientv3.WithLease(s.id))
-		return err
-	})
+	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return s.putGuardKey(ctx) })
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)
 		return s.why()

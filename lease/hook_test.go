@@ -1,8 +1,6 @@
 package lease_test
 
 import (
-	"bytes"
-	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,20 +81,5 @@ func TestManager_CloseAwaitsTheLossHookWithinBounds(t *testing.T) {
 		began := time.Now()
 		require.ErrorContains(t, <-closed, "the loss hook has not returned")
 		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
-	})
-}
-
-func TestManager_LossHookThatPanicsIsLogged(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		var logs bytes.Buffer
-		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))), lease.WithLossHook(func(error) { panic("metrics") }))
-		s, err := m.OpenSession(t.Context())
-		require.NoError(t, err)
-		f.expire(s.ID())
-		<-s.Context().Done()
-		require.NoError(t, m.Close())
-		assert.Contains(t, logs.String(), "panic=metrics")
 	})
 }

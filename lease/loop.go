@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -143,7 +144,7 @@ func (l *loop) send(due []outstanding) {
 	if due = due[:room]; room == 0 {
 		return
 	}
-	shortest := slices.MinFunc(due, func(a, b outstanding) int { return int(a.turn.ttl - b.turn.ttl) }).turn.ttl
+	shortest := slices.MinFunc(due, func(a, b outstanding) int { return cmp.Compare(a.turn.ttl, b.turn.ttl) }).turn.ttl
 	stuck := time.AfterFunc(shortest/patience, l.link.cancel) // a stream takes many small messages before it blocks, but it may
 	defer stuck.Stop()
 	for _, o := range due {

@@ -49,7 +49,11 @@ func (d *decorated) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, 
 
 // LeaseTimeToLive describes a lease.
 func (d *decorated) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
-	r, err := d.TimeToLive(ctx, clientv3.LeaseID(in.GetID()), clientv3.WithAttachedKeys())
+	var opts []clientv3.LeaseOption
+	if in.GetKeys() { // which takes the permission to read them
+		opts = append(opts, clientv3.WithAttachedKeys())
+	}
+	r, err := d.TimeToLive(ctx, clientv3.LeaseID(in.GetID()), opts...)
 	if err != nil {
 		return nil, err
 	}

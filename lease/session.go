@@ -125,7 +125,8 @@ func (s *Session) Err() error {
 
 // Verify asks etcd whether the lease lives. A session whose lease is gone is lost at once, instead of with the next
 // renewal, and that is the error, as is the end of a session that is over already. Any other error leaves the question
-// open. One RPC.
+// open. One RPC; one more if somebody has removed or overwritten the key behind [Session.Guard], which is restored, so that
+// the guard holds when Verify returns nil.
 func (s *Session) Verify(ctx context.Context) error {
 	const op = "verify"
 	if ctx == nil {
@@ -136,11 +137,20 @@ func (s *Session) Verify(ctx context.Context) error {
 	}
 	ctx, stop := s.c.until(ctx)
 	defer stop()
-	_, _, err := s.c.look(ctx, op, s.id, false)
+	err := s.ask(ctx, op)
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)
 		return fail(op, named(s.id), s.why())
 	}
+	return err
+}
+
+// ask asks etcd whether the lease lives, by the guard's key if there should be one.
+func (s *Session) ask(ctx context.Context, op string) error {
+	if s.guard.written() {
+		return s.restoreGuard(ctx, op)
+	}
+	_, _, err := s.c.look(ctx, op, s.id, false)
 	return err
 }
 
@@ -173,8 +183,8 @@ func (s *Session) State() State {
 }
 
 // Close ends the session and revokes its lease, which deletes its keys, within 5 s. It does so once and returns the same
-// result every time: nil also for a session that was lost, which has nothing to give back. After an error the
-// lease ends by itself. A session that was got from Shared or Acquire is not the caller's to close: [ErrInvalid].
+// result every time. After an error the lease is left to expire. If the session was lost, Close returns nil, and tries once
+// to revoke the lease in case it still exists. A session returned by Shared or Acquire cannot be closed: [ErrInvalid].
 func (s *Session) Close() error {
 	if s.pool != nil {
 		return fail("close session", named(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
@@ -186,7 +196,13 @@ func (s *Session) Close() error {
 
 func (s *Session) close(ctx context.Context) error {
 	s.closing.Do(func() {
-		if s.Err() != nil || !s.end(closedError("session")) {
+		if cause := s.Err(); cause != nil {
+			if errors.Is(cause, ErrExpired) && !errors.Is(cause, ErrNotFound) {
+				s.c.revokeLost(ctx, s.id)
+			}
+			return
+		}
+		if !s.end(closedError("session")) {
 			return
 		}
 		if err := s.c.revoke(ctx, s.id); err != nil && !errors.Is(err, ErrNotFound) {

@@ -126,6 +126,31 @@ func TestAPanickingLossHookIsContained(t *testing.T) {
 	})
 }
 
+func TestSession_CloseRevokesTheLeaseOfALostSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		m := f.manager(t)
+		s := open(t, m, 10*time.Second)
+		f.set(loseUp)
+		<-s.Context().Done()
+		require.Equal(t, 1, f.living(), "etcd gives it a little more time")
+		f.set(none)
+		require.NoError(t, s.Close())
+		assert.Zero(t, f.living())
+
+		s = open(t, m, 10*time.Second)
+		f.set(loseUp)
+		<-s.Context().Done()
+		began := time.Now()
+		require.NoError(t, s.Close())
+		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+		require.NoError(t, s.Close())
+		_, revokes, _, _ := f.counted()
+		assert.Equal(t, 1, revokes)
+	})
+}
+
 func TestALeaseThatIsGoneIsLostAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
