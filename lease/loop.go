@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // loop renews. It is one goroutine's own; what reads the stream is the other goroutine.
@@ -78,7 +79,7 @@ func (l *loop) look(now time.Time) (next time.Time, ok bool) {
 		return now, false
 	}
 	if l.link != nil && !now.Before(p.silence) {
-		l.fail(fmt.Errorf("%w: %s has not answered for %v", errs.Unavailable, l.at(), now.Sub(l.heard).Round(time.Millisecond)), now)
+		l.fail(l.silenceError(now), now)
 		if p, ok = l.plan(now); !ok {
 			return now, false
 		}
@@ -94,6 +95,15 @@ func (l *loop) look(now time.Time) (next time.Time, ok bool) {
 	}
 	p, ok = l.plan(now) // with what has been sent
 	return earlier(p.next, p.silence), ok
+}
+
+// silenceError says that the stream has been silent for too long, and why the connection is not there, if it is not.
+func (l *loop) silenceError(now time.Time) error {
+	err := fmt.Errorf("%w: %s has not answered for %v", errs.Unavailable, l.at(), now.Sub(l.heard).Round(time.Millisecond))
+	if cause := wire.Explain(l.c.cli); cause != nil {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }
 
 // at is the member that the stream leads to.
@@ -181,8 +191,9 @@ func (l *loop) answer(a *pb.LeaseKeepAliveResponse) bool {
 	}
 	o := l.queue[i]
 	l.queue = slices.Delete(l.queue, i, i+1)
-	if l.failed > 0 {
-		l.c.log.InfoContext(l.c.life, "leases are renewed again", "peer", l.link.peer)
+	if l.outage {
+		l.outage = false
+		l.c.log.WarnContext(l.c.life, "leases are renewed again", peerAttr(l.link.peer)...)
 	}
 	l.failed, l.avoid, l.suspect, l.login = 0, "", nil, false
 	l.renewals.Add(1)
@@ -239,10 +250,23 @@ func (l *loop) fail(err error, now time.Time) {
 	}
 	shortest := l.suspendDue(err, now)
 	l.failed++
-	if l.failed == 1 {
-		l.c.log.WarnContext(l.c.life, "leases are not renewed", "peer", at, "error", err)
+	if l.failed == outageThreshold && !l.outage {
+		l.outage = true
+		l.c.log.WarnContext(l.c.life, "leases are not renewed", append(peerAttr(at), "error", err)...)
 	}
 	l.restAfter(class, now, shortest/patience/2)
+}
+
+// outageThreshold is how many streams in a row fail before that is logged: the first one is replaced at once, so that the
+// restart of a member is no outage.
+const outageThreshold = 2
+
+// peerAttr is the peer as an attribute of a log record, if it is known.
+func peerAttr(peer string) []any {
+	if peer == "" {
+		return nil
+	}
+	return []any{"peer", peer}
 }
 
 // suspendDue tells the sessions whose renewal has failed, and returns the shortest of their TTLs.

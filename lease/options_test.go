@@ -3,6 +3,7 @@ package lease_test
 import (
 	"bytes"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +34,49 @@ func TestTheLogTellsOfFailuresOnce(t *testing.T) {
 		for text, n := range map[string]int{"leases are not renewed": 2, "leases are renewed again": 1, "lease lost": 1} {
 			assert.Equal(t, n, bytes.Count(out.Bytes(), []byte(text)), text)
 		}
+	})
+}
+
+func TestManager_LogsTheEndOfAnOutageThatCostAllSessions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var out bytes.Buffer
+		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))))
+		s := open(t, m, 12*time.Second)
+		f.set(loseBoth)
+		<-s.Context().Done()
+		time.Sleep(time.Minute)
+		f.set(none)
+		open(t, m, 12*time.Second)
+		time.Sleep(time.Minute)
+		require.NoError(t, m.Close())
+		for text, n := range map[string]int{"leases are not renewed": 1, "leases are renewed again": 1, "lease lost": 1, `=""`: 0} {
+			assert.Equal(t, n, strings.Count(out.String(), text), "%s: %s", text, &out)
+		}
+	})
+}
+
+func TestManager_DoesNotLogAStreamThatIsReplacedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var out bytes.Buffer
+		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+		s := open(t, m, 12*time.Second)
+		restarts := 0
+		f.refusing(func(int64, string) error { // as a member that restarts
+			restarts++
+			if restarts == 1 {
+				return errRefused
+			}
+			return nil
+		})
+		time.Sleep(time.Minute)
+		require.NoError(t, s.Err())
+		assert.EqualValues(t, 1, m.Stats().Failures)
+		require.NoError(t, m.Close())
+		assert.Empty(t, out.String())
 	})
 }
 

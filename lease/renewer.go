@@ -27,6 +27,8 @@ type renewer struct {
 	failures atomic.Uint64
 	streams  atomic.Uint64
 
+	outage bool // renewals fail, and that was logged; belongs to the loop, and outlives it
+
 	mu       sync.Mutex
 	closed   bool
 	running  bool
