@@ -37,7 +37,7 @@ func (c *core) close() error {
 		keys = append(keys, k)
 	}
 	c.mu.Unlock()
-	c.endLife(closedError("manager"))
+	c.endLife(closedError("lease manager"))
 
 	ctx, stop := c.parting()
 	defer stop()
@@ -53,7 +53,7 @@ func (c *core) close() error {
 		err = errors.Join(err, errHookRuns)
 	}
 	if err != nil {
-		return fail("close", "", err)
+		return opError("close", "", err)
 	}
 	return nil
 }
@@ -74,7 +74,7 @@ func together[T any](all []T, f func(T) error) error {
 			for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
 				if err := f(all[i]); err != nil {
 					mu.Lock()
-					bad = append(bad, err)
+					bad = append(bad, withoutPrefix(err))
 					mu.Unlock()
 				}
 			}

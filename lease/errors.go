@@ -12,7 +12,7 @@ import (
 // The conditions of this package. An error that names one matches it with errors.Is.
 var (
 	// ErrExpired means that a session is lost: its lease can no longer be trusted. Every loss matches it.
-	ErrExpired = errors.New("lease: expired")
+	ErrExpired = errors.New("lease expired")
 	// ErrNotFound means that etcd has no such lease, or no longer.
 	ErrNotFound = errs.LeaseNotFound
 	// ErrExists means that somebody else has the key.
@@ -48,9 +48,23 @@ var (
 // errHookRuns is what Close returns when it has waited in vain for the loss hook.
 var errHookRuns = errors.New("the loss hook has not returned")
 
-// fail is the error of an operation that provably changed nothing.
-func fail(op, key string, err error) error {
-	return &errs.Error{Pkg: "lease", Op: op, Key: key, Unchanged: true, Err: err}
+// opError is the error of an operation that provably changed nothing, unless err says otherwise. If err comes from another
+// operation of this package, it loses its prefix.
+func opError(op, key string, err error) error {
+	return &errs.Error{Pkg: "lease", Op: op, Key: key, Unchanged: true, Err: withoutPrefix(err)}
+}
+
+// withoutPrefix is an error of this package as the cause of another one.
+func withoutPrefix(err error) error {
+	e, ok := err.(*errs.Error) //nolint:errorlint // the outermost alone begins with the prefix
+	if !ok || e.Pkg != "lease" {
+		return err
+	}
+	what := e.Op
+	if e.Key != "" {
+		what += " " + errs.Quote(e.Key)
+	}
+	return fmt.Errorf("%s: %w", what, e.Err)
 }
 
 // lossError is why a session was lost.
@@ -62,7 +76,7 @@ type lossError struct {
 func (e *lossError) Error() string {
 	text := ErrExpired.Error()
 	if e.condition != nil {
-		text += ": " + strings.TrimPrefix(e.condition.Error(), "lease: ")
+		text += ": " + strings.TrimPrefix(e.condition.Error(), "lease ")
 	}
 	if e.last != nil {
 		text += ": last renewal: " + e.last.Error()
@@ -81,5 +95,5 @@ func (e *lossError) Unwrap() []error {
 	return all
 }
 
-// closedError is the cause of what was ended on purpose.
-func closedError(what string) error { return fmt.Errorf("lease: %s: %w", what, ErrClosed) }
+// closedError says what is closed.
+func closedError(what string) error { return fmt.Errorf("%s %w", what, ErrClosed) }

@@ -117,7 +117,7 @@ func TestLeasesThatNobodyKnows(t *testing.T) {
 	require.ErrorIs(t, m.Revoke(t.Context(), id), lease.ErrNotFound)
 	_, err = kv.New(cli).Put(t.Context(), dir+"k", nil, kv.WithLease(id))
 	require.ErrorIs(t, err, lease.ErrNotFound, "a put on a lease that is gone says the same")
-	assert.Contains(t, fmt.Sprint(err), "lease: not found")
+	assert.Contains(t, fmt.Sprint(err), "lease not found")
 }
 
 func TestTheServerRaisesATTL(t *testing.T) {

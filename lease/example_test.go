@@ -53,7 +53,7 @@ func Example() {
 	// Output:
 	// alive <nil>
 	// kv: get "workers/7": key not found
-	// lost lease: session: closed
+	// lost session closed
 }
 
 // A write that etcd refuses once the session's lease is gone, even if its writer does not know that yet.
@@ -177,7 +177,7 @@ func ExampleSession_Context() {
 	fmt.Println(s.State(), s.Err())
 	// Output:
 	// true true
-	// lost lease: expired: not found
+	// lost lease expired: not found
 }
 
 // A lease that outlives the session: the next process adopts it, with its keys.

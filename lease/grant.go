@@ -24,7 +24,7 @@ import (
 // that may have come of a grant that failed is revoked in the background. ttl is held to the limits of [WithTTL].
 func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
 	if err := errors.Join(m.ready(), checkTTL(ttl)); err != nil {
-		return Info{}, fail("grant", "", err)
+		return Info{}, opError("grant", "", err)
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()
@@ -86,7 +86,7 @@ func (c *core) abandon(id clientv3.LeaseID) {
 // a client with a password is a login too; sessions share a stream.
 func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info, error) {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
-		return Info{}, fail("keep alive", "", err)
+		return Info{}, opError("keep alive", "", err)
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()
@@ -128,7 +128,7 @@ func (c *core) renewOnce(ctx context.Context, id clientv3.LeaseID, op string) (t
 // with. A session of this manager on the lease is lost at once.
 func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
-		return fail("revoke", "", err)
+		return opError("revoke", "", err)
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()
@@ -186,7 +186,7 @@ func (m *Manager) TimeToLive(ctx context.Context, id clientv3.LeaseID) (Info, er
 
 func (m *Manager) info(ctx context.Context, op string, id clientv3.LeaseID, keys bool) (Info, error) {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
-		return Info{}, fail(op, "", err)
+		return Info{}, opError(op, "", err)
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()

@@ -117,7 +117,7 @@ func (s *Session) putGuard() error {
 	ctx, stop := context.WithTimeout(s.ctx, farewell)
 	defer stop()
 	if s.c.kv == nil {
-		return fail("guard", named(s.id), errNoKV)
+		return opError("guard", named(s.id), errNoKV)
 	}
 	// As repeatable as a read. Nor may what became of this put be taken for what became of the guarded write, whose error
 	// shows ours.

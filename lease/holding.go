@@ -45,13 +45,13 @@ func (h *holding) own() bool {
 // take takes the turn, which whoever has it gives back by receiving it.
 func (k *Key) take(ctx context.Context, op string) error {
 	if err := retry.ContextError(ctx); err != nil {
-		return fail(op, k.name, err)
+		return opError(op, k.name, err)
 	}
 	select {
 	case k.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fail(op, k.name, k.m.gaveUp(ctx))
+		return opError(op, k.name, k.m.gaveUp(ctx))
 	}
 }
 
@@ -83,11 +83,11 @@ func (k *Key) restore(ctx context.Context, op string, look bool) (err error) {
 	for range rounds {
 		s, err := k.lease(ctx)
 		if err != nil {
-			return err
+			return opError(op, k.name, err)
 		}
 		value := k.want()
 		if h.kv != nil && !h.own() && !k.takeover {
-			return fail(op, k.name, fmt.Errorf("%w: it was created at revision %d on lease %s",
+			return opError(op, k.name, fmt.Errorf("%w: it was created at revision %d on lease %s",
 				ErrExists, h.kv.GetCreateRevision(), named(clientv3.LeaseID(h.kv.GetLease()))))
 		}
 		if h.kv.GetLease() == int64(s.id) && h.own() && bytes.Equal(h.kv.GetValue(), value) {
@@ -101,7 +101,7 @@ func (k *Key) restore(ctx context.Context, op string, look bool) (err error) {
 			return err
 		}
 	}
-	return fail(op, k.name, fmt.Errorf("%w: %d times", kv.ErrConflict, rounds))
+	return opError(op, k.name, fmt.Errorf("%w: %d times", kv.ErrConflict, rounds))
 }
 
 // want is the value that the key is to have.
@@ -134,7 +134,7 @@ func (k *Key) lease(ctx context.Context) (*Session, error) {
 		return s, nil
 	}
 	k.letGo()
-	s, err := k.m.poolOf(k.ttl).get(ctx, "acquire session", true)
+	s, err := k.m.poolOf(k.ttl).get(ctx, true)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,7 @@ func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...Ke
 	const op = "open key"
 	set, bad := newKeySettings(m.ttlOrDefault(), o)
 	if err := errors.Join(m.ready(), m.checkKey(key), checkValue(value), bad); err != nil {
-		return nil, fail(op, key, err)
+		return nil, opError(op, key, err)
 	}
 	k := &Key{
 		m: m, name: key, abs: m.ns + key, takeover: set.takeover, ttl: set.ttl,
@@ -67,7 +67,7 @@ func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...Ke
 	k.news = newNews(m.watches(), k.abs[len(m.root):])
 	k.ctx, k.cancel = context.WithCancelCause(context.WithoutCancel(m.life))
 	if err := m.claim(ctx, k); err != nil {
-		return nil, fail(op, key, err)
+		return nil, opError(op, key, err)
 	}
 	if err := k.settle(ctx, op, false); err != nil {
 		close(k.done)
@@ -116,7 +116,7 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 		switch {
 		case m.closed:
 			m.mu.Unlock()
-			return errs.Closed
+			return closedError("lease manager")
 		case other == nil:
 			m.keys[k.abs] = k
 			s := m.sweeps[k.abs]
@@ -163,17 +163,17 @@ func (k *Key) State() State {
 func (k *Key) Update(ctx context.Context, value []byte) error {
 	const op = "update key"
 	if err := checkValue(value); err != nil {
-		return fail(op, k.name, err)
+		return opError(op, k.name, err)
 	}
 	if ctx == nil {
-		return fail(op, k.name, errNoContext)
+		return opError(op, k.name, errNoContext)
 	}
 	if err := k.take(ctx, op); err != nil {
 		return err
 	}
 	defer func() { <-k.turn }()
 	if k.ctx.Err() != nil {
-		return fail(op, k.name, errs.Closed)
+		return opError(op, k.name, closedError("key"))
 	}
 	k.mu.Lock()
 	k.value = slices.Clone(value)

@@ -92,26 +92,30 @@ func (s *Session) releaseOnce() func() { return sync.OnceFunc(func() { s.pool.re
 
 func (m *Manager) pooledSession(ctx context.Context, op string, opts []SessionOption, reserve bool) (*Session, error) {
 	if err := m.ready(); err != nil {
-		return nil, fail(op, "", err)
+		return nil, opError(op, "", err)
 	}
 	set, err := newSessionSettings(m.ttl, opts)
 	if set.leaseSet {
 		err = errors.Join(err, fmt.Errorf("%w: WithLease: a shared session has a lease of its own", errs.Invalid))
 	}
 	if err != nil {
-		return nil, fail(op, "", err)
+		return nil, opError(op, "", err)
 	}
-	return m.poolOf(set.ttl).get(ctx, op, reserve)
+	s, err := m.poolOf(set.ttl).get(ctx, reserve)
+	if err != nil {
+		return nil, opError(op, "", err)
+	}
+	return s, nil
 }
 
 // get returns a live session; with reserve, one that has room, and counts the user.
-func (p *pool) get(ctx context.Context, op string, reserve bool) (*Session, error) {
+func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
 	if ctx == nil {
-		return nil, fail(op, "", errNoContext)
+		return nil, errNoContext
 	}
 	for {
 		if err := retry.ContextError(ctx); err != nil {
-			return nil, fail(op, "", err)
+			return nil, err
 		}
 		s, o := p.pick(reserve)
 		if s != nil {
@@ -123,10 +127,10 @@ func (p *pool) get(ctx context.Context, op string, reserve bool) (*Session, erro
 				return nil, o.err
 			}
 			if err := o.session.Err(); err != nil { // already: that is no time to go on trying
-				return nil, fail(op, "", err)
+				return nil, err
 			}
 		case <-ctx.Done():
-			return nil, fail(op, "", p.c.gaveUp(ctx))
+			return nil, p.c.gaveUp(ctx)
 		}
 	}
 }
@@ -155,7 +159,7 @@ func (p *pool) pick(reserve bool) (*Session, *opening) {
 		o := &opening{done: make(chan struct{})}
 		p.opening = o
 		if !p.c.job(func() { p.open(o) }) {
-			o.err = fail("shared session", "", closedError("manager"))
+			o.err = closedError("lease manager")
 			close(o.done)
 		}
 	}

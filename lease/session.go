@@ -41,11 +41,11 @@ type Session struct {
 func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session, error) {
 	const op = "open session"
 	if err := m.ready(); err != nil {
-		return nil, fail(op, "", err)
+		return nil, opError(op, "", err)
 	}
 	set, err := newSessionSettings(m.ttl, o)
 	if err != nil {
-		return nil, fail(op, "", err)
+		return nil, opError(op, "", err)
 	}
 	ctx, stop := m.until(ctx)
 	defer stop()
@@ -78,9 +78,9 @@ func (c *core) open(t term, ns string, p *pool) (*Session, error) {
 	s.mu.Unlock()
 	if !c.renewer.add(s, t) {
 		if s.Err() == nil { // then it is the manager that is over
-			s.end(closedError("manager"))
+			s.end(closedError("lease manager"))
 		}
-		return nil, fail("open session", named(t.id), s.why())
+		return nil, opError("open session", named(t.id), s.why())
 	}
 	return s, nil
 }
@@ -130,17 +130,17 @@ func (s *Session) Err() error {
 func (s *Session) Verify(ctx context.Context) error {
 	const op = "verify"
 	if ctx == nil {
-		return fail(op, named(s.id), errNoContext)
+		return opError(op, named(s.id), errNoContext)
 	}
 	if err := s.Err(); err != nil {
-		return fail(op, named(s.id), err)
+		return opError(op, named(s.id), err)
 	}
 	ctx, stop := s.c.until(ctx)
 	defer stop()
 	err := s.ask(ctx, op)
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)
-		return fail(op, named(s.id), s.why())
+		return opError(op, named(s.id), s.why())
 	}
 	return err
 }
@@ -187,7 +187,7 @@ func (s *Session) State() State {
 // to revoke the lease in case it still exists. A session returned by Shared or Acquire cannot be closed: [ErrInvalid].
 func (s *Session) Close() error {
 	if s.pool != nil {
-		return fail("close session", named(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
+		return opError("close session", named(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
 	}
 	ctx, stop := s.c.parting()
 	defer stop()

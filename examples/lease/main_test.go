@@ -13,7 +13,7 @@ func TestMain(m *testing.M) { etcdtest.Main(m) }
 
 func TestASessionEndsInTimeAndAKeyComesBack(t *testing.T) {
 	assert.Equal(t, `the session is alive, its time to live is 3s
-its context has ended: lease: expired: not found
+its context has ended: lease expired: not found
 a write with its guard: refused true, because it is lost: true
 its key is there: false
 somebody deletes it

@@ -29,7 +29,7 @@ var (
 	// Closed means that the client, or the part of it that was called, is closed.
 	Closed = errors.New("closed")
 	// LeaseNotFound means that the lease named does not exist, or exists no more.
-	LeaseNotFound = errors.New("lease: not found")
+	LeaseNotFound = errors.New("lease not found")
 )
 
 // ClosedError returns an error that says what is closed, such as "registry closed". It matches

@@ -188,5 +188,5 @@ func TestExplainingKeepsTheErrorAndAddsTheCondition(t *testing.T) {
 	require.ErrorIs(t, both, rpctypes.ErrCompacted)
 	gone := retry.Explain(rpctypes.ErrLeaseNotFound, errs.LeaseNotFound)
 	require.ErrorIs(t, gone, rpctypes.ErrLeaseNotFound)
-	assert.EqualError(t, gone, "lease: not found (etcdserver: requested lease not found)")
+	assert.EqualError(t, gone, "lease not found (etcdserver: requested lease not found)")
 }
