@@ -44,6 +44,8 @@ type core struct {
 	lines  *lines
 	patrol *patrol // nil where the endpoints are not the client's to choose
 
+	versions *versionChecker
+
 	lockers lockers
 
 	stop     context.CancelFunc // ends everything that runs in the background
@@ -67,7 +69,8 @@ func Harden(cfg *clientv3.Config) error {
 
 // Wrap makes a client over one that you made and go on owning: closing the result leaves cli open. Its fields, decorated
 // or not, are used as they are. Without [Harden] writes are still sent once only, but their outcome is unknown more often.
-// Wrap sends nothing and does not touch the endpoints of cli. While Health, Members or Diagnose run, nobody should call
+// Wrap sends nothing and does not touch the endpoints of cli. The first Health, Members or Diagnose checks the versions of
+// the members and logs a warning for one that is not supported. While Health, Members or Diagnose run, nobody should call
 // SetEndpoints of cli: they connect to single endpoints with its Dial, which reads the endpoints without a lock.
 //
 // WithTLS, WithCredentials and WithDialOptions are refused, since cli is made already.
@@ -85,6 +88,7 @@ func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 	}
 	s.cfg = Config{Endpoints: cli.Endpoints(), Namespace: s.namespace}
 	c := &core{set: s, cli: cli, lines: &lines{dial: wrapped(cli)}, stop: func() {}}
+	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
 	return c.client(), nil
 }
 
@@ -122,7 +126,8 @@ func newCore(s *settings) (*core, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c.decorate()
-	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, s.logger)
+	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
+	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, c.versions, s.logger)
 	return c, nil
 }
 

@@ -182,6 +182,9 @@ func (m Member) judge(found *findings) {
 	case m.RaftLag > lagMuch:
 		found.add("member %s is %d log entries behind", name, m.RaftLag)
 	}
+	if cause := unsupportedReason(m.Version); cause != "" {
+		found.add("member %s runs etcd %s, which is not supported: %s", name, m.Version, cause)
+	}
 	if m.DBQuota > 0 && float64(m.DBSize) > quotaMuch*float64(m.DBQuota) {
 		found.add("member %s has used %d of %d bytes of its quota", name, m.DBSize, m.DBQuota)
 	}

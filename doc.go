@@ -15,7 +15,8 @@
 //
 // [Open] returns once etcd has answered a read, or says within the dial timeout what is wrong with each endpoint: the
 // connection that is refused, the certificate that is not trusted, the password that is wrong. [OpenLazy] only checks
-// the configuration, for programs that must start while etcd is away. [Wrap] works over a client of client/v3 that the
+// the configuration, for programs that must start while etcd is away. Open returns [ErrUnsupportedServer] if a member
+// runs etcd before 3.5.13, or before 3.4.31 in the 3.4 line; OpenLazy and Wrap log a warning. [Wrap] works over a client of client/v3 that the
 // program has already; [Harden] prepares the configuration of such a client.
 //
 // [Config] is plain data: fill it in, or read it with [LoadConfig] or [ConfigFromEnv]. What contradicts itself is

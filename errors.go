@@ -30,6 +30,10 @@ var (
 	ErrClosed = errs.Closed
 )
 
+// ErrUnsupportedServer means that a member runs a version of etcd that is too old; see [WithUnsupportedServers]. The text
+// names member, version and reason.
+var ErrUnsupportedServer = errors.New("unsupported server")
+
 // SafeToRetry reports whether the call that failed with err provably changed nothing and will not do so later: it was
 // refused, or never left the process. It understands the errors of this module and those of client/v3. The end of a
 // context says nothing about what became of a request that was already on its way, so such an error alone is not safe;

@@ -34,7 +34,7 @@ func (p parts) Watcher() *watch.Watcher { return p.watcher }
 func (p parts) Leases() *lease.Manager  { return p.leases }
 
 // TestParts_LogToTheDefaultLogger is not parallel: it sets the default logger.
-func TestParts_LogToTheDefaultLogger(t *testing.T) {
+func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // see above
 	lines := &lockedWriter{w: &strings.Builder{}}
 	before, out, flags := slog.Default(), log.Writer(), log.Flags()
 	slog.SetDefault(lines.logger())

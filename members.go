@@ -77,6 +77,11 @@ func (c *core) survey(ctx context.Context) []answer {
 		wg.Go(func() { out[i] = c.question(ctx, ep) })
 	}
 	wg.Wait()
+	for _, a := range out {
+		if a.status != nil {
+			c.versions.log(c.versions.record(a.ep, a.status))
+		}
+	}
 	return out
 }
 

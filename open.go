@@ -28,7 +28,8 @@ const (
 // are asked at once. One that does not answer does not hold Open up: it is left out until it does.
 //
 // The error names each endpoint with its reason as an [EndpointError], and matches [ErrInvalid] (nothing was sent),
-// [ErrUnavailable] or [ErrUnauthenticated]. Open does not wait for an etcd that is down to come up; see [OpenLazy].
+// [ErrUnavailable], [ErrUnauthenticated] or [ErrUnsupportedServer], for which the members that answer are asked for their
+// versions while the read is under way. Open does not wait for an etcd that is down to come up; see [OpenLazy].
 func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	const op = "open"
 	if ctx == nil {
@@ -57,7 +58,8 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 }
 
 // OpenLazy is Open without the wait: it checks the configuration, sends nothing, and returns. The first call connects and
-// logs in, and as long as etcd is down every call fails when its time is up. Use it in programs that have to start while
+// logs in, and as long as etcd is down every call fails when its time is up. The versions of the members are checked in
+// the background; one that is not supported is logged as a warning. Use it in programs that have to start while
 // etcd is away. Config.DiscoverySRV is refused, because it has to be looked up first.
 func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	const op = "open lazy"
@@ -110,10 +112,12 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 		}
 		return err
 	}
+	unsupported := c.versions.start(ctx, alive) // while the read is under way
 	err := c.firstRead(ctx, client, len(rest) > 0)
-	if err == nil || errors.Is(err, ErrPermission) {
-		return nil // who is refused was heard
+	if err == nil || errors.Is(err, ErrPermission) { // a permission error proves that the cluster answered
+		return c.requireSupported(unsupported(versionGrace))
 	}
+	unsupported(0)
 	all := make(endpointErrors, 0, len(alive)+len(rest))
 	for _, ep := range alive {
 		reason := reasonOf(err)

@@ -31,6 +31,8 @@ type options struct {
 	limits      kv.Limits
 	lookup      lookupSRV // nil: the system's resolver
 
+	unsupportedServers bool
+
 	notForWrap []string // options given that a client made elsewhere cannot follow
 	bad        complaints
 }
@@ -125,6 +127,12 @@ func WithLimits(l kv.Limits) Option {
 		o.limits = l
 	}
 }
+
+// WithUnsupportedServers has Open connect to a cluster with members that run a version of etcd that is not supported, and
+// log a warning. Supported are 3.5.13 and later versions of 3.5, 3.4.31 and later versions of 3.4, and all versions from
+// 3.6. Older ones report progress ahead of events, so that watches can lose events and linearizable reads of a cache can
+// be stale. Default: Open returns [ErrUnsupportedServer].
+func WithUnsupportedServers() Option { return func(o *options) { o.unsupportedServers = true } }
 
 // WithObserver sets hooks for metrics and tracing. Default: none.
 func WithObserver(obs Observer) Option { return func(o *options) { o.observer = obs } }

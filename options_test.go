@@ -15,22 +15,23 @@ import (
 
 func TestRetriesAreObservedAndLogged(t *testing.T) {
 	t.Parallel()
-	s := etcdtest.Start(t)
+	proxy := etcdtest.Start(t).Proxy(t)
 	lines := &lockedWriter{w: &strings.Builder{}}
 	seen := make(chan string, 100)
-	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithLogger(lines.logger()), etcdkit.WithObserver(etcdkit.Observer{
+	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints()}, etcdkit.WithLogger(lines.logger()), etcdkit.WithObserver(etcdkit.Observer{
 		Retry: func(op string, attempt int, err error) {
 			assert.Error(t, err)
 			assert.Positive(t, attempt)
 			seen <- op
 		},
 	}))
-	s.Pause()
-	defer s.Resume()
+	proxy.Refuse()
+	proxy.Cut()
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
 	defer stop()
 	_, err := c.KV().Get(ctx, "k")
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	require.NotEmpty(t, seen)
 	assert.Equal(t, "get", <-seen)
 	assert.Positive(t, c.Stats().KV.Retries)
 	assert.Contains(t, lines.String(), "etcd call is repeated")

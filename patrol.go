@@ -37,6 +37,8 @@ type patrol struct {
 	probe  func(ctx context.Context, ep string) error
 	keep   func(eps []string)
 	logger *slog.Logger
+
+	versions *versionChecker // of the members that answer
 	done   chan struct{} // closed when the patrol has ended; nil when it never ran
 
 	mu         sync.Mutex
@@ -56,8 +58,8 @@ type post struct {
 }
 
 // newPatrol returns a patrol that does not run yet.
-func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), l *slog.Logger) *patrol {
-	p := &patrol{cli: cli, probe: probe, keep: keep, logger: l}
+func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), v *versionChecker, l *slog.Logger) *patrol {
+	p := &patrol{cli: cli, probe: probe, keep: keep, versions: v, logger: l}
 	p.take(cli.Endpoints())
 	return p
 }
@@ -165,12 +167,13 @@ func (p *patrol) adopt() {
 	p.keep(now)
 }
 
-// due lists the endpoints to ask: those with a first failure to confirm it, and else all.
+// due lists the endpoints to ask: those with a first failure to confirm it, and else all. A single one is only asked for
+// its version.
 func (p *patrol) due() []*post {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.posts) < 2 {
-		return nil // nothing could be left out
+	if len(p.posts) == 1 && p.versions.isKnown(p.posts[0].ep) {
+		return nil // it could not be left out
 	}
 	if s := p.suspects(); len(s) > 0 {
 		return s
@@ -197,6 +200,11 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 			bounded, stop := context.WithTimeout(clientv3.WithRequireLeader(ctx), patrolWithin)
 			defer stop()
 			err := p.probe(bounded, one.ep)
+			if err == nil {
+				p.versions.check(bounded, one.ep)
+			} else {
+				p.versions.forget(one.ep)
+			}
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			one.note(err)

@@ -286,13 +286,18 @@ func TestEndpointsSetInTheMiddleOfARoundAreNotOverwritten(t *testing.T) {
 	})
 }
 
-func TestASingleEndpointIsLeftAlone(t *testing.T) {
+func TestPatrol_LeavesASingleEndpointAloneOnceItsVersionIsKnown(t *testing.T) {
 	t.Parallel()
 	fl := newFleet("a")
 	fl.is("frozen", "a")
 	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
 		time.Sleep(time.Minute)
-		assert.Zero(t, fl.asked("a"))
+		fl.is("", "a")
+		time.Sleep(5 * time.Second)
+		known := fl.asked("a")
+		fl.is("frozen", "a")
+		time.Sleep(time.Minute)
+		assert.Equal(t, known, fl.asked("a"))
 		assert.Zero(t, fl.sets)
 	})
 }

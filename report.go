@@ -28,7 +28,6 @@ func (r Report) String() string {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	_, _ = io.WriteString(w, cells.String()) // a strings.Builder takes everything
 	_ = w.Flush()
-	//nolint:gosec // the type of the secrets marshals them redacted, and they have been replaced besides
 	if settings, err := json.MarshalIndent(r.Settings, "  ", "  "); err == nil {
 		fmt.Fprintf(&b, "settings:\n  %s\n", settings)
 	}

@@ -1,0 +1,187 @@
+package etcdkit
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+)
+
+// versionGrace is how long Open waits for the versions of members once its read has been answered.
+const versionGrace = 200 * time.Millisecond
+
+// unsupportedReason returns why servers of a version are not supported, or "" if they are.
+func unsupportedReason(version string) string {
+	major, minor, patch, ok := parseVersion(version)
+	var required, progressFixed int
+	switch {
+	case !ok:
+		return "its version cannot be read"
+	case major > 3, major == 3 && minor > 5:
+		return ""
+	case major == 3 && minor == 5:
+		required, progressFixed = 13, 8
+	case major == 3 && minor == 4:
+		required, progressFixed = 31, 25
+	default:
+		return "3.4.31 is the oldest version that is supported"
+	}
+	switch {
+	case patch >= required:
+		return ""
+	case patch < progressFixed:
+		return fmt.Sprintf("its progress notifications can overtake events (etcd#15220); 3.%d.%d is required", minor, required)
+	}
+	return fmt.Sprintf("3.%d.%d is required", minor, required)
+}
+
+// parseVersion parses "3.5.13", with or without a suffix such as "-rc.1".
+func parseVersion(version string) (major, minor, patch int, ok bool) {
+	release, _, _ := strings.Cut(version, "+")
+	release, _, _ = strings.Cut(release, "-")
+	parts := strings.Split(release, ".")
+	if len(parts) != 3 {
+		return 0, 0, 0, false
+	}
+	var numbers [3]int
+	for i, part := range parts {
+		n, err := strconv.Atoi(part)
+		if err != nil || n < 0 {
+			return 0, 0, 0, false
+		}
+		numbers[i] = n
+	}
+	return numbers[0], numbers[1], numbers[2], true
+}
+
+// unsupportedError says that the server at an endpoint is not supported.
+type unsupportedError struct {
+	endpoint, version, cause string
+	member                   uint64
+}
+
+func (e *unsupportedError) Error() string {
+	return fmt.Sprintf("member %x runs etcd %s: %s", e.member, e.version, e.cause)
+}
+
+// Unwrap returns the condition.
+func (e *unsupportedError) Unwrap() error { return ErrUnsupportedServer }
+
+// versionChecker remembers the version of the server at each endpoint and finds those that are not supported.
+type versionChecker struct {
+	fetch  func(ctx context.Context, ep string) (*pb.StatusResponse, error)
+	logger *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]string // by endpoint
+}
+
+// isKnown reports whether the version of the server at ep is known.
+func (v *versionChecker) isKnown(ep string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, ok := v.known[ep]
+	return ok
+}
+
+// forget has the server at ep checked again: it did not answer, so another one may answer the next time.
+func (v *versionChecker) forget(ep string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.known, ep)
+}
+
+// record remembers the version that the server at ep has reported. It returns an error if the server is not supported and
+// the version is news.
+func (v *versionChecker) record(ep string, s *pb.StatusResponse) *unsupportedError {
+	version := s.GetVersion()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if before, ok := v.known[ep]; ok && before == version {
+		return nil
+	}
+	if v.known == nil {
+		v.known = map[string]string{}
+	}
+	v.known[ep] = version
+	if cause := unsupportedReason(version); cause != "" {
+		return &unsupportedError{endpoint: ep, version: version, cause: cause, member: s.GetHeader().GetMemberId()}
+	}
+	return nil
+}
+
+// check asks the server at ep for its version, unless that is known, and logs it if the server is not supported.
+func (v *versionChecker) check(ctx context.Context, ep string) {
+	if v.isKnown(ep) {
+		return
+	}
+	if s, err := v.fetch(ctx, ep); err == nil {
+		v.log(v.record(ep, s))
+	}
+}
+
+// log logs err unless it is nil.
+func (v *versionChecker) log(err *unsupportedError) {
+	if err != nil {
+		v.logger.Warn("etcd server is not supported", "endpoint", err.endpoint, "member", strconv.FormatUint(err.member, 16),
+			"version", err.version, "reason", err.cause)
+	}
+}
+
+// start asks the servers at eps for their versions. The result of wait holds those that are not supported; what is not
+// known by the end of the grace is left to check.
+func (v *versionChecker) start(ctx context.Context, eps []string) (wait func(grace time.Duration) []*unsupportedError) {
+	ctx, cancel := context.WithCancel(ctx)
+	found := make([]*unsupportedError, len(eps))
+	var wg sync.WaitGroup
+	for i, ep := range eps {
+		wg.Go(func() {
+			if s, err := v.fetch(ctx, ep); err == nil {
+				found[i] = v.record(ep, s)
+			}
+		})
+	}
+	return func(grace time.Duration) []*unsupportedError {
+		defer time.AfterFunc(grace, cancel).Stop()
+		defer cancel()
+		wg.Wait()
+		var out []*unsupportedError
+		for _, err := range found {
+			if err != nil {
+				out = append(out, err)
+			}
+		}
+		return out
+	}
+}
+
+// requireSupported returns an error that names the servers of found, or only logs them if the user allows them.
+func (c *core) requireSupported(found []*unsupportedError) error {
+	var all endpointErrors
+	for _, err := range found {
+		if c.set.unsupportedServers {
+			c.versions.log(err)
+			continue
+		}
+		all = append(all, &EndpointError{Endpoint: err.endpoint, Err: err})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnsupportedServer, all)
+}
+
+// fetchStatus asks the server at ep for its status.
+func (l *lines) fetchStatus(ctx context.Context, ep string) (s *pb.StatusResponse, err error) {
+	err = l.ask(ctx, ep, func(conn *grpc.ClientConn) error {
+		s, err = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
+		return err
+	})
+	return s, err
+}
