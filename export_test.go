@@ -5,9 +5,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"time"
 )
 
 // WithLookup answers the DNS questions of discovery.
@@ -51,7 +51,9 @@ type Patrol struct{ p *patrol }
 // NewPatrol returns a patrol that leaves the given endpoints out at first.
 func NewPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func([]string), out ...string) Patrol {
 	log := slog.New(slog.DiscardHandler)
-	current := func(context.Context, string) (*pb.StatusResponse, error) { return &pb.StatusResponse{Version: "3.7.3"}, nil }
+	current := func(context.Context, string) (*pb.StatusResponse, error) {
+		return &pb.StatusResponse{Version: "3.7.3"}, nil
+	}
 	p := newPatrol(cli, probe, keep, &versionChecker{fetch: current, logger: log}, log)
 	var rest endpointErrors
 	for _, ep := range out {

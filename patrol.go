@@ -39,7 +39,7 @@ type patrol struct {
 	logger *slog.Logger
 
 	versions *versionChecker // of the members that answer
-	done   chan struct{} // closed when the patrol has ended; nil when it never ran
+	done     chan struct{}   // closed when the patrol has ended; nil when it never ran
 
 	mu         sync.Mutex
 	posts      []*post

@@ -75,7 +75,9 @@ func TestOpenLazy_LogsAnUnsupportedServer(t *testing.T) {
 	t.Parallel()
 	lines := &lockedWriter{w: &strings.Builder{}}
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(reportVersion("3.5.12")), etcdkit.WithLogger(lines.logger()))
-	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "level=WARN msg=\"etcd server is not supported\"") }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(lines.String(), "level=WARN msg=\"etcd server is not supported\"")
+	}, 20*time.Second, time.Millisecond)
 	assert.Contains(t, lines.String(), "version=3.5.12 reason=\"3.5.13 is required\"")
 	_, err := c.KV().Exists(t.Context(), "k")
 	require.NoError(t, err, "it works all the same")
