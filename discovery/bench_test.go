@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/watch"
 )
 
 // BenchmarkPick picks and is done, with each policy.
@@ -30,6 +31,37 @@ func BenchmarkPick(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkViewChange changes one of many instances in a view, and picks from it.
+func BenchmarkViewChange(b *testing.B) {
+	const n = 10_000
+	for name, picks := range map[string]int{"alone": 0, "and a pick": 1} {
+		b.Run(name, func(b *testing.B) {
+			s, apply := discovery.NewView("s")
+			picker := s.Picker(discovery.RoundRobin())
+			put := func(i, port int) watch.Event {
+				return watch.Event{
+					Type: watch.Put, Key: fmt.Sprintf("services/s/instances/%05d", i),
+					Value: fmt.Appendf(nil, `{"host":"10.0.0.1","port":%d}`, port),
+				}
+			}
+			var all []watch.Event
+			for i := range n {
+				all = append(all, put(i, 1))
+			}
+			apply(watch.Batch{Events: all, Revision: 1})
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				apply(watch.Batch{Events: []watch.Event{put(i*7919%n, 1+i%60000)}, Revision: int64(i + 2)})
+				for range picks {
+					k, err := picker.Pick()
+					require.NoError(b, err)
+					k.Done(nil)
+				}
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,8 +13,12 @@ const ejectedMost = 10
 func (p *Picker) eject(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n, now := p.all[id], time.Now()
-	if n == nil || n.until.After(now) || n.inARow.Load() < p.fails {
+	at, found := slices.BinarySearchFunc(p.all, id, func(n *node, id string) int { return strings.Compare(n.instance.ID, id) })
+	if !found {
+		return
+	}
+	n, now := p.all[at], time.Now()
+	if n.until.After(now) || n.inARow.Load() < p.fails {
 		return
 	}
 	ejected := 1

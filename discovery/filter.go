@@ -77,7 +77,8 @@ func PreferZone(zone string, atLeast int) PlaceOption { return preferZone{zone, 
 // candidates are the instances that pass the filters and take work. If none of them does, those that drain still are
 // better than nothing.
 func (p *placement) candidates(list []*Instance) []*Instance {
-	var up, draining []*Instance
+	var draining []*Instance
+	up := make([]*Instance, 0, len(list))
 	for _, i := range list {
 		switch {
 		case !passes(i, p.filters):

@@ -24,7 +24,7 @@ type Picker struct {
 
 	now atomic.Pointer[slate]
 	mu  sync.Mutex // of what follows
-	all map[string]*node
+	all []*node    // in the order of their IDs
 }
 
 // Picker makes a picker. Of the options, filters hold always, and a preferred zone while there are enough. Each picker has
@@ -35,7 +35,7 @@ func (s *Service) Picker(p Policy, o ...PlaceOption) *Picker {
 	}
 	return &Picker{
 		v: s.v, policy: p, where: newPlacement(o), fails: int32(min(s.r.failures, 1<<30)), base: s.r.ejection, //nolint:gosec // bounded
-		nothing: fail("pick", s.v.service, ErrNoInstance), all: map[string]*node{},
+		nothing: fail("pick", s.v.service, ErrNoInstance),
 	}
 }
 
@@ -133,14 +133,19 @@ func (p *Picker) rebuild() *slate {
 // build is rebuild for whoever has the lock.
 func (p *Picker) build(from *snapshot, now time.Time) *slate {
 	list := p.where.candidates(from.list)
-	all := make(map[string]*node, len(list))
 	nodes := make([]*node, 0, len(list))
+	known := p.all // both are in the order of the IDs
 	for _, i := range list {
-		n := p.renew(p.all[i.ID], i)
-		all[i.ID] = n
-		nodes = append(nodes, n)
+		for len(known) > 0 && known[0].instance.ID < i.ID {
+			known = known[1:]
+		}
+		var old *node
+		if len(known) > 0 && known[0].instance.ID == i.ID {
+			old = known[0]
+		}
+		nodes = append(nodes, p.renew(old, i))
 	}
-	p.all = all
+	p.all = nodes
 	s := &slate{from: from}
 	nodes, s.next = sparing(nodes, now)
 	s.aging = !s.next.IsZero()

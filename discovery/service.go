@@ -151,8 +151,8 @@ func (s *Service) Stats() Stats {
 	s.r.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	st.Instances, st.Malformed, st.Updates, st.BadSeen = len(v.records), len(v.bad), v.updates, v.badSeen
-	for _, e := range v.records {
+	st.Instances, st.Malformed, st.Updates, st.BadSeen = len(v.records.entries), len(v.bad), v.updates, v.badSeen
+	for _, e := range v.records.entries {
 		if !e.up() {
 			st.Draining++
 		}

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +26,7 @@ type view struct {
 	now     atomic.Pointer[snapshot] // never nil
 
 	mu       sync.Mutex // of what follows
-	records  map[string]*entry
+	records  table
 	bad      map[string]struct{} // that are there and cannot be used
 	grace    grace
 	fresh    map[string]struct{} // of a watch that has begun: what it has told of; nil when it has told everything
@@ -43,13 +42,6 @@ type view struct {
 	users int // belongs to the registry
 }
 
-// entry is an instance of a view.
-type entry struct {
-	*Instance
-
-	held time.Time // gone, and shown until then; zero while it is there
-}
-
 // snapshot is the instances at one time. It does not change.
 type snapshot struct {
 	list []*Instance // by ID
@@ -59,7 +51,7 @@ func newView(w *watch.Watcher, service string, set *settings) *view {
 	dir := set.layout.dir(service)
 	v := &view{
 		service: service, dir: dir, layout: set.layout, onBad: set.onBad, log: set.logger, feed: newFeed(w, dir, set.logger),
-		records: map[string]*entry{}, bad: map[string]struct{}{}, bells: map[chan struct{}]struct{}{},
+		records: newTable(), bad: map[string]struct{}{}, bells: map[chan struct{}]struct{}{},
 		grace: grace{period: set.grace},
 	}
 	v.now.Store(&snapshot{})
@@ -115,7 +107,7 @@ func (v *view) handle(b watch.Batch) {
 		}
 		delete(v.bad, id)
 		delete(v.lost, id)
-		v.records[id] = &entry{Instance: i}
+		v.records.set(id, &entry{Instance: i})
 	}
 	if v.partial = b.More; !v.partial {
 		v.commit(b)
@@ -139,7 +131,7 @@ func (v *view) report(key string, rev int64, err error) {
 // gone notes that a key is not there any more.
 func (v *view) gone(id string) {
 	delete(v.bad, id)
-	if e := v.records[id]; e != nil && e.held.IsZero() {
+	if e := v.records.entries[id]; e != nil && e.held.IsZero() {
 		v.lost[id] = struct{}{}
 	}
 }
@@ -147,7 +139,7 @@ func (v *view) gone(id string) {
 // commit makes what has been taken in what is shown.
 func (v *view) commit(b watch.Batch) {
 	if v.fresh != nil {
-		for id := range v.records {
+		for id := range v.records.entries {
 			if _, told := v.fresh[id]; !told {
 				v.gone(id)
 			}
@@ -164,38 +156,28 @@ func (v *view) commit(b watch.Batch) {
 // lose removes what is gone, or holds it back.
 func (v *view) lose(l loss) {
 	now := time.Now()
-	before := len(v.records)
+	before := v.records.present()
 	for id := range v.lost {
-		if v.records[id].up() {
+		if v.records.entries[id].up() {
 			l.ids = append(l.ids, id)
 		} else { // it had said that it would go
-			delete(v.records, id)
+			v.records.set(id, nil)
 		}
 	}
-	v.grace.left(before - len(v.records))
-	l.left = v.there() - len(l.ids)
+	v.grace.left(before - v.records.present())
+	l.left = v.records.present() - len(l.ids)
 	if len(l.ids) > 0 && v.grace.holds(l, now) {
 		v.log.Warn("discovery holds back a sudden loss", "service", v.service, "lost", len(l.ids), "left", l.left)
 		for _, id := range l.ids {
-			v.records[id] = &entry{Instance: v.records[id].Instance, held: now.Add(v.grace.period)}
+			v.records.set(id, &entry{Instance: v.records.entries[id].Instance, held: now.Add(v.grace.period)})
 		}
 		v.expireIn(v.grace.period)
 	} else {
 		for _, id := range l.ids {
-			delete(v.records, id)
+			v.records.set(id, nil)
 		}
 	}
 	v.grace.are(l.left, now)
-}
-
-// there is how many instances are not only held back.
-func (v *view) there() (n int) {
-	for _, e := range v.records {
-		if e.held.IsZero() {
-			n++
-		}
-	}
-	return n
 }
 
 // expireIn removes what was held back when its time has come. Where that is to happen for something else already, it does so
@@ -214,18 +196,15 @@ func (v *view) expire() {
 	}
 	v.timer = nil
 	now, next := time.Now(), time.Time{}
-	maps.DeleteFunc(v.records, func(_ string, e *entry) bool {
+	for id, e := range v.records.entries {
 		switch {
 		case e.held.IsZero():
-			return false
-		case e.held.After(now):
-			if next.IsZero() || e.held.Before(next) {
-				next = e.held
-			}
-			return false
+		case !e.held.After(now):
+			v.records.set(id, nil)
+		case next.IsZero() || e.held.Before(next):
+			next = e.held
 		}
-		return true
-	})
+	}
 	if !next.IsZero() {
 		v.expireIn(next.Sub(now))
 	}
@@ -236,16 +215,11 @@ func (v *view) expire() {
 
 // publish shows the instances, and wakes up who follows them, if they are not as they were.
 func (v *view) publish() {
-	list := make([]*Instance, 0, len(v.records))
-	for _, e := range v.records {
-		list = append(list, e.Instance)
-	}
-	slices.SortFunc(list, func(a, b *Instance) int { return strings.Compare(a.ID, b.ID) })
-	s := &snapshot{list: list}
-	if s.equal(v.now.Load()) {
+	list, differs := v.records.merge(v.now.Load().list)
+	if !differs {
 		return
 	}
-	v.now.Store(s)
+	v.now.Store(&snapshot{list: list})
 	for bell := range v.bells {
 		ring(bell)
 	}
