@@ -25,7 +25,7 @@ func ending(resp *pb.WatchResponse) answer {
 type answer struct {
 	header    *pb.ResponseHeader
 	created   bool // it is open
-	partial   bool // a fragment: a sign of life, whose events come with the last fragment
+	partial   bool // a fragment, with the events of the revisions that are complete; there may be none
 	events    []*clientv3.Event
 	compacted int64 // the oldest revision that etcd still has, where it has not what the watch needs
 	err       error // the end of the watch

@@ -21,9 +21,11 @@ type core struct {
 	lister scan.Reader
 	engine *retry.Engine
 	pool   *pool
-	log    *slog.Logger
-	resync func(selector string, folded int)
-	counts counts
+
+	replays *replayBudget
+	log     *slog.Logger
+	resync  func(selector string, folded int)
+	counts  counts
 
 	ctx    context.Context //nolint:containedctx // the life of all goroutines, its cause why it ended
 	stop   context.CancelCauseFunc
@@ -46,7 +48,7 @@ func newCore(cli *clientv3.Client, c config) *core {
 	out := &core{
 		cli: cli, lister: kv, log: c.logger, resync: c.resync,
 		engine: retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger}),
-		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}),
+		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}), replays: newReplayBudget(),
 	}
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
 	out.ctx, out.stop = context.WithCancelCause(context.Background())

@@ -2,7 +2,9 @@ package watch
 
 import (
 	"context"
+	"math"
 	"reflect"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -17,25 +19,37 @@ type dialer struct {
 	cli  *clientv3.Client
 	stub pb.WatchClient
 	opts []grpc.CallOption
+
+	limit int // of the size of a response, among opts
 }
 
 func newDialer(cli *clientv3.Client) *dialer {
-	return &dialer{cli: cli, stub: pb.NewWatchClient(cli.ActiveConnection()), opts: wire.CallOptions(cli)}
+	d := &dialer{cli: cli, stub: pb.NewWatchClient(cli.ActiveConnection()), opts: wire.CallOptions(cli), limit: math.MaxInt32}
+	for _, o := range d.opts {
+		if most, ok := o.(grpc.MaxRecvMsgSizeCallOption); ok {
+			d.limit = most.MaxRecvMsgSize
+		}
+	}
+	return d
 }
 
 // otherPeers bounds how many streams are opened in the search for another peer than the one to avoid.
 const otherPeers = 4
 
 // dial opens a stream, at another peer than the one to avoid where the balancer offers one.
-func (d *dialer) dial(ctx context.Context, avoid string) (s pb.Watch_WatchClient, at string, err error) {
+func (d *dialer) dial(ctx context.Context, o opening) (s pb.Watch_WatchClient, at string, err error) {
+	opts := d.opts
+	if o.limit > 0 && o.limit < d.limit {
+		opts = append(slices.Clip(opts), grpc.MaxCallRecvMsgSize(o.limit))
+	}
 	for try := 1; ; try++ {
 		own, stop := context.WithCancel(ctx)
-		if s, err = d.stub.Watch(own, d.opts...); err != nil {
+		if s, err = d.stub.Watch(own, opts...); err != nil {
 			stop()
 			return nil, "", err
 		}
 		at = peerOf(s)
-		if avoid == "" || at != avoid || len(d.cli.Endpoints()) == 1 || try == otherPeers {
+		if o.avoid == "" || at != o.avoid || len(d.cli.Endpoints()) == 1 || try == otherPeers {
 			context.AfterFunc(ctx, stop) // as its parent does, too: the stream lives by ctx
 			return s, at, nil
 		}

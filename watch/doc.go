@@ -91,7 +91,8 @@
 // Watches of one [Watcher] on the same selector share one server-side watch, whether they take events or state: a
 // thousand subscribers cost etcd one. The events of a batch and their values are shared as well: they are
 // read-only. A watch that starts late, or starts in the past, reads what it needs by itself and then joins. Each server-side watch has
-// a gRPC stream of its own, up to 16 for a Watcher, then they share; a stream costs a login where there are users. What kills one
+// a gRPC stream of its own, up to 16 for a Watcher, then they share; replays have further ones, for as long as any lasts. With
+// client/v3's own login, a stream costs a login. What kills one
 // stream (an event larger than the receive limit, a token that has expired) leaves the others alone; where streams are shared,
 // the one that is to blame is found by trying the suspects alone.
 //
@@ -105,13 +106,16 @@
 // they are compacted meanwhile, a state watch may get a Resync. With [WithCoalescing] a slow consumer gets what has
 // piled up as one batch with the latest change of each key, and Folded says how many were left out.
 //
-// One answer of etcd's history may hold a thousand revisions, which are in memory at once while they are delivered.
+// One response of etcd's history may hold a thousand revisions. All replays of a Watcher share 64 MiB for the responses that
+// they hold: a replay waits until there is room, and requests a response that is larger than 32 MiB in fragments. A consumer
+// that is busy with one batch gives its room to replays that wait, and reads the rest again. Responses over a Watcher of the
+// user's cannot be measured before they arrive: there, replays are limited in number only.
 //
 // # Cost
 //
 //	Watch, no snapshot    0 RPCs where the range is watched already; else one message on a stream
 //	WithSnapshot          the same and a streamed list; afterwards about 50 bytes for each key, besides the key itself
-//	WithAfter             a server-side watch for as long as the replay takes; one small read where the revision is later
+//	WithAfter             a stream for as long as the replay takes; one small read where the revision is later
 //	                      than what is known already. With WithSnapshot: a streamed list of keys as of the revision
 //	idle                  one message each second and server-side watch
 //	reconnect             a stream, and one small read where the revision looks wrong

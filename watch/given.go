@@ -52,6 +52,8 @@ func (g given) progress(ctx context.Context) error {
 
 func (given) peer() string { return "" }
 
+func (given) more() {}
+
 // Close does nothing: the Watcher is its owner's.
 func (given) Close() error { return nil }
 

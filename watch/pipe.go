@@ -22,6 +22,7 @@ type pipe struct {
 	ctx  context.Context //nolint:containedctx // the life of the stream
 	stop context.CancelFunc
 	up   chan struct{} // closed when the stream is open, or will never be
+	pace chan struct{} // holds a token for each response that may be received; nil if all may
 	wg   sync.WaitGroup
 
 	turn chan struct{} // holds a token while a message is sent: they go one by one, and in the order of asked
@@ -35,28 +36,54 @@ type pipe struct {
 	closed bool
 }
 
+// opening says how a stream is opened.
+type opening struct {
+	avoid string // a peer to avoid
+	limit int    // of the size of a response, 0 for the client's
+	paced bool   // a response is received only when more was called
+}
+
 // newPipe starts to open a stream, and returns at once.
-func newPipe(ctx context.Context, d *dialer, avoid string) *pipe {
+func newPipe(ctx context.Context, d *dialer, o opening) *pipe {
 	p := &pipe{up: make(chan struct{}), turn: make(chan struct{}, 1), open: make(map[int64]*tap)}
 	p.ctx, p.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
-	p.wg.Go(func() { p.run(d, avoid) })
+	if o.paced {
+		p.pace = make(chan struct{}, 1)
+	}
+	p.wg.Go(func() { p.run(d, o) })
 	return p
 }
 
 // run opens the stream and reads it until it breaks.
-func (p *pipe) run(d *dialer, avoid string) {
-	s, at, err := d.dial(p.ctx, avoid)
+func (p *pipe) run(d *dialer, o opening) {
+	s, at, err := d.dial(p.ctx, o)
 	p.mu.Lock()
 	p.wire, p.at, p.broke = s, at, rpctypes.Error(err)
 	p.mu.Unlock()
 	close(p.up)
 	for err == nil {
+		if p.pace != nil {
+			select {
+			case <-p.pace:
+			case <-p.ctx.Done():
+			}
+		}
 		var resp *pb.WatchResponse
 		if resp, err = s.Recv(); err == nil {
-			p.route(resp)
+			if !p.route(resp) {
+				p.more() // for nobody any more
+			}
 		}
 	}
 	p.fail(err)
+}
+
+// more allows one more response to be received.
+func (p *pipe) more() {
+	select {
+	case p.pace <- struct{}{}:
+	default: // it is allowed already, or always
+	}
 }
 
 // fail ends all watches.
@@ -178,35 +205,40 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-// route hands one answer to the watch that it is for.
-func (p *pipe) route(resp *pb.WatchResponse) {
+// route hands one answer to the watch that it is for, and reports whether somebody takes it: the watch may have left.
+func (p *pipe) route(resp *pb.WatchResponse) bool {
+	var to []*tap
 	switch {
 	case resp.GetCreated():
-		p.confirm(resp)
+		return p.confirm(resp)
 	case resp.GetCanceled():
-		if t := p.take(resp.GetWatchId()); t != nil {
+		t := p.take(resp.GetWatchId())
+		if t != nil {
 			t.end(ending(resp))
 		}
+		return t != nil
 	case resp.GetWatchId() == noWatch:
-		for _, t := range p.all() {
-			t.put(resp)
-		}
+		to = p.all()
 	default:
 		p.mu.Lock()
-		t := p.open[resp.GetWatchId()]
-		p.mu.Unlock()
-		if t != nil { // it may have left a moment ago
-			t.put(resp)
+		if t := p.open[resp.GetWatchId()]; t != nil {
+			to = append(to, t)
 		}
+		p.mu.Unlock()
 	}
+	taken := false
+	for _, t := range to {
+		taken = t.put(resp) || taken
+	}
+	return taken
 }
 
-// confirm is etcd's answer to the watch that was asked for first.
-func (p *pipe) confirm(resp *pb.WatchResponse) {
+// confirm is etcd's answer to the watch that was asked for first. It reports whether that is still wanted.
+func (p *pipe) confirm(resp *pb.WatchResponse) bool {
 	p.mu.Lock()
 	if len(p.asked) == 0 {
 		p.mu.Unlock()
-		return // never seen: etcd answers once each
+		return false // never seen: etcd answers once each
 	}
 	t := p.asked[0]
 	p.asked = p.asked[1:]
@@ -222,9 +254,9 @@ func (p *pipe) confirm(resp *pb.WatchResponse) {
 	p.mu.Unlock()
 	if refused {
 		t.end(ending(resp))
-		return
+		return true
 	}
-	t.send(answer{created: true, header: resp.GetHeader()})
+	return t.send(answer{created: true, header: resp.GetHeader()})
 }
 
 func (p *pipe) take(id int64) *tap {

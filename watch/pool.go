@@ -23,6 +23,8 @@ type source interface {
 	progress(ctx context.Context) error
 	// peer is the server, "" where it is not known.
 	peer() string
+	// more allows one more response to be received, where each is asked for.
+	more()
 	Close() error
 }
 
@@ -37,6 +39,8 @@ type pool struct {
 
 	mu      sync.Mutex
 	seats   []*seat
+	replays int           // how many replays have a stream of their own
+	idle    []*seat       // streams of replays that have ended, for those that begin while others go on
 	suspect chan struct{} // holds a token while somebody is tried alone
 }
 
@@ -47,6 +51,8 @@ type seat struct {
 	tenants int           // guarded by the pool
 	most    int           // that it ever had
 	alone   bool          // a suspect sits here
+	own     bool          // of a replay, which nobody shares
+	limit   int           // with own: that of the size of responses
 	gone    chan struct{} // closed when the stream is no good any more: whoever is left moves
 	born    time.Time
 	heard   atomic.Int64 // how long after born it last answered anybody
@@ -106,12 +112,39 @@ func (p *pool) take(s *seat) *seat {
 }
 
 func (p *pool) open(avoid string) *seat {
-	return newSeat(newPipe(p.ctx, p.dial, avoid))
+	return newSeat(newPipe(p.ctx, p.dial, opening{avoid: avoid}))
+}
+
+// forReplay opens a stream for a replay, which receives responses up to a limit (0 for what the client receives), and each
+// only when it is asked for. release must follow.
+func (p *pool) forReplay(limit int, avoid string) *seat {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.given != nil {
+		if len(p.seats) == 0 {
+			p.seats = append(p.seats, newSeat(p.given))
+		}
+		return p.take(p.seats[0])
+	}
+	p.replays++
+	for i, s := range p.idle {
+		if s.limit == limit && (avoid == "" || s.src.peer() != avoid) {
+			p.idle = slices.Delete(p.idle, i, i+1)
+			return p.take(s)
+		}
+	}
+	s := newSeat(newPipe(p.ctx, p.dial, opening{avoid: avoid, limit: limit, paced: true}))
+	s.own, s.limit = true, limit
+	return p.take(s)
 }
 
 // release gives a seat back. A stream that broke, or that refuses a tenant because its token is too old, takes nobody any
 // more, sends the others away, and ends with its last tenant, as one that nobody uses does.
 func (p *pool) release(s *seat, broken bool) {
+	if s.own {
+		p.releaseOwn(s, broken)
+		return
+	}
 	p.mu.Lock()
 	s.tenants--
 	last := s.tenants == 0
@@ -129,6 +162,28 @@ func (p *pool) release(s *seat, broken bool) {
 	}
 }
 
+// releaseOwn gives the stream of a replay back. It serves other replays while there are any, since a new stream may cost a
+// login.
+func (p *pool) releaseOwn(s *seat, broken bool) {
+	p.mu.Lock()
+	s.tenants--
+	p.replays--
+	var ends []*seat
+	if broken {
+		ends = append(ends, s)
+	} else {
+		p.idle = append(p.idle, s)
+	}
+	if p.replays == 0 {
+		ends = append(ends, p.idle...)
+		p.idle = nil
+	}
+	p.mu.Unlock()
+	for _, s := range ends {
+		_ = s.src.Close() // has no error to tell
+	}
+}
+
 // shared reports whether the seat ever had two tenants at once, so that the one's fate may have been the other's fault, or
 // is one to try suspects on.
 func (p *pool) shared(s *seat) bool {
@@ -141,10 +196,13 @@ func (p *pool) shared(s *seat) bool {
 func (p *pool) streams() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.seats) + len(p.suspect)
+	return len(p.seats) + len(p.suspect) + p.replays + len(p.idle)
 }
+
+// largerThanMax is in gRPC's error for a message that was refused for its size.
+const largerThanMax = "larger than max"
 
 // oversized reports whether a stream broke because a message was larger than the client receives.
 func oversized(err error) bool {
-	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), "larger than max")
+	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), largerThanMax)
 }

@@ -2,15 +2,27 @@ package watch
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// stall is how long a consumer may hold up a replay. Meanwhile its stream waits, and so do those who share it; a Watcher of
-// client/v3's would keep everything that arrives.
-const stall = 200 * time.Millisecond
+// stallTimeout is how long a consumer may be busy with one batch before the stream of its replay is closed, so that etcd
+// need not keep what comes next. A Watcher of the user's keeps everything that arrives: there it is the time for a response.
+const (
+	stallTimeout      = 5 * time.Second
+	givenStallTimeout = 200 * time.Millisecond
+)
 
 // errStalled is a replay that was given up because the consumer is slow. It goes on where it was.
 var errStalled = errors.New("the consumer is slow")
+
+// errLarger is a replay whose response was larger than expected. It is requested again, as it is now known to be.
+var errLarger = errors.New("the response is larger than expected")
 
 // errNoProgress is a replay for a state watch that was given up because it delivers nothing.
 var errNoProgress = errors.New("the replay makes no progress")
@@ -19,11 +31,8 @@ var errNoProgress = errors.New("the replay makes no progress")
 // returns a *compaction where the history is gone.
 func (s *sub) replay(goal position) error {
 	s.core.counts.replays.Add(1)
-	r := replayer{sub: s, goal: goal}
-	waits := reopening()
-	stalls := 0
+	r := replayer{sub: s, goal: goal, waits: reopening()}
 	for !s.at.reaches(goal) {
-		was := s.at
 		err := r.once()
 		if err == nil || fromConsumer(err) || s.over() != nil {
 			return err
@@ -37,20 +46,14 @@ func (s *sub) replay(goal position) error {
 		if !s.hub.follows(s.at) {
 			return errOtherHistory
 		}
-		if s.at != was {
-			waits, r.silences, stalls, r.fragments = reopening(), 0, 0, false
-		}
-		if errors.Is(err, errStalled) || errors.Is(err, errMoves) {
+		if errors.Is(err, errStalled) || errors.Is(err, errLarger) {
 			continue
 		}
-		if s.at == was {
-			stalls++
-		}
-		if s.index != nil && stalls >= maxStalls {
+		if s.index != nil && r.stalls >= maxStalls {
 			return errNoProgress
 		}
 		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.req.sel.String(), "error", err)
-		if !sleep(s.ctx, waits.NextBackOff()) {
+		if !sleep(s.ctx, r.waits.NextBackOff()) {
 			return s.ctx.Err()
 		}
 	}
@@ -61,34 +64,63 @@ func (s *sub) replay(goal position) error {
 type replayer struct {
 	*sub
 
-	goal               position
-	avoid              string
-	silences           int
-	suspect, fragments bool // as of a hub
+	goal  position
+	share *reservation // of the current stream
+
+	waits     backoff.BackOff
+	avoid     string // the peer of the stream that failed last
+	silences  int    // streams in a row that never answered
+	stalls    int    // streams in a row that delivered nothing
+	fragments bool   // the last response was refused for its size
+	size      int64  // of the next reservation, 0 if that is not known
 }
 
-// once replays over one stream.
-func (r *replayer) once() error {
-	seat, err := r.core.pool.acquire(r.ctx, r.suspect, r.avoid)
-	if err != nil {
+// once replays over one stream, and finds out what its end says about the next one.
+func (r *replayer) once() (err error) {
+	if r.share, err = r.core.replays.reserve(r.ctx, r.size); err != nil {
 		return err
 	}
+	defer r.share.release()
+	limit := r.share.limit()
+	if r.fragments {
+		limit = 0
+	}
+	seat := r.core.pool.forReplay(limit, r.avoid)
+	was := r.at
 	err = r.read(seat)
-	broken := spoils(err) && !fromConsumer(err) && !errors.Is(err, errStalled) && r.over() == nil
-	if broken {
-		r.avoid = seat.src.peer()
-		if errors.Is(err, errNoAnswer) {
-			r.silences++
+	r.core.pool.release(seat, err != nil)
+	if r.at != was {
+		r.waits, r.silences, r.stalls, r.fragments, r.size = reopening(), 0, 0, false, 0
+	}
+	if !spoils(err) || fromConsumer(err) || errors.Is(err, errStalled) || r.over() != nil {
+		return err
+	}
+	if oversized(err) {
+		size, most := refusedSize(err)
+		if size *= copiesHeld; most == limit && limit > 0 && size <= replayMemory {
+			r.size = size
+			return errLarger
 		}
-		if oversized(err) && r.core.pool.shared(seat) {
-			r.suspect = true
-		}
-		if oversized(err) && (seat.alone || !r.core.pool.shared(seat)) {
+		if r.size = fragmentReserve; !r.fragments {
 			r.fragments = true
+			return errLarger
 		}
 	}
-	r.core.pool.release(seat, broken)
+	r.avoid = seat.src.peer()
+	if errors.Is(err, errNoAnswer) {
+		r.silences++
+	}
+	if r.at == was {
+		r.stalls++
+	}
 	return err
+}
+
+// refusedSize is how large a response was that the client has refused, and how large it may be; 0 if that is not known.
+func refusedSize(err error) (size int64, limit int) {
+	_, sizes, _ := strings.Cut(retry.Message(err), largerThanMax)
+	_, _ = fmt.Sscanf(sizes, " (%d vs. %d)", &size, &limit)
+	return size, limit
 }
 
 // read opens the watch and delivers what it has until the goal is reached.
@@ -103,22 +135,21 @@ func (r *replayer) read(seat *seat) error {
 	}
 	ask := time.NewTicker(askBehind)
 	defer ask.Stop()
-	for !r.at.reaches(r.goal) {
+	st.more()
+	for {
 		select {
 		case a, ok := <-st.ch:
 			if err := a.failure(ok); err != nil {
 				return err
 			}
-			st.note()
-			if a.partial {
-				continue
-			}
 			if err := r.deliver(st, &a); err != nil {
 				return err
 			}
-			if r.suspect = false; seat.alone && !r.at.reaches(r.goal) {
-				return errMoves
+			if r.at.reaches(r.goal) {
+				return nil
 			}
+			st.note() // the time that the consumer has taken is no silence
+			st.more()
 		case <-ask.C:
 			if err := st.dead(r.silences); err != nil {
 				return err
@@ -131,10 +162,9 @@ func (r *replayer) read(seat *seat) error {
 			return st.ctx.Err()
 		}
 	}
-	return nil
 }
 
-// deliver hands one answer to the consumer. The watch is ended where that takes long.
+// deliver hands one answer to the consumer. If the consumer is slow, the watch is ended.
 func (r *replayer) deliver(st *stream, a *answer) error {
 	if a.progress() {
 		r.move(r.at.at(a.header.GetRevision()))
@@ -143,36 +173,48 @@ func (r *replayer) deliver(st *stream, a *answer) error {
 	if len(a.events) == 0 {
 		return nil
 	}
-	slow := time.AfterFunc(stall, st.stop)
-	nodes, to, err := r.req.span.nodes(a.events, r.at)
-	if err == nil {
-		err = r.giveAll(nodes)
+	entries, to, err := r.req.span.nodes(a.events, r.at)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		r.move(to)
+	limit := stallTimeout
+	if !st.seat.own {
+		limit = givenStallTimeout
 	}
-	if !slow.Stop() && err == nil && !r.at.reaches(r.goal) {
-		return errStalled
-	}
-	return err
-}
-
-// giveAll hands the changes of several revisions to the consumer, folded if it likes.
-func (r *replayer) giveAll(nodes []*node) error {
-	if r.req.coalesce && len(nodes) > 1 {
+	give := func(n *node) error { return r.give(Batch{Kind: Live, Revision: n.at.rev, Events: n.events}) }
+	if r.req.coalesce && len(entries) > 1 {
 		f := newFold()
-		for _, n := range nodes {
+		for _, n := range entries {
 			f.add(n.at, n.events)
 		}
-		return r.giveFold(f)
+		entries = []*node{{at: to}} // stands for all
+		give = func(*node) error { return r.giveFold(f) }
 	}
-	for _, n := range nodes {
+	timer := time.AfterFunc(limit, st.stop)
+	defer timer.Stop()
+	stalled := false
+	r.share.hold(entries, st.stop)
+	for {
+		n, ok := r.share.next()
+		if !ok {
+			return errStalled
+		}
+		if n == nil {
+			break
+		}
 		if err := r.over(); err != nil {
 			return err
 		}
-		if err := r.give(Batch{Kind: Live, Revision: n.at.rev, Events: n.events}); err != nil {
+		if err := give(n); err != nil {
 			return err
 		}
+		if st.seat.own {
+			stalled = !timer.Reset(limit) || stalled
+		}
+	}
+	r.move(to)
+	if stalled = !timer.Stop() || stalled; stalled && !r.at.reaches(r.goal) {
+		return errStalled
 	}
 	return nil
 }

@@ -259,11 +259,11 @@ func (h *hub) serve(st *stream, goal position) error {
 			}
 			st.note()
 			h.heard.Store(st.heard.UnixNano())
-			if a.partial {
-				continue
-			}
 			if err := h.take(&a, goal); err != nil {
 				return err
+			}
+			if a.partial {
+				continue
 			}
 			if h.at().reaches(goal) {
 				st.fragmenting = false

@@ -76,6 +76,7 @@ type splitting struct {
 	pause         time.Duration // before each fragment
 	forced        bool          // splits unasked
 	live          chan struct{} // closed when the events happen
+	value         int           // the size of each of four
 }
 
 func (s *splitting) serve(stream pb.Watch_WatchServer) error {
@@ -120,7 +121,7 @@ func (s *splitting) watch(stream pb.Watch_WatchServer, create *pb.WatchCreateReq
 	events := make([]*mvccpb.Event, 4)
 	for i := range events {
 		events[i] = &mvccpb.Event{Kv: &mvccpb.KeyValue{
-			Key: []byte(strconv.Itoa(i)), Value: []byte(strings.Repeat("x", 40<<10)), ModRevision: 7, CreateRevision: 7, Version: 1,
+			Key: []byte(strconv.Itoa(i)), Value: []byte(strings.Repeat("x", max(s.value, 40<<10))), ModRevision: 7, CreateRevision: 7, Version: 1,
 		}}
 	}
 	if !create.GetFragment() && !s.forced {
@@ -157,6 +158,35 @@ func TestWatcher_RequestsFragmentsOnlyAfterRefusalForSize(t *testing.T) {
 			} else {
 				assert.Equal(t, 1, s.splits)
 			}
+		})
+	}
+}
+
+// A replay expects responses of a few MiB. It requests one that is larger again, whole where its memory allows that.
+func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		value         int
+		whole, splits int
+	}{
+		{value: 100 << 10, whole: 1},
+		{value: 3 << 20, whole: 2},
+		{value: 9 << 20, whole: 1, splits: 1},
+	} {
+		t.Run(strconv.Itoa(c.value), func(t *testing.T) {
+			t.Parallel()
+			s := &splitting{live: make(chan struct{}), value: c.value}
+			close(s.live)
+			w := newWatcher(t, etcdtest.NewClient(t, []string{scripted(t, s.serve)}))
+			got := newRecorder()
+			_, err := w.Subscribe(watch.Prefix(""), got.handle, watch.WithAfter(6))
+			require.NoError(t, err)
+			got.revision(t, 7)
+			require.Len(t, got.all(), 1)
+			assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			assert.Equal(t, []int{c.whole, c.splits}, []int{s.whole, s.splits})
 		})
 	}
 }

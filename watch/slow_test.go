@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,6 +134,72 @@ func TestAConsumerThatStopsReadingDoesNotGrowTheHeap(t *testing.T) { //nolint:pa
 	close(release)
 	require.NoError(t, sub.WaitRevision(t.Context(), last))
 	assert.Equal(t, writes, n, "and yet nothing is lost")
+}
+
+// The history that each of eight consumers reads is larger than what all of them may hold.
+func TestWatcher_BoundsMemoryOfReplays(t *testing.T) { //nolint:paralleltest // others would be in the heap too
+	cli := etcdtest.Start(t).Client(t)
+	const large = 100
+	start := mustPut(t, cli, "dir/a", "x")
+	value := strings.Repeat("x", 1<<20)
+	for range large {
+		mustPut(t, cli, "dir/a", value)
+	}
+	w := newWatcher(t, cli)
+	before := heap()
+	var most atomic.Uint64
+	var got []*counted
+	for range 8 {
+		c := &counted{want: large, all: make(chan struct{}, 1)}
+		got = append(got, c)
+		_, err := w.Subscribe(watch.Prefix("dir/"), func(_ context.Context, b watch.Batch) error {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			most.Store(max(most.Load(), m.HeapAlloc))
+			c.add(len(b.Events))
+			return nil
+		}, watch.WithAfter(start))
+		require.NoError(t, err)
+	}
+	for _, c := range got {
+		select {
+		case <-c.all:
+		case <-time.NewTimer(4 * within).C:
+			require.Fail(t, "a consumer does not get everything")
+		}
+	}
+	assert.Less(t, most.Load()-min(before, most.Load()), uint64(400<<20), "64 MiB, what the consumers have, and garbage")
+}
+
+func TestWatcher_BlockedReplaysHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		start := w.revision()
+		for i := range 10 {
+			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
+		}
+		release := make(chan struct{})
+		all := make([]*recorder, 100) // more than there is memory for
+		for i := range all {
+			all[i] = newRecorder()
+			_, err := watcher.Subscribe(watch.Prefix("dir/"), func(ctx context.Context, b watch.Batch) error {
+				<-release
+				return all[i].handle(ctx, b)
+			}, watch.WithAfter(start))
+			require.NoError(t, err)
+		}
+		time.Sleep(150 * time.Millisecond) // some have their first batch, and the others wait
+		got := newRecorder()
+		_, err := watcher.Subscribe(watch.Prefix("dir/"), got.handle, watch.WithAfter(start))
+		require.NoError(t, err)
+		got.revision(t, w.revision())
+		assert.Len(t, got.events(), 10)
+		close(release)
+		for _, r := range all {
+			r.revision(t, w.revision())
+			assert.Len(t, r.events(), 10)
+		}
+	})
 }
 
 func heap() uint64 {

@@ -69,6 +69,7 @@ func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start,
 }
 
 func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
+	s.src.more()
 	got := make(chan (<-chan answer), 1)
 	wg.Go(func() { got <- s.src.watch(ctx, wg, k, at) })
 	timer := time.NewTimer(bound)
@@ -97,6 +98,9 @@ func (st *stream) note() {
 	st.heard = time.Now()
 	st.seat.heard.Store(int64(st.heard.Sub(st.seat.born)))
 }
+
+// more allows one more response to be received, where each is asked for.
+func (st *stream) more() { st.seat.src.more() }
 
 // dead is the error of a watch that has not answered for too long; after silences others of its kind it may take longer.
 // So it may where the stream answers somebody else: a watch that is catching up keeps etcd from answering the others on its stream.

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -15,29 +16,39 @@ type tap struct {
 	ctx   context.Context //nolint:containedctx // the life of the watch
 	ch    chan answer
 	id    int64             // known once it is confirmed
-	parts []*clientv3.Event // of a batch that comes in fragments
+	parts []*clientv3.Event // of a revision that comes in fragments
 }
 
-// put hands over events once they are complete, progress, and word of each fragment.
-func (t *tap) put(resp *pb.WatchResponse) {
-	if len(t.parts) > 0 && len(resp.GetEvents()) == 0 {
-		return // progress in the middle of a batch is none
-	}
-	if resp.GetFragment() {
-		t.parts = append(t.parts, resp.GetEvents()...)
-		t.send(answer{header: resp.GetHeader(), partial: true})
-		return
+// put hands over progress, and the events of revisions that are complete, fragment by fragment. It reports whether the watch
+// takes them.
+func (t *tap) put(resp *pb.WatchResponse) bool {
+	if len(resp.GetEvents()) == 0 && (len(t.parts) > 0 || resp.GetFragment()) {
+		return t.send(answer{header: resp.GetHeader(), partial: true}) // progress in the middle of a batch is none
 	}
 	a := answer{header: resp.GetHeader(), events: append(t.parts, resp.GetEvents()...)}
 	t.parts = nil
-	t.send(a)
+	if resp.GetFragment() {
+		last := a.events[len(a.events)-1].Kv.GetModRevision() // may go on in the next fragment
+		whole := len(a.events)
+		for whole > 0 && a.events[whole-1].Kv.GetModRevision() == last {
+			whole--
+		}
+		t.parts = slices.Clone(a.events[whole:]) // alone, so that what is handed over can be freed
+		a.events, a.partial = a.events[:whole], true
+	}
+	return t.send(a)
 }
 
-// send waits until the watch has room, or nobody wants it any more.
-func (t *tap) send(a answer) {
+// send waits until the watch has room, and reports whether it wants the answer still.
+func (t *tap) send(a answer) bool {
+	if t.ctx.Err() != nil {
+		return false
+	}
 	select {
 	case t.ch <- a:
+		return true
 	case <-t.ctx.Done():
+		return false
 	}
 }
 

@@ -1,0 +1,147 @@
+package watch
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The memory of replays.
+const (
+	replayMemory     = 64 << 20  // what the responses to all replays of a Watcher may take, encoded and decoded
+	largeReservation = 8 << 20   // of a replay of unknown size, while the others have less than half of the memory
+	smallReservation = 512 << 10 // of a replay of unknown size otherwise
+	copiesHeld       = 2         // a response is in memory encoded and decoded
+	fragmentReserve  = 8 << 20   // of a replay in fragments, which etcd makes 2 MiB large
+	reclaimInterval  = 200 * time.Millisecond
+)
+
+// replayBudget bounds what the replays of a Watcher hold in memory together. Reservations are granted in order. While one
+// waits, those whose consumer has been busy with a single batch for long are taken away.
+type replayBudget struct {
+	mu      sync.Mutex
+	free    int64
+	waiting []*reservation
+	granted map[*reservation]struct{}
+}
+
+func newReplayBudget() *replayBudget {
+	return &replayBudget{free: replayMemory, granted: make(map[*reservation]struct{})}
+}
+
+// reservation is the share of one replay, and the part of a response that its consumer has not got yet.
+type reservation struct {
+	budget *replayBudget
+	ready  chan struct{} // closed when it is granted
+
+	// Guarded by budget.mu.
+	size    int64
+	entries []*node
+	busy    time.Time // when the consumer got a batch; zero while it has none
+	stop    func()    // ends the stream
+}
+
+// reserve waits for a share of a size, or of a size that depends on what is free if size is 0. release must follow.
+func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, error) {
+	r := &reservation{budget: b, size: min(size, replayMemory), ready: make(chan struct{}), stop: func() {}}
+	b.mu.Lock()
+	b.waiting = append(b.waiting, r)
+	b.grant()
+	b.mu.Unlock()
+	reclaim := time.NewTicker(reclaimInterval)
+	defer reclaim.Stop()
+	for {
+		select {
+		case <-r.ready:
+			return r, nil
+		case <-reclaim.C:
+			b.reclaim()
+		case <-ctx.Done():
+			r.release()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// grant serves those that wait, in order, as far as there is room. The caller holds mu.
+func (b *replayBudget) grant() {
+	for len(b.waiting) > 0 {
+		r := b.waiting[0]
+		size := r.size
+		if size == 0 {
+			size = smallReservation
+			if b.free > replayMemory/2 {
+				size = largeReservation
+			}
+		}
+		if size > b.free {
+			return
+		}
+		r.size = size
+		b.free -= size
+		b.waiting = b.waiting[1:]
+		b.granted[r] = struct{}{}
+		close(r.ready)
+	}
+}
+
+// reclaim takes reservations away whose consumer has been busy for long. The batch that it has is no longer counted.
+func (b *replayBudget) reclaim() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for r := range b.granted {
+		if !r.busy.IsZero() && time.Since(r.busy) >= reclaimInterval {
+			b.drop(r)
+		}
+	}
+}
+
+// drop ends a reservation. The caller holds mu.
+func (b *replayBudget) drop(r *reservation) {
+	if _, ok := b.granted[r]; ok {
+		delete(b.granted, r)
+		b.free += r.size
+		r.entries = nil
+		r.stop()
+	}
+	if at := slices.Index(b.waiting, r); at >= 0 {
+		b.waiting = slices.Delete(b.waiting, at, at+1)
+	}
+	b.grant()
+}
+
+// release gives the share back.
+func (r *reservation) release() {
+	r.budget.mu.Lock()
+	defer r.budget.mu.Unlock()
+	r.budget.drop(r)
+}
+
+// limit is how large a response may be.
+func (r *reservation) limit() int { return int(r.size / copiesHeld) }
+
+// hold keeps entries for the consumer. stop ends the stream that they came on, if the reservation is taken away.
+func (r *reservation) hold(entries []*node, stop func()) {
+	r.budget.mu.Lock()
+	defer r.budget.mu.Unlock()
+	r.entries, r.stop = entries, stop
+}
+
+// next returns the next entry for the consumer, which is busy with it from now on; nil after the last. ok is false if the
+// reservation was taken away.
+func (r *reservation) next() (n *node, ok bool) {
+	r.budget.mu.Lock()
+	defer r.budget.mu.Unlock()
+	r.busy = time.Time{}
+	if _, ok := r.budget.granted[r]; !ok {
+		return nil, false
+	}
+	if len(r.entries) == 0 {
+		return nil, true
+	}
+	n, r.entries[0] = r.entries[0], nil
+	r.entries = r.entries[1:]
+	r.busy = time.Now()
+	return n, true
+}
