@@ -142,7 +142,7 @@ func WithObserver(obs Observer) Option { return func(o *options) { o.observer = 
 type Observer struct {
 	// Retry is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and how.
 	Retry func(op string, attempt int, err error)
-	// LeaseLost is told why a session has ended other than by being closed.
+	// LeaseLost is told why a session has ended other than by being closed. Each call has a goroutine of its own.
 	LeaseLost func(cause error)
 	// LockWait is told how long a lock of the given name was waited for.
 	LockWait func(name string, d time.Duration)

@@ -104,6 +104,22 @@ func TestClosingKeysIsBoundedWhenEtcdIsAway(t *testing.T) {
 	srv.Resume()
 }
 
+func TestManager_CloseSaysHowManyKeysAreLeft(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	m := lease.New(srv.Client(t))
+	closed, err := m.OpenKey(t.Context(), "closed", nil)
+	require.NoError(t, err)
+	_, err = m.OpenKey(t.Context(), "open", nil)
+	require.NoError(t, err)
+	srv.Pause()
+	require.Error(t, closed.Close())
+	err = m.Close()
+	require.ErrorContains(t, err, "keys left to expire with their leases: 2: ", "the manager could not delete the other one")
+	assert.Equal(t, err, m.Close())
+	srv.Resume()
+}
+
 func TestAKeyThatIsBeingClosedIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)

@@ -37,7 +37,8 @@ type guardPut struct {
 //
 // etcd cannot be asked in a transaction whether a lease lives, only about keys, so the first call puts a key on the
 // lease, below the namespace's hidden dir: it waits for one RPC, until the session ends and 5 s at most. Sessions that
-// guard nothing thus cost nothing. A guard whose key could not be written does not hold, its error says why, and the next
+// guard nothing thus cost nothing. If somebody removes or overwrites that key, the guard fails until [Session.Verify] has
+// restored it. A guard whose key could not be written does not hold, its error says why, and the next
 // call tries again. Locks and leaderships have guards of their own, which need no further key.
 func (s *Session) Guard() kv.Guard {
 	lost := ErrExpired

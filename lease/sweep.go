@@ -57,7 +57,7 @@ func (c *core) endSweeper(ctx context.Context) error {
 	}
 	errs := together(ids, func(id clientv3.LeaseID) error { return ignoreNotFound(c.revoke(ctx, id)) })
 	if errs != nil {
-		return fmt.Errorf("%d keys that could not be deleted are left to expire with their leases: %w", len(left), errs)
+		return fmt.Errorf("keys left to expire with their leases: %d: %w", len(left), errs)
 	}
 	return nil
 }
