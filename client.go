@@ -10,6 +10,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/raw"
@@ -45,6 +46,7 @@ type core struct {
 	patrol *patrol // nil where the endpoints are not the client's to choose
 
 	versions *versionChecker
+	sync     *endpointSync // nil without WithEndpointSync
 
 	lockers lockers
 
@@ -128,6 +130,7 @@ func newCore(s *settings) (*core, error) {
 	c.decorate()
 	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
 	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, c.versions, s.logger)
+	c.patrol.isDown = func() bool { return c.cli.ActiveConnection().GetState() == connectivity.TransientFailure }
 	return c, nil
 }
 
@@ -236,14 +239,17 @@ func (c *Client) Close() error {
 	return c.closeErr
 }
 
-// gone reports whether the client, or the one below, is closed.
-func (c *core) gone() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil }
+// isClosed reports whether the client, or the one below, is closed.
+func (c *core) isClosed() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil }
 
 // close ends the patrol and the login before the connections that they use.
 func (c *core) close() error {
 	c.stop() // also ends the context of cli, and with it the calls
 	if c.patrol != nil {
 		c.patrol.wait()
+	}
+	if c.sync != nil {
+		<-c.sync.done
 	}
 	if c.login != nil {
 		c.login.wait()

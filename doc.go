@@ -41,8 +41,8 @@
 // call is made elsewhere.
 //
 // With two endpoints or more a patrol asks each of them for a sign of life every 2 s. One that fails twice is left out of
-// the balancing within 5 s, and comes back after three good answers; the last one that answers is never left out. When
-// the program sets other endpoints on the client below, the patrol adopts them.
+// the balancing within 5 s, and comes back after three good answers; the last one that answers is never left out.
+// [Client.SetEndpoints] replaces the endpoints, [WithEndpointSync] does so from the list of members.
 //
 // User and password are asked for on every login, so a rotated password file needs no restart, and a client certificate
 // is read again once its files have changed. Calls that need a login at the same time share one, and a call whose token

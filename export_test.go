@@ -75,5 +75,8 @@ func (p Patrol) Run(ctx context.Context) {
 // LeftOut is what is out, and how often something was put out and came back.
 func (p Patrol) LeftOut() (out []string, evicted, readmitted uint64) { return p.p.leftOut() }
 
+// LogTo sets the logger of the patrol, which has not logged yet.
+func (p Patrol) LogTo(l *slog.Logger) { p.p.logger = l }
+
 // Endpoints is everything under patrol.
 func (p Patrol) Endpoints() []string { return p.p.endpoints() }

@@ -77,7 +77,7 @@ func (c *Client) health(ctx context.Context, heard func([]answer)) (h Health, er
 
 // ask makes the linearizable read.
 func (c *Client) ask(ctx context.Context) error {
-	if c.gone() {
+	if c.isClosed() {
 		return ErrClosed
 	}
 	_, err := c.store.Exists(ctx, probeKey)
@@ -131,7 +131,7 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) {
 	if ctx == nil {
 		return nil, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
 	}
-	if c.gone() {
+	if c.isClosed() {
 		return nil, refuse(op, ErrClosed)
 	}
 	var h Health

@@ -53,7 +53,7 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 		_ = client.Close() // err says what matters
 		return nil, refuse(op, err)
 	}
-	c.patrol.start(c.cli.Ctx())
+	c.start(client)
 	return client, nil
 }
 
@@ -74,8 +74,19 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, refuse(op, err)
 	}
-	c.patrol.start(c.cli.Ctx())
-	return c.client(), nil
+	client := c.client()
+	c.start(client)
+	return client, nil
+}
+
+// start runs what the client does in the background until it is closed.
+func (c *core) start(client *Client) {
+	ctx := c.cli.Ctx()
+	c.patrol.start(ctx)
+	if c.set.endpointSync > 0 {
+		c.sync = &endpointSync{client: client, every: c.set.endpointSync, done: make(chan struct{})}
+		go c.sync.run(ctx)
+	}
 }
 
 // discover looks the endpoints up where they are not given, and checks them as if they were.
@@ -102,6 +113,7 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	switch {
 	case len(alive) > 0 && len(rest) > 0:
 		c.patrol.leaveOut(rest)
+		c.patrol.logOutages()
 		c.cli.SetEndpoints(alive...) // the connection is made by the read below, and to these only
 	case len(alive) == 0 && slices.ContainsFunc(rest, func(e *EndpointError) bool { return leaderless(e.Err) }):
 		said, alive, rest = rest, c.set.endpoints, nil // perhaps they are electing one: the read waits for that

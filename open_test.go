@@ -123,9 +123,9 @@ func TestADeadEndpointDoesNotHoldOpenUp(t *testing.T) {
 			assert.Equal(t, []string{dead, live}, c.Stats().Endpoints)
 			assert.Equal(t, []string{dead}, c.Stats().Evicted)
 			assert.EqualValues(t, 1, c.Stats().Evictions)
-			assert.Contains(t, lines.String(), "etcd endpoint left out")
+			assert.Contains(t, lines.String(), "etcd endpoint evicted")
 			assert.Contains(t, lines.String(), "endpoint="+dead)
-			assert.Contains(t, lines.String(), "reason=")
+			assert.Contains(t, lines.String(), "error=")
 			for range 10 {
 				_, err := c.KV().Exists(t.Context(), "k")
 				require.NoError(t, err)

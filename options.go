@@ -32,6 +32,7 @@ type options struct {
 	lookup      lookupSRV // nil: the system's resolver
 
 	unsupportedServers bool
+	endpointSync       time.Duration // 0: none
 
 	notForWrap []string // options given that a client made elsewhere cannot follow
 	bad        complaints
@@ -133,6 +134,21 @@ func WithLimits(l kv.Limits) Option {
 // 3.6. Older ones report progress ahead of events, so that watches can lose events and linearizable reads of a cache can
 // be stale. Default: Open returns [ErrUnsupportedServer].
 func WithUnsupportedServers() Option { return func(o *options) { o.unsupportedServers = true } }
+
+// WithEndpointSync replaces the endpoints by the client URLs of the voting members, as the cluster lists them, every now and
+// then: after the interval and up to a tenth more. Members must advertise URLs that the client can reach
+// (--advertise-client-urls). URLs that do not suit the TLS settings of the client are skipped, and if none of the others
+// answers the endpoints stay as they are; that is logged. It costs one RPC each time. Default: never.
+func WithEndpointSync(every time.Duration) Option {
+	return func(o *options) {
+		o.notForWrap = append(o.notForWrap, "WithEndpointSync")
+		if every <= 0 {
+			o.bad.add("WithEndpointSync: %v is not positive", every)
+			return
+		}
+		o.endpointSync = every
+	}
+}
 
 // WithObserver sets hooks for metrics and tracing. Default: none.
 func WithObserver(obs Observer) Option { return func(o *options) { o.observer = obs } }

@@ -39,6 +39,7 @@ type patrol struct {
 	logger *slog.Logger
 
 	versions *versionChecker // of the members that answer
+	isDown   func() bool     // reports whether all connections of calls are lost
 	done     chan struct{}   // closed when the patrol has ended; nil when it never ran
 
 	mu         sync.Mutex
@@ -46,20 +47,22 @@ type patrol struct {
 	applied    []string // as set last
 	evicted    uint64
 	readmitted uint64
+	silence    outageLog // no endpoint answers
 }
 
 // post is one endpoint under patrol. Its fields are guarded by the patrol's lock.
 type post struct {
 	ep           string
-	good, failed int   // probes in a row
-	known        bool  // it has answered before
-	out          bool  // left out
+	good, failed int  // probes in a row
+	known        bool // it has answered before
+	out          bool // left out
+	log          outageLog
 	err          error // of the last probe
 }
 
 // newPatrol returns a patrol that does not run yet.
 func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), v *versionChecker, l *slog.Logger) *patrol {
-	p := &patrol{cli: cli, probe: probe, keep: keep, versions: v, logger: l}
+	p := &patrol{cli: cli, probe: probe, keep: keep, versions: v, logger: l, isDown: func() bool { return false }}
 	p.take(cli.Endpoints())
 	return p
 }
@@ -88,7 +91,7 @@ func (p *patrol) leaveOut(rest endpointErrors) {
 		for _, one := range p.posts {
 			if one.ep == e.Endpoint {
 				one.out, one.err, one.failed = true, e.Err, failuresOut
-				p.leave(one)
+				p.leave()
 			}
 		}
 	}
@@ -96,15 +99,13 @@ func (p *patrol) leaveOut(rest endpointErrors) {
 }
 
 // leave notes that an endpoint is no longer in use.
-func (p *patrol) leave(one *post) {
+func (p *patrol) leave() {
 	p.evicted++
-	p.logger.Warn("etcd endpoint left out", "endpoint", one.ep, "reason", one.err)
 }
 
 // enter notes that an endpoint is in use again.
-func (p *patrol) enter(one *post) {
+func (p *patrol) enter() {
 	p.readmitted++
-	p.logger.Info("etcd endpoint back in use", "endpoint", one.ep)
 }
 
 // everything takes all endpoints back into use and returns them.
@@ -114,7 +115,7 @@ func (p *patrol) everything() []string {
 	for _, one := range p.posts {
 		if one.out {
 			one.out = false
-			p.enter(one)
+			p.enter()
 		}
 	}
 	p.applied = p.in()
@@ -151,6 +152,7 @@ func (p *patrol) run(ctx context.Context) {
 			return
 		}
 		p.apply()
+		p.logOutages()
 		timer.Reset(p.pause(time.Since(began)))
 	}
 }
@@ -167,13 +169,13 @@ func (p *patrol) adopt() {
 	p.keep(now)
 }
 
-// due lists the endpoints to ask: those with a first failure to confirm it, and else all. A single one is only asked for
-// its version.
+// due lists the endpoints to ask: those with a first failure to confirm it, and else all. A single one could not be left
+// out: it is asked for its version, and while its connection is lost, for the log.
 func (p *patrol) due() []*post {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.posts) == 1 && p.versions.isKnown(p.posts[0].ep) {
-		return nil // it could not be left out
+	if len(p.posts) == 1 && p.versions.isKnown(p.posts[0].ep) && p.posts[0].failed == 0 && !p.isDown() {
+		return nil
 	}
 	if s := p.suspects(); len(s) > 0 {
 		return s
@@ -244,9 +246,9 @@ func (p *patrol) apply() {
 	for _, one := range p.posts {
 		switch before := slices.Contains(was, one.ep); {
 		case before && one.out:
-			p.leave(one)
+			p.leave()
 		case !before && !one.out:
-			p.enter(one)
+			p.enter()
 		}
 	}
 }

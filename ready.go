@@ -19,7 +19,7 @@ const (
 //
 // However many probes come, there is one check at a time, and its result is good for half a second.
 func (c *Client) ReadyHandler() http.Handler {
-	return &readiness{check: c.ask, gone: c.gone}
+	return &readiness{check: c.ask, gone: c.isClosed}
 }
 
 // readiness shares checks among requests.

@@ -2,6 +2,7 @@ package etcdkit
 
 import (
 	"crypto/tls"
+	"slices"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
@@ -104,22 +105,26 @@ func (s *settings) setCredentials(cfg Config, bad *complaints) {
 // setEndpoints checks the endpoints, against each other and against the rest, and decides about TLS.
 func (s *settings) setEndpoints(cfg Config, list []string, bad *complaints) {
 	eps := parseEndpoints(list, bad)
-	configured := s.tls != nil
-	for _, e := range eps {
-		switch {
-		case e.secure():
-			s.insist()
-		case e.plain() && configured:
+	https := slices.ContainsFunc(eps, endpoint.secure)
+	private := (s.credentials != nil || s.token != "") && !cfg.AllowInsecureCredentials && !https
+	s.endpoints = checkEndpoints(eps, s.tls != nil, private, bad)
+	if https {
+		s.insist()
+	}
+}
+
+// checkEndpoints checks endpoints against the TLS settings, and returns them as client/v3 reads them. secure says that TLS
+// is configured, private that credentials must not cross the network without it.
+func checkEndpoints(eps []endpoint, secure, private bool, bad *complaints) []string {
+	out := make([]string, len(eps))
+	for i, e := range eps {
+		if e.plain() && secure {
 			bad.add("endpoint %s says http, but TLS is configured: it would not be used", e)
 		}
-		s.endpoints = append(s.endpoints, e.String())
-	}
-	if s.tls != nil || s.credentials == nil && s.token == "" || cfg.AllowInsecureCredentials {
-		return
-	}
-	for _, e := range eps {
-		if !e.local() {
+		if private && !secure && !e.local() {
 			bad.add("credentials would be sent to %s in clear text: use https, or set allowInsecureCredentials", e)
 		}
+		out[i] = e.String()
 	}
+	return out
 }
