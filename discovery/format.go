@@ -161,9 +161,12 @@ func decodeNaming(service, id string, value []byte) (*Instance, error) {
 	return r.instance(service, id)
 }
 
-// foreign makes metadata of what somebody else has written: the members of an object, text as it is and all else as JSON;
-// what is no object is the one member "metadata".
+// foreign returns the metadata that another program wrote: the members of an object, strings as they are and everything
+// else as JSON. Any other value becomes the member "metadata". It returns nil if the entry has no Metadata.
 func foreign(raw json.RawMessage) map[string]string {
+	if len(raw) == 0 {
+		return nil
+	}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(raw, &members) != nil {
 		members = map[string]json.RawMessage{"metadata": raw}

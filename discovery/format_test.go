@@ -218,6 +218,20 @@ func TestGRPCNamingIsReadAndWrittenBothWays(t *testing.T) {
 	shows(t, s, "deep/er", "none", "object")
 }
 
+func TestGRPCNaming_EntryWithoutMetadataHasNoMetadata(t *testing.T) {
+	t.Parallel()
+	r, p := process(t, etcdtest.Prefix(t), discovery.WithGRPCNaming())
+	put(t, p, "orders/absent", `{"Addr":"host:1"}`)
+	put(t, p, "orders/null", `{"Addr":"host:2","Metadata":null}`)
+	put(t, p, "orders/empty", `{"Addr":"host:3","Metadata":{}}`)
+	up := discovery.Up
+	assert.Equal(t, []discovery.Instance{
+		{Service: "orders", ID: "absent", Host: "host", Port: 1, Status: up},
+		{Service: "orders", ID: "empty", Host: "host", Port: 3, Status: up},
+		{Service: "orders", ID: "null", Host: "host", Port: 2, Status: up},
+	}, view(t, r, "orders").Instances())
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		`{"host":"h","port":1}`, `{"Op":0,"Addr":"h:1","Metadata":{"serviceName":"s","instanceId":"a","weight":7}}`,
