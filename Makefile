@@ -8,7 +8,7 @@ FUZZTIME ?= 20s
 BENCH ?= .
 PKG ?= ./...
 
-.PHONY: help test race lint fmt fuzz bench cover api tidy-check servers ci
+.PHONY: help test race lint fmt fuzz bench cover api tidy-check servers foreign ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -43,6 +43,9 @@ tidy-check: ## check that every go.mod is tidy
 
 servers: ## build the etcd servers of other versions and print their paths
 	@bash tools/servers.sh
+
+foreign: ## run etcd's own client tests over clients of this library
+	bash .ci/run foreign
 
 ci: ## run everything that CI runs
 	bash .ci/run

@@ -16,6 +16,13 @@
 // explains all answers, and an answer that it does not find in time counts as none. Models come with tests that they refuse
 // what is wrong, and a wrong way to retry is put through the same faults and must be caught.
 //
+// # Foreign suites
+//
+// TestForeignSuites runs etcd's own client tests over clients of this library, if ETCDKIT_FOREIGN is set to a regular
+// expression of their names. The tests come from the module cache. Each mode makes the client in another way: by
+// etcdkit.Open, or with kv.Namespace or kv.Coalesce as its KV. Mode plain is client/v3 alone, as the control. A failure that
+// testdata/foreign/differences.txt does not list fails the run, and so does a listed test that passes.
+//
 // # Short and long
 //
 // By default the suites take the short form, a few minutes on two cores. With ETCDKIT_LONG set to anything
