@@ -2,10 +2,9 @@ package scan
 
 import (
 	"context"
-	"errors"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 
@@ -95,9 +94,8 @@ func (c *cursor) adjust(kvs []*mvccpb.KeyValue, asked int64) {
 	}
 }
 
-// tooLarge reports whether err says that the answer would have been too large. A server that is too busy says it with
-// the same code.
+// tooLarge reports whether err says that the response is larger than the server sends, or the client receives. The code
+// alone does not tell: servers and proxies that are too busy, or limit the rate of requests, use the same one.
 func tooLarge(err error) bool {
-	return err != nil && retry.Code(err) == codes.ResourceExhausted &&
-		!errors.Is(err, rpctypes.ErrTooManyRequests) && !errors.Is(err, rpctypes.ErrNoSpace)
+	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), "larger than max")
 }
