@@ -106,7 +106,7 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 		return e.refuse(c, ContextError(ctx))
 	}
 	if e.closed() {
-		return e.refuse(c, errs.Closed)
+		return e.refuse(c, errClientClosed)
 	}
 	e.calls.Add(1)
 	e.budget.Call()
@@ -123,6 +123,9 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 	}
 	return r.do(f)
 }
+
+// errClientClosed says what is closed.
+var errClientClosed = fmt.Errorf("the client is %w", errs.Closed)
 
 // refuse is the error of a call of which nothing was sent.
 func (e *Engine) refuse(c Call, err error) error {

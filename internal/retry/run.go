@@ -41,7 +41,11 @@ func (r *run) do(f Attempt) error {
 			return r.fail(err, condition)
 		}
 		r.retries.Add(1)
-		r.Logger.DebugContext(r.ctx, "etcd call is repeated", "op", r.call.Op, "key", errs.Quote(r.call.Key), "attempt", n, "error", err)
+		attrs := []any{"op", r.call.Op}
+		if r.call.Key != "" {
+			attrs = append(attrs, "key", errs.Short(r.call.Key))
+		}
+		r.Logger.DebugContext(r.ctx, "etcd call is repeated", append(attrs, "attempt", n, "error", err)...)
 		if r.Observe != nil {
 			r.Observe(r.call.Op, n, err)
 		}
@@ -140,7 +144,7 @@ func (r *run) fail(err, condition error) error {
 	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Key, Unchanged: !r.doubt}
 	switch {
 	case r.closed():
-		out.Err = Explain(err, errs.Closed)
+		out.Err = Explain(err, errClientClosed)
 	case r.ctx.Err() != nil:
 		out.Err = r.outOfTime(err)
 	default:
@@ -159,7 +163,7 @@ func (r *run) outOfTime(err error) error {
 		return out
 	}
 	if r.given > 0 {
-		out = fmt.Errorf("%w (no deadline was given: %v)", out, r.given)
+		out = fmt.Errorf("%w (default timeout %v)", out, r.given)
 	}
 	out = fmt.Errorf("%w: %w", errs.Unavailable, out)
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
