@@ -63,14 +63,19 @@ func Coalesce(next clientv3.KV) clientv3.KV {
 	if next == nil {
 		return &namespacedKV{keyMapper: keyMapper{err: fmt.Errorf("%w: no KV whose calls could share transactions", errs.Invalid)}}
 	}
+	k := newCoalesced(next)
+	if b, ok := next.(wire.Based); ok {
+		k.base = newCoalesced(b.Base())
+	}
+	return k
+}
+
+func newCoalesced(next clientv3.KV) *coalesced {
 	k := &coalesced{KV: next}
 	for kind := range k.lanes {
 		k.lanes[kind] = newLane(next, kind)
 	}
 	k.base = k
-	if b, ok := next.(wire.Based); ok {
-		k.base = Coalesce(b.Base())
-	}
 	return k
 }
 

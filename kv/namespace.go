@@ -7,6 +7,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // Namespace returns a KV that reads and changes only the keys below dir. It adds dir to every key that it sends and
@@ -34,6 +35,14 @@ func Namespace(next clientv3.KV, dir string) clientv3.KV {
 type namespacedKV struct {
 	clientv3.KV
 	keyMapper
+}
+
+// Base is the same namespace in what next does not repeat by itself, so that nothing above it is repeated twice.
+func (n *namespacedKV) Base() clientv3.KV {
+	if b, ok := n.KV.(wire.Based); ok {
+		return &namespacedKV{KV: b.Base(), keyMapper: n.keyMapper}
+	}
+	return n
 }
 
 // Get retrieves keys below the namespace.
