@@ -35,7 +35,7 @@ func (c Checkpoint) Load(ctx context.Context) (int64, error) {
 	}
 	rev, err := strconv.ParseInt(string(e.Value), 10, 64)
 	if err != nil || rev < 0 {
-		return 0, fail("load checkpoint", c.key, fmt.Errorf("%w (revision %d): not a revision", ErrDecode, e.ModRevision))
+		return 0, c.s.fail("load checkpoint", c.key, fmt.Errorf("%w (revision %d): not a revision", ErrDecode, e.ModRevision))
 	}
 	return rev, nil
 }
@@ -43,7 +43,7 @@ func (c Checkpoint) Load(ctx context.Context) (int64, error) {
 // Save stores rev. One RPC. It is a plain put: saving the same revision twice does no harm.
 func (c Checkpoint) Save(ctx context.Context, rev int64) error {
 	if rev < 0 {
-		return fail("save checkpoint", c.key, fmt.Errorf("%w: revision %d", ErrInvalid, rev))
+		return c.s.fail("save checkpoint", c.key, fmt.Errorf("%w: revision %d", ErrInvalid, rev))
 	}
 	_, err := c.s.Put(ctx, c.key, strconv.AppendInt(nil, rev, 10), c.opts...)
 	return err

@@ -122,7 +122,7 @@ func TestASharedTransactionWhoseConnectionIsCutLeavesItsWritesUnknownAndIsSentOn
 		for i, r := range results {
 			err := <-r
 			require.ErrorIs(t, err, kv.ErrUnknownOutcome)
-			assert.Contains(t, err.Error(), `kv: put "`+strconv.Itoa(i)+`"`)
+			assert.Contains(t, err.Error(), `kv: put "app/`+strconv.Itoa(i)+`"`)
 		}
 		assert.Equal(t, []int64{1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, c.versions(t, 10))
 	})

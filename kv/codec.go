@@ -5,6 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"reflect"
+	"strconv"
+
+	"github.com/etcdkit/etcdkit/internal/redact"
 )
 
 // Codec turns values into bytes and back. It must be safe for concurrent use, and Decode must not keep b. A codec of
@@ -15,12 +19,43 @@ type Codec[T any] interface {
 }
 
 // JSON stores values as encoding/json writes them. Fields that a stored value has and T has not are ignored.
-func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
+//
+// A type whose JSON hides its value, such as etcdkit.Secret, is not stored in T: writes return [ErrInvalid], because the
+// value would be overwritten with "[redacted]". Reading is possible. Store such a value as a string, or with a codec of your
+// own. What an interface in T holds is not checked.
+func JSON[T any]() Codec[T] {
+	path, hidden := redact.JSON(reflect.TypeFor[T]())
+	if !hidden {
+		return jsonCodec[T]{}
+	}
+	return jsonCodec[T]{err: &hiddenError{path: path}}
+}
 
-type jsonCodec[T any] struct{}
+type jsonCodec[T any] struct {
+	err error // why values cannot be encoded
+}
+
+// hiddenError refuses a type whose JSON hides a part of its value.
+type hiddenError struct {
+	path string // "" for the value itself
+}
+
+// Error names the part.
+func (e *hiddenError) Error() string {
+	what := "the value"
+	if e.path != "" {
+		what = "field " + strconv.Quote(e.path)
+	}
+	return what + " is hidden in JSON, so that storing it would lose it"
+}
 
 // Encode is json.Marshal.
-func (jsonCodec[T]) Encode(v T) ([]byte, error) { return json.Marshal(v) }
+func (c jsonCodec[T]) Encode(v T) ([]byte, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	return json.Marshal(v)
+}
 
 // Decode is json.Unmarshal into a zero T.
 func (jsonCodec[T]) Decode(b []byte) (v T, err error) {

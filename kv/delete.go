@@ -22,7 +22,7 @@ func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev 
 		err = s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)
 	}
 	if err != nil {
-		return 0, fail("delete", key, err)
+		return 0, s.fail("delete", key, err)
 	}
 	s.logWrite(ctx, "delete", key, nil)
 	del := clientv3.OpDelete("")
@@ -47,7 +47,7 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOpti
 		}
 	}
 	if err = errors.Join(bad, err); err != nil {
-		return 0, 0, fail("delete prefix", prefix, err)
+		return 0, 0, s.fail("delete prefix", prefix, err)
 	}
 	s.logWrite(ctx, "delete prefix", prefix, nil)
 	dels := make([]clientv3.Op, len(spans))
@@ -66,7 +66,7 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOpti
 // that may be another's doing, which [WithOnce] tells apart.
 func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
 	if modRevision <= 0 {
-		return 0, fail("delete at", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
+		return 0, s.fail("delete at", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
 	}
 	return s.deleteIf(ctx, "delete at", key, condition{mod: modRevision}, o)
 }
@@ -81,23 +81,23 @@ func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o 
 	opts, err := keyOptions(o)
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {
-		err = errors.Join(s.limits.request(len(abs)+len(cond.value)), s.limits.ops(1+opts.extraOps(), s.limits.TxnOps))
+		err = errors.Join(s.limits.request(len(abs)+len(cond.value)+guardBytes(opts.guards)), s.limits.ops(1+opts.extraOps(), s.limits.TxnOps))
 	}
 	if err != nil {
-		return 0, fail(op, key, err)
+		return 0, s.fail(op, key, err)
 	}
 	s.logWrite(ctx, op, key, nil)
 	del := clientv3.OpDelete("")
 	del.WithKeyBytes(abs)
 	out, err := s.write(ctx, &mutation{
-		op: op, key: key, abs: abs, cond: cond.compares(abs), then: []clientv3.Op{del},
+		op: op, key: string(abs), abs: abs, cond: cond.compares(abs), then: []clientv3.Op{del},
 		succeeds: cond.mod, guards: opts.guards, once: opts.once,
 	})
 	switch {
 	case err != nil:
 		return 0, err
 	case !out.applied:
-		return 0, fail(op, key, cond.refusal(key, out))
+		return 0, s.fail(op, key, cond.refusal(key, out))
 	}
 	return out.rev, nil
 }
@@ -105,7 +105,7 @@ func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o 
 // remove deletes without a condition, in a plain request where that is enough.
 func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, o options) (n, rev int64, err error) {
 	if len(dels) == 1 && len(o.guards) == 0 && !o.once {
-		err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key}, func(ctx context.Context, _ bool) error {
+		err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: s.ns + key}, func(ctx context.Context, _ bool) error {
 			r, err := s.kv.Do(ctx, dels[0])
 			if err == nil {
 				n, rev = r.Del().Deleted, r.Del().Header.GetRevision()
@@ -114,7 +114,7 @@ func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, 
 		})
 		return n, rev, err
 	}
-	out, err := s.write(ctx, &mutation{op: op, key: key, then: dels, guards: o.guards, once: o.once})
+	out, err := s.write(ctx, &mutation{op: op, key: s.ns + key, then: dels, guards: o.guards, once: o.once})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -1,12 +1,18 @@
 package kv
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // The conditions of this package. An error that names one matches it with errors.Is.
@@ -81,26 +87,63 @@ func (e *BatchError) Error() string {
 // Unwrap gives the reason.
 func (e *BatchError) Unwrap() error { return e.Err }
 
+// fail is the error of an operation on a relative key that provably changed nothing. It names the whole key, because the
+// key is often not found where it is because the namespace is not what its caller thinks.
+func (s *Store) fail(op, key string, err error) error { return fail(op, s.ns+key, err) }
+
 // fail is the error of an operation that provably changed nothing.
 func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "kv", Op: op, Key: key, Unchanged: true, Err: err}
 }
 
-// codecError is a codec's error without its text.
+// waitError is the error of a call whose context ended while it waited for another call of this process. forEtcd says that
+// the other call waits for etcd, and for nothing else.
+func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
+	err := fmt.Errorf("%w while waiting for %s", retry.ContextError(ctx), what)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	why := wire.Explain(c.cli)
+	if why == nil {
+		why = errors.New("endpoints " + strings.Join(c.cli.Endpoints(), ", "))
+		if !forEtcd {
+			return fmt.Errorf("%w: %w", err, why)
+		}
+	}
+	return fmt.Errorf("%w: %w: %w", errs.Unavailable, err, why)
+}
+
+// codecError is a codec's error without its text, which may quote the value.
 type codecError struct {
 	what  string
 	is    error // the condition
 	cause error
 }
 
-// Error names the kind of the codec's error, and the place where it is known.
+// Error says what is wrong with the value, as far as the type of the codec's error tells.
 func (e *codecError) Error() string {
-	text := fmt.Sprintf("%v: %s: %T", e.is, e.what, e.cause)
-	if syntax, ok := errors.AsType[*json.SyntaxError](e.cause); ok {
-		text += " at byte " + strconv.FormatInt(syntax.Offset, 10)
+	return fmt.Sprintf("%v: %s: %s", e.is, e.what, describeCodecError(e.cause))
+}
+
+func describeCodecError(err error) string {
+	if hidden, ok := errors.AsType[*hiddenError](err); ok {
+		return hidden.Error()
 	}
-	if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](e.cause); ok {
-		text += " in field " + strconv.Quote(mismatch.Field) + " of type " + mismatch.Type.String()
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return "syntax error at byte " + strconv.FormatInt(syntax.Offset, 10)
+	}
+	mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return fmt.Sprintf("%T", err)
+	}
+	got, _, _ := strings.Cut(mismatch.Value, " ") // what follows is the value
+	want := mismatch.Type.String()
+	if mismatch.Type == reflect.TypeFor[time.Duration]() {
+		want = "a duration"
+	}
+	text := got + " where " + want + " is expected"
+	if mismatch.Field != "" {
+		text = "field " + strconv.Quote(mismatch.Field) + ": " + text
 	}
 	return text
 }

@@ -51,7 +51,7 @@ func Example() {
 	fmt.Println(errors.Is(err, kv.ErrNotFound))
 	// Output:
 	// users/42 is Ada, version 1
-	// kv: get "users/42": key not found
+	// kv: get "example/basics/users/42": key not found
 	// true
 }
 
@@ -66,7 +66,7 @@ func ExampleStore_Create() {
 	fmt.Println(errors.Is(err, kv.ErrExists))
 	// Output:
 	// one: <nil>
-	// two: kv: create "leader": key exists
+	// two: kv: create "example/create/leader": key exists
 	// true
 }
 
@@ -141,8 +141,9 @@ func ExampleWithTTL() {
 	must(err)
 	lease, err := cli.TimeToLive(ctx, e.Lease)
 	must(err)
-	fmt.Println("ends in", time.Duration(lease.GrantedTTL)*time.Second)
-	// Output: ends in 10m0s
+	granted := time.Duration(lease.GrantedTTL) * time.Second
+	fmt.Println("lives for 10 minutes, and at most half a minute longer:", granted >= 10*time.Minute, granted <= 10*time.Minute+30*time.Second)
+	// Output: lives for 10 minutes, and at most half a minute longer: true true
 }
 
 // A write with WithOnce never leaves the caller in doubt, also when the answer is lost on its way. What it needs for that
@@ -181,7 +182,7 @@ func ExampleNewGuard() {
 	fmt.Println(errors.Is(err, kv.ErrGuard), errors.Is(err, errNotOnCall))
 	// Output:
 	// <nil>
-	// kv: put "alarm": guard does not hold: not on call any more
+	// kv: put "example/guard/alarm": guard does not hold: not on call any more
 	// true true
 }
 
@@ -322,10 +323,11 @@ func ExampleStore_Txn() {
 	ctx, cli, store := connect("txn")
 	defer cli.Close()
 
-	_, err := store.Put(ctx, "accounts/ada", []byte("100"))
+	rev, err := store.Put(ctx, "accounts/ada", []byte("100"))
 	must(err)
 	r, err := store.Txn(ctx).
-		If(clientv3.Compare(clientv3.Value("accounts/ada"), "=", "100")).
+		// Not the value: it can change and change back.
+		If(clientv3.Compare(clientv3.ModRevision("accounts/ada"), "=", rev)).
 		Then(clientv3.OpPut("accounts/ada", "60"), clientv3.OpPut("accounts/bob", "40")).
 		Else(clientv3.OpGet("accounts/ada")).
 		Commit()
@@ -444,6 +446,6 @@ func ExampleStore_DeletePrefix() {
 	n, _, err := store.DeletePrefix(ctx, "users/4/")
 	fmt.Println(n, err)
 	// Output:
-	// kv: delete prefix "users/4": invalid argument: prefix "users/4" does not end in "/": did you mean "users/4/", or WithPartialPrefix
+	// kv: delete prefix "example/delete-prefix/users/4": invalid argument: prefix "users/4" does not end in "/": did you mean "users/4/", or WithPartialPrefix
 	// 2 <nil>
 }

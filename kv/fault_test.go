@@ -145,7 +145,7 @@ func TestAConnectionCutAfterAWriteWasSentLeavesTheOutcomeUnknown(t *testing.T) {
 		s.proxy.Heal()
 		err := <-done
 		require.ErrorIs(t, err, kv.ErrUnknownOutcome)
-		assert.Contains(t, err.Error(), `kv: put "k"`)
+		assert.Contains(t, err.Error(), `kv: put "app/k"`)
 		_, version := s.state(t, "k")
 		assert.EqualValues(t, 1, version, "the put was sent again")
 	})
@@ -411,11 +411,11 @@ func TestWithoutADeadlineACallEndsWithTheDefault(t *testing.T) {
 	ctx := context.WithoutCancel(t.Context())
 	_, err := s.Get(ctx, "k")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Contains(t, err.Error(), "no deadline was given: 300ms")
+	assert.Contains(t, err.Error(), "default timeout 300ms")
 	assert.Contains(t, err.Error(), "connection refused")
 	_, err = s.Put(ctx, "k", nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Contains(t, err.Error(), "no deadline was given: 400ms")
+	assert.Contains(t, err.Error(), "default timeout 400ms")
 }
 
 // What a server or a proxy answers decides whether a write may be sent again. Client/v3 sends Canceled and

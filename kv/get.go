@@ -27,7 +27,7 @@ func (s *Store) GetStale(ctx context.Context, key string) (Entry[[]byte], error)
 // One RPC.
 func (s *Store) GetAsOf(ctx context.Context, key string, rev int64) (Entry[[]byte], error) {
 	if rev <= 0 {
-		return Entry[[]byte]{}, fail("get as of", key, fmt.Errorf("%w: revision %d", errs.Invalid, rev))
+		return Entry[[]byte]{}, s.fail("get as of", key, fmt.Errorf("%w: revision %d", errs.Invalid, rev))
 	}
 	return s.getOne(ctx, "get as of", key, clientv3.WithRev(rev))
 }
@@ -35,7 +35,7 @@ func (s *Store) GetAsOf(ctx context.Context, key string, rev int64) (Entry[[]byt
 func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpOption) (Entry[[]byte], error) {
 	abs, err := s.absolute(key)
 	if err != nil {
-		return Entry[[]byte]{}, fail(op, key, err)
+		return Entry[[]byte]{}, s.fail(op, key, err)
 	}
 	var resp *clientv3.GetResponse
 	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) (err error) {
@@ -46,7 +46,7 @@ func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpO
 		return Entry[[]byte]{}, err
 	}
 	if len(resp.Kvs) == 0 {
-		return Entry[[]byte]{}, fail(op, key, ErrNotFound)
+		return Entry[[]byte]{}, s.fail(op, key, ErrNotFound)
 	}
 	return entryOf(resp.Kvs[0], len(s.ns)), nil
 }
@@ -55,7 +55,7 @@ func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpO
 func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
 	abs, err := s.absolute(key)
 	if err != nil {
-		return false, fail("exists", key, err)
+		return false, s.fail("exists", key, err)
 	}
 	n, err := s.count(ctx, "exists", key, []keyspace.Range{{From: string(abs), To: keyspace.After(string(abs))}})
 	return n > 0, err
@@ -65,7 +65,7 @@ func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
 func (s *Store) Count(ctx context.Context, prefix string) (int64, error) {
 	spans, err := s.harmless(prefix)
 	if err != nil {
-		return 0, fail("count", prefix, err)
+		return 0, s.fail("count", prefix, err)
 	}
 	return s.count(ctx, "count", prefix, spans)
 }

@@ -64,6 +64,17 @@ func (l Limits) request(n int) error {
 	return nil
 }
 
+// guardBytes is what guards add to a request: each compare twice, to hold the write and to tell which guard has failed.
+func guardBytes(guards []Guard) (n int) {
+	for _, g := range guards {
+		for i := range g.compares {
+			c := &g.compares[i]
+			n += 2 * (len(c.KeyBytes()) + len(c.GetCompare().GetRangeEnd()) + len(c.ValueBytes()) + opOverhead)
+		}
+	}
+	return n
+}
+
 // ops checks the number of operations in a transaction for which there is room.
 func (l Limits) ops(n, room int) error {
 	if n <= room {

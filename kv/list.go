@@ -85,7 +85,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 			err = fmt.Errorf("%w: nil context", errs.Invalid)
 		}
 		if err != nil {
-			yield(nil, fail(op, prefix, err))
+			yield(nil, s.fail(op, prefix, err))
 			return
 		}
 		call := s.read(op, prefix) // one for each chunk

@@ -241,7 +241,7 @@ func TestATypedListingDecodes(t *testing.T) {
 
 	n, err := failed(kv.NewTyped(b.Store, "d", picky{}).List(t.Context()))
 	require.ErrorIs(t, err, kv.ErrDecode)
-	require.ErrorContains(t, err, `"b"`)
+	require.ErrorContains(t, err, `d/b"`)
 	assert.Equal(t, 1, n)
 	stern := kv.NewTyped(b.Store, "d", picky{}, kv.WithBadEntry(func(string, int64, error) error { return errNoMore }))
 	n, err = failed(stern.List(t.Context()))

@@ -20,10 +20,14 @@ func (m masked) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("bytes", len(m.value)), slog.Uint64("hash", maphash.Bytes(m.seed, m.value)&0xffffff))
 }
 
-// logWrite notes that a write is about to be sent.
+// logWrite logs a write that is about to be sent. v is nil for a delete.
 func (s *Store) logWrite(ctx context.Context, op, key string, v []byte) {
 	if ctx == nil || !s.log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	s.log.DebugContext(ctx, "etcd write", "op", op, "key", errs.Short(key), "value", masked{s.seed, v})
+	attrs := []any{"op", op, "key", errs.Short(s.ns + key)}
+	if v != nil {
+		attrs = append(attrs, "value", masked{s.seed, v})
+	}
+	s.log.DebugContext(ctx, "etcd write", attrs...)
 }

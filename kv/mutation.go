@@ -16,7 +16,7 @@ import (
 
 // mutation is one write, as a transaction: if (condition, guards, slot) then (what it does), else (read why not).
 type mutation struct {
-	op, key string // for messages
+	op, key string // for messages; the key is the whole one
 	abs     []byte
 
 	cond []clientv3.Cmp // on the key; none for an unconditional write
@@ -28,7 +28,7 @@ type mutation struct {
 
 	guards []Guard
 	once   bool
-	leased bool // the caller has named a lease
+	leased bool // a put names a lease
 }
 
 // outcome is what became of a mutation.
@@ -96,7 +96,7 @@ func (c *core) blame(ctx context.Context, m *mutation, s *slot, err error) error
 			return err
 		}
 	}
-	return fail(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, err))
+	return fail(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, reason(err)))
 }
 
 func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {

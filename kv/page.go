@@ -42,7 +42,7 @@ func (s *Store) Page(ctx context.Context, prefix string, limit int, c Cursor) (P
 		at, err = parseCursor(c, s.ns+prefix)
 	}
 	if err != nil {
-		return Page[[]byte]{}, fail("page", prefix, err)
+		return Page[[]byte]{}, s.fail("page", prefix, err)
 	}
 	kvs, p, err := s.page(ctx, prefix, at.rest(spans), limit, at.rev)
 	if err != nil {

@@ -52,7 +52,7 @@ func (c *core) successor(ctx context.Context, m *mutation, cur *mvccpb.KeyValue)
 		case errors.Is(err, ErrCompacted):
 			return nil, fmt.Errorf("%w: the history that tells is compacted", ErrUnknownOutcome)
 		case err != nil:
-			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, reason(err))
 		case len(before.Kvs) == 0:
 			return nil, fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
 		case before.Kvs[0].GetModRevision() <= m.succeeds:

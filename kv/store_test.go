@@ -150,7 +150,7 @@ func TestAnAbsentKeyIsNotFound(t *testing.T) {
 
 	_, err := b.Get(t.Context(), "users/42")
 	require.ErrorIs(t, err, kv.ErrNotFound)
-	require.EqualError(t, err, `kv: get "users/42": key not found`)
+	require.EqualError(t, err, `kv: get "`+b.dir+`users/42": key not found`)
 	_, err = b.GetStale(t.Context(), "users/42")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	b.put(t, "users/42", "later")

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-
-	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // turns lets those who update the same key through stores made from one another go one after the other, instead of
@@ -52,7 +50,7 @@ func (t *turns) take(ctx context.Context, key string) (*turn, error) {
 		return one, nil
 	case <-ctx.Done():
 		t.leave(key, one)
-		return nil, retry.ContextError(ctx)
+		return nil, ctx.Err()
 	}
 }
 

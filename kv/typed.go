@@ -145,7 +145,7 @@ func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o
 // [Store.Update] for the rest, SkipUpdate and the cost included.
 func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o ...UpdateOption) (Entry[T], error) {
 	if f == nil {
-		return Entry[T]{}, fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
+		return Entry[T]{}, t.store().fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	var v T
 	skipped := false
@@ -170,7 +170,7 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		}
 		// What cannot be read again must not be written: the entry that is returned is what others will read.
 		if v, err = t.codec.Decode(b); err != nil {
-			return nil, fail("update", key, &codecError{what: "the new value cannot be decoded again", is: errs.Invalid, cause: err})
+			return nil, t.store().fail("update", key, &codecError{what: "the new value cannot be decoded again", is: errs.Invalid, cause: err})
 		}
 		return b, nil
 	}, o...)
@@ -238,11 +238,11 @@ func (t Typed[T]) store() *Store {
 
 func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
 	if t.codec == nil {
-		return nil, fail(op, key, fmt.Errorf("%w: no codec", errs.Invalid))
+		return nil, t.store().fail(op, key, fmt.Errorf("%w: no codec", errs.Invalid))
 	}
 	b, err := t.codec.Encode(v)
 	if err != nil {
-		return nil, fail(op, key, &codecError{what: "value cannot be encoded", is: errs.Invalid, cause: err})
+		return nil, t.store().fail(op, key, &codecError{what: "value cannot be encoded", is: errs.Invalid, cause: err})
 	}
 	return b, nil
 }
@@ -251,7 +251,7 @@ func (t Typed[T]) decode(op string, e Entry[[]byte]) (Entry[T], error) {
 	v, err := t.codec.Decode(e.Value)
 	if err != nil {
 		what := "revision " + strconv.FormatInt(e.ModRevision, 10)
-		return Entry[T]{}, fail(op, e.Key, &codecError{what: what, is: ErrDecode, cause: err})
+		return Entry[T]{}, t.store().fail(op, e.Key, &codecError{what: what, is: ErrDecode, cause: err})
 	}
 	return typed(e, v), nil
 }
@@ -271,7 +271,7 @@ func (t Typed[T]) listed(op string, e Entry[[]byte]) (d Entry[T], skip bool, err
 	}
 	if err = t.bad(e.Key, e.ModRevision, err); err != nil {
 		if _, ours := errors.AsType[*errs.Error](err); !ours {
-			err = fail(op, e.Key, err)
+			err = t.store().fail(op, e.Key, err)
 		}
 		return d, false, err
 	}

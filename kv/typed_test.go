@@ -56,7 +56,7 @@ func TestATypedStoreGivesAndTakesKeysBelowItsDir(t *testing.T) {
 	assert.Zero(t, gone)
 	_, err = users.Get(t.Context(), "42")
 	require.ErrorIs(t, err, kv.ErrNotFound)
-	require.EqualError(t, err, `kv: get "42": key not found`)
+	require.EqualError(t, err, `kv: get "`+b.dir+`users/42": key not found`)
 }
 
 func TestTypedStoresOfOneStoreKeepToThemselves(t *testing.T) {
@@ -235,7 +235,7 @@ func TestOneValueThatDoesNotDecodeDoesNotMakeAPageUnreadable(t *testing.T) {
 	strict := kv.NewTyped(b.Store, "", picky{})
 	_, err = strict.Page(t.Context(), 3, "")
 	require.ErrorIs(t, err, kv.ErrDecode)
-	require.ErrorContains(t, err, `"b"`)
+	require.ErrorContains(t, err, b.dir+`b"`)
 	stern := kv.NewTyped(b.Store, "", picky{}, kv.WithBadEntry(func(string, int64, error) error { return errNoMore }))
 	_, err = stern.Page(t.Context(), 3, "")
 	require.ErrorIs(t, err, errNoMore)

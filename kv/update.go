@@ -50,13 +50,13 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 		}
 	}
 	if err != nil {
-		return Entry[[]byte]{}, fail("update", key, err)
+		return Entry[[]byte]{}, s.fail("update", key, err)
 	}
 	ctx, stop := s.bounded(ctx)
 	defer stop()
 	t, err := s.turns.take(ctx, string(abs))
 	if err != nil {
-		return Entry[[]byte]{}, fail("update", key, fmt.Errorf("%w: waiting for other updates in this process", err))
+		return Entry[[]byte]{}, s.fail("update", key, s.waitError(ctx, "other updates of the key in this process", false))
 	}
 	u := update{Store: s, key: key, abs: abs, f: f, o: opts, known: t.known, cur: t.cur}
 	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // also when f panics
@@ -87,7 +87,7 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 		}
 		m, err := u.mutation(ctx, v)
 		if err != nil {
-			return Entry[[]byte]{}, fail("update", u.key, err)
+			return Entry[[]byte]{}, u.fail("update", u.key, err)
 		}
 		out, err := u.write(ctx, m)
 		if err != nil {
@@ -104,10 +104,10 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 		}
 		u.known = false // by the end of a pause it is old
 		if err := sleep(ctx, pause.NextBackOff()); err != nil {
-			return Entry[[]byte]{}, fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
+			return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
 		}
 	}
-	return Entry[[]byte]{}, fail("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, updateRounds))
+	return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, updateRounds))
 }
 
 // next reads the key, unless it is known, and asks f. What f refuses on a remembered state is asked again on a read one.
@@ -144,7 +144,7 @@ func (u *update) fetch(ctx context.Context) error {
 // ask calls f on what is known.
 func (u *update) ask() ([]byte, error) {
 	if u.cur == nil && !u.o.upsert {
-		return nil, fail("update", u.key, ErrNotFound)
+		return nil, u.fail("update", u.key, ErrNotFound)
 	}
 	return u.f(u.entry())
 }
@@ -167,7 +167,7 @@ func (u *update) stopped(err error) (Entry[[]byte], error) {
 	if _, ours := errors.AsType[*errs.Error](err); ours {
 		return Entry[[]byte]{}, err
 	}
-	return Entry[[]byte]{}, fail("update", u.key, err)
+	return Entry[[]byte]{}, u.fail("update", u.key, err)
 }
 
 // mutation is the write of v over what is known.
@@ -187,7 +187,7 @@ func (u *update) mutation(ctx context.Context, v []byte) (*mutation, error) {
 	}
 	u.logWrite(ctx, "update", u.key, v)
 	return &mutation{
-		op: "update", key: u.key, abs: u.abs, cond: cond.compares(u.abs), then: []clientv3.Op{putOp(u.abs, v, o)},
+		op: "update", key: string(u.abs), abs: u.abs, cond: cond.compares(u.abs), then: []clientv3.Op{putOp(u.abs, v, o)},
 		succeeds: cond.mod, value: v, guards: u.o.guards, once: u.o.once,
 	}, nil
 }

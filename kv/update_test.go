@@ -182,7 +182,7 @@ func TestTheFunctionsErrorEndsUpdate(t *testing.T) {
 	b.put(t, "k", "x")
 	_, err := b.Update(t.Context(), "k", func(raw) ([]byte, error) { return nil, errNoMore })
 	require.ErrorIs(t, err, errNoMore)
-	require.EqualError(t, err, `kv: update "k": the user has gone home`)
+	require.EqualError(t, err, `kv: update "`+b.dir+`k": the user has gone home`)
 	assert.True(t, errs.Unchanged(err))
 	assert.Equal(t, "x", b.value(t, "k"))
 }

@@ -52,7 +52,7 @@ func Example() {
 	fmt.Println(s.State(), context.Cause(s.Context()))
 	// Output:
 	// alive <nil>
-	// kv: get "workers/7": key not found
+	// kv: get "example/session/workers/7": key not found
 	// lost session closed
 }
 
@@ -97,7 +97,7 @@ func ExampleManager_OpenKey() {
 	fmt.Println(err)
 	// Output:
 	// 10.0.0.1:80
-	// kv: get "members/a": key not found
+	// kv: get "example/key/members/a": key not found
 }
 
 // One lease for all that a process does.
