@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,8 +23,7 @@ type Op struct {
 	bad    error
 }
 
-// OpPut is a put. Its options are those of [Store.Put]; WithTTL grants one lease for all operations of the batch that
-// have the same TTL.
+// OpPut is a put. Its options are those of [Store.Put].
 func OpPut(key string, v []byte, o ...PutOption) Op {
 	opts, err := putOptions(o)
 	return Op{key: key, value: v, o: opts, bad: err}
@@ -59,23 +59,22 @@ func (s *Store) checkBatch(ctx context.Context, ops []Op) error {
 	for i := range ops {
 		abs, err := s.writable(ops[i].key)
 		if err = errors.Join(err, ops[i].bad); err == nil {
-			err = errors.Join(s.limits.request((len(abs)+len(ops[i].value))*ops[i].weight()+opOverhead), s.limits.ops(ops[i].weight()+ops[i].o.extraOps()-1, s.limits.TxnOps))
+			err = errors.Join(s.limits.request((len(abs)+len(ops[i].value))*ops[i].weight()+opOverhead+guardBytes(ops[i].o.guards)), s.limits.ops(ops[i].weight()+ops[i].o.extraOps()-1, s.limits.TxnOps))
 		}
 		if err != nil {
-			return fmt.Errorf("operation %d on %s: %w", i, errs.Quote(ops[i].key), err)
+			return fmt.Errorf("operation %d on %s: %w", i, errs.Quote(s.ns+ops[i].key), err)
 		}
 	}
 	return nil
 }
 
 func (s *Store) batch(ctx context.Context, ops []Op) (rev int64, err error) {
-	leases := make(map[time.Duration]clientv3.LeaseID)
 	for done := 0; done < len(ops); {
 		n := s.chunk(ops[done:])
-		rev, err = s.applyChunk(ctx, ops[done:done+n], leases)
+		rev, err = s.applyChunk(ctx, ops[done:done+n])
 		if err != nil {
 			return 0, &errs.Error{
-				Pkg: "kv", Op: "batch", Key: ops[done].key, Unchanged: done == 0 && errs.Unchanged(err),
+				Pkg: "kv", Op: "batch", Key: s.ns + ops[done].key, Unchanged: done == 0 && errs.Unchanged(err),
 				Err: &BatchError{Done: done, Err: reason(err)},
 			}
 		}
@@ -101,7 +100,10 @@ const (
 
 // chunk is how many of ops fit into one transaction.
 func (s *Store) chunk(ops []Op) int {
-	size, count := 0, 0
+	size, count := guardBytes(ops[0].o.guards), 0
+	for _, g := range ops[0].o.guards {
+		size += 2 * batchOverhead * len(g.compares)
+	}
 	seen := make(map[string]bool)
 	once := false
 	for i, op := range ops {
@@ -137,57 +139,72 @@ func sameGuards(a, b []Guard) bool {
 }
 
 // applyChunk sends one transaction.
-func (s *Store) applyChunk(ctx context.Context, ops []Op, leases map[time.Duration]clientv3.LeaseID) (rev int64, err error) {
-	m := &mutation{op: "batch", key: ops[0].key, guards: ops[0].o.guards, then: make([]clientv3.Op, 0, len(ops)+1)}
-	var granted []clientv3.LeaseID
-	defer func() {
-		if err != nil && !errors.Is(err, ErrUnknownOutcome) {
-			for _, id := range granted {
-				s.revoke(ctx, id)
-			}
-		}
-	}()
-	for i := range ops {
-		op, fresh, err := s.batchOp(ctx, &ops[i], leases)
-		granted = append(granted, fresh...)
+func (s *Store) applyChunk(ctx context.Context, ops []Op) (rev int64, err error) {
+	for first := true; ; first = false {
+		leases, err := s.batchLeases(ctx, ops)
 		if err != nil {
 			return 0, err
 		}
-		m.then = append(m.then, op)
-		m.once = m.once || ops[i].o.once
-		m.leased = m.leased || ops[i].o.leaseSet
+		rev, err := s.commitChunk(ctx, ops, leases)
+		if again := s.release(ctx, err, slices.Collect(maps.Values(leases))...); !again || !first {
+			return rev, err
+		}
+	}
+}
+
+// batchLeases returns a lease for each TTL of ops.
+func (s *Store) batchLeases(ctx context.Context, ops []Op) (leases map[time.Duration]*ttlLease, err error) {
+	writes := make(map[time.Duration]int)
+	for i := range ops {
+		if ops[i].o.ttlSet {
+			writes[ops[i].o.ttl]++
+		}
+	}
+	leases = make(map[time.Duration]*ttlLease, len(writes))
+	if len(writes) == 0 {
+		return leases, nil
+	}
+	bounded, stop := s.bounded(ctx)
+	defer stop()
+	for ttl, n := range writes {
+		l, err := s.ttlLease(bounded, "batch", s.ns+ops[0].key, ttl, n)
+		if err != nil {
+			s.release(ctx, err, slices.Collect(maps.Values(leases))...)
+			return nil, err
+		}
+		leases[ttl] = l
+	}
+	return leases, nil
+}
+
+// commitChunk sends one transaction whose leases are there.
+func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Duration]*ttlLease) (int64, error) {
+	m := &mutation{op: "batch", key: s.ns + ops[0].key, guards: ops[0].o.guards, then: make([]clientv3.Op, len(ops))}
+	for i := range ops {
+		o := ops[i].o
+		if o.ttlSet {
+			o.lease = leases[o.ttl].id
+		}
+		m.then[i] = s.batchOp(&ops[i], o)
+		m.once = m.once || o.once
+		m.leased = m.leased || o.lease != 0
 		s.logWrite(ctx, "batch", ops[i].key, ops[i].value)
 	}
 	out, err := s.write(ctx, m)
 	return out.rev, err
 }
 
-// batchOp is the operation as etcd takes it, with the lease that it needs.
-func (s *Store) batchOp(ctx context.Context, op *Op, leases map[time.Duration]clientv3.LeaseID) (out clientv3.Op, granted []clientv3.LeaseID, err error) {
-	abs, err := s.absolute(op.key)
-	if err != nil {
-		return out, nil, err
-	}
+// batchOp is the operation as etcd takes it.
+func (s *Store) batchOp(op *Op, o options) clientv3.Op {
+	abs := []byte(s.ns + op.key)
 	if op.delete {
-		out = clientv3.OpDelete("")
-		out.WithKeyBytes(abs)
-		return out, nil, nil
+		del := clientv3.OpDelete("")
+		del.WithKeyBytes(abs)
+		return del
 	}
-	o := op.o
-	if o.ttlSet {
-		id, ok := leases[o.ttl]
-		if !ok {
-			if id, _, err = s.grant(ctx, "batch", op.key, o.ttl); err != nil {
-				return out, nil, err
-			}
-			leases[o.ttl] = id
-			granted = append(granted, id)
-		}
-		o.lease = id
-	}
-	out = putOp(abs, op.value, o)
+	put := putOp(abs, op.value, o)
 	if o.sameLease {
-		out = keepLease(abs, out)
+		put = keepLease(abs, put)
 	}
-	return out, granted, nil
+	return put
 }

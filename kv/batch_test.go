@@ -220,7 +220,7 @@ func TestABatchThatFailsHalfwayKeepsTheLeaseOfWhatWasApplied(t *testing.T) {
 	b := privateBench(t, etcdtest.Start(t))
 	g, lose := hold(t, b, errOwner)
 	lose()
-	ops := append(puts(128, 1, kv.WithTTL(time.Minute)), kv.OpPut("k", nil, kv.WithTTL(time.Minute), kv.WithGuard(g)), kv.OpPut("l", nil, kv.WithTTL(time.Hour), kv.WithGuard(g)))
+	ops := append(puts(128, 1, kv.WithTTL(30*time.Second)), kv.OpPut("k", nil, kv.WithTTL(30*time.Second), kv.WithGuard(g)), kv.OpPut("l", nil, kv.WithTTL(40*time.Second), kv.WithGuard(g)))
 	_, err := b.Batch(t.Context(), ops...)
 	require.ErrorIs(t, err, kv.ErrGuard)
 	leases, err := b.raw.Leases(t.Context())

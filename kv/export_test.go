@@ -8,3 +8,12 @@ func (s *Store) AgeSlots(d time.Duration) {
 	defer s.slots.mu.Unlock()
 	s.slots.until = s.slots.until.Add(-d)
 }
+
+// AgeTTLs lets the leases of WithTTL that s shares look older by d.
+func (s *Store) AgeTTLs(d time.Duration) {
+	s.ttls.mu.Lock()
+	defer s.ttls.mu.Unlock()
+	for _, e := range s.ttls.entries {
+		e.lease.until = e.lease.until.Add(-d)
+	}
+}

@@ -308,7 +308,7 @@ func TestACountThatCannotBeLearnedAnyMoreIsMinusOne(t *testing.T) {
 // What may have been written stays for its time: the lease is taken back only from a write that was refused for good.
 func TestALeaseIsNotRevokedWhileTheOutcomeOfItsWriteIsUnknown(t *testing.T) {
 	t.Parallel()
-	ttl := kv.WithTTL(time.Minute)
+	ttl := kv.WithTTL(10 * time.Second)
 	for name, op := range map[string]func(ctx context.Context, s *kv.Store, mod int64) error{
 		"put": func(ctx context.Context, s *kv.Store, _ int64) error { _, err := s.Put(ctx, "k", nil, ttl); return err },
 		"replace": func(ctx context.Context, s *kv.Store, mod int64) error {

@@ -8,9 +8,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/etcdkit/etcdkit/internal/retry"
-	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // An operation slot is a hidden key that only this client writes. A write that carries one puts its operation id there
@@ -72,10 +69,8 @@ func (p *slots) take(ctx context.Context, c *core) (*slot, error) {
 		if s := p.pop(); s != nil {
 			return s, nil
 		}
-		select {
-		case p.grant <- struct{}{}:
-		case <-ctx.Done():
-			return nil, retry.ContextError(ctx)
+		if err := c.await(ctx, p.grant, "the lease of WithOnce, which another call asks for"); err != nil {
+			return nil, err
 		}
 		err := p.renew(ctx, c)
 		<-p.grant
@@ -116,9 +111,9 @@ func (p *slots) renew(ctx context.Context, c *core) error {
 		return nil
 	}
 	asked := time.Now()
-	lease, ttl, err := c.grant(ctx, "grant for WithOnce", "", slotTTL)
+	lease, ttl, err := c.grant(ctx, "grant", "", slotTTL)
 	if err != nil {
-		return err
+		return fmt.Errorf("lease of WithOnce: %w", reason(err))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -143,15 +138,4 @@ func (p *slots) forget(s *slot) {
 	if s.lease == p.lease {
 		p.lease, p.free = 0, nil
 	}
-}
-
-// grant asks for a lease. Where its ID can be chosen here, repeating the request cannot make two; else an answer that is
-// lost is the end of it.
-func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (id clientv3.LeaseID, granted time.Duration, err error) {
-	want := wire.NewLeaseID()
-	err = c.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key, Read: wire.GrantRepeats(c.cli)}, func(ctx context.Context, _ bool) (err error) {
-		id, granted, err = wire.Grant(ctx, c.cli, want, ttl)
-		return err
-	})
-	return id, granted, err
 }

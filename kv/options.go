@@ -94,11 +94,19 @@ func WithGuard(g ...Guarded) WriteOption {
 // put in each write, and one lease grant about every 30 seconds in which it is used. See the package documentation.
 func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) }
 
-// WithTTL lets the key end d after the write. It grants a lease for this write alone: one more RPC, and a lease in etcd
-// for each such key; a lease.Session is the cheaper way for many. d is rounded up to whole seconds and must be 1 s at
-// least; a server with default timing grants no less than 2 s. When the write is refused the lease is revoked again; when
-// the outcome of the grant or the write is unknown, it ends by itself. Revoking takes half a second at the most, also after
-// the end of the context.
+// WithTTL lets etcd delete the key d after the write, unless it is written again before. d is rounded up to whole seconds
+// and must be at least 1 s; a server with default timing grants no less than 2 s.
+//
+// From a minute on, writes of a client with the same TTL share a lease. A key then lives up to a twentieth longer than d.
+// The first write within each twentieth of d, and the first after every 1000, grants a lease: two RPCs. The others cost one.
+// Never revoke the lease of such a key, because that deletes other keys, too.
+//
+// Below a minute each write grants a lease of its own: two RPCs, and a lease in etcd that ends with its time even if the key
+// is overwritten. If the write is refused the lease is revoked, which takes at most half a second, also after the end of the
+// context. If the outcome of the grant or the write is unknown, the lease is left to expire. For many keys that live as long
+// as a process, a lease.Session is the cheaper way.
+//
+// In a [Store.Batch] one lease serves all operations of a transaction that have the same TTL.
 func WithTTL(d time.Duration) PutOption {
 	return option(func(o *options) {
 		o.ttl, o.ttlSet = d, true

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -33,13 +32,14 @@ func (s *Store) Create(ctx context.Context, key string, v []byte, o ...PutOption
 // unknown in the one case that somebody wrote the same value, which [WithOnce] tells apart too.
 func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision int64, o ...PutOption) (rev int64, err error) {
 	if modRevision <= 0 {
-		return 0, fail("replace", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
+		return 0, s.fail("replace", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
 	}
 	return s.put(ctx, "replace", key, v, condition{mod: modRevision}, o)
 }
 
 // CompareAndSwap writes key if its value is old, and returns a [ConflictError] when it is another or the key is absent.
-// One RPC. The value compared may come and go, so a lost answer leaves the outcome unknown: prefer Replace.
+// One RPC. The key keeps its lease. The value compared may come and go, so a lost answer leaves the outcome unknown:
+// prefer Replace.
 func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte) (rev int64, err error) { //nolint:predeclared,gocritic // as in sync/atomic
 	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, nil)
 }
@@ -57,6 +57,9 @@ var (
 	always = condition{}
 	absent = condition{absent: true}
 )
+
+// requiresKey reports whether the condition can hold only for a key that is there.
+func (c condition) requiresKey() bool { return c.mod > 0 || c.byValue }
 
 // compares is the condition on key in etcd's terms.
 func (c condition) compares(key []byte) []clientv3.Cmp {
@@ -86,16 +89,17 @@ func (c condition) refusal(key string, out outcome) error {
 // put is every write of a value.
 func (s *Store) put(ctx context.Context, op, key string, v []byte, cond condition, opts []PutOption) (int64, error) {
 	o, err := putOptions(opts)
+	o.sameLease = o.sameLease || cond.byValue
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {
 		size := len(abs) + len(v)
-		if o.sameLease && cond.mod == 0 {
+		if o.sameLease && !cond.requiresKey() {
 			size *= 2 // in both branches
 		}
-		err = errors.Join(s.limits.request(size+len(cond.value)), s.limits.ops(1+o.extraOps(), s.limits.TxnOps))
+		err = errors.Join(s.limits.request(size+len(cond.value)+guardBytes(o.guards)), s.limits.ops(1+o.extraOps(), s.limits.TxnOps))
 	}
 	if err != nil {
-		return 0, fail(op, key, err)
+		return 0, s.fail(op, key, err)
 	}
 	s.logWrite(ctx, op, key, v)
 	if o.ttlSet {
@@ -104,33 +108,23 @@ func (s *Store) put(ctx context.Context, op, key string, v []byte, cond conditio
 	return s.putLease(ctx, op, key, abs, v, cond, o)
 }
 
-// putTTL writes under a lease of the write's own.
+// putTTL writes under a lease that ends after the TTL.
 func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond condition, o options) (int64, error) {
 	if ctx == nil {
-		return 0, fail(op, key, fmt.Errorf("%w: nil context", errs.Invalid))
+		return 0, s.fail(op, key, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
 	ctx, stop := s.bounded(ctx)
 	defer stop()
-	id, _, err := s.grant(ctx, op, key, o.ttl)
-	if err != nil {
-		return 0, err
-	}
-	o.lease = id
-	rev, err := s.putLease(ctx, op, key, abs, v, cond, o)
-	if err != nil && !errors.Is(err, ErrUnknownOutcome) {
-		s.revoke(ctx, id) // what is not known to be refused ends with its TTL: revoking could delete what was there before
-	}
-	return rev, err
-}
-
-const revokeWithin = 500 * time.Millisecond
-
-// revoke takes back a lease that nothing came to be attached to, also when ctx has ended. What fails here ends by itself.
-func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), revokeWithin)
-	defer stop()
-	if _, err := s.cli.Revoke(ctx, id); err != nil {
-		s.log.DebugContext(ctx, "lease of a refused put was not revoked", "lease", int64(id), "error", err)
+	for first := true; ; first = false {
+		l, err := s.ttlLease(ctx, op, string(abs), o.ttl, 1)
+		if err != nil {
+			return 0, err
+		}
+		o.lease = l.id
+		rev, err := s.putLease(ctx, op, key, abs, v, cond, o)
+		if again := s.release(ctx, err, l); !again || !first {
+			return rev, err
+		}
 	}
 }
 
@@ -141,11 +135,11 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	if cmps == nil && len(o.guards) == 0 && !o.once && !o.sameLease {
 		return s.plain(ctx, op, key, then)
 	}
-	m := &mutation{op: op, key: key, abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once, leased: o.leaseSet}
+	m := &mutation{op: op, key: string(abs), abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once, leased: o.lease != 0}
 	if v == nil {
 		m.value = []byte{} // nil says delete
 	}
-	if o.sameLease && cond.mod == 0 {
+	if o.sameLease && !cond.requiresKey() {
 		m.then = []clientv3.Op{keepLease(abs, then)}
 	}
 	out, err := s.write(ctx, m)
@@ -153,7 +147,7 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	case err != nil:
 		return 0, err
 	case !out.applied:
-		return 0, fail(op, key, cond.refusal(key, out))
+		return 0, s.fail(op, key, cond.refusal(key, out))
 	}
 	return out.rev, nil
 }
@@ -184,7 +178,7 @@ func keepLease(abs []byte, keep clientv3.Op) clientv3.Op {
 
 // plain sends one operation without a transaction.
 func (s *Store) plain(ctx context.Context, op, key string, put clientv3.Op) (rev int64, err error) {
-	err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key}, func(ctx context.Context, _ bool) error {
+	err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: s.ns + key}, func(ctx context.Context, _ bool) error {
 		r, err := s.kv.Do(ctx, put)
 		if err == nil {
 			rev = r.Put().Header.GetRevision()

@@ -60,7 +60,7 @@ func TestCreateWritesOnlyWhatIsAbsent(t *testing.T) {
 		got, err := b.Create(t.Context(), "k", []byte("second"))
 		require.ErrorIs(t, err, kv.ErrExists)
 		require.NotErrorIs(t, err, kv.ErrConflict)
-		require.EqualError(t, err, `kv: create "k": key exists`)
+		require.EqualError(t, err, `kv: create "`+b.dir+`k": key exists`)
 		assert.Zero(t, got)
 	})
 	assert.Equal(t, "first", b.value(t, "k"))
@@ -83,7 +83,7 @@ func TestReplaceWritesOnlyOverTheRevisionItWasGiven(t *testing.T) {
 	b.costs(t, rpc("KV/Txn", 1), func() {
 		_, err := b.Replace(t.Context(), "k", []byte("late"), read)
 		conflict(t, err, "k", read, mine)
-		assert.ErrorContains(t, err, `kv: replace "k": changed meanwhile: wanted revision`)
+		assert.ErrorContains(t, err, `kv: replace "`+b.dir+`k": changed meanwhile: wanted revision`)
 	})
 	assert.Equal(t, "mine", b.value(t, "k"))
 
@@ -259,14 +259,14 @@ func TestAPutWithTTLThatFailsLeavesNoLease(t *testing.T) {
 	b := privateBench(t, etcdtest.Start(t), kv.WithLimits(kv.Limits{RequestBytes: 1 << 20 * 8}))
 	rev := b.put(t, "k", "x")
 	lost := kv.NewGuard(errOwner, clientv3.Compare(clientv3.ModRevision(b.dir+"k"), "=", rev+1))
-	ttl := kv.WithTTL(time.Minute)
+	ttl := kv.WithTTL(10 * time.Second)
 	for name, write := range map[string]func() error{
 		"create of a key that exists": func() error { _, err := b.Create(t.Context(), "k", nil, ttl); return err },
 		"replace of another revision": func() error { _, err := b.Replace(t.Context(), "k", nil, rev+1, ttl); return err },
 		"a guard that does not hold":  func() error { _, err := b.Put(t.Context(), "k", nil, ttl, kv.WithGuard(lost)); return err },
 		"too large for the server":    func() error { _, err := b.Put(t.Context(), "k", make([]byte, 1<<20*3/2+1), ttl); return err },
 		"a batch whose guard fails": func() error {
-			_, err := b.Batch(t.Context(), kv.OpPut("a", nil, ttl, kv.WithGuard(lost)), kv.OpPut("b", nil, kv.WithTTL(time.Hour), kv.WithGuard(lost)))
+			_, err := b.Batch(t.Context(), kv.OpPut("a", nil, ttl, kv.WithGuard(lost)), kv.OpPut("b", nil, kv.WithTTL(20*time.Second), kv.WithGuard(lost)))
 			return err
 		},
 	} {

@@ -36,6 +36,7 @@ type core struct {
 	log    *slog.Logger
 	turns  turns
 	slots  slots
+	ttls   ttlPool
 	seed   maphash.Seed // of the hashes in the log
 }
 

@@ -1,0 +1,180 @@
+package kv_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+func (b bench) leases(t *testing.T) int {
+	t.Helper()
+	r, err := b.raw.Leases(t.Context())
+	require.NoError(t, err)
+	return len(r.Leases)
+}
+
+func TestWithTTL_WritesWithTheSameTTLShareALease(t *testing.T) {
+	t.Parallel()
+	b := privateBench(t, etcdtest.Start(t))
+	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Put": 50}, func() {
+		for i := range 50 {
+			_, err := b.Put(t.Context(), "k", []byte(strconv.Itoa(i)), kv.WithTTL(time.Hour))
+			require.NoError(t, err)
+		}
+	})
+	assert.Equal(t, 1, b.leases(t))
+	ttl, err := b.raw.TimeToLive(t.Context(), b.leaseOf(t, "k"))
+	require.NoError(t, err)
+	assert.EqualValues(t, 3600+180, ttl.GrantedTTL)
+
+	b.costs(t, map[string]int{"KV/Put": 1}, func() {
+		_, err := b.Namespace("below").Put(t.Context(), "k", nil, kv.WithTTL(time.Hour-time.Nanosecond))
+		require.NoError(t, err)
+	})
+	b.AgeTTLs(3*time.Minute + time.Second)
+	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Put": 1}, func() {
+		_, err := b.Put(t.Context(), "k", nil, kv.WithTTL(time.Hour))
+		require.NoError(t, err)
+	})
+	assert.Equal(t, 2, b.leases(t))
+}
+
+func TestWithTTL_ManyWritersWaitForOneGrant(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Put": 50}, func() {
+		var all sync.WaitGroup
+		for i := range 50 {
+			all.Go(func() {
+				_, err := b.Put(t.Context(), strconv.Itoa(i), nil, kv.WithTTL(time.Minute))
+				assert.NoError(t, err)
+			})
+		}
+		all.Wait()
+	})
+}
+
+func TestWithTTL_LeaseHoldsABoundedNumberOfKeys(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	_, err := b.Batch(t.Context(), puts(1100, 1, kv.WithTTL(time.Minute))...)
+	require.NoError(t, err)
+	keys := map[int64]int{}
+	for e, err := range b.List(t.Context(), "") {
+		require.NoError(t, err)
+		keys[int64(e.Lease)]++
+	}
+	require.Len(t, keys, 2)
+	for _, n := range keys {
+		assert.LessOrEqual(t, n, 1000)
+	}
+}
+
+func TestWithTTL_RefusedWritesKeepASharedLease(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.put(t, "k", "x")
+	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Txn": 10}, func() {
+		for range 10 {
+			_, err := b.Create(t.Context(), "k", nil, kv.WithTTL(time.Minute))
+			require.ErrorIs(t, err, kv.ErrExists)
+		}
+	})
+}
+
+func TestWithTTL_SharedLeaseThatWasRevokedIsReplaced(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for name, write := range map[string]func(ttl kv.PutOption) error{
+		"put":       func(ttl kv.PutOption) error { return second(b.Put(t.Context(), "k", nil, ttl)) },
+		"put, once": func(ttl kv.PutOption) error { return second(b.Put(t.Context(), "k", nil, ttl, kv.WithOnce())) },
+		"batch":     func(ttl kv.PutOption) error { return second(b.Batch(t.Context(), kv.OpPut("k", nil, ttl))) },
+	} {
+		require.NoError(t, write(kv.WithTTL(time.Minute)), name)
+		_, err := b.raw.Revoke(t.Context(), b.leaseOf(t, "k"))
+		require.NoError(t, err)
+		require.Equal(t, "<none>", b.value(t, "k"))
+		require.NoError(t, write(kv.WithTTL(time.Minute)), name)
+		assert.NotZero(t, b.leaseOf(t, "k"), name)
+	}
+	_, err := b.Batch(t.Context(), kv.OpPut("k", nil, kv.WithTTL(time.Minute)), kv.OpPut("l", nil, kv.WithLease(12345)))
+	require.ErrorIs(t, err, errs.LeaseNotFound, "that of the caller is not replaced")
+}
+
+// A batch that takes longer than the TTL would lose the keys that it wrote first, and then its lease.
+func TestBatch_EachTransactionHasAShortLeaseOfItsOwn(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.costs(t, map[string]int{"Lease/LeaseGrant": 3, "KV/Txn": 3}, func() {
+		_, err := b.Batch(t.Context(), puts(300, 1, kv.WithTTL(30*time.Second))...)
+		require.NoError(t, err)
+	})
+	assert.Equal(t, b.leaseOf(t, "many/0000"), b.leaseOf(t, "many/0127"))
+	assert.NotEqual(t, b.leaseOf(t, "many/0127"), b.leaseOf(t, "many/0128"))
+}
+
+func TestBatch_CountsTheBytesOfGuards(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	g, _ := hold(t, b, errOwner)
+	wide := g.Guard().Compares()
+	for range 8 {
+		wide = append(wide, g.Guard().Compares()...)
+	}
+	guard := kv.WithGuard(kv.NewGuard(errOwner, wide...))
+	for d := range 24 { // bytes around which a third operation still fits
+		value := make([]byte, 3<<19/3-d*64)
+		var ops []kv.Op
+		for i := range 3 {
+			ops = append(ops, kv.OpPut("k"+strconv.Itoa(i), value, guard))
+		}
+		_, err := b.Batch(t.Context(), ops...)
+		require.NoError(t, err, "%d bytes", len(value))
+	}
+}
+
+func TestStore_QueuedCallersAreToldOfTheEndpoints(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	for name, put := range map[string]func(ctx context.Context, s *kv.Store) error{
+		"once": func(ctx context.Context, s *kv.Store) error { return second(s.Put(ctx, "k", nil, kv.WithOnce())) },
+		"ttl": func(ctx context.Context, s *kv.Store) error {
+			return second(s.Put(ctx, "k", nil, kv.WithTTL(time.Hour)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, n := srv.Proxy(t), etcdtest.Counter(t)
+			s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t), n.Option), kv.WithNamespace(name))
+			_, err := s.Exists(t.Context(), "k")
+			require.NoError(t, err)
+			p.Blackhole(true, true)
+			first, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- put(first, s) }()
+			require.Eventually(t, func() bool { return n.Count("Lease/LeaseGrant") == 1 }, 10*time.Second, time.Millisecond)
+			for range 2 {
+				ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				err := put(ctx, s)
+				stop()
+				require.ErrorIs(t, err, kv.ErrUnavailable)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.ErrorContains(t, err, "while waiting for")
+				require.ErrorContains(t, err, p.Endpoint())
+				assert.True(t, errs.Unchanged(err))
+			}
+			stop()
+			require.ErrorIs(t, <-done, context.Canceled)
+			p.Heal()
+		})
+	}
+}
