@@ -68,6 +68,12 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 	}
 	s.logger = logging.OrDefault(s.logger)
 	kv, observed := wire.KV(cli)
+	switch {
+	case kv == nil:
+		bad = errors.Join(bad, fmt.Errorf("%w: the client has no KV", errs.Invalid))
+	case embedsNil(kv):
+		kv = partialKV{kv}
+	}
 	c := &core{
 		cli: cli,
 		kv:  kv,
