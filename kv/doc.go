@@ -15,7 +15,7 @@
 // "myapp/", it never sees "myapp2/x", and no key, range, compare or transaction reaches out of it. Any bytes are a key
 // and mean themselves: "../x" is a name, not a path. A prefix ends in "/" or is "", unless WithPartialPrefix says
 // otherwise, so that deleting "users/4" does not delete "users/42". Keys below ".etcdkit/" of a store's namespace belong
-// to this package: they appear in no listing or count, and are not written.
+// to this package: they appear in no listing or count and in no range that a transaction reads, and are not written.
 //
 // [Namespace] is the wall alone, as a decorator for a clientv3.KV. [Coalesce] is another one: gets, puts and deletes that many
 // goroutines make at once share transactions.
@@ -75,8 +75,8 @@
 // # Errors
 //
 // Conditions are matched with errors.Is, facts with errors.As: [ErrNotFound], [ErrExists], [ErrConflict] with
-// [ConflictError], [ErrGuard], [ErrDecode], [BatchError], and those shared with the other packages. The text is
-// `kv: put "users/42": reason`. An error for want of time matches context.DeadlineExceeded and names the endpoints and
+// [ConflictError], [ErrGuard], [ErrDecode], [BatchError], and those shared with the other packages. The text names the whole
+// key, namespace included: `kv: put "myapp/users/42": reason`. An error for want of time matches context.DeadlineExceeded and names the endpoints and
 // why they could not be reached. Values never appear in errors or logs.
 //
 // # Time and cost

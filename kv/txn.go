@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -19,7 +20,8 @@ import (
 type Txn struct{ clientv3.Txn }
 
 // Txn begins a transaction. All of it is applied at one revision, or nothing. One RPC, at Commit. It needs at least one
-// operation. The outcome is unknown ([ErrUnknownOutcome]) when the answer to one that writes is lost. Txn is for one
+// operation. A get of a range leaves out the library's own keys, as List does; it counts for three operations if the range
+// reaches across them. A compare of a range does not leave them out. The outcome is unknown ([ErrUnknownOutcome]) when the answer to one that writes is lost. Txn is for one
 // goroutine and one Commit.
 func (s *Store) Txn(ctx context.Context) *Txn {
 	t := &txn{s: s, ctx: ctx, keys: keyMapper{dir: s.ns, end: rangeEnd(s.ns), err: s.bad}}
@@ -117,6 +119,7 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 			return nil, fail("txn", "", err)
 		}
 	}
+	mergeGets(t.then, t.orElse, (*pb.TxnResponse)(resp))
 	if err := t.keys.trimTxn(resp); err != nil {
 		return nil, badResponse("txn", "", err)
 	}
@@ -131,15 +134,15 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	if t.keys.err == nil && len(t.then)+len(t.orElse) == 0 {
 		t.complain("no operations")
 	}
-	c := counted{Store: t.s}
+	c, then, orElse := counted{Store: t.s}, splitGets(t.then), splitGets(t.orElse)
 	if t.s.bad == nil {
-		bad := c.branch(t.cmps, t.then, t.orElse, t.s.limits.TxnOps-t.guardOps())
-		t.bad = append(append(t.bad, bad...), t.s.limits.request(c.bytes))
+		bad := c.branch(t.cmps, then, orElse, t.s.limits.TxnOps-t.guardOps())
+		t.bad = append(append(t.bad, bad...), t.s.limits.request(c.bytes+guardBytes(t.guards)))
 	}
 	if err := join(t.bad); err != nil {
 		return op, false, err
 	}
-	op, err = t.keys.absoluteTxn(clientv3.OpTxn(t.cmps, t.then, t.orElse))
+	op, err = t.keys.absoluteTxn(clientv3.OpTxn(t.cmps, then, orElse))
 	if err != nil || len(t.guards) == 0 {
 		return op, c.writes, err
 	}
