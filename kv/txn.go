@@ -45,6 +45,27 @@ func (t *Txn) Guard(g ...Guarded) *Txn {
 	return t
 }
 
+// With applies options to the transaction, as they apply to any write. Only [WithGuard] fits a transaction; with others
+// Commit returns [ErrInvalid]. Like [Txn.Guard], it comes before If, Then and Else.
+func (t *Txn) With(o ...WriteOption) *Txn {
+	inner, ok := t.Txn.(*txn)
+	if !ok {
+		return t.Guard() // which refuses it
+	}
+	var all options
+	for _, one := range o {
+		if one != nil {
+			one.put(&all)
+		}
+	}
+	if all.once {
+		all.complain("WithOnce does not fit a transaction")
+	}
+	inner.guards = append(inner.guards, all.guards...)
+	inner.bad = append(inner.bad, all.complaints...)
+	return t
+}
+
 // txn collects a transaction.
 type txn struct {
 	s    *Store
