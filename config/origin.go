@@ -76,16 +76,16 @@ type Change struct {
 
 // Stats counts what a source did.
 type Stats struct {
-	Keys        int    // how many there are now, those of the fallback file included
-	Bound       int    // how many values are bound
-	Following   int    // how many functions are told of changes
-	Updates     uint64 // revisions that were taken over from etcd
-	Decodes     uint64 // of bound values, each for all who load it
-	BadValues   uint64 // values that could not be used, each time that one came
-	Bad         int    // bound values that now show an older state than etcd has, because that one is bad
-	Panics      uint64 // of functions that this package has called
-	Folded      uint64 // changes that a function was not told of by themselves, because it was too slow
-	Ignored     uint64 // keys that are no names of configuration, each time that one came
-	StateWrites uint64 // of the state file
-	StateErrors uint64 // failed writes of the state file
+	Keys        int    `json:"keys"`        // how many there are now, those of the fallback file included
+	Bound       int    `json:"bound"`       // how many values are bound
+	Following   int    `json:"following"`   // how many functions are told of changes
+	Updates     uint64 `json:"updates"`     // revisions that were taken over from etcd
+	Decodes     uint64 `json:"decodes"`     // of bound values, each for all who load it
+	BadValues   uint64 `json:"badValues"`   // values that could not be used, each time that one came
+	Bad         int    `json:"bad"`         // bound values that now show an older state than etcd has, because that one is bad
+	Panics      uint64 `json:"panics"`      // of functions that this package has called
+	Folded      uint64 `json:"folded"`      // changes that a function was not told of by themselves, because it was too slow
+	Ignored     uint64 `json:"ignored"`     // keys that are no names of configuration, each time that one came
+	StateWrites uint64 `json:"stateWrites"` // of the state file
+	StateErrors uint64 `json:"stateErrors"` // failed writes of the state file
 }
