@@ -31,6 +31,7 @@ func (s *Source) readFiles() error {
 	if !s.set.hasState {
 		return nil
 	}
+	removeLeftovers(s.set.state)
 	var err error
 	if s.saved, err = readState(s.set.state, s.dir); err != nil {
 		s.report("", 0, err)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -124,6 +125,18 @@ func writeAtomically(path string, b []byte) error {
 	}
 	syncDir(dir)
 	return nil
+}
+
+// removeLeftovers removes what writeAtomically has left where the process, or the machine, ended before the rename.
+func removeLeftovers(path string) {
+	dir, prefix := filepath.Dir(path), "."+filepath.Base(path)+"."
+	entries, _ := os.ReadDir(dir) // whoever cannot read it may still write the file
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), prefix)
+		if ok && number != "" && strings.Trim(number, "0123456789") == "" && e.Type().IsRegular() {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // it is of no use, and does no harm
+		}
+	}
 }
 
 // syncDir makes a rename last. Not every file system can do that, and the state is only a copy.
