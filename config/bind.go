@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -42,8 +43,8 @@ func WithValidate[T any](f func(T) error) BindOption[T] {
 	}
 }
 
-// WithStrict makes unknown fields of JSON and YAML, and for a dir keys that belong to no field, a bad value. Default:
-// they are ignored, so that a new version's configuration does not stop an old version's process.
+// WithStrict makes unknown fields of JSON and YAML, fields that are set twice, and for a dir keys that belong to no field,
+// a bad value. Default: they are ignored, so that a new version's configuration does not stop an old version's process.
 func WithStrict[T any]() BindOption[T] { return func(s *bindSettings[T]) { s.strict = true } }
 
 // WithCodec stores the value of a key in a form of your own. Its Decode may return the error of a value that is bad in
@@ -57,10 +58,10 @@ func WithCodec[T any](c kv.Codec[T]) BindOption[T] {
 // A bad value is reported, by [Value.Err], [WithErrorHandler], the log and the Stats, and does not change what Load
 // returns; the next good one ends that. Deletion of the key brings the default back; without [WithDefault] it counts as a
 // bad value. A value that is bad when Bind is called is replaced by the first of these that is good: the one in the state
-// file, the one in the fallback file, the default; with none of them, or when a variable of the environment is what is
-// bad, the error is a [*BadValueError], which matches kv.ErrNotFound if the key is absent and there is no default.
+// file, the one in the fallback file, that of WithDefault; with none of them, or when a variable of the environment is
+// what is bad, the error is a [*BadValueError], which matches kv.ErrNotFound if the key is absent and there is no default.
 // Mistakes of the program match [ErrInvalid]: a key that is no name, a type that nothing can be decoded into, a default
-// that validation refuses.
+// that validation refuses, with [WithEnvironment] a key whose variable is that of another bound key.
 func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 	const op = "bind"
 	v, err := newValue(s, o)
@@ -88,18 +89,20 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 
 // BindDir returns a struct that follows the keys below dir, which lies below the source's; "" is all of it. It is made of
 // one revision: a transaction that changes several keys is seen as one change. What [Bind] says about bad values holds
-// for the struct as a whole: one bad field, and all of it stays as it was. Fields go by their tags:
+// for the struct as a whole: one bad field, and all of it stays as it was, or BindDir fails. Its default tags do not
+// stand in for keys that are bad. Each bad key is reported. Fields go by their tags:
 //
 //	type Limits struct {
 //		Rate    int           `config:"rate" default:"100"`     // the key <dir>/rate
 //		Timeout time.Duration `config:"timeout,required"`       // absent, it is a bad value
+//		Region  string        `json:"region"`                   // without a config name, as encoding/json has it
 //		HTTP    struct {                                        // a struct is a dir: <dir>/http/port
-//			Port int                                            // without a name, in lower case with "-": "MaxConns" is "max-conns"
+//			Port int                                            // without any name, in lower case with "-": "MaxConns" is "max-conns"
 //		}
 //		Banner  Banner        `config:"banner,json"`            // a struct that is one key
 //		Flags   map[string]bool `config:"flags,dir"`            // a map with an entry for each key below <dir>/flags
 //		Note    *string                                         // nil where it is absent
-//		Secret  string        `config:"-"`                      // none
+//		Cache   string        `config:"-"`                      // none; likewise json:"-" without a config tag
 //	}
 //
 // Embedded structs without a name are part of the outer one. Bind and BindDir decode once for each revision that changes
@@ -189,19 +192,48 @@ func (v *Value[T]) join() error {
 			s.mu.Unlock()
 			continue
 		}
+		if err := v.claimVariables(); err != nil {
+			s.mu.Unlock()
+			return err
+		}
 		s.bounds = append(slices.Clip(s.bounds), v) // others read the old one
 		s.mu.Unlock()
 		break
 	}
-	if bad, ok := errors.AsType[*BadValueError](v.Err()); ok {
-		s.bad(bad)
+	if err := v.Err(); err != nil {
+		s.badValue(v.at, true, err)
 		s.dirty() // the state file may have what is bad
 	}
 	return nil
 }
 
-// others returns what there is in the place of what etcd has, below the environment: the state file, the fallback file,
-// and nothing. The caller holds the source's lock.
+// claimVariables refuses keys that share a variable of the environment: it would override both. The caller holds the
+// source's lock.
+func (v *Value[T]) claimVariables() error {
+	s := v.src
+	if s.layers.env.prefix == "" {
+		return nil
+	}
+	keys := []string{v.at}
+	if v.plan != nil {
+		keys = v.plan.keys(v.at)
+	}
+	claimed := make(map[string]string, len(keys))
+	for _, key := range keys {
+		name := s.layers.env.prefix + variable(key)
+		for _, other := range []string{s.variables[name], claimed[name]} {
+			if other != "" && other != key {
+				return invalid("the keys %q and %q have one variable, %s", other, key, name)
+			}
+		}
+		claimed[name] = key
+	}
+	maps.Copy(s.variables, claimed)
+	return nil
+}
+
+// others returns what the user has named to stand in for what etcd has, below the environment: the state file, the
+// fallback file, the default. The caller holds the source's lock.
 func (v *Value[T]) others() [][]piece {
 	from := v.src.layers
 	var out [][]piece
@@ -210,9 +242,14 @@ func (v *Value[T]) others() [][]piece {
 		out = append(out, v.pieces(&from))
 	}
 	from.etcd = nil
-	out = append(out, v.pieces(&from))
+	if v.src.set.hasFallback {
+		out = append(out, v.pieces(&from))
+	}
 	from.fallback = nil
-	return append(out, v.pieces(&from))
+	if v.set.def != nil {
+		out = append(out, v.pieces(&from))
+	}
+	return out
 }
 
 // begin loads the first value.
@@ -220,7 +257,7 @@ func (v *Value[T]) begin(latest []piece, others [][]piece) error {
 	out, err := v.make(latest)
 	good := latest
 	if err != nil {
-		if bad, ok := errors.AsType[*BadValueError](err); ok && bad.Origin == Environment {
+		if slices.ContainsFunc(listBad(err), func(bad *BadValueError) bool { return bad.Origin == Environment }) {
 			return err
 		}
 		for _, good = range others {

@@ -93,7 +93,7 @@ func TestABadValueIsReportedAndTheLastGoodOneStays(t *testing.T) {
 	}{
 		{"invalid JSON", `{"text":`, kv.ErrDecode, `bad value at revision N: value cannot be decoded: JSON: it ends too early`},
 		{"an empty value", ``, kv.ErrDecode, `bad value at revision N: value cannot be decoded: JSON: it ends too early`},
-		{"a wrong type", `{"text":5}`, kv.ErrDecode, `bad value at revision N: value cannot be decoded: JSON: field "text": number where string is meant`},
+		{"a wrong type", `{"text":5}`, kv.ErrDecode, `bad value at revision N: value cannot be decoded: JSON: field "text": number where string is expected`},
 		{"an unknown field, in strict mode", `{"text":"x","colour":"red"}`, kv.ErrDecode, `bad value at revision N: value cannot be decoded: JSON: unknown field "colour"`},
 		{"something behind the value, in strict mode", `{"text":"x"} {}`, kv.ErrDecode, `bad value at revision N: value cannot be decoded: JSON: something follows the value`},
 		{"a value that validation refuses", `{"text":"bad"}`, config.ErrValidation, `bad value at revision N: refused by validation: no such text`},
@@ -327,7 +327,7 @@ func TestStrictDirsRefuseUnknownKeys(t *testing.T) {
 	v := bindDir(t, s, "db", config.WithStrict[pools]())
 	reached(t, s, put(t, p, "db/maximum", "4"))
 	assert.Equal(t, 3, v.Load().Max)
-	assert.Equal(t, `bad value at revision N: value cannot be decoded: no field has this key`, withoutRevision(v.Err()))
+	assert.Equal(t, `key "db/maximum": bad value at revision N: value cannot be decoded: no field has this key`, withoutRevision(v.Err()))
 	reached(t, s, del(t, p, "db/maximum"))
 	require.NoError(t, v.Err())
 }
@@ -510,6 +510,8 @@ func TestAPanicOfADecoderIsABadValue(t *testing.T) {
 	}](t, s, "none")
 	assert.Nil(t, v.Load().A)
 	_, err = config.BindDir[struct{ A awkward }](s, "dir")
+	require.ErrorIs(t, err, kv.ErrDecode)
+	_, err = config.BindDir(s, "dir", config.WithDefault(struct{ A awkward }{}))
 	require.NoError(t, err, "the default stands in")
 }
 
@@ -539,7 +541,7 @@ func TestAPanicOfADecoderDoesNotQuoteTheValue(t *testing.T) {
 	_, err = config.Bind[talkative](s, "dir/a")
 	require.ErrorIs(t, err, kv.ErrDecode)
 	assert.NotContains(t, err.Error(), "s3cret")
-	v := bindDir[struct{ A *talkative }](t, s, "dir")
+	v := bindDir(t, s, "dir", config.WithDefault(struct{ A *talkative }{}))
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	assert.NotContains(t, v.Err().Error(), "s3cret")
 }

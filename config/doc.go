@@ -14,7 +14,7 @@
 //	limiter.Wait(rate.Load()) // for each request: a nanosecond or two
 //
 // [Bind] follows one key, [BindDir] fills a struct from the keys below a dir. Both decode when something changes, not
-// when it is read. [Get] and [GetOr] decode one key each time. [Set] and [Value.Set] write.
+// when it is read. [Get] and [GetOr] decode one key each time. [Set], [Value.Set] and [Value.Update] write.
 //
 // # Layers
 //
@@ -40,8 +40,12 @@
 //	float...                                      0.25                    NaN and infinities are bad values
 //	time.Duration                                 1m30s                   reads what time.ParseDuration does
 //	a type with MarshalText and UnmarshalText     its text                time.Time, netip.Addr, *big.Int, ...
+//	a type with UnmarshalText alone               its text                can be read, not written
 //	a pointer                                     what it points to       in a struct, nil is an absent key
 //	anything else                                 JSON                    YAML where the key ends in ".yaml" or ".yml"
+//
+// A list in a variable of the environment may be written without brackets, as a,b,c. An empty document and null are no
+// values: a slice or map that is nil is written as [] or {}.
 //
 // Space and newlines around text other than a string's or a []byte's are ignored. Named types are stored as their
 // underlying ones. Fields of documents go by their json tags, YAML's too; a time.Duration in one is a number of
@@ -60,10 +64,10 @@
 //   - A transaction is one change. [Source.All] is of one revision, and so is each struct that Load of a BindDir
 //     returns, whatever it was changed by. Two calls of Get, or Load of two values, may see two revisions: what belongs
 //     together is a struct.
-//   - The order of things: what Get and All read, then the bound values, then the functions given to Follow. A function
-//     that is told of a change, and calls Load, finds that change, or a later one.
-//   - A write is seen by its own process when it returns: [Set], [Value.Set], [Source.Delete] and [Source.Rollback] wait
-//     for that, unless the watch is down.
+//   - A change reaches what Get and All read first, then all bound values, then the functions given to Follow. A function
+//     that calls Load finds what it was told, or something later, in every value that the transaction changed.
+//   - A write is seen by its own process when it returns: [Set], [Value.Set], [Value.Update], [Source.Delete] and
+//     [Source.Rollback] wait for that, unless the watch is down.
 //   - Without etcd, reads go on for as long as it takes. Nothing becomes unreadable for being old; who needs a bound
 //     asks for Age.
 //
@@ -71,9 +75,12 @@
 //
 // None of the following ends a watch or stops a later update, and what is bad never changes what Load returns:
 //
-//	invalid JSON or YAML, wrong type    *BadValueError that matches kv.ErrDecode; never quotes the value
+//	invalid JSON or YAML, wrong type,   *BadValueError that matches kv.ErrDecode; never quotes the value
+//	null, an empty document, YAML
+//	aliases that expand to megabytes
 //	validation refuses it               *BadValueError that matches ErrValidation and the function's own error
-//	unknown field or key                ignored; with WithStrict, as a wrong type
+//	unknown field or key, field that    ignored (a YAML field set twice is not); with WithStrict, as a wrong type
+//	is set twice
 //	larger than WithMaxValueBytes       *BadValueError that matches kv.ErrTooLarge; Set refuses what etcd would before it is sent
 //	required, or without a default,     *BadValueError that matches kv.ErrNotFound
 //	and deleted
@@ -84,9 +91,10 @@
 //	a key that is no name (not UTF-8,   ignored and counted: it is no configuration
 //	control characters, empty segments)
 //
-// A bad value shows in [Value.Err], in the error handler and the log, and in [Stats], until a good one comes. Meanwhile
-// the last good one is loaded, also by a process that starts meanwhile, if it has a state file: that keeps the last good
-// state of what is bound.
+// A bad value shows in [Value.Err], in the error handler and in [Stats], until a good one comes. The log has a record when
+// a value turns bad, and one when it is good again. Meanwhile the last good one is loaded, also by a process that starts
+// meanwhile, if it has a state file: that keeps the last good state of what is bound. A process that starts without one
+// fails, unless the program has named a default or a fallback file.
 //
 // # Not guaranteed
 //
@@ -99,7 +107,7 @@
 // # Errors
 //
 // Conditions are matched with errors.Is, a bad value's key, revision and origin are found with errors.As in
-// [*BadValueError]. The text is `config: bind "http/rate-limit": bad value at revision 7: value cannot be decoded: not a
+// [*BadValueError]; an error about a dir holds one for each bad key. The text is `config: bind "http/rate-limit": bad value at revision 7: value cannot be decoded: not a
 // whole number that fits int`.
 //
 // # Lifetime and cost
@@ -112,6 +120,7 @@
 //	Load                    an atomic load and a copy of the struct, no allocation
 //	Get, GetOr              a look-up and a decode
 //	All, Keys               a copy of the keys
-//	Set, Delete             1 RPC; BindDir's Set 1 transaction of at most 128 keys
+//	Set, Delete             1 RPC; BindDir's Set 1 transaction of at most 128 keys, those that have changed
+//	Update                  2 RPCs, and 2 for each conflict
 //	Rollback, History       3 RPCs; 1 for each entry
 package config

@@ -3,15 +3,13 @@ package config
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"reflect"
 	"strings"
 
 	"sigs.k8s.io/yaml"
-	yamldoc "sigs.k8s.io/yaml/goyaml.v2"
 
 	"github.com/etcdkit/etcdkit/internal/redact"
+	"github.com/etcdkit/etcdkit/internal/strict"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -38,62 +36,35 @@ func isYAML(key string) bool {
 	return strings.HasSuffix(key, ".yaml") || strings.HasSuffix(key, ".yml")
 }
 
-// decodeDocument reads one JSON or YAML document.
+// decodeDocument reads one JSON or YAML document. An empty one and null are no values.
 func decodeDocument(b []byte, into any, f form) error {
-	what := "JSON"
+	doc, format := b, "JSON"
 	if f.yaml {
-		what = "YAML"
+		format = "YAML"
 		var err error
-		if b, err = yamlToJSON(b); err != nil {
-			return err
+		if doc, err = strict.YAMLToJSON(b); err != nil {
+			return &decodeError{why: err.Error()}
 		}
 	}
-	if !f.strict {
-		if err := json.Unmarshal(b, into); err != nil {
-			return undecoded(what, err)
+	if string(bytes.TrimSpace(doc)) == "null" {
+		return &decodeError{why: format + ": it is empty or null"}
+	}
+	var err error
+	switch {
+	case !f.strict:
+		if err = json.Unmarshal(doc, into); err != nil {
+			return undecoded(format, err)
 		}
 		return nil
+	case f.yaml:
+		err = strict.UnmarshalYAML(b, into, strict.AnyCase)
+	default:
+		err = strict.UnmarshalJSON(b, into, strict.AnyCase)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return undecoded(what, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return &decodeError{why: what + ": something follows the value"}
+	if err != nil {
+		return &decodeError{why: err.Error()}
 	}
 	return nil
-}
-
-// yamlToJSON makes JSON of one YAML document. Fields that come twice are refused.
-func yamlToJSON(b []byte) ([]byte, error) {
-	out, err := yaml.YAMLToJSONStrict(b)
-	if err != nil {
-		return nil, notYAML(err)
-	}
-	// The conversion has looked at the first document only.
-	docs := yamldoc.NewDecoder(bytes.NewReader(b))
-	var ignored any
-	if err := docs.Decode(&ignored); err == nil {
-		if err := docs.Decode(&ignored); !errors.Is(err, io.EOF) {
-			return nil, &decodeError{why: "YAML: a second document follows"}
-		}
-	}
-	return out, nil
-}
-
-// notYAML says where a document is no YAML; the parser's own words may quote it.
-func notYAML(err error) error {
-	_, rest, found := strings.Cut(err.Error(), "line ")
-	line, _, _ := strings.Cut(rest, ":")
-	why := "YAML: syntax error"
-	if strings.Contains(err.Error(), "already set in map") {
-		why = "YAML: a field is set twice"
-	}
-	if found && line != "" && strings.Trim(line, "0123456789") == "" {
-		why += " in line " + line
-	}
-	return &decodeError{why: why, cause: err}
 }
 
 // encodeDocument writes one JSON or YAML document.
@@ -104,12 +75,26 @@ func encodeDocument(v any, f form) ([]byte, error) {
 		}
 		return nil, invalid("%T hides its value when it is encoded", v)
 	}
+	var b []byte
+	var err error
 	if f.yaml {
-		b, err := yaml.Marshal(v)
-		return b, unencoded(err)
+		b, err = yaml.Marshal(v)
+	} else {
+		b, err = json.Marshal(v)
 	}
-	b, err := json.Marshal(v)
-	return b, unencoded(err)
+	if err != nil {
+		return nil, unencoded(err)
+	}
+	if string(bytes.TrimSpace(b)) != "null" {
+		return b, nil
+	}
+	switch reflect.ValueOf(v).Kind() { // null would be a bad value
+	case reflect.Slice:
+		return bytes.Replace(b, []byte("null"), []byte("[]"), 1), nil
+	case reflect.Map:
+		return bytes.Replace(b, []byte("null"), []byte("{}"), 1), nil
+	}
+	return nil, invalid("a %T that is null is no value", v)
 }
 
 // hiddenPart returns the part of v whose value its JSON hides.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/redact"
@@ -18,7 +19,7 @@ type encodingKind int
 const (
 	asDocument encodingKind = iota // JSON, or YAML where the key says so
 	asPointer                      // as what it points to
-	asText                         // by the type's own methods
+	asText                         // by the type's own methods, or that which reads, if it has no other
 	asDuration
 	asString
 	asBool
@@ -46,6 +47,8 @@ func encodingOf(t reflect.Type) encodingKind {
 		return asText
 	case ptr.Implements(reflect.TypeFor[json.Unmarshaler]()):
 		return asDocument
+	case ptr.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return asText
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -66,6 +69,18 @@ func encodingOf(t reflect.Type) encodingKind {
 	return asDocument
 }
 
+// isScalar reports whether the values of a type are numbers, booleans or durations.
+func isScalar(t reflect.Type) bool {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch encodingOf(t) {
+	case asDuration, asBool, asInt, asUint, asFloat:
+		return true
+	}
+	return false
+}
+
 // checkType refuses types that nothing can be decoded into.
 func checkType(t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
@@ -82,6 +97,24 @@ func checkType(t reflect.Type) error {
 	_, no := err.(*json.UnsupportedTypeError) //nolint:errorlint // wrapped by a method of the type, it would not be about the type
 	if panicked == nil && no {                // a method may well refuse its zero value
 		return invalid("%v cannot be stored: %w", t, err)
+	}
+	return nil
+}
+
+// decodeItem is decodeInto of an item. A list from the environment may be written without brackets and quotes: its
+// elements are separated by commas.
+func decodeItem(it item, v reflect.Value, f form) error {
+	text := strings.TrimSpace(string(it.value))
+	isList := encodingOf(v.Type()) == asDocument && v.Kind() == reflect.Slice
+	if it.origin != Environment || !isList || text == "" || text[0] == '[' {
+		return decodeInto(it.value, v, f)
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		elem := reflect.New(v.Type().Elem()).Elem()
+		if err := decodeInto([]byte(strings.TrimSpace(part)), elem, f); err != nil {
+			return err
+		}
+		v.Set(reflect.Append(v, elem))
 	}
 	return nil
 }
@@ -193,7 +226,10 @@ func encodeText(v reflect.Value) ([]byte, error) {
 		}
 		return nil, invalid("%v hides its value when it is encoded, and has no method Reveal() string", v.Type())
 	}
-	from, _ := reflect.TypeAssert[encoding.TextMarshaler](addressable)
+	from, ok := reflect.TypeAssert[encoding.TextMarshaler](addressable)
+	if !ok {
+		return nil, invalid("%v can be read, but not written: it has no method MarshalText", v.Type())
+	}
 	b, err := from.MarshalText()
 	return b, unencoded(err)
 }

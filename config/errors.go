@@ -1,15 +1,14 @@
 package config
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/strict"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -53,6 +52,38 @@ func (e *BadValueError) Error() string {
 
 // Unwrap gives the reason.
 func (e *BadValueError) Unwrap() error { return e.Err }
+
+// badValuesError is all that is wrong with the keys of a dir.
+type badValuesError []*BadValueError
+
+// Error says for each key what is wrong with it.
+func (e badValuesError) Error() string {
+	texts := make([]string, 0, len(e))
+	for _, bad := range e {
+		texts = append(texts, "key "+errs.Quote(bad.Key)+": "+bad.Error())
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap gives the reasons.
+func (e badValuesError) Unwrap() []error {
+	out := make([]error, 0, len(e))
+	for _, bad := range e {
+		out = append(out, bad)
+	}
+	return out
+}
+
+// listBad returns what err, the error of decoding a value, consists of.
+func listBad(err error) badValuesError {
+	if list, ok := errors.AsType[badValuesError](err); ok {
+		return list
+	}
+	if bad, ok := errors.AsType[*BadValueError](err); ok {
+		return badValuesError{bad}
+	}
+	return nil
+}
 
 // PanicError is a panic of a function, or of a method of a value's type, that this package has called.
 type PanicError struct {
@@ -120,26 +151,5 @@ func exploded(panicked error) error {
 
 // undecoded is a decoder's error without its text, which may quote the value.
 func undecoded(what string, err error) error {
-	why := fmt.Sprintf("%s: %T", what, err)
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		why = what + ": syntax error at byte " + strconv.FormatInt(syntax.Offset, 10)
-		if syntax.Error() == "unexpected end of JSON input" {
-			why = what + ": it ends too early"
-		}
-	}
-	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		got, _, _ := strings.Cut(kind.Value, " ") // what follows is the value
-		why = what + ": "
-		if kind.Field != "" {
-			why += "field " + strconv.Quote(kind.Field) + ": "
-		}
-		why += got + " where " + kind.Type.String() + " is meant"
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		why = what + ": it ends too early"
-	}
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		why = what + ": unknown field " + name
-	}
-	return &decodeError{why: why, cause: err}
+	return &decodeError{why: what + ": " + strict.Describe(err), cause: err}
 }

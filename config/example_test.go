@@ -104,7 +104,7 @@ func ExampleBindDir() {
 	}
 	fmt.Printf("%+v\n", pool.Load())
 
-	// All fields in one transaction: nobody sees some of them changed and others not.
+	// All fields that have changed, in one transaction: nobody sees some of them changed and others not.
 	next := pool.Load()
 	next.MaxConns, next.Replicas = 50, []string{"db-1", "db-2"}
 	if _, err := pool.Set(ctx, next); err != nil {
@@ -116,7 +116,48 @@ func ExampleBindDir() {
 	// Output:
 	// {MaxConns:10 Timeout:5s Replicas:[] Auth:{User:shop}}
 	// {MaxConns:50 Timeout:5s Replicas:[db-1 db-2] Auth:{User:shop}}
-	// [db/auth/user db/max-conns db/replicas db/timeout]
+	// [db/auth/user db/max-conns db/replicas]
+}
+
+func ExampleValue_Update() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, done := connect(ctx, "example-update")
+	defer done()
+	src, err := config.Open(ctx, client, "config")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer src.Close()
+
+	type Pool struct {
+		MaxConns int `default:"10"`
+		Hosts    []string
+	}
+	pool, err := config.BindDir[Pool](src, "db")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Two processes add a host each: neither loses what the other has written.
+	for _, host := range []string{"db-1", "db-2"} {
+		_, err := pool.Update(ctx, func(p *Pool) error {
+			p.Hosts = append(p.Hosts, host)
+			return nil
+		})
+		if err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Printf("%+v\n", pool.Load())
+	fmt.Println(src.Keys()) // what f has not changed is not written
+	rev, err := pool.Update(ctx, func(*Pool) error { return nil })
+	fmt.Println(rev, err)
+	// Output:
+	// {MaxConns:10 Hosts:[db-1 db-2]}
+	// [db/hosts]
+	// 0 <nil>
 }
 
 func ExampleGetOr() {

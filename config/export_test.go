@@ -21,20 +21,24 @@ func FillStruct[T any](values map[string]string, strict bool) (out T, err error)
 	if err := p.defaults(reflect.ValueOf(&out).Elem()); err != nil {
 		return out, err
 	}
-	err = p.fill(reflect.ValueOf(&out).Elem(), "", pieces, strict, DefaultMaxValueBytes)
-	return out, err
+	if bad := p.fill(reflect.ValueOf(&out).Elem(), "", pieces, strict, DefaultMaxValueBytes); bad != nil {
+		return out, bad
+	}
+	return out, nil
 }
 
-// EncodeStruct is what Set of a dir writes.
+// EncodeStruct is what Set of a dir writes where etcd has nothing.
 func EncodeStruct[T any](x T) (map[string]string, error) {
 	p, err := newPlan(reflect.TypeFor[T](), false)
 	if err != nil {
 		return nil, err
 	}
-	values, _, err := (&Value[T]{src: &Source{}, plan: p}).encodeDir(x)
-	out := make(map[string]string, len(values))
-	for key, b := range values {
-		out[key] = string(b)
+	var zero T
+	d := dirWrite{plan: p, stored: func(string) []string { return nil }, rewrite: p.keys("")}
+	err = d.diff(reflect.ValueOf(&zero).Elem(), reflect.ValueOf(&x).Elem())
+	out := make(map[string]string, len(d.ops))
+	for _, op := range d.ops {
+		out[string(op.KeyBytes())] = string(op.ValueBytes())
 	}
 	return out, err
 }

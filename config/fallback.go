@@ -3,9 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,9 +12,10 @@ import (
 	yamldoc "sigs.k8s.io/yaml/goyaml.v2"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/strict"
 )
 
-// readFallback reads the user's file: a flat mapping from keys to values.
+// readFallback reads the user's file: a mapping from keys to values.
 func readFallback(path string) (layer, time.Time, error) {
 	b, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
 	if err != nil {
@@ -39,41 +38,75 @@ func readFallback(path string) (layer, time.Time, error) {
 
 // parseFallback makes items of a document.
 func parseFallback(b []byte, isJSON bool) (layer, error) {
+	out := make(layer)
 	if len(bytes.TrimSpace(b)) == 0 {
-		return layer{}, nil
+		return out, nil
 	}
 	if !isJSON {
+		doc, err := strict.YAMLToJSON(b)
+		if err != nil {
+			return nil, &decodeError{why: err.Error()}
+		}
 		if err := textKeys(b); err != nil {
 			return nil, err
 		}
-		var err error
-		if b, err = yamlToJSON(b); err != nil {
-			return nil, err
+		if b = doc; string(b) == "null" { // comments alone
+			return out, nil
 		}
 	}
-	values, err := mapping(b)
-	if err != nil {
-		return nil, err
+	var values map[string]json.RawMessage
+	if bytes.TrimSpace(b)[0] != '{' {
+		return nil, &decodeError{why: "it is no mapping from keys to values"}
 	}
-	out := make(layer, len(values))
+	if err := strict.UnmarshalJSON(b, &values, strict.ExactCase); err != nil {
+		return nil, &decodeError{why: err.Error()}
+	}
 	for key, raw := range values {
 		if err := keyspace.Name(key); err != nil {
 			return nil, err
 		}
-		text := []byte(raw)
-		switch raw[0] {
-		case 'n':
+		if raw[0] == 'n' {
 			return nil, fmt.Errorf("key %q is null: leave it out to have none", key)
-		case '"':
-			var s string
-			if err := json.Unmarshal(raw, &s); err != nil {
-				return nil, undecoded("JSON", err)
-			}
-			text = []byte(s)
 		}
-		out[key] = item{value: text, origin: FallbackFile}
+		if err := out.addFallback(key, raw, false); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
+}
+
+// addFallback adds the value of a key, and, where it is a mapping, those of the keys below. nested means that key is
+// such a key.
+func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
+	if _, taken := l[key]; taken {
+		return &decodeError{why: fmt.Sprintf("key %q is set twice", key)}
+	}
+	it := item{value: raw, origin: FallbackFile, nested: nested}
+	switch raw[0] {
+	case '"':
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return undecoded("JSON", err)
+		}
+		it.value = []byte(s)
+	case '{':
+		it.mapping = true
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &fields); err != nil {
+			return undecoded("JSON", err)
+		}
+		for name, field := range fields {
+			below := key + "/" + name
+			if keyspace.Name(below) != nil || field[0] == 'n' {
+				continue // a field of a document, and no key
+			}
+			if err := l.addFallback(below, field, true); err != nil {
+				return err
+			}
+		}
+	}
+	l[key] = it
+	return nil
 }
 
 // textKeys refuses YAML keys that are no text, such as "on", which YAML reads as true.
@@ -88,40 +121,4 @@ func textKeys(b []byte) error {
 		}
 	}
 	return nil
-}
-
-// mapping reads one JSON object, none of whose fields comes twice.
-func mapping(b []byte) (map[string]json.RawMessage, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil {
-		return nil, undecoded("JSON", err)
-	} else if t != json.Delim('{') {
-		if t == nil { // an empty YAML document
-			return map[string]json.RawMessage{}, nil
-		}
-		return nil, &decodeError{why: "it is no mapping from keys to values"}
-	}
-	out := make(map[string]json.RawMessage)
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, undecoded("JSON", err)
-		}
-		key, _ := name.(string)
-		if _, twice := out[key]; twice {
-			return nil, &decodeError{why: fmt.Sprintf("key %q is set twice", key)}
-		}
-		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return nil, undecoded("JSON", err)
-		}
-		out[key] = raw
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, undecoded("JSON", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, &decodeError{why: "something follows the mapping"}
-	}
-	return out, nil
 }

@@ -35,57 +35,100 @@ func (p *plan) find(name string) (l *leaf, entry string) {
 }
 
 // fill makes a struct of the pieces that lie below dir. v holds the default before, and nothing that it refers to is
-// changed. A missing field keeps its default.
-func (p *plan) fill(v reflect.Value, dir string, pieces []piece, strict bool, limit int) error {
-	there := make(map[string]bool, len(pieces))
-	maps := make(map[*leaf]reflect.Value)
+// changed. A missing field keeps its default, and so does a bad one. All that is bad is returned.
+func (p *plan) fill(v reflect.Value, dir string, pieces []piece, strict bool, limit int) (bad badValuesError) {
+	f := filler{plan: p, into: v, dir: dir, there: make(map[string]bool), maps: make(map[*leaf]reflect.Value), vars: make(map[string]string)}
 	for _, piece := range pieces {
-		l, entry := p.find(strings.TrimPrefix(piece.key, dir))
-		if l == nil {
-			if strict {
-				return piece.bad(&decodeError{why: "no field has this key"})
-			}
-			continue
+		if err := f.add(piece, strict, limit); err != nil {
+			bad = append(bad, piece.bad(err))
 		}
-		into := v.FieldByIndex(l.index)
-		if l.dir {
-			into = reflect.New(into.Type().Elem()).Elem()
-		}
-		if err := piece.tooLarge(limit); err != nil {
-			return err
-		}
-		x := reflect.New(into.Type()).Elem() // a decoder would write into a map of the default
-		if err := l.decode(piece.value, x); err != nil {
-			return piece.bad(err)
-		}
-		if !l.dir {
-			into.Set(x)
-			there[l.name] = true
-			continue
-		}
-		m, ok := maps[l]
-		if !ok {
-			m = reflect.MakeMap(v.FieldByIndex(l.index).Type())
-			maps[l] = m
-		}
-		m.SetMapIndex(reflect.ValueOf(entry).Convert(m.Type().Key()), x)
 	}
-	for l, m := range maps {
+	for l, m := range f.maps {
 		v.FieldByIndex(l.index).Set(m)
 	}
 	for _, l := range p.leaves {
-		if l.required && !there[l.name] {
-			return &BadValueError{Key: dir + l.name, Origin: Live, Err: kv.ErrNotFound}
+		if l.required && !f.there[l.name] {
+			bad = append(bad, &BadValueError{Key: dir + l.name, Origin: Live, Err: kv.ErrNotFound})
 		}
 	}
+	return bad
+}
+
+// filler is a struct that is being filled.
+type filler struct {
+	*plan
+
+	into  reflect.Value
+	dir   string
+	there map[string]bool // names of leaves
+	maps  map[*leaf]reflect.Value
+	vars  map[string]string // by variable: the key that it was used for
+}
+
+// add sets the field that a piece belongs to.
+func (f *filler) add(piece piece, strict bool, limit int) error {
+	l, entry := f.find(strings.TrimPrefix(piece.key, f.dir))
+	if l == nil {
+		if strict && !piece.mapping { // the fields of a mapping are pieces of their own
+			return &decodeError{why: "no field has this key"}
+		}
+		return nil
+	}
+	f.there[l.name] = true
+	if piece.origin == Environment {
+		if other, used := f.vars[piece.name]; used {
+			return &decodeError{why: "its variable " + piece.name + " is that of the key " + errs.Quote(other) + ", too"}
+		}
+		f.vars[piece.name] = piece.key
+	}
+	if err := piece.tooLarge(limit); err != nil {
+		return err
+	}
+	field := f.into.FieldByIndex(l.index)
+	t := field.Type()
+	if l.dir {
+		t = t.Elem()
+	}
+	x := reflect.New(t).Elem() // a decoder would write into a map of the default
+	if err := l.decode(piece.item, x); err != nil {
+		return err
+	}
+	if !l.dir {
+		field.Set(x)
+		return nil
+	}
+	m, ok := f.maps[l]
+	if !ok {
+		m = reflect.MakeMap(field.Type())
+		f.maps[l] = m
+	}
+	m.SetMapIndex(reflect.ValueOf(entry).Convert(m.Type().Key()), x)
 	return nil
+}
+
+// covers reports whether an item of the fallback file says nothing for the plan but what another one says: it is a
+// mapping, and no value of a field, or lies in a mapping that is one.
+func (p *plan) covers(name string, it item) bool {
+	if it.mapping {
+		if l, _ := p.find(name); l != nil && l.scalar {
+			return true
+		}
+	}
+	for i, c := range name {
+		if it.nested && c == '/' {
+			if l, _ := p.find(name[:i]); l != nil && !l.scalar {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // defaults sets the fields that have a default tag.
 func (p *plan) defaults(v reflect.Value) error {
 	for _, l := range p.leaves {
 		if l.hasDef {
-			if err := l.decode([]byte(l.def), v.FieldByIndex(l.index)); err != nil {
+			if err := l.decode(item{value: []byte(l.def), origin: Defaults}, v.FieldByIndex(l.index)); err != nil {
 				return err
 			}
 		}
@@ -93,15 +136,10 @@ func (p *plan) defaults(v reflect.Value) error {
 	return nil
 }
 
-// bad says that a piece cannot be used.
-func (p piece) bad(err error) error {
-	return &BadValueError{Key: p.key, Revision: p.rev, Origin: p.origin, Err: err}
-}
-
 // tooLarge refuses a piece over the limit.
 func (p piece) tooLarge(limit int) error {
 	if len(p.value) <= limit {
 		return nil
 	}
-	return p.bad(fmt.Errorf("%w: value is %d bytes, the limit is %d", errs.TooLarge, len(p.value), limit))
+	return fmt.Errorf("%w: value is %d bytes, the limit is %d", errs.TooLarge, len(p.value), limit)
 }

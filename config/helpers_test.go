@@ -120,7 +120,10 @@ func problems() (*log[problem], config.Option) {
 	return l, config.WithErrorHandler(func(key string, rev int64, err error) { l.add(problem{key, rev, err}) })
 }
 
-var revision = regexp.MustCompile(`revision \d+`)
+var (
+	revision     = regexp.MustCompile(`revision \d+`)
+	revisionAttr = regexp.MustCompile(`revision=\d+`)
+)
 
 // withoutRevision is the text of an error that names a revision.
 func withoutRevision(err error) string { return revision.ReplaceAllString(err.Error(), "revision N") }

@@ -13,6 +13,9 @@ type item struct {
 	rev    int64
 	origin Origin
 	name   string // of the file or variable
+
+	mapping bool // a mapping of the fallback file, whose fields are items, too
+	nested  bool // such a field
 }
 
 // piece is an item with its key.
@@ -43,13 +46,14 @@ func (l *layers) lookup(key string) (item, bool) {
 	return it, ok
 }
 
-// keys returns, in order, the keys below dir that etcd or the fallback file has; "" is all of them. A key that only the
-// environment has cannot be told from its variable.
-func (l *layers) keys(dir string) []string {
+// keys returns, in order, the keys below dir that etcd or the fallback file has; "" is all of them. Those that are
+// fields of a mapping in the fallback file are among them if nested is true. A key that only the environment has cannot
+// be told from its variable.
+func (l *layers) keys(dir string, nested bool) []string {
 	set := make(map[string]struct{}, len(l.etcd)+len(l.fallback))
 	for _, in := range []layer{l.etcd, l.fallback} {
-		for key := range in {
-			if strings.HasPrefix(key, dir) {
+		for key, it := range in {
+			if strings.HasPrefix(key, dir) && (nested || !it.nested) {
 				set[key] = struct{}{}
 			}
 		}
@@ -60,8 +64,8 @@ func (l *layers) keys(dir string) []string {
 // size is how many keys there are.
 func (l *layers) size() int {
 	n := len(l.etcd)
-	for key := range l.fallback {
-		if _, both := l.etcd[key]; !both {
+	for key, it := range l.fallback {
+		if _, both := l.etcd[key]; !both && !it.nested {
 			n++
 		}
 	}
@@ -82,4 +86,20 @@ func (l *layers) pick(keys []string) []piece {
 // same reports whether two collections of pieces are of the same bytes.
 func same(a, b []piece) bool {
 	return slices.EqualFunc(a, b, func(x, y piece) bool { return x.key == y.key && bytes.Equal(x.value, y.value) })
+}
+
+// bad says that a piece cannot be used.
+func (p piece) bad(err error) *BadValueError {
+	return &BadValueError{Key: p.key, Revision: p.rev, Origin: p.origin, Err: err}
+}
+
+// originOf returns where pieces come from that are only bad together: the origin that may have changed last, where they
+// have several.
+func originOf(pieces []piece) Origin {
+	for _, o := range []Origin{Live, StateFile, FallbackFile, Environment} {
+		if slices.ContainsFunc(pieces, func(p piece) bool { return p.origin == o }) {
+			return o
+		}
+	}
+	return Defaults
 }

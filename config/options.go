@@ -38,6 +38,12 @@ const DefaultMaxValueBytes = 1536 * 1024
 //	http/timeout: 5s
 //	banner: {text: hello, languages: [en, de]}
 //
+// A mapping is also the values of the keys below its key: banner/text is hello. So the first two lines may be written as
+//
+//	http: {rate-limit: 100, timeout: 5s}
+//
+// [Source.All] and [Source.Keys] show the keys that the file names, not those of the fields of a mapping.
+//
 // Text that YAML reads as something else, such as yes, 1.10 or 0x10, needs quotes; a key that does is refused.
 // Open fails when it is not there or cannot be read, etcd up or not, so that this shows on a good day. Default: none.
 func WithFallbackFile(path string) Option {
@@ -58,8 +64,8 @@ func WithStartOnDefaults() Option { return func(s *settings) { s.onDefaults = tr
 
 // WithEnvironment lets variables of the environment override keys, for one process. The variable of a key is the prefix,
 // "_", and the key in upper case with "_" for all that is no letter and no digit of ASCII: with the prefix "SHOP",
-// "http/rate-limit" is SHOP_HTTP_RATE_LIMIT. Its value is text as etcd would have it. The environment is read once, by
-// Open. The prefix consists of "A" to "Z", "0" to "9" and "_", and is not empty. Default: none.
+// "http/rate-limit" is SHOP_HTTP_RATE_LIMIT. Its value is text as etcd would have it; a list may also be separated by
+// commas. Two bound keys with the same variable are an error. The environment is read once, by Open. The prefix consists of "A" to "Z", "0" to "9" and "_", and is not empty. Default: none.
 func WithEnvironment(prefix string) Option {
 	return func(s *settings) { s.environment, s.hasEnvironment = prefix, true }
 }

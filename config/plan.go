@@ -19,6 +19,7 @@ type leaf struct {
 	form     form
 	document bool // JSON, whatever the type
 	dir      bool
+	scalar   bool // of a dir: each entry is a number, a boolean or a duration
 	required bool
 	def      string
 	hasDef   bool
@@ -84,20 +85,27 @@ func (p *plan) add(t reflect.Type, prefix string, index []int, f form, above []s
 		at := append(slices.Clip(index), i)
 		group := isGroup(sf.Type) && !tag.document
 		switch {
-		case tag.skip, !sf.IsExported() && (!sf.Anonymous || !group):
+		case tag.skip, !sf.IsExported() && !sf.Anonymous:
+		case !sf.IsExported() && sf.Type.Kind() == reflect.Pointer && isGroup(sf.Type.Elem()):
+			err := invalid("field %s: a pointer to a struct of an unexported type cannot be set: embed the struct", strings.Join(path, "."))
+			*complaints = append(*complaints, err)
+		case !sf.IsExported() && !group:
 		case group && sf.Anonymous && !tag.named:
 			p.add(sf.Type, prefix, at, f, path, complaints)
 		case group && (tag.required || tag.hasDef):
 			err := invalid("field %s: a struct of keys is neither required nor has it a default", strings.Join(path, "."))
 			*complaints = append(*complaints, err)
-		case group && sf.IsExported():
+		case group: // also an embedded one of an unexported type: its fields can be set
 			p.add(sf.Type, prefix+tag.name+"/", at, f, path, complaints)
-		case sf.IsExported():
+		default:
 			l := leaf{
 				name: prefix + tag.name, index: at, field: strings.Join(path, "."), form: f, document: tag.document,
 				dir: tag.dir, required: tag.required, def: tag.def, hasDef: tag.hasDef,
 			}
 			l.form.yaml = isYAML(l.name)
+			if l.dir && sf.Type.Kind() == reflect.Map {
+				l.scalar = isScalar(sf.Type.Elem())
+			}
 			if err := l.check(sf.Type); err != nil {
 				*complaints = append(*complaints, invalid("field %s: %w", l.field, err))
 			}
@@ -133,18 +141,18 @@ func (l *leaf) check(t reflect.Type) error {
 		return errors.New("a required field needs no default")
 	}
 	if l.hasDef {
-		return l.decode([]byte(l.def), reflect.New(t).Elem())
+		return l.decode(item{value: []byte(l.def), origin: Defaults}, reflect.New(t).Elem())
 	}
 	return nil
 }
 
 // decode reads the value of a leaf.
-func (l *leaf) decode(b []byte, v reflect.Value) (err error) {
+func (l *leaf) decode(it item, v reflect.Value) (err error) {
 	if p := told(func() {
 		if l.document {
-			err = decodeDocument(b, v.Addr().Interface(), l.form)
+			err = decodeDocument(it.value, v.Addr().Interface(), l.form)
 		} else {
-			err = decodeInto(b, v, l.form)
+			err = decodeItem(it, v, l.form)
 		}
 	}); p != nil {
 		return exploded(p)
@@ -153,11 +161,17 @@ func (l *leaf) decode(b []byte, v reflect.Value) (err error) {
 }
 
 // encode writes the value of a leaf.
-func (l *leaf) encode(v reflect.Value) ([]byte, error) {
-	if l.document {
-		return encodeDocument(v.Interface(), l.form)
+func (l *leaf) encode(v reflect.Value) (b []byte, err error) {
+	if p := told(func() {
+		if l.document {
+			b, err = encodeDocument(v.Interface(), l.form)
+		} else {
+			b, err = encode(v, l.form)
+		}
+	}); p != nil {
+		return nil, p
 	}
-	return encode(v, l.form)
+	return b, err
 }
 
 // tag is what the tags of a field say.
@@ -172,13 +186,17 @@ type tag struct {
 	hasDef   bool
 }
 
-// parseTag reads `config:"name,required"` and `default:"value"`.
+// parseTag reads `config:"name,required"` and `default:"value"`. Where the config tag has no name, that of the json tag
+// holds.
 func parseTag(sf reflect.StructField) (tag, error) {
-	text := sf.Tag.Get("config")
-	if text == "-" {
+	text, hasConfig := sf.Tag.Lookup("config")
+	if text == "-" || (!hasConfig && sf.Tag.Get("json") == "-") {
 		return tag{skip: true}, nil
 	}
 	name, rest, more := strings.Cut(text, ",")
+	if jsonTag := sf.Tag.Get("json"); name == "" && jsonTag != "-" {
+		name, _, _ = strings.Cut(jsonTag, ",")
+	}
 	t := tag{name: name, named: name != ""}
 	t.def, t.hasDef = sf.Tag.Lookup("default")
 	if !t.named {

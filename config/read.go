@@ -18,7 +18,7 @@ import (
 func (s *Source) All() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		s.mu.RLock()
-		all := s.layers.pick(s.layers.keys(""))
+		all := s.layers.pick(s.layers.keys("", false))
 		s.mu.RUnlock()
 		for _, p := range all {
 			if !yield(p.key, p.value) {
@@ -32,7 +32,7 @@ func (s *Source) All() iter.Seq2[string, []byte] {
 func (s *Source) Keys() []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.layers.keys("")
+	return s.layers.keys("", false)
 }
 
 // Provenance says where the value of key comes from that is in force: Defaults where there is none. It sends nothing.
@@ -66,6 +66,7 @@ func Get[T any](s *Source, key string) (T, error) {
 func GetOr[T any](s *Source, key string, def T) T {
 	v, err := get[T](s, key)
 	if err == nil {
+		s.goodNow(key)
 		return v
 	}
 	if bad, ok := errors.AsType[*BadValueError](err); ok {
@@ -87,15 +88,15 @@ func get[T any](s *Source, key string) (v T, err error) {
 	}
 	p := piece{key, it}
 	if err := p.tooLarge(s.set.maxBytes); err != nil {
-		return v, err
+		return v, p.bad(err)
 	}
 	into := reflect.ValueOf(&v).Elem()
-	panicked := told(func() { err = decodeInto(it.value, into, form{yaml: isYAML(key)}) })
+	panicked := told(func() { err = decodeItem(it, into, form{yaml: isYAML(key)}) })
 	if panicked != nil {
 		err = exploded(panicked)
 	}
 	if err != nil {
-		return v, cmp.Or(checkType(reflect.TypeFor[T]()), p.bad(err))
+		return v, cmp.Or[error](checkType(reflect.TypeFor[T]()), p.bad(err))
 	}
 	return v, nil
 }

@@ -45,7 +45,10 @@ type Source struct {
 	bounds    []bound
 	listeners map[*listener]struct{}
 	runners   map[runner]struct{}
-	reported  map[string]int64 // by key: the revision of the last bad value that Get has reported
+	reported  map[string]int64  // by key: the revision of the last bad value that GetOr has reported
+	variables map[string]string // by variable of the environment: the bound key that it overrides
+
+	bad atomic.Bool // reported is not empty
 
 	updates, decodes, badValues, panics, folded, ignored, stateWrites, stateErrors atomic.Uint64
 }
@@ -54,8 +57,8 @@ type Source struct {
 type bound interface {
 	// touched reports whether a key belongs to it.
 	touched(key string) bool
-	// update takes over what the layers have at rev.
-	update(l *layers, rev int64)
+	// update takes over what the layers have at rev; tell tells those who follow it.
+	update(l *layers, rev int64) (tell func())
 	// keep makes an etcd layer that it can use of one that it cannot.
 	keep(etcd layer)
 	// Err is why it cannot.
@@ -104,6 +107,7 @@ func newSource(c Client, dir string, set *settings) *Source {
 		dir: dir, store: c.KV().Namespace(dir), set: *set, born: time.Now(), origin: Defaults,
 		changed: make(chan struct{}, 1), moved: make(chan struct{}),
 		listeners: make(map[*listener]struct{}), runners: make(map[runner]struct{}), reported: make(map[string]int64),
+		variables: make(map[string]string),
 	}
 	//nolint:forbidigo // the source must not live by the context that Open is bounded by
 	s.ctx, s.stop = context.WithCancel(context.Background())

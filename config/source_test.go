@@ -121,12 +121,12 @@ func TestAValueOfTheWrongTypeIsAnErrorThatDoesNotQuoteIt(t *testing.T) {
 		{"a word for a boolean", `config: get "word": bad value at revision N: value cannot be decoded: neither true nor false`, func() error { _, err := config.Get[bool](s, "word"); return err }},
 		{"a word for a duration", `config: get "word": bad value at revision N: value cannot be decoded: not a duration such as "5s"`, func() error { _, err := config.Get[time.Duration](s, "word"); return err }},
 		{"no number at all", `config: get "nan": bad value at revision N: value cannot be decoded: not a number that fits float64`, func() error { _, err := config.Get[float64](s, "nan"); return err }},
-		{"a field of another type", `config: get "json": bad value at revision N: value cannot be decoded: JSON: field "days": string where []int is meant`, func() error { _, err := config.Get[banner](s, "json"); return err }},
+		{"a field of another type", `config: get "json": bad value at revision N: value cannot be decoded: JSON: field "days": string where []int is expected`, func() error { _, err := config.Get[banner](s, "json"); return err }},
 		{"JSON that ends too early", `config: get "cut": bad value at revision N: value cannot be decoded: JSON: it ends too early`, func() error { _, err := config.Get[banner](s, "cut"); return err }},
 		{"a word for an address", `config: get "word": bad value at revision N: value cannot be decoded: netip.Addr: netip.parseAddrError`, func() error { _, err := config.Get[netip.Addr](s, "word"); return err }},
-		{"two YAML documents", `config: get "two.yaml": bad value at revision N: value cannot be decoded: YAML: a second document follows`, func() error { _, err := config.Get[banner](s, "two.yaml"); return err }},
-		{"a YAML field twice", `config: get "twice.yaml": bad value at revision N: value cannot be decoded: YAML: a field is set twice in line 2`, func() error { _, err := config.Get[banner](s, "twice.yaml"); return err }},
-		{"a tab in YAML", `config: get "tab.yaml": bad value at revision N: value cannot be decoded: YAML: syntax error in line 2`, func() error { _, err := config.Get[banner](s, "tab.yaml"); return err }},
+		{"two YAML documents", `config: get "two.yaml": bad value at revision N: value cannot be decoded: YAML: something follows the document`, func() error { _, err := config.Get[banner](s, "two.yaml"); return err }},
+		{"a YAML field twice", `config: get "twice.yaml": bad value at revision N: value cannot be decoded: YAML: line 2: a field is already set`, func() error { _, err := config.Get[banner](s, "twice.yaml"); return err }},
+		{"a tab in YAML", `config: get "tab.yaml": bad value at revision N: value cannot be decoded: YAML: line 2: a value begins with a character that needs quotes`, func() error { _, err := config.Get[banner](s, "tab.yaml"); return err }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

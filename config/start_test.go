@@ -210,9 +210,9 @@ func TestABadFallbackFileIsFoundOnAGoodDay(t *testing.T) {
 	p := shared(t)
 	for name, c := range map[string]struct{ file, content, text string }{
 		"no mapping":                          {"f.yaml", "- a\n", "no mapping"},
-		"no YAML":                             {"f.yaml", "a: [\n", "YAML: syntax error"},
-		"a key twice":                         {"f.yaml", "a: 1\na: 2\n", "set twice"},
-		"a JSON key twice":                    {"f.json", `{"a": 1, "a": 2}`, `key "a" is set twice`},
+		"no YAML":                             {"f.yaml", "a: [\n", "YAML: line 1: a bracket, comma or indentation is not where it belongs"},
+		"a key twice":                         {"f.yaml", "a: 1\na: 2\n", "line 2: a field is already set"},
+		"a JSON key twice":                    {"f.json", `{"a": 1, "a": 2}`, `field "a" is already set`},
 		"a key that YAML takes for a boolean": {"f.yaml", "on: 1\n", "the key true is no text"},
 		"no JSON":                             {"f.json", `{"a": 1,`, "ends too early"},
 		"more than one JSON":                  {"f.json", `{"a": 1} {}`, "something follows"},

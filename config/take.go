@@ -29,8 +29,12 @@ func (s *Source) take(rev int64, changes []cache.Change[[]byte], whole bool) {
 	}
 	s.mu.Unlock()
 
+	tell := make([]func(), 0, len(bounds))
 	for _, b := range bounds {
-		b.update(&s.layers, rev)
+		tell = append(tell, b.update(&s.layers, rev))
+	}
+	for _, f := range tell {
+		f()
 	}
 
 	s.mu.Lock()
@@ -58,7 +62,7 @@ func (s *Source) change(rev int64, changes []cache.Change[[]byte], whole bool) (
 		}
 		touched = append(touched, key)
 		if c.New.ModRevision != 0 {
-			next[key] = item{value: filled(c.New.Value), rev: c.New.ModRevision, origin: Live}
+			next[key] = item{value: nonNil(c.New.Value), rev: c.New.ModRevision, origin: Live}
 		}
 	}
 	if whole {
@@ -92,8 +96,8 @@ func (s *Source) change(rev int64, changes []cache.Change[[]byte], whole bool) (
 	return touched, news
 }
 
-// filled is b, but never nil, which would mean that there is no value.
-func filled(b []byte) []byte {
+// nonNil is b, but never nil, which would mean that there is no value.
+func nonNil(b []byte) []byte {
 	if b == nil {
 		return []byte{}
 	}

@@ -1,53 +1,253 @@
 package config
 
 import (
-	"errors"
+	"bytes"
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
 )
 
-// update takes over what the layers have, if it is something else, and good.
-func (v *Value[T]) update(l *layers, rev int64) {
-	pieces := v.pieces(l)
-	v.mu.Lock()
-	if same(pieces, v.latest) { // written again, or hidden by a stronger layer
-		if v.latest = pieces; v.err == nil {
-			v.good = pieces
+const (
+	maxUpdateConflicts = 64
+	minUpdateBackoff   = time.Millisecond
+	maxUpdateBackoff   = 32 * time.Millisecond
+)
+
+// Update reads the value from etcd, lets f change it, and writes what f has changed, on condition that nobody else has
+// changed the value meanwhile; otherwise it starts again, so f must have no effects of its own. f gets a value of its
+// own, decoded from what etcd has at that moment; what etcd does not have comes from the fallback file and the defaults.
+// The environment is left out, because its variables are this process's alone. An error of f ends Update and is
+// returned. What f leaves is validated before it is written.
+//
+// It returns the revision of the write, when Load returns it, as [Value.Set] does; 0 and nil if f has changed nothing.
+// A value that is bad or missing is a [*BadValueError], as in [Bind]: Set replaces it. After 64 conflicts Update returns
+// kv.ErrConflict. f must not update the same value.
+//
+// For a dir all keys of the struct are read at one revision, and the write of those that f has changed depends on all of
+// them, in one transaction. etcd limits it to 128 keys; beyond that Update returns kv.ErrTooLarge. Of the options,
+// kv.WithOnce is for a key alone.
+//
+// It costs two RPCs, and two more for each conflict.
+func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOption) (rev int64, err error) {
+	const op = "update"
+	switch {
+	case ctx == nil:
+		err = invalid("nil context")
+	case f == nil:
+		err = invalid("no function")
+	default:
+		err = v.src.usable()
+	}
+	if err != nil {
+		return 0, fail(op, v.at, err)
+	}
+	if v.plan != nil {
+		rev, err = v.updateDir(ctx, f, o)
+	} else {
+		rev, err = v.updateKey(ctx, f, o)
+	}
+	if err != nil {
+		return 0, failed(op, v.at, err)
+	}
+	v.src.await(ctx, rev) // 0 is there already
+	return rev, nil
+}
+
+// updateKey is Update for a key.
+func (v *Value[T]) updateKey(ctx context.Context, f func(*T) error, o []kv.WriteOption) (int64, error) {
+	opts := []kv.UpdateOption{kv.WithUpsert()}
+	for _, one := range o {
+		opts = append(opts, one)
+	}
+	changed := false
+	e, err := v.src.store.Update(ctx, v.at, func(cur kv.Entry[[]byte]) ([]byte, error) {
+		etcd := make(layer)
+		if changed = false; cur.ModRevision != 0 {
+			etcd[v.at] = item{value: nonNil(cur.Value), rev: cur.ModRevision, origin: Live}
 		}
-		v.mu.Unlock()
-		return
+		before, after, err := v.apply(v.stored(etcd), f)
+		if err != nil {
+			return nil, err
+		}
+		if reflect.DeepEqual(before, after) {
+			return nil, kv.SkipUpdate
+		}
+		b, err := v.encode(*after)
+		if err != nil {
+			return nil, err
+		}
+		if old, err := v.encode(*before); err == nil && bytes.Equal(old, b) {
+			return nil, kv.SkipUpdate
+		}
+		changed = true
+		return b, nil
+	}, opts...)
+	if err != nil || !changed {
+		return 0, err
 	}
-	v.mu.Unlock()
-	out, err := v.make(pieces)
-	bad, isBad := errors.AsType[*BadValueError](err)
-	if isBad && bad.Revision == 0 && bad.Origin == Live {
-		bad.Revision = rev // something was deleted
-	}
-	v.mu.Lock()
-	v.latest, v.err = pieces, err
-	if !isBad {
-		v.good = pieces
-		v.current.Store(out)
-		for t := range v.tails {
-			v.src.folded.Add(uint64(t.push(*out))) //nolint:gosec // not negative
+	return e.ModRevision, nil
+}
+
+// updateDir is Update for a dir.
+func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.WriteOption) (int64, error) {
+	pause := retry.Policy{BaseDelay: minUpdateBackoff, MaxDelay: maxUpdateBackoff}.Backoff()
+	pause.Reset()
+	for range maxUpdateConflicts {
+		etcd, rev, err := v.read(ctx)
+		if err != nil {
+			return 0, err
+		}
+		before, after, err := v.apply(v.stored(etcd), f)
+		if err != nil {
+			return 0, err
+		}
+		d := dirWrite{plan: v.plan, dir: v.at, stored: func(at string) []string { return (&layers{etcd: etcd}).keys(at, false) }}
+		if err := d.diff(reflect.ValueOf(before).Elem(), reflect.ValueOf(after).Elem()); err != nil {
+			return 0, err
+		}
+		if len(d.ops) == 0 {
+			return 0, nil
+		}
+		resp, err := v.src.store.Txn(ctx).With(o...).If(v.unchanged(etcd, rev)...).Then(d.ops...).Commit()
+		if err != nil {
+			return 0, err
+		}
+		if resp.Succeeded {
+			return changedAt(resp), nil
+		}
+		if err := sleep(ctx, pause.NextBackOff()); err != nil {
+			return 0, fmt.Errorf("%w: %w", kv.ErrConflict, err)
 		}
 	}
-	v.mu.Unlock()
-	if isBad {
-		v.src.bad(bad)
+	return 0, fmt.Errorf("%w: %d times in a row", kv.ErrConflict, maxUpdateConflicts)
+}
+
+// apply decodes pieces, and returns the value before and after f has changed it.
+func (v *Value[T]) apply(pieces []piece, f func(*T) error) (before, after *T, err error) {
+	if before, err = v.decode(pieces); err != nil {
+		return nil, nil, err
+	}
+	if after, err = v.decode(pieces); err != nil {
+		return nil, nil, err
+	}
+	own := *after
+	clone(reflect.ValueOf(&own).Elem()) // what lies in a default is shared
+	if err := f(&own); err != nil {
+		return nil, nil, err
+	}
+	return before, &own, v.validate(own)
+}
+
+// stored returns what etcd has for the value, in the place of what the source shows, and the fallback file below that.
+func (v *Value[T]) stored(etcd layer) []piece {
+	v.src.mu.RLock()
+	defer v.src.mu.RUnlock()
+	return v.pieces(&layers{etcd: etcd, fallback: v.src.layers.fallback})
+}
+
+// read reads the keys of the struct, at one revision.
+func (v *Value[T]) read(ctx context.Context) (etcd layer, rev int64, err error) {
+	ops := make([]clientv3.Op, 0, len(v.plan.leaves))
+	for _, l := range v.plan.leaves {
+		if l.dir {
+			ops = append(ops, clientv3.OpGet(v.at+l.name+"/", clientv3.WithPrefix()))
+		} else {
+			ops = append(ops, clientv3.OpGet(v.at+l.name))
+		}
+	}
+	resp, err := v.src.store.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, 0, err
+	}
+	etcd = make(layer)
+	for _, r := range resp.Responses {
+		for _, e := range r.GetResponseRange().GetKvs() {
+			etcd[string(e.GetKey())] = item{value: nonNil(e.GetValue()), rev: e.GetModRevision(), origin: Live}
+		}
+	}
+	return etcd, resp.Header.GetRevision(), nil
+}
+
+// unchanged is the condition that the struct has the same keys as at rev, with the same values.
+func (v *Value[T]) unchanged(etcd layer, rev int64) []clientv3.Cmp {
+	var out []clientv3.Cmp
+	for key, it := range etcd {
+		out = append(out, clientv3.Compare(clientv3.ModRevision(key), "=", it.rev))
+	}
+	for _, l := range v.plan.leaves {
+		key := v.at + l.name
+		if l.dir {
+			out = append(out, clientv3.Compare(clientv3.ModRevision(key+"/"), "<", rev+1).WithPrefix())
+		} else if _, there := etcd[key]; !there {
+			out = append(out, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
+		}
+	}
+	return out
+}
+
+// clone replaces what v refers to by copies, so that they can be changed. v can be set.
+func clone(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			own := reflect.New(v.Type().Elem())
+			own.Elem().Set(v.Elem())
+			clone(own.Elem())
+			v.Set(own)
+		}
+	case reflect.Interface:
+		if !v.IsNil() {
+			own := reflect.New(v.Elem().Type()).Elem()
+			own.Set(v.Elem())
+			clone(own)
+			v.Set(own)
+		}
+	case reflect.Slice:
+		if !v.IsNil() {
+			own := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+			reflect.Copy(own, v)
+			v.Set(own)
+		}
+		fallthrough
+	case reflect.Array:
+		for i := range v.Len() {
+			clone(v.Index(i))
+		}
+	case reflect.Map:
+		if v.IsNil() {
+			return
+		}
+		own := reflect.MakeMapWithSize(v.Type(), v.Len())
+		for entries := v.MapRange(); entries.Next(); {
+			elem := reflect.New(v.Type().Elem()).Elem()
+			elem.Set(entries.Value())
+			clone(elem)
+			own.SetMapIndex(entries.Key(), elem)
+		}
+		v.Set(own)
+	case reflect.Struct:
+		for _, field := range v.Fields() {
+			if field.CanSet() {
+				clone(field)
+			}
+		}
 	}
 }
 
-// keep makes an etcd layer that the value can use of one that it cannot: with what it shows now.
-func (v *Value[T]) keep(etcd layer) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for key := range etcd {
-		if v.touched(key) {
-			delete(etcd, key)
-		}
-	}
-	for _, p := range v.good {
-		if p.origin == Live || p.origin == StateFile {
-			etcd[p.key] = p.item
-		}
+// sleep waits until d has passed or ctx is done.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return retry.ContextError(ctx)
 	}
 }

@@ -34,7 +34,8 @@ type Value[T any] struct {
 // nothing is allocated. What the value refers to, such as maps and slices, is shared and read-only.
 func (v *Value[T]) Load() T { return *v.current.Load() }
 
-// Err is nil while Load returns what the source has, and else why it returns something older, as a [*BadValueError].
+// Err is nil while Load returns what the source has, and else why it returns something older: a [*BadValueError], or, for
+// a dir, an error that holds one for each bad key.
 func (v *Value[T]) Err() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -90,9 +91,10 @@ func lastOne[T any](queue []T) []T { return queue[len(queue)-1:] }
 // it, or a few seconds after etcd has acknowledged it, when the watch is down. Where the environment overrides the key,
 // Load goes on to return that.
 //
-// For a dir it writes each field in one transaction, whatever was there, and deletes the keys of nil pointers and
-// of map entries that x has not; options are refused then. It is 0 and nil when there was nothing to write, and etcd had
-// none of what there was to delete.
+// For a dir it writes the fields that differ from what the source has, bad ones included, in one transaction, and deletes
+// the keys of nil pointers and of map entries that x has not; options are refused then. A field that is as it was is not
+// written, so that a default stays a default. It is 0 and nil when there was nothing to write, and etcd had none of what
+// there was to delete. [Value.Update] also keeps what others write at the same time.
 func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, err error) {
 	if err := v.validate(x); err != nil {
 		return 0, fail("set", v.at, err)
@@ -163,7 +165,8 @@ func (v *Value[T]) pieces(l *layers) []piece {
 	if len(v.plan.dirs) == 0 && !v.set.strict {
 		return l.pick(v.plan.keys(v.at))
 	}
-	out := l.pick(slices.DeleteFunc(l.keys(v.at), func(key string) bool { return !v.touched(key) }))
+	out := l.pick(slices.DeleteFunc(l.keys(v.at, true), func(key string) bool { return !v.touched(key) }))
+	out = slices.DeleteFunc(out, func(p piece) bool { return v.plan.covers(strings.TrimPrefix(p.key, v.at), p.item) })
 	have := make(map[string]bool, len(out))
 	for _, p := range out {
 		have[p.key] = true
@@ -176,43 +179,53 @@ func (v *Value[T]) pieces(l *layers) []piece {
 	return out
 }
 
-// make decodes and validates; the error is a *BadValueError.
+// make decodes and validates. The error is a *BadValueError, or badValues.
 func (v *Value[T]) make(pieces []piece) (out *T, err error) {
 	v.src.decodes.Add(1)
-	switch {
-	case v.plan != nil:
-		out, err = v.makeStruct(pieces)
-	case len(pieces) == 0 && v.def == nil:
-		return nil, &BadValueError{Key: v.at, Err: kv.ErrNotFound}
-	case len(pieces) == 0:
-		out = v.def
-	default:
-		out, err = v.makeOne(pieces[0])
-	}
-	if err != nil {
+	if out, err = v.decode(pieces); err != nil {
 		return nil, err
 	}
 	if err := v.validate(*out); err != nil {
-		bad := &BadValueError{Key: v.at, Err: err}
+		bad := &BadValueError{Key: v.at, Origin: originOf(pieces), Err: err}
 		for _, p := range pieces {
 			bad.Revision = max(bad.Revision, p.rev)
-		}
-		if v.plan == nil && len(pieces) > 0 {
-			bad.Origin = pieces[0].origin
 		}
 		return nil, bad
 	}
 	return out, nil
 }
 
+// decode is make without the validation.
+func (v *Value[T]) decode(pieces []piece) (*T, error) {
+	switch {
+	case v.plan != nil:
+		out := new(T)
+		*out = *v.def // a dir always has one
+		if bad := v.fill(out, pieces); bad != nil {
+			return nil, bad
+		}
+		return out, nil
+	case len(pieces) > 0:
+		return v.makeOne(pieces[0])
+	case v.def != nil:
+		return v.def, nil
+	}
+	return nil, &BadValueError{Key: v.at, Err: kv.ErrNotFound}
+}
+
+// fill sets the fields of a struct to what the layers have for them.
+func (v *Value[T]) fill(into *T, pieces []piece) badValuesError {
+	return v.plan.fill(reflect.ValueOf(into).Elem(), v.at, pieces, v.set.strict, v.src.set.maxBytes)
+}
+
 func (v *Value[T]) makeOne(p piece) (out *T, err error) {
 	if err := p.tooLarge(v.src.set.maxBytes); err != nil {
-		return nil, err
+		return nil, p.bad(err)
 	}
 	out = new(T)
 	if panicked := told(func() {
 		if v.set.codec == nil {
-			err = decodeInto(p.value, reflect.ValueOf(out).Elem(), form{yaml: isYAML(v.at), strict: v.set.strict})
+			err = decodeItem(p.item, reflect.ValueOf(out).Elem(), form{yaml: isYAML(v.at), strict: v.set.strict})
 			return
 		}
 		if *out, err = v.set.codec.Decode(p.value); err != nil && !errors.Is(err, kv.ErrDecode) {
@@ -223,16 +236,6 @@ func (v *Value[T]) makeOne(p piece) (out *T, err error) {
 	}
 	if err != nil {
 		return nil, p.bad(err)
-	}
-	return out, nil
-}
-
-func (v *Value[T]) makeStruct(pieces []piece) (*T, error) {
-	out := new(T)
-	*out = *v.def // a dir always has one
-	err := v.plan.fill(reflect.ValueOf(out).Elem(), v.at, pieces, v.set.strict, v.src.set.maxBytes)
-	if err != nil {
-		return nil, err
 	}
 	return out, nil
 }
