@@ -160,7 +160,7 @@ func newLogin(ctx context.Context, s *settings) *login {
 		s.token = "" // the login alone holds it from here on
 		return fixedToken(token)
 	case s.credentials != nil:
-		return sourcedLogin(ctx, s.credentials, time.Duration(s.cfg.DialTimeout))
+		return sourcedLogin(ctx, s.credentials, time.Duration(s.cfg.DialTimeout), s.logger)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func NewReadiness(check func(ctx context.Context) error) http.Handler {
 
 // NewLogin returns a call that needs a login, which asks source and then, were it not to fail, etcd.
 func NewLogin(base context.Context, source func(ctx context.Context) (user, password string, err error)) func(ctx context.Context) error {
-	l := sourcedLogin(base, source, time.Minute)
+	l := sourcedLogin(base, source, time.Minute, slog.New(slog.DiscardHandler))
 	return func(ctx context.Context) error {
 		_, err := l.ticket(ctx, nil, 0, nil)
 		return err

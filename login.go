@@ -3,6 +3,7 @@ package etcdkit
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,9 @@ type login struct {
 	bound  time.Duration   // of one login
 	base   context.Context //nolint:containedctx // the client's life: a login must not carry what one caller's context holds
 	asking chan struct{}   // holds something while source is being asked
+	logger *slog.Logger
+
+	refused refusedLogin // belongs to the attempt that is under way
 
 	mu     sync.Mutex
 	have   ticket
@@ -57,8 +61,8 @@ type attempt struct {
 }
 
 // sourcedLogin is a login with what source says. It ends with base.
-func sourcedLogin(base context.Context, source credentialsFunc, bound time.Duration) *login {
-	return &login{source: source, bound: bound, base: base, asking: make(chan struct{}, 1)}
+func sourcedLogin(base context.Context, source credentialsFunc, bound time.Duration, l *slog.Logger) *login {
+	return &login{source: source, bound: bound, base: base, asking: make(chan struct{}, 1), logger: l}
 }
 
 // fixedToken is a login that never happens.
@@ -167,16 +171,18 @@ func (l *login) try(ctx context.Context, cc *grpc.ClientConn, a *attempt, opts [
 	bounded, stop := context.WithTimeout(l.base, l.bound)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
-	token, err := "", errBrokenOff
-	defer func() { l.settle(ctx, a, token, err) }() // also when an interceptor panics: others wait for it
-	token, err = l.authenticate(bounded, cc, opts)
+	token, tried, err := "", true, errBrokenOff
+	defer func() { l.settle(ctx, a, token, tried, err) }() // also when an interceptor panics: others wait for it
+	token, tried, err = l.authenticate(bounded, cc, opts)
 }
 
-// settle ends an attempt.
-func (l *login) settle(ctx context.Context, a *attempt, token string, err error) {
-	l.count.Add(1)
-	if err != nil {
-		l.failed.Add(1)
+// settle ends an attempt. tried says that it was made, and not put off.
+func (l *login) settle(ctx context.Context, a *attempt, token string, tried bool, err error) {
+	if tried {
+		l.count.Add(1)
+		if err != nil {
+			l.failed.Add(1)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -192,14 +198,19 @@ func (l *login) settle(ctx context.Context, a *attempt, token string, err error)
 	close(a.done)
 }
 
-// authenticate gets a token. It waits for a connection if the call does that it is made for.
-func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []grpc.CallOption) (string, error) {
+// authenticate gets a token. It waits for a connection if the call does that it is made for. If etcd has just refused the
+// same credentials, it returns that error and tried is false.
+func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []grpc.CallOption) (token string, tried bool, err error) {
 	user, password, err := l.ask(ctx)
 	if err == nil && (user == "" || password == "") {
 		err = errors.New("user or password is empty")
 	}
 	if err != nil {
-		return "", &credentialsError{err: err}
+		return "", true, &credentialsError{err: err}
+	}
+	credentials := NewSecret(user + "\x00" + password)
+	if err := l.refused.current(credentials, time.Now()); err != nil {
+		return "", false, err
 	}
 	var patience []grpc.CallOption
 	for _, o := range opts {
@@ -209,9 +220,16 @@ func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []gr
 	}
 	resp, err := pb.NewAuthClient(cc).Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: password}, patience...)
 	if errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
-		return "", nil
+		err = nil
 	}
-	return resp.GetToken(), err
+	begins, ends := l.refused.update(credentials, err, time.Now())
+	switch {
+	case begins:
+		l.logger.WarnContext(ctx, "etcd refuses the login", "user", user, "error", err)
+	case ends:
+		l.logger.WarnContext(ctx, "etcd accepts the login again", "user", user)
+	}
+	return resp.GetToken(), true, err
 }
 
 // outgoing is ctx for a call that carries the ticket.
