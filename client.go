@@ -119,8 +119,11 @@ func newCore(s *settings) (*core, error) {
 			// The name in the TLS settings alone has no effect: client/v3 gives gRPC that of the endpoint.
 			cfg.DialOptions = append(cfg.DialOptions, grpc.WithAuthority(s.tls.ServerName))
 		}
+		if s.roots != nil { // these come after, and replace, the credentials that client/v3 makes of s.tls
+			cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(&reloadingCredentials{s.tls, s.roots}))
+		}
 		cfg.DialOptions = append(cfg.DialOptions, s.dial...)
-		c.lines = &lines{dial: direct(cfg), tls: s.tls}
+		c.lines = &lines{dial: direct(cfg), tls: s.tls, roots: s.roots}
 		c.cli, err = clientv3.New(cfg)
 	}
 	if err != nil {

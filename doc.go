@@ -44,8 +44,8 @@
 // the balancing within 5 s, and comes back after three good answers; the last one that answers is never left out.
 // [Client.SetEndpoints] replaces the endpoints, [WithEndpointSync] does so from the list of members.
 //
-// User and password are asked for on every login, so a rotated password file needs no restart, and a client certificate
-// is read again once its files have changed. Calls that need a login at the same time share one, and a call whose token
+// User and password are asked for on every login, so a rotated password file needs no restart, and the files of
+// TLS are read for every new connection. Calls that need a login at the same time share one, and a call whose token
 // etcd no longer accepts is made again with a new one.
 //
 // Not guaranteed: that an endpoint answers because it is in use, and that two clients see a failure at the same time.

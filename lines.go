@@ -3,6 +3,7 @@ package etcdkit
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -25,6 +26,8 @@ const alertWithin = time.Second
 type lines struct {
 	dial func(ep string) (*grpc.ClientConn, error)
 	tls  *tls.Config // nil: none, or unknown
+
+	roots *reloader[*x509.CertPool] // nil: those of tls
 
 	mu     sync.Mutex
 	conns  map[string]*line
@@ -137,6 +140,9 @@ func (l *lines) alert(ctx context.Context, ep string) error {
 	}
 	cfg := l.tls.Clone()
 	cfg.NextProtos = []string{"h2"}
+	if l.roots != nil {
+		cfg.RootCAs = l.roots.current()
+	}
 	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, network, addr)
 	if err == nil {
 		defer func() { _ = conn.Close() }()

@@ -2,6 +2,7 @@ package etcdkit
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"slices"
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
@@ -14,7 +15,8 @@ type settings struct {
 	cfg       Config // with its defaults, and without its secrets
 	namespace string // normalised
 	token     string
-	endpoints []string // as client/v3 reads them; empty as long as they have to be looked up
+	roots     *reloader[*x509.CertPool] // nil without Config.TLS.CAFile
+	endpoints []string                  // as client/v3 reads them; empty as long as they have to be looked up
 }
 
 // newSettings checks everything that can be checked without the network, and tells all of what is wrong.
@@ -61,11 +63,11 @@ func (s *settings) setTLS(cfg Config, bad *complaints) {
 	case s.tls != nil && files:
 		bad.add("both WithTLS and tls files")
 	case files:
-		c, err := cfg.TLS.load(s.logger)
+		c, roots, err := cfg.TLS.load(s.logger)
 		if err != nil {
 			bad.add("tls: %v", err)
 		}
-		s.tls = c
+		s.tls, s.roots = c, roots
 	case s.tls == nil:
 		return
 	case s.tls.MinVersion != 0 && s.tls.MinVersion < tls.VersionTLS12:

@@ -2,11 +2,13 @@ package etcdkit_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -48,7 +50,7 @@ func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "old/k")
 	require.NoError(t, err, "the last good pair stays in use")
-	assert.Contains(t, lines.String(), "client certificate cannot be read")
+	assert.Contains(t, lines.String(), "TLS file cannot be read")
 
 	copyFile(will.KeyFile, key)
 	_, err = c.KV().Exists(t.Context(), "old/k")
@@ -63,6 +65,81 @@ func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "new/k")
 	require.NoError(t, err, "a pair that is gone leaves the last good one too")
+}
+
+// Deployment tools and archives set one time for all files.
+func TestTLSConfig_NoticesACertificateOfEqualSizeAndTime(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
+	etcdtest.EnableAuth(t, s,
+		etcdtest.User{Name: "aaa", Password: "unused", Grants: []etcdtest.Grant{etcdtest.ReadWrite("aaa/")}},
+		etcdtest.User{Name: "bbb", Password: "unused", Grants: []etcdtest.Grant{etcdtest.ReadWrite("bbb/")}},
+	)
+	proxy := s.Proxy(t)
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	install := func(pair etcdtest.KeyPair) (sizes [2]int) {
+		for i, file := range [][2]string{{pair.CertFile, cert}, {pair.KeyFile, key}} {
+			data, err := os.ReadFile(file[0])
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(file[1], data, 0o600))
+			require.NoError(t, os.Chtimes(file[1], time.Unix(1, 0), time.Unix(1, 0)))
+			sizes[i] = len(data)
+		}
+		return sizes
+	}
+	old := install(pki.IssueClient("aaa"))
+	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile, CertFile: cert, KeyFile: key}})
+	for install(pki.IssueClient("bbb")) != old { // sizes differ by a byte or two
+		require.NoError(t, t.Context().Err())
+	}
+	proxy.Cut()
+	_, err := c.KV().Exists(t.Context(), "bbb/k")
+	require.NoError(t, err)
+}
+
+func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
+	t.Parallel()
+	pki := etcdtest.Certs(t)
+	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
+	proxy := s.Proxy(t)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	install := func(from string) {
+		data, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(ca, data, 0o600))
+	}
+	install(pki.OtherCAFile)
+	lines := &lockedWriter{w: &strings.Builder{}}
+	cfg := etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: ca}}
+	_, err := etcdkit.Open(t.Context(), cfg)
+	require.ErrorContains(t, err, "certificate signed by unknown authority")
+	c := opened(t, cfg, etcdkit.WithLogger(lines.logger()))
+	_, err = c.Members(t.Context())
+	require.ErrorContains(t, err, "certificate signed by unknown authority")
+
+	install(pki.CAFile)
+	require.Eventually(t, func() bool {
+		_, err := c.KV().Exists(t.Context(), "k")
+		return err == nil
+	}, 30*time.Second, 10*time.Millisecond)
+	_, err = c.Members(t.Context())
+	require.NoError(t, err)
+
+	require.NoError(t, os.WriteFile(ca, []byte("no certificate"), 0o600))
+	proxy.Cut()
+	_, err = c.KV().Exists(t.Context(), "k")
+	require.NoError(t, err, "the last good file stays in use")
+	assert.Equal(t, 1, strings.Count(lines.String(), "TLS file cannot be read"))
+
+	install(pki.OtherCAFile)
+	proxy.Cut()
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	defer stop()
+	_, err = c.KV().Exists(ctx, "k")
+	require.Error(t, err, "the server is not trusted any more")
+	assert.Equal(t, 1, strings.Count(lines.String(), "TLS file can be read again"))
 }
 
 func TestGivenTLSSettingsAreUsedAndLeftAlone(t *testing.T) {
