@@ -62,8 +62,8 @@
 //
 //   - A registration whose process lives, and whose client is not closed, comes back.
 //   - Close and a failed Register leave nothing of their own behind; where etcd cannot be reached, for no longer than the TTL.
-//   - No registration deletes or replaces another, unless that has the same ID, host and port, or
-//     with [WithTakeover].
+//   - No registration deletes or replaces that of another process, unless that has the same ID, host
+//     and port, or with [WithTakeover]. None replaces one of the same client.
 //   - A view never shows half of a transaction. Its instances are those of some revision of etcd, and those held back.
 //   - A resolver never tells gRPC of an empty list because etcd is away, and a change of what is said of an instance does not
 //     cost its connection.

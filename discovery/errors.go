@@ -43,7 +43,7 @@ type TakenError struct {
 	// Remaining is how long the lease had left at the last look.
 	Remaining time.Duration
 
-	here  bool // the holder is a registration of the same registry
+	here  bool // the holder is a registration of the same client
 	since bool // it was not taken before
 }
 

@@ -106,9 +106,9 @@ type registering struct {
 // Register waits for the first success.
 func WithoutWaiting() RegisterOption { return func(s *registering) { s.background = true } }
 
-// WithTakeover replaces whoever has the ID, also at another host and port. One that lives is left without its registration until the new one is closed:
-// its State is Suspended, and nobody tells it more. A registration of the same client is not replaced, which is ErrTaken
-// still: close it. Default: ErrTaken.
+// WithTakeover replaces the instance of another process that has the ID, whatever its host and port. If that process is
+// alive, the State of its registration is Suspended until the new one is closed. A registration of the same client is not
+// replaced, which is ErrTaken still: close it. Default: ErrTaken, unless host and port are the same.
 func WithTakeover() RegisterOption { return func(s *registering) { s.takeover = true } }
 
 // WithDrainDelay is how long Drain waits between the mark and its return: for clients to see the mark, and to have sent

@@ -140,6 +140,9 @@ func (p *place) open(ctx context.Context, takeover bool) error {
 		switch {
 		case err == nil:
 			return nil
+		case errors.Is(err, errs.HeldHere): // by a registration of another registry of the client, which is alive
+			i, _, _ := p.get()
+			return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, here: true}
 		case errors.Is(err, kv.ErrExists):
 			if cleared == clearings { // somebody puts it back each time
 				return p.takenMeanwhile()
@@ -185,8 +188,8 @@ func (p *place) try(ctx context.Context) error {
 }
 
 // clear waits until the key that is in the way is gone. It deletes the key for a takeover, and if
-// the predecessor had the same host and port: only one process can listen there, so the predecessor
-// is dead. It fails if the predecessor is alive.
+// the predecessor had the same host and port, where normally only one process can listen: such a
+// predecessor is taken for dead. It fails if another predecessor is alive.
 func (p *place) clear(ctx context.Context, takeover bool) error {
 	e, err := p.r.store.Get(ctx, p.key)
 	switch {

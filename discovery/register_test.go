@@ -202,6 +202,29 @@ func TestRegister_ReplacesPredecessorAtTheSameAddress(t *testing.T) {
 	require.ErrorIs(t, err, discovery.ErrTaken, "a key without a lease was written by hand")
 }
 
+// The holder is alive for certain, whatever its address is and whichever registry of the client it belongs to.
+func TestRegister_LeavesARegistrationOfTheSameClientAlone(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	one, p := process(t, dir)
+	other := discovery.New(p)
+	t.Cleanup(func() { assert.NoError(t, other.Close()) })
+	first := register(t, one, some("orders", "a"))
+	before, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
+	require.NoError(t, err)
+	for _, opts := range [][]discovery.RegisterOption{nil, {discovery.WithTakeover()}} {
+		_, err = other.Register(timely(t), some("orders", "a"), opts...)
+		require.ErrorIs(t, err, discovery.ErrTaken)
+		require.ErrorContains(t, err, "by this process")
+	}
+	after, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
+	require.NoError(t, err)
+	require.Len(t, after.Kvs, 1)
+	assert.Equal(t, before.Kvs[0].ModRevision, after.Kvs[0].ModRevision, "it was not deleted in between")
+	require.NoError(t, first.Close())
+	register(t, other, some("orders", "a"))
+}
+
 func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)

@@ -39,12 +39,13 @@ type Registration struct {
 // behind: what a request may have left that was cut off is removed in the background. While etcd does not answer it is tried
 // again until ctx ends; without a deadline, for 10 s.
 //
-// If a crashed process has left an instance with the same ID, Register replaces it at once if it has
-// the same Host and Port. Otherwise Register logs a warning and waits until the lease of the old
-// instance has expired, which takes up to its TTL plus one second and is bounded only by ctx. If the
-// lease is being renewed, which shows within a third of its TTL, the error is a [*TakenError] and
-// matches [ErrTaken]. If ctx ends before that is known, the error matches both. [WithTakeover]
-// replaces the old instance in every case.
+// If another process has registered an instance with the same ID, Host and Port, Register takes that
+// process for dead and replaces its instance at once, as [WithTakeover] does at any address: do not
+// use an address that is not unique, such as localhost, together with a fixed ID. Otherwise Register
+// logs a warning and waits until the lease of the old instance has expired, which takes up to its TTL
+// plus one second and is bounded only by ctx. If the lease is being renewed, which shows within a third
+// of its TTL, the error is a [*TakenError] and matches [ErrTaken]. If ctx ends before that is known, the
+// error matches both. An instance that the same client has registered is never replaced.
 //
 // One RPC, a watch, and, when the registry's lease is not there yet, one more. Registrations of a client with one TTL share
 // leases, renewals and streams.

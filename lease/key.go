@@ -127,7 +127,7 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 		}
 		m.mu.Unlock()
 		if other.ctx.Err() == nil {
-			return fmt.Errorf("%w: this process keeps it already", ErrExists)
+			return fmt.Errorf("%w: %w", ErrExists, errs.HeldHere)
 		}
 		select {
 		case <-other.gone:

@@ -30,6 +30,8 @@ var (
 	Closed = errors.New("closed")
 	// LeaseNotFound means that the lease named does not exist, or exists no more.
 	LeaseNotFound = errors.New("lease not found")
+	// HeldHere means that this process has the key already.
+	HeldHere = errors.New("this process has it already")
 )
 
 // ClosedError returns an error that says what is closed, such as "registry closed". It matches

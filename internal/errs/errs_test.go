@@ -49,6 +49,7 @@ func TestTheConditionsAreDistinct(t *testing.T) {
 	t.Parallel()
 	all := []error{
 		errs.Invalid, errs.Unavailable, errs.Unauthenticated, errs.Permission, errs.Compacted, errs.UnknownOutcome, errs.Closed, errs.LeaseNotFound,
+		errs.HeldHere,
 	}
 	for i, a := range all {
 		for j, b := range all {
