@@ -14,7 +14,7 @@ const markBound = 500 * time.Millisecond
 
 // Close takes the instance out of etcd, if it is its own that is there, within about 5 s. First it marks it as draining, for
 // views to know that it leaves of its own will: one RPC, none after Drain, and one more for the deletion. After an error the
-// key is deleted in the background, within 15 s of etcd answering again, and goes with its lease at the latest. It does so once and
+// key is deleted in the background, within 5 s of etcd answering again, and goes with its lease at the latest. It does so once and
 // returns the same result every time.
 //
 // A registration of [Registry.RegisterGRPC] drains first, and stops its server afterwards.

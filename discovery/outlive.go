@@ -31,8 +31,11 @@ func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte], holder Instance
 	if taken.Renewed {
 		return taken
 	}
-	p.r.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(p.key),
-		"holder", holder.Addr(), "lease", strconv.FormatInt(int64(e.Lease), 16))
+	if p.awaited != e.Lease { // not again for each attempt of WithoutWaiting
+		p.awaited = e.Lease
+		p.r.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(p.key),
+			"holder", holder.Addr(), "lease", strconv.FormatInt(int64(e.Lease), 16))
+	}
 	var rewritten bool // by somebody on the same lease, who lives, then
 	sub, err := p.r.watcher.Subscribe(watch.Key(p.key), func(_ context.Context, b watch.Batch) error {
 		for _, ev := range b.Events {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
@@ -22,6 +24,8 @@ type place struct {
 
 	turn chan struct{} // full while somebody changes what is to be there
 	late sync.WaitGroup
+
+	awaited clientv3.LeaseID // the last one whose end was waited for; belongs to open
 
 	mu     sync.Mutex
 	want   Instance

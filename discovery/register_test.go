@@ -242,6 +242,30 @@ func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
 	require.ErrorIs(t, <-failed, context.Canceled)
 }
 
+func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	one, _ := process(t, dir, discovery.WithTTL(3*time.Second))
+	first := register(t, one, some("orders", "a"))
+	log := &journal[string]{}
+	other, p := process(t, dir, discovery.WithTTL(3*time.Second), discovery.WithLogger(warnings(log)))
+	elsewhere := some("orders", "a")
+	elsewhere.Host = "10.0.0.2"
+	reg, err := other.Register(t.Context(), elsewhere, discovery.WithoutWaiting())
+	require.NoError(t, err)
+	for range 3 { // attempts, each of which watches the key until it is known that the holder lives
+		eventually(t, func() bool { return p.watcher.Stats().Active == 1 })
+		eventually(t, func() bool { return p.watcher.Stats().Active == 0 })
+	}
+	require.Len(t, log.all(), 2)
+	assert.Contains(t, log.all()[0], "instance id is taken")
+	assert.Contains(t, log.all()[1], "instance could not be registered; retrying")
+	require.NoError(t, first.Close())
+	eventually(t, func() bool { return reg.State() == discovery.Registered })
+	eventually(t, func() bool { return len(log.all()) == 3 })
+	assert.Contains(t, log.all()[2], "instance is registered")
+}
+
 // warnings returns a logger that adds its records from Warn up to a journal.
 func warnings(j *journal[string]) *slog.Logger {
 	return slog.New(slog.NewTextHandler(journalWriter{j}, &slog.HandlerOptions{Level: slog.LevelWarn}))
