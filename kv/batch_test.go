@@ -188,7 +188,7 @@ func TestABatchWithTTLNeedsOneLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.costs(t, map[string]int{"Lease/LeaseGrant": 2, "KV/Txn": 2}, func() {
-		ops := puts(200, 1, kv.WithTTL(time.Minute))
+		ops := puts(200, 1, kv.WithTTL(10*time.Minute))
 		_, err := b.Batch(t.Context(), append(ops, kv.OpPut("other", nil, kv.WithTTL(time.Hour)))...)
 		require.NoError(t, err)
 	})

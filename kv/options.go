@@ -97,11 +97,11 @@ func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) 
 // WithTTL lets etcd delete the key d after the write, unless it is written again before. d is rounded up to whole seconds
 // and must be at least 1 s; a server with default timing grants no less than 2 s.
 //
-// From a minute on, writes of a client with the same TTL share a lease. A key then lives up to a twentieth longer than d.
+// From two minutes on, writes of a client with the same TTL share a lease. A key then lives up to a twentieth longer than d.
 // The first write within each twentieth of d, and the first after every 1000, grants a lease: two RPCs. The others cost one.
 // Never revoke the lease of such a key, because that deletes other keys, too.
 //
-// Below a minute each write grants a lease of its own: two RPCs, and a lease in etcd that ends with its time even if the key
+// Below two minutes each write grants a lease of its own: two RPCs, and a lease in etcd that ends with its time even if the key
 // is overwritten. If the write is refused the lease is revoked, which takes at most half a second, also after the end of the
 // context. If the outcome of the grant or the write is unknown, the lease is left to expire. For many keys that live as long
 // as a process, a lease.Session is the cheaper way.

@@ -27,7 +27,7 @@ func TestTheLastOfTwoEqualOptionsWins(t *testing.T) {
 	assert.Equal(t, "x", b.value(t, "inner/k"))
 	ttl, err := b.raw.TimeToLive(t.Context(), b.leaseOf(t, "inner/k"))
 	require.NoError(t, err)
-	assert.EqualValues(t, 63, ttl.GrantedTTL, "a lease that is shared lives a twentieth longer")
+	assert.EqualValues(t, 60, ttl.GrantedTTL)
 }
 
 func TestANamespaceNeedsNoSlash(t *testing.T) {

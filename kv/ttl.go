@@ -16,7 +16,7 @@ import (
 
 const (
 	// minSharedTTL is the shortest TTL whose leases are shared. The leases of shorter ones are gone soon.
-	minSharedTTL = time.Minute
+	minSharedTTL = 2 * time.Minute
 	// sharedTTLDivisor says how much longer than its TTL a shared lease lives, and for how long writes get it: a twentieth.
 	sharedTTLDivisor = 20
 	// maxLeaseWrites bounds the writes on a lease: when it ends, etcd deletes its keys in a single transaction.

@@ -3,12 +3,14 @@ package kv_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -55,7 +57,7 @@ func TestWithTTL_ManyWritersWaitForOneGrant(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 50 {
 			all.Go(func() {
-				_, err := b.Put(t.Context(), strconv.Itoa(i), nil, kv.WithTTL(time.Minute))
+				_, err := b.Put(t.Context(), strconv.Itoa(i), nil, kv.WithTTL(2*time.Minute))
 				assert.NoError(t, err)
 			})
 		}
@@ -66,7 +68,7 @@ func TestWithTTL_ManyWritersWaitForOneGrant(t *testing.T) {
 func TestWithTTL_LeaseHoldsABoundedNumberOfKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	_, err := b.Batch(t.Context(), puts(1100, 1, kv.WithTTL(time.Minute))...)
+	_, err := b.Batch(t.Context(), puts(1100, 1, kv.WithTTL(2*time.Minute))...)
 	require.NoError(t, err)
 	keys := map[int64]int{}
 	for e, err := range b.List(t.Context(), "") {
@@ -85,7 +87,7 @@ func TestWithTTL_RefusedWritesKeepASharedLease(t *testing.T) {
 	b.put(t, "k", "x")
 	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Txn": 10}, func() {
 		for range 10 {
-			_, err := b.Create(t.Context(), "k", nil, kv.WithTTL(time.Minute))
+			_, err := b.Create(t.Context(), "k", nil, kv.WithTTL(2*time.Minute))
 			require.ErrorIs(t, err, kv.ErrExists)
 		}
 	})
@@ -99,14 +101,14 @@ func TestWithTTL_SharedLeaseThatWasRevokedIsReplaced(t *testing.T) {
 		"put, once": func(ttl kv.PutOption) error { return second(b.Put(t.Context(), "k", nil, ttl, kv.WithOnce())) },
 		"batch":     func(ttl kv.PutOption) error { return second(b.Batch(t.Context(), kv.OpPut("k", nil, ttl))) },
 	} {
-		require.NoError(t, write(kv.WithTTL(time.Minute)), name)
+		require.NoError(t, write(kv.WithTTL(2*time.Minute)), name)
 		_, err := b.raw.Revoke(t.Context(), b.leaseOf(t, "k"))
 		require.NoError(t, err)
 		require.Equal(t, "<none>", b.value(t, "k"))
-		require.NoError(t, write(kv.WithTTL(time.Minute)), name)
+		require.NoError(t, write(kv.WithTTL(2*time.Minute)), name)
 		assert.NotZero(t, b.leaseOf(t, "k"), name)
 	}
-	_, err := b.Batch(t.Context(), kv.OpPut("k", nil, kv.WithTTL(time.Minute)), kv.OpPut("l", nil, kv.WithLease(12345)))
+	_, err := b.Batch(t.Context(), kv.OpPut("k", nil, kv.WithTTL(2*time.Minute)), kv.OpPut("l", nil, kv.WithLease(12345)))
 	require.ErrorIs(t, err, errs.LeaseNotFound, "that of the caller is not replaced")
 }
 
@@ -125,14 +127,11 @@ func TestBatch_EachTransactionHasAShortLeaseOfItsOwn(t *testing.T) {
 func TestBatch_CountsTheBytesOfGuards(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	g, _ := hold(t, b, errOwner)
-	wide := g.Guard().Compares()
-	for range 8 {
-		wide = append(wide, g.Guard().Compares()...)
-	}
-	guard := kv.WithGuard(kv.NewGuard(errOwner, wide...))
-	for d := range 24 { // bytes around which a third operation still fits
-		value := make([]byte, 3<<19/3-d*64)
+	long := strings.Repeat("g", 900)
+	b.put(t, long, "")
+	guard := kv.WithGuard(kv.NewGuard(errOwner, clientv3.Compare(clientv3.CreateRevision(b.dir+long), ">", 0)))
+	for d := range 32 { // values between those of which two fit into a transaction, and three
+		value := make([]byte, 3<<19/3-300-d*20)
 		var ops []kv.Op
 		for i := range 3 {
 			ops = append(ops, kv.OpPut("k"+strconv.Itoa(i), value, guard))
