@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -89,6 +90,9 @@ type coalesced struct {
 
 // Base is the same over what does not retry by itself.
 func (k *coalesced) Base() clientv3.KV { return k.base }
+
+// RetryBudget is that of next, so that a Store over it shares it.
+func (k *coalesced) RetryBudget() *retry.Budget { return budgetOf(k.KV) }
 
 // The kinds of calls that share transactions with their like.
 const (

@@ -195,7 +195,12 @@ func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
 	} {
 		cli := f.Client(t, hardened(t))
 		rawkv.Install(cli, retry.New(retry.Config{Client: cli}), false)
+		funded, ok := cli.KV.(retry.Funded)
+		require.True(t, ok)
 		cli.KV = wrap(cli.KV)
+		wrapped, ok := cli.KV.(retry.Funded)
+		require.True(t, ok, name)
+		assert.Same(t, funded.RetryBudget(), wrapped.RetryBudget(), name)
 		before := f.Calls()
 		_, err := kv.New(cli, kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond})).Get(t.Context(), "k")
 		require.ErrorIs(t, err, kv.ErrUnavailable, name)

@@ -7,6 +7,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -43,6 +44,17 @@ func (n *namespacedKV) Base() clientv3.KV {
 		return &namespacedKV{KV: b.Base(), keyMapper: n.keyMapper}
 	}
 	return n
+}
+
+// RetryBudget is that of next, so that a Store over the namespace shares it.
+func (n *namespacedKV) RetryBudget() *retry.Budget { return budgetOf(n.KV) }
+
+// budgetOf returns the retry budget of a KV that has one, else nil.
+func budgetOf(kv clientv3.KV) *retry.Budget {
+	if f, ok := kv.(retry.Funded); ok {
+		return f.RetryBudget()
+	}
+	return nil
 }
 
 // Get retrieves keys below the namespace.
