@@ -139,7 +139,7 @@ func TestAConsumerThatStopsReadingDoesNotGrowTheHeap(t *testing.T) { //nolint:pa
 // The history that each of eight consumers reads is larger than what all of them may hold.
 func TestWatcher_BoundsMemoryOfReplays(t *testing.T) { //nolint:paralleltest // others would be in the heap too
 	cli := etcdtest.Start(t).Client(t)
-	const large = 100
+	const large = 60
 	start := mustPut(t, cli, "dir/a", "x")
 	value := strings.Repeat("x", 1<<20)
 	for range large {
