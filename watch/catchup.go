@@ -174,7 +174,8 @@ func (s *sub) recall() error {
 // insist calls f until it succeeds, or says that trying again is of no use.
 func (s *sub) insist(f func() error) error {
 	waits := reopening()
-	for {
+	defer s.core.outages.over(s)
+	for failures := 1; ; failures++ {
 		err := f()
 		switch {
 		case err == nil, fromConsumer(err), errors.Is(err, errs.Permission), errors.Is(err, errs.Compacted),
@@ -183,6 +184,7 @@ func (s *sub) insist(f func() error) error {
 		case s.over() != nil:
 			return s.over()
 		}
+		s.core.outages.failed(s, s.req.sel.String(), failures, err)
 		s.core.log.DebugContext(s.ctx, "watch reads again", "selector", s.req.sel.String(), "error", err)
 		if !sleep(s.ctx, waits.NextBackOff()) {
 			return s.ctx.Err()

@@ -9,7 +9,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scan"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -23,6 +22,7 @@ type core struct {
 	pool   *pool
 
 	replays *replayBudget
+	outages *outages
 	log     *slog.Logger
 	resync  func(selector string, folded int)
 	counts  counts
@@ -49,11 +49,12 @@ func newCore(cli *clientv3.Client, c config) *core {
 		cli: cli, lister: kv, log: c.logger, resync: c.resync,
 		engine: retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger}),
 		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}), replays: newReplayBudget(),
+		outages: newOutages(c.logger),
 	}
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
 	out.ctx, out.stop = context.WithCancelCause(context.Background())
 	out.pool = newPool(out.ctx, cli)
-	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errs.Closed) })
+	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errClosed) })
 	return out
 }
 
@@ -62,7 +63,7 @@ func (c *core) begin(s *sub) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.cli.Ctx().Err() != nil {
-		return errs.Closed
+		return errClosed
 	}
 	c.subs[s] = struct{}{}
 	return nil
@@ -80,7 +81,7 @@ func (c *core) acquire(r *request) (*hub, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, errs.Closed
+		return nil, errClosed
 	}
 	k := r.key()
 	h := c.hubs[k]
@@ -122,7 +123,7 @@ func (c *core) close() {
 	c.closed = true
 	c.mu.Unlock()
 	c.unlink()
-	c.stop(errs.Closed)
+	c.stop(errClosed)
 	c.wg.Wait()
 }
 

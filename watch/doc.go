@@ -44,6 +44,14 @@
 // open, and those of the same client that join them, until they are opened anew; a value that is larger than the
 // client's receive limit holds up its own watch, which keeps trying.
 //
+// # Servers
+//
+// etcd 3.5.13 and later, 3.4.31 and later of 3.4. Older servers report progress ahead of events that they have yet to send
+// (etcd issue 15220). There, none of the above is certain: a watch that is opened again and a watch with WithAfter may leave
+// events out, report that everything up to a revision was delivered, and never know. etcdkit.Open refuses such members;
+// etcdkit.OpenLazy, etcdkit.Wrap and etcdkit.WithUnsupportedServers log a warning instead. New, over a client of client/v3,
+// does not check.
+//
 // # How a watch starts
 //
 // etcd serves a watch that starts at or below the current revision from a loop that runs every 100 ms. So the server's
@@ -97,6 +105,12 @@
 // the one that is to blame is found by trying the suspects alone.
 //
 // A Watcher field of the client that is not client/v3's own is used as it is, and not closed.
+//
+// # Outages
+//
+// If two attempts in a row fail, one warning says that watches are interrupted, and another one, when all go on, that they do:
+// for all watches of a Watcher at once, and at most once a minute. Status and ServerWatches say why a watch is stale; if the
+// client has no connection, with the error of its last attempt to connect.
 //
 // # Slow consumers
 //

@@ -57,6 +57,18 @@ func fail(op string, sel Selector, err error) error {
 	return &errs.Error{Pkg: "watch", Op: op, Key: sel.String(), Unchanged: true, Err: err}
 }
 
+// errClosed is the end of all watches of a Watcher, and of new ones.
+var errClosed = errs.ClosedError("watcher")
+
+// subscriptionClosed is the error of whoever waits for a subscription that has ended, with the error of its end, if any.
+func subscriptionClosed(cause error) error {
+	closed := errs.ClosedError("subscription")
+	if e, ok := errors.AsType[*errs.Error](cause); ok {
+		return fmt.Errorf("%w: %w", closed, e.Err)
+	}
+	return closed
+}
+
 // Why a server-side watch ended. None of these reaches a caller as the end of a watch.
 var (
 	errEnded    = errors.New("the stream ended")

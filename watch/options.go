@@ -28,8 +28,9 @@ type config struct {
 // Default: no namespace.
 func WithNamespace(dir string) WatcherOption { return func(c *config) { c.namespace = dir } }
 
-// WithLogger sets the logger for lost streams (Debug), gaps and resyncs (Info), and handlers that panic (Error). Default:
-// [slog.Default], from the level Warn up.
+// WithLogger sets the logger for lost streams (Debug), gaps and resyncs (Info), the beginning and the end of an outage (Warn:
+// for all watches at once, at most once a minute), and handlers that panic (Error). Default: [slog.Default], from the level
+// Warn up.
 func WithLogger(l *slog.Logger) WatcherOption { return func(c *config) { c.logger = l } }
 
 // WithResyncHook has f called after each resync of a state watch, with the selector and the number of changes that the

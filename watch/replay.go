@@ -32,6 +32,7 @@ var errNoProgress = errors.New("the replay makes no progress")
 func (s *sub) replay(goal position) error {
 	s.core.counts.replays.Add(1)
 	r := replayer{sub: s, goal: goal, waits: reopening()}
+	defer s.core.outages.over(s)
 	for !s.at.reaches(goal) {
 		err := r.once()
 		if err == nil || fromConsumer(err) || s.over() != nil {
@@ -52,6 +53,7 @@ func (s *sub) replay(goal position) error {
 		if s.index != nil && r.stalls >= maxStalls {
 			return errNoProgress
 		}
+		s.core.outages.failed(s, s.req.sel.String(), r.stalls, err)
 		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.req.sel.String(), "error", err)
 		if !sleep(s.ctx, r.waits.NextBackOff()) {
 			return s.ctx.Err()
@@ -87,10 +89,11 @@ func (r *replayer) once() (err error) {
 	}
 	seat := r.core.pool.forReplay(limit, r.avoid)
 	was := r.at
-	err = r.read(seat)
+	err = explained(r.core.cli, r.read(seat))
 	r.core.pool.release(seat, err != nil)
 	if r.at != was {
 		r.waits, r.silences, r.stalls, r.fragments, r.size = reopening(), 0, 0, false, 0
+		r.core.outages.over(r.sub)
 	}
 	if !spoils(err) || fromConsumer(err) || errors.Is(err, errStalled) || r.over() != nil {
 		return err

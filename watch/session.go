@@ -32,7 +32,8 @@ const maxStalls = 2
 type flow struct {
 	lost      *compaction
 	reopen    backoff.BackOff
-	silences  int    // streams in a row that never answered
+	failures  int    // streams in a row that broke before they had answered
+	silences  int    // of them, those that never answered
 	stalls    int    // replays in a row that delivered nothing
 	suspect   bool   // the last stream broke in a way that another tenant may be to blame for
 	fragments bool   // the last response was refused for its size
@@ -49,6 +50,7 @@ func reopening() backoff.BackOff {
 // run is the hub's goroutine.
 func (h *hub) run() {
 	h.reopen = reopening()
+	defer h.core.outages.over(h)
 	for {
 		err := h.session()
 		if h.ctx.Err() != nil {
@@ -96,7 +98,7 @@ func (h *hub) session() error {
 	if err != nil {
 		return err
 	}
-	err = h.follow(s)
+	err = explained(h.core.cli, h.follow(s))
 	if h.ctx.Err() == nil && !errors.Is(err, errMoves) {
 		h.blame(s, err)
 	}
@@ -116,6 +118,8 @@ func (h *hub) blame(s *seat, err error) {
 	if _, ok := errors.AsType[*compaction](err); ok {
 		return // the stream is well
 	}
+	h.failures++
+	h.core.outages.failed(h, h.name, h.failures, err)
 	h.avoid = s.src.peer()
 	if errors.Is(err, errNoAnswer) {
 		h.silences++
@@ -273,7 +277,8 @@ func (h *hub) serve(st *stream, goal position) error {
 				continue
 			}
 			answered = true
-			h.silences, h.reopen = 0, reopening()
+			h.failures, h.silences, h.reopen = 0, 0, reopening()
+			h.core.outages.over(h)
 			if st.seat.alone {
 				h.suspect = false
 				return errMoves

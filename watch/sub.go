@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -86,7 +85,7 @@ func (s *sub) run(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return retry.ContextError(ctx)
 	case s.core.ctx.Err() != nil:
-		return errs.Closed
+		return errClosed
 	}
 	return err
 }

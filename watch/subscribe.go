@@ -44,7 +44,7 @@ func (w *Watcher) Subscribe(s Selector, f func(ctx context.Context, b Batch) err
 	if !w.core.spawn(func() { out.run(ctx) }) {
 		stop()
 		w.core.end(one)
-		return nil, fail("subscribe", s, errs.Closed)
+		return nil, fail("subscribe", s, errClosed)
 	}
 	return out, nil
 }
@@ -73,7 +73,7 @@ func (s *Subscription) run(ctx context.Context) {
 		s.sub.core.log.ErrorContext(context.WithoutCancel(ctx), "watch handler panicked", "selector", s.sel.String(), "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
 	}
 	if canceled && s.sub.core.ctx.Err() != nil {
-		err = errs.Closed // its context is the watcher's
+		err = errClosed // its context is the watcher's
 	}
 	s.err = fail("subscribe", s.sel, err)
 }
@@ -135,7 +135,7 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 		case <-ask.C:
 		case <-s.done:
 			unask()
-			return fail("wait", s.sel, errors.Join(errs.Closed, s.Err()))
+			return fail("wait", s.sel, subscriptionClosed(s.Err()))
 		case <-ctx.Done():
 			unask()
 			return fail("wait", s.sel, retry.ContextError(ctx))

@@ -1,0 +1,72 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/outage"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// outageThreshold is how many attempts in a row fail before that is an outage: the first is repeated soon, elsewhere, so that
+// the restart of a member is none.
+const outageThreshold = 2
+
+// outages logs when watches are interrupted and when all of them go on: one record each for all watches of a Watcher.
+type outages struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	failing map[any]struct{} // the server-side watches, replays and lists that fail
+	records outage.Log
+}
+
+func newOutages(log *slog.Logger) *outages {
+	return &outages{log: log, failing: make(map[any]struct{})}
+}
+
+// failed says that an attempt of who has failed, the last of several in a row.
+func (o *outages) failed(who any, selector string, inARow int, err error) {
+	if inARow < outageThreshold {
+		return
+	}
+	o.mu.Lock()
+	o.failing[who] = struct{}{}
+	begins, _, _ := o.records.Update(true, time.Now())
+	o.mu.Unlock()
+	if begins {
+		o.log.Warn("watches are interrupted", "selector", selector, "error", err)
+	}
+}
+
+// over says that who fails no more, since it succeeded or has ended.
+func (o *outages) over(who any) {
+	o.mu.Lock()
+	_, failing := o.failing[who]
+	delete(o.failing, who)
+	if !failing || len(o.failing) > 0 {
+		o.mu.Unlock()
+		return
+	}
+	_, ends, lasted := o.records.Update(false, time.Now())
+	o.mu.Unlock()
+	if ends {
+		o.log.Warn("watches go on", "after", lasted.Round(time.Millisecond))
+	}
+}
+
+// explained adds to a lack of answers why the client has no connection, if it has none.
+func explained(cli *clientv3.Client, err error) error {
+	if !errors.Is(err, errNoAnswer) {
+		return err
+	}
+	if cause := wire.Explain(cli); cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
