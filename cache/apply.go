@@ -59,9 +59,9 @@ type badEntry struct {
 // report tells of a value that did not decode. No lock is held.
 func (r *Replica[T]) report(e badEntry) {
 	r.badOnes.Add(1)
-	r.log.WarnContext(r.ctx, "cache was given a value that does not decode", "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
+	r.log.WarnContext(r.ctx, "cache was given a value that does not decode", "dir", r.dir, "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
 	if r.bad != nil {
-		r.contained(func() { r.bad(e.key, e.rev, fail("decode", e.key, e.err)) })
+		r.contained(func() { r.bad(e.key, e.rev, r.fail("decode", e.key, e.err)) })
 	}
 }
 

@@ -68,7 +68,7 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 		return nil, fail("open", dir, err)
 	}
 	out := &Cache[T]{
-		feed: newFeed(c, dir, &s, min(s.ttl, s.staleness)), decoder: newDecoder(codec, s.checked),
+		feed: newFeed("cache", c, dir, &s, min(s.ttl, s.staleness)), decoder: newDecoder(codec, s.checked),
 		ttl: s.ttl, lookup: s.lookup, observed: s.lookup != nil || s.checked, grace: uint64(s.entries / graceParts), //nolint:gosec // is positive
 		items: newShelf[T](), flights: make(map[string]*flight[T]),
 	}
@@ -143,19 +143,19 @@ func (c *Cache[T]) miss(ctx context.Context, op, key string, w want) (kv.Entry[T
 	case ctx == nil:
 		err = fmt.Errorf("%w: nil context", errs.Invalid)
 	case c.closed():
-		err = errs.Closed
+		err = c.closedError()
 	default:
 		err = retry.ContextError(ctx)
 	}
 	if err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
 	if !c.fresh(c.now(), time.Duration(c.asOf.Load())) {
 		c.stales.Add(1)
 	}
 	it, err := c.fetch(ctx, key, w)
 	if err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
 	if c.check && it.err == nil {
 		c.verify(key, it.entry.Value, it.sum)
@@ -173,12 +173,12 @@ func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T]
 	}
 	ctx, stop, err := bounded(ctx)
 	if err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
 	defer stop()
 	rev, reached, err := c.gate.wait(ctx)
 	if err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
 	if it := c.peek(key); it != nil && (reached || it.rev >= rev) {
 		c.hit(key, it)

@@ -46,7 +46,7 @@ func TestAMissReadsEtcdAndAHitDoesNot(t *testing.T) {
 		assert.Equal(t, kv.Entry[user]{Key: "ada", Value: user{Name: "Ada"}, CreateRevision: rev, ModRevision: rev, Version: 1}, e)
 		_, err = c.Get(t.Context(), "nobody")
 		require.ErrorIs(t, err, kv.ErrNotFound)
-		require.EqualError(t, err, `cache: get "nobody": key not found`)
+		require.EqualError(t, err, `cache: get "users/nobody": key not found`)
 	}
 	assert.Equal(t, 2, count.Total()-count.Asked(), "%v", count.Counts())
 	assert.Equal(t, cache.Stats{Hits: 4, Misses: 2, Fills: 2, Entries: 2}, c.Stats())
@@ -473,7 +473,8 @@ func TestABadValueIsRememberedUntilItChanges(t *testing.T) {
 	for range 3 {
 		_, err := c.Get(t.Context(), "a")
 		require.ErrorIs(t, err, kv.ErrDecode)
-		require.ErrorContains(t, err, `cache: get "a": value cannot be decoded: revision `)
+		require.ErrorContains(t, err, `cache: get "dir/a": value cannot be decoded: revision `)
+		require.ErrorContains(t, err, ": syntax error at byte 1")
 	}
 	assert.Equal(t, uint64(1), c.Stats().Fills)
 	assert.Equal(t, uint64(1), c.Stats().BadEntries)

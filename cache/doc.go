@@ -99,7 +99,9 @@
 //
 // Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed], [ErrInvalid], [ErrUnavailable],
 // [ErrPermission]. A deadline that passes while etcd is waited for is context.DeadlineExceeded and [ErrUnavailable], with
-// the reason where that is known. The text is `cache: get "ada": reason`. Values never appear in errors or logs.
+// the reason where that is known. The text is `cache: get "users/ada": reason`, with the dir. Values never appear in errors or
+// logs. When the bound of staleness is passed, and when it holds again, one warning each is logged, at most once a minute; so it
+// is when a watch ends and when it is followed again.
 //
 // # Lifetime
 //

@@ -26,6 +26,12 @@ var (
 	ErrPermission = errs.Permission
 )
 
+// fail gives an error the form of all errors of this package. key is relative to the dir; the error names it with the dir.
+func (f *feed) fail(op, key string, err error) error { return fail(op, f.prefix+key, err) }
+
+// closedError says what is closed.
+func (f *feed) closedError() error { return errs.ClosedError(f.what) }
+
 // fail gives an error the form of all errors of this package. Nothing here ever changes anything in etcd.
 func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "cache", Op: op, Key: key, Unchanged: true, Err: err}
@@ -55,9 +61,9 @@ type decodeError struct {
 	cause error
 }
 
-// Error names the revision of the value and the kind of the codec's error.
+// Error names the revision of the value, and says what is wrong with it.
 func (e *decodeError) Error() string {
-	return kv.ErrDecode.Error() + ": revision " + strconv.FormatInt(e.rev, 10) + ": " + fmt.Sprintf("%T", e.cause)
+	return kv.ErrDecode.Error() + ": revision " + strconv.FormatInt(e.rev, 10) + ": " + errs.DescribeCodecError(e.cause)
 }
 
 // Unwrap gives kv.ErrDecode and the codec's error.

@@ -122,7 +122,7 @@ func ExampleOpenReplica() {
 	// ada true 2
 	// ada
 	// bob
-	// cache: get "bob": key not found
+	// cache: get "roles/bob": key not found
 }
 
 func ExampleReplica_View() {

@@ -13,6 +13,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/outage"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
@@ -21,7 +23,9 @@ import (
 // feed is what a Cache and a Replica have in common: a watch of all that lies below a dir, begun anew whenever it ends, and
 // a clock that says how old is what it has told.
 type feed struct {
+	what    string // cache or replica
 	dir     string
+	prefix  string         // of keys in errors: the dir and a slash, or nothing
 	store   *kv.Store      // below the dir
 	watcher *watch.Watcher // below the dir
 	staleness,
@@ -47,6 +51,9 @@ type feed struct {
 	ended    chan struct{} // closed when there will be no further watch
 	restarts atomic.Uint64
 
+	restartLog outage.Log // of watches that end; like staleLog it belongs to run
+	staleLog   outage.Log // of the time in which the bound is passed
+
 	mu   sync.Mutex
 	shut bool
 	err  error         // why the last watch ended
@@ -63,15 +70,16 @@ const (
 )
 
 // newFeed makes a feed that has not begun.
-func newFeed(c Client, dir string, s *settings, shortest time.Duration) *feed {
+func newFeed(what string, c Client, dir string, s *settings, shortest time.Duration) *feed {
+	prefix, _ := keyspace.Dir(dir) // was checked with the options
 	f := &feed{
-		dir: dir, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
+		what: what, dir: dir, prefix: prefix, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
 		staleness: s.staleness, tick: min(max(shortest/ticks, tickMin), tickMax), log: s.logger,
 		born: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), next: make(chan struct{}),
 	}
 	//nolint:forbidigo // the watch and the reads that callers share must not live by the context of one of them
 	f.ctx, f.stop = context.WithCancel(context.Background())
-	f.gate.read, f.gate.spawn, f.gate.late = f.revision, f.spawn, f.gaveUp
+	f.gate.read, f.gate.spawn, f.gate.late, f.gate.ended = f.revision, f.spawn, f.gaveUp, f.closedError
 	return f
 }
 
@@ -181,7 +189,9 @@ func (f *feed) run() {
 			close(f.ended)
 			return
 		}
-		f.log.WarnContext(f.ctx, "cache begins its watch anew", "dir", f.dir, "error", err)
+		if begins, _, _ := f.restartLog.Update(true, time.Now()); begins {
+			f.log.WarnContext(f.ctx, "cache begins its watch anew", "dir", f.dir, "error", err)
+		}
 		f.restarts.Add(1)
 		over := errors.Is(err, errs.Closed)
 		if over {
@@ -214,9 +224,9 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 		select {
 		case <-next:
 		case <-f.ended:
-			return errs.Closed
+			return f.closedError()
 		case <-f.ctx.Done():
-			return errs.Closed
+			return f.closedError()
 		case <-ctx.Done():
 			return f.gaveUp(ctx)
 		}
@@ -241,7 +251,7 @@ func (f *feed) pass(d time.Duration, forever bool) bool {
 	for {
 		select {
 		case <-tick.C:
-			f.clock(f.now(), time.Duration(f.asOf.Load()))
+			f.advance()
 		case <-end.C:
 			return true
 		case <-f.ctx.Done():
@@ -263,20 +273,45 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 			f.live()
 			p.move(began) // what was read, and what is to be read, is newer
 			p.look()
-			f.clock(f.now(), time.Duration(f.asOf.Load()))
+			f.advance()
+			if _, ends, lasted := f.restartLog.Update(false, time.Now()); ends {
+				f.log.WarnContext(f.ctx, "cache follows its watch again", "dir", f.dir, "after", lasted.Round(time.Millisecond))
+			}
 			select {
 			case <-f.ready:
 			default:
 				close(f.ready)
 			}
 		case <-tick.C:
-			f.clock(f.now(), time.Duration(f.asOf.Load())) // first, since to look may take its time
+			f.advance() // first, since to look may take its time
 			p.look()
-			f.clock(f.now(), time.Duration(f.asOf.Load()))
+			f.advance()
 		case <-sub.Done():
 			return live
 		case <-f.ctx.Done():
 			return live
 		}
+	}
+}
+
+// advance tells the clock what time it is, and logs when the bound of staleness is passed and when it holds again.
+func (f *feed) advance() {
+	now, asOf := f.now(), time.Duration(f.asOf.Load())
+	f.clock(now, asOf)
+	select {
+	case <-f.ready:
+	default:
+		return // Open reports what is wrong
+	}
+	begins, ends, lasted := f.staleLog.Update(!f.closed() && !f.fresh(now, asOf), time.Now())
+	switch {
+	case begins:
+		attrs := []any{"dir", f.dir, "age", (now - asOf).Round(time.Millisecond), "bound", f.staleness}
+		if cause := f.why(); cause != nil {
+			attrs = append(attrs, "error", cause)
+		}
+		f.log.WarnContext(f.ctx, "cache is staler than allowed", attrs...)
+	case ends && !f.closed():
+		f.log.WarnContext(f.ctx, "cache is fresh again", "dir", f.dir, "after", lasted.Round(time.Millisecond))
 	}
 }

@@ -83,7 +83,7 @@ func (c *Cache[T]) depart(key string) *flight[T] {
 	ctx, f.stop = context.WithCancel(c.ctx)
 	if !c.spawn(func() { c.fly(ctx, key, f) }) {
 		f.stop()
-		f.err = errs.Closed
+		f.err = c.closedError()
 		close(f.done)
 		return f
 	}
@@ -133,14 +133,14 @@ func (c *Cache[T]) read(ctx context.Context, key string) (*item[T], error) {
 	resp, err := c.store.Txn(ctx).Then(clientv3.OpGet(key)).Commit()
 	switch {
 	case c.closed():
-		return nil, errs.Closed
+		return nil, c.closedError()
 	case err != nil:
 		return nil, reason(err)
 	}
 	it := &item[T]{key: key, rev: resp.Header.GetRevision(), asOf: began}
 	kvs := resp.Responses[0].GetResponseRange().GetKvs()
 	if len(kvs) == 0 {
-		it.err = fail("get", key, kv.ErrNotFound)
+		it.err = c.fail("get", key, kv.ErrNotFound)
 		return it, nil
 	}
 	e := kvs[0]
@@ -155,8 +155,8 @@ func (c *Cache[T]) fillIn(it *item[T], e kv.Entry[T], value []byte) {
 	var err error
 	if e.Value, it.sum, err = c.decode(value, e.ModRevision); err != nil {
 		c.badOnes.Add(1)
-		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
-		it.err = fail("get", e.Key, err)
+		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "dir", c.dir, "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
+		it.err = c.fail("get", e.Key, err)
 		return
 	}
 	it.entry = e

@@ -7,7 +7,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -17,6 +16,7 @@ type gate struct {
 	read  func() (rev int64, reached bool, err error)
 	spawn func(f func()) bool
 	late  func(ctx context.Context) error // why nobody has answered until ctx ended
+	ended func() error                    // why there will be no further round
 
 	mu      sync.Mutex
 	running bool
@@ -38,7 +38,7 @@ func (g *gate) wait(ctx context.Context) (rev int64, reached bool, err error) {
 	}
 	r := g.join()
 	if r == nil {
-		return 0, false, errs.Closed
+		return 0, false, g.ended()
 	}
 	select {
 	case <-r.done:
@@ -90,7 +90,7 @@ func (f *feed) revision() (rev int64, reached bool, err error) {
 	resp, err := f.store.Txn(f.ctx).Then(clientv3.OpGet(anyKey, clientv3.WithCountOnly())).Commit()
 	switch {
 	case f.closed():
-		return 0, false, errs.Closed
+		return 0, false, f.closedError()
 	case err != nil:
 		return 0, false, reason(err)
 	}

@@ -114,7 +114,7 @@ func (c *Cache[T]) older(e *watch.Event) bool {
 func (c *Cache[T]) itemOf(e *watch.Event) *item[T] {
 	it := &item[T]{key: e.Key, rev: e.ModRevision, asOf: c.asOfNow()}
 	if e.Type == watch.Delete {
-		it.err = fail("get", e.Key, kv.ErrNotFound)
+		it.err = c.fail("get", e.Key, kv.ErrNotFound)
 		return it
 	}
 	c.fillIn(it, kv.Entry[T]{

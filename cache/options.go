@@ -54,7 +54,8 @@ func WithTTL(d time.Duration) Option {
 // once a second only; math.MaxInt64 is no bound.
 func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.staleness = d } }
 
-// WithLogger sets the logger for watches that end and values that do not decode, at the level Warn. Values never appear.
+// WithLogger sets the logger for watches that end, a bound of staleness that is passed, and values that do not decode, all at
+// the level Warn. Values never appear.
 // Default: the client's logger, else [slog.Default] from the level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 

@@ -27,14 +27,14 @@ type Change[T any] struct {
 
 // Stats counts what a cache or a replica did.
 type Stats struct {
-	Hits          uint64 // reads that a Cache answered from memory; a Replica, which answers all so, does not count
-	Misses        uint64 // reads that a Cache did not
-	Fills         uint64 // reads of etcd, each for all who asked for the key meanwhile
-	Invalidations uint64 // entries of a Cache that were dropped or replaced for having changed
-	Evictions     uint64 // entries of a Cache that made room for others
-	Stale         uint64 // reads that found the watch too old: refused by a Replica, sent to etcd by a Cache
-	BadEntries    uint64 // values that did not decode, each time that one came
-	Restarts      uint64 // watches that ended and were begun anew
-	Entries       int    // how many there are now, absent keys that a Cache remembers included
-	Bad           int    // keys of a Replica whose value, as it is now, does not decode
+	Hits          uint64 `json:"hits"`          // reads that a Cache answered from memory; a Replica, which answers all so, does not count
+	Misses        uint64 `json:"misses"`        // reads that a Cache did not
+	Fills         uint64 `json:"fills"`         // reads of etcd, each for all who asked for the key meanwhile
+	Invalidations uint64 `json:"invalidations"` // entries of a Cache that were dropped or replaced for having changed
+	Evictions     uint64 `json:"evictions"`     // entries of a Cache that made room for others
+	Stale         uint64 `json:"stale"`         // reads that found the watch too old: refused by a Replica, sent to etcd by a Cache
+	BadEntries    uint64 `json:"badEntries"`    // values that did not decode, each time that one came
+	Restarts      uint64 `json:"restarts"`      // watches that ended and were begun anew
+	Entries       int    `json:"entries"`       // how many there are now, absent keys that a Cache remembers included
+	Bad           int    `json:"bad"`           // keys of a Replica whose value, as it is now, does not decode
 }

@@ -48,7 +48,7 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 		return nil, fail("open replica", dir, err)
 	}
 	r := &Replica[T]{
-		feed: newFeed(c, dir, &s, s.staleness), decoder: newDecoder(codec, s.checked),
+		feed: newFeed("replica", c, dir, &s, s.staleness), decoder: newDecoder(codec, s.checked),
 		table: newTable[T](), bad: s.bad, lag: newLag(), tails: make(map[*follower[T]]struct{}),
 	}
 	r.opts = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(replicaBuffer)}
@@ -88,7 +88,7 @@ func (r *Replica[T]) answer(op, key string, n *node[T]) (kv.Entry[T], error) {
 	}
 	if m := n.more.Load(); m != nil {
 		if m.bad != nil {
-			return kv.Entry[T]{}, fail(op, key, m.bad)
+			return kv.Entry[T]{}, r.fail(op, key, m.bad)
 		}
 		r.verify(key, n.value, m.sum)
 	}
@@ -97,15 +97,15 @@ func (r *Replica[T]) answer(op, key string, n *node[T]) (kv.Entry[T], error) {
 
 func (r *Replica[T]) absent(op, key string) error {
 	if err := keyspace.Key(key, 0); err != nil {
-		return fail(op, key, err)
+		return r.fail(op, key, err)
 	}
-	return fail(op, key, kv.ErrNotFound)
+	return r.fail(op, key, kv.ErrNotFound)
 }
 
 // careful answers where the replica itself may not.
 func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], err error, done bool) { //nolint:revive // the error is part of the answer
 	if r.closed() {
-		return e, fail("get", key, errs.Closed), true
+		return e, r.fail("get", key, r.closedError()), true
 	}
 	if rev := r.lag.behind(key); rev > 0 && rev > r.Revision() {
 		e, err = r.typed.Get(ctx, key)
@@ -116,7 +116,7 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 	now := r.now()
 	if asOf := time.Duration(r.asOf.Load()); !r.fresh(now, asOf) {
 		r.stales.Add(1)
-		return e, fail("get", key, tooOld(now-asOf, r.staleness, r.why())), true
+		return e, r.fail("get", key, tooOld(now-asOf, r.staleness, r.why())), true
 	}
 	return e, nil, false
 }
@@ -127,11 +127,11 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T], error) {
 	const op = "get linearizable"
 	if err := keyspace.Key(key, 0); err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
 	ctx, stop, err := bounded(ctx)
 	if err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
 	defer stop()
 	rev, reached, err := r.gate.wait(ctx)
@@ -139,7 +139,7 @@ func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[
 		err = r.wait(ctx, rev)
 	}
 	if err != nil {
-		return kv.Entry[T]{}, fail(op, key, err)
+		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
 	return r.answer(op, key, r.table.get(key))
 }

@@ -2,13 +2,10 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -129,23 +126,7 @@ func describeCodecError(err error) string {
 	if hidden, ok := errors.AsType[*hiddenError](err); ok {
 		return hidden.Error()
 	}
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return "syntax error at byte " + strconv.FormatInt(syntax.Offset, 10)
-	}
-	mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err)
-	if !ok {
-		return fmt.Sprintf("%T", err)
-	}
-	got, _, _ := strings.Cut(mismatch.Value, " ") // what follows is the value
-	want := mismatch.Type.String()
-	if mismatch.Type == reflect.TypeFor[time.Duration]() {
-		want = "a duration"
-	}
-	text := got + " where " + want + " is expected"
-	if mismatch.Field != "" {
-		text = "field " + strconv.Quote(mismatch.Field) + ": " + text
-	}
-	return text
+	return errs.DescribeCodecError(err)
 }
 
 // Unwrap gives the condition and the codec's error.

@@ -1,0 +1,61 @@
+package cache_test
+
+import (
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+func TestCache_ErrorsNameDirAndWhatIsClosed(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	mustPut(t, p.store, "dir/a", `{"Name":7}`)
+	r := openReplica(t, p, "dir", kv.JSON[user]())
+	c := openCache(t, p, "dir", kv.JSON[user]())
+	for what, from := range map[string]cache.Reader[user]{"replica": r, "cache": c} {
+		_, err := from.Get(t.Context(), "a")
+		require.ErrorIs(t, err, kv.ErrDecode)
+		require.ErrorContains(t, err, `cache: get "dir/a": value cannot be decoded: revision `)
+		require.ErrorContains(t, err, `: field "Name": number where string is expected`)
+		_, err = from.Get(t.Context(), "")
+		require.ErrorIs(t, err, cache.ErrInvalid)
+		require.ErrorContains(t, err, `"dir/"`)
+		require.NoError(t, map[string]interface{ Close() error }{"replica": r, "cache": c}[what].Close())
+		_, err = from.Get(t.Context(), "a")
+		require.ErrorIs(t, err, cache.ErrClosed)
+		require.EqualError(t, err, `cache: get "dir/a": `+what+` closed`)
+	}
+}
+
+func TestCache_StatsHaveJSONNames(t *testing.T) {
+	t.Parallel()
+	text, err := json.Marshal(cache.Stats{BadEntries: 1})
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"hits":0,"misses":0,"fills":0,"invalidations":0,"evictions":0,"stale":0,"badEntries":1,"restarts":0,"entries":0,"bad":0}`, string(text))
+}
+
+func TestReplica_LogsStalenessOnceWhenItBeginsAndEnds(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t)
+	p := over(t, server.Client(t), "app")
+	mustPut(t, p.store, "dir/a", "1")
+	var text lockedBuffer
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest), cache.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
+	server.Pause()
+	defer server.Resume()
+	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
+	const begins, ends = `level=WARN msg="cache is staler than allowed" dir=dir age=`, `level=WARN msg="cache is fresh again" dir=dir after=`
+	eventually(t, "a record", func() bool { return strings.Contains(text.String(), begins) })
+	server.Resume()
+	eventually(t, "a record", func() bool { return strings.Contains(text.String(), ends) })
+	assert.Equal(t, 1, strings.Count(text.String(), begins))
+	assert.Contains(t, text.String(), "bound=2s")
+}
