@@ -3,6 +3,7 @@ package etcdkit
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -45,6 +46,8 @@ type Report struct {
 
 	// Settings is the configuration in effect, defaults included, secrets replaced.
 	Settings Config `json:"settings"`
+
+	unauthenticated bool // the read was refused, which says nothing about the quorum
 }
 
 // EndpointReport is how far one got with an endpoint.
@@ -88,6 +91,7 @@ func (c *Client) Diagnose(ctx context.Context) Report {
 	wg.Wait()
 	if health != nil {
 		found.add("%v", health)
+		r.unauthenticated = errors.Is(health, ErrUnauthenticated)
 	}
 	switch {
 	case count == nil:

@@ -34,7 +34,7 @@ func TestDiagnoseFindsNothingWhenAllIsWell(t *testing.T) {
 	assert.Empty(t, r.Endpoints[0].TLS)
 	assert.Equal(t, etcdkit.Duration(5*time.Second), r.Settings.ReadTimeout)
 	text := r.String()
-	for _, part := range []string{"all is well", s.Endpoint(), "leader", "3.7.3", `namespace: "app/", keys: 3, user: app`, `"readTimeout": "5s"`} {
+	for _, part := range []string{"all is well", s.Endpoint(), "leader", r.Health.Members[0].Version, `namespace: "app/", keys: 3, user: app`, `"readTimeout": "5s"`} {
 		assert.Contains(t, text, part)
 	}
 	for method := range count.Counts() {
@@ -136,4 +136,19 @@ func TestDiagnoseStopsWithItsContext(t *testing.T) {
 	began := time.Now()
 	assert.False(t, c.Diagnose(ctx).OK())
 	assert.Less(t, time.Since(began), 3*time.Second)
+}
+
+func TestDiagnose_DoesNotReportNoQuorumForAMissingLogin(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	for name, cfg := range map[string]etcdkit.Config{
+		"no user":        {Endpoints: s.Endpoints()},
+		"wrong password": {Endpoints: s.Endpoints(), Username: "app", Password: etcdkit.NewSecret("wrong")},
+	} {
+		r := opened(t, cfg).Diagnose(t.Context())
+		assert.False(t, r.OK(), name)
+		assert.NotContains(t, r.String(), "no quorum", name)
+		assert.Contains(t, r.String(), "quorum not known, the login was refused", name)
+		assert.Contains(t, r.Problems[0], "unauthenticated", name)
+	}
 }

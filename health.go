@@ -19,7 +19,8 @@ const (
 
 // Health is the state of the cluster as seen by the client.
 type Health struct {
-	// Quorum says that a linearizable read was answered: a majority of the members works together.
+	// Quorum says that a linearizable read was answered: a majority of the members works together. It is false as well if
+	// etcd did not accept the user, which says nothing about the majority.
 	Quorum bool `json:"quorum"`
 	// Latency is how long that read took.
 	Latency time.Duration `json:"latency"`

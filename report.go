@@ -36,7 +36,10 @@ func (r Report) String() string {
 
 func (r Report) printCluster(b *strings.Builder) {
 	quorum := "no quorum"
-	if r.Health.Quorum {
+	switch {
+	case r.unauthenticated:
+		quorum = "quorum not known, the login was refused"
+	case r.Health.Quorum:
 		quorum = "quorum, a read took " + r.Health.Latency.Round(time.Microsecond).String()
 	}
 	fmt.Fprintf(b, "cluster: %x, revision %d, %s\n", r.Health.ClusterID, r.Health.Revision, quorum)
