@@ -1,0 +1,43 @@
+package wire_test
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// Hardened reads private fields of gRPC. Where they have moved it takes no client for a hardened one, and the outcome of
+// many writes becomes unknown.
+func TestHardened_FindsThePrivateFieldsOfGRPC(t *testing.T) {
+	t.Parallel()
+	at := reflect.TypeFor[grpc.ClientConn]()
+	for _, name := range []string{"dopts", "copts", "StatsHandlers"} {
+		field, ok := at.FieldByName(name)
+		require.True(t, ok, "%v has no field %s: change Hardened", at, name)
+		at = field.Type
+	}
+	assert.Equal(t, reflect.TypeFor[[]stats.Handler](), at)
+	assert.True(t, wire.Hardened(etcdtest.Client(t, hardened(t))))
+}
+
+// KV and GrantRepeats look at private fields and the names of private types of client/v3.
+func TestKV_FindsThePrivateFieldsOfClientV3(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Client(t, hardened(t))
+	kv := reflect.TypeOf(cli.KV).Elem()
+	field, ok := kv.FieldByName("remote")
+	require.True(t, ok, "%v has no field remote: change official", kv)
+	assert.Equal(t, reflect.Interface, field.Type.Kind())
+	_, observed := wire.KV(cli)
+	assert.True(t, observed)
+	assert.Equal(t, "*clientv3.lessor", reflect.TypeOf(cli.Lease).String())
+	assert.Equal(t, "*clientv3.watcher", reflect.TypeOf(clientv3.NewWatcher(cli)).String(), "package watch looks for it")
+}
