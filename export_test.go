@@ -38,6 +38,13 @@ func ExplainHealth(h Health, err error) error { return h.explain(err) }
 // Token is the token that the settings of c still hold.
 func Token(c *Client) string { return c.set.token }
 
+// Lockers is the number of lockers that c knows.
+func Lockers(c *Client) int {
+	c.lockers.mu.Lock()
+	defer c.lockers.mu.Unlock()
+	return len(c.lockers.byDir)
+}
+
 // Lines is the number of connections of c to single endpoints.
 func Lines(c *Client) int {
 	c.lines.mu.Lock()

@@ -2,27 +2,30 @@ package etcdkit
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// lockers are the lockers of a client and of those made from it, one for each namespace, made when first asked for.
+// lockers are the lockers of a client and of those made from it, one for each namespace, made when first asked for. They
+// are kept as long as something uses them: a lock, or whoever asked for them.
 type lockers struct {
 	mu     sync.Mutex
-	byDir  map[string]*lock.Locker
+	byDir  map[string]weak.Pointer[lock.Locker]
 	closed bool
 }
 
-// Locks is what makes locks and elections in the client's namespace. It is the same for every call, and for clients of one
-// namespace. What it holds is on the shared session of [Client.Leases].
+// Locks returns the locker of the client's namespace, which makes locks and elections. While one is in use, every call and
+// all clients of the namespace get the same. What it holds is on the shared session of [Client.Leases].
 func (c *Client) Locks() *lock.Locker {
 	l := &c.lockers
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	dir := c.store.Dir()
-	if known := l.byDir[dir]; known != nil && !c.badDir {
+	if known := l.byDir[dir].Value(); known != nil && !c.badDir {
 		return known
 	}
 	made := lock.New(c, lock.WithLogger(c.set.logger), lock.WithWaitHook(c.set.observer.LockWait))
@@ -32,11 +35,21 @@ func (c *Client) Locks() *lock.Locker {
 		_ = made.Close() // has nothing to give back
 	default:
 		if l.byDir == nil {
-			l.byDir = map[string]*lock.Locker{}
+			l.byDir = map[string]weak.Pointer[lock.Locker]{}
 		}
-		l.byDir[dir] = made
+		l.byDir[dir] = weak.Make(made)
+		runtime.AddCleanup(made, l.forget, dir)
 	}
 	return made
+}
+
+// forget removes the entry of a locker that nothing uses any more, unless there is another one by now.
+func (l *lockers) forget(dir string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byDir[dir].Value() == nil {
+		delete(l.byDir, dir)
+	}
 }
 
 // locksAlone is how long locks are released one by one before their session is closed, which releases them all.
@@ -49,7 +62,11 @@ func (l *lockers) close() (rest func() error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var bad []error
-	for _, one := range l.byDir {
+	for _, pointer := range l.byDir {
+		one := pointer.Value()
+		if one == nil {
+			continue
+		}
 		wg.Go(func() {
 			if err := one.Close(); err != nil {
 				mu.Lock()

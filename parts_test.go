@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -141,6 +142,27 @@ func TestLocksAreInTheNamespaceAndReleasedByClose(t *testing.T) {
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
 	_, err = c.Namespace("later").Locks().Mutex("m").Lock(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
+}
+
+func TestClient_LocksForgetsLockersThatNothingUses(t *testing.T) {
+	t.Parallel()
+	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir})
+	held, err := c.Namespace("kept").Locks().Mutex("m").Lock(t.Context())
+	require.NoError(t, err)
+	for i := range 1000 {
+		c.Namespace(fmt.Sprintf("tenant-%d", i)).Locks()
+	}
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return etcdkit.Lockers(c) == 1
+	}, 20*time.Second, time.Millisecond, "that of the lock that is held")
+	require.NoError(t, held.Err())
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, context.Cause(held.Context()), etcdkit.ErrClosed)
+	got, err := direct.Get(t.Context(), dir, clientv3.WithPrefix())
+	require.NoError(t, err)
+	assert.Empty(t, got.Kvs)
 }
 
 func TestCachesTellTheObserver(t *testing.T) {
