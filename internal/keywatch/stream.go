@@ -1,0 +1,239 @@
+package keywatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// The times of a stream.
+const (
+	probeInterval = 30 * time.Second // ±20 %
+	answerTimeout = 4 * time.Second
+)
+
+// stream is one gRPC stream. Its fields are guarded by the watcher's lock.
+type stream struct {
+	out     []*pb.WatchRequest // to be sent
+	wake    chan struct{}
+	created []*keyWatch // asked for and not confirmed yet, in order: a refusal names no watch
+	open    map[int64]*keyWatch
+	waiting time.Time // since when an answer is due; zero if none is
+	heard   time.Time
+}
+
+var errIdle = errors.New("nobody watches")
+
+// serve opens a stream with all watches on it, and returns when it has ended.
+func (w *Watcher) serve() error {
+	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(w.ctx))
+	defer cancel(nil)
+	defer context.AfterFunc(w.cli.Ctx(), func() { cancel(errs.Closed) })()
+	opening := time.AfterFunc(answerTimeout, func() { cancel(errSilent) })
+	conn, err := pb.NewWatchClient(w.cli.ActiveConnection()).Watch(ctx, wire.CallOptions(w.cli)...)
+	opening.Stop()
+	if err != nil {
+		return streamError(ctx, err)
+	}
+	s := &stream{wake: make(chan struct{}, 1), open: map[int64]*keyWatch{}, heard: time.Now()}
+	w.mu.Lock()
+	w.stream = s
+	for _, k := range w.watches {
+		s.create(k)
+	}
+	w.mu.Unlock()
+	w.wg.Go(func() { w.send(ctx, cancel, s, conn) })
+	for {
+		resp, err := conn.Recv()
+		if err == nil {
+			err = w.receive(s, resp)
+		}
+		if err != nil {
+			err = streamError(ctx, err)
+			cancel(err)
+			return err
+		}
+	}
+}
+
+var errSilent = fmt.Errorf("%w: the watch stream has not answered for %v", errs.Unavailable, answerTimeout)
+
+// streamError is why a stream has ended.
+func streamError(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return rpctypes.Error(err)
+}
+
+// send sends what is to be sent, tries an idle stream, and ends one that is silent or that nobody needs.
+func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *stream, conn pb.Watch_WatchClient) {
+	probe := time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval))
+	timer := time.NewTimer(probe)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		w.mu.Lock()
+		next, err := w.due(s, probe)
+		out := s.out
+		s.out = nil
+		w.mu.Unlock()
+		if err != nil {
+			cancel(err)
+			return
+		}
+		timer.Reset(next)
+		for _, req := range out {
+			if conn.Send(req) != nil {
+				return // Recv says why
+			}
+		}
+	}
+}
+
+// due does what is due now, and returns when to look again. The caller holds w.mu.
+func (w *Watcher) due(s *stream, probe time.Duration) (next time.Duration, err error) {
+	now := time.Now()
+	if !s.waiting.IsZero() {
+		if now.Sub(s.waiting) >= answerTimeout {
+			return 0, errSilent
+		}
+		return answerTimeout - now.Sub(s.waiting), nil
+	}
+	if len(w.watches) == 0 {
+		idle := now.Sub(w.idleSince)
+		if idle >= w.keepOpen {
+			return 0, errIdle
+		}
+		return w.keepOpen - idle, nil
+	}
+	if quiet := now.Sub(s.heard); quiet < probe {
+		return probe - quiet, nil
+	}
+	for t := range w.watches { // any one; it is ended as soon as it is confirmed
+		s.create(&keyWatch{target: t})
+		break
+	}
+	return answerTimeout, nil
+}
+
+// create asks for a watch. The caller holds the watcher's lock.
+func (s *stream) create(k *keyWatch) {
+	r := &pb.WatchCreateRequest{Key: []byte(k.target.Key)}
+	if k.target.End != "" {
+		r.RangeEnd = []byte(k.target.End)
+	}
+	switch k.target.Filter {
+	case Deletions:
+		r.Filters = []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_NOPUT}
+	case Puts:
+		r.Filters = []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_NODELETE}
+	case Changes:
+	}
+	s.created = append(s.created, k)
+	if s.waiting.IsZero() {
+		s.waiting = time.Now()
+	}
+	s.push(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}})
+}
+
+// cancelWatch ends a watch that is open. The caller holds the watcher's lock.
+func (s *stream) cancelWatch(k *keyWatch) {
+	k.open = false
+	delete(s.open, k.id)
+	s.push(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: k.id}}})
+}
+
+func (s *stream) push(req *pb.WatchRequest) {
+	s.out = append(s.out, req)
+	s.wakeUp()
+}
+
+func (s *stream) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// receive takes one response. An error ends the stream.
+func (w *Watcher) receive(s *stream, resp *pb.WatchResponse) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.heard = time.Now()
+	if !s.waiting.IsZero() {
+		s.waiting = s.heard
+	}
+	switch {
+	case resp.GetCreated():
+		return w.confirm(s, resp)
+	case resp.GetCanceled():
+		if s.open[resp.GetWatchId()] == nil {
+			return nil // as we have asked
+		}
+		return cancelError(resp)
+	}
+	k := s.open[resp.GetWatchId()]
+	if k == nil {
+		return nil // it has ended a moment ago
+	}
+	for _, ev := range resp.GetEvents() {
+		k.changed(ev)
+	}
+	return nil
+}
+
+// confirm is the answer to the watch that was asked for first. The caller holds w.mu.
+func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
+	if len(s.created) == 0 {
+		return fmt.Errorf("%w: a confirmation of no watch", errs.Unavailable)
+	}
+	k := s.created[0]
+	s.created = s.created[1:]
+	if len(s.created) == 0 {
+		s.waiting = time.Time{}
+	}
+	if resp.GetCanceled() || resp.GetWatchId() == clientv3.InvalidWatchID {
+		err := cancelError(resp)
+		if !errors.Is(err, errs.Permission) {
+			return err // such as a token that is too old: the next stream has another
+		}
+		if w.watches[k.target] == k {
+			delete(w.watches, k.target)
+		}
+		k.lose(err)
+		return nil
+	}
+	k.id = resp.GetWatchId()
+	if len(k.handlers) == 0 {
+		s.cancelWatch(k)
+		return nil
+	}
+	s.open[k.id] = k
+	k.opened(resp.GetHeader().GetRevision())
+	return nil
+}
+
+// cancelError is why etcd has ended, or refused, a watch.
+func cancelError(resp *pb.WatchResponse) error {
+	reason := resp.GetCancelReason()
+	if strings.Contains(reason, rpctypes.ErrPermissionDenied.Error()) {
+		return errs.Permission
+	}
+	return fmt.Errorf("%w: the server ended the watch: %s", errs.Unavailable, reason)
+}

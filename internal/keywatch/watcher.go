@@ -1,0 +1,274 @@
+package keywatch
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// Filter says which changes a watch delivers.
+type Filter int8
+
+// The filters.
+const (
+	Changes   Filter = iota // all
+	Deletions               // no puts
+	Puts                    // no deletions
+)
+
+// Target is what a watch covers: a key, or with End all keys from Key up to End, which is not included.
+type Target struct {
+	Key, End string
+	Filter   Filter
+}
+
+// Handler is told of a watch. Its methods are called one at a time and with the watcher's lock held: they must return at once, and
+// not call the watcher.
+type Handler interface {
+	// Opened says that the watch is open: every change after rev is delivered.
+	Opened(rev int64)
+	// Changed delivers a change.
+	Changed(ev *mvccpb.Event)
+	// Lost says that the watch is not open: changes are missed until it is opened again. If err matches
+	// errs.Permission or errs.Closed, it never will be.
+	Lost(err error)
+}
+
+// Watcher watches keys over one stream. It is safe for concurrent use.
+type Watcher struct {
+	cli *clientv3.Client
+	own bool
+
+	ctx    context.Context //nolint:containedctx // the life of the stream
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	reopened atomic.Uint64
+
+	mu        sync.Mutex
+	closed    bool
+	keepOpen  time.Duration
+	running   bool // the goroutine that opens streams is there
+	stream    *stream
+	watches   map[Target]*keyWatch
+	idleSince time.Time // the last watch has ended; zero while there are any
+}
+
+// keyWatch is one watch on the server, and who shares it.
+type keyWatch struct {
+	target   Target
+	handlers []Handler
+	id       int64 // on the stream
+	open     bool
+	rev      int64              // everything after it is yet to be delivered
+	stop     context.CancelFunc // of a watch over a Watcher that is not client/v3's own
+}
+
+// keepOpen is how long the stream is kept after the last watch has ended.
+const keepOpen = 30 * time.Second
+
+// New returns a watcher over cli. It sends nothing. own says that cli's Watcher is client/v3's own; any other is used as it is,
+// with a goroutine for each watch.
+func New(cli *clientv3.Client, own bool) *Watcher {
+	w := &Watcher{cli: cli, own: own, watches: map[Target]*keyWatch{}, keepOpen: keepOpen}
+	//nolint:forbidigo // what many callers share must not live by the context of one
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	return w
+}
+
+// KeepOpen sets how long the stream is kept after the last watch has ended.
+func (w *Watcher) KeepOpen(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keepOpen = d
+}
+
+// Watch watches t for h until stop is called, once: no method of h is called after it has returned.
+func (w *Watcher) Watch(t Target, h Handler) (stop func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		h.Lost(errs.Closed)
+		return func() {}
+	}
+	k := w.watches[t]
+	if k == nil {
+		k = &keyWatch{target: t}
+		w.watches[t] = k
+		w.idleSince = time.Time{}
+		w.begin(k)
+	}
+	k.handlers = append(k.handlers, h)
+	if k.open {
+		h.Opened(k.rev)
+	}
+	return func() { w.end(k, h) }
+}
+
+// begin asks for a watch, on the stream if there is one. The caller holds w.mu.
+func (w *Watcher) begin(k *keyWatch) {
+	switch {
+	case !w.own:
+		var ctx context.Context
+		ctx, k.stop = context.WithCancel(w.ctx)
+		w.wg.Go(func() { w.follow(ctx, k) })
+	case w.stream != nil:
+		w.stream.create(k)
+	case !w.running:
+		w.running = true
+		w.wg.Go(w.run)
+	}
+}
+
+// end ends h's share of a watch.
+func (w *Watcher) end(k *keyWatch, h Handler) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.Index(k.handlers, h)
+	if i < 0 {
+		return
+	}
+	k.handlers = slices.Delete(k.handlers, i, i+1)
+	if len(k.handlers) > 0 {
+		return
+	}
+	if w.watches[k.target] == k {
+		delete(w.watches, k.target)
+	}
+	if len(w.watches) == 0 {
+		w.idleSince = time.Now()
+	}
+	if k.stop != nil {
+		k.stop()
+	}
+	if w.stream != nil {
+		if k.open {
+			w.stream.cancelWatch(k)
+		}
+		w.stream.wakeUp() // it may be idle now
+	}
+}
+
+// Open is how many watches are open.
+func (w *Watcher) Open() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range w.watches {
+		if k.open {
+			n++
+		}
+	}
+	return n
+}
+
+// Reopened is how many streams broke, or could not be opened.
+func (w *Watcher) Reopened() uint64 { return w.reopened.Load() }
+
+// Close ends all watches and waits for the goroutines.
+func (w *Watcher) Close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.cancel()
+	w.wg.Wait()
+	w.lose(errs.Closed)
+}
+
+// lose says that no watch is open.
+func (w *Watcher) lose(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stream = nil
+	for _, k := range w.watches {
+		k.lose(err)
+	}
+}
+
+func (k *keyWatch) lose(err error) {
+	k.open = false
+	for _, h := range k.handlers {
+		h.Lost(err)
+	}
+}
+
+func (k *keyWatch) opened(rev int64) {
+	k.open, k.rev = true, rev
+	for _, h := range k.handlers {
+		h.Opened(rev)
+	}
+}
+
+func (k *keyWatch) changed(ev *mvccpb.Event) {
+	k.rev = max(k.rev, ev.Kv.ModRevision)
+	for _, h := range k.handlers {
+		h.Changed(ev)
+	}
+}
+
+// The pauses between streams.
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 5 * time.Second
+	stableFor  = time.Minute // a stream that has lived for so long was no failure to open one
+)
+
+// run opens one stream after the other for as long as there are watches.
+func (w *Watcher) run() {
+	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	pauses.Reset()
+	for {
+		start := time.Now()
+		err := w.serve()
+		if w.finished(err) {
+			return
+		}
+		w.reopened.Add(1)
+		w.lose(err)
+		if time.Since(start) > stableFor {
+			pauses.Reset()
+		}
+		if !w.sleep(w.ctx, pauses.NextBackOff()) {
+			w.finished(err)
+			return
+		}
+	}
+}
+
+// finished reports whether no further stream is needed, and notes that then.
+func (w *Watcher) finished(error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.ctx.Err() != nil || len(w.watches) == 0:
+	case w.cli.Ctx().Err() != nil:
+		for _, k := range w.watches {
+			k.lose(errs.Closed)
+		}
+		w.closed = true
+	default:
+		return false
+	}
+	w.running, w.stream = false, nil
+	return true
+}
+
+// sleep reports whether ctx still lives.
+func (w *Watcher) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+	case <-w.cli.Ctx().Done():
+	}
+	return false
+}

@@ -1,0 +1,266 @@
+package keywatch_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/keywatch"
+)
+
+// fakeHandler remembers what it is told.
+type fakeHandler struct {
+	mu     sync.Mutex
+	opened []int64
+	lost   []error
+	events []*mvccpb.Event
+}
+
+func (h *fakeHandler) Opened(rev int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opened = append(h.opened, rev)
+}
+
+func (h *fakeHandler) Changed(ev *mvccpb.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, ev)
+}
+
+func (h *fakeHandler) Lost(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lost = append(h.lost, err)
+}
+
+func (h *fakeHandler) count() (opened, events, lost int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.opened), len(h.events), len(h.lost)
+}
+
+func (h *fakeHandler) lastErr() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.lost) == 0 {
+		return nil
+	}
+	return h.lost[len(h.lost)-1]
+}
+
+func newWatcher(t *testing.T, cli *clientv3.Client, own bool) *keywatch.Watcher {
+	t.Helper()
+	w := keywatch.New(cli, own)
+	t.Cleanup(w.Close)
+	return w
+}
+
+func eventually(t *testing.T, f func() bool, why ...any) {
+	t.Helper()
+	require.Eventually(t, f, 30*time.Second, 2*time.Millisecond, why...)
+}
+
+func put(t *testing.T, cli *clientv3.Client, key string) int64 {
+	t.Helper()
+	r, err := cli.Put(t.Context(), key, "")
+	require.NoError(t, err)
+	return r.Header.Revision
+}
+
+func remove(t *testing.T, cli *clientv3.Client, key string) int64 {
+	t.Helper()
+	r, err := cli.Delete(t.Context(), key)
+	require.NoError(t, err)
+	return r.Header.Revision
+}
+
+// ways are the ways to watch: over streams of its own, and over a Watcher that is somebody else's.
+func ways(t *testing.T, f func(t *testing.T, own bool)) {
+	t.Helper()
+	for name, own := range map[string]bool{"own stream": true, "foreign Watcher": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, own)
+		})
+	}
+}
+
+func TestWatcher_DeliversEveryChangeAfterItOpened(t *testing.T) {
+	t.Parallel()
+	ways(t, func(t *testing.T, own bool) {
+		cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
+		w := newWatcher(t, cli, own)
+		before := put(t, cli, dir+"a")
+		targets := []keywatch.Target{
+			{Key: dir + "a"},
+			{Key: dir + "a", Filter: keywatch.Deletions},
+			{Key: dir, End: clientv3.GetPrefixRangeEnd(dir), Filter: keywatch.Puts},
+		}
+		var all []*fakeHandler
+		for _, target := range targets {
+			h := &fakeHandler{}
+			all = append(all, h)
+			t.Cleanup(w.Watch(target, h))
+		}
+		eventually(t, func() bool { return w.Open() == len(targets) })
+		for _, h := range all {
+			assert.GreaterOrEqual(t, h.opened[0], before)
+		}
+		changed := put(t, cli, dir+"a")
+		deleted := remove(t, cli, dir+"a")
+		other := put(t, cli, dir+"b")
+		for i, want := range [][]int64{{changed, deleted}, {deleted}, {changed, other}} {
+			eventually(t, func() bool { _, n, _ := all[i].count(); return n >= len(want) })
+			var got []int64
+			for _, ev := range all[i].events {
+				got = append(got, ev.Kv.ModRevision)
+			}
+			assert.Equal(t, want, got, "%+v", targets[i])
+		}
+	})
+}
+
+func TestWatcher_SharesEqualWatches(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	cli := s.Client(t)
+	w := newWatcher(t, cli, true)
+	first := &fakeHandler{}
+	stopFirst := w.Watch(keywatch.Target{Key: "a"}, first)
+	eventually(t, func() bool { return w.Open() == 1 })
+	seen := put(t, cli, "a")
+	eventually(t, func() bool { _, n, _ := first.count(); return n == 1 })
+	second := &fakeHandler{}
+	stopSecond := w.Watch(keywatch.Target{Key: "a"}, second)
+	assert.Equal(t, []int64{seen}, second.opened, "what was delivered before is not delivered to it")
+	assert.InDelta(t, 1, s.Metric("etcd_debugging_mvcc_watcher_total"), 0)
+	stopFirst()
+	put(t, cli, "a")
+	eventually(t, func() bool { _, n, _ := second.count(); return n == 1 })
+	_, n, _ := first.count()
+	assert.Equal(t, 1, n, "it is told of nothing after it has stopped")
+	stopSecond()
+	assert.Zero(t, w.Open())
+	eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watcher_total") == 0 })
+}
+
+func TestWatcher_StreamIsOpenedAgainAndClosedWhenIdle(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	proxy := s.Proxy(t)
+	direct := s.Client(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
+	w.KeepOpen(50 * time.Millisecond)
+	h := &fakeHandler{}
+	stop := w.Watch(keywatch.Target{Key: "a"}, h)
+	eventually(t, func() bool { return w.Open() == 1 })
+	proxy.Refuse()
+	proxy.Cut()
+	eventually(t, func() bool { _, _, lost := h.count(); return lost > 0 && w.Open() == 0 })
+	missed := put(t, direct, "a")
+	proxy.Accept()
+	eventually(t, func() bool { opened, _, _ := h.count(); return opened == 2 })
+	assert.GreaterOrEqual(t, h.opened[1], missed, "that it has missed something shows in the revision")
+	delivered := put(t, direct, "a")
+	eventually(t, func() bool { _, n, _ := h.count(); return n == 1 })
+	assert.Equal(t, delivered, h.events[0].Kv.ModRevision)
+	assert.Positive(t, w.Reopened())
+
+	stop()
+	eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watch_stream_total") == 0 }, "nobody needs it")
+	again := &fakeHandler{}
+	defer w.Watch(keywatch.Target{Key: "a"}, again)()
+	eventually(t, func() bool { return w.Open() == 1 })
+}
+
+// A stream that the network swallows neither ends nor answers.
+func TestWatcher_SilentStreamIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	proxy := s.Proxy(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
+	h := &fakeHandler{}
+	defer w.Watch(keywatch.Target{Key: "a"}, h)()
+	eventually(t, func() bool { return w.Open() == 1 })
+	proxy.Blackhole(true, true)
+	defer w.Watch(keywatch.Target{Key: "b"}, &fakeHandler{})() // asks for an answer
+	eventually(t, func() bool { return h.lastErr() != nil })
+	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
+	proxy.Heal()
+	proxy.Cut()
+	eventually(t, func() bool { return w.Open() == 2 })
+}
+
+func TestWatcher_RefusalForPermissionIsFinal(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "ann", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("ours/")}})
+	w := newWatcher(t, s.Client(t, etcdtest.As("ann", "pw")), true)
+	ours, theirs := &fakeHandler{}, &fakeHandler{}
+	defer w.Watch(keywatch.Target{Key: "theirs/a"}, theirs)()
+	defer w.Watch(keywatch.Target{Key: "ours/a"}, ours)()
+	eventually(t, func() bool { return theirs.lastErr() != nil && w.Open() == 1 })
+	require.ErrorIs(t, theirs.lastErr(), errs.Permission)
+	opened, _, lost := ours.count()
+	assert.Equal(t, []int{1, 0}, []int{opened, lost}, "others on the stream are left alone")
+}
+
+func TestWatcher_ClosedClientAndClosedWatcherAreFinal(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(cli *clientv3.Client, w *keywatch.Watcher){
+		"client":  func(cli *clientv3.Client, _ *keywatch.Watcher) { _ = cli.Close() },
+		"watcher": func(_ *clientv3.Client, w *keywatch.Watcher) { w.Close() },
+	} {
+		cli := etcdtest.Client(t)
+		w := newWatcher(t, cli, true)
+		h := &fakeHandler{}
+		stop := w.Watch(keywatch.Target{Key: etcdtest.Prefix(t)}, h)
+		eventually(t, func() bool { return w.Open() == 1 })
+		end(cli, w)
+		eventually(t, func() bool { return h.lastErr() != nil })
+		require.ErrorIs(t, h.lastErr(), errs.Closed, name)
+		late := &fakeHandler{}
+		w.Watch(keywatch.Target{Key: etcdtest.Prefix(t)}, late)()
+		require.ErrorIs(t, late.lastErr(), errs.Closed, name)
+		stop()
+	}
+}
+
+func TestWatcher_WatchesComeAndGoWhileStreamsBreak(t *testing.T) {
+	t.Parallel()
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				end := w.Watch(keywatch.Target{Key: dir + strconv.Itoa(i%4)}, &fakeHandler{})
+				time.Sleep(time.Millisecond) // it may be asked for, confirmed, or neither
+				end()
+			}
+		})
+	}
+	for ctx.Err() == nil {
+		time.Sleep(100 * time.Millisecond) // between the cuts
+		proxy.Cut()
+	}
+	wg.Wait()
+	h := &fakeHandler{}
+	defer w.Watch(keywatch.Target{Key: dir + "0"}, h)()
+	eventually(t, func() bool { return w.Open() == 1 })
+	put(t, direct, dir+"0")
+	eventually(t, func() bool { _, n, _ := h.count(); return n == 1 })
+}
