@@ -5,16 +5,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// partiesMost is how many parties a barrier can have. It is opened by one transaction, with an operation for each party;
+// maxParties is how many parties a barrier can have. It is opened by one transaction, with an operation for each party;
 // etcd takes 128.
-const partiesMost = 128
+const maxParties = 128
 
 // Barrier lets n parties wait for each other: it opens when n of them wait at it, and lets these n go. It is a small value
 // with no state of its own, and safe for concurrent use. Each call of Wait is a party, also within one process.
@@ -25,7 +30,7 @@ const partiesMost = 128
 // n is not kept in etcd, and has to be the same for all parties.
 type Barrier struct {
 	l    *Locker
-	spec spec
+	kind waiterKind
 	n    int
 	bad  error
 }
@@ -38,16 +43,13 @@ func (l *Locker) barrier(name string, n int, mark string) *Barrier {
 	dir, _ := l.dirs()
 	b := &Barrier{
 		l: l, n: n, bad: errors.Join(l.bad, l.checkName(name)),
-		spec: spec{name: name, prefix: dir + name + "/" + barDir, value: l.owner, mark: mark, rule: anybody},
+		kind: waiterKind{name: name, prefix: dir + name + "/" + barDir, value: l.owner, mark: mark, rule: alwaysAdmit},
 	}
-	if n < 1 || n > partiesMost {
-		b.bad = errors.Join(b.bad, fmt.Errorf("%w: a barrier for %d: it must be 1 to %d", errs.Invalid, n, partiesMost))
+	if n < 1 || n > maxParties {
+		b.bad = errors.Join(b.bad, fmt.Errorf("%w: a barrier for %d: it must be 1 to %d", errs.Invalid, n, maxParties))
 	}
 	return b
 }
-
-// anybody admits everybody: a barrier is no queue.
-func anybody([]entry, entry) (bool, *entry) { return true, nil }
 
 // Wait waits until n parties wait, and returns nil then. The wait is bounded by ctx alone. A party that gives up, since ctx
 // has ended, does not count any more as soon as its key is removed, which is at once where etcd answers; one whose process
@@ -56,20 +58,20 @@ func anybody([]entry, entry) (bool, *entry) { return true, nil }
 // A party that gives up, or is lost, in the very moment in which the barrier opens may have been one of the n: the others
 // go all the same.
 //
-// Two RPCs, the last of which, to remove the key, is not waited for; one more for the last to come, which opens, and one more
-// and a watch for the first time on a name.
+// Two RPCs, the last of which, to remove the key, is not waited for; one more for the last to come, which opens. A party that
+// has to wait watches its key, and sends one more if etcd was written to before the watch was open.
 func (b *Barrier) Wait(ctx context.Context) error {
-	p, _, err := b.pass(ctx)
+	w, _, err := b.pass(ctx)
 	if err != nil {
-		return fail("wait", b.spec.name, err)
+		return fail("wait", b.kind.name, err)
 	}
-	p.discard()
-	p.q.exit()
+	w.discard()
+	w.q.exit()
 	return nil
 }
 
-// pass waits until the barrier is open, and returns the place, which is still there and uses its queue, and the round.
-func (b *Barrier) pass(ctx context.Context) (p *place, round string, err error) {
+// pass waits until the barrier is open, and returns the waiter, which is still there and uses its queue, and the round.
+func (b *Barrier) pass(ctx context.Context) (w *waiter, round string, err error) {
 	if b.bad != nil {
 		return nil, "", b.bad
 	}
@@ -78,81 +80,145 @@ func (b *Barrier) pass(ctx context.Context) (p *place, round string, err error) 
 		return nil, "", err
 	}
 	defer done()
-	q := b.l.enter(b.spec.prefix)
-	if p, err = q.enqueue(ctx, b.spec); err == nil {
-		if round, err = p.meet(ctx, b.n); err == nil {
-			return p, round, nil
+	q := b.l.enter(b.kind.prefix)
+	if w, err = q.enqueue(ctx, b.kind); err == nil {
+		if round, err = w.awaitRound(ctx, b.n); err == nil {
+			return w, round, nil
 		}
-		p.discard()
+		w.discard()
 	}
 	q.exit()
 	return nil, "", err
 }
 
-// meet waits until the place is in a round that was opened, and opens it where the place is the last of its round.
+// awaitRound waits until the waiter is in a round that was opened, and opens it if the waiter is the last of its round.
 //
 // That a round is open stands in the key of each of its parties, written by one transaction for all: whoever looks late
 // finds it there, whatever the others have done meanwhile. The last one opens, nobody else: until it does it is missing.
-func (p *place) meet(ctx context.Context, n int) (round string, err error) {
-	p.q.l.counts.waiting.Add(1)
-	defer p.q.l.counts.waiting.Add(-1)
-	ctx, stop := p.bind(ctx)
+// Those ahead only become fewer, so that a party that is not the last of its round, nor of a later one, never becomes so:
+// it need not watch more than its own key.
+func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error) {
+	l := w.q.l
+	l.counts.waiting.Add(1)
+	defer l.counts.waiting.Add(-1)
+	ctx, stop := w.bind(ctx)
 	defer stop()
-	queue := p.q.view(p.create)
-	defer queue.stop()
+	watch := w.q.newWatch()
+	defer watch.close()
+	own := keywatch.Target{Key: l.ns + w.key}
+	all := keywatch.Target{Key: l.ns + w.q.prefix, End: keyspace.End(l.ns + w.q.prefix)}
+	now := w.ahead // nil if it has to be read
+	if now != nil {
+		now.entries = slices.Insert(now.entries, 0, entry{key: w.key, create: w.create, mod: w.create, lease: w.s.ID()})
+	}
+	var put *mvccpb.KeyValue // the own key as it was read last
+	confirmWaits := func(ctx context.Context) (unchanged bool, rev int64, err error) {
+		put, rev, err = w.readOwn(ctx)
+		return put != nil && put.GetModRevision() == w.create, rev, err
+	}
+	pauses := newBackoff(maxBackoff)
 	for {
-		entries, asked, err := queue.next(ctx)
-		own, members := p.members(entries)
-		if asked {
-			p.standsAt(own)
+		if err := cmp.Or(w.lostErr(), retry.ContextError(ctx)); err != nil {
+			return "", err
 		}
-		switch why := cmp.Or(p.trouble(), err); {
-		case why != nil:
-			return "", why
-		case len(own) == 0:
-		case own[0].opened():
-			return own[0].value, nil
-		case len(members) == n:
-			if round, err = p.open(ctx, members); round != "" || err != nil {
-				return round, cmp.Or(p.trouble(), err)
-			}
+		if round, err := w.roundOf(put, watch.lastPut(own)); round != "" || err != nil {
+			return round, err
+		}
+		round, waiting, err := w.evaluateRound(ctx, &now, n)
+		switch {
+		case round != "":
+			return round, nil
+		case err != nil && (ctx.Err() != nil || permanent(err) || w.lostErr() != nil):
+			return "", cmp.Or(w.lostErr(), err)
+		case err != nil:
+			sleep(ctx, pauses.NextBackOff())
+			now = nil
+			continue
+		case waiting == n: // somebody has left while it was opened
+			now = nil
+			continue
+		}
+		targets, confirm := []keywatch.Target{own}, confirmWaits
+		if waiting > n {
+			targets, confirm = append(targets, all), watch.lookAgain
+		}
+		watch.set(targets, nil)
+		seen := now.rev
+		now, err = watch.await(ctx, &seen, confirm)
+		if err != nil {
+			return "", cmp.Or(w.lostErr(), err)
 		}
 	}
 }
 
-// bind returns a context that also ends with the place's session.
-func (p *place) bind(ctx context.Context) (bound context.Context, stop func()) {
-	bound, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(p.s.Context(), func() { cancel(lost(p.s.Err())) })
-	return bound, func() {
-		unlink()
-		cancel(nil)
+// roundOf returns the round that the latest of some versions of the own key says to be open, if one does.
+func (w *waiter) roundOf(versions ...*mvccpb.KeyValue) (round string, err error) {
+	for _, own := range versions {
+		if own.GetModRevision() > w.create {
+			return string(own.GetValue()), w.checkOwn(own.GetCreateRevision(), clientv3.LeaseID(own.GetLease()))
+		}
 	}
+	return "", nil
+}
+
+// evaluateRound returns the waiter's round if it is open, and opens it if the waiter is the last of it. Else it returns how many wait,
+// the waiter included, up to it. It reads the queue if *read is nil.
+func (w *waiter) evaluateRound(ctx context.Context, read **page, n int) (round string, waiting int, err error) {
+	if *read == nil {
+		if *read, err = w.q.read(ctx); err != nil {
+			return "", 0, err
+		}
+	}
+	now := *read
+	i := slices.IndexFunc(now.entries, func(e entry) bool { return e.key == w.key })
+	if i < 0 {
+		w.lose(errKeyGone)
+		return "", 0, w.lostErr()
+	}
+	own := &now.entries[i]
+	if err := w.checkOwn(own.create, own.lease); err != nil {
+		return "", 0, err
+	}
+	if own.opened() {
+		return own.value, 0, nil
+	}
+	members := w.members(now.entries[i:])
+	if len(members) == n {
+		round, err = w.open(ctx, members)
+	}
+	return round, len(members), err
+}
+
+// readOwn reads the own key, nil if it is not there: one RPC.
+func (w *waiter) readOwn(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
+	resp, err := w.q.l.commitDefinite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(w.key)}})
+	if err != nil {
+		return nil, 0, err
+	}
+	w.q.l.counts.confirmed.Add(1)
+	if kvs := resp.get(0).GetKvs(); len(kvs) > 0 {
+		own = kvs[0]
+	}
+	return own, resp.revision(), nil
 }
 
 // opened reports whether the key of a party was put again, which is done to open.
 func (e *entry) opened() bool { return e.mod > e.create }
 
-// members returns the place as it stands, none where it is not there, and the round of which it would be the last: all who
-// wait, up to it.
-func (p *place) members(entries []entry) (own, members []entry) {
-	for i, e := range entries {
-		if !e.marked(p.spec.mark) {
-			continue
-		}
-		if !e.opened() {
+// members returns the round of which the waiter would be the last, the first party first: all who wait, up to it. The
+// entries begin with its own.
+func (w *waiter) members(entries []entry) (members []entry) {
+	for _, e := range slices.Backward(entries) {
+		if e.marked(w.kind.mark) && !e.opened() {
 			members = append(members, e)
 		}
-		if e.key == p.key {
-			return entries[i : i+1], members
-		}
 	}
-	return nil, nil
+	return members
 }
 
 // open opens a round, if all of its members still wait: one RPC, which is repeated until the answer is definite. The round
-// is "" where somebody has left, or where etcd does not answer for now.
-func (p *place) open(ctx context.Context, members []entry) (round string, err error) {
+// is "" if somebody has left.
+func (w *waiter) open(ctx context.Context, members []entry) (round string, err error) {
 	round = "open " + strconv.FormatInt(members[0].create, 10)
 	var t txn
 	for _, e := range members {
@@ -160,15 +226,15 @@ func (p *place) open(ctx context.Context, members []entry) (round string, err er
 		t.then = append(t.then, clientv3.OpPut(e.key, round, clientv3.WithIgnoreLease()))
 	}
 	for {
-		resp, err := p.q.l.definite(ctx, t)
+		resp, err := w.q.l.commitDefinite(ctx, t)
 		switch {
 		case err == nil && resp.Succeeded:
 			return round, nil
 		case err == nil:
-			return "", nil // what has changed is delivered
-		case ctx.Err() != nil || hopeless(err):
+			return "", nil
+		case ctx.Err() != nil || permanent(err):
 			return "", err
 		}
-		sleep(ctx, pauseMost)
+		sleep(ctx, maxBackoff)
 	}
 }

@@ -204,3 +204,82 @@ func contended(b *testing.B, waiters int, m mutex) {
 	b.ReportMetric(float64(unary)/float64(total), "rpcs/lock")
 	hand.report(b)
 }
+
+// BenchmarkMutexSeparateClients has so many waiters, each in a client of its own, as processes of a fleet are. In "pass" all of them
+// wait, and each is granted once; one operation is such a pass. In "loop" each locks again at once.
+func BenchmarkMutexSeparateClients(b *testing.B) {
+	for _, waiters := range []int{2, 10, 50, 200} {
+		for name, kind := range kinds() {
+			b.Run(fmt.Sprintf("pass/%d/%s", waiters, name), func(b *testing.B) { separate(b, waiters, 1, true, kind()) })
+			b.Run(fmt.Sprintf("loop/%d/%s", waiters, name), func(b *testing.B) { separate(b, waiters, max(2, 200/waiters), false, kind()) })
+		}
+	}
+}
+
+func separate(b *testing.B, waiters, each int, queueFirst bool, m mutex) {
+	b.Helper()
+	s := etcdtest.Start(b)
+	count := etcdtest.Counter(b)
+	dir := "d/"
+	admin := s.Client(b)
+	takers := make([]func(context.Context) (func(context.Context) error, error), waiters)
+	for i := range takers {
+		takers[i] = m(b, s.Client(b, harden, count.Option), dir)
+	}
+	first := m(b, s.Client(b), dir)
+	pass := func() time.Duration {
+		began := time.Now()
+		release := func(context.Context) error { return nil }
+		if queueFirst {
+			var err error
+			release, err = first(b.Context())
+			require.NoError(b, err)
+		}
+		var wg sync.WaitGroup
+		for _, take := range takers {
+			wg.Go(func() {
+				for range each {
+					release, err := take(b.Context())
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if err := release(b.Context()); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		if queueFirst {
+			for int(count64(b, admin, dir+"locks/m/")) <= waiters {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(100 * time.Millisecond) // until all of them watch
+			began = time.Now()
+		}
+		require.NoError(b, release(b.Context()))
+		wg.Wait()
+		return time.Since(began)
+	}
+	pass() // opens what is opened once
+	count.Reset()
+	events := s.Metric("etcd_debugging_mvcc_events_total")
+	var spent time.Duration
+	total := 0
+	for b.Loop() {
+		spent += pass()
+		total += waiters * each
+	}
+	b.ReportMetric(float64(spent.Microseconds())/1000/float64(total), "ms/lock")
+	unary := count.Count("KV/Txn") + count.Count("KV/Range") + count.Count("KV/DeleteRange") + count.Count("KV/Put")
+	b.ReportMetric(float64(unary)/float64(total), "rpcs/lock")
+	b.ReportMetric((s.Metric("etcd_debugging_mvcc_events_total")-events)/float64(total), "events/lock")
+}
+
+func count64(b *testing.B, cli *clientv3.Client, prefix string) int64 {
+	b.Helper()
+	r, err := cli.Get(b.Context(), prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	require.NoError(b, err)
+	return r.Count
+}

@@ -48,98 +48,24 @@
 //
 // A context, by contrast, is for work to end in time: see below for what it guarantees. Use both.
 //
-// # The protocol
+// # How it works
 //
-// A queue is the direct children of a prefix, `dir/name/`, in the order of their create revisions. Who wants in puts a
-// key at its end: `dir/name/LEASE-NONCE`, on the lease of its session. The first one owns; a key that is
-// deleted, or whose lease ends, is out of the queue.
+// A queue is the direct children of a prefix, `dir/name/`, in the order of their create revisions. Whoever wants the lock puts a
+// key at its end, `dir/name/LEASE-NONCE`, on the lease of its session, and watches the key that blocks it: the nearest one ahead, of
+// a reader the nearest writer, of a permit as many as leave no room for its weight. When that is gone, or after
+// 30 s, it looks at the queue again. It is granted by a read that shows its own key and nobody who blocks it, at one
+// revision, and by nothing else. Nobody overtakes: neither writers nor heavy permits are starved.
 //
-//	         1 RPC              watch            Release: 1 RPC
-//	Lock ────────────▶ QUEUED ────────▶ HELD ───────────────────▶ (removed)
-//	 │                  │  │            │ │ ▲
-//	 │ no answer,       │  │            │ │ └─ Release, and the next goroutine of this process takes a turn: 1 RPC
-//	 │ ctx, Close       │  │            │ └─ Close
-//	 │                  │  │            │
-//	 │            ctx,  │  │ session ended, key gone or overwritten
-//	 │            Close │  │            │
-//	 ▼                  ▼  ▼            ▼
-//	SWEPT           SWEPT  ErrLost     LOST: ErrLost; the key, where it is still there, is SWEPT
+// Goroutines of one process that want the same mutex stand in a local queue, and only its head is in etcd's. On release the next one
+// takes over the key by putting it again, which makes a new token and a new guard; if another process waits, after
+// 16 turns in a row the key is removed and the process enqueues anew, at the end.
 //
-// A waiter that gives up hands its place to the next goroutine of its process, if there is one.
+// The parties of a [Barrier] have keys, too. Those that wait, in order, are the rounds: the n-th opens its round by one
+// transaction that puts all n keys again if each still waits. So all of a round are let go at one revision, or none.
 //
-// Enqueueing is one transaction that reads the first few keys and then puts its own. If there were none, that is the
-// grant: nobody can come in front any more. It is guarded by the absence of the own key, whose name is used once, so it
-// can be repeated until its answer is definite. TryLock puts its key only if there is none, in the same transaction.
+// A request whose outcome is unknown may create a key late. Such a key is deleted in the background until its lease is gone.
 //
-// Whoever has to wait watches the queue: one watch for each name in use, for all goroutines, opened by the first who
-// waits, or who has held for 250 ms, and kept for 30 s after the last. When the watch is live the queue is read once;
-// from then on the process knows the queue as it was at some revision, which rises. The hand-over needs no further
-// request: the watch has delivered that nobody is ahead, and that the own key is there. While the watch cannot be open,
-// whoever waits reads the queue each half second instead.
-//
-// Goroutines of one process that want the same mutex stand in a line of their own, and only its head is in the queue.
-// On release the next one takes over the key, and puts it once more, guarded by the mod revision that it had: so each
-// turn has its own token, and its own guard. The same transaction tells whether another process waits; if so, after 16
-// turns in a row the key is removed and the process enqueues anew, at the end.
-//
-// # Shared holds
-//
-// Readers and the holders of permits have queues of their own, below `name/.rw/` and `name/.sem/`, which work the same
-// way but for who is admitted: a reader behind no writer; a permit when those ahead of it, holding or waiting, leave
-// room for its weight. A writer is admitted when it is first, as a mutex is. Nobody overtakes, so that nobody is
-// starved: neither a writer by readers, nor a permit of great weight by small ones. Shared holds are not handed on within
-// a process; each has a key.
-//
-// # Barriers
-//
-//	     1 RPC            the last of n: 1 RPC for all
-//	Wait ─────▶ WAITING ──────────────────────────────▶ OPEN ──▶ (key removed)
-//	               │                                     │
-//	               │ ctx, Close; session ended, key gone │ of a double barrier: INSIDE, until Leave removes the key
-//	               ▼                                     ▼ and waits until no key of its round is left
-//	           SWEPT, ErrLost
-//
-// The parties of a barrier have keys below `name/.bar/`. Those that wait, in order, are the rounds: the n-th of them opens
-// its round by one transaction that puts all n keys again, if each is there and still waits. So all of a round are let go
-// at one revision, or none; and a party that looks late finds that in its own key, which is nobody else's to remove.
-// That the n-th may be slow, or die, is of no matter: until it has opened it is not there, and when its key is gone
-// another is the n-th. A party of a double barrier leaves when no key of its round is there, its own included; since
-// nobody joins a round that is open, that stays so.
-//
-// # Why it is right
-//
-// Exclusion in etcd. Let a place be admitted if at some revision its key was there and none that was created before.
-// Create revisions only rise, so nobody gets in front of a key; the place stays first for as long as its key
-// exists. Two keys cannot both be first. So at most one existing key is admitted at any revision, whatever clients do.
-// With readers and permits, those ahead of a key that is admitted only become fewer, so it stays admitted. Take any
-// keys that are admitted at one revision, and of these the one that came last: all others were ahead of it when it was
-// admitted. So none of them is a writer beside it, and all together weigh no more than its n; it weighs the others by
-// what they say, and itself by its own n.
-//
-// Knowledge of the grant. The enqueueing transaction reads and puts at one revision. A wait ends with a model of the
-// queue at a revision that is not before the own key's: the watch was live before the queue was read, the read is
-// linearizable, and the watch delivers everything after. A key that has vanished is not in that model, so that a
-// candidate whose own key is gone never wins. When the watch was opened again in between it claims to have missed
-// nothing; all the same the queue is read once more.
-//
-// Knowledge of the loss. A key goes with its lease, by release, or by the hand of a third party. The session's deadline
-// is counted from before its last renewal was sent, with a margin taken off (see package lease), so that the hold's
-// context ends before the lease can expire, and with it before another can be admitted. What a third party does is
-// delivered to the holder and to those who wait by the same kind of watch, at about the same time.
-//
-// Tokens. A token is the mod revision of the own key at the grant. Mod revisions of later puts are higher, so what has
-// to be shown is that the put behind a token came after those behind earlier tokens. A key that was first when it was
-// put came after all. One that waited came after those ahead of it, unless these took turns meanwhile; then, or when
-// that is not known for sure, as after an enqueueing that was answered late, the key is put once more before the grant
-// is told. In an election nobody takes turns, and the token is the create revision.
-//
-// Guards. The guard of a mutex compares the mod revision of the own key with the token; a turn of the next goroutine
-// changes it. That of a leadership, whose key its holder may put anew with Proclaim, compares the create revision.
-// Neither comes true again.
-//
-// Nothing stays behind. A key is known to the process from before the first request that could create it until it is
-// known to be gone. A request that was not answered may create it late, so such a key is deleted again 5 s and 15 s
-// after; and a key with the mark of this process that it does not know is removed within a second or two of being seen.
+// The protocol and the proof that it is right are in docs/lock-protocol.md.
 //
 // # What is guaranteed
 //
@@ -165,9 +91,9 @@
 // # What is not guaranteed
 //
 //   - A process that is stopped does not notice anything. Its writes are refused where they carry a guard or a token.
-//   - When a third party deletes the key, or revokes the lease, the former holder learns of it when the next one does:
-//     within a second, usually 2 ms; for the first 250 ms of a hold on a name that no goroutine of this
-//     process waits for, the key is not watched yet.
+//   - When a third party deletes the key of a holder, or revokes its lease, the former holder learns of it when the next one does:
+//     within a second, usually 2 ms; but for the first 250 ms of a hold its key is not watched. Whoever waits notices that its own
+//     key was deleted when it looks again, within 36 s, and is not granted before.
 //   - A queue key without a lease, put there by somebody, blocks for ever. It is reported as [*BlockedError].
 //   - Whoever can write the keys can break the queue: locks are agreements, and permissions of etcd are walls.
 //   - A process that dies holds on until its lease ends: the TTL, 15 s by default. A party of a barrier that dies is
@@ -197,22 +123,24 @@
 // # Costs in RPCs
 //
 //	Lock and Release, nobody else there     2
-//	Lock and Release, contended             2; in a row of turns 1 each, and 2 more for the whole row
-//	the first wait on a name                1 more, and a watch; for a mutex 1 more yet where etcd was written to meanwhile
-//	a wait while the watch cannot be open   1 each half second; when it is open again 1
-//	a hold longer than 250 ms               1 more, and a watch, on a name that is not watched
+//	Lock and Release, after a wait          3; 1 more if etcd was written to before the watch was open; 1 more every 30 s
+//	a turn of another goroutine             1, and 3 for the whole row of turns
+//	a wait while no watch can be open       1 each 0.5 s to 5 s, for all of this process that wait in one queue
+//	a hold longer than 250 ms               a watch; 1 more if etcd was written to meanwhile
 //	TryLock on what another process holds   1, which writes nothing
 //	TryLock on what this process holds      0
-//	RLock or Acquire, and Release           2
+//	RLock or Acquire, and Release           2; after a wait as Lock
 //	TryRLock, TryAcquire                    1 if refused, which writes nothing, or if nobody else is there; else 2,
 //	                                        and 1 more each time that somebody comes in between
 //	Multi's Lock, Verify, Release           those of each mutex
-//	Barrier's Wait                          2; 1 more for the last one, and as for a first wait
-//	DoubleBarrier's Enter and Leave         2; 1 more for the last one, and as for a first wait
-//	Campaign and Release                    2
+//	Barrier's Wait                          2; 1 more for the last one, and, if etcd was written to meanwhile, for those who wait
+//	DoubleBarrier's Enter and Leave         2, likewise; those who wait for others to leave read the queue when one has left
+//	Campaign and Release                    2; after a wait as Lock
 //	Proclaim, Leader, Verify                1
-//	Observe                                 1, and a watch, for all who observe a name
+//	Observe                                 1, 1 for each change, and 1 every 30 s, for all of this process who observe a name
 //	Guard, Err, Context, Bind, Token        0
+//
+// All watches of a [Locker] share one stream, and cost no goroutine. A wait costs one event.
 //
 // The first use opens the session: 1 more. Where an answer is lost, requests are repeated.
 //
@@ -223,7 +151,8 @@
 //
 // # Lifetime
 //
-// A [Locker] belongs to whoever made it. Close ends waits and holds, removes their keys, and returns within about 5 s,
-// also when etcd is away. Mutexes and elections are values over it and need no closing. All types are safe for
+// A [Locker] belongs to whoever made it. Close ends waits and holds, waits for the functions of Do and Run, removes the keys, and
+// returns within about 5 s, or 10 s if a function does not return, also when etcd is away. So does the end of the client, but
+// for the functions. Mutexes and elections are values over it and need no closing. All types are safe for
 // concurrent use, but that a [DoubleBarrier] is one party, and refuses a second call at the same time.
 package lock

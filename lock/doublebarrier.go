@@ -7,7 +7,10 @@ import (
 	"slices"
 	"sync/atomic"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keywatch"
 )
 
 // DoubleBarrier holds n parties together at the entry and at the exit: they begin together, and none goes on before all
@@ -19,7 +22,7 @@ import (
 type DoubleBarrier struct {
 	b     *Barrier
 	busy  atomic.Bool // one call at a time
-	p     *place      // while inside
+	w     *waiter     // while inside
 	round string
 }
 
@@ -32,11 +35,10 @@ func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
 // Enter waits until n parties want to enter, as [Barrier.Wait] does, and fails as that does; the party is outside then. A
 // party that is inside already, or is used by another goroutine at the same time, is [ErrInvalid].
 //
-// One RPC; one more for the last to come, which opens, and one more and a watch for the first time on a name. The watch is
-// kept until Leave. Who is inside is told of nothing: that its session has ended it finds out when it leaves.
+// One RPC; one more for the last to come, which opens, and as for [Barrier.Wait] for those who wait. Who is inside is told of nothing: that its session has ended it finds out when it leaves.
 func (d *DoubleBarrier) Enter(ctx context.Context) error {
 	if err := d.enter(ctx); err != nil {
-		return fail("enter", d.b.spec.name, err)
+		return fail("enter", d.b.kind.name, err)
 	}
 	return nil
 }
@@ -46,10 +48,10 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 		return errBusy
 	}
 	defer d.busy.Store(false)
-	if d.p != nil {
+	if d.w != nil {
 		return fmt.Errorf("%w: inside already", errs.Invalid)
 	}
-	d.p, d.round, err = d.b.pass(ctx)
+	d.w, d.round, err = d.b.pass(ctx)
 	return err
 }
 
@@ -58,10 +60,11 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 // is gone, since its session has ended or its key was deleted, the others may have left without it: that is [ErrLost], at
 // once. A party that is not inside is [ErrInvalid]. Where etcd does not answer for now, the key is removed in the background.
 //
-// One RPC: that the others have left is told by the watch.
+// One RPC for the last to leave. The others watch one of those who are inside, and read the queue when it has left: one more
+// for each that they have to watch.
 func (d *DoubleBarrier) Leave(ctx context.Context) error {
 	if err := d.leave(ctx); err != nil {
-		return fail("leave", d.b.spec.name, err)
+		return fail("leave", d.b.kind.name, err)
 	}
 	return nil
 }
@@ -79,34 +82,56 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if d.p == nil {
+	if d.w == nil {
 		return fmt.Errorf("%w: not inside", errs.Invalid)
 	}
-	p := d.p
-	d.p = nil
-	defer p.q.exit()
-	if why := p.trouble(); why != nil {
-		p.discard()
-		return why
+	w := d.w
+	d.w = nil
+	defer w.q.exit()
+	if err := w.lostErr(); err != nil {
+		w.discard()
+		return err
 	}
-	// Where the removal fails it goes on in the background, and this party is out.
-	if err := p.remove(ctx); err != nil && (ctx.Err() != nil || hopeless(err) || errors.Is(err, ErrLost)) {
-		return &settled{err}
+	// If the removal fails it goes on in the background, and this party is out.
+	resp, err := w.remove(ctx, clientv3.OpGet(w.q.prefix, clientv3.WithPrefix()))
+	var now *page
+	switch {
+	case err == nil && resp.Succeeded:
+		now = parsePage(w.q.prefix, w.key, resp.revision(), resp.get(1))
+	case err != nil && (ctx.Err() != nil || permanent(err) || errors.Is(err, ErrLost)):
+		return &cleanedUpError{err}
 	}
-	return p.part(ctx, d.round)
+	return w.awaitLeft(ctx, d.round, now)
 }
 
-// part waits until nobody is in a round any more. Nobody ever joins one that is open, so that this stays so. The place's own
-// key counts, too: what is known of the queue is from after the key came, and if it is gone there, from after the opening.
-func (p *place) part(ctx context.Context, round string) error {
-	p.q.l.counts.waiting.Add(1)
-	defer p.q.l.counts.waiting.Add(-1)
-	inside := func(e entry) bool { return e.key == p.key || e.opened() && e.value == round }
-	queue := p.q.view(p.create)
-	defer queue.stop()
+// awaitLeft waits until nobody is in a round any more. Nobody ever joins one that is open, so that this stays so. The waiter's own
+// key counts, too. now is what was read of the queue after the round was opened, nil if nothing was.
+func (w *waiter) awaitLeft(ctx context.Context, round string, now *page) (err error) {
+	l := w.q.l
+	l.counts.waiting.Add(1)
+	defer l.counts.waiting.Add(-1)
+	inside := func(e entry) bool { return e.key == w.key || e.opened() && e.value == round }
+	watch := w.q.newWatch()
+	defer watch.close()
+	pauses := newBackoff(maxBackoff)
 	for {
-		entries, _, err := queue.next(ctx)
-		if err != nil || !slices.ContainsFunc(entries, inside) {
+		if now == nil {
+			now, err = w.q.read(ctx)
+		}
+		switch {
+		case err != nil && (ctx.Err() != nil || permanent(err)):
+			return err
+		case err != nil:
+			sleep(ctx, pauses.NextBackOff())
+			continue
+		}
+		i := slices.IndexFunc(now.entries, inside)
+		if i < 0 {
+			return nil
+		}
+		watch.set([]keywatch.Target{{Key: l.ns + now.entries[i].key, Filter: keywatch.Deletions}}, nil) // any one: all have to go
+		seen := now.rev
+		if now, err = watch.await(ctx, &seen, watch.lookAgain); err != nil {
 			return err
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // own. It is safe for concurrent use.
 type Election struct {
 	l    *Locker
-	spec spec
+	kind waiterKind
 	bad  error
 }
 
@@ -23,7 +23,7 @@ type Election struct {
 func (l *Locker) Election(name string) *Election {
 	_, elections := l.dirs()
 	return &Election{
-		l: l, spec: spec{name: name, prefix: elections + name + "/", rule: first},
+		l: l, kind: waiterKind{name: name, prefix: elections + name + "/", rule: behindNearest, pageSize: fewAhead},
 		bad: errors.Join(l.bad, l.checkName(name)),
 	}
 }
@@ -36,18 +36,18 @@ type Leader struct {
 
 // Campaign waits to be elected. Each call is a candidate of its own, also within one process; the wait is bounded by ctx
 // alone. It fails as [Mutex.Lock] does, and after an error nothing stays behind: a candidate whose key or session is
-// gone never wins. One RPC, and one more for the first candidate of the process that has to wait.
+// gone never wins. One RPC; if it has to wait, one more when it is elected, and as for [Mutex.Lock].
 //
 // value is what Leader and Observe show others, such as the address of this process. The leadership ends with Release, which
 // resigns.
 func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, error) {
-	sp := e.spec
-	sp.value = value
-	g, err := e.l.acquireOwn(ctx, sp, e.bad)
+	kind := e.kind
+	kind.value = value
+	h, err := e.l.acquireOwn(ctx, kind, e.bad)
 	if err != nil {
-		return nil, fail("campaign", e.spec.name, err)
+		return nil, fail("campaign", e.kind.name, err)
 	}
-	return &Leadership{&Held{Permit{g}}}, nil
+	return &Leadership{&Held{Permit{h}}}, nil
 }
 
 // Leader returns who leads, or [ErrNoLeader]. One RPC, linearizable; one more where other elections' names lie below this
@@ -55,7 +55,7 @@ func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, err
 func (e *Election) Leader(ctx context.Context) (Leader, error) {
 	led, err := e.leader(ctx)
 	if err != nil {
-		return Leader{}, fail("leader", e.spec.name, err)
+		return Leader{}, fail("leader", e.kind.name, err)
 	}
 	return led, nil
 }
@@ -69,32 +69,41 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 		return Leader{}, err
 	}
 	defer done()
-	resp, err := e.l.definite(ctx, txn{then: []clientv3.Op{oldest(e.spec.prefix, firstFew)}})
+	first, _, err := e.l.readOldest(ctx, e.kind.prefix)
 	if err != nil {
 		return Leader{}, err
 	}
-	seen := lookAt(e.spec.prefix, "", resp.get(0))
-	if len(seen.entries) == 0 && !seen.complete {
-		var m model
-		entries, _, err := e.l.children(ctx, e.spec.prefix)
-		if err != nil {
-			return Leader{}, err
-		}
-		m.reset(entries)
-		seen.entries = m.list
+	if first == nil {
+		return Leader{}, ErrNoLeader
 	}
-	if led := leaderOf(seen.entries); led.Token != 0 {
-		return led, nil
-	}
-	return Leader{}, ErrNoLeader
+	return leaderOf(first), nil
 }
 
-// leaderOf is the first of a queue, the zero Leader of an empty one.
-func leaderOf(entries []entry) Leader {
-	if len(entries) == 0 {
+// readOldest reads the first of a queue, nil if it is empty, as it was at a revision: one RPC, or two if longer names lie in
+// between.
+func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
+	for _, limit := range []int64{fewAhead, 0} {
+		resp, err := l.commitDefinite(ctx, txn{then: []clientv3.Op{oldest(prefix, limit)}})
+		if err != nil {
+			return nil, 0, err
+		}
+		p := parsePage(prefix, "", resp.revision(), resp.get(0))
+		if len(p.entries) > 0 {
+			return &p.entries[0], p.rev, nil
+		}
+		if rev = p.rev; p.complete {
+			break
+		}
+	}
+	return nil, rev, nil
+}
+
+// leaderOf is what the first of a queue says, the zero Leader if there is none.
+func leaderOf(first *entry) Leader {
+	if first == nil {
 		return Leader{}
 	}
-	return Leader{Value: entries[0].value, Token: entries[0].create}
+	return Leader{Value: first.value, Token: first.create}
 }
 
 // Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held], with the Token of the election.
@@ -104,33 +113,33 @@ type Leadership struct{ *Held }
 // until the answer is definite, for 10 s where ctx has no deadline; then the error matches [ErrUnknownOutcome]. It fails with
 // [ErrLost] where the leadership is lost, also meanwhile. Calls take effect one after the other.
 func (l *Leadership) Proclaim(ctx context.Context, value string) error {
-	g, ok := l.hold.(*grip)
+	h, ok := l.hold.(*hold)
 	if !ok {
 		return fail("proclaim", l.hold.name(), ErrLost)
 	}
-	if err := g.proclaim(ctx, value); err != nil {
-		return doubtful("proclaim", g.name(), err)
+	if err := h.proclaim(ctx, value); err != nil {
+		return doubtful("proclaim", h.name(), err)
 	}
 	return nil
 }
 
-func (g *grip) proclaim(ctx context.Context, value string) error {
-	ctx, done, err := g.p.q.l.begin(ctx)
+func (h *hold) proclaim(ctx context.Context, value string) error {
+	ctx, done, err := h.w.q.l.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	select {
-	case g.writing <- struct{}{}:
-		defer func() { <-g.writing }()
+	case h.proclaiming <- struct{}{}:
+		defer func() { <-h.proclaiming }()
 	case <-ctx.Done():
 		return retry.ContextError(ctx)
 	}
-	if err := g.err(); err != nil {
+	if err := h.err(); err != nil {
 		return err
 	}
-	if _, err := g.p.rewrite(ctx, value); err != nil {
-		if over := g.err(); over != nil {
+	if _, err := h.w.rewrite(ctx, value); err != nil {
+		if over := h.err(); over != nil {
 			return over
 		}
 		return err

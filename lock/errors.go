@@ -41,7 +41,8 @@ type LockedError struct {
 	// Owner is what the owner calls itself, see [WithOwner]; "lease 694d..." of one that does not say, such as a mutex of
 	// client/v3; "" where this process itself waits for an owner that it does not know yet.
 	Owner string
-	// Token is the owner's fencing token, 0 where Owner is "", and where the hold is a shared one, which has none.
+	// Token is the mod revision of the owner's key: its fencing token, or, if the owner had to wait for the lock, a lower bound of
+	// it, and never higher than the token of the next holder. It is 0 if Owner is "", and if the hold is a shared one.
 	Token int64
 	// Local reports whether the owner is this process.
 	Local bool
@@ -138,18 +139,18 @@ var (
 // closedError is the cause of what was ended on purpose.
 func closedError(what string) error { return fmt.Errorf("lock: %s: %w", what, ErrClosed) }
 
-// settled is an error of a request whose outcome is of no matter any more: whatever it may have left behind is removed.
-type settled struct{ err error }
+// cleanedUpError is an error of a request whose outcome is of no matter any more: whatever it may have left behind is removed.
+type cleanedUpError struct{ err error }
 
 // Error is that of the request.
-func (e *settled) Error() string {
+func (e *cleanedUpError) Error() string {
 	return strings.ReplaceAll(e.err.Error(), errs.UnknownOutcome.Error()+": ", "")
 }
 
 // Is hides that the outcome was unknown.
-func (e *settled) Is(target error) bool {
+func (e *cleanedUpError) Is(target error) bool {
 	return target != errs.UnknownOutcome && errors.Is(e.err, target)
 }
 
 // As finds what the error holds.
-func (e *settled) As(target any) bool { return errors.As(e.err, target) }
+func (e *cleanedUpError) As(target any) bool { return errors.As(e.err, target) }

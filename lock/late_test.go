@@ -2,7 +2,6 @@ package lock_test
 
 import (
 	"context"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,20 +59,6 @@ func TestATokenIsHigherThanThoseOfTurnsThatWereTakenWhileTheAnswerWasLost(t *tes
 	assert.Greater(t, r.v.Token(), second.v.Token())
 	require.NoError(t, r.v.Verify(t.Context()))
 	mustRelease(t, r.v)
-}
-
-func TestAHeldKeyIsNoGarbageForAWatchThatWasLeftOver(t *testing.T) {
-	t.Parallel()
-	dir := etcdtest.Prefix(t)
-	l, p := newLocker(t, dir)
-	defer l.WatchApart("locks/m/")()
-	h := mustLock(t, l.Mutex("m"))
-	key := keysUnder(t, p.cli, dir+"locks/m/")[0]
-	_, err := p.cli.Put(t.Context(), key[:strings.LastIndexByte(key, '.')]+".zzz", "", clientv3.WithLease(leaseOf(t, p, key)))
-	require.NoError(t, err)
-	eventually(t, func() bool { return len(keysUnder(t, p.cli, dir+"locks/m/")) < 2 }, "the garbage is removed")
-	require.NoError(t, h.Verify(t.Context()))
-	mustRelease(t, h)
 }
 
 func TestACallWithAnEndedContextSendsNothing(t *testing.T) {

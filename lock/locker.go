@@ -4,14 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/sweep"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
@@ -29,18 +35,21 @@ type Client interface {
 type Locker struct {
 	settings
 
-	bad      error // what is wrong with the locker: every call returns it
-	store    *kv.Store
-	watcher  *watch.Watcher
-	leases   *lease.Manager
-	ns       string // what the keys of store are relative to
-	id       string // in the nonce of each of our keys
-	sessions *ownSessions
+	bad     error // what is wrong with the locker: every call returns it
+	store   *kv.Store
+	watcher *watch.Watcher
+	leases  *lease.Manager
+	ns      string         // what the keys of store are relative to
+	id      string         // in the nonce of each of our keys
+	sweeper *sweep.Sweeper // of the leases
 
-	keepWatch, watchAfter time.Duration
+	keys       *keywatch.Watcher
+	watchAfter time.Duration // of a hold
 
 	hook    *waitHook
-	life    context.Context //nolint:containedctx // of the locker: what callers share must not live by the context of one
+	client  *clientv3.Client // of the watcher
+	unlink  func() bool      // from the client's life
+	life    context.Context  //nolint:containedctx // of the locker: what callers share must not live by the context of one
 	endLife context.CancelCauseFunc
 	nonces  atomic.Uint64
 	counts  counts
@@ -51,8 +60,11 @@ type Locker struct {
 	funcs   sync.WaitGroup // functions that run under a lock: those of Do and Run
 	jobs    sync.WaitGroup // work in the background
 	queues  map[string]*queue
-	places  map[string]*place   // what is, or may be, in etcd, by key
-	dirty   map[string]struct{} // keys that are being swept
+	waiters map[string]*waiter // what is, or may be, in etcd, by key
+	emptied bool               // Close has deleted the keys of waiters
+
+	unconfirmed []*hold // that have yet to make sure of their keys
+	confirming  int     // goroutines that do that
 
 	closing  sync.Once
 	closeErr error
@@ -60,8 +72,8 @@ type Locker struct {
 
 // counts are the counters behind Stats.
 type counts struct {
-	acquired, lost, turns, swept, reopened, confirmed atomic.Uint64
-	held, waiting, watched                            atomic.Int64
+	acquired, lost, turns, swept, confirmed atomic.Uint64
+	held, waiting                           atomic.Int64
 }
 
 // New returns a locker over the parts of c. It sends nothing.
@@ -69,7 +81,7 @@ type counts struct {
 // What is wrong with the options is returned by every call, since New has no error result.
 func New(c Client, o ...Option) *Locker {
 	s, bad := newSettings(o)
-	l := &Locker{settings: s, bad: bad, keepWatch: keepWatch, watchAfter: watchAfter}
+	l := &Locker{settings: s, bad: bad, watchAfter: watchAfter}
 	if bad == nil {
 		l.bad = l.take(c)
 	}
@@ -79,11 +91,11 @@ func New(c Client, o ...Option) *Locker {
 	}
 	l.ns = l.store.Dir()
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
-	l.sessions = &ownSessions{l: l}
 	l.hook = newWaitHook(l, s.onWait)
-	l.queues, l.places, l.dirty = map[string]*queue{}, map[string]*place{}, map[string]struct{}{}
+	l.queues, l.waiters = map[string]*queue{}, map[string]*waiter{}
 	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
 	l.life, l.endLife = context.WithCancelCause(context.Background())
+	l.unlink = context.AfterFunc(l.client.Ctx(), func() { l.endLife(closedError("client")) })
 	return l
 }
 
@@ -95,6 +107,14 @@ func (l *Locker) take(c Client) error {
 	l.store, l.watcher, l.leases = c.KV(), c.Watcher(), c.Leases()
 	if l.store == nil || l.watcher == nil || l.leases == nil {
 		return fmt.Errorf("%w: the client lacks a part", errs.Invalid)
+	}
+	cli, own := keywatch.ClientOf(l.watcher)
+	if cli == nil {
+		return fmt.Errorf("%w: the watcher has no client", errs.Invalid)
+	}
+	l.client, l.keys = cli, keywatch.New(cli, own)
+	if l.sweeper = sweep.Of(l.leases); l.sweeper == nil {
+		return fmt.Errorf("%w: the lease manager is of no use", errs.Invalid)
 	}
 	return nil
 }
@@ -111,6 +131,9 @@ func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(),
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, nil, closedError("locker")
+	}
+	if l.life.Err() != nil {
+		return nil, nil, context.Cause(l.life)
 	}
 	l.callers.Add(1)
 	bound, cancel := context.WithCancelCause(ctx)
@@ -150,14 +173,14 @@ type Stats struct {
 	Held    int `json:"held"`    // holds that were granted and neither lost nor released
 	Waiting int `json:"waiting"` // calls that wait
 	Names   int `json:"names"`   // that are in use
-	Watched int `json:"watched"` // that are watched, and known; also for 30 s after their last use
+	Watched int `json:"watched"` // watches that are open: of keys that are waited for, observed, or held for more than a moment
 
 	Acquired  uint64 `json:"acquired"`  // holds granted
 	Turns     uint64 `json:"turns"`     // of these, taken over from another goroutine of this process
 	Lost      uint64 `json:"lost"`      // holds lost
 	Swept     uint64 `json:"swept"`     // keys removed in the background
-	Reopened  uint64 `json:"reopened"`  // queue watches that ended and were begun anew
-	Confirmed uint64 `json:"confirmed"` // queues read to make sure
+	Reopened  uint64 `json:"reopened"`  // streams of watches that broke, or could not be opened
+	Confirmed uint64 `json:"confirmed"` // reads since a watch was opened after what was known, or could not be open
 }
 
 // Stats returns the counters. It sends nothing.
@@ -165,7 +188,10 @@ func (l *Locker) Stats() Stats {
 	c := &l.counts
 	s := Stats{
 		Held: int(c.held.Load()), Waiting: int(c.waiting.Load()), Acquired: c.acquired.Load(), Turns: c.turns.Load(),
-		Watched: int(c.watched.Load()), Lost: c.lost.Load(), Swept: c.swept.Load(), Reopened: c.reopened.Load(), Confirmed: c.confirmed.Load(),
+		Lost: c.lost.Load(), Swept: c.swept.Load(), Confirmed: c.confirmed.Load(),
+	}
+	if l.keys != nil {
+		s.Watched, s.Reopened = l.keys.Open(), l.keys.Reopened()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,40 +222,46 @@ func (l *Locker) close() error {
 	l.endLife(closed)
 	l.callers.Wait()
 	l.mu.Lock()
-	places := make([]*place, 0, len(l.places))
-	for _, p := range l.places {
-		places = append(places, p)
-	}
+	waiters := slices.Collect(maps.Values(l.waiters))
 	l.mu.Unlock()
-	for _, p := range places {
-		p.fail(closed)
+	for _, w := range waiters {
+		w.lose(closed)
 	}
 	running := l.awaitFuncs()
-	l.hook.wait(farewell)
+	l.hook.wait(closeTimeout)
 	l.jobs.Wait()
+	l.keys.Close()
+	l.unlink()
 
-	l.mu.Lock()
-	keys := make([]kv.Op, 0, len(l.places)+len(l.dirty))
-	for key := range l.places {
-		keys = append(keys, kv.OpDelete(key))
-	}
-	for key := range l.dirty {
-		keys = append(keys, kv.OpDelete(key))
-	}
-	for _, q := range l.queues {
-		if q.idle != nil {
-			q.idle.Stop()
-		}
-	}
-	l.mu.Unlock()
-	err := l.depart(keys)
-	for _, p := range places {
-		p.s.done()
-	}
-	if err = errors.Join(running, err); err != nil {
+	if err := errors.Join(running, l.removeKeys()); err != nil {
 		return doubtful("close", "", err)
 	}
 	return nil
+}
+
+// removeKeys deletes the keys of all waiters. What cannot be deleted now, or may be created late, is left to the sweeper.
+func (l *Locker) removeKeys() error {
+	l.mu.Lock()
+	waiters := slices.Collect(maps.Values(l.waiters))
+	l.emptied = true
+	l.mu.Unlock()
+	keys := make([]kv.Op, 0, len(waiters))
+	for _, w := range waiters {
+		keys = append(keys, kv.OpDelete(w.key))
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(l.life), closeTimeout-grace)
+	defer stop()
+	_, err := l.store.Batch(ctx, keys...)
+	if err != nil {
+		err = fmt.Errorf("%d keys are left to be deleted in the background, or to end with their leases: %w", len(keys), err)
+	}
+	for _, w := range waiters {
+		if err != nil || w.ambiguous {
+			w.leaveToSweeper(w.ambiguous)
+		}
+		w.retire()
+	}
+	return err
 }
 
 // awaitFuncs waits for the functions that run under a lock. Their contexts have ended.
@@ -239,28 +271,12 @@ func (l *Locker) awaitFuncs() error {
 		defer close(done)
 		l.funcs.Wait()
 	}()
-	timer := time.NewTimer(farewell)
+	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	select {
 	case <-done:
 		return nil
 	case <-timer.C:
-		return fmt.Errorf("a function still runs %v after its context ended", farewell)
+		return fmt.Errorf("a function still runs %v after its context ended", closeTimeout)
 	}
-}
-
-// depart removes the keys and ends the locker's own sessions, at once, so that it takes no longer than either.
-func (l *Locker) depart(keys []kv.Op) error {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(l.life), farewell-grace)
-	defer stop()
-	var removed, ended error
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if _, err := l.store.Batch(ctx, keys...); err != nil {
-			removed = fmt.Errorf("places in queues, %d of them, were left to end with their leases: %w", len(keys), err)
-		}
-	})
-	wg.Go(func() { ended = l.sessions.close() })
-	wg.Wait()
-	return errors.Join(removed, ended)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -145,7 +144,7 @@ func TestAWaiterWhoseSessionEndsDoesNotWaitForAnAnswer(t *testing.T) {
 	proxy.Cut()
 	mustRelease(t, h)
 	proxy.Accept()
-	eventually(t, func() bool { return b.Stats().Confirmed == 1 }, "it makes sure of what the new watch has told")
+	eventually(t, func() bool { return k.asked.Load() > 0 }, "it makes sure of what it may have missed")
 	s, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
 	_, err = cli.Revoke(t.Context(), s.ID())
@@ -242,27 +241,6 @@ func TestAHoldEndsBeforeItsLeaseCanExpire(t *testing.T) {
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
 	require.ErrorIs(t, leader.Release(t.Context()), lock.ErrLost)
 	mustRelease(t, r.v)
-}
-
-func TestKeysOfOursThatNobodyKnowsAreRemovedOnSight(t *testing.T) {
-	t.Parallel()
-	dir := etcdtest.Prefix(t)
-	l, p := newLocker(t, dir)
-	h := mustLock(t, l.Mutex("m"))
-	key := keysUnder(t, p.cli, dir+"locks/m/")[0]
-	lease := leaseOf(t, p, dir+"locks/m/")
-	put := func(k string) {
-		_, err := p.cli.Put(t.Context(), k, "", clientv3.WithLease(lease))
-		require.NoError(t, err)
-	}
-	put(key[:strings.LastIndexByte(key, '.')] + ".zzz") // before the queue is watched
-	put(dir + "locks/m/theirs-and-none-of-ours")
-	queued(t, p.cli, dir+"locks/m/", 2)
-	put(key[:strings.LastIndexByte(key, '.')] + ".yyy") // and while it is
-	queued(t, p.cli, dir+"locks/m/", 3)
-	queued(t, p.cli, dir+"locks/m/", 2)
-	require.NoError(t, h.Err())
-	mustRelease(t, h)
 }
 
 func TestTheHookIsToldOfWaits(t *testing.T) {

@@ -36,16 +36,16 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 		complain("a nil mutex")
 		return out
 	}
-	slices.SortFunc(out.ms, func(a, b *Mutex) int { return strings.Compare(a.spec.prefix, b.spec.prefix) })
+	slices.SortFunc(out.ms, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
 	for i, m := range out.ms {
 		if m.l == l && l.bad == nil {
 			out.bad = errors.Join(out.bad, m.bad)
 		}
 		if m.l != l {
-			complain("mutex %s is of another locker", errs.Quote(m.spec.name))
+			complain("mutex %s is of another locker", errs.Quote(m.kind.name))
 		}
-		if i > 0 && m.spec.prefix == out.ms[i-1].spec.prefix {
-			complain("mutex %s appears twice", errs.Quote(m.spec.name))
+		if i > 0 && m.kind.prefix == out.ms[i-1].kind.prefix {
+			complain("mutex %s appears twice", errs.Quote(m.kind.name))
 		}
 	}
 	return out
@@ -61,7 +61,7 @@ func (m *Multi) Lock(ctx context.Context) (*HeldAll, error) {
 	case ctx == nil:
 		return nil, fail("lock all", "", errNoContext)
 	}
-	all := &grips{}
+	all := &multiHold{}
 	if err := all.take(ctx, m.ms); err != nil {
 		for _, held := range all.list {
 			held.drop()
@@ -78,37 +78,37 @@ type HeldAll struct{ Permit }
 
 // Token is the fencing token of one of the mutexes, 0 for a mutex that is not among them.
 func (h *HeldAll) Token(m *Mutex) int64 {
-	all, ok := h.hold.(*grips)
+	all, ok := h.hold.(*multiHold)
 	if !ok || m == nil {
 		return 0
 	}
 	for _, g := range all.list {
-		if g.p.spec.prefix == m.spec.prefix {
+		if g.w.kind.prefix == m.kind.prefix {
 			return g.token
 		}
 	}
 	return 0
 }
 
-// grips are the holds of a [HeldAll].
-type grips struct {
-	list   []*grip
+// multiHold are the holds of a [HeldAll].
+type multiHold struct {
+	list   []*hold
 	inner  context.Context //nolint:containedctx // what Context returns is made of it
 	cancel context.CancelCauseFunc
 	unlink []func() bool
 }
 
 // take takes one after the other, as long as none is lost: what is lost ends the wait for the next.
-func (a *grips) take(ctx context.Context, ms []*Mutex) error {
+func (a *multiHold) take(ctx context.Context, ms []*Mutex) error {
 	wait, stop := context.WithCancel(ctx)
 	defer stop()
 	for _, m := range ms {
 		g, err := m.lock(wait)
 		if err != nil {
-			if i := slices.IndexFunc(a.list, func(g *grip) bool { return g.err() != nil }); i >= 0 {
+			if i := slices.IndexFunc(a.list, func(h *hold) bool { return h.err() != nil }); i >= 0 {
 				m, err = ms[i], a.list[i].err()
 			}
-			return fail("lock all", m.spec.name, err)
+			return fail("lock all", m.kind.name, err)
 		}
 		a.list = append(a.list, g)
 		context.AfterFunc(g.inner, stop)
@@ -117,16 +117,16 @@ func (a *grips) take(ctx context.Context, ms []*Mutex) error {
 }
 
 // arm makes the context, which ends with the first of the holds.
-func (a *grips) arm(l *Locker) {
+func (a *multiHold) arm(l *Locker) {
 	a.inner, a.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
 	for _, g := range a.list {
 		a.unlink = append(a.unlink, context.AfterFunc(g.inner, func() { a.cancel(context.Cause(g.inner)) }))
 	}
 }
 
-func (a *grips) context() context.Context { return gripsContext{a.inner, a} }
+func (a *multiHold) context() context.Context { return multiHoldContext{a.inner, a} }
 
-func (a *grips) err() error {
+func (a *multiHold) err() error {
 	for _, g := range a.list {
 		if err := g.err(); err != nil {
 			return err
@@ -135,7 +135,7 @@ func (a *grips) err() error {
 	return nil
 }
 
-func (a *grips) guard() kv.Guard {
+func (a *multiHold) guard() kv.Guard {
 	var all []clientv3.Cmp
 	for _, g := range a.list {
 		all = append(all, g.compares()...)
@@ -143,7 +143,7 @@ func (a *grips) guard() kv.Guard {
 	return kv.NewGuard(ErrLost, all...)
 }
 
-func (a *grips) name() string {
+func (a *multiHold) name() string {
 	names := make([]string, 0, len(a.list))
 	for _, g := range a.list {
 		names = append(names, g.name())
@@ -151,7 +151,7 @@ func (a *grips) name() string {
 	return strings.Join(names, ", ")
 }
 
-func (a *grips) verify(ctx context.Context) error {
+func (a *multiHold) verify(ctx context.Context) error {
 	for _, g := range a.list {
 		if err := g.verify(ctx); err != nil {
 			return err
@@ -162,7 +162,7 @@ func (a *grips) verify(ctx context.Context) error {
 
 // release gives back all of them at once, whatever becomes of each. The error is that of one that was lost, else of one
 // that failed.
-func (a *grips) release(ctx context.Context) error {
+func (a *multiHold) release(ctx context.Context) error {
 	if ctx == nil {
 		return errNoContext
 	}
@@ -190,15 +190,15 @@ func worst(all []error) (worst error) {
 	return worst
 }
 
-// gripsContext is the context of several holds. Its Err also looks at the clock.
-type gripsContext struct {
+// multiHoldContext is the context of several holds. Its Err also looks at the clock.
+type multiHoldContext struct {
 	context.Context //nolint:containedctx // it is one
 
-	all *grips
+	all *multiHold
 }
 
 // Err is nil while all holds can be relied on.
-func (c gripsContext) Err() error {
+func (c multiHoldContext) Err() error {
 	if cause := c.all.err(); cause != nil {
 		c.all.cancel(cause)
 	}

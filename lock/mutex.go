@@ -14,7 +14,7 @@ import (
 // lock. It is not reentrant. It is safe for concurrent use.
 type Mutex struct {
 	l    *Locker
-	spec spec
+	kind waiterKind
 	bad  error
 }
 
@@ -28,7 +28,7 @@ func (l *Locker) Mutex(name string) *Mutex {
 }
 
 func (l *Locker) mutex(name, prefix string) *Mutex {
-	return &Mutex{l: l, spec: spec{name: name, prefix: prefix, value: l.owner, rule: first}, bad: errors.Join(l.bad, l.checkName(name))}
+	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, rule: behindNearest, pageSize: fewAhead}, bad: errors.Join(l.bad, l.checkName(name))}
 }
 
 // Lock waits until the mutex is held. The wait is bounded by ctx alone; the request that takes the place in the queue has
@@ -37,18 +37,17 @@ func (l *Locker) mutex(name, prefix string) *Mutex {
 // matches context.DeadlineExceeded and, if etcd answers one more request at once, holds a [*LockedError] that names the
 // holder. After an error nothing stays behind.
 //
-// One RPC. Where it has to wait, one more and a watch the first time on a name, and one more where goroutines of one process
-// have taken turns ahead of it, or may have: where it was itself that made the queue be watched, and etcd was written to
-// meanwhile. A turn that is taken over from another goroutine of this process is one RPC.
+// One RPC; if it has to wait, one more when the lock is free, and a few more in the cases that the package documentation lists. A turn
+// that is taken over from another goroutine of this process is one RPC.
 func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
 	g, err := m.lock(ctx)
 	if err != nil {
-		return nil, fail("lock", m.spec.name, err)
+		return nil, fail("lock", m.kind.name, err)
 	}
 	return &Held{Permit{g}}, nil
 }
 
-func (m *Mutex) lock(ctx context.Context) (*grip, error) {
+func (m *Mutex) lock(ctx context.Context) (*hold, error) {
 	if m.bad != nil {
 		return nil, m.bad
 	}
@@ -57,78 +56,49 @@ func (m *Mutex) lock(ctx context.Context) (*grip, error) {
 		return nil, err
 	}
 	defer done()
-	began := time.Now()
-	q := m.l.enter(m.spec.prefix)
-	p, err := q.line.join(ctx)
+	start := time.Now()
+	q := m.l.enter(m.kind.prefix)
+	w, err := q.local.join(ctx)
 	if err != nil {
-		err = q.nameHolder(ctx, m.spec.name, err)
+		err = q.nameHolder(ctx, m.kind.name, err)
+	} else {
+		w, err = m.acquire(ctx, q, w)
+	}
+	if err != nil {
 		q.exit()
 		return nil, err
 	}
-	g, err := m.acquire(ctx, q, p)
-	if err != nil {
-		q.exit()
-		return nil, err
-	}
-	m.l.hook.notify(m.spec.name, began)
-	return g, nil
+	m.l.hook.notify(m.kind.name, start)
+	return w.begin(&q.local, w.token), nil
 }
 
-// acquire gets the hold for the head of the line, with the place that was handed on or a new one. On an error the head is
-// left, and the place is the next one's.
-func (m *Mutex) acquire(ctx context.Context, q *queue, p *place) (*grip, error) {
-	if p != nil && p.trouble() != nil {
-		p.discard()
-		p = nil
+// acquire gets a grant for the head of the local queue, with the waiter that was handed on or a new one. On an error the head is
+// left, and the waiter is the next one's.
+func (m *Mutex) acquire(ctx context.Context, q *queue, w *waiter) (*waiter, error) {
+	if w != nil && w.lostErr() != nil {
+		w.discard()
+		w = nil
 	}
 	var err error
-	if p == nil {
-		if p, err = q.enqueue(ctx, m.spec); err != nil {
-			q.line.give(nil)
+	if w == nil {
+		if w, err = q.enqueue(ctx, m.kind); err != nil {
+			q.local.releaseHead(nil)
 			return nil, err
 		}
+		q.local.setFront(w.ahead.oldest())
 	}
-	err = p.await(ctx)
-	var token int64
+	if err = w.await(ctx); err == nil && w.used {
+		err = w.turn(ctx, &q.local)
+	}
 	if err == nil {
-		token, err = p.turn(ctx, &q.line)
+		return w, nil
 	}
-	if err == nil {
-		return p.hold(&q.line, token), nil
+	if _, blocked := errors.AsType[*BlockedError](err); blocked || w.lostErr() != nil {
+		w.discard()
+		w = nil
 	}
-	if _, blocked := errors.AsType[*BlockedError](err); blocked || p.trouble() != nil {
-		p.discard()
-		p = nil
-	}
-	q.line.give(p)
-	return nil, q.nameHolder(ctx, m.spec.name, &settled{err})
-}
-
-// turn returns the token of the hold that begins. Where the key was held before, or may have been waiting while others
-// took turns, it is put again for that: one RPC, which also tells whether another process waits.
-func (p *place) turn(ctx context.Context, n *line) (int64, error) {
-	if p.fresh() {
-		return p.mod, nil
-	}
-	resp, err := p.rewrite(ctx, p.spec.value, newest(p.q.prefix, firstFew))
-	if err != nil {
-		return 0, err
-	}
-	if p.used {
-		n.took(behind(p, lookAt(p.q.prefix, p.key, resp.get(1))))
-		p.q.l.counts.turns.Add(1)
-	}
-	return p.mod, nil
-}
-
-// behind reports whether the newest keys show somebody behind the place, or may hide somebody.
-func behind(p *place, newest look) bool {
-	for _, e := range newest.entries {
-		if e.create > p.create {
-			return true
-		}
-	}
-	return !newest.complete && len(newest.deeper) == firstFew
+	q.local.releaseHead(w)
+	return nil, q.nameHolder(ctx, m.kind.name, &cleanedUpError{err})
 }
 
 // Do locks, calls f, and releases, also when f panics. f's context is ctx, and also ends, with cause [ErrLost], when the lock
@@ -147,7 +117,7 @@ func (m *Mutex) TryDo(ctx context.Context, f Func) error {
 
 func (m *Mutex) do(ctx context.Context, f Func, lock func(context.Context) (*Held, error)) error {
 	if f == nil {
-		return fail("do", m.spec.name, fmt.Errorf("%w: no function", errs.Invalid))
+		return fail("do", m.kind.name, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	h, err := lock(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lock"
@@ -342,13 +343,22 @@ func TestAForeignKeyThatComesToStandFirstWhileWeWaitIsReported(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
 	b, _ := newLocker(t, dir)
+	c, _ := newLocker(t, dir)
 	h := mustLock(t, a.Mutex("m"))
 	_, err := p.cli.Put(t.Context(), dir+"locks/m/stray", "data")
 	require.NoError(t, err)
-	late := waiting(func() (*lock.Held, error) { return b.Mutex("m").Lock(timely(t)) })
-	queued(t, p.cli, dir+"locks/m/", 3)
+	_, err = b.Mutex("m").Lock(timely(t))
+	_, ok := errors.AsType[*lock.BlockedError](err)
+	require.True(t, ok, "it is next behind the key, which never goes: %v", err)
+	lease := leaseOf(t, p, dir+"locks/m/")
+	_, err = p.cli.Put(t.Context(), dir+"locks/m/between", "", clientv3.WithLease(lease))
+	require.NoError(t, err)
+	late := waiting(func() (*lock.Held, error) { return c.Mutex("m").Lock(timely(t)) })
+	queued(t, p.cli, dir+"locks/m/", 4)
 	mustRelease(t, h)
-	_, ok := errors.AsType[*lock.BlockedError](got(t, late).err)
+	_, err = p.cli.Delete(t.Context(), dir+"locks/m/between")
+	require.NoError(t, err)
+	_, ok = errors.AsType[*lock.BlockedError](got(t, late).err)
 	require.True(t, ok)
 	queued(t, p.cli, dir+"locks/m/", 1)
 }

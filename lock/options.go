@@ -34,7 +34,7 @@ type settings struct {
 	onWait func(name string, d time.Duration)
 }
 
-// WithTTL gives the locker sessions of its own with the given TTL: how long after the death of a process, at the latest,
+// WithTTL puts the keys on shared sessions of the given TTL: how long after the death of a process, at the latest,
 // others get what it held. It is rounded up to whole seconds, must be 1 s at least, and a server with default timing
 // makes no less than 2 s of it. Default: the shared session of the lease manager, 15 s.
 func WithTTL(d time.Duration) Option { return func(s *settings) { s.ttl, s.ttlSet = d, true } }

@@ -11,8 +11,8 @@ import (
 
 var errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
 
-// hold is something that is held: one place, or several.
-type hold interface {
+// heldState is the state of something that is held: one [hold], or several.
+type heldState interface {
 	context() context.Context
 	err() error
 	guard() kv.Guard
@@ -25,7 +25,7 @@ type hold interface {
 // "refuse what is lower than the highest seen" would refuse rightful holders. It is safe for concurrent use.
 //
 // A Permit is got from a lock, and given back with Release. The zero value is of no use.
-type Permit struct{ hold hold }
+type Permit struct{ hold heldState }
 
 // Context ends when the hold is lost, with a cause that matches [ErrLost], before the lease can expire on the server; and
 // when it is released, with [ErrReleased]. It does not end with the context that was given to the call that acquired
@@ -49,7 +49,7 @@ func (p *Permit) Bind(ctx context.Context) (bound context.Context, stop context.
 type boundContext struct {
 	context.Context //nolint:containedctx // it is one
 
-	hold   hold
+	hold   heldState
 	cancel context.CancelCauseFunc
 }
 
@@ -102,13 +102,14 @@ func (p *Permit) Release(ctx context.Context) error {
 // Bind and Release.
 type Held struct{ Permit }
 
-// Token is the fencing token: the mod revision of the own key at the grant. It strictly rises from one holder of a name to
+// Token is the fencing token: the revision of etcd at which the lock was found to be the holder's, or, of a [Leadership], the create
+// revision of its key. It strictly rises from one holder of a name to
 // the next, whichever process they are in. Other systems are made safe by refusing what comes with a lower token than
 // the highest they have seen. Tokens compare within one name and one kind: those of a [Mutex], of the writers of an
 // [RWMutex], and of an [Election] have nothing to do with one another. No RPC.
 func (h *Held) Token() int64 {
-	if g, ok := h.hold.(*grip); ok {
-		return g.token
+	if one, ok := h.hold.(*hold); ok {
+		return one.token
 	}
 	return 0
 }

@@ -2,50 +2,23 @@ package lock
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/etcdkit/etcdkit/internal/retry"
-	"github.com/etcdkit/etcdkit/watch"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// keepWatch is how long a queue is watched after its last user has left.
-const keepWatch = 30 * time.Second
-
-// queue is what one process knows of one queue in etcd: the direct children of a prefix. All who use a queue in one
-// locker share it. It costs nothing until somebody has to watch: see watch.
-//
-// # The model
-//
-// The watch is opened first. Once it is live it delivers each change, in order, none left out. Then the queue is read,
-// linearizably, so at a revision that is no older than where the watch began; what the watch delivers up to that revision
-// is dropped, what comes after it is applied. From then on the model is the queue as it was at some revision, which rises.
-//
-// A watch that breaks and goes on is still free of gaps. All the same, a place that is found admitted after a reopening
-// is confirmed by one read, and counts from that. A watch that ends, since its history was compacted or rewritten, is
-// begun anew, reading included.
+// queue is what one process shares of one queue in etcd, the direct children of a prefix: the local queue of its goroutines, and
+// the poll of those who cannot watch.
 type queue struct {
 	l      *Locker
 	prefix string
-	line   line
+	local  localQueue
+	users  int // guarded by the locker's lock
 
-	users int // of the locker's lock, as are the next two
-	stop  context.CancelFunc
-	idle  *time.Timer
-
-	mu       sync.Mutex
-	model    model
-	rev      int64 // the model is the queue as of here
-	base     int64 // when the queue was last read: nothing is known for sure of what was put before, and is gone
-	known    bool
-	early    []watch.Event // delivered before the first read
-	sub      *watch.Subscription
-	reopened uint64 // what the subscription said when the queue was last read
-	places   map[string]*place
-	changed  chan struct{} // closed at the next change
-	failed   error         // why the queue cannot be watched
-	suspects map[string]struct{}
-	inspect  *time.Timer
+	poller      poller
+	observation observation
 }
 
 // enter returns the queue of a prefix for one more user, who must exit.
@@ -54,86 +27,100 @@ func (l *Locker) enter(prefix string) *queue {
 	defer l.mu.Unlock()
 	q := l.queues[prefix]
 	if q == nil {
-		q = &queue{
-			l: l, prefix: prefix, line: line{tally: &l.counts.waiting},
-			places: map[string]*place{}, suspects: map[string]struct{}{}, changed: make(chan struct{}),
-		}
+		q = &queue{l: l, prefix: prefix, local: localQueue{waiting: &l.counts.waiting}}
+		q.poller.q, q.observation.q = q, q
 		l.queues[prefix] = q
 	}
 	q.users++
-	if q.idle != nil {
-		q.idle.Stop()
-		q.idle = nil
-	}
 	return q
 }
 
-// exit ends one use. The last one leaves the watch open for a while.
+// exit ends one use.
 func (q *queue) exit() {
 	q.l.mu.Lock()
 	defer q.l.mu.Unlock()
 	q.users--
-	switch {
-	case q.users > 0:
-	case q.stop == nil:
+	if q.users == 0 {
 		delete(q.l.queues, q.prefix)
-	default:
-		q.idle = time.AfterFunc(q.l.keepWatch, q.expire)
 	}
 }
 
-// expire ends the watch, unless somebody has come meanwhile.
-func (q *queue) expire() {
-	q.l.mu.Lock()
-	defer q.l.mu.Unlock()
-	if q.users == 0 && q.l.queues[q.prefix] == q {
-		delete(q.l.queues, q.prefix)
-		q.stop()
+// read reads the whole queue, newest first: one RPC, linearizable.
+func (q *queue) read(ctx context.Context) (*page, error) {
+	resp, err := q.l.commitDefinite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(q.prefix, clientv3.WithPrefix())}})
+	if err != nil {
+		return nil, err
 	}
+	p := parsePage(q.prefix, "", resp.revision(), resp.get(0))
+	slices.SortFunc(p.entries, newestFirst)
+	return p, nil
 }
 
-// watch makes sure that the queue is watched. Without a user it is not: nobody would end it.
-func (q *queue) watch() {
-	q.l.mu.Lock()
-	defer q.l.mu.Unlock()
-	if q.users == 0 || q.stop != nil || q.l.closed {
+// The intervals of a poll.
+const (
+	minPollInterval = 500 * time.Millisecond
+	maxPollInterval = 5 * time.Second
+)
+
+// poller reads a queue again and again while waiters of this process cannot watch it, for all of them at once.
+type poller struct {
+	q *queue
+
+	mu    sync.Mutex
+	users int
+	stop  context.CancelFunc
+	last  *page         // nil before the first read
+	next  chan struct{} // closed when there is a newer one
+}
+
+// join begins to poll, unless that is under way. leave must follow.
+func (p *poller) join() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.users++
+	if p.users > 1 {
 		return
 	}
-	ctx, stop := context.WithCancel(q.l.life)
-	q.stop = stop
-	q.l.jobs.Go(func() {
-		defer stop()
-		q.run(ctx)
-	})
+	p.last, p.next = nil, make(chan struct{})
+	ctx, stop := context.WithCancel(p.q.l.life)
+	p.stop = stop
+	p.q.l.spawn(func() { p.run(ctx) })
 }
 
-// settle tells everybody who is concerned by how the queue stands now. The lock is held.
-func (q *queue) settle() {
-	for _, p := range q.places {
-		p.settle()
+func (p *poller) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.users--
+	if p.users == 0 {
+		p.stop()
 	}
-	close(q.changed)
-	q.changed = make(chan struct{})
 }
 
-// snapshot waits until the queue is known, and returns its entries, which are read-only, and a channel that is closed
-// when they have changed.
-func (q *queue) snapshot(ctx context.Context) (entries []entry, changed <-chan struct{}, err error) {
-	for {
-		q.mu.Lock()
-		known, failed, changed := q.known, q.failed, q.changed
-		entries = append([]entry(nil), q.model.list...)
-		q.mu.Unlock()
-		switch {
-		case failed != nil:
-			return nil, nil, failed
-		case known:
-			return entries, changed, nil
+// newer returns a page that is newer than the given revision, or nil and what to wait for.
+func (p *poller) newer(seen int64) (*page, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last != nil && p.last.rev > seen {
+		return p.last, p.next
+	}
+	return nil, p.next
+}
+
+func (p *poller) run(ctx context.Context) {
+	for interval := minPollInterval; sleep(ctx, jitter(interval)); interval = min(2*interval, maxPollInterval) {
+		read, stop := context.WithTimeout(ctx, minAttemptTimeout)
+		last, err := p.q.read(read)
+		stop()
+		if err != nil {
+			continue // the next time
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, nil, retry.ContextError(ctx)
+		p.q.l.counts.confirmed.Add(1)
+		p.mu.Lock()
+		if ctx.Err() == nil {
+			p.last = last
+			close(p.next)
+			p.next = make(chan struct{})
 		}
+		p.mu.Unlock()
 	}
 }

@@ -25,49 +25,54 @@ func queueOf(r *rand.Rand) (all []entry) {
 	return all
 }
 
-// Whatever a rule is, it must not take back a yes while those ahead become fewer, and whom it blames must be there.
-func TestARuleThatHasSaidYesStandsByIt(t *testing.T) {
+// allRules are the rules that block.
+func allRules(r *rand.Rand) map[string]func() rule {
+	return map[string]func() rule{
+		"behindNearest": func() rule { return behindNearest },
+		"behindWriter":  func() rule { return behindWriter },
+		"behindWeight":  func() rule { return behindWeight(r.IntN(10)) },
+	}
+}
+
+// Whatever a rule is, it must not begin to block while those ahead become fewer; whom it blames must be there; and its blockers
+// must block by themselves, and none of the nearer ones without the last: a waiter watches them and nobody else.
+func TestRule_OnceAdmittedStaysAdmitted(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
-	rules := map[string]func() rule{
-		"first":    func() rule { return first },
-		"noWriter": func() rule { return noWriter },
-		"room":     func() rule { return room(r.IntN(10)) },
-		"anybody":  func() rule { return anybody },
-	}
-	for name, fresh := range rules {
+	for name, fresh := range allRules(r) {
 		for range 3000 {
 			one, ahead := fresh(), queueOf(r)
-			yes := false
+			admitted := false
 			for {
-				now, blocker := one(ahead, entry{})
-				require.True(t, now || !yes, "%s: %v", name, ahead)
-				if blocker != nil {
-					require.False(t, now)
-					require.Zero(t, blocker.lease)
+				blockers, dead := one(ahead)
+				require.True(t, len(blockers) == 0 || !admitted, "%s: %v", name, ahead)
+				admitted = len(blockers) == 0
+				if dead != nil {
+					require.False(t, admitted)
+					require.Zero(t, dead.lease)
 				}
-				yes = now
+				if !admitted {
+					again, _ := one(blockers)
+					require.Equal(t, blockers, again, "%s: %v", name, ahead)
+					fewer, _ := one(blockers[:len(blockers)-1])
+					require.Empty(t, fewer, "%s: %v", name, ahead)
+				}
 				if len(ahead) == 0 {
 					break
 				}
 				i := r.IntN(len(ahead))
 				ahead = append(ahead[:i:i], ahead[i+1:]...)
 			}
-			require.True(t, yes, "%s: nobody is ahead", name)
+			require.True(t, admitted, "%s: nobody is ahead", name)
 		}
 	}
 }
 
-// A rule blames a key if and when waiting for all others is of no use.
-func TestARuleBlamesAKeyThatNobodyRemovesWhenNothingElseIsAhead(t *testing.T) {
+// A rule blames a key if and only if waiting for all others is of no use.
+func TestRule_BlamesKeyThatNobodyRemoves(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
-	rules := map[string]func() rule{
-		"first":    func() rule { return first },
-		"noWriter": func() rule { return noWriter },
-		"room":     func() rule { return room(r.IntN(10)) },
-	}
-	for name, fresh := range rules {
+	for name, fresh := range allRules(r) {
 		for range 3000 {
 			one, all := fresh(), queueOf(r)
 			var forever []entry
@@ -76,9 +81,10 @@ func TestARuleBlamesAKeyThatNobodyRemovesWhenNothingElseIsAhead(t *testing.T) {
 					forever = append(forever, e)
 				}
 			}
-			hope, last := one(forever, entry{})
-			require.Equal(t, hope, last == nil, "%s: %v", name, forever)
-			if _, blocker := one(all, entry{}); blocker != nil {
+			last, dead := one(forever)
+			hope := len(last) == 0
+			require.Equal(t, hope, dead == nil, "%s: %v", name, forever)
+			if _, dead := one(all); dead != nil {
 				require.False(t, hope, "%s: %v", name, all)
 			}
 		}
@@ -93,8 +99,8 @@ func TestWeightsThatMakeNoSenseCountAsOne(t *testing.T) {
 		assert.Equal(t, want, weightOf(&entry{value: said}), said)
 	}
 	most := entry{value: strconv.Itoa(math.MaxInt), lease: 1}
-	yes, _ := room(math.MaxInt-1)([]entry{most, most}, entry{})
-	assert.False(t, yes, "without an overflow")
+	blockers, _ := behindWeight(math.MaxInt - 1)([]entry{most, most})
+	assert.Len(t, blockers, 1, "without an overflow")
 }
 
 func TestARoundIsMadeUpOfThoseWhoCameFirst(t *testing.T) {
@@ -102,16 +108,14 @@ func TestARoundIsMadeUpOfThoseWhoCameFirst(t *testing.T) {
 	waits := func(key string, create int64) entry { return entry{key: key + markParty, create: create, mod: create} }
 	passed := waits("b", 2)
 	passed.mod = 9
-	all := []entry{waits("a", 1), passed, waits("c", 3), {key: "stranger", create: 4, mod: 4}, waits("d", 5), waits("e", 6)}
-	keys := func(own string) (out []string) {
-		p := &place{key: own, spec: spec{mark: markParty}}
-		_, members := p.members(all)
-		for _, e := range members {
+	newestFirst := []entry{waits("e", 6), waits("d", 5), {key: "stranger", create: 4, mod: 4}, waits("c", 3), passed, waits("a", 1)}
+	keys := func(from int) (out []string) {
+		w := &waiter{kind: waiterKind{mark: markParty}}
+		for _, e := range w.members(newestFirst[from:]) {
 			out = append(out, e.key)
 		}
 		return out
 	}
-	assert.Equal(t, []string{"a-b"}, keys("a-b"))
-	assert.Equal(t, []string{"a-b", "c-b", "d-b"}, keys("d-b"))
-	assert.Empty(t, keys("gone-b"))
+	assert.Equal(t, []string{"a-b"}, keys(5))
+	assert.Equal(t, []string{"a-b", "c-b", "d-b"}, keys(1))
 }

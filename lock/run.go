@@ -7,11 +7,10 @@ import (
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
-	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// campaignMost is the longest pause between two campaigns of [Election.Run].
-const campaignMost = 5 * time.Second
+// maxCampaignBackoff is the longest pause between two campaigns of [Election.Run].
+const maxCampaignBackoff = 5 * time.Second
 
 // LeaderFunc is work of a leader. ctx is the caller's, and also ends, with cause [ErrLost], when the leadership is lost.
 // l.Context() ends only with the leadership.
@@ -34,17 +33,16 @@ type LeaderFunc = func(ctx context.Context, l *Leadership) error
 func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	switch {
 	case f == nil:
-		return fail("run", e.spec.name, fmt.Errorf("%w: no function", errs.Invalid))
+		return fail("run", e.kind.name, fmt.Errorf("%w: no function", errs.Invalid))
 	case ctx == nil:
-		return fail("run", e.spec.name, errNoContext)
+		return fail("run", e.kind.name, errNoContext)
 	}
-	pauses := retry.Policy{BaseDelay: pauseBetween, MaxDelay: campaignMost}.Backoff()
-	pauses.Reset()
+	pauses := newBackoff(maxCampaignBackoff)
 	failing := false // logged once when it begins and once when it ends
 	lead := func(ctx context.Context, l *Leadership) error {
 		if failing {
 			failing = false
-			e.l.logger.WarnContext(ctx, "campaigns succeed again", "name", errs.Short(e.spec.name))
+			e.l.logger.WarnContext(ctx, "campaigns succeed again", "name", errs.Short(e.kind.name))
 		}
 		return f(ctx, l)
 	}
@@ -56,9 +54,9 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		}
 		if ctx.Err() == nil && !failing && !errors.Is(err, ErrLost) { // a loss is logged where it is noticed
 			failing = true
-			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.spec.name), "error", err)
+			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.kind.name), "error", err)
 		}
-		if time.Since(began) > campaignMost {
+		if time.Since(began) > maxCampaignBackoff {
 			pauses.Reset()
 		}
 		if !sleep(ctx, pauses.NextBackOff()) {
@@ -72,7 +70,7 @@ func (e *Election) serve(ctx context.Context, value string, f func(context.Conte
 	l, err := e.Campaign(ctx, value)
 	switch {
 	case err == nil:
-	case hopeless(err) && !errors.Is(err, errs.Unauthenticated):
+	case permanent(err) && !errors.Is(err, errs.Unauthenticated):
 		return true, err
 	default: // also with a password that is wrong for now: it may be rotated
 		return false, err
@@ -109,8 +107,8 @@ func ofContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrLost)
 }
 
-// hopeless reports whether campaigning again would fail the same way.
-func hopeless(err error) bool {
+// permanent reports whether trying again would fail the same way.
+func permanent(err error) bool {
 	_, blocked := errors.AsType[*BlockedError](err)
 	return blocked || errors.Is(err, errs.Invalid) || errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) ||
 		errors.Is(err, errs.Closed)

@@ -22,37 +22,23 @@ func (l *Locker) RWMutex(name string) *RWMutex {
 	return &RWMutex{l.mutex(name, dir+name+"/"+rwDir)}
 }
 
-// fewReaders is how many of those ahead a reader looks at when it takes its place: behind more it watches the queue.
+// fewReaders is how many of those ahead a reader reads when it is enqueued: a writer may be behind many readers.
 const fewReaders = 64
 
-// reader is the place of a reader.
-func (m *RWMutex) reader() spec {
-	sp := m.spec
-	sp.mark, sp.rule, sp.few = markReader, noWriter, fewReaders
-	return sp
-}
-
-// noWriter admits readers: all but writers may be ahead.
-func noWriter(ahead []entry, _ entry) (bool, *entry) {
-	for i := range ahead {
-		switch e := &ahead[i]; {
-		case e.marked(markReader):
-		case e.lease == 0:
-			return false, e
-		default:
-			return false, nil
-		}
-	}
-	return true, nil
+// reader is the kind of waiters that read.
+func (m *RWMutex) reader() waiterKind {
+	kind := m.kind
+	kind.mark, kind.rule, kind.pageSize = markReader, behindWriter, fewReaders
+	return kind
 }
 
 // RLock waits until the mutex is held for reading. Each call is a reader of its own, also within one process. It waits,
-// fails and cleans up as [Mutex.Lock] does. One RPC; where it has to wait, or is behind more than 64 readers, one more and a
-// watch the first time on a name, and none after.
+// fails and cleans up as [Mutex.Lock] does. One RPC; if it has to wait, or is behind more than 64 readers, one
+// more, and as for Mutex.Lock.
 func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 	g, err := m.l.acquireOwn(ctx, m.reader(), m.bad)
 	if err != nil {
-		return nil, fail("read lock", m.spec.name, err)
+		return nil, fail("read lock", m.kind.name, err)
 	}
 	return &Permit{g}, nil
 }
@@ -63,12 +49,12 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 	g, err := m.l.tryOwn(ctx, m.reader(), m.bad)
 	if err != nil {
-		return nil, fail("try read lock", m.spec.name, err)
+		return nil, fail("try read lock", m.kind.name, err)
 	}
 	return &Permit{g}, nil
 }
 
 // RDo locks for reading, calls f, and releases, as [Mutex.Do] does for writing, with the same contexts and errors.
 func (m *RWMutex) RDo(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, m.l, m.spec.name, f, m.RLock)
+	return doShared(ctx, m.l, m.kind.name, f, m.RLock)
 }

@@ -12,30 +12,33 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// acquireOwn gets a hold on a place that is the caller's alone, not handed from one goroutine to the next.
-func (l *Locker) acquireOwn(ctx context.Context, sp spec, bad error) (*grip, error) {
-	return l.own(ctx, sp, bad, func(ctx context.Context, q *queue) (*place, error) {
-		p, err := q.enqueue(ctx, sp)
+// acquireOwn gets a hold by a waiter that is the caller's alone, not handed from one goroutine to the next.
+func (l *Locker) acquireOwn(ctx context.Context, kind waiterKind, bad error) (*hold, error) {
+	return l.holdOwn(ctx, kind, bad, func(ctx context.Context, q *queue) (*waiter, error) {
+		w, err := q.enqueue(ctx, kind)
 		if err != nil {
 			return nil, err
 		}
-		if err = p.await(ctx); err != nil {
-			p.discard()
-			return nil, q.nameHolder(ctx, sp.name, err)
+		if err = w.await(ctx); err != nil {
+			w.discard()
+			return nil, q.nameHolder(ctx, kind.name, err)
 		}
-		return p, nil
+		return w, nil
 	})
 }
 
 // tryOwn is acquireOwn that does not wait.
-func (l *Locker) tryOwn(ctx context.Context, sp spec, bad error) (*grip, error) {
-	return l.own(ctx, sp, bad, func(ctx context.Context, q *queue) (*place, error) {
-		return q.take(ctx, sp, (*place).enqueueAdmitted)
+func (l *Locker) tryOwn(ctx context.Context, kind waiterKind, bad error) (*hold, error) {
+	return l.holdOwn(ctx, kind, bad, func(ctx context.Context, q *queue) (*waiter, error) {
+		return q.create(ctx, kind, (*waiter).enqueueAdmitted)
 	})
 }
 
-// own holds a place that get has got, and which is admitted.
-func (l *Locker) own(ctx context.Context, sp spec, bad error, get func(context.Context, *queue) (*place, error)) (*grip, error) {
+// holdOwn begins the hold of the waiter that acquire returns. Its token is the create revision of its key: nobody takes turns
+// with it, so that these rise in the order of the queue.
+func (l *Locker) holdOwn(
+	ctx context.Context, kind waiterKind, bad error, acquire func(context.Context, *queue) (*waiter, error),
+) (*hold, error) {
 	if bad != nil {
 		return nil, bad
 	}
@@ -44,64 +47,53 @@ func (l *Locker) own(ctx context.Context, sp spec, bad error, get func(context.C
 		return nil, err
 	}
 	defer done()
-	began := time.Now()
-	q := l.enter(sp.prefix)
-	p, err := get(ctx, q)
+	start := time.Now()
+	q := l.enter(kind.prefix)
+	w, err := acquire(ctx, q)
 	if err != nil {
 		q.exit()
 		return nil, err
 	}
-	l.hook.notify(sp.name, began)
-	return p.hold(nil, p.create), nil
+	l.hook.notify(kind.name, start)
+	return w.begin(nil, w.create), nil
 }
 
 // enqueueAdmitted puts the key if it is admitted, and fails with who is in the way if it is not. The queue is taken for
 // empty at first, and then looked at. The put depends on that no key was created since: those that were looked at can
 // only have become fewer.
-func (p *place) enqueueAdmitted(ctx context.Context) error {
-	prefix := p.q.prefix
+func (w *waiter) enqueueAdmitted(ctx context.Context) error {
+	prefix := w.q.prefix
 	var seen int64 // the revision at which the queue was looked at
 	for {
-		resp, err := p.q.l.definite(ctx, txn{
+		resp, err := w.q.l.commitDefinite(ctx, txn{
 			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(prefix), "<", seen+1).WithRange(keyspace.End(prefix))},
-			then:   []clientv3.Op{p.put(p.spec.value)},
-			orElse: []clientv3.Op{clientv3.OpGet(prefix, clientv3.WithPrefix()), clientv3.OpGet(p.key)},
+			then:   []clientv3.Op{w.put(w.kind.value)},
+			orElse: []clientv3.Op{newest(prefix, 0), clientv3.OpGet(w.key)},
 		})
-		p.doubt = p.doubt || resp.doubt
-		if err != nil {
+		if w.putIfFree(resp, err) {
 			return err
 		}
-		if resp.Succeeded {
-			p.arrive(resp.revision(), look{complete: true}, false)
-			return nil
-		}
-		if own := resp.get(1).GetKvs(); len(own) > 0 { // an attempt whose answer was lost has done it
-			p.arrive(own[0].GetCreateRevision(), look{complete: true}, false)
-			return nil
-		}
-		var m model
-		m.reset(lookAt(prefix, p.key, resp.get(0)).entries)
-		if err := p.refusal(m.list); err != nil {
+		if err := w.refusal(parsePage(prefix, w.key, resp.revision(), resp.get(0)).entries); err != nil {
 			return err
 		}
 		seen = resp.revision()
 	}
 }
 
-// refusal says who is in the way of a place at the end of a queue, nil if nobody is: the first one behind whom it would not
-// be admitted. A rule takes back no yes while those ahead become fewer.
-func (p *place) refusal(all []entry) error {
-	i := sort.Search(len(all), func(i int) bool {
-		yes, _ := p.spec.rule(all[:i+1], entry{})
-		return !yes
+// refusal says who is in the way of a waiter at the end of a queue, nil if nobody is: the first one behind whom it would not
+// be admitted. A rule that does not block goes on not to while those ahead become fewer.
+func (w *waiter) refusal(all []entry) error {
+	i := sort.Search(len(all), func(i int) bool { // how many of the newest can be left out
+		blockers, _ := w.kind.rule(all[i:])
+		return len(blockers) == 0
 	})
-	if i == len(all) {
+	if i == 0 {
 		return nil
 	}
-	if _, blocker := p.spec.rule(all[:i+1], entry{}); blocker != nil {
-		return blockedBy(p.spec.name, blocker)
+	if _, dead := w.kind.rule(all[i-1:]); dead != nil {
+		return blockedBy(w.kind.name, dead)
 	}
-	return p.q.l.lockedError(p.spec.name, &all[i])
+	return w.q.l.lockedError(w.kind.name, &all[i-1])
 }
 
 // doShared is work under a permit.

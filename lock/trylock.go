@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -17,12 +16,12 @@ import (
 func (m *Mutex) TryLock(ctx context.Context) (*Held, error) {
 	g, err := m.tryLock(ctx)
 	if err != nil {
-		return nil, fail("try lock", m.spec.name, err)
+		return nil, fail("try lock", m.kind.name, err)
 	}
 	return &Held{Permit{g}}, nil
 }
 
-func (m *Mutex) tryLock(ctx context.Context) (*grip, error) {
+func (m *Mutex) tryLock(ctx context.Context) (*hold, error) {
 	if m.bad != nil {
 		return nil, m.bad
 	}
@@ -31,31 +30,29 @@ func (m *Mutex) tryLock(ctx context.Context) (*grip, error) {
 		return nil, err
 	}
 	defer done()
-	began := time.Now()
-	q := m.l.enter(m.spec.prefix)
-	if holder, ok := q.line.tryJoin(); !ok {
+	start := time.Now()
+	q := m.l.enter(m.kind.prefix)
+	if !q.local.tryJoin() {
 		defer q.exit()
-		return nil, q.taken(m.spec.name, holder)
+		return nil, q.localHolder(m.kind.name)
 	}
-	p, err := q.take(ctx, m.spec, (*place).enqueueFirst)
+	w, err := q.create(ctx, m.kind, (*waiter).enqueueFirst)
 	if err != nil {
-		q.line.give(nil)
+		q.local.releaseHead(nil)
 		q.exit()
 		return nil, err
 	}
-	m.l.hook.notify(m.spec.name, began)
-	return p.hold(&q.line, p.mod), nil
+	m.l.hook.notify(m.kind.name, start)
+	return w.begin(&q.local, w.token), nil
 }
 
-// taken says who is in the way where this process itself is in the line.
-func (q *queue) taken(name string, holder *grip) error {
-	if holder != nil {
+// localHolder says who is in the way if this process itself holds or waits.
+func (q *queue) localHolder(name string) error {
+	switch holder, front := q.local.head(); {
+	case holder != nil:
 		return &LockedError{Name: name, Owner: q.l.owner, Token: holder.token, Local: true}
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.known && len(q.model.list) > 0 {
-		return q.lockedBy(name, &q.model.list[0])
+	case front != nil:
+		return q.lockedBy(name, front)
 	}
 	return &LockedError{Name: name}
 }
@@ -81,16 +78,16 @@ func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) || q.l.life.Err() != nil {
 		return err
 	}
-	if holder := q.line.head(); holder != nil {
-		return fmt.Errorf("%w: %w", err, plain(q.taken(name, holder)))
+	if holder, _ := q.local.head(); holder != nil {
+		return fmt.Errorf("%w: %w", err, plain(q.localHolder(name)))
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), nameHolderTimeout)
 	defer stop()
-	resp, readErr := q.l.store.Txn(ctx).Then(oldest(q.prefix, firstFew)).Commit()
+	resp, readErr := q.l.store.Txn(ctx).Then(oldest(q.prefix, fewAhead)).Commit()
 	if readErr != nil {
 		return err
 	}
-	seen := lookAt(q.prefix, "", resp.Responses[0].GetResponseRange())
+	seen := parsePage(q.prefix, "", 0, resp.Responses[0].GetResponseRange())
 	if len(seen.entries) == 0 {
 		return err
 	}
@@ -105,57 +102,66 @@ func blockedBy(name string, e *entry) error {
 	return &BlockedError{Name: name, Key: e.key, Revision: e.create}
 }
 
-// enqueueFirst puts the key where nobody is in the queue. Keys of longer names, which the transaction comes upon, are left
+// enqueueFirst puts the key if nobody is in the queue. Keys of longer names, which the transaction comes upon, are left
 // out when it is sent again.
-func (p *place) enqueueFirst(ctx context.Context) error {
-	prefix := p.q.prefix
-	few := int64(firstFew)
-	var deeper []string
+func (w *waiter) enqueueFirst(ctx context.Context) error {
+	prefix := w.q.prefix
+	limit := int64(fewAhead)
+	var nested []string
 	for {
-		cmps := free(prefix, deeper)
-		if len(cmps) > comparesMost {
-			return p.enqueueAlone(ctx)
+		cmps := free(prefix, nested)
+		if len(cmps) > maxCompares {
+			return w.enqueueAlone(ctx)
 		}
-		resp, err := p.q.l.definite(ctx, txn{
+		resp, err := w.q.l.commitDefinite(ctx, txn{
 			cmps:   cmps,
-			then:   []clientv3.Op{p.put(p.spec.value)},
-			orElse: []clientv3.Op{oldest(prefix, few), clientv3.OpGet(p.key)},
+			then:   []clientv3.Op{w.put(w.kind.value)},
+			orElse: []clientv3.Op{oldest(prefix, limit), clientv3.OpGet(w.key)},
 		})
-		p.doubt = p.doubt || resp.doubt
-		if err != nil {
+		if w.putIfFree(resp, err) {
 			return err
 		}
-		if resp.Succeeded {
-			p.arrive(resp.revision(), look{complete: true}, false)
-			return nil
-		}
-		if own := resp.get(1).GetKvs(); len(own) > 0 { // an attempt whose answer was lost has done it
-			p.arrive(own[0].GetCreateRevision(), look{complete: true}, false)
-			return nil
-		}
-		seen := lookAt(prefix, p.key, resp.get(0))
+		seen := parsePage(prefix, w.key, resp.revision(), resp.get(0))
 		if len(seen.entries) > 0 {
-			return p.q.lockedBy(p.spec.name, &seen.entries[0])
+			return w.q.lockedBy(w.kind.name, &seen.entries[0])
 		}
-		deeper = seen.deeper
+		nested = seen.nested
 		if !seen.complete {
-			few = 0 // all of them
+			limit = 0 // all of them
 		}
 	}
 }
 
-// comparesMost is how many compares a transaction may need to find that the queue is empty; etcd takes 128.
-const comparesMost = 100
+// putIfFree reports whether a transaction has settled the matter that puts the key if nobody is in the way, and reads the queue and
+// the key if somebody is: by an error, or by the put, if that was its first attempt or one whose answer was lost.
+func (w *waiter) putIfFree(resp txnResult, err error) bool {
+	w.ambiguous = w.ambiguous || resp.ambiguous
+	if err != nil {
+		return true
+	}
+	if resp.Succeeded {
+		w.admit(resp.revision())
+		return true
+	}
+	if own := resp.get(1).GetKvs(); len(own) > 0 {
+		w.admit(own[0].GetCreateRevision())
+		return true
+	}
+	return false
+}
 
-// enqueueAlone is enqueueFirst where too many longer names lie in between: it takes a place, and fails unless that is
+// maxCompares is how many compares a transaction may need to find that the queue is empty; etcd takes 128.
+const maxCompares = 100
+
+// enqueueAlone is enqueueFirst if too many longer names lie in between: it enqueues, and fails unless that is
 // the first. The key is removed then, as after any failure.
-func (p *place) enqueueAlone(ctx context.Context) error {
-	p.spec.few = math.MaxInt32
-	if err := p.enqueueOnce(ctx); err != nil {
+func (w *waiter) enqueueAlone(ctx context.Context) error {
+	w.kind.pageSize = 0
+	if err := w.enqueueOnce(ctx); err != nil {
 		return err
 	}
-	if !p.granted {
-		return &LockedError{Name: p.spec.name}
+	if w.token == 0 {
+		return &LockedError{Name: w.kind.name}
 	}
 	return nil
 }

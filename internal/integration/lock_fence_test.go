@@ -42,7 +42,6 @@ func plainWrite(ctx context.Context, s *kv.Store, name string, h *lock.Held) err
 type fence struct {
 	srv    *etcdtest.Server
 	direct *clientv3.Client
-	holder *etcdkit.Client
 	heir   *etcdkit.Client
 
 	// How long former holders did not know, while the next one held.
@@ -55,15 +54,11 @@ type loss func(t *testing.T, f *fence, h *lock.Held, name string)
 
 func (f *fence) keyOf(t *testing.T, name string, h *lock.Held) (key string, lease clientv3.LeaseID) {
 	t.Helper()
-	r, err := f.direct.Get(t.Context(), fenceDir+"locks/"+name+"/", clientv3.WithPrefix())
+	r, err := f.direct.Get(t.Context(), fenceDir+"locks/"+name+"/", clientv3.WithFirstCreate()...)
 	require.NoError(t, err)
-	for _, e := range r.Kvs {
-		if e.ModRevision == h.Token() {
-			return string(e.Key), clientv3.LeaseID(e.Lease)
-		}
-	}
-	require.FailNow(t, "the holder has no key")
-	return "", 0
+	require.NotEmpty(t, r.Kvs, "the holder has no key")
+	require.LessOrEqual(t, r.Kvs[0].ModRevision, h.Token())
+	return string(r.Kvs[0].Key), clientv3.LeaseID(r.Kvs[0].Lease)
 }
 
 func revoke(t *testing.T, f *fence, h *lock.Held, name string) {
@@ -86,8 +81,11 @@ func handOver(t *testing.T, _ *fence, h *lock.Held, _ string) {
 // another goroutine of the process where locally is set. Holds that are watched are those of more than a moment.
 func (f *fence) lose(t *testing.T, name string, take loss, locally, watched bool) {
 	ttl := lock.WithTTL(shortTTL)
-	mine, theirs := lock.New(f.holder, ttl), lock.New(f.heir, ttl)
-	defer func() { assert.NoError(t, errors.Join(mine.Close(), theirs.Close())) }()
+	own, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: f.srv.Endpoints()}) // lockers of one client share their lease
+	require.NoError(t, err)
+	holder := own.Namespace(fenceDir)
+	mine, theirs := lock.New(holder, ttl), lock.New(f.heir, ttl)
+	defer func() { assert.NoError(t, errors.Join(mine.Close(), theirs.Close(), own.Close())) }()
 	h, err := mine.Mutex(name).Lock(t.Context())
 	require.NoError(t, err)
 	next := theirs
@@ -117,7 +115,7 @@ func (f *fence) lose(t *testing.T, name string, take loss, locally, watched bool
 	go func() { // whatever its context says
 		n := 0
 		for after := 0; after < 3; { // a few more when the next one has it
-			if err := guardedWrite(t.Context(), f.holder.KV(), name, h); err == nil {
+			if err := guardedWrite(t.Context(), holder.KV(), name, h); err == nil {
 				n++
 			}
 			select {
@@ -138,10 +136,10 @@ func (f *fence) lose(t *testing.T, name string, take loss, locally, watched bool
 	close(inherited)
 	assert.NoError(t, guardedWrite(t.Context(), f.heir.KV(), name, g.h), "the next one may")
 	<-wrote
-	err = guardedWrite(t.Context(), f.holder.KV(), name, h)
+	err = guardedWrite(t.Context(), holder.KV(), name, h)
 	assert.ErrorIs(t, err, kv.ErrGuard)
 	assert.ErrorIs(t, err, lock.ErrLost)
-	assert.NoError(t, plainWrite(t.Context(), f.holder.KV(), name, h), "nothing keeps a write without a guard away")
+	assert.NoError(t, plainWrite(t.Context(), holder.KV(), name, h), "nothing keeps a write without a guard away")
 	<-knows
 	f.mu.Lock()
 	if watched {
@@ -252,7 +250,7 @@ func writeUntilStopped(t *testing.T, endpoints []string, orders *bufio.Scanner) 
 
 func TestEtcdAcceptsNoGuardedWriteOfAFormerHolder(t *testing.T) {
 	srv := etcdtest.Start(t)
-	f := &fence{srv: srv, direct: srv.Client(t), holder: open(t, srv.Endpoints()).Namespace(fenceDir), heir: open(t, srv.Endpoints()).Namespace(fenceDir)}
+	f := &fence{srv: srv, direct: srv.Client(t), heir: open(t, srv.Endpoints()).Namespace(fenceDir)}
 	truth := newChronicle(t, srv.Client(t), fenceDir, func() int64 { return 0 })
 	each, abreast := scale(10, 250), scale(10, 50)
 	f.trials(t, "revoked", each, revoke, false)

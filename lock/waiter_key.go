@@ -1,0 +1,137 @@
+package lock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/sweep"
+)
+
+// turn puts the key again for the next goroutine that holds by it, and so makes a token and a guard for it: one RPC,
+// which also tells whether another process waits.
+func (w *waiter) turn(ctx context.Context, local *localQueue) error {
+	resp, err := w.rewrite(ctx, w.kind.value, newest(w.q.prefix, fewAhead))
+	if err != nil {
+		return err
+	}
+	w.token = w.mod
+	local.countTurn(w.contended(parsePage(w.q.prefix, w.key, 0, resp.get(1))))
+	w.q.l.counts.turns.Add(1)
+	return nil
+}
+
+// contended reports whether the newest keys show somebody behind the waiter, or may hide somebody.
+func (w *waiter) contended(newest *page) bool {
+	for i := range newest.entries {
+		if newest.entries[i].create > w.create {
+			return true
+		}
+	}
+	return !newest.complete && len(newest.nested) == fewAhead
+}
+
+// rewrite puts the key again, where it stands, with the operations of more in the same transaction: the place in the queue is
+// kept, and the mod revision rises. One RPC, which is repeated until the answer is definite. It is guarded by the mod
+// revision that was there before, so that an earlier one that comes late has no effect.
+func (w *waiter) rewrite(ctx context.Context, value string, more ...clientv3.Op) (txnResult, error) {
+	ctx, stop := w.bind(ctx)
+	defer stop()
+	for {
+		resp, err := w.q.l.commitDefinite(ctx, txn{
+			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(w.key), "=", w.mod)},
+			then:   append([]clientv3.Op{w.put(value)}, more...),
+			orElse: []clientv3.Op{clientv3.OpGet(w.key)},
+		})
+		if err != nil {
+			if errors.Is(err, errs.LeaseNotFound) {
+				w.lose(errLeaseGone)
+			}
+			return resp, cmp.Or(w.lostErr(), err)
+		}
+		if resp.Succeeded {
+			w.mod = resp.revision()
+			return resp, nil
+		}
+		kvs := resp.get(0).GetKvs()
+		if len(kvs) == 0 {
+			w.lose(errKeyGone)
+			return resp, w.lostErr()
+		}
+		if err := w.checkOwn(kvs[0].GetCreateRevision(), clientv3.LeaseID(kvs[0].GetLease())); err != nil {
+			return resp, err
+		}
+		w.mod = kvs[0].GetModRevision() // by a put of ours whose answer was lost, this one or one before: once more
+	}
+}
+
+// remove deletes the key if it is still the one that was created, with the operations of more after that: one RPC. It fails with
+// ErrLost if the key was gone before. Afterwards the waiter is retired, and the key swept if the outcome is not known.
+func (w *waiter) remove(ctx context.Context, more ...clientv3.Op) (txnResult, error) {
+	resp, err := w.q.l.commitDefinite(ctx, txn{
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(w.key), "=", w.create)},
+		then: append([]clientv3.Op{clientv3.OpDelete(w.key)}, more...),
+	})
+	if err != nil {
+		w.discard()
+		return resp, err
+	}
+	if !w.ambiguous || w.sweep() {
+		w.retire()
+	} // else Close removes it
+	if !resp.Succeeded && !resp.ambiguous {
+		return resp, lost(errKeyGone)
+	}
+	return resp, nil
+}
+
+// discard gives a waiter up without waiting: its key is removed in the background.
+func (w *waiter) discard() {
+	if w.create == 0 && !w.ambiguous {
+		w.retire() // nothing was ever created
+		return
+	}
+	if w.sweep() {
+		w.retire()
+	} // else Close removes it
+}
+
+// retire forgets the waiter: its key is gone, or is being swept.
+func (w *waiter) retire() {
+	l := w.q.l
+	l.mu.Lock()
+	delete(l.waiters, w.key)
+	l.mu.Unlock()
+	w.s.release()
+}
+
+// sweep has the key of a waiter deleted in the background until it is known to be gone, by the sweeper of the leases, which goes on
+// after the locker is closed. It reports false while Close has yet to delete what is registered itself.
+func (w *waiter) sweep() bool {
+	l := w.q.l
+	l.mu.Lock()
+	closing := l.closed && !l.emptied
+	l.mu.Unlock()
+	if closing {
+		return false
+	}
+	w.leaveToSweeper(w.ambiguous)
+	return true
+}
+
+func (w *waiter) leaveToSweeper(late bool) {
+	l := w.q.l
+	l.sweeper.Add(sweep.Key{
+		Name: w.key, Leases: []clientv3.LeaseID{w.s.ID()}, Late: late,
+		Delete: func(ctx context.Context) error {
+			rev, err := l.store.Delete(ctx, w.key)
+			if err == nil && rev > 0 {
+				l.counts.swept.Add(1)
+			}
+			return err
+		},
+	})
+}
