@@ -100,13 +100,21 @@ type probe struct{}
 // TagRPC does nothing.
 func (probe) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-// HandleRPC sees the payload, which gRPC reports once the transport has taken it.
-func (probe) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if _, ok := s.(*stats.OutPayload); !ok {
-		return
-	}
-	if a := attemptOf(ctx); a != nil {
-		a.sent.Store(true)
+// HandleRPC tells the attempt.
+func (probe) HandleRPC(ctx context.Context, s stats.RPCStats) { Observe(ctx, s) }
+
+// Observe tells the attempt that ctx belongs to what became of its request: which member it goes to, and that it was sent,
+// which gRPC reports once the transport has taken the payload. A connection that is not gRPC's own reports it itself.
+func Observe(ctx context.Context, s stats.RPCStats) {
+	switch s := s.(type) {
+	case *stats.OutHeader:
+		if a := attemptOf(ctx); a != nil {
+			a.header.Store(s)
+		}
+	case *stats.OutPayload:
+		if a := attemptOf(ctx); a != nil {
+			a.sent.Store(true)
+		}
 	}
 }
 
@@ -149,12 +157,18 @@ func hardenUnary(ctx context.Context, method string, req, reply any, cc *grpc.Cl
 	if needsLeader(method) && !serializable(req) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
+	if other := Via(ctx); other != nil && other != grpc.ClientConnInterface(cc) {
+		return other.Invoke(ctx, method, req, reply, opts...)
+	}
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
 func hardenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	if needsLeader(method) {
 		ctx = clientv3.WithRequireLeader(ctx)
+	}
+	if other := Via(ctx); other != nil && other != grpc.ClientConnInterface(cc) {
+		return other.NewStream(ctx, desc, method, opts...)
 	}
 	return open(ctx, desc, cc, method, opts...)
 }
