@@ -91,8 +91,8 @@ type coalesced struct {
 // Base is the same over what does not retry by itself.
 func (k *coalesced) Base() clientv3.KV { return k.base }
 
-// RetryBudget is that of next, so that a Store over it shares it.
-func (k *coalesced) RetryBudget() *retry.Budget { return budgetOf(k.KV) }
+// RetryEngine is that of next, so that a Store over it shares its budget.
+func (k *coalesced) RetryEngine() *retry.Engine { return engineOf(k.KV) }
 
 // The kinds of calls that share transactions with their like.
 const (

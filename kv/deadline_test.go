@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -19,7 +20,9 @@ func TestStore_ShortDeadlineReturnsInTime(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, "http://127.0.0.1:1")
 	p.Refuse()
-	s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t)))
+	cli := etcdtest.NewClient(t, p.Endpoints(), hardened(t))
+	s := kv.New(cli)
+	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused") // as gRPC knows by now
 	const limit, calls = 20 * time.Millisecond, 20
 	quickest := time.Hour
 	for range calls {

@@ -105,14 +105,13 @@ func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o 
 // remove deletes without a condition, in a plain request where that is enough.
 func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, o options) (n, rev int64, err error) {
 	if len(dels) == 1 && len(o.guards) == 0 && !o.once {
-		err = s.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: s.ns + key}, func(ctx context.Context, _ bool) error {
-			r, err := s.kv.Do(ctx, dels[0])
-			if err == nil {
-				n, rev = r.Del().Deleted, r.Del().Header.GetRevision()
-			}
-			return err
+		r, err := retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Key: s.ns + key}, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
+			return s.kv.Do(ctx, dels[0])
 		})
-		return n, rev, err
+		if err != nil {
+			return 0, 0, err
+		}
+		return r.Del().Deleted, r.Del().Header.GetRevision(), nil
 	}
 	out, err := s.write(ctx, &mutation{op: op, key: s.ns + key, then: dels, guards: o.guards, once: o.once})
 	if err != nil {
@@ -134,19 +133,18 @@ func deleted(answers []*pb.ResponseOp) (n int64) {
 
 // removed counts what was deleted at rev by an attempt whose answer was lost: what was there just before.
 func (s *Store) removed(ctx context.Context, op, key string, dels []clientv3.Op, rev int64) (n, at int64, err error) {
-	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) error {
-		n = 0
+	n, err = retry.Do(ctx, s.engine, s.read(op, key), func(ctx context.Context, _ bool) (n int64, err error) {
 		for _, d := range dels {
 			get := clientv3.OpGet("", clientv3.WithRev(rev-1), clientv3.WithCountOnly())
 			get.WithKeyBytes(d.KeyBytes())
 			get.WithRangeBytes(d.RangeBytes())
 			r, err := s.kv.Do(ctx, get)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			n += r.Get().Count
 		}
-		return nil
+		return n, nil
 	})
 	if err != nil {
 		n = -1 // it did happen, which is what was asked for; how many there were cannot be learned any more

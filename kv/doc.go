@@ -29,7 +29,7 @@
 //
 // Get, Exists, Count, List and the others are linearizable unless their name says otherwise (GetStale, GetAsOf). They
 // are sent again, within bounds, when the connection is lost or etcd has no leader. A read that is slow is waited for, as
-// long as its context lives. A listing, or all pages that follow from one
+// long as its context lives, and is made a second time at another member meanwhile (see Slow and frozen members). A listing, or all pages that follow from one
 // first page, are of one revision, however long they take and whatever is written meanwhile.
 //
 // # Guarantees: writes
@@ -54,6 +54,16 @@
 //	any of these, WithOnce       repeated until etcd says yes or no, and then known in every case
 //
 // Waiting for a definite answer ends with the context; then the outcome is unknown after all.
+//
+// # Slow and frozen members
+//
+// No attempt is given up because it is slow. A call that can be made twice without harm makes a second attempt at another
+// member after 0.25 to 1 s, or a third of its time if that is less; the first answer that settles it counts. These are all
+// reads, Replace, DeleteAt and Update of a key that exists, and any write WithOnce. A member that is frozen therefore costs
+// them about a second. All other writes have one attempt: at a frozen member they wait for their deadline, and are then
+// unknown. Second attempts are bounded to ten at once and a tenth of all calls. With a single endpoint there are none, nor
+// with MaxAttempts 1. A client that etcdkit.Open has not made sends them over its own connection, whose balancer usually
+// picks another member.
 //
 // All this holds over client/v3's own KV. A KV of your own in the client's KV field is used as it is: if it, or client/v3
 // below it on a client that was not prepared with etcdkit.Harden, sends a write twice by itself, a write without WithOnce

@@ -1,6 +1,10 @@
 package kv
 
-import "time"
+import (
+	"time"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
 
 // AgeSlots lets the operation slots of s look older by d.
 func (s *Store) AgeSlots(d time.Duration) {
@@ -16,4 +20,9 @@ func (s *Store) AgeTTLs(d time.Duration) {
 	for _, e := range s.ttls.entries {
 		e.lease.until = e.lease.until.Add(-d)
 	}
+}
+
+// Simulate makes the second attempts of s go to m. Its calls pass an observer.
+func (s *Store) Simulate(m retry.Members) {
+	s.engine = retry.New(retry.Config{Client: s.cli, Observed: true, Members: m})
 }

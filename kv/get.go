@@ -8,6 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // Get returns the current entry of key, or [ErrNotFound]. It is linearizable: no write that was acknowledged before the
@@ -37,10 +38,8 @@ func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpO
 	if err != nil {
 		return Entry[[]byte]{}, s.fail(op, key, err)
 	}
-	var resp *clientv3.GetResponse
-	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) (err error) {
-		resp, err = s.get(ctx, abs, opts...)
-		return err
+	resp, err := retry.Do(ctx, s.engine, s.read(op, key), func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+		return s.get(ctx, abs, opts...)
 	})
 	if err != nil {
 		return Entry[[]byte]{}, err
@@ -71,29 +70,26 @@ func (s *Store) Count(ctx context.Context, prefix string) (int64, error) {
 }
 
 // count adds up the keys of ranges, at one revision.
-func (s *Store) count(ctx context.Context, op, key string, spans []keyspace.Range) (n int64, err error) {
+func (s *Store) count(ctx context.Context, op, key string, spans []keyspace.Range) (int64, error) {
 	gets := make([]clientv3.Op, len(spans))
 	for i, r := range spans {
 		gets[i] = clientv3.OpGet(r.From, clientv3.WithRange(r.To), clientv3.WithCountOnly())
 	}
-	err = s.engine.Do(ctx, s.read(op, key), func(ctx context.Context, _ bool) error {
-		n = 0
+	return retry.Do(ctx, s.engine, s.read(op, key), func(ctx context.Context, _ bool) (n int64, err error) {
 		if len(gets) == 1 {
 			r, err := s.kv.Do(ctx, gets[0])
 			if err != nil {
-				return err
+				return 0, err
 			}
-			n = r.Get().Count
-			return nil
+			return r.Get().Count, nil
 		}
 		r, err := s.kv.Txn(ctx).Then(gets...).Commit()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for _, one := range r.Responses {
 			n += one.GetResponseRange().GetCount()
 		}
-		return nil
+		return n, nil
 	})
-	return n, err
 }

@@ -103,9 +103,10 @@ func checkTTL(d time.Duration) error {
 // full jitter. All calls of a client share a budget: repeats are at most a tenth of its calls, with some to start from.
 // One repeat of a call whose connection was lost is outside the budget. Waiting for a leader to be elected, and repeats
 // that settle a conditional write, count neither as attempts nor against the budget; they end with the deadline of the
-// call. An attempt is never given up because it is slow.
+// call. An attempt is never given up because it is slow; a second one may be made beside it, see the package documentation.
 type RetryPolicy struct {
-	// MaxAttempts counts the first one too. 1 means that nothing is repeated. Default 3.
+	// MaxAttempts counts the first one too. 1 means that nothing is repeated, nor made twice because it is slow. Default 3.
+	// A second attempt at another member does not count.
 	MaxAttempts int `json:"maxAttempts,omitempty"`
 	// BaseDelay is the longest first wait; it doubles up to MaxDelay. Default 100 ms. Less than 1 ms means 1 ms.
 	BaseDelay time.Duration `json:"baseDelay,omitempty"`

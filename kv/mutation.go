@@ -39,6 +39,8 @@ type outcome struct {
 	cur     *mvccpb.KeyValue
 	// resp is the answer to the transaction that took effect, nil where only the slot tells that one did.
 	resp *clientv3.TxnResponse
+	// slotMod is the mod revision of the slot, where there is one.
+	slotMod int64
 }
 
 // write carries out a mutation until it is known what became of it. That the condition did not hold is an outcome and no
@@ -109,39 +111,50 @@ func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
 	switch {
 	case errors.Is(err, errSlotLost):
 		c.slots.forget(s)
-	case err == nil && out.applied:
-		c.slots.put(s, out.rev)
 	case err == nil, errs.Unchanged(err):
-		c.slots.put(s, s.mod)
+		c.slots.put(s)
 	}
 	// Else what stands in the slot is not known: it stays behind, and ends with its lease.
 	return out, err
 }
 
+// reply is etcd's answer to one attempt at a mutation, and what it says.
+type reply struct {
+	resp  *clientv3.TxnResponse
+	again bool // the attempt was not the first one
+	out   outcome
+	err   error
+}
+
 // commit sends the transaction, and again while that is safe and of use.
-func (c *core) commit(ctx context.Context, m *mutation, s *slot) (out outcome, err error) {
+func (c *core) commit(ctx context.Context, m *mutation, s *slot) (outcome, error) {
+	var at *slot
+	if s != nil {
+		own := *s // an attempt that has lost may still be under way when s is used again
+		at = &own
+	}
 	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Guarded: m.succeeds > 0 || s != nil}
-	var resp *clientv3.TxnResponse
-	var doubt bool
-	err = c.engine.Do(ctx, call, func(ctx context.Context, again bool) (err error) {
-		doubt = again
-		resp, err = c.kv.Txn(ctx).If(m.compares(s)...).Then(m.success(s)...).Else(m.failure(s, again)...).Commit()
-		return err
+	send := func(ctx context.Context, again bool) (reply, error) {
+		resp, err := c.kv.Txn(ctx).If(m.compares(at)...).Then(m.success(at)...).Else(m.failure(at, again)...).Commit()
+		return reply{resp: resp, again: again}, err
+	}
+	a, err := retry.Settle(ctx, c.engine, call, send, func(ctx context.Context, a *reply, others retry.Others) (final bool) {
+		a.out, final, a.err = c.evaluate(ctx, m, at, *a, others)
+		return final
 	})
 	if err != nil {
 		return outcome{}, err
 	}
-	if resp.Succeeded {
-		return outcome{rev: resp.Header.GetRevision(), applied: true, resp: resp}, nil
+	if s != nil {
+		s.mod = a.out.slotMod
 	}
-	out, err = c.refused(ctx, m, s, resp, doubt)
-	if errors.Is(err, ErrUnknownOutcome) {
+	if errors.Is(a.err, ErrUnknownOutcome) {
 		c.engine.CountUnknown()
 	}
-	if err != nil {
-		return out, &errs.Error{Pkg: "kv", Op: m.op, Key: m.key, Unchanged: !errors.Is(err, ErrUnknownOutcome), Err: err}
+	if a.err != nil {
+		return a.out, &errs.Error{Pkg: "kv", Op: m.op, Key: m.key, Unchanged: !errors.Is(a.err, ErrUnknownOutcome), Err: a.err}
 	}
-	return out, nil
+	return a.out, nil
 }
 
 func (m *mutation) compares(s *slot) []clientv3.Cmp {
@@ -163,7 +176,7 @@ func (m *mutation) success(s *slot) []clientv3.Op {
 }
 
 // failure reads why the transaction did not happen: the key, then each guard, then the slot.
-func (m *mutation) failure(s *slot, repeat bool) []clientv3.Op {
+func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
 	var ops []clientv3.Op
 	if len(m.cond) > 0 {
 		get := clientv3.OpGet("")
@@ -174,14 +187,19 @@ func (m *mutation) failure(s *slot, repeat bool) []clientv3.Op {
 		ops = append(ops, clientv3.OpTxn(g.compares, nil, nil))
 	}
 	if s != nil {
-		ops = append(ops, s.ask(repeat))
+		ops = append(ops, s.ask(again))
 	}
 	return ops
 }
 
-// refused finds out why a transaction did not happen, and whether an earlier attempt at it did.
-func (c *core) refused(ctx context.Context, m *mutation, s *slot, resp *clientv3.TxnResponse, doubt bool) (out outcome, err error) {
-	answers := resp.Responses
+// evaluate says what became of the mutation, going by the answer to one attempt and by what is known of the others, and
+// whether that is final.
+func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, others retry.Others) (out outcome, final bool, err error) {
+	rev := a.resp.Header.GetRevision()
+	if a.resp.Succeeded {
+		return outcome{rev: rev, applied: true, resp: a.resp, slotMod: rev}, true, nil
+	}
+	answers := a.resp.Responses
 	if len(m.cond) > 0 {
 		if kvs := answers[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
 			out.cur = kvs[0]
@@ -190,19 +208,18 @@ func (c *core) refused(ctx context.Context, m *mutation, s *slot, resp *clientv3
 	}
 	lost := lostGuards(m.guards, answers)
 	if s != nil {
-		ours, err := s.answer(answers[len(m.guards)], doubt, resp.Header.GetRevision())
-		if err != nil {
-			return out, err
-		}
-		if ours > 0 {
-			return outcome{rev: ours, applied: true}, nil
-		}
-	} else if doubt {
-		if err := c.resolve(ctx, m, out.cur); err != nil {
-			return out, err
-		}
+		return s.evaluate(out, answers[len(m.guards)], a.again, rev, others, lost)
 	}
-	return out, lost
+	switch {
+	case others == retry.None:
+		return out, true, lost
+	case others == retry.Out && out.cur.GetModRevision() == m.succeeds:
+		return out, false, nil // nothing has followed yet
+	}
+	if err := c.resolve(ctx, m, out.cur); err != nil {
+		return out, others == retry.Lost, err
+	}
+	return out, true, lost
 }
 
 // lostGuards is the refusal by those guards of which the answers, in their order, say that they do not hold.
@@ -218,43 +235,4 @@ func lostGuards(guards []Guard, answers []*pb.ResponseOp) error {
 		}
 	}
 	return join(all)
-}
-
-// answer reads what the Else branch found about the slot. ours is the revision at which an earlier attempt took effect,
-// 0 when none did and none will. s.mod becomes the slot's present mod revision.
-func (s *slot) answer(r *pb.ResponseOp, repeat bool, rev int64) (ours int64, err error) {
-	asked := r.GetResponseRange()
-	if repeat {
-		t := r.GetResponseTxn()
-		if t.GetSucceeded() {
-			s.mod = rev // burnt just now
-			return 0, nil
-		}
-		asked = t.GetResponses()[0].GetResponseRange()
-	}
-	if len(asked.GetKvs()) == 0 {
-		if s.mod == 0 && !repeat {
-			return 0, nil
-		}
-		return 0, s.gone(repeat)
-	}
-	kv := asked.GetKvs()[0]
-	switch {
-	case string(kv.GetValue()) == s.id: // also in a first attempt: something below may have sent it twice
-		return kv.GetModRevision(), nil
-	case string(kv.GetValue()) == s.burnt():
-		s.mod = kv.GetModRevision()
-		return 0, nil
-	case !repeat && kv.GetModRevision() == s.mod:
-		return 0, nil
-	}
-	return 0, s.gone(repeat)
-}
-
-// gone is a slot that is not as this client left it: its lease has ended, or somebody has tampered with it.
-func (s *slot) gone(repeat bool) error {
-	if repeat {
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
-	}
-	return errSlotLost
 }

@@ -46,13 +46,13 @@ func (n *namespacedKV) Base() clientv3.KV {
 	return n
 }
 
-// RetryBudget is that of next, so that a Store over the namespace shares it.
-func (n *namespacedKV) RetryBudget() *retry.Budget { return budgetOf(n.KV) }
+// RetryEngine is that of next, so that a Store over the namespace shares its budget.
+func (n *namespacedKV) RetryEngine() *retry.Engine { return engineOf(n.KV) }
 
-// budgetOf returns the retry budget of a KV that has one, else nil.
-func budgetOf(kv clientv3.KV) *retry.Budget {
-	if f, ok := kv.(retry.Funded); ok {
-		return f.RetryBudget()
+// engineOf returns the retry engine of a KV that has one, else nil.
+func engineOf(kv clientv3.KV) *retry.Engine {
+	if s, ok := kv.(retry.Shared); ok {
+		return s.RetryEngine()
 	}
 	return nil
 }

@@ -7,7 +7,10 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // An operation slot is a hidden key that only this client writes. A write that carries one puts its operation id there
@@ -34,10 +37,10 @@ func (s *slot) mark() clientv3.Op {
 	return clientv3.OpPut(s.key, s.id, clientv3.WithLease(s.lease))
 }
 
-// ask is the operation for the Else branch that finds out about the slot. In a repeat it also makes sure that nothing
-// comes after: either the slot is as it was, and is burnt; or it is read.
-func (s *slot) ask(repeat bool) clientv3.Op {
-	if !repeat {
+// ask is the operation for the Else branch that finds out about the slot. In a later attempt it also makes sure that no
+// other one takes effect afterwards: either the slot is as it was, and is burnt; or it is read.
+func (s *slot) ask(again bool) clientv3.Op {
+	if !again {
 		return clientv3.OpGet(s.key)
 	}
 	return clientv3.OpTxn(
@@ -45,6 +48,36 @@ func (s *slot) ask(repeat bool) clientv3.Op {
 		[]clientv3.Op{clientv3.OpPut(s.key, s.burnt(), clientv3.WithLease(s.lease))},
 		[]clientv3.Op{clientv3.OpGet(s.key)},
 	)
+}
+
+// evaluate completes out, which is that of a refusal, by what the answer r to [slot.ask] says, and reports whether that is
+// final. refusal is the error where no attempt has taken effect and none will. rev is the revision of the answer.
+func (s *slot) evaluate(out outcome, r *pb.ResponseOp, again bool, rev int64, others retry.Others, refusal error) (_ outcome, final bool, err error) {
+	kvs := r.GetResponseRange().GetKvs()
+	if again {
+		t := r.GetResponseTxn()
+		if t.GetSucceeded() { // burnt just now
+			out.slotMod = rev
+			return out, true, refusal
+		}
+		kvs = t.GetResponses()[0].GetResponseRange().GetKvs()
+	}
+	var value string
+	if len(kvs) > 0 {
+		value, out.slotMod = string(kvs[0].GetValue()), kvs[0].GetModRevision()
+	}
+	switch {
+	case value == s.id: // also in a first attempt: something below may have sent it twice
+		return outcome{rev: out.slotMod, applied: true, slotMod: out.slotMod}, true, nil
+	case value == s.burnt():
+		return out, true, refusal
+	case !again && out.slotMod == s.mod:
+		return out, others == retry.None, refusal // the others may still find it so
+	case others == retry.None:
+		return out, true, errSlotLost
+	}
+	// The slot is not as this client left it: its lease has ended, or somebody has tampered with it.
+	return out, again && others == retry.Lost, fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
 }
 
 // slots is the pool of a client's slots: as many as there are such writes at a time. They live on a lease that is not
@@ -121,12 +154,11 @@ func (p *slots) renew(ctx context.Context, c *core) error {
 	return nil
 }
 
-// put gives a slot back, at the mod revision that it has now.
-func (p *slots) put(s *slot, mod int64) {
+// put gives a slot back.
+func (p *slots) put(s *slot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s.lease == p.lease {
-		s.mod = mod
 		p.free = append(p.free, s)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // Page is a part of a listing. All pages that are reached from one first page by their cursors are of one revision.
@@ -71,27 +72,30 @@ func (s *Store) page(ctx context.Context, prefix string, spans []keyspace.Range,
 	for i, r := range spans {
 		gets[i] = clientv3.OpGet(r.From, clientv3.WithRange(r.To), clientv3.WithLimit(int64(limit)+1), clientv3.WithRev(rev))
 	}
-	err = s.engine.Do(ctx, s.read("page", prefix), func(ctx context.Context, _ bool) error {
-		kvs, p = nil, Page[[]byte]{}
+	type result struct {
+		kvs             []*mvccpb.KeyValue
+		total, revision int64
+	}
+	got, err := retry.Do(ctx, s.engine, s.read("page", prefix), func(ctx context.Context, _ bool) (out result, err error) {
 		if len(gets) == 1 {
 			r, err := s.kv.Do(ctx, gets[0])
 			if err != nil {
-				return err
+				return out, err
 			}
-			kvs, p.Total, p.Revision = r.Get().Kvs, r.Get().Count, r.Get().Header.GetRevision()
-			return nil
+			return result{r.Get().Kvs, r.Get().Count, r.Get().Header.GetRevision()}, nil
 		}
 		r, err := s.kv.Txn(ctx).Then(gets...).Commit()
 		if err != nil {
-			return err
+			return out, err
 		}
-		p.Revision = r.Header.GetRevision()
+		out.revision = r.Header.GetRevision()
 		for _, one := range r.Responses {
-			kvs = append(kvs, one.GetResponseRange().GetKvs()...)
-			p.Total += one.GetResponseRange().GetCount()
+			out.kvs = append(out.kvs, one.GetResponseRange().GetKvs()...)
+			out.total += one.GetResponseRange().GetCount()
 		}
-		return nil
+		return out, nil
 	})
+	kvs, p.Total, p.Revision = got.kvs, got.total, got.revision
 	if rev != 0 {
 		p.Revision = rev
 	}

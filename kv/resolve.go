@@ -28,7 +28,7 @@ func (c *core) resolve(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) e
 		// Deleted since: by the lost attempt, or after it, or without it.
 		return fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
 	case m.value == nil, cur.GetModRevision() == m.succeeds:
-		return nil // the key was not deleted, or not touched at all, since; and the guard that failed stays so
+		return nil // the key was not deleted, or not touched at all, since; and the guard that failed stays so (NewGuard)
 	}
 	next, err := c.successor(ctx, m, cur)
 	if err != nil {
@@ -43,10 +43,10 @@ func (c *core) resolve(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) e
 // successor finds the state that came right after m.succeeds, going back from cur one change at a time.
 func (c *core) successor(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) (*mvccpb.KeyValue, error) {
 	for range resolveSteps {
-		var before *clientv3.GetResponse
-		err := c.engine.Do(ctx, retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Read: true}, func(ctx context.Context, _ bool) (err error) {
-			before, err = c.get(ctx, m.abs, clientv3.WithRev(cur.GetModRevision()-1))
-			return err
+		call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Read: true}
+		rev := cur.GetModRevision() - 1
+		before, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+			return c.get(ctx, m.abs, clientv3.WithRev(rev))
 		})
 		switch {
 		case errors.Is(err, ErrCompacted):

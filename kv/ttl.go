@@ -182,14 +182,19 @@ func (c *core) await(ctx context.Context, token chan struct{}, what string) erro
 
 // grant asks for a lease. Where its ID can be chosen here, repeating the request cannot make two; else an answer that is
 // lost is the end of it.
-func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (id clientv3.LeaseID, granted time.Duration, err error) {
+func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (clientv3.LeaseID, time.Duration, error) {
 	if c.cli.Lease == nil {
 		return 0, 0, fail(op, key, fmt.Errorf("%w: the client has no Lease", errs.Invalid))
 	}
+	type lease struct {
+		id  clientv3.LeaseID
+		ttl time.Duration
+	}
 	want := wire.NewLeaseID()
-	err = c.engine.Do(ctx, retry.Call{Pkg: "kv", Op: op, Key: key, Read: wire.GrantRepeats(c.cli)}, func(ctx context.Context, _ bool) (err error) {
-		id, granted, err = wire.Grant(ctx, c.cli, want, ttl)
-		return err
+	call := retry.Call{Pkg: "kv", Op: op, Key: key, Read: wire.GrantRepeats(c.cli)}
+	got, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (l lease, err error) {
+		l.id, l.ttl, err = wire.Grant(ctx, c.cli, want, ttl)
+		return l, err
 	})
-	return id, granted, err
+	return got.id, got.ttl, err
 }

@@ -126,11 +126,9 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 			t.s.logWrite(t.ctx, "txn", string(put.KeyBytes()), put.ValueBytes())
 		}
 	}
-	var resp *clientv3.TxnResponse
-	err = t.s.engine.Do(t.ctx, retry.Call{Pkg: "kv", Op: "txn", Read: !writes}, func(ctx context.Context, _ bool) error {
+	resp, err := retry.Do(t.ctx, t.s.engine, retry.Call{Pkg: "kv", Op: "txn", Read: !writes}, func(ctx context.Context, _ bool) (*clientv3.TxnResponse, error) {
 		r, err := t.s.kv.Do(ctx, op)
-		resp = r.Txn()
-		return err
+		return r.Txn(), err
 	})
 	if err != nil {
 		return nil, err

@@ -128,17 +128,17 @@ func (u *update) next(ctx context.Context) ([]byte, error) {
 
 // fetch reads the key.
 func (u *update) fetch(ctx context.Context) error {
-	return u.engine.Do(ctx, u.read("update", u.key), func(ctx context.Context, _ bool) error {
-		r, err := u.get(ctx, u.abs)
-		if err != nil {
-			return err
-		}
-		u.known, u.fresh, u.cur = true, true, nil
-		if len(r.Kvs) > 0 {
-			u.cur = r.Kvs[0]
-		}
-		return nil
+	r, err := retry.Do(ctx, u.engine, u.read("update", u.key), func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+		return u.get(ctx, u.abs)
 	})
+	if err != nil {
+		return err
+	}
+	u.known, u.fresh, u.cur = true, true, nil
+	if len(r.Kvs) > 0 {
+		u.cur = r.Kvs[0]
+	}
+	return nil
 }
 
 // ask calls f on what is known.

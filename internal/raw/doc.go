@@ -7,7 +7,8 @@
 //
 // Reads, and transactions that only read, are sent again when they fail in a way that may pass. A write is sent again
 // only when it was provably not applied, a refused token included. A lease gets an ID that is chosen here, so that
-// asking for it twice makes one; revoking one that an earlier attempt has revoked is a success. A watch that is refused
+// asking for it twice makes one; revoking one that an earlier attempt has revoked is a success. Reads, grants and revokes
+// that are slow are made a second time, at another member. A watch that is refused
 // because the token of its stream is too old is opened again on another stream (only where login is true).
 //
 // # What does not

@@ -18,14 +18,14 @@ type kv struct {
 
 var (
 	_ wire.Based   = (*kv)(nil)
-	_ retry.Funded = (*kv)(nil)
+	_ retry.Shared = (*kv)(nil)
 )
 
 // Base is the KV below.
 func (k *kv) Base() clientv3.KV { return k.KV }
 
-// RetryBudget is the budget of everything that retries over this client.
-func (k *kv) RetryBudget() *retry.Budget { return k.engine.RetryBudget() }
+// RetryEngine is the engine whose budgets everything shares that retries over this client.
+func (k *kv) RetryEngine() *retry.Engine { return k.engine }
 
 // Get reads.
 func (k *kv) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
@@ -50,22 +50,19 @@ func (k *kv) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error
 	return k.do(ctx, "do", op)
 }
 
-func (k *kv) do(ctx context.Context, name string, op clientv3.Op) (out clientv3.OpResponse, err error) {
+func (k *kv) do(ctx context.Context, name string, op clientv3.Op) (clientv3.OpResponse, error) {
 	call := retry.Call{Pkg: "raw", Op: name, Key: string(op.KeyBytes()), Read: reads(op), Raw: true}
-	err = k.engine.Do(ctx, call, func(ctx context.Context, _ bool) (err error) {
-		out, err = k.KV.Do(ctx, op)
-		return err
+	return retry.Do(ctx, k.engine, call, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
+		return k.KV.Do(ctx, op)
 	})
-	return out, err
 }
 
 // Compact drops history.
-func (k *kv) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (out *clientv3.CompactResponse, err error) {
-	err = k.engine.Do(ctx, retry.Call{Pkg: "raw", Op: "compact", Raw: true}, func(ctx context.Context, _ bool) (err error) {
-		out, err = k.KV.Compact(ctx, rev, opts...)
-		return err
+func (k *kv) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (*clientv3.CompactResponse, error) {
+	call := retry.Call{Pkg: "raw", Op: "compact", Raw: true}
+	return retry.Do(ctx, k.engine, call, func(ctx context.Context, _ bool) (*clientv3.CompactResponse, error) {
+		return k.KV.Compact(ctx, rev, opts...)
 	})
-	return out, err
 }
 
 // Txn begins a transaction. Nothing is sent before its Commit.

@@ -27,17 +27,16 @@ var _ wire.BasedLease = (*lease)(nil)
 func (l *lease) BaseLease() clientv3.Lease { return l.Lease }
 
 // Grant makes a lease whose ID is chosen here, so that it is one lease however often it is asked for.
-func (l *lease) Grant(ctx context.Context, ttl int64) (out *clientv3.LeaseGrantResponse, err error) {
+func (l *lease) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	id := wire.NewLeaseID()
 	call := retry.Call{Pkg: "raw", Op: "grant", Guarded: true, Raw: true}
-	err = l.engine.Do(ctx, call, func(ctx context.Context, doubt bool) (err error) {
-		out, err = l.grant(ctx, id, ttl)
-		if doubt && errors.Is(err, rpctypes.ErrLeaseExist) {
-			out, err = l.granted(ctx, id)
+	return retry.Do(ctx, l.engine, call, func(ctx context.Context, again bool) (*clientv3.LeaseGrantResponse, error) {
+		out, err := l.grant(ctx, id, ttl)
+		if again && errors.Is(err, rpctypes.ErrLeaseExist) {
+			return l.granted(ctx, id)
 		}
-		return err
+		return out, err
 	})
-	return out, err
 }
 
 func (l *lease) grant(ctx context.Context, id clientv3.LeaseID, ttl int64) (*clientv3.LeaseGrantResponse, error) {
@@ -65,47 +64,38 @@ func (l *lease) granted(ctx context.Context, id clientv3.LeaseID) (*clientv3.Lea
 }
 
 // Revoke ends a lease. One that an earlier attempt may have ended, and that is gone, was ended.
-func (l *lease) Revoke(ctx context.Context, id clientv3.LeaseID) (out *clientv3.LeaseRevokeResponse, err error) {
+func (l *lease) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
 	call := retry.Call{Pkg: "raw", Op: "revoke", Guarded: true, Raw: true}
-	err = l.engine.Do(ctx, call, func(ctx context.Context, doubt bool) (err error) {
-		out, err = l.Lease.Revoke(ctx, id)
-		if doubt && errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			out, err = &clientv3.LeaseRevokeResponse{Header: &pb.ResponseHeader{}}, nil
+	return retry.Do(ctx, l.engine, call, func(ctx context.Context, again bool) (*clientv3.LeaseRevokeResponse, error) {
+		out, err := l.Lease.Revoke(ctx, id)
+		if again && errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return &clientv3.LeaseRevokeResponse{Header: &pb.ResponseHeader{}}, nil
 		}
-		return err
+		return out, err
 	})
-	return out, err
 }
 
 // TimeToLive asks about a lease.
-func (l *lease) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (out *clientv3.LeaseTimeToLiveResponse, err error) {
-	err = l.read(ctx, "time to live", func(ctx context.Context) (err error) {
-		out, err = l.Lease.TimeToLive(ctx, id, opts...)
-		return err
+func (l *lease) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+	return read(ctx, l.engine, "time to live", func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
+		return l.Lease.TimeToLive(ctx, id, opts...)
 	})
-	return out, err
 }
 
 // Leases lists all leases.
-func (l *lease) Leases(ctx context.Context) (out *clientv3.LeaseLeasesResponse, err error) {
-	err = l.read(ctx, "leases", func(ctx context.Context) (err error) {
-		out, err = l.Lease.Leases(ctx)
-		return err
-	})
-	return out, err
+func (l *lease) Leases(ctx context.Context) (*clientv3.LeaseLeasesResponse, error) {
+	return read(ctx, l.engine, "leases", l.Lease.Leases)
 }
 
 // KeepAliveOnce renews a lease. A second renewal does no harm.
-func (l *lease) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (out *clientv3.LeaseKeepAliveResponse, err error) {
-	err = l.read(ctx, "keep alive once", func(ctx context.Context) (err error) {
-		out, err = l.Lease.KeepAliveOnce(ctx, id)
-		return err
+func (l *lease) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
+	return read(ctx, l.engine, "keep alive once", func(ctx context.Context) (*clientv3.LeaseKeepAliveResponse, error) {
+		return l.Lease.KeepAliveOnce(ctx, id)
 	})
-	return out, err
 }
 
 // read makes a call that may be made as often as one likes.
-func (l *lease) read(ctx context.Context, name string, f func(ctx context.Context) error) error {
+func read[T any](ctx context.Context, e *retry.Engine, name string, f func(ctx context.Context) (T, error)) (T, error) {
 	call := retry.Call{Pkg: "raw", Op: name, Read: true, Raw: true}
-	return l.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return f(ctx) })
+	return retry.Do(ctx, e, call, func(ctx context.Context, _ bool) (T, error) { return f(ctx) })
 }

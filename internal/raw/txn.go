@@ -52,13 +52,11 @@ func (t *txn) Else(ops ...clientv3.Op) clientv3.Txn {
 }
 
 // Commit sends the transaction.
-func (t *txn) Commit() (out *clientv3.TxnResponse, err error) {
+func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	call := retry.Call{Pkg: "raw", Op: "txn", Read: allRead(t.then) && allRead(t.otherwise), Raw: true}
-	err = t.kv.engine.Do(t.ctx, call, func(ctx context.Context, _ bool) (err error) {
-		out, err = t.kv.KV.Txn(ctx).If(t.compares...).Then(t.then...).Else(t.otherwise...).Commit()
-		return err
+	return retry.Do(t.ctx, t.kv.engine, call, func(ctx context.Context, _ bool) (*clientv3.TxnResponse, error) {
+		return t.kv.KV.Txn(ctx).If(t.compares...).Then(t.then...).Else(t.otherwise...).Commit()
 	})
-	return out, err
 }

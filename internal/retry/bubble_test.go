@@ -25,6 +25,9 @@ var (
 	errToken    = rpctypes.Error(rpctypes.ErrGRPCInvalidAuthToken)
 )
 
+// attempt is one attempt at a call, as an engine makes it.
+type attempt = func(ctx context.Context, again bool) error
+
 // attempts plays the server's part and takes notes.
 type attempts struct {
 	began, ended []time.Duration // since the first one began
@@ -34,7 +37,7 @@ type attempts struct {
 }
 
 // note makes an attempt of answer, which is told the number of the attempt, from 1.
-func (a *attempts) note(answer func(ctx context.Context, n int) error) retry.Attempt {
+func (a *attempts) note(answer func(ctx context.Context, n int) error) attempt {
 	return func(ctx context.Context, doubt bool) error {
 		now := time.Now()
 		if a.start.IsZero() {

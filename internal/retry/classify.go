@@ -114,6 +114,9 @@ func connectionLost(err error) bool {
 	return Code(err) == codes.Unavailable && !strings.HasPrefix(Message(err), serverWords)
 }
 
+// futureRevision reports whether err is that of a member which does not know the revision that was asked for.
+func futureRevision(err error) bool { return Message(err) == desc(rpctypes.ErrGRPCFutureRev) }
+
 // Code is the gRPC code of err in each of the forms in which client/v3 returns it.
 func Code(err error) codes.Code {
 	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {

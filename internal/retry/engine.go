@@ -29,7 +29,8 @@ type Call struct {
 // Config is what an engine is made of. All of it is optional but Client.
 type Config struct {
 	Client       *clientv3.Client
-	Observed     bool // every call passes an observer of wire: what it did not see was not sent
+	Observed     bool    // every call passes an observer of wire: what it did not see was not sent
+	Members      Members // nil: second attempts go over the client's own connection
 	Policy       Policy
 	ReadTimeout  time.Duration
 	WriteTimeout time.Duration
@@ -42,6 +43,7 @@ type Engine struct {
 	Config
 
 	budget  *Budget
+	hedger  *Hedger
 	calls   atomic.Uint64
 	retries atomic.Uint64
 	unknown atomic.Uint64
@@ -54,13 +56,10 @@ type Stats struct {
 	Unknown uint64 // writes reported with an unknown outcome
 }
 
-// Funded is a KV that keeps the budget of all engines of its client.
-type Funded interface{ RetryBudget() *Budget }
+// Shared is a KV that keeps an engine whose budget and hedger all engines of its client share. It has none if that is nil.
+type Shared interface{ RetryEngine() *Engine }
 
-// RetryBudget is what the engine takes retries out of.
-func (e *Engine) RetryBudget() *Budget { return e.budget }
-
-// New returns an engine: with the budget of its client where that has one, else with a full budget of its own.
+// New returns an engine: with budget and hedger of its client where that has them, else with its own.
 func New(c Config) *Engine {
 	c.Policy = c.Policy.WithDefaults()
 	if c.ReadTimeout == 0 {
@@ -74,12 +73,17 @@ func New(c Config) *Engine {
 	}
 	e := &Engine{Config: c}
 	if c.Client != nil {
-		if f, ok := c.Client.KV.(Funded); ok {
-			e.budget = f.RetryBudget()
+		if s, ok := c.Client.KV.(Shared); ok && s.RetryEngine() != nil {
+			e.budget, e.hedger = s.RetryEngine().budget, s.RetryEngine().hedger
+			return e
 		}
 	}
-	if e.budget == nil {
-		e.budget = NewBudget()
+	e.budget = NewBudget(retryCapacity)
+	switch {
+	case c.Members != nil:
+		e.hedger = NewHedger(c.Members)
+	case c.Client != nil:
+		e.hedger = NewHedger(ownConnection{c.Client})
 	}
 	return e
 }
@@ -89,28 +93,55 @@ func (e *Engine) Stats() Stats {
 	return Stats{Calls: e.calls.Load(), Retries: e.retries.Load(), Unknown: e.unknown.Load()}
 }
 
-// Attempt makes one attempt. doubt says that an earlier one may have been applied. Its error is classified; a finding
-// that must reach the caller as it is does not go through here.
-type Attempt func(ctx context.Context, doubt bool) error
+// Attempt makes one attempt. again says that an earlier one may have been applied, or may yet be. Its error is classified;
+// a finding that must reach the caller as it is does not go through here.
+type Attempt[T any] func(ctx context.Context, again bool) (T, error)
 
-// Do makes attempts until one succeeds or nothing is to be gained by another. Without a deadline in ctx, a read is given
-// 5 s and a write 10 s. The error is an [errs.Error].
-func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
+// Do makes attempts, one after the other, until one succeeds or nothing is to be gained by another. Without a deadline in
+// ctx, a read is given 5 s and a write 10 s. The error is an [errs.Error].
+func (e *Engine) Do(ctx context.Context, c Call, f func(ctx context.Context, again bool) error) error {
+	send := func(ctx context.Context, again bool) (none struct{}, err error) { return none, f(ctx, again) }
+	_, err := start(ctx, &run[struct{}]{Engine: e, call: c, send: send})
+	return err
+}
+
+// Do is [Engine.Do] for a call whose every answer is final. If an attempt at a read or a guarded write is slow, a second one
+// is made beside it, at another member. The first answer wins. send must be safe for concurrent use.
+func Do[T any](ctx context.Context, e *Engine, c Call, send Attempt[T]) (T, error) {
+	return Settle(ctx, e, c, send, nil)
+}
+
+// Settle is [Do] for a call with answers that are not final. final reports whether answer settles the call, given what is
+// known of the other attempts, and may complete it; an answer that says that a write was applied always settles it. If it
+// does not, that of the attempt under way is waited for, and without one a guarded write is sent again. send and final
+// must be safe for concurrent use.
+func Settle[T any](ctx context.Context, e *Engine, c Call, send Attempt[T], final func(ctx context.Context, answer *T, others Others) bool) (T, error) {
+	return start(ctx, &run[T]{Engine: e, call: c, send: send, final: final, hedged: e.hedges(c)})
+}
+
+// hedges reports whether a call may make second attempts beside first ones.
+func (e *Engine) hedges(c Call) bool {
+	return (c.Read || c.Guarded) && e.Observed && e.hedger != nil && e.Policy.MaxAttempts > 1
+}
+
+// start makes the call.
+func start[T any](ctx context.Context, r *run[T]) (none T, err error) {
+	e, c := r.Engine, r.call
 	if c.Raw && (ctx == nil || ctx.Err() != nil || e.closed()) {
-		return f(ctx, false) // client/v3 has its own words for these
+		return r.send(ctx, false) // client/v3 has its own words for these
 	}
 	if ctx == nil {
-		return e.refuse(c, fmt.Errorf("%w: nil context", errs.Invalid))
+		return none, e.refuse(c, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
 	if ctx.Err() != nil {
-		return e.refuse(c, ContextError(ctx))
+		return none, e.refuse(c, ContextError(ctx))
 	}
 	if e.closed() {
-		return e.refuse(c, errClientClosed)
+		return none, e.refuse(c, errClientClosed)
 	}
 	e.calls.Add(1)
 	e.budget.Call()
-	r := run{Engine: e, call: c, ctx: ctx}
+	r.ctx = ctx
 	switch _, ok := ctx.Deadline(); {
 	case ok:
 	case c.Raw:
@@ -121,7 +152,7 @@ func (e *Engine) Do(ctx context.Context, c Call, f Attempt) error {
 		r.ctx, stop = context.WithTimeout(ctx, r.given)
 		defer stop()
 	}
-	return r.do(f)
+	return r.do()
 }
 
 // errClientClosed says what is closed.

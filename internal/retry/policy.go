@@ -80,22 +80,30 @@ func (p Policy) Backoff() backoff.BackOff {
 
 // Budget bounds repeats to a share of all calls. The zero value refuses every repeat; use [NewBudget].
 type Budget struct {
-	mu     sync.Mutex
-	tokens float64
+	mu       sync.Mutex
+	tokens   float64
+	capacity float64
 }
 
 const (
-	budgetShare = 0.1 // repeats for each call
-	maxBudget   = 200 // what a quiet time can save up, and a client starts with: a few seconds of one member's failure
+	budgetShare   = 0.1 // for each call
+	retryCapacity = 200 // a few seconds of one member's failure
 )
 
-// NewBudget returns a full budget.
-func NewBudget() *Budget { return &Budget{tokens: maxBudget} }
+// NewBudget returns a full budget. capacity is what it starts with, and what a quiet time can save up.
+func NewBudget(capacity float64) *Budget { return &Budget{tokens: capacity, capacity: capacity} }
 
 // Call counts a call.
 func (b *Budget) Call() {
 	b.mu.Lock()
-	b.tokens = min(b.tokens+budgetShare, maxBudget)
+	b.tokens = min(b.tokens+budgetShare, b.capacity)
+	b.mu.Unlock()
+}
+
+// Return gives back what was taken for a repeat that was not made after all.
+func (b *Budget) Return() {
+	b.mu.Lock()
+	b.tokens = min(b.tokens+1, b.capacity)
 	b.mu.Unlock()
 }
 

@@ -47,7 +47,7 @@ func TestBudget_HoldsItsReserve(t *testing.T) {
 	t.Parallel()
 	var b retry.Budget
 	assert.False(t, b.Take(), "the zero value is empty")
-	full := retry.NewBudget()
+	full := retry.NewBudget(reserve)
 	full.Call() // no more than full
 	for range reserve {
 		assert.True(t, full.Take())

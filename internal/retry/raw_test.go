@@ -63,10 +63,10 @@ func TestARawCallIsNotRefusedInTheWordsOfTheEngine(t *testing.T) {
 		ended, stop := context.WithCancel(t.Context())
 		stop()
 		closed := retry.New(retry.Config{Client: clientv3.NewCtxClient(ended)})
-		for name, do := range map[string]func(f retry.Attempt) error{
-			"no context":           func(f retry.Attempt) error { return retry.New(retry.Config{}).Do(nil, raw(read), f) }, //nolint:staticcheck // this is the point
-			"a context that ended": func(f retry.Attempt) error { return retry.New(retry.Config{}).Do(ended, raw(read), f) },
-			"a closed client":      func(f retry.Attempt) error { return closed.Do(t.Context(), raw(read), f) },
+		for name, do := range map[string]func(f attempt) error{
+			"no context":           func(f attempt) error { return retry.New(retry.Config{}).Do(nil, raw(read), f) }, //nolint:staticcheck // this is the point
+			"a context that ended": func(f attempt) error { return retry.New(retry.Config{}).Do(ended, raw(read), f) },
+			"a closed client":      func(f attempt) error { return closed.Do(t.Context(), raw(read), f) },
 		} {
 			n := 0
 			err := do(func(context.Context, bool) error {

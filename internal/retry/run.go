@@ -13,10 +13,13 @@ import (
 )
 
 // run is one call under way.
-type run struct {
+type run[T any] struct {
 	*Engine
 
 	call     Call
+	send     Attempt[T]
+	final    func(ctx context.Context, answer *T, others Others) bool // nil: every answer is
+	hedged   bool
 	ctx      context.Context //nolint:containedctx // lives as long as the call
 	given    time.Duration   // the default that bounds the call, 0 where the caller's deadline does
 	until    time.Time       // when the last attempt may begin, zero where a deadline bounds the call
@@ -25,52 +28,170 @@ type run struct {
 	reauth   bool            // the token was refused once
 	lost     bool            // a lost connection was made up for once
 	waits    backoff.BackOff
+	first    wire.Attempt // of the call: in here it is no allocation of its own
 }
 
-func (r *run) do(f Attempt) error {
+// result is what came of one attempt.
+type result[T any] struct {
+	answer    T
+	err       error
+	class     Class // of err
+	condition error // of err
+	settled   bool  // the call is over with it, whatever becomes of other attempts
+}
+
+func (r *run[T]) do() (answer T, err error) {
 	for n := 1; ; n++ {
-		err, notSent := r.attempt(f)
-		if err == nil {
-			return nil
+		x := r.round()
+		if x.err == nil {
+			return x.answer, nil
 		}
-		class, condition := Classify(err, notSent)
-		if !r.call.Read && class.Applied() {
-			r.doubt = true
-		}
-		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(class, err) {
-			return r.fail(err, condition)
+		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(x.class, x.err) {
+			return answer, r.fail(x.err, x.condition)
 		}
 		r.retries.Add(1)
-		attrs := []any{"op", r.call.Op}
-		if r.call.Key != "" {
-			attrs = append(attrs, "key", errs.Short(r.call.Key))
-		}
-		r.Logger.DebugContext(r.ctx, "etcd call is repeated", append(attrs, "attempt", n, "error", err)...)
+		r.Logger.DebugContext(r.ctx, "etcd call is repeated", append(r.logAttrs(), "attempt", n, "error", x.err)...)
 		if r.Observe != nil {
-			r.Observe(r.call.Op, n, err)
+			r.Observe(r.call.Op, n, x.err)
 		}
-		if !r.pause(class) {
+		if !r.pause(x.class) {
 			if r.call.Raw && r.ctx.Err() != nil {
-				err = r.ctx.Err() // as where client/v3 waits
+				x.err = r.ctx.Err() // as where client/v3 waits
 			}
-			return r.fail(err, condition)
+			return answer, r.fail(x.err, x.condition)
 		}
 	}
 }
 
+// logAttrs says which call it is.
+func (r *run[T]) logAttrs() []any {
+	attrs := []any{"op", r.call.Op}
+	if r.call.Key != "" {
+		attrs = append(attrs, "key", errs.Short(r.call.Key))
+	}
+	return attrs
+}
+
 // late reports whether no further attempt may begin.
-func (r *run) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
+func (r *run[T]) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
+
+// round makes one attempt and, if that is slow and the call may be hedged, a second one beside it. It returns the result
+// that counts: one that settles the call if there is one.
+func (r *run[T]) round() result[T] {
+	r.attempts++
+	if !r.hedged {
+		x := r.attempt(r.track(r.ctx), r.doubt)
+		return r.conclude(x, r.others())
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	s := &second[T]{run: r, first: r.track(ctx), cancelFirst: cancel}
+	timer := time.AfterFunc(r.hedger.delay(r.kind(), r.left()), s.start)
+	defer timer.Stop()
+	x := r.attempt(s.first, r.doubt)
+	cancel() // it is over
+	if s.claimed.CompareAndSwap(false, true) {
+		return r.conclude(x, r.others()) // there is no second attempt, nor will there be
+	}
+	defer s.cancel() // the loser ends only now that the outcome is final
+	if x.settled = r.settles(&x, Out); x.settled {
+		return x
+	}
+	y := <-s.result // at the deadline, if not before
+	switch {
+	case y.settled:
+		return y
+	case y.err == nil:
+		return r.conclude(y, max(r.others(), r.fate(&x)))
+	case x.err == nil:
+		return r.conclude(x, max(r.others(), r.fate(&y)))
+	}
+	r.doubt = max(r.others(), r.fate(&x), r.fate(&y)) == Lost
+	if x.class == Hopeless || x.class == Full {
+		return y // the more hopeful one decides about repeats
+	}
+	return x
+}
+
+// track returns an attempt that begins a round.
+func (r *run[T]) track(ctx context.Context) *wire.Attempt {
+	if r.first.Context != nil {
+		return wire.Track(ctx, r.Observed)
+	}
+	r.first.Start(ctx, r.Observed)
+	return &r.first
+}
 
 // attempt makes one attempt. It has all the time of the call: one that is slow is not given up for another.
-func (r *run) attempt(f Attempt) (err error, notSent bool) { //nolint:revive // the error is the subject here
-	r.attempts++
-	a := wire.Track(r.ctx, r.Observed)
-	err = f(a, r.doubt)
-	return err, a.NotSent()
+func (r *run[T]) attempt(a *wire.Attempt, again bool) (x result[T]) {
+	began := time.Now()
+	x.answer, x.err = r.send(a, again)
+	if x.err == nil {
+		if r.hedged {
+			r.hedger.answered(r.kind(), time.Since(began))
+		}
+		return x
+	}
+	x.class, x.condition = Classify(x.err, a.NotSent())
+	return x
+}
+
+// others is what is known of the attempts of earlier rounds.
+func (r *run[T]) others() Others {
+	if r.doubt {
+		return Lost
+	}
+	return None
+}
+
+// fate is what x says about its own attempt, for whoever looks at another one. An answer that did not settle the call has
+// said that it was not applied.
+func (r *run[T]) fate(x *result[T]) Others {
+	if x.err != nil && !r.call.Read && x.class.Applied() {
+		return Lost
+	}
+	return None
+}
+
+// errUnsettled stands for an answer that does not tell what became of another attempt.
+var errUnsettled = errors.New("the answer does not tell what became of an earlier attempt")
+
+// conclude finds out whether x settles the call now that no other attempt is under way. If not, x becomes an error.
+func (r *run[T]) conclude(x result[T], others Others) result[T] {
+	r.doubt = max(others, r.fate(&x)) == Lost
+	x.settled = r.settles(&x, others)
+	if x.err == nil && !x.settled {
+		x.err, x.class, x.condition = errUnsettled, Ambiguous, errs.Unavailable
+	}
+	return x
+}
+
+// settles reports whether the call is over with x. While another attempt is under way, errors end only a read, and only
+// those that every member gives: a member that lags behind does not know a revision that others have.
+func (r *run[T]) settles(x *result[T], others Others) bool {
+	if x.err != nil {
+		return others == Out && r.call.Read && x.class == Hopeless && !futureRevision(x.err)
+	}
+	return r.final == nil || r.final(r.ctx, &x.answer, others)
+}
+
+func (r *run[T]) kind() int {
+	if r.call.Read {
+		return kindRead
+	}
+	return kindWrite
+}
+
+// left is what remains of the call's time, 0 for no limit.
+func (r *run[T]) left() time.Duration {
+	if deadline, ok := r.ctx.Deadline(); ok {
+		return max(time.Until(deadline), 1)
+	}
+	return 0
 }
 
 // again decides whether to make another attempt after one that failed with err, of the given class.
-func (r *run) again(class Class, err error) bool {
+func (r *run[T]) again(class Class, err error) bool {
 	switch class {
 	case Hopeless, Full:
 		return false
@@ -102,7 +223,7 @@ func (r *run) again(class Class, err error) bool {
 const electionPause = 500 * time.Millisecond
 
 // pause waits before the next attempt. It reports whether the call is still wanted.
-func (r *run) pause(class Class) bool {
+func (r *run[T]) pause(class Class) bool {
 	if class == Reauth {
 		return true // the new token is there
 	}
@@ -134,7 +255,7 @@ func (r *run) pause(class Class) bool {
 }
 
 // fail makes the error of the whole call from that of its last attempt.
-func (r *run) fail(err, condition error) error {
+func (r *run[T]) fail(err, condition error) error {
 	if r.doubt {
 		r.unknown.Add(1)
 	}
@@ -157,7 +278,7 @@ func (r *run) fail(err, condition error) error {
 }
 
 // outOfTime tells the end of the context apart: the caller's wish, or a cluster that did not answer, and then why.
-func (r *run) outOfTime(err error) error {
+func (r *run[T]) outOfTime(err error) error {
 	out := ContextError(r.ctx)
 	if !errors.Is(out, context.DeadlineExceeded) {
 		return out

@@ -24,11 +24,17 @@ type attemptKey struct{}
 // Track returns an attempt to make one RPC with. observed says that the RPC will certainly pass an observer; where it
 // is false, the attempt is observed once an observer reports.
 func Track(ctx context.Context, observed bool) *Attempt {
-	a := &Attempt{Context: ctx}
+	a := new(Attempt)
+	a.Start(ctx, observed)
+	return a
+}
+
+// Start is [Track] for an attempt that exists, and that was not started before.
+func (a *Attempt) Start(ctx context.Context, observed bool) {
+	a.Context = ctx
 	if observed {
 		a.observed.Store(true)
 	}
-	return a
 }
 
 // Value finds the attempt itself, and what the context below it holds.

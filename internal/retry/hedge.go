@@ -1,0 +1,177 @@
+package retry
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// Members are the members of a cluster, as far as second attempts need them. It is safe for concurrent use.
+type Members interface {
+	// Other returns a connection to a member in use that is not the one at addr, which is "" where that is not known. A
+	// nil connection stands for the client's own. release must be called when it is not used any more. ok is false, and
+	// release nil, if there is no other member.
+	Other(addr string) (conn grpc.ClientConnInterface, release func(), ok bool)
+	// Evicted reports whether the member at addr has been taken out of use. If not, changed is closed when some member is.
+	Evicted(addr string) (evicted bool, changed <-chan struct{})
+	// Slower notes that a second attempt at another member settled a call before the first one, at addr, was answered.
+	Slower(addr string)
+}
+
+// The kinds of calls whose latencies are told apart.
+const (
+	kindRead = iota
+	kindWrite
+	kinds
+)
+
+const (
+	hedgeCapacity = 10 // second attempts that can be made at once
+
+	minHedgeDelay = 250 * time.Millisecond
+	maxHedgeDelay = time.Second
+	hedgeFactor   = 4 // times the mean latency
+	latencyWeight = 8 // the mean follows the last this many answers
+
+	// A call is left at least two thirds of its time after its second attempt has begun.
+	hedgeShare = 3
+)
+
+// Hedger decides when a call makes a second attempt while its first one is under way. All engines of a client share one.
+type Hedger struct {
+	members Members
+	budget  *Budget
+	means   [kinds]atomic.Int64 // nanoseconds, 0 without an answer so far
+}
+
+// NewHedger returns a hedger with a full budget.
+func NewHedger(m Members) *Hedger {
+	return &Hedger{members: m, budget: NewBudget(hedgeCapacity)}
+}
+
+// answered notes that an attempt was answered after d.
+func (h *Hedger) answered(kind int, d time.Duration) {
+	h.budget.Call()
+	mean := &h.means[kind]
+	was := mean.Load()
+	if was == 0 {
+		mean.Store(int64(d))
+		return
+	}
+	mean.Store(was + (int64(d)-was)/latencyWeight) // an answer that is lost to a concurrent one does not matter
+}
+
+// delay is how long an attempt may be under way before a second one begins. left is what remains of the call's time, 0 for
+// no limit.
+func (h *Hedger) delay(kind int, left time.Duration) time.Duration {
+	d := maxHedgeDelay
+	if mean := time.Duration(h.means[kind].Load()); mean > 0 {
+		d = min(max(hedgeFactor*mean, minHedgeDelay), maxHedgeDelay)
+	}
+	if left > 0 {
+		d = min(d, left/hedgeShare)
+	}
+	return d
+}
+
+// awaitEviction returns true when the member that first is at has been evicted, and false once first is over.
+func (h *Hedger) awaitEviction(first *wire.Attempt) bool {
+	for {
+		evicted, changed := h.members.Evicted(first.Peer())
+		if evicted {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-first.Done():
+			return false
+		}
+	}
+}
+
+// ownConnection makes second attempts over the client's own connection, whose balancer picks another member for them, as
+// a rule. It is for clients whose members cannot be connected to one by one.
+type ownConnection struct{ cli *clientv3.Client }
+
+// Other returns the client's own connection if it has several endpoints.
+func (c ownConnection) Other(string) (grpc.ClientConnInterface, func(), bool) {
+	if len(c.cli.Endpoints()) < 2 {
+		return nil, nil, false
+	}
+	return nil, func() {}, true
+}
+
+// Evicted returns false: nobody checks the members of such a client.
+func (ownConnection) Evicted(string) (bool, <-chan struct{}) { return false, nil }
+
+// Slower does nothing.
+func (ownConnection) Slower(string) {}
+
+// Others says what is known of the other attempts of a call when one of them is answered.
+type Others int
+
+// What is known of other attempts.
+const (
+	// None may have been applied: each was refused, or its answer said that it was not applied.
+	None Others = iota
+	// Lost means that one may have been applied, or may yet be, and its answer will not come.
+	Lost
+	// Out means that one is under way.
+	Out
+)
+
+// second is the second attempt of a round, beside a first one that is under way.
+type second[T any] struct {
+	run         *run[T]
+	first       *wire.Attempt
+	cancelFirst context.CancelFunc
+	claimed     atomic.Bool // by whichever came first: the second attempt, or the end of the first
+
+	// What follows is set before the second attempt claims.
+	cancel context.CancelFunc
+	result chan result[T] // receives what came of it
+}
+
+// start makes the second attempt, unless the first one is over before. If it settles the call it cancels the first.
+func (s *second[T]) start() {
+	r, h := s.run, s.run.hedger
+	paid := h.budget.Take()
+	if !paid && !h.awaitEviction(s.first) {
+		return
+	}
+	addr := s.first.Peer()
+	conn, release, ok := h.members.Other(addr)
+	if ok {
+		defer release()
+		var ctx context.Context
+		ctx, s.cancel = context.WithCancel(r.ctx)
+		s.result = make(chan result[T], 1)
+		if s.claimed.CompareAndSwap(false, true) {
+			a := wire.Track(ctx, r.Observed)
+			a.Via(conn)
+			s.make(a, addr)
+			return
+		}
+		s.cancel()
+	}
+	if paid {
+		h.budget.Return()
+	}
+}
+
+func (s *second[T]) make(a *wire.Attempt, slow string) {
+	r := s.run
+	r.retries.Add(1)
+	r.Logger.DebugContext(a, "etcd call is slow, second attempt at another member", append(r.logAttrs(), "slow_member", slow)...)
+	x := r.attempt(a, true)
+	if x.settled = r.settles(&x, Out); x.settled && s.first.Err() == nil {
+		s.cancelFirst()
+		r.hedger.members.Slower(slow)
+	}
+	s.result <- x
+}

@@ -1,0 +1,252 @@
+package kv_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// hedgeDelay is when the second attempt of a simStore is sent: its round trips have taken 1 ms.
+const hedgeDelay = 250 * time.Millisecond
+
+// hedgeDeadline is the deadline of the calls in these tests.
+const hedgeDeadline = 3 * time.Second
+
+// fates are what may happen to an attempt that is sent at some time: it is applied at one of the given times, and answered
+// at a later one, or never, or its connection breaks at some time. Times count from the beginning of the call.
+func fates(sent, broken time.Duration, applied, answered []time.Duration) (out []simFate) {
+	for _, at := range applied {
+		f := simFate{applied: at - sent, answered: -1}
+		if at < 0 {
+			f.applied = -1
+		}
+		out = append(out, f, simFate{f.applied, broken - sent, status.Error(codes.Unavailable, "error reading from server: EOF")})
+		for _, then := range answered {
+			f.answered = then - sent
+			if f.applied >= 0 && f.answered >= f.applied {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
+// meddling is what another client does with the key, and when.
+type meddling struct {
+	at time.Duration
+	// "other" puts another value, "same" that of the call; "delete" deletes the key, "again" creates it once more after
+	// that; "flicker" puts another value, and deletes the key a little later.
+	what string
+}
+
+func (m meddling) start(c *simCluster) {
+	if m.what == "" {
+		return
+	}
+	time.AfterFunc(m.at, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.rev++
+		switch m.what {
+		case "other", "flicker":
+			c.put(&pb.PutRequest{Key: []byte("k"), Value: []byte("other")})
+		case "same":
+			c.put(&pb.PutRequest{Key: []byte("k"), Value: []byte("mine")})
+		default:
+			c.remove(&pb.DeleteRangeRequest{Key: []byte("k")}, c.rev)
+		}
+		if m.what == "again" {
+			c.rev++
+			c.put(&pb.PutRequest{Key: []byte("k"), Value: []byte("again")})
+		}
+	})
+	if m.what == "flicker" {
+		meddling{m.at + 100*time.Millisecond, "delete"}.start(c)
+	}
+}
+
+// Each schedule is one in which two attempts are applied, answered, or lost, while somebody else writes the key: whatever
+// happens first, and also after the call has returned, the call takes effect at most once, and says so.
+func TestStore_WriteTakesEffectOnceInEverySchedule(t *testing.T) {
+	t.Parallel()
+	const ms, never = time.Millisecond, -1
+	var others []meddling
+	for _, at := range []time.Duration{50 * ms, 350 * ms} {
+		for _, what := range []string{"other", "same", "delete", "again", "flicker"} {
+			others = append(others, meddling{at, what})
+		}
+	}
+	others = append(others, meddling{})
+	first := fates(0, 900*ms, []time.Duration{100 * ms, 400 * ms, 6 * time.Second, never}, []time.Duration{150 * ms, 900 * ms})
+	late := fates(hedgeDelay, 450*ms, []time.Duration{300 * ms, 600 * ms, 7 * time.Second, never}, []time.Duration{450 * ms, 800 * ms})
+	value, once := []byte("mine"), kv.WithOnce()
+	for name, test := range map[string]struct {
+		op     func(ctx context.Context, s *simStore) (int64, error)
+		absent bool // the key is absent at first
+		once   bool
+		hedged bool
+		bytes  bool // what follows the revision that it is conditional on tells what became of it
+	}{
+		"replace": {hedged: true, bytes: true, op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.Replace(ctx, "k", value, s.mod)
+		}},
+		"delete at": {hedged: true, op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.DeleteAt(ctx, "k", s.mod)
+		}},
+		"put once":    {hedged: true, once: true, op: func(ctx context.Context, s *simStore) (int64, error) { return s.Put(ctx, "k", value, once) }},
+		"delete once": {hedged: true, once: true, op: func(ctx context.Context, s *simStore) (int64, error) { return s.Delete(ctx, "k", once) }},
+		"create once": {hedged: true, once: true, absent: true, op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.Create(ctx, "k", value, once)
+		}},
+		"create": {absent: true, op: func(ctx context.Context, s *simStore) (int64, error) { return s.Create(ctx, "k", value) }},
+		"put":    {op: func(ctx context.Context, s *simStore) (int64, error) { return s.Put(ctx, "k", value) }},
+		"delete": {op: func(ctx context.Context, s *simStore) (int64, error) { return s.Delete(ctx, "k") }},
+		"compare and swap": {op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.CompareAndSwap(ctx, "k", []byte("old"), value)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			schedules, unknown, seconds := 0, 0, 0
+			late := late
+			if !test.hedged {
+				late = late[:1] // there is none
+			}
+			for _, one := range first {
+				for _, two := range late {
+					for _, m := range others {
+						schedules++
+						synctest.Test(t, func(t *testing.T) {
+							about := fmt.Sprintf("first %+v, second %+v, %+v", one, two, m)
+							s := newSimStore(t, "a", "b", "c")
+							if test.absent {
+								_, err := s.Delete(t.Context(), "k")
+								require.NoError(t, err)
+							}
+							before := s.cluster.sent()
+							s.cluster.plan = func(n int, r *simRequest) simFate {
+								if _, read := r.req.(*pb.RangeRequest); read {
+									return simFate{applied: ms, answered: ms}
+								}
+								switch {
+								case n == before:
+									return one
+								case r.second && r == s.secondOf(before, r):
+									return two
+								}
+								return simFate{applied: ms, answered: ms}
+							}
+							m.start(s.cluster)
+							ctx, stop := context.WithTimeout(t.Context(), hedgeDeadline)
+							defer stop()
+							began := time.Now()
+							rev, err := test.op(ctx, s)
+							took := time.Since(began)
+							require.LessOrEqual(t, took, hedgeDeadline, about)
+							time.Sleep(10 * time.Second) // what is under way arrives
+
+							s.cluster.mu.Lock()
+							defer s.cluster.mu.Unlock()
+							applied, answered, again := 0, 0, false
+							yes := time.Duration(-1) // when it was said that the write was applied
+							for i, r := range s.cluster.requests[before:] {
+								if _, read := r.req.(*pb.RangeRequest); read {
+									continue
+								}
+								if r.yes {
+									applied++
+								}
+								fate, sent := simFate{applied: ms, answered: ms}, time.Duration(0)
+								switch {
+								case i == 0:
+									fate = one
+								case r.second && s.firstSecond(before) == r:
+									fate, sent = two, hedgeDelay
+									seconds++
+								}
+								if fate.answered < 0 || fate.err != nil {
+									continue
+								}
+								answered++
+								again = again || i > 0
+								if r.yes && (i == 0 || sent > 0) {
+									yes = sent + fate.answered
+								}
+							}
+							require.LessOrEqual(t, applied, 1, about)
+							if yes >= 0 {
+								require.NoError(t, err, "a yes outranks everything: %s", about)
+								require.LessOrEqual(t, took, yes+10*ms, about)
+							}
+							switch {
+							case err == nil:
+								require.Equal(t, 1, applied, about)
+								require.GreaterOrEqual(t, rev, int64(0), about)
+							case errs.Unchanged(err):
+								require.Zero(t, applied, "%v: %s", err, about)
+							default:
+								require.ErrorIs(t, err, kv.ErrUnknownOutcome, about)
+								unknown++
+								require.False(t, test.once && again, "the answer to a later attempt tells all: %v: %s", err, about)
+								require.False(t, answered == 2 && len(s.cluster.requests) == before+2, "both were answered: %v: %s", err, about)
+								next := s.successor()
+								require.False(t, test.bytes && answered > 0 && next != "" && next != "mine", "what followed tells: %v: %s", err, about)
+							}
+							if !test.hedged {
+								require.Equal(t, before+1, len(s.cluster.requests), "it is sent once: %s", about)
+							}
+						})
+					}
+				}
+			}
+			t.Logf("%d schedules, %d with a second attempt, %d unknown", schedules, seconds, unknown)
+			assert.Equal(t, test.hedged, seconds > 0)
+		})
+	}
+}
+
+// secondOf returns the first request from before on that came over a connection to one member, r if there is none so far.
+// The lock of the cluster is held.
+func (s *simStore) secondOf(before int, r *simRequest) *simRequest {
+	if one := s.firstSecond(before); one != nil {
+		return one
+	}
+	return r
+}
+
+// firstSecond is the second attempt of the call whose requests begin at before, nil if there is none. The lock of the
+// cluster is held.
+func (s *simStore) firstSecond(before int) *simRequest {
+	for _, r := range s.cluster.requests[before:] {
+		if _, read := r.req.(*pb.RangeRequest); r.second && !read {
+			return r
+		}
+	}
+	return nil
+}
+
+// successor is the value that the key was given next after s.mod, "" if it was none, or deleted since. The lock of the
+// cluster is held.
+func (s *simStore) successor() (next string) {
+	for _, state := range s.cluster.history["k"] {
+		switch {
+		case state.GetModRevision() <= s.mod:
+		case state.GetVersion() == 0:
+			return ""
+		case next == "":
+			next = string(state.GetValue())
+		}
+	}
+	return next
+}
