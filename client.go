@@ -71,6 +71,7 @@ func Harden(cfg *clientv3.Config) error {
 
 // Wrap makes a client over one that you made and go on owning: closing the result leaves cli open. Its fields, decorated
 // or not, are used as they are. Without [Harden] writes are still sent once only, but their outcome is unknown more often.
+// Nobody checks the members: one that is frozen stays in use, and second attempts of slow calls may meet it again.
 // Wrap sends nothing and does not touch the endpoints of cli. The first Health, Members or Diagnose checks the versions of
 // the members and logs a warning for one that is not supported. While Health, Members or Diagnose run, nobody should call
 // SetEndpoints of cli: they connect to single endpoints with its Dial, which reads the endpoints without a lock.
@@ -134,6 +135,7 @@ func newCore(s *settings) (*core, error) {
 	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
 	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, c.versions, s.logger)
 	c.patrol.isDown = func() bool { return c.cli.ActiveConnection().GetState() == connectivity.TransientFailure }
+	c.patrol.read = func(ctx context.Context, ep string) error { return c.read(ctx, ep, s.namespace+probeKey) }
 	return c, nil
 }
 
@@ -150,7 +152,7 @@ func sendBytes(l kv.Limits) int {
 func (c *core) decorate() {
 	cfg := c.set.cfg
 	raw.Install(c.cli, retry.New(retry.Config{
-		Client: c.cli, Observed: true, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, Observe: c.set.observer.Retry,
+		Client: c.cli, Observed: true, Members: hedgeMembers{c}, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, Observe: c.set.observer.Retry,
 		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
 	}), c.login != nil && c.login.source != nil)
 }

@@ -2,7 +2,10 @@ package etcdkit_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
 )
 
 // follower is a member that does not lead.
@@ -96,4 +100,59 @@ func TestWithoutAQuorumNothingIsLeftOut(t *testing.T) {
 	cluster.WaitReady()
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
+}
+
+// Between the moment at which a member freezes and that at which it is left out, a third of all calls meet it. Those that
+// can be made twice are, at another member. The others wait for it.
+func TestClient_CallsAtAFrozenMemberAreSettledElsewhere(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	store := c.KV()
+	_, err := store.Put(t.Context(), "warm", nil, kv.WithOnce()) // there is a slot
+	require.NoError(t, err)
+	const each = 6
+	revs := make([]int64, each)
+	for i := range revs {
+		revs[i], err = store.Put(t.Context(), fmt.Sprintf("replaced/%d", i), nil)
+		require.NoError(t, err)
+	}
+	follower(t, cluster).Pause()
+	const deadline = 10 * time.Second
+	ctx, stop := context.WithTimeout(t.Context(), deadline)
+	defer stop()
+	var wg sync.WaitGroup
+	for i := range each {
+		wg.Go(func() {
+			_, err := store.Exists(ctx, "warm")
+			assert.NoError(t, err)
+		})
+		wg.Go(func() {
+			_, err := store.Replace(ctx, fmt.Sprintf("replaced/%d", i), []byte("new"), revs[i])
+			assert.NoError(t, err)
+		})
+		wg.Go(func() {
+			_, err := store.Put(ctx, fmt.Sprintf("put/%d", i), nil, kv.WithOnce())
+			assert.NoError(t, err)
+		})
+	}
+	for i := range 3 { // a put that meets the frozen member is neither sent elsewhere nor said not to be applied
+		wg.Go(func() {
+			ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
+			defer stop()
+			_, err := store.Put(ctx, fmt.Sprintf("plain/%d", i), nil)
+			assert.True(t, err == nil || errors.Is(err, etcdkit.ErrUnknownOutcome) && errors.Is(err, context.DeadlineExceeded), err)
+		})
+	}
+	wg.Wait()
+	assert.NoError(t, ctx.Err())
+	assert.Positive(t, c.Stats().KV.Retries, "no call has met the frozen member")
+	for i := range each {
+		e, err := store.Get(t.Context(), fmt.Sprintf("replaced/%d", i))
+		require.NoError(t, err)
+		assert.EqualValues(t, 2, e.Version, "it was applied once")
+		e, err = store.Get(t.Context(), fmt.Sprintf("put/%d", i))
+		require.NoError(t, err)
+		assert.EqualValues(t, 1, e.Version)
+	}
 }

@@ -44,6 +44,10 @@
 // the balancing within 5 s, and comes back after three good answers; the last one that answers is never left out.
 // [Client.SetEndpoints] replaces the endpoints, [WithEndpointSync] does so from the list of members.
 //
+// A call that is slow is made a second time, at another member, where that can do no harm; see package kv. An endpoint whose
+// calls were settled elsewhere twice has to answer a linearizable read at once, or it fails that check: a member whose disk
+// hangs still answers health checks.
+//
 // User and password are asked for on every login, so a rotated password file needs no restart, and the files of
 // TLS are read for every new connection. Calls that need a login at the same time share one, and a call whose token
 // etcd no longer accepts is made again with a new one.

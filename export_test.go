@@ -87,3 +87,12 @@ func (p Patrol) LogTo(l *slog.Logger) { p.p.logger = l }
 
 // Endpoints is everything under patrol.
 func (p Patrol) Endpoints() []string { return p.p.endpoints() }
+
+// ReadBy has the patrol, which does not run yet, make linearizable reads by f.
+func (p Patrol) ReadBy(f func(ctx context.Context, ep string) error) { p.p.read = f }
+
+// Slower tells the patrol that a call at ep was settled by another endpoint.
+func (p Patrol) Slower(ep string) { p.p.slower(ep) }
+
+// Evicted reports whether ep is left out, and else when that may have changed.
+func (p Patrol) Evicted(ep string) (bool, <-chan struct{}) { return p.p.evictedAt(ep) }

@@ -31,6 +31,7 @@ type lines struct {
 
 	mu     sync.Mutex
 	conns  map[string]*line
+	turn   int // of the endpoints in [lines.other]
 	closed bool
 }
 
@@ -39,7 +40,8 @@ type line struct {
 	*grpc.ClientConn
 
 	users int
-	stale bool // there is to be another one; the last user closes it
+	stale bool   // there is to be another one; the last user closes it
+	addr  string // of the member, "" before it has answered
 }
 
 // ask calls f with the connection to ep. What is asked for here is how the endpoint is now, while gRPC answers with the
@@ -102,7 +104,55 @@ func (l *lines) leave(ep string, c *line, stale bool) {
 
 // probe asks ep whether it serves, and says why not.
 func (l *lines) probe(ctx context.Context, ep string) error {
-	return l.ask(ctx, ep, func(conn *grpc.ClientConn) error { return wire.Probe(ctx, conn) })
+	return l.ask(ctx, ep, func(conn *grpc.ClientConn) error {
+		a := wire.Track(ctx, false)
+		err := wire.Probe(a, conn)
+		l.locate(ep, a.Peer())
+		return err
+	})
+}
+
+// locate notes at which address ep is.
+func (l *lines) locate(ep, addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.conns[ep]; c != nil && addr != "" {
+		c.addr = addr
+	}
+}
+
+// isAt reports whether ep is at addr, as far as that is known. The lock is held.
+func (l *lines) isAt(ep, addr string) bool {
+	if c := l.conns[ep]; c != nil && c.addr != "" {
+		return c.addr == addr
+	}
+	e, err := reachable(ep)
+	return err == nil && e.addr == addr
+}
+
+// endpointAt returns the endpoint at addr, "" if it is not known.
+func (l *lines) endpointAt(addr string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ep := range l.conns {
+		if l.isAt(ep, addr) {
+			return ep
+		}
+	}
+	return ""
+}
+
+// other returns one of eps that is not at addr, each in turn.
+func (l *lines) other(eps []string, addr string) (ep string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turn++
+	for i := range eps {
+		if ep = eps[(l.turn+i)%len(eps)]; !l.isAt(ep, addr) {
+			return ep, true
+		}
+	}
+	return "", false
 }
 
 // explain is probe for people. A server that does not like the client's certificate sends the reason and closes the

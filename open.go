@@ -8,13 +8,9 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 const (
@@ -181,19 +177,12 @@ func (c *core) readAnywhere(ctx context.Context, key string) bool {
 	return false
 }
 
-// readFrom asks one endpoint. Who is refused was heard.
+// readFrom asks one endpoint until it answers.
 func (c *core) readFrom(ctx context.Context, ep, key string) bool {
 	again := time.NewTicker(leaderlessAgain)
 	defer again.Stop()
 	for {
-		err := c.lines.ask(ctx, ep, func(conn *grpc.ClientConn) error {
-			_, err := pb.NewKVClient(conn).Range(clientv3.WithRequireLeader(ctx), &pb.RangeRequest{Key: []byte(key), CountOnly: true})
-			return err
-		})
-		if err == nil {
-			return true
-		}
-		if _, condition := retry.Classify(err, false); errors.Is(condition, ErrPermission) {
+		if err := c.read(ctx, ep, key); err == nil {
 			return true
 		}
 		select {

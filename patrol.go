@@ -14,6 +14,7 @@ const (
 	patrolEvery  = 2 * time.Second        // between two rounds
 	patrolWithin = time.Second            // for an answer
 	patrolSoon   = 500 * time.Millisecond // from a first failure to the second look
+	maxSlower    = 2                      // calls settled elsewhere have an endpoint probed by a read
 	failuresOut  = 2                      // in a row put an endpoint out
 	successesIn  = 3                      // in a row bring it back
 )
@@ -35,8 +36,10 @@ type balanced interface {
 type patrol struct {
 	cli    balanced
 	probe  func(ctx context.Context, ep string) error
+	read   func(ctx context.Context, ep string) error // a linearizable read
 	keep   func(eps []string)
 	logger *slog.Logger
+	wake   chan struct{} // holds a value when an endpoint has to be probed at once
 
 	versions *versionChecker // of the members that answer
 	isDown   func() bool     // reports whether all connections of calls are lost
@@ -47,7 +50,8 @@ type patrol struct {
 	applied    []string // as set last
 	evicted    uint64
 	readmitted uint64
-	silence    outageLog // no endpoint answers
+	silence    outageLog     // no endpoint answers
+	changed    chan struct{} // closed, and made anew, when an endpoint is left out
 }
 
 // post is one endpoint under patrol. Its fields are guarded by the patrol's lock.
@@ -56,13 +60,19 @@ type post struct {
 	good, failed int  // probes in a row
 	known        bool // it has answered before
 	out          bool // left out
+	slower       int  // calls that were settled elsewhere
+	byRead       bool // it is probed by reads until it has answered one, and comes back by reads only
+	now          bool // it is to be probed at once
 	log          outageLog
 	err          error // of the last probe
 }
 
 // newPatrol returns a patrol that does not run yet.
 func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), v *versionChecker, l *slog.Logger) *patrol {
-	p := &patrol{cli: cli, probe: probe, keep: keep, versions: v, logger: l, isDown: func() bool { return false }}
+	p := &patrol{
+		cli: cli, probe: probe, read: probe, keep: keep, versions: v, logger: l, isDown: func() bool { return false },
+		wake: make(chan struct{}, 1), changed: make(chan struct{}),
+	}
 	p.take(cli.Endpoints())
 	return p
 }
@@ -101,6 +111,8 @@ func (p *patrol) leaveOut(rest endpointErrors) {
 // leave notes that an endpoint is no longer in use.
 func (p *patrol) leave() {
 	p.evicted++
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 // enter notes that an endpoint is in use again.
@@ -144,6 +156,7 @@ func (p *patrol) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-p.wake:
 		}
 		began := time.Now()
 		p.adopt()
@@ -183,11 +196,39 @@ func (p *patrol) due() []*post {
 	return slices.Clone(p.posts)
 }
 
-// suspects are the endpoints that have failed once.
+// slower notes that a call at ep was settled by a second attempt at another member, and has ep probed by a read when that
+// has happened twice.
+func (p *patrol) slower(ep string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.posts, func(one *post) bool { return one.ep == ep })
+	if i < 0 || p.posts[i].out {
+		return
+	}
+	one := p.posts[i]
+	one.slower++
+	if one.slower < maxSlower {
+		return
+	}
+	one.slower, one.byRead, one.now = 0, true, true
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// evictedAt reports whether ep is left out. If not, changed is closed when an endpoint is.
+func (p *patrol) evictedAt(ep string) (evicted bool, changed <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.posts, func(one *post) bool { return one.ep == ep && one.out }), p.changed
+}
+
+// suspects are the endpoints that have failed once, or were slower than others.
 func (p *patrol) suspects() []*post {
 	var out []*post
 	for _, one := range p.posts {
-		if !one.out && one.failed > 0 && one.failed < failuresOut {
+		if !one.out && (one.now || one.failed > 0 && one.failed < failuresOut) {
 			out = append(out, one)
 		}
 	}
@@ -201,7 +242,8 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 		wg.Go(func() {
 			bounded, stop := context.WithTimeout(clientv3.WithRequireLeader(ctx), patrolWithin)
 			defer stop()
-			err := p.probe(bounded, one.ep)
+			probe := p.probeOf(one)
+			err := probe(bounded, one.ep)
 			if err == nil {
 				p.versions.check(bounded, one.ep)
 			} else {
@@ -215,7 +257,25 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 	wg.Wait()
 }
 
-// in lists the endpoints that are not out.
+// probeOf returns what one is to be probed with now.
+func (p *patrol) probeOf(one *post) func(ctx context.Context, ep string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one.now = false
+	if one.byRead {
+		return p.read
+	}
+	return p.probe
+}
+
+// inUse lists the endpoints that are not out.
+func (p *patrol) inUse() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.in()
+}
+
+// in lists the endpoints that are not out. The lock is held.
 func (p *patrol) in() []string {
 	var out []string
 	for _, one := range p.posts {

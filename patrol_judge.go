@@ -10,6 +10,7 @@ func (one *post) note(err error) {
 		return
 	}
 	one.failed, one.good = 0, one.good+1
+	one.byRead = one.byRead && one.out
 }
 
 // judge decides which endpoints are out.

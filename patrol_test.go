@@ -312,3 +312,73 @@ func TestAHealthyFleetIsAskedEveryTwoSeconds(t *testing.T) {
 		assert.Zero(t, fl.sets)
 	})
 }
+
+// A member whose disk hangs answers health checks, and no linearizable read.
+func TestPatrol_EvictsAMemberThatAnswersNoReads(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fl := newFleet("a", "b", "c")
+		p := etcdkit.NewPatrol(fl, fl.probe, fl.keep)
+		var mu sync.Mutex
+		hangs, reads := true, 0
+		p.ReadBy(func(ctx context.Context, ep string) error {
+			mu.Lock()
+			reads++
+			hung := hangs && ep == "b"
+			mu.Unlock()
+			if !hung {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer stop()
+		wg.Go(func() { p.Run(ctx) })
+		time.Sleep(10 * time.Second)
+		p.Slower("b")
+		time.Sleep(10 * time.Second)
+		assert.Zero(t, reads, "once is nothing")
+		assert.Zero(t, fl.sets)
+
+		evicted, changed := p.Evicted("b")
+		assert.False(t, evicted)
+		p.Slower("b")
+		began := time.Now()
+		<-changed
+		assert.Less(t, time.Since(began), 3*time.Second)
+		evicted, _ = p.Evicted("b")
+		assert.True(t, evicted)
+		assert.Equal(t, []string{"a", "c"}, fl.Endpoints())
+		time.Sleep(time.Minute)
+		assert.Equal(t, []string{"a", "c"}, fl.Endpoints(), "health checks do not bring it back")
+
+		mu.Lock()
+		hangs = false
+		mu.Unlock()
+		time.Sleep(15 * time.Second)
+		assert.Equal(t, []string{"a", "b", "c"}, fl.Endpoints())
+		before := reads
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, before, reads, "and then it is checked as the others are")
+	})
+}
+
+// Two calls that were slow by chance cost one read.
+func TestPatrol_KeepsASlowMemberThatAnswersReads(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b", "c")
+	patrolled(t, fl, nil, func(t *testing.T, p etcdkit.Patrol) {
+		time.Sleep(time.Second)
+		before := fl.asked("b")
+		p.Slower("b")
+		p.Slower("b")
+		synctest.Wait()
+		assert.Equal(t, 1, fl.asked("b")-before, "at once")
+		p.Slower("elsewhere")
+		time.Sleep(10 * time.Second)
+		assert.Zero(t, fl.sets)
+	})
+}
