@@ -75,7 +75,7 @@ func isFirstAttempt(f zapcore.Field) bool { return f.Key == "attempt" && f.Integ
 // Sync has nothing to flush.
 func (*core) Sync() error { return nil }
 
-// attrs turns the fields of zap into attributes, ordered by name.
+// attrs turns the fields of zap into attributes, ordered by name. Empty texts are dropped.
 func attrs(fields []zapcore.Field) []slog.Attr {
 	enc := zapcore.NewMapObjectEncoder()
 	for _, f := range fields {
@@ -83,7 +83,9 @@ func attrs(fields []zapcore.Field) []slog.Attr {
 	}
 	out := make([]slog.Attr, 0, len(enc.Fields))
 	for _, k := range slices.Sorted(maps.Keys(enc.Fields)) {
-		out = append(out, slog.Any(k, enc.Fields[k]))
+		if v := enc.Fields[k]; v != "" {
+			out = append(out, slog.Any(k, v))
+		}
 	}
 	return out
 }

@@ -57,6 +57,13 @@ func TestTheHandlerDecidesWhatIsWanted(t *testing.T) {
 	require.NoError(t, z.Sync())
 }
 
+func TestCore_DropsEmptyAttributes(t *testing.T) {
+	t.Parallel()
+	l, out := logger(slog.LevelDebug)
+	zapslog.New(l).With(zap.String("target", "")).Info("it happened", zap.String("peer", ""), zap.Error(nil), zap.Int("n", 0))
+	assert.Equal(t, "level=DEBUG msg=\"it happened\" n=0\n", out.String())
+}
+
 func TestCore_DropsTheFirstAttemptOfACall(t *testing.T) {
 	t.Parallel()
 	l, out := logger(slog.LevelDebug)
