@@ -23,7 +23,7 @@ import (
 func (c *Client) SetEndpoints(endpoints ...string) error {
 	const op = "set endpoints"
 	if c.isClosed() {
-		return refuse(op, ErrClosed)
+		return refuse(op, errClientClosed)
 	}
 	if c.patrol == nil {
 		return refuse(op, fmt.Errorf("%w: the endpoints are those of the client that was given to Wrap", ErrInvalid))

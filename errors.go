@@ -2,6 +2,7 @@ package etcdkit
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -29,6 +30,9 @@ var (
 	// ErrClosed means that the client, or the part of it that was called, is closed.
 	ErrClosed = errs.Closed
 )
+
+// errClientClosed is ErrClosed, and says what is closed.
+var errClientClosed = fmt.Errorf("client %w", ErrClosed)
 
 // ErrUnsupportedServer means that a member runs a version of etcd that is too old; see [WithUnsupportedServers]. The text
 // names member, version and reason.

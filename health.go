@@ -79,7 +79,7 @@ func (c *Client) health(ctx context.Context, heard func([]answer)) (h Health, er
 // ask makes the linearizable read.
 func (c *Client) ask(ctx context.Context) error {
 	if c.isClosed() {
-		return ErrClosed
+		return errClientClosed
 	}
 	_, err := c.store.Exists(ctx, probeKey)
 	if errors.Is(err, ErrPermission) {
@@ -133,7 +133,7 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) {
 		return nil, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
 	}
 	if c.isClosed() {
-		return nil, refuse(op, ErrClosed)
+		return nil, refuse(op, errClientClosed)
 	}
 	var h Health
 	answers := c.survey(ctx)

@@ -69,7 +69,7 @@ func (l *lines) take(ep string) (c *line, fresh bool, err error) {
 	c, ok := l.conns[ep]
 	if !ok {
 		if l.closed {
-			return nil, false, ErrClosed
+			return nil, false, errClientClosed
 		}
 		conn, err := l.dial(ep)
 		if err != nil {

@@ -42,10 +42,10 @@ type core struct {
 
 // Stats counts what a store, and those that share its client, did.
 type Stats struct {
-	Calls     uint64 // calls that passed the checks
-	Retries   uint64 // attempts beyond the first of a call
-	Unknown   uint64 // writes whose outcome is unknown
-	Conflicts uint64 // rounds of Update that found the key changed
+	Calls     uint64 `json:"calls"`     // calls that passed the checks
+	Retries   uint64 `json:"retries"`   // attempts beyond the first of a call
+	Unknown   uint64 `json:"unknown"`   // writes whose outcome is unknown
+	Conflicts uint64 `json:"conflicts"` // rounds of Update that found the key changed
 }
 
 // New returns a store over cli. It sends nothing. cli.KV is used as it is where it is not client/v3's own.
