@@ -48,7 +48,7 @@ type ttlEntry struct {
 	lease    *ttlLease     // nil if there is none; guarded by the pool
 }
 
-// lease returns a lease for a number of writes that end after ttl, and grants one if there is none.
+// ttlLease returns a lease for a number of writes that end after ttl, and grants one if there is none.
 func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, writes int) (*ttlLease, error) {
 	if ttl < minSharedTTL {
 		id, _, err := c.grant(ctx, op, key, ttl)
@@ -56,36 +56,24 @@ func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, 
 	}
 	ttl = time.Duration(wire.Seconds(ttl)) * time.Second
 	e := c.ttls.entry(ttl)
-	for {
-		if l := c.ttls.use(e, writes); l != nil {
-			return l, nil
-		}
-		if err := c.await(ctx, e.granting, "a lease that another call asks for"); err != nil {
-			return nil, fail(op, key, err)
-		}
-		l, err := c.grantShared(ctx, op, key, ttl, e, writes)
-		<-e.granting
-		if l != nil || err != nil {
-			return l, err
-		}
+	if l := c.ttls.use(e, writes); l != nil {
+		return l, nil
 	}
-}
-
-// grantShared grants a lease for an entry, unless another caller just has. It returns nil, nil then.
-func (c *core) grantShared(ctx context.Context, op, key string, ttl time.Duration, e *ttlEntry, writes int) (*ttlLease, error) {
-	if c.ttls.usable(e, writes) {
-		return nil, nil //nolint:nilnil // the caller takes the lease from the entry
+	if err := c.await(ctx, e.granting, "a lease that another call asks for"); err != nil {
+		return nil, fail(op, key, err)
 	}
-	asked := time.Now()
+	defer func() { <-e.granting }()
+	if l := c.ttls.use(e, writes); l != nil {
+		return l, nil // the other call has got it
+	}
+	sentAt := time.Now()
 	window := min(ttl/sharedTTLDivisor, clientv3.MaxLeaseTTL*time.Second-ttl).Truncate(time.Second)
 	id, _, err := c.grant(ctx, op, key, ttl+window)
 	if err != nil {
 		return nil, err
 	}
-	l := &ttlLease{id: id, shared: true, until: asked.Add(window), writes: writes}
-	c.ttls.mu.Lock()
-	defer c.ttls.mu.Unlock()
-	e.lease = l
+	l := &ttlLease{id: id, shared: true, until: sentAt.Add(window), writes: writes}
+	c.ttls.set(e, l)
 	return l, nil
 }
 
@@ -110,27 +98,23 @@ func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	return e
 }
 
-// usable reports whether a number of writes can be made on the lease of an entry.
-func (p *ttlPool) usable(e *ttlEntry, writes int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.hasRoom(e, writes)
-}
-
 // use returns the lease of an entry for a number of writes, nil if a new one is needed.
 func (p *ttlPool) use(e *ttlEntry, writes int) *ttlLease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.hasRoom(e, writes) {
+	l := e.lease
+	if l == nil || !time.Now().Before(l.until) || l.writes+writes > maxLeaseWrites {
 		return nil
 	}
-	e.lease.writes += writes
-	return e.lease
+	l.writes += writes
+	return l
 }
 
-// hasRoom is usable with the lock held.
-func (*ttlPool) hasRoom(e *ttlEntry, writes int) bool {
-	return e.lease != nil && time.Now().Before(e.lease.until) && e.lease.writes+writes <= maxLeaseWrites
+// set makes l the lease of an entry.
+func (p *ttlPool) set(e *ttlEntry, l *ttlLease) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.lease = l
 }
 
 // drop ends the use of a lease that was found to be gone.
