@@ -41,7 +41,7 @@ func run(ctx context.Context, out io.Writer) error {
 
 	bad := make(chan error, 1) // your program counts these, and alerts
 	source, err := config.Open(ctx, client, "config", config.WithErrorHandler(func(key string, _ int64, err error) {
-		bad <- fmt.Errorf("%s: %w", key, err)
+		replace(bad, fmt.Errorf("%s: %w", key, err))
 	}))
 	if err != nil {
 		return err
@@ -58,10 +58,14 @@ func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Sou
 	if err != nil {
 		return err
 	}
-	changed := make(chan int)
-	unfollow := limit.Follow(func(n int) { changed <- n }) // the current value comes first
+	changed := make(chan int, 1)
+	unfollow := limit.Follow(func(n int) { replace(changed, n) }) // the current value comes first
 	defer unfollow()
-	say("the limit is %d (the default)", <-changed)
+	n, err := receive(ctx, changed)
+	if err != nil {
+		return err
+	}
+	say("the limit is %d (the default)", n)
 
 	var requests atomic.Int64 // of the current period; a real limiter counts time
 	url, closeServer, err := serve(ctx, func(w http.ResponseWriter, _ *http.Request) {
@@ -92,12 +96,39 @@ func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Sou
 	if err := put("5"); err != nil {
 		return err
 	}
-	say("the limit is %d", <-changed)
+	if n, err = receive(ctx, changed); err != nil {
+		return err
+	}
+	say("the limit is %d", n)
 	if err := errors.Join(report(), put("many")); err != nil {
 		return err
 	}
-	say("told of a bad value: %v", <-bad)
+	refused, err := receive(ctx, bad)
+	if err != nil {
+		return err
+	}
+	say("told of a bad value: %v", refused)
 	return report()
+}
+
+// replace leaves v in c, which holds one value and has one sender, in the place of what nobody has received. A function
+// that the library calls must not wait for a receiver: its stop, and Close, would wait for it.
+func replace[T any](c chan T, v T) {
+	select {
+	case <-c:
+	default:
+	}
+	c <- v
+}
+
+// receive returns the next value of c.
+func receive[T any](ctx context.Context, c <-chan T) (v T, err error) {
+	select {
+	case v = <-c:
+		return v, nil
+	case <-ctx.Done():
+		return v, ctx.Err()
+	}
 }
 
 func positive(n int) error {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -21,6 +22,16 @@ the server lets 5 requests through
 told of a bad value: http/rate-limit: bad value at revision N: value cannot be decoded: not a whole number that fits int
 the server lets 5 requests through
 `, said)
+}
+
+func TestReplace_NeverBlocks(t *testing.T) {
+	c := make(chan int, 1)
+	for n := range 3 {
+		replace(c, n) // nobody receives
+	}
+	n, err := receive(t.Context(), c)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
 }
 
 func TestCtrlCEndsIt(t *testing.T) {
