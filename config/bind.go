@@ -186,7 +186,7 @@ func (v *Value[T]) join() error {
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
-			return errs.Closed
+			return errs.ClosedError("source")
 		}
 		if current := same(latest, v.pieces(&s.layers)); !current {
 			s.mu.Unlock()

@@ -195,7 +195,7 @@ func (s *Source) usable() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
-		return errs.Closed
+		return errs.ClosedError("source")
 	}
 	return nil
 }
@@ -218,7 +218,7 @@ func (s *Source) Status() Status {
 		st.Age = time.Since(s.born)
 	}
 	if closed {
-		st.Err = errs.Closed
+		st.Err = errs.ClosedError("source")
 	}
 	return st
 }
