@@ -85,7 +85,7 @@ type Entry struct {
 	cancel context.CancelFunc
 	added  time.Time
 	due    time.Time
-	warn   sync.Once
+	warn   sync.Once     // about the first refusal
 	busy   chan struct{} // full while the key is being deleted
 }
 
@@ -166,6 +166,7 @@ func (s *Sweeper) run() {
 	timer := time.NewTimer(maxInterval) // Add wakes it before
 	defer timer.Stop()
 	var resume time.Time // nothing is sent before
+	outage := false      // and that was logged
 	for {
 		select {
 		case <-timer.C:
@@ -179,8 +180,16 @@ func (s *Sweeper) run() {
 				return // of a closed client nothing can be deleted
 			case err != nil:
 				resume = time.Now().Add(pauses.NextBackOff())
+				if !outage {
+					outage = true
+					s.Logger.WarnContext(s.ctx, "keys are not deleted yet", "keys", s.count(), "error", err)
+				}
 			default:
 				pauses.Reset()
+				if outage {
+					outage = false
+					s.Logger.WarnContext(s.ctx, "keys are deleted again")
+				}
 			}
 		}
 		next, ok := s.next()
@@ -196,6 +205,13 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// count returns how many keys are being swept.
+func (s *Sweeper) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.entries)
 }
 
 // next returns when the next key is due. It reports false if there is none, and then the goroutine has to end.
@@ -222,23 +238,22 @@ func (s *Sweeper) sweepDue(now time.Time) error {
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
-		if err != nil {
-			e.warn.Do(func() {
-				s.Logger.WarnContext(s.ctx, "key is not deleted yet", "key", errs.Short(e.Name), "error", err)
-			})
-		}
 		switch {
 		case gone:
 			s.remove(e)
 			if e.Done != nil && !stopped {
 				e.Done()
 			}
-		case err != nil && !errors.Is(err, errs.Permission):
+			continue
+		case errors.Is(err, errs.Permission):
+			e.warn.Do(func() {
+				s.Logger.WarnContext(s.ctx, "key is not deleted yet", "key", errs.Short(e.Name), "error", err)
+			})
+		case err != nil:
 			e.putOff(0) // behind the others, in case it is about this key
 			return err
-		default:
-			e.putOff(e.interval(time.Now()))
 		}
+		e.putOff(e.interval(time.Now()))
 	}
 	return nil
 }
@@ -278,8 +293,11 @@ func (e *Entry) sweep() (gone bool, err error) {
 			return false, err
 		}
 		over, lookup := e.s.Gone(ctx, id)
-		if lookup != nil || !over {
-			return false, errors.Join(err, lookup)
+		if lookup != nil {
+			return false, lookup // which says more than a refusal: etcd does not answer
+		}
+		if !over {
+			return false, err
 		}
 		e.Leases = e.Leases[1:]
 	}

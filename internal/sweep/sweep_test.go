@@ -131,7 +131,10 @@ func TestSweeper_GoesOnAfterFiveMinutesWithoutEtcd(t *testing.T) {
 		keys, _, _ = f.count()
 		assert.Zero(t, keys)
 		synctest.Wait()
-		assert.LessOrEqual(t, strings.Count(f.logs.String(), `key=0 `), 1)
+		logs := f.logs.String()
+		assert.Equal(t, 2, strings.Count(logs, "\n"), "one record when the outage begins, one when it ends: %s", logs)
+		assert.Contains(t, logs, `msg="keys are not deleted yet"`)
+		assert.Contains(t, logs, `msg="keys are deleted again"`)
 	})
 }
 
@@ -182,6 +185,25 @@ func TestSweeper_GoesOnWithOtherKeysAfterARefusal(t *testing.T) {
 		f.do(func() { delete(f.leases, 1) })
 		time.Sleep(6 * time.Minute)
 		assert.Empty(t, s.Close(), "the lease is gone, and the key with it")
+	})
+}
+
+// A refusal is about one key; that etcd is away is about all of them.
+func TestSweeper_PausesWhenNoLeaseOfARefusedKeyCanBeLookedUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const n = 20
+		f := newStore()
+		s := f.sweeper(t)
+		f.fails[""] = errs.Unavailable // of lookups
+		for i := range n {
+			k := f.key(strconv.Itoa(i), false, 1)
+			k.Delete = func(context.Context) error { f.do(func() { f.tries++ }); return errs.Permission }
+			s.Add(k)
+		}
+		time.Sleep(time.Second)
+		_, tries, _ := f.count()
+		assert.Less(t, tries, n, "one key at a time")
 	})
 }
 
