@@ -187,9 +187,11 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 	put := clientv3.OpPut(k.abs, string(value), clientv3.WithLease(s.id))
 	get := clientv3.OpGet(k.abs)
 	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Guarded: true}
+	failed := 0 // attempts
 	err := k.m.engine.Do(ctx, call, func(ctx context.Context, ambiguous bool) error {
 		r, err := k.m.kv.Txn(ctx).If(is).Then(put, get).Else(get).Commit()
 		if err != nil {
+			failed++
 			return err
 		}
 		k.learn(r.Responses[len(r.Responses)-1].GetResponseRange().GetKvs(), r.Header.GetRevision())
@@ -197,8 +199,8 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 			h.created = h.kv.GetCreateRevision()
 		}
 		h.written = h.written || r.Succeeded || ambiguous
-		if ambiguous && absent && (r.Succeeded || h.kv.GetLease() != int64(s.id)) {
-			h.late = true // an attempt before this one has not been applied yet
+		if ambiguous && absent && (r.Succeeded || h.kv.GetLease() != int64(s.id) || failed > 1) {
+			h.late = true // an attempt before this one may not have been applied yet: only one of them can have been
 		}
 		return nil
 	})

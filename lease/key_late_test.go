@@ -160,6 +160,54 @@ func TestAKeyThatIsWrittenLateIsSweptAwayThoughItWasOpenedInBetween(t *testing.T
 	}
 }
 
+// The first attempt is applied and its answer lost, the second one is under way for long: what the third one finds says
+// nothing about the second.
+func TestKey_SweepsAfterTwoAttemptsOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	cli := etcdtest.NewClient(t, etcdtest.Endpoints())
+	net := &staggeringKV{KV: cli.KV, second: make(chan clientv3.Txn, 1)}
+	cli.KV = net
+	m := manage(t, cli, lease.WithNamespace(dir))
+	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	require.EqualValues(t, 3, net.attempts.Load(), "else this proves nothing")
+	_, shared, err := m.Acquire(t.Context()) // keeps the lease alive
+	require.NoError(t, err)
+	defer shared()
+	require.NoError(t, k.Close())
+	r, err := (<-net.second).Commit()
+	require.NoError(t, err)
+	require.True(t, r.Succeeded, "it was written after that")
+	require.Eventually(t, func() bool {
+		r, err := direct.Get(t.Context(), dir+"k")
+		return assert.NoError(t, err) && len(r.Kvs) == 0
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+// staggeringKV loses the answer to the first transaction, and the second transaction, which it hands over to be applied
+// later.
+type staggeringKV struct {
+	clientv3.KV
+
+	attempts atomic.Int32
+	second   chan clientv3.Txn
+}
+
+func (s *staggeringKV) Txn(ctx context.Context) clientv3.Txn {
+	switch s.attempts.Add(1) {
+	case 1:
+		f := &forgetfulKV{KV: s.KV}
+		f.forget.Store(true)
+		return f.Txn(ctx)
+	case 2:
+		l := &lateKV{KV: s.KV, lost: s.second}
+		l.losing.Store(true)
+		return l.Txn(ctx)
+	}
+	return s.KV.Txn(ctx)
+}
+
 func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
