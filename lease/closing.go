@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // farewell bounds everything that is done on the server when something is closed.
@@ -37,7 +39,7 @@ func (c *core) close() error {
 		keys = append(keys, k)
 	}
 	c.mu.Unlock()
-	c.endLife(closedError("lease manager"))
+	c.endLife(errs.ClosedError("lease manager"))
 
 	ctx, stop := c.parting()
 	defer stop()

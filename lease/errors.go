@@ -94,6 +94,3 @@ func (e *lossError) Unwrap() []error {
 	}
 	return all
 }
-
-// closedError says what is closed.
-func closedError(what string) error { return fmt.Errorf("%s %w", what, ErrClosed) }

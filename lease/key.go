@@ -116,7 +116,7 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 		switch {
 		case m.closed:
 			m.mu.Unlock()
-			return closedError("lease manager")
+			return errs.ClosedError("lease manager")
 		case other == nil:
 			m.keys[k.abs] = k
 			s := m.sweeps[k.abs]
@@ -173,7 +173,7 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	}
 	defer func() { <-k.turn }()
 	if k.ctx.Err() != nil {
-		return opError(op, k.name, closedError("key"))
+		return opError(op, k.name, errs.ClosedError("key"))
 	}
 	k.mu.Lock()
 	k.value = slices.Clone(value)
@@ -192,7 +192,7 @@ func (k *Key) Close() error {
 
 func (k *Key) close(ctx context.Context) error {
 	k.closing.Do(func() {
-		k.cancel(closedError("key"))
+		k.cancel(errs.ClosedError("key"))
 		<-k.done
 		k.turn <- struct{}{} // an Update under way ends first
 		defer func() { <-k.turn }()
@@ -210,7 +210,7 @@ func (k *Key) forsake() {
 		_ = k.Close() // sends nothing
 		return
 	}
-	k.cancel(closedError("key"))
+	k.cancel(errs.ClosedError("key"))
 	clean := func() {
 		if err := k.Close(); err != nil {
 			k.m.log.WarnContext(k.m.life, "a key that could not be created may be there still", "key", errs.Short(k.name), "error", err)

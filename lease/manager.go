@@ -125,7 +125,7 @@ func (m *Manager) ready() error {
 	case m.bad != nil:
 		return m.bad
 	case m.gone():
-		return closedError("lease manager")
+		return errs.ClosedError("lease manager")
 	}
 	return nil
 }

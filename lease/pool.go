@@ -159,7 +159,7 @@ func (p *pool) pick(reserve bool) (*Session, *opening) {
 		o := &opening{done: make(chan struct{})}
 		p.opening = o
 		if !p.c.job(func() { p.open(o) }) {
-			o.err = closedError("lease manager")
+			o.err = errs.ClosedError("lease manager")
 			close(o.done)
 		}
 	}

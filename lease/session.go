@@ -78,7 +78,7 @@ func (c *core) open(t term, ns string, p *pool) (*Session, error) {
 	s.mu.Unlock()
 	if !c.renewer.add(s, t) {
 		if s.Err() == nil { // then it is the manager that is over
-			s.end(closedError("lease manager"))
+			s.end(errs.ClosedError("lease manager"))
 		}
 		return nil, opError("open session", named(t.id), s.why())
 	}
@@ -202,7 +202,7 @@ func (s *Session) close(ctx context.Context) error {
 			}
 			return
 		}
-		if !s.end(closedError("session")) {
+		if !s.end(errs.ClosedError("session")) {
 			return
 		}
 		if err := s.c.revoke(ctx, s.id); err != nil && !errors.Is(err, ErrNotFound) {
@@ -216,7 +216,7 @@ func (s *Session) close(ctx context.Context) error {
 // does nothing to a shared session.
 func (s *Session) Orphan() {
 	if s.pool == nil {
-		s.end(closedError("session"))
+		s.end(errs.ClosedError("session"))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -45,28 +46,21 @@ func (c *core) retire(id clientv3.LeaseID) {
 // are left to expire.
 func (c *core) endSweeper(ctx context.Context) error {
 	left := c.sweeper.Close()
-	leases := map[clientv3.LeaseID]error{}
+	var leases []clientv3.LeaseID
 	for _, k := range left {
-		for _, id := range k.Leases {
-			leases[id] = nil
+		leases = append(leases, k.Leases...)
+	}
+	slices.Sort(leases)
+	err := together(slices.Compact(leases), func(id clientv3.LeaseID) error {
+		if err := c.revoke(ctx, id); !errors.Is(err, ErrNotFound) {
+			return err
 		}
-	}
-	ids := make([]clientv3.LeaseID, 0, len(leases))
-	for id := range leases {
-		ids = append(ids, id)
-	}
-	errs := together(ids, func(id clientv3.LeaseID) error { return ignoreNotFound(c.revoke(ctx, id)) })
-	if errs != nil {
-		return fmt.Errorf("keys left to expire with their leases: %d: %w", len(left), errs)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("keys left to expire with their leases: %d: %w", len(left), err)
 	}
 	return nil
-}
-
-func ignoreNotFound(err error) error {
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
 }
 
 // keySweep is the sweep of a closed [Key].
