@@ -19,8 +19,8 @@ const (
 	readyTimeout = 30 * time.Second
 	stopTimeout  = 5 * time.Second
 
-	// A member that ends within minUptime has failed to start. After maxFailures of these in a row
-	// the program gives up.
+	// A member that exits within minUptime, and was not killed by a signal, has failed to start. After
+	// maxFailures of these in a row the program gives up.
 	minUptime    = 5 * time.Second
 	maxFailures  = 3
 	restartDelay = 500 * time.Millisecond
@@ -226,7 +226,7 @@ func (c *cluster) wait(ctx context.Context, out io.Writer) error {
 // restart replaces the process of a member that has ended.
 func (c *cluster) restart(ch *child) (*child, error) {
 	failures := 0
-	if time.Since(ch.started) < minUptime {
+	if time.Since(ch.started) < minUptime && !ch.wasKilled() {
 		failures = ch.failures + 1
 	}
 	if failures == maxFailures {
@@ -261,6 +261,12 @@ func (c *cluster) close() {
 	if c.temporary {
 		_ = os.RemoveAll(c.dir)
 	}
+}
+
+// wasKilled reports whether a signal has ended the member.
+func (ch *child) wasKilled() bool {
+	exit, ok := errors.AsType[*exec.ExitError](ch.err)
+	return ok && !exit.Exited()
 }
 
 // cause returns why a member has ended.

@@ -104,6 +104,14 @@ func call(t *testing.T, endpoint, method, body string) string {
 	return string(text)
 }
 
+// kill kills a member, as kill -9 does.
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	member, err := os.FindProcess(pid)
+	must(t, err)
+	must(t, member.Kill())
+}
+
 // gone waits until nothing answers at the endpoint.
 func gone(t *testing.T, endpoint string) {
 	t.Helper()
@@ -170,7 +178,7 @@ func TestDevetcd_RestartsMemberThatWasKilled(t *testing.T) {
 	p := start(t, "-members", "3")
 	call(t, p.endpoints[0], "put", `{"key":"a2V5","value":"dmFsdWU="}`)
 	pid := p.pids[1]
-	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	kill(t, pid)
 	line, err := p.out.ReadString('\n')
 	for err == nil && !strings.HasPrefix(line, "member") {
 		line, err = p.out.ReadString('\n')
@@ -187,13 +195,35 @@ func TestDevetcd_RestartsMemberThatWasKilled(t *testing.T) {
 	p.stop(t, os.Interrupt)
 }
 
+func TestDevetcd_RestartsMemberHoweverOftenItIsKilled(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	pid := p.pids[0]
+	restarted := regexp.MustCompile(`^member m1 \(pid \d+\) ended: signal: killed; restarted it as pid (\d+)\n$`)
+	for range maxFailures + 1 {
+		kill(t, pid)
+		line, err := p.out.ReadString('\n')
+		for err == nil && !strings.HasPrefix(line, "member") {
+			line, err = p.out.ReadString('\n')
+		}
+		must(t, err)
+		found := restarted.FindStringSubmatch(line)
+		if found == nil {
+			t.Fatal(line)
+		}
+		pid, err = strconv.Atoi(found[1])
+		must(t, err)
+	}
+	p.stop(t, os.Interrupt)
+}
+
 func TestDevetcd_GivesUpOnMemberThatKeepsFailing(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	p := start(t, "-data", dir)
 	must(t, os.RemoveAll(filepath.Join(dir, "m1")))
 	must(t, os.WriteFile(filepath.Join(dir, "m1"), nil, 0o600)) // no data directory can be made here
-	must(t, syscall.Kill(p.pids[0], syscall.SIGKILL))
+	kill(t, p.pids[0])
 	out, err := io.ReadAll(p.out)
 	must(t, err)
 	if err := p.cmd.Wait(); err == nil {
