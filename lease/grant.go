@@ -37,25 +37,22 @@ func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
 
 // grant grants a lease and cleans up behind a grant that may have happened.
 func (c *core) grant(ctx context.Context, ttl time.Duration) (term, error) {
-	t := term{id: wire.NewLeaseID()}
-	first := time.Now()
-	existed := false
+	id, first := wire.NewLeaseID(), time.Now()
 	// Repeating is harmless where the ID is ours to choose; a Lease that chooses would grant a second one.
 	call := retry.Call{Pkg: "lease", Op: "grant", Guarded: c.ownIDs}
-	err := c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-		t.asked = time.Now()
-		r, err := c.service.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(t.id), TTL: wire.Seconds(ttl)}, grpc.WaitForReady(true))
+	t, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (term, error) {
+		t := term{id: id, asked: time.Now()}
+		r, err := c.service.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(id), TTL: wire.Seconds(ttl)}, grpc.WaitForReady(true))
 		switch {
 		case errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist):
-			existed = true // by an attempt before this one
-			return nil
+			return t, nil // granted by another attempt; it is not known for how long
 		case err != nil:
-			return clientv3.ContextError(ctx, err)
+			return t, clientv3.ContextError(ctx, err)
 		}
 		t.id, t.ttl = clientv3.LeaseID(r.GetID()), time.Duration(r.GetTTL())*time.Second
-		return nil
+		return t, nil
 	})
-	if err == nil && (existed || time.Since(first) > t.ttl/2) {
+	if err == nil && (t.ttl == 0 || time.Since(first) > t.ttl/2) {
 		// It is not known what was granted, or much of it has gone by.
 		if t, err = c.renewOnce(ctx, t.id, "grant"); err != nil {
 			c.abandon(t.id)
@@ -63,7 +60,7 @@ func (c *core) grant(ctx context.Context, ttl time.Duration) (term, error) {
 		return t, err
 	}
 	if err != nil && c.ownIDs && !errs.Unchanged(err) {
-		c.abandon(t.id)
+		c.abandon(id)
 	}
 	return t, err
 }
@@ -99,27 +96,27 @@ func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info,
 
 // renewOnce renews a lease on a stream of its own. Its term is good for the ID also when there is an error.
 func (c *core) renewOnce(ctx context.Context, id clientv3.LeaseID, op string) (term, error) {
-	t := term{id: id}
 	call := retry.Call{Pkg: "lease", Op: op, Key: named(id), Read: true} // as repeatable as a read
-	err := c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+	t, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (term, error) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		s, err := c.service.LeaseKeepAlive(clientv3.WithRequireLeader(ctx), grpc.WaitForReady(true))
 		if err != nil {
-			return clientv3.ContextError(ctx, err)
+			return term{}, clientv3.ContextError(ctx, err)
 		}
-		t.asked = time.Now()
+		t := term{id: id, asked: time.Now()}
 		_ = s.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}) // Recv has the reason
 		r, err := s.Recv()
 		if err != nil {
-			return clientv3.ContextError(ctx, err)
+			return t, clientv3.ContextError(ctx, err)
 		}
 		if r.GetTTL() <= 0 {
-			return rpctypes.ErrLeaseNotFound
+			return t, rpctypes.ErrLeaseNotFound
 		}
 		t.ttl = time.Duration(r.GetTTL()) * time.Second
-		return nil
+		return t, nil
 	})
+	t.id = id
 	return t, err
 }
 
@@ -144,7 +141,7 @@ func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	var doubt atomic.Bool
 	call := retry.Call{Pkg: "lease", Op: "revoke", Key: named(id), Guarded: true}
-	return c.engine.Do(ctx, call, func(ctx context.Context, before bool) error {
+	_, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, again bool) (none struct{}, err error) {
 		// client/v3 may send it again by itself; then the failure of the first attempt is seen here alone.
 		failed := grpc.OnFinish(func(err error) {
 			if err == nil {
@@ -154,12 +151,13 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 				doubt.Store(true)
 			}
 		})
-		_, err := c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true), failed)
-		if isNotFound(err) && (before || doubt.Load()) {
-			return nil
+		_, err = c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true), failed)
+		if isNotFound(err) && (again || doubt.Load()) {
+			return none, nil
 		}
-		return clientv3.ContextError(ctx, err)
+		return none, clientv3.ContextError(ctx, err)
 	})
+	return err
 }
 
 // revokeLost tries once to revoke the lease of a lost session, whose keys otherwise stay until it expires: for a whole TTL
@@ -203,18 +201,23 @@ func (m *Manager) info(ctx context.Context, op string, id clientv3.LeaseID, keys
 // look asks etcd about a lease. The answer is as of a moment after asked.
 func (c *core) look(ctx context.Context, op string, id clientv3.LeaseID, keys bool) (r *pb.LeaseTimeToLiveResponse, asked time.Time, err error) {
 	call := retry.Call{Pkg: "lease", Op: op, Key: named(id), Read: true}
-	err = c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-		asked = time.Now()
-		r, err = c.service.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: keys}, grpc.WaitForReady(true))
+	type answer struct {
+		*pb.LeaseTimeToLiveResponse
+
+		asked time.Time
+	}
+	a, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (answer, error) {
+		asked := time.Now()
+		r, err := c.service.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: keys}, grpc.WaitForReady(true))
 		switch {
 		case err != nil:
-			return clientv3.ContextError(ctx, err)
+			return answer{}, clientv3.ContextError(ctx, err)
 		case r.GetTTL() < 0:
-			return rpctypes.ErrLeaseNotFound
+			return answer{}, rpctypes.ErrLeaseNotFound
 		}
-		return nil
+		return answer{r, asked}, nil
 	})
-	return r, asked, err
+	return a.LeaseTimeToLiveResponse, a.asked, err
 }
 
 // visible are the keys below the namespace, without the library's own.

@@ -160,14 +160,13 @@ func (k *Key) letGo() {
 // look reads the key.
 func (k *Key) look(ctx context.Context, op string) error {
 	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Read: true}
-	return k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-		r, err := k.m.kv.Get(ctx, k.abs)
-		if err != nil {
-			return err
-		}
-		k.learn(r.Kvs, r.Header.GetRevision())
-		return nil
+	r, err := retry.Do(ctx, k.m.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+		return k.m.kv.Get(ctx, k.abs)
 	})
+	if err == nil {
+		k.learn(r.Kvs, r.Header.GetRevision())
+	}
+	return err
 }
 
 // learn takes in the state of the key as of a revision.
