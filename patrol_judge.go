@@ -7,6 +7,9 @@ func (one *post) note(err error) {
 	one.err = err
 	if err != nil {
 		one.failed, one.good = one.failed+1, 0
+		if one.byRead && !leaderless(err) {
+			one.failed = failuresOut // its calls were settled elsewhere, and this was the second look
+		}
 		return
 	}
 	one.failed, one.good = 0, one.good+1
