@@ -103,6 +103,24 @@ func TestALockWhoseAnswerWasLostIsHeldAllTheSame(t *testing.T) {
 	require.NoError(t, leader.Release(t.Context()))
 }
 
+// A request that is known to have been applied cannot be applied late: its key has not to be swept, which would cost the session.
+func TestMutex_LostAnswerDoesNotCostTheSession(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	k, cli := newLossy(t)
+	l, p := lockerOver(t, cli, dir)
+	for name, lockIt := range map[string]func(context.Context) (*lock.Held, error){"Lock": l.Mutex("m").Lock, "TryLock": l.Mutex("m").TryLock} {
+		k.mood.Store(mute1)
+		h, err := lockIt(timely(t))
+		require.NoError(t, err, name)
+		first := leaseOf(t, p, dir+"locks/m/")
+		mustRelease(t, h)
+		h = mustLock(t, l.Mutex("m"))
+		assert.Equal(t, first, leaseOf(t, p, dir+"locks/m/"), name)
+		mustRelease(t, h)
+	}
+}
+
 func TestATurnWhoseAnswerWasLostHasAHigherToken(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)

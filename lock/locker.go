@@ -256,8 +256,8 @@ func (l *Locker) removeKeys() error {
 		err = fmt.Errorf("%d keys are left to be deleted in the background, or to end with their leases: %w", len(keys), err)
 	}
 	for _, w := range waiters {
-		if err != nil || w.ambiguous {
-			w.leaveToSweeper(w.ambiguous)
+		if err != nil || w.late > 0 {
+			w.leaveToSweeper()
 		}
 		w.retire()
 	}

@@ -135,7 +135,7 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 // putIfFree reports whether a transaction has settled the matter that puts the key if nobody is in the way, and reads the queue and
 // the key if somebody is: by an error, or by the put, if that was its first attempt or one whose answer was lost.
 func (w *waiter) putIfFree(resp txnResult, err error) bool {
-	w.ambiguous = w.ambiguous || resp.ambiguous
+	w.late += resp.unknown
 	if err != nil {
 		return true
 	}
@@ -144,6 +144,7 @@ func (w *waiter) putIfFree(resp txnResult, err error) bool {
 		return true
 	}
 	if own := resp.get(1).GetKvs(); len(own) > 0 {
+		w.late = max(w.late-1, 0)
 		w.admit(own[0].GetCreateRevision())
 		return true
 	}

@@ -34,12 +34,12 @@ type txn struct {
 	then, orElse []clientv3.Op
 }
 
-// txnResult is what etcd said to a transaction. ambiguous says that an earlier attempt may have been applied as well, or may
-// be later.
+// txnResult is what etcd said to a transaction. unknown is how many earlier attempts may have been applied as well, or may be
+// later.
 type txnResult struct {
 	*clientv3.TxnResponse
 
-	ambiguous bool
+	unknown int
 }
 
 func (r *txnResult) revision() int64 { return r.Header.GetRevision() }
@@ -53,12 +53,12 @@ func newBackoff(most time.Duration) backoff.BackOff {
 }
 
 // commitDefinite sends a transaction until etcd has said yes or no, or ctx ends; without a deadline that is 10 s. One attempt is
-// bounded, so that a member that is frozen does not use up the time of the call. An ambiguous error means that it may have
-// been applied, or may be.
+// bounded, so that a member that is frozen does not use up the time of the call. If the error comes with unknown attempts, these may
+// have been applied, or may be.
 func (l *Locker) commitDefinite(ctx context.Context, t txn) (out txnResult, err error) {
 	ctx, stop := withDefaultTimeout(ctx)
 	defer stop()
-	pauses := newBackoff(maxBackoff)
+	var pauses backoff.BackOff
 	for timeout := minAttemptTimeout; ; timeout *= 2 {
 		var late bool
 		out.TxnResponse, late, err = l.attempt(ctx, t, timeout)
@@ -66,7 +66,12 @@ func (l *Locker) commitDefinite(ctx context.Context, t txn) (out txnResult, err 
 			return out, nil
 		}
 		unknown := errors.Is(err, errs.UnknownOutcome)
-		out.ambiguous = out.ambiguous || unknown
+		if unknown {
+			out.unknown++
+		}
+		if pauses == nil {
+			pauses = newBackoff(maxBackoff)
+		}
 		full := errors.Is(err, rpctypes.ErrNoSpace) // and stays so for longer than anybody waits
 		again := !full && (unknown || late || errors.Is(err, errs.Unavailable))
 		if !again || !sleep(ctx, pauses.NextBackOff()) {

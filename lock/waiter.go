@@ -35,11 +35,11 @@ type waiter struct {
 	key  string
 	kind waiterKind
 
-	ambiguous bool  // a request that creates the key may be applied later than it is removed
-	create    int64 // revision of the key, 0 before it is there
-	mod       int64 // of its last put
-	token     int64 // of the hold, once it is admitted
-	used      bool  // was held: the next hold needs a token of its own
+	late   int   // requests that may yet create the key, also after it was removed
+	create int64 // revision of the key, 0 before it is there
+	mod    int64 // of its last put
+	token  int64 // of the hold, once it is admitted
+	used   bool  // was held: the next hold needs a token of its own
 
 	// What blocked it at revision seen; no blockers: that is not known, and has to be looked at.
 	blockers []entry
@@ -141,11 +141,12 @@ func (w *waiter) enqueueOnce(ctx context.Context) error {
 		then:   []clientv3.Op{newest(w.q.prefix, w.kind.pageSize), w.put(w.kind.value)}, // the read comes first: it does not see the key
 		orElse: []clientv3.Op{clientv3.OpGet(w.key)},
 	})
-	w.ambiguous = resp.ambiguous
+	w.late = resp.unknown
 	if err != nil {
 		return err
 	}
 	if !resp.Succeeded { // an attempt whose answer was lost has done it: who was ahead then is not known
+		w.late = max(w.late-1, 0)
 		w.found(resp.get(0).GetKvs()[0].GetCreateRevision())
 		return nil
 	}

@@ -79,10 +79,10 @@ func (w *waiter) remove(ctx context.Context, more ...clientv3.Op) (txnResult, er
 		w.discard()
 		return resp, err
 	}
-	if !w.ambiguous || w.sweep() {
+	if w.late == 0 || w.sweep() {
 		w.retire()
 	} // else Close removes it
-	if !resp.Succeeded && !resp.ambiguous {
+	if !resp.Succeeded && resp.unknown == 0 {
 		return resp, lost(errKeyGone)
 	}
 	return resp, nil
@@ -90,7 +90,7 @@ func (w *waiter) remove(ctx context.Context, more ...clientv3.Op) (txnResult, er
 
 // discard gives a waiter up without waiting: its key is removed in the background.
 func (w *waiter) discard() {
-	if w.create == 0 && !w.ambiguous {
+	if w.create == 0 && w.late == 0 {
 		w.retire() // nothing was ever created
 		return
 	}
@@ -118,14 +118,14 @@ func (w *waiter) sweep() bool {
 	if closing {
 		return false
 	}
-	w.leaveToSweeper(w.ambiguous)
+	w.leaveToSweeper()
 	return true
 }
 
-func (w *waiter) leaveToSweeper(late bool) {
+func (w *waiter) leaveToSweeper() {
 	l := w.q.l
 	l.sweeper.Add(sweep.Key{
-		Name: w.key, Leases: []clientv3.LeaseID{w.s.ID()}, Late: late,
+		Name: w.key, Leases: []clientv3.LeaseID{w.s.ID()}, Late: w.late > 0,
 		Delete: func(ctx context.Context) error {
 			rev, err := l.store.Delete(ctx, w.key)
 			if err == nil && rev > 0 {
