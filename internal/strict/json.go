@@ -179,8 +179,11 @@ func isCustom(t reflect.Type) bool {
 
 // isSecret reports whether t is a text that hides itself when it is encoded.
 func isSecret(t reflect.Type) bool {
+	if !isCustom(t) {
+		return false
+	}
 	_, hidden := redact.JSON(t)
-	return hidden && isCustom(t)
+	return hidden
 }
 
 // elemOf is the type of the elements of t, if t is of one of kinds.
