@@ -100,14 +100,10 @@ func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	why := wire.Explain(c.cli)
-	if why == nil {
-		why = errors.New("endpoints " + strings.Join(c.cli.Endpoints(), ", "))
-		if !forEtcd {
-			return fmt.Errorf("%w: %w", err, why)
-		}
+	if !forEtcd && wire.Explain(c.cli) == nil {
+		return fmt.Errorf("%w: endpoints %s", err, strings.Join(c.cli.Endpoints(), ", "))
 	}
-	return fmt.Errorf("%w: %w: %w", errs.Unavailable, err, why)
+	return fmt.Errorf("%w: %w: %w", errs.Unavailable, err, wire.ExplainTimeout(c.cli))
 }
 
 // codecError is a codec's error without its text, which may quote the value.

@@ -173,6 +173,12 @@ func TestStore_QueuedCallersAreToldOfTheEndpoints(t *testing.T) {
 			}
 			stop()
 			require.ErrorIs(t, <-done, context.Canceled)
+
+			ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			err = put(ctx, s)
+			stop()
+			require.ErrorIs(t, err, kv.ErrUnavailable)
+			require.ErrorContains(t, err, "endpoints "+p.Endpoints()[0], "the one that does not wait for another")
 			p.Heal()
 		})
 	}

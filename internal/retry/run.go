@@ -293,8 +293,5 @@ func (r *run[T]) outOfTime(err error) error {
 	if r.Client == nil {
 		return out
 	}
-	if why := wire.Explain(r.Client); why != nil {
-		out = fmt.Errorf("%w: %w", out, why)
-	}
-	return out
+	return fmt.Errorf("%w: %w", out, wire.ExplainTimeout(r.Client))
 }

@@ -40,6 +40,18 @@ func Explain(cli *clientv3.Client) error {
 	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", ") + ": " + cause.Error())
 }
 
+// ExplainTimeout is [Explain] for a request that was not answered in time. If there is a connection, it names the endpoints
+// alone.
+func ExplainTimeout(cli *clientv3.Client) error {
+	if err := Explain(cli); err != nil {
+		return err
+	}
+	if len(cli.Endpoints()) == 0 {
+		return errors.New("no endpoints are known")
+	}
+	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", "))
+}
+
 // Probe asks the server at the other end of conn whether it serves. It does not wait for a connection that cannot be
 // made: the error then holds the reason, such as a refused connection or a certificate that is not trusted.
 // Servers answer it without authentication.
