@@ -84,8 +84,8 @@
 //
 // A response arrives whole, however many events it has. If it is refused for its size (the client's MaxCallRecvMsgSize), the
 // watch asks etcd to split the next one into fragments, each of which is a sign of life. etcd needs time that is quadratic in
-// the number of small events to do that: minutes for 100,000. If two replays in a row deliver nothing, watches that keep state
-// list instead.
+// the number of small events to do that: minutes for 100,000. If two replays in a row deliver nothing, watches that keep
+// state list instead, and the others ask for fragments over a Watcher of the user's, which hides a refusal.
 //
 // The engine opens its gRPC streams itself and decides alone when and where to open the next: client/v3's own watcher reopens
 // by itself, without a pause when the server answers Internal, and can hang when a watch is refused while another ends.

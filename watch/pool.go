@@ -202,6 +202,10 @@ func (p *pool) streams() int {
 // largerThanMax is in gRPC's error for a message that was refused for its size.
 const largerThanMax = "larger than max"
 
+// hidesRefusal reports whether replays that deliver nothing may be those of responses that were refused for their size: a
+// Watcher of the user's does not say.
+func (p *pool) hidesRefusal(stalls int) bool { return p.given != nil && stalls >= maxStalls }
+
 // oversized reports whether a stream broke because a message was larger than the client receives.
 func oversized(err error) bool {
 	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), largerThanMax)

@@ -115,6 +115,7 @@ func (r *replayer) once() (err error) {
 	}
 	if r.at == was {
 		r.stalls++
+		r.fragments = r.fragments || r.core.pool.hidesRefusal(r.stalls)
 	}
 	return err
 }

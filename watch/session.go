@@ -174,6 +174,7 @@ func (h *hub) follow(s *seat) error {
 		h.stalls, h.fragments = 0, false
 	case !from.reaches(goal) && !errors.Is(err, errMoves):
 		h.stalls++
+		h.fragments = h.fragments || h.core.pool.hidesRefusal(h.stalls)
 	}
 	return err
 }

@@ -203,7 +203,7 @@ func TestWatcher_CountsFragmentsAsSignsOfLife(t *testing.T) {
 	assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
 }
 
-func TestWatcher_StateWatchListsAfterTwoReplaysWithoutProgress(t *testing.T) {
+func TestWatcher_StateWatchListsAfterTwoStalls(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
 		const n = 34_000 // keys, so that reading one revision looks cheaper than a list
@@ -235,7 +235,7 @@ func TestWatcher_StateWatchListsAfterTwoReplaysWithoutProgress(t *testing.T) {
 	})
 }
 
-func TestWatcher_StateWatchWithAfterListsAfterTwoReplaysWithoutProgress(t *testing.T) {
+func TestWatcher_StateWatchWithAfterListsAfterTwoStalls(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
 		const n = 34_000
@@ -254,5 +254,25 @@ func TestWatcher_StateWatchWithAfterListsAfterTwoReplaysWithoutProgress(t *testi
 		assert.Equal(t, "new", string(state.events()[0].Value))
 		assert.Equal(t, watch.Resync, state.all()[0].Kind)
 		assert.Equal(t, rev, state.all()[0].Revision)
+	})
+}
+
+// Client/v3 opens a watch again and again when it refuses a response for its size, and says nothing.
+func TestWatcher_AsksUsersWatcherForFragmentsAfterTwoStalls(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		start := w.revision()
+		_, got := subscribe(t, watcher, watch.Prefix("dir/"))
+		w.set(func() { w.tooLarge = true })
+		w.breakOff(nil)
+		rev := w.commit(change{key: "dir/a", value: "1"})
+		got.revision(t, rev)
+		assert.Len(t, got.events(), 1)
+		replayed := newRecorder()
+		_, err := watcher.Subscribe(watch.Prefix("dir/"), replayed.handle, watch.WithAfter(start))
+		require.NoError(t, err)
+		time.Sleep(70 * time.Second) // two replays of 32 s, on a stream that answers another watch
+		replayed.revision(t, rev)
+		assert.Len(t, replayed.events(), 1)
 	})
 }

@@ -74,7 +74,8 @@ func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at star
 	wg.Go(func() { got <- s.src.watch(ctx, wg, k, at) })
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
-	st := &stream{seat: s, ctx: ctx, fragmenting: at.fragments && at.rev > 0}
+	_, users := s.src.(given) // for which fragments are a guess
+	st := &stream{seat: s, ctx: ctx, fragmenting: at.fragments && at.rev > 0 && !users}
 	select {
 	case st.ch = <-got:
 	case <-timer.C:

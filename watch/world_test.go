@@ -43,6 +43,7 @@ type world struct {
 	lagTerm bool              // and it has not applied the first entry of the current term
 
 	muteReplays bool // watches of the past are confirmed and say nothing
+	tooLarge    bool // so are those without fragments, since client/v3 hides that it refuses what it gets
 	shuffle     bool // events of several revisions come in the wrong order
 }
 

@@ -88,7 +88,7 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 		hdr.RaftTerm--
 	}
 	f.next = op.Rev()
-	f.mute = w.muteReplays && f.next != 0
+	f.mute = f.next != 0 && (w.muteReplays || w.tooLarge && !field.FieldByName("fragment").Bool())
 	replay := f.next != 0 && f.next <= here
 	if f.next == 0 {
 		f.next = here + 1
