@@ -120,3 +120,30 @@ func TestWhoDrainsGoesAtOnceAlsoInAList(t *testing.T) {
 		assert.Empty(t, shown(v), "it was held back, and a value that is of no use does not bring it back")
 	})
 }
+
+// Whether a loss is sudden depends on how many instances there are, those that were held back included once they are back.
+func TestView_CountsInstancesThatWereHeldBack(t *testing.T) {
+	t.Parallel()
+	for name, back := range map[string]time.Duration{"and came back in time": time.Second, "and came back late": 11 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			v := told(t, 8)
+			lost := []string{"0", "1", "2", "3", "4"}
+			b := watch.Batch{Kind: watch.Live, Revision: 101}
+			for _, id := range lost {
+				b.Events = append(b.Events, gone(id))
+			}
+			v.handle(b)
+			require.Len(t, shown(v), 8, "a sudden loss")
+			time.Sleep(back)
+			b = watch.Batch{Kind: watch.Live, Revision: 102}
+			for _, id := range lost {
+				b.Events = append(b.Events, here(id, `{"host":"h","port":1}`))
+			}
+			v.handle(b)
+			require.Len(t, shown(v), 8)
+			time.Sleep(time.Minute)
+			v.handle(watch.Batch{Kind: watch.Live, Revision: 103, Events: []watch.Event{gone("0"), gone("5")}})
+			assert.Equal(t, []string{"1", "2", "3", "4", "6", "7"}, shown(v), "%s: two of eight are no sudden loss", name)
+		})
+	}
+}
