@@ -70,7 +70,7 @@
 // that others created after etcd has lost its data. Close deletes the key only while it is on our lease. A creation
 // whose answer was lost may be applied after that, however late: such a key is deleted again from time to time, after 2 s at
 // first and every 5 minutes in the end, until its lease is gone. To that end the lease takes no new keys, and is revoked with
-// the last of those that it has.
+// the last of those that it has, unless Shared has returned its session, which lasts as long as the manager.
 //
 // # Guarantees
 //
