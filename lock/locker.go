@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -95,7 +96,10 @@ func New(c Client, o ...Option) *Locker {
 	l.queues, l.waiters = map[string]*queue{}, map[string]*waiter{}
 	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
 	l.life, l.endLife = context.WithCancelCause(context.Background())
-	l.unlink = context.AfterFunc(l.client.Ctx(), func() { l.endLife(closedError("client")) })
+	// The client must not keep the locker alive: etcdkit drops lockers that nothing uses.
+	endLife := l.endLife
+	l.unlink = context.AfterFunc(l.client.Ctx(), func() { endLife(closedError("client")) })
+	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.unlink)
 	return l
 }
 
