@@ -31,25 +31,27 @@ type hold struct {
 	inner  context.Context //nolint:containedctx // what Context returns is made of it
 	cancel context.CancelCauseFunc
 	unlink func() bool // from the session
-	timer  *time.Timer
 
-	proclaiming chan struct{} // full while somebody proclaims
+	proclaiming chan struct{} // full while somebody proclaims; nil for what cannot
 
 	mu        sync.Mutex
 	cause     error // why it is over; nil while it is held
 	released  bool
-	stopWatch func() // nil before the key is watched, and after
+	timer     *time.Timer // until the key is watched
+	stopWatch func()      // nil before the key is watched, and after
 }
 
 // begin makes a hold of a waiter that was granted. The caller's use of the queue becomes the hold's.
 func (w *waiter) begin(local *localQueue, token int64) *hold {
 	l := w.q.l
-	h := &hold{w: w, local: local, token: token, mod: w.mod, seen: w.token, proclaiming: make(chan struct{}, 1)}
+	h := &hold{w: w, local: local, token: token, mod: w.mod, seen: w.token}
 	h.inner, h.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
 	l.counts.acquired.Add(1)
 	l.counts.held.Add(1)
 	if local != nil {
 		local.began(h, !w.used)
+	} else {
+		h.proclaiming = make(chan struct{}, 1)
 	}
 	w.used, w.ahead = true, nil
 	w.mu.Lock()
@@ -60,6 +62,8 @@ func (w *waiter) begin(local *localQueue, token int64) *hold {
 		h.lose(cause)
 	}
 	h.unlink = context.AfterFunc(w.s.Context(), func() { h.lose(w.s.Err()) })
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.timer = time.AfterFunc(l.watchAfter, h.watch)
 	return h
 }
@@ -69,6 +73,7 @@ func (h *hold) watch() {
 	l := h.w.q.l
 	stop := l.keys.Watch(keywatch.Target{Key: l.ns + h.w.key}, h)
 	h.mu.Lock()
+	h.timer = nil
 	over := h.cause != nil
 	if !over {
 		h.stopWatch = stop
@@ -79,9 +84,12 @@ func (h *hold) watch() {
 	}
 }
 
-// unwatch ends the watch of the own key. It must not be called by the watcher.
+// unwatch ends the watch of the own key, and sees to it that none begins. It must not be called by the watcher.
 func (h *hold) unwatch() {
 	h.mu.Lock()
+	if h.timer != nil {
+		h.timer.Stop()
+	}
 	stop := h.stopWatch
 	h.stopWatch = nil
 	h.mu.Unlock()
@@ -280,7 +288,6 @@ func (h *hold) drop() {
 func (h *hold) detach() (first bool, lostErr error) {
 	if first, lostErr = h.end(); first {
 		h.unlink()
-		h.timer.Stop()
 		h.unwatch()
 		h.w.mu.Lock()
 		h.w.hold = nil

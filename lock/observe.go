@@ -35,13 +35,13 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 	}
 	q := e.l.enter(e.kind.prefix)
 	defer q.exit()
-	q.observation.join()
-	defer q.observation.leave()
+	o := q.observe()
+	defer o.leave()
 	told := Leader{Token: -1} // none
 	var changed <-chan struct{}
 	for {
 		var led Leader
-		led, changed, err = q.observation.next(ctx, changed)
+		led, changed, err = o.next(ctx, changed)
 		if err != nil {
 			return false, err
 		}
@@ -67,7 +67,18 @@ type observation struct {
 	changed chan struct{} // closed when one of those before has changed
 }
 
-// join begins to follow, unless that is under way. leave must follow.
+// observe begins to follow who leads, unless that is under way. leave must follow.
+func (q *queue) observe() *observation {
+	q.l.mu.Lock()
+	if q.observation == nil {
+		q.observation = &observation{q: q}
+	}
+	o := q.observation
+	q.l.mu.Unlock()
+	o.join()
+	return o
+}
+
 func (o *observation) join() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -17,8 +17,8 @@ type queue struct {
 	local  localQueue
 	users  int // guarded by the locker's lock
 
-	poller      poller
-	observation observation
+	poller      *poller      // nil until somebody polls
+	observation *observation // nil until somebody observes
 }
 
 // enter returns the queue of a prefix for one more user, who must exit.
@@ -28,7 +28,6 @@ func (l *Locker) enter(prefix string) *queue {
 	q := l.queues[prefix]
 	if q == nil {
 		q = &queue{l: l, prefix: prefix, local: localQueue{waiting: &l.counts.waiting}}
-		q.poller.q, q.observation.q = q, q
 		l.queues[prefix] = q
 	}
 	q.users++
@@ -73,7 +72,18 @@ type poller struct {
 	next  chan struct{} // closed when there is a newer one
 }
 
-// join begins to poll, unless that is under way. leave must follow.
+// poll begins to poll, unless that is under way. leave must follow.
+func (q *queue) poll() *poller {
+	q.l.mu.Lock()
+	if q.poller == nil {
+		q.poller = &poller{q: q}
+	}
+	p := q.poller
+	q.l.mu.Unlock()
+	p.join()
+	return p
+}
+
 func (p *poller) join() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

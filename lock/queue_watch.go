@@ -27,7 +27,7 @@ const pollAfter = 500 * time.Millisecond
 type queueWatch struct {
 	q       *queue
 	notify  chan struct{} // holds 1
-	polling bool
+	polling *poller       // nil while it does not poll
 
 	mu   sync.Mutex
 	keys map[keywatch.Target]*watchedKey
@@ -87,13 +87,13 @@ func (w *queueWatch) close() {
 
 // poll joins or leaves the poll of the queue.
 func (w *queueWatch) poll(on bool) {
-	if on == w.polling {
-		return
-	}
-	if w.polling = on; on {
-		w.q.poller.join()
-	} else {
-		w.q.poller.leave()
+	switch {
+	case on == (w.polling != nil):
+	case on:
+		w.polling = w.q.poll()
+	default:
+		w.polling.leave()
+		w.polling = nil
 	}
 }
 
@@ -168,9 +168,9 @@ func (w *queueWatch) await(
 		}
 		wasOpen = open
 		var read <-chan struct{}
-		if w.polling {
+		if w.polling != nil {
 			var p *page
-			if p, read = w.q.poller.newer(*seen); p != nil {
+			if p, read = w.polling.newer(*seen); p != nil {
 				return p, nil
 			}
 		}
