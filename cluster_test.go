@@ -146,6 +146,13 @@ func TestClient_CallsAtAFrozenMemberAreSettledElsewhere(t *testing.T) {
 			granted[i] = err
 		})
 	}
+	for range 3 {
+		wg.Go(func() {
+			for _, err := range store.List(ctx, "replaced/") {
+				assert.NoError(t, err)
+			}
+		})
+	}
 	for i := range 3 { // a put that meets the frozen member is neither sent elsewhere nor said not to be applied
 		wg.Go(func() {
 			ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)

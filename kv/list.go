@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
@@ -89,7 +90,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 			return
 		}
 		call := s.read(op, prefix) // one for each chunk
-		list := scan.New(s.kv, func(ctx context.Context, step func(ctx context.Context) error) error {
+		list := scan.New(retry.NewReader(s.engine, call, s.kv), func(ctx context.Context, step func(ctx context.Context) error) error {
 			return s.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
 		}, spans, scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
 		for kvs, err := range list.Chunks(ctx) {

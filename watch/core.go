@@ -45,9 +45,10 @@ type counts struct {
 
 func newCore(cli *clientv3.Client, c config) *core {
 	kv, observed := wire.KV(cli)
+	engine := retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger})
 	out := &core{
-		cli: cli, lister: kv, log: c.logger, resync: c.resync,
-		engine: retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger}),
+		cli: cli, log: c.logger, resync: c.resync, engine: engine,
+		lister: retry.NewReader(engine, retry.Call{Pkg: "watch", Op: "list", Read: true}, kv),
 		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}), replays: newReplayBudget(),
 		outages: newOutages(c.logger),
 	}
