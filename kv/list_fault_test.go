@@ -90,14 +90,14 @@ func TestACompactedListing(t *testing.T) {
 func TestTheBodyOfALoopMayTakeItsTime(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	s := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)), kv.WithTimeouts(200*time.Millisecond, 0))
+	s := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)), kv.WithTimeouts(time.Second, 0))
 	fillStore(t, s, "d/", 300, 32<<10)
 	got := 0
 	for _, err := range s.List(context.WithoutCancel(t.Context()), "d/") {
 		require.NoError(t, err)
 		got++
 		if got%100 == 1 {
-			timer := time.NewTimer(300 * time.Millisecond)
+			timer := time.NewTimer(1200 * time.Millisecond)
 			<-timer.C
 		}
 	}
