@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -98,4 +99,37 @@ func TestStore_ReadsSurviveALostConnection(t *testing.T) {
 	wg.Wait()
 	assert.Zero(t, failed.Load())
 	assert.Positive(t, s.Stats().Retries)
+}
+
+// A client that Open has not made has no connections to single members: its balancer picks another one for the second
+// attempt, here the only other one.
+func TestStore_SecondAttemptOverTheClientsOwnConnection(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
+		var hang atomic.Bool
+		over := make(chan struct{})
+		hangs := etcdtest.StartFakeKV(t, func(int) error {
+			if hang.Load() {
+				<-over
+			}
+			return nil
+		})
+		t.Cleanup(func() { close(over) })
+		answers := etcdtest.StartFakeKV(t, func(int) error { return nil })
+		eps := append(hangs.Client(t).Endpoints(), answers.Client(t).Endpoints()...)
+		cli := etcdtest.NewClient(t, eps, how)
+		s := kv.New(cli)
+		for hangs.Calls() == 0 || answers.Calls() == 0 { // until the balancer has both
+			_, err := s.Exists(t.Context(), "k")
+			require.NoError(t, err)
+		}
+		hang.Store(true)
+		for range 4 { // of two in a row, one meets the one that hangs
+			ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+			_, err := s.Exists(ctx, "k")
+			stop()
+			require.NoError(t, err)
+		}
+		assert.Positive(t, s.Stats().Retries)
+	})
 }
