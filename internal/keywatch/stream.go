@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -78,8 +77,7 @@ func streamError(ctx context.Context, err error) error {
 
 // send sends what is to be sent, tries an idle stream, and ends one that is silent or that nobody needs.
 func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *stream, conn pb.Watch_WatchClient) {
-	probe := time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval))
-	timer := time.NewTimer(probe)
+	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
 	for {
 		select {
@@ -89,7 +87,7 @@ func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *s
 			return
 		}
 		w.mu.Lock()
-		next, err := w.due(s, probe)
+		next, err := w.due(s)
 		out := s.out
 		s.out = nil
 		w.mu.Unlock()
@@ -107,7 +105,7 @@ func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *s
 }
 
 // due does what is due now, and returns when to look again. The caller holds w.mu.
-func (w *Watcher) due(s *stream, probe time.Duration) (next time.Duration, err error) {
+func (w *Watcher) due(s *stream) (next time.Duration, err error) {
 	now := time.Now()
 	if !s.waiting.IsZero() {
 		if now.Sub(s.waiting) >= answerTimeout {
@@ -122,8 +120,8 @@ func (w *Watcher) due(s *stream, probe time.Duration) (next time.Duration, err e
 		}
 		return w.keepOpen - idle, nil
 	}
-	if quiet := now.Sub(s.heard); quiet < probe {
-		return probe - quiet, nil
+	if quiet := now.Sub(s.heard); quiet < w.probe {
+		return w.probe - quiet, nil
 	}
 	for t := range w.watches { // any one; it is ended as soon as it is confirmed
 		s.create(&keyWatch{target: t})

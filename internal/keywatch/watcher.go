@@ -2,6 +2,7 @@ package keywatch
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,7 +57,8 @@ type Watcher struct {
 	mu        sync.Mutex
 	closed    bool
 	keepOpen  time.Duration
-	running   bool // the goroutine that opens streams is there
+	probe     time.Duration // how long a stream may be quiet before it is tried
+	running   bool          // the goroutine that opens streams is there
 	stream    *stream
 	watches   map[Target]*keyWatch
 	idleSince time.Time // the last watch has ended; zero while there are any
@@ -79,6 +81,7 @@ const keepOpen = 30 * time.Second
 // with a goroutine for each watch.
 func New(cli *clientv3.Client, own bool) *Watcher {
 	w := &Watcher{cli: cli, own: own, watches: map[Target]*keyWatch{}, keepOpen: keepOpen}
+	w.probe = time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval)) // so that many processes do not do it at once
 	//nolint:forbidigo // what many callers share must not live by the context of one
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w

@@ -201,6 +201,29 @@ func TestWatcher_SilentStreamIsReplaced(t *testing.T) {
 	eventually(t, func() bool { return w.Open() == 2 })
 }
 
+func TestWatcher_QuietStreamIsTried(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	proxy := s.Proxy(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
+	w.ProbeAfter(200 * time.Millisecond)
+	h := &fakeHandler{}
+	t.Cleanup(w.Watch(keywatch.Target{Key: "a"}, h))
+	eventually(t, func() bool { return w.Open() == 1 })
+	asked := s.Metric("etcd_network_client_grpc_sent_bytes_total")
+	eventually(t, func() bool { return s.Metric("etcd_network_client_grpc_sent_bytes_total") > asked }, "it answers when it is tried")
+	put(t, s.Client(t), "a")
+	eventually(t, func() bool { _, n, _ := h.count(); return n == 1 })
+	assert.NoError(t, h.lastErr())
+	assert.Equal(t, 1, w.Open(), "what it was tried with is gone")
+	proxy.Blackhole(true, true)
+	eventually(t, func() bool { return h.lastErr() != nil }, "nobody has asked for anything, and yet it is found")
+	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
+	proxy.Heal()
+	proxy.Cut()
+	eventually(t, func() bool { return w.Open() == 1 })
+}
+
 func TestWatcher_RefusalForPermissionIsFinal(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
