@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -249,4 +250,37 @@ func (s *simStore) successor() (next string) {
 		}
 	}
 	return next
+}
+
+// As long as nothing has followed the revision that a write depends on, a "no" does not tell what the attempt under way will
+// find: here its guard, which has failed before, holds again.
+func TestStore_NoIsNotFinalWhileTheKeyIsUnchanged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		s := newSimStore(t, "a", "b")
+		_, err := s.Put(t.Context(), "busy", nil)
+		require.NoError(t, err)
+		before := s.cluster.sent()
+		s.cluster.plan = func(n int, _ *simRequest) simFate {
+			if n == before {
+				return simFate{applied: 100 * ms, answered: 500 * ms}
+			}
+			return simFate{applied: 600*ms - hedgeDelay, answered: 800*ms - hedgeDelay}
+		}
+		time.AfterFunc(350*ms, func() {
+			s.cluster.mu.Lock()
+			defer s.cluster.mu.Unlock()
+			s.cluster.rev++
+			s.cluster.remove(&pb.DeleteRangeRequest{Key: []byte("busy")}, s.cluster.rev)
+		})
+		ctx, stop := context.WithTimeout(t.Context(), hedgeDeadline)
+		defer stop()
+		began := time.Now()
+		idle := kv.NewGuard(nil, clientv3.Compare(clientv3.CreateRevision("busy"), "=", 0))
+		_, err = s.Replace(ctx, "k", []byte("mine"), s.mod, kv.WithGuard(idle))
+		require.NoError(t, err)
+		assert.Equal(t, 800*ms, time.Since(began))
+		assert.Equal(t, "mine, version 2", s.key())
+	})
 }
