@@ -96,12 +96,24 @@ func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *s
 			return
 		}
 		timer.Reset(next)
-		for _, req := range out {
-			if conn.Send(req) != nil {
-				return // Recv says why
-			}
+		if !sendAll(conn, out, func() { cancel(errSilent) }) {
+			return // Recv says why
 		}
 	}
+}
+
+// sendAll sends requests and reports whether the stream took them. A server that reads nothing makes Send block: after
+// answerTimeout in one of them it calls silent, which must end the stream.
+func sendAll(conn pb.Watch_WatchClient, requests []*pb.WatchRequest, silent func()) bool {
+	timer := time.AfterFunc(answerTimeout, silent)
+	defer timer.Stop()
+	for _, req := range requests {
+		if conn.Send(req) != nil {
+			return false
+		}
+		timer.Reset(answerTimeout)
+	}
+	return true
 }
 
 // due does what is due now, and returns when to look again. The caller holds w.mu.

@@ -3,6 +3,7 @@ package keywatch_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -222,6 +223,27 @@ func TestWatcher_QuietStreamIsTried(t *testing.T) {
 	proxy.Heal()
 	proxy.Cut()
 	eventually(t, func() bool { return w.Open() == 1 })
+}
+
+// More requests than the network takes without an answer: whoever sends them must not wait for ever.
+func TestWatcher_StreamThatTakesNoMoreRequestsIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	proxy := s.Proxy(t)
+	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
+	h := &fakeHandler{}
+	defer w.Watch(keywatch.Target{Key: "a"}, h)()
+	eventually(t, func() bool { return w.Open() == 1 })
+	proxy.Blackhole(true, true)
+	long := strings.Repeat("k", 1000)
+	for i := range 300 {
+		defer w.Watch(keywatch.Target{Key: long + strconv.Itoa(i)}, &fakeHandler{})()
+	}
+	eventually(t, func() bool { return h.lastErr() != nil })
+	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
+	proxy.Heal()
+	proxy.Cut()
+	eventually(t, func() bool { return w.Open() == 301 })
 }
 
 func TestWatcher_RefusalForPermissionIsFinal(t *testing.T) {
