@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -120,6 +121,7 @@ func lockerApart(t *testing.T, p *parts, dir string) (*etcdtest.Proxy, *lock.Loc
 	t.Cleanup(func() { assert.NoError(t, apart.Close()) })
 	p.watcher = apart
 	l := lock.New(p)
+	l.LookEvery(time.Hour) // whoever is granted was woken
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return proxy, l
 }

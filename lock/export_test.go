@@ -8,3 +8,6 @@ func (l *Locker) KeepWatch(d time.Duration) { l.keys.KeepOpen(d) }
 // WatchNoHold keeps holds from being watched, however long they are: what they cost does not depend on how fast the machine
 // is. Before the first use.
 func (l *Locker) WatchNoHold() { l.watchAfter = time.Hour }
+
+// LookEvery sets how often whoever waits looks at the queue although no watch has told of a change, ±20 %. Before the first use.
+func (l *Locker) LookEvery(d time.Duration) { l.lookInterval = d }

@@ -44,8 +44,9 @@ type Locker struct {
 	id      string         // in the nonce of each of our keys
 	sweeper *sweep.Sweeper // of the leases
 
-	keys       *keywatch.Watcher
-	watchAfter time.Duration // of a hold
+	keys         *keywatch.Watcher
+	watchAfter   time.Duration // of a hold
+	lookInterval time.Duration // of whoever waits
 
 	hook    *waitHook
 	client  *clientv3.Client // of the watcher
@@ -82,7 +83,7 @@ type counts struct {
 // What is wrong with the options is returned by every call, since New has no error result.
 func New(c Client, o ...Option) *Locker {
 	s, bad := newSettings(o)
-	l := &Locker{settings: s, bad: bad, watchAfter: watchAfter}
+	l := &Locker{settings: s, bad: bad, watchAfter: watchAfter, lookInterval: lookInterval}
 	if bad == nil {
 		l.bad = l.take(c)
 	}

@@ -137,7 +137,7 @@ func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 func (w *queueWatch) await(
 	ctx context.Context, seen *int64, confirm func(context.Context) (unchanged bool, rev int64, err error),
 ) (polled *page, err error) {
-	look := time.NewTimer(jitter(lookInterval))
+	look := time.NewTimer(jitter(w.q.l.lookInterval))
 	defer look.Stop()
 	unopened := time.NewTimer(pollAfter)
 	defer unopened.Stop()
