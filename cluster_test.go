@@ -174,3 +174,22 @@ func TestClient_CallsAtAFrozenMemberAreSettledElsewhere(t *testing.T) {
 		assert.EqualValues(t, 1, e.Version)
 	}
 }
+
+// When a new leader is elected, it refuses the reads that wait at its followers. Their other attempts may be at the member
+// that froze.
+func TestClient_ReadsOutliveALeaderThatFreezes(t *testing.T) {
+	t.Parallel()
+	cluster := etcdtest.StartCluster(t, 3)
+	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	cluster.Leader(t).Pause()
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second) // less than keepalive takes to end a connection
+	defer stop()
+	var wg sync.WaitGroup
+	for range 9 {
+		wg.Go(func() {
+			_, err := c.KV().Exists(ctx, "k")
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+}

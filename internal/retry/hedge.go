@@ -131,13 +131,16 @@ type second[T any] struct {
 	first       *wire.Attempt
 	cancelFirst context.CancelFunc
 	claimed     atomic.Bool // by whichever came first: the second attempt, or the end of the first
+	latest      atomic.Pointer[wire.Attempt]
 
 	// What follows is set before the second attempt claims.
-	cancel context.CancelFunc
-	result chan result[T] // receives what came of it
+	cancel    context.CancelFunc
+	firstOver chan struct{}  // closed when the first attempt is over
+	result    chan result[T] // receives what came of it
 }
 
-// start makes the second attempt, unless the first one is over before. If it settles the call it cancels the first.
+// start makes the second attempt, unless the first one is over before. If it settles the call it cancels the first. If it
+// fails, it is made again as long as the first one is under way.
 func (s *second[T]) start() {
 	r, h := s.run, s.run.hedger
 	paid := h.budget.Take()
@@ -147,16 +150,18 @@ func (s *second[T]) start() {
 	addr := s.first.Peer()
 	conn, release, ok := h.members.Other(addr)
 	if ok {
-		defer release()
 		var ctx context.Context
 		ctx, s.cancel = context.WithCancel(r.ctx)
-		s.result = make(chan result[T], 1)
+		s.firstOver, s.result = make(chan struct{}), make(chan result[T], 1)
 		if s.claimed.CompareAndSwap(false, true) {
-			a := wire.Track(ctx, r.Observed)
-			a.Via(conn)
-			s.make(a, addr)
+			if life := r.life(); life != nil {
+				defer context.AfterFunc(life, s.cancel)() // conn may outlive the client while it is in use
+			}
+			r.Logger.DebugContext(ctx, "etcd call is slow, second attempt at another member", append(r.logAttrs(), "slow_member", addr)...)
+			s.result <- s.make(ctx, conn, release, addr)
 			return
 		}
+		release()
 		s.cancel()
 	}
 	if paid {
@@ -164,14 +169,72 @@ func (s *second[T]) start() {
 	}
 }
 
-func (s *second[T]) make(a *wire.Attempt, slow string) {
+// make makes the attempt over conn, and others at members that are not at slow while they fail and the first one is under
+// way.
+func (s *second[T]) make(ctx context.Context, conn grpc.ClientConnInterface, release func(), slow string) result[T] {
+	waits := s.run.Policy.Backoff()
+	waits.Reset()
+	for n := 1; ; n++ {
+		x := s.send(ctx, conn, slow)
+		release()
+		if x.settled || !s.again(ctx, &x, n, waits.NextBackOff()) {
+			return x
+		}
+		var ok bool
+		if conn, release, ok = s.run.hedger.members.Other(slow); !ok {
+			return x
+		}
+	}
+}
+
+// send makes one attempt over conn, beside one at the member at slow.
+func (s *second[T]) send(ctx context.Context, conn grpc.ClientConnInterface, slow string) result[T] {
 	r := s.run
 	r.retries.Add(1)
-	r.Logger.DebugContext(a, "etcd call is slow, second attempt at another member", append(r.logAttrs(), "slow_member", slow)...)
+	a := wire.Track(ctx, r.Observed)
+	a.Via(conn)
+	s.latest.Store(a)
 	x := r.attempt(a, true)
-	if x.settled = r.settles(&x, Out); x.settled && s.first.Err() == nil {
+	if x.settled = r.settles(&x, Out); x.settled {
+		select {
+		case <-s.firstOver:
+		default:
+			r.hedger.members.Slower(slow)
+		}
 		s.cancelFirst()
-		r.hedger.members.Slower(slow)
 	}
-	s.result <- x
+	return x
+}
+
+// replace makes an attempt in the place of the first one, which has failed: not at the member of the second, which may be
+// frozen.
+func (s *second[T]) replace(ctx context.Context) result[T] {
+	r := s.run
+	r.retries.Add(1)
+	a := wire.Track(ctx, r.Observed)
+	if second := s.latest.Load(); second != nil {
+		if conn, release, ok := r.hedger.members.Other(second.Peer()); ok {
+			defer release()
+			a.Via(conn)
+		}
+	}
+	return r.attempt(a, true)
+}
+
+// again waits, and reports whether another attempt is to be made instead of x, the n-th, which has failed.
+func (s *second[T]) again(ctx context.Context, x *result[T], n int, wait time.Duration) bool {
+	r := s.run
+	if !r.replaceable(x) {
+		return false
+	}
+	timer := time.NewTimer(min(wait, electionPause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.firstOver:
+		return false // the call decides what to do about two that have failed
+	case <-ctx.Done():
+		return false
+	}
+	return x.class == Leaderless || n < r.Policy.MaxAttempts && r.budget.Take()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
 
@@ -26,7 +27,8 @@ type fakeMembers struct {
 	out     map[string]bool
 	changed chan struct{}
 	slower  []string
-	open    int // connections that were not released
+	open    int      // connections that were not released
+	asked   []string // to which members others were asked for
 }
 
 func newFakeMembers() *fakeMembers {
@@ -39,6 +41,7 @@ type fakeConn struct{ grpc.ClientConnInterface }
 func (f *fakeMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asked = append(f.asked, addr)
 	if f.alone || addr != "a" {
 		return nil, nil, false
 	}
@@ -190,7 +193,9 @@ func TestDo_FirstUsableAnswerOfARead(t *testing.T) {
 				assert.Equal(t, test.took, time.Since(h.began))
 				assert.Equal(t, test.want, got)
 				require.ErrorIs(t, err, test.err)
-				assert.LessOrEqual(t, len(h.sent), 2)
+				if test.a.err == nil && test.b.err == nil { // others are repeated
+					assert.LessOrEqual(t, len(h.sent), 2)
+				}
 				synctest.Wait()
 				assert.Zero(t, h.members.open, "the connection was given back")
 				if len(h.sent) == 2 && err == nil {
@@ -205,6 +210,61 @@ func TestDo_FirstUsableAnswerOfARead(t *testing.T) {
 						assert.Equal(t, test.took, h.ended[loser], "the loser ends with the call")
 					}
 				}
+			})
+		})
+	}
+}
+
+// An attempt that fails is repeated beside one that hangs: the new leader of a cluster refuses what waits at a follower, and
+// the other attempt may be at the member that froze.
+func TestDo_RepeatsAnAttemptBesideOneThatHangs(t *testing.T) {
+	t.Parallel()
+	const s = time.Second
+	leaderChanged := rpctypes.Error(rpctypes.ErrGRPCLeaderChanged)
+	for name, test := range map[string]struct {
+		call   retry.Call
+		first  answer // of attempts at the first member, and then of those at the second
+		second answer
+		repeat answer // of every later one
+		want   string
+		sent   int    // 0: at least three
+		avoids string // the member that the last one is not sent to
+	}{
+		"the second of a read fails":        {read, answer{after: never}, answer{s, "", leaderChanged}, answer{0, "ok", nil}, "ok", 3, "a"},
+		"the first of a read fails":         {read, answer{2 * s, "", leaderChanged}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
+		"the second has no leader":          {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "ok", nil}, "ok", 3, "a"},
+		"the first has no leader":           {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
+		"there is no leader for ever":       {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errNoLeader}, "", 0, "a"},
+		"the second of a write may come":    {guarded, answer{after: never}, answer{s, "", errTimeout}, answer{0, "ok", nil}, "", 2, "a"},
+		"the first of a write may come":     {guarded, answer{2 * s, "", errTimeout}, answer{after: never}, answer{0, "ok", nil}, "", 2, "a"},
+		"a repeat of a write may come":      {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errTimeout}, "", 3, "a"},
+		"and so may that of the first":      {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "", errTimeout}, "", 3, "b"},
+		"the second of a read always fails": {read, answer{after: never}, answer{0, "", leaderChanged}, answer{0, "", leaderChanged}, "", 4, "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := newHedged(func(n int, _ bool) answer { return []answer{test.first, test.second, test.repeat}[min(n, 2)] })
+				got, err := retry.Do(within(t, 20*s), h.Engine, test.call, h.send)
+				if test.want != "" {
+					require.NoError(t, err)
+					assert.Less(t, time.Since(h.began), 5*s)
+				} else {
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					assert.Equal(t, test.call.Guarded, errors.Is(err, errs.UnknownOutcome), "the one that hangs may be applied")
+				}
+				assert.Equal(t, test.want, got)
+				if test.sent > 0 {
+					assert.Len(t, h.sent, test.sent)
+				} else {
+					assert.Greater(t, len(h.sent), 2)
+				}
+				assert.Equal(t, test.avoids, h.members.asked[len(h.members.asked)-1])
+				for _, again := range h.again[1:] {
+					assert.True(t, again)
+				}
+				synctest.Wait()
+				assert.Zero(t, h.members.open, "the connections were given back")
 			})
 		})
 	}
@@ -460,6 +520,20 @@ func TestDo_TellsWhichMemberWasSlower(t *testing.T) {
 		_, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 		require.NoError(t, err)
 		assert.Equal(t, []string{"a", "a", "a"}, h.members.slower)
+	})
+}
+
+// The connection of a second attempt is not the client's own, and need not end with the client.
+func TestDo_EndOfTheClientEndsSecondAttempts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHedged(byMember(answer{after: never}, answer{after: never}))
+		life, stop := context.WithCancel(t.Context())
+		h.Engine = retry.New(retry.Config{Client: clientv3.NewCtxClient(life), Observed: true, Members: h.members})
+		time.AfterFunc(2*time.Second, stop)
+		_, err := retry.Do(within(t, 10*time.Second), h.Engine, read, h.send)
+		require.ErrorIs(t, err, errs.Closed)
+		assert.Equal(t, []time.Duration{10 * time.Second, 2 * time.Second}, h.ended, "the first ends with the connection of the client")
 	})
 }
 

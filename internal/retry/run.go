@@ -89,16 +89,15 @@ func (r *run[T]) round() result[T] {
 	timer := time.AfterFunc(r.hedger.delay(r.kind(), r.left()), s.start)
 	defer timer.Stop()
 	x := r.attempt(s.first, r.doubt)
-	cancel() // it is over
 	if s.claimed.CompareAndSwap(false, true) {
 		return r.conclude(x, r.others()) // there is no second attempt, nor will there be
 	}
 	defer s.cancel() // the loser ends only now that the outcome is final
-	if x.settled = r.settles(&x, Out); x.settled {
-		return x
-	}
-	y := <-s.result // at the deadline, if not before
+	close(s.firstOver)
+	x, y := r.beside(ctx, s, x)
 	switch {
+	case x.settled:
+		return x
 	case y.settled:
 		return y
 	case y.err == nil:
@@ -111,6 +110,40 @@ func (r *run[T]) round() result[T] {
 		return y // the more hopeful one decides about repeats
 	}
 	return x
+}
+
+// beside returns what comes of the first attempt, which is over with x, and of the second one, which is under way: the
+// first, and what is made in its place if it fails, until it settles the call or the second one is over as well.
+func (r *run[T]) beside(ctx context.Context, s *second[T], first result[T]) (x, y result[T]) {
+	for x = first; ; {
+		if x.settled = r.settles(&x, Out); x.settled {
+			return x, y
+		}
+		if ctx.Err() != nil || r.closed() || r.late() || !r.replaceable(&x) || !r.again(x.class, x.err) {
+			return x, <-s.result // at the deadline, if not before
+		}
+		timer := time.NewTimer(r.wait(x.class))
+		select {
+		case y = <-s.result:
+			timer.Stop()
+			return x, y
+		case <-timer.C:
+		}
+		r.attempts++
+		x = s.replace(ctx)
+	}
+}
+
+// replaceable reports whether another attempt may take the place of x, which has failed, while the other one is under way:
+// that one may be at a member that never answers. A write of which x may yet be applied waits.
+func (r *run[T]) replaceable(x *result[T]) bool {
+	switch {
+	case x.err == nil:
+		return false
+	case r.call.Read:
+		return x.class == Refused || x.class == Leaderless || x.class == Busy || x.class == Ambiguous
+	}
+	return x.class == Leaderless
 }
 
 // track returns an attempt that begins a round.
@@ -227,17 +260,7 @@ func (r *run[T]) pause(class Class) bool {
 	if class == Reauth {
 		return true // the new token is there
 	}
-	if class == Leaderless || class == Busy {
-		r.attempts-- // waiting is no attempt
-	}
-	if r.waits == nil {
-		r.waits = r.Policy.Backoff()
-		r.waits.Reset()
-	}
-	wait := r.waits.NextBackOff()
-	if class == Leaderless || r.doubt {
-		wait = min(wait, electionPause)
-	}
+	wait := r.wait(class)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var closing <-chan struct{}
@@ -252,6 +275,22 @@ func (r *run[T]) pause(class Class) bool {
 	case <-closing:
 		return false
 	}
+}
+
+// wait returns how long to wait before the next attempt.
+func (r *run[T]) wait(class Class) time.Duration {
+	if class == Leaderless || class == Busy {
+		r.attempts-- // waiting is no attempt
+	}
+	if r.waits == nil {
+		r.waits = r.Policy.Backoff()
+		r.waits.Reset()
+	}
+	wait := r.waits.NextBackOff()
+	if class == Leaderless || r.doubt {
+		wait = min(wait, electionPause)
+	}
+	return wait
 }
 
 // fail makes the error of the whole call from that of its last attempt.
