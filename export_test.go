@@ -52,6 +52,12 @@ func Lines(c *Client) int {
 	return len(c.lines.conns)
 }
 
+// OtherEndpoint is the endpoint of eps that a second attempt is sent to if the first one is at addr.
+func OtherEndpoint(c *Client, eps []string, addr string) string {
+	ep, _ := c.lines.other(eps, addr)
+	return ep
+}
+
 // Patrol is a patrol over any client and network.
 type Patrol struct{ p *patrol }
 

@@ -142,17 +142,23 @@ func (l *lines) endpointAt(addr string) string {
 	return ""
 }
 
-// other returns one of eps that is not at addr, each in turn.
+// other returns one of eps that is not at addr, each in turn. One that cannot be connected to is the last choice: an attempt
+// there would wait for it.
 func (l *lines) other(eps []string, addr string) (ep string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turn++
 	for i := range eps {
-		if ep = eps[(l.turn+i)%len(eps)]; !l.isAt(ep, addr) {
-			return ep, true
+		one := eps[(l.turn+i)%len(eps)]
+		if l.isAt(one, addr) {
+			continue
+		}
+		ep, ok = one, true
+		if c := l.conns[one]; c == nil || c.GetState() != connectivity.TransientFailure {
+			break
 		}
 	}
-	return "", false
+	return ep, ok
 }
 
 // explain is probe for people. A server that does not like the client's certificate sends the reason and closes the
