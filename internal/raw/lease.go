@@ -26,13 +26,14 @@ var _ wire.BasedLease = (*lease)(nil)
 // BaseLease is the Lease below.
 func (l *lease) BaseLease() clientv3.Lease { return l.Lease }
 
-// Grant makes a lease whose ID is chosen here, so that it is one lease however often it is asked for.
+// Grant makes a lease whose ID is chosen here, so that it is one lease however often it is asked for. If it exists, another
+// attempt has made it, which may have begun later.
 func (l *lease) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	id := wire.NewLeaseID()
 	call := retry.Call{Pkg: "raw", Op: "grant", Guarded: true, Raw: true}
-	return retry.Do(ctx, l.engine, call, func(ctx context.Context, again bool) (*clientv3.LeaseGrantResponse, error) {
+	return retry.Do(ctx, l.engine, call, func(ctx context.Context, _ bool) (*clientv3.LeaseGrantResponse, error) {
 		out, err := l.grant(ctx, id, ttl)
-		if again && errors.Is(err, rpctypes.ErrLeaseExist) {
+		if errors.Is(err, rpctypes.ErrLeaseExist) {
 			return l.granted(ctx, id)
 		}
 		return out, err

@@ -1,13 +1,16 @@
 package raw_test
 
 import (
+	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
@@ -26,6 +29,25 @@ func TestAGrantWhoseAnswerIsLostMakesOneLease(t *testing.T) {
 	all, err := cli.Leases(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []clientv3.LeaseStatus{{ID: got.ID}}, all.Leases)
+}
+
+// The second attempt may have made the lease before the first one arrives, and its answer may be lost.
+func TestLease_GrantOfALeaseThatExistsIsDone(t *testing.T) {
+	t.Parallel()
+	twice := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if strings.HasSuffix(method, "/LeaseGrant") {
+			if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
+				return err
+			}
+		}
+		return invoke(ctx, method, req, reply, cc, opts...)
+	})
+	cli, _ := installed(t, func(cfg *clientv3.Config) { cfg.DialOptions = append(cfg.DialOptions, twice) })
+	got, err := cli.Grant(t.Context(), 40)
+	require.NoError(t, err)
+	assert.EqualValues(t, 40, got.TTL)
+	_, err = cli.Revoke(t.Context(), got.ID)
+	require.NoError(t, err)
 }
 
 func TestTwoGrantsAreTwoLeases(t *testing.T) {
