@@ -11,6 +11,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/outage"
 )
 
 // SetEndpoints replaces the endpoints of the client. Connections to endpoints that are on both lists stay, and an endpoint
@@ -73,7 +75,7 @@ type endpointSync struct {
 	client *Client
 	every  time.Duration
 	done   chan struct{} // closed when run has returned
-	log    outageLog
+	log    outage.Log
 }
 
 // run synchronizes the endpoints until ctx ends.
@@ -92,12 +94,12 @@ func (s *endpointSync) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		begins, ends := s.log.update(err != nil, time.Now())
+		begins, ends, lasted := s.log.Update(err != nil, time.Now())
 		switch {
 		case begins:
 			s.client.set.logger.WarnContext(ctx, "etcd endpoints cannot be synchronized", "error", err)
 		case ends:
-			s.client.set.logger.WarnContext(ctx, "etcd endpoints are synchronized again")
+			s.client.set.logger.WarnContext(ctx, "etcd endpoints are synchronized again", "after", lasted)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/etcdkit/etcdkit/internal/outage"
 )
 
 // The pause between two logins with credentials that etcd refuses.
@@ -21,7 +23,7 @@ type refusedLogin struct {
 	err         error  // nil: they were not
 	backoff     time.Duration
 	until       time.Time
-	log         outageLog
+	log         outage.Log
 }
 
 // current returns the error of the last login while one with the same credentials is put off, else nil.
@@ -46,5 +48,6 @@ func (r *refusedLogin) update(credentials Secret, err error, now time.Time) (beg
 	}
 	half := r.backoff / 2
 	r.until = now.Add(half + rand.N(half+1))
-	return r.log.update(r.err != nil, now)
+	begins, ends, _ = r.log.Update(r.err != nil, now)
+	return begins, ends
 }

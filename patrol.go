@@ -8,6 +8,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/outage"
 )
 
 const (
@@ -50,7 +52,7 @@ type patrol struct {
 	applied    []string // as set last
 	evicted    uint64
 	readmitted uint64
-	silence    outageLog     // no endpoint answers
+	silence    outage.Log    // no endpoint answers
 	changed    chan struct{} // closed, and made anew, when an endpoint is left out
 }
 
@@ -63,7 +65,7 @@ type post struct {
 	slower       int  // calls that were settled elsewhere
 	byRead       bool // it is probed by reads until it has answered one, and comes back by reads only
 	now          bool // it is to be probed at once
-	log          outageLog
+	log          outage.Log
 	err          error // of the last probe
 }
 

@@ -15,6 +15,9 @@ type Log struct {
 	since  time.Time // when the current outage began; zero without one
 }
 
+// Open reports whether the beginning of an outage was logged, and its end was not.
+func (l *Log) Open() bool { return l.open }
+
 // Update takes the state at now and reports which record is to be written, and for how long the outage has lasted.
 func (l *Log) Update(down bool, now time.Time) (begins, ends bool, lasted time.Duration) {
 	if down && l.since.IsZero() {

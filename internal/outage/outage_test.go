@@ -12,7 +12,7 @@ import (
 func TestLog_RecordsBeginningAndEndOnceAMinute(t *testing.T) {
 	t.Parallel()
 	var l outage.Log
-	began := time.Now()
+	began, open := time.Now(), false
 	for _, step := range []struct {
 		at           time.Duration
 		down         bool
@@ -34,5 +34,7 @@ func TestLog_RecordsBeginningAndEndOnceAMinute(t *testing.T) {
 		assert.Equal(t, step.begins, begins, "%v", step.at)
 		assert.Equal(t, step.ends, ends, "%v", step.at)
 		assert.Equal(t, step.lasted, lasted, "%v", step.at)
+		open = begins || open && !ends
+		assert.Equal(t, open, l.Open(), "%v", step.at)
 	}
 }
