@@ -103,7 +103,7 @@ func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
 	if !forEtcd && wire.Explain(c.cli) == nil {
 		return fmt.Errorf("%w: endpoints %s", err, strings.Join(c.cli.Endpoints(), ", "))
 	}
-	return fmt.Errorf("%w: %w: %w", errs.Unavailable, err, wire.ExplainTimeout(c.cli))
+	return fmt.Errorf("%w: %w: %w", errs.Unavailable, err, wire.ExplainTimeout(c.cli, ""))
 }
 
 // codecError is a codec's error without its text, which may quote the value.

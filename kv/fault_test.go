@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -570,4 +571,16 @@ func TestTheCallersOwnEndIsNoFailureOfEtcd(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, why)
 	assert.NotErrorIs(t, err, kv.ErrUnavailable)
+}
+
+func TestStore_TimeoutNamesTheMemberThatWasAsked(t *testing.T) {
+	t.Parallel()
+	s := newSplit(t, hardened(t))
+	s.proxy.Hold(true, false)
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	_, err := s.Put(ctx, "k", nil)
+	require.ErrorIs(t, err, kv.ErrUnknownOutcome)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorContains(t, err, ": no answer from "+strings.TrimPrefix(s.proxy.Endpoint(), "http://"))
 }

@@ -35,9 +35,10 @@ type run[T any] struct {
 type result[T any] struct {
 	answer    T
 	err       error
-	class     Class // of err
-	condition error // of err
-	settled   bool  // the call is over with it, whatever becomes of other attempts
+	class     Class  // of err
+	condition error  // of err
+	settled   bool   // the call is over with it, whatever becomes of other attempts
+	peer      string // the member that the attempt was sent to, if it failed and that is known
 }
 
 func (r *run[T]) do() (answer T, err error) {
@@ -47,7 +48,7 @@ func (r *run[T]) do() (answer T, err error) {
 			return x.answer, nil
 		}
 		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(x.class, x.err) {
-			return answer, r.fail(x.err, x.condition)
+			return answer, r.fail(x)
 		}
 		r.retries.Add(1)
 		r.Logger.DebugContext(r.ctx, "etcd call is repeated", append(r.logAttrs(), "attempt", n, "error", x.err)...)
@@ -58,7 +59,7 @@ func (r *run[T]) do() (answer T, err error) {
 			if r.call.Raw && r.ctx.Err() != nil {
 				x.err = r.ctx.Err() // as where client/v3 waits
 			}
-			return answer, r.fail(x.err, x.condition)
+			return answer, r.fail(x)
 		}
 	}
 }
@@ -166,6 +167,7 @@ func (r *run[T]) attempt(a *wire.Attempt, again bool) (x result[T]) {
 		return x
 	}
 	x.class, x.condition = Classify(x.err, a.NotSent())
+	x.peer = a.Peer()
 	return x
 }
 
@@ -294,21 +296,21 @@ func (r *run[T]) wait(class Class) time.Duration {
 }
 
 // fail makes the error of the whole call from that of its last attempt.
-func (r *run[T]) fail(err, condition error) error {
+func (r *run[T]) fail(x result[T]) error {
 	if r.doubt {
 		r.unknown.Add(1)
 	}
 	if r.call.Raw {
-		return err
+		return x.err
 	}
 	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Key, Unchanged: !r.doubt}
 	switch {
 	case r.closed():
-		out.Err = Explain(err, errClientClosed)
+		out.Err = Explain(x.err, errClientClosed)
 	case r.ctx.Err() != nil:
-		out.Err = r.outOfTime(err)
+		out.Err = r.outOfTime(x)
 	default:
-		out.Err = Explain(err, condition)
+		out.Err = Explain(x.err, x.condition)
 	}
 	if r.doubt {
 		out.Err = fmt.Errorf("%w: %w", errs.UnknownOutcome, out.Err)
@@ -317,7 +319,7 @@ func (r *run[T]) fail(err, condition error) error {
 }
 
 // outOfTime tells the end of the context apart: the caller's wish, or a cluster that did not answer, and then why.
-func (r *run[T]) outOfTime(err error) error {
+func (r *run[T]) outOfTime(x result[T]) error {
 	out := ContextError(r.ctx)
 	if !errors.Is(out, context.DeadlineExceeded) {
 		return out
@@ -326,11 +328,12 @@ func (r *run[T]) outOfTime(err error) error {
 		out = fmt.Errorf("%w (default timeout %v)", out, r.given)
 	}
 	out = fmt.Errorf("%w: %w", errs.Unavailable, out)
-	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-		out = fmt.Errorf("%w: %w", out, err)
+	silent := x.peer // it was asked last, and has not answered
+	if !errors.Is(x.err, context.DeadlineExceeded) && !errors.Is(x.err, context.Canceled) {
+		out, silent = fmt.Errorf("%w: %w", out, x.err), ""
 	}
 	if r.Client == nil {
 		return out
 	}
-	return fmt.Errorf("%w: %w", out, wire.ExplainTimeout(r.Client))
+	return fmt.Errorf("%w: %w", out, wire.ExplainTimeout(r.Client, silent))
 }

@@ -40,16 +40,20 @@ func Explain(cli *clientv3.Client) error {
 	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", ") + ": " + cause.Error())
 }
 
-// ExplainTimeout is [Explain] for a request that was not answered in time. If there is a connection, it names the endpoints
-// alone.
-func ExplainTimeout(cli *clientv3.Client) error {
+// ExplainTimeout is [Explain] for a request that was not answered in time. If there is a connection, it names the endpoints in
+// use and peer, the address of the member that was asked, unless that is "". The member may be evicted by now.
+func ExplainTimeout(cli *clientv3.Client, peer string) error {
 	if err := Explain(cli); err != nil {
 		return err
 	}
 	if len(cli.Endpoints()) == 0 {
 		return errors.New("no endpoints are known")
 	}
-	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", "))
+	text := "endpoints " + strings.Join(cli.Endpoints(), ", ")
+	if peer != "" {
+		text += ": no answer from " + peer
+	}
+	return errors.New(text)
 }
 
 // Probe asks the server at the other end of conn whether it serves. It does not wait for a connection that cannot be

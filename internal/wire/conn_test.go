@@ -30,11 +30,12 @@ func TestAConnectionThatIsThereNeedsNoExplanation(t *testing.T) {
 	cli := etcdtest.Client(t)
 	require.NoError(t, wire.Probe(t.Context(), cli.ActiveConnection()))
 	require.Eventually(t, func() bool { return wire.Explain(cli) == nil }, 10*time.Second, time.Millisecond, "gRPC says so a moment later")
-	require.EqualError(t, wire.ExplainTimeout(cli), "endpoints "+strings.Join(cli.Endpoints(), ", "))
+	require.EqualError(t, wire.ExplainTimeout(cli, ""), "endpoints "+strings.Join(cli.Endpoints(), ", "))
+	require.EqualError(t, wire.ExplainTimeout(cli, "10.0.0.1:2379"), "endpoints "+strings.Join(cli.Endpoints(), ", ")+": no answer from 10.0.0.1:2379")
 	require.NoError(t, cli.Close())
 	require.NoError(t, wire.Explain(cli), "nor does a client that was closed")
 	require.NoError(t, wire.Explain(clientv3.NewCtxClient(t.Context())), "nor one without a connection")
-	require.EqualError(t, wire.ExplainTimeout(clientv3.NewCtxClient(t.Context())), "no endpoints are known")
+	require.EqualError(t, wire.ExplainTimeout(clientv3.NewCtxClient(t.Context()), ""), "no endpoints are known")
 }
 
 func TestARefusedConnectionIsExplained(t *testing.T) {
