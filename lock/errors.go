@@ -92,6 +92,14 @@ func doubtful(op, name string, err error) error {
 	return &errs.Error{Pkg: "lock", Op: op, Key: name, Unchanged: !errors.Is(err, errs.UnknownOutcome), Err: plain(err)}
 }
 
+// reason is err without the words of another package for its call: this one has its own.
+func reason(err error) error {
+	if e, ok := err.(*errs.Error); ok { //nolint:errorlint // as it is, not what it wraps
+		return e.Err
+	}
+	return err
+}
+
 // plain says the package's name once, where fail says it too.
 func plain(err error) error {
 	if text := err.Error(); strings.HasPrefix(text, "lock: ") {

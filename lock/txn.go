@@ -82,9 +82,7 @@ func (l *Locker) commitDefinite(ctx context.Context, t txn) (out txnResult, err 
 
 // wrapDeadline is the error of a request, and says so where it was given up since ctx had ended.
 func wrapDeadline(ctx context.Context, err error) error {
-	if e, ok := err.(*errs.Error); ok { //nolint:errorlint // as it is: this package has its own words for what was asked
-		err = e.Err
-	}
+	err = reason(err)
 	if over := retry.ContextError(ctx); over != nil && !errors.Is(err, ctx.Err()) {
 		return fmt.Errorf("%w: %w", over, err)
 	}

@@ -191,3 +191,18 @@ func TestElection_RunContinuesAfterUnauthenticated(t *testing.T) {
 	stop()
 	require.NoError(t, got(t, ended).err)
 }
+
+func TestElection_ErrorOfASessionNamesOnePackage(t *testing.T) {
+	t.Parallel()
+	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
+	proxy.Refuse()
+	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), etcdtest.Prefix(t))
+	l := lock.New(p)
+	t.Cleanup(func() { _ = l.Close() })
+	ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer stop()
+	_, err := l.Election("e").Campaign(ctx, "v")
+	require.ErrorIs(t, err, lock.ErrUnavailable)
+	assert.Regexp(t, `^lock: campaign "e": etcd unavailable: context deadline exceeded: endpoints `, err.Error())
+	assert.NotContains(t, err.Error(), "lease: ")
+}

@@ -65,7 +65,7 @@ func (l *Locker) session(ctx context.Context) (session, error) {
 		opts = append(opts, lease.WithTTL(l.ttl))
 	}
 	s, release, err := l.leases.Acquire(ctx, opts...)
-	return session{s, release}, err
+	return session{s, release}, reason(err)
 }
 
 // newWaiter registers a waiter with a key that nobody has. It waits for a session if there is none.
