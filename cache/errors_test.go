@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -58,4 +59,9 @@ func TestReplica_LogsStalenessOnceWhenItBeginsAndEnds(t *testing.T) {
 	eventually(t, "a record", func() bool { return strings.Contains(text.String(), ends) })
 	assert.Equal(t, 1, strings.Count(text.String(), begins))
 	assert.Contains(t, text.String(), "bound=2s")
+	_, rest, _ := strings.Cut(text.String(), begins)
+	rest, _, _ = strings.Cut(rest, " ")
+	age, err := time.ParseDuration(rest)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, age, shortest, "a record says how old the cache may become before the next look")
 }

@@ -89,8 +89,11 @@ func (f *feed) now() time.Duration { return time.Since(f.born) }
 // age is how long ago it is certain that nothing was missing.
 func (f *feed) age() time.Duration { return f.now() - time.Duration(f.asOf.Load()) }
 
+// reach is the age that something as of a time may have before the clock ticks again.
+func (f *feed) reach(now, asOf time.Duration) time.Duration { return now - asOf + f.tick }
+
 // fresh reports whether something as of a time is within the bound, and will be until the clock ticks again.
-func (f *feed) fresh(now, asOf time.Duration) bool { return now-asOf <= f.staleness-f.tick }
+func (f *feed) fresh(now, asOf time.Duration) bool { return f.reach(now, asOf) <= f.staleness }
 
 // start begins the watch, and returns when it is live. On error nothing is left behind.
 func (f *feed) start(ctx context.Context, progress func() uint64) error {
@@ -306,7 +309,7 @@ func (f *feed) advance() {
 	begins, ends, lasted := f.staleLog.Update(!f.closed() && !f.fresh(now, asOf), time.Now())
 	switch {
 	case begins:
-		attrs := []any{"dir", f.dir, "age", (now - asOf).Round(time.Millisecond), "bound", f.staleness}
+		attrs := []any{"dir", f.dir, "age", f.reach(now, asOf).Round(time.Millisecond), "bound", f.staleness}
 		if cause := f.why(); cause != nil {
 			attrs = append(attrs, "error", cause)
 		}

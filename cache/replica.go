@@ -116,7 +116,7 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 	now := r.now()
 	if asOf := time.Duration(r.asOf.Load()); !r.fresh(now, asOf) {
 		r.stales.Add(1)
-		return e, r.fail("get", key, tooOld(now-asOf, r.staleness, r.why())), true
+		return e, r.fail("get", key, tooOld(r.reach(now, asOf), r.staleness, r.why())), true
 	}
 	return e, nil, false
 }
