@@ -16,10 +16,11 @@
 // [Open] returns once etcd has answered a read, or says within the dial timeout what is wrong with each endpoint: the
 // connection that is refused, the certificate that is not trusted, the password that is wrong. [OpenLazy] only checks
 // the configuration, for programs that must start while etcd is away. Open returns [ErrUnsupportedServer] if a member
-// runs etcd before 3.5.13, or before 3.4.31 in the 3.4 line; OpenLazy and Wrap log a warning. [Wrap] works over a client of client/v3 that the
-// program has already; [Harden] prepares the configuration of such a client.
+// runs etcd before 3.5.13, or before 3.4.31 in the 3.4 line, unless [WithUnsupportedServers] is given; OpenLazy and Wrap log a
+// warning. [Wrap] works over a client of client/v3 that the program has already; [Harden] prepares the configuration of such a
+// client.
 //
-// [Config] is plain data: fill it in, or read it with [LoadConfig] or [ConfigFromEnv]. What contradicts itself is
+// [Config] is plain data: fill it in, or read it with [LoadConfig], [ParseConfig] or [ConfigFromEnv]. What contradicts itself is
 // refused before anything is sent, with all complaints at once: mixed schemes, half a login, a password that would cross
 // the network in clear text.
 //
@@ -45,8 +46,8 @@
 // [Client.SetEndpoints] replaces the endpoints, [WithEndpointSync] does so from the list of members.
 //
 // A call that is slow is made a second time, at another member, where that can do no harm; see package kv. An endpoint whose
-// calls were settled elsewhere twice has to answer a linearizable read at once, or it fails that check: a member whose disk
-// hangs still answers health checks.
+// calls were settled elsewhere twice has to answer a linearizable read within a second, or it is left out: a member whose
+// disk hangs still answers health checks.
 //
 // User and password are asked for on every login, so a rotated password file needs no restart, and the files of
 // TLS are read for every new connection. Calls that need a login at the same time share one, and a call whose token
