@@ -8,11 +8,22 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
+
+// emptyKeyError refuses an empty key. It also matches the error with which etcd refuses one, so that programs written for
+// client/v3 recognize it.
+type emptyKeyError struct{}
+
+// Error is the text of a refused argument.
+func (emptyKeyError) Error() string { return errs.Invalid.Error() + ": key is empty" }
+
+// Unwrap returns what the error matches.
+func (emptyKeyError) Unwrap() []error { return []error{errs.Invalid, rpctypes.ErrEmptyKey} }
 
 // keyMapper maps keys between a namespace and the whole key space. It is immutable. Nothing that it returns shares
 // memory with what it was given, values apart.
@@ -39,7 +50,7 @@ func (m keyMapper) absoluteRange(key, end []byte) (absKey, absEnd []byte, err er
 	case m.err != nil:
 		return nil, nil, m.err
 	case len(key) == 0:
-		return nil, nil, fmt.Errorf("%w: key is empty", errs.Invalid)
+		return nil, nil, emptyKeyError{}
 	case len(end) == 0:
 		return m.absoluteKey(key), nil, nil
 	case string(end) == keyspace.ToEnd:

@@ -17,9 +17,9 @@ import (
 // Nothing reaches out of the namespace. "app" means "app/", so "app2/x" is outside. A range ends at the end of the
 // namespace at the latest, also with WithFromKey and with WithPrefix on the empty key. Compares and the operations of
 // transactions, nested ones included, are mapped in the same way. An empty key, a range that ends before it begins and
-// the zero Op are refused with [ErrInvalid] before anything is sent; a transaction reports that at Commit. A key from
-// outside the namespace in a response is an error. The library's own keys below dir are ordinary keys here. Compact has
-// no keys and is passed on.
+// the zero Op are refused with [ErrInvalid] before anything is sent; a transaction reports that at Commit. The error for an
+// empty key also matches rpctypes.ErrEmptyKey, as with client/v3. A key from outside the namespace in a response is an
+// error. The library's own keys below dir are ordinary keys here. Compact has no keys and is passed on.
 //
 // dir may lack its trailing slash, and "" is the whole key space. If dir is invalid, every call returns [ErrInvalid].
 // The Ops and Cmps that are given are not changed. next must return a new response to each call, as client/v3 does,

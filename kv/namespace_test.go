@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -407,6 +408,7 @@ func TestNamespaceRefusesBeforeItSends(t *testing.T) {
 				err := c.call(t.Context(), kv.Namespace(r.kv(), dir))
 				require.ErrorIs(t, err, kv.ErrInvalid)
 				require.ErrorContains(t, err, c.text)
+				assert.Equal(t, strings.Contains(err.Error(), "key is empty"), errors.Is(err, rpctypes.ErrEmptyKey), err)
 				assert.True(t, errs.Unchanged(err))
 				assert.Empty(t, r.asks, "nothing was sent")
 			}
