@@ -145,7 +145,7 @@ var (
 )
 
 // closedError is the cause of what was ended on purpose.
-func closedError(what string) error { return fmt.Errorf("lock: %s: %w", what, ErrClosed) }
+func closedError(what string) error { return fmt.Errorf("lock: %w", errs.ClosedError(what)) }
 
 // cleanedUpError is an error of a request whose outcome is of no matter any more: whatever it may have left behind is removed.
 type cleanedUpError struct{ err error }

@@ -423,6 +423,7 @@ func TestCloseEndsWaitsAndHoldsAndRemovesTheirKeys(t *testing.T) {
 	assert.Len(t, keysUnder(t, p.cli, dir+"locks/m/"), 1)
 	_, err := b.Mutex("x").Lock(t.Context())
 	require.ErrorIs(t, err, lock.ErrClosed)
+	require.EqualError(t, err, `lock: lock "x": locker closed`)
 	require.ErrorIs(t, mine.Release(t.Context()), lock.ErrLost)
 	require.NoError(t, b.Close())
 	mustRelease(t, h)
