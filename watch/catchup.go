@@ -174,11 +174,15 @@ func (s *sub) recall() error {
 // insist calls f until it succeeds, or says that trying again is of no use.
 func (s *sub) insist(f func() error) error {
 	waits := reopening()
-	defer s.core.outages.over(s)
+	defer s.core.outages.ended(s)
 	for failures := 1; ; failures++ {
 		err := f()
+		if err == nil {
+			s.core.outages.succeeded(s)
+			return nil
+		}
 		switch {
-		case err == nil, fromConsumer(err), errors.Is(err, errs.Permission), errors.Is(err, errs.Compacted),
+		case fromConsumer(err), errors.Is(err, errs.Permission), errors.Is(err, errs.Compacted),
 			errors.Is(err, ErrHistoryRewritten), errors.Is(err, errs.Closed), errors.Is(err, errOtherHistory):
 			return err
 		case s.over() != nil:

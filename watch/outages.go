@@ -44,12 +44,18 @@ func (o *outages) failed(who any, selector string, inARow int, err error) {
 	}
 }
 
-// over says that who fails no more, since it succeeded or has ended.
-func (o *outages) over(who any) {
+// ended says that who makes no more attempts. That one which failed was given up does not end an outage.
+func (o *outages) ended(who any) {
 	o.mu.Lock()
-	_, failing := o.failing[who]
 	delete(o.failing, who)
-	if !failing || len(o.failing) > 0 {
+	o.mu.Unlock()
+}
+
+// succeeded says that an attempt of who has succeeded.
+func (o *outages) succeeded(who any) {
+	o.mu.Lock()
+	delete(o.failing, who)
+	if len(o.failing) > 0 {
 		o.mu.Unlock()
 		return
 	}

@@ -42,6 +42,28 @@ func TestWatcher_LogsOutageOnceWhenItBeginsAndEnds(t *testing.T) {
 	}, watch.WithLogger(slog.New(seen)))
 }
 
+func TestWatcher_DoesNotLogTheEndOfAnOutageForClosedWatches(t *testing.T) {
+	t.Parallel()
+	seen := &counting{Handler: slog.DiscardHandler}
+	const begin, end = "watches are interrupted", "watches go on"
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		records := func() [2]int { return [2]int{seen.of(begin), seen.of(end)} }
+		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
+		w.set(func() { w.refuse = func(int) error { return rpctypes.ErrNoLeader } })
+		w.breakOff(rpctypes.ErrNoLeader)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, [2]int{1, 0}, records())
+		require.NoError(t, sub.Close())
+		time.Sleep(10 * time.Second)
+		require.Equal(t, [2]int{1, 0}, records(), "etcd does not answer yet")
+		w.set(func() { w.refuse = nil })
+		sub, _ = subscribe(t, watcher, watch.Prefix("other/"))
+		time.Sleep(10 * time.Second)
+		require.Equal(t, watch.StateLive, sub.Status().State)
+		require.Equal(t, [2]int{1, 1}, records())
+	}, watch.WithLogger(slog.New(seen)))
+}
+
 func TestWatcher_StatusCarriesConnectionError(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)

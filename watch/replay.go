@@ -32,7 +32,7 @@ var errNoProgress = errors.New("the replay makes no progress")
 func (s *sub) replay(goal position) error {
 	s.core.counts.replays.Add(1)
 	r := replayer{sub: s, goal: goal, waits: reopening()}
-	defer s.core.outages.over(s)
+	defer s.core.outages.ended(s)
 	for !s.at.reaches(goal) {
 		err := r.once()
 		if err == nil || fromConsumer(err) || s.over() != nil {
@@ -93,7 +93,7 @@ func (r *replayer) once() (err error) {
 	r.core.pool.release(seat, err != nil)
 	if r.at != was {
 		r.waits, r.silences, r.stalls, r.fragments, r.size = reopening(), 0, 0, false, 0
-		r.core.outages.over(r.sub)
+		r.core.outages.succeeded(r.sub)
 	}
 	if !spoils(err) || fromConsumer(err) || errors.Is(err, errStalled) || r.over() != nil {
 		return err

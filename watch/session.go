@@ -50,7 +50,7 @@ func reopening() backoff.BackOff {
 // run is the hub's goroutine.
 func (h *hub) run() {
 	h.reopen = reopening()
-	defer h.core.outages.over(h)
+	defer h.core.outages.ended(h)
 	for {
 		err := h.session()
 		if h.ctx.Err() != nil {
@@ -279,7 +279,7 @@ func (h *hub) serve(st *stream, goal position) error {
 			}
 			answered = true
 			h.failures, h.silences, h.reopen = 0, 0, reopening()
-			h.core.outages.over(h)
+			h.core.outages.succeeded(h)
 			if st.seat.alone {
 				h.suspect = false
 				return errMoves
