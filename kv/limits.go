@@ -94,7 +94,7 @@ func checkTTL(d time.Duration) error {
 	case d < time.Second:
 		return fmt.Errorf("%w: TTL %v: etcd counts in seconds (a server with default timing grants 2s at least)", errs.Invalid, d)
 	case d.Seconds() > clientv3.MaxLeaseTTL:
-		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, clientv3.MaxLeaseTTL)
+		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, int64(clientv3.MaxLeaseTTL))
 	}
 	return nil
 }

@@ -20,3 +20,12 @@ func (m *Manager) OpenLate(ttl time.Duration) error {
 	_, err := m.open(term{id: wire.NewLeaseID(), asked: time.Now().Add(-ttl), ttl: ttl}, m.ns, nil)
 	return err
 }
+
+// ShortestTTL returns the shortest of some TTLs, as the loop that renews finds it.
+func ShortestTTL(ttls ...time.Duration) time.Duration {
+	var due []outstanding
+	for _, ttl := range ttls {
+		due = append(due, outstanding{turn: &turn{ttl: ttl}})
+	}
+	return shortestTTL(due)
+}

@@ -154,7 +154,7 @@ func (l *loop) send(due []outstanding) {
 	if due = due[:room]; room == 0 {
 		return
 	}
-	shortest := slices.MinFunc(due, func(a, b outstanding) int { return cmp.Compare(a.turn.ttl, b.turn.ttl) }).turn.ttl
+	shortest := shortestTTL(due)
 	stuck := time.AfterFunc(shortest/patience, l.link.cancel) // a stream takes many small messages before it blocks, but it may
 	defer stuck.Stop()
 	for _, o := range due {
@@ -164,6 +164,11 @@ func (l *loop) send(due []outstanding) {
 			return // the reader gets to know why, or the silence tells
 		}
 	}
+}
+
+// shortestTTL returns the shortest TTL of some sessions, of which there must be one.
+func shortestTTL(of []outstanding) time.Duration {
+	return slices.MinFunc(of, func(a, b outstanding) int { return cmp.Compare(a.turn.ttl, b.turn.ttl) }).turn.ttl
 }
 
 // take takes note of an event, and reports whether there may be something to do now.

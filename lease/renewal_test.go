@@ -277,3 +277,10 @@ func TestAStreamThatEndsWhileIdleIsNoFailure(t *testing.T) {
 		assert.Zero(t, m.Stats().Failures)
 	})
 }
+
+// On 32-bit platforms the difference of these TTLs does not fit an int.
+func TestRenewals_OrderTTLsOnEveryPlatform(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, 2*time.Second, lease.ShortestTTL(2*time.Second, time.Hour))
+	assert.Equal(t, 2*time.Second, lease.ShortestTTL(time.Hour, 2*time.Second))
+}
