@@ -108,6 +108,74 @@ func TestMutex_BlockerThatComesBackBehindDoesNotBlock(t *testing.T) {
 	require.NoError(t, theirs.Unlock(t.Context()))
 }
 
+func TestMutex_WaiterWhoseWatchIsLostIsGranted(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	other, _ := newLocker(t, dir)
+	h := mustLock(t, other.Mutex("m"))
+	proxy, l := watchingApart(t, etcdtest.Client(t), dir)
+	late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
+	eventually(t, func() bool { return l.Stats().Watched == 1 })
+	time.Sleep(600 * time.Millisecond) // it has given up waiting for its first watch
+	proxy.Refuse()
+	proxy.Cut()
+	eventually(t, func() bool { return l.Stats().Watched == 0 })
+	mustRelease(t, h)
+	r := got(t, late)
+	require.NoError(t, r.err, "it polls instead")
+	assert.Greater(t, r.v.Token(), h.Token())
+	mustRelease(t, r.v)
+}
+
+func TestMutex_WaiterNoticesThatItsKeyWasDeleted(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	other, p := newLocker(t, dir)
+	h := mustLock(t, other.Mutex("m"))
+	l, _ := newLocker(t, dir)
+	l.LookEvery(100 * time.Millisecond)
+	late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
+	queued(t, p.cli, dir+"locks/m/", 2)
+	_, err := p.cli.Delete(t.Context(), keysUnder(t, p.cli, dir+"locks/m/")[1])
+	require.NoError(t, err)
+	require.ErrorIs(t, got(t, late).err, lock.ErrLost, "nothing has happened to what it watches")
+	mustRelease(t, h)
+}
+
+func TestSemaphore_WaiterBehindManyWatchesTheQueue(t *testing.T) {
+	t.Parallel()
+	const dir, n = "d/", 10
+	alone := etcdtest.Start(t) // if somebody else writes something, it is one more look
+	a, p := lockerOver(t, alone.Client(t), dir)
+	var held []*lock.Permit
+	for range n {
+		held = append(held, mustAcquire(t, a.Semaphore("s", n), 1))
+	}
+	s := &spent{t: t, count: etcdtest.Counter(t)}
+	l, _ := lockerOver(t, alone.Client(t, s.count.Option), dir)
+	s.l = l
+	s.reset()
+	late := waiting(func() (*lock.Permit, error) { return l.Semaphore("s", n).Acquire(timely(t)) })
+	queued(t, p.cli, dir+"locks/s/.sem/", n+1)
+	eventually(t, func() bool { return l.Stats().Watched == 1 }, "not one watch for each of ten")
+	ctx, stop := context.WithCancel(t.Context())
+	behind := waiting(func() (*lock.Permit, error) { return a.Semaphore("s", n).Acquire(ctx) })
+	queued(t, p.cli, dir+"locks/s/.sem/", n+2)
+	stop()
+	require.ErrorIs(t, got(t, behind).err, context.Canceled)
+	queued(t, p.cli, dir+"locks/s/.sem/", n+1)
+	s.costs(txns(1), "who is behind does not matter")
+	for _, one := range held[:n/2] { // none of which is the last
+		mustGive(t, one)
+	}
+	r := got(t, late)
+	require.NoError(t, r.err)
+	for _, one := range held[n/2:] {
+		mustGive(t, one)
+	}
+	mustGive(t, r.v)
+}
+
 func TestMutex_ContendsWithConcurrency(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{2, 50} {
@@ -334,6 +402,46 @@ func TestHeld_VerifyAgreesWithGuard(t *testing.T) {
 	require.ErrorIs(t, err, lock.ErrLost)
 	require.ErrorIs(t, h.Verify(t.Context()), lock.ErrLost)
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+}
+
+// What happens to the key of a holder while it is not watched has to be looked for when it is again.
+func TestHeld_NoticesLossWhileItsWatchWasAway(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(cli *clientv3.Client, key string) error{
+		"deleted": func(cli *clientv3.Client, key string) error {
+			_, err := cli.Delete(t.Context(), key)
+			return err
+		},
+		"created again": func(cli *clientv3.Client, key string) error {
+			_, err := cli.Delete(t.Context(), key)
+			if err == nil {
+				_, err = cli.Put(t.Context(), key, "")
+			}
+			return err
+		},
+		"put again": func(cli *clientv3.Client, key string) error {
+			_, err := cli.Put(t.Context(), key, "", clientv3.WithIgnoreLease())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := etcdtest.Prefix(t)
+			cli := etcdtest.Client(t)
+			proxy, l := watchingApart(t, cli, dir)
+			h := mustLock(t, l.Mutex("m"))
+			eventually(t, func() bool { return l.Stats().Watched == 1 })
+			proxy.Refuse()
+			proxy.Cut()
+			eventually(t, func() bool { return l.Stats().Watched == 0 })
+			require.NoError(t, spoil(cli, keysUnder(t, cli, dir+"locks/m/")[0]))
+			require.NoError(t, h.Err())
+			proxy.Accept()
+			closed(t, h.Context().Done(), "the loss")
+			require.ErrorIs(t, context.Cause(h.Context()), lock.ErrLost)
+			require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
+		})
+	}
 }
 
 func TestMutex_TokenOfWaiterIsHigherThanThatOfTurns(t *testing.T) {

@@ -237,7 +237,7 @@ func TestWatcher_StreamThatTakesNoMoreRequestsIsReplaced(t *testing.T) {
 	proxy.Blackhole(true, true)
 	long := strings.Repeat("k", 1000)
 	for i := range 300 {
-		defer w.Watch(keywatch.Target{Key: long + strconv.Itoa(i)}, &fakeHandler{})()
+		t.Cleanup(w.Watch(keywatch.Target{Key: long + strconv.Itoa(i)}, &fakeHandler{}))
 	}
 	eventually(t, func() bool { return h.lastErr() != nil })
 	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
