@@ -20,6 +20,7 @@ import (
 // The times of requests.
 const (
 	minAttemptTimeout = 2 * time.Second  // of a request that can be sent again; each one has twice that of the one before
+	maxAttemptTimeout = 64 * time.Second // but no more than this
 	defaultTimeout    = 10 * time.Second // if the context has no deadline
 	closeTimeout      = 5 * time.Second  // for what has to be done on the server when something ends, whatever else has ended
 	grace             = time.Second      // for requests that are under way when the locker is closed
@@ -59,7 +60,7 @@ func (l *Locker) commitDefinite(ctx context.Context, t txn) (out txnResult, err 
 	ctx, stop := withDefaultTimeout(ctx)
 	defer stop()
 	var pauses backoff.BackOff
-	for timeout := minAttemptTimeout; ; timeout *= 2 {
+	for timeout := minAttemptTimeout; ; timeout = min(2*timeout, maxAttemptTimeout) {
 		var late bool
 		out.TxnResponse, late, err = l.attempt(ctx, t, timeout)
 		if err == nil {

@@ -1,0 +1,70 @@
+package lock
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// refusingKV refuses every request at once until a time, as a member without a leader does.
+type refusingKV struct {
+	clientv3.KV
+
+	err     error
+	until   time.Time
+	refused int
+}
+
+func (k *refusingKV) Do(ctx context.Context, _ clientv3.Op) (clientv3.OpResponse, error) {
+	if err := ctx.Err(); err != nil {
+		return clientv3.OpResponse{}, err
+	}
+	if time.Now().Before(k.until) {
+		k.refused++
+		return clientv3.OpResponse{}, k.err
+	}
+	resp := &clientv3.TxnResponse{Header: &pb.ResponseHeader{Revision: 5}, Succeeded: true}
+	return resp.OpResponse(), nil
+}
+
+func TestLocker_RequestOutlastsManyRefusals(t *testing.T) {
+	t.Parallel()
+	for name, one := range map[string]struct {
+		op  clientv3.Op
+		err error
+	}{
+		"read, no leader":           {clientv3.OpGet("k"), rpctypes.ErrNoLeader},
+		"put, no leader":            {clientv3.OpPut("k", ""), rpctypes.ErrNoLeader},
+		"read, connections break":   {clientv3.OpGet("k"), status.Error(codes.Unavailable, "error reading from server: EOF")},
+		"put, connections break":    {clientv3.OpPut("k", ""), status.Error(codes.Unavailable, "error reading from server: EOF")},
+		"put, the server times out": {clientv3.OpPut("k", ""), rpctypes.ErrTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				cli := clientv3.NewCtxClient(t.Context())
+				fake := &refusingKV{err: one.err, until: time.Now().Add(5 * time.Minute)}
+				cli.KV = fake
+				l := &Locker{store: kv.New(cli)}
+				ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer stop()
+				resp, err := l.commitDefinite(ctx, txn{then: []clientv3.Op{one.op}})
+				require.NoError(t, err)
+				assert.EqualValues(t, 5, resp.revision())
+				assert.Less(t, time.Since(fake.until), 5*time.Second)
+				assert.Greater(t, fake.refused, 60, "doubling a timeout that often would overflow it")
+			})
+		})
+	}
+}
