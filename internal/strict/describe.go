@@ -8,25 +8,15 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // Describe returns what err, an error of encoding/json, says, without the value that it may quote. Of an error that is
 // not known it tells the type.
 func Describe(err error) string {
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		if syntax.Error() == "unexpected end of JSON input" {
-			return "it ends too early"
-		}
-		return "syntax error at byte " + strconv.FormatInt(syntax.Offset, 10)
-	}
-	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		got, _, _ := strings.Cut(kind.Value, " ") // what follows is the value
-		text := got + " where " + typeName(kind.Type) + " is expected"
-		if kind.Field != "" {
-			text = "field " + strconv.Quote(kind.Field) + ": " + text
-		}
-		return text
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() == "unexpected end of JSON input" {
+		return "it ends too early"
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return "it ends too early"
@@ -34,14 +24,7 @@ func Describe(err error) string {
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return "unknown field " + name
 	}
-	return fmt.Sprintf("%T", err)
-}
-
-func typeName(t reflect.Type) string {
-	if t == reflect.TypeFor[time.Duration]() {
-		return "a duration"
-	}
-	return t.String()
+	return errs.DescribeCodecError(err)
 }
 
 // describeCustom returns the text of an error of a method of t, such as UnmarshalJSON, unless it quotes a part of raw.
