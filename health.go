@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 const (
@@ -149,7 +151,7 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) {
 		bad = append(bad, &EndpointError{Endpoint: a.ep, Err: a.reason()})
 	}
 	if ctx.Err() != nil {
-		return nil, refuse(op, fmt.Errorf("%w: %w: %w", condition, ended(ctx), bad))
+		return nil, refuse(op, fmt.Errorf("%w: %w: %w", condition, retry.ContextError(ctx), bad))
 	}
 	return nil, refuse(op, fmt.Errorf("%w: %w", condition, bad))
 }

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 const (
@@ -116,7 +118,7 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	case len(alive) == 0:
 		err := fmt.Errorf("%w: %w", ErrUnavailable, rest)
 		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", err, ended(ctx))
+			err = fmt.Errorf("%w: %w", err, retry.ContextError(ctx))
 		}
 		return err
 	}
@@ -191,15 +193,6 @@ func (c *core) readFrom(ctx context.Context, ep, key string) bool {
 			return false
 		}
 	}
-}
-
-// ended is the error of a context that has ended: it matches both its error and its cause.
-func ended(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if errors.Is(cause, err) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // closedAlready reports whether a client was closed by somebody else before, which is no failure to close it.
