@@ -41,8 +41,13 @@ type Leader struct {
 // value is what Leader and Observe show others, such as the address of this process. The leadership ends with Release, which
 // resigns.
 func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, error) {
+	return e.campaign(ctx, value, nil)
+}
+
+// campaign is Campaign. It calls enqueued, which may be nil, when the key is in the queue.
+func (e *Election) campaign(ctx context.Context, value string, enqueued func()) (*Leadership, error) {
 	kind := e.kind
-	kind.value = value
+	kind.value, kind.enqueued = value, enqueued
 	h, err := e.l.acquireOwn(ctx, kind, e.bad)
 	if err != nil {
 		return nil, fail("campaign", e.kind.name, err)

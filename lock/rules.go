@@ -22,7 +22,8 @@ type waiterKind struct {
 	value    string // of the key
 	mark     string // at the end of the key, if a rule has to tell kinds of waiters apart
 	rule     rule
-	pageSize int64 // how many of those ahead are read at first; 0: all
+	pageSize int64  // how many of those ahead are read at first; 0: all
+	enqueued func() // called when the key is in the queue; may be nil
 }
 
 // fewAhead is how many of those ahead a waiter for an exclusive lock reads at first: the nearest one blocks it, but some may

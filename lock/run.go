@@ -38,22 +38,22 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		return fail("run", e.kind.name, errNoContext)
 	}
 	pauses := newBackoff(maxCampaignBackoff)
-	failing := false // logged once when it begins and once when it ends
-	lead := func(ctx context.Context, l *Leadership) error {
-		if failing {
-			failing = false
-			e.l.logger.WarnContext(ctx, "campaigns succeed again", "name", errs.Short(e.kind.name))
+	var failing time.Time // since when campaigns fail; logged once when it begins and once when it ends
+	enqueued := func() {
+		if !failing.IsZero() {
+			lasted := time.Since(failing).Round(time.Millisecond)
+			failing = time.Time{}
+			e.l.logger.WarnContext(ctx, "campaigns go on", "name", errs.Short(e.kind.name), "after", lasted)
 		}
-		return f(ctx, l)
 	}
 	for {
 		began := time.Now()
-		over, err := e.serve(ctx, value, lead)
+		over, err := e.serve(ctx, value, enqueued, f)
 		if over {
 			return err
 		}
-		if ctx.Err() == nil && !failing && !errors.Is(err, ErrLost) { // a loss is logged where it is noticed
-			failing = true
+		if ctx.Err() == nil && failing.IsZero() && !errors.Is(err, ErrLost) { // a loss is logged where it is noticed
+			failing = time.Now()
 			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.kind.name), "error", err)
 		}
 		if time.Since(began) > maxCampaignBackoff {
@@ -66,8 +66,8 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 }
 
 // serve campaigns once, and leads once. over says that this was the end; else err says why it is not.
-func (e *Election) serve(ctx context.Context, value string, f func(context.Context, *Leadership) error) (over bool, err error) {
-	l, err := e.Campaign(ctx, value)
+func (e *Election) serve(ctx context.Context, value string, enqueued func(), f LeaderFunc) (over bool, err error) {
+	l, err := e.campaign(ctx, value, enqueued)
 	switch {
 	case err == nil:
 	case permanent(err) && !errors.Is(err, errs.Unauthenticated):

@@ -19,6 +19,9 @@ func (l *Locker) acquireOwn(ctx context.Context, kind waiterKind, bad error) (*h
 		if err != nil {
 			return nil, err
 		}
+		if kind.enqueued != nil {
+			kind.enqueued()
+		}
 		if err = w.await(ctx); err != nil {
 			w.discard()
 			return nil, q.nameHolder(ctx, kind.name, err)
