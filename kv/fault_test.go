@@ -417,6 +417,12 @@ func TestWithoutADeadlineACallEndsWithTheDefault(t *testing.T) {
 	_, err = s.Put(ctx, "k", nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Contains(t, err.Error(), "default timeout 400ms")
+	_, err = s.Put(ctx, "k", nil, kv.WithOnce())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Contains(t, err.Error(), "default timeout 400ms")
+	_, err = s.Update(ctx, "k", func(cur kv.Entry[[]byte]) ([]byte, error) { return cur.Value, nil }, kv.WithUpsert())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Contains(t, err.Error(), "default timeout 400ms")
 }
 
 // What a server or a proxy answers decides whether a write may be sent again. Client/v3 sends Canceled and

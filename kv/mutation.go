@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -69,8 +70,13 @@ func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, c.engine.WriteTimeout)
+	return context.WithTimeoutCause(ctx, c.engine.WriteTimeout, defaultTimeoutError(c.engine.WriteTimeout))
 }
+
+// defaultTimeoutError is why a write of several requests was given up whose ctx has no deadline.
+type defaultTimeoutError time.Duration
+
+func (e defaultTimeoutError) Error() string { return "default timeout " + time.Duration(e).String() }
 
 // errSlotLost says that a slot vanished or was changed from outside before the write, which was not applied.
 var errSlotLost = errors.New("the operation slot was lost")
