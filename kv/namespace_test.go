@@ -262,6 +262,7 @@ func TestNamespaceMapsTransactionsToTheirDepth(t *testing.T) {
 func TestNamespaceStreams(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
+	requireRangeStream(t, cli)
 	neighbours(t, cli, home)
 	outer := kv.Namespace(cli, home)
 	inner := kv.Namespace(outer, "app")

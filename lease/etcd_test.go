@@ -3,6 +3,7 @@ package lease_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -357,7 +358,14 @@ func TestALeaseWithAKeyOfAnotherIsLost(t *testing.T) {
 	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
 	_, err = root.Put(t.Context(), "secret", "", clientv3.WithLease(s.ID()))
 	require.NoError(t, err)
-	<-s.Context().Done()
+	select {
+	case <-s.Context().Done():
+	case <-time.After(20 * time.Second):
+		info, err := root.Status(t.Context(), srv.Endpoint())
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(info.Version, "3.5."), "etcd %s lets the lease be renewed", info.Version)
+		t.Skip("old servers do not check permissions when a lease is renewed")
+	}
 	require.ErrorIs(t, s.Err(), lease.ErrPermission)
 	// The other one goes on, also beyond the life of its first token.
 	before := m.Stats().Renewals
