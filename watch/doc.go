@@ -99,7 +99,7 @@
 // Watches of one [Watcher] on the same selector share one server-side watch, whether they take events or state: a
 // thousand subscribers cost etcd one. The events of a batch and their values are shared as well: they are
 // read-only. A watch that starts late, or starts in the past, reads what it needs by itself and then joins. Each server-side watch has
-// a gRPC stream of its own, up to 16 for a Watcher, then they share; replays have further ones, for as long as any lasts. With
+// a gRPC stream of its own, up to 16 for a Watcher, then they share; replays have further ones, of which 16 are kept for as long as any replay lasts. With
 // client/v3's own login, a stream costs a login. What kills one
 // stream (an event larger than the receive limit, a token that has expired) leaves the others alone; where streams are shared,
 // the one that is to blame is found by trying the suspects alone.

@@ -40,7 +40,7 @@ type pool struct {
 	mu      sync.Mutex
 	seats   []*seat
 	replays int           // how many replays have a stream of their own
-	idle    []*seat       // streams of replays that have ended, for those that begin while others go on
+	idle    []*seat       // streams of replays that have ended, the oldest first, for those that begin while others go on
 	suspect chan struct{} // holds a token while somebody is tried alone
 }
 
@@ -163,7 +163,8 @@ func (p *pool) release(s *seat, broken bool) {
 }
 
 // releaseOwn gives the stream of a replay back. It serves other replays while there are any, since a new stream may cost a
-// login.
+// login. The last maxStreams of them are kept: one replay can go on for hours, and a stream whose limit is unusual is of no
+// use to others.
 func (p *pool) releaseOwn(s *seat, broken bool) {
 	p.mu.Lock()
 	s.tenants--
@@ -173,6 +174,10 @@ func (p *pool) releaseOwn(s *seat, broken bool) {
 		ends = append(ends, s)
 	} else {
 		p.idle = append(p.idle, s)
+	}
+	if n := len(p.idle) - maxStreams; n > 0 {
+		ends = append(ends, p.idle[:n]...)
+		p.idle = slices.Delete(p.idle, 0, n)
 	}
 	if p.replays == 0 {
 		ends = append(ends, p.idle...)

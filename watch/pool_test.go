@@ -47,6 +47,42 @@ func TestAnEventLargerThanTheReceiveLimitHoldsUpItsOwnWatchAlone(t *testing.T) {
 	assert.LessOrEqual(t, w.Stats().Streams, 16)
 }
 
+// While one replay goes on, the streams of others that have ended are kept for the next ones, but not all of them.
+func TestWatcher_KeepsFewStreamsForReplays(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.Start(t).Client(t)
+	w := newWatcher(t, cli)
+	first := mustPut(t, cli, "w/k", "1")
+	last := mustPut(t, cli, "w/k", "2")
+	mustPut(t, cli, "other", "")
+	var arrived sync.WaitGroup
+	replay := func(until <-chan struct{}) *watch.Subscription {
+		var once sync.Once
+		arrived.Add(1)
+		sub, err := w.Subscribe(watch.Prefix("w/"), func(context.Context, watch.Batch) error {
+			once.Do(arrived.Done)
+			<-until
+			return nil
+		}, watch.WithAfter(first))
+		require.NoError(t, err)
+		return sub
+	}
+	slow, quick := make(chan struct{}), make(chan struct{})
+	defer close(slow)
+	replay(slow)
+	var subs []*watch.Subscription
+	for range 40 {
+		subs = append(subs, replay(quick))
+	}
+	arrived.Wait() // all at once
+	close(quick)
+	for _, sub := range subs {
+		require.NoError(t, sub.WaitRevision(t.Context(), last))
+		ready(t, sub)
+	}
+	assert.LessOrEqual(t, w.Stats().Streams, 1+1+16, "of live watches, of the replay that goes on, and those that are kept")
+}
+
 func TestARefusalDoesNotSendTheOthersOnItsStreamAway(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
