@@ -358,9 +358,11 @@ func TestALeaseWithAKeyOfAnotherIsLost(t *testing.T) {
 	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
 	_, err = root.Put(t.Context(), "secret", "", clientv3.WithLease(s.ID()))
 	require.NoError(t, err)
+	limit := time.NewTimer(20 * time.Second)
+	defer limit.Stop()
 	select {
 	case <-s.Context().Done():
-	case <-time.After(20 * time.Second):
+	case <-limit.C:
 		info, err := root.Status(t.Context(), srv.Endpoint())
 		require.NoError(t, err)
 		require.True(t, strings.HasPrefix(info.Version, "3.5."), "etcd %s lets the lease be renewed", info.Version)
