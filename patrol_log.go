@@ -1,6 +1,26 @@
 package etcdkit
 
-import "time"
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
+)
+
+// errNoAnswer stands for a probe that was not answered in time.
+var errNoAnswer = errors.New("no answer")
+
+// reason is why the last probe failed, for people.
+func (one *post) reason() error {
+	if errors.Is(one.err, context.DeadlineExceeded) || status.Code(one.err) == codes.DeadlineExceeded {
+		return errNoAnswer
+	}
+	return wire.Plain(one.err)
+}
 
 // logOutages logs the endpoints that are evicted and readmitted, and the time in which none answers. Both records of an
 // outage are warnings, so that a log from Warn up has the end as well.
@@ -10,13 +30,15 @@ func (p *patrol) logOutages() {
 	now, silent := time.Now(), len(p.posts) > 0
 	var errs endpointErrors
 	for _, one := range p.posts {
-		ep, err := one.ep, one.err
+		ep, err := one.ep, one.reason()
 		begins, ends, lasted := one.log.Update(one.out || one.log.Open() && one.good == 0, now)
 		switch {
 		case begins:
 			records = append(records, func() { p.logger.Warn("etcd endpoint evicted", "endpoint", ep, "error", err) })
 		case ends:
-			records = append(records, func() { p.logger.Warn("etcd endpoint readmitted", "endpoint", ep, "after", lasted) })
+			records = append(records, func() {
+				p.logger.Warn("etcd endpoint readmitted", "endpoint", ep, "after", lasted.Round(time.Millisecond))
+			})
 		}
 		silent = silent && one.failed >= failuresOut
 		errs = append(errs, &EndpointError{Endpoint: ep, Err: err})
@@ -30,6 +52,6 @@ func (p *patrol) logOutages() {
 	case begins:
 		p.logger.Warn("no etcd endpoint answers", "error", errs)
 	case ends:
-		p.logger.Warn("etcd endpoints answer again", "after", lasted)
+		p.logger.Warn("etcd endpoints answer again", "after", lasted.Round(time.Millisecond))
 	}
 }

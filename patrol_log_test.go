@@ -1,12 +1,15 @@
 package etcdkit_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -66,4 +69,22 @@ func TestClient_LogsTheOutageOfASingleEndpoint(t *testing.T) {
 	proxy.Accept()
 	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "etcd endpoints answer again") }, 30*time.Second, time.Millisecond)
 	assert.Equal(t, 1, strings.Count(lines.String(), "no etcd endpoint answers"))
+}
+
+func TestPatrol_LogsReasonsInPlainWords(t *testing.T) {
+	t.Parallel()
+	lines := &lockedWriter{w: &strings.Builder{}}
+	fl := newFleet("a", "b", "c")
+	patrolled(t, fl, nil, func(t *testing.T, p etcdkit.Patrol) {
+		p.LogTo(lines.logger())
+		p.ReadBy(func(context.Context, string) error {
+			return status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 10.0.0.1:2379: connect: connection refused"`)
+		})
+		fl.is("frozen", "b")
+		p.Slower("c")
+		p.Slower("c")
+		time.Sleep(30 * time.Second)
+		assert.Contains(t, lines.String(), `endpoint=b error="no answer"`)
+		assert.Contains(t, lines.String(), `endpoint=c error="dial tcp 10.0.0.1:2379: connect: connection refused"`)
+	})
 }
