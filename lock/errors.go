@@ -44,7 +44,8 @@ type LockedError struct {
 	// Token is the mod revision of the owner's key: its fencing token, or, if the owner had to wait for the lock, a lower bound of
 	// it, and never higher than the token of the next holder. It is 0 if Owner is "", and if the hold is a shared one.
 	Token int64
-	// Local reports whether the owner is this process.
+	// Local reports whether the owner has the lock by the same [Locker], and so is this process. Another Locker of this process
+	// counts as another owner.
 	Local bool
 }
 
