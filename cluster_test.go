@@ -175,19 +175,25 @@ func TestClient_CallsAtAFrozenMemberAreSettledElsewhere(t *testing.T) {
 	}
 }
 
-// When a new leader is elected, it refuses the reads that wait at its followers. Their other attempts may be at the member
-// that froze.
-func TestClient_ReadsOutliveALeaderThatFreezes(t *testing.T) {
+// When a new leader is elected, it refuses the reads that wait at its followers, and writes that were on their way to the old
+// one time out after 7 s. Their other attempts may be at the member that froze.
+func TestClient_CallsOutliveALeaderThatFreezes(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	_, err := c.KV().Put(t.Context(), "warm", nil, kv.WithOnce()) // there is a slot
+	require.NoError(t, err)
 	cluster.Leader(t).Pause()
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second) // less than keepalive takes to end a connection
 	defer stop()
 	var wg sync.WaitGroup
-	for range 9 {
+	for i := range 5 {
 		wg.Go(func() {
 			_, err := c.KV().Exists(ctx, "k")
+			assert.NoError(t, err)
+		})
+		wg.Go(func() {
+			_, err := c.KV().Put(ctx, fmt.Sprintf("put/%d", i), nil, kv.WithOnce())
 			assert.NoError(t, err)
 		})
 	}

@@ -25,8 +25,8 @@
 //	other writes                there is one attempt
 //
 // An attempt that fails while the other is under way is made again, since the other may be at a member that is frozen: the
-// new leader of a cluster whose leader froze refuses the reads that its members have waited with. So is a guarded write
-// that was refused for want of a leader. If a guarded write fails in another way, the other attempt is waited for.
+// new leader of a cluster whose leader froze refuses the reads that its members have waited with, and writes that were on
+// their way to the old one time out.
 //
 // The second attempt begins after four times the mean latency of reads or writes, at least 250 ms and at most 1 s, or after
 // a third of the time that remains if that is less. A budget of 10, to which each answer adds a tenth, bounds what second

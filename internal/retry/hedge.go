@@ -174,12 +174,15 @@ func (s *second[T]) start() {
 func (s *second[T]) make(ctx context.Context, conn grpc.ClientConnInterface, release func(), slow string) result[T] {
 	waits := s.run.Policy.Backoff()
 	waits.Reset()
+	lost := false
 	for n := 1; ; n++ {
 		x := s.send(ctx, conn, slow)
+		x.lost = lost
 		release()
 		if x.settled || !s.again(ctx, &x, n, waits.NextBackOff()) {
 			return x
 		}
+		lost = s.run.fate(&x) == Lost
 		var ok bool
 		if conn, release, ok = s.run.hedger.members.Other(slow); !ok {
 			return x
@@ -236,5 +239,5 @@ func (s *second[T]) again(ctx context.Context, x *result[T], n int, wait time.Du
 	case <-ctx.Done():
 		return false
 	}
-	return x.class == Leaderless || n < r.Policy.MaxAttempts && r.budget.Take()
+	return x.class == Leaderless || r.call.Guarded || n < r.Policy.MaxAttempts && r.budget.Take()
 }

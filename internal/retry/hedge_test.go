@@ -235,10 +235,10 @@ func TestDo_RepeatsAnAttemptBesideOneThatHangs(t *testing.T) {
 		"the second has no leader":          {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "ok", nil}, "ok", 3, "a"},
 		"the first has no leader":           {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
 		"there is no leader for ever":       {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errNoLeader}, "", 0, "a"},
-		"the second of a write may come":    {guarded, answer{after: never}, answer{s, "", errTimeout}, answer{0, "ok", nil}, "", 2, "a"},
-		"the first of a write may come":     {guarded, answer{2 * s, "", errTimeout}, answer{after: never}, answer{0, "ok", nil}, "", 2, "a"},
-		"a repeat of a write may come":      {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errTimeout}, "", 3, "a"},
-		"and so may that of the first":      {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "", errTimeout}, "", 3, "b"},
+		"the second of a write may come":    {guarded, answer{after: never}, answer{s, "", errTimeout}, answer{0, "ok", nil}, "ok", 3, "a"},
+		"the first of a write may come":     {guarded, answer{2 * s, "", errTimeout}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
+		"a repeat of a write may come":      {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errTimeout}, "", 0, "a"},
+		"and so may that of the first":      {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "", errTimeout}, "", 0, "b"},
 		"the second of a read always fails": {read, answer{after: never}, answer{0, "", leaderChanged}, answer{0, "", leaderChanged}, "", 4, "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 		others retry.Others // of which the deciding answer was told
 		err    error
 		took   time.Duration
-		sent   int
+		sent   int // 0: at least three
 	}{
 		"yes from the first":                      {answer{2 * s, "yes", nil}, answer{after: never}, "yes", retry.Out, nil, 2 * s, 2},
 		"yes from the second":                     {answer{after: never}, answer{s, "yes", nil}, "yes", retry.Out, nil, 2 * s, 2},
@@ -315,8 +315,8 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 		"no, and the other was refused before":    {answer{2 * s, "", refused}, answer{3 * s, "no", nil}, "no", retry.None, nil, 4 * s, 2},
 		"no before there was another":             {answer{s / 2, "no", nil}, answer{}, "no", retry.None, nil, s / 2, 1},
 		"no, and the other never answers":         {answer{2 * s, "no", nil}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 2},
-		"an error, and the other never answers":   {answer{2 * s, "", errLost}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 2},
-		"an error, then yes":                      {answer{2 * s, "", errLost}, answer{3 * s, "yes", nil}, "yes", retry.Out, nil, 4 * s, 2},
+		"an error, and the other never answers":   {answer{2 * s, "", errLost}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 0},
+		"an error, then yes":                      {answer{2 * s, "", errLost}, answer{3 * s, "yes", nil}, "yes", retry.Out, nil, 4 * s, 3},
 		"no permission is not final for a write":  {answer{4 * s, "yes", nil}, answer{0, "", rpctypes.ErrPermissionDenied}, "yes", retry.Out, nil, 4 * s, 2},
 		"two refusals leave nothing to wonder at": {answer{2 * s, "", rpctypes.ErrPermissionDenied}, answer{2 * s, "", rpctypes.ErrPermissionDenied}, "", 0, errs.Permission, 3 * s, 2},
 	} {
@@ -336,7 +336,11 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 				assert.Equal(t, test.took, time.Since(h.began))
 				assert.Equal(t, test.want, got)
 				require.ErrorIs(t, err, test.err)
-				require.Len(t, h.sent, test.sent)
+				if test.sent == 0 {
+					require.Greater(t, len(h.sent), 2)
+				} else {
+					require.Len(t, h.sent, test.sent)
+				}
 				if err == nil {
 					assert.Equal(t, test.others, told[got])
 				} else {
@@ -345,6 +349,45 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 				if test.sent == 2 {
 					assert.Equal(t, []bool{false, true}, h.again, "the second attempt knows that it is not the first")
 				}
+			})
+		})
+	}
+}
+
+// An attempt whose answer was lost may be applied whatever becomes of those in its place.
+func TestSettle_RemembersAttemptsThatWereReplaced(t *testing.T) {
+	t.Parallel()
+	const s = time.Second
+	for name, test := range map[string]struct{ first, second answer }{
+		"the first":  {answer{2 * s, "", errTimeout}, answer{3 * s, "no", nil}},
+		"the second": {answer{4 * s, "no", nil}, answer{s, "", errTimeout}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var h *hedged
+				h = newHedged(func(n int, _ bool) answer {
+					switch {
+					case n < 2:
+						return []answer{test.first, test.second}[n]
+					case time.Since(h.began) < 6*s:
+						return answer{0, "", errNoLeader}
+					}
+					return answer{0, "yes", nil}
+				})
+				var mu sync.Mutex
+				var told []retry.Others
+				got, err := retry.Settle(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, others retry.Others) bool {
+					mu.Lock()
+					defer mu.Unlock()
+					if *says == "no" {
+						told = append(told, others)
+					}
+					return *says != "no" || others == retry.None
+				})
+				require.NoError(t, err)
+				assert.Equal(t, "yes", got)
+				assert.Equal(t, []retry.Others{retry.Out, retry.Lost}, told)
 			})
 		})
 	}

@@ -38,6 +38,7 @@ type result[T any] struct {
 	class     Class  // of err
 	condition error  // of err
 	settled   bool   // the call is over with it, whatever becomes of other attempts
+	lost      bool   // an attempt in whose place it was made may have been applied
 	peer      string // the member that the attempt was sent to, if it failed and that is known
 }
 
@@ -120,6 +121,7 @@ func (r *run[T]) beside(ctx context.Context, s *second[T], first result[T]) (x, 
 		if x.settled = r.settles(&x, Out); x.settled {
 			return x, y
 		}
+		r.doubt = max(r.others(), r.fate(&x)) == Lost
 		if ctx.Err() != nil || r.closed() || r.late() || !r.replaceable(&x) || !r.again(x.class, x.err) {
 			return x, <-s.result // at the deadline, if not before
 		}
@@ -136,15 +138,16 @@ func (r *run[T]) beside(ctx context.Context, s *second[T], first result[T]) (x, 
 }
 
 // replaceable reports whether another attempt may take the place of x, which has failed, while the other one is under way:
-// that one may be at a member that never answers. A write of which x may yet be applied waits.
+// that one may be at a member that never answers.
 func (r *run[T]) replaceable(x *result[T]) bool {
-	switch {
-	case x.err == nil:
-		return false
-	case r.call.Read:
-		return x.class == Refused || x.class == Leaderless || x.class == Busy || x.class == Ambiguous
+	switch x.class {
+	case Leaderless, Ambiguous:
+		return x.err != nil
+	case Refused, Busy:
+		return x.err != nil && r.call.Read
+	case Reauth, Hopeless, Full:
 	}
-	return x.class == Leaderless
+	return false
 }
 
 // track returns an attempt that begins a round.
@@ -182,7 +185,7 @@ func (r *run[T]) others() Others {
 // fate is what x says about its own attempt, for whoever looks at another one. An answer that did not settle the call has
 // said that it was not applied.
 func (r *run[T]) fate(x *result[T]) Others {
-	if x.err != nil && !r.call.Read && x.class.Applied() {
+	if x.lost || x.err != nil && !r.call.Read && x.class.Applied() {
 		return Lost
 	}
 	return None
@@ -193,6 +196,9 @@ var errUnsettled = errors.New("the answer does not tell what became of an earlie
 
 // conclude finds out whether x settles the call now that no other attempt is under way. If not, x becomes an error.
 func (r *run[T]) conclude(x result[T], others Others) result[T] {
+	if x.lost {
+		others = Lost
+	}
 	r.doubt = max(others, r.fate(&x)) == Lost
 	x.settled = r.settles(&x, others)
 	if x.err == nil && !x.settled {
