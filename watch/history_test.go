@@ -121,6 +121,31 @@ func TestAListIsNotReadFromAnotherHistoryThanTheWatch(t *testing.T) {
 	})
 }
 
+func TestWatcher_ReplaysNoOtherHistoryThanTheWatch(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+		stored := w.commit(change{key: "dir/a", value: "stored"})
+		w.commit(change{key: "dir/a", value: "since"})
+		subscribe(t, watcher, watch.Prefix("dir/")) // keeps the server-side watch open
+		w.set(func() { w.refuse = func(int) error { return rpctypes.ErrNoLeader } })
+		got := newRecorder()
+		sub, err := watcher.Subscribe(watch.Prefix("dir/"), got.handle, watch.WithAfter(stored))
+		require.NoError(t, err)
+		time.Sleep(time.Second) // the replay is tried
+		w.set(func() { w.refuse, w.refuseNow = nil, true })
+		w.wipe()
+		for i := range 10 {
+			w.commit(change{key: "dir/b", value: strconv.Itoa(i)})
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		assert.Empty(t, got.all())
+		w.set(func() { w.refuseNow = false })
+		require.ErrorIs(t, ended(t, sub), watch.ErrHistoryRewritten)
+		assert.Empty(t, got.all())
+	})
+}
+
 func TestAMemberThatLagsIsNotAnotherHistory(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {

@@ -35,12 +35,13 @@ type world struct {
 	opened   int // watches ever opened
 	closed   bool
 
-	faults  float64           // how often something goes wrong, of 1
-	refuse  func(n int) error // of the n-th opening
-	mute    bool              // open watches say nothing, new ones are not confirmed
-	unread  bool              // reads fail
-	lagging int64             // how many revisions the member behind new watches lags
-	lagTerm bool              // and it has not applied the first entry of the current term
+	faults    float64           // how often something goes wrong, of 1
+	refuse    func(n int) error // of the n-th opening
+	refuseNow bool              // refuses watches from the present on, and lets replays through
+	mute      bool              // open watches say nothing, new ones are not confirmed
+	unread    bool              // reads fail
+	lagging   int64             // how many revisions the member behind new watches lags
+	lagTerm   bool              // and it has not applied the first entry of the current term
 
 	muteReplays bool // watches of the past are confirmed and say nothing
 	tooLarge    bool // so are those without fragments, since client/v3 hides that it refuses what it gets

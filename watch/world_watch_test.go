@@ -62,6 +62,8 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 	switch {
 	case w.refuse != nil:
 		refused = w.refuse(w.opened)
+	case w.refuseNow && op.Rev() == 0:
+		refused = rpctypes.ErrNoLeader
 	case w.unlucky(0.5):
 		refused = w.anyError()
 	}
