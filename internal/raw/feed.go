@@ -89,7 +89,7 @@ func (f *feed) again(r *clientv3.WatchResponse) bool {
 	if !tokenRefused(r) || f.refused >= f.w.engine.Policy.MaxAttempts {
 		return false
 	}
-	f.w.retire(f.below.lane.on)
+	f.w.retire(f.below.lane.on) // if the watch was refused when it was created this is done already
 	f.refused++
 	if f.refused > 1 && !f.pause() {
 		return false
@@ -172,6 +172,10 @@ func (f *feed) note(r *clientv3.WatchResponse) {
 
 // tokenRefused reports whether a watch was ended, or not created, because of the token of its stream.
 func tokenRefused(r *clientv3.WatchResponse) bool {
-	class, _ := retry.Classify(r.Err(), false)
+	err := r.Err()
+	if err == nil {
+		return false
+	}
+	class, _ := retry.Classify(err, false)
 	return class == retry.Reauth
 }

@@ -42,6 +42,9 @@ func (l *lane) create(ctx context.Context, w *watcher, key string, opts []client
 	created := make(chan *watch)
 	if !w.spawn(func() {
 		x := l.watch(context.WithoutCancel(ctx), key, opts) // its end takes its turn as well
+		if x.first != nil && tokenRefused(x.first) {
+			w.retire(l.on) // before the next one has its turn: client/v3 may still be repeating the request that was refused
+		}
 		l.pass(w)
 		select {
 		case created <- x:

@@ -80,20 +80,18 @@ func (w *watcher) join(stream string) *lane {
 	return l
 }
 
-// leave counts a watch out, and drops a generation that has had its last one.
+// leave counts a watch out, and drops a generation that has had its last one. There is nothing to close: streams end with
+// their watches. Closing one while it ends could wait for ever: client/v3 may repeat a refused request on a stream that
+// nobody knows of, and Close does not wait for a watch of which the refusal has just come.
 func (w *watcher) leave(l *lane) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	l.watches--
 	if l.watches == 0 {
 		delete(l.on.lanes, l.stream)
 	}
-	over := l.on.made && l.on != w.current && len(l.on.lanes) == 0
-	if over {
+	if l.on.made && l.on != w.current && len(l.on.lanes) == 0 {
 		delete(w.alive, l.on)
-	}
-	w.mu.Unlock()
-	if over {
-		_ = l.on.Close() // its streams have ended with their watches
 	}
 }
 
