@@ -3,34 +3,41 @@ package etcdkit_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
 )
 
 func TestRetriesAreObservedAndLogged(t *testing.T) {
 	t.Parallel()
-	proxy := etcdtest.Start(t).Proxy(t)
 	lines := &lockedWriter{w: &strings.Builder{}}
 	seen := make(chan string, 100)
-	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints()}, etcdkit.WithLogger(lines.logger()), etcdkit.WithObserver(etcdkit.Observer{
+	key := etcdtest.Prefix(t) + "absent"
+	var refused atomic.Bool // the first read of it
+	refuser := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+		if r, ok := req.(*pb.RangeRequest); ok && string(r.GetKey()) == key && refused.CompareAndSwap(false, true) {
+			return rpctypes.ErrGRPCNoLeader
+		}
+		return invoke(ctx, method, req, reply, cc, o...)
+	})
+	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(refuser), etcdkit.WithLogger(lines.logger()), etcdkit.WithObserver(etcdkit.Observer{
 		Retry: func(op string, attempt int, err error) {
 			assert.Error(t, err)
 			assert.Positive(t, attempt)
 			seen <- op
 		},
 	}))
-	proxy.Refuse()
-	proxy.Cut()
-	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
-	defer stop()
-	_, err := c.KV().Get(ctx, "k")
-	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
+	_, err := c.KV().Get(t.Context(), key)
+	require.ErrorIs(t, err, kv.ErrNotFound)
 	require.NotEmpty(t, seen)
 	assert.Equal(t, "get", <-seen)
 	assert.Positive(t, c.Stats().KV.Retries)
