@@ -34,12 +34,12 @@ func newLogger() (*slog.Logger, *bytes.Buffer) {
 	}})), &b
 }
 
-func TestOrDefault_ReturnsTheGivenLogger(t *testing.T) {
+func TestOrDefault_ReturnsTheGivenLogger(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
 	l, _ := newLogger()
 	assert.Same(t, l, logging.OrDefault(l))
 }
 
-func TestOrDefault_WritesFromWarnUpToTheCurrentDefault(t *testing.T) {
+func TestOrDefault_WritesFromWarnUpToTheCurrentDefault(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
 	l := logging.OrDefault(nil).With("a", 1).WithGroup("g") // made before the program sets its default
 	def, out := newLogger()
 	setDefault(t, def)
@@ -50,14 +50,14 @@ func TestOrDefault_WritesFromWarnUpToTheCurrentDefault(t *testing.T) {
 	assert.Equal(t, "level=WARN msg=yes a=1 g.b=2\nlevel=ERROR msg=yes a=1\n", out.String())
 }
 
-func TestOrDefault_FollowsTheLevelOfTheDefault(t *testing.T) {
+func TestOrDefault_FollowsTheLevelOfTheDefault(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
 	var b bytes.Buffer
 	setDefault(t, slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelError})))
 	logging.OrDefault(nil).Warn("no")
 	assert.Empty(t, b.String())
 }
 
-func TestOrDefault_MayItselfBecomeTheDefault(t *testing.T) {
+func TestOrDefault_MayItselfBecomeTheDefault(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
 	l := logging.OrDefault(nil)
 	setDefault(t, l)
 	assert.True(t, l.Enabled(t.Context(), slog.LevelWarn))
