@@ -75,7 +75,7 @@ func (r *Replica[T]) event(e *watch.Event) error {
 	if r.whole != nil {
 		r.whole[e.Key] = struct{}{}
 	}
-	v, sum, err := r.decode(e.Value, e.ModRevision)
+	v, sum, err := r.decode(e.Key, e.Value, e.ModRevision)
 	r.table.set(newNode(kv.Entry[T]{
 		Key: e.Key, Value: v, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version, Lease: e.Lease,
 	}, sum, err))

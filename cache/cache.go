@@ -67,8 +67,9 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 	if err != nil {
 		return nil, fail("open", dir, err)
 	}
+	f := newFeed("cache", c, dir, &s, min(s.ttl, s.staleness))
 	out := &Cache[T]{
-		feed: newFeed("cache", c, dir, &s, min(s.ttl, s.staleness)), decoder: newDecoder(codec, s.checked),
+		feed: f, decoder: newDecoder(f.prefix, codec, s.checked),
 		ttl: s.ttl, lookup: s.lookup, observed: s.lookup != nil || s.checked, grace: uint64(s.entries / graceParts), //nolint:gosec // is positive
 		items: newShelf[T](), flights: make(map[string]*flight[T]),
 	}

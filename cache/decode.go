@@ -12,22 +12,24 @@ import (
 // decoder turns stored bytes into values that are handed out.
 type decoder[T any] struct {
 	codec kv.Codec[T]
+	below string // the dir, which the keys that the codec is given begin with
 	seed  maphash.Seed
 	check bool // hash what is handed out
 }
 
-func newDecoder[T any](codec kv.Codec[T], check bool) decoder[T] {
-	return decoder[T]{codec: codec, seed: maphash.MakeSeed(), check: check}
+func newDecoder[T any](below string, codec kv.Codec[T], check bool) decoder[T] {
+	return decoder[T]{codec: codec, below: below, seed: maphash.MakeSeed(), check: check}
 }
 
-// decode returns the value of b, and its hash where values are checked. A codec that panics is one that does not understand the value.
-func (d *decoder[T]) decode(b []byte, rev int64) (v T, sum uint64, err error) {
+// decode returns the value of a key, and its hash where values are checked. A codec that panics is one that does not
+// understand the value.
+func (d *decoder[T]) decode(key string, b []byte, rev int64) (v T, sum uint64, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &decodeError{rev: rev, cause: fmt.Errorf("the codec panicked: %v", p)}
 		}
 	}()
-	if v, err = d.codec.Decode(b); err != nil {
+	if v, err = d.codec.Decode(d.below+key, b); err != nil {
 		var zero T
 		return zero, 0, &decodeError{rev: rev, cause: err}
 	}
@@ -35,14 +37,14 @@ func (d *decoder[T]) decode(b []byte, rev int64) (v T, sum uint64, err error) {
 		*p = slices.Clip(*p) // so that append copies
 	}
 	if d.check {
-		sum = d.sum("", v)
+		sum = d.sum(key, v)
 	}
 	return v, sum, nil
 }
 
 // sum is the hash of a value as the codec writes it.
 func (d *decoder[T]) sum(key string, v T) uint64 {
-	b, err := d.codec.Encode(v)
+	b, err := d.codec.Encode(d.below+key, v)
 	if err != nil {
 		panic(fmt.Sprintf("cache: the value of %s was changed by a reader: it cannot be encoded any more", errs.Quote(key)))
 	}

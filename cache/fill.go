@@ -153,7 +153,7 @@ func (c *Cache[T]) read(ctx context.Context, key string) (*item[T], error) {
 // fillIn decodes a value into an item.
 func (c *Cache[T]) fillIn(it *item[T], e kv.Entry[T], value []byte) {
 	var err error
-	if e.Value, it.sum, err = c.decode(value, e.ModRevision); err != nil {
+	if e.Value, it.sum, err = c.decode(e.Key, value, e.ModRevision); err != nil {
 		c.badOnes.Add(1)
 		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "dir", c.dir, "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
 		it.err = c.fail("get", e.Key, err)

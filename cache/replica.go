@@ -47,8 +47,9 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 	if err != nil {
 		return nil, fail("open replica", dir, err)
 	}
+	f := newFeed("replica", c, dir, &s, s.staleness)
 	r := &Replica[T]{
-		feed: newFeed("replica", c, dir, &s, s.staleness), decoder: newDecoder(codec, s.checked),
+		feed: f, decoder: newDecoder(f.prefix, codec, s.checked),
 		table: newTable[T](), bad: s.bad, lag: newLag(), tails: make(map[*follower[T]]struct{}),
 	}
 	r.opts = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(replicaBuffer)}

@@ -348,8 +348,10 @@ type loud string
 // shouting is a codec of one's own.
 type shouting struct{}
 
-func (shouting) Encode(v loud) ([]byte, error) { return []byte(strings.ToUpper(string(v))), nil }
-func (shouting) Decode(b []byte) (loud, error) {
+func (shouting) Encode(_ string, v loud) ([]byte, error) {
+	return []byte(strings.ToUpper(string(v))), nil
+}
+func (shouting) Decode(_ string, b []byte) (loud, error) {
 	switch string(b) {
 	case "panic":
 		panic("oh")
@@ -357,6 +359,30 @@ func (shouting) Decode(b []byte) (loud, error) {
 		return loud(strings.ToLower(string(b))), nil
 	}
 	return "", fmt.Errorf("%q is not loud", b)
+}
+
+// labelled is a codec that writes the key beside the value.
+type labelled struct{}
+
+func (labelled) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
+func (labelled) Decode(key string, b []byte) (string, error) {
+	return strings.TrimPrefix(string(b), key+"="), nil
+}
+
+func TestBind_CodecSeesKeyThatStoreHas(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	s := open(t, p)
+	v := bind(t, s, "text", config.WithCodec(labelled{}), config.WithDefault(""))
+	_, err := v.Set(t.Context(), "hello")
+	require.NoError(t, err)
+	assert.Equal(t, "hello", v.Load())
+	e, err := kv.NewTyped(p.KV(), "conf", labelled{}).Get(t.Context(), "text")
+	require.NoError(t, err)
+	assert.Equal(t, "hello", e.Value)
+	raw, err := p.KV().Get(t.Context(), "conf/text")
+	require.NoError(t, err)
+	assert.Equal(t, "conf/text=hello", string(raw.Value))
 }
 
 func TestACodecOfOnesOwn(t *testing.T) {

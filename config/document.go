@@ -23,10 +23,10 @@ func YAML[T any]() kv.Codec[T] { return documentCodec[T]{form{yaml: true}} }
 type documentCodec[T any] struct{ form form }
 
 // Encode writes JSON or YAML.
-func (c documentCodec[T]) Encode(v T) ([]byte, error) { return encodeDocument(v, c.form) }
+func (c documentCodec[T]) Encode(_ string, v T) ([]byte, error) { return encodeDocument(v, c.form) }
 
 // Decode reads what Encode has written.
-func (c documentCodec[T]) Decode(b []byte) (v T, err error) {
+func (c documentCodec[T]) Decode(_ string, b []byte) (v T, err error) {
 	err = decodeDocument(b, &v, c.form)
 	return v, err
 }

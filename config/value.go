@@ -113,7 +113,7 @@ func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, 
 func (v *Value[T]) encode(x T) (b []byte, err error) {
 	if p := told(func() {
 		if v.set.codec != nil {
-			b, err = v.set.codec.Encode(x)
+			b, err = v.set.codec.Encode(v.src.dir+v.at, x)
 			err = unencoded(err)
 		} else {
 			b, err = encode(reflect.ValueOf(&x).Elem(), form{yaml: isYAML(v.at)})
@@ -228,7 +228,7 @@ func (v *Value[T]) makeOne(p piece) (out *T, err error) {
 			err = decodeItem(p.item, reflect.ValueOf(out).Elem(), form{yaml: isYAML(v.at), strict: v.set.strict})
 			return
 		}
-		if *out, err = v.set.codec.Decode(p.value); err != nil && !errors.Is(err, kv.ErrDecode) {
+		if *out, err = v.set.codec.Decode(v.src.dir+v.at, p.value); err != nil && !errors.Is(err, kv.ErrDecode) {
 			err = undecoded("codec", err)
 		}
 	}); panicked != nil {

@@ -13,9 +13,13 @@ import (
 
 // Codec turns values into bytes and back. It must be safe for concurrent use, and Decode must not keep b. A codec of
 // your own is a type with these two methods.
+//
+// key is the key of the entry below the namespace of the store, the dir of the handle included: "users/42" for the key
+// "42" of a [Typed] made with the dir "users", and for a cache or a configuration of that dir. Most codecs ignore it; one
+// that encrypts can bind the value to it.
 type Codec[T any] interface {
-	Encode(v T) ([]byte, error)
-	Decode(b []byte) (T, error)
+	Encode(key string, v T) ([]byte, error)
+	Decode(key string, b []byte) (T, error)
 }
 
 // JSON stores values as encoding/json writes them. Fields that a stored value has and T has not are ignored.
@@ -50,7 +54,7 @@ func (e *hiddenError) Error() string {
 }
 
 // Encode is json.Marshal.
-func (c jsonCodec[T]) Encode(v T) ([]byte, error) {
+func (c jsonCodec[T]) Encode(_ string, v T) ([]byte, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
@@ -58,7 +62,7 @@ func (c jsonCodec[T]) Encode(v T) ([]byte, error) {
 }
 
 // Decode is json.Unmarshal into a zero T.
-func (jsonCodec[T]) Decode(b []byte) (v T, err error) {
+func (jsonCodec[T]) Decode(_ string, b []byte) (v T, err error) {
 	err = json.Unmarshal(b, &v)
 	return v, err
 }
@@ -69,10 +73,10 @@ func Bytes() Codec[[]byte] { return bytesCodec{} }
 type bytesCodec struct{}
 
 // Encode returns v.
-func (bytesCodec) Encode(v []byte) ([]byte, error) { return v, nil }
+func (bytesCodec) Encode(_ string, v []byte) ([]byte, error) { return v, nil }
 
 // Decode returns a copy of b.
-func (bytesCodec) Decode(b []byte) ([]byte, error) { return bytes.Clone(b), nil }
+func (bytesCodec) Decode(_ string, b []byte) ([]byte, error) { return bytes.Clone(b), nil }
 
 // String stores text.
 func String() Codec[string] { return stringCodec{} }
@@ -80,10 +84,10 @@ func String() Codec[string] { return stringCodec{} }
 type stringCodec struct{}
 
 // Encode returns the bytes of v.
-func (stringCodec) Encode(v string) ([]byte, error) { return []byte(v), nil }
+func (stringCodec) Encode(_ string, v string) ([]byte, error) { return []byte(v), nil }
 
 // Decode returns b as a string, valid UTF-8 or not.
-func (stringCodec) Decode(b []byte) (string, error) { return string(b), nil }
+func (stringCodec) Decode(_ string, b []byte) (string, error) { return string(b), nil }
 
 // strictJSON decodes one JSON value, all of whose fields must be known, and nothing behind it.
 func strictJSON(b []byte, v any) error {

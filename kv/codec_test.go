@@ -2,7 +2,9 @@ package kv_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -20,25 +22,25 @@ type user struct {
 func TestJSONIsThatOfEncodingJSON(t *testing.T) {
 	t.Parallel()
 	c := kv.JSON[user]()
-	b, err := c.Encode(user{Name: "Ada"})
+	b, err := c.Encode("k", user{Name: "Ada"})
 	require.NoError(t, err)
 	assert.Equal(t, `{"name":"Ada"}`, string(b))
-	u, err := c.Decode([]byte(`{"name":"Ada","visits":3,"later":"fields are ignored"}`))
+	u, err := c.Decode("k", []byte(`{"name":"Ada","visits":3,"later":"fields are ignored"}`))
 	require.NoError(t, err)
 	assert.Equal(t, user{Name: "Ada", Visits: 3}, u)
 	for _, bad := range []string{"", "{", `{"name":"Ada"} {}`, `{"visits":"3"}`, "\xff"} {
-		u, err := c.Decode([]byte(bad))
+		u, err := c.Decode("k", []byte(bad))
 		require.Error(t, err, bad)
 		_ = u
 	}
-	_, err = kv.JSON[float64]().Encode(math.NaN())
+	_, err = kv.JSON[float64]().Encode("k", math.NaN())
 	require.Error(t, err)
 }
 
 func TestBytesThatWereDecodedAreACopy(t *testing.T) {
 	t.Parallel()
 	stored := []byte("stored")
-	v, err := kv.Bytes().Decode(stored)
+	v, err := kv.Bytes().Decode("k", stored)
 	require.NoError(t, err)
 	v[0] = 'S'
 	assert.Equal(t, "stored", string(stored))
@@ -50,9 +52,9 @@ func FuzzBytes(f *testing.F) {
 	f.Add([]byte("value"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		encoded, err := kv.Bytes().Encode(b)
+		encoded, err := kv.Bytes().Encode("k", b)
 		require.NoError(t, err)
-		back, err := kv.Bytes().Decode(encoded)
+		back, err := kv.Bytes().Decode("k", encoded)
 		require.NoError(t, err)
 		assert.Equal(t, string(b), string(back))
 	})
@@ -62,9 +64,9 @@ func FuzzString(f *testing.F) {
 	f.Add("text")
 	f.Add("\xff\x00")
 	f.Fuzz(func(t *testing.T, s string) {
-		encoded, err := kv.String().Encode(s)
+		encoded, err := kv.String().Encode("k", s)
 		require.NoError(t, err)
-		back, err := kv.String().Decode(encoded)
+		back, err := kv.String().Decode("k", encoded)
 		require.NoError(t, err)
 		assert.Equal(t, s, back)
 	})
@@ -78,14 +80,14 @@ func FuzzJSON(f *testing.F) {
 	f.Add([]byte(`{"name":"Ada"}x`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := kv.JSON[user]()
-		v, err := c.Decode(b)
+		v, err := c.Decode("k", b)
 		if err != nil {
 			return
 		}
-		again, err := c.Encode(v)
+		again, err := c.Encode("k", v)
 		require.NoError(t, err)
 		assert.True(t, json.Valid(again))
-		back, err := c.Decode(again)
+		back, err := c.Decode("k", again)
 		require.NoError(t, err)
 		if len(v.Tags) == 0 {
 			v.Tags = nil // an empty map is left out
@@ -111,4 +113,47 @@ func FuzzRetryPolicy(f *testing.F) {
 		require.NoError(t, back.UnmarshalJSON(again))
 		assert.Equal(t, p, back)
 	})
+}
+
+// sealed is a codec that writes the key beside the value, and accepts no value that was written for another key.
+type sealed struct{}
+
+func (sealed) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
+
+func (sealed) Decode(key string, b []byte) (string, error) {
+	v, ok := strings.CutPrefix(string(b), key+"=")
+	if !ok {
+		return "", errors.New("moved")
+	}
+	return v, nil
+}
+
+func TestCodec_SeesKeyBelowNamespaceOfStore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	typed := kv.NewTyped(b.Store, "deep/dir", sealed{})
+	_, err := typed.Put(t.Context(), "k", "put")
+	require.NoError(t, err)
+	assert.Equal(t, "deep/dir/k=put", b.value(t, "deep/dir/k"))
+	e, err := typed.Update(t.Context(), "k", func(v *string) error { *v += ", updated"; return nil })
+	require.NoError(t, err)
+	assert.Equal(t, "put, updated", e.Value)
+	assert.Equal(t, "deep/dir/k=put, updated", b.value(t, "deep/dir/k"))
+	whole, err := kv.NewTyped(b.Store, "", sealed{}).Get(t.Context(), "deep/dir/k")
+	require.NoError(t, err, "the same key of another handle")
+	assert.Equal(t, "put, updated", whole.Value)
+	for e, err := range typed.List(t.Context()) {
+		require.NoError(t, err)
+		assert.Equal(t, "put, updated", e.Value)
+	}
+	page, err := typed.Page(t.Context(), 10, "")
+	require.NoError(t, err)
+	assert.Len(t, page.Entries, 1)
+
+	b.put(t, "deep/dir/moved", b.value(t, "deep/dir/k"))
+	_, err = typed.Get(t.Context(), "moved")
+	require.ErrorIs(t, err, kv.ErrDecode)
+	nested := kv.NewTyped(b.Namespace("deep"), "dir", sealed{})
+	_, err = nested.Get(t.Context(), "k")
+	require.ErrorIs(t, err, kv.ErrDecode, "a store with a namespace of its own has keys of its own")
 }

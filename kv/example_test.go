@@ -216,9 +216,11 @@ func ExampleNewTyped() {
 // counter is a codec for eight bytes.
 type counter struct{}
 
-func (counter) Encode(v uint64) ([]byte, error) { return binary.BigEndian.AppendUint64(nil, v), nil }
+func (counter) Encode(_ string, v uint64) ([]byte, error) {
+	return binary.BigEndian.AppendUint64(nil, v), nil
+}
 
-func (counter) Decode(b []byte) (uint64, error) {
+func (counter) Decode(_ string, b []byte) (uint64, error) {
 	if len(b) != 8 {
 		return 0, fmt.Errorf("%d bytes instead of 8", len(b))
 	}
@@ -251,13 +253,13 @@ func ExampleCodec() {
 // gobs is a codec for whatever encoding/gob can do.
 type gobs[T any] struct{}
 
-func (gobs[T]) Encode(v T) ([]byte, error) {
+func (gobs[T]) Encode(_ string, v T) ([]byte, error) {
 	var b bytes.Buffer
 	err := gob.NewEncoder(&b).Encode(v)
 	return b.Bytes(), err
 }
 
-func (gobs[T]) Decode(b []byte) (v T, err error) {
+func (gobs[T]) Decode(_ string, b []byte) (v T, err error) {
 	err = gob.NewDecoder(bytes.NewReader(b)).Decode(&v)
 	return v, err
 }

@@ -14,6 +14,7 @@ import (
 // it freely. The zero Typed is not usable; make one with [NewTyped].
 type Typed[T any] struct {
 	s     *Store
+	dir   string // that of s below the store given to NewTyped
 	codec Codec[T]
 	bad   func(key string, rev int64, err error) error
 	wrote func(ctx context.Context, key string, rev int64)
@@ -68,11 +69,12 @@ func NewTyped[T any](s *Store, dir string, c Codec[T], o ...TypedOption) Typed[T
 	if s == nil {
 		s = New(nil)
 	}
+	root := s.ns
 	s = s.Namespace(dir)
 	if c == nil {
 		s.bad = join(append(make([]error, 0, 2), s.bad, fmt.Errorf("%w: no codec", errs.Invalid)))
 	}
-	return Typed[T]{s: s, codec: c, bad: set.bad}
+	return Typed[T]{s: s, dir: s.ns[len(root):], codec: c, bad: set.bad}
 }
 
 // Get returns the current entry of key, [ErrNotFound], or [ErrDecode]. One RPC; see [Store.Get].
@@ -169,7 +171,7 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 			return nil, err
 		}
 		// What cannot be read again must not be written: the entry that is returned is what others will read.
-		if v, err = t.codec.Decode(b); err != nil {
+		if v, err = t.codec.Decode(t.dir+key, b); err != nil {
 			return nil, t.store().fail("update", key, &codecError{what: "the new value cannot be decoded again", is: errs.Invalid, cause: err})
 		}
 		return b, nil
@@ -240,7 +242,7 @@ func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
 	if t.codec == nil {
 		return nil, t.store().fail(op, key, fmt.Errorf("%w: no codec", errs.Invalid))
 	}
-	b, err := t.codec.Encode(v)
+	b, err := t.codec.Encode(t.dir+key, v)
 	if err != nil {
 		return nil, t.store().fail(op, key, &codecError{what: "value cannot be encoded", is: errs.Invalid, cause: err})
 	}
@@ -248,7 +250,7 @@ func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
 }
 
 func (t Typed[T]) decode(op string, e Entry[[]byte]) (Entry[T], error) {
-	v, err := t.codec.Decode(e.Value)
+	v, err := t.codec.Decode(t.dir+e.Key, e.Value)
 	if err != nil {
 		what := "revision " + strconv.FormatInt(e.ModRevision, 10)
 		return Entry[T]{}, t.store().fail(op, e.Key, &codecError{what: what, is: ErrDecode, cause: err})

@@ -148,14 +148,14 @@ var errCodec = errors.New("the codec does not like it")
 // picky is a codec that does not like a word.
 type picky struct{}
 
-func (picky) Encode(v string) ([]byte, error) {
+func (picky) Encode(_ string, v string) ([]byte, error) {
 	if v == "bad" {
 		return nil, errCodec
 	}
 	return []byte(v), nil
 }
 
-func (picky) Decode(b []byte) (string, error) {
+func (picky) Decode(_ string, b []byte) (string, error) {
 	if string(b) == "bad" {
 		return "half a value", errCodec
 	}
