@@ -3,6 +3,7 @@ package keywatch
 import (
 	"context"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -15,6 +16,7 @@ func (w *Watcher) follow(ctx context.Context, k *keyWatch) {
 	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	pauses.Reset()
 	for {
+		var openedAt time.Time
 		own, stop := context.WithCancel(clientv3.WithRequireLeader(ctx))
 		for resp := range w.cli.Watch(own, k.target.Key, k.target.options()...) {
 			if resp.Err() != nil {
@@ -22,6 +24,7 @@ func (w *Watcher) follow(ctx context.Context, k *keyWatch) {
 			}
 			w.mu.Lock()
 			if resp.Created {
+				openedAt = time.Now()
 				k.opened(resp.Header.Revision)
 			}
 			for _, ev := range resp.Events {
@@ -37,6 +40,9 @@ func (w *Watcher) follow(ctx context.Context, k *keyWatch) {
 		w.mu.Lock()
 		k.lose(errEnded)
 		w.mu.Unlock()
+		if !openedAt.IsZero() && time.Since(openedAt) > stableFor {
+			pauses.Reset()
+		}
 		if !w.sleep(ctx, pauses.NextBackOff()) {
 			if ctx.Err() == nil { // the client is closed
 				w.mu.Lock()
