@@ -17,7 +17,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/watch"
@@ -37,6 +39,25 @@ func scripted(t *testing.T, serve func(s pb.Watch_WatchServer) error) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	serveScript(t, l, serve)
+	return l.Addr().String()
+}
+
+// scriptedInMemory returns a client of such a server without a network, for synctest bubbles.
+func scriptedInMemory(t *testing.T, serve func(s pb.Watch_WatchServer) error) *clientv3.Client {
+	t.Helper()
+	l := bufconn.Listen(1 << 20)
+	serveScript(t, l, serve)
+	return etcdtest.NewClient(t, []string{"memory"}, func(c *clientv3.Config) {
+		c.DialOptions = append(c.DialOptions, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return l.DialContext(ctx)
+		}))
+	})
+}
+
+// serveScript runs the server on l until the test ends.
+func serveScript(t *testing.T, l net.Listener, serve func(s pb.Watch_WatchServer) error) {
+	t.Helper()
 	srv := grpc.NewServer()
 	pb.RegisterWatchServer(srv, &script{serve: serve})
 	done := make(chan struct{})
@@ -48,7 +69,6 @@ func scripted(t *testing.T, serve func(s pb.Watch_WatchServer) error) string {
 		srv.Stop()
 		<-done
 	})
-	return l.Addr().String()
 }
 
 // Client/v3's own watcher waits for ever in Close when it comes between a refusal and the end of what was refused.

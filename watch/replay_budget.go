@@ -10,8 +10,8 @@ import (
 // The memory of replays.
 const (
 	replayMemory     = 64 << 20  // what the responses to all replays of a Watcher may take, encoded and decoded
-	largeReservation = 8 << 20   // of a replay of unknown size, while the others have less than half of the memory
-	smallReservation = 512 << 10 // of a replay of unknown size otherwise
+	smallReservation = 512 << 10 // the least of a replay of unknown size
+	smallMemory      = 16 << 20  // what larger reservations of unknown size leave for small ones
 	copiesHeld       = 2         // a response is in memory encoded and decoded
 	fragmentReserve  = 8 << 20   // of a replay in fragments, which etcd makes 2 MiB large
 	reclaimInterval  = 200 * time.Millisecond
@@ -42,7 +42,8 @@ type reservation struct {
 	stop    func()    // ends the stream
 }
 
-// reserve waits for a share of a size, or of a size that depends on what is free if size is 0. release must follow.
+// reserve waits for a share of a size. If size is 0, which means unknown, the share is half of what is free beyond smallMemory:
+// a response that is larger than the share allows has to wait for etcd's next turn, 100 ms. release must follow.
 func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, error) {
 	r := &reservation{budget: b, size: min(size, replayMemory), ready: make(chan struct{}), stop: func() {}}
 	b.mu.Lock()
@@ -70,10 +71,7 @@ func (b *replayBudget) grant() {
 		r := b.waiting[0]
 		size := r.size
 		if size == 0 {
-			size = smallReservation
-			if b.free > replayMemory/2 {
-				size = largeReservation
-			}
+			size = max(smallReservation, (b.free-smallMemory)/2)
 		}
 		if size > b.free {
 			return

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -161,33 +162,34 @@ func TestWatcher_RequestsFragmentsOnlyAfterRefusalForSize(t *testing.T) {
 	}
 }
 
-// A replay expects responses of a few MiB. It requests one that is larger again, whole where its memory allows that.
+// A replay that is alone expects responses of up to 12 MiB. It requests one that is larger again, whole where its memory
+// allows that.
 func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		value int
-		whole int // requests at the least: there are more where the machine is slow
-		split bool
+		value, whole, splits int // the size of each of four values, and the requests
 	}{
 		{value: 100 << 10, whole: 1},
+		{value: 5 << 19, whole: 1},
 		{value: 3 << 20, whole: 2},
-		{value: 9 << 20, whole: 1, split: true},
+		{value: 9 << 20, whole: 1, splits: 1},
 	} {
 		t.Run(strconv.Itoa(c.value), func(t *testing.T) {
 			t.Parallel()
-			s := &splitting{live: make(chan struct{}), value: c.value}
-			close(s.live)
-			w := newWatcher(t, etcdtest.NewClient(t, []string{scripted(t, s.serve)}))
-			got := newRecorder()
-			_, err := w.Subscribe(watch.Prefix(""), got.handle, watch.WithAfter(6))
-			require.NoError(t, err)
-			got.revision(t, 7)
-			require.Len(t, got.all(), 1)
-			assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			assert.GreaterOrEqual(t, s.whole, c.whole)
-			assert.Equal(t, c.split, s.splits > 0)
+			synctest.Test(t, func(t *testing.T) {
+				s := &splitting{live: make(chan struct{}), value: c.value}
+				close(s.live)
+				w := newWatcher(t, scriptedInMemory(t, s.serve))
+				got := newRecorder()
+				_, err := w.Subscribe(watch.Prefix(""), got.handle, watch.WithAfter(6))
+				require.NoError(t, err)
+				got.revision(t, 7)
+				require.Len(t, got.all(), 1)
+				assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				assert.Equal(t, []int{c.whole, c.splits}, []int{s.whole, s.splits})
+			})
 		})
 	}
 }
@@ -195,12 +197,15 @@ func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 // Each fragment takes less than the four seconds after which a silent stream is left, all of them take more.
 func TestWatcher_CountsFragmentsAsSignsOfLife(t *testing.T) {
 	t.Parallel()
-	s := &splitting{live: make(chan struct{}), forced: true, pause: 1500 * time.Millisecond}
-	w := newWatcher(t, etcdtest.NewClient(t, []string{scripted(t, s.serve)}))
-	_, got := subscribe(t, w, watch.Prefix(""))
-	close(s.live)
-	got.revision(t, 7)
-	assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
+	synctest.Test(t, func(t *testing.T) {
+		s := &splitting{live: make(chan struct{}), forced: true, pause: 3500 * time.Millisecond}
+		w := newWatcher(t, scriptedInMemory(t, s.serve))
+		sub, got := subscribe(t, w, watch.Prefix(""))
+		close(s.live)
+		got.revision(t, 7)
+		assert.Equal(t, []string{"0", "1", "2", "3"}, keysOf(got.all()[0]))
+		assert.Zero(t, sub.Status().Reopened)
+	})
 }
 
 func TestWatcher_StateWatchListsAfterTwoStalls(t *testing.T) {
