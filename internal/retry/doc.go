@@ -40,5 +40,5 @@
 // the cluster nothing and end by themselves. A budget that all calls of a client share limits repeats to a tenth of its
 // calls, with some to start from, so that a client does not multiply the load of a cluster in trouble. Three kinds of
 // repeats cost nothing: one for each call whose connection was lost, waits for a leader, and those that make the outcome
-// of a guarded write definite.
+// of a guarded write definite. A [Call].Persistent is repeated until its deadline, outside the budget.
 package retry

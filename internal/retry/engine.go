@@ -21,6 +21,9 @@ type Call struct {
 	Read bool
 	// Guarded says of a write that a second application is impossible, because what it compares can hold only once.
 	Guarded bool
+	// Persistent says that a failure that leaves no doubt is waited out until the deadline, outside the budget: the caller
+	// has nothing else to do. The waits between attempts are those of the policy.
+	Persistent bool
 	// Raw says that the caller expects client/v3 itself. Without a deadline in ctx attempts are not bounded, only the time
 	// in which others begin. The error is that of the last attempt, as it came, or that of ctx.
 	Raw bool

@@ -269,6 +269,40 @@ func TestAGuardedWriteInDoubtIsRepeatedUntilTheAnswerIsDefinite(t *testing.T) {
 	})
 }
 
+func TestEngine_PersistentCallOutlastsPolicyAndBudget(t *testing.T) {
+	t.Parallel()
+	persistent := func(c retry.Call) retry.Call { c.Persistent = true; return c }
+	for name, tt := range map[string]struct {
+		call retry.Call
+		err  error
+		sent bool // more than one attempt
+	}{
+		"a read whose connections break":                 {persistent(read), errLost, true},
+		"a write that is refused":                        {persistent(unguarded), rpctypes.ErrNotCapable, true},
+		"a write that finds the server busy":             {persistent(unguarded), errBusy, true},
+		"an unguarded write whose connection breaks":     {persistent(unguarded), errLost, false},
+		"a read that cannot succeed":                     {persistent(read), rpctypes.ErrCompacted, false},
+		"a guarded write whose connections always break": {persistent(guarded), errLost, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e, a := drained(t), new(attempts)
+				start := time.Now()
+				err := e.Do(within(t, time.Minute), tt.call, a.note(failing(tt.err, always)))
+				require.Error(t, err)
+				if !tt.sent {
+					assert.Equal(t, 1, a.n())
+					return
+				}
+				assert.Equal(t, time.Minute, time.Since(start))
+				assert.Greater(t, a.n(), 30)
+				assert.Less(t, a.n(), 500)
+			})
+		})
+	}
+}
+
 func TestAGuardedWriteIntoAFullDatabaseIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

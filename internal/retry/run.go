@@ -239,7 +239,7 @@ func (r *run[T]) again(class Class, err error) bool {
 	case Leaderless:
 		return true // until the deadline: elections end
 	case Busy:
-		return r.doubt && r.call.Guarded || r.budget.Take() // until the deadline, or until there are too many of us
+		return r.doubt && r.call.Guarded || r.call.Persistent || r.budget.Take() // until the deadline, or until there are too many of us
 	case Reauth:
 		first := !r.reauth
 		r.reauth = true
@@ -248,6 +248,9 @@ func (r *run[T]) again(class Class, err error) bool {
 	}
 	if r.doubt {
 		return r.call.Guarded // until the answer is definite
+	}
+	if r.call.Persistent {
+		return true
 	}
 	if r.attempts >= r.Policy.MaxAttempts {
 		return false
