@@ -1,0 +1,8 @@
+package kv
+
+import "github.com/etcdkit/etcdkit/internal/retry"
+
+var _ = retry.Provide(func(store any) (retry.Sender, error) {
+	s := store.(*Store) //nolint:forcetypeassert,revive // nothing else is asked about
+	return retry.Sender{Engine: s.engine, KV: s.kv}, s.bad
+})
