@@ -105,8 +105,8 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 	defer stop()
 	watch := w.q.newWatch()
 	defer watch.close()
-	own := keywatch.Target{Key: l.ns + w.key}
-	all := keywatch.Target{Key: l.ns + w.q.prefix, End: keyspace.End(l.ns + w.q.prefix)}
+	own := keywatch.Target{Key: w.key}
+	all := keywatch.Target{Key: w.q.prefix, End: keyspace.End(w.q.prefix)}
 	now := w.ahead // nil if it has to be read
 	if now != nil {
 		now.entries = slices.Insert(now.entries, 0, entry{key: w.key, create: w.create, mod: w.create, lease: w.s.ID()})
@@ -191,7 +191,7 @@ func (w *waiter) evaluateRound(ctx context.Context, read **page, n int) (round s
 
 // readOwn reads the own key, nil if it is not there: one RPC.
 func (w *waiter) readOwn(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
-	resp, err := w.q.l.commitDefinite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(w.key)}})
+	resp, err := w.q.l.read(ctx, "read own key", clientv3.OpGet(w.key))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -216,17 +216,17 @@ func (w *waiter) members(entries []entry) (members []entry) {
 	return members
 }
 
-// open opens a round, if all of its members still wait: one RPC, which is repeated until the answer is definite. The round
+// open opens a round, if all of its members still wait: one RPC. The round
 // is "" if somebody has left.
 func (w *waiter) open(ctx context.Context, members []entry) (round string, err error) {
 	round = "open " + strconv.FormatInt(members[0].create, 10)
-	var t txn
+	t := txn{op: "open barrier"}
 	for _, e := range members {
 		t.cmps = append(t.cmps, clientv3.Compare(clientv3.ModRevision(e.key), "=", e.create))
 		t.then = append(t.then, clientv3.OpPut(e.key, round, clientv3.WithIgnoreLease()))
 	}
 	for {
-		resp, err := w.q.l.commitDefinite(ctx, t)
+		resp, err := w.q.l.commit(ctx, t)
 		switch {
 		case err == nil && resp.Succeeded:
 			return round, nil

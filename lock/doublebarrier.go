@@ -129,7 +129,7 @@ func (w *waiter) awaitLeft(ctx context.Context, round string, now *page) (err er
 		if i < 0 {
 			return nil
 		}
-		watch.set([]keywatch.Target{{Key: l.ns + now.entries[i].key, Filter: keywatch.Deletions}}, nil) // any one: all have to go
+		watch.set([]keywatch.Target{{Key: now.entries[i].key, Filter: keywatch.Deletions}}, nil) // any one: all have to go
 		seen := now.rev
 		if now, err = watch.await(ctx, &seen, watch.lookAgain); err != nil {
 			return err

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -74,6 +72,8 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 		return Leader{}, err
 	}
 	defer done()
+	ctx, stop := withDefaultTimeout(ctx)
+	defer stop()
 	first, _, err := e.l.readOldest(ctx, e.kind.prefix)
 	if err != nil {
 		return Leader{}, err
@@ -88,7 +88,7 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 // between.
 func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
 	for _, limit := range []int64{fewAhead, 0} {
-		resp, err := l.commitDefinite(ctx, txn{then: []clientv3.Op{oldest(prefix, limit)}})
+		resp, err := l.read(ctx, "read leader", oldest(prefix, limit))
 		if err != nil {
 			return nil, 0, err
 		}
@@ -114,8 +114,8 @@ func leaderOf(first *entry) Leader {
 // Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held], with the Token of the election.
 type Leadership struct{ *Held }
 
-// Proclaim changes the value that others see. The token and the guard stay as they are. One RPC, which is repeated
-// until the answer is definite, for 10 s where ctx has no deadline; then the error matches [ErrUnknownOutcome]. It fails with
+// Proclaim changes the value that others see. The token and the guard stay as they are. One RPC. If etcd does not
+// answer until ctx ends, or for 10 s if ctx has no deadline, the error matches [ErrUnknownOutcome]. It fails with
 // [ErrLost] where the leadership is lost, also meanwhile. Calls take effect one after the other.
 func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 	h, ok := l.hold.(*hold)

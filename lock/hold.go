@@ -71,7 +71,7 @@ func (w *waiter) begin(local *localQueue, token int64) *hold {
 // watch watches the own key.
 func (h *hold) watch() {
 	l := h.w.q.l
-	stop := l.keys.Watch(keywatch.Target{Key: l.ns + h.w.key}, h)
+	stop := l.keys.Watch(keywatch.Target{Key: h.w.key}, h)
 	h.mu.Lock()
 	h.timer = nil
 	over := h.cause != nil
@@ -177,7 +177,7 @@ func (h *hold) confirm() {
 
 // look reads the own key and notes a loss. The error is that of the read.
 func (h *hold) look(ctx context.Context) error {
-	resp, err := h.w.q.l.commitDefinite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(h.w.key)}})
+	resp, err := h.w.q.l.read(ctx, "verify", clientv3.OpGet(h.w.key))
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (h *hold) overErr() error {
 // compares is what is true in etcd as long as the hold lasts. A key with a local queue is put again for each turn: there the
 // mod revision tells one hold from the next; a key that is its holder's alone may be put again by Proclaim.
 func (h *hold) compares() []clientv3.Cmp {
-	key := h.w.q.l.ns + h.w.key
+	key := h.w.key
 	if h.local != nil {
 		return []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", h.mod)}
 	}
@@ -252,6 +252,8 @@ func (h *hold) verify(ctx context.Context) error {
 	if err := h.err(); err != nil {
 		return err
 	}
+	ctx, stop := withDefaultTimeout(ctx)
+	defer stop()
 	if err := h.look(ctx); err != nil {
 		return err
 	}
@@ -335,18 +337,18 @@ func (h *hold) end() (first bool, lostErr error) {
 	return true, lostErr
 }
 
-// leave removes the key, and waits for that until ctx ends, and 5 s at most; what is not done by then is done in the
-// background. A context that had ended before is not asked.
+// leave removes the key, and waits for that until ctx ends, for 10 s if ctx has no deadline, and for 5 s if it had ended
+// before. What is not done by then is done in the background.
 func (h *hold) leave(ctx context.Context) error {
 	defer h.w.q.exit()
 	if h.local != nil {
 		defer h.local.releaseHead(nil)
 	}
 	if ctx.Err() != nil {
-		ctx = context.WithoutCancel(ctx)
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer stop()
 	}
-	ctx, stop := context.WithTimeout(ctx, closeTimeout)
-	defer stop()
 	ctx, done, err := h.w.q.l.begin(ctx)
 	if err != nil {
 		return err // closed: Close removes the key

@@ -18,6 +18,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/sweep"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
@@ -37,10 +38,11 @@ type Locker struct {
 	settings
 
 	bad     error // what is wrong with the locker: every call returns it
+	sender  retry.Sender
 	store   *kv.Store
 	watcher *watch.Watcher
 	leases  *lease.Manager
-	ns      string         // what the keys of store are relative to
+	ns      string         // the dir of store; the keys in here are whole ones
 	id      string         // in the nonce of each of our keys
 	sweeper *sweep.Sweeper // of the leases
 
@@ -91,7 +93,6 @@ func New(c Client, o ...Option) *Locker {
 		l.closed = true
 		return l
 	}
-	l.ns = l.store.Dir()
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
 	l.hook = newWaitHook(l, s.onWait)
 	l.queues, l.waiters = map[string]*queue{}, map[string]*waiter{}
@@ -113,6 +114,11 @@ func (l *Locker) take(c Client) error {
 	if l.store == nil || l.watcher == nil || l.leases == nil {
 		return fmt.Errorf("%w: the client lacks a part", errs.Invalid)
 	}
+	sender, err := retry.SenderOf(l.store)
+	if err != nil {
+		return err
+	}
+	l.sender, l.ns = sender, l.store.Dir()
 	cli, own := keywatch.ClientOf(l.watcher)
 	if cli == nil {
 		return fmt.Errorf("%w: the watcher has no client", errs.Invalid)
@@ -122,6 +128,14 @@ func (l *Locker) take(c Client) error {
 		return fmt.Errorf("%w: the lease manager is of no use", errs.Invalid)
 	}
 	return nil
+}
+
+// dirs returns where locks and elections live.
+func (l *Locker) dirs() (locks, elections string) {
+	if l.dirSet {
+		return l.ns + l.dir, l.ns + l.dir
+	}
+	return l.ns + lockDir, l.ns + electionDir
 }
 
 // begin begins a call: its context also ends with the locker. done must be called when it is over; Close waits for that.
@@ -252,7 +266,7 @@ func (l *Locker) removeKeys() error {
 	l.mu.Unlock()
 	keys := make([]kv.Op, 0, len(waiters))
 	for _, w := range waiters {
-		keys = append(keys, kv.OpDelete(w.key))
+		keys = append(keys, kv.OpDelete(w.key[len(l.ns):]))
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(l.life), closeTimeout-grace)
 	defer stop()

@@ -153,14 +153,14 @@ func (o *observation) run(ctx context.Context) {
 	watch := o.q.newWatch()
 	defer watch.close()
 	pauses := newBackoff(maxPollInterval)
-	ns, prefix := o.q.l.ns, o.q.prefix
+	prefix := o.q.prefix
 	for ctx.Err() == nil {
 		first, seen, err := o.q.l.readOldest(ctx, prefix)
 		if err == nil {
 			o.tell(ctx, leaderOf(first), nil)
-			target := keywatch.Target{Key: ns + prefix, End: keyspace.End(ns + prefix), Filter: keywatch.Puts}
+			target := keywatch.Target{Key: prefix, End: keyspace.End(prefix), Filter: keywatch.Puts}
 			if first != nil {
-				target = keywatch.Target{Key: ns + first.key}
+				target = keywatch.Target{Key: first.key}
 			}
 			watch.set([]keywatch.Target{target}, nil)
 			pauses.Reset()

@@ -89,11 +89,3 @@ func defaultOwner() string {
 	}
 	return host + "/" + filepath.Base(os.Args[0]) + "/" + strconv.Itoa(os.Getpid())
 }
-
-// dirs returns where locks and elections live.
-func (s *settings) dirs() (locks, elections string) {
-	if s.dirSet {
-		return s.dir, s.dir
-	}
-	return lockDir, electionDir
-}

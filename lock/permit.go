@@ -86,9 +86,9 @@ func (p *Permit) Verify(ctx context.Context) error {
 // Release gives back what is held. Its context ends before anything is sent. One RPC, for a [HeldAll] one for each of its
 // mutexes; none where another goroutine of this process takes over.
 //
-// It makes its attempt also when ctx has already ended, bounded by 5 s. If ctx ends while it waits it returns, with
-// [ErrUnknownOutcome], and the work goes on: a key that cannot be removed now is removed in the background, or ends
-// with its lease. Release of something that was lost returns [ErrLost]. A second Release does nothing and returns
+// It waits until ctx ends, for 10 s if ctx has no deadline; if ctx has already ended, it makes its attempt all the same,
+// bounded by 5 s. If etcd has not answered by then it returns [ErrUnknownOutcome], and the work goes on: a key that cannot
+// be removed now is removed in the background, or ends with its lease. Release of something that was lost returns [ErrLost]. A second Release does nothing and returns
 // [ErrReleased].
 func (p *Permit) Release(ctx context.Context) error {
 	err := p.hold.release(ctx)

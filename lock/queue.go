@@ -46,7 +46,7 @@ func (q *queue) exit() {
 
 // read reads the whole queue, newest first: one RPC, linearizable.
 func (q *queue) read(ctx context.Context) (*page, error) {
-	resp, err := q.l.commitDefinite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(q.prefix, clientv3.WithPrefix())}})
+	resp, err := q.l.read(ctx, "read queue", clientv3.OpGet(q.prefix, clientv3.WithPrefix()))
 	if err != nil {
 		return nil, err
 	}
@@ -118,9 +118,7 @@ func (p *poller) newer(seen int64) (*page, <-chan struct{}) {
 
 func (p *poller) run(ctx context.Context) {
 	for interval := minPollInterval; sleep(ctx, jitter(interval)); interval = min(2*interval, maxPollInterval) {
-		read, stop := context.WithTimeout(ctx, minAttemptTimeout)
-		last, err := p.q.read(read)
-		stop()
+		last, err := p.q.read(ctx)
 		if err != nil {
 			continue // the next time
 		}

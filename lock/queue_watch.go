@@ -215,7 +215,7 @@ func (k *watchedKey) Changed(ev *mvccpb.Event) {
 	key := string(ev.Kv.GetKey())
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
-	if !direct(k.w.q.l.ns+k.w.q.prefix, key) {
+	if !direct(k.w.q.prefix, key) {
 		return // of a longer name
 	}
 	k.changed[key] = ev.Kv.GetModRevision()

@@ -68,7 +68,8 @@ func (w *waiter) enqueueAdmitted(ctx context.Context) error {
 	prefix := w.q.prefix
 	var seen int64 // the revision at which the queue was looked at
 	for {
-		resp, err := w.q.l.commitDefinite(ctx, txn{
+		resp, err := w.q.l.commitCreation(ctx, txn{
+			op:     "try",
 			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(prefix), "<", seen+1).WithRange(keyspace.End(prefix))},
 			then:   []clientv3.Op{w.put(w.kind.value)},
 			orElse: []clientv3.Op{newest(prefix, 0), clientv3.OpGet(w.key)},
@@ -94,7 +95,7 @@ func (w *waiter) refusal(all []entry) error {
 		return nil
 	}
 	if _, dead := w.kind.rule(all[i-1:]); dead != nil {
-		return blockedBy(w.kind.name, dead)
+		return w.q.l.blockedBy(w.kind.name, dead)
 	}
 	return w.q.l.lockedError(w.kind.name, &all[i-1])
 }

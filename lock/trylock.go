@@ -60,7 +60,7 @@ func (q *queue) localHolder(name string) error {
 // lockedBy says who stands first.
 func (q *queue) lockedBy(name string, e *entry) error {
 	if e.lease == 0 {
-		return blockedBy(name, e)
+		return q.l.blockedBy(name, e)
 	}
 	return q.l.lockedError(name, e)
 }
@@ -83,11 +83,11 @@ func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), nameHolderTimeout)
 	defer stop()
-	resp, readErr := q.l.store.Txn(ctx).Then(oldest(q.prefix, fewAhead)).Commit()
+	resp, readErr := q.l.read(ctx, "read holder", oldest(q.prefix, fewAhead))
 	if readErr != nil {
 		return err
 	}
-	seen := parsePage(q.prefix, "", 0, resp.Responses[0].GetResponseRange())
+	seen := parsePage(q.prefix, "", 0, resp.get(0))
 	if len(seen.entries) == 0 {
 		return err
 	}
@@ -98,8 +98,8 @@ func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
 func (l *Locker) owns(key string) bool { return strings.Contains(key, "-"+l.id+".") }
 
 // blockedBy names a key that nobody will ever remove.
-func blockedBy(name string, e *entry) error {
-	return &BlockedError{Name: name, Key: e.key, Revision: e.create}
+func (l *Locker) blockedBy(name string, e *entry) error {
+	return &BlockedError{Name: name, Key: e.key[len(l.ns):], Revision: e.create}
 }
 
 // enqueueFirst puts the key if nobody is in the queue. Keys of longer names, which the transaction comes upon, are left
@@ -113,7 +113,8 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 		if len(cmps) > maxCompares {
 			return w.enqueueAlone(ctx)
 		}
-		resp, err := w.q.l.commitDefinite(ctx, txn{
+		resp, err := w.q.l.commitCreation(ctx, txn{
+			op:     "try",
 			cmps:   cmps,
 			then:   []clientv3.Op{w.put(w.kind.value)},
 			orElse: []clientv3.Op{oldest(prefix, limit), clientv3.OpGet(w.key)},

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/cenkalti/backoff/v4"
@@ -17,26 +16,26 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// The times of requests.
+// The times of requests. Each has one attempt for all of its time; only a failure is followed by another one.
 const (
-	minAttemptTimeout = 2 * time.Second  // of a request that can be sent again; each one has twice that of the one before
-	maxAttemptTimeout = 64 * time.Second // but no more than this
-	defaultTimeout    = 10 * time.Second // if the context has no deadline
-	closeTimeout      = 5 * time.Second  // for what has to be done on the server when something ends, whatever else has ended
-	grace             = time.Second      // for requests that are under way when the locker is closed
-	minBackoff        = 50 * time.Millisecond
-	maxBackoff        = time.Second
+	defaultTimeout = 10 * time.Second // of a call whose context has no deadline
+	readTimeout    = time.Minute      // of a read for somebody who waits for as long as it takes
+	closeTimeout   = 5 * time.Second  // for what has to be done on the server when something ends, whatever else has ended
+	grace          = time.Second      // for requests that are under way when the locker is closed
+	minBackoff     = 50 * time.Millisecond
+	maxBackoff     = time.Second
 )
 
 // txn is a transaction that takes effect at most once, however often it is sent: what it compares does not come true a
 // second time.
 type txn struct {
+	op           string // what it is for, in logs
 	cmps         []clientv3.Cmp
 	then, orElse []clientv3.Op
 }
 
-// txnResult is what etcd said to a transaction. unknown is how many earlier attempts may have been applied as well, or may be
-// later.
+// txnResult is what etcd said to a transaction. unknown is how many other attempts may have been applied as well, or may
+// be later.
 type txnResult struct {
 	*clientv3.TxnResponse
 
@@ -53,44 +52,60 @@ func newBackoff(most time.Duration) backoff.BackOff {
 	return b
 }
 
-// commitDefinite sends a transaction until etcd has said yes or no, or ctx ends; without a deadline that is 10 s. One attempt is
-// bounded, so that a member that is frozen does not use up the time of the call. If the error comes with unknown attempts, these may
-// have been applied, or may be.
-func (l *Locker) commitDefinite(ctx context.Context, t txn) (out txnResult, err error) {
-	ctx, stop := withDefaultTimeout(ctx)
-	defer stop()
-	var pauses backoff.BackOff
-	for timeout := minAttemptTimeout; ; timeout = min(2*timeout, maxAttemptTimeout) {
-		var late bool
-		out.TxnResponse, late, err = l.attempt(ctx, t, timeout)
-		if err == nil {
-			return out, nil
-		}
-		unknown := errors.Is(err, errs.UnknownOutcome)
-		if unknown {
-			out.unknown++
-		}
-		if pauses == nil {
-			pauses = newBackoff(maxBackoff)
-		}
-		full := errors.Is(err, rpctypes.ErrNoSpace) // and stays so for longer than anybody waits
-		again := !full && (unknown || late || errors.Is(err, errs.Unavailable))
-		if !again || !sleep(ctx, pauses.NextBackOff()) {
-			return out, wrapDeadline(ctx, err)
-		}
+// read reads, at one revision. A slow read is made a second time, at another member.
+func (l *Locker) read(ctx context.Context, op string, gets ...clientv3.Op) (txnResult, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, readTimeout)
+		defer stop()
 	}
+	return l.settle(ctx, retry.Call{Pkg: "lock", Op: op, Read: true, Persistent: true}, txn{then: gets})
 }
 
-// wrapDeadline is the error of a request, and says so where it was given up since ctx had ended.
-func wrapDeadline(ctx context.Context, err error) error {
-	err = reason(err)
-	if over := retry.ContextError(ctx); over != nil && !errors.Is(err, ctx.Err()) {
-		return fmt.Errorf("%w: %w", over, err)
-	}
-	return err
+// commit sends a transaction that changes or deletes a key of ours, until etcd has said yes or no, or ctx ends. Any answer is
+// final: a no says that the key is gone or was changed, and it does not come back. A slow attempt is followed by a second one,
+// at another member.
+func (l *Locker) commit(ctx context.Context, t txn) (txnResult, error) {
+	return l.settle(ctx, retry.Call{Pkg: "lock", Op: t.op, Guarded: true, Persistent: true}, t)
 }
 
-// withDefaultTimeout bounds a request whose ctx has no deadline.
+func (l *Locker) settle(ctx context.Context, call retry.Call, t txn) (txnResult, error) {
+	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
+	out, err := retry.Settle(ctx, l.sender.Engine, call,
+		func(ctx context.Context, _ bool) (txnResult, error) {
+			resp, err := l.sender.KV.Do(ctx, op)
+			return txnResult{TxnResponse: resp.Txn()}, err
+		},
+		func(_ context.Context, answer *txnResult, others retry.Others) bool {
+			if others != retry.None {
+				answer.unknown = 1
+			}
+			return true
+		})
+	return out, reason(err)
+}
+
+// commitCreation is commit for a transaction that creates a key. There is never more than one attempt under way: a slow one
+// keeps all of the time, since a second one could create the key again after it was deleted. An attempt whose answer was lost may
+// do so too, and is counted as unknown.
+func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err error) {
+	call := retry.Call{Pkg: "lock", Op: t.op, Guarded: true, Persistent: true}
+	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
+	err = l.sender.Do(ctx, call, func(ctx context.Context, again bool) error {
+		if again {
+			out.unknown++ // this one follows one that may have been applied
+		}
+		resp, err := l.sender.KV.Do(ctx, op)
+		out.TxnResponse = resp.Txn()
+		return err
+	})
+	if errors.Is(err, errs.UnknownOutcome) {
+		out.unknown++
+	}
+	return out, reason(err)
+}
+
+// withDefaultTimeout bounds a call whose ctx has no deadline.
 func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -134,15 +149,6 @@ func (l *Locker) detached(ctx context.Context, request func(context.Context) err
 		}
 	})
 	return retry.ContextError(ctx)
-}
-
-// attempt sends a transaction once, or as often as it is known not to have been applied. late says that it was the
-// attempt that ran out of time.
-func (l *Locker) attempt(ctx context.Context, t txn, timeout time.Duration) (resp *clientv3.TxnResponse, late bool, err error) {
-	ctx, stop := context.WithTimeout(ctx, timeout)
-	defer stop()
-	resp, err = l.store.Txn(ctx).If(t.cmps...).Then(t.then...).Else(t.orElse...).Commit()
-	return resp, ctx.Err() != nil, err
 }
 
 // sleep waits, and reports whether ctx still lives.

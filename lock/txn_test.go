@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -38,17 +39,28 @@ func (k *refusingKV) Do(ctx context.Context, _ clientv3.Op) (clientv3.OpResponse
 	return resp.OpResponse(), nil
 }
 
+var errBroken = status.Error(codes.Unavailable, "error reading from server: EOF")
+
 func TestLocker_RequestOutlastsManyRefusals(t *testing.T) {
 	t.Parallel()
+	read := func(l *Locker, ctx context.Context) (txnResult, error) {
+		return l.read(ctx, "read", clientv3.OpGet("k"))
+	}
+	put := txn{op: "put", then: []clientv3.Op{clientv3.OpPut("k", "")}}
+	create := func(l *Locker, ctx context.Context) (txnResult, error) { return l.commitCreation(ctx, put) }
+	change := func(l *Locker, ctx context.Context) (txnResult, error) { return l.commit(ctx, put) }
 	for name, one := range map[string]struct {
-		op  clientv3.Op
-		err error
+		send func(l *Locker, ctx context.Context) (txnResult, error)
+		err  error
 	}{
-		"read, no leader":           {clientv3.OpGet("k"), rpctypes.ErrNoLeader},
-		"put, no leader":            {clientv3.OpPut("k", ""), rpctypes.ErrNoLeader},
-		"read, connections break":   {clientv3.OpGet("k"), status.Error(codes.Unavailable, "error reading from server: EOF")},
-		"put, connections break":    {clientv3.OpPut("k", ""), status.Error(codes.Unavailable, "error reading from server: EOF")},
-		"put, the server times out": {clientv3.OpPut("k", ""), rpctypes.ErrTimeout},
+		"read, no leader":              {read, rpctypes.ErrNoLeader},
+		"create, no leader":            {create, rpctypes.ErrNoLeader},
+		"change, no leader":            {change, rpctypes.ErrNoLeader},
+		"read, connections break":      {read, errBroken},
+		"create, connections break":    {create, errBroken},
+		"change, connections break":    {change, errBroken},
+		"create, the server times out": {create, rpctypes.ErrTimeout},
+		"change, the server times out": {change, rpctypes.ErrTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -56,14 +68,16 @@ func TestLocker_RequestOutlastsManyRefusals(t *testing.T) {
 				cli := clientv3.NewCtxClient(t.Context())
 				fake := &refusingKV{err: one.err, until: time.Now().Add(5 * time.Minute)}
 				cli.KV = fake
-				l := &Locker{store: kv.New(cli)}
+				sender, err := retry.SenderOf(kv.New(cli))
+				require.NoError(t, err)
+				l := &Locker{sender: sender}
 				ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 				defer stop()
-				resp, err := l.commitDefinite(ctx, txn{then: []clientv3.Op{one.op}})
+				resp, err := one.send(l, ctx)
 				require.NoError(t, err)
 				assert.EqualValues(t, 5, resp.revision())
 				assert.Less(t, time.Since(fake.until), 5*time.Second)
-				assert.Greater(t, fake.refused, 60, "doubling a timeout that often would overflow it")
+				assert.Greater(t, fake.refused, 60)
 			})
 		})
 	}

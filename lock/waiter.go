@@ -87,8 +87,7 @@ func (w *waiter) put(value string) clientv3.Op {
 	return clientv3.OpPut(w.key, value, clientv3.WithLease(w.s.ID()))
 }
 
-// enqueue puts a key at the end of the queue, and reads who is ahead: one RPC, which is repeated until the answer is
-// definite.
+// enqueue puts a key at the end of the queue, and reads who is ahead: one RPC.
 func (q *queue) enqueue(ctx context.Context, kind waiterKind) (*waiter, error) {
 	return q.create(ctx, kind, (*waiter).enqueueOnce)
 }
@@ -136,7 +135,8 @@ func (w *waiter) awaitLoss(ctx context.Context) error {
 // enqueueOnce puts the key at the end of the queue. If nobody who blocks is ahead, that is the grant: nobody can come in front of
 // it any more.
 func (w *waiter) enqueueOnce(ctx context.Context) error {
-	resp, err := w.q.l.commitDefinite(ctx, txn{
+	resp, err := w.q.l.commitCreation(ctx, txn{
+		op:     "enqueue",
 		cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(w.key), "=", 0)},
 		then:   []clientv3.Op{newest(w.q.prefix, w.kind.pageSize), w.put(w.kind.value)}, // the read comes first: it does not see the key
 		orElse: []clientv3.Op{clientv3.OpGet(w.key)},
@@ -171,7 +171,7 @@ func (w *waiter) evaluate(mod int64, ahead *page) (decided bool, err error) {
 	blockers, dead := w.kind.rule(ahead.entries)
 	switch {
 	case dead != nil:
-		return true, blockedBy(w.kind.name, dead)
+		return true, w.q.l.blockedBy(w.kind.name, dead)
 	case len(blockers) > 0:
 		w.blockers, w.seen = slices.Clone(blockers), ahead.rev
 	case !ahead.complete:
@@ -193,7 +193,7 @@ func (w *waiter) look(ctx context.Context) error {
 		size++ // the own key
 	}
 	for _, limit := range []int64{size, size * morePages, 0} {
-		resp, err := w.q.l.commitDefinite(ctx, txn{then: []clientv3.Op{newest(w.q.prefix, limit, clientv3.WithMaxCreateRev(w.create))}})
+		resp, err := w.q.l.read(ctx, "look", newest(w.q.prefix, limit, clientv3.WithMaxCreateRev(w.create)))
 		if err != nil {
 			return err
 		}
@@ -237,17 +237,15 @@ const maxWatched = 8
 
 // targets are the watches that tell when a blocker goes, and, if that is the whole queue, whose deletion matters.
 func (w *waiter) targets() (targets []keywatch.Target, relevant map[string]bool) {
-	ns := w.q.l.ns
 	if len(w.blockers) > maxWatched {
 		relevant = make(map[string]bool, len(w.blockers))
 		for i := range w.blockers {
-			relevant[ns+w.blockers[i].key] = true
+			relevant[w.blockers[i].key] = true
 		}
-		prefix := ns + w.q.prefix
-		return []keywatch.Target{{Key: prefix, End: keyspace.End(prefix), Filter: keywatch.Deletions}}, relevant
+		return []keywatch.Target{{Key: w.q.prefix, End: keyspace.End(w.q.prefix), Filter: keywatch.Deletions}}, relevant
 	}
 	for i := range w.blockers {
-		targets = append(targets, keywatch.Target{Key: ns + w.blockers[i].key, Filter: keywatch.Deletions})
+		targets = append(targets, keywatch.Target{Key: w.blockers[i].key, Filter: keywatch.Deletions})
 	}
 	return targets, nil
 }
@@ -304,7 +302,7 @@ func (w *waiter) confirm(ctx context.Context) (unchanged bool, rev int64, err er
 		return false, 0, nil // a look is as cheap
 	}
 	b := &w.blockers[0]
-	resp, err := w.q.l.commitDefinite(ctx, txn{then: []clientv3.Op{clientv3.OpGet(b.key)}})
+	resp, err := w.q.l.read(ctx, "confirm blocker", clientv3.OpGet(b.key))
 	if err != nil {
 		return false, 0, err
 	}

@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
@@ -35,13 +36,14 @@ func (w *waiter) contended(newest *page) bool {
 }
 
 // rewrite puts the key again, where it stands, with the operations of more in the same transaction: the place in the queue is
-// kept, and the mod revision rises. One RPC, which is repeated until the answer is definite. It is guarded by the mod
+// kept, and the mod revision rises. One RPC. It is guarded by the mod
 // revision that was there before, so that an earlier one that comes late has no effect.
 func (w *waiter) rewrite(ctx context.Context, value string, more ...clientv3.Op) (txnResult, error) {
 	ctx, stop := w.bind(ctx)
 	defer stop()
 	for {
-		resp, err := w.q.l.commitDefinite(ctx, txn{
+		resp, err := w.q.l.commit(ctx, txn{
+			op:     "rewrite",
 			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(w.key), "=", w.mod)},
 			then:   append([]clientv3.Op{w.put(value)}, more...),
 			orElse: []clientv3.Op{clientv3.OpGet(w.key)},
@@ -71,7 +73,8 @@ func (w *waiter) rewrite(ctx context.Context, value string, more ...clientv3.Op)
 // remove deletes the key if it is still the one that was created, with the operations of more after that: one RPC. It fails with
 // ErrLost if the key was gone before. Afterwards the waiter is retired, and the key swept if the outcome is not known.
 func (w *waiter) remove(ctx context.Context, more ...clientv3.Op) (txnResult, error) {
-	resp, err := w.q.l.commitDefinite(ctx, txn{
+	resp, err := w.q.l.commit(ctx, txn{
+		op:   "release",
 		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(w.key), "=", w.create)},
 		then: append([]clientv3.Op{clientv3.OpDelete(w.key)}, more...),
 	})
@@ -127,11 +130,21 @@ func (w *waiter) leaveToSweeper() {
 	l.sweeper.Add(sweep.Key{
 		Name: w.key, Leases: []clientv3.LeaseID{w.s.ID()}, Late: w.late > 0,
 		Delete: func(ctx context.Context) error {
-			rev, err := l.store.Delete(ctx, w.key)
-			if err == nil && rev > 0 {
+			existed, err := l.deleteKey(ctx, w.key)
+			if existed {
 				l.counts.swept.Add(1)
 			}
 			return err
 		},
 	})
+}
+
+// deleteKey deletes a key of ours, and reports whether it was there. It may be repeated: no key is used twice.
+func (l *Locker) deleteKey(ctx context.Context, key string) (existed bool, err error) {
+	call := retry.Call{Pkg: "lock", Op: "sweep", Key: key, Guarded: true}
+	op := clientv3.OpDelete(key)
+	resp, err := retry.Do(ctx, l.sender.Engine, call, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
+		return l.sender.KV.Do(ctx, op)
+	})
+	return err == nil && resp.Del().Deleted > 0, err
 }

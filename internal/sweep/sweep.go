@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	attemptTimeout = 4 * time.Second
+	// A key is given all this time: a slow answer is an answer.
+	attemptTimeout = 30 * time.Second
 
 	// While etcd does not answer, one key is tried at a time.
 	minBackoff = 100 * time.Millisecond
