@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/config"
 )
 
-func TestLoadAllocatesNothing(t *testing.T) { //nolint:paralleltest // others would allocate meanwhile
+func TestValue_LoadDoesNotAllocate(t *testing.T) { //nolint:paralleltest // others would allocate meanwhile
 	p := shared(t)
 	put(t, p, "shop/name", "shop")
 	s := open(t, p)

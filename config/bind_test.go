@@ -42,7 +42,7 @@ func bindDir[T any](tb testing.TB, s *config.Source, dir string, o ...config.Bin
 	return v
 }
 
-func TestABoundValueFollowsItsKey(t *testing.T) {
+func TestBind_FollowsKey(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -84,7 +84,7 @@ func TestABoundValueFollowsItsKey(t *testing.T) {
 	assert.Len(t, seen.all(), 4, "nothing is told after stop")
 }
 
-func TestABadValueIsReportedAndTheLastGoodOneStays(t *testing.T) {
+func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, value string
@@ -143,7 +143,7 @@ func TestABadValueIsReportedAndTheLastGoodOneStays(t *testing.T) {
 	}
 }
 
-func TestABadValueAtTheStart(t *testing.T) {
+func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	told, handler := problems()
@@ -190,7 +190,7 @@ type service struct {
 	Skipped  string `config:"-"`
 }
 
-func TestAStructIsFilledFromADir(t *testing.T) {
+func TestBindDir_FillsStruct(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	for key, value := range map[string]string{
@@ -239,7 +239,7 @@ func TestAStructIsFilledFromADir(t *testing.T) {
 	assert.Equal(t, want, v.Load())
 }
 
-func TestSettingADirIsOneTransaction(t *testing.T) {
+func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	for key, value := range map[string]string{"name": "old", "note": "x", "flags/a": "true", "flags/b": "true", "beside": "stays"} {
@@ -274,7 +274,7 @@ func TestSettingADirIsOneTransaction(t *testing.T) {
 	require.ErrorIs(t, err, config.ErrInvalid)
 }
 
-func TestSettingADirThatIsNotThereToNothingDoesNotWait(t *testing.T) {
+func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -302,7 +302,7 @@ func TestSettingADirThatIsNotThereToNothingDoesNotWait(t *testing.T) {
 	assert.Equal(t, notes{}, v.Load())
 }
 
-func TestEntriesOfMapsThatAreNoNamesAreRefused(t *testing.T) {
+func TestValue_SetRefusesInvalidMapEntries(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -319,7 +319,7 @@ func TestEntriesOfMapsThatAreNoNamesAreRefused(t *testing.T) {
 	assert.Empty(t, all(s))
 }
 
-func TestStrictDirsRefuseUnknownKeys(t *testing.T) {
+func TestBindDir_StrictRefusesUnknownKeys(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "db/max", "3")
@@ -332,7 +332,7 @@ func TestStrictDirsRefuseUnknownKeys(t *testing.T) {
 	require.NoError(t, v.Err())
 }
 
-func TestTheDefaultOfADirIsAStruct(t *testing.T) {
+func TestBindDir_DefaultIsStruct(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -385,7 +385,7 @@ func TestBind_CodecSeesKeyThatStoreHas(t *testing.T) {
 	assert.Equal(t, "conf/text=hello", string(raw.Value))
 }
 
-func TestACodecOfOnesOwn(t *testing.T) {
+func TestBind_WithCodec(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -414,7 +414,7 @@ func TestACodecOfOnesOwn(t *testing.T) {
 	assert.Equal(t, map[string]string{"text": "panic", "yaml": "days: null\ntext: x\n", "json": `"quoted"`}, all(s))
 }
 
-func TestMistakesOfTheProgramAreFoundWhenBinding(t *testing.T) {
+func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 	t.Parallel()
 	s := open(t, shared(t))
 	dir := func(f func() error) func() error { return f }
@@ -520,7 +520,7 @@ type awkward struct{ n *int }
 func (a awkward) MarshalJSON() ([]byte, error) { return json.Marshal(*a.n) }
 func (a *awkward) UnmarshalJSON([]byte) error  { panic("oh") }
 
-func TestAPanicOfADecoderIsABadValue(t *testing.T) {
+func TestBind_DecoderPanicIsBadValue(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "dir/a", "1")
@@ -553,7 +553,7 @@ func (v *talkative) UnmarshalText(b []byte) error {
 	panic("cannot read " + string(b))
 }
 
-func TestAPanicOfADecoderDoesNotQuoteTheValue(t *testing.T) {
+func TestBind_DecoderPanicDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "dir/a", "s3cret")
@@ -572,7 +572,7 @@ func TestAPanicOfADecoderDoesNotQuoteTheValue(t *testing.T) {
 	assert.NotContains(t, v.Err().Error(), "s3cret")
 }
 
-func TestBindingWhileValuesChange(t *testing.T) {
+func TestBind_WhileValuesChange(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "rate", "0")

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestReadsCostNothingAndWritesWhatTheySay(t *testing.T) {
+func TestSource_CostInRPCs(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	p := over(t, count.Client(t), etcdtest.Prefix(t))
@@ -60,7 +60,7 @@ func TestReadsCostNothingAndWritesWhatTheySay(t *testing.T) {
 	})
 }
 
-func TestSourcesOfOneClientShareAWatch(t *testing.T) {
+func TestOpen_SourcesOfOneClientShareWatch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -92,7 +92,7 @@ func (b *buffer) String() string {
 	return b.buf.String()
 }
 
-func TestNothingThatIsToldQuotesAValue(t *testing.T) {
+func TestErrors_DoNotQuoteValues(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
 	var out buffer

@@ -62,7 +62,7 @@ func writeFive(ctx context.Context, store *kv.Store, n int) (int64, error) {
 	return resp.Header.GetRevision(), nil
 }
 
-func TestATransactionThatChangesFiveKeysIsOneChange(t *testing.T) {
+func TestBindDir_TransactionIsOneChange(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -119,7 +119,7 @@ func TestATransactionThatChangesFiveKeysIsOneChange(t *testing.T) {
 	assert.Positive(t, followed.Load())
 }
 
-func TestNoReaderSeesABadValueInAThousandUpdates(t *testing.T) {
+func TestBind_LoadNeverReturnsBadValue(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "limits", `{"text":"ok","days":[0]}`)
@@ -162,7 +162,7 @@ func TestNoReaderSeesABadValueInAThousandUpdates(t *testing.T) {
 	assert.Positive(t, s.Stats().BadValues)
 }
 
-func TestTheLastValueWinsWhileConnectionsBreak(t *testing.T) {
+func TestBind_LastValueWinsWhileConnectionsBreak(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
@@ -196,7 +196,7 @@ func TestTheLastValueWinsWhileConnectionsBreak(t *testing.T) {
 	t.Logf("all of %d sources had the last value %v after it was put", sources, time.Since(ended))
 }
 
-func TestAMemberThatIsCutOffIsNoticed(t *testing.T) {
+func TestSource_NoticesPartitionedMember(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
@@ -214,7 +214,7 @@ func TestAMemberThatIsCutOffIsNoticed(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Status().Age < 2*time.Second && s.Status().Err == nil }, within, 5*time.Millisecond)
 }
 
-func TestAWriteIsSeenByItsOwnProcess(t *testing.T) {
+func TestSet_ReturnsWhenLoadShowsValue(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -238,7 +238,7 @@ func TestAWriteIsSeenByItsOwnProcess(t *testing.T) {
 	assert.Zero(t, stale.Load())
 }
 
-func TestAWipedClusterIsFollowed(t *testing.T) {
+func TestSource_FollowsWipedCluster(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := over(t, srv.Client(t), "app")
@@ -254,7 +254,7 @@ func TestAWipedClusterIsFollowed(t *testing.T) {
 	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(map[string]string{"rate": "100"}, all(s)) }, within, time.Millisecond)
 }
 
-func TestAValueOfTwoMebibytesIsABadValue(t *testing.T) {
+func TestBind_OversizedValueIsBadValue(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--max-request-bytes=4194304"))
 	cli := srv.Client(t, func(c *clientv3.Config) { c.MaxCallSendMsgSize = 8 << 20 })
@@ -314,7 +314,7 @@ func (o *oracle) is(want map[string]string) bool {
 	return maps.Equal(o.state, want)
 }
 
-func TestSourcesAndListenersAgreeWithTheServerAfterFaults(t *testing.T) {
+func TestSource_AgreesWithServerAfterFaults(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	direct := cluster.Client(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/config"
 )
 
-func TestAListenerIsToldOfItsKeyOrPrefix(t *testing.T) {
+func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "http/rate", "1")
@@ -56,7 +56,7 @@ func TestAListenerIsToldOfItsKeyOrPrefix(t *testing.T) {
 	assert.Equal(t, 2, s.Stats().Following)
 }
 
-func TestAListenerThatPanicsIsToldOfTheNextChange(t *testing.T) {
+func TestFollow_ContinuesAfterPanic(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -76,7 +76,7 @@ func TestAListenerThatPanicsIsToldOfTheNextChange(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, within, time.Millisecond)
 }
 
-func TestAListenerThatBlocksHoldsUpNobodyAndIsToldWhatItMissed(t *testing.T) {
+func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -128,7 +128,7 @@ func TestAListenerThatBlocksHoldsUpNobodyAndIsToldWhatItMissed(t *testing.T) {
 	assert.Positive(t, s.Stats().Folded)
 }
 
-func TestStopWaitsForTheCallThatRunsButNotForItself(t *testing.T) {
+func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -157,7 +157,7 @@ func TestStopWaitsForTheCallThatRunsButNotForItself(t *testing.T) {
 	assert.Equal(t, []string{"1"}, once.all())
 }
 
-func TestCloseWaitsForAFunctionThatBlocksButNotForEver(t *testing.T) {
+func TestSource_CloseWaitsForCallbackWithinTimeout(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s, err := config.Open(t.Context(), p, "conf")
@@ -173,7 +173,7 @@ func TestCloseWaitsForAFunctionThatBlocksButNotForEver(t *testing.T) {
 	close(release)
 }
 
-func TestAnErrorHandlerThatPanicsOrBlocksHoldsUpNothing(t *testing.T) {
+func TestErrorHandler_PanicOrBlockDelaysNothing(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	release := make(chan struct{})

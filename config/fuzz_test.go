@@ -123,7 +123,7 @@ func FuzzFiles(f *testing.F) {
 	})
 }
 
-func TestNamesOfFieldsAndVariables(t *testing.T) {
+func TestNames_OfFieldsAndVariables(t *testing.T) {
 	t.Parallel()
 	for field, want := range map[string]string{
 		"Rate": "rate", "MaxConns": "max-conns", "HTTPPort": "http-port", "URL": "url", "UserID": "user-id", "X": "x",

@@ -23,7 +23,7 @@ type banner struct {
 
 type level int
 
-func TestASourceShowsWhatLiesBelowItsDir(t *testing.T) {
+func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "http/rate", "100")
@@ -73,7 +73,7 @@ func stores[T any](t *testing.T, s *config.Source, p parts, key string, v T, wan
 	assert.Equal(t, v, got)
 }
 
-func TestValuesAreStoredAsTheTableSays(t *testing.T) {
+func TestEncoding_MatchesDocumentedTable(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -101,7 +101,7 @@ func TestValuesAreStoredAsTheTableSays(t *testing.T) {
 	assert.Equal(t, 2*time.Second, config.GetOr(s, "duration", 0*time.Second))
 }
 
-func TestAValueOfTheWrongTypeIsAnErrorThatDoesNotQuoteIt(t *testing.T) {
+func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	told, handler := problems()
@@ -145,7 +145,7 @@ func TestAValueOfTheWrongTypeIsAnErrorThatDoesNotQuoteIt(t *testing.T) {
 	assert.EqualValues(t, 1, s.Stats().BadValues, "the same bad value is reported once")
 }
 
-func TestBadArgumentsAreRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	p := over(t, count.Client(t), etcdtest.Prefix(t))
@@ -199,7 +199,7 @@ func TestBadArgumentsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	t.Cleanup(func() { assert.Zero(t, count.Total()-count.Asked(), "%v", count.Counts()) })
 }
 
-func TestAClosedSourceGoesOnReadingAndDoesNotWrite(t *testing.T) {
+func TestSource_ReadsButDoesNotWriteAfterClose(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "rate", "100")
@@ -232,7 +232,7 @@ func TestAClosedSourceGoesOnReadingAndDoesNotWrite(t *testing.T) {
 	rate.Follow(func(int) { t.Error("called after Close") })()
 }
 
-func TestOpenAndCloseAtOnceLeaveNothingBehind(t *testing.T) {
+func TestOpen_CloseLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	put(t, p, "rate", "1")
@@ -262,7 +262,7 @@ func TestOpenAndCloseAtOnceLeaveNothingBehind(t *testing.T) {
 	}
 }
 
-func TestHistoryAndRollback(t *testing.T) {
+func TestRollback_RestoresHistory(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s := open(t, p)
@@ -306,7 +306,7 @@ func TestHistoryAndRollback(t *testing.T) {
 	}
 }
 
-func TestRollbackIsGuarded(t *testing.T) {
+func TestRollback_ReturnsErrConflictIfKeyChanges(t *testing.T) {
 	t.Parallel()
 	raced := etcdtest.Client(t)
 	racing := &interloper{KV: raced.KV}
@@ -328,7 +328,7 @@ func TestRollbackIsGuarded(t *testing.T) {
 	require.Eventually(t, func() bool { return config.GetOr(s, "rate", 0) == 3 }, within, time.Millisecond)
 }
 
-func TestHistoryEndsWhereEtcdHasForgotten(t *testing.T) {
+func TestHistory_EndsWithErrCompacted(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := over(t, srv.Client(t), "app")
@@ -349,7 +349,7 @@ func TestHistoryEndsWhereEtcdHasForgotten(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrCompacted)
 }
 
-func TestKeysThatAreNoNamesAreNoConfiguration(t *testing.T) {
+func TestSource_IgnoresInvalidNames(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	for _, key := range []string{"a\x00", "b\xff", "c//d", "e/", "/f"} {
@@ -361,7 +361,7 @@ func TestKeysThatAreNoNamesAreNoConfiguration(t *testing.T) {
 	assert.EqualValues(t, 5, s.Stats().Ignored)
 }
 
-func TestASourceOfTheWholeNamespaceLeavesTheLibrarysOwnKeysAlone(t *testing.T) {
+func TestSource_OfNamespaceHidesReservedKeys(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s, err := config.Open(t.Context(), p, "")

@@ -32,7 +32,7 @@ func soon(tb testing.TB) context.Context {
 	return ctx
 }
 
-func TestTheEnvironmentGoesBeforeEtcdAndEtcdBeforeTheFile(t *testing.T) {
+func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 	t.Setenv("SHOP_HTTP_RATE_LIMIT", "5")
 	t.Setenv("SHOP_ONLY", "here")
 	t.Setenv("SHOP", "is another")
@@ -84,7 +84,7 @@ func TestTheEnvironmentGoesBeforeEtcdAndEtcdBeforeTheFile(t *testing.T) {
 	require.EqualError(t, err, `config: bind "count": bad value from the environment: value cannot be decoded: not a whole number that fits int`)
 }
 
-func TestAProcessStartsFromAFileAndCatchesUp(t *testing.T) {
+func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := over(t, srv.Client(t), "app")
@@ -139,7 +139,7 @@ func TestAProcessStartsFromAFileAndCatchesUp(t *testing.T) {
 	}, within, 10*time.Millisecond, "the state file follows")
 }
 
-func TestTheFallbackFileServesWhereThereIsNoState(t *testing.T) {
+func TestOpen_StartsFromFallbackFileWithoutState(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := over(t, srv.Client(t), "app")
@@ -170,7 +170,7 @@ func TestTheFallbackFileServesWhereThereIsNoState(t *testing.T) {
 	assert.Equal(t, "rate: 1\n", string(b), "the fallback file is never written")
 }
 
-func TestAProcessThatMayNotReadDoesNotStart(t *testing.T) {
+func TestOpen_ReturnsErrPermission(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "ada", Password: "pw", Grants: []etcdtest.Grant{etcdtest.Read("other/")}})
@@ -179,7 +179,7 @@ func TestAProcessThatMayNotReadDoesNotStart(t *testing.T) {
 	require.ErrorIs(t, err, config.ErrPermission, "a refusal is not an outage")
 }
 
-func TestAStateFileThatIsNoneIsReported(t *testing.T) {
+func TestStateFile_InvalidOneIsReported(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{
 		"it is cut off":            `{"format":"etcdkit config 1","dir":"conf/","values":{"rate"`,
@@ -205,7 +205,7 @@ func TestAStateFileThatIsNoneIsReported(t *testing.T) {
 	}
 }
 
-func TestABadFallbackFileIsFoundOnAGoodDay(t *testing.T) {
+func TestFallbackFile_InvalidOneFailsOpen(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	for name, c := range map[string]struct{ file, content, text string }{
@@ -234,7 +234,7 @@ func TestABadFallbackFileIsFoundOnAGoodDay(t *testing.T) {
 	}
 }
 
-func TestTheStateFileKeepsTheLastGoodState(t *testing.T) {
+func TestStateFile_KeepsLastGoodState(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	state := filepath.Join(t.TempDir(), "state.json")
@@ -266,7 +266,7 @@ func TestTheStateFileKeepsTheLastGoodState(t *testing.T) {
 	}
 }
 
-func TestAStateFileThatCannotBeWrittenIsReported(t *testing.T) {
+func TestStateFile_WriteErrorIsReported(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	dir := filepath.Join(t.TempDir(), "gone")
@@ -282,7 +282,7 @@ func TestAStateFileThatCannotBeWrittenIsReported(t *testing.T) {
 	require.ErrorIs(t, s.Close(), os.ErrNotExist, "and it is tried again at the end")
 }
 
-func TestTheStateFileIsNotWrittenWhileABadValueIsLookedAt(t *testing.T) {
+func TestStateFile_ConsistentWhileBadValueIsDecoded(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	state := filepath.Join(t.TempDir(), "state.json")
