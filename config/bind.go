@@ -13,23 +13,23 @@ import (
 )
 
 // BindOption is an option of [Bind] or [BindDir].
-type BindOption[T any] func(*bindSettings[T])
+type BindOption[T any] func(*bindOptions[T])
 
-// bindSettings is what the options add up to.
-type bindSettings[T any] struct {
-	def      *T
-	validate []func(T) error
-	strict   bool
-	codec    kv.Codec[T]
-	noFunc   bool // WithValidate was given none
-	noCodec  bool // likewise WithCodec
+// bindOptions is what the options add up to.
+type bindOptions[T any] struct {
+	def         *T
+	validate    []func(T) error
+	strict      bool
+	codec       kv.Codec[T]
+	nilValidate bool // WithValidate was given none
+	nilCodec    bool // likewise WithCodec
 }
 
 // WithDefault is the value where the key is absent; for a dir, the struct whose fields hold where their keys are absent,
 // and default tags are not looked at then. What it refers to is shared and read-only. Default: none for a key, which
 // makes it required; for a dir, the zero struct with the default tags.
 func WithDefault[T any](v T) BindOption[T] {
-	return func(s *bindSettings[T]) { s.def = &v }
+	return func(s *bindOptions[T]) { s.def = &v }
 }
 
 // WithValidate has f asked about each value before it is loaded, and before [Value.Set] writes it: on an error, the last
@@ -37,20 +37,20 @@ func WithDefault[T any](v T) BindOption[T] {
 // must not call what waits for the source, such as Set, because all other values wait for it. A panic is a refusal.
 // Default: none.
 func WithValidate[T any](f func(T) error) BindOption[T] {
-	return func(s *bindSettings[T]) {
+	return func(s *bindOptions[T]) {
 		s.validate = append(s.validate, f)
-		s.noFunc = s.noFunc || f == nil
+		s.nilValidate = s.nilValidate || f == nil
 	}
 }
 
 // WithStrict makes unknown fields of JSON and YAML, fields that are set twice, and for a dir keys that belong to no field,
 // a bad value. Default: they are ignored, so that a new version's configuration does not stop an old version's process.
-func WithStrict[T any]() BindOption[T] { return func(s *bindSettings[T]) { s.strict = true } }
+func WithStrict[T any]() BindOption[T] { return func(s *bindOptions[T]) { s.strict = true } }
 
 // WithCodec stores the value of a key in a form of your own. Its Decode may return the error of a value that is bad in
 // any way, and is not quoted. It is not for BindDir. Default: the encoding of T that the package comment lists.
 func WithCodec[T any](c kv.Codec[T]) BindOption[T] {
-	return func(s *bindSettings[T]) { s.codec, s.noCodec = c, c == nil }
+	return func(s *bindOptions[T]) { s.codec, s.nilCodec = c, c == nil }
 }
 
 // Bind returns a value that follows key. It reads memory and sends nothing.
@@ -66,23 +66,23 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 	const op = "bind"
 	v, err := newValue(s, o)
 	if err != nil {
-		return nil, fail(op, key, err)
+		return nil, opError(op, key, err)
 	}
-	v.at, v.def = key, v.set.def
-	complaints := []error{keyspace.Name(key)}
-	if v.set.codec == nil {
-		complaints = append(complaints, checkType(reflect.TypeFor[T]()))
-	} else if v.set.strict {
-		complaints = append(complaints, invalid("WithStrict does not go with WithCodec"))
+	v.path, v.defaultValue = key, v.options.def
+	validationErrs := []error{keyspace.Name(key)}
+	if v.options.codec == nil {
+		validationErrs = append(validationErrs, checkType(reflect.TypeFor[T]()))
+	} else if v.options.strict {
+		validationErrs = append(validationErrs, invalid("WithStrict does not go with WithCodec"))
 	}
-	if v.def != nil {
-		complaints = append(complaints, v.goodDefault())
+	if v.defaultValue != nil {
+		validationErrs = append(validationErrs, v.checkDefault())
 	}
-	if err = errors.Join(complaints...); err == nil {
-		err = v.join()
+	if err = errors.Join(validationErrs...); err == nil {
+		err = v.subscribe()
 	}
 	if err != nil {
-		return nil, fail(op, key, err)
+		return nil, opError(op, key, err)
 	}
 	return v, nil
 }
@@ -111,32 +111,32 @@ func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error
 	const op = "bind dir"
 	v, err := newValue(s, o)
 	if err != nil {
-		return nil, fail(op, dir, err)
+		return nil, opError(op, dir, err)
 	}
 	var bad error
-	v.at, bad = keyspace.Dir(dir)
-	complaints := []error{bad}
-	if v.at != "" {
-		complaints = append(complaints, keyspace.Name(strings.TrimSuffix(v.at, "/")))
+	v.path, bad = keyspace.Dir(dir)
+	validationErrs := []error{bad}
+	if v.path != "" {
+		validationErrs = append(validationErrs, keyspace.Name(strings.TrimSuffix(v.path, "/")))
 	}
-	if v.set.codec != nil {
-		complaints = append(complaints, invalid("WithCodec is not for a dir"))
+	if v.options.codec != nil {
+		validationErrs = append(validationErrs, invalid("WithCodec is not for a dir"))
 	}
-	v.plan, bad = newPlan(reflect.TypeFor[T](), v.set.strict)
-	if err = errors.Join(append(complaints, bad)...); err == nil {
-		v.def = v.set.def
-		if v.def == nil {
-			v.def = new(T)
-			err = v.plan.defaults(reflect.ValueOf(v.def).Elem())
+	v.schema, bad = newSchema(reflect.TypeFor[T](), v.options.strict)
+	if err = errors.Join(append(validationErrs, bad)...); err == nil {
+		v.defaultValue = v.options.def
+		if v.defaultValue == nil {
+			v.defaultValue = new(T)
+			err = v.schema.defaults(reflect.ValueOf(v.defaultValue).Elem())
 		} else {
-			err = v.goodDefault()
+			err = v.checkDefault()
 		}
 	}
 	if err == nil {
-		err = v.join()
+		err = v.subscribe()
 	}
 	if err != nil {
-		return nil, fail(op, dir, err)
+		return nil, opError(op, dir, err)
 	}
 	return v, nil
 }
@@ -146,41 +146,41 @@ func newValue[T any](s *Source, o []BindOption[T]) (*Value[T], error) {
 	if s == nil {
 		return nil, invalid("no source")
 	}
-	v := &Value[T]{src: s, tails: make(map[*tail[T]]struct{})}
+	v := &Value[T]{src: s, followers: make(map[*listenerQueue[T]]struct{})}
 	for _, opt := range o {
 		if opt != nil {
-			opt(&v.set)
+			opt(&v.options)
 		}
 	}
-	var complaints []error
-	if v.set.noFunc {
-		complaints = append(complaints, invalid("WithValidate: no function"))
+	var validationErrs []error
+	if v.options.nilValidate {
+		validationErrs = append(validationErrs, invalid("WithValidate: no function"))
 	}
-	if v.set.noCodec {
-		complaints = append(complaints, invalid("WithCodec: no codec"))
+	if v.options.nilCodec {
+		validationErrs = append(validationErrs, invalid("WithCodec: no codec"))
 	}
-	return v, errors.Join(complaints...)
+	return v, errors.Join(validationErrs...)
 }
 
-// goodDefault refuses a default that validation refuses: it would be found out on a bad day.
-func (v *Value[T]) goodDefault() error {
-	if v.set.noFunc {
+// checkDefault refuses a default that validation refuses: it would be found out on a bad day.
+func (v *Value[T]) checkDefault() error {
+	if v.options.nilValidate {
 		return nil
 	}
-	if err := v.validate(*v.def); err != nil {
+	if err := v.validate(*v.defaultValue); err != nil {
 		return invalid("WithDefault: %w", err)
 	}
 	return nil
 }
 
-// join loads the first value, and has the source tell of each change from then on.
-func (v *Value[T]) join() error {
+// subscribe loads the first value, and has the source tell of each change from then on.
+func (v *Value[T]) subscribe() error {
 	s := v.src
 	for {
 		s.mu.RLock()
-		latest, others := v.pieces(&s.layers), v.others()
+		latest, others := v.items(&s.layers), v.fallbacks()
 		s.mu.RUnlock()
-		if err := v.begin(latest, others); err != nil {
+		if err := v.init(latest, others); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -188,7 +188,7 @@ func (v *Value[T]) join() error {
 			s.mu.Unlock()
 			return errs.ClosedError("source")
 		}
-		if current := same(latest, v.pieces(&s.layers)); !current {
+		if current := sameValues(latest, v.items(&s.layers)); !current {
 			s.mu.Unlock()
 			continue
 		}
@@ -196,13 +196,13 @@ func (v *Value[T]) join() error {
 			s.mu.Unlock()
 			return err
 		}
-		s.bounds = append(slices.Clip(s.bounds), v) // others read the old one
+		s.boundValues = append(slices.Clip(s.boundValues), v) // others read the old one
 		s.mu.Unlock()
 		break
 	}
 	if err := v.Err(); err != nil {
-		s.badValue(v.at, true, err)
-		s.dirty() // the state file may have what is bad
+		s.reportBadValue(v.path, true, err)
+		s.markStateDirty() // the state file may have what is bad
 	}
 	return nil
 }
@@ -214,13 +214,13 @@ func (v *Value[T]) claimVariables() error {
 	if s.layers.env.prefix == "" {
 		return nil
 	}
-	keys := []string{v.at}
-	if v.plan != nil {
-		keys = v.plan.keys(v.at)
+	keys := []string{v.path}
+	if v.schema != nil {
+		keys = v.schema.keys(v.path)
 	}
 	claimed := make(map[string]string, len(keys))
 	for _, key := range keys {
-		name := s.layers.env.prefix + variable(key)
+		name := s.layers.env.prefix + envName(key)
 		for _, other := range []string{s.variables[name], claimed[name]} {
 			if other != "" && other != key {
 				return invalid("the keys %q and %q have one variable, %s", other, key, name)
@@ -232,29 +232,29 @@ func (v *Value[T]) claimVariables() error {
 	return nil
 }
 
-// others returns what the user has named to stand in for what etcd has, below the environment: the state file, the
+// fallbacks returns what the user has named to stand in for what etcd has, below the environment: the state file, the
 // fallback file, the default. The caller holds the source's lock.
-func (v *Value[T]) others() [][]piece {
+func (v *Value[T]) fallbacks() [][]keyedItem {
 	from := v.src.layers
-	var out [][]piece
+	var out [][]keyedItem
 	if v.src.saved.ok {
 		from.etcd = v.src.saved.etcd
-		out = append(out, v.pieces(&from))
+		out = append(out, v.items(&from))
 	}
 	from.etcd = nil
-	if v.src.set.hasFallback {
-		out = append(out, v.pieces(&from))
+	if v.src.options.hasFallback {
+		out = append(out, v.items(&from))
 	}
 	from.fallback = nil
-	if v.set.def != nil {
-		out = append(out, v.pieces(&from))
+	if v.options.def != nil {
+		out = append(out, v.items(&from))
 	}
 	return out
 }
 
-// begin loads the first value.
-func (v *Value[T]) begin(latest []piece, others [][]piece) error {
-	out, err := v.make(latest)
+// init loads the first value.
+func (v *Value[T]) init(latest []keyedItem, others [][]keyedItem) error {
+	out, err := v.build(latest)
 	good := latest
 	if err != nil {
 		if slices.ContainsFunc(listBad(err), func(bad *BadValueError) bool { return bad.Origin == Environment }) {
@@ -262,7 +262,7 @@ func (v *Value[T]) begin(latest []piece, others [][]piece) error {
 		}
 		for _, good = range others {
 			var worse error
-			if out, worse = v.make(good); worse == nil {
+			if out, worse = v.build(good); worse == nil {
 				break
 			}
 		}

@@ -18,26 +18,26 @@ import (
 func JSON[T any]() kv.Codec[T] { return documentCodec[T]{} }
 
 // YAML stores values as YAML, whatever their type. Fields go by their json tags. See [WithCodec].
-func YAML[T any]() kv.Codec[T] { return documentCodec[T]{form{yaml: true}} }
+func YAML[T any]() kv.Codec[T] { return documentCodec[T]{format{yaml: true}} }
 
-type documentCodec[T any] struct{ form form }
+type documentCodec[T any] struct{ format format }
 
 // Encode writes JSON or YAML.
-func (c documentCodec[T]) Encode(_ string, v T) ([]byte, error) { return encodeDocument(v, c.form) }
+func (c documentCodec[T]) Encode(_ string, v T) ([]byte, error) { return encodeDocument(v, c.format) }
 
 // Decode reads what Encode has written.
 func (c documentCodec[T]) Decode(_ string, b []byte) (v T, err error) {
-	err = decodeDocument(b, &v, c.form)
+	err = decodeDocument(b, &v, c.format)
 	return v, err
 }
 
-// isYAML reports whether the documents at a key are YAML.
-func isYAML(key string) bool {
+// isYAMLKey reports whether the documents at a key are YAML.
+func isYAMLKey(key string) bool {
 	return strings.HasSuffix(key, ".yaml") || strings.HasSuffix(key, ".yml")
 }
 
 // decodeDocument reads one JSON or YAML document. An empty one and null are no values.
-func decodeDocument(b []byte, into any, f form) error {
+func decodeDocument(b []byte, into any, f format) error {
 	doc, format := b, "JSON"
 	if f.yaml {
 		format = "YAML"
@@ -53,7 +53,7 @@ func decodeDocument(b []byte, into any, f form) error {
 	switch {
 	case !f.strict:
 		if err = json.Unmarshal(doc, into); err != nil {
-			return undecoded(format, err)
+			return decoderError(format, err)
 		}
 		return nil
 	case f.yaml:
@@ -68,7 +68,7 @@ func decodeDocument(b []byte, into any, f form) error {
 }
 
 // encodeDocument writes one JSON or YAML document.
-func encodeDocument(v any, f form) ([]byte, error) {
+func encodeDocument(v any, f format) ([]byte, error) {
 	if path, hidden := hiddenPart(v); hidden {
 		if path != "" {
 			return nil, invalid("field %s hides its value when it is encoded: give it a key of its own", path)
@@ -83,7 +83,7 @@ func encodeDocument(v any, f form) ([]byte, error) {
 		b, err = json.Marshal(v)
 	}
 	if err != nil {
-		return nil, unencoded(err)
+		return nil, encoderError(err)
 	}
 	if string(bytes.TrimSpace(b)) != "null" {
 		return b, nil

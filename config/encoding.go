@@ -29,8 +29,8 @@ const (
 	asBytes
 )
 
-// form is what there is to know about a value besides its type.
-type form struct {
+// format is what there is to know about a value besides its type.
+type format struct {
 	yaml   bool // the document is YAML
 	strict bool // unknown fields are refused
 }
@@ -93,7 +93,7 @@ func checkType(t reflect.Type) error {
 		return invalid("nothing can be decoded into %v, an interface", t)
 	}
 	var err error
-	panicked := told(func() { _, err = json.Marshal(reflect.New(t).Elem().Interface()) })
+	panicked := callSafely(func() { _, err = json.Marshal(reflect.New(t).Elem().Interface()) })
 	_, no := err.(*json.UnsupportedTypeError) //nolint:errorlint // wrapped by a method of the type, it would not be about the type
 	if panicked == nil && no {                // a method may well refuse its zero value
 		return invalid("%v cannot be stored: %w", t, err)
@@ -103,7 +103,7 @@ func checkType(t reflect.Type) error {
 
 // decodeItem is decodeInto of an item. A list from the environment may be written without brackets and quotes: its
 // elements are separated by commas.
-func decodeItem(it item, v reflect.Value, f form) error {
+func decodeItem(it item, v reflect.Value, f format) error {
 	text := strings.TrimSpace(string(it.value))
 	isList := encodingOf(v.Type()) == asDocument && v.Kind() == reflect.Slice
 	if it.origin != Environment || !isList || text == "" || text[0] == '[' {
@@ -120,7 +120,7 @@ func decodeItem(it item, v reflect.Value, f form) error {
 }
 
 // decodeInto reads a value of any supported type. v is zero before, and on error of no use after.
-func decodeInto(b []byte, v reflect.Value, f form) error {
+func decodeInto(b []byte, v reflect.Value, f format) error {
 	text := string(bytes.TrimSpace(b)) // files and shells like to add a newline
 	switch kind := encodingOf(v.Type()); kind {
 	case asPointer:
@@ -129,7 +129,7 @@ func decodeInto(b []byte, v reflect.Value, f form) error {
 	case asText:
 		into, _ := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr())
 		if err := into.UnmarshalText([]byte(text)); err != nil {
-			return undecoded(v.Type().String(), err)
+			return decoderError(v.Type().String(), err)
 		}
 		return nil
 	case asDocument:
@@ -185,7 +185,7 @@ func decodeScalar(text string, v reflect.Value, kind encodingKind) (err error) {
 }
 
 // encode writes a value of any supported type.
-func encode(v reflect.Value, f form) ([]byte, error) {
+func encode(v reflect.Value, f format) ([]byte, error) {
 	switch encodingOf(v.Type()) {
 	case asPointer:
 		if v.IsNil() {
@@ -231,11 +231,11 @@ func encodeText(v reflect.Value) ([]byte, error) {
 		return nil, invalid("%v can be read, but not written: it has no method MarshalText", v.Type())
 	}
 	b, err := from.MarshalText()
-	return b, unencoded(err)
+	return b, encoderError(err)
 }
 
-// unencoded is an encoder's error, which is about the caller's own value.
-func unencoded(err error) error {
+// encoderError is an encoder's error, which is about the caller's own value.
+func encoderError(err error) error {
 	if err == nil {
 		return nil
 	}

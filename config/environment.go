@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// environment is the variables that override keys.
-type environment struct {
+// envVars is the variables that override keys.
+type envVars struct {
 	prefix string            // with the "_"; "" where the environment is not looked at
 	vars   map[string]string // by name
 }
 
-// readEnvironment takes the variables with a prefix from what os.Environ returns.
-func readEnvironment(prefix string, all []string) environment {
-	e := environment{prefix: prefix + "_", vars: make(map[string]string)}
+// newEnvVars takes the variables with a prefix from what os.Environ returns.
+func newEnvVars(prefix string, all []string) envVars {
+	e := envVars{prefix: prefix + "_", vars: make(map[string]string)}
 	for _, entry := range all {
 		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, e.prefix) {
 			e.vars[name] = value
@@ -23,17 +23,17 @@ func readEnvironment(prefix string, all []string) environment {
 }
 
 // lookup returns the item of a key, if it is overridden.
-func (e environment) lookup(key string) (item, bool) {
+func (e envVars) lookup(key string) (item, bool) {
 	if len(e.vars) == 0 {
 		return item{}, false
 	}
-	name := e.prefix + variable(key)
+	name := e.prefix + envName(key)
 	v, ok := e.vars[name]
 	return item{value: []byte(v), origin: Environment, name: name}, ok
 }
 
-// variable is what a key is called in the environment.
-func variable(key string) string {
+// envName is what a key is called in the environment.
+func envName(key string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case 'a' <= r && r <= 'z':
@@ -47,16 +47,16 @@ func variable(key string) string {
 
 // checkPrefix refuses a prefix that would let variables override keys that nobody thought of, such as PATH.
 func checkPrefix(prefix string) error {
-	if prefix == "" || variable(prefix) != prefix || strings.HasSuffix(prefix, "_") {
+	if prefix == "" || envName(prefix) != prefix || strings.HasSuffix(prefix, "_") {
 		return invalid("WithEnvironment: the prefix %q is not of the form \"SHOP\"", prefix)
 	}
 	return nil
 }
 
 // environ is the process's own environment.
-func (s *settings) environ() environment {
+func (s *options) environ() envVars {
 	if !s.hasEnvironment {
-		return environment{}
+		return envVars{}
 	}
-	return readEnvironment(s.environment, os.Environ())
+	return newEnvVars(s.environment, os.Environ())
 }

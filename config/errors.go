@@ -100,13 +100,13 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// fail is the error of an operation that provably changed nothing.
-func fail(op, key string, err error) error {
+// opError is the error of an operation that provably changed nothing.
+func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: true, Err: err}
 }
 
-// failed is the error of an operation that kv has carried out: it knows whether anything was changed.
-func failed(op, key string, err error) error {
+// kvError is the error of an operation that kv has carried out: it knows whether anything was changed.
+func kvError(op, key string, err error) error {
 	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: reason(err)}
 }
 
@@ -140,8 +140,8 @@ func (e *decodeError) Unwrap() []error {
 	return []error{kv.ErrDecode, e.cause}
 }
 
-// exploded is the panic of a decoder without its text, which may quote the value, unless it is the runtime's.
-func exploded(panicked error) error {
+// panicError is the panic of a decoder without its text, which may quote the value, unless it is the runtime's.
+func panicError(panicked error) error {
 	why := "its decoder panicked"
 	if e, ok := errors.AsType[runtime.Error](panicked); ok {
 		why += ": " + e.Error()
@@ -149,7 +149,7 @@ func exploded(panicked error) error {
 	return &decodeError{why: why, cause: panicked}
 }
 
-// undecoded is a decoder's error without its text, which may quote the value.
-func undecoded(what string, err error) error {
+// decoderError is a decoder's error without its text, which may quote the value.
+func decoderError(what string, err error) error {
 	return &decodeError{why: what + ": " + strict.Describe(err), cause: err}
 }

@@ -9,19 +9,19 @@ import (
 
 // FillStruct is what BindDir makes of keys and values.
 func FillStruct[T any](values map[string]string, strict bool) (out T, err error) {
-	p, err := newPlan(reflect.TypeFor[T](), strict)
+	p, err := newSchema(reflect.TypeFor[T](), strict)
 	if err != nil {
 		return out, err
 	}
-	var pieces []piece
+	var items []keyedItem
 	for key, value := range values {
-		pieces = append(pieces, piece{key, item{value: []byte(value)}})
+		items = append(items, keyedItem{key, item{value: []byte(value)}})
 	}
-	slices.SortFunc(pieces, func(a, b piece) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(items, func(a, b keyedItem) int { return strings.Compare(a.key, b.key) })
 	if err := p.defaults(reflect.ValueOf(&out).Elem()); err != nil {
 		return out, err
 	}
-	if bad := p.fill(reflect.ValueOf(&out).Elem(), "", pieces, strict, DefaultMaxValueBytes); bad != nil {
+	if bad := p.fill(reflect.ValueOf(&out).Elem(), "", items, strict, DefaultMaxValueBytes); bad != nil {
 		return out, bad
 	}
 	return out, nil
@@ -29,12 +29,12 @@ func FillStruct[T any](values map[string]string, strict bool) (out T, err error)
 
 // EncodeStruct is what Set of a dir writes where etcd has nothing.
 func EncodeStruct[T any](x T) (map[string]string, error) {
-	p, err := newPlan(reflect.TypeFor[T](), false)
+	p, err := newSchema(reflect.TypeFor[T](), false)
 	if err != nil {
 		return nil, err
 	}
 	var zero T
-	d := dirWrite{plan: p, stored: func(string) []string { return nil }, rewrite: p.keys("")}
+	d := dirWrite{schema: p, storedKeys: func(string) []string { return nil }, rewrite: p.keys("")}
 	err = d.diff(reflect.ValueOf(&zero).Elem(), reflect.ValueOf(&x).Elem())
 	out := make(map[string]string, len(d.ops))
 	for _, op := range d.ops {
@@ -45,7 +45,7 @@ func EncodeStruct[T any](x T) (map[string]string, error) {
 
 // PlanOf is what is wrong with a struct type, if anything is.
 func PlanOf(t reflect.Type) error {
-	_, err := newPlan(t, false)
+	_, err := newSchema(t, false)
 	return err
 }
 
@@ -87,7 +87,7 @@ func texts(l layer) map[string]string {
 var Kebab = kebab
 
 // Variable is what a key is called in the environment.
-var Variable = variable
+var Variable = envName
 
 // Save writes the state file at once.
 func (s *Source) Save() error { return s.save() }

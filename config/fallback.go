@@ -47,7 +47,7 @@ func parseFallback(b []byte, isJSON bool) (layer, error) {
 		if err != nil {
 			return nil, &decodeError{why: err.Error()}
 		}
-		if err := textKeys(b); err != nil {
+		if err := checkTextKeys(b); err != nil {
 			return nil, err
 		}
 		if b = doc; string(b) == "null" { // comments alone
@@ -86,14 +86,14 @@ func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
 	case '"':
 		var s string
 		if err := json.Unmarshal(raw, &s); err != nil {
-			return undecoded("JSON", err)
+			return decoderError("JSON", err)
 		}
 		it.value = []byte(s)
 	case '{':
 		it.mapping = true
 		var fields map[string]json.RawMessage
 		if err := json.Unmarshal(raw, &fields); err != nil {
-			return undecoded("JSON", err)
+			return decoderError("JSON", err)
 		}
 		for name, field := range fields {
 			below := key + "/" + name
@@ -109,8 +109,8 @@ func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
 	return nil
 }
 
-// textKeys refuses YAML keys that are no text, such as "on", which YAML reads as true.
-func textKeys(b []byte) error {
+// checkTextKeys refuses YAML keys that are no text, such as "on", which YAML reads as true.
+func checkTextKeys(b []byte) error {
 	var top yamldoc.MapSlice
 	if err := yamldoc.Unmarshal(b, &top); err != nil {
 		return nil //nolint:nilerr // another reader will say what is wrong

@@ -10,9 +10,9 @@ import (
 )
 
 // keys returns the keys of all leaves below dir.
-func (p *plan) keys(dir string) []string {
-	out := make([]string, 0, len(p.leaves))
-	for _, l := range p.leaves {
+func (s *schema) keys(dir string) []string {
+	out := make([]string, 0, len(s.fields))
+	for _, l := range s.fields {
 		if !l.dir {
 			out = append(out, dir+l.name)
 		}
@@ -22,13 +22,13 @@ func (p *plan) keys(dir string) []string {
 
 // find returns the leaf that a name belongs to, and, where that is a map, the key in it; nil where the name belongs to
 // none.
-func (p *plan) find(name string) (l *leaf, entry string) {
-	if i, ok := p.byName[name]; ok && !p.leaves[i].dir {
-		return &p.leaves[i], ""
+func (s *schema) find(name string) (l *field, entry string) {
+	if i, ok := s.byName[name]; ok && !s.fields[i].dir {
+		return &s.fields[i], ""
 	}
-	for _, i := range p.dirs {
-		if entry, ok := strings.CutPrefix(name, p.leaves[i].name+"/"); ok {
-			return &p.leaves[i], entry
+	for _, i := range s.dirs {
+		if entry, ok := strings.CutPrefix(name, s.fields[i].name+"/"); ok {
+			return &s.fields[i], entry
 		}
 	}
 	return nil, ""
@@ -36,18 +36,18 @@ func (p *plan) find(name string) (l *leaf, entry string) {
 
 // fill makes a struct of the pieces that lie below dir. v holds the default before, and nothing that it refers to is
 // changed. A missing field keeps its default, and so does a bad one. All that is bad is returned.
-func (p *plan) fill(v reflect.Value, dir string, pieces []piece, strict bool, limit int) (bad badValuesError) {
-	f := filler{plan: p, into: v, dir: dir, there: make(map[string]bool), maps: make(map[*leaf]reflect.Value), vars: make(map[string]string)}
-	for _, piece := range pieces {
+func (s *schema) fill(v reflect.Value, dir string, items []keyedItem, strict bool, limit int) (bad badValuesError) {
+	f := filler{schema: s, into: v, dir: dir, present: make(map[string]bool), maps: make(map[*field]reflect.Value), vars: make(map[string]string)}
+	for _, piece := range items {
 		if err := f.add(piece, strict, limit); err != nil {
-			bad = append(bad, piece.bad(err))
+			bad = append(bad, piece.badValue(err))
 		}
 	}
 	for l, m := range f.maps {
 		v.FieldByIndex(l.index).Set(m)
 	}
-	for _, l := range p.leaves {
-		if l.required && !f.there[l.name] {
+	for _, l := range s.fields {
+		if l.required && !f.present[l.name] {
 			bad = append(bad, &BadValueError{Key: dir + l.name, Origin: Live, Err: kv.ErrNotFound})
 		}
 	}
@@ -56,17 +56,17 @@ func (p *plan) fill(v reflect.Value, dir string, pieces []piece, strict bool, li
 
 // filler is a struct that is being filled.
 type filler struct {
-	*plan
+	*schema
 
-	into  reflect.Value
-	dir   string
-	there map[string]bool // names of leaves
-	maps  map[*leaf]reflect.Value
-	vars  map[string]string // by variable: the key that it was used for
+	into    reflect.Value
+	dir     string
+	present map[string]bool // names of leaves
+	maps    map[*field]reflect.Value
+	vars    map[string]string // by variable: the key that it was used for
 }
 
-// add sets the field that a piece belongs to.
-func (f *filler) add(piece piece, strict bool, limit int) error {
+// addFields sets the field that a piece belongs to.
+func (f *filler) add(piece keyedItem, strict bool, limit int) error {
 	l, entry := f.find(strings.TrimPrefix(piece.key, f.dir))
 	if l == nil {
 		if strict && !piece.mapping { // the fields of a mapping are pieces of their own
@@ -74,7 +74,7 @@ func (f *filler) add(piece piece, strict bool, limit int) error {
 		}
 		return nil
 	}
-	f.there[l.name] = true
+	f.present[l.name] = true
 	if piece.origin == Environment {
 		if other, used := f.vars[piece.name]; used {
 			return &decodeError{why: "its variable " + piece.name + " is that of the key " + errs.Quote(other) + ", too"}
@@ -108,15 +108,15 @@ func (f *filler) add(piece piece, strict bool, limit int) error {
 
 // covers reports whether an item of the fallback file says nothing for the plan but what another one says: it is a
 // mapping, and no value of a field, or lies in a mapping that is one.
-func (p *plan) covers(name string, it item) bool {
+func (s *schema) covers(name string, it item) bool {
 	if it.mapping {
-		if l, _ := p.find(name); l != nil && l.scalar {
+		if l, _ := s.find(name); l != nil && l.scalar {
 			return true
 		}
 	}
 	for i, c := range name {
 		if it.nested && c == '/' {
-			if l, _ := p.find(name[:i]); l != nil && !l.scalar {
+			if l, _ := s.find(name[:i]); l != nil && !l.scalar {
 				return true
 			}
 		}
@@ -125,10 +125,10 @@ func (p *plan) covers(name string, it item) bool {
 }
 
 // defaults sets the fields that have a default tag.
-func (p *plan) defaults(v reflect.Value) error {
-	for _, l := range p.leaves {
-		if l.hasDef {
-			if err := l.decode(item{value: []byte(l.def), origin: Defaults}, v.FieldByIndex(l.index)); err != nil {
+func (s *schema) defaults(v reflect.Value) error {
+	for _, l := range s.fields {
+		if l.hasDefault {
+			if err := l.decode(item{value: []byte(l.defaultText), origin: Defaults}, v.FieldByIndex(l.index)); err != nil {
 				return err
 			}
 		}
@@ -137,7 +137,7 @@ func (p *plan) defaults(v reflect.Value) error {
 }
 
 // tooLarge refuses a piece over the limit.
-func (p piece) tooLarge(limit int) error {
+func (p keyedItem) tooLarge(limit int) error {
 	if len(p.value) <= limit {
 		return nil
 	}

@@ -7,7 +7,7 @@ import (
 
 // listener is a function that is told of changes.
 type listener struct {
-	*tail[Change]
+	*listenerQueue[Change]
 
 	key string // or a prefix, which ends in "/" or is ""
 }
@@ -39,13 +39,13 @@ func (s *Source) Follow(keyOrPrefix string, f func(Change)) (stop func()) {
 		return func() {}
 	}
 	l := &listener{key: keyOrPrefix}
-	l.tail = newTail(func(c Change) { s.contained("listener", c.Key, func() { f(c) }) }, foldChanges)
+	l.listenerQueue = newListenerQueue(func(c Change) { s.runCallback("listener", c.Key, func() { f(c) }) }, mergeChanges)
 	forget := func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.listeners, l)
 	}
-	stop, ok := s.follow(l.tail, l.run, forget)
+	stop, ok := s.startCallback(l.listenerQueue, l.run, forget)
 	if ok {
 		s.mu.Lock()
 		s.listeners[l] = struct{}{}
@@ -54,8 +54,8 @@ func (s *Source) Follow(keyOrPrefix string, f func(Change)) (stop func()) {
 	return stop
 }
 
-// foldChanges makes one change of all changes of a key, at the place of the last, and none where they cancel out.
-func foldChanges(queue []Change) []Change {
+// mergeChanges makes one change of all changes of a key, at the place of the last, and none where they cancel out.
+func mergeChanges(queue []Change) []Change {
 	first := make(map[string][]byte, len(queue))
 	last := make(map[string]int, len(queue))
 	for i, c := range queue {

@@ -100,7 +100,7 @@ func (l *log[E]) all() []E {
 	return append([]E(nil), l.list...)
 }
 
-// await waits for the n-th entry, and returns it.
+// awaitRevision waits for the n-th entry, and returns it.
 func (l *log[E]) await(tb testing.TB, n int) E {
 	tb.Helper()
 	require.Eventually(tb, func() bool { return len(l.all()) >= n }, within, time.Millisecond)

@@ -18,8 +18,8 @@ type item struct {
 	nested  bool // such a field
 }
 
-// piece is an item with its key.
-type piece struct {
+// keyedItem is an item with its key.
+type keyedItem struct {
 	key string
 	item
 }
@@ -29,7 +29,7 @@ type layer map[string]item
 
 // layers is what a source knows, the strongest first. etcd is what etcd has said, or the state file in its place.
 type layers struct {
-	env      environment
+	env      envVars
 	etcd     layer
 	fallback layer
 }
@@ -73,31 +73,31 @@ func (l *layers) size() int {
 }
 
 // pick returns the pieces that are in force of those keys that are there.
-func (l *layers) pick(keys []string) []piece {
-	out := make([]piece, 0, len(keys))
+func (l *layers) pick(keys []string) []keyedItem {
+	out := make([]keyedItem, 0, len(keys))
 	for _, key := range keys {
 		if it, ok := l.lookup(key); ok {
-			out = append(out, piece{key, it})
+			out = append(out, keyedItem{key, it})
 		}
 	}
 	return out
 }
 
-// same reports whether two collections of pieces are of the same bytes.
-func same(a, b []piece) bool {
-	return slices.EqualFunc(a, b, func(x, y piece) bool { return x.key == y.key && bytes.Equal(x.value, y.value) })
+// sameValues reports whether two collections of pieces are of the same bytes.
+func sameValues(a, b []keyedItem) bool {
+	return slices.EqualFunc(a, b, func(x, y keyedItem) bool { return x.key == y.key && bytes.Equal(x.value, y.value) })
 }
 
-// bad says that a piece cannot be used.
-func (p piece) bad(err error) *BadValueError {
+// hasReportedBad says that a piece cannot be used.
+func (p keyedItem) badValue(err error) *BadValueError {
 	return &BadValueError{Key: p.key, Revision: p.rev, Origin: p.origin, Err: err}
 }
 
-// originOf returns where pieces come from that are only bad together: the origin that may have changed last, where they
+// commonOrigin returns where pieces come from that are only bad together: the origin that may have changed last, where they
 // have several.
-func originOf(pieces []piece) Origin {
+func commonOrigin(items []keyedItem) Origin {
 	for _, o := range []Origin{Live, StateFile, FallbackFile, Environment} {
-		if slices.ContainsFunc(pieces, func(p piece) bool { return p.origin == o }) {
+		if slices.ContainsFunc(items, func(p keyedItem) bool { return p.origin == o }) {
 			return o
 		}
 	}

@@ -11,17 +11,17 @@ import (
 )
 
 // Option is an option of [Open].
-type Option func(*settings)
+type Option func(*options)
 
-// settings is what the options add up to.
-type settings struct {
+// options is what the options add up to.
+type options struct {
 	fallback, state       string
 	hasFallback, hasState bool
 	environment           string
 	hasEnvironment        bool
-	onDefaults            bool
+	startOnDefaults       bool
 	maxBytes              int
-	handler               func(key string, rev int64, err error)
+	errorHandler          func(key string, rev int64, err error)
 	logger                *slog.Logger
 }
 
@@ -47,7 +47,7 @@ const DefaultMaxValueBytes = 1536 * 1024
 // Text that YAML reads as something else, such as yes, 1.10 or 0x10, needs quotes; a key that does is refused.
 // Open fails when it is not there or cannot be read, etcd up or not, so that this shows on a good day. Default: none.
 func WithFallbackFile(path string) Option {
-	return func(s *settings) { s.fallback, s.hasFallback = path, true }
+	return func(s *options) { s.fallback, s.hasFallback = path, true }
 }
 
 // WithStateFile keeps a copy of etcd's state in a file, from which a process starts that cannot reach etcd. Of a bound
@@ -55,39 +55,39 @@ func WithFallbackFile(path string) Option {
 // atomically, within two seconds of a change and on Close. Its directory must exist. One file belongs to one source. A
 // file that cannot be read, or that is of another dir, is reported and taken for none. Default: none.
 func WithStateFile(path string) Option {
-	return func(s *settings) { s.state, s.hasState = path, true }
+	return func(s *options) { s.state, s.hasState = path, true }
 }
 
 // WithStartOnDefaults lets Open succeed when etcd does not answer and there is no file to start from, on defaults and the
 // environment alone. Default: Open fails then.
-func WithStartOnDefaults() Option { return func(s *settings) { s.onDefaults = true } }
+func WithStartOnDefaults() Option { return func(s *options) { s.startOnDefaults = true } }
 
 // WithEnvironment lets variables of the environment override keys, for one process. The variable of a key is the prefix,
 // "_", and the key in upper case with "_" for all that is no letter and no digit of ASCII: with the prefix "SHOP",
 // "http/rate-limit" is SHOP_HTTP_RATE_LIMIT. Its value is text as etcd would have it; a list may also be separated by
 // commas. Two bound keys with the same variable are an error. The environment is read once, by Open. The prefix consists of "A" to "Z", "0" to "9" and "_", and is not empty. Default: none.
 func WithEnvironment(prefix string) Option {
-	return func(s *settings) { s.environment, s.hasEnvironment = prefix, true }
+	return func(s *options) { s.environment, s.hasEnvironment = prefix, true }
 }
 
 // WithMaxValueBytes sets the size of the largest value that is decoded; a larger one is a bad value. Default
 // [DefaultMaxValueBytes].
-func WithMaxValueBytes(n int) Option { return func(s *settings) { s.maxBytes = n } }
+func WithMaxValueBytes(n int) Option { return func(s *options) { s.maxBytes = n } }
 
 // WithErrorHandler has f told of each value that cannot be used, as a [*BadValueError], and, with the key "", of files
 // that cannot be read or written. It runs in a goroutine of its own, one call at a time; when it is slow and 256 calls
 // wait, the older half is dropped. Default: none, besides the log, Err and the Stats.
 func WithErrorHandler(f func(key string, rev int64, err error)) Option {
-	return func(s *settings) { s.handler = f }
+	return func(s *options) { s.errorHandler = f }
 }
 
 // WithLogger sets the logger for bad values, files, panics, a start without etcd and its end, at the levels Warn and
 // Error. Values never appear. Default: the client's logger, else [slog.Default] from the level Warn up.
-func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
+func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
-// newSettings applies the options; what is wrong with them, and with the other arguments, is the error.
-func newSettings(c Client, dir string, opts []Option) (settings, error) {
-	s := settings{maxBytes: DefaultMaxValueBytes}
+// newOptions applies the options; what is wrong with them, and with the other arguments, is the error.
+func newOptions(c Client, dir string, opts []Option) (options, error) {
+	s := options{maxBytes: DefaultMaxValueBytes}
 	for _, o := range opts {
 		if o != nil {
 			o(&s)
@@ -97,24 +97,24 @@ func newSettings(c Client, dir string, opts []Option) (settings, error) {
 		s.logger = h.Logger()
 	}
 	s.logger = logging.OrDefault(s.logger)
-	_, bad := keyspace.Dir(dir)
-	complaints := []error{bad}
+	_, err := keyspace.Dir(dir)
+	validationErrs := []error{err}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {
-		complaints = append(complaints, invalid("no client, or one without a store or a watcher"))
+		validationErrs = append(validationErrs, invalid("no client, or one without a store or a watcher"))
 	}
 	if s.hasFallback && s.fallback == "" {
-		complaints = append(complaints, invalid("WithFallbackFile: no path"))
+		validationErrs = append(validationErrs, invalid("WithFallbackFile: no path"))
 	}
 	if s.hasState {
-		complaints = append(complaints, checkStatePath(s.state))
+		validationErrs = append(validationErrs, checkStatePath(s.state))
 	}
 	if s.hasEnvironment {
-		complaints = append(complaints, checkPrefix(s.environment))
+		validationErrs = append(validationErrs, checkPrefix(s.environment))
 	}
 	if s.maxBytes < 1 {
-		complaints = append(complaints, invalid("WithMaxValueBytes: %d bytes", s.maxBytes))
+		validationErrs = append(validationErrs, invalid("WithMaxValueBytes: %d bytes", s.maxBytes))
 	}
-	return s, errors.Join(complaints...)
+	return s, errors.Join(validationErrs...)
 }
 
 // checkStatePath refuses a path that nothing can be written to, before that is found out on a bad day.

@@ -41,7 +41,7 @@ func (s *Source) Provenance(key string) Provenance {
 	if !ok {
 		it.origin = Defaults
 	}
-	return piece{key, it}.provenance()
+	return keyedItem{key, it}.provenance()
 }
 
 func (s *Source) lookup(key string) (item, bool) {
@@ -57,7 +57,7 @@ func Get[T any](s *Source, key string) (T, error) {
 	v, err := get[T](s, key)
 	if err != nil {
 		var none T
-		return none, fail("get", key, err)
+		return none, opError("get", key, err)
 	}
 	return v, nil
 }
@@ -66,11 +66,11 @@ func Get[T any](s *Source, key string) (T, error) {
 func GetOr[T any](s *Source, key string, def T) T {
 	v, err := get[T](s, key)
 	if err == nil {
-		s.goodNow(key)
+		s.clearReportedBad(key)
 		return v
 	}
 	if bad, ok := errors.AsType[*BadValueError](err); ok {
-		s.badOnce(bad)
+		s.reportBadOnce(bad)
 	}
 	return def
 }
@@ -86,27 +86,27 @@ func get[T any](s *Source, key string) (v T, err error) {
 	if !ok {
 		return v, cmp.Or(checkType(reflect.TypeFor[T]()), kv.ErrNotFound)
 	}
-	p := piece{key, it}
-	if err := p.tooLarge(s.set.maxBytes); err != nil {
-		return v, p.bad(err)
+	p := keyedItem{key, it}
+	if err := p.tooLarge(s.options.maxBytes); err != nil {
+		return v, p.badValue(err)
 	}
 	into := reflect.ValueOf(&v).Elem()
-	panicked := told(func() { err = decodeItem(it, into, form{yaml: isYAML(key)}) })
+	panicked := callSafely(func() { err = decodeItem(it, into, format{yaml: isYAMLKey(key)}) })
 	if panicked != nil {
-		err = exploded(panicked)
+		err = panicError(panicked)
 	}
 	if err != nil {
-		return v, cmp.Or[error](checkType(reflect.TypeFor[T]()), p.bad(err))
+		return v, cmp.Or[error](checkType(reflect.TypeFor[T]()), p.badValue(err))
 	}
 	return v, nil
 }
 
-// named is the check of a key that is about to be sent.
-func (s *Source) named(key string) error {
+// checkKey is the check of a key that is about to be sent.
+func (s *Source) checkKey(key string) error {
 	if s == nil {
 		return invalid("no source")
 	}
-	if err := s.usable(); err != nil {
+	if err := s.checkOpen(); err != nil {
 		return err
 	}
 	if err := keyspace.Name(key); err != nil {

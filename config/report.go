@@ -15,20 +15,20 @@ type report struct {
 	err error
 }
 
-// newerHalf folds reports: the latest are of more use.
-func newerHalf(queue []report) []report { return queue[len(queue)/2:] }
+// keepNewerHalf folds reports: the latest are of more use.
+func keepNewerHalf(queue []report) []report { return queue[len(queue)/2:] }
 
 // report tells the log and the handler of what went wrong where nobody can be returned an error. key is "" where it is
 // about a file.
 func (s *Source) report(key string, rev int64, err error) {
-	s.set.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(key, rev, err)...)
-	s.handle(key, rev, err)
+	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(key, rev, err)...)
+	s.callErrorHandler(key, rev, err)
 }
 
-// handle tells the error handler.
-func (s *Source) handle(key string, rev int64, err error) {
-	if s.reports != nil {
-		s.folded.Add(uint64(s.reports.push(report{key, rev, err}))) //nolint:gosec // not negative
+// callErrorHandler tells the error handler.
+func (s *Source) callErrorHandler(key string, rev int64, err error) {
+	if s.errorQueue != nil {
+		s.folded.Add(uint64(s.errorQueue.push(report{key, rev, err}))) //nolint:gosec // not negative
 	}
 }
 
@@ -47,55 +47,55 @@ func (s *Source) attrs(key string, rev int64, err error) []slog.Attr {
 	return attrs
 }
 
-// badValue tells of a value at a key or dir that cannot be used. err consists of [BadValueError]s; those of a dir are
+// reportBadValue tells of a value at a key or dir that cannot be used. err consists of [BadValueError]s; those of a dir are
 // told one by one. The log is told only when the value was good before.
-func (s *Source) badValue(at string, first bool, err error) {
+func (s *Source) reportBadValue(at string, first bool, err error) {
 	var rev int64
 	for _, bad := range listBad(err) {
 		s.badValues.Add(1)
-		s.handle(bad.Key, bad.Revision, bad)
+		s.callErrorHandler(bad.Key, bad.Revision, bad)
 		rev = max(rev, bad.Revision)
 	}
 	if first {
-		s.set.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(at, rev, err)...)
+		s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(at, rev, err)...)
 	}
 }
 
-// goodAgain logs the end of what badValue has logged.
-func (s *Source) goodAgain(at string) {
-	s.set.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config can be used again", s.attrs(at, 0, nil)...)
+// reportGoodAgain logs the end of what badValue has logged.
+func (s *Source) reportGoodAgain(at string) {
+	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config can be used again", s.attrs(at, 0, nil)...)
 }
 
-// badOnce is badValue for who may find the same value again and again.
-func (s *Source) badOnce(err *BadValueError) {
+// reportBadOnce is badValue for who may find the same value again and again.
+func (s *Source) reportBadOnce(err *BadValueError) {
 	s.mu.Lock()
-	last, seen := s.reported[err.Key]
-	s.reported[err.Key] = err.Revision
-	s.bad.Store(true)
+	last, seen := s.reportedBad[err.Key]
+	s.reportedBad[err.Key] = err.Revision
+	s.hasReportedBad.Store(true)
 	s.mu.Unlock()
 	if !seen || last != err.Revision {
-		s.badValue(err.Key, !seen, err)
+		s.reportBadValue(err.Key, !seen, err)
 	}
 }
 
-// goodNow ends what badOnce has told of.
-func (s *Source) goodNow(key string) {
-	if !s.bad.Load() {
+// clearReportedBad ends what badOnce has told of.
+func (s *Source) clearReportedBad(key string) {
+	if !s.hasReportedBad.Load() {
 		return // nothing was told
 	}
 	s.mu.Lock()
-	_, seen := s.reported[key]
-	delete(s.reported, key)
-	s.bad.Store(len(s.reported) > 0)
+	_, seen := s.reportedBad[key]
+	delete(s.reportedBad, key)
+	s.hasReportedBad.Store(len(s.reportedBad) > 0)
 	s.mu.Unlock()
 	if seen {
-		s.goodAgain(key)
+		s.reportGoodAgain(key)
 	}
 }
 
-// contained calls a function of the user's that nobody waits for.
-func (s *Source) contained(what, key string, f func()) {
-	if err := told(f); err != nil {
+// runCallback calls a function of the user's that nobody waits for.
+func (s *Source) runCallback(what, key string, f func()) {
+	if err := callSafely(f); err != nil {
 		s.panics.Add(1)
 		attrs := []slog.Attr{slog.String("function", what), slog.Any("error", err)}
 		if key != "" {
@@ -104,6 +104,6 @@ func (s *Source) contained(what, key string, f func()) {
 		if p, ok := errors.AsType[*PanicError](err); ok {
 			attrs = append(attrs, slog.String("stack", string(p.Stack)))
 		}
-		s.set.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelError, "config has called a function that panicked", attrs...)
+		s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelError, "config has called a function that panicked", attrs...)
 	}
 }

@@ -5,28 +5,28 @@ import (
 	"time"
 )
 
-// saveEvery is how much time passes between a change and the write of the state file, and so between writes.
-const saveEvery = time.Second
+// saveInterval is how much time passes between a change and the write of the state file, and so between writes.
+const saveInterval = time.Second
 
-// saveAgain is how much time passes between a write that has failed and the next.
-const saveAgain = 10 * time.Second
+// saveRetryInterval is how much time passes between a write that has failed and the next.
+const saveRetryInterval = 10 * time.Second
 
-// dirty says that the state file is out of date.
-func (s *Source) dirty() {
+// markStateDirty says that the state file is out of date.
+func (s *Source) markStateDirty() {
 	select {
-	case s.changed <- struct{}{}:
+	case s.stateDirty <- struct{}{}:
 	default:
 	}
 }
 
-// keepState writes the state file after changes, until the source is closed.
-func (s *Source) keepState() {
-	wait := saveEvery
+// saveLoop writes the state file after changes, until the source is closed.
+func (s *Source) saveLoop() {
+	wait := saveInterval
 	pause := time.NewTimer(wait)
 	defer pause.Stop()
 	for {
 		select {
-		case <-s.changed:
+		case <-s.stateDirty:
 		case <-s.ctx.Done():
 			return
 		}
@@ -36,18 +36,18 @@ func (s *Source) keepState() {
 		case <-s.ctx.Done():
 			return // Close writes it
 		}
-		wait = saveEvery
+		wait = saveInterval
 		if err := s.save(); err != nil {
 			s.report("", 0, err)
-			s.dirty()
-			wait = saveAgain
+			s.markStateDirty()
+			wait = saveRetryInterval
 		}
 	}
 }
 
-// lastSave writes the state file at the end, be it only for the time that it tells.
-func (s *Source) lastSave() error {
-	if !s.set.hasState {
+// finalSave writes the state file at the end, be it only for the time that it tells.
+func (s *Source) finalSave() error {
+	if !s.options.hasState {
 		return nil
 	}
 	return s.save()
@@ -61,7 +61,7 @@ func (s *Source) save() error {
 	}
 	b, err := formatState(s.dir, rev, time.Now().Add(-s.replica.Load().Age()), etcd)
 	if err == nil {
-		err = writeAtomically(s.set.state, b)
+		err = writeAtomically(s.options.state, b)
 	}
 	if err != nil {
 		s.stateErrors.Add(1)
@@ -73,15 +73,15 @@ func (s *Source) save() error {
 
 // lastGood is etcd's state, with what bound values can use in the place of what they cannot, all as of one revision.
 func (s *Source) lastGood() (etcd layer, rev int64, live bool) {
-	s.taking.Lock()
-	defer s.taking.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
 	s.mu.RLock()
-	bounds := s.bounds
-	etcd, rev, live = maps.Clone(s.layers.etcd), s.shown, s.origin == Live
+	bounds := s.boundValues
+	etcd, rev, live = maps.Clone(s.layers.etcd), s.appliedRevision, s.origin == Live
 	s.mu.RUnlock()
 	for _, b := range bounds {
 		if b.Err() != nil {
-			b.keep(etcd)
+			b.restoreLastGood(etcd)
 		}
 	}
 	return etcd, rev, live

@@ -13,31 +13,31 @@ import (
 
 // The pace of starting without etcd.
 const (
-	startPatience = 5 * time.Second // how long Open waits for etcd where it can start without
-	againFirst    = 100 * time.Millisecond
-	againMost     = 5 * time.Second
+	startTimeout = 5 * time.Second // how long Open waits for etcd where it can start without
+	minBackoff   = 100 * time.Millisecond
+	maxBackoff   = 5 * time.Second
 )
 
 // readFiles fills the layers from the files.
 func (s *Source) readFiles() error {
-	if s.set.hasFallback {
-		fallback, written, err := readFallback(s.set.fallback)
+	if s.options.hasFallback {
+		fallback, written, err := readFallback(s.options.fallback)
 		if err != nil {
 			return err
 		}
-		s.layers.fallback, s.file = fallback, written
+		s.layers.fallback, s.fallbackWrittenAt = fallback, written
 		s.origin = FallbackFile
 	}
-	if !s.set.hasState {
+	if !s.options.hasState {
 		return nil
 	}
-	removeLeftovers(s.set.state)
+	removeLeftovers(s.options.state)
 	var err error
-	if s.saved, err = readState(s.set.state, s.dir); err != nil {
+	if s.saved, err = readState(s.options.state, s.dir); err != nil {
 		s.report("", 0, err)
 	}
 	if s.saved.ok {
-		s.layers.etcd, s.shown = s.saved.etcd, s.saved.rev
+		s.layers.etcd, s.appliedRevision = s.saved.etcd, s.saved.rev
 		s.origin = StateFile
 	}
 	return nil
@@ -48,34 +48,34 @@ func (s *Source) start(ctx context.Context, c Client) error {
 	if err := retry.ContextError(ctx); err != nil {
 		return err
 	}
-	patience, cancel := ctx, func() {}
-	without := s.set.hasFallback || s.saved.ok || s.set.onDefaults
-	if without {
-		wait := startPatience
+	openCtx, cancel := ctx, func() {}
+	canStartWithout := s.options.hasFallback || s.saved.ok || s.options.startOnDefaults
+	if canStartWithout {
+		wait := startTimeout
 		if end, ok := ctx.Deadline(); ok {
 			wait = min(wait, time.Until(end)/2) //nolint:mnd // half of it is for the rest of the program
 		}
-		patience, cancel = context.WithTimeout(ctx, wait)
+		openCtx, cancel = context.WithTimeout(ctx, wait)
 	}
 	defer cancel()
-	err := s.connect(patience, c)
+	err := s.connect(openCtx, c)
 	switch {
 	case err == nil:
-	case !without, errors.Is(ctx.Err(), context.Canceled), refused(err):
+	case !canStartWithout, errors.Is(ctx.Err(), context.Canceled), isPermanent(err):
 		return err // a deadline that has passed meanwhile is what a start without etcd is for
 	default:
-		s.set.logger.WarnContext(ctx, "config starts without etcd", "dir", s.dir, "origin", s.origin.String(), "error", err)
-		s.away = err
+		s.options.logger.WarnContext(ctx, "config starts without etcd", "dir", s.dir, "origin", s.origin.String(), "error", err)
+		s.connectErr = err
 		s.wg.Go(func() { s.reconnect(c) })
 	}
-	if s.set.hasState {
-		s.wg.Go(s.keepState)
+	if s.options.hasState {
+		s.wg.Go(s.saveLoop)
 	}
 	return nil
 }
 
-// refused reports whether waiting is of no use.
-func refused(err error) bool {
+// isPermanent reports whether waiting is of no use.
+func isPermanent(err error) bool {
 	for _, is := range []error{errs.Invalid, errs.Permission, errs.Unauthenticated, errs.Closed} {
 		if errors.Is(err, is) {
 			return true
@@ -86,7 +86,7 @@ func refused(err error) bool {
 
 // connect opens the replica, and returns when its state was taken over.
 func (s *Source) connect(ctx context.Context, c Client) error {
-	r, err := cache.OpenReplica(ctx, c, s.dir, kv.Bytes(), cache.WithLogger(s.set.logger))
+	r, err := cache.OpenReplica(ctx, c, s.dir, kv.Bytes(), cache.WithLogger(s.options.logger))
 	if err != nil {
 		return reason(err)
 	}
@@ -98,7 +98,7 @@ func (s *Source) connect(ctx context.Context, c Client) error {
 		if first = false; whole {
 			defer close(taken)
 		}
-		s.take(rev, changes, whole)
+		s.applyRevision(rev, changes, whole)
 	})
 	<-taken // what it waits for is in memory
 	return nil
@@ -106,7 +106,7 @@ func (s *Source) connect(ctx context.Context, c Client) error {
 
 // reconnect tries until etcd answers.
 func (s *Source) reconnect(c Client) {
-	wait := retry.Policy{BaseDelay: againFirst, MaxDelay: againMost}.Backoff()
+	wait := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	wait.Reset()
 	for {
 		pause := time.NewTimer(wait.NextBackOff())
@@ -118,11 +118,11 @@ func (s *Source) reconnect(c Client) {
 		}
 		err := s.connect(s.ctx, c)
 		if err == nil {
-			s.set.logger.WarnContext(s.ctx, "config has reached etcd", "dir", s.dir)
+			s.options.logger.WarnContext(s.ctx, "config has reached etcd", "dir", s.dir)
 			return
 		}
 		s.mu.Lock()
-		s.away = err
+		s.connectErr = err
 		s.mu.Unlock()
 		if s.ctx.Err() != nil {
 			return

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// file makes a file.
+// fallbackWrittenAt makes a file.
 func file(tb testing.TB, name, content string) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), name)

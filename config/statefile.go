@@ -34,8 +34,8 @@ type stateValue struct {
 	Revision int64  `json:"revision"`
 }
 
-// saved is a state that was read from a file.
-type saved struct {
+// savedState is a state that was read from a file.
+type savedState struct {
 	etcd layer
 	rev  int64
 	at   time.Time
@@ -43,16 +43,16 @@ type saved struct {
 }
 
 // readState reads a state file. That there is none is no error.
-func readState(path, dir string) (saved, error) {
+func readState(path, dir string) (savedState, error) {
 	b, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
 	if errors.Is(err, fs.ErrNotExist) {
-		return saved{}, nil
+		return savedState{}, nil
 	} else if err != nil {
-		return saved{}, fmt.Errorf("state file: %w", err)
+		return savedState{}, fmt.Errorf("state file: %w", err)
 	}
 	out, err := parseState(b, dir)
 	if err != nil {
-		return saved{}, fmt.Errorf("state file %s: %w", path, err)
+		return savedState{}, fmt.Errorf("state file %s: %w", path, err)
 	}
 	for key, it := range out.etcd {
 		it.name = path
@@ -62,27 +62,27 @@ func readState(path, dir string) (saved, error) {
 }
 
 // parseState reads the content of a state file of dir.
-func parseState(b []byte, dir string) (saved, error) {
+func parseState(b []byte, dir string) (savedState, error) {
 	var f stateFile
 	if err := json.Unmarshal(b, &f); err != nil {
-		return saved{}, undecoded("JSON", err)
+		return savedState{}, decoderError("JSON", err)
 	}
 	switch {
 	case f.Format != stateFormat:
-		return saved{}, errors.New("it is none, or one of another version")
+		return savedState{}, errors.New("it is none, or one of another version")
 	case f.Dir != dir:
-		return saved{}, fmt.Errorf("it is of another dir, %q", f.Dir)
+		return savedState{}, fmt.Errorf("it is of another dir, %q", f.Dir)
 	}
-	out := saved{etcd: make(layer, len(f.Values)), rev: f.Revision, at: f.Saved, ok: true}
+	out := savedState{etcd: make(layer, len(f.Values)), rev: f.Revision, at: f.Saved, ok: true}
 	for key, v := range f.Values {
 		if err := keyspace.Name(key); err != nil {
-			return saved{}, err
+			return savedState{}, err
 		}
 		value := []byte(v.Text)
 		if v.Base64 != "" {
 			var err error
 			if value, err = base64.StdEncoding.DecodeString(v.Base64); err != nil {
-				return saved{}, fmt.Errorf("key %q: %w", key, err)
+				return savedState{}, fmt.Errorf("key %q: %w", key, err)
 			}
 		}
 		out.etcd[key] = item{value: value, rev: v.Revision, origin: StateFile}

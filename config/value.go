@@ -17,17 +17,17 @@ import (
 type Value[T any] struct {
 	current atomic.Pointer[T]
 
-	src  *Source
-	at   string // the key, or the dir with its "/"
-	set  bindSettings[T]
-	plan *plan // of a dir
-	def  *T    // nil where there is none
+	src          *Source
+	path         string // the key, or the dir with its "/"
+	options      bindOptions[T]
+	schema       *schema // of a dir
+	defaultValue *T      // nil where there is none
 
-	mu     sync.Mutex
-	latest []piece // what was decoded last, good or bad
-	good   []piece // what current was made of; the defaults are in no piece
-	err    error
-	tails  map[*tail[T]]struct{}
+	mu        sync.Mutex
+	latest    []keyedItem // what was decoded last, good or bad
+	good      []keyedItem // what current was made of; the defaults are in no piece
+	err       error
+	followers map[*listenerQueue[T]]struct{}
 }
 
 // Load returns the value: the last one that was good, or the default. It costs an atomic load and a copy of the value,
@@ -54,7 +54,7 @@ func (v *Value[T]) Provenance() []Provenance {
 	return out
 }
 
-func (p piece) provenance() Provenance {
+func (p keyedItem) provenance() Provenance {
 	return Provenance{Key: p.key, Origin: p.origin, Revision: p.rev, Name: p.name}
 }
 
@@ -68,24 +68,24 @@ func (v *Value[T]) Follow(f func(T)) (stop func()) {
 	if f == nil {
 		return func() {}
 	}
-	t := newTail(func(x T) { v.src.contained("value", v.at, func() { f(x) }) }, lastOne[T])
+	t := newListenerQueue(func(x T) { v.src.runCallback("value", v.path, func() { f(x) }) }, keepLast[T])
 	forget := func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		delete(v.tails, t)
+		delete(v.followers, t)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	stop, ok := v.src.follow(t, t.run, forget)
+	stop, ok := v.src.startCallback(t, t.run, forget)
 	if ok {
 		t.push(v.Load())
-		v.tails[t] = struct{}{}
+		v.followers[t] = struct{}{}
 	}
 	return stop
 }
 
-// lastOne folds values, each of which is all that a follower has to know.
-func lastOne[T any](queue []T) []T { return queue[len(queue)-1:] }
+// keepLast folds values, each of which is all that a follower has to know.
+func keepLast[T any](queue []T) []T { return queue[len(queue)-1:] }
 
 // Set validates x and writes it, if it is good, with [Set] for a key. It returns when Load returns x, or what came after
 // it, or a few seconds after etcd has acknowledged it, when the watch is down. Where the environment overrides the key,
@@ -97,26 +97,26 @@ func lastOne[T any](queue []T) []T { return queue[len(queue)-1:] }
 // there was to delete. [Value.Update] also keeps what others write at the same time.
 func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, err error) {
 	if err := v.validate(x); err != nil {
-		return 0, fail("set", v.at, err)
+		return 0, opError("set", v.path, err)
 	}
-	if v.plan != nil {
+	if v.schema != nil {
 		return v.setDir(ctx, x, o)
 	}
 	b, err := v.encode(x)
 	if err != nil {
-		return 0, fail("set", v.at, err)
+		return 0, opError("set", v.path, err)
 	}
-	return v.src.put(ctx, v.at, b, o)
+	return v.src.put(ctx, v.path, b, o)
 }
 
 // encode writes a value of a key.
 func (v *Value[T]) encode(x T) (b []byte, err error) {
-	if p := told(func() {
-		if v.set.codec != nil {
-			b, err = v.set.codec.Encode(v.src.dir+v.at, x)
-			err = unencoded(err)
+	if p := callSafely(func() {
+		if v.options.codec != nil {
+			b, err = v.options.codec.Encode(v.src.dir+v.path, x)
+			err = encoderError(err)
 		} else {
-			b, err = encode(reflect.ValueOf(&x).Elem(), form{yaml: isYAML(v.at)})
+			b, err = encode(reflect.ValueOf(&x).Elem(), format{yaml: isYAMLKey(v.path)})
 		}
 	}); p != nil {
 		err = p
@@ -126,9 +126,9 @@ func (v *Value[T]) encode(x T) (b []byte, err error) {
 
 // validate asks all functions given to WithValidate.
 func (v *Value[T]) validate(x T) error {
-	for _, f := range v.set.validate {
+	for _, f := range v.options.validate {
 		var err error
-		if p := told(func() { err = f(x) }); p != nil {
+		if p := callSafely(func() { err = f(x) }); p != nil {
 			err = p
 		}
 		if err != nil {
@@ -144,50 +144,50 @@ type validationError struct{ err error }
 func (e *validationError) Error() string   { return ErrValidation.Error() + ": " + e.err.Error() }
 func (e *validationError) Unwrap() []error { return []error{ErrValidation, e.err} }
 
-// touched reports whether a key belongs to the value.
-func (v *Value[T]) touched(key string) bool {
-	if v.plan == nil {
-		return key == v.at
+// covers reports whether a key belongs to the value.
+func (v *Value[T]) covers(key string) bool {
+	if v.schema == nil {
+		return key == v.path
 	}
-	name, below := strings.CutPrefix(key, v.at)
+	name, below := strings.CutPrefix(key, v.path)
 	if !below {
 		return false
 	}
-	l, _ := v.plan.find(name)
-	return l != nil || v.set.strict
+	l, _ := v.schema.find(name)
+	return l != nil || v.options.strict
 }
 
-// pieces returns what the layers have for the value.
-func (v *Value[T]) pieces(l *layers) []piece {
-	if v.plan == nil {
-		return l.pick([]string{v.at})
+// items returns what the layers have for the value.
+func (v *Value[T]) items(l *layers) []keyedItem {
+	if v.schema == nil {
+		return l.pick([]string{v.path})
 	}
-	if len(v.plan.dirs) == 0 && !v.set.strict {
-		return l.pick(v.plan.keys(v.at))
+	if len(v.schema.dirs) == 0 && !v.options.strict {
+		return l.pick(v.schema.keys(v.path))
 	}
-	out := l.pick(slices.DeleteFunc(l.keys(v.at, true), func(key string) bool { return !v.touched(key) }))
-	out = slices.DeleteFunc(out, func(p piece) bool { return v.plan.covers(strings.TrimPrefix(p.key, v.at), p.item) })
+	out := l.pick(slices.DeleteFunc(l.keys(v.path, true), func(key string) bool { return !v.covers(key) }))
+	out = slices.DeleteFunc(out, func(p keyedItem) bool { return v.schema.covers(strings.TrimPrefix(p.key, v.path), p.item) })
 	have := make(map[string]bool, len(out))
 	for _, p := range out {
 		have[p.key] = true
 	}
-	for _, key := range v.plan.keys(v.at) { // those that only the environment has
+	for _, key := range v.schema.keys(v.path) { // those that only the environment has
 		if it, ok := l.lookup(key); ok && !have[key] {
-			out = append(out, piece{key, it})
+			out = append(out, keyedItem{key, it})
 		}
 	}
 	return out
 }
 
-// make decodes and validates. The error is a *BadValueError, or badValues.
-func (v *Value[T]) make(pieces []piece) (out *T, err error) {
+// build decodes and validates. The error is a *BadValueError, or badValues.
+func (v *Value[T]) build(items []keyedItem) (out *T, err error) {
 	v.src.decodes.Add(1)
-	if out, err = v.decode(pieces); err != nil {
+	if out, err = v.decode(items); err != nil {
 		return nil, err
 	}
 	if err := v.validate(*out); err != nil {
-		bad := &BadValueError{Key: v.at, Origin: originOf(pieces), Err: err}
-		for _, p := range pieces {
+		bad := &BadValueError{Key: v.path, Origin: commonOrigin(items), Err: err}
+		for _, p := range items {
 			bad.Revision = max(bad.Revision, p.rev)
 		}
 		return nil, bad
@@ -196,46 +196,46 @@ func (v *Value[T]) make(pieces []piece) (out *T, err error) {
 }
 
 // decode is make without the validation.
-func (v *Value[T]) decode(pieces []piece) (*T, error) {
+func (v *Value[T]) decode(items []keyedItem) (*T, error) {
 	switch {
-	case v.plan != nil:
+	case v.schema != nil:
 		out := new(T)
-		*out = *v.def // a dir always has one
-		if bad := v.fill(out, pieces); bad != nil {
+		*out = *v.defaultValue // a dir always has one
+		if bad := v.fill(out, items); bad != nil {
 			return nil, bad
 		}
 		return out, nil
-	case len(pieces) > 0:
-		return v.makeOne(pieces[0])
-	case v.def != nil:
-		return v.def, nil
+	case len(items) > 0:
+		return v.decodeKey(items[0])
+	case v.defaultValue != nil:
+		return v.defaultValue, nil
 	}
-	return nil, &BadValueError{Key: v.at, Err: kv.ErrNotFound}
+	return nil, &BadValueError{Key: v.path, Err: kv.ErrNotFound}
 }
 
 // fill sets the fields of a struct to what the layers have for them.
-func (v *Value[T]) fill(into *T, pieces []piece) badValuesError {
-	return v.plan.fill(reflect.ValueOf(into).Elem(), v.at, pieces, v.set.strict, v.src.set.maxBytes)
+func (v *Value[T]) fill(into *T, items []keyedItem) badValuesError {
+	return v.schema.fill(reflect.ValueOf(into).Elem(), v.path, items, v.options.strict, v.src.options.maxBytes)
 }
 
-func (v *Value[T]) makeOne(p piece) (out *T, err error) {
-	if err := p.tooLarge(v.src.set.maxBytes); err != nil {
-		return nil, p.bad(err)
+func (v *Value[T]) decodeKey(p keyedItem) (out *T, err error) {
+	if err := p.tooLarge(v.src.options.maxBytes); err != nil {
+		return nil, p.badValue(err)
 	}
 	out = new(T)
-	if panicked := told(func() {
-		if v.set.codec == nil {
-			err = decodeItem(p.item, reflect.ValueOf(out).Elem(), form{yaml: isYAML(v.at), strict: v.set.strict})
+	if panicked := callSafely(func() {
+		if v.options.codec == nil {
+			err = decodeItem(p.item, reflect.ValueOf(out).Elem(), format{yaml: isYAMLKey(v.path), strict: v.options.strict})
 			return
 		}
-		if *out, err = v.set.codec.Decode(v.src.dir+v.at, p.value); err != nil && !errors.Is(err, kv.ErrDecode) {
-			err = undecoded("codec", err)
+		if *out, err = v.options.codec.Decode(v.src.dir+v.path, p.value); err != nil && !errors.Is(err, kv.ErrDecode) {
+			err = decoderError("codec", err)
 		}
 	}); panicked != nil {
-		err = exploded(panicked)
+		err = panicError(panicked)
 	}
 	if err != nil {
-		return nil, p.bad(err)
+		return nil, p.badValue(err)
 	}
 	return out, nil
 }

@@ -16,80 +16,80 @@ import (
 // setDir writes the fields of a struct that have changed, in one transaction.
 func (v *Value[T]) setDir(ctx context.Context, x T, o []kv.PutOption) (int64, error) {
 	const op = "set"
-	if err := v.src.usable(); err != nil {
-		return 0, fail(op, v.at, err)
+	if err := v.src.checkOpen(); err != nil {
+		return 0, opError(op, v.path, err)
 	}
 	if len(o) > 0 {
-		return 0, fail(op, v.at, invalid("a dir is set without options"))
+		return 0, opError(op, v.path, invalid("a dir is set without options"))
 	}
 	if ctx == nil {
-		return 0, fail(op, v.at, invalid("nil context"))
+		return 0, opError(op, v.path, invalid("nil context"))
 	}
 	v.mu.Lock()
 	latest := v.latest
 	v.mu.Unlock()
-	d := dirWrite{plan: v.plan, dir: v.at, stored: v.src.stored}
-	before := *v.def
+	d := dirWrite{schema: v.schema, dir: v.path, storedKeys: v.src.storedKeys}
+	before := *v.defaultValue
 	for _, bad := range v.fill(&before, latest) {
 		d.rewrite = append(d.rewrite, bad.Key)
 	}
 	if err := d.diff(reflect.ValueOf(&before).Elem(), reflect.ValueOf(&x).Elem()); err != nil {
-		return 0, fail(op, v.at, err)
+		return 0, opError(op, v.path, err)
 	}
 	if len(d.ops) == 0 {
 		return 0, nil
 	}
 	resp, err := v.src.store.Txn(ctx).Then(d.ops...).Commit()
 	if err != nil {
-		return 0, failed(op, v.at, err)
+		return 0, kvError(op, v.path, err)
 	}
-	rev := changedAt(resp)
-	v.src.await(ctx, rev) // 0 is there already
+	rev := changeRevision(resp)
+	v.src.awaitRevision(ctx, rev) // 0 is there already
 	return rev, nil
 }
 
 // dirWrite is what is to be written so that a dir holds another struct.
 type dirWrite struct {
-	*plan
+	*schema
 
-	dir     string
-	stored  func(dir string) []string // the keys that etcd has at or below a key
-	rewrite []string                  // keys that are written whether their field has changed or not
-	ops     []clientv3.Op
+	dir        string
+	storedKeys func(dir string) []string // the keys that etcd has at or below a key
+	rewrite    []string                  // keys that are written whether their field has changed or not
+	ops        []clientv3.Op
 }
 
 // diff finds out what has to be written to make after of before.
 func (d *dirWrite) diff(before, after reflect.Value) error {
-	for i := range d.leaves {
-		l := &d.leaves[i]
+	for i := range d.fields {
+		l := &d.fields[i]
 		key := d.dir + l.name
-		was, is := before.FieldByIndex(l.index), after.FieldByIndex(l.index)
+		old, cur := before.FieldByIndex(l.index), after.FieldByIndex(l.index)
 		var err error
 		switch {
 		case l.dir:
-			err = d.diffMap(l, key, was, is)
-		case (is.Kind() == reflect.Pointer || is.Kind() == reflect.Interface) && is.IsNil():
+			err = d.diffMap(l, key, old, cur)
+		case (cur.Kind() == reflect.Pointer || cur.Kind() == reflect.Interface) && cur.IsNil():
 			d.delete(key, func(stored string) bool { return stored == key })
 		default:
-			err = d.put(l, key, was, is)
+			err = d.put(l, key, old, cur)
 		}
 		if err != nil {
-			return fmt.Errorf("field %s: %w", l.field, err)
+			return fmt.Errorf("field %s: %w", l.goName, err)
 		}
 	}
 	return nil
 }
 
 // diffMap is diff for a map whose entries are keys.
-func (d *dirWrite) diffMap(l *leaf, key string, was, is reflect.Value) error {
-	keep := make(map[string]bool, is.Len())
-	for entries := is.MapRange(); entries.Next(); {
+func (d *dirWrite) diffMap(l *field, key string, old, cur reflect.Value) error {
+	keep := make(map[string]bool, cur.Len())
+	for entries := cur.MapRange(); entries.Next(); {
 		name := key + "/" + entries.Key().String()
 		if err := keyspace.Name(name); err != nil { // an entry may be called anything
 			return err
 		}
 		keep[name] = true
-		if err := d.put(l, name, was.MapIndex(entries.Key()), entries.Value()); err != nil {
+		if err := d.put(l, name, old.MapIndex(entries.Key()), entries.Value()); err != nil {
 			return err
 		}
 	}
@@ -98,17 +98,17 @@ func (d *dirWrite) diffMap(l *leaf, key string, was, is reflect.Value) error {
 }
 
 // put adds the write of a key, unless its value is the same. was is invalid where there is none.
-func (d *dirWrite) put(l *leaf, key string, was, is reflect.Value) error {
-	compare := was.IsValid() && !slices.Contains(d.rewrite, key)
-	if compare && reflect.DeepEqual(was.Interface(), is.Interface()) {
+func (d *dirWrite) put(l *field, key string, old, cur reflect.Value) error {
+	compare := old.IsValid() && !slices.Contains(d.rewrite, key)
+	if compare && reflect.DeepEqual(old.Interface(), cur.Interface()) {
 		return nil // also what can be read, and not written
 	}
-	b, err := l.encode(is)
+	b, err := l.encode(cur)
 	if err != nil {
 		return err
 	}
 	if compare {
-		if old, err := l.encode(was); err == nil && bytes.Equal(old, b) {
+		if old, err := l.encode(old); err == nil && bytes.Equal(old, b) {
 			return nil
 		}
 	}
@@ -118,23 +118,23 @@ func (d *dirWrite) put(l *leaf, key string, was, is reflect.Value) error {
 
 // delete adds the deletion of those keys at or below a key that etcd has, and that are unwanted.
 func (d *dirWrite) delete(at string, unwanted func(stored string) bool) {
-	for _, key := range d.stored(at) {
+	for _, key := range d.storedKeys(at) {
 		if unwanted(key) {
 			d.ops = append(d.ops, clientv3.OpDelete(key))
 		}
 	}
 }
 
-// stored returns the keys that etcd has at or below a key, as far as the source knows.
-func (s *Source) stored(at string) []string {
+// storedKeys returns the keys that etcd has at or below a key, as far as the source knows.
+func (s *Source) storedKeys(at string) []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return (&layers{etcd: s.layers.etcd}).keys(at, false)
 }
 
-// changedAt returns the revision of a transaction; 0 if it has only deleted, and there was nothing to delete: then nothing
+// changeRevision returns the revision of a transaction; 0 if it has only deleted, and there was nothing to delete: then nothing
 // has happened at its revision, and the source need never come to it.
-func changedAt(resp *clientv3.TxnResponse) int64 {
+func changeRevision(resp *clientv3.TxnResponse) int64 {
 	for _, r := range resp.Responses {
 		if r.GetResponsePut() != nil || r.GetResponseDeleteRange().GetDeleted() > 0 {
 			return resp.Header.GetRevision()

@@ -13,8 +13,8 @@ import (
 // entry; leaving the loop ends it.
 func (s *Source) History(ctx context.Context, key string) iter.Seq2[kv.Entry[[]byte], error] {
 	return func(yield func(kv.Entry[[]byte], error) bool) {
-		if err := s.named(key); err != nil {
-			yield(kv.Entry[[]byte]{}, fail("history", key, err))
+		if err := s.checkKey(key); err != nil {
+			yield(kv.Entry[[]byte]{}, opError("history", key, err))
 			return
 		}
 		e, err := s.store.Get(ctx, key)
@@ -25,7 +25,7 @@ func (s *Source) History(ctx context.Context, key string) iter.Seq2[kv.Entry[[]b
 			e, err = s.store.GetAsOf(ctx, key, e.ModRevision-1)
 		}
 		if err != nil {
-			yield(kv.Entry[[]byte]{}, fail("history", key, reason(err)))
+			yield(kv.Entry[[]byte]{}, opError("history", key, reason(err)))
 		}
 	}
 }
@@ -36,12 +36,12 @@ func (s *Source) History(ctx context.Context, key string) iter.Seq2[kv.Entry[[]b
 // key stands at, nothing is written. It returns when this process shows it, as [Set] does. Three RPCs.
 func (s *Source) Rollback(ctx context.Context, key string, rev int64) (newRev int64, err error) {
 	const op = "roll back"
-	if err := s.named(key); err != nil {
-		return 0, fail(op, key, err)
+	if err := s.checkKey(key); err != nil {
+		return 0, opError(op, key, err)
 	}
 	old, err := s.store.GetAsOf(ctx, key, rev)
 	if err != nil {
-		return 0, fail(op, key, reason(err))
+		return 0, opError(op, key, reason(err))
 	}
 	now, err := s.store.Get(ctx, key)
 	switch {
@@ -51,15 +51,15 @@ func (s *Source) Rollback(ctx context.Context, key string, rev int64) (newRev in
 			err = errors.Join(kv.ErrConflict, reason(err))
 		}
 	case err != nil:
-		return 0, fail(op, key, reason(err))
+		return 0, opError(op, key, reason(err))
 	case now.ModRevision == old.ModRevision:
 		return now.ModRevision, nil
 	default:
 		newRev, err = s.store.Replace(ctx, key, old.Value, now.ModRevision)
 	}
 	if err != nil {
-		return 0, failed(op, key, err)
+		return 0, kvError(op, key, err)
 	}
-	s.await(ctx, newRev)
+	s.awaitRevision(ctx, newRev)
 	return newRev, nil
 }

@@ -8,17 +8,17 @@ import (
 // update takes over what the layers have, if it is something else, and good. tell tells those who follow the value, and
 // is to be called when all values are at rev.
 func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
-	pieces := v.pieces(l)
+	items := v.items(l)
 	v.mu.Lock()
-	if same(pieces, v.latest) { // written again, or hidden by a stronger layer
-		if v.latest = pieces; v.err == nil {
-			v.good = pieces
+	if sameValues(items, v.latest) { // written again, or hidden by a stronger layer
+		if v.latest = items; v.err == nil {
+			v.good = items
 		}
 		v.mu.Unlock()
 		return func() {}
 	}
 	v.mu.Unlock()
-	out, err := v.make(pieces)
+	out, err := v.build(items)
 	bad := listBad(err)
 	for _, b := range bad {
 		if b.Revision == 0 && b.Origin == Live {
@@ -28,29 +28,29 @@ func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before := v.err
-	v.latest, v.err = pieces, err
+	v.latest, v.err = items, err
 	if bad != nil {
-		return func() { v.src.badValue(v.at, before == nil, err) }
+		return func() { v.src.reportBadValue(v.path, before == nil, err) }
 	}
-	v.good = pieces
+	v.good = items
 	v.current.Store(out)
-	tails := slices.Collect(maps.Keys(v.tails)) // who comes later begins with what is current now
+	tails := slices.Collect(maps.Keys(v.followers)) // who comes later begins with what is current now
 	return func() {
 		for _, t := range tails {
 			v.src.folded.Add(uint64(t.push(*out))) //nolint:gosec // not negative
 		}
 		if before != nil {
-			v.src.goodAgain(v.at)
+			v.src.reportGoodAgain(v.path)
 		}
 	}
 }
 
-// keep makes an etcd layer that the value can use of one that it cannot: with what it shows now.
-func (v *Value[T]) keep(etcd layer) {
+// restoreLastGood makes an etcd layer that the value can use of one that it cannot: with what it shows now.
+func (v *Value[T]) restoreLastGood(etcd layer) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for key := range etcd {
-		if v.touched(key) {
+		if v.covers(key) {
 			delete(etcd, key)
 		}
 	}

@@ -9,23 +9,23 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// take takes over what one revision of etcd has changed; whole means that changes are all there is. It runs in one
+// applyRevision takes over what one revision of etcd has changed; whole means that changes are all there is. It runs in one
 // goroutine, which alone changes the layers, and so reads them without a lock. The order is what the package promises:
 // the layers as one, then the bound values, then those who follow.
-func (s *Source) take(rev int64, changes []cache.Change[[]byte], whole bool) {
-	s.taking.Lock()
-	defer s.taking.Unlock()
+func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], whole bool) {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
 	s.updates.Add(1)
 	s.mu.Lock()
-	touched, news := s.change(rev, changes, whole)
-	var bounds []bound
-	for _, b := range s.bounds {
-		if slices.ContainsFunc(touched, b.touched) {
+	touched, news := s.applyLayer(rev, changes, whole)
+	var bounds []boundValue
+	for _, b := range s.boundValues {
+		if slices.ContainsFunc(touched, b.covers) {
 			bounds = append(bounds, b)
 		}
 	}
 	if whole {
-		s.origin, s.away = Live, nil
+		s.origin, s.connectErr = Live, nil
 	}
 	s.mu.Unlock()
 
@@ -43,17 +43,17 @@ func (s *Source) take(rev int64, changes []cache.Change[[]byte], whole bool) {
 			s.folded.Add(uint64(l.push(of...))) //nolint:gosec // not negative
 		}
 	}
-	s.shown = rev
-	close(s.moved)
-	s.moved = make(chan struct{})
+	s.appliedRevision = rev
+	close(s.applied)
+	s.applied = make(chan struct{})
 	s.mu.Unlock()
-	s.dirty()
+	s.markStateDirty()
 }
 
-// change changes the etcd layer, and returns the keys that were touched, and what has become of their values. The caller
+// applyLayer changes the etcd layer, and returns the keys that were touched, and what has become of their values. The caller
 // holds mu.
-func (s *Source) change(rev int64, changes []cache.Change[[]byte], whole bool) (touched []string, news []Change) {
-	next := make(layer, len(changes))
+func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], whole bool) (touched []string, news []Change) {
+	added := make(layer, len(changes))
 	for _, c := range changes {
 		key := c.New.Key
 		if keyspace.Name(key) != nil || (s.dir == "" && keyspace.IsHidden(key)) {
@@ -62,12 +62,12 @@ func (s *Source) change(rev int64, changes []cache.Change[[]byte], whole bool) (
 		}
 		touched = append(touched, key)
 		if c.New.ModRevision != 0 {
-			next[key] = item{value: nonNil(c.New.Value), rev: c.New.ModRevision, origin: Live}
+			added[key] = item{value: nonNil(c.New.Value), rev: c.New.ModRevision, origin: Live}
 		}
 	}
 	if whole {
 		for key := range s.layers.etcd {
-			if _, still := next[key]; !still {
+			if _, still := added[key]; !still {
 				touched = append(touched, key)
 			}
 		}
@@ -80,17 +80,17 @@ func (s *Source) change(rev int64, changes []cache.Change[[]byte], whole bool) (
 		}
 	}
 	if whole {
-		s.layers.etcd = next // a state file's is kept as it was, for Bind
+		s.layers.etcd = added // a state file's is kept as it was, for Bind
 	} else {
 		for _, key := range touched {
 			delete(s.layers.etcd, key)
 		}
-		maps.Copy(s.layers.etcd, next)
+		maps.Copy(s.layers.etcd, added)
 	}
 	for _, key := range touched {
-		now, _ := s.layers.lookup(key)
-		if was := before[key]; (was.value == nil) != (now.value == nil) || !bytes.Equal(was.value, now.value) {
-			news = append(news, Change{Key: key, Old: was.value, New: now.value, Revision: rev})
+		cur, _ := s.layers.lookup(key)
+		if old := before[key]; (old.value == nil) != (cur.value == nil) || !bytes.Equal(old.value, cur.value) {
+			news = append(news, Change{Key: key, Old: old.value, New: cur.value, Revision: rev})
 		}
 	}
 	return touched, news

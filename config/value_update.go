@@ -42,20 +42,20 @@ func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOp
 	case f == nil:
 		err = invalid("no function")
 	default:
-		err = v.src.usable()
+		err = v.src.checkOpen()
 	}
 	if err != nil {
-		return 0, fail(op, v.at, err)
+		return 0, opError(op, v.path, err)
 	}
-	if v.plan != nil {
+	if v.schema != nil {
 		rev, err = v.updateDir(ctx, f, o)
 	} else {
 		rev, err = v.updateKey(ctx, f, o)
 	}
 	if err != nil {
-		return 0, failed(op, v.at, err)
+		return 0, kvError(op, v.path, err)
 	}
-	v.src.await(ctx, rev) // 0 is there already
+	v.src.awaitRevision(ctx, rev) // 0 is there already
 	return rev, nil
 }
 
@@ -66,12 +66,12 @@ func (v *Value[T]) updateKey(ctx context.Context, f func(*T) error, o []kv.Write
 		opts = append(opts, one)
 	}
 	changed := false
-	e, err := v.src.store.Update(ctx, v.at, func(cur kv.Entry[[]byte]) ([]byte, error) {
+	e, err := v.src.store.Update(ctx, v.path, func(cur kv.Entry[[]byte]) ([]byte, error) {
 		etcd := make(layer)
 		if changed = false; cur.ModRevision != 0 {
-			etcd[v.at] = item{value: nonNil(cur.Value), rev: cur.ModRevision, origin: Live}
+			etcd[v.path] = item{value: nonNil(cur.Value), rev: cur.ModRevision, origin: Live}
 		}
-		before, after, err := v.apply(v.stored(etcd), f)
+		before, after, err := v.apply(v.storedItems(etcd), f)
 		if err != nil {
 			return nil, err
 		}
@@ -103,11 +103,11 @@ func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.Write
 		if err != nil {
 			return 0, err
 		}
-		before, after, err := v.apply(v.stored(etcd), f)
+		before, after, err := v.apply(v.storedItems(etcd), f)
 		if err != nil {
 			return 0, err
 		}
-		d := dirWrite{plan: v.plan, dir: v.at, stored: func(at string) []string { return (&layers{etcd: etcd}).keys(at, false) }}
+		d := dirWrite{schema: v.schema, dir: v.path, storedKeys: func(at string) []string { return (&layers{etcd: etcd}).keys(at, false) }}
 		if err := d.diff(reflect.ValueOf(before).Elem(), reflect.ValueOf(after).Elem()); err != nil {
 			return 0, err
 		}
@@ -119,7 +119,7 @@ func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.Write
 			return 0, err
 		}
 		if resp.Succeeded {
-			return changedAt(resp), nil
+			return changeRevision(resp), nil
 		}
 		if err := sleep(ctx, pause.NextBackOff()); err != nil {
 			return 0, fmt.Errorf("%w: %w", kv.ErrConflict, err)
@@ -129,11 +129,11 @@ func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.Write
 }
 
 // apply decodes pieces, and returns the value before and after f has changed it.
-func (v *Value[T]) apply(pieces []piece, f func(*T) error) (before, after *T, err error) {
-	if before, err = v.decode(pieces); err != nil {
+func (v *Value[T]) apply(items []keyedItem, f func(*T) error) (before, after *T, err error) {
+	if before, err = v.decode(items); err != nil {
 		return nil, nil, err
 	}
-	if after, err = v.decode(pieces); err != nil {
+	if after, err = v.decode(items); err != nil {
 		return nil, nil, err
 	}
 	own := *after
@@ -144,21 +144,21 @@ func (v *Value[T]) apply(pieces []piece, f func(*T) error) (before, after *T, er
 	return before, &own, v.validate(own)
 }
 
-// stored returns what etcd has for the value, in the place of what the source shows, and the fallback file below that.
-func (v *Value[T]) stored(etcd layer) []piece {
+// storedKeys returns what etcd has for the value, in the place of what the source shows, and the fallback file below that.
+func (v *Value[T]) storedItems(etcd layer) []keyedItem {
 	v.src.mu.RLock()
 	defer v.src.mu.RUnlock()
-	return v.pieces(&layers{etcd: etcd, fallback: v.src.layers.fallback})
+	return v.items(&layers{etcd: etcd, fallback: v.src.layers.fallback})
 }
 
 // read reads the keys of the struct, at one revision.
 func (v *Value[T]) read(ctx context.Context) (etcd layer, rev int64, err error) {
-	ops := make([]clientv3.Op, 0, len(v.plan.leaves))
-	for _, l := range v.plan.leaves {
+	ops := make([]clientv3.Op, 0, len(v.schema.fields))
+	for _, l := range v.schema.fields {
 		if l.dir {
-			ops = append(ops, clientv3.OpGet(v.at+l.name+"/", clientv3.WithPrefix()))
+			ops = append(ops, clientv3.OpGet(v.path+l.name+"/", clientv3.WithPrefix()))
 		} else {
-			ops = append(ops, clientv3.OpGet(v.at+l.name))
+			ops = append(ops, clientv3.OpGet(v.path+l.name))
 		}
 	}
 	resp, err := v.src.store.Txn(ctx).Then(ops...).Commit()
@@ -180,8 +180,8 @@ func (v *Value[T]) unchanged(etcd layer, rev int64) []clientv3.Cmp {
 	for key, it := range etcd {
 		out = append(out, clientv3.Compare(clientv3.ModRevision(key), "=", it.rev))
 	}
-	for _, l := range v.plan.leaves {
-		key := v.at + l.name
+	for _, l := range v.schema.fields {
+		key := v.path + l.name
 		if l.dir {
 			out = append(out, clientv3.Compare(clientv3.ModRevision(key+"/"), "<", rev+1).WithPrefix())
 		} else if _, there := etcd[key]; !there {
