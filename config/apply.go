@@ -9,9 +9,10 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// applyRevision takes over what one revision of etcd has changed; whole means that changes are all there is. It runs in one
-// goroutine, which alone changes the layers, and so reads them without a lock. The order is what the package promises:
-// the layers as one, then the bound values, then those who follow.
+// applyRevision applies the changes of one revision. If whole is set, changes is the complete
+// state. It is called from a single goroutine, the only one to modify the layers, which therefore
+// reads them without a lock. It updates the layers first, then the bound values, then calls
+// followers.
 func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], whole bool) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
@@ -50,8 +51,8 @@ func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], whole 
 	s.markStateDirty()
 }
 
-// applyLayer changes the etcd layer, and returns the keys that were touched, and what has become of their values. The caller
-// holds mu.
+// applyLayer updates the etcd layer. It returns the keys that changed in etcd and the changes of
+// effective values. s.mu must be held.
 func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], whole bool) (touched []string, news []Change) {
 	added := make(layer, len(changes))
 	for _, c := range changes {
@@ -80,7 +81,7 @@ func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], whole boo
 		}
 	}
 	if whole {
-		s.layers.etcd = added // a state file's is kept as it was, for Bind
+		s.layers.etcd = added // saved.etcd keeps the state file's layer for Bind
 	} else {
 		for _, key := range touched {
 			delete(s.layers.etcd, key)
@@ -96,7 +97,7 @@ func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], whole boo
 	return touched, news
 }
 
-// nonNil is b, but never nil, which would mean that there is no value.
+// nonNil returns b, or an empty slice if b is nil. A nil value means that the key is absent.
 func nonNil(b []byte) []byte {
 	if b == nil {
 		return []byte{}

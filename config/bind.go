@@ -15,27 +15,28 @@ import (
 // BindOption is an option of [Bind] or [BindDir].
 type BindOption[T any] func(*bindOptions[T])
 
-// bindOptions is what the options add up to.
+// bindOptions holds the options of Bind and BindDir.
 type bindOptions[T any] struct {
 	def         *T
 	validate    []func(T) error
 	strict      bool
 	codec       kv.Codec[T]
-	nilValidate bool // WithValidate was given none
-	nilCodec    bool // likewise WithCodec
+	nilValidate bool // WithValidate got nil
+	nilCodec    bool // WithCodec got nil
 }
 
-// WithDefault is the value where the key is absent; for a dir, the struct whose fields hold where their keys are absent,
-// and default tags are not looked at then. What it refers to is shared and read-only. Default: none for a key, which
-// makes it required; for a dir, the zero struct with the default tags.
+// WithDefault sets the value used if the key is absent. For a directory, v provides the fields
+// whose keys are absent, and default tags are ignored. Maps and slices in v are shared; do not
+// modify them. Default: no value, so that the key is required; for a directory, the zero struct
+// with its default tags.
 func WithDefault[T any](v T) BindOption[T] {
 	return func(s *bindOptions[T]) { s.def = &v }
 }
 
-// WithValidate has f asked about each value before it is loaded, and before [Value.Set] writes it: on an error, the last
-// good value stays. It is asked about defaults too. Given several times, all are asked, in order. It must be quick and
-// must not call what waits for the source, such as Set, because all other values wait for it. A panic is a refusal.
-// Default: none.
+// WithValidate validates each value before Load returns it and before [Value.Set] writes it. If f
+// returns an error or panics, the last valid value stays in use. Defaults are validated, too.
+// Several functions are called in order. f delays all other values of the source, so it must be
+// fast and must not call functions that wait for the source, such as Set. Default: none.
 func WithValidate[T any](f func(T) error) BindOption[T] {
 	return func(s *bindOptions[T]) {
 		s.validate = append(s.validate, f)
@@ -43,25 +44,30 @@ func WithValidate[T any](f func(T) error) BindOption[T] {
 	}
 }
 
-// WithStrict makes unknown fields of JSON and YAML, fields that are set twice, and for a dir keys that belong to no field,
-// a bad value. Default: they are ignored, so that a new version's configuration does not stop an old version's process.
+// WithStrict treats unknown fields in JSON and YAML, fields set twice and, for a directory, keys
+// without a field as invalid values. Default: they are ignored, so that the configuration of a new
+// version does not stop processes of an old one.
 func WithStrict[T any]() BindOption[T] { return func(s *bindOptions[T]) { s.strict = true } }
 
-// WithCodec stores the value of a key in a form of your own. Its Decode may return the error of a value that is bad in
-// any way, and is not quoted. It is not for BindDir. Default: the encoding of T that the package comment lists.
+// WithCodec sets the codec of a key. An error of its Decode method makes the value invalid; its
+// text is not shown, because it may quote the value. It cannot be used with BindDir. Default: the
+// encoding of T listed in the package documentation.
 func WithCodec[T any](c kv.Codec[T]) BindOption[T] {
 	return func(s *bindOptions[T]) { s.codec, s.nilCodec = c, c == nil }
 }
 
 // Bind returns a value that follows key. It reads memory and sends nothing.
 //
-// A bad value is reported, by [Value.Err], [WithErrorHandler], the log and the Stats, and does not change what Load
-// returns; the next good one ends that. Deletion of the key brings the default back; without [WithDefault] it counts as a
-// bad value. A value that is bad when Bind is called is replaced by the first of these that is good: the one in the state
-// file, the one in the fallback file, that of WithDefault; with none of them, or when a variable of the environment is
-// what is bad, the error is a [*BadValueError], which matches kv.ErrNotFound if the key is absent and there is no default.
-// Mistakes of the program match [ErrInvalid]: a key that is no name, a type that nothing can be decoded into, a default
-// that validation refuses, with [WithEnvironment] a key whose variable is that of another bound key.
+// An invalid value does not change what Load returns. It is reported by [Value.Err],
+// [WithErrorHandler], the log and Stats, until a valid value arrives. If the key is deleted, Load
+// returns the default; without [WithDefault], a missing key is an invalid value.
+//
+// If the value is invalid when Bind is called, Bind uses the first valid one of the state file, the
+// fallback file and WithDefault. If there is none, or if an environment variable is invalid, Bind
+// returns a [*BadValueError], which matches kv.ErrNotFound if the key is absent and has no default.
+// Programming errors match [ErrInvalid]: an invalid key, a type that cannot be decoded, a default
+// that fails validation, or, with [WithEnvironment], a key whose variable belongs to another bound
+// key.
 func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 	const op = "bind"
 	v, err := newValue(s, o)
@@ -73,7 +79,7 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 	if v.options.codec == nil {
 		validationErrs = append(validationErrs, checkType(reflect.TypeFor[T]()))
 	} else if v.options.strict {
-		validationErrs = append(validationErrs, invalid("WithStrict does not go with WithCodec"))
+		validationErrs = append(validationErrs, invalid("WithStrict cannot be used with WithCodec"))
 	}
 	if v.defaultValue != nil {
 		validationErrs = append(validationErrs, v.checkDefault())
@@ -87,26 +93,27 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 	return v, nil
 }
 
-// BindDir returns a struct that follows the keys below dir, which lies below the source's; "" is all of it. It is made of
-// one revision: a transaction that changes several keys is seen as one change. What [Bind] says about bad values holds
-// for the struct as a whole: one bad field, and all of it stays as it was, or BindDir fails. Its default tags do not
-// stand in for keys that are bad. Each bad key is reported. Fields go by their tags:
+// BindDir returns a struct that follows the keys below dir, which is relative to the source's
+// directory; "" stands for all of it. The struct always shows a single revision: a transaction over
+// several keys is one change. The rules of [Bind] for invalid values apply to the struct as a whole: if
+// one field is invalid, Load keeps returning the previous struct, or BindDir fails. Default tags do not
+// replace invalid keys. Each invalid key is reported. Struct tags determine the keys:
 //
 //	type Limits struct {
 //		Rate    int           `config:"rate" default:"100"`     // the key <dir>/rate
-//		Timeout time.Duration `config:"timeout,required"`       // absent, it is a bad value
-//		Region  string        `json:"region"`                   // without a config name, as encoding/json has it
-//		HTTP    struct {                                        // a struct is a dir: <dir>/http/port
-//			Port int                                            // without any name, in lower case with "-": "MaxConns" is "max-conns"
+//		Timeout time.Duration `config:"timeout,required"`       // invalid if absent
+//		Region  string        `json:"region"`                   // without a config name: the json name
+//		HTTP    struct {                                        // a nested directory: <dir>/http/port
+//			Port int                                            // no name: kebab case, MaxConns is "max-conns"
 //		}
-//		Banner  Banner        `config:"banner,json"`            // a struct that is one key
-//		Flags   map[string]bool `config:"flags,dir"`            // a map with an entry for each key below <dir>/flags
-//		Note    *string                                         // nil where it is absent
-//		Cache   string        `config:"-"`                      // none; likewise json:"-" without a config tag
+//		Banner  Banner        `config:"banner,json"`            // a struct stored under one key
+//		Flags   map[string]bool `config:"flags,dir"`            // a map of the keys below <dir>/flags
+//		Note    *string                                         // nil if absent
+//		Cache   string        `config:"-"`                      // not configuration; so is json:"-" without a config tag
 //	}
 //
-// Embedded structs without a name are part of the outer one. Bind and BindDir decode once for each revision that changes
-// a key of theirs.
+// The fields of an embedded struct without a name belong to the outer struct. Each value is decoded once
+// per revision that changes one of its keys.
 func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error) {
 	const op = "bind dir"
 	v, err := newValue(s, o)
@@ -120,7 +127,7 @@ func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error
 		validationErrs = append(validationErrs, keyspace.Name(strings.TrimSuffix(v.path, "/")))
 	}
 	if v.options.codec != nil {
-		validationErrs = append(validationErrs, invalid("WithCodec is not for a dir"))
+		validationErrs = append(validationErrs, invalid("WithCodec cannot be used with a directory"))
 	}
 	v.schema, bad = newSchema(reflect.TypeFor[T](), v.options.strict)
 	if err = errors.Join(append(validationErrs, bad)...); err == nil {
@@ -141,10 +148,10 @@ func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error
 	return v, nil
 }
 
-// newValue applies the options.
+// newValue returns a value with the options applied.
 func newValue[T any](s *Source, o []BindOption[T]) (*Value[T], error) {
 	if s == nil {
-		return nil, invalid("no source")
+		return nil, invalid("nil source")
 	}
 	v := &Value[T]{src: s, followers: make(map[*listenerQueue[T]]struct{})}
 	for _, opt := range o {
@@ -154,15 +161,15 @@ func newValue[T any](s *Source, o []BindOption[T]) (*Value[T], error) {
 	}
 	var validationErrs []error
 	if v.options.nilValidate {
-		validationErrs = append(validationErrs, invalid("WithValidate: no function"))
+		validationErrs = append(validationErrs, invalid("WithValidate: nil function"))
 	}
 	if v.options.nilCodec {
-		validationErrs = append(validationErrs, invalid("WithCodec: no codec"))
+		validationErrs = append(validationErrs, invalid("WithCodec: nil codec"))
 	}
 	return v, errors.Join(validationErrs...)
 }
 
-// checkDefault refuses a default that validation refuses: it would be found out on a bad day.
+// checkDefault validates the default now, rather than when it is first needed.
 func (v *Value[T]) checkDefault() error {
 	if v.options.nilValidate {
 		return nil
@@ -173,7 +180,7 @@ func (v *Value[T]) checkDefault() error {
 	return nil
 }
 
-// subscribe loads the first value, and has the source tell of each change from then on.
+// subscribe loads the first value and registers v for updates.
 func (v *Value[T]) subscribe() error {
 	s := v.src
 	for {
@@ -196,19 +203,19 @@ func (v *Value[T]) subscribe() error {
 			s.mu.Unlock()
 			return err
 		}
-		s.boundValues = append(slices.Clip(s.boundValues), v) // others read the old one
+		s.boundValues = append(slices.Clip(s.boundValues), v) // copied: readers may hold the old slice
 		s.mu.Unlock()
 		break
 	}
 	if err := v.Err(); err != nil {
 		s.reportBadValue(v.path, true, err)
-		s.markStateDirty() // the state file may have what is bad
+		s.markStateDirty() // the state file may hold the invalid value
 	}
 	return nil
 }
 
-// claimVariables refuses keys that share a variable of the environment: it would override both. The caller holds the
-// source's lock.
+// claimVariables returns an error if a variable of v's keys belongs to another key, since it would
+// override both. The source's lock must be held.
 func (v *Value[T]) claimVariables() error {
 	s := v.src
 	if s.layers.env.prefix == "" {
@@ -223,7 +230,7 @@ func (v *Value[T]) claimVariables() error {
 		name := s.layers.env.prefix + envName(key)
 		for _, other := range []string{s.variables[name], claimed[name]} {
 			if other != "" && other != key {
-				return invalid("the keys %q and %q have one variable, %s", other, key, name)
+				return invalid("keys %q and %q share the variable %s", other, key, name)
 			}
 		}
 		claimed[name] = key
@@ -232,8 +239,9 @@ func (v *Value[T]) claimVariables() error {
 	return nil
 }
 
-// fallbacks returns what the user has named to stand in for what etcd has, below the environment: the state file, the
-// fallback file, the default. The caller holds the source's lock.
+// fallbacks returns the items of v in each source of values that the user has configured, strongest
+// first, without the environment: the state file, the fallback file, the default. The source's lock
+// must be held.
 func (v *Value[T]) fallbacks() [][]keyedItem {
 	from := v.src.layers
 	var out [][]keyedItem
@@ -252,7 +260,7 @@ func (v *Value[T]) fallbacks() [][]keyedItem {
 	return out
 }
 
-// init loads the first value.
+// init sets the first value: the latest or, if that is invalid, the first valid fallback.
 func (v *Value[T]) init(latest []keyedItem, others [][]keyedItem) error {
 	out, err := v.build(latest)
 	good := latest

@@ -422,14 +422,14 @@ func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 		name, text string
 		call       func() error
 	}{
-		{"no source", "no source", func() error { _, err := config.Bind[int](nil, "key"); return err }},
-		{"no source for a dir", "no source", func() error { _, err := config.BindDir[pools](nil, "dir"); return err }},
+		{"no source", "nil source", func() error { _, err := config.Bind[int](nil, "key"); return err }},
+		{"no source for a dir", "nil source", func() error { _, err := config.BindDir[pools](nil, "dir"); return err }},
 		{"an empty key", "empty", func() error { _, err := config.Bind[int](s, ""); return err }},
 		{"a key that is no name", "control", func() error { _, err := config.Bind[int](s, "a\x00"); return err }},
 		{"a type that nothing can be decoded into", "cannot be stored", func() error { _, err := config.Bind[func()](s, "key"); return err }},
-		{"an interface with methods", "an interface", func() error { _, err := config.Bind[error](s, "key"); return err }},
-		{"a nil codec", "no codec", func() error { _, err := config.Bind(s, "key", config.WithCodec[int](nil)); return err }},
-		{"a nil validation", "no function", func() error {
+		{"an interface with methods", "the interface type", func() error { _, err := config.Bind[error](s, "key"); return err }},
+		{"a nil codec", "nil codec", func() error { _, err := config.Bind(s, "key", config.WithCodec[int](nil)); return err }},
+		{"a nil validation", "nil function", func() error {
 			_, err := config.Bind(s, "key", config.WithValidate[int](nil), config.WithDefault(1))
 			return err
 		}},
@@ -441,11 +441,11 @@ func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 			_, err := config.Bind(s, "key", config.WithStrict[loud](), config.WithCodec(shouting{}))
 			return err
 		}},
-		{"a target that is no struct", "no struct", func() error { _, err := config.BindDir[int](s, "dir"); return err }},
-		{"a target that is a pointer", "no struct", func() error { _, err := config.BindDir[*pools](s, "dir"); return err }},
+		{"a target that is no struct", "not a struct", func() error { _, err := config.BindDir[int](s, "dir"); return err }},
+		{"a target that is a pointer", "not a struct", func() error { _, err := config.BindDir[*pools](s, "dir"); return err }},
 		{"a dir that is none", "a//b", func() error { _, err := config.BindDir[pools](s, "a//b"); return err }},
-		{"a codec for a dir", "not for a dir", func() error { _, err := config.BindDir(s, "dir", config.WithCodec(config.JSON[pools]())); return err }},
-		{"a struct without fields", "no field", dir(func() error { _, err := config.BindDir[struct{ a int }](s, "dir"); return err })},
+		{"a codec for a dir", "with a directory", func() error { _, err := config.BindDir(s, "dir", config.WithCodec(config.JSON[pools]())); return err }},
+		{"a struct without fields", "no settable field", dir(func() error { _, err := config.BindDir[struct{ a int }](s, "dir"); return err })},
 		{"two fields with one key", `the same key "a"`, func() error {
 			_, err := config.BindDir[struct {
 				A, B int `config:"a"`
@@ -471,13 +471,13 @@ func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 			}](s, "dir")
 			return err
 		}},
-		{"a required struct", "neither required", func() error {
+		{"a required struct", "cannot be required", func() error {
 			_, err := config.BindDir[struct {
 				A pools `config:",required"`
 			}](s, "dir")
 			return err
 		}},
-		{"a required map", "neither required", func() error {
+		{"a required map", "cannot be required", func() error {
 			_, err := config.BindDir[struct {
 				A map[string]int `config:",dir,required"`
 			}](s, "dir")

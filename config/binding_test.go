@@ -229,7 +229,7 @@ func TestBind_ReadsTypesWithUnmarshalTextAlone(t *testing.T) {
 	x.Tier = 1
 	_, err = v.Set(t.Context(), x)
 	require.ErrorIs(t, err, config.ErrInvalid)
-	require.ErrorContains(t, err, "field Tier: invalid argument: config_test.tier can be read, but not written")
+	require.ErrorContains(t, err, "field Tier: invalid argument: config_test.tier cannot be stored")
 	assert.Equal(t, map[string]string{"d/tier": "high", "d/n": "1"}, all(s))
 }
 
@@ -277,7 +277,7 @@ func TestEnvironment_KeysThatShareVariableAreRefused(t *testing.T) {
 		DBPool struct{ Size int }
 	}](s, "")
 	require.ErrorIs(t, err, config.ErrInvalid)
-	require.ErrorContains(t, err, `the keys "db/pool-size" and "db-pool/size" have one variable, SHARE_DB_POOL_SIZE`)
+	require.ErrorContains(t, err, `keys "db/pool-size" and "db-pool/size" share the variable SHARE_DB_POOL_SIZE`)
 
 	bind(t, s, "http/rate-limit", config.WithDefault(1))
 	bind(t, s, "http/rate-limit", config.WithDefault(1)) // the same key is no other one

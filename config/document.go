@@ -13,30 +13,31 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// JSON stores values as encoding/json writes them, whatever their type: also text, numbers and durations. See
+// JSON returns a codec that stores any value as JSON, including text, numbers and durations. See
 // [WithCodec].
 func JSON[T any]() kv.Codec[T] { return documentCodec[T]{} }
 
-// YAML stores values as YAML, whatever their type. Fields go by their json tags. See [WithCodec].
+// YAML returns a codec that stores any value as YAML. Fields are named by their json tags. See
+// [WithCodec].
 func YAML[T any]() kv.Codec[T] { return documentCodec[T]{format{yaml: true}} }
 
 type documentCodec[T any] struct{ format format }
 
-// Encode writes JSON or YAML.
+// Encode encodes v as JSON or YAML.
 func (c documentCodec[T]) Encode(_ string, v T) ([]byte, error) { return encodeDocument(v, c.format) }
 
-// Decode reads what Encode has written.
+// Decode decodes JSON or YAML.
 func (c documentCodec[T]) Decode(_ string, b []byte) (v T, err error) {
 	err = decodeDocument(b, &v, c.format)
 	return v, err
 }
 
-// isYAMLKey reports whether the documents at a key are YAML.
+// isYAMLKey reports whether documents stored under key are YAML.
 func isYAMLKey(key string) bool {
 	return strings.HasSuffix(key, ".yaml") || strings.HasSuffix(key, ".yml")
 }
 
-// decodeDocument reads one JSON or YAML document. An empty one and null are no values.
+// decodeDocument decodes a JSON or YAML document. Empty documents and null are errors.
 func decodeDocument(b []byte, into any, f format) error {
 	doc, format := b, "JSON"
 	if f.yaml {
@@ -47,7 +48,7 @@ func decodeDocument(b []byte, into any, f format) error {
 		}
 	}
 	if string(bytes.TrimSpace(doc)) == "null" {
-		return &decodeError{why: format + ": it is empty or null"}
+		return &decodeError{why: format + ": empty or null"}
 	}
 	var err error
 	switch {
@@ -67,7 +68,7 @@ func decodeDocument(b []byte, into any, f format) error {
 	return nil
 }
 
-// encodeDocument writes one JSON or YAML document.
+// encodeDocument encodes v as a JSON or YAML document.
 func encodeDocument(v any, f format) ([]byte, error) {
 	if path, hidden := hiddenPart(v); hidden {
 		if path != "" {
@@ -88,16 +89,16 @@ func encodeDocument(v any, f format) ([]byte, error) {
 	if string(bytes.TrimSpace(b)) != "null" {
 		return b, nil
 	}
-	switch reflect.ValueOf(v).Kind() { // null would be a bad value
+	switch reflect.ValueOf(v).Kind() { // null could not be decoded
 	case reflect.Slice:
 		return bytes.Replace(b, []byte("null"), []byte("[]"), 1), nil
 	case reflect.Map:
 		return bytes.Replace(b, []byte("null"), []byte("{}"), 1), nil
 	}
-	return nil, invalid("a %T that is null is no value", v)
+	return nil, invalid("a nil %T cannot be stored", v)
 }
 
-// hiddenPart returns the part of v whose value its JSON hides.
+// hiddenPart returns the first part of v whose JSON form does not reveal its value.
 func hiddenPart(v any) (path string, hidden bool) {
 	if v == nil {
 		return "", false

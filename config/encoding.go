@@ -13,13 +13,13 @@ import (
 	"github.com/etcdkit/etcdkit/internal/redact"
 )
 
-// encodingKind is how the values of a type are stored; the package comment has the table.
+// encodingKind is the stored form of a type, as listed in the package documentation.
 type encodingKind int
 
 const (
-	asDocument encodingKind = iota // JSON, or YAML where the key says so
-	asPointer                      // as what it points to
-	asText                         // by the type's own methods, or that which reads, if it has no other
+	asDocument encodingKind = iota // JSON, or YAML if the key says so
+	asPointer                      // as the element type
+	asText                         // by UnmarshalText, and MarshalText if there is one
 	asDuration
 	asString
 	asBool
@@ -29,13 +29,13 @@ const (
 	asBytes
 )
 
-// format is what there is to know about a value besides its type.
+// format holds what decoding needs to know besides the type.
 type format struct {
-	yaml   bool // the document is YAML
-	strict bool // unknown fields are refused
+	yaml   bool // documents are YAML
+	strict bool // unknown fields are errors
 }
 
-// encodingOf returns how the values of a type are stored.
+// encodingOf returns the stored form of t.
 func encodingOf(t reflect.Type) encodingKind {
 	ptr := reflect.PointerTo(t)
 	switch {
@@ -69,7 +69,7 @@ func encodingOf(t reflect.Type) encodingKind {
 	return asDocument
 }
 
-// isScalar reports whether the values of a type are numbers, booleans or durations.
+// isScalar reports whether t is a number, a boolean, a duration or a pointer to one.
 func isScalar(t reflect.Type) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -81,7 +81,7 @@ func isScalar(t reflect.Type) bool {
 	return false
 }
 
-// checkType refuses types that nothing can be decoded into.
+// checkType returns an error if no value can be decoded into t.
 func checkType(t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -90,19 +90,19 @@ func checkType(t reflect.Type) error {
 		return nil
 	}
 	if t.Kind() == reflect.Interface && t.NumMethod() > 0 {
-		return invalid("nothing can be decoded into %v, an interface", t)
+		return invalid("cannot decode into the interface type %v", t)
 	}
 	var err error
 	panicked := callSafely(func() { _, err = json.Marshal(reflect.New(t).Elem().Interface()) })
-	_, no := err.(*json.UnsupportedTypeError) //nolint:errorlint // wrapped by a method of the type, it would not be about the type
-	if panicked == nil && no {                // a method may well refuse its zero value
+	_, no := err.(*json.UnsupportedTypeError) //nolint:errorlint // an error wrapped by a method concerns an element
+	if panicked == nil && no {                // a method may reject its zero value
 		return invalid("%v cannot be stored: %w", t, err)
 	}
 	return nil
 }
 
-// decodeItem is decodeInto of an item. A list from the environment may be written without brackets and quotes: its
-// elements are separated by commas.
+// decodeItem decodes an item into v. A list from the environment may be comma-separated, without
+// brackets and quotes.
 func decodeItem(it item, v reflect.Value, f format) error {
 	text := strings.TrimSpace(string(it.value))
 	isList := encodingOf(v.Type()) == asDocument && v.Kind() == reflect.Slice
@@ -119,9 +119,9 @@ func decodeItem(it item, v reflect.Value, f format) error {
 	return nil
 }
 
-// decodeInto reads a value of any supported type. v is zero before, and on error of no use after.
+// decodeInto decodes b into v, which must be zero and is undefined after an error.
 func decodeInto(b []byte, v reflect.Value, f format) error {
-	text := string(bytes.TrimSpace(b)) // files and shells like to add a newline
+	text := string(bytes.TrimSpace(b)) // files and shells tend to add a newline
 	switch kind := encodingOf(v.Type()); kind {
 	case asPointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -145,7 +145,7 @@ func decodeInto(b []byte, v reflect.Value, f format) error {
 	}
 }
 
-// decodeScalar reads a number, a boolean or a duration.
+// decodeScalar decodes a number, a boolean or a duration.
 func decodeScalar(text string, v reflect.Value, kind encodingKind) (err error) {
 	var why string
 	switch kind {
@@ -184,12 +184,12 @@ func decodeScalar(text string, v reflect.Value, kind encodingKind) (err error) {
 	return nil
 }
 
-// encode writes a value of any supported type.
+// encode returns the stored form of v.
 func encode(v reflect.Value, f format) ([]byte, error) {
 	switch encodingOf(v.Type()) {
 	case asPointer:
 		if v.IsNil() {
-			return nil, invalid("a nil %v is no value", v.Type())
+			return nil, invalid("a nil %v cannot be stored", v.Type())
 		}
 		return encode(v.Elem(), f)
 	case asText:
@@ -206,7 +206,7 @@ func encode(v reflect.Value, f format) ([]byte, error) {
 		return strconv.AppendUint(nil, v.Uint(), 10), nil
 	case asFloat:
 		if x := v.Float(); math.IsNaN(x) || math.IsInf(x, 0) {
-			return nil, invalid("%v is no value", x)
+			return nil, invalid("%v cannot be stored", x)
 		}
 		return strconv.AppendFloat(nil, v.Float(), 'g', -1, v.Type().Bits()), nil
 	case asBytes:
@@ -216,7 +216,7 @@ func encode(v reflect.Value, f format) ([]byte, error) {
 	}
 }
 
-// encodeText writes a value as its methods do. A secret is written as it is, not as its text shows it.
+// encodeText encodes v with its MarshalText method. A secret is stored revealed, not redacted.
 func encodeText(v reflect.Value) ([]byte, error) {
 	addressable := reflect.New(v.Type())
 	addressable.Elem().Set(v)
@@ -228,13 +228,13 @@ func encodeText(v reflect.Value) ([]byte, error) {
 	}
 	from, ok := reflect.TypeAssert[encoding.TextMarshaler](addressable)
 	if !ok {
-		return nil, invalid("%v can be read, but not written: it has no method MarshalText", v.Type())
+		return nil, invalid("%v cannot be stored: it has no MarshalText method", v.Type())
 	}
 	b, err := from.MarshalText()
 	return b, encoderError(err)
 }
 
-// encoderError is an encoder's error, which is about the caller's own value.
+// encoderError wraps an error about the caller's own value.
 func encoderError(err error) error {
 	if err == nil {
 		return nil

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// envVars is the variables that override keys.
+// envVars holds the environment variables that override keys.
 type envVars struct {
 	prefix string            // with the "_"; "" where the environment is not looked at
-	vars   map[string]string // by name
+	vars   map[string]string // name to value
 }
 
-// newEnvVars takes the variables with a prefix from what os.Environ returns.
+// newEnvVars returns the variables in all, in os.Environ's format, that start with prefix.
 func newEnvVars(prefix string, all []string) envVars {
 	e := envVars{prefix: prefix + "_", vars: make(map[string]string)}
 	for _, entry := range all {
@@ -22,7 +22,7 @@ func newEnvVars(prefix string, all []string) envVars {
 	return e
 }
 
-// lookup returns the item of a key, if it is overridden.
+// lookup returns the item of key if a variable overrides it.
 func (e envVars) lookup(key string) (item, bool) {
 	if len(e.vars) == 0 {
 		return item{}, false
@@ -32,7 +32,7 @@ func (e envVars) lookup(key string) (item, bool) {
 	return item{value: []byte(v), origin: Environment, name: name}, ok
 }
 
-// envName is what a key is called in the environment.
+// envName returns the name of key's variable, without the prefix.
 func envName(key string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -45,15 +45,15 @@ func envName(key string) string {
 	}, key)
 }
 
-// checkPrefix refuses a prefix that would let variables override keys that nobody thought of, such as PATH.
+// checkPrefix returns an error if the prefix could match unrelated variables, such as PATH.
 func checkPrefix(prefix string) error {
 	if prefix == "" || envName(prefix) != prefix || strings.HasSuffix(prefix, "_") {
-		return invalid("WithEnvironment: the prefix %q is not of the form \"SHOP\"", prefix)
+		return invalid("WithEnvironment: invalid prefix %q: want a form like \"SHOP\"", prefix)
 	}
 	return nil
 }
 
-// environ is the process's own environment.
+// environ returns the variables of the process.
 func (s *options) environ() envVars {
 	if !s.hasEnvironment {
 		return envVars{}

@@ -12,34 +12,34 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// ErrValidation means that a function given to [WithValidate] has refused a value. The error that it returned is matched
-// as well.
+// ErrValidation means that a function given to [WithValidate] refused a value. Errors that match it
+// also match the function's error.
 var ErrValidation = errors.New("refused by validation")
 
-// The conditions shared with the other packages; the values are the same everywhere. Besides them, errors match
-// kv.ErrNotFound (no value, and no default), kv.ErrDecode, kv.ErrTooLarge, kv.ErrConflict, kv.ErrCompacted and
-// kv.ErrUnknownOutcome.
+// Conditions shared with the other packages; the values are identical. Errors also match
+// kv.ErrNotFound (no value and no default), kv.ErrDecode, kv.ErrTooLarge, kv.ErrConflict,
+// kv.ErrCompacted and kv.ErrUnknownOutcome.
 var (
-	// ErrInvalid means that the arguments, or a file, were refused before anything was sent.
+	// ErrInvalid means that an argument or a file is invalid. Nothing was sent.
 	ErrInvalid = errs.Invalid
-	// ErrClosed means that the source, or the client below it, is closed.
+	// ErrClosed means that the source or its client is closed.
 	ErrClosed = errs.Closed
-	// ErrUnavailable means that etcd, or a quorum of it, did not answer or could not be reached.
+	// ErrUnavailable means that etcd could not be reached or has no quorum.
 	ErrUnavailable = errs.Unavailable
-	// ErrPermission means that the user may not read what lies below the dir.
+	// ErrPermission means that the user may not read the directory.
 	ErrPermission = errs.Permission
 )
 
-// BadValueError is a value that cannot be used: it does not decode, was refused by validation, is too large, or is
-// missing.
+// A BadValueError describes a value that cannot be used because it is missing, too large, cannot be
+// decoded, or was refused by validation.
 type BadValueError struct {
-	Key      string // of the value, or of the dir where no one key is to blame; below the source's dir
-	Revision int64  // at which it was written, or deleted; 0 where it does not come from etcd
-	Origin   Origin // where it comes from
+	Key      string // relative to the source's directory; the directory if no single key is at fault
+	Revision int64  // of the write or deletion; 0 if the value is not from etcd
+	Origin   Origin // where the value comes from
 	Err      error  // matches kv.ErrDecode, ErrValidation, kv.ErrTooLarge or kv.ErrNotFound
 }
 
-// Error says where the value comes from and what is wrong with it. It never quotes the value.
+// Error describes the value's origin and what is wrong with it. It never quotes the value.
 func (e *BadValueError) Error() string {
 	text := "bad value"
 	if e.Revision > 0 {
@@ -50,13 +50,13 @@ func (e *BadValueError) Error() string {
 	return text + ": " + e.Err.Error()
 }
 
-// Unwrap gives the reason.
+// Unwrap returns e.Err.
 func (e *BadValueError) Unwrap() error { return e.Err }
 
-// badValuesError is all that is wrong with the keys of a dir.
+// badValuesError holds the invalid keys of a directory.
 type badValuesError []*BadValueError
 
-// Error says for each key what is wrong with it.
+// Error lists the keys and what is wrong with each.
 func (e badValuesError) Error() string {
 	texts := make([]string, 0, len(e))
 	for _, bad := range e {
@@ -65,7 +65,7 @@ func (e badValuesError) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Unwrap gives the reasons.
+// Unwrap returns the errors of the keys.
 func (e badValuesError) Unwrap() []error {
 	out := make([]error, 0, len(e))
 	for _, bad := range e {
@@ -74,7 +74,7 @@ func (e badValuesError) Unwrap() []error {
 	return out
 }
 
-// listBad returns what err, the error of decoding a value, consists of.
+// listBad returns the errors about single keys in err.
 func listBad(err error) badValuesError {
 	if list, ok := errors.AsType[badValuesError](err); ok {
 		return list
@@ -85,32 +85,32 @@ func listBad(err error) badValuesError {
 	return nil
 }
 
-// PanicError is a panic of a function, or of a method of a value's type, that this package has called.
+// A PanicError is a recovered panic of a callback or of a method of a value's type.
 type PanicError struct {
-	Value any    // what it panicked with
-	Stack []byte // where
+	Value any    // argument of panic
+	Stack []byte // stack trace
 }
 
-// Error tells the value.
+// Error returns the text of the panic's value.
 func (e *PanicError) Error() string { return "panic: " + fmt.Sprint(e.Value) }
 
-// Unwrap gives the value, where it is an error.
+// Unwrap returns e.Value if it is an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// opError is the error of an operation that provably changed nothing.
+// opError wraps the error of an operation that changed nothing.
 func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: true, Err: err}
 }
 
-// kvError is the error of an operation that kv has carried out: it knows whether anything was changed.
+// kvError wraps an error of kv and keeps what it says about the outcome.
 func kvError(op, key string, err error) error {
 	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: reason(err)}
 }
 
-// reason is err without the words of another package for its call.
+// reason removes the operation and key that another package has added to err.
 func reason(err error) error {
 	if e, ok := errors.AsType[*errs.Error](err); ok {
 		return e.Err
@@ -118,21 +118,21 @@ func reason(err error) error {
 	return err
 }
 
-// invalid is a refusal of arguments.
+// invalid returns an error that matches ErrInvalid.
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...)
 }
 
-// decodeError is why bytes are no value of a type, in words that do not quote them.
+// decodeError says why bytes cannot be decoded, without quoting them.
 type decodeError struct {
 	why   string
 	cause error // may be nil
 }
 
-// Error says what is wrong.
+// Error describes what is wrong.
 func (e *decodeError) Error() string { return kv.ErrDecode.Error() + ": " + e.why }
 
-// Unwrap gives kv.ErrDecode and, where there is one, the decoder's error.
+// Unwrap returns kv.ErrDecode and the decoder's error, if any.
 func (e *decodeError) Unwrap() []error {
 	if e.cause == nil {
 		return []error{kv.ErrDecode}
@@ -140,7 +140,8 @@ func (e *decodeError) Unwrap() []error {
 	return []error{kv.ErrDecode, e.cause}
 }
 
-// panicError is the panic of a decoder without its text, which may quote the value, unless it is the runtime's.
+// panicError describes a decoder's panic. It omits the text unless the panic is a runtime error,
+// because the text may quote the value.
 func panicError(panicked error) error {
 	why := "its decoder panicked"
 	if e, ok := errors.AsType[runtime.Error](panicked); ok {
@@ -149,7 +150,7 @@ func panicError(panicked error) error {
 	return &decodeError{why: why, cause: panicked}
 }
 
-// decoderError is a decoder's error without its text, which may quote the value.
+// decoderError describes a decoder's error without its text, which may quote the value.
 func decoderError(what string, err error) error {
 	return &decodeError{why: what + ": " + strict.Describe(err), cause: err}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/strict"
 )
 
-// readFallback reads the user's file: a mapping from keys to values.
+// readFallback reads the fallback file, a mapping from keys to values.
 func readFallback(path string) (layer, time.Time, error) {
 	b, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
 	if err != nil {
@@ -36,7 +36,7 @@ func readFallback(path string) (layer, time.Time, error) {
 	return l, written, nil
 }
 
-// parseFallback makes items of a document.
+// parseFallback converts a document to items.
 func parseFallback(b []byte, isJSON bool) (layer, error) {
 	out := make(layer)
 	if len(bytes.TrimSpace(b)) == 0 {
@@ -50,13 +50,13 @@ func parseFallback(b []byte, isJSON bool) (layer, error) {
 		if err := checkTextKeys(b); err != nil {
 			return nil, err
 		}
-		if b = doc; string(b) == "null" { // comments alone
+		if b = doc; string(b) == "null" { // only comments
 			return out, nil
 		}
 	}
 	var values map[string]json.RawMessage
 	if bytes.TrimSpace(b)[0] != '{' {
-		return nil, &decodeError{why: "it is no mapping from keys to values"}
+		return nil, &decodeError{why: "not a mapping from keys to values"}
 	}
 	if err := strict.UnmarshalJSON(b, &values, strict.ExactCase); err != nil {
 		return nil, &decodeError{why: err.Error()}
@@ -75,8 +75,8 @@ func parseFallback(b []byte, isJSON bool) (layer, error) {
 	return out, nil
 }
 
-// addFallback adds the value of a key, and, where it is a mapping, those of the keys below. nested means that key is
-// such a key.
+// addFallback adds the value of key and, if it is a mapping, its fields. nested is set for such a
+// field.
 func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
 	if _, taken := l[key]; taken {
 		return &decodeError{why: fmt.Sprintf("key %q is set twice", key)}
@@ -98,7 +98,7 @@ func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
 		for name, field := range fields {
 			below := key + "/" + name
 			if keyspace.Name(below) != nil || field[0] == 'n' {
-				continue // a field of a document, and no key
+				continue // part of the document, but not a key
 			}
 			if err := l.addFallback(below, field, true); err != nil {
 				return err
@@ -109,15 +109,16 @@ func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
 	return nil
 }
 
-// checkTextKeys refuses YAML keys that are no text, such as "on", which YAML reads as true.
+// checkTextKeys returns an error if YAML reads a key as something other than text, such as "on",
+// which is a boolean.
 func checkTextKeys(b []byte) error {
 	var top yamldoc.MapSlice
 	if err := yamldoc.Unmarshal(b, &top); err != nil {
-		return nil //nolint:nilerr // another reader will say what is wrong
+		return nil //nolint:nilerr // the caller's parser reports the error
 	}
 	for _, entry := range top {
 		if _, ok := entry.Key.(string); !ok {
-			return &decodeError{why: fmt.Sprintf("the key %v is no text for YAML: put it in quotes", entry.Key)}
+			return &decodeError{why: fmt.Sprintf("YAML key %v is not a string: quote it", entry.Key)}
 		}
 	}
 	return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// keys returns the keys of all leaves below dir.
+// keys returns the keys of all fields below dir, without those of maps.
 func (s *schema) keys(dir string) []string {
 	out := make([]string, 0, len(s.fields))
 	for _, l := range s.fields {
@@ -20,8 +20,8 @@ func (s *schema) keys(dir string) []string {
 	return out
 }
 
-// find returns the leaf that a name belongs to, and, where that is a map, the key in it; nil where the name belongs to
-// none.
+// find returns the field that a key belongs to and, if the field is a map, the entry's name. It
+// returns nil if there is none.
 func (s *schema) find(name string) (l *field, entry string) {
 	if i, ok := s.byName[name]; ok && !s.fields[i].dir {
 		return &s.fields[i], ""
@@ -34,8 +34,9 @@ func (s *schema) find(name string) (l *field, entry string) {
 	return nil, ""
 }
 
-// fill makes a struct of the pieces that lie below dir. v holds the default before, and nothing that it refers to is
-// changed. A missing field keeps its default, and so does a bad one. All that is bad is returned.
+// fill sets the fields of v to the items below dir. v initially holds the defaults; what they refer
+// to is not modified. Missing and invalid fields keep their defaults. fill returns all invalid
+// items.
 func (s *schema) fill(v reflect.Value, dir string, items []keyedItem, strict bool, limit int) (bad badValuesError) {
 	f := filler{schema: s, into: v, dir: dir, present: make(map[string]bool), maps: make(map[*field]reflect.Value), vars: make(map[string]string)}
 	for _, piece := range items {
@@ -54,22 +55,22 @@ func (s *schema) fill(v reflect.Value, dir string, items []keyedItem, strict boo
 	return bad
 }
 
-// filler is a struct that is being filled.
+// filler is the state of one fill.
 type filler struct {
 	*schema
 
 	into    reflect.Value
 	dir     string
-	present map[string]bool // names of leaves
+	present map[string]bool // by key
 	maps    map[*field]reflect.Value
-	vars    map[string]string // by variable: the key that it was used for
+	vars    map[string]string // environment variable to the key it set
 }
 
-// addFields sets the field that a piece belongs to.
+// add sets the field that item belongs to.
 func (f *filler) add(piece keyedItem, strict bool, limit int) error {
 	l, entry := f.find(strings.TrimPrefix(piece.key, f.dir))
 	if l == nil {
-		if strict && !piece.mapping { // the fields of a mapping are pieces of their own
+		if strict && !piece.mapping { // the fields of a mapping are items of their own
 			return &decodeError{why: "no field has this key"}
 		}
 		return nil
@@ -89,7 +90,7 @@ func (f *filler) add(piece keyedItem, strict bool, limit int) error {
 	if l.dir {
 		t = t.Elem()
 	}
-	x := reflect.New(t).Elem() // a decoder would write into a map of the default
+	x := reflect.New(t).Elem() // decoding into the field could modify a map of the defaults
 	if err := l.decode(piece.item, x); err != nil {
 		return err
 	}
@@ -106,8 +107,8 @@ func (f *filler) add(piece keyedItem, strict bool, limit int) error {
 	return nil
 }
 
-// covers reports whether an item of the fallback file says nothing for the plan but what another one says: it is a
-// mapping, and no value of a field, or lies in a mapping that is one.
+// covers reports whether other items of the fallback file say all that it says: it is a mapping
+// whose fields are keys, or a part of a mapping that is one value.
 func (s *schema) covers(name string, it item) bool {
 	if it.mapping {
 		if l, _ := s.find(name); l != nil && l.scalar {
@@ -136,7 +137,7 @@ func (s *schema) defaults(v reflect.Value) error {
 	return nil
 }
 
-// tooLarge refuses a piece over the limit.
+// tooLarge returns an error if the item exceeds the limit.
 func (p keyedItem) tooLarge(limit int) error {
 	if len(p.value) <= limit {
 		return nil

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// listener is a function that is told of changes.
+// listener is a callback for changes.
 type listener struct {
 	*listenerQueue[Change]
 
 	key string // or a prefix, which ends in "/" or is ""
 }
 
-// pick returns those changes that the listener is to be told of.
+// pick returns the changes that concern the listener.
 func (l *listener) pick(changes []Change) (out []Change) {
 	for _, c := range changes {
 		if c.Key == l.key || ((l.key == "" || strings.HasSuffix(l.key, "/")) && strings.HasPrefix(c.Key, l.key)) {
@@ -22,18 +22,20 @@ func (l *listener) pick(changes []Change) (out []Change) {
 	return out
 }
 
-// Follow calls f for each change of a key, or, where keyOrPrefix ends in "/" or is "", of all keys below it: one at a
-// time, by revision, and in key order within one, in a goroutine of its own, after Load of the values bound to the key
-// has changed. A change is one of bytes that are in force: a put of what is there already is none, nor is one that a
-// stronger layer hides. It begins with the first change after the call; what is there before, [Source.All] tells.
+// Follow calls f for each change of a key or, if keyOrPrefix is empty or ends in "/", of each key
+// below it. Calls are made one at a time on a goroutine of their own, ordered by revision and then
+// by key, after Load of the values bound to the key returns the new state. Only changes of the
+// effective value count: writing the same bytes or a value overridden by a stronger layer is not a
+// change. The first call is for the first change after Follow; [Source.All] returns the state
+// before it.
 //
-// When f is slow and more than 256 changes wait, the changes of each key become one, whose Old is what f was told last;
-// so memory is bounded, and nobody else is held up, even if f never returns. A panic of f is contained, counted and
-// logged, and the next change comes. Where the history of etcd was lost during an outage, several changes may come as
-// one.
+// If f is slow and more than 256 changes are waiting, the changes of each key are merged into one
+// whose Old is the value last passed to f. Memory is therefore bounded, and no other callback is
+// delayed, even if f never returns. A panic of f is recovered, counted and logged. If etcd has
+// compacted changes made during an outage, several changes of a key arrive as one.
 //
-// stop returns when no call runs any more and none will begin; called by f itself, or by another function that this
-// package has called, it does not wait. It is idempotent.
+// stop waits until f is no longer running; f is not called again. Called from f, or from another
+// callback of this package, it does not wait. stop is idempotent.
 func (s *Source) Follow(keyOrPrefix string, f func(Change)) (stop func()) {
 	if f == nil {
 		return func() {}
@@ -54,7 +56,8 @@ func (s *Source) Follow(keyOrPrefix string, f func(Change)) (stop func()) {
 	return stop
 }
 
-// mergeChanges makes one change of all changes of a key, at the place of the last, and none where they cancel out.
+// mergeChanges merges the changes of each key at the position of the last one. Changes that cancel
+// each other out are dropped.
 func mergeChanges(queue []Change) []Change {
 	first := make(map[string][]byte, len(queue))
 	last := make(map[string]int, len(queue))

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// item is the value of a key in one layer. Its bytes are never changed.
+// item is the value of a key in one layer. Its bytes are immutable.
 type item struct {
 	value  []byte
 	rev    int64
 	origin Origin
-	name   string // of the file or variable
+	name   string // file or environment variable
 
-	mapping bool // a mapping of the fallback file, whose fields are items, too
-	nested  bool // such a field
+	mapping bool // fallback file only: a mapping, whose fields are items as well
+	nested  bool // fallback file only: a field of a mapping
 }
 
 // keyedItem is an item with its key.
@@ -24,17 +24,18 @@ type keyedItem struct {
 	item
 }
 
-// layer is the items of one origin, by key.
+// layer holds the items of one origin by key.
 type layer map[string]item
 
-// layers is what a source knows, the strongest first. etcd is what etcd has said, or the state file in its place.
+// layers holds all items, strongest layer first. etcd is etcd's state or, until etcd answers, the
+// state file's.
 type layers struct {
 	env      envVars
 	etcd     layer
 	fallback layer
 }
 
-// lookup returns the item of key that is in force.
+// lookup returns the effective item of key.
 func (l *layers) lookup(key string) (item, bool) {
 	if it, ok := l.env.lookup(key); ok {
 		return it, true
@@ -46,9 +47,9 @@ func (l *layers) lookup(key string) (item, bool) {
 	return it, ok
 }
 
-// keys returns, in order, the keys below dir that etcd or the fallback file has; "" is all of them. Those that are
-// fields of a mapping in the fallback file are among them if nested is true. A key that only the environment has cannot
-// be told from its variable.
+// keys returns the sorted keys below dir in the etcd and fallback layers. If nested is true, they
+// include the fields of mappings in the fallback file. Keys set by the environment only are
+// missing, because a variable's name does not determine its key.
 func (l *layers) keys(dir string, nested bool) []string {
 	set := make(map[string]struct{}, len(l.etcd)+len(l.fallback))
 	for _, in := range []layer{l.etcd, l.fallback} {
@@ -61,7 +62,7 @@ func (l *layers) keys(dir string, nested bool) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// size is how many keys there are.
+// size returns the number of keys, without the fields of mappings.
 func (l *layers) size() int {
 	n := len(l.etcd)
 	for key, it := range l.fallback {
@@ -72,7 +73,7 @@ func (l *layers) size() int {
 	return n
 }
 
-// pick returns the pieces that are in force of those keys that are there.
+// pick returns the effective items of those keys that exist.
 func (l *layers) pick(keys []string) []keyedItem {
 	out := make([]keyedItem, 0, len(keys))
 	for _, key := range keys {
@@ -83,18 +84,18 @@ func (l *layers) pick(keys []string) []keyedItem {
 	return out
 }
 
-// sameValues reports whether two collections of pieces are of the same bytes.
+// sameValues reports whether a and b have equal keys and bytes.
 func sameValues(a, b []keyedItem) bool {
 	return slices.EqualFunc(a, b, func(x, y keyedItem) bool { return x.key == y.key && bytes.Equal(x.value, y.value) })
 }
 
-// hasReportedBad says that a piece cannot be used.
+// badValue returns an error about the item.
 func (p keyedItem) badValue(err error) *BadValueError {
 	return &BadValueError{Key: p.key, Revision: p.rev, Origin: p.origin, Err: err}
 }
 
-// commonOrigin returns where pieces come from that are only bad together: the origin that may have changed last, where they
-// have several.
+// commonOrigin returns the origin of items that are invalid only in combination: of several
+// origins, the one most likely to have changed last.
 func commonOrigin(items []keyedItem) Origin {
 	for _, o := range []Origin{Live, StateFile, FallbackFile, Environment} {
 		if slices.ContainsFunc(items, func(p keyedItem) bool { return p.origin == o }) {

@@ -7,28 +7,28 @@ import (
 	"sync"
 )
 
-// listenerQueue is a function that is told of events, one at a time, in a goroutine of its own, and what it has not been told yet.
-// What is slow or never returns holds up nobody else: its queue is folded when it is long.
+// listenerQueue calls a function with events, one at a time and in order, on a goroutine of its
+// own. A slow function delays nobody else: a queue longer than limit is compacted.
 type listenerQueue[E any] struct {
 	callback func(E)
-	compact  func([]E) []E // makes fewer of them
-	done     chan struct{} // closed when its goroutine has ended
+	compact  func([]E) []E // returns fewer events with the same meaning
+	done     chan struct{} // closed when the goroutine has ended
 
 	mu     sync.Mutex
 	queue  []E
-	limit  int // how long the queue may be before it is folded
+	limit  int // length above which the queue is compacted
 	closed bool
-	notify chan struct{} // holds one
+	notify chan struct{} // capacity 1
 }
 
-// maxQueue is how many events may wait before they are folded.
+// maxQueue is the initial limit of a listenerQueue.
 const maxQueue = 256
 
 func newListenerQueue[E any](callback func(E), compact func([]E) []E) *listenerQueue[E] {
 	return &listenerQueue[E]{callback: callback, compact: compact, limit: maxQueue, done: make(chan struct{}), notify: make(chan struct{}, 1)}
 }
 
-// push adds events to the queue, and returns how many were folded away.
+// push appends events to the queue and returns how many were dropped by compaction.
 func (q *listenerQueue[E]) push(events ...E) (folded int) {
 	q.mu.Lock()
 	if !q.closed {
@@ -36,7 +36,7 @@ func (q *listenerQueue[E]) push(events ...E) (folded int) {
 		if before := len(q.queue); before > q.limit {
 			q.queue = q.compact(q.queue)
 			folded = before - len(q.queue)
-			q.limit = max(maxQueue, 2*len(q.queue)) // folding costs as much as there is
+			q.limit = max(maxQueue, 2*len(q.queue)) // compaction is linear in the length
 		}
 	}
 	q.mu.Unlock()
@@ -51,7 +51,7 @@ func (q *listenerQueue[E]) wake() {
 	}
 }
 
-// run tells the function of events until the tail is ended.
+// run calls the function for each event until close is called.
 func (q *listenerQueue[E]) run() {
 	defer close(q.done)
 	for {
@@ -75,7 +75,7 @@ func (q *listenerQueue[E]) run() {
 	}
 }
 
-// close lets no further call begin.
+// close discards the queue and starts no further call.
 func (q *listenerQueue[E]) close() {
 	q.mu.Lock()
 	q.closed, q.queue = true, nil
@@ -83,10 +83,10 @@ func (q *listenerQueue[E]) close() {
 	q.wake()
 }
 
-// ended is closed when nothing runs any more.
+// ended returns a channel that is closed once no call is running.
 func (q *listenerQueue[E]) ended() <-chan struct{} { return q.done }
 
-// callSafely calls a user's function, and returns its panic.
+// callSafely calls f and returns its panic as an error.
 //
 //go:noinline
 func callSafely(f func()) (err error) {
@@ -99,8 +99,8 @@ func callSafely(f func()) (err error) {
 	return nil
 }
 
-// insideCallback reports whether the caller runs in a function that this package has called: who waits there for such
-// functions to end may wait for itself.
+// insideCallback reports whether the caller was called, directly or not, by callSafely. Such a
+// caller must not wait for callbacks to end, because it would wait for itself.
 func insideCallback() bool {
 	pcs := make([]uintptr, 64)
 	for skip := 2; ; skip += len(pcs) {

@@ -13,7 +13,7 @@ import (
 // Option is an option of [Open].
 type Option func(*options)
 
-// options is what the options add up to.
+// options holds the options of Open.
 type options struct {
 	fallback, state       string
 	hasFallback, hasState bool
@@ -25,67 +25,73 @@ type options struct {
 	logger                *slog.Logger
 }
 
-// DefaultMaxValueBytes is the size of the largest value that is used unless [WithMaxValueBytes] says otherwise. It is
-// also what etcd accepts in one request unless it is told otherwise.
+// DefaultMaxValueBytes is the default of [WithMaxValueBytes] and the default limit of an etcd
+// request.
 const DefaultMaxValueBytes = 1536 * 1024
 
-// WithFallbackFile gives values to the keys that etcd has not, and to all keys that the program needs while etcd has not
-// been reached yet. The file is read once, by Open, and never written: it is yours, such as a ConfigMap or a file in the
-// image. It is YAML, or JSON if its name ends in ".json", and holds one mapping from keys, spelled as etcd has them, to
-// values: text, numbers and booleans for what is text in etcd, and anything else for what is JSON there.
+// WithFallbackFile provides values for keys that etcd does not have, and for all keys until etcd has
+// been reached. Open reads the file once; the library never writes it. It may be a ConfigMap or a file
+// in the image. It is YAML, or JSON if its name ends in ".json", and maps keys, written as in etcd, to
+// values. Text, numbers and booleans stand for values stored as text, anything else for values stored as
+// JSON.
 //
 //	http/rate-limit: 100
 //	http/timeout: 5s
 //	banner: {text: hello, languages: [en, de]}
 //
-// A mapping is also the values of the keys below its key: banner/text is hello. So the first two lines may be written as
+// The fields of a mapping are keys, too: banner/text is hello. The first two lines may be written as
 //
 //	http: {rate-limit: 100, timeout: 5s}
 //
-// [Source.All] and [Source.Keys] show the keys that the file names, not those of the fields of a mapping.
+// [Source.All] and [Source.Keys] include the keys named in the file, but not the fields of mappings.
 //
-// Text that YAML reads as something else, such as yes, 1.10 or 0x10, needs quotes; a key that does is refused.
-// Open fails when it is not there or cannot be read, etcd up or not, so that this shows on a good day. Default: none.
+// Quote text that YAML reads as another type, such as yes, 1.10 or 0x10; a key of that kind is an error.
+// Open fails if the file cannot be read, whether or not etcd is available. Default: none.
 func WithFallbackFile(path string) Option {
 	return func(s *options) { s.fallback, s.hasFallback = path, true }
 }
 
-// WithStateFile keeps a copy of etcd's state in a file, from which a process starts that cannot reach etcd. Of a bound
-// value the copy has the last state that could be used. The library writes it, readable by its user alone (0600),
-// atomically, within two seconds of a change and on Close. Its directory must exist. One file belongs to one source. A
-// file that cannot be read, or that is of another dir, is reported and taken for none. Default: none.
+// WithStateFile keeps a copy of etcd's state in a file. A process that cannot reach etcd starts
+// from it. For a bound value, the copy holds the last valid state. The file is written atomically,
+// with mode 0600, within two seconds of a change and on Close. Its directory must exist. Each
+// source needs a file of its own. A file that cannot be read, or that belongs to another directory,
+// is reported and ignored. Default: none.
 func WithStateFile(path string) Option {
 	return func(s *options) { s.state, s.hasState = path, true }
 }
 
-// WithStartOnDefaults lets Open succeed when etcd does not answer and there is no file to start from, on defaults and the
-// environment alone. Default: Open fails then.
+// WithStartOnDefaults lets Open succeed on defaults and environment variables alone if etcd does
+// not answer and there is no file to start from. Default: Open fails.
 func WithStartOnDefaults() Option { return func(s *options) { s.startOnDefaults = true } }
 
-// WithEnvironment lets variables of the environment override keys, for one process. The variable of a key is the prefix,
-// "_", and the key in upper case with "_" for all that is no letter and no digit of ASCII: with the prefix "SHOP",
-// "http/rate-limit" is SHOP_HTTP_RATE_LIMIT. Its value is text as etcd would have it; a list may also be separated by
-// commas. Two bound keys with the same variable are an error. The environment is read once, by Open. The prefix consists of "A" to "Z", "0" to "9" and "_", and is not empty. Default: none.
+// WithEnvironment lets environment variables override keys in this process. The variable of a key
+// is the prefix, "_", and the key in upper case, with "_" for everything but ASCII letters and
+// digits: with the prefix "SHOP", "http/rate-limit" is SHOP_HTTP_RATE_LIMIT. Values are encoded as
+// in etcd; a list may also be comma-separated. Two bound keys with the same variable are an error.
+// Open reads the environment once. The prefix must not be empty and may contain "A" to "Z", "0" to
+// "9" and "_". Default: none.
 func WithEnvironment(prefix string) Option {
 	return func(s *options) { s.environment, s.hasEnvironment = prefix, true }
 }
 
-// WithMaxValueBytes sets the size of the largest value that is decoded; a larger one is a bad value. Default
+// WithMaxValueBytes limits the size of values. Larger ones are invalid. Default:
 // [DefaultMaxValueBytes].
 func WithMaxValueBytes(n int) Option { return func(s *options) { s.maxBytes = n } }
 
-// WithErrorHandler has f told of each value that cannot be used, as a [*BadValueError], and, with the key "", of files
-// that cannot be read or written. It runs in a goroutine of its own, one call at a time; when it is slow and 256 calls
-// wait, the older half is dropped. Default: none, besides the log, Err and the Stats.
+// WithErrorHandler sets a function that is called with a [*BadValueError] for each invalid value
+// and, with an empty key, for each file that cannot be read or written. Calls are made one at a
+// time on a goroutine of their own. If 256 calls are waiting, the older half is dropped. Default:
+// none; errors also appear in the log, in Err and in Stats.
 func WithErrorHandler(f func(key string, rev int64, err error)) Option {
 	return func(s *options) { s.errorHandler = f }
 }
 
-// WithLogger sets the logger for bad values, files, panics, a start without etcd and its end, at the levels Warn and
-// Error. Values never appear. Default: the client's logger, else [slog.Default] from the level Warn up.
+// WithLogger sets the logger for invalid values, file errors, panics, and starts without etcd.
+// Levels are Warn and Error; values never appear. Default: the client's logger, or [slog.Default]
+// from Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
-// newOptions applies the options; what is wrong with them, and with the other arguments, is the error.
+// newOptions applies and validates the options and the other arguments of Open.
 func newOptions(c Client, dir string, opts []Option) (options, error) {
 	s := options{maxBytes: DefaultMaxValueBytes}
 	for _, o := range opts {
@@ -100,7 +106,7 @@ func newOptions(c Client, dir string, opts []Option) (options, error) {
 	_, err := keyspace.Dir(dir)
 	validationErrs := []error{err}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {
-		validationErrs = append(validationErrs, invalid("no client, or one without a store or a watcher"))
+		validationErrs = append(validationErrs, invalid("the client is nil or lacks a store or watcher"))
 	}
 	if s.hasFallback && s.fallback == "" {
 		validationErrs = append(validationErrs, invalid("WithFallbackFile: no path"))
@@ -117,7 +123,7 @@ func newOptions(c Client, dir string, opts []Option) (options, error) {
 	return s, errors.Join(validationErrs...)
 }
 
-// checkStatePath refuses a path that nothing can be written to, before that is found out on a bad day.
+// checkStatePath returns an error if the state file could not be written.
 func checkStatePath(path string) error {
 	if path == "" {
 		return invalid("WithStateFile: no path")
@@ -126,10 +132,10 @@ func checkStatePath(path string) error {
 	if st, err := os.Stat(dir); err != nil {
 		return invalid("WithStateFile: %w", err)
 	} else if !st.IsDir() {
-		return invalid("WithStateFile: %q is no directory", dir)
+		return invalid("WithStateFile: %q is not a directory", dir)
 	}
 	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
-		return invalid("WithStateFile: %q is no regular file", path)
+		return invalid("WithStateFile: %q is not a regular file", path)
 	}
 	return nil
 }

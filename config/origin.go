@@ -8,31 +8,32 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Client is what a [Source] needs of a client, which *etcdkit.Client has. Both parts are of the same namespace.
+// Client is the part of *etcdkit.Client that a [Source] uses. The store and the watcher must be of
+// the same namespace.
 type Client interface {
 	KV() *kv.Store
 	Watcher() *watch.Watcher
 }
 
-// Origin is where configuration comes from.
+// Origin is where a value comes from.
 type Origin int
 
-// The origins. For one key, a value of the environment goes before one of etcd, that before one of the fallback file,
-// that before a default. The state file stands in for etcd until etcd answers for the first time.
+// The origins. An environment variable overrides etcd's value, which overrides the fallback file's,
+// which overrides the default. The state file stands in for etcd until etcd first answers.
 const (
-	// Live is etcd, as far as it was heard: [Status.Age] says how far that is.
+	// Live is etcd. [Status.Age] bounds how old the value is.
 	Live Origin = iota
-	// StateFile is the copy of etcd's state that an earlier process left: see [WithStateFile].
+	// StateFile is the copy of etcd's state that an earlier process saved; see [WithStateFile].
 	StateFile
-	// FallbackFile is the file given to [WithFallbackFile].
+	// FallbackFile is the file set by [WithFallbackFile].
 	FallbackFile
-	// Defaults are what the program itself says: WithDefault, default tags, the arguments of [GetOr].
+	// Defaults are values in the program: WithDefault, default tags, arguments of [GetOr].
 	Defaults
-	// Environment is a variable of the process's environment: see [WithEnvironment].
+	// Environment is an environment variable; see [WithEnvironment].
 	Environment
 )
 
-// String is what a person would call it.
+// String returns a readable name, such as "state file".
 func (o Origin) String() string {
 	switch o {
 	case Live:
@@ -49,43 +50,44 @@ func (o Origin) String() string {
 	return "Origin(" + strconv.Itoa(int(o)) + ")"
 }
 
-// Provenance says where one value comes from.
+// Provenance is the origin of one value.
 type Provenance struct {
-	Key      string // below the source's dir
+	Key      string // relative to the source's directory
 	Origin   Origin
-	Revision int64  // at which it was written; 0 where it was not read from etcd, now or by the process that wrote the state file
+	Revision int64  // of the write; 0 if the value was never read from etcd
 	Name     string // of the file or of the variable; "" where it comes from neither
 }
 
-// Status says how fresh a source is.
+// Status describes where a source's values come from and how old they are.
 type Status struct {
-	Origin Origin // of what lies below the environment: Live, or what serves until etcd has answered
-	// Age is for how long changes may have been missed: while the watch is well about a second at the most; for the state
-	// file, the time since it was known to be right; for the fallback file, since it was written; for Defaults, since Open.
+	Origin Origin // of the layer below the environment: Live, or its substitute until etcd answers
+	// Age bounds how long changes may have been missed. For Live it is about a second while the
+	// watch works. For StateFile it counts from when the state was last known to be current, for
+	// FallbackFile from the file's modification, and for Defaults from Open.
 	Age      time.Duration
-	Revision int64 // that the source has reached; 0 for FallbackFile and Defaults
-	Err      error // why it is not live, or why its watch is down; nil where it is not, or the reason is not known yet
+	Revision int64 // applied revision; 0 for FallbackFile and Defaults
+	Err      error // why the source is not live or its watch is down; nil if it is, or not yet known
 }
 
-// Change is what happened to a key. The bytes are shared: do not change them.
+// A Change is a change of a key's effective value. Do not modify the bytes.
 type Change struct {
-	Key      string // below the source's dir
-	Old, New []byte // nil: absent
-	Revision int64  // of the transaction that changed it
+	Key      string // relative to the source's directory
+	Old, New []byte // nil if absent
+	Revision int64  // of the transaction
 }
 
-// Stats counts what a source did.
+// Stats holds counters of a source.
 type Stats struct {
-	Keys        int    `json:"keys"`        // how many there are now, those of the fallback file included
-	Bound       int    `json:"bound"`       // how many values are bound
-	Following   int    `json:"following"`   // how many functions are told of changes
-	Updates     uint64 `json:"updates"`     // revisions that were taken over from etcd
-	Decodes     uint64 `json:"decodes"`     // of bound values, each for all who load it
-	BadValues   uint64 `json:"badValues"`   // values that could not be used, each time that one came
-	Bad         int    `json:"bad"`         // bound values that now show an older state than etcd has, because that one is bad
-	Panics      uint64 `json:"panics"`      // of functions that this package has called
-	Folded      uint64 `json:"folded"`      // changes that a function was not told of by themselves, because it was too slow
-	Ignored     uint64 `json:"ignored"`     // keys that are no names of configuration, each time that one came
-	StateWrites uint64 `json:"stateWrites"` // of the state file
+	Keys        int    `json:"keys"`        // current number, including the fallback file's
+	Bound       int    `json:"bound"`       // bound values
+	Following   int    `json:"following"`   // functions called on changes
+	Updates     uint64 `json:"updates"`     // revisions applied
+	Decodes     uint64 `json:"decodes"`     // decodings of bound values
+	BadValues   uint64 `json:"badValues"`   // invalid values received
+	Bad         int    `json:"bad"`         // bound values whose latest state is invalid
+	Panics      uint64 `json:"panics"`      // of callbacks and of methods of values
+	Folded      uint64 `json:"folded"`      // changes merged or dropped because a callback was slow
+	Ignored     uint64 `json:"ignored"`     // keys received that are not valid names
+	StateWrites uint64 `json:"stateWrites"` // writes of the state file
 	StateErrors uint64 `json:"stateErrors"` // failed writes of the state file
 }

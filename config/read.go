@@ -12,9 +12,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// All yields every key with the bytes that are in force, in key order, all of one revision, however long the loop takes.
-// The bytes are shared: do not change them. A key that only the environment has is not among them, because its name
-// cannot be told from the variable's. It sends nothing.
+// All yields every key and its effective value in key order, all of one revision. Do not modify the
+// bytes. Keys set by the environment only are missing, because a variable's name does not determine
+// its key. It sends nothing.
 func (s *Source) All() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		s.mu.RLock()
@@ -35,7 +35,8 @@ func (s *Source) Keys() []string {
 	return s.layers.keys("", false)
 }
 
-// Provenance says where the value of key comes from that is in force: Defaults where there is none. It sends nothing.
+// Provenance returns the origin of key's effective value, or Defaults if there is none. It sends
+// nothing.
 func (s *Source) Provenance(key string) Provenance {
 	it, ok := s.lookup(key)
 	if !ok {
@@ -50,9 +51,9 @@ func (s *Source) lookup(key string) (item, bool) {
 	return s.layers.lookup(key)
 }
 
-// Get decodes the value of key, in the encoding of T that the package comment lists: kv.ErrNotFound if there is none, a
-// [*BadValueError] if it is bad. It reads memory, sends nothing, and decodes each time: what is asked for often is for
-// [Bind].
+// Get decodes the value of key with the encoding of T listed in the package documentation. It
+// returns kv.ErrNotFound if there is none and a [*BadValueError] if it is invalid. It reads memory,
+// sends nothing, and decodes on each call; use [Bind] for values that are read often.
 func Get[T any](s *Source, key string) (T, error) {
 	v, err := get[T](s, key)
 	if err != nil {
@@ -62,7 +63,8 @@ func Get[T any](s *Source, key string) (T, error) {
 	return v, nil
 }
 
-// GetOr is Get that returns def where there is no value or a bad one. A bad one is reported, once.
+// GetOr is like Get, but returns def if the value is missing or invalid. An invalid value is
+// reported once.
 func GetOr[T any](s *Source, key string, def T) T {
 	v, err := get[T](s, key)
 	if err == nil {
@@ -77,7 +79,7 @@ func GetOr[T any](s *Source, key string, def T) T {
 
 func get[T any](s *Source, key string) (v T, err error) {
 	if s == nil {
-		return v, invalid("no source")
+		return v, invalid("nil source")
 	}
 	if err := keyspace.Name(key); err != nil {
 		return v, err
@@ -101,10 +103,10 @@ func get[T any](s *Source, key string) (v T, err error) {
 	return v, nil
 }
 
-// checkKey is the check of a key that is about to be sent.
+// checkKey returns an error if the source is closed or key must not be sent.
 func (s *Source) checkKey(key string) error {
 	if s == nil {
-		return invalid("no source")
+		return invalid("nil source")
 	}
 	if err := s.checkOpen(); err != nil {
 		return err

@@ -8,31 +8,31 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// report is what the error handler is told.
+// report holds the arguments of the error handler.
 type report struct {
 	key string
 	rev int64
 	err error
 }
 
-// keepNewerHalf folds reports: the latest are of more use.
+// keepNewerHalf drops the older half: the latest reports are the most useful.
 func keepNewerHalf(queue []report) []report { return queue[len(queue)/2:] }
 
-// report tells the log and the handler of what went wrong where nobody can be returned an error. key is "" where it is
-// about a file.
+// report logs a background error and passes it to the error handler. key is "" if the error
+// concerns a file.
 func (s *Source) report(key string, rev int64, err error) {
 	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(key, rev, err)...)
 	s.callErrorHandler(key, rev, err)
 }
 
-// callErrorHandler tells the error handler.
+// callErrorHandler queues a call of the error handler.
 func (s *Source) callErrorHandler(key string, rev int64, err error) {
 	if s.errorQueue != nil {
 		s.folded.Add(uint64(s.errorQueue.push(report{key, rev, err}))) //nolint:gosec // not negative
 	}
 }
 
-// attrs returns the attributes of a log record that have a value.
+// attrs returns log attributes, omitting those without a value.
 func (s *Source) attrs(key string, rev int64, err error) []slog.Attr {
 	attrs := []slog.Attr{slog.String("dir", errs.Short(s.dir))}
 	if key != "" {
@@ -47,8 +47,8 @@ func (s *Source) attrs(key string, rev int64, err error) []slog.Attr {
 	return attrs
 }
 
-// reportBadValue tells of a value at a key or dir that cannot be used. err consists of [BadValueError]s; those of a dir are
-// told one by one. The log is told only when the value was good before.
+// reportBadValue reports an invalid value of a key or directory. The error handler is called for
+// each key; the error is logged only if the previous value was valid.
 func (s *Source) reportBadValue(at string, first bool, err error) {
 	var rev int64
 	for _, bad := range listBad(err) {
@@ -61,12 +61,12 @@ func (s *Source) reportBadValue(at string, first bool, err error) {
 	}
 }
 
-// reportGoodAgain logs the end of what badValue has logged.
+// reportGoodAgain logs the end of what reportBadValue has logged.
 func (s *Source) reportGoodAgain(at string) {
 	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config can be used again", s.attrs(at, 0, nil)...)
 }
 
-// reportBadOnce is badValue for who may find the same value again and again.
+// reportBadOnce is like reportBadValue, but ignores repeated reports of one revision.
 func (s *Source) reportBadOnce(err *BadValueError) {
 	s.mu.Lock()
 	last, seen := s.reportedBad[err.Key]
@@ -78,10 +78,10 @@ func (s *Source) reportBadOnce(err *BadValueError) {
 	}
 }
 
-// clearReportedBad ends what badOnce has told of.
+// clearReportedBad ends what reportBadOnce has reported.
 func (s *Source) clearReportedBad(key string) {
 	if !s.hasReportedBad.Load() {
-		return // nothing was told
+		return // nothing was reported
 	}
 	s.mu.Lock()
 	_, seen := s.reportedBad[key]
@@ -93,7 +93,7 @@ func (s *Source) clearReportedBad(key string) {
 	}
 }
 
-// runCallback calls a function of the user's that nobody waits for.
+// runCallback calls a user's function and logs its panic.
 func (s *Source) runCallback(what, key string, f func()) {
 	if err := callSafely(f); err != nil {
 		s.panics.Add(1)
@@ -104,6 +104,6 @@ func (s *Source) runCallback(what, key string, f func()) {
 		if p, ok := errors.AsType[*PanicError](err); ok {
 			attrs = append(attrs, slog.String("stack", string(p.Stack)))
 		}
-		s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelError, "config has called a function that panicked", attrs...)
+		s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelError, "callback panicked", attrs...)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// History yields the values that key has had, the newest first, back to when it was created last. It ends with
-// kv.ErrCompacted where etcd has forgotten the rest, and is kv.ErrNotFound if the key is absent now. One RPC for each
-// entry; leaving the loop ends it.
+// History yields the values of key, newest first, back to its last creation. The last error is
+// kv.ErrCompacted if older values were compacted, and kv.ErrNotFound if key does not exist. It
+// costs one RPC per value; leaving the loop ends it.
 func (s *Source) History(ctx context.Context, key string) iter.Seq2[kv.Entry[[]byte], error] {
 	return func(yield func(kv.Entry[[]byte], error) bool) {
 		if err := s.checkKey(key); err != nil {
@@ -30,10 +30,12 @@ func (s *Source) History(ctx context.Context, key string) iter.Seq2[kv.Entry[[]b
 	}
 }
 
-// Rollback writes the value again that key had at revision rev, on condition that nobody changes the key meanwhile:
-// kv.ErrConflict otherwise. It also brings back a key that was deleted since; [Change].Revision - 1 is when it was there
-// last. It is kv.ErrNotFound if key was absent at rev, kv.ErrCompacted if etcd has forgotten it. Where rev is what the
-// key stands at, nothing is written. It returns when this process shows it, as [Set] does. Three RPCs.
+// Rollback writes the value that key had at revision rev. It returns kv.ErrConflict if another
+// writer changes the key at the same time, kv.ErrNotFound if key did not exist at rev, and
+// kv.ErrCompacted if the revision was compacted. A deleted key is created again; it last existed at
+// the revision before that of the deletion's [Change]. If rev is the current value's revision,
+// nothing is written. Like [Set], Rollback returns once this process shows the value. It costs
+// three RPCs.
 func (s *Source) Rollback(ctx context.Context, key string, rev int64) (newRev int64, err error) {
 	const op = "roll back"
 	if err := s.checkKey(key); err != nil {

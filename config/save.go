@@ -5,13 +5,14 @@ import (
 	"time"
 )
 
-// saveInterval is how much time passes between a change and the write of the state file, and so between writes.
+// saveInterval is the delay between a change and the write of the state file, and the minimum
+// between two writes.
 const saveInterval = time.Second
 
-// saveRetryInterval is how much time passes between a write that has failed and the next.
+// saveRetryInterval is the delay after a failed write.
 const saveRetryInterval = 10 * time.Second
 
-// markStateDirty says that the state file is out of date.
+// markStateDirty schedules a write of the state file.
 func (s *Source) markStateDirty() {
 	select {
 	case s.stateDirty <- struct{}{}:
@@ -30,11 +31,11 @@ func (s *Source) saveLoop() {
 		case <-s.ctx.Done():
 			return
 		}
-		pause.Reset(wait) // other changes come along
+		pause.Reset(wait) // collect further changes
 		select {
 		case <-pause.C:
 		case <-s.ctx.Done():
-			return // Close writes it
+			return // finalSave follows
 		}
 		wait = saveInterval
 		if err := s.save(); err != nil {
@@ -45,7 +46,7 @@ func (s *Source) saveLoop() {
 	}
 }
 
-// finalSave writes the state file at the end, be it only for the time that it tells.
+// finalSave writes the state file on Close, if only to update its time.
 func (s *Source) finalSave() error {
 	if !s.options.hasState {
 		return nil
@@ -57,7 +58,7 @@ func (s *Source) finalSave() error {
 func (s *Source) save() error {
 	etcd, rev, live := s.lastGood()
 	if !live {
-		return nil // the file is as good as what is in memory, and says how old that is
+		return nil // the file already holds this state, with its true age
 	}
 	b, err := formatState(s.dir, rev, time.Now().Add(-s.replica.Load().Age()), etcd)
 	if err == nil {
@@ -71,7 +72,8 @@ func (s *Source) save() error {
 	return nil
 }
 
-// lastGood is etcd's state, with what bound values can use in the place of what they cannot, all as of one revision.
+// lastGood returns etcd's state at one revision, with the last valid state of each bound value
+// whose current state is invalid.
 func (s *Source) lastGood() (etcd layer, rev int64, live bool) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()

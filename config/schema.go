@@ -11,31 +11,32 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// field is a field that has a key of its own, or, if it is a dir, a map with a key for each entry.
+// field is a struct field stored under a key of its own or, if dir is set, a map with one key per
+// entry.
 type field struct {
-	name        string // below the dir
+	name        string // key, relative to the directory
 	index       []int
-	goName      string // as Go has it, for messages
+	goName      string // Go name, for error messages
 	format      format
-	document    bool // JSON, whatever the type
+	document    bool // always JSON, whatever the type
 	dir         bool
-	scalar      bool // of a dir: each entry is a number, a boolean or a duration
+	scalar      bool // dir only: entries are numbers, booleans or durations
 	required    bool
 	defaultText string
 	hasDefault  bool
 }
 
-// schema says which keys below a dir fill which fields of a struct.
+// schema maps the keys below a directory to the fields of a struct.
 type schema struct {
 	fields []field
 	byName map[string]int
-	dirs   []int // leaves that are maps
+	dirs   []int // fields with dir set
 }
 
-// newSchema makes the plan of a type; all that is wrong with it is the error.
+// newSchema returns the schema of t, or an error that joins everything wrong with t.
 func newSchema(t reflect.Type, strict bool) (*schema, error) {
 	if t.Kind() != reflect.Struct {
-		return nil, invalid("%v is no struct", t)
+		return nil, invalid("%v is not a struct", t)
 	}
 	s := &schema{byName: make(map[string]int)}
 	var validationErrs []error
@@ -49,12 +50,13 @@ func newSchema(t reflect.Type, strict bool) (*schema, error) {
 		}
 	}
 	if len(s.fields) == 0 && len(validationErrs) == 0 {
-		validationErrs = append(validationErrs, invalid("%v has no field that can be set", t))
+		validationErrs = append(validationErrs, invalid("%v has no settable field", t))
 	}
 	return s, errors.Join(validationErrs...)
 }
 
-// register enters a leaf under its name, which must be its own.
+// register adds a field to byName. It returns an error if its key is invalid, taken, or below a
+// map's.
 func (s *schema) register(i int) error {
 	l := s.fields[i]
 	if err := keyspace.Name(l.name); err != nil {
@@ -72,7 +74,7 @@ func (s *schema) register(i int) error {
 	return nil
 }
 
-// addFields makes leaves of the fields of a struct that lies at prefix.
+// addFields adds the fields of struct t, whose keys start with prefix.
 func (s *schema) addFields(t reflect.Type, prefix string, index []int, f format, above []string, validationErrs *[]error) {
 	for i := range t.NumField() {
 		sf := t.Field(i)
@@ -93,9 +95,9 @@ func (s *schema) addFields(t reflect.Type, prefix string, index []int, f format,
 		case group && sf.Anonymous && !tag.named:
 			s.addFields(sf.Type, prefix, at, f, path, validationErrs)
 		case group && (tag.required || tag.hasDefault):
-			err := invalid("field %s: a struct of keys is neither required nor has it a default", strings.Join(path, "."))
+			err := invalid("field %s: a struct with keys of its own cannot be required or have a default", strings.Join(path, "."))
 			*validationErrs = append(*validationErrs, err)
-		case group: // also an embedded one of an unexported type: its fields can be set
+		case group: // includes embedded structs of unexported types, whose fields are settable
 			s.addFields(sf.Type, prefix+tag.name+"/", at, f, path, validationErrs)
 		default:
 			l := field{
@@ -114,20 +116,21 @@ func (s *schema) addFields(t reflect.Type, prefix string, index []int, f format,
 	}
 }
 
-// isNested reports whether a type is a struct whose fields have keys of their own, and not one that reads itself.
+// isNested reports whether t is a struct whose fields have keys of their own, that is, one that
+// does not decode itself.
 func isNested(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && encodingOf(t) == asDocument &&
 		!reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
 }
 
-// check refuses fields that nothing can be decoded into, and defaults that are bad values.
+// check returns an error if no value can be decoded into t or if the default is invalid.
 func (f *field) check(t reflect.Type) error {
 	if f.dir {
 		if t.Kind() != reflect.Map || t.Key().Kind() != reflect.String {
 			return errors.New(`only a map with string keys can be a "dir"`)
 		}
 		if f.required || f.hasDefault {
-			return errors.New(`a "dir" is neither required nor has it a default`)
+			return errors.New(`a "dir" cannot be required or have a default`)
 		}
 		return checkType(t.Elem())
 	}
@@ -146,7 +149,7 @@ func (f *field) check(t reflect.Type) error {
 	return nil
 }
 
-// decode reads the value of a leaf.
+// decode decodes the value of a field into v.
 func (f *field) decode(it item, v reflect.Value) (err error) {
 	if p := callSafely(func() {
 		if f.document {
@@ -160,7 +163,7 @@ func (f *field) decode(it item, v reflect.Value) (err error) {
 	return err
 }
 
-// encode writes the value of a leaf.
+// encode returns the stored form of v.
 func (f *field) encode(v reflect.Value) (b []byte, err error) {
 	if p := callSafely(func() {
 		if f.document {
@@ -174,7 +177,7 @@ func (f *field) encode(v reflect.Value) (b []byte, err error) {
 	return b, err
 }
 
-// tag is what the tags of a field say.
+// tag is a parsed struct tag.
 type tag struct {
 	name        string
 	named       bool
@@ -186,8 +189,8 @@ type tag struct {
 	hasDefault  bool
 }
 
-// parseTag reads `config:"name,required"` and `default:"value"`. Where the config tag has no name, that of the json tag
-// holds.
+// parseTag parses `config:"name,required"` and `default:"value"`. Without a name in the config tag,
+// the json tag's name is used.
 func parseTag(sf reflect.StructField) (tag, error) {
 	text, hasConfig := sf.Tag.Lookup("config")
 	if text == "-" || (!hasConfig && sf.Tag.Get("json") == "-") {
@@ -213,13 +216,14 @@ func parseTag(sf reflect.StructField) (tag, error) {
 		case "dir":
 			t.dir = true
 		default:
-			return t, invalid("the tag %q has %q, which is neither required, nor json, nor dir", text, word)
+			return t, invalid("the tag %q has %q, want required, json or dir", text, word)
 		}
 	}
 	return t, nil
 }
 
-// kebab is the name of a field without a tag: "MaxConns" is "max-conns", "HTTPPort" is "http-port".
+// kebab returns the key of an untagged field: "MaxConns" becomes "max-conns", "HTTPPort" becomes
+// "http-port".
 func kebab(name string) string {
 	var b strings.Builder
 	runes := []rune(name)

@@ -14,74 +14,77 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Source is the configuration below a dir, in memory and followed. It is safe for concurrent use.
+// A Source holds the configuration below a directory in memory and keeps it up to date. It is safe
+// for concurrent use.
 type Source struct {
 	dir               string
-	store             *kv.Store // below the dir
+	store             *kv.Store // rooted at dir
 	options           options
 	openedAt          time.Time
-	saved             savedState // what the state file had at Open
-	fallbackWrittenAt time.Time  // when the fallback file was written
+	saved             savedState // state file as read by Open
+	fallbackWrittenAt time.Time  // modification time
 
-	ctx       context.Context //nolint:containedctx // the life of all goroutines
+	ctx       context.Context //nolint:containedctx // of all goroutines
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
 
 	replica    atomic.Pointer[cache.Replica[[]byte]]
-	errorQueue *listenerQueue[report] // nil without a handler
-	stateDirty chan struct{}          // holds one: the state file is out of date
+	errorQueue *listenerQueue[report] // nil without an error handler
+	stateDirty chan struct{}          // capacity 1; set when the state file is out of date
 
-	applyMu sync.Mutex // held while a revision is taken over, before mu: until then, bound values are behind the layers
+	applyMu sync.Mutex // held while a revision is applied; locked before mu
 
 	mu              sync.RWMutex
-	layers          layers // changed by take alone
+	layers          layers // written by applyRevision only
 	origin          Origin
-	appliedRevision int64         // everything that depends on this revision was told of it
-	applied         chan struct{} // closed when shown has changed
+	appliedRevision int64         // last revision passed to every bound value and follower
+	applied         chan struct{} // closed and replaced when appliedRevision changes
 	connectErr      error         // why etcd has not been reached yet
 	closed          bool
 	boundValues     []boundValue
 	listeners       map[*listener]struct{}
 	callbacks       map[callbackRunner]struct{}
-	reportedBad     map[string]int64  // by key: the revision of the last bad value that GetOr has reported
-	variables       map[string]string // by variable of the environment: the bound key that it overrides
+	reportedBad     map[string]int64  // key to the revision of the last bad value reported by GetOr
+	variables       map[string]string // environment variable to the bound key it overrides
 
-	hasReportedBad atomic.Bool // reported is not empty
+	hasReportedBad atomic.Bool // len(reportedBad) > 0
 
 	updates, decodes, badValues, panics, folded, ignored, stateWrites, stateErrors atomic.Uint64
 }
 
-// boundValue is a Value of any type.
+// boundValue is a [Value] of any type.
 type boundValue interface {
-	// covers reports whether a key belongs to it.
+	// covers reports whether key belongs to the value.
 	covers(key string) bool
-	// update takes over what the layers have at rev; tell tells those who follow it.
+	// update decodes the layers at rev. The returned function notifies followers.
 	update(l *layers, rev int64) (tell func())
-	// restoreLastGood makes an etcd layer that it can use of one that it cannot.
+	// restoreLastGood replaces the value's keys in etcd by those of its last valid value.
 	restoreLastGood(etcd layer)
-	// Err is why it cannot.
+	// Err returns why the current value is not the latest one.
 	Err() error
 }
 
-// callbackRunner is a tail of any type.
+// callbackRunner is a listenerQueue of any type.
 type callbackRunner interface {
 	close()
 	ended() <-chan struct{}
 }
 
-// closeTimeout is how long Close waits for functions of the user.
+// closeTimeout bounds how long Close waits for running callbacks.
 const closeTimeout = 5 * time.Second
 
-// Open reads the configuration below dir and follows it. It costs a streamed list, and a server-side watch that it shares
-// with whoever watches the same dir through the client's watcher.
+// Open reads the configuration below dir and follows its changes. It costs one streamed list and
+// one server-side watch, which is shared with other watches of dir by the same client.
 //
-// ctx bounds Open alone. Without a file it waits for etcd as long as ctx allows, and without a deadline until nothing has
-// happened for 10 s. With a [WithStateFile] that has a state, a [WithFallbackFile] or [WithStartOnDefaults] it waits for
-// 5 s or half of the time that ctx leaves, whichever is shorter, then starts from the first of these three, and takes
-// over etcd's state when etcd answers. Use a client made by etcdkit.OpenLazy for that. [Source.Status] says where it
-// stands. A refusal (no permission, a wrong password) is an error in any case.
+// ctx bounds Open only. Without a file, Open waits for etcd until ctx ends or, if ctx has no
+// deadline, until etcd has been silent for 10 s. With a [WithStateFile] that has a state, a
+// [WithFallbackFile] or [WithStartOnDefaults], Open waits for 5 s or half of the time left to ctx,
+// whichever is shorter. It then starts from the first of these three, in this order, and switches
+// to etcd's state when etcd answers. For this, use a client created by etcdkit.OpenLazy.
+// [Source.Status] reports the origin in use. A refusal by etcd, such as ErrPermission or a wrong
+// password, always fails Open.
 func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, error) {
 	set, err := newOptions(c, dir, o)
 	if err == nil && ctx == nil {
@@ -95,14 +98,14 @@ func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, erro
 		err = s.start(ctx, c)
 	}
 	if err != nil {
-		_ = s.Close() // err says what matters
+		_ = s.Close() // err is the cause
 		return nil, opError("open", dir, err)
 	}
 	return s, nil
 }
 
 func newSource(c Client, dir string, set *options) *Source {
-	dir, _ = keyspace.Dir(dir) // newSettings has checked it
+	dir, _ = keyspace.Dir(dir) // validated by newOptions
 	s := &Source{
 		dir: dir, store: c.KV().Namespace(dir), options: *set, openedAt: time.Now(), origin: Defaults,
 		stateDirty: make(chan struct{}, 1), applied: make(chan struct{}),
@@ -122,9 +125,10 @@ func newSource(c Client, dir string, set *options) *Source {
 	return s
 }
 
-// Close ends the watch, writes the state file, and waits for the functions given to Follow and [WithErrorHandler], which
-// must not call it: 5 s at the most; then the error matches context.DeadlineExceeded. It is idempotent. Afterwards what
-// reads from memory goes on with the last state, and everything else returns [ErrClosed].
+// Close stops following etcd, writes the state file, and waits up to 5 s for running callbacks of
+// Follow and [WithErrorHandler]. If one is still running, the error matches
+// context.DeadlineExceeded. Callbacks must not call Close. Close is idempotent. After Close,
+// methods that read memory continue to return the last state; all others return [ErrClosed].
 func (s *Source) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
@@ -144,7 +148,7 @@ func (s *Source) Close() error {
 	return s.closeErr
 }
 
-// stopCallbacks ends all functions that are told of something.
+// stopCallbacks ends all listener queues and waits for running callbacks.
 func (s *Source) stopCallbacks() error {
 	s.mu.Lock()
 	all := make([]callbackRunner, 0, len(s.callbacks))
@@ -169,7 +173,7 @@ func (s *Source) stopCallbacks() error {
 	return nil
 }
 
-// startCallback starts a tail, and returns what stops it. forget is called first then.
+// startCallback runs t and returns a function that stops it, which calls forget first.
 func (s *Source) startCallback(t callbackRunner, run, forget func()) (stop func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,7 +194,7 @@ func (s *Source) startCallback(t callbackRunner, run, forget func()) (stop func(
 	}, true
 }
 
-// checkOpen is ErrClosed after Close.
+// checkOpen returns ErrClosed after Close.
 func (s *Source) checkOpen() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -200,7 +204,8 @@ func (s *Source) checkOpen() error {
 	return nil
 }
 
-// Status says where what the source shows comes from, how old it is, and why it is no better. It sends nothing.
+// Status returns the origin, the revision and the age of the configuration in use. It sends
+// nothing.
 func (s *Source) Status() Status {
 	s.mu.RLock()
 	st := Status{Origin: s.origin, Revision: s.appliedRevision, Err: s.connectErr}
@@ -223,7 +228,7 @@ func (s *Source) Status() Status {
 	return st
 }
 
-// Stats returns the counters. It sends nothing.
+// Stats returns the source's counters. It sends nothing.
 func (s *Source) Stats() Stats {
 	s.mu.RLock()
 	bounds := s.boundValues

@@ -160,8 +160,8 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		name, text string
 		call       func() error
 	}{
-		{"no client", "no client", func() error { _, err := config.Open(t.Context(), nil, "conf"); return err }},
-		{"a client without parts", "no client", func() error { _, err := config.Open(t.Context(), parts{}, "conf"); return err }},
+		{"no client", "client is nil", func() error { _, err := config.Open(t.Context(), nil, "conf"); return err }},
+		{"a client without parts", "client is nil", func() error { _, err := config.Open(t.Context(), parts{}, "conf"); return err }},
 		{"a nil context", "nil context", func() error {
 			_, err := config.Open(nil, p, "conf") //nolint:staticcheck // what is tested
 			return err
@@ -171,7 +171,7 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		{"a fallback file that is not there", "no such file", opening(config.WithFallbackFile(t.TempDir() + "/none.yaml"))},
 		{"a state file without a name", "WithStateFile: no path", opening(config.WithStateFile(""))},
 		{"a state file in no directory", "no such file", opening(config.WithStateFile(t.TempDir() + "/none/state.json"))},
-		{"a state file that is a directory", "no regular file", opening(config.WithStateFile(t.TempDir()))},
+		{"a state file that is a directory", "not a regular file", opening(config.WithStateFile(t.TempDir()))},
 		{"an environment without a prefix", "SHOP", opening(config.WithEnvironment(""))},
 		{"a prefix in lower case", "SHOP", opening(config.WithEnvironment("shop"))},
 		{"a limit of nothing", "0 bytes", opening(config.WithMaxValueBytes(0))},
@@ -180,13 +180,13 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		{"get of a key that is not UTF-8", "UTF-8", func() error { _, err := config.Get[int](s, "a\xff"); return err }},
 		{"get of a channel", "cannot be stored", func() error { _, err := config.Get[chan int](s, "key"); return err }},
 		{"set of a function", "cannot be stored", func() error { _, err := config.Set(t.Context(), s, "key", func() {}); return err }},
-		{"set of a nil pointer", "no value", func() error { _, err := config.Set[*int](t.Context(), s, "key", nil); return err }},
+		{"set of a nil pointer", "cannot be stored", func() error { _, err := config.Set[*int](t.Context(), s, "key", nil); return err }},
 		{"set of a key that is a dir", "dir/", func() error { _, err := config.Set(t.Context(), s, "dir/", 1); return err }},
 		{"set of more than etcd takes", "the limit is", func() error { _, err := config.Set(t.Context(), s, "key", make([]byte, 2<<20)); return err }},
 		{"delete of an empty key", "empty", func() error { _, err := s.Delete(t.Context(), ""); return err }},
 		{"rollback to a revision that never is", "revision", func() error { _, err := s.Rollback(t.Context(), "key", -1); return err }},
-		{"no source", "no source", func() error { _, err := config.Get[int](nil, "key"); return err }},
-		{"set of no source", "no source", func() error { _, err := config.Set(t.Context(), nil, "key", 1); return err }},
+		{"no source", "nil source", func() error { _, err := config.Get[int](nil, "key"); return err }},
+		{"set of no source", "nil source", func() error { _, err := config.Set(t.Context(), nil, "key", 1); return err }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -11,14 +11,14 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// The pace of starting without etcd.
+// Timing of a start without etcd.
 const (
-	startTimeout = 5 * time.Second // how long Open waits for etcd where it can start without
+	startTimeout = 5 * time.Second // how long Open waits for etcd if it can start without it
 	minBackoff   = 100 * time.Millisecond
 	maxBackoff   = 5 * time.Second
 )
 
-// readFiles fills the layers from the files.
+// readFiles loads the fallback file and the state file.
 func (s *Source) readFiles() error {
 	if s.options.hasFallback {
 		fallback, written, err := readFallback(s.options.fallback)
@@ -43,7 +43,7 @@ func (s *Source) readFiles() error {
 	return nil
 }
 
-// start begins to follow etcd, at once or, where there is something to start from, later.
+// start connects to etcd now or, if there is something to start from, in the background.
 func (s *Source) start(ctx context.Context, c Client) error {
 	if err := retry.ContextError(ctx); err != nil {
 		return err
@@ -53,7 +53,7 @@ func (s *Source) start(ctx context.Context, c Client) error {
 	if canStartWithout {
 		wait := startTimeout
 		if end, ok := ctx.Deadline(); ok {
-			wait = min(wait, time.Until(end)/2) //nolint:mnd // half of it is for the rest of the program
+			wait = min(wait, time.Until(end)/2) //nolint:mnd // leave the rest to the program
 		}
 		openCtx, cancel = context.WithTimeout(ctx, wait)
 	}
@@ -62,9 +62,9 @@ func (s *Source) start(ctx context.Context, c Client) error {
 	switch {
 	case err == nil:
 	case !canStartWithout, errors.Is(ctx.Err(), context.Canceled), isPermanent(err):
-		return err // a deadline that has passed meanwhile is what a start without etcd is for
+		return err // a passed deadline is a reason to start without etcd
 	default:
-		s.options.logger.WarnContext(ctx, "config starts without etcd", "dir", s.dir, "origin", s.origin.String(), "error", err)
+		s.options.logger.WarnContext(ctx, "starting without etcd", "dir", s.dir, "origin", s.origin.String(), "error", err)
 		s.connectErr = err
 		s.wg.Go(func() { s.reconnect(c) })
 	}
@@ -74,7 +74,7 @@ func (s *Source) start(ctx context.Context, c Client) error {
 	return nil
 }
 
-// isPermanent reports whether waiting is of no use.
+// isPermanent reports whether retrying is pointless.
 func isPermanent(err error) bool {
 	for _, is := range []error{errs.Invalid, errs.Permission, errs.Unauthenticated, errs.Closed} {
 		if errors.Is(err, is) {
@@ -84,7 +84,7 @@ func isPermanent(err error) bool {
 	return false
 }
 
-// connect opens the replica, and returns when its state was taken over.
+// connect opens the replica and returns once its state has been applied.
 func (s *Source) connect(ctx context.Context, c Client) error {
 	r, err := cache.OpenReplica(ctx, c, s.dir, kv.Bytes(), cache.WithLogger(s.options.logger))
 	if err != nil {
@@ -100,11 +100,11 @@ func (s *Source) connect(ctx context.Context, c Client) error {
 		}
 		s.applyRevision(rev, changes, whole)
 	})
-	<-taken // what it waits for is in memory
+	<-taken // no RPC: the state is in memory
 	return nil
 }
 
-// reconnect tries until etcd answers.
+// reconnect calls connect until it succeeds or s is closed.
 func (s *Source) reconnect(c Client) {
 	wait := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	wait.Reset()
@@ -118,7 +118,7 @@ func (s *Source) reconnect(c Client) {
 		}
 		err := s.connect(s.ctx, c)
 		if err == nil {
-			s.options.logger.WarnContext(s.ctx, "config has reached etcd", "dir", s.dir)
+			s.options.logger.WarnContext(s.ctx, "reached etcd", "dir", s.dir)
 			return
 		}
 		s.mu.Lock()
@@ -127,7 +127,7 @@ func (s *Source) reconnect(c Client) {
 		if s.ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, errs.Closed) { // the client's, for ever
+		if errors.Is(err, errs.Closed) { // the client's, permanently
 			s.report("", 0, err)
 			return
 		}

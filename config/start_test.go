@@ -182,11 +182,11 @@ func TestOpen_ReturnsErrPermission(t *testing.T) {
 func TestStateFile_InvalidOneIsReported(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{
-		"it is cut off":            `{"format":"etcdkit config 1","dir":"conf/","values":{"rate"`,
-		"it is something else":     `{"format":"else","dir":"conf/"}`,
-		"it is of another dir":     `{"format":"etcdkit config 1","dir":"other/"}`,
-		"it holds what is no name": `{"format":"etcdkit config 1","dir":"conf/","values":{"a//b":{"text":"1"}}}`,
-		"it holds no base64":       `{"format":"etcdkit config 1","dir":"conf/","values":{"a":{"base64":"!"}}}`,
+		"it is cut off":                 `{"format":"etcdkit config 1","dir":"conf/","values":{"rate"`,
+		"it is something else":          `{"format":"else","dir":"conf/"}`,
+		"written for another directory": `{"format":"etcdkit config 1","dir":"other/"}`,
+		"it holds what is no name":      `{"format":"etcdkit config 1","dir":"conf/","values":{"a//b":{"text":"1"}}}`,
+		"it holds no base64":            `{"format":"etcdkit config 1","dir":"conf/","values":{"a":{"base64":"!"}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -209,11 +209,11 @@ func TestFallbackFile_InvalidOneFailsOpen(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	for name, c := range map[string]struct{ file, content, text string }{
-		"no mapping":                          {"f.yaml", "- a\n", "no mapping"},
+		"not a mapping":                       {"f.yaml", "- a\n", "not a mapping"},
 		"no YAML":                             {"f.yaml", "a: [\n", "YAML: line 1: a bracket, comma or indentation is not where it belongs"},
 		"a key twice":                         {"f.yaml", "a: 1\na: 2\n", "line 2: a field is already set"},
 		"a JSON key twice":                    {"f.json", `{"a": 1, "a": 2}`, `field "a" is already set`},
-		"a key that YAML takes for a boolean": {"f.yaml", "on: 1\n", "the key true is no text"},
+		"a key that YAML takes for a boolean": {"f.yaml", "on: 1\n", "YAML key true is not a string"},
 		"no JSON":                             {"f.json", `{"a": 1,`, "ends too early"},
 		"more than one JSON":                  {"f.json", `{"a": 1} {}`, "something follows"},
 		"null":                                {"f.yaml", "a:\n", "leave it out"},

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// stateFormat is what a state file says that it is.
+// stateFormat identifies the format and its version.
 const stateFormat = "etcdkit config 1"
 
 // stateFile is the content of a state file.
@@ -27,22 +27,22 @@ type stateFile struct {
 	Values   map[string]stateValue `json:"values"`
 }
 
-// stateValue is one value: text where it is UTF-8, so that people can read the file.
+// stateValue is one value. UTF-8 is stored as text to keep the file readable.
 type stateValue struct {
 	Text     string `json:"text,omitempty"`
 	Base64   string `json:"base64,omitempty"`
 	Revision int64  `json:"revision"`
 }
 
-// savedState is a state that was read from a file.
+// savedState is the state read from a file.
 type savedState struct {
 	etcd layer
 	rev  int64
 	at   time.Time
-	ok   bool // there was one
+	ok   bool // the file exists and is valid
 }
 
-// readState reads a state file. That there is none is no error.
+// readState reads a state file. It returns the zero value if the file does not exist.
 func readState(path, dir string) (savedState, error) {
 	b, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
 	if errors.Is(err, fs.ErrNotExist) {
@@ -61,7 +61,7 @@ func readState(path, dir string) (savedState, error) {
 	return out, nil
 }
 
-// parseState reads the content of a state file of dir.
+// parseState parses the state file of dir.
 func parseState(b []byte, dir string) (savedState, error) {
 	var f stateFile
 	if err := json.Unmarshal(b, &f); err != nil {
@@ -69,9 +69,9 @@ func parseState(b []byte, dir string) (savedState, error) {
 	}
 	switch {
 	case f.Format != stateFormat:
-		return savedState{}, errors.New("it is none, or one of another version")
+		return savedState{}, errors.New("not a state file, or of another version")
 	case f.Dir != dir:
-		return savedState{}, fmt.Errorf("it is of another dir, %q", f.Dir)
+		return savedState{}, fmt.Errorf("written for another directory, %q", f.Dir)
 	}
 	out := savedState{etcd: make(layer, len(f.Values)), rev: f.Revision, at: f.Saved, ok: true}
 	for key, v := range f.Values {
@@ -90,7 +90,7 @@ func parseState(b []byte, dir string) (savedState, error) {
 	return out, nil
 }
 
-// formatState is what parseState reads.
+// formatState is the inverse of parseState.
 func formatState(dir string, rev int64, at time.Time, etcd layer) ([]byte, error) {
 	f := stateFile{Format: stateFormat, Dir: dir, Revision: rev, Saved: at.UTC(), Values: make(map[string]stateValue, len(etcd))}
 	for key, it := range etcd {
@@ -105,11 +105,11 @@ func formatState(dir string, rev int64, at time.Time, etcd layer) ([]byte, error
 	return json.MarshalIndent(f, "", "  ")
 }
 
-// writeAtomically replaces a file, so that at any time, a power failure included, it is the old one or the new one. Only
-// its user may read it.
+// writeAtomically replaces a file, readable by its owner only. After a crash, power failures
+// included, the file holds either the old or the new content.
 func writeAtomically(path string, b []byte) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // with the mode 0600
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -127,19 +127,20 @@ func writeAtomically(path string, b []byte) error {
 	return nil
 }
 
-// removeLeftovers removes what writeAtomically has left where the process, or the machine, ended before the rename.
+// removeLeftovers removes temporary files of writeAtomically that a crash left behind.
 func removeLeftovers(path string) {
 	dir, prefix := filepath.Dir(path), "."+filepath.Base(path)+"."
-	entries, _ := os.ReadDir(dir) // whoever cannot read it may still write the file
+	entries, _ := os.ReadDir(dir) // an unreadable directory may still be writable
 	for _, e := range entries {
 		number, ok := strings.CutPrefix(e.Name(), prefix)
 		if ok && number != "" && strings.Trim(number, "0123456789") == "" && e.Type().IsRegular() {
-			_ = os.Remove(filepath.Join(dir, e.Name())) // it is of no use, and does no harm
+			_ = os.Remove(filepath.Join(dir, e.Name())) // harmless if it stays
 		}
 	}
 }
 
-// syncDir makes a rename last. Not every file system can do that, and the state is only a copy.
+// syncDir makes a rename durable. File systems that cannot do so are tolerated: the state is a
+// copy.
 func syncDir(dir string) {
 	if d, err := os.Open(dir); err == nil { //nolint:gosec // the path is the caller's
 		_ = d.Sync()

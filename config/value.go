@@ -12,38 +12,38 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Value is configuration that is decoded, and always there: the last state that was good. Make one with [Bind] or
-// [BindDir]. It lives as long as its source, so bind once, not for each request. It is safe for concurrent use.
+// A Value holds the last valid state of a key or directory, decoded. Create one with [Bind] or
+// [BindDir]. It lives as long as its source; bind once, not per request. It is safe for concurrent
+// use.
 type Value[T any] struct {
 	current atomic.Pointer[T]
 
 	src          *Source
 	path         string // the key, or the dir with its "/"
 	options      bindOptions[T]
-	schema       *schema // of a dir
-	defaultValue *T      // nil where there is none
+	schema       *schema // nil unless bound with BindDir
+	defaultValue *T      // nil without a default
 
 	mu        sync.Mutex
-	latest    []keyedItem // what was decoded last, good or bad
-	good      []keyedItem // what current was made of; the defaults are in no piece
+	latest    []keyedItem // decoded last, valid or not
+	good      []keyedItem // items of current; defaults have none
 	err       error
 	followers map[*listenerQueue[T]]struct{}
 }
 
-// Load returns the value: the last one that was good, or the default. It costs an atomic load and a copy of the value,
-// nothing is allocated. What the value refers to, such as maps and slices, is shared and read-only.
+// Load returns the last valid value, or the default. It costs an atomic load and a copy of the
+// value, and allocates nothing. Maps and slices in the value are shared; do not modify them.
 func (v *Value[T]) Load() T { return *v.current.Load() }
 
-// Err is nil while Load returns what the source has, and else why it returns something older: a [*BadValueError], or, for
-// a dir, an error that holds one for each bad key.
+// Err returns nil if Load returns the source's latest state. Otherwise it returns why that state is
+// invalid: a [*BadValueError] or, for a directory, an error wrapping one for each invalid key.
 func (v *Value[T]) Err() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.err
 }
 
-// Provenance says, for each key that Load's value was made of, where that came from. A key that is not in the list had
-// its default.
+// Provenance returns the origin of each key of Load's value. Keys at their default are missing.
 func (v *Value[T]) Provenance() []Provenance {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -58,12 +58,13 @@ func (p keyedItem) provenance() Provenance {
 	return Provenance{Key: p.key, Origin: p.origin, Revision: p.rev, Name: p.name}
 }
 
-// Follow calls f with the current value, and then with each later one after Load returns it, one at a time and in order,
-// in a goroutine of its own. When f is slow and 256 values wait, only the last of them stays. A panic of f is contained,
-// counted and logged, and the next value comes. After Close of the source, f is not called.
+// Follow calls f with the current value and then with each new value, in order and one at a time,
+// on a goroutine of its own. Load returns the new value before f is called with it. If f is slow
+// and 256 values are waiting, only the last one is kept. A panic of f is recovered, counted and
+// logged. f is not called after the source is closed.
 //
-// stop returns when no call runs any more and none will begin; called by f itself, or by another function that this
-// package has called, it does not wait. It is idempotent.
+// stop waits until f is no longer running; f is not called again. Called from f, or from another
+// callback of this package, it does not wait. stop is idempotent.
 func (v *Value[T]) Follow(f func(T)) (stop func()) {
 	if f == nil {
 		return func() {}
@@ -84,17 +85,18 @@ func (v *Value[T]) Follow(f func(T)) (stop func()) {
 	return stop
 }
 
-// keepLast folds values, each of which is all that a follower has to know.
+// keepLast returns the last value: each value supersedes the earlier ones.
 func keepLast[T any](queue []T) []T { return queue[len(queue)-1:] }
 
-// Set validates x and writes it, if it is good, with [Set] for a key. It returns when Load returns x, or what came after
-// it, or a few seconds after etcd has acknowledged it, when the watch is down. Where the environment overrides the key,
-// Load goes on to return that.
+// Set validates x and writes it, with [Set] if v is bound to a key. It returns once Load returns x
+// or a later value or, if the watch is down, a few seconds after etcd has acknowledged the write.
+// If the environment overrides the key, Load continues to return the variable's value.
 //
-// For a dir it writes the fields that differ from what the source has, bad ones included, in one transaction, and deletes
-// the keys of nil pointers and of map entries that x has not; options are refused then. A field that is as it was is not
-// written, so that a default stays a default. It is 0 and nil when there was nothing to write, and etcd had none of what
-// there was to delete. [Value.Update] also keeps what others write at the same time.
+// For a directory, Set writes the fields that differ from the source's state, and invalid ones, in
+// one transaction. It deletes the keys of nil pointers and of map entries that x lacks. Fields at
+// their default are not written unless they change. Options are refused. If there is nothing to
+// write, Set returns 0 and nil. Unlike Set, [Value.Update] preserves concurrent changes by other
+// writers.
 func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, err error) {
 	if err := v.validate(x); err != nil {
 		return 0, opError("set", v.path, err)
@@ -109,7 +111,7 @@ func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, 
 	return v.src.put(ctx, v.path, b, o)
 }
 
-// encode writes a value of a key.
+// encode returns the stored form of x.
 func (v *Value[T]) encode(x T) (b []byte, err error) {
 	if p := callSafely(func() {
 		if v.options.codec != nil {
@@ -124,7 +126,7 @@ func (v *Value[T]) encode(x T) (b []byte, err error) {
 	return b, err
 }
 
-// validate asks all functions given to WithValidate.
+// validate calls the functions given to WithValidate.
 func (v *Value[T]) validate(x T) error {
 	for _, f := range v.options.validate {
 		var err error
@@ -138,13 +140,13 @@ func (v *Value[T]) validate(x T) error {
 	return nil
 }
 
-// validationError is a refusal in the user's words.
+// validationError is an error returned by a user's validation function.
 type validationError struct{ err error }
 
 func (e *validationError) Error() string   { return ErrValidation.Error() + ": " + e.err.Error() }
 func (e *validationError) Unwrap() []error { return []error{ErrValidation, e.err} }
 
-// covers reports whether a key belongs to the value.
+// covers reports whether key belongs to the value.
 func (v *Value[T]) covers(key string) bool {
 	if v.schema == nil {
 		return key == v.path
@@ -157,7 +159,7 @@ func (v *Value[T]) covers(key string) bool {
 	return l != nil || v.options.strict
 }
 
-// items returns what the layers have for the value.
+// items returns the effective items of the value.
 func (v *Value[T]) items(l *layers) []keyedItem {
 	if v.schema == nil {
 		return l.pick([]string{v.path})
@@ -171,7 +173,7 @@ func (v *Value[T]) items(l *layers) []keyedItem {
 	for _, p := range out {
 		have[p.key] = true
 	}
-	for _, key := range v.schema.keys(v.path) { // those that only the environment has
+	for _, key := range v.schema.keys(v.path) { // includes keys set by the environment only
 		if it, ok := l.lookup(key); ok && !have[key] {
 			out = append(out, keyedItem{key, it})
 		}
@@ -179,7 +181,7 @@ func (v *Value[T]) items(l *layers) []keyedItem {
 	return out
 }
 
-// build decodes and validates. The error is a *BadValueError, or badValues.
+// build decodes and validates items. The error is a *BadValueError or a badValuesError.
 func (v *Value[T]) build(items []keyedItem) (out *T, err error) {
 	v.src.decodes.Add(1)
 	if out, err = v.decode(items); err != nil {
@@ -195,12 +197,12 @@ func (v *Value[T]) build(items []keyedItem) (out *T, err error) {
 	return out, nil
 }
 
-// decode is make without the validation.
+// decode is build without validation.
 func (v *Value[T]) decode(items []keyedItem) (*T, error) {
 	switch {
 	case v.schema != nil:
 		out := new(T)
-		*out = *v.defaultValue // a dir always has one
+		*out = *v.defaultValue // never nil for a directory
 		if bad := v.fill(out, items); bad != nil {
 			return nil, bad
 		}
@@ -213,7 +215,7 @@ func (v *Value[T]) decode(items []keyedItem) (*T, error) {
 	return nil, &BadValueError{Key: v.path, Err: kv.ErrNotFound}
 }
 
-// fill sets the fields of a struct to what the layers have for them.
+// fill sets the fields of into to the given items.
 func (v *Value[T]) fill(into *T, items []keyedItem) badValuesError {
 	return v.schema.fill(reflect.ValueOf(into).Elem(), v.path, items, v.options.strict, v.src.options.maxBytes)
 }

@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// update takes over what the layers have, if it is something else, and good. tell tells those who follow the value, and
-// is to be called when all values are at rev.
+// update decodes the value from the layers if its bytes have changed, and stores it if it is valid.
+// The returned function notifies followers; it must be called once all values are at rev.
 func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
 	items := v.items(l)
 	v.mu.Lock()
-	if sameValues(items, v.latest) { // written again, or hidden by a stronger layer
+	if sameValues(items, v.latest) { // same bytes, or overridden by a stronger layer
 		if v.latest = items; v.err == nil {
 			v.good = items
 		}
@@ -22,7 +22,7 @@ func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
 	bad := listBad(err)
 	for _, b := range bad {
 		if b.Revision == 0 && b.Origin == Live {
-			b.Revision = rev // something was deleted
+			b.Revision = rev // a deletion
 		}
 	}
 	v.mu.Lock()
@@ -34,7 +34,7 @@ func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
 	}
 	v.good = items
 	v.current.Store(out)
-	tails := slices.Collect(maps.Keys(v.followers)) // who comes later begins with what is current now
+	tails := slices.Collect(maps.Keys(v.followers)) // a later follower starts with the value just stored
 	return func() {
 		for _, t := range tails {
 			v.src.folded.Add(uint64(t.push(*out))) //nolint:gosec // not negative
@@ -45,7 +45,7 @@ func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
 	}
 }
 
-// restoreLastGood makes an etcd layer that the value can use of one that it cannot: with what it shows now.
+// restoreLastGood replaces the keys of v in etcd by those of the last valid value.
 func (v *Value[T]) restoreLastGood(etcd layer) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

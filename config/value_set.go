@@ -13,14 +13,14 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// setDir writes the fields of a struct that have changed, in one transaction.
+// setDir writes the changed fields of a struct in one transaction.
 func (v *Value[T]) setDir(ctx context.Context, x T, o []kv.PutOption) (int64, error) {
 	const op = "set"
 	if err := v.src.checkOpen(); err != nil {
 		return 0, opError(op, v.path, err)
 	}
 	if len(o) > 0 {
-		return 0, opError(op, v.path, invalid("a dir is set without options"))
+		return 0, opError(op, v.path, invalid("options cannot be used with a directory"))
 	}
 	if ctx == nil {
 		return 0, opError(op, v.path, invalid("nil context"))
@@ -44,21 +44,21 @@ func (v *Value[T]) setDir(ctx context.Context, x T, o []kv.PutOption) (int64, er
 		return 0, kvError(op, v.path, err)
 	}
 	rev := changeRevision(resp)
-	v.src.awaitRevision(ctx, rev) // 0 is there already
+	v.src.awaitRevision(ctx, rev) // 0 returns at once
 	return rev, nil
 }
 
-// dirWrite is what is to be written so that a dir holds another struct.
+// dirWrite collects the operations that turn one struct into another.
 type dirWrite struct {
 	*schema
 
 	dir        string
-	storedKeys func(dir string) []string // the keys that etcd has at or below a key
-	rewrite    []string                  // keys that are written whether their field has changed or not
+	storedKeys func(dir string) []string // returns etcd's keys at or below a key
+	rewrite    []string                  // keys to write even if unchanged
 	ops        []clientv3.Op
 }
 
-// diff finds out what has to be written to make after of before.
+// diff adds the operations that turn before into after.
 func (d *dirWrite) diff(before, after reflect.Value) error {
 	for i := range d.fields {
 		l := &d.fields[i]
@@ -80,12 +80,12 @@ func (d *dirWrite) diff(before, after reflect.Value) error {
 	return nil
 }
 
-// diffMap is diff for a map whose entries are keys.
+// diffMap is diff for a map with one key per entry.
 func (d *dirWrite) diffMap(l *field, key string, old, cur reflect.Value) error {
 	keep := make(map[string]bool, cur.Len())
 	for entries := cur.MapRange(); entries.Next(); {
 		name := key + "/" + entries.Key().String()
-		if err := keyspace.Name(name); err != nil { // an entry may be called anything
+		if err := keyspace.Name(name); err != nil { // entry names are arbitrary
 			return err
 		}
 		keep[name] = true
@@ -97,11 +97,11 @@ func (d *dirWrite) diffMap(l *field, key string, old, cur reflect.Value) error {
 	return nil
 }
 
-// put adds the write of a key, unless its value is the same. was is invalid where there is none.
+// put adds a write of key unless its value is unchanged. old is invalid if there is none.
 func (d *dirWrite) put(l *field, key string, old, cur reflect.Value) error {
 	compare := old.IsValid() && !slices.Contains(d.rewrite, key)
 	if compare && reflect.DeepEqual(old.Interface(), cur.Interface()) {
-		return nil // also what can be read, and not written
+		return nil // also for types that cannot be encoded
 	}
 	b, err := l.encode(cur)
 	if err != nil {
@@ -116,7 +116,7 @@ func (d *dirWrite) put(l *field, key string, old, cur reflect.Value) error {
 	return nil
 }
 
-// delete adds the deletion of those keys at or below a key that etcd has, and that are unwanted.
+// delete adds deletions of etcd's unwanted keys at or below a key.
 func (d *dirWrite) delete(at string, unwanted func(stored string) bool) {
 	for _, key := range d.storedKeys(at) {
 		if unwanted(key) {
@@ -125,15 +125,15 @@ func (d *dirWrite) delete(at string, unwanted func(stored string) bool) {
 	}
 }
 
-// storedKeys returns the keys that etcd has at or below a key, as far as the source knows.
+// storedKeys returns etcd's keys at or below a key, as known to the source.
 func (s *Source) storedKeys(at string) []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return (&layers{etcd: s.layers.etcd}).keys(at, false)
 }
 
-// changeRevision returns the revision of a transaction; 0 if it has only deleted, and there was nothing to delete: then nothing
-// has happened at its revision, and the source need never come to it.
+// changeRevision returns the revision of a transaction, or 0 if it deleted nothing and wrote
+// nothing: such a transaction has no revision that the source could wait for.
 func changeRevision(resp *clientv3.TxnResponse) int64 {
 	for _, r := range resp.Responses {
 		if r.GetResponsePut() != nil || r.GetResponseDeleteRange().GetDeleted() > 0 {

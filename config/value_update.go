@@ -19,28 +19,30 @@ const (
 	maxUpdateBackoff   = 32 * time.Millisecond
 )
 
-// Update reads the value from etcd, lets f change it, and writes what f has changed, on condition that nobody else has
-// changed the value meanwhile; otherwise it starts again, so f must have no effects of its own. f gets a value of its
-// own, decoded from what etcd has at that moment; what etcd does not have comes from the fallback file and the defaults.
-// The environment is left out, because its variables are this process's alone. An error of f ends Update and is
-// returned. What f leaves is validated before it is written.
+// Update reads the value from etcd, calls f to modify it, and writes what f has changed, provided
+// that no other writer has changed it in between. Otherwise it starts over, so f must not have side
+// effects. f receives its own copy, decoded from etcd's current state; keys missing from etcd come
+// from the fallback file and the defaults. The environment is ignored, because it belongs to this
+// process only. The result is validated before it is written. If f returns an error, Update returns
+// it and writes nothing.
 //
-// It returns the revision of the write, when Load returns it, as [Value.Set] does; 0 and nil if f has changed nothing.
-// A value that is bad or missing is a [*BadValueError], as in [Bind]: Set replaces it. After 64 conflicts Update returns
+// Update returns the revision of the write once Load returns it, as [Value.Set] does, or 0 and nil
+// if f changed nothing. If the current value is missing or invalid, Update returns a
+// [*BadValueError], as [Bind] does; use Set to replace it. After 64 conflicts Update returns
 // kv.ErrConflict. f must not update the same value.
 //
-// For a dir all keys of the struct are read at one revision, and the write of those that f has changed depends on all of
-// them, in one transaction. etcd limits it to 128 keys; beyond that Update returns kv.ErrTooLarge. Of the options,
-// kv.WithOnce is for a key alone.
+// For a directory, all keys of the struct are read at one revision, and the changed ones are
+// written in one transaction that depends on all of them. etcd's limit is 128 keys; beyond it,
+// Update returns kv.ErrTooLarge. kv.WithOnce is not allowed for a directory.
 //
-// It costs two RPCs, and two more for each conflict.
+// It costs two RPCs, plus two per conflict.
 func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOption) (rev int64, err error) {
 	const op = "update"
 	switch {
 	case ctx == nil:
 		err = invalid("nil context")
 	case f == nil:
-		err = invalid("no function")
+		err = invalid("nil function")
 	default:
 		err = v.src.checkOpen()
 	}
@@ -55,7 +57,7 @@ func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOp
 	if err != nil {
 		return 0, kvError(op, v.path, err)
 	}
-	v.src.awaitRevision(ctx, rev) // 0 is there already
+	v.src.awaitRevision(ctx, rev) // 0 returns at once
 	return rev, nil
 }
 
@@ -128,7 +130,7 @@ func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.Write
 	return 0, fmt.Errorf("%w: %d times in a row", kv.ErrConflict, maxUpdateConflicts)
 }
 
-// apply decodes pieces, and returns the value before and after f has changed it.
+// apply decodes items and returns the value before and after f has modified it.
 func (v *Value[T]) apply(items []keyedItem, f func(*T) error) (before, after *T, err error) {
 	if before, err = v.decode(items); err != nil {
 		return nil, nil, err
@@ -137,21 +139,21 @@ func (v *Value[T]) apply(items []keyedItem, f func(*T) error) (before, after *T,
 		return nil, nil, err
 	}
 	own := *after
-	clone(reflect.ValueOf(&own).Elem()) // what lies in a default is shared
+	clone(reflect.ValueOf(&own).Elem()) // defaults are shared
 	if err := f(&own); err != nil {
 		return nil, nil, err
 	}
 	return before, &own, v.validate(own)
 }
 
-// storedKeys returns what etcd has for the value, in the place of what the source shows, and the fallback file below that.
+// storedItems returns the items of v in etcd's given state, and in the fallback file below it.
 func (v *Value[T]) storedItems(etcd layer) []keyedItem {
 	v.src.mu.RLock()
 	defer v.src.mu.RUnlock()
 	return v.items(&layers{etcd: etcd, fallback: v.src.layers.fallback})
 }
 
-// read reads the keys of the struct, at one revision.
+// read reads the keys of the struct at one revision.
 func (v *Value[T]) read(ctx context.Context) (etcd layer, rev int64, err error) {
 	ops := make([]clientv3.Op, 0, len(v.schema.fields))
 	for _, l := range v.schema.fields {
@@ -174,7 +176,7 @@ func (v *Value[T]) read(ctx context.Context) (etcd layer, rev int64, err error) 
 	return etcd, resp.Header.GetRevision(), nil
 }
 
-// unchanged is the condition that the struct has the same keys as at rev, with the same values.
+// unchanged returns comparisons that hold if the struct has the same keys and values as at rev.
 func (v *Value[T]) unchanged(etcd layer, rev int64) []clientv3.Cmp {
 	var out []clientv3.Cmp
 	for key, it := range etcd {
@@ -191,7 +193,7 @@ func (v *Value[T]) unchanged(etcd layer, rev int64) []clientv3.Cmp {
 	return out
 }
 
-// clone replaces what v refers to by copies, so that they can be changed. v can be set.
+// clone replaces everything v refers to by copies. v must be settable.
 func clone(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -240,7 +242,7 @@ func clone(v reflect.Value) {
 	}
 }
 
-// sleep waits until d has passed or ctx is done.
+// sleep waits for d or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

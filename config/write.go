@@ -8,17 +8,18 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// How long a write that etcd has acknowledged waits for the source to show it.
+// Limits of the wait for an acknowledged write to become visible in the source.
 const (
-	awaitCheckInterval = time.Second      // where the watch is down
-	maxAwait           = 10 * time.Second // where it is not, and the context has no end
-	staleThreshold     = 3 * time.Second  // a watch that was not heard of for that long is down
+	awaitCheckInterval = time.Second      // how often to check whether the watch is down
+	maxAwait           = 10 * time.Second // limit while the watch is up
+	staleThreshold     = 3 * time.Second  // age from which the watch counts as down
 )
 
-// Set writes key in the encoding of T, whatever was there. It returns when this process shows it, bound values included,
-// or a few seconds after etcd has acknowledged it, when the watch is down. It does not ask the validation of values that
-// are bound to the key: [Value.Set] does. A value over the limits of the kv store is refused with kv.ErrTooLarge before
-// anything is sent. One RPC; what an error says about its outcome is as for kv.Store.Put.
+// Set writes key in the encoding of T. It returns once this process shows the value, including
+// bound values, or, if the watch is down, a few seconds after etcd has acknowledged the write. It
+// does not call the validation functions of bound values; use [Value.Set] for that. A value over
+// the limits of the kv store fails with kv.ErrTooLarge before anything is sent. It costs one RPC.
+// Its errors describe the outcome as those of kv.Store.Put do.
 func Set[T any](ctx context.Context, s *Source, key string, v T, o ...kv.PutOption) (rev int64, err error) {
 	const op = "set"
 	if err := s.checkKey(key); err != nil {
@@ -37,7 +38,7 @@ func Set[T any](ctx context.Context, s *Source, key string, v T, o ...kv.PutOpti
 	return s.put(ctx, key, b, o)
 }
 
-// put writes bytes.
+// put writes an encoded value.
 func (s *Source) put(ctx context.Context, key string, b []byte, o []kv.PutOption) (int64, error) {
 	if err := s.checkKey(key); err != nil {
 		return 0, opError("set", key, err)
@@ -50,8 +51,9 @@ func (s *Source) put(ctx context.Context, key string, b []byte, o []kv.PutOption
 	return rev, nil
 }
 
-// Delete deletes key from etcd: what lies below it in the fallback file, or the default, is in force again. It returns
-// when this process shows it, as [Set] does; 0 and nil, at once, when etcd had no such key. One RPC.
+// Delete deletes key from etcd, so that the fallback file's value or the default takes effect. Like
+// [Set], it returns once this process shows the change. If key does not exist, it returns 0 and nil
+// at once. It costs one RPC.
 func (s *Source) Delete(ctx context.Context, key string) (rev int64, err error) {
 	if err := s.checkKey(key); err != nil {
 		return 0, opError("delete", key, err)
@@ -64,7 +66,7 @@ func (s *Source) Delete(ctx context.Context, key string) (rev int64, err error) 
 	return rev, nil
 }
 
-// awaitRevision waits until the source shows a revision at which this process has written, or the watch is down.
+// awaitRevision waits until the source has applied rev, or the watch is down.
 func (s *Source) awaitRevision(ctx context.Context, rev int64) {
 	ctx, stop := context.WithTimeout(ctx, maxAwait)
 	defer stop()
