@@ -6,7 +6,6 @@ import (
 	"context"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -57,7 +56,7 @@ func EnableAuth(tb testing.TB, s *Server, users ...User) {
 		AddUser(tb, cli, u)
 	}
 	_, err := cli.AuthEnable(ctx)
-	require.NoError(tb, err)
+	must(tb, err)
 	s.as = As("root", RootPassword)
 }
 
@@ -67,13 +66,13 @@ func AddUser(tb testing.TB, cli *clientv3.Client, u User) {
 	ctx, cancel := context.WithTimeout(tb.Context(), readyWithin)
 	defer cancel()
 	_, err := cli.RoleAdd(ctx, u.Name)
-	require.NoError(tb, err)
+	must(tb, err)
 	for _, g := range u.Grants {
 		_, err := cli.RoleGrantPermission(ctx, u.Name, g.Key, g.End, g.Access)
-		require.NoError(tb, err)
+		must(tb, err)
 	}
 	_, err = cli.UserAdd(ctx, u.Name, u.Password)
-	require.NoError(tb, err)
+	must(tb, err)
 	_, err = cli.UserGrantRole(ctx, u.Name, u.Name)
-	require.NoError(tb, err)
+	must(tb, err)
 }

@@ -16,8 +16,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // PKI is a set of certificates, good and bad, as PEM files in a temporary directory.
@@ -71,12 +69,12 @@ func (p *PKI) IssueClient(name string) KeyPair {
 func (p *PKI) ClientConfig(pair KeyPair) *tls.Config {
 	p.t.Helper()
 	pemCA, err := os.ReadFile(p.CAFile)
-	require.NoError(p.t, err)
+	must(p.t, err)
 	cfg := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
-	require.True(p.t, cfg.RootCAs.AppendCertsFromPEM(pemCA))
+	cfg.RootCAs.AppendCertsFromPEM(pemCA)
 	if pair != (KeyPair{}) {
 		cert, err := tls.LoadX509KeyPair(pair.CertFile, pair.KeyFile)
-		require.NoError(p.t, err)
+		must(p.t, err)
 		cfg.Certificates = []tls.Certificate{cert}
 	}
 	return cfg
@@ -130,7 +128,7 @@ func (p *PKI) issue(name string, by *authority, edit ...func(*x509.Certificate))
 func (p *PKI) write(name string, who, by *authority, edit ...func(*x509.Certificate)) KeyPair {
 	p.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(p.t, err)
+	must(p.t, err)
 	p.serial++
 	who.key = key
 	who.cert = &x509.Certificate{
@@ -144,9 +142,9 @@ func (p *PKI) write(name string, who, by *authority, edit ...func(*x509.Certific
 		e(who.cert)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, who.cert, by.cert, &key.PublicKey, by.key)
-	require.NoError(p.t, err)
+	must(p.t, err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(p.t, err)
+	must(p.t, err)
 	return KeyPair{
 		CertFile: p.store(name+".pem", "CERTIFICATE", der),
 		KeyFile:  p.store(name+"-key.pem", "PRIVATE KEY", keyDER),
@@ -157,6 +155,6 @@ func (p *PKI) store(name, kind string, der []byte) string {
 	p.t.Helper()
 	path := filepath.Join(p.dir, name)
 	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-	require.NoError(p.t, os.WriteFile(path, text, 0o600))
+	must(p.t, os.WriteFile(path, text, 0o600))
 	return path
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -20,7 +19,7 @@ import (
 func Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
 	eps, err := shared.get()
-	require.NoError(tb, err)
+	must(tb, err)
 	return newClient(tb, clientv3.Config{Endpoints: eps}, opts...)
 }
 
@@ -32,7 +31,7 @@ func newClient(tb testing.TB, cfg clientv3.Config, opts ...func(*clientv3.Config
 		opt(&cfg)
 	}
 	cli, err := clientv3.New(cfg)
-	require.NoError(tb, err)
+	must(tb, err)
 	tb.Cleanup(func() { _ = cli.Close() }) // a test may have closed it already
 	return cli
 }
@@ -49,12 +48,12 @@ func Prefix(tb testing.TB) string {
 			return // the test used a server of its own, which is gone with all its keys
 		}
 		cli, err := clientv3.New(clientv3.Config{Endpoints: eps, Logger: zap.NewNop()})
-		require.NoError(tb, err)
+		must(tb, err)
 		defer cli.Close()
 		ctx, cancel := context.WithTimeout(background(), 10*time.Second)
 		defer cancel()
 		_, err = cli.Delete(ctx, dir, clientv3.WithPrefix())
-		require.NoError(tb, err)
+		must(tb, err)
 	})
 	return dir
 }

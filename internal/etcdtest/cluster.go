@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -31,12 +30,12 @@ func StartCluster(tb testing.TB, n int, opts ...Option) *Cluster {
 	members := make([]*member, 0, n)
 	for i := range n {
 		m, err := newMember("m"+strconv.Itoa(i+1), cfg)
-		require.NoError(tb, err)
+		must(tb, err)
 		tb.Cleanup(m.discard)
 		members = append(members, m)
 		c.Members = append(c.Members, &Server{t: tb, member: m})
 	}
-	require.NoError(tb, startMembers(tb.Context(), members))
+	must(tb, startMembers(tb.Context(), members))
 	return c
 }
 
@@ -83,7 +82,7 @@ func (c *Cluster) Leader(tb testing.TB) *Server {
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			require.NoError(tb, ctx.Err(), "no member leads")
+			tb.Fatalf("etcdtest: no member leads: %v", context.Cause(ctx))
 		}
 	}
 }
@@ -105,7 +104,7 @@ func (c *Cluster) Wipe() {
 	c.t.Helper()
 	for _, s := range c.Members {
 		s.Kill()
-		require.NoError(c.t, s.member.removeData())
+		must(c.t, s.member.removeData())
 		s.as = nil
 	}
 	for _, s := range c.Members {

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
@@ -31,7 +30,7 @@ type FakeKV struct {
 func StartFakeKV(tb testing.TB, answer func(n int) error) *FakeKV {
 	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(tb, err)
+	must(tb, err)
 	f := &FakeKV{answer: answer, endpoint: l.Addr().String()}
 	srv := grpc.NewServer()
 	pb.RegisterKVServer(srv, f)

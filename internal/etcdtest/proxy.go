@@ -9,8 +9,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // Proxy is the network in front of a server, with its faults: a TCP proxy on a loopback port. Up is
@@ -60,9 +58,9 @@ func (s *Server) Proxy(tb testing.TB) *Proxy {
 func NewProxy(tb testing.TB, endpoint string) *Proxy {
 	tb.Helper()
 	target, err := url.Parse(endpoint)
-	require.NoError(tb, err)
+	must(tb, err)
 	at, err := takePort()
-	require.NoError(tb, err)
+	must(tb, err)
 	p := &Proxy{
 		t: tb, target: target, port: at,
 		changed: make(chan struct{}), links: map[*link]struct{}{},
@@ -104,7 +102,7 @@ func (p *Proxy) Accept() {
 		return
 	}
 	l, err := net.Listen("tcp", p.port.address())
-	require.NoError(p.t, err)
+	must(p.t, err)
 	p.listener = l
 	p.wg.Go(func() { p.serve(l) })
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -61,7 +60,7 @@ func (s *Server) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3
 func (s *Server) Pause() {
 	s.t.Helper()
 	s.signal(syscall.SIGSTOP)
-	require.NoError(s.t, awaitStopped(s.PID()))
+	must(s.t, awaitStopped(s.PID()))
 }
 
 // Resume lets a paused process go on where it was.
@@ -72,7 +71,7 @@ func (s *Server) Resume() {
 
 func (s *Server) signal(sig syscall.Signal) {
 	s.t.Helper()
-	require.NoError(s.t, s.member.process().signal(sig))
+	must(s.t, s.member.process().signal(sig))
 }
 
 // Kill ends the process with SIGKILL, paused or not, and returns when it is gone. A server that is down already stays so.
@@ -83,7 +82,7 @@ func (s *Server) Kill() { s.member.kill() }
 func (s *Server) Stop() {
 	s.t.Helper()
 	if s.Running() {
-		require.NoError(s.t, s.member.process().terminate(stopWithin))
+		must(s.t, s.member.process().terminate(stopWithin))
 	}
 }
 
@@ -91,7 +90,7 @@ func (s *Server) Stop() {
 // A member of a cluster that has lost its quorum is started this way.
 func (s *Server) Launch() {
 	s.t.Helper()
-	require.NoError(s.t, s.member.launch())
+	must(s.t, s.member.launch())
 }
 
 // WaitReady returns when the server answers a linearizable read. It waits 30 s at most.
@@ -99,7 +98,7 @@ func (s *Server) WaitReady() {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), readyWithin)
 	defer cancel()
-	require.NoError(s.t, s.member.waitReady(ctx))
+	must(s.t, s.member.waitReady(ctx))
 }
 
 // Restart stops the server if it runs, starts it on its data and its ports, and waits until it answers.
@@ -116,7 +115,7 @@ func (s *Server) Restart() {
 func (s *Server) Wipe() {
 	s.t.Helper()
 	s.Kill()
-	require.NoError(s.t, s.member.removeData())
+	must(s.t, s.member.removeData())
 	s.as = nil
 	s.Launch()
 	s.WaitReady()
@@ -131,12 +130,12 @@ func (s *Server) Compact(rev int64) int64 {
 	cli := s.admin()
 	if rev == 0 {
 		resp, err := cli.Get(ctx, "etcdtest")
-		require.NoError(s.t, err)
+		must(s.t, err)
 		rev = resp.Header.Revision
 	}
 	_, err := cli.Compact(ctx, rev, clientv3.WithCompactPhysical())
 	if !errors.Is(err, rpctypes.ErrCompacted) {
-		require.NoError(s.t, err)
+		must(s.t, err)
 	}
 	return rev
 }
@@ -156,7 +155,7 @@ func (s *Server) admin() *clientv3.Client {
 func (s *Server) Metric(name string) float64 {
 	s.t.Helper()
 	page, err := s.member.fetch(s.t.Context(), "/metrics")
-	require.NoError(s.t, err)
+	must(s.t, err)
 	var sum float64
 	for line := range strings.Lines(page) {
 		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
@@ -167,8 +166,16 @@ func (s *Server) Metric(name string) float64 {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)
-		require.NoError(s.t, err, line)
+		must(s.t, err)
 		sum += v
 	}
 	return sum
+}
+
+// must ends the test if err is not nil.
+func must(tb testing.TB, err error) {
+	if err != nil {
+		tb.Helper()
+		tb.Fatal(err)
+	}
 }
