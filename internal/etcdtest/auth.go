@@ -1,5 +1,3 @@
-//go:build unix
-
 package etcdtest
 
 import (
@@ -48,7 +46,7 @@ func As(name, password string) func(*clientv3.Config) {
 // Each user has a role of the same name. Clients that are open stay so and are refused.
 func EnableAuth(tb testing.TB, s *Server, users ...User) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), readyWithin)
+	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
 	defer cancel()
 	cli := s.Client(tb)
 	AddUser(tb, cli, User{Name: "root", Password: RootPassword})
@@ -63,7 +61,7 @@ func EnableAuth(tb testing.TB, s *Server, users ...User) {
 // AddUser makes one more account, with a role of the same name. Once authentication is on, cli must be root's.
 func AddUser(tb testing.TB, cli *clientv3.Client, u User) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), readyWithin)
+	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
 	defer cancel()
 	_, err := cli.RoleAdd(ctx, u.Name)
 	must(tb, err)

@@ -1,5 +1,3 @@
-//go:build unix
-
 package etcdtest
 
 import (
@@ -18,9 +16,7 @@ import (
 // neither namespaced nor hardened. Each of opts may change its configuration, in order.
 func Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
-	eps, err := shared.get()
-	must(tb, err)
-	return newClient(tb, clientv3.Config{Endpoints: eps}, opts...)
+	return newClient(tb, clientv3.Config{Endpoints: SharedEndpoints(tb)}, opts...)
 }
 
 func newClient(tb testing.TB, cfg clientv3.Config, opts ...func(*clientv3.Config)) *clientv3.Client {

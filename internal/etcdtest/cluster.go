@@ -1,5 +1,3 @@
-//go:build unix
-
 package etcdtest
 
 import (
@@ -69,7 +67,7 @@ func (c *Cluster) WaitReady() {
 // one cannot answer and costs a second.
 func (c *Cluster) Leader(tb testing.TB) *Server {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), readyWithin)
+	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()

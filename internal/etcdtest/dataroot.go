@@ -1,19 +1,20 @@
-//go:build unix
-
 package etcdtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
+	"time"
 )
 
 const (
-	rootPattern  = "etcdkit-test-*"
-	freshPattern = "etcdkit-new-*" // not locked yet
+	rootPattern = "etcdkit-test-*"
+	lockName    = "lock"
+
+	// maxUnlockedAge is how old a root without a lock may be: its process is about to create one.
+	maxUnlockedAge = time.Minute
 )
 
 // dataRoot is the directory below which all servers of this process keep their data.
@@ -37,52 +38,64 @@ func newDataDir(name string) (string, error) {
 	return os.MkdirTemp(dataRoot.dir, name+"-*")
 }
 
-// openDataRoot makes the root where the first place allows it, and sweeps those places.
-func openDataRoot() (err error) {
+// openDataRoot makes the root in the first place that allows it, and sweeps all of them.
+func openDataRoot() error {
+	var errs []error
 	for _, place := range []string{memoryDir(), os.TempDir()} {
 		if place == "" {
 			continue
 		}
-		sweep(place)
-		if dataRoot.dir != "" {
-			continue
-		}
-		if dataRoot.dir, dataRoot.lock, err = lockedRoot(place); err != nil {
-			continue
+		if err := openDataRootIn(place); err != nil {
+			errs = append(errs, err)
 		}
 	}
+	if dataRoot.dir == "" {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// openDataRootIn sweeps place, and makes the root there if there is none yet.
+func openDataRootIn(place string) error {
+	sweep(place)
 	if dataRoot.dir != "" {
 		return nil
 	}
-	return err
+	dir, err := os.MkdirTemp(place, rootPattern)
+	if err != nil {
+		return err
+	}
+	lock, err := createLocked(filepath.Join(dir, lockName))
+	if err != nil {
+		return err
+	}
+	dataRoot.dir, dataRoot.lock = dir, lock
+	return nil
 }
 
-// lockedRoot makes a root that gets its name, by which a sweep finds it, only once it is locked.
-func lockedRoot(place string) (string, *os.File, error) {
-	fresh, err := os.MkdirTemp(place, freshPattern)
-	if err != nil {
-		return "", nil, err
-	}
-	lock, err := lockFile(lockName(fresh), syscall.LOCK_EX)
-	if err != nil {
-		return "", nil, err
-	}
-	dir := filepath.Join(place, strings.Replace(filepath.Base(fresh), "-new-", "-test-", 1))
-	return dir, lock, os.Rename(fresh, dir)
-}
-
-// sweep removes the roots of processes that are gone: nobody holds their lock any more. The lock says so
-// across containers too, where process numbers mean nothing.
+// sweep removes the roots of processes that are gone: nobody holds their lock any more. Process numbers would mean
+// nothing across containers.
 func sweep(place string) {
 	dirs, _ := filepath.Glob(filepath.Join(place, rootPattern)) // the pattern is well-formed
 	for _, dir := range dirs {
-		lock, err := lockFile(lockName(dir), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err != nil {
-			continue // in use, or not ours
+		if !inUse(dir) {
+			_ = os.RemoveAll(dir) // another user's stays
 		}
-		_ = os.RemoveAll(dir) // the next run tries again
-		_ = lock.Close()
 	}
+}
+
+func inUse(dir string) bool {
+	lock := filepath.Join(dir, lockName)
+	if !exists(lock) {
+		info, err := os.Stat(dir)
+		return err != nil || time.Since(info.ModTime()) < maxUnlockedAge
+	}
+	file, err := lockFile(lock, false)
+	if err != nil {
+		return true
+	}
+	_ = file.Close() // before the removal: Windows removes no file that is open
+	return false
 }
 
 // releaseDataRoot removes what is left when the tests are over.
@@ -92,33 +105,12 @@ func releaseDataRoot() {
 	if dataRoot.dir == "" {
 		return
 	}
-	_ = os.RemoveAll(dataRoot.dir) // what stays is swept later
-	_ = dataRoot.lock.Close()
+	_ = dataRoot.lock.Close() // before the removal: Windows removes no file that is open
+	_ = os.RemoveAll(dataRoot.dir)
 	dataRoot.dir, dataRoot.lock = "", nil
 }
-
-func lockName(dir string) string { return filepath.Join(dir, "lock") }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// lockFile opens path and takes the advisory lock on it, which ends when the file is closed.
-func lockFile(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err = syscall.Flock(int(f.Fd()), how)
-		if err != syscall.EINTR { //nolint:errorlint // a bare errno
-			break
-		}
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
 }

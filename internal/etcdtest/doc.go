@@ -3,8 +3,6 @@
 // and restarted, a faulty network in front of them, certificates, accounts and
 // a counter of the RPCs that a client makes.
 //
-//	func TestMain(m *testing.M) { etcdtest.Main(m) }
-//
 //	func TestPut(t *testing.T) {
 //		t.Parallel()
 //		cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
@@ -14,19 +12,19 @@
 //
 // # Which server
 //
-// The shared server is started at the first use, the first of these that is there:
+// See package [github.com/etcdkit/etcdkit/etcdtest], which is this one for users of the library. Tests of packages that
+// it imports use this one where they need a plain client or more control. Theirs is
 //
-//   - $ETCDKIT_TEST_ENDPOINTS, a comma-separated list: a running etcd that tests
-//     may write to and delete from. It serves as the shared server only.
-//   - $ETCDKIT_TEST_ETCD, the path of an etcd binary, such as one of those that tools/servers.sh builds.
-//   - examples/devetcd of this repository, which is etcd itself, built once for all
-//     test binaries into the user's cache directory.
+//	func TestMain(m *testing.M) { testmain.Run(m) }
+//
+// of package testmain, which also looks for goroutines that are left. tools/servers.sh builds older servers for
+// $ETCDKIT_TEST_ETCD.
 //
 // ETCD_ENDPOINTS is never read: it may name production.
 //
 // # Lifetime
 //
-// A server dies with the test process, however that ends: it is stopped by [Main] or by the cleanup
+// A server dies with the test process, however that ends: it is stopped by [Stop] or by the cleanup
 // of the test that started it, and a test process that is killed takes its servers along. No port is
 // fixed and no data outlives the run: what a killed run has left on disk, a later one removes. The data
 // lies in memory where the system has room for that, so servers do not wait for a disk.

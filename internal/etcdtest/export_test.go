@@ -1,9 +1,7 @@
-//go:build unix
-
 package etcdtest
 
-// FindBinary is the command that runs etcd.
-func FindBinary() ([]string, error) { return findBinary() }
+// ServerCommand is the command that runs etcd.
+func ServerCommand() ([]string, error) { return serverCommand() }
 
 // DataRoot is where all servers of this process keep their data.
 func DataRoot() string {

@@ -1,5 +1,3 @@
-//go:build unix
-
 package etcdtest
 
 import (
@@ -37,7 +35,7 @@ type member struct {
 
 // newMember prepares a member without starting it.
 func newMember(name string, cfg config) (*member, error) {
-	command, err := findBinary()
+	command, err := serverCommand()
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +48,7 @@ func newMember(name string, cfg config) (*member, error) {
 
 // startMembers gives the members of one cluster their ports, starts them and waits until each answers.
 func startMembers(ctx context.Context, members []*member) error {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for {
 		if err := assignPorts(members); err != nil {
@@ -158,7 +156,7 @@ func (m *member) launch() error {
 	defer log.Close() // the child has it open
 	args := slices.Concat(m.command[1:], m.flags())
 	cmd := exec.Command(m.command[0], args...) // it outlives any context
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "ETCD_") })
+	cmd.Env = serverEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	proc, err := startProcess(cmd)
 	if err != nil {
@@ -166,6 +164,11 @@ func (m *member) launch() error {
 	}
 	m.proc = proc
 	return nil
+}
+
+// serverEnv is the environment of this process without what would configure a server.
+func serverEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "ETCD_") })
 }
 
 // waitReady returns when the member answers a linearizable read.
@@ -178,7 +181,7 @@ func (m *member) waitReady(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-proc.done:
-			return m.whyItEnded(proc)
+			return m.exitError(proc)
 		case <-ctx.Done():
 			return fmt.Errorf("etcdtest: %s gives no linearizable answer: %w\n%s", m.name, ctx.Err(), m.logTail())
 		}
@@ -191,7 +194,7 @@ func (m *member) waitReady(ctx context.Context) error {
 	}
 }
 
-func (m *member) whyItEnded(proc *process) error {
+func (m *member) exitError(proc *process) error {
 	tail := m.logTail()
 	if strings.Contains(tail, "address already in use") {
 		return fmt.Errorf("%w: %s\n%s", errPortTaken, m.name, tail)

@@ -1,5 +1,3 @@
-//go:build unix
-
 package etcdtest
 
 import (
@@ -10,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 )
 
 // port is a loopback port that no other test process takes until it is released, also while nobody listens on it: a
@@ -31,7 +28,7 @@ func takePort() (port, error) {
 	for range tries {
 		p := port{number: lowest + rand.IntN(width)}
 		var err error
-		if p.lock, err = lockFile(filepath.Join(dir, strconv.Itoa(p.number)), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if p.lock, err = lockFile(filepath.Join(dir, strconv.Itoa(p.number)), false); err != nil {
 			continue
 		}
 		l, err := net.Listen("tcp", p.address())

@@ -1,12 +1,9 @@
-//go:build unix
-
 package etcdtest
 
 import (
 	"fmt"
 	"os/exec"
 	"runtime"
-	"syscall"
 	"time"
 )
 
@@ -16,8 +13,8 @@ type process struct {
 	done chan struct{} // closed once the child has been waited for
 }
 
-// startProcess starts cmd and ties its life to ours twice over: the system kills the child when we die,
-// where it offers that, and the child reads the end of its standard input.
+// startProcess starts cmd and ties its life to this process in two ways: the system kills the child when this process
+// dies, where the system offers that, and the child's standard input ends.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	if _, err := cmd.StdinPipe(); err != nil { // Wait closes our end
 		return nil, err
@@ -53,11 +50,12 @@ func (p *process) exited() bool {
 	}
 }
 
-func (p *process) signal(sig syscall.Signal) error {
+// endedError returns an error if the process does not run.
+func (p *process) endedError() error {
 	if p.exited() {
-		return fmt.Errorf("etcdtest: %v to a server that is not running (%v)", sig, p.cmd.ProcessState)
+		return fmt.Errorf("etcdtest: the server is not running (%v)", p.cmd.ProcessState)
 	}
-	return p.cmd.Process.Signal(sig)
+	return nil
 }
 
 // kill ends the process at once and returns when it is gone.
@@ -66,19 +64,18 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// terminate asks the process to stop, paused or not, and returns when it is gone.
-func (p *process) terminate(within time.Duration) error {
-	if err := p.signal(syscall.SIGTERM); err != nil {
+// stop asks the process to stop, paused or not, and returns when it is gone.
+func (p *process) stop(timeout time.Duration) error {
+	if err := p.terminate(); err != nil {
 		return err
 	}
-	_ = p.signal(syscall.SIGCONT) // a stopped process would hear the first signal only then
-	timer := time.NewTimer(within)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-p.done:
 		return nil
 	case <-timer.C:
 		p.kill()
-		return fmt.Errorf("etcdtest: the server had to be killed: it did not stop within %v of SIGTERM", within)
+		return fmt.Errorf("etcdtest: the server had to be killed: it did not stop within %v", timeout)
 	}
 }

@@ -13,9 +13,9 @@ func dieWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// awaitStopped returns when no thread of a process that was sent SIGSTOP runs any more: the signal is
+// waitStopped returns when no thread of a process that was sent SIGSTOP runs any more: the signal is
 // delivered asynchronously.
-func awaitStopped(pid int) error {
+func waitStopped(pid int) error {
 	for range 1000 {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {

@@ -92,16 +92,21 @@ func TestTestBinariesThatRunAtOnceBuildTheServerOnceAndHaveTheirOwn(t *testing.T
 	distinct := 0
 	endpoints.Range(func(any, any) bool { distinct++; return true })
 	assert.Equal(t, parties, distinct)
-	lock, err := filepath.Glob(filepath.Join(home, "*", "devetcd.lock"))
+	lock, err := filepath.Glob(filepath.Join(home, "*", "etcd.lock"))
 	require.NoError(t, err)
 	if len(lock) == 0 { // where caches have a folder in the home
-		lock, err = filepath.Glob(filepath.Join(home, "*", "*", "*", "devetcd.lock"))
+		lock, err = filepath.Glob(filepath.Join(home, "*", "*", "*", "etcd.lock"))
 		require.NoError(t, err)
 	}
 	require.Len(t, lock, 1)
 	files, err := os.ReadDir(filepath.Dir(lock[0]))
 	require.NoError(t, err)
 	assert.Len(t, files, 2, "the program and its lock: %v", files)
+}
+
+// wrapper is a script that leaves a mark and then is etcd.
+func wrapper(mark string, etcd []string) []byte {
+	return []byte("#!/bin/sh\n: > " + mark + "\nexec " + strings.Join(etcd, " ") + " \"$@\"\n")
 }
 
 func TestTheServerIsFoundByTheEnvironment(t *testing.T) {
@@ -116,15 +121,30 @@ func TestTheServerIsFoundByTheEnvironment(t *testing.T) {
 	})
 	t.Run("as a binary that takes etcd's flags", func(t *testing.T) {
 		t.Parallel()
-		command, err := etcdtest.FindBinary()
+		command, err := etcdtest.ServerCommand()
 		require.NoError(t, err)
 		script := filepath.Join(t.TempDir(), "etcd")
 		mark := filepath.Join(t.TempDir(), "used")
-		text := "#!/bin/sh\n: > " + mark + "\nexec " + strings.Join(command, " ") + " \"$@\"\n"
-		require.NoError(t, os.WriteFile(script, []byte(text), 0o700))
+		require.NoError(t, os.WriteFile(script, wrapper(mark, command), 0o700))
 		out, err := again(t, "print the endpoint", "ETCDKIT_TEST_ENDPOINTS=", "ETCDKIT_TEST_ETCD="+script).CombinedOutput()
 		require.NoError(t, err, string(out))
 		assert.FileExists(t, mark)
+	})
+	t.Run("as etcd on the PATH, unless it is too old", func(t *testing.T) {
+		t.Parallel()
+		command, err := etcdtest.ServerCommand()
+		require.NoError(t, err)
+		for name, old := range map[string]string{"supported": "", "old": "echo etcd Version: 3.5.12; exit"} {
+			dir := t.TempDir()
+			mark := filepath.Join(dir, "used")
+			text := append([]byte("#!/bin/sh\n"+old+"\n"), wrapper(mark, command)...)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "etcd"), text, 0o700))
+			out, err := again(t, "print the endpoint", "ETCDKIT_TEST_ENDPOINTS=", "ETCDKIT_TEST_ETCD=",
+				"PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH")).CombinedOutput()
+			require.NoError(t, err, string(out))
+			_, err = os.Stat(mark)
+			assert.Equal(t, old == "", err == nil, name)
+		}
 	})
 	t.Run("never as ETCD_ENDPOINTS", func(t *testing.T) {
 		t.Parallel()
@@ -156,7 +176,7 @@ func TestWithoutAServerTheFailureSaysHowToGiveOne(t *testing.T) {
 			assert.Contains(t, string(out), tc.want)
 			assert.Contains(t, string(out), "ETCDKIT_TEST_ENDPOINTS")
 			assert.Contains(t, string(out), "ETCDKIT_TEST_ETCD")
-			assert.Contains(t, string(out), "examples/devetcd")
+			assert.Contains(t, string(out), "etcdtest/embedded")
 		})
 	}
 }
@@ -174,10 +194,14 @@ func TestMainFailsARunThatLeavesGoroutines(t *testing.T) {
 func TestOnlyDataOfRunsThatAreOverIsSwept(t *testing.T) {
 	t.Parallel()
 	place := t.TempDir()
-	over, live := filepath.Join(place, "etcdkit-test-1"), filepath.Join(place, "etcdkit-test-2")
-	for _, dir := range []string{over, live} {
+	root := func(name string) string { return filepath.Join(place, "etcdkit-test-"+name) }
+	over, live, starting, unfinished := root("over"), root("live"), root("starting"), root("unfinished")
+	for _, dir := range []string{over, live, starting, unfinished} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, "shared-1", "data"), 0o700))
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(over, "lock"), nil, 0o600))
+	longAgo := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(unfinished, longAgo, longAgo))
 	lock, err := os.Create(filepath.Join(live, "lock"))
 	require.NoError(t, err)
 	defer lock.Close()
@@ -188,4 +212,6 @@ func TestOnlyDataOfRunsThatAreOverIsSwept(t *testing.T) {
 
 	assert.NoDirExists(t, over)
 	assert.DirExists(t, live)
+	assert.DirExists(t, starting, "its process is about to lock it")
+	assert.NoDirExists(t, unfinished)
 }

@@ -1,13 +1,11 @@
-//go:build unix
-
 package etcdtest
 
 import (
 	"context"
 	"errors"
+	"iter"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,8 +13,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// stopWithin bounds a graceful stop. A server waits 7 s for open watch streams before it cuts them.
-const stopWithin = 15 * time.Second
+// stopTimeout bounds a graceful stop. A server waits 7 s for open watch streams before it cuts them.
+const stopTimeout = 15 * time.Second
 
 // Server is an etcd process of one test: a single server, or a member of a [Cluster].
 // Its methods fail the test when they cannot do what they say.
@@ -37,6 +35,14 @@ func (s *Server) Endpoint() string { return s.member.endpoint() }
 
 // Endpoints is Endpoint as clientv3.Config wants it.
 func (s *Server) Endpoints() []string { return []string{s.Endpoint()} }
+
+// Version returns the version of etcd that the server runs, such as "3.7.3".
+func (s *Server) Version() string {
+	s.t.Helper()
+	v, err := serverVersion()
+	must(s.t, err)
+	return v
+}
 
 // PID is the number of the server's current or last process.
 func (s *Server) PID() int { return s.member.process().cmd.Process.Pid }
@@ -59,19 +65,13 @@ func (s *Server) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3
 // returns when the process no longer runs.
 func (s *Server) Pause() {
 	s.t.Helper()
-	s.signal(syscall.SIGSTOP)
-	must(s.t, awaitStopped(s.PID()))
+	must(s.t, s.member.process().pause())
 }
 
 // Resume lets a paused process go on where it was.
 func (s *Server) Resume() {
 	s.t.Helper()
-	s.signal(syscall.SIGCONT)
-}
-
-func (s *Server) signal(sig syscall.Signal) {
-	s.t.Helper()
-	must(s.t, s.member.process().signal(sig))
+	must(s.t, s.member.process().resume())
 }
 
 // Kill ends the process with SIGKILL, paused or not, and returns when it is gone. A server that is down already stays so.
@@ -82,7 +82,7 @@ func (s *Server) Kill() { s.member.kill() }
 func (s *Server) Stop() {
 	s.t.Helper()
 	if s.Running() {
-		must(s.t, s.member.process().terminate(stopWithin))
+		must(s.t, s.member.process().stop(stopTimeout))
 	}
 }
 
@@ -96,7 +96,7 @@ func (s *Server) Launch() {
 // WaitReady returns when the server answers a linearizable read. It waits 30 s at most.
 func (s *Server) WaitReady() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), readyWithin)
+	ctx, cancel := context.WithTimeout(s.t.Context(), readyTimeout)
 	defer cancel()
 	must(s.t, s.member.waitReady(ctx))
 }
@@ -125,7 +125,7 @@ func (s *Server) Wipe() {
 // complete on return, unless the history was dropped already.
 func (s *Server) Compact(rev int64) int64 {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), readyWithin)
+	ctx, cancel := context.WithTimeout(s.t.Context(), readyTimeout)
 	defer cancel()
 	cli := s.admin()
 	if rev == 0 {
@@ -149,27 +149,62 @@ func (s *Server) admin() *clientv3.Client {
 	return s.Client(s.t, s.as)
 }
 
-// Metric returns a metric of the server, such as "etcd_debugging_mvcc_watcher_total", 0 when it has not
-// been counted yet. A name without labels adds up all of its series; with labels
-// it is one series, written exactly as the server writes it.
+// Metric returns a metric of the server, such as "etcd_debugging_mvcc_watcher_total", or 0 if it has not been counted
+// yet. A name without labels adds up all of its series; with labels it is one series, written exactly as the server
+// writes it.
 func (s *Server) Metric(name string) float64 {
+	s.t.Helper()
+	var sum float64
+	for series, v := range s.metrics() {
+		if base, _, _ := strings.Cut(series, "{"); series == name || base == name {
+			sum += v
+		}
+	}
+	return sum
+}
+
+// Requests returns how many requests the server has received since its process started, by service and method, such
+// as "KV/Put". Each message of a stream counts. Methods without requests are missing.
+func (s *Server) Requests() map[string]int {
+	s.t.Helper()
+	requests := map[string]int{}
+	for series, v := range s.metrics() {
+		labels, ok := strings.CutPrefix(series, "grpc_server_msg_received_total{")
+		if !ok || v == 0 {
+			continue
+		}
+		service := label(labels, "grpc_service")
+		requests[service[strings.LastIndexByte(service, '.')+1:]+"/"+label(labels, "grpc_method")] += int(v)
+	}
+	return requests
+}
+
+// label returns the value of a label of a series.
+func label(labels, name string) string {
+	_, rest, _ := strings.Cut(labels, name+`="`)
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
+}
+
+// metrics yields the series of the server, each as the server writes it, and their values.
+func (s *Server) metrics() iter.Seq2[string, float64] {
 	s.t.Helper()
 	page, err := s.member.fetch(s.t.Context(), "/metrics")
 	must(s.t, err)
-	var sum float64
-	for line := range strings.Lines(page) {
-		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.HasPrefix(line, "#") || !ok {
-			continue
+	return func(yield func(string, float64) bool) {
+		for line := range strings.Lines(page) {
+			line = strings.TrimSpace(line)
+			i := strings.LastIndexByte(line, ' ')
+			if strings.HasPrefix(line, "#") || i < 0 {
+				continue
+			}
+			v, err := strconv.ParseFloat(line[i+1:], 64)
+			must(s.t, err)
+			if !yield(line[:i], v) {
+				return
+			}
 		}
-		if base, _, _ := strings.Cut(series, "{"); series != name && base != name {
-			continue
-		}
-		v, err := strconv.ParseFloat(value, 64)
-		must(s.t, err)
-		sum += v
 	}
-	return sum
 }
 
 // must ends the test if err is not nil.

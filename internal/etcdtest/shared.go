@@ -1,5 +1,3 @@
-//go:build unix
-
 package etcdtest
 
 import (
@@ -9,19 +7,15 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
 
-const (
-	endpointsEnv = "ETCDKIT_TEST_ENDPOINTS"
-	binaryEnv    = "ETCDKIT_TEST_ETCD"
-
-	// readyWithin bounds the wait for a server's first linearizable answer.
-	readyWithin = 30 * time.Second
-)
+// readyTimeout bounds the wait for a server's first linearizable answer.
+const readyTimeout = 30 * time.Second
 
 // shared is the one server of this test binary, started at its first use.
 //
@@ -35,14 +29,43 @@ type sharedServer struct {
 	member    *member // nil when the server is not ours
 }
 
-// Endpoints returns where the shared server is reached, and starts it if need be. It serves runnable
-// Examples, which have no t to fail: it panics when no server can be had, saying how to give one.
+// Endpoints returns the endpoints of the shared server, and starts it if necessary. It is for runnable Examples, which
+// have no t to fail: if there is no server it panics, saying how to provide one.
 func Endpoints() []string {
 	eps, err := shared.get()
 	if err != nil {
 		panic(err)
 	}
 	return eps
+}
+
+// SharedEndpoints is Endpoints for tests: it ends the test if there is no server.
+func SharedEndpoints(tb testing.TB) []string {
+	tb.Helper()
+	eps, err := shared.get()
+	must(tb, err)
+	return eps
+}
+
+// Versions returns the versions, such as "3.7.3", of the members that ETCDKIT_TEST_ENDPOINTS names, or of the servers
+// that are started.
+func Versions(tb testing.TB) []string {
+	tb.Helper()
+	if os.Getenv(endpointsEnv) == "" {
+		v, err := serverVersion()
+		must(tb, err)
+		return []string{v}
+	}
+	cli := Client(tb)
+	var versions []string
+	for _, ep := range cli.Endpoints() {
+		ctx, cancel := context.WithTimeout(tb.Context(), versionTimeout)
+		status, err := cli.Status(ctx, ep)
+		cancel()
+		must(tb, err)
+		versions = append(versions, status.Version)
+	}
+	return versions
 }
 
 func (s *sharedServer) get() ([]string, error) {
@@ -64,7 +87,7 @@ func (s *sharedServer) running() []string {
 func (s *sharedServer) find() ([]string, error) {
 	if list := os.Getenv(endpointsEnv); list != "" {
 		eps := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
-		return eps, answers(eps)
+		return eps, checkEndpoints(eps)
 	}
 	m, err := newMember("shared", config{})
 	if err != nil {
@@ -78,6 +101,9 @@ func (s *sharedServer) find() ([]string, error) {
 	return []string{m.endpoint()}, nil
 }
 
+// Stop stops the shared server and removes all data. No server can be started after it.
+func Stop() { shared.stop() }
+
 func (s *sharedServer) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,17 +114,17 @@ func (s *sharedServer) stop() {
 	s.endpoints, s.err, s.member = nil, errors.New("etcdtest: the tests are over, and the shared server with them"), nil
 }
 
-// answers reports whether the endpoints give a linearizable answer.
-func answers(eps []string) error {
+// checkEndpoints returns an error if the endpoints give no linearizable answer.
+func checkEndpoints(eps []string) error {
 	cli, err := clientv3.New(clientv3.Config{Endpoints: eps, Logger: zap.NewNop()})
 	if err != nil {
-		return noServer(fmt.Errorf("%s: %w", endpointsEnv, err))
+		return noServerError(fmt.Errorf("%s: %w", endpointsEnv, err))
 	}
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(background(), 5*time.Second) // it is said to be running
 	defer cancel()
 	if _, err := cli.Get(ctx, "etcdtest"); err != nil {
-		return noServer(fmt.Errorf("%s does not answer: %w", strings.Join(eps, ","), err))
+		return noServerError(fmt.Errorf("%s does not answer: %w", strings.Join(eps, ","), err))
 	}
 	return nil
 }
