@@ -3,7 +3,7 @@ package kv_test
 import (
 	"testing"
 
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
