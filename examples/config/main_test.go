@@ -8,10 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestTheLimitChangesUnderTheServerAndSurvivesABadValue(t *testing.T) {
 	said := regexp.MustCompile(`revision \d+`).ReplaceAllString(exampletest.Output(t, run), "revision N")

@@ -6,10 +6,10 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestNoCallFails(t *testing.T) {
 	assert.Equal(t, `three servers have started: calls are answered by ada, grace, linus, and 0 have failed

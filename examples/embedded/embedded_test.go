@@ -14,9 +14,10 @@ import (
 
 	"github.com/etcdkit/etcdkit/examples/embedded"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestAnEmbeddedServerServesUntilItIsStopped(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")

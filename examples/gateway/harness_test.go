@@ -22,9 +22,10 @@ import (
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/examples/settings"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 // rig is a gateway that runs, and a client of it. Each answer is held against the description.
 type rig struct {

@@ -15,11 +15,11 @@ import (
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/examples/embedded"
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestEachWriteSaysWhatBecameOfIt(t *testing.T) {
 	assert.Equal(t, `create: applied, once

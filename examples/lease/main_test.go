@@ -6,10 +6,10 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestASessionEndsInTimeAndAKeyComesBack(t *testing.T) {
 	assert.Equal(t, `the session is alive, its time to live is 3s

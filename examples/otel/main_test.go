@@ -12,10 +12,10 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestEachCallIsASpan(t *testing.T) {
 	assert.Equal(t, `span: etcdserverpb.KV/Put failed: false

@@ -19,9 +19,10 @@ import (
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/examples/settings"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 const file = "../etcd.yaml"
 

@@ -11,11 +11,11 @@ import (
 
 	"github.com/etcdkit/etcdkit/examples/embedded"
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestAllJobsAreFinished(t *testing.T) {
 	assert.Equal(t, `12 jobs for 6 workers

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
 // roleEnv makes this test binary play a part in a test of another process of it.
@@ -23,5 +24,5 @@ func TestMain(m *testing.M) {
 	case "leak a goroutine":
 		go func() { select {} }()
 	}
-	etcdtest.Main(m)
+	testmain.Run(m)
 }

@@ -5,10 +5,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
-func TestMain(m *testing.M) { etcdtest.Main(m) }
+func TestMain(m *testing.M) { testmain.Run(m) }
 
 // scale picks a figure of a suite: the short form, or the full one where ETCDKIT_LONG is set.
 func scale[T any](short, full T) T {
