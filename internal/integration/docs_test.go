@@ -124,7 +124,7 @@ type exported struct {
 func exportsOf(t *testing.T) map[string]*exported {
 	t.Helper()
 	out := map[string]*exported{}
-	for _, dir := range []string{".", "kv", "lease", "watch", "lock", "cache", "config", "discovery"} {
+	for _, dir := range []string{".", "kv", "lease", "watch", "lock", "cache", "config", "discovery", "etcdtest"} {
 		e := &exported{names: map[string]bool{}, members: map[string]map[string]bool{}, embeds: map[string][]string{}}
 		files, err := filepath.Glob(filepath.Join(repository, dir, "*.go"))
 		require.NoError(t, err)
@@ -218,7 +218,7 @@ func baseType(x ast.Expr) string {
 }
 
 var (
-	ofPackage = regexp.MustCompile(`^(etcdkit|kv|lease|watch|lock|cache|config|discovery)\.([A-Z]\w*)(?:\.([A-Z]\w*))?`)
+	ofPackage = regexp.MustCompile(`^(etcdkit|etcdtest|kv|lease|watch|lock|cache|config|discovery)\.([A-Z]\w*)(?:\.([A-Z]\w*))?`)
 	ofType    = regexp.MustCompile(`^([A-Z]\w*)\.([A-Z]\w*)`)
 )
 
