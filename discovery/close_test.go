@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAServiceThatWasTakenOverDoesNotKeepTheOthersFromDraining(t *testing.T) {
+func TestRegistration_CloseDrainsWhatWasNotTakenOver(t *testing.T) {
 	t.Parallel()
 	const delay = time.Second
 	dir := etcdtest.Prefix(t)
@@ -36,7 +36,7 @@ func TestAServiceThatWasTakenOverDoesNotKeepTheOthersFromDraining(t *testing.T) 
 	assert.Len(t, keys(t, p.cli, dir), 1, "what was taken over stays")
 }
 
-func TestAnUpdateOfAnotherInstanceIsRefused(t *testing.T) {
+func TestRegistration_UpdateRefusesOtherInstance(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	one := serve(t, "one", sayService, "test.Other")
@@ -51,7 +51,7 @@ func TestAnUpdateOfAnotherInstanceIsRefused(t *testing.T) {
 	}
 }
 
-func TestAServerThatWasRegisteredIsStoppedWheneverTheRegistryIsClosed(t *testing.T) {
+func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 	t.Parallel()
 	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
 	for n := range size(100, 1000) {
@@ -79,7 +79,7 @@ func TestAServerThatWasRegisteredIsStoppedWheneverTheRegistryIsClosed(t *testing
 	eventually(t, func() bool { return len(keys(t, p.cli, p.dir)) == 0 }, "what was cut off is cleaned up in the background")
 }
 
-func TestClosingARegistryWaitsForItsResolvers(t *testing.T) {
+func TestRegistry_CloseWaitsForResolvers(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	put(t, p, "services/echo/instances/a", `{"host":"h","port":1}`)

@@ -43,8 +43,8 @@ type TakenError struct {
 	// Remaining is how long the lease had left at the last look.
 	Remaining time.Duration
 
-	here  bool // the holder is a registration of the same client
-	since bool // it was not taken before
+	local    bool // the holder is a registration of the same client
+	replaced bool // it was not taken before
 }
 
 // Error names the holder's address and what is known of its life.
@@ -57,9 +57,9 @@ func (e *TakenError) Error() string {
 		text += ", registered at " + e.Holder.Registered.UTC().Format(time.RFC3339)
 	}
 	switch {
-	case e.here:
+	case e.local:
 		return text + " by this process"
-	case e.since:
+	case e.replaced:
 		return text + " meanwhile"
 	case e.Lease == 0:
 		return text + ": its key has no lease and stays until it is deleted"
@@ -72,8 +72,8 @@ func (e *TakenError) Error() string {
 // Unwrap gives ErrTaken.
 func (e *TakenError) Unwrap() error { return ErrTaken }
 
-// fail gives an error the form of all errors of this package.
-func fail(op, key string, err error) error {
+// opError gives an error the form of all errors of this package.
+func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "discovery", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: err}
 }
 

@@ -31,8 +31,8 @@ func Change(g *Registration, f func(i *Instance)) error { return g.changeAll(g.c
 
 // NewView returns a view without a watch, and the function that hands it batches. It holds nothing back.
 func NewView(service string) (s *Service, apply func(watch.Batch)) {
-	set := settings{layout: native(), logger: slog.New(slog.DiscardHandler)}
+	set := options{layout: native(), logger: slog.New(slog.DiscardHandler)}
 	v := newView(nil, service, &set)
-	v.begin()
-	return &Service{r: &Registry{settings: set}, v: v}, v.handle
+	v.onStart()
+	return &Service{r: &Registry{options: set}, v: v}, v.onBatch
 }

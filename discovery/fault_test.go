@@ -33,14 +33,14 @@ type fleet struct {
 	least atomic.Int64         // the fewest that a view told of after that
 }
 
-// settle registers n instances from several clients of a server, and waits until each client sees them all.
-func settle(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.Duration) *fleet {
+// debounceInterval registers n instances from several clients of a server, and waits until each client sees them all.
+func debounceInterval(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{}
 	f.least.Store(int64(n))
 	registries := make([]*discovery.Registry, clients)
 	for c := range clients {
-		registries[c], _ = over(t, srv.Client(t, harden), "app", discovery.WithTTL(ttl))
+		registries[c], _ = isDone(t, srv.Client(t, harden), "app", discovery.WithTTL(ttl))
 	}
 	f.regs = make([]*discovery.Registration, n)
 	var wg sync.WaitGroup
@@ -97,12 +97,12 @@ func (f *fleet) there(t *testing.T, srv *etcdtest.Server, began time.Time) time.
 	return took
 }
 
-func TestAllRegisterAnewAfterAnOutage(t *testing.T) {
+func TestRegistration_ComesBackAfterOutage(t *testing.T) {
 	t.Parallel()
 	clients, n := size(4, 8), size(60, 200)
 	ttl, outage := time.Duration(size(3, 30))*time.Second, time.Duration(size(5, 60))*time.Second
 	srv := etcdtest.Start(t)
-	f := settle(t, srv, clients, n, ttl)
+	f := debounceInterval(t, srv, clients, n, ttl)
 	for _, again := range []string{"on the same data", "on empty data"} {
 		srv.Kill()
 		down := time.NewTimer(outage)
@@ -142,12 +142,12 @@ func TestAllRegisterAnewAfterAnOutage(t *testing.T) {
 	assert.Empty(t, keys(t, srv.Client(t), "app/"), "whatever was repeated left nothing behind")
 }
 
-func TestARegistrarThatWasCutOffRegistersAnew(t *testing.T) {
+func TestRegistration_ComesBackAfterPartition(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	watcher, p := over(t, srv.Client(t, harden), "app")
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, p := isDone(t, srv.Client(t, harden), "app")
 	reg := register(t, r, some("orders", "a"))
 	s := view(t, watcher, "orders")
 	var worst time.Duration
@@ -166,12 +166,12 @@ func TestARegistrarThatWasCutOffRegistersAnew(t *testing.T) {
 	inTime(t, worst, 2*time.Second)
 }
 
-func TestAProcessThatComesBackLateLeavesItsSuccessorAlone(t *testing.T) {
+func TestRegistration_LateProcessLeavesSuccessorAlone(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	old, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	young, p := over(t, srv.Client(t, harden), "app", discovery.WithTTL(2*time.Second))
+	old, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	young, p := isDone(t, srv.Client(t, harden), "app", discovery.WithTTL(2*time.Second))
 	for n := range size(2, 20) {
 		first := register(t, old, some("orders", "a"))
 		proxy.Blackhole(true, true)
@@ -192,7 +192,7 @@ func TestAProcessThatComesBackLateLeavesItsSuccessorAlone(t *testing.T) {
 	}
 }
 
-func TestADeletedOrOverwrittenKeyComesBack(t *testing.T) {
+func TestRegistration_RestoresDeletedOrOverwrittenKey(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	reg := register(t, r, some("orders", "a"))
@@ -210,12 +210,12 @@ func TestADeletedOrOverwrittenKeyComesBack(t *testing.T) {
 	}
 }
 
-func TestAViewConvergesAfterCompactionAndReplacement(t *testing.T) {
+func TestView_ConvergesAfterCompaction(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	direct, _ := over(t, srv.Client(t, harden), "app")
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := isDone(t, srv.Client(t, harden), "app")
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	s := view(t, r, "orders")
 	numbered := func(n int) discovery.Instance {
 		i := some("orders", strconv.Itoa(n))
@@ -255,7 +255,7 @@ func TestAViewConvergesAfterCompactionAndReplacement(t *testing.T) {
 	inTime(t, worst, 2*time.Second)
 }
 
-func TestAGracefulCloseIsSeenWhileEtcdTellsOfIt(t *testing.T) {
+func TestView_SeesGracefulClose(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	mine, _ := process(t, dir)

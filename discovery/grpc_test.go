@@ -148,7 +148,7 @@ func answers(tb testing.TB, conn *grpc.ClientConn, n int) map[string]int {
 	return out
 }
 
-func TestGRPCServersAreRegisteredFoundAndDrained(t *testing.T) {
+func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 	t.Parallel()
 	const delay = 1500 * time.Millisecond
 	dir := etcdtest.Prefix(t)
@@ -217,12 +217,12 @@ func dialAddr(t *testing.T, s *server) *grpc.ClientConn {
 	return conn
 }
 
-func TestAServerIsStoppedWithCallsThatTakeTooLong(t *testing.T) {
+func TestRegisterGRPC_StopsServerAfterTimeout(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	s := serve(t, "slow")
 	s.held = make(chan struct{})
-	reg, err := r.RegisterGRPC(timely(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0), discovery.WithStopWait(100*time.Millisecond))
+	reg, err := r.RegisterGRPC(timely(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0), discovery.WithStopTimeout(100*time.Millisecond))
 	require.NoError(t, err)
 	conn := dial(t, "etcd:///echo", r.Resolver())
 	failed := make(chan error)
@@ -241,7 +241,7 @@ func TestAServerIsStoppedWithCallsThatTakeTooLong(t *testing.T) {
 	<-done
 }
 
-func TestARollingRestartUnderLoadFailsNoCall(t *testing.T) {
+func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	const n = 10
@@ -306,7 +306,7 @@ func TestARollingRestartUnderLoadFailsNoCall(t *testing.T) {
 	assert.Greater(t, calls.Load(), int64(100))
 }
 
-func TestGRPCNamingResolversFindEachOthersServers(t *testing.T) {
+func TestGRPCNaming_ResolversFindEachOthersServers(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir, discovery.WithGRPCNaming())

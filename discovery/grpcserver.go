@@ -21,7 +21,7 @@ import (
 func (r *Registry) RegisterGRPC(ctx context.Context, srv *grpc.Server, i Instance, o ...RegisterOption) (*Registration, error) {
 	const op = "register grpc"
 	if srv == nil {
-		return nil, fail(op, i.Service+"/"+i.ID, invalid("no server"))
+		return nil, opError(op, i.Service+"/"+i.ID, invalid("no server"))
 	}
 	all := []Instance{i}
 	if i.Service == "" {
@@ -34,7 +34,7 @@ func (r *Registry) RegisterGRPC(ctx context.Context, srv *grpc.Server, i Instanc
 		}
 	}
 	if len(all) == 0 {
-		return nil, fail(op, i.ID, invalid("the server has no services"))
+		return nil, opError(op, i.ID, invalid("the server has no services"))
 	}
 	return r.register(ctx, op, srv, all, o)
 }

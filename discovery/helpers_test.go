@@ -59,11 +59,11 @@ func harden(cfg *clientv3.Config) {
 // process is a registry over a client of its own, as another process has it, below dir.
 func process(tb testing.TB, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
 	tb.Helper()
-	return over(tb, etcdtest.Client(tb, harden), dir, o...)
+	return isDone(tb, etcdtest.Client(tb, harden), dir, o...)
 }
 
-// over is a registry over a client, closed when the test ends.
-func over(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
+// isDone is a registry over a client, closed when the test ends.
+func isDone(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
 	tb.Helper()
 	p := newParts(tb, cli, dir)
 	r := discovery.New(p, o...)

@@ -28,7 +28,7 @@ func (l *loads) Choose(c discovery.Candidates, _ string) int {
 	return l.n
 }
 
-func TestWorkThatIsDoneTwiceLeavesNoDebt(t *testing.T) {
+func TestPick_SecondDoneIsIgnored(t *testing.T) {
 	t.Parallel()
 	s, _ := pool(t, 2, nil)
 	l := &loads{}
@@ -47,7 +47,7 @@ func TestWorkThatIsDoneTwiceLeavesNoDebt(t *testing.T) {
 	one.Done(nil)
 }
 
-func TestWorkThatIsNeverDoneIsForgottenWithTheProcess(t *testing.T) {
+func TestPick_LoadIsForgottenWithInstance(t *testing.T) {
 	t.Parallel()
 	s, p := pool(t, 2, nil)
 	l := &loads{}
@@ -75,7 +75,7 @@ func TestWorkThatIsNeverDoneIsForgottenWithTheProcess(t *testing.T) {
 	assert.Equal(t, []int{1, 0}, l.seen, "nor does it get the credit of the old one")
 }
 
-func TestWhatIsCanceledIsNobodysFault(t *testing.T) {
+func TestPick_CancellationIsNoFailure(t *testing.T) {
 	t.Parallel()
 	s, _ := pool(t, 2, nil, discovery.WithEjection(1, 1<<40))
 	p := s.Picker(nil)
@@ -90,7 +90,7 @@ func TestWhatIsCanceledIsNobodysFault(t *testing.T) {
 	assert.Equal(t, map[string]int{"01": 10}, tally(t, p, 10))
 }
 
-func TestTheOwnersOfKeysStayTheSameFromReleaseToRelease(t *testing.T) {
+func TestSticky_OwnersAreStableAcrossReleases(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		member func(i int) string

@@ -45,7 +45,7 @@ func tally(tb testing.TB, p *discovery.Picker, n int) map[string]int {
 	return out
 }
 
-func TestRoundRobinTakesTurns(t *testing.T) {
+func TestRoundRobin_TakesTurns(t *testing.T) {
 	t.Parallel()
 	s, _ := pool(t, 4, nil)
 	for _, policy := range []discovery.Policy{discovery.RoundRobin(), nil} {
@@ -60,7 +60,7 @@ func TestRoundRobinTakesTurns(t *testing.T) {
 	assert.Len(t, firsts, 4, "not everybody begins with the same")
 }
 
-func TestPoliciesSpreadPicksAsTheySay(t *testing.T) {
+func TestPolicies_SpreadPicks(t *testing.T) {
 	t.Parallel()
 	s, _ := pool(t, 4, func(i int) string { return fmt.Sprintf(`"weight":%d`, i+1) })
 	const n = 20000
@@ -79,7 +79,7 @@ func TestPoliciesSpreadPicksAsTheySay(t *testing.T) {
 	}
 }
 
-func TestLeastLoadedEvensTheLoadByWeight(t *testing.T) {
+func TestLeastLoaded_BalancesLoadByWeight(t *testing.T) {
 	t.Parallel()
 	s, _ := pool(t, 4, func(i int) string { return fmt.Sprintf(`"weight":%d`, 1+i/2) })
 	p := s.Picker(discovery.LeastLoaded())
@@ -111,7 +111,7 @@ func TestLeastLoaded_PrefersHigherWeightsWithoutLoad(t *testing.T) {
 	assert.InEpsilon(t, n/6, got["01"], 0.2)
 }
 
-func TestStickyKeepsKeysWhereTheyAre(t *testing.T) {
+func TestSticky_KeepsKeysOnInstances(t *testing.T) {
 	t.Parallel()
 	for name, member := range map[string]func(i int) string{
 		"equal weights": nil,
@@ -157,7 +157,7 @@ func TestStickyKeepsKeysWhereTheyAre(t *testing.T) {
 	}
 }
 
-func TestPicksKeepToFiltersAndTheZone(t *testing.T) {
+func TestPicker_HonorsFiltersAndZone(t *testing.T) {
 	t.Parallel()
 	s, p := pool(t, 4, func(i int) string { return fmt.Sprintf(`"zone":"%d","version":"v%d"`, i%2, i/2) })
 	in := func(want ...string) map[string]int {
@@ -184,7 +184,7 @@ func TestPicksKeepToFiltersAndTheZone(t *testing.T) {
 	assert.Equal(t, in("00", "02"), tally(t, s.Picker(nil, discovery.OnlyZone("0")), 12), "better than nothing")
 }
 
-// first is a policy of a user's own.
+// desired is a policy of a user's own.
 type first struct{ answer int }
 
 func (f first) Choose(c discovery.Candidates, key string) int {
@@ -194,7 +194,7 @@ func (f first) Choose(c discovery.Candidates, key string) int {
 	return f.answer
 }
 
-func TestAPolicyOfOnesOwn(t *testing.T) {
+func TestPicker_CustomPolicy(t *testing.T) {
 	t.Parallel()
 	s, _ := pool(t, 3, nil)
 	k, err := s.Picker(first{2}).PickFor("k")
@@ -207,39 +207,39 @@ func TestAPolicyOfOnesOwn(t *testing.T) {
 	discovery.Pick{}.Done(nil) // of a pick that failed
 }
 
-func TestFailingInstancesAreLeftAloneForAWhile(t *testing.T) {
+func TestPicker_EjectsFailingInstances(t *testing.T) {
 	t.Parallel()
 	const away = 2 * time.Second
 	s, p := pool(t, 4, nil, discovery.WithEjection(3, away))
 	picker := s.Picker(nil)
-	bad := errors.New("refused")
+	validationErr := errors.New("refused")
 	fail := func(times int, err error, ids ...string) {
 		t.Helper()
 		failPicks(t, picker, times, err, ids...)
 	}
-	fail(2, bad, "00")
-	fail(2, bad, "00")
+	fail(2, validationErr, "00")
+	fail(2, validationErr, "00")
 	fail(100, context.Canceled, "00")
 	assert.Len(t, tally(t, picker, 40), 4, "a success in between, and what was canceled, do not count")
 	began := time.Now()
-	fail(3, bad, "00")
+	fail(3, validationErr, "00")
 	assert.NotContains(t, tally(t, picker, 40), "00")
 	eventually(t, func() bool { return len(tally(t, picker, 40)) == 4 })
 	assert.GreaterOrEqual(t, time.Since(began), away)
 
 	began = time.Now()
-	fail(100, bad, "00", "01", "02", "03")
+	fail(100, validationErr, "00", "01", "02", "03")
 	assert.Len(t, tally(t, picker, 40), 2, "never more than half")
 	eventually(t, func() bool { return len(tally(t, picker, 40)) == 4 })
 	assert.GreaterOrEqual(t, time.Since(began), away)
 
-	fail(3, bad, "03")
+	fail(3, validationErr, "03")
 	assert.NotContains(t, tally(t, picker, 40), "03")
 	put(t, p, "services/s/instances/03", `{"host":"other","port":1}`)
 	eventually(t, func() bool { return tally(t, picker, 40)["03"] > 0 }, "another process has not failed yet")
 	never, _ := pool(t, 2, nil, discovery.WithEjection(0, 0))
 	picker = never.Picker(nil)
-	fail(100, bad, "00")
+	fail(100, validationErr, "00")
 	assert.Len(t, tally(t, picker, 40), 2)
 }
 
@@ -248,8 +248,8 @@ func failPicks(t *testing.T, p *discovery.Picker, times int, err error, ids ...s
 	t.Helper()
 	failed := map[string]int{}
 	for range 400 {
-		k, bad := p.Pick()
-		require.NoError(t, bad)
+		k, validationErr := p.Pick()
+		require.NoError(t, validationErr)
 		id := k.Instance.ID
 		if slices.Contains(ids, id) && failed[id] < times {
 			failed[id]++
@@ -260,7 +260,7 @@ func failPicks(t *testing.T, p *discovery.Picker, times int, err error, ids ...s
 	}
 }
 
-func TestHalfOfThoseThatAreLeftComeBackEarly(t *testing.T) {
+func TestPicker_EjectsAtMostHalf(t *testing.T) {
 	t.Parallel()
 	s, p := pool(t, 4, nil, discovery.WithEjection(3, time.Hour))
 	picker := s.Picker(nil)
@@ -273,7 +273,7 @@ func TestHalfOfThoseThatAreLeftComeBackEarly(t *testing.T) {
 	assert.Len(t, tally(t, picker, 40), 1)
 }
 
-func TestPicksGoOnWhileInstancesChange(t *testing.T) {
+func TestPicker_PicksWhileInstancesChange(t *testing.T) {
 	t.Parallel()
 	s, p := pool(t, 4, nil)
 	done := make(chan struct{})
@@ -315,7 +315,7 @@ func policies() map[string]discovery.Policy {
 	}
 }
 
-func TestAPickAllocatesNothing(t *testing.T) { //nolint:paralleltest // it counts allocations
+func TestPicker_DoesNotAllocate(t *testing.T) { //nolint:paralleltest // it counts allocations
 	s, _ := pool(t, 10, func(i int) string { return fmt.Sprintf(`"weight":%d,"zone":"z"`, i) })
 	for name, policy := range policies() {
 		p := s.Picker(policy, discovery.PreferZone("z", 1))

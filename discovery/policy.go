@@ -16,16 +16,16 @@ type Policy interface {
 }
 
 // Candidates are the instances to choose from, in the order of their IDs. They stay the same for one choice.
-type Candidates struct{ s *slate }
+type Candidates struct{ s *pickSet }
 
 // Len is how many there are.
-func (c Candidates) Len() int { return len(c.s.nodes) }
+func (c Candidates) Len() int { return len(c.s.candidates) }
 
 // At is the n-th. It is shared: do not change it.
-func (c Candidates) At(n int) *Instance { return c.s.nodes[n].instance }
+func (c Candidates) At(n int) *Instance { return c.s.candidates[n].instance }
 
 // Load is how many picks of the n-th by this picker are under way: whose Done was not called yet.
-func (c Candidates) Load(n int) int { return int(c.s.nodes[n].load.Load()) }
+func (c Candidates) Load(n int) int { return int(c.s.candidates[n].load.Load()) }
 
 // RoundRobin takes one after the other. It begins anywhere, so that many clients do not begin with the same.
 func RoundRobin() Policy {
@@ -59,7 +59,7 @@ type weighted struct{}
 func (weighted) Choose(c Candidates, _ string) int {
 	s := c.s
 	if s.uniform {
-		return rand.IntN(len(s.nodes))
+		return rand.IntN(len(s.candidates))
 	}
 	at := rand.IntN(s.sums[len(s.sums)-1])
 	return sort.Search(len(s.sums), func(n int) bool { return s.sums[n] > at })
@@ -104,10 +104,10 @@ func (sticky) Choose(c Candidates, key string) int {
 	}
 	seed := hash(key)
 	if c.s.uniform {
-		return c.s.highest(seed)
+		return c.s.highestScore(seed)
 	}
 	best, most := 0, math.Inf(-1)
-	for n, node := range c.s.nodes {
+	for n, node := range c.s.candidates {
 		// -w / ln(u) for u in (0, 1): who has it largest has it so with a probability proportional to w
 		u := (float64(mix(seed^node.hash)>>11) + 0.5) / (1 << 53)
 		if score := float64(node.instance.weight()) / -math.Log(u); score > most {
@@ -117,8 +117,8 @@ func (sticky) Choose(c Candidates, key string) int {
 	return best
 }
 
-// highest is the candidate of the highest score where all weights are equal.
-func (s *slate) highest(seed uint64) int {
+// highestScore is the candidate of the highest score where all weights are equal.
+func (s *pickSet) highestScore(seed uint64) int {
 	best, most := 0, uint64(0)
 	for n, h := range s.hashes {
 		if score := mix(seed ^ h); score >= most {

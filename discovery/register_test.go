@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAnInstanceIsRegisteredUpdatedDrainedAndClosed(t *testing.T) {
+func TestRegistration_Lifecycle(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	mine, p := process(t, dir)
@@ -60,10 +60,10 @@ func TestAnInstanceIsRegisteredUpdatedDrainedAndClosed(t *testing.T) {
 	assert.Empty(t, keys(t, p.cli, dir))
 }
 
-func TestBadInputIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	r, _ := over(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	r, _ := isDone(t, counter.Client(t, harden), etcdtest.Prefix(t))
 	cases := map[string]func(i *discovery.Instance){
 		"no service":                 func(i *discovery.Instance) { i.Service = "" },
 		"a slash in the service":     func(i *discovery.Instance) { i.Service = "a/b" },
@@ -114,8 +114,8 @@ func TestBadInputIsRefusedBeforeAnythingIsSent(t *testing.T) {
 		_, err = r.OpenService(t.Context(), name)
 		require.ErrorIs(t, err, discovery.ErrInvalid)
 	}
-	for _, bad := range []discovery.Option{discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1), discovery.WithEjection(-1, 0)} {
-		_, err = discovery.New(newParts(t, etcdtest.Client(t), "x/"), bad).Services(t.Context())
+	for _, validationErr := range []discovery.Option{discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1), discovery.WithEjection(-1, 0)} {
+		_, err = discovery.New(newParts(t, etcdtest.Client(t), "x/"), validationErr).Services(t.Context())
 		require.ErrorIs(t, err, discovery.ErrInvalid)
 	}
 	_, err = discovery.New(nil).Services(t.Context())
@@ -128,7 +128,7 @@ func TestBadInputIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
-func TestALivingDuplicateIsTaken(t *testing.T) {
+func TestRegister_ReturnsTakenErrorForLiveHolder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	one, _ := process(t, dir, discovery.WithTTL(3*time.Second))
@@ -156,7 +156,7 @@ func TestALivingDuplicateIsTaken(t *testing.T) {
 	assert.ErrorContains(t, err, "has no lease")
 }
 
-func TestWhatACrashedProcessHasLeftIsWaitedOut(t *testing.T) {
+func TestRegister_WaitsForLeaseOfCrashedProcess(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir)
@@ -278,7 +278,7 @@ func (w journalWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestATakeoverLeavesTheLivingWithoutARegistrationUntilItEnds(t *testing.T) {
+func TestWithTakeover_SuspendsLiveHolder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	one, p := process(t, dir)
@@ -302,7 +302,7 @@ func TestATakeoverLeavesTheLivingWithoutARegistrationUntilItEnds(t *testing.T) {
 	assert.Empty(t, keys(t, p.cli, dir))
 }
 
-func TestAHolderThatWritesLives(t *testing.T) {
+func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	one, _ := process(t, dir, discovery.WithTTL(time.Hour))
@@ -332,10 +332,10 @@ func TestAHolderThatWritesLives(t *testing.T) {
 	}
 }
 
-func TestWhatItCosts(t *testing.T) {
+func TestCost_InRPCs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	r, _ := over(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	r, _ := isDone(t, counter.Client(t, harden), etcdtest.Prefix(t))
 	costs := func(want map[string]int, f func()) {
 		t.Helper()
 		counter.Reset()
@@ -369,7 +369,7 @@ func TestWhatItCosts(t *testing.T) {
 	})
 }
 
-func TestAnOldProcessThatShutsDownLateLeavesItsSuccessorAlone(t *testing.T) {
+func TestRegistration_LateCloseLeavesSuccessorAlone(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	old, p := process(t, dir)
@@ -385,11 +385,11 @@ func TestAnOldProcessThatShutsDownLateLeavesItsSuccessorAlone(t *testing.T) {
 	}
 }
 
-func TestRegisteringWithoutWaitingGoesOnUntilItSucceeds(t *testing.T) {
+func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	log := &journal[string]{}
-	r, p := over(t, srv.Client(t, harden), "app", discovery.WithLogger(warnings(log)))
+	r, p := isDone(t, srv.Client(t, harden), "app", discovery.WithLogger(warnings(log)))
 	srv.Kill()
 	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
@@ -418,7 +418,7 @@ func TestRegisteringWithoutWaitingGoesOnUntilItSucceeds(t *testing.T) {
 	require.ErrorIs(t, err, discovery.ErrClosed)
 }
 
-func TestCloseEndsWhatIsStillTried(t *testing.T) {
+func TestWithoutWaiting_CloseEndsRetries(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir)
@@ -446,7 +446,7 @@ func TestCloseEndsWhatIsStillTried(t *testing.T) {
 	assert.Len(t, keys(t, p.cli, dir), 2, "what is not ours stays")
 }
 
-func TestClosingTheClientFirstEndsRegistrations(t *testing.T) {
+func TestRegistration_EndsWithClient(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	reg := register(t, r, some("orders", "a"))
@@ -464,7 +464,7 @@ func TestClosingTheClientFirstEndsRegistrations(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-func TestTenRegistriesAreOpenedAndClosedFiftyTimes(t *testing.T) {
+func TestRegistry_OpenCloseStorm(t *testing.T) {
 	t.Parallel()
 	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
 	done := make(chan struct{})

@@ -17,22 +17,22 @@ import (
 // state: after the loss of its lease, after its key was deleted or overwritten, after an outage of etcd of any length, it
 // comes back by itself. It is safe for concurrent use.
 type Registration struct {
-	r      *Registry
-	set    registering
-	places []*place
-	server *grpc.Server // nil where there is none
+	registry *Registry
+	options  registerOptions
+	keys     []*registrationKey
+	server   *grpc.Server // nil where there is none
 
-	mu   sync.Mutex
-	owns bool // the server is to be stopped by Close
-	over bool // Close was called
+	mu         sync.Mutex
+	ownsServer bool // the server is to be stopped by Close
+	closed     bool // Close was called
 
-	ctx    context.Context //nolint:containedctx // the registration's own life, which it hands out
-	cancel context.CancelCauseFunc
-	opened chan struct{}             // closed when nothing is being opened any more
-	marked atomic.Pointer[time.Time] // when it was marked as draining
+	ctx           context.Context //nolint:containedctx // the registration's own life, which it hands out
+	cancel        context.CancelCauseFunc
+	opened        chan struct{}             // closed when nothing is being opened any more
+	drainingSince atomic.Pointer[time.Time] // when it was marked as draining
 
-	closing sync.Once
-	err     error
+	closing  sync.Once
+	closeErr error
 }
 
 // Register registers an instance, and returns when it is in etcd. ctx bounds that alone; when it fails, nothing is left
@@ -56,57 +56,57 @@ func (r *Registry) Register(ctx context.Context, i Instance, o ...RegisterOption
 // register registers one or several instances as one.
 func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, all []Instance, o []RegisterOption) (*Registration, error) {
 	name := all[0].Service + "/" + all[0].ID
-	set, bad := newRegistering(o)
-	bad = errors.Join(r.usable(ctx), bad)
+	set, validationErr := newRegisterOptions(o)
+	validationErr = errors.Join(r.check(ctx), validationErr)
 	for n := range all {
-		bad = errors.Join(bad, all[n].check())
+		validationErr = errors.Join(validationErr, all[n].check())
 	}
-	if bad != nil {
-		return nil, fail(op, name, bad)
+	if validationErr != nil {
+		return nil, opError(op, name, validationErr)
 	}
 	reg, err := r.newRegistration(srv, all, set)
 	if err == nil {
-		err = r.enter(reg)
+		err = r.add(reg)
 	}
 	if err != nil {
 		reg.cancel(err)
-		return nil, fail(op, name, err)
+		return nil, opError(op, name, err)
 	}
 	if set.background {
-		go reg.openAll(func(p *place) error { return reg.insist(p) }) //nolint:errcheck // it goes on until it has nothing to tell
+		go reg.openAll(func(p *registrationKey) error { return reg.retryOpen(p) }) //nolint:errcheck // it goes on until it has nothing to tell
 	} else if err := reg.openWithin(ctx); err != nil {
 		_ = reg.Close() // what is there of it
-		return nil, fail(op, name, err)
+		return nil, opError(op, name, err)
 	}
-	if !reg.own() {
+	if !reg.takeServer() {
 		_ = reg.Close() // which is under way
-		return nil, fail(op, name, errs.ClosedError("registry"))
+		return nil, opError(op, name, errs.ClosedError("registry"))
 	}
 	return reg, nil
 }
 
-func (r *Registry) newRegistration(srv *grpc.Server, all []Instance, set registering) (*Registration, error) {
-	reg := &Registration{r: r, set: set, server: srv, opened: make(chan struct{})}
-	reg.ctx, reg.cancel = context.WithCancelCause(r.life)
+func (r *Registry) newRegistration(srv *grpc.Server, all []Instance, set registerOptions) (*Registration, error) {
+	reg := &Registration{registry: r, options: set, server: srv, opened: make(chan struct{})}
+	reg.ctx, reg.cancel = context.WithCancelCause(r.ctx)
 	for _, i := range all {
 		i = i.clone()
 		i.Status, i.Registered = Up, time.Now().UTC().Truncate(time.Millisecond)
-		p, err := r.newPlace(reg.ctx, i)
+		p, err := r.newRegistrationKey(reg.ctx, i)
 		if err != nil {
 			return reg, err
 		}
-		reg.places = append(reg.places, p)
+		reg.keys = append(reg.keys, p)
 	}
 	return reg, nil
 }
 
-// own makes the server the registration's own, if there is one. It reports false if the registry was faster, and has
+// takeServer makes the server the registration's own, if there is one. It reports false if the registry was faster, and has
 // closed the registration: then the server is the caller's still.
-func (g *Registration) own() bool {
+func (g *Registration) takeServer() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.owns = g.server != nil && !g.over
-	return !g.over
+	g.ownsServer = g.server != nil && !g.closed
+	return !g.closed
 }
 
 // openWithin opens all places as long as ctx allows.
@@ -114,7 +114,7 @@ func (g *Registration) openWithin(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(g.ctx, func() { stop(context.Cause(g.ctx)) })()
-	if err := g.openAll(func(p *place) error { return p.open(ctx, g.set.takeover) }); err != nil {
+	if err := g.openAll(func(p *registrationKey) error { return p.open(ctx, g.options.takeover) }); err != nil {
 		return err
 	}
 	if g.ctx.Err() != nil {
@@ -124,24 +124,24 @@ func (g *Registration) openWithin(ctx context.Context) error {
 }
 
 // openAll opens all places, at once.
-func (g *Registration) openAll(open func(p *place) error) error {
+func (g *Registration) openAll(open func(p *registrationKey) error) error {
 	defer close(g.opened)
-	return each(g.places, func(p *place) error {
+	return forEach(g.keys, func(p *registrationKey) error {
 		err := open(p)
 		if err == nil {
-			g.watchOver(p)
+			g.endWithKey(p)
 		}
 		return err
 	})
 }
 
-// insist opens a place however long that takes. It logs the first failure and the success after it.
-func (g *Registration) insist(p *place) error {
+// retryOpen opens a place however long that takes. It logs the first failure and the success after it.
+func (g *Registration) retryOpen(p *registrationKey) error {
 	wait := newBackoff()
 	for failed := false; ; failed = true {
-		err := p.open(g.ctx, g.set.takeover)
+		err := p.open(g.ctx, g.options.takeover)
 		if err == nil && failed {
-			g.r.logger.WarnContext(g.ctx, "instance is registered", "key", errs.Short(p.key))
+			g.registry.logger.WarnContext(g.ctx, "instance is registered", "key", errs.Short(p.key))
 		}
 		if err == nil || g.ctx.Err() != nil {
 			return err
@@ -151,26 +151,26 @@ func (g *Registration) insist(p *place) error {
 			return err
 		}
 		if !failed {
-			g.r.logger.WarnContext(g.ctx, "instance could not be registered; retrying", "key", errs.Short(p.key), "error", err)
+			g.registry.logger.WarnContext(g.ctx, "instance could not be registered; retrying", "key", errs.Short(p.key), "error", err)
 		}
 		pause(g.ctx, wait.NextBackOff())
 	}
 }
 
-// watchOver ends the registration when the client is closed under it.
-func (g *Registration) watchOver(p *place) {
+// endWithKey ends the registration when the client is closed under it.
+func (g *Registration) endWithKey(p *registrationKey) {
 	_, _, held := p.get()
 	context.AfterFunc(held.Context(), func() { g.cancel(errs.ClosedError("registration")) })
 }
 
-// first is the instance as it is to be, of the first place.
-func (g *Registration) first() Instance {
-	i, _, _ := g.places[0].get()
+// desired is the instance as it is to be, of the first place.
+func (g *Registration) desired() Instance {
+	i, _, _ := g.keys[0].get()
 	return i.clone()
 }
 
 // Instance is the instance as it is to be in etcd.
-func (g *Registration) Instance() Instance { return g.first() }
+func (g *Registration) Instance() Instance { return g.desired() }
 
 // Context ends when the registration is closed, with a cause that matches ErrClosed, and not before: one that is lost comes
 // back. State tells what is the case at present.
@@ -184,15 +184,15 @@ func (g *Registration) Context() context.Context { return g.ctx }
 // Before the first success of [WithoutWaiting], Update only says what is to be registered, and does not fail.
 func (g *Registration) Update(ctx context.Context, i Instance) error {
 	const op = "update"
-	was := g.first()
+	was := g.desired()
 	name := was.Service + "/" + was.ID
-	bad := g.usable(ctx)
+	validationErr := g.checkOpen(ctx)
 	if i.Service != "" && i.Service != was.Service || i.ID != "" && i.ID != was.ID {
-		bad = errors.Join(bad, invalid("%s/%s is another instance", errs.Quote(i.Service), errs.Quote(i.ID)))
+		validationErr = errors.Join(validationErr, invalid("%s/%s is another instance", errs.Quote(i.Service), errs.Quote(i.ID)))
 	}
 	i.Service, i.ID, i.Status = was.Service, was.ID, ""
-	if bad = errors.Join(bad, i.check()); bad != nil {
-		return fail(op, name, bad)
+	if validationErr = errors.Join(validationErr, i.check()); validationErr != nil {
+		return opError(op, name, validationErr)
 	}
 	i = i.clone()
 	err := g.changeAll(ctx, func(old *Instance) {
@@ -201,13 +201,13 @@ func (g *Registration) Update(ctx context.Context, i Instance) error {
 		*old = i
 	})
 	if err != nil {
-		return fail(op, name, err)
+		return opError(op, name, err)
 	}
 	return nil
 }
 
-// usable refuses a call that cannot be carried out.
-func (g *Registration) usable(ctx context.Context) error {
+// check refuses a call that cannot be carried out.
+func (g *Registration) checkOpen(ctx context.Context) error {
 	switch {
 	case ctx == nil:
 		return invalid("nil context")
@@ -219,11 +219,11 @@ func (g *Registration) usable(ctx context.Context) error {
 
 // changeAll changes the instance at all places, at once.
 func (g *Registration) changeAll(ctx context.Context, f func(*Instance)) error {
-	return each(g.places, func(p *place) error { return p.change(ctx, f) })
+	return forEach(g.keys, func(p *registrationKey) error { return p.change(ctx, f) })
 }
 
-// each does something at all places, at once.
-func each(places []*place, f func(p *place) error) error {
+// forEach does something at all places, at once.
+func forEach(places []*registrationKey, f func(p *registrationKey) error) error {
 	failures := make([]error, len(places))
 	var wg sync.WaitGroup
 	for n, p := range places {
@@ -239,27 +239,27 @@ func each(places []*place, f func(p *place) error) error {
 // to be made, or that clients have not had all of their time. It is made as soon as that is possible, as with Update; there
 // is no way back but Close and Register.
 func (g *Registration) Drain(ctx context.Context) error {
-	i := g.first()
-	err := g.usable(ctx)
+	i := g.desired()
+	err := g.checkOpen(ctx)
 	if err == nil {
-		err = g.changeAll(ctx, markDraining)
+		err = g.changeAll(ctx, setDraining)
 	}
 	if err == nil {
-		err = g.turnElsewhere(ctx, g.set.delay)
+		err = g.waitDrainDelay(ctx, g.options.drainDelay)
 	}
 	if err != nil {
-		return fail("drain", i.Service+"/"+i.ID, err)
+		return opError("drain", i.Service+"/"+i.ID, err)
 	}
 	return nil
 }
 
-func markDraining(i *Instance) { i.Status = Draining }
+func setDraining(i *Instance) { i.Status = Draining }
 
-// turnElsewhere waits until clients have turned elsewhere: for some time after the mark was made first.
-func (g *Registration) turnElsewhere(ctx context.Context, delay time.Duration) error {
+// waitDrainDelay waits until clients have turned elsewhere: for some time after the mark was made first.
+func (g *Registration) waitDrainDelay(ctx context.Context, delay time.Duration) error {
 	now := time.Now()
-	g.marked.CompareAndSwap(nil, &now)
-	if left := delay - time.Since(*g.marked.Load()); left > 0 && !pause(ctx, left) {
+	g.drainingSince.CompareAndSwap(nil, &now)
+	if left := delay - time.Since(*g.drainingSince.Load()); left > 0 && !pause(ctx, left) {
 		return retry.ContextError(ctx)
 	}
 	return nil

@@ -23,54 +23,54 @@ type Client interface {
 
 // Registry registers instances and finds those of others. It is safe for concurrent use, and belongs to whoever made it.
 type Registry struct {
-	settings
+	options
 
-	store   *kv.Store
-	watcher *watch.Watcher
-	leases  *lease.Manager
-	bad     error // what is wrong with the options or the client
+	store      *kv.Store
+	watcher    *watch.Watcher
+	leases     *lease.Manager
+	optionsErr error // what is wrong with the options or the client
 
-	life   context.Context //nolint:containedctx // of everything that the registry has begun
-	finish context.CancelCauseFunc
+	ctx    context.Context //nolint:containedctx // of everything that the registry has begun
+	cancel context.CancelCauseFunc
 
-	mu       sync.Mutex
-	closed   bool
-	mine     map[string]*Registration // by key
-	all      map[*Registration]struct{}
-	views    map[string]*view
-	services map[*Service]struct{}
-	running  sync.WaitGroup // followers of names, and resolvers; does not grow once closed
-	shut     sync.Once
-	err      error
+	mu            sync.Mutex
+	closed        bool
+	byKey         map[string]*Registration // by key
+	registrations map[*Registration]struct{}
+	views         map[string]*view
+	services      map[*Service]struct{}
+	running       sync.WaitGroup // followers of names, and resolvers; does not grow once closed
+	closeOnce     sync.Once
+	closeErr      error
 }
 
 // New returns a registry over the parts of a client. It sends nothing. What is wrong with the options is returned by every
 // call, since New has no error result.
 func New(c Client, o ...Option) *Registry {
 	r := &Registry{
-		mine: map[string]*Registration{}, all: map[*Registration]struct{}{},
+		byKey: map[string]*Registration{}, registrations: map[*Registration]struct{}{},
 		views: map[string]*view{}, services: map[*Service]struct{}{},
 	}
-	r.settings, r.bad = newSettings(c, o)
+	r.options, r.optionsErr = newOptions(c, o)
 	//nolint:forbidigo // what a registry keeps going must not live by the context of the call that began it
-	r.life, r.finish = context.WithCancelCause(context.Background())
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	if c == nil {
-		r.bad = errors.Join(r.bad, invalid("no client"))
+		r.optionsErr = errors.Join(r.optionsErr, invalid("no client"))
 		return r
 	}
 	r.store, r.watcher, r.leases = c.KV(), c.Watcher(), c.Leases()
 	return r
 }
 
-// usable refuses a call that cannot be carried out.
-func (r *Registry) usable(ctx context.Context) error {
+// check refuses a call that cannot be carried out.
+func (r *Registry) check(ctx context.Context) error {
 	switch {
-	case r.bad != nil:
-		return r.bad
+	case r.optionsErr != nil:
+		return r.optionsErr
 	case ctx == nil:
 		return invalid("nil context")
-	case r.life.Err() != nil:
-		return context.Cause(r.life)
+	case r.ctx.Err() != nil:
+		return context.Cause(r.ctx)
 	}
 	return retry.ContextError(ctx)
 }
@@ -83,19 +83,19 @@ func (r *Registry) usable(ctx context.Context) error {
 // and a server-side watch, the others nothing.
 func (r *Registry) OpenService(ctx context.Context, name string) (*Service, error) {
 	const op = "open service"
-	if err := errors.Join(r.usable(ctx), segment("service", name)); err != nil {
-		return nil, fail(op, name, err)
+	if err := errors.Join(r.check(ctx), checkSegment("service", name)); err != nil {
+		return nil, opError(op, name, err)
 	}
 	v, err := r.view(name)
 	if err != nil {
-		return nil, fail(op, name, err)
+		return nil, opError(op, name, err)
 	}
-	if err := v.feed.await(ctx); err != nil {
+	if err := v.watch.await(ctx); err != nil {
 		r.release(v)
-		if r.life.Err() != nil {
-			err = context.Cause(r.life)
+		if r.ctx.Err() != nil {
+			err = context.Cause(r.ctx)
 		}
-		return nil, fail(op, name, err)
+		return nil, opError(op, name, err)
 	}
 	s := newService(r, v)
 	r.mu.Lock()
@@ -114,18 +114,18 @@ func (r *Registry) view(name string) (*view, error) {
 	v := r.views[name]
 	if v != nil {
 		select {
-		case <-v.feed.ended: // for ever: the next one may fare better
+		case <-v.watch.ended: // for ever: the next one may fare better
 		default:
 			v.users++
 			return v, nil
 		}
 	}
-	v = newView(r.watcher, name, &r.settings)
+	v = newView(r.watcher, name, &r.options)
 	v.users = 1
 	var ctx context.Context
-	ctx, v.stop = context.WithCancel(r.life)
+	ctx, v.stop = context.WithCancel(r.ctx)
 	r.views[name] = v
-	go v.feed.run(ctx)
+	go v.watch.run(ctx)
 	return v, nil
 }
 
@@ -139,7 +139,7 @@ func (r *Registry) release(v *view) {
 	}
 	r.mu.Unlock()
 	if last {
-		v.end()
+		v.close()
 	}
 }
 
@@ -147,10 +147,10 @@ func (r *Registry) release(v *view) {
 // when etcd is away, and as long as [RegisterGRPC] needs to drain and stop its servers. It does so once and returns the
 // same result every time.
 func (r *Registry) Close() error {
-	r.shut.Do(func() {
+	r.closeOnce.Do(func() {
 		r.mu.Lock()
 		r.closed = true
-		regs := slices.Collect(maps.Keys(r.all))
+		regs := slices.Collect(maps.Keys(r.registrations))
 		r.mu.Unlock()
 		failures := make([]error, len(regs))
 		var wg sync.WaitGroup
@@ -158,7 +158,7 @@ func (r *Registry) Close() error {
 			wg.Go(func() { failures[n] = reg.Close() })
 		}
 		wg.Wait()
-		r.finish(errs.ClosedError("registry"))
+		r.cancel(errs.ClosedError("registry"))
 		r.mu.Lock()
 		services, views := slices.Collect(maps.Keys(r.services)), slices.Collect(maps.Values(r.views))
 		r.mu.Unlock()
@@ -166,16 +166,16 @@ func (r *Registry) Close() error {
 			_ = s.Close() // always nil
 		}
 		for _, v := range views { // that are being opened
-			v.end()
+			v.close()
 		}
 		r.running.Wait()
-		r.err = errors.Join(failures...)
+		r.closeErr = errors.Join(failures...)
 	})
-	return r.err
+	return r.closeErr
 }
 
-// spawn runs f in a goroutine that Close waits for. It reports false once the registry is closed.
-func (r *Registry) spawn(f func()) bool {
+// goIfOpen runs f in a goroutine that Close waits for. It reports false once the registry is closed.
+func (r *Registry) goIfOpen(f func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
@@ -184,35 +184,35 @@ func (r *Registry) spawn(f func()) bool {
 	return !r.closed
 }
 
-// enter makes a registration the one of its keys in this registry.
-func (r *Registry) enter(reg *Registration) error {
+// add makes a registration the one of its keys in this registry.
+func (r *Registry) add(reg *Registration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return errs.ClosedError("registry")
 	}
-	for _, p := range reg.places {
-		if other := r.mine[p.key]; other != nil && other.ctx.Err() == nil {
-			return &TakenError{Holder: other.first(), Renewed: true, here: true}
+	for _, p := range reg.keys {
+		if other := r.byKey[p.key]; other != nil && other.ctx.Err() == nil {
+			return &TakenError{Holder: other.desired(), Renewed: true, local: true}
 		}
 	}
-	for _, p := range reg.places {
-		r.mine[p.key] = reg
+	for _, p := range reg.keys {
+		r.byKey[p.key] = reg
 	}
-	r.all[reg] = struct{}{}
+	r.registrations[reg] = struct{}{}
 	return nil
 }
 
-// leave forgets a registration.
-func (r *Registry) leave(reg *Registration) {
+// remove forgets a registration.
+func (r *Registry) remove(reg *Registration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range reg.places {
-		if r.mine[p.key] == reg {
-			delete(r.mine, p.key)
+	for _, p := range reg.keys {
+		if r.byKey[p.key] == reg {
+			delete(r.byKey, p.key)
 		}
 	}
-	delete(r.all, reg)
+	delete(r.registrations, reg)
 }
 
 // Services returns the names of all services that have an instance, in order. One streamed list of the keys; with
@@ -220,14 +220,14 @@ func (r *Registry) leave(reg *Registration) {
 // keys.
 func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	const op = "services"
-	if err := r.usable(ctx); err != nil {
-		return nil, fail(op, "", err)
+	if err := r.check(ctx); err != nil {
+		return nil, opError(op, "", err)
 	}
 	found := map[string]struct{}{}
 	if r.layout.top != "" {
 		for key, err := range r.store.Keys(ctx, r.layout.top) {
 			if err != nil {
-				return nil, fail(op, "", reason(err))
+				return nil, opError(op, "", reason(err))
 			}
 			if service, ok := r.serviceOf(key, nil); ok {
 				found[service] = struct{}{}
@@ -237,7 +237,7 @@ func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	}
 	for e, err := range r.store.List(ctx, "") {
 		if err != nil {
-			return nil, fail(op, "", reason(err))
+			return nil, opError(op, "", reason(err))
 		}
 		if service, ok := r.serviceOf(e.Key, e.Value); ok {
 			found[service] = struct{}{}

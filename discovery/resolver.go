@@ -20,9 +20,9 @@ const Scheme = "etcd"
 
 // The pace of a resolver.
 const (
-	settle      = 50 * time.Millisecond  // changes within that time after one that was passed on go together
-	hurryMost   = 200 * time.Millisecond // ResolveNow has effect no more often than that
-	reportEvery = 2 * time.Second        // while the first answer of etcd is awaited
+	debounceInterval   = 50 * time.Millisecond  // changes within that time after one that was passed on go together
+	minResolveInterval = 200 * time.Millisecond // ResolveNow has effect no more often than that
+	reportInterval     = 2 * time.Second        // while the first answer of etcd is awaited
 )
 
 // roundRobinConfig is what gRPC is asked to do with the addresses. It would keep to the first one otherwise.
@@ -65,19 +65,19 @@ func (b *builder) Scheme() string { return Scheme }
 func (b *builder) Build(t resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions) (resolver.Resolver, error) {
 	const op = "resolve"
 	service, opts, err := parseTarget(t)
-	if err = errors.Join(err, b.r.usable(b.r.life)); err != nil {
-		return nil, fail(op, t.String(), err)
+	if err = errors.Join(err, b.r.check(b.r.ctx)); err != nil {
+		return nil, opError(op, t.String(), err)
 	}
 	g := &grpcResolver{
-		r: b.r, cc: cc, service: service, where: newPlacement(slices.Concat(b.opts, opts)),
-		hurry: make(chan struct{}, 1), done: make(chan struct{}),
-		config: !o.DisableServiceConfig && !hasDefaultConfig(cc),
+		registry: b.r, cc: cc, service: service, placement: newPlacement(slices.Concat(b.opts, opts)),
+		resolveNow: make(chan struct{}, 1), done: make(chan struct{}),
+		setConfig: !o.DisableServiceConfig && !hasDefaultConfig(cc),
 	}
 	var ctx context.Context
-	ctx, g.cancel = context.WithCancel(b.r.life)
-	if !b.r.spawn(func() { g.run(ctx) }) {
+	ctx, g.cancel = context.WithCancel(b.r.ctx)
+	if !b.r.goIfOpen(func() { g.run(ctx) }) {
 		g.cancel()
-		return nil, fail(op, t.String(), errs.ClosedError("registry"))
+		return nil, opError(op, t.String(), errs.ClosedError("registry"))
 	}
 	return g, nil
 }
@@ -107,22 +107,22 @@ func field(v reflect.Value, name string) reflect.Value {
 
 // grpcResolver tells one connection of the instances of a service.
 type grpcResolver struct {
-	r       *Registry
-	cc      resolver.ClientConn
-	service string
-	where   *placement
-	config  bool
-	cancel  context.CancelFunc
-	hurry   chan struct{}
-	done    chan struct{}
+	registry   *Registry
+	cc         resolver.ClientConn
+	service    string
+	placement  *placement
+	setConfig  bool
+	cancel     context.CancelFunc
+	resolveNow chan struct{}
+	done       chan struct{}
 
-	last []*Instance // that gRPC was told of; belongs to run
-	told bool
+	last    []*Instance // that gRPC was told of; belongs to run
+	updated bool
 }
 
 // ResolveNow makes a view that could not be opened be tried again at once. A view that is open knows each change, and needs
 // no asking.
-func (g *grpcResolver) ResolveNow(resolver.ResolveNowOptions) { ring(g.hurry) }
+func (g *grpcResolver) ResolveNow(resolver.ResolveNowOptions) { notify(g.resolveNow) }
 
 // Close ends it, and returns when nothing runs any more.
 func (g *grpcResolver) Close() {
@@ -130,21 +130,21 @@ func (g *grpcResolver) Close() {
 	<-g.done
 }
 
-// run opens the view, and follows it until ctx ends.
+// mono opens the view, and follows it until ctx ends.
 func (g *grpcResolver) run(ctx context.Context) {
 	defer close(g.done)
 	wait := newBackoff()
 	for ctx.Err() == nil {
-		v, err := g.r.view(g.service)
+		v, err := g.registry.view(g.service)
 		if err == nil {
 			if err = g.await(ctx, v); err == nil {
 				g.follow(ctx, v)
 			}
-			g.r.release(v)
+			g.registry.release(v)
 		}
 		if ctx.Err() == nil {
-			g.cc.ReportError(fail("resolve", g.service, err))
-			g.idle(ctx, wait.NextBackOff())
+			g.cc.ReportError(opError("resolve", g.service, err))
+			g.backOff(ctx, wait.NextBackOff())
 		}
 	}
 }
@@ -152,27 +152,27 @@ func (g *grpcResolver) run(ctx context.Context) {
 // await waits until the view is there, and says from time to time why it is not.
 func (g *grpcResolver) await(ctx context.Context, v *view) error {
 	for {
-		short, stop := context.WithTimeout(ctx, reportEvery)
-		err := v.feed.await(short)
+		short, stop := context.WithTimeout(ctx, reportInterval)
+		err := v.watch.await(short)
 		late := short.Err() != nil
 		stop()
 		if err == nil || ctx.Err() != nil || !late {
 			return err
 		}
-		g.cc.ReportError(fail("resolve", g.service, err))
+		g.cc.ReportError(opError("resolve", g.service, err))
 	}
 }
 
-// idle waits, less long where somebody is in a hurry.
-func (g *grpcResolver) idle(ctx context.Context, d time.Duration) {
-	if !pause(ctx, min(d, hurryMost)) {
+// backOff waits, less long where somebody is in a hurry.
+func (g *grpcResolver) backOff(ctx context.Context, d time.Duration) {
+	if !pause(ctx, min(d, minResolveInterval)) {
 		return
 	}
-	timer := time.NewTimer(max(d-hurryMost, 0))
+	timer := time.NewTimer(max(d-minResolveInterval, 0))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-g.hurry:
+	case <-g.resolveNow:
 	case <-ctx.Done():
 	}
 }
@@ -183,8 +183,8 @@ func (g *grpcResolver) follow(ctx context.Context, v *view) {
 	v.follow(bell)
 	defer v.unfollow(bell)
 	for {
-		g.pass(v.now.Load())
-		if !pause(ctx, settle) {
+		g.update(v.current.Load())
+		if !pause(ctx, debounceInterval) {
 			return
 		}
 		select {
@@ -195,35 +195,35 @@ func (g *grpcResolver) follow(ctx context.Context, v *view) {
 	}
 }
 
-// pass tells gRPC of the instances, if they are not those that it was told of.
-func (g *grpcResolver) pass(now *snapshot) {
-	defer g.contain()
-	list := near(g.where, g.where.candidates(now.list), func(i *Instance) string { return i.Zone })
-	if g.told && (&snapshot{list: list}).equal(&snapshot{list: g.last}) {
+// update tells gRPC of the instances, if they are not those that it was told of.
+func (g *grpcResolver) update(now *snapshot) {
+	defer g.recoverPanic()
+	list := preferredZone(g.placement, g.placement.candidates(now.list), func(i *Instance) string { return i.Zone })
+	if g.updated && (&snapshot{list: list}).equal(&snapshot{list: g.last}) {
 		return
 	}
 	if len(list) == 0 {
-		defer func() { g.cc.ReportError(fail("resolve", g.service, ErrNoInstance)) }()
+		defer func() { g.cc.ReportError(opError("resolve", g.service, ErrNoInstance)) }()
 	}
-	if first := !g.told; first && len(list) == 0 {
-		g.told = true
+	if first := !g.updated; first && len(list) == 0 {
+		g.updated = true
 		return // the balancers that there are at first say in their errors what was reported
 	}
-	g.last, g.told = list, true
+	g.last, g.updated = list, true
 	state := resolver.State{Endpoints: make([]resolver.Endpoint, 0, len(list))}
 	for _, i := range list {
 		state.Endpoints = append(state.Endpoints, endpoint(i))
 	}
-	if g.config {
+	if g.setConfig {
 		state.ServiceConfig = g.cc.ParseServiceConfig(roundRobinConfig)
 	}
 	_ = g.cc.UpdateState(state) // it complains when there are none; asking again would not help
 }
 
-// contain keeps a panic of a filter from ending the process: the last addresses stay.
-func (g *grpcResolver) contain() {
+// recoverPanic keeps a panic of a filter from ending the process: the last addresses stay.
+func (g *grpcResolver) recoverPanic() {
 	if p := recover(); p != nil {
-		g.r.logger.Error("a filter panicked", "service", g.service, "panic", p, "stack", string(debug.Stack()))
+		g.registry.logger.Error("a filter panicked", "service", g.service, "panic", p, "stack", string(debug.Stack()))
 	}
 }
 

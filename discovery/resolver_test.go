@@ -21,7 +21,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestATargetSelects(t *testing.T) {
+func TestResolver_TargetSelectsInstances(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	for n, more := range []discovery.Instance{
@@ -58,7 +58,7 @@ func TestATargetSelects(t *testing.T) {
 	assert.Equal(t, map[string]int{"3": 4}, answers(t, dial(t, "etcd:///echo?zone=y", r.Resolver(discovery.OnlyVersion("v2"))), 4))
 }
 
-func TestBadTargetsAreRefused(t *testing.T) {
+func TestResolver_RefusesInvalidTargets(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	_, err := say(timely(t), dial(t, "etcd:///nobody", r.Resolver()))
@@ -110,7 +110,7 @@ func build(t *testing.T, b resolver.Builder, service string, o resolver.BuildOpt
 	return c, res
 }
 
-func TestGRPCIsToldWhatIsKnownOfAnInstance(t *testing.T) {
+func TestResolver_PassesInstanceAttributes(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	put(t, p, "services/echo/instances/a", `{"host":"h","port":1,"weight":7,"zone":"z"}`)
@@ -133,7 +133,7 @@ func TestGRPCIsToldWhatIsKnownOfAnInstance(t *testing.T) {
 	assert.True(t, same.Attributes.Equal(st.Endpoints[0].Attributes))
 }
 
-func TestChangesAreDebouncedAndRepetitionsLeftOut(t *testing.T) {
+func TestResolver_DebouncesChanges(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	c, _ := resolve(t, r, "echo")
@@ -162,13 +162,13 @@ func TestChangesAreDebouncedAndRepetitionsLeftOut(t *testing.T) {
 	assert.Len(t, c.states.all(), told+1)
 }
 
-func TestAResolverReportsUntilEtcdAnswersAndKeepsAddressesAfterwards(t *testing.T) {
+func TestResolver_KeepsAddressesWhileEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	proxy.Refuse()
-	direct, _ := over(t, srv.Client(t, harden), "app")
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := isDone(t, srv.Client(t, harden), "app")
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	s := serve(t, "one")
 	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(0))
 	waiting := make(chan error, 1)
@@ -193,7 +193,7 @@ func TestAResolverReportsUntilEtcdAnswersAndKeepsAddressesAfterwards(t *testing.
 	proxy.Accept()
 }
 
-func TestTheDialersServiceConfigWins(t *testing.T) { //nolint:paralleltest // it sets the environment
+func TestResolver_DialersServiceConfigWins(t *testing.T) { //nolint:paralleltest // it sets the environment
 	r, _ := process(t, etcdtest.Prefix(t))
 	for n := range 3 {
 		register(t, r, serve(t, strconv.Itoa(n)).instance("echo"))
@@ -227,11 +227,11 @@ func TestTheDialersServiceConfigWins(t *testing.T) { //nolint:paralleltest // it
 	}
 }
 
-func TestResolveNowHurriesAViewThatCannotBeOpened(t *testing.T) {
+func TestResolver_ResolveNowRetriesAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("mine/")}})
-	r, _ := over(t, srv.Client(t, harden, etcdtest.As("u", "p")), "theirs")
+	r, _ := isDone(t, srv.Client(t, harden, etcdtest.As("u", "p")), "theirs")
 	c, res := resolve(t, r, "echo")
 	eventually(t, func() bool {
 		res.ResolveNow(resolver.ResolveNowOptions{})
@@ -241,7 +241,7 @@ func TestResolveNowHurriesAViewThatCannotBeOpened(t *testing.T) {
 	assert.Empty(t, c.states.all())
 }
 
-func TestConnectionsShareAViewAndCloseIt(t *testing.T) {
+func TestResolver_ConnectionsShareView(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	register(t, r, serve(t, "one").instance("echo"))
@@ -260,7 +260,7 @@ func TestConnectionsShareAViewAndCloseIt(t *testing.T) {
 	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == before })
 }
 
-func TestAFilterThatPanicsLeavesTheLastAddresses(t *testing.T) {
+func TestResolver_FilterPanicKeepsAddresses(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	s := serve(t, "one")

@@ -26,7 +26,7 @@ type Service struct {
 
 func newService(r *Registry, v *view) *Service {
 	s := &Service{r: r, v: v}
-	s.ctx, s.cancel = context.WithCancel(r.life)
+	s.ctx, s.cancel = context.WithCancel(r.ctx)
 	return s
 }
 
@@ -37,7 +37,7 @@ func (s *Service) Name() string { return s.v.service }
 // that pass all filters. The slice is the caller's, Tags and Metadata of the instances are shared. After Close it returns
 // the last ones.
 func (s *Service) Instances(f ...Filter) []Instance {
-	return s.v.now.Load().instances(f)
+	return s.v.current.Load().instances(f)
 }
 
 // instances are those that pass all filters.
@@ -69,7 +69,7 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 			case <-ctx.Done():
 				return
 			}
-			now := s.v.now.Load()
+			now := s.v.current.Load()
 			if last != nil && last.equal(now) {
 				continue
 			}
@@ -96,7 +96,7 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 	}
 }
 
-// tell calls a user's function.
+// run calls a user's function.
 func (s *Service) tell(f func([]Instance), list []Instance) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -113,17 +113,17 @@ func (s *snapshot) equal(o *snapshot) bool {
 
 // Age is for how long changes may have been missed. While the watch is well it is about a second at the most, since a quiet
 // watch is asked once a second; while etcd is away, it grows.
-func (s *Service) Age() time.Duration { return s.v.feed.age() }
+func (s *Service) Age() time.Duration { return s.v.watch.age() }
 
 // Err is why the watch is down, nil while it is not and as long as that is not known.
 func (s *Service) Err() error {
 	switch {
 	case s.ctx.Err() != nil:
-		return fail("service", s.v.service, errs.ClosedError("view"))
-	case s.v.feed.isLive():
+		return opError("service", s.v.service, errs.ClosedError("view"))
+	case s.v.watch.isLive():
 		return nil
 	}
-	return s.v.feed.why()
+	return s.v.watch.cause()
 }
 
 // Stats is what a view has and did; views of one name share it.
@@ -145,13 +145,13 @@ type Stats struct {
 // Stats returns the counters. It sends nothing.
 func (s *Service) Stats() Stats {
 	v := s.v
-	st := Stats{Age: s.Age(), Live: v.feed.isLive(), Restarts: v.feed.restarts.Load()}
+	st := Stats{Age: s.Age(), Live: v.watch.isLive(), Restarts: v.watch.restarts.Load()}
 	s.r.mu.Lock()
 	st.Users = v.users
 	s.r.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	st.Instances, st.Malformed, st.Updates, st.BadSeen = len(v.records.entries), len(v.bad), v.updates, v.badSeen
+	st.Instances, st.Malformed, st.Updates, st.BadSeen = len(v.records.entries), len(v.malformed), v.updates, v.malformedSeen
 	for _, e := range v.records.entries {
 		if !e.up() {
 			st.Draining++

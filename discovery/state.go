@@ -37,11 +37,11 @@ func (g *Registration) State() State {
 		return Closed
 	}
 	leaving := true
-	for _, p := range g.places {
+	for _, p := range g.keys {
 		if p.state() != lease.Alive {
 			return Suspended
 		}
-		leaving = leaving && p.marked()
+		leaving = leaving && p.isDraining()
 	}
 	if leaving {
 		return Leaving

@@ -21,7 +21,7 @@ func parseTarget(t resolver.Target) (service string, o []PlaceOption, err error)
 	if t.URL.Host != "" {
 		return "", nil, invalid("target %s names a host: did you mean %s", errs.Quote(t.String()), errs.Quote(Scheme+":///"+t.URL.Host+t.URL.Path))
 	}
-	if err := segment("service", service); err != nil {
+	if err := checkSegment("service", service); err != nil {
 		return "", nil, err
 	}
 	if t.URL.Fragment != "" {

@@ -16,28 +16,28 @@ import (
 
 // view is what all who follow a service share: one watch, and the instances that it has told of.
 type view struct {
-	service string
-	dir     string
-	layout  layout
-	onBad   func(key string, rev int64, err error)
-	log     *slog.Logger
-	feed    *feed
-	stop    context.CancelFunc
-	now     atomic.Pointer[snapshot] // never nil
+	service    string
+	dir        string
+	layout     layout
+	onBadEntry func(key string, rev int64, err error)
+	log        *slog.Logger
+	watch      *retryingWatch
+	stop       context.CancelFunc
+	current    atomic.Pointer[snapshot] // never nil
 
-	mu       sync.Mutex // of what follows
-	records  table
-	bad      map[string]struct{} // that are there and cannot be used
-	grace    grace
-	fresh    map[string]struct{} // of a watch that has begun: what it has told of; nil when it has told everything
-	lost     map[string]struct{} // since the last batch without More
-	revision int64
-	partial  bool        // more of what has begun to be told of is to come
-	timer    *time.Timer // until something is held back no longer
-	closed   bool
-	bells    map[chan struct{}]struct{}
-	updates  uint64
-	badSeen  uint64
+	mu            sync.Mutex // of what follows
+	records       table
+	malformed     map[string]struct{} // that are there and cannot be used
+	lossGuard     lossGuard
+	seen          map[string]struct{} // of a watch that has begun: what it has told of; nil when it has told everything
+	pendingLosses map[string]struct{} // since the last batch without More
+	revision      int64
+	partial       bool        // more of what has begun to be told of is to come
+	timer         *time.Timer // until something is held back no longer
+	closed        bool
+	followers     map[chan struct{}]struct{}
+	updates       uint64
+	malformedSeen uint64
 
 	users int // belongs to the registry
 }
@@ -47,22 +47,22 @@ type snapshot struct {
 	list []*Instance // by ID
 }
 
-func newView(w *watch.Watcher, service string, set *settings) *view {
+func newView(w *watch.Watcher, service string, set *options) *view {
 	dir := set.layout.dir(service)
 	v := &view{
-		service: service, dir: dir, layout: set.layout, onBad: set.onBad, log: set.logger, feed: newFeed(w, dir, set.logger),
-		records: newTable(), bad: map[string]struct{}{}, bells: map[chan struct{}]struct{}{},
-		grace: grace{period: set.grace},
+		service: service, dir: dir, layout: set.layout, onBadEntry: set.onBadEntry, log: set.logger, watch: newRetryingWatch(w, dir, set.logger),
+		records: newTable(), malformed: map[string]struct{}{}, followers: map[chan struct{}]struct{}{},
+		lossGuard: lossGuard{period: set.grace},
 	}
-	v.now.Store(&snapshot{})
-	v.feed.begin, v.feed.handle = v.begin, v.handle
+	v.current.Store(&snapshot{})
+	v.watch.onStart, v.watch.onBatch = v.onStart, v.onBatch
 	return v
 }
 
-// end stops the watch and returns when nothing runs any more.
-func (v *view) end() {
+// close stops the watch and returns when nothing runs any more.
+func (v *view) close() {
 	v.stop()
-	<-v.feed.ended
+	<-v.watch.ended
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.closed = true
@@ -71,15 +71,15 @@ func (v *view) end() {
 	}
 }
 
-// begin prepares for a watch that tells of everything anew.
-func (v *view) begin() {
+// onStart prepares for a watch that tells of everything anew.
+func (v *view) onStart() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.fresh, v.lost = map[string]struct{}{}, map[string]struct{}{}
+	v.seen, v.pendingLosses = map[string]struct{}{}, map[string]struct{}{}
 }
 
-// handle takes in a batch.
-func (v *view) handle(b watch.Batch) {
+// onBatch takes in a batch.
+func (v *view) onBatch(b watch.Batch) {
 	var report []func()
 	defer func() {
 		for _, f := range report { // without the lock
@@ -91,22 +91,22 @@ func (v *view) handle(b watch.Batch) {
 	for _, e := range b.Events {
 		id := strings.TrimPrefix(e.Key, v.dir)
 		if e.Type == watch.Delete {
-			delete(v.fresh, id)
-			v.gone(id)
+			delete(v.seen, id)
+			v.markLost(id)
 			continue
 		}
-		if v.fresh != nil {
-			v.fresh[id] = struct{}{}
+		if v.seen != nil {
+			v.seen[id] = struct{}{}
 		}
 		i, err := v.layout.decode(v.service, id, e.Value)
 		if err != nil {
-			v.bad[id] = struct{}{}
-			v.badSeen++
-			report = append(report, func() { v.report(e.Key, e.ModRevision, err) })
+			v.malformed[id] = struct{}{}
+			v.malformedSeen++
+			report = append(report, func() { v.reportBadEntry(e.Key, e.ModRevision, err) })
 			continue
 		}
-		delete(v.bad, id)
-		delete(v.lost, id)
+		delete(v.malformed, id)
+		delete(v.pendingLosses, id)
 		v.records.set(id, &entry{Instance: i})
 	}
 	if v.partial = b.More; !v.partial {
@@ -114,10 +114,10 @@ func (v *view) handle(b watch.Batch) {
 	}
 }
 
-// report tells of an entry that cannot be used.
-func (v *view) report(key string, rev int64, err error) {
+// reportBadEntry tells of an entry that cannot be used.
+func (v *view) reportBadEntry(key string, rev int64, err error) {
 	v.log.Warn("discovery skips an entry", "key", errs.Short(key), "revision", rev, "error", err)
-	if v.onBad == nil {
+	if v.onBadEntry == nil {
 		return
 	}
 	defer func() {
@@ -125,64 +125,64 @@ func (v *view) report(key string, rev int64, err error) {
 			v.log.Error("the function given to with bad entry panicked", "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
-	v.onBad(key, rev, err)
+	v.onBadEntry(key, rev, err)
 }
 
-// gone notes that a key is not there any more.
-func (v *view) gone(id string) {
-	delete(v.bad, id)
+// markLost notes that a key is not there any more.
+func (v *view) markLost(id string) {
+	delete(v.malformed, id)
 	if e := v.records.entries[id]; e != nil && e.held.IsZero() {
-		v.lost[id] = struct{}{}
+		v.pendingLosses[id] = struct{}{}
 	}
 }
 
 // commit makes what has been taken in what is shown.
 func (v *view) commit(b watch.Batch) {
-	if v.fresh != nil {
+	if v.seen != nil {
 		for id := range v.records.entries {
-			if _, told := v.fresh[id]; !told {
-				v.gone(id)
+			if _, told := v.seen[id]; !told {
+				v.markLost(id)
 			}
 		}
-		maps.DeleteFunc(v.bad, func(id string, _ struct{}) bool { _, told := v.fresh[id]; return !told })
+		maps.DeleteFunc(v.malformed, func(id string, _ struct{}) bool { _, told := v.seen[id]; return !told })
 	}
-	v.lose(loss{bulk: v.fresh != nil || b.Kind != watch.Live, otherHistory: b.Revision < v.revision})
-	clear(v.lost)
-	v.fresh, v.revision = nil, b.Revision
+	v.applyLosses(loss{bulk: v.seen != nil || b.Kind != watch.Live, otherHistory: b.Revision < v.revision})
+	clear(v.pendingLosses)
+	v.seen, v.revision = nil, b.Revision
 	v.updates++
 	v.publish()
 }
 
-// lose removes what is gone, or holds it back.
-func (v *view) lose(l loss) {
+// applyLosses removes what is gone, or holds it back.
+func (v *view) applyLosses(l loss) {
 	now := time.Now()
 	before := v.records.present()
-	for id := range v.lost {
+	for id := range v.pendingLosses {
 		if v.records.entries[id].up() {
 			l.ids = append(l.ids, id)
 		} else { // it had said that it would go
 			v.records.set(id, nil)
 		}
 	}
-	v.grace.left(before - v.records.present())
+	v.lossGuard.forget(before - v.records.present())
 	l.left = v.records.present() - len(l.ids)
-	if len(l.ids) > 0 && v.grace.holds(l, now) {
+	if len(l.ids) > 0 && v.lossGuard.shouldHold(l, now) {
 		v.log.Warn("discovery holds back a sudden loss", "service", v.service, "lost", len(l.ids), "left", l.left)
 		for _, id := range l.ids {
-			v.records.set(id, &entry{Instance: v.records.entries[id].Instance, held: now.Add(v.grace.period)})
+			v.records.set(id, &entry{Instance: v.records.entries[id].Instance, held: now.Add(v.lossGuard.period)})
 		}
-		v.expireIn(v.grace.period)
+		v.scheduleExpiry(v.lossGuard.period)
 	} else {
 		for _, id := range l.ids {
 			v.records.set(id, nil)
 		}
 	}
-	v.grace.are(l.left, now)
+	v.lossGuard.record(l.left, now)
 }
 
-// expireIn removes what was held back when its time has come. Where that is to happen for something else already, it does so
+// scheduleExpiry removes what was held back when its time has come. Where that is to happen for something else already, it does so
 // again after that.
-func (v *view) expireIn(d time.Duration) {
+func (v *view) scheduleExpiry(d time.Duration) {
 	if v.timer == nil {
 		v.timer = time.AfterFunc(d, v.expire)
 	}
@@ -206,7 +206,7 @@ func (v *view) expire() {
 		}
 	}
 	if !next.IsZero() {
-		v.expireIn(next.Sub(now))
+		v.scheduleExpiry(next.Sub(now))
 	}
 	if !v.partial {
 		v.publish()
@@ -215,13 +215,13 @@ func (v *view) expire() {
 
 // publish shows the instances, and wakes up who follows them, if they are not as they were.
 func (v *view) publish() {
-	list, differs := v.records.merge(v.now.Load().list)
+	list, differs := v.records.merge(v.current.Load().list)
 	if !differs {
 		return
 	}
-	v.now.Store(&snapshot{list: list})
-	for bell := range v.bells {
-		ring(bell)
+	v.current.Store(&snapshot{list: list})
+	for bell := range v.followers {
+		notify(bell)
 	}
 }
 
@@ -229,17 +229,17 @@ func (v *view) publish() {
 func (v *view) follow(bell chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.bells[bell] = struct{}{}
+	v.followers[bell] = struct{}{}
 }
 
 func (v *view) unfollow(bell chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.bells, bell)
+	delete(v.followers, bell)
 }
 
-// ring rings a bell that holds one.
-func ring(bell chan struct{}) {
+// notify rings a bell that holds one.
+func notify(bell chan struct{}) {
 	select {
 	case bell <- struct{}{}:
 	default:

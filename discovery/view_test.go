@@ -18,7 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestViewsOfANameShareOneWatch(t *testing.T) {
+func TestOpenService_ViewsShareWatch(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	views := make([]*discovery.Service, 1000)
@@ -52,7 +52,7 @@ func TestViewsOfANameShareOneWatch(t *testing.T) {
 	require.NoError(t, again.Err())
 }
 
-func TestFollowersAreToldTheLatestAndNothingAfterStop(t *testing.T) {
+func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	t.Parallel()
 	var logged bytes.Buffer
 	r, p := process(t, etcdtest.Prefix(t), discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
@@ -102,7 +102,7 @@ func TestFollowersAreToldTheLatestAndNothingAfterStop(t *testing.T) {
 	s.Follow(func([]discovery.Instance) { t.Error("after Close") })()
 }
 
-func TestInstancesAreFiltered(t *testing.T) {
+func TestInstances_Filters(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	put(t, p, "services/s/instances/a", `{"host":"h","port":1,"version":"v1","zone":"x","tags":["t","u"]}`)
@@ -152,7 +152,7 @@ func remove(t *testing.T, p *parts, ids ...string) {
 	}
 }
 
-func TestASuddenLossOfMostInstancesIsHeldBack(t *testing.T) {
+func TestView_HoldsSuddenLoss(t *testing.T) {
 	t.Parallel()
 	const grace = 3 * time.Second
 	r, p := process(t, etcdtest.Prefix(t), discovery.WithGrace(grace))
@@ -180,7 +180,7 @@ func TestASuddenLossOfMostInstancesIsHeldBack(t *testing.T) {
 	shows(t, s)
 }
 
-func TestNothingIsHeldBackWithoutAGracePeriod(t *testing.T) {
+func TestView_WithoutGraceHoldsNothing(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t), discovery.WithGrace(0))
 	all := fill(t, p, 10)
@@ -189,7 +189,7 @@ func TestNothingIsHeldBackWithoutAGracePeriod(t *testing.T) {
 	shows(t, s)
 }
 
-func TestWhatClosesItselfIsNotHeldBack(t *testing.T) {
+func TestView_ClosedInstancesAreNotHeld(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, _ := process(t, dir)
@@ -203,15 +203,15 @@ func TestWhatClosesItselfIsNotHeldBack(t *testing.T) {
 	shows(t, s)
 }
 
-func TestOpeningAViewGivesUpWithTheReason(t *testing.T) {
+func TestOpenService_TimeoutHasCause(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("mine/")}})
 	cli := srv.Client(t, harden, etcdtest.As("u", "p"))
-	allowed, _ := over(t, cli, "mine")
+	allowed, _ := isDone(t, cli, "mine")
 	register(t, allowed, some("s", "a"))
 	assert.Equal(t, []string{"a"}, ids(view(t, allowed, "s").Instances()))
-	refused, _ := over(t, cli, "theirs")
+	refused, _ := isDone(t, cli, "theirs")
 	_, err := refused.OpenService(timely(t), "s")
 	require.ErrorIs(t, err, discovery.ErrPermission)
 	_, err = refused.Register(timely(t), some("s", "a"))
@@ -220,14 +220,14 @@ func TestOpeningAViewGivesUpWithTheReason(t *testing.T) {
 	require.ErrorIs(t, err, discovery.ErrPermission)
 }
 
-func TestAWatchThatEndsIsBegunAnew(t *testing.T) {
+func TestView_ReopensWatch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
 	root := srv.Client(t, harden, etcdtest.As("root", etcdtest.RootPassword))
 	p := newParts(t, root, "app/")
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden, etcdtest.As("u", "p")), "app", discovery.WithGrace(0))
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden, etcdtest.As("u", "p")), "app", discovery.WithGrace(0))
 	all := fill(t, p, 3)
 	put(t, p, "services/s/instances/bad", "x")
 	s := view(t, r, "s")

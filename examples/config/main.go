@@ -39,9 +39,9 @@ func run(ctx context.Context, out io.Writer) error {
 	defer stop()
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 
-	bad := make(chan error, 1) // your program counts these, and alerts
+	validationErr := make(chan error, 1) // your program counts these, and alerts
 	source, err := config.Open(ctx, client, "config", config.WithErrorHandler(func(key string, _ int64, err error) {
-		replace(bad, fmt.Errorf("%s: %w", key, err))
+		replace(validationErr, fmt.Errorf("%s: %w", key, err))
 	}))
 	if err != nil {
 		return err
@@ -50,10 +50,10 @@ func run(ctx context.Context, out io.Writer) error {
 	if _, err := source.Delete(ctx, "http/rate-limit"); err != nil {
 		return err // what an earlier run has left
 	}
-	return demonstrate(ctx, client, source, bad, say)
+	return demonstrate(ctx, client, source, validationErr, say)
 }
 
-func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Source, bad <-chan error, say func(string, ...any)) error {
+func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Source, validationErr <-chan error, say func(string, ...any)) error {
 	limit, err := config.Bind(source, "http/rate-limit", config.WithDefault(2), config.WithValidate(positive))
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Sou
 	if err := errors.Join(report(), put("many")); err != nil {
 		return err
 	}
-	refused, err := receive(ctx, bad)
+	refused, err := receive(ctx, validationErr)
 	if err != nil {
 		return err
 	}

@@ -52,8 +52,8 @@ func TestAListingHasPagesOfOneRevision(t *testing.T) {
 	for _, other := range []string{"prefix/users2", "prefix", "prefix/users/00"} {
 		assert.Equal(t, 400, g.do("GET", kvPath+other+"?cursor="+strings.TrimPrefix(cursor, "&cursor="), "").status, "a cursor of another prefix")
 	}
-	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=", "limit=1&limit=2", "lmit=1", "%zz", "a;b"} {
-		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users/?"+bad, "").status, bad)
+	for _, validationErr := range []string{"limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=", "limit=1&limit=2", "lmit=1", "%zz", "a;b"} {
+		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users/?"+validationErr, "").status, validationErr)
 	}
 }
 

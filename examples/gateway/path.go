@@ -59,11 +59,11 @@ func badPath(why string) error {
 
 // withKeyHint adds to the refusal of a path how to name such a key, where the path was that of a key.
 func withKeyHint(r *http.Request, err error) error {
-	bad, ok := errors.AsType[*refusal](err)
+	validationErr, ok := errors.AsType[*refusal](err)
 	if !ok || !strings.HasPrefix(r.URL.EscapedPath(), "/api/etcd/kv/") {
 		return err
 	}
-	hinted := *bad
+	hinted := *validationErr
 	hinted.text += "; use ?key= for such keys"
 	return &hinted
 }

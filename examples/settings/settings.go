@@ -124,7 +124,7 @@ func Parse(data []byte) (Settings, error) {
 
 // check complains about everything that is wrong, except with the section Etcd, which etcdkit checks when it opens a client.
 func (s *Settings) check() error {
-	var bad []error
+	var validationErr []error
 	for _, one := range []struct {
 		name string
 		ok   bool
@@ -139,13 +139,13 @@ func (s *Settings) check() error {
 		{"gateway.registrationTTL", time.Duration(s.Gateway.RegistrationTTL) >= time.Second, "1s at least"},
 	} {
 		if !one.ok {
-			bad = append(bad, fmt.Errorf("%s must be %s", one.name, one.want))
+			validationErr = append(validationErr, fmt.Errorf("%s must be %s", one.name, one.want))
 		}
 	}
-	return errors.Join(append(bad, s.Gateway.Limits.check()...)...)
+	return errors.Join(append(validationErr, s.Gateway.Limits.check()...)...)
 }
 
-func (l *Limits) check() (bad []error) {
+func (l *Limits) check() (validationErr []error) {
 	for _, one := range []struct {
 		name  string
 		value int64
@@ -164,8 +164,8 @@ func (l *Limits) check() (bad []error) {
 		{"registrations", int64(l.Registrations)},
 	} {
 		if one.value <= 0 {
-			bad = append(bad, fmt.Errorf("gateway.limits.%s must be positive", one.name))
+			validationErr = append(validationErr, fmt.Errorf("gateway.limits.%s must be positive", one.name))
 		}
 	}
-	return bad
+	return validationErr
 }

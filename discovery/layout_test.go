@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAnInstanceIsWrittenAsTheFormatSays(t *testing.T) {
+func TestLayout_WritesDocumentedFormat(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir)
@@ -32,7 +32,7 @@ func TestAnInstanceIsWrittenAsTheFormatSays(t *testing.T) {
 		reg.Instance().Registered.Format(time.RFC3339Nano)), string(resp.Kvs[0].Value))
 }
 
-func TestAPanicInTheReportOfABadEntryIsContained(t *testing.T) {
+func TestWithBadEntry_PanicIsRecovered(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t), discovery.WithBadEntry(func(string, int64, error) { panic("at the disco") }))
 	put(t, p, "services/orders/instances/a", "x")
@@ -42,7 +42,7 @@ func TestAPanicInTheReportOfABadEntryIsContained(t *testing.T) {
 	assert.Zero(t, s.Stats().Restarts)
 }
 
-func TestWhatOthersHaveWrittenIsRead(t *testing.T) {
+func TestLayout_ReadsForeignEntries(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {
 		value string
@@ -77,7 +77,7 @@ func make2k() []byte {
 	return b
 }
 
-func TestMalformedEntriesAreSkippedCountedAndReported(t *testing.T) {
+func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	var reports journal[string]
@@ -123,7 +123,7 @@ func put(tb testing.TB, p *parts, key, value string) {
 	require.NoError(tb, err)
 }
 
-func TestServicesAreListedAndFollowed(t *testing.T) {
+func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 	t.Parallel()
 	for name, option := range map[string]discovery.Option{"native": nil, "gRPC naming": discovery.WithGRPCNaming()} {
 		t.Run(name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestServicesAreListedAndFollowed(t *testing.T) {
 	}
 }
 
-func TestGRPCNamingIsReadAndWrittenBothWays(t *testing.T) {
+func TestGRPCNaming_IsCompatibleBothWays(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir, discovery.WithGRPCNaming())

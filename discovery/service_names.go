@@ -9,17 +9,17 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// roll is the names of all services, as a watch tells of them.
-type roll struct {
-	r *Registry
-	f *feed
+// serviceNames is the names of all services, as a watch tells of them.
+type serviceNames struct {
+	registry *Registry
+	watch    *retryingWatch
 
-	mu    sync.Mutex
-	of    map[string]string // the service of each key
-	fresh map[string]string // of a watch that has begun: what it has told of; nil when it has told everything
-	names []string
-	whole bool // names were known at least once
-	bell  chan struct{}
+	mu       sync.Mutex
+	services map[string]string // the service of each key
+	seen     map[string]string // of a watch that has begun: what it has told of; nil when it has told everything
+	names    []string
+	complete bool // names were known at least once
+	notify   chan struct{}
 }
 
 // FollowServices calls f with the names of all services that have an instance, in order: as soon as they are known, and
@@ -31,22 +31,22 @@ type roll struct {
 func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bad != nil || r.closed {
+	if r.optionsErr != nil || r.closed {
 		return func() {}
 	}
-	w := &roll{r: r, f: newFeed(r.watcher, r.layout.top, r.logger), bell: make(chan struct{}, 1)}
-	w.f.begin, w.f.handle = w.begin, w.handle
-	ctx, cancel := context.WithCancel(r.life)
+	w := &serviceNames{registry: r, watch: newRetryingWatch(r.watcher, r.layout.top, r.logger), notify: make(chan struct{}, 1)}
+	w.watch.onStart, w.watch.onBatch = w.onStart, w.onBatch
+	ctx, cancel := context.WithCancel(r.ctx)
 	var calls sync.Mutex
 	r.running.Go(func() {
 		wait := newBackoff()
 		for ctx.Err() == nil { // a watch that has never been live is tried again, too
-			w.f.run(ctx)
-			w.f.ended = make(chan struct{})
+			w.watch.run(ctx)
+			w.watch.ended = make(chan struct{})
 			pause(ctx, wait.NextBackOff())
 		}
 	})
-	r.running.Go(func() { w.tell(ctx, f, &calls) })
+	r.running.Go(func() { w.run(ctx, f, &calls) })
 	return func() {
 		calls.Lock()
 		defer calls.Unlock()
@@ -54,18 +54,18 @@ func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	}
 }
 
-// tell calls f whenever the names have changed.
-func (w *roll) tell(ctx context.Context, f func([]string), calls *sync.Mutex) {
+// run calls f whenever the names have changed.
+func (n *serviceNames) run(ctx context.Context, f func([]string), calls *sync.Mutex) {
 	var last []string
 	for first := true; ; {
 		select {
-		case <-w.bell:
+		case <-n.notify:
 		case <-ctx.Done():
 			return
 		}
-		w.mu.Lock()
-		names, whole := w.names, w.whole
-		w.mu.Unlock()
+		n.mu.Lock()
+		names, whole := n.names, n.complete
+		n.mu.Unlock()
 		if !whole || !first && slices.Equal(last, names) {
 			continue
 		}
@@ -74,36 +74,36 @@ func (w *roll) tell(ctx context.Context, f func([]string), calls *sync.Mutex) {
 		begin := ctx.Err() == nil
 		calls.Unlock()
 		if begin {
-			w.call(ctx, f, slices.Clone(names))
+			n.call(ctx, f, slices.Clone(names))
 		}
 	}
 }
 
-func (w *roll) call(ctx context.Context, f func([]string), names []string) {
+func (n *serviceNames) call(ctx context.Context, f func([]string), names []string) {
 	defer func() {
 		if v := recover(); v != nil {
-			w.r.logger.ErrorContext(ctx, "a function given to follow services panicked", "panic", v, "stack", string(debug.Stack()))
+			n.registry.logger.ErrorContext(ctx, "a function given to follow services panicked", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	f(names)
 }
 
-func (w *roll) begin() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.fresh = map[string]string{}
+func (n *serviceNames) onStart() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.seen = map[string]string{}
 }
 
-// handle takes in a batch.
-func (w *roll) handle(b watch.Batch) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	into := w.fresh
+// onBatch takes in a batch.
+func (n *serviceNames) onBatch(b watch.Batch) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	into := n.seen
 	if into == nil {
-		into = w.of
+		into = n.services
 	}
 	for _, e := range b.Events {
-		if service, ok := w.r.serviceOf(e.Key, e.Value); ok && e.Type == watch.Put {
+		if service, ok := n.registry.serviceOf(e.Key, e.Value); ok && e.Type == watch.Put {
 			into[e.Key] = service
 		} else {
 			delete(into, e.Key)
@@ -112,11 +112,11 @@ func (w *roll) handle(b watch.Batch) {
 	if b.More {
 		return
 	}
-	w.of, w.fresh = into, nil
+	n.services, n.seen = into, nil
 	found := map[string]struct{}{}
-	for _, service := range w.of {
+	for _, service := range n.services {
 		found[service] = struct{}{}
 	}
-	w.names, w.whole = names(found), true
-	ring(w.bell)
+	n.names, n.complete = names(found), true
+	notify(n.notify)
 }

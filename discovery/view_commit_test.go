@@ -12,18 +12,18 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// told is a view that is told of n instances, named "0" and so on, as a watch would.
+// updated is a view that is told of n instances, named "0" and so on, as a watch would.
 func told(t *testing.T, n int) *view {
 	t.Helper()
-	set, err := newSettings(nil, []Option{WithGrace(10 * time.Second)})
+	set, err := newOptions(nil, []Option{WithGrace(10 * time.Second)})
 	require.NoError(t, err)
 	v := newView(nil, "s", &set)
-	v.begin()
+	v.onStart()
 	b := watch.Batch{Kind: watch.Snapshot, Revision: 100}
 	for i := range n {
 		b.Events = append(b.Events, here(strconv.Itoa(i), `{"host":"h","port":1}`))
 	}
-	v.handle(b)
+	v.onBatch(b)
 	return v
 }
 
@@ -36,28 +36,28 @@ func gone(id string) watch.Event {
 }
 
 func shown(v *view) (ids []string) {
-	for _, i := range v.now.Load().list {
+	for _, i := range v.current.Load().list {
 		ids = append(ids, i.ID)
 	}
 	return ids
 }
 
-func TestHalfOfAListIsNotShownWhenSomethingIsHeldBackNoLonger(t *testing.T) {
+func TestView_ExpiryDoesNotShowPartialList(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v := told(t, 3)
-		v.handle(watch.Batch{Kind: watch.Live, Revision: 101, Events: []watch.Event{gone("0"), gone("1")}})
+		v.onBatch(watch.Batch{Kind: watch.Live, Revision: 101, Events: []watch.Event{gone("0"), gone("1")}})
 		assert.Equal(t, []string{"0", "1", "2"}, shown(v), "a sudden loss")
-		v.handle(watch.Batch{Kind: watch.Resync, Revision: 110, More: true, Events: []watch.Event{here("5", `{"host":"h","port":1}`)}})
+		v.onBatch(watch.Batch{Kind: watch.Resync, Revision: 110, More: true, Events: []watch.Event{here("5", `{"host":"h","port":1}`)}})
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, []string{"0", "1", "2"}, shown(v), "not before all is known")
-		v.handle(watch.Batch{Kind: watch.Resync, Revision: 110, Events: []watch.Event{here("6", `{"host":"h","port":1}`)}})
+		v.onBatch(watch.Batch{Kind: watch.Resync, Revision: 110, Events: []watch.Event{here("6", `{"host":"h","port":1}`)}})
 		assert.Equal(t, []string{"2", "5", "6"}, shown(v))
 	})
 }
 
-func TestWhatIsHeldBackGoesInItsOwnTime(t *testing.T) {
+func TestView_HeldInstancesExpireSeparately(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v := told(t, 8)
@@ -66,7 +66,7 @@ func TestWhatIsHeldBackGoesInItsOwnTime(t *testing.T) {
 			for _, id := range ids {
 				b.Events = append(b.Events, gone(id))
 			}
-			v.handle(b)
+			v.onBatch(b)
 		}
 		lose("0", "1", "2", "3", "4")
 		for _, id := range []string{"5", "6", "7"} { // others are lost before the time of the first is up
@@ -83,38 +83,38 @@ func TestWhatIsHeldBackGoesInItsOwnTime(t *testing.T) {
 	})
 }
 
-func TestARestoredClusterLosesNobodyWhoIsWell(t *testing.T) {
+func TestView_RestoredClusterKeepsLiveInstances(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v := told(t, 4)
-		v.handle(watch.Batch{Kind: watch.Resync, Revision: 40, Events: []watch.Event{gone("3"), here("2", `{"host":"old","port":1}`)}})
+		v.onBatch(watch.Batch{Kind: watch.Resync, Revision: 40, Events: []watch.Event{gone("3"), here("2", `{"host":"old","port":1}`)}})
 		assert.Equal(t, []string{"0", "1", "2", "3"}, shown(v), "one of four: but the history is another one")
-		v.handle(watch.Batch{Kind: watch.Live, Revision: 41, Events: []watch.Event{here("3", `{"host":"h","port":3}`)}})
+		v.onBatch(watch.Batch{Kind: watch.Live, Revision: 41, Events: []watch.Event{here("3", `{"host":"h","port":3}`)}})
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, []string{"0", "1", "2", "3"}, shown(v), "it has registered anew")
-		v.handle(watch.Batch{Kind: watch.Live, Revision: 42, Events: []watch.Event{gone("3")}})
+		v.onBatch(watch.Batch{Kind: watch.Live, Revision: 42, Events: []watch.Event{gone("3")}})
 		assert.Equal(t, []string{"0", "1", "2"}, shown(v), "revisions go on from there")
 	})
 }
 
-func TestWhoDrainsGoesAtOnceAlsoInAList(t *testing.T) {
+func TestView_DrainingInstancesAreNotHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v := told(t, 4)
 		for _, id := range []string{"0", "1", "2"} {
-			v.handle(watch.Batch{Kind: watch.Live, Revision: 101, Events: []watch.Event{here(id, `{"host":"h","port":1,"status":"draining"}`)}})
+			v.onBatch(watch.Batch{Kind: watch.Live, Revision: 101, Events: []watch.Event{here(id, `{"host":"h","port":1,"status":"draining"}`)}})
 		}
-		v.begin() // a watch that has begun anew tells everything
-		v.handle(watch.Batch{Kind: watch.Snapshot, Revision: 120, Events: []watch.Event{here("3", `{"host":"h","port":1}`)}})
+		v.onStart() // a watch that has begun anew tells everything
+		v.onBatch(watch.Batch{Kind: watch.Snapshot, Revision: 120, Events: []watch.Event{here("3", `{"host":"h","port":1}`)}})
 		assert.Equal(t, []string{"3"}, shown(v))
-		v.begin()
-		v.handle(watch.Batch{Kind: watch.Snapshot, Revision: 121})
+		v.onStart()
+		v.onBatch(watch.Batch{Kind: watch.Snapshot, Revision: 121})
 		assert.Equal(t, []string{"3"}, shown(v), "the last one, which said nothing")
-		v.begin()
-		v.handle(watch.Batch{Kind: watch.Snapshot, Revision: 122, Events: []watch.Event{here("3", `{"host":`)}})
+		v.onStart()
+		v.onBatch(watch.Batch{Kind: watch.Snapshot, Revision: 122, Events: []watch.Event{here("3", `{"host":`)}})
 		assert.Equal(t, []string{"3"}, shown(v), "what was known of it stays")
-		assert.Len(t, v.bad, 1)
+		assert.Len(t, v.malformed, 1)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		assert.Empty(t, shown(v), "it was held back, and a value that is of no use does not bring it back")
@@ -132,17 +132,17 @@ func TestView_CountsInstancesThatWereHeldBack(t *testing.T) {
 			for _, id := range lost {
 				b.Events = append(b.Events, gone(id))
 			}
-			v.handle(b)
+			v.onBatch(b)
 			require.Len(t, shown(v), 8, "a sudden loss")
 			time.Sleep(back)
 			b = watch.Batch{Kind: watch.Live, Revision: 102}
 			for _, id := range lost {
 				b.Events = append(b.Events, here(id, `{"host":"h","port":1}`))
 			}
-			v.handle(b)
+			v.onBatch(b)
 			require.Len(t, shown(v), 8)
 			time.Sleep(time.Minute)
-			v.handle(watch.Batch{Kind: watch.Live, Revision: 103, Events: []watch.Event{gone("0"), gone("5")}})
+			v.onBatch(watch.Batch{Kind: watch.Live, Revision: 103, Events: []watch.Event{gone("0"), gone("5")}})
 			assert.Equal(t, []string{"1", "2", "3", "4", "6", "7"}, shown(v), "%s: two of eight are no sudden loss", name)
 		})
 	}

@@ -32,7 +32,7 @@ func (c *fakeConn) addrs() [][]string {
 	return out
 }
 
-func TestGRPCIsToldOfEachTurnOnce(t *testing.T) {
+func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	key := "services/echo/instances/a"
@@ -74,7 +74,7 @@ func TestGRPCIsToldOfEachTurnOnce(t *testing.T) {
 	assert.Equal(t, 2, nobody())
 }
 
-func TestWhatIsSaidOfAnInstanceDoesNotCostItsConnection(t *testing.T) {
+func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	one, two := serve(t, "one"), serve(t, "two")
@@ -102,7 +102,7 @@ func TestWhatIsSaidOfAnInstanceDoesNotCostItsConnection(t *testing.T) {
 	assert.Equal(t, "echo", one.authority.Load())
 }
 
-func TestResolversAreClosedInTheMiddleOfEverything(t *testing.T) {
+func TestResolver_CloseAtAnyTime(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	done := make(chan struct{})
@@ -144,12 +144,12 @@ func TestResolversAreClosedInTheMiddleOfEverything(t *testing.T) {
 	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == 0 })
 }
 
-func TestAnOpenViewServesConnectionsThatWereIdle(t *testing.T) {
+func TestResolver_OpenViewServesIdleConnections(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	direct, _ := over(t, srv.Client(t, harden), "app")
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := isDone(t, srv.Client(t, harden), "app")
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	register(t, direct, serve(t, "one").instance("echo"))
 	shows(t, view(t, r, "echo"), "one")
 	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(time.Second))

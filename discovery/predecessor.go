@@ -17,27 +17,27 @@ import (
 
 // How a lease is looked at. Etcd tells in whole seconds, rounded down, how much is left of it.
 const (
-	looksPerTTL = 30
-	looksLeast  = 250 * time.Millisecond
-	looksMost   = time.Second
-	grain       = time.Second
+	pollsPerTTL     = 30
+	minPollInterval = 250 * time.Millisecond
+	maxPollInterval = time.Second
+	ttlResolution   = time.Second
 )
 
-// outlive waits until the key of a predecessor that has crashed is gone with its lease. Whether it has crashed shows by the
+// awaitPredecessor waits until the key of a predecessor that has crashed is gone with its lease. Whether it has crashed shows by the
 // lease: one that is renewed ends later than was expected at the first look. Renewals cannot be watched, so the lease is
 // looked at once a second at the most; that the key is gone is what a watch tells.
-func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte], holder Instance) error {
+func (k *registrationKey) awaitPredecessor(ctx context.Context, e kv.Entry[[]byte], holder Instance) error {
 	taken := &TakenError{Lease: e.Lease, Renewed: e.Lease == 0, Holder: holder}
 	if taken.Renewed {
 		return taken
 	}
-	if p.awaited != e.Lease { // not again for each attempt of WithoutWaiting
-		p.awaited = e.Lease
-		p.r.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(p.key),
+	if k.awaitedLease != e.Lease { // not again for each attempt of WithoutWaiting
+		k.awaitedLease = e.Lease
+		k.registry.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(k.key),
 			"holder", holder.Addr(), "lease", strconv.FormatInt(int64(e.Lease), 16))
 	}
 	var rewritten bool // by somebody on the same lease, who lives, then
-	sub, err := p.r.watcher.Subscribe(watch.Key(p.key), func(_ context.Context, b watch.Batch) error {
+	sub, err := k.registry.watcher.Subscribe(watch.Key(k.key), func(_ context.Context, b watch.Batch) error {
 		for _, ev := range b.Events {
 			if ev.Type == watch.Put && ev.ModRevision == e.ModRevision {
 				return nil
@@ -50,9 +50,9 @@ func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte], holder Instance
 		return reason(err)
 	}
 	defer sub.Close() //nolint:errcheck // always nil
-	err = p.lookAt(ctx, taken, sub.Done())
+	err = k.pollLease(ctx, taken, sub.Done())
 	switch {
-	case errors.Is(err, errGone):
+	case errors.Is(err, errLeaseGone):
 		return nil
 	case err != nil:
 		return err
@@ -66,28 +66,28 @@ func (p *place) outlive(ctx context.Context, e kv.Entry[[]byte], holder Instance
 }
 
 var (
-	errChanged = errors.New("it has changed")    // ends a watch that was for one change
-	errGone    = errors.New("the lease is gone") // and nobody could tell of the key
+	errChanged   = errors.New("it has changed")    // ends a watch that was for one change
+	errLeaseGone = errors.New("the lease is gone") // and nobody could tell of the key
 )
 
-// lookAt looks at the lease until the key has changed.
-func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan struct{}) error {
+// pollLease looks at the lease until the key has changed.
+func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, changed <-chan struct{}) error {
 	_, bounded := ctx.Deadline()
-	every := min(max(p.r.ttl/looksPerTTL, looksLeast), looksMost)
+	every := min(max(k.registry.ttl/pollsPerTTL, minPollInterval), maxPollInterval)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var end expiry
+	var end leaseExpiry
 	for {
 		asked := time.Now()
-		info, err := p.r.leases.TimeToLive(ctx, taken.Lease) // whoever may read its keys
-		gone := errors.Is(err, lease.ErrNotFound)            // and the key with it
+		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease) // whoever may read its keys
+		gone := errors.Is(err, lease.ErrNotFound)                   // and the key with it
 		switch {
 		case gone:
-		case err != nil && ctx.Err() == nil && (hopeless(err) || !bounded):
+		case err != nil && ctx.Err() == nil && (isPermanent(err) || !bounded):
 			return reason(err)
 		case err == nil:
 			taken.Remaining = info.Remaining
-			if taken.Renewed = end.moved(asked, time.Now(), info); taken.Renewed {
+			if taken.Renewed = end.isRenewed(asked, time.Now(), info); taken.Renewed {
 				return taken
 			}
 		}
@@ -96,7 +96,7 @@ func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan st
 			return nil
 		case <-tick.C:
 			if gone {
-				return errGone
+				return errLeaseGone
 			}
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", retry.ContextError(ctx), taken)
@@ -104,16 +104,16 @@ func (p *place) lookAt(ctx context.Context, taken *TakenError, changed <-chan st
 	}
 }
 
-// expiry is when a lease ends if nobody renews it.
-type expiry struct {
+// leaseExpiry is when a lease ends if nobody renews it.
+type leaseExpiry struct {
 	latest time.Time
 	term   uint64 // that of etcd's leader who has said so
 }
 
-// moved takes in how much was left of the lease at least when an answer came, and reports whether it must have been renewed
+// isRenewed takes in how much was left of the lease at least when an answer came, and reports whether it must have been renewed
 // since the first. How long the answer took does not matter: it is counted as if the lease had been looked at early now, and
 // late before. A new leader gives all leases their whole TTL once more, which is no sign of life: then it begins anew.
-func (e *expiry) moved(asked, answered time.Time, info lease.Info) bool {
+func (e *leaseExpiry) isRenewed(asked, answered time.Time, info lease.Info) bool {
 	left := info.Remaining
 	if left == 0 {
 		return false // it may be over already
@@ -121,7 +121,7 @@ func (e *expiry) moved(asked, answered time.Time, info lease.Info) bool {
 	if info.RaftTerm != e.term {
 		e.latest, e.term = time.Time{}, info.RaftTerm
 	}
-	earliest, latest := answered.Add(left), answered.Add(left+answered.Sub(asked)+grain)
+	earliest, latest := answered.Add(left), answered.Add(left+answered.Sub(asked)+ttlResolution)
 	if e.latest.IsZero() || latest.Before(e.latest) {
 		e.latest = latest
 	}

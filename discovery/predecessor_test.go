@@ -13,12 +13,12 @@ import (
 )
 
 // A process whose Close did not reach etcd is not a stranger to what it has left there.
-func TestARegistrationThatCouldNotBeClosedIsTakenUpAgainAtOnce(t *testing.T) {
+func TestRegister_ResumesRegistrationThatFailedToClose(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	truth := srv.Client(t)
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(time.Minute))
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(time.Minute))
 	reg := register(t, r, some("orders", "a"))
 	proxy.Refuse()
 	proxy.Cut()
@@ -36,12 +36,12 @@ func TestARegistrationThatCouldNotBeClosedIsTakenUpAgainAtOnce(t *testing.T) {
 	assert.Empty(t, keys(t, truth, "app/"))
 }
 
-func TestARegistrationThatCouldNotBeClosedGoesWhenEtcdIsBack(t *testing.T) {
+func TestRegistration_FailedCloseIsFinishedWhenEtcdReturns(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	truth := srv.Client(t)
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(10*time.Minute))
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(10*time.Minute))
 	reg := register(t, r, some("orders", "a"))
 	proxy.Refuse()
 	proxy.Cut()
@@ -51,11 +51,11 @@ func TestARegistrationThatCouldNotBeClosedGoesWhenEtcdIsBack(t *testing.T) {
 }
 
 // A new leader, and a server that was restarted, gives each lease its whole TTL once more. That is no sign of life.
-func TestAPredecessorIsNotAliveBecauseEtcdWasRestarted(t *testing.T) {
+func TestRegister_RestartOfEtcdIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	leftover(t, srv.Client(t), "app/services/orders/instances/a", 6)
-	r, _ := over(t, srv.Client(t, harden), "app", discovery.WithTTL(3*time.Second))
+	r, _ := isDone(t, srv.Client(t, harden), "app", discovery.WithTTL(3*time.Second))
 	done := make(chan error, 1)
 	go func() {
 		ctx, stop := context.WithTimeout(t.Context(), within)

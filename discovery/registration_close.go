@@ -9,8 +9,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// markBound is how long Close tries to say that the instance leaves of its own will.
-const markBound = 500 * time.Millisecond
+// markTimeout is how long Close tries to say that the instance leaves of its own will.
+const markTimeout = 500 * time.Millisecond
 
 // Close takes the instance out of etcd, if it is its own that is there, within about 5 s. First it marks it as draining, for
 // views to know that it leaves of its own will: one RPC, none after Drain, and one more for the deletion. After an error the
@@ -21,32 +21,32 @@ const markBound = 500 * time.Millisecond
 func (g *Registration) Close() error {
 	g.closing.Do(func() {
 		g.mu.Lock()
-		g.over = true
-		owns := g.owns
+		g.closed = true
+		owns := g.ownsServer
 		g.mu.Unlock()
 		g.cancelOpening()
 		if owns {
-			g.farewell(g.set.delay, g.set.delay+markBound)
+			g.markDraining(g.options.drainDelay, g.options.drainDelay+markTimeout)
 		} else {
-			g.farewell(0, markBound)
+			g.markDraining(0, markTimeout)
 		}
 		g.cancel(errs.ClosedError("registration"))
 		<-g.opened
-		if err := each(g.places, (*place).close); err != nil {
-			i := g.first()
-			g.err = fail("close", i.Service+"/"+i.ID, err)
+		if err := forEach(g.keys, (*registrationKey).close); err != nil {
+			i := g.desired()
+			g.closeErr = opError("close", i.Service+"/"+i.ID, err)
 		}
-		g.r.leave(g)
+		g.registry.remove(g)
 		if owns {
 			g.stopServer()
 		}
 	})
-	return g.err
+	return g.closeErr
 }
 
 // cancelOpening ends what WithoutWaiting still tries where nothing has succeeded.
 func (g *Registration) cancelOpening() {
-	for _, p := range g.places {
+	for _, p := range g.keys {
 		if _, _, held := p.get(); held != nil {
 			return
 		}
@@ -54,20 +54,20 @@ func (g *Registration) cancelOpening() {
 	g.cancel(errs.ClosedError("registration"))
 }
 
-// farewell marks the instance as draining wherever it is in etcd, and waits if it could. That it cannot is no reason not to
+// markDraining marks the instance as draining wherever it is in etcd, and waits if it could. That it cannot is no reason not to
 // leave.
-func (g *Registration) farewell(delay, bound time.Duration) {
+func (g *Registration) markDraining(delay, bound time.Duration) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(g.ctx), bound)
 	defer stop()
 	var marked atomic.Bool
-	_ = each(g.places, func(p *place) error {
-		if p.state() == lease.Alive && p.change(ctx, markDraining) == nil {
+	_ = forEach(g.keys, func(p *registrationKey) error {
+		if p.state() == lease.Alive && p.change(ctx, setDraining) == nil {
 			marked.Store(true)
 		}
 		return nil
 	})
 	if marked.Load() {
-		_ = g.turnElsewhere(ctx, delay)
+		_ = g.waitDrainDelay(ctx, delay)
 	}
 }
 
@@ -78,7 +78,7 @@ func (g *Registration) stopServer() {
 		g.server.GracefulStop()
 		close(done)
 	}()
-	timer := time.NewTimer(g.set.stopWait)
+	timer := time.NewTimer(g.options.stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-done:

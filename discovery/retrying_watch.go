@@ -16,20 +16,20 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// feed is a watch of the state below a prefix that is begun anew whenever it ends.
-type feed struct {
+// retryingWatch is a watch of the state below a prefix that is begun anew whenever it ends.
+type retryingWatch struct {
 	watcher *watch.Watcher
 	sel     watch.Selector
 	log     *slog.Logger
-	begin   func()              // before each watch: its first batches, up to one without More, are the whole state
-	handle  func(b watch.Batch) // one at a time
+	onStart func()              // before each watch: its first batches, up to one without More, are the whole state
+	onBatch func(b watch.Batch) // one at a time
 
 	ready chan struct{} // closed when the first watch is live
 	ended chan struct{} // closed when there is no watch and will be none
 
-	sub      atomic.Pointer[watch.Subscription]
-	asOf     atomic.Pointer[moment] // nothing was missing then; nil while that was never so
-	restarts atomic.Uint64
+	sub        atomic.Pointer[watch.Subscription]
+	completeAt atomic.Pointer[dualTime] // nothing was missing then; nil while that was never so
+	restarts   atomic.Uint64
 
 	mu  sync.Mutex
 	err error // why the last watch ended
@@ -37,21 +37,21 @@ type feed struct {
 
 // The pace of watches that are begun again, and for how long a view is waited for without a deadline.
 const (
-	againFirst  = 100 * time.Millisecond
-	againMost   = 5 * time.Second
-	openPatient = 10 * time.Second
-	ageEvery    = time.Second // as often as etcd is asked on a quiet watch
+	minBackoff         = 100 * time.Millisecond
+	maxBackoff         = 5 * time.Second
+	defaultOpenTimeout = 10 * time.Second
+	ageInterval        = time.Second // as often as etcd is asked on a quiet watch
 )
 
-func newFeed(w *watch.Watcher, prefix string, log *slog.Logger) *feed {
-	return &feed{
+func newRetryingWatch(w *watch.Watcher, prefix string, log *slog.Logger) *retryingWatch {
+	return &retryingWatch{
 		watcher: w, sel: watch.Prefix(prefix), log: log,
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
 }
 
-// run keeps a watch going until ctx ends, or until the first one has ended without ever having been live.
-func (f *feed) run(ctx context.Context) {
+// mono keeps a watch going until ctx ends, or until the first one has ended without ever having been live.
+func (f *retryingWatch) run(ctx context.Context) {
 	defer close(f.ended)
 	wait := newBackoff()
 	for failed := false; ; failed = true {
@@ -62,7 +62,7 @@ func (f *feed) run(ctx context.Context) {
 		f.mu.Lock()
 		f.err = reason(err)
 		f.mu.Unlock()
-		if ctx.Err() != nil || errors.Is(err, errs.Closed) || !f.everLive() {
+		if ctx.Err() != nil || errors.Is(err, errs.Closed) || !f.wasLive() {
 			return
 		}
 		if live || !failed {
@@ -77,10 +77,10 @@ func (f *feed) run(ctx context.Context) {
 
 // watch is one watch from its beginning to its end. reopened reports whether another one ended
 // before it, which is logged when this one is live.
-func (f *feed) watch(ctx context.Context, reopened bool) (live bool, err error) {
-	f.begin()
+func (f *retryingWatch) watch(ctx context.Context, reopened bool) (live bool, err error) {
+	f.onStart()
 	sub, err := f.watcher.Subscribe(f.sel, func(_ context.Context, b watch.Batch) error {
-		f.handle(b)
+		f.onBatch(b)
 		return nil
 	}, watch.WithSnapshot())
 	if err != nil {
@@ -89,7 +89,7 @@ func (f *feed) watch(ctx context.Context, reopened bool) (live bool, err error) 
 	f.sub.Store(sub)
 	defer sub.Close() //nolint:errcheck // always nil
 	ready := sub.Ready()
-	tick := time.NewTicker(ageEvery)
+	tick := time.NewTicker(ageInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -101,7 +101,7 @@ func (f *feed) watch(ctx context.Context, reopened bool) (live bool, err error) 
 			if reopened {
 				f.log.WarnContext(ctx, "watch is live again", "selector", f.sel.String())
 			}
-			if !f.everLive() {
+			if !f.wasLive() {
 				close(f.ready)
 			}
 		case <-sub.Done():
@@ -112,7 +112,7 @@ func (f *feed) watch(ctx context.Context, reopened bool) (live bool, err error) 
 	}
 }
 
-func (f *feed) everLive() bool {
+func (f *retryingWatch) wasLive() bool {
 	select {
 	case <-f.ready:
 		return true
@@ -122,10 +122,10 @@ func (f *feed) everLive() bool {
 }
 
 // await waits until the first watch is live.
-func (f *feed) await(ctx context.Context) error {
+func (f *retryingWatch) await(ctx context.Context) error {
 	var patience <-chan time.Time
 	if _, ok := ctx.Deadline(); !ok {
-		t := time.NewTimer(openPatient)
+		t := time.NewTimer(defaultOpenTimeout)
 		defer t.Stop()
 		patience = t.C
 	}
@@ -133,24 +133,24 @@ func (f *feed) await(ctx context.Context) error {
 	case <-f.ready:
 		return nil
 	case <-f.ended:
-		return f.why()
+		return f.cause()
 	case <-ctx.Done():
-		return f.because(retry.ContextError(ctx))
+		return f.withCause(retry.ContextError(ctx))
 	case <-patience:
-		return f.because(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
+		return f.withCause(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
 	}
 }
 
-// because adds to an error why the watch is down, as far as that is known.
-func (f *feed) because(err error) error {
-	if why := f.why(); why != nil {
+// withCause adds to an error why the watch is down, as far as that is known.
+func (f *retryingWatch) withCause(err error) error {
+	if why := f.cause(); why != nil {
 		return fmt.Errorf("%w: %w", err, why)
 	}
 	return err
 }
 
-// why is why the watch is down, as far as that is known.
-func (f *feed) why() error {
+// cause is why the watch is down, as far as that is known.
+func (f *retryingWatch) cause() error {
 	if sub := f.sub.Load(); sub != nil {
 		if st := sub.Status(); st.Err != nil {
 			_, condition := retry.Classify(st.Err, false)
@@ -163,58 +163,58 @@ func (f *feed) why() error {
 }
 
 // isLive reports whether changes are told as they happen.
-func (f *feed) isLive() bool {
+func (f *retryingWatch) isLive() bool {
 	sub := f.sub.Load()
-	return sub != nil && !over(sub) && sub.Status().State == watch.StateLive
+	return sub != nil && !isDone(sub) && sub.Status().State == watch.StateLive
 }
 
 // age is for how long changes may have been missed: at least that long ago nothing was missing. While a watch catches up,
 // what counts is the last time that it was live.
-func (f *feed) age() time.Duration {
+func (f *retryingWatch) age() time.Duration {
 	sub := f.sub.Load()
-	if sub != nil && !over(sub) {
+	if sub != nil && !isDone(sub) {
 		switch st := sub.Status(); {
 		case st.Heard.IsZero():
 		case st.State == watch.StateLive:
-			f.wasWhole(st.Heard)
+			f.setCompleteAt(st.Heard)
 		case st.State == watch.StateStale:
-			f.wasWhole(st.Since)
+			f.setCompleteAt(st.Since)
 		}
 	}
-	if at := f.asOf.Load(); at != nil {
-		return at.ago()
+	if at := f.completeAt.Load(); at != nil {
+		return at.since()
 	}
 	return 0
 }
 
-// wasWhole notes that nothing was missing at a time of the wall clock. When that was cannot be told where the time lies in
+// setCompleteAt notes that nothing was missing at a time of the wall clock. When that was cannot be told where the time lies in
 // the future: then the clock was set back, and what is known stays.
-func (f *feed) wasWhole(at time.Time) {
+func (f *retryingWatch) setCompleteAt(at time.Time) {
 	since := time.Since(at)
 	if since < 0 {
 		return
 	}
-	now := &moment{wall: at, run: time.Now().Add(-since)}
+	now := &dualTime{wall: at, mono: time.Now().Add(-since)}
 	for {
-		last := f.asOf.Load()
-		if last != nil && (at.Equal(last.wall) || !now.run.After(last.run)) || f.asOf.CompareAndSwap(last, now) {
+		last := f.completeAt.Load()
+		if last != nil && (at.Equal(last.wall) || !now.mono.After(last.mono)) || f.completeAt.CompareAndSwap(last, now) {
 			return
 		}
 	}
 }
 
-// moment is a time by two clocks: the wall clock may be set, and the other stands still while the machine sleeps.
-type moment struct {
+// dualTime is a time by two clocks: the wall clock may be set, and the other stands still while the machine sleeps.
+type dualTime struct {
 	wall time.Time // without the other in it
-	run  time.Time
+	mono time.Time
 }
 
-// ago is how long ago m was, by the clock that says more.
-func (m *moment) ago() time.Duration {
-	return max(time.Since(m.run), time.Now().Round(0).Sub(m.wall), 0)
+// since is how long ago m was, by the clock that says more.
+func (m *dualTime) since() time.Duration {
+	return max(time.Since(m.mono), time.Now().Round(0).Sub(m.wall), 0)
 }
 
-func over(sub *watch.Subscription) bool {
+func isDone(sub *watch.Subscription) bool {
 	select {
 	case <-sub.Done():
 		return true
@@ -224,7 +224,7 @@ func over(sub *watch.Subscription) bool {
 }
 
 func newBackoff() backoff.BackOff {
-	b := retry.Policy{BaseDelay: againFirst, MaxDelay: againMost}.Backoff()
+	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	b.Reset()
 	return b
 }

@@ -16,7 +16,7 @@ func lossOf(n, left int) loss {
 	return l
 }
 
-func TestWhichLossesAreSudden(t *testing.T) {
+func TestLossGuard_HoldsSuddenLosses(t *testing.T) {
 	t.Parallel()
 	bulk := func(l loss) loss { l.bulk = true; return l }
 	other := func(l loss) loss { l.otherHistory = true; return l }
@@ -35,44 +35,44 @@ func TestWhichLossesAreSudden(t *testing.T) {
 		"one of many in another history":         {other(lossOf(1, 99)), true},
 		"one replaced while the watch was away":  {bulk(lossOf(1, 1)), false},
 	} {
-		g := grace{period: time.Minute}
-		assert.Equal(t, tt.want, g.holds(tt.loss, time.Now()), name)
+		g := lossGuard{period: time.Minute}
+		assert.Equal(t, tt.want, g.shouldHold(tt.loss, time.Now()), name)
 	}
 }
 
-func TestLossesAddUpOverAPeriodAndNoLonger(t *testing.T) {
+func TestLossGuard_SumsLossesOverPeriod(t *testing.T) {
 	t.Parallel()
-	g := grace{period: time.Minute}
+	g := lossGuard{period: time.Minute}
 	now := time.Now()
 	at := now.Add
-	g.are(10, now)
+	g.record(10, now)
 	for left := 9; left >= 5; left-- {
-		assert.False(t, g.holds(lossOf(1, left), now), left)
-		g.are(left, at(time.Second))
+		assert.False(t, g.shouldHold(lossOf(1, left), now), left)
+		g.record(left, at(time.Second))
 	}
-	assert.True(t, g.holds(lossOf(1, 4), at(2*time.Second)))
-	g.are(6, at(3*time.Second))
-	assert.False(t, g.holds(lossOf(1, 5), at(4*time.Second)), "one has come back")
-	g.are(5, at(5*time.Second))
-	assert.True(t, g.holds(lossOf(1, 4), at(time.Minute)), "until 59 s ago there were ten")
-	assert.False(t, g.holds(lossOf(1, 4), at(66*time.Second)), "that is long ago")
+	assert.True(t, g.shouldHold(lossOf(1, 4), at(2*time.Second)))
+	g.record(6, at(3*time.Second))
+	assert.False(t, g.shouldHold(lossOf(1, 5), at(4*time.Second)), "one has come back")
+	g.record(5, at(5*time.Second))
+	assert.True(t, g.shouldHold(lossOf(1, 4), at(time.Minute)), "until 59 s ago there were ten")
+	assert.False(t, g.shouldHold(lossOf(1, 4), at(66*time.Second)), "that is long ago")
 	g.period = 0
-	assert.False(t, g.holds(lossOf(100, 0), now))
+	assert.False(t, g.shouldHold(lossOf(100, 0), now))
 }
 
-func TestWhatIsReplacedOrLeavesIsNotMissed(t *testing.T) {
+func TestLossGuard_IgnoresReplacedAndDrained(t *testing.T) {
 	t.Parallel()
-	g := grace{period: time.Minute}
+	g := lossGuard{period: time.Minute}
 	now := time.Now()
-	g.are(10, now)
+	g.record(10, now)
 	for range 100 {
-		g.are(11, now)
-		assert.False(t, g.holds(lossOf(1, 10), now))
-		g.are(10, now)
+		g.record(11, now)
+		assert.False(t, g.shouldHold(lossOf(1, 10), now))
+		g.record(10, now)
 	}
-	g.left(7)
-	g.are(3, now)
-	assert.False(t, g.holds(lossOf(1, 3), now), "four of eleven were left")
-	assert.False(t, g.holds(lossOf(1, 2), now))
-	assert.True(t, g.holds(lossOf(1, 1), now))
+	g.forget(7)
+	g.record(3, now)
+	assert.False(t, g.shouldHold(lossOf(1, 3), now), "four of eleven were left")
+	assert.False(t, g.shouldHold(lossOf(1, 2), now))
+	assert.True(t, g.shouldHold(lossOf(1, 1), now))
 }

@@ -94,8 +94,8 @@ func (p *placement) candidates(list []*Instance) []*Instance {
 	return up
 }
 
-// near are those of the preferred zone, if they are enough, and all otherwise.
-func near[T any](p *placement, all []T, zone func(T) string) []T {
+// preferredZone are those of the preferred zone, if they are enough, and all otherwise.
+func preferredZone[T any](p *placement, all []T, zone func(T) string) []T {
 	if p.zone == "" {
 		return all
 	}

@@ -34,8 +34,8 @@ func (l *layout) key(service, id string) string { return l.dir(service) + id }
 // split takes a key below top apart.
 func (l *layout) split(rest string) (service, id string, ok bool) {
 	service, id, ok = strings.Cut(rest, l.below)
-	ok = ok && segment("service", service) == nil && id != ""
-	return service, id, ok && (l.top == "" || segment("id", id) == nil) // client/v3/naming allows more
+	ok = ok && checkSegment("service", service) == nil && id != ""
+	return service, id, ok && (l.top == "" || checkSegment("id", id) == nil) // client/v3/naming allows more
 }
 
 // record is the JSON value of an instance.
@@ -51,13 +51,13 @@ type record struct {
 	Tags       []string          `json:"tags,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Status     Status            `json:"status,omitempty"`
-	Registered stamp             `json:"registrationTime,omitzero"`
+	Registered timestamp         `json:"registrationTime,omitzero"`
 }
 
 func recordOf(i *Instance) record {
 	return record{
 		Service: i.Service, ID: i.ID, Host: i.Host, Port: i.Port, Scheme: i.Scheme, Version: i.Version, Zone: i.Zone,
-		Weight: i.Weight, Tags: i.Tags, Metadata: i.Metadata, Status: i.Status, Registered: stamp{i.Registered},
+		Weight: i.Weight, Tags: i.Tags, Metadata: i.Metadata, Status: i.Status, Registered: timestamp{i.Registered},
 	}
 }
 
@@ -87,18 +87,18 @@ func (r *record) instance(service, id string) (*Instance, error) {
 func encodeRecord(i *Instance) ([]byte, error) { return json.Marshal(recordOf(i)) }
 
 func decodeRecord(service, id string, value []byte) (*Instance, error) {
-	if segment("id", id) != nil {
+	if checkSegment("id", id) != nil {
 		return nil, errors.New("the key is not that of an instance")
 	}
 	var r record
 	if err := json.Unmarshal(value, &r); err != nil {
-		return nil, plain(err)
+		return nil, decodeError(err)
 	}
 	return r.instance(service, id)
 }
 
-// plain is an error of encoding/json without what it quotes of the value.
-func plain(err error) error {
+// decodeError is an error of encoding/json without what it quotes of the value.
+func decodeError(err error) error {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Errorf("the value does not decode: field %s at byte %d is not what it should be", strconv.Quote(e.Field), e.Offset)
 	}
@@ -108,12 +108,12 @@ func plain(err error) error {
 	return errors.New("the value does not decode")
 }
 
-// stamp is a time that is written as RFC 3339 says, and also read as what other programs make of one: milliseconds since
+// timestamp is a time that is written as RFC 3339 says, and also read as what other programs make of one: milliseconds since
 // 1970. What is neither is no time: an instance is not lost for it.
-type stamp struct{ time.Time }
+type timestamp struct{ time.Time }
 
 // UnmarshalJSON reads it.
-func (s *stamp) UnmarshalJSON(b []byte) error {
+func (s *timestamp) UnmarshalJSON(b []byte) error {
 	if ms, err := strconv.ParseFloat(string(b), 64); err == nil {
 		s.Time = time.Time{}
 		if ms > 0 && ms < 1<<47 {
@@ -127,8 +127,8 @@ func (s *stamp) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// update is the JSON value of client/v3/naming.
-type update struct {
+// namingUpdate is the JSON value of client/v3/naming.
+type namingUpdate struct {
 	Op       uint8
 	Addr     string
 	Metadata json.RawMessage
@@ -139,14 +139,14 @@ func encodeNaming(i *Instance) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(update{Addr: i.Addr(), Metadata: meta})
+	return json.Marshal(namingUpdate{Addr: i.Addr(), Metadata: meta})
 }
 
 // decodeNaming reads what [encodeNaming] has written, and what other users of the format have.
 func decodeNaming(service, id string, value []byte) (*Instance, error) {
-	var u update
+	var u namingUpdate
 	if err := json.Unmarshal(value, &u); err != nil {
-		return nil, plain(err)
+		return nil, decodeError(err)
 	}
 	host, digits, err := net.SplitHostPort(u.Addr)
 	port, notNumber := strconv.Atoi(digits)
@@ -155,15 +155,15 @@ func decodeNaming(service, id string, value []byte) (*Instance, error) {
 	}
 	var r record
 	if json.Unmarshal(u.Metadata, &r) != nil || r.Service != service || r.ID != id {
-		r = record{Metadata: foreign(u.Metadata)}
+		r = record{Metadata: foreignMetadata(u.Metadata)}
 	}
 	r.Host, r.Port = host, port
 	return r.instance(service, id)
 }
 
-// foreign returns the metadata that another program wrote: the members of an object, strings as they are and everything
+// foreignMetadata returns the metadata that another program wrote: the members of an object, strings as they are and everything
 // else as JSON. Any other value becomes the member "metadata". It returns nil if the entry has no Metadata.
-func foreign(raw json.RawMessage) map[string]string {
+func foreignMetadata(raw json.RawMessage) map[string]string {
 	if len(raw) == 0 {
 		return nil
 	}

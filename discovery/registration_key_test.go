@@ -21,7 +21,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestAChangeThatMeetsTheFirstSuccessIsNotLost(t *testing.T) {
+func TestRegistration_UpdateDuringOpenIsNotLost(t *testing.T) {
 	t.Parallel()
 	r, p := process(t, etcdtest.Prefix(t))
 	key := p.dir + "services/orders/instances/a"
@@ -52,7 +52,7 @@ func (s *slowLooks) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveR
 	return s.LeaseClient.LeaseTimeToLive(ctx, in, o...)
 }
 
-func TestASlowAnswerIsNoSignOfLife(t *testing.T) {
+func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t, harden), etcdtest.Prefix(t)
 	stub := &slowLooks{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
@@ -75,10 +75,10 @@ func TestASlowAnswerIsNoSignOfLife(t *testing.T) {
 	require.NoError(t, <-registered, "nobody has renewed the lease")
 }
 
-func TestWhoeverWaitsForAPredecessorWithoutADeadlineGivesUpWhenEtcdGoes(t *testing.T) {
+func TestRegister_GivesUpOnPredecessorWhenEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	counter, srv := etcdtest.Counter(t), etcdtest.Start(t)
-	r, _ := over(t, srv.Client(t, harden, counter.Option), "app/")
+	r, _ := isDone(t, srv.Client(t, harden, counter.Option), "app/")
 	leftover(t, srv.Client(t), "app/services/orders/instances/a", 600)
 	failed := make(chan error)
 	go func() {
@@ -95,7 +95,7 @@ func TestWhoeverWaitsForAPredecessorWithoutADeadlineGivesUpWhenEtcdGoes(t *testi
 	}
 }
 
-func TestTwoRegistriesOfOneClientDoNotTakeAnIDFromEachOther(t *testing.T) {
+func TestRegister_RegistriesOfOneClientShareIDs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
 	p := newParts(t, counter.Client(t, harden), etcdtest.Prefix(t))
@@ -114,12 +114,12 @@ func TestTwoRegistriesOfOneClientDoNotTakeAnIDFromEachOther(t *testing.T) {
 	eventually(t, func() bool { return first.State() == discovery.Registered && len(keys(t, p.cli, p.dir)) == 1 })
 }
 
-func TestWhatWasSaidWhileAnInstanceWasBeingRestoredIsNotForgotten(t *testing.T) {
+func TestRegistration_UpdateDuringRestoreIsNotLost(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	r, _ := over(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	watcher, _ := over(t, srv.Client(t, harden), "app")
+	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, _ := isDone(t, srv.Client(t, harden), "app")
 	reg := register(t, r, some("orders", "a"), discovery.WithDrainDelay(0))
 	s := view(t, watcher, "orders")
 	proxy.Blackhole(true, true)
@@ -135,7 +135,7 @@ func TestWhatWasSaidWhileAnInstanceWasBeingRestoredIsNotForgotten(t *testing.T) 
 	eventually(t, func() bool { return reg.State() == discovery.Leaving })
 }
 
-func TestAContextThatEndsAnywhereLeavesNothing(t *testing.T) {
+func TestRegister_CanceledContextLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := process(t, dir)
@@ -164,7 +164,7 @@ func TestAContextThatEndsAnywhereLeavesNothing(t *testing.T) {
 	require.NoError(t, register(t, r, some("orders", "a")).Close(), "the ID is free")
 }
 
-func TestWhyAContextHasEndedIsSaid(t *testing.T) {
+func TestRegister_ErrorHasContextCause(t *testing.T) {
 	t.Parallel()
 	r, _ := process(t, etcdtest.Prefix(t))
 	reg := register(t, r, some("orders", "a"))
@@ -187,7 +187,7 @@ func TestWhyAContextHasEndedIsSaid(t *testing.T) {
 }
 
 // A lease whose keys this process may not read all of is one whose end it can wait for all the same.
-func TestAPredecessorWhoseLeaseHasForeignKeysIsWaitedOut(t *testing.T) {
+func TestRegister_WaitsForLeaseWithForeignKeys(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
@@ -195,7 +195,7 @@ func TestAPredecessorWhoseLeaseHasForeignKeysIsWaitedOut(t *testing.T) {
 	id := leftover(t, root, "app/services/orders/instances/a", 3)
 	_, err := root.Put(t.Context(), "secret", "", clientv3.WithLease(id))
 	require.NoError(t, err)
-	r, _ := over(t, srv.Client(t, harden, etcdtest.As("u", "p")), "app")
+	r, _ := isDone(t, srv.Client(t, harden, etcdtest.As("u", "p")), "app")
 	register(t, r, some("orders", "a"))
 }
 

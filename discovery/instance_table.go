@@ -26,7 +26,7 @@ func newTable() table {
 	return table{entries: map[string]*entry{}, changed: map[string]struct{}{}}
 }
 
-// set replaces the entry of an ID. A nil entry removes it.
+// options replaces the entry of an ID. A nil entry removes it.
 func (t *table) set(id string, e *entry) {
 	if old := t.entries[id]; old != nil && !old.held.IsZero() {
 		t.held--

@@ -32,7 +32,7 @@ func TestRegistrant(t *testing.T) { //nolint:paralleltest // a process of its ow
 	<-reg.Context().Done()
 }
 
-func TestAKilledProcessIsGoneWhenItsTTLHasPassed(t *testing.T) {
+func TestView_KilledProcessIsGoneAfterTTL(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()
 	require.NoError(t, err)
