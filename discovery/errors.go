@@ -11,43 +11,44 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// The conditions of this package. An error that names one matches it with errors.Is.
+// Errors of this package.
 var (
-	// ErrNoInstance means that a service has no instance that could be picked.
+	// ErrNoInstance means that no instance can be picked.
 	ErrNoInstance = errors.New("no instance")
-	// ErrTaken means that somebody else has registered an instance with this ID; see [TakenError].
+	// ErrTaken means that another process has registered an instance with this ID; see
+	// [TakenError].
 	ErrTaken = errors.New("instance id taken")
 )
 
-// The conditions shared with the other packages; the values are the same everywhere.
+// Conditions shared with the other packages; the values are identical.
 var (
-	// ErrInvalid means that the arguments were refused before anything was sent.
+	// ErrInvalid means that an argument is invalid. Nothing was sent.
 	ErrInvalid = errs.Invalid
-	// ErrTooLarge means that a limit was passed. It also matches ErrInvalid.
+	// ErrTooLarge means that a limit was exceeded. It also matches ErrInvalid.
 	ErrTooLarge = errs.TooLarge
-	// ErrUnavailable means that etcd, or a quorum of it, did not answer or could not be reached.
+	// ErrUnavailable means that etcd could not be reached or has no quorum.
 	ErrUnavailable = errs.Unavailable
 	// ErrPermission means that the user may not read or write the keys of the service.
 	ErrPermission = errs.Permission
-	// ErrClosed means that the registry, the view or the client below it is closed.
+	// ErrClosed means that the registry, the view or the client is closed.
 	ErrClosed = errs.Closed
 )
 
-// TakenError says who has the ID that was to be registered. It matches [ErrTaken].
+// A TakenError describes the holder of an ID that could not be registered. It matches [ErrTaken].
 type TakenError struct {
-	Holder Instance // as it is in etcd; only Service and ID where that cannot be read
+	Holder Instance // only Service and ID if the entry cannot be decoded
 	Lease  clientv3.LeaseID
-	// Renewed reports whether the lease was seen to be renewed: the holder lives. Without a lease the key stays for ever,
-	// and counts as renewed. A new leader of etcd, which gives each lease its full TTL again, looks like a renewal.
+	// Renewed reports whether the holder is alive, because its lease was renewed. A key without a
+	// lease never expires and counts as renewed.
 	Renewed bool
-	// Remaining is how long the lease had left at the last look.
+	// Remaining is how long the lease had left when it was last polled.
 	Remaining time.Duration
 
-	local    bool // the holder is a registration of the same client
-	replaced bool // it was not taken before
+	local    bool // the holder is a registration of this client
+	replaced bool // the ID was taken after this client had registered it
 }
 
-// Error names the holder's address and what is known of its life.
+// Error names the holder and says whether it is alive.
 func (e *TakenError) Error() string {
 	text := "instance id taken"
 	if e.Holder.Host != "" {
@@ -60,24 +61,24 @@ func (e *TakenError) Error() string {
 	case e.local:
 		return text + " by this process"
 	case e.replaced:
-		return text + " meanwhile"
+		return text + " since it was registered here"
 	case e.Lease == 0:
-		return text + ": its key has no lease and stays until it is deleted"
+		return text + ": its key has no lease and never expires"
 	case e.Renewed:
 		return text + ": its lease " + strconv.FormatInt(int64(e.Lease), 16) + " is being renewed"
 	}
-	return fmt.Sprintf("%s: its lease %x was not seen to be renewed and has %v left", text, int64(e.Lease), e.Remaining.Round(time.Second))
+	return fmt.Sprintf("%s: its lease %x has not been renewed yet and has %v left", text, int64(e.Lease), e.Remaining.Round(time.Second))
 }
 
-// Unwrap gives ErrTaken.
+// Unwrap returns ErrTaken.
 func (e *TakenError) Unwrap() error { return ErrTaken }
 
-// opError gives an error the form of all errors of this package.
+// opError wraps the error of an operation.
 func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "discovery", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: err}
 }
 
-// reason is err without the words of another package for its call.
+// reason removes the operation and key that another package has added to err.
 func reason(err error) error {
 	if e, ok := errors.AsType[*errs.Error](err); ok {
 		return e.Err
@@ -85,7 +86,7 @@ func reason(err error) error {
 	return err
 }
 
-// invalid is a refusal.
+// invalid returns an error that matches ErrInvalid.
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errs.Invalid, fmt.Errorf(format, args...))
 }

@@ -293,7 +293,7 @@ func ExampleWithBadEntry() {
 	st := orders.Stats()
 	fmt.Println(st.Instances, "instance,", st.Malformed, "malformed,", st.Live, orders.Age() < 5*time.Second)
 	// Output:
-	// services/orders/instances/b the port is none
+	// services/orders/instances/b invalid port
 	// 1 instance, 1 malformed, true true
 }
 

@@ -9,15 +9,18 @@ import (
 	"google.golang.org/grpc"
 )
 
-// RegisterGRPC registers the services of a gRPC server, and takes over its end. Register them with srv before, and call it
-// when srv listens. If i has a Service, that is the name that clients dial; if it has none, each service of srv is registered
-// under its full name, such as "helloworld.Greeter", all as one [Registration]; health checking and reflection, whose names
-// begin with "grpc.", are left out.
+// RegisterGRPC registers the services of a gRPC server and takes charge of stopping it. Call it
+// when srv is listening and its services are registered with srv. If i has a Service, clients dial
+// that name. Otherwise each service of srv is registered under its full name, such as
+// "helloworld.Greeter", all as one [Registration], except those whose names begin with "grpc.",
+// such as health checking and reflection.
 //
-// Close of the registration marks the instance as draining, waits for [WithDrainDelay], so that clients have turned
-// elsewhere, deletes it from etcd, and then stops srv gracefully; calls that take longer than [WithStopWait] are cut off:
-// their contexts end, and Close returns when their handlers have. A service that somebody else has taken over is left out of
-// that, and does not keep the others from it. The rest is as for [Registry.Register]: on error, srv is left alone.
+// Close of the registration marks the instance as draining, waits for [WithDrainDelay], so that
+// clients can turn to other instances, deletes the key, and stops srv gracefully. Calls that take
+// longer than [WithStopTimeout] are cut off: their contexts end, and Close returns when their
+// handlers have returned. A service whose key another process has taken over is not drained and
+// does not delay the others. Otherwise RegisterGRPC is like [Registry.Register]. After an error,
+// srv remains the caller's.
 func (r *Registry) RegisterGRPC(ctx context.Context, srv *grpc.Server, i Instance, o ...RegisterOption) (*Registration, error) {
 	const op = "register grpc"
 	if srv == nil {

@@ -8,43 +8,45 @@ import (
 	"time"
 )
 
-// Instance is one running copy of a service, and where it is reached.
+// An Instance is one running copy of a service and its address.
 //
-// Instances that this package hands out are shared: do not change their Tags and Metadata.
+// Instances returned by this package are shared; do not modify their Tags and Metadata.
 type Instance struct {
 	Service string // its name: 1 to 512 bytes without "/" and control characters
-	ID      string // tells it from the others of the service; as a name. Best stable over restarts, such as a pod's name
-	Host    string // a DNS name or an IP address, without brackets and port
+	ID      string // unique within the service; best stable over restarts, such as a pod's name
+	Host    string // DNS name or IP address, without brackets and port
 	Port    int    // 1 to 65535
 
 	Scheme   string            // such as "https"; may be empty, as may all below
 	Version  string            // for [OnlyVersion]
 	Zone     string            // for [OnlyZone] and [PreferZone]
-	Weight   int               // for [Weighted], [LeastLoaded] and [Sticky]: 0 counts as 1; at most [MaxWeight]
+	Weight   int               // for [Weighted], [LeastLoaded] and [Sticky]; 0 counts as 1, at most [MaxWeight]
 	Tags     []string          // for [OnlyTag]
-	Metadata map[string]string // at most 1 KiB in all
+	Metadata map[string]string // at most 1 KiB in total
 
-	// Status is Up unless it is said otherwise. Register, Update and Drain set it.
+	// Status is Up by default. It is set by Register, Update and Drain.
 	Status Status
-	// Registered is when the instance was registered first, by the clock of its own process. Register sets it.
+	// Registered is when the instance was first registered, by its process's clock. It is set by
+	// Register.
 	Registered time.Time
 }
 
-// Status says whether an instance wants work.
+// Status says whether an instance accepts work.
 type Status string
 
-// What the status of an instance can be. What a reader does not know it takes for Draining.
+// The values of Status. Unknown values are treated as Draining.
 const (
-	// Up takes work. So does the empty Status.
+	// Up accepts work. So does the empty Status.
 	Up Status = "up"
-	// Draining finishes what it has and is about to leave: pickers and resolvers leave it alone while there are others.
+	// Draining finishes its work and is about to leave. Pickers and resolvers avoid it while there
+	// are others.
 	Draining Status = "draining"
 )
 
-// Addr is the instance's "host:port".
+// Addr returns "host:port".
 func (i *Instance) Addr() string { return net.JoinHostPort(i.Host, strconv.Itoa(i.Port)) }
 
-// URL is the instance's "scheme://host:port"; without a scheme, it is "//host:port".
+// URL returns "scheme://host:port", or "//host:port" without a scheme.
 func (i *Instance) URL() string {
 	if i.Scheme == "" {
 		return "//" + i.Addr()
@@ -52,13 +54,13 @@ func (i *Instance) URL() string {
 	return i.Scheme + "://" + i.Addr()
 }
 
-// up reports whether the instance wants work.
+// up reports whether the instance accepts work.
 func (i *Instance) up() bool { return i.Status == Up || i.Status == "" }
 
-// weight is the weight that counts.
+// weight returns the effective weight.
 func (i *Instance) weight() int { return max(i.Weight, 1) }
 
-// clone is a copy that shares nothing.
+// clone returns a deep copy.
 func (i *Instance) clone() Instance {
 	c := *i
 	c.Tags, c.Metadata = slices.Clone(i.Tags), maps.Clone(i.Metadata)

@@ -11,14 +11,14 @@ import (
 type entry struct {
 	*Instance
 
-	held time.Time // gone, and shown until then; zero while it is there
+	held time.Time // set if the instance is lost and held back until then
 }
 
-// table holds the instances of a view by ID. It remembers which of them have changed since the last
-// list was made, so that the next list costs a copy and no sorting.
+// table holds the instances of a view by ID. It tracks which have changed since the last merge, so
+// that a merge costs a copy and no sorting.
 type table struct {
 	entries map[string]*entry
-	held    int // entries that are gone and still shown
+	held    int // number of entries held back
 	changed map[string]struct{}
 }
 
@@ -26,7 +26,7 @@ func newTable() table {
 	return table{entries: map[string]*entry{}, changed: map[string]struct{}{}}
 }
 
-// options replaces the entry of an ID. A nil entry removes it.
+// set replaces the entry of an ID. A nil entry removes it.
 func (t *table) set(id string, e *entry) {
 	if old := t.entries[id]; old != nil && !old.held.IsZero() {
 		t.held--
@@ -42,11 +42,11 @@ func (t *table) set(id string, e *entry) {
 	}
 }
 
-// present returns how many instances are there, those that are held back not included.
+// present returns the number of instances, without those held back.
 func (t *table) present() int { return len(t.entries) - t.held }
 
-// merge returns the instances in the order of their IDs and reports whether they differ from old,
-// which is what it returned before. Instances that are equal stay the same pointers.
+// merge returns the instances sorted by ID and reports whether they differ from old, which must be
+// the previous result. Unchanged instances keep their pointers.
 func (t *table) merge(old []*Instance) (list []*Instance, differs bool) {
 	changed := slices.Sorted(maps.Keys(t.changed))
 	clear(t.changed)

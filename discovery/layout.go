@@ -10,35 +10,35 @@ import (
 	"time"
 )
 
-// layout is where instances are in etcd, and how they are written there.
+// layout defines the keys and the encoding of instances.
 type layout struct {
-	top    string // the dir of all services
-	below  string // between the name of a service and its instances
+	top    string // prefix of all services
+	below  string // between service and instance ID
 	encode func(i *Instance) ([]byte, error)
 	decode func(service, id string, value []byte) (*Instance, error)
 }
 
-// native is the layout of this package, and naming that of client/v3/naming.
+// native returns the layout of this package.
 func native() layout {
 	return layout{top: "services/", below: "/instances/", encode: encodeRecord, decode: decodeRecord}
 }
 
 func naming() layout { return layout{below: "/", encode: encodeNaming, decode: decodeNaming} }
 
-// dir is where the instances of a service are.
+// dir returns the prefix of a service's instances.
 func (l *layout) dir(service string) string { return l.top + service + l.below }
 
-// key is where an instance is.
+// key returns the key of an instance.
 func (l *layout) key(service, id string) string { return l.dir(service) + id }
 
-// split takes a key below top apart.
+// split splits a key below top.
 func (l *layout) split(rest string) (service, id string, ok bool) {
 	service, id, ok = strings.Cut(rest, l.below)
 	ok = ok && checkSegment("service", service) == nil && id != ""
-	return service, id, ok && (l.top == "" || checkSegment("id", id) == nil) // client/v3/naming allows more
+	return service, id, ok && (l.top == "" || checkSegment("id", id) == nil) // client/v3/naming is less strict
 }
 
-// record is the JSON value of an instance.
+// record is the JSON form of an instance.
 type record struct {
 	Service    string            `json:"serviceName"`
 	ID         string            `json:"instanceId"`
@@ -61,10 +61,10 @@ func recordOf(i *Instance) record {
 	}
 }
 
-// instance is what the record under a key says, or why it says nothing.
+// instance converts the record stored under a key, or returns why it is invalid.
 func (r *record) instance(service, id string) (*Instance, error) {
 	if r.Service != "" && r.Service != service || r.ID != "" && r.ID != id {
-		return nil, errors.New("the value is of another instance than the key")
+		return nil, errors.New("value names another instance than the key")
 	}
 	i := &Instance{
 		Service: service, ID: id, Host: r.Host, Port: r.Port, Scheme: r.Scheme, Version: r.Version, Zone: r.Zone,
@@ -75,11 +75,11 @@ func (r *record) instance(service, id string) (*Instance, error) {
 	}
 	switch {
 	case r.Weight < 0:
-		return nil, errors.New("the weight is negative")
+		return nil, errors.New("negative weight")
 	case r.Port < 1 || r.Port > maxPort:
-		return nil, errors.New("the port is none")
+		return nil, errors.New("invalid port")
 	case checkHost(r.Host) != nil:
-		return nil, errors.New("the host is none")
+		return nil, errors.New("invalid host")
 	}
 	return i, nil
 }
@@ -88,7 +88,7 @@ func encodeRecord(i *Instance) ([]byte, error) { return json.Marshal(recordOf(i)
 
 func decodeRecord(service, id string, value []byte) (*Instance, error) {
 	if checkSegment("id", id) != nil {
-		return nil, errors.New("the key is not that of an instance")
+		return nil, errors.New("not an instance key")
 	}
 	var r record
 	if err := json.Unmarshal(value, &r); err != nil {
@@ -97,22 +97,22 @@ func decodeRecord(service, id string, value []byte) (*Instance, error) {
 	return r.instance(service, id)
 }
 
-// decodeError is an error of encoding/json without what it quotes of the value.
+// decodeError describes an error of encoding/json without quoting the value.
 func decodeError(err error) error {
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("the value does not decode: field %s at byte %d is not what it should be", strconv.Quote(e.Field), e.Offset)
+		return fmt.Errorf("value cannot be decoded: field %s at byte %d has the wrong type", strconv.Quote(e.Field), e.Offset)
 	}
 	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("the value does not decode: no JSON at byte %d", e.Offset)
+		return fmt.Errorf("value cannot be decoded: invalid JSON at byte %d", e.Offset)
 	}
-	return errors.New("the value does not decode")
+	return errors.New("value cannot be decoded")
 }
 
-// timestamp is a time that is written as RFC 3339 says, and also read as what other programs make of one: milliseconds since
-// 1970. What is neither is no time: an instance is not lost for it.
+// timestamp is written in RFC 3339 and also read as milliseconds since 1970, as other programs
+// write it. Anything else is read as the zero time, so that the instance is not lost.
 type timestamp struct{ time.Time }
 
-// UnmarshalJSON reads it.
+// UnmarshalJSON implements json.Unmarshaler.
 func (s *timestamp) UnmarshalJSON(b []byte) error {
 	if ms, err := strconv.ParseFloat(string(b), 64); err == nil {
 		s.Time = time.Time{}
@@ -127,7 +127,7 @@ func (s *timestamp) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// namingUpdate is the JSON value of client/v3/naming.
+// namingUpdate is the JSON form of client/v3/naming.
 type namingUpdate struct {
 	Op       uint8
 	Addr     string
@@ -142,7 +142,7 @@ func encodeNaming(i *Instance) ([]byte, error) {
 	return json.Marshal(namingUpdate{Addr: i.Addr(), Metadata: meta})
 }
 
-// decodeNaming reads what [encodeNaming] has written, and what other users of the format have.
+// decodeNaming decodes entries by this package and by other users of the format.
 func decodeNaming(service, id string, value []byte) (*Instance, error) {
 	var u namingUpdate
 	if err := json.Unmarshal(value, &u); err != nil {
@@ -151,7 +151,7 @@ func decodeNaming(service, id string, value []byte) (*Instance, error) {
 	host, digits, err := net.SplitHostPort(u.Addr)
 	port, notNumber := strconv.Atoi(digits)
 	if err != nil || notNumber != nil || u.Op != 0 {
-		return nil, errors.New("the value does not add a host with a port")
+		return nil, errors.New("value does not add a host and port")
 	}
 	var r record
 	if json.Unmarshal(u.Metadata, &r) != nil || r.Service != service || r.ID != id {

@@ -2,34 +2,34 @@ package discovery
 
 import "time"
 
-// lossGuard tells a sudden loss of most instances from the ordinary coming and going. Instances seldom die together; leases do,
-// when etcd was too busy to renew them, and keys do, when a cluster has lost its data. Then the instances are well, and
-// register anew as soon as they can.
+// lossGuard distinguishes a sudden loss of most instances from normal churn. Instances rarely fail
+// together. Leases do, if etcd was too busy to renew them, and keys do, if a cluster lost its data.
+// The instances are healthy then and register again as soon as they can.
 type lossGuard struct {
-	period  time.Duration // 0 holds nothing back
-	history []sample      // how many there were since one period ago, where there were fewer later; the latest last
+	period  time.Duration // 0 disables the guard
+	history []sample      // numbers of instances within one period, oldest first, decreasing
 }
 
-// sample is how many instances there were from some time on.
+// sample is the number of instances from a time on.
 type sample struct {
 	at time.Time
 	n  int
 }
 
-// minSuspicious is how many instances there must have been for changes as they happen to be suspicious: that one of two is gone,
-// and then the other, is no surprise.
+// minSuspicious is the number of instances below which single deletions are never suspicious: the
+// loss of one of two instances, and then of the other, is normal.
 const minSuspicious = 3
 
-// loss is what was lost in one batch without having said that it would go.
+// loss describes the instances lost in one batch without having drained.
 type loss struct {
 	ids          []string
-	left         int  // how many instances are there after it
-	bulk         bool // the watch was interrupted, and tells the difference
-	otherHistory bool // of a cluster that was wiped or restored
+	left         int  // remaining instances
+	bulk         bool // the watch was interrupted and reports the difference
+	otherHistory bool // the cluster was wiped or restored
 }
 
-// shouldHold reports whether a loss is to be held back: within one period, at most half of the instances may go. Those that are
-// replaced by others meanwhile are not missed.
+// shouldHold reports whether a loss is to be held back: at most half of the instances may go within
+// one period. Instances that were replaced by others do not count.
 func (g *lossGuard) shouldHold(l loss, now time.Time) bool {
 	if g.period == 0 {
 		return false
@@ -38,7 +38,7 @@ func (g *lossGuard) shouldHold(l loss, now time.Time) bool {
 	return l.otherHistory || 2*l.left < before && (l.bulk || before >= minSuspicious)
 }
 
-// peak is how many instances there were at the most within the last period.
+// peak returns the highest number of instances within the last period.
 func (g *lossGuard) peak(now time.Time) int {
 	for len(g.history) > 1 && now.Sub(g.history[1].at) >= g.period {
 		g.history = g.history[1:]
@@ -49,7 +49,7 @@ func (g *lossGuard) peak(now time.Time) int {
 	return g.history[0].n
 }
 
-// record notes how many instances there are.
+// record records the number of instances.
 func (g *lossGuard) record(n int, now time.Time) {
 	for len(g.history) > 0 && g.history[len(g.history)-1].n <= n {
 		g.history = g.history[:len(g.history)-1]
@@ -58,7 +58,7 @@ func (g *lossGuard) record(n int, now time.Time) {
 	g.history = append(g.history, sample{now, n})
 }
 
-// forget notes that instances have gone that had said so: nobody misses them.
+// forget subtracts n instances that left after draining.
 func (g *lossGuard) forget(n int) {
 	for i := range g.history {
 		g.history[i].n -= n

@@ -8,7 +8,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// The defaults of the options.
+// Defaults of the options.
 const (
 	DefaultTTL         = 30 * time.Second
 	DefaultGrace       = 30 * time.Second
@@ -19,7 +19,7 @@ const (
 // Option is an option of [New].
 type Option func(*options)
 
-// options is what the options of a registry add up to.
+// options holds the options of a registry.
 type options struct {
 	ttl        time.Duration
 	layout     layout
@@ -30,41 +30,44 @@ type options struct {
 	logger     *slog.Logger
 }
 
-// WithTTL is how long an instance stays registered when its process dies. It is rounded up to whole seconds, must be 1 s at
-// least, and a server with default timing makes no less than 2 s of it. Default: 30 s.
+// WithTTL sets how long an instance stays registered after its process has died. It is rounded up
+// to whole seconds and must be at least 1 s; a server with default timing grants at least 2 s.
+// Default: 30 s.
 func WithTTL(d time.Duration) Option { return func(s *options) { s.ttl = d } }
 
-// WithGRPCNaming has instances where and how client/v3/naming has its endpoints: an instance is the key <service>/<id>, its
-// value is {"Op":0,"Addr":"host:port","Metadata":…}, and all that Addr does not say is in Metadata. Such endpoints are
-// read, too, whoever has written them: Metadata that is a JSON object becomes that of the [Instance], other Metadata its
-// member "metadata". There is no dir of services then: give the client a namespace of its own. Readers that are not of this
-// package do not know of draining: they learn that an instance leaves when its key goes. Default: the layout that the package
-// comment describes.
+// WithGRPCNaming stores instances as client/v3/naming stores endpoints: under the key
+// <service>/<id>, with the value {"Op":0,"Addr":"host:port","Metadata":…}, where Metadata holds
+// everything but the address. Endpoints written by other programs are read, too: metadata that is a
+// JSON object becomes that of the [Instance], any other metadata its member "metadata". This layout
+// has no common prefix, so give the client a namespace of its own. Readers outside this package do
+// not know about draining; they see an instance leave when its key is deleted. Default: the layout
+// described in the package documentation.
 func WithGRPCNaming() Option { return func(s *options) { s.layout = naming() } }
 
-// WithGrace is how long a sudden loss of most instances is held back, as the package comment describes; 0 holds nothing
-// back. Default: 30 s.
+// WithGrace sets how long a sudden loss of most instances is held back, as the package
+// documentation describes; 0 disables it. Default: 30 s.
 func WithGrace(d time.Duration) Option { return func(s *options) { s.grace = d } }
 
-// WithEjection is after how many failures in a row, as reported to [Pick.Done], a picker leaves an instance alone, and for
-// how long; that long again and more for each further time, up to ten times. No failures: never. Default: 5 failures,
-// 10 s.
+// WithEjection sets after how many consecutive failures, as reported to [Pick.Done], a picker
+// ejects an instance, and for how long. Each further ejection lasts longer by that time, up to ten
+// times it. With 0 failures, instances are never ejected. Default: 5 failures, 10 s.
 func WithEjection(failures int, d time.Duration) Option {
 	return func(s *options) { s.failures, s.ejection = failures, d }
 }
 
-// WithBadEntry has f told of each value that a view is given and cannot use. It runs in the watch's goroutine: it must be
-// quick, and must not close the view. Default: none, besides the log and the Stats.
+// WithBadEntry sets a function that is called with each entry that a view cannot decode. It runs on
+// the watch's goroutine, so it must be fast and must not close the view. Default: none; such
+// entries also appear in the log and in Stats.
 func WithBadEntry(f func(key string, rev int64, err error)) Option {
 	return func(s *options) { s.onBadEntry = f }
 }
 
-// WithLogger sets the logger for registrations that do not succeed yet, or wait for a predecessor, entries that cannot be
-// used, losses that are held back, and watches that had to be begun anew. Default: the client's logger, else
-// [slog.Default] from the level Warn up.
+// WithLogger sets the logger for registrations that fail or wait for a predecessor, bad entries,
+// losses that are held back, and reopened watches. Default: the client's logger, or [slog.Default]
+// from Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
-// newOptions applies the options; what is wrong with them is the error.
+// newOptions applies and validates the options.
 func newOptions(c Client, opts []Option) (options, error) {
 	const failures, ejection = 5, 10 * time.Second
 	s := options{ttl: DefaultTTL, layout: native(), grace: DefaultGrace, failures: failures, ejection: ejection}
@@ -79,13 +82,13 @@ func newOptions(c Client, opts []Option) (options, error) {
 	s.logger = logging.OrDefault(s.logger)
 	var validationErr []error
 	if s.ttl < time.Second {
-		validationErr = append(validationErr, invalid("TTL %v: it must be 1s at least", s.ttl))
+		validationErr = append(validationErr, invalid("TTL %v is shorter than 1s", s.ttl))
 	}
 	if s.grace < 0 {
-		validationErr = append(validationErr, invalid("grace period %v: it must not be negative", s.grace))
+		validationErr = append(validationErr, invalid("negative grace period %v", s.grace))
 	}
 	if s.failures < 0 || s.failures > 0 && s.ejection <= 0 {
-		validationErr = append(validationErr, invalid("ejection after %d failures for %v: neither may be negative", s.failures, s.ejection))
+		validationErr = append(validationErr, invalid("invalid ejection after %d failures for %v", s.failures, s.ejection))
 	}
 	return s, errors.Join(validationErr...)
 }
@@ -93,7 +96,7 @@ func newOptions(c Client, opts []Option) (options, error) {
 // RegisterOption is an option of [Registry.Register].
 type RegisterOption func(*registerOptions)
 
-// registerOptions is what they add up to.
+// registerOptions holds the options of Register.
 type registerOptions struct {
 	background  bool
 	takeover    bool
@@ -101,24 +104,25 @@ type registerOptions struct {
 	stopTimeout time.Duration
 }
 
-// WithoutWaiting makes Register return at once, and go on trying in the background until it succeeds or the registration
-// is closed, whatever the reason: also while etcd is away, and while somebody else has the ID. State tells. Default:
-// Register waits for the first success.
+// WithoutWaiting makes Register return at once and retry in the background until it succeeds or the
+// registration is closed, whatever the error, including unavailability of etcd and [ErrTaken]. See
+// [Registration.State]. Default: Register waits for the first success.
 func WithoutWaiting() RegisterOption { return func(s *registerOptions) { s.background = true } }
 
-// WithTakeover replaces the instance of another process that has the ID, whatever its host and port. If that process is
-// alive, the State of its registration is Suspended until the new one is closed. A registration of the same client is not
-// replaced, which is ErrTaken still: close it. Default: ErrTaken, unless host and port are the same.
+// WithTakeover replaces another process's instance with the same ID, whatever its host and port. If
+// that process is alive, its registration is Suspended until the new one is closed. A registration
+// of the same client is not replaced; close it first. Default: ErrTaken, unless host and port are
+// the same.
 func WithTakeover() RegisterOption { return func(s *registerOptions) { s.takeover = true } }
 
-// WithDrainDelay is how long Drain waits between the mark and its return: for clients to see the mark, and to have sent
-// what they were about to send. Default: 2 s.
+// WithDrainDelay sets how long Drain waits after marking the instance, so that clients can notice
+// and finish sending. Default: 2 s.
 func WithDrainDelay(d time.Duration) RegisterOption {
 	return func(s *registerOptions) { s.drainDelay = d }
 }
 
-// WithStopTimeout is how long the Close of a RegisterGRPC registration lets calls go on that had begun; then the server is
-// stopped with them. Default: 30 s.
+// WithStopTimeout sets how long Close of a RegisterGRPC registration waits for running calls before
+// it stops the server forcibly. Default: 30 s.
 func WithStopTimeout(d time.Duration) RegisterOption {
 	return func(s *registerOptions) { s.stopTimeout = d }
 }
@@ -131,7 +135,7 @@ func newRegisterOptions(opts []RegisterOption) (registerOptions, error) {
 		}
 	}
 	if s.drainDelay < 0 || s.stopTimeout < 0 {
-		return s, invalid("drain delay %v, stop wait %v: neither may be negative", s.drainDelay, s.stopTimeout)
+		return s, invalid("drain delay %v or stop timeout %v is negative", s.drainDelay, s.stopTimeout)
 	}
 	return s, nil
 }

@@ -12,8 +12,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Picker picks instances of a service by a policy, and leaves those alone for a while that fail. It is safe for concurrent
-// use, has nothing to close, and a pick costs no RPC and no allocation.
+// A Picker picks instances of a service according to a policy and avoids failing instances for a
+// while. It is safe for concurrent use and need not be closed. A pick costs no RPC and no
+// allocation.
 type Picker struct {
 	v             *view
 	policy        Policy
@@ -23,12 +24,13 @@ type Picker struct {
 	errNoInstance error
 
 	current atomic.Pointer[pickSet]
-	mu      sync.Mutex   // of what follows
-	known   []*candidate // in the order of their IDs
+	mu      sync.Mutex   // guards the fields below
+	known   []*candidate // sorted by ID
 }
 
-// Picker makes a picker. Of the options, filters hold always, and a preferred zone while there are enough. Each picker has
-// its own view of failures and load: make one and keep it. A nil policy is RoundRobin.
+// Picker returns a new picker. Filters always apply; a preferred zone applies while it has enough
+// instances. Each picker tracks failures and load separately, so create one and keep it. If p is
+// nil, the policy is RoundRobin.
 func (s *Service) Picker(p Policy, o ...PlaceOption) *Picker {
 	if p == nil {
 		p = RoundRobin()
@@ -39,41 +41,41 @@ func (s *Service) Picker(p Policy, o ...PlaceOption) *Picker {
 	}
 }
 
-// pickSet is what picks choose from. It does not change, but for the counters in the nodes.
+// pickSet is the set of candidates. It is immutable except for the candidates' counters.
 type pickSet struct {
 	snapshot   *snapshot
 	candidates []*candidate
-	validUntil time.Time // when it is outdated because an ejection ends
-	hasNext    bool      // if there is such a time
+	validUntil time.Time // end of the next ejection
+	hasNext    bool      // validUntil is set
 
 	uniform bool // all weights are equal
 	sums    []int
 	hashes  []uint64
 }
 
-// candidate is what a picker knows of an instance.
+// candidate is an instance and the picker's state of it.
 type candidate struct {
 	instance            *Instance
 	hash                uint64
 	load                *atomic.Int64
-	consecutiveFailures *atomic.Int32 // failures
-	ejectedUntil        time.Time     // ejected; belongs to the picker's lock, as does times
-	ejections           int           // ejected so far
+	consecutiveFailures *atomic.Int32
+	ejectedUntil        time.Time // guarded by the picker's lock
+	ejections           int       // in a row; guarded by the picker's lock
 }
 
-// Pick is an instance that was picked, and how it went.
+// A Pick is a picked instance. Call Done when the work on it has ended.
 type Pick struct {
-	// Instance is what was picked. It is shared: do not change it.
+	// Instance is the picked instance. It is shared; do not modify it.
 	Instance *Instance
 
 	candidate *candidate
 	picker    *Picker
 }
 
-// Pick picks an instance: ErrNoInstance if there is none.
+// Pick picks an instance. It returns ErrNoInstance if there is none.
 func (p *Picker) Pick() (Pick, error) { return p.PickFor("") }
 
-// PickFor picks an instance for a key, which is the same for the same key where the policy is [Sticky].
+// PickFor picks an instance for a key. With the policy [Sticky], equal keys get the same instance.
 func (p *Picker) PickFor(key string) (Pick, error) {
 	s := p.current.Load()
 	if p.outdated(s) {
@@ -91,15 +93,15 @@ func (p *Picker) PickFor(key string) (Pick, error) {
 	return Pick{Instance: n.instance, candidate: n, picker: p}, nil
 }
 
-// Done says that the work is done, and what came of it: an error counts against the instance, except that the work was
-// canceled (context.Canceled, and gRPC's code of that name). Report nil for errors that are not the instance's, such as a bad
-// request. Call it once for each pick that succeeded: what is never done counts as load until another process has the ID,
-// what is done twice takes the load of somebody else off.
+// Done reports the end and the result of the work. An error counts against the instance, except for
+// cancellation (context.Canceled and gRPC's code Canceled). Pass nil for errors the instance is not
+// to blame for, such as a bad request. Call Done once per successful pick: without it, the pick
+// counts as load until another process has the ID.
 func (k Pick) Done(err error) {
 	if k.candidate == nil {
 		return
 	}
-	if k.candidate.load.Add(-1) < 0 { // it was done twice
+	if k.candidate.load.Add(-1) < 0 { // second call
 		k.candidate.load.Add(1)
 	}
 	switch {
@@ -113,16 +115,16 @@ func (k Pick) Done(err error) {
 	}
 }
 
-// outdated reports whether a slate is not of the instances as they are.
+// outdated reports whether s no longer matches the instances.
 func (p *Picker) outdated(s *pickSet) bool {
 	return s == nil || s.snapshot != p.v.current.Load() || s.hasNext && !time.Now().Before(s.validUntil)
 }
 
-// rebuild makes the slate of the instances as they are.
+// rebuild rebuilds and returns the set of candidates.
 func (p *Picker) rebuild() *pickSet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s := p.current.Load(); !p.outdated(s) { // another pick was faster
+	if s := p.current.Load(); !p.outdated(s) { // rebuilt by another goroutine
 		return s
 	}
 	s := p.build(p.v.current.Load(), time.Now())
@@ -130,11 +132,11 @@ func (p *Picker) rebuild() *pickSet {
 	return s
 }
 
-// build is rebuild for whoever has the lock.
+// build returns the set of candidates of a snapshot. p.mu must be held.
 func (p *Picker) build(from *snapshot, now time.Time) *pickSet {
 	list := p.placement.candidates(from.list)
 	nodes := make([]*candidate, 0, len(list))
-	known := p.known // both are in the order of the IDs
+	known := p.known // both are sorted by ID
 	for _, i := range list {
 		for len(known) > 0 && known[0].instance.ID < i.ID {
 			known = known[1:]
@@ -154,7 +156,7 @@ func (p *Picker) build(from *snapshot, now time.Time) *pickSet {
 	return s
 }
 
-// carryOver carries over what is known of an instance, unless it is another one by now.
+// carryOver returns the candidate of i with the state of old, unless i is another process.
 func (p *Picker) carryOver(old *candidate, i *Instance) *candidate {
 	if old == nil {
 		return &candidate{instance: i, hash: hash(i.ID), load: new(atomic.Int64), consecutiveFailures: new(atomic.Int32)}
@@ -169,7 +171,7 @@ func (p *Picker) carryOver(old *candidate, i *Instance) *candidate {
 	return n
 }
 
-// prepare computes what policies need.
+// prepare computes what the policies need.
 func (s *pickSet) prepare() {
 	s.uniform = true
 	s.sums, s.hashes = make([]int, len(s.candidates)), make([]uint64, len(s.candidates))

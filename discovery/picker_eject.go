@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// maxEjections is up to how many times the first duration an instance is ejected that fails again and again.
+// maxEjections limits the growth of an instance's ejection time.
 const maxEjections = 10
 
-// eject leaves an instance alone for a while, if not half of them are ejected already.
+// eject ejects an instance for a while, unless half of the instances are ejected already.
 func (p *Picker) eject(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -28,10 +28,10 @@ func (p *Picker) eject(id string) {
 		}
 	}
 	if 2*ejected > len(p.known) {
-		return // its failures stay counted: the next one asks again
+		return // the failures stay counted, so the next one tries again
 	}
 	n.consecutiveFailures.Store(0)
-	if now.Sub(n.ejectedUntil) > maxEjections*p.ejection { // it was well for long
+	if now.Sub(n.ejectedUntil) > maxEjections*p.ejection { // healthy for a long time
 		n.ejections = 0
 	}
 	n.ejections = min(n.ejections+1, maxEjections)
@@ -39,8 +39,8 @@ func (p *Picker) eject(id string) {
 	p.current.Store(p.build(p.v.current.Load(), now))
 }
 
-// withoutEjected leaves out the instances that are ejected, and says when the first of them comes back. Never more than half of
-// them are left out: when there are fewer of them than there were, those come back whose time is next.
+// withoutEjected returns the candidates that are not ejected, and when the next ejection ends. At
+// most half of the candidates are left out, longest remaining ejections first.
 func withoutEjected(nodes []*candidate, now time.Time) (left []*candidate, next time.Time) {
 	var out []*candidate
 	for _, n := range nodes {

@@ -2,10 +2,10 @@ package discovery
 
 import "slices"
 
-// PlaceOption narrows down which instances are picked from. It fits a [Picker] and a resolver.
+// PlaceOption restricts the instances that a [Picker] or a resolver uses.
 type PlaceOption interface{ place(p *placement) }
 
-// placement is what place options add up to.
+// placement holds the place options.
 type placement struct {
 	filters []Filter
 	zone    string
@@ -22,35 +22,36 @@ func newPlacement(o []PlaceOption) *placement {
 	return p
 }
 
-// Filter is a condition on instances, for [Service.Instances], [Service.Picker] and [Registry.Resolver]. Several must all
-// hold. The zero Filter lets everything pass.
+// Filter is a condition on instances for [Service.Instances], [Service.Picker] and
+// [Registry.Resolver]. Of several filters, all must match. The zero Filter matches everything.
 type Filter struct{ keep func(i *Instance) bool }
 
 func (f Filter) place(p *placement) { p.filters = append(p.filters, f) }
 
-// Only lets those instances pass for which keep is true. It must be quick, must not change the instance, and is called
-// whenever instances change.
+// Only returns a filter for instances for which keep returns true. keep is called on every change
+// of the instances; it must be fast and must not modify them.
 func Only(keep func(i *Instance) bool) Filter { return Filter{keep} }
 
-// OnlyVersion lets the instances of one version pass.
+// OnlyVersion returns a filter for instances of a version.
 func OnlyVersion(version string) Filter {
 	return Only(func(i *Instance) bool { return i.Version == version })
 }
 
-// OnlyZone lets the instances of one zone pass. See [PreferZone] for a wish instead of a condition.
+// OnlyZone returns a filter for instances in a zone. See [PreferZone] for a preference.
 func OnlyZone(zone string) Filter { return Only(func(i *Instance) bool { return i.Zone == zone }) }
 
-// OnlyTag lets the instances pass that have a tag.
+// OnlyTag returns a filter for instances with a tag.
 func OnlyTag(tag string) Filter {
 	return Only(func(i *Instance) bool { return slices.Contains(i.Tags, tag) })
 }
 
-// OnlyMetadata lets the instances pass whose Metadata has a value under a key.
+// OnlyMetadata returns a filter for instances with a metadata entry.
 func OnlyMetadata(key, value string) Filter {
 	return Only(func(i *Instance) bool { v, ok := i.Metadata[key]; return ok && v == value })
 }
 
-// OnlyUp leaves draining instances out. Pickers and resolvers do so by themselves while there are others.
+// OnlyUp returns a filter for instances that are not draining. Pickers and resolvers avoid draining
+// instances anyway while there are others.
 func OnlyUp() Filter { return Only((*Instance).up) }
 
 func passes(i *Instance, filters []Filter) bool {
@@ -69,13 +70,12 @@ type preferZone struct {
 
 func (z preferZone) place(p *placement) { p.zone, p.atLeast = z.zone, max(z.atLeast, 1) }
 
-// PreferZone keeps to the instances of a zone while at least so many of them can be picked, and takes those of all zones
-// otherwise: with too few, the zone's own would have to carry everything. atLeast below 1 counts as 1. An empty zone is no
-// preference. Default: none.
+// PreferZone restricts picks to a zone while at least atLeast of its instances can be picked. With
+// fewer, instances of all zones are used, so that the zone's few need not carry all load. atLeast
+// below 1 counts as 1. An empty zone means no preference. Default: none.
 func PreferZone(zone string, atLeast int) PlaceOption { return preferZone{zone, atLeast} }
 
-// candidates are the instances that pass the filters and take work. If none of them does, those that drain still are
-// better than nothing.
+// candidates returns the matching instances that are up or, if there are none, the draining ones.
 func (p *placement) candidates(list []*Instance) []*Instance {
 	var draining []*Instance
 	up := make([]*Instance, 0, len(list))
@@ -94,7 +94,7 @@ func (p *placement) candidates(list []*Instance) []*Instance {
 	return up
 }
 
-// preferredZone are those of the preferred zone, if they are enough, and all otherwise.
+// preferredZone returns the elements in the preferred zone if there are enough, and all otherwise.
 func preferredZone[T any](p *placement, all []T, zone func(T) string) []T {
 	if p.zone == "" {
 		return all

@@ -8,54 +8,57 @@ import (
 	"sync/atomic"
 )
 
-// Policy chooses one of several instances. A policy of your own is a type with this one method.
+// A Policy chooses one of several instances. Implement it for a policy of your own.
 type Policy interface {
-	// Choose returns the index of the chosen candidate, of which there is at least one. key is what PickFor was given, ""
-	// for Pick. It is called by all goroutines that pick, at once, and does no I/O: it is on the path of every request.
+	// Choose returns the index of the chosen candidate. There is at least one. key is the argument
+	// of PickFor, or "" for Pick. Choose is called concurrently on every pick, so it must not
+	// block.
 	Choose(c Candidates, key string) int
 }
 
-// Candidates are the instances to choose from, in the order of their IDs. They stay the same for one choice.
+// Candidates are the instances to choose from, sorted by ID. They do not change during Choose.
 type Candidates struct{ s *pickSet }
 
-// Len is how many there are.
+// Len returns the number of candidates.
 func (c Candidates) Len() int { return len(c.s.candidates) }
 
-// At is the n-th. It is shared: do not change it.
+// At returns the n-th candidate. It is shared; do not modify it.
 func (c Candidates) At(n int) *Instance { return c.s.candidates[n].instance }
 
-// Load is how many picks of the n-th by this picker are under way: whose Done was not called yet.
+// Load returns the number of picks of the n-th candidate by this picker whose Done was not called
+// yet.
 func (c Candidates) Load(n int) int { return int(c.s.candidates[n].load.Load()) }
 
-// RoundRobin takes one after the other. It begins anywhere, so that many clients do not begin with the same.
+// RoundRobin returns a policy that takes one instance after the other, starting at a random one so
+// that many clients do not start with the same.
 func RoundRobin() Policy {
 	r := &roundRobin{}
 	r.n.Store(rand.Uint32())
 	return r
 }
 
-// roundRobin counts in 32 bits, which divide faster. One turn in four billion is cut short.
+// roundRobin counts in 32 bits, which divide faster. The wrap-around shortens one round in 2³².
 type roundRobin struct{ n atomic.Uint32 }
 
-// Choose takes the next.
+// Choose returns the next index.
 func (r *roundRobin) Choose(c Candidates, _ string) int {
-	return int(r.n.Add(1) % uint32(c.Len())) //nolint:gosec // memory ends before 32 bits do
+	return int(r.n.Add(1) % uint32(c.Len())) //nolint:gosec // fewer than 2³² candidates
 }
 
-// Random takes any, all with the same probability.
+// Random returns a policy that picks each instance with the same probability.
 func Random() Policy { return random{} }
 
 type random struct{}
 
-// Choose takes any.
+// Choose returns a random index.
 func (random) Choose(c Candidates, _ string) int { return rand.IntN(c.Len()) }
 
-// Weighted takes any, with a probability that is proportional to the Weight.
+// Weighted returns a policy that picks each instance with a probability proportional to its Weight.
 func Weighted() Policy { return weighted{} }
 
 type weighted struct{}
 
-// Choose takes any by weight.
+// Choose returns a random index, by weight.
 func (weighted) Choose(c Candidates, _ string) int {
 	s := c.s
 	if s.uniform {
@@ -65,14 +68,14 @@ func (weighted) Choose(c Candidates, _ string) int {
 	return sort.Search(len(s.sums), func(n int) bool { return s.sums[n] > at })
 }
 
-// LeastLoaded compares two random instances and picks the one that would have the lower load in
-// proportion to its Weight: the number of picks in flight in this picker, plus the new one, divided
-// by the weight. Every pick needs its Done.
+// LeastLoaded returns a policy that compares two random instances and picks the one with the lower
+// load in proportion to its Weight. The load is the number of picks in flight by this picker, plus
+// the new one, divided by the weight. Every pick needs its Done.
 func LeastLoaded() Policy { return leastLoaded{} }
 
 type leastLoaded struct{}
 
-// Choose returns the better of two.
+// Choose returns the less loaded of two random candidates.
 func (leastLoaded) Choose(c Candidates, _ string) int {
 	n := c.Len()
 	if n == 1 {
@@ -89,15 +92,15 @@ func (leastLoaded) Choose(c Candidates, _ string) int {
 	return a
 }
 
-// Sticky takes the same instance for the same key, in every process, as long as that instance is there: when one goes, only
-// its own keys move, and when one comes, only the keys that move to it. It is rendezvous hashing (Thaler and Ravishankar,
-// 1998) by ID, with the weights of "weighted rendezvous hashing", so a pick goes through all instances. Without a key it
-// takes any.
+// Sticky returns a policy that picks the same instance for the same key in every process while that
+// instance exists. When an instance leaves, only its keys move; when one joins, only the keys that
+// move to it. It is rendezvous hashing by ID (Thaler and Ravishankar, 1998) with weights, so a pick
+// visits all instances. Without a key, it picks a random instance.
 func Sticky() Policy { return sticky{} }
 
 type sticky struct{}
 
-// Choose takes the one that the key belongs to.
+// Choose returns the index that key belongs to.
 func (sticky) Choose(c Candidates, key string) int {
 	if key == "" {
 		return rand.IntN(c.Len())
@@ -108,7 +111,8 @@ func (sticky) Choose(c Candidates, key string) int {
 	}
 	best, most := 0, math.Inf(-1)
 	for n, node := range c.s.candidates {
-		// -w / ln(u) for u in (0, 1): who has it largest has it so with a probability proportional to w
+		// Weighted rendezvous hashing: the score -w/ln(u), with u uniform in (0, 1), is the highest
+		// with probability proportional to w.
 		u := (float64(mix(seed^node.hash)>>11) + 0.5) / (1 << 53)
 		if score := float64(node.instance.weight()) / -math.Log(u); score > most {
 			best, most = n, score
@@ -117,7 +121,7 @@ func (sticky) Choose(c Candidates, key string) int {
 	return best
 }
 
-// highestScore is the candidate of the highest score where all weights are equal.
+// highestScore returns the index with the highest score if all weights are equal.
 func (s *pickSet) highestScore(seed uint64) int {
 	best, most := 0, uint64(0)
 	for n, h := range s.hashes {
@@ -128,7 +132,8 @@ func (s *pickSet) highestScore(seed uint64) int {
 	return best
 }
 
-// hash is FNV-1a of 64 bits, finished by mix. It is part of the contract: processes agree on who has a key.
+// hash is 64-bit FNV-1a followed by mix. It must not change: processes of different versions have
+// to agree on who owns a key.
 func hash(s string) uint64 {
 	const offset, prime = 14695981039346656037, 1099511628211
 	h := uint64(offset)
@@ -138,7 +143,7 @@ func hash(s string) uint64 {
 	return mix(h)
 }
 
-// mix spreads what differs in few bits over all of them: one folded multiplication, and another to undo patterns.
+// mix spreads differences in few bits over all bits, by two folded multiplications.
 func mix(x uint64) uint64 {
 	const a, b = 0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9
 	hi, lo := bits.Mul64(x^a, b)

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// How a lease is looked at. Etcd tells in whole seconds, rounded down, how much is left of it.
+// Polling of the predecessor's lease. etcd reports whole seconds, rounded down.
 const (
 	pollsPerTTL     = 30
 	minPollInterval = 250 * time.Millisecond
@@ -23,20 +23,21 @@ const (
 	ttlResolution   = time.Second
 )
 
-// awaitPredecessor waits until the key of a predecessor that has crashed is gone with its lease. Whether it has crashed shows by the
-// lease: one that is renewed ends later than was expected at the first look. Renewals cannot be watched, so the lease is
-// looked at once a second at the most; that the key is gone is what a watch tells.
+// awaitPredecessor waits until the key of a crashed predecessor expires with its lease. A
+// predecessor is alive if its lease is renewed, that is, if the lease turns out to end later than
+// first computed. Renewals cannot be watched, so the lease is polled, at most four times a second;
+// a watch reports the deletion of the key.
 func (k *registrationKey) awaitPredecessor(ctx context.Context, e kv.Entry[[]byte], holder Instance) error {
 	taken := &TakenError{Lease: e.Lease, Renewed: e.Lease == 0, Holder: holder}
 	if taken.Renewed {
 		return taken
 	}
-	if k.awaitedLease != e.Lease { // not again for each attempt of WithoutWaiting
+	if k.awaitedLease != e.Lease { // once, not for each attempt of WithoutWaiting
 		k.awaitedLease = e.Lease
 		k.registry.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(k.key),
 			"holder", holder.Addr(), "lease", strconv.FormatInt(int64(e.Lease), 16))
 	}
-	var rewritten bool // by somebody on the same lease, who lives, then
+	var rewritten bool // by a live holder of the same lease
 	sub, err := k.registry.watcher.Subscribe(watch.Key(k.key), func(_ context.Context, b watch.Batch) error {
 		for _, ev := range b.Events {
 			if ev.Type == watch.Put && ev.ModRevision == e.ModRevision {
@@ -66,11 +67,11 @@ func (k *registrationKey) awaitPredecessor(ctx context.Context, e kv.Entry[[]byt
 }
 
 var (
-	errChanged   = errors.New("it has changed")    // ends a watch that was for one change
-	errLeaseGone = errors.New("the lease is gone") // and nobody could tell of the key
+	errChanged   = errors.New("it has changed")    // ends a watch after the first change
+	errLeaseGone = errors.New("the lease is gone") // the watch may be down
 )
 
-// pollLease looks at the lease until the key has changed.
+// pollLease polls the lease until the key has changed.
 func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, changed <-chan struct{}) error {
 	_, bounded := ctx.Deadline()
 	every := min(max(k.registry.ttl/pollsPerTTL, minPollInterval), maxPollInterval)
@@ -79,7 +80,7 @@ func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, chan
 	var end leaseExpiry
 	for {
 		asked := time.Now()
-		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease) // whoever may read its keys
+		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease) // needs no permission for the lease's keys
 		gone := errors.Is(err, lease.ErrNotFound)                   // and the key with it
 		switch {
 		case gone:
@@ -104,19 +105,20 @@ func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, chan
 	}
 }
 
-// leaseExpiry is when a lease ends if nobody renews it.
+// leaseExpiry is when a lease expires unless it is renewed.
 type leaseExpiry struct {
 	latest time.Time
-	term   uint64 // that of etcd's leader who has said so
+	term   uint64 // Raft term of the answer
 }
 
-// isRenewed takes in how much was left of the lease at least when an answer came, and reports whether it must have been renewed
-// since the first. How long the answer took does not matter: it is counted as if the lease had been looked at early now, and
-// late before. A new leader gives all leases their whole TTL once more, which is no sign of life: then it begins anew.
+// isRenewed reports whether the lease must have been renewed since the first call, given its
+// remaining time between asked and answered. Slow answers cannot cause a false positive: the
+// earliest expiry now is compared with the latest possible one before. A new leader restarts the
+// TTL of all leases, so a new term starts over.
 func (e *leaseExpiry) isRenewed(asked, answered time.Time, info lease.Info) bool {
 	left := info.Remaining
 	if left == 0 {
-		return false // it may be over already
+		return false // possibly expired
 	}
 	if info.RaftTerm != e.term {
 		e.latest, e.term = time.Time{}, info.RaftTerm

@@ -259,11 +259,11 @@ func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
 	}
 	require.Len(t, log.all(), 2)
 	assert.Contains(t, log.all()[0], "instance id is taken")
-	assert.Contains(t, log.all()[1], "instance could not be registered; retrying")
+	assert.Contains(t, log.all()[1], "instance not registered; retrying")
 	require.NoError(t, first.Close())
 	eventually(t, func() bool { return reg.State() == discovery.Registered })
 	eventually(t, func() bool { return len(log.all()) == 3 })
-	assert.Contains(t, log.all()[2], "instance is registered")
+	assert.Contains(t, log.all()[2], "instance registered")
 }
 
 // warnings returns a logger that adds its records from Warn up to a journal.
@@ -294,7 +294,7 @@ func TestWithTakeover_SuspendsLiveHolder(t *testing.T) {
 	i.Port = 10
 	err := first.Update(timely(t), i)
 	require.ErrorIs(t, err, discovery.ErrTaken)
-	assert.EqualError(t, err, `discovery: update "orders/a": instance id taken meanwhile`)
+	assert.EqualError(t, err, `discovery: update "orders/a": instance id taken since it was registered here`)
 	require.NoError(t, second.Close())
 	eventually(t, func() bool { return first.State() == discovery.Registered })
 	eventually(t, func() bool { return len(s.Instances()) == 1 && s.Instances()[0].Port == 10 }, "what it was told meanwhile")
@@ -408,8 +408,8 @@ func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	eventually(t, func() bool { return reg.State() == discovery.Registered })
 	eventually(t, func() bool { return len(log.all()) > 1 })
 	require.Len(t, log.all(), 2, "one record when it begins to fail, one when it succeeds")
-	assert.Contains(t, log.all()[0], `msg="instance could not be registered; retrying"`)
-	assert.Contains(t, log.all()[1], `msg="instance is registered"`)
+	assert.Contains(t, log.all()[0], `msg="instance not registered; retrying"`)
+	assert.Contains(t, log.all()[1], `msg="instance registered"`)
 	assert.Equal(t, 1, view(t, r, "orders").Instances()[0].Port)
 	require.NoError(t, r.Close())
 	assert.Empty(t, keys(t, p.cli, "app"), "nothing was left of the one that failed")

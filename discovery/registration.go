@@ -13,47 +13,49 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Registration is an instance that is registered for as long as its process lives and Close is not called. It is desired
-// state: after the loss of its lease, after its key was deleted or overwritten, after an outage of etcd of any length, it
-// comes back by itself. It is safe for concurrent use.
+// A Registration keeps an instance registered until Close or the end of the process. The instance
+// comes back by itself after a lost lease, a deleted or overwritten key, and an outage of any
+// length. It is safe for concurrent use.
 type Registration struct {
 	registry *Registry
 	options  registerOptions
 	keys     []*registrationKey
-	server   *grpc.Server // nil where there is none
+	server   *grpc.Server // nil unless registered with RegisterGRPC
 
 	mu         sync.Mutex
-	ownsServer bool // the server is to be stopped by Close
+	ownsServer bool // Close stops the server
 	closed     bool // Close was called
 
-	ctx           context.Context //nolint:containedctx // the registration's own life, which it hands out
+	ctx           context.Context //nolint:containedctx // of the registration; returned by Context
 	cancel        context.CancelCauseFunc
-	opened        chan struct{}             // closed when nothing is being opened any more
-	drainingSince atomic.Pointer[time.Time] // when it was marked as draining
+	opened        chan struct{}             // closed once no key is being opened
+	drainingSince atomic.Pointer[time.Time] // nil until the instance was first marked as draining
 
 	closing  sync.Once
 	closeErr error
 }
 
-// Register registers an instance, and returns when it is in etcd. ctx bounds that alone; when it fails, nothing is left
-// behind: what a request may have left that was cut off is removed in the background. While etcd does not answer it is tried
-// again until ctx ends; without a deadline, for 10 s.
+// Register registers an instance and returns once it is in etcd. ctx bounds the call only. If
+// Register fails, nothing is left behind: keys of requests with an unknown outcome are removed in
+// the background. While etcd is unavailable, Register retries until ctx ends or, without a
+// deadline, for 10 s.
 //
-// If another process has registered an instance with the same ID, Host and Port, Register takes that
-// process for dead and replaces its instance at once, as [WithTakeover] does at any address: do not
-// use an address that is not unique, such as localhost, together with a fixed ID. Otherwise Register
-// logs a warning and waits until the lease of the old instance has expired, which takes up to its TTL
-// plus one second and is bounded only by ctx. If the lease is being renewed, which shows within a third
-// of its TTL, the error is a [*TakenError] and matches [ErrTaken]. If ctx ends before that is known, the
-// error matches both. An instance that the same client has registered is never replaced.
+// If another process has registered an instance with the same ID, Host and Port, Register considers
+// that process dead and replaces its instance at once, as [WithTakeover] does at any address.
+// Therefore, do not combine a fixed ID with an address that is not unique, such as localhost.
+// Otherwise Register logs a warning and waits for the lease of the old instance to expire, which
+// takes up to its TTL plus one second and is bounded only by ctx. If that lease is renewed, which
+// shows within a third of its TTL, Register returns a [*TakenError], which matches [ErrTaken]. If
+// ctx ends first, the error matches both. An instance registered by the same client is never
+// replaced.
 //
-// One RPC, a watch, and, when the registry's lease is not there yet, one more. Registrations of a client with one TTL share
-// leases, renewals and streams.
+// Register costs one RPC and a watch, and one more RPC if the client has no session with this TTL
+// yet. Registrations of a client with the same TTL share leases, renewals and streams.
 func (r *Registry) Register(ctx context.Context, i Instance, o ...RegisterOption) (*Registration, error) {
 	return r.register(ctx, "register", nil, []Instance{i}, o)
 }
 
-// register registers one or several instances as one.
+// register registers several instances as one registration.
 func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, all []Instance, o []RegisterOption) (*Registration, error) {
 	name := all[0].Service + "/" + all[0].ID
 	set, validationErr := newRegisterOptions(o)
@@ -73,13 +75,13 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 		return nil, opError(op, name, err)
 	}
 	if set.background {
-		go reg.openAll(func(p *registrationKey) error { return reg.retryOpen(p) }) //nolint:errcheck // it goes on until it has nothing to tell
+		go reg.openAll(func(p *registrationKey) error { return reg.retryOpen(p) }) //nolint:errcheck // errors are logged and retried
 	} else if err := reg.openWithin(ctx); err != nil {
-		_ = reg.Close() // what is there of it
+		_ = reg.Close() // removes what was created
 		return nil, opError(op, name, err)
 	}
 	if !reg.takeServer() {
-		_ = reg.Close() // which is under way
+		_ = reg.Close() // already in progress
 		return nil, opError(op, name, errs.ClosedError("registry"))
 	}
 	return reg, nil
@@ -100,8 +102,8 @@ func (r *Registry) newRegistration(srv *grpc.Server, all []Instance, set registe
 	return reg, nil
 }
 
-// takeServer makes the server the registration's own, if there is one. It reports false if the registry was faster, and has
-// closed the registration: then the server is the caller's still.
+// takeServer makes Close stop the server, if there is one. It returns false if the registry has
+// closed the registration in the meantime; the server then remains the caller's.
 func (g *Registration) takeServer() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,7 +111,7 @@ func (g *Registration) takeServer() bool {
 	return !g.closed
 }
 
-// openWithin opens all places as long as ctx allows.
+// openWithin opens all keys within ctx.
 func (g *Registration) openWithin(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -118,12 +120,12 @@ func (g *Registration) openWithin(ctx context.Context) error {
 		return err
 	}
 	if g.ctx.Err() != nil {
-		return context.Cause(g.ctx) // the registry was closed meanwhile
+		return context.Cause(g.ctx) // the registry was closed
 	}
 	return nil
 }
 
-// openAll opens all places, at once.
+// openAll opens all keys concurrently.
 func (g *Registration) openAll(open func(p *registrationKey) error) error {
 	defer close(g.opened)
 	return forEach(g.keys, func(p *registrationKey) error {
@@ -135,13 +137,14 @@ func (g *Registration) openAll(open func(p *registrationKey) error) error {
 	})
 }
 
-// retryOpen opens a place however long that takes. It logs the first failure and the success after it.
+// retryOpen opens a key, retrying until the registration ends. It logs the first failure and the
+// success after it.
 func (g *Registration) retryOpen(p *registrationKey) error {
 	wait := newBackoff()
 	for failed := false; ; failed = true {
 		err := p.open(g.ctx, g.options.takeover)
 		if err == nil && failed {
-			g.registry.logger.WarnContext(g.ctx, "instance is registered", "key", errs.Short(p.key))
+			g.registry.logger.WarnContext(g.ctx, "instance registered", "key", errs.Short(p.key))
 		}
 		if err == nil || g.ctx.Err() != nil {
 			return err
@@ -151,44 +154,46 @@ func (g *Registration) retryOpen(p *registrationKey) error {
 			return err
 		}
 		if !failed {
-			g.registry.logger.WarnContext(g.ctx, "instance could not be registered; retrying", "key", errs.Short(p.key), "error", err)
+			g.registry.logger.WarnContext(g.ctx, "instance not registered; retrying", "key", errs.Short(p.key), "error", err)
 		}
 		pause(g.ctx, wait.NextBackOff())
 	}
 }
 
-// endWithKey ends the registration when the client is closed under it.
+// endWithKey ends the registration if the client is closed.
 func (g *Registration) endWithKey(p *registrationKey) {
 	_, _, held := p.get()
 	context.AfterFunc(held.Context(), func() { g.cancel(errs.ClosedError("registration")) })
 }
 
-// desired is the instance as it is to be, of the first place.
+// desired returns the desired instance of the first key.
 func (g *Registration) desired() Instance {
 	i, _, _ := g.keys[0].get()
 	return i.clone()
 }
 
-// Instance is the instance as it is to be in etcd.
+// Instance returns the desired instance.
 func (g *Registration) Instance() Instance { return g.desired() }
 
-// Context ends when the registration is closed, with a cause that matches ErrClosed, and not before: one that is lost comes
-// back. State tells what is the case at present.
+// Context returns a context that ends when the registration is closed, with a cause that matches
+// ErrClosed. It does not end if the registration is lost, because lost registrations come back; see
+// State.
 func (g *Registration) Context() context.Context { return g.ctx }
 
-// Update changes the instance, all of it but Service, ID, Status and Registered; Service and ID may be left empty. It keeps
-// the lease. One RPC; none when nothing has changed.
+// Update replaces the instance, except for Service, ID, Status and Registered; Service and ID may
+// be empty. The lease stays the same. It costs one RPC, or none if nothing changes.
 //
-// Refused arguments, and a ctx that ends before it is this call's turn, change nothing. Any other failure means that the
-// change was not seen to be made: it is what the registration is restored to all the same, as soon as that is possible.
-// Before the first success of [WithoutWaiting], Update only says what is to be registered, and does not fail.
+// If the arguments are invalid, or if ctx ends before it is this call's turn, nothing changes.
+// After any other error, the outcome is unknown and the change remains the desired state: it is
+// written as soon as possible. Before the first success of [WithoutWaiting], Update only changes
+// what will be registered, and does not fail.
 func (g *Registration) Update(ctx context.Context, i Instance) error {
 	const op = "update"
 	was := g.desired()
 	name := was.Service + "/" + was.ID
 	validationErr := g.checkOpen(ctx)
 	if i.Service != "" && i.Service != was.Service || i.ID != "" && i.ID != was.ID {
-		validationErr = errors.Join(validationErr, invalid("%s/%s is another instance", errs.Quote(i.Service), errs.Quote(i.ID)))
+		validationErr = errors.Join(validationErr, invalid("cannot change the identity to %s/%s", errs.Quote(i.Service), errs.Quote(i.ID)))
 	}
 	i.Service, i.ID, i.Status = was.Service, was.ID, ""
 	if validationErr = errors.Join(validationErr, i.check()); validationErr != nil {
@@ -206,7 +211,7 @@ func (g *Registration) Update(ctx context.Context, i Instance) error {
 	return nil
 }
 
-// check refuses a call that cannot be carried out.
+// checkOpen returns an error if the registration is closed or ctx is nil or done.
 func (g *Registration) checkOpen(ctx context.Context) error {
 	switch {
 	case ctx == nil:
@@ -217,12 +222,12 @@ func (g *Registration) checkOpen(ctx context.Context) error {
 	return retry.ContextError(ctx)
 }
 
-// changeAll changes the instance at all places, at once.
+// changeAll changes the instance under all keys concurrently.
 func (g *Registration) changeAll(ctx context.Context, f func(*Instance)) error {
 	return forEach(g.keys, func(p *registrationKey) error { return p.change(ctx, f) })
 }
 
-// forEach does something at all places, at once.
+// forEach calls f for all keys concurrently and joins the errors.
 func forEach(places []*registrationKey, f func(p *registrationKey) error) error {
 	failures := make([]error, len(places))
 	var wg sync.WaitGroup
@@ -233,11 +238,12 @@ func forEach(places []*registrationKey, f func(p *registrationKey) error) error 
 	return errors.Join(failures...)
 }
 
-// Drain marks the instance as draining, so that pickers and resolvers leave it alone, and returns when WithDrainDelay has
-// passed since the mark was made: what comes after it is GracefulStop and Close. It may be called again. One RPC for the
-// first call. ctx bounds both; without a deadline, the mark is given up after 10 s. An error means that the mark was not seen
-// to be made, or that clients have not had all of their time. It is made as soon as that is possible, as with Update; there
-// is no way back but Close and Register.
+// Drain marks the instance as draining, so that pickers and resolvers avoid it, and returns when
+// WithDrainDelay has passed since the mark was first made. Then stop the server gracefully and call
+// Close. The first call costs one RPC. ctx bounds the RPC and the wait; without a deadline, the RPC
+// is given up after 10 s. After an error, the mark may be missing, or clients may not have had the
+// whole delay. The mark stays the desired state, as with Update. To undo it, close the registration
+// and register again.
 func (g *Registration) Drain(ctx context.Context) error {
 	i := g.desired()
 	err := g.checkOpen(ctx)
@@ -255,7 +261,7 @@ func (g *Registration) Drain(ctx context.Context) error {
 
 func setDraining(i *Instance) { i.Status = Draining }
 
-// waitDrainDelay waits until clients have turned elsewhere: for some time after the mark was made first.
+// waitDrainDelay waits until delay has passed since the instance was first marked.
 func (g *Registration) waitDrainDelay(ctx context.Context, delay time.Duration) error {
 	now := time.Now()
 	g.drainingSince.CompareAndSwap(nil, &now)

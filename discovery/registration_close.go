@@ -9,15 +9,16 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// markTimeout is how long Close tries to say that the instance leaves of its own will.
+// markTimeout bounds the attempt of Close to mark the instance as draining.
 const markTimeout = 500 * time.Millisecond
 
-// Close takes the instance out of etcd, if it is its own that is there, within about 5 s. First it marks it as draining, for
-// views to know that it leaves of its own will: one RPC, none after Drain, and one more for the deletion. After an error the
-// key is deleted in the background, within 5 s of etcd answering again, and goes with its lease at the latest. It does so once and
-// returns the same result every time.
+// Close removes the instance from etcd, unless another process has taken its key, within about 5 s.
+// It first marks the instance as draining, so that views know that it leaves on purpose. It costs
+// two RPCs, or one after Drain. After an error, the key is deleted in the background within 5 s of
+// etcd's return, and at the latest when its lease expires. Close is idempotent and always returns
+// the same result.
 //
-// A registration of [Registry.RegisterGRPC] drains first, and stops its server afterwards.
+// Close of a registration by [Registry.RegisterGRPC] drains first and then stops its server.
 func (g *Registration) Close() error {
 	g.closing.Do(func() {
 		g.mu.Lock()
@@ -44,7 +45,7 @@ func (g *Registration) Close() error {
 	return g.closeErr
 }
 
-// cancelOpening ends what WithoutWaiting still tries where nothing has succeeded.
+// cancelOpening ends the retries of WithoutWaiting if no key was created yet.
 func (g *Registration) cancelOpening() {
 	for _, p := range g.keys {
 		if _, _, held := p.get(); held != nil {
@@ -54,8 +55,8 @@ func (g *Registration) cancelOpening() {
 	g.cancel(errs.ClosedError("registration"))
 }
 
-// markDraining marks the instance as draining wherever it is in etcd, and waits if it could. That it cannot is no reason not to
-// leave.
+// markDraining marks the instance as draining under all its keys and, if that succeeded, waits for
+// delay. Failures are ignored: they are no reason not to leave.
 func (g *Registration) markDraining(delay, bound time.Duration) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(g.ctx), bound)
 	defer stop()
@@ -71,7 +72,7 @@ func (g *Registration) markDraining(delay, bound time.Duration) {
 	}
 }
 
-// stopServer lets the server finish what it has begun, for a while.
+// stopServer stops the server gracefully, and forcibly after the stop timeout.
 func (g *Registration) stopServer() {
 	done := make(chan struct{})
 	go func() {
@@ -83,7 +84,7 @@ func (g *Registration) stopServer() {
 	select {
 	case <-done:
 	case <-timer.C:
-		g.server.Stop() // which makes GracefulStop return
+		g.server.Stop() // makes GracefulStop return
 		<-done
 	}
 }

@@ -16,23 +16,23 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// registrationKey is one key that an instance is registered under.
+// registrationKey keeps one instance registered under one key.
 type registrationKey struct {
 	registry *Registry
 	key      string
-	ctx      context.Context //nolint:containedctx // that of the registration
+	ctx      context.Context //nolint:containedctx // of the registration
 
-	sem     chan struct{} // full while somebody changes what is to be there
+	sem     chan struct{} // capacity 1; held while the instance changes
 	updates sync.WaitGroup
 
-	awaitedLease clientv3.LeaseID // the last one whose end was waited for; belongs to open
+	awaitedLease clientv3.LeaseID // last lease waited for; used by open only
 
 	mu       sync.Mutex
 	instance Instance
 	value    []byte
-	held     *lease.Key // nil until the first success
-	dirty    bool       // held does not know of value yet
-	closed   bool       // late does not grow any more
+	held     *lease.Key // nil until the key was first created
+	dirty    bool       // held does not have value yet
+	closed   bool       // updates takes no new goroutines
 }
 
 func (r *Registry) newRegistrationKey(life context.Context, i Instance) (*registrationKey, error) {
@@ -43,7 +43,7 @@ func (r *Registry) newRegistrationKey(life context.Context, i Instance) (*regist
 	return p, nil
 }
 
-// options changes what is to be there.
+// set sets the desired instance.
 func (k *registrationKey) set(i Instance) error {
 	value, err := k.registry.layout.encode(&i)
 	if err != nil {
@@ -61,7 +61,7 @@ func (k *registrationKey) get() (i Instance, value []byte, held *lease.Key) {
 	return k.instance, k.value, k.held
 }
 
-// change changes what is to be there, and in etcd if it is there. Before the first success that is all there is to do.
+// change changes the desired instance and, if the key was created, the key.
 func (k *registrationKey) change(ctx context.Context, f func(i *Instance)) error {
 	if err := k.acquire(ctx); err != nil {
 		return err
@@ -72,7 +72,7 @@ func (k *registrationKey) change(ctx context.Context, f func(i *Instance)) error
 	if err := k.set(i); err != nil {
 		return err
 	}
-	_, value, held := k.get() // now: if it is not there yet, then whoever opens it finds the new value
+	_, value, held := k.get() // read now: if the key is not created yet, create will find the new value
 	if held == nil {
 		return nil
 	}
@@ -80,28 +80,28 @@ func (k *registrationKey) change(ctx context.Context, f func(i *Instance)) error
 	switch {
 	case err == nil:
 		k.setDirty(true)
-	case errors.Is(err, kv.ErrExists): // it was lost, and found by somebody else
+	case errors.Is(err, kv.ErrExists): // lost, and taken by another process
 		return k.takenSinceError()
-	case ctx.Err() != nil: // perhaps before it was the key's turn to listen
+	case ctx.Err() != nil: // possibly before it was the call's turn
 		k.updateLater(held)
 	}
 	return reason(err)
 }
 
-// takenSinceError is the error where somebody else has the ID who had it not before.
+// takenSinceError reports that another process took the ID after this one had registered it.
 func (k *registrationKey) takenSinceError() error {
 	i, _, _ := k.get()
 	return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, replaced: true}
 }
 
-// updated notes whether the key knows what is to be there.
+// setDirty records whether the key lacks the desired value.
 func (k *registrationKey) setDirty(yes bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.dirty = !yes
 }
 
-// updateLater tells the key of what is to be there when it listens, which it does not while it is being restored.
+// updateLater updates the key in the background. While it is being restored, it takes no updates.
 func (k *registrationKey) updateLater(held *lease.Key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -115,7 +115,7 @@ func (k *registrationKey) updateLater(held *lease.Key) {
 		}
 		defer func() { <-k.sem }()
 		_, value, _ := k.get()
-		_ = held.Update(k.ctx, value) // from then on it is the key's business
+		_ = held.Update(k.ctx, value) // on failure the key keeps the value and restores it
 		k.setDirty(true)
 	})
 }
@@ -129,13 +129,13 @@ func (k *registrationKey) acquire(ctx context.Context) error {
 	}
 }
 
-// What is in the way is cleared away so often, with waits that grow up to so much, before that is seen to be no use.
+// Limits of the attempts to clear away a conflicting key.
 const (
 	maxConflicts       = 8
 	maxConflictBackoff = 500 * time.Millisecond
 )
 
-// open creates the key and waits until it is there. While it is not, what is to be there may change.
+// open creates the key and waits until it exists. The desired instance may change meanwhile.
 func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 	_, bounded := ctx.Deadline()
 	wait := newBackoff()
@@ -144,11 +144,11 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errs.HeldHere): // by a registration of another registry of the client, which is alive
+		case errors.Is(err, errs.HeldHere): // by a live registration of another registry of this client
 			i, _, _ := k.get()
 			return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, local: true}
 		case errors.Is(err, kv.ErrExists):
-			if cleared == maxConflicts { // somebody puts it back each time
+			if cleared == maxConflicts { // another process keeps recreating it
 				return k.takenSinceError()
 			}
 			if cleared > 0 && !pause(ctx, min(wait.NextBackOff(), maxConflictBackoff)) {
@@ -168,7 +168,7 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 	}
 }
 
-// isPermanent reports whether trying again is no use.
+// isPermanent reports whether retrying is pointless.
 func isPermanent(err error) bool {
 	return errors.Is(err, errs.Invalid) || errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) ||
 		errors.Is(err, errs.Closed)
@@ -185,15 +185,15 @@ func (k *registrationKey) create(ctx context.Context) error {
 	k.held = held
 	now := k.value
 	k.mu.Unlock()
-	if !bytes.Equal(now, value) { // it was changed meanwhile
-		_ = k.change(ctx, func(*Instance) {}) // if not now, then when the key is restored
+	if !bytes.Equal(now, value) { // changed in the meantime
+		_ = k.change(ctx, func(*Instance) {}) // if it fails, restoring the key writes it
 	}
 	return nil
 }
 
-// clearConflict waits until the key that is in the way is gone. It deletes the key for a takeover, and if
-// the predecessor had the same host and port, where normally only one process can listen: such a
-// predecessor is taken for dead. It fails if another predecessor is alive.
+// clearConflict waits until the conflicting key is gone. It deletes the key for a takeover, and if
+// the predecessor had the same host and port, since normally only one process can listen there:
+// such a predecessor is considered dead. It fails if another predecessor is alive.
 func (k *registrationKey) clearConflict(ctx context.Context, takeover bool) error {
 	e, err := k.registry.store.Get(ctx, k.key)
 	switch {
@@ -207,12 +207,12 @@ func (k *registrationKey) clearConflict(ctx context.Context, takeover bool) erro
 	}
 	_, err = k.registry.store.DeleteAt(ctx, k.key, e.ModRevision)
 	if errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUnknownOutcome) {
-		return nil // the next attempt tells
+		return nil // the next attempt decides
 	}
 	return reason(err)
 }
 
-// holderOf returns the instance that has the key; only Service and ID if its value cannot be decoded.
+// holderOf returns the instance stored in e, or only its Service and ID if it cannot be decoded.
 func (k *registrationKey) holderOf(e kv.Entry[[]byte]) Instance {
 	want, _, _ := k.get()
 	if i, err := k.registry.layout.decode(want.Service, want.ID, e.Value); err == nil {
@@ -228,7 +228,7 @@ func (k *registrationKey) isSameAddress(e kv.Entry[[]byte], holder Instance) boo
 	return e.Lease != 0 && holder.Host == want.Host && holder.Port == want.Port
 }
 
-// state is what the key is like.
+// state returns the state of the key.
 func (k *registrationKey) state() lease.State {
 	if _, _, held := k.get(); held != nil {
 		return held.State()
@@ -236,14 +236,14 @@ func (k *registrationKey) state() lease.State {
 	return lease.Suspended
 }
 
-// isDraining reports whether the key says that the instance leaves.
+// isDraining reports whether the stored instance is draining.
 func (k *registrationKey) isDraining() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.held != nil && !k.dirty && k.instance.Status == Draining
 }
 
-// close deletes the key if it is ours. The registration is over by then.
+// close deletes the key if it is ours. The registration's context has ended.
 func (k *registrationKey) close() error {
 	k.mu.Lock()
 	k.closed = true

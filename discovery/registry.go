@@ -14,38 +14,39 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Client is what a registry needs of a client, which *etcdkit.Client has. The parts are of the same namespace.
+// Client is the part of *etcdkit.Client that a [Registry] uses. All parts must be of the same
+// namespace.
 type Client interface {
 	KV() *kv.Store
 	Watcher() *watch.Watcher
 	Leases() *lease.Manager
 }
 
-// Registry registers instances and finds those of others. It is safe for concurrent use, and belongs to whoever made it.
+// A Registry registers instances and finds those of other processes. It is safe for concurrent use.
 type Registry struct {
 	options
 
 	store      *kv.Store
 	watcher    *watch.Watcher
 	leases     *lease.Manager
-	optionsErr error // what is wrong with the options or the client
+	optionsErr error // invalid options or client
 
-	ctx    context.Context //nolint:containedctx // of everything that the registry has begun
+	ctx    context.Context //nolint:containedctx // of everything the registry has started
 	cancel context.CancelCauseFunc
 
 	mu            sync.Mutex
 	closed        bool
-	byKey         map[string]*Registration // by key
+	byKey         map[string]*Registration
 	registrations map[*Registration]struct{}
 	views         map[string]*view
 	services      map[*Service]struct{}
-	running       sync.WaitGroup // followers of names, and resolvers; does not grow once closed
+	running       sync.WaitGroup // followers of names and resolvers; does not grow once closed
 	closeOnce     sync.Once
 	closeErr      error
 }
 
-// New returns a registry over the parts of a client. It sends nothing. What is wrong with the options is returned by every
-// call, since New has no error result.
+// New returns a registry that uses the client c. It sends nothing. If an option is invalid, every
+// call returns ErrInvalid.
 func New(c Client, o ...Option) *Registry {
 	r := &Registry{
 		byKey: map[string]*Registration{}, registrations: map[*Registration]struct{}{},
@@ -55,14 +56,14 @@ func New(c Client, o ...Option) *Registry {
 	//nolint:forbidigo // what a registry keeps going must not live by the context of the call that began it
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	if c == nil {
-		r.optionsErr = errors.Join(r.optionsErr, invalid("no client"))
+		r.optionsErr = errors.Join(r.optionsErr, invalid("nil client"))
 		return r
 	}
 	r.store, r.watcher, r.leases = c.KV(), c.Watcher(), c.Leases()
 	return r
 }
 
-// check refuses a call that cannot be carried out.
+// check returns an error if the registry cannot be used or ctx is nil or done.
 func (r *Registry) check(ctx context.Context) error {
 	switch {
 	case r.optionsErr != nil:
@@ -75,12 +76,12 @@ func (r *Registry) check(ctx context.Context) error {
 	return retry.ContextError(ctx)
 }
 
-// OpenService opens a view of the instances of a service, and returns when they are there and followed. ctx bounds that
-// alone; without a deadline it gives up after 10 s. A service that nobody has registered yet has no instances and is no
-// error.
+// OpenService returns a view of the instances of a service once they are known and being followed.
+// ctx bounds the call only; without a deadline, the limit is 10 s. A service that was never
+// registered has no instances; this is not an error.
 //
-// Views are counted: those of one name share one watch, which ends with the last of them. The first costs a streamed list
-// and a server-side watch, the others nothing.
+// Views of one name share a watch, which ends with the last of them. The first view costs a
+// streamed list and a server-side watch, further ones nothing.
 func (r *Registry) OpenService(ctx context.Context, name string) (*Service, error) {
 	const op = "open service"
 	if err := errors.Join(r.check(ctx), checkSegment("service", name)); err != nil {
@@ -104,7 +105,7 @@ func (r *Registry) OpenService(ctx context.Context, name string) (*Service, erro
 	return s, nil
 }
 
-// view takes a share of the view of a service.
+// view returns the shared view of a service and counts the caller as a user.
 func (r *Registry) view(name string) (*view, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,7 +115,7 @@ func (r *Registry) view(name string) (*view, error) {
 	v := r.views[name]
 	if v != nil {
 		select {
-		case <-v.watch.ended: // for ever: the next one may fare better
+		case <-v.watch.ended: // failed; try again with a new one
 		default:
 			v.users++
 			return v, nil
@@ -129,7 +130,7 @@ func (r *Registry) view(name string) (*view, error) {
 	return v, nil
 }
 
-// release gives a share back. The last one ends the view.
+// release counts a user out. The last one closes the view.
 func (r *Registry) release(v *view) {
 	r.mu.Lock()
 	v.users--
@@ -143,9 +144,9 @@ func (r *Registry) release(v *view) {
 	}
 }
 
-// Close closes all registrations, together, and all views, and waits for what runs in the background. It takes about 5 s
-// when etcd is away, and as long as [RegisterGRPC] needs to drain and stop its servers. It does so once and returns the
-// same result every time.
+// Close closes all registrations concurrently, closes all views, and waits for everything running
+// in the background. It takes about 5 s if etcd is unavailable, and as long as [RegisterGRPC] needs
+// to drain and stop its servers. It is idempotent and always returns the same result.
 func (r *Registry) Close() error {
 	r.closeOnce.Do(func() {
 		r.mu.Lock()
@@ -165,7 +166,7 @@ func (r *Registry) Close() error {
 		for _, s := range services {
 			_ = s.Close() // always nil
 		}
-		for _, v := range views { // that are being opened
+		for _, v := range views { // views that are still being opened
 			v.close()
 		}
 		r.running.Wait()
@@ -174,7 +175,7 @@ func (r *Registry) Close() error {
 	return r.closeErr
 }
 
-// goIfOpen runs f in a goroutine that Close waits for. It reports false once the registry is closed.
+// goIfOpen runs f on a goroutine that Close waits for. It returns false if the registry is closed.
 func (r *Registry) goIfOpen(f func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -184,7 +185,7 @@ func (r *Registry) goIfOpen(f func()) bool {
 	return !r.closed
 }
 
-// add makes a registration the one of its keys in this registry.
+// add records a registration, or returns an error if one of its keys is registered already.
 func (r *Registry) add(reg *Registration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,9 +216,9 @@ func (r *Registry) remove(reg *Registration) {
 	delete(r.registrations, reg)
 }
 
-// Services returns the names of all services that have an instance, in order. One streamed list of the keys; with
-// [WithGRPCNaming], of all keys of the namespace and their values, since that layout does not tell instances from other
-// keys.
+// Services returns the sorted names of all services that have an instance. It costs one streamed
+// list of the keys below services/. With [WithGRPCNaming], it lists all keys and values of the
+// namespace, because that layout does not distinguish instances from other keys.
 func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	const op = "services"
 	if err := r.check(ctx); err != nil {
@@ -246,7 +247,7 @@ func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	return names(found), nil
 }
 
-// serviceOf is the service of a key, if it is that of an instance.
+// serviceOf returns the service of an instance's key. ok is false for other keys.
 func (r *Registry) serviceOf(key string, value []byte) (string, bool) {
 	service, id, ok := r.layout.split(key[len(r.layout.top):])
 	if ok && r.layout.top == "" {

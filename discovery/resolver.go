@@ -15,17 +15,17 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Scheme is that of the targets of [Registry.Resolver].
+// Scheme is the URL scheme of the targets of [Registry.Resolver].
 const Scheme = "etcd"
 
-// The pace of a resolver.
+// Timing of a resolver.
 const (
-	debounceInterval   = 50 * time.Millisecond  // changes within that time after one that was passed on go together
-	minResolveInterval = 200 * time.Millisecond // ResolveNow has effect no more often than that
-	reportInterval     = 2 * time.Second        // while the first answer of etcd is awaited
+	debounceInterval   = 50 * time.Millisecond  // changes this soon after an update are passed on together
+	minResolveInterval = 200 * time.Millisecond // minimum between two effects of ResolveNow
+	reportInterval     = 2 * time.Second        // until etcd first answers
 )
 
-// roundRobinConfig is what gRPC is asked to do with the addresses. It would keep to the first one otherwise.
+// roundRobinConfig replaces gRPC's default policy, pick_first.
 const roundRobinConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 
 // Resolver returns what lets gRPC dial services by name:
@@ -35,22 +35,24 @@ const roundRobinConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 // The target may select instances by version, zone and tags, as in
 // "etcd:///orders?version=v2&zone=eu-1&tag=canary", and prefer a zone while it has enough of them, as
 // in "etcd:///orders?prefer=eu-1&atleast=2". Only tag may be repeated: an instance must have all of
-// them. Unknown parameters, and atleast without prefer, are errors. The options hold for all targets.
+// them. Unknown parameters, and atleast without prefer, are errors. The options apply to all targets.
 //
-// gRPC is given the addresses of the instances that are up, or of those that drain if no other is left. Changes are passed
-// on at once, those that follow within 50 ms together. While etcd is away the last addresses stay. As long as a target was
-// never resolved, or has no instance, its calls fail at once, those that wait for ready excepted; where it never had one, with
-// what is the matter. The weight of an instance is given as experimental/balancer/weight has it, the instance itself by
-// [InstanceOf].
+// gRPC gets the addresses of the instances that are up or, if there are none, of those that are
+// draining. The first change is passed on at once; changes within the following 50 ms are combined.
+// While etcd is unavailable, the last addresses stay in use. Until a target was first resolved, and
+// while it has no instance, its calls fail at once, except for those that wait for ready. The weight of
+// an instance is set as experimental/balancer/weight defines it; [InstanceOf] returns the instance.
 //
-// It asks gRPC for round_robin, unless the dialer has a service config of its own (grpc.WithDefaultServiceConfig) or wants
-// none (grpc.WithDisableServiceConfig). What a dialer's config leaves out, such as a policy, is as gRPC has it: pick_first.
-// A call that is on its way to an instance which dies fails, unless a config has it repeated. With TLS, certificates are
-// checked for the name of the service, unless grpc.WithAuthority says otherwise.
+// The resolver selects round_robin, unless the dialer sets a service config of its own
+// (grpc.WithDefaultServiceConfig) or disables them (grpc.WithDisableServiceConfig). A dialer's config
+// without a policy means gRPC's default, pick_first. A call in flight to an instance that dies fails
+// unless the service config retries it. With TLS, certificates are checked for the name of the service,
+// unless grpc.WithAuthority is used.
 //
-// Connections to one service share a view of it, which is closed with the last of them. So it is when gRPC goes idle, by
-// default after half an hour without a call; who wants addresses while etcd is away even then keeps a [Service] open. Close
-// connections before the registry, whose Close waits for resolvers: after it they keep the last addresses.
+// Connections to one service share a view, which is closed with the last of them, also when gRPC goes
+// idle, by default after 30 minutes without a call. To have addresses even if etcd is unavailable then,
+// keep a [Service] open. Close connections before the registry, whose Close waits for resolvers; after
+// it they keep the last addresses.
 func (r *Registry) Resolver(o ...PlaceOption) resolver.Builder { return &builder{r: r, opts: o} }
 
 type builder struct {
@@ -58,10 +60,10 @@ type builder struct {
 	opts []PlaceOption
 }
 
-// Scheme is "etcd".
+// Scheme returns "etcd".
 func (b *builder) Scheme() string { return Scheme }
 
-// Build begins to resolve a target. It does not wait for etcd.
+// Build starts to resolve a target. It does not wait for etcd.
 func (b *builder) Build(t resolver.Target, cc resolver.ClientConn, o resolver.BuildOptions) (resolver.Resolver, error) {
 	const op = "resolve"
 	service, opts, err := parseTarget(t)
@@ -82,9 +84,9 @@ func (b *builder) Build(t resolver.Target, cc resolver.ClientConn, o resolver.Bu
 	return g, nil
 }
 
-// hasDefaultConfig reports whether the dialer has a service config. A resolver is not told, and what it supplies replaces
-// the dialer's, so this looks into gRPC's connection, also behind what wraps it where there is an HTTP proxy. Where gRPC is
-// not as it was, the dialer has none.
+// hasDefaultConfig reports whether the dialer has set a service config, which the resolver's would
+// replace. gRPC does not tell resolvers, so this reads private fields of its connection, also
+// behind the wrapper used for HTTP proxies. If the fields have moved, it returns false.
 func hasDefaultConfig(cc resolver.ClientConn) bool {
 	v := reflect.ValueOf(cc)
 	if parent := field(v, "parent"); parent.IsValid() {
@@ -94,7 +96,7 @@ func hasDefaultConfig(cc resolver.ClientConn) bool {
 	return v.Kind() == reflect.Pointer && !v.IsNil()
 }
 
-// field is a field of the struct that v leads to, invalid where there is none.
+// field returns a field of the struct that v leads to, or the zero Value if there is none.
 func field(v reflect.Value, name string) reflect.Value {
 	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
 		v = v.Elem()
@@ -105,7 +107,7 @@ func field(v reflect.Value, name string) reflect.Value {
 	return v.FieldByName(name)
 }
 
-// grpcResolver tells one connection of the instances of a service.
+// grpcResolver passes the instances of a service to one connection.
 type grpcResolver struct {
 	registry   *Registry
 	cc         resolver.ClientConn
@@ -116,21 +118,21 @@ type grpcResolver struct {
 	resolveNow chan struct{}
 	done       chan struct{}
 
-	last    []*Instance // that gRPC was told of; belongs to run
+	last    []*Instance // last update; used by run only
 	updated bool
 }
 
-// ResolveNow makes a view that could not be opened be tried again at once. A view that is open knows each change, and needs
-// no asking.
+// ResolveNow retries opening a view at once. An open view is always current, so nothing else is
+// needed.
 func (g *grpcResolver) ResolveNow(resolver.ResolveNowOptions) { notify(g.resolveNow) }
 
-// Close ends it, and returns when nothing runs any more.
+// Close stops the resolver and waits for it.
 func (g *grpcResolver) Close() {
 	g.cancel()
 	<-g.done
 }
 
-// mono opens the view, and follows it until ctx ends.
+// run opens the view and follows it until ctx ends.
 func (g *grpcResolver) run(ctx context.Context) {
 	defer close(g.done)
 	wait := newBackoff()
@@ -149,7 +151,7 @@ func (g *grpcResolver) run(ctx context.Context) {
 	}
 }
 
-// await waits until the view is there, and says from time to time why it is not.
+// await waits for the view and reports from time to time why it is not there.
 func (g *grpcResolver) await(ctx context.Context, v *view) error {
 	for {
 		short, stop := context.WithTimeout(ctx, reportInterval)
@@ -163,7 +165,7 @@ func (g *grpcResolver) await(ctx context.Context, v *view) error {
 	}
 }
 
-// backOff waits, less long where somebody is in a hurry.
+// backOff waits for d, or less after ResolveNow.
 func (g *grpcResolver) backOff(ctx context.Context, d time.Duration) {
 	if !pause(ctx, min(d, minResolveInterval)) {
 		return
@@ -177,7 +179,7 @@ func (g *grpcResolver) backOff(ctx context.Context, d time.Duration) {
 	}
 }
 
-// follow passes the instances on.
+// follow passes changes on until ctx ends.
 func (g *grpcResolver) follow(ctx context.Context, v *view) {
 	bell := make(chan struct{}, 1)
 	v.follow(bell)
@@ -195,7 +197,7 @@ func (g *grpcResolver) follow(ctx context.Context, v *view) {
 	}
 }
 
-// update tells gRPC of the instances, if they are not those that it was told of.
+// update passes the instances to gRPC unless they are unchanged.
 func (g *grpcResolver) update(now *snapshot) {
 	defer g.recoverPanic()
 	list := preferredZone(g.placement, g.placement.candidates(now.list), func(i *Instance) string { return i.Zone })
@@ -207,7 +209,7 @@ func (g *grpcResolver) update(now *snapshot) {
 	}
 	if first := !g.updated; first && len(list) == 0 {
 		g.updated = true
-		return // the balancers that there are at first say in their errors what was reported
+		return // gRPC's initial balancer shows the reported error
 	}
 	g.last, g.updated = list, true
 	state := resolver.State{Endpoints: make([]resolver.Endpoint, 0, len(list))}
@@ -217,30 +219,30 @@ func (g *grpcResolver) update(now *snapshot) {
 	if g.setConfig {
 		state.ServiceConfig = g.cc.ParseServiceConfig(roundRobinConfig)
 	}
-	_ = g.cc.UpdateState(state) // it complains when there are none; asking again would not help
+	_ = g.cc.UpdateState(state) // an error means that the list is empty; resolving again would not help
 }
 
-// recoverPanic keeps a panic of a filter from ending the process: the last addresses stay.
+// recoverPanic keeps a panic of a filter from ending the process. The last addresses remain in use.
 func (g *grpcResolver) recoverPanic() {
 	if p := recover(); p != nil {
-		g.registry.logger.Error("a filter panicked", "service", g.service, "panic", p, "stack", string(debug.Stack()))
+		g.registry.logger.Error("filter panicked", "service", g.service, "panic", p, "stack", string(debug.Stack()))
 	}
 }
 
 // instanceKey is the key of an endpoint's attribute.
 type instanceKey struct{}
 
-// attribute is an instance as an attribute.
+// attribute makes an instance an attribute value.
 type attribute struct{ *Instance }
 
-// Equal is for attributes.Attributes.
+// Equal implements the comparison of attributes.Attributes.
 func (a attribute) Equal(o any) bool {
 	b, ok := o.(attribute)
 	return ok && a.same(b.Instance)
 }
 
-// endpoint is an instance as gRPC is told of it. What balancers may want to know is with the endpoint and not with its
-// address, where a change would mean another connection.
+// endpoint converts an instance. Attributes are attached to the endpoint rather than to its
+// address, where a change would replace the connection.
 func endpoint(i *Instance) resolver.Endpoint {
 	e := resolver.Endpoint{
 		Addresses:  []resolver.Address{{Addr: i.Addr()}},
@@ -249,8 +251,8 @@ func endpoint(i *Instance) resolver.Endpoint {
 	return weight.Set(e, weight.EndpointInfo{Weight: uint32(i.weight())}) //nolint:gosec // at most MaxWeight
 }
 
-// InstanceOf returns the instance that an endpoint of [Registry.Resolver] is, for balancers: false for endpoints of others.
-// It is shared: do not change it.
+// InstanceOf returns the instance behind an endpoint of [Registry.Resolver], for balancers. It
+// returns false for other endpoints. The instance is shared; do not modify it.
 func InstanceOf(e resolver.Endpoint) (*Instance, bool) {
 	a, ok := e.Attributes.Value(instanceKey{}).(attribute)
 	return a.Instance, ok

@@ -16,31 +16,31 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// retryingWatch is a watch of the state below a prefix that is begun anew whenever it ends.
+// retryingWatch watches the state below a prefix and reopens the watch whenever it ends.
 type retryingWatch struct {
 	watcher *watch.Watcher
 	sel     watch.Selector
 	log     *slog.Logger
-	onStart func()              // before each watch: its first batches, up to one without More, are the whole state
-	onBatch func(b watch.Batch) // one at a time
+	onStart func()              // called before each watch, whose first batches, up to one without More, are the whole state
+	onBatch func(b watch.Batch) // called sequentially
 
 	ready chan struct{} // closed when the first watch is live
-	ended chan struct{} // closed when there is no watch and will be none
+	ended chan struct{} // closed when no further watch follows
 
 	sub        atomic.Pointer[watch.Subscription]
-	completeAt atomic.Pointer[dualTime] // nothing was missing then; nil while that was never so
+	completeAt atomic.Pointer[dualTime] // time at which no change was missing; nil if there was none
 	restarts   atomic.Uint64
 
 	mu  sync.Mutex
 	err error // why the last watch ended
 }
 
-// The pace of watches that are begun again, and for how long a view is waited for without a deadline.
+// Backoff between watches, and how long await waits without a deadline.
 const (
 	minBackoff         = 100 * time.Millisecond
 	maxBackoff         = 5 * time.Second
 	defaultOpenTimeout = 10 * time.Second
-	ageInterval        = time.Second // as often as etcd is asked on a quiet watch
+	ageInterval        = time.Second // how often the age is updated
 )
 
 func newRetryingWatch(w *watch.Watcher, prefix string, log *slog.Logger) *retryingWatch {
@@ -50,7 +50,7 @@ func newRetryingWatch(w *watch.Watcher, prefix string, log *slog.Logger) *retryi
 	}
 }
 
-// mono keeps a watch going until ctx ends, or until the first one has ended without ever having been live.
+// run keeps a watch open until ctx ends, or until the first one ends before it was live.
 func (f *retryingWatch) run(ctx context.Context) {
 	defer close(f.ended)
 	wait := newBackoff()
@@ -75,8 +75,8 @@ func (f *retryingWatch) run(ctx context.Context) {
 	}
 }
 
-// watch is one watch from its beginning to its end. reopened reports whether another one ended
-// before it, which is logged when this one is live.
+// watch runs one watch. reopened reports whether an earlier one ended, in which case it logs when
+// this one is live.
 func (f *retryingWatch) watch(ctx context.Context, reopened bool) (live bool, err error) {
 	f.onStart()
 	sub, err := f.watcher.Subscribe(f.sel, func(_ context.Context, b watch.Batch) error {
@@ -141,7 +141,7 @@ func (f *retryingWatch) await(ctx context.Context) error {
 	}
 }
 
-// withCause adds to an error why the watch is down, as far as that is known.
+// withCause adds the reason why the watch is down to err, if it is known.
 func (f *retryingWatch) withCause(err error) error {
 	if why := f.cause(); why != nil {
 		return fmt.Errorf("%w: %w", err, why)
@@ -149,7 +149,7 @@ func (f *retryingWatch) withCause(err error) error {
 	return err
 }
 
-// cause is why the watch is down, as far as that is known.
+// cause returns why the watch is down, if it is known.
 func (f *retryingWatch) cause() error {
 	if sub := f.sub.Load(); sub != nil {
 		if st := sub.Status(); st.Err != nil {
@@ -162,14 +162,14 @@ func (f *retryingWatch) cause() error {
 	return f.err
 }
 
-// isLive reports whether changes are told as they happen.
+// isLive reports whether the watch is live.
 func (f *retryingWatch) isLive() bool {
 	sub := f.sub.Load()
 	return sub != nil && !isDone(sub) && sub.Status().State == watch.StateLive
 }
 
-// age is for how long changes may have been missed: at least that long ago nothing was missing. While a watch catches up,
-// what counts is the last time that it was live.
+// age bounds for how long changes may have been missed. While a watch catches up, the age counts
+// from when it was last live.
 func (f *retryingWatch) age() time.Duration {
 	sub := f.sub.Load()
 	if sub != nil && !isDone(sub) {
@@ -187,8 +187,8 @@ func (f *retryingWatch) age() time.Duration {
 	return 0
 }
 
-// setCompleteAt notes that nothing was missing at a time of the wall clock. When that was cannot be told where the time lies in
-// the future: then the clock was set back, and what is known stays.
+// setCompleteAt records that no change was missing at a wall-clock time. A time in the future,
+// after the clock was set back, is ignored.
 func (f *retryingWatch) setCompleteAt(at time.Time) {
 	since := time.Since(at)
 	if since < 0 {
@@ -203,13 +203,14 @@ func (f *retryingWatch) setCompleteAt(at time.Time) {
 	}
 }
 
-// dualTime is a time by two clocks: the wall clock may be set, and the other stands still while the machine sleeps.
+// dualTime is a time on two clocks: the wall clock may be set, and the monotonic clock may stop
+// while the machine is suspended.
 type dualTime struct {
-	wall time.Time // without the other in it
+	wall time.Time // without monotonic reading
 	mono time.Time
 }
 
-// since is how long ago m was, by the clock that says more.
+// since returns the time elapsed since m, by the clock that shows more.
 func (m *dualTime) since() time.Duration {
 	return max(time.Since(m.mono), time.Now().Round(0).Sub(m.wall), 0)
 }
@@ -229,7 +230,7 @@ func newBackoff() backoff.BackOff {
 	return b
 }
 
-// pause waits, and reports whether ctx has not ended.
+// pause waits for d and reports whether ctx is still active.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

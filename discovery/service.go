@@ -10,13 +10,14 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Service is a view of the instances of a service. It is in memory and follows etcd: reading it costs no RPC. It goes on
-// showing the last instances while etcd is away; Age tells. It is safe for concurrent use.
+// A Service is a view of the instances of a service. It is kept in memory and follows etcd, so
+// reading it costs no RPC. While etcd is unavailable, it shows the last known instances; see Age.
+// It is safe for concurrent use.
 type Service struct {
 	r *Registry
 	v *view
 
-	ctx    context.Context //nolint:containedctx // the life of the functions given to Follow
+	ctx    context.Context //nolint:containedctx // of the functions given to Follow
 	cancel context.CancelFunc
 	mu     sync.Mutex
 	closed bool
@@ -30,17 +31,17 @@ func newService(r *Registry, v *view) *Service {
 	return s
 }
 
-// Name is the name of the service.
+// Name returns the name of the service.
 func (s *Service) Name() string { return s.v.service }
 
-// Instances returns the instances, in the order of their IDs: all of them, those that are [Draining] included, or those
-// that pass all filters. The slice is the caller's, Tags and Metadata of the instances are shared. After Close it returns
-// the last ones.
+// Instances returns the instances that match all filters, sorted by ID. Without filters, it
+// includes those that are [Draining]. The slice belongs to the caller; Tags and Metadata are
+// shared. After Close it returns the last known instances.
 func (s *Service) Instances(f ...Filter) []Instance {
 	return s.v.current.Load().instances(f)
 }
 
-// instances are those that pass all filters.
+// instances returns the instances that match all filters.
 func (s *snapshot) instances(f []Filter) []Instance {
 	out := make([]Instance, 0, len(s.list))
 	for _, i := range s.list {
@@ -51,15 +52,15 @@ func (s *snapshot) instances(f []Filter) []Instance {
 	return out
 }
 
-// Follow calls f with the instances, at once and then after each change, one at a time, in a goroutine of its own. A slow f
-// misses what is outdated when it comes back: it is told of the latest. The slice is f's, Tags and Metadata of the
-// instances are shared. No call begins after stop has returned; one may still run, and f itself may call stop. A panic of f
-// is contained and logged.
+// Follow calls f with the instances now and after each change. Calls are made one at a time on a
+// goroutine of their own; a slow f gets the latest instances. The slice belongs to f; Tags and
+// Metadata are shared. After stop returns, no new call begins, but one may still be running; f
+// itself may call stop. A panic of f is recovered and logged.
 func (s *Service) Follow(f func([]Instance)) (stop func()) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	bell := make(chan struct{}, 1)
 	bell <- struct{}{}
-	var calls sync.Mutex // no call begins once stop has had it, except that f may call stop
+	var calls sync.Mutex // held while stop and the start of a call decide
 	run := func() {
 		defer s.v.unfollow(bell)
 		var last *snapshot
@@ -96,26 +97,27 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 	}
 }
 
-// run calls a user's function.
+// tell calls f and logs its panic.
 func (s *Service) tell(f func([]Instance), list []Instance) {
 	defer func() {
 		if v := recover(); v != nil {
-			s.r.logger.ErrorContext(s.ctx, "a function given to follow panicked", "service", s.v.service, "panic", v, "stack", string(debug.Stack()))
+			s.r.logger.ErrorContext(s.ctx, "follow callback panicked", "service", s.v.service, "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	f(list)
 }
 
-// equal reports whether two snapshots show the same.
+// equal reports whether two snapshots hold equal instances.
 func (s *snapshot) equal(o *snapshot) bool {
 	return s == o || slices.EqualFunc(s.list, o.list, func(a, b *Instance) bool { return a == b || a.same(b) })
 }
 
-// Age is for how long changes may have been missed. While the watch is well it is about a second at the most, since a quiet
-// watch is asked once a second; while etcd is away, it grows.
+// Age bounds for how long changes may have been missed. It is about a second while the watch works,
+// since an idle watch is checked once a second, and grows while etcd is unavailable.
 func (s *Service) Age() time.Duration { return s.v.watch.age() }
 
-// Err is why the watch is down, nil while it is not and as long as that is not known.
+// Err returns why the watch is down. It returns nil if the watch is up or the reason is not known
+// yet.
 func (s *Service) Err() error {
 	switch {
 	case s.ctx.Err() != nil:
@@ -126,23 +128,23 @@ func (s *Service) Err() error {
 	return s.v.watch.cause()
 }
 
-// Stats is what a view has and did; views of one name share it.
+// Stats holds counters of a view. Views of the same name share them.
 type Stats struct {
-	Instances int `json:"instances"` // shown at present
-	Draining  int `json:"draining"`  // of those, which are about to leave
-	Held      int `json:"held"`      // of those, which are gone and held back
-	Malformed int `json:"malformed"` // keys that are there and cannot be used
+	Instances int `json:"instances"` // shown
+	Draining  int `json:"draining"`  // of those, draining
+	Held      int `json:"held"`      // of those, lost and held back
+	Malformed int `json:"malformed"` // entries that cannot be decoded
 
 	Age  time.Duration `json:"age"`  // see [Service.Age]
-	Live bool          `json:"live"` // changes are told as they happen
+	Live bool          `json:"live"` // whether the watch is live
 
-	Updates  uint64 `json:"updates"`  // changes and lists that were taken in
-	BadSeen  uint64 `json:"badSeen"`  // values that could not be used, each time that one came
-	Restarts uint64 `json:"restarts"` // watches that ended and were begun anew
-	Users    int    `json:"users"`    // views that share the watch, resolvers included
+	Updates  uint64 `json:"updates"`  // changes and lists received
+	BadSeen  uint64 `json:"badSeen"`  // bad entries received
+	Restarts uint64 `json:"restarts"` // watches reopened
+	Users    int    `json:"users"`    // views that share the watch, including resolvers
 }
 
-// Stats returns the counters. It sends nothing.
+// Stats returns the view's counters. It sends nothing.
 func (s *Service) Stats() Stats {
 	v := s.v
 	st := Stats{Age: s.Age(), Live: v.watch.isLive(), Restarts: v.watch.restarts.Load()}
@@ -163,8 +165,9 @@ func (s *Service) Stats() Stats {
 	return st
 }
 
-// Close ends the view, and the watch if it was the last of its name, and waits for the functions given to Follow, which
-// must not call it. It is idempotent and always nil. Pickers go on with the last instances.
+// Close closes the view, and the watch if this was the last view of its name, and waits for the
+// functions given to Follow, which must not call Close. It is idempotent and always returns nil.
+// Pickers continue with the last known instances.
 func (s *Service) Close() error {
 	s.once.Do(func() {
 		s.cancel()

@@ -9,25 +9,27 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// serviceNames is the names of all services, as a watch tells of them.
+// serviceNames follows the names of all services.
 type serviceNames struct {
 	registry *Registry
 	watch    *retryingWatch
 
 	mu       sync.Mutex
-	services map[string]string // the service of each key
-	seen     map[string]string // of a watch that has begun: what it has told of; nil when it has told everything
+	services map[string]string // by key
+	seen     map[string]string // services seen by a new watch; nil once it is complete
 	names    []string
-	complete bool // names were known at least once
+	complete bool // names are known
 	notify   chan struct{}
 }
 
-// FollowServices calls f with the names of all services that have an instance, in order: as soon as they are known, and
-// then after each change, one at a time, in a goroutine of its own. A slow f is told of the latest. No call begins after
-// stop has returned; one may still run, and f itself may call stop. It ends with the registry too, whose Close waits for f.
+// FollowServices calls f with the sorted names of all services that have an instance, once they are
+// known and then after each change. Calls are made one at a time on a goroutine of their own; a
+// slow f gets the latest names. After stop returns, no new call begins, but one may still be
+// running; f itself may call stop. It also ends with the registry, whose Close waits for f.
 //
-// It is told of what is in etcd: nothing is held back, as [Service] does. It costs a streamed list, a server-side watch below all services, and memory for the key of each instance. It goes on for
-// as long as it takes when etcd is away. On a registry that is closed or of no use f is never called.
+// The names are those in etcd: unlike in a [Service], losses are not held back. It costs a streamed
+// list, a server-side watch over all services, and memory for each instance's key. It is retried
+// while etcd is unavailable. f is never called if the registry is closed or has invalid options.
 func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -40,7 +42,7 @@ func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	var calls sync.Mutex
 	r.running.Go(func() {
 		wait := newBackoff()
-		for ctx.Err() == nil { // a watch that has never been live is tried again, too
+		for ctx.Err() == nil { // also if a watch was never live
 			w.watch.run(ctx)
 			w.watch.ended = make(chan struct{})
 			pause(ctx, wait.NextBackOff())
@@ -82,7 +84,7 @@ func (n *serviceNames) run(ctx context.Context, f func([]string), calls *sync.Mu
 func (n *serviceNames) call(ctx context.Context, f func([]string), names []string) {
 	defer func() {
 		if v := recover(); v != nil {
-			n.registry.logger.ErrorContext(ctx, "a function given to follow services panicked", "panic", v, "stack", string(debug.Stack()))
+			n.registry.logger.ErrorContext(ctx, "follow services callback panicked", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	f(names)
@@ -94,7 +96,7 @@ func (n *serviceNames) onStart() {
 	n.seen = map[string]string{}
 }
 
-// onBatch takes in a batch.
+// onBatch applies a batch.
 func (n *serviceNames) onBatch(b watch.Batch) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -2,21 +2,22 @@ package discovery
 
 import "github.com/etcdkit/etcdkit/lease"
 
-// State says how a registration is doing.
+// State is the state of a registration.
 type State int
 
 const (
-	// Registered means that the instance is, as far as is known, in etcd.
+	// Registered means that the instance is in etcd, as far as is known.
 	Registered State = iota
-	// Suspended means that it is not: it was not registered yet, it is being restored, or somebody else has its ID.
+	// Suspended means that it is not: it was not registered yet, is being restored, or another
+	// process has its ID.
 	Suspended
-	// Leaving means that it is marked as draining.
+	// Leaving means that the instance is marked as draining.
 	Leaving
-	// Closed means that it is over.
+	// Closed means that the registration has ended.
 	Closed
 )
 
-// String is the state in lower case.
+// String returns the state in lower case.
 func (s State) String() string {
 	switch s {
 	case Registered:
@@ -31,7 +32,7 @@ func (s State) String() string {
 	return "unknown"
 }
 
-// State says how the registration is doing. It sends nothing.
+// State returns the state of the registration. It sends nothing.
 func (g *Registration) State() State {
 	if g.ctx.Err() != nil {
 		return Closed

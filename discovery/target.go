@@ -11,8 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// parseTarget takes "etcd:///service?version=v2&zone=a&tag=x&prefer=a&atleast=2" apart. "etcd:service" is the same as
-// "etcd:///service".
+// parseTarget parses "etcd:///service?version=v2&zone=a&tag=x&prefer=a&atleast=2". "etcd:service"
+// is equivalent to "etcd:///service".
 func parseTarget(t resolver.Target) (service string, o []PlaceOption, err error) {
 	service = strings.TrimPrefix(t.URL.Path, "/")
 	if service == "" {
@@ -37,8 +37,8 @@ func parseTarget(t resolver.Target) (service string, o []PlaceOption, err error)
 	return service, o, nil
 }
 
-// parseQuery returns the options that the parameters of a target stand for. Each parameter may
-// appear once, tag more often: an instance must have all of the tags.
+// parseQuery returns the options given by a target's parameters. Only tag may appear several times:
+// an instance must have all tags.
 func parseQuery(query url.Values) ([]PlaceOption, error) {
 	var o []PlaceOption
 	for key, values := range query {
@@ -71,7 +71,7 @@ func parseQuery(query url.Values) ([]PlaceOption, error) {
 	return o, nil
 }
 
-// parseAtLeast returns how many instances the preferred zone must have, 1 by default.
+// parseAtLeast returns the minimum size of the preferred zone, 1 by default.
 func parseAtLeast(query url.Values) (int, error) {
 	if !query.Has("atleast") {
 		return 1, nil

@@ -12,18 +12,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// The limits of what is registered.
+// Limits of an instance.
 const (
 	// MaxWeight is the largest weight of an instance.
 	MaxWeight = 1 << 16
-	// MaxMetadata is how many bytes the keys and values of an instance's Metadata may have in all; so may its Tags.
+	// MaxMetadata limits the total size in bytes of the keys and values of Metadata, and that of
+	// Tags.
 	MaxMetadata = 1 << 10
 
-	maxAttributeBytes = 255 // of host, scheme, version and zone
+	maxAttributeBytes = 255 // host, scheme, version, zone
 	maxPort           = 1<<16 - 1
 )
 
-// check refuses an instance that could not be registered. All that is wrong is told.
+// check returns an error that joins everything wrong with the instance.
 func (i *Instance) check() error {
 	size := 0
 	for k, v := range i.Metadata {
@@ -38,18 +39,18 @@ func (i *Instance) check() error {
 		checkSize("metadata", size, MaxMetadata), checkSize("tags", tags, MaxMetadata),
 	}
 	if i.Weight < 0 || i.Weight > MaxWeight {
-		validationErr = append(validationErr, invalid("weight %d: it must be 0 to %d", i.Weight, MaxWeight))
+		validationErr = append(validationErr, invalid("weight %d is not in 0 to %d", i.Weight, MaxWeight))
 	}
 	return errors.Join(validationErr...)
 }
 
-// checkSegment refuses what is not a name, or not a single segment of a key.
+// checkSegment returns an error unless name is a valid single segment of a key.
 func checkSegment(what, name string) error {
 	if err := keyspace.Name(name); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if strings.Contains(name, "/") {
-		return fmt.Errorf(`%s: %w: name %s holds a "/"`, what, errs.Invalid, errs.Quote(name))
+		return fmt.Errorf(`%s: %w: name %s contains a "/"`, what, errs.Invalid, errs.Quote(name))
 	}
 	return nil
 }
@@ -64,12 +65,12 @@ func checkSize(what string, size, most int) error {
 func (i *Instance) checkAddr() error {
 	var validationErr []error
 	if i.Port < 1 || i.Port > maxPort {
-		validationErr = append(validationErr, invalid("port %d: it must be 1 to %d", i.Port, maxPort))
+		validationErr = append(validationErr, invalid("port %d is not in 1 to %d", i.Port, maxPort))
 	}
 	return errors.Join(append(validationErr, checkHost(i.Host))...)
 }
 
-// checkHost refuses what cannot be a host. It does not resolve names.
+// checkHost returns an error if host cannot be a host name or address. It does not resolve names.
 func checkHost(host string) error {
 	switch {
 	case host == "":
@@ -78,11 +79,11 @@ func checkHost(host string) error {
 		return checkSize("host", len(host), maxAttributeBytes)
 	case strings.Contains(host, ":"):
 		if _, err := netip.ParseAddr(host); err != nil {
-			return invalid("host %s: a port belongs into Port, and an IPv6 address has no brackets", errs.Quote(host))
+			return invalid("invalid host %s: set Port for a port, and write IPv6 addresses without brackets", errs.Quote(host))
 		}
 		return nil
 	case !utf8.ValidString(host), strings.ContainsFunc(host, isNotHostRune):
-		return invalid("host %s is neither a name nor an address", errs.Quote(host))
+		return invalid("host %s is not a name or an address", errs.Quote(host))
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ func (i *Instance) checkAttributes() error {
 	for n, r := range i.Scheme {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 		if !letter && (n == 0 || !strings.ContainsRune("0123456789+-.", r)) {
-			validationErr = append(validationErr, invalid("scheme %s is none", errs.Quote(i.Scheme)))
+			validationErr = append(validationErr, invalid("invalid scheme %s", errs.Quote(i.Scheme)))
 			break
 		}
 	}
@@ -116,11 +117,11 @@ func (i *Instance) checkAttributes() error {
 	}
 	for k, v := range i.Metadata {
 		if k == "" || !utf8.ValidString(k) || !utf8.ValidString(v) {
-			validationErr = append(validationErr, invalid("metadata %s is not text with a name", errs.Quote(k)))
+			validationErr = append(validationErr, invalid("metadata %s is not UTF-8 text with a key", errs.Quote(k)))
 		}
 	}
 	if i.Status != "" && i.Status != Up && i.Status != Draining {
-		validationErr = append(validationErr, invalid("status %s", errs.Quote(string(i.Status))))
+		validationErr = append(validationErr, invalid("unknown status %s", errs.Quote(string(i.Status))))
 	}
 	return errors.Join(validationErr...)
 }

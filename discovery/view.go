@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// view is what all who follow a service share: one watch, and the instances that it has told of.
+// view is a service's watch and its instances, shared by everything that follows the service.
 type view struct {
 	service    string
 	dir        string
@@ -25,26 +25,26 @@ type view struct {
 	stop       context.CancelFunc
 	current    atomic.Pointer[snapshot] // never nil
 
-	mu            sync.Mutex // of what follows
+	mu            sync.Mutex // guards the fields below
 	records       table
-	malformed     map[string]struct{} // that are there and cannot be used
+	malformed     map[string]struct{} // entries that cannot be decoded
 	lossGuard     lossGuard
-	seen          map[string]struct{} // of a watch that has begun: what it has told of; nil when it has told everything
+	seen          map[string]struct{} // instances seen by a new watch; nil once it is complete
 	pendingLosses map[string]struct{} // since the last batch without More
 	revision      int64
-	partial       bool        // more of what has begun to be told of is to come
-	timer         *time.Timer // until something is held back no longer
+	partial       bool        // the rest of a revision is still to come
+	timer         *time.Timer // set while instances are held back
 	closed        bool
 	followers     map[chan struct{}]struct{}
 	updates       uint64
 	malformedSeen uint64
 
-	users int // belongs to the registry
+	users int // guarded by the registry
 }
 
-// snapshot is the instances at one time. It does not change.
+// snapshot is an immutable list of instances.
 type snapshot struct {
-	list []*Instance // by ID
+	list []*Instance // sorted by ID
 }
 
 func newView(w *watch.Watcher, service string, set *options) *view {
@@ -59,7 +59,7 @@ func newView(w *watch.Watcher, service string, set *options) *view {
 	return v
 }
 
-// close stops the watch and returns when nothing runs any more.
+// close ends the watch and waits for it.
 func (v *view) close() {
 	v.stop()
 	<-v.watch.ended
@@ -71,18 +71,18 @@ func (v *view) close() {
 	}
 }
 
-// onStart prepares for a watch that tells of everything anew.
+// onStart prepares for a new watch, which delivers the whole state.
 func (v *view) onStart() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.seen, v.pendingLosses = map[string]struct{}{}, map[string]struct{}{}
 }
 
-// onBatch takes in a batch.
+// onBatch applies a batch.
 func (v *view) onBatch(b watch.Batch) {
 	var report []func()
 	defer func() {
-		for _, f := range report { // without the lock
+		for _, f := range report { // after the lock is released
 			f()
 		}
 	}()
@@ -114,21 +114,21 @@ func (v *view) onBatch(b watch.Batch) {
 	}
 }
 
-// reportBadEntry tells of an entry that cannot be used.
+// reportBadEntry logs and reports an entry that cannot be decoded.
 func (v *view) reportBadEntry(key string, rev int64, err error) {
-	v.log.Warn("discovery skips an entry", "key", errs.Short(key), "revision", rev, "error", err)
+	v.log.Warn("skipping a bad entry", "key", errs.Short(key), "revision", rev, "error", err)
 	if v.onBadEntry == nil {
 		return
 	}
 	defer func() {
-		if p := recover(); p != nil { // which would end the watch
-			v.log.Error("the function given to with bad entry panicked", "panic", p, "stack", string(debug.Stack()))
+		if p := recover(); p != nil { // a panic would end the watch
+			v.log.Error("bad entry callback panicked", "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	v.onBadEntry(key, rev, err)
 }
 
-// markLost notes that a key is not there any more.
+// markLost records that an instance's key is gone.
 func (v *view) markLost(id string) {
 	delete(v.malformed, id)
 	if e := v.records.entries[id]; e != nil && e.held.IsZero() {
@@ -136,7 +136,7 @@ func (v *view) markLost(id string) {
 	}
 }
 
-// commit makes what has been taken in what is shown.
+// commit publishes the changes since the last commit.
 func (v *view) commit(b watch.Batch) {
 	if v.seen != nil {
 		for id := range v.records.entries {
@@ -153,21 +153,21 @@ func (v *view) commit(b watch.Batch) {
 	v.publish()
 }
 
-// applyLosses removes what is gone, or holds it back.
+// applyLosses removes lost instances or holds them back.
 func (v *view) applyLosses(l loss) {
 	now := time.Now()
 	before := v.records.present()
 	for id := range v.pendingLosses {
 		if v.records.entries[id].up() {
 			l.ids = append(l.ids, id)
-		} else { // it had said that it would go
+		} else { // it was draining
 			v.records.set(id, nil)
 		}
 	}
 	v.lossGuard.forget(before - v.records.present())
 	l.left = v.records.present() - len(l.ids)
 	if len(l.ids) > 0 && v.lossGuard.shouldHold(l, now) {
-		v.log.Warn("discovery holds back a sudden loss", "service", v.service, "lost", len(l.ids), "left", l.left)
+		v.log.Warn("holding back a sudden loss", "service", v.service, "lost", len(l.ids), "left", l.left)
 		for _, id := range l.ids {
 			v.records.set(id, &entry{Instance: v.records.entries[id].Instance, held: now.Add(v.lossGuard.period)})
 		}
@@ -180,8 +180,8 @@ func (v *view) applyLosses(l loss) {
 	v.lossGuard.record(l.left, now)
 }
 
-// scheduleExpiry removes what was held back when its time has come. Where that is to happen for something else already, it does so
-// again after that.
+// scheduleExpiry removes held instances after d. A timer that is already running reschedules
+// itself.
 func (v *view) scheduleExpiry(d time.Duration) {
 	if v.timer == nil {
 		v.timer = time.AfterFunc(d, v.expire)
@@ -213,7 +213,7 @@ func (v *view) expire() {
 	}
 }
 
-// publish shows the instances, and wakes up who follows them, if they are not as they were.
+// publish replaces the snapshot and notifies followers if the instances have changed.
 func (v *view) publish() {
 	list, differs := v.records.merge(v.current.Load().list)
 	if !differs {
@@ -225,7 +225,7 @@ func (v *view) publish() {
 	}
 }
 
-// follow has a bell rung whenever the instances may have changed.
+// follow makes publish notify a channel of capacity 1.
 func (v *view) follow(bell chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -238,7 +238,7 @@ func (v *view) unfollow(bell chan struct{}) {
 	delete(v.followers, bell)
 }
 
-// notify rings a bell that holds one.
+// notify sends to a channel of capacity 1 unless it is full.
 func notify(bell chan struct{}) {
 	select {
 	case bell <- struct{}{}:
