@@ -72,9 +72,9 @@ func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o .
 }
 
 // CompareAndDelete deletes key if its value is old, and returns a [ConflictError] when it is another or the key is
-// absent. One RPC. A lost answer leaves the outcome unknown: prefer DeleteAt.
-func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte) (rev int64, err error) {
-	return s.deleteIf(ctx, "compare and delete", key, condition{byValue: true, value: old}, nil)
+// absent. One RPC. A lost answer leaves the outcome unknown, unless [WithOnce] is given: prefer DeleteAt.
+func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte, o ...DeleteOption) (rev int64, err error) {
+	return s.deleteIf(ctx, "compare and delete", key, condition{byValue: true, value: old}, o)
 }
 
 func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o []DeleteOption) (int64, error) {

@@ -98,11 +98,17 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 				yield(nil, err)
 				return
 			}
+			if o.readRevision != nil {
+				*o.readRevision = list.Revision()
+			}
 			for _, kv := range kvs {
 				if !yield(kv, nil) {
 					return
 				}
 			}
+		}
+		if o.readRevision != nil {
+			*o.readRevision = list.Revision()
 		}
 	}
 }

@@ -26,6 +26,10 @@ type mutation struct {
 	// that revision's immediate successor and never again. 0 where the condition may come true a second time.
 	succeeds int64
 	value    []byte // what is written, nil for a delete
+	// mayHoldAgain reports, by the answers to extra, whether a condition that did not hold may hold later although the key
+	// is as it was. nil: it may not.
+	mayHoldAgain func(extra []*pb.ResponseOp) bool
+	extra        []clientv3.Op // what a refusal reads as well
 
 	guards []Guard
 	once   bool
@@ -40,6 +44,8 @@ type outcome struct {
 	cur     *mvccpb.KeyValue
 	// resp is the answer to the transaction that took effect, nil where only the slot tells that one did.
 	resp *clientv3.TxnResponse
+	// extra is what the refusal at rev has read as well.
+	extra []*pb.ResponseOp
 	// slotMod is the mod revision of the slot, where there is one.
 	slotMod int64
 }
@@ -181,7 +187,7 @@ func (m *mutation) success(s *slot) []clientv3.Op {
 	return append(slices.Clip(m.then), s.mark())
 }
 
-// failure reads why the transaction did not happen: the key, then each guard, then the slot.
+// failure reads why the transaction did not happen: the key, then each guard, then the slot; and what else is asked for.
 func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
 	var ops []clientv3.Op
 	if len(m.cond) > 0 {
@@ -189,11 +195,18 @@ func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
 		get.WithKeyBytes(m.abs)
 		ops = append(ops, get)
 	}
-	for _, g := range m.guards {
-		ops = append(ops, clientv3.OpTxn(g.compares, nil, nil))
-	}
+	ops = append(ops, guardOps(m.guards)...)
 	if s != nil {
 		ops = append(ops, s.ask(again))
+	}
+	return append(ops, m.extra...)
+}
+
+// guardOps is what finds out which guards hold.
+func guardOps(guards []Guard) []clientv3.Op {
+	ops := make([]clientv3.Op, len(guards))
+	for i, g := range guards {
+		ops[i] = clientv3.OpTxn(g.compares, nil, nil)
 	}
 	return ops
 }
@@ -206,6 +219,7 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 		return outcome{rev: rev, applied: true, resp: a.resp, slotMod: rev}, true, nil
 	}
 	answers := a.resp.Responses
+	out.rev, out.extra = rev, answers[len(answers)-len(m.extra):]
 	if len(m.cond) > 0 {
 		if kvs := answers[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
 			out.cur = kvs[0]
@@ -222,7 +236,7 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 	case others == retry.Out && out.cur.GetModRevision() == m.succeeds:
 		return out, false, nil // nothing has followed yet
 	}
-	if err := c.resolve(ctx, m, out.cur); err != nil {
+	if err := c.resolve(ctx, m, out); err != nil {
 		return out, others == retry.Lost, err
 	}
 	return out, true, lost

@@ -26,6 +26,12 @@ type (
 		ListOption
 		DeleteOption
 	}
+	// LeaseOption fits writes of a value: it says which lease the key is attached to.
+	LeaseOption interface {
+		PutOption
+		UpdateOption
+		ofLease()
+	}
 	// WriteOption fits every write.
 	WriteOption interface {
 		PutOption
@@ -42,6 +48,11 @@ func (f option) put(o *options)    { f(o) }
 func (f option) delete(o *options) { f(o) }
 func (f option) update(o *options) { f(o) }
 
+// leaseOption is an option that fits where no guard does.
+type leaseOption struct{ option }
+
+func (leaseOption) ofLease() {}
+
 // options is what the options of one call add up to.
 type options struct {
 	guards    []Guard
@@ -53,6 +64,7 @@ type options struct {
 	sameLease bool
 	upsert    bool
 	noLease   bool
+	skipEqual bool
 
 	partial     bool
 	revision    int64
@@ -61,6 +73,8 @@ type options struct {
 	limit       int
 	limitSet    bool
 	reverse     bool
+	// readRevision is told the revision of the listing.
+	readRevision *int64
 
 	complaints []error
 }
@@ -107,28 +121,44 @@ func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) 
 // as a process, a lease.Session is the cheaper way.
 //
 // In a [Store.Batch] one lease serves all operations of a transaction that have the same TTL.
-func WithTTL(d time.Duration) PutOption {
-	return option(func(o *options) {
+func WithTTL(d time.Duration) LeaseOption {
+	return leaseOption{func(o *options) {
 		o.ttl, o.ttlSet = d, true
-	})
+	}}
 }
 
 // WithLease attaches the key to a lease: the key is deleted with it. A lease that does not exist refuses the write.
-func WithLease(id clientv3.LeaseID) PutOption {
-	return option(func(o *options) {
+func WithLease(id clientv3.LeaseID) LeaseOption {
+	return leaseOption{func(o *options) {
 		o.lease, o.leaseSet = id, true
-	})
+	}}
 }
 
 // WithSameLease keeps the lease that the key is attached to; a plain Put detaches it. A key that is absent is created
 // without a lease. Except in Replace it halves the longest value, since the request then holds it twice.
-func WithSameLease() PutOption { return option(func(o *options) { o.sameLease = true }) }
+func WithSameLease() LeaseOption { return leaseOption{func(o *options) { o.sameLease = true }} }
 
 // WithUpsert lets Update create a key that is absent: its function is given an entry with the zero value.
 func WithUpsert() UpdateOption { return option(func(o *options) { o.upsert = true }) }
 
+// WithSkipEqual lets Update leave a key as it is if the new value equals the stored one: nothing is sent, and Update
+// returns the current entry. The lease stays as well, whatever other options say. A [Typed] compares what its codec writes,
+// before layers such as those of package codec: two ciphertexts of one value are equal.
+func WithSkipEqual() UpdateOption { return option(func(o *options) { o.skipEqual = true }) }
+
 // WithoutLease lets Update detach the key from its lease, which it keeps by default.
 func WithoutLease() UpdateOption { return option(func(o *options) { o.noLease = true }) }
+
+// WithReadRevision sets *rev to the revision of the listing, as soon as that is known: before the first entry, or at the end
+// of an empty listing. A watch that begins behind it misses nothing.
+func WithReadRevision(rev *int64) ListOption {
+	return option(func(o *options) {
+		if rev == nil {
+			o.complain("WithReadRevision: nil")
+		}
+		o.readRevision = rev
+	})
+}
 
 // WithRevision lists the state at a revision in the past; ErrCompacted when that is gone. Default: the current one.
 func WithRevision(rev int64) ListOption {
@@ -194,6 +224,9 @@ func (o *options) checkWrite() {
 	}
 	if leases > 1 {
 		o.complain("WithTTL, WithLease and WithSameLease exclude each other")
+	}
+	if o.noLease && leases > 0 {
+		o.complain("WithoutLease excludes WithTTL, WithLease and WithSameLease")
 	}
 	if o.leaseSet && o.lease == clientv3.NoLease {
 		o.complain("WithLease: no lease given")

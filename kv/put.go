@@ -38,10 +38,10 @@ func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision i
 }
 
 // CompareAndSwap writes key if its value is old, and returns a [ConflictError] when it is another or the key is absent.
-// One RPC. The key keeps its lease. The value compared may come and go, so a lost answer leaves the outcome unknown:
-// prefer Replace.
-func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte) (rev int64, err error) { //nolint:predeclared,gocritic // as in sync/atomic
-	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, nil)
+// One RPC. The key keeps its lease, unless an option says otherwise. The value compared may come and go, so a lost answer
+// leaves the outcome unknown, unless [WithOnce] is given: prefer Replace.
+func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte, o ...PutOption) (rev int64, err error) { //nolint:predeclared,gocritic // as in sync/atomic
+	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, o)
 }
 
 // condition is what a write depends on.
@@ -89,7 +89,7 @@ func (c condition) refusal(key string, out outcome) error {
 // put is every write of a value.
 func (s *Store) put(ctx context.Context, op, key string, v []byte, cond condition, opts []PutOption) (int64, error) {
 	o, err := putOptions(opts)
-	o.sameLease = o.sameLease || cond.byValue
+	o.sameLease = o.sameLease || cond.byValue && !o.ttlSet && !o.leaseSet
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {
 		size := len(abs) + len(v)

@@ -18,7 +18,8 @@ const resolveSteps = 16
 // resolve decides, without a slot, whether an earlier attempt at m may have taken effect, now that the condition does not
 // hold any more. m can only be the immediate successor of the revision it is conditional on. nil means that it was not
 // applied and will not be; else the error matches ErrUnknownOutcome.
-func (c *core) resolve(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) error {
+func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
+	cur := out.cur
 	if m.succeeds == 0 {
 		return fmt.Errorf("%w: the condition may have come true more than once", ErrUnknownOutcome)
 	}
@@ -27,6 +28,8 @@ func (c *core) resolve(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) e
 	case cur == nil || created > m.succeeds:
 		// Deleted since: by the lost attempt, or after it, or without it.
 		return fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
+	case cur.GetModRevision() == m.succeeds && m.mayHoldAgain != nil && m.mayHoldAgain(out.extra):
+		return fmt.Errorf("%w: what did not hold may hold again", ErrUnknownOutcome)
 	case m.value == nil, cur.GetModRevision() == m.succeeds:
 		return nil // the key was not deleted, or not touched at all, since; and the guard that failed stays so (NewGuard)
 	}

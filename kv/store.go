@@ -45,7 +45,7 @@ type Stats struct {
 	Calls     uint64 `json:"calls"`     // calls that passed the checks
 	Retries   uint64 `json:"retries"`   // attempts beyond the first of a call
 	Unknown   uint64 `json:"unknown"`   // writes whose outcome is unknown
-	Conflicts uint64 `json:"conflicts"` // rounds of Update that found the key changed
+	Conflicts uint64 `json:"conflicts"` // attempts of Update and Transact that found a key changed
 }
 
 // New returns a store over cli. It sends nothing. cli.KV is used as it is where it is not client/v3's own.

@@ -151,6 +151,55 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) {
 	}
 }
 
+// callLeases is the leases that one call has got for its TTLs. It keeps them while the call repeats its write.
+type callLeases struct {
+	*core
+
+	op, key string
+	byTTL   map[time.Duration]*ttlLease
+}
+
+// get returns the lease for a number of writes with a TTL.
+func (l *callLeases) get(ctx context.Context, ttl time.Duration, writes int) (clientv3.LeaseID, error) {
+	if one := l.byTTL[ttl]; one != nil {
+		return one.id, nil
+	}
+	one, err := l.ttlLease(ctx, l.op, l.key, ttl, writes)
+	if err != nil {
+		return 0, err
+	}
+	if l.byTTL == nil {
+		l.byTTL = make(map[time.Duration]*ttlLease)
+	}
+	l.byTTL[ttl] = one
+	return one.id, nil
+}
+
+// replace drops shared leases that somebody has revoked, as err says, and reports whether the write is to be repeated.
+func (l *callLeases) replace(err error) (again bool) {
+	if !errs.Unchanged(err) || !errors.Is(err, errs.LeaseNotFound) {
+		return false
+	}
+	for ttl, one := range l.byTTL {
+		if one.shared {
+			l.ttls.drop(one)
+			delete(l.byTTL, ttl)
+			again = true
+		}
+	}
+	return again
+}
+
+// finish revokes the leases that nothing came to be attached to. err is that of the call; used is the TTLs of its last write.
+func (l *callLeases) finish(ctx context.Context, err error, used map[time.Duration]int) {
+	for ttl, one := range l.byTTL {
+		if (err == nil || errors.Is(err, ErrUnknownOutcome)) && used[ttl] > 0 || one.shared {
+			continue
+		}
+		l.revoke(ctx, one.id)
+	}
+}
+
 // await takes a token that other callers hold while they ask etcd for something.
 func (c *core) await(ctx context.Context, token chan struct{}, what string) error {
 	select {

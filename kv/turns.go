@@ -54,6 +54,27 @@ func (t *turns) take(ctx context.Context, key string) (*turn, error) {
 	}
 }
 
+// tryTake takes the turn on key, and returns nil if it is taken.
+func (t *turns) tryTake(key string) *turn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	one := t.m[key]
+	if one == nil {
+		if t.m == nil {
+			t.m = make(map[string]*turn)
+		}
+		one = &turn{token: make(chan struct{}, 1)}
+	}
+	select {
+	case one.token <- struct{}{}:
+		one.users++
+		t.m[key] = one
+		return one
+	default:
+		return nil
+	}
+}
+
 // pass ends the turn and says what is now known of the key.
 func (t *turns) pass(key string, one *turn, known bool, cur *mvccpb.KeyValue) {
 	one.taken++

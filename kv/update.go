@@ -27,7 +27,7 @@ const (
 //
 // An error of f ends Update with that error, [SkipUpdate] with the current entry and none; both are taken only from a
 // call of f on a state read after Update began. An absent key is [ErrNotFound], unless [WithUpsert]. The key keeps its
-// lease unless [WithoutLease]. After 64 conflicts Update gives up with [ErrConflict].
+// lease unless [WithTTL], [WithLease] or [WithoutLease] is given. After 64 conflicts Update gives up with [ErrConflict].
 //
 // It costs two RPCs, and one where several callers update the same key at the same time through this store, or others made
 // from it: they take turns, and each goes on from what the last one wrote; every 32 turns the key is read again, to
@@ -45,6 +45,8 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 			err = fmt.Errorf("%w: nil context", errs.Invalid)
 		case f == nil:
 			err = fmt.Errorf("%w: no function", errs.Invalid)
+		case s.insideTransact(ctx):
+			err = errNestedTransact
 		default:
 			err = retry.ContextError(ctx)
 		}
@@ -58,9 +60,20 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 	if err != nil {
 		return Entry[[]byte]{}, s.fail("update", key, s.waitError(ctx, "other updates of the key in this process", false))
 	}
-	u := update{Store: s, key: key, abs: abs, f: f, o: opts, known: t.known, cur: t.cur}
+	u := update{
+		Store: s, key: key, abs: abs, f: f, o: opts, known: t.known, cur: t.cur,
+		leases: callLeases{core: s.core, op: "update", key: string(abs)},
+	}
 	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // also when f panics
-	return u.run(ctx)
+	e, err := u.run(ctx)
+	if opts.ttlSet {
+		used := map[time.Duration]int{}
+		if u.sent {
+			used[opts.ttl] = 1
+		}
+		u.leases.finish(ctx, err, used)
+	}
+	return e, err
 }
 
 // update is one Update that has its turn.
@@ -71,6 +84,9 @@ type update struct {
 	abs []byte
 	f   func(cur Entry[[]byte]) ([]byte, error)
 	o   options
+
+	leases callLeases
+	sent   bool // the last write carries the lease of WithTTL, if there is one
 
 	known bool             // cur is what etcd gave, if not now then a moment ago
 	fresh bool             // cur was read since the update began
@@ -85,17 +101,13 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 		if err != nil {
 			return u.stopped(err)
 		}
-		m, err := u.mutation(ctx, v)
-		if err != nil {
-			return Entry[[]byte]{}, u.fail("update", u.key, err)
-		}
-		out, err := u.write(ctx, m)
+		out, lease, err := u.attempt(ctx, v)
 		if err != nil {
 			u.known = false
 			return Entry[[]byte]{}, err
 		}
 		if out.applied {
-			return u.applied(v, out), nil
+			return u.applied(v, lease, out), nil
 		}
 		u.turns.conflicts.Add(1)
 		u.known, u.fresh, u.cur = true, true, out.cur
@@ -146,7 +158,11 @@ func (u *update) ask() ([]byte, error) {
 	if u.cur == nil && !u.o.upsert {
 		return nil, u.fail("update", u.key, ErrNotFound)
 	}
-	return u.f(u.entry())
+	v, err := u.f(u.entry())
+	if err == nil && u.o.skipEqual && u.cur != nil && bytes.Equal(v, u.cur.GetValue()) {
+		return nil, SkipUpdate
+	}
+	return v, err
 }
 
 // entry is what is known, as f and the caller get it.
@@ -170,36 +186,57 @@ func (u *update) stopped(err error) (Entry[[]byte], error) {
 	return Entry[[]byte]{}, u.fail("update", u.key, err)
 }
 
-// mutation is the write of v over what is known.
-func (u *update) mutation(ctx context.Context, v []byte) (*mutation, error) {
-	if err := u.limits.request(len(u.abs) + len(v)); err != nil {
-		return nil, err
+// attempt writes v over what is known, under a lease, which it returns.
+func (u *update) attempt(ctx context.Context, v []byte) (out outcome, lease clientv3.LeaseID, err error) {
+	if err := u.limits.request(len(u.abs) + len(v) + guardBytes(u.o.guards)); err != nil {
+		return out, 0, u.fail("update", u.key, err)
 	}
-	cond, o := absent, options{}
+	for first := true; ; first = false {
+		if lease, err = u.lease(ctx); err != nil {
+			return out, 0, err
+		}
+		u.sent = true
+		out, err = u.write(ctx, u.mutation(ctx, v, lease))
+		if err == nil || !first || !u.leases.replace(err) {
+			return out, lease, err
+		}
+	}
+}
+
+// lease returns the lease that the key is to be attached to.
+func (u *update) lease(ctx context.Context) (clientv3.LeaseID, error) {
+	switch {
+	case u.o.ttlSet:
+		return u.leases.get(ctx, u.o.ttl, 1)
+	case u.o.leaseSet:
+		return u.o.lease, nil
+	case u.o.noLease:
+		return 0, nil
+	}
+	return clientv3.LeaseID(u.cur.GetLease()), nil
+}
+
+// mutation is the write of v over what is known.
+func (u *update) mutation(ctx context.Context, v []byte, lease clientv3.LeaseID) *mutation {
+	cond := absent
 	if u.cur != nil {
 		cond = condition{mod: u.cur.GetModRevision()}
-		if !u.o.noLease {
-			o.lease = clientv3.LeaseID(u.cur.GetLease())
-		}
 	}
 	if v == nil {
 		v = []byte{} // nil says delete
 	}
 	u.logWrite(ctx, "update", u.key, v)
 	return &mutation{
-		op: "update", key: string(u.abs), abs: u.abs, cond: cond.compares(u.abs), then: []clientv3.Op{putOp(u.abs, v, o)},
-		succeeds: cond.mod, value: v, guards: u.o.guards, once: u.o.once,
-	}, nil
+		op: "update", key: string(u.abs), abs: u.abs, cond: cond.compares(u.abs), then: []clientv3.Op{putOp(u.abs, v, options{lease: lease})},
+		succeeds: cond.mod, value: v, guards: u.o.guards, once: u.o.once, leased: lease != 0,
+	}
 }
 
 // applied remembers what now stands, for the next in turn, and returns it.
-func (u *update) applied(v []byte, out outcome) Entry[[]byte] {
-	now := &mvccpb.KeyValue{Key: u.abs, Value: bytes.Clone(v), CreateRevision: out.rev, ModRevision: out.rev, Version: 1}
+func (u *update) applied(v []byte, lease clientv3.LeaseID, out outcome) Entry[[]byte] {
+	now := &mvccpb.KeyValue{Key: u.abs, Value: bytes.Clone(v), CreateRevision: out.rev, ModRevision: out.rev, Version: 1, Lease: int64(lease)}
 	if u.cur != nil {
 		now.CreateRevision, now.Version = u.cur.GetCreateRevision(), u.cur.GetVersion()+1
-		if !u.o.noLease {
-			now.Lease = u.cur.GetLease()
-		}
 	}
 	u.known, u.cur = true, now
 	e := u.entry()

@@ -1,0 +1,293 @@
+package kv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+type keyValue = mvccpb.KeyValue
+
+// Tx is a transaction of [Store.Transact] under way. It belongs to the goroutine that runs the function, and ends with it:
+// afterwards every method returns [ErrInvalid]. Keys are relative to the store.
+//
+// Methods return their errors. All but [ErrNotFound] and [ErrDecode] are also remembered: later calls return them at once,
+// and so does Transact, even if the function does not.
+type Tx struct {
+	t       *transaction
+	ctx     context.Context //nolint:containedctx // lives as long as one call of the function
+	attempt int
+	at      int64                // the revision to read at, 0 for the current one
+	rev     int64                // the revision of the reads, 0 before the first
+	known   map[string]*keyValue // what is known at that revision, by absolute key; nil: absent
+
+	guards map[string]int64 // the keys that were read, and their mod revisions, 0 for absent ones
+	gets   []string         // those of them that Get and GetMany have read, in order
+	extra  []string         // those of gets that a refusal of the request reads beside its key
+	ranges []keyspace.Range // what was listed
+	writes map[string]txWrite
+	hooks  []txHook
+
+	err  error // the first error that ends the transaction
+	over bool
+}
+
+// txWrite is what the function writes to a key.
+type txWrite struct {
+	value  []byte
+	delete bool
+	o      options // ttl, lease and sameLease
+}
+
+// txHook tells a cache of a write.
+type txHook struct {
+	key  string // as the cache has it
+	call func(ctx context.Context, key string, rev int64)
+}
+
+// begin returns the Tx of the next call of the function.
+func (t *transaction) begin(ctx context.Context, attempt int) *Tx {
+	tx := &Tx{
+		t: t, ctx: context.WithValue(ctx, txContext{t.core}, true), attempt: attempt,
+		guards: make(map[string]int64), writes: make(map[string]txWrite),
+	}
+	if snap := t.snapshot; snap != nil {
+		tx.at, tx.known = snap.rev, snap.keys
+	} else {
+		tx.known = make(map[string]*keyValue)
+	}
+	return tx
+}
+
+// call runs the function and returns the error of the transaction so far.
+func (t *Tx) call(f TxFunc) error {
+	defer func() { t.over = true }()
+	err := f(t.ctx, t)
+	switch {
+	case t.err == nil, errors.Is(err, t.err):
+		return err
+	case err == nil:
+		return t.err
+	}
+	return errors.Join(err, t.err)
+}
+
+// Attempt is the number of times that the function has been called, this call included.
+func (t *Tx) Attempt() int { return t.attempt }
+
+// Revision is the revision of all reads, 0 before the first.
+func (t *Tx) Revision() int64 { return t.rev }
+
+// Get returns the entry of key, or [ErrNotFound], which counts as a read as well. A key that the function has written is
+// returned as written, with the revisions and the version 0. The first read of a key costs one RPC.
+func (t *Tx) Get(key string) (Entry[[]byte], error) { return t.get(t.store(), key) }
+
+func (t *Tx) get(s *Store, key string) (Entry[[]byte], error) {
+	if err := t.usable(s); err != nil {
+		return Entry[[]byte]{}, err
+	}
+	abs, err := s.absolute(key)
+	if err != nil {
+		return Entry[[]byte]{}, t.failed(s.fail("get", key, err))
+	}
+	e, found, err := t.entry(s, string(abs))
+	switch {
+	case err != nil:
+		return Entry[[]byte]{}, t.failed(err)
+	case !found:
+		return Entry[[]byte]{}, s.fail("get", key, ErrNotFound)
+	}
+	return e, nil
+}
+
+// GetMany returns the entries of keys; absent ones are missing from the map. It costs one RPC for every [Limits].TxnOps
+// keys that were not read before.
+func (t *Tx) GetMany(keys ...string) (map[string]Entry[[]byte], error) {
+	return t.getMany(t.store(), keys)
+}
+
+func (t *Tx) getMany(s *Store, keys []string) (map[string]Entry[[]byte], error) {
+	if err := t.usable(s); err != nil {
+		return nil, err
+	}
+	missing := make([]string, 0, len(keys))
+	for _, key := range keys {
+		abs, err := s.absolute(key)
+		if err != nil {
+			return nil, t.failed(s.fail("get many", key, err))
+		}
+		_, written := t.writes[string(abs)]
+		if _, known := t.known[string(abs)]; !known && !written {
+			missing = append(missing, string(abs))
+		}
+	}
+	if len(missing) > 0 {
+		kvs, rev, err := s.readKeys(t.ctx, "get many", missing, t.at)
+		if err != nil {
+			return nil, t.failed(err)
+		}
+		t.at = rev
+		for i, abs := range missing {
+			t.known[abs] = kvs[i]
+		}
+	}
+	out := make(map[string]Entry[[]byte], len(keys))
+	for _, key := range keys {
+		e, found, err := t.entry(s, s.ns+key)
+		if err != nil {
+			return nil, t.failed(err)
+		}
+		if found {
+			out[key] = e
+		}
+	}
+	return out, nil
+}
+
+// entry returns the entry of an absolute key that lies below s.
+func (t *Tx) entry(s *Store, abs string) (e Entry[[]byte], found bool, err error) {
+	if w, ok := t.writes[abs]; ok {
+		return w.entry(abs[len(s.ns):]), !w.delete, nil
+	}
+	kv, ok := t.known[abs]
+	if !ok {
+		kv, err = t.fetch(s, abs)
+		if err != nil {
+			return e, false, err
+		}
+	}
+	t.rev = t.at
+	if _, ok := t.guards[abs]; !ok {
+		t.guards[abs] = kv.GetModRevision()
+		t.gets = append(t.gets, abs)
+	}
+	if kv == nil {
+		return e, false, nil
+	}
+	e = entryOf(kv, len(s.ns))
+	e.Value = bytes.Clone(e.Value) // the function may change it
+	return e, true, nil
+}
+
+// fetch reads a key at the revision of the transaction.
+func (t *Tx) fetch(s *Store, abs string) (*keyValue, error) {
+	call := retry.Call{Pkg: "kv", Op: "get", Key: abs, Read: true}
+	r, err := retry.Do(t.ctx, s.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+		return s.core.get(ctx, []byte(abs), clientv3.WithRev(t.at))
+	})
+	if err != nil {
+		return nil, err
+	}
+	if t.at == 0 {
+		t.at = r.Header.GetRevision()
+	}
+	var kv *keyValue
+	if len(r.Kvs) > 0 {
+		kv = r.Kvs[0]
+	}
+	t.known[abs] = kv
+	return kv, nil
+}
+
+// entry is a write as the function sees it.
+func (w *txWrite) entry(key string) Entry[[]byte] {
+	return Entry[[]byte]{Key: key, Value: bytes.Clone(w.value), Lease: w.o.lease}
+}
+
+// Put writes key when the transaction is committed. It sends nothing. As with [Store.Put], the lease of the key is detached
+// unless an option says otherwise. [WithTTL] grants one lease for all puts of the transaction with the same TTL.
+func (t *Tx) Put(key string, value []byte, o ...LeaseOption) error {
+	return t.put(t.store(), key, value, o)
+}
+
+func (t *Tx) put(s *Store, key string, value []byte, opts []LeaseOption) error {
+	if err := t.usable(s); err != nil {
+		return err
+	}
+	o, bad := collect(opts, LeaseOption.put, true)
+	abs, err := s.writable(key)
+	if err = errors.Join(err, bad); err == nil {
+		err = s.limits.request(len(abs) + len(value))
+	}
+	if err != nil {
+		return t.failed(s.fail("put", key, err))
+	}
+	if before, ok := t.writes[string(abs)]; ok && o.sameLease {
+		o = before.o // a key that was deleted has no lease
+	}
+	t.writes[string(abs)] = txWrite{value: bytes.Clone(value), o: o}
+	return nil
+}
+
+// Delete deletes key when the transaction is committed. It sends nothing. The key need not exist.
+func (t *Tx) Delete(key string) error { return t.delete(t.store(), key) }
+
+func (t *Tx) delete(s *Store, key string) error {
+	if err := t.usable(s); err != nil {
+		return err
+	}
+	abs, err := s.writable(key)
+	if err != nil {
+		return t.failed(s.fail("delete", key, err))
+	}
+	t.writes[string(abs)] = txWrite{delete: true}
+	return nil
+}
+
+// store is the store of the transaction, also for a Tx that nobody made.
+func (t *Tx) store() *Store {
+	if t == nil || t.t == nil {
+		return New(nil)
+	}
+	return t.t.Store
+}
+
+// usable returns why the transaction cannot go on, on a store that must be that of the transaction or one made from it.
+func (t *Tx) usable(s *Store) error {
+	switch {
+	case t == nil || t.t == nil:
+		return fail("transact", "", fmt.Errorf("%w: a Tx that Transact has not made", errs.Invalid))
+	case t.over:
+		return t.t.fail("transact", "", fmt.Errorf("%w: the transaction is over", errs.Invalid))
+	case t.err != nil:
+		return t.err
+	case s.core != t.t.core:
+		return t.failed(s.fail("transact", "", fmt.Errorf("%w: a handle of another store than the transaction's", errs.Invalid)))
+	}
+	return nil
+}
+
+// failed remembers an error that ends the transaction, and returns it.
+func (t *Tx) failed(err error) error {
+	if t.err == nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDecode) {
+		t.err = err
+	}
+	return err
+}
+
+// ttls is the TTLs that the transaction uses.
+func (t *Tx) ttls() map[time.Duration]int {
+	used := make(map[time.Duration]int)
+	for _, w := range t.writes {
+		if w.o.ttlSet {
+			used[w.o.ttl]++
+		}
+	}
+	return used
+}
+
+// notify tells caches of the writes: the revision of the transaction, 0 if its outcome is unknown.
+func (t *Tx) notify(ctx context.Context, rev int64) {
+	for _, h := range t.hooks {
+		h.call(ctx, h.key, rev)
+	}
+}

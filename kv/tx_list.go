@@ -1,0 +1,224 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scan"
+)
+
+// List yields the entries below prefix, as [Store.List] does, with what the function has written before the loop. An error
+// comes last. [WithRevision] is refused.
+//
+// The range is guarded as far as the loop came: the transaction conflicts if a key in it was written, created or deleted
+// since. Each entry counts against the limit of a transaction that writes. A listing costs one RPC for each range of up to
+// 500 entries, and a streamed read for the rest; a listing of the whole namespace has two ranges, one on each side of the
+// library's own keys.
+func (t *Tx) List(prefix string, o ...ListOption) iter.Seq2[Entry[[]byte], error] {
+	return t.list(t.store(), prefix, o)
+}
+
+func (t *Tx) list(s *Store, prefix string, opts []ListOption) iter.Seq2[Entry[[]byte], error] {
+	return func(yield func(Entry[[]byte], error) bool) {
+		if err := t.usable(s); err != nil {
+			yield(Entry[[]byte]{}, err)
+			return
+		}
+		o, err := listOptions(opts)
+		spans, bad := s.spans(prefix, o.partial)
+		if err = errors.Join(bad, err); err == nil {
+			spans, err = s.behind(spans, prefix, o)
+		}
+		if err == nil && o.revisionSet {
+			err = fmt.Errorf("%w: WithRevision: all reads of a transaction are of one revision", errs.Invalid)
+		}
+		if err != nil {
+			yield(Entry[[]byte]{}, t.failed(s.fail("list", prefix, err)))
+			return
+		}
+		l := &txListing{Tx: t, store: s, prefix: prefix, spans: spans, o: o}
+		if err := l.run(yield); err != nil {
+			yield(Entry[[]byte]{}, t.failed(err))
+		}
+	}
+}
+
+// txListing is one loop over a listing.
+type txListing struct {
+	*Tx
+
+	store  *Store
+	prefix string
+	spans  []keyspace.Range
+	o      options
+
+	own     []string // what the transaction has written in the range, in the order of the listing
+	yielded int
+	last    string // the key that was yielded last
+}
+
+// run yields the entries and guards what was yielded.
+func (l *txListing) run(yield func(Entry[[]byte], error) bool) error {
+	l.own = l.ownKeys()
+	limit := 0
+	if l.o.limit > 0 {
+		limit = l.o.limit + len(l.own) // some of which hide what is stored
+	}
+	complete := true
+	for kv, err := range l.stored(limit) {
+		if err != nil {
+			return err
+		}
+		if complete = l.merge(kv, yield); !complete {
+			break
+		}
+	}
+	l.tellRevision()
+	if complete && l.mergeOwn("", yield) {
+		l.ranges = append(l.ranges, l.spans...)
+		return nil
+	}
+	l.ranges = append(l.ranges, within(l.spans, l.passed())...)
+	return nil
+}
+
+// tellRevision sets what WithReadRevision points to.
+func (l *txListing) tellRevision() {
+	if l.o.readRevision != nil {
+		*l.o.readRevision = l.rev
+	}
+}
+
+// passed is the range from the beginning of the listing to the key that was yielded last.
+func (l *txListing) passed() keyspace.Range {
+	if l.o.reverse {
+		return keyspace.Range{From: l.last, To: keyspace.ToEnd}
+	}
+	return keyspace.Range{From: keyspace.First, To: keyspace.After(l.last)}
+}
+
+// ownKeys returns the keys in the range that the transaction has written so far.
+func (l *txListing) ownKeys() (keys []string) {
+	for key := range l.writes {
+		for _, r := range l.spans {
+			if r.Contains(key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	slices.SortFunc(keys, l.compare)
+	return keys
+}
+
+// compare orders keys as the listing does.
+func (l *txListing) compare(a, b string) int {
+	if l.o.reverse {
+		a, b = b, a
+	}
+	return strings.Compare(a, b)
+}
+
+// merge yields what the transaction has written before a stored key, and then that. It returns false at the end of the loop.
+func (l *txListing) merge(kv *keyValue, yield func(Entry[[]byte], error) bool) bool {
+	key := string(kv.GetKey())
+	if !l.mergeOwn(key, yield) {
+		return false
+	}
+	l.guards[key] = kv.GetModRevision()
+	l.known[key] = kv
+	if len(l.own) > 0 && l.own[0] == key {
+		w := l.writes[key]
+		l.own = l.own[1:]
+		return w.delete || l.yield(key, w.entry(key[len(l.store.ns):]), yield)
+	}
+	e := entryOf(kv, len(l.store.ns))
+	e.Value = slices.Clone(e.Value) // the loop may change it
+	return l.yield(key, e, yield)
+}
+
+// mergeOwn yields what the transaction has written before a key, or all of it for "".
+func (l *txListing) mergeOwn(before string, yield func(Entry[[]byte], error) bool) bool {
+	for len(l.own) > 0 && (before == "" || l.compare(l.own[0], before) < 0) {
+		key := l.own[0]
+		l.own = l.own[1:]
+		if w := l.writes[key]; !w.delete && !l.yield(key, w.entry(key[len(l.store.ns):]), yield) {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *txListing) yield(key string, e Entry[[]byte], yield func(Entry[[]byte], error) bool) bool {
+	l.last = key
+	l.yielded++
+	l.tellRevision()
+	return yield(e, nil) && l.yielded != l.o.limit
+}
+
+// txListPage is how many keys a listing reads at once, before it streams the rest.
+const txListPage = 500
+
+// stored yields what etcd has in the range, up to a limit; 0 is none.
+func (l *txListing) stored(limit int) iter.Seq2[*keyValue, error] {
+	return func(yield func(*keyValue, error) bool) {
+		page := limit
+		if limit == 0 {
+			page = txListPage
+		}
+		n := 0
+		for kv, err := range l.scan(l.spans, page) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			n++
+			if !yield(kv, nil) {
+				return
+			}
+			if n == page && limit == 0 {
+				rest := keyspace.Range{From: keyspace.After(string(kv.GetKey())), To: keyspace.ToEnd}
+				if l.o.reverse {
+					rest = keyspace.Range{From: keyspace.First, To: string(kv.GetKey())}
+				}
+				l.scan(within(l.spans, rest), 0)(yield)
+				return
+			}
+		}
+	}
+}
+
+// scan reads ranges at the revision of the transaction.
+func (l *txListing) scan(spans []keyspace.Range, limit int) iter.Seq2[*keyValue, error] {
+	return func(yield func(*keyValue, error) bool) {
+		call := l.store.read("list", l.prefix)
+		list := scan.New(retry.NewReader(l.store.engine, call, l.store.kv), func(ctx context.Context, step func(ctx context.Context) error) error {
+			return l.store.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
+		}, spans, scan.Options{Rev: l.at, Limit: int64(limit), Reverse: l.o.reverse})
+		pin := func() {
+			if l.at == 0 {
+				l.at = list.Revision()
+			}
+			l.rev = l.at
+		}
+		for kvs, err := range list.Chunks(l.ctx) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			pin()
+			for _, kv := range kvs {
+				if !yield(kv, nil) {
+					return
+				}
+			}
+		}
+		pin()
+	}
+}

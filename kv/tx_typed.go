@@ -1,0 +1,107 @@
+package kv
+
+import (
+	"iter"
+)
+
+// TypedTx is a [Typed] within a transaction. Its methods are those of [Tx] with values of T. See [Typed.In].
+type TypedTx[T any] struct {
+	t  Typed[T]
+	tx *Tx
+}
+
+// In returns the handle t within a transaction on the same store, or on one that shares its client and was made from it.
+func (t Typed[T]) In(tx *Tx) TypedTx[T] { return TypedTx[T]{t: t, tx: tx} }
+
+// Get returns the entry of key, [ErrNotFound], or [ErrDecode]; see [Tx.Get].
+func (x TypedTx[T]) Get(key string) (Entry[T], error) {
+	e, err := x.tx.get(x.t.store(), key)
+	if err != nil {
+		return Entry[T]{}, err
+	}
+	return x.t.decode("get", e)
+}
+
+// GetMany returns the entries of keys; absent ones are missing from the map. A value that does not decode makes it fail
+// with [ErrDecode], or is left out, as [WithBadEntry] decides. See [Tx.GetMany].
+func (x TypedTx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
+	entries, err := x.tx.getMany(x.t.store(), keys)
+	if err != nil {
+		return nil, err
+	}
+	out, err := x.t.decodeMany("get many", entries)
+	if err != nil {
+		return nil, x.tx.failed(err)
+	}
+	return out, nil
+}
+
+// List yields every entry below the dir of the handle; see [Tx.List]. A value that does not decode ends it with
+// [ErrDecode], unless [WithBadEntry] decides otherwise.
+func (x TypedTx[T]) List(o ...ListOption) iter.Seq2[Entry[T], error] {
+	return func(yield func(Entry[T], error) bool) {
+		for e, err := range x.tx.list(x.t.store(), "", o) {
+			if err != nil {
+				yield(Entry[T]{}, err)
+				return
+			}
+			d, skip, err := x.t.listed("list", e)
+			if skip {
+				continue
+			}
+			if err != nil {
+				err = x.tx.failed(err)
+			}
+			if !yield(d, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Put writes key when the transaction is committed; see [Tx.Put].
+func (x TypedTx[T]) Put(key string, v T, o ...LeaseOption) error {
+	b, err := x.t.encode("put", key, v)
+	if err != nil {
+		if stop := x.tx.usable(x.t.store()); stop != nil {
+			return stop
+		}
+		return x.tx.failed(err)
+	}
+	if err := x.tx.put(x.t.store(), key, b, o); err != nil {
+		return err
+	}
+	x.hook(key)
+	return nil
+}
+
+// Delete deletes key when the transaction is committed; see [Tx.Delete].
+func (x TypedTx[T]) Delete(key string) error {
+	if err := x.tx.delete(x.t.store(), key); err != nil {
+		return err
+	}
+	x.hook(key)
+	return nil
+}
+
+// hook has the function of [Typed.OnWrite] called after the commit.
+func (x TypedTx[T]) hook(key string) {
+	if x.t.wrote != nil {
+		x.tx.hooks = append(x.tx.hooks, txHook{key: key, call: x.t.wrote})
+	}
+}
+
+// decodeMany decodes entries, without those that WithBadEntry skips.
+func (t Typed[T]) decodeMany(op string, entries map[string]Entry[[]byte]) (map[string]Entry[T], error) {
+	out := make(map[string]Entry[T], len(entries))
+	for key, e := range entries {
+		d, skip, err := t.listed(op, e)
+		if err != nil {
+			return nil, err
+		}
+		if !skip {
+			out[key] = d
+		}
+	}
+	return out, nil
+}
