@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// tempPattern is the name of a temporary directory.
+const tempPattern = "devetcd-*"
+
 const (
 	readyTimeout = 30 * time.Second
 	stopTimeout  = 5 * time.Second
@@ -32,8 +35,10 @@ type cluster struct {
 	temporary bool
 	unlock    func()
 	plan      plan
-	running   []*child    // by member, in the order of the plan
-	ended     chan *child // a member that ended, asked to or not
+	running   []*child    // by member, in the order of the plan; those that ended stay until replaced
+	ended     chan *child // receives each process that ends
+	due       chan *child // receives each process that is to be replaced, after a delay
+	control   *control
 }
 
 // child is a member's process.
@@ -42,19 +47,50 @@ type child struct {
 	pid      int
 	log      string
 	started  time.Time
-	failures int          // starts of this member in a row that have failed before this one
-	stop     func() error // ends its standard input, and it with that
+	failures int // failed starts of this member in a row before this one
+	paused   bool
+	down     bool         // killed by a command: it is not to be replaced
+	stop     func() error // closes its standard input, which ends it
 	kill     func() error
-	done     chan struct{}
-	err      error
+	signal   func(os.Signal) error
+	done     chan struct{} // closed when it has ended
+	err      error         // valid then
 }
+
+// The states of a member.
+const (
+	stateRunning    = "running"
+	statePaused     = "paused"
+	stateKilled     = "killed"
+	stateRestarting = "restarting"
+)
+
+func (ch *child) state() string {
+	select {
+	case <-ch.done:
+		if ch.down {
+			return stateKilled
+		}
+		return stateRestarting
+	default:
+	}
+	if ch.paused {
+		return statePaused
+	}
+	return stateRunning
+}
+
+func (ch *child) String() string { return fmt.Sprintf("%s (pid %d)", ch.member.Name, ch.pid) }
+
+// wrongState is the error of a command that the state of the member does not allow.
+func (ch *child) wrongState() error { return fmt.Errorf("%s is %s", ch, ch.state()) }
 
 // open prepares a cluster in dir, or in a temporary directory.
 func open(dir string, members int, clientPorts []int) (*cluster, error) {
 	c := &cluster{dir: dir, temporary: dir == "", unlock: func() {}}
 	var err error
 	if c.temporary {
-		c.dir, err = os.MkdirTemp("", "devetcd-*")
+		c.dir, err = os.MkdirTemp("", tempPattern)
 	} else {
 		err = os.MkdirAll(dir, 0o700)
 	}
@@ -72,6 +108,7 @@ func open(dir string, members int, clientPorts []int) (*cluster, error) {
 		return nil, err
 	}
 	c.ended = make(chan *child, len(c.plan.Members))
+	c.due = make(chan *child, len(c.plan.Members))
 	return c, nil
 }
 
@@ -83,16 +120,20 @@ func (c *cluster) endpoints() []string {
 	return eps
 }
 
-// table lists the members: name, process ID and client URL.
+// table lists the members: name, process ID, client URL, and the state if it is not running.
 func (c *cluster) table() string {
 	var b strings.Builder
 	for _, ch := range c.running {
-		fmt.Fprintf(&b, "  %s  pid %d  %s\n", ch.member.Name, ch.pid, ch.member.ClientURL())
+		state := ""
+		if s := ch.state(); s != stateRunning {
+			state = "  " + s
+		}
+		fmt.Fprintf(&b, "  %s  pid %d  %s%s\n", ch.member.Name, ch.pid, ch.member.ClientURL(), state)
 	}
 	return b.String()
 }
 
-// start runs all members and returns when each answers a linearizable read.
+// start starts all members and returns once each answers a linearizable read.
 func (c *cluster) start(ctx context.Context) error {
 	for _, m := range c.plan.Members {
 		if err := os.Remove(c.logFile(m)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -114,7 +155,7 @@ func (c *cluster) start(ctx context.Context) error {
 	return nil
 }
 
-// logFile returns the path of a member's log, which holds all of its lives since this program started.
+// logFile returns the path of a member's log, which all of its processes append to.
 func (c *cluster) logFile(m member) string { return filepath.Join(c.dir, m.Name+".log") }
 
 // launch starts one member. It must be called from the main thread: see main.
@@ -129,7 +170,7 @@ func (c *cluster) launch(m member) (*child, error) {
 		return nil, err
 	}
 	defer log.Close() //nolint:errcheck // the child writes it
-	//nolint:gosec,noctx // this very program, stopped by close
+	//nolint:gosec,noctx // this program itself, stopped by close
 	cmd := exec.Command(self, append([]string{"server", untilEOF}, c.flags(m)...)...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "ETCD_") })
 	cmd.Stdout, cmd.Stderr = log, log
@@ -141,7 +182,7 @@ func (c *cluster) launch(m member) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	ch.pid, ch.stop, ch.kill = cmd.Process.Pid, stdin.Close, cmd.Process.Kill
+	ch.pid, ch.stop, ch.kill, ch.signal = cmd.Process.Pid, stdin.Close, cmd.Process.Kill, cmd.Process.Signal
 	go func() {
 		ch.err = cmd.Wait()
 		close(ch.done)
@@ -165,12 +206,12 @@ func (c *cluster) flags(m member) []string {
 		"--initial-cluster=" + strings.Join(peers, ","),
 	}
 	if c.temporary {
-		flags = append(flags, "--unsafe-no-fsync") // nobody will read it after a power cut
+		flags = append(flags, "--unsafe-no-fsync") // the data need not survive a power failure
 	}
 	return flags
 }
 
-// waitReady returns when the server at url says that it has a leader and answers linearizable reads.
+// waitReady returns once the server at url answers linearizable reads.
 func (c *cluster) waitReady(ctx context.Context, url string) error {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
@@ -195,36 +236,47 @@ func (c *cluster) waitReady(ctx context.Context, url string) error {
 	}
 }
 
-// wait restarts members that end, until ctx does. It returns an error if a member cannot be
-// restarted. It must be called from the main thread: see main.
+// wait replaces members that end and executes commands, until ctx ends. It returns an error if a
+// member cannot be replaced. It must be called from the main thread: see main.
 func (c *cluster) wait(ctx context.Context, out io.Writer) error {
+	var commands <-chan command
+	if c.control != nil {
+		commands = c.control.commands
+	}
 	for {
-		var ch *child
 		select {
 		case <-ctx.Done():
 			return nil
-		case ch = <-c.ended:
-		}
-		delay := time.NewTimer(restartDelay)
-		select {
-		case <-ctx.Done():
-			delay.Stop()
-			return nil // the terminal has signalled the members, too
-		case <-delay.C:
-		}
-		next, err := c.restart(ch)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(out, "member %s (pid %d) ended: %v; restarted it as pid %d\n", ch.member.Name, ch.pid, ch.cause(), next.pid)
-		if err != nil {
-			return err
+		case ch := <-c.ended:
+			// The delay also lets the end of devetcd come first: a terminal signals the members, too.
+			time.AfterFunc(restartDelay, func() { c.due <- ch })
+		case ch := <-c.due:
+			if ch.down || !slices.Contains(c.running, ch) {
+				continue
+			}
+			next, err := c.replace(ch)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(out, "member %s ended: %v; restarted it as pid %d\n", ch, ch.cause(), next.pid)
+			if err != nil {
+				return err
+			}
+		case cmd := <-commands:
+			text, err := c.execute(cmd.name, cmd.member)
+			cmd.reply <- result{text, err}
+			if err != nil || cmd.name == cmdStatus {
+				continue
+			}
+			if _, err = fmt.Fprintln(out, text); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// restart replaces the process of a member that has ended.
-func (c *cluster) restart(ch *child) (*child, error) {
+// replace starts a member that has ended again.
+func (c *cluster) replace(ch *child) (*child, error) {
 	failures := 0
 	if time.Since(ch.started) < minUptime && !ch.wasKilled() {
 		failures = ch.failures + 1
@@ -241,11 +293,17 @@ func (c *cluster) restart(ch *child) (*child, error) {
 	return next, nil
 }
 
-// close stops all members, releases the data, and removes it unless it was given a place.
+// close stops all members and releases the data, or removes it if it is temporary.
 func (c *cluster) close() {
 	defer c.unlock()
+	if c.control != nil {
+		c.control.close()
+	}
 	for _, ch := range c.running {
-		_ = ch.stop() // at the worst it is gone already
+		_ = ch.stop() // it may have ended
+		if ch.paused {
+			_ = resumeProcess(ch.signal)
+		}
 	}
 	deadline := time.NewTimer(stopTimeout)
 	defer deadline.Stop()
@@ -253,7 +311,7 @@ func (c *cluster) close() {
 		select {
 		case <-ch.done:
 		case <-deadline.C:
-			deadline.Reset(0) // for the ones that follow
+			deadline.Reset(0) // for the members that follow
 			_ = ch.kill()
 			<-ch.done
 		}
@@ -272,7 +330,7 @@ func (ch *child) wasKilled() bool {
 // cause returns why a member has ended.
 func (ch *child) cause() error {
 	if ch.err == nil {
-		return errors.New("it was asked to stop")
+		return errors.New("exit status 0")
 	}
 	return ch.err
 }

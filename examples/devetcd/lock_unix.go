@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// lockDir takes a directory for this process, until unlock is called or the process ends. It fails
-// at once if another process has it.
+// lockDir locks a directory until unlock is called or the process ends. It fails at once if another
+// process holds the lock.
 func lockDir(dir string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(dir, "devetcd.lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // where the user says
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,7 +38,8 @@ type program struct {
 	pids      []int // of the members
 }
 
-func command(t *testing.T, args ...string) *exec.Cmd {
+// devetcd returns the command line of the program.
+func devetcd(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), mainEnv+"=1", "TMPDIR="+t.TempDir())
@@ -47,7 +49,12 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 // start runs devetcd and returns when it has printed where it is.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
-	p := &program{cmd: command(t, args...)}
+	return startCommand(t, devetcd(t, args...))
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd) *program {
+	t.Helper()
+	p := &program{cmd: cmd}
 	stdout, err := p.cmd.StdoutPipe()
 	must(t, err)
 	p.cmd.Stderr = os.Stderr
@@ -241,7 +248,7 @@ func TestDevetcd_RefusesDataInUse(t *testing.T) {
 	log := filepath.Join(dir, "m1.log")
 	before, err := os.ReadFile(log)
 	must(t, err)
-	out, err := command(t, "-data", dir).CombinedOutput()
+	out, err := devetcd(t, "-data", dir).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another devetcd uses "+dir) {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -259,7 +266,7 @@ func TestAServerEndsWithItsInput(t *testing.T) {
 	must(t, err)
 	m := member{Name: "m1", ClientPort: ports[0], PeerPort: ports[1]}
 	c := &cluster{dir: t.TempDir(), temporary: true, plan: plan{Members: []member{m}}}
-	cmd := command(t, append([]string{"server", untilEOF}, c.flags(m)...)...)
+	cmd := devetcd(t, append([]string{"server", untilEOF}, c.flags(m)...)...)
 	stdin, err := cmd.StdinPipe()
 	must(t, err)
 	must(t, cmd.Start())
@@ -326,7 +333,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			out, err := command(t, tc.args...).CombinedOutput()
+			out, err := devetcd(t, tc.args...).CombinedOutput()
 			if err == nil {
 				t.Error("it was accepted")
 			}
@@ -340,7 +347,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 
 func tmpdir(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
-	for _, kv := range cmd.Env {
+	for _, kv := range slices.Backward(cmd.Env) {
 		if dir, ok := strings.CutPrefix(kv, "TMPDIR="); ok && dir != os.Getenv("TMPDIR") {
 			return dir
 		}

@@ -11,7 +11,8 @@ import (
 	"strconv"
 )
 
-// plan is who is in a cluster and where. It is kept with the data, because members remember each other's addresses.
+// plan lists the members of a cluster. It is stored with the data, since members store each other's
+// addresses.
 type plan struct {
 	Members []member `json:"members"`
 }
@@ -25,8 +26,8 @@ type member struct {
 func (m member) ClientURL() string { return fmt.Sprintf("http://127.0.0.1:%d", m.ClientPort) }
 func (m member) PeerURL() string   { return fmt.Sprintf("http://127.0.0.1:%d", m.PeerPort) }
 
-// loadPlan reads the plan in dir, or makes one. Members 0 and no ports leave the choice to it; what an existing plan
-// contradicts is refused.
+// loadPlan reads the plan in dir, or writes a new one. With 0 members and no ports it chooses them. It
+// returns an error if they contradict an existing plan.
 func loadPlan(dir string, members int, clientPorts []int) (plan, error) {
 	switch {
 	case members < 0 || members > 7:
@@ -54,7 +55,7 @@ func loadPlan(dir string, members int, clientPorts []int) (plan, error) {
 	return p, os.WriteFile(file, text, 0o600)
 }
 
-// readPlan decodes a plan. members 0 and no ports accept any.
+// readPlan decodes a plan. 0 members and no ports match any plan.
 func readPlan(text []byte, members int, clientPorts []int) (plan, error) {
 	var p plan
 	if err := json.Unmarshal(text, &p); err != nil {
@@ -64,7 +65,7 @@ func readPlan(text []byte, members int, clientPorts []int) (plan, error) {
 		return plan{}, fmt.Errorf("-members: the data is that of a cluster of %d", len(p.Members))
 	}
 	for i, port := range clientPorts {
-		p.Members[i].ClientPort = port // clients may move, peers may not
+		p.Members[i].ClientPort = port // client ports may change, peer ports may not
 	}
 	return p, nil
 }
@@ -85,7 +86,7 @@ func newPlan(members int, clientPorts []int) (plan, error) {
 	return p, nil
 }
 
-// checkFree refuses ports that somebody listens on: it would be he who answers.
+// checkFree returns an error if a port is in use: the wrong server would answer.
 func checkFree(ports []int) error {
 	for _, port := range ports {
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // local and immediate
@@ -97,10 +98,10 @@ func checkFree(ports []int) error {
 	return nil
 }
 
-// freePorts returns loopback ports that nobody listens on now.
+// freePorts returns loopback ports that are not in use.
 func freePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
-	listeners := make([]net.Listener, 0, n) // all open until the set is complete, so that no port comes twice
+	listeners := make([]net.Listener, 0, n) // all stay open until the end, so that no port comes twice
 	defer func() {
 		for _, l := range listeners {
 			_ = l.Close()
