@@ -68,7 +68,7 @@ func TestTheTextOfTheFileSaysTheSameDefaultsAsTheDocumentation(t *testing.T) {
 		"dialTimeout": "5s", "readTimeout": "5s", "writeTimeout": "10s", "sessionTTL": "15s", "time": "30s", "timeout": "10s",
 		"maxAttempts": "3", "baseDelay": "100ms", "maxDelay": "2s", "allowInsecureCredentials": "false",
 		"insecureSkipVerifyForTests": "false", "ttl": "5m", "maxEntries": "1000", "maxStaleness": "10s", "enabled": "true",
-		"maxServices": "100", "idle": "1m", "listen": "127.0.0.1:8080", "registrationTTL": "30s", "bodyBytes": "1638400",
+		"maxServices": "100", "level": "info", "allowBlank": "false", "healthDetails": "true", "idle": "1m", "listen": "127.0.0.1:8080", "registrationTTL": "30s", "bodyBytes": "1638400",
 		"headerBytes": "16384", "headerTimeout": "5s", "request": "20s", "idleTimeout": "1m", "shutdown": "15s",
 		"concurrent": "256", "pageEntries": "1000", "pageBytes": "8388608", "registrations": "1000",
 	} {
@@ -133,7 +133,8 @@ func TestEveryFieldOfTheFileArrives(t *testing.T) {
 		}
 	}
 	leaves(reflect.ValueOf(&want).Elem(), "", change)
-	want.Watch.Enabled = false // its default is true
+	// The defaults of these are true.
+	want.Watch.Enabled, want.Cache.Enabled, want.Gateway.HealthDetails = false, false, false
 	text, err := yaml.Marshal(want)
 	require.NoError(t, err)
 	plain := strings.NewReplacer( // secrets are not written out
@@ -174,8 +175,10 @@ func TestAFileThatIsWrongIsRefused(t *testing.T) {
 		"a second document":               {"etcd: {}\n---\netcd: {}", "something follows"},
 		"no YAML":                         {"etcd: [", "YAML: line 1"},
 		"a bound that bounds nothing":     {"cache: {maxEntries: 0}", "cache.maxEntries must be positive"},
-		"a cache that is never stale":     {"cache: {maxStaleness: 1s}", "2s at least"},
+		"a cache that is never stale":     {"cache: {maxStaleness: 1s}", "at least 2s"},
 		"a negative limit":                {"gateway: {limits: {bodyBytes: -1}}", "gateway.limits.bodyBytes must be positive"},
+		"an unknown log level":            {"log: {level: loud}", "log.level"},
+		"a TTL of half a second":          {"gateway: {registrationTTL: 500ms}", "whole seconds"},
 		"no address":                      {`gateway: {listen: ""}`, "gateway.listen"},
 	} {
 		t.Run(name, func(t *testing.T) {
