@@ -5,24 +5,25 @@ import (
 	"time"
 )
 
-// maxLogged bounds how much of a path the log shows.
-const maxLogged = 256
+// maxLoggedPath bounds how much of a path is logged.
+const maxLoggedPath = 256
 
-// logAccess writes a line about a request: neither its query, its headers nor its body, which may hold what nobody should
-// read in a log.
+// logAccess logs a request, without its query, headers and body, which may hold secrets.
 func (s *service) logAccess(r *http.Request, route string, w *recorder, took time.Duration) {
 	path := r.URL.EscapedPath()
-	if len(path) > maxLogged {
-		path = path[:maxLogged] + "..."
+	if len(path) > maxLoggedPath {
+		path = path[:maxLoggedPath] + "..."
 	}
-	s.log.InfoContext(r.Context(), "request", "method", method(r.Method), "path", path, "route", route, "status", w.status,
-		"bytes", w.bytes, "seconds", took.Seconds(), "remote", r.RemoteAddr)
+	s.log.InfoContext(r.Context(), "request", "method", knownMethod(r.Method), "path", path, "route", route,
+		"status", w.status, "bytes", w.bytes, "seconds", took.Seconds(), "remote", r.RemoteAddr)
 }
 
-// method is a method that is known, so that logs and metrics have no more of them than there are.
-func method(m string) string {
+// knownMethod returns m, or OTHER for a method that HTTP does not define. It bounds the number of
+// series.
+func knownMethod(m string) string {
 	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
+		http.MethodDelete, http.MethodOptions:
 		return m
 	}
 	return "OTHER"

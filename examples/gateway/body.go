@@ -16,52 +16,55 @@ import (
 	"unicode/utf8"
 )
 
-// receive reads the body of a request. It happens before the request takes a slot, so that clients which send slowly do not
-// keep others from being served; as many bodies as there are slots may be on their way.
+// receive reads the body of a request. It does so before the request takes a slot, so that slow
+// clients do not keep others from being served. As many bodies may arrive at a time as there are
+// slots.
 func (s *service) receive(r *http.Request) ([]byte, error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: "the body has to be application/json"}
+		return nil, badContentType("the body must be application/json")
 	}
 	if r.Header.Get("Content-Encoding") != "" {
-		return nil, &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: "the body must not be encoded"}
+		return nil, badContentType("the body must not have a Content-Encoding")
 	}
 	select {
 	case s.receiving <- struct{}{}:
 		defer func() { <-s.receiving }()
 	default:
-		return nil, busy("too many request bodies at a time")
+		return nil, tooBusy("too many request bodies are arriving")
 	}
 	body, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, badBody("it did not arrive as it should")
+		return nil, badBody("it did not arrive completely")
 	}
 	return body, nil
 }
 
-// decode decodes the body of a request into a struct. It is strict, since what a client has misspelt would be left out without
-// a word: no unknown field, no field twice, nothing behind the object, and no text that would not come back as it was.
+// decode decodes the body of a request into a struct. A misspelt field must not be ignored in
+// silence: unknown and repeated fields, data after the object, and text that would not come back as
+// it was sent are errors.
 func decode(r *request, into any) error {
 	body := r.body
-	if !utf8.Valid(body) || halfCharacter(body) {
-		return badBody("its text is not UTF-8, or has half of a character")
+	if !utf8.Valid(body) || hasLoneSurrogate(body) {
+		return badBody("its text is not UTF-8, or has half of a surrogate pair")
 	}
-	if err := checkNames(json.NewDecoder(bytes.NewReader(body)), 0, fieldsOf(reflect.TypeOf(into).Elem())); err != nil {
+	known := fieldsOf(reflect.TypeOf(into).Elem())
+	if err := checkNames(json.NewDecoder(bytes.NewReader(body)), 0, known); err != nil {
 		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if err := dec.Decode(into); err != nil {
-		return badBody(reason(err))
+		return badBody(describe(err))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return badBody("something follows the object")
+		return badBody("data follows the object")
 	}
 	return nil
 }
 
-// fieldsOf is the names of the fields of a struct in JSON.
+// fieldsOf returns the names of the fields of a struct in JSON.
 func fieldsOf(t reflect.Type) map[string]bool {
 	out := map[string]bool{}
 	for f := range t.Fields() {
@@ -71,36 +74,40 @@ func fieldsOf(t reflect.Type) map[string]bool {
 	return out
 }
 
-// reason says what is wrong with JSON without quoting it.
-func reason(err error) string {
+// describe returns what is wrong with JSON, without quoting it.
+func describe(err error) string {
 	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return "no JSON at byte " + strconv.FormatInt(e.Offset, 10)
+		return "invalid JSON at byte " + strconv.FormatInt(e.Offset, 10)
 	}
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Sprintf("field %q is not of the type %s", e.Field, e.Type)
+		return fmt.Sprintf("field %q must be a %s", e.Field, e.Type)
 	}
 	return "it ends too early"
 }
 
-func badBody(why string) error {
-	return &refusal{status: http.StatusBadRequest, code: "bad_body", text: "the body cannot be used: " + why}
+func badBody(cause string) error {
+	return &refusal{status: http.StatusBadRequest, code: "bad_body", text: "invalid body: " + cause}
 }
 
-// maxDepth is more than any body here has.
+func badContentType(text string) error {
+	return &refusal{status: http.StatusUnsupportedMediaType, code: "bad_content_type", text: text}
+}
+
+// maxDepth is deeper than any body that the gateway takes.
 const maxDepth = 8
 
-// checkNames goes through a JSON value and refuses what the decoder would take: an object that has a name twice, of which
-// the last would win, a field that is not known, or is spelled with other capitals, and values that are nested too deeply.
-// known is the fields of the outermost object.
+// checkNames checks a JSON value for what the decoder accepts: repeated names, of which the last
+// wins, unknown fields, fields in other case, and deep nesting. known has the fields of the
+// outermost object.
 func checkNames(dec *json.Decoder, depth int, known map[string]bool) error {
 	tok, err := dec.Token()
 	if err != nil {
-		return badBody(reason(err))
+		return badBody(describe(err))
 	}
 	delim, nested := tok.(json.Delim)
 	switch {
 	case depth == 0 && delim != '{':
-		return badBody("it is not an object")
+		return badBody("it must be an object")
 	case !nested:
 		return nil
 	case depth == maxDepth:
@@ -118,36 +125,37 @@ func checkNames(dec *json.Decoder, depth int, known map[string]bool) error {
 		}
 	}
 	if _, err := dec.Token(); err != nil {
-		return badBody(reason(err))
+		return badBody(describe(err))
 	}
 	return nil
 }
 
-// checkName takes the next name of an object.
+// checkName checks the next name of an object.
 func checkName(dec *json.Decoder, depth int, known, seen map[string]bool) error {
 	tok, err := dec.Token()
 	if err != nil {
-		return badBody(reason(err))
+		return badBody(describe(err))
 	}
 	name, _ := tok.(string)
 	switch {
 	case depth == 0 && !known[name]:
-		return badBody(fmt.Sprintf("there is no field %.64q here", name))
+		return badBody(fmt.Sprintf("unknown field %.64q", name))
 	case seen[name]:
-		return badBody(fmt.Sprintf("field %.64q is there twice", name))
+		return badBody(fmt.Sprintf("field %.64q is set twice", name))
 	}
 	seen[name] = true
 	return nil
 }
 
-// halfCharacter finds an escape such as \ud800 that is half of a character: the decoder would put another in its place.
-func halfCharacter(body []byte) bool {
+// hasLoneSurrogate reports whether an escape such as \ud800 is half of a character, which the
+// decoder would replace.
+func hasLoneSurrogate(body []byte) bool {
 	for i := 0; i+5 < len(body); {
 		if body[i] != '\\' {
 			i++
 			continue
 		}
-		first, ok := escaped(body[i:])
+		first, ok := parseEscape(body[i:])
 		if !ok {
 			i += 2 // another escape, such as \\ or \n
 			continue
@@ -156,7 +164,7 @@ func halfCharacter(body []byte) bool {
 		if !utf16.IsSurrogate(first) {
 			continue
 		}
-		second, ok := escaped(body[i:])
+		second, ok := parseEscape(body[i:])
 		if !ok || utf16.DecodeRune(first, second) == utf8.RuneError {
 			return true
 		}
@@ -165,8 +173,8 @@ func halfCharacter(body []byte) bool {
 	return false
 }
 
-// escaped is the \uXXXX that b begins with.
-func escaped(b []byte) (rune, bool) {
+// parseEscape returns the \uXXXX that b begins with.
+func parseEscape(b []byte) (rune, bool) {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return 0, false
 	}

@@ -175,7 +175,7 @@ func TestTheGatewayOfTheComposeFileIsStartedAsItCanBe(t *testing.T) {
 	args := strings.Split(strings.ReplaceAll(strings.Join(g.Command, "\n"), to, filepath.Join("..", from)), "\n")
 	set, does, err := configure(args, os.Stderr)
 	require.NoError(t, err)
-	assert.Equal(t, todo{}, does)
+	assert.Equal(t, mode{}, does)
 	assert.Len(t, set.Etcd.Endpoints, 3)
 	assert.Equal(t, "/run/secrets/"+g.Secrets[0], set.Gateway.TokenFile)
 	assert.NotEmpty(t, c.Secrets[g.Secrets[0]].File)
@@ -187,7 +187,7 @@ func TestTheGatewayOfTheComposeFileIsStartedAsItCanBe(t *testing.T) {
 	assert.Equal(t, "/gateway", g.Healthcheck.Test[1])
 	asked, does, err := configure(g.Healthcheck.Test[2:], os.Stderr)
 	require.NoError(t, err)
-	assert.Equal(t, todo{probe: true}, does)
+	assert.Equal(t, mode{probe: true}, does)
 	assert.Equal(t, set.Gateway.Listen, asked.Gateway.Listen)
 }
 

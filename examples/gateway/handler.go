@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// request is a request that has come as far as its endpoint.
+// request is a request that has reached its endpoint.
 type request struct {
 	*http.Request
 
 	params map[string]string // from the path
-	query  map[string]string // what the endpoint knows, and was given
-	body   []byte            // nil where the endpoint takes none
+	query  map[string]string // those of the endpoint's parameters that are set
+	body   []byte            // nil if the endpoint takes none
 	out    *recorder
 }
 
-// answer is what an endpoint says when all is well.
+// answer is what an endpoint returns on success.
 type answer struct {
-	status int // 0 is 200
+	status int // 0 means 200
 	data   any // in the envelope
 
 	bare        []byte // instead of the envelope
@@ -30,9 +30,9 @@ type answer struct {
 	header map[string]string
 }
 
-// ServeHTTP answers one request: it looks at the path, asks who it is, and hands it to the endpoint.
+// ServeHTTP answers one request.
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
+	start := time.Now()
 	out := &recorder{ResponseWriter: w}
 	defer out.release()
 	head := out.Header()
@@ -42,26 +42,28 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, s.set.Gateway.Limits.BodyBytes)
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
-	pattern, a, err := s.answer(r, out)
+	pattern, a, err := s.route(r, out)
 	if err == nil {
 		err = out.write(&a)
 	}
 	if err != nil {
 		out.refuse(s.refusalOf(r.Context(), err))
 	}
-	s.metrics.count(pattern, r.Method, out.status, time.Since(began))
-	s.logAccess(r, pattern, out, time.Since(began))
+	s.metrics.count(pattern, r.Method, out.status, time.Since(start))
+	s.logAccess(r, pattern, out, time.Since(start))
 }
 
-// answer is the answer, and the pattern of the route that has given it, "" where none has.
-func (s *service) answer(r *http.Request, out *recorder) (pattern string, a answer, err error) {
+// route checks the path, the caller and the method, and runs the endpoint. pattern is that of the
+// route, "" if none matches.
+func (s *service) route(r *http.Request, out *recorder) (pattern string, a answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.ErrorContext(r.Context(), "a request panicked", "route", pattern, "panic", p, "stack", string(debug.Stack()))
+			s.log.ErrorContext(r.Context(), "request panicked",
+				"route", pattern, "panic", p, "stack", string(debug.Stack()))
 			err = errors.New("panic")
 		}
 	}()
-	segments, open, err := segmentsOf(r.URL.EscapedPath())
+	segments, endsInSlash, err := segmentsOf(r.URL.EscapedPath())
 	if err != nil {
 		return "", a, withKeyHint(r, err)
 	}
@@ -72,15 +74,15 @@ func (s *service) answer(r *http.Request, out *recorder) (pattern string, a answ
 		}
 	}
 	if route == nil {
-		return "", a, &refusal{status: http.StatusNotFound, code: "no_route", text: "there is nothing here"}
+		return "", a, &refusal{status: http.StatusNotFound, code: "no_route", text: "there is no such path"}
 	}
-	if open && !route.slash {
+	if endsInSlash && !route.slash {
 		return route.pattern, a, withKeyHint(r, badPath("it ends in a slash"))
 	}
 	e, ok := route.endpoint(r.Method)
 	if !ok {
 		return route.pattern, a, &refusal{
-			status: http.StatusMethodNotAllowed, code: "bad_method", text: "this can be done here: " + route.allow(),
+			status: http.StatusMethodNotAllowed, code: "bad_method", text: "the allowed methods are " + route.allow(),
 			header: map[string]string{"Allow": route.allow()},
 		}
 	}
@@ -88,9 +90,11 @@ func (s *service) answer(r *http.Request, out *recorder) (pattern string, a answ
 	return route.pattern, a, err
 }
 
-// work runs an endpoint. The slot that this takes is free again when the answer is written: one that nobody reads is in
-// memory for as long as that.
-func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint, params map[string]string) (answer, error) {
+// work runs an endpoint. The request keeps its slot until the answer is written, since an answer
+// that its client does not read stays in memory as long.
+func (s *service) work(
+	r *http.Request, out *recorder, route *route, e endpoint, params map[string]string,
+) (answer, error) {
 	query, err := parseQuery(r.URL.RawQuery, e.query)
 	if err == nil {
 		err = checkConditions(r, e.conditions)
@@ -107,11 +111,10 @@ func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint,
 		case s.slots <- struct{}{}:
 			out.onRelease(func() { <-s.slots })
 		default:
-			return answer{}, busy("too many requests at a time")
+			return answer{}, tooBusy("too many requests are in progress")
 		}
 	}
-	// Without a deadline: etcdkit gives each read and each write the time that the configuration says, which a deadline
-	// would overrule.
+	// The context has no deadline, which would override the timeouts of the configuration.
 	ctx, stop := context.WithCancelCause(r.Context())
 	defer stop(nil)
 	limit := time.Duration(s.set.Gateway.Limits.Request)
@@ -124,10 +127,13 @@ func (s *service) work(r *http.Request, out *recorder, route *route, e endpoint,
 	return a, err
 }
 
-// busy is the refusal of a request that another time may be right for.
-func busy(text string) error {
-	return &refusal{status: http.StatusTooManyRequests, code: "busy", text: text, header: map[string]string{"Retry-After": "1"}}
+// tooBusy refuses a request that the client should repeat later.
+func tooBusy(text string) error {
+	return &refusal{
+		status: http.StatusTooManyRequests, code: "busy", text: text,
+		header: map[string]string{"Retry-After": "1"},
+	}
 }
 
-// errTooSlow is the cause of a context that ends because a request took too long.
+// errTooSlow is the cause of the context of a request that took too long.
 var errTooSlow = errors.New("the request took too long")

@@ -1,55 +1,42 @@
-// Gateway is a REST service over etcd: keys and values, services and their instances, health and metrics, with nothing but
-// net/http and etcdkit.
+// Gateway is a REST service over etcd: keys and values, services and their instances, health and
+// metrics, with net/http and etcdkit alone.
 //
 //	go run ./examples/gateway                                  # with an etcd of its own
 //	ETCD_ENDPOINTS=http://localhost:2379 go run ./examples/gateway
-//	go run ./examples/gateway -config examples/etcd.yaml       # everything that can be set, and its defaults
+//	go run ./examples/gateway -config examples/etcd.yaml       # all settings and their defaults
 //
 // Then, in another terminal:
 //
 //	curl --json '{"value": "Ada"}' -X PUT localhost:8080/api/etcd/kv/users/42
 //	curl localhost:8080/api/etcd/kv/users/42
-//	curl 'localhost:8080/api/etcd/kv/users/42?cached=true'
-//	curl --json '{"value": "a session", "ttlSeconds": 60}' -X PUT localhost:8080/api/etcd/kv/sessions/1
-//	curl --json '{"expectedValue": "Ada", "newValue": "Ada Lovelace"}' localhost:8080/api/etcd/kv/cas/users/42
-//	curl -i localhost:8080/api/etcd/kv/users/42                # has an ETag, such as "7": only if it is still that,
-//	curl -X PUT -H 'If-Match: "7"' --json '{"value": "Grace"}' localhost:8080/api/etcd/kv/users/42
-//	curl 'localhost:8080/api/etcd/kv/prefix/users/?limit=100'
-//	curl -X DELETE localhost:8080/api/etcd/kv/users/42
-//	curl -X PUT --json '{"value": "1"}' 'localhost:8080/api/etcd/kv?key=/a//b/../c'   # a key that a path cannot carry
-//	curl 'localhost:8080/api/etcd/kv?key=/a//b/../c'
+//	curl localhost:8080/openapi.yaml                           # describes all routes
 //
-//	curl --json '{"host": "10.0.0.7", "port": 8080}' localhost:8080/api/etcd/services/orders/instances/a
-//	curl localhost:8080/api/etcd/services/orders/instances
-//	curl localhost:8080/api/etcd/services
-//	curl -X DELETE localhost:8080/api/etcd/services/orders/instances/a
+// README.md beside this file shows every route with its answer.
 //
-//	curl localhost:8080/api/etcd/health
-//	curl localhost:8080/api/etcd/health/cluster
-//	curl localhost:8080/metrics
-//	curl localhost:8080/openapi.yaml                           # all of it, described
+// # Keys
 //
-// Keys are below one namespace: that of ETCD_NAMESPACE, that of the file, or "myapp/" without either. No request leaves it. A
-// file that names none opens the whole of etcd, which the log warns of.
+// All keys lie below one namespace: that of ETCD_NAMESPACE or of the file, and "myapp/" without
+// either. A file without a namespace opens all of etcd, which the gateway logs a warning about.
 //
-// # Who may call
+// # Access
 //
-// Without a token the gateway listens on the loopback only, and answers to no other name than that of the loopback, so that
-// no web page can reach it through the browser of whoever runs it. With one (-token-file) every request but those for
-// health has to carry it, as "Authorization: Bearer ...". It does not speak TLS itself: put what does in front of it where
-// the network is not trusted.
+// Without a token the gateway listens on the loopback only and answers requests to the loopback's
+// names only, so that no web page can reach it through a browser on the same machine. With a token
+// (-token-file) every request but those for health must carry it as "Authorization: Bearer ...".
+// The gateway does not speak TLS: put a proxy in front of it if the network is not trusted.
 //
-// # What is answered
+// # Answers
 //
-// Everything but health, metrics and the description is {"success": …, "data": …, "error": …, "code": …}. 503 says that etcd
-// did not answer and that nothing was changed; 504 says that a write may have been carried out, or not. A conditional
-// request that came too late is 412, a compare-and-swap that did is 409.
+// All answers but health, metrics and the description are
+// {"success": …, "data": …, "error": …, "code": …}. 503 means that etcd did not answer and that
+// nothing was changed. 504 means that a write may have been applied, or not. A conditional request
+// whose condition does not hold is answered with 412, a lost compare-and-swap with 409.
 //
-// # How it ends
+// # Shutdown
 //
-// On Ctrl-C or SIGTERM it takes no more requests and finishes those under way; then it closes what it watches, takes back
-// what it has registered, and disconnects, in this order. A second Ctrl-C ends it at once: what it has registered goes with its
-// TTL then.
+// On Ctrl-C or SIGTERM the gateway stops accepting requests and finishes those in progress. Then it
+// closes its watches, removes what it has registered, and disconnects, in this order. A second
+// Ctrl-C ends it at once, and registrations expire with their TTL.
 package main
 
 import (
@@ -76,35 +63,35 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
-		signal.Stop(signals) // before anybody sees that the program stops: the second signal ends it at once
+		signal.Stop(signals) // first, so that a second signal ends the program at once
 		stop()
 	}()
 	err := run(ctx, os.Args[1:], os.Stderr)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C before it has listened is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C during the start is not an error
 		fmt.Fprintln(os.Stderr, "gateway:", err)
 		os.Exit(1)
 	}
 }
 
-// run is the program. It returns when ctx has ended and everything is closed.
+// run runs the gateway until ctx ends, and closes everything.
 func run(ctx context.Context, args []string, out io.Writer) error {
-	set, does, err := configure(args, out)
+	set, mode, err := configure(args, out)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		return nil // it was told
+		return nil
 	case err != nil:
 		return err
-	case does.probe:
-		return check(ctx, set.Gateway.Listen)
+	case mode.probe:
+		return checkHealth(ctx, set.Gateway.Listen)
 	}
-	log := slog.New(slog.NewJSONHandler(out, nil))
+	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: set.Log.Level}))
 	stopServer := func() {}
-	if does.embed {
+	if mode.embed {
 		if set.Etcd.Endpoints, stopServer, err = embedded.Endpoints(ctx); err != nil {
 			return err
 		}
-		log.InfoContext(ctx, "no etcd is configured: this process is one, for as long as it runs")
+		log.InfoContext(ctx, "no etcd is configured: using an etcd inside this process")
 	}
 	defer stopServer()
 	client, err := etcdkit.Open(ctx, set.Etcd, etcdkit.WithLogger(log))
@@ -113,40 +100,41 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	svc, err := newService(ctx, client, set, log)
 	if err != nil {
-		_ = client.Close() // err says what matters
+		_ = client.Close() // err is the cause
 		return err
 	}
 	return serve(ctx, svc)
 }
 
-// defaultNamespace is what the gateway is confined to where neither a file nor the environment says anything.
+// defaultNamespace is the namespace if neither the file nor the environment has one.
 const defaultNamespace = "myapp/"
 
-// todo is what the program is to do.
-type todo struct {
-	probe bool // ask another gateway, and no more
-	embed bool // start an etcd: there is neither a file nor a variable that could name one
+// mode is what the program does.
+type mode struct {
+	probe bool // ask a running gateway for its health, and exit
+	embed bool // start an etcd, since nothing names one
 }
 
-// configure is what the arguments, the environment and the file that they name say.
-func configure(args []string, out io.Writer) (set settings.Settings, does todo, err error) {
+// configure reads the arguments, the environment and the configuration file.
+func configure(args []string, out io.Writer) (set settings.Settings, m mode, err error) {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	flags.SetOutput(out)
 	file := flags.String("config", os.Getenv(embedded.ConfigFile), "configuration `file`, such as examples/etcd.yaml")
-	listen := flags.String("listen", "", "`address` to listen on, instead of the file's")
-	token := flags.String("token-file", "", "`file` with the token that requests have to carry, instead of the file's")
-	flags.BoolVar(&does.probe, "probe", false, "ask a gateway that runs here for its health, and exit")
+	listen := flags.String("listen", "", "`address` to listen on; overrides the file")
+	token := flags.String("token-file", "", "`file` with the token that requests must carry; overrides the file")
+	blank := flags.Bool("allow-blank", false, "accept blank values in put and compare-and-swap")
+	flags.BoolVar(&m.probe, "probe", false, "ask a gateway on this machine for its health, and exit")
 	if err := flags.Parse(args); err != nil {
-		return set, does, err
+		return set, m, err
 	}
 	if flags.NArg() > 0 {
-		return set, does, fmt.Errorf("what is %q? There are only flags", flags.Arg(0))
+		return set, m, fmt.Errorf("unexpected argument %q: there are only flags", flags.Arg(0))
 	}
 	set = settings.Default()
 	set.Etcd.Namespace = defaultNamespace
 	if *file != "" {
 		if set, err = settings.Load(*file); err != nil {
-			return set, does, err
+			return set, m, err
 		}
 	}
 	if *listen != "" {
@@ -155,20 +143,22 @@ func configure(args []string, out io.Writer) (set settings.Settings, does todo, 
 	if *token != "" {
 		set.Gateway.TokenFile = *token
 	}
+	set.Gateway.AllowBlank = set.Gateway.AllowBlank || *blank
 	set.Etcd, err = set.Etcd.WithEnv()
-	does.embed = *file == "" && set.Etcd.Endpoints == nil && set.Etcd.DiscoverySRV == ""
-	return set, does, err
+	m.embed = *file == "" && set.Etcd.Endpoints == nil && set.Etcd.DiscoverySRV == ""
+	return set, m, err
 }
 
-// check asks a gateway for its health: what a container without a shell and curl is checked with.
-func check(ctx context.Context, listen string) error {
+// checkHealth asks a gateway for its health. It is the health check of a container without curl.
+func checkHealth(ctx context.Context, listen string) error {
 	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(listen)+"/api/etcd/health", http.NoBody)
+	url := "http://" + reachable(listen) + "/api/etcd/health"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return err
 	}
-	direct := &http.Transport{DisableKeepAlives: true} // whatever proxy the environment names: it is this machine
+	direct := &http.Transport{DisableKeepAlives: true} // no proxy: it is this machine
 	resp, err := direct.RoundTrip(req)
 	if err != nil {
 		return err

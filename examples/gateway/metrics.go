@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// metrics is what the gateway counts itself, together with what etcdkit has counted.
+// metrics holds the gateway's own metrics and those of etcdkit.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -22,28 +22,28 @@ func newMetrics(s *service) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "gateway_http_requests_total", Help: "Requests that were answered.",
+			Name: "gateway_http_requests_total", Help: "Answered requests.",
 		}, []string{"route", "method", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "gateway_http_request_duration_seconds", Help: "How long requests took.",
+			Name: "gateway_http_request_duration_seconds", Help: "Duration of requests.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"route", "method"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "gateway_http_requests_in_flight", Help: "Requests that are being worked on.",
+			Name: "gateway_http_requests_in_flight", Help: "Requests in progress.",
 		}),
 	}
 	m.registry.MustRegister(m.requests, m.seconds, m.inFlight, collector{read: s.stats})
 	return m
 }
 
-// count takes a request in. Its labels have few values: the route is a pattern, not a path.
-func (m *metrics) count(route, verb string, status int, took time.Duration) {
-	verb = method(verb)
-	m.requests.WithLabelValues(route, verb, strconv.Itoa(status)).Inc()
-	m.seconds.WithLabelValues(route, verb).Observe(took.Seconds())
+// count counts a request. Its labels have few values: route is a pattern, not a path.
+func (m *metrics) count(route, method string, status int, took time.Duration) {
+	method = knownMethod(method)
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+	m.seconds.WithLabelValues(route, method).Observe(took.Seconds())
 }
 
-// exposition is GET /metrics, in the text format of Prometheus.
+// exposition serves GET /metrics, in the text format of Prometheus.
 func (s *service) exposition(*request) (answer, error) {
 	families, err := s.metrics.registry.Gather()
 	if err != nil {

@@ -1,11 +1,11 @@
 package main
 
-import _ "embed" // for the description
+import _ "embed" // for openapi.yaml
 
 //go:embed openapi.yaml
 var openapi []byte
 
-// description is GET /openapi.yaml.
+// description serves GET /openapi.yaml.
 func (s *service) description(*request) (answer, error) {
 	return answer{bare: openapi, contentType: "application/yaml"}, nil
 }

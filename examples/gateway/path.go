@@ -9,12 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// A path is looked at as the client has spelled it, before anything else is. Cleaning it, as http.ServeMux does, would turn
-// "//" and "/../" into a redirect to another key, and "%2F" would become a slash where there was none. Whatever could be
-// read in two ways is refused; such keys have the form ?key=.
+// A path is checked as the client has spelled it, before anything else. Cleaning it, as
+// http.ServeMux does, would turn "//" and "/../" into a redirect to another key, and "%2F" would
+// become a slash. A path that can be read in two ways is refused; such keys need ?key=.
 
-// segmentsOf takes an escaped path apart and decodes its segments. open says that it ends in a slash.
-func segmentsOf(escaped string) (segments []string, open bool, err error) {
+// segmentsOf splits an escaped path and decodes its segments.
+func segmentsOf(escaped string) (segments []string, endsInSlash bool, err error) {
 	rest, ok := strings.CutPrefix(escaped, "/")
 	if !ok {
 		return nil, false, badPath("it does not begin with a slash")
@@ -22,21 +22,21 @@ func segmentsOf(escaped string) (segments []string, open bool, err error) {
 	if rest == "" {
 		return nil, false, nil
 	}
-	rest, open = strings.CutSuffix(rest, "/")
+	rest, endsInSlash = strings.CutSuffix(rest, "/")
 	for part := range strings.SplitSeq(rest, "/") {
 		segment, err := url.PathUnescape(part)
 		if err != nil {
-			return nil, false, badPath("it is not escaped as it should be")
+			return nil, false, badPath("it has an invalid escape")
 		}
 		if err := checkSegment(segment); err != nil {
 			return nil, false, err
 		}
 		segments = append(segments, segment)
 	}
-	return segments, open, nil
+	return segments, endsInSlash, nil
 }
 
-// checkSegment refuses what proxies, browsers and servers do not agree about.
+// checkSegment refuses what proxies, browsers and servers treat differently.
 func checkSegment(s string) error {
 	switch {
 	case s == "":
@@ -53,25 +53,25 @@ func checkSegment(s string) error {
 	return nil
 }
 
-func badPath(why string) error {
-	return &refusal{status: 400, code: "bad_path", text: "the path cannot be used: " + why}
+func badPath(cause string) error {
+	return &refusal{status: 400, code: "bad_path", text: "invalid path: " + cause}
 }
 
-// withKeyHint adds to the refusal of a path how to name such a key, where the path was that of a key.
+// withKeyHint adds to the error of a key's path how to name such a key.
 func withKeyHint(r *http.Request, err error) error {
-	validationErr, ok := errors.AsType[*refusal](err)
+	e, ok := errors.AsType[*refusal](err)
 	if !ok || !strings.HasPrefix(r.URL.EscapedPath(), "/api/etcd/kv/") {
 		return err
 	}
-	hinted := *validationErr
+	hinted := *e
 	hinted.text += "; use ?key= for such keys"
 	return &hinted
 }
 
-// checkKey refuses what JSON cannot carry, or what other programs would cut short. Everything else is a key, and means itself.
+// checkKey refuses keys that JSON cannot carry or that other programs would truncate.
 func checkKey(key string) error {
 	if !utf8.ValidString(key) || strings.ContainsRune(key, 0) {
-		return &refusal{status: 400, code: "bad_key", text: "a key is UTF-8 without NUL"}
+		return &refusal{status: 400, code: "bad_key", text: "a key must be UTF-8 without NUL"}
 	}
 	return nil
 }

@@ -9,31 +9,31 @@ import (
 	"strings"
 )
 
-// parseQuery reads the parameters of a request. One that is not known, or that comes twice, is an error: "?cahced=true"
-// should not be answered as if nothing had been said.
+// parseQuery returns the parameters of a request. A parameter that is unknown or set twice is an
+// error: "?cahced=true" must not be answered as if it were not there.
 func parseQuery(raw string, known []string) (map[string]string, error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
-		return nil, badQuery("it is not escaped as it should be")
+		return nil, badQuery("it has an invalid escape")
 	}
-	out := map[string]string{}
+	query := map[string]string{}
 	for name, all := range values {
 		switch {
 		case !slices.Contains(known, name):
-			return nil, badQuery(fmt.Sprintf("there is no parameter %.64q here", name))
+			return nil, badQuery(fmt.Sprintf("unknown parameter %.64q", name))
 		case len(all) > 1:
-			return nil, badQuery(fmt.Sprintf("parameter %.64q is there twice", name))
+			return nil, badQuery(fmt.Sprintf("parameter %.64q is set twice", name))
 		}
-		out[name] = all[0]
+		query[name] = all[0]
 	}
-	return out, nil
+	return query, nil
 }
 
-func badQuery(why string) error {
-	return &refusal{status: http.StatusBadRequest, code: "bad_query", text: "the query cannot be used: " + why}
+func badQuery(cause string) error {
+	return &refusal{status: http.StatusBadRequest, code: "bad_query", text: "invalid query: " + cause}
 }
 
-// flag is a parameter that is true or false.
+// flag returns a boolean parameter, false by default.
 func (r *request) flag(name string) (bool, error) {
 	switch r.query[name] {
 	case "true":
@@ -41,35 +41,37 @@ func (r *request) flag(name string) (bool, error) {
 	case "", "false":
 		return false, nil
 	}
-	return false, badQuery(name + " is true or false")
+	return false, badQuery(name + " must be true or false")
 }
 
-// number is a parameter between 1 and most, which it is when it is not given.
-func (r *request) number(name string, most int) (int, error) {
+// number returns a parameter between 1 and limit, limit by default.
+func (r *request) number(name string, limit int) (int, error) {
 	text, ok := r.query[name]
 	if !ok {
-		return most, nil
+		return limit, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > most {
-		return 0, badQuery(fmt.Sprintf("%s is a number from 1 to %d", name, most))
+	if err != nil || n < 1 || n > limit {
+		return 0, badQuery(fmt.Sprintf("%s must be a number from 1 to %d", name, limit))
 	}
 	return n, nil
 }
 
-// key is the key that a request is about: what its path says, or the parameter.
+// key returns the key of a request, from its path or from the parameter.
 func (r *request) key() (string, error) {
 	key, ok := r.params["key"]
 	if !ok {
 		key = r.query["key"]
 	}
 	if key == "" {
-		return "", &refusal{status: http.StatusBadRequest, code: "bad_key", text: "a key is needed, in the path or as ?key="}
+		return "", &refusal{
+			status: http.StatusBadRequest, code: "bad_key", text: "a key is needed, in the path or as ?key=",
+		}
 	}
 	return key, checkKey(key)
 }
 
-// prefix is the dir that a request is about; none is the whole namespace.
+// prefix returns the dir of a request. "" is the whole namespace.
 func (r *request) prefix() (string, error) {
 	prefix, ok := r.params["key"]
 	if !ok {
@@ -87,51 +89,63 @@ const (
 	ifNoneMatch = "If-None-Match"
 )
 
-// checkConditions refuses a write on a condition that the endpoint does not look at: it would not be conditional at all. A read
-// may leave them aside, which costs a transfer.
+// checkConditions refuses a write with a condition that its endpoint does not support, since the
+// write would be unconditional. On a read the conditions are ignored, as HTTP allows.
 func checkConditions(r *http.Request, known []string) error {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
 	}
 	for _, header := range []string{ifMatch, ifNoneMatch} {
 		if len(r.Header.Values(header)) > 0 && !slices.Contains(known, header) {
-			return badCondition("there is no " + header + " here")
+			return badCondition(header + " is not supported here")
 		}
 	}
 	return nil
 }
 
-func badCondition(why string) error {
-	return &refusal{status: http.StatusBadRequest, code: "bad_condition", text: why}
+func badCondition(text string) error {
+	return &refusal{status: http.StatusBadRequest, code: "bad_condition", text: text}
 }
 
-// revision is the one that If-Match names, 0 where there is none. A header that is there and empty is not none: who has
-// sent it did not mean to write unconditionally.
+// revision returns the revision in If-Match, 0 without that header. An empty header is an error:
+// its sender did not mean to write unconditionally.
 func (r *request) revision() (int64, error) {
-	said := r.Header.Values(ifMatch)
-	if len(said) == 0 {
+	values := r.Header.Values(ifMatch)
+	if len(values) == 0 {
 		return 0, nil
 	}
-	n, err := strconv.ParseInt(strings.Trim(said[0], `"`), 10, 64)
-	if plain := strconv.FormatInt(n, 10); err != nil || n < 1 || len(said) > 1 || said[0] != plain && said[0] != `"`+plain+`"` {
-		return 0, badCondition(ifMatch + ` is one ETag as it was given, such as "7"`)
+	n, err := strconv.ParseInt(strings.Trim(values[0], `"`), 10, 64)
+	plain := strconv.FormatInt(n, 10)
+	if err != nil || n < 1 || len(values) > 1 || values[0] != plain && values[0] != `"`+plain+`"` {
+		return 0, badCondition(ifMatch + ` must be one ETag as the gateway returned it, such as "7"`)
 	}
 	return n, nil
 }
 
-// ifAbsent reports whether the key must not be there, which If-None-Match: * says.
+// ifAbsent reports whether the key must not exist, which If-None-Match: * asks for.
 func (r *request) ifAbsent() (bool, error) {
-	said := r.Header.Values(ifNoneMatch)
+	values := r.Header.Values(ifNoneMatch)
 	switch {
-	case len(said) == 0:
+	case len(values) == 0:
 		return false, nil
-	case len(said) > 1 || said[0] != "*" || len(r.Header.Values(ifMatch)) > 0:
-		return false, badCondition(ifNoneMatch + " is *, and does not go with " + ifMatch)
+	case len(values) > 1 || values[0] != "*" || len(r.Header.Values(ifMatch)) > 0:
+		return false, badCondition(ifNoneMatch + " must be * and cannot be combined with " + ifMatch)
 	}
 	return true, nil
 }
 
-// etag is the header that carries a revision.
+// revisionName is the header that carries the revision of an answer.
+const revisionName = "Etcd-Revision"
+
+// revisionHeader returns the header with the revision of an answer: that at which a key was written
+// or deleted, or that which a listing shows.
+func revisionHeader(rev int64) map[string]string {
+	return map[string]string{revisionName: strconv.FormatInt(rev, 10)}
+}
+
+// etag returns the revision of a key, as If-Match takes it as well.
 func etag(rev int64) map[string]string {
-	return map[string]string{"ETag": `"` + strconv.FormatInt(rev, 10) + `"`}
+	header := revisionHeader(rev)
+	header["ETag"] = `"` + header[revisionName] + `"`
+	return header
 }

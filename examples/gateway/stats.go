@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// stats is what etcdkit has counted, at one time.
+// stats holds the counters of etcdkit.
 type stats struct {
 	Client   etcdkit.Stats
 	Locks    lock.Stats
@@ -22,10 +22,11 @@ type stats struct {
 	Registrations int
 }
 
-// stats reads all counters. It asks etcd for nothing.
+// stats reads all counters. It sends nothing to etcd.
 func (s *service) stats() stats {
 	out := stats{
-		Client: s.client.Stats(), Locks: s.client.Locks().Stats(), Services: s.views.stats(), Registrations: s.registrations.count(),
+		Client: s.client.Stats(), Locks: s.client.Locks().Stats(), Services: s.views.stats(),
+		Registrations: s.registrations.count(),
 	}
 	if s.cached != nil {
 		out.Cache, out.CacheAge = s.cached.Stats(), s.cached.Age()
@@ -33,20 +34,21 @@ func (s *service) stats() stats {
 	return out
 }
 
-// collector gives the counters of etcdkit to Prometheus, whenever it asks for them.
+// collector is a Prometheus collector of the counters of etcdkit.
 type collector struct{ read func() stats }
 
-// prefix is what the names of etcdkit's metrics begin with.
+// prefix is the common prefix of the metrics of etcdkit.
 const prefix = "etcdkit_"
 
-// Describe says nothing: what there is depends on the services that are watched.
+// Describe sends nothing: the series depend on the services that are watched.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect reads all counters.
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	now := c.read()
 	for _, one := range allSeries() {
-		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(prefix+one.name, one.help, nil, nil), one.kind, one.value(&now))
+		desc := prometheus.NewDesc(prefix+one.name, one.help, nil, nil)
+		out <- prometheus.MustNewConstMetric(desc, one.kind, one.value(&now))
 	}
 	for service, st := range now.Services {
 		for _, one := range seriesOfService() {

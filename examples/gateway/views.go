@@ -13,15 +13,15 @@ import (
 	"github.com/etcdkit/etcdkit/examples/settings"
 )
 
-// views is the services that are watched because somebody has asked for their instances. There is a bound to how many they
-// are, and those that nobody asks for any more are closed: names come from requests, and each costs etcd a watch.
+// views holds the services that are watched because clients have asked for their instances. Their
+// number is bounded, and idle ones are closed: names come from requests, and each costs a watch.
 type views struct {
 	registry *discovery.Registry
 	set      settings.Watch
 
-	mu   sync.Mutex
-	open map[string]*view
-	over bool
+	mu     sync.Mutex
+	open   map[string]*view
+	closed bool
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -30,19 +30,19 @@ type views struct {
 type view struct {
 	*discovery.Service
 
-	used time.Time
-	real atomic.Bool // it was seen to have an instance
+	used     time.Time
+	occupied atomic.Bool // it has had an instance
 }
 
 func newViews(registry *discovery.Registry, set settings.Watch) *views {
 	v := &views{registry: registry, set: set, open: map[string]*view{}, stop: make(chan struct{})}
-	v.done.Go(v.sweep)
+	v.done.Go(v.closeIdle)
 	return v
 }
 
-// instances is who is registered for a service, and for how long changes may have been missed.
+// instances returns the instances of a service, and for how long changes may have been missed.
 func (v *views) instances(ctx context.Context, service string) ([]discovery.Instance, time.Duration, error) {
-	if one := v.known(service); one != nil {
+	if one := v.lookup(service); one != nil {
 		return one.Instances(), one.Age(), nil
 	}
 	opened, err := v.registry.OpenService(ctx, service)
@@ -53,10 +53,10 @@ func (v *views) instances(ctx context.Context, service string) ([]discovery.Inst
 		defer opened.Close() //nolint:errcheck // always nil
 		return opened.Instances(), opened.Age(), nil
 	}
-	spare, ok := v.keep(service, opened)
+	surplus, ok := v.add(service, opened)
 	list, age := opened.Instances(), opened.Age()
-	if spare != nil {
-		_ = spare.Close() // always nil
+	if surplus != nil {
+		_ = surplus.Close() // always nil
 	}
 	if !ok {
 		return nil, 0, etcdkit.ErrClosed
@@ -64,8 +64,8 @@ func (v *views) instances(ctx context.Context, service string) ([]discovery.Inst
 	return list, age, nil
 }
 
-// known is the view of a service, if there is one.
-func (v *views) known(service string) *view {
+// lookup returns the view of a service, or nil.
+func (v *views) lookup(service string) *view {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	one := v.open[service]
@@ -75,45 +75,46 @@ func (v *views) known(service string) *view {
 	return one
 }
 
-// keep takes a view in, and returns the one that is to be closed, which may be the same.
-func (v *views) keep(service string, opened *discovery.Service) (spare *discovery.Service, ok bool) {
+// add adds a view and returns the one that the caller must close, which may be opened itself.
+func (v *views) add(service string, opened *discovery.Service) (surplus *discovery.Service, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
-	case v.over:
+	case v.closed:
 		return opened, false
 	case v.open[service] != nil: // another request was faster
 		return opened, true
 	}
 	if len(v.open) >= v.set.MaxServices {
-		oldest := slices.MinFunc(slices.Collect(maps.Values(v.open)), func(a, b *view) int { return a.used.Compare(b.used) })
+		byUse := func(a, b *view) int { return a.used.Compare(b.used) }
+		oldest := slices.MinFunc(slices.Collect(maps.Values(v.open)), byUse)
 		delete(v.open, oldest.Name())
-		spare = oldest.Service
+		surplus = oldest.Service
 	}
 	v.open[service] = &view{Service: opened, used: time.Now()}
-	return spare, true
+	return surplus, true
 }
 
-// sweep closes the views that nobody asks for.
-func (v *views) sweep() {
+// closeIdle closes idle views until stop is closed.
+func (v *views) closeIdle() {
 	tick := time.NewTicker(max(time.Duration(v.set.Idle)/4, time.Millisecond))
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			v.drop(time.Now().Add(-time.Duration(v.set.Idle)))
+			v.closeUnused(time.Now().Add(-time.Duration(v.set.Idle)))
 		case <-v.stop:
 			return
 		}
 	}
 }
 
-// drop closes the views that were not used since a time.
-func (v *views) drop(since time.Time) {
+// closeUnused closes the views that were last used before a time.
+func (v *views) closeUnused(before time.Time) {
 	v.mu.Lock()
 	var idle []*view
 	for service, one := range v.open {
-		if one.used.Before(since) {
+		if one.used.Before(before) {
 			idle = append(idle, one)
 			delete(v.open, service)
 		}
@@ -124,8 +125,8 @@ func (v *views) drop(since time.Time) {
 	}
 }
 
-// stats is what the views have, by service. One that never had an instance is left out: requests can name as many as they
-// like, and each would be a series for good wherever the metrics are stored.
+// stats returns the counters of the views by service. It omits services that never had an instance:
+// requests can name any number of services, and each would be a series in the metrics.
 func (v *views) stats() map[string]discovery.Stats {
 	v.mu.Lock()
 	all := maps.Clone(v.open)
@@ -134,21 +135,21 @@ func (v *views) stats() map[string]discovery.Stats {
 	for service, one := range all {
 		st := one.Stats()
 		if st.Instances > 0 || st.Malformed > 0 {
-			one.real.Store(true)
+			one.occupied.Store(true)
 		}
-		if one.real.Load() {
+		if one.occupied.Load() {
 			out[service] = st
 		}
 	}
 	return out
 }
 
-// close closes all of them, for good.
+// close closes all views.
 func (v *views) close() {
 	v.mu.Lock()
-	v.over = true
+	v.closed = true
 	v.mu.Unlock()
 	close(v.stop)
 	v.done.Wait()
-	v.drop(time.Now().Add(time.Hour)) // whatever is there
+	v.closeUnused(time.Now().Add(time.Hour)) // all of them
 }
