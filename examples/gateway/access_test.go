@@ -70,7 +70,7 @@ func TestWithoutATokenOnlyTheLoopbackIsListenedOn(t *testing.T) {
 	g := start(t)
 	everywhere, err := net.Listen("tcp", "0.0.0.0:0")
 	require.NoError(t, err)
-	require.ErrorContains(t, g.svc.serveOn(t.Context(), everywhere), "not the loopback")
+	require.ErrorContains(t, g.svc.serveOn(t.Context(), everywhere), "not a loopback address")
 	_, err = everywhere.Accept()
 	require.ErrorIs(t, err, net.ErrClosed, "nobody was let in")
 }

@@ -2,36 +2,34 @@ package main
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"unicode/utf8"
 )
 
-// envelope is what answers look like.
+// envelope is the body of most answers.
 type envelope struct {
 	Success bool    `json:"success"`
-	Data    any     `json:"data"`           // null when it did not succeed
-	Error   *string `json:"error"`          // for people; null when it succeeded
-	Code    string  `json:"code,omitempty"` // for programs: what kind of error it is
+	Data    any     `json:"data"`           // null if the request failed, but false after a lost compare-and-swap
+	Error   *string `json:"error"`          // for people; null if the request succeeded
+	Code    string  `json:"code,omitempty"` // for programs; absent if the request succeeded
 }
 
-// recorder writes an answer, and remembers what was written.
+// recorder writes an answer and records its status and size.
 type recorder struct {
 	http.ResponseWriter
 
-	status int
-	bytes  int
-	held   []func() // gives back what the answer holds
+	status   int
+	bytes    int
+	releases []func()
 }
 
-// onRelease has f called when the answer is written.
-func (w *recorder) onRelease(f func()) { w.held = append(w.held, f) }
+// onRelease registers f to be called once the answer is written.
+func (w *recorder) onRelease(f func()) { w.releases = append(w.releases, f) }
 
-// release gives back what the answer has held.
+// release releases what the answer has held in memory.
 func (w *recorder) release() {
-	for _, f := range w.held {
+	for _, f := range w.releases {
 		f()
 	}
 }
@@ -55,9 +53,9 @@ func (w *recorder) write(a *answer) error {
 
 // refuse sends an error.
 func (w *recorder) refuse(r *refusal) {
-	body, err := marshal(envelope{Error: &r.text, Code: r.code})
+	body, err := marshal(envelope{Data: r.data, Error: &r.text, Code: r.code})
 	if err != nil {
-		body = nil // cannot be: it is text
+		body = nil // cannot happen: it is text
 	}
 	w.send(r.status, "application/json", r.header, body)
 }
@@ -74,41 +72,14 @@ func (w *recorder) send(status int, contentType string, header map[string]string
 	}
 	w.status = status
 	w.WriteHeader(status)
-	w.bytes, _ = w.Write(body) // who asked has gone
+	w.bytes, _ = w.Write(body) // a client that has gone needs no answer
 }
 
-// marshal is json.Marshal that leaves <, > and & alone, since nobody takes this for HTML.
+// marshal is json.Marshal without the escapes for HTML, which this is not.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	err := enc.Encode(v)
 	return b.Bytes(), err
-}
-
-// text is a key or a value as JSON can carry it: as it is, or in base64 where it is not UTF-8.
-func text(value []byte) (s, encoding string) {
-	if utf8.Valid(value) {
-		return string(value), ""
-	}
-	return base64Of(value), base64Name
-}
-
-// weightOf is how many bytes text has at the most as JSON.
-func weightOf(value []byte) int {
-	if !utf8.Valid(value) {
-		return base64.StdEncoding.EncodedLen(len(value))
-	}
-	n := len(value)
-	for _, c := range string(value) {
-		switch {
-		case c < ' ':
-			n += 5 // \u0000
-		case c == '\u2028', c == '\u2029':
-			n += 3
-		case c == '"', c == '\\':
-			n++
-		}
-	}
-	return n
 }

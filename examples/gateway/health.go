@@ -9,31 +9,34 @@ import (
 	"github.com/etcdkit/etcdkit"
 )
 
-// healthBody says whether etcd answers. It is not in an envelope: probes look at the status, and people at this.
+// healthBody says whether etcd answers. It has no envelope: probes look at the status only. The
+// details can be switched off, since the route needs no token.
 type healthBody struct {
 	Status         string    `json:"status"` // UP or DOWN
-	Message        string    `json:"message"`
-	ActiveWatchers int       `json:"activeWatchers"`
-	Timestamp      time.Time `json:"timestamp"`
+	Message        string    `json:"message,omitempty"`
+	ActiveWatchers *int      `json:"activeWatchers,omitempty"`
+	Timestamp      time.Time `json:"timestamp,omitzero"`
 }
 
-// health is 200 when a linearizable read was answered within 2 s, and 503 when it was not. It writes nothing, and however
-// many ask, etcd is asked once at a time. It needs no token and names no address.
+// health returns 200 if etcd has answered a linearizable read within 2 s, and 503 otherwise. It
+// writes nothing, and concurrent requests share one read. It needs no token and shows no address.
 func (s *service) health(r *request) (answer, error) {
-	var probe probe
-	s.ready.ServeHTTP(&probe, r.Request)
-	body := healthBody{
-		Status: "UP", Message: "etcd answers", ActiveWatchers: s.client.Watcher().Active(), Timestamp: time.Now().UTC(),
+	var result readiness
+	s.ready.ServeHTTP(&result, r.Request)
+	body, message := healthBody{Status: "UP"}, "etcd answers"
+	if result.status != http.StatusOK {
+		body.Status, message = "DOWN", result.body.Reason
 	}
-	if probe.status != http.StatusOK {
-		body.Status, body.Message = "DOWN", probe.body.Reason
+	if s.set.Gateway.HealthDetails {
+		body.Message, body.ActiveWatchers = message, new(s.client.Watcher().Active())
+		body.Timestamp = time.Now().UTC()
 	}
 	text, err := marshal(body)
-	return answer{status: probe.status, bare: text, contentType: "application/json"}, err
+	return answer{status: result.status, bare: text, contentType: "application/json"}, err
 }
 
-// probe takes the answer of etcdkit's own readiness handler.
-type probe struct {
+// readiness records the answer of etcdkit's readiness handler.
+type readiness struct {
 	status int
 	body   struct {
 		Reason string `json:"reason"`
@@ -41,23 +44,23 @@ type probe struct {
 	header http.Header
 }
 
-// Header is not looked at.
-func (p *probe) Header() http.Header {
+// Header returns headers that are discarded.
+func (p *readiness) Header() http.Header {
 	if p.header == nil {
 		p.header = http.Header{}
 	}
 	return p.header
 }
 
-// WriteHeader takes the status.
-func (p *probe) WriteHeader(status int) { p.status = status }
+// WriteHeader records the status.
+func (p *readiness) WriteHeader(status int) { p.status = status }
 
-// Write takes the body, which comes in one piece.
-func (p *probe) Write(b []byte) (int, error) { return len(b), json.Unmarshal(b, &p.body) }
+// Write records the body, which the handler writes at once.
+func (p *readiness) Write(b []byte) (int, error) { return len(b), json.Unmarshal(b, &p.body) }
 
 // memberBody is a member of the cluster.
 type memberBody struct {
-	ID          string   `json:"id,omitempty"` // in hexadecimal, as etcdctl has it; none for an endpoint that nobody knows
+	ID          string   `json:"id,omitempty"` // in hexadecimal; absent if the endpoint did not answer
 	Name        string   `json:"name,omitempty"`
 	PeerURLs    []string `json:"peerURLs,omitempty"`
 	ClientURLs  []string `json:"clientURLs,omitempty"`
@@ -74,7 +77,7 @@ type memberBody struct {
 	Alarms      []string `json:"alarms,omitempty"`
 }
 
-// cluster is the members, those that do not answer included. It needs no quorum.
+// cluster lists the members, including those that do not answer. It needs no quorum.
 func (s *service) cluster(r *request) (answer, error) {
 	members, err := s.client.Members(r.Context())
 	if err != nil {
@@ -84,14 +87,14 @@ func (s *service) cluster(r *request) (answer, error) {
 	for n := range members {
 		bodies[n] = memberBodyOf(&members[n])
 	}
-	return answer{data: map[string]any{"members": bodies}}, nil
+	return answer{data: bodies}, nil
 }
 
 func memberBodyOf(m *etcdkit.Member) memberBody {
 	b := memberBody{
-		Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Endpoint: m.Endpoint, Reachable: m.Reachable, Error: m.Err,
-		Leader: m.Leader, Learner: m.Learner, Evicted: m.Evicted, Version: m.Version, RaftLag: m.RaftLag,
-		DBSize: m.DBSize, DBSizeInUse: m.DBSizeInUse, Alarms: m.Alarms,
+		Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Endpoint: m.Endpoint,
+		Reachable: m.Reachable, Error: m.Err, Leader: m.Leader, Learner: m.Learner, Evicted: m.Evicted,
+		Version: m.Version, RaftLag: m.RaftLag, DBSize: m.DBSize, DBSizeInUse: m.DBSizeInUse, Alarms: m.Alarms,
 	}
 	if m.ID != 0 {
 		b.ID = strconv.FormatUint(m.ID, 16)

@@ -1,32 +1,23 @@
 package main
 
 import (
-	"encoding/base64"
-	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// base64Name is the encoding of values that JSON cannot carry as they are.
-const base64Name = "base64"
-
-func base64Of(value []byte) string { return base64.StdEncoding.EncodeToString(value) }
-
-// entryBody is a key as it is answered with.
+// entryBody is a key with its metadata.
 type entryBody struct {
 	Key            string `json:"key"`
-	KeyEncoding    string `json:"keyEncoding,omitempty"` // "base64" where the key is not UTF-8
+	KeyEncoding    string `json:"keyEncoding,omitempty"` // "base64" if the key is not UTF-8
 	Value          string `json:"value"`
-	Encoding       string `json:"encoding,omitempty"` // "base64" where the value is not UTF-8
+	Encoding       string `json:"encoding,omitempty"` // "base64" if the value is not UTF-8
 	CreateRevision int64  `json:"createRevision"`
 	ModRevision    int64  `json:"modRevision"`
 	Version        int64  `json:"version"`
-	Lease          string `json:"lease,omitempty"` // in hexadecimal, as etcdctl has it
+	Lease          string `json:"lease,omitempty"` // in hexadecimal, as etcdctl prints it
 }
 
 func bodyOf(e kv.Entry[[]byte]) entryBody {
@@ -39,18 +30,19 @@ func bodyOf(e kv.Entry[[]byte]) entryBody {
 	return b
 }
 
-// writtenBody is what a write is answered with.
+// writtenBody is the answer to a put.
 type writtenBody struct {
 	Key      string `json:"key"`
 	Revision int64  `json:"revision"`
 }
 
-// written is the answer to a write. Its ETag is the key's until the next write.
-func written(status int, key string, rev int64) answer {
-	return answer{status: status, data: writtenBody{Key: key, Revision: rev}, header: etag(rev)}
+// deletedBody is the answer to a delete: how many keys it has deleted.
+type deletedBody struct {
+	Deleted int `json:"deleted"`
 }
 
-// getKey reads a key: from etcd, or with ?cached=true from memory.
+// getKey reads a key from etcd, or with ?cached=true from memory. The answer is the value, or with
+// ?metadata=true an [entryBody].
 func (s *service) getKey(r *request) (answer, error) {
 	key, err := r.key()
 	if err != nil {
@@ -60,32 +52,46 @@ func (s *service) getKey(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	header := map[string]string{}
-	var e kv.Entry[[]byte]
-	if cached && s.cached != nil {
-		e, err = s.cached.Get(r.Context(), key)
-		header["Age"] = strconv.Itoa(int(s.cached.Age().Seconds()))
-	} else {
-		e, err = s.client.KV().Get(r.Context(), key)
-	}
+	metadata, err := r.flag("metadata")
 	if err != nil {
 		return answer{}, err
 	}
-	header["ETag"] = etag(e.ModRevision)["ETag"]
-	return answer{data: bodyOf(e), header: header}, nil
+	e, age, err := s.read(r, key, cached)
+	if err != nil {
+		return answer{}, err
+	}
+	header := etag(e.ModRevision)
+	if age != "" {
+		header["Age"] = age
+	}
+	if metadata {
+		return answer{data: bodyOf(e), header: header}, nil
+	}
+	value, err := plainText(e.Value)
+	return answer{data: value, header: header}, err
 }
 
-// putBody is what is to be written.
+// read returns a key, and for a read from memory how many seconds of changes it may have missed.
+func (s *service) read(r *request, key string, cached bool) (e kv.Entry[[]byte], age string, err error) {
+	if !cached || s.cached == nil {
+		e, err = s.client.KV().Get(r.Context(), key)
+		return e, "", err
+	}
+	e, err = s.cached.Get(r.Context(), key)
+	return e, strconv.Itoa(int(s.cached.Age().Seconds())), err
+}
+
+// putBody is the body of a put.
 type putBody struct {
 	Value      *string `json:"value"`
 	Encoding   string  `json:"encoding"`
 	TTLSeconds *int64  `json:"ttlSeconds"`
 }
 
-// putKey writes a key: whatever stands there; only if nothing does (If-None-Match: *); or only if it is still as it was
-// read (If-Match).
+// putKey writes a key. With "If-None-Match: *" the key must not exist; with If-Match it must not
+// have changed since it was read.
 func (s *service) putKey(r *request) (answer, error) {
-	key, err := r.writable()
+	key, err := r.writableKey()
 	if err != nil {
 		return answer{}, err
 	}
@@ -101,11 +107,11 @@ func (s *service) putKey(r *request) (answer, error) {
 	if err := decode(r, &body); err != nil {
 		return answer{}, err
 	}
-	value, err := valueOf("value", body.Value, body.Encoding)
+	value, err := s.parseValue("value", body.Value, body.Encoding)
 	if err != nil {
 		return answer{}, err
 	}
-	options, err := ttl(body.TTLSeconds)
+	options, err := withTTL(body.TTLSeconds)
 	if err != nil {
 		return answer{}, err
 	}
@@ -122,12 +128,13 @@ func (s *service) putKey(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return written(status, key, rev), nil
+	return answer{status: status, data: writtenBody{Key: key, Revision: rev}, header: etag(rev)}, nil
 }
 
-// deleteKey deletes a key, with If-Match only if it is still as it was read.
+// deleteKey deletes a key, with If-Match only if it has not changed since it was read. Deleting a
+// key that does not exist succeeds.
 func (s *service) deleteKey(r *request) (answer, error) {
-	key, err := r.writable()
+	key, err := r.writableKey()
 	if err != nil {
 		return answer{}, err
 	}
@@ -144,22 +151,22 @@ func (s *service) deleteKey(r *request) (answer, error) {
 	case err != nil:
 		return answer{}, err
 	case rev == 0:
-		return answer{}, kv.ErrNotFound
+		return answer{data: deletedBody{}}, nil
 	}
-	return answer{data: writtenBody{Key: key, Revision: rev}}, nil
+	return answer{data: deletedBody{Deleted: 1}, header: revisionHeader(rev)}, nil
 }
 
-// casBody is a value, and what is to stand in its place.
+// casBody is the body of a compare-and-swap.
 type casBody struct {
 	ExpectedValue *string `json:"expectedValue"`
 	NewValue      *string `json:"newValue"`
 	Encoding      string  `json:"encoding"` // of both
 }
 
-// compareAndSwap writes a key if its value is the one expected. Whoever has read the key does better with If-Match, which
-// also notices a value that was changed and changed back.
+// compareAndSwap writes a key if its value is the expected one. A caller that has read the key
+// should use If-Match instead, which also notices a value that was changed and changed back.
 func (s *service) compareAndSwap(r *request) (answer, error) {
-	key, err := r.writable()
+	key, err := r.writableKey()
 	if err != nil {
 		return answer{}, err
 	}
@@ -167,69 +174,41 @@ func (s *service) compareAndSwap(r *request) (answer, error) {
 	if err := decode(r, &body); err != nil {
 		return answer{}, err
 	}
-	expected, err := valueOf("expectedValue", body.ExpectedValue, body.Encoding)
+	expected, err := s.parseValue("expectedValue", body.ExpectedValue, body.Encoding)
 	if err != nil {
 		return answer{}, err
 	}
-	value, err := valueOf("newValue", body.NewValue, body.Encoding)
+	value, err := s.parseValue("newValue", body.NewValue, body.Encoding)
 	if err != nil {
 		return answer{}, err
 	}
 	rev, err := s.client.KV().CompareAndSwap(r.Context(), key, expected, value)
 	if s.cached != nil {
-		s.cached.Invalidate(key) // it did not go through the cache's own store
+		s.cached.Invalidate(key) // the write has bypassed the cache's own store
 	}
 	if err != nil {
 		return answer{}, err
 	}
-	return written(http.StatusOK, key, rev), nil
+	return answer{data: true, header: etag(rev)}, nil
 }
 
-// reserved is the dirs that other parts keep.
-func reserved() []string { return []string{"services/", "locks/", "elections/", ".etcdkit/"} }
+// reservedDirs returns the dirs that other parts of etcdkit use.
+func reservedDirs() []string { return []string{"services/", "locks/", "elections/", ".etcdkit/"} }
 
-// writable is key for a write. What other parts keep in the same namespace is not to be written as if it were data: a
-// key among those of a lock would block it.
-func (r *request) writable() (string, error) {
+// writableKey returns the key of a write. It refuses keys that other parts of etcdkit use in the
+// same namespace: a stray key in the queue of a lock would block the lock.
+func (r *request) writableKey() (string, error) {
 	key, err := r.key()
 	if err != nil {
 		return "", err
 	}
-	for _, dir := range reserved() {
+	for _, dir := range reservedDirs() {
 		if strings.HasPrefix(key, dir) {
-			return "", &refusal{status: http.StatusForbidden, code: "reserved", text: "keys below " + dir + " are not written here"}
+			return "", &refusal{
+				status: http.StatusForbidden, code: "reserved",
+				text: "keys below " + dir + " cannot be written through the gateway",
+			}
 		}
 	}
 	return key, nil
-}
-
-// valueOf is a value from a body.
-func valueOf(name string, said *string, encoding string) ([]byte, error) {
-	if said == nil {
-		return nil, badBody("field \"" + name + "\" is missing")
-	}
-	switch encoding {
-	case "", "utf8":
-		return []byte(*said), nil
-	case base64Name:
-		value, err := base64.StdEncoding.Strict().DecodeString(*said)
-		if err != nil || strings.ContainsAny(*said, "\r\n") { // which the decoder skips
-			return nil, badBody(fmt.Sprintf("field %q is not base64", name))
-		}
-		return value, nil
-	}
-	return nil, badBody(`field "encoding" is "utf8" or "base64"`)
-}
-
-// ttl is the option for a number of seconds. What etcd does not accept is refused by kv.
-func ttl(seconds *int64) ([]kv.PutOption, error) {
-	switch {
-	case seconds == nil:
-		return nil, nil
-	case *seconds < 1:
-		return nil, badBody("ttlSeconds is 1 at least")
-	case *seconds > math.MaxInt64/int64(time.Second):
-		return nil, badBody("ttlSeconds is more than etcd can count")
-	}
-	return []kv.PutOption{kv.WithTTL(time.Duration(*seconds) * time.Second)}, nil
 }

@@ -30,10 +30,11 @@ func TestTheLimitsAreThoseOfTheSettings(t *testing.T) {
 	assert.Equal(t, 431, g.do("GET", kvPath+"a", "", "X-Long", strings.Repeat("x", 12_000)).status, "the default would take it")
 
 	for _, key := range []string{"a/2", "a/3"} {
-		require.Equal(t, 200, g.do("PUT", kvPath+key, `{"value": ""}`).status)
+		require.Equal(t, 200, g.do("PUT", kvPath+key, `{"value": "v"}`).status)
 	}
-	assert.Len(t, g.do("GET", kvPath+"prefix/a", "").field(t, "entries"), 2)
-	assert.Equal(t, 400, g.do("GET", kvPath+"prefix/a?limit=3", "").status)
+	assert.Len(t, g.do("GET", kvPath+"prefix/a?metadata=true", "").field(t, "entries"), 2)
+	assert.Equal(t, 400, g.do("GET", kvPath+"prefix/a?metadata=true&limit=3", "").status)
+	assert.Equal(t, 413, g.do("GET", kvPath+"prefix/a", "").status, "a map has no pages")
 
 	conn := g.conn("GET " + kvPath + "a HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	defer conn.Close()

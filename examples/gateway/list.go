@@ -4,22 +4,25 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"net/http"
+	"unicode/utf8"
 
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// listBody is a page of entries. All pages that follow from one first page are of one revision.
+// listBody is a page of entries. All pages that follow from one first page show one revision.
 type listBody struct {
 	Entries  []entryBody `json:"entries"`
 	Revision int64       `json:"revision"`
 	Total    int64       `json:"total"`            // of all pages
-	Cursor   string      `json:"cursor,omitempty"` // for the next page; none on the last one
+	Cursor   string      `json:"cursor,omitempty"` // of the next page; none on the last one
 }
 
-// cursor is where a page has ended. It is no secret and no permission: whatever it says, the listing stays below the prefix.
+// cursor says where a page ends. It is neither a secret nor a permission: whatever a client sends,
+// the listing stays below the prefix.
 type cursor struct {
 	Prefix   string `json:"p"`
-	After    []byte `json:"a"` // which need not be UTF-8
+	After    []byte `json:"a"` // a key, which need not be UTF-8
 	Revision int64  `json:"r"`
 	Total    int64  `json:"t"`
 }
@@ -27,79 +30,146 @@ type cursor struct {
 func (c cursor) String() string {
 	b, err := json.Marshal(c)
 	if err != nil {
-		return "" // cannot be: it is text and numbers
+		return "" // cannot happen: these are strings and numbers
 	}
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func parseCursor(said, prefix string) (c cursor, err error) {
-	b, err := base64.RawURLEncoding.DecodeString(said)
+func parseCursor(raw, prefix string) (c cursor, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(raw)
 	if err == nil {
 		err = json.Unmarshal(b, &c)
 	}
-	if err != nil || c.Prefix != prefix || c.Revision < 1 || c.Total < 0 || !bytes.HasPrefix(c.After, []byte(prefix)) || len(c.After) == 0 {
-		return cursor{}, badQuery("the cursor is not one that was given for this prefix")
+	if err != nil || c.Prefix != prefix || c.Revision < 1 || c.Total < 0 ||
+		!bytes.HasPrefix(c.After, []byte(prefix)) || len(c.After) == 0 {
+		return cursor{}, badQuery("the cursor was not issued for this prefix")
 	}
 	return c, nil
 }
 
-// fullPages is how many pages of the most bytes may be in memory at a time. When there are as many, pages are short.
-const fullPages = 16
+// maxFullPages is how many pages of the largest size may be in memory at a time. Beyond it, pages
+// are short.
+const maxFullPages = 16
 
-// listPrefix lists what lies below a dir, a page at a time. Pages are bounded in bytes as well as in entries: a thousand of the
-// largest values would be more than a gigabyte.
+// listPrefix lists the keys below a dir. The answer is a map from key to value, or with
+// ?metadata=true a [listBody].
 func (s *service) listPrefix(r *request) (answer, error) {
 	prefix, err := r.prefix()
 	if err != nil {
 		return answer{}, err
 	}
+	metadata, err := r.flag("metadata")
+	if err != nil {
+		return answer{}, err
+	}
+	if metadata {
+		return s.listPage(r, prefix)
+	}
+	for _, name := range []string{"limit", "cursor"} {
+		if _, ok := r.query[name]; ok {
+			return answer{}, badQuery(name + " needs metadata=true")
+		}
+	}
+	return s.listMap(r, prefix)
+}
+
+// listMap answers with all keys below a dir, if one answer can hold them.
+func (s *service) listMap(r *request, prefix string) (answer, error) {
+	start, err := s.firstCursor(r, prefix)
+	if err != nil {
+		return answer{}, err
+	}
+	p, err := s.readPage(r, start, s.set.Gateway.Limits.PageEntries)
+	switch {
+	case err != nil:
+		return answer{}, err
+	case p.crowded:
+		return answer{}, tooBusy("too many listings are in memory")
+	case p.more:
+		return answer{}, &refusal{
+			status: http.StatusRequestEntityTooLarge, code: "too_large",
+			text: "the prefix has more than one answer can hold: use ?metadata=true, which answers in pages",
+		}
+	}
+	all := make(map[string]string, len(p.entries))
+	for _, e := range p.entries {
+		if !utf8.ValidString(e.Key) || !utf8.Valid(e.Value) {
+			key, _ := text([]byte(e.Key))
+			return answer{}, notText("the value or the key of " + key)
+		}
+		all[e.Key] = string(e.Value)
+	}
+	return answer{data: all, header: revisionHeader(start.Revision)}, nil
+}
+
+// listPage answers with one page, which a large dir needs.
+func (s *service) listPage(r *request, prefix string) (answer, error) {
 	limit, err := r.number("limit", s.set.Gateway.Limits.PageEntries)
 	if err != nil {
 		return answer{}, err
 	}
-	var at cursor
-	if said, ok := r.query["cursor"]; ok {
-		at, err = parseCursor(said, prefix)
+	var start cursor
+	if raw, ok := r.query["cursor"]; ok {
+		start, err = parseCursor(raw, prefix)
 	} else {
-		at, err = s.beginning(r, prefix)
+		start, err = s.firstCursor(r, prefix)
 	}
 	if err != nil {
 		return answer{}, err
 	}
-	page, err := s.page(r, at, limit)
-	return answer{data: page}, err
+	p, err := s.readPage(r, start, limit)
+	if err != nil {
+		return answer{}, err
+	}
+	body := listBody{Entries: make([]entryBody, len(p.entries)), Revision: start.Revision, Total: start.Total}
+	for n, e := range p.entries {
+		body.Entries[n] = bodyOf(e)
+	}
+	if p.more {
+		next := start
+		next.After = []byte(p.entries[len(p.entries)-1].Key)
+		body.Cursor = next.String()
+	}
+	return answer{data: body, header: revisionHeader(start.Revision)}, nil
 }
 
-// beginning is the place before the first page, at the current revision.
-func (s *service) beginning(r *request, prefix string) (cursor, error) {
+// firstCursor returns the cursor of the first page, at the current revision.
+func (s *service) firstCursor(r *request, prefix string) (cursor, error) {
 	first, err := s.client.KV().Page(r.Context(), prefix, 1, "")
 	return cursor{Prefix: prefix, Revision: first.Revision, Total: first.Total}, err
 }
 
-// page lists from a place on. What does not belong on the page is not read: leaving the loop ends the listing. What is on it
-// counts among all pages in memory until it is sent.
-func (s *service) page(r *request, at cursor, limit int) (listBody, error) {
-	page := listBody{Entries: []entryBody{}, Revision: at.Revision, Total: at.Total}
-	options := []kv.ListOption{kv.WithRevision(at.Revision), kv.WithLimit(limit + 1)}
-	if len(at.After) > 0 {
-		options = append(options, kv.WithAfter(string(at.After)))
+// page is a part of a listing.
+type page struct {
+	entries []kv.Entry[[]byte]
+	more    bool // entries are left
+	crowded bool // because the pages in memory are too many, not because this one is full
+}
+
+// readPage reads entries from a cursor on. A page is bounded in bytes as well as in entries, since
+// a thousand of the largest values are more than a gigabyte. Its bytes count among those of all
+// pages in memory until the answer is sent. Leaving the loop ends the read on the server.
+func (s *service) readPage(r *request, start cursor, limit int) (p page, err error) {
+	options := []kv.ListOption{kv.WithRevision(start.Revision), kv.WithLimit(limit + 1)}
+	if len(start.After) > 0 {
+		options = append(options, kv.WithAfter(string(start.After)))
 	}
-	size, most := 0, s.set.Gateway.Limits.PageBytes
+	size, maxSize := 0, s.set.Gateway.Limits.PageBytes
 	r.out.onRelease(func() { s.listed.Add(-int64(size)) })
-	for e, err := range s.client.KV().List(r.Context(), at.Prefix, options...) {
+	for e, err := range s.client.KV().List(r.Context(), start.Prefix, options...) {
 		if err != nil {
-			return listBody{}, err
+			return page{}, err
 		}
 		weight := weightOf([]byte(e.Key)) + weightOf(e.Value)
-		full := size+weight > most || s.listed.Load() > fullPages*int64(most)
-		if n := len(page.Entries); n == limit || n > 0 && full {
-			page.Cursor = at.String()
+		full := len(p.entries) == limit || size+weight > maxSize
+		crowded := s.listed.Load() > maxFullPages*int64(maxSize)
+		if len(p.entries) > 0 && (full || crowded) {
+			p.more, p.crowded = true, !full
 			break
 		}
 		size += weight
 		s.listed.Add(int64(weight))
-		at.After = []byte(e.Key)
-		page.Entries = append(page.Entries, bodyOf(e))
+		p.entries = append(p.entries, e)
 	}
-	return page, nil
+	return p, nil
 }

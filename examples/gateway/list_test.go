@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func TestAListingHasPagesOfOneRevision(t *testing.T) {
 	var revision any
 	cursor, pages := "", 0
 	for {
-		r := g.do("GET", kvPath+"prefix/users/?limit=10"+cursor, "")
+		r := g.do("GET", kvPath+"prefix/users/?metadata=true&limit=10"+cursor, "")
 		require.Equal(t, 200, r.status)
 		var page listBody
 		require.NoError(t, json.Unmarshal(r.Data, &page))
@@ -36,6 +37,7 @@ func TestAListingHasPagesOfOneRevision(t *testing.T) {
 			revision = page.Revision
 		}
 		assert.Equal(t, revision, page.Revision)
+		assert.Equal(t, strconv.FormatInt(page.Revision, 10), r.header.Get("Etcd-Revision"))
 		assert.Equal(t, int64(25), page.Total)
 		g.do("PUT", kvPath+"users/00a", `{"value": "later"}`)
 		g.do("PUT", kvPath+"users/99", `{"value": "later"}`)
@@ -50,10 +52,15 @@ func TestAListingHasPagesOfOneRevision(t *testing.T) {
 	assert.Equal(t, "users/00", keys[0])
 	assert.Equal(t, "users/24", keys[24])
 	for _, other := range []string{"prefix/users2", "prefix", "prefix/users/00"} {
-		assert.Equal(t, 400, g.do("GET", kvPath+other+"?cursor="+strings.TrimPrefix(cursor, "&cursor="), "").status, "a cursor of another prefix")
+		assert.Equal(t, 400, g.do("GET", kvPath+other+"?metadata=true&cursor="+strings.TrimPrefix(cursor, "&cursor="), "").status, "a cursor of another prefix")
 	}
-	for _, validationErr := range []string{"limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=", "limit=1&limit=2", "lmit=1", "%zz", "a;b"} {
-		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users/?"+validationErr, "").status, validationErr)
+	for _, query := range []string{
+		"limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=", "limit=1&limit=2", "lmit=1", "%zz", "a;b",
+	} {
+		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users/?metadata=true&"+query, "").status, query)
+	}
+	for _, query := range []string{"limit=1", "cursor=x", "metadata=yes", "metadata=false&limit=1"} {
+		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users/?"+query, "").status, query)
 	}
 }
 
@@ -65,7 +72,7 @@ func TestAPageOfLargeValuesIsShort(t *testing.T) {
 	}
 	var sizes []int
 	for cursor := ""; ; {
-		r := g.do("GET", kvPath+"prefix?key=big"+cursor, "")
+		r := g.do("GET", kvPath+"prefix?metadata=true&key=big"+cursor, "")
 		var page listBody
 		require.NoError(t, json.Unmarshal(r.Data, &page))
 		sizes = append(sizes, len(page.Entries))
@@ -83,13 +90,21 @@ func TestAListingIsOfADirOrOfEverything(t *testing.T) {
 	for _, key := range []string{"a/1", "a/2", "ab/3"} {
 		require.Equal(t, 200, g.do("PUT", kvPath+key, `{"value": "v"}`).status)
 	}
-	for target, want := range map[string]float64{
-		"prefix/a": 2, "prefix/a/": 2, "prefix?key=a": 2, "prefix?key=a/": 2, "prefix": 3, "prefix/": 3, "prefix?key=": 3, "prefix/none": 0,
+	const a, all = `{"a/1": "v", "a/2": "v"}`, `{"a/1": "v", "a/2": "v", "ab/3": "v"}`
+	for target, want := range map[string]string{
+		"prefix/a?": a, "prefix/a/?": a, "prefix?key=a&": a, "prefix?key=a/&": a,
+		"prefix?": all, "prefix/?": all, "prefix?key=&": all, "prefix/none?": `{}`,
 	} {
-		r := g.do("GET", kvPath+target, "")
+		r := g.do("GET", kvPath+strings.TrimRight(target, "?&"), "")
 		require.Equal(t, 200, r.status, target)
-		assert.InDelta(t, want, r.field(t, "total"), 0, target)
-		assert.Len(t, r.field(t, "entries"), int(want), target)
+		assert.JSONEq(t, want, string(r.Data), target)
+		assert.NotEmpty(t, r.header.Get("Etcd-Revision"))
+		var values map[string]string
+		require.NoError(t, json.Unmarshal(r.Data, &values))
+		r = g.do("GET", kvPath+target+"metadata=true", "")
+		require.Equal(t, 200, r.status, target)
+		assert.InDelta(t, len(values), r.field(t, "total"), 0, target)
+		assert.Len(t, r.field(t, "entries"), len(values), target)
 	}
 }
 
@@ -100,10 +115,10 @@ func TestPagesWhoseRevisionIsGoneSaySo(t *testing.T) {
 	for i := range 3 {
 		require.Equal(t, 200, g.do("PUT", kvPath+fmt.Sprint("a/", i), `{"value": "v"}`).status)
 	}
-	cursor := g.do("GET", kvPath+"prefix/a?limit=1", "").field(t, "cursor").(string)
+	cursor := g.do("GET", kvPath+"prefix/a?metadata=true&limit=1", "").field(t, "cursor").(string)
 	require.Equal(t, 200, g.do("PUT", kvPath+"a/3", `{"value": "v"}`).status)
 	server.Compact(0)
-	r := g.do("GET", kvPath+"prefix/a?limit=1&cursor="+cursor, "")
+	r := g.do("GET", kvPath+"prefix/a?metadata=true&limit=1&cursor="+cursor, "")
 	assert.Equal(t, 410, r.status)
 	assert.Equal(t, "gone", r.Code)
 }
@@ -136,7 +151,7 @@ func TestKeysThatAreNotUTF8AreListedOnce(t *testing.T) {
 		_, err := g.svc.client.KV().Put(t.Context(), key, []byte("v"))
 		require.NoError(t, err)
 	}
-	keys, pages := g.walk("prefix/a?limit=1")
+	keys, pages := g.walk("prefix/a?metadata=true&limit=1")
 	assert.Equal(t, []string{"a/1", "YS/+base64", "YS//base64", "YS//AA==base64"}, keys)
 	assert.Equal(t, 4, pages)
 }
@@ -148,7 +163,7 @@ func TestAPageIsMeasuredAsItIsSent(t *testing.T) {
 		_, err := g.svc.client.KV().Put(t.Context(), fmt.Sprint("a/", i), value)
 		require.NoError(t, err)
 	}
-	keys, pages := g.walk("prefix/a?limit=10")
+	keys, pages := g.walk("prefix/a?metadata=true&limit=10")
 	assert.Len(t, keys, 4)
 	assert.Equal(t, 4, pages)
 	for _, value := range []string{"", "x", "\x01\n\"\\", "\u2028\u2029ä\U0001F600\x7f", "\xff", "\xff\xfe\x00\x01"} {
@@ -165,13 +180,43 @@ func TestPagesAreShortWhileManyAreInMemory(t *testing.T) {
 	for i := range 3 {
 		require.Equal(t, 200, g.do("PUT", kvPath+fmt.Sprint("a/", i), `{"value": "v"}`).status)
 	}
-	others := int64(fullPages*g.svc.set.Gateway.Limits.PageBytes + 1)
+	others := int64(maxFullPages*g.svc.set.Gateway.Limits.PageBytes + 1)
 	g.svc.listed.Add(others)
-	keys, pages := g.walk("prefix/a?limit=3")
+	keys, pages := g.walk("prefix/a?metadata=true&limit=3")
 	assert.Equal(t, []string{"a/0", "a/1", "a/2"}, keys)
 	assert.Equal(t, 3, pages)
+	r := g.do("GET", kvPath+"prefix/a", "")
+	assert.Equal(t, 429, r.status, "a map has no pages: it may be tried again")
+	assert.Equal(t, "1", r.header.Get("Retry-After"))
 	g.svc.listed.Add(-others)
-	_, pages = g.walk("prefix/a?limit=3")
+	assert.Equal(t, 200, g.do("GET", kvPath+"prefix/a", "").status)
+	_, pages = g.walk("prefix/a?metadata=true&limit=3")
 	assert.Equal(t, 1, pages)
+	eventually(t, func() bool { return g.svc.listed.Load() == 0 }, "all is given back")
+}
+
+func TestGateway_RefusesMapsThatOneAnswerCannotHold(t *testing.T) {
+	t.Parallel()
+	g := start(t, func(s *settings.Settings) {
+		s.Gateway.Limits.PageEntries, s.Gateway.Limits.PageBytes = 3, 2000
+	})
+	put := func(key, value string) {
+		_, err := g.svc.client.KV().Put(t.Context(), key, []byte(value))
+		require.NoError(t, err)
+	}
+	for i := range 3 {
+		put(fmt.Sprint("many/", i), "v")
+		put(fmt.Sprint("big/", i), strings.Repeat("v", 900))
+	}
+	assert.Equal(t, 200, g.do("GET", kvPath+"prefix/many", "").status)
+	put("many/3", "v")
+	put("binary/value", "\xff")
+	put("binarykey/\xff", "v")
+	for prefix, want := range map[string]int{"many": 413, "big": 413, "binary": 406, "binarykey": 406} {
+		r := g.do("GET", kvPath+"prefix/"+prefix, "")
+		assert.Equal(t, want, r.status, prefix)
+		assert.Contains(t, r.Error, "?metadata=true", prefix)
+		assert.Equal(t, 200, g.do("GET", kvPath+"prefix/"+prefix+"?metadata=true", "").status, prefix)
+	}
 	eventually(t, func() bool { return g.svc.listed.Load() == 0 }, "all is given back")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -87,6 +88,7 @@ func (d document) check(t *testing.T, method, path string, r *reply) {
 	if !assert.NotNil(t, answer, "not described: "+said) {
 		return
 	}
+	d.checkHeaders(t, answer, r, said)
 	kind := r.header.Get("Content-Type")
 	plain, _, _ := strings.Cut(kind, ";")
 	content := d.at(answer, "content", plain)
@@ -100,8 +102,27 @@ func (d document) check(t *testing.T, method, path string, r *reply) {
 	}
 }
 
+// checkHeaders holds the headers of the gateway's own against those that an answer is described with.
+func (d document) checkHeaders(t *testing.T, answer map[string]any, r *reply, said string) {
+	t.Helper()
+	headers := d.at(answer, "headers")
+	for name := range headers {
+		if d.at(headers, name)["required"] == true {
+			assert.NotEmpty(t, r.header.Get(name), "no %s: %s", name, said)
+		}
+	}
+	for _, name := range []string{"ETag", "Age", revisionName} {
+		if r.header.Get(name) != "" {
+			assert.Contains(t, headers, name, said)
+		}
+	}
+}
+
 // valid holds a value against a schema, as far as this description uses them.
 func (d document) valid(schema map[string]any, v any, where string) error {
+	if choices, ok := schema["oneOf"].([]any); ok {
+		return d.validOne(choices, v, where)
+	}
 	if want, ok := schema["const"]; ok && !reflect.DeepEqual(want, v) {
 		return fmt.Errorf("%s is %v, not %v", where, v, want)
 	}
@@ -126,6 +147,20 @@ func (d document) valid(schema map[string]any, v any, where string) error {
 		if reflect.ValueOf(v).Kind() != kinds[schema["type"]] {
 			return fmt.Errorf("%s is %v, not a %v", where, v, schema["type"])
 		}
+	}
+	return nil
+}
+
+// validOne holds a value against schemas of which exactly one must accept it.
+func (d document) validOne(choices []any, v any, where string) error {
+	var errs []error
+	for _, choice := range choices {
+		if err := d.valid(d.at(choice), v, where); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) != len(choices)-1 {
+		return fmt.Errorf("%s: not exactly one of %d schemas accepts it: %w", where, len(choices), errors.Join(errs...))
 	}
 	return nil
 }
@@ -200,7 +235,7 @@ func TestTheDescriptionAndTheBodiesAreTheSame(t *testing.T) {
 	t.Parallel()
 	for schema, body := range map[string]any{
 		"Put": putBody{}, "CompareAndSwap": casBody{}, "Register": registerBody{}, "Entry": entryBody{}, "Written": writtenBody{},
-		"Page": listBody{}, "Instance": instanceBody{}, "Health": healthBody{}, "Member": memberBody{}, "Error": envelope{},
+		"Page": listBody{}, "Deleted": deletedBody{}, "Deregistered": deregisteredBody{}, "Info": infoBody{}, "NotSwapped": envelope{}, "Instance": instanceBody{}, "Health": healthBody{}, "Member": memberBody{}, "Error": envelope{},
 	} {
 		var fields []string
 		for f := range fieldsOf(reflect.TypeOf(body)) {
@@ -246,7 +281,7 @@ func TestTheDescriptionIsWhole(t *testing.T) {
 		ids[id] = true
 	}
 	info := fmt.Sprint(described.at(map[string]any(described), "info")["description"])
-	for _, dir := range reserved() {
+	for _, dir := range reservedDirs() {
 		assert.Contains(t, info, dir)
 	}
 	limit := described.at(map[string]any(described), "components", "parameters", "Limit", "schema")

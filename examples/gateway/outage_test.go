@@ -73,7 +73,7 @@ func TestWhileEtcdIsAwayAnswersComeInTimeAndSaySo(t *testing.T) {
 	proxy.Heal()
 	proxy.Accept()
 	eventually(t, func() bool { return g.do("GET", "/api/etcd/health", "").status == 200 }, "healthy again")
-	assert.Equal(t, "v", g.do("GET", kvPath+"k", "").field(t, "value"), "nothing was changed")
+	assert.Equal(t, "v", g.do("GET", kvPath+"k", "").text(t), "nothing was changed")
 	g.serves()
 }
 
@@ -88,7 +88,7 @@ func TestCachedReadsGoOnWithinTheirBoundWhileEtcdIsAway(t *testing.T) {
 	r := g.do("GET", kvPath+"k?cached=true", "")
 	if took := time.Since(began); took < time.Second { // otherwise this machine was too slow to tell
 		require.Equal(t, 200, r.status)
-		assert.Equal(t, "v", r.field(t, "value"))
+		assert.Equal(t, "v", r.text(t))
 	}
 	assert.Equal(t, 503, g.do("GET", kvPath+"k", "").status)
 	eventually(t, func() bool { return g.do("GET", kvPath+"k?cached=true", "").status == 503 }, "beyond the bound")
@@ -113,7 +113,7 @@ func TestAWriteWhoseAnswerIsLostIsUnknown(t *testing.T) {
 	proxy.Cut() // what was swallowed has broken the connection
 	proxy.Heal()
 	eventually(t, func() bool { return g.do("GET", kvPath+"k", "").status == 200 }, "well again")
-	assert.Equal(t, "w", g.do("GET", kvPath+"k", "").field(t, "value"), "it was carried out")
+	assert.Equal(t, "w", g.do("GET", kvPath+"k", "").text(t), "it was carried out")
 }
 
 func TestInstancesWhoseChangeIsYetToBeMadeAreUnknown(t *testing.T) {
@@ -184,21 +184,48 @@ func TestHealthTellsOfAClusterThatIsWell(t *testing.T) {
 	var health healthBody
 	require.NoError(t, json.Unmarshal(r.body, &health))
 	assert.Equal(t, "UP", health.Status)
-	assert.Equal(t, 1, health.ActiveWatchers, "that of the cache")
+	assert.Equal(t, 1, *health.ActiveWatchers, "that of the cache")
 	assert.WithinDuration(t, time.Now(), health.Timestamp, time.Minute)
 	g.instances("a")
 	require.NoError(t, json.Unmarshal(g.do("GET", "/api/etcd/health", "").body, &health))
-	assert.Equal(t, 2, health.ActiveWatchers)
+	assert.Equal(t, 2, *health.ActiveWatchers)
 	assert.Equal(t, before, g.everything(), "it writes nothing")
 
-	var body struct {
-		Members []memberBody `json:"members"`
-	}
-	require.NoError(t, json.Unmarshal(g.do("GET", "/api/etcd/health/cluster", "").Data, &body))
-	require.Len(t, body.Members, 1)
-	m := body.Members[0]
+	var members []memberBody
+	require.NoError(t, json.Unmarshal(g.do("GET", "/api/etcd/health/cluster", "").Data, &members))
+	require.Len(t, members, 1)
+	m := members[0]
 	assert.True(t, m.Leader && m.Reachable && !m.Learner && !m.Evicted)
 	assert.Regexp(t, `^[0-9a-f]+$`, m.ID)
 	assert.NotEmpty(t, m.Version)
 	assert.Positive(t, m.DBSize)
+}
+
+func TestGateway_HealthDetailsCanBeSwitchedOff(t *testing.T) {
+	t.Parallel()
+	g, proxy := behind(t, func(s *settings.Settings) { s.Gateway.HealthDetails = false })
+	assert.JSONEq(t, `{"status": "UP"}`, string(g.do("GET", "/api/etcd/health", "").body))
+	proxy.Refuse()
+	proxy.Cut()
+	eventually(t, func() bool {
+		r := g.do("GET", "/api/etcd/health", "")
+		return r.status == 503 && string(r.body) == `{"status":"DOWN"}`+"\n"
+	}, "it is noticed")
+}
+
+func TestGateway_InfoShowsSettingsWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	var info infoBody
+	require.NoError(t, json.Unmarshal(g.do("GET", "/api/etcd/info", "").Data, &info))
+	assert.Equal(t, g.svc.set.Etcd.Namespace, info.Namespace)
+	assert.Equal(t, etcdtest.Endpoints(), info.Endpoints)
+	assert.NotEmpty(t, info.Version)
+
+	// Whoever writes credentials into an endpoint does not get a gateway that shows them.
+	withPassword := strings.Replace(etcdtest.Endpoints()[0], "http://", "http://user:hunter2@", 1)
+	client, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: []string{withPassword}})
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+	assert.Nil(t, client)
+	assert.NotContains(t, err.Error(), "hunter2")
 }

@@ -61,9 +61,9 @@ func TestACursorThatWasMadeUpLeadsNowhereElse(t *testing.T) {
 	} {
 		c := good
 		edit(&c)
-		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users?cursor="+c.String(), "").status, name)
+		assert.Equal(t, 400, g.do("GET", kvPath+"prefix/users?metadata=true&cursor="+c.String(), "").status, name)
 	}
-	now, _ := g.do("GET", kvPath+"prefix/users", "").field(t, "revision").(float64)
+	now, _ := g.do("GET", kvPath+"prefix/users?metadata=true", "").field(t, "revision").(float64)
 	far := cursor{Prefix: "users/", After: []byte("users/\U0010ffff"), Revision: int64(now), Total: 1}
-	assert.Empty(t, g.do("GET", kvPath+"prefix/users?cursor="+far.String(), "").field(t, "entries"))
+	assert.Empty(t, g.do("GET", kvPath+"prefix/users?metadata=true&cursor="+far.String(), "").field(t, "entries"))
 }

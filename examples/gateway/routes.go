@@ -7,29 +7,30 @@ import (
 	"strings"
 )
 
-// route is a path and what can be done with it. A {name} in the pattern is one segment; a {name} at the end of a pattern
-// that says more is all that follows, one segment at least.
+// route is a path with its methods. A {name} in the pattern matches one segment. If more is set,
+// the last {name} matches all remaining segments, at least one.
 type route struct {
 	pattern string
-	more    bool // the last {name} may have slashes
-	slash   bool // the path may end in one
+	more    bool
+	slash   bool // the path may end in a slash
 	public  bool // needs no token and no slot
 	methods map[string]endpoint
 }
 
 // endpoint is one method of a route.
 type endpoint struct {
-	query      []string // the parameters that it knows
-	conditions []string // the headers that it may depend on
-	body       bool     // it takes one
+	query      []string // known parameters
+	conditions []string // supported conditional headers
+	body       bool     // takes a body
 	serve      func(r *request) (answer, error)
 }
 
-// table is all there is. The first route that matches is it: what begins with "prefix" or "cas" is not a key.
+// table returns all routes. The first one that matches wins, so that a path which begins with
+// "prefix" or "cas" does not name a key.
 func (s *service) table() []route {
 	kv := func(query ...string) map[string]endpoint {
 		return map[string]endpoint{
-			http.MethodGet:    {serve: s.getKey, query: append([]string{"cached"}, query...)},
+			http.MethodGet:    {serve: s.getKey, query: append([]string{"cached", "metadata"}, query...)},
 			http.MethodPut:    {serve: s.putKey, body: true, query: query, conditions: []string{ifMatch, ifNoneMatch}},
 			http.MethodDelete: {serve: s.deleteKey, query: query, conditions: []string{ifMatch}},
 		}
@@ -38,7 +39,9 @@ func (s *service) table() []route {
 		return map[string]endpoint{http.MethodPost: {serve: s.compareAndSwap, body: true, query: query}}
 	}
 	list := func(query ...string) map[string]endpoint {
-		return map[string]endpoint{http.MethodGet: {serve: s.listPrefix, query: append([]string{"limit", "cursor"}, query...)}}
+		return map[string]endpoint{
+			http.MethodGet: {serve: s.listPrefix, query: append([]string{"metadata", "limit", "cursor"}, query...)},
+		}
 	}
 	get := func(f func(r *request) (answer, error)) map[string]endpoint {
 		return map[string]endpoint{http.MethodGet: {serve: f}}
@@ -56,6 +59,7 @@ func (s *service) table() []route {
 			http.MethodPost:   {serve: s.register, body: true},
 			http.MethodDelete: {serve: s.deregister},
 		}},
+		{pattern: "/api/etcd/info", methods: get(s.info)},
 		{pattern: "/api/etcd/health", public: true, methods: get(s.health)},
 		{pattern: "/api/etcd/health/cluster", methods: get(s.cluster)},
 		{pattern: "/metrics", methods: get(s.exposition)},
@@ -63,7 +67,7 @@ func (s *service) table() []route {
 	}
 }
 
-// match finds the route of a path, and the values of its {name}s.
+// match returns the route of a path and the values of its {name}s, or nil.
 func (s *service) match(segments []string) (*route, map[string]string) {
 	for i := range s.routes {
 		if params, ok := s.routes[i].match(segments); ok {
@@ -94,7 +98,7 @@ func (r *route) match(segments []string) (params map[string]string, ok bool) {
 	return params, true
 }
 
-// endpoint is the one of a method. HEAD is GET without the body, which net/http leaves out.
+// endpoint returns the endpoint of a method. HEAD is GET; net/http omits the body.
 func (r *route) endpoint(method string) (endpoint, bool) {
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -103,7 +107,7 @@ func (r *route) endpoint(method string) (endpoint, bool) {
 	return e, ok
 }
 
-// allow is the header of that name.
+// allow returns the header of that name.
 func (r *route) allow() string {
 	all := slices.Collect(maps.Keys(r.methods))
 	if _, ok := r.methods[http.MethodGet]; ok {

@@ -8,7 +8,7 @@ import (
 	"github.com/etcdkit/etcdkit/discovery"
 )
 
-// instanceBody is an instance as it is registered, and as it is answered with.
+// instanceBody is an instance of a service.
 type instanceBody struct {
 	Service  string            `json:"serviceName"`
 	ID       string            `json:"instanceId"`
@@ -22,16 +22,19 @@ type instanceBody struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Status   string            `json:"status"`
 	Since    time.Time         `json:"registrationTime,omitzero"`
+
+	TTLSeconds int `json:"ttlSeconds,omitempty"` // in the answer to a registration
 }
 
 func instanceBodyOf(i *discovery.Instance) instanceBody {
 	return instanceBody{
-		Service: i.Service, ID: i.ID, Host: i.Host, Port: i.Port, Scheme: i.Scheme, Version: i.Version, Zone: i.Zone,
-		Weight: i.Weight, Tags: i.Tags, Metadata: i.Metadata, Status: string(i.Status), Since: i.Registered,
+		Service: i.Service, ID: i.ID, Host: i.Host, Port: i.Port, Scheme: i.Scheme, Version: i.Version,
+		Zone: i.Zone, Weight: i.Weight, Tags: i.Tags, Metadata: i.Metadata, Status: string(i.Status),
+		Since: i.Registered,
 	}
 }
 
-// registerBody is what is registered; the path says the rest.
+// registerBody is the body of a registration. The path names the service and the instance.
 type registerBody struct {
 	Host     string            `json:"host"`
 	Port     int               `json:"port"`
@@ -43,16 +46,17 @@ type registerBody struct {
 	Metadata map[string]string `json:"metadata"`
 }
 
-// register registers an instance, which this gateway then keeps registered until it is deregistered here or the gateway
-// ends; it does not look whether the instance lives. An instance that it keeps already is changed.
+// register registers an instance, or renews and changes one that this gateway has registered. The
+// instance is removed when it has not been renewed for ttlSeconds.
 func (s *service) register(r *request) (answer, error) {
 	var body registerBody
 	if err := decode(r, &body); err != nil {
 		return answer{}, err
 	}
 	i := discovery.Instance{
-		Service: r.params["service"], ID: r.params["id"], Host: body.Host, Port: body.Port, Scheme: body.Scheme,
-		Version: body.Version, Zone: body.Zone, Weight: body.Weight, Tags: body.Tags, Metadata: body.Metadata,
+		Service: r.params["service"], ID: r.params["id"], Host: body.Host, Port: body.Port,
+		Scheme: body.Scheme, Version: body.Version, Zone: body.Zone, Weight: body.Weight, Tags: body.Tags,
+		Metadata: body.Metadata,
 	}
 	isNew, err := s.registrations.put(r.Context(), i)
 	if err != nil {
@@ -63,23 +67,31 @@ func (s *service) register(r *request) (answer, error) {
 		status = http.StatusCreated
 	}
 	i.Status = discovery.Up
-	return answer{status: status, data: instanceBodyOf(&i)}, nil
+	data := instanceBodyOf(&i)
+	data.TTLSeconds = int(time.Duration(s.set.Gateway.RegistrationTTL).Seconds())
+	return answer{status: status, data: data}, nil
 }
 
-// deregister takes an instance back that was registered here.
+// deregisteredBody is the answer to a deregistration.
+type deregisteredBody struct {
+	Service string `json:"serviceName"`
+	ID      string `json:"instanceId"`
+}
+
+// deregister removes an instance that this gateway has registered.
 func (s *service) deregister(r *request) (answer, error) {
 	service, id := r.params["service"], r.params["id"]
 	if err := s.registrations.remove(r.Context(), service, id); err != nil {
 		return answer{}, err
 	}
-	return answer{data: map[string]string{"serviceName": service, "instanceId": id}}, nil
+	return answer{data: deregisteredBody{Service: service, ID: id}}, nil
 }
 
-// listInstances is who is registered, whoever has done it. Of a service that is watched the answer is from memory, and goes
-// on while etcd is away; Age tells how old it may be.
+// listInstances lists the instances of a service, whoever has registered them. A service that was
+// asked for lately is watched: the answer comes from memory, also while etcd does not answer, and
+// Age bounds how old it is.
 func (s *service) listInstances(r *request) (answer, error) {
-	service := r.params["service"]
-	all, age, err := s.views.instances(r.Context(), service)
+	all, age, err := s.views.instances(r.Context(), r.params["service"])
 	if err != nil {
 		return answer{}, err
 	}
@@ -87,17 +99,17 @@ func (s *service) listInstances(r *request) (answer, error) {
 	for n := range all {
 		bodies[n] = instanceBodyOf(&all[n])
 	}
-	return answer{
-		data:   map[string]any{"serviceName": service, "instances": bodies},
-		header: map[string]string{"Age": strconv.Itoa(int(age.Seconds()))},
-	}, nil
+	return answer{data: bodies, header: map[string]string{"Age": strconv.Itoa(int(age.Seconds()))}}, nil
 }
 
-// listServices is the names of all services that have an instance.
+// listServices lists the names of all services that have an instance.
 func (s *service) listServices(r *request) (answer, error) {
 	names, err := s.registry.Services(r.Context())
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{data: map[string]any{"services": names}}, nil
+	if names == nil {
+		names = []string{}
+	}
+	return answer{data: names}, nil
 }

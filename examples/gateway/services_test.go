@@ -28,13 +28,12 @@ func (g *rig) instances(service string) (out []instanceBody) {
 	r := g.do("GET", "/api/etcd/services/"+service+"/instances", "")
 	require.Equal(g.t, 200, r.status)
 	require.NotEmpty(g.t, r.header.Get("Age"))
-	var body struct {
-		Service   string         `json:"serviceName"`
-		Instances []instanceBody `json:"instances"`
+	require.NoError(g.t, json.Unmarshal(r.Data, &out))
+	for n := range out {
+		assert.Equal(g.t, service, out[n].Service)
+		assert.Zero(g.t, out[n].TTLSeconds)
 	}
-	require.NoError(g.t, json.Unmarshal(r.Data, &body))
-	assert.Equal(g.t, service, body.Service)
-	return body.Instances
+	return out
 }
 
 // eventually waits for something that a watch will tell.
@@ -47,14 +46,16 @@ func TestAnInstanceIsRegisteredChangedAndTakenBack(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	assert.Empty(t, g.instances("orders"))
-	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	created := g.do("POST", orders+"/a", instanceOK)
+	require.Equal(t, 201, created.status)
+	assert.InDelta(t, 30, created.field(t, "ttlSeconds"), 0)
 	eventually(t, func() bool { return len(g.instances("orders")) == 1 }, "registered")
 	got := g.instances("orders")[0]
 	assert.Equal(t, "10.0.0.7", got.Host)
 	assert.Equal(t, map[string]string{"owner": "payments"}, got.Metadata)
 	assert.Equal(t, "up", got.Status)
 	assert.False(t, got.Since.IsZero())
-	assert.Contains(t, string(g.do("GET", "/api/etcd/services", "").Data), `["orders"]`)
+	assert.JSONEq(t, `["orders"]`, string(g.do("GET", "/api/etcd/services", "").Data))
 
 	require.Equal(t, 200, g.do("POST", orders+"/a", `{"host": "10.0.0.8", "port": 8081, "version": "2", "tags": ["canary"]}`).status)
 	eventually(t, func() bool { return g.instances("orders")[0].Version == "2" }, "changed")
@@ -62,8 +63,59 @@ func TestAnInstanceIsRegisteredChangedAndTakenBack(t *testing.T) {
 	require.Equal(t, 200, g.do("DELETE", orders+"/a", "").status)
 	eventually(t, func() bool { return len(g.instances("orders")) == 0 }, "taken back")
 	assert.Equal(t, 404, g.do("DELETE", orders+"/a", "").status)
-	assert.JSONEq(t, `{"services": []}`, string(g.do("GET", "/api/etcd/services", "").Data))
+	assert.JSONEq(t, `[]`, string(g.do("GET", "/api/etcd/services", "").Data))
 	assert.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status, "and again")
+}
+
+func TestGateway_RegistrationExpiresUnlessRenewed(t *testing.T) {
+	t.Parallel()
+	const ttl = 2 * time.Second
+	g := start(t, func(s *settings.Settings) { s.Gateway.RegistrationTTL = etcdkit.Duration(ttl) })
+	start := time.Now()
+	require.Equal(t, 201, g.do("POST", orders+"/left", instanceOK).status)
+	require.Equal(t, 201, g.do("POST", orders+"/renewed", instanceOK).status)
+	store := g.svc.client.KV()
+	first, err := store.Get(t.Context(), "services/orders/instances/renewed")
+	require.NoError(t, err)
+	there := func(id string) bool {
+		ok, err := store.Exists(t.Context(), "services/orders/instances/"+id)
+		require.NoError(t, err)
+		return ok
+	}
+	renew := time.NewTicker(ttl / 8)
+	defer renew.Stop()
+	for there("left") {
+		<-renew.C
+		require.Equal(t, 200, g.do("POST", orders+"/renewed", instanceOK).status, "it is held all the time")
+		require.Less(t, time.Since(start), 20*time.Second, "it does not expire")
+	}
+	assert.GreaterOrEqual(t, time.Since(start), ttl)
+	now, err := store.Get(t.Context(), "services/orders/instances/renewed")
+	require.NoError(t, err)
+	assert.Equal(t, first.ModRevision, now.ModRevision, "renewing writes nothing")
+	eventually(t, func() bool { return g.svc.registrations.count() == 1 }, "the place is free")
+	assert.Equal(t, 404, g.do("DELETE", orders+"/left", "").status)
+	assert.Equal(t, 201, g.do("POST", orders+"/left", instanceOK).status, "and again")
+	eventually(t, func() bool { return !there("renewed") && !there("left") }, "nobody renews them")
+	eventually(t, func() bool { return g.svc.registrations.count() == 0 }, "no place is taken")
+	assert.Contains(t, g.log.String(), `"registration expired","service":"orders","instance":"left"`)
+}
+
+func TestGateway_RegistrationExpiresWhileEtcdIsAway(t *testing.T) {
+	t.Parallel()
+	g, proxy := behind(t, func(s *settings.Settings) {
+		s.Gateway.RegistrationTTL = etcdkit.Duration(2 * time.Second)
+	})
+	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
+	proxy.Refuse()
+	proxy.Cut()
+	eventually(t, func() bool { return g.svc.registrations.count() == 0 }, "given up")
+	proxy.Heal()
+	proxy.Accept()
+	eventually(t, func() bool {
+		ok, err := g.svc.client.KV().Exists(t.Context(), "services/orders/instances/a")
+		return err == nil && !ok
+	}, "it does not come back")
 }
 
 func TestWhatIsRegisteredComesBack(t *testing.T) {
@@ -118,7 +170,7 @@ func TestManyWhoRegisterAndTakeBackOneInstanceAreToldWhatIsTheCase(t *testing.T)
 	assert.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
 
 	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}
-	reg, err := g.svc.registrations.reserve(name{i.Service, i.ID})
+	reg, err := g.svc.registrations.renewOrReserve(instanceName{i.Service, i.ID})
 	require.NoError(t, err)
 	require.Equal(t, 200, g.do("DELETE", orders+"/a", "").status)
 	require.ErrorIs(t, g.svc.registrations.change(t.Context(), reg, i), errPending, "it was taken back meanwhile")
@@ -142,7 +194,7 @@ func TestInstancesThatCannotBeAreRefused(t *testing.T) {
 	for _, path := range []string{"/a%2Fb", "/a/b", "/", "//", "/.", "/%2e%2e", "/%00"} {
 		assert.Contains(t, []int{400, 404}, g.do("POST", orders+path, instanceOK).status, path)
 	}
-	assert.JSONEq(t, `{"services": []}`, string(g.do("GET", "/api/etcd/services", "").Data))
+	assert.JSONEq(t, `[]`, string(g.do("GET", "/api/etcd/services", "").Data))
 	assert.Zero(t, g.svc.registrations.count())
 }
 

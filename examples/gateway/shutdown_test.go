@@ -59,23 +59,23 @@ func TestTheGatewayEndsInOrder(t *testing.T) {
 		switch message {
 		case "gateway stops":
 			close(stopping)
-		case "http is drained":
+		case "requests drained":
 			steps = append(steps, "http")
 			_, err := net.Dial("tcp", g.addr)
 			assert.Error(t, err, "nobody is let in")
 			assert.NotErrorIs(t, cacheErr(), cache.ErrClosed)
 			assert.True(t, registered())
-		case "watches are closed":
+		case "watches closed":
 			steps = append(steps, "watches")
 			assert.ErrorIs(t, cacheErr(), cache.ErrClosed)
 			assert.Empty(t, g.watched())
 			assert.True(t, registered(), "the instance is there to the end")
-		case "registrations are closed":
+		case "registrations closed":
 			steps = append(steps, "registrations")
 			assert.False(t, registered())
 			_, err := g.svc.client.KV().Exists(context.WithoutCancel(t.Context()), "k")
 			assert.NoError(t, err, "the client goes on")
-		case "the client is closed":
+		case "client closed":
 			steps = append(steps, "client")
 			_, err := g.svc.client.KV().Exists(context.WithoutCancel(t.Context()), "k")
 			assert.ErrorIs(t, err, etcdkit.ErrClosed)
@@ -105,7 +105,7 @@ func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
 	eventually(t, func() bool { return len(g.svc.receiving) == 1 }, "its body is on its way")
 	g.cancel()
 	require.ErrorContains(t, g.stopped(), "cut off")
-	assert.Contains(t, g.log.String(), "the client is closed")
+	assert.Contains(t, g.log.String(), "client closed")
 }
 
 func TestTheGatewayEndsWhileEtcdIsAway(t *testing.T) {
@@ -119,7 +119,7 @@ func TestTheGatewayEndsWhileEtcdIsAway(t *testing.T) {
 	g.cancel()
 	_ = g.stopped() // the instance is left to its TTL
 	assert.Less(t, time.Since(began), 25*time.Second)
-	assert.Contains(t, g.log.String(), "the client is closed")
+	assert.Contains(t, g.log.String(), "client closed")
 }
 
 func TestAListenerThatFailsLetsRequestsFinish(t *testing.T) {
@@ -142,7 +142,7 @@ func TestAListenerThatFailsLetsRequestsFinish(t *testing.T) {
 	_ = resp.Body.Close()
 	assert.Equal(t, 200, resp.StatusCode, "it is finished")
 	require.ErrorIs(t, <-ended, net.ErrClosed)
-	assert.Contains(t, g.log.String(), "http is drained")
+	assert.Contains(t, g.log.String(), "requests drained")
 }
 
 // withoutEtcd takes from the environment what names an etcd.
@@ -232,7 +232,7 @@ func TestTheProgramRunsWithAnEtcdOfItsOwn(t *testing.T) {
 	require.NoError(t, run(ctx, []string{"-probe", "-listen", addr}, out))
 	cancel()
 	wg.Wait()
-	assert.Contains(t, out.String(), "the client is closed")
+	assert.Contains(t, out.String(), "client closed")
 	require.Error(t, run(t.Context(), []string{"-probe", "-listen", addr}, out), "nobody answers any more")
 }
 
@@ -243,7 +243,7 @@ func TestTheProgramRefusesWhatCannotBeMeant(t *testing.T) {
 		args []string
 		says string
 	}{
-		"the world without a token": {[]string{"-listen", "0.0.0.0:0"}, "not the loopback"},
+		"the world without a token": {[]string{"-listen", "0.0.0.0:0"}, "not a loopback address"},
 		"an address that is none":   {[]string{"-listen", "nowhere"}, "nowhere"},
 		"a file that is not there":  {[]string{"-config", "none.yaml"}, "none.yaml"},
 		"a token that is not there": {[]string{"-token-file", "none"}, "token file"},

@@ -12,48 +12,49 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// refusal is an error as it is told.
+// refusal is an error as the client sees it.
 type refusal struct {
 	status int
 	code   string
 	text   string
 	header map[string]string
+	data   any // nil but for a lost compare-and-swap
 }
 
-// Error is the text.
+// Error returns the text.
 func (r *refusal) Error() string { return r.text }
 
-// conditions is what becomes of etcdkit's errors, in this order: the first that matches is told. Where there is no text the
-// error's own is, which names the key and the limit, but no address of etcd and no value.
+// statuses maps the errors of etcdkit to statuses. The first that matches applies. Without a text
+// the error's own is sent, which names the key and the limit, but no address of etcd and no value.
 //
 //nolint:gochecknoglobals // a table
-var conditions = []struct {
-	is     error
+var statuses = []struct {
+	target error
 	status int
 	code   string
 	text   string
 }{
-	// Before everything else: whatever else such an error says, the write may have been carried out.
-	{etcdkit.ErrUnknownOutcome, 504, "unknown_outcome", "the write may have been carried out, or not: read before you repeat it"},
+	// First, whatever else such an error matches: the write may have been applied.
+	{etcdkit.ErrUnknownOutcome, 504, "unknown_outcome", "the write may have been applied, or not: read before you repeat it"},
 
 	{kv.ErrNotFound, 404, "not_found", "there is no such key"},
 	{kv.ErrExists, 412, "exists", "the key exists"},
 	{discovery.ErrTaken, 409, "taken", ""},
 	{etcdkit.ErrTooLarge, 413, "too_large", ""},
-	{etcdkit.ErrCompacted, 410, "gone", "the revision of these pages is gone from etcd: begin again without a cursor"},
-	{etcdkit.ErrPermission, 403, "forbidden", "etcd does not let this gateway do that"},
+	{etcdkit.ErrCompacted, 410, "gone", "etcd has compacted the revision of this listing: begin again without a cursor"},
+	{etcdkit.ErrPermission, 403, "forbidden", "the gateway's user in etcd may not do that"},
 
-	{errTooSlow, 503, "too_slow", "this took too long; nothing was changed"},
-	{etcdkit.ErrUnauthenticated, 503, "unavailable", "etcd does not accept this gateway's credentials"},
+	{errTooSlow, 503, "too_slow", "the request took too long; nothing was changed"},
+	{etcdkit.ErrUnauthenticated, 503, "unavailable", "etcd does not accept the gateway's credentials"},
 	{etcdkit.ErrUnavailable, 503, "unavailable", "etcd does not answer; nothing was changed"},
-	{cache.ErrStale, 503, "unavailable", "what is in memory is too old"},
+	{cache.ErrStale, 503, "unavailable", "the cache is too old, and etcd does not answer"},
 	{etcdkit.ErrClosed, 503, "closing", "the gateway is stopping"},
-	{context.Canceled, 503, "closing", "the request was called off"},
+	{context.Canceled, 503, "closing", "the request was cancelled"},
 
 	{etcdkit.ErrInvalid, 400, "invalid", ""},
 }
 
-// refusalOf is the one place that says which status an error has.
+// refusalOf returns the answer to an error. No other function chooses a status for one of etcdkit.
 func (s *service) refusalOf(ctx context.Context, err error) *refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r
@@ -62,13 +63,16 @@ func (s *service) refusalOf(ctx context.Context, err error) *refusal {
 		return &refusal{status: 413, code: "too_large", text: "the body is too large"}
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &refusal{status: 408, code: "slow_body", text: "the body did not arrive in time", header: map[string]string{"Connection": "close"}}
+		return &refusal{
+			status: 408, code: "slow_body", text: "the body did not arrive in time",
+			header: map[string]string{"Connection": "close"},
+		}
 	}
 	if r := conflict(err); r != nil {
 		return r
 	}
-	for _, c := range conditions {
-		if !errors.Is(err, c.is) {
+	for _, c := range statuses {
+		if !errors.Is(err, c.target) {
 			continue
 		}
 		r := &refusal{status: c.status, code: c.code, text: c.text}
@@ -79,16 +83,18 @@ func (s *service) refusalOf(ctx context.Context, err error) *refusal {
 			r.header = map[string]string{"Retry-After": "1"}
 		}
 		if r.status >= http.StatusInternalServerError {
-			s.log.WarnContext(ctx, "a request failed", "status", r.status, "error", err)
+			s.log.WarnContext(ctx, "request failed", "status", r.status, "error", err)
 		}
 		return r
 	}
-	s.log.ErrorContext(ctx, "a request failed", "status", http.StatusInternalServerError, "error", err)
-	return &refusal{status: http.StatusInternalServerError, code: "internal", text: "something is wrong here; the log says what"}
+	s.log.ErrorContext(ctx, "request failed", "status", http.StatusInternalServerError, "error", err)
+	return &refusal{
+		status: http.StatusInternalServerError, code: "internal", text: "internal error: see the gateway's log",
+	}
 }
 
-// conflict is what becomes of a write whose key was not what it was conditional on: a revision that the request has named in
-// a header, which is a precondition of HTTP, or a value in its body.
+// conflict returns the answer to a write whose condition did not hold, and nil for other errors. A
+// revision in a header is a precondition of HTTP; a value in the body is that of a compare-and-swap.
 func conflict(err error) *refusal {
 	c, ok := errors.AsType[*kv.ConflictError](err)
 	switch {
@@ -97,5 +103,5 @@ func conflict(err error) *refusal {
 	case c.Want != 0:
 		return &refusal{status: http.StatusPreconditionFailed, code: "changed", text: c.Error()}
 	}
-	return &refusal{status: http.StatusConflict, code: "conflict", text: c.Error()}
+	return &refusal{status: http.StatusConflict, code: "conflict", text: c.Error(), data: false}
 }
