@@ -1,6 +1,5 @@
-// Package lock has mutexes, read-write mutexes, semaphores, locks of several mutexes at once, barriers and leader elections,
-// in etcd, that are right when things break: a holder learns of a loss before anybody else can be granted what it held, and where it cannot learn of it, etcd
-// refuses its writes.
+// Package lock provides distributed mutexes, read-write mutexes, semaphores, barriers and leader
+// election over etcd. A holder learns that it lost a lock before anybody else can acquire it.
 //
 //	locks := client.Locks()
 //
@@ -9,150 +8,125 @@
 //		if err != nil {
 //			return err
 //		}
-//		_, err = store.Put(ctx, "reports/last", report, kv.WithGuard(h)) // etcd refuses it once the lock is lost
+//		_, err = store.Put(ctx, "reports/last", report, kv.WithGuard(h)) // refused once it is lost
 //		return err
 //	})
 //
-//	err := locks.Election("scheduler").Run(ctx, "10.0.0.1:80", func(ctx context.Context, l *lock.Leadership) error {
-//		return schedule(ctx, l) // called again each time that this process is elected
-//	})
+//	lead := func(ctx context.Context, l *lock.Leadership) error { return schedule(ctx, l) }
+//	err = locks.Election("scheduler").Run(ctx, "10.0.0.1:80", lead) // calls it at each election
 //
-// # Which lock when
+// # Which one to use
 //
-//	one at a time, each for a moment              [Mutex]: Lock, or Do
-//	one at a time, and others need not wait       [Mutex.TryLock], [Mutex.TryDo]
-//	several things at once, all or none           [Multi]
-//	many look on, or one changes something        [RWMutex]: RLock, or Lock
-//	a few at a time, or as much as there is       [Semaphore], with weights
-//	all begin when all are there                  [Barrier]
-//	all begin together, and finish together       [DoubleBarrier]
-//	one process does a job for as long as it can  [Election]: Run; others see who with Observe
+//	one at a time                                   [Mutex]: Lock, or Do
+//	one at a time, and others need not wait         [Mutex.TryLock], [Mutex.TryDo]
+//	several mutexes at once, all or none            [Multi]
+//	many readers, or one writer                     [RWMutex]: RLock, or Lock
+//	at most n at a time, with weights               [Semaphore]
+//	all begin when n are there                      [Barrier]
+//	all begin together and finish together          [DoubleBarrier]
+//	one process does a job as long as it can        [Election]: Run; others see it with Observe
 //
-// A read lock is worth its requests where reading takes long. What is read is best read at one revision, which needs no
-// lock at all. A semaphore bounds load; a semaphore of one is a [Mutex] without a token.
+// Processes that change one key need no lock: Update of package kv does that with one request. A
+// listing at one revision needs no read lock.
 //
-// Two processes that change one key need no lock: kv.Store's Update does that, with one request and nothing to lose.
+// # A lock alone is not a fence
 //
-// # Why a lock alone is not a fence
+// A process that holds a lock can be stopped for a minute between two instructions. Meanwhile its
+// lease expires, and another process acquires the lock. The first one's next instruction may be a
+// write. The lock cannot prevent it, but the system that is written to can:
 //
-// A process that holds a lock can be stopped for a minute between two instructions: by its scheduler, its hypervisor, a
-// debugger. Meanwhile its lease expires and another process is granted the lock. When the first one goes on, its next
-// instruction may be a write that it believes itself entitled to. No lock service can prevent that, since it is not asked.
-// What it writes to can:
+//   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the hold
+//     is gone. The error matches kv.ErrGuard and [ErrLost].
+//   - Another system can refuse a write whose [Held.Token] is lower than the highest that it has
+//     seen. Tokens of a name strictly rise from holder to holder. A [Permit] has no token, since
+//     others hold at the same time.
 //
-//   - Where that is etcd, give the write the hold's [Permit.Guard], with kv.WithGuard(held): etcd itself then refuses it
-//     unless the hold is still there, whatever the writer believes, with an error that matches kv.ErrGuard and [ErrLost].
-//   - Where it is another system, send [Held.Token] along, and have that system refuse what comes with a lower token than
-//     the highest it has seen. Tokens of one name strictly rise from holder to holder. A [Permit] has none: others hold at
-//     the same time, and whoever came later would shut out who came before.
-//
-// A context, by contrast, is for work to end in time: see below for what it guarantees. Use both.
-//
-// # How it works
-//
-// A queue is the direct children of a prefix, `dir/name/`, in the order of their create revisions. Whoever wants the lock puts a
-// key at its end, `dir/name/LEASE-NONCE`, on the lease of its session, and watches the key that blocks it: the nearest one ahead, of
-// a reader the nearest writer, of a permit as many as leave no room for its weight. When that is gone, or after
-// 30 s, it looks at the queue again. It is granted by a read that shows its own key and nobody who blocks it, at one
-// revision, and by nothing else. Nobody overtakes: neither writers nor heavy permits are starved.
-//
-// Goroutines of one process that want the same mutex stand in a local queue, and only its head is in etcd's. On release the next one
-// takes over the key by putting it again, which makes a new token and a new guard; if another process waits, after
-// 16 turns in a row the key is removed and the process enqueues anew, at the end.
-//
-// The parties of a [Barrier] have keys, too. Those that wait, in order, are the rounds: the n-th opens its round by one
-// transaction that puts all n keys again if each still waits. So all of a round are let go at one revision, or none.
-//
-// A request whose outcome is unknown may create a key late. Such a key is deleted in the background until its lease is gone.
-//
-// The protocol and the proof that it is right are in docs/lock-protocol.md.
-//
-// # What is guaranteed
-//
-//   - At most one holder of a name at a time, as seen by the holders: the context of one ends before the next is
-//     granted, provided that the process is not stopped, its clocks do not run more than a tenth slower than the
-//     server's, and no third party deletes keys or revokes leases.
-//   - A guarded write of a former holder is refused, without any proviso, from the moment that its key is gone or the next
-//     one is granted, whichever comes first.
-//   - Tokens of a name strictly rise. So do those of an election. They compare within one name of one kind of lock: not those
-//     of a mutex with those of an election, also where [WithDir] puts both into one queue, nor with revisions that other
-//     clients use for the purpose: the turns of a process raise the token of a key that is there already, and the next in the
-//     queue may be of another kind and not know.
-//   - First come, first served, by the revision of the own key. A process that keeps taking turns is overtaken after 16.
-//     No reader overtakes a writer that waits, no permit one of greater weight.
-//   - No writer beside readers, and never more permits than n, to the same degree; where processes say different n, than the
-//     largest n of those who hold. Guards of permits are as good as those of mutexes.
-//   - Nobody passes a barrier before n parties have waited at it at once, with their keys in etcd.
-//   - A caller that gives up, or fails, leaves nothing in the queue, also if its answer was lost; Close the same.
-//   - A loss is never healed: a hold that was lost stays lost, even if etcd would still have it. A session that has
-//     ended is replaced for the next acquisition, not under a holder.
-//   - Release of something that was lost returns [ErrLost]; a second Release does nothing and returns [ErrReleased].
-//
-// # What is not guaranteed
-//
-//   - A process that is stopped does not notice anything. Its writes are refused where they carry a guard or a token.
-//   - When a third party deletes the key of a holder, or revokes its lease, the former holder learns of it when the next one does:
-//     within a second, usually 2 ms; but for the first 250 ms of a hold its key is not watched. Whoever waits notices that its own
-//     key was deleted when it looks again, within 36 s, and is not granted before.
-//   - A queue key without a lease, put there by somebody, blocks for ever. It is reported as [*BlockedError].
-//   - Whoever can write the keys can break the queue: locks are agreements, and permissions of etcd are walls.
-//   - A process that dies holds on until its lease ends: the TTL, 15 s by default. A party of a barrier that dies is
-//     counted for as long.
-//   - A party that gives up, or is lost, in the moment in which its barrier opens may have been counted: the others pass.
-//   - n is not kept in etcd. Parties of a barrier that say different n may wait for each other in vain.
-//   - A holder that has lost a mutex and does not release it keeps the other goroutines of its own process waiting, though
-//     not other processes.
-//
-// # No reentrancy
-//
-// A goroutine that holds a mutex and locks it again waits for itself, until its context ends. A reentrant lock would
-// need to know who asks; Go has no identity of a goroutine, and a count in the context would let everything that
-// inherits the context, in any goroutine, into the critical section at once. And a function that may be called with and
-// without the lock does not know what it can rely on. Pass the [Held] to functions that need it.
-//
-// For the same reason a read lock cannot become a write lock: of two readers who tried that each would wait for the other.
-//
-// # Other clients
-//
-// A [Mutex] and an [Election] exclude, and are excluded by, those of client/v3/concurrency, and so etcdctl's lock and
-// elect, jetcd and the lock service of etcd itself, on the same prefix: [WithDir]("") lays names as these do. These
-// count every key below `name/` as a waiter, also of longer names and of the library's own queues (`name/.rw/` and
-// others), so share flat names with them. client/v3's Mutex has one key for each session: two of one session do not
-// exclude each other.
-//
-// # Costs in RPCs
-//
-//	Lock and Release, nobody else there     2
-//	Lock and Release, after a wait          3; 1 more if etcd was written to before the watch was open; 1 more every 30 s
-//	a turn of another goroutine             1, and 3 for the whole row of turns
-//	a wait while no watch can be open       1 each 0.5 s to 5 s, for all of this process that wait in one queue
-//	a hold longer than 250 ms               a watch; 1 more if etcd was written to meanwhile
-//	TryLock on what another process holds   1, which writes nothing
-//	TryLock on what this process holds      0
-//	RLock or Acquire, and Release           2; after a wait as Lock
-//	TryRLock, TryAcquire                    1 if refused, which writes nothing, or if nobody else is there; else 2,
-//	                                        and 1 more each time that somebody comes in between
-//	Multi's Lock, Verify, Release           those of each mutex
-//	Barrier's Wait                          2; 1 more for the last one, and, if etcd was written to meanwhile, for those who wait
-//	DoubleBarrier's Enter and Leave         2, likewise; those who wait for others to leave read the queue when one has left
-//	Campaign and Release                    2; after a wait as Lock
-//	Proclaim, Leader, Verify                1
-//	Observe                                 1, 1 for each change, and 1 every 30 s, for all of this process who observe a name
-//	Guard, Err, Context, Bind, Token        0
-//
-// All watches of a [Locker] share one stream, and cost no goroutine. A wait costs one event.
-//
-// The first use opens the session: 1 more. Where an answer is lost, requests are repeated.
-//
-// # Errors
-//
-// Conditions are matched with errors.Is: [ErrLocked], [ErrLost], [ErrReleased], [ErrNoLeader], and those shared with the
-// other packages; facts are had with errors.As: [LockedError], [BlockedError].
+// Use the context to end work in time, and a guard or a token to be certain.
 //
 // # Lifetime
 //
-// A [Locker] belongs to whoever made it. Close ends waits and holds, waits for the functions of Do and Run, removes the keys, and
-// returns within about 5 s, or 10 s if a function does not return, also when etcd is away. So does the end of the client, but
-// for the functions. Mutexes and elections are values over it and need no closing. All types are safe for
-// concurrent use, but that a [DoubleBarrier] is one party, and refuses a second call at the same time.
+// A [Locker] belongs to whoever made it; that of a client is closed with the client. Close ends
+// waits and holds, waits for the functions of Do and Run, and removes the keys. It returns within
+// about 5 s, or 10 s if a function does not return, also if etcd does not answer. The end of the
+// client does the same, but does not wait for functions. Mutexes and elections need no closing. All
+// types are safe for concurrent use, except that a [DoubleBarrier] is one party and refuses a
+// second call at the same time.
+//
+// # Guarantees
+//
+//   - There is at most one holder of a name at a time, as the holders see it: the context of one
+//     ends before the next is granted, unless the process is stopped, its clocks run more than a
+//     tenth slower than the server's, or a third party deletes keys or revokes leases.
+//   - A guarded write of a former holder is always refused, from the moment that its key is gone or
+//     the next one is granted, whichever comes first.
+//   - Tokens of a name strictly rise, and so do those of an election. Compare tokens of one name
+//     and one kind of lock only: not those of a mutex with those of an election, even if [WithDir]
+//     puts both into one queue, nor with revisions that other clients use as tokens.
+//   - First come, first served, by the create revision of the key. Neither writers nor heavy
+//     permits starve. Goroutines of one process share one key and are overtaken after 16 turns.
+//   - There is no writer beside readers, and there are never more permits than n, to the same
+//     degree. If processes use different n, the largest n of the holders counts.
+//   - Nobody passes a barrier before n parties have waited at it at once, with their keys in etcd.
+//   - A caller that gives up or fails leaves nothing in the queue, also if its answer was lost.
+//   - A lost hold stays lost, even if etcd still has its key. A new session is used for the next
+//     acquisition only.
+//   - Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
+//     [ErrReleased].
+//
+// # What is not guaranteed
+//
+//   - A stopped process does not notice a loss. Its writes are refused if they carry a guard or
+//     token.
+//   - If a third party deletes a holder's key or revokes its lease, the holder learns of it when
+//     the next one does, within a second, usually 2 ms; but in the first 250 ms of a hold its key
+//     is not watched. A waiter notices that its own key was deleted within 36 s, and is not granted
+//     before.
+//   - A key without a lease in a queue blocks for ever. It is reported as [*BlockedError].
+//   - Whoever can write the keys can break a lock. Only etcd's permissions prevent that.
+//   - A process that dies holds its locks, and counts as a party of a barrier, for the TTL, 15 s by
+//     default.
+//   - A party that gives up or is lost in the moment in which its barrier opens may have been
+//     counted.
+//   - etcd does not store n. Parties of a barrier with different n may wait for each other in vain.
+//   - A holder that has lost a mutex and does not release it keeps the other goroutines of its
+//     process waiting, but no other process.
+//
+// Locks are not reentrant: a goroutine that locks a mutex again waits for itself until its context
+// ends. Pass the [Held] to functions that need it. A read lock cannot become a write lock.
+//
+// # Other clients
+//
+// With [WithDir]("") a [Mutex] and an [Election] exclude, and are excluded by, those of
+// client/v3/concurrency, of etcdctl and jetcd, and of etcd's own lock service. These count every
+// key below `name/` as a waiter, so share flat names with them only. client/v3's Mutex has one key
+// for a session: two of one session do not exclude each other.
+//
+// # Cost in RPCs
+//
+//	Lock and Release, uncontended      2
+//	Lock and Release, after a wait     3; 1 more if etcd was written to before the watch was open,
+//	                                   and 1 more every 30 s
+//	a turn of another goroutine        1, and 3 for all turns in a row
+//	a wait while no watch can be open  1 each 0.5 s to 5 s, for all waits of a process in one queue
+//	a hold longer than 250 ms          a watch; 1 more if etcd was written to meanwhile
+//	TryLock, if another process holds  1, which writes nothing; 0 if this process holds
+//	RLock or Acquire, and Release      2; after a wait as Lock
+//	TryRLock, TryAcquire               1 if refused or if nobody else is there; else 2, and 1 more
+//	                                   each time that another client comes in between
+//	Multi's Lock, Verify, Release      those of each mutex
+//	Barrier's Wait                     2; 1 more for the last one, and, if etcd was written to
+//	                                   meanwhile, for those that wait
+//	DoubleBarrier's Enter and Leave    2, likewise; 1 more for each party that leaves first
+//	Campaign and Release               2; after a wait as Lock
+//	Proclaim, Leader, Verify           1
+//	Observe                            1, 1 for each change, and 1 every 30 s, per name and process
+//	Guard, Err, Context, Bind, Token   0
+//
+// All watches of a [Locker] share one stream and need no goroutine. The first use opens the
+// session: 1 more. The protocol and the reasons why it is right are in docs/lock-protocol.md.
+//
+// # Errors
+//
+// Conditions are matched with errors.Is: [ErrLocked], [ErrLost], [ErrReleased], [ErrNoLeader], and
+// those shared with the other packages. [LockedError] and [BlockedError] hold facts for errors.As.
 package lock

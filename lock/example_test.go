@@ -49,6 +49,30 @@ func must(err error) {
 	}
 }
 
+// A mutex around a function, and a write that etcd refuses once the lock is lost.
+func Example() {
+	ctx := context.Background()
+	p := start("package", "a")
+	defer p.stop()
+
+	var lost *lock.Held
+	err := p.locks.Mutex("report").Do(ctx, func(ctx context.Context, h *lock.Held) error {
+		lost = h
+		_, err := p.store.Put(ctx, "reports/last", []byte("42"), kv.WithGuard(h))
+		return err
+	})
+	fmt.Println(err)
+
+	_, err = p.store.Put(ctx, "reports/last", []byte("41"), kv.WithGuard(lost)) // too late
+	fmt.Println(errors.Is(err, kv.ErrGuard))
+	e, err := p.store.Get(ctx, "reports/last")
+	fmt.Printf("%s %v\n", e.Value, err)
+	// Output:
+	// <nil>
+	// true
+	// 42 <nil>
+}
+
 // One at a time, with a guard on what is written.
 func ExampleMutex_Do() {
 	ctx := context.Background()
