@@ -1,123 +1,106 @@
-// Package cache answers reads of etcd from memory, at the speed of a map, and says how old the answers can be.
+// Package cache answers reads of etcd from memory and bounds how stale the answers are.
 //
-//	users, err := cache.OpenReplica(ctx, client, "users", kv.JSON[User]())   // all of it, in memory
+//	users, err := cache.OpenReplica(ctx, client, "users", kv.JSON[User]()) // all keys below users/
 //	if err != nil {
 //		return err
 //	}
 //	defer users.Close()
-//	e, err := users.Get(ctx, "ada")                     // no RPC; e.Value is a decoded User
+//	e, err := users.Get(ctx, "ada") // no RPC; e.Value is a decoded User
 //
-//	sessions, err := cache.Open(ctx, client, "sessions", kv.JSON[Session]()) // what is asked for, up to 1,000 keys
-//	e, err := sessions.Get(ctx, id)                     // no RPC where it was read before
-//	rev, err := sessions.Store().Put(ctx, id, s)        // the next Get shows it
+//	sessions, err := cache.Open(ctx, client, "sessions", kv.JSON[Session]()) // keys that are read
+//	e, err := sessions.Get(ctx, id)                  // no RPC if it was read before
+//	rev, err := sessions.Store().Put(ctx, id, s)     // the next Get returns it
 //
-// # Which one
+// # Which one to use
 //
-// A [Replica] holds everything below a dir: for data that fits into memory and is read all over, such as permissions, routes,
-// feature flags. It can list, show several keys as of one revision, and call a function for each change. A [Cache] holds
-// the keys that are asked for, absent ones included, up to [WithMaxEntries], and reads the others from etcd: for dirs that
-// are large and unevenly read. [Reader] is what both have in common with kv.Typed, so code that only reads can be given
-// any of the three.
+// A [Replica] holds all keys below a dir, for data that fits into memory, such as permissions,
+// routes or feature flags. It can list, show several keys at one revision, and call a function for
+// each change. A [Cache] holds the keys that are read, including absent ones, up to
+// [WithMaxEntries], and reads others from etcd: for dirs that are large and unevenly read. [Reader]
+// is what both have in common with kv.Typed. Both follow their dir with one server-side watch,
+// which they share with all watches of the same dir through the same client.
 //
-// Both keep decoded values, follow their dir with one server-side watch, and share that with whoever watches the same dir
-// through the same client.
+// # Guarantees
 //
-// # Consistency
+//	bounded       Get returns nothing older than WithMaxStaleness. While the watch is live it is
+//	              milliseconds old. Age bounds what may have been missed
+//	monotonic     no read of a key goes back to an older state, unless the cluster was restored
+//	own writes    Get shows what was written through Store of the same cache, once that returned.
+//	              GetAtLeast of a Cache and WaitRevision of a Replica wait for writes made elsewhere
+//	linearizable  GetLinearizable misses no write acknowledged to any client before the call
 //
-// Four words say what a read may miss:
+// GetLinearizable reads etcd's current revision, once for all callers that arrived before the read
+// started, waits until the watch has reached it, and answers from memory.
 //
-//	bounded         it is of the past, and not older than WithMaxStaleness: Get. While the watch is well, it is milliseconds
-//	                old. Age says how long ago it is certain that nothing was missing
-//	monotonic       what one key shows never goes back, from one read of a cache or replica to the next: all reads. A
-//	                cluster that was restored from a backup is the exception: its revisions start over
-//	own writes      it shows what this process has written through Store of this cache or replica, from the moment that
-//	                the write returned: Get. What was written elsewhere, from its revision on: GetAtLeast of a Cache,
-//	                WaitRevision of a Replica
-//	linearizable    it misses no write that anybody's client had seen acknowledged when the read began: GetLinearizable
+// A transaction is one change of a replica: View, All and FollowRevisions show one revision, all of
+// it. Several Gets may see the revisions before and after it, but never go back.
 //
-// GetLinearizable asks etcd for its current revision, once for all who ask at the same time, with a read that begins
-// after all of them have come; then it waits until the watch has told of everything up to that revision, which on a quiet
-// dir takes one message each way; then it answers from memory.
-//
-// A transaction that changes several keys is one change of a replica: View, All and FollowRevisions show one revision,
-// all of it. Gets of several keys, one after the other, may lie before and after it, but never show the new state and then the old one.
+// A Cache keeps no read of etcd that a change of its key has overtaken, and gives it to nobody who
+// came after the change. A key that was evicted is read again and never taken to be absent.
 //
 // # While the watch is down
 //
-//	well        every change arrives as it happens; Age is about a second at the most, since a quiet watch is asked once a second
-//	  |  etcd does not answer, the connection is lost, the member has no leader
+//	live       changes arrive as they happen; Age is about a second at the most
+//	  |        etcd does not answer, the connection is lost, or the member has no leader
 //	  v
-//	unheard     answers are as of the last word from etcd. Within the bound they are given
-//	  |  Age passes WithMaxStaleness (10 s)
+//	silent     Get answers with the last known state, within the bound
+//	  |        Age passes WithMaxStaleness (10 s)
 //	  v
-//	too old     Replica: Get returns ErrStale. Cache: Get reads from etcd, and what it reads is good for as long as the bound
-//	  |  the watch is back, and has told of everything that was missed
-//	  v
-//	well
+//	stale      Replica: Get returns ErrStale. Cache: Get reads from etcd, and uses what it has read
+//	  |        for as long as the bound
+//	  v        the watch is back and has delivered everything that was missed
+//	live
 //
-// After a pause of the watch, etcd is asked once where it stands; well is from when the watch has come that far.
+// The watch is opened again by itself. If etcd's history is gone, a Replica lists again and a Cache
+// forgets everything. All, View, Len and Follow of a Replica go on showing the last state whatever
+// its age, and Age tells it.
 //
-// The watch goes on by itself where it has stopped; where etcd's history is gone it lists anew (Replica) or forgets everything
-// (Cache). All, View, Len and Follow of a replica go on showing its last state whatever its age: last known configuration is better than
-// none, and Age tells.
+// # Values
 //
-// # Fills, changes and absence
+// All callers share the values in memory and must not change them: not the elements of a slice or a
+// map, nor what a pointer leads to. Appending to a []byte is safe. [WithReadOnlyCheck] finds
+// violations in tests.
 //
-// Each thing that a Cache knows carries the revision up to which it is known to be true. A change of the watch replaces what
-// is older than it, and is ignored by what is newer. A read of etcd that is overtaken by a change of its key, or by a write through Store, is not
-// kept, and not given to anybody who came after the change. All who miss a key at the same time share one read. A key
-// that is found absent is remembered as absent, until the watch tells of it; a key that was evicted is read again: it is
-// never taken to be absent.
+// Get of a value that does not decode returns kv.ErrDecode. A Replica leaves the key out of All,
+// View and Len, tells Follow that it has no value, and reports it to the log, [Stats] and
+// [WithBadEntry]. A codec that panics counts as one that does not decode.
 //
-// golang-lru decides what stays. A hit tells it only when an eighth of the cache was replaced since the last time, so a
-// warm cache takes no lock.
+// # What is not guaranteed
 //
-// # Values are shared
-//
-// What is handed out is what is in memory, for everybody. Do not change it: not the elements of a slice or a map, not what a
-// pointer leads to. Appending to a []byte is safe, since it has no spare capacity. [WithReadOnlyCheck] makes tests find those who do it anyway.
-//
-// # Values that do not decode
-//
-// They break nothing. Get of such a key is kv.ErrDecode, as it is from kv.Typed. A Replica leaves it out of All, View and
-// Len, tells Follow that there is no value, logs it, counts it in [Stats], and reports it to [WithBadEntry]. A codec that
-// panics counts as one that does not decode.
-//
-// # Not guaranteed
-//
-// The clock behind bounds and TTLs ticks forty times in the shortest of them, four times a second at least: a hit costs
-// no look at the time. A process that was stopped, by SIGSTOP or with its machine, may answer as before it was
-// stopped until the first tick after it goes on. A member of the cluster that is cut off from the others does not know it at
-// once: for about 4 s with etcd's default timing it tells that nothing is new, and by as much Age may say too little.
-// Reads and watches are not linearizable with each other: a Get may
-// miss what a read of etcd by the same process has just shown; GetAtLeast with that entry's ModRevision does not. Writes through another
-// handle of the same process are like writes of another process, unless they are of the Store of this cache. While the
-// watch is down, a key that was just written through a Replica's Store is read from etcd; if somebody else deletes it then, the
-// replica may show it once more before it has caught up.
+//   - A process that was stopped may answer as before until its clock ticks: a quarter of a second
+//     at the most, and a fortieth of the shortest bound or TTL if that is less.
+//   - A member that is cut off from the others does not know it for about 4 s with etcd's default
+//     timing; Age may be too low by as much.
+//   - A Get may miss what a read of etcd by the same process has just shown. GetAtLeast with that
+//     entry's ModRevision does not.
+//   - Writes through another handle count as those of another process.
+//   - While the watch is down, a key that was just written through a Replica's Store is read from
+//     etcd. If another client deletes it then, the Replica may show it once more.
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed], [ErrInvalid], [ErrUnavailable],
-// [ErrPermission]. A deadline that passes while etcd is waited for is context.DeadlineExceeded and [ErrUnavailable], with
-// the reason where that is known. The text is `cache: get "users/ada": reason`, with the dir. Values never appear in errors or
-// logs. When the bound of staleness is passed, and when it holds again, one warning each is logged, at most once a minute; so it
-// is when a watch ends and when it is followed again.
+// Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed],
+// [ErrInvalid], [ErrUnavailable], [ErrPermission]. If the time is up while etcd does not answer,
+// the error matches context.DeadlineExceeded and [ErrUnavailable]. The text is `cache: get
+// "users/ada": reason`, with the dir. Values never appear in errors or logs. A warning is logged
+// when the bound of staleness is passed and when it holds again, at most once a minute, and
+// likewise when the watch ends and is followed again.
 //
 // # Lifetime
 //
-// Open and OpenReplica return when the watch is live; their ctx bounds that alone. Close ends the watch, waits for goroutines and
-// for functions given to Follow, and is idempotent. A cache whose client was closed grows old, and is closed like any
-// other. A watch that ends for another reason, such as a permission that was taken away, is begun anew, with growing
-// pauses of up to 10 s, until it succeeds.
+// Open and OpenReplica return once the watch is live; their ctx bounds the call only. Close ends
+// the watch and waits for goroutines and functions given to Follow; it is idempotent. A cache whose
+// client was closed grows stale and must be closed as well. A watch that ends for another reason,
+// such as a lost permission, is opened again with pauses of up to 10 s.
 //
 // # Cost
 //
-//	hit, Get of a Replica        no RPC, no allocation, no lock
-//	miss                         1 RPC for all who ask
-//	GetLinearizable              1 small RPC for all who ask, and a message on the stream where the dir is quiet
-//	write through Store          nothing beyond the write; of a Replica, the time until the watch tells of it, and 1 small
-//	                             RPC where it fails, or deletes nothing
-//	idle                         one message a second and dir
-//	after a pause of the watch   1 small RPC for each cache and replica
-//	memory of a Replica          about 130 bytes a key besides the key and the value, the watch's own index included
+//	hit, Get of a Replica       no RPC, no allocation, no lock
+//	miss                        1 RPC for all callers
+//	GetLinearizable             1 small RPC for all callers, and a message on a quiet stream
+//	write through Store         the write; for a Replica the time until the watch delivers it, and 1
+//	                            small RPC if it fails or deletes nothing
+//	idle                        one message a second and dir
+//	after a pause of the watch  1 small RPC for each cache and replica
+//	memory of a Replica         about 130 bytes a key besides key and value, with the watch's index
 package cache

@@ -34,6 +34,31 @@ func open(namespace string) (c parts, ctx context.Context, done func()) {
 // Role is what the examples keep.
 type Role struct{ Admin bool }
 
+// A replica of a dir, which is read without RPCs and shows its own writes at once.
+func Example() {
+	client, ctx, done := open("example-package")
+	defer done()
+	roles, err := cache.OpenReplica(ctx, client, "roles", kv.JSON[Role]())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer roles.Close()
+
+	_, err = roles.Store().Put(ctx, "ada", Role{Admin: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, err := roles.Get(ctx, "ada") // from memory
+	fmt.Println(e.Value.Admin, err)
+	_, err = roles.Get(ctx, "bob")
+	fmt.Println(errors.Is(err, kv.ErrNotFound))
+	// Output:
+	// true <nil>
+	// true
+}
+
 func ExampleOpen() {
 	client, ctx, done := open("example-cache")
 	defer done()
