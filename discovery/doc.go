@@ -1,130 +1,132 @@
-// Package discovery lets the instances of a service be found: they register in etcd and stay registered for as long as they
-// live, and whoever calls them has the current list in memory, picks from it, or hands it to gRPC.
+// Package discovery registers the instances of a service in etcd and finds them again. A
+// registration lasts as long as its process, and a view of a service keeps working while etcd does
+// not answer.
 //
 //	registry := discovery.New(client)
 //	defer registry.Close()
 //
-//	reg, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: hostname, Host: ip, Port: 8080})
-//	...
-//	defer reg.Close() // at the end: gone from every view at once
+//	self := discovery.Instance{Service: "orders", ID: hostname, Host: ip, Port: 8080}
+//	reg, err := registry.Register(ctx, self)
+//	defer reg.Close() // removes the instance from every view
 //
-//	orders, err := registry.OpenService(ctx, "orders") // elsewhere
+//	orders, err := registry.OpenService(ctx, "orders") // in another process
 //	picker := orders.Picker(discovery.RoundRobin())
 //	pick, err := picker.Pick()
-//	...
 //	pick.Done(call(pick.Instance.Addr()))
 //
-// With gRPC, both sides are one line each: [Registry.RegisterGRPC] for a server, and for a client
-// grpc.NewClient("etcd:///orders", grpc.WithResolvers(registry.Resolver()), …).
+// With gRPC each side is one line: [Registry.RegisterGRPC] for a server, and for a client
+// grpc.NewClient("etcd:///orders", grpc.WithResolvers(registry.Resolver()), ...).
 //
 // # Registrations
 //
-// A registration is desired state. It is a key on a lease, so that it goes away when its process dies, and it is put back,
-// for ever, when the lease was lost, when somebody has deleted or overwritten it, and when etcd was away, for however long
-// and whatever it has lost meanwhile.
+// A registration is desired state: a key on a lease, which is deleted when the process dies, and
+// restored after its lease was lost, after somebody deleted or overwrote it, and after an outage of
+// any length.
 //
 //	           Register                 Drain               Close
 //	SUSPENDED ──────────▶ REGISTERED ─────────▶ LEAVING ──────────▶ CLOSED
 //	    ▲                     │                    │
-//	    └─────────────────────┴────────────────────┘  lease lost, key deleted, etcd away: restored from here
+//	    └─────────────────────┴────────────────────┘  lease lost, key deleted, etcd away
 //
-// An ID belongs to one registration at a time. Whoever comes second finds out whether the first is alive: a key whose lease
-// is being renewed is taken ([ErrTaken]); one that a crashed process has left is waited out, or replaced at once if it has
-// the same host and port. An old process which shuts down late leaves its successor alone: it deletes its key only while
-// that is on one of its own leases, whose IDs are random.
+// An ID belongs to one registration at a time. If the lease of another one is being renewed,
+// Register returns [ErrTaken]. If its process has crashed, Register waits until the lease expires,
+// or replaces it at once if host and port are the same. Close deletes the key only while it is on a
+// lease of this process.
 //
-// To leave without failing anybody takes three steps, in this order: [Registration.Drain] marks the instance and waits until
-// clients have turned elsewhere, then the server finishes what it has begun, and [Registration.Close] deletes the key.
-// RegisterGRPC does it in its Close. Close alone marks, too, but waits for nobody.
+// To leave without a failed call: [Registration.Drain] marks the instance and waits until clients
+// have turned to others, then the server finishes its calls, then [Registration.Close] deletes the
+// key. Close of RegisterGRPC does all three. Close alone marks the instance, but does not wait.
 //
 // # Views
 //
-// A view ([Registry.OpenService]) is the instances of one service, followed by a watch that all views of the name share. It
-// refuses to go blind:
+// A view ([Registry.OpenService]) holds the instances of one service, which a watch keeps up to
+// date.
 //
-//   - While etcd is away it shows what it showed last. [Service.Age] says for how long it may have missed changes.
-//   - An entry that cannot be used is skipped, logged, counted ([Stats]) and reported ([WithBadEntry]). What was known of the
-//     instance before stays.
-//   - A sudden loss is held back. Within [WithGrace] (30 s), at most half of the instances may go without having said so; the
-//     others are shown for that much longer, unless they come back. Instances rarely die together. Leases do, when etcd was
-//     too busy to renew them, and keys do, when a cluster has lost its data: then the instances are well, and register anew.
-//     Whoever was marked as draining, which Close does, goes at once. Fewer than three instances are held back only where
-//     the watch was interrupted, and all are where the cluster's history was replaced. [Stats] tells how many are held.
+//   - While etcd does not answer, it shows the last state. [Service.Age] bounds what it has missed.
+//   - An invalid entry is skipped, logged, counted ([Stats]) and reported ([WithBadEntry]). The
+//     last valid state of the instance stays.
+//   - A sudden loss is held back: within [WithGrace] (30 s) at most half of the instances may
+//     vanish without having been drained; the others are shown for that much longer, unless they
+//     return. Instances rarely die together, but leases do when etcd was too busy, and keys do when
+//     a cluster has lost its data. Fewer than three instances are held back only if the watch was
+//     interrupted, and all are if the cluster's history was replaced.
 //
-// # Picking
-//
-// A [Picker] takes one of the instances that are [Up], or, when there is none, of those that drain. [RoundRobin], [Random],
-// [Weighted], [LeastLoaded] and [Sticky] are its policies, and any type with the method Choose is one. [Filter] conditions
-// and [PreferZone] narrow the choice. What is reported to [Pick.Done] counts: an instance that fails five times in a row is
-// left alone for 10 s, longer the more often that happens ([WithEjection]), but never more than half of the instances are.
+// A [Picker] chooses among the instances that are [Up], or among the draining ones if there is
+// none. [RoundRobin], [Random], [Weighted], [LeastLoaded] and [Sticky] are policies, [Filter] and
+// [PreferZone] narrow the choice. An instance that fails five times in a row, as reported to
+// [Pick.Done], is not picked for 10 s, longer each time ([WithEjection]), but never more than half.
 //
 // # Guarantees
 //
-//   - A registration whose process lives, and whose client is not closed, comes back.
-//   - Close and a failed Register leave nothing of their own behind; where etcd cannot be reached, for no longer than the TTL.
-//   - No registration deletes or replaces that of another process, unless that has the same ID, host
-//     and port, or with [WithTakeover]. None replaces one of the same client.
-//   - A view never shows half of a transaction. Its instances are those of some revision of etcd, and those held back.
-//   - A resolver never tells gRPC of an empty list because etcd is away, and a change of what is said of an instance does not
-//     cost its connection.
+//   - A registration whose process lives and whose client is open is restored.
+//   - Close and a failed Register leave nothing behind; if etcd does not answer, for no longer than
+//     the TTL.
+//   - No registration deletes or replaces that of another process, unless that has the same ID,
+//     host and port, or with [WithTakeover]. None replaces one of the same client.
+//   - A view never shows half of a transaction: it shows the instances of one revision and those
+//     held back.
+//   - A resolver never gives gRPC an empty list because etcd does not answer, and a change of an
+//     instance's metadata does not close its connection.
 //
 // # What is not guaranteed
 //
-//   - That an instance which is shown lives: a process that was killed is shown until its TTL has passed (30 s; [WithTTL]),
-//     and up to a second more. Nor that one which is not shown does not: see [Service.Age].
-//   - That two views show the same at the same time. They are milliseconds behind etcd while all is well.
-//   - That an ID is used by one process only at all times: who was cut off from etcd for longer than its TTL may go on
-//     serving while a successor is registered. Use package lock where that matters.
-//   - That two processes agree by the clock. Registered is by the clock of the instance, and for people.
+//   - That an instance lives: one that was killed is shown until its TTL ([WithTTL], 30 s) has
+//     passed, and up to a second more. Nor that one which is not shown is dead: see [Service.Age].
+//   - That two views show the same at the same time.
+//   - That only one process uses an ID: one that is cut off for longer than its TTL may still serve
+//     while a successor is registered. Use package lock if that matters.
+//   - That clocks agree: Registered is by the clock of the instance.
 //
 // # Format
 //
-// Other languages may read and write what is in etcd. Below the client's namespace, an instance is the key
+// Other languages may read and write the keys. Below the client's namespace an instance is
 //
 //	services/<service>/instances/<id>
 //
-// where neither name has a "/". Whoever writes one attaches it to a lease and renews that. The value is a JSON object. Only
-// host and port are required, and unknown members are ignored:
+// Neither name has a "/". The writer attaches the key to a lease and renews that. The value is a
+// JSON object, of which only host and port are required. Unknown members are ignored:
 //
 //	{
-//	  "serviceName": "orders",                      if present, as in the key
-//	  "instanceId": "orders-7d4f",                  if present, as in the key
-//	  "host": "10.0.0.7",                           DNS name, IPv4 or IPv6 address without brackets
-//	  "port": 8080,                                 1 to 65535
+//	  "serviceName": "orders",                     if present, as in the key
+//	  "instanceId": "orders-7d4f",                 if present, as in the key
+//	  "host": "10.0.0.7",                          DNS name, or IP address without brackets
+//	  "port": 8080,                                1 to 65535
 //	  "scheme": "https",
 //	  "version": "1.4.2",
 //	  "zone": "eu-1a",
-//	  "weight": 2,                                  absent or 0 counts as 1
+//	  "weight": 2,                                 absent or 0 counts as 1
 //	  "tags": ["canary"],
-//	  "metadata": {"owner": "payments"},            text by text
-//	  "status": "up",                               or "draining": about to leave, send nothing new; absent counts as "up"
-//	  "registrationTime": "2026-01-02T03:04:05.678Z"   RFC 3339; milliseconds since 1970 are read as well
+//	  "metadata": {"owner": "payments"},
+//	  "status": "up",                              or "draining", about to leave; absent counts as "up"
+//	  "registrationTime": "2026-01-02T03:04:05.678Z"  RFC 3339, or milliseconds since 1970
 //	}
 //
-// Who deletes an instance that was well should mark it as draining first, since its end is taken for a failure otherwise.
-// [WithGRPCNaming] switches to the keys and values of client/v3/naming.
+// Whoever deletes an instance that works should mark it as draining first, since its end counts as
+// a failure otherwise. [WithGRPCNaming] uses the keys and values of client/v3/naming instead.
 //
 // # Cost
 //
-//	Register                1 RPC and a watch; 1 more for the lease that up to 256 registrations of a client share
-//	a registration          a third of a TTL apart, one message for all on the lease
-//	Update, Drain           1 RPC
-//	Close                   2 RPCs, 1 after Drain
-//	OpenService             a streamed list and a server-side watch for the first of a name, nothing for others
-//	a view                  one message each second on a stream of the client; a change is a message
-//	Instances               a copy of the list, no RPC
-//	Pick                    no RPC, no allocation
-//	Services                a streamed list of keys
-//	FollowServices          a streamed list and a server-side watch
+//	Register        1 RPC and a watch; 1 more for a lease, which 256 registrations of a client share
+//	a registration  one message per TTL/3, for all on the lease
+//	Update, Drain   1 RPC
+//	Close           2 RPCs, 1 after Drain
+//	OpenService     a streamed list and a server-side watch for the first view of a service
+//	a view          one message a second on a stream of the client; a change is a message
+//	Instances       a copy of the list, no RPC
+//	Pick            no RPC, no allocation
+//	Services        a streamed list of keys
+//	FollowServices  a streamed list and a server-side watch
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge], [ErrUnavailable],
-// [ErrPermission], [ErrClosed]. Where a context has ended the error matches its Err and its Cause.
-// Who has a taken ID is found with errors.As in [*TakenError]. The text is `discovery: register "orders/a": reason`.
+// Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge],
+// [ErrUnavailable], [ErrPermission], [ErrClosed]. If a context has ended, the error matches its Err
+// and its Cause. [*TakenError] tells who has the ID. The text is `discovery: register "orders/a":
+// reason`.
 //
 // # Lifetime
 //
-// A [Registry] belongs to whoever made it and is closed before its client. Close ends its registrations, together, and its
-// views, and waits for what runs; it takes about 5 s when etcd is away. Contexts given to calls bound those calls alone.
+// A [Registry] belongs to whoever made it and is closed before its client. Close ends its
+// registrations and views and waits for its goroutines; it takes about 5 s if etcd does not answer.
+// Contexts given to calls bound those calls only.
 package discovery
