@@ -10,7 +10,7 @@
 //	defer s.Close()   // revokes the lease, and with it deletes all its keys
 //	work(s.Context()) // ends with a cause that matches ErrExpired, before the lease does
 //
-//	key, err := sessions.OpenKey(ctx, "instances/a", []byte("10.0.0.7")) // restored whenever it is lost
+//	key, err := sessions.OpenKey(ctx, "instances/a", []byte("10.0.0.7")) // restored if it is lost
 //
 // # Sessions
 //
@@ -20,29 +20,29 @@
 //	deadline = sent + TTL - max(TTL/10, 200ms)
 //
 // A timer that waits for no RPC ends the session at the deadline. [Session.Err] and the Err of
-// [Session.Context] also compare the monotonic and the wall clock, so that the first check after the
-// process was stopped reports the loss. A session is Alive, Suspended while renewals fail, or lost.
-// Suspended needs no action. A lost session stays lost: open a new one.
+// [Session.Context] also compare the monotonic and the wall clock, so that the first check after
+// the process was stopped reports the loss. A session is Alive, Suspended while renewals fail, or
+// lost. Suspended needs no action. A lost session stays lost: open a new one.
 // docs/lease-deadline.md shows a partition step by step.
 //
 // # Keys
 //
-// A [Key] is desired state. It is on a lease that the keys and sessions of the manager share, and is
-// restored after its lease was lost, after somebody deleted or overwrote it, and after an outage of
-// any length. A key that was deleted and then created by somebody else belongs to them: it is left
-// alone until it is gone, unless [WithTakeover] is given. Close deletes the key only while it is on
-// a lease of this process.
+// A [Key] is desired state. It is on a lease that the keys and sessions of the manager share, and
+// is restored after its lease was lost, after somebody deleted or overwrote it, and after an outage
+// of any length. A key that was deleted and then created by somebody else belongs to them: it is
+// left alone until it is gone, unless [WithTakeover] is given. Close deletes the key only while it
+// is on a lease of this process.
 //
 // # Lifetime
 //
-// A [Manager] belongs to whoever made it; that of a client is closed with the client. Close ends all
-// sessions and keys, revokes their leases, and returns within about 5 s, also if etcd does not
+// A [Manager] belongs to whoever made it; that of a client is closed with the client. Close ends
+// all sessions and keys, revokes their leases, and returns within about 5 s, also if etcd does not
 // answer. Calls in progress end with [ErrClosed]. All types are safe for concurrent use.
 //
 // # Guarantees
 //
-//   - A session's context ends before the server can expire its lease, unless the process is stopped
-//     or its clocks run more than a tenth slower than the server's.
+//   - A session's context ends before the server can expire its lease, unless the process is
+//     stopped or its clocks run more than a tenth slower than the server's.
 //   - After the deadline, Err reports the loss, whatever was stopped and for however long.
 //   - A lease is revoked when its session is closed, also if the caller's context has ended or the
 //     session was never returned. A lease that cannot be revoked is no longer renewed and expires
@@ -64,15 +64,16 @@
 //     than five round trips.
 //   - A key may outlive its session by a TTL and more: a new leader gives every lease its full TTL
 //     again.
-//   - The smallest TTL that etcd grants is 2 s with default timing. [Session.TTL] is what it granted.
+//   - The smallest TTL that etcd grants is 2 s with default timing. [Session.TTL] is what it
+//     granted.
 //
 // # Cost in RPCs
 //
-//	OpenSession      1 (Grant); 2 if the answer took more than half of the TTL; WithLease as KeepAliveOnce
+//	OpenSession      1 (Grant); 2 if the answer took half of the TTL; WithLease as KeepAliveOnce
 //	a session        1 message per TTL/3, on one stream for all sessions of the manager
 //	Session.Close    1 (Revoke), also of a session that was lost
-//	Shared, Acquire  0 if the session exists; 256 callers of Acquire share a lease, which is revoked a
-//	                 minute after the last of them has released it
+//	Shared, Acquire  0 if the session exists; 256 callers of Acquire share a lease, which is revoked
+//	                 a minute after the last of them has released it
 //	Session.Guard    1 put for the first call on a session, 0 afterwards
 //	Session.Verify   1; 2 if it had to restore the guard's key
 //	OpenKey          1 transaction and a watch; Update 1; Close 1
@@ -84,7 +85,7 @@
 //
 // # Errors
 //
-// Every loss matches [ErrExpired], and also [ErrNotFound] if the lease was revoked or has expired in
-// etcd, [ErrPermission] if renewing it is not permitted, or the error of the last renewal. The other
-// conditions are those of package kv.
+// Every loss matches [ErrExpired], and also [ErrNotFound] if the lease was revoked or has expired
+// in etcd, [ErrPermission] if renewing it is not permitted, or the error of the last renewal. The
+// other conditions are those of package kv.
 package lease
