@@ -9,13 +9,13 @@ import (
 	"github.com/etcdkit/etcdkit/examples/settings"
 )
 
-// ConfigFile is the variable that may name a configuration file such as examples/etcd.yaml.
+// ConfigFile is the variable that names a configuration file such as examples/etcd.yaml.
 const ConfigFile = "ETCD_CONFIG"
 
-// Connect opens a client. Where etcd is, and the rest of the configuration, is what the environment says
-// (etcdkit.ConfigFromEnv), and for what it does not say, the file that ETCD_CONFIG names. The keys are below the namespace
-// given, which itself is below the configured one. Without a file and a variable that says where etcd is, a server is started
-// in this process, as Endpoints does. opts are etcdkit.Open's. Call stop at the end: it closes the client, then the server.
+// Connect opens a client. The configuration is that of the environment (etcdkit.ConfigFromEnv), which
+// overrides the file that ETCD_CONFIG names. If neither says where etcd is, Connect starts a server in
+// this process, as Endpoints does. Keys lie below the given namespace, which lies below the configured
+// one. opts are those of etcdkit.Open. Call stop at the end: it closes the client, then the server.
 func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (client *etcdkit.Client, stop func(), err error) {
 	config, fromFile, err := configuration()
 	if err != nil {
@@ -37,12 +37,13 @@ func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (cli
 		return nil, nil, err
 	}
 	return client, func() {
-		_ = client.Close() // an example has no use for the error: leases that were left to end by themselves
+		_ = client.Close() // an example does not need the error: leases that are left to expire
 		stopServer()
 	}, nil
 }
 
-// Another opens a further client as Connect has opened client, as another process would have it. Close it when it is done.
+// Another opens a further client with the configuration of client, as another process would. The caller
+// closes it.
 func Another(ctx context.Context, client *etcdkit.Client, opts ...etcdkit.Option) (*etcdkit.Client, error) {
 	config, _, err := configuration()
 	if err != nil {
@@ -52,7 +53,7 @@ func Another(ctx context.Context, client *etcdkit.Client, opts ...etcdkit.Option
 	return etcdkit.Open(ctx, config, opts...)
 }
 
-// configuration is that of the environment, over that of the file which it may name.
+// configuration returns that of the file, overridden by the environment.
 func configuration() (config etcdkit.Config, fromFile bool, err error) {
 	path := os.Getenv(ConfigFile)
 	if path != "" {

@@ -1,5 +1,5 @@
-// Package embedded lets a program run with nothing installed: where ETCD_ENDPOINTS is not set,
-// it starts an etcd server inside the program.
+// Package embedded lets a program run with nothing installed: unless ETCD_ENDPOINTS is set, it starts
+// an etcd server inside the program.
 //
 //	endpoints, stop, err := embedded.Endpoints(ctx)
 //	if err != nil {
@@ -7,8 +7,8 @@
 //	}
 //	defer stop()
 //
-// That is for trying things out. The server is a single member, its data is gone with the program, and it makes a
-// program larger by the whole of etcd: a service of yours takes its endpoints from its configuration.
+// It is for examples only. The server has a single member, its data is removed at the end, and it links
+// the whole of etcd. A real program takes its endpoints from its configuration.
 package embedded
 
 import (
@@ -24,9 +24,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// Endpoints returns the comma-separated endpoints of ETCD_ENDPOINTS, or those of a server that it starts in this process
-// and that is ready then. ctx bounds the start only. Call stop when the clients are closed: it ends
-// the server and removes its data, and does nothing when there is none.
+// Endpoints returns the comma-separated endpoints in ETCD_ENDPOINTS, or that of a server that it
+// starts in this process. The server is ready when Endpoints returns. ctx bounds the start only. Call
+// stop when the clients are closed: it stops the server, if there is one, and removes its data.
 func Endpoints(ctx context.Context) (endpoints []string, stop func(), err error) {
 	if list := os.Getenv("ETCD_ENDPOINTS"); list != "" {
 		for endpoint := range strings.SplitSeq(list, ",") {
@@ -58,7 +58,7 @@ func start(ctx context.Context) (endpoint string, stop func(), err error) {
 	}
 	stop = sync.OnceFunc(func() {
 		server.Close()
-		_ = os.RemoveAll(dir) // a temporary directory; the system removes it at last
+		_ = os.RemoveAll(dir) // a temporary directory, which the system removes some day
 	})
 	select {
 	case <-server.Server.ReadyNotify():
@@ -71,13 +71,13 @@ func start(ctx context.Context) (endpoint string, stop func(), err error) {
 	return "", nil, err
 }
 
-// quiet is the configuration of a single member on free loopback ports that logs nothing.
+// quiet returns the configuration of a single member on free loopback ports that logs nothing.
 func quiet(dir string) (*embed.Config, error) {
 	client, err := freeURL()
 	if err != nil {
 		return nil, err
 	}
-	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"} // nobody will call
+	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"} // there are no peers
 	cfg := embed.NewConfig()
 	cfg.Dir = dir
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}

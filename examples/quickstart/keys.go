@@ -12,13 +12,13 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// users is a typed store: values are Users in JSON, keys lie below users/ in the client's namespace.
+// users returns a typed store: its values are Users in JSON, its keys lie below users/.
 func users(client *etcdkit.Client) kv.Typed[User] {
 	return kv.NewTyped(client.KV(), "users", kv.JSON[User]())
 }
 
 func clean(ctx context.Context, client *etcdkit.Client) error {
-	n, _, err := client.KV().DeletePrefix(ctx, "") // everything in the namespace, and nothing outside
+	n, _, err := client.KV().DeletePrefix(ctx, "") // the whole namespace, and nothing else
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func typed(ctx context.Context, client *etcdkit.Client) error {
 }
 
 func swap(ctx context.Context, client *etcdkit.Client) error {
-	seen, err := users(client).Get(ctx, "ada") // two of us read the same state ...
+	seen, err := users(client).Get(ctx, "ada") // two clients read the same state ...
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func swap(ctx context.Context, client *etcdkit.Client) error {
 	if !errors.As(err, &conflict) {
 		return fmt.Errorf("the second should have been told: %v", err) //nolint:errorlint // it may be nil
 	}
-	say("the second is told that it stands at another revision than the one it read: conflict %t", conflict.Have > conflict.Want)
+	say("the second is refused, since the key has a newer revision: %t", conflict.Have > conflict.Want)
 	return nil
 }
 
@@ -87,7 +87,7 @@ func update(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	say("%d goroutines counted %d visits each: %d in etcd", goroutines, each, ada.Value.Visits)
+	say("%d goroutines added %d visits each: %d in etcd", goroutines, each, ada.Value.Visits)
 	return nil
 }
 
@@ -117,7 +117,7 @@ func guarded(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	// Whatever can be held and lost makes such a guard; here it is "the season has not changed since".
+	// Sessions, locks and leaderships have such guards. Here it is "the season has not changed since".
 	errSeason := errors.New("the season is over")
 	season := kv.NewGuard(errSeason, clientv3.Compare(clientv3.ModRevision("quickstart/season"), "=", rev))
 
@@ -134,7 +134,7 @@ func guarded(ctx context.Context, client *etcdkit.Client) error {
 }
 
 func once(ctx context.Context, client *etcdkit.Client) error {
-	// Without WithOnce, a write whose answer is lost returns kv.ErrUnknownOutcome: it may or may not have happened.
+	// Without WithOnce, a write whose answer is lost returns kv.ErrUnknownOutcome.
 	if _, err := client.KV().Put(ctx, "payment", []byte("10 EUR"), kv.WithOnce()); err != nil {
 		return err
 	}

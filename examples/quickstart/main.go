@@ -1,5 +1,5 @@
-// Quickstart shows what etcdkit does, step by step, with the results. It starts an etcd of its own when ETCD_ENDPOINTS is
-// not set, and else works on that one, below the namespace quickstart/, which it empties first:
+// Quickstart uses every package of etcdkit, step by step, and prints the results. It starts an etcd of
+// its own unless ETCD_ENDPOINTS is set, and uses the namespace quickstart/, which it empties first:
 //
 //	go run ./examples/quickstart
 package main
@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/examples/embedded"
 )
 
-// User is what we store.
+// User is a stored value.
 type User struct {
 	Name   string `json:"name"`
 	Visits int    `json:"visits"`
@@ -28,13 +28,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is not an error
 		log.Fatalf("quickstart: %v", err)
 	}
 }
 
 func run(ctx context.Context) error {
-	// One client for the whole process. It comes back when etcd has answered, or says what is wrong with each endpoint.
+	// One client for the whole process. Connect returns once etcd has answered.
 	client, stop, err := embedded.Connect(ctx, "quickstart")
 	if err != nil {
 		return err
@@ -48,20 +48,20 @@ func run(ctx context.Context) error {
 	}{
 		{"Start from nothing", clean},
 		{"Store and read a typed value", typed},
-		{"Compare and swap: one wins, one is told", swap},
-		{"Many update one value, nothing is lost", update},
-		{"List, at one revision", list},
-		{"A write that etcd refuses once a condition is gone", guarded},
+		{"Replace what was read: one wins, the other gets a conflict", swap},
+		{"Many goroutines update one value, and no update is lost", update},
+		{"List at one revision", list},
+		{"A write that etcd refuses once its guard has changed", guarded},
 		{"A write whose outcome is known even if its answer is lost", once},
-		{"Follow what happens, from the current state on", follow},
-		{"A key that vanishes by itself", ttl},
-		{"A session knows in time when it is over", session},
-		{"A key that comes back by itself", presence},
-		{"One at a time, and a leader", locks},
-		{"Reads at the speed of memory", cached},
-		{"Configuration that changes under a running program", configured},
-		{"Who is there, and whom to call", discovered},
-		{"Is the cluster well?", health},
+		{"Follow changes, from the current state on", follow},
+		{"A key that expires", ttl},
+		{"A session that ends in time", session},
+		{"A key that is restored", presence},
+		{"A lock, and a leader", locks},
+		{"Reads from memory", cached},
+		{"Configuration that changes while the program runs", configured},
+		{"Register a service and find it", discovered},
+		{"The health of the cluster", health},
 	}
 	for i, step := range steps {
 		fmt.Printf("\n%d. %s\n", i+1, step.title)
@@ -69,7 +69,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
 	}
-	fmt.Println("\nThat is all.")
+	fmt.Println("\nDone.")
 	return nil
 }
 

@@ -14,7 +14,7 @@ func follow(ctx context.Context, client *etcdkit.Client) error {
 	if _, err := client.KV().Put(ctx, "stock/apples", []byte("10")); err != nil {
 		return err
 	}
-	// The watch goes on across lost connections and members; compacted history comes as a difference.
+	// The watch survives lost connections and members. After a compaction it delivers the difference.
 	for batch, err := range client.Watcher().Watch(ctx, watch.Prefix("stock/"), watch.WithSnapshot()) {
 		if err != nil {
 			return err
@@ -52,7 +52,7 @@ func ttl(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	say("put with a time to live of 2s")
+	say("put with a TTL of 2 s")
 	began := time.Now()
 	if err := deleted(ctx, client, "voucher", rev); err != nil {
 		return err
@@ -70,12 +70,12 @@ func session(ctx context.Context, client *etcdkit.Client) error {
 	if _, err = client.KV().Put(ctx, "working", []byte("on it"), kv.WithLease(s.ID())); err != nil {
 		return err
 	}
-	say("the session is %s; its keys go when it goes", s.State())
-	if err := client.Leases().Revoke(ctx, s.ID()); err != nil { // somebody ends it, or this process hangs for too long
+	say("the session is %s; its keys last as long as it does", s.State())
+	if err := client.Leases().Revoke(ctx, s.ID()); err != nil { // an operator, or a process that hangs for too long
 		return err
 	}
 	select {
-	case <-s.Context().Done(): // work that only the holder may do runs under this context
+	case <-s.Context().Done(): // the context of the work
 		say("its context has ended: %v", context.Cause(s.Context()))
 		return nil
 	case <-ctx.Done():
@@ -95,15 +95,15 @@ func presence(ctx context.Context, client *etcdkit.Client) error {
 	if _, err = client.KV().Delete(ctx, "present/me"); err != nil {
 		return err
 	}
-	say("somebody has deleted it")
+	say("another client has deleted it")
 	for batch, err := range client.Watcher().Watch(ctx, watch.Key("present/me"), watch.WithAfter(found.ModRevision)) {
 		if err != nil {
 			return err
 		}
 		if e := batch.Events[0]; e.Type == watch.Put {
-			say("it is back: %s", e.Value)
+			say("it is restored: %s", e.Value)
 			break
 		}
 	}
-	return key.Close() // now it goes
+	return key.Close() // deletes the key
 }

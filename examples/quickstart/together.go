@@ -19,7 +19,7 @@ func locks(ctx context.Context, client *etcdkit.Client) error {
 	for range 5 {
 		all.Go(func() {
 			_ = client.Locks().Mutex("counter").Do(ctx, func(context.Context, *lock.Held) error {
-				counter++ // one at a time, here and in every other process
+				counter++ // one at a time, also among processes
 				return nil
 			})
 		})
@@ -32,8 +32,8 @@ func locks(ctx context.Context, client *etcdkit.Client) error {
 		if err != nil {
 			return err
 		}
-		_, err = client.KV().Put(ctx, "schedule", []byte("at noon"), kv.WithGuard(l)) // refused once somebody else leads
-		say("%q leads, and writes what only the leader may", leader.Value)
+		_, err = client.KV().Put(ctx, "schedule", []byte("at noon"), kv.WithGuard(l)) // refused once the leadership is lost
+		say("%q leads, and writes with the guard of its leadership", leader.Value)
 		return err
 	})
 }
@@ -43,13 +43,13 @@ func cached(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	defer people.Close() //nolint:errcheck // has nothing to say at the end
+	defer people.Close() //nolint:errcheck // the program ends
 	for range 10_000 {
 		if _, err := people.Get(ctx, "ada"); err != nil {
 			return err
 		}
 	}
-	say("10,000 reads, of which etcd saw %d", people.Stats().Fills)
+	say("10,000 reads, %d of them from etcd", people.Stats().Fills)
 	if _, err := people.Store().Put(ctx, "ada", User{Name: "Ada, Countess of Lovelace"}); err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func cached(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	say("what is written through it is seen at once: %s", ada.Value.Name)
+	say("a write through the cache is visible at once: %s", ada.Value.Name)
 	return nil
 }
 
@@ -66,7 +66,7 @@ func configured(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	defer source.Close() //nolint:errcheck // likewise
+	defer source.Close() //nolint:errcheck // the program ends
 	limit, err := config.Bind(source, "limit", config.WithDefault(10), config.WithValidate(func(n int) error {
 		if n < 1 {
 			return errors.New("must be at least 1")
@@ -88,8 +88,8 @@ func configured(ctx context.Context, client *etcdkit.Client) error {
 
 func discovered(ctx context.Context, client *etcdkit.Client) error {
 	registry := discovery.New(client)
-	defer registry.Close()                             //nolint:errcheck // likewise
-	orders, err := registry.OpenService(ctx, "orders") // whoever calls the service
+	defer registry.Close()                             //nolint:errcheck // the program ends
+	orders, err := registry.OpenService(ctx, "orders") // in a client of the service
 	if err != nil {
 		return err
 	}
@@ -107,14 +107,14 @@ func discovered(ctx context.Context, client *etcdkit.Client) error {
 		return err
 	}
 	say("a call goes to %s at %s", pick.Instance.ID, pick.Instance.Addr())
-	pick.Done(nil) // it went well
+	pick.Done(nil) // the call has succeeded
 	if err := reg.Close(); err != nil {
 		return err
 	}
 	for len(orders.Instances()) > 0 {
 		<-changes
 	}
-	say("the instance has gone, and everybody knows")
+	say("the instance is deregistered, and all views show it")
 	return nil
 }
 
