@@ -1,4 +1,4 @@
-// Cache reads users from etcd at the speed of memory, and shows how fresh what it reads is.
+// Cache reads users from memory and shows how fresh they are.
 //
 //	go run ./examples/cache
 package main
@@ -19,7 +19,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// User is what we store.
+// User is a stored value.
 type User struct {
 	Name string `json:"name"`
 }
@@ -29,12 +29,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is not an error
 		log.Fatalf("cache: %v", err)
 	}
 }
 
-// greet takes whatever reads users: a cache, a replica, or the store itself.
+// greet reads a user from a cache, a replica or the store itself.
 func greet(ctx context.Context, users cache.Reader[User], id string) (string, error) {
 	user, err := users.Get(ctx, id)
 	if err != nil {
@@ -51,14 +51,14 @@ func run(ctx context.Context, out io.Writer) error {
 	defer stop()
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 
-	// At most 10,000 entries; while the watch is lost, nothing older than 5 s is served: such reads go to etcd.
+	// At most 10,000 entries. While the watch is down, reads older than 5 s go to etcd.
 	users, err := cache.Open(ctx, client, "users", kv.JSON[User](), cache.WithMaxEntries(10_000), cache.WithMaxStaleness(5*time.Second))
 	if err != nil {
 		return err
 	}
-	defer users.Close() //nolint:errcheck // has nothing to say at the end of a program
+	defer users.Close() //nolint:errcheck // the program ends
 
-	if _, err := users.Store().Put(ctx, "42", User{Name: "Ada"}); err != nil { // what this process writes it sees at once
+	if _, err := users.Store().Put(ctx, "42", User{Name: "Ada"}); err != nil { // visible to this process at once
 		return err
 	}
 	for range 1000 {
@@ -70,12 +70,12 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	say("%s: 1,001 reads, of which %d went to etcd", text, users.Stats().Fills)
+	say("%s: 1,001 reads, %d of them from etcd", text, users.Stats().Fills)
 	_, err = greet(ctx, users, "nobody")
 	_, again := greet(ctx, users, "nobody")
-	say("what is absent is remembered too: %t", errors.Is(err, kv.ErrNotFound) && errors.Is(again, kv.ErrNotFound) && users.Stats().Fills <= 2)
+	say("an absent key is cached, too: %t", errors.Is(err, kv.ErrNotFound) && errors.Is(again, kv.ErrNotFound) && users.Stats().Fills <= 2)
 
-	// Somebody else writes; with the revision, this process can wait for it.
+	// Another process writes. With the revision, this one can wait for the write.
 	rev, err := kv.NewTyped(client.KV(), "users", kv.JSON[User]()).Put(ctx, "42", User{Name: "Ada Lovelace"})
 	if err != nil {
 		return err
@@ -86,18 +86,18 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	say("as new as that write: %s", user.Value.Name)
 
-	user, err = users.GetLinearizable(ctx, "42") // as fresh as a read of etcd, at the price of one small read for all who ask
+	user, err = users.GetLinearizable(ctx, "42") // as fresh as a read of etcd; concurrent callers share one small read
 	if err != nil {
 		return err
 	}
 	say("linearizable: %s", user.Value.Name)
 
-	// A replica has the whole dir in memory, at one revision.
+	// A replica holds the whole dir in memory, at one revision.
 	all, err := cache.OpenReplica(ctx, client, "users", kv.JSON[User]())
 	if err != nil {
 		return err
 	}
-	defer all.Close() //nolint:errcheck // likewise
+	defer all.Close() //nolint:errcheck // the program ends
 	for user := range all.All() {
 		say("in the replica: users/%s is %s", user.Key, user.Value.Name)
 	}

@@ -12,8 +12,8 @@ import (
 func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestTheCacheReadsAndSaysHowFresh(t *testing.T) {
-	assert.Equal(t, `hello Ada: 1,001 reads, of which 1 went to etcd
-what is absent is remembered too: true
+	assert.Equal(t, `hello Ada: 1,001 reads, 1 of them from etcd
+an absent key is cached, too: true
 as new as that write: Ada Lovelace
 linearizable: Ada Lovelace
 in the replica: users/42 is Ada Lovelace
@@ -21,5 +21,5 @@ in the replica: users/42 is Ada Lovelace
 }
 
 func TestCtrlCEndsIt(t *testing.T) {
-	exampletest.Interrupt(t, run, "what is absent")
+	exampletest.Interrupt(t, run, "an absent key")
 }

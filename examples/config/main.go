@@ -1,5 +1,5 @@
-// Config runs an HTTP server whose rate limit is a key in etcd. The limit changes while the server runs, and a bad value
-// does not disturb it.
+// Config runs an HTTP server whose rate limit is a key in etcd. The limit changes while the server
+// runs, and an invalid value changes nothing.
 //
 //	go run ./examples/config
 package main
@@ -26,7 +26,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is not an error
 		log.Fatalf("config: %v", err)
 	}
 }
@@ -39,21 +39,21 @@ func run(ctx context.Context, out io.Writer) error {
 	defer stop()
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 
-	validationErr := make(chan error, 1) // your program counts these, and alerts
+	invalid := make(chan error, 1) // a real program counts these and alerts
 	source, err := config.Open(ctx, client, "config", config.WithErrorHandler(func(key string, _ int64, err error) {
-		replace(validationErr, fmt.Errorf("%s: %w", key, err))
+		replace(invalid, fmt.Errorf("%s: %w", key, err))
 	}))
 	if err != nil {
 		return err
 	}
-	defer source.Close() //nolint:errcheck // has nothing to say at the end of a program
+	defer source.Close() //nolint:errcheck // the program ends
 	if _, err := source.Delete(ctx, "http/rate-limit"); err != nil {
-		return err // what an earlier run has left
+		return err
 	}
-	return demonstrate(ctx, client, source, validationErr, say)
+	return demonstrate(ctx, client, source, invalid, say)
 }
 
-func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Source, validationErr <-chan error, say func(string, ...any)) error {
+func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Source, invalid <-chan error, say func(string, ...any)) error {
 	limit, err := config.Bind(source, "http/rate-limit", config.WithDefault(2), config.WithValidate(positive))
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Sou
 	}
 	say("the limit is %d (the default)", n)
 
-	var requests atomic.Int64 // of the current period; a real limiter counts time
+	var requests atomic.Int64 // of the current period; a real limiter uses time
 	url, closeServer, err := serve(ctx, func(w http.ResponseWriter, _ *http.Request) {
 		if int(requests.Add(1)) > limit.Load() { // as cheap as reading a variable
 			w.WriteHeader(http.StatusTooManyRequests)
@@ -88,7 +88,8 @@ func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Sou
 	if err := report(); err != nil {
 		return err
 	}
-	// Somebody changes the key: another program, or a person with `etcdctl put example-config/config/http/rate-limit 5`.
+	// Another program changes the key, or a person with
+	// `etcdctl put example-config/config/http/rate-limit 5`.
 	put := func(value string) error {
 		_, err := client.KV().Put(ctx, "config/http/rate-limit", []byte(value))
 		return err
@@ -103,16 +104,16 @@ func demonstrate(ctx context.Context, client *etcdkit.Client, source *config.Sou
 	if err := errors.Join(report(), put("many")); err != nil {
 		return err
 	}
-	refused, err := receive(ctx, validationErr)
+	refused, err := receive(ctx, invalid)
 	if err != nil {
 		return err
 	}
-	say("told of a bad value: %v", refused)
+	say("an invalid value is reported: %v", refused)
 	return report()
 }
 
-// replace leaves v in c, which holds one value and has one sender, in the place of what nobody has received. A function
-// that the library calls must not wait for a receiver: its stop, and Close, would wait for it.
+// replace puts v into c, which has room for one value, and drops a value that was not received. A
+// function that the library calls must not wait for a receiver, since Close waits for the function.
 func replace[T any](c chan T, v T) {
 	select {
 	case <-c:

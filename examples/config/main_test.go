@@ -19,7 +19,7 @@ func TestTheLimitChangesUnderTheServerAndSurvivesABadValue(t *testing.T) {
 the server lets 2 requests through
 the limit is 5
 the server lets 5 requests through
-told of a bad value: http/rate-limit: bad value at revision N: value cannot be decoded: not a whole number that fits int
+an invalid value is reported: http/rate-limit: bad value at revision N: value cannot be decoded: not a whole number that fits int
 the server lets 5 requests through
 `, said)
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// allowed is how many requests are answered before one is refused.
+// allowed returns how many requests are answered before one is refused.
 func allowed(url string) (n int, err error) {
 	for ; ; n++ {
 		resp, err := http.Get(url) //nolint:noctx,gosec // the server is ours
@@ -21,7 +21,7 @@ func allowed(url string) (n int, err error) {
 	}
 }
 
-// serve starts an HTTP server on a free port of the loopback.
+// serve starts an HTTP server on a free loopback port.
 func serve(ctx context.Context, f http.HandlerFunc) (url string, stop func(), err error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/discovery"
 )
 
-// caller is a client that never rests.
+// caller is a client that makes calls all the time.
 type caller struct {
 	conn    *grpc.ClientConn
 	orders  *discovery.Service
@@ -24,7 +24,7 @@ type caller struct {
 	failed  int
 }
 
-// until makes calls until those servers alone are known that are wanted, and have answered the last hundred.
+// until makes calls until exactly the wanted servers are known and have answered the last hundred.
 func (c *caller) until(ctx context.Context, what string, want ...string) error {
 	for answered := map[string]int{}; ; {
 		who, err := c.call(ctx)
@@ -49,7 +49,7 @@ func (c *caller) until(ctx context.Context, what string, want ...string) error {
 	}
 }
 
-// call makes one call, and says who has answered.
+// call makes one call and returns the name of the server that has answered.
 func (c *caller) call(ctx context.Context) (name string, err error) {
 	var from peer.Peer
 	_, err = healthpb.NewHealthClient(c.conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.Peer(&from))
@@ -64,7 +64,7 @@ func (c *caller) call(ctx context.Context) (name string, err error) {
 	return "", errors.New("a stranger has answered")
 }
 
-// known are the servers that take work, as etcd tells.
+// known returns the servers that accept calls, as etcd has them.
 func (c *caller) known() (ids []string) {
 	for _, i := range c.orders.Instances(discovery.OnlyUp()) {
 		ids = append(ids, i.ID)

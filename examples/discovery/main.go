@@ -1,5 +1,5 @@
-// Discovery runs three small gRPC servers and a client that finds them by name. One server is drained, one is killed, and no
-// call fails.
+// Discovery runs three gRPC servers and a client that finds them by name. One server is drained, one
+// is killed, and no call fails.
 //
 //	go run ./examples/discovery
 package main
@@ -25,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is not an error
 		log.Fatalf("discovery: %v", err)
 	}
 }
@@ -62,7 +62,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	// SIGTERM: Close marks the instance as draining, waits, takes it out of etcd, and stops the server when its calls are done.
+	// As on SIGTERM: Close marks the instance as draining, waits, deletes it from etcd, and stops the
+	// server once its calls are done.
 	drained := make(chan error, 1)
 	go func() { drained <- servers["ada"].registration.Close() }()
 	if err := c.until(ctx, "ada was drained", "grace", "linus"); err != nil {
@@ -72,7 +73,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	// SIGKILL: nobody says anything. gRPC sees it at once, and etcd when the TTL has passed.
+	// As on SIGKILL: gRPC notices at once, and etcd when the TTL has passed.
 	servers["grace"].kill()
 	if err := c.until(ctx, "grace was killed", "linus"); err != nil {
 		return err
@@ -80,8 +81,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return servers["linus"].registration.Close()
 }
 
-// dial finds servers by name. Without a service config they take turns; this one has calls repeated, too, since those that
-// are on their way to a server which is killed would fail.
+// dial finds servers by name. The resolver's default is round robin. This service config also repeats
+// calls, since those in progress at a server that is killed would fail.
 func dial(registry *discovery.Registry) (*grpc.ClientConn, error) {
 	const config = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": {
 		"maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/examples/embedded"
 )
 
-// server is a process of its own, but for being in ours.
+// server stands for a process of its own.
 type server struct {
 	addr         string
 	grpc         *grpc.Server
@@ -45,11 +45,11 @@ func start(ctx context.Context, name string, of *etcdkit.Client) (*server, error
 		return nil, errors.Join(err, listener.Close())
 	}
 	s := &server{addr: listener.Addr().String(), grpc: grpc.NewServer(), client: client}
-	healthpb.RegisterHealthServer(s.grpc, health.NewServer()) // a service of yours
+	healthpb.RegisterHealthServer(s.grpc, health.NewServer()) // your service
 	go func() { _ = s.grpc.Serve(listener) }()
 
 	i := discovery.Instance{Service: "orders", ID: name, Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
-	registry := discovery.New(client, discovery.WithTTL(2*time.Second)) // 30 s without this: a killed server is shown for as long
+	registry := discovery.New(client, discovery.WithTTL(2*time.Second)) // by default a killed server is listed for 30 s
 	s.registration, err = registry.RegisterGRPC(ctx, s.grpc, i, discovery.WithDrainDelay(300*time.Millisecond))
 	if err != nil {
 		s.kill()
@@ -58,9 +58,9 @@ func start(ctx context.Context, name string, of *etcdkit.Client) (*server, error
 	return s, nil
 }
 
-// kill cuts all connections off, as the end of a process does: no farewell to clients, none to etcd.
+// kill closes all connections, as the end of a process does, and deregisters nothing.
 func (s *server) kill() {
 	s.grpc.Stop()
 	_ = s.client.Raw().Close()
-	_ = s.client.Close() // for what runs here; it does not get through to etcd any more
+	_ = s.client.Close() // ends goroutines; etcd is not reachable any more
 }

@@ -1,6 +1,7 @@
-// Fenced-write protects what is not in etcd. A lock cannot: its holder may stand still, lose it without noticing, and go on
-// writing. So each write carries the token of the lock, and whatever is written to refuses a token that is lower than one it
-// has seen. Where that is etcd itself, use kv.WithGuard instead: examples/lock.
+// Fenced-write protects data outside etcd. A lock alone cannot: its holder may stand still, lose the
+// lock without noticing, and go on writing. So each write carries the token of the lock, and the store
+// refuses a token that is lower than one it has seen. For data in etcd use kv.WithGuard: see
+// examples/lock.
 //
 //	go run ./examples/fenced-write
 package main
@@ -24,15 +25,15 @@ import (
 
 var errStale = errors.New("refused: a later holder has written")
 
-// archive stands for the other system: a database, a file server, a device. It has to keep the token as safe as the data, and
-// to compare and write in one step, as in
+// archive stands for the other system: a database, a file server, a device. It must store the token
+// with the data, and compare and write in one step, as in
 //
 //	UPDATE archive SET report = $1, token = $2 WHERE token <= $2
 //
-// where no row means refused.
+// where no updated row means that the write is refused.
 type archive struct {
 	mu     sync.Mutex
-	token  int64 // the highest that was seen
+	token  int64 // the highest seen
 	report string
 }
 
@@ -75,10 +76,10 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := standStill(ctx, client); err != nil {
 		return err
 	}
-	say("it stands still, for longer than its lease lives")
+	say("it stands still for longer than its lease lives")
 
-	others := lock.New(client, lock.WithTTL(5*time.Second)) // another process, with a session of its own
-	defer others.Close()                                    //nolint:errcheck // has nothing to say at the end of a program
+	others := lock.New(client, lock.WithTTL(5*time.Second)) // stands for another process
+	defer others.Close()                                    //nolint:errcheck // the program ends
 	err = others.Mutex("report").Do(ctx, func(_ context.Context, second *lock.Held) error {
 		say("a second one holds the lock, and its token is higher: %t", second.Token() > first.Token())
 		return reports.write("of the second", second.Token())
@@ -88,16 +89,16 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	say("it has written, and released")
 	say("the first one wakes up and goes on writing: %v", reports.write("of the past", first.Token()))
-	// To ask first is no help: it may stand still between the question and the write.
-	say("etcd would have told it, had it asked: %v", first.Verify(ctx))
+	// Checking first does not help: it may stand still between the check and the write.
+	say("a check would have told it: %v", first.Verify(ctx))
 	say("the report is %s", reports.report)
 	return nil
 }
 
-// standStill is what a suspended machine or a long pause does to a process, as far as etcd can see: its lease ends. Here an
-// operator revokes it.
+// standStill ends the lease of the client's locks, as a suspended machine or a long pause does. Here
+// an operator revokes it.
 func standStill(ctx context.Context, client *etcdkit.Client) error {
-	session, err := client.Leases().Shared(ctx) // that of all locks of the client
+	session, err := client.Leases().Shared(ctx) // the session of the client's locks
 	if err != nil {
 		return err
 	}

@@ -14,11 +14,11 @@ func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestAWriteOfThePastIsRefused(t *testing.T) {
 	assert.Equal(t, `the first holder writes: <nil>
-it stands still, for longer than its lease lives
+it stands still for longer than its lease lives
 a second one holds the lock, and its token is higher: true
 it has written, and released
 the first one wakes up and goes on writing: refused: a later holder has written
-etcd would have told it, had it asked: lock: verify "report": lost: its key was deleted
+a check would have told it: lock: verify "report": lost: its key was deleted
 the report is of the second
 `, exampletest.Output(t, run))
 }

@@ -1,4 +1,5 @@
-// Kv stores typed values, and shows what each kind of write promises and what its errors say. It empties its namespace first.
+// Kv stores typed values and shows what each kind of write guarantees and what its errors mean. It
+// empties its namespace first.
 //
 //	go run ./examples/kv
 package main
@@ -22,7 +23,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Item is what we store.
+// Item is a stored value.
 type Item struct {
 	Stock int `json:"stock"`
 }
@@ -53,12 +54,12 @@ func run(ctx context.Context, out io.Writer) error {
 	return more(ctx, client, say)
 }
 
-// outcome is what the error of a write says of the write. Any error but an unknown outcome means that nothing was changed.
+// outcome describes the error of a write. After any error but an unknown outcome nothing was changed.
 func outcome(err error) string {
 	switch {
 	case err == nil:
 		return "applied, once"
-	case errors.Is(err, kv.ErrUnknownOutcome): // its answer was lost, and only kv.WithOnce() finds out
+	case errors.Is(err, kv.ErrUnknownOutcome): // the answer was lost; kv.WithOnce() would find out
 		return "perhaps applied"
 	case errors.Is(err, kv.ErrExists):
 		return "not applied, it exists"
@@ -78,14 +79,14 @@ func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
 	if err != nil {
 		return err
 	}
-	tea, err := items.Update(ctx, "tea", func(i *Item) error { i.Stock--; return nil }) // anew if somebody came in between
+	tea, err := items.Update(ctx, "tea", func(i *Item) error { i.Stock--; return nil }) // repeated if another client writes meanwhile
 	say("update: %s, stock is %d", outcome(err), tea.Value.Stock)
 	_, err = items.Replace(ctx, "tea", Item{Stock: seen.Value.Stock - 1}, seen.ModRevision) // compare-and-swap, by revision
-	say("replace what was read before that: %s", outcome(err))
+	say("replace the state before that: %s", outcome(err))
 	_, err = items.DeleteAt(ctx, "tea", seen.ModRevision)
-	say("delete what was read before that: %s", outcome(err))
-	_, err = store.CompareAndDelete(ctx, "items/tea", []byte(`{"stock":9}`)) // by value: cannot see that it came and went
-	say("delete what it is now: %s", outcome(err))
+	say("delete the state before that: %s", outcome(err))
+	_, err = store.CompareAndDelete(ctx, "items/tea", []byte(`{"stock":9}`)) // by value, which may have changed and changed back
+	say("delete the current state: %s", outcome(err))
 	return nil
 }
 
@@ -113,7 +114,7 @@ func more(ctx context.Context, client *etcdkit.Client, say func(string, ...any))
 		if err != nil {
 			return err
 		}
-		say("put with a time to live of 2s, and gone by itself: %s", batch.Events[0].Key)
+		say("put with a TTL of 2 s, and expired: %s", batch.Events[0].Key)
 		break
 	}
 	return nil

@@ -25,14 +25,14 @@ func TestEachWriteSaysWhatBecameOfIt(t *testing.T) {
 	assert.Equal(t, `create: applied, once
 create again: not applied, it exists
 update: applied, once, stock is 9
-replace what was read before that: not applied, it was changed or removed meanwhile
-delete what was read before that: not applied, it was changed or removed meanwhile
-delete what it is now: applied, once
+replace the state before that: not applied, it was changed or removed meanwhile
+delete the state before that: not applied, it was changed or removed meanwhile
+delete the current state: applied, once
 batch: applied, once
 a transaction has moved milk to the archive: true
 listed: archive/milk {"stock":1}
 listed: items/coffee {"stock":5}
-put with a time to live of 2s, and gone by itself: voucher
+put with a TTL of 2 s, and expired: voucher
 `, exampletest.Output(t, run))
 }
 

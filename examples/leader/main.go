@@ -1,5 +1,5 @@
-// Leader runs three workers of which one leads at a time. Each leader hands over in good order when it is told to stop, and
-// somebody who watches sees who leads.
+// Leader runs three workers, of which one leads at a time. Each leader hands over when it is told to
+// stop, and an observer sees who leads.
 //
 //	go run ./examples/leader
 package main
@@ -25,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is not an error
 		log.Fatalf("leader: %v", err)
 	}
 }
@@ -42,20 +42,21 @@ func run(ctx context.Context, out io.Writer) error {
 	election := client.Locks().Election("scheduler")
 	leads := make(chan string)
 	var all sync.WaitGroup
-	terminate := map[string]context.CancelFunc{} // what SIGTERM does to a process
+	terminate := map[string]context.CancelFunc{} // stands for SIGTERM to a process
 	for _, name := range []string{"ada", "grace", "linus"} {
 		own, quit := context.WithCancel(ctx)
 		terminate[name] = quit
 		all.Go(func() {
-			// Run campaigns, again and again, calls the function while it leads, and resigns when that has returned.
+			// Run campaigns again and again, calls the function while it leads, and resigns once it returns.
 			err := election.Run(own, name, func(ctx context.Context, l *lock.Leadership) error {
 				select {
 				case leads <- name:
 				case <-ctx.Done():
 				}
-				<-ctx.Done() // the work: it ends when the leadership is lost, or when this process is to stop
+				<-ctx.Done() // the work ends when the leadership is lost or the process stops
 
-				// l.Context() lives as long as the leadership: time to hand over. The guard has etcd refuse it should that be over.
+				// l.Context() lasts as long as the leadership, so there is time to hand over. The guard has
+				// etcd refuse the write if the leadership is lost.
 				_, err := client.KV().Put(l.Context(), "handed-over-by", []byte(name), kv.WithGuard(l))
 				return err
 			})
@@ -84,7 +85,7 @@ func run(ctx context.Context, out io.Writer) error {
 	return vacant(ctx, election, out)
 }
 
-// seen waits until whoever observes the election sees the leader.
+// seen waits until the observer sees the leader.
 func seen(ctx context.Context, election *lock.Election, leader string) error {
 	for l, err := range election.Observe(ctx) {
 		if err != nil || l.Value == leader {

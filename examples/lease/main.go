@@ -1,5 +1,5 @@
-// Lease shows keys that live as long as the process that keeps them: a session whose context ends when it can no longer be
-// relied on, and keys that come back by themselves.
+// Lease shows keys that last as long as their process: a session whose context ends before etcd deletes
+// its keys, and a key that is restored.
 //
 //	go run ./examples/lease
 package main
@@ -37,7 +37,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer stop() // revokes all leases, and with them the keys go
+	defer stop() // revokes all leases and so deletes their keys
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 	if err := session(ctx, client, say); err != nil {
 		return err
@@ -45,9 +45,10 @@ func run(ctx context.Context, out io.Writer) error {
 	return presence(ctx, client, say)
 }
 
-// session does work that only makes sense as long as others see that it is being done.
+// session does work that must end when others can no longer see that it is being done.
 func session(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
-	// Renewed every third of its time to live. When the process dies, etcd removes the keys after that time at the latest.
+	// The session is renewed every third of its TTL. If the process dies, etcd deletes the keys once
+	// the TTL has passed.
 	s, err := client.Leases().OpenSession(ctx, lease.WithTTL(3*time.Second))
 	if err != nil {
 		return err
@@ -56,15 +57,16 @@ func session(ctx context.Context, client *etcdkit.Client, say func(string, ...an
 	if _, err := client.KV().Put(ctx, "working", []byte("on it"), kv.WithLease(s.ID())); err != nil {
 		return err
 	}
-	say("the session is %s, its time to live is %v", s.State(), s.TTL())
-	guard := s.Guard() // etcd itself refuses a write that carries it once the lease is gone
+	say("the session is %s, its TTL is %v", s.State(), s.TTL())
+	guard := s.Guard() // etcd refuses a write with it once the lease is gone
 
-	// An operator revokes it. Had the network been cut, the context would end before etcd removed the keys.
+	// An operator revokes the lease. If the network were cut, the context would end before etcd deletes
+	// the keys.
 	if _, err := client.Raw().Revoke(ctx, s.ID()); err != nil {
 		return err
 	}
-	select { // it learns of that with the next renewal, or at once with s.Verify
-	case <-s.Context().Done(): // the work runs under this context
+	select { // noticed by the next renewal, or at once by s.Verify
+	case <-s.Context().Done(): // the context of the work
 		say("its context has ended: %v", context.Cause(s.Context()))
 	case <-ctx.Done():
 		return ctx.Err()
@@ -72,12 +74,13 @@ func session(ctx context.Context, client *etcdkit.Client, say func(string, ...an
 	_, err = client.KV().Put(ctx, "result", []byte("done"), kv.WithGuard(guard))
 	say("a write with its guard: refused %t, because it is lost: %t", errors.Is(err, kv.ErrGuard), errors.Is(err, lease.ErrExpired))
 	found, err := client.KV().Exists(ctx, "working")
-	say("its key is there: %t", found)
+	say("its key exists: %t", found)
 	return err
 }
 
-// presence keeps a key in etcd that says "this process is here", whatever happens to it. Each process needs a key of its own:
-// one that is there already is lease.ErrExists, also for as long as the lease of a process that was killed.
+// presence keeps a key that says "this process is alive", whatever happens to it. Each process needs a
+// key of its own: a key that exists already is lease.ErrExists, also until the lease of a process that
+// was killed has expired.
 func presence(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
 	key, err := client.Leases().OpenKey(ctx, "present/me", []byte("10.0.0.1:80"))
 	if err != nil {
@@ -93,7 +96,7 @@ func presence(ctx context.Context, client *etcdkit.Client, say func(string, ...a
 	if err != nil {
 		return err
 	}
-	if _, err := client.Raw().Revoke(ctx, back.Lease); err != nil { // and with it all that the process keeps
+	if _, err := client.Raw().Revoke(ctx, back.Lease); err != nil { // which deletes all keys of the process
 		return err
 	}
 	say("somebody revokes its lease")
@@ -102,17 +105,17 @@ func presence(ctx context.Context, client *etcdkit.Client, say func(string, ...a
 	}
 	closed := key.Close()
 	found, err := client.KV().Exists(ctx, "present/me")
-	say("it is closed; the key is there: %t", found)
+	say("it is closed; the key exists: %t", found)
 	return errors.Join(closed, err)
 }
 
-// comeback follows the key until it has been put again.
+// comeback follows the key until it is restored.
 func comeback(ctx context.Context, client *etcdkit.Client, after int64, say func(string, ...any)) (watch.Event, error) {
 	for batch, err := range client.Watcher().Watch(ctx, watch.Key("present/me"), watch.WithAfter(after), watch.WithPutsOnly()) {
 		if err != nil {
 			return watch.Event{}, err
 		}
-		say("it is back: %s", batch.Events[0].Value)
+		say("it is restored: %s", batch.Events[0].Value)
 		return batch.Events[0], nil
 	}
 	return watch.Event{}, ctx.Err()

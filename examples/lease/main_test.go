@@ -12,15 +12,15 @@ import (
 func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestASessionEndsInTimeAndAKeyComesBack(t *testing.T) {
-	assert.Equal(t, `the session is alive, its time to live is 3s
+	assert.Equal(t, `the session is alive, its TTL is 3s
 its context has ended: lease expired: not found
 a write with its guard: refused true, because it is lost: true
-its key is there: false
+its key exists: false
 somebody deletes it
-it is back: 10.0.0.1:80
+it is restored: 10.0.0.1:80
 somebody revokes its lease
-it is back: 10.0.0.1:80
-it is closed; the key is there: false
+it is restored: 10.0.0.1:80
+it is closed; the key exists: false
 `, exampletest.Output(t, run))
 }
 

@@ -1,5 +1,5 @@
-// Lock shows why a lock alone is not a fence, and what is: a holder that stands still for too long loses its lock, does not
-// know yet, goes on writing, and etcd refuses the write.
+// Lock shows why a lock alone does not protect data, and what does: a holder that stands still for too
+// long loses its lock without noticing and goes on writing, and etcd refuses the write.
 //
 //	go run ./examples/lock
 package main
@@ -25,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout)
 	stop()
-	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is no failure
+	if err != nil && !errors.Is(err, context.Canceled) { // Ctrl-C is not an error
 		log.Fatalf("lock: %v", err)
 	}
 }
@@ -38,14 +38,14 @@ func run(ctx context.Context, out io.Writer) error {
 	defer stop()
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 
-	// Do is the way to hold a lock: it is released at the end, and the context of the work ends when the lock is lost.
+	// Do releases the lock at the end, and the context of the work ends if the lock is lost.
 	job := client.Locks().Mutex("nightly-job")
 	err = job.Do(ctx, func(ctx context.Context, held *lock.Held) error {
 		_, err := job.TryLock(ctx)
 		var locked *lock.LockedError
-		say("while it is held, another one is told: %t", errors.As(err, &locked))
+		say("while it is held, another caller is told so: %t", errors.As(err, &locked))
 
-		// The guard goes into the write, and etcd checks it: the write is refused once the lock is anybody else's.
+		// The guard has etcd refuse the write once the lock is lost.
 		_, err = client.KV().Put(ctx, "report", []byte("from the holder"), kv.WithGuard(held))
 		return err
 	})
@@ -57,15 +57,15 @@ func run(ctx context.Context, out io.Writer) error {
 	return paused(ctx, client, job, say)
 }
 
-// paused is what happens to a process that stands still, in a garbage collection or a suspended machine: its lock goes to the
-// next one. Here an operator revokes its lease, which comes to the same.
+// paused shows a process that stands still, as on a suspended machine: its lease expires and the next
+// one acquires the lock. Here an operator revokes the lease instead.
 func paused(ctx context.Context, client *etcdkit.Client, job *lock.Mutex, say func(string, ...any)) error {
 	held, err := job.Lock(ctx)
 	if err != nil {
 		return err
 	}
 	say("a second holder begins, and stands still")
-	guard := held.Guard() // what it has in hand when it goes on
+	guard := held.Guard() // of the lock that it is about to lose
 	first := held.Token()
 
 	session, err := client.Leases().Shared(ctx)
@@ -75,9 +75,9 @@ func paused(ctx context.Context, client *etcdkit.Client, job *lock.Mutex, say fu
 	if err := client.Leases().Revoke(ctx, session.ID()); err != nil {
 		return err
 	}
-	<-held.Context().Done() // a process that runs learns of it at once; one that stands still does not
+	<-held.Context().Done() // a running process notices at once; one that stands still does not
 
-	// A client with a session of its own, as another process has one.
+	// A client of its own stands for another process.
 	other, err := etcdkit.Wrap(client.Raw(), etcdkit.WithNamespace(client.KV().Dir()))
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func paused(ctx context.Context, client *etcdkit.Client, job *lock.Mutex, say fu
 		return err
 	}
 	defer next.Release(ctx) //nolint:errcheck // the program ends
-	say("a third has the lock: its token is higher: %t", next.Token() > first)
+	say("a third acquires the lock, and its token is higher: %t", next.Token() > first)
 	if _, err := other.KV().Put(ctx, "report", []byte("from the third"), kv.WithGuard(next)); err != nil {
 		return err
 	}

@@ -12,10 +12,10 @@ import (
 func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestAWriteOfAnExHolderIsRefused(t *testing.T) {
-	assert.Equal(t, `while it is held, another one is told: true
+	assert.Equal(t, `while it is held, another caller is told so: true
 the holder has written, and released
 a second holder begins, and stands still
-a third has the lock: its token is higher: true
+a third acquires the lock, and its token is higher: true
 the second wakes up and writes: refused true, because it has lost the lock: true
 the report is from the third
 `, exampletest.Output(t, run))

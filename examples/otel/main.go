@@ -1,5 +1,5 @@
-// Otel traces and measures the calls of a client with OpenTelemetry: each RPC is a span below that of the work which made it,
-// and is counted and timed. Neither keys nor values are in it.
+// Otel traces and measures the calls of a client with OpenTelemetry: each RPC is a span below that of
+// its caller, and is counted and timed. Spans and metrics hold no keys and no values.
 //
 //	go run ./examples/otel
 package main
@@ -41,7 +41,8 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer) error {
-	// Yours go to a collector: sdktrace.WithBatcher and sdkmetric.NewPeriodicReader, with exporters such as otlptracegrpc.
+	// A real program sends them to a collector: sdktrace.WithBatcher and sdkmetric.NewPeriodicReader,
+	// with exporters such as otlptracegrpc.
 	spans, reader := tracetest.NewInMemoryExporter(), sdkmetric.NewManualReader()
 	traces := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
 	metrics := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
@@ -49,7 +50,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	for _, span := range spans.GetSpans() {
-		if span.Parent.IsValid() { // the others are what the client does by itself, such as connecting
+		if span.Parent.IsValid() { // others are those of the client itself, such as connecting
 			_, _ = fmt.Fprintln(out, "span:", span.Name, "failed:", span.Status.Code == codes.Error)
 		}
 	}
@@ -65,7 +66,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return errors.Join(traces.Shutdown(ctx), metrics.Shutdown(ctx))
 }
 
-// serve is a service that uses etcd. The providers may be those of otel.SetTracerProvider and otel.SetMeterProvider.
+// serve is a service that uses etcd. The providers may be those of otel.SetTracerProvider and
+// otel.SetMeterProvider.
 func serve(ctx context.Context, traces trace.TracerProvider, metrics metric.MeterProvider) error {
 	handler := otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(metrics))
 	client, stop, err := embedded.Connect(ctx, "example-otel", etcdkit.WithDialOptions(grpc.WithStatsHandler(handler)))
@@ -76,7 +78,7 @@ func serve(ctx context.Context, traces trace.TracerProvider, metrics metric.Mete
 	return order(ctx, client.KV(), traces.Tracer("shop"))
 }
 
-// order is traced itself, and so the calls that it makes with its context are below it.
+// order starts a span, below which are the calls that it makes with its context.
 func order(ctx context.Context, store *kv.Store, tracer trace.Tracer) error {
 	ctx, span := tracer.Start(ctx, "order")
 	defer span.End()

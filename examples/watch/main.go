@@ -1,6 +1,6 @@
-// Watch keeps a copy of what lies below a prefix, and goes on from its checkpoint when it is started again: without a gap, or,
-// where etcd has compacted the history meanwhile, knowing so. It empties its namespace first. It also compacts the etcd that
-// it runs on, which concerns everybody there: leave it to the one that it starts, or to one for development.
+// Watch keeps a copy of a prefix and continues from its checkpoint when it is started again: without a
+// gap, or with an error if etcd has compacted the history meanwhile. It empties its namespace first. It
+// also compacts its etcd, which affects all other clients: run it against one for development.
 //
 //	go run ./examples/watch
 package main
@@ -47,7 +47,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	say("started: what is there, at one revision")
+	say("started: the current state, at one revision")
 	if err := m.follow(ctx, rev, watch.WithSnapshot()); err != nil {
 		return err
 	}
@@ -69,13 +69,12 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := m.follow(ctx, rev); !errors.As(err, &lost) {
 		return err
 	}
-	say("  revisions are gone, and we know which: %t", lost.After < lost.Oldest)
-	say("started again, for the state: changes in between are folded, and what it does not name is gone")
+	say("  revisions are gone, and the error says which: %t", lost.After < lost.Oldest)
+	say("started again, for the state: one difference, deletions included")
 	return m.follow(ctx, rev, watch.WithSnapshot())
 }
 
-// mirror is the copy, and up to where it is. A real one lies in a database, with the revision, and both are written in one
-// transaction.
+// mirror is the copy and its revision. A real program stores both in a database, in one transaction.
 type mirror struct {
 	watcher    *watch.Watcher
 	checkpoint kv.Checkpoint
@@ -83,7 +82,7 @@ type mirror struct {
 	say        func(format string, args ...any)
 }
 
-// follow brings the copy to revision until, or beyond. Without an end, Watcher.Consume is this loop.
+// follow brings the copy to revision until or later. Watcher.Consume is such a loop without an end.
 func (m mirror) follow(ctx context.Context, until int64, opts ...watch.Option) error {
 	rev, err := m.checkpoint.Load(ctx)
 	if err != nil {
@@ -97,7 +96,7 @@ func (m mirror) follow(ctx context.Context, until int64, opts ...watch.Option) e
 		if err != nil {
 			return err
 		}
-		if batch.Kind != watch.Live && !begun { // a snapshot, or a resync that comes first: the whole state
+		if batch.Kind != watch.Live && !begun { // a snapshot, or a resync that comes first, is the whole state
 			clear(m.stock)
 		}
 		begun = true

@@ -12,7 +12,7 @@ import (
 func TestMain(m *testing.M) { testmain.Run(m) }
 
 func TestTheCopyIsRightAfterEachStart(t *testing.T) {
-	assert.Equal(t, `started: what is there, at one revision
+	assert.Equal(t, `started: the current state, at one revision
   snapshot: put stock/apples -> map[stock/apples:10]
   snapshot: put stock/pears -> map[stock/apples:10 stock/pears:5]
 started again: every change since the checkpoint
@@ -20,8 +20,8 @@ started again: every change since the checkpoint
   live: put stock/plums -> map[stock/apples:9 stock/pears:5 stock/plums:3]
   live: delete stock/plums -> map[stock/apples:9 stock/pears:5]
 started again, and etcd has compacted its history meanwhile:
-  revisions are gone, and we know which: true
-started again, for the state: changes in between are folded, and what it does not name is gone
+  revisions are gone, and the error says which: true
+started again, for the state: one difference, deletions included
   resync: put stock/apples -> map[stock/apples:7]
 `, exampletest.Output(t, run))
 }

@@ -1,5 +1,6 @@
-// Workers shares the jobs below a prefix between six workers, of which three may be busy at a time, wherever they run. Each job
-// is finished once, also when a worker dies over it: another one then does it again. It empties its namespace first.
+// Workers shares the jobs below a prefix among six workers, of which three may be busy at a time,
+// wherever they run. Each job is finished once. If a worker dies, another one does its job again. The
+// program empties its namespace first.
 //
 //	go run ./examples/workers
 package main
@@ -55,7 +56,7 @@ func run(ctx context.Context, out io.Writer) error {
 	p := pool{client: client, slots: client.Locks().Semaphore("busy", permits), takes: 10 * time.Millisecond}
 	failed := make([]error, workers)
 	var all sync.WaitGroup
-	for n := range workers { // goroutines here; in as many processes they do the same
+	for n := range workers { // goroutines here, but they may be processes
 		all.Go(func() { failed[n] = p.work(ctx) })
 	}
 	all.Wait()
@@ -80,13 +81,13 @@ type pool struct {
 func (p *pool) work(ctx context.Context) error {
 	for left := true; left; {
 		left = false
-		// First what nobody has in hand; then what others have, until they finish it or die.
+		// First the jobs that no worker does, then those that others do, until they finish or die.
 		for _, take := range []func(*lock.Mutex, context.Context, lock.Func) error{(*lock.Mutex).TryDo, (*lock.Mutex).Do} {
 			todo, err := p.client.KV().Map(ctx, "jobs/")
 			if err != nil {
 				return err
 			}
-			for job := range todo { // in no order, so that workers rarely want the same
+			for job := range todo { // in random order, so that workers rarely want the same
 				left = true
 				err := take(p.client.Locks().Mutex(job), ctx, func(ctx context.Context, held *lock.Held) error {
 					if there, err := p.client.KV().Exists(ctx, job); err != nil || !there { // finished since it was listed
@@ -95,7 +96,7 @@ func (p *pool) work(ctx context.Context) error {
 					return p.slots.Do(ctx, func(ctx context.Context, _ *lock.Permit) error { return p.do(ctx, job, held) })
 				})
 				if err != nil && !errors.Is(err, lock.ErrLocked) && !errors.Is(err, lock.ErrLost) && !errors.Is(err, kv.ErrUnknownOutcome) {
-					return err // after one of the others the next listing tells whether the job is still to be done
+					return err // after other errors the next listing tells whether the job is left
 				}
 			}
 		}
@@ -103,7 +104,7 @@ func (p *pool) work(ctx context.Context) error {
 	return nil
 }
 
-// do does a job under its lock. ctx ends when that is lost; whatever was done outside of etcd by then is done again.
+// do does a job under its lock. ctx ends when the lock is lost; work outside etcd is then repeated.
 func (p *pool) do(ctx context.Context, job string, held *lock.Held) error {
 	if p.busy.Add(1) > permits {
 		p.crowded.Store(true)
@@ -114,7 +115,8 @@ func (p *pool) do(ctx context.Context, job string, held *lock.Held) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	// The job goes and its result comes, both at once and only if the lock is still held: so it is finished once.
+	// One transaction deletes the job and writes the result, if the lock is still held: so the job is
+	// finished once.
 	_, err := p.client.KV().Txn(ctx).Guard(held).Then(clientv3.OpDelete(job), clientv3.OpPut("done/"+job, "well")).Commit()
 	return err
 }
