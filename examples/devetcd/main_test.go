@@ -134,7 +134,7 @@ func gone(t *testing.T, endpoint string) {
 	}
 }
 
-func TestThePrintedEndpointsAnswer(t *testing.T) {
+func TestDevetcd_PrintsEndpointsThatAnswer(t *testing.T) {
 	t.Parallel()
 	for name, members := range map[string]int{"of one member": 1, "of three members": 3} {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestThePrintedEndpointsAnswer(t *testing.T) {
 	}
 }
 
-func TestSIGTERMLeavesNothingBehind(t *testing.T) {
+func TestDevetcd_LeavesNothingAfterSIGTERM(t *testing.T) {
 	t.Parallel()
 	p := start(t, "-members", "3")
 	tmp := tmpdir(t, p.cmd)
@@ -173,7 +173,7 @@ func TestSIGTERMLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestMembersDieWithAKilledProgram(t *testing.T) {
+func TestDevetcd_MembersEndWithKilledProgram(t *testing.T) {
 	t.Parallel()
 	p := start(t)
 	must(t, p.cmd.Process.Kill())
@@ -260,7 +260,7 @@ func TestDevetcd_RefusesDataInUse(t *testing.T) {
 	p.stop(t, os.Interrupt)
 }
 
-func TestAServerEndsWithItsInput(t *testing.T) {
+func TestServe_EndsWithItsInput(t *testing.T) {
 	t.Parallel()
 	ports, err := freePorts(2)
 	must(t, err)
@@ -277,7 +277,7 @@ func TestAServerEndsWithItsInput(t *testing.T) {
 	gone(t, m.ClientURL())
 }
 
-func TestDataAndEndpointsAreFoundAgain(t *testing.T) {
+func TestDevetcd_KeepsDataAndEndpoints(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	p := start(t, "-data", dir, "-members", "3")
@@ -295,7 +295,7 @@ func TestDataAndEndpointsAreFoundAgain(t *testing.T) {
 	p.stop(t, os.Interrupt)
 }
 
-func TestGivenPortsAreUsed(t *testing.T) {
+func TestDevetcd_UsesGivenPorts(t *testing.T) {
 	t.Parallel()
 	ports, err := freePorts(1)
 	must(t, err)
@@ -308,7 +308,7 @@ func TestGivenPortsAreUsed(t *testing.T) {
 }
 
 //nolint:tparallel // the program that is in the way has to stay until the end
-func TestWhatCannotBeIsRefused(t *testing.T) {
+func TestDevetcd_RefusesInvalidArguments(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	text, err := json.Marshal(plan{Members: []member{{Name: "m1", ClientPort: 1, PeerPort: 2}}})

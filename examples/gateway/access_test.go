@@ -28,7 +28,7 @@ func withToken(t *testing.T) func(s *settings.Settings) {
 	return func(s *settings.Settings) { s.Gateway.TokenFile = path }
 }
 
-func TestWithATokenNothingIsAnsweredWithoutIt(t *testing.T) {
+func TestGateway_WithTokenRefusesRequestsWithoutIt(t *testing.T) {
 	t.Parallel()
 	g := start(t, withToken(t))
 	for _, said := range []string{"", "Bearer", "Bearer ", "Bearer x", "Bearer " + secret + "x", "Bearer " + secret[1:], "Basic " + secret, secret, "Bearer  " + secret} {
@@ -50,7 +50,7 @@ func TestWithATokenNothingIsAnsweredWithoutIt(t *testing.T) {
 	assert.Equal(t, 200, g.raw("GET "+kvPath+"still/there HTTP/1.1\r\nHost: gateway.example.com\r\nAuthorization: Bearer "+secret+"\r\n\r\n").status)
 }
 
-func TestATokenThatCanBeGuessedIsRefused(t *testing.T) {
+func TestReadToken_RefusesWeakTokens(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "\n", "short", strings.Repeat(" ", 40) + "fifteen-bytes.."} {
 		_, err := readToken(tokenFile(t, text))
@@ -65,7 +65,7 @@ func TestATokenThatCanBeGuessedIsRefused(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestWithoutATokenOnlyTheLoopbackIsListenedOn(t *testing.T) {
+func TestGateway_WithoutTokenListensOnLoopbackOnly(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	everywhere, err := net.Listen("tcp", "0.0.0.0:0")
@@ -75,7 +75,7 @@ func TestWithoutATokenOnlyTheLoopbackIsListenedOn(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed, "nobody was let in")
 }
 
-func TestWithoutATokenOnlyTheNameOfTheLoopbackIsAnswered(t *testing.T) {
+func TestGateway_WithoutTokenAnswersLoopbackNamesOnly(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for host, want := range map[string]int{
@@ -89,7 +89,7 @@ func TestWithoutATokenOnlyTheNameOfTheLoopbackIsAnswered(t *testing.T) {
 	assert.Empty(t, r.header.Get("Access-Control-Allow-Origin"))
 }
 
-func TestTheLogHasNoValuesNoTokensAndNoQueries(t *testing.T) {
+func TestLog_HasNoValuesTokensOrQueries(t *testing.T) {
 	t.Parallel()
 	g := start(t, withToken(t))
 	g.token = secret

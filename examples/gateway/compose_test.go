@@ -96,7 +96,7 @@ func (c container) checked(t *testing.T) {
 	assert.Positive(t, c.Healthcheck.Retries)
 }
 
-func TestTheComposeFileIsAClusterOfThree(t *testing.T) {
+func TestCompose_IsClusterOfThree(t *testing.T) {
 	t.Parallel()
 	c := readCompose(t)
 	assert.ElementsMatch(t, append(members(), "gateway"), slices.Collect(maps.Keys(c.Services)))
@@ -128,7 +128,7 @@ func TestTheComposeFileIsAClusterOfThree(t *testing.T) {
 	assert.Contains(t, string(text), fmt.Sprintf("export ETCD_ENDPOINTS=http://localhost:%s,http://localhost:%s,http://localhost:%s", ports[0], ports[1], ports[2]))
 }
 
-func TestTheRealServerTakesTheFlagsOfTheComposeFile(t *testing.T) {
+func TestCompose_FlagsAreAcceptedByEtcd(t *testing.T) {
 	t.Parallel()
 	c := readCompose(t)
 	common := flagsOf(t, c.Services[members()[0]])
@@ -156,7 +156,7 @@ func TestTheRealServerTakesTheFlagsOfTheComposeFile(t *testing.T) {
 	}
 }
 
-func TestTheGatewayOfTheComposeFileIsStartedAsItCanBe(t *testing.T) {
+func TestCompose_StartsGatewayWithValidArguments(t *testing.T) {
 	c := readCompose(t)
 	g := c.Services["gateway"]
 	g.checked(t)
@@ -191,7 +191,7 @@ func TestTheGatewayOfTheComposeFileIsStartedAsItCanBe(t *testing.T) {
 	assert.Equal(t, set.Gateway.Listen, asked.Gateway.Listen)
 }
 
-func TestTheTokenGetsNeitherIntoAnImageNorIntoTheHistory(t *testing.T) {
+func TestCompose_KeepsTokenOutOfImageAndHistory(t *testing.T) {
 	t.Parallel()
 	c := readCompose(t)
 	name := path.Base(strings.TrimSuffix(c.Secrets[c.Services["gateway"].Secrets[0]].File, "}"))
@@ -202,7 +202,7 @@ func TestTheTokenGetsNeitherIntoAnImageNorIntoTheHistory(t *testing.T) {
 	}
 }
 
-func TestTheImageIsBuiltInTwoStagesAndRunsAsNobody(t *testing.T) {
+func TestDockerfile_HasTwoStagesAndNoRoot(t *testing.T) {
 	t.Parallel()
 	b := readCompose(t).Services["gateway"].Build
 	root := filepath.Join("..", b.Context)

@@ -28,7 +28,7 @@ func (g *rig) everything() map[string][]byte {
 	return all
 }
 
-func TestNoPathReachesAnotherKey(t *testing.T) {
+func TestGateway_NoPathReachesAnotherKey(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for _, key := range []string{"a/b", "b", "a", "secret", "x/secret"} {
@@ -61,7 +61,7 @@ func TestNoPathReachesAnotherKey(t *testing.T) {
 	g.serves()
 }
 
-func TestTheWholeURLInARequestIsAPathLikeAnyOther(t *testing.T) {
+func TestGateway_ChecksPathOfAbsoluteURL(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"b", `{"value": "1"}`).status)
@@ -70,7 +70,7 @@ func TestTheWholeURLInARequestIsAPathLikeAnyOther(t *testing.T) {
 	assert.Equal(t, 403, g.raw("GET http://evil.example/api/etcd/kv/b HTTP/1.1\r\nHost: localhost\r\n\r\n").status)
 }
 
-func TestWhatIsNotThereIsNotFound(t *testing.T) {
+func TestGateway_UnknownPathIsNotFound(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for _, path := range []string{
@@ -83,7 +83,7 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 	}
 }
 
-func TestMethodsThatAreNotThereAreRefused(t *testing.T) {
+func TestGateway_RefusesOtherMethods(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for path, allowed := range map[string]string{
@@ -105,7 +105,7 @@ func TestMethodsThatAreNotThereAreRefused(t *testing.T) {
 	assert.Empty(t, g.everything())
 }
 
-func TestBodiesThatAreNotAsDescribedAreRefused(t *testing.T) {
+func TestGateway_RefusesInvalidBodies(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for name, body := range map[string]string{
@@ -140,7 +140,7 @@ func TestBodiesThatAreNotAsDescribedAreRefused(t *testing.T) {
 	g.serves()
 }
 
-func TestBodiesThatAreTooLargeAreRefused(t *testing.T) {
+func TestGateway_RefusesLargeBodies(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	largest := 3<<19 - 100 - len(g.svc.client.KV().Dir())
@@ -163,7 +163,7 @@ func (endless) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestHeadersThatAreTooLargeAreRefused(t *testing.T) {
+func TestGateway_RefusesLargeHeaders(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	many := &strings.Builder{}
@@ -177,7 +177,7 @@ func TestHeadersThatAreTooLargeAreRefused(t *testing.T) {
 	g.serves()
 }
 
-func TestWhatIsNoHTTPIsRefused(t *testing.T) {
+func TestGateway_RefusesInvalidHTTP(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	head := "PUT " + kvPath + "a HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -191,7 +191,7 @@ func TestWhatIsNoHTTPIsRefused(t *testing.T) {
 	g.serves()
 }
 
-func TestThoseWhoAreSlowDoNotHoldTheGatewayUp(t *testing.T) {
+func TestGateway_DropsSlowClients(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) {
 		s.Gateway.Limits.HeaderTimeout = etcdkit.Duration(time.Second)
@@ -260,7 +260,7 @@ func TestGateway_LimitsConnections(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestMoreRequestsThanAllowedAreRefusedAtOnce(t *testing.T) {
+func TestGateway_RefusesTooManyRequestsAtOnce(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Concurrent = 1 })
 	g.svc.slots <- struct{}{}
@@ -272,7 +272,7 @@ func TestMoreRequestsThanAllowedAreRefusedAtOnce(t *testing.T) {
 	assert.Equal(t, 404, g.do("GET", kvPath+"a", "").status)
 }
 
-func TestAnAnswerThatNobodyReadsKeepsItsSlot(t *testing.T) {
+func TestGateway_UnreadAnswerKeepsItsSlot(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for i := range 8 {
@@ -292,7 +292,7 @@ func TestAnAnswerThatNobodyReadsKeepsItsSlot(t *testing.T) {
 	eventually(t, func() bool { return len(g.svc.slots) == 0 && g.svc.listed.Load() == 0 }, "who has gone holds nothing")
 }
 
-func TestAPanicIsOneAnswer(t *testing.T) {
+func TestGateway_SurvivesPanic(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for i := range g.svc.routes {
@@ -308,7 +308,7 @@ func TestAPanicIsOneAnswer(t *testing.T) {
 	g.serves()
 }
 
-func TestManyClientsAtATimeLoseNothing(t *testing.T) {
+func TestGateway_ConcurrentClientsLoseNothing(t *testing.T) {
 	t.Parallel()
 	const clients, rounds = 8, 8
 	g := start(t)

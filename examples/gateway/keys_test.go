@@ -18,7 +18,7 @@ import (
 
 const kvPath = "/api/etcd/kv/"
 
-func TestAKeyIsWrittenReadAndDeleted(t *testing.T) {
+func TestGateway_WritesReadsAndDeletesKey(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	assert.Equal(t, 404, g.do("GET", kvPath+"users/42", "").status)
@@ -59,7 +59,7 @@ func TestAKeyIsWrittenReadAndDeleted(t *testing.T) {
 		string(absent.body))
 }
 
-func TestAKeyEndsWithItsTTL(t *testing.T) {
+func TestGateway_KeyExpires(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"session", `{"value": "x", "ttlSeconds": 60}`).status)
@@ -82,7 +82,7 @@ func TestAKeyEndsWithItsTTL(t *testing.T) {
 	assert.Equal(t, 404, g.do("GET", kvPath+"session", "").status)
 }
 
-func TestAWriteCanBeConditionalOnARevision(t *testing.T) {
+func TestGateway_ConditionalWrites(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	created := g.do("PUT", kvPath+"k", `{"value": "1"}`, "If-None-Match", "*")
@@ -117,7 +117,7 @@ func TestAWriteCanBeConditionalOnARevision(t *testing.T) {
 	assert.Equal(t, 400, g.do("PUT", kvPath+"k", `{"value": "3"}`, "If-None-Match", "*", "If-Match", first).status)
 }
 
-func TestAConditionThatIsNotLookedAtIsRefused(t *testing.T) {
+func TestGateway_RefusesUnsupportedConditions(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "1"}`).status)
@@ -137,7 +137,7 @@ func TestAConditionThatIsNotLookedAtIsRefused(t *testing.T) {
 	assert.Len(t, g.everything(), 1)
 }
 
-func TestACompareAndSwapComparesTheValue(t *testing.T) {
+func TestGateway_CompareAndSwapComparesValues(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	cas := kvPath + "cas/a/b"
@@ -160,7 +160,7 @@ func TestACompareAndSwapComparesTheValue(t *testing.T) {
 	assert.Equal(t, 405, g.do("PUT", kvPath+"prefix/x", `{"value": "1"}`).status, "nor is what begins with prefix")
 }
 
-func TestACachedReadSeesWhatWasWrittenHere(t *testing.T) {
+func TestGateway_CachedReadSeesOwnWrites(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	read := func() (any, int) {
@@ -196,7 +196,7 @@ func TestACachedReadSeesWhatWasWrittenHere(t *testing.T) {
 	assert.Equal(t, 400, g.do("GET", kvPath+"k?cached=yes", "").status)
 }
 
-func TestTheCacheIsAsTheSettingsSay(t *testing.T) {
+func TestGateway_UsesCacheOfTheSettings(t *testing.T) {
 	t.Parallel()
 	small := start(t, func(s *settings.Settings) { s.Cache.MaxEntries = 2 })
 	for i := range 10 {
@@ -224,7 +224,7 @@ func TestTheCacheIsAsTheSettingsSay(t *testing.T) {
 	assert.Zero(t, without.svc.client.Watcher().Active())
 }
 
-func TestValuesComeBackAsTheyWere(t *testing.T) {
+func TestGateway_ReturnsValuesUnchanged(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.AllowBlank = true })
 	for _, value := range []string{"", "x", "<a href=\"x\">&amp;</a>", "line\nline\r\n\t", "\u2028 \u00e4 \U0001F600 \x00", strings.Repeat("v", 1<<20)} {
@@ -250,7 +250,7 @@ func TestValuesComeBackAsTheyWere(t *testing.T) {
 	assert.Equal(t, "\x00", g.do("GET", kvPath+"k", "").text(t))
 }
 
-func TestKeysThatAPathCannotCarryHaveAForm(t *testing.T) {
+func TestGateway_TakesAnyKeyAsParameter(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for _, key := range []string{"a//b", "/a", "a/", "../x", ".", "a/../b", `a\b`, "a%2Fb", "prefix", "prefix/x", "cas", "cas/x", "\n", "a b+c&d=e;f", "ä", strings.Repeat("k", 3000)} {
@@ -277,7 +277,7 @@ func TestKeysThatAPathCannotCarryHaveAForm(t *testing.T) {
 	assert.Equal(t, 413, g.do("GET", "/api/etcd/kv?key="+strings.Repeat("k", 5000), "").status)
 }
 
-func TestKeysOfOtherPartsAreNotWrittenAsData(t *testing.T) {
+func TestGateway_RefusesToWriteReservedKeys(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for _, key := range []string{"services/a/instances/b", "locks/x/1", "elections/x/1", ".etcdkit/op/1"} {

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestTheLimitsAreThoseOfTheSettings(t *testing.T) {
+func TestGateway_UsesLimitsOfTheSettings(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) {
 		l := &s.Gateway.Limits
@@ -42,7 +42,7 @@ func TestTheLimitsAreThoseOfTheSettings(t *testing.T) {
 	require.NoError(t, err, "the gateway closes a connection that idles")
 }
 
-func TestTheTimesAreThoseOfTheSettings(t *testing.T) {
+func TestGateway_UsesTimesOfTheSettings(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) {
 		s.Cache.TTL = etcdkit.Duration(200 * time.Millisecond)

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAListingHasPagesOfOneRevision(t *testing.T) {
+func TestGateway_PagesShowOneRevision(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.PageBytes = 2000 })
 	for i := range 25 {
@@ -64,7 +64,7 @@ func TestAListingHasPagesOfOneRevision(t *testing.T) {
 	}
 }
 
-func TestAPageOfLargeValuesIsShort(t *testing.T) {
+func TestGateway_PagesOfLargeValuesAreShort(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.PageBytes = 2000 })
 	for i := range 5 {
@@ -84,7 +84,7 @@ func TestAPageOfLargeValuesIsShort(t *testing.T) {
 	assert.Equal(t, []int{2, 2, 1}, sizes, "one that is larger than a page is a page")
 }
 
-func TestAListingIsOfADirOrOfEverything(t *testing.T) {
+func TestGateway_ListsDirOrEverything(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for _, key := range []string{"a/1", "a/2", "ab/3"} {
@@ -108,7 +108,7 @@ func TestAListingIsOfADirOrOfEverything(t *testing.T) {
 	}
 }
 
-func TestPagesWhoseRevisionIsGoneSaySo(t *testing.T) {
+func TestGateway_PagesOfCompactedRevisionAreGone(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	g := start(t, func(s *settings.Settings) { s.Etcd.Endpoints = server.Endpoints() })
@@ -144,7 +144,7 @@ func (g *rig) walk(target string) (keys []string, pages int) {
 	return keys, pages
 }
 
-func TestKeysThatAreNotUTF8AreListedOnce(t *testing.T) {
+func TestGateway_ListsKeysThatAreNotUTF8(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for _, key := range []string{"a/1", "a/\xfe", "a/\xff", "a/\xff\x00"} {
@@ -156,7 +156,7 @@ func TestKeysThatAreNotUTF8AreListedOnce(t *testing.T) {
 	assert.Equal(t, 4, pages)
 }
 
-func TestAPageIsMeasuredAsItIsSent(t *testing.T) {
+func TestGateway_MeasuresPagesAsSent(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.PageBytes = 2000 })
 	for i, value := range [][]byte{bytes.Repeat([]byte{1}, 300), bytes.Repeat([]byte{'"'}, 900), bytes.Repeat([]byte{0xff}, 1400), []byte(strings.Repeat("\u2028", 300))} {
@@ -174,7 +174,7 @@ func TestAPageIsMeasuredAsItIsSent(t *testing.T) {
 	}
 }
 
-func TestPagesAreShortWhileManyAreInMemory(t *testing.T) {
+func TestGateway_PagesAreShortWhileManyAreInMemory(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for i := range 3 {

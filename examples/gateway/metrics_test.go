@@ -66,7 +66,7 @@ func number(v reflect.Value, next *float64, into map[float64]string, path string
 	}
 }
 
-func TestEveryNumberOfEveryStatsIsAMetric(t *testing.T) {
+func TestMetrics_HaveEveryNumberOfEveryStats(t *testing.T) {
 	t.Parallel()
 	var s stats
 	var service discovery.Stats
@@ -103,7 +103,7 @@ func requestsSeen(families map[string]*dto.MetricFamily) map[string]float64 {
 	return seen
 }
 
-func TestTheMetricsAreWellFormedAndTell(t *testing.T) {
+func TestMetrics_AreWellFormed(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	g.serves()
@@ -146,7 +146,7 @@ func TestTheMetricsAreWellFormedAndTell(t *testing.T) {
 	assert.Equal(t, openapi, description.body)
 }
 
-func TestServicesThatNeverWereMakeNoSeries(t *testing.T) {
+func TestMetrics_OmitServicesWithoutInstances(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	services := func() (out []string) {

@@ -191,7 +191,7 @@ func (d document) validObject(schema map[string]any, v any, where string) error 
 	return nil
 }
 
-func TestTheDescriptionAndTheRoutesAreTheSame(t *testing.T) {
+func TestOpenAPI_DescribesTheRoutes(t *testing.T) {
 	t.Parallel()
 	var served []string
 	for _, r := range plainRoutes {
@@ -203,7 +203,7 @@ func TestTheDescriptionAndTheRoutesAreTheSame(t *testing.T) {
 	assert.Equal(t, served, described.routes())
 }
 
-func TestTheDescriptionAndTheParametersAreTheSame(t *testing.T) {
+func TestOpenAPI_DescribesTheParameters(t *testing.T) {
 	t.Parallel()
 	for _, r := range plainRoutes {
 		for method, e := range r.methods {
@@ -231,7 +231,7 @@ func TestTheDescriptionAndTheParametersAreTheSame(t *testing.T) {
 	}
 }
 
-func TestTheDescriptionAndTheBodiesAreTheSame(t *testing.T) {
+func TestOpenAPI_DescribesTheBodies(t *testing.T) {
 	t.Parallel()
 	for schema, body := range map[string]any{
 		"Put": putBody{}, "CompareAndSwap": casBody{}, "Register": registerBody{}, "Entry": entryBody{}, "Written": writtenBody{},
@@ -246,7 +246,7 @@ func TestTheDescriptionAndTheBodiesAreTheSame(t *testing.T) {
 	}
 }
 
-func TestTheDescriptionIsWhole(t *testing.T) {
+func TestOpenAPI_IsComplete(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "3.1.0", described["openapi"])
 	var refs func(v any)

@@ -35,7 +35,7 @@ func soon(t *testing.T, f func() *reply) *reply {
 	return r
 }
 
-func TestWhileEtcdIsAwayAnswersComeInTimeAndSaySo(t *testing.T) {
+func TestGateway_AnswersInTimeWhileEtcdIsAway(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "v"}`).status)
@@ -77,7 +77,7 @@ func TestWhileEtcdIsAwayAnswersComeInTimeAndSaySo(t *testing.T) {
 	g.serves()
 }
 
-func TestCachedReadsGoOnWithinTheirBoundWhileEtcdIsAway(t *testing.T) {
+func TestGateway_CachedReadsWithinBoundWhileEtcdIsAway(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t, func(s *settings.Settings) { s.Cache.MaxStaleness = etcdkit.Duration(3 * time.Second) })
 	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "v"}`).status)
@@ -97,7 +97,7 @@ func TestCachedReadsGoOnWithinTheirBoundWhileEtcdIsAway(t *testing.T) {
 	eventually(t, func() bool { return g.do("GET", kvPath+"k?cached=true", "").status == 200 }, "well again")
 }
 
-func TestAWriteWhoseAnswerIsLostIsUnknown(t *testing.T) {
+func TestGateway_LostAnswerOfWriteIsUnknown(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"k", `{"value": "v"}`).status)
@@ -116,7 +116,7 @@ func TestAWriteWhoseAnswerIsLostIsUnknown(t *testing.T) {
 	assert.Equal(t, "w", g.do("GET", kvPath+"k", "").text(t), "it was carried out")
 }
 
-func TestInstancesWhoseChangeIsYetToBeMadeAreUnknown(t *testing.T) {
+func TestGateway_PendingChangeOfInstanceIsUnknown(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t)
 	require.Equal(t, 201, g.do("POST", orders+"/stays", instanceOK).status)
@@ -138,7 +138,7 @@ func TestInstancesWhoseChangeIsYetToBeMadeAreUnknown(t *testing.T) {
 	assert.Equal(t, 1, g.svc.registrations.count())
 }
 
-func TestARequestThatTakesTooLongEnds(t *testing.T) {
+func TestGateway_EndsSlowRequests(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t, func(s *settings.Settings) {
 		s.Etcd.ReadTimeout = etcdkit.Duration(time.Minute)
@@ -153,7 +153,7 @@ func TestARequestThatTakesTooLongEnds(t *testing.T) {
 	proxy.Heal()
 }
 
-func TestTheTimeToArriveDoesNotBoundTheWork(t *testing.T) {
+func TestGateway_ReadTimeoutDoesNotBoundTheWork(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t, func(s *settings.Settings) {
 		s.Etcd.ReadTimeout = etcdkit.Duration(time.Minute)
@@ -175,7 +175,7 @@ func TestTheTimeToArriveDoesNotBoundTheWork(t *testing.T) {
 	proxy.Heal()
 }
 
-func TestHealthTellsOfAClusterThatIsWell(t *testing.T) {
+func TestGateway_HealthOfHealthyCluster(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	before := g.everything()

@@ -12,7 +12,7 @@ import (
 )
 
 // Whatever is accepted has one reading: its segments, escaped again, are the same path for every program that reads it.
-func FuzzPathsHaveOneReading(f *testing.F) {
+func FuzzSegmentsOf(f *testing.F) {
 	for _, one := range []string{
 		"/", "//", "/a", "/a/", "/a/b", "/a//b", "/./a", "/a/..", "/%2e", "/%2F", "/%00", "/%ff", "/a%20b", "/%C3%A4", "/a%5c", "/%", "a", "", "/a;b?c#d", "/%252F", "/…",
 	} {
@@ -43,7 +43,7 @@ func FuzzPathsHaveOneReading(f *testing.F) {
 	})
 }
 
-func TestACursorThatWasMadeUpLeadsNowhereElse(t *testing.T) {
+func TestGateway_ForgedCursorStaysBelowPrefix(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	require.Equal(t, 200, g.do("PUT", kvPath+"users/1", `{"value": "1"}`).status)

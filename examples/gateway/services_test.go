@@ -42,7 +42,7 @@ func eventually(t *testing.T, ok func() bool, what string) {
 	require.Eventually(t, ok, 20*time.Second, 5*time.Millisecond, what)
 }
 
-func TestAnInstanceIsRegisteredChangedAndTakenBack(t *testing.T) {
+func TestGateway_RegistersChangesAndRemovesInstance(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	assert.Empty(t, g.instances("orders"))
@@ -118,7 +118,7 @@ func TestGateway_RegistrationExpiresWhileEtcdIsAway(t *testing.T) {
 	}, "it does not come back")
 }
 
-func TestWhatIsRegisteredComesBack(t *testing.T) {
+func TestGateway_RestoresRegistrations(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
@@ -133,7 +133,7 @@ func TestWhatIsRegisteredComesBack(t *testing.T) {
 	}, "restored")
 }
 
-func TestTheInstanceOfAnotherIsLeftAlone(t *testing.T) {
+func TestGateway_LeavesInstancesOfOthersAlone(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.RegistrationTTL = etcdkit.Duration(2 * time.Second) })
 	client, err := etcdkit.Open(t.Context(), g.svc.set.Etcd)
@@ -152,7 +152,7 @@ func TestTheInstanceOfAnotherIsLeftAlone(t *testing.T) {
 	assert.Equal(t, discovery.Registered, reg.State())
 }
 
-func TestManyWhoRegisterAndTakeBackOneInstanceAreToldWhatIsTheCase(t *testing.T) {
+func TestGateway_ConcurrentRegistrationsOfOneInstance(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	var wg sync.WaitGroup
@@ -176,7 +176,7 @@ func TestManyWhoRegisterAndTakeBackOneInstanceAreToldWhatIsTheCase(t *testing.T)
 	require.ErrorIs(t, g.svc.registrations.change(t.Context(), reg, i), errPending, "it was taken back meanwhile")
 }
 
-func TestInstancesThatCannotBeAreRefused(t *testing.T) {
+func TestGateway_RefusesInvalidInstances(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	for name, body := range map[string]string{
@@ -198,7 +198,7 @@ func TestInstancesThatCannotBeAreRefused(t *testing.T) {
 	assert.Zero(t, g.svc.registrations.count())
 }
 
-func TestThereIsABoundToWhatIsRegisteredHere(t *testing.T) {
+func TestGateway_LimitsRegistrations(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Registrations = 2 })
 	for i := range 2 {
@@ -218,7 +218,7 @@ func (g *rig) watched() []string {
 	return slices.Collect(maps.Keys(v.open))
 }
 
-func TestThereIsABoundToWhatIsWatched(t *testing.T) {
+func TestGateway_LimitsWatchedServices(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Watch.MaxServices = 2 })
 	for _, service := range []string{"a", "b", "a", "c", "d", "a"} {
@@ -227,7 +227,7 @@ func TestThereIsABoundToWhatIsWatched(t *testing.T) {
 	assert.ElementsMatch(t, []string{"a", "d"}, g.watched())
 }
 
-func TestAServiceThatNobodyAsksForIsNotWatched(t *testing.T) {
+func TestGateway_ClosesIdleViews(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Watch.Idle = etcdkit.Duration(50 * time.Millisecond) })
 	before := g.svc.client.Watcher().Active()

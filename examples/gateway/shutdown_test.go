@@ -38,7 +38,7 @@ func (g *rig) conn(text string) net.Conn {
 
 const halfAPut = "PUT " + kvPath + "last HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{\"value\":"
 
-func TestTheGatewayEndsInOrder(t *testing.T) {
+func TestGateway_StopsInOrder(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
@@ -97,7 +97,7 @@ func TestTheGatewayEndsInOrder(t *testing.T) {
 	assert.Equal(t, []string{"http", "watches", "registrations", "client"}, steps)
 }
 
-func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
+func TestGateway_CutsOffRequestsAtShutdown(t *testing.T) {
 	t.Parallel()
 	g := start(t, func(s *settings.Settings) { s.Gateway.Limits.Shutdown = etcdkit.Duration(100 * time.Millisecond) })
 	under := g.conn(halfAPut)
@@ -108,7 +108,7 @@ func TestARequestThatDoesNotEndIsCutOff(t *testing.T) {
 	assert.Contains(t, g.log.String(), "client closed")
 }
 
-func TestTheGatewayEndsWhileEtcdIsAway(t *testing.T) {
+func TestGateway_StopsWhileEtcdIsAway(t *testing.T) {
 	t.Parallel()
 	g, proxy := behind(t)
 	require.Equal(t, 201, g.do("POST", orders+"/a", instanceOK).status)
@@ -122,7 +122,7 @@ func TestTheGatewayEndsWhileEtcdIsAway(t *testing.T) {
 	assert.Contains(t, g.log.String(), "client closed")
 }
 
-func TestAListenerThatFailsLetsRequestsFinish(t *testing.T) {
+func TestGateway_FinishesRequestsWhenListenerFails(t *testing.T) {
 	t.Parallel()
 	g := start(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -155,7 +155,7 @@ func withoutEtcd(t *testing.T) {
 	}
 }
 
-func TestTheSecondSignalEndsTheProgramAtOnce(t *testing.T) {
+func TestMain_SecondSignalEndsAtOnce(t *testing.T) {
 	if os.Getenv("GATEWAY_ARGS") != "" {
 		os.Args = append(os.Args[:1], strings.Fields(os.Getenv("GATEWAY_ARGS"))...)
 		main()
@@ -193,7 +193,7 @@ func TestTheSecondSignalEndsTheProgramAtOnce(t *testing.T) {
 	require.ErrorContains(t, err, "signal: terminated", "not by itself, which takes 15 s")
 }
 
-func TestOnlyWithoutAnyConfigurationThereIsAnEtcdOfItsOwn(t *testing.T) {
+func TestConfigure_EmbedsEtcdOnlyWithoutConfiguration(t *testing.T) {
 	withoutEtcd(t)
 	file := filepath.Join(t.TempDir(), "etcd.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("gateway: {listen: 127.0.0.1:0}\n"), 0o600))
@@ -208,7 +208,7 @@ func TestOnlyWithoutAnyConfigurationThereIsAnEtcdOfItsOwn(t *testing.T) {
 	assert.False(t, embeds())
 }
 
-func TestHelpIsNoFailure(t *testing.T) {
+func TestRun_HelpSucceeds(t *testing.T) {
 	out := &sink{}
 	require.NoError(t, run(t.Context(), []string{"-h"}, out))
 	assert.Contains(t, out.String(), "-token-file")
@@ -216,7 +216,7 @@ func TestHelpIsNoFailure(t *testing.T) {
 
 var listening = regexp.MustCompile(`"gateway listens","address":"([^"]+)"`)
 
-func TestTheProgramRunsWithAnEtcdOfItsOwn(t *testing.T) {
+func TestRun_StartsEtcdOfItsOwn(t *testing.T) {
 	withoutEtcd(t)
 	out := &sink{}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -236,7 +236,7 @@ func TestTheProgramRunsWithAnEtcdOfItsOwn(t *testing.T) {
 	require.Error(t, run(t.Context(), []string{"-probe", "-listen", addr}, out), "nobody answers any more")
 }
 
-func TestTheProgramRefusesWhatCannotBeMeant(t *testing.T) {
+func TestRun_RefusesInvalidArguments(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", etcdtest.Endpoints()[0])
 	t.Setenv("ETCD_CONFIG", "")
 	for name, c := range map[string]struct {
@@ -254,7 +254,7 @@ func TestTheProgramRefusesWhatCannotBeMeant(t *testing.T) {
 	}
 }
 
-func TestTheProbeFindsWhatListensEverywhere(t *testing.T) {
+func TestReachable_ReturnsLocalAddress(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]string{
 		":8080": "localhost:8080", "0.0.0.0:80": "localhost:80", "[::]:80": "localhost:80", "127.0.0.1:1": "127.0.0.1:1", "gateway:80": "gateway:80",

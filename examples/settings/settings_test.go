@@ -36,7 +36,7 @@ func inEffect(t *testing.T, cfg etcdkit.Config) etcdkit.Config {
 	return c.Diagnose(t.Context()).Settings
 }
 
-func TestTheFileSaysTheDefaults(t *testing.T) {
+func TestFile_HasTheDefaults(t *testing.T) {
 	t.Parallel()
 	s, err := settings.Load(file)
 	require.NoError(t, err)
@@ -60,7 +60,7 @@ func kvRetry(t *testing.T, text string) (c etcdkit.Config) {
 	return c
 }
 
-func TestTheTextOfTheFileSaysTheSameDefaultsAsTheDocumentation(t *testing.T) {
+func TestFile_CommentsNameTheDefaults(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -91,7 +91,7 @@ func leaves(v reflect.Value, path string, f func(path string, v reflect.Value)) 
 
 var example = regexp.MustCompile(`(?m)^( +)# ([a-z][A-Za-z]*:.*)$`)
 
-func TestTheFileNamesEveryField(t *testing.T) {
+func TestFile_NamesEveryField(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -111,7 +111,7 @@ func TestTheFileNamesEveryField(t *testing.T) {
 	})
 }
 
-func TestEveryFieldOfTheFileArrives(t *testing.T) {
+func TestParse_ReadsEveryField(t *testing.T) {
 	t.Parallel()
 	var want settings.Settings
 	n := 10
@@ -145,7 +145,7 @@ func TestEveryFieldOfTheFileArrives(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-func TestWhatIsNotSaidIsTheDefault(t *testing.T) {
+func TestParse_MissingSettingIsTheDefault(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "# nothing\n", "cache: {}\n", "etcd:\n"} {
 		s, err := settings.Parse([]byte(text))
@@ -159,7 +159,7 @@ func TestWhatIsNotSaidIsTheDefault(t *testing.T) {
 	assert.Equal(t, want, s)
 }
 
-func TestAFileThatIsWrongIsRefused(t *testing.T) {
+func TestParse_RefusesInvalidFiles(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ text, says string }{
 		"an unknown section":              {"etdc: {}", `unknown field "etdc"`},
