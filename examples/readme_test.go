@@ -21,7 +21,7 @@ var (
 	example = regexp.MustCompile(`\./examples/([\w-]+)`)
 )
 
-func TestTheIndexNamesEveryProgram(t *testing.T) {
+func TestReadme_NamesEveryProgram(t *testing.T) {
 	text, programs := read(t), programs(t)
 	require.NotEmpty(t, programs)
 	_, list, found := strings.Cut(text, "\n## The programs\n")
@@ -45,7 +45,7 @@ func TestTheIndexNamesEveryProgram(t *testing.T) {
 	}
 }
 
-func TestWhateverTheIndexNamesIsThere(t *testing.T) {
+func TestReadme_NamesExistingFiles(t *testing.T) {
 	text := read(t)
 	for _, match := range link.FindAllStringSubmatch(text, -1) {
 		if !strings.Contains(match[1], "://") {

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestTheCacheReadsAndSaysHowFresh(t *testing.T) {
+func TestRun_ReadsFromTheCache(t *testing.T) {
 	assert.Equal(t, `hello Ada: 1,001 reads, 1 of them from etcd
 an absent key is cached, too: true
 as new as that write: Ada Lovelace
@@ -20,6 +20,6 @@ in the replica: users/42 is Ada Lovelace
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "an absent key")
 }

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestTheLimitChangesUnderTheServerAndSurvivesABadValue(t *testing.T) {
+func TestRun_ChangesLimitAndSurvivesInvalidValue(t *testing.T) {
 	said := regexp.MustCompile(`revision \d+`).ReplaceAllString(exampletest.Output(t, run), "revision N")
 	assert.Equal(t, `the limit is 2 (the default)
 the server lets 2 requests through
@@ -34,6 +34,6 @@ func TestReplace_NeverBlocks(t *testing.T) {
 	assert.Equal(t, 2, n)
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "the limit is 5")
 }

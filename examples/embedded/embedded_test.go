@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestAnEmbeddedServerServesUntilItIsStopped(t *testing.T) {
+func TestEndpoints_ServerRunsUntilStopped(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	t.Setenv("TMPDIR", t.TempDir())
 
@@ -41,7 +41,7 @@ func TestAnEmbeddedServerServesUntilItIsStopped(t *testing.T) {
 	assert.Empty(t, left)
 }
 
-func TestGivenEndpointsAreUsed(t *testing.T) {
+func TestEndpoints_ReturnsGivenEndpoints(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "a:2379, b:2379")
 	endpoints, stop, err := embedded.Endpoints(t.Context())
 	require.NoError(t, err)
@@ -49,7 +49,7 @@ func TestGivenEndpointsAreUsed(t *testing.T) {
 	assert.Equal(t, []string{"a:2379", "b:2379"}, endpoints)
 }
 
-func TestAStartThatIsCalledOffLeavesNothing(t *testing.T) {
+func TestEndpoints_CancelledStartLeavesNothing(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	t.Setenv("TMPDIR", t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -61,7 +61,7 @@ func TestAStartThatIsCalledOffLeavesNothing(t *testing.T) {
 	assert.Empty(t, left)
 }
 
-func TestConnectReadsTheFileThatTheEnvironmentNames(t *testing.T) {
+func TestConnect_ReadsFileOfTheEnvironment(t *testing.T) {
 	server := etcdtest.Endpoints()
 	prefix := etcdtest.Prefix(t)
 	file := filepath.Join(t.TempDir(), "etcd.yaml")
@@ -94,7 +94,7 @@ func TestConnectReadsTheFileThatTheEnvironmentNames(t *testing.T) {
 	require.ErrorContains(t, err, `unknown field "endpoint"`)
 }
 
-func TestConnectStartsNoServerWhereADomainIsNamed(t *testing.T) {
+func TestConnect_StartsNoServerIfDomainIsSet(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	t.Setenv(embedded.ConfigFile, "")
 	t.Setenv("ETCD_DISCOVERY_SRV", "etcd.invalid")
@@ -104,7 +104,7 @@ func TestConnectStartsNoServerWhereADomainIsNamed(t *testing.T) {
 	require.ErrorContains(t, err, "etcd.invalid")
 }
 
-func TestConnectStartsAServerWhereNoneIsNamed(t *testing.T) {
+func TestConnect_StartsServerIfNoneIsSet(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	t.Setenv(embedded.ConfigFile, "")
 	client, stop, err := embedded.Connect(t.Context(), "example")

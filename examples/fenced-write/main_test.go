@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestAWriteOfThePastIsRefused(t *testing.T) {
+func TestRun_RefusesWriteOfFormerHolder(t *testing.T) {
 	assert.Equal(t, `the first holder writes: <nil>
 it stands still for longer than its lease lives
 a second one holds the lock, and its token is higher: true
@@ -23,11 +23,11 @@ the report is of the second
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "it stands still")
 }
 
-func TestOneHolderWritesAsOftenAsItLikes(t *testing.T) {
+func TestArchive_AcceptsWritesOfOneHolder(t *testing.T) {
 	var a archive
 	require.NoError(t, a.write("draft", 7))
 	require.NoError(t, a.write("final", 7))

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestEachWriteSaysWhatBecameOfIt(t *testing.T) {
+func TestRun_EachWriteTellsItsOutcome(t *testing.T) {
 	assert.Equal(t, `create: applied, once
 create again: not applied, it exists
 update: applied, once, stock is 9
@@ -36,11 +36,11 @@ put with a TTL of 2 s, and expired: voucher
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "listed: items/coffee")
 }
 
-func TestALostAnswerIsNotTakenForARefusal(t *testing.T) {
+func TestOutcome_LostAnswerIsNotARefusal(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	endpoints, stop, err := embedded.Endpoints(t.Context())
 	require.NoError(t, err)

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestEachLeadsAndHandsOver(t *testing.T) {
+func TestRun_EachLeadsAndHandsOver(t *testing.T) {
 	assert.Equal(t, `one leads, and everybody sees it
 one leads, and everybody sees it
 one leads, and everybody sees it
@@ -19,6 +19,6 @@ nobody leads any more
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "one leads")
 }

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestASessionEndsInTimeAndAKeyComesBack(t *testing.T) {
+func TestRun_SessionEndsInTimeAndKeyIsRestored(t *testing.T) {
 	assert.Equal(t, `the session is alive, its TTL is 3s
 its context has ended: lease expired: not found
 a write with its guard: refused true, because it is lost: true
@@ -24,7 +24,7 @@ it is closed; the key exists: false
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	for _, line := range []string{"the session is alive", "somebody deletes it", "somebody revokes its lease"} {
 		t.Run("after: "+line, func(t *testing.T) { exampletest.Interrupt(t, run, line) })
 	}

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestAWriteOfAnExHolderIsRefused(t *testing.T) {
+func TestRun_RefusesWriteOfFormerHolder(t *testing.T) {
 	assert.Equal(t, `while it is held, another caller is told so: true
 the holder has written, and released
 a second holder begins, and stands still
@@ -21,6 +21,6 @@ the report is from the third
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "the holder has written")
 }

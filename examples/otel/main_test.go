@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestEachCallIsASpan(t *testing.T) {
+func TestRun_EachCallIsASpan(t *testing.T) {
 	assert.Equal(t, `span: etcdserverpb.KV/Put failed: false
 span: etcdserverpb.KV/Range failed: false
 span: etcdserverpb.KV/Txn failed: false
@@ -28,11 +28,11 @@ measured: rpc.client.call.duration
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "span: etcdserverpb.KV/Put")
 }
 
-func TestSpansAndMetricsHaveNoKeysAndNoValues(t *testing.T) {
+func TestRun_SpansAndMetricsHoldNoKeysOrValues(t *testing.T) {
 	exampletest.Alone(t)
 	spans, reader := tracetest.NewInMemoryExporter(), sdkmetric.NewManualReader()
 	require.NoError(t, serve(t.Context(),

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestTheCopyIsRightAfterEachStart(t *testing.T) {
+func TestRun_CopyIsRightAfterEachStart(t *testing.T) {
 	assert.Equal(t, `started: the current state, at one revision
   snapshot: put stock/apples -> map[stock/apples:10]
   snapshot: put stock/pears -> map[stock/apples:10 stock/pears:5]
@@ -26,7 +26,7 @@ started again, for the state: one difference, deletions included
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	for _, line := range []string{"live: put stock/apples", "revisions are gone"} {
 		t.Run("after: "+line, func(t *testing.T) { exampletest.Interrupt(t, run, line) })
 	}

@@ -17,18 +17,18 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestAllJobsAreFinished(t *testing.T) {
+func TestRun_FinishesAllJobs(t *testing.T) {
 	assert.Equal(t, `12 jobs for 6 workers
 finished: 12 left: 0
 more than 3 were busy at a time: false
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestRun_EndsOnCtrlC(t *testing.T) {
 	exampletest.Interrupt(t, run, "12 jobs")
 }
 
-func TestJobsWhoseLocksAreLostAreFinishedOnceAllTheSame(t *testing.T) {
+func TestRun_FinishesJobsOnceWhenLocksAreLost(t *testing.T) {
 	exampletest.Alone(t)
 	client, stop, err := embedded.Connect(t.Context(), "")
 	require.NoError(t, err)
