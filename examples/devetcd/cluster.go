@@ -22,8 +22,8 @@ const (
 	readyTimeout = 30 * time.Second
 	stopTimeout  = 5 * time.Second
 
-	// A member that exits within minUptime, and was not killed by a signal, has failed to start. After
-	// maxFailures of these in a row the program gives up.
+	// A member that exits within minUptime, and was not killed by a signal, has failed to start.
+	// After maxFailures of these in a row the program gives up.
 	minUptime    = 5 * time.Second
 	maxFailures  = 3
 	restartDelay = 500 * time.Millisecond
@@ -248,7 +248,8 @@ func (c *cluster) wait(ctx context.Context, out io.Writer) error {
 		case <-ctx.Done():
 			return nil
 		case ch := <-c.ended:
-			// The delay also lets the end of devetcd come first: a terminal signals the members, too.
+			// The delay also lets the end of devetcd come first: a terminal signals the members,
+			// too.
 			time.AfterFunc(restartDelay, func() { c.due <- ch })
 		case ch := <-c.due:
 			if ch.down || !slices.Contains(c.running, ch) {

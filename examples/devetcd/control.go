@@ -58,7 +58,8 @@ type control struct {
 // listenControl opens the control socket in dir, which only this user can connect to.
 func listenControl(ctx context.Context, dir string) (*control, error) {
 	path := filepath.Join(dir, socketName)
-	// A devetcd that was killed leaves its socket. The lock of dir tells that no other one runs here.
+	// A devetcd that was killed leaves its socket. The lock of dir tells that no other one runs
+	// here.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -77,8 +78,8 @@ func listenControl(ctx context.Context, dir string) (*control, error) {
 	return c, nil
 }
 
-// inDir calls f in dir as the working directory: the name of a socket has about 100 bytes at most, and
-// the path of dir may have more.
+// inDir calls f in dir as the working directory: the name of a socket has about 100 bytes at most,
+// and the path of dir may have more.
 func inDir(dir string, f func() error) error {
 	before, err := os.Getwd()
 	if err != nil {

@@ -35,9 +35,9 @@
 //
 // # As etcd
 //
-// "devetcd server" followed by flags of etcd is the etcd server itself. With -until-eof as the first
-// of them it also ends when its standard input does, so that it never outlives the program at the
-// other end of the pipe.
+// "devetcd server" followed by flags of etcd is the etcd server itself. With -until-eof as the
+// first of them it also ends when its standard input does, so that it never outlives the program at
+// the other end of the pipe.
 package main
 
 import (

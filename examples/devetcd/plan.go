@@ -26,8 +26,8 @@ type member struct {
 func (m member) ClientURL() string { return fmt.Sprintf("http://127.0.0.1:%d", m.ClientPort) }
 func (m member) PeerURL() string   { return fmt.Sprintf("http://127.0.0.1:%d", m.PeerPort) }
 
-// loadPlan reads the plan in dir, or writes a new one. With 0 members and no ports it chooses them. It
-// returns an error if they contradict an existing plan.
+// loadPlan reads the plan in dir, or writes a new one. With 0 members and no ports it chooses them.
+// It returns an error if they contradict an existing plan.
 func loadPlan(dir string, members int, clientPorts []int) (plan, error) {
 	switch {
 	case members < 0 || members > 7:

@@ -56,8 +56,8 @@ func send(ctx context.Context, name string, args []string, out io.Writer) error 
 	return fmt.Errorf("%s: %s", name, strings.TrimSpace(text))
 }
 
-// dial connects to the devetcd in dir, or without one to the only devetcd of this user that keeps its
-// data in a temporary directory.
+// dial connects to the devetcd in dir, or without one to the only devetcd of this user that keeps
+// its data in a temporary directory.
 func dial(ctx context.Context, dir string) (net.Conn, error) {
 	if dir != "" {
 		conn, err := dialDir(ctx, dir)

@@ -140,7 +140,8 @@ func TestCompose_FlagsAreAcceptedByEtcd(t *testing.T) {
 		assert.Equal(t, name, cfg.Name)
 		maps.DeleteFunc(common, func(flag, value string) bool { return flagsOf(t, c.Services[name])[flag] != value })
 	}
-	// The addresses have to be others here; what the members have in common goes to three real servers as it is.
+	// The addresses have to be others here; what the members have in common goes to three real
+	// servers as it is.
 	var flags []string
 	for _, name := range []string{"initial-cluster-token", "auto-compaction-mode", "auto-compaction-retention", "quota-backend-bytes"} {
 		require.Contains(t, common, name)

@@ -59,7 +59,8 @@ func (s *sink) tell(f func(message string)) {
 	s.on = f
 }
 
-// teller is a log handler that tells a sink's function of each message, when it is written and no lock is held.
+// teller is a log handler that tells a sink's function of each message, when it is written and no
+// lock is held.
 type teller struct {
 	slog.Handler
 
@@ -200,8 +201,9 @@ func (g *rig) read(method, path string, resp *http.Response) (*reply, error) {
 	return out, err
 }
 
-// raw sends the bytes of a request as they are and reads one answer. A gateway that does not read all of a request lets the
-// answer go half a second before it resets the connection, for which a client may be too slow; that is tried again.
+// raw sends the bytes of a request as they are and reads one answer. A gateway that does not read
+// all of a request lets the answer go half a second before it resets the connection, for which a
+// client may be too slow; that is tried again.
 func (g *rig) raw(text string) *reply {
 	g.t.Helper()
 	resp, err := g.exchange(text)

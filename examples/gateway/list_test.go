@@ -123,7 +123,8 @@ func TestGateway_PagesOfCompactedRevisionAreGone(t *testing.T) {
 	assert.Equal(t, "gone", r.Code)
 }
 
-// walk is the keys of all pages, and how many pages they were on. It ends when there are more than there can be.
+// walk is the keys of all pages, and how many pages they were on. It ends when there are more than
+// there can be.
 func (g *rig) walk(target string) (keys []string, pages int) {
 	g.t.Helper()
 	const most = 10

@@ -102,7 +102,8 @@ func (d document) check(t *testing.T, method, path string, r *reply) {
 	}
 }
 
-// checkHeaders holds the headers of the gateway's own against those that an answer is described with.
+// checkHeaders holds the headers of the gateway's own against those that an answer is described
+// with.
 func (d document) checkHeaders(t *testing.T, answer map[string]any, r *reply, said string) {
 	t.Helper()
 	headers := d.at(answer, "headers")

@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever is accepted has one reading: its segments, escaped again, are the same path for every program that reads it.
+// Whatever is accepted has one reading: its segments, escaped again, are the same path for every
+// program that reads it.
 func FuzzSegmentsOf(f *testing.F) {
 	for _, one := range []string{
 		"/", "//", "/a", "/a/", "/a/b", "/a//b", "/./a", "/a/..", "/%2e", "/%2F", "/%00", "/%ff", "/a%20b", "/%C3%A4", "/a%5c", "/%", "a", "", "/a;b?c#d", "/%252F", "/…",

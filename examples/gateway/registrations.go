@@ -74,7 +74,8 @@ func (g *registrations) put(ctx context.Context, i discovery.Instance) (isNew bo
 	return true, nil
 }
 
-// change changes an instance that is held. If etcd does not answer, the change is made once it does.
+// change changes an instance that is held. If etcd does not answer, the change is made once it
+// does.
 func (g *registrations) change(ctx context.Context, reg *discovery.Registration, i discovery.Instance) error {
 	err := reg.Update(ctx, i)
 	switch {

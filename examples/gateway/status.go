@@ -94,7 +94,8 @@ func (s *service) refusalOf(ctx context.Context, err error) *refusal {
 }
 
 // conflict returns the answer to a write whose condition did not hold, and nil for other errors. A
-// revision in a header is a precondition of HTTP; a value in the body is that of a compare-and-swap.
+// revision in a header is a precondition of HTTP; a value in the body is that of a
+// compare-and-swap.
 func conflict(err error) *refusal {
 	c, ok := errors.AsType[*kv.ConflictError](err)
 	switch {

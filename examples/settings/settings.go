@@ -47,7 +47,8 @@ type Cache struct {
 	TTL etcdkit.Duration `json:"ttl"`
 	// MaxEntries bounds the number of keys, including absent ones. Default 1000.
 	MaxEntries int `json:"maxEntries"`
-	// MaxStaleness bounds the age of an answer while etcd cannot be watched; at least 2s. Default 10s.
+	// MaxStaleness bounds the age of an answer while etcd cannot be watched; at least 2s. Default
+	// 10s.
 	MaxStaleness etcdkit.Duration `json:"maxStaleness"`
 }
 
