@@ -1,5 +1,5 @@
-// Discovery runs three gRPC servers and a client that finds them by name. One server is drained, one
-// is killed, and no call fails.
+// Discovery runs three gRPC servers and a client that finds them by name. One server is drained,
+// one is killed, and no call fails.
 //
 //	go run ./examples/discovery
 package main
@@ -62,8 +62,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	// As on SIGTERM: Close marks the instance as draining, waits, deletes it from etcd, and stops the
-	// server once its calls are done.
+	// As on SIGTERM: Close marks the instance as draining, waits, deletes it from etcd, and stops
+	// the server once its calls are done.
 	drained := make(chan error, 1)
 	go func() { drained <- servers["ada"].registration.Close() }()
 	if err := c.until(ctx, "ada was drained", "grace", "linus"); err != nil {
@@ -81,8 +81,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	return servers["linus"].registration.Close()
 }
 
-// dial finds servers by name. The resolver's default is round robin. This service config also repeats
-// calls, since those in progress at a server that is killed would fail.
+// dial finds servers by name. The resolver's default is round robin. This service config also
+// repeats calls, since those in progress at a server that is killed would fail.
 func dial(registry *discovery.Registry) (*grpc.ClientConn, error) {
 	const config = `{"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": {
 		"maxAttempts": 4, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`

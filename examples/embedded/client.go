@@ -12,10 +12,11 @@ import (
 // ConfigFile is the variable that names a configuration file such as examples/etcd.yaml.
 const ConfigFile = "ETCD_CONFIG"
 
-// Connect opens a client. The configuration is that of the environment (etcdkit.ConfigFromEnv), which
-// overrides the file that ETCD_CONFIG names. If neither says where etcd is, Connect starts a server in
-// this process, as Endpoints does. Keys lie below the given namespace, which lies below the configured
-// one. opts are those of etcdkit.Open. Call stop at the end: it closes the client, then the server.
+// Connect opens a client. The configuration is that of the environment (etcdkit.ConfigFromEnv),
+// which overrides the file that ETCD_CONFIG names. If neither says where etcd is, Connect starts a
+// server in this process, as Endpoints does. Keys lie below the given namespace, which lies below
+// the configured one. opts are those of etcdkit.Open. Call stop at the end: it closes the client,
+// then the server.
 func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (client *etcdkit.Client, stop func(), err error) {
 	config, fromFile, err := configuration()
 	if err != nil {
@@ -42,8 +43,8 @@ func Connect(ctx context.Context, namespace string, opts ...etcdkit.Option) (cli
 	}, nil
 }
 
-// Another opens a further client with the configuration of client, as another process would. The caller
-// closes it.
+// Another opens a further client with the configuration of client, as another process would. The
+// caller closes it.
 func Another(ctx context.Context, client *etcdkit.Client, opts ...etcdkit.Option) (*etcdkit.Client, error) {
 	config, _, err := configuration()
 	if err != nil {

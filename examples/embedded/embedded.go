@@ -1,5 +1,5 @@
-// Package embedded lets a program run with nothing installed: unless ETCD_ENDPOINTS is set, it starts
-// an etcd server inside the program.
+// Package embedded lets a program run with nothing installed: unless ETCD_ENDPOINTS is set, it
+// starts an etcd server inside the program.
 //
 //	endpoints, stop, err := embedded.Endpoints(ctx)
 //	if err != nil {
@@ -7,8 +7,8 @@
 //	}
 //	defer stop()
 //
-// It is for examples only. The server has a single member, its data is removed at the end, and it links
-// the whole of etcd. A real program takes its endpoints from its configuration.
+// It is for examples only. The server has a single member, its data is removed at the end, and it
+// links the whole of etcd. A real program takes its endpoints from its configuration.
 package embedded
 
 import (
@@ -25,8 +25,9 @@ import (
 )
 
 // Endpoints returns the comma-separated endpoints in ETCD_ENDPOINTS, or that of a server that it
-// starts in this process. The server is ready when Endpoints returns. ctx bounds the start only. Call
-// stop when the clients are closed: it stops the server, if there is one, and removes its data.
+// starts in this process. The server is ready when Endpoints returns. ctx bounds the start only.
+// Call stop when the clients are closed: it stops the server, if there is one, and removes its
+// data.
 func Endpoints(ctx context.Context) (endpoints []string, stop func(), err error) {
 	if list := os.Getenv("ETCD_ENDPOINTS"); list != "" {
 		for endpoint := range strings.SplitSeq(list, ",") {

@@ -1,7 +1,7 @@
-// Fenced-write protects data outside etcd. A lock alone cannot: its holder may stand still, lose the
-// lock without noticing, and go on writing. So each write carries the token of the lock, and the store
-// refuses a token that is lower than one it has seen. For data in etcd use kv.WithGuard: see
-// examples/lock.
+// Fenced-write protects data outside etcd. A lock alone cannot: its holder may stand still, lose
+// the lock without noticing, and go on writing. So each write carries the token of the lock, and
+// the store refuses a token that is lower than one it has seen. For data in etcd use kv.WithGuard:
+// see examples/lock.
 //
 //	go run ./examples/fenced-write
 package main
@@ -95,8 +95,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// standStill ends the lease of the client's locks, as a suspended machine or a long pause does. Here
-// an operator revokes it.
+// standStill ends the lease of the client's locks, as a suspended machine or a long pause does.
+// Here an operator revokes it.
 func standStill(ctx context.Context, client *etcdkit.Client) error {
 	session, err := client.Leases().Shared(ctx) // the session of the client's locks
 	if err != nil {

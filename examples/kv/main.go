@@ -54,7 +54,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return more(ctx, client, say)
 }
 
-// outcome describes the error of a write. After any error but an unknown outcome nothing was changed.
+// outcome describes the error of a write. After any error but an unknown outcome nothing was
+// changed.
 func outcome(err error) string {
 	switch {
 	case err == nil:

@@ -1,5 +1,5 @@
-// Leader runs three workers, of which one leads at a time. Each leader hands over when it is told to
-// stop, and an observer sees who leads.
+// Leader runs three workers, of which one leads at a time. Each leader hands over when it is told
+// to stop, and an observer sees who leads.
 //
 //	go run ./examples/leader
 package main
@@ -47,7 +47,8 @@ func run(ctx context.Context, out io.Writer) error {
 		own, quit := context.WithCancel(ctx)
 		terminate[name] = quit
 		all.Go(func() {
-			// Run campaigns again and again, calls the function while it leads, and resigns once it returns.
+			// Run campaigns again and again, calls the function while it leads, and resigns once it
+			// returns.
 			err := election.Run(own, name, func(ctx context.Context, l *lock.Leadership) error {
 				select {
 				case leads <- name:
@@ -55,8 +56,8 @@ func run(ctx context.Context, out io.Writer) error {
 				}
 				<-ctx.Done() // the work ends when the leadership is lost or the process stops
 
-				// l.Context() lasts as long as the leadership, so there is time to hand over. The guard has
-				// etcd refuse the write if the leadership is lost.
+				// l.Context() lasts as long as the leadership, so there is time to hand over. The
+				// guard has etcd refuse the write if the leadership is lost.
 				_, err := client.KV().Put(l.Context(), "handed-over-by", []byte(name), kv.WithGuard(l))
 				return err
 			})

@@ -1,5 +1,5 @@
-// Lease shows keys that last as long as their process: a session whose context ends before etcd deletes
-// its keys, and a key that is restored.
+// Lease shows keys that last as long as their process: a session whose context ends before etcd
+// deletes its keys, and a key that is restored.
 //
 //	go run ./examples/lease
 package main
@@ -47,8 +47,8 @@ func run(ctx context.Context, out io.Writer) error {
 
 // session does work that must end when others can no longer see that it is being done.
 func session(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
-	// The session is renewed every third of its TTL. If the process dies, etcd deletes the keys once
-	// the TTL has passed.
+	// The session is renewed every third of its TTL. If the process dies, etcd deletes the keys
+	// once the TTL has passed.
 	s, err := client.Leases().OpenSession(ctx, lease.WithTTL(3*time.Second))
 	if err != nil {
 		return err
@@ -60,8 +60,8 @@ func session(ctx context.Context, client *etcdkit.Client, say func(string, ...an
 	say("the session is %s, its TTL is %v", s.State(), s.TTL())
 	guard := s.Guard() // etcd refuses a write with it once the lease is gone
 
-	// An operator revokes the lease. If the network were cut, the context would end before etcd deletes
-	// the keys.
+	// An operator revokes the lease. If the network were cut, the context would end before etcd
+	// deletes the keys.
 	if _, err := client.Raw().Revoke(ctx, s.ID()); err != nil {
 		return err
 	}
@@ -78,9 +78,9 @@ func session(ctx context.Context, client *etcdkit.Client, say func(string, ...an
 	return err
 }
 
-// presence keeps a key that says "this process is alive", whatever happens to it. Each process needs a
-// key of its own: a key that exists already is lease.ErrExists, also until the lease of a process that
-// was killed has expired.
+// presence keeps a key that says "this process is alive", whatever happens to it. Each process
+// needs a key of its own: a key that exists already is lease.ErrExists, also until the lease of a
+// process that was killed has expired.
 func presence(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
 	key, err := client.Leases().OpenKey(ctx, "present/me", []byte("10.0.0.1:80"))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Lock shows why a lock alone does not protect data, and what does: a holder that stands still for too
-// long loses its lock without noticing and goes on writing, and etcd refuses the write.
+// Lock shows why a lock alone does not protect data, and what does: a holder that stands still for
+// too long loses its lock without noticing and goes on writing, and etcd refuses the write.
 //
 //	go run ./examples/lock
 package main
@@ -57,8 +57,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return paused(ctx, client, job, say)
 }
 
-// paused shows a process that stands still, as on a suspended machine: its lease expires and the next
-// one acquires the lock. Here an operator revokes the lease instead.
+// paused shows a process that stands still, as on a suspended machine: its lease expires and the
+// next one acquires the lock. Here an operator revokes the lease instead.
 func paused(ctx context.Context, client *etcdkit.Client, job *lock.Mutex, say func(string, ...any)) error {
 	held, err := job.Lock(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Otel traces and measures the calls of a client with OpenTelemetry: each RPC is a span below that of
-// its caller, and is counted and timed. Spans and metrics hold no keys and no values.
+// Otel traces and measures the calls of a client with OpenTelemetry: each RPC is a span below that
+// of its caller, and is counted and timed. Spans and metrics hold no keys and no values.
 //
 //	go run ./examples/otel
 package main
@@ -41,8 +41,8 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer) error {
-	// A real program sends them to a collector: sdktrace.WithBatcher and sdkmetric.NewPeriodicReader,
-	// with exporters such as otlptracegrpc.
+	// A real program sends them to a collector: sdktrace.WithBatcher and
+	// sdkmetric.NewPeriodicReader, with exporters such as otlptracegrpc.
 	spans, reader := tracetest.NewInMemoryExporter(), sdkmetric.NewManualReader()
 	traces := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
 	metrics := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))

@@ -117,7 +117,8 @@ func guarded(ctx context.Context, client *etcdkit.Client) error {
 	if err != nil {
 		return err
 	}
-	// Sessions, locks and leaderships have such guards. Here it is "the season has not changed since".
+	// Sessions, locks and leaderships have such guards. Here it is "the season has not changed
+	// since".
 	errSeason := errors.New("the season is over")
 	season := kv.NewGuard(errSeason, clientv3.Compare(clientv3.ModRevision("quickstart/season"), "=", rev))
 

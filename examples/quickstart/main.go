@@ -1,5 +1,6 @@
-// Quickstart uses every package of etcdkit, step by step, and prints the results. It starts an etcd of
-// its own unless ETCD_ENDPOINTS is set, and uses the namespace quickstart/, which it empties first:
+// Quickstart uses every package of etcdkit, step by step, and prints the results. It starts an etcd
+// of its own unless ETCD_ENDPOINTS is set, and uses the namespace quickstart/, which it empties
+// first:
 //
 //	go run ./examples/quickstart
 package main

@@ -14,7 +14,8 @@ func follow(ctx context.Context, client *etcdkit.Client) error {
 	if _, err := client.KV().Put(ctx, "stock/apples", []byte("10")); err != nil {
 		return err
 	}
-	// The watch survives lost connections and members. After a compaction it delivers the difference.
+	// The watch survives lost connections and members. After a compaction it delivers the
+	// difference.
 	for batch, err := range client.Watcher().Watch(ctx, watch.Prefix("stock/"), watch.WithSnapshot()) {
 		if err != nil {
 			return err

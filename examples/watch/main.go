@@ -1,6 +1,7 @@
-// Watch keeps a copy of a prefix and continues from its checkpoint when it is started again: without a
-// gap, or with an error if etcd has compacted the history meanwhile. It empties its namespace first. It
-// also compacts its etcd, which affects all other clients: run it against one for development.
+// Watch keeps a copy of a prefix and continues from its checkpoint when it is started again:
+// without a gap, or with an error if etcd has compacted the history meanwhile. It empties its
+// namespace first. It also compacts its etcd, which affects all other clients: run it against one
+// for development.
 //
 //	go run ./examples/watch
 package main
@@ -74,7 +75,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return m.follow(ctx, rev, watch.WithSnapshot())
 }
 
-// mirror is the copy and its revision. A real program stores both in a database, in one transaction.
+// mirror is the copy and its revision. A real program stores both in a database, in one
+// transaction.
 type mirror struct {
 	watcher    *watch.Watcher
 	checkpoint kv.Checkpoint

@@ -1,6 +1,6 @@
 // Workers shares the jobs below a prefix among six workers, of which three may be busy at a time,
-// wherever they run. Each job is finished once. If a worker dies, another one does its job again. The
-// program empties its namespace first.
+// wherever they run. Each job is finished once. If a worker dies, another one does its job again.
+// The program empties its namespace first.
 //
 //	go run ./examples/workers
 package main
@@ -115,8 +115,8 @@ func (p *pool) do(ctx context.Context, job string, held *lock.Held) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	// One transaction deletes the job and writes the result, if the lock is still held: so the job is
-	// finished once.
+	// One transaction deletes the job and writes the result, if the lock is still held: so the job
+	// is finished once.
 	_, err := p.client.KV().Txn(ctx).Guard(held).Then(clientv3.OpDelete(job), clientv3.OpPut("done/"+job, "well")).Commit()
 	return err
 }

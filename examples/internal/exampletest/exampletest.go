@@ -1,4 +1,5 @@
-// Package exampletest runs the programs of the examples as their tests do: to the end, or until they are interrupted.
+// Package exampletest runs the programs of the examples as their tests do: to the end, or until
+// they are interrupted.
 package exampletest
 
 import (
@@ -15,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// prompt is how long a program may take to end once it is interrupted: what a client takes to close, at the most, and
-// what a slow machine needs.
+// prompt is how long a program may take to end once it is interrupted: what a client takes to
+// close, at the most, and what a slow machine needs.
 const prompt = 20 * time.Second
 
 // Program is the run function of an example.
@@ -31,9 +32,9 @@ func Output(t *testing.T, run Program) string {
 	return out.String()
 }
 
-// Interrupt runs a program on an etcd of its own, does what Ctrl-C does before it begins, and then again as soon as it has
-// said the line. It checks that the program ends at once, with nothing but the news that it was interrupted, and leaves
-// nothing on the disk.
+// Interrupt runs a program on an etcd of its own, does what Ctrl-C does before it begins, and then
+// again as soon as it has said the line. It checks that the program ends at once, with nothing but
+// the news that it was interrupted, and leaves nothing on the disk.
 func Interrupt(t *testing.T, run Program, line string) {
 	t.Helper()
 	dir := Alone(t)
