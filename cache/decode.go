@@ -44,7 +44,11 @@ func (d *decoder[T]) decode(key string, b []byte, rev int64) (v T, sum uint64, e
 
 // sum is the hash of a value as the codec writes it.
 func (d *decoder[T]) sum(key string, v T) uint64 {
-	b, err := d.codec.Encode(d.below+key, v)
+	codec := d.codec
+	if layered, ok := codec.(interface{ Base() kv.Codec[T] }); ok {
+		codec = layered.Base() // what encrypts writes other bytes each time
+	}
+	b, err := codec.Encode(d.below+key, v)
 	if err != nil {
 		panic(fmt.Sprintf("cache: the value of %s was changed by a reader: it cannot be encoded any more", errs.Quote(key)))
 	}

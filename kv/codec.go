@@ -22,6 +22,14 @@ type Codec[T any] interface {
 	Decode(key string, b []byte) (T, error)
 }
 
+// baseCodec returns the codec below the layers of c, which writes equal bytes for equal values.
+func baseCodec[T any](c Codec[T]) Codec[T] {
+	if layered, ok := c.(interface{ Base() Codec[T] }); ok {
+		return layered.Base()
+	}
+	return c
+}
+
 // JSON stores values as encoding/json writes them. Fields that a stored value has and T has not are ignored.
 //
 // A type whose JSON hides its value, such as etcdkit.Secret, is not stored in T: writes return [ErrInvalid], because the

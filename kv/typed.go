@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -151,6 +152,7 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 	}
 	var v T
 	skipped := false
+	opts, _ := updateOptions(o) // Update complains
 	e, err := t.store().Update(ctx, key, func(cur Entry[[]byte]) ([]byte, error) {
 		var zero T
 		v = zero
@@ -161,11 +163,16 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 			}
 			v = d.Value
 		}
+		before, known := t.plain(key, v, opts.skipEqual && cur.ModRevision != 0)
 		if err := f(&v); err != nil {
 			skipped = errors.Is(err, SkipUpdate)
 			return nil, err
 		}
 		skipped = false
+		if after, _ := t.plain(key, v, known); known && bytes.Equal(after, before) {
+			skipped = true
+			return nil, SkipUpdate
+		}
 		b, err := t.encode("update", key, v)
 		if err != nil {
 			return nil, err
@@ -188,6 +195,15 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		return t.decode("update", e)
 	}
 	return typed(e, v), nil
+}
+
+// plain returns what the codec writes for v, below its layers. ok is false if that was not asked for, or is not possible.
+func (t Typed[T]) plain(key string, v T, wanted bool) (b []byte, ok bool) {
+	if !wanted {
+		return nil, false
+	}
+	b, err := baseCodec(t.codec).Encode(t.dir+key, v)
+	return b, err == nil
 }
 
 // List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value that does not decode

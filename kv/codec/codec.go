@@ -1,0 +1,87 @@
+package codec
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// Conditions of values that a layer cannot unwrap.
+var (
+	// ErrFormat means that a stored value is not what the layer writes, or was cut short.
+	ErrFormat = errors.New("not in the format of the layer")
+	// ErrUnknownKey means that a value was encrypted with a key that is not in the ring.
+	ErrUnknownKey = errors.New("no such key in the ring")
+	// ErrAuthentication means that a value was changed, was encrypted for another key of the store, or with another secret
+	// of the same ID.
+	ErrAuthentication = errors.New("authentication failed")
+)
+
+// Layer transforms the bytes that a codec has written, and back. key is the key of the entry, as a [kv.Codec] gets it. It
+// must be safe for concurrent use, must not change or keep b, and must return an error for bytes that it did not make.
+type Layer interface {
+	Wrap(key string, b []byte) ([]byte, error)
+	Unwrap(key string, b []byte) ([]byte, error)
+}
+
+// With returns the codec c with layers, which are applied in this order to what c has written. If c or a layer is nil, the
+// codec returns kv.ErrInvalid.
+func With[T any](c kv.Codec[T], l ...Layer) kv.Codec[T] {
+	out := layered[T]{codec: c, layers: append([]Layer(nil), l...)}
+	if c == nil {
+		out.err = layerError(kv.ErrInvalid, "no codec")
+	}
+	for i, one := range l {
+		if one == nil {
+			out.err = errors.Join(out.err, layerError(kv.ErrInvalid, fmt.Sprintf("layer %d is nil", i)))
+		}
+	}
+	return out
+}
+
+type layered[T any] struct {
+	codec  kv.Codec[T]
+	layers []Layer
+	err    error // what is wrong with it
+}
+
+// Base returns the codec below all layers. Package kv and the caches compare values by what it writes, because two
+// ciphertexts of one value differ.
+func (c layered[T]) Base() kv.Codec[T] {
+	if below, ok := c.codec.(interface{ Base() kv.Codec[T] }); ok {
+		return below.Base()
+	}
+	return c.codec
+}
+
+// Encode encodes v and wraps the result.
+func (c layered[T]) Encode(key string, v T) ([]byte, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	b, err := c.codec.Encode(key, v)
+	for i := 0; err == nil && i < len(c.layers); i++ {
+		b, err = c.layers[i].Wrap(key, b)
+	}
+	return b, err
+}
+
+// Decode unwraps b and decodes the result.
+func (c layered[T]) Decode(key string, b []byte) (v T, err error) {
+	if c.err != nil {
+		return v, c.err
+	}
+	for i := len(c.layers) - 1; i >= 0; i-- {
+		if b, err = c.layers[i].Unwrap(key, b); err != nil {
+			return v, err
+		}
+	}
+	return c.codec.Decode(key, b)
+}
+
+// layerError returns an error whose text may be shown, since it does not quote the value.
+func layerError(is error, text string) error {
+	return &errs.CodecError{Text: text, Err: is}
+}

@@ -1,0 +1,128 @@
+package codec_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/kv/codec"
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// parts is what caches and configurations take of a client.
+type parts struct {
+	store   *kv.Store
+	watcher *watch.Watcher
+}
+
+func (p parts) KV() *kv.Store           { return p.store }
+func (p parts) Watcher() *watch.Watcher { return p.watcher }
+
+func newParts(tb testing.TB) parts {
+	tb.Helper()
+	cli, dir := etcdtest.Client(tb), etcdtest.Prefix(tb)
+	w := watch.New(cli, watch.WithNamespace(dir))
+	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
+	return parts{store: kv.New(cli, kv.WithNamespace(dir)), watcher: w}
+}
+
+type user struct{ Name string }
+
+func encrypted[T any](tb testing.TB, first codec.Key, others ...codec.Key) kv.Codec[T] {
+	tb.Helper()
+	return codec.With(kv.JSON[T](), codec.Gzip(1024), codec.AESGCM(ring(tb, first, others...)))
+}
+
+func TestEncryption_InAStore(t *testing.T) {
+	t.Parallel()
+	p := newParts(t)
+	users := kv.NewTyped(p.store, "users", encrypted[user](t, key("1", 1)))
+	_, err := users.Put(t.Context(), "42", user{"Ada"})
+	require.NoError(t, err)
+	e, err := users.Update(t.Context(), "42", func(u *user) error { u.Name += " L."; return nil })
+	require.NoError(t, err)
+	assert.Equal(t, "Ada L.", e.Value.Name)
+	_, err = p.store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
+		e, err := users.In(tx).Get("42")
+		if err != nil {
+			return err
+		}
+		return users.In(tx).Put("43", e.Value)
+	})
+	require.NoError(t, err)
+	e, err = users.Get(t.Context(), "43")
+	require.NoError(t, err)
+	assert.Equal(t, "Ada L.", e.Value.Name)
+
+	stored, err := p.store.Get(t.Context(), "users/42")
+	require.NoError(t, err)
+	assert.NotContains(t, string(stored.Value), "Ada")
+	_, err = p.store.Put(t.Context(), "users/44", stored.Value)
+	require.NoError(t, err)
+	_, err = users.Get(t.Context(), "44")
+	require.ErrorIs(t, err, kv.ErrDecode)
+	require.ErrorIs(t, err, codec.ErrAuthentication)
+	require.ErrorContains(t, err, "encrypted for another entry", "the error says what is wrong")
+}
+
+func TestWithSkipEqual_ComparesBelowLayers(t *testing.T) {
+	t.Parallel()
+	p := newParts(t)
+	users := kv.NewTyped(p.store, "users", encrypted[user](t, key("1", 1)))
+	rev, err := users.Put(t.Context(), "42", user{"Ada"})
+	require.NoError(t, err)
+	same := func(*user) error { return nil }
+	e, err := users.Update(t.Context(), "42", same, kv.WithSkipEqual())
+	require.NoError(t, err)
+	assert.Equal(t, rev, e.ModRevision)
+	assert.Equal(t, "Ada", e.Value.Name)
+	e, err = users.Update(t.Context(), "42", same)
+	require.NoError(t, err)
+	assert.Greater(t, e.ModRevision, rev, "written again unless asked not to")
+	e, err = users.Update(t.Context(), "42", func(u *user) error { u.Name = "Bob"; return nil }, kv.WithSkipEqual())
+	require.NoError(t, err)
+	assert.Equal(t, "Bob", e.Value.Name)
+}
+
+func TestEncryption_InCaches(t *testing.T) {
+	t.Parallel()
+	p := newParts(t)
+	c, err := cache.Open(t.Context(), p, "users", encrypted[user](t, key("1", 1)), cache.WithReadOnlyCheck())
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, c.Close()) }()
+	r, err := cache.OpenReplica(t.Context(), p, "users", encrypted[user](t, key("1", 1)), cache.WithReadOnlyCheck())
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, r.Close()) }()
+	_, err = c.Store().Put(t.Context(), "42", user{"Ada"})
+	require.NoError(t, err)
+	for range 2 {
+		e, err := c.Get(t.Context(), "42")
+		require.NoError(t, err)
+		assert.Equal(t, "Ada", e.Value.Name)
+		e, err = r.GetLinearizable(t.Context(), "42")
+		require.NoError(t, err)
+		assert.Equal(t, "Ada", e.Value.Name)
+	}
+}
+
+func TestEncryption_InConfig(t *testing.T) {
+	t.Parallel()
+	p := newParts(t)
+	src, err := config.Open(t.Context(), p, "conf")
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, src.Close()) }()
+	v, err := config.Bind(src, "user", config.WithCodec(encrypted[user](t, key("1", 1))), config.WithDefault(user{"nobody"}))
+	require.NoError(t, err)
+	_, err = v.Set(t.Context(), user{"Ada"})
+	require.NoError(t, err)
+	assert.Equal(t, "Ada", v.Load().Name)
+	stored, err := p.store.Get(t.Context(), "conf/user")
+	require.NoError(t, err)
+	assert.NotContains(t, string(stored.Value), "Ada")
+}
