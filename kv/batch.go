@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -21,6 +22,9 @@ type Op struct {
 	delete bool
 	o      options
 	bad    error
+
+	typed *Store                               // of the handle that made it: key is below its namespace; nil: below that of the batch
+	wrote func(ctx context.Context, rev int64) // of that handle, or nil
 }
 
 // OpPut is a put. Its options are those of [Store.Put].
@@ -36,25 +40,36 @@ func OpDelete(key string, o ...DeleteOption) Op {
 }
 
 // Batch carries out ops in their order, in as few transactions as [Limits] allow, and returns the revision of the last.
-// Without operations it does nothing and returns 0. It is not atomic: each transaction is, and when one fails the error is a [BatchError] that says how many operations
-// are applied; go on with ops[Done:]. For all or nothing, use [Store.Txn].
+// Without operations it does nothing and returns 0. It is not atomic: each transaction is, and when one fails the error is
+// a [BatchError] that says how many operations are applied; go on with ops[Done:]. For all or nothing, use
+// [Store.Transact] or [Store.Txn]; for the result of each operation, or several transactions in flight, [Store.BatchEach].
 //
 // A transaction ends early where the next operation is on a key that it has already, or has other guards. All operations
-// are checked before the first is sent. Without a deadline in ctx, each transaction is given the default. A lost answer leaves the outcome of that transaction unknown, unless one of its
-// operations has [WithOnce], which then covers them all.
+// are checked before the first is sent. Without a deadline in ctx, each transaction is given the default. A lost answer
+// leaves the outcome of that transaction unknown, unless one of its operations has [WithOnce], which then covers them all.
 func (s *Store) Batch(ctx context.Context, ops ...Op) (rev int64, err error) {
-	if err := s.checkBatch(ctx, ops); err != nil {
+	ops, err = s.checkBatch(ctx, ops)
+	if err != nil {
 		return 0, fail("batch", "", &BatchError{Err: err})
 	}
-	return s.batch(ctx, ops)
+	b := &batchRun{Store: s, ctx: ctx, ops: ops, results: make([]OpResult, len(ops)), free: make(chan struct{}, 1)}
+	if err := b.run(); err != nil {
+		return 0, err
+	}
+	return b.last, nil
 }
 
-func (s *Store) checkBatch(ctx context.Context, ops []Op) error {
+// checkBatch checks operations, and returns them with keys below the namespace of the store.
+func (s *Store) checkBatch(ctx context.Context, ops []Op) ([]Op, error) {
 	switch {
 	case ctx == nil:
-		return fmt.Errorf("%w: nil context", errs.Invalid)
+		return nil, fmt.Errorf("%w: nil context", errs.Invalid)
 	case s.bad != nil:
-		return s.bad
+		return nil, s.bad
+	}
+	ops, err := s.relativeOps(ops)
+	if err != nil {
+		return nil, err
 	}
 	for i := range ops {
 		abs, err := s.writable(ops[i].key)
@@ -62,25 +77,35 @@ func (s *Store) checkBatch(ctx context.Context, ops []Op) error {
 			err = errors.Join(s.limits.request((len(abs)+len(ops[i].value))*ops[i].weight()+opOverhead+guardBytes(ops[i].o.guards)), s.limits.ops(ops[i].weight()+ops[i].o.extraOps()-1, s.limits.TxnOps))
 		}
 		if err != nil {
-			return fmt.Errorf("operation %d on %s: %w", i, errs.Quote(s.ns+ops[i].key), err)
+			return nil, fmt.Errorf("operation %d on %s: %w", i, errs.Quote(s.ns+ops[i].key), err)
 		}
 	}
-	return nil
+	return ops, nil
 }
 
-func (s *Store) batch(ctx context.Context, ops []Op) (rev int64, err error) {
-	for done := 0; done < len(ops); {
-		n := s.chunk(ops[done:])
-		rev, err = s.applyChunk(ctx, ops[done:done+n])
-		if err != nil {
-			return 0, &errs.Error{
-				Pkg: "kv", Op: "batch", Key: s.ns + ops[done].key, Unchanged: done == 0 && errs.Unchanged(err),
-				Err: &BatchError{Done: done, Err: reason(err)},
-			}
+// relativeOps returns ops with those of typed handles relative to the namespace of the store.
+func (s *Store) relativeOps(ops []Op) ([]Op, error) {
+	cloned := false
+	for i := range ops {
+		op := ops[i]
+		if op.typed == nil {
+			continue
 		}
-		done += n
+		if !cloned {
+			ops, cloned = slices.Clone(ops), true
+		}
+		rel, below := strings.CutPrefix(op.typed.ns+op.key, s.ns)
+		switch {
+		case op.typed.bad != nil:
+			return nil, fmt.Errorf("operation %d: %w", i, op.typed.bad)
+		case op.typed.core != s.core || !below:
+			return nil, fmt.Errorf("operation %d on %s: %w: of a handle that is not below the store", i, errs.Quote(op.typed.ns+op.key), errs.Invalid)
+		}
+		if op.key != "" {
+			ops[i].key = rel
+		}
 	}
-	return rev, nil
+	return ops, nil
 }
 
 // reason is err without the words for the call, which the batch has already.
@@ -139,15 +164,15 @@ func sameGuards(a, b []Guard) bool {
 }
 
 // applyChunk sends one transaction.
-func (s *Store) applyChunk(ctx context.Context, ops []Op) (rev int64, err error) {
+func (s *Store) applyChunk(ctx context.Context, ops []Op) (out outcome, err error) {
 	for first := true; ; first = false {
 		leases, err := s.batchLeases(ctx, ops)
 		if err != nil {
-			return 0, err
+			return outcome{}, err
 		}
-		rev, err := s.commitChunk(ctx, ops, leases)
+		out, err := s.commitChunk(ctx, ops, leases)
 		if again := s.release(ctx, err, slices.Collect(maps.Values(leases))...); !again || !first {
-			return rev, err
+			return out, err
 		}
 	}
 }
@@ -178,7 +203,7 @@ func (s *Store) batchLeases(ctx context.Context, ops []Op) (leases map[time.Dura
 }
 
 // commitChunk sends one transaction whose leases are there.
-func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Duration]*ttlLease) (int64, error) {
+func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Duration]*ttlLease) (outcome, error) {
 	m := &mutation{op: "batch", key: s.ns + ops[0].key, guards: ops[0].o.guards, then: make([]clientv3.Op, len(ops))}
 	for i := range ops {
 		o := ops[i].o
@@ -190,8 +215,7 @@ func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Durat
 		m.leased = m.leased || o.lease != 0
 		s.logWrite(ctx, "batch", ops[i].key, ops[i].value)
 	}
-	out, err := s.write(ctx, m)
-	return out.rev, err
+	return s.write(ctx, m)
 }
 
 // batchOp is the operation as etcd takes it.

@@ -9,6 +9,10 @@
 //	e, err = users.Update(ctx, "42", func(u *User) error { u.Visits++; return nil })
 //	for e, err := range users.List(ctx) { ... }            // at one revision
 //	rev, err = store.Put(ctx, "greeting", []byte("hello"))
+//	rev, err = store.Transact(ctx, func(ctx context.Context, tx *kv.Tx) error {
+//		a, err := users.In(tx).Get("42") // reads and writes of several keys, all or nothing
+//		...
+//	})
 //
 // # Keys
 //
@@ -55,6 +59,9 @@
 //	                             back. After a "no" the next change of the key decides: another value
 //	                             is a conflict; the same value (for DeleteAt: a deleted key) is
 //	                             unknown, since another client may have written it
+//	Transact that overwrites     repeated like Replace; see docs/transactions.md
+//	a key that it has read
+//	other Transact               unknown: it may be applied later
 //	any of these, WithOnce       repeated until etcd says yes or no, and then always known
 //
 // If the context ends before there is a definite answer, the outcome is unknown.

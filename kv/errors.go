@@ -72,8 +72,9 @@ func (e *ConflictError) Unwrap() error { return ErrConflict }
 // BatchError is a batch that stopped. The first Done operations are applied; whether the ones from there on are depends
 // on Err: they are not, unless it matches [ErrUnknownOutcome].
 type BatchError struct {
-	Done int
-	Err  error
+	Done     int
+	Revision int64 // of the last transaction that was applied, 0 if none was
+	Err      error
 }
 
 // Error says how far the batch came, and why no further.

@@ -451,3 +451,126 @@ func ExampleStore_DeletePrefix() {
 	// kv: delete prefix "example/delete-prefix/users/4": invalid argument: prefix "users/4" does not end in "/": did you mean "users/4/", or WithPartialPrefix
 	// 2 <nil>
 }
+
+// A transfer between two accounts is one transaction. WithOnce makes its outcome known, even if an answer is lost.
+func ExampleStore_Transact() {
+	ctx, cli, store := connect("transact")
+	defer cli.Close()
+	type Account struct{ Balance int }
+	accounts := kv.NewTyped(store, "accounts", kv.JSON[Account]())
+	_, err := store.Batch(ctx, accounts.OpPut("ada", Account{100}), accounts.OpPut("bob", Account{0}))
+	must(err)
+
+	errFunds := errors.New("insufficient funds")
+	transfer := func(from, to string, amount int) error {
+		_, err := store.Transact(ctx, func(_ context.Context, tx *kv.Tx) error {
+			both, err := accounts.In(tx).GetMany(from, to)
+			if err != nil {
+				return err
+			}
+			a, b := both[from].Value, both[to].Value
+			if a.Balance < amount {
+				return errFunds // nothing is written
+			}
+			a.Balance, b.Balance = a.Balance-amount, b.Balance+amount
+			return errors.Join(accounts.In(tx).Put(from, a), accounts.In(tx).Put(to, b))
+		}, kv.WithOnce())
+		return err
+	}
+	fmt.Println(transfer("ada", "bob", 30))
+	fmt.Println(transfer("ada", "bob", 100))
+	for e, err := range accounts.List(ctx) {
+		must(err)
+		fmt.Println(e.Key, e.Value.Balance)
+	}
+	// Output:
+	// <nil>
+	// insufficient funds
+	// ada 70
+	// bob 30
+}
+
+// A listing within a transaction is guarded as a whole: nobody can take the last seat twice.
+func ExampleTx_List() {
+	ctx, cli, store := connect("seats")
+	defer cli.Close()
+	const seats = 2
+	book := func(who string) (free bool) {
+		_, err := store.Transact(ctx, func(_ context.Context, tx *kv.Tx) error {
+			taken := 0
+			for _, err := range tx.List("seats/") {
+				if err != nil {
+					return err
+				}
+				taken++
+			}
+			if free = taken < seats; !free {
+				return nil // nothing is written
+			}
+			return tx.Put("seats/"+who, nil, kv.WithTTL(time.Minute))
+		})
+		must(err)
+		return free
+	}
+	fmt.Println(book("ada"), book("bob"), book("eve"))
+	// Output: true true false
+}
+
+// GetMany reads any number of keys at one revision.
+func ExampleStore_GetMany() {
+	ctx, cli, store := connect("many")
+	defer cli.Close()
+	_, err := store.Batch(ctx, kv.OpPut("a", []byte("1")), kv.OpPut("b", []byte("2")))
+	must(err)
+	entries, rev, err := store.GetMany(ctx, "a", "b", "c")
+	must(err)
+	_, there := entries["c"]
+	fmt.Println(string(entries["a"].Value), string(entries["b"].Value), there, rev > 0)
+	// Output: 1 2 false true
+}
+
+// Touch lets a key live longer, without sending its value.
+func ExampleStore_Touch() {
+	ctx, cli, store := connect("touch")
+	defer cli.Close()
+	_, err := store.Put(ctx, "session", []byte("data"), kv.WithTTL(10*time.Second))
+	must(err)
+	_, err = store.Touch(ctx, "session", time.Minute)
+	must(err)
+	e, err := store.Get(ctx, "session")
+	must(err)
+	fmt.Println(string(e.Value), e.Lease != 0)
+	// Output: data true
+}
+
+// BatchEach tells what became of each operation, and can have several transactions in flight.
+func ExampleStore_BatchEach() {
+	ctx, cli, store := connect("each")
+	defer cli.Close()
+	users := kv.NewTyped(store, "users", kv.String())
+	results, err := store.BatchEach(ctx, []kv.Op{
+		users.OpPut("1", "Ada"), users.OpPut("2", "Bob"), users.OpDelete("3"),
+	}, kv.WithInFlight(4))
+	must(err)
+	for _, r := range results {
+		fmt.Println(r.Err, r.Revision > 0)
+	}
+	// Output:
+	// <nil> true
+	// <nil> true
+	// <nil> false
+}
+
+// WithReadRevision tells where a watch has to begin.
+func ExampleWithReadRevision() {
+	ctx, cli, store := connect("revision")
+	defer cli.Close()
+	at, err := store.Put(ctx, "d/k", nil)
+	must(err)
+	var rev int64
+	for _, err := range store.List(ctx, "d/", kv.WithReadRevision(&rev)) {
+		must(err)
+	}
+	fmt.Println(rev >= at)
+	// Output: true
+}

@@ -1,0 +1,168 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// ErrNotSent means that an operation of [Store.BatchEach] was not sent, because an earlier one had failed.
+var ErrNotSent = errors.New("not sent")
+
+// OpResult is what became of one operation of a [Store.BatchEach].
+type OpResult struct {
+	// Revision is the revision at which the operation was applied; 0 if it was not, and for a delete that found nothing.
+	Revision int64
+	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may have been applied;
+	// otherwise it was not. It is [ErrNotSent] for what comes after a failure.
+	Err error
+}
+
+// BatchOption is an option of [Store.BatchEach].
+type BatchOption func(*batchSettings)
+
+type batchSettings struct {
+	inFlight int
+}
+
+// maxInFlight bounds WithInFlight.
+const maxInFlight = 64
+
+// WithInFlight sends up to n transactions of a batch at a time, 1 to 64. Operations on different keys may then be applied in
+// any order; those on one key keep their order. Default: 1.
+func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFlight = n } }
+
+// BatchEach is [Store.Batch] that returns the result of each operation, and can have several transactions in flight. When a
+// transaction fails, those in flight are awaited, and no further ones are sent. The error is then a [BatchError]: its Done is
+// the number of operations before the first one that is not known to be applied. results is nil if the operations were
+// refused before anything was sent.
+func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
+	set := batchSettings{inFlight: 1}
+	for _, opt := range o {
+		if opt != nil {
+			opt(&set)
+		}
+	}
+	ops, err = s.checkBatch(ctx, ops)
+	if set.inFlight < 1 || set.inFlight > maxInFlight {
+		err = errors.Join(err, fmt.Errorf("%w: WithInFlight: %d, where 1 to %d are allowed", errs.Invalid, set.inFlight, maxInFlight))
+	}
+	if err != nil {
+		return nil, fail("batch", "", &BatchError{Err: err})
+	}
+	b := &batchRun{Store: s, ctx: ctx, ops: ops, results: make([]OpResult, len(ops)), free: make(chan struct{}, set.inFlight)}
+	return b.results, b.run()
+}
+
+// batchRun is one batch under way.
+type batchRun struct {
+	*Store
+
+	ctx     context.Context //nolint:containedctx // lives as long as the call
+	ops     []Op
+	results []OpResult
+	free    chan struct{} // holds one element for each transaction in flight
+	flying  sync.WaitGroup
+
+	mu      sync.Mutex
+	failure error // of the first transaction that failed
+	at      int   // its first operation
+	last    int64 // the revision of the last transaction that was applied
+}
+
+// run sends the transactions and returns the error of the batch.
+func (b *batchRun) run() error {
+	keys := make(map[string]bool) // of the operations since all transactions in flight were awaited
+	sent := 0
+	for sent < len(b.ops) {
+		n := b.chunk(b.ops[sent:])
+		if cap(b.free) > 1 {
+			b.separate(keys, b.ops[sent:sent+n])
+		}
+		b.free <- struct{}{}
+		if b.failed() {
+			<-b.free
+			break
+		}
+		if cap(b.free) == 1 {
+			b.apply(sent, n)
+			<-b.free
+		} else {
+			from := sent
+			b.flying.Go(func() {
+				defer func() { <-b.free }()
+				b.apply(from, n)
+			})
+		}
+		sent += n
+	}
+	b.flying.Wait()
+	return b.conclude(sent)
+}
+
+// separate awaits the transactions in flight if one of them has a key of ops.
+func (b *batchRun) separate(keys map[string]bool, ops []Op) {
+	for i := range ops {
+		if keys[ops[i].key] {
+			b.flying.Wait()
+			clear(keys)
+			break
+		}
+	}
+	for i := range ops {
+		keys[ops[i].key] = true
+	}
+}
+
+func (b *batchRun) failed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failure != nil
+}
+
+// apply sends the transaction of n operations and notes what became of them.
+func (b *batchRun) apply(from, n int) {
+	ops, results := b.ops[from:from+n], b.results[from:from+n]
+	out, err := b.applyChunk(b.ctx, ops)
+	for i := range ops {
+		results[i] = OpResult{Revision: out.rev, Err: err}
+		if err != nil {
+			results[i].Revision = 0
+		} else if ops[i].delete && out.resp != nil && out.resp.Responses[i].GetResponseDeleteRange().GetDeleted() == 0 {
+			results[i].Revision = 0
+		}
+		if ops[i].wrote != nil && (err == nil || errors.Is(err, ErrUnknownOutcome)) {
+			ops[i].wrote(b.ctx, results[i].Revision)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err == nil:
+		b.last = max(b.last, out.rev)
+	case b.failure == nil || from < b.at:
+		b.failure, b.at = err, from
+	}
+}
+
+// conclude marks what was not sent, and returns the error of the batch.
+func (b *batchRun) conclude(sent int) error {
+	if b.failure == nil {
+		return nil
+	}
+	done, unchanged := b.at, b.last == 0
+	for i := range b.results {
+		r := &b.results[i]
+		if i >= sent {
+			r.Err = ErrNotSent
+		}
+		unchanged = unchanged && !errors.Is(r.Err, ErrUnknownOutcome)
+	}
+	return &errs.Error{
+		Pkg: "kv", Op: "batch", Key: b.ns + b.ops[done].key, Unchanged: unchanged,
+		Err: &BatchError{Done: done, Revision: b.last, Err: reason(b.failure)},
+	}
+}
