@@ -70,7 +70,8 @@
 //	validation fails                      *BadValueError, which matches ErrValidation and its error
 //	unknown or repeated field or key      ignored; with WithStrict it does not decode; a YAML field
 //	                                      that is set twice never does
-//	larger than WithMaxValueBytes         *BadValueError, which matches kv.ErrTooLarge
+//	larger than WithMaxValueBytes         *BadValueError, which matches kv.ErrTooLarge; Set refuses
+//	                                      to send it
 //	deleted, without a default            *BadValueError, which matches kv.ErrNotFound
 //	deleted, with a default               no error; the default, and Change.New is nil
 //	decoder or validation panics          as its error, with a *PanicError

@@ -47,9 +47,10 @@
 //     last valid state of the instance stays.
 //   - A sudden loss is held back: within [WithGrace] (30 s) at most half of the instances may
 //     vanish without having been drained; the others are shown for that much longer, unless they
-//     return. Instances rarely die together, but leases do when etcd was too busy, and keys do when
-//     a cluster has lost its data. Fewer than three instances are held back only if the watch was
-//     interrupted, and all are if the cluster's history was replaced.
+//     return. An instance that was marked as draining, which Close does, goes at once. Instances
+//     rarely die together, but leases do when etcd was too busy, and keys do when a cluster has
+//     lost its data. Fewer than three instances are held back only if the watch was interrupted,
+//     and all are if the cluster's history was replaced. [Stats] counts those held back.
 //
 // A [Picker] chooses among the instances that are [Up], or among the draining ones if there is
 // none. [RoundRobin], [Random], [Weighted], [LeastLoaded] and [Sticky] are policies, [Filter] and

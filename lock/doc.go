@@ -65,9 +65,12 @@
 //   - First come, first served, by the create revision of the key. Neither writers nor heavy
 //     permits starve. Goroutines of one process share one key and are overtaken after 16 turns.
 //   - There is no writer beside readers, and there are never more permits than n, to the same
-//     degree. If processes use different n, the largest n of the holders counts.
+//     degree. If processes use different n, the largest n of the holders counts. Guards of permits
+//     are as strong as those of mutexes.
 //   - Nobody passes a barrier before n parties have waited at it at once, with their keys in etcd.
+//     All parties of a round pass at one revision, or none does.
 //   - A caller that gives up or fails leaves nothing in the queue, also if its answer was lost.
+//     Neither does Close.
 //   - A lost hold stays lost, even if etcd still has its key. A new session is used for the next
 //     acquisition only.
 //   - Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
