@@ -5,10 +5,8 @@ SHELL := bash
 
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 FUZZTIME ?= 20s
-BENCH ?= .
-PKG ?= ./...
 
-.PHONY: help test race lint fmt fuzz bench cover api tidy-check servers foreign ci
+.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers foreign ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -28,8 +26,19 @@ fmt: ## format all Go files
 fuzz: ## run each fuzz target for FUZZTIME (20s)
 	@bash tools/fuzz.sh $(FUZZTIME)
 
-bench: ## run the benchmarks BENCH (.) of the packages PKG (./...)
-	go test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+BENCHMARK := go test -count=1 -timeout 90m ./internal/integration
+
+bench: ## measure beside client/v3 and write docs/performance.md (30 min, on a quiet machine)
+	ETCDKIT_BENCH=full $(BENCHMARK) -v -run '^TestBench$$'
+
+bench-quick: ## the same with fewer sizes and shorter turns (5 min)
+	ETCDKIT_BENCH=quick $(BENCHMARK) -v -run '^TestBench$$'
+
+bench-page: ## render docs/performance.md, and what quotes it, from docs/performance.json
+	ETCDKIT_BENCH=page $(BENCHMARK) -run '^TestPerformance_Regenerate$$'
+
+bench-counts: ## write the baseline of RPCs, events, allocations and goroutines
+	ETCDKIT_BENCH=counts $(BENCHMARK) -run '^TestCounts$$'
 
 cover: ## write coverage.out and print the total
 	go test -coverprofile=coverage.out -coverpkg=./... ./...

@@ -23,6 +23,13 @@
 // etcdkit.Open, or with kv.Namespace or kv.Coalesce as its KV. Mode plain is client/v3 alone, as the control. A failure that
 // testdata/foreign/differences.txt does not list fails the run, and so does a listed test that passes.
 //
+// # Benchmarks
+//
+// TestBench measures the library beside its peer where ETCDKIT_BENCH is "quick" or "full", as make bench-quick and make bench
+// have it, and writes docs/performance.md, docs/performance.json, docs/hand-off.svg, and the tables between comments in README.md and
+// docs/compare.md. It goes on after an interruption with the scenarios that are missing. TestCounts compares what does not depend on
+// the machine, such as RPCs, events and goroutines, with testdata/counts.json; make bench-counts writes that.
+//
 // # Short and long
 //
 // By default the suites take the short form, a few minutes on two cores. With ETCDKIT_LONG set to anything
