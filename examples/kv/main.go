@@ -91,6 +91,26 @@ func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
 	return nil
 }
 
+// move takes one of an item from one shelf to another: both are written, or none, also if others do the same.
+func move(ctx context.Context, store *kv.Store, from, to string) error {
+	items := kv.NewTyped(store, "items", kv.JSON[Item]())
+	_, err := store.Transact(ctx, func(_ context.Context, tx *kv.Tx) error { // called again after a conflict
+		both, err := items.In(tx).GetMany(from, to)
+		if err != nil {
+			return err
+		}
+		a, b := both[from].Value, both[to].Value // the zero Item if it is absent
+		if a.Stock == 0 {
+			return errSoldOut // nothing is written
+		}
+		a.Stock, b.Stock = a.Stock-1, b.Stock+1
+		return errors.Join(items.In(tx).Put(from, a), items.In(tx).Put(to, b))
+	}, kv.WithOnce())
+	return err
+}
+
+var errSoldOut = errors.New("sold out")
+
 func more(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
 	item := func(stock int) []byte { return fmt.Appendf(nil, `{"stock":%d}`, stock) }
 	_, err := client.KV().Batch(ctx, kv.OpPut("items/milk", item(1)), kv.OpPut("items/coffee", item(5))) // see kv.BatchError
@@ -101,6 +121,8 @@ func more(ctx context.Context, client *etcdkit.Client, say func(string, ...any))
 		return err
 	}
 	say("a transaction has moved milk to the archive: %t", resp.Succeeded)
+	say("moved one coffee: %s", outcome(move(ctx, client.KV(), "coffee", "display")))
+	say("moved one milk: %s", outcome(move(ctx, client.KV(), "milk", "display")))
 	for entry, err := range client.KV().List(ctx, "") { // everything, at one revision, in order
 		if err != nil {
 			return err

@@ -30,8 +30,11 @@ delete the state before that: not applied, it was changed or removed meanwhile
 delete the current state: applied, once
 batch: applied, once
 a transaction has moved milk to the archive: true
+moved one coffee: applied, once
+moved one milk: not applied: sold out
 listed: archive/milk {"stock":1}
-listed: items/coffee {"stock":5}
+listed: items/coffee {"stock":4}
+listed: items/display {"stock":1}
 put with a TTL of 2 s, and expired: voucher
 `, exampletest.Output(t, run))
 }
