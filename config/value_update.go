@@ -78,14 +78,14 @@ func (v *Value[T]) updateKey(ctx context.Context, f func(*T) error, o []kv.Write
 			return nil, err
 		}
 		if reflect.DeepEqual(before, after) {
-			return nil, kv.SkipUpdate
+			return nil, kv.ErrSkipUpdate
 		}
 		b, err := v.encode(*after)
 		if err != nil {
 			return nil, err
 		}
 		if old, err := v.encode(*before); err == nil && bytes.Equal(old, b) {
-			return nil, kv.SkipUpdate
+			return nil, kv.ErrSkipUpdate
 		}
 		changed = true
 		return b, nil

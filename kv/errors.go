@@ -26,9 +26,9 @@ var (
 	// ErrDecode means that a stored value is not what the codec understands. The codec's own error can be had with
 	// errors.As; it is not in the text, since it may quote the value.
 	ErrDecode = errors.New("value cannot be decoded")
-	// SkipUpdate, returned by the function given to Update, leaves the key as it is: Update then returns the current
+	// ErrSkipUpdate, returned by the function given to Update, leaves the key as it is: Update then returns the current
 	// entry and no error.
-	SkipUpdate = errors.New("skip this update") //nolint:errname,staticcheck,gochecknoglobals // a signal, in the manner of fs.SkipDir
+	ErrSkipUpdate = errors.New("skip this update")
 )
 
 // The conditions shared with the other packages; the values are the same everywhere.

@@ -145,7 +145,7 @@ func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o
 
 // Update lets f change the value of key in place, and returns the entry as it then stands. f may be called more than
 // once, each time on a value of its own. A stored value that does not decode is [ErrDecode], and stays. See
-// [Store.Update] for the rest, SkipUpdate and the cost included.
+// [Store.Update] for the rest, ErrSkipUpdate and the cost included.
 func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o ...UpdateOption) (Entry[T], error) {
 	if f == nil {
 		return Entry[T]{}, t.store().fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
@@ -165,13 +165,13 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		}
 		before, known := t.plain(key, v, opts.skipEqual && cur.ModRevision != 0)
 		if err := f(&v); err != nil {
-			skipped = errors.Is(err, SkipUpdate)
+			skipped = errors.Is(err, ErrSkipUpdate)
 			return nil, err
 		}
 		skipped = false
 		if after, _ := t.plain(key, v, known); known && bytes.Equal(after, before) {
 			skipped = true
-			return nil, SkipUpdate
+			return nil, ErrSkipUpdate
 		}
 		b, err := t.encode("update", key, v)
 		if err != nil {

@@ -31,7 +31,7 @@ func TestAHandleTellsOfItsWritesBeforeTheyReturn(t *testing.T) {
 	rev = check(h.Replace(ctx, "a", 3, rev))
 	e, err := h.Update(ctx, "a", func(v *int) error { *v++; return nil })
 	check(e.ModRevision, err)
-	_, err = h.Update(ctx, "a", func(*int) error { return kv.SkipUpdate })
+	_, err = h.Update(ctx, "a", func(*int) error { return kv.ErrSkipUpdate })
 	require.NoError(t, err)
 	assert.Len(t, told, 4, "what was skipped is no write")
 	_, err = h.Replace(ctx, "a", 5, rev)

@@ -25,7 +25,7 @@ const (
 // effects: it is called again when the key has changed meanwhile. cur.Value must not be modified. An Update of the same
 // key inside f would wait for its own turn until the deadline.
 //
-// An error of f ends Update with that error, [SkipUpdate] with the current entry and none; both are taken only from a
+// An error of f ends Update with that error, [ErrSkipUpdate] with the current entry and none; both are taken only from a
 // call of f on a state read after Update began. An absent key is [ErrNotFound], unless [WithUpsert]. The key keeps its
 // lease unless [WithTTL], [WithLease] or [WithoutLease] is given. After 64 conflicts Update gives up with [ErrConflict].
 //
@@ -160,7 +160,7 @@ func (u *update) ask() ([]byte, error) {
 	}
 	v, err := u.f(u.entry())
 	if err == nil && u.o.skipEqual && u.cur != nil && bytes.Equal(v, u.cur.GetValue()) {
-		return nil, SkipUpdate
+		return nil, ErrSkipUpdate
 	}
 	return v, err
 }
@@ -175,7 +175,7 @@ func (u *update) entry() Entry[[]byte] {
 
 // stopped is the end by f, or by a failed read.
 func (u *update) stopped(err error) (Entry[[]byte], error) {
-	if errors.Is(err, SkipUpdate) {
+	if errors.Is(err, ErrSkipUpdate) {
 		e := u.entry()
 		e.Value = bytes.Clone(e.Value) // the next in turn may be given what is remembered
 		return e, nil

@@ -165,12 +165,12 @@ func TestSkipUpdateLeavesTheKeyAsItIs(t *testing.T) {
 	rev := b.put(t, "k", "x")
 	b.costs(t, rpc("KV/Range", 1), func() {
 		got, err := b.Update(t.Context(), "k", func(raw) ([]byte, error) {
-			return []byte("not written"), errors.Join(errors.New("no need"), kv.SkipUpdate)
+			return []byte("not written"), errors.Join(errors.New("no need"), kv.ErrSkipUpdate)
 		})
 		require.NoError(t, err)
 		assert.Equal(t, raw{Key: "k", Value: []byte("x"), CreateRevision: rev, ModRevision: rev, Version: 1}, got)
 	})
-	got, err := b.Update(t.Context(), "absent", func(raw) ([]byte, error) { return nil, kv.SkipUpdate }, kv.WithUpsert())
+	got, err := b.Update(t.Context(), "absent", func(raw) ([]byte, error) { return nil, kv.ErrSkipUpdate }, kv.WithUpsert())
 	require.NoError(t, err)
 	assert.Equal(t, raw{Key: "absent"}, got)
 	assert.Equal(t, "<none>", b.value(t, "absent"))
@@ -363,7 +363,7 @@ func TestTheFunctionsErrorIsTakenOnlyOnAStateReadAfterUpdateBegan(t *testing.T) 
 
 func TestTheFunctionsErrorIsTakenOnceTheStateIsConfirmed(t *testing.T) {
 	t.Parallel()
-	for name, refusal := range map[string]error{"an error": errNoMore, "a skip": kv.SkipUpdate} {
+	for name, refusal := range map[string]error{"an error": errNoMore, "a skip": kv.ErrSkipUpdate} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
@@ -373,7 +373,7 @@ func TestTheFunctionsErrorIsTakenOnceTheStateIsConfirmed(t *testing.T) {
 				calls++
 				return nil, refusal
 			})
-			if errors.Is(refusal, kv.SkipUpdate) {
+			if errors.Is(refusal, kv.ErrSkipUpdate) {
 				require.NoError(t, err)
 				assert.Equal(t, "remembered", string(got.Value))
 			} else {
