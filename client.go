@@ -92,7 +92,7 @@ func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 	s.cfg = Config{Endpoints: cli.Endpoints(), Namespace: s.namespace}
 	c := &core{set: s, cli: cli, lines: &lines{dial: wrapped(cli)}, stop: func() {}}
 	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
-	return c.client(), nil
+	return c.client()
 }
 
 // newCore makes the client below, which connects when it is first used.
@@ -171,7 +171,7 @@ func newLogin(ctx context.Context, s *settings) *login {
 }
 
 // client returns the client in the configured namespace. Its parts send nothing before they are used.
-func (c *core) client() *Client {
+func (c *core) client() (*Client, error) {
 	cfg, log, obs := c.set.cfg, c.set.logger, c.set.observer
 	read, write := time.Duration(cfg.ReadTimeout), time.Duration(cfg.WriteTimeout)
 	leases := []lease.Option{
@@ -183,14 +183,14 @@ func (c *core) client() *Client {
 	}
 	watcher := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
 	leases = append(leases, lease.WithWatcher(watcher))
-	return &Client{
-		core: c,
-		store: kv.New(c.cli,
-			kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry), kv.WithLimits(c.set.limits),
-			kv.WithLogger(log), kv.WithRetryHook(obs.Retry)),
-		leases:  lease.New(c.cli, leases...),
-		watcher: watcher,
+	store, err := kv.New(c.cli,
+		kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry), kv.WithLimits(c.set.limits),
+		kv.WithLogger(log), kv.WithRetryHook(obs.Retry))
+	client := &Client{core: c, store: store, leases: lease.New(c.cli, leases...), watcher: watcher}
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
 	}
+	return client, nil
 }
 
 // KV is the store of the client's namespace. It is the same for every call.

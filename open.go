@@ -46,7 +46,10 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, refuse(op, err)
 	}
-	client := c.client()
+	client, err := c.client()
+	if err != nil {
+		return nil, refuse(op, err)
+	}
 	if err := c.connect(ctx, client); err != nil {
 		_ = client.Close() // err says what matters
 		return nil, refuse(op, err)
@@ -72,7 +75,10 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, refuse(op, err)
 	}
-	client := c.client()
+	client, err := c.client()
+	if err != nil {
+		return nil, refuse(op, err)
+	}
 	c.start(client)
 	return client, nil
 }

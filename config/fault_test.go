@@ -331,7 +331,7 @@ func TestSource_AgreesWithServerAfterFaults(t *testing.T) {
 		oracles[i] = &oracle{state: map[string]string{}}
 		every[i].Follow("", oracles[i].told)
 	}
-	store := kv.New(direct, kv.WithNamespace("app/conf"))
+	store := etcdtest.Must(kv.New(direct, kv.WithNamespace("app/conf")))
 	end := time.Now().Add(time.Duration(size(8, 30)) * time.Second)
 	var faults sync.WaitGroup
 	faults.Go(func() { breakThings(t, cluster, proxies, direct, end) })

@@ -34,7 +34,7 @@ func over(tb testing.TB, cli *clientv3.Client, dir string) parts {
 	tb.Helper()
 	w := watch.New(cli, watch.WithNamespace(dir))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
-	return parts{store: kv.New(cli, kv.WithNamespace(dir)), watcher: w}
+	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
 }
 
 // shared is the parts of a client of the shared server, in a namespace of the test's own.

@@ -318,7 +318,7 @@ func TestRollback_ReturnsErrConflictIfKeyChanges(t *testing.T) {
 	require.NoError(t, err)
 	_, err = config.Set(t.Context(), s, "rate", 2)
 	require.NoError(t, err)
-	direct := kv.New(etcdtest.Client(t), kv.WithNamespace(prefix))
+	direct := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(prefix)))
 	racing.before = func(ctx context.Context) {
 		_, err := direct.Put(ctx, "conf/rate", []byte("3"))
 		assert.NoError(t, err)

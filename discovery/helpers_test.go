@@ -39,7 +39,7 @@ func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	tb.Helper()
 	w := watch.New(cli, watch.WithNamespace(dir))
 	p := &parts{
-		cli: cli, dir: dir, store: kv.New(cli, kv.WithNamespace(dir)), watcher: w,
+		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w,
 		leases: lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w)),
 	}
 	tb.Cleanup(func() {

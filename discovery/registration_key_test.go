@@ -60,7 +60,7 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	leases := lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub))
 	t.Cleanup(func() { assert.NoError(t, leases.Close()) })
-	r := discovery.New(&parts{cli: cli, dir: dir, store: kv.New(cli, kv.WithNamespace(dir)), watcher: w, leases: leases})
+	r := discovery.New(&parts{cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w, leases: leases})
 	t.Cleanup(func() { assert.NoError(t, r.Close()) })
 
 	crashed := leftover(t, cli, dir+"services/orders/instances/a", 60)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -32,7 +33,7 @@ func TestAnEmptyKeyIsRefused(t *testing.T) { //nolint:tparallel // one client's 
 	b := newBench(t)
 	typed := kv.NewTyped(b.Store, "users", kv.String())
 	ctx := t.Context()
-	for where, s := range map[string]*kv.Store{"in a namespace": b.Store, "without one": kv.New(b.cli)} {
+	for where, s := range map[string]*kv.Store{"in a namespace": b.Store, "without one": etcdtest.Must(kv.New(b.cli))} {
 		invalid(t, b, map[string]func() error{
 			where + " get":                func() error { _, err := s.Get(ctx, ""); return err },
 			where + " get stale":          func() error { _, err := s.GetStale(ctx, ""); return err },
@@ -98,7 +99,7 @@ func TestAPrefixThatDoesNotEndInASlashIsRefused(t *testing.T) { //nolint:tparall
 func TestAllOfEtcdIsNotTouchedByAccident(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
 	t.Parallel()
 	b := newBench(t)
-	all := kv.New(b.cli)
+	all := etcdtest.Must(kv.New(b.cli))
 	invalid(t, b, map[string]func() error{
 		"delete prefix": func() error { _, _, err := all.DeletePrefix(t.Context(), ""); return err },
 	})
@@ -167,7 +168,7 @@ func TestWhatIsMissingIsRefused(t *testing.T) { //nolint:tparallel // one client
 	ctx := t.Context()
 	codeless := kv.NewTyped[string](b.Store, "", nil)
 	storeless := kv.NewTyped(nil, "", kv.String())
-	clientless := kv.New(nil)
+	dirless := b.Namespace("//")
 	var zero kv.Typed[string]
 	nothing := func(*string) error { return nil }
 	calls := map[string]func() error{
@@ -176,11 +177,11 @@ func TestWhatIsMissingIsRefused(t *testing.T) { //nolint:tparallel // one client
 			_, err := kv.NewTyped(b.Store, "", kv.String()).Update(ctx, "k", nil, kv.WithUpsert())
 			return err
 		},
-		"a store for a checkpoint":   func() error { return kv.NewCheckpoint(nil, "k").Save(ctx, 1) },
-		"a store to load from":       func() error { _, err := kv.NewCheckpoint(nil, "k").Load(ctx); return err },
-		"a client for a transaction": func() error { _, err := clientless.Txn(ctx).Then(clientv3.OpGet("k")).Commit(); return err },
-		"a client, nested":           func() error { _, err := clientless.Namespace("a").Get(ctx, "k"); return err },
-		"a client, hidden key":       func() error { _, err := clientless.Put(ctx, ".etcdkit/x", nil); return err },
+		"a store for a checkpoint": func() error { return kv.NewCheckpoint(nil, "k").Save(ctx, 1) },
+		"a store to load from":     func() error { _, err := kv.NewCheckpoint(nil, "k").Load(ctx); return err },
+		"a dir for a transaction":  func() error { _, err := dirless.Txn(ctx).Then(clientv3.OpGet("k")).Commit(); return err },
+		"a dir, nested":            func() error { _, err := dirless.Namespace("a").Get(ctx, "k"); return err },
+		"a dir, hidden key":        func() error { _, err := dirless.Put(ctx, ".etcdkit/x", nil); return err },
 	}
 	for name, typed := range map[string]kv.Typed[string]{"a codec": codeless, "a store": storeless, "all": zero} {
 		calls[name+" for typed Get"] = func() error { _, err := typed.Get(ctx, "k"); return err }

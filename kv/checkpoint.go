@@ -19,7 +19,7 @@ type Checkpoint struct {
 // lock move it.
 func NewCheckpoint(s *Store, key string, o ...PutOption) Checkpoint {
 	if s == nil {
-		s = New(nil)
+		s = noStore()
 	}
 	return Checkpoint{s: s, key: key, opts: o}
 }

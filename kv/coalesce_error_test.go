@@ -252,7 +252,7 @@ func TestAStoreSharesCallsOverWhatDoesNotRetry(t *testing.T) {
 	rpcs := etcdtest.Counter(t)
 	cli, dir := rpcs.Client(t), etcdtest.Prefix(t)
 	cli.KV = kv.Coalesce(retrying{KV: kv.Coalesce(nil), base: cli.KV})
-	s := kv.New(cli, kv.WithNamespace(dir))
+	s := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir)))
 	_, err := cli.Put(t.Context(), "k", "v")
 	require.ErrorIs(t, err, kv.ErrInvalid, "the KV itself is as it was")
 	var wg sync.WaitGroup

@@ -25,7 +25,9 @@ func ExampleCoalesce() {
 	wg.Wait()
 
 	cli.KV = shared // and now every Store over this client shares its calls as well
-	n, err := kv.New(cli, kv.WithNamespace("example/coalesce")).Count(ctx, "")
+	store, err := kv.New(cli, kv.WithNamespace("example/coalesce"))
+	must(err)
+	n, err := store.Count(ctx, "")
 	must(err)
 	fmt.Println(n, "keys")
 	// Output: 100 keys

@@ -53,7 +53,7 @@ func newConvoyOver(t *testing.T, how func(*clientv3.Config), next func(clientv3.
 	}
 	t.Cleanup(wg.Wait)
 	return convoy{
-		Store: kv.New(cli, kv.WithNamespace("app"), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 1})), k: k, proxy: p, truth: srv.Client(t),
+		Store: etcdtest.Must(kv.New(cli, kv.WithNamespace("app"), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 1}))), k: k, proxy: p, truth: srv.Client(t),
 		release: sync.OnceFunc(func() { close(b.up) }),
 	}
 }

@@ -22,7 +22,7 @@ func TestStore_ShortDeadlineReturnsInTime(t *testing.T) {
 	p := etcdtest.NewProxy(t, "http://127.0.0.1:1")
 	p.Refuse()
 	cli := etcdtest.NewClient(t, p.Endpoints(), hardened(t))
-	s := kv.New(cli)
+	s := etcdtest.Must(kv.New(cli))
 	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused") // as gRPC knows by now
 	const limit, calls = 20 * time.Millisecond, 20
 	quickest := time.Hour
@@ -49,7 +49,7 @@ func TestStore_SlowAnswersAreWaitedFor(t *testing.T) {
 			t.Parallel()
 			srv := etcdtest.Start(t)
 			p, n := srv.Proxy(t), etcdtest.Counter(t)
-			s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t), n.Option), kv.WithNamespace("app"))
+			s := etcdtest.Must(kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t), n.Option), kv.WithNamespace("app")))
 			rev, err := s.Put(t.Context(), "k", []byte("1"), kv.WithOnce()) // there is a slot
 			require.NoError(t, err)
 			p.Delay(rtt / 2)
@@ -78,7 +78,7 @@ func TestStore_ReadsSurviveALostConnection(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
-	s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t)))
+	s := etcdtest.Must(kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t))))
 	_, err := s.Exists(t.Context(), "k")
 	require.NoError(t, err)
 	const reads = 600
@@ -118,7 +118,7 @@ func TestStore_SecondAttemptOverTheClientsOwnConnection(t *testing.T) {
 		answers := etcdtest.StartFakeKV(t, func(int) error { return nil })
 		eps := append(hangs.Client(t).Endpoints(), answers.Client(t).Endpoints()...)
 		cli := etcdtest.NewClient(t, eps, how)
-		s := kv.New(cli)
+		s := etcdtest.Must(kv.New(cli))
 		for hangs.Calls() == 0 || answers.Calls() == 0 { // until the balancer has both
 			_, err := s.Exists(t.Context(), "k")
 			require.NoError(t, err)

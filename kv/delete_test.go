@@ -131,7 +131,7 @@ func TestDeletePrefixWithOnceCountsToo(t *testing.T) {
 func TestDeletingAllOfEtcdTakesTwoWords(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t))
-	all := kv.New(b.cli)
+	all := etcdtest.Must(kv.New(b.cli))
 	for _, key := range []string{"\x00", "a", "z/z", "\xff\xff"} {
 		_, err := all.Put(t.Context(), key, nil)
 		require.NoError(t, err)

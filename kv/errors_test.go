@@ -24,7 +24,7 @@ import (
 // A key that begins with the namespace, or a slash, is another one below it. The error shows which.
 func TestStore_ErrorsNameTheWholeKey(t *testing.T) {
 	t.Parallel()
-	s := kv.New(etcdtest.Client(t), kv.WithNamespace("whole/app"))
+	s := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace("whole/app")))
 	users := kv.NewTyped(s, "users", kv.JSON[user]())
 	for want, call := range map[string]func() error{
 		`kv: get "whole/app//x": key not found`:                                func() error { _, err := s.Get(t.Context(), "/x"); return err },
@@ -42,7 +42,7 @@ func TestStore_ErrorsNameTheWholeKey(t *testing.T) {
 func TestStore_ErrorsHaveOnePrefix(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.NewClient(t, []string{"127.0.0.1:1"}, hardened(t))
-	s := kv.New(cli, kv.WithNamespace("app"))
+	s := etcdtest.Must(kv.New(cli, kv.WithNamespace("app")))
 	for name, call := range map[string]func(ctx context.Context) error{
 		"put once":      func(ctx context.Context) error { return second(s.Put(ctx, "k", nil, kv.WithOnce())) },
 		"put ttl":       func(ctx context.Context) error { return second(s.Put(ctx, "k", nil, kv.WithTTL(time.Minute))) },
@@ -67,7 +67,7 @@ func nothing(kv.Entry[[]byte]) ([]byte, error) { return nil, nil }
 func TestStore_ClosedClientIsNamed(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	s := kv.New(cli, kv.WithNamespace("app"))
+	s := etcdtest.Must(kv.New(cli, kv.WithNamespace("app")))
 	require.NoError(t, cli.Close())
 	_, err := s.Get(t.Context(), "k")
 	require.EqualError(t, err, `kv: get "app/k": the client is closed`)
@@ -145,7 +145,7 @@ func TestStore_FakeThatLacksMethodsIsInvalid(t *testing.T) {
 	for name, fake := range map[string]clientv3.KV{"value": putOnly{}, "pointer": &putOnly{}, "none": nil} {
 		cli := clientv3.NewCtxClient(t.Context())
 		cli.KV = fake
-		s := kv.New(cli)
+		s := etcdtest.Must(kv.New(cli))
 		_, get := s.Get(t.Context(), "k")
 		_, put := s.Put(t.Context(), "k", nil)
 		_, create := s.Create(t.Context(), "k", nil)
@@ -163,7 +163,7 @@ func TestStore_PanicOfAWholeKVIsPassedOn(t *testing.T) {
 	t.Parallel()
 	cli := clientv3.NewCtxClient(t.Context())
 	cli.KV = panicking{}
-	assert.PanicsWithValue(t, "mine", func() { _, _ = kv.New(cli).Get(t.Context(), "k") })
+	assert.PanicsWithValue(t, "mine", func() { _, _ = etcdtest.Must(kv.New(cli)).Get(t.Context(), "k") })
 }
 
 type panicking struct{ clientv3.KV }
@@ -174,7 +174,7 @@ func TestWithOnce_ClientWithoutALeaseIsInvalid(t *testing.T) {
 	t.Parallel()
 	cli := clientv3.NewCtxClient(t.Context())
 	cli.KV = etcdtest.Client(t).KV
-	s := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)))
+	s := etcdtest.Must(kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t))))
 	for _, o := range []kv.PutOption{kv.WithOnce(), kv.WithTTL(time.Second), kv.WithTTL(time.Hour)} {
 		_, err := s.Put(t.Context(), "k", nil, o)
 		require.ErrorIs(t, err, kv.ErrInvalid)
@@ -202,7 +202,7 @@ func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
 		require.True(t, ok, name)
 		assert.Same(t, shared.RetryEngine(), wrapped.RetryEngine(), name)
 		before := f.Calls()
-		_, err := kv.New(cli, kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond})).Get(t.Context(), "k")
+		_, err := etcdtest.Must(kv.New(cli, kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond}))).Get(t.Context(), "k")
 		require.ErrorIs(t, err, kv.ErrUnavailable, name)
 		assert.Equal(t, 3, f.Calls()-before, name)
 	}
@@ -211,7 +211,7 @@ func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
 func TestStore_RateLimitIsPausedFor(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(codes.ResourceExhausted, "rate limited") })
-	s := kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond}))
+	s := etcdtest.Must(kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond})))
 	_, err := failed(s.List(t.Context(), "a/", kv.WithLimit(4000)))
 	require.ErrorIs(t, err, kv.ErrUnavailable)
 	assert.Equal(t, 3, f.Calls(), "the same as of a single read")

@@ -22,7 +22,8 @@ func connect(example string) (ctx context.Context, cli *clientv3.Client, store *
 	ctx = context.Background()
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	must(err)
-	store = kv.New(cli, kv.WithNamespace("example/"+example))
+	store, err = kv.New(cli, kv.WithNamespace("example/"+example))
+	must(err)
 	_, _, err = store.DeletePrefix(ctx, "")
 	must(err)
 	return ctx, cli, store

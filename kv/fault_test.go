@@ -47,7 +47,7 @@ func newSplit(t *testing.T, how func(*clientv3.Config)) split {
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
 	cli := etcdtest.NewClient(t, p.Endpoints(), how)
-	s := split{Store: kv.New(cli, kv.WithNamespace("app")), proxy: p, server: srv, truth: srv.Client(t)}
+	s := split{Store: etcdtest.Must(kv.New(cli, kv.WithNamespace("app"))), proxy: p, server: srv, truth: srv.Client(t)}
 	_, err := s.Get(t.Context(), "warm") // the connection stands
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	_, err = s.Delete(t.Context(), "warm", kv.WithOnce()) // there is a slot
@@ -408,7 +408,7 @@ func TestWithoutADeadlineACallEndsWithTheDefault(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, "http://127.0.0.1:1")
 	p.Refuse()
-	s := kv.New(etcdtest.NewClient(t, p.Endpoints()), kv.WithTimeouts(300*time.Millisecond, 400*time.Millisecond))
+	s := etcdtest.Must(kv.New(etcdtest.NewClient(t, p.Endpoints()), kv.WithTimeouts(300*time.Millisecond, 400*time.Millisecond)))
 	ctx := context.WithoutCancel(t.Context())
 	_, err := s.Get(ctx, "k")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -432,7 +432,7 @@ func TestAWriteIsSentOnceWhateverTheServerAnswers(t *testing.T) {
 	for _, code := range []codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unavailable, codes.Unknown, codes.Aborted} {
 		overBothNamed(t, code.String(), func(t *testing.T, how func(*clientv3.Config)) {
 			f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(code, "made up") })
-			s := kv.New(f.Client(t, how))
+			s := etcdtest.Must(kv.New(f.Client(t, how)))
 			ops := map[string]func() error{
 				"put":    func() error { _, err := s.Put(t.Context(), "k", nil); return err },
 				"delete": func() error { _, err := s.Delete(t.Context(), "k"); return err },
@@ -463,7 +463,7 @@ func TestARefusalBeforeTheProposalIsRetried(t *testing.T) {
 				}
 				return nil
 			})
-			s := kv.New(f.Client(t, how))
+			s := etcdtest.Must(kv.New(f.Client(t, how)))
 			rev, err := s.Put(t.Context(), "k", nil)
 			require.NoError(t, err)
 			assert.EqualValues(t, 4, rev)
@@ -477,7 +477,7 @@ func TestReadsAreRetriedWithinTheirAttempts(t *testing.T) {
 	t.Parallel()
 	for _, code := range []codes.Code{codes.Unavailable, codes.Internal, codes.Aborted} {
 		f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(code, "made up") })
-		s := kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Millisecond}))
+		s := etcdtest.Must(kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Millisecond})))
 		_, err := s.Get(t.Context(), "k")
 		require.ErrorIs(t, err, kv.ErrUnavailable)
 		assert.Equal(t, 3, f.Calls())
@@ -487,7 +487,7 @@ func TestReadsAreRetriedWithinTheirAttempts(t *testing.T) {
 func TestAClientThatRetriesTooMuchRunsOutOfBudget(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return rpctypes.ErrGRPCTimeout })
-	s := kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Millisecond}))
+	s := etcdtest.Must(kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Millisecond})))
 	const calls = 500
 	for range calls {
 		_, err := s.Get(t.Context(), "k")
@@ -501,7 +501,7 @@ func TestAClientThatRetriesTooMuchRunsOutOfBudget(t *testing.T) {
 func TestAFullDatabaseLeavesTheOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=16777216"))
-	s := kv.New(srv.Client(t, hardened(t)))
+	s := etcdtest.Must(kv.New(srv.Client(t, hardened(t))))
 	value := make([]byte, 512<<10)
 	type result struct {
 		key string
@@ -541,7 +541,7 @@ func TestCallsOnAClosedClientFailAtOnce(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
 		cli := etcdtest.Client(t, how)
-		s := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)))
+		s := etcdtest.Must(kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t))))
 		_, err := s.Put(t.Context(), "k", nil)
 		require.NoError(t, err)
 		require.NoError(t, ignoreCanceled(cli.Close()))

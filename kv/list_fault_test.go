@@ -55,7 +55,7 @@ func TestAListingSurvivesBrokenConnectionsAsOneRevision(t *testing.T) {
 func TestACompactedListing(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	s := kv.New(srv.Client(t), kv.WithNamespace("app"))
+	s := etcdtest.Must(kv.New(srv.Client(t), kv.WithNamespace("app")))
 	const n = 4000
 	fillStore(t, s, "d/", n, 8<<10)
 	t.Log("a compacted listing says so once entries were yielded")
@@ -90,7 +90,7 @@ func TestACompactedListing(t *testing.T) {
 func TestTheBodyOfALoopMayTakeItsTime(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	s := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)), kv.WithTimeouts(time.Second, 0))
+	s := etcdtest.Must(kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)), kv.WithTimeouts(time.Second, 0)))
 	fillStore(t, s, "d/", 300, 32<<10)
 	got := 0
 	for _, err := range s.List(context.WithoutCancel(t.Context()), "d/") {

@@ -166,12 +166,12 @@ func TestAListingThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // one
 		want   error
 	}{
 		"no slash":          {t.Context(), b.Store, "a", nil, kv.ErrInvalid},
-		"all of etcd":       {t.Context(), kv.New(b.cli), "", nil, kv.ErrInvalid},
+		"all of etcd":       {t.Context(), etcdtest.Must(kv.New(b.cli)), "", nil, kv.ErrInvalid},
 		"no limit":          {t.Context(), b.Store, "a/", kv.WithLimit(0), kv.ErrInvalid},
 		"a negative limit":  {t.Context(), b.Store, "a/", kv.WithLimit(-1), kv.ErrInvalid},
 		"after what is not": {t.Context(), b.Store, "a/", kv.WithAfter("b"), kv.ErrInvalid},
 		"no revision":       {t.Context(), b.Store, "a/", kv.WithRevision(0), kv.ErrInvalid},
-		"a bad store":       {t.Context(), kv.New(nil), "a/", nil, kv.ErrInvalid},
+		"a bad store":       {t.Context(), b.Namespace("//"), "a/", nil, kv.ErrInvalid},
 		"no context":        {nil, b.Store, "a/", nil, kv.ErrInvalid},
 		"a context that is": {ended, b.Store, "a/", nil, errNoMore},
 	} {

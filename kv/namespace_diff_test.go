@@ -266,7 +266,7 @@ func newDiffer(tb testing.TB) *differ {
 	server := &echoServer{}
 	cli := clientv3.NewCtxClient(tb.Context())
 	cli.KV = clientv3.NewKVFromKVClient(server, nil)
-	return &differ{server: server, direct: cli.KV, store: kv.New(cli, kv.WithNamespace("x"))}
+	return &differ{server: server, direct: cli.KV, store: etcdtest.Must(kv.New(cli, kv.WithNamespace("x")))}
 }
 
 func (d *differ) try(call func(clientv3.KV) (proto.Message, error), on clientv3.KV) attempt {
@@ -434,7 +434,7 @@ func TestNamespace_TxnKeepsOperationsBesideNestedTxn(t *testing.T) {
 		for kind, begin := range map[string]func(cli *clientv3.Client, dir string) clientv3.Txn{
 			"Namespace": func(cli *clientv3.Client, dir string) clientv3.Txn { return kv.Namespace(cli.KV, dir).Txn(t.Context()) },
 			"Store": func(cli *clientv3.Client, dir string) clientv3.Txn {
-				return kv.New(cli, kv.WithNamespace(dir)).Txn(t.Context())
+				return etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))).Txn(t.Context())
 			},
 		} {
 			t.Run(name+" of a "+kind, func(t *testing.T) {

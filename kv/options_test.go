@@ -34,7 +34,7 @@ func TestANamespaceNeedsNoSlash(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, dir := range []string{"x", "x/", "x//"} {
-		_, err := kv.New(b.cli, kv.WithNamespace(b.dir+dir)).Put(t.Context(), "k", []byte(dir))
+		_, err := etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+dir))).Put(t.Context(), "k", []byte(dir))
 		require.NoError(t, err)
 		assert.Equal(t, dir, b.value(t, "x/k"))
 	}
@@ -60,7 +60,7 @@ func overFlaky(t *testing.T, failures int, opts ...kv.Option) (*kv.Store, *flaky
 	stub := &flaky{failures: failures}
 	cli := clientv3.NewCtxClient(t.Context())
 	cli.KV = clientv3.NewKVFromKVClient(stub, nil)
-	return kv.New(cli, opts...), stub
+	return etcdtest.Must(kv.New(cli, opts...)), stub
 }
 
 func TestTheRetryPolicyIsHonoured(t *testing.T) {

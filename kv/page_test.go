@@ -205,7 +205,7 @@ func FuzzCursor(f *testing.F) {
 		spy := &rangeSpy{}
 		cli := clientv3.NewCtxClient(t.Context())
 		cli.KV = clientv3.NewKVFromKVClient(spy, nil)
-		_, err := kv.New(cli, kv.WithNamespace("app")).Page(t.Context(), "p/", 10, kv.Cursor(c))
+		_, err := etcdtest.Must(kv.New(cli, kv.WithNamespace("app"))).Page(t.Context(), "p/", 10, kv.Cursor(c))
 		if err != nil {
 			require.ErrorIs(t, err, kv.ErrInvalid)
 			require.Empty(t, spy.asked)

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -31,7 +32,7 @@ func newSimStore(t *testing.T, members ...string) *simStore {
 	t.Helper()
 	c := newSimCluster(members...)
 	c.rtt = time.Millisecond
-	s := &simStore{cluster: c, raw: c.client(t.Context()), Store: kv.New(c.client(t.Context()))}
+	s := &simStore{cluster: c, raw: c.client(t.Context()), Store: etcdtest.Must(kv.New(c.client(t.Context())))}
 	s.Simulate(simMembers{c})
 	_, err := s.Put(t.Context(), "warm", nil, kv.WithOnce()) // there is a slot
 	require.NoError(t, err)

@@ -50,8 +50,8 @@ type Stats struct {
 
 // New returns a store over cli. It sends nothing. cli.KV is used as it is where it is not client/v3's own.
 //
-// What is wrong with the options is returned by every call of the store, since New has no error result.
-func New(cli *clientv3.Client, opts ...Option) *Store {
+// If options are invalid, the error matches [ErrInvalid] and joins all that is wrong with them.
+func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 	var s settings
 	for _, opt := range opts {
 		if opt != nil {
@@ -64,7 +64,7 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 		bad = errors.Join(bad, fmt.Errorf("%w: negative timeout", errs.Invalid))
 	}
 	if cli == nil {
-		return &Store{core: &core{}, bad: errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid))}
+		return nil, fail("new", "", errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid)))
 	}
 	s.logger = logging.OrDefault(s.logger)
 	kv, observed := wire.KV(cli)
@@ -73,6 +73,9 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 		bad = errors.Join(bad, fmt.Errorf("%w: the client has no KV", errs.Invalid))
 	case embedsNil(kv):
 		kv = partialKV{kv}
+	}
+	if bad != nil {
+		return nil, fail("new", "", bad)
 	}
 	c := &core{
 		cli: cli,
@@ -87,7 +90,12 @@ func New(cli *clientv3.Client, opts ...Option) *Store {
 		seed:   maphash.MakeSeed(),
 		slots:  slots{dir: ns + keyspace.Hidden + "op/", grant: make(chan struct{}, 1)},
 	}
-	return &Store{core: c, ns: ns, bad: bad}
+	return &Store{core: c, ns: ns}, nil
+}
+
+// noStore returns a store whose calls all return ErrInvalid, for handles that were given none.
+func noStore() *Store {
+	return &Store{core: &core{}, bad: fmt.Errorf("%w: no store", errs.Invalid)}
 }
 
 // Namespace returns the store of what lies below dir. It shares the client, the retry budget, the operation slots and the

@@ -40,7 +40,7 @@ func allRivals(ctx context.Context) []rivals {
 	}
 	cli := clientv3.NewCtxClient(ctx)
 	cli.KV = clientv3.NewKVFromKVClient(stub, cli)
-	store := kv.New(cli, kv.WithNamespace(benchDir))
+	store := etcdtest.Must(kv.New(cli, kv.WithNamespace(benchDir)))
 	value, text := []byte("value"), "value"
 	return []rivals{
 		{
@@ -164,7 +164,7 @@ func BenchmarkUpdate(b *testing.B) {
 func BenchmarkBatch(b *testing.B) {
 	const keys = 128
 	cli := etcdtest.Client(b)
-	store := kv.New(cli, kv.WithNamespace(etcdtest.Prefix(b)))
+	store := etcdtest.Must(kv.New(cli, kv.WithNamespace(etcdtest.Prefix(b))))
 	var ops []kv.Op
 	for i := range keys {
 		ops = append(ops, kv.OpPut(fmt.Sprintf("many/%04d", i), []byte("value")))

@@ -43,7 +43,7 @@ func benchOver(tb testing.TB, rpcs *etcdtest.RPCCounter, cli, raw *clientv3.Clie
 	tb.Helper()
 	dir := etcdtest.Prefix(tb)
 	open := func(opts ...kv.Option) *kv.Store {
-		return kv.New(cli, append([]kv.Option{kv.WithNamespace(dir)}, opts...)...)
+		return etcdtest.Must(kv.New(cli, append([]kv.Option{kv.WithNamespace(dir)}, opts...)...))
 	}
 	return bench{Store: open(opts...), dir: dir, cli: cli, rpcs: rpcs, raw: raw, open: open}
 }
@@ -213,7 +213,7 @@ func TestCountStopsAtThePrefix(t *testing.T) {
 func TestAStoreWithoutANamespaceSeesEverything(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t))
-	all := kv.New(b.cli)
+	all := etcdtest.Must(kv.New(b.cli))
 	for _, key := range []string{"\x00", "a", "z/z", "\xff\xff"} {
 		_, err := all.Put(t.Context(), key, nil)
 		require.NoError(t, err)
@@ -322,7 +322,7 @@ func TestNamespacesNest(t *testing.T) {
 func TestStoresOfOneClientWorkSideBySide(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	users, jobs := kv.New(b.cli, kv.WithNamespace(b.dir+"users")), kv.New(b.cli, kv.WithNamespace(b.dir+"jobs/"))
+	users, jobs := etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"users"))), etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"jobs/")))
 	for _, s := range []*kv.Store{users, jobs} {
 		_, err := s.Create(t.Context(), "1", []byte("x"))
 		require.NoError(t, err)
@@ -451,11 +451,6 @@ func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) { //nolint:tparall
 	t.Parallel()
 	b := newBench(t)
 	for name, s := range map[string]*kv.Store{ //nolint:paralleltest // as above
-		"no client":         kv.New(nil),
-		"an illegal dir":    b.open(kv.WithNamespace("a//b")),
-		"negative attempts": b.open(kv.WithRetry(kv.RetryPolicy{MaxAttempts: -1})),
-		"a negative limit":  b.open(kv.WithLimits(kv.Limits{KeyBytes: -1})),
-		"negative timeouts": b.open(kv.WithTimeouts(-1, 0)),
 		"a dir of a nested": b.Namespace("\x00"),
 	} {
 		broken := b
@@ -469,10 +464,10 @@ func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) { //nolint:tparall
 	}
 }
 
-func TestAllComplaintsAboutAStoreComeTogether(t *testing.T) {
+func TestNew_ReturnsAllComplaints(t *testing.T) {
 	t.Parallel()
-	s := kv.New(nil, kv.WithNamespace("a//b"), kv.WithRetry(kv.RetryPolicy{MaxAttempts: -7}), kv.WithLimits(kv.Limits{TxnOps: -1}), kv.WithTimeouts(0, -1))
-	_, err := s.Get(t.Context(), "k")
+	s, err := kv.New(nil, kv.WithNamespace("a//b"), kv.WithRetry(kv.RetryPolicy{MaxAttempts: -7}), kv.WithLimits(kv.Limits{TxnOps: -1}), kv.WithTimeouts(0, -1))
+	assert.Nil(t, s)
 	require.ErrorIs(t, err, kv.ErrInvalid)
 	for _, part := range []string{"a//b", "-7", "limit", "timeout", "no client"} {
 		assert.ErrorContains(t, err, part)

@@ -62,7 +62,7 @@ func BenchmarkTransact(b *testing.B) {
 		rpcs, dir := etcdtest.Counter(b), etcdtest.Prefix(b)
 		cli := rpcs.Client(b)
 		fill(b, cli, dir)
-		store := kv.New(cli, kv.WithNamespace(dir))
+		store := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir)))
 		ints := kv.NewTyped(store, "", kv.JSON[int]())
 		var attempts atomic.Int64
 		run(b, rpcs, &attempts, func(from, to string) {
@@ -119,7 +119,7 @@ func BenchmarkBatchEach(b *testing.B) {
 	const n = 200_000
 	for _, inFlight := range []int{1, 4, 8} {
 		b.Run(fmt.Sprintf("in flight %d", inFlight), func(b *testing.B) {
-			store := kv.New(etcdtest.Client(b), kv.WithNamespace(etcdtest.Prefix(b)))
+			store := etcdtest.Must(kv.New(etcdtest.Client(b), kv.WithNamespace(etcdtest.Prefix(b))))
 			ops := make([]kv.Op, n)
 			for i := range ops {
 				ops[i] = kv.OpPut(fmt.Sprintf("k/%07d", i), make([]byte, 100))

@@ -30,7 +30,7 @@ func TestTransact_BankStaysExactUnderFaults(t *testing.T) { //nolint:paralleltes
 		p := m.Proxy(t)
 		proxies, endpoints = append(proxies, p), append(endpoints, p.Endpoint())
 	}
-	truth := kv.New(cluster.Client(t), kv.WithNamespace("bank"))
+	truth := etcdtest.Must(kv.New(cluster.Client(t), kv.WithNamespace("bank")))
 	name := func(i int) string { return fmt.Sprintf("%02d", i) }
 	for i := range accounts {
 		_, err := kv.NewTyped(truth, "acc", kv.JSON[account]()).Put(t.Context(), name(i), account{each}, kv.WithOnce())
@@ -64,7 +64,7 @@ func TestTransact_BankStaysExactUnderFaults(t *testing.T) { //nolint:paralleltes
 	}
 	results := make(chan result, 100_000)
 	for c := range clients {
-		store := kv.New(etcdtest.NewClient(t, endpoints, hardened(t)), kv.WithNamespace("bank"))
+		store := etcdtest.Must(kv.New(etcdtest.NewClient(t, endpoints, hardened(t)), kv.WithNamespace("bank")))
 		acc, receipts := kv.NewTyped(store, "acc", kv.JSON[account]()), kv.NewTyped(store, "done", kv.String())
 		for g := range goroutines {
 			all.Go(func() {

@@ -428,7 +428,7 @@ func TestTransact_ErrorsOfMethodsAreSticky(t *testing.T) {
 	b := newBench(t)
 	b.put(t, "broken", "x")
 	typed := kv.NewTyped(b.Store, "", kv.JSON[int]())
-	other := kv.New(b.cli)
+	other := etcdtest.Must(kv.New(b.cli))
 	for name, c := range map[string]struct {
 		call   func(tx *kv.Tx) error
 		sticky error

@@ -153,7 +153,7 @@ func TestStore_QueuedCallersAreToldOfTheEndpoints(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, n := srv.Proxy(t), etcdtest.Counter(t)
-			s := kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t), n.Option), kv.WithNamespace(name))
+			s := etcdtest.Must(kv.New(etcdtest.NewClient(t, p.Endpoints(), hardened(t), n.Option), kv.WithNamespace(name)))
 			_, err := s.Exists(t.Context(), "k")
 			require.NoError(t, err)
 			p.Blackhole(true, true)

@@ -246,7 +246,7 @@ func (t *Tx) delete(s *Store, key string) error {
 // store is the store of the transaction, also for a Tx that nobody made.
 func (t *Tx) store() *Store {
 	if t == nil || t.t == nil {
-		return New(nil)
+		return noStore()
 	}
 	return t.t.Store
 }

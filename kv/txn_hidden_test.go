@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -27,7 +28,7 @@ func entriesOf(r *pb.RangeResponse) string {
 func TestTxn_GetsLeaveOutTheLibrarysKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	clean, used := kv.New(b.cli, kv.WithNamespace(b.dir+"clean")), kv.New(b.cli, kv.WithNamespace(b.dir+"used"))
+	clean, used := etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"clean"))), etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"used")))
 	for i, key := range []string{"z", "a", "+", "users/1", "-", ".", ".etcd", "/", "0", "m", "a"} {
 		value := fmt.Sprint(i*7%5, key)
 		_, err := clean.Put(t.Context(), key, []byte(value))

@@ -153,7 +153,7 @@ func TestATransactionWithAMistakeIsRefusedAtCommit(t *testing.T) { //nolint:tpar
 func TestTxn_RefusesTheEmptyKeyForWhatItIs(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"", "app"} {
-		s := kv.New(etcdtest.Client(t), kv.WithNamespace(dir))
+		s := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(dir)))
 		for name, op := range map[string]clientv3.Op{
 			"put": clientv3.OpPut("", "v"), "delete": clientv3.OpDelete(""), "get": clientv3.OpGet(""),
 		} {

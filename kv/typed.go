@@ -68,7 +68,7 @@ func NewTyped[T any](s *Store, dir string, c Codec[T], o ...TypedOption) Typed[T
 		}
 	}
 	if s == nil {
-		s = New(nil)
+		s = noStore()
 	}
 	root := s.ns
 	s = s.Namespace(dir)
@@ -249,7 +249,7 @@ func (t Typed[T]) Page(ctx context.Context, limit int, c Cursor) (Page[T], error
 // store is the store below, also for a Typed that nobody made.
 func (t Typed[T]) store() *Store {
 	if t.s == nil {
-		return New(nil)
+		return noStore()
 	}
 	return t.s
 }

@@ -13,7 +13,7 @@ import (
 
 func TestAHandleTellsOfItsWritesBeforeTheyReturn(t *testing.T) {
 	t.Parallel()
-	s := kv.New(etcdtest.Client(t), kv.WithNamespace(etcdtest.Prefix(t)))
+	s := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(etcdtest.Prefix(t))))
 	var told []string
 	var last int64
 	h := kv.NewTyped(s, "dir", kv.JSON[int]()).OnWrite(func(_ context.Context, key string, rev int64) {

@@ -21,7 +21,8 @@ func connect(example string) (ctx context.Context, cli *clientv3.Client, m *leas
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	must(err)
 	dir := "example/" + example
-	store = kv.New(cli, kv.WithNamespace(dir))
+	store, err = kv.New(cli, kv.WithNamespace(dir))
+	must(err)
 	_, _, err = store.DeletePrefix(ctx, "")
 	must(err)
 	return ctx, cli, lease.New(cli, lease.WithNamespace(dir)), store

@@ -34,7 +34,7 @@ func TestGuardsDoNotQueueForEtcd(t *testing.T) {
 	assert.Less(t, time.Since(begin), 10*time.Second, "5 s at most, however many ask")
 	srv.Resume()
 	require.NoError(t, s.Err())
-	_, err = kv.New(srv.Client(t)).Put(t.Context(), "k", nil, kv.WithGuard(s))
+	_, err = etcdtest.Must(kv.New(srv.Client(t))).Put(t.Context(), "k", nil, kv.WithGuard(s))
 	require.NoError(t, err, "the next call tries again")
 }
 
@@ -53,7 +53,7 @@ func TestAWriteThatAGuardRefusedIsKnownNotToBeMade(t *testing.T) {
 	m := manage(t, cli, lease.WithNamespace(dir))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
-	_, err = kv.New(etcdtest.Client(t), kv.WithNamespace(dir)).Put(t.Context(), "k", nil, kv.WithGuard(s))
+	_, err = etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(dir))).Put(t.Context(), "k", nil, kv.WithGuard(s))
 	require.ErrorIs(t, err, kv.ErrGuard)
 	require.ErrorContains(t, err, "connection reset")
 	require.NotErrorIs(t, err, kv.ErrUnknownOutcome)
@@ -66,7 +66,7 @@ func TestTheGuardOfASharedSessionHasOnePlace(t *testing.T) {
 	m := manage(t, cli, lease.WithNamespace(dir))
 	s, err := m.Namespace("below").Shared(t.Context())
 	require.NoError(t, err)
-	_, err = kv.New(cli, kv.WithNamespace(dir)).Put(t.Context(), "k", nil, kv.WithGuard(s))
+	_, err = etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))).Put(t.Context(), "k", nil, kv.WithGuard(s))
 	require.NoError(t, err)
 	info, err := m.Describe(t.Context(), s.ID())
 	require.NoError(t, err)

@@ -29,7 +29,7 @@ func start(example, owner string) *process {
 	must(err)
 	dir := "example/lock/" + example + "/"
 	p := &process{parts: &parts{
-		cli: cli, dir: dir, store: kv.New(cli, kv.WithNamespace(dir)),
+		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))),
 		watcher: watch.New(cli, watch.WithNamespace(dir)), leases: lease.New(cli, lease.WithNamespace(dir)),
 	}}
 	p.locks = lock.New(p.parts, lock.WithOwner(owner))

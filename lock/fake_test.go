@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
@@ -85,7 +86,7 @@ const slowTTL = 2 * time.Minute
 func (f *fakeEtcd) locker(t *testing.T) *lock.Locker {
 	t.Helper()
 	cli := f.client(context.WithoutCancel(t.Context()))
-	p := &parts{cli: cli, store: kv.New(cli), watcher: watch.New(cli), leases: lease.New(cli, lease.WithSessionTTL(slowTTL))}
+	p := &parts{cli: cli, store: etcdtest.Must(kv.New(cli)), watcher: watch.New(cli), leases: lease.New(cli, lease.WithSessionTTL(slowTTL))}
 	_, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
 	l := lock.New(p)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -68,7 +69,7 @@ func TestLocker_RequestOutlastsManyRefusals(t *testing.T) {
 				cli := clientv3.NewCtxClient(t.Context())
 				fake := &refusingKV{err: one.err, until: time.Now().Add(5 * time.Minute)}
 				cli.KV = fake
-				sender, err := retry.SenderOf(kv.New(cli))
+				sender, err := retry.SenderOf(etcdtest.Must(kv.New(cli)))
 				require.NoError(t, err)
 				l := &Locker{sender: sender}
 				ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)

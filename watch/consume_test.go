@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -19,7 +20,7 @@ func TestConsumeGoesOnWhereItStopped(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
-	cp := kv.NewCheckpoint(kv.New(cli), dir+"checkpoint")
+	cp := kv.NewCheckpoint(etcdtest.Must(kv.New(cli)), dir+"checkpoint")
 	stop := errors.New("enough")
 	var seen []string
 	consume := func(ctx context.Context, n int) error {
@@ -119,7 +120,7 @@ func TestWhatWasProcessedIsSavedThoughTheContextHasEnded(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
-	cp := kv.NewCheckpoint(kv.New(cli), dir+"checkpoint")
+	cp := kv.NewCheckpoint(etcdtest.Must(kv.New(cli)), dir+"checkpoint")
 	require.NoError(t, cp.Save(t.Context(), mustPut(t, cli, dir+"in/k", "before")))
 	for i := range 3 {
 		mustPut(t, cli, dir+"in/k", strconv.Itoa(i))

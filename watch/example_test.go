@@ -29,7 +29,10 @@ func Example() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-watch"))
+	store, err := kv.New(cli, kv.WithNamespace("example-watch"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-watch"))
 	defer w.Close()
@@ -64,7 +67,10 @@ func ExampleWatcher_Subscribe() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-subscribe"))
+	store, err := kv.New(cli, kv.WithNamespace("example-subscribe"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-subscribe"))
 	defer w.Close()
@@ -94,7 +100,10 @@ func ExampleWatcher_Consume() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-consume"))
+	store, err := kv.New(cli, kv.WithNamespace("example-consume"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-consume"))
 	defer w.Close()
@@ -136,7 +145,10 @@ func ExampleWithAfter() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-after"))
+	store, err := kv.New(cli, kv.WithNamespace("example-after"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-after"))
 	defer w.Close()
@@ -168,7 +180,10 @@ func ExampleWithCoalescing() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-coalescing"))
+	store, err := kv.New(cli, kv.WithNamespace("example-coalescing"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-coalescing"))
 	defer w.Close()
@@ -215,7 +230,10 @@ func ExampleWithProgress() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-progress"))
+	store, err := kv.New(cli, kv.WithNamespace("example-progress"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-progress"))
 	defer w.Close()
@@ -245,7 +263,10 @@ func ExampleWatcher_Namespace() {
 	defer cli.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	store := kv.New(cli, kv.WithNamespace("example-namespace"))
+	store, err := kv.New(cli, kv.WithNamespace("example-namespace"))
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli)
 	defer w.Close()

@@ -206,7 +206,7 @@ func TestReadsAndWritesStayLinearizableWhenTheLeaderStops(t *testing.T) {
 	truth := newChronicle(t, newClient(t, cluster.Endpoints()), h.dir, h.clock)
 	var stores []*kv.Store
 	for range 3 {
-		stores = append(stores, kv.New(newClient(t, cluster.Endpoints())))
+		stores = append(stores, etcdtest.Must(kv.New(newClient(t, cluster.Endpoints()))))
 	}
 	h.under(t, storm{rounds: scale(300, 5_000), faults: 1, every: 200 * time.Millisecond},
 		sync.OnceFunc(func() { cluster.Members[cluster.WaitLeader(t)].Stop(t) }), truth, stores...)

@@ -84,7 +84,7 @@ func TestTransact_HistoriesAreStrictlySerializable(t *testing.T) {
 	for c := range 3 {
 		proxy := server.Proxy(t)
 		cli := etcdtest.NewClient(t, proxy.Endpoints(), func(cfg *clientv3.Config) { require.NoError(t, wire.Harden(cfg)) })
-		store := kv.New(cli, kv.WithNamespace("history"))
+		store := etcdtest.Must(kv.New(cli, kv.WithNamespace("history")))
 		cutting.Go(func() {
 			tick := time.NewTicker(150 * time.Millisecond)
 			defer tick.Stop()

@@ -17,7 +17,7 @@ func TestAllThatUsesAClientSharesItsRetryBudget(t *testing.T) {
 	f := etcdtest.StartFakeKV(t, func(int) error { return rpctypes.ErrGRPCTimeout })
 	cli := f.Client(t, hardened(t))
 	install(cli, false)
-	one, other := kv.New(cli, kv.WithRetry(kv.RetryPolicy(quick()))), kv.New(cli, kv.WithRetry(kv.RetryPolicy(quick())))
+	one, other := etcdtest.Must(kv.New(cli, kv.WithRetry(kv.RetryPolicy(quick())))), etcdtest.Must(kv.New(cli, kv.WithRetry(kv.RetryPolicy(quick()))))
 	const calls = 500
 	for range calls {
 		_, err := one.Get(t.Context(), "k")
@@ -32,7 +32,7 @@ func TestAllThatUsesAClientSharesItsRetryBudget(t *testing.T) {
 	}
 	assert.LessOrEqual(t, f.Calls()-before, few+1, "nothing is left for the other, but what it may have saved up itself")
 
-	alone := kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy(quick())))
+	alone := etcdtest.Must(kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy(quick()))))
 	before = f.Calls()
 	_, err := alone.Get(t.Context(), "k")
 	require.Error(t, err)

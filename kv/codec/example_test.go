@@ -20,7 +20,10 @@ func ExampleAESGCM() {
 		panic(err)
 	}
 	defer func() { _ = cli.Close() }()
-	store := kv.New(cli, kv.WithNamespace("example/codec"))
+	store, err := kv.New(cli, kv.WithNamespace("example/codec"))
+	if err != nil {
+		panic(err)
+	}
 
 	oldKey := codec.Key{ID: "2025", Secret: []byte("0123456789abcdef0123456789abcdef")} // from a secret store
 	newKey := codec.Key{ID: "2026", Secret: []byte("fedcba9876543210fedcba9876543210")}

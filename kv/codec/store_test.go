@@ -29,7 +29,7 @@ func newParts(tb testing.TB) parts {
 	cli, dir := etcdtest.Client(tb), etcdtest.Prefix(tb)
 	w := watch.New(cli, watch.WithNamespace(dir))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
-	return parts{store: kv.New(cli, kv.WithNamespace(dir)), watcher: w}
+	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
 }
 
 type user struct{ Name string }
