@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -114,20 +115,27 @@ func BenchmarkTransact(b *testing.B) {
 	})
 }
 
-// BenchmarkBatchEach writes 200,000 keys of 100 bytes, with one transaction at a time and with several in flight.
+// BenchmarkBatchEach writes 50,000 keys of 100 bytes, with one transaction at a time and with several in flight, to a local
+// server and to one that is 5 ms away.
 func BenchmarkBatchEach(b *testing.B) {
-	const n = 200_000
-	for _, inFlight := range []int{1, 4, 8} {
-		b.Run(fmt.Sprintf("in flight %d", inFlight), func(b *testing.B) {
-			store := etcdtest.Must(kv.New(etcdtest.Client(b), kv.WithNamespace(etcdtest.Prefix(b))))
-			ops := make([]kv.Op, n)
-			for i := range ops {
-				ops[i] = kv.OpPut(fmt.Sprintf("k/%07d", i), make([]byte, 100))
-			}
-			for b.Loop() {
-				_, err := store.BatchEach(b.Context(), ops, kv.WithInFlight(inFlight))
-				require.NoError(b, err)
-			}
-		})
+	const n = 50_000
+	server := etcdtest.Start(b)
+	for _, away := range []time.Duration{0, 5 * time.Millisecond} {
+		proxy := server.Proxy(b)
+		proxy.Delay(away / 2)
+		for _, inFlight := range []int{1, 8} {
+			b.Run(fmt.Sprintf("%v away, %d in flight", away, inFlight), func(b *testing.B) {
+				cli := etcdtest.NewClient(b, proxy.Endpoints())
+				store := etcdtest.Must(kv.New(cli, kv.WithNamespace(etcdtest.Prefix(b))))
+				ops := make([]kv.Op, n)
+				for i := range ops {
+					ops[i] = kv.OpPut(fmt.Sprintf("k/%07d", i), make([]byte, 100))
+				}
+				for b.Loop() {
+					_, err := store.BatchEach(b.Context(), ops, kv.WithInFlight(inFlight))
+					require.NoError(b, err)
+				}
+			})
+		}
 	}
 }
