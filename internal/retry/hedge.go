@@ -46,6 +46,7 @@ const (
 type Hedger struct {
 	members Members
 	budget  *Budget
+	overdue overdueHooks
 	means   [kinds]atomic.Int64 // nanoseconds, 0 without an answer so far
 }
 
@@ -143,6 +144,7 @@ type second[T any] struct {
 // fails, it is made again as long as the first one is under way.
 func (s *second[T]) start() {
 	r, h := s.run, s.run.hedger
+	r.Overdue(s.first.Peer())
 	paid := h.budget.Take()
 	if !paid && !h.awaitEviction(s.first) {
 		return

@@ -82,8 +82,10 @@ func (r *run[T]) late() bool { return !r.until.IsZero() && !time.Now().Before(r.
 func (r *run[T]) round() result[T] {
 	r.attempts++
 	if !r.hedged {
-		x := r.attempt(r.track(r.ctx), r.doubt)
-		return r.conclude(x, r.others())
+		a := r.track(r.ctx)
+		timer := time.AfterFunc(overdueTimeout, func() { r.Overdue(a.Peer()) })
+		defer timer.Stop()
+		return r.conclude(r.attempt(a, r.doubt), r.others())
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
