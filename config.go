@@ -58,7 +58,8 @@ type Config struct {
 	// DialTimeout bounds Open and each login. Default 5s.
 	DialTimeout Duration `json:"dialTimeout,omitzero"`
 
-	// KeepAlive finds connections whose other end has gone silent, while calls are open. Default 30s / 10s.
+	// KeepAlive finds connections whose other end has gone silent, while calls or watches are open. Default 10s / 4s. A server
+	// whose --grpc-keepalive-min-time is more than 10s closes the connection, and needs a longer time here.
 	KeepAlive KeepAlive `json:"keepAlive,omitzero"`
 
 	// ReadTimeout and WriteTimeout bound calls whose context has no deadline. Default 5s and 10s: a server gives up on

@@ -60,8 +60,8 @@ func TestHardeningFillsInWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	cfg := clientv3.Config{MaxUnaryRetries: 50}
 	require.NoError(t, wire.Harden(&cfg))
-	assert.Equal(t, 30*time.Second, cfg.DialKeepAliveTime)
-	assert.Equal(t, 10*time.Second, cfg.DialKeepAliveTimeout)
+	assert.Equal(t, 10*time.Second, cfg.DialKeepAliveTime)
+	assert.Equal(t, 4*time.Second, cfg.DialKeepAliveTimeout)
 	assert.EqualValues(t, 1, cfg.MaxUnaryRetries)
 	assert.False(t, cfg.PermitWithoutStream)
 
