@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -27,8 +28,9 @@ type answer struct {
 	created   bool // it is open
 	partial   bool // a fragment, with the events of the revisions that are complete; there may be none
 	events    []*clientv3.Event
-	compacted int64 // the oldest revision that etcd still has, where it has not what the watch needs
-	err       error // the end of the watch
+	asOf      time.Time // of progress: everything that had happened by then was delivered; zero if that is not known
+	compacted int64     // the oldest revision that etcd still has, where it has not what the watch needs
+	err       error     // the end of the watch
 }
 
 // failure is the end of a watch, nil where it goes on; ok is false after the channel was closed.

@@ -30,6 +30,7 @@ type core struct {
 	ctx    context.Context //nolint:containedctx // the life of all goroutines, its cause why it ended
 	stop   context.CancelCauseFunc
 	unlink func() bool
+	unhook func() // of the engine
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
@@ -54,7 +55,9 @@ func newCore(cli *clientv3.Client, c config) *core {
 	}
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
 	out.ctx, out.stop = context.WithCancelCause(context.Background())
-	out.pool = newPool(out.ctx, cli)
+	out.pool = newPool(out.ctx, &out.wg, cli)
+	out.pool.dead = engine.Overdue
+	out.unhook = engine.OnOverdue(func(string) { out.pool.need() })
 	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errClosed) })
 	return out
 }
@@ -124,6 +127,7 @@ func (c *core) close() {
 	c.closed = true
 	c.mu.Unlock()
 	c.unlink()
+	c.unhook()
 	c.stop(errClosed)
 	c.wg.Wait()
 }

@@ -79,8 +79,9 @@
 //	   +-- compacted: a gap up to W; state lists, events end
 //
 // Opening is bounded (a server that does not answer is given up), asks for a leader, and avoids the member that has just
-// failed. An open stream that has been quiet for a second is asked for a progress report; no answer for 4 s means that
-// it is dead, whatever TCP says. A stream that is still replaying does not answer such requests, so its patience doubles each time.
+// failed. A stream is asked for a progress report when somebody needs to know that it answers ([Subscription.Refresh],
+// [Subscription.WaitRevision], a call or a renewal of the client that is overdue), and every 30 s ±20 %. If there is no
+// answer within 4 s, not even to the creation of a watch, it is dead, whatever TCP says. docs/watch-protocol.md has the details.
 //
 // A response arrives whole, however many events it has. If it is refused for its size (the client's MaxCallRecvMsgSize), the
 // watch asks etcd to split the next one into fragments, each of which is a sign of life. etcd needs time that is quadratic in
@@ -98,13 +99,14 @@
 //
 // Watches of one [Watcher] on the same selector share one server-side watch, whether they take events or state: a
 // thousand subscribers cost etcd one. The events of a batch and their values are shared as well: they are
-// read-only. A watch that starts late, or starts in the past, reads what it needs by itself and then joins. Each server-side watch has
-// a gRPC stream of its own, up to 16 for a Watcher, then they share; replays have further ones, of which 16 are kept for as long as any replay lasts. With
-// client/v3's own login, a stream costs a login. What kills one
-// stream (an event larger than the receive limit, a token that has expired) leaves the others alone; where streams are shared,
-// the one that is to blame is found by trying the suspects alone.
+// read-only. A watch that starts late, or starts in the past, reads what it needs by itself and then joins. All server-side
+// watches of a Watcher share one gRPC stream while they are live. One that has missed something reads it over another
+// stream, of which there are up to 16, and comes back without a gap; replays have further ones, of which 16 are kept for as
+// long as any replay lasts. With client/v3's own login, a stream costs a login. What kills the shared stream (an event larger
+// than the receive limit) has all watches opened anew, and the one that is to blame is found on the streams for missed events.
 //
-// A Watcher field of the client that is not client/v3's own is used as it is, and not closed.
+// A Watcher field of the client that is not client/v3's own is used as it is, and not closed. Since its streams are its own
+// affair, each server-side watch is asked for progress by itself.
 //
 // # Outages
 //
@@ -132,7 +134,8 @@
 //	WithSnapshot          the same and a streamed list; afterwards about 50 bytes for each key, besides the key itself
 //	WithAfter             a stream for as long as the replay takes; one small read where the revision is later
 //	                      than what is known already. With WithSnapshot: a streamed list of keys as of the revision
-//	idle                  one message each second and server-side watch
+//	idle                  one message every 30 s ±20 % for all watches of the Watcher
+//	Refresh               one message, for all who call it at the same time
 //	reconnect             a stream, and one small read where the revision looks wrong
 //
 // # Lifetime

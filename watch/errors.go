@@ -15,6 +15,8 @@ var (
 	ErrClosed     = errs.Closed
 	ErrPermission = errs.Permission
 	ErrCompacted  = errs.Compacted
+	// ErrUnavailable means that a watch is not live. It ends no watch.
+	ErrUnavailable = errs.Unavailable
 	// ErrHistoryRewritten means that the cluster's history is not the one that the watch has followed, or that
 	// WithAfter speaks of: the cluster was wiped, or restored from a backup.
 	ErrHistoryRewritten = errors.New("watch: history rewritten")

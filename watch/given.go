@@ -10,7 +10,11 @@ import (
 )
 
 // given is a Watcher of the user's own, in the place of a stream. It is used as it is, and not closed.
-type given struct{ clientv3.Watcher }
+type given struct {
+	clientv3.Watcher
+
+	asks *progressRequests
+}
 
 // watch opens a watch and passes on what it says. A refusal and a stream that broke look alike there.
 func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer {
@@ -30,7 +34,7 @@ func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start
 				return
 			}
 			select {
-			case out <- answerOf(&resp):
+			case out <- g.answerOf(&resp):
 			case <-ctx.Done():
 				return
 			}
@@ -39,16 +43,23 @@ func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start
 	return out
 }
 
-func answerOf(resp *clientv3.WatchResponse) answer {
-	return answer{
+func (g given) answerOf(resp *clientv3.WatchResponse) answer {
+	a := answer{
 		header: resp.Header, created: resp.Created, events: resp.Events, compacted: resp.CompactRevision, err: resp.Err(),
 	}
+	if a.progress() {
+		a.asOf = g.asks.answer()
+	}
+	return a
 }
 
 // progress asks on the stream of the watches, which client/v3 finds by the metadata.
 func (g given) progress(ctx context.Context) error {
+	g.asks.add()
 	return g.RequestProgress(clientv3.WithRequireLeader(ctx))
 }
+
+func (g given) requests() *progressRequests { return g.asks }
 
 func (given) peer() string { return "" }
 

@@ -52,7 +52,9 @@ func TestAQuietWatchOverADecoratedWatcherIsNotOpenedAgain(t *testing.T) {
 	w := newWatcher(t, cli)
 	sub, _ := subscribe(t, w, watch.Prefix("w/"))
 	began := sub.Status().Heard
-	require.Eventually(t, func() bool { return sub.Status().Heard.Sub(began) > 5*time.Second }, within, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return assert.NoError(t, sub.Refresh(t.Context())) && sub.Status().Heard.Sub(began) > 5*time.Second
+	}, within, 100*time.Millisecond)
 	assert.Zero(t, sub.Status().Reopened)
 	assert.Equal(t, watch.StateLive, sub.Status().State)
 }

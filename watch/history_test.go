@@ -174,7 +174,7 @@ func TestProgressKeepsAQuietWatchFromBeingCompactedAway(t *testing.T) {
 		for i := range 50 {
 			w.commit(change{key: "elsewhere", value: strconv.Itoa(i)})
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(37 * time.Second)
 		w.compactTo(w.revision() - 1)
 		w.breakOff(nil)
 		got.revision(t, w.commit(change{key: "dir/a", value: "1"}))

@@ -27,7 +27,7 @@ type hub struct {
 	history atomic.Pointer[historyID] // nil before the first confirmation; that of a new history is set under mu, with its gap
 	waits   atomic.Int64              // how many wait for the position to move
 	heard   atomic.Int64              // when etcd last answered, in Unix nanoseconds; 0 before
-	whole   atomic.Int64              // likewise, with everything up to that answer in the log
+	whole   atomic.Pointer[time.Time] // everything that had happened by then is in the log; nil while that is not known
 	asked   chan struct{}             // somebody wants a progress report now
 
 	mu       sync.Mutex
@@ -149,6 +149,16 @@ func (h *hub) become(s State, since time.Time, why error) {
 	h.ring()
 }
 
+// wholeAsOf says that everything that had happened by then is in the log.
+func (h *hub) wholeAsOf(t time.Time) {
+	if last := h.whole.Load(); last == nil || t.After(*last) {
+		h.whole.Store(&t)
+	}
+	if h.waits.Load() > 0 {
+		h.ring()
+	}
+}
+
 // fail is the end of the hub and of all its watches.
 func (h *hub) fail(err error) {
 	h.core.forget(h)
@@ -173,7 +183,9 @@ func (h *hub) status() Status {
 	if h.state == StateStale {
 		s.Err = h.why
 	}
-	s.Heard = instant(h.heard.Load())
+	if whole := h.whole.Load(); whole != nil {
+		s.Heard = *whole
+	}
 	return s
 }
 

@@ -42,7 +42,7 @@ func TestADeadLinkIsLeftForAnotherMember(t *testing.T) {
 				proxies, eps = append(proxies, p), append(eps, p.Endpoint())
 			}
 			w := newWatcher(t, etcdtest.NewClient(t, eps))
-			_, got := subscribe(t, w, watch.Prefix("w/"))
+			sub, got := subscribe(t, w, watch.Prefix("w/"))
 			direct := cluster.Client(t)
 			got.revision(t, mustPut(t, direct, "w/k", string(make([]byte, 4096))))
 			mu.Lock()
@@ -68,6 +68,9 @@ func TestADeadLinkIsLeftForAnotherMember(t *testing.T) {
 				}
 				stop()
 				require.NoError(t, ctx.Err())
+			}
+			if !assert.ErrorIs(t, sub.Refresh(ctx), watch.ErrUnavailable) {
+				return
 			}
 			got.revision(t, last)
 			t.Logf("first event after %v", time.Since(began).Round(time.Millisecond))

@@ -97,8 +97,8 @@ func WithPutsOnly() Option { return func(r *request) { r.puts = true } }
 func WithDeletesOnly() Option { return func(r *request) { r.deletes = true } }
 
 // WithProgress delivers a [Progress] batch at the start of a watch that has no snapshot, and then whenever nothing was
-// delivered for the given time while the cluster's revision moved on. Progress is asked for once a second, so shorter
-// times gain nothing. Default: none; Consume has 30 s.
+// delivered for the given time while the cluster's revision moved on. It costs a message each time. Progress is requested
+// once a second at the most, so shorter times gain nothing. Default: none; Consume has 30 s.
 func WithProgress(every time.Duration) Option {
 	return func(r *request) { r.every, r.everySet = every, true }
 }

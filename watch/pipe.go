@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"sync"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -25,6 +26,8 @@ type pipe struct {
 	pace chan struct{} // holds a token for each response that may be received; nil if all may
 	wg   sync.WaitGroup
 
+	asks *progressRequests
+
 	turn chan struct{} // holds a token while a message is sent: they go one by one, and in the order of asked
 
 	mu     sync.Mutex
@@ -45,7 +48,7 @@ type opening struct {
 
 // newPipe starts to open a stream, and returns at once.
 func newPipe(ctx context.Context, d *dialer, o opening) *pipe {
-	p := &pipe{up: make(chan struct{}), turn: make(chan struct{}, 1), open: make(map[int64]*tap)}
+	p := &pipe{up: make(chan struct{}), turn: make(chan struct{}, 1), asks: newProgressRequests(), open: make(map[int64]*tap)}
 	p.ctx, p.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
 	if o.paced {
 		p.pace = make(chan struct{}, 1)
@@ -169,6 +172,7 @@ func (p *pipe) progress(context.Context) error {
 	}
 	select {
 	case p.turn <- struct{}{}:
+		p.asks.add()
 		p.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
 	default: // somebody is sending: the stream is stuck, or the next request comes through
 	}
@@ -187,6 +191,8 @@ func (p *pipe) send(m *pb.WatchRequest) {
 		<-p.turn
 	})
 }
+
+func (p *pipe) requests() *progressRequests { return p.asks }
 
 // peer is where the stream ends, "" where that is not known.
 func (p *pipe) peer() string {
@@ -208,6 +214,7 @@ func (p *pipe) Close() error {
 // route hands one answer to the watch that it is for, and reports whether somebody takes it: the watch may have left.
 func (p *pipe) route(resp *pb.WatchResponse) bool {
 	var to []*tap
+	var asOf time.Time
 	switch {
 	case resp.GetCreated():
 		return p.confirm(resp)
@@ -218,7 +225,7 @@ func (p *pipe) route(resp *pb.WatchResponse) bool {
 		}
 		return t != nil
 	case resp.GetWatchId() == noWatch:
-		to = p.all()
+		to, asOf = p.all(), p.asks.answer()
 	default:
 		p.mu.Lock()
 		if t := p.open[resp.GetWatchId()]; t != nil {
@@ -228,7 +235,7 @@ func (p *pipe) route(resp *pb.WatchResponse) bool {
 	}
 	taken := false
 	for _, t := range to {
-		taken = t.put(resp) || taken
+		taken = t.put(resp, asOf) || taken
 	}
 	return taken
 }

@@ -19,8 +19,10 @@ type source interface {
 	// watch asks for a watch, which lives as long as ctx. It blocks while there is no connection.
 	// wg has the goroutines that it leaves behind, until ctx ends.
 	watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer
-	// progress asks for a progress report on all watches.
+	// progress requests a progress report on all watches.
 	progress(ctx context.Context) error
+	// requests are the progress requests.
+	requests() *progressRequests
 	// peer is the server, "" where it is not known.
 	peer() string
 	// more allows one more response to be received, where each is asked for.
@@ -28,17 +30,21 @@ type source interface {
 	Close() error
 }
 
-// maxStreams is how many gRPC streams a pool may hold; one of them is kept for suspects.
+// maxStreams is how many gRPC streams a pool may hold for watches that read history; one of them is kept for suspects.
 const maxStreams = 16
 
-// pool holds the streams of a client.
+// pool holds the streams of a client: one for all watches that are live, and others for those that read history.
 type pool struct {
-	ctx   context.Context //nolint:containedctx // the life of all streams
-	dial  *dialer         // nil with given
-	given source          // the client's Watcher where it is the user's own
+	ctx  context.Context //nolint:containedctx // the life of all streams
+	wg   *sync.WaitGroup
+	dead func(peer string) // is told of streams that do not answer
+	dial *dialer           // nil with user
+	user clientv3.Watcher  // the client's Watcher where it is the user's own
 
 	mu      sync.Mutex
-	seats   []*seat
+	live    *seat         // of live watches; nil while there are none
+	needed  time.Time     // when the streams were asked because a call was overdue
+	seats   []*seat       // of those that read history
 	replays int           // how many replays have a stream of their own
 	idle    []*seat       // streams of replays that have ended, the oldest first, for those that begin while others go on
 	suspect chan struct{} // holds a token while somebody is tried alone
@@ -54,29 +60,89 @@ type seat struct {
 	own     bool          // of a replay, which nobody shares
 	limit   int           // with own: that of the size of responses
 	gone    chan struct{} // closed when the stream is no good any more: whoever is left moves
+	cause   error         // why, once it is closed
 	born    time.Time
 	heard   atomic.Int64 // how long after born it last answered anybody
+
+	key      atomic.Pointer[hubKey] // of the last watch that was opened; nil before
+	liveness *liveness              // of the one for live watches
 }
 
 func newSeat(s source) *seat { return &seat{src: s, gone: make(chan struct{}), born: time.Now()} }
 
+// isLive reports whether the stream is for watches that are live.
+func (s *seat) isLive() bool { return s.liveness != nil }
+
 // silent is for how long the stream has not answered anybody.
 func (s *seat) silent() time.Duration { return time.Since(s.born) - time.Duration(s.heard.Load()) }
 
-func newPool(ctx context.Context, cli *clientv3.Client) *pool {
-	p := &pool{ctx: ctx, suspect: make(chan struct{}, 1)}
+func newPool(ctx context.Context, wg *sync.WaitGroup, cli *clientv3.Client) *pool {
+	p := &pool{ctx: ctx, wg: wg, dead: func(string) {}, suspect: make(chan struct{}, 1)}
 	if w := cli.Watcher; cli.ActiveConnection() == nil || w != nil && !official(w) {
-		p.given = given{w}
+		p.user = w
 		return p
 	}
 	p.dial = newDialer(cli)
 	return p
 }
 
-// acquire takes a seat, on a stream of its own while there are few. avoid is the peer that has just failed. A suspect
-// gets the one that nobody shares, and waits for it; release must follow.
+// join takes a seat on the stream of live watches, which is opened if there is none, at another peer than the one to avoid
+// where there is one. Over a Watcher of the user's, which may have any number of streams, each watch has a seat of its own,
+// with the given patience. release must follow.
+func (p *pool) join(avoid string, patience time.Duration) *seat {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.user != nil {
+		s := newSeat(given{p.user, newProgressRequests()})
+		p.seats = append(p.seats, s)
+		p.watchOver(s, newLiveness(s, p.wg, patience, false))
+		return p.take(s)
+	}
+	if p.live == nil {
+		p.live = p.open(avoid)
+		p.watchOver(p.live, newLiveness(p.live, p.wg, answerTimeout, true))
+	}
+	return p.take(p.live)
+}
+
+// watchOver has a stream retired if it is dead.
+func (p *pool) watchOver(s *seat, l *liveness) {
+	s.liveness = l
+	p.wg.Go(func() {
+		if err := l.run(p.ctx); err != nil {
+			p.mu.Lock()
+			p.retire(s, err)
+			p.mu.Unlock()
+			p.dead(s.src.peer())
+		}
+	})
+}
+
+// needInterval is how often calls that are overdue have a stream asked at the most.
+const needInterval = time.Second
+
+// need asks for an answer of each stream of live watches, since something else of the client is overdue.
+func (p *pool) need() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.needed) < needInterval {
+		return
+	}
+	p.needed = time.Now()
+	if p.live != nil {
+		p.live.need()
+	}
+	for _, s := range p.seats {
+		if s.isLive() {
+			s.need()
+		}
+	}
+}
+
+// acquire takes a seat for reading history, on a stream of its own while there are few. avoid is the peer that has just
+// failed. A suspect gets the one that nobody shares, and waits for it; release must follow.
 func (p *pool) acquire(ctx context.Context, suspect bool, avoid string) (*seat, error) {
-	if suspect && p.given == nil {
+	if suspect {
 		select {
 		case p.suspect <- struct{}{}:
 		case <-ctx.Done():
@@ -94,11 +160,7 @@ func (p *pool) acquire(ctx context.Context, suspect bool, avoid string) (*seat, 
 			best = s // the youngest of those: its token is the freshest
 		}
 	}
-	switch {
-	case p.given != nil && best == nil:
-		best = newSeat(p.given)
-		p.seats = append(p.seats, best)
-	case p.given == nil && len(p.seats) < maxStreams-1:
+	if len(p.seats) < maxStreams-1 {
 		best = p.open(avoid)
 		p.seats = append(p.seats, best)
 	}
@@ -120,11 +182,8 @@ func (p *pool) open(avoid string) *seat {
 func (p *pool) forReplay(limit int, avoid string) *seat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.given != nil {
-		if len(p.seats) == 0 {
-			p.seats = append(p.seats, newSeat(p.given))
-		}
-		return p.take(p.seats[0])
+	if p.user != nil {
+		return p.take(newSeat(given{p.user, newProgressRequests()}))
 	}
 	p.replays++
 	for i, s := range p.idle {
@@ -148,18 +207,32 @@ func (p *pool) release(s *seat, broken bool) {
 	p.mu.Lock()
 	s.tenants--
 	last := s.tenants == 0
-	if at := slices.Index(p.seats, s); at >= 0 && p.given == nil && (broken || last) {
-		p.seats = slices.Delete(p.seats, at, at+1)
-		close(s.gone)
+	if last || broken {
+		p.retire(s, errMoves)
 	}
 	p.mu.Unlock()
-	if p.given != nil || !last {
+	if !last {
 		return
 	}
 	_ = s.src.Close() // has no error to tell
 	if s.alone {
 		<-p.suspect
 	}
+}
+
+// retire lets nobody join a stream any more, and sends away who is there. The caller holds mu.
+func (p *pool) retire(s *seat, cause error) {
+	at := slices.Index(p.seats, s)
+	switch {
+	case p.live == s:
+		p.live = nil
+	case at >= 0:
+		p.seats = slices.Delete(p.seats, at, at+1)
+	default:
+		return // before
+	}
+	s.cause = cause
+	close(s.gone)
 }
 
 // releaseOwn gives the stream of a replay back. It serves other replays while there are any, since a new stream may cost a
@@ -201,7 +274,14 @@ func (p *pool) shared(s *seat) bool {
 func (p *pool) streams() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.seats) + len(p.suspect) + p.replays + len(p.idle)
+	n := len(p.seats)
+	if p.user != nil {
+		n = min(n, 1) // as far as is known
+	}
+	if p.live != nil {
+		n++
+	}
+	return n + len(p.suspect) + p.replays + len(p.idle)
 }
 
 // largerThanMax is in gRPC's error for a message that was refused for its size.
@@ -209,7 +289,7 @@ const largerThanMax = "larger than max"
 
 // hidesRefusal reports whether replays that deliver nothing may be those of responses that were refused for their size: a
 // Watcher of the user's does not say.
-func (p *pool) hidesRefusal(stalls int) bool { return p.given != nil && stalls >= maxStalls }
+func (p *pool) hidesRefusal(stalls int) bool { return p.user != nil && stalls >= maxStalls }
 
 // oversized reports whether a stream broke because a message was larger than the client receives.
 func oversized(err error) bool {

@@ -15,9 +15,8 @@ import (
 
 // The times of a server-side watch.
 const (
-	askEvery     = time.Second            // a quiet stream is asked for a progress report
-	askBehind    = 100 * time.Millisecond // one that is catching up
-	patienceMin  = 4 * time.Second        // without any answer the stream is dead
+	askBehind    = 100 * time.Millisecond // a stream that is catching up is asked for a progress report
+	patienceMin  = answerTimeout          // without any answer the stream is dead
 	patienceMost = 32 * time.Second       // for one that is replaying, which does not answer
 	// fragmentTimeout is how long etcd may take for one fragment: it is silent while it measures the events one by one.
 	fragmentTimeout = 10 * time.Minute
@@ -92,17 +91,15 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // or one whose stream serves others no more.
 var errMoves = errors.New("moves to another stream")
 
-// session opens a stream and follows it until it ends.
+// session opens a watch on the stream of live watches and follows it until it ends.
 func (h *hub) session() error {
-	s, err := h.core.pool.acquire(h.ctx, h.suspect, h.avoid)
-	if err != nil {
-		return err
-	}
-	err = explained(h.core.cli, h.follow(s))
+	s := h.core.pool.join(h.avoid, min(patienceMin<<min(h.silences, 8), patienceMost))
+	at, err := h.follow(s)
+	err = explained(h.core.cli, err)
 	if h.ctx.Err() == nil && !errors.Is(err, errMoves) {
-		h.blame(s, err)
+		h.blame(at, err)
 	}
-	h.core.pool.release(s, h.ctx.Err() == nil && spoils(err))
+	h.core.pool.release(s, at == s && h.ctx.Err() == nil && spoils(err))
 	return err
 }
 
@@ -124,11 +121,10 @@ func (h *hub) blame(s *seat, err error) {
 	if errors.Is(err, errNoAnswer) {
 		h.silences++
 	}
-	if oversized(err) && h.core.pool.shared(s) {
-		h.suspect = true
-	}
-	if oversized(err) && (s.alone || !h.core.pool.shared(s)) {
-		h.fragments = true
+	if oversized(err) && (!s.isLive() || h.core.pool.user != nil) { // what broke a stream of live watches is read again elsewhere
+		shared := h.core.pool.shared(s)
+		h.suspect = h.suspect || shared
+		h.fragments = h.fragments || s.alone || !shared
 	}
 	since := time.Now()
 	if heard := h.heard.Load(); heard > 0 {
@@ -137,38 +133,37 @@ func (h *hub) blame(s *seat, err error) {
 	h.become(StateStale, since, err)
 }
 
-// follow opens the watch at now, finds out what was missed, and follows it.
-func (h *hub) follow(s *seat) error {
+// follow opens the watch at now, finds out what was missed, reads that, and follows the watch. The stream at which it ended
+// comes with the error.
+func (h *hub) follow(s *seat) (at *seat, err error) {
 	st, err := s.open(h.ctx, &h.core.wg, h.key, start{fragments: h.fragments}, patienceMin)
 	if err != nil {
-		return err
+		return s, err
 	}
-	defer func() { st.stop() }()
+	defer func() {
+		if st != nil {
+			st.stop()
+		}
+	}()
 	h.heard.Store(st.heard.UnixNano())
 	goal, err := h.arrive(st.first.header)
 	if err != nil {
-		return err
+		return s, err
 	}
 	from := h.at()
-	if !from.reaches(goal) {
-		st.stop()
-		replay, err := s.open(h.ctx, &h.core.wg, h.key, start{rev: from.next(), fragments: h.fragments}, patienceMin)
-		if err != nil {
-			return err
-		}
-		if hdr := replay.first.header; hdr.GetRevision() < goal.rev || newHistoryID(st.first.header, 0).mismatched(hdr) {
-			replay.stop()
-			return errOtherMember // a Watcher of the user's has asked another one
-		}
-		st = replay
-	}
 	if from.reaches(goal) {
-		h.whole.Store(st.heard.UnixNano())
+		h.wholeAsOf(st.begun)
 		h.become(StateLive, time.Now(), nil)
-	} else {
-		h.become(StateSyncing, time.Now(), nil)
+		return s, h.serve(st, goal)
 	}
-	err = h.serve(st, goal)
+	st.stop()
+	first := st.first.header
+	at = s
+	if h.core.pool.user == nil {
+		st, at, err = h.catchUp(s, first, goal)
+	} else if st, err = h.openHistory(s, first, goal); err == nil {
+		err = h.serve(st, goal)
+	}
 	switch {
 	case !from.reaches(h.at()):
 		h.stalls, h.fragments = 0, false
@@ -176,7 +171,10 @@ func (h *hub) follow(s *seat) error {
 		h.stalls++
 		h.fragments = h.fragments || h.core.pool.hidesRefusal(h.stalls)
 	}
-	return err
+	if err == nil {
+		return s, h.serve(st, goal)
+	}
+	return at, err
 }
 
 // arrive compares the confirmation of a watch at now with what is in the log. Up to the goal that it returns, history has to
@@ -251,64 +249,81 @@ func (h *hub) confirm() (bool, error) {
 	return h.looksOther(now), nil
 }
 
-// serve puts what the stream delivers into the log.
+// serve puts what a watch delivers into the log. While it is behind the goal it is asked for progress all the time;
+// otherwise when somebody needs to know how far it is.
 func (h *hub) serve(st *stream, goal position) error {
-	timer := time.NewTimer(h.pace(goal))
-	defer timer.Stop()
 	answered := false
+	for i := range st.early {
+		if err := h.receive(st, &st.early[i], goal, &answered); err != nil {
+			return err
+		}
+	}
+	st.early = nil
+	tick := time.NewTicker(askBehind)
+	defer tick.Stop()
+	arrived := false
+	arrive := func() {
+		if !arrived && h.at().reaches(goal) {
+			arrived = true
+			tick.Stop()
+			st.seat.liveness.paused.Store(false)
+			st.seat.need() // that the watch was confirmed says little about the stream
+		}
+	}
+	if arrive(); !arrived {
+		st.seat.liveness.paused.Store(true)
+	}
 	for {
 		select {
 		case a, ok := <-st.ch:
 			if err := a.failure(ok); err != nil {
 				return err
 			}
-			st.note()
-			h.heard.Store(st.heard.UnixNano())
-			if err := h.take(&a, goal); err != nil {
+			if err := h.receive(st, &a, goal, &answered); err != nil {
 				return err
 			}
-			if a.partial {
-				continue
-			}
-			if h.at().reaches(goal) {
-				st.fragmenting = false
-				h.whole.Store(st.heard.UnixNano())
-			}
-			if answered {
-				continue
-			}
-			answered = true
-			h.failures, h.silences, h.reopen = 0, 0, reopening()
-			h.core.outages.succeeded(h)
-			if st.seat.alone {
-				h.suspect = false
-				return errMoves
-			}
-		case <-timer.C:
+			arrive()
+		case <-tick.C:
 			if err := st.dead(h.silences); err != nil {
 				return err
 			}
-			pace := h.pace(goal)
-			if time.Since(st.heard) >= pace/2 {
+			st.ask()
+		case <-st.seat.gone:
+			return st.seat.cause
+		case <-h.asked:
+			if arrived {
+				st.seat.need()
+			} else {
 				st.ask()
 			}
-			timer.Reset(pace)
-		case <-st.seat.gone:
-			return errMoves // where the stream broke, the next one will be as good
-		case <-h.asked:
-			st.ask()
 		case <-h.ctx.Done():
 			return h.ctx.Err()
 		}
 	}
 }
 
-// pace is how often the stream is asked for progress.
-func (h *hub) pace(goal position) time.Duration {
-	if !h.at().reaches(goal) {
-		return askBehind
+// receive puts one answer into the log. The first one of a stream, as answered tells, ends the consequences of earlier failures.
+func (h *hub) receive(st *stream, a *answer, goal position, answered *bool) error {
+	st.note()
+	h.heard.Store(st.heard.UnixNano())
+	if err := h.take(a, goal); err != nil {
+		return err
 	}
-	return askEvery
+	if a.partial {
+		return nil
+	}
+	if h.at().reaches(goal) {
+		st.fragmenting = false
+		if !a.asOf.IsZero() {
+			h.wholeAsOf(a.asOf)
+		}
+	}
+	if !*answered {
+		*answered = true
+		h.failures, h.silences, h.reopen = 0, 0, reopening()
+		h.core.outages.succeeded(h)
+	}
+	return nil
 }
 
 // take puts one answer into the log.

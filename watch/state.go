@@ -35,9 +35,10 @@ type Status struct {
 	State State
 	// Since is when the state began. A Stale watch is stale since etcd was last heard of.
 	Since time.Time
-	// Heard is when etcd last answered on the watch's stream. Of a subscription it is the last answer by which everything
-	// was delivered and handled: since then alone, something may be missing but for what was still on its way. A quiet watch
-	// is asked each second. Zero before the first such answer.
+	// Heard is as of when nothing is missing: everything that had happened by then was delivered and handled, as far as the
+	// member knew that serves the watch. It is the time of the request for the progress report that said so, by this
+	// process's clocks, and moves with each such report: within 36 s on a stream that answers, and with
+	// [Subscription.Refresh]. Events do not move it. Zero before the watch is live for the first time.
 	Heard time.Time
 	// Revision is the one up to which everything was delivered, and its handler has returned; 0 at first.
 	Revision int64

@@ -48,8 +48,10 @@ type stream struct {
 	ctx   context.Context //nolint:containedctx // the life of the watch
 	stop  context.CancelFunc
 	ch    <-chan answer
-	first answer // the confirmation
+	first answer    // the confirmation
+	begun time.Time // before it was asked for
 	heard time.Time
+	early []answer // have come before the hub follows the watch
 
 	fragmenting bool // etcd splits the history that was asked for, which may take it minutes
 }
@@ -65,17 +67,19 @@ func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start,
 	}
 	st.stop = stop
 	st.note()
+	s.key.Store(&k)
 	return st, nil
 }
 
 func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
 	s.src.more()
+	begun := time.Now()
 	got := make(chan (<-chan answer), 1)
 	wg.Go(func() { got <- s.src.watch(ctx, wg, k, at) })
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	_, users := s.src.(given) // for which fragments are a guess
-	st := &stream{seat: s, ctx: ctx, fragmenting: at.fragments && at.rev > 0 && !users}
+	st := &stream{seat: s, ctx: ctx, begun: begun, fragmenting: at.fragments && at.rev > 0 && !users}
 	select {
 	case st.ch = <-got:
 	case <-timer.C:

@@ -23,19 +23,20 @@ type sub struct {
 	wg     sync.WaitGroup  // what the watch has started itself
 	hub    *hub
 	cur    cursor
-	index  *index   // nil for an events watch
-	at     position // everything up to here was delivered and handled
-	told   position // of the last batch
-	due    time.Time
+	index  *index    // nil for an events watch
+	at     position  // everything up to here was delivered and handled
+	told   position  // of the last batch
+	due    time.Time // of a Progress batch
+	asked  time.Time // when progress was requested for one
 
-	shared atomic.Pointer[hub] // the hub, once there is one
-	follow atomic.Bool         // the watch stands at the end of the hub's log, so that its state is the hub's
-	quiet  atomic.Bool         // and has handled everything up to there
-	whole  atomic.Int64        // as of when it last had everything, in Unix nanoseconds; 0 before
-	since  atomic.Int64        // when it began to do something else, in Unix nanoseconds
-	done   atomic.Int64        // the revision of at
-	waits  atomic.Int64        // how many wait for done to move
-	nudge  chan struct{}       // somebody began to wait: the hub may know more than it has rung for
+	shared atomic.Pointer[hub]       // the hub, once there is one
+	follow atomic.Bool               // the watch stands at the end of the hub's log, so that its state is the hub's
+	quiet  atomic.Bool               // and has handled everything up to there
+	whole  atomic.Pointer[time.Time] // everything that had happened by then was handled; nil while that is not known
+	since  atomic.Int64              // when it began to do something else, in Unix nanoseconds
+	done   atomic.Int64              // the revision of at
+	waits  atomic.Int64              // how many wait for done or whole to move
+	nudge  chan struct{}             // somebody began to wait: the hub may know more than it has rung for
 	moved  atomic.Pointer[bell]
 	again  atomic.Uint64 // how often it had to catch up
 	ready  chan struct{} // closed when it follows for the first time
@@ -173,10 +174,16 @@ func (s *sub) step() error {
 	}
 	s.move(reached)
 	s.follows(true)
-	s.whole.Store(whole)
+	news := s.whole.Swap(whole) != whole
 	s.quiet.Store(true)
+	if news && s.waits.Load() > 0 {
+		s.wakeWaiting()
+	}
 	return s.idle(bell)
 }
+
+// minProgressInterval is how often a watch with [WithProgress] requests a progress report at the most.
+const minProgressInterval = time.Second
 
 // idle waits at the end of the log.
 func (s *sub) idle(b *bell) error {
@@ -184,11 +191,16 @@ func (s *sub) idle(b *bell) error {
 	if s.req.every > 0 {
 		wait := time.Until(s.due)
 		if wait <= 0 {
-			s.due = time.Now().Add(s.req.every)
 			if !s.told.reaches(s.at) {
 				return s.give(Batch{Kind: Progress, Revision: s.at.rev})
 			}
-			wait = s.req.every
+			s.hub.waits.Add(1) // the hub rings when the revision has moved
+			defer s.hub.waits.Add(-1)
+			if wait = max(s.req.every, minProgressInterval) - time.Since(s.asked); wait <= 0 {
+				s.asked = time.Now()
+				notify(s.hub.asked)
+				wait = max(s.req.every, minProgressInterval)
+			}
 		}
 		t := time.NewTimer(wait)
 		defer t.Stop()
@@ -263,9 +275,12 @@ func (s *sub) wanted(events []Event) []Event {
 func (s *sub) move(to position) {
 	s.at = s.at.advance(to)
 	if s.done.Swap(s.at.rev) != s.at.rev && s.waits.Load() > 0 {
-		close(s.moved.Swap(newBell()).rung)
+		s.wakeWaiting()
 	}
 }
+
+// wakeWaiting wakes who waits for done or whole to move.
+func (s *sub) wakeWaiting() { close(s.moved.Swap(newBell()).rung) }
 
 // follows says whether the watch stands at the end of the hub's log, so that its state is the hub's.
 func (s *sub) follows(yes bool) {
@@ -282,7 +297,7 @@ func (s *sub) follows(yes bool) {
 // status is how the watch stands.
 func (s *sub) status() Status {
 	out := Status{State: StateSyncing, Since: time.Unix(0, s.since.Load())}
-	whole := int64(0)
+	var whole *time.Time
 	if h := s.shared.Load(); h != nil {
 		whole = h.whole.Load() // before it is looked whether there is more to handle
 		of := h.status()
@@ -294,16 +309,11 @@ func (s *sub) status() Status {
 	if !s.quiet.Load() || !s.cur.level() {
 		whole = s.whole.Load()
 	}
-	out.Heard = instant(whole)
+	out.Heard = time.Time{}
+	if whole != nil {
+		out.Heard = *whole
+	}
 	out.Reopened += s.again.Load()
 	out.Revision = s.done.Load()
 	return out
-}
-
-// instant is a time in Unix nanoseconds, of which 0 is none.
-func instant(ns int64) time.Time {
-	if ns == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, ns)
 }

@@ -151,13 +151,50 @@ func (s *sub) ask() (done func()) {
 		return func() {}
 	}
 	h.waits.Add(1) // from here on the hub rings; what it has heard before, the watch looks up
-	select {
-	case s.nudge <- struct{}{}:
-	default:
-	}
-	select {
-	case h.asked <- struct{}{}:
-	default:
-	}
+	notify(s.nudge)
+	notify(h.asked)
 	return func() { h.waits.Add(-1) }
+}
+
+// refreshAsk is how often [Subscription.Refresh] asks again.
+const refreshAsk = time.Second
+
+// Refresh waits until everything that had happened when it was called was delivered and the function has returned from it,
+// as far as the member knows that serves the watch: afterwards Status().Heard is not before the call. On a stream that
+// answers it costs one message, which all watches of the client share. It returns an error that matches
+// [ErrUnavailable] if the watch is not live, or is lost meanwhile, as one is that does not answer for 4 s; and it ends
+// with ctx and with the subscription.
+func (s *Subscription) Refresh(ctx context.Context) error {
+	if ctx == nil {
+		return fail("refresh", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
+	}
+	one := s.sub
+	called := time.Now()
+	reopened := one.status().Reopened
+	one.waits.Add(1)
+	defer one.waits.Add(-1)
+	again := time.NewTicker(refreshAsk)
+	defer again.Stop()
+	for {
+		moved := one.moved.Load()
+		st := one.status()
+		switch {
+		case !st.Heard.Before(called):
+			return nil
+		case st.State != StateLive, st.Reopened != reopened:
+			return fail("refresh", s.sel, errors.Join(fmt.Errorf("%w: the watch is not live", errs.Unavailable), st.Err))
+		}
+		unask := one.ask()
+		select {
+		case <-moved.rung:
+		case <-again.C:
+		case <-s.done:
+			unask()
+			return fail("refresh", s.sel, subscriptionClosed(s.Err()))
+		case <-ctx.Done():
+			unask()
+			return fail("refresh", s.sel, retry.ContextError(ctx))
+		}
+		unask()
+	}
 }

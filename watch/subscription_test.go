@@ -117,7 +117,7 @@ func TestWaitRevisionReturnsForARevisionThatTheSharedWatchKnowsAlready(t *testin
 	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		rev := w.commit(change{key: "elsewhere", value: "1"})
-		time.Sleep(3 * time.Second) // a progress report has told of it while nobody waited
+		time.Sleep(37 * time.Second) // a progress report has told of it while nobody waited
 		require.Equal(t, rev, watcher.ServerWatches()[0].Revision)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

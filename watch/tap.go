@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"slices"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -20,12 +21,12 @@ type tap struct {
 }
 
 // put hands over progress, and the events of revisions that are complete, fragment by fragment. It reports whether the watch
-// takes them.
-func (t *tap) put(resp *pb.WatchResponse) bool {
+// takes them. asOf is that of progress.
+func (t *tap) put(resp *pb.WatchResponse, asOf time.Time) bool {
 	if len(resp.GetEvents()) == 0 && (len(t.parts) > 0 || resp.GetFragment()) {
 		return t.send(answer{header: resp.GetHeader(), partial: true}) // progress in the middle of a batch is none
 	}
-	a := answer{header: resp.GetHeader(), events: append(t.parts, resp.GetEvents()...)}
+	a := answer{header: resp.GetHeader(), events: append(t.parts, resp.GetEvents()...), asOf: asOf}
 	t.parts = nil
 	if resp.GetFragment() {
 		last := a.events[len(a.events)-1].Kv.GetModRevision() // may go on in the next fragment

@@ -33,6 +33,7 @@ type world struct {
 	floor    uint64 // no term of this history is lower
 	watches  map[*fakeWatch]struct{}
 	opened   int // watches ever opened
+	requests int // for progress
 	closed   bool
 
 	faults    float64           // how often something goes wrong, of 1
@@ -120,6 +121,13 @@ func (w *world) revision() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.rev
+}
+
+// progressRequests is how many requests for progress there were.
+func (w *world) progressRequests() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.requests
 }
 
 // compactTo forgets what is older than rev. Watches that have not got that far are cancelled.

@@ -240,6 +240,7 @@ func (w *world) RequestProgress(ctx context.Context) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.requests++
 	for f := range w.watches {
 		f.asked = true
 		f.poke()
