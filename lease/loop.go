@@ -79,6 +79,7 @@ func (l *loop) look(now time.Time) (next time.Time, ok bool) {
 		return now, false
 	}
 	if l.link != nil && !now.Before(p.silence) {
+		l.c.engine.Overdue(l.link.peer)
 		l.fail(l.silenceError(now), now)
 		if p, ok = l.plan(now); !ok {
 			return now, false
