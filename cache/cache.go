@@ -28,7 +28,8 @@ type Cache[T any] struct {
 
 	observed bool         // each hit is of interest to somebody
 	items    *shelf[T]    // what hits come from
-	horizon  atomic.Int64 // items as of an earlier time are too old, in nanoseconds since feed.born
+	horizon  atomic.Int64 // Get looks twice at items as of an earlier time
+	oldest   atomic.Int64 // items as of an earlier time are too old; both in nanoseconds since feed.born
 	inserted atomic.Uint64
 	grace    uint64 // insertions after which a hit tells the policy again
 
@@ -98,13 +99,23 @@ func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 		c.hits.add()
 		return it.entry, it.err
 	}
+	if c.ages(c.now(), time.Duration(c.asOf.Load())) && !c.closed() {
+		c.use(ctx)
+		if it := c.peek(key); it != nil {
+			c.hit(key, it)
+			return it.entry, it.err
+		}
+		if ctx != nil && ctx.Err() != nil {
+			return kv.Entry[T]{}, c.fail("get", key, c.gaveUp(ctx))
+		}
+	}
 	return c.miss(ctx, "get", key, want{memory: true})
 }
 
 // peek returns what is in memory, if it is not too old.
 func (c *Cache[T]) peek(key string) *item[T] {
 	it := c.items.get(key)
-	if it == nil || int64(it.asOf) < c.horizon.Load() {
+	if it == nil || int64(it.asOf) < c.oldest.Load() {
 		return nil
 	}
 	return it
@@ -211,8 +222,8 @@ func (c *Cache[T]) GetAtLeast(ctx context.Context, key string, minRev int64) (kv
 // kept, before the write returns: whoever reads after that gets what was written, or something newer.
 func (c *Cache[T]) Store() kv.Typed[T] { return c.typed }
 
-// Age is for how long the cache may have missed changes. While the watch is well it is about a second at the most, since a
-// quiet watch is asked once a second; while it is down, it grows.
+// Age is for how long the cache may have missed changes. While the watch is well and the cache is read it is at most about
+// half of [WithMaxStaleness]; if nobody reads, at most about 36 s. While the watch is down, it grows.
 func (c *Cache[T]) Age() time.Duration { return c.age() }
 
 // Err is why the watch is down, nil while it is not, and as long as that is not known.
@@ -241,6 +252,7 @@ func (c *Cache[T]) Stats() Stats {
 func (c *Cache[T]) Close() error {
 	c.close()
 	c.horizon.Store(math.MaxInt64)
+	c.oldest.Store(math.MaxInt64)
 	c.InvalidateAll()
 	return nil
 }
@@ -252,5 +264,10 @@ func (c *Cache[T]) tickTock(now, asOf time.Duration) {
 	if !c.fresh(now, asOf) {
 		keep = min(keep, c.staleness-c.tick)
 	}
-	c.horizon.Store(int64(now - keep))
+	oldest := int64(now - keep)
+	c.oldest.Store(oldest)
+	if c.ages(now, asOf) {
+		oldest = math.MaxInt64 // the next Get has etcd asked
+	}
+	c.horizon.Store(oldest)
 }

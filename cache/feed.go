@@ -43,6 +43,9 @@ type feed struct {
 	sub  atomic.Pointer[watch.Subscription]
 	gate gate
 
+	refresher refresher
+	clocking  sync.Mutex // held while clock is called
+
 	ctx      context.Context //nolint:containedctx // the life of all goroutines
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
@@ -267,7 +270,7 @@ func (f *feed) pass(d time.Duration, forever bool) bool {
 func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
-	p := &pulse{feed: f, status: sub.Status}
+	p := &freshness{feed: f, status: sub.Status}
 	ready := sub.Ready()
 	for {
 		select {
@@ -299,14 +302,14 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 
 // advance tells the clock what time it is, and logs when the bound of staleness is passed and when it holds again.
 func (f *feed) advance() {
-	now, asOf := f.now(), time.Duration(f.asOf.Load())
-	f.clock(now, asOf)
+	now, asOf := f.updateClock()
 	select {
 	case <-f.ready:
 	default:
 		return // Open reports what is wrong
 	}
-	begins, ends, lasted := f.staleLog.Update(!f.closed() && !f.fresh(now, asOf), time.Now())
+	stale := !f.fresh(now, asOf) && (!f.isLive() || f.refresher.overdue()) // else nobody has read
+	begins, ends, lasted := f.staleLog.Update(stale && !f.closed(), time.Now())
 	switch {
 	case begins:
 		attrs := []any{"dir", f.dir, "age", f.reach(now, asOf).Round(time.Millisecond), "bound", f.staleness}

@@ -18,7 +18,7 @@ const (
 	DefaultMaxStaleness = 10 * time.Second
 )
 
-// minStaleness is what a quiet watch, which is asked once a second whether it lives, can tell apart from a dead one.
+// minStaleness keeps reads from asking more than once a second.
 const minStaleness = 2 * time.Second
 
 // Option is an option of [Open] or of [OpenReplica].
@@ -50,8 +50,9 @@ func WithTTL(d time.Duration) Option {
 }
 
 // WithMaxStaleness bounds how old an answer from memory may be while the watch is down: beyond it a [Cache] reads from
-// etcd, and Get of a [Replica] returns [ErrStale]. Default 10 s. Less than 2 s is refused, since a quiet watch is heard of
-// once a second only; math.MaxInt64 is no bound.
+// etcd, and Get of a [Replica] returns [ErrStale]. A dead stream is found within 4 s of half of the bound, so with 8 s and
+// more the loss of a single member goes unnoticed. Default 10 s. Less than 2 s is refused, since reads have etcd asked at
+// half of the bound; math.MaxInt64 is no bound.
 func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.staleness = d } }
 
 // WithLogger sets the logger for watches that end, a bound of staleness that is passed, and values that do not decode, all at

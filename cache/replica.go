@@ -66,8 +66,9 @@ const replicaBuffer = 16384
 
 // Get returns the entry of key as the replica has it: kv.ErrNotFound if it is absent, kv.ErrDecode if its value does not
 // decode, [ErrStale] if the watch has been down for longer than [WithMaxStaleness], [ErrClosed] after Close. It costs no
-// RPC and does not look at ctx, with one exception: after a write through Store which the replica could not wait for, the
-// key that was written is read from etcd until the replica has caught up.
+// RPC and does not look at ctx, with two exceptions. The first Get after a time without any, longer than the bound, waits
+// until etcd has said that nothing is missing: a round trip, a second at the most. And after a write through Store which
+// the replica could not wait for, the key that was written is read from etcd until the replica has caught up.
 func (r *Replica[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	if r.slow.Load() {
 		if e, err, done := r.careful(ctx, key); done {
@@ -114,12 +115,12 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 		r.lag.raise(key, e.ModRevision)
 		return e, err, true
 	}
-	now := r.now()
-	if asOf := time.Duration(r.asOf.Load()); !r.fresh(now, asOf) {
-		r.stales.Add(1)
-		return e, r.fail("get", key, tooOld(r.reach(now, asOf), r.staleness, r.why())), true
+	now, asOf := r.now(), time.Duration(r.asOf.Load())
+	if !r.ages(now, asOf) || r.use(ctx) {
+		return e, nil, false
 	}
-	return e, nil, false
+	r.stales.Add(1)
+	return e, r.fail("get", key, tooOld(r.reach(now, asOf), r.staleness, r.why())), true
 }
 
 // GetLinearizable is Get that misses no write which was acknowledged before it was called, by whichever client. It costs one
@@ -255,8 +256,8 @@ func (r *Replica[T]) WaitRevision(ctx context.Context, rev int64) error {
 	return nil
 }
 
-// Age is for how long the replica may have missed changes. While the watch is well it is about a second at the most, since
-// a quiet watch is asked once a second; while it is down, it grows.
+// Age is for how long the replica may have missed changes. While the watch is well and the replica is read by Get it is at
+// most about half of [WithMaxStaleness]; if nobody reads, at most about 36 s. While the watch is down, it grows.
 func (r *Replica[T]) Age() time.Duration { return r.age() }
 
 // Err is why the watch is down, nil while it is not, and as long as that is not known.
@@ -281,7 +282,7 @@ func (r *Replica[T]) Close() error {
 
 // tickTock is the clock: it says whether Get has to look twice.
 func (r *Replica[T]) tickTock(now, asOf time.Duration) {
-	slow := r.closed() || !r.fresh(now, asOf)
+	slow := r.closed() || r.ages(now, asOf)
 	r.lag.drop(r.Revision(), func(none bool) { r.slow.Store(slow || !none) })
 	if r.closed() {
 		r.slow.Store(true)
