@@ -112,7 +112,7 @@
 //	Update, Drain   1 RPC
 //	Close           2 RPCs, 1 after Drain
 //	OpenService     a streamed list and a server-side watch for the first view of a service
-//	a view          one message a second on a stream of the client; a change is a message
+//	a view          one message every 30 s ±20 % for all watches of the client; one per change
 //	Instances       a copy of the list, no RPC
 //	Pick            no RPC, no allocation
 //	Services        a streamed list of keys

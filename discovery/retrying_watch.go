@@ -168,17 +168,12 @@ func (f *retryingWatch) isLive() bool {
 	return sub != nil && !isDone(sub) && sub.Status().State == watch.StateLive
 }
 
-// age bounds for how long changes may have been missed. While a watch catches up, the age counts
-// from when it was last live.
+// age bounds for how long changes may have been missed.
 func (f *retryingWatch) age() time.Duration {
 	sub := f.sub.Load()
 	if sub != nil && !isDone(sub) {
-		switch st := sub.Status(); {
-		case st.Heard.IsZero():
-		case st.State == watch.StateLive:
+		if st := sub.Status(); !st.Heard.IsZero() {
 			f.setCompleteAt(st.Heard)
-		case st.State == watch.StateStale:
-			f.setCompleteAt(st.Since)
 		}
 	}
 	if at := f.completeAt.Load(); at != nil {
@@ -194,7 +189,7 @@ func (f *retryingWatch) setCompleteAt(at time.Time) {
 	if since < 0 {
 		return
 	}
-	now := &dualTime{wall: at, mono: time.Now().Add(-since)}
+	now := &dualTime{wall: at.Round(0), mono: time.Now().Add(-since)}
 	for {
 		last := f.completeAt.Load()
 		if last != nil && (at.Equal(last.wall) || !now.mono.After(last.mono)) || f.completeAt.CompareAndSwap(last, now) {
