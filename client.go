@@ -43,7 +43,8 @@ type core struct {
 	own    bool   // cli is closed with the client
 	login  *login // nil without credentials
 	lines  *lines
-	patrol *patrol // nil where the endpoints are not the client's to choose
+	engine *retry.Engine // of the decorated client; nil after Wrap
+	patrol *patrol       // nil where the endpoints are not the client's to choose
 
 	versions *versionChecker
 	sync     *endpointSync // nil without WithEndpointSync
@@ -58,7 +59,7 @@ type core struct {
 
 // Harden prepares the configuration of a client of your own that [Wrap] will be given, so that every promise about
 // writes holds over it: one attempt per call on the wire instead of up to a hundred, an exact answer to whether a
-// request was sent, require-leader on calls that need one, keepalive pings of 30s / 10s where none are configured, and a
+// request was sent, require-leader on calls that need one, keepalive pings of 10s / 4s where none are configured, and a
 // new attempt to connect every 2s at least, which DialOptions of your own may change. It sets MaxUnaryRetries, adds to
 // DialOptions, keeps the rest, and refuses, with an error that matches [ErrInvalid], what contradicts it. Doing it twice
 // is doing it once.
@@ -135,6 +136,9 @@ func newCore(s *settings) (*core, error) {
 	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
 	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, c.versions, s.logger)
 	c.patrol.isDown = func() bool { return c.cli.ActiveConnection().GetState() == connectivity.TransientFailure }
+	c.patrol.isBroken = c.lines.isBroken
+	c.patrol.failed = func(ep string) { c.engine.Overdue(c.lines.addressOf(ep)) }
+	c.engine.OnOverdue(func(addr string) { c.patrol.overdue(c.lines.endpointAt(addr)) })
 	c.patrol.read = func(ctx context.Context, ep string) error { return c.read(ctx, ep, s.namespace+probeKey) }
 	return c, nil
 }
@@ -151,10 +155,11 @@ func sendBytes(l kv.Limits) int {
 // decorate lets code over Raw have safe retries and fresh logins as well. The stores work on what is below.
 func (c *core) decorate() {
 	cfg := c.set.cfg
-	raw.Install(c.cli, retry.New(retry.Config{
+	c.engine = retry.New(retry.Config{
 		Client: c.cli, Observed: true, Members: hedgeMembers{c}, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, Observe: c.set.observer.Retry,
 		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
-	}), c.login != nil && c.login.source != nil)
+	})
+	raw.Install(c.cli, c.engine, c.login != nil && c.login.source != nil)
 }
 
 // newLogin returns what gives calls their token, nil when they need none.

@@ -41,9 +41,9 @@
 //   - Over a client of Open, or one whose configuration went through Harden, a request is repeated
 //     only if that is safe; see package kv. Members without a leader refuse calls at once, and the
 //     calls are made elsewhere.
-//   - With two endpoints or more, health checks ask each of them every 2 s. One that fails twice is
-//     evicted within 5 s and readmitted after three good answers. The last one that answers is
-//     never evicted.
+//   - With two endpoints or more, health checks ask each of them about once a minute, and at once if
+//     something there is overdue or a connection is lost. One that fails twice is evicted, within 5 s
+//     of that, and readmitted after three good answers. The last one that answers is never evicted.
 //   - A slow call is made a second time at another member if that is safe. A member whose calls
 //     were answered elsewhere twice must answer a linearizable read within a second or is evicted:
 //     one whose disk hangs still answers health checks.

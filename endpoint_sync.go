@@ -67,6 +67,9 @@ func (p *patrol) replace(eps []string) {
 	p.keep(eps)
 }
 
+// errOtherCluster means that a list of members is not of the cluster that the client was opened with.
+var errOtherCluster = errors.New("the list of members is that of another cluster")
+
 // errNoMemberURL means that the cluster has no client URL that this client could use.
 var errNoMemberURL = errors.New("no member has a client URL that the client can use")
 
@@ -104,7 +107,8 @@ func (s *endpointSync) run(ctx context.Context) {
 	}
 }
 
-// sync asks the cluster for its members and takes their client URLs as endpoints if one of them answers.
+// sync asks the cluster for its members and takes their client URLs as endpoints if one of them answers. A list of another
+// cluster, to which an endpoint has come to lead, is refused.
 func (s *endpointSync) sync(ctx context.Context) error {
 	c := s.client
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.set.cfg.DialTimeout))
@@ -112,6 +116,9 @@ func (s *endpointSync) sync(ctx context.Context) error {
 	resp, err := c.cli.MemberList(ctx)
 	if err != nil {
 		return err
+	}
+	if id, want := resp.Header.GetClusterId(), c.versions.clusterID(); want != 0 && id != want {
+		return fmt.Errorf("%w: %x instead of %x", errOtherCluster, id, want)
 	}
 	before := c.endpoints()
 	urls := memberURLs(resp.Members, before, c.set.tls != nil)

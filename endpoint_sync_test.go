@@ -1,13 +1,17 @@
 package etcdkit_test
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -83,12 +87,53 @@ func TestWithEndpointSync_KeepsTheEndpointsIfNoMemberURLAnswers(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithFlags("--advertise-client-urls=http://"+freePort(t)))
 	lines := &lockedWriter{w: &strings.Builder{}}
-	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(lines.logger()))
+	var counted atomic.Int64
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(lines.logger()), countMemberLists(&counted, nil))
 	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "etcd endpoints cannot be synchronized") }, 30*time.Second, time.Millisecond)
 	assert.Equal(t, s.Endpoints(), c.Stats().Endpoints)
-	time.Sleep(500 * time.Millisecond) // several more rounds
+	before := counted.Load()
+	require.Eventually(t, func() bool { return counted.Load() >= before+3 }, 30*time.Second, time.Millisecond, "several more rounds")
 	assert.Equal(t, 1, strings.Count(lines.String(), "etcd endpoints cannot be synchronized"))
 	assert.Equal(t, s.Endpoints(), c.Raw().Endpoints())
+}
+
+// countMemberLists counts the answers to requests for the members, and changes them if change is not nil.
+func countMemberLists(n *atomic.Int64, change func(*pb.MemberListResponse)) etcdkit.Option {
+	return etcdkit.WithDialOptions(grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoke(ctx, method, req, reply, cc, opts...)
+			if list, ok := reply.(*pb.MemberListResponse); ok && err == nil {
+				if change != nil {
+					change(list)
+				}
+				n.Add(1)
+			}
+			return err
+		}))
+}
+
+// An address may come to lead to another cluster.
+func TestWithEndpointSync_RefusesTheMembersOfAnotherCluster(t *testing.T) {
+	t.Parallel()
+	s, other := etcdtest.Start(t), etcdtest.Start(t)
+	lines := &lockedWriter{w: &strings.Builder{}}
+	var counted atomic.Int64
+	var foreign atomic.Bool
+	foreign.Store(true)
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(lines.logger()),
+		countMemberLists(&counted, func(list *pb.MemberListResponse) {
+			list.Members[0].ClientURLs = other.Endpoints()
+			if foreign.Load() {
+				list.Header.ClusterId++
+			}
+		}))
+	require.Eventually(t, func() bool { return counted.Load() >= 3 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "that of another cluster") }, 30*time.Second, time.Millisecond)
+	assert.Equal(t, 1, strings.Count(lines.String(), "etcd endpoints cannot be synchronized"))
+	assert.Equal(t, s.Endpoints(), c.Stats().Endpoints)
+	foreign.Store(false)
+	require.Eventually(t, func() bool { return slices.Equal(other.Endpoints(), c.Stats().Endpoints) }, 30*time.Second, time.Millisecond)
+	assert.Contains(t, lines.String(), "etcd endpoints are synchronized again")
 }
 
 func TestWithEndpointSync_RefusesAnIntervalThatIsNotPositive(t *testing.T) {

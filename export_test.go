@@ -100,5 +100,16 @@ func (p Patrol) ReadBy(f func(ctx context.Context, ep string) error) { p.p.read 
 // Slower tells the patrol that a call at ep was settled by another endpoint.
 func (p Patrol) Slower(ep string) { p.p.slower(ep) }
 
+// Overdue tells the patrol that something at ep is overdue.
+func (p Patrol) Overdue(ep string) { p.p.overdue(ep) }
+
+// VersionsBy has the patrol, which does not run yet, ask for versions by f.
+func (p Patrol) VersionsBy(f func(ctx context.Context, ep string) (*pb.StatusResponse, error)) {
+	p.p.versions.fetch = f
+}
+
+// BrokenBy has the patrol, which does not run yet, ask f whether the connection to an endpoint is lost.
+func (p Patrol) BrokenBy(f func(ep string) bool) { p.p.isBroken = f }
+
 // Evicted reports whether ep is left out, and else when that may have changed.
 func (p Patrol) Evicted(ep string) (bool, <-chan struct{}) { return p.p.evictedAt(ep) }

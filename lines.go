@@ -130,6 +130,24 @@ func (l *lines) isAt(ep, addr string) bool {
 	return err == nil && e.addr == addr
 }
 
+// isBroken reports whether the connection to ep, if there is one, is lost.
+func (l *lines) isBroken(ep string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.conns[ep]
+	return c != nil && c.GetState() != connectivity.Ready
+}
+
+// addressOf returns the address of ep, "" if it is not known.
+func (l *lines) addressOf(ep string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.conns[ep]; c != nil {
+		return c.addr
+	}
+	return ""
+}
+
 // endpointAt returns the endpoint at addr, "" if it is not known.
 func (l *lines) endpointAt(addr string) string {
 	l.mu.Lock()

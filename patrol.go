@@ -3,6 +3,7 @@ package etcdkit
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -13,7 +14,8 @@ import (
 )
 
 const (
-	patrolEvery  = 2 * time.Second        // between two rounds
+	patrolEvery  = 2 * time.Second        // between two rounds, and two probes of an endpoint that is not well
+	patrolQuiet  = 60 * time.Second       // ±20 %, between two probes of one that is well, unless something is overdue there
 	patrolWithin = time.Second            // for an answer
 	patrolSoon   = 500 * time.Millisecond // from a first failure to the second look
 	maxSlower    = 2                      // calls settled elsewhere have an endpoint probed by a read
@@ -30,7 +32,8 @@ type balanced interface {
 // patrol leaves endpoints out that do not answer. gRPC itself avoids those that it cannot connect to; a member that is
 // frozen, or cut off from its peers, keeps its connections and would get its share of all calls for as long as it takes.
 //
-// Each endpoint is asked for a sign of life over a connection of its own, with require-leader. Two failures in a row put
+// Each endpoint is asked for a sign of life over a connection of its own, with require-leader: about once a minute, at once
+// when a call, a renewal or a watch there is overdue or that connection is lost, and every 2 s while it is not well. Two failures in a row put
 // it out, three successes bring it back; one that has never answered yet comes in with its first. The last endpoint
 // that answers is never put out, and when none does, twice in a row, all are in: then the fault is not with one of them.
 // When the user sets other endpoints, those are the ones from then on. Client/v3 has no way to set them only if nobody
@@ -43,9 +46,11 @@ type patrol struct {
 	logger *slog.Logger
 	wake   chan struct{} // holds a value when an endpoint has to be probed at once
 
-	versions *versionChecker // of the members that answer
-	isDown   func() bool     // reports whether all connections of calls are lost
-	done     chan struct{}   // closed when the patrol has ended; nil when it never ran
+	versions *versionChecker      // of the members that answer
+	isDown   func() bool          // reports whether all connections of calls are lost
+	isBroken func(ep string) bool // reports whether the connection for probes is lost
+	failed   func(ep string)      // is told of probes that fail
+	done     chan struct{}        // closed when the patrol has ended; nil when it never ran
 
 	mu         sync.Mutex
 	posts      []*post
@@ -59,12 +64,15 @@ type patrol struct {
 // post is one endpoint under patrol. Its fields are guarded by the patrol's lock.
 type post struct {
 	ep           string
-	good, failed int  // probes in a row
-	known        bool // it has answered before
-	out          bool // left out
-	slower       int  // calls that were settled elsewhere
-	byRead       bool // it is probed by reads until it has answered one, and comes back by reads only
-	now          bool // it is to be probed at once
+	good, failed int           // probes in a row
+	known        bool          // it has answered before
+	out          bool          // left out
+	slower       int           // calls that were settled elsewhere
+	asked        time.Time     // when it was probed last
+	rest         time.Duration // until it is probed again if all is well
+	byRead       bool          // it is probed by reads until it has answered one, and comes back by reads only
+	now          bool          // it is to be probed at once
+	overdue      bool          // something there is overdue
 	log          outage.Log
 	err          error // of the last probe
 }
@@ -73,6 +81,7 @@ type post struct {
 func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), v *versionChecker, l *slog.Logger) *patrol {
 	p := &patrol{
 		cli: cli, probe: probe, read: probe, keep: keep, versions: v, logger: l, isDown: func() bool { return false },
+		isBroken: func(string) bool { return false }, failed: func(string) {},
 		wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	p.take(cli.Endpoints())
@@ -184,18 +193,48 @@ func (p *patrol) adopt() {
 	p.keep(now)
 }
 
-// due lists the endpoints to ask: those with a first failure to confirm it, and else all. A single one could not be left
-// out: it is asked for its version, and while its connection is lost, for the log.
+// due lists the endpoints to ask. While one is suspect the others are asked as well, since it is put out only if another one
+// answers. A single one could not be left out: it is asked for its version, and while its connection is lost, for the log.
 func (p *patrol) due() []*post {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.posts) == 1 && p.versions.isKnown(p.posts[0].ep) && p.posts[0].failed == 0 && !p.isDown() {
+	if len(p.posts) == 1 && !p.versions.isDue(p.posts[0].ep) && p.posts[0].failed == 0 && !p.isDown() {
 		return nil
 	}
-	if s := p.suspects(); len(s) > 0 {
-		return s
+	now := time.Now()
+	suspects := p.suspects()
+	var out []*post
+	for _, one := range p.posts {
+		interval := patrolEvery
+		if len(suspects) == 0 && !one.overdue && one.good > 0 && !one.out && !p.isBroken(one.ep) && !p.versions.isDue(one.ep) {
+			interval = one.rest
+		}
+		if slices.Contains(suspects, one) || now.Sub(one.asked) >= interval {
+			out = append(out, one)
+		}
 	}
-	return slices.Clone(p.posts)
+	return out
+}
+
+// overdue has ep probed at once, or all endpoints if it is "", since something there is overdue. An endpoint that was probed
+// a moment ago is probed 2 s after that.
+func (p *patrol) overdue(ep string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.posts) == 1 {
+		return
+	}
+	for _, one := range p.posts {
+		if ep != "" && one.ep != ep || one.out {
+			continue
+		}
+		if one.overdue = true; time.Since(one.asked) >= patrolEvery {
+			select {
+			case p.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
 }
 
 // slower notes that a call at ep was settled by a second attempt at another member, and has ep probed by a read when that
@@ -244,12 +283,13 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 		wg.Go(func() {
 			bounded, stop := context.WithTimeout(clientv3.WithRequireLeader(ctx), patrolWithin)
 			defer stop()
-			probe := p.probeOf(one)
+			probe := p.begin(one)
 			err := probe(bounded, one.ep)
 			if err == nil {
 				p.versions.check(bounded, one.ep)
 			} else {
 				p.versions.forget(one.ep)
+				p.failed(one.ep)
 			}
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -259,11 +299,12 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 	wg.Wait()
 }
 
-// probeOf returns what one is to be probed with now.
-func (p *patrol) probeOf(one *post) func(ctx context.Context, ep string) error {
+// begin returns what one is to be probed with now.
+func (p *patrol) begin(one *post) func(ctx context.Context, ep string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	one.now = false
+	one.now, one.overdue, one.asked = false, false, time.Now()
+	one.rest = patrolQuiet + time.Duration(rand.Int64N(int64(patrolQuiet)*2/5)) - patrolQuiet/5
 	if one.byRead {
 		return p.read
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/etcdkit/etcdkit"
 )
@@ -22,11 +24,12 @@ type fleet struct {
 	kept   []string // whose connections were kept last
 	probes map[string]int
 	sets   int
-	during func() // what somebody else does right after endpoints were set
+	during func()          // what somebody else does right after endpoints were set
+	notice func(ep string) // a call at a frozen endpoint is overdue
 }
 
 func newFleet(eps ...string) *fleet {
-	return &fleet{in: eps, sick: map[string]string{}, probes: map[string]int{}}
+	return &fleet{in: eps, sick: map[string]string{}, probes: map[string]int{}, notice: func(string) {}}
 }
 
 // Endpoints is what calls are spread over.
@@ -75,7 +78,17 @@ func (f *fleet) is(how string, eps ...string) {
 	defer f.mu.Unlock()
 	for _, ep := range eps {
 		f.sick[ep] = how
+		if how == "frozen" {
+			go f.notice(ep)
+		}
 	}
+}
+
+// isBroken reports whether the connection to an endpoint is lost.
+func (f *fleet) isBroken(ep string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sick[ep] == "refusing"
 }
 
 func (f *fleet) asked(ep string) int {
@@ -90,6 +103,8 @@ func patrolled(t *testing.T, fl *fleet, out []string, f func(t *testing.T, p etc
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		p := etcdkit.NewPatrol(fl, fl.probe, fl.keep, out...)
+		p.BrokenBy(fl.isBroken)
+		fl.notice = p.Overdue
 		var wg sync.WaitGroup
 		wg.Go(func() { p.Run(ctx) })
 		synctest.Wait()
@@ -302,15 +317,60 @@ func TestPatrol_LeavesASingleEndpointAloneOnceItsVersionIsKnown(t *testing.T) {
 	})
 }
 
-func TestAHealthyFleetIsAskedEveryTwoSeconds(t *testing.T) {
+func TestPatrol_AsksAHealthyFleetOnceAMinute(t *testing.T) {
 	t.Parallel()
 	fl := newFleet("a", "b")
 	patrolled(t, fl, nil, func(t *testing.T, _ etcdkit.Patrol) {
-		time.Sleep(20 * time.Second)
-		assert.InDelta(t, 10, fl.asked("a"), 1)
-		assert.InDelta(t, 10, fl.asked("b"), 1)
+		time.Sleep(20 * time.Minute)
+		assert.InDelta(t, 20, fl.asked("a"), 4)
+		assert.InDelta(t, 20, fl.asked("b"), 4)
 		assert.Zero(t, fl.sets)
 	})
+}
+
+func TestPatrol_AsksAnEndpointAtOnceIfSomethingIsOverdue(t *testing.T) {
+	t.Parallel()
+	fl := newFleet("a", "b", "c")
+	patrolled(t, fl, nil, func(t *testing.T, p etcdkit.Patrol) {
+		time.Sleep(10 * time.Second)
+		before := []int{fl.asked("a"), fl.asked("b"), fl.asked("c")}
+		p.Overdue("b")
+		synctest.Wait()
+		assert.Equal(t, []int{before[0], before[1] + 1, before[2]}, []int{fl.asked("a"), fl.asked("b"), fl.asked("c")})
+		for range 100 {
+			p.Overdue("b")
+		}
+		time.Sleep(1900 * time.Millisecond)
+		assert.Equal(t, before[1]+1, fl.asked("b"), "not twice in two seconds")
+		time.Sleep(2100 * time.Millisecond)
+		assert.Equal(t, before[1]+2, fl.asked("b"), "nor never")
+		p.Overdue("")
+		time.Sleep(2 * time.Second)
+		assert.Equal(t, []int{before[0] + 1, before[1] + 3, before[2] + 1}, []int{fl.asked("a"), fl.asked("b"), fl.asked("c")})
+	})
+}
+
+// A user who may not ask for the status of a member, or a proxy that does not know the request, refuses for good.
+func TestPatrol_AsksAServerThatRefusesToTellItsVersionEverMoreRarely(t *testing.T) {
+	t.Parallel()
+	for _, eps := range [][]string{{"a"}, {"a", "b"}} {
+		synctest.Test(t, func(t *testing.T) {
+			fl := newFleet(eps...)
+			p := etcdkit.NewPatrol(fl, fl.probe, fl.keep)
+			var asked atomic.Int64
+			p.VersionsBy(func(context.Context, string) (*pb.StatusResponse, error) {
+				asked.Add(1)
+				return nil, errors.New("permission denied")
+			})
+			ctx, stop := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() { p.Run(ctx) })
+			time.Sleep(time.Hour)
+			stop()
+			wg.Wait()
+			assert.InDelta(t, 20*len(eps), asked.Load(), 5*float64(len(eps)), "every 5 minutes after the first ones")
+		})
+	}
 }
 
 // A member whose disk hangs answers health checks, and no linearizable read.

@@ -1,6 +1,7 @@
 package etcdkit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,12 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+)
+
+// The pauses between two questions for the version of a server that refuses to tell.
+const (
+	minVersionPause = 2 * time.Second
+	maxVersionPause = 5 * time.Minute
 )
 
 // versionGrace is how long Open waits for the versions of members once its read has been answered.
@@ -80,14 +87,40 @@ type versionChecker struct {
 
 	mu    sync.Mutex
 	known map[string]string // by endpoint
+	rests map[string]rest   // likewise, of servers that have refused to tell
+	id    uint64            // of the cluster, from the first answer; 0 before
 }
 
-// isKnown reports whether the version of the server at ep is known.
-func (v *versionChecker) isKnown(ep string) bool {
+// rest says when a server is asked again, and how long the pause was before that.
+type rest struct {
+	until time.Time
+	pause time.Duration
+}
+
+// isDue reports whether the server at ep is to be asked for its version.
+func (v *versionChecker) isDue(ep string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	_, ok := v.known[ep]
-	return ok
+	return !ok && !time.Now().Before(v.rests[ep].until)
+}
+
+// clusterID returns the ID of the cluster, 0 if no server has told it yet.
+func (v *versionChecker) clusterID() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.id
+}
+
+// refused has the server at ep asked again after a pause, which doubles each time.
+func (v *versionChecker) refused(ep string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	pause := min(max(2*v.rests[ep].pause, minVersionPause), maxVersionPause)
+	if v.rests == nil {
+		v.rests = map[string]rest{}
+	}
+	v.rests[ep] = rest{until: time.Now().Add(pause), pause: pause}
 }
 
 // forget has the server at ep checked again: it did not answer, so another one may answer the next time.
@@ -95,6 +128,7 @@ func (v *versionChecker) forget(ep string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.known, ep)
+	delete(v.rests, ep)
 }
 
 // record remembers the version that the server at ep has reported. It returns an error if the server is not supported and
@@ -103,6 +137,8 @@ func (v *versionChecker) record(ep string, s *pb.StatusResponse) *unsupportedErr
 	version := s.GetVersion()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	delete(v.rests, ep)
+	v.id = cmp.Or(v.id, s.GetHeader().GetClusterId())
 	if before, ok := v.known[ep]; ok && before == version {
 		return nil
 	}
@@ -118,12 +154,15 @@ func (v *versionChecker) record(ep string, s *pb.StatusResponse) *unsupportedErr
 
 // check asks the server at ep for its version, unless that is known, and logs it if the server is not supported.
 func (v *versionChecker) check(ctx context.Context, ep string) {
-	if v.isKnown(ep) {
+	if !v.isDue(ep) {
 		return
 	}
-	if s, err := v.fetch(ctx, ep); err == nil {
-		v.log(v.record(ep, s))
+	s, err := v.fetch(ctx, ep)
+	if err != nil {
+		v.refused(ep)
+		return
 	}
+	v.log(v.record(ep, s))
 }
 
 // log logs err unless it is nil.
