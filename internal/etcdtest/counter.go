@@ -62,6 +62,13 @@ func (c *RPCCounter) Sent(method string) int {
 	return c.sent[method]
 }
 
+// Messages is the number of messages that were put on the wire, by method.
+func (c *RPCCounter) Messages() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.sent)
+}
+
 // Total is the number of attempts of all methods.
 func (c *RPCCounter) Total() int {
 	total := 0
