@@ -55,9 +55,9 @@
 // forgets everything. All, View, Len and Follow of a Replica go on showing the last state whatever
 // its age, and Age tells it.
 //
-// While there are reads, etcd is asked whether anything is missing when half of the bound has passed. Without
-// reads it is asked twice a minute only: Age goes up to about 36 s, and the first Get after that waits for
-// the answer of etcd, for one round trip, and for a second at the most.
+// While there are reads, the watch asks etcd whether anything is missing when half of the bound has
+// passed. Without reads it asks twice a minute only: Age goes up to about 36 s, and the first Get
+// after that waits for the answer, for one round trip and at most a second.
 //
 // # Values
 //
@@ -99,12 +99,12 @@
 //
 // # Cost
 //
-//	hit, Get of a Replica        no RPC, no allocation, no lock
-//	miss                         1 RPC for all who ask
-//	GetLinearizable              1 small RPC for all who ask, and a message on the stream where the dir is quiet
-//	write through Store          nothing beyond the write; of a Replica, the time until the watch tells of it, and 1 small
-//	                             RPC where it fails, or deletes nothing
-//	idle                         one message every 30 s ±20 % for all watches of the client
-//	in use                       one message each half of WithMaxStaleness, for all watches of the client
-//	memory of a Replica          about 130 bytes a key besides the key and the value, the watch's own index included
+//	hit, Get of a Replica  no RPC, no allocation, no lock
+//	miss                   1 RPC for all callers
+//	GetLinearizable        1 small RPC for all callers, and a message on a quiet stream
+//	write through Store    the write; for a Replica the time until the watch delivers it, and 1
+//	                       small RPC if it fails or deletes nothing
+//	idle                   one message every 30 s ±20 % for all watches of the client
+//	in use                 one message each half of WithMaxStaleness, likewise
+//	memory of a Replica    about 130 bytes a key besides key and value, with the watch's index
 package cache
