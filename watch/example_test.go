@@ -312,3 +312,21 @@ func ExampleWatcher_ServerWatches() {
 	// users/* 100 live
 	// 100 1
 }
+
+// A read that must not miss what has happened so far asks whether the watch has everything.
+func ExampleSubscription_Refresh() {
+	ctx := context.Background()
+	w := watch.New(client())
+	defer w.Close()
+	sub, err := w.Subscribe(watch.Prefix("example/refresh/"), func(context.Context, watch.Batch) error { return nil })
+	if err != nil {
+		log.Fatal(err)
+	}
+	<-sub.Ready()
+	asked := time.Now()
+	if err := sub.Refresh(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("everything up to now was handled:", !sub.Status().Heard.Before(asked))
+	// Output: everything up to now was handled: true
+}

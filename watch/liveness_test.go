@@ -1,0 +1,189 @@
+package watch_test
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/etcdkit/etcdkit/watch"
+)
+
+// livenessServer is a server whose streams fall silent on command, all that there are, while new ones work.
+type livenessServer struct {
+	mu       sync.Mutex
+	streams  int
+	deaf     int // so many of the first streams are not served any more
+	lagging  int // so many answer no progress requests
+	creates  int
+	progress int
+
+	delay       time.Duration // of answers to progress requests
+	answeredFor time.Time     // when the request came that was answered last
+}
+
+func (s *livenessServer) serve(stream pb.Watch_WatchServer) error {
+	s.mu.Lock()
+	s.streams++
+	me := s.streams
+	s.mu.Unlock()
+	for id := int64(1); ; {
+		req, err := stream.Recv()
+		if err != nil {
+			return nil //nolint:nilerr // the client has left
+		}
+		resp := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 5}}
+		s.mu.Lock()
+		silent := me <= s.deaf
+		switch {
+		case req.GetCreateRequest() != nil:
+			s.creates++
+			resp.WatchId, resp.Created = id, true
+			id++
+		case req.GetCancelRequest() != nil:
+			resp.WatchId, resp.Canceled = req.GetCancelRequest().GetWatchId(), true
+		default:
+			s.progress++
+			resp.WatchId = -1
+			silent = silent || me <= s.lagging
+		}
+		delay := s.delay
+		s.mu.Unlock()
+		if silent {
+			continue
+		}
+		if resp.GetWatchId() == -1 && delay > 0 {
+			came := time.Now()
+			time.Sleep(delay)
+			s.set(func() { s.answeredFor = came })
+		}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+	}
+}
+
+// set changes the server.
+func (s *livenessServer) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// counts returns how many streams, creations and progress requests there were.
+func (s *livenessServer) counts() (streams, creates, progress int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams, s.creates, s.progress
+}
+
+// fourWatches runs f in a bubble with four live watches of the server.
+func fourWatches(t *testing.T, f func(t *testing.T, s *livenessServer, subs []*watch.Subscription)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &livenessServer{}
+		w := newWatcher(t, scriptedInMemory(t, s.serve))
+		var subs []*watch.Subscription
+		for _, dir := range []string{"a/", "b/", "c/", "d/"} {
+			sub, _ := subscribe(t, w, watch.Prefix(dir))
+			subs = append(subs, sub)
+		}
+		time.Sleep(time.Minute)
+		f(t, s, subs)
+	})
+}
+
+// reopenedAll waits until all watches were opened again, and returns how long that took.
+func reopenedAll(subs []*watch.Subscription) time.Duration {
+	began := time.Now()
+	for _, sub := range subs {
+		for sub.Status().Reopened == 0 || sub.Status().State != watch.StateLive {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return time.Since(began)
+}
+
+func TestWatcher_SharesOneStreamThatIsAskedTwiceAMinute(t *testing.T) {
+	t.Parallel()
+	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+		_, creates, before := s.counts()
+		time.Sleep(time.Hour)
+		streams, after, progress := s.counts()
+		assert.Equal(t, 1, streams)
+		assert.Equal(t, creates, after)
+		assert.InDelta(t, 120, progress-before, 10)
+		for _, sub := range subs {
+			assert.LessOrEqual(t, time.Since(sub.Status().Heard), 37*time.Second)
+		}
+	})
+}
+
+func TestWatcher_LeavesASilentStreamFourSecondsAfterTheFirstNeed(t *testing.T) {
+	t.Parallel()
+	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+		s.set(func() { s.deaf = s.streams })
+		began := time.Now()
+		require.ErrorIs(t, subs[2].Refresh(t.Context()), watch.ErrUnavailable)
+		assert.InDelta(t, 4*time.Second, time.Since(began), float64(100*time.Millisecond))
+		assert.LessOrEqual(t, reopenedAll(subs), 2*time.Second, "all of them at once")
+		require.NoError(t, subs[2].Refresh(t.Context()))
+	})
+}
+
+func TestWatcher_LeavesASilentStreamWithoutANeedWithin40Seconds(t *testing.T) {
+	t.Parallel()
+	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+		s.set(func() { s.deaf = s.streams })
+		assert.LessOrEqual(t, reopenedAll(subs), 41*time.Second)
+	})
+}
+
+// etcd answers no progress request while a watch of the stream lags.
+func TestWatcher_KeepsAStreamThatConfirmsWatches(t *testing.T) {
+	t.Parallel()
+	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+		s.set(func() { s.lagging = s.streams })
+		time.AfterFunc(20*time.Second, func() { s.set(func() { s.lagging = 0 }) })
+		_, creates, _ := s.counts()
+		called := time.Now()
+		require.NoError(t, subs[0].Refresh(t.Context()))
+		assert.InDelta(t, 20*time.Second, time.Since(called), float64(1100*time.Millisecond))
+		assert.False(t, subs[0].Status().Heard.After(time.Now()))
+		assert.Zero(t, subs[0].Status().Reopened)
+		_, after, _ := s.counts()
+		assert.Equal(t, creates+1, after, "one watch was created to see whether the stream answers")
+	})
+}
+
+func TestWatcher_LeavesAStreamThatAnswersNoProgressFor32Seconds(t *testing.T) {
+	t.Parallel()
+	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+		s.set(func() { s.lagging = s.streams })
+		began := time.Now()
+		require.ErrorIs(t, subs[0].Refresh(t.Context()), watch.ErrUnavailable)
+		assert.InDelta(t, 32*time.Second, time.Since(began), float64(200*time.Millisecond))
+		reopenedAll(subs)
+	})
+}
+
+// Answers do not say which request they are for. While some are on their way, further requests are sent.
+func TestSubscription_HeardIsNotLaterThanTheRequestThatWasAnswered(t *testing.T) {
+	t.Parallel()
+	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+		s.set(func() { s.delay = 3 * time.Second })
+		for range 10 {
+			called := time.Now()
+			require.NoError(t, subs[0].Refresh(t.Context()))
+			heard := subs[0].Status().Heard
+			assert.False(t, heard.Before(called))
+			s.set(func() { assert.False(t, heard.After(s.answeredFor), "%v after", heard.Sub(s.answeredFor)) })
+			time.Sleep(7 * time.Second)
+		}
+		assert.Zero(t, subs[0].Status().Reopened)
+	})
+}
