@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -88,7 +89,14 @@ func (m *Manager) Acquire(ctx context.Context, o ...SessionOption) (s *Session, 
 }
 
 // releaseOnce returns a function that counts the caller out as a user of a pooled session.
-func (s *Session) releaseOnce() func() { return sync.OnceFunc(func() { s.pool.release(s) }) }
+func (s *Session) releaseOnce() func() {
+	var released atomic.Bool // sync.OnceFunc takes three times the memory, for each key
+	return func() {
+		if released.CompareAndSwap(false, true) {
+			s.pool.release(s)
+		}
+	}
+}
 
 func (m *Manager) pooledSession(ctx context.Context, op string, opts []SessionOption, reserve bool) (*Session, error) {
 	if err := m.ready(); err != nil {
