@@ -12,7 +12,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
-	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
@@ -37,13 +36,13 @@ type Barrier struct {
 
 // Barrier returns the barrier of a name for n parties, 1 to 128. It sends nothing. What is wrong with n, or with the name,
 // for which the rules of [Locker.Mutex] hold, is returned by every call.
-func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n, markParty) }
+func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n, barrier) }
 
-func (l *Locker) barrier(name string, n int, mark string) *Barrier {
+func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 	dir, _ := l.dirs()
 	b := &Barrier{
 		l: l, n: n, bad: errors.Join(l.bad, l.checkName(name)),
-		kind: waiterKind{name: name, prefix: dir + name + "/" + barDir, value: l.owner, mark: mark, rule: alwaysAdmit},
+		kind: waiterKind{name: name, prefix: dir + name + "/" + barDir, value: l.owner, admission: a},
 	}
 	if n < 1 || n > maxParties {
 		b.bad = errors.Join(b.bad, fmt.Errorf("%w: a barrier for %d: it must be 1 to %d", errs.Invalid, n, maxParties))
@@ -80,8 +79,8 @@ func (b *Barrier) pass(ctx context.Context) (w *waiter, round string, err error)
 		return nil, "", err
 	}
 	defer done()
-	q := b.l.enter(b.kind.prefix)
-	if w, err = q.enqueue(ctx, b.kind); err == nil {
+	q := b.l.enter(&b.kind)
+	if w, err = q.enqueue(ctx, &b.kind); err == nil {
 		if round, err = w.awaitRound(ctx, b.n); err == nil {
 			return w, round, nil
 		}
@@ -106,7 +105,7 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 	watch := w.q.newWatch()
 	defer watch.close()
 	own := keywatch.Target{Key: w.key}
-	all := keywatch.Target{Key: w.q.prefix, End: keyspace.End(w.q.prefix)}
+	all := keywatch.Target{Key: w.q.prefix, Prefix: true}
 	now := w.ahead // nil if it has to be read
 	if now != nil {
 		now.entries = slices.Insert(now.entries, 0, entry{key: w.key, create: w.create, mod: w.create, lease: w.s.ID()})
@@ -209,7 +208,7 @@ func (e *entry) opened() bool { return e.mod > e.create }
 // entries begin with its own.
 func (w *waiter) members(entries []entry) (members []entry) {
 	for _, e := range slices.Backward(entries) {
-		if e.marked(w.kind.mark) && !e.opened() {
+		if e.marked(w.mark) && !e.opened() {
 			members = append(members, e)
 		}
 	}

@@ -29,7 +29,7 @@ type DoubleBarrier struct {
 // DoubleBarrier returns a party of the double barrier of a name for n parties. For name and n the rules of
 // [Locker.Barrier] hold. It sends nothing. It has nothing to do with the Barrier of the same name.
 func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
-	return &DoubleBarrier{b: l.barrier(name, n, markDouble)}
+	return &DoubleBarrier{b: l.barrier(name, n, doubleBarrier)}
 }
 
 // Enter waits until n parties want to enter, as [Barrier.Wait] does, and fails as that does; the party is outside then. A

@@ -21,7 +21,7 @@ type Election struct {
 func (l *Locker) Election(name string) *Election {
 	_, elections := l.dirs()
 	return &Election{
-		l: l, kind: waiterKind{name: name, prefix: elections + name + "/", rule: behindNearest, pageSize: fewAhead},
+		l: l, kind: waiterKind{name: name, prefix: elections + name + "/", admission: exclusive},
 		bad: errors.Join(l.bad, l.checkName(name)),
 	}
 }
@@ -128,15 +128,26 @@ func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 	return nil
 }
 
+// proclaims returns the channel that is full while somebody proclaims.
+func (h *hold) proclaims() chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.proclaiming == nil {
+		h.proclaiming = make(chan struct{}, 1)
+	}
+	return h.proclaiming
+}
+
 func (h *hold) proclaim(ctx context.Context, value string) error {
 	ctx, done, err := h.w.q.l.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
+	turn := h.proclaims()
 	select {
-	case h.proclaiming <- struct{}{}:
-		defer func() { <-h.proclaiming }()
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
 	case <-ctx.Done():
 		return retry.ContextError(ctx)
 	}

@@ -23,35 +23,28 @@ const watchAfter = 250 * time.Millisecond
 // queue and, if there is one, stands at the head of its local queue. It watches its own key, without a goroutine.
 type hold struct {
 	w     *waiter
-	local *localQueue // nil: the waiter is nobody else's afterwards
 	token int64
 	mod   int64 // of the key's put that the hold began with
 	seen  int64 // the key was there at this revision
+	own   bool  // the waiter is nobody else's afterwards: it has no local queue
 
-	inner  context.Context //nolint:containedctx // what Context returns is made of it
-	cancel context.CancelCauseFunc
-	unlink func() bool // from the session
-
-	proclaiming chan struct{} // full while somebody proclaims; nil for what cannot
-
-	mu        sync.Mutex
-	cause     error // why it is over; nil while it is held
-	released  bool
-	timer     *time.Timer // until the key is watched
-	stopWatch func()      // nil before the key is watched, and after
+	mu          sync.Mutex
+	released    bool
+	watched     bool
+	cause       error         // why it is over; nil while it is held
+	ctx         *holdContext  // nil before somebody asks for it
+	timer       *time.Timer   // until the key is watched
+	proclaiming chan struct{} // full while somebody proclaims; nil before somebody does
 }
 
 // begin makes a hold of a waiter that was granted. The caller's use of the queue becomes the hold's.
-func (w *waiter) begin(local *localQueue, token int64) *hold {
+func (w *waiter) begin(own bool, token int64) *hold {
 	l := w.q.l
-	h := &hold{w: w, local: local, token: token, mod: w.mod, seen: w.token}
-	h.inner, h.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
+	h := &hold{w: w, own: own, token: token, mod: w.mod, seen: w.token}
 	l.counts.acquired.Add(1)
 	l.counts.held.Add(1)
-	if local != nil {
-		local.began(h, !w.used)
-	} else {
-		h.proclaiming = make(chan struct{}, 1)
+	if !own {
+		w.q.local.began(h, !w.used)
 	}
 	w.used, w.ahead = true, nil
 	w.mu.Lock()
@@ -61,7 +54,6 @@ func (w *waiter) begin(local *localQueue, token int64) *hold {
 	if cause != nil {
 		h.lose(cause)
 	}
-	h.unlink = context.AfterFunc(w.s.Context(), func() { h.lose(w.s.Err()) })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.timer = time.AfterFunc(l.watchAfter, h.watch)
@@ -71,16 +63,14 @@ func (w *waiter) begin(local *localQueue, token int64) *hold {
 // watch watches the own key.
 func (h *hold) watch() {
 	l := h.w.q.l
-	stop := l.keys.Watch(keywatch.Target{Key: h.w.key}, h)
+	l.keys.Watch(keywatch.Target{Key: h.w.key}, h)
 	h.mu.Lock()
 	h.timer = nil
-	over := h.cause != nil
-	if !over {
-		h.stopWatch = stop
-	}
+	h.watched = h.cause == nil
+	over := !h.watched
 	h.mu.Unlock()
 	if over {
-		stop()
+		l.keys.Unwatch(keywatch.Target{Key: h.w.key}, h)
 	}
 }
 
@@ -90,11 +80,11 @@ func (h *hold) unwatch() {
 	if h.timer != nil {
 		h.timer.Stop()
 	}
-	stop := h.stopWatch
-	h.stopWatch = nil
+	watched := h.watched
+	h.watched = false
 	h.mu.Unlock()
-	if stop != nil {
-		stop()
+	if watched {
+		h.w.q.l.keys.Unwatch(keywatch.Target{Key: h.w.key}, h)
 	}
 }
 
@@ -122,7 +112,7 @@ func (h *hold) Lost(error) {}
 // ours reports whether the key is as this hold's guard wants it, and on its lease. A key with a local queue is put anew for each
 // hold, and by nobody else; one that is its holder's alone may be put by Proclaim.
 func (h *hold) ours(own *mvccpb.KeyValue) bool {
-	return own.GetLease() == int64(h.w.s.ID()) && (h.local == nil || own.GetModRevision() == h.mod)
+	return own.GetLease() == int64(h.w.s.ID()) && (h.own || own.GetModRevision() == h.mod)
 }
 
 // maxConfirms is how many holds make sure of their keys at the same time, as they do when the stream was lost.
@@ -159,11 +149,8 @@ func (l *Locker) confirmHolds() {
 func (h *hold) confirm() {
 	l := h.w.q.l
 	pauses := newBackoff(maxPollInterval)
-	ctx, stop := context.WithCancel(h.inner)
-	defer stop()
-	defer context.AfterFunc(l.life, stop)()
-	for h.err() == nil && ctx.Err() == nil {
-		err := h.look(ctx)
+	for h.err() == nil && l.life.Err() == nil {
+		err := h.look(l.life)
 		if err == nil {
 			l.counts.confirmed.Add(1)
 			return
@@ -171,7 +158,7 @@ func (h *hold) confirm() {
 		if permanent(err) {
 			return
 		}
-		sleep(ctx, pauses.NextBackOff())
+		sleep(l.life, pauses.NextBackOff())
 	}
 }
 
@@ -198,18 +185,30 @@ func (h *hold) lose(cause error) {
 		return
 	}
 	h.cause = lost(cause)
+	ctx := h.ctx
 	h.mu.Unlock()
 	l := h.w.q.l
 	l.counts.lost.Add(1)
 	l.counts.held.Add(-1)
-	h.cancel(h.cause)
+	ctx.end(h.cause)
 	l.spawn(func() { // not under a lock of the watcher's
 		h.unwatch()
-		l.logger.WarnContext(l.life, "lock lost", "name", errs.Short(h.w.kind.name), "cause", cause)
+		l.logger.WarnContext(l.life, "lock lost", "name", errs.Short(h.w.q.name), "cause", cause)
 	})
 }
 
-func (h *hold) context() context.Context { return holdContext{h.inner, h} }
+func (h *hold) context() context.Context {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ctx == nil {
+		inner, cancel := context.WithCancelCause(context.WithoutCancel(h.w.q.l.life))
+		h.ctx = &holdContext{inner, h, cancel}
+		if h.cause != nil {
+			cancel(h.cause)
+		}
+	}
+	return h.ctx
+}
 
 // err looks at the clock, as that of the session does.
 func (h *hold) err() error {
@@ -232,7 +231,7 @@ func (h *hold) overErr() error {
 // mod revision tells one hold from the next; a key that is its holder's alone may be put again by Proclaim.
 func (h *hold) compares() []clientv3.Cmp {
 	key := h.w.key
-	if h.local != nil {
+	if !h.own {
 		return []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", h.mod)}
 	}
 	return []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", h.w.create)}
@@ -240,7 +239,7 @@ func (h *hold) compares() []clientv3.Cmp {
 
 func (h *hold) guard() kv.Guard { return kv.NewGuard(ErrLost, h.compares()...) }
 
-func (h *hold) name() string { return h.w.kind.name }
+func (h *hold) name() string { return h.w.q.name }
 
 // verify asks etcd whether the key is there.
 func (h *hold) verify(ctx context.Context) error {
@@ -289,7 +288,6 @@ func (h *hold) drop() {
 // why the hold was lost before, if it was.
 func (h *hold) detach() (first bool, lostErr error) {
 	if first, lostErr = h.end(); first {
-		h.unlink()
 		h.unwatch()
 		h.w.mu.Lock()
 		h.w.hold = nil
@@ -300,7 +298,7 @@ func (h *hold) detach() (first bool, lostErr error) {
 
 // handOff lets the next goroutine of the local queue have the waiter, if there is one and it is not another process's turn.
 func (h *hold) handOff() bool {
-	if h.local == nil || !h.local.handOff(h.w) {
+	if h.own || !h.w.q.local.handOff(h.w) {
 		return false
 	}
 	h.w.q.exit()
@@ -310,8 +308,8 @@ func (h *hold) handOff() bool {
 // abandon leaves the removal of the key to the background.
 func (h *hold) abandon() {
 	h.w.discard()
-	if h.local != nil {
-		h.local.releaseHead(nil)
+	if !h.own {
+		h.w.q.local.releaseHead(nil)
 	}
 	h.w.q.exit()
 }
@@ -332,8 +330,9 @@ func (h *hold) end() (first bool, lostErr error) {
 		h.cause = ErrReleased
 		h.w.q.l.counts.held.Add(-1)
 	}
+	ctx := h.ctx
 	h.mu.Unlock()
-	h.cancel(ErrReleased)
+	ctx.end(ErrReleased)
 	return true, lostErr
 }
 
@@ -341,8 +340,8 @@ func (h *hold) end() (first bool, lostErr error) {
 // before. What is not done by then is done in the background.
 func (h *hold) leave(ctx context.Context) error {
 	defer h.w.q.exit()
-	if h.local != nil {
-		defer h.local.releaseHead(nil)
+	if !h.own {
+		defer h.w.q.local.releaseHead(nil)
 	}
 	if ctx.Err() != nil {
 		var stop context.CancelFunc
@@ -366,13 +365,21 @@ func (h *hold) leave(ctx context.Context) error {
 type holdContext struct {
 	context.Context //nolint:containedctx // it is one
 
-	h *hold
+	h      *hold
+	cancel context.CancelCauseFunc
+}
+
+// end ends the context. It does nothing if c is nil.
+func (c *holdContext) end(cause error) {
+	if c != nil {
+		c.cancel(cause)
+	}
 }
 
 // Err is nil while the hold can be relied on.
-func (c holdContext) Err() error {
+func (c *holdContext) Err() error {
 	if cause := c.h.err(); cause != nil {
-		c.h.cancel(cause) // may be ahead of whoever ended it a moment ago
+		c.cancel(cause) // may be ahead of whoever ended it a moment ago
 	}
 	return c.Context.Err()
 }

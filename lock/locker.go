@@ -37,14 +37,15 @@ type Client interface {
 type Locker struct {
 	settings
 
-	bad     error // what is wrong with the locker: every call returns it
-	sender  retry.Sender
-	store   *kv.Store
-	watcher *watch.Watcher
-	leases  *lease.Manager
-	ns      string         // the dir of store; the keys in here are whole ones
-	id      string         // in the nonce of each of our keys
-	sweeper *sweep.Sweeper // of the leases
+	sessionOptions []lease.SessionOption
+	bad            error // what is wrong with the locker: every call returns it
+	sender         retry.Sender
+	store          *kv.Store
+	watcher        *watch.Watcher
+	leases         *lease.Manager
+	ns             string         // the dir of store; the keys in here are whole ones
+	id             string         // in the nonce of each of our keys
+	sweeper        *sweep.Sweeper // of the leases
 
 	keys         *keywatch.Watcher
 	watchAfter   time.Duration // of a hold
@@ -58,14 +59,15 @@ type Locker struct {
 	nonces  atomic.Uint64
 	counts  counts
 
-	mu      sync.Mutex
-	closed  bool
-	callers sync.WaitGroup // calls under way
-	funcs   sync.WaitGroup // functions that run under a lock: those of Do and Run
-	jobs    sync.WaitGroup // work in the background
-	queues  map[string]*queue
-	waiters map[string]*waiter // what is, or may be, in etcd, by key
-	emptied bool               // Close has deleted the keys of waiters
+	mu       sync.Mutex
+	closed   bool
+	callers  sync.WaitGroup // calls under way
+	funcs    sync.WaitGroup // functions that run under a lock: those of Do and Run
+	jobs     sync.WaitGroup // work in the background
+	queues   map[string]*queue
+	waiters  map[string]*waiter // what is, or may be, in etcd, by key
+	sessions map[*lease.Session]*sessionRef
+	emptied  bool // Close has deleted the keys of waiters
 
 	unconfirmed []*hold // that have yet to make sure of their keys
 	confirming  int     // goroutines that do that
@@ -95,7 +97,10 @@ func New(c Client, o ...Option) *Locker {
 	}
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
 	l.hook = newWaitHook(l, s.onWait)
-	l.queues, l.waiters = map[string]*queue{}, map[string]*waiter{}
+	l.queues, l.waiters, l.sessions = map[string]*queue{}, map[string]*waiter{}, map[*lease.Session]*sessionRef{}
+	if l.ttlSet {
+		l.sessionOptions = []lease.SessionOption{lease.WithTTL(l.ttl)}
+	}
 	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
 	l.life, l.endLife = context.WithCancelCause(context.Background())
 	// The client must not keep the locker alive: etcdkit drops lockers that nothing uses.

@@ -83,7 +83,7 @@ func (h *HeldAll) Token(m *Mutex) int64 {
 		return 0
 	}
 	for _, g := range all.list {
-		if g.w.kind.prefix == m.kind.prefix {
+		if g.w.q.prefix == m.kind.prefix {
 			return g.token
 		}
 	}
@@ -111,7 +111,7 @@ func (a *multiHold) take(ctx context.Context, ms []*Mutex) error {
 			return fail("lock all", m.kind.name, err)
 		}
 		a.list = append(a.list, g)
-		context.AfterFunc(g.inner, stop)
+		context.AfterFunc(g.context(), stop)
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (a *multiHold) take(ctx context.Context, ms []*Mutex) error {
 func (a *multiHold) arm(l *Locker) {
 	a.inner, a.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
 	for _, g := range a.list {
-		a.unlink = append(a.unlink, context.AfterFunc(g.inner, func() { a.cancel(context.Cause(g.inner)) }))
+		a.unlink = append(a.unlink, context.AfterFunc(g.context(), func() { a.cancel(context.Cause(g.context())) }))
 	}
 }
 

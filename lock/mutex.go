@@ -28,7 +28,7 @@ func (l *Locker) Mutex(name string) *Mutex {
 }
 
 func (l *Locker) mutex(name, prefix string) *Mutex {
-	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, rule: behindNearest, pageSize: fewAhead}, bad: errors.Join(l.bad, l.checkName(name))}
+	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, admission: exclusive}, bad: errors.Join(l.bad, l.checkName(name))}
 }
 
 // Lock waits until the mutex is held. The wait is bounded by ctx alone; the request that takes the place in the queue has
@@ -57,7 +57,7 @@ func (m *Mutex) lock(ctx context.Context) (*hold, error) {
 	}
 	defer done()
 	start := time.Now()
-	q := m.l.enter(m.kind.prefix)
+	q := m.l.enter(&m.kind)
 	w, err := q.local.join(ctx)
 	if err != nil {
 		err = q.nameHolder(ctx, m.kind.name, err)
@@ -69,7 +69,7 @@ func (m *Mutex) lock(ctx context.Context) (*hold, error) {
 		return nil, err
 	}
 	m.l.hook.notify(m.kind.name, start)
-	return w.begin(&q.local, w.token), nil
+	return w.begin(false, w.token), nil
 }
 
 // acquire gets a grant for the head of the local queue, with the waiter that was handed on or a new one. On an error the head is
@@ -81,7 +81,7 @@ func (m *Mutex) acquire(ctx context.Context, q *queue, w *waiter) (*waiter, erro
 	}
 	var err error
 	if w == nil {
-		if w, err = q.enqueue(ctx, m.kind); err != nil {
+		if w, err = q.enqueue(ctx, &m.kind); err != nil {
 			q.local.releaseHead(nil)
 			return nil, err
 		}

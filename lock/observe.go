@@ -5,7 +5,6 @@ import (
 	"iter"
 	"sync"
 
-	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
@@ -33,7 +32,7 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 	if ctx == nil {
 		return false, errNoContext
 	}
-	q := e.l.enter(e.kind.prefix)
+	q := e.l.enter(&e.kind)
 	defer q.exit()
 	o := q.observe()
 	defer o.leave()
@@ -158,7 +157,7 @@ func (o *observation) run(ctx context.Context) {
 		first, seen, err := o.q.l.readOldest(ctx, prefix)
 		if err == nil {
 			o.tell(ctx, leaderOf(first), nil)
-			target := keywatch.Target{Key: prefix, End: keyspace.End(prefix), Filter: keywatch.Puts}
+			target := keywatch.Target{Key: prefix, Prefix: true, Filter: keywatch.Puts}
 			if first != nil {
 				target = keywatch.Target{Key: first.key}
 			}

@@ -13,6 +13,7 @@ import (
 // the poll of those who cannot watch.
 type queue struct {
 	l      *Locker
+	name   string // for messages
 	prefix string
 	local  localQueue
 	users  int // guarded by the locker's lock
@@ -21,14 +22,14 @@ type queue struct {
 	observation *observation // nil until somebody observes
 }
 
-// enter returns the queue of a prefix for one more user, who must exit.
-func (l *Locker) enter(prefix string) *queue {
+// enter returns the queue of a kind of waiters for one more user, who must exit.
+func (l *Locker) enter(kind *waiterKind) *queue {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	q := l.queues[prefix]
+	q := l.queues[kind.prefix]
 	if q == nil {
-		q = &queue{l: l, prefix: prefix, local: localQueue{waiting: &l.counts.waiting}}
-		l.queues[prefix] = q
+		q = &queue{l: l, name: kind.name, prefix: kind.prefix, local: localQueue{waiting: &l.counts.waiting}}
+		l.queues[kind.prefix] = q
 	}
 	q.users++
 	return q

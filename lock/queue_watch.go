@@ -35,8 +35,7 @@ type queueWatch struct {
 
 // watchedKey is one watch, and what it has told.
 type watchedKey struct {
-	w    *queueWatch
-	stop func()
+	w *queueWatch
 
 	open     bool
 	rev      int64 // every change after it is told
@@ -72,10 +71,10 @@ func (w *queueWatch) set(targets []keywatch.Target, relevant map[string]bool) {
 	}
 	w.mu.Unlock()
 	for i, k := range fresh { // without the lock: the watcher calls k with its own held
-		k.stop = w.q.l.keys.Watch(added[i], k)
+		w.q.l.keys.Watch(added[i], k)
 	}
-	for _, k := range stale {
-		k.stop()
+	for t, k := range stale {
+		w.q.l.keys.Unwatch(t, k)
 	}
 }
 

@@ -17,14 +17,30 @@ type rule func(ahead []entry) (blockers []entry, dead *entry)
 
 // waiterKind is what kind of waiter stands in a queue.
 type waiterKind struct {
+	*admission
+
 	name     string // for messages
 	prefix   string // of the queue, ending in "/"
 	value    string // of the key
-	mark     string // at the end of the key, if a rule has to tell kinds of waiters apart
-	rule     rule
-	pageSize int64  // how many of those ahead are read at first; 0: all
 	enqueued func() // called when the key is in the queue; may be nil
 }
+
+// admission is how a waiter is admitted.
+type admission struct {
+	mark     string // at the end of the key, if a rule has to tell kinds of waiters apart
+	rule     rule
+	pageSize int64 // how many of those ahead are read at first; 0: all
+}
+
+// The admissions of all kinds but permits, whose rule depends on their weight.
+//
+//nolint:gochecknoglobals // they do not change
+var (
+	exclusive     = &admission{rule: behindNearest, pageSize: fewAhead}
+	reader        = &admission{mark: markReader, rule: behindWriter, pageSize: fewReaders}
+	barrier       = &admission{mark: markParty, rule: alwaysAdmit}
+	doubleBarrier = &admission{mark: markDouble, rule: alwaysAdmit}
+)
 
 // fewAhead is how many of those ahead a waiter for an exclusive lock reads at first: the nearest one blocks it, but some may
 // belong to longer names.

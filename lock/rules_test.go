@@ -110,7 +110,7 @@ func TestARoundIsMadeUpOfThoseWhoCameFirst(t *testing.T) {
 	passed.mod = 9
 	newestFirst := []entry{waits("e", 6), waits("d", 5), {key: "stranger", create: 4, mod: 4}, waits("c", 3), passed, waits("a", 1)}
 	keys := func(from int) (out []string) {
-		w := &waiter{kind: waiterKind{mark: markParty}}
+		w := &waiter{admission: barrier}
 		for _, e := range w.members(newestFirst[from:]) {
 			out = append(out, e.key)
 		}

@@ -28,7 +28,7 @@ const fewReaders = 64
 // reader is the kind of waiters that read.
 func (m *RWMutex) reader() waiterKind {
 	kind := m.kind
-	kind.mark, kind.rule, kind.pageSize = markReader, behindWriter, fewReaders
+	kind.admission = reader
 	return kind
 }
 

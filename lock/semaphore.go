@@ -29,7 +29,7 @@ type Semaphore struct {
 func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	dir, _ := l.dirs()
 	s := &Semaphore{
-		l: l, n: n, kind: waiterKind{name: name, prefix: dir + name + "/" + semDir, mark: markPermit},
+		l: l, n: n, kind: waiterKind{name: name, prefix: dir + name + "/" + semDir},
 		bad: errors.Join(l.bad, l.checkName(name)),
 	}
 	if n < 1 {
@@ -51,8 +51,10 @@ func (s *Semaphore) permit(weight int) (waiterKind, error) {
 	}
 	kind := s.kind
 	kind.value = strconv.Itoa(weight) + " " + s.l.owner
-	kind.rule = behindWeight(s.n - weight)
-	kind.pageSize = int64(min(s.n-weight, maxPermitPage)) + 1 // each weighs something: that many are too many
+	kind.admission = &admission{
+		mark: markPermit, rule: behindWeight(s.n - weight),
+		pageSize: int64(min(s.n-weight, maxPermitPage)) + 1, // each weighs something: that many are too many
+	}
 	return kind, nil
 }
 

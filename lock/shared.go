@@ -15,7 +15,7 @@ import (
 // acquireOwn gets a hold by a waiter that is the caller's alone, not handed from one goroutine to the next.
 func (l *Locker) acquireOwn(ctx context.Context, kind waiterKind, bad error) (*hold, error) {
 	return l.holdOwn(ctx, kind, bad, func(ctx context.Context, q *queue) (*waiter, error) {
-		w, err := q.enqueue(ctx, kind)
+		w, err := q.enqueue(ctx, &kind)
 		if err != nil {
 			return nil, err
 		}
@@ -33,7 +33,7 @@ func (l *Locker) acquireOwn(ctx context.Context, kind waiterKind, bad error) (*h
 // tryOwn is acquireOwn that does not wait.
 func (l *Locker) tryOwn(ctx context.Context, kind waiterKind, bad error) (*hold, error) {
 	return l.holdOwn(ctx, kind, bad, func(ctx context.Context, q *queue) (*waiter, error) {
-		return q.create(ctx, kind, (*waiter).enqueueAdmitted)
+		return q.create(ctx, &kind, (*waiter).enqueueAdmitted)
 	})
 }
 
@@ -51,14 +51,14 @@ func (l *Locker) holdOwn(
 	}
 	defer done()
 	start := time.Now()
-	q := l.enter(kind.prefix)
+	q := l.enter(&kind)
 	w, err := acquire(ctx, q)
 	if err != nil {
 		q.exit()
 		return nil, err
 	}
 	l.hook.notify(kind.name, start)
-	return w.begin(nil, w.create), nil
+	return w.begin(true, w.create), nil
 }
 
 // enqueueAdmitted puts the key if it is admitted, and fails with who is in the way if it is not. The queue is taken for
@@ -71,7 +71,7 @@ func (w *waiter) enqueueAdmitted(ctx context.Context) error {
 		resp, err := w.q.l.commitCreation(ctx, txn{
 			op:     "try",
 			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(prefix), "<", seen+1).WithRange(keyspace.End(prefix))},
-			then:   []clientv3.Op{w.put(w.kind.value)},
+			then:   []clientv3.Op{w.put(w.value)},
 			orElse: []clientv3.Op{newest(prefix, 0), clientv3.OpGet(w.key)},
 		})
 		if w.putIfFree(resp, err) {
@@ -88,16 +88,16 @@ func (w *waiter) enqueueAdmitted(ctx context.Context) error {
 // be admitted. A rule that does not block goes on not to while those ahead become fewer.
 func (w *waiter) refusal(all []entry) error {
 	i := sort.Search(len(all), func(i int) bool { // how many of the newest can be left out
-		blockers, _ := w.kind.rule(all[i:])
+		blockers, _ := w.rule(all[i:])
 		return len(blockers) == 0
 	})
 	if i == 0 {
 		return nil
 	}
-	if _, dead := w.kind.rule(all[i-1:]); dead != nil {
-		return w.q.l.blockedBy(w.kind.name, dead)
+	if _, dead := w.rule(all[i-1:]); dead != nil {
+		return w.q.l.blockedBy(w.q.name, dead)
 	}
-	return w.q.l.lockedError(w.kind.name, &all[i-1])
+	return w.q.l.lockedError(w.q.name, &all[i-1])
 }
 
 // doShared is work under a permit.

@@ -31,19 +31,19 @@ func (m *Mutex) tryLock(ctx context.Context) (*hold, error) {
 	}
 	defer done()
 	start := time.Now()
-	q := m.l.enter(m.kind.prefix)
+	q := m.l.enter(&m.kind)
 	if !q.local.tryJoin() {
 		defer q.exit()
 		return nil, q.localHolder(m.kind.name)
 	}
-	w, err := q.create(ctx, m.kind, (*waiter).enqueueFirst)
+	w, err := q.create(ctx, &m.kind, (*waiter).enqueueFirst)
 	if err != nil {
 		q.local.releaseHead(nil)
 		q.exit()
 		return nil, err
 	}
 	m.l.hook.notify(m.kind.name, start)
-	return w.begin(&q.local, w.token), nil
+	return w.begin(false, w.token), nil
 }
 
 // localHolder says who is in the way if this process itself holds or waits.
@@ -116,7 +116,7 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 		resp, err := w.q.l.commitCreation(ctx, txn{
 			op:     "try",
 			cmps:   cmps,
-			then:   []clientv3.Op{w.put(w.kind.value)},
+			then:   []clientv3.Op{w.put(w.value)},
 			orElse: []clientv3.Op{oldest(prefix, limit), clientv3.OpGet(w.key)},
 		})
 		if w.putIfFree(resp, err) {
@@ -124,7 +124,7 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 		}
 		seen := parsePage(prefix, w.key, resp.revision(), resp.get(0))
 		if len(seen.entries) > 0 {
-			return w.q.lockedBy(w.kind.name, &seen.entries[0])
+			return w.q.lockedBy(w.q.name, &seen.entries[0])
 		}
 		nested = seen.nested
 		if !seen.complete {
@@ -136,7 +136,7 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 // putIfFree reports whether a transaction has settled the matter that puts the key if nobody is in the way, and reads the queue and
 // the key if somebody is: by an error, or by the put, if that was its first attempt or one whose answer was lost.
 func (w *waiter) putIfFree(resp txnResult, err error) bool {
-	w.late += resp.unknown
+	w.late += int32(resp.unknown) //nolint:gosec // a few
 	if err != nil {
 		return true
 	}
@@ -158,12 +158,14 @@ const maxCompares = 100
 // enqueueAlone is enqueueFirst if too many longer names lie in between: it enqueues, and fails unless that is
 // the first. The key is removed then, as after any failure.
 func (w *waiter) enqueueAlone(ctx context.Context) error {
-	w.kind.pageSize = 0
+	all := *w.admission
+	all.pageSize = 0
+	w.admission = &all
 	if err := w.enqueueOnce(ctx); err != nil {
 		return err
 	}
 	if w.token == 0 {
-		return &LockedError{Name: w.kind.name}
+		return &LockedError{Name: w.q.name}
 	}
 	return nil
 }

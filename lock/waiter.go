@@ -10,8 +10,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/etcdkit/etcdkit/internal/errs"
-	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/lease"
@@ -30,15 +31,18 @@ import (
 // It is registered with the locker before the first request that could create its key, and until the key is known to
 // be gone or is left to the sweeper.
 type waiter struct {
-	q    *queue
-	s    session
-	key  string
-	kind waiterKind
+	*admission
 
-	late   int   // requests that may yet create the key, also after it was removed
+	q       *queue
+	s       *lease.Session
+	release func() // has the session, whose lease carries a bounded number of keys, carry one less
+	key     string
+	value   string
+
 	create int64 // revision of the key, 0 before it is there
 	mod    int64 // of its last put
 	token  int64 // of the hold, once it is admitted
+	late   int32 // requests that may yet create the key, also after it was removed
 	used   bool  // was held: the next hold needs a token of its own
 
 	// What blocked it at revision seen; no blockers: that is not known, and has to be looked at.
@@ -51,36 +55,33 @@ type waiter struct {
 	hold *hold // by it
 }
 
-// session is one that a key is on. A lease carries a bounded number of keys.
-type session struct {
-	*lease.Session
-
-	release func() // the key is gone, or left to the sweeper; may be called several times
-}
-
-// session returns a session that lives and has room: a shared one, of the locker's TTL if it has one of its own.
-func (l *Locker) session(ctx context.Context) (session, error) {
-	var opts []lease.SessionOption
-	if l.ttlSet {
-		opts = append(opts, lease.WithTTL(l.ttl))
-	}
-	s, release, err := l.leases.Acquire(ctx, opts...)
-	return session{s, release}, reason(err)
-}
-
-// newWaiter registers a waiter with a key that nobody has. It waits for a session if there is none.
-func (q *queue) newWaiter(ctx context.Context, kind waiterKind) (*waiter, error) {
-	s, err := q.l.session(ctx)
+// newWaiter registers a waiter with a key that nobody has, on a shared session that lives and has room. It waits for one if there is none.
+func (q *queue) newWaiter(ctx context.Context, kind *waiterKind) (*waiter, error) {
+	l := q.l
+	s, release, err := l.leases.Acquire(ctx, l.sessionOptions...)
 	if err != nil {
-		return nil, err
+		return nil, reason(err)
 	}
-	nonce := q.l.id + "." + strconv.FormatUint(q.l.nonces.Add(1), 36) + kind.mark
-	w := &waiter{q: q, s: s, key: q.prefix + hex(s.ID()) + "-" + nonce, kind: kind}
-	q.l.mu.Lock()
-	q.l.waiters[w.key] = w
-	q.l.mu.Unlock()
+	w := &waiter{admission: kind.admission, q: q, s: s, release: release, key: l.newKey(kind, s), value: kind.value}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiters[w.key] = w
+	l.join(s)
 	return w, nil
 }
+
+// newKey returns a key that nobody has.
+func (l *Locker) newKey(kind *waiterKind, s *lease.Session) string {
+	b := make([]byte, 0, len(kind.prefix)+len(l.id)+len(kind.mark)+2*maxHex+2)
+	b = append(b, kind.prefix...)
+	b = strconv.AppendInt(b, int64(s.ID()), 16)
+	b = append(append(b, '-'), l.id...)
+	b = strconv.AppendUint(append(b, '.'), l.nonces.Add(1), 36)
+	return string(append(b, kind.mark...))
+}
+
+// maxHex is the length of the longest number of 64 bits.
+const maxHex = 16
 
 // put is the operation that creates the key, or changes its value.
 func (w *waiter) put(value string) clientv3.Op {
@@ -88,14 +89,14 @@ func (w *waiter) put(value string) clientv3.Op {
 }
 
 // enqueue puts a key at the end of the queue, and reads who is ahead: one RPC.
-func (q *queue) enqueue(ctx context.Context, kind waiterKind) (*waiter, error) {
+func (q *queue) enqueue(ctx context.Context, kind *waiterKind) (*waiter, error) {
 	return q.create(ctx, kind, (*waiter).enqueueOnce)
 }
 
 // create makes a waiter by a request that creates its key. On an error nothing stays behind. A session that etcd no longer
 // knows is waited out, and another one taken.
-func (q *queue) create(ctx context.Context, kind waiterKind, request func(*waiter, context.Context) error) (*waiter, error) {
-	pauses := newBackoff(maxBackoff)
+func (q *queue) create(ctx context.Context, kind *waiterKind, request func(*waiter, context.Context) error) (*waiter, error) {
+	var pauses backoff.BackOff
 	for {
 		if err := retry.ContextError(ctx); err != nil {
 			return nil, err
@@ -103,10 +104,16 @@ func (q *queue) create(ctx context.Context, kind waiterKind, request func(*waite
 		w, err := q.newWaiter(ctx, kind)
 		if err != nil {
 			// The opening of a session has a timeout of its own, which may be shorter than that of ctx.
-			if _, ok := ctx.Deadline(); ok && errors.Is(err, errs.Unavailable) && sleep(ctx, pauses.NextBackOff()) {
-				continue
+			if _, ok := ctx.Deadline(); !ok || !errors.Is(err, errs.Unavailable) {
+				return nil, err
 			}
-			return nil, err
+			if pauses == nil {
+				pauses = newBackoff(maxBackoff)
+			}
+			if !sleep(ctx, pauses.NextBackOff()) {
+				return nil, err
+			}
+			continue
 		}
 		err = q.l.detached(ctx, func(ctx context.Context) error { return request(w, ctx) }, w.discard)
 		if err == nil {
@@ -138,10 +145,10 @@ func (w *waiter) enqueueOnce(ctx context.Context) error {
 	resp, err := w.q.l.commitCreation(ctx, txn{
 		op:     "enqueue",
 		cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(w.key), "=", 0)},
-		then:   []clientv3.Op{newest(w.q.prefix, w.kind.pageSize), w.put(w.kind.value)}, // the read comes first: it does not see the key
+		then:   []clientv3.Op{newest(w.q.prefix, w.pageSize), w.put(w.value)}, // the read comes first: it does not see the key
 		orElse: []clientv3.Op{clientv3.OpGet(w.key)},
 	})
-	w.late = resp.unknown
+	w.late = int32(resp.unknown) //nolint:gosec // a few
 	if err != nil {
 		return err
 	}
@@ -168,10 +175,10 @@ func (w *waiter) admit(create int64) {
 // evaluate decides on what stands ahead of the key, all of one revision, newest first: the waiter is granted, or blocked, or,
 // undecided, more has to be read. Grants come from nowhere else, but for requests that put a key only if nobody is ahead.
 func (w *waiter) evaluate(mod int64, ahead *page) (decided bool, err error) {
-	blockers, dead := w.kind.rule(ahead.entries)
+	blockers, dead := w.rule(ahead.entries)
 	switch {
 	case dead != nil:
-		return true, w.q.l.blockedBy(w.kind.name, dead)
+		return true, w.q.l.blockedBy(w.q.name, dead)
 	case len(blockers) > 0:
 		w.blockers, w.seen = slices.Clone(blockers), ahead.rev
 	case !ahead.complete:
@@ -188,7 +195,7 @@ const morePages = 16
 // look reads the own key and those ahead of it, at one revision: one RPC, or up to three if many keys of longer names
 // lie in between. It is linearizable.
 func (w *waiter) look(ctx context.Context) error {
-	size := w.kind.pageSize
+	size := w.pageSize
 	if size > 0 {
 		size++ // the own key
 	}
@@ -242,7 +249,7 @@ func (w *waiter) targets() (targets []keywatch.Target, relevant map[string]bool)
 		for i := range w.blockers {
 			relevant[w.blockers[i].key] = true
 		}
-		return []keywatch.Target{{Key: w.q.prefix, End: keyspace.End(w.q.prefix), Filter: keywatch.Deletions}}, relevant
+		return []keywatch.Target{{Key: w.q.prefix, Prefix: true, Filter: keywatch.Deletions}}, relevant
 	}
 	for i := range w.blockers {
 		targets = append(targets, keywatch.Target{Key: w.blockers[i].key, Filter: keywatch.Deletions})

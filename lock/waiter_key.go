@@ -15,7 +15,7 @@ import (
 // turn puts the key again for the next goroutine that holds by it, and so makes a token and a guard for it: one RPC,
 // which also tells whether another process waits.
 func (w *waiter) turn(ctx context.Context, local *localQueue) error {
-	resp, err := w.rewrite(ctx, w.kind.value, newest(w.q.prefix, fewAhead))
+	resp, err := w.rewrite(ctx, w.value, newest(w.q.prefix, fewAhead))
 	if err != nil {
 		return err
 	}
@@ -106,9 +106,12 @@ func (w *waiter) discard() {
 func (w *waiter) retire() {
 	l := w.q.l
 	l.mu.Lock()
-	delete(l.waiters, w.key)
+	if l.waiters[w.key] == w {
+		delete(l.waiters, w.key)
+		l.part(w.s)
+	}
 	l.mu.Unlock()
-	w.s.release()
+	w.release()
 }
 
 // sweep has the key of a waiter deleted in the background until it is known to be gone, by the sweeper of the leases, which goes on

@@ -59,8 +59,8 @@ var errEnded = fmt.Errorf("%w: the watch has ended", errs.Unavailable)
 
 func (t Target) options() []clientv3.OpOption {
 	opts := []clientv3.OpOption{clientv3.WithCreatedNotify()}
-	if t.End != "" {
-		opts = append(opts, clientv3.WithRange(t.End))
+	if end := t.end(); end != "" {
+		opts = append(opts, clientv3.WithRange(end))
 	}
 	switch t.Filter {
 	case Deletions:

@@ -46,7 +46,7 @@ func TestWatcher_BackoffOverUsersWatcherIsReset(t *testing.T) {
 		cli.Watcher = f
 		w := keywatch.New(cli, false)
 		defer w.Close()
-		defer w.Watch(keywatch.Target{Key: "a"}, &fakeHandler{})()
+		defer start(w, keywatch.Target{Key: "a"}, &fakeHandler{})()
 		longestPause := func(lifetime time.Duration) (longest time.Duration) {
 			f.lifetimes <- lifetime
 			for range 20 {

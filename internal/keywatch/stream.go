@@ -145,8 +145,8 @@ func (w *Watcher) due(s *stream) (next time.Duration, err error) {
 // create asks for a watch. The caller holds the watcher's lock.
 func (s *stream) create(k *keyWatch) {
 	r := &pb.WatchCreateRequest{Key: []byte(k.target.Key)}
-	if k.target.End != "" {
-		r.RangeEnd = []byte(k.target.End)
+	if end := k.target.end(); end != "" {
+		r.RangeEnd = []byte(end)
 	}
 	switch k.target.Filter {
 	case Deletions:

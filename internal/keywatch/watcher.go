@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -25,10 +26,19 @@ const (
 	Puts                    // no deletions
 )
 
-// Target is what a watch covers: a key, or with End all keys from Key up to End, which is not included.
+// Target is what a watch covers: a key, or with Prefix all keys that begin with Key.
 type Target struct {
-	Key, End string
-	Filter   Filter
+	Key    string
+	Prefix bool
+	Filter Filter
+}
+
+// end is the end of the range of keys, "" for a single key.
+func (t Target) end() string {
+	if !t.Prefix {
+		return ""
+	}
+	return keyspace.End(t.Key)
 }
 
 // Handler is told of a watch. Its methods are called one at a time and with the watcher's lock held: they must return at once, and
@@ -94,13 +104,13 @@ func (w *Watcher) KeepOpen(d time.Duration) {
 	w.keepOpen = d
 }
 
-// Watch watches t for h until stop is called, once: no method of h is called after it has returned.
-func (w *Watcher) Watch(t Target, h Handler) (stop func()) {
+// Watch watches t for h until Unwatch is called.
+func (w *Watcher) Watch(t Target, h Handler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		h.Lost(errs.Closed)
-		return func() {}
+		return
 	}
 	k := w.watches[t]
 	if k == nil {
@@ -113,7 +123,6 @@ func (w *Watcher) Watch(t Target, h Handler) (stop func()) {
 	if k.open {
 		h.Opened(k.rev)
 	}
-	return func() { w.end(k, h) }
 }
 
 // begin asks for a watch, on the stream if there is one. The caller holds w.mu.
@@ -131,10 +140,14 @@ func (w *Watcher) begin(k *keyWatch) {
 	}
 }
 
-// end ends h's share of a watch.
-func (w *Watcher) end(k *keyWatch, h Handler) {
+// Unwatch ends a watch of h: no method of h is called after it has returned. It does nothing if h does not watch t.
+func (w *Watcher) Unwatch(t Target, h Handler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	k := w.watches[t]
+	if k == nil {
+		return
+	}
 	i := slices.Index(k.handlers, h)
 	if i < 0 {
 		return
@@ -143,9 +156,7 @@ func (w *Watcher) end(k *keyWatch, h Handler) {
 	if len(k.handlers) > 0 {
 		return
 	}
-	if w.watches[k.target] == k {
-		delete(w.watches, k.target)
-	}
+	delete(w.watches, t)
 	if len(w.watches) == 0 {
 		w.idleSince = time.Now()
 	}

@@ -96,6 +96,12 @@ func ways(t *testing.T, f func(t *testing.T, own bool)) {
 	}
 }
 
+// start begins a watch, and returns what ends it.
+func start(w *keywatch.Watcher, t keywatch.Target, h keywatch.Handler) (stop func()) {
+	w.Watch(t, h)
+	return func() { w.Unwatch(t, h) }
+}
+
 func TestWatcher_DeliversEveryChangeAfterItOpened(t *testing.T) {
 	t.Parallel()
 	ways(t, func(t *testing.T, own bool) {
@@ -105,13 +111,13 @@ func TestWatcher_DeliversEveryChangeAfterItOpened(t *testing.T) {
 		targets := []keywatch.Target{
 			{Key: dir + "a"},
 			{Key: dir + "a", Filter: keywatch.Deletions},
-			{Key: dir, End: clientv3.GetPrefixRangeEnd(dir), Filter: keywatch.Puts},
+			{Key: dir, Prefix: true, Filter: keywatch.Puts},
 		}
 		var all []*fakeHandler
 		for _, target := range targets {
 			h := &fakeHandler{}
 			all = append(all, h)
-			t.Cleanup(w.Watch(target, h))
+			t.Cleanup(start(w, target, h))
 		}
 		eventually(t, func() bool { return w.Open() == len(targets) })
 		for _, h := range all {
@@ -137,12 +143,12 @@ func TestWatcher_SharesEqualWatches(t *testing.T) {
 	cli := s.Client(t)
 	w := newWatcher(t, cli, true)
 	first := &fakeHandler{}
-	stopFirst := w.Watch(keywatch.Target{Key: "a"}, first)
+	stopFirst := start(w, keywatch.Target{Key: "a"}, first)
 	eventually(t, func() bool { return w.Open() == 1 })
 	seen := put(t, cli, "a")
 	eventually(t, func() bool { _, n, _ := first.count(); return n == 1 })
 	second := &fakeHandler{}
-	stopSecond := w.Watch(keywatch.Target{Key: "a"}, second)
+	stopSecond := start(w, keywatch.Target{Key: "a"}, second)
 	assert.Equal(t, []int64{seen}, second.opened, "what was delivered before is not delivered to it")
 	assert.InDelta(t, 1, s.Metric("etcd_debugging_mvcc_watcher_total"), 0)
 	stopFirst()
@@ -163,7 +169,7 @@ func TestWatcher_StreamIsOpenedAgainAndClosedWhenIdle(t *testing.T) {
 	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
 	w.KeepOpen(50 * time.Millisecond)
 	h := &fakeHandler{}
-	stop := w.Watch(keywatch.Target{Key: "a"}, h)
+	stop := start(w, keywatch.Target{Key: "a"}, h)
 	eventually(t, func() bool { return w.Open() == 1 })
 	proxy.Refuse()
 	proxy.Cut()
@@ -180,7 +186,7 @@ func TestWatcher_StreamIsOpenedAgainAndClosedWhenIdle(t *testing.T) {
 	stop()
 	eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watch_stream_total") == 0 }, "nobody needs it")
 	again := &fakeHandler{}
-	defer w.Watch(keywatch.Target{Key: "a"}, again)()
+	defer start(w, keywatch.Target{Key: "a"}, again)()
 	eventually(t, func() bool { return w.Open() == 1 })
 }
 
@@ -191,10 +197,10 @@ func TestWatcher_SilentStreamIsReplaced(t *testing.T) {
 	proxy := s.Proxy(t)
 	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
 	h := &fakeHandler{}
-	defer w.Watch(keywatch.Target{Key: "a"}, h)()
+	defer start(w, keywatch.Target{Key: "a"}, h)()
 	eventually(t, func() bool { return w.Open() == 1 })
 	proxy.Blackhole(true, true)
-	defer w.Watch(keywatch.Target{Key: "b"}, &fakeHandler{})() // asks for an answer
+	defer start(w, keywatch.Target{Key: "b"}, &fakeHandler{})() // asks for an answer
 	eventually(t, func() bool { return h.lastErr() != nil })
 	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
 	proxy.Heal()
@@ -209,7 +215,7 @@ func TestWatcher_QuietStreamIsTried(t *testing.T) {
 	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
 	w.ProbeAfter(200 * time.Millisecond)
 	h := &fakeHandler{}
-	t.Cleanup(w.Watch(keywatch.Target{Key: "a"}, h))
+	t.Cleanup(start(w, keywatch.Target{Key: "a"}, h))
 	eventually(t, func() bool { return w.Open() == 1 })
 	asked := s.Metric("etcd_network_client_grpc_sent_bytes_total")
 	eventually(t, func() bool { return s.Metric("etcd_network_client_grpc_sent_bytes_total") > asked }, "it answers when it is tried")
@@ -232,12 +238,12 @@ func TestWatcher_StreamThatTakesNoMoreRequestsIsReplaced(t *testing.T) {
 	proxy := s.Proxy(t)
 	w := newWatcher(t, etcdtest.NewClient(t, proxy.Endpoints()), true)
 	h := &fakeHandler{}
-	defer w.Watch(keywatch.Target{Key: "a"}, h)()
+	defer start(w, keywatch.Target{Key: "a"}, h)()
 	eventually(t, func() bool { return w.Open() == 1 })
 	proxy.Blackhole(true, true)
 	long := strings.Repeat("k", 1000)
 	for i := range 300 {
-		t.Cleanup(w.Watch(keywatch.Target{Key: long + strconv.Itoa(i)}, &fakeHandler{}))
+		t.Cleanup(start(w, keywatch.Target{Key: long + strconv.Itoa(i)}, &fakeHandler{}))
 	}
 	eventually(t, func() bool { return h.lastErr() != nil })
 	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
@@ -252,8 +258,8 @@ func TestWatcher_RefusalForPermissionIsFinal(t *testing.T) {
 	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "ann", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("ours/")}})
 	w := newWatcher(t, s.Client(t, etcdtest.As("ann", "pw")), true)
 	ours, theirs := &fakeHandler{}, &fakeHandler{}
-	defer w.Watch(keywatch.Target{Key: "theirs/a"}, theirs)()
-	defer w.Watch(keywatch.Target{Key: "ours/a"}, ours)()
+	defer start(w, keywatch.Target{Key: "theirs/a"}, theirs)()
+	defer start(w, keywatch.Target{Key: "ours/a"}, ours)()
 	eventually(t, func() bool { return theirs.lastErr() != nil && w.Open() == 1 })
 	require.ErrorIs(t, theirs.lastErr(), errs.Permission)
 	opened, _, lost := ours.count()
@@ -269,13 +275,13 @@ func TestWatcher_ClosedClientAndClosedWatcherAreFinal(t *testing.T) {
 		cli := etcdtest.Client(t)
 		w := newWatcher(t, cli, true)
 		h := &fakeHandler{}
-		stop := w.Watch(keywatch.Target{Key: etcdtest.Prefix(t)}, h)
+		stop := start(w, keywatch.Target{Key: etcdtest.Prefix(t)}, h)
 		eventually(t, func() bool { return w.Open() == 1 })
 		end(cli, w)
 		eventually(t, func() bool { return h.lastErr() != nil })
 		require.ErrorIs(t, h.lastErr(), errs.Closed, name)
 		late := &fakeHandler{}
-		w.Watch(keywatch.Target{Key: etcdtest.Prefix(t)}, late)()
+		start(w, keywatch.Target{Key: etcdtest.Prefix(t)}, late)()
 		require.ErrorIs(t, late.lastErr(), errs.Closed, name)
 		stop()
 	}
@@ -292,7 +298,7 @@ func TestWatcher_WatchesComeAndGoWhileStreamsBreak(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				end := w.Watch(keywatch.Target{Key: dir + strconv.Itoa(i%4)}, &fakeHandler{})
+				end := start(w, keywatch.Target{Key: dir + strconv.Itoa(i%4)}, &fakeHandler{})
 				time.Sleep(time.Millisecond) // it may be asked for, confirmed, or neither
 				end()
 			}
@@ -304,7 +310,7 @@ func TestWatcher_WatchesComeAndGoWhileStreamsBreak(t *testing.T) {
 	}
 	wg.Wait()
 	h := &fakeHandler{}
-	defer w.Watch(keywatch.Target{Key: dir + "0"}, h)()
+	defer start(w, keywatch.Target{Key: dir + "0"}, h)()
 	eventually(t, func() bool { return w.Open() == 1 })
 	put(t, direct, dir+"0")
 	eventually(t, func() bool { _, n, _ := h.count(); return n == 1 })
