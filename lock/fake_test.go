@@ -43,6 +43,7 @@ type fakeEtcd struct {
 	keys    map[string]*mvccpb.KeyValue
 	leases  map[int64]*fakeLease
 	watches map[*fakeWatch]bool
+	cut     bool // no watch can be opened
 	sent    map[string]int
 }
 
@@ -60,6 +61,7 @@ type fakeLease struct {
 type fakeWatch struct {
 	key, end []byte
 	events   chan clientv3.WatchResponse
+	broken   chan struct{}
 }
 
 func newFake(rtt time.Duration) *fakeEtcd {
@@ -458,7 +460,7 @@ type fakeWatcher struct {
 
 func (s *fakeWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
 	op := clientv3.OpGet(key, opts...)
-	w := &fakeWatch{key: []byte(key), end: op.RangeBytes(), events: make(chan clientv3.WatchResponse, 1000)}
+	w := &fakeWatch{key: []byte(key), end: op.RangeBytes(), events: make(chan clientv3.WatchResponse, 1000), broken: make(chan struct{})}
 	out := make(chan clientv3.WatchResponse)
 	go func() {
 		defer close(out)
@@ -466,6 +468,10 @@ func (s *fakeWatcher) Watch(ctx context.Context, key string, opts ...clientv3.Op
 			return
 		}
 		s.f.mu.Lock()
+		if s.f.cut {
+			s.f.mu.Unlock()
+			return
+		}
 		s.f.watches[w] = true
 		w.events <- clientv3.WatchResponse{Header: s.f.header(), Created: true}
 		s.f.mu.Unlock()
@@ -485,12 +491,24 @@ func (s *fakeWatcher) Watch(ctx context.Context, key string, opts ...clientv3.Op
 				case <-ctx.Done():
 					return
 				}
+			case <-w.broken:
+				return
 			case <-ctx.Done():
 				return
 			}
 		}
 	}()
 	return out
+}
+
+// cutWatches breaks all watches, and lets none be opened.
+func (f *fakeEtcd) cutWatches() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cut = true
+	for w := range f.watches {
+		close(w.broken)
+	}
 }
 
 // wait is one way over the link.

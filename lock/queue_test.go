@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -110,21 +111,24 @@ func TestMutex_BlockerThatComesBackBehindDoesNotBlock(t *testing.T) {
 
 func TestMutex_WaiterWhoseWatchIsLostIsGranted(t *testing.T) {
 	t.Parallel()
-	dir := etcdtest.Prefix(t)
-	other, _ := newLocker(t, dir)
-	h := mustLock(t, other.Mutex("m"))
-	proxy, l := watchingApart(t, etcdtest.Client(t), dir)
-	late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
-	eventually(t, func() bool { return l.Stats().Watched == 1 })
-	time.Sleep(600 * time.Millisecond) // it has given up waiting for its first watch
-	proxy.Refuse()
-	proxy.Cut()
-	eventually(t, func() bool { return l.Stats().Watched == 0 })
-	mustRelease(t, h)
-	r := got(t, late)
-	require.NoError(t, r.err, "it polls instead")
-	assert.Greater(t, r.v.Token(), h.Token())
-	mustRelease(t, r.v)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(2 * time.Millisecond)
+		other, l := f.locker(t), f.locker(t)
+		h := mustLock(t, other.Mutex("m"))
+		late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
+		time.Sleep(600 * time.Millisecond) // longer than it waits for its first watch to open
+		assert.Equal(t, 1, l.Stats().Watched)
+		f.cutWatches()
+		time.Sleep(time.Second)
+		assert.Zero(t, l.Stats().Watched)
+		mustRelease(t, h)
+		free := time.Now()
+		r := <-late
+		require.NoError(t, r.err)
+		assert.Less(t, time.Since(free), 10*time.Second, "it polls instead")
+		assert.Greater(t, r.v.Token(), h.Token())
+		mustRelease(t, r.v)
+	})
 }
 
 func TestMutex_WaiterNoticesThatItsKeyWasDeleted(t *testing.T) {
