@@ -233,7 +233,7 @@ func (c *core) endpoints() []string {
 
 // Close releases the client's locks, removes the keys that it keeps and revokes its sessions, ends its watches, then what
 // it runs in the background and its connections, and with [ErrClosed] the calls under way. It takes about 5 s at most,
-// also when etcd is away, does its work once, and returns the same result every time; an error of package lease or lock
+// also when etcd is away, and 5 s more if a function that runs under a lock does not return. It does its work once, and returns the same result every time; an error of package lease or lock
 // means that leases, and what is on them, were left to end by themselves: worth a line in the log, and no failure of the
 // program. A client made by Namespace has nothing to close.
 func (c *Client) Close() error {

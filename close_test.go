@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lock"
 )
 
 func TestCloseEndsTheCallsUnderWay(t *testing.T) {
@@ -179,4 +180,37 @@ func TestHardenRefusesWhatContradictsIt(t *testing.T) {
 	err := etcdkit.Harden(&clientv3.Config{PermitWithoutStream: true, DialKeepAliveTime: time.Second})
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)
 	assert.ErrorContains(t, err, "etcdkit: harden: ")
+}
+
+// Others must not be granted a lock while a function still runs under it.
+func TestClient_CloseWaitsForFunctionsUnderLocks(t *testing.T) {
+	t.Parallel()
+	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}
+	c, err := etcdkit.Open(t.Context(), cfg)
+	require.NoError(t, err)
+	other := open(t, cfg)
+	var running atomic.Bool
+	entered := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = c.Locks().Mutex("m").Do(t.Context(), func(ctx context.Context, _ *lock.Held) error {
+			running.Store(true)
+			close(entered)
+			<-ctx.Done()
+			time.Sleep(2 * time.Second) // it takes its time to stop
+			running.Store(false)
+			return nil
+		})
+	})
+	<-entered
+	wg.Go(func() {
+		h, err := other.Locks().Mutex("m").Lock(t.Context())
+		if assert.NoError(t, err) {
+			assert.False(t, running.Load(), "the next holder is beside the function")
+			assert.NoError(t, h.Release(t.Context()))
+		}
+	})
+	require.NoError(t, c.Close())
+	assert.False(t, running.Load())
+	wg.Wait()
 }

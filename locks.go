@@ -7,6 +7,7 @@ import (
 	"time"
 	"weak"
 
+	"github.com/etcdkit/etcdkit/internal/closing"
 	"github.com/etcdkit/etcdkit/lock"
 )
 
@@ -52,21 +53,25 @@ func (l *lockers) forget(dir string) {
 	}
 }
 
-// locksAlone is how long locks are released one by one before their session is closed, which releases them all.
-const locksAlone = time.Second
+// removeKeysTimeout is how long locks are released one by one before their sessions are closed, which releases all of them.
+// It is short, since etcd is away if it is needed, and then the sessions take their time as well.
+const removeKeysTimeout = time.Second
 
-// close releases all locks, or, where that takes long, goes on with it in the background; rest waits for that.
+// close waits until no function runs under a lock, for 5 s at most, and then releases all locks, in the background if that
+// takes long; rest waits for that.
 func (l *lockers) close() (rest func() error) {
 	l.mu.Lock()
 	l.closed = true
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var bad []error
+	var drained []<-chan struct{}
 	for _, pointer := range l.byDir {
 		one := pointer.Value()
 		if one == nil {
 			continue
 		}
+		drained = append(drained, closing.Drained(one))
 		wg.Go(func() {
 			if err := one.Close(); err != nil {
 				mu.Lock()
@@ -81,7 +86,10 @@ func (l *lockers) close() (rest func() error) {
 		defer close(done)
 		wg.Wait()
 	}()
-	timer := time.NewTimer(locksAlone)
+	for _, c := range drained {
+		<-c // others must not be granted a lock before
+	}
+	timer := time.NewTimer(removeKeysTimeout)
 	defer timer.Stop()
 	select {
 	case <-done:

@@ -16,6 +16,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/closing"
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -73,8 +74,14 @@ type Locker struct {
 	confirming  int     // goroutines that do that
 
 	closing  sync.Once
+	drained  chan struct{} // closed when Close waits for no function any more
 	closeErr error
 }
+
+// The client closes the sessions of the locks after that.
+var _ = closing.Provide(func(locker any) <-chan struct{} {
+	return locker.(*Locker).drained //nolint:forcetypeassert,revive // nothing else is asked about
+})
 
 // counts are the counters behind Stats.
 type counts struct {
@@ -87,7 +94,7 @@ type counts struct {
 // What is wrong with the options is returned by every call, since New has no error result.
 func New(c Client, o ...Option) *Locker {
 	s, bad := newSettings(o)
-	l := &Locker{settings: s, bad: bad, watchAfter: watchAfter, lookInterval: lookInterval}
+	l := &Locker{settings: s, bad: bad, drained: make(chan struct{}), watchAfter: watchAfter, lookInterval: lookInterval}
 	if bad == nil {
 		l.bad = l.take(c)
 	}
@@ -231,9 +238,11 @@ func (l *Locker) Stats() Stats {
 // Close must not be called by such a function, which would wait for itself.
 func (l *Locker) Close() error {
 	l.closing.Do(func() {
-		if l.bad == nil {
-			l.closeErr = l.close()
+		if l.bad != nil {
+			close(l.drained)
+			return
 		}
+		l.closeErr = l.close()
 	})
 	return l.closeErr
 }
@@ -252,6 +261,7 @@ func (l *Locker) close() error {
 		w.lose(closed)
 	}
 	running := l.awaitFuncs()
+	close(l.drained)
 	l.hook.wait(closeTimeout)
 	l.jobs.Wait()
 	l.keys.Close()
