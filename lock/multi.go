@@ -54,7 +54,7 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 // Lock waits until all mutexes are held; the wait is bounded by ctx alone. If one cannot be had, or is lost while others are
 // waited for, those that are held are released in the background, and the error, which names the one, is as that of
 // [Mutex.Lock]. The cost is that of each.
-func (m *Multi) Lock(ctx context.Context) (*HeldAll, error) {
+func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
 	switch {
 	case m.bad != nil:
 		return nil, fail("lock all", "", m.bad)
@@ -69,15 +69,15 @@ func (m *Multi) Lock(ctx context.Context) (*HeldAll, error) {
 		return nil, err
 	}
 	all.arm(m.ms[0].l)
-	return &HeldAll{Permit{all}}, nil
+	return &MultiHeld{Permit{all}}, nil
 }
 
-// HeldAll is several mutexes at once: one context, which ends when any of them is lost, one guard, which holds while all
+// MultiHeld is several mutexes at once: one context, which ends when any of them is lost, one guard, which holds while all
 // are held and is a compare for each, and a token each.
-type HeldAll struct{ Permit }
+type MultiHeld struct{ Permit }
 
 // Token is the fencing token of one of the mutexes, 0 for a mutex that is not among them.
-func (h *HeldAll) Token(m *Mutex) int64 {
+func (h *MultiHeld) Token(m *Mutex) int64 {
 	all, ok := h.hold.(*multiHold)
 	if !ok || m == nil {
 		return 0
@@ -90,7 +90,7 @@ func (h *HeldAll) Token(m *Mutex) int64 {
 	return 0
 }
 
-// multiHold are the holds of a [HeldAll].
+// multiHold are the holds of a [MultiHeld].
 type multiHold struct {
 	list   []*hold
 	inner  context.Context //nolint:containedctx // what Context returns is made of it

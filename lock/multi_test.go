@@ -108,7 +108,7 @@ func TestTheLossOfWhatIsHeldAlreadyEndsTheWaitForTheRest(t *testing.T) {
 	l, p := newLocker(t, dir)
 	other, _ := newLocker(t, dir)
 	h := mustLock(t, other.Mutex("b"))
-	all := waiting(func() (*lock.HeldAll, error) { return l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t)) })
+	all := waiting(func() (*lock.MultiHeld, error) { return l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t)) })
 	queued(t, p.cli, dir+"locks/b/", 2)
 	eventually(t, func() bool { return l.Stats().Watched == 2 })
 	_, err := p.cli.Delete(t.Context(), dir+"locks/a/", clientv3.WithPrefix())

@@ -74,7 +74,7 @@ func (p *Permit) Err() error { return p.hold.err() }
 func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
 
 // Verify asks etcd whether the hold is still there: nil, or an error that matches [ErrLost] if it is not, and any other error
-// where etcd did not tell. One RPC, for a [HeldAll] one for each of its mutexes; none where the loss is known. It says
+// where etcd did not tell. One RPC, for a [MultiHeld] one for each of its mutexes; none where the loss is known. It says
 // nothing about the next moment; a guard does.
 func (p *Permit) Verify(ctx context.Context) error {
 	if err := p.hold.verify(ctx); err != nil {
@@ -83,7 +83,7 @@ func (p *Permit) Verify(ctx context.Context) error {
 	return nil
 }
 
-// Release gives back what is held. Its context ends before anything is sent. One RPC, for a [HeldAll] one for each of its
+// Release gives back what is held. Its context ends before anything is sent. One RPC, for a [MultiHeld] one for each of its
 // mutexes; none where another goroutine of this process takes over.
 //
 // It waits until ctx ends, for 10 s if ctx has no deadline; if ctx has already ended, it makes its attempt all the same,

@@ -55,7 +55,8 @@ type waiter struct {
 	hold *hold // by it
 }
 
-// newWaiter registers a waiter with a key that nobody has, on a shared session that lives and has room. It waits for one if there is none.
+// newWaiter registers a waiter with a key that nobody has, on a shared session that has room. It waits for one if there is
+// none.
 func (q *queue) newWaiter(ctx context.Context, kind *waiterKind) (*waiter, error) {
 	l := q.l
 	s, release, err := l.leases.Acquire(ctx, l.sessionOptions...)
