@@ -1,0 +1,5 @@
+//go:build embedded
+
+package consumer
+
+import _ "github.com/etcdkit/etcdkit/etcdtest/embedded"
