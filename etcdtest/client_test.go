@@ -11,23 +11,24 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func put(t *testing.T, c *etcdkit.Client, key, value string) {
+// put writes the key "k", which get reads.
+func put(t *testing.T, c *etcdkit.Client, value string) {
 	t.Helper()
-	_, err := c.KV().Put(t.Context(), key, []byte(value))
+	_, err := c.KV().Put(t.Context(), "k", []byte(value))
 	require.NoError(t, err)
 }
 
-func get(t *testing.T, c *etcdkit.Client, key string) (string, error) {
+func get(t *testing.T, c *etcdkit.Client) (string, error) {
 	t.Helper()
-	e, err := c.KV().Get(t.Context(), key)
+	e, err := c.KV().Get(t.Context(), "k")
 	return string(e.Value), err
 }
 
 func TestOpen_ClientsDoNotSeeEachOther(t *testing.T) {
 	t.Parallel()
 	a, b := etcdtest.Open(t), etcdtest.Open(t)
-	put(t, a, "k", "of a")
-	_, err := get(t, b, "k")
+	put(t, a, "of a")
+	_, err := get(t, b)
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	assert.Equal(t, a.Raw().Endpoints(), b.Raw().Endpoints(), "they share a server")
 }
@@ -35,8 +36,8 @@ func TestOpen_ClientsDoNotSeeEachOther(t *testing.T) {
 func TestConfig_ClientsShareItsNamespace(t *testing.T) {
 	t.Parallel()
 	config := etcdtest.Config(t)
-	put(t, etcdtest.OpenConfig(t, config), "k", "v")
-	value, err := get(t, etcdtest.OpenConfig(t, config), "k")
+	put(t, etcdtest.OpenConfig(t, config), "v")
+	value, err := get(t, etcdtest.OpenConfig(t, config))
 	require.NoError(t, err)
 	assert.Equal(t, "v", value)
 	assert.NotEqual(t, config.Namespace, etcdtest.Config(t).Namespace)
@@ -50,10 +51,10 @@ func TestOpen_ClosesAndEmptiesWhenTheTestEnds(t *testing.T) {
 	t.Run("test", func(t *testing.T) {
 		config = etcdtest.Config(t)
 		client = etcdtest.OpenConfig(t, config)
-		put(t, client, "k", "v")
+		put(t, client, "v")
 	})
 	_, err := client.KV().Exists(t.Context(), "k")
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
-	_, err = get(t, etcdtest.OpenConfig(t, config), "k")
+	_, err = get(t, etcdtest.OpenConfig(t, config))
 	require.ErrorIs(t, err, kv.ErrNotFound)
 }

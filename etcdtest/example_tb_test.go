@@ -19,7 +19,7 @@ type exampleTB struct {
 
 // newT returns the t of an example. finish ends the test.
 func newT() *exampleTB {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // an example has no other
 	return &exampleTB{ctx: ctx, cancel: cancel}
 }
 

@@ -141,6 +141,7 @@ func ExampleStartCluster() {
 	// Output: true true
 }
 
+//nolint:testableexamples // servers may lack the feature, and an example cannot be skipped
 func ExampleRequires() {
 	t := newT() // a test has its t
 	defer t.finish()

@@ -29,13 +29,13 @@ func TestServer_PauseAndResume(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	client := server.Open(t)
-	put(t, client, "k", "v")
+	put(t, client, "v")
 
 	server.Pause()
 	require.ErrorIs(t, getWithin(t, client, 300*time.Millisecond), context.DeadlineExceeded)
 
 	server.Resume()
-	value, err := get(t, client, "k")
+	value, err := get(t, client)
 	require.NoError(t, err)
 	assert.Equal(t, "v", value)
 }
@@ -44,7 +44,7 @@ func TestServer_KillAndRestartKeepTheData(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	client := server.Open(t)
-	put(t, client, "k", "v")
+	put(t, client, "v")
 	endpoint := server.Endpoint()
 
 	server.Kill()
@@ -55,7 +55,7 @@ func TestServer_KillAndRestartKeepTheData(t *testing.T) {
 
 	server.Restart()
 	assert.Equal(t, endpoint, server.Endpoint())
-	value, err := get(t, client, "k")
+	value, err := get(t, client)
 	require.NoError(t, err)
 	assert.Equal(t, "v", value)
 }
@@ -63,12 +63,12 @@ func TestServer_KillAndRestartKeepTheData(t *testing.T) {
 func TestServer_WipeStartsAgainAtRevisionOne(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
-	put(t, server.Open(t), "k", "v")
+	put(t, server.Open(t), "v")
 
 	server.Wipe()
 
 	client := server.Open(t)
-	_, err := get(t, client, "k")
+	_, err := get(t, client)
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	rev, err := client.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
@@ -81,7 +81,7 @@ func TestServer_CompactRemovesHistory(t *testing.T) {
 	client := server.Open(t)
 	first, err := client.KV().Put(t.Context(), "k", []byte("1"))
 	require.NoError(t, err)
-	put(t, client, "k", "2")
+	put(t, client, "2")
 
 	require.NoError(t, server.Compact(t.Context()))
 	require.NoError(t, server.Compact(t.Context()), "nothing is left to compact")
@@ -106,7 +106,7 @@ func TestServer_ExpireLeaseEndsASession(t *testing.T) {
 
 	require.NoError(t, server.ExpireLease(t.Context(), session.ID()))
 
-	_, err = get(t, client, "k")
+	_, err = get(t, client)
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	<-session.Context().Done()
 	require.ErrorIs(t, session.Err(), lease.ErrExpired)
@@ -119,7 +119,7 @@ func TestServer_RequestsCountsByMethod(t *testing.T) {
 	client := server.Open(t)
 	before := server.Requests()
 	for range 3 {
-		put(t, client, "k", "v")
+		put(t, client, "v")
 	}
 	after := server.Requests()
 	assert.Equal(t, 3, after["KV/Put"]-before["KV/Put"])
@@ -156,7 +156,7 @@ func TestCluster_SurvivesItsLeader(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	require.Len(t, cluster.Members(), 3)
 	client := cluster.Open(t)
-	put(t, client, "k", "v")
+	put(t, client, "v")
 
 	leader := cluster.Leader(t)
 	require.Contains(t, cluster.Members(), leader)
@@ -167,7 +167,7 @@ func TestCluster_SurvivesItsLeader(t *testing.T) {
 	assert.NotSame(t, leader, next)
 
 	leader.Restart()
-	value, err := get(t, leader.Open(t), "k")
+	value, err := get(t, leader.Open(t))
 	require.NoError(t, err)
 	assert.Equal(t, "w", value, "it has caught up")
 }
@@ -177,7 +177,7 @@ func TestProxy_Faults(t *testing.T) {
 	server := etcdtest.Start(t)
 	network := server.Proxy()
 	client := etcdtest.OpenConfig(t, network.Config())
-	put(t, client, "k", "v")
+	put(t, client, "v")
 
 	network.Blackhole()
 	require.ErrorIs(t, getWithin(t, client, 300*time.Millisecond), context.DeadlineExceeded)
