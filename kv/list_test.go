@@ -10,10 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -72,23 +70,10 @@ func TestAListingIsInOrderAndStopsAtThePrefix(t *testing.T) {
 	}
 }
 
-// requireRangeStream skips the test on servers before etcd 3.7.
-func requireRangeStream(t *testing.T, cli *clientv3.Client) {
-	t.Helper()
-	stream, err := cli.GetStream(t.Context(), "k")
-	if err == nil {
-		_, err = clientv3.GetStreamToGetResponse(stream)
-	}
-	if status.Code(err) == codes.Unimplemented {
-		t.Skip("the server has no range stream")
-	}
-	require.NoError(t, err)
-}
-
 func TestAListingCostsTheRevisionAndOneStream(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	requireRangeStream(t, b.raw)
+	testkit.Requires(t, testkit.RangeStream)
 	_, err := b.Batch(t.Context(), puts(300, 100)...)
 	require.NoError(t, err)
 	b.costs(t, map[string]int{"KV/Range": 1, "KV/RangeStream": 1}, func() {

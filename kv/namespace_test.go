@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -262,7 +263,7 @@ func TestNamespaceMapsTransactionsToTheirDepth(t *testing.T) {
 func TestNamespaceStreams(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
-	requireRangeStream(t, cli)
+	testkit.Requires(t, testkit.RangeStream)
 	neighbours(t, cli, home)
 	outer := kv.Namespace(cli, home)
 	inner := kv.Namespace(outer, "app")

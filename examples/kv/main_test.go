@@ -7,13 +7,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit"
-	"github.com/etcdkit/etcdkit/examples/embedded"
+	"github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/examples/internal/exampletest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 	"github.com/etcdkit/etcdkit/kv"
@@ -44,12 +43,9 @@ func TestRun_EndsOnCtrlC(t *testing.T) {
 }
 
 func TestOutcome_LostAnswerIsNotARefusal(t *testing.T) {
-	t.Setenv("ETCD_ENDPOINTS", "")
-	endpoints, stop, err := embedded.Endpoints(t.Context())
-	require.NoError(t, err)
-	defer stop()
+	t.Parallel()
 	var lose atomic.Bool // the next answer to a write
-	client, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: endpoints}, etcdkit.WithDialOptions(grpc.WithChainUnaryInterceptor(
+	client := etcdtest.Open(t, etcdkit.WithDialOptions(grpc.WithChainUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			err := invoke(ctx, method, req, reply, cc, opts...)
 			if err == nil && strings.HasPrefix(method, "/etcdserverpb.KV/") && lose.CompareAndSwap(true, false) {
@@ -58,11 +54,9 @@ func TestOutcome_LostAnswerIsNotARefusal(t *testing.T) {
 			return err
 		},
 	)))
-	require.NoError(t, err)
-	defer client.Close()
 
 	lose.Store(true)
-	_, err = client.KV().Put(t.Context(), "key", []byte("1"))
+	_, err := client.KV().Put(t.Context(), "key", []byte("1"))
 	assert.Equal(t, "perhaps applied", outcome(err))
 	lose.Store(true)
 	_, err = client.KV().Put(t.Context(), "key", []byte("2"), kv.WithOnce())

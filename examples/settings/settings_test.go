@@ -17,8 +17,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/examples/settings"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/testmain"
 )
 
@@ -29,11 +29,8 @@ const file = "../etcd.yaml"
 // inEffect is the configuration of a client as it says itself, defaults included.
 func inEffect(t *testing.T, cfg etcdkit.Config) etcdkit.Config {
 	t.Helper()
-	cfg.Endpoints = etcdtest.Endpoints()
-	c, err := etcdkit.Open(t.Context(), cfg)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
-	return c.Diagnose(t.Context()).Settings
+	cfg.Endpoints = etcdtest.Config(t).Endpoints
+	return etcdtest.OpenConfig(t, cfg).Diagnose(t.Context()).Settings
 }
 
 func TestFile_HasTheDefaults(t *testing.T) {
