@@ -254,6 +254,28 @@ func TestRun_RefusesInvalidArguments(t *testing.T) {
 	}
 }
 
+func TestRun_LogsAtTheLevelOfTheFile(t *testing.T) {
+	withoutEtcd(t)
+	for level, wantInfo := range map[string]bool{"info": true, "error": false} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		addr := l.Addr().String()
+		require.NoError(t, l.Close())
+		file := filepath.Join(t.TempDir(), "etcd.yaml")
+		text := "etcd: {endpoints: [" + etcdtest.Endpoints()[0] + "], namespace: " + etcdtest.Prefix(t) + "}\n" +
+			"gateway: {listen: \"" + addr + "\"}\nlog: {level: " + level + "}\n"
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		out := &sink{}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.NoError(t, run(ctx, []string{"-config", file}, out)) })
+		eventually(t, func() bool { return run(ctx, []string{"-probe", "-listen", addr}, io.Discard) == nil }, "it answers")
+		cancel()
+		wg.Wait()
+		assert.Equal(t, wantInfo, strings.Contains(out.String(), `"level":"INFO"`), "%s: %s", level, out)
+	}
+}
+
 func TestReachable_ReturnsLocalAddress(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]string{
