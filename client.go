@@ -109,6 +109,7 @@ func newCore(s *settings) (*core, error) {
 		Context:              ctx,
 		MaxCallSendMsgSize:   sendBytes(s.limits),
 		Logger:               zapslog.New(s.logger),
+		DialOptions:          []grpc.DialOption{wire.WithoutInterceptor()},
 	}
 	c := &core{set: s, own: true, stop: stop}
 	err := wire.Harden(&cfg)

@@ -13,7 +13,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/stats"
 
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -96,6 +95,7 @@ func (m simMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) 
 }
 
 func (simMembers) Evicted(string) (bool, <-chan struct{}) { return false, nil }
+func (simMembers) Several() bool                          { return true }
 func (simMembers) Slower(string)                          {}
 
 // simLease grants leases.
@@ -178,8 +178,8 @@ func deliver[R any](ctx context.Context, c *simCluster, req any, apply func(r *s
 	}
 	c.requests = append(c.requests, r)
 	c.mu.Unlock()
-	wire.Observe(ctx, &stats.OutHeader{RemoteAddr: simAddr(r.member)})
-	wire.Observe(ctx, &stats.OutPayload{})
+	wire.SentTo(ctx, simAddr(r.member))
+	wire.Sent(ctx)
 	type answer struct {
 		resp R
 		err  error

@@ -17,7 +17,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -153,7 +152,7 @@ func carry[R any](ctx context.Context, f *fakeEtcd, method string, apply func() 
 		fate = f.fate(method, f.sent[method])
 	}
 	f.mu.Unlock()
-	wire.Observe(ctx, &stats.OutPayload{})
+	wire.Sent(ctx)
 	applied, answered := make(chan answer, 1), make(chan answer, 1)
 	if fate.applied >= 0 {
 		time.AfterFunc(fate.applied, func() {

@@ -13,7 +13,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/stats"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -37,6 +36,8 @@ func newFakeMembers() *fakeMembers {
 
 // fakeConn is a connection to "b".
 type fakeConn struct{ grpc.ClientConnInterface }
+
+func (*fakeMembers) Several() bool { return true }
 
 func (f *fakeMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) {
 	f.mu.Lock()
@@ -110,8 +111,8 @@ func (h *hedged) send(ctx context.Context, again bool) (string, error) {
 	if second {
 		member = "b"
 	}
-	wire.Observe(ctx, &stats.OutHeader{RemoteAddr: member})
-	wire.Observe(ctx, &stats.OutPayload{})
+	wire.SentTo(ctx, member)
+	wire.Sent(ctx)
 	h.mu.Lock()
 	n := len(h.sent)
 	h.sent, h.again, h.ended = append(h.sent, time.Since(h.began)), append(h.again, again), append(h.ended, 0)

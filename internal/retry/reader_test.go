@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/stats"
 
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -40,7 +39,7 @@ func (f *fakeReader) GetStream(ctx context.Context, _ string, _ ...clientv3.OpOp
 	f.opened = append(f.opened, member)
 	d, failure := f.after[member], f.failure
 	f.mu.Unlock()
-	wire.Observe(ctx, &stats.OutHeader{RemoteAddr: member})
+	wire.SentTo(ctx, member)
 	if failure != nil {
 		return nil, failure
 	}

@@ -3,11 +3,11 @@
 //
 // # Was it sent
 //
-// [Track] gives a context whose [Attempt] learns whether the request made with it left this process. Two observers
-// report to it: on a client that was prepared with [Harden] a gRPC stats handler, which sees every RPC; on any other
-// client the KV of [KV], which asks gRPC through options of the single call. gRPC reports a payload only after it was
-// handed to the transport, and a request that fails before is never sent later, so an observed attempt without a
-// payload was provably not applied. An attempt that nobody observed says nothing.
+// [Track] returns a context whose [Attempt] learns whether the request made with it left this process. It is observed where
+// the request passes the interceptors of a client that was prepared with [Harden], or the KV of [KV] on any other client.
+// Both give gRPC a codec for the single call. gRPC encodes a request once it has begun a stream on a connection, and a
+// request that fails before is never sent later, so an observed attempt that was not encoded was provably not applied. An
+// attempt that nobody observed says nothing.
 //
 // # One attempt
 //

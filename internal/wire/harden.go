@@ -10,10 +10,12 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/api/v3/version"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
@@ -57,7 +59,7 @@ func Harden(cfg *clientv3.Config) error {
 	}
 	cfg.DialOptions = slices.Concat([]grpc.DialOption{grpc.WithConnectParams(reconnect())}, cfg.DialOptions, []grpc.DialOption{
 		hardened{},
-		grpc.WithStatsHandler(probe{}),
+		grpc.WithPerRPCCredentials(peerObserver{}),
 		grpc.WithChainUnaryInterceptor(hardenUnary),
 		grpc.WithChainStreamInterceptor(hardenStream),
 	})
@@ -74,56 +76,26 @@ func reconnect() grpc.ConnectParams {
 }
 
 // Hardened reports whether cli was made from a configuration that went through [Harden]: whether its connection has the
-// sent-probe. A mark elsewhere, in the context for one, could come from another client, and a client that is taken for a
-// hardened one sends writes again that it must not.
+// observer of peers. A mark elsewhere, in the context for one, could come from another client, and a client that is taken
+// for a hardened one sends writes again that it must not.
 func Hardened(cli *clientv3.Client) bool {
 	conn := reflect.ValueOf(cli.ActiveConnection())
 	if conn.IsNil() {
 		return false
 	}
-	handlers := conn.Elem()
-	for _, name := range []string{"dopts", "copts", "StatsHandlers"} {
-		if handlers = handlers.FieldByName(name); !handlers.IsValid() {
+	creds := conn.Elem()
+	for _, name := range []string{"dopts", "copts", "PerRPCCredentials"} {
+		if creds = creds.FieldByName(name); !creds.IsValid() {
 			return false // gRPC is not as it was: nothing is proved
 		}
 	}
-	for i := range handlers.Len() {
-		if handlers.Index(i).Elem().Type() == reflect.TypeFor[probe]() {
+	for i := range creds.Len() {
+		if creds.Index(i).Elem().Type() == reflect.TypeFor[peerObserver]() {
 			return true
 		}
 	}
 	return false
 }
-
-// probe tells attempts that their request was put on the wire.
-type probe struct{}
-
-// TagRPC does nothing.
-func (probe) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-// HandleRPC tells the attempt.
-func (probe) HandleRPC(ctx context.Context, s stats.RPCStats) { Observe(ctx, s) }
-
-// Observe tells the attempt that ctx belongs to what became of its request: which member it goes to, and that it was sent,
-// which gRPC reports once the transport has taken the payload. A connection that is not gRPC's own reports it itself.
-func Observe(ctx context.Context, s stats.RPCStats) {
-	switch s := s.(type) {
-	case *stats.OutHeader:
-		if a := attemptOf(ctx); a != nil {
-			a.header.Store(s)
-		}
-	case *stats.OutPayload:
-		if a := attemptOf(ctx); a != nil {
-			a.sent.Store(true)
-		}
-	}
-}
-
-// TagConn does nothing.
-func (probe) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-
-// HandleConn does nothing.
-func (probe) HandleConn(context.Context, stats.ConnStats) {}
 
 // needsLeader lists the services whose answers are wrong, late or missing on a member that is cut off. Status, member
 // lists and health checks are left out: they are asked of a member that may well be cut off.
@@ -151,25 +123,61 @@ func serializable(req any) bool {
 	return false
 }
 
+// WithoutInterceptor is an option for a hardened client that has no credentials of client/v3's own. It takes away client/v3's
+// interceptor of unary calls, which makes one attempt there and no more, renews those credentials, adds the version to the
+// metadata as outgoing does, and allocates fifteen objects in each call.
+func WithoutInterceptor() grpc.DialOption {
+	return grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		return invoke(ctx, method, req, reply, cc, opts...)
+	})
+}
+
 func hardenUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	if a := attemptOf(ctx); a != nil {
-		a.observed.Store(true) // from here on, no payload means not sent
+		if a.via != nil && a.via != grpc.ClientConnInterface(cc) {
+			return a.via.Invoke(ctx, method, req, reply, opts...) // which is hardened as well
+		}
+		a.observed.Store(true)
+		opts = observeSent(a, opts)
 	}
-	if needsLeader(method) && !serializable(req) {
-		ctx = clientv3.WithRequireLeader(ctx)
-	}
-	if other := Via(ctx); other != nil && other != grpc.ClientConnInterface(cc) {
-		return other.Invoke(ctx, method, req, reply, opts...)
-	}
+	ctx = outgoing(ctx, needsLeader(method) && !serializable(req))
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
 func hardenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if a := attemptOf(ctx); a != nil {
+		if a.via != nil && a.via != grpc.ClientConnInterface(cc) {
+			return a.via.NewStream(ctx, desc, method, opts...)
+		}
+		opts = observeSent(a, opts)
+	}
 	if needsLeader(method) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
-	if other := Via(ctx); other != nil && other != grpc.ClientConnInterface(cc) {
-		return other.NewStream(ctx, desc, method, opts...)
-	}
 	return open(ctx, desc, cc, method, opts...)
+}
+
+// The metadata of calls that have none of their own. Nobody changes it.
+//
+//nolint:gochecknoglobals // constants of a map type
+var (
+	versionMetadata = metadata.Pairs(rpctypes.MetadataClientAPIVersionKey, version.APIVersion)
+	leaderMetadata  = metadata.Pairs(rpctypes.MetadataClientAPIVersionKey, version.APIVersion, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+)
+
+// outgoing returns ctx with the metadata of a call: the version of the client, as client/v3 has it, and whether the member
+// needs a leader to answer.
+func outgoing(ctx context.Context, leader bool) context.Context {
+	md, ok := metadata.FromOutgoingContext(ctx) // a copy
+	switch {
+	case !ok && leader:
+		return metadata.NewOutgoingContext(ctx, leaderMetadata)
+	case !ok:
+		return metadata.NewOutgoingContext(ctx, versionMetadata)
+	}
+	md.Set(rpctypes.MetadataClientAPIVersionKey, version.APIVersion)
+	if leader {
+		md.Set(rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+	}
+	return metadata.NewOutgoingContext(ctx, md)
 }

@@ -9,9 +9,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/encoding/proto"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 )
 
@@ -71,7 +68,7 @@ func (c *spyClient) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.Cal
 
 // Range reads; client/v3 may well send it again.
 func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
-	unseen(ctx)
+	Sent(ctx) // as far as anybody knows
 	if !serializable(in) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
@@ -80,20 +77,13 @@ func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc
 
 // RangeStream reads in chunks.
 func (c *spyClient) RangeStream(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
-	unseen(ctx)
+	Sent(ctx) // as far as anybody knows
 	return c.KVClient.RangeStream(clientv3.WithRequireLeader(ctx), in, opts...)
 }
 
 // Compact drops history.
 func (c *spyClient) Compact(ctx context.Context, in *pb.CompactionRequest, opts ...grpc.CallOption) (*pb.CompactionResponse, error) {
 	return spied(ctx, in, opts, c.KVClient.Compact)
-}
-
-// unseen takes a request for sent that nobody looks after.
-func unseen(ctx context.Context) {
-	if a := attemptOf(ctx); a != nil {
-		a.sent.Store(true)
-	}
 }
 
 // spied makes one call. Its context ends with the first answer that client/v3 would take as a reason to send again.
@@ -110,19 +100,7 @@ func spied[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call fun
 		}
 	}))
 	if a != nil {
-		opts = append(opts, grpc.ForceCodecV2(spyCodec{CodecV2: encoding.GetCodecV2(proto.Name), sent: a}))
+		opts = observeSent(a, opts)
 	}
 	return call(ctx, in, opts...)
-}
-
-// spyCodec notes that a request was encoded, which gRPC does once it has a transport to give it to.
-type spyCodec struct {
-	encoding.CodecV2
-	sent *Attempt
-}
-
-// Marshal encodes and takes note.
-func (c spyCodec) Marshal(v any) (mem.BufferSlice, error) {
-	c.sent.sent.Store(true)
-	return c.CodecV2.Marshal(v)
 }

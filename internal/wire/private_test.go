@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -19,12 +19,12 @@ import (
 func TestHardened_FindsThePrivateFieldsOfGRPC(t *testing.T) {
 	t.Parallel()
 	at := reflect.TypeFor[grpc.ClientConn]()
-	for _, name := range []string{"dopts", "copts", "StatsHandlers"} {
+	for _, name := range []string{"dopts", "copts", "PerRPCCredentials"} {
 		field, ok := at.FieldByName(name)
 		require.True(t, ok, "%v has no field %s: change Hardened", at, name)
 		at = field.Type
 	}
-	assert.Equal(t, reflect.TypeFor[[]stats.Handler](), at)
+	assert.Equal(t, reflect.TypeFor[[]credentials.PerRPCCredentials](), at)
 	assert.True(t, wire.Hardened(etcdtest.Client(t, hardened(t))))
 }
 
