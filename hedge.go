@@ -17,6 +17,9 @@ type hedgeMembers struct{ *core }
 
 var _ retry.Members = hedgeMembers{}
 
+// Several reports whether the client has several endpoints.
+func (m hedgeMembers) Several() bool { return m.patrol.several() }
+
 // Other returns the connection to a member in use that is not at addr.
 func (m hedgeMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) {
 	eps := m.patrol.inUse()

@@ -311,6 +311,13 @@ func (p *patrol) begin(one *post) func(ctx context.Context, ep string) error {
 	return p.probe
 }
 
+// several reports whether there is more than one endpoint.
+func (p *patrol) several() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.posts) > 1
+}
+
 // inUse lists the endpoints that are not out.
 func (p *patrol) inUse() []string {
 	p.mu.Lock()

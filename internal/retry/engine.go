@@ -15,7 +15,9 @@ import (
 
 // Call is what the engine has to know of a call.
 type Call struct {
-	Pkg, Op, Key string
+	Pkg, Op string
+	// Dir and Key are the two parts of the whole key.
+	Dir, Key string
 
 	// Read says that the call changes nothing.
 	Read bool
@@ -119,17 +121,17 @@ func Do[T any](ctx context.Context, e *Engine, c Call, send Attempt[T]) (T, erro
 // does not, that of the attempt under way is waited for, and without one a guarded write is sent again. send and final
 // must be safe for concurrent use.
 func Settle[T any](ctx context.Context, e *Engine, c Call, send Attempt[T], final func(ctx context.Context, answer *T, others Others) bool) (T, error) {
-	return start(ctx, &run[T]{Engine: e, call: c, send: send, final: final, hedged: e.hedges(c)})
+	return start(ctx, &run[T]{Engine: e, call: c, send: send, final: final, hedged: e.hedges(&c)})
 }
 
 // hedges reports whether a call may make second attempts beside first ones.
-func (e *Engine) hedges(c Call) bool {
-	return (c.Read || c.Guarded) && e.Observed && e.hedger != nil && e.Policy.MaxAttempts > 1
+func (e *Engine) hedges(c *Call) bool {
+	return (c.Read || c.Guarded) && e.Observed && e.hedger != nil && e.Policy.MaxAttempts > 1 && e.hedger.members.Several()
 }
 
 // start makes the call.
 func start[T any](ctx context.Context, r *run[T]) (none T, err error) {
-	e, c := r.Engine, r.call
+	e, c := r.Engine, &r.call
 	if c.Raw && (ctx == nil || ctx.Err() != nil || e.closed()) {
 		return r.send(ctx, false) // client/v3 has its own words for these
 	}
@@ -144,16 +146,20 @@ func start[T any](ctx context.Context, r *run[T]) (none T, err error) {
 	}
 	e.calls.Add(1)
 	e.budget.Call()
-	r.ctx = ctx
-	switch _, ok := ctx.Deadline(); {
-	case ok:
+	r.caller, r.ctx = ctx, ctx
+	_, bounded := ctx.Deadline()
+	switch {
+	case bounded:
 	case c.Raw:
 		r.until = time.Now().Add(e.timeout(c))
 	default:
 		r.given = e.timeout(c)
-		var stop context.CancelFunc
-		r.ctx, stop = context.WithTimeout(ctx, r.given)
-		defer stop()
+		r.ctx, r.cancel = context.WithTimeout(ctx, r.given)
+		defer r.cancel()
+	}
+	if r.hedged && r.cancel == nil {
+		r.ctx, r.cancel = context.WithCancel(ctx)
+		defer r.cancel()
 	}
 	return r.do()
 }
@@ -162,11 +168,11 @@ func start[T any](ctx context.Context, r *run[T]) (none T, err error) {
 var errClientClosed = fmt.Errorf("the client is %w", errs.Closed)
 
 // refuse is the error of a call of which nothing was sent.
-func (e *Engine) refuse(c Call, err error) error {
-	return &errs.Error{Pkg: c.Pkg, Op: c.Op, Key: c.Key, Unchanged: true, Err: err}
+func (e *Engine) refuse(c *Call, err error) error {
+	return &errs.Error{Pkg: c.Pkg, Op: c.Op, Key: c.Dir + c.Key, Unchanged: true, Err: err}
 }
 
-func (e *Engine) timeout(c Call) time.Duration {
+func (e *Engine) timeout(c *Call) time.Duration {
 	if c.Read {
 		return e.ReadTimeout
 	}

@@ -13,6 +13,8 @@ import (
 
 // Members are the members of a cluster, as far as second attempts need them. It is safe for concurrent use.
 type Members interface {
+	// Several reports whether there may be more than one member. It is asked before each call.
+	Several() bool
 	// Other returns a connection to a member in use that is not the one at addr, which is "" where that is not known. A
 	// nil connection stands for the client's own. release must be called when it is not used any more. ok is false, and
 	// release nil, if there is no other member.
@@ -99,9 +101,12 @@ func (h *Hedger) awaitEviction(first *wire.Attempt) bool {
 // a rule. It is for clients whose members cannot be connected to one by one.
 type ownConnection struct{ cli *clientv3.Client }
 
+// Several reports whether the client has several endpoints.
+func (c ownConnection) Several() bool { return len(c.cli.Endpoints()) > 1 }
+
 // Other returns the client's own connection if it has several endpoints.
 func (c ownConnection) Other(string) (grpc.ClientConnInterface, func(), bool) {
-	if len(c.cli.Endpoints()) < 2 {
+	if !c.Several() {
 		return nil, nil, false
 	}
 	return nil, func() {}, true
@@ -128,11 +133,10 @@ const (
 
 // second is the second attempt of a round, beside a first one that is under way.
 type second[T any] struct {
-	run         *run[T]
-	first       *wire.Attempt
-	cancelFirst context.CancelFunc
-	claimed     atomic.Bool // by whichever came first: the second attempt, or the end of the first
-	latest      atomic.Pointer[wire.Attempt]
+	run     *run[T]
+	first   *wire.Attempt
+	claimed atomic.Bool // by whichever came first: the second attempt, or the end of the first
+	latest  atomic.Pointer[wire.Attempt]
 
 	// What follows is set before the second attempt claims.
 	cancel    context.CancelFunc
@@ -153,7 +157,7 @@ func (s *second[T]) start() {
 	conn, release, ok := h.members.Other(addr)
 	if ok {
 		var ctx context.Context
-		ctx, s.cancel = context.WithCancel(r.ctx)
+		ctx, s.cancel = r.contextBeside()
 		s.firstOver, s.result = make(chan struct{}), make(chan result[T], 1)
 		if s.claimed.CompareAndSwap(false, true) {
 			if life := r.life(); life != nil {
@@ -169,6 +173,15 @@ func (s *second[T]) start() {
 	if paid {
 		h.budget.Return()
 	}
+}
+
+// contextBeside returns a context that ends when that of the first attempt does, but not when that is cancelled for having
+// lost.
+func (r *run[T]) contextBeside() (context.Context, context.CancelFunc) {
+	if deadline, ok := r.ctx.Deadline(); ok && r.given > 0 {
+		return context.WithDeadline(r.caller, deadline)
+	}
+	return context.WithCancel(r.caller)
 }
 
 // make makes the attempt over conn, and others at members that are not at slow while they fail and the first one is under
@@ -196,7 +209,7 @@ func (s *second[T]) make(ctx context.Context, conn grpc.ClientConnInterface, rel
 func (s *second[T]) send(ctx context.Context, conn grpc.ClientConnInterface, slow string) result[T] {
 	r := s.run
 	r.retries.Add(1)
-	a := wire.Track(ctx, r.Observed)
+	a := r.begin(ctx)
 	a.Via(conn)
 	s.latest.Store(a)
 	x := r.attempt(a, true)
@@ -206,7 +219,7 @@ func (s *second[T]) send(ctx context.Context, conn grpc.ClientConnInterface, slo
 		default:
 			r.hedger.members.Slower(slow)
 		}
-		s.cancelFirst()
+		r.cancel()
 	}
 	return x
 }
@@ -216,7 +229,7 @@ func (s *second[T]) send(ctx context.Context, conn grpc.ClientConnInterface, slo
 func (s *second[T]) replace(ctx context.Context) result[T] {
 	r := s.run
 	r.retries.Add(1)
-	a := wire.Track(ctx, r.Observed)
+	a := r.begin(ctx)
 	if second := s.latest.Load(); second != nil {
 		if conn, release, ok := r.hedger.members.Other(second.Peer()); ok {
 			defer release()

@@ -3,7 +3,7 @@ package retry
 import (
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -78,42 +78,50 @@ func (p Policy) Backoff() backoff.BackOff {
 	}
 }
 
-// Budget bounds repeats to a share of all calls. The zero value refuses every repeat; use [NewBudget].
+// Budget bounds repeats to a share of all calls. The zero value refuses every repeat; use [NewBudget]. It is counted in
+// calls: a repeat costs budgetCalls of them.
 type Budget struct {
-	mu       sync.Mutex
-	tokens   float64
-	capacity float64
+	calls    atomic.Int64
+	capacity int64
 }
 
 const (
-	budgetShare   = 0.1 // for each call
+	budgetCalls   = 10  // that pay for one repeat
 	retryCapacity = 200 // a few seconds of one member's failure
 )
 
-// NewBudget returns a full budget. capacity is what it starts with, and what a quiet time can save up.
-func NewBudget(capacity float64) *Budget { return &Budget{tokens: capacity, capacity: capacity} }
-
-// Call counts a call.
-func (b *Budget) Call() {
-	b.mu.Lock()
-	b.tokens = min(b.tokens+budgetShare, b.capacity)
-	b.mu.Unlock()
+// NewBudget returns a full budget. repeats is what it starts with, and what a quiet time can save up.
+func NewBudget(repeats int64) *Budget {
+	b := &Budget{capacity: repeats * budgetCalls}
+	b.calls.Store(b.capacity)
+	return b
 }
 
+// Call counts a call.
+func (b *Budget) Call() { b.add(1) }
+
 // Return gives back what was taken for a repeat that was not made after all.
-func (b *Budget) Return() {
-	b.mu.Lock()
-	b.tokens = min(b.tokens+1, b.capacity)
-	b.mu.Unlock()
+func (b *Budget) Return() { b.add(budgetCalls) }
+
+func (b *Budget) add(n int64) {
+	for {
+		was := b.calls.Load()
+		is := min(was+n, b.capacity)
+		if is == was || b.calls.CompareAndSwap(was, is) { // a full budget, which is the rule, is only read
+			return
+		}
+	}
 }
 
 // Take takes one repeat out of the budget and reports whether there was one.
 func (b *Budget) Take() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.tokens < 1 {
-		return false
+	for {
+		was := b.calls.Load()
+		if was < budgetCalls {
+			return false
+		}
+		if b.calls.CompareAndSwap(was, was-budgetCalls) {
+			return true
+		}
 	}
-	b.tokens--
-	return true
 }

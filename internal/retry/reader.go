@@ -86,6 +86,11 @@ func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.O
 
 // once makes one attempt at a read and, if that is slow, a second one at another member.
 func once[T any](ctx context.Context, r Reader, send Attempt[T]) (T, error) {
-	x := (&run[T]{Engine: r.engine, call: r.call, send: send, hedged: r.engine.hedges(r.call), ctx: ctx}).round()
+	call := &run[T]{Engine: r.engine, call: r.call, send: send, hedged: r.engine.hedges(&r.call), caller: ctx, ctx: ctx}
+	if call.hedged {
+		call.ctx, call.cancel = context.WithCancel(ctx)
+		defer call.cancel()
+	}
+	x := call.round()
 	return x.answer, x.err
 }

@@ -20,15 +20,20 @@ type run[T any] struct {
 	send     Attempt[T]
 	final    func(ctx context.Context, answer *T, others Others) bool // nil: every answer is
 	hedged   bool
-	ctx      context.Context //nolint:containedctx // lives as long as the call
-	given    time.Duration   // the default that bounds the call, 0 where the caller's deadline does
-	until    time.Time       // when the last attempt may begin, zero where a deadline bounds the call
-	attempts int             // that count
-	doubt    bool            // an attempt may have been applied
-	reauth   bool            // the token was refused once
-	lost     bool            // a lost connection was made up for once
+	caller   context.Context    //nolint:containedctx // as the call was given it
+	ctx      context.Context    //nolint:containedctx // caller, bounded, for all attempts but second ones
+	cancel   context.CancelFunc // of ctx; nil where ctx is the caller's
+	given    time.Duration      // the default that bounds the call, 0 where the caller's deadline does
+	until    time.Time          // when the last attempt may begin, zero where a deadline bounds the call
+	attempts int                // that count
+	doubt    bool               // an attempt may have been applied
+	reauth   bool               // the token was refused once
+	lost     bool               // a lost connection was made up for once
 	waits    backoff.BackOff
-	first    wire.Attempt // of the call: in here it is no allocation of its own
+
+	// Of the first round. In here they are no allocations of their own.
+	first  wire.Attempt
+	beside second[T]
 }
 
 // result is what came of one attempt.
@@ -48,7 +53,7 @@ func (r *run[T]) do() (answer T, err error) {
 		if x.err == nil {
 			return x.answer, nil
 		}
-		if r.ctx.Err() != nil || r.closed() || r.late() || !r.again(x.class, x.err) {
+		if x.settled || r.ctx.Err() != nil || r.closed() || r.late() || !r.again(x.class, x.err) {
 			return answer, r.fail(x)
 		}
 		r.retries.Add(1)
@@ -68,8 +73,8 @@ func (r *run[T]) do() (answer T, err error) {
 // logAttrs says which call it is.
 func (r *run[T]) logAttrs() []any {
 	attrs := []any{"op", r.call.Op}
-	if r.call.Key != "" {
-		attrs = append(attrs, "key", errs.Short(r.call.Key))
+	if key := r.call.Dir + r.call.Key; key != "" {
+		attrs = append(attrs, "key", errs.Short(key))
 	}
 	return attrs
 }
@@ -81,24 +86,22 @@ func (r *run[T]) late() bool { return !r.until.IsZero() && !time.Now().Before(r.
 // that counts: one that settles the call if there is one.
 func (r *run[T]) round() result[T] {
 	r.attempts++
+	first := r.beginRound()
 	if !r.hedged {
-		a := r.track(r.ctx)
-		timer := time.AfterFunc(overdueTimeout, func() { r.Overdue(a.Peer()) })
+		timer := time.AfterFunc(overdueTimeout, func() { r.Overdue(first.Peer()) })
 		defer timer.Stop()
-		return r.conclude(r.attempt(a, r.doubt), r.others())
+		return r.conclude(r.attempt(first, r.doubt), r.others())
 	}
-	ctx, cancel := context.WithCancel(r.ctx)
-	defer cancel()
-	s := &second[T]{run: r, first: r.track(ctx), cancelFirst: cancel}
+	s := r.secondFor(first)
 	timer := time.AfterFunc(r.hedger.delay(r.kind(), r.left()), s.start)
 	defer timer.Stop()
-	x := r.attempt(s.first, r.doubt)
+	x := r.attempt(first, r.doubt)
 	if s.claimed.CompareAndSwap(false, true) {
 		return r.conclude(x, r.others()) // there is no second attempt, nor will there be
 	}
 	defer s.cancel() // the loser ends only now that the outcome is final
 	close(s.firstOver)
-	x, y := r.beside(ctx, s, x)
+	x, y := r.await(s, x)
 	switch {
 	case x.settled:
 		return x
@@ -116,15 +119,15 @@ func (r *run[T]) round() result[T] {
 	return x
 }
 
-// beside returns what comes of the first attempt, which is over with x, and of the second one, which is under way: the
+// await returns what comes of the first attempt, which is over with x, and of the second one, which is under way: the
 // first, and what is made in its place if it fails, until it settles the call or the second one is over as well.
-func (r *run[T]) beside(ctx context.Context, s *second[T], first result[T]) (x, y result[T]) {
+func (r *run[T]) await(s *second[T], first result[T]) (x, y result[T]) {
 	for x = first; ; {
 		if x.settled = r.settles(&x, Out); x.settled {
 			return x, y
 		}
 		r.doubt = max(r.others(), r.fate(&x)) == Lost
-		if ctx.Err() != nil || r.closed() || r.late() || !r.replaceable(&x) || !r.again(x.class, x.err) {
+		if r.ctx.Err() != nil || r.closed() || r.late() || !r.replaceable(&x) || !r.again(x.class, x.err) {
 			return x, <-s.result // at the deadline, if not before
 		}
 		timer := time.NewTimer(r.wait(x.class))
@@ -135,7 +138,7 @@ func (r *run[T]) beside(ctx context.Context, s *second[T], first result[T]) (x, 
 		case <-timer.C:
 		}
 		r.attempts++
-		x = s.replace(ctx)
+		x = s.replace(r.ctx)
 	}
 }
 
@@ -152,13 +155,33 @@ func (r *run[T]) replaceable(x *result[T]) bool {
 	return false
 }
 
-// track returns an attempt that begins a round.
-func (r *run[T]) track(ctx context.Context) *wire.Attempt {
+// beginRound returns the first attempt of a round.
+func (r *run[T]) beginRound() *wire.Attempt {
 	if r.first.Context != nil {
-		return wire.Track(ctx, r.Observed)
+		return r.begin(r.ctx)
 	}
-	r.first.Start(ctx, r.Observed)
-	return &r.first
+	return r.prepare(&r.first, r.ctx)
+}
+
+// begin returns an attempt with ctx.
+func (r *run[T]) begin(ctx context.Context) *wire.Attempt { return r.prepare(new(wire.Attempt), ctx) }
+
+func (r *run[T]) prepare(a *wire.Attempt, ctx context.Context) *wire.Attempt {
+	a.Start(ctx, r.Observed)
+	if r.given > 0 {
+		a.KeepDeadline()
+	}
+	return a
+}
+
+// secondFor returns the second attempt of the round that first begins.
+func (r *run[T]) secondFor(first *wire.Attempt) *second[T] {
+	s := &r.beside
+	if s.run != nil {
+		s = new(second[T]) // that of an earlier round may still be at work
+	}
+	s.run, s.first = r, first
+	return s
 }
 
 // attempt makes one attempt. It has all the time of the call: one that is slow is not given up for another.
@@ -314,11 +337,11 @@ func (r *run[T]) fail(x result[T]) error {
 	if r.call.Raw {
 		return x.err
 	}
-	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Key, Unchanged: !r.doubt}
+	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Dir + r.call.Key, Unchanged: !r.doubt}
 	switch {
 	case r.closed():
 		out.Err = Explain(x.err, errClientClosed)
-	case r.ctx.Err() != nil:
+	case !x.settled && r.ctx.Err() != nil: // a second attempt that settles the call cancels the context
 		out.Err = r.outOfTime(x)
 	default:
 		out.Err = Explain(x.err, x.condition)
