@@ -105,7 +105,7 @@ func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o 
 // remove deletes without a condition, in a plain request where that is enough.
 func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, o options) (n, rev int64, err error) {
 	if len(dels) == 1 && len(o.guards) == 0 && !o.once {
-		r, err := retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Key: s.ns + key}, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
+		r, err := retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key}, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
 			return s.kv.Do(ctx, dels[0])
 		})
 		if err != nil {

@@ -23,8 +23,13 @@ type Entry[T any] struct {
 
 // entryOf turns what etcd returned into an entry, below the first skip bytes of its key.
 func entryOf(kv *mvccpb.KeyValue, skip int) Entry[[]byte] {
+	return entryFor(string(kv.GetKey()[skip:]), kv)
+}
+
+// entryFor is entryOf for a key that is known.
+func entryFor(key string, kv *mvccpb.KeyValue) Entry[[]byte] {
 	return Entry[[]byte]{
-		Key:            string(kv.GetKey()[skip:]),
+		Key:            key,
 		Value:          kv.GetValue(),
 		CreateRevision: kv.GetCreateRevision(),
 		ModRevision:    kv.GetModRevision(),

@@ -47,7 +47,7 @@ func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpO
 	if len(resp.Kvs) == 0 {
 		return Entry[[]byte]{}, s.fail(op, key, ErrNotFound)
 	}
-	return entryOf(resp.Kvs[0], len(s.ns)), nil
+	return entryFor(key, resp.Kvs[0]), nil
 }
 
 // Exists reports whether key is there. One RPC, which does not fetch the value.

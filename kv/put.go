@@ -178,7 +178,7 @@ func keepLease(abs []byte, keep clientv3.Op) clientv3.Op {
 
 // plain sends one operation without a transaction.
 func (s *Store) plain(ctx context.Context, op, key string, put clientv3.Op) (int64, error) {
-	return retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Key: s.ns + key}, func(ctx context.Context, _ bool) (int64, error) {
+	return retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key}, func(ctx context.Context, _ bool) (int64, error) {
 		r, err := s.kv.Do(ctx, put)
 		if err != nil {
 			return 0, err

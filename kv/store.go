@@ -121,7 +121,7 @@ func (s *Store) Stats() Stats {
 
 // read names a call that reads to the retry engine.
 func (s *Store) read(op, key string) retry.Call {
-	return retry.Call{Pkg: "kv", Op: op, Key: s.ns + key, Read: true}
+	return retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key, Read: true}
 }
 
 // absolute checks a key that is to be read and returns it as etcd has it.
