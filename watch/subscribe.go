@@ -156,21 +156,30 @@ func (s *sub) ask() (done func()) {
 	return func() { h.waits.Add(-1) }
 }
 
+// isClosed reports whether c is closed.
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // refreshAsk is how often [Subscription.Refresh] asks again.
 const refreshAsk = time.Second
 
 // Refresh waits until everything that had happened when it was called was delivered and the function has returned from it,
 // as far as the member knows that serves the watch: afterwards Status().Heard is not before the call. On a stream that
-// answers it costs one message, which all watches of the client share. It returns an error that matches
-// [ErrUnavailable] if the watch is not live, or is lost meanwhile, as one is that does not answer for 4 s; and it ends
-// with ctx and with the subscription.
+// answers it costs one message, which all watches of the client share. A stream that does not answer for 4 s is replaced,
+// and Refresh goes on with the next one if that is there within a second; otherwise, and if the watch is not live, the error
+// matches [ErrUnavailable]. It also ends with ctx and with the subscription.
 func (s *Subscription) Refresh(ctx context.Context) error {
 	if ctx == nil {
 		return fail("refresh", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
 	one := s.sub
 	called := time.Now()
-	reopened := one.status().Reopened
 	one.waits.Add(1)
 	defer one.waits.Add(-1)
 	again := time.NewTicker(refreshAsk)
@@ -179,9 +188,11 @@ func (s *Subscription) Refresh(ctx context.Context) error {
 		moved := one.moved.Load()
 		st := one.status()
 		switch {
+		case isClosed(s.done):
+			return fail("refresh", s.sel, subscriptionClosed(s.Err()))
 		case !st.Heard.Before(called):
 			return nil
-		case st.State != StateLive, st.Reopened != reopened:
+		case st.State != StateLive:
 			return fail("refresh", s.sel, errors.Join(fmt.Errorf("%w: the watch is not live", errs.Unavailable), st.Err))
 		}
 		unask := one.ask()
