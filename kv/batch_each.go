@@ -9,15 +9,17 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// ErrNotSent means that an operation of [Store.BatchEach] was not sent, because an earlier one had failed.
+// ErrNotSent means that an operation of [Store.BatchEach] was not sent, because an earlier one had
+// failed.
 var ErrNotSent = errors.New("not sent")
 
 // OpResult is what became of one operation of a [Store.BatchEach].
 type OpResult struct {
-	// Revision is the revision at which the operation was applied; 0 if it was not, and for a delete that found nothing.
+	// Revision is the revision at which the operation was applied; 0 if it was not, and for a
+	// delete that found nothing.
 	Revision int64
-	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may have been applied;
-	// otherwise it was not. It is [ErrNotSent] for what comes after a failure.
+	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may
+	// have been applied; otherwise it was not. It is [ErrNotSent] for what comes after a failure.
 	Err error
 }
 
@@ -31,14 +33,15 @@ type batchSettings struct {
 // maxInFlight bounds WithInFlight.
 const maxInFlight = 64
 
-// WithInFlight sends up to n transactions of a batch at a time, 1 to 64. Operations on different keys may then be applied in
-// any order; those on one key keep their order. Default: 1.
+// WithInFlight sends up to n transactions of a batch at a time, 1 to 64. Operations on different
+// keys may then be applied in any order; those on one key keep their order. Default: 1.
 func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFlight = n } }
 
-// BatchEach is [Store.Batch] that returns the result of each operation, and can have several transactions in flight. When a
-// transaction fails, those in flight are awaited, and no further ones are sent. The error is then a [BatchError]: its Done is
-// the number of operations before the first one that is not known to be applied. results is nil if the operations were
-// refused before anything was sent.
+// BatchEach is [Store.Batch] that returns the result of each operation, and can have several
+// transactions in flight. When a transaction fails, those in flight are awaited, and no further
+// ones are sent. The error is then a [BatchError]: its Done is the number of operations before the
+// first one that is not known to be applied. results is nil if the operations were refused before
+// anything was sent.
 func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
 	set := batchSettings{inFlight: 1}
 	for _, opt := range o {

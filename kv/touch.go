@@ -11,8 +11,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Touch gives key a new lease that ends after ttl, as [WithTTL] does, and returns the revision at which it did, or
-// [ErrNotFound]. The value stays, and is not sent; watchers see a put. It costs a grant and one RPC; see [WithTTL].
+// Touch gives key a new lease that ends after ttl, as [WithTTL] does, and returns the revision at
+// which it did, or [ErrNotFound]. The value stays, and is not sent; watchers see a put. It costs a
+// grant and one RPC; see [WithTTL].
 //
 // After a lost answer the outcome is unknown; [WithOnce] makes it known.
 func (s *Store) Touch(ctx context.Context, key string, ttl time.Duration, o ...WriteOption) (rev int64, err error) {

@@ -15,13 +15,14 @@ import (
 // maxTxConflicts is how many conflicts Transact tolerates.
 const maxTxConflicts = 64
 
-// TxFunc is the function of a transaction. It reads and writes with the methods of tx. It may be called several times, so
-// it must have no effects of its own.
+// TxFunc is the function of a transaction. It reads and writes with the methods of tx. It may be
+// called several times, so it must have no effects of its own.
 type TxFunc = func(ctx context.Context, tx *Tx) error
 
-// Transact runs f as one serializable transaction over keys of the store, and returns the revision at which its writes
-// were applied. All reads of f are of one revision. The writes are applied together, in one request, and only if nothing
-// that f has read was changed since; otherwise f is called again. docs/transactions.md describes the protocol.
+// Transact runs f as one serializable transaction over keys of the store, and returns the revision
+// at which its writes were applied. All reads of f are of one revision. The writes are applied
+// together, in one request, and only if nothing that f has read was changed since; otherwise f is
+// called again. docs/transactions.md describes the protocol.
 //
 //	_, err := store.Transact(ctx, func(ctx context.Context, tx *kv.Tx) error {
 //		from, err := accounts.In(tx).Get("ada")
@@ -29,25 +30,30 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 //		return accounts.In(tx).Put("ada", Account{Balance: from.Value.Balance - 10})
 //	}, kv.WithOnce())
 //
-// If f returns an error, nothing is written and Transact returns that error. If f writes nothing, nothing is sent after
-// its reads, and rev is the revision of the reads, or 0 if there are none; [WithGuard] then costs one check.
+// If f returns an error, nothing is written and Transact returns that error. If f writes nothing,
+// nothing is sent after its reads, and rev is the revision of the reads, or 0 if there are none;
+// [WithGuard] then costs one check.
 //
-// A transaction that writes is limited to [Limits].TxnOps: the keys and ranges that f has read, and the keys that it
-// writes, each count once. One that is larger is refused with [ErrTooLarge] before it is sent. Reads alone are not limited.
+// A transaction that writes is limited to [Limits].TxnOps: the keys and ranges that f has read, and
+// the keys that it writes, each count once. One that is larger is refused with [ErrTooLarge] before
+// it is sent. Reads alone are not limited.
 //
-// Conflicts are repeated, from the third on after a pause with jitter; after 64 of them the error is [ErrConflict].
-// Transactions of this store, and of those made from it, that write the same keys take turns, also with [Store.Update],
-// so that they do not conflict with each other. If a revision is compacted while f reads at it, f is called again.
+// Conflicts are repeated, from the third on after a pause with jitter; after 64 of them the error
+// is [ErrConflict]. Transactions of this store, and of those made from it, that write the same keys
+// take turns, also with [Store.Update], so that they do not conflict with each other. If a revision
+// is compacted while f reads at it, f is called again.
 //
-// After a lost answer, a transaction that overwrites or deletes a key that it has read is repeated until etcd says yes or
-// no. The outcome is still unknown ([ErrUnknownOutcome]) if the keys then hold what f has written, since that may be
-// another client's write, and in all other transactions. [WithOnce] makes every outcome known.
+// After a lost answer, a transaction that overwrites or deletes a key that it has read is repeated
+// until etcd says yes or no. The outcome is still unknown ([ErrUnknownOutcome]) if the keys then
+// hold what f has written, since that may be another client's write, and in all other transactions.
+// [WithOnce] makes every outcome known.
 //
-// A transaction inside f on the same store, or an Update, is [ErrInvalid]; it is recognized by the context that f is given.
+// A transaction inside f on the same store, or an Update, is [ErrInvalid]; it is recognized by the
+// context that f is given.
 //
-// Transact costs the reads of f and one RPC. A conflict costs one more RPC, which also reads again what f has read with Get
-// and GetMany; an attempt that had to take turns costs its reads. Without a deadline in ctx, the whole call is given the
-// default for writes.
+// Transact costs the reads of f and one RPC. A conflict costs one more RPC, which also reads again
+// what f has read with Get and GetMany; an attempt that had to take turns costs its reads. Without
+// a deadline in ctx, the whole call is given the default for writes.
 func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev int64, err error) {
 	opts, err := collect(o, WriteOption.put, true)
 	if err = errors.Join(s.bad, err); err == nil {
@@ -161,7 +167,8 @@ func (t *transaction) conflictError(n int) error {
 	return t.fail("transact", "", err)
 }
 
-// commit sends what tx has collected. refused reports that something which was read has changed, which is no error.
+// commit sends what tx has collected. refused reports that something which was read has changed,
+// which is no error.
 func (t *transaction) commit(ctx context.Context, tx *Tx) (rev int64, refused bool, err error) {
 	for first := true; ; first = false {
 		var m *mutation
@@ -214,8 +221,8 @@ func (t *transaction) readOnly(ctx context.Context, tx *Tx) (int64, error) {
 	return resp.Header.GetRevision(), nil
 }
 
-// maxTurnWait bounds how long a transaction waits for others of this process. Turns only save conflicts: one that gets
-// none goes on without.
+// maxTurnWait bounds how long a transaction waits for others of this process. Turns only save
+// conflicts: one that gets none goes on without.
 const maxTurnWait = 500 * time.Millisecond
 
 // heldTurns is the turns that a transaction holds, on keys that it has read and writes.
@@ -225,8 +232,8 @@ type heldTurns struct {
 	off  bool // waiting took too long
 }
 
-// take takes the turns on keys, which are sorted, in the place of those held. It reports whether it had to wait, so that
-// others may have written the keys meanwhile.
+// take takes the turns on keys, which are sorted, in the place of those held. It reports whether it
+// had to wait, so that others may have written the keys meanwhile.
 func (h *heldTurns) take(ctx context.Context, keys []string) (waited bool) {
 	if h.off || h.holds(keys) {
 		return false

@@ -18,7 +18,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// BenchmarkTransact moves amounts between two of 4 keys, from 16 goroutines, with Transact and with the STM of client/v3.
+// BenchmarkTransact moves amounts between two of 4 keys, from 16 goroutines, with Transact and with
+// the STM of client/v3.
 func BenchmarkTransact(b *testing.B) {
 	const keys, goroutines = 4, 16
 	run := func(b *testing.B, rpcs *etcdtest.RPCCounter, attempts *atomic.Int64, transfer func(from, to string)) {
@@ -115,8 +116,8 @@ func BenchmarkTransact(b *testing.B) {
 	})
 }
 
-// BenchmarkBatchEach writes 50,000 keys of 100 bytes, with one transaction at a time and with several in flight, to a local
-// server and to one that is 5 ms away.
+// BenchmarkBatchEach writes 50,000 keys of 100 bytes, with one transaction at a time and with
+// several in flight, to a local server and to one that is 5 ms away.
 func BenchmarkBatchEach(b *testing.B) {
 	const n = 50_000
 	server := etcdtest.Start(b)

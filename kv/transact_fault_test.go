@@ -19,8 +19,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// The sum of all accounts never changes, and there is a receipt for a transfer if and only if it was acknowledged, while
-// connections are cut and leaders killed.
+// The sum of all accounts never changes, and there is a receipt for a transfer if and only if it
+// was acknowledged, while connections are cut and leaders killed.
 func TestTransact_BankStaysExactUnderFaults(t *testing.T) { //nolint:paralleltest // it needs the machine for itself
 	const accounts, each, clients, goroutines = 4, 1000, 3, 5
 	cluster := etcdtest.StartCluster(t, 3)

@@ -710,7 +710,8 @@ func TestTransact_GivesUpAfter64Conflicts(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "out"))
 }
 
-// Transactions of one store that write the same keys do not conflict with each other, nor with updates.
+// Transactions of one store that write the same keys do not conflict with each other, nor with
+// updates.
 func TestTransact_TakesTurnsInOneProcess(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -778,7 +779,8 @@ func TestTransact_WriteSkewByOverwriting(t *testing.T) {
 	}
 }
 
-// As above, where being on call is a key, and leaving deletes it: no key in the range becomes newer.
+// As above, where being on call is a key, and leaving deletes it: no key in the range becomes
+// newer.
 func TestTransact_WriteSkewByDeletionOverListing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -17,11 +17,12 @@ import (
 
 type keyValue = mvccpb.KeyValue
 
-// Tx is a transaction of [Store.Transact] under way. It belongs to the goroutine that runs the function, and ends with it:
-// afterwards every method returns [ErrInvalid]. Keys are relative to the store.
+// Tx is a transaction of [Store.Transact] under way. It belongs to the goroutine that runs the
+// function, and ends with it: afterwards every method returns [ErrInvalid]. Keys are relative to
+// the store.
 //
-// Methods return their errors. All but [ErrNotFound] and [ErrDecode] are also remembered: later calls return them at once,
-// and so does Transact, even if the function does not.
+// Methods return their errors. All but [ErrNotFound] and [ErrDecode] are also remembered: later
+// calls return them at once, and so does Transact, even if the function does not.
 type Tx struct {
 	t       *transaction
 	ctx     context.Context //nolint:containedctx // lives as long as one call of the function
@@ -87,8 +88,9 @@ func (t *Tx) Attempt() int { return t.attempt }
 // Revision is the revision of all reads, 0 before the first.
 func (t *Tx) Revision() int64 { return t.rev }
 
-// Get returns the entry of key, or [ErrNotFound], which counts as a read as well. A key that the function has written is
-// returned as written, with the revisions and the version 0. The first read of a key costs one RPC.
+// Get returns the entry of key, or [ErrNotFound], which counts as a read as well. A key that the
+// function has written is returned as written, with the revisions and the version 0. The first read
+// of a key costs one RPC.
 func (t *Tx) Get(key string) (Entry[[]byte], error) { return t.get(t.store(), key) }
 
 func (t *Tx) get(s *Store, key string) (Entry[[]byte], error) {
@@ -109,8 +111,8 @@ func (t *Tx) get(s *Store, key string) (Entry[[]byte], error) {
 	return e, nil
 }
 
-// GetMany returns the entries of keys; absent ones are missing from the map. It costs one RPC for every [Limits].TxnOps
-// keys that were not read before.
+// GetMany returns the entries of keys; absent ones are missing from the map. It costs one RPC for
+// every [Limits].TxnOps keys that were not read before.
 func (t *Tx) GetMany(keys ...string) (map[string]Entry[[]byte], error) {
 	return t.getMany(t.store(), keys)
 }
@@ -203,8 +205,9 @@ func (w *txWrite) entry(key string) Entry[[]byte] {
 	return Entry[[]byte]{Key: key, Value: bytes.Clone(w.value), Lease: w.o.lease}
 }
 
-// Put writes key when the transaction is committed. It sends nothing. As with [Store.Put], the lease of the key is detached
-// unless an option says otherwise. [WithTTL] grants one lease for all puts of the transaction with the same TTL.
+// Put writes key when the transaction is committed. It sends nothing. As with [Store.Put], the
+// lease of the key is detached unless an option says otherwise. [WithTTL] grants one lease for all
+// puts of the transaction with the same TTL.
 func (t *Tx) Put(key string, value []byte, o ...LeaseOption) error {
 	return t.put(t.store(), key, value, o)
 }
@@ -251,7 +254,8 @@ func (t *Tx) store() *Store {
 	return t.t.Store
 }
 
-// usable returns why the transaction cannot go on, on a store that must be that of the transaction or one made from it.
+// usable returns why the transaction cannot go on, on a store that must be that of the transaction
+// or one made from it.
 func (t *Tx) usable(s *Store) error {
 	switch {
 	case t == nil || t.t == nil:

@@ -12,10 +12,11 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// A transaction is committed by one request. Its compares hold if and only if all that the function has read is as it was:
-// each key that was read has the mod revision that it had, and in each range that was listed no key is newer than the
-// revision of the reads. A deletion leaves no newer key, so the keys that a listing has yielded are compared one by one as
-// well. Its Else branch reads what Get and GetMany have read, for the next attempt. See docs/transactions.md.
+// A transaction is committed by one request. Its compares hold if and only if all that the function
+// has read is as it was: each key that was read has the mod revision that it had, and in each range
+// that was listed no key is newer than the revision of the reads. A deletion leaves no newer key,
+// so the keys that a listing has yielded are compared one by one as well. Its Else branch reads
+// what Get and GetMany have read, for the next attempt. See docs/transactions.md.
 
 // contended returns the keys that the transaction has read and writes, in order.
 func (t *Tx) contended() []string {
@@ -29,8 +30,8 @@ func (t *Tx) contended() []string {
 	return keys
 }
 
-// checkLimits checks the request that commits the transaction, the way that etcd counts: the longest of compares and
-// branches, and what is nested in it.
+// checkLimits checks the request that commits the transaction, the way that etcd counts: the
+// longest of compares and branches, and what is nested in it.
 func (t *Tx) checkLimits() error {
 	o := &t.t.o
 	compares, writes, nested := len(t.guards)+len(t.ranges), len(t.writes), 0
@@ -65,13 +66,15 @@ func (t *Tx) checkLimits() error {
 	return limits.request(size)
 }
 
-// keepsLease reports whether a write needs a nested transaction that finds out whether the key is there.
+// keepsLease reports whether a write needs a nested transaction that finds out whether the key is
+// there.
 func (t *Tx) keepsLease(key string, w txWrite) bool {
 	_, read := t.guards[key]
 	return w.o.sameLease && !read
 }
 
-// mutation returns the request that commits the transaction. It grants the leases that the transaction needs.
+// mutation returns the request that commits the transaction. It grants the leases that the
+// transaction needs.
 func (t *Tx) mutation(ctx context.Context) (*mutation, error) {
 	m := &mutation{op: "transact", key: t.t.ns, guards: t.t.o.guards, once: t.t.o.once}
 	used := t.ttls()
@@ -130,8 +133,9 @@ func (t *Tx) writeOp(key string, w txWrite) clientv3.Op {
 	return put
 }
 
-// fence picks a key that makes a second application of the request impossible: one that was there when it was read, and
-// that the transaction writes. A put is better than a delete, since its value tells whose it is.
+// fence picks a key that makes a second application of the request impossible: one that was there
+// when it was read, and that the transaction writes. A put is better than a delete, since its value
+// tells whose it is.
 func (t *Tx) fence(m *mutation) {
 	for _, key := range t.contended() {
 		w, mod := t.writes[key], t.guards[key]
@@ -149,8 +153,9 @@ func (t *Tx) fence(m *mutation) {
 	}
 }
 
-// mayHoldAgain reports whether the compares of a refused request may hold later: a key that was there and has changed does
-// not get its mod revision back, whereas a key that was absent, or a range, can be again what it was.
+// mayHoldAgain reports whether the compares of a refused request may hold later: a key that was
+// there and has changed does not get its mod revision back, whereas a key that was absent, or a
+// range, can be again what it was.
 func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
 	for i, key := range t.extra {
 		if mod := t.guards[key]; mod != 0 && onlyKey(extra[i]).GetModRevision() != mod {

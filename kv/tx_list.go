@@ -14,13 +14,14 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// List yields the entries below prefix, as [Store.List] does, with what the function has written before the loop. An error
-// comes last. [WithRevision] is refused.
+// List yields the entries below prefix, as [Store.List] does, with what the function has written
+// before the loop. An error comes last. [WithRevision] is refused.
 //
-// The range is guarded as far as the loop came: the transaction conflicts if a key in it was written, created or deleted
-// since. Each entry counts against the limit of a transaction that writes. A listing costs one RPC for each range of up to
-// 500 entries, and a streamed read for the rest; a listing of the whole namespace has two ranges, one on each side of the
-// library's own keys.
+// The range is guarded as far as the loop came: the transaction conflicts if a key in it was
+// written, created or deleted since. Each entry counts against the limit of a transaction that
+// writes. A listing costs one RPC for each range of up to 500 entries, and a streamed read for the
+// rest; a listing of the whole namespace has two ranges, one on each side of the library's own
+// keys.
 func (t *Tx) List(prefix string, o ...ListOption) iter.Seq2[Entry[[]byte], error] {
 	return t.list(t.store(), prefix, o)
 }
@@ -125,7 +126,8 @@ func (l *txListing) compare(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// merge yields what the transaction has written before a stored key, and then that. It returns false at the end of the loop.
+// merge yields what the transaction has written before a stored key, and then that. It returns
+// false at the end of the loop.
 func (l *txListing) merge(kv *keyValue, yield func(Entry[[]byte], error) bool) bool {
 	key := string(kv.GetKey())
 	if !l.mergeOwn(key, yield) {

@@ -4,13 +4,15 @@ import (
 	"iter"
 )
 
-// TypedTx is a [Typed] within a transaction. Its methods are those of [Tx] with values of T. See [Typed.In].
+// TypedTx is a [Typed] within a transaction. Its methods are those of [Tx] with values of T. See
+// [Typed.In].
 type TypedTx[T any] struct {
 	t  Typed[T]
 	tx *Tx
 }
 
-// In returns the handle t within a transaction on the same store, or on one that shares its client and was made from it.
+// In returns the handle t within a transaction on the same store, or on one that shares its client
+// and was made from it.
 func (t Typed[T]) In(tx *Tx) TypedTx[T] { return TypedTx[T]{t: t, tx: tx} }
 
 // Get returns the entry of key, [ErrNotFound], or [ErrDecode]; see [Tx.Get].
@@ -22,8 +24,9 @@ func (x TypedTx[T]) Get(key string) (Entry[T], error) {
 	return x.t.decode("get", e)
 }
 
-// GetMany returns the entries of keys; absent ones are missing from the map. A value that does not decode makes it fail
-// with [ErrDecode], or is left out, as [WithBadEntry] decides. See [Tx.GetMany].
+// GetMany returns the entries of keys; absent ones are missing from the map. A value that does not
+// decode makes it fail with [ErrDecode], or is left out, as [WithBadEntry] decides. See
+// [Tx.GetMany].
 func (x TypedTx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
 	entries, err := x.tx.getMany(x.t.store(), keys)
 	if err != nil {
@@ -36,8 +39,8 @@ func (x TypedTx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
 	return out, nil
 }
 
-// List yields every entry below the dir of the handle; see [Tx.List]. A value that does not decode ends it with
-// [ErrDecode], unless [WithBadEntry] decides otherwise.
+// List yields every entry below the dir of the handle; see [Tx.List]. A value that does not decode
+// ends it with [ErrDecode], unless [WithBadEntry] decides otherwise.
 func (x TypedTx[T]) List(o ...ListOption) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for e, err := range x.tx.list(x.t.store(), "", o) {

@@ -24,8 +24,9 @@ func (t Typed[T]) Keys(ctx context.Context, o ...ListOption) iter.Seq2[string, e
 	return t.store().Keys(ctx, "", o...)
 }
 
-// GetMany returns the entries of keys, all as they were at revision rev; see [Store.GetMany]. Absent keys are missing from
-// the map. A value that does not decode makes it fail with [ErrDecode], or is left out, as [WithBadEntry] decides.
+// GetMany returns the entries of keys, all as they were at revision rev; see [Store.GetMany].
+// Absent keys are missing from the map. A value that does not decode makes it fail with
+// [ErrDecode], or is left out, as [WithBadEntry] decides.
 func (t Typed[T]) GetMany(ctx context.Context, keys ...string) (entries map[string]Entry[T], rev int64, err error) {
 	raw, rev, err := t.store().GetMany(ctx, keys...)
 	if err != nil {
@@ -37,8 +38,9 @@ func (t Typed[T]) GetMany(ctx context.Context, keys ...string) (entries map[stri
 	return entries, rev, nil
 }
 
-// Decode returns the entry of what etcd returned, such as a key in the answer to a [Store.Txn]. Its key is relative to the
-// store that t was made with, and must lie below the dir of t; otherwise the error is [ErrInvalid]. It sends nothing.
+// Decode returns the entry of what etcd returned, such as a key in the answer to a [Store.Txn]. Its
+// key is relative to the store that t was made with, and must lie below the dir of t; otherwise the
+// error is [ErrInvalid]. It sends nothing.
 func (t Typed[T]) Decode(kv *mvccpb.KeyValue) (Entry[T], error) {
 	s := t.store()
 	var err error
@@ -59,8 +61,8 @@ func (t Typed[T]) Decode(kv *mvccpb.KeyValue) (Entry[T], error) {
 	return t.decode("decode", e)
 }
 
-// OpPut is the put of a value in a [Store.Batch] on the store that t was made with, or on one whose namespace holds the key.
-// If the value cannot be encoded, Batch returns [ErrInvalid].
+// OpPut is the put of a value in a [Store.Batch] on the store that t was made with, or on one whose
+// namespace holds the key. If the value cannot be encoded, Batch returns [ErrInvalid].
 func (t Typed[T]) OpPut(key string, v T, o ...PutOption) Op {
 	b, err := t.encode("put", key, v)
 	op := t.op(OpPut(key, b, o...), key)

@@ -8,19 +8,22 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// An encrypted value is gcmHeader, one byte with the length of the key's ID, the ID, the nonce of 12 bytes, the ciphertext
-// and the tag of 16 bytes. The header up to and including the ID, and the key of the entry behind it, are authenticated.
+// An encrypted value is gcmHeader, one byte with the length of the key's ID, the ID, the nonce of
+// 12 bytes, the ciphertext and the tag of 16 bytes. The header up to and including the ID, and the
+// key of the entry behind it, are authenticated.
 const gcmHeader = "\x00ag\x01"
 
 // Option is an option of [AESGCM].
 type Option func(*gcmLayer)
 
-// WithPlaintextReads accepts values that are not encrypted, from before the layer was used. Default: they are [ErrFormat].
-// Remove the option once everything is encrypted: until then, whoever can write to etcd can have plaintext accepted.
+// WithPlaintextReads accepts values that are not encrypted, from before the layer was used.
+// Default: they are [ErrFormat]. Remove the option once everything is encrypted: until then,
+// whoever can write to etcd can have plaintext accepted.
 func WithPlaintextReads() Option { return func(l *gcmLayer) { l.plaintext = true } }
 
-// AESGCM encrypts values with AES-GCM and the first key of the ring, and decrypts them with any of its keys. A value grows
-// by 33 bytes and the length of the key's ID. See the package documentation for what it protects and how to rotate keys.
+// AESGCM encrypts values with AES-GCM and the first key of the ring, and decrypts them with any of
+// its keys. A value grows by 33 bytes and the length of the key's ID. See the package documentation
+// for what it protects and how to rotate keys.
 //
 // Nonces are random, so one key must not encrypt more than 2³² values.
 func AESGCM(r KeyRing, o ...Option) Layer {

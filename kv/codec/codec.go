@@ -14,20 +14,21 @@ var (
 	ErrFormat = errors.New("not in the format of the layer")
 	// ErrUnknownKey means that a value was encrypted with a key that is not in the ring.
 	ErrUnknownKey = errors.New("no such key in the ring")
-	// ErrAuthentication means that a value was changed, was encrypted for another key of the store, or with another secret
-	// of the same ID.
+	// ErrAuthentication means that a value was changed, was encrypted for another key of the store,
+	// or with another secret of the same ID.
 	ErrAuthentication = errors.New("authentication failed")
 )
 
-// Layer transforms the bytes that a codec has written, and back. key is the key of the entry, as a [kv.Codec] gets it. It
-// must be safe for concurrent use, must not change or keep b, and must return an error for bytes that it did not make.
+// Layer transforms the bytes that a codec has written, and back. key is the key of the entry, as a
+// [kv.Codec] gets it. It must be safe for concurrent use, must not change or keep b, and must
+// return an error for bytes that it did not make.
 type Layer interface {
 	Wrap(key string, b []byte) ([]byte, error)
 	Unwrap(key string, b []byte) ([]byte, error)
 }
 
-// With returns the codec c with layers, which are applied in this order to what c has written. If c or a layer is nil, the
-// codec returns kv.ErrInvalid.
+// With returns the codec c with layers, which are applied in this order to what c has written. If c
+// or a layer is nil, the codec returns kv.ErrInvalid.
 func With[T any](c kv.Codec[T], l ...Layer) kv.Codec[T] {
 	out := layered[T]{codec: c, layers: append([]Layer(nil), l...)}
 	if c == nil {
@@ -47,8 +48,8 @@ type layered[T any] struct {
 	err    error // what is wrong with it
 }
 
-// Base returns the codec below all layers. Package kv and the caches compare values by what it writes, because two
-// ciphertexts of one value differ.
+// Base returns the codec below all layers. Package kv and the caches compare values by what it
+// writes, because two ciphertexts of one value differ.
 func (c layered[T]) Base() kv.Codec[T] {
 	if below, ok := c.codec.(interface{ Base() kv.Codec[T] }); ok {
 		return below.Base()

@@ -1,24 +1,28 @@
-// Package codec adds layers to the codecs of package kv: compression, and encryption with keys that can be rotated.
+// Package codec adds layers to the codecs of package kv: compression, and encryption with keys that
+// can be rotated.
 //
 //	ring, err := codec.NewKeyRing(codec.Key{ID: "2026-12", Secret: newKey}, codec.Key{ID: "2025-12", Secret: oldKey})
 //	users := kv.NewTyped(store, "users", codec.With(kv.JSON[User](), codec.Gzip(1024), codec.AESGCM(ring)))
 //
-// The result of [With] is an ordinary codec: it works for a kv.Typed, a cache and a configuration. The layers are applied
-// in the order given when a value is written, and in reverse order when it is read. Compress before you encrypt.
+// The result of [With] is an ordinary codec: it works for a kv.Typed, a cache and a configuration.
+// The layers are applied in the order given when a value is written, and in reverse order when it
+// is read. Compress before you encrypt.
 //
 // # Encryption
 //
-// [AESGCM] encrypts values, not keys, leases or revisions. Each value has a random nonce, and is authenticated together with
-// the key of its entry below the store's namespace. So a value that was changed or cut, or was copied to another key, is
-// an error ([ErrAuthentication]), never another value. A value that was copied within the key's own history, or to the same
-// key in another namespace, is not noticed: use other secrets for other namespaces. Neither is a deletion.
+// [AESGCM] encrypts values, not keys, leases or revisions. Each value has a random nonce, and is
+// authenticated together with the key of its entry below the store's namespace. So a value that was
+// changed or cut, or was copied to another key, is an error ([ErrAuthentication]), never another
+// value. A value that was copied within the key's own history, or to the same key in another
+// namespace, is not noticed: use other secrets for other namespaces. Neither is a deletion.
 //
-// Whoever can read the memory of the process can read the secrets. Values in the state file of a configuration stay
-// encrypted; a cache holds decoded values in memory.
+// Whoever can read the memory of the process can read the secrets. Values in the state file of a
+// configuration stay encrypted; a cache holds decoded values in memory.
 //
 // # Rotation
 //
-// The first key of a [KeyRing] is for writes and reads, the others are for reads. To rotate keys without downtime:
+// The first key of a [KeyRing] is for writes and reads, the others are for reads. To rotate keys
+// without downtime:
 //
 //  1. Give every process the new key as a further key, for reads.
 //  2. Give every process the new key as the first one, and the old one as a further key.
@@ -26,11 +30,12 @@
 //     for key, err := range users.Keys(ctx) { users.Update(ctx, key, func(*User) error { return nil }) }
 //  4. Remove the old key.
 //
-// The example of [AESGCM] shows step 3. To encrypt existing data, begin with [WithPlaintextReads], do the same, and remove
-// the option: with it, whoever can write to etcd can have plaintext accepted.
+// The example of [AESGCM] shows step 3. To encrypt existing data, begin with [WithPlaintextReads],
+// do the same, and remove the option: with it, whoever can write to etcd can have plaintext
+// accepted.
 //
 // # Errors
 //
-// Errors match [ErrFormat], [ErrUnknownKey] or [ErrAuthentication], and kv.ErrDecode when they come from a read. Their
-// texts name key IDs, and never hold values or secrets.
+// Errors match [ErrFormat], [ErrUnknownKey] or [ErrAuthentication], and kv.ErrDecode when they come
+// from a read. Their texts name key IDs, and never hold values or secrets.
 package codec

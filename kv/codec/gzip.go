@@ -16,8 +16,9 @@ const gzipHeader = "\x00gz\x01"
 // maxUnzipped bounds what a value may be decompressed to.
 const maxUnzipped = 64 << 20
 
-// Gzip compresses values of more than the given number of bytes, if that makes them smaller. Values that were stored
-// without the layer can be read. A value that decompresses to more than 64 MiB is refused, in both directions.
+// Gzip compresses values of more than the given number of bytes, if that makes them smaller. Values
+// that were stored without the layer can be read. A value that decompresses to more than 64 MiB is
+// refused, in both directions.
 func Gzip(above int) Layer {
 	return &gzipLayer{above: above, writers: sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}}
 }

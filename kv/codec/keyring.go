@@ -15,7 +15,8 @@ const maxKeyID = 64
 
 // Key is a secret of [AESGCM]. Its secret is not shown by fmt and slog.
 type Key struct {
-	// ID names the secret in each value that is encrypted with it: 1 to 64 bytes, and never used for another secret.
+	// ID names the secret in each value that is encrypted with it: 1 to 64 bytes, and never used
+	// for another secret.
 	ID string
 	// Secret is 16, 24 or 32 random bytes, for AES-128, AES-192 or AES-256.
 	Secret []byte
@@ -27,15 +28,15 @@ func (k Key) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "key %q", k.ID)
 // LogValue is the ID.
 func (k Key) LogValue() slog.Value { return slog.StringValue(k.ID) }
 
-// KeyRing is the keys of [AESGCM]. It does not change, and is safe for concurrent use. The zero KeyRing is empty, and cannot
-// be used.
+// KeyRing is the keys of [AESGCM]. It does not change, and is safe for concurrent use. The zero
+// KeyRing is empty, and cannot be used.
 type KeyRing struct {
 	first string
 	keys  map[string]cipher.AEAD // by ID
 }
 
-// NewKeyRing returns a ring that encrypts with the first key, and decrypts with that and the others. The secrets are copied.
-// If a key cannot be used, the error matches kv.ErrInvalid.
+// NewKeyRing returns a ring that encrypts with the first key, and decrypts with that and the
+// others. The secrets are copied. If a key cannot be used, the error matches kv.ErrInvalid.
 func NewKeyRing(first Key, others ...Key) (KeyRing, error) {
 	r := KeyRing{first: first.ID, keys: make(map[string]cipher.AEAD, 1+len(others))}
 	var all []error
