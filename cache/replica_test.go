@@ -310,8 +310,8 @@ func TestAPanicOfTheFunctionThatIsToldOfBadValuesBreaksNothing(t *testing.T) {
 // exploding is a codec that panics.
 type exploding struct{}
 
-func (exploding) Encode(_ string, v string) ([]byte, error) { return []byte(v), nil }
-func (exploding) Decode(string, []byte) (string, error)     { panic("boom") }
+func (exploding) Encode(_, v string) ([]byte, error)    { return []byte(v), nil }
+func (exploding) Decode(string, []byte) (string, error) { panic("boom") }
 
 func TestACodecThatPanicsBreaksNothing(t *testing.T) {
 	t.Parallel()

@@ -110,7 +110,7 @@ func TestADirThatIsNoneIsRefused(t *testing.T) { //nolint:tparallel // one clien
 	b := newBench(t)
 	for name, dir := range map[string]string{"slashes": "//", "an empty segment": "a//b", "a NUL byte": "a\x00b", "a slash": "/"} {
 		invalid(t, b, map[string]func() error{
-			name + ", option": func() error { _, err := b.open(kv.WithNamespace(dir)).Put(t.Context(), "k", nil); return err },
+			name + ", option": func() error { _, err := kv.New(b.cli, kv.WithNamespace(dir)); return err },
 			name + ", nested": func() error { _, err := b.Namespace(dir).Put(t.Context(), "k", nil); return err },
 			name + ", typed": func() error {
 				_, err := kv.NewTyped(b.Store, dir, kv.String()).Put(t.Context(), "k", "")

@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -68,6 +69,6 @@ func TestBatchEach_SendsSeveralTransactionsAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	for i := range 1000 {
 		assert.Less(t, results[i].Revision, results[4000+i].Revision)
-		assert.Equal(t, fmt.Sprint(4000+i), b.value(t, fmt.Sprintf("k/%05d", i)))
+		assert.Equal(t, strconv.Itoa(4000+i), b.value(t, fmt.Sprintf("k/%05d", i)))
 	}
 }

@@ -92,7 +92,7 @@ func String() Codec[string] { return stringCodec{} }
 type stringCodec struct{}
 
 // Encode returns the bytes of v.
-func (stringCodec) Encode(_ string, v string) ([]byte, error) { return []byte(v), nil }
+func (stringCodec) Encode(_, v string) ([]byte, error) { return []byte(v), nil }
 
 // Decode returns b as a string, valid UTF-8 or not.
 func (stringCodec) Decode(_ string, b []byte) (string, error) { return string(b), nil }

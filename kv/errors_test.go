@@ -142,7 +142,7 @@ func (putOnly) Put(context.Context, string, string, ...clientv3.OpOption) (*clie
 
 func TestStore_FakeThatLacksMethodsIsInvalid(t *testing.T) {
 	t.Parallel()
-	for name, fake := range map[string]clientv3.KV{"value": putOnly{}, "pointer": &putOnly{}, "none": nil} {
+	for name, fake := range map[string]clientv3.KV{"value": putOnly{}, "pointer": &putOnly{}} {
 		cli := clientv3.NewCtxClient(t.Context())
 		cli.KV = fake
 		s := etcdtest.Must(kv.New(cli))
@@ -157,6 +157,14 @@ func TestStore_FakeThatLacksMethodsIsInvalid(t *testing.T) {
 			assert.True(t, errs.Unchanged(err), name)
 		}
 	}
+}
+
+func TestNew_RefusesClientWithoutKV(t *testing.T) {
+	t.Parallel()
+	s, err := kv.New(clientv3.NewCtxClient(t.Context()))
+	require.EqualError(t, err, "kv: new: invalid argument: the client has no KV")
+	assert.True(t, errs.Unchanged(err))
+	assert.Nil(t, s)
 }
 
 func TestStore_PanicOfAWholeKVIsPassedOn(t *testing.T) {

@@ -3,6 +3,7 @@ package kv_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func TestStore_GetManyReadsOneRevision(t *testing.T) {
 	at, err := b.Batch(t.Context(), ops...)
 	require.NoError(t, err)
 	b.costs(t, rpc("KV/Txn", 3), func() {
-		got, rev, err := b.GetMany(t.Context(), append(keys, "absent", keys[0])...)
+		got, rev, err := b.GetMany(t.Context(), slices.Concat(keys, []string{"absent", keys[0]})...)
 		require.NoError(t, err)
 		assert.GreaterOrEqual(t, rev, at)
 		assert.Len(t, got, 300)

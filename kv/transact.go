@@ -140,7 +140,8 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 			}
 		}
 		t.Store.turns.conflicts.Add(1)
-		if conflicts++; conflicts == maxTxConflicts {
+		conflicts++
+		if conflicts == maxTxConflicts {
 			if err == nil {
 				err = t.conflictError(conflicts)
 			}
@@ -240,18 +241,12 @@ func (h *heldTurns) take(ctx context.Context, keys []string) (waited bool) {
 	}
 	h.release()
 	h.held = make(map[string]*turn, len(keys))
-	var bounded context.Context
+	deadline := time.Now().Add(maxTurnWait)
 	for _, key := range keys {
 		one := h.all.tryTake(key)
 		if one == nil {
-			if bounded == nil {
-				var stop context.CancelFunc
-				bounded, stop = context.WithTimeout(ctx, maxTurnWait)
-				defer stop()
-			}
 			waited = true
-			var err error
-			if one, err = h.all.take(bounded, key); err != nil {
+			if one = h.await(ctx, key, deadline); one == nil {
 				h.off = true
 				h.release()
 				return true
@@ -260,6 +255,17 @@ func (h *heldTurns) take(ctx context.Context, keys []string) (waited bool) {
 		h.held[key] = one
 	}
 	return waited
+}
+
+// await waits for the turn on a key, and returns nil at the deadline.
+func (h *heldTurns) await(ctx context.Context, key string, deadline time.Time) *turn {
+	ctx, stop := context.WithDeadline(ctx, deadline)
+	defer stop()
+	one, err := h.all.take(ctx, key)
+	if err != nil {
+		return nil
+	}
+	return one
 }
 
 func (h *heldTurns) holds(keys []string) bool {

@@ -247,7 +247,8 @@ func TestTransact_EntriesBelongToTheFunction(t *testing.T) {
 				clear(e.Value)
 			}
 			assert.Equal(t, []string{"k=abc", "own=own"}, list(t, tx, ""))
-			for e := range tx.List("") {
+			for e, err := range tx.List("") {
+				require.NoError(t, err)
 				clear(e.Value)
 			}
 		}
@@ -267,7 +268,8 @@ func TestTransact_GuardsWhatWasListedBeforeBreak(t *testing.T) {
 	readThree := func(tx *kv.Tx, prefix string, o ...kv.ListOption) error {
 		n := 0
 		for _, err := range tx.List(prefix, o...) {
-			if n++; err != nil || n == 3 {
+			n++
+			if err != nil || n == 3 {
 				return err
 			}
 		}

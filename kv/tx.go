@@ -184,7 +184,7 @@ func (t *Tx) entry(s *Store, abs string) (e Entry[[]byte], found bool, err error
 func (t *Tx) fetch(s *Store, abs string) (*keyValue, error) {
 	call := retry.Call{Pkg: "kv", Op: "get", Key: abs, Read: true}
 	r, err := retry.Do(t.ctx, s.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
-		return s.core.get(ctx, []byte(abs), clientv3.WithRev(t.at))
+		return s.get(ctx, []byte(abs), clientv3.WithRev(t.at))
 	})
 	if err != nil {
 		return nil, err

@@ -148,7 +148,7 @@ var errCodec = errors.New("the codec does not like it")
 // picky is a codec that does not like a word.
 type picky struct{}
 
-func (picky) Encode(_ string, v string) ([]byte, error) {
+func (picky) Encode(_, v string) ([]byte, error) {
 	if v == "bad" {
 		return nil, errCodec
 	}

@@ -50,9 +50,9 @@ func (l *gcmLayer) Wrap(key string, b []byte) ([]byte, error) {
 	aead := l.ring.keys[id]
 	out := make([]byte, 0, len(gcmHeader)+1+len(id)+len(b)+aead.Overhead())
 	out = append(out, gcmHeader...)
-	out = append(out, byte(len(id)))
+	out = append(out, byte(len(id))) //nolint:gosec // at most maxKeyID
 	out = append(out, id...)
-	return aead.Seal(out, nil, b, authenticated(out, key)), nil
+	return aead.Seal(out, nil, b, authenticated(out, key)), nil //nolint:gosec // it makes a random nonce
 }
 
 // authenticated is the header of a value and the key of its entry.

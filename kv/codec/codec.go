@@ -3,6 +3,7 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/kv"
@@ -74,8 +75,8 @@ func (c layered[T]) Decode(key string, b []byte) (v T, err error) {
 	if c.err != nil {
 		return v, c.err
 	}
-	for i := len(c.layers) - 1; i >= 0; i-- {
-		if b, err = c.layers[i].Unwrap(key, b); err != nil {
+	for _, l := range slices.Backward(c.layers) {
+		if b, err = l.Unwrap(key, b); err != nil {
 			return v, err
 		}
 	}

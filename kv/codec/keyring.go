@@ -51,8 +51,8 @@ func NewKeyRing(first Key, others ...Key) (KeyRing, error) {
 	return r, nil
 }
 
-func (r *KeyRing) add(k Key) error {
-	if len(k.ID) == 0 || len(k.ID) > maxKeyID {
+func (r KeyRing) add(k Key) error {
+	if k.ID == "" || len(k.ID) > maxKeyID {
 		return fmt.Errorf("an ID of %d bytes, where 1 to %d are allowed", len(k.ID), maxKeyID)
 	}
 	if r.keys[k.ID] != nil {
