@@ -93,7 +93,11 @@ func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 	s.cfg = Config{Endpoints: cli.Endpoints(), Namespace: s.namespace}
 	c := &core{set: s, cli: cli, lines: &lines{dial: wrapped(cli)}, stop: func() {}}
 	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
-	return c.client()
+	client, err := c.client()
+	if err != nil {
+		return nil, refuse("wrap", reasonOf(err))
+	}
+	return client, nil
 }
 
 // newCore makes the client below, which connects when it is first used.

@@ -48,7 +48,7 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	}
 	client, err := c.client()
 	if err != nil {
-		return nil, refuse(op, err)
+		return nil, refuse(op, reasonOf(err))
 	}
 	if err := c.connect(ctx, client); err != nil {
 		_ = client.Close() // err says what matters
@@ -77,7 +77,7 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	}
 	client, err := c.client()
 	if err != nil {
-		return nil, refuse(op, err)
+		return nil, refuse(op, reasonOf(err))
 	}
 	c.start(client)
 	return client, nil
