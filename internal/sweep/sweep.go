@@ -81,13 +81,13 @@ type Sweeper struct {
 type Entry struct {
 	Key
 
-	s      *Sweeper
-	ctx    context.Context //nolint:containedctx // of the sweep
-	cancel context.CancelFunc
-	added  time.Time
-	due    time.Time
-	warn   sync.Once     // about the first refusal
-	busy   chan struct{} // full while the key is being deleted
+	s        *Sweeper
+	ctx      context.Context //nolint:containedctx // of the sweep
+	cancel   context.CancelFunc
+	added    time.Time
+	due      time.Time
+	warn     sync.Once     // about the first refusal
+	deleting chan struct{} // full while the key is being deleted
 }
 
 // New returns a sweeper. ctx supplies its values alone; the sweeper ends with Close.
@@ -101,7 +101,7 @@ func New(ctx context.Context, c Config) *Sweeper {
 func (s *Sweeper) Add(k Key) *Entry {
 	now := time.Now()
 	k.Leases = slices.Clone(k.Leases)
-	e := &Entry{Key: k, s: s, added: now, due: now, busy: make(chan struct{}, 1)}
+	e := &Entry{Key: k, s: s, added: now, due: now, deleting: make(chan struct{}, 1)}
 	e.ctx, e.cancel = context.WithCancel(s.ctx)
 	s.mu.Lock()
 	if s.closed {
@@ -130,8 +130,8 @@ func (s *Sweeper) Add(k Key) *Entry {
 // Stop ends the sweep of a key. When it returns no deletion is under way.
 func (e *Entry) Stop() {
 	e.s.remove(e)
-	e.busy <- struct{}{}
-	<-e.busy
+	e.deleting <- struct{}{}
+	<-e.deleting
 }
 
 // Close ends the sweeper and returns the keys that are not known to be gone. Only its first call returns any.
@@ -143,12 +143,12 @@ func (s *Sweeper) Close() []Key {
 	s.wg.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := make([]Key, 0, len(s.entries))
+	remaining := make([]Key, 0, len(s.entries))
 	for _, e := range s.entries {
-		left = append(left, e.Key)
+		remaining = append(remaining, e.Key)
 	}
 	s.entries = nil
-	return left
+	return remaining
 }
 
 func (s *Sweeper) remove(e *Entry) {
@@ -162,12 +162,12 @@ func (s *Sweeper) remove(e *Entry) {
 
 // run sweeps until there is no key left.
 func (s *Sweeper) run() {
-	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
-	pauses.Reset()
+	backoff := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	backoff.Reset()
 	timer := time.NewTimer(maxInterval) // Add wakes it before
 	defer timer.Stop()
-	var resume time.Time // nothing is sent before
-	outage := false      // and that was logged
+	var notBefore time.Time // nothing is sent before
+	outageLogged := false   // and that was logged
 	for {
 		select {
 		case <-timer.C:
@@ -175,20 +175,20 @@ func (s *Sweeper) run() {
 		case <-s.ctx.Done():
 			return
 		}
-		if now := time.Now(); !now.Before(resume) {
+		if now := time.Now(); !now.Before(notBefore) {
 			switch err := s.sweepDue(now); {
 			case s.ctx.Err() != nil || errors.Is(err, errs.Closed):
 				return // of a closed client nothing can be deleted
 			case err != nil:
-				resume = time.Now().Add(pauses.NextBackOff())
-				if !outage {
-					outage = true
+				notBefore = time.Now().Add(backoff.NextBackOff())
+				if !outageLogged {
+					outageLogged = true
 					s.Logger.WarnContext(s.ctx, "keys are not deleted yet", "keys", s.count(), "error", err)
 				}
 			default:
-				pauses.Reset()
-				if outage {
-					outage = false
+				backoff.Reset()
+				if outageLogged {
+					outageLogged = false
 					s.Logger.WarnContext(s.ctx, "keys are deleted again")
 				}
 			}
@@ -197,7 +197,7 @@ func (s *Sweeper) run() {
 		if !ok {
 			return
 		}
-		timer.Reset(time.Until(later(next, resume)))
+		timer.Reset(time.Until(later(next, notBefore)))
 	}
 }
 
@@ -234,15 +234,15 @@ func (s *Sweeper) sweepDue(now time.Time) error {
 	s.mu.Unlock()
 	slices.SortStableFunc(due, func(a, b *Entry) int { return a.due.Compare(b.due) })
 	for _, e := range due {
-		gone, err := e.sweep()
-		stopped := e.ctx.Err() != nil
+		done, err := e.sweep()
+		canceled := e.ctx.Err() != nil
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
 		switch {
-		case gone:
+		case done:
 			s.remove(e)
-			if e.Done != nil && !stopped {
+			if e.Done != nil && !canceled {
 				e.Done()
 			}
 			continue
@@ -251,16 +251,16 @@ func (s *Sweeper) sweepDue(now time.Time) error {
 				s.Logger.WarnContext(s.ctx, "key is not deleted yet", "key", errs.Short(e.Name), "error", err)
 			})
 		case err != nil:
-			e.putOff(0) // behind the others, in case it is about this key
+			e.postpone(0) // behind the others, in case it is about this key
 			return err
 		}
-		e.putOff(e.interval(time.Now()))
+		e.postpone(e.interval(time.Now()))
 	}
 	return nil
 }
 
-// putOff has the key swept again after d.
-func (e *Entry) putOff(d time.Duration) {
+// postpone has the key swept again after d.
+func (e *Entry) postpone(d time.Duration) {
 	e.s.mu.Lock()
 	e.due = time.Now().Add(d)
 	e.s.mu.Unlock()
@@ -273,14 +273,14 @@ func (e *Entry) interval(now time.Time) time.Duration {
 }
 
 // sweep deletes the key, and reports whether it is gone for good or no longer to be swept.
-func (e *Entry) sweep() (gone bool, err error) {
-	e.busy <- struct{}{}
-	defer func() { <-e.busy }()
+func (e *Entry) sweep() (done bool, err error) {
+	e.deleting <- struct{}{}
+	defer func() { <-e.deleting }()
 	if e.ctx.Err() != nil {
 		return true, nil // stopped
 	}
-	ctx, stop := context.WithTimeout(e.ctx, attemptTimeout)
-	defer stop()
+	ctx, cancel := context.WithTimeout(e.ctx, attemptTimeout)
+	defer cancel()
 	err = e.Delete(ctx)
 	if err == nil && !e.Late || e.ctx.Err() != nil {
 		return true, nil
@@ -293,11 +293,11 @@ func (e *Entry) sweep() (gone bool, err error) {
 		if e.s.Renewed(id) {
 			return false, err
 		}
-		over, lookup := e.s.Gone(ctx, id)
-		if lookup != nil {
-			return false, lookup // which says more than a refusal: etcd does not answer
+		gone, lookupErr := e.s.Gone(ctx, id)
+		if lookupErr != nil {
+			return false, lookupErr // which says more than a refusal: etcd does not answer
 		}
-		if !over {
+		if !gone {
 			return false, err
 		}
 		e.Leases = e.Leases[1:]

@@ -31,7 +31,7 @@ type fakeStore struct {
 	logs    bytes.Buffer
 }
 
-func newStore(leases ...clientv3.LeaseID) *fakeStore {
+func newFakeStore(leases ...clientv3.LeaseID) *fakeStore {
 	f := &fakeStore{keys: map[string]bool{}, leases: map[clientv3.LeaseID]bool{}, fails: map[string]error{}}
 	for _, id := range leases {
 		f.leases[id] = true
@@ -88,10 +88,10 @@ func (f *fakeStore) count() (keys, tries, lookups int) {
 	return len(f.keys), f.tries, f.lookups
 }
 
-func TestSweeper_DeletesAKeyOnceIfNothingIsLate(t *testing.T) {
+func TestSweeper_DeletesKeyOnceIfNotLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newStore(1)
+		f := newFakeStore(1)
 		f.keys["k"] = true
 		s := f.sweeper(t)
 		k, done := f.key("k", false, 1), 0
@@ -110,11 +110,11 @@ func TestSweeper_DeletesAKeyOnceIfNothingIsLate(t *testing.T) {
 	})
 }
 
-func TestSweeper_GoesOnAfterFiveMinutesWithoutEtcd(t *testing.T) {
+func TestSweeper_ContinuesAfterOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const n = 1000
-		f := newStore(1)
+		f := newFakeStore(1)
 		f.fails[""] = errs.Unavailable
 		s := f.sweeper(t)
 		for i := range n {
@@ -138,11 +138,11 @@ func TestSweeper_GoesOnAfterFiveMinutesWithoutEtcd(t *testing.T) {
 	})
 }
 
-func TestSweeper_DeletesALateKeyWhileItsLeaseLives(t *testing.T) {
+func TestSweeper_DeletesLateKeyWhileItsLeaseLives(t *testing.T) {
 	t.Parallel()
 	for _, after := range []time.Duration{time.Second, 10 * time.Second, 10 * time.Minute, 3 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			f := newStore(1, 2)
+			f := newFakeStore(1, 2)
 			s := f.sweeper(t)
 			s.Add(f.key("k", true, 1, 2))
 			time.Sleep(after)
@@ -168,10 +168,10 @@ func TestSweeper_DeletesALateKeyWhileItsLeaseLives(t *testing.T) {
 	}
 }
 
-func TestSweeper_GoesOnWithOtherKeysAfterARefusal(t *testing.T) {
+func TestSweeper_ContinuesWithOtherKeysAfterRefusal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newStore(1)
+		f := newFakeStore(1)
 		f.keys["refused"], f.keys["k"] = true, true
 		f.fails["refused"] = errs.Permission
 		s := f.sweeper(t)
@@ -189,11 +189,11 @@ func TestSweeper_GoesOnWithOtherKeysAfterARefusal(t *testing.T) {
 }
 
 // A refusal is about one key; that etcd is away is about all of them.
-func TestSweeper_PausesWhenNoLeaseOfARefusedKeyCanBeLookedUp(t *testing.T) {
+func TestSweeper_BacksOffIfLeaseLookupsFail(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const n = 20
-		f := newStore()
+		f := newFakeStore()
 		s := f.sweeper(t)
 		f.fails[""] = errs.Unavailable // of lookups
 		for i := range n {
@@ -207,10 +207,10 @@ func TestSweeper_PausesWhenNoLeaseOfARefusedKeyCanBeLookedUp(t *testing.T) {
 	})
 }
 
-func TestSweeper_GoesOnWithOtherKeysWhenOneAlwaysFails(t *testing.T) {
+func TestSweeper_ContinuesWithOtherKeysIfOneAlwaysFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newStore(1)
+		f := newFakeStore(1)
 		f.keys["broken"], f.keys["k"] = true, true
 		f.fails["broken"] = errors.New("no one knows why")
 		s := f.sweeper(t)
@@ -222,10 +222,10 @@ func TestSweeper_GoesOnWithOtherKeysWhenOneAlwaysFails(t *testing.T) {
 	})
 }
 
-func TestSweeper_CloseReturnsWhatIsLeft(t *testing.T) {
+func TestSweeper_CloseReturnsRemainingKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newStore(1)
+		f := newFakeStore(1)
 		f.fails[""] = errs.Unavailable
 		s := f.sweeper(t)
 		s.Add(f.key("a", false, 1))
@@ -241,10 +241,10 @@ func TestSweeper_CloseReturnsWhatIsLeft(t *testing.T) {
 	})
 }
 
-func TestEntry_StopAwaitsTheDeletionUnderWay(t *testing.T) {
+func TestEntry_StopWaitsForRunningDeletion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newStore(1)
+		f := newFakeStore(1)
 		s := f.sweeper(t)
 		var ended bool
 		k := f.key("k", true, 1)
@@ -270,10 +270,10 @@ func TestEntry_StopAwaitsTheDeletionUnderWay(t *testing.T) {
 	})
 }
 
-func TestSweeper_EndsWhenTheClientIsClosed(t *testing.T) {
+func TestSweeper_EndsWhenClientIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newStore(1)
+		f := newFakeStore(1)
 		f.fails[""] = errs.Closed
 		s := f.sweeper(t)
 		s.Add(f.key("k", false, 1))
