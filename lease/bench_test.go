@@ -11,8 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// BenchmarkErr is what a holder pays for looking at the clock.
-func BenchmarkErr(b *testing.B) {
+// BenchmarkSession_Err is what a holder pays for looking at the clock.
+func BenchmarkSession_Err(b *testing.B) {
 	m := lease.New(etcdtest.Client(b))
 	defer m.Close()
 	s, err := m.OpenSession(b.Context())
@@ -39,8 +39,8 @@ func BenchmarkErr(b *testing.B) {
 	})
 }
 
-// BenchmarkShared is what a user of the shared session pays when it is there.
-func BenchmarkShared(b *testing.B) {
+// BenchmarkManager_Shared is what a user of the shared session pays when it is there.
+func BenchmarkManager_Shared(b *testing.B) {
 	m := lease.New(etcdtest.Client(b))
 	defer m.Close()
 	_, err := m.Shared(b.Context())
@@ -60,8 +60,8 @@ func BenchmarkShared(b *testing.B) {
 	})
 }
 
-// BenchmarkOpenClose is a private session, beside that of client/v3.
-func BenchmarkOpenClose(b *testing.B) {
+// BenchmarkManager_OpenClose is a private session, beside that of client/v3.
+func BenchmarkManager_OpenClose(b *testing.B) {
 	cli := etcdtest.Client(b)
 	m := lease.New(cli)
 	defer m.Close()

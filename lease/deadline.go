@@ -2,12 +2,12 @@ package lease
 
 import "time"
 
-// marginLeast is the least that is taken off a TTL.
-const marginLeast = 200 * time.Millisecond
+// minMargin is the least that is taken off a TTL.
+const minMargin = 200 * time.Millisecond
 
 // margin is how long before the earliest expiry trust ends: a tenth of the TTL for clocks of different speeds, and no
 // less than what a busy process needs to act on a timer.
-func margin(ttl time.Duration) time.Duration { return max(ttl/10, marginLeast) }
+func margin(ttl time.Duration) time.Duration { return max(ttl/10, minMargin) }
 
 // deadline is when the trust in a lease ends whose renewal, sent at the given time, was answered with ttl.
 type deadline struct {
@@ -15,8 +15,8 @@ type deadline struct {
 	wall time.Time // the same by the wall clock: the monotonic one stands still while a machine is suspended
 }
 
-func deadlineOf(sent time.Time, ttl time.Duration) deadline {
-	at := sent.Add(ttl - margin(ttl))
+func newDeadline(sentAt time.Time, ttl time.Duration) deadline {
+	at := sentAt.Add(ttl - margin(ttl))
 	return deadline{mono: at, wall: at.Round(0)}
 }
 

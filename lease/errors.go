@@ -45,8 +45,8 @@ var (
 	errNoKV      = fmt.Errorf("%w: the client has no KV", errs.Invalid)
 )
 
-// errHookRuns is what Close returns when it has waited in vain for the loss hook.
-var errHookRuns = errors.New("the loss hook has not returned")
+// errHookRunning is what Close returns when it has waited in vain for the loss hook.
+var errHookRunning = errors.New("the loss hook has not returned")
 
 // opError is the error of an operation that provably changed nothing, unless err says otherwise. If err comes from another
 // operation of this package, it loses its prefix.
@@ -60,17 +60,17 @@ func withoutPrefix(err error) error {
 	if !ok || e.Pkg != "lease" {
 		return err
 	}
-	what := e.Op
+	text := e.Op
 	if e.Key != "" {
-		what += " " + errs.Quote(e.Key)
+		text += " " + errs.Quote(e.Key)
 	}
-	return fmt.Errorf("%s: %w", what, e.Err)
+	return fmt.Errorf("%s: %w", text, e.Err)
 }
 
 // lossError is why a session was lost.
 type lossError struct {
 	condition error // what is known beyond ErrExpired; nil: the deadline has passed
-	last      error // of the renewals, nil when none has failed
+	renewErr  error // of the renewals, nil when none has failed
 }
 
 func (e *lossError) Error() string {
@@ -78,8 +78,8 @@ func (e *lossError) Error() string {
 	if e.condition != nil {
 		text += ": " + strings.TrimPrefix(e.condition.Error(), "lease ")
 	}
-	if e.last != nil {
-		text += ": last renewal: " + e.last.Error()
+	if e.renewErr != nil {
+		text += ": last renewal: " + e.renewErr.Error()
 	}
 	return text
 }
@@ -87,7 +87,7 @@ func (e *lossError) Error() string {
 // Unwrap gives all conditions and the last error.
 func (e *lossError) Unwrap() []error {
 	all := []error{ErrExpired}
-	for _, err := range []error{e.condition, e.last} {
+	for _, err := range []error{e.condition, e.renewErr} {
 		if err != nil {
 			all = append(all, err)
 		}

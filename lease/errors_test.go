@@ -17,10 +17,10 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestErrors_HaveOnePrefixAndSayWhatIsClosed(t *testing.T) {
+func TestErrors_HaveOnePrefixAndNameWhatIsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		closed, err := m.OpenSession(t.Context())
 		require.NoError(t, err)
@@ -29,12 +29,12 @@ func TestErrors_HaveOnePrefixAndSayWhatIsClosed(t *testing.T) {
 		require.NoError(t, err)
 		f.expire(lost.ID())
 		require.Error(t, lost.Verify(t.Context()))
-		f.set(refuse)
+		f.setFault(refuse)
 		_, _, unreachable := m.Acquire(t.Context())
 		_, openKey := m.OpenKey(t.Context(), "k", nil)
-		f.set(none)
-		open(t, m, time.Minute)
-		f.set(refuse)
+		f.setFault(noFault)
+		openSession(t, m, time.Minute)
+		f.setFault(refuse)
 		closeErr := m.Close()
 		_, err = m.Grant(t.Context(), time.Minute)
 		for _, tt := range []struct {
@@ -73,11 +73,11 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-func TestSession_LossSaysThatTheConnectionWasRefused(t *testing.T) {
+func TestSession_LossReportsRefusedConnection(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	var logs syncBuffer
-	m := manage(t, etcdtest.NewClient(t, proxy.Endpoints()), lease.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))))
+	m := newManager(t, etcdtest.NewClient(t, proxy.Endpoints()), lease.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(3*time.Second))
 	require.NoError(t, err)
 	proxy.Refuse()

@@ -19,37 +19,37 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// manage returns a manager, closed at the end of the test.
-func manage(t *testing.T, cli *clientv3.Client, opts ...lease.Option) *lease.Manager {
+// newManager returns a manager, closed at the end of the test.
+func newManager(t *testing.T, cli *clientv3.Client, opts ...lease.Option) *lease.Manager {
 	t.Helper()
 	m := lease.New(cli, opts...)
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }
 
-// hardened prepares a client as the root package does.
-func hardened(cfg *clientv3.Config) { _ = wire.Harden(cfg) }
+// harden prepares a client as the root package does.
+func harden(cfg *clientv3.Config) { _ = wire.Harden(cfg) }
 
-// gone reports whether etcd has no such lease.
-func gone(t *testing.T, cli *clientv3.Client, id clientv3.LeaseID) bool {
+// leaseGone reports whether etcd has no such lease.
+func leaseGone(t *testing.T, cli *clientv3.Client, id clientv3.LeaseID) bool {
 	t.Helper()
 	r, err := cli.TimeToLive(t.Context(), id)
 	require.NoError(t, err)
 	return r.TTL < 0
 }
 
-// leases is how many leases etcd has.
-func leases(t *testing.T, cli *clientv3.Client) int {
+// leaseCount is how many leases etcd has.
+func leaseCount(t *testing.T, cli *clientv3.Client) int {
 	t.Helper()
 	r, err := cli.Leases(t.Context())
 	require.NoError(t, err)
 	return len(r.Leases)
 }
 
-func TestOpenAndCloseCostOneRPCEach(t *testing.T) {
+func TestManager_OpenAndCloseCostOneRPCEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	m := manage(t, count.Client(t, hardened))
+	m := newManager(t, count.Client(t, harden))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(30*time.Second))
 	require.NoError(t, err)
 	_, err = m.Shared(t.Context())
@@ -61,10 +61,10 @@ func TestOpenAndCloseCostOneRPCEach(t *testing.T) {
 	assert.Equal(t, map[string]int{"Lease/LeaseGrant": 2, "Lease/LeaseRevoke": 1}, count.Counts())
 }
 
-func TestWhatIsDoneByHandCostsOneRPCEach(t *testing.T) {
+func TestManager_DirectCallsCostOneRPCEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	m := manage(t, count.Client(t, hardened))
+	m := newManager(t, count.Client(t, harden))
 	info, err := m.Grant(t.Context(), 30*time.Second)
 	require.NoError(t, err)
 	_, err = m.Describe(t.Context(), info.ID)
@@ -80,11 +80,11 @@ func TestWhatIsDoneByHandCostsOneRPCEach(t *testing.T) {
 	}, count.Counts())
 }
 
-// TestADeadlineSaysWhatWasNotReached has nothing listen where etcd was.
-func TestADeadlineSaysWhatWasNotReached(t *testing.T) {
+// TestManager_DeadlineErrorNamesUnreachableEndpoint has nothing listen where etcd was.
+func TestManager_DeadlineErrorNamesUnreachableEndpoint(t *testing.T) {
 	t.Parallel()
 	link := etcdtest.Start(t).Proxy(t)
-	m := manage(t, etcdtest.NewClient(t, link.Endpoints(), hardened))
+	m := newManager(t, etcdtest.NewClient(t, link.Endpoints(), harden))
 	link.Refuse()
 	link.Cut()
 	calls := map[string]func(ctx context.Context) error{
@@ -104,10 +104,10 @@ func TestADeadlineSaysWhatWasNotReached(t *testing.T) {
 	}
 }
 
-func TestLeasesThatNobodyKnows(t *testing.T) {
+func TestManager_UnknownLeaseIsErrNotFound(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	m := manage(t, cli)
+	m := newManager(t, cli)
 	id := wire.NewLeaseID()
 	_, err := m.KeepAliveOnce(t.Context(), id)
 	require.ErrorIs(t, err, lease.ErrNotFound)
@@ -121,18 +121,18 @@ func TestLeasesThatNobodyKnows(t *testing.T) {
 	assert.Contains(t, fmt.Sprint(err), "lease not found")
 }
 
-func TestTheServerRaisesATTL(t *testing.T) {
+func TestSession_TTLIsRaisedByServer(t *testing.T) {
 	t.Parallel()
-	m := manage(t, etcdtest.Client(t))
+	m := newManager(t, etcdtest.Client(t))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Second))
 	require.NoError(t, err)
 	assert.Equal(t, 2*time.Second, s.TTL())
 }
 
-func TestDescribe(t *testing.T) {
+func TestManager_DescribeReturnsKeysInNamespace(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	m := manage(t, cli, lease.WithNamespace(dir+"app"))
+	m := newManager(t, cli, lease.WithNamespace(dir+"app"))
 	info, err := m.Grant(t.Context(), time.Minute)
 	require.NoError(t, err)
 	for _, key := range []string{"app/a", "app/b/c", "other"} {
@@ -145,13 +145,13 @@ func TestDescribe(t *testing.T) {
 	assert.Equal(t, time.Minute, got.Granted)
 	assert.InDelta(t, time.Minute.Seconds(), got.Remaining.Seconds(), 5)
 	require.NoError(t, m.Revoke(t.Context(), info.ID))
-	assert.True(t, gone(t, cli, info.ID))
+	assert.True(t, leaseGone(t, cli, info.ID))
 }
 
-func TestASessionThatIsVerifiedLearnsAtOnceThatItsLeaseIsGone(t *testing.T) {
+func TestSession_VerifyDetectsRevokedLease(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	m := manage(t, count.Client(t, hardened))
+	m := newManager(t, count.Client(t, harden))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
 	count.Reset()
@@ -171,10 +171,10 @@ func TestASessionThatIsVerifiedLearnsAtOnceThatItsLeaseIsGone(t *testing.T) {
 	assert.Zero(t, count.Count("Lease/LeaseTimeToLive"), "it is known")
 }
 
-func TestALeaseThatAnOperatorRevokesIsLostSoon(t *testing.T) {
+func TestSession_IsLostSoonAfterItsLeaseIsRevoked(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	m := manage(t, etcdtest.Client(t))
+	m := newManager(t, etcdtest.Client(t))
 	trials := 10
 	if long() {
 		trials = 60
@@ -200,23 +200,23 @@ func TestALeaseThatAnOperatorRevokesIsLostSoon(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAnOrphanIsNotRenewed(t *testing.T) {
+func TestSession_OrphanStopsRenewal(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	m := manage(t, etcdtest.Client(t))
+	m := newManager(t, etcdtest.Client(t))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(2*time.Second))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return m.Stats().Renewals > 0 }, 10*time.Second, 10*time.Millisecond)
 	s.Orphan()
 	at := time.Now()
-	require.Eventually(t, func() bool { return gone(t, cli, s.ID()) }, 15*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return leaseGone(t, cli, s.ID()) }, 15*time.Second, 20*time.Millisecond)
 	assert.Less(t, time.Since(at), 6*time.Second)
 }
 
-func TestASessionInTheConcurrencyPackage(t *testing.T) {
+func TestSession_ConcurrencyWorksWithClientMutex(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	m := manage(t, cli)
+	m := newManager(t, cli)
 	s, err := m.OpenSession(t.Context())
 	require.NoError(t, err)
 	other, err := concurrency.NewSession(etcdtest.Client(t))
@@ -236,11 +236,11 @@ func TestASessionInTheConcurrencyPackage(t *testing.T) {
 	assert.Nil(t, s.Concurrency())
 }
 
-func TestAGuardedWriteIsRefusedOnceTheLeaseIsGone(t *testing.T) {
+func TestSession_GuardRefusesWriteAfterLeaseIsGone(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	cli, dir := count.Client(t, hardened), etcdtest.Prefix(t)
-	m := manage(t, cli, lease.WithNamespace(dir))
+	cli, dir := count.Client(t, harden), etcdtest.Prefix(t)
+	m := newManager(t, cli, lease.WithNamespace(dir))
 	store := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir+"elsewhere")))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
@@ -282,8 +282,8 @@ func TestSession_VerifyRestoresTheGuard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			count := etcdtest.Counter(t)
-			cli, dir := count.Client(t, hardened), etcdtest.Prefix(t)
-			m := manage(t, cli, lease.WithNamespace(dir))
+			cli, dir := count.Client(t, harden), etcdtest.Prefix(t)
+			m := newManager(t, cli, lease.WithNamespace(dir))
 			store := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir)))
 			s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 			require.NoError(t, err)
@@ -312,10 +312,10 @@ func TestSession_VerifyRestoresTheGuard(t *testing.T) {
 	}
 }
 
-func TestTheFirstGuardOfASessionThatIsGone(t *testing.T) {
+func TestSession_GuardOfEndedSessionMatchesErrExpired(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	m := manage(t, cli, lease.WithNamespace(dir))
+	m := newManager(t, cli, lease.WithNamespace(dir))
 	store := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir)))
 	revoked, err := m.OpenSession(t.Context())
 	require.NoError(t, err)
@@ -332,12 +332,12 @@ func TestTheFirstGuardOfASessionThatIsGone(t *testing.T) {
 	require.ErrorIs(t, revoked.Err(), lease.ErrNotFound, "it was found out on the way")
 }
 
-func TestAGuardThatCannotBeWrittenDoesNotHold(t *testing.T) {
+func TestSession_GuardReportsWhyItsKeyIsNotWritten(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/data/")}})
 	cli := srv.Client(t, etcdtest.As("app", "pw"))
-	m := manage(t, cli, lease.WithNamespace("app"))
+	m := newManager(t, cli, lease.WithNamespace("app"))
 	s, err := m.OpenSession(t.Context())
 	require.NoError(t, err)
 	_, err = etcdtest.Must(kv.New(srv.Client(t, etcdtest.As("root", etcdtest.RootPassword)))).Put(t.Context(), "app/data/k", nil, kv.WithGuard(s))
@@ -346,11 +346,11 @@ func TestAGuardThatCannotBeWrittenDoesNotHold(t *testing.T) {
 	require.NoError(t, s.Err())
 }
 
-func TestALeaseWithAKeyOfAnotherIsLost(t *testing.T) {
+func TestSession_IsLostIfItsLeaseHoldsForbiddenKey(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token-ttl=2"))
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
-	m := manage(t, srv.Client(t, etcdtest.As("app", "pw")))
+	m := newManager(t, srv.Client(t, etcdtest.As("app", "pw")))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(3*time.Second))
 	require.NoError(t, err)
 	other, err := m.OpenSession(t.Context(), lease.WithTTL(3*time.Second))
@@ -375,16 +375,16 @@ func TestALeaseWithAKeyOfAnotherIsLost(t *testing.T) {
 	require.NoError(t, other.Err())
 }
 
-func TestGrantAndRevokeWhoseAnswersAreLost(t *testing.T) {
+func TestManager_RepeatsGrantAndRevokeWhoseResponsesAreLost(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*clientv3.Config){"over a plain client": func(*clientv3.Config) {}, "over a hardened one": hardened} {
+	for name, prepare := range map[string]func(*clientv3.Config){"over a plain client": func(*clientv3.Config) {}, "over a hardened one": harden} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			srv := etcdtest.Start(t)
 			direct := srv.Client(t)
 			link := srv.Proxy(t)
 			cli := etcdtest.NewClient(t, link.Endpoints(), prepare)
-			m := manage(t, cli)
+			m := newManager(t, cli)
 			trials := 2
 			if long() {
 				trials = 20
@@ -400,14 +400,14 @@ func TestGrantAndRevokeWhoseAnswersAreLost(t *testing.T) {
 					s, err = m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 					done <- err
 				}()
-				require.Eventually(t, func() bool { return leases(t, direct) == 1 }, 10*time.Second, 5*time.Millisecond)
+				require.Eventually(t, func() bool { return leaseCount(t, direct) == 1 }, 10*time.Second, 5*time.Millisecond)
 				link.Heal()
 				require.NoError(t, <-done)
-				assert.Equal(t, 1, leases(t, direct), "and not two")
+				assert.Equal(t, 1, leaseCount(t, direct), "and not two")
 
 				link.Blackhole(false, true)
 				go func() { done <- m.Revoke(t.Context(), s.ID()) }()
-				require.Eventually(t, func() bool { return leases(t, direct) == 0 }, 10*time.Second, 5*time.Millisecond)
+				require.Eventually(t, func() bool { return leaseCount(t, direct) == 0 }, 10*time.Second, 5*time.Millisecond)
 				link.Heal()
 				link.Cut() // a plain client sends it again by itself
 				require.NoError(t, <-done, "gone after an attempt of our own is success")
@@ -416,17 +416,17 @@ func TestGrantAndRevokeWhoseAnswersAreLost(t *testing.T) {
 	}
 }
 
-// tracedLease is a Lease of the user's own, such as one that traces.
-type tracedLease struct{ clientv3.Lease }
+// fakeTracedLease is a Lease of the user's own, such as one that traces.
+type fakeTracedLease struct{ clientv3.Lease }
 
-func TestManager_TimeToLiveOverAnyLeaseNeedsNoPermission(t *testing.T) {
+func TestManager_TimeToLiveNeedsNoPermission(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
 	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
 	cli := srv.Client(t, etcdtest.As("app", "pw"))
-	cli.Lease = &tracedLease{cli.Lease}
-	m := manage(t, cli)
+	cli.Lease = &fakeTracedLease{cli.Lease}
+	m := newManager(t, cli)
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
 	_, err = root.Put(t.Context(), "other/k", "", clientv3.WithLease(s.ID()))
@@ -438,18 +438,18 @@ func TestManager_TimeToLiveOverAnyLeaseNeedsNoPermission(t *testing.T) {
 	require.ErrorIs(t, err, lease.ErrPermission, "which tells the keys")
 }
 
-func TestTheKeysOfALeaseAreToldToWhoMayReadThemAll(t *testing.T) {
+func TestManager_DescribeNeedsPermissionForAllKeys(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
 	root := srv.Client(t, etcdtest.As("root", etcdtest.RootPassword))
-	granted, err := manage(t, root).Grant(t.Context(), time.Minute)
+	granted, err := newManager(t, root).Grant(t.Context(), time.Minute)
 	require.NoError(t, err)
 	for _, key := range []string{"app/mine", "secret"} {
 		_, err = root.Put(t.Context(), key, "", clientv3.WithLease(granted.ID))
 		require.NoError(t, err)
 	}
-	m := manage(t, srv.Client(t, etcdtest.As("app", "pw")), lease.WithNamespace("app"))
+	m := newManager(t, srv.Client(t, etcdtest.As("app", "pw")), lease.WithNamespace("app"))
 	_, err = m.Describe(t.Context(), granted.ID)
 	require.ErrorIs(t, err, lease.ErrPermission)
 	info, err := m.TimeToLive(t.Context(), granted.ID)

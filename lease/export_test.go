@@ -6,26 +6,26 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Sleep makes a session believe that the wall clock has gone on by d while the monotonic one stood still, as they do
+// AdvanceWallClock makes a session believe that the wall clock has gone on by d while the monotonic one stood still, as they do
 // while a machine is suspended.
-func (s *Session) Sleep(d time.Duration) {
+func (s *Session) AdvanceWallClock(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trust.wall = s.trust.wall.Add(-d)
+	s.deadline.wall = s.deadline.wall.Add(-d)
 }
 
-// OpenLate opens the session of a lease that was granted a whole TTL ago, as it is in a process that was stopped between
+// StartExpiredSession opens the session of a lease that was granted a whole TTL ago, as it is in a process that was stopped between
 // the answer and its next step.
-func (m *Manager) OpenLate(ttl time.Duration) error {
-	_, err := m.open(term{id: wire.NewLeaseID(), asked: time.Now().Add(-ttl), ttl: ttl}, m.ns, nil)
+func (m *Manager) StartExpiredSession(ttl time.Duration) error {
+	_, err := m.startSession(leaseResult{id: wire.NewLeaseID(), sentAt: time.Now().Add(-ttl), ttl: ttl}, m.ns, nil)
 	return err
 }
 
 // ShortestTTL returns the shortest of some TTLs, as the loop that renews finds it.
 func ShortestTTL(ttls ...time.Duration) time.Duration {
-	var due []outstanding
+	var due []pendingRenewal
 	for _, ttl := range ttls {
-		due = append(due, outstanding{turn: &turn{ttl: ttl}})
+		due = append(due, pendingRenewal{renewalSchedule: &renewalSchedule{ttl: ttl}})
 	}
 	return shortestTTL(due)
 }

@@ -15,116 +15,116 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestAGrantWhoseAnswerIsLostIsOneLease(t *testing.T) {
+func TestManager_RepeatedGrantCreatesOneLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		f.drop("grant", 2)
+		f.loseNextResponses("grant", 2)
 		s, err := m.OpenSession(t.Context(), lease.WithTTL(10*time.Second))
 		require.NoError(t, err)
-		assert.Equal(t, 1, f.living())
-		grants, _, renewals, _ := f.counted()
+		assert.Equal(t, 1, f.leaseCount())
+		grants, _, renewals, _ := f.counts()
 		assert.Equal(t, 3, grants)
 		assert.Equal(t, 1, renewals, "the TTL is asked for")
 		assert.True(t, s.Deadline().Before(f.expiry(s.ID())))
 		require.NoError(t, s.Close())
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 }
 
-func TestAGrantThatWasGivenUpLeavesNoLease(t *testing.T) {
+func TestManager_RevokesLeaseOfAbandonedGrant(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		f.set(loseDown)
+		f.setFault(loseResponses)
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		_, err := m.OpenSession(ctx, lease.WithTTL(time.Minute))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorIs(t, err, lease.ErrUnknownOutcome)
-		grants, _, _, _ := f.counted()
+		grants, _, _, _ := f.counts()
 		assert.Positive(t, grants, "it was granted")
-		f.set(none)
+		f.setFault(noFault)
 		time.Sleep(6 * time.Second)
-		assert.Zero(t, f.living(), "revoked in the background")
+		assert.Zero(t, f.leaseCount(), "revoked in the background")
 	})
 }
 
-func TestASlowGrantIsRenewedBeforeItIsTrusted(t *testing.T) {
+func TestManager_OpenSessionRenewsAfterSlowGrant(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(300 * time.Millisecond)
+		f := newFakeEtcd()
+		f.setLatency(300 * time.Millisecond)
 		m := f.manager(t)
 		_, err := m.OpenSession(t.Context(), lease.WithTTL(2*time.Second))
 		require.NoError(t, err)
-		_, _, renewals, _ := f.counted()
+		_, _, renewals, _ := f.counts()
 		assert.Zero(t, renewals, "there is time enough")
 
-		f.slow(550 * time.Millisecond)
-		begin := time.Now()
+		f.setLatency(550 * time.Millisecond)
+		start := time.Now()
 		s, err := m.OpenSession(t.Context(), lease.WithTTL(2*time.Second))
 		require.NoError(t, err)
-		assert.Equal(t, 2200*time.Millisecond, time.Since(begin), "more than half of it was gone")
-		assert.Equal(t, begin.Add(2900*time.Millisecond), s.Deadline())
+		assert.Equal(t, 2200*time.Millisecond, time.Since(start), "more than half of it was gone")
+		assert.Equal(t, start.Add(2900*time.Millisecond), s.Deadline())
 	})
 }
 
-func TestARevokeWhoseAnswerIsLostSucceeds(t *testing.T) {
+func TestManager_RevokeSucceedsIfResponseIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		for range 20 {
 			info, err := m.Grant(t.Context(), time.Minute)
 			require.NoError(t, err)
-			f.drop("revoke", 1)
+			f.loseNextResponses("revoke", 1)
 			require.NoError(t, m.Revoke(t.Context(), info.ID))
 			require.ErrorIs(t, m.Revoke(t.Context(), info.ID), lease.ErrNotFound)
 		}
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 }
 
-func TestCloseRevokesWhateverHasEnded(t *testing.T) {
+func TestSession_CloseRevokesAfterOpeningContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		ctx, stop := context.WithCancel(t.Context())
 		s, err := m.OpenSession(ctx)
 		require.NoError(t, err)
 		stop()
 		require.NoError(t, s.Err(), "the context of the opening is over, the session is not")
-		f.drop("revoke", 1)
+		f.loseNextResponses("revoke", 1)
 		require.NoError(t, s.Close())
 		require.NoError(t, s.Close())
-		assert.Zero(t, f.living())
-		_, revokes, _, _ := f.counted()
+		assert.Zero(t, f.leaseCount())
+		_, revokes, _, _ := f.counts()
 		assert.Equal(t, 2, revokes, "and not again")
 	})
 }
 
-func TestCloseIsBoundedWhenEtcdIsAway(t *testing.T) {
+func TestManager_CloseIsBoundedDuringOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		var all []*lease.Session
 		for range 100 {
-			all = append(all, open(t, m, time.Minute))
+			all = append(all, openSession(t, m, time.Minute))
 		}
-		f.set(loseBoth)
-		begin := time.Now()
+		f.setFault(loseBoth)
+		start := time.Now()
 		err := all[0].Close()
 		require.ErrorIs(t, err, lease.ErrUnavailable)
 		assert.Equal(t, err, all[0].Close())
-		assert.LessOrEqual(t, time.Since(begin), 5*time.Second+time.Millisecond)
-		begin = time.Now()
+		assert.LessOrEqual(t, time.Since(start), 5*time.Second+time.Millisecond)
+		start = time.Now()
 		require.ErrorIs(t, m.Close(), lease.ErrUnavailable)
-		assert.LessOrEqual(t, time.Since(begin), 5*time.Second+time.Millisecond)
+		assert.LessOrEqual(t, time.Since(start), 5*time.Second+time.Millisecond)
 		for _, s := range all {
 			require.ErrorIs(t, s.Err(), lease.ErrClosed)
 		}
@@ -136,7 +136,7 @@ func TestCloseIsBoundedWhenEtcdIsAway(t *testing.T) {
 	})
 }
 
-func TestTTLs(t *testing.T) {
+func TestManager_ValidatesTTLs(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		ttl  time.Duration
@@ -156,7 +156,7 @@ func TestTTLs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := newFake()
+				f := newFakeEtcd()
 				m := f.manager(t)
 				_, granted := m.Grant(t.Context(), tt.ttl)
 				_, opened := m.OpenSession(t.Context(), lease.WithTTL(tt.ttl))
@@ -178,7 +178,7 @@ func TestTTLs(t *testing.T) {
 				}
 				require.NoError(t, bad.Close())
 				if tt.want != nil {
-					grants, _, _, _ := f.counted()
+					grants, _, _, _ := f.counts()
 					assert.Zero(t, grants, "nothing is sent")
 					if tt.want == kv.ErrInvalid { //nolint:errorlint // the table's own value
 						require.ErrorContains(t, granted, "2s at least", "the server's minimum is named")
@@ -189,9 +189,9 @@ func TestTTLs(t *testing.T) {
 	}
 }
 
-func TestAllComplaintsComeAtOnce(t *testing.T) {
+func TestNew_ReturnsAllValidationErrors(t *testing.T) {
 	t.Parallel()
-	m := newFake().manager(t)
+	m := newFakeEtcd().manager(t)
 	_, err := m.OpenSession(t.Context(), lease.WithTTL(0), lease.WithLease(0))
 	require.ErrorContains(t, err, "must be positive")
 	require.ErrorContains(t, err, "no lease given")
@@ -219,9 +219,9 @@ func TestAllComplaintsComeAtOnce(t *testing.T) {
 }
 
 //nolint:staticcheck // it is what is tested
-func TestANilContextIsRefused(t *testing.T) {
+func TestManager_RejectsNilContext(t *testing.T) {
 	t.Parallel()
-	f := newFake()
+	f := newFakeEtcd()
 	m := f.manager(t)
 	_, grant := m.Grant(nil, time.Minute)
 	_, keep := m.KeepAliveOnce(nil, 7)
@@ -237,11 +237,11 @@ func TestANilContextIsRefused(t *testing.T) {
 	assert.Zero(t, f.grants+f.revokes+len(f.streams))
 }
 
-func TestInfoCountsWhatIsLeft(t *testing.T) {
+func TestInfo_RemainingCountsFromRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(time.Second)
+		f := newFakeEtcd()
+		f.setLatency(time.Second)
 		m := f.manager(t, lease.WithNamespace("app"))
 		got, err := m.Grant(t.Context(), 30*time.Second)
 		require.NoError(t, err)
@@ -249,7 +249,7 @@ func TestInfoCountsWhatIsLeft(t *testing.T) {
 		f.mu.Lock()
 		f.leases[int64(got.ID)].keys = [][]byte{[]byte("app/.etcdkit/session/1"), []byte("app/a"), []byte("app2/b"), []byte("app/c")}
 		f.mu.Unlock()
-		f.slow(0)
+		f.setLatency(0)
 		info, err := m.Describe(t.Context(), got.ID)
 		require.NoError(t, err)
 		assert.Equal(t, lease.Info{ID: got.ID, Granted: 30 * time.Second, Remaining: 29 * time.Second, Keys: []string{"a", "c"}}, info)
@@ -267,28 +267,28 @@ func TestInfoCountsWhatIsLeft(t *testing.T) {
 	})
 }
 
-func TestAnAdoptedLeaseIsTrustedFromItsFirstRenewal(t *testing.T) {
+func TestManager_OpenSessionRenewsAdoptedLeaseFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		first := f.manager(t)
-		s := open(t, first, 20*time.Second)
+		s := openSession(t, first, 20*time.Second)
 		time.Sleep(3 * time.Second)
 		s.Orphan()
 		time.Sleep(10 * time.Second)
 
 		second := f.manager(t)
-		f.set(loseBoth)
+		f.setFault(loseBoth)
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		_, err := second.OpenSession(ctx, lease.WithLease(s.ID()))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		f.set(none)
+		f.setFault(noFault)
 		adopted, err := second.OpenSession(t.Context(), lease.WithLease(s.ID()))
 		require.NoError(t, err)
 		assert.Equal(t, s.ID(), adopted.ID())
 		assert.Equal(t, time.Now().Add(18*time.Second), adopted.Deadline())
 		require.NoError(t, adopted.Close())
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 }

@@ -26,8 +26,8 @@ type Info struct {
 	Keys []string `json:"keys,omitempty"`
 }
 
-// named is a lease as errors show it, which is how etcdctl does.
-func named(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
+// formatLeaseID is a lease as errors show it, which is how etcdctl does.
+func formatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
 
 // isNotFound reports whether err says that etcd has no such lease.
 func isNotFound(err error) bool {
@@ -38,14 +38,14 @@ func isNotFound(err error) bool {
 	return errors.Is(condition, errs.LeaseNotFound)
 }
 
-// term is a lease as an answer gave it.
-type term struct {
-	id    clientv3.LeaseID
-	asked time.Time // when the request was sent that was answered
-	ttl   time.Duration
+// leaseResult is a lease as an answer gave it.
+type leaseResult struct {
+	id     clientv3.LeaseID
+	sentAt time.Time // when the request was sent that was answered
+	ttl    time.Duration
 }
 
 // info is the term as of now.
-func (t term) info() Info {
-	return Info{ID: t.id, Granted: t.ttl, Remaining: max(t.ttl-time.Since(t.asked), 0)}
+func (r leaseResult) info() Info {
+	return Info{ID: r.id, Granted: r.ttl, Remaining: max(r.ttl-time.Since(r.sentAt), 0)}
 }

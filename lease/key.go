@@ -15,8 +15,8 @@ import (
 
 // The limits that a key is held to before anything is sent.
 const (
-	keyBytes   = 4 << 10
-	valueBytes = 3<<19 - 64 // etcd's default for a request, and room for what else is in one
+	maxKeyBytes   = 4 << 10
+	maxValueBytes = 3<<19 - 64 // etcd's default for a request, and room for what else is in one
 )
 
 // Key is a key that exists as long as its process does. It is on a shared lease, so that it goes away when
@@ -29,25 +29,25 @@ const (
 type Key struct {
 	m        *Manager
 	name     string // as it was given
-	abs      string
+	fullKey  string
 	takeover bool
 	ttl      time.Duration
-	news     *news
+	watch    *keyWatch
 
-	ctx    context.Context //nolint:containedctx // the key's own life, which it hands out
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the keeper has ended
-	gone   chan struct{} // closed when the key is closed and its name free again
+	ctx      context.Context //nolint:containedctx // the key's own life, which it hands out
+	cancel   context.CancelCauseFunc
+	done     chan struct{} // closed when the keeper has ended
+	nameFree chan struct{} // closed when the key is closed and its name free again
 
-	turn chan struct{} // full while somebody works on the key in etcd; what belongs to it is in holding.go
-	held holding
+	sem   chan struct{} // full while somebody works on the key in etcd; it guards known
+	known keyState
 
 	mu    sync.Mutex
 	value []byte
 	state State
 
-	closing  sync.Once
-	closeErr error
+	closeOnce sync.Once
+	closeErr  error
 }
 
 // OpenKey creates a key with a value, puts it on a shared lease and keeps it there until it is closed. [ErrExists] if
@@ -56,25 +56,25 @@ type Key struct {
 // more.
 func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...KeyOption) (*Key, error) {
 	const op = "open key"
-	set, bad := newKeySettings(m.ttlOrDefault(), o)
-	if err := errors.Join(m.ready(), m.checkKey(key), checkValue(value), bad); err != nil {
+	options, optionErr := newKeyOptions(m.ttlOrDefault(), o)
+	if err := errors.Join(m.ready(), m.checkKey(key), checkValue(value), optionErr); err != nil {
 		return nil, opError(op, key, err)
 	}
 	k := &Key{
-		m: m, name: key, abs: m.ns + key, takeover: set.takeover, ttl: set.ttl,
-		done: make(chan struct{}), gone: make(chan struct{}), turn: make(chan struct{}, 1), value: slices.Clone(value),
+		m: m, name: key, fullKey: m.ns + key, takeover: options.takeover, ttl: options.ttl,
+		done: make(chan struct{}), nameFree: make(chan struct{}), sem: make(chan struct{}, 1), value: slices.Clone(value),
 	}
-	k.news = newNews(m.watches(), k.abs[len(m.root):])
-	k.ctx, k.cancel = context.WithCancelCause(context.WithoutCancel(m.life))
+	k.watch = newKeyWatch(m.keyWatcher(), k.fullKey[len(m.rootNamespace):])
+	k.ctx, k.cancel = context.WithCancelCause(context.WithoutCancel(m.ctx))
 	if err := m.claim(ctx, k); err != nil {
 		return nil, opError(op, key, err)
 	}
-	if err := k.settle(ctx, op, false); err != nil {
+	if err := k.reconcile(ctx, op, false); err != nil {
 		close(k.done)
-		k.forsake()
+		k.discard()
 		return nil, err
 	}
-	go k.keep()
+	go k.reconcileLoop()
 	return k, nil
 }
 
@@ -87,7 +87,7 @@ func (m *Manager) ttlOrDefault() time.Duration {
 }
 
 func (m *Manager) checkKey(key string) error {
-	err := keyspace.Key(key, keyBytes-len(m.ns))
+	err := keyspace.Key(key, maxKeyBytes-len(m.ns))
 	if err == nil && strings.HasPrefix(key, keyspace.Hidden) {
 		err = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspace.Hidden)
 	}
@@ -98,8 +98,8 @@ func (m *Manager) checkKey(key string) error {
 }
 
 func checkValue(v []byte) error {
-	if len(v) > valueBytes {
-		return fmt.Errorf("%w: the value is %d bytes, the limit is %d", errs.TooLarge, len(v), valueBytes)
+	if len(v) > maxValueBytes {
+		return fmt.Errorf("%w: the value is %d bytes, the limit is %d", errs.TooLarge, len(v), maxValueBytes)
 	}
 	return nil
 }
@@ -112,17 +112,17 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 	}
 	for {
 		m.mu.Lock()
-		other := m.keys[k.abs]
+		other := m.keys[k.fullKey]
 		switch {
 		case m.closed:
 			m.mu.Unlock()
 			return errs.ClosedError("lease manager")
 		case other == nil:
-			m.keys[k.abs] = k
-			s := m.sweeps[k.abs]
-			delete(m.sweeps, k.abs)
+			m.keys[k.fullKey] = k
+			s := m.sweeps[k.fullKey]
+			delete(m.sweeps, k.fullKey)
 			m.mu.Unlock()
-			k.held.resumeSweep(s)
+			k.known.resumeSweep(s)
 			return nil
 		}
 		m.mu.Unlock()
@@ -130,9 +130,9 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 			return fmt.Errorf("%w: %w", ErrExists, errs.HeldHere)
 		}
 		select {
-		case <-other.gone:
+		case <-other.nameFree:
 		case <-ctx.Done():
-			return m.gaveUp(ctx)
+			return m.waitError(ctx)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func (k *Key) Context() context.Context { return k.ctx }
 // being restored, and [Lost] once it is closed.
 func (k *Key) State() State {
 	k.mu.Lock()
-	state, s := k.state, k.held.current.Load()
+	state, s := k.state, k.known.session.Load()
 	k.mu.Unlock()
 	switch {
 	case k.ctx.Err() != nil:
@@ -168,10 +168,10 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	if ctx == nil {
 		return opError(op, k.name, errNoContext)
 	}
-	if err := k.take(ctx, op); err != nil {
+	if err := k.acquire(ctx, op); err != nil {
 		return err
 	}
-	defer func() { <-k.turn }()
+	defer func() { <-k.sem }()
 	if k.ctx.Err() != nil {
 		return opError(op, k.name, errs.ClosedError("key"))
 	}
@@ -185,38 +185,38 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 // error the key is deleted in the background, within 5 s of etcd answering again; at the latest it goes with its lease, when
 // the manager is closed. Until then OpenKey takes the key for this process's own.
 func (k *Key) Close() error {
-	ctx, stop := k.m.parting()
+	ctx, stop := k.m.closeContext()
 	defer stop()
 	return k.close(ctx)
 }
 
 func (k *Key) close(ctx context.Context) error {
-	k.closing.Do(func() {
+	k.closeOnce.Do(func() {
 		k.cancel(errs.ClosedError("key"))
 		<-k.done
-		k.turn <- struct{}{} // an Update under way ends first
-		defer func() { <-k.turn }()
-		k.closeErr = k.remove(ctx)
-		k.retire()
-		k.letGo()
-		close(k.gone)
+		k.sem <- struct{}{} // an Update under way ends first
+		defer func() { <-k.sem }()
+		k.closeErr = k.deleteOurs(ctx)
+		k.freeName()
+		k.releaseSession()
+		close(k.nameFree)
 	})
 	return k.closeErr
 }
 
-// forsake closes a key that could not be created. What it may have left in etcd is removed in the background.
-func (k *Key) forsake() {
-	if !k.held.written {
+// discard closes a key that could not be created. What it may have left in etcd is removed in the background.
+func (k *Key) discard() {
+	if !k.known.maybeWritten {
 		_ = k.Close() // sends nothing
 		return
 	}
 	k.cancel(errs.ClosedError("key"))
-	clean := func() {
+	closeKey := func() {
 		if err := k.Close(); err != nil {
-			k.m.log.WarnContext(k.m.life, "a key that could not be created may be there still", "key", errs.Short(k.name), "error", err)
+			k.m.log.WarnContext(k.m.ctx, "a key that could not be created may be there still", "key", errs.Short(k.name), "error", err)
 		}
 	}
-	if !k.m.job(clean) {
-		clean()
+	if !k.m.runInBackground(closeKey) {
+		closeKey()
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// bench is a manager below a dir and a look at what is there.
-type bench struct {
+// keyFixture is a manager below a dir and a look at what is there.
+type keyFixture struct {
 	*lease.Manager
 
 	t   *testing.T
@@ -25,15 +25,15 @@ type bench struct {
 	dir string
 }
 
-func newBench(t *testing.T) bench {
+func newKeyFixture(t *testing.T) keyFixture {
 	t.Helper()
 	dir := etcdtest.Prefix(t)
-	m := manage(t, etcdtest.Client(t), lease.WithNamespace(dir))
-	return bench{m, t, etcdtest.Client(t), dir}
+	m := newManager(t, etcdtest.Client(t), lease.WithNamespace(dir))
+	return keyFixture{m, t, etcdtest.Client(t), dir}
 }
 
 // value is what the key "k" holds and on which lease, "" when it is absent.
-func (b bench) value() (string, clientv3.LeaseID) {
+func (b keyFixture) value() (string, clientv3.LeaseID) {
 	b.t.Helper()
 	r, err := b.cli.Get(b.t.Context(), b.dir+"k")
 	require.NoError(b.t, err)
@@ -43,8 +43,8 @@ func (b bench) value() (string, clientv3.LeaseID) {
 	return string(r.Kvs[0].Value), clientv3.LeaseID(r.Kvs[0].Lease)
 }
 
-// becomes waits until the key holds a value on a lease, or is absent for "".
-func (b bench) becomes(want string) {
+// waitForValue waits until the key holds a value on a lease, or is absent for "".
+func (b keyFixture) waitForValue(want string) {
 	b.t.Helper()
 	require.Eventually(b.t, func() bool {
 		got, on := b.value()
@@ -52,17 +52,17 @@ func (b bench) becomes(want string) {
 	}, 8*time.Second, 5*time.Millisecond) // no renewal would tell so soon
 }
 
-func (b bench) open(value string, o ...lease.KeyOption) *lease.Key {
+func (b keyFixture) open(value string, o ...lease.KeyOption) *lease.Key {
 	b.t.Helper()
 	k, err := b.OpenKey(b.t.Context(), "k", []byte(value), o...)
 	require.NoError(b.t, err)
 	return k
 }
 
-// usurp lets a rival have the key that a keeper holds: the rival is quicker once.
-func (b bench) usurp() *lease.Key {
+// letRivalCreate lets a rival have the key that a keeper holds: the rival is quicker once.
+func (b keyFixture) letRivalCreate() *lease.Key {
 	b.t.Helper()
-	rival := manage(b.t, etcdtest.Client(b.t), lease.WithNamespace(b.dir))
+	rival := newManager(b.t, etcdtest.Client(b.t), lease.WithNamespace(b.dir))
 	for {
 		_, err := b.cli.Delete(b.t.Context(), b.dir+"k")
 		require.NoError(b.t, err)
@@ -72,14 +72,14 @@ func (b bench) usurp() *lease.Key {
 	}
 }
 
-func alive(t *testing.T, k *lease.Key) {
+func waitUntilAlive(t *testing.T, k *lease.Key) {
 	t.Helper()
 	require.Eventually(t, func() bool { return k.State() == lease.Alive }, 20*time.Second, time.Millisecond)
 }
 
-func TestAKeyIsThereUntilItIsClosed(t *testing.T) {
+func TestKey_ExistsUntilClosed(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	k := b.open("one")
 	got, on := b.value()
 	assert.Equal(t, "one", got)
@@ -105,9 +105,9 @@ func TestAKeyIsThereUntilItIsClosed(t *testing.T) {
 	assert.Zero(t, b.Stats().Keys)
 }
 
-func TestAKeyOfSomebodyElse(t *testing.T) {
+func TestManager_OpenKeyReturnsErrExistsForForeignKey(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	_, err := b.cli.Put(t.Context(), b.dir+"k", "theirs")
 	require.NoError(t, err)
 	_, err = b.OpenKey(t.Context(), "k", []byte("ours"))
@@ -126,28 +126,28 @@ func TestAKeyOfSomebodyElse(t *testing.T) {
 	// Somebody else takes it in turn, when it is closed it is not ours to delete.
 	_, err = b.cli.Delete(t.Context(), b.dir+"k")
 	require.NoError(t, err)
-	b.becomes("ours")
+	b.waitForValue("ours")
 	require.NoError(t, k.Close())
 	k = b.open("again")
 	require.NoError(t, k.Close())
 }
 
-// deaf returns a manager that does not see what happens to its keys.
-func deaf(t *testing.T, dir string) *lease.Manager {
+// managerWithoutWatcher returns a manager that does not see what happens to its keys.
+func managerWithoutWatcher(t *testing.T, dir string) *lease.Manager {
 	t.Helper()
 	cli := etcdtest.Client(t)
 	own := cli.Watcher
 	cli.Watcher = nil
 	t.Cleanup(func() { cli.Watcher = own }) // which the client closes
-	return manage(t, cli, lease.WithNamespace(dir))
+	return newManager(t, cli, lease.WithNamespace(dir))
 }
 
-func TestCloseDeletesOnlyItsOwn(t *testing.T) {
+func TestKey_CloseDeletesOnlyItsOwnKey(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	k, err := deaf(t, b.dir).OpenKey(t.Context(), "k", []byte("first")) // it will not be put back
+	b := newKeyFixture(t)
+	k, err := managerWithoutWatcher(t, b.dir).OpenKey(t.Context(), "k", []byte("first")) // it will not be put back
 	require.NoError(t, err)
-	theirs, err := deaf(t, b.dir).OpenKey(t.Context(), "k", []byte("second"), lease.WithTakeover())
+	theirs, err := managerWithoutWatcher(t, b.dir).OpenKey(t.Context(), "k", []byte("second"), lease.WithTakeover())
 	require.NoError(t, err)
 	require.NoError(t, k.Close())
 	got, _ := b.value()
@@ -157,50 +157,50 @@ func TestCloseDeletesOnlyItsOwn(t *testing.T) {
 	assert.Empty(t, got)
 }
 
-func TestAKeyComesBack(t *testing.T) {
+func TestKey_RestoresKey(t *testing.T) {
 	t.Parallel()
-	tests := map[string]func(t *testing.T, b bench, k *lease.Key){
-		"after it was deleted": func(t *testing.T, b bench, _ *lease.Key) {
+	tests := map[string]func(t *testing.T, b keyFixture, k *lease.Key){
+		"after it was deleted": func(t *testing.T, b keyFixture, _ *lease.Key) {
 			t.Helper()
 			_, err := b.cli.Delete(t.Context(), b.dir+"k")
 			require.NoError(t, err)
 		},
-		"after its value was overwritten": func(t *testing.T, b bench, _ *lease.Key) {
+		"after its value was overwritten": func(t *testing.T, b keyFixture, _ *lease.Key) {
 			t.Helper()
 			_, err := b.cli.Put(t.Context(), b.dir+"k", "from an operator")
 			require.NoError(t, err)
 		},
-		"after it was detached from its lease": func(t *testing.T, b bench, _ *lease.Key) {
+		"after it was detached from its lease": func(t *testing.T, b keyFixture, _ *lease.Key) {
 			t.Helper()
 			_, err := b.cli.Put(t.Context(), b.dir+"k", "here")
 			require.NoError(t, err)
 		},
-		"after its lease was revoked": func(t *testing.T, b bench, _ *lease.Key) {
+		"after its lease was revoked": func(t *testing.T, b keyFixture, _ *lease.Key) {
 			t.Helper()
 			_, on := b.value()
 			_, err := b.cli.Revoke(t.Context(), on)
 			require.NoError(t, err)
 		},
-		"after all of it again and again": func(t *testing.T, b bench, k *lease.Key) {
+		"after all of it again and again": func(t *testing.T, b keyFixture, k *lease.Key) {
 			t.Helper()
 			for range 5 {
 				_, err := b.cli.Delete(t.Context(), b.dir+"k")
 				require.NoError(t, err)
-				b.becomes("here")
-				alive(t, k)
+				b.waitForValue("here")
+				waitUntilAlive(t, k)
 			}
 		},
 	}
 	for name, disturb := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newKeyFixture(t)
 			k := b.open("here", lease.WithKeyTTL(30*time.Second))
 			disturb(t, b, k)
-			b.becomes("here")
-			alive(t, k)
+			b.waitForValue("here")
+			waitUntilAlive(t, k)
 			require.NoError(t, k.Update(t.Context(), []byte("there")))
-			b.becomes("there")
+			b.waitForValue("there")
 			require.NoError(t, k.Close())
 			got, _ := b.value()
 			assert.Empty(t, got)
@@ -208,25 +208,25 @@ func TestAKeyComesBack(t *testing.T) {
 	}
 }
 
-func TestAKeyWaitsForWhoeverHasItNow(t *testing.T) {
+func TestKey_WaitsUntilForeignKeyIsDeleted(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	k := b.open("ours")
-	theirs := b.usurp()
+	theirs := b.letRivalCreate()
 	require.Eventually(t, func() bool { return k.State() == lease.Suspended }, 10*time.Second, time.Millisecond)
 	err := k.Update(t.Context(), []byte("ours, new"))
 	require.ErrorIs(t, err, lease.ErrExists)
 	got, _ := b.value()
 	assert.Equal(t, "theirs", got)
 	require.NoError(t, theirs.Close())
-	b.becomes("ours, new")
-	alive(t, k)
+	b.waitForValue("ours, new")
+	waitUntilAlive(t, k)
 }
 
-func TestAKeyComesBackAfterAnOutage(t *testing.T) {
+func TestKey_RestoresKeyAfterOutage(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := manage(t, srv.Client(t), lease.WithSessionTTL(2*time.Second))
+	m := newManager(t, srv.Client(t), lease.WithSessionTTL(2*time.Second))
 	k, err := m.OpenKey(t.Context(), "k", []byte("here"))
 	require.NoError(t, err)
 	s, err := m.Shared(t.Context())
@@ -237,7 +237,7 @@ func TestAKeyComesBackAfterAnOutage(t *testing.T) {
 	require.NoError(t, k.Context().Err(), "it will come back")
 	srv.Launch()
 	srv.WaitReady()
-	alive(t, k)
+	waitUntilAlive(t, k)
 	next, err := m.Shared(t.Context())
 	require.NoError(t, err)
 	r, err := srv.Client(t).Get(t.Context(), "k")
@@ -250,10 +250,10 @@ func TestAKeyComesBackAfterAnOutage(t *testing.T) {
 	assert.Empty(t, r.Kvs)
 }
 
-func TestAKeyIsAliveAgainAfterItsHistoryHasBegunAnew(t *testing.T) {
+func TestKey_IsAliveAfterDataLoss(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := manage(t, srv.Client(t), lease.WithSessionTTL(2*time.Second))
+	m := newManager(t, srv.Client(t), lease.WithSessionTTL(2*time.Second))
 	direct := srv.Client(t)
 	for range 100 { // revisions that the new history will not reach
 		_, err := direct.Put(t.Context(), "other", "")
@@ -263,20 +263,20 @@ func TestAKeyIsAliveAgainAfterItsHistoryHasBegunAnew(t *testing.T) {
 	require.NoError(t, err)
 	_, err = direct.Delete(t.Context(), "k") // so that the watch has something to tell
 	require.NoError(t, err)
-	alive(t, k)
+	waitUntilAlive(t, k)
 	srv.Wipe()
 	srv.WaitReady()
 	require.Eventually(t, func() bool {
 		got, err := direct.Get(t.Context(), "k")
 		return err == nil && len(got.Kvs) == 1
 	}, 30*time.Second, 10*time.Millisecond)
-	alive(t, k)
+	waitUntilAlive(t, k)
 	assert.Never(t, func() bool { return k.State() != lease.Alive }, 3*time.Second, time.Millisecond, "it was read again every 2 s")
 }
 
-func TestALeaseCarries256Keys(t *testing.T) {
+func TestManager_PutsAtMost256KeysOnOneLease(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	var wg sync.WaitGroup
 	for i := range 300 {
 		wg.Go(func() {
@@ -303,11 +303,11 @@ func TestALeaseCarries256Keys(t *testing.T) {
 	assert.Equal(t, 2, b.Stats().Sessions)
 }
 
-func TestKeysCostOneTransactionEach(t *testing.T) {
+func TestKey_OperationsCostOneTransactionEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	dir := etcdtest.Prefix(t)
-	m := manage(t, count.Client(t, hardened), lease.WithNamespace(dir))
+	m := newManager(t, count.Client(t, harden), lease.WithNamespace(dir))
 	_, err := m.Shared(t.Context())
 	require.NoError(t, err)
 	count.Reset()
@@ -321,11 +321,11 @@ func TestKeysCostOneTransactionEach(t *testing.T) {
 	assert.Zero(t, count.Count("Lease/LeaseGrant"))
 }
 
-func TestAKeyLooksOnlyAtWhatOthersDo(t *testing.T) {
+func TestKey_RereadsOnlyAfterForeignChanges(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	m := manage(t, count.Client(t, hardened), lease.WithNamespace(dir))
+	m := newManager(t, count.Client(t, harden), lease.WithNamespace(dir))
 	k, err := m.OpenKey(t.Context(), "k", []byte("0"))
 	require.NoError(t, err)
 	for i := range 3 {
@@ -336,7 +336,7 @@ func TestAKeyLooksOnlyAtWhatOthersDo(t *testing.T) {
 			require.NoError(t, err)
 			return len(got.Kvs) > 0 && got.Kvs[0].CreateRevision > r.Header.Revision
 		}, 10*time.Second, time.Millisecond)
-		alive(t, k)
+		waitUntilAlive(t, k)
 		for n := range 5 {
 			require.NoError(t, k.Update(t.Context(), []byte{byte('1' + i), byte('0' + n)}))
 		}
@@ -347,11 +347,11 @@ func TestAKeyLooksOnlyAtWhatOthersDo(t *testing.T) {
 	assert.Equal(t, 3, count.Count("KV/Range"), "one for each deletion, none for our own changes")
 }
 
-func TestClosingAKeyThatIsTheirsNowLeavesIt(t *testing.T) {
+func TestKey_CloseLeavesForeignKey(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	k := b.open("ours")
-	theirs := b.usurp()
+	theirs := b.letRivalCreate()
 	require.Eventually(t, func() bool { return k.State() == lease.Suspended }, 10*time.Second, time.Millisecond)
 	before, err := b.cli.Get(t.Context(), b.dir+"k")
 	require.NoError(t, err)
@@ -362,9 +362,9 @@ func TestClosingAKeyThatIsTheirsNowLeavesIt(t *testing.T) {
 	require.NoError(t, theirs.Close())
 }
 
-func TestBadKeys(t *testing.T) {
+func TestManager_OpenKeyValidatesArguments(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	for _, key := range []string{"", ".etcdkit/x", string(make([]byte, 5000))} {
 		_, err := b.OpenKey(t.Context(), key, nil)
 		require.ErrorIs(t, err, lease.ErrInvalid)
@@ -386,9 +386,9 @@ func TestBadKeys(t *testing.T) {
 	require.ErrorIs(t, k.Update(ended, []byte("x")), context.Canceled)
 }
 
-func TestStormOfKeysAndSessions(t *testing.T) {
+func TestManager_OpensAndClosesKeysAndSessionsConcurrently(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newKeyFixture(t)
 	var wg sync.WaitGroup
 	for i := range 10 {
 		wg.Go(func() {

@@ -12,11 +12,11 @@ import (
 )
 
 // After etcd has lost its data revisions begin anew, and somebody else's key may have the create revision that ours had.
-func TestKey_LeavesAForeignKeyOfTheSameRevision(t *testing.T) {
+func TestKey_LeavesForeignKeyWithSameRevision(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	m := manage(t, etcdtest.NewClient(t, proxy.Endpoints()), lease.WithSessionTTL(5*time.Second))
+	m := newManager(t, etcdtest.NewClient(t, proxy.Endpoints()), lease.WithSessionTTL(5*time.Second))
 	direct := srv.Client(t)
 	k, err := m.OpenKey(t.Context(), "k", []byte("ours")) // the first write of the cluster
 	require.NoError(t, err)
@@ -31,7 +31,7 @@ func TestKey_LeavesAForeignKeyOfTheSameRevision(t *testing.T) {
 	_, err = direct.Put(t.Context(), "k", "theirs") // the first write of the new one
 	require.NoError(t, err)
 	proxy.Accept()
-	require.Eventually(t, func() bool { return leases(t, direct) == 1 }, 30*time.Second, 10*time.Millisecond, "a new session")
+	require.Eventually(t, func() bool { return leaseCount(t, direct) == 1 }, 30*time.Second, 10*time.Millisecond, "a new session")
 	require.ErrorIs(t, k.Update(t.Context(), []byte("ours again")), lease.ErrExists)
 	assert.Equal(t, lease.Suspended, k.State())
 	got, err = direct.Get(t.Context(), "k")
@@ -42,6 +42,6 @@ func TestKey_LeavesAForeignKeyOfTheSameRevision(t *testing.T) {
 
 	_, err = direct.Delete(t.Context(), "k")
 	require.NoError(t, err)
-	alive(t, k)
+	waitUntilAlive(t, k)
 	require.NoError(t, k.Close())
 }

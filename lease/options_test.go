@@ -17,18 +17,18 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestTheLogTellsOfFailuresOnce(t *testing.T) {
+func TestManager_LogsEachOutageOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		var out bytes.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
-		open(t, m, 12*time.Second)
-		f.set(refuse)
+		openSession(t, m, 12*time.Second)
+		f.setFault(refuse)
 		time.Sleep(7 * time.Second)
-		f.set(none)
+		f.setFault(noFault)
 		time.Sleep(2 * time.Second)
-		f.set(refuse)
+		f.setFault(refuse)
 		time.Sleep(20 * time.Second)
 		require.NoError(t, m.Close())
 		for text, n := range map[string]int{"leases are not renewed": 2, "leases are renewed again": 1, "lease lost": 1} {
@@ -37,18 +37,18 @@ func TestTheLogTellsOfFailuresOnce(t *testing.T) {
 	})
 }
 
-func TestManager_LogsTheEndOfAnOutageThatCostAllSessions(t *testing.T) {
+func TestManager_LogsEndOfOutageWithoutSessions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		var out bytes.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))))
-		s := open(t, m, 12*time.Second)
-		f.set(loseBoth)
+		s := openSession(t, m, 12*time.Second)
+		f.setFault(loseBoth)
 		<-s.Context().Done()
 		time.Sleep(time.Minute)
-		f.set(none)
-		open(t, m, 12*time.Second)
+		f.setFault(noFault)
+		openSession(t, m, 12*time.Second)
 		time.Sleep(time.Minute)
 		require.NoError(t, m.Close())
 		for text, n := range map[string]int{"leases are not renewed": 1, "leases are renewed again": 1, "lease lost": 1, `=""`: 0} {
@@ -57,15 +57,15 @@ func TestManager_LogsTheEndOfAnOutageThatCostAllSessions(t *testing.T) {
 	})
 }
 
-func TestManager_DoesNotLogAStreamThatIsReplacedAtOnce(t *testing.T) {
+func TestManager_DoesNotLogStreamReplacedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		var out bytes.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
-		s := open(t, m, 12*time.Second)
+		s := openSession(t, m, 12*time.Second)
 		restarts := 0
-		f.refusing(func(int64, string) error { // as a member that restarts
+		f.setOnRenewal(func(int64, string) error { // as a member that restarts
 			restarts++
 			if restarts == 1 {
 				return errRefused
@@ -80,32 +80,32 @@ func TestManager_DoesNotLogAStreamThatIsReplacedAtOnce(t *testing.T) {
 	})
 }
 
-func TestRetriesAreBoundedAndTold(t *testing.T) {
+func TestManager_BoundsAndReportsRetries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		var told []string
+		f := newFakeEtcd()
+		var reported []string
 		m := f.manager(t, lease.WithRetry(kv.RetryPolicy{MaxAttempts: 2}), lease.WithTimeouts(3*time.Second, 4*time.Second),
-			lease.WithRetryHook(func(op string, _ int, _ error) { told = append(told, op) }))
-		f.drop("describe", 9)
+			lease.WithRetryHook(func(op string, _ int, _ error) { reported = append(reported, op) }))
+		f.loseNextResponses("describe", 9)
 		_, err := m.Describe(t.Context(), 7)
 		require.ErrorIs(t, err, lease.ErrUnavailable)
-		assert.Equal(t, []string{"describe"}, told)
+		assert.Equal(t, []string{"describe"}, reported)
 		assert.EqualValues(t, 1, m.Stats().Retries)
-		f.set(loseBoth)
-		begin := time.Now()
+		f.setFault(loseBoth)
+		start := time.Now()
 		_, err = m.Grant(t.Context(), time.Minute)
 		require.ErrorIs(t, err, lease.ErrUnavailable)
-		assert.Equal(t, 4*time.Second, time.Since(begin))
+		assert.Equal(t, 4*time.Second, time.Since(start))
 	})
 }
 
-func TestKeysAreWatchedThroughTheWatcherThatWasGiven(t *testing.T) {
+func TestManager_WatchesKeysThroughGivenWatcher(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	w := watch.New(cli, watch.WithNamespace(dir))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
-	m := manage(t, cli, lease.WithNamespace(dir), lease.WithWatcher(w))
+	m := newManager(t, cli, lease.WithNamespace(dir), lease.WithWatcher(w))
 	_, err := m.Namespace("below").OpenKey(t.Context(), "k", []byte("v"))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return w.Active() == 1 }, 10*time.Second, time.Millisecond)
@@ -126,10 +126,10 @@ func TestKeysAreWatchedThroughTheWatcherThatWasGiven(t *testing.T) {
 	}
 }
 
-func TestAKeyOfAClientWithoutAWatcher(t *testing.T) {
+func TestKey_WithoutWatcherIsRestoredAfterLeaseLoss(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	m := deaf(t, dir)
+	m := managerWithoutWatcher(t, dir)
 	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
 	require.NoError(t, err)
 	s, err := m.Shared(t.Context())

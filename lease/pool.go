@@ -2,11 +2,8 @@ package lease
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -29,11 +26,11 @@ type pool struct {
 
 	mu       sync.Mutex
 	sessions []*Session
-	opening  *opening
+	pending  *openAttempt
 }
 
-// pooled is what a pool notes about a session. The pool's lock guards it.
-type pooled struct {
+// poolState is what a pool notes about a session. The pool's lock guards it.
+type poolState struct {
 	pool    *pool // nil: the session is its opener's
 	users   int
 	shared  bool // returned by Shared: kept until the manager is closed
@@ -43,15 +40,15 @@ type pooled struct {
 	idleTimer *time.Timer
 }
 
-// opening is one attempt to open a session, for all who wait for it.
-type opening struct {
+// openAttempt is one attempt to open a session, for all who wait for it.
+type openAttempt struct {
 	done    chan struct{}
 	session *Session
 	err     error
 }
 
-// poolOf returns the pool of a TTL, rounded up to whole seconds as etcd counts them.
-func (c *core) poolOf(ttl time.Duration) *pool {
+// poolFor returns the pool of a TTL, rounded up to whole seconds as etcd counts them.
+func (c *core) poolFor(ttl time.Duration) *pool {
 	ttl = (ttl + time.Second - 1).Truncate(time.Second)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,59 +60,6 @@ func (c *core) poolOf(ttl time.Duration) *pool {
 	return p
 }
 
-// Shared returns the client's session, opening it when there is none or the last one was lost. It is the same for all
-// callers that give the same TTL, over all namespaces, until it is lost. It ends with the manager, and closing it is
-// refused. The only option is [WithTTL]. No RPC when the session is there.
-//
-// Callers that need a session at the same time wait for one attempt to open it, each until its own ctx ends. The attempt
-// goes on when a caller gives up; the write timeout bounds it.
-//
-// Callers of Shared are not counted. If you put many keys on the lease, use [Manager.Acquire].
-func (m *Manager) Shared(ctx context.Context, o ...SessionOption) (*Session, error) {
-	return m.pooledSession(ctx, "shared session", o, false)
-}
-
-// Acquire returns a shared session for one key, as [Manager.Shared] does, but one that carries fewer than 256 of those
-// who have acquired and not released it; it opens a further one if there is none. Call release when the key is gone;
-// further calls of it do nothing. A session is kept for a minute after its last release, and then closed, unless Shared
-// has returned it.
-func (m *Manager) Acquire(ctx context.Context, o ...SessionOption) (s *Session, release func(), err error) {
-	s, err = m.pooledSession(ctx, "acquire session", o, true)
-	if err != nil {
-		return nil, nil, err
-	}
-	release = s.releaseOnce()
-	return s, release, nil
-}
-
-// releaseOnce returns a function that counts the caller out as a user of a pooled session.
-func (s *Session) releaseOnce() func() {
-	var released atomic.Bool // sync.OnceFunc takes three times the memory, for each key
-	return func() {
-		if released.CompareAndSwap(false, true) {
-			s.pool.release(s)
-		}
-	}
-}
-
-func (m *Manager) pooledSession(ctx context.Context, op string, opts []SessionOption, reserve bool) (*Session, error) {
-	if err := m.ready(); err != nil {
-		return nil, opError(op, "", err)
-	}
-	set, err := newSessionSettings(m.ttl, opts)
-	if set.leaseSet {
-		err = errors.Join(err, fmt.Errorf("%w: WithLease: a shared session has a lease of its own", errs.Invalid))
-	}
-	if err != nil {
-		return nil, opError(op, "", err)
-	}
-	s, err := m.poolOf(set.ttl).get(ctx, reserve)
-	if err != nil {
-		return nil, opError(op, "", err)
-	}
-	return s, nil
-}
-
 // get returns a live session; with reserve, one that has room, and counts the user.
 func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
 	if ctx == nil {
@@ -125,36 +69,36 @@ func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
 		if err := retry.ContextError(ctx); err != nil {
 			return nil, err
 		}
-		s, o := p.pick(reserve)
+		s, attempt := p.pick(reserve)
 		if s != nil {
 			return s, nil
 		}
 		select {
-		case <-o.done:
-			if o.err != nil {
-				return nil, o.err
+		case <-attempt.done:
+			if attempt.err != nil {
+				return nil, attempt.err
 			}
-			if err := o.session.Err(); err != nil { // already: that is no time to go on trying
+			if err := attempt.session.Err(); err != nil { // already: that is no time to go on trying
 				return nil, err
 			}
 		case <-ctx.Done():
-			return nil, p.c.gaveUp(ctx)
+			return nil, p.c.waitError(ctx)
 		}
 	}
 }
 
 // pick returns a session, or the opening to wait for.
-func (p *pool) pick(reserve bool) (*Session, *opening) {
-	for _, s := range p.takeLost(time.Now()) {
+func (p *pool) pick(reserve bool) (*Session, *openAttempt) {
+	for _, s := range p.removeLost(time.Now()) {
 		_ = s.Err() // ends it, in case no timer has noticed yet
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	suits := func(s *Session) bool { return s.shared || !s.retired && !p.hasShared() }
+	usable := func(s *Session) bool { return s.shared || !s.retired && !p.hasShared() }
 	if reserve {
-		suits = func(s *Session) bool { return !s.retired && s.users < maxUsers }
+		usable = func(s *Session) bool { return !s.retired && s.users < maxUsers }
 	}
-	if i := slices.IndexFunc(p.sessions, suits); i >= 0 {
+	if i := slices.IndexFunc(p.sessions, usable); i >= 0 {
 		s := p.sessions[i]
 		if reserve {
 			s.users++
@@ -163,15 +107,15 @@ func (p *pool) pick(reserve bool) (*Session, *opening) {
 		}
 		return s, nil
 	}
-	if p.opening == nil {
-		o := &opening{done: make(chan struct{})}
-		p.opening = o
-		if !p.c.job(func() { p.open(o) }) {
-			o.err = errs.ClosedError("lease manager")
-			close(o.done)
+	if p.pending == nil {
+		attempt := &openAttempt{done: make(chan struct{})}
+		p.pending = attempt
+		if !p.c.runInBackground(func() { p.open(attempt) }) {
+			attempt.err = errs.ClosedError("lease manager")
+			close(attempt.done)
 		}
 	}
-	return nil, p.opening
+	return nil, p.pending
 }
 
 // hasShared reports whether one of the sessions was returned by Shared.
@@ -179,38 +123,38 @@ func (p *pool) hasShared() bool {
 	return slices.ContainsFunc(p.sessions, func(s *Session) bool { return s.shared })
 }
 
-// takeLost removes the sessions that have ended, and returns them.
-func (p *pool) takeLost(now time.Time) (lost []*Session) {
+// removeLost removes the sessions that have ended, and returns them.
+func (p *pool) removeLost(now time.Time) (lost []*Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sessions = slices.DeleteFunc(p.sessions, func(s *Session) bool {
-		over := s.over(now)
-		if over {
+		ended := s.hasEnded(now)
+		if ended {
 			lost = append(lost, s)
 		}
-		return over
+		return ended
 	})
 	return lost
 }
 
 // open opens a session for all who wait.
-func (p *pool) open(o *opening) {
-	t, err := p.c.grant(p.c.life, p.ttl)
+func (p *pool) open(attempt *openAttempt) {
+	res, err := p.c.grant(p.c.ctx, p.ttl)
 	var s *Session
 	if err == nil {
-		if s, err = p.c.open(t, p.c.root, p); err != nil {
-			p.c.abandon(t.id)
+		if s, err = p.c.startSession(res, p.c.rootNamespace, p); err != nil {
+			p.c.revokeInBackground(res.id)
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
 		p.sessions = append(p.sessions, s)
-		p.idle(s) // nobody may want it any more
+		p.scheduleClose(s) // nobody may want it any more
 	}
-	o.session, o.err = s, err
-	p.opening = nil
-	close(o.done)
+	attempt.session, attempt.err = s, err
+	p.pending = nil
+	close(attempt.done)
 }
 
 // release counts a user out.
@@ -218,7 +162,7 @@ func (p *pool) release(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.users--
-	p.idle(s)
+	p.scheduleClose(s)
 }
 
 // retire has a session take no new users. It is closed with the last one.
@@ -226,16 +170,16 @@ func (p *pool) retire(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.retired = true
-	p.idle(s)
+	p.scheduleClose(s)
 }
 
-// idle has a session without users closed, in time. The lock is held.
-func (p *pool) idle(s *Session) {
+// scheduleClose has a session without users closed, in time. The lock is held.
+func (p *pool) scheduleClose(s *Session) {
 	if s.users > 0 || s.shared {
 		return
 	}
 	s.idleSince = time.Now()
-	closeIdle := func() { p.c.job(func() { p.closeIdle(s) }) }
+	closeIdle := func() { p.c.runInBackground(func() { p.closeIdle(s) }) }
 	switch {
 	case s.retired:
 		closeIdle()
@@ -256,9 +200,9 @@ func (p *pool) closeIdle(s *Session) {
 	}
 	p.sessions = slices.Delete(p.sessions, i, i+1)
 	p.mu.Unlock()
-	ctx, stop := p.c.parting()
+	ctx, stop := p.c.closeContext()
 	defer stop()
 	if err := s.close(ctx); err != nil {
-		p.c.log.WarnContext(ctx, "a lease is left to expire", "lease", named(s.id), "error", err)
+		p.c.log.WarnContext(ctx, "a lease is left to expire", "lease", formatLeaseID(s.id), "error", err)
 	}
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestSharedIsOneSessionForEverybody(t *testing.T) {
+func TestManager_SharedReturnsOneSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(10 * time.Millisecond)
+		f := newFakeEtcd()
+		f.setLatency(10 * time.Millisecond)
 		m := f.manager(t)
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -37,7 +37,7 @@ func TestSharedIsOneSessionForEverybody(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Len(t, seen, 1)
-		grants, _, _, _ := f.counted()
+		grants, _, _, _ := f.counts()
 		assert.Equal(t, 1, grants)
 		s, err := m.Shared(t.Context())
 		require.NoError(t, err)
@@ -49,25 +49,25 @@ func TestSharedIsOneSessionForEverybody(t *testing.T) {
 		require.NoError(t, s.Err())
 		require.NoError(t, m.Close())
 		require.ErrorIs(t, s.Err(), lease.ErrClosed)
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 }
 
-func TestSharedIsReplacedWhenItIsLost(t *testing.T) {
+func TestManager_SharedReplacesLostSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t, lease.WithSessionTTL(10*time.Second))
 		first, err := m.Shared(t.Context())
 		require.NoError(t, err)
-		f.set(loseBoth)
+		f.setFault(loseBoth)
 		<-first.Context().Done()
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		_, err = m.Shared(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorIs(t, err, lease.ErrUnavailable)
-		f.set(none)
+		f.setFault(noFault)
 		_, err = m.Shared(t.Context())
 		require.ErrorIs(t, err, context.DeadlineExceeded, "the grant that is under way was lost, and has its time")
 		second, err := m.Shared(t.Context())
@@ -78,11 +78,11 @@ func TestSharedIsReplacedWhenItIsLost(t *testing.T) {
 	})
 }
 
-func TestTheEndOfOneCallerDoesNotEndTheOpeningForOthers(t *testing.T) {
+func TestManager_SharedSurvivesCancellationOfOneCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(500 * time.Millisecond)
+		f := newFakeEtcd()
+		f.setLatency(500 * time.Millisecond)
 		m := f.manager(t)
 		ctx, stop := context.WithCancel(t.Context())
 		time.AfterFunc(300*time.Millisecond, stop)
@@ -96,15 +96,15 @@ func TestTheEndOfOneCallerDoesNotEndTheOpeningForOthers(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Err())
 		wg.Wait()
-		grants, _, _, _ := f.counted()
+		grants, _, _, _ := f.counts()
 		assert.Equal(t, 1, grants)
 	})
 }
 
-func TestALeaseCarries256Users(t *testing.T) {
+func TestManager_AcquirePutsAtMost256UsersOnOneLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		seen := map[*lease.Session]int{}
 		var releases []func()
@@ -127,10 +127,10 @@ func TestALeaseCarries256Users(t *testing.T) {
 			require.NoError(t, err)
 			assert.Contains(t, seen, s)
 		}
-		grants, _, _, _ := f.counted()
+		grants, _, _, _ := f.counts()
 		assert.Equal(t, 3, grants)
 		time.Sleep(time.Minute)
-		_, _, _, streams := f.counted()
+		_, _, _, streams := f.counts()
 		assert.Equal(t, 1, streams, "all leases are on one stream")
 	})
 }
@@ -138,7 +138,7 @@ func TestALeaseCarries256Users(t *testing.T) {
 func TestManager_SharedSessionsAreOnePerTTL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t, lease.WithSessionTTL(20*time.Second))
 		byTTL := map[time.Duration]*lease.Session{}
 		for _, tt := range []struct {
@@ -165,7 +165,7 @@ func TestManager_SharedSessionsAreOnePerTTL(t *testing.T) {
 				release()
 			}
 		}
-		grants, _, _, _ := f.counted()
+		grants, _, _, _ := f.counts()
 		assert.Equal(t, 3, grants)
 
 		_, err := m.Shared(t.Context(), lease.WithLease(1))
@@ -175,13 +175,13 @@ func TestManager_SharedSessionsAreOnePerTTL(t *testing.T) {
 	})
 }
 
-func TestManager_AcquireWaitsForOneAttemptWhoeverElseWaits(t *testing.T) {
+func TestManager_AcquireWaitsForOneAttempt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.set(loseBoth)
+		f := newFakeEtcd()
+		f.setFault(loseBoth)
 		m := f.manager(t, lease.WithTimeouts(0, 2*time.Second))
-		began := time.Now()
+		start := time.Now()
 		var wg sync.WaitGroup
 		for i := range 50 {
 			wg.Go(func() {
@@ -189,7 +189,7 @@ func TestManager_AcquireWaitsForOneAttemptWhoeverElseWaits(t *testing.T) {
 				defer stop()
 				_, _, err := m.Acquire(ctx, lease.WithTTL(time.Minute))
 				assert.ErrorIs(t, err, lease.ErrUnavailable)
-				assert.Equal(t, min(time.Duration(i+1)*100*time.Millisecond, 2*time.Second), time.Since(began),
+				assert.Equal(t, min(time.Duration(i+1)*100*time.Millisecond, 2*time.Second), time.Since(start),
 					"until its own context ends, or the one attempt does")
 			})
 		}
@@ -197,10 +197,10 @@ func TestManager_AcquireWaitsForOneAttemptWhoeverElseWaits(t *testing.T) {
 	})
 }
 
-func TestManager_AcquiredSessionEndsAMinuteAfterItsLastRelease(t *testing.T) {
+func TestManager_AcquiredSessionEndsAMinuteAfterLastRelease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		first, release, err := m.Acquire(t.Context())
 		require.NoError(t, err)
@@ -217,11 +217,11 @@ func TestManager_AcquiredSessionEndsAMinuteAfterItsLastRelease(t *testing.T) {
 		require.NoError(t, first.Err())
 		time.Sleep(2 * time.Second)
 		require.ErrorIs(t, first.Err(), lease.ErrClosed)
-		assert.Zero(t, f.living(), "its lease is revoked")
-		_, revokes, renewals, _ := f.counted()
+		assert.Zero(t, f.leaseCount(), "its lease is revoked")
+		_, revokes, renewals, _ := f.counts()
 		assert.Equal(t, 1, revokes)
 		time.Sleep(time.Hour)
-		_, _, after, _ := f.counted()
+		_, _, after, _ := f.counts()
 		assert.Equal(t, renewals, after, "nothing is renewed for nobody")
 
 		shared, err := m.Shared(t.Context())
@@ -234,28 +234,28 @@ func TestManager_AcquiredSessionEndsAMinuteAfterItsLastRelease(t *testing.T) {
 	})
 }
 
-func TestManager_SessionThatNobodyWaitedForEnds(t *testing.T) {
+func TestManager_ClosesSessionNobodyWaitedFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(time.Second)
+		f := newFakeEtcd()
+		f.setLatency(time.Second)
 		m := f.manager(t)
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		_, _, err := m.Acquire(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		time.Sleep(2 * time.Second)
-		assert.Equal(t, 1, f.living())
+		assert.Equal(t, 1, f.leaseCount())
 		time.Sleep(2 * time.Minute)
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 }
 
-func TestOpenCloseStorm(t *testing.T) {
+func TestManager_OpensAndClosesSessionsConcurrently(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(time.Millisecond)
+		f := newFakeEtcd()
+		f.setLatency(time.Millisecond)
 		m := f.manager(t)
 		var wg sync.WaitGroup
 		for i := range 10 {
@@ -272,15 +272,15 @@ func TestOpenCloseStorm(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 		assert.Zero(t, m.Stats().Sessions)
 		synctest.Wait()
-		assert.Zero(t, f.open)
+		assert.Zero(t, f.openStreams)
 	})
 	for range 10 {
 		synctest.Test(t, func(t *testing.T) {
-			f := newFake()
-			f.slow(time.Millisecond)
+			f := newFakeEtcd()
+			f.setLatency(time.Millisecond)
 			var wg sync.WaitGroup
 			for range 50 {
 				m := f.manager(t)
@@ -301,7 +301,7 @@ func TestOpenCloseStorm(t *testing.T) {
 			}
 			wg.Wait()
 			time.Sleep(10 * time.Second)
-			assert.Zero(t, f.living(), "a manager that is closed while it opens leaves nothing")
+			assert.Zero(t, f.leaseCount(), "a manager that is closed while it opens leaves nothing")
 		})
 	}
 }

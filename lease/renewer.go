@@ -9,66 +9,66 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// How a TTL is divided up.
-const (
-	renewEvery = 3 // parts: a renewal is due a third of the TTL after the last one was sent
-	patience   = 5 // parts: a stream that is silent for a fifth of the TTL counts as dead
-)
+// renewInterval is the time from sending one renewal of a lease to sending the next one.
+func renewInterval(ttl time.Duration) time.Duration { return ttl / 3 }
+
+// responseTimeout is how long a stream may be silent while a renewal of the lease is pending.
+func responseTimeout(ttl time.Duration) time.Duration { return ttl / 5 }
 
 // renewer is the sessions to be renewed and the goroutine that does it while there are any.
 type renewer struct {
 	c    *core
 	wake chan struct{} // holds one: it is time for the loop to look, or something has changed
 
-	ctx context.Context //nolint:containedctx // of all streams: they end with the last session, not with a caller
-	cut context.CancelFunc
+	ctx    context.Context //nolint:containedctx // of all streams: they end with the last session, not with a caller
+	cancel context.CancelFunc
 
 	renewals atomic.Uint64
 	failures atomic.Uint64
 	streams  atomic.Uint64
 
-	outage bool // renewals fail, and that was logged; belongs to the loop, and outlives it
+	outageLogged bool // renewals fail, and that was logged; belongs to the loop, and outlives it
 
 	mu       sync.Mutex
 	closed   bool
 	running  bool
-	sessions map[*Session]*turn
+	sessions map[*Session]*renewalSchedule
 	wg       sync.WaitGroup
 }
 
-// turn is where the renewal of one session stands. It belongs to the loop, once it is in the map.
-type turn struct {
-	ttl  time.Duration
-	due  time.Time // when to send the next one
-	sent time.Time // when the one under way was sent; zero when there is none
+// renewalSchedule is where the renewal of one session stands. It belongs to the loop, once it is in the map.
+type renewalSchedule struct {
+	ttl    time.Duration
+	due    time.Time // when to send the next one
+	sentAt time.Time // when the one under way was sent; zero when there is none
 }
 
-// answered begins the wait for the next renewal.
-func (t *turn) answered(sent time.Time, ttl time.Duration) {
-	t.ttl, t.sent, t.due = ttl, time.Time{}, sent.Add(ttl/renewEvery)
+// advance begins the wait for the next renewal.
+func (rs *renewalSchedule) advance(sentAt time.Time, ttl time.Duration) {
+	rs.ttl, rs.sentAt, rs.due = ttl, time.Time{}, sentAt.Add(renewInterval(ttl))
 }
 
 func (c *core) newRenewer() renewer {
-	ctx, cut := context.WithCancel(context.WithoutCancel(c.life))
-	return renewer{c: c, wake: make(chan struct{}, 1), ctx: ctx, cut: cut, sessions: map[*Session]*turn{}}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.ctx))
+	return renewer{c: c, wake: make(chan struct{}, 1), ctx: ctx, cancel: cancel, sessions: map[*Session]*renewalSchedule{}}
 }
 
 // add has a session renewed from now on. It reports false after close, and for a session that is over already, which
 // nobody would remove.
-func (r *renewer) add(s *Session, t term) bool {
+func (r *renewer) add(s *Session, res leaseResult) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || s.over(time.Now()) {
+	if r.closed || s.hasEnded(time.Now()) {
 		return false
 	}
-	one := &turn{}
-	one.answered(t.asked, t.ttl)
-	r.sessions[s] = one
+	sched := &renewalSchedule{}
+	sched.advance(res.sentAt, res.ttl)
+	r.sessions[s] = sched
 	if !r.running {
 		r.running = true
-		r.wg.Go(func() { newLoop(r).run() })
+		r.wg.Go(func() { newRenewLoop(r).run() })
 	}
-	r.nudge()
+	r.wakeLoop()
 	return true
 }
 
@@ -79,12 +79,12 @@ func (r *renewer) remove(s *Session) {
 	last := len(r.sessions) == 0
 	r.mu.Unlock()
 	if last {
-		r.nudge()
+		r.wakeLoop()
 	}
 }
 
-// nudge makes the loop look again.
-func (r *renewer) nudge() {
+// wakeLoop makes the loop look again.
+func (r *renewer) wakeLoop() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -103,8 +103,8 @@ func (r *renewer) find(id clientv3.LeaseID) *Session {
 	return nil
 }
 
-// all are the sessions that live.
-func (r *renewer) all() []*Session {
+// liveSessions are the sessions that live.
+func (r *renewer) liveSessions() []*Session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make([]*Session, 0, len(r.sessions))
@@ -119,11 +119,11 @@ func (r *renewer) close() []*Session {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	return r.all()
+	return r.liveSessions()
 }
 
 // wait returns when the goroutines have ended, once the last session has.
 func (r *renewer) wait() {
-	r.cut() // one may be held up in sending
+	r.cancel() // one may be held up in sending
 	r.wg.Wait()
 }

@@ -26,14 +26,14 @@ func newService(cli *clientv3.Client, stub pb.LeaseClient) (s service, ownIDs bo
 	case wire.GrantRepeats(cli):
 		return clientv3.RetryLeaseClient(cli), true
 	}
-	return &decorated{Lease: cli.Lease}, false
+	return &leaseAdapter{Lease: cli.Lease}, false
 }
 
-// decorated is the service over a Lease of the user's own, which chooses IDs by itself.
-type decorated struct{ clientv3.Lease }
+// leaseAdapter is the service over a Lease of the user's own, which chooses IDs by itself.
+type leaseAdapter struct{ clientv3.Lease }
 
 // LeaseGrant grants a lease with whatever ID Lease gives it.
-func (d *decorated) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+func (d *leaseAdapter) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
 	r, err := d.Grant(ctx, in.GetTTL())
 	if err != nil {
 		return nil, err
@@ -42,13 +42,13 @@ func (d *decorated) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ 
 }
 
 // LeaseRevoke revokes a lease.
-func (d *decorated) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, _ ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
+func (d *leaseAdapter) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, _ ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
 	r, err := d.Revoke(ctx, clientv3.LeaseID(in.GetID()))
 	return (*pb.LeaseRevokeResponse)(r), err
 }
 
 // LeaseTimeToLive describes a lease.
-func (d *decorated) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+func (d *leaseAdapter) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
 	var opts []clientv3.LeaseOption
 	if in.GetKeys() { // which takes the permission to read them
 		opts = append(opts, clientv3.WithAttachedKeys())
@@ -61,27 +61,27 @@ func (d *decorated) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveR
 }
 
 // LeaseKeepAlive gives a stream whose every message is a KeepAliveOnce.
-func (d *decorated) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
-	return &onceStream{ctx: ctx, lease: d.Lease, asked: make(chan *pb.LeaseKeepAliveRequest, unansweredMost)}, nil
+func (d *leaseAdapter) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
+	return &keepAliveOnceStream{ctx: ctx, lease: d.Lease, requests: make(chan *pb.LeaseKeepAliveRequest, maxPending)}, nil
 }
 
-// onceStream is a stream of renewals over KeepAliveOnce. Recv carries out what Send has queued, for which there is room:
+// keepAliveOnceStream is a stream of renewals over KeepAliveOnce. Recv carries out what Send has queued, for which there is room:
 // nobody sends more than unansweredMost at a time.
-type onceStream struct {
+type keepAliveOnceStream struct {
 	grpc.ClientStream // nil: what a stream of gRPC has beyond the methods below is not used
 
-	ctx   context.Context //nolint:containedctx // a stream has one
-	lease clientv3.Lease
-	asked chan *pb.LeaseKeepAliveRequest
+	ctx      context.Context //nolint:containedctx // a stream has one
+	lease    clientv3.Lease
+	requests chan *pb.LeaseKeepAliveRequest
 }
 
 // Context is the context of the stream.
-func (s *onceStream) Context() context.Context { return s.ctx }
+func (s *keepAliveOnceStream) Context() context.Context { return s.ctx }
 
 // Send queues a renewal.
-func (s *onceStream) Send(r *pb.LeaseKeepAliveRequest) error {
+func (s *keepAliveOnceStream) Send(r *pb.LeaseKeepAliveRequest) error {
 	select {
-	case s.asked <- r:
+	case s.requests <- r:
 		return nil
 	case <-s.ctx.Done():
 		return s.ctx.Err()
@@ -89,21 +89,21 @@ func (s *onceStream) Send(r *pb.LeaseKeepAliveRequest) error {
 }
 
 // Recv makes the next renewal and returns its answer.
-func (s *onceStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
+func (s *keepAliveOnceStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
 	select {
-	case r := <-s.asked:
-		got, err := s.lease.KeepAliveOnce(s.ctx, clientv3.LeaseID(r.GetID()))
+	case r := <-s.requests:
+		resp, err := s.lease.KeepAliveOnce(s.ctx, clientv3.LeaseID(r.GetID()))
 		switch {
 		case isNotFound(err):
 			return &pb.LeaseKeepAliveResponse{ID: r.GetID()}, nil // which is how a stream says it
 		case err != nil:
 			return nil, err
 		}
-		return &pb.LeaseKeepAliveResponse{Header: got.ResponseHeader, ID: r.GetID(), TTL: got.TTL}, nil
+		return &pb.LeaseKeepAliveResponse{Header: resp.ResponseHeader, ID: r.GetID(), TTL: resp.TTL}, nil
 	case <-s.ctx.Done():
 		return nil, s.ctx.Err()
 	}
 }
 
 // CloseSend does nothing: the stream ends with its context.
-func (s *onceStream) CloseSend() error { return nil }
+func (s *keepAliveOnceStream) CloseSend() error { return nil }

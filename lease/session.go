@@ -15,24 +15,24 @@ import (
 // Session is a lease that is kept alive, and the knowledge of how long it can be relied on. See the package
 // documentation for what that is worth. It is safe for concurrent use.
 type Session struct {
-	c      *core
-	id     clientv3.LeaseID
-	ctx    sessionContext
-	cancel context.CancelCauseFunc
-	guard  guardKey
-	compat compat
+	c           *core
+	id          clientv3.LeaseID
+	ctx         sessionContext
+	cancel      context.CancelCauseFunc
+	guard       guardKey
+	concurrency concurrencySession
 
-	pooled // of a shared session
+	poolState // of a shared session
 
-	mu      sync.Mutex
-	ttl     time.Duration
-	trust   deadline
-	fuse    *time.Timer
-	trouble error // of the last renewal, nil when it was answered
-	cause   error // why the session ended, nil while it lives
+	mu          sync.Mutex
+	ttl         time.Duration
+	deadline    deadline
+	expiryTimer *time.Timer
+	renewErr    error // of the last renewal, nil when it was answered
+	cause       error // why the session ended, nil while it lives
 
-	closing  sync.Once
-	closeErr error
+	closeOnce sync.Once
+	closeErr  error
 }
 
 // OpenSession grants a lease, or adopts one, and keeps it alive until the session is closed or lost. ctx bounds the
@@ -43,44 +43,44 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 	if err := m.ready(); err != nil {
 		return nil, opError(op, "", err)
 	}
-	set, err := newSessionSettings(m.ttl, o)
+	opts, err := newSessionOptions(m.ttl, o)
 	if err != nil {
 		return nil, opError(op, "", err)
 	}
-	ctx, stop := m.until(ctx)
+	ctx, stop := m.callContext(ctx)
 	defer stop()
-	if set.leaseSet {
-		t, err := m.renewOnce(ctx, set.lease, op)
+	if opts.hasLease {
+		res, err := m.keepAliveOnce(ctx, opts.lease, op)
 		if err != nil {
 			return nil, err
 		}
-		return m.open(t, m.ns, nil)
+		return m.startSession(res, m.ns, nil)
 	}
-	t, err := m.grant(ctx, set.ttl)
+	res, err := m.grant(ctx, opts.ttl)
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.open(t, m.ns, nil)
+	s, err := m.startSession(res, m.ns, nil)
 	if err != nil {
-		m.abandon(t.id)
+		m.revokeInBackground(res.id)
 	}
 	return s, err
 }
 
-// open makes the session of a lease that was granted or renewed and has it renewed from now on.
-func (c *core) open(t term, ns string, p *pool) (*Session, error) {
-	s := &Session{c: c, id: t.id, ttl: t.ttl, trust: deadlineOf(t.asked, t.ttl), pooled: pooled{pool: p}}
-	s.guard.key = ns + guardDir + named(t.id)
-	inner, cancel := context.WithCancelCause(context.WithoutCancel(c.life))
-	s.ctx, s.cancel = sessionContext{inner, s}, cancel
+// startSession makes the session of a lease that was granted or renewed and has it renewed from now on.
+func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, error) {
+	s := &Session{c: c, id: res.id, ttl: res.ttl, deadline: newDeadline(res.sentAt, res.ttl), poolState: poolState{pool: p}}
+	s.guard.key = ns + guardDir + formatLeaseID(res.id)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
+	s.ctx, s.cancel = sessionContext{ctx, s}, cancel
 	s.mu.Lock()
-	s.fuse = time.AfterFunc(time.Until(s.trust.mono), s.burn)
+	s.expiryTimer = time.AfterFunc(time.Until(s.deadline.mono), s.onDeadline)
 	s.mu.Unlock()
-	if !c.renewer.add(s, t) {
+	if !c.renewer.add(s, res) {
 		if s.Err() == nil { // then it is the manager that is over
 			s.end(errs.ClosedError("lease manager"))
 		}
-		return nil, opError("open session", named(t.id), s.why())
+		return nil, opError("open session", formatLeaseID(res.id), s.endErr())
 	}
 	return s, nil
 }
@@ -99,7 +99,7 @@ func (s *Session) TTL() time.Duration {
 func (s *Session) Deadline() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.trust.mono
+	return s.deadline.mono
 }
 
 // Context ends when the session is lost or closed; its cause says why and matches what Err returns. Its Err looks at
@@ -114,11 +114,11 @@ func (s *Session) Err() error {
 	now := time.Now()
 	s.mu.Lock()
 	cause := s.cause
-	over := cause == nil && s.trust.passed(now)
+	expired := cause == nil && s.deadline.passed(now)
 	s.mu.Unlock()
-	if over {
+	if expired {
 		s.lose(nil, nil)
-		return s.why()
+		return s.endErr()
 	}
 	return cause
 }
@@ -130,40 +130,40 @@ func (s *Session) Err() error {
 func (s *Session) Verify(ctx context.Context) error {
 	const op = "verify"
 	if ctx == nil {
-		return opError(op, named(s.id), errNoContext)
+		return opError(op, formatLeaseID(s.id), errNoContext)
 	}
 	if err := s.Err(); err != nil {
-		return opError(op, named(s.id), err)
+		return opError(op, formatLeaseID(s.id), err)
 	}
-	ctx, stop := s.c.until(ctx)
+	ctx, stop := s.c.callContext(ctx)
 	defer stop()
-	err := s.ask(ctx, op)
+	err := s.checkLease(ctx, op)
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)
-		return opError(op, named(s.id), s.why())
+		return opError(op, formatLeaseID(s.id), s.endErr())
 	}
 	return err
 }
 
-// ask asks etcd whether the lease lives, by the guard's key if there should be one.
-func (s *Session) ask(ctx context.Context, op string) error {
-	if s.guard.written() {
+// checkLease asks etcd whether the lease lives, by the guard's key if there should be one.
+func (s *Session) checkLease(ctx context.Context, op string) error {
+	if s.guard.isWritten() {
 		return s.restoreGuard(ctx, op)
 	}
-	_, _, err := s.c.look(ctx, op, s.id, false)
+	_, _, err := s.c.queryLease(ctx, op, s.id, false)
 	return err
 }
 
-// over reports whether the session has ended, or would be found to have by the clock. It draws no conclusions from that,
+// hasEnded reports whether the session has ended, or would be found to have by the clock. It draws no conclusions from that,
 // as Err does, and so may be asked under a lock.
-func (s *Session) over(now time.Time) bool {
+func (s *Session) hasEnded(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cause != nil || s.trust.passed(now)
+	return s.cause != nil || s.deadline.passed(now)
 }
 
-// why is why the session ended, nil while it has not.
-func (s *Session) why() error {
+// endErr is why the session ended, nil while it has not.
+func (s *Session) endErr() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
@@ -176,7 +176,7 @@ func (s *Session) State() State {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.trouble != nil {
+	if s.renewErr != nil {
 		return Suspended
 	}
 	return Alive
@@ -187,18 +187,18 @@ func (s *Session) State() State {
 // to revoke the lease in case it still exists. A session returned by Shared or Acquire cannot be closed: [ErrInvalid].
 func (s *Session) Close() error {
 	if s.pool != nil {
-		return opError("close session", named(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
+		return opError("close session", formatLeaseID(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
 	}
-	ctx, stop := s.c.parting()
+	ctx, stop := s.c.closeContext()
 	defer stop()
 	return s.close(ctx)
 }
 
 func (s *Session) close(ctx context.Context) error {
-	s.closing.Do(func() {
+	s.closeOnce.Do(func() {
 		if cause := s.Err(); cause != nil {
 			if errors.Is(cause, ErrExpired) && !errors.Is(cause, ErrNotFound) {
-				s.c.revokeLost(ctx, s.id)
+				s.c.revokeOnce(ctx, s.id)
 			}
 			return
 		}
@@ -220,32 +220,32 @@ func (s *Session) Orphan() {
 	}
 }
 
-// renewed counts an answer to a renewal that was sent at the given time.
-func (s *Session) renewed(sent time.Time, ttl time.Duration) {
+// extend counts an answer to a renewal that was sent at the given time.
+func (s *Session) extend(sentAt time.Time, ttl time.Duration) {
 	if s.Err() != nil {
 		return // too late, whatever etcd says
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ttl, s.trouble = ttl, nil
-	if d := deadlineOf(sent, ttl); s.trust.before(d) {
-		s.trust = d
+	s.ttl, s.renewErr = ttl, nil
+	if d := newDeadline(sentAt, ttl); s.deadline.before(d) {
+		s.deadline = d
 	}
 }
 
 // suspend notes that a renewal has failed.
 func (s *Session) suspend(err error) {
 	s.mu.Lock()
-	s.trouble = err
+	s.renewErr = err
 	s.mu.Unlock()
 }
 
-// burn is the fuse. It is lit for the deadline of some time ago, and lit again for what the renewals made of it since.
-func (s *Session) burn() {
+// onDeadline is the fuse. It is lit for the deadline of some time ago, and lit again for what the renewals made of it since.
+func (s *Session) onDeadline() {
 	s.mu.Lock()
-	left := time.Until(s.trust.mono)
-	if s.cause == nil && left > 0 {
-		s.fuse.Reset(left)
+	remaining := time.Until(s.deadline.mono)
+	if s.cause == nil && remaining > 0 {
+		s.expiryTimer.Reset(remaining)
 		s.mu.Unlock()
 		return
 	}
@@ -255,22 +255,22 @@ func (s *Session) burn() {
 
 // lose ends the session as lost, unless it has ended already. condition is what is known beyond the deadline; last, if
 // there is one, the error that said so.
-func (s *Session) lose(condition, last error) {
+func (s *Session) lose(condition, renewErr error) {
 	s.mu.Lock()
-	if last == nil {
-		last = s.trouble
+	if renewErr == nil {
+		renewErr = s.renewErr
 	}
 	s.mu.Unlock()
-	loss := &lossError{condition: condition, last: last}
-	s.c.hooks.begin() // before the session is found to have ended: Close waits for the hook
+	loss := &lossError{condition: condition, renewErr: renewErr}
+	s.c.hookCalls.add() // before the session is found to have ended: Close waits for the hook
 	if !s.end(loss) {
-		s.c.hooks.end()
+		s.c.hookCalls.done()
 		return
 	}
 	s.c.lost.Add(1)
-	s.c.log.WarnContext(s.c.life, "lease lost", "lease", named(s.id), "cause", loss)
+	s.c.log.WarnContext(s.c.ctx, "lease lost", "lease", formatLeaseID(s.id), "cause", loss)
 	if s.c.onLoss == nil {
-		s.c.hooks.end()
+		s.c.hookCalls.done()
 		return
 	}
 	go s.c.callLossHook(loss)
@@ -284,21 +284,9 @@ func (s *Session) end(cause error) bool {
 		return false
 	}
 	s.cause = cause
-	s.fuse.Stop()
+	s.expiryTimer.Stop()
 	s.mu.Unlock()
 	s.cancel(cause)
 	s.c.renewer.remove(s)
 	return true
-}
-
-// callLossHook calls the user's hook, on a goroutine of its own: whoever finds a loss may hold locks, and has other
-// sessions to look after.
-func (c *core) callLossHook(loss error) {
-	defer c.hooks.end()
-	defer func() {
-		if p := recover(); p != nil {
-			c.log.ErrorContext(c.life, "the loss hook panicked", "panic", p)
-		}
-	}()
-	c.onLoss(loss)
 }

@@ -13,92 +13,92 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// open opens a session of the fake.
-func open(t *testing.T, m *lease.Manager, ttl time.Duration) *lease.Session {
+// openSession opens a session of the fake.
+func openSession(t *testing.T, m *lease.Manager, ttl time.Duration) *lease.Session {
 	t.Helper()
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
 	require.NoError(t, err)
 	return s
 }
 
-func TestDeadlineCountsFromTheSending(t *testing.T) {
+func TestSession_DeadlineCountsFromSending(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.slow(500 * time.Millisecond)
+		f := newFakeEtcd()
+		f.setLatency(500 * time.Millisecond)
 		m := f.manager(t)
-		begin := time.Now()
-		s := open(t, m, 10*time.Second)
-		assert.Equal(t, begin.Add(9*time.Second), s.Deadline(), "a second has passed since the request was sent")
+		start := time.Now()
+		s := openSession(t, m, 10*time.Second)
+		assert.Equal(t, start.Add(9*time.Second), s.Deadline(), "a second has passed since the request was sent")
 
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		sent := begin.Add(10 * time.Second / 3)
+		sent := start.Add(10 * time.Second / 3)
 		assert.Equal(t, sent.Add(9*time.Second), s.Deadline(), "from the sending of the first renewal")
 		assert.Equal(t, lease.Alive, s.State())
 	})
 }
 
-func TestTheGrantedTTLCounts(t *testing.T) {
+func TestSession_DeadlineUsesGrantedTTL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.least = 20
+		f := newFakeEtcd()
+		f.minTTL = 20
 		m := f.manager(t)
-		s := open(t, m, 3*time.Second)
+		s := openSession(t, m, 3*time.Second)
 		assert.Equal(t, 20*time.Second, s.TTL())
 		assert.Equal(t, time.Now().Add(18*time.Second), s.Deadline())
-		f.set(loseBoth)
+		f.setFault(loseBoth)
 		<-s.Context().Done()
 		assert.False(t, time.Now().Before(s.Deadline()))
 	})
 }
 
-func TestShortTTLKeepsTheLeastMargin(t *testing.T) {
+func TestSession_ShortTTLKeepsMinimumMargin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := newFake().manager(t)
-		s := open(t, m, 1500*time.Millisecond)
+		m := newFakeEtcd().manager(t)
+		s := openSession(t, m, 1500*time.Millisecond)
 		assert.Equal(t, 2*time.Second, s.TTL(), "a part of a second is rounded up")
 		assert.Equal(t, time.Now().Add(1800*time.Millisecond), s.Deadline())
 	})
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.least = 1
+		f := newFakeEtcd()
+		f.minTTL = 1
 		m := f.manager(t)
-		s := open(t, m, time.Second)
+		s := openSession(t, m, time.Second)
 		assert.Equal(t, time.Now().Add(800*time.Millisecond), s.Deadline(), "more than a tenth")
 	})
 }
 
-func TestSuspendedIsSeenAndEnds(t *testing.T) {
+func TestSession_StateIsSuspendedWhileRenewalsFail(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 12*time.Second)
+		s := openSession(t, m, 12*time.Second)
 		assert.Equal(t, lease.Alive, s.State())
-		f.set(refuse)
+		f.setFault(refuse)
 		time.Sleep(5 * time.Second)
 		assert.Equal(t, lease.Suspended, s.State())
 		assert.Equal(t, 1, m.Stats().Suspended)
 		require.NoError(t, s.Err())
 		require.NoError(t, s.Context().Err())
-		f.set(none)
+		f.setFault(noFault)
 		time.Sleep(3 * time.Second)
 		assert.Equal(t, lease.Alive, s.State())
 		assert.Zero(t, m.Stats().Lost)
 	})
 }
 
-func TestLossTellsWhy(t *testing.T) {
+func TestSession_LossReportsCause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		var told []error
-		m := f.manager(t, lease.WithLossHook(func(cause error) { told = append(told, cause) }))
-		s := open(t, m, 10*time.Second)
-		f.set(refuse)
+		f := newFakeEtcd()
+		var reported []error
+		m := f.manager(t, lease.WithLossHook(func(cause error) { reported = append(reported, cause) }))
+		s := openSession(t, m, 10*time.Second)
+		f.setFault(refuse)
 		<-s.Context().Done()
 		synctest.Wait()
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)
@@ -107,56 +107,56 @@ func TestLossTellsWhy(t *testing.T) {
 		require.ErrorIs(t, s.Context().Err(), context.Canceled)
 		assert.Equal(t, s.Err(), context.Cause(s.Context()))
 		assert.Equal(t, lease.Lost, s.State())
-		require.Len(t, told, 1)
-		assert.Equal(t, s.Err(), told[0])
+		require.Len(t, reported, 1)
+		assert.Equal(t, s.Err(), reported[0])
 		assert.EqualValues(t, 1, m.Stats().Lost)
 		require.NoError(t, s.Close(), "there is nothing to give back")
 	})
 }
 
-func TestAPanickingLossHookIsContained(t *testing.T) {
+func TestManager_RecoversPanicOfLossHook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t, lease.WithLossHook(func(error) { panic("in the hook") }))
-		s := open(t, m, 10*time.Second)
-		f.set(refuse)
+		s := openSession(t, m, 10*time.Second)
+		f.setFault(refuse)
 		<-s.Context().Done()
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)
 	})
 }
 
-func TestSession_CloseRevokesTheLeaseOfALostSession(t *testing.T) {
+func TestSession_CloseRevokesLeaseOfLostSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 10*time.Second)
-		f.set(loseUp)
+		s := openSession(t, m, 10*time.Second)
+		f.setFault(loseRequests)
 		<-s.Context().Done()
-		require.Equal(t, 1, f.living(), "etcd gives it a little more time")
-		f.set(none)
+		require.Equal(t, 1, f.leaseCount(), "etcd gives it a little more time")
+		f.setFault(noFault)
 		require.NoError(t, s.Close())
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 
-		s = open(t, m, 10*time.Second)
-		f.set(loseUp)
+		s = openSession(t, m, 10*time.Second)
+		f.setFault(loseRequests)
 		<-s.Context().Done()
-		began := time.Now()
+		start := time.Now()
 		require.NoError(t, s.Close())
-		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+		assert.LessOrEqual(t, time.Since(start), 5*time.Second)
 		require.NoError(t, s.Close())
-		_, revokes, _, _ := f.counted()
+		_, revokes, _, _ := f.counts()
 		assert.Equal(t, 1, revokes)
 	})
 }
 
-func TestALeaseThatIsGoneIsLostAtOnce(t *testing.T) {
+func TestSession_IsLostWhenLeaseIsNotFound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 30*time.Second)
+		s := openSession(t, m, 30*time.Second)
 		time.Sleep(time.Second)
 		f.mu.Lock()
 		delete(f.leases, int64(s.ID()))
@@ -169,31 +169,31 @@ func TestALeaseThatIsGoneIsLostAtOnce(t *testing.T) {
 	})
 }
 
-func TestAnAnswerAfterTheDeadlineRevivesNothing(t *testing.T) {
+func TestSession_LateResponseDoesNotReviveSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 10*time.Second)
+		s := openSession(t, m, 10*time.Second)
 		time.Sleep(3 * time.Second)
-		f.slow(time.Second) // the answer to the renewal of 3.33 s comes at 5.33 s
+		f.setLatency(time.Second) // the answer to the renewal of 3.33 s comes at 5.33 s
 		time.Sleep(time.Second)
-		s.Sleep(20 * time.Second) // when the machine has slept for as long as it takes
+		s.AdvanceWallClock(20 * time.Second) // when the machine has slept for as long as it takes
 		time.Sleep(5 * time.Second)
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)
 	})
 }
 
-func TestAMachineThatWasSuspendedHasLostItsSessions(t *testing.T) {
+func TestSession_IsLostAfterMachineSuspend(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := newFake().manager(t)
-		s := open(t, m, 10*time.Second)
+		m := newFakeEtcd().manager(t)
+		s := openSession(t, m, 10*time.Second)
 		derived, stop := context.WithCancel(s.Context())
 		defer stop()
-		s.Sleep(8 * time.Second)
+		s.AdvanceWallClock(8 * time.Second)
 		require.NoError(t, s.Context().Err(), "not yet")
-		s.Sleep(2 * time.Second)
+		s.AdvanceWallClock(2 * time.Second)
 		require.ErrorIs(t, s.Context().Err(), context.Canceled, "by the wall clock alone: no timer has fired")
 		require.ErrorIs(t, context.Cause(s.Context()), lease.ErrExpired)
 		require.ErrorIs(t, derived.Err(), context.Canceled)
@@ -201,14 +201,14 @@ func TestAMachineThatWasSuspendedHasLostItsSessions(t *testing.T) {
 	})
 }
 
-func TestContextsDerivedFromASessionNeedNoGoroutine(t *testing.T) {
+func TestSession_DerivedContextsNeedNoGoroutine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 10*time.Second)
+		s := openSession(t, m, 10*time.Second)
 		synctest.Wait()
-		begin := labelled(t)
+		start := bubbleGoroutines(t)
 		var all []context.Context
 		for range 100 {
 			ctx, stop := context.WithCancel(s.Context())
@@ -216,8 +216,8 @@ func TestContextsDerivedFromASessionNeedNoGoroutine(t *testing.T) {
 			all = append(all, ctx)
 		}
 		synctest.Wait()
-		assert.Equal(t, begin, labelled(t))
-		f.set(refuse)
+		assert.Equal(t, start, bubbleGoroutines(t))
+		f.setFault(refuse)
 		<-s.Context().Done()
 		for _, ctx := range all {
 			<-ctx.Done()
@@ -228,7 +228,7 @@ func TestContextsDerivedFromASessionNeedNoGoroutine(t *testing.T) {
 	})
 }
 
-func TestStatesHaveNames(t *testing.T) {
+func TestState_String(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "alive suspended lost state 9",
 		strings.Join([]string{lease.Alive.String(), lease.Suspended.String(), lease.Lost.String(), lease.State(9).String()}, " "))

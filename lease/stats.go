@@ -22,9 +22,9 @@ func (m *Manager) Stats() Stats {
 		Renewals: m.renewer.renewals.Load(), Failures: m.renewer.failures.Load(), Streams: m.renewer.streams.Load(),
 		Lost: m.lost.Load(), Retries: m.engine.Stats().Retries,
 	}
-	for _, one := range m.renewer.all() {
+	for _, session := range m.renewer.liveSessions() {
 		s.Sessions++
-		if one.State() == Suspended {
+		if session.State() == Suspended {
 			s.Suspended++
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// outage is one trial: the network fails at a moment, in a way, for a time.
-type outage struct {
+// outageCase is one trial: the network fails at a moment, in a way, for a time.
+type outageCase struct {
 	kind    fault
 	latency time.Duration // each way
 	at      time.Duration // after the session was opened
@@ -23,19 +23,19 @@ type outage struct {
 	drift   float64
 }
 
-func (o outage) String() string {
+func (o outageCase) String() string {
 	return fmt.Sprintf("%v after %v for %v at latency %v and drift %v", o.kind, o.at, o.length, o.latency, o.drift)
 }
 
 // outages are all combinations, some 2,000.
-func outages() []outage {
-	var all []outage
-	for _, kind := range []fault{loseUp, loseDown, loseBoth, refuse, delay} {
+func outages() []outageCase {
+	var all []outageCase
+	for _, kind := range []fault{loseRequests, loseResponses, loseBoth, refuse, delayResponses} {
 		for _, latency := range []time.Duration{time.Millisecond, 60 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
 			for _, length := range []time.Duration{0, 2 * time.Second, 6 * time.Second, 9 * time.Second} {
 				for _, drift := range []float64{1, 1.09} {
 					for step := range 14 {
-						all = append(all, outage{kind, latency, time.Duration(step) * 531 * time.Millisecond, length, drift})
+						all = append(all, outageCase{kind, latency, time.Duration(step) * 531 * time.Millisecond, length, drift})
 					}
 				}
 			}
@@ -44,8 +44,8 @@ func outages() []outage {
 	return all
 }
 
-// TestNoSessionOutlivesItsLease is the promise of the package, under every outage, on the fake server's clock.
-func TestNoSessionOutlivesItsLease(t *testing.T) {
+// TestSession_NeverOutlivesLease is the promise of the package, under every outage, on the fake server's clock.
+func TestSession_NeverOutlivesLease(t *testing.T) {
 	t.Parallel()
 	all := outages()
 	require.GreaterOrEqual(t, len(all), 400)
@@ -67,15 +67,15 @@ func TestNoSessionOutlivesItsLease(t *testing.T) {
 	assert.Positive(t, lost)
 }
 
-func runOutage(t *testing.T, o outage) (lost bool) {
+func runOutage(t *testing.T, o outageCase) (lost bool) {
 	t.Helper()
 	const ttl = 10 * time.Second
-	f := newFake()
-	f.drift = o.drift
+	f := newFakeEtcd()
+	f.clockRate = o.drift
 	m := f.manager(t)
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
 	require.NoError(t, err, o)
-	f.slow(o.latency)
+	f.setLatency(o.latency)
 
 	var mu sync.Mutex
 	var ended time.Time
@@ -85,9 +85,9 @@ func runOutage(t *testing.T, o outage) (lost bool) {
 		ended = time.Now()
 	})
 	time.Sleep(o.at)
-	f.set(o.kind)
+	f.setFault(o.kind)
 	if o.length > 0 {
-		time.AfterFunc(o.length, func() { f.set(none) })
+		time.AfterFunc(o.length, func() { f.setFault(noFault) })
 	}
 	time.Sleep(3 * ttl)
 	synctest.Wait()
@@ -101,17 +101,17 @@ func runOutage(t *testing.T, o outage) (lost bool) {
 		require.NotZero(t, o.length, o)
 		require.True(t, f.expiry(s.ID()).After(time.Now()), o)
 		return false
-	case o.length > 0 && o.length <= 2*time.Second && !slow && o.kind != delay:
+	case o.length > 0 && o.length <= 2*time.Second && !slow && o.kind != delayResponses:
 		require.Fail(t, "lost in a short outage", "%v: %v", o, s.Err())
 	}
 	require.ErrorIs(t, s.Err(), lease.ErrExpired, o)
 	require.ErrorIs(t, context.Cause(s.Context()), lease.ErrExpired, o)
 	expiry := f.expiry(s.ID())
 	require.True(t, ended.Before(expiry), "%v: the session ended %v after its lease", o, ended.Sub(expiry))
-	_, _, renewals, _ := f.counted()
-	f.set(none)
+	_, _, renewals, _ := f.counts()
+	f.setFault(noFault)
 	time.Sleep(2 * ttl)
-	_, _, after, _ := f.counted()
+	_, _, after, _ := f.counts()
 	require.Equal(t, renewals, after, "%v: a lost session is renewed", o)
 	return true
 }

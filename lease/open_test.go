@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestALeaseThatCannotBeTrustedFromTheStartIsNoSession(t *testing.T) {
+func TestManager_OpenSessionRejectsLeaseThatArrivesTooLate(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(ctx context.Context, m *lease.Manager, id clientv3.LeaseID) error{
 		"of its own": func(ctx context.Context, m *lease.Manager, _ clientv3.LeaseID) error {
@@ -33,21 +33,21 @@ func TestALeaseThatCannotBeTrustedFromTheStartIsNoSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := newFake()
+				f := newFakeEtcd()
 				m := f.manager(t, lease.WithSessionTTL(2*time.Second), lease.WithTimeouts(time.Minute, time.Minute))
 				info, err := m.Grant(t.Context(), 2*time.Second)
 				require.NoError(t, err)
-				f.slow(950 * time.Millisecond) // an answer is 1.9 s old, trust ends after 1.8 s
+				f.setLatency(950 * time.Millisecond) // an answer is 1.9 s old, trust ends after 1.8 s
 				ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 				defer stop()
 				require.ErrorIs(t, get(ctx, m, info.ID), lease.ErrExpired)
 				assert.Zero(t, m.Stats().Sessions)
-				f.slow(0)
+				f.setLatency(0)
 				time.Sleep(time.Second)
 				if name == "adopted" {
-					assert.Equal(t, 1, f.living(), "not ours to revoke")
+					assert.Equal(t, 1, f.leaseCount(), "not ours to revoke")
 				} else {
-					assert.Zero(t, f.living(), "revoked in the background, and not renewed")
+					assert.Zero(t, f.leaseCount(), "revoked in the background, and not renewed")
 				}
 				require.NoError(t, m.Close())
 			})
@@ -55,21 +55,21 @@ func TestALeaseThatCannotBeTrustedFromTheStartIsNoSession(t *testing.T) {
 	}
 }
 
-func TestASessionThatEndsWhileItIsOpenedIsNotRenewed(t *testing.T) {
+func TestManager_DoesNotRenewSessionThatEndsWhileOpening(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		require.ErrorIs(t, m.OpenLate(10*time.Second), lease.ErrExpired)
+		require.ErrorIs(t, m.StartExpiredSession(10*time.Second), lease.ErrExpired)
 		time.Sleep(time.Minute)
-		_, _, renewals, _ := f.counted()
+		_, _, renewals, _ := f.counts()
 		assert.Zero(t, renewals)
 		assert.Zero(t, m.Stats().Sessions)
 		require.NoError(t, m.Close())
 	})
 }
 
-func TestCallsUnderWayEndWithTheManager(t *testing.T) {
+func TestManager_CloseEndsPendingCalls(t *testing.T) {
 	t.Parallel()
 	calls := map[string]func(ctx context.Context, m *lease.Manager) error{
 		"Grant":       func(ctx context.Context, m *lease.Manager) error { _, err := m.Grant(ctx, time.Minute); return err },
@@ -89,18 +89,18 @@ func TestCallsUnderWayEndWithTheManager(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := newFake()
+				f := newFakeEtcd()
 				m := f.manager(t)
-				f.set(loseUp)
+				f.setFault(loseRequests)
 				ctx, stop := context.WithTimeout(t.Context(), time.Hour)
 				defer stop()
 				done := make(chan error, 1)
 				go func() { done <- call(ctx, m) }()
 				time.Sleep(time.Second)
-				begin := time.Now()
+				start := time.Now()
 				require.NoError(t, m.Close())
 				require.ErrorIs(t, <-done, lease.ErrClosed)
-				assert.LessOrEqual(t, time.Since(begin), 5*time.Second+time.Millisecond)
+				assert.LessOrEqual(t, time.Since(start), 5*time.Second+time.Millisecond)
 			})
 		})
 	}

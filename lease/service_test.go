@@ -16,15 +16,15 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestAClientWithoutAConnectionRenewsThroughItsLease(t *testing.T) {
+func TestManager_UsesLeaseOfClientWithoutConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		cli := clientv3.NewCtxClient(t.Context())
-		fake := &handmade{leases: map[clientv3.LeaseID]bool{}}
+		fake := &fakeClientLease{leases: map[clientv3.LeaseID]bool{}}
 		cli.Lease = fake
 		m := lease.New(cli)
 		defer m.Close()
-		s := open(t, m, 9*time.Second)
+		s := openSession(t, m, 9*time.Second)
 		assert.EqualValues(t, 1, s.ID(), "which it has chosen")
 		time.Sleep(31 * time.Second)
 		require.NoError(t, s.Err())
@@ -32,10 +32,10 @@ func TestAClientWithoutAConnectionRenewsThroughItsLease(t *testing.T) {
 
 		fake.broken.Store(true)
 		<-s.Context().Done()
-		require.ErrorIs(t, s.Err(), errHandmade)
+		require.ErrorIs(t, s.Err(), errFakeLease)
 
 		fake.broken.Store(false)
-		s = open(t, m, 9*time.Second)
+		s = openSession(t, m, 9*time.Second)
 		info, err := m.Describe(t.Context(), s.ID())
 		require.NoError(t, err)
 		assert.Equal(t, 9*time.Second, info.Granted)
@@ -46,10 +46,10 @@ func TestAClientWithoutAConnectionRenewsThroughItsLease(t *testing.T) {
 	})
 }
 
-var errHandmade = errors.New("broken")
+var errFakeLease = errors.New("broken")
 
-// handmade is a Lease of a user's own.
-type handmade struct {
+// fakeClientLease is a Lease of a user's own.
+type fakeClientLease struct {
 	clientv3.Lease
 
 	leases   map[clientv3.LeaseID]bool
@@ -57,13 +57,13 @@ type handmade struct {
 	broken   atomic.Bool
 }
 
-func (h *handmade) Grant(context.Context, int64) (*clientv3.LeaseGrantResponse, error) {
+func (h *fakeClientLease) Grant(context.Context, int64) (*clientv3.LeaseGrantResponse, error) {
 	id := clientv3.LeaseID(len(h.leases) + 1)
 	h.leases[id] = true
 	return &clientv3.LeaseGrantResponse{ID: id, TTL: 9}, nil
 }
 
-func (h *handmade) Revoke(_ context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
+func (h *fakeClientLease) Revoke(_ context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
 	if !h.leases[id] {
 		return nil, rpctypes.ErrLeaseNotFound
 	}
@@ -71,14 +71,14 @@ func (h *handmade) Revoke(_ context.Context, id clientv3.LeaseID) (*clientv3.Lea
 	return &clientv3.LeaseRevokeResponse{}, nil
 }
 
-func (h *handmade) TimeToLive(_ context.Context, id clientv3.LeaseID, _ ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+func (h *fakeClientLease) TimeToLive(_ context.Context, id clientv3.LeaseID, _ ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
 	return &clientv3.LeaseTimeToLiveResponse{ID: id, TTL: 9, GrantedTTL: 9}, nil
 }
 
-func (h *handmade) KeepAliveOnce(_ context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
+func (h *fakeClientLease) KeepAliveOnce(_ context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
 	switch {
 	case h.broken.Load():
-		return nil, errHandmade
+		return nil, errFakeLease
 	case !h.leases[id]:
 		return nil, rpctypes.ErrLeaseNotFound
 	}

@@ -13,17 +13,17 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestOneForbiddenLeaseDoesNotTakeTheOthersDown(t *testing.T) {
+func TestRenewer_ForbiddenLeaseAffectsNoOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		var all []*lease.Session
 		for range 20 {
-			all = append(all, open(t, m, 10*time.Second))
+			all = append(all, openSession(t, m, 10*time.Second))
 		}
 		forbidden := all[7]
-		f.refusing(func(id int64, _ string) error {
+		f.setOnRenewal(func(id int64, _ string) error {
 			if id == int64(forbidden.ID()) {
 				return rpctypes.ErrGRPCPermissionDenied
 			}
@@ -38,22 +38,22 @@ func TestOneForbiddenLeaseDoesNotTakeTheOthersDown(t *testing.T) {
 				assert.Equal(t, lease.Alive, s.State())
 			}
 		}
-		_, _, _, streams := f.counted()
+		_, _, _, streams := f.counts()
 		assert.Equal(t, 2, streams, "the refusal ends the stream once")
 	})
 }
 
-func TestOneLeaseThatHoldsUpTheStreamDoesNotTakeTheOthersDown(t *testing.T) {
+func TestRenewer_StuckLeaseAffectsNoOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		stuck := open(t, m, 10*time.Second)
+		stuck := openSession(t, m, 10*time.Second)
 		var others []*lease.Session
 		for range 20 {
-			others = append(others, open(t, m, 10*time.Second))
+			others = append(others, openSession(t, m, 10*time.Second))
 		}
-		f.refusing(func(id int64, _ string) error {
+		f.setOnRenewal(func(id int64, _ string) error {
 			if id == int64(stuck.ID()) {
 				return errStuck
 			}
@@ -67,38 +67,38 @@ func TestOneLeaseThatHoldsUpTheStreamDoesNotTakeTheOthersDown(t *testing.T) {
 	})
 }
 
-func TestTheMostUrgentAreRenewedFirst(t *testing.T) {
+func TestRenewer_RenewsMostUrgentFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		var want, got []int64
 		for range 50 {
-			want = append(want, int64(open(t, m, 10*time.Second).ID()))
+			want = append(want, int64(openSession(t, m, 10*time.Second).ID()))
 			time.Sleep(10 * time.Millisecond)
 		}
-		f.set(refuse)
+		f.setFault(refuse)
 		time.Sleep(5 * time.Second)
-		f.refusing(func(id int64, _ string) error {
+		f.setOnRenewal(func(id int64, _ string) error {
 			got = append(got, id)
 			return nil
 		})
-		f.set(none)
+		f.setFault(noFault)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, want, got)
 	})
 }
 
-func TestARefusedTokenCostsOneStream(t *testing.T) {
+func TestRenewer_RefusedTokenCostsOneStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 9*time.Second)
-		begin := time.Now()
+		s := openSession(t, m, 9*time.Second)
+		start := time.Now()
 		refused := false
-		f.refusing(func(int64, string) error {
+		f.setOnRenewal(func(int64, string) error {
 			if !refused {
 				refused = true
 				return rpctypes.ErrGRPCInvalidAuthToken
@@ -106,64 +106,64 @@ func TestARefusedTokenCostsOneStream(t *testing.T) {
 			return nil
 		})
 		time.Sleep(4 * time.Second)
-		assert.Equal(t, begin.Add(3*time.Second+8100*time.Millisecond), s.Deadline(), "sent again in the same moment")
-		_, _, _, streams := f.counted()
+		assert.Equal(t, start.Add(3*time.Second+8100*time.Millisecond), s.Deadline(), "sent again in the same moment")
+		_, _, _, streams := f.counts()
 		assert.Equal(t, 2, streams)
 	})
 }
 
-func TestATokenThatIsRefusedAfterAnotherFailureCostsOneStream(t *testing.T) {
+func TestRenewer_RefusedTokenAfterFailureCostsOneStream(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 9*time.Second)
-		begin := time.Now()
+		s := openSession(t, m, 9*time.Second)
+		start := time.Now()
 		failures := []error{errRefused, rpctypes.ErrGRPCInvalidAuthToken}
-		f.refusing(func(int64, string) (err error) {
+		f.setOnRenewal(func(int64, string) (err error) {
 			if len(failures) > 0 {
 				err, failures = failures[0], failures[1:]
 			}
 			return err
 		})
 		time.Sleep(4 * time.Second)
-		assert.Equal(t, begin.Add(3*time.Second+8100*time.Millisecond), s.Deadline(), "sent again in the same moment")
-		_, _, _, streams := f.counted()
+		assert.Equal(t, start.Add(3*time.Second+8100*time.Millisecond), s.Deadline(), "sent again in the same moment")
+		_, _, _, streams := f.counts()
 		assert.Equal(t, 3, streams)
 	})
 }
 
-func TestTokensThatAreRefusedForEverDoNotMakeABusyLoop(t *testing.T) {
+func TestRenewer_BacksOffWhenTokensKeepBeingRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 15*time.Second)
-		f.refusing(func(int64, string) error { return rpctypes.ErrGRPCInvalidAuthToken })
+		s := openSession(t, m, 15*time.Second)
+		f.setOnRenewal(func(int64, string) error { return rpctypes.ErrGRPCInvalidAuthToken })
 		<-s.Context().Done()
 		require.ErrorIs(t, s.Err(), rpctypes.ErrInvalidAuthToken)
 		require.ErrorIs(t, s.Err(), lease.ErrUnauthenticated)
-		_, _, _, streams := f.counted()
+		_, _, _, streams := f.counts()
 		assert.Less(t, streams, 60)
 	})
 }
 
-func TestAFrozenMemberIsLeftForAnother(t *testing.T) {
+func TestRenewer_LeavesFrozenMember(t *testing.T) {
 	t.Parallel()
 	for _, first := range []int{0, 1, 2} {
 		synctest.Test(t, func(t *testing.T) {
-			f := newFake()
+			f := newFakeEtcd()
 			f.members = []string{"a:2379", "b:2379", "c:2379"}
 			f.streams = make([]string, first) // where gRPC's turn stands
 			frozen := f.members[first]
-			f.refusing(func(_ int64, member string) error {
+			f.setOnRenewal(func(_ int64, member string) error {
 				if member == frozen {
 					return errFrozen
 				}
 				return nil
 			})
 			m := f.manager(t)
-			s := open(t, m, 10*time.Second)
+			s := openSession(t, m, 10*time.Second)
 			time.Sleep(time.Minute)
 			require.NoError(t, s.Err())
 			assert.Equal(t, lease.Alive, s.State())
@@ -172,34 +172,34 @@ func TestAFrozenMemberIsLeftForAnother(t *testing.T) {
 	}
 }
 
-func TestTheNextStreamGoesToAnotherMember(t *testing.T) {
+func TestRenewer_NextStreamAvoidsFailedMember(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		// gRPC's turn is shared with all other calls: by chance it comes back to the frozen member three times.
 		f.members = []string{"a:2379", "a:2379", "a:2379", "b:2379"}
-		f.refusing(func(_ int64, member string) error {
+		f.setOnRenewal(func(_ int64, member string) error {
 			if member == "a:2379" {
 				return errFrozen
 			}
 			return nil
 		})
 		m := f.manager(t)
-		begin := time.Now()
-		s := open(t, m, 10*time.Second)
+		start := time.Now()
+		s := openSession(t, m, 10*time.Second)
 		time.Sleep(6 * time.Second)
 		require.NoError(t, s.Err())
-		sent := begin.Add(10 * time.Second / 3).Add(2 * time.Second)
+		sent := start.Add(10 * time.Second / 3).Add(2 * time.Second)
 		assert.Equal(t, sent.Add(9*time.Second), s.Deadline(), "answered at the second attempt, after one fifth of the TTL")
 	})
 }
 
-func TestRenewalsEndWithTheLastSession(t *testing.T) {
+func TestRenewer_EndsWithLastSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		a, b, c := open(t, m, 6*time.Second), open(t, m, 6*time.Second), open(t, m, 6*time.Second)
+		a, b, c := openSession(t, m, 6*time.Second), openSession(t, m, 6*time.Second), openSession(t, m, 6*time.Second)
 		time.Sleep(20 * time.Second)
 		require.NoError(t, a.Close())
 		b.Orphan()
@@ -208,43 +208,43 @@ func TestRenewalsEndWithTheLastSession(t *testing.T) {
 		require.ErrorIs(t, a.Err(), lease.ErrClosed)
 		require.ErrorIs(t, context.Cause(b.Context()), lease.ErrClosed)
 		synctest.Wait()
-		assert.Zero(t, f.open, "the stream is closed")
-		_, _, before, _ := f.counted()
-		assert.Equal(t, 1, f.living(), "the orphan")
+		assert.Zero(t, f.openStreams, "the stream is closed")
+		_, _, before, _ := f.counts()
+		assert.Equal(t, 1, f.leaseCount(), "the orphan")
 		time.Sleep(6 * time.Second)
-		assert.Zero(t, f.living())
-		_, _, after, _ := f.counted()
+		assert.Zero(t, f.leaseCount())
+		_, _, after, _ := f.counts()
 		assert.Equal(t, before, after)
 	})
 }
 
-func TestOneStreamCarriesAThousandLeases(t *testing.T) {
+func TestRenewer_OneStreamCarriesThousandLeases(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		f.work = 2 * time.Millisecond // 2 s for all, which is as long as a stream may be silent
+		f := newFakeEtcd()
+		f.renewDuration = 2 * time.Millisecond // 2 s for all, which is as long as a stream may be silent
 		m := f.manager(t)
 		var all []*lease.Session
 		for range 1000 {
-			all = append(all, open(t, m, 10*time.Second))
+			all = append(all, openSession(t, m, 10*time.Second))
 		}
 		time.Sleep(30 * time.Second)
-		f.set(refuse)
+		f.setFault(refuse)
 		time.Sleep(2 * time.Second)
-		f.set(none)
+		f.setFault(noFault)
 		time.Sleep(30 * time.Second)
 		for _, s := range all {
 			require.NoError(t, s.Err())
 		}
 		require.NoError(t, m.Close())
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 }
 
-func TestOneRenewalPerThirdOfTheTTL(t *testing.T) {
+func TestRenewer_SendsOneRenewalPerThirdOfTTL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
 		_, _, err := m.Acquire(t.Context()) // keeps the session
 		require.NoError(t, err)
@@ -254,23 +254,23 @@ func TestOneRenewalPerThirdOfTheTTL(t *testing.T) {
 			release()
 		}
 		time.Sleep(5*time.Minute + time.Second)
-		grants, _, renewals, streams := f.counted()
+		grants, _, renewals, streams := f.counts()
 		assert.Equal(t, 1, grants)
 		assert.Equal(t, 60, renewals, "one every 5 s at the default TTL of 15 s")
 		assert.Equal(t, 1, streams)
 	})
 }
 
-func TestAStreamThatEndsWhileIdleIsNoFailure(t *testing.T) {
+func TestRenewer_IdleStreamMayEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		m := f.manager(t)
-		s := open(t, m, 15*time.Second)
+		s := openSession(t, m, 15*time.Second)
 		time.Sleep(6 * time.Second) // between two renewals
-		f.set(refuse)
+		f.setFault(refuse)
 		synctest.Wait()
-		f.set(none)
+		f.setFault(noFault)
 		assert.Equal(t, lease.Alive, s.State())
 		time.Sleep(10 * time.Second)
 		assert.Equal(t, lease.Alive, s.State())
@@ -279,7 +279,7 @@ func TestAStreamThatEndsWhileIdleIsNoFailure(t *testing.T) {
 }
 
 // On 32-bit platforms the difference of these TTLs does not fit an int.
-func TestRenewals_OrderTTLsOnEveryPlatform(t *testing.T) {
+func TestRenewer_OrdersTTLsOnEveryPlatform(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, 2*time.Second, lease.ShortestTTL(2*time.Second, time.Hour))
 	assert.Equal(t, 2*time.Second, lease.ShortestTTL(time.Hour, 2*time.Second))

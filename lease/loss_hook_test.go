@@ -12,21 +12,21 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// TestALossHookMayUseTheManager has the loss found out by whoever asks for the shared session next.
-func TestALossHookMayUseTheManager(t *testing.T) {
+// TestManager_LossHookMayCallManager has the loss found out by whoever asks for the shared session next.
+func TestManager_LossHookMayCallManager(t *testing.T) {
 	t.Parallel()
 	var m *lease.Manager
 	var release func()
-	told := make(chan *lease.Session, 1)
-	m = lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFake()), lease.WithLossHook(func(error) {
+	reported := make(chan *lease.Session, 1)
+	m = lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFakeEtcd()), lease.WithLossHook(func(error) {
 		release()
 		_ = m.Stats()
 		next, _ := m.Shared(t.Context())
-		told <- next
+		reported <- next
 	}))
 	first, release, err := m.Acquire(t.Context())
 	require.NoError(t, err)
-	first.Sleep(time.Minute)
+	first.AdvanceWallClock(time.Minute)
 
 	got := make(chan *lease.Session, 1)
 	go func() {
@@ -35,7 +35,7 @@ func TestALossHookMayUseTheManager(t *testing.T) {
 	}()
 	timer := time.NewTimer(10 * time.Second)
 	defer timer.Stop()
-	for _, from := range []chan *lease.Session{told, got} {
+	for _, from := range []chan *lease.Session{reported, got} {
 		select {
 		case s := <-from:
 			require.NotNil(t, s)
@@ -49,10 +49,10 @@ func TestALossHookMayUseTheManager(t *testing.T) {
 	require.NoError(t, m.Close())
 }
 
-func TestManager_LossHookThatBlocksCostsNoOtherSession(t *testing.T) {
+func TestManager_BlockedLossHookDelaysNoOtherSession(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		unblock := make(chan struct{})
 		m := f.manager(t, lease.WithLossHook(func(error) { <-unblock }))
 		lost, err := m.OpenSession(t.Context(), lease.WithTTL(6*time.Second))
@@ -67,10 +67,10 @@ func TestManager_LossHookThatBlocksCostsNoOtherSession(t *testing.T) {
 	})
 }
 
-func TestManager_CloseAwaitsTheLossHookWithinBounds(t *testing.T) {
+func TestManager_CloseBoundsWaitForLossHook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
+		f := newFakeEtcd()
 		var m *lease.Manager
 		closed := make(chan error, 1)
 		m = f.manager(t, lease.WithLossHook(func(error) { closed <- m.Close() })) // as a program that gives up does
@@ -78,8 +78,8 @@ func TestManager_CloseAwaitsTheLossHookWithinBounds(t *testing.T) {
 		require.NoError(t, err)
 		f.expire(s.ID())
 		<-s.Context().Done()
-		began := time.Now()
+		start := time.Now()
 		require.ErrorContains(t, <-closed, "the loss hook has not returned")
-		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+		assert.LessOrEqual(t, time.Since(start), 5*time.Second)
 	})
 }

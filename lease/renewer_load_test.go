@@ -15,18 +15,18 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-func TestManySessionsThatAreDueAtOnce(t *testing.T) {
+func TestRenewer_RenewsTwoThousandSessionsDueAtOnce(t *testing.T) {
 	t.Parallel()
 	const n = 2000 // more than are sent ahead of their answers
 	tests := map[string]func(t *testing.T) *lease.Manager{
 		"over a stream": func(t *testing.T) *lease.Manager {
 			t.Helper()
-			return newFake().manager(t)
+			return newFakeEtcd().manager(t)
 		},
 		"over a Lease of the user's own": func(t *testing.T) *lease.Manager {
 			t.Helper()
 			cli := clientv3.NewCtxClient(t.Context())
-			cli.Lease = &handmade{leases: map[clientv3.LeaseID]bool{}}
+			cli.Lease = &fakeClientLease{leases: map[clientv3.LeaseID]bool{}}
 			m := lease.New(cli)
 			t.Cleanup(func() { _ = m.Close() })
 			return m
@@ -39,7 +39,7 @@ func TestManySessionsThatAreDueAtOnce(t *testing.T) {
 				m := manager(t)
 				var all []*lease.Session
 				for range n {
-					all = append(all, open(t, m, 9*time.Second))
+					all = append(all, openSession(t, m, 9*time.Second))
 				}
 				time.Sleep(31 * time.Second)
 				for _, s := range all {
@@ -52,37 +52,37 @@ func TestManySessionsThatAreDueAtOnce(t *testing.T) {
 	}
 }
 
-// choked is a lease service whose streams take no message.
-type choked struct{ *fakeEtcd }
+// fakeBlockedService is a lease service whose streams take no message.
+type fakeBlockedService struct{ *fakeEtcd }
 
-func (c choked) LeaseKeepAlive(ctx context.Context, opts ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
+func (c fakeBlockedService) LeaseKeepAlive(ctx context.Context, opts ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
 	s, err := c.fakeEtcd.LeaseKeepAlive(ctx, opts...)
-	return chokedStream{s}, err
+	return fakeBlockedStream{s}, err
 }
 
-type chokedStream struct{ pb.Lease_LeaseKeepAliveClient }
+type fakeBlockedStream struct{ pb.Lease_LeaseKeepAliveClient }
 
-func (c chokedStream) Send(*pb.LeaseKeepAliveRequest) error {
+func (c fakeBlockedStream) Send(*pb.LeaseKeepAliveRequest) error {
 	<-c.Context().Done()
 	return c.Context().Err()
 }
 
-func TestAStreamThatTakesNoMessageHoldsNobodyUp(t *testing.T) {
+func TestRenewer_BlockedSendDelaysNeitherCloseNorExpiry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake()
-		m := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(choked{f}))
-		s := open(t, m, time.Hour)
+		f := newFakeEtcd()
+		m := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(fakeBlockedService{f}))
+		s := openSession(t, m, time.Hour)
 		time.Sleep(21 * time.Minute) // the first renewal is under way
-		begin := time.Now()
+		start := time.Now()
 		require.NoError(t, m.Close())
-		assert.Zero(t, time.Since(begin))
+		assert.Zero(t, time.Since(start))
 		require.ErrorIs(t, s.Err(), lease.ErrClosed)
-		assert.Zero(t, f.living())
+		assert.Zero(t, f.leaseCount())
 	})
 	synctest.Test(t, func(t *testing.T) {
-		m := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(choked{newFake()}))
-		s := open(t, m, 10*time.Second)
+		m := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(fakeBlockedService{newFakeEtcd()}))
+		s := openSession(t, m, 10*time.Second)
 		<-s.Context().Done()
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)
 		assert.False(t, time.Now().Before(s.Deadline()))

@@ -21,12 +21,12 @@ import (
 type fault int
 
 const (
-	none     fault = iota
-	loseUp         // requests do not arrive
-	loseDown       // requests are carried out, answers are lost
+	noFault       fault = iota
+	loseRequests        // requests do not arrive
+	loseResponses       // requests are carried out, answers are lost
 	loseBoth
-	refuse // connections break, and new ones are refused
-	delay  // answers take much longer
+	refuse         // connections break, and new ones are refused
+	delayResponses // answers take much longer
 )
 
 func (f fault) String() string {
@@ -38,24 +38,24 @@ var errRefused = status.Error(codes.Unavailable, "connection refused")
 // fakeEtcd is etcd's lease service behind a network, in the fake time of a synctest bubble. It expires leases exactly on
 // time, which etcd does not: nobody can do worse to a client.
 type fakeEtcd struct {
-	work    time.Duration // of the server, for each renewal; a stream is served one by one
-	drift   float64       // how fast the server's clock runs; 0 is 1
-	least   int64         // TTL
-	members []string      // addresses, in the order in which they are picked
+	renewDuration time.Duration // of the server, for each renewal; a stream is served one by one
+	clockRate     float64       // how fast the server's clock runs; 0 is 1
+	minTTL        int64         // TTL
+	members       []string      // addresses, in the order in which they are picked
 
-	mu       sync.Mutex
-	latency  time.Duration // each way
-	leases   map[int64]*fakeLease
-	fault    fault
-	broken   chan struct{} // closed when connections break
-	renewal  func(id int64, member string) error
-	opening  func(n int) error
-	dropped  map[string]int // answers still to be lost, by method
-	grants   int
-	revokes  int
-	renewals int
-	streams  []string // members, in the order in which streams were opened to them
-	open     int      // streams
+	mu            sync.Mutex
+	latency       time.Duration // each way
+	leases        map[int64]*fakeLease
+	fault         fault
+	broken        chan struct{} // closed when connections break
+	onRenewal     func(id int64, member string) error
+	onStream      func(n int) error
+	dropResponses map[string]int // answers still to be lost, by method
+	grants        int
+	revokes       int
+	renewals      int
+	streams       []string // members, in the order in which streams were opened to them
+	openStreams   int      // streams
 }
 
 type fakeLease struct {
@@ -64,8 +64,8 @@ type fakeLease struct {
 	keys    [][]byte
 }
 
-func newFake() *fakeEtcd {
-	return &fakeEtcd{least: 2, leases: map[int64]*fakeLease{}, broken: make(chan struct{}), dropped: map[string]int{}}
+func newFakeEtcd() *fakeEtcd {
+	return &fakeEtcd{minTTL: 2, leases: map[int64]*fakeLease{}, broken: make(chan struct{}), dropResponses: map[string]int{}}
 }
 
 // manager returns a manager over the fake, closed with the test. It must be called inside a bubble.
@@ -77,29 +77,29 @@ func (f *fakeEtcd) manager(t *testing.T, opts ...lease.Option) *lease.Manager {
 	return m
 }
 
-// slow makes every message take a time, each way.
-func (f *fakeEtcd) slow(latency time.Duration) {
+// setLatency makes every message take a time, each way.
+func (f *fakeEtcd) setLatency(latency time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.latency = latency
 }
 
-// lag is how long messages take.
-func (f *fakeEtcd) lag() time.Duration {
+// currentLatency is how long messages take.
+func (f *fakeEtcd) currentLatency() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.latency
 }
 
-// refusing has renewals fail as the function says.
-func (f *fakeEtcd) refusing(renewal func(id int64, member string) error) {
+// setOnRenewal has renewals fail as the function says.
+func (f *fakeEtcd) setOnRenewal(renewal func(id int64, member string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renewal = renewal
+	f.onRenewal = renewal
 }
 
-// set puts a fault on the network, or takes it off.
-func (f *fakeEtcd) set(now fault) {
+// setFault puts a fault on the network, or takes it off.
+func (f *fakeEtcd) setFault(now fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fault = now
@@ -109,29 +109,29 @@ func (f *fakeEtcd) set(now fault) {
 	}
 }
 
-func (f *fakeEtcd) is(faults ...fault) bool {
+func (f *fakeEtcd) hasFault(faults ...fault) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Contains(faults, f.fault)
 }
 
-// drop loses the next answers of a method.
-func (f *fakeEtcd) drop(method string, n int) {
+// loseNextResponses loses the next answers of a method.
+func (f *fakeEtcd) loseNextResponses(method string, n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.dropped[method] = n
+	f.dropResponses[method] = n
 }
 
-func (f *fakeEtcd) ttl(seconds int64) time.Duration {
+func (f *fakeEtcd) serverTTL(seconds int64) time.Duration {
 	d := time.Duration(seconds) * time.Second
-	if f.drift > 0 {
-		d = time.Duration(float64(d) / f.drift)
+	if f.clockRate > 0 {
+		d = time.Duration(float64(d) / f.clockRate)
 	}
 	return d
 }
 
-// alive is the lease, if it has not expired.
-func (f *fakeEtcd) alive(id int64) *fakeLease {
+// liveLease is the lease, if it has not expired.
+func (f *fakeEtcd) liveLease(id int64) *fakeLease {
 	if l := f.leases[id]; l != nil && time.Now().Before(l.expires) {
 		return l
 	}
@@ -156,21 +156,21 @@ func (f *fakeEtcd) expire(id clientv3.LeaseID) {
 	delete(f.leases, int64(id))
 }
 
-// living is how many leases there are.
-func (f *fakeEtcd) living() int {
+// leaseCount is how many leases there are.
+func (f *fakeEtcd) leaseCount() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := 0
 	for id := range f.leases {
-		if f.alive(id) != nil {
+		if f.liveLease(id) != nil {
 			n++
 		}
 	}
 	return n
 }
 
-// counted is how often things were asked for.
-func (f *fakeEtcd) counted() (grants, revokes, renewals, streams int) {
+// counts is how often things were asked for.
+func (f *fakeEtcd) counts() (grants, revokes, renewals, streams int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.grants, f.revokes, f.renewals, len(f.streams)
@@ -178,23 +178,23 @@ func (f *fakeEtcd) counted() (grants, revokes, renewals, streams int) {
 
 // call carries a unary request there, and its answer back.
 func (f *fakeEtcd) call(ctx context.Context, method string, serve func() error) error {
-	if f.is(refuse) {
+	if f.hasFault(refuse) {
 		return errRefused
 	}
-	if !sleep(ctx, f.lag()) || f.is(loseUp, loseBoth) {
+	if !sleep(ctx, f.currentLatency()) || f.hasFault(loseRequests, loseBoth) {
 		return hang(ctx)
 	}
 	f.mu.Lock()
 	err := serve()
-	lost := f.dropped[method] > 0
+	lost := f.dropResponses[method] > 0
 	if lost {
-		f.dropped[method]--
+		f.dropResponses[method]--
 	}
 	f.mu.Unlock()
 	if lost {
 		return status.Error(codes.Unavailable, "connection reset")
 	}
-	if !sleep(ctx, f.lag()) || f.is(loseDown, loseBoth) {
+	if !sleep(ctx, f.currentLatency()) || f.hasFault(loseResponses, loseBoth) {
 		return hang(ctx)
 	}
 	return err
@@ -220,13 +220,13 @@ func hang(ctx context.Context) error {
 }
 
 func (f *fakeEtcd) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
-	ttl := max(in.GetTTL(), f.least)
+	ttl := max(in.GetTTL(), f.minTTL)
 	err := f.call(ctx, "grant", func() error {
 		f.grants++
-		if f.alive(in.GetID()) != nil {
+		if f.liveLease(in.GetID()) != nil {
 			return rpctypes.ErrGRPCLeaseExist
 		}
-		f.leases[in.GetID()] = &fakeLease{ttl: ttl, expires: time.Now().Add(f.ttl(ttl))}
+		f.leases[in.GetID()] = &fakeLease{ttl: ttl, expires: time.Now().Add(f.serverTTL(ttl))}
 		return nil
 	})
 	if err != nil {
@@ -238,7 +238,7 @@ func (f *fakeEtcd) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ .
 func (f *fakeEtcd) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, _ ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
 	err := f.call(ctx, "revoke", func() error {
 		f.revokes++
-		if f.alive(in.GetID()) == nil {
+		if f.liveLease(in.GetID()) == nil {
 			return rpctypes.ErrGRPCLeaseNotFound
 		}
 		delete(f.leases, in.GetID())
@@ -253,7 +253,7 @@ func (f *fakeEtcd) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, _
 func (f *fakeEtcd) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
 	out := &pb.LeaseTimeToLiveResponse{ID: in.GetID(), TTL: -1}
 	err := f.call(ctx, "describe", func() error {
-		if l := f.alive(in.GetID()); l != nil {
+		if l := f.liveLease(in.GetID()); l != nil {
 			out.TTL, out.GrantedTTL, out.Keys = int64(time.Until(l.expires)/time.Second), l.ttl, l.keys
 		}
 		return nil

@@ -6,8 +6,8 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
 
-// compat is a session in the form of client/v3's concurrency package.
-type compat struct {
+// concurrencySession is a session in the form of client/v3's concurrency package.
+type concurrencySession struct {
 	once    sync.Once
 	session *concurrency.Session
 }
@@ -20,11 +20,11 @@ func (s *Session) Concurrency() *concurrency.Session {
 	if s.Err() != nil || s.c.cli.Lease == nil {
 		return nil
 	}
-	s.compat.once.Do(func() {
-		one, err := concurrency.NewSession(s.c.cli, concurrency.WithLease(s.id), concurrency.WithContext(s.ctx))
+	s.concurrency.once.Do(func() {
+		session, err := concurrency.NewSession(s.c.cli, concurrency.WithLease(s.id), concurrency.WithContext(s.ctx))
 		if err == nil { // sends nothing; the error is that of a closed client
-			s.compat.session = one
+			s.concurrency.session = session
 		}
 	})
-	return s.compat.session
+	return s.concurrency.session
 }

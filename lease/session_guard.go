@@ -22,12 +22,12 @@ const guardDir = keyspace.Hidden + "session/"
 type guardKey struct {
 	key string // absolute
 
-	mu   sync.Mutex
-	last *guardPut // that is under way, or that has worked
+	mu      sync.Mutex
+	attempt *guardWrite // that is under way, or that has worked
 }
 
-// guardPut is one attempt to write the key, for all who wait for it.
-type guardPut struct {
+// guardWrite is one attempt to write the key, for all who wait for it.
+type guardWrite struct {
 	done chan struct{}
 	err  error
 }
@@ -41,47 +41,47 @@ type guardPut struct {
 // restored it. A guard whose key could not be written does not hold, its error says why, and the next
 // call tries again. Locks and leaderships have guards of their own, which need no further key.
 func (s *Session) Guard() kv.Guard {
-	lost := ErrExpired
-	if err := s.writeGuard(); err != nil {
-		lost = err
+	lostErr := ErrExpired
+	if err := s.ensureGuard(); err != nil {
+		lostErr = err
 	}
-	holds := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
-	return kv.NewGuard(lost, holds)
+	onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
+	return kv.NewGuard(lostErr, onLease)
 }
 
-// writeGuard puts the key on the lease, once; after an attempt that failed the next call makes another.
-func (s *Session) writeGuard() error {
+// ensureGuard puts the key on the lease, once; after an attempt that failed the next call makes another.
+func (s *Session) ensureGuard() error {
 	g := &s.guard
 	g.mu.Lock()
-	p := g.last
-	if p != nil {
+	w := g.attempt
+	if w != nil {
 		g.mu.Unlock()
-		<-p.done
-		return p.err
+		<-w.done
+		return w.err
 	}
-	p = &guardPut{done: make(chan struct{})}
-	g.last = p
+	w = &guardWrite{done: make(chan struct{})}
+	g.attempt = w
 	g.mu.Unlock()
-	defer close(p.done)
-	if p.err = s.putGuard(); p.err != nil {
+	defer close(w.done)
+	if w.err = s.putGuard(); w.err != nil {
 		g.mu.Lock()
-		g.last = nil
+		g.attempt = nil
 		g.mu.Unlock()
 	}
-	return p.err
+	return w.err
 }
 
-// written reports whether the key was put.
-func (g *guardKey) written() bool {
+// isWritten reports whether the key was put.
+func (g *guardKey) isWritten() bool {
 	g.mu.Lock()
-	p := g.last
+	w := g.attempt
 	g.mu.Unlock()
-	if p == nil {
+	if w == nil {
 		return false
 	}
 	select {
-	case <-p.done:
-		return p.err == nil
+	case <-w.done:
+		return w.err == nil
 	default:
 		return false
 	}
@@ -90,7 +90,7 @@ func (g *guardKey) written() bool {
 // restoreGuard makes sure that the key is on the lease, and puts it again if it is not. The error says so if there is no
 // such lease.
 func (s *Session) restoreGuard(ctx context.Context, op string) error {
-	call := retry.Call{Pkg: "lease", Op: op, Key: named(s.id), Read: true}
+	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(s.id), Read: true}
 	return s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
 		onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
 		get := clientv3.OpGet(s.guard.key, clientv3.WithCountOnly()) // without an operation the transaction is not linearizable
@@ -115,18 +115,18 @@ func (s *Session) putGuard() error {
 		}
 		return err
 	}
-	ctx, stop := context.WithTimeout(s.ctx, farewell)
+	ctx, stop := context.WithTimeout(s.ctx, closeTimeout)
 	defer stop()
 	if s.c.kv == nil {
-		return opError("guard", named(s.id), errNoKV)
+		return opError("guard", formatLeaseID(s.id), errNoKV)
 	}
 	// As repeatable as a read. Nor may what became of this put be taken for what became of the guarded write, whose error
 	// shows ours.
-	call := retry.Call{Pkg: "lease", Op: "guard", Key: named(s.id), Read: true}
+	call := retry.Call{Pkg: "lease", Op: "guard", Key: formatLeaseID(s.id), Read: true}
 	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return s.putGuardKey(ctx) })
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)
-		return s.why()
+		return s.endErr()
 	}
 	return err
 }

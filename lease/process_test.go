@@ -19,14 +19,14 @@ import (
 
 const holderEnv = "ETCDKIT_TEST_HOLDER"
 
-// TestHolder is what the process of the next test does: it holds sessions, and says what it sees when it looks at them for
+// TestHolderProcess is what the process of the next test does: it holds sessions, and says what it sees when it looks at them for
 // the first time after it was not running for a while.
-func TestHolder(t *testing.T) { //nolint:paralleltest // a process of its own
+func TestHolderProcess(t *testing.T) { //nolint:paralleltest // a process of its own
 	if os.Getenv(holderEnv) == "" {
 		t.Skip("not a process of the test below")
 	}
 	const n, ttl = 50, 2 * time.Second
-	m := manage(t, etcdtest.Client(t))
+	m := newManager(t, etcdtest.Client(t))
 	var all []*lease.Session
 	for range n {
 		s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
@@ -50,11 +50,11 @@ func TestHolder(t *testing.T) { //nolint:paralleltest // a process of its own
 	fmt.Fprintln(os.Stderr, "after a stop:", valid, "valid,", open, "contexts open")
 }
 
-func TestAStoppedProcessKnowsAtItsFirstLook(t *testing.T) {
+func TestSession_IsLostAtFirstCheckAfterProcessStop(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestHolder$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestHolderProcess$", "-test.v")
 	cmd.Env = append(os.Environ(), holderEnv+"=1", "ETCDKIT_TEST_ENDPOINTS="+strings.Join(etcdtest.Endpoints(), ","))
 	says, err := cmd.StderrPipe()
 	require.NoError(t, err)

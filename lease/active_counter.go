@@ -13,13 +13,13 @@ type activeCounter struct {
 	idle chan struct{} // closed when n is 0 again; nil while nobody waits
 }
 
-func (a *activeCounter) begin() {
+func (a *activeCounter) add() {
 	a.mu.Lock()
 	a.n++
 	a.mu.Unlock()
 }
 
-func (a *activeCounter) end() {
+func (a *activeCounter) done() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.n--

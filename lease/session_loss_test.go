@@ -16,17 +16,17 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// deaths notes when somebody with a link of his own sees the keys of leases go.
-type deaths struct {
-	mu   sync.Mutex
-	at   map[clientv3.LeaseID]time.Time
-	more chan struct{}
+// deletionLog notes when somebody with a link of his own sees the keys of leases go.
+type deletionLog struct {
+	mu      sync.Mutex
+	at      map[clientv3.LeaseID]time.Time
+	changed chan struct{}
 }
 
-// observe watches the keys below "trial/", which are named after their leases.
-func observe(t *testing.T, cli *clientv3.Client) *deaths {
+// watchDeletions watches the keys below "trial/", which are named after their leases.
+func watchDeletions(t *testing.T, cli *clientv3.Client) *deletionLog {
 	t.Helper()
-	d := &deaths{at: map[clientv3.LeaseID]time.Time{}, more: make(chan struct{}, 1)}
+	d := &deletionLog{at: map[clientv3.LeaseID]time.Time{}, changed: make(chan struct{}, 1)}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { stop(); wg.Wait() })
@@ -45,7 +45,7 @@ func observe(t *testing.T, cli *clientv3.Client) *deaths {
 			}
 			d.mu.Unlock()
 			select {
-			case d.more <- struct{}{}:
+			case d.changed <- struct{}{}:
 			default:
 			}
 		}
@@ -53,8 +53,8 @@ func observe(t *testing.T, cli *clientv3.Client) *deaths {
 	return d
 }
 
-// await returns when n keys have gone.
-func (d *deaths) await(t *testing.T, n int) {
+// waitFor returns when n keys have gone.
+func (d *deletionLog) waitFor(t *testing.T, n int) {
 	t.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
@@ -66,49 +66,49 @@ func (d *deaths) await(t *testing.T, n int) {
 			return
 		}
 		select {
-		case <-d.more:
+		case <-d.changed:
 		case <-deadline.C:
 			require.Fail(t, "keys do not go", "%d of %d", have, n)
 		}
 	}
 }
 
-func (d *deaths) of(id clientv3.LeaseID) time.Time {
+func (d *deletionLog) of(id clientv3.LeaseID) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.at[id]
 }
 
-// trial is one holder: when it learns of its loss, and when others see it.
-type trial struct {
-	id      clientv3.LeaseID
-	mu      sync.Mutex
-	learned time.Time
+// heldSession is one holder: when it learns of its loss, and when others see it.
+type heldSession struct {
+	id     clientv3.LeaseID
+	mu     sync.Mutex
+	lostAt time.Time
 }
 
-func (tr *trial) learn() {
+func (tr *heldSession) markLost() {
 	tr.mu.Lock()
-	tr.learned = time.Now()
+	tr.lostAt = time.Now()
 	tr.mu.Unlock()
 }
 
-func (tr *trial) when() time.Time {
+func (tr *heldSession) lossTime() time.Time {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	return tr.learned
+	return tr.lostAt
 }
 
-// hold opens n sessions, over a third of the TTL, with a key each.
-func hold(t *testing.T, m *lease.Manager, n int, ttl time.Duration, put *clientv3.Client) []*trial {
+// openHeldSessions opens n sessions, over a third of the TTL, with a key each.
+func openHeldSessions(t *testing.T, m *lease.Manager, n int, ttl time.Duration, put *clientv3.Client) []*heldSession {
 	t.Helper()
-	all := make([]*trial, n)
+	all := make([]*heldSession, n)
 	spread(n, ttl, func(i int) {
 		s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
 		if !assert.NoError(t, err) {
 			return
 		}
-		tr := &trial{id: s.ID()}
-		context.AfterFunc(s.Context(), tr.learn)
+		tr := &heldSession{id: s.ID()}
+		context.AfterFunc(s.Context(), tr.markLost)
 		_, err = put.Put(t.Context(), "trial/"+strconv.FormatInt(int64(tr.id), 16), "", clientv3.WithLease(tr.id))
 		assert.NoError(t, err)
 		all[i] = tr
@@ -117,19 +117,19 @@ func hold(t *testing.T, m *lease.Manager, n int, ttl time.Duration, put *clientv
 	return all
 }
 
-// holdOfficially is hold with the session of client/v3's concurrency package.
-func holdOfficially(t *testing.T, cli *clientv3.Client, n int, ttl time.Duration, put *clientv3.Client) []*trial {
+// openConcurrencySessions is hold with the session of client/v3's concurrency package.
+func openConcurrencySessions(t *testing.T, cli *clientv3.Client, n int, ttl time.Duration, put *clientv3.Client) []*heldSession {
 	t.Helper()
-	all := make([]*trial, n)
+	all := make([]*heldSession, n)
 	spread(n, ttl, func(i int) {
 		s, err := concurrency.NewSession(cli, concurrency.WithTTL(int(ttl/time.Second)))
 		if !assert.NoError(t, err) {
 			return
 		}
-		tr := &trial{id: s.Lease()}
+		tr := &heldSession{id: s.Lease()}
 		go func() {
 			<-s.Done()
-			tr.learn()
+			tr.markLost()
 		}()
 		_, err = put.Put(t.Context(), "trial/"+strconv.FormatInt(int64(tr.id), 16), "", clientv3.WithLease(tr.id))
 		assert.NoError(t, err)
@@ -152,10 +152,10 @@ func spread(n int, ttl time.Duration, f func(i int)) {
 }
 
 // compare counts the trials in which others saw the lease go before its holder knew, and the narrowest that it was.
-func (d *deaths) compare(all []*trial) (overlaps int, slack time.Duration) {
+func (d *deletionLog) compare(all []*heldSession) (overlaps int, slack time.Duration) {
 	slack = time.Hour
 	for _, tr := range all {
-		learned := tr.when()
+		learned := tr.lossTime()
 		if learned.IsZero() {
 			learned = time.Now()
 		}
@@ -168,9 +168,9 @@ func (d *deaths) compare(all []*trial) (overlaps int, slack time.Duration) {
 	return overlaps, slack
 }
 
-// TestAHolderKnowsBeforeOthersDo cuts the link of holders and compares, by one clock, when they learn of their loss and
+// TestSession_ContextEndsBeforeOthersSeeLeaseExpire cuts the link of holders and compares, by one clock, when they learn of their loss and
 // when somebody on another link sees their leases go.
-func TestAHolderKnowsBeforeOthersDo(t *testing.T) {
+func TestSession_ContextEndsBeforeOthersSeeLeaseExpire(t *testing.T) {
 	t.Parallel()
 	n, ttls := 50, []time.Duration{3 * time.Second}
 	if long() {
@@ -181,13 +181,13 @@ func TestAHolderKnowsBeforeOthersDo(t *testing.T) {
 			t.Parallel()
 			srv := etcdtest.Start(t)
 			direct, link := srv.Client(t), srv.Proxy(t)
-			m := manage(t, etcdtest.NewClient(t, link.Endpoints(), hardened))
+			m := newManager(t, etcdtest.NewClient(t, link.Endpoints(), harden))
 			theirs := etcdtest.NewClient(t, link.Endpoints())
-			seen := observe(t, direct)
-			ours := hold(t, m, n, ttl, direct)
-			official := holdOfficially(t, theirs, n, ttl, direct)
+			seen := watchDeletions(t, direct)
+			ours := openHeldSessions(t, m, n, ttl, direct)
+			official := openConcurrencySessions(t, theirs, n, ttl, direct)
 			link.Blackhole(true, true)
-			seen.await(t, 2*n)
+			seen.waitFor(t, 2*n)
 
 			overlaps, slack := seen.compare(ours)
 			assert.Zero(t, overlaps)
@@ -202,20 +202,20 @@ func TestAHolderKnowsBeforeOthersDo(t *testing.T) {
 	}
 }
 
-// TestAPausedServer stops etcd itself and lets it go on when the holders have lost their trust in it.
-func TestAPausedServer(t *testing.T) {
+// TestSession_ContextEndsBeforeLeaseOnPausedServer stops etcd itself and lets it go on when the holders have lost their trust in it.
+func TestSession_ContextEndsBeforeLeaseOnPausedServer(t *testing.T) {
 	t.Parallel()
 	const n, ttl = 50, 3 * time.Second
 	srv := etcdtest.Start(t)
 	direct := srv.Client(t)
-	m := manage(t, srv.Client(t))
-	seen := observe(t, srv.Client(t))
-	all := hold(t, m, n, ttl, direct)
+	m := newManager(t, srv.Client(t))
+	seen := watchDeletions(t, srv.Client(t))
+	all := openHeldSessions(t, m, n, ttl, direct)
 	srv.Pause()
 	require.Eventually(t, func() bool { return m.Stats().Lost == n }, 20*time.Second, time.Millisecond)
 	assert.Zero(t, m.Stats().Sessions)
 	srv.Resume()
-	seen.await(t, n)
+	seen.waitFor(t, n)
 	overlaps, slack := seen.compare(all)
 	assert.Zero(t, overlaps)
 	t.Logf("%d overlaps of %d, narrowest %v", overlaps, n, slack)
@@ -224,8 +224,8 @@ func TestAPausedServer(t *testing.T) {
 	require.NoError(t, s.Err())
 }
 
-// TestAFrozenMemberCostsNoSession stops one member of three, which a third of the streams lead to.
-func TestAFrozenMemberCostsNoSession(t *testing.T) {
+// TestSession_SurvivesFrozenMember stops one member of three, which a third of the streams lead to.
+func TestSession_SurvivesFrozenMember(t *testing.T) {
 	t.Parallel()
 	n, ttls := 30, []time.Duration{5 * time.Second} // that none has its stream at the one is a chance of 1 in 190,000
 	if long() {
@@ -237,7 +237,7 @@ func TestAFrozenMemberCostsNoSession(t *testing.T) {
 			var all []*lease.Session
 			var managers []*lease.Manager
 			for range n {
-				m := manage(t, cluster.Client(t, hardened))
+				m := newManager(t, cluster.Client(t, harden))
 				s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
 				require.NoError(t, err)
 				all = append(all, s)
@@ -280,15 +280,15 @@ func TestAFrozenMemberCostsNoSession(t *testing.T) {
 	}
 }
 
-// TestSessionsSurviveTheirLeader kills the leader of three members.
-func TestSessionsSurviveTheirLeader(t *testing.T) {
+// TestSession_SurvivesLossOfLeader kills the leader of three members.
+func TestSession_SurvivesLossOfLeader(t *testing.T) {
 	t.Parallel()
 	kills := 1
 	if long() {
 		kills = 12
 	}
 	cluster := etcdtest.StartCluster(t, 3)
-	m := manage(t, cluster.Client(t, hardened))
+	m := newManager(t, cluster.Client(t, harden))
 	var all []*lease.Session
 	for range 50 {
 		s, err := m.OpenSession(t.Context(), lease.WithTTL(10*time.Second))

@@ -16,13 +16,13 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// TestAManagerThatIsClosedAmidEverything closes managers at every moment of what others do with them.
-func TestAManagerThatIsClosedAmidEverything(t *testing.T) {
+// TestManager_CloseDuringOpenAndAcquire closes managers at every moment of what others do with them.
+func TestManager_CloseDuringOpenAndAcquire(t *testing.T) {
 	t.Parallel()
 	for step := range 40 {
 		synctest.Test(t, func(t *testing.T) {
-			f := newFake()
-			f.slow(5 * time.Millisecond)
+			f := newFakeEtcd()
+			f.setLatency(5 * time.Millisecond)
 			m := f.manager(t, lease.WithSessionTTL(2*time.Second))
 			var wg sync.WaitGroup
 			for range 6 {
@@ -43,14 +43,14 @@ func TestAManagerThatIsClosedAmidEverything(t *testing.T) {
 			time.Sleep(time.Duration(step) * 2500 * time.Microsecond) // every other time when answers come in
 			require.NoError(t, m.Close())
 			wg.Wait()
-			assert.Zero(t, f.living(), "after %d steps", step)
+			assert.Zero(t, f.leaseCount(), "after %d steps", step)
 			assert.Zero(t, m.Stats().Sessions)
 		})
 	}
 }
 
-// TestAManagerThatIsClosedAmidItsKeys does the same with keys in etcd.
-func TestAManagerThatIsClosedAmidItsKeys(t *testing.T) {
+// TestManager_CloseDuringOpenKey does the same with keys in etcd.
+func TestManager_CloseDuringOpenKey(t *testing.T) {
 	t.Parallel()
 	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	for round := range 10 {
@@ -86,10 +86,10 @@ func TestAManagerThatIsClosedAmidItsKeys(t *testing.T) {
 	}
 }
 
-func TestClosingKeysIsBoundedWhenEtcdIsAway(t *testing.T) {
+func TestManager_CloseIsBoundedWithManyKeysDuringOutage(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := lease.New(srv.Client(t, hardened), lease.WithSessionTTL(time.Minute))
+	m := lease.New(srv.Client(t, harden), lease.WithSessionTTL(time.Minute))
 	var last *lease.Key
 	for i := range 40 {
 		k, err := m.OpenKey(t.Context(), strconv.Itoa(i), nil)
@@ -97,14 +97,14 @@ func TestClosingKeysIsBoundedWhenEtcdIsAway(t *testing.T) {
 		last = k
 	}
 	srv.Pause()
-	begin := time.Now()
+	start := time.Now()
 	require.ErrorIs(t, m.Close(), lease.ErrUnavailable)
-	assert.Less(t, time.Since(begin), 8*time.Second, "5 s for all of it, and not for each")
+	assert.Less(t, time.Since(start), 8*time.Second, "5 s for all of it, and not for each")
 	require.ErrorIs(t, context.Cause(last.Context()), lease.ErrClosed)
 	srv.Resume()
 }
 
-func TestManager_CloseSaysHowManyKeysAreLeft(t *testing.T) {
+func TestManager_CloseReportsNumberOfRemainingKeys(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	m := lease.New(srv.Client(t))
@@ -120,10 +120,10 @@ func TestManager_CloseSaysHowManyKeysAreLeft(t *testing.T) {
 	srv.Resume()
 }
 
-func TestAKeyThatIsBeingClosedIsWaitedFor(t *testing.T) {
+func TestManager_OpenKeyWaitsForKeyBeingClosed(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	net, m := newLateKV(t, dir)
+	net, m := newFakeLateKV(t, dir)
 	k, err := m.OpenKey(t.Context(), "k", []byte("first"))
 	require.NoError(t, err)
 	net.losing.Store(true)

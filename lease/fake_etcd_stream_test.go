@@ -20,12 +20,12 @@ type fakeStream struct {
 	ctx    context.Context
 	member string
 	broken chan struct{}
-	in     chan message
-	out    chan message
+	in     chan fakeMessage
+	out    chan fakeMessage
 }
 
-// message is a request or an answer under way.
-type message struct {
+// fakeMessage is a request or an answer under way.
+type fakeMessage struct {
 	id, ttl int64
 	at      time.Time
 	err     error
@@ -36,13 +36,13 @@ func (f *fakeEtcd) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb
 	defer f.mu.Unlock()
 	n := len(f.streams) + 1
 	var opening error
-	if f.opening != nil {
-		opening = f.opening(n)
+	if f.onStream != nil {
+		opening = f.onStream(n)
 	}
-	s := &fakeStream{f: f, ctx: ctx, broken: f.broken, in: make(chan message, 8192), out: make(chan message, 8192)}
+	s := &fakeStream{f: f, ctx: ctx, broken: f.broken, in: make(chan fakeMessage, 8192), out: make(chan fakeMessage, 8192)}
 	if len(f.members) > 0 {
 		s.member = f.members[(n-1)%len(f.members)]
-		s.ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(s.member)})
+		s.ctx = peer.NewContext(ctx, &peer.Peer{Addr: fakeAddr(s.member)})
 	}
 	f.streams = append(f.streams, s.member)
 	if opening != nil {
@@ -51,35 +51,35 @@ func (f *fakeEtcd) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb
 	if f.fault == refuse {
 		return nil, errRefused
 	}
-	f.open++
+	f.openStreams++
 	go s.serve()
 	return s, nil
 }
 
-type address string
+type fakeAddr string
 
-func (address) Network() string  { return "tcp" }
-func (a address) String() string { return string(a) }
+func (fakeAddr) Network() string  { return "tcp" }
+func (a fakeAddr) String() string { return string(a) }
 
-var _ net.Addr = address("")
+var _ net.Addr = fakeAddr("")
 
 // serve is the server's end of the stream.
 func (s *fakeStream) serve() {
 	defer func() {
 		s.f.mu.Lock()
-		s.f.open--
+		s.f.openStreams--
 		s.f.mu.Unlock()
 	}()
 	for {
 		select {
 		case m := <-s.in:
-			if !sleep(s.ctx, time.Until(m.at.Add(s.f.lag()))) {
+			if !sleep(s.ctx, time.Until(m.at.Add(s.f.currentLatency()))) {
 				return
 			}
-			if s.f.is(loseUp, loseBoth) {
+			if s.f.hasFault(loseRequests, loseBoth) {
 				continue
 			}
-			if s.f.work > 0 && !sleep(s.ctx, s.f.work) {
+			if s.f.renewDuration > 0 && !sleep(s.ctx, s.f.renewDuration) {
 				return
 			}
 			answer := s.f.renew(m.id, s.member)
@@ -94,19 +94,19 @@ func (s *fakeStream) serve() {
 	}
 }
 
-func (f *fakeEtcd) renew(id int64, member string) message {
+func (f *fakeEtcd) renew(id int64, member string) fakeMessage {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewals++
-	m := message{id: id, at: time.Now()}
-	if f.renewal != nil {
-		if m.err = f.renewal(id, member); m.err != nil {
+	m := fakeMessage{id: id, at: time.Now()}
+	if f.onRenewal != nil {
+		if m.err = f.onRenewal(id, member); m.err != nil {
 			return m
 		}
 	}
-	if l := f.alive(id); l != nil {
+	if l := f.liveLease(id); l != nil {
 		m.ttl = l.ttl
-		l.expires = m.at.Add(f.ttl(l.ttl))
+		l.expires = m.at.Add(f.serverTTL(l.ttl))
 	}
 	return m
 }
@@ -115,15 +115,15 @@ func (s *fakeStream) Context() context.Context { return s.ctx }
 
 func (s *fakeStream) Send(r *pb.LeaseKeepAliveRequest) error {
 	select {
-	case s.in <- message{id: r.GetID(), at: time.Now()}:
+	case s.in <- fakeMessage{id: r.GetID(), at: time.Now()}:
 		return nil
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
 }
 
-// late is what a slow network adds to an answer.
-const late = 7 * time.Second
+// responseDelay is what a slow network adds to an answer.
+const responseDelay = 7 * time.Second
 
 // errFrozen, as the answer to a renewal, is none: the member has been stopped.
 var errFrozen = status.Error(codes.Unknown, "frozen")
@@ -136,15 +136,15 @@ func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
 	for {
 		select {
 		case m := <-s.out:
-			wait := s.f.lag()
-			if s.f.is(delay) {
-				wait += late
+			wait := s.f.currentLatency()
+			if s.f.hasFault(delayResponses) {
+				wait += responseDelay
 			}
 			if !sleep(s.ctx, time.Until(m.at.Add(wait))) {
 				return nil, status.FromContextError(s.ctx.Err()).Err()
 			}
 			switch {
-			case s.f.is(loseDown, loseBoth), m.err == errFrozen: //nolint:errorlint // the very value
+			case s.f.hasFault(loseResponses, loseBoth), m.err == errFrozen: //nolint:errorlint // the very value
 			case m.err != nil:
 				return nil, m.err
 			default:

@@ -17,40 +17,40 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// TestGuardsDoNotQueueForEtcd asks for the guard in many goroutines while etcd is away.
-func TestGuardsDoNotQueueForEtcd(t *testing.T) {
+// TestSession_GuardCallsShareOneWrite asks for the guard in many goroutines while etcd is away.
+func TestSession_GuardCallsShareOneWrite(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := manage(t, srv.Client(t, hardened))
+	m := newManager(t, srv.Client(t, harden))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
 	srv.Pause()
-	begin := time.Now()
+	start := time.Now()
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() { _ = s.Guard() })
 	}
 	wg.Wait()
-	assert.Less(t, time.Since(begin), 10*time.Second, "5 s at most, however many ask")
+	assert.Less(t, time.Since(start), 10*time.Second, "5 s at most, however many ask")
 	srv.Resume()
 	require.NoError(t, s.Err())
 	_, err = etcdtest.Must(kv.New(srv.Client(t))).Put(t.Context(), "k", nil, kv.WithGuard(s))
 	require.NoError(t, err, "the next call tries again")
 }
 
-// brokenKV sends no put.
-type brokenKV struct{ clientv3.KV }
+// fakeBrokenKV sends no put.
+type fakeBrokenKV struct{ clientv3.KV }
 
-func (brokenKV) Put(context.Context, string, string, ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+func (fakeBrokenKV) Put(context.Context, string, string, ...clientv3.OpOption) (*clientv3.PutResponse, error) {
 	return nil, status.Error(codes.Unavailable, "connection reset")
 }
 
-// TestAWriteThatAGuardRefusedIsKnownNotToBeMade has the guard's own put fail in a way that leaves open what became of it.
-func TestAWriteThatAGuardRefusedIsKnownNotToBeMade(t *testing.T) {
+// TestSession_GuardErrorIsNotErrUnknownOutcome has the guard's own put fail in a way that leaves open what became of it.
+func TestSession_GuardErrorIsNotErrUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	cli.KV = brokenKV{cli.KV}
-	m := manage(t, cli, lease.WithNamespace(dir))
+	cli.KV = fakeBrokenKV{cli.KV}
+	m := newManager(t, cli, lease.WithNamespace(dir))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
 	_, err = etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(dir))).Put(t.Context(), "k", nil, kv.WithGuard(s))
@@ -59,11 +59,11 @@ func TestAWriteThatAGuardRefusedIsKnownNotToBeMade(t *testing.T) {
 	require.NotErrorIs(t, err, kv.ErrUnknownOutcome)
 }
 
-// TestTheGuardOfASharedSessionHasOnePlace asks for the session from below first.
-func TestTheGuardOfASharedSessionHasOnePlace(t *testing.T) {
+// TestSession_GuardOfSharedSessionUsesRootNamespace asks for the session from below first.
+func TestSession_GuardOfSharedSessionUsesRootNamespace(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	m := manage(t, cli, lease.WithNamespace(dir))
+	m := newManager(t, cli, lease.WithNamespace(dir))
 	s, err := m.Namespace("below").Shared(t.Context())
 	require.NoError(t, err)
 	_, err = etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))).Put(t.Context(), "k", nil, kv.WithGuard(s))

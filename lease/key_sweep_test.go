@@ -18,31 +18,31 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// lateKV loses transactions, and hands them over to be applied later.
-type lateKV struct {
+// fakeLateKV loses transactions, and hands them over to be applied later.
+type fakeLateKV struct {
 	clientv3.KV
 
 	losing atomic.Bool
 	lost   chan clientv3.Txn
 }
 
-func (l *lateKV) Txn(ctx context.Context) clientv3.Txn {
+func (l *fakeLateKV) Txn(ctx context.Context) clientv3.Txn {
 	if !l.losing.Load() {
 		return l.KV.Txn(ctx)
 	}
-	return &lostTxn{l.KV.Txn(context.WithoutCancel(ctx)), l}
+	return &fakeLostTxn{l.KV.Txn(context.WithoutCancel(ctx)), l}
 }
 
-type lostTxn struct {
+type fakeLostTxn struct {
 	clientv3.Txn
 
-	kv *lateKV
+	kv *fakeLateKV
 }
 
-func (l *lostTxn) If(c ...clientv3.Cmp) clientv3.Txn  { l.Txn = l.Txn.If(c...); return l }
-func (l *lostTxn) Then(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Then(o...); return l }
-func (l *lostTxn) Else(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Else(o...); return l }
-func (l *lostTxn) Commit() (*clientv3.TxnResponse, error) {
+func (l *fakeLostTxn) If(c ...clientv3.Cmp) clientv3.Txn  { l.Txn = l.Txn.If(c...); return l }
+func (l *fakeLostTxn) Then(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Then(o...); return l }
+func (l *fakeLostTxn) Else(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Else(o...); return l }
+func (l *fakeLostTxn) Commit() (*clientv3.TxnResponse, error) {
 	select {
 	case l.kv.lost <- l.Txn:
 	default: // one is enough
@@ -50,12 +50,12 @@ func (l *lostTxn) Commit() (*clientv3.TxnResponse, error) {
 	return nil, status.Error(codes.Unavailable, "connection reset")
 }
 
-func newLateKV(t *testing.T, dir string, prepare ...func(*clientv3.Config)) (*lateKV, *lease.Manager) {
+func newFakeLateKV(t *testing.T, dir string, prepare ...func(*clientv3.Config)) (*fakeLateKV, *lease.Manager) {
 	t.Helper()
 	cli := etcdtest.NewClient(t, etcdtest.Endpoints(), prepare...)
-	net := &lateKV{KV: cli.KV, lost: make(chan clientv3.Txn, 1)}
+	net := &fakeLateKV{KV: cli.KV, lost: make(chan clientv3.Txn, 1)}
 	cli.KV = net
-	return net, manage(t, cli, lease.WithNamespace(dir))
+	return net, newManager(t, cli, lease.WithNamespace(dir))
 }
 
 // keepLease opens another key, whose lease the next one will share.
@@ -66,7 +66,7 @@ func keepLease(t *testing.T, m *lease.Manager) {
 }
 
 // loseCreation has OpenKey give up on a transaction, which it returns.
-func (l *lateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
+func (l *fakeLateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
 	t.Helper()
 	before := m.Stats().Keys
 	l.losing.Store(true)
@@ -79,13 +79,13 @@ func (l *lateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
 	return <-l.lost
 }
 
-func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
+func TestKey_SweepsLateCreation(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string][]func(*clientv3.Config){"over a plain client": nil, "over a hardened one": {hardened}} {
+	for name, prepare := range map[string][]func(*clientv3.Config){"over a plain client": nil, "over a hardened one": {harden}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-			net, m := newLateKV(t, dir, prepare...)
+			net, m := newFakeLateKV(t, dir, prepare...)
 			keepLease(t, m)
 			txn := net.loseCreation(t, m)
 			r, err := txn.Commit()
@@ -102,10 +102,10 @@ func TestAKeyThatIsWrittenLateIsSweptAway(t *testing.T) {
 	}
 }
 
-func TestKey_LeaseOfALateCreationEndsWithItsLastUser(t *testing.T) {
+func TestKey_LeaseOfLateCreationEndsWithItsLastUser(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	net, m := newLateKV(t, dir)
+	net, m := newFakeLateKV(t, dir)
 	other, err := m.OpenKey(t.Context(), "other", nil)
 	require.NoError(t, err)
 	txn := net.loseCreation(t, m)
@@ -125,7 +125,7 @@ func TestKey_LeaseOfALateCreationEndsWithItsLastUser(t *testing.T) {
 }
 
 // Whoever opens the key next takes the sweep over, and has to carry on with it, however far he gets.
-func TestAKeyThatIsWrittenLateIsSweptAwayThoughItWasOpenedInBetween(t *testing.T) {
+func TestKey_SweepsLateCreationAfterReopening(t *testing.T) {
 	t.Parallel()
 	for name, between := range map[string]func(*testing.T, *lease.Manager){
 		"in vain": func(t *testing.T, m *lease.Manager) {
@@ -145,7 +145,7 @@ func TestAKeyThatIsWrittenLateIsSweptAwayThoughItWasOpenedInBetween(t *testing.T
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-			net, m := newLateKV(t, dir)
+			net, m := newFakeLateKV(t, dir)
 			keepLease(t, m)
 			txn := net.loseCreation(t, m)
 			between(t, m)
@@ -166,9 +166,9 @@ func TestKey_SweepsAfterTwoAttemptsOfUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
 	cli := etcdtest.NewClient(t, etcdtest.Endpoints())
-	net := &staggeringKV{KV: cli.KV, second: make(chan clientv3.Txn, 1)}
+	net := &fakeStaggeredKV{KV: cli.KV, second: make(chan clientv3.Txn, 1)}
 	cli.KV = net
-	m := manage(t, cli, lease.WithNamespace(dir))
+	m := newManager(t, cli, lease.WithNamespace(dir))
 	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
 	require.NoError(t, err)
 	require.EqualValues(t, 3, net.attempts.Load(), "else this proves nothing")
@@ -185,33 +185,33 @@ func TestKey_SweepsAfterTwoAttemptsOfUnknownOutcome(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 }
 
-// staggeringKV loses the answer to the first transaction, and the second transaction, which it hands over to be applied
+// fakeStaggeredKV loses the answer to the first transaction, and the second transaction, which it hands over to be applied
 // later.
-type staggeringKV struct {
+type fakeStaggeredKV struct {
 	clientv3.KV
 
 	attempts atomic.Int32
 	second   chan clientv3.Txn
 }
 
-func (s *staggeringKV) Txn(ctx context.Context) clientv3.Txn {
+func (s *fakeStaggeredKV) Txn(ctx context.Context) clientv3.Txn {
 	switch s.attempts.Add(1) {
 	case 1:
-		f := &forgetfulKV{KV: s.KV}
+		f := &fakeLossyKV{KV: s.KV}
 		f.forget.Store(true)
 		return f.Txn(ctx)
 	case 2:
-		l := &lateKV{KV: s.KV, lost: s.second}
+		l := &fakeLateKV{KV: s.KV, lost: s.second}
 		l.losing.Store(true)
 		return l.Txn(ctx)
 	}
 	return s.KV.Txn(ctx)
 }
 
-func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
+func TestKey_DoesNotSweepReopenedKey(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	net, m := newLateKV(t, dir)
+	net, m := newFakeLateKV(t, dir)
 	txn := net.loseCreation(t, m)
 	k, err := m.OpenKey(t.Context(), "k", []byte("again"))
 	require.NoError(t, err)
@@ -231,13 +231,13 @@ func TestAKeyThatIsOpenAgainIsNotSweptAway(t *testing.T) {
 	require.NoError(t, k.Close())
 }
 
-func TestACreationWhoseAnswerIsLostIsOurs(t *testing.T) {
+func TestKey_OwnsCreationWhoseResponseIsLost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
-	net := &forgetfulKV{KV: cli.KV}
+	net := &fakeLossyKV{KV: cli.KV}
 	cli.KV = net
-	m := manage(t, cli, lease.WithNamespace(dir))
+	m := newManager(t, cli, lease.WithNamespace(dir))
 	net.forget.Store(true)
 	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
 	require.NoError(t, err)
@@ -249,10 +249,10 @@ func TestACreationWhoseAnswerIsLostIsOurs(t *testing.T) {
 	assert.Empty(t, r.Kvs)
 }
 
-func TestAnUpdateThatFailedIsMadeGood(t *testing.T) {
+func TestKey_RestoresValueOfFailedUpdate(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	net, m := newLateKV(t, dir)
+	net, m := newFakeLateKV(t, dir)
 	k, err := m.OpenKey(t.Context(), "k", []byte("old"), lease.WithKeyTTL(time.Minute))
 	require.NoError(t, err)
 	net.losing.Store(true)
@@ -262,7 +262,7 @@ func TestAnUpdateThatFailedIsMadeGood(t *testing.T) {
 	assert.Equal(t, lease.Suspended, k.State())
 	require.ErrorIs(t, k.Update(ctx, []byte("too late")), context.DeadlineExceeded)
 	net.losing.Store(false)
-	alive(t, k)
+	waitUntilAlive(t, k)
 	r, err := direct.Get(t.Context(), dir+"k")
 	require.NoError(t, err)
 	require.Len(t, r.Kvs, 1)
@@ -270,27 +270,27 @@ func TestAnUpdateThatFailedIsMadeGood(t *testing.T) {
 	require.NoError(t, k.Close())
 }
 
-// forgetfulKV carries out a transaction and loses the answer.
-type forgetfulKV struct {
+// fakeLossyKV carries out a transaction and loses the answer.
+type fakeLossyKV struct {
 	clientv3.KV
 
 	forget atomic.Bool
 }
 
-func (f *forgetfulKV) Txn(ctx context.Context) clientv3.Txn {
-	return &forgottenTxn{f.KV.Txn(ctx), f}
+func (f *fakeLossyKV) Txn(ctx context.Context) clientv3.Txn {
+	return &fakeLossyTxn{f.KV.Txn(ctx), f}
 }
 
-type forgottenTxn struct {
+type fakeLossyTxn struct {
 	clientv3.Txn
 
-	kv *forgetfulKV
+	kv *fakeLossyKV
 }
 
-func (f *forgottenTxn) If(c ...clientv3.Cmp) clientv3.Txn  { f.Txn = f.Txn.If(c...); return f }
-func (f *forgottenTxn) Then(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Then(o...); return f }
-func (f *forgottenTxn) Else(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Else(o...); return f }
-func (f *forgottenTxn) Commit() (*clientv3.TxnResponse, error) {
+func (f *fakeLossyTxn) If(c ...clientv3.Cmp) clientv3.Txn  { f.Txn = f.Txn.If(c...); return f }
+func (f *fakeLossyTxn) Then(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Then(o...); return f }
+func (f *fakeLossyTxn) Else(o ...clientv3.Op) clientv3.Txn { f.Txn = f.Txn.Else(o...); return f }
+func (f *fakeLossyTxn) Commit() (*clientv3.TxnResponse, error) {
 	r, err := f.Txn.Commit()
 	if err == nil && f.kv.forget.CompareAndSwap(true, false) {
 		return nil, status.Error(codes.Unavailable, "connection reset")

@@ -1,0 +1,213 @@
+package lease
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/kv"
+)
+
+// acquire takes the turn, which whoever has it gives back by receiving it.
+func (k *Key) acquire(ctx context.Context, op string) error {
+	if err := retry.ContextError(ctx); err != nil {
+		return opError(op, k.name, err)
+	}
+	select {
+	case k.sem <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return opError(op, k.name, k.m.waitError(ctx))
+	}
+}
+
+// reconcile takes the turn and restores the key.
+func (k *Key) reconcile(ctx context.Context, op string, reread bool) error {
+	if err := k.acquire(ctx, op); err != nil {
+		return err
+	}
+	defer func() { <-k.sem }()
+	return k.restore(ctx, op, reread)
+}
+
+// maxRounds bounds how often the key may be changed under our hands in one go.
+const maxRounds = 8
+
+// restore makes the key what it is to be. look says that what is known of it may be wrong. Whoever calls it has the
+// turn.
+func (k *Key) restore(ctx context.Context, op string, reread bool) (err error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(k.ctx, func() { stop(context.Cause(k.ctx)) })()
+	defer func() { k.recordResult(err) }()
+	if reread {
+		if err := k.read(ctx, op); err != nil {
+			return err
+		}
+	}
+	ks := &k.known
+	for range maxRounds {
+		s, err := k.ensureSession(ctx)
+		if err != nil {
+			return opError(op, k.name, err)
+		}
+		value := k.desiredValue()
+		if ks.kv != nil && !ks.isOurs() && !k.takeover {
+			return opError(op, k.name, fmt.Errorf("%w: it was created at revision %d on lease %s",
+				ErrExists, ks.kv.GetCreateRevision(), formatLeaseID(clientv3.LeaseID(ks.kv.GetLease()))))
+		}
+		if ks.kv.GetLease() == int64(s.id) && ks.isOurs() && bytes.Equal(ks.kv.GetValue(), value) {
+			ks.createRevision = ks.kv.GetCreateRevision()
+			return nil
+		}
+		switch err := k.write(ctx, op, s, value); {
+		case isNotFound(err):
+			s.lose(ErrNotFound, nil) // which tells everybody on the lease
+		case err != nil:
+			return err
+		}
+	}
+	return opError(op, k.name, fmt.Errorf("%w: %d times", kv.ErrConflict, maxRounds))
+}
+
+// desiredValue is the value that the key is to have.
+func (k *Key) desiredValue() []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.value
+}
+
+// recordResult keeps what came of a restoration as the state. One that did not get to its end leaves work to the keeper. Whoever
+// calls it has the turn.
+func (k *Key) recordResult(err error) {
+	k.mu.Lock()
+	k.state = Alive
+	if err != nil {
+		k.state = Suspended
+	}
+	k.mu.Unlock()
+	ks := &k.known
+	ks.drifted = err != nil && !errors.Is(err, ErrExists) // theirs: until that changes
+	if ks.drifted && ks.cancelWait != nil {
+		ks.cancelWait()
+	}
+}
+
+// ensureSession returns the session that the key is to be on, a new one where the last was lost.
+func (k *Key) ensureSession(ctx context.Context) (*Session, error) {
+	ks := &k.known
+	if s := ks.session.Load(); s != nil && s.Err() == nil {
+		return s, nil
+	}
+	k.releaseSession()
+	s, err := k.m.poolFor(k.ttl).get(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	ks.release = s.releaseOnce()
+	ks.session.Store(s)
+	ks.createRevision = 0
+	ks.leases = append(ks.leases, s.id)
+	if excess := len(ks.leases) - maxLeases; excess > 0 {
+		ks.leases = slices.Delete(ks.leases, 0, excess)
+	}
+	return s, nil
+}
+
+// releaseSession gives the place on the session back.
+func (k *Key) releaseSession() {
+	if k.known.release != nil {
+		k.known.release()
+		k.known.release = nil
+	}
+	k.known.session.Store(nil)
+}
+
+// read reads the key.
+func (k *Key) read(ctx context.Context, op string) error {
+	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Read: true}
+	r, err := retry.Do(ctx, k.m.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+		return k.m.kv.Get(ctx, k.fullKey)
+	})
+	if err == nil {
+		k.setKnown(r.Kvs, r.Header.GetRevision())
+	}
+	return err
+}
+
+// setKnown takes in the state of the key as of a revision.
+func (k *Key) setKnown(kvs []*mvccpb.KeyValue, rev int64) {
+	k.known.kv, k.known.revision = nil, rev
+	if len(kvs) > 0 {
+		k.known.kv = kvs[0]
+	}
+}
+
+// write puts the key if it still is what it was known to be, and learns what it is in any case. It may well be repeated:
+// all that a second application could do is to make the key what it is to be.
+func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) error {
+	ks := &k.known
+	absent := ks.kv == nil
+	unchanged := clientv3.Compare(clientv3.ModRevision(k.fullKey), "=", ks.kv.GetModRevision())
+	put := clientv3.OpPut(k.fullKey, string(value), clientv3.WithLease(s.id))
+	get := clientv3.OpGet(k.fullKey)
+	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Guarded: true}
+	failed := 0 // attempts
+	err := k.m.engine.Do(ctx, call, func(ctx context.Context, ambiguous bool) error {
+		r, err := k.m.kv.Txn(ctx).If(unchanged).Then(put, get).Else(get).Commit()
+		if err != nil {
+			failed++
+			return err
+		}
+		k.setKnown(r.Responses[len(r.Responses)-1].GetResponseRange().GetKvs(), r.Header.GetRevision())
+		if r.Succeeded {
+			ks.createRevision = ks.kv.GetCreateRevision()
+		}
+		ks.maybeWritten = ks.maybeWritten || r.Succeeded || ambiguous
+		if ambiguous && absent && (r.Succeeded || ks.kv.GetLease() != int64(s.id) || failed > 1) {
+			ks.maybeCreatedLate = true // an attempt before this one may not have been applied yet: only one of them can have been
+		}
+		return nil
+	})
+	if errors.Is(err, errs.UnknownOutcome) {
+		ks.maybeWritten = true
+		ks.maybeCreatedLate = ks.maybeCreatedLate || absent // other writes depend on a state that will have passed once the key is deleted
+	}
+	return err
+}
+
+// deleteOurs deletes the key from etcd as far as it is on one of our leases.
+func (k *Key) deleteOurs(ctx context.Context) error {
+	ks := &k.known
+	if !ks.maybeWritten {
+		return nil
+	}
+	leases := []clientv3.LeaseID{ks.leases[len(ks.leases)-1]}
+	if last := clientv3.LeaseID(ks.kv.GetLease()); last != leases[0] && slices.Contains(ks.leases, last) {
+		leases = append(leases, last)
+	}
+	return k.deleteOnLeases(ctx, leases...)
+}
+
+// deleteOnLeases deletes the key if it is on one of the given leases.
+func (k *Key) deleteOnLeases(ctx context.Context, leases ...clientv3.LeaseID) error {
+	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, Guarded: true}
+	for _, id := range leases {
+		onLease := clientv3.Compare(clientv3.LeaseValue(k.fullKey), "=", id)
+		err := k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
+			_, err := k.m.kv.Txn(ctx).If(onLease).Then(clientv3.OpDelete(k.fullKey)).Commit()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/sweep"
+)
+
+// Package lock leaves its keys to the sweeper of the manager whose leases they are on.
+var _ = sweep.Provide(func(manager any) *sweep.Sweeper {
+	if m, ok := manager.(*Manager); ok {
+		return m.sweeper
+	}
+	return nil
+})
+
+// newSweeper returns the sweeper of what is left on the leases of c.
+func (c *core) newSweeper() *sweep.Sweeper {
+	return sweep.New(c.ctx, sweep.Config{
+		Renewed: func(id clientv3.LeaseID) bool { return c.renewer.find(id) != nil },
+		Gone: func(ctx context.Context, id clientv3.LeaseID) (bool, error) {
+			_, _, err := c.queryLease(ctx, "sweep", id, false)
+			if isNotFound(err) {
+				return true, nil
+			}
+			return false, err
+		},
+		Retire: c.retireLease,
+		Logger: c.log,
+	})
+}
+
+// retireLease has a shared lease take no new keys, and end with the last of those that use it.
+func (c *core) retireLease(id clientv3.LeaseID) {
+	if s := c.renewer.find(id); s != nil && s.pool != nil {
+		s.pool.retire(s)
+	}
+}
+
+// closeSweeper ends the sweeper, and revokes the leases that may still hold one of its keys. The error says how many keys
+// are left to expire.
+func (c *core) closeSweeper(ctx context.Context) error {
+	remaining := c.sweeper.Close()
+	var leases []clientv3.LeaseID
+	for _, k := range remaining {
+		leases = append(leases, k.Leases...)
+	}
+	slices.Sort(leases)
+	err := forEachParallel(slices.Compact(leases), func(id clientv3.LeaseID) error {
+		if err := c.revoke(ctx, id); !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("keys left to expire with their leases: %d: %w", len(remaining), err)
+	}
+	return nil
+}
