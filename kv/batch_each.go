@@ -34,7 +34,8 @@ type batchSettings struct {
 const maxInFlight = 64
 
 // WithInFlight sends up to n transactions of a batch at a time, 1 to 64. Operations on different
-// keys may then be applied in any order; those on one key keep their order. Default: 1.
+// keys may then be applied in any order; those on one key keep their order. It hides the latency of
+// the connection and of the servers' disks. Default: 1.
 func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFlight = n } }
 
 // BatchEach is [Store.Batch] that returns the result of each operation, and can have several
@@ -103,6 +104,7 @@ func (b *batchRun) run() error {
 		sent += n
 	}
 	b.flying.Wait()
+	b.notify(sent)
 	return b.conclude(sent)
 }
 
@@ -137,9 +139,6 @@ func (b *batchRun) apply(from, n int) {
 		} else if ops[i].delete && out.resp != nil && out.resp.Responses[i].GetResponseDeleteRange().GetDeleted() == 0 {
 			results[i].Revision = 0
 		}
-		if ops[i].wrote != nil && (err == nil || errors.Is(err, ErrUnknownOutcome)) {
-			ops[i].wrote(b.ctx, results[i].Revision)
-		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -148,6 +147,17 @@ func (b *batchRun) apply(from, n int) {
 		b.last = max(b.last, out.rev)
 	case b.failure == nil || from < b.at:
 		b.failure, b.at = err, from
+	}
+}
+
+// notify tells the handles that operations came from of those that were sent, in the caller's
+// goroutine.
+func (b *batchRun) notify(sent int) {
+	for i := range b.ops[:sent] {
+		r := &b.results[i]
+		if b.ops[i].wrote != nil && (r.Err == nil || errors.Is(r.Err, ErrUnknownOutcome)) {
+			b.ops[i].wrote(b.ctx, r.Revision)
+		}
 	}
 }
 
