@@ -110,7 +110,7 @@ func run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer another.Close() //nolint:errcheck // has nothing to say at the end of a program
+		defer another.Close() //nolint:errcheck,gocritic // two, closed at the end of the program
 		fleet = append(fleet, another)
 	}
 	for _, night := range []string{"2026-12-01", "2026-12-02", "2026-12-03"} {

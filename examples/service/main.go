@@ -86,7 +86,7 @@ func serve(ctx context.Context, client *etcdkit.Client, listener net.Listener, o
 	defer server.Close() //nolint:errcheck // nothing is left to close after a shutdown
 
 	registry := discovery.New(client)
-	addr := listener.Addr().(*net.TCPAddr) //nolint:errcheck // what a TCP listener has
+	addr := listener.Addr().(*net.TCPAddr) // what a TCP listener has
 	registration, err := registry.Register(ctx, discovery.Instance{
 		Service: "greeter", ID: addr.String(), Host: addr.IP.String(), Port: addr.Port,
 	}, discovery.WithDrainDelay(drainDelay))
