@@ -23,7 +23,7 @@ type counts map[string]map[string]float64
 // TestCounts measures what operations cost in RPCs, events, messages, allocations and goroutines, and compares it with the
 // baseline. Where ETCDKIT_BENCH is "counts" it writes the baseline instead.
 //
-//nolint:paralleltest,tparallel // allocations and goroutines of other tests would count
+//nolint:paralleltest // allocations and goroutines of other tests would count
 func TestCounts(t *testing.T) {
 	got := counts{}
 	for _, tab := range benchTables() {

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -108,7 +109,7 @@ func TestPerformance_PlotShowsEachRow(t *testing.T) {
 	}
 	for d := xml.NewDecoder(strings.NewReader(plot)); ; {
 		token, err := d.Token()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		require.NoError(t, err)

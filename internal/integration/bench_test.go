@@ -64,7 +64,7 @@ func benchTables() []table {
 // TestBench measures this library beside its peer and writes docs/performance.md. It keeps the samples of each scenario
 // that is complete, and goes on from there if it was interrupted.
 //
-//nolint:paralleltest,tparallel // measures time
+//nolint:paralleltest // measures time
 func TestBench(t *testing.T) {
 	mode := os.Getenv(benchEnv)
 	if mode == "" {
@@ -146,7 +146,7 @@ type meter struct {
 	*testing.T
 	mode    string
 	servers *benchServers
-	rpcs    *etcdtest.RPCCounter // nil after uncounted
+	rpcs    *etcdtest.RPCCounter
 	rows    *rowSet
 	ours    bool
 
@@ -184,25 +184,17 @@ func (m *meter) cluster(n int) *etcdtest.Cluster { return m.servers.cluster(n) }
 // server returns the single server of the scenario, started at the first use.
 func (m *meter) server() *etcdtest.Server { return m.cluster(1).Members[0] }
 
-// uncounted makes clients without a counter of RPCs from now on.
-func (m *meter) uncounted() { m.rpcs = nil }
-
 // client returns a client of client/v3 as it comes.
-func (m *meter) client(opts ...func(*clientv3.Config)) *clientv3.Client {
+func (m *meter) client() *clientv3.Client {
 	m.Helper()
-	if m.rpcs != nil {
-		opts = append(opts, m.rpcs.Option)
-	}
-	return m.server().Client(m, opts...)
+	return m.server().Client(m, m.rpcs.Option)
 }
 
 // open returns a client of this library as it comes.
-func (m *meter) open(opts ...etcdkit.Option) *etcdkit.Client {
+func (m *meter) open() *etcdkit.Client {
 	m.Helper()
-	if m.rpcs != nil {
-		opts = append(opts, etcdkit.WithDialOptions(m.rpcs.DialOption()))
-	}
-	c, err := etcdkit.Open(m.Context(), etcdkit.Config{Endpoints: m.server().Endpoints()}, opts...)
+	cfg := etcdkit.Config{Endpoints: m.server().Endpoints()}
+	c, err := etcdkit.Open(m.Context(), cfg, etcdkit.WithDialOptions(m.rpcs.DialOption()))
 	require.NoError(m, err)
 	m.Cleanup(func() { _ = c.Close() })
 	return c
@@ -222,7 +214,7 @@ func (m *meter) measure(work func() (ops int)) {
 		m.pause()
 	}
 	require.Positive(m, ops)
-	all := m.sum.metrics(m.rpcs != nil)
+	all := m.sum.metrics()
 	if m.paced {
 		delete(all, "time")
 	}
@@ -309,22 +301,16 @@ func (u usage) plus(v usage, times float64) usage {
 	return u
 }
 
-func (u usage) metrics(counted bool) map[string]float64 {
-	all := map[string]float64{"time": u.time, "allocs": u.allocs, "bytes": u.bytes, "events": u.events}
+func (u usage) metrics() map[string]float64 {
+	all := map[string]float64{"time": u.time, "allocs": u.allocs, "bytes": u.bytes, "rpcs": u.rpcs, "messages": u.messages, "events": u.events}
 	if u.time >= float64(minCPUWindow) && u.client > 0 {
 		maps.Copy(all, map[string]float64{"cpu": u.cpu, "client": u.client})
-	}
-	if counted {
-		maps.Copy(all, map[string]float64{"rpcs": u.rpcs, "messages": u.messages})
 	}
 	return all
 }
 
 // rpcTotals returns the unary attempts, and the messages sent by attempts of all methods.
 func rpcTotals(c *etcdtest.RPCCounter) (rpcs, messages float64) {
-	if c == nil {
-		return 0, 0
-	}
 	for method, n := range c.Counts() {
 		if method != "Watch/Watch" && method != "Lease/LeaseKeepAlive" {
 			rpcs += float64(n)

@@ -152,7 +152,7 @@ func updates() scenario {
 		}
 		m.alternate(32, size(m, 160, 320, 960),
 			func(ctx context.Context, _ int) error { _, err := c.KV().Update(ctx, "ours", increment); return err },
-			func(ctx context.Context, _ int) error {
+			func(context.Context, int) error {
 				_, err := concurrency.NewSTM(cli, func(stm concurrency.STM) error {
 					n, err := strconv.Atoi(stm.Get("theirs"))
 					stm.Put("theirs", strconv.Itoa(n+1))

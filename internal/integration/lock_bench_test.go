@@ -146,6 +146,7 @@ func (r recipe) handOffs(n int) scenario {
 		pass := m.in(r.name+onePass, n)
 		for range size(m, 1, max(1, 4/n), max(1, 20/n)) {
 			pass.measure(func() int { return queue.pass(pass) })
+			pass.record("failures", float64(queue.failures.Swap(0)))
 			queue.quiesce()
 		}
 		if m.mode == "counts" {
@@ -173,6 +174,37 @@ type lockQueue struct {
 	admin   *clientv3.Client
 	first   acquirer // holds until all others wait
 	waiters []acquirer
+
+	failures atomic.Int64 // calls that were repeated
+}
+
+// turn acquires the lock and releases it. A call that fails, as on a server that is overloaded, is repeated.
+func (q *lockQueue) turn(ctx context.Context, acquire acquirer, acquired func()) error {
+	var release func(context.Context) error
+	err := q.repeat(ctx, func() (err error) {
+		release, err = acquire(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	acquired()
+	return q.repeat(ctx, func() error {
+		if err := release(ctx); !errors.Is(err, lock.ErrReleased) { // as it does after a failure, if only the answer was lost
+			return err
+		}
+		return nil
+	})
+}
+
+func (q *lockQueue) repeat(ctx context.Context, f func() error) error {
+	const most = 20
+	err := f()
+	for n := 1; err != nil && n < most && ctx.Err() == nil; n++ {
+		q.failures.Add(1)
+		err = f()
+	}
+	return err
 }
 
 // pass has all waiters wait, measures how long it takes to serve them, and returns their number.
@@ -189,12 +221,7 @@ func (q *lockQueue) pass(m *meter) int {
 	var wg sync.WaitGroup
 	for _, take := range q.waiters {
 		wg.Go(func() {
-			release, err := take(m.Context())
-			if err != nil {
-				m.Error(err)
-				return
-			}
-			if err := release(m.Context()); err != nil {
+			if err := q.turn(m.Context(), take, func() {}); err != nil {
 				m.Error(err)
 			}
 		})
@@ -250,13 +277,7 @@ func (q *lockQueue) loop(m *meter, d time.Duration) {
 	for _, take := range q.waiters {
 		wg.Go(func() {
 			for !stop.Load() {
-				release, err := take(m.Context())
-				if err != nil {
-					m.Error(err)
-					return
-				}
-				handOffs.Add(1)
-				if err := release(m.Context()); err != nil {
+				if err := q.turn(m.Context(), take, func() { handOffs.Add(1) }); err != nil {
 					m.Error(err)
 					return
 				}
@@ -271,6 +292,7 @@ func (q *lockQueue) loop(m *meter, d time.Duration) {
 	})
 	stop.Store(true)
 	wg.Wait()
+	m.record("failures", float64(q.failures.Swap(0)))
 }
 
 // fourClients has the goroutines of four clients contend: ours take turns within a client, theirs need a session each.

@@ -79,11 +79,11 @@ func cacheHit(goroutines int) scenario {
 		m.Cleanup(func() { assert.NoError(m, cached.Close()) })
 		plain, err := lru.New[string, kv.Entry[string]](keys)
 		require.NoError(m, err)
-		for _, name := range names {
-			e, err := cached.Get(m.Context(), name)
-			require.NoError(m, err)
-			plain.Add(name, e)
-		}
+		parallel(m, 64, keys, func(i int) error {
+			e, err := cached.Get(m.Context(), names[i])
+			plain.Add(names[i], e)
+			return err
+		})
 		ctx, each := m.Context(), size(m, 1000, 2_000_000, 10_000_000)/goroutines
 		crowd := func(get func(name string)) func() int {
 			return func() int {

@@ -91,7 +91,7 @@ func massDelete(n int) scenario {
 		keys := size(m, n/10, n/10, n)
 		m = m.in(m.name, keys)
 		admin := m.server().Client(m)
-		dir := fmt.Sprintf("%s/", m.Name())
+		dir := m.Name() + "/"
 		putMany(m, admin, dir, keys)
 		var got atomic.Int64
 		all := make(chan struct{})
@@ -113,7 +113,7 @@ func massDelete(n int) scenario {
 func replay(n int) scenario {
 	turn := func(m *meter) {
 		events := size(m, 5000, n, n)
-		dir := fmt.Sprintf("%s/", m.Name())
+		dir := m.Name() + "/"
 		from, to := putMany(m, m.server().Client(m), dir, events)
 		subscribe := m.subscriber()
 		all := make(chan struct{})
@@ -135,7 +135,7 @@ func delivery(n int) scenario {
 	turn := func(m *meter) {
 		const changes = 32
 		admin := m.server().Client(m)
-		dir := fmt.Sprintf("%s/", m.Name())
+		dir := m.Name() + "/"
 		var got atomic.Int64
 		all := make(chan struct{}, 1)
 		subscribe := m.subscriber()
