@@ -164,8 +164,9 @@ func (p performance) markdown(tables []table) string {
 		library to; one that is missed is marked.`, pageWidth))
 	b.WriteString("\n\n![Time per hand-off of a mutex against the number of processes](hand-off.svg)\n")
 	for _, t := range tables {
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", t.title, wrap(t.text, pageWidth))
-		b.WriteString(t.markdown(p.Rows))
+		if rows := t.markdown(p.Rows); rows != "" {
+			fmt.Fprintf(&b, "\n## %s\n\n%s\n\n%s", t.title, wrap(t.text, pageWidth), rows)
+		}
 	}
 	return b.String()
 }
@@ -189,7 +190,11 @@ func (p performance) versionList() string {
 
 func (t table) markdown(rows []benchRow) string {
 	rows = slices.DeleteFunc(slices.Clone(rows), func(r benchRow) bool { return r.Table != t.id })
-	slices.SortStableFunc(rows, func(a, b benchRow) int { return firstIndex(rows, a.Name) - firstIndex(rows, b.Name) })
+	if len(rows) == 0 {
+		return ""
+	}
+	order := slices.Clone(rows)
+	slices.SortStableFunc(rows, func(a, b benchRow) int { return firstIndex(order, a.Name) - firstIndex(order, b.Name) })
 	columns := append([]column{
 		{"", func(r benchRow) string { return r.Name }},
 		{"N", func(r benchRow) string {

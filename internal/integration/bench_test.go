@@ -58,7 +58,7 @@ type limit struct {
 }
 
 func benchTables() []table {
-	return []table{lockTable(), requestTable(), memoryTable(), watchTable()}
+	return []table{lockTable(), idleTable(), requestTable(), memoryTable(), watchTable()}
 }
 
 // TestBench measures this library beside its peer and writes docs/performance.md. It keeps the samples of each scenario

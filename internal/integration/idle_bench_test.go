@@ -45,7 +45,7 @@ func idleParts() []idlePart {
 		{name: "Session", open: idleOpenSession, peer: idlePeerSession, most: idleMembers + idleSession},
 		{name: "Watch", open: idleWatches(1), peer: idlePeerWatches(1), most: idleMembers + idleStream},
 		{name: "FourWatches", open: idleWatches(4), peer: idlePeerWatches(4), most: idleMembers + idleStream},
-		{name: "Lock", open: idleLock, peer: idlePeerLock, most: idleMembers + idleSession + 2*idleStream},
+		{name: "Lock", open: idleLock, peer: idlePeerLock("lock"), most: idleMembers + idleSession + 2*idleStream},
 		{name: "Cache", open: idleCache, most: idleMembers + idleStream},
 		{name: "Replica", open: idleReplica, most: idleMembers + idleStream},
 		{name: "Config", open: idleConfig, most: idleMembers + idleStream},
@@ -58,7 +58,7 @@ func idleParts() []idlePart {
 		}, peer: func(tb testing.TB, c *clientv3.Client) {
 			idlePeerWatches(3)(tb, c) // for configuration, cache and view
 			idlePeerSession(tb, c)    // for a registration
-			idlePeerLock(tb, c)
+			idlePeerLock("election")(tb, c)
 		}, most: 30},
 	}
 }
@@ -96,10 +96,12 @@ func idleLock(tb testing.TB, c *etcdkit.Client) {
 	require.NoError(tb, err)
 }
 
-func idlePeerLock(tb testing.TB, c *clientv3.Client) {
-	s, err := concurrency.NewSession(c, concurrency.WithTTL(15))
-	require.NoError(tb, err)
-	require.NoError(tb, concurrency.NewMutex(s, "lock").Lock(tb.Context()))
+func idlePeerLock(name string) func(tb testing.TB, c *clientv3.Client) {
+	return func(tb testing.TB, c *clientv3.Client) {
+		s, err := concurrency.NewSession(c, concurrency.WithTTL(15))
+		require.NoError(tb, err)
+		require.NoError(tb, concurrency.NewMutex(s, name).Lock(tb.Context()))
+	}
 }
 
 func idleCandidate(tb testing.TB, c *etcdkit.Client) {
@@ -151,9 +153,12 @@ type idleFigures struct {
 // idleSettles is how long what opening has caused may take.
 const idleSettles = 3 * time.Second
 
-// measureIdle opens the parts, each over a client of its own, and counts what all of them send in one window.
-func measureIdle(tb testing.TB, endpoints []string, window time.Duration, peers bool) []idleFigures {
+// measureIdle opens the parts, each over a client of its own, lets each settle, and counts what all of them send in one window.
+func measureIdle(tb testing.TB, endpoints []string, settle, window time.Duration, peers bool) []idleFigures {
 	tb.Helper()
+	first, err := etcdkit.Open(tb.Context(), etcdkit.Config{Endpoints: endpoints}) // allocates what the process needs once
+	require.NoError(tb, err)
+	require.NoError(tb, first.Close())
 	var out []idleFigures
 	var counters []*etcdtest.RPCCounter
 	for _, part := range idleParts() {
@@ -171,7 +176,7 @@ func measureIdle(tb testing.TB, endpoints []string, window time.Duration, peers 
 			tb.Cleanup(func() { _ = c.Close() })
 			part.open(tb, c)
 		}
-		after, grown := resources(idleSettles)
+		after, grown := resources(settle)
 		out = append(out, idleFigures{name: part.name, goroutines: after - goroutines, heap: grown - heap})
 		counters = append(counters, counter)
 	}
@@ -215,7 +220,7 @@ func resources(after time.Duration) (goroutines, heap int) {
 func TestIdle_ClientsSendNextToNothing(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	parts := idleParts()
-	for _, f := range measureIdle(t, cluster.Endpoints(), time.Minute, false) {
+	for _, f := range measureIdle(t, cluster.Endpoints(), idleSettles, time.Minute, false) {
 		i := slices.IndexFunc(parts, func(p idlePart) bool { return p.name == f.name })
 		t.Logf("%-12s %.2f messages/s, %d goroutines, %d KiB, %v", f.name, f.perSecond, f.goroutines, f.heap>>10, f.messages)
 		assert.LessOrEqual(t, f.perSecond, float64(parts[i].most)/60+0.001, "%s: %v", f.name, f.messages)
@@ -223,26 +228,31 @@ func TestIdle_ClientsSendNextToNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkIdle reports what an idle part of a program costs, beside client/v3: messages that it sends to etcd, goroutines
-// and heap.
-func BenchmarkIdle(b *testing.B) {
+// idleTable shows what parts of a program cost that have nothing to do.
+func idleTable() table {
+	tab := table{
+		id: "idle", title: "Idle clients",
+		text: "What a part of a program sends to etcd while it has nothing to do, and what it occupies, with N endpoints. Each part has a client of its own; " +
+			"*Typical* is a program with a config, a cache, a registration, a view and a candidate. Messages are those of one window in which all parts were idle.",
+		columns: []column{
+			{"messages/s", both("messages/s")}, {"goroutines", both("goroutines")}, {"heap", both("heap")},
+		},
+	}
 	for _, members := range []int{1, 3} {
-		cluster := etcdtest.StartCluster(b, members)
-		for _, peers := range []bool{false, true} {
-			of := "etcdkit"
-			if peers {
-				of = "clientv3"
-			}
-			for _, f := range measureIdle(b, cluster.Endpoints(), scale(time.Minute, 5*time.Minute), peers) {
-				b.Run(fmt.Sprintf("endpoints=%d/%s/%s", members, f.name, of), func(b *testing.B) {
-					for b.Loop() { //nolint:revive // everything was measured at once
-					}
-					b.ReportMetric(0, "ns/op")
-					b.ReportMetric(f.perSecond, "messages/s")
-					b.ReportMetric(float64(f.goroutines), "goroutines")
-					b.ReportMetric(float64(f.heap), "heap-B")
-				})
+		turn := func(m *meter) {
+			window := size(m, time.Second, 20*time.Second, 150*time.Second)
+			for _, f := range measureIdle(m, m.cluster(members).Endpoints(), size(m, time.Second, idleSettles, idleSettles), window, !m.ours) {
+				row := m.in(f.name, members)
+				row.record("messages/s", f.perSecond)
+				row.record("goroutines", float64(f.goroutines))
+				row.record("heap", float64(f.heap))
 			}
 		}
+		s := scenario{name: "idle", n: members, rounds: 1, ours: turn, theirs: turn, fullOnly: members > 1}
+		if members == 1 {
+			s.counts = []string{"goroutines"}
+		}
+		tab.scenarios = append(tab.scenarios, s)
 	}
+	return tab
 }
