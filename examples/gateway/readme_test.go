@@ -33,14 +33,14 @@ func parseCurl(t *testing.T, line string) (c curl) {
 			require.Less(t, i, len(words), line)
 			return strings.Trim(words[i], "'")
 		}
-		switch word := strings.Trim(words[i], "'"); {
-		case word == "-X":
+		switch word := strings.Trim(words[i], "'"); word {
+		case "-X":
 			c.method = next()
-		case word == "-H":
+		case "-H":
 			name, value, ok := strings.Cut(next(), ": ")
 			require.True(t, ok, line)
 			c.header = append(c.header, name, value)
-		case word == "--json":
+		case "--json":
 			c.body = next()
 		default:
 			target, ok := strings.CutPrefix(word, "localhost:8080")
