@@ -3,6 +3,6 @@ package kv
 import "github.com/etcdkit/etcdkit/internal/retry"
 
 var _ = retry.Provide(func(store any) (retry.Sender, error) {
-	s := store.(*Store) //nolint:forcetypeassert,revive // nothing else is asked about
+	s := store.(*Store) //nolint:forcetypeassert // nothing else is asked about
 	return retry.Sender{Engine: s.engine, KV: s.kv}, s.bad
 })

@@ -124,12 +124,12 @@ func (f *fakeEtcd) count() map[string]int {
 	return sent
 }
 
-// under returns the keys that begin with prefix.
-func (f *fakeEtcd) under(prefix string) (keys []string) {
+// lockKeys returns the keys of locks.
+func (f *fakeEtcd) lockKeys() (keys []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for key := range f.keys {
-		if strings.HasPrefix(key, prefix) {
+		if strings.HasPrefix(key, "locks/") {
 			keys = append(keys, key)
 		}
 	}
@@ -181,11 +181,11 @@ func carry[R any](ctx context.Context, f *fakeEtcd, method string, apply func() 
 
 func (f *fakeEtcd) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: f.rev} }
 
-func (f *fakeEtcd) publish(kind mvccpb.Event_EventType, kv *mvccpb.KeyValue) {
+func (f *fakeEtcd) publish(kind mvccpb.Event_EventType, pair *mvccpb.KeyValue) {
 	for w := range f.watches {
-		if inRange(kv.GetKey(), w.key, w.end) {
+		if inRange(pair.GetKey(), w.key, w.end) {
 			w.events <- clientv3.WatchResponse{
-				Header: f.header(), Events: []*clientv3.Event{{Type: kind, Kv: kv}},
+				Header: f.header(), Events: []*clientv3.Event{{Type: kind, Kv: pair}},
 			}
 		}
 	}
@@ -228,14 +228,14 @@ func (f *fakeEtcd) put(in *pb.PutRequest) error {
 	if in.GetLease() != 0 && f.leases[in.GetLease()] == nil {
 		return rpctypes.ErrGRPCLeaseNotFound
 	}
-	kv := &mvccpb.KeyValue{
+	pair := &mvccpb.KeyValue{
 		Key: in.GetKey(), Value: in.GetValue(), CreateRevision: f.rev, ModRevision: f.rev, Version: 1, Lease: in.GetLease(),
 	}
 	if was := f.keys[string(in.GetKey())]; was != nil {
-		kv.CreateRevision, kv.Version = was.GetCreateRevision(), was.GetVersion()+1
+		pair.CreateRevision, pair.Version = was.GetCreateRevision(), was.GetVersion()+1
 	}
-	f.keys[string(in.GetKey())] = kv
-	f.publish(mvccpb.Event_PUT, kv)
+	f.keys[string(in.GetKey())] = pair
+	f.publish(mvccpb.Event_PUT, pair)
 	return nil
 }
 
@@ -347,9 +347,7 @@ type fakeLeases struct {
 }
 
 func (s *fakeLeases) carry(ctx context.Context, apply func() error) error {
-	select {
-	case <-time.After(s.f.lag()):
-	case <-ctx.Done():
+	if !pause(ctx, s.f.lag()) {
 		return ctx.Err()
 	}
 	s.f.mu.Lock()
@@ -440,9 +438,7 @@ func (s *fakeLeases) KeepAlive(ctx context.Context, id clientv3.LeaseID) (<-chan
 			case <-ctx.Done():
 				return
 			}
-			select {
-			case <-time.After(time.Duration(resp.TTL) * time.Second / 3):
-			case <-ctx.Done():
+			if !pause(ctx, time.Duration(resp.TTL)*time.Second/3) {
 				return
 			}
 		}
@@ -512,8 +508,15 @@ func (f *fakeEtcd) cutWatches() {
 
 // wait is one way over the link.
 func (s *fakeWatcher) wait(ctx context.Context) bool {
+	return pause(ctx, s.f.lag()/2)
+}
+
+// pause waits, and reports whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-time.After(s.f.lag() / 2):
+	case <-timer.C:
 		return true
 	case <-ctx.Done():
 		return false

@@ -80,7 +80,7 @@ type Locker struct {
 
 // The client closes the sessions of the locks after that.
 var _ = closing.Provide(func(locker any) <-chan struct{} {
-	return locker.(*Locker).drained //nolint:forcetypeassert,revive // nothing else is asked about
+	return locker.(*Locker).drained //nolint:forcetypeassert // nothing else is asked about
 })
 
 // counts are the counters behind Stats.

@@ -61,7 +61,7 @@ func TestMutex_SlowLinkCostsAsManyRequestsAsClientV3(t *testing.T) {
 				assert.Equal(t, theirLock, requests(f.count()), "Lock")
 				require.NoError(t, h.Release(ctx))
 				assert.Equal(t, theirUnlock, requests(f.count()), "Release")
-				assert.Empty(t, f.under("locks/"))
+				assert.Empty(t, f.lockKeys())
 			})
 		})
 	}
@@ -89,7 +89,7 @@ func TestMutex_WaitOverSlowLinkIsGranted(t *testing.T) {
 				assert.Equal(t, 2, requests(f.count()), "release, look")
 				assert.Greater(t, r.v.Token(), h.Token())
 				require.NoError(t, r.v.Release(ctx))
-				assert.Empty(t, f.under("locks/"))
+				assert.Empty(t, f.lockKeys())
 			})
 		})
 	}
@@ -138,9 +138,9 @@ func TestMutex_FrozenMemberDelaysLockAndRepeatsItOnce(t *testing.T) {
 				time.Sleep(time.Minute) // what is late is carried out
 				require.NoError(t, next.Release(t.Context()))
 				assert.Greater(t, next.Token(), h.Token())
-				mustEventually(t, 10*time.Minute, func() bool { return len(f.under("locks/")) == 0 }, "the late key is swept")
+				mustEventually(t, 10*time.Minute, func() bool { return len(f.lockKeys()) == 0 }, "the late key is swept")
 				time.Sleep(time.Hour)
-				assert.Empty(t, f.under("locks/"))
+				assert.Empty(t, f.lockKeys())
 			})
 		})
 	}
@@ -202,7 +202,7 @@ func TestMutex_LostAnswersNeverYieldTwoHolders(t *testing.T) {
 			assert.Positive(t, granted.Load(), "seed %d", seed)
 			f.heal()
 			time.Sleep(time.Hour)
-			assert.Empty(t, f.under("locks/"), "seed %d", seed)
+			assert.Empty(t, f.lockKeys(), "seed %d", seed)
 		})
 	}
 }
