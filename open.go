@@ -8,8 +8,10 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -23,7 +25,8 @@ const (
 
 // Open connects to etcd and returns once a linearizable read was answered, so that a wrong address, certificate or
 // password is told here and not by the first call. ctx bounds this call only, as does Config.DialTimeout. All endpoints
-// are asked at once. One that does not answer does not hold Open up: it is left out until it does.
+// are asked at once. One that does not answer does not hold Open up: it is left out until it does. With
+// a single endpoint, Open costs one connection and two RPCs: the read, and one for the server's version.
 //
 // The error names each endpoint with its reason as an [EndpointError], and matches [ErrInvalid] (nothing was sent),
 // [ErrUnavailable], [ErrUnauthenticated] or [ErrUnsupportedServer], for which the members that answer are asked for their
@@ -113,7 +116,12 @@ func (s *settings) discover(ctx context.Context, cfg Config) error {
 // connect finds out which endpoints answer, and has one of them answer a linearizable read.
 func (c *core) connect(ctx context.Context, client *Client) error {
 	var said endpointErrors // what is kept in mind of those that are asked again
-	alive, rest := c.rollCall(ctx)
+	var rest endpointErrors
+	alive, fetch := c.set.endpoints, c.fetchStatus
+	if len(alive) > 1 || !c.connected(ctx) {
+		alive, rest = c.rollCall(ctx)
+		fetch = c.lines.fetchStatus
+	}
 	switch {
 	case len(alive) > 0 && len(rest) > 0:
 		c.patrol.leaveOut(rest)
@@ -128,7 +136,7 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 		}
 		return err
 	}
-	unsupported := c.versions.start(ctx, alive) // while the read is under way
+	unsupported := c.versions.start(ctx, alive, fetch) // while the read is under way
 	err := c.firstRead(ctx, client, len(rest) > 0)
 	if err == nil || errors.Is(err, ErrPermission) { // a permission error proves that the cluster answered
 		return c.requireSupported(unsupported(versionGrace))
@@ -143,6 +151,34 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 		all = append(all, &EndpointError{Endpoint: ep, Err: reason})
 	}
 	return append(all, rest...)
+}
+
+// connected reports whether the client's connection is established within a short time. With a single
+// endpoint, probing it over another connection would tell no more. If it returns false, a probe tells why.
+func (c *core) connected(ctx context.Context) bool {
+	deadline, _ := ctx.Deadline() // there is one: the dial timeout
+	ctx, stop := context.WithTimeout(ctx, min(graceForRest, time.Until(deadline)/2))
+	defer stop()
+	conn := c.cli.ActiveConnection()
+	conn.Connect()
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return true
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return false
+		case connectivity.Idle, connectivity.Connecting:
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return false
+		}
+	}
+}
+
+// fetchStatus asks the only endpoint for its status over the client's connection.
+func (c *core) fetchStatus(ctx context.Context, _ string) (*pb.StatusResponse, error) {
+	return pb.NewMaintenanceClient(c.cli.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 }
 
 // firstRead makes the read. When endpoints are left out, the others have half of the time. What is left is for all of them,

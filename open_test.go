@@ -62,6 +62,34 @@ func TestOpenAnswersAgainstARealServer(t *testing.T) {
 	assert.Same(t, c.KV(), c.KV(), "a part is the same for every call")
 }
 
+func TestOpen_UsesOneConnectionForASingleEndpoint(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	etcdtest.EnableAuth(t, s)
+	for _, user := range []string{"", "root"} {
+		t.Run("user "+user, func(t *testing.T) {
+			t.Parallel()
+			proxy, count := s.Proxy(t), etcdtest.Counter(t)
+			cfg := etcdkit.Config{Endpoints: proxy.Endpoints()}
+			want := map[string]int{"KV/Range": 1, "Maintenance/Status": 1}
+			if user != "" {
+				cfg.Username, cfg.Password = user, etcdkit.NewSecret(etcdtest.RootPassword)
+				want["Auth/Authenticate"] = 1
+			}
+			c, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithDialOptions(count.DialOption()))
+			if user == "" {
+				require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+				require.ErrorContains(t, err, proxy.Endpoint())
+				return
+			}
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, c.Close()) })
+			assert.Equal(t, want, count.Counts())
+			assert.Equal(t, 1, proxy.Connections())
+		})
+	}
+}
+
 func TestOpenOverAUnixSocket(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithUnixSocket())

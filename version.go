@@ -82,7 +82,7 @@ func (e *unsupportedError) Unwrap() error { return ErrUnsupportedServer }
 
 // versionChecker remembers the version of the server at each endpoint and finds those that are not supported.
 type versionChecker struct {
-	fetch  func(ctx context.Context, ep string) (*pb.StatusResponse, error)
+	fetch  statusFetcher
 	logger *slog.Logger
 
 	mu    sync.Mutex
@@ -173,15 +173,18 @@ func (v *versionChecker) log(err *unsupportedError) {
 	}
 }
 
-// start asks the servers at eps for their versions. The result of wait holds those that are not supported; what is not
-// known by the end of the grace is left to check.
-func (v *versionChecker) start(ctx context.Context, eps []string) (wait func(grace time.Duration) []*unsupportedError) {
+// statusFetcher asks the server at an endpoint for its status.
+type statusFetcher func(ctx context.Context, ep string) (*pb.StatusResponse, error)
+
+// start asks the servers at eps for their versions, using fetch. The result of wait holds those that are
+// not supported; what is not known by the end of the grace is left to check.
+func (v *versionChecker) start(ctx context.Context, eps []string, fetch statusFetcher) (wait func(grace time.Duration) []*unsupportedError) {
 	ctx, cancel := context.WithCancel(ctx)
 	found := make([]*unsupportedError, len(eps))
 	var wg sync.WaitGroup
 	for i, ep := range eps {
 		wg.Go(func() {
-			if s, err := v.fetch(ctx, ep); err == nil {
+			if s, err := fetch(ctx, ep); err == nil {
 				found[i] = v.record(ep, s)
 			}
 		})
