@@ -3,6 +3,8 @@ package retry
 import (
 	"sync"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // overdueTimeout is how long a call that makes no second attempt may be under way before it is overdue.
@@ -49,5 +51,38 @@ func (e *Engine) Overdue(addr string) {
 	o.mu.Unlock()
 	for _, f := range all {
 		f(addr)
+	}
+}
+
+// overdueTimer tells that an attempt is overdue. It is used again, so that a call does not allocate one.
+type overdueTimer struct {
+	timer   *time.Timer
+	engine  *Engine
+	attempt *wire.Attempt
+}
+
+// overdueTimers holds timers that are stopped and have not fired.
+//
+//nolint:gochecknoglobals // a pool is shared by nature
+var overdueTimers sync.Pool
+
+// startOverdueTimer starts a timer for an attempt. stop must follow.
+func startOverdueTimer(e *Engine, a *wire.Attempt) *overdueTimer {
+	t, ok := overdueTimers.Get().(*overdueTimer)
+	if !ok {
+		t = &overdueTimer{engine: e, attempt: a}
+		t.timer = time.AfterFunc(overdueTimeout, func() { t.engine.Overdue(t.attempt.Peer()) })
+		return t
+	}
+	t.engine, t.attempt = e, a
+	t.timer.Reset(overdueTimeout)
+	return t
+}
+
+// stop stops the timer. One that has fired may still be in use.
+func (t *overdueTimer) stop() {
+	if t.timer.Stop() {
+		t.engine, t.attempt = nil, nil
+		overdueTimers.Put(t)
 	}
 }

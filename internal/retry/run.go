@@ -88,9 +88,10 @@ func (r *run[T]) round() result[T] {
 	r.attempts++
 	first := r.beginRound()
 	if !r.hedged {
-		timer := time.AfterFunc(overdueTimeout, func() { r.Overdue(first.Peer()) })
-		defer timer.Stop()
-		return r.conclude(r.attempt(first, r.doubt), r.others())
+		timer := startOverdueTimer(r.Engine, first)
+		x := r.attempt(first, r.doubt)
+		timer.stop()
+		return r.conclude(x, r.others())
 	}
 	s := r.secondFor(first)
 	timer := time.AfterFunc(r.hedger.delay(r.kind(), r.left()), s.start)
