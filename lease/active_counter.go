@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// activeCounter counts calls under way. Unlike with a sync.WaitGroup, a call may begin at any time, also while somebody
-// waits. The zero value is ready for use.
+// activeCounter counts running calls. Unlike with a sync.WaitGroup, a call may start at any time,
+// even during wait. The zero value is ready for use.
 type activeCounter struct {
 	mu   sync.Mutex
 	n    int
-	idle chan struct{} // closed when n is 0 again; nil while nobody waits
+	idle chan struct{} // closed when n drops to 0; nil if nothing waits
 }
 
 func (a *activeCounter) add() {
@@ -29,7 +29,7 @@ func (a *activeCounter) done() {
 	}
 }
 
-// wait returns when nothing is under way, or ctx ends.
+// wait blocks until no call is running or ctx ends.
 func (a *activeCounter) wait(ctx context.Context) error {
 	a.mu.Lock()
 	if a.n == 0 {

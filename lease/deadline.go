@@ -2,17 +2,18 @@ package lease
 
 import "time"
 
-// minMargin is the least that is taken off a TTL.
+// minMargin is the minimum margin.
 const minMargin = 200 * time.Millisecond
 
-// margin is how long before the earliest expiry trust ends: a tenth of the TTL for clocks of different speeds, and no
-// less than what a busy process needs to act on a timer.
+// margin returns how long before the earliest possible expiry a session ends. A tenth of the TTL
+// allows for clocks of different speeds; the minimum gives a busy process time to act on a timer.
 func margin(ttl time.Duration) time.Duration { return max(ttl/10, minMargin) }
 
-// deadline is when the trust in a lease ends whose renewal, sent at the given time, was answered with ttl.
+// deadline is the time at which a session ends unless its lease is renewed. It counts from before
+// the request was sent.
 type deadline struct {
 	mono time.Time // compared by the monotonic clock
-	wall time.Time // the same by the wall clock: the monotonic one stands still while a machine is suspended
+	wall time.Time // compared by the wall clock, since the monotonic clock may stop while a machine is suspended
 }
 
 func newDeadline(sentAt time.Time, ttl time.Duration) deadline {
@@ -20,10 +21,10 @@ func newDeadline(sentAt time.Time, ttl time.Duration) deadline {
 	return deadline{mono: at, wall: at.Round(0)}
 }
 
-// passed compares both clocks.
+// passed reports whether either clock has reached the deadline.
 func (d deadline) passed(now time.Time) bool {
 	return !now.Before(d.mono) || !now.Round(0).Before(d.wall)
 }
 
-// before reports whether d is the earlier one.
+// before reports whether d is earlier than other.
 func (d deadline) before(other deadline) bool { return d.mono.Before(other.mono) }

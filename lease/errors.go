@@ -9,35 +9,37 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// The conditions of this package. An error that names one matches it with errors.Is.
+// The errors of this package, for use with errors.Is.
 var (
-	// ErrExpired means that a session is lost: its lease can no longer be trusted. Every loss matches it.
+	// ErrExpired means that a session was lost: its lease can no longer be relied on. Every loss
+	// matches it.
 	ErrExpired = errors.New("lease expired")
-	// ErrNotFound means that etcd has no such lease, or no longer.
+	// ErrNotFound means that the lease does not exist, or no longer exists, in etcd.
 	ErrNotFound = errs.LeaseNotFound
-	// ErrExists means that somebody else has the key.
+	// ErrExists means that the key exists and belongs to another owner.
 	ErrExists = kv.ErrExists
 )
 
-// The conditions shared with the other packages; the values are the same everywhere.
+// The errors shared with the other packages; the values are identical.
 var (
-	// ErrInvalid means that the arguments were refused before anything was sent.
+	// ErrInvalid means that the arguments were rejected before anything was sent.
 	ErrInvalid = errs.Invalid
-	// ErrTooLarge means that a limit was passed. It also matches ErrInvalid.
+	// ErrTooLarge means that a limit was exceeded. It also matches ErrInvalid.
 	ErrTooLarge = errs.TooLarge
-	// ErrUnavailable means that etcd, or a quorum of it, did not answer or could not be reached.
+	// ErrUnavailable means that etcd, or a quorum of it, did not respond or could not be reached.
 	ErrUnavailable = errs.Unavailable
 	// ErrUnauthenticated means that etcd did not accept the user, the password or the token.
 	ErrUnauthenticated = errs.Unauthenticated
-	// ErrPermission means that the user may not do this; of a lease, that it holds a key that the user may not write.
+	// ErrPermission means that the user lacks the permission. For a lease, it means that the lease
+	// holds a key that the user may not write.
 	ErrPermission = errs.Permission
-	// ErrUnknownOutcome means that a request may have been carried out, or not, or may yet be.
+	// ErrUnknownOutcome means that a request may have been applied, or may still be.
 	ErrUnknownOutcome = errs.UnknownOutcome
 	// ErrClosed means that the manager, the session, the key or the client is closed.
 	ErrClosed = errs.Closed
 )
 
-// What is refused before anything is sent.
+// Validation errors, returned before anything is sent.
 var (
 	errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
 	errNoClient  = fmt.Errorf("%w: no client", errs.Invalid)
@@ -45,18 +47,18 @@ var (
 	errNoKV      = fmt.Errorf("%w: the client has no KV", errs.Invalid)
 )
 
-// errHookRunning is what Close returns when it has waited in vain for the loss hook.
+// errHookRunning is returned by Close if the loss hook does not return in time.
 var errHookRunning = errors.New("the loss hook has not returned")
 
-// opError is the error of an operation that provably changed nothing, unless err says otherwise. If err comes from another
-// operation of this package, it loses its prefix.
+// opError returns the error of an operation that changed nothing, unless err says otherwise. If err
+// comes from another operation of this package, its prefix is removed.
 func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "lease", Op: op, Key: key, Unchanged: true, Err: withoutPrefix(err)}
 }
 
-// withoutPrefix is an error of this package as the cause of another one.
+// withoutPrefix returns an error of this package without its package prefix, for use as a cause.
 func withoutPrefix(err error) error {
-	e, ok := err.(*errs.Error) //nolint:errorlint // the outermost alone begins with the prefix
+	e, ok := err.(*errs.Error) //nolint:errorlint // only the outermost error begins with the prefix
 	if !ok || e.Pkg != "lease" {
 		return err
 	}
@@ -67,10 +69,10 @@ func withoutPrefix(err error) error {
 	return fmt.Errorf("%s: %w", text, e.Err)
 }
 
-// lossError is why a session was lost.
+// lossError is the reason why a session was lost.
 type lossError struct {
-	condition error // what is known beyond ErrExpired; nil: the deadline has passed
-	renewErr  error // of the renewals, nil when none has failed
+	condition error // additional condition; nil if the deadline has passed
+	renewErr  error // error of the last renewal; nil if none failed
 }
 
 func (e *lossError) Error() string {
@@ -84,7 +86,7 @@ func (e *lossError) Error() string {
 	return text
 }
 
-// Unwrap gives all conditions and the last error.
+// Unwrap returns ErrExpired, the condition and the last renewal error.
 func (e *lossError) Unwrap() []error {
 	all := []error{ErrExpired}
 	for _, err := range []error{e.condition, e.renewErr} {

@@ -13,33 +13,33 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// The limits that a key is held to before anything is sent.
+// Limits, checked before anything is sent.
 const (
 	maxKeyBytes   = 4 << 10
-	maxValueBytes = 3<<19 - 64 // etcd's default for a request, and room for what else is in one
+	maxValueBytes = 3<<19 - 64 // etcd's default request limit, less room for the rest of the request
 )
 
-// Key is a key that exists as long as its process does. It is on a shared lease, so that it goes away when
-// the process dies, and it comes back, for ever, when the lease is lost, when it is deleted, when its value is
-// overwritten, and when etcd has been away: at once at first, and with growing and jittered waits up to 2 s while that
-// does not help.
+// Key is a key that exists as long as its process runs. It is on a shared lease, so it disappears
+// when the process dies. It is restored whenever the lease is lost, the key is deleted, its value
+// is overwritten, or an outage ends: immediately at first, then with jittered delays that grow up
+// to 2 s. Restoring never gives up.
 //
-// A key that was deleted and then created by somebody else is theirs: State is [Suspended] until they give it up, unless
-// [WithTakeover] is given. It is safe for concurrent use.
+// A key that was deleted and then created by another owner belongs to that owner: State is
+// [Suspended] until it is deleted, unless [WithTakeover] is given. Key is safe for concurrent use.
 type Key struct {
 	m        *Manager
-	name     string // as it was given
+	name     string // as passed to OpenKey
 	fullKey  string
 	takeover bool
 	ttl      time.Duration
 	watch    *keyWatch
 
-	ctx      context.Context //nolint:containedctx // the key's own life, which it hands out
+	ctx      context.Context //nolint:containedctx // of the key; Context returns it
 	cancel   context.CancelCauseFunc
-	done     chan struct{} // closed when the keeper has ended
-	nameFree chan struct{} // closed when the key is closed and its name free again
+	done     chan struct{} // closed when reconcileLoop has returned
+	nameFree chan struct{} // closed when the key is closed and its name can be used again
 
-	sem   chan struct{} // full while somebody works on the key in etcd; it guards known
+	sem   chan struct{} // has capacity 1; held while the key is read or written; guards known
 	known keyState
 
 	mu    sync.Mutex
@@ -50,10 +50,11 @@ type Key struct {
 	closeErr  error
 }
 
-// OpenKey creates a key with a value, puts it on a shared lease and keeps it there until it is closed. [ErrExists] if
-// it is there already, also by a Key of this manager, unless [WithTakeover] is given. ctx bounds the first creation
-// alone; when that fails nothing is left behind. One RPC, a watch, and, when the shared session is not there yet, one
-// more.
+// OpenKey creates a key with a value, puts it on a shared lease and keeps it there until it is
+// closed. It returns [ErrExists] if the key exists, unless [WithTakeover] is given, and always if
+// this manager has an open Key of that name. ctx bounds the first creation only; if that fails,
+// nothing is left behind. It costs one RPC and a watch, and one more RPC if no shared session
+// exists yet.
 func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...KeyOption) (*Key, error) {
 	const op = "open key"
 	options, optionErr := newKeyOptions(m.ttlOrDefault(), o)
@@ -78,7 +79,7 @@ func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...Ke
 	return k, nil
 }
 
-// ttlOrDefault is the TTL of shared sessions, also of a manager that is of no use.
+// ttlOrDefault returns the TTL of shared sessions, even for an invalid manager.
 func (m *Manager) ttlOrDefault() time.Duration {
 	if m.ttl == 0 {
 		return defaultTTL
@@ -104,8 +105,8 @@ func checkValue(v []byte) error {
 	return nil
 }
 
-// claim makes k the only Key of its name in this process: leases tell owners apart, and Keys share theirs. One that is
-// being closed is waited for.
+// claim reserves the name of k in this process, because ownership is determined by leases, which
+// Keys share. It waits for a Key of that name that is being closed.
 func (m *Manager) claim(ctx context.Context, k *Key) error {
 	if ctx == nil {
 		return errNoContext
@@ -137,12 +138,12 @@ func (m *Manager) claim(ctx context.Context, k *Key) error {
 	}
 }
 
-// Context ends when the key is closed, with a cause that matches [ErrClosed], and not before: a key that is lost comes
-// back. State tells what is the case at present.
+// Context returns a context that ends only when the key is closed, with a cause that matches
+// [ErrClosed]. It does not end while the key is being restored; use State to see that.
 func (k *Key) Context() context.Context { return k.ctx }
 
-// State is [Alive] while the key is, as far as is known, in etcd with its value and its lease, [Suspended] while it is
-// being restored, and [Lost] once it is closed.
+// State returns [Alive] while the key is known to be in etcd with its value and lease, [Suspended]
+// while it is being restored, and [Lost] once it is closed.
 func (k *Key) State() State {
 	k.mu.Lock()
 	state, s := k.state, k.known.session.Load()
@@ -156,10 +157,12 @@ func (k *Key) State() State {
 	return state
 }
 
-// Update changes the value. It keeps the lease. One RPC; none when the value is what is there already.
+// Update changes the value. The key stays on its lease. It costs one RPC, or none if the value is
+// unchanged.
 //
-// When ctx ends before it is this call's turn, nothing has changed. Any other failure on the way to etcd means that the
-// change was not seen to be made: the value is what the key is restored to all the same, as soon as that is possible.
+// If ctx ends before the call gets its turn, nothing changes. After any other error in sending the
+// request, the change was not confirmed, but the key will be restored to the new value as soon as
+// possible.
 func (k *Key) Update(ctx context.Context, value []byte) error {
 	const op = "update key"
 	if err := checkValue(value); err != nil {
@@ -181,9 +184,10 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	return k.restore(ctx, op, false)
 }
 
-// Close deletes the key, if it is its own, within 5 s. It does so once and returns the same result every time. After an
-// error the key is deleted in the background, within 5 s of etcd answering again; at the latest it goes with its lease, when
-// the manager is closed. Until then OpenKey takes the key for this process's own.
+// Close deletes the key, if it belongs to this Key, within 5 s. Further calls return the result of
+// the first one. After an error the key is deleted in the background, within 5 s after etcd
+// responds again, or with its lease when the manager is closed, whichever comes first. Until then
+// OpenKey treats the key as owned by this process.
 func (k *Key) Close() error {
 	ctx, stop := k.m.closeContext()
 	defer stop()
@@ -194,7 +198,7 @@ func (k *Key) close(ctx context.Context) error {
 	k.closeOnce.Do(func() {
 		k.cancel(errs.ClosedError("key"))
 		<-k.done
-		k.sem <- struct{}{} // an Update under way ends first
+		k.sem <- struct{}{} // waits for a running Update
 		defer func() { <-k.sem }()
 		k.closeErr = k.deleteOurs(ctx)
 		k.freeName()
@@ -204,7 +208,8 @@ func (k *Key) close(ctx context.Context) error {
 	return k.closeErr
 }
 
-// discard closes a key that could not be created. What it may have left in etcd is removed in the background.
+// discard closes a key that could not be created. What may be left of it in etcd is deleted in the
+// background.
 func (k *Key) discard() {
 	if !k.known.maybeWritten {
 		_ = k.Close() // sends nothing

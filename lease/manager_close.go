@@ -11,18 +11,20 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// closeTimeout bounds everything that is done on the server when something is closed.
+// closeTimeout bounds all requests that Close methods send.
 const closeTimeout = 4 * time.Second
 
-// closeContext is a context for what has to be done on the server when something ends, whatever else has ended.
+// closeContext returns a context for the requests of a Close method. It does not end with the
+// manager's context.
 func (c *core) closeContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(c.ctx), closeTimeout)
 }
 
-// Close deletes all keys of the manager and revokes the leases of all its sessions, within 4 s in all, and waits
-// for what runs in the background. Contexts end with a cause that matches [ErrClosed]. It does its work once and returns
-// the same result every time; an error means that leases were left to expire, and says of how many keys this is not known to
-// be the end, or that the loss hook still runs. A manager made by Namespace has nothing to close.
+// Close deletes all keys of the manager, revokes the leases of all its sessions, within 4 s in all,
+// and waits for the background goroutines. Contexts end with a cause that matches [ErrClosed].
+// Further calls return the result of the first one. An error means that leases were left to expire,
+// in which case it says how many keys may remain until then, or that the loss hook has not
+// returned. On a manager made by Namespace, Close does nothing.
 func (m *Manager) Close() error {
 	if m.derived {
 		return nil
@@ -60,10 +62,11 @@ func (c *core) close() error {
 	return nil
 }
 
-// maxParallel is how many things are closed at the same time.
+// maxParallel is how many keys, sessions or leases are closed at the same time.
 const maxParallel = 32
 
-// forEachParallel calls f for each of all, several at a time, and returns the first few errors.
+// forEachParallel calls f for each item, up to maxParallel at a time, and returns the first few
+// errors.
 func forEachParallel[T any](items []T, f func(T) error) error {
 	var (
 		wg       sync.WaitGroup

@@ -9,22 +9,23 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Shared returns the client's session, opening it when there is none or the last one was lost. It is the same for all
-// callers that give the same TTL, over all namespaces, until it is lost. It ends with the manager, and closing it is
-// refused. The only option is [WithTTL]. No RPC when the session is there.
+// Shared returns the shared session, and opens one if there is none or the last one was lost. All
+// callers with the same TTL, in all namespaces, get the same session until it is lost. The session
+// ends with the manager; its Close returns an error. The only option is [WithTTL]. Shared sends
+// nothing if the session exists.
 //
-// Callers that need a session at the same time wait for one attempt to open it, each until its own ctx ends. The attempt
-// goes on when a caller gives up; the write timeout bounds it.
+// Concurrent callers wait for a single attempt to open the session, each until its own ctx ends.
+// The attempt continues when a caller gives up; the write timeout bounds it.
 //
-// Callers of Shared are not counted. If you put many keys on the lease, use [Manager.Acquire].
+// Callers of Shared are not counted. To put many keys on leases, use [Manager.Acquire].
 func (m *Manager) Shared(ctx context.Context, o ...SessionOption) (*Session, error) {
 	return m.pooledSession(ctx, "shared session", o, false)
 }
 
-// Acquire returns a shared session for one key, as [Manager.Shared] does, but one that carries fewer than 256 of those
-// who have acquired and not released it; it opens a further one if there is none. Call release when the key is gone;
-// further calls of it do nothing. A session is kept for a minute after its last release, and then closed, unless Shared
-// has returned it.
+// Acquire returns a shared session for one key, like [Manager.Shared], but one with fewer than 256
+// users that have acquired and not released it. It opens another session if there is none. Call
+// release when the key is gone; further calls of release do nothing. A session is closed one minute
+// after its last release, unless Shared has returned it.
 func (m *Manager) Acquire(ctx context.Context, o ...SessionOption) (s *Session, release func(), err error) {
 	s, err = m.pooledSession(ctx, "acquire session", o, true)
 	if err != nil {
@@ -34,9 +35,9 @@ func (m *Manager) Acquire(ctx context.Context, o ...SessionOption) (s *Session, 
 	return s, release, nil
 }
 
-// releaseOnce returns a function that counts the caller out as a user of a pooled session.
+// releaseOnce returns a function that releases one user of a pooled session.
 func (s *Session) releaseOnce() func() {
-	var released atomic.Bool // sync.OnceFunc takes three times the memory, for each key
+	var released atomic.Bool // sync.OnceFunc takes three times the memory per key
 	return func() {
 		if released.CompareAndSwap(false, true) {
 			s.pool.release(s)

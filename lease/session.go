@@ -12,8 +12,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Session is a lease that is kept alive, and the knowledge of how long it can be relied on. See the package
-// documentation for what that is worth. It is safe for concurrent use.
+// Session is a lease that is kept alive until it is closed or lost. The package documentation
+// describes what it guarantees. It is safe for concurrent use.
 type Session struct {
 	c           *core
 	id          clientv3.LeaseID
@@ -22,22 +22,23 @@ type Session struct {
 	guard       guardKey
 	concurrency concurrencySession
 
-	poolState // of a shared session
+	poolState // of a pooled session
 
 	mu          sync.Mutex
 	ttl         time.Duration
 	deadline    deadline
 	expiryTimer *time.Timer
-	renewErr    error // of the last renewal, nil when it was answered
-	cause       error // why the session ended, nil while it lives
+	renewErr    error // of the last renewal; nil if it succeeded
+	cause       error // why the session ended; nil before
 
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// OpenSession grants a lease, or adopts one, and keeps it alive until the session is closed or lost. ctx bounds the
-// opening alone. One RPC. A lease that may have come of an opening that failed is revoked in the background; no adopted
-// one is touched by a failure. An answer that came too late for the lease to be relied on is a failure: [ErrExpired].
+// OpenSession grants or adopts a lease and keeps it alive until the session is closed or lost. ctx
+// bounds the opening only. It costs one RPC. If opening fails, a lease that may have been granted
+// is revoked in the background; an adopted lease is left as it is. If the response arrives too late
+// for the lease to be relied on, the error matches [ErrExpired].
 func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session, error) {
 	const op = "open session"
 	if err := m.ready(); err != nil {
@@ -67,7 +68,7 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 	return s, err
 }
 
-// startSession makes the session of a lease that was granted or renewed and has it renewed from now on.
+// startSession creates the session of a lease that was granted or renewed, and starts its renewal.
 func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, error) {
 	s := &Session{c: c, id: res.id, ttl: res.ttl, deadline: newDeadline(res.sentAt, res.ttl), poolState: poolState{pool: p}}
 	s.guard.key = ns + guardDir + formatLeaseID(res.id)
@@ -77,7 +78,7 @@ func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, erro
 	s.expiryTimer = time.AfterFunc(time.Until(s.deadline.mono), s.onDeadline)
 	s.mu.Unlock()
 	if !c.renewer.add(s, res) {
-		if s.Err() == nil { // then it is the manager that is over
+		if s.Err() == nil { // the manager is closed
 			s.end(errs.ClosedError("lease manager"))
 		}
 		return nil, opError("open session", formatLeaseID(res.id), s.endErr())
@@ -85,31 +86,32 @@ func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, erro
 	return s, nil
 }
 
-// ID is the lease, to attach keys to.
+// ID returns the ID of the lease, for attaching keys.
 func (s *Session) ID() clientv3.LeaseID { return s.id }
 
-// TTL is what etcd granted, which may be more than what was asked for.
+// TTL returns the TTL that etcd granted, which may be longer than requested.
 func (s *Session) TTL() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ttl
 }
 
-// Deadline is until when the session can be relied on as things are; each renewal moves it. It has a monotonic reading.
+// Deadline returns the time at which the session ends unless its lease is renewed. Each renewal
+// moves it. It has a monotonic reading.
 func (s *Session) Deadline() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.deadline.mono
 }
 
-// Context ends when the session is lost or closed; its cause says why and matches what Err returns. Its Err looks at
-// the clock each time, as that of the session does. It has no deadline in the sense of a context, since the session's
-// moves.
+// Context returns a context that ends when the session is lost or closed. Its cause is the error
+// that Err returns. Like [Session.Err], the context's Err checks the clock on each call. The
+// context has no deadline of its own because the session's deadline moves.
 func (s *Session) Context() context.Context { return s.ctx }
 
-// Err is nil while the session can be relied on. It looks at the clock: it is right also in a process that was just
-// continued, before any timer has fired. A loss matches [ErrExpired] and whatever is known beyond that, a session that
-// was closed [ErrClosed].
+// Err returns nil while the session is valid. It checks the clock on each call, so it is correct
+// even in a process that was just resumed, before any timer has fired. The error of a lost session
+// matches [ErrExpired] and the known cause; that of a closed session matches [ErrClosed].
 func (s *Session) Err() error {
 	now := time.Now()
 	s.mu.Lock()
@@ -123,10 +125,11 @@ func (s *Session) Err() error {
 	return cause
 }
 
-// Verify asks etcd whether the lease lives. A session whose lease is gone is lost at once, instead of with the next
-// renewal, and that is the error, as is the end of a session that is over already. Any other error leaves the question
-// open. One RPC; one more if somebody has removed or overwritten the key behind [Session.Guard], which is restored, so that
-// the guard holds when Verify returns nil.
+// Verify asks etcd whether the lease exists. If it does not, the session is lost at once instead of
+// at the next renewal, and Verify returns that error. If the session has already ended, Verify
+// returns why. After any other error it is unknown whether the lease exists. It costs one RPC, and
+// one more if the key behind [Session.Guard] was deleted or overwritten: Verify restores that key,
+// so the guard holds when Verify returns nil.
 func (s *Session) Verify(ctx context.Context) error {
 	const op = "verify"
 	if ctx == nil {
@@ -145,7 +148,8 @@ func (s *Session) Verify(ctx context.Context) error {
 	return err
 }
 
-// checkLease asks etcd whether the lease lives, by the guard's key if there should be one.
+// checkLease asks etcd whether the lease exists. If the guard's key was written, it checks that
+// key.
 func (s *Session) checkLease(ctx context.Context, op string) error {
 	if s.guard.isWritten() {
 		return s.restoreGuard(ctx, op)
@@ -154,22 +158,22 @@ func (s *Session) checkLease(ctx context.Context, op string) error {
 	return err
 }
 
-// hasEnded reports whether the session has ended, or would be found to have by the clock. It draws no conclusions from that,
-// as Err does, and so may be asked under a lock.
+// hasEnded reports whether the session has ended or its deadline has passed. Unlike Err, it does
+// not end the session, so it may be called with a lock held.
 func (s *Session) hasEnded(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause != nil || s.deadline.passed(now)
 }
 
-// endErr is why the session ended, nil while it has not.
+// endErr returns why the session ended, or nil if it has not ended.
 func (s *Session) endErr() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
 }
 
-// State says how the session is doing, by the clock as Err does.
+// State returns the state of the session. Like Err, it checks the clock.
 func (s *Session) State() State {
 	if s.Err() != nil {
 		return Lost
@@ -182,9 +186,10 @@ func (s *Session) State() State {
 	return Alive
 }
 
-// Close ends the session and revokes its lease, which deletes its keys, within 5 s. It does so once and returns the same
-// result every time. After an error the lease is left to expire. If the session was lost, Close returns nil, and tries once
-// to revoke the lease in case it still exists. A session returned by Shared or Acquire cannot be closed: [ErrInvalid].
+// Close ends the session and revokes its lease, which deletes its keys, within 5 s. Further calls
+// return the result of the first one. After an error the lease is left to expire. If the session
+// was lost, Close tries once to revoke the lease in case it still exists, and returns nil. A
+// session returned by Shared or Acquire cannot be closed: Close returns [ErrInvalid].
 func (s *Session) Close() error {
 	if s.pool != nil {
 		return opError("close session", formatLeaseID(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
@@ -212,18 +217,18 @@ func (s *Session) close(ctx context.Context) error {
 	return s.closeErr
 }
 
-// Orphan ends the session and leaves its lease as it is: to whoever adopts it with [WithLease] before it expires. It
-// does nothing to a shared session.
+// Orphan ends the session without revoking its lease, so that another session can adopt it with
+// [WithLease] before it expires. It does nothing to a shared session.
 func (s *Session) Orphan() {
 	if s.pool == nil {
 		s.end(errs.ClosedError("session"))
 	}
 }
 
-// extend counts an answer to a renewal that was sent at the given time.
+// extend moves the deadline after a renewal that was sent at sentAt.
 func (s *Session) extend(sentAt time.Time, ttl time.Duration) {
 	if s.Err() != nil {
-		return // too late, whatever etcd says
+		return // the response came too late
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,14 +238,14 @@ func (s *Session) extend(sentAt time.Time, ttl time.Duration) {
 	}
 }
 
-// suspend notes that a renewal has failed.
+// suspend records that a renewal failed.
 func (s *Session) suspend(err error) {
 	s.mu.Lock()
 	s.renewErr = err
 	s.mu.Unlock()
 }
 
-// onDeadline is the fuse. It is lit for the deadline of some time ago, and lit again for what the renewals made of it since.
+// onDeadline ends the session. If a renewal has moved the deadline, it re-arms the timer instead.
 func (s *Session) onDeadline() {
 	s.mu.Lock()
 	remaining := time.Until(s.deadline.mono)
@@ -253,8 +258,8 @@ func (s *Session) onDeadline() {
 	s.lose(nil, nil)
 }
 
-// lose ends the session as lost, unless it has ended already. condition is what is known beyond the deadline; last, if
-// there is one, the error that said so.
+// lose ends the session as lost, unless it has already ended. condition is what is known beyond the
+// deadline, or nil. renewErr is the error that reported it; if nil, that of the last renewal.
 func (s *Session) lose(condition, renewErr error) {
 	s.mu.Lock()
 	if renewErr == nil {
@@ -262,7 +267,7 @@ func (s *Session) lose(condition, renewErr error) {
 	}
 	s.mu.Unlock()
 	loss := &lossError{condition: condition, renewErr: renewErr}
-	s.c.hookCalls.add() // before the session is found to have ended: Close waits for the hook
+	s.c.hookCalls.add() // before the session ends, so that Close waits for the hook
 	if !s.end(loss) {
 		s.c.hookCalls.done()
 		return
@@ -276,7 +281,7 @@ func (s *Session) lose(condition, renewErr error) {
 	go s.c.callLossHook(loss)
 }
 
-// end ends the session, and reports whether it was this call that did.
+// end ends the session. It returns false if the session had already ended.
 func (s *Session) end(cause error) bool {
 	s.mu.Lock()
 	if s.cause != nil {

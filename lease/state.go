@@ -2,20 +2,22 @@ package lease
 
 import "strconv"
 
-// State says how a session or a key is doing.
+// State is the state of a session or a key.
 type State int
 
 const (
-	// Alive means that all is well.
+	// Alive means that the session is renewed, or that the key is in etcd as it should be.
 	Alive State = iota
-	// Suspended means of a session that its renewals fail while its deadline is not reached yet: it can still be relied
-	// on. Of a key it means that the key is not there, or not as it should be, and is being restored.
+	// Suspended means, for a session, that renewals fail but the deadline has not passed: the
+	// session is still valid. For a key it means that the key is missing or differs from what it
+	// should be, and is being restored.
 	Suspended
-	// Lost means that it is over: the session was lost, or what is asked was closed. See Err or the cause of Context.
+	// Lost means that the session was lost or closed, or that the key was closed. Err or the cause
+	// of Context says why.
 	Lost
 )
 
-// String is the state in lower case.
+// String returns the state in lower case.
 func (s State) String() string {
 	switch s {
 	case Alive:

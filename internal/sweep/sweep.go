@@ -1,8 +1,9 @@
 // Package sweep deletes keys in the background until they are known to be gone.
 //
-// A key is left to a [Sweeper] if it could not be deleted, or if a request whose outcome is unknown may still create it.
-// It is swept until a deletion succeeds or, in the second case, until the leases that it may be on are gone: nothing else
-// proves that the request can no longer take effect.
+// A key is passed to a [Sweeper] if it could not be deleted, or if a request whose outcome is
+// unknown may still create it. In the first case it is swept until a deletion succeeds. In the
+// second case it is swept until the leases that it may be on are gone: nothing else proves that the
+// request can no longer take effect.
 package sweep
 
 import (
@@ -21,54 +22,56 @@ import (
 )
 
 const (
-	// A key is given all this time: a slow answer is an answer.
+	// The timeout is long because a slow response is still a response.
 	attemptTimeout = 30 * time.Second
 
-	// While etcd does not answer, one key is tried at a time.
+	// During an outage the sweeper tries one key at a time.
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 5 * time.Second
 
-	// A key that has to be swept again waits about as long as it has been swept so far: a late request is the less
-	// likely the more time has passed.
+	// A key that must be swept again waits about as long as it has been swept so far: a late
+	// request becomes less likely as time passes.
 	minInterval = 2 * time.Second
 	maxInterval = 5 * time.Minute
 )
 
 // Key is a key to delete.
 type Key struct {
-	// Name is the key as logs show it.
+	// Name is the key as it appears in logs.
 	Name string
-	// Leases are those that the key may be on. The key is gone once all of them are.
+	// Leases lists the leases that the key may be on. The key is gone once all of them are gone.
 	Leases []clientv3.LeaseID
-	// Late says that a request that creates the key may still take effect, so that it has to be deleted until its leases
-	// are gone.
+	// Late means that a request that creates the key may still take effect. The key must then be
+	// deleted repeatedly until its leases are gone.
 	Late bool
-	// Delete deletes the key unless it is somebody else's by now. It returns nil if etcd has answered, also if there was
-	// nothing to delete.
+	// Delete deletes the key unless it belongs to another owner. It returns nil if etcd responded,
+	// even if there was nothing to delete.
 	Delete func(ctx context.Context) error
 	// Done, if not nil, is called once the key is known to be gone.
 	Done func()
 }
 
-// Config is what a sweeper needs of the leases. Its functions may be called concurrently, and with no lock held.
+// Config connects a sweeper to the leases. Its functions may be called concurrently. They are
+// called without any lock held.
 type Config struct {
-	// Renewed reports whether this process keeps a lease alive.
+	// Renewed reports whether this process keeps the lease alive.
 	Renewed func(clientv3.LeaseID) bool
-	// Gone asks etcd whether a lease is gone.
+	// Gone asks etcd whether the lease is gone.
 	Gone func(context.Context, clientv3.LeaseID) (bool, error)
-	// Retire is called for each lease of a late key. The sooner the lease is revoked, the sooner the key is known to be
-	// gone, so nothing else should be put on it.
+	// Retire is called for each lease of a late key. No further keys should be put on the lease,
+	// because the key is known to be gone only once the lease is revoked.
 	Retire func(clientv3.LeaseID)
 	Logger *slog.Logger
 }
 
-// Sweeper deletes keys. All of them share one goroutine, which runs while there are any. It is safe for concurrent use.
+// Sweeper deletes keys. A single goroutine, which runs while there are keys, serves all of them. It
+// is safe for concurrent use.
 type Sweeper struct {
 	Config
 
-	ctx    context.Context //nolint:containedctx // of the goroutine: a key is swept longer than any call lasts
+	ctx    context.Context //nolint:containedctx // of the goroutine; a sweep outlives any call
 	cancel context.CancelFunc
-	wake   chan struct{} // holds one: a key was added
+	wake   chan struct{} // has capacity 1; signals that a key was added
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
@@ -90,14 +93,14 @@ type Entry struct {
 	deleting chan struct{} // full while the key is being deleted
 }
 
-// New returns a sweeper. ctx supplies its values alone; the sweeper ends with Close.
+// New returns a sweeper. Only the values of ctx are used; the sweeper ends with Close.
 func New(ctx context.Context, c Config) *Sweeper {
 	s := &Sweeper{Config: c, wake: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return s
 }
 
-// Add has a key swept from now on. It returns nil, and does nothing, after Close.
+// Add starts sweeping a key. After Close, it does nothing and returns nil.
 func (s *Sweeper) Add(k Key) *Entry {
 	now := time.Now()
 	k.Leases = slices.Clone(k.Leases)
@@ -127,14 +130,15 @@ func (s *Sweeper) Add(k Key) *Entry {
 	return e
 }
 
-// Stop ends the sweep of a key. When it returns no deletion is under way.
+// Stop stops sweeping the key. When it returns, no deletion is running.
 func (e *Entry) Stop() {
 	e.s.remove(e)
 	e.deleting <- struct{}{}
 	<-e.deleting
 }
 
-// Close ends the sweeper and returns the keys that are not known to be gone. Only its first call returns any.
+// Close stops the sweeper and returns the keys that are not known to be gone. Later calls return
+// none.
 func (s *Sweeper) Close() []Key {
 	s.mu.Lock()
 	s.closed = true
@@ -160,14 +164,14 @@ func (s *Sweeper) remove(e *Entry) {
 	}
 }
 
-// run sweeps until there is no key left.
+// run sweeps until no key is left.
 func (s *Sweeper) run() {
 	backoff := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	backoff.Reset()
-	timer := time.NewTimer(maxInterval) // Add wakes it before
+	timer := time.NewTimer(maxInterval) // Add wakes it earlier
 	defer timer.Stop()
-	var notBefore time.Time // nothing is sent before
-	outageLogged := false   // and that was logged
+	var notBefore time.Time // nothing is sent before this time
+	outageLogged := false   // whether the current outage was logged
 	for {
 		select {
 		case <-timer.C:
@@ -178,7 +182,7 @@ func (s *Sweeper) run() {
 		if now := time.Now(); !now.Before(notBefore) {
 			switch err := s.sweepDue(now); {
 			case s.ctx.Err() != nil || errors.Is(err, errs.Closed):
-				return // of a closed client nothing can be deleted
+				return // nothing can be deleted through a closed client
 			case err != nil:
 				notBefore = time.Now().Add(backoff.NextBackOff())
 				if !outageLogged {
@@ -215,7 +219,8 @@ func (s *Sweeper) count() int {
 	return len(s.entries)
 }
 
-// next returns when the next key is due. It reports false if there is none, and then the goroutine has to end.
+// next returns when the next key is due. It returns false if there are no keys; the goroutine must
+// then exit.
 func (s *Sweeper) next() (at time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,7 +232,8 @@ func (s *Sweeper) next() (at time.Time, ok bool) {
 	return first.due, true
 }
 
-// sweepDue sweeps each key that is due. It ends with the first one that etcd does not answer for, whose error it returns.
+// sweepDue sweeps each key that is due. It stops at the first key for which etcd does not respond,
+// and returns the error.
 func (s *Sweeper) sweepDue(now time.Time) error {
 	s.mu.Lock()
 	due := slices.DeleteFunc(slices.Clone(s.entries), func(e *Entry) bool { return e.due.After(now) })
@@ -251,7 +257,7 @@ func (s *Sweeper) sweepDue(now time.Time) error {
 				s.Logger.WarnContext(s.ctx, "key is not deleted yet", "key", errs.Short(e.Name), "error", err)
 			})
 		case err != nil:
-			e.postpone(0) // behind the others, in case it is about this key
+			e.postpone(0) // after the others, in case only this key fails
 			return err
 		}
 		e.postpone(e.interval(time.Now()))
@@ -259,20 +265,20 @@ func (s *Sweeper) sweepDue(now time.Time) error {
 	return nil
 }
 
-// postpone has the key swept again after d.
+// postpone schedules the next sweep of the key in d.
 func (e *Entry) postpone(d time.Duration) {
 	e.s.mu.Lock()
 	e.due = time.Now().Add(d)
 	e.s.mu.Unlock()
 }
 
-// interval is how long a key waits that has to be swept again.
+// interval returns how long to wait before sweeping the key again.
 func (e *Entry) interval(now time.Time) time.Duration {
 	d := min(max(now.Sub(e.added), minInterval), maxInterval)
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// sweep deletes the key, and reports whether it is gone for good or no longer to be swept.
+// sweep deletes the key. It reports whether the key is gone for good or need no longer be swept.
 func (e *Entry) sweep() (done bool, err error) {
 	e.deleting <- struct{}{}
 	defer func() { <-e.deleting }()
@@ -295,7 +301,7 @@ func (e *Entry) sweep() (done bool, err error) {
 		}
 		gone, lookupErr := e.s.Gone(ctx, id)
 		if lookupErr != nil {
-			return false, lookupErr // which says more than a refusal: etcd does not answer
+			return false, lookupErr // more informative than a refusal: etcd does not respond
 		}
 		if !gone {
 			return false, err
