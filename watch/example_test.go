@@ -316,7 +316,9 @@ func ExampleWatcher_ServerWatches() {
 // A read that must not miss what has happened so far asks whether the watch has everything.
 func ExampleSubscription_Refresh() {
 	ctx := context.Background()
-	w := watch.New(client())
+	cli := client()
+	defer cli.Close()
+	w := watch.New(cli)
 	defer w.Close()
 	sub, err := w.Subscribe(watch.Prefix("example/refresh/"), func(context.Context, watch.Batch) error { return nil })
 	if err != nil {
