@@ -82,7 +82,7 @@ func newFeed(what string, c Client, dir string, s *settings, shortest time.Durat
 	}
 	//nolint:forbidigo // the watch and the reads that callers share must not live by the context of one of them
 	f.ctx, f.stop = context.WithCancel(context.Background())
-	f.gate.read, f.gate.spawn, f.gate.late, f.gate.ended = f.revision, f.spawn, f.gaveUp, f.closedError
+	f.gate.read, f.gate.life, f.gate.spawn, f.gate.late, f.gate.ended = f.revision, f.ctx, f.spawn, f.gaveUp, f.closedError
 	return f
 }
 

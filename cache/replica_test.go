@@ -61,10 +61,10 @@ func TestABadKeyIsRefused(t *testing.T) {
 	r := openReplica(t, over(t, count.Client(t), etcdtest.Prefix(t)), "dir", kv.String())
 	_, err := r.Get(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
-	before := count.Count("KV/Txn")
+	before := count.Asked()
 	_, err = r.GetLinearizable(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
-	assert.Equal(t, before, count.Count("KV/Txn"), "before anything is sent")
+	assert.Equal(t, before, count.Asked(), "before anything is sent")
 	r.View(func(get func(string) (kv.Entry[string], bool)) {
 		_, ok := get("")
 		assert.False(t, ok)

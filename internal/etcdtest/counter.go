@@ -78,7 +78,7 @@ func (c *RPCCounter) Total() int {
 	return total
 }
 
-// Asked is how many of the transactions that were sent only ask where the cluster stands: one count, under no condition.
+// Asked is how many of the requests that were sent only ask where the cluster stands, by counting a key.
 // Caches ask that by themselves when a busy machine has kept them waiting.
 func (c *RPCCounter) Asked() int {
 	c.mu.Lock()
@@ -124,16 +124,10 @@ func (s *rpcStats) HandleRPC(ctx context.Context, event stats.RPCStats) {
 		s.attempts[name]++
 	case *stats.OutPayload:
 		s.sent[name]++
-		if txn, ok := event.Payload.(*pb.TxnRequest); ok && asks(txn) {
+		if get, ok := event.Payload.(*pb.RangeRequest); ok && get.GetCountOnly() {
 			s.asked++
 		}
 	}
-}
-
-// asks reports whether a transaction is one that [RPCCounter.Asked] counts.
-func asks(txn *pb.TxnRequest) bool {
-	then := txn.GetSuccess()
-	return len(txn.GetCompare())+len(txn.GetFailure()) == 0 && len(then) == 1 && then[0].GetRequestRange().GetCountOnly()
 }
 
 // TagConn is of no interest.

@@ -126,9 +126,9 @@ func TestRPCsAreCounted(t *testing.T) {
 	assert.Equal(t, 2, counter.Sent("KV/Put"))
 	assert.Equal(t, 3, counter.Total())
 
-	_, err = cli.Txn(t.Context()).Then(clientv3.OpGet(dir, clientv3.WithCountOnly())).Commit()
+	_, err = cli.Get(t.Context(), dir, clientv3.WithCountOnly())
 	require.NoError(t, err)
-	_, err = cli.Txn(t.Context()).Then(clientv3.OpGet(dir)).Commit()
+	_, err = cli.Get(t.Context(), dir)
 	require.NoError(t, err)
 	assert.Equal(t, 1, counter.Asked(), "the other one has read")
 
