@@ -29,15 +29,15 @@ type balanced interface {
 	SetEndpoints(eps ...string)
 }
 
-// patrol leaves endpoints out that do not answer. gRPC itself avoids those that it cannot connect to; a member that is
-// frozen, or cut off from its peers, keeps its connections and would get its share of all calls for as long as it takes.
+// patrol evicts endpoints that do not answer. gRPC itself avoids those that it cannot connect to. A member that is frozen,
+// or cut off from its peers, keeps its connections and would otherwise keep its share of all calls.
 //
-// Each endpoint is asked for a sign of life over a connection of its own, with require-leader: about once a minute, at once
-// when a call, a renewal or a watch there is overdue or that connection is lost, and every 2 s while it is not well. Two failures in a row put
-// it out, three successes bring it back; one that has never answered yet comes in with its first. The last endpoint
-// that answers is never put out, and when none does, twice in a row, all are in: then the fault is not with one of them.
-// When the user sets other endpoints, those are the ones from then on. Client/v3 has no way to set them only if nobody
-// else has; the client is asked right before and right after.
+// Each endpoint is probed over a connection of its own, with require-leader: about once a minute, at once when a call, a
+// renewal or a watch there is overdue or that connection is lost, and every 2 s while it is not well. Two failures in a
+// row evict it, three successes readmit it; one that has never answered is admitted by its first success. The last
+// endpoint that answers is never evicted. If none answers twice in a row, all are readmitted: the fault is not theirs.
+// Endpoints set by the user take effect at once. client/v3 cannot compare and set its endpoints, so the client is asked
+// right before and right after each change.
 type patrol struct {
 	cli    balanced
 	probe  func(ctx context.Context, ep string) error
@@ -385,16 +385,4 @@ func (p *patrol) endpoints() []string {
 		out[i] = one.ep
 	}
 	return out
-}
-
-// leftOut lists the endpoints that are out, and counts how many ever were and came back.
-func (p *patrol) leftOut() (out []string, evicted, readmitted uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, one := range p.posts {
-		if one.out {
-			out = append(out, one.ep)
-		}
-	}
-	return out, p.evicted, p.readmitted
 }

@@ -42,3 +42,15 @@ func (p *patrol) judge() {
 		}
 	}
 }
+
+// leftOut lists the endpoints that are out, and counts how many ever were and came back.
+func (p *patrol) leftOut() (out []string, evicted, readmitted uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range p.posts {
+		if one.out {
+			out = append(out, one.ep)
+		}
+	}
+	return out, p.evicted, p.readmitted
+}

@@ -351,6 +351,7 @@ type shouting struct{}
 func (shouting) Encode(_ string, v loud) ([]byte, error) {
 	return []byte(strings.ToUpper(string(v))), nil
 }
+
 func (shouting) Decode(_ string, b []byte) (loud, error) {
 	switch string(b) {
 	case "panic":

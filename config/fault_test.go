@@ -200,7 +200,8 @@ func TestSource_NoticesPartitionedMember(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	p := over(t, etcdtest.NewClient(t, proxy.Endpoints()), "app")
+	keepalive := func(c *clientv3.Config) { c.DialKeepAliveTime, c.DialKeepAliveTimeout = 10*time.Second, 4*time.Second }
+	p := over(t, etcdtest.NewClient(t, proxy.Endpoints(), keepalive), "app")
 	s := open(t, p)
 	v := bind(t, s, "rate", config.WithDefault(1))
 	proxy.Blackhole(true, true)

@@ -31,7 +31,8 @@ func Example() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-watch"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-watch"))
@@ -69,7 +70,8 @@ func ExampleWatcher_Subscribe() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-subscribe"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-subscribe"))
@@ -102,7 +104,8 @@ func ExampleWatcher_Consume() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-consume"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-consume"))
@@ -147,7 +150,8 @@ func ExampleWithAfter() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-after"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-after"))
@@ -182,7 +186,8 @@ func ExampleWithCoalescing() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-coalescing"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-coalescing"))
@@ -232,7 +237,8 @@ func ExampleWithProgress() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-progress"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli, watch.WithNamespace("example-progress"))
@@ -265,7 +271,8 @@ func ExampleWatcher_Namespace() {
 	defer cancel()
 	store, err := kv.New(cli, kv.WithNamespace("example-namespace"))
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
 	w := watch.New(cli)
@@ -322,12 +329,14 @@ func ExampleSubscription_Refresh() {
 	defer w.Close()
 	sub, err := w.Subscribe(watch.Prefix("example/refresh/"), func(context.Context, watch.Batch) error { return nil })
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	<-sub.Ready()
 	asked := time.Now()
 	if err := sub.Refresh(ctx); err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println("everything up to now was handled:", !sub.Status().Heard.Before(asked))
 	// Output: everything up to now was handled: true

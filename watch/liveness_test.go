@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,7 +36,7 @@ func (s *livenessServer) serve(stream pb.Watch_WatchServer) error {
 	for id := int64(1); ; {
 		req, err := stream.Recv()
 		if err != nil {
-			return nil //nolint:nilerr // the client has left
+			return nil // the client has left
 		}
 		resp := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 5}}
 		s.mu.Lock()
@@ -67,7 +68,8 @@ func (s *livenessServer) serve(stream pb.Watch_WatchServer) error {
 			_ = stream.Send(resp) // Recv tells when the client has left
 		}
 		if resp.GetWatchId() == -1 && delay > 0 {
-			defer time.AfterFunc(delay, answer).Stop()
+			timer := time.AfterFunc(delay, answer)
+			context.AfterFunc(stream.Context(), func() { timer.Stop() })
 			continue
 		}
 		answer()

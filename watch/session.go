@@ -270,7 +270,8 @@ func (h *hub) serve(st *stream, goal position) error {
 			st.seat.need() // that the watch was confirmed says little about the stream
 		}
 	}
-	if arrive(); !arrived {
+	arrive()
+	if !arrived {
 		st.seat.liveness.paused.Store(true)
 	}
 	for {

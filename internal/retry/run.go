@@ -161,13 +161,13 @@ func (r *run[T]) beginRound() *wire.Attempt {
 	if r.first.Context != nil {
 		return r.begin(r.ctx)
 	}
-	return r.prepare(&r.first, r.ctx)
+	return r.prepare(r.ctx, &r.first)
 }
 
 // begin returns an attempt with ctx.
-func (r *run[T]) begin(ctx context.Context) *wire.Attempt { return r.prepare(new(wire.Attempt), ctx) }
+func (r *run[T]) begin(ctx context.Context) *wire.Attempt { return r.prepare(ctx, new(wire.Attempt)) }
 
-func (r *run[T]) prepare(a *wire.Attempt, ctx context.Context) *wire.Attempt {
+func (r *run[T]) prepare(ctx context.Context, a *wire.Attempt) *wire.Attempt {
 	a.Start(ctx, r.Observed)
 	if r.given > 0 {
 		a.KeepDeadline()
