@@ -10,9 +10,8 @@ import (
 
 // Limits of the wait for an acknowledged write to become visible in the source.
 const (
-	awaitCheckInterval = time.Second      // how often to check whether the watch is down
-	maxAwait           = 10 * time.Second // limit while the watch is up
-	staleThreshold     = 3 * time.Second  // age from which the watch counts as down
+	awaitCheckInterval = time.Second     // how often to check whether the watch is down
+	maxAwait           = 5 * time.Second // a watch that is silent may not be known to be down yet
 )
 
 // Set writes key in the encoding of T. It returns once this process shows the value, including
@@ -82,7 +81,7 @@ func (s *Source) awaitRevision(ctx context.Context, rev int64) {
 		select {
 		case <-moved:
 		case <-look.C:
-			if r := s.replica.Load(); r.Err() != nil || r.Age() > staleThreshold {
+			if r := s.replica.Load(); r.Err() != nil {
 				return
 			}
 		case <-ctx.Done():
