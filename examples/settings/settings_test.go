@@ -62,7 +62,7 @@ func TestFile_CommentsNameTheDefaults(t *testing.T) {
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
 	for field, value := range map[string]string{
-		"dialTimeout": "5s", "readTimeout": "5s", "writeTimeout": "10s", "sessionTTL": "15s", "time": "30s", "timeout": "10s",
+		"dialTimeout": "5s", "readTimeout": "5s", "writeTimeout": "10s", "sessionTTL": "15s", "time": "10s", "timeout": "4s",
 		"maxAttempts": "3", "baseDelay": "100ms", "maxDelay": "2s", "allowInsecureCredentials": "false",
 		"insecureSkipVerifyForTests": "false", "ttl": "5m", "maxEntries": "1000", "maxStaleness": "10s", "enabled": "true",
 		"maxServices": "100", "level": "info", "allowBlank": "false", "healthDetails": "true", "idle": "1m", "listen": "127.0.0.1:8080", "registrationTTL": "30s", "bodyBytes": "1638400",
