@@ -2,7 +2,7 @@ package lease
 
 import "time"
 
-// minMargin is the minimum margin.
+// minMargin is the smallest margin.
 const minMargin = 200 * time.Millisecond
 
 // margin returns how long before the earliest possible expiry a session ends. A tenth of the TTL
@@ -13,7 +13,9 @@ func margin(ttl time.Duration) time.Duration { return max(ttl/10, minMargin) }
 // the request was sent.
 type deadline struct {
 	mono time.Time // compared by the monotonic clock
-	wall time.Time // compared by the wall clock, since the monotonic clock may stop while a machine is suspended
+	// wall is compared by the wall clock, because the monotonic clock may stop while a machine is
+	// suspended.
+	wall time.Time
 }
 
 func newDeadline(sentAt time.Time, ttl time.Duration) deadline {

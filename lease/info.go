@@ -11,25 +11,26 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Info is what is known of a lease.
+// Info describes a lease.
 type Info struct {
 	ID clientv3.LeaseID `json:"id"`
-	// Granted is the TTL that etcd granted, which may be longer than what was asked for.
+	// Granted is the TTL that etcd granted, which may be longer than the one requested.
 	Granted time.Duration `json:"granted"`
-	// Remaining is how long the lease will live at least, if it is not revoked, as of the return of the call.
+	// Remaining is the minimum time that the lease still lives, unless it is revoked. It counts
+	// from the return of the call.
 	Remaining time.Duration `json:"remaining"`
-	// RaftTerm is the term in which etcd has told that: with each new leader a lease begins its TTL anew. Only Describe and
-	// TimeToLive fill it in.
+	// RaftTerm is the Raft term of the response. A new leader restarts the TTL of every lease. Only
+	// Describe and TimeToLive set it.
 	RaftTerm uint64 `json:"raftTerm,omitempty"`
-	// Keys are those on the lease, as the manager takes them; keys outside of its namespace, and the library's own, are
-	// left out. Only Describe fills it in.
+	// Keys lists the keys on the lease, relative to the namespace of the manager. Keys outside the
+	// namespace and the library's own keys are omitted. Only Describe sets it.
 	Keys []string `json:"keys,omitempty"`
 }
 
-// formatLeaseID is a lease as errors show it, which is how etcdctl does.
+// formatLeaseID returns the ID in hexadecimal, as etcdctl prints it. Errors and log records use it.
 func formatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
 
-// isNotFound reports whether err says that etcd has no such lease.
+// isNotFound reports whether err says that the lease does not exist in etcd.
 func isNotFound(err error) bool {
 	if err == nil {
 		return false
@@ -38,14 +39,14 @@ func isNotFound(err error) bool {
 	return errors.Is(condition, errs.LeaseNotFound)
 }
 
-// leaseResult is a lease as an answer gave it.
+// leaseResult is the result of a grant or a renewal.
 type leaseResult struct {
 	id     clientv3.LeaseID
-	sentAt time.Time // when the request was sent that was answered
+	sentAt time.Time // when the request was sent
 	ttl    time.Duration
 }
 
-// info is the term as of now.
+// info returns the result as an Info. Remaining is computed from the current time.
 func (r leaseResult) info() Info {
 	return Info{ID: r.id, Granted: r.ttl, Remaining: max(r.ttl-time.Since(r.sentAt), 0)}
 }

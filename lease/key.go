@@ -15,8 +15,9 @@ import (
 
 // Limits, checked before anything is sent.
 const (
-	maxKeyBytes   = 4 << 10
-	maxValueBytes = 3<<19 - 64 // etcd's default request limit, less room for the rest of the request
+	maxKeyBytes = 4 << 10
+	// maxValueBytes is etcd's default request limit, less room for the rest of the request.
+	maxValueBytes = 3<<19 - 64
 )
 
 // Key is a key that exists as long as its process runs. It is on a shared lease, so it disappears

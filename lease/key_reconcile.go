@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// reconcileLoop restores the key whenever something happens to it, until it is closed.
+// reconcileLoop restores the key whenever it has drifted, until the key is closed.
 func (k *Key) reconcileLoop() {
 	defer close(k.done)
 	defer k.watch.close()
@@ -21,10 +21,11 @@ func (k *Key) reconcileLoop() {
 		if !k.waitForDrift() {
 			continue
 		}
-		k.suspend() // until it is known better
+		k.suspend() // until the key is restored
 		for logged := false; b.wait(k.ctx); logged = true {
 			err := k.reconcile(k.ctx, "restore key", true)
-			if err == nil || errors.Is(err, ErrExists) { // theirs: until that changes
+			// Another owner has it: wait for the next change.
+			if err == nil || errors.Is(err, ErrExists) {
 				break
 			}
 			if !logged && k.ctx.Err() == nil {
@@ -34,7 +35,8 @@ func (k *Key) reconcileLoop() {
 	}
 }
 
-// waitForDrift waits until the key may no longer be what it is to be. It reports false when that was our own doing.
+// waitForDrift waits until the key may differ from its desired state. It returns false if nothing
+// has drifted: the only change was a write of this Key.
 func (k *Key) waitForDrift() bool {
 	ctx, stop := context.WithCancel(k.ctx)
 	defer stop()
@@ -55,24 +57,25 @@ func (k *Key) waitForDrift() bool {
 	return rev > k.known.revision
 }
 
-// suspend says that the key is being restored.
+// suspend sets the state to Suspended.
 func (k *Key) suspend() {
 	k.mu.Lock()
 	k.state = Suspended
 	k.mu.Unlock()
 }
 
-// backoffResetInterval is how long nothing must have happened for the next disturbance to be repaired at once.
+// backoffResetInterval is when the backoff resets: a restore that starts longer than this after the
+// last attempt is not delayed.
 const backoffResetInterval = 5 * time.Second
 
-// restoreBackoff is how fast a key is restored. The zero value is ready for use.
+// restoreBackoff spaces out the attempts to restore a key. The zero value is ready for use.
 type restoreBackoff struct {
 	lastAttempt time.Time
 	backoff     backoff.BackOff
 }
 
-// wait waits for the next try: not at all after a quiet time, longer and longer after others. It reports whether the key
-// is still wanted.
+// wait waits until the next attempt may start. It does not wait if the last attempt was more than
+// backoffResetInterval ago; otherwise the delays grow. It returns false if ctx has ended.
 func (b *restoreBackoff) wait(ctx context.Context) bool {
 	if b.backoff == nil || time.Since(b.lastAttempt) > backoffResetInterval {
 		b.backoff = retry.Policy{}.WithDefaults().Backoff()

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// acquire takes the turn, which whoever has it gives back by receiving it.
+// acquire acquires k.sem. The caller releases it by receiving from it.
 func (k *Key) acquire(ctx context.Context, op string) error {
 	if err := retry.ContextError(ctx); err != nil {
 		return opError(op, k.name, err)
@@ -28,7 +28,7 @@ func (k *Key) acquire(ctx context.Context, op string) error {
 	}
 }
 
-// reconcile takes the turn and restores the key.
+// reconcile acquires k.sem and restores the key.
 func (k *Key) reconcile(ctx context.Context, op string, reread bool) error {
 	if err := k.acquire(ctx, op); err != nil {
 		return err
@@ -37,11 +37,11 @@ func (k *Key) reconcile(ctx context.Context, op string, reread bool) error {
 	return k.restore(ctx, op, reread)
 }
 
-// maxRounds bounds how often the key may be changed under our hands in one go.
+// maxRounds is how many times one restore tries to write a key that others keep changing.
 const maxRounds = 8
 
-// restore makes the key what it is to be. look says that what is known of it may be wrong. Whoever calls it has the
-// turn.
+// restore creates the key or changes it to its desired state. If reread is set, it first reads the
+// key from etcd, because the known state may be wrong. It must be called with k.sem held.
 func (k *Key) restore(ctx context.Context, op string, reread bool) (err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -69,7 +69,7 @@ func (k *Key) restore(ctx context.Context, op string, reread bool) (err error) {
 		}
 		switch err := k.write(ctx, op, s, value); {
 		case isNotFound(err):
-			s.lose(ErrNotFound, nil) // which tells everybody on the lease
+			s.lose(ErrNotFound, nil) // ends the session for all its users
 		case err != nil:
 			return err
 		}
@@ -77,15 +77,15 @@ func (k *Key) restore(ctx context.Context, op string, reread bool) (err error) {
 	return opError(op, k.name, fmt.Errorf("%w: %d times", kv.ErrConflict, maxRounds))
 }
 
-// desiredValue is the value that the key is to have.
+// desiredValue returns the value that the key should have.
 func (k *Key) desiredValue() []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.value
 }
 
-// recordResult keeps what came of a restoration as the state. One that did not get to its end leaves work to the keeper. Whoever
-// calls it has the turn.
+// recordResult sets the state from the result of a restore. If the restore failed, it marks the key
+// as drifted, so that reconcileLoop tries again. It must be called with k.sem held.
 func (k *Key) recordResult(err error) {
 	k.mu.Lock()
 	k.state = Alive
@@ -94,13 +94,14 @@ func (k *Key) recordResult(err error) {
 	}
 	k.mu.Unlock()
 	ks := &k.known
-	ks.drifted = err != nil && !errors.Is(err, ErrExists) // theirs: until that changes
+	// Another owner has it: wait for the next change.
+	ks.drifted = err != nil && !errors.Is(err, ErrExists)
 	if ks.drifted && ks.cancelWait != nil {
 		ks.cancelWait()
 	}
 }
 
-// ensureSession returns the session that the key is to be on, a new one where the last was lost.
+// ensureSession returns the session for the key. If the last one was lost, it acquires another one.
 func (k *Key) ensureSession(ctx context.Context) (*Session, error) {
 	ks := &k.known
 	if s := ks.session.Load(); s != nil && s.Err() == nil {
@@ -121,7 +122,7 @@ func (k *Key) ensureSession(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
-// releaseSession gives the place on the session back.
+// releaseSession releases the key's use of its session.
 func (k *Key) releaseSession() {
 	if k.known.release != nil {
 		k.known.release()
@@ -130,7 +131,7 @@ func (k *Key) releaseSession() {
 	k.known.session.Store(nil)
 }
 
-// read reads the key.
+// read reads the key from etcd into k.known.
 func (k *Key) read(ctx context.Context, op string) error {
 	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Read: true}
 	r, err := retry.Do(ctx, k.m.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
@@ -142,7 +143,7 @@ func (k *Key) read(ctx context.Context, op string) error {
 	return err
 }
 
-// setKnown takes in the state of the key as of a revision.
+// setKnown records the state of the key as of revision rev.
 func (k *Key) setKnown(kvs []*mvccpb.KeyValue, rev int64) {
 	k.known.kv, k.known.revision = nil, rev
 	if len(kvs) > 0 {
@@ -150,8 +151,9 @@ func (k *Key) setKnown(kvs []*mvccpb.KeyValue, rev int64) {
 	}
 }
 
-// write puts the key if it still is what it was known to be, and learns what it is in any case. It may well be repeated:
-// all that a second application could do is to make the key what it is to be.
+// write puts the key if it has not changed since it was last read, and records the resulting state
+// in either case. It is safe to repeat: a second execution can only bring the key to its desired
+// state.
 func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) error {
 	ks := &k.known
 	absent := ks.kv == nil
@@ -159,7 +161,7 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 	put := clientv3.OpPut(k.fullKey, string(value), clientv3.WithLease(s.id))
 	get := clientv3.OpGet(k.fullKey)
 	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Guarded: true}
-	failed := 0 // attempts
+	failed := 0 // number of failed attempts
 	err := k.m.engine.Do(ctx, call, func(ctx context.Context, ambiguous bool) error {
 		r, err := k.m.kv.Txn(ctx).If(unchanged).Then(put, get).Else(get).Commit()
 		if err != nil {
@@ -172,18 +174,21 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 		}
 		ks.maybeWritten = ks.maybeWritten || r.Succeeded || ambiguous
 		if ambiguous && absent && (r.Succeeded || ks.kv.GetLease() != int64(s.id) || failed > 1) {
-			ks.maybeCreatedLate = true // an attempt before this one may not have been applied yet: only one of them can have been
+			// An earlier attempt may still be applied; at most one of them can have been.
+			ks.maybeCreatedLate = true
 		}
 		return nil
 	})
 	if errors.Is(err, errs.UnknownOutcome) {
 		ks.maybeWritten = true
-		ks.maybeCreatedLate = ks.maybeCreatedLate || absent // other writes depend on a state that will have passed once the key is deleted
+		// Any other write is conditional on a revision that no longer holds once the key is
+		// deleted.
+		ks.maybeCreatedLate = ks.maybeCreatedLate || absent
 	}
 	return err
 }
 
-// deleteOurs deletes the key from etcd as far as it is on one of our leases.
+// deleteOurs deletes the key from etcd if it is on one of our leases.
 func (k *Key) deleteOurs(ctx context.Context) error {
 	ks := &k.known
 	if !ks.maybeWritten {

@@ -8,15 +8,16 @@ import (
 	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
-// keySweep is the sweep of a closed [Key].
+// keySweep is the background deletion of a closed [Key].
 type keySweep struct {
 	entry  *sweep.Entry
-	leases []clientv3.LeaseID // that the key was put on
+	leases []clientv3.LeaseID // leases that the key was put on
 	late   bool               // a creation may still be applied
 }
 
-// resumeSweep ends the sweep of a key that was opened again. Its uncertainty goes over to the new Key, which may be closed
-// before it is over, or may not get as far as to write.
+// resumeSweep stops the sweep of a key that is opened again. The new Key takes over what is
+// uncertain about the old one, because the new one may be closed before that is resolved, or may
+// never write.
 func (ks *keyState) resumeSweep(s *keySweep) {
 	if s != nil {
 		s.entry.Stop()
@@ -24,7 +25,8 @@ func (ks *keyState) resumeSweep(s *keySweep) {
 	}
 }
 
-// freeName frees the name of a closed key, and has the key swept if it may still be, or come to be, in etcd.
+// freeName makes the name of a closed key available again. If the key may still exist in etcd, or
+// may still be created, it starts a sweep.
 func (k *Key) freeName() {
 	m, ks := k.m, &k.known
 	if k.closeErr != nil || ks.maybeCreatedLate {
@@ -35,7 +37,7 @@ func (k *Key) freeName() {
 	m.mu.Unlock()
 }
 
-// sweepKey has a key swept whose name is not free yet.
+// sweepKey starts a sweep of the key. It must be called before the name is freed.
 func (c *core) sweepKey(k *Key, leases []clientv3.LeaseID, late bool) {
 	s := &keySweep{leases: leases, late: late}
 	c.mu.Lock()
@@ -53,6 +55,6 @@ func (c *core) sweepKey(k *Key, leases []clientv3.LeaseID, late bool) {
 		Delete: func(ctx context.Context) error { return k.deleteOnLeases(ctx, leases...) },
 	})
 	if s.entry == nil {
-		remove() // the manager is closed, and has revoked the leases
+		remove() // the manager is closed and has revoked the leases
 	}
 }

@@ -8,25 +8,26 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// keyWatch tells when a key changes. It is all that a Key wants of a watch, and belongs to its keeper.
+// keyWatch reports changes of one key. Only the goroutine of reconcileLoop uses it.
 type keyWatch struct {
-	watcher *watch.Watcher // nil where the client cannot watch
-	key     string         // below the watcher's namespace
+	watcher *watch.Watcher // nil if the client cannot watch
+	key     string         // relative to the watcher's namespace
 
-	sub    *watch.Subscription // nil before the first await, and after an end
-	latest atomic.Int64        // the revision of the latest change
-	notify chan struct{}       // rung for each
+	sub    *watch.Subscription // nil before the first waitAfter and after the watch has ended
+	latest atomic.Int64        // revision of the latest change
+	notify chan struct{}       // has capacity 1; signals a change
 }
 
-// errWatchEnded says that a watch ended for reasons of its own.
+// errWatchEnded means that the watch ended although its context did not.
 var errWatchEnded = errors.New("the watch has ended")
 
 func newKeyWatch(w *watch.Watcher, key string) *keyWatch {
 	return &keyWatch{watcher: w, key: key, notify: make(chan struct{}, 1)}
 }
 
-// waitAfter returns the revision of a change after the given one, as soon as there is one. Any error that is not the
-// context's means that it cannot tell any more: look at the key, and begin anew from there.
+// waitAfter waits for a change after the revision after, and returns the revision of the latest
+// change. After any error other than that of ctx, changes may have been missed: the caller must
+// read the key and call waitAfter with the revision of that read.
 func (w *keyWatch) waitAfter(ctx context.Context, after int64) (int64, error) {
 	var ended <-chan struct{}
 	if w.watcher != nil {
@@ -51,11 +52,11 @@ func (w *keyWatch) waitAfter(ctx context.Context, after int64) (int64, error) {
 	}
 }
 
-// open opens the watch, which goes on from one await to the next.
+// open opens the watch, unless it is open already. It stays open across calls of waitAfter.
 func (w *keyWatch) open(after int64) error {
 	if w.sub != nil {
 		select {
-		case <-w.sub.Done(): // what it had seen may be of a history that is no more
+		case <-w.sub.Done(): // latest may belong to a history that no longer exists
 			w.sub = nil
 		default:
 			return nil
@@ -77,9 +78,9 @@ func (w *keyWatch) open(after int64) error {
 	return nil
 }
 
-// close ends the watch.
+// close closes the watch.
 func (w *keyWatch) close() {
 	if w.sub != nil {
-		_ = w.sub.Close() // always nil
+		_ = w.sub.Close() // its error is always nil
 	}
 }

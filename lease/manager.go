@@ -20,51 +20,54 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Manager grants leases and keeps those of its sessions and keys alive. It is safe for concurrent use. Managers made
-// from one another with [Manager.Namespace] share everything but the namespace.
+// Manager grants leases and keeps those of its sessions and keys alive. It is safe for concurrent
+// use. Managers derived from one another with [Manager.Namespace] share everything except the
+// namespace.
 type Manager struct {
 	*core
 
 	ns      string
-	err     error // what is wrong with the manager: every call returns it
-	derived bool  // made by Namespace: owns nothing
+	err     error // why the manager is invalid; every call returns it
+	derived bool  // made by Namespace, or invalid; Close does nothing
 }
 
-// core is what a manager shares with those made from it.
+// core is the state that a manager shares with those derived from it.
 type core struct {
 	cli             *clientv3.Client
 	service         service
-	clientChosenIDs bool // grants get the ID that was asked for
+	clientChosenIDs bool // a grant gets the lease ID that it asks for
 	kv              clientv3.KV
 	engine          *retry.Engine
 	log             *slog.Logger
-	rootNamespace   string // the namespace of the first manager
+	rootNamespace   string // namespace of the manager that New returned
 	ttl             time.Duration
 	onLoss          func(cause error)
 
-	ctx       context.Context //nolint:containedctx // of the manager: no caller's context may reach what is shared
+	ctx       context.Context //nolint:containedctx // of the manager, not of a caller
 	cancel    context.CancelCauseFunc
 	renewer   renewer
 	sweeper   *sweep.Sweeper
 	lost      atomic.Uint64
-	hookCalls activeCounter // calls of the loss hook
+	hookCalls activeCounter // running calls of the loss hook
 
 	mu         sync.Mutex
 	closed     bool
-	background sync.WaitGroup // work in the background that nobody else waits for
+	background sync.WaitGroup // background calls that Close waits for
 	pools      map[time.Duration]*pool
-	watcher    *watch.Watcher       // of the keys, nil before the first
-	ownWatcher *watch.Watcher       // that, where the manager has made it
+	watcher    *watch.Watcher       // for keys; nil before the first key
+	ownWatcher *watch.Watcher       // watcher, if the manager made it
 	keys       map[string]*Key      // by absolute key
-	sweeps     map[string]*keySweep // likewise
+	sweeps     map[string]*keySweep // by absolute key
 
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// New returns a manager over cli. It sends nothing. cli.Lease is used as it is where it is not client/v3's own.
+// New returns a manager that uses cli. It sends nothing. If cli.Lease is not client/v3's own, the
+// manager sends its lease requests through it.
 //
-// What is wrong with the options is returned by every call of the manager, since New has no error result.
+// If an option is invalid, every call of the manager returns the error, since New has no error
+// result.
 func New(cli *clientv3.Client, opts ...Option) *Manager {
 	s := options{ttl: defaultTTL}
 	for _, opt := range opts {
@@ -97,14 +100,15 @@ func newCore(cli *clientv3.Client, s options) *core {
 		cli: cli, log: s.logger, ttl: s.ttl, onLoss: s.onLoss, watcher: s.watcher,
 		pools: map[time.Duration]*pool{}, keys: map[string]*Key{}, sweeps: map[string]*keySweep{},
 	}
-	//nolint:forbidigo // the manager's own life: no caller's metadata or deadline may reach the shared stream
+	//nolint:forbidigo // the shared stream must not depend on a caller's context
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.service, c.clientChosenIDs = newService(cli, s.stub)
 	kv, seen := wire.KV(cli)
 	c.kv = kv
 	c.engine = retry.New(retry.Config{
 		Client: cli, Policy: retry.Policy(s.retry), ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout,
-		// Both what goes through the KV and what goes through the lease service has to pass the observer.
+		// The engine is observed only if calls of the KV and calls of the lease service both pass
+		// the observer.
 		Observed: seen && wire.Hardened(cli) && c.clientChosenIDs && s.stub == nil, Logger: s.logger, Observe: s.onRetry,
 	})
 	c.renewer = c.newRenewer()
@@ -112,14 +116,14 @@ func newCore(cli *clientv3.Client, s options) *core {
 	return c
 }
 
-// Namespace returns the manager of what lies below dir. It shares the sessions and the stream; closing it closes
-// nothing. What is wrong with dir is returned by every call.
+// Namespace returns a manager for the keys below dir. It shares the sessions and the stream of m.
+// Its Close does nothing. If dir is invalid, every call returns [ErrInvalid].
 func (m *Manager) Namespace(dir string) *Manager {
 	ns, err := keyspace.Dir(dir)
 	return &Manager{core: m.core, ns: m.ns + ns, err: errors.Join(m.err, err), derived: true}
 }
 
-// ready is nil if calls may be made.
+// ready returns nil if the manager is valid and open.
 func (m *Manager) ready() error {
 	switch {
 	case m.err != nil:
@@ -136,7 +140,8 @@ func (c *core) isClosed() bool {
 	return c.closed
 }
 
-// runInBackground runs f in the background, and Close waits for it. It reports false, and does nothing, after Close.
+// runInBackground runs f on a goroutine that Close waits for. After Close it returns false and does
+// not call f.
 func (c *core) runInBackground(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,7 +152,8 @@ func (c *core) runInBackground(f func()) bool {
 	return true
 }
 
-// callContext is ctx, which ends with the manager too: no call goes on after Close. A nil ctx stays nil, and is refused.
+// callContext returns a context that ends with ctx or with the manager, so that Close ends running
+// calls. It returns a nil ctx unchanged; the call that uses it rejects it.
 func (c *core) callContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if ctx == nil {
 		return nil, func() {}
@@ -157,8 +163,9 @@ func (c *core) callContext(ctx context.Context) (context.Context, context.Cancel
 	return ctx, func() { forget(); stop(nil) }
 }
 
-// waitError is why a wait for others of this process ended with ctx: a deadline that has passed while they wait for etcd says
-// what they wait for.
+// waitError returns the error of a caller whose ctx ended while it waited for another call of this
+// process. If a deadline has passed, the error also matches errs.Unavailable and says why the
+// connection is not available, if that is known.
 func (c *core) waitError(ctx context.Context) error {
 	err := retry.ContextError(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -171,8 +178,8 @@ func (c *core) waitError(ctx context.Context) error {
 	return err
 }
 
-// keyWatcher returns the watcher for the keys: the one that was given, or one of the manager's own, made when it is first
-// needed and closed with the manager. It is nil where the client has none.
+// keyWatcher returns the watcher for keys. It is the one given with WithWatcher, or one that the
+// manager makes on first use and closes with itself. It is nil if the client has none.
 func (c *core) keyWatcher() *watch.Watcher {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,8 +193,8 @@ func (c *core) keyWatcher() *watch.Watcher {
 	return c.watcher
 }
 
-// callLossHook calls the user's hook, on a goroutine of its own: whoever finds a loss may hold locks, and has other
-// sessions to look after.
+// callLossHook calls the user's hook. It runs on a goroutine of its own, because the goroutine that
+// detects a loss may hold locks and serves other sessions.
 func (c *core) callLossHook(loss error) {
 	defer c.hookCalls.done()
 	defer func() {

@@ -16,15 +16,16 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Describe says what etcd knows of a lease, with its keys in order: [ErrNotFound] if there is no such one. With access control,
-// etcd tells only who may read all of the lease's keys, those outside the namespace included; others get [ErrPermission],
-// and can use [Manager.TimeToLive]. It costs one RPC.
+// Describe returns what etcd knows of a lease, and the keys on it in order. It returns
+// [ErrNotFound] if the lease does not exist. With access control, the user must be permitted to
+// read all keys on the lease, including those outside the namespace; otherwise Describe returns
+// [ErrPermission], and [Manager.TimeToLive] can be used instead. It costs one RPC.
 func (m *Manager) Describe(ctx context.Context, id clientv3.LeaseID) (Info, error) {
 	return m.leaseInfo(ctx, "describe", id, true)
 }
 
-// TimeToLive says how long a lease has left, and was granted for: [ErrNotFound] if there is no such one. It tells no keys, and
-// needs no permission. It costs one RPC.
+// TimeToLive returns the remaining and the granted TTL of a lease. It returns [ErrNotFound] if the
+// lease does not exist. It returns no keys and requires no permission. It costs one RPC.
 func (m *Manager) TimeToLive(ctx context.Context, id clientv3.LeaseID) (Info, error) {
 	return m.leaseInfo(ctx, "time to live", id, false)
 }
@@ -45,7 +46,8 @@ func (m *Manager) leaseInfo(ctx context.Context, op string, id clientv3.LeaseID,
 	return out, nil
 }
 
-// queryLease asks etcd about a lease. The answer is as of a moment after asked.
+// queryLease asks etcd about a lease. The response is not older than sentAt. If keys is set, it
+// includes the keys on the lease.
 func (c *core) queryLease(ctx context.Context, op string, id clientv3.LeaseID, keys bool) (r *pb.LeaseTimeToLiveResponse, sentAt time.Time, err error) {
 	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(id), Read: true}
 	type response struct {
@@ -67,7 +69,8 @@ func (c *core) queryLease(ctx context.Context, op string, id clientv3.LeaseID, k
 	return a.LeaseTimeToLiveResponse, a.sentAt, err
 }
 
-// visibleKeys are the keys below the namespace, without the library's own.
+// visibleKeys returns the keys below the namespace, relative to it and sorted, without the
+// library's own.
 func (m *Manager) visibleKeys(keys [][]byte) []string {
 	var out []string
 	for _, abs := range keys {
@@ -75,6 +78,6 @@ func (m *Manager) visibleKeys(keys [][]byte) []string {
 			out = append(out, key)
 		}
 	}
-	slices.Sort(out) // etcd gives them as they come
+	slices.Sort(out) // etcd returns them in no particular order
 	return out
 }

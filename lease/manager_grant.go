@@ -16,9 +16,14 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Grant makes a lease that nobody renews: it is the caller's to attach keys to, to renew and to revoke; see
-// [Manager.OpenSession] for one that is kept alive. One RPC, repeated under the same ID where its answer is lost; a lease
-// that may have come of a grant that failed is revoked in the background. ttl is held to the limits of [WithTTL].
+// Grant grants a lease that is not renewed. The caller attaches keys to it, renews it and revokes
+// it; [Manager.OpenSession] grants one that is kept alive. The limits of ttl are those of
+// [WithTTL].
+//
+// It costs one RPC, and one renewal if the response took half of the TTL. If the response is lost,
+// the grant is repeated under the same ID. If Grant fails, a lease that may have been granted is
+// revoked in the background. A custom Lease in the client's Lease field chooses its own IDs: there
+// the grant is sent once, and a failed one may leave a lease until it expires.
 func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
 	if err := errors.Join(m.ready(), checkTTL(ttl)); err != nil {
 		return Info{}, opError("grant", "", err)
@@ -32,17 +37,19 @@ func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
 	return res.info(), nil
 }
 
-// grant grants a lease and cleans up behind a grant that may have happened.
+// grant grants a lease. If it fails and a lease may have been granted, it revokes that lease in the
+// background.
 func (c *core) grant(ctx context.Context, ttl time.Duration) (leaseResult, error) {
 	id, startedAt := wire.NewLeaseID(), time.Now()
-	// Repeating is harmless where the ID is ours to choose; a Lease that chooses would grant a second one.
+	// A repeated grant is harmless if the client chooses the ID. A Lease that chooses IDs itself
+	// would grant a second lease.
 	call := retry.Call{Pkg: "lease", Op: "grant", Guarded: c.clientChosenIDs}
 	res, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (leaseResult, error) {
 		res := leaseResult{id: id, sentAt: time.Now()}
 		r, err := c.service.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(id), TTL: wire.Seconds(ttl)}, grpc.WaitForReady(true))
 		switch {
 		case errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseExist):
-			return res, nil // granted by another attempt; it is not known for how long
+			return res, nil // granted by an earlier attempt; the TTL is unknown
 		case err != nil:
 			return res, clientv3.ContextError(ctx, err)
 		}
@@ -50,7 +57,8 @@ func (c *core) grant(ctx context.Context, ttl time.Duration) (leaseResult, error
 		return res, nil
 	})
 	if err == nil && (res.ttl == 0 || time.Since(startedAt) > res.ttl/2) {
-		// It is not known what was granted, or much of it has gone by.
+		// The granted TTL is unknown, or half of it has passed. A renewal returns the TTL and
+		// restarts it.
 		if res, err = c.keepAliveOnce(ctx, res.id, "grant"); err != nil {
 			c.revokeInBackground(res.id)
 		}
@@ -62,7 +70,7 @@ func (c *core) grant(ctx context.Context, ttl time.Duration) (leaseResult, error
 	return res, err
 }
 
-// revokeInBackground revokes, in the background, a lease of which nobody will hear.
+// revokeInBackground revokes a lease that is not returned to a caller.
 func (c *core) revokeInBackground(id clientv3.LeaseID) {
 	revoke := func() {
 		ctx, stop := c.closeContext()
@@ -76,8 +84,9 @@ func (c *core) revokeInBackground(id clientv3.LeaseID) {
 	}
 }
 
-// KeepAliveOnce renews a lease: [ErrNotFound] if there is no such one. It opens a stream for this one renewal, which on
-// a client with a password is a login too; sessions share a stream.
+// KeepAliveOnce renews a lease once. It returns [ErrNotFound] if the lease does not exist. It opens
+// a stream for this renewal, which also costs a login if the client has a password. Sessions share
+// one stream instead.
 func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info, error) {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
 		return Info{}, opError("keep alive", "", err)
@@ -91,9 +100,11 @@ func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info,
 	return res.info(), nil
 }
 
-// keepAliveOnce renews a lease on a stream of its own. Its term is good for the ID also when there is an error.
+// keepAliveOnce renews a lease on a stream of its own. The ID in the result is valid even if an
+// error is returned.
 func (c *core) keepAliveOnce(ctx context.Context, id clientv3.LeaseID, op string) (leaseResult, error) {
-	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(id), Read: true} // as repeatable as a read
+	// A renewal is as safe to repeat as a read.
+	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(id), Read: true}
 	res, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (leaseResult, error) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
@@ -102,7 +113,7 @@ func (c *core) keepAliveOnce(ctx context.Context, id clientv3.LeaseID, op string
 			return leaseResult{}, clientv3.ContextError(ctx, err)
 		}
 		res := leaseResult{id: id, sentAt: time.Now()}
-		_ = s.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}) // Recv has the reason
+		_ = s.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}) // Recv returns the reason of a failure
 		r, err := s.Recv()
 		if err != nil {
 			return res, clientv3.ContextError(ctx, err)
@@ -117,9 +128,11 @@ func (c *core) keepAliveOnce(ctx context.Context, id clientv3.LeaseID, op string
 	return res, err
 }
 
-// Revoke ends a lease and deletes its keys. One RPC, repeated until etcd says that the lease is gone: a lease that is
-// not found after an attempt whose answer was lost was revoked by that. [ErrNotFound] if it was not there to begin
-// with. A session of this manager on the lease is lost at once.
+// Revoke revokes a lease, which deletes its keys. It returns [ErrNotFound] if the lease does not
+// exist. If the response of an attempt was lost and the next attempt finds no lease, Revoke returns
+// nil, because the first one has revoked it. A session of this manager on the lease is lost at
+// once. Revoke costs one RPC, which is retried until etcd confirms that the lease is gone, within
+// the limits of ctx and [WithRetry].
 func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
 		return opError("revoke", "", err)
@@ -139,7 +152,7 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	var mayBeRevoked atomic.Bool
 	call := retry.Call{Pkg: "lease", Op: "revoke", Key: formatLeaseID(id), Guarded: true}
 	_, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, ambiguous bool) (none struct{}, err error) {
-		// client/v3 may send it again by itself; then the failure of the first attempt is seen here alone.
+		// client/v3 may retry on its own. Only this hook then sees that the first attempt failed.
 		onFailure := grpc.OnFinish(func(err error) {
 			if err == nil {
 				return
@@ -157,8 +170,8 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	return err
 }
 
-// revokeOnce tries once to revoke the lease of a lost session, whose keys otherwise stay until it expires: for a whole TTL
-// after a new leader was elected.
+// revokeOnce tries once to revoke the lease of a lost session. Otherwise the keys would stay until
+// the lease expires, which takes a whole TTL after a leader election.
 func (c *core) revokeOnce(ctx context.Context, id clientv3.LeaseID) {
 	_, err := c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true))
 	if err != nil && !isNotFound(err) {

@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
-// Package lock leaves its keys to the sweeper of the manager whose leases they are on.
+// Package lock hands its keys to the sweeper of the manager whose leases they are on.
 var _ = sweep.Provide(func(manager any) *sweep.Sweeper {
 	if m, ok := manager.(*Manager); ok {
 		return m.sweeper
@@ -19,7 +19,7 @@ var _ = sweep.Provide(func(manager any) *sweep.Sweeper {
 	return nil
 })
 
-// newSweeper returns the sweeper of what is left on the leases of c.
+// newSweeper returns the sweeper for the keys that are left on the leases of c.
 func (c *core) newSweeper() *sweep.Sweeper {
 	return sweep.New(c.ctx, sweep.Config{
 		Renewed: func(id clientv3.LeaseID) bool { return c.renewer.find(id) != nil },
@@ -35,15 +35,15 @@ func (c *core) newSweeper() *sweep.Sweeper {
 	})
 }
 
-// retireLease has a shared lease take no new keys, and end with the last of those that use it.
+// retireLease stops a shared lease from taking new keys. Its session is closed with its last user.
 func (c *core) retireLease(id clientv3.LeaseID) {
 	if s := c.renewer.find(id); s != nil && s.pool != nil {
 		s.pool.retire(s)
 	}
 }
 
-// closeSweeper ends the sweeper, and revokes the leases that may still hold one of its keys. The error says how many keys
-// are left to expire.
+// closeSweeper closes the sweeper and revokes the leases that may still hold one of its keys. If
+// that fails, the error says how many keys are left to expire.
 func (c *core) closeSweeper(ctx context.Context) error {
 	remaining := c.sweeper.Close()
 	var leases []clientv3.LeaseID

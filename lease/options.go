@@ -14,13 +14,13 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// defaultTTL is that of a session when nothing else is said.
+// defaultTTL is the default TTL of sessions.
 const defaultTTL = 15 * time.Second
 
-// Option is an option of a [Manager].
+// Option configures a [Manager].
 type Option func(*options)
 
-// options is what the options of a manager add up to.
+// options holds the options of a manager.
 type options struct {
 	namespace    string
 	ttl          time.Duration
@@ -37,45 +37,50 @@ type options struct {
 // WithNamespace puts the keys of the manager below dir. Leases have no namespace. Default: none.
 func WithNamespace(dir string) Option { return func(s *options) { s.namespace = dir } }
 
-// WithSessionTTL is the TTL of shared sessions, and of others that are opened without [WithTTL]. Default: 15 s.
+// WithSessionTTL sets the TTL of shared sessions and of sessions opened without [WithTTL]. The
+// limits are those of [WithTTL]. Default: 15 s.
 func WithSessionTTL(d time.Duration) Option { return func(s *options) { s.ttl = d } }
 
-// WithLogger sets the logger for failing renewals, losses and keys that had to be restored. Values do not appear. Default:
-// [slog.Default], from the level Warn up.
+// WithLogger sets the logger, which receives failing renewals, lost sessions and keys that are
+// not restored yet. It never receives values. Default: [slog.Default], from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
-// WithRetry says how often and at what pace calls are repeated. It does not concern renewals, which are repeated until
-// the deadline, nor keys, which are restored for ever. Default: that of kv.RetryPolicy.
+// WithRetry sets how often and how fast calls are retried. It does not apply to renewals, which are
+// retried until the deadline, or to keys, which are restored until they are closed. Default: that
+// of kv.RetryPolicy.
 func WithRetry(p kv.RetryPolicy) Option { return func(s *options) { s.retry = p } }
 
-// WithTimeouts bounds calls whose context has no deadline. Default: 5 s for reads and 10 s for writes; 0 keeps it.
+// WithTimeouts sets the timeouts of calls whose context has no deadline. 0 keeps the default.
+// Default: 5 s for reads and 10 s for writes.
 func WithTimeouts(read, write time.Duration) Option {
 	return func(s *options) { s.readTimeout, s.writeTimeout = read, write }
 }
 
-// WithRetryHook is told of each attempt of a call that is about to be repeated: the operation, which attempt failed,
-// from 1, and how. It is called in the caller's goroutine and must not block. Default: none.
+// WithRetryHook sets a function that is called before each retry, with the operation, the number of
+// the failed attempt, from 1, and its error. It is called on the caller's goroutine and must not
+// block. Default: none.
 func WithRetryHook(f func(op string, attempt int, err error)) Option {
 	return func(s *options) { s.onRetry = f }
 }
 
-// WithLossHook has f called with the cause of each loss of a session; a session that is closed is not lost. Each call has a
-// goroutine of its own, so that f may block and may use the manager; a panic in it is logged. Close waits for the calls under
-// way, for 4 s at most. Default: none.
+// WithLossHook sets a function that is called with the cause when a session is lost. It is not
+// called for a closed session. Each call runs on its own goroutine, so f may block and may use the
+// manager. A panic in f is logged. Close waits for running calls, for at most 4 s. Default: none.
 func WithLossHook(f func(cause error)) Option { return func(s *options) { s.onLoss = f } }
 
-// WithStub sends everything that concerns leases through stub instead of the client's connection. It is for stubs with
-// interceptors of their own and for tests under testing/synctest. Default: the client's connection.
+// WithStub sends all lease requests through stub instead of the client's connection. Use it for
+// stubs with their own interceptors and for tests with testing/synctest. Default: the client's
+// connection.
 func WithStub(stub pb.LeaseClient) Option { return func(s *options) { s.stub = stub } }
 
-// WithWatcher watches keys through w, which has the namespace of the manager and is not closed with it. Default: a
-// watcher of the manager's own, made with the first key.
+// WithWatcher sets the watcher for keys. w must have the namespace of the manager. The manager does
+// not close it. Default: a watcher that the manager makes for the first key.
 func WithWatcher(w *watch.Watcher) Option { return func(s *options) { s.watcher = w } }
 
-// SessionOption is an option of [Manager.OpenSession].
+// SessionOption configures a session: see [Manager.OpenSession].
 type SessionOption func(*sessionOptions)
 
-// sessionOptions is what the options of a session add up to.
+// sessionOptions holds the options of a session.
 type sessionOptions struct {
 	ttl      time.Duration
 	hasTTL   bool
@@ -83,19 +88,20 @@ type sessionOptions struct {
 	hasLease bool
 }
 
-// WithTTL is how long the session's lease lives without being renewed. It is rounded up to whole seconds, must be 1 s at
-// least, and a server with default timing makes no less than 2 s of it. Default: [WithSessionTTL].
+// WithTTL sets how long the session's lease lives without being renewed. It is rounded up to whole
+// seconds and must be at least 1 s. A server with default timing grants at least 2 s. Default:
+// [WithSessionTTL].
 func WithTTL(d time.Duration) SessionOption {
 	return func(s *sessionOptions) { s.ttl, s.hasTTL = d, true }
 }
 
-// WithLease adopts a lease that exists. It is trusted once it has been renewed, which OpenSession does first; its TTL
-// is what etcd says. The session owns the lease from then on: Close revokes it. Default: a new lease.
+// WithLease adopts an existing lease. OpenSession first renews it, and takes its TTL from the
+// response. From then on the session owns the lease: Close revokes it. Default: a new lease.
 func WithLease(id clientv3.LeaseID) SessionOption {
 	return func(s *sessionOptions) { s.lease, s.hasLease = id, true }
 }
 
-// newSessionOptions applies opts and complains about all that is wrong.
+// newSessionOptions applies opts and returns all validation errors joined.
 func newSessionOptions(ttl time.Duration, opts []SessionOption) (sessionOptions, error) {
 	s := sessionOptions{ttl: ttl}
 	for _, opt := range opts {
@@ -116,24 +122,26 @@ func newSessionOptions(ttl time.Duration, opts []SessionOption) (sessionOptions,
 	return s, errors.Join(problems...)
 }
 
-// KeyOption is an option of [Manager.OpenKey].
+// KeyOption configures a [Key]: see [Manager.OpenKey].
 type KeyOption func(*keyOptions)
 
-// keyOptions is what the options of a key add up to.
+// keyOptions holds the options of a key.
 type keyOptions struct {
 	takeover bool
 	ttl      time.Duration
 }
 
-// WithTakeover replaces whatever has the key, now and whenever somebody else has written it. Of two that do this to each
-// other neither wins; each waits longer from time to time. Default: the key is left to whoever else has it.
+// WithTakeover replaces a key that belongs to another owner, when it is opened and whenever another
+// client writes it later. If two processes open the same key with this option, neither wins: each
+// overwrites the other, with growing delays. Default: the key is left to its owner.
 func WithTakeover() KeyOption { return func(s *keyOptions) { s.takeover = true } }
 
-// WithKeyTTL puts the key on a lease with this TTL, which keys of the same TTL share: how long the key stays when the
-// process dies. The limits are those of [WithTTL]. Default: the TTL of the shared session.
+// WithKeyTTL puts the key on a lease with this TTL, which is how long the key stays after the
+// process dies. Keys with the same TTL share leases. The limits are those of [WithTTL]. Default:
+// the TTL of the shared session.
 func WithKeyTTL(d time.Duration) KeyOption { return func(s *keyOptions) { s.ttl = d } }
 
-// newKeyOptions applies opts and complains about all that is wrong.
+// newKeyOptions applies opts and validates the TTL.
 func newKeyOptions(ttl time.Duration, opts []KeyOption) (keyOptions, error) {
 	s := keyOptions{ttl: ttl}
 	for _, opt := range opts {
@@ -144,7 +152,7 @@ func newKeyOptions(ttl time.Duration, opts []KeyOption) (keyOptions, error) {
 	return s, checkTTL(s.ttl)
 }
 
-// checkTTL refuses what etcd would silently turn into its minimum.
+// checkTTL rejects TTLs that etcd would silently raise to its minimum, and those above its maximum.
 func checkTTL(d time.Duration) error {
 	switch {
 	case d <= 0:
@@ -157,7 +165,7 @@ func checkTTL(d time.Duration) error {
 	return nil
 }
 
-// checkID refuses what is no lease.
+// checkID rejects the zero ID.
 func checkID(id clientv3.LeaseID) error {
 	if id == clientv3.NoLease {
 		return fmt.Errorf("%w: no lease given", errs.Invalid)

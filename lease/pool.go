@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// maxUsers is how many users one shared lease carries. A lease that ends deletes its keys in one transaction, and one
-	// that is lost is lost for all of them.
+	// maxUsers is how many users share one lease. All keys on a lease are deleted in one
+	// transaction when it ends, and all its users are affected when it is lost.
 	maxUsers = 256
 	// poolIdleTimeout is how long a session without users is kept for the next one.
 	poolIdleTimeout = time.Minute
 )
 
-// pool holds the shared sessions of one TTL. One of them is for the callers of Shared, who are not counted; those who
-// acquire and release are spread over as many as it takes.
+// pool holds the shared sessions of one TTL. Shared returns the same one until it is lost, and does
+// not count its callers. Acquire distributes its users over as many sessions as needed.
 type pool struct {
 	c   *core
 	ttl time.Duration
@@ -29,25 +29,25 @@ type pool struct {
 	pending  *openAttempt
 }
 
-// poolState is what a pool notes about a session. The pool's lock guards it.
+// poolState is the state of a pooled session. pool.mu guards it.
 type poolState struct {
-	pool    *pool // nil: the session is its opener's
+	pool    *pool // nil if the session is not pooled
 	users   int
-	shared  bool // returned by Shared: kept until the manager is closed
-	retired bool // a key on it may be created late: it takes no new users
+	shared  bool // returned by Shared; kept until the manager is closed
+	retired bool // takes no new users, because a key on it may still be created
 
-	idleSince time.Time // meaningful while there are no users
+	idleSince time.Time // valid while users is 0
 	idleTimer *time.Timer
 }
 
-// openAttempt is one attempt to open a session, for all who wait for it.
+// openAttempt is an attempt to open a session. All callers that need one wait for it.
 type openAttempt struct {
 	done    chan struct{}
 	session *Session
 	err     error
 }
 
-// poolFor returns the pool of a TTL, rounded up to whole seconds as etcd counts them.
+// poolFor returns the pool of a TTL, which it rounds up to whole seconds, the unit of etcd.
 func (c *core) poolFor(ttl time.Duration) *pool {
 	ttl = (ttl + time.Second - 1).Truncate(time.Second)
 	c.mu.Lock()
@@ -60,7 +60,8 @@ func (c *core) poolFor(ttl time.Duration) *pool {
 	return p
 }
 
-// get returns a live session; with reserve, one that has room, and counts the user.
+// get returns a live session. If reserve is set, it returns one with fewer than maxUsers users and
+// counts the user.
 func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
 	if ctx == nil {
 		return nil, errNoContext
@@ -78,7 +79,8 @@ func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
 			if attempt.err != nil {
 				return nil, attempt.err
 			}
-			if err := attempt.session.Err(); err != nil { // already: that is no time to go on trying
+			// If the session is already lost, another attempt is unlikely to do better.
+			if err := attempt.session.Err(); err != nil {
 				return nil, err
 			}
 		case <-ctx.Done():
@@ -87,10 +89,10 @@ func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
 	}
 }
 
-// pick returns a session, or the opening to wait for.
+// pick returns a session, or the attempt to wait for if none is usable.
 func (p *pool) pick(reserve bool) (*Session, *openAttempt) {
 	for _, s := range p.removeLost(time.Now()) {
-		_ = s.Err() // ends it, in case no timer has noticed yet
+		_ = s.Err() // ends the session if its timer has not fired yet
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,12 +120,13 @@ func (p *pool) pick(reserve bool) (*Session, *openAttempt) {
 	return nil, p.pending
 }
 
-// hasShared reports whether one of the sessions was returned by Shared.
+// hasShared reports whether Shared has returned one of the sessions. It must be called with p.mu
+// held.
 func (p *pool) hasShared() bool {
 	return slices.ContainsFunc(p.sessions, func(s *Session) bool { return s.shared })
 }
 
-// removeLost removes the sessions that have ended, and returns them.
+// removeLost removes the sessions that have ended and returns them.
 func (p *pool) removeLost(now time.Time) (lost []*Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -137,7 +140,7 @@ func (p *pool) removeLost(now time.Time) (lost []*Session) {
 	return lost
 }
 
-// open opens a session for all who wait.
+// open opens a session and completes the attempt.
 func (p *pool) open(attempt *openAttempt) {
 	res, err := p.c.grant(p.c.ctx, p.ttl)
 	var s *Session
@@ -150,14 +153,14 @@ func (p *pool) open(attempt *openAttempt) {
 	defer p.mu.Unlock()
 	if err == nil {
 		p.sessions = append(p.sessions, s)
-		p.scheduleClose(s) // nobody may want it any more
+		p.scheduleClose(s) // all callers may have given up
 	}
 	attempt.session, attempt.err = s, err
 	p.pending = nil
 	close(attempt.done)
 }
 
-// release counts a user out.
+// release releases one user of a session.
 func (p *pool) release(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,7 +168,7 @@ func (p *pool) release(s *Session) {
 	p.scheduleClose(s)
 }
 
-// retire has a session take no new users. It is closed with the last one.
+// retire stops a session from taking new users. It is closed with its last user.
 func (p *pool) retire(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,7 +176,8 @@ func (p *pool) retire(s *Session) {
 	p.scheduleClose(s)
 }
 
-// scheduleClose has a session without users closed, in time. The lock is held.
+// scheduleClose schedules the closing of a session that has no users. A retired session is closed
+// at once, any other after poolIdleTimeout. It must be called with p.mu held.
 func (p *pool) scheduleClose(s *Session) {
 	if s.users > 0 || s.shared {
 		return
@@ -190,7 +194,7 @@ func (p *pool) scheduleClose(s *Session) {
 	}
 }
 
-// closeIdle closes a session unless it is in use, or was a moment ago.
+// closeIdle closes a session, unless it is in use or was used within poolIdleTimeout.
 func (p *pool) closeIdle(s *Session) {
 	p.mu.Lock()
 	i := slices.Index(p.sessions, s)

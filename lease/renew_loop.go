@@ -19,26 +19,27 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// renewLoop renews. It is one goroutine's own; what reads the stream is the other goroutine.
+// renewLoop renews the sessions. Its fields, except the embedded renewer, belong to the goroutine
+// that calls run. A second goroutine opens and reads the stream and sends events.
 type renewLoop struct {
 	*renewer
 
 	events       chan streamEvent
-	stream       *renewStream     // nil: no stream, and none on its way
-	pending      []pendingRenewal // sent and not answered, in the order in which etcd will answer
-	lastReceived time.Time        // when the stream last gave a sign of life
-	backlog      bool             // are due, and wait until there is room in the queue
-	nextWake     time.Time        // when the timer will fire
+	stream       *renewStream     // nil if there is none and none is being opened
+	pending      []pendingRenewal // sent but not answered, in the order in which etcd answers
+	lastReceived time.Time        // when the stream was started, opened or last answered
+	backlog      bool             // due renewals wait until pending has room
+	nextWake     time.Time        // when the timer fires next
 
-	consecutiveFailures int       // streams in a row
-	avoidPeer           string    // the peer of the last one of them
-	suspect             *Session  // whose renewal it failed to answer
-	reauthenticated     bool      // the last failure was a token that was refused
-	notBefore           time.Time // no new stream before
+	consecutiveFailures int       // streams that failed in a row
+	avoidPeer           string    // address of the peer of the last stream that failed
+	suspect             *Session  // session whose renewal that stream left unanswered first
+	reauthenticated     bool      // already reconnected at once because of a rejected token
+	notBefore           time.Time // no stream is started before this time
 	backoff             backoff.BackOff
 }
 
-// pendingRenewal is a renewal that awaits its answer.
+// pendingRenewal is a renewal that is due or awaits its response.
 type pendingRenewal struct {
 	*Session
 	*renewalSchedule
@@ -50,7 +51,7 @@ func newRenewLoop(r *renewer) *renewLoop {
 	return l
 }
 
-// run renews until there is no session left.
+// run renews until no session is left.
 func (l *renewLoop) run() {
 	timer := time.AfterFunc(idleInterval, l.wakeLoop)
 	defer timer.Stop()
@@ -59,7 +60,7 @@ func (l *renewLoop) run() {
 		case <-l.wake:
 		case e := <-l.events:
 			if !l.handleEvent(e) {
-				continue // what is due then is due after the timer: it may stay
+				continue // nothing becomes due before the timer fires
 			}
 		}
 		next, ok := l.step(time.Now())
@@ -72,7 +73,8 @@ func (l *renewLoop) run() {
 	}
 }
 
-// step does what there is to do and returns when to look again, false when there is nothing to renew any more.
+// step sends what is due, checks the stream and returns when to run again. It returns false if no
+// session is left.
 func (l *renewLoop) step(now time.Time) (next time.Time, ok bool) {
 	plan, ok := l.plan(now)
 	if !ok {
@@ -94,11 +96,12 @@ func (l *renewLoop) step(now time.Time) (next time.Time, ok bool) {
 	case l.stream.client != nil:
 		l.sendDue(plan.due)
 	}
-	plan, ok = l.plan(now) // with what has been sent
+	plan, ok = l.plan(now) // includes what was just sent
 	return earlier(plan.next, plan.silentAt), ok
 }
 
-// silenceError says that the stream has been silent for too long, and why the connection is not there, if it is not.
+// silenceError returns the error for a stream that has been silent for too long. It includes the
+// reason if the connection is down.
 func (l *renewLoop) silenceError(now time.Time) error {
 	err := fmt.Errorf("%w: %s has not answered for %v", errs.Unavailable, l.peerName(), now.Sub(l.lastReceived).Round(time.Millisecond))
 	if cause := wire.Explain(l.c.cli); cause != nil {
@@ -107,7 +110,7 @@ func (l *renewLoop) silenceError(now time.Time) error {
 	return err
 }
 
-// peerName is the member that the stream leads to.
+// peerName returns the address of the stream's peer, or "etcd" if it is unknown.
 func (l *renewLoop) peerName() string {
 	if l.stream == nil || l.stream.peerAddr == "" {
 		return "etcd"
@@ -115,10 +118,10 @@ func (l *renewLoop) peerName() string {
 	return l.stream.peerAddr
 }
 
-// maxStreamAttempts bounds the search for another member.
+// maxStreamAttempts is how many streams are opened at most to reach a member other than avoidPeer.
 const maxStreamAttempts = 5
 
-// startStream asks for a stream.
+// startStream starts to open a stream in the background.
 func (l *renewLoop) startStream(now time.Time) {
 	s := &renewStream{startedAt: now}
 	s.ctx, s.cancel = context.WithCancel(l.ctx)
@@ -134,12 +137,13 @@ func (l *renewLoop) startStream(now time.Time) {
 	})
 }
 
-// maxPending is how many renewals are sent ahead of their answers. It is far below what gRPC's windows hold in either
-// direction: a loop that waits for room to send would not take the answers that make room.
+// maxPending is the maximum number of unanswered renewals. It is far below what gRPC's flow-control
+// windows hold in either direction. A loop that is blocked in Send could not receive the responses
+// that make room.
 const maxPending = 1024
 
-// sendDue sends renewals, the most urgent first, since a server works on one after the other. The session that the last
-// stream broke over comes last, so that it does not hold up the others again.
+// sendDue sends renewals, the most urgent first, because a server processes them one by one. The
+// suspect comes last, so that it does not delay the others again.
 func (l *renewLoop) sendDue(due []pendingRenewal) {
 	slices.SortFunc(due, func(a, b pendingRenewal) int {
 		if aSuspect, bSuspect := a.Session == l.suspect, b.Session == l.suspect; aSuspect != bSuspect {
@@ -156,28 +160,29 @@ func (l *renewLoop) sendDue(due []pendingRenewal) {
 		return
 	}
 	shortest := shortestTTL(due)
-	timeout := time.AfterFunc(responseTimeout(shortest), l.stream.cancel) // a stream takes many small messages before it blocks, but it may
+	// Send blocks if too much is buffered. Canceling the stream then unblocks it.
+	timeout := time.AfterFunc(responseTimeout(shortest), l.stream.cancel)
 	defer timeout.Stop()
 	for _, r := range due {
 		r.sentAt = time.Now()
 		l.pending = append(l.pending, r)
 		if l.stream.client.Send(&pb.LeaseKeepAliveRequest{ID: int64(r.id)}) != nil {
-			return // the reader gets to know why, or the silence tells
+			return // the reader reports the error, or the silence is detected
 		}
 	}
 }
 
-// shortestTTL returns the shortest TTL of some sessions, of which there must be one.
+// shortestTTL returns the shortest TTL of the renewals, of which there must be at least one.
 func shortestTTL(renewals []pendingRenewal) time.Duration {
 	return slices.MinFunc(renewals, func(a, b pendingRenewal) int { return cmp.Compare(a.renewalSchedule.ttl, b.renewalSchedule.ttl) }).renewalSchedule.ttl
 }
 
-// handleEvent takes note of an event, and reports whether there may be something to do now.
+// handleEvent processes an event. It reports whether step must run now.
 func (l *renewLoop) handleEvent(e streamEvent) bool {
 	now := time.Now()
 	switch {
 	case e.from != l.stream:
-		return false // of a stream that was given up
+		return false // from a stream that was closed
 	case e.err != nil:
 		l.handleFailure(e.err, now)
 	case e.client != nil:
@@ -189,7 +194,8 @@ func (l *renewLoop) handleEvent(e streamEvent) bool {
 	return true
 }
 
-// handleResponse counts one renewal. It reports whether there is something to do before what was planned.
+// handleResponse processes the response to a renewal. It reports whether step must run earlier than
+// planned.
 func (l *renewLoop) handleResponse(resp *pb.LeaseKeepAliveResponse) bool {
 	i := slices.IndexFunc(l.pending, func(r pendingRenewal) bool { return r.id == clientv3.LeaseID(resp.GetID()) })
 	if i < 0 {
@@ -213,11 +219,12 @@ func (l *renewLoop) handleResponse(resp *pb.LeaseKeepAliveResponse) bool {
 	return r.due.Before(l.nextWake) || l.hasRoom()
 }
 
-// hasRoom reports whether it is time to send what had to wait. It is when half of the queue is answered: each look is one
-// at all sessions.
+// hasRoom reports whether waiting renewals can be sent. It is true once half of pending is
+// answered, and not earlier, because each step visits all sessions.
 func (l *renewLoop) hasRoom() bool { return l.backlog && len(l.pending) <= maxPending/2 }
 
-// closeStream gives the stream up. What was sent on it will have to be sent again.
+// closeStream closes the stream and returns the renewals that it left unanswered. They must be sent
+// again.
 func (l *renewLoop) closeStream() (unanswered []pendingRenewal) {
 	if l.stream == nil {
 		return nil
@@ -230,13 +237,15 @@ func (l *renewLoop) closeStream() (unanswered []pendingRenewal) {
 	return unanswered
 }
 
-// handleFailure draws the conclusions from a stream that has failed, or that could not be had.
+// handleFailure handles a stream that failed or could not be opened.
 func (l *renewLoop) handleFailure(err error, now time.Time) {
 	peerAddr, opened := l.stream.peerAddr, l.stream.client != nil
 	unanswered := l.closeStream()
 	l.avoidPeer = peerAddr
 	if opened && len(unanswered) == 0 {
-		return // an idle stream: the server has restarted, or forgot us. The next one is opened when it is needed
+		// An idle stream ended, for example because the server restarted; the next one is opened
+		// when needed.
+		return
 	}
 	l.failures.Add(1)
 	if errors.Is(err, io.EOF) {
@@ -245,12 +254,12 @@ func (l *renewLoop) handleFailure(err error, now time.Time) {
 	class, condition := retry.Classify(err, false)
 	err = retry.Explain(rpctypes.Error(err), condition)
 	if len(unanswered) > 0 {
-		// etcd answers in order, so what it refused is the first that it has not answered.
+		// etcd answers in order, so a refusal concerns the first unanswered renewal.
 		first := unanswered[0]
 		l.suspect = first.Session
 		if class == retry.Hopeless && (errors.Is(condition, errs.Permission) || errors.Is(condition, errs.LeaseNotFound)) {
 			first.lose(condition, err)
-			l.avoidPeer = "" // it is not the member's fault
+			l.avoidPeer = "" // the member is not at fault
 			return
 		}
 	}
@@ -263,11 +272,12 @@ func (l *renewLoop) handleFailure(err error, now time.Time) {
 	l.scheduleRetry(class, now, responseTimeout(shortest)/2)
 }
 
-// outageThreshold is how many streams in a row fail before that is logged: the first one is replaced at once, so that the
-// restart of a member is no outage.
+// outageThreshold is how many streams must fail in a row before an outage is logged. The first
+// failure is not logged, because the stream is replaced at once: the restart of a member is not an
+// outage.
 const outageThreshold = 2
 
-// peerAttrs is the peer as an attribute of a log record, if it is known.
+// peerAttrs returns the log attributes that name the peer, or none if it is unknown.
 func peerAttrs(addr string) []any {
 	if addr == "" {
 		return nil
@@ -275,7 +285,8 @@ func peerAttrs(addr string) []any {
 	return []any{"peer", addr}
 }
 
-// suspendDue tells the sessions whose renewal has failed, and returns the shortest of their TTLs.
+// suspendDue records err in the sessions whose renewal is due, and returns the shortest of their
+// TTLs.
 func (l *renewLoop) suspendDue(err error, now time.Time) (shortest time.Duration) {
 	l.mu.Lock()
 	var due []*Session
@@ -294,8 +305,9 @@ func (l *renewLoop) suspendDue(err error, now time.Time) (shortest time.Duration
 	return shortest
 }
 
-// scheduleRetry decides when to try again: at once after the first failure, and when a fresh login may help; later after
-// more, but not so late that a short TTL is over.
+// scheduleRetry sets when the next stream may be started. That is now after the first failure, and
+// once if a new login may help. Otherwise it is after a backoff of at most maxDelay, so that
+// sessions with a short TTL are retried in time.
 func (l *renewLoop) scheduleRetry(class retry.Class, now time.Time, maxDelay time.Duration) {
 	if reauthenticate := class == retry.Reauth && !l.reauthenticated; reauthenticate || l.consecutiveFailures == 1 {
 		l.reauthenticated = l.reauthenticated || reauthenticate

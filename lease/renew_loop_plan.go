@@ -2,17 +2,18 @@ package lease
 
 import "time"
 
-// renewPlan is what is to be done with all sessions.
+// renewPlan is the state of all renewals at one time.
 type renewPlan struct {
 	due      []pendingRenewal // to be renewed now
-	next     time.Time        // when the next session will be due, if there is one that is not yet
-	silentAt time.Time        // when the stream will have been silent for too long
+	next     time.Time        // when the next session that is not due yet becomes due
+	silentAt time.Time        // when the stream counts as silent for too long
 }
 
-// idleInterval is when nothing is planned.
+// idleInterval is the timer's interval while nothing is planned.
 const idleInterval = 24 * time.Hour
 
-// plan looks at all sessions. When there are none the loop has to end: the next session gets a new one.
+// plan visits all sessions and returns what to do. It returns false if there are none; run must
+// then return, and the next session starts a new loop.
 func (l *renewLoop) plan(now time.Time) (plan renewPlan, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

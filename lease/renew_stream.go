@@ -10,18 +10,18 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// renewStream is one renewal stream, from the wish for it to its end.
+// renewStream is a renewal stream, from the request to open it until it ends.
 type renewStream struct {
 	ctx       context.Context //nolint:containedctx // of the stream
 	cancel    context.CancelFunc
 	startedAt time.Time
 
-	// Set by the loop when the stream is there.
-	client   pb.Lease_LeaseKeepAliveClient // nil until then
+	// Set by the loop once the stream is open.
+	client   pb.Lease_LeaseKeepAliveClient // nil before
 	peerAddr string                        // "" when it cannot be told
 }
 
-// streamEvent is what has become of a link: it is there, it has an answer, or it has failed.
+// streamEvent reports that a stream was opened, that it received a response, or that it failed.
 type streamEvent struct {
 	from     *renewStream
 	client   pb.Lease_LeaseKeepAliveClient
@@ -30,8 +30,8 @@ type streamEvent struct {
 	err      error
 }
 
-// run opens the stream and reports what comes of it, until it fails or the link is cancelled. tries is how many streams
-// it may open to get away from the peer to avoid.
+// run opens the stream and reports its events until it fails or is canceled. maxAttempts bounds how
+// many streams it opens to find a peer other than avoidPeer.
 func (s *renewStream) run(svc service, avoidPeer string, maxAttempts int, events chan<- streamEvent) {
 	client, peerAddr, cancel, err := openStream(s.ctx, svc, avoidPeer, maxAttempts)
 	defer cancel()
@@ -46,7 +46,7 @@ func (s *renewStream) run(svc service, avoidPeer string, maxAttempts int, events
 	}
 }
 
-// report hands an event to the loop, which has no use for it once it has cancelled the link.
+// report sends an event to the loop. It returns false if the stream was canceled.
 func (s *renewStream) report(events chan<- streamEvent, e streamEvent) bool {
 	e.from = s
 	select {
@@ -57,9 +57,9 @@ func (s *renewStream) report(events chan<- streamEvent, e streamEvent) bool {
 	}
 }
 
-// openStream opens a stream at another peer than the one to avoid, or at any after some tries. gRPC chooses among the members
-// that it is connected to in turn.
-// drop has to be called when the stream, if there is one, is no longer needed.
+// openStream opens a stream to a peer other than avoidPeer. gRPC picks the connected members in
+// turn; after maxAttempts openStream accepts any of them. The caller must call cancel when it no
+// longer needs the stream, also after an error.
 func openStream(ctx context.Context, svc service, avoidPeer string, maxAttempts int) (client pb.Lease_LeaseKeepAliveClient, addr string, cancel context.CancelFunc, err error) {
 	for attempt := 1; ; attempt++ {
 		ctx, cancel := context.WithCancel(ctx)
@@ -75,7 +75,7 @@ func openStream(ctx context.Context, svc service, avoidPeer string, maxAttempts 
 	}
 }
 
-// peerAddrOf is the address of the member at the other end of a stream.
+// peerAddrOf returns the address of the member that serves a stream, or "" if it is unknown.
 func peerAddrOf(ctx context.Context) string {
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		return p.Addr.String()

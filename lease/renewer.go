@@ -9,25 +9,25 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// renewInterval is the time from sending one renewal of a lease to sending the next one.
+// renewInterval returns the time between sending two renewals of a lease.
 func renewInterval(ttl time.Duration) time.Duration { return ttl / 3 }
 
-// responseTimeout is how long a stream may be silent while a renewal of the lease is pending.
+// responseTimeout returns how long a stream may be silent while a renewal of the lease is pending.
 func responseTimeout(ttl time.Duration) time.Duration { return ttl / 5 }
 
-// renewer is the sessions to be renewed and the goroutine that does it while there are any.
+// renewer holds the sessions to renew. It runs a renewLoop while there are any.
 type renewer struct {
 	c    *core
-	wake chan struct{} // holds one: it is time for the loop to look, or something has changed
+	wake chan struct{} // has capacity 1; makes the loop run a step
 
-	ctx    context.Context //nolint:containedctx // of all streams: they end with the last session, not with a caller
+	ctx    context.Context //nolint:containedctx // of all streams, not of a caller
 	cancel context.CancelFunc
 
 	renewals atomic.Uint64
 	failures atomic.Uint64
 	streams  atomic.Uint64
 
-	outageLogged bool // renewals fail, and that was logged; belongs to the loop, and outlives it
+	outageLogged bool // an outage was logged and goes on; used by the loop, but outlives it
 
 	mu       sync.Mutex
 	closed   bool
@@ -36,14 +36,15 @@ type renewer struct {
 	wg       sync.WaitGroup
 }
 
-// renewalSchedule is where the renewal of one session stands. It belongs to the loop, once it is in the map.
+// renewalSchedule is the state of the renewal of one session. It belongs to the loop once it is in
+// the map.
 type renewalSchedule struct {
 	ttl    time.Duration
-	due    time.Time // when to send the next one
-	sentAt time.Time // when the one under way was sent; zero when there is none
+	due    time.Time // when to send the next renewal
+	sentAt time.Time // when the pending renewal was sent; zero if none is pending
 }
 
-// advance begins the wait for the next renewal.
+// advance schedules the next renewal after one that was sent at sentAt.
 func (rs *renewalSchedule) advance(sentAt time.Time, ttl time.Duration) {
 	rs.ttl, rs.sentAt, rs.due = ttl, time.Time{}, sentAt.Add(renewInterval(ttl))
 }
@@ -53,8 +54,8 @@ func (c *core) newRenewer() renewer {
 	return renewer{c: c, wake: make(chan struct{}, 1), ctx: ctx, cancel: cancel, sessions: map[*Session]*renewalSchedule{}}
 }
 
-// add has a session renewed from now on. It reports false after close, and for a session that is over already, which
-// nobody would remove.
+// add starts the renewal of a session. It returns false after close, and if the session has already
+// ended: such a session would never be removed.
 func (r *renewer) add(s *Session, res leaseResult) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,7 +73,7 @@ func (r *renewer) add(s *Session, res leaseResult) bool {
 	return true
 }
 
-// remove ends the renewal of a session; with the last one the loop ends, and its stream.
+// remove ends the renewal of a session. After the last one, the loop and its stream end.
 func (r *renewer) remove(s *Session) {
 	r.mu.Lock()
 	delete(r.sessions, s)
@@ -83,7 +84,7 @@ func (r *renewer) remove(s *Session) {
 	}
 }
 
-// wakeLoop makes the loop look again.
+// wakeLoop makes the loop run a step.
 func (r *renewer) wakeLoop() {
 	select {
 	case r.wake <- struct{}{}:
@@ -103,7 +104,7 @@ func (r *renewer) find(id clientv3.LeaseID) *Session {
 	return nil
 }
 
-// liveSessions are the sessions that live.
+// liveSessions returns the live sessions.
 func (r *renewer) liveSessions() []*Session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,7 +115,7 @@ func (r *renewer) liveSessions() []*Session {
 	return out
 }
 
-// close lets no more sessions in and returns those that there are.
+// close rejects further sessions and returns the live ones.
 func (r *renewer) close() []*Session {
 	r.mu.Lock()
 	r.closed = true
@@ -122,8 +123,9 @@ func (r *renewer) close() []*Session {
 	return r.liveSessions()
 }
 
-// wait returns when the goroutines have ended, once the last session has.
+// wait cancels all streams and waits for the goroutines. It must be called after the last session
+// has ended.
 func (r *renewer) wait() {
-	r.cancel() // one may be held up in sending
+	r.cancel() // Send may be blocked
 	r.wg.Wait()
 }

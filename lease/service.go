@@ -10,7 +10,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// service is what this package uses of etcd's lease service.
+// service is the part of etcd's lease service that this package uses.
 type service interface {
 	LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, opts ...grpc.CallOption) (*pb.LeaseGrantResponse, error)
 	LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, opts ...grpc.CallOption) (*pb.LeaseRevokeResponse, error)
@@ -18,7 +18,8 @@ type service interface {
 	LeaseKeepAlive(ctx context.Context, opts ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error)
 }
 
-// newService returns the lease service of cli, and whether leases granted through it get the ID that is asked for.
+// newService returns the lease service of cli. ownIDs reports whether a grant gets the lease ID
+// that it asks for.
 func newService(cli *clientv3.Client, stub pb.LeaseClient) (s service, ownIDs bool) {
 	switch {
 	case stub != nil:
@@ -29,10 +30,10 @@ func newService(cli *clientv3.Client, stub pb.LeaseClient) (s service, ownIDs bo
 	return &leaseAdapter{Lease: cli.Lease}, false
 }
 
-// leaseAdapter is the service over a Lease of the user's own, which chooses IDs by itself.
+// leaseAdapter implements service with a custom Lease, which chooses the lease IDs itself.
 type leaseAdapter struct{ clientv3.Lease }
 
-// LeaseGrant grants a lease with whatever ID Lease gives it.
+// LeaseGrant grants a lease. It ignores the requested ID.
 func (d *leaseAdapter) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
 	r, err := d.Grant(ctx, in.GetTTL())
 	if err != nil {
@@ -50,7 +51,7 @@ func (d *leaseAdapter) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeReques
 // LeaseTimeToLive describes a lease.
 func (d *leaseAdapter) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
 	var opts []clientv3.LeaseOption
-	if in.GetKeys() { // which takes the permission to read them
+	if in.GetKeys() { // requires permission to read the keys
 		opts = append(opts, clientv3.WithAttachedKeys())
 	}
 	r, err := d.TimeToLive(ctx, clientv3.LeaseID(in.GetID()), opts...)
@@ -60,22 +61,22 @@ func (d *leaseAdapter) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLi
 	return &pb.LeaseTimeToLiveResponse{Header: r.ResponseHeader, ID: int64(r.ID), TTL: r.TTL, GrantedTTL: r.GrantedTTL, Keys: r.Keys}, nil
 }
 
-// LeaseKeepAlive gives a stream whose every message is a KeepAliveOnce.
+// LeaseKeepAlive returns a stream that calls KeepAliveOnce for each message.
 func (d *leaseAdapter) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
 	return &keepAliveOnceStream{ctx: ctx, lease: d.Lease, requests: make(chan *pb.LeaseKeepAliveRequest, maxPending)}, nil
 }
 
-// keepAliveOnceStream is a stream of renewals over KeepAliveOnce. Recv carries out what Send has queued, for which there is room:
-// nobody sends more than unansweredMost at a time.
+// keepAliveOnceStream is a renewal stream that uses KeepAliveOnce. Send queues a request and Recv
+// executes it. The queue has room for maxPending requests, and no caller has more pending.
 type keepAliveOnceStream struct {
-	grpc.ClientStream // nil: what a stream of gRPC has beyond the methods below is not used
+	grpc.ClientStream // nil: the other methods of a gRPC stream are not used
 
 	ctx      context.Context //nolint:containedctx // a stream has one
 	lease    clientv3.Lease
 	requests chan *pb.LeaseKeepAliveRequest
 }
 
-// Context is the context of the stream.
+// Context returns the context of the stream.
 func (s *keepAliveOnceStream) Context() context.Context { return s.ctx }
 
 // Send queues a renewal.
@@ -88,14 +89,15 @@ func (s *keepAliveOnceStream) Send(r *pb.LeaseKeepAliveRequest) error {
 	}
 }
 
-// Recv makes the next renewal and returns its answer.
+// Recv executes the next renewal and returns its response.
 func (s *keepAliveOnceStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
 	select {
 	case r := <-s.requests:
 		resp, err := s.lease.KeepAliveOnce(s.ctx, clientv3.LeaseID(r.GetID()))
 		switch {
 		case isNotFound(err):
-			return &pb.LeaseKeepAliveResponse{ID: r.GetID()}, nil // which is how a stream says it
+			// A stream reports a missing lease this way.
+			return &pb.LeaseKeepAliveResponse{ID: r.GetID()}, nil
 		case err != nil:
 			return nil, err
 		}

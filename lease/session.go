@@ -36,9 +36,10 @@ type Session struct {
 }
 
 // OpenSession grants or adopts a lease and keeps it alive until the session is closed or lost. ctx
-// bounds the opening only. It costs one RPC. If opening fails, a lease that may have been granted
-// is revoked in the background; an adopted lease is left as it is. If the response arrives too late
-// for the lease to be relied on, the error matches [ErrExpired].
+// bounds the opening only. It costs one RPC, and one renewal if the response to the grant took half
+// of the TTL. If opening fails, a lease that may have been granted is revoked in the background; an
+// adopted lease is left as it is. If the response arrives too late for the lease to be relied on,
+// the error matches [ErrExpired].
 func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session, error) {
 	const op = "open session"
 	if err := m.ready(); err != nil {

@@ -14,32 +14,36 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// guardDir is where the keys are, below a namespace, by which etcd is asked whether a lease lives.
+// guardDir is the directory of the guard keys, below a namespace.
 const guardDir = keyspace.Hidden + "session/"
 
-// guardKey is a key on the session's lease: it is there as long as the lease is. A compare cannot ask for a lease
-// itself.
+// guardKey is a key on the session's lease. It exists while the lease does. Transactions compare it
+// because they cannot compare a lease.
 type guardKey struct {
 	key string // absolute
 
 	mu      sync.Mutex
-	attempt *guardWrite // that is under way, or that has worked
+	attempt *guardWrite // running, or the one that succeeded
 }
 
-// guardWrite is one attempt to write the key, for all who wait for it.
+// guardWrite is an attempt to write the key. All callers that need the key wait for it.
 type guardWrite struct {
 	done chan struct{}
 	err  error
 }
 
-// Guard returns what holds in etcd as long as the session's lease lives, for kv.WithGuard: a write after that is
-// refused, in etcd and whatever the writer's clock says, with an error that matches kv.ErrGuard and [ErrExpired].
+// Guard returns a guard for kv.WithGuard that holds while the session's lease exists. After that,
+// etcd refuses the write, whatever the clock of the writer says, with an error that matches
+// kv.ErrGuard and [ErrExpired].
 //
-// etcd cannot be asked in a transaction whether a lease lives, only about keys, so the first call puts a key on the
-// lease, below the namespace's hidden dir: it waits for one RPC, until the session ends and 5 s at most. Sessions that
-// guard nothing thus cost nothing. If somebody removes or overwrites that key, the guard fails until [Session.Verify] has
-// restored it. A guard whose key could not be written does not hold, its error says why, and the next
-// call tries again. Locks and leaderships have guards of their own, which need no further key.
+// An etcd transaction cannot compare leases, only keys. The first call of Guard therefore puts a
+// key on the lease, in the hidden directory of the namespace. That call waits for one RPC, for at
+// most 5 s and not beyond the end of the session. A session without a guard costs nothing. If
+// another client deletes or overwrites the key, the guard fails until [Session.Verify] restores it.
+// If the key cannot be written, the guard does not hold, its error says why, and the next call
+// tries again.
+//
+// Locks and leaderships have guards of their own, which need no additional key.
 func (s *Session) Guard() kv.Guard {
 	lostErr := ErrExpired
 	if err := s.ensureGuard(); err != nil {
@@ -49,7 +53,8 @@ func (s *Session) Guard() kv.Guard {
 	return kv.NewGuard(lostErr, onLease)
 }
 
-// ensureGuard puts the key on the lease, once; after an attempt that failed the next call makes another.
+// ensureGuard puts the key on the lease, unless that is done. Concurrent callers share one attempt.
+// After a failed attempt the next call makes another one.
 func (s *Session) ensureGuard() error {
 	g := &s.guard
 	g.mu.Lock()
@@ -87,13 +92,14 @@ func (g *guardKey) isWritten() bool {
 	}
 }
 
-// restoreGuard makes sure that the key is on the lease, and puts it again if it is not. The error says so if there is no
-// such lease.
+// restoreGuard checks that the key is on the lease and puts it again if it is not. It returns an
+// error that matches ErrNotFound if the lease does not exist.
 func (s *Session) restoreGuard(ctx context.Context, op string) error {
 	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(s.id), Read: true}
 	return s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
 		onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
-		get := clientv3.OpGet(s.guard.key, clientv3.WithCountOnly()) // without an operation the transaction is not linearizable
+		// Without an operation the transaction would not be linearizable.
+		get := clientv3.OpGet(s.guard.key, clientv3.WithCountOnly())
 		r, err := s.c.kv.Txn(ctx).If(onLease).Then(get).Else(get).Commit()
 		if err != nil || r.Succeeded {
 			return err
@@ -102,7 +108,8 @@ func (s *Session) restoreGuard(ctx context.Context, op string) error {
 	})
 }
 
-// putGuardKey puts the key on the lease. It can be repeated, and fails if there is no such lease.
+// putGuardKey puts the key on the lease. It is safe to repeat. It fails if the lease does not
+// exist.
 func (s *Session) putGuardKey(ctx context.Context) error {
 	_, err := s.c.kv.Put(ctx, s.guard.key, time.Now().UTC().Format(time.RFC3339), clientv3.WithLease(s.id))
 	return err
@@ -120,8 +127,9 @@ func (s *Session) putGuard() error {
 	if s.c.kv == nil {
 		return opError("guard", formatLeaseID(s.id), errNoKV)
 	}
-	// As repeatable as a read. Nor may what became of this put be taken for what became of the guarded write, whose error
-	// shows ours.
+	// The put is as safe to repeat as a read. It is declared as one so that its error never matches
+	// errs.UnknownOutcome: the error of the guarded write includes it, and the outcome of that
+	// write is known.
 	call := retry.Call{Pkg: "lease", Op: "guard", Key: formatLeaseID(s.id), Read: true}
 	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return s.putGuardKey(ctx) })
 	if isNotFound(err) {

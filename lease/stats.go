@@ -1,19 +1,20 @@
 package lease
 
-// Stats is what a manager has and did, over all namespaces. Counters start at 0 and only grow.
+// Stats holds the state and the counters of a manager, over all namespaces. Counters start at 0 and
+// only grow.
 type Stats struct {
-	Sessions  int `json:"sessions"`  // that live, shared ones included
-	Suspended int `json:"suspended"` // of those, whose renewals fail at present
-	Keys      int `json:"keys"`      // that are kept
+	Sessions  int `json:"sessions"`  // live sessions, including shared ones
+	Suspended int `json:"suspended"` // live sessions whose last renewal failed
+	Keys      int `json:"keys"`      // open keys
 
-	Renewals uint64 `json:"renewals"` // answered
-	Failures uint64 `json:"failures"` // streams that failed
-	Streams  uint64 `json:"streams"`  // streams that were opened, or tried to be
-	Lost     uint64 `json:"lost"`     // sessions that ended other than by being closed
-	Retries  uint64 `json:"retries"`  // attempts of other calls beyond the first of each
+	Renewals uint64 `json:"renewals"` // renewals that were answered
+	Failures uint64 `json:"failures"` // streams that failed; idle ones are not counted
+	Streams  uint64 `json:"streams"`  // attempts to open a stream
+	Lost     uint64 `json:"lost"`     // sessions that were lost
+	Retries  uint64 `json:"retries"`  // attempts of other calls after the first
 }
 
-// Stats returns the counters. It sends nothing.
+// Stats returns the current state and counters. It sends nothing.
 func (m *Manager) Stats() Stats {
 	if m.engine == nil {
 		return Stats{}
