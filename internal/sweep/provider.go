@@ -1,16 +1,16 @@
 package sweep
 
-// provider returns the sweeper of a *lease.Manager, a type that this package cannot name.
+// provider returns the sweeper of a *lease.Manager. This package cannot import package lease.
 //
 //nolint:gochecknoglobals // set once, when package lease is initialized
 var provider func(manager any) *Sweeper
 
-// Provide makes f the source of [Of]. Package lease calls it.
+// Provide sets the function behind [Of]. Package lease calls it.
 func Provide(f func(manager any) *Sweeper) bool {
 	provider = f
 	return true
 }
 
-// Of returns the sweeper of a *lease.Manager: it goes on until the manager is closed, as the leases do that keep the keys
-// alive. It is nil for a manager that is of no use.
+// Of returns the sweeper of a *lease.Manager, or nil if the manager is invalid. The sweeper runs
+// until the manager is closed, like the leases that keep the keys alive.
 func Of(manager any) *Sweeper { return provider(manager) }
