@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// CodecError is the error of a codec whose text may be shown, because it does not quote the value.
+// CodecError is a codec error whose text does not quote the value and may therefore be shown.
 type CodecError struct {
 	Text string
 	Err  error // the condition
@@ -22,8 +22,8 @@ func (e *CodecError) Error() string { return e.Err.Error() + ": " + e.Text }
 // Unwrap returns the condition.
 func (e *CodecError) Unwrap() error { return e.Err }
 
-// DescribeCodecError says what is wrong with a value, as far as the type of the codec's error tells. The text of err itself
-// may quote the value.
+// DescribeCodecError describes a codec error without quoting the value, as precisely as the type of
+// err allows. The text of err itself may quote the value.
 func DescribeCodecError(err error) string {
 	if shown, ok := errors.AsType[*CodecError](err); ok {
 		return shown.Error()
@@ -35,7 +35,7 @@ func DescribeCodecError(err error) string {
 	if !ok {
 		return fmt.Sprintf("%T", err)
 	}
-	got, _, _ := strings.Cut(mismatch.Value, " ") // what follows is the value
+	got, _, _ := strings.Cut(mismatch.Value, " ") // the rest is the value
 	want := mismatch.Type.String()
 	if mismatch.Type == reflect.TypeFor[time.Duration]() {
 		want = "a duration"

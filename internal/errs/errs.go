@@ -1,7 +1,8 @@
-// Package errs declares, once, the conditions that all packages of etcdkit share, and the error that carries them.
+// Package errs declares the conditions that all packages of etcdkit share, and the error type that
+// carries them.
 //
-// The packages re-export the values under their own names (kv.ErrUnavailable is errs.Unavailable), so that one
-// errors.Is works whichever package an error came from.
+// The packages re-export the values under their own names: kv.ErrUnavailable is errs.Unavailable. A
+// single errors.Is therefore works for errors of every package.
 package errs
 
 import (
@@ -10,35 +11,35 @@ import (
 	"strings"
 )
 
-// The shared conditions. An error of etcdkit matches the conditions that it met with errors.Is.
+// The shared conditions, for use with errors.Is.
 var (
-	// Invalid means that the arguments were refused before anything was sent.
+	// Invalid means that the arguments were rejected before anything was sent.
 	Invalid = errors.New("invalid argument")
-	// TooLarge is the special case of Invalid in which a limit on size or number was passed.
+	// TooLarge means that a limit on size or number was exceeded. It also matches Invalid.
 	TooLarge error = &narrower{text: "too large", wider: Invalid}
-	// Unavailable means that etcd, or a quorum of it, did not answer or could not be reached.
+	// Unavailable means that etcd, or a quorum of it, did not respond or could not be reached.
 	Unavailable = errors.New("etcd unavailable")
 	// Unauthenticated means that etcd did not accept the user, the password or the token.
 	Unauthenticated = errors.New("unauthenticated")
-	// Permission means that the authenticated user may not do this.
+	// Permission means that the authenticated user lacks the permission.
 	Permission = errors.New("permission denied")
-	// Compacted means that the history asked for is gone.
+	// Compacted means that the requested history was compacted.
 	Compacted = errors.New("history compacted")
-	// UnknownOutcome means that a write may or may not have been applied, or may yet be.
+	// UnknownOutcome means that a write may have been applied, or may still be.
 	UnknownOutcome = errors.New("outcome unknown")
 	// Closed means that the client, or the part of it that was called, is closed.
 	Closed = errors.New("closed")
-	// LeaseNotFound means that the lease named does not exist, or exists no more.
+	// LeaseNotFound means that the lease does not exist, or no longer exists.
 	LeaseNotFound = errors.New("lease not found")
-	// HeldHere means that this process has the key already.
+	// HeldHere means that this process already has the key.
 	HeldHere = errors.New("this process has it already")
 )
 
-// ClosedError returns an error that says what is closed, such as "registry closed". It matches
-// Closed.
+// ClosedError returns an error that matches Closed and says what is closed, such as "registry
+// closed".
 func ClosedError(what string) error { return &narrower{text: what + " closed", wider: Closed} }
 
-// narrower is a condition that is a case of a wider one: errors.Is matches both.
+// narrower is a special case of a wider condition. errors.Is matches both.
 type narrower struct {
 	text  string
 	wider error
@@ -46,23 +47,23 @@ type narrower struct {
 
 func (e *narrower) Error() string { return e.text }
 
-// Unwrap makes the narrower condition match the wider one.
+// Unwrap returns the wider condition.
 func (e *narrower) Unwrap() error { return e.wider }
 
-// Error is what went wrong with one operation. Its text is "pkg: op "key": cause".
+// Error is the error of an operation. Its text is "pkg: op "key": cause".
 type Error struct {
-	Pkg string // the package, as the caller knows it
+	Pkg string // the package that was called
 	Op  string // the operation, in lower case
 	Key string // what it was about; "" when there is no one thing
 
-	// Unchanged says that the operation provably changed nothing and will not do so later.
+	// Unchanged means that the operation provably changed nothing and will not do so later.
 	Unchanged bool
 
-	// Err says why. It matches the conditions above.
+	// Err is the cause. It matches the conditions above.
 	Err error
 }
 
-// Error is "pkg: op "key": cause".
+// Error returns "pkg: op "key": cause". Without a Key it returns "pkg: op: cause".
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Pkg)
@@ -77,19 +78,19 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap gives the reason.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// maxQuoted bounds how much of a key an error or a log line shows.
+// maxQuoted is how many bytes of a key an error or a log line shows.
 const maxQuoted = 128
 
-// Quote prints a key for people: quoted, and cut short when it is long.
+// Quote returns the key in quotes, shortened if it is long.
 func Quote(key string) string {
 	shown, rest := short(key)
 	return strconv.Quote(shown) + rest
 }
 
-// Short prints a key for a log, whose handler quotes it: cut short when it is long.
+// Short returns the key, shortened if it is long, for a log record, whose handler quotes it.
 func Short(key string) string {
 	shown, rest := short(key)
 	return shown + rest
@@ -102,7 +103,8 @@ func short(key string) (shown, rest string) {
 	return key[:maxQuoted], "... (" + strconv.Itoa(len(key)) + " bytes)"
 }
 
-// Unchanged reports whether err says that the operation provably changed nothing.
+// Unchanged reports whether err says that the operation provably changed nothing. If err matches
+// UnknownOutcome, it returns false.
 func Unchanged(err error) bool {
 	if err == nil {
 		return false
