@@ -9,13 +9,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// MaxName is the length of the longest legal name, in bytes.
+// MaxName is the maximum length of a name in bytes.
 const MaxName = 512
 
-// Dir normalises a dir to exactly one trailing "/"; "" (no dir) stays "". A leading "/" is part of the keys and is
-// kept. Refused, with an error that matches errs.Invalid, are a dir of nothing but slashes, an empty segment
-// ("a//b"), and a NUL byte, which other tools cut keys at. Other bytes are legal even when they are not UTF-8: a dir
-// has to be able to name whatever tree is already there.
+// Dir normalizes a dir to exactly one trailing "/". "" means no dir and stays "". A leading "/" is
+// part of the keys and is kept.
+//
+// The error matches errs.Invalid if dir consists only of slashes, has an empty segment ("a//b"), or
+// contains a NUL byte, at which other tools truncate keys. Other bytes are allowed even if they are
+// not UTF-8, so that a dir can name any existing tree.
 func Dir(dir string) (string, error) {
 	if dir == "" {
 		return "", nil
@@ -40,7 +42,7 @@ func Dir(dir string) (string, error) {
 	return dir + "/", nil
 }
 
-// squeeze folds each run of slashes into one.
+// squeeze replaces each run of slashes by one slash.
 func squeeze(s string) string {
 	for strings.Contains(s, "//") {
 		s = strings.ReplaceAll(s, "//", "/")
@@ -48,8 +50,9 @@ func squeeze(s string) string {
 	return s
 }
 
-// Prefix checks a prefix: it must be "" or end in "/", so that "app" is not taken to mean "app2/secret" as well. With
-// partial, any bytes are legal. The error matches errs.Invalid and names both ways out.
+// Prefix checks a prefix. It must be "" or end in "/", so that "app" does not also select
+// "app2/secret". If partial is set, any bytes are allowed. The error matches errs.Invalid and
+// suggests both corrections.
 func Prefix(prefix string, partial bool) error {
 	if partial || prefix == "" || prefix[len(prefix)-1] == '/' {
 		return nil
@@ -58,9 +61,9 @@ func Prefix(prefix string, partial bool) error {
 		errs.Invalid, errs.Quote(prefix), errs.Quote(prefix+"/"))
 }
 
-// Name checks the name of a lock, an election, a service: 1 to [MaxName] bytes of valid UTF-8 without control
-// characters and without a leading, trailing or doubled "/". The error matches errs.Invalid, and errs.TooLarge when
-// the name is too long.
+// Name checks the name of a lock, an election or a service. It must be 1 to [MaxName] bytes of
+// valid UTF-8 without control characters and without a leading, trailing or doubled "/". The error
+// matches errs.Invalid, and errs.TooLarge if the name is too long.
 func Name(name string) error {
 	switch {
 	case name == "":
@@ -77,7 +80,7 @@ func Name(name string) error {
 	return nil
 }
 
-// slashedName is the refusal of a name with a leading, trailing or doubled slash.
+// slashedName returns the error for a name with a leading, trailing or doubled slash.
 func slashedName(name string) error {
 	better := strings.Trim(squeeze(name), "/")
 	if better == "" {
@@ -87,8 +90,9 @@ func slashedName(name string) error {
 		errs.Invalid, errs.Quote(name), errs.Quote(better))
 }
 
-// Key checks a key: it must not be empty (errs.Invalid) nor longer than limit bytes (errs.TooLarge, which names the limit
-// and the length). Any bytes are legal and literal: "../x", NUL, what is not UTF-8. A limit of 0 or less is none.
+// Key checks a key. It must not be empty (errs.Invalid) or longer than limit bytes (errs.TooLarge,
+// with the limit and the length). Any bytes are allowed and taken literally: "../x", NUL, invalid
+// UTF-8. If limit is 0 or less, the length is not limited.
 func Key(key string, limit int) error {
 	if key == "" {
 		return fmt.Errorf("%w: key is empty", errs.Invalid)

@@ -1,13 +1,15 @@
 package keyspace
 
-// ToEnd is the end of a range that has none: etcd reads a range end of one NUL byte as "to the end of the key space".
+// ToEnd is the end of a range without an upper bound. etcd reads a range end of one NUL byte as the
+// end of the key space.
 const ToEnd = "\x00"
 
-// First is the lowest key there can be: etcd has no empty key.
+// First is the lowest possible key. etcd has no empty key.
 const First = "\x00"
 
-// End is the end of the range of all keys that begin with prefix: the lowest key above all of them. Trailing 0xff
-// bytes have no successor and are dropped; for "" and for nothing but 0xff there is no higher key and End is [ToEnd].
+// End returns the end of the range of all keys that begin with prefix, which is the lowest key
+// above all of them. Trailing 0xff bytes have no successor and are dropped. If no byte is left,
+// there is no higher key and End returns [ToEnd].
 func End(prefix string) string {
 	for i := len(prefix) - 1; i >= 0; i-- {
 		if c := prefix[i]; c < 0xff {
@@ -20,18 +22,19 @@ func End(prefix string) string {
 	return ToEnd
 }
 
-// After is the lowest key above key: what a listing that has seen key goes on from.
+// After returns the lowest key above key. A listing that has read key continues there.
 func After(key string) string { return key + "\x00" }
 
-// Range is the keys from From up to but without To. A To of [ToEnd] has no upper bound. The zero Range is empty.
+// Range contains the keys from From up to, but not including, To. If To is [ToEnd], the range has
+// no upper bound. The zero Range is empty.
 type Range struct {
 	From, To string
 }
 
-// All is the range of every key.
+// All returns the range of all keys.
 func All() Range { return Range{From: First, To: ToEnd} }
 
-// Under is the range of the keys that begin with prefix, and all keys for "".
+// Under returns the range of the keys that begin with prefix. For "" it contains all keys.
 func Under(prefix string) Range {
 	if prefix == "" {
 		return All()
@@ -39,7 +42,7 @@ func Under(prefix string) Range {
 	return Range{From: prefix, To: End(prefix)}
 }
 
-// One is the range of key alone. It is empty for "", since etcd has no empty key.
+// One returns the range that contains only key. For "" it is empty, because etcd has no empty key.
 func One(key string) Range {
 	if key == "" {
 		return Range{}
@@ -47,7 +50,7 @@ func One(key string) Range {
 	return Range{From: key, To: After(key)}
 }
 
-// Empty reports whether no key can be in r.
+// Empty reports whether r cannot contain a key.
 func (r Range) Empty() bool { return r.To != ToEnd && r.From >= r.To }
 
 // Contains reports whether key is in r.
@@ -55,7 +58,7 @@ func (r Range) Contains(key string) bool {
 	return key >= r.From && (r.To == ToEnd || key < r.To)
 }
 
-// Intersect is the keys that are in both ranges, which may be none.
+// Intersect returns the range of the keys that are in both ranges. It may be empty.
 func (r Range) Intersect(other Range) Range {
 	if other.From > r.From {
 		r.From = other.From
@@ -69,7 +72,7 @@ func (r Range) Intersect(other Range) Range {
 	return r
 }
 
-// endsBelow compares two range ends, of which ToEnd is the highest.
+// endsBelow reports whether the range end a is below b. ToEnd is the highest range end.
 func endsBelow(a, b string) bool {
 	return a != ToEnd && (b == ToEnd || a < b)
 }

@@ -2,12 +2,14 @@ package keyspace
 
 import "strings"
 
-// Hidden is the dir, directly below a namespace, of the library's own keys.
+// Hidden is the dir of the library's own keys, directly below a namespace.
 const Hidden = ".etcdkit/"
 
-// Within is the absolute range of the keys that begin with prefix below the namespace ns, the hidden dir included. ns
-// is a normalised dir or "", and prefix may be partial. The key that is called exactly as the namespace ("app/", which
-// some tools keep as a placeholder) is not in it: below the namespace it would be the empty key, which does not exist.
+// Within returns the absolute range of the keys that begin with prefix below the namespace ns,
+// including the hidden dir. ns is a normalized dir or "". prefix may be partial.
+//
+// The range does not contain the key named exactly like the namespace ("app/", which some tools
+// keep as a placeholder). Below the namespace it would be the empty key, which does not exist.
 func Within(ns, prefix string) Range {
 	r := Under(ns + prefix)
 	if prefix == "" {
@@ -16,11 +18,12 @@ func Within(ns, prefix string) Range {
 	return r
 }
 
-// Spans is [Within] without the namespace's hidden dir: one range, or two in key order where the hidden dir lies in
-// between. A prefix that itself lies in the hidden dir gets what it asks for.
+// Spans returns [Within] without the namespace's hidden dir. It returns one range, or two in key
+// order if the hidden dir lies between them. If prefix itself lies in the hidden dir, the range is
+// that of Within.
 func Spans(ns, prefix string) []Range {
 	all := Within(ns, prefix)
-	// The hidden dir splits the range only where prefix is the beginning of its name, and not all of it.
+	// The hidden dir splits the range only if prefix is a proper prefix of its name.
 	if len(prefix) >= len(Hidden) || !strings.HasPrefix(Hidden, prefix) {
 		return []Range{all}
 	}
@@ -28,5 +31,5 @@ func Spans(ns, prefix string) []Range {
 	return []Range{{From: all.From, To: hidden.From}, {From: hidden.To, To: all.To}}
 }
 
-// IsHidden reports whether key, relative to its namespace, is one of the library's own.
+// IsHidden reports whether key, which is relative to its namespace, is one of the library's own.
 func IsHidden(key string) bool { return strings.HasPrefix(key, Hidden) }
