@@ -14,20 +14,21 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// maxRestarts bounds how often a scan of which nothing was yielded begins anew because its revision was compacted.
+// maxRestarts is how many times a scan that has yielded nothing restarts because its revision was
+// compacted.
 const maxRestarts = 3
 
-// cursor is one loop over a scan.
+// cursor is the state of one loop over a scan.
 type cursor struct {
 	*Scan
 
-	ctx     context.Context  //nolint:containedctx // lives as long as the loop
+	ctx     context.Context  //nolint:containedctx // of the loop
 	rest    []keyspace.Range // what is left to read, the current range first
-	left    int64            // how many keys may still be yielded, where there is a limit
-	paging  bool             // for good
-	page    int64            // how many keys to ask for next
-	held    int              // how many pages do not grow
-	stream  *stream          // open, or nil
+	left    int64            // how many keys may still be yielded; used if there is a limit
+	paging  bool             // once set, the rest of the loop reads pages
+	page    int64            // how many keys to request next
+	held    int              // how many pages must pass before the page size grows again
+	stream  *stream          // nil if none is open
 	yielded bool
 }
 
@@ -37,7 +38,7 @@ func (s *Scan) begin(ctx context.Context) *cursor {
 	return c
 }
 
-// rewind sets the cursor before the first key.
+// rewind moves the cursor before the first key.
 func (c *cursor) rewind() {
 	c.close()
 	c.rev = c.opts.Rev
@@ -50,7 +51,7 @@ func (c *cursor) rewind() {
 	}
 }
 
-// next returns the next chunk, or none at the end.
+// next returns the next chunk, or nil at the end.
 func (c *cursor) next() ([]*mvccpb.KeyValue, error) {
 	for restarts := 0; ; restarts++ {
 		var kvs []*mvccpb.KeyValue
@@ -71,10 +72,11 @@ func (c *cursor) next() ([]*mvccpb.KeyValue, error) {
 	}
 }
 
-// read makes one step: what it has done when it fails stays done, and the next call goes on from there.
+// read executes one step. If it fails, the progress that it made is kept, and the next call
+// continues from there.
 func (c *cursor) read(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err // even where a chunk lies ready
+		return nil, err // even if a chunk is buffered
 	}
 	if err := c.prepare(ctx); err != nil {
 		return nil, err
@@ -92,10 +94,10 @@ func (c *cursor) read(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	return nil, nil
 }
 
-// spent reports whether the limit is used up.
+// spent reports whether the limit is reached.
 func (c *cursor) spent() bool { return c.opts.Limit > 0 && c.left <= 0 }
 
-// chunk returns the next keys of the current range, and no error and none when it has come to an end.
+// chunk returns the next keys of the current range. At its end it returns no keys and no error.
 func (c *cursor) chunk(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	if !c.paging {
 		kvs, err := c.receive(ctx)
@@ -107,13 +109,14 @@ func (c *cursor) chunk(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	return c.getPage(ctx)
 }
 
-// prepare finds out the revision, which the first page of a scan by pages tells by itself.
+// prepare determines the revision of the scan. A scan that reads pages takes it from the first page
+// instead.
 func (c *cursor) prepare(ctx context.Context) error {
 	if c.rev != 0 || c.paging || len(c.rest) == 0 {
 		return nil
 	}
-	// One key is enough to learn the revision, and unlike the range costs the server nothing to count. It is in the
-	// range, so that whoever may read the range may read it.
+	// Counting one key is enough to learn the revision. Counting the range would cost the server
+	// more. The key is in the range, so a user who may read the range may read it.
 	resp, err := c.reader.Get(ctx, first(c.rest[0]), clientv3.WithCountOnly())
 	if err != nil {
 		return err
@@ -121,10 +124,10 @@ func (c *cursor) prepare(ctx context.Context) error {
 	return c.pin(resp)
 }
 
-// errNoRevision is an answer that does not say which revision it is of.
+// errNoRevision means that a response has no revision.
 var errNoRevision = errors.New("the answer has no revision")
 
-// pin takes the revision of the first answer for the whole scan.
+// pin sets the revision of the scan to that of its first response.
 func (c *cursor) pin(resp *clientv3.GetResponse) error {
 	if c.rev != 0 {
 		return nil
@@ -135,7 +138,8 @@ func (c *cursor) pin(resp *clientv3.GetResponse) error {
 	return nil
 }
 
-// first is the key that a range begins with, as etcd wants it: it has no empty key.
+// first returns the first key of a range. It returns keyspace.First for "", because etcd has no
+// empty key.
 func first(r keyspace.Range) string {
 	if r.From == "" {
 		return keyspace.First
@@ -143,12 +147,13 @@ func first(r keyspace.Range) string {
 	return r.From
 }
 
-// compacted reports whether err says that the history asked for is gone, before or after the caller's policy has seen it.
+// compacted reports whether err says that the history was compacted. It recognizes the errors of
+// etcd and those that the caller's policy returns.
 func compacted(err error) bool {
 	return errors.Is(err, errs.Compacted) || errors.Is(err, rpctypes.ErrCompacted)
 }
 
-// asCompacted makes err match errs.Compacted.
+// asCompacted returns err, wrapped if necessary so that it matches errs.Compacted.
 func asCompacted(err error) error {
 	if errors.Is(err, errs.Compacted) {
 		return err

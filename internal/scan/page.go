@@ -15,13 +15,13 @@ import (
 const (
 	defaultPageSize = 5000
 	firstPage       = 500
-	// A page should weigh about as much as a chunk of a stream does: etcd's default limit of a request.
+	// A page should be about as large as a chunk of a stream: etcd's default limit for requests.
 	pageBytes = 3 << 19
-	// After a page was too large, this many come before the next is larger again.
+	// After a page was too large, the page size does not grow for this many pages.
 	pagesHeld = 16
 )
 
-// getPage returns the next page of the current range, and nothing at the end of the range.
+// getPage returns the next page of the current range, or nothing at the end of the range.
 func (c *cursor) getPage(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	resp, asked, err := c.askPage(ctx)
 	if err != nil {
@@ -46,7 +46,8 @@ func (c *cursor) getPage(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	return kvs, nil
 }
 
-// askPage asks for a page, for half of it when it is too large, and so on.
+// askPage requests a page. While the response is too large, it halves the size of the page, down to
+// one key.
 func (c *cursor) askPage(ctx context.Context) (resp *clientv3.GetResponse, asked int64, err error) {
 	for {
 		asked = c.page
@@ -76,10 +77,10 @@ func (c *cursor) pageOptions(limit int64) []clientv3.OpOption {
 	return opts
 }
 
-// adjust sizes the next page by the weight of this one.
+// adjust sets the size of the next page from the number of bytes in this one.
 func (c *cursor) adjust(kvs []*mvccpb.KeyValue, asked int64) {
 	if asked < c.page || int64(len(kvs)) < asked {
-		return // a short page says nothing
+		return // a short page says nothing about the size
 	}
 	c.held = max(c.held-1, 0)
 	weight := 0
@@ -94,8 +95,9 @@ func (c *cursor) adjust(kvs []*mvccpb.KeyValue, asked int64) {
 	}
 }
 
-// tooLarge reports whether err says that the response is larger than the server sends, or the client receives. The code
-// alone does not tell: servers and proxies that are too busy, or limit the rate of requests, use the same one.
+// tooLarge reports whether err says that the response is larger than the server sends or the client
+// receives. The code alone is not enough: busy servers, and proxies that limit the rate of
+// requests, return the same one.
 func tooLarge(err error) bool {
 	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), "larger than max")
 }

@@ -10,32 +10,34 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// Reader is what a scan needs of a clientv3.KV.
+// Reader is the part of a clientv3.KV that a scan uses.
 type Reader interface {
 	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
 	GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error)
 }
 
-// Policy makes one step: it calls the function, under a context that bounds it, until that returns nil or another call
-// is of no use. Calls of one step follow each other, and none is under way when the policy returns. The error of the
-// scan is what it returns. A nil Policy calls once.
+// Policy executes one step. It calls step with a context that bounds it, until step returns nil or
+// another call is of no use. The calls must not overlap, and none may run after Policy returns. The
+// error of the scan is the one that Policy returns. A nil Policy calls step once.
 type Policy func(ctx context.Context, step func(ctx context.Context) error) error
 
-// Options says how to scan. The zero value reads everything at the current revision, in key order.
+// Options configures a scan. The zero value reads everything at the current revision, in key order.
 type Options struct {
-	// Rev is the revision to read at; 0 is the current one.
+	// Rev is the revision to read at. 0 means the current one.
 	Rev int64
-	// KeysOnly leaves the values behind.
+	// KeysOnly omits the values.
 	KeysOnly bool
-	// Limit is the most keys to yield; 0 is all of them.
+	// Limit is the maximum number of keys to yield. 0 means all.
 	Limit int64
-	// Reverse yields the keys from the last to the first. The server sorts the whole rest of the range for each page.
+	// Reverse yields the keys from the last to the first. For each page, the server sorts the whole
+	// rest of the range.
 	Reverse bool
-	// PageSize is the most keys of a page; 0 is 5000. Pages begin smaller and grow while they stay light.
+	// PageSize is the maximum number of keys in a page. 0 means 5000. The first page has at most
+	// 500; the size grows while the pages stay small.
 	PageSize int64
 }
 
-// Scan is a scan of some ranges. It is not safe for concurrent use.
+// Scan reads some ranges. It is not safe for concurrent use.
 type Scan struct {
 	reader Reader
 	policy Policy
@@ -45,7 +47,7 @@ type Scan struct {
 	rev int64
 }
 
-// New describes a scan of absolute ranges, which are disjoint and in key order. It sends nothing.
+// New returns a scan of absolute ranges, which must be disjoint and in key order. It sends nothing.
 func New(r Reader, p Policy, ranges []keyspace.Range, o Options) *Scan {
 	if p == nil {
 		p = once
@@ -58,11 +60,12 @@ func New(r Reader, p Policy, ranges []keyspace.Range, o Options) *Scan {
 
 func once(ctx context.Context, step func(ctx context.Context) error) error { return step(ctx) }
 
-// Revision is the revision that the scan reads at. It is known from the first chunk on, and after the loop.
+// Revision returns the revision that the scan reads at. It is known from the first chunk on, and
+// stays known after the loop.
 func (s *Scan) Revision() int64 { return s.rev }
 
-// Chunks yields the keys in chunks, none of which is empty. An error comes last, with no chunk. A chunk belongs to the
-// caller. Each loop over the sequence is a scan of its own, with a revision of its own.
+// Chunks returns a sequence of non-empty chunks of keys. An error comes last, with a nil chunk. The
+// caller owns the chunks. Each loop over the sequence is a separate scan with its own revision.
 func (s *Scan) Chunks(ctx context.Context) iter.Seq2[[]*mvccpb.KeyValue, error] {
 	return func(yield func([]*mvccpb.KeyValue, error) bool) {
 		c := s.begin(ctx)

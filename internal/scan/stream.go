@@ -12,18 +12,20 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// stream is one open RangeStream. It outlives the step that opened it, and is bounded by the loop.
+// stream is an open RangeStream. It outlives the step that opened it and ends with the loop at the
+// latest.
 type stream struct {
 	chunks clientv3.GetStreamChan
 	stop   context.CancelFunc
-	whole  bool // the last chunk was seen
+	whole  bool // the last chunk was received
 }
 
-// errCutShort is a stream that ended without its last chunk, which tells by its header that it is: not one of etcd's.
+// errCutShort means that a stream ended before its last chunk, which is marked by its header.
+// etcd's streams never do that.
 var errCutShort = errors.New("the stream ended before its last chunk")
 
-// receive returns the next chunk of the stream of the current range, which it opens when it is not. It returns nothing
-// at the end of the range.
+// receive returns the next chunk of the current range and opens its stream if necessary. At the end
+// of the range it returns nothing.
 func (c *cursor) receive(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	if c.stream == nil {
 		if err := c.open(ctx); err != nil {
@@ -32,7 +34,7 @@ func (c *cursor) receive(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	}
 	for {
 		chunk, err := c.stream.receive(ctx)
-		if c.stream.whole && chunk == nil { // whatever else went wrong: everything was there
+		if c.stream.whole && chunk == nil { // all keys were received, so the error does not matter
 			c.close()
 			c.rest = c.rest[1:]
 			return nil, nil
@@ -49,7 +51,7 @@ func (c *cursor) receive(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	}
 }
 
-// preferEnd is the error of the step's context where that has ended: what it did to the stream is only the consequence.
+// preferEnd returns the error of ctx if ctx has ended, because err is then only a consequence.
 func preferEnd(ctx context.Context, err error) error {
 	if end := ctx.Err(); end != nil {
 		return end
@@ -57,14 +59,14 @@ func preferEnd(ctx context.Context, err error) error {
 	return err
 }
 
-// open opens the stream of the current range. ctx bounds the opening alone.
+// open opens the stream of the current range. ctx bounds only the opening.
 func (c *cursor) open(ctx context.Context) error {
 	r := c.rest[0]
 	opts := []clientv3.OpOption{clientv3.WithRange(r.To), clientv3.WithRev(c.rev)}
 	if c.opts.KeysOnly {
 		opts = append(opts, clientv3.WithKeysOnly())
 	}
-	// The stream has what the step's context carries, but not its end.
+	// The stream keeps the values of the step's context, but must outlive it.
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unlink := context.AfterFunc(c.ctx, cancel)
 	s := &stream{stop: func() { unlink(); cancel() }}
@@ -83,8 +85,8 @@ func (c *cursor) open(ctx context.Context) error {
 	return nil
 }
 
-// receive waits for the next chunk. The end of a stream is an error like others: the last chunk has said before that
-// it is the last.
+// receive waits for the next chunk. It returns an error at the end of the stream too: the last
+// chunk is recognized by its header.
 func (s *stream) receive(ctx context.Context) (*clientv3.GetResponse, error) {
 	select {
 	case chunk, ok := <-s.chunks:
@@ -100,8 +102,8 @@ func (s *stream) receive(ctx context.Context) (*clientv3.GetResponse, error) {
 	}
 }
 
-// close ends the open stream, if there is one. Client/v3's goroutine may be waiting to hand over a chunk, so that it
-// ends only when everything is read.
+// close closes the stream, if one is open. It reads the stream to its end, because the goroutine of
+// client/v3 may be blocked sending a chunk and could not exit otherwise.
 func (c *cursor) close() {
 	if c.stream == nil {
 		return
@@ -112,7 +114,7 @@ func (c *cursor) close() {
 	c.stream = nil
 }
 
-// unstreamable reports whether pages can do what the stream cannot.
+// unstreamable reports whether err is one that reading pages avoids.
 func unstreamable(err error) bool {
 	return err != nil && (errors.Is(err, errCutShort) || retry.Code(err) == codes.Unimplemented || tooLarge(err))
 }
