@@ -16,17 +16,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// maxParties is how many parties a barrier can have. It is opened by one transaction, with an operation for each party;
-// etcd takes 128.
+// maxParties is the largest number of parties of a barrier. One transaction with an operation for
+// each party opens a round, and etcd allows 128 operations.
 const maxParties = 128
 
-// Barrier lets n parties wait for each other: it opens when n of them wait at it, and lets these n go. It is a small value
-// with no state of its own, and safe for concurrent use. Each call of Wait is a party, also within one process.
+// Barrier makes n parties wait for each other. It opens when n of them wait at it, and lets these n
+// pass. It is a small value without state of its own, and safe for concurrent use. Each call of
+// Wait is a party, also within one process.
 //
-// A barrier can be used again at once, and any number of times. The parties make up rounds in the order in which they
-// came, n to a round; whoever comes as number n+1 waits for the next round, even if the first n have not gone yet.
+// A barrier can be used again at once, and any number of times. Parties form rounds of n in the
+// order of their arrival. Party n+1 waits for the next round, even if the first n have not returned
+// yet.
 //
-// n is not kept in etcd, and has to be the same for all parties.
+// n is not stored in etcd, and must be the same for all parties.
 type Barrier struct {
 	l    *Locker
 	kind waiterKind
@@ -34,8 +36,9 @@ type Barrier struct {
 	bad  error
 }
 
-// Barrier returns the barrier of a name for n parties, 1 to 128. It sends nothing. What is wrong with n, or with the name,
-// for which the rules of [Locker.Mutex] hold, is returned by every call.
+// Barrier returns the barrier of the given name for n parties, 1 to 128. It sends nothing. The name
+// follows the rules of [Locker.Mutex]. If the name or n is invalid, every call returns
+// [ErrInvalid].
 func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n, barrier) }
 
 func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
@@ -50,15 +53,17 @@ func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 	return b
 }
 
-// Wait waits until n parties wait, and returns nil then. The wait is bounded by ctx alone. A party that gives up, since ctx
-// has ended, does not count any more as soon as its key is removed, which is at once where etcd answers; one whose process
-// has died, when its lease ends. It fails with [ErrLost] when the session ends, or its key is deleted, while it waits.
+// Wait waits until n parties wait, and then returns nil. Only ctx bounds the wait. If ctx ends, the
+// party counts until its key is removed, which happens at once if etcd answers. If its process
+// dies, the party counts until its lease ends. Wait returns [ErrLost] if the session ends, or the
+// key of the party is deleted, while it waits.
 //
-// A party that gives up, or is lost, in the very moment in which the barrier opens may have been one of the n: the others
-// go all the same.
+// A party that gives up, or is lost, at the moment in which the barrier opens may have been
+// counted. The other parties still pass.
 //
-// Two RPCs, the last of which, to remove the key, is not waited for; one more for the last to come, which opens. A party that
-// has to wait watches its key, and sends one more if etcd was written to before the watch was open.
+// Wait costs two RPCs, and one more for the last party, which opens the round. The second RPC
+// removes the key, and Wait does not wait for it. A party that has to wait watches its key, and
+// sends one more RPC if etcd was written to before the watch was open.
 func (b *Barrier) Wait(ctx context.Context) error {
 	w, _, err := b.pass(ctx)
 	if err != nil {
@@ -69,7 +74,8 @@ func (b *Barrier) Wait(ctx context.Context) error {
 	return nil
 }
 
-// pass waits until the barrier is open, and returns the waiter, which is still there and uses its queue, and the round.
+// pass waits until the round of the caller is open. It returns the round and the waiter, which is
+// still in the queue and keeps its use of the queue.
 func (b *Barrier) pass(ctx context.Context) (w *waiter, round string, err error) {
 	if b.bad != nil {
 		return nil, "", b.bad
@@ -90,12 +96,13 @@ func (b *Barrier) pass(ctx context.Context) (w *waiter, round string, err error)
 	return nil, "", err
 }
 
-// awaitRound waits until the waiter is in a round that was opened, and opens it if the waiter is the last of its round.
+// awaitRound waits until a round that includes the waiter is open. It opens the round if the waiter
+// is the last of it.
 //
-// That a round is open stands in the key of each of its parties, written by one transaction for all: whoever looks late
-// finds it there, whatever the others have done meanwhile. The last one opens, nobody else: until it does it is missing.
-// Those ahead only become fewer, so that a party that is not the last of its round, nor of a later one, never becomes so:
-// it need not watch more than its own key.
+// One transaction writes the round into the keys of all its parties. A party that reads its key
+// later finds the round there, whatever the others have done meanwhile. Only the last party opens a
+// round. The parties ahead only become fewer. So a party that is not the last of its round, or of a
+// later one, never becomes the last, and needs to watch its own key only.
 func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error) {
 	l := w.q.l
 	l.counts.waiting.Add(1)
@@ -106,11 +113,11 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 	defer watch.close()
 	own := keywatch.Target{Key: w.key}
 	all := keywatch.Target{Key: w.q.prefix, Prefix: true}
-	now := w.ahead // nil if it has to be read
+	now := w.ahead // nil if it must be read
 	if now != nil {
 		now.entries = slices.Insert(now.entries, 0, entry{key: w.key, create: w.create, mod: w.create, lease: w.s.ID()})
 	}
-	var put *mvccpb.KeyValue // the own key as it was read last
+	var put *mvccpb.KeyValue // the own key as last read
 	confirmWaits := func(ctx context.Context) (unchanged bool, rev int64, err error) {
 		put, rev, err = w.readOwn(ctx)
 		return put != nil && put.GetModRevision() == w.create, rev, err
@@ -133,7 +140,7 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 			sleep(ctx, pauses.NextBackOff())
 			now = nil
 			continue
-		case waiting == n: // somebody has left while it was opened
+		case waiting == n: // a party left before the transaction
 			now = nil
 			continue
 		}
@@ -150,7 +157,8 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 	}
 }
 
-// roundOf returns the round that the latest of some versions of the own key says to be open, if one does.
+// roundOf returns the open round that is recorded in one of the given versions of the own key, or
+// "".
 func (w *waiter) roundOf(versions ...*mvccpb.KeyValue) (round string, err error) {
 	for _, own := range versions {
 		if own.GetModRevision() > w.create {
@@ -160,8 +168,9 @@ func (w *waiter) roundOf(versions ...*mvccpb.KeyValue) (round string, err error)
 	return "", nil
 }
 
-// evaluateRound returns the waiter's round if it is open, and opens it if the waiter is the last of it. Else it returns how many wait,
-// the waiter included, up to it. It reads the queue if *read is nil.
+// evaluateRound returns the waiter's round if it is open, and opens it if the waiter is the last of
+// it. Otherwise it returns the number of parties that wait, up to and including the waiter. It
+// reads the queue if *read is nil.
 func (w *waiter) evaluateRound(ctx context.Context, read **page, n int) (round string, waiting int, err error) {
 	if *read == nil {
 		if *read, err = w.q.read(ctx); err != nil {
@@ -188,7 +197,7 @@ func (w *waiter) evaluateRound(ctx context.Context, read **page, n int) (round s
 	return round, len(members), err
 }
 
-// readOwn reads the own key, nil if it is not there: one RPC.
+// readOwn reads the own key, and returns nil if it does not exist. It costs one RPC.
 func (w *waiter) readOwn(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
 	resp, err := w.q.l.read(ctx, "read own key", clientv3.OpGet(w.key))
 	if err != nil {
@@ -201,11 +210,11 @@ func (w *waiter) readOwn(ctx context.Context) (own *mvccpb.KeyValue, rev int64, 
 	return own, resp.revision(), nil
 }
 
-// opened reports whether the key of a party was put again, which is done to open.
+// opened reports whether the key of a party was put again, which only opening a round does.
 func (e *entry) opened() bool { return e.mod > e.create }
 
-// members returns the round of which the waiter would be the last, the first party first: all who wait, up to it. The
-// entries begin with its own.
+// members returns the round of which the waiter would be the last: the parties that wait, up to and
+// including the waiter, oldest first. The first of the entries is the waiter's own.
 func (w *waiter) members(entries []entry) (members []entry) {
 	for _, e := range slices.Backward(entries) {
 		if e.marked(w.mark) && !e.opened() {
@@ -215,8 +224,8 @@ func (w *waiter) members(entries []entry) (members []entry) {
 	return members
 }
 
-// open opens a round, if all of its members still wait: one RPC. The round
-// is "" if somebody has left.
+// open opens a round if all of its members still wait. It costs one RPC. The round is "" if a
+// member has left.
 func (w *waiter) open(ctx context.Context, members []entry) (round string, err error) {
 	round = "open " + strconv.FormatInt(members[0].create, 10)
 	t := txn{op: "open barrier"}

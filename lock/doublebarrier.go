@@ -13,29 +13,33 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 )
 
-// DoubleBarrier holds n parties together at the entry and at the exit: they begin together, and none goes on before all
-// have finished, or are gone.
+// DoubleBarrier synchronizes n parties at the entry and at the exit. They begin together, and none
+// continues before all have finished or are gone.
 //
-// Other than the values of this package, a DoubleBarrier is one party: each goroutine that takes part makes one of its own.
-// After Leave it can be used again. The parties make up rounds as those of a [Barrier] do, and leave with those they
-// have entered with; another round may enter meanwhile.
+// Unlike the other types of this package, a DoubleBarrier is one party: each goroutine that takes
+// part makes its own. It can be used again after Leave. Parties form rounds as those of a [Barrier]
+// do, and leave with those of their round. Another round may enter meanwhile.
 type DoubleBarrier struct {
 	b     *Barrier
-	busy  atomic.Bool // one call at a time
-	w     *waiter     // while inside
+	busy  atomic.Bool // a call is in progress
+	w     *waiter     // nil while outside
 	round string
 }
 
-// DoubleBarrier returns a party of the double barrier of a name for n parties. For name and n the rules of
-// [Locker.Barrier] hold. It sends nothing. It has nothing to do with the Barrier of the same name.
+// DoubleBarrier returns a party of the double barrier of the given name for n parties. The rules of
+// [Locker.Barrier] apply to name and n. It sends nothing. A Barrier of the same name is independent
+// of it.
 func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
 	return &DoubleBarrier{b: l.barrier(name, n, doubleBarrier)}
 }
 
-// Enter waits until n parties want to enter, as [Barrier.Wait] does, and fails as that does; the party is outside then. A
-// party that is inside already, or is used by another goroutine at the same time, is [ErrInvalid].
+// Enter waits until n parties want to enter. It waits and fails as [Barrier.Wait] does; after an
+// error the party is outside. It returns [ErrInvalid] if the party is inside already, or if another
+// call of the party is in progress.
 //
-// One RPC; one more for the last to come, which opens, and as for [Barrier.Wait] for those who wait. Who is inside is told of nothing: that its session has ended it finds out when it leaves.
+// It costs one RPC, one more for the last party, which opens the round, and those of [Barrier.Wait]
+// for a party that waits. A party that is inside is not notified of the end of its session. It
+// learns of it from Leave.
 func (d *DoubleBarrier) Enter(ctx context.Context) error {
 	if err := d.enter(ctx); err != nil {
 		return fail("enter", d.b.kind.name, err)
@@ -55,13 +59,15 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 	return err
 }
 
-// Leave says that the party has finished, and waits until all who have entered with it have left too, or are gone: their
-// sessions have ended. The wait is bounded by ctx alone; a party that gives up has left all the same. Where the party itself
-// is gone, since its session has ended or its key was deleted, the others may have left without it: that is [ErrLost], at
-// once. A party that is not inside is [ErrInvalid]. Where etcd does not answer for now, the key is removed in the background.
+// Leave marks the party as finished, and waits until all parties of its round have left or are gone
+// because their sessions have ended. Only ctx bounds the wait. A party whose ctx ends has still
+// left. If the session of the party has ended, or its key was deleted, the others may have left
+// without it, and Leave returns [ErrLost] at once. It returns [ErrInvalid] if the party is not
+// inside, or if another call of the party is in progress. If etcd does not answer, the key is
+// removed in the background.
 //
-// One RPC for the last to leave. The others watch one of those who are inside, and read the queue when it has left: one more
-// for each that they have to watch.
+// It costs one RPC for the last party. The others watch the key of one party that is inside, and
+// read the queue again when it is deleted: one more RPC for each key that they have to watch.
 func (d *DoubleBarrier) Leave(ctx context.Context) error {
 	if err := d.leave(ctx); err != nil {
 		return fail("leave", d.b.kind.name, err)
@@ -92,7 +98,7 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 		w.discard()
 		return err
 	}
-	// If the removal fails it goes on in the background, and this party is out.
+	// If the removal fails, it continues in the background, and this party has left.
 	resp, err := w.remove(ctx, clientv3.OpGet(w.q.prefix, clientv3.WithPrefix()))
 	var now *page
 	switch {
@@ -104,8 +110,9 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 	return w.awaitLeft(ctx, d.round, now)
 }
 
-// awaitLeft waits until nobody is in a round any more. Nobody ever joins one that is open, so that this stays so. The waiter's own
-// key counts, too. now is what was read of the queue after the round was opened, nil if nothing was.
+// awaitLeft waits until no party is in the given round. No party joins a round that is open, so
+// that the result stays true. The waiter's own key counts as well. now is the queue as read after
+// the round was opened, or nil if it was not read.
 func (w *waiter) awaitLeft(ctx context.Context, round string, now *page) (err error) {
 	l := w.q.l
 	l.counts.waiting.Add(1)
@@ -129,7 +136,7 @@ func (w *waiter) awaitLeft(ctx context.Context, round string, now *page) (err er
 		if i < 0 {
 			return nil
 		}
-		watch.set([]keywatch.Target{{Key: now.entries[i].key, Filter: keywatch.Deletions}}, nil) // any one: all have to go
+		watch.set([]keywatch.Target{{Key: now.entries[i].key, Filter: keywatch.Deletions}}, nil) // any of them: all must leave
 		seen := now.rev
 		if now, err = watch.await(ctx, &seen, watch.lookAgain); err != nil {
 			return err

@@ -7,17 +7,18 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Election elects one leader at a time, of all candidates in all processes that use the name, in the order in which they
-// came. It is wire-compatible with client/v3/concurrency's Election. An Election is a small value with no state of its
-// own. It is safe for concurrent use.
+// Election elects one leader at a time among the candidates of all processes that use the name, in
+// the order in which they were enqueued. It is wire-compatible with the Election of
+// client/v3/concurrency. An Election is a small value without state of its own, and safe for
+// concurrent use.
 type Election struct {
 	l    *Locker
 	kind waiterKind
 	bad  error
 }
 
-// Election returns the election of a name. It sends nothing. What is wrong with the name, for which the rules of
-// [Locker.Mutex] hold, is returned by every call.
+// Election returns the election of the given name. It sends nothing. The name follows the rules of
+// [Locker.Mutex]. If it is invalid, every call returns [ErrInvalid].
 func (l *Locker) Election(name string) *Election {
 	_, elections := l.dirs()
 	return &Election{
@@ -26,23 +27,24 @@ func (l *Locker) Election(name string) *Election {
 	}
 }
 
-// Leader is who leads.
+// Leader describes the leader of an election.
 type Leader struct {
-	Value string // what the candidate, or its last Proclaim, said
-	Token int64  // its fencing token, the create revision of its key; 0: vacant
+	Value string // the value of its Campaign or last Proclaim
+	Token int64  // its fencing token, the create revision of its key; 0 if there is no leader
 }
 
-// Campaign waits to be elected. Each call is a candidate of its own, also within one process; the wait is bounded by ctx
-// alone. It fails as [Mutex.Lock] does, and after an error nothing stays behind: a candidate whose key or session is
-// gone never wins. One RPC; if it has to wait, one more when it is elected, and as for [Mutex.Lock].
+// Campaign waits until the caller is elected. Each call is a candidate of its own, also within one
+// process. Only ctx bounds the wait. It fails as [Mutex.Lock] does, and leaves nothing behind then:
+// a candidate whose key or session is gone never wins. It costs one RPC. If it has to wait, it
+// costs one more when it is elected, and those of [Mutex.Lock].
 //
-// value is what Leader and Observe show others, such as the address of this process. The leadership ends with Release, which
-// resigns.
+// Leader and Observe show value to others. It can be the address of this process, for example.
+// Release of the [Leadership] resigns.
 func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, error) {
 	return e.campaign(ctx, value, nil)
 }
 
-// campaign is Campaign. It calls enqueued, which may be nil, when the key is in the queue.
+// campaign implements Campaign. It calls enqueued, which may be nil, once the key is in the queue.
 func (e *Election) campaign(ctx context.Context, value string, enqueued func()) (*Leadership, error) {
 	kind := e.kind
 	kind.value, kind.enqueued = value, enqueued
@@ -53,8 +55,8 @@ func (e *Election) campaign(ctx context.Context, value string, enqueued func()) 
 	return &Leadership{&Held{Permit{h}}}, nil
 }
 
-// Leader returns who leads, or [ErrNoLeader]. One RPC, linearizable; one more where other elections' names lie below this
-// one's.
+// Leader returns the current leader, or [ErrNoLeader]. It costs one linearizable RPC, and one more
+// if names of other elections lie below this one.
 func (e *Election) Leader(ctx context.Context) (Leader, error) {
 	led, err := e.leader(ctx)
 	if err != nil {
@@ -84,8 +86,8 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 	return leaderOf(first), nil
 }
 
-// readOldest reads the first of a queue, nil if it is empty, as it was at a revision: one RPC, or two if longer names lie in
-// between.
+// readOldest returns the first entry of a queue, or nil if the queue is empty, and the revision of
+// the read. It costs one RPC, or two if keys of longer names come first.
 func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
 	for _, limit := range []int64{fewAhead, 0} {
 		resp, err := l.read(ctx, "read leader", oldest(prefix, limit))
@@ -103,7 +105,7 @@ func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, r
 	return nil, rev, nil
 }
 
-// leaderOf is what the first of a queue says, the zero Leader if there is none.
+// leaderOf returns the leader of a queue with the given first entry, and the zero Leader for nil.
 func leaderOf(first *entry) Leader {
 	if first == nil {
 		return Leader{}
@@ -111,12 +113,14 @@ func leaderOf(first *entry) Leader {
 	return Leader{Value: first.value, Token: first.create}
 }
 
-// Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held], with the Token of the election.
+// Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held]; Token
+// returns the token of the election.
 type Leadership struct{ *Held }
 
-// Proclaim changes the value that others see. The token and the guard stay as they are. One RPC. If etcd does not
-// answer until ctx ends, or for 10 s if ctx has no deadline, the error matches [ErrUnknownOutcome]. It fails with
-// [ErrLost] where the leadership is lost, also meanwhile. Calls take effect one after the other.
+// Proclaim changes the value that others see. The token and the guard do not change. It costs one
+// RPC. If etcd does not answer until ctx ends, or within 10 s if ctx has no deadline, the error
+// matches [ErrUnknownOutcome]. It returns [ErrLost] if the leadership is lost, also during the
+// call. Concurrent calls take effect one after the other.
 func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 	h, ok := l.hold.(*hold)
 	if !ok {
@@ -128,7 +132,7 @@ func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 	return nil
 }
 
-// proclaims returns the channel that is full while somebody proclaims.
+// proclaims returns the semaphore that lets one Proclaim run at a time.
 func (h *hold) proclaims() chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()

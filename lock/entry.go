@@ -12,7 +12,7 @@ import (
 
 // entry is one key of a queue.
 type entry struct {
-	key         string // relative to the namespace
+	key         string // the whole key, with the namespace
 	create, mod int64
 	lease       clientv3.LeaseID
 	value       string
@@ -25,8 +25,8 @@ func entryOf(kv *mvccpb.KeyValue) entry {
 	}
 }
 
-// Marks at the end of the keys of waiters for anything but a mutex: what comes before is a number of base 36, which has
-// no "-".
+// Suffixes of the keys of all waiters other than those of mutexes and elections. What precedes a
+// suffix is a number in base 36, which contains no "-".
 const (
 	markReader = "-r"
 	markPermit = "-s"
@@ -36,11 +36,11 @@ const (
 
 func (e *entry) marked(mark string) bool { return strings.HasSuffix(e.key, mark) }
 
-// owner is what an entry says about its owner.
+// owner returns the name of the entry's owner, or its lease if the owner gave no name.
 func (e *entry) owner() string {
 	value := e.value
 	if e.marked(markPermit) {
-		_, value, _ = strings.Cut(value, " ") // after its weight
+		_, value, _ = strings.Cut(value, " ") // after the weight
 	}
 	if value != "" {
 		return value
@@ -48,7 +48,8 @@ func (e *entry) owner() string {
 	return "lease " + hex(e.lease)
 }
 
-// token is the revision that the entry's owner has at least as its fencing token; shared holds have none.
+// token returns a lower bound of the fencing token of the entry's owner. Shared holds have no
+// token.
 func (e *entry) token() int64 {
 	if e.marked(markReader) || e.marked(markPermit) {
 		return 0
@@ -56,21 +57,21 @@ func (e *entry) token() int64 {
 	return e.mod
 }
 
-// newestFirst is the order of a page: by create revision, descending. Two keys of one transaction, which none of ours are,
-// stand by name.
+// newestFirst orders entries by create revision, descending. Entries of one transaction, which this
+// package never creates, are ordered by key.
 func newestFirst(a, b entry) int {
 	return cmp.Or(cmp.Compare(b.create, a.create), strings.Compare(b.key, a.key))
 }
 
-// page is what a read of a queue tells: entries of one revision, in one order.
+// page is the result of one read of a queue. All entries are of one revision.
 type page struct {
 	entries  []entry  // the direct children of the prefix that were read
-	nested   []string // keys below longer names that were read
-	complete bool     // there are no others
+	nested   []string // keys of longer names that were read
+	complete bool     // no other keys exist
 	rev      int64
 }
 
-// oldest is the first in the queue, nil if that is not known.
+// oldest returns the first entry of the queue, or nil if it is not known.
 func (p *page) oldest() *entry {
 	if p == nil || !p.complete || len(p.entries) == 0 {
 		return nil
@@ -78,7 +79,7 @@ func (p *page) oldest() *entry {
 	return &p.entries[len(p.entries)-1]
 }
 
-// parsePage parses an answer to a read of the keys below prefix. The key own is left out.
+// parsePage parses the response to a read of the keys below prefix. It omits the key own.
 func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *page {
 	p := &page{complete: !r.GetMore(), rev: rev}
 	for _, kv := range r.GetKvs() {
@@ -93,13 +94,15 @@ func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *page {
 	return p
 }
 
-// oldest reads the first few keys below prefix, the oldest first; 0: all of them.
+// oldest returns the operation that reads the keys below prefix, oldest first. limit bounds their
+// number; 0 means no limit.
 func oldest(prefix string, limit int64) clientv3.Op {
 	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithLimit(limit),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
 }
 
-// newest reads the last few keys below prefix, the newest first; 0: all of them.
+// newest returns the operation that reads the keys below prefix, newest first. limit bounds their
+// number; 0 means no limit.
 func newest(prefix string, limit int64, more ...clientv3.OpOption) clientv3.Op {
 	return clientv3.OpGet(prefix, append(more, clientv3.WithPrefix(), clientv3.WithLimit(limit),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend))...)

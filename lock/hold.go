@@ -15,29 +15,31 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// watchAfter is how long something is held before its key is watched, where it is not watched already: short holds cost
-// no watch, and the holders of long ones are told in time when somebody deletes their key.
+// watchAfter is the age at which a hold begins to watch its key. Short holds need no watch, and
+// holders of longer ones learn soon that a third party has deleted their key.
 const watchAfter = 250 * time.Millisecond
 
-// hold is the state of an acquired lock: a waiter that was granted, from the grant to the release or the loss. It uses its
-// queue and, if there is one, stands at the head of its local queue. It watches its own key, without a goroutine.
+// hold is the state of an acquired lock: a waiter that was granted, from the grant to the release
+// or the loss. It keeps its use of the queue, and, if there is a local queue, is at the head of it.
+// It watches its own key, without a goroutine.
 type hold struct {
 	w     *waiter
 	token int64
-	mod   int64 // of the key's put that the hold began with
-	seen  int64 // the key was there at this revision
-	own   bool  // the waiter is nobody else's afterwards: it has no local queue
+	mod   int64 // mod revision of the key at the grant
+	seen  int64 // a revision at which the key existed
+	own   bool  // the waiter has no local queue and is used for this hold only
 
 	mu          sync.Mutex
 	released    bool
 	watched     bool
-	cause       error         // why it is over; nil while it is held
-	ctx         *holdContext  // nil before somebody asks for it
-	timer       *time.Timer   // until the key is watched
-	proclaiming chan struct{} // full while somebody proclaims; nil before somebody does
+	cause       error         // why the hold is over; nil while it is held
+	ctx         *holdContext  // nil until it is first requested
+	timer       *time.Timer   // starts the watch; nil once it has
+	proclaiming chan struct{} // full while a Proclaim runs; nil before the first
 }
 
-// begin makes a hold of a waiter that was granted. The caller's use of the queue becomes the hold's.
+// begin returns the hold of a waiter that was granted. The hold takes over the caller's use of the
+// queue.
 func (w *waiter) begin(own bool, token int64) *hold {
 	l := w.q.l
 	h := &hold{w: w, own: own, token: token, mod: w.mod, seen: w.token}
@@ -60,7 +62,7 @@ func (w *waiter) begin(own bool, token int64) *hold {
 	return h
 }
 
-// watch watches the own key.
+// watch begins to watch the own key.
 func (h *hold) watch() {
 	l := h.w.q.l
 	l.keys.Watch(keywatch.Target{Key: h.w.key}, h)
@@ -74,7 +76,7 @@ func (h *hold) watch() {
 	}
 }
 
-// unwatch ends the watch of the own key, and sees to it that none begins. It must not be called by the watcher.
+// unwatch ends the watch of the own key, or prevents its start. The watcher must not call it.
 func (h *hold) unwatch() {
 	h.mu.Lock()
 	if h.timer != nil {
@@ -88,14 +90,15 @@ func (h *hold) unwatch() {
 	}
 }
 
-// Opened is for the watcher. What happened to the key before the watch was open is not told: it has to be looked at.
+// Opened implements [keywatch.Handler]. Changes before the watch was open are not delivered, so the
+// key is read if there may have been any.
 func (h *hold) Opened(rev int64) {
 	if rev > h.seen {
 		h.w.q.l.confirmHold(h)
 	}
 }
 
-// Changed is for the watcher.
+// Changed implements [keywatch.Handler].
 func (h *hold) Changed(ev *mvccpb.Event) {
 	switch {
 	case ev.Kv.GetModRevision() <= h.mod:
@@ -106,19 +109,21 @@ func (h *hold) Changed(ev *mvccpb.Event) {
 	}
 }
 
-// Lost is for the watcher, which opens the watch again.
+// Lost implements [keywatch.Handler]. It does nothing: the watcher opens the watch again.
 func (h *hold) Lost(error) {}
 
-// ours reports whether the key is as this hold's guard wants it, and on its lease. A key with a local queue is put anew for each
-// hold, and by nobody else; one that is its holder's alone may be put by Proclaim.
+// ours reports whether the key matches the guard of this hold and is on its lease. A key with a
+// local queue is put again for each hold, and by nothing else. A key without one may be put by
+// Proclaim.
 func (h *hold) ours(own *mvccpb.KeyValue) bool {
 	return own.GetLease() == int64(h.w.s.ID()) && (h.own || own.GetModRevision() == h.mod)
 }
 
-// maxConfirms is how many holds make sure of their keys at the same time, as they do when the stream was lost.
+// maxConfirms is how many holds read their keys at the same time, as they do after a stream has
+// failed.
 const maxConfirms = 8
 
-// confirmHold has a hold make sure of its key in the background.
+// confirmHold makes the hold read its key in the background.
 func (l *Locker) confirmHold(h *hold) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -129,7 +134,7 @@ func (l *Locker) confirmHold(h *hold) {
 	}
 }
 
-// confirmHolds confirms one hold after the other, as long as there are any.
+// confirmHolds confirms one hold after the other until none is left.
 func (l *Locker) confirmHolds() {
 	for {
 		l.mu.Lock()
@@ -145,7 +150,7 @@ func (l *Locker) confirmHolds() {
 	}
 }
 
-// confirm makes sure that the key is there, until etcd has said so or the hold is over.
+// confirm reads the key until etcd answers, the error is permanent, or the hold is over.
 func (h *hold) confirm() {
 	l := h.w.q.l
 	pauses := newBackoff(maxPollInterval)
@@ -162,7 +167,7 @@ func (h *hold) confirm() {
 	}
 }
 
-// look reads the own key and notes a loss. The error is that of the read.
+// look reads the own key and records a loss. It returns the error of the read.
 func (h *hold) look(ctx context.Context) error {
 	resp, err := h.w.q.l.read(ctx, "verify", clientv3.OpGet(h.w.key))
 	if err != nil {
@@ -177,7 +182,7 @@ func (h *hold) look(ctx context.Context) error {
 	return nil
 }
 
-// lose ends the hold, unless it has ended. It may be called by the watcher.
+// lose ends the hold if it has not ended. The watcher may call it.
 func (h *hold) lose(cause error) {
 	h.mu.Lock()
 	if h.cause != nil {
@@ -191,7 +196,7 @@ func (h *hold) lose(cause error) {
 	l.counts.lost.Add(1)
 	l.counts.held.Add(-1)
 	ctx.end(h.cause)
-	l.spawn(func() { // not under a lock of the watcher's
+	l.spawn(func() { // not with the lock of the watcher held
 		h.unwatch()
 		l.logger.WarnContext(l.life, "lock lost", "name", errs.Short(h.w.q.name), "cause", cause)
 	})
@@ -210,7 +215,7 @@ func (h *hold) context() context.Context {
 	return h.ctx
 }
 
-// err looks at the clock, as that of the session does.
+// err returns why the hold is over, or nil. It checks the clock, as Err of the session does.
 func (h *hold) err() error {
 	if err := h.overErr(); err != nil {
 		return err
@@ -227,8 +232,9 @@ func (h *hold) overErr() error {
 	return h.cause
 }
 
-// compares is what is true in etcd as long as the hold lasts. A key with a local queue is put again for each turn: there the
-// mod revision tells one hold from the next; a key that is its holder's alone may be put again by Proclaim.
+// compares returns the comparisons that are true in etcd as long as the hold lasts. A key with a
+// local queue is put again at each turn, and its mod revision tells one hold from the next. A key
+// without one may be put by Proclaim, so its create revision is compared.
 func (h *hold) compares() []clientv3.Cmp {
 	key := h.w.key
 	if !h.own {
@@ -241,7 +247,7 @@ func (h *hold) guard() kv.Guard { return kv.NewGuard(ErrLost, h.compares()...) }
 
 func (h *hold) name() string { return h.w.q.name }
 
-// verify asks etcd whether the key is there.
+// verify reads the key in etcd, and returns an error if the hold is over or etcd does not answer.
 func (h *hold) verify(ctx context.Context) error {
 	ctx, done, err := h.w.q.l.begin(ctx)
 	if err != nil {
@@ -259,7 +265,7 @@ func (h *hold) verify(ctx context.Context) error {
 	return h.err()
 }
 
-// release ends the hold. What was lost is cleaned up after, in the background.
+// release ends the hold. If the hold was lost, its key is removed in the background.
 func (h *hold) release(ctx context.Context) error {
 	if ctx == nil {
 		return errNoContext
@@ -277,15 +283,15 @@ func (h *hold) release(ctx context.Context) error {
 	return h.leave(ctx)
 }
 
-// drop ends the hold without waiting for anything.
+// drop ends the hold without waiting.
 func (h *hold) drop() {
 	if first, lostErr := h.detach(); first && (lostErr != nil || !h.handOff()) {
 		h.abandon()
 	}
 }
 
-// detach notes the release, and that nobody holds by the waiter any more. It reports whether this was the first time, and
-// why the hold was lost before, if it was.
+// detach records the release, and detaches the waiter from the hold. It reports whether this was
+// the first release, and returns the cause if the hold was lost before.
 func (h *hold) detach() (first bool, lostErr error) {
 	if first, lostErr = h.end(); first {
 		h.unwatch()
@@ -296,7 +302,8 @@ func (h *hold) detach() (first bool, lostErr error) {
 	return first, lostErr
 }
 
-// handOff lets the next goroutine of the local queue have the waiter, if there is one and it is not another process's turn.
+// handOff hands the waiter to the next goroutine of the local queue. It reports false if there is
+// none or if it is the turn of another process.
 func (h *hold) handOff() bool {
 	if h.own || !h.w.q.local.handOff(h.w) {
 		return false
@@ -314,7 +321,8 @@ func (h *hold) abandon() {
 	h.w.q.exit()
 }
 
-// end notes the release.
+// end records the release. It reports whether this was the first one, and returns the cause if the
+// hold was lost before.
 func (h *hold) end() (first bool, lostErr error) {
 	lostErr = h.err()
 	h.mu.Lock()
@@ -324,7 +332,7 @@ func (h *hold) end() (first bool, lostErr error) {
 	}
 	h.released = true
 	if lostErr == nil {
-		lostErr = h.cause // a moment ago
+		lostErr = h.cause // lost since the check above
 	}
 	if h.cause == nil {
 		h.cause = ErrReleased
@@ -336,8 +344,8 @@ func (h *hold) end() (first bool, lostErr error) {
 	return true, lostErr
 }
 
-// leave removes the key, and waits for that until ctx ends, for 10 s if ctx has no deadline, and for 5 s if it had ended
-// before. What is not done by then is done in the background.
+// leave removes the key. It waits until ctx ends, for 10 s if ctx has no deadline, and for 5 s if
+// ctx has already ended. After that the removal continues in the background.
 func (h *hold) leave(ctx context.Context) error {
 	defer h.w.q.exit()
 	if !h.own {
@@ -350,18 +358,18 @@ func (h *hold) leave(ctx context.Context) error {
 	}
 	ctx, done, err := h.w.q.l.begin(ctx)
 	if err != nil {
-		return err // closed: Close removes the key
+		return err // the locker is closed: Close removes the key
 	}
 	defer done()
 	_, err = h.w.remove(ctx)
 	if err != nil && !errors.Is(err, ErrLost) && !errors.Is(err, errs.UnknownOutcome) {
-		return fmt.Errorf("%w: %w", errs.UnknownOutcome, err) // of the work that goes on
+		return fmt.Errorf("%w: %w", errs.UnknownOutcome, err) // the removal continues
 	}
 	return err
 }
 
-// holdContext is the context of a hold. It is a cancellable context of the standard library, but its Err also looks at the
-// clock.
+// holdContext is the context of a hold. It wraps a cancellable context of the standard library. Its
+// Err checks the clock as well.
 type holdContext struct {
 	context.Context //nolint:containedctx // it is one
 
@@ -376,10 +384,10 @@ func (c *holdContext) end(cause error) {
 	}
 }
 
-// Err is nil while the hold can be relied on.
+// Err returns nil while the hold is valid.
 func (c *holdContext) Err() error {
 	if cause := c.h.err(); cause != nil {
-		c.cancel(cause) // may be ahead of whoever ended it a moment ago
+		c.cancel(cause) // the goroutine that ended the hold may not have done so yet
 	}
 	return c.Context.Err()
 }

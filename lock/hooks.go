@@ -8,8 +8,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// waitHook calls the function of [WithWaitHook], outside every lock, one call after the other, on
-// a goroutine that exists only while there is something to report.
+// waitHook calls the function of [WithWaitHook], with no lock held and one call at a time, on a
+// goroutine that exists only while there is something to report.
 type waitHook struct {
 	l *Locker
 	f func(name string, d time.Duration)
@@ -55,7 +55,8 @@ func (h *waitHook) run() {
 	h.idle.Broadcast()
 }
 
-// call recovers a panic: it must not end the process, nor keep a lock from being returned.
+// call calls the function and recovers a panic, so that a panic neither ends the process nor keeps
+// a lock from being returned.
 func (h *waitHook) call(name string, d time.Duration) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -65,7 +66,7 @@ func (h *waitHook) call(name string, d time.Duration) {
 	h.f(name, d)
 }
 
-// wait waits until every acquisition was reported, for d at the most: a hook that blocks, or that
+// wait waits until every acquisition was reported, but at most for d: a hook that blocks, or that
 // closes the locker, must not keep Close from returning.
 func (h *waitHook) wait(d time.Duration) {
 	done := make(chan struct{})

@@ -9,24 +9,28 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// maxTurns is how many turns in a row the goroutines of one process take among themselves while another process waits.
+// maxTurns is how many turns in a row the goroutines of one process take while another process
+// waits.
 const maxTurns = 16
 
-// localQueue is where the goroutines of one process stand that want the same exclusive lock. One of them is at the head: it
-// waits in etcd's queue, or holds. The others cost etcd nothing. The head hands its waiter on, key and all, or leaves
-// and lets the next one enqueue anew. First come, first served. The zero value with a waiting counter is ready for use.
+// localQueue is the queue of the goroutines of one process that want the same exclusive lock. Only
+// its head has a key in etcd's queue; it waits there or holds. The others cost etcd nothing. The
+// head hands its waiter and key on to the next goroutine, or removes them, and the next goroutine
+// enqueues anew. The order is first come, first served. The zero value with a waiting counter is
+// ready for use.
 type localQueue struct {
-	waiting *atomic.Int64 // how many wait
+	waiting *atomic.Int64 // number of goroutines that wait
 
 	mu     sync.Mutex
 	busy   bool
 	next   []chan *waiter
-	turns  int    // taken in a row while another process waits
-	front  *entry // of etcd's queue when the head was enqueued, nil if that is not known
-	holder *hold  // at the head
+	turns  int    // turns in a row while another process waits
+	front  *entry // first entry of etcd's queue when the head was enqueued; nil if not known
+	holder *hold  // the hold of the head; nil while it waits
 }
 
-// join waits to be at the head, and returns the waiter that was handed on, nil where there is none.
+// join waits until the caller is at the head. It returns the waiter that was handed on, or nil if
+// there is none.
 func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 	n.mu.Lock()
 	if !n.busy {
@@ -50,20 +54,20 @@ func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 		n.next = slices.Delete(n.next, i, i+1)
 	}
 	n.mu.Unlock()
-	if i < 0 { // too late to leave: it is our turn
+	if i < 0 { // the caller already is at the head
 		n.releaseHead(<-turn)
 	}
 	return nil, retry.ContextError(ctx)
 }
 
-// setFront notes whom the head waits for in the end, nil if that is not known.
+// setFront records the first entry of etcd's queue, nil if it is not known.
 func (n *localQueue) setFront(front *entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.front = front
 }
 
-// tryJoin is join that does not wait.
+// tryJoin takes the head if the queue is empty. It does not wait.
 func (n *localQueue) tryJoin() (ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -74,14 +78,16 @@ func (n *localQueue) tryJoin() (ok bool) {
 	return true
 }
 
-// head returns the hold at the head, nil if nobody of this process holds, and then who is known to hold.
+// head returns the hold of the head, or nil if no goroutine of this process holds, and the first
+// entry of etcd's queue, or nil if it is not known.
 func (n *localQueue) head() (holder *hold, front *entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.holder, n.front
 }
 
-// releaseHead leaves the head and hands w on, which may be nil; if nobody waits, w is discarded.
+// releaseHead leaves the head and hands w, which may be nil, to the next goroutine. If none waits,
+// it discards w.
 func (n *localQueue) releaseHead(w *waiter) {
 	n.mu.Lock()
 	n.holder, n.front = nil, nil
@@ -97,8 +103,9 @@ func (n *localQueue) releaseHead(w *waiter) {
 	}
 }
 
-// handOff hands the waiter of a hold that is released on within the process, if somebody waits for it there and it is not
-// another process's turn. If it reports false, the caller is still at the head.
+// handOff hands the waiter of a released hold to the next goroutine of the process. It reports
+// false if none waits or if it is the turn of another process. The caller then still is at the
+// head.
 func (n *localQueue) handOff(w *waiter) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -110,14 +117,14 @@ func (n *localQueue) handOff(w *waiter) bool {
 	return true
 }
 
-// pass makes the next one the head. The lock is held.
+// pass makes the next goroutine the head. The caller holds n.mu.
 func (n *localQueue) pass(w *waiter) {
 	next := n.next[0]
 	n.next = slices.Delete(n.next, 0, 1)
 	next <- w
 }
 
-// countTurn counts a turn.
+// countTurn counts a turn. contended says that another process waits.
 func (n *localQueue) countTurn(contended bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -128,7 +135,7 @@ func (n *localQueue) countTurn(contended bool) {
 	}
 }
 
-// began notes who holds, and whether its waiter is a new one.
+// began records the hold of the head. fresh says that its waiter was not held before.
 func (n *localQueue) began(h *hold, fresh bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -26,72 +26,73 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Client is what a [Locker] is made of: *etcdkit.Client, or parts of your own, which must be in one namespace.
+// Client provides the parts that a [Locker] uses: *etcdkit.Client, or parts of your own, which must
+// be in one namespace.
 type Client interface {
 	KV() *kv.Store
 	Watcher() *watch.Watcher
 	Leases() *lease.Manager
 }
 
-// Locker makes locks and elections, and has what they share: the session, one watch for each name in use, and the places
-// in queues. It is safe for concurrent use, and usually one for a process.
+// Locker creates locks and elections. They share its session, its watches and its places in the
+// queues. It is safe for concurrent use. A process usually needs only one.
 type Locker struct {
 	settings
 
 	sessionOptions []lease.SessionOption
-	bad            error // what is wrong with the locker: every call returns it
+	bad            error // why the locker is invalid: every call returns it
 	sender         retry.Sender
 	store          *kv.Store
 	watcher        *watch.Watcher
 	leases         *lease.Manager
-	ns             string         // the dir of store; the keys in here are whole ones
-	id             string         // in the nonce of each of our keys
-	sweeper        *sweep.Sweeper // of the leases
+	ns             string         // the dir of store; this package uses whole keys
+	id             string         // part of the nonce of every key
+	sweeper        *sweep.Sweeper // of the lease manager
 
 	keys         *keywatch.Watcher
-	watchAfter   time.Duration // of a hold
-	lookInterval time.Duration // of whoever waits
+	watchAfter   time.Duration // age at which a hold watches its key
+	lookInterval time.Duration // longest time between two looks of a waiter, before jitter
 
 	hook    *waitHook
-	client  *clientv3.Client // of the watcher
-	unlink  func() bool      // from the client's life
-	life    context.Context  //nolint:containedctx // of the locker: what callers share must not live by the context of one
+	client  *clientv3.Client // client of the watcher
+	unlink  func() bool      // detaches the locker from the client's context
+	life    context.Context  //nolint:containedctx // lifetime of the locker, for what callers share
 	endLife context.CancelCauseFunc
 	nonces  atomic.Uint64
 	counts  counts
 
 	mu       sync.Mutex
 	closed   bool
-	callers  sync.WaitGroup // calls under way
-	funcs    sync.WaitGroup // functions that run under a lock: those of Do and Run
-	jobs     sync.WaitGroup // work in the background
+	callers  sync.WaitGroup // calls in progress
+	funcs    sync.WaitGroup // functions of Do and Run in progress
+	jobs     sync.WaitGroup // background work
 	queues   map[string]*queue
-	waiters  map[string]*waiter // what is, or may be, in etcd, by key
+	waiters  map[string]*waiter // by key: waiters whose keys may exist in etcd
 	sessions map[*lease.Session]*sessionRef
 	emptied  bool // Close has deleted the keys of waiters
 
-	unconfirmed []*hold // that have yet to make sure of their keys
-	confirming  int     // goroutines that do that
+	unconfirmed []*hold // holds that must still read their keys
+	confirming  int     // goroutines that read them
 
 	closing  sync.Once
-	drained  chan struct{} // closed when Close waits for no function any more
+	drained  chan struct{} // closed when Close no longer waits for functions
 	closeErr error
 }
 
 // The client closes the sessions of the locks after that.
 var _ = closing.Provide(func(locker any) <-chan struct{} {
-	return locker.(*Locker).drained //nolint:forcetypeassert // nothing else is asked about
+	return locker.(*Locker).drained //nolint:forcetypeassert // only a *Locker is passed
 })
 
-// counts are the counters behind Stats.
+// counts holds the counters of Stats.
 type counts struct {
 	acquired, lost, turns, swept, confirmed atomic.Uint64
 	held, waiting                           atomic.Int64
 }
 
-// New returns a locker over the parts of c. It sends nothing.
+// New returns a locker that uses the parts of c. It sends nothing.
 //
-// What is wrong with the options is returned by every call, since New has no error result.
+// If an option is invalid, every call returns the error, because New has no error result.
 func New(c Client, o ...Option) *Locker {
 	s, bad := newSettings(o)
 	l := &Locker{settings: s, bad: bad, drained: make(chan struct{}), watchAfter: watchAfter, lookInterval: lookInterval}
@@ -110,14 +111,15 @@ func New(c Client, o ...Option) *Locker {
 	}
 	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
 	l.life, l.endLife = context.WithCancelCause(context.Background())
-	// The client must not keep the locker alive: etcdkit drops lockers that nothing uses.
+	// The client's context must not keep the locker reachable: etcdkit drops lockers that are
+	// unused.
 	endLife := l.endLife
 	l.unlink = context.AfterFunc(l.client.Ctx(), func() { endLife(closedError("client")) })
 	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.unlink)
 	return l
 }
 
-// take takes the parts out of c.
+// take sets the parts of the locker from c.
 func (l *Locker) take(c Client) error {
 	if c == nil || reflect.ValueOf(c).Kind() == reflect.Pointer && reflect.ValueOf(c).IsNil() {
 		return fmt.Errorf("%w: no client", errs.Invalid)
@@ -142,7 +144,7 @@ func (l *Locker) take(c Client) error {
 	return nil
 }
 
-// dirs returns where locks and elections live.
+// dirs returns the prefixes of locks and elections.
 func (l *Locker) dirs() (locks, elections string) {
 	if l.dirSet {
 		return l.ns + l.dir, l.ns + l.dir
@@ -150,7 +152,8 @@ func (l *Locker) dirs() (locks, elections string) {
 	return l.ns + lockDir, l.ns + electionDir
 }
 
-// begin begins a call: its context also ends with the locker. done must be called when it is over; Close waits for that.
+// begin starts a call. The returned context also ends with the locker. The caller must call done
+// when the call is over. Close waits for that.
 func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(), err error) {
 	if l.bad != nil {
 		return nil, nil, l.bad
@@ -176,8 +179,8 @@ func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(),
 	}, nil
 }
 
-// beginFunc registers a function that is about to run under a lock, for which Close waits. done
-// must be called when it has returned and its lock is released.
+// beginFunc registers a function that is about to run under a lock. Close waits for it. The caller
+// must call done when the function has returned and its lock is released.
 func (l *Locker) beginFunc() (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -188,7 +191,8 @@ func (l *Locker) beginFunc() (done func(), err error) {
 	return l.funcs.Done, nil
 }
 
-// spawn runs f in the background, and Close waits for it. It reports false, and does nothing, after Close.
+// spawn runs f in the background, and Close waits for it. After Close, spawn does not run f and
+// reports false.
 func (l *Locker) spawn(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,19 +203,19 @@ func (l *Locker) spawn(f func()) bool {
 	return true
 }
 
-// Stats is what a locker has and did. Counters start at 0 and only grow.
+// Stats describes the state and the history of a locker. Counters start at 0 and never decrease.
 type Stats struct {
 	Held    int `json:"held"`    // holds that were granted and neither lost nor released
 	Waiting int `json:"waiting"` // calls that wait
-	Names   int `json:"names"`   // that are in use
-	Watched int `json:"watched"` // watches that are open: of keys that are waited for, observed, or held for more than a moment
+	Names   int `json:"names"`   // queues in use
+	Watched int `json:"watched"` // open watches: of keys that are waited for, observed, or held for more than 250 ms
 
 	Acquired  uint64 `json:"acquired"`  // holds granted
 	Turns     uint64 `json:"turns"`     // of these, taken over from another goroutine of this process
 	Lost      uint64 `json:"lost"`      // holds lost
 	Swept     uint64 `json:"swept"`     // keys removed in the background
-	Reopened  uint64 `json:"reopened"`  // streams of watches that broke, or could not be opened
-	Confirmed uint64 `json:"confirmed"` // reads since a watch was opened after what was known, or could not be open
+	Reopened  uint64 `json:"reopened"`  // watch streams that broke or could not be opened
+	Confirmed uint64 `json:"confirmed"` // reads because a watch may have missed changes or could not be opened
 }
 
 // Stats returns the counters. It sends nothing.
@@ -230,12 +234,13 @@ func (l *Locker) Stats() Stats {
 	return s
 }
 
-// Close ends all waits and holds, with a cause that matches [ErrClosed], waits for the functions of
-// Do and Run to return, for 5 s at the most, and only then removes the keys, within 5 s. It waits
-// for what runs in the background. It does its work once and returns the same result every time;
-// an error means that keys were left to end with their lease, or that a function still runs.
+// Close ends all waits and holds with a cause that matches [ErrClosed]. It waits for the functions
+// of Do and Run to return, for at most 5 s, and only then removes the keys, within 5 s. It waits
+// for the background work. It does its work once and returns the same result every time. An error
+// means that keys are left to be deleted in the background or to expire with their leases, or that
+// a function still runs.
 //
-// Close must not be called by such a function, which would wait for itself.
+// A function of Do or Run must not call Close, because it would wait for itself.
 func (l *Locker) Close() error {
 	l.closing.Do(func() {
 		if l.bad != nil {
@@ -273,7 +278,8 @@ func (l *Locker) close() error {
 	return nil
 }
 
-// removeKeys deletes the keys of all waiters. What cannot be deleted now, or may be created late, is left to the sweeper.
+// removeKeys deletes the keys of all waiters. A key that cannot be deleted now, or that may be
+// created late, is left to the sweeper.
 func (l *Locker) removeKeys() error {
 	l.mu.Lock()
 	waiters := slices.Collect(maps.Values(l.waiters))
@@ -298,7 +304,8 @@ func (l *Locker) removeKeys() error {
 	return err
 }
 
-// awaitFuncs waits for the functions that run under a lock. Their contexts have ended.
+// awaitFuncs waits for the functions that run under a lock, for at most 5 s. Their contexts have
+// ended.
 func (l *Locker) awaitFuncs() error {
 	done := make(chan struct{})
 	go func() {

@@ -15,15 +15,15 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Multi is several mutexes that are locked together: all of them or none. They are taken in one order, whatever order they
-// were given in, so that two that overlap cannot wait for each other. It is safe for concurrent use.
+// Multi locks several mutexes together: all of them or none. It locks them in a fixed order, so
+// that two that overlap cannot deadlock. It is safe for concurrent use.
 type Multi struct {
 	ms  []*Mutex
 	bad error
 }
 
-// Multi returns a lock over mutexes of this locker, each of which may appear once. It sends nothing. What is wrong is
-// returned by every call.
+// Multi returns a lock over mutexes of this locker. Each may appear once. It sends nothing. If the
+// arguments are invalid, every call returns [ErrInvalid].
 func (l *Locker) Multi(ms ...*Mutex) *Multi {
 	out := &Multi{ms: slices.Clone(ms), bad: l.bad}
 	complain := func(format string, args ...any) {
@@ -51,9 +51,9 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 	return out
 }
 
-// Lock waits until all mutexes are held; the wait is bounded by ctx alone. If one cannot be had, or is lost while others are
-// waited for, those that are held are released in the background, and the error, which names the one, is as that of
-// [Mutex.Lock]. The cost is that of each.
+// Lock waits until all mutexes are held. Only ctx bounds the wait. If one cannot be acquired, or is
+// lost while Lock waits for another, Lock releases those that it holds in the background. The error
+// is that of [Mutex.Lock] and names the mutex. The cost is the sum of the costs of all mutexes.
 func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
 	switch {
 	case m.bad != nil:
@@ -72,11 +72,12 @@ func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
 	return &MultiHeld{Permit{all}}, nil
 }
 
-// MultiHeld is several mutexes at once: one context, which ends when any of them is lost, one guard, which holds while all
-// are held and is a compare for each, and a token each.
+// MultiHeld is the hold of several mutexes. Its context ends when any of them is lost. Its guard
+// holds while all of them are held, and costs a compare for each. Each mutex has a token of its
+// own.
 type MultiHeld struct{ Permit }
 
-// Token is the fencing token of one of the mutexes, 0 for a mutex that is not among them.
+// Token returns the fencing token of m, or 0 if m is not one of the mutexes.
 func (h *MultiHeld) Token(m *Mutex) int64 {
 	all, ok := h.hold.(*multiHold)
 	if !ok || m == nil {
@@ -90,15 +91,15 @@ func (h *MultiHeld) Token(m *Mutex) int64 {
 	return 0
 }
 
-// multiHold are the holds of a [MultiHeld].
+// multiHold is the state of a [MultiHeld].
 type multiHold struct {
 	list   []*hold
-	inner  context.Context //nolint:containedctx // what Context returns is made of it
+	inner  context.Context //nolint:containedctx // base of what Context returns
 	cancel context.CancelCauseFunc
 	unlink []func() bool
 }
 
-// take takes one after the other, as long as none is lost: what is lost ends the wait for the next.
+// take acquires the mutexes one after the other. The loss of one ends the wait for the next.
 func (a *multiHold) take(ctx context.Context, ms []*Mutex) error {
 	wait, stop := context.WithCancel(ctx)
 	defer stop()
@@ -116,7 +117,7 @@ func (a *multiHold) take(ctx context.Context, ms []*Mutex) error {
 	return nil
 }
 
-// arm makes the context, which ends with the first of the holds.
+// arm creates the context, which ends with the first of the holds that ends.
 func (a *multiHold) arm(l *Locker) {
 	a.inner, a.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
 	for _, g := range a.list {
@@ -160,8 +161,8 @@ func (a *multiHold) verify(ctx context.Context) error {
 	return nil
 }
 
-// release gives back all of them at once, whatever becomes of each. The error is that of one that was lost, else of one
-// that failed.
+// release releases all holds at once, even if some fail. It returns the error of a lost hold if
+// there is one, else that of one that failed.
 func (a *multiHold) release(ctx context.Context) error {
 	if ctx == nil {
 		return errNoContext
@@ -179,7 +180,7 @@ func (a *multiHold) release(ctx context.Context) error {
 	return worst(all)
 }
 
-// worst is a loss, where there is one among the errors, else any of them.
+// worst returns a loss if there is one among the errors, else any of them.
 func worst(all []error) (worst error) {
 	for _, err := range all {
 		if errors.Is(err, ErrLost) {
@@ -190,14 +191,14 @@ func worst(all []error) (worst error) {
 	return worst
 }
 
-// multiHoldContext is the context of several holds. Its Err also looks at the clock.
+// multiHoldContext is the context of several holds. Its Err checks the clock as well.
 type multiHoldContext struct {
 	context.Context //nolint:containedctx // it is one
 
 	all *multiHold
 }
 
-// Err is nil while all holds can be relied on.
+// Err returns nil while all holds are valid.
 func (c multiHoldContext) Err() error {
 	if cause := c.all.err(); cause != nil {
 		c.all.cancel(cause)

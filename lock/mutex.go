@@ -9,19 +9,23 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Mutex excludes: one holder at a time, of all goroutines in all processes that use the name. It is wire-compatible with
-// client/v3/concurrency's Mutex. A Mutex is a small value with no state of its own: two of one name are the same
-// lock. It is not reentrant. It is safe for concurrent use.
+// Mutex is a distributed mutual exclusion lock. It has one holder at a time among the goroutines of
+// all processes that use the name. It is wire-compatible with the Mutex of client/v3/concurrency. A
+// Mutex is a small value without state of its own: two of the same name are the same lock. It is
+// not reentrant. It is safe for concurrent use.
 type Mutex struct {
 	l    *Locker
 	kind waiterKind
 	bad  error
 }
 
-// Mutex returns the mutex of a name. It sends nothing. A name is 1 to 512 bytes of UTF-8 without control
-// characters and without a leading, trailing or doubled "/" (with [WithDir]("") a name may begin with one); what is wrong with it is returned by every call. Names are
-// best flat: one that lies below another ("a/b" below "a") makes [Mutex.TryLock] of the shorter one cost a second RPC. So
-// does a semaphore, a read-write mutex or a barrier of the same name, whose queues lie below it.
+// Mutex returns the mutex of the given name. It sends nothing. A name is 1 to 512 bytes of UTF-8
+// without control characters and without a leading, trailing or doubled "/". With [WithDir]("") a
+// name may begin with one. If the name is invalid, every call returns [ErrInvalid].
+//
+// Flat names are best. A name below another ("a/b" below "a") makes [Mutex.TryLock] of the shorter
+// one cost a second RPC. So does a semaphore, a read-write mutex or a barrier of the same name,
+// whose queues lie below it.
 func (l *Locker) Mutex(name string) *Mutex {
 	locks, _ := l.dirs()
 	return l.mutex(name, locks+name+"/")
@@ -31,14 +35,16 @@ func (l *Locker) mutex(name, prefix string) *Mutex {
 	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, admission: exclusive}, bad: errors.Join(l.bad, l.checkName(name))}
 }
 
-// Lock waits until the mutex is held. The wait is bounded by ctx alone; the request that takes the place in the queue has
-// 10 s where ctx has no deadline. It fails with [ErrLost] when the session ends, or the key is deleted, while it
-// waits, and with a [*BlockedError] where waiting is of no use. If the deadline of ctx passes while it waits, the error
-// matches context.DeadlineExceeded and, if etcd answers one more request at once, holds a [*LockedError] that names the
-// holder. After an error nothing stays behind.
+// Lock waits until the mutex is held. Only ctx bounds the wait. The request that enqueues has 10 s
+// if ctx has no deadline. Lock returns [ErrLost] if the session ends, or the key is deleted, while
+// it waits, and a [*BlockedError] if a key without a lease blocks the queue. If the deadline of ctx
+// passes while Lock waits, the error matches context.DeadlineExceeded. If etcd answers one more
+// request at once, it also holds a [*LockedError] that names the holder. After an error nothing is
+// left behind.
 //
-// One RPC; if it has to wait, one more when the lock is free, and a few more in the cases that the package documentation lists. A turn
-// that is taken over from another goroutine of this process is one RPC.
+// Lock costs one RPC. If it has to wait, it costs one more when the lock is free, and a few more in
+// the cases that the package documentation lists. A turn that is taken over from another goroutine
+// of this process costs one RPC.
 func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
 	g, err := m.lock(ctx)
 	if err != nil {
@@ -72,8 +78,9 @@ func (m *Mutex) lock(ctx context.Context) (*hold, error) {
 	return w.begin(false, w.token), nil
 }
 
-// acquire gets a grant for the head of the local queue, with the waiter that was handed on or a new one. On an error the head is
-// left, and the waiter is the next one's.
+// acquire waits for a grant at the head of the local queue. w is the waiter that was handed on, or
+// nil to enqueue a new one. On an error acquire leaves the head, and hands a waiter that is still
+// usable to the next goroutine.
 func (m *Mutex) acquire(ctx context.Context, q *queue, w *waiter) (*waiter, error) {
 	if w != nil && w.lostErr() != nil {
 		w.discard()
@@ -101,16 +108,18 @@ func (m *Mutex) acquire(ctx context.Context, q *queue, w *waiter) (*waiter, erro
 	return nil, q.nameHolder(ctx, m.kind.name, &cleanedUpError{err})
 }
 
-// Do locks, calls f, and releases, also when f panics. f's context is ctx, and also ends, with cause [ErrLost], when the lock
-// is lost. The error is that of f; where the lock was lost meanwhile, it matches [ErrLost] too, also if f returned nil; and
-// where nobody has answered to the release, [ErrUnknownOutcome], which is not of what f did. Where the lock is not had, f is
-// not called, and the error is that of [Mutex.Lock]. The cost is that of Lock and Release.
+// Do locks the mutex, calls f, and releases the mutex, also if f panics. The context of f is
+// derived from ctx and also ends, with cause [ErrLost], when the lock is lost. Do returns the error
+// of f. If the lock was lost meanwhile, the error also matches [ErrLost], even if f returned nil.
+// If etcd does not answer the release, the error also matches [ErrUnknownOutcome], which says
+// nothing about the effects of f. If the lock cannot be acquired, f is not called, and the error is
+// that of [Mutex.Lock]. The cost is that of Lock and Release.
 func (m *Mutex) Do(ctx context.Context, f Func) error {
 	return m.do(ctx, f, m.Lock)
 }
 
-// TryDo is Do with [Mutex.TryLock]: where somebody else has the lock, or waits for it, f is not called, and the error is a
-// [*LockedError].
+// TryDo is like Do, but uses [Mutex.TryLock]. If another owner holds the lock or waits for it, f is
+// not called, and the error is a [*LockedError] or a [*BlockedError].
 func (m *Mutex) TryDo(ctx context.Context, f Func) error {
 	return m.do(ctx, f, m.TryLock)
 }

@@ -11,15 +11,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// The dirs below a name in which its other queues are: no name has a segment that is called so.
+// The dirs of the other queues of a name. No segment of a name may equal one of them.
 const (
 	rwDir  = ".rw/"
 	semDir = ".sem/"
 	barDir = ".bar/"
 )
 
-// checkName refuses what is no name of a lock or an election. A leading slash is part of the keys of
-// a locker that lays names verbatim: other clients have such names.
+// checkName returns an error if name is not a valid name of a lock or an election. If the dir of
+// the locker is "", a leading slash is part of the key, because other clients use such names.
 func (s *settings) checkName(name string) error {
 	rest := name
 	if s.dirSet && s.dir == "" && len(name) > 1 {
@@ -36,14 +36,15 @@ func (s *settings) checkName(name string) error {
 	return nil
 }
 
-// direct reports whether key is a direct child of prefix, as the keys of a queue are. What lies deeper belongs to a longer
-// name.
+// direct reports whether key is a direct child of prefix, as the keys of a queue are. Deeper keys
+// belong to longer names.
 func direct(prefix, key string) bool {
 	return len(key) > len(prefix) && strings.IndexByte(key[len(prefix):], '/') < 0
 }
 
-// free is what must hold for prefix to have no direct child, given some keys below it that are none: that there is nothing
-// in between them. It costs a compare for each dir among them and one more.
+// free returns the comparisons that hold if prefix has no direct child. deeper are keys below
+// prefix that are not direct children: the comparisons cover the gaps between their dirs. There is
+// one for each dir and one more.
 func free(prefix string, deeper []string) []clientv3.Cmp {
 	dirs := make([]string, 0, len(deeper))
 	for _, key := range deeper {
@@ -62,7 +63,7 @@ func free(prefix string, deeper []string) []clientv3.Cmp {
 	return append(all, absent(from, keyspace.End(prefix)))
 }
 
-// absent holds while there is no key from from up to, not including, to.
+// absent returns the comparison that holds if no key exists in the range [from, to).
 func absent(from, to string) clientv3.Cmp {
 	return clientv3.Compare(clientv3.CreateRevision(from), "=", 0).WithRange(to)
 }

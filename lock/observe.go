@@ -9,12 +9,16 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Observe yields who leads: at once, with the zero [Leader] for a vacancy, and then each time that the leader or its
-// value changes, as long as ctx lives and the loop goes on. Changes that come in quick succession, or while the loop's body runs,
-// may be folded into the last one. Errors of the connection, and a cluster without a leader, do not end it: what was said last may be
-// outdated then, and it says nothing until it knows better. An error comes last, with a zero Leader: that of ctx, [ErrInvalid],
-// [ErrPermission], [ErrClosed]. All who observe one name share one watch, on the leader's key. One RPC for all of them, one
-// more for each change, and one every 30 s. Each loop over the sequence observes anew.
+// Observe yields the leader at once, and again each time that the leader or its value changes,
+// until ctx ends or the loop is left. It yields the zero [Leader] while there is no leader. Changes
+// in quick succession, or during the body of the loop, may be merged into the last one. Errors of
+// the connection, and a cluster without a leader, do not end the sequence. The last value may be
+// outdated then, and Observe yields nothing until it has read the queue again.
+//
+// An error comes last, with a zero Leader: that of ctx, [ErrInvalid], [ErrPermission] or
+// [ErrClosed], or that etcd does not accept the user or the password. All observers of one name in
+// a locker share one watch, on the key of the leader. Observe costs them together one RPC, one more
+// for each change, and one every 30 s. Each loop over the sequence observes anew.
 func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
 		left, err := e.observe(ctx, func(led Leader) bool { return yield(led, nil) })
@@ -24,7 +28,7 @@ func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	}
 }
 
-// observe reports whether it ended since the loop was left.
+// observe implements Observe. It reports whether it ended because the loop was left.
 func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left bool, err error) {
 	if e.bad != nil {
 		return false, e.bad
@@ -36,7 +40,7 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 	defer q.exit()
 	o := q.observe()
 	defer o.leave()
-	told := Leader{Token: -1} // none
+	told := Leader{Token: -1} // differs from every leader
 	var changed <-chan struct{}
 	for {
 		var led Leader
@@ -53,7 +57,8 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 	}
 }
 
-// observation follows who leads for all of this process who observe one election, on one goroutine.
+// observation follows the leader of an election on one goroutine, for all observers of this
+// process.
 type observation struct {
 	q *queue
 
@@ -62,11 +67,12 @@ type observation struct {
 	stop    context.CancelFunc
 	known   bool
 	leader  Leader
-	err     error         // it has ended
-	changed chan struct{} // closed when one of those before has changed
+	err     error         // why it has ended
+	changed chan struct{} // closed when one of the fields above has changed
 }
 
-// observe begins to follow who leads, unless that is under way. leave must follow.
+// observe joins the observation of the queue, and starts it if necessary. The caller must call
+// leave.
 func (q *queue) observe() *observation {
 	q.l.mu.Lock()
 	if q.observation == nil {
@@ -106,8 +112,8 @@ func (o *observation) leave() {
 	}
 }
 
-// next waits for a change, unless there is none to wait for, and returns who leads and what to wait for next. It counts as
-// a call under way, which the body of a loop does not.
+// next waits for changed to be closed if it is not nil. It returns the leader and the channel to
+// wait for next. It counts as a call in progress, which the body of a loop does not.
 func (o *observation) next(ctx context.Context, changed <-chan struct{}) (Leader, <-chan struct{}, error) {
 	ctx, done, err := o.q.l.begin(ctx)
 	if err != nil {
@@ -135,7 +141,8 @@ func (o *observation) next(ctx context.Context, changed <-chan struct{}) (Leader
 	}
 }
 
-// tell publishes what is known, unless ctx has ended: then the next to join knows better.
+// tell publishes the leader, or the error that ends the observation. It does nothing if ctx has
+// ended: no observer is left, or a later run has taken over.
 func (o *observation) tell(ctx context.Context, led Leader, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -147,7 +154,8 @@ func (o *observation) tell(ctx context.Context, led Leader, err error) {
 	o.changed = make(chan struct{})
 }
 
-// run looks who leads, and watches the leader's key, or, if nobody leads, for a key to be put, until that tells of a change.
+// run reads the leader, then watches the leader's key, or the prefix for puts if there is no
+// leader, and repeats this after each change.
 func (o *observation) run(ctx context.Context) {
 	watch := o.q.newWatch()
 	defer watch.close()

@@ -14,16 +14,16 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// Where names live unless [WithDir] says otherwise.
+// The dirs of names unless [WithDir] sets another one.
 const (
 	lockDir     = "locks/"
 	electionDir = "elections/"
 )
 
-// Option is an option of [New].
+// Option configures a locker. See [New].
 type Option func(*settings)
 
-// settings is what the options of a locker add up to.
+// settings holds the options of a locker.
 type settings struct {
 	ttl    time.Duration
 	ttlSet bool
@@ -34,33 +34,35 @@ type settings struct {
 	onWait func(name string, d time.Duration)
 }
 
-// WithTTL puts the keys on shared sessions of the given TTL: how long after the death of a process, at the latest,
-// others get what it held. It is rounded up to whole seconds, must be 1 s at least, and a server with default timing
-// makes no less than 2 s of it. Default: the shared session of the lease manager, 15 s.
+// WithTTL puts the keys on shared sessions with the given TTL. The TTL bounds how long the locks of
+// a process stay held after it has died. It is rounded up to whole seconds and must be at least 1
+// s. A server with default timing grants no less than 2 s. Default: the shared session of the lease
+// manager, 15 s.
 func WithTTL(d time.Duration) Option { return func(s *settings) { s.ttl, s.ttlSet = d, true } }
 
-// WithDir puts all names below dir, those of locks and of elections: a mutex and an election of one name then stand in one
-// queue, and exclude each other, but their tokens are of different kinds and do not compare. "" lays names verbatim, as
-// client/v3's concurrency package, etcdctl lock and etcdctl elect do, and allows a leading slash in a name; mind that data keys
-// below a name then block it.
-// Default: "locks/" for locks, "elections/" for elections.
+// WithDir puts all names of locks and elections below dir. A mutex and an election of the same name
+// then use the same queue and exclude each other, but their tokens differ in kind and must not be
+// compared. With "", names are used as keys without a prefix, as in client/v3's concurrency
+// package, etcdctl lock and etcdctl elect, and a name may have a leading slash. Data keys below a
+// name then block its queue. Default: "locks/" for locks, "elections/" for elections.
 func WithDir(dir string) Option { return func(s *settings) { s.dir, s.dirSet = dir, true } }
 
-// WithOwner is what others see in [LockedError]. Default: host name, program and process ID.
+// WithOwner sets the owner that others see in [LockedError]. Default: host name, program and
+// process ID.
 func WithOwner(id string) Option { return func(s *settings) { s.owner = id } }
 
-// WithLogger sets the logger for losses, keys that had to be swept and watches that had to be opened again. Default:
-// [slog.Default], from the level Warn up.
+// WithLogger sets the logger for losses, keys that had to be swept and watches that had to be
+// opened again. Default: [slog.Default], from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
-// WithWaitHook calls f with the time that each successful acquisition took. f is called one
-// acquisition after the other, on a goroutine of its own; a panic is recovered and logged. Close
-// waits for f, for 5 s at the most. Default: none.
+// WithWaitHook calls f with the time that each successful acquisition took. The calls are made one
+// at a time, on a goroutine of their own. A panic is recovered and logged. Close waits for f, for
+// at most 5 s. Default: none.
 func WithWaitHook(f func(name string, d time.Duration)) Option {
 	return func(s *settings) { s.onWait = f }
 }
 
-// newSettings applies the options; what is wrong with them is the error.
+// newSettings applies the options, and returns an error if one is invalid.
 func newSettings(opts []Option) (s settings, err error) {
 	for _, o := range opts {
 		if o != nil {
@@ -81,7 +83,7 @@ func newSettings(opts []Option) (s settings, err error) {
 	return s, errors.Join(bad...)
 }
 
-// defaultOwner is host/program/pid.
+// defaultOwner returns host/program/pid.
 func defaultOwner() string {
 	host, err := os.Hostname()
 	if err != nil {

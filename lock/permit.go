@@ -11,7 +11,7 @@ import (
 
 var errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
 
-// heldState is the state of something that is held: one [hold], or several.
+// heldState is the state of a hold: one [hold], or several.
 type heldState interface {
 	context() context.Context
 	err() error
@@ -21,20 +21,23 @@ type heldState interface {
 	name() string
 }
 
-// Permit is a shared hold: a semaphore's permit or a read lock. It has no token, because several are held at once and
-// "refuse what is lower than the highest seen" would refuse rightful holders. It is safe for concurrent use.
+// Permit is a shared hold: a permit of a semaphore or a read lock. It has no token, because several
+// are held at once, and a rule that refuses tokens lower than the highest seen would refuse valid
+// holders. It is safe for concurrent use.
 //
-// A Permit is got from a lock, and given back with Release. The zero value is of no use.
+// Locks return Permits, and Release gives them back. The zero value is not usable.
 type Permit struct{ hold heldState }
 
-// Context ends when the hold is lost, with a cause that matches [ErrLost], before the lease can expire on the server; and
-// when it is released, with [ErrReleased]. It does not end with the context that was given to the call that acquired
-// it. Its Err looks at the clock each time, so that it is right in a process that was just continued. What third parties do
-// ends it as soon as [Permit.Err] knows.
+// Context returns a context that ends when the hold is lost or released. After a loss its cause
+// matches [ErrLost], and it ends before the lease can expire on the server. After a release its
+// cause is [ErrReleased]. It does not end with the context of the call that acquired the hold. Its
+// Err checks the clock each time, so that it is correct in a process that was stopped and
+// continued. What third parties do ends it as soon as [Permit.Err] detects it.
 func (p *Permit) Context() context.Context { return p.hold.context() }
 
-// Bind returns a context that ends with ctx, and with the hold: its cause then matches [ErrLost] or [ErrReleased]. Its Err
-// looks at the clock as that of Context does. stop releases what it takes, and ends it.
+// Bind returns a context that ends with ctx and with the hold. In the second case its cause matches
+// [ErrLost] or [ErrReleased]. Its Err checks the clock as that of Context does. stop ends the
+// context and releases its resources.
 func (p *Permit) Bind(ctx context.Context) (bound context.Context, stop context.CancelFunc) {
 	inner, cancel := context.WithCancelCause(ctx)
 	over := p.hold.context()
@@ -45,7 +48,7 @@ func (p *Permit) Bind(ctx context.Context) (bound context.Context, stop context.
 	}
 }
 
-// boundContext ends with a hold and something else.
+// boundContext ends with a hold and with another context.
 type boundContext struct {
 	context.Context //nolint:containedctx // it is one
 
@@ -53,7 +56,7 @@ type boundContext struct {
 	cancel context.CancelCauseFunc
 }
 
-// Err is nil while the hold can be relied on and the other context lives.
+// Err returns nil while the hold is valid and the other context has not ended.
 func (c boundContext) Err() error {
 	if err := c.Context.Err(); err != nil {
 		return err
@@ -64,18 +67,21 @@ func (c boundContext) Err() error {
 	return c.Context.Err()
 }
 
-// Err is nil while the hold can be relied on, as far as the clock and the watch tell: no RPC. Then it matches [ErrLost] or
-// [ErrReleased]. That a third party has revoked the lease or deleted the key is known when the watch tells, which begins
-// 250 ms after the grant, and within a second: [Permit.Verify] asks, and a guard needs to know nothing.
+// Err returns nil while the hold is valid as far as the clock and the watch show. Otherwise it
+// returns an error that matches [ErrLost] or [ErrReleased]. It sends no RPC. The watch begins 250
+// ms after the grant, and reports within a second that a third party has revoked the lease or
+// deleted the key. [Permit.Verify] asks etcd. A guard is safe without either.
 func (p *Permit) Err() error { return p.hold.err() }
 
-// Guard is for kv.WithGuard: etcd refuses a write that carries it once the hold is over, whatever the writer believes,
-// with an error that matches kv.ErrGuard and [ErrLost]. No RPC.
+// Guard returns a guard for kv.WithGuard. Once the hold is over, etcd refuses a write with the
+// guard, even if the writer does not know of the end yet. The error matches kv.ErrGuard and
+// [ErrLost]. Guard sends no RPC.
 func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
 
-// Verify asks etcd whether the hold is still there: nil, or an error that matches [ErrLost] if it is not, and any other error
-// where etcd did not tell. One RPC, for a [MultiHeld] one for each of its mutexes; none where the loss is known. It says
-// nothing about the next moment; a guard does.
+// Verify asks etcd whether the hold still exists. It returns nil if so, an error that matches
+// [ErrLost] if not, and another error if etcd does not answer. It costs one RPC, or one for each
+// mutex of a [MultiHeld], and none if the loss is already known. The result may be outdated at
+// once; a guard is not.
 func (p *Permit) Verify(ctx context.Context) error {
 	if err := p.hold.verify(ctx); err != nil {
 		return fail("verify", p.hold.name(), err)
@@ -83,12 +89,13 @@ func (p *Permit) Verify(ctx context.Context) error {
 	return nil
 }
 
-// Release gives back what is held. Its context ends before anything is sent. One RPC, for a [MultiHeld] one for each of its
-// mutexes; none where another goroutine of this process takes over.
+// Release ends the hold. Its context ends before anything is sent. Release costs one RPC, or one
+// for each mutex of a [MultiHeld], and none if another goroutine of this process takes over.
 //
-// It waits until ctx ends, for 10 s if ctx has no deadline; if ctx has already ended, it makes its attempt all the same,
-// bounded by 5 s. If etcd has not answered by then it returns [ErrUnknownOutcome], and the work goes on: a key that cannot
-// be removed now is removed in the background, or ends with its lease. Release of something that was lost returns [ErrLost]. A second Release does nothing and returns
+// Release waits until ctx ends, and for 10 s if ctx has no deadline. If ctx has already ended, it
+// still tries, for 5 s. If etcd has not answered by then, it returns [ErrUnknownOutcome], and the
+// removal continues: a key that cannot be removed now is removed in the background or ends with its
+// lease. Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
 // [ErrReleased].
 func (p *Permit) Release(ctx context.Context) error {
 	err := p.hold.release(ctx)
@@ -98,15 +105,16 @@ func (p *Permit) Release(ctx context.Context) error {
 	return doubtful("release", p.hold.name(), err)
 }
 
-// Held is an exclusive hold: a mutex, a write lock, a leadership. It has the methods of [Permit]: Context, Err, Guard, Verify,
-// Bind and Release.
+// Held is an exclusive hold: a mutex, a write lock or a leadership. It has the methods of [Permit]:
+// Context, Err, Guard, Verify, Bind and Release.
 type Held struct{ Permit }
 
-// Token is the fencing token: the revision of etcd at which the lock was found to be the holder's, or, of a [Leadership], the create
-// revision of its key. It strictly rises from one holder of a name to
-// the next, whichever process they are in. Other systems are made safe by refusing what comes with a lower token than
-// the highest they have seen. Tokens compare within one name and one kind: those of a [Mutex], of the writers of an
-// [RWMutex], and of an [Election] have nothing to do with one another. No RPC.
+// Token returns the fencing token. It is the etcd revision at which the holder was seen to have the
+// lock, or, for a [Leadership], the create revision of its key. It strictly rises from one holder
+// of a name to the next, in whichever process they are. Another system is safe if it refuses a
+// token that is lower than the highest that it has seen. Compare tokens of one name and one kind
+// only: those of a [Mutex], of the writers of an [RWMutex], and of an [Election] are unrelated.
+// Token sends no RPC.
 func (h *Held) Token() int64 {
 	if one, ok := h.hold.(*hold); ok {
 		return one.token
@@ -114,15 +122,16 @@ func (h *Held) Token() int64 {
 	return 0
 }
 
-// Func is work under a lock: ctx is the caller's, and also ends, with cause [ErrLost], when the lock is lost.
-// h.Context() ends only with the lock: it is the context for finishing after the caller's has ended.
+// Func is a function that runs under a lock. ctx is derived from the caller's context and also
+// ends, with cause [ErrLost], when the lock is lost. h.Context() ends only with the lock. Use it to
+// finish work after the caller's context has ended.
 type Func = func(ctx context.Context, h *Held) error
 
-// SharedFunc is work under a permit, as [Func] is under a lock.
+// SharedFunc is a function that runs under a permit, as [Func] is one that runs under a lock.
 type SharedFunc = func(ctx context.Context, p *Permit) error
 
-// work runs f under a hold, and releases that also when f panics. A loss that f did not report is an error: what f did
-// last may not have been alone.
+// work runs f under a hold and releases the hold, also if f panics. A loss that f did not report is
+// an error, because f may not have been alone at the end.
 func (p *Permit) work(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
 	done, err := l.beginFunc()
 	if err != nil {

@@ -9,20 +9,21 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// queue is what one process shares of one queue in etcd, the direct children of a prefix: the local queue of its goroutines, and
-// the poll of those who cannot watch.
+// queue is the state that one process shares for one queue in etcd, the direct children of a
+// prefix: the local queue of its goroutines, the poll of those that cannot watch, and the
+// observation.
 type queue struct {
 	l      *Locker
 	name   string // for messages
 	prefix string
 	local  localQueue
-	users  int // guarded by the locker's lock
+	users  int // guarded by the locker's mu
 
-	poller      *poller      // nil until somebody polls
-	observation *observation // nil until somebody observes
+	poller      *poller      // nil until first used
+	observation *observation // nil until first used
 }
 
-// enter returns the queue of a kind of waiters for one more user, who must exit.
+// enter returns the queue of a kind of waiters and counts one more use. The caller must call exit.
 func (l *Locker) enter(kind *waiterKind) *queue {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -35,7 +36,7 @@ func (l *Locker) enter(kind *waiterKind) *queue {
 	return q
 }
 
-// exit ends one use.
+// exit ends one use. The last use removes the queue from the locker.
 func (q *queue) exit() {
 	q.l.mu.Lock()
 	defer q.l.mu.Unlock()
@@ -45,7 +46,7 @@ func (q *queue) exit() {
 	}
 }
 
-// read reads the whole queue, newest first: one RPC, linearizable.
+// read reads the whole queue, newest first. It costs one linearizable RPC.
 func (q *queue) read(ctx context.Context) (*page, error) {
 	resp, err := q.l.read(ctx, "read queue", clientv3.OpGet(q.prefix, clientv3.WithPrefix()))
 	if err != nil {
@@ -56,13 +57,13 @@ func (q *queue) read(ctx context.Context) (*page, error) {
 	return p, nil
 }
 
-// The intervals of a poll.
+// The intervals of a poll, before jitter.
 const (
 	minPollInterval = 500 * time.Millisecond
 	maxPollInterval = 5 * time.Second
 )
 
-// poller reads a queue again and again while waiters of this process cannot watch it, for all of them at once.
+// poller reads a queue periodically, for all waiters of this process that cannot watch it.
 type poller struct {
 	q *queue
 
@@ -70,10 +71,10 @@ type poller struct {
 	users int
 	stop  context.CancelFunc
 	last  *page         // nil before the first read
-	next  chan struct{} // closed when there is a newer one
+	next  chan struct{} // closed when there is a newer page
 }
 
-// poll begins to poll, unless that is under way. leave must follow.
+// poll joins the poll of the queue, and starts it if necessary. The caller must call leave.
 func (q *queue) poll() *poller {
 	q.l.mu.Lock()
 	if q.poller == nil {
@@ -107,7 +108,8 @@ func (p *poller) leave() {
 	}
 }
 
-// newer returns a page that is newer than the given revision, or nil and what to wait for.
+// newer returns a page that is newer than the given revision, or nil. The channel is closed when
+// the next page is there.
 func (p *poller) newer(seen int64) (*page, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,7 +123,7 @@ func (p *poller) run(ctx context.Context) {
 	for interval := minPollInterval; sleep(ctx, jitter(interval)); interval = min(2*interval, maxPollInterval) {
 		last, err := p.q.read(ctx)
 		if err != nil {
-			continue // the next time
+			continue // until the next interval
 		}
 		p.q.l.counts.confirmed.Add(1)
 		p.mu.Lock()

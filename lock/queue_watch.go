@@ -15,42 +15,43 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// lookInterval is how often whoever waits looks at the queue although no watch has told of a change, ±20 %. A watch that has
-// gone silent without anybody noticing, and a waiter whose own key was deleted, cost that much at most.
+// lookInterval is how often a waiter looks at the queue although no watch has reported a change,
+// ±20 %. It bounds the delay after a watch that fails without an error, and after the deletion of a
+// waiter's own key.
 const lookInterval = 30 * time.Second
 
 // pollAfter is how long a watch may take to open before the queue is polled.
 const pollAfter = 500 * time.Millisecond
 
-// queueWatch is what somebody who waits in a queue, or for one, watches of it. It belongs to one goroutine; what the watches
-// tell it is guarded by mu.
+// queueWatch is the set of watches of one waiter or observer of a queue. It belongs to one
+// goroutine. mu guards what the watches report.
 type queueWatch struct {
 	q       *queue
-	notify  chan struct{} // holds 1
+	notify  chan struct{} // of capacity 1
 	polling *poller       // nil while it does not poll
 
 	mu   sync.Mutex
 	keys map[keywatch.Target]*watchedKey
 }
 
-// watchedKey is one watch, and what it has told.
+// watchedKey is one watch and what it has reported.
 type watchedKey struct {
 	w *queueWatch
 
 	open     bool
-	rev      int64 // every change after it is told
+	rev      int64 // every change after it is reported
 	relevant map[string]bool
-	changed  map[string]int64 // by key: the revision of its latest change
+	changed  map[string]int64 // by key: revision of the latest change
 	put      *mvccpb.KeyValue // the latest put
-	err      error            // it can never be open
+	err      error            // why it can never open
 }
 
 func (q *queue) newWatch() *queueWatch {
 	return &queueWatch{q: q, notify: make(chan struct{}, 1), keys: map[keywatch.Target]*watchedKey{}}
 }
 
-// set makes the given targets those that are watched. A watch that is there already goes on. If relevant is not nil, changes of
-// other keys do not count.
+// set replaces the watched targets. A watch on a target that stays is kept. If relevant is not nil,
+// only changes of its keys count.
 func (w *queueWatch) set(targets []keywatch.Target, relevant map[string]bool) {
 	var fresh []*watchedKey
 	w.mu.Lock()
@@ -70,7 +71,7 @@ func (w *queueWatch) set(targets []keywatch.Target, relevant map[string]bool) {
 		delete(w.keys, t)
 	}
 	w.mu.Unlock()
-	for i, k := range fresh { // without the lock: the watcher calls k with its own held
+	for i, k := range fresh { // without w.mu: the watcher calls k with its own lock held
 		w.q.l.keys.Watch(added[i], k)
 	}
 	for t, k := range stale {
@@ -96,8 +97,8 @@ func (w *queueWatch) poll(on bool) {
 	}
 }
 
-// state is what the watches have told since the revision seen: whether something has changed, whether all of them are open, and
-// after which revision every change is told.
+// state returns what the watches have reported since revision seen: whether there was a change,
+// whether all watches are open, and the revision after which every change is reported.
 func (w *queueWatch) state(seen int64) (changed, open bool, rev int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -120,7 +121,7 @@ func (w *queueWatch) state(seen int64) (changed, open bool, rev int64, err error
 	return changed, open, rev, nil
 }
 
-// lastPut is the latest put that the watch of a target has told of, nil if there was none.
+// lastPut returns the latest put that the watch of a target has reported, or nil.
 func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -130,9 +131,11 @@ func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 	return nil
 }
 
-// await waits until what is watched may have changed since the revision seen; then the caller has to look. Every change after
-// seen is told of, or a watch was opened after it: then confirm finds out whether there was a change in between, and raises seen. If
-// the queue had to be polled instead, it returns what was read.
+// await waits until what is watched may have changed since revision *seen. If it returns nil, the
+// caller must look. If the queue was polled meanwhile, it returns the page that was read.
+//
+// Changes after *seen are reported, unless the watch was opened at a later revision. In that case
+// confirm checks for a change in between, and await raises *seen to the revision that it returns.
 func (w *queueWatch) await(
 	ctx context.Context, seen *int64, confirm func(context.Context) (unchanged bool, rev int64, err error),
 ) (polled *page, err error) {
@@ -150,7 +153,7 @@ func (w *queueWatch) await(
 		case open && rev > *seen:
 			unchanged, now, err := confirm(ctx)
 			switch {
-			case err == nil && (!unchanged || now < rev): // a revision that falls is of another history
+			case err == nil && (!unchanged || now < rev): // a revision that falls belongs to another history
 				return nil, nil //nolint:nilnil // the caller looks
 			case err == nil:
 				*seen = now
@@ -188,7 +191,7 @@ func (w *queueWatch) await(
 	}
 }
 
-// lookAgain is a confirm that leaves it to the caller to look.
+// lookAgain is a confirm function that makes the caller look.
 func (w *queueWatch) lookAgain(context.Context) (unchanged bool, rev int64, err error) {
 	w.q.l.counts.confirmed.Add(1)
 	return false, 0, nil
@@ -201,7 +204,7 @@ func (k *watchedKey) tell() {
 	}
 }
 
-// Opened is for the watcher.
+// Opened implements [keywatch.Handler].
 func (k *watchedKey) Opened(rev int64) {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
@@ -209,13 +212,13 @@ func (k *watchedKey) Opened(rev int64) {
 	k.tell()
 }
 
-// Changed is for the watcher.
+// Changed implements [keywatch.Handler].
 func (k *watchedKey) Changed(ev *mvccpb.Event) {
 	key := string(ev.Kv.GetKey())
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	if !direct(k.w.q.prefix, key) {
-		return // of a longer name
+		return // a key of a longer name
 	}
 	k.changed[key] = ev.Kv.GetModRevision()
 	if ev.Type == mvccpb.Event_PUT {
@@ -224,7 +227,7 @@ func (k *watchedKey) Changed(ev *mvccpb.Event) {
 	k.tell()
 }
 
-// Lost is for the watcher.
+// Lost implements [keywatch.Handler].
 func (k *watchedKey) Lost(err error) {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
@@ -235,7 +238,7 @@ func (k *watchedKey) Lost(err error) {
 	k.tell()
 }
 
-// jitter spreads what many do by the same interval: ±20 %.
+// jitter varies d by ±20 %, so that processes with the same interval do not act together.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration((0.8 + 0.4*rand.Float64()) * float64(d))
 }

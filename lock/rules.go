@@ -5,17 +5,20 @@ import (
 	"strings"
 )
 
-// rule says what blocks a waiter, given the entries ahead of it, nearest first: the fewest and nearest of them
-// that do so by themselves. None means that the waiter is admitted.
+// rule returns the blockers of a waiter. ahead are the entries ahead of it, nearest first. The
+// blockers are the fewest and nearest entries that block by themselves. A waiter without blockers
+// is admitted.
 //
-// A rule depends on these entries alone and must not block on fewer of them if it did not on more: nobody ever gets in
-// front of a key that is there, since create revisions only rise, so a waiter that was admitted stays so for as long
-// as its key exists. That is what makes a grant safe without asking again.
+// A rule depends on these entries alone. If it does not block on a set of entries, it must not
+// block on a subset of them. Create revisions only rise, so that no key is created ahead of an
+// existing one. Therefore a waiter that was admitted stays admitted as long as its key exists, and
+// a grant is safe without another read.
 //
-// dead is an entry without a lease among the blockers, if the waiter cannot be admitted before it is gone.
+// dead is an entry without a lease among the blockers, if the waiter cannot be admitted before it
+// is deleted.
 type rule func(ahead []entry) (blockers []entry, dead *entry)
 
-// waiterKind is what kind of waiter stands in a queue.
+// waiterKind describes a kind of waiters in one queue.
 type waiterKind struct {
 	*admission
 
@@ -25,11 +28,11 @@ type waiterKind struct {
 	enqueued func() // called when the key is in the queue; may be nil
 }
 
-// admission is how a waiter is admitted.
+// admission describes how a kind of waiters is admitted.
 type admission struct {
-	mark     string // at the end of the key, if a rule has to tell kinds of waiters apart
+	mark     string // suffix of the key, if a rule has to tell kinds of waiters apart
 	rule     rule
-	pageSize int64 // how many of those ahead are read at first; 0: all
+	pageSize int64 // how many entries ahead are read at first; 0 means all
 }
 
 // The admissions of all kinds but permits, whose rule depends on their weight.
@@ -42,11 +45,11 @@ var (
 	doubleBarrier = &admission{mark: markDouble, rule: alwaysAdmit}
 )
 
-// fewAhead is how many of those ahead a waiter for an exclusive lock reads at first: the nearest one blocks it, but some may
-// belong to longer names.
+// fewAhead is how many entries ahead a waiter for an exclusive lock reads at first. The nearest one
+// blocks it, but some may belong to longer names.
 const fewAhead = 3
 
-// behindNearest is the rule of mutexes and elections: whoever is ahead blocks, and the nearest one goes last.
+// behindNearest is the rule of mutexes, writers and elections: the nearest entry ahead blocks.
 func behindNearest(ahead []entry) (blockers []entry, dead *entry) {
 	if len(ahead) == 0 {
 		return nil, nil
@@ -61,7 +64,7 @@ func blockedOn(one []entry) (blockers []entry, dead *entry) {
 	return one, nil
 }
 
-// behindWriter is the rule of readers: all but writers may be ahead.
+// behindWriter is the rule of readers: the nearest entry ahead that is not a reader's blocks.
 func behindWriter(ahead []entry) (blockers []entry, dead *entry) {
 	for i := range ahead {
 		if !ahead[i].marked(markReader) {
@@ -71,10 +74,10 @@ func behindWriter(ahead []entry) (blockers []entry, dead *entry) {
 	return nil, nil
 }
 
-// behindWeight is the rule of permits: those ahead may weigh no more than most in all.
+// behindWeight returns the rule of permits: the weights of the entries ahead may add up to most.
 func behindWeight(most int) rule {
 	return func(ahead []entry) (blockers []entry, dead *entry) {
-		left, ever := most, most // ever is what is left when all have gone that will
+		left, ever := most, most // ever is the room that is left once all entries with a lease are gone
 		for i := range ahead {
 			e := &ahead[i]
 			w := weightOf(e)
@@ -94,7 +97,7 @@ func behindWeight(most int) rule {
 	}
 }
 
-// weightOf is what an entry says that it weighs; 1 if it says nothing.
+// weightOf returns the weight in the value of an entry, or 1 if there is none.
 func weightOf(e *entry) int {
 	said, _, _ := strings.Cut(e.value, " ")
 	if w, err := strconv.Atoi(said); err == nil && w > 0 {
@@ -103,5 +106,5 @@ func weightOf(e *entry) int {
 	return 1
 }
 
-// alwaysAdmit is the rule of barriers, which are no queues.
+// alwaysAdmit is the rule of barriers, which are not queues.
 func alwaysAdmit([]entry) (blockers []entry, dead *entry) { return nil, nil }

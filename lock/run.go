@@ -12,24 +12,31 @@ import (
 // maxCampaignBackoff is the longest pause between two campaigns of [Election.Run].
 const maxCampaignBackoff = 5 * time.Second
 
-// LeaderFunc is work of a leader. ctx is the caller's, and also ends, with cause [ErrLost], when the leadership is lost.
-// l.Context() ends only with the leadership.
+// LeaderFunc is a function that runs while its caller leads. ctx is derived from the caller's
+// context and also ends, with cause [ErrLost], when the leadership is lost. l.Context() ends only
+// with the leadership.
 type LeaderFunc = func(ctx context.Context, l *Leadership) error
 
-// Run campaigns, and calls f each time that it is elected, until f returns while it leads or ctx ends. When the leadership
-// is lost it awaits f, and campaigns again. When f returns it resigns, and only then goes on or returns.
+// Run campaigns, and calls f each time that it is elected, until f returns while it leads or ctx
+// ends. When the leadership is lost, Run waits for f to return, and campaigns again unless f
+// returns an error of its own. When f returns, Run resigns before it continues or returns.
 //
-// f's context is ctx, and also ends, with cause [ErrLost], when the leadership is lost; l.Context() ends with the
-// leadership alone: it is the context for handing over in good order after ctx has ended. f has to return when its
-// context ends: until it does, nothing else happens.
+// The context of f is derived from ctx and also ends, with cause [ErrLost], when the leadership is
+// lost. l.Context() ends with the leadership alone. Use it to hand over after ctx has ended. f must
+// return when its context ends: until it does, Run does nothing else.
 //
-// A clean stop is nil: f has returned nil, or ctx has ended and f returned nil or an error of its context. Otherwise the
-// error is f's own, or that of a campaign that cannot succeed ([ErrInvalid], [ErrPermission], [ErrClosed],
-// [*BlockedError]), or that of resigning. If etcd does not answer, or does not accept the user or the password for now, Run
-// waits, up to 5 s at a time, and campaigns again. But an error of f while it leads
-// ends Run, and with it the candidacy: what may fail for a moment, try again within f.
+// Run returns nil after a clean stop: f returned nil, or ctx has ended and f, if it was running,
+// returned nil or an error of its context. Otherwise it returns the error of f, that of a campaign
+// that cannot succeed ([ErrInvalid], [ErrPermission], [ErrClosed], [*BlockedError]), or that of
+// resigning.
 //
-// value is what Leader and Observe show others, such as the address of this process. It need not be unique.
+// If etcd does not answer, or does not accept the user or the password, Run waits for up to 5 s and
+// campaigns again. An error of f ends Run and the candidacy, also after a loss of the leadership.
+// The only exception is an error of the context of f after a loss. Retry within f what may fail
+// temporarily.
+//
+// Leader and Observe show value to others. It can be the address of this process, for example. It
+// need not be unique.
 func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	switch {
 	case f == nil:
@@ -38,7 +45,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		return fail("run", e.kind.name, errNoContext)
 	}
 	pauses := newBackoff(maxCampaignBackoff)
-	var failing time.Time // since when campaigns fail; logged once when it begins and once when it ends
+	var failing time.Time // when campaigns began to fail; logged at the beginning and at the end
 	enqueued := func() {
 		if !failing.IsZero() {
 			lasted := time.Since(failing).Round(time.Millisecond)
@@ -52,7 +59,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		if over {
 			return err
 		}
-		if ctx.Err() == nil && failing.IsZero() && !errors.Is(err, ErrLost) { // a loss is logged where it is noticed
+		if ctx.Err() == nil && failing.IsZero() && !errors.Is(err, ErrLost) { // a loss is logged where it is detected
 			failing = time.Now()
 			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.kind.name), "error", err)
 		}
@@ -65,14 +72,15 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	}
 }
 
-// serve campaigns once, and leads once. over says that this was the end; else err says why it is not.
+// serve campaigns once and leads once. over reports whether Run is to return err; otherwise err is
+// why it is to campaign again.
 func (e *Election) serve(ctx context.Context, value string, enqueued func(), f LeaderFunc) (over bool, err error) {
 	l, err := e.campaign(ctx, value, enqueued)
 	switch {
 	case err == nil:
 	case permanent(err) && !errors.Is(err, errs.Unauthenticated):
 		return true, err
-	default: // also with a password that is wrong for now: it may be rotated
+	default: // includes a wrong password, which may be rotated
 		return false, err
 	}
 	err, resigned := l.term(ctx, e.l, f)
@@ -88,7 +96,7 @@ func (e *Election) serve(ctx context.Context, value string, enqueued func(), f L
 	return true, resigned
 }
 
-// term calls f and resigns, also when f panics.
+// term calls f and resigns, also if f panics.
 func (l *Leadership) term(ctx context.Context, in *Locker, f func(context.Context, *Leadership) error) (err, resigned error) {
 	done, err := in.beginFunc()
 	if err != nil {
@@ -97,17 +105,17 @@ func (l *Leadership) term(ctx context.Context, in *Locker, f func(context.Contex
 	defer done()
 	bound, stop := l.Bind(ctx)
 	defer stop()
-	defer l.Release(ctx) //nolint:errcheck // for a panic: a second release does nothing
+	defer l.Release(ctx) //nolint:errcheck // for a panic: a second Release does nothing
 	err = f(bound, l)
 	return err, l.Release(ctx)
 }
 
-// ofContext reports whether a function has returned because its context ended.
+// ofContext reports whether err is that of a context that has ended, or a loss.
 func ofContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrLost)
 }
 
-// permanent reports whether trying again would fail the same way.
+// permanent reports whether a retry would fail in the same way.
 func permanent(err error) bool {
 	_, blocked := errors.AsType[*BlockedError](err)
 	return blocked || errors.Is(err, errs.Invalid) || errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) ||

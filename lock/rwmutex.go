@@ -4,37 +4,39 @@ import (
 	"context"
 )
 
-// RWMutex is held by one writer, or by any number of readers. The writer's side is the embedded [Mutex]: Lock, TryLock, Do
-// and TryDo are for writing, and it can be one of a [Multi]. It is a small value with no state of its own, and safe for
-// concurrent use. It has nothing to do with the [Mutex] of the same name.
+// RWMutex is held by one writer or by any number of readers. The embedded [Mutex] is for writing:
+// Lock, TryLock, Do and TryDo. It can be part of a [Multi]. An RWMutex is a small value without
+// state of its own, and safe for concurrent use. It is independent of the [Mutex] of the same name.
 //
-// Writers are not starved: a reader waits behind each writer that was in the queue before it, also behind one that waits
-// itself. Nor are readers: goroutines of one process that write in turn let others in after 16.
+// Writers do not starve: a reader waits for each writer that was in the queue before it, also for
+// one that waits itself. Readers do not starve either: goroutines of one process that write in turn
+// let others in after 16 turns.
 //
-// It is not reentrant, and a read lock cannot be made a write lock: who holds one and asks for the other, or reads again
-// while a writer waits, waits for himself.
+// It is not reentrant, and a read lock cannot become a write lock: a caller that holds one and asks
+// for the other, or reads again while a writer waits, waits for itself.
 type RWMutex struct{ *Mutex }
 
-// RWMutex returns the read-write mutex of a name. It sends nothing. What is wrong with the name, for which the rules of
-// [Locker.Mutex] hold, is returned by every call.
+// RWMutex returns the read-write mutex of the given name. It sends nothing. The name follows the
+// rules of [Locker.Mutex]. If it is invalid, every call returns [ErrInvalid].
 func (l *Locker) RWMutex(name string) *RWMutex {
 	dir, _ := l.dirs()
 	return &RWMutex{l.mutex(name, dir+name+"/"+rwDir)}
 }
 
-// fewReaders is how many of those ahead a reader reads when it is enqueued: a writer may be behind many readers.
+// fewReaders is how many entries ahead a reader reads when it is enqueued. A writer may be ahead of
+// many readers.
 const fewReaders = 64
 
-// reader is the kind of waiters that read.
+// reader returns the kind of waiters that read.
 func (m *RWMutex) reader() waiterKind {
 	kind := m.kind
 	kind.admission = reader
 	return kind
 }
 
-// RLock waits until the mutex is held for reading. Each call is a reader of its own, also within one process. It waits,
-// fails and cleans up as [Mutex.Lock] does. One RPC; if it has to wait, or is behind more than 64 readers, one
-// more, and as for Mutex.Lock.
+// RLock waits until the mutex is held for reading. Each call is a reader of its own, also within
+// one process. It waits, fails and cleans up as [Mutex.Lock] does. It costs one RPC. If it has to
+// wait, or is behind more than 64 readers, it costs one more, and those of Mutex.Lock.
 func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 	g, err := m.l.acquireOwn(ctx, m.reader(), m.bad)
 	if err != nil {
@@ -43,9 +45,11 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// TryRLock locks for reading if no writer holds and none waits, and returns a [*LockedError] if one does. It does not
-// wait, but for etcd's answer. One RPC where nobody is there, or a writer, which then changes nothing; two beside other
-// readers, and one more each time that somebody else has come in between the two.
+// TryRLock locks for reading if no writer holds and none waits. Otherwise it returns a
+// [*LockedError], or a [*BlockedError] if the key in the way has no lease. It waits only for etcd's
+// answer. It costs one RPC if the queue is empty, or if a writer is in it, in which case it changes
+// nothing. Beside other readers it costs two, and one more each time that another client enqueues
+// between the two.
 func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 	g, err := m.l.tryOwn(ctx, m.reader(), m.bad)
 	if err != nil {
@@ -54,7 +58,8 @@ func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// RDo locks for reading, calls f, and releases, as [Mutex.Do] does for writing, with the same contexts and errors.
+// RDo locks for reading, calls f, and unlocks, as [Mutex.Do] does for writing, with the same
+// contexts and errors.
 func (m *RWMutex) RDo(ctx context.Context, f SharedFunc) error {
 	return doShared(ctx, m.l, m.kind.name, f, m.RLock)
 }

@@ -9,14 +9,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Semaphore is held by several at once, as long as their weights do not add up to more than n. It is a small value with no
-// state of its own, and safe for concurrent use. It is not reentrant: who holds and asks for more can wait for himself.
+// Semaphore is held by several owners at once, as long as their weights do not add up to more than
+// n. It is a small value without state of its own, and safe for concurrent use. It is not
+// reentrant: a caller that holds a permit and asks for more may wait for itself.
 //
-// First come, first served, also where that leaves room unused: behind one that waits for much, those who want little
-// wait too, and so it is not starved.
+// The order is first come, first served, even if that leaves room unused: those that want little
+// wait behind one that wants much, so that it does not starve.
 //
-// n is not kept in etcd. Where processes say different things, as they do while a new n is rolled out, each admits itself
-// by its own: what is held never weighs more than the largest n among those who hold.
+// n is not stored in etcd. If processes use different values, as during the rollout of a new one,
+// each applies its own. The weight that is held never exceeds the largest n among the holders.
 type Semaphore struct {
 	l    *Locker
 	kind waiterKind
@@ -24,8 +25,9 @@ type Semaphore struct {
 	bad  error
 }
 
-// Semaphore returns the semaphore of a name, with n permits: 1 or more. It sends nothing. What is wrong with n, or with the
-// name, for which the rules of [Locker.Mutex] hold, is returned by every call.
+// Semaphore returns the semaphore of the given name with n permits, at least 1. It sends nothing.
+// The name follows the rules of [Locker.Mutex]. If the name or n is invalid, every call returns
+// [ErrInvalid].
 func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	dir, _ := l.dirs()
 	s := &Semaphore{
@@ -38,10 +40,11 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	return s
 }
 
-// maxPermitPage is how many of those ahead are read, at the most, when a permit is enqueued.
+// maxPermitPage is the largest number of entries ahead that are read when a permit is enqueued.
 const maxPermitPage = 128
 
-// permit is the kind of waiters for a permit, and what is wrong with its weight.
+// permit returns the kind of waiters for a permit of the given weight, or an error if the weight is
+// invalid.
 func (s *Semaphore) permit(weight int) (waiterKind, error) {
 	if s.bad != nil {
 		return s.kind, s.bad
@@ -53,17 +56,18 @@ func (s *Semaphore) permit(weight int) (waiterKind, error) {
 	kind.value = strconv.Itoa(weight) + " " + s.l.owner
 	kind.admission = &admission{
 		mark: markPermit, rule: behindWeight(s.n - weight),
-		pageSize: int64(min(s.n-weight, maxPermitPage)) + 1, // each weighs something: that many are too many
+		pageSize: int64(min(s.n-weight, maxPermitPage)) + 1, // each weighs at least 1, so these suffice
 	}
 	return kind, nil
 }
 
-// Acquire is [Semaphore.AcquireN] with a weight of 1.
+// Acquire is [Semaphore.AcquireN] with weight 1.
 func (s *Semaphore) Acquire(ctx context.Context) (*Permit, error) { return s.AcquireN(ctx, 1) }
 
-// AcquireN waits until there is room for a permit of the given weight, which must be 1 to n. It waits, fails and cleans up
-// as [Mutex.Lock] does; a weight that is not 1 to n is [ErrInvalid]. One RPC; if it has to wait, or is behind more than 128
-// permits, one more each time that a permit ahead of it is given back, and as for Mutex.Lock.
+// AcquireN waits until there is room for a permit of the given weight, 1 to n. It waits, fails and
+// cleans up as [Mutex.Lock] does. Another weight is [ErrInvalid]. It costs one RPC. If it has to
+// wait, or is behind more than 128 permits, it costs one more each time that a permit ahead of it
+// is given back, and those of Mutex.Lock.
 func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	kind, err := s.permit(weight)
 	g, err := s.l.acquireOwn(ctx, kind, err)
@@ -73,10 +77,11 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// TryAcquire acquires a permit of weight 1 if there is room for it beside all who hold and all who wait, and returns a
-// [*LockedError] if not, which names the one of them after whom there is no room any more. It does not wait, but for
-// etcd's answer. One RPC where nobody else is there, or where it is refused, which changes nothing; otherwise two, and one
-// more each time that somebody else has come in between the two.
+// TryAcquire acquires a permit of weight 1 if there is room for it beside all holders and waiters.
+// Otherwise it returns a [*LockedError] that names the first of them behind which there is no room,
+// or a [*BlockedError] if keys without a lease leave no room. It waits only for etcd's answer. It
+// costs one RPC if the queue is empty, or if it is refused, in which case it changes nothing.
+// Otherwise it costs two, and one more each time that another client enqueues between the two.
 func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	kind, err := s.permit(1)
 	g, err := s.l.tryOwn(ctx, kind, err)
@@ -86,13 +91,13 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	return &Permit{g}, nil
 }
 
-// Do acquires a permit of weight 1, calls f, and releases it, as [Mutex.Do] does with a lock, with the same contexts and
-// errors.
+// Do acquires a permit of weight 1, calls f, and releases the permit, as [Mutex.Do] does with a
+// lock, with the same contexts and errors.
 func (s *Semaphore) Do(ctx context.Context, f SharedFunc) error {
 	return doShared(ctx, s.l, s.kind.name, f, s.Acquire)
 }
 
-// TryDo is Do with [Semaphore.TryAcquire].
+// TryDo is like Do, but uses [Semaphore.TryAcquire].
 func (s *Semaphore) TryDo(ctx context.Context, f SharedFunc) error {
 	return doShared(ctx, s.l, s.kind.name, f, s.TryAcquire)
 }

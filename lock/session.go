@@ -6,13 +6,14 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// sessionRef is a session that keys of ours are on. The locker's lock guards it.
+// sessionRef counts the waiters whose keys are on a session. The locker's mu guards it.
 type sessionRef struct {
 	waiters int
-	unlink  func() bool // from the end of the session
+	unlink  func() bool // detaches it from the end of the session
 }
 
-// join counts a waiter on a session, whose end all of its waiters are told. The locker's lock is held.
+// join counts a waiter on a session, the end of which ends all of its waiters. The caller holds
+// l.mu.
 func (l *Locker) join(s *lease.Session) {
 	ref := l.sessions[s]
 	if ref == nil {
@@ -22,7 +23,7 @@ func (l *Locker) join(s *lease.Session) {
 	ref.waiters++
 }
 
-// part counts a waiter out. The locker's lock is held.
+// part removes a waiter from the count of a session. The caller holds l.mu.
 func (l *Locker) part(s *lease.Session) {
 	ref := l.sessions[s]
 	if ref == nil {

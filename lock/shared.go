@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// acquireOwn gets a hold by a waiter that is the caller's alone, not handed from one goroutine to the next.
+// acquireOwn acquires a hold with a waiter of its own, which is not handed to another goroutine.
 func (l *Locker) acquireOwn(ctx context.Context, kind waiterKind, bad error) (*hold, error) {
 	return l.holdOwn(ctx, kind, bad, func(ctx context.Context, q *queue) (*waiter, error) {
 		w, err := q.enqueue(ctx, &kind)
@@ -30,15 +30,15 @@ func (l *Locker) acquireOwn(ctx context.Context, kind waiterKind, bad error) (*h
 	})
 }
 
-// tryOwn is acquireOwn that does not wait.
+// tryOwn is like acquireOwn, but does not wait.
 func (l *Locker) tryOwn(ctx context.Context, kind waiterKind, bad error) (*hold, error) {
 	return l.holdOwn(ctx, kind, bad, func(ctx context.Context, q *queue) (*waiter, error) {
 		return q.create(ctx, &kind, (*waiter).enqueueAdmitted)
 	})
 }
 
-// holdOwn begins the hold of the waiter that acquire returns. Its token is the create revision of its key: nobody takes turns
-// with it, so that these rise in the order of the queue.
+// holdOwn begins the hold of the waiter that acquire returns. Its token is the create revision of
+// its key. Such a waiter takes no turns, so that these tokens rise in the order of the queue.
 func (l *Locker) holdOwn(
 	ctx context.Context, kind waiterKind, bad error, acquire func(context.Context, *queue) (*waiter, error),
 ) (*hold, error) {
@@ -61,12 +61,13 @@ func (l *Locker) holdOwn(
 	return w.begin(true, w.create), nil
 }
 
-// enqueueAdmitted puts the key if it is admitted, and fails with who is in the way if it is not. The queue is taken for
-// empty at first, and then looked at. The put depends on that no key was created since: those that were looked at can
-// only have become fewer.
+// enqueueAdmitted puts the key if the waiter is admitted, and otherwise returns an error that names
+// the blocker. It first assumes that the queue is empty, and reads it if it is not. The put
+// requires that no key was created since the read. The entries that were read can only have become
+// fewer.
 func (w *waiter) enqueueAdmitted(ctx context.Context) error {
 	prefix := w.q.prefix
-	var seen int64 // the revision at which the queue was looked at
+	var seen int64 // revision of the last read of the queue
 	for {
 		resp, err := w.q.l.commitCreation(ctx, txn{
 			op:     "try",
@@ -84,10 +85,11 @@ func (w *waiter) enqueueAdmitted(ctx context.Context) error {
 	}
 }
 
-// refusal says who is in the way of a waiter at the end of a queue, nil if nobody is: the first one behind whom it would not
-// be admitted. A rule that does not block goes on not to while those ahead become fewer.
+// refusal returns an error that names the first entry behind which the waiter would not be
+// admitted, or nil if it would be admitted at the end of the queue. It may search by bisection,
+// because a rule that does not block continues not to block as the entries ahead become fewer.
 func (w *waiter) refusal(all []entry) error {
-	i := sort.Search(len(all), func(i int) bool { // how many of the newest can be left out
+	i := sort.Search(len(all), func(i int) bool { // how many of the newest entries must go
 		blockers, _ := w.rule(all[i:])
 		return len(blockers) == 0
 	})
@@ -100,7 +102,7 @@ func (w *waiter) refusal(all []entry) error {
 	return w.q.l.lockedError(w.q.name, &all[i-1])
 }
 
-// doShared is work under a permit.
+// doShared runs f under a permit that acquire returns.
 func doShared(ctx context.Context, l *Locker, name string, f SharedFunc, acquire func(context.Context) (*Permit, error)) error {
 	if f == nil {
 		return fail("do", name, fmt.Errorf("%w: no function", errs.Invalid))

@@ -10,9 +10,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// TryLock locks if nobody holds and nobody waits, and returns a [*LockedError] if somebody does. It does not wait, but
-// for etcd's answer. One RPC, which changes nothing where the mutex is taken; none where this process holds it or waits
-// for it. A name with other names below it costs one RPC more.
+// TryLock locks the mutex if no other owner holds it or waits for it. Otherwise it returns a
+// [*LockedError], or a [*BlockedError] if the first key of the queue has no lease. It waits only
+// for etcd's answer. It costs one RPC, which changes nothing if the mutex is taken, and none if
+// this process holds it or waits for it. It costs one more if other names lie below the name.
 func (m *Mutex) TryLock(ctx context.Context) (*Held, error) {
 	g, err := m.tryLock(ctx)
 	if err != nil {
@@ -46,7 +47,8 @@ func (m *Mutex) tryLock(ctx context.Context) (*hold, error) {
 	return w.begin(false, w.token), nil
 }
 
-// localHolder says who is in the way if this process itself holds or waits.
+// localHolder returns the error of a call that this process itself keeps out, by a hold or a
+// waiter.
 func (q *queue) localHolder(name string) error {
 	switch holder, front := q.local.head(); {
 	case holder != nil:
@@ -57,7 +59,8 @@ func (q *queue) localHolder(name string) error {
 	return &LockedError{Name: name}
 }
 
-// lockedBy says who stands first.
+// lockedBy returns the error of a call that the entry e keeps out: a LockedError, or a BlockedError
+// if e has no lease.
 func (q *queue) lockedBy(name string, e *entry) error {
 	if e.lease == 0 {
 		return q.l.blockedBy(name, e)
@@ -69,11 +72,12 @@ func (l *Locker) lockedError(name string, e *entry) error {
 	return &LockedError{Name: name, Owner: e.owner(), Token: e.token(), Local: l.owns(e.key)}
 }
 
-// nameHolderTimeout bounds the read that finds out who holds what a call waited for in vain.
+// nameHolderTimeout bounds the read for the holder after a wait has timed out.
 const nameHolderTimeout = 250 * time.Millisecond
 
-// nameHolder adds to the error of a wait that has timed out who holds the lock: one RPC, none if a
-// goroutine of this process holds it. If etcd does not answer at once, the error stays as it is.
+// nameHolder adds the holder of the lock to the error of a wait that has timed out. It costs one
+// RPC, and none if a goroutine of this process holds the lock. If etcd does not answer at once, it
+// returns err unchanged.
 func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
 	if !errors.Is(err, context.DeadlineExceeded) || q.l.life.Err() != nil {
 		return err
@@ -94,16 +98,16 @@ func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
 	return fmt.Errorf("%w: %w", err, plain(q.l.lockedError(name, &seen.entries[0])))
 }
 
-// owns reports whether this locker has made a key.
+// owns reports whether this locker created the key.
 func (l *Locker) owns(key string) bool { return strings.Contains(key, "-"+l.id+".") }
 
-// blockedBy names a key that nobody will ever remove.
+// blockedBy returns the error for a key without a lease.
 func (l *Locker) blockedBy(name string, e *entry) error {
 	return &BlockedError{Name: name, Key: e.key[len(l.ns):], Revision: e.create}
 }
 
-// enqueueFirst puts the key if nobody is in the queue. Keys of longer names, which the transaction comes upon, are left
-// out when it is sent again.
+// enqueueFirst puts the key if the queue is empty. If the transaction finds keys of longer names,
+// it is sent again with comparisons that leave them out.
 func (w *waiter) enqueueFirst(ctx context.Context) error {
 	prefix := w.q.prefix
 	limit := int64(fewAhead)
@@ -128,15 +132,16 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 		}
 		nested = seen.nested
 		if !seen.complete {
-			limit = 0 // all of them
+			limit = 0 // no limit
 		}
 	}
 }
 
-// putIfFree reports whether a transaction has settled the matter that puts the key if nobody is in the way, and reads the queue and
-// the key if somebody is: by an error, or by the put, if that was its first attempt or one whose answer was lost.
+// putIfFree handles the result of a transaction that puts the key if the waiter is admitted, and
+// otherwise reads the queue and the key. It reports whether the matter is settled: by an error, by
+// the put, or by a put of an earlier attempt whose answer was lost.
 func (w *waiter) putIfFree(resp txnResult, err error) bool {
-	w.late += int32(resp.unknown) //nolint:gosec // a few
+	w.late += int32(resp.unknown) //nolint:gosec // small
 	if err != nil {
 		return true
 	}
@@ -152,11 +157,12 @@ func (w *waiter) putIfFree(resp txnResult, err error) bool {
 	return false
 }
 
-// maxCompares is how many compares a transaction may need to find that the queue is empty; etcd takes 128.
+// maxCompares is the largest number of comparisons by which a transaction may find that the queue
+// is empty. etcd allows 128.
 const maxCompares = 100
 
-// enqueueAlone is enqueueFirst if too many longer names lie in between: it enqueues, and fails unless that is
-// the first. The key is removed then, as after any failure.
+// enqueueAlone replaces enqueueFirst if there are too many longer names. It enqueues, and returns
+// an error unless the waiter is granted at once. The key is removed then, as after any failure.
 func (w *waiter) enqueueAlone(ctx context.Context) error {
 	all := *w.admission
 	all.pageSize = 0

@@ -16,26 +16,26 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// The times of requests. Each has one attempt for all of its time; only a failure is followed by another one.
+// The timeouts of requests and the delays between their attempts.
 const (
 	defaultTimeout = 10 * time.Second // of a call whose context has no deadline
-	readTimeout    = time.Minute      // of a read for somebody who waits for as long as it takes
-	closeTimeout   = 5 * time.Second  // for what has to be done on the server when something ends, whatever else has ended
-	grace          = time.Second      // for requests that are under way when the locker is closed
+	readTimeout    = time.Minute      // of a read whose context has no deadline
+	closeTimeout   = 5 * time.Second  // of the removal of what is left in etcd, whatever else has ended
+	grace          = time.Second      // for requests in progress when the locker is closed
 	minBackoff     = 50 * time.Millisecond
 	maxBackoff     = time.Second
 )
 
-// txn is a transaction that takes effect at most once, however often it is sent: what it compares does not come true a
-// second time.
+// txn is a transaction that takes effect at most once, however often it is sent, because its
+// comparisons do not become true a second time.
 type txn struct {
-	op           string // what it is for, in logs
+	op           string // its purpose, for logs
 	cmps         []clientv3.Cmp
 	then, orElse []clientv3.Op
 }
 
-// txnResult is what etcd said to a transaction. unknown is how many other attempts may have been applied as well, or may
-// be later.
+// txnResult is the response to a transaction. unknown is the number of other attempts that may have
+// been applied as well, or may yet be.
 type txnResult struct {
 	*clientv3.TxnResponse
 
@@ -52,7 +52,7 @@ func newBackoff(most time.Duration) backoff.BackOff {
 	return b
 }
 
-// read reads, at one revision. A slow read is made a second time, at another member.
+// read reads at one revision. A slow read is repeated at another member.
 func (l *Locker) read(ctx context.Context, op string, gets ...clientv3.Op) (txnResult, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var stop context.CancelFunc
@@ -62,9 +62,9 @@ func (l *Locker) read(ctx context.Context, op string, gets ...clientv3.Op) (txnR
 	return l.settle(ctx, retry.Call{Pkg: "lock", Op: op, Read: true, Persistent: true}, txn{then: gets})
 }
 
-// commit sends a transaction that changes or deletes a key of ours, until etcd has said yes or no, or ctx ends. Any answer is
-// final: a no says that the key is gone or was changed, and it does not come back. A slow attempt is followed by a second one,
-// at another member.
+// commit sends a transaction that changes or deletes a key of this package, until etcd has answered
+// or ctx ends. Each answer is final. A failed comparison shows that the key is gone or has changed,
+// and that is not undone. A slow attempt is repeated at another member.
 func (l *Locker) commit(ctx context.Context, t txn) (txnResult, error) {
 	return l.settle(ctx, retry.Call{Pkg: "lock", Op: t.op, Guarded: true, Persistent: true}, t)
 }
@@ -85,15 +85,15 @@ func (l *Locker) settle(ctx context.Context, call retry.Call, t txn) (txnResult,
 	return out, reason(err)
 }
 
-// commitCreation is commit for a transaction that creates a key. There is never more than one attempt under way: a slow one
-// keeps all of the time, since a second one could create the key again after it was deleted. An attempt whose answer was lost may
-// do so too, and is counted as unknown.
+// commitCreation is like commit, for a transaction that creates a key. There is at most one attempt
+// at a time, which may take all of the time: a second one beside it could create the key again
+// after its deletion. An attempt whose answer was lost may do that too, and is counted in unknown.
 func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err error) {
 	call := retry.Call{Pkg: "lock", Op: t.op, Guarded: true, Persistent: true}
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
 	err = l.sender.Do(ctx, call, func(ctx context.Context, again bool) error {
 		if again {
-			out.unknown++ // this one follows one that may have been applied
+			out.unknown++ // an earlier attempt may have been applied
 		}
 		resp, err := l.sender.KV.Do(ctx, op)
 		out.TxnResponse = resp.Txn()
@@ -105,7 +105,7 @@ func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err 
 	return out, reason(err)
 }
 
-// withDefaultTimeout bounds a call whose ctx has no deadline.
+// withDefaultTimeout adds defaultTimeout to a context without a deadline.
 func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -113,11 +113,12 @@ func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeoutCause(ctx, defaultTimeout, errDefaultTimeout)
 }
 
-// errDefaultTimeout is why a request of a context without a deadline was given up.
+// errDefaultTimeout is the cause of the end of such a context.
 var errDefaultTimeout = fmt.Errorf("%w: default timeout %v", errs.Unavailable, defaultTimeout)
 
-// detached makes a request that creates a key on a context that does not end with ctx, so that its outcome becomes
-// known, but returns when ctx ends. Where it fails, or ctx has ended first, undo is called, in the end.
+// detached makes a request that creates a key. The context of the request does not end with ctx, so
+// that its outcome becomes known, but detached returns when ctx ends. If the request fails, or ctx
+// ends first, undo is called once the request has ended.
 func (l *Locker) detached(ctx context.Context, request func(context.Context) error, undo func()) error {
 	own := context.WithoutCancel(ctx)
 	var stop context.CancelFunc
@@ -129,7 +130,7 @@ func (l *Locker) detached(ctx context.Context, request func(context.Context) err
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(closeTimeout, stop) })()
 	unlink := context.AfterFunc(l.life, func() { time.AfterFunc(grace, stop) })
 	done := make(chan error, 1)
-	l.callers.Go(func() { // one is under way already, so this is before any end of the wait in Close
+	l.callers.Go(func() { // the caller's call is in progress, so Close still waits
 		defer stop()
 		defer unlink()
 		err := request(own)
@@ -151,7 +152,7 @@ func (l *Locker) detached(ctx context.Context, request func(context.Context) err
 	return retry.ContextError(ctx)
 }
 
-// sleep waits, and reports whether ctx still lives.
+// sleep waits for d, and reports whether ctx has not ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -163,5 +164,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// hex is a lease as etcdctl prints it.
+// hex returns a lease ID as etcdctl prints it.
 func hex(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }

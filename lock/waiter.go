@@ -18,8 +18,9 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// waiter is a key of ours in a queue: enqueued, waiting, admitted, held, and in the end removed. It belongs to one
-// goroutine at a time. docs/lock-protocol.md has the protocol, and the proof that it is right.
+// waiter is a key of this package in a queue: enqueued, waiting, admitted, held, and finally
+// removed. It belongs to one goroutine at a time. docs/lock-protocol.md describes the protocol and
+// why it is right.
 //
 //	          enqueue                  await                  hold            remove
 //	(nonce) ----------> in the queue ----------> admitted ----------> held ----------> removed
@@ -28,35 +29,35 @@ import (
 //	   v                     v                      v                  v
 //	swept <--------------------- (or handed on in the local queue) --- lost
 //
-// It is registered with the locker before the first request that could create its key, and until the key is known to
-// be gone or is left to the sweeper.
+// It is registered with the locker from before the first request that could create its key until
+// the key is known to be gone or is left to the sweeper.
 type waiter struct {
 	*admission
 
 	q       *queue
 	s       *lease.Session
-	release func() // has the session, whose lease carries a bounded number of keys, carry one less
+	release func() // frees the waiter's place on the session
 	key     string
 	value   string
 
-	create int64 // revision of the key, 0 before it is there
-	mod    int64 // of its last put
+	create int64 // revision of the key, 0 before it exists
+	mod    int64 // mod revision, as last known
 	token  int64 // of the hold, once it is admitted
-	late   int32 // requests that may yet create the key, also after it was removed
+	late   int32 // requests that may yet create the key, even after it was removed
 	used   bool  // was held: the next hold needs a token of its own
 
-	// What blocked it at revision seen; no blockers: that is not known, and has to be looked at.
+	// The blockers at revision seen. If there are none, they are not known and a look is needed.
 	blockers []entry
 	seen     int64
-	ahead    *page // that the enqueueing has read, nil if its answer was lost
+	ahead    *page // read by the enqueueing; nil if its answer was lost
 
 	mu   sync.Mutex
 	lost error // why the key is no longer ours
-	hold *hold // by it
+	hold *hold // nil while there is none
 }
 
-// newWaiter registers a waiter with a key that nobody has, on a shared session that has room. It waits for one if there is
-// none.
+// newWaiter registers a waiter with a new key, on a shared session that has room. It waits for a
+// session if there is none.
 func (q *queue) newWaiter(ctx context.Context, kind *waiterKind) (*waiter, error) {
 	l := q.l
 	s, release, err := l.leases.Acquire(ctx, l.sessionOptions...)
@@ -71,7 +72,7 @@ func (q *queue) newWaiter(ctx context.Context, kind *waiterKind) (*waiter, error
 	return w, nil
 }
 
-// newKey returns a key that nobody has.
+// newKey returns a key that nobody has used.
 func (l *Locker) newKey(kind *waiterKind, s *lease.Session) string {
 	b := make([]byte, 0, len(kind.prefix)+len(l.id)+len(kind.mark)+2*maxHex+2)
 	b = append(b, kind.prefix...)
@@ -81,21 +82,21 @@ func (l *Locker) newKey(kind *waiterKind, s *lease.Session) string {
 	return string(append(b, kind.mark...))
 }
 
-// maxHex is the length of the longest number of 64 bits.
+// maxHex is the length of the longest 64-bit number in hexadecimal.
 const maxHex = 16
 
-// put is the operation that creates the key, or changes its value.
+// put returns the operation that creates the key or changes its value.
 func (w *waiter) put(value string) clientv3.Op {
 	return clientv3.OpPut(w.key, value, clientv3.WithLease(w.s.ID()))
 }
 
-// enqueue puts a key at the end of the queue, and reads who is ahead: one RPC.
+// enqueue puts a key at the end of the queue, and reads the entries ahead. It costs one RPC.
 func (q *queue) enqueue(ctx context.Context, kind *waiterKind) (*waiter, error) {
 	return q.create(ctx, kind, (*waiter).enqueueOnce)
 }
 
-// create makes a waiter by a request that creates its key. On an error nothing stays behind. A session that etcd no longer
-// knows is waited out, and another one taken.
+// create returns a waiter whose key request has created. On an error nothing is left behind. If
+// etcd no longer knows the session, create waits for its end and uses another one.
 func (q *queue) create(ctx context.Context, kind *waiterKind, request func(*waiter, context.Context) error) (*waiter, error) {
 	var pauses backoff.BackOff
 	for {
@@ -104,7 +105,8 @@ func (q *queue) create(ctx context.Context, kind *waiterKind, request func(*wait
 		}
 		w, err := q.newWaiter(ctx, kind)
 		if err != nil {
-			// The opening of a session has a timeout of its own, which may be shorter than that of ctx.
+			// The opening of a session has a timeout of its own, which may be shorter than that of
+			// ctx.
 			if _, ok := ctx.Deadline(); !ok || !errors.Is(err, errs.Unavailable) {
 				return nil, err
 			}
@@ -129,9 +131,9 @@ func (q *queue) create(ctx context.Context, kind *waiterKind, request func(*wait
 	}
 }
 
-// awaitLoss waits until the session knows what etcd has said: that its lease is gone.
+// awaitLoss waits until the session has ended because etcd no longer knows its lease.
 func (w *waiter) awaitLoss(ctx context.Context) error {
-	w.q.l.callers.Go(func() { _ = w.s.Verify(ctx) }) // if that fails, the next renewal tells
+	w.q.l.callers.Go(func() { _ = w.s.Verify(ctx) }) // if it fails, the next renewal reports the loss
 	select {
 	case <-w.s.Context().Done():
 		return nil
@@ -140,20 +142,20 @@ func (w *waiter) awaitLoss(ctx context.Context) error {
 	}
 }
 
-// enqueueOnce puts the key at the end of the queue. If nobody who blocks is ahead, that is the grant: nobody can come in front of
-// it any more.
+// enqueueOnce puts the key at the end of the queue. If no blocker is ahead, the waiter is granted,
+// because no key can be created ahead of it.
 func (w *waiter) enqueueOnce(ctx context.Context) error {
 	resp, err := w.q.l.commitCreation(ctx, txn{
 		op:     "enqueue",
 		cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(w.key), "=", 0)},
-		then:   []clientv3.Op{newest(w.q.prefix, w.pageSize), w.put(w.value)}, // the read comes first: it does not see the key
+		then:   []clientv3.Op{newest(w.q.prefix, w.pageSize), w.put(w.value)}, // the read comes first, so that it does not see the key
 		orElse: []clientv3.Op{clientv3.OpGet(w.key)},
 	})
-	w.late = int32(resp.unknown) //nolint:gosec // a few
+	w.late = int32(resp.unknown) //nolint:gosec // small
 	if err != nil {
 		return err
 	}
-	if !resp.Succeeded { // an attempt whose answer was lost has done it: who was ahead then is not known
+	if !resp.Succeeded { // an earlier attempt has put the key: the entries ahead are not known
 		w.late = max(w.late-1, 0)
 		w.found(resp.get(0).GetKvs()[0].GetCreateRevision())
 		return nil
@@ -164,17 +166,18 @@ func (w *waiter) enqueueOnce(ctx context.Context) error {
 	return err
 }
 
-// found notes that the key is there.
+// found records the create revision of the key.
 func (w *waiter) found(create int64) { w.create, w.mod = create, create }
 
-// admit notes that the key was put when it was admitted already.
+// admit records a put that was made only because the waiter was admitted.
 func (w *waiter) admit(create int64) {
 	w.found(create)
 	w.token = create
 }
 
-// evaluate decides on what stands ahead of the key, all of one revision, newest first: the waiter is granted, or blocked, or,
-// undecided, more has to be read. Grants come from nowhere else, but for requests that put a key only if nobody is ahead.
+// evaluate decides from the entries ahead of the key, of one revision, newest first: the waiter is
+// granted, or blocked, or, if it reports false, more entries must be read. Grants come from here,
+// and from requests that put a key only if the waiter is admitted.
 func (w *waiter) evaluate(mod int64, ahead *page) (decided bool, err error) {
 	blockers, dead := w.rule(ahead.entries)
 	switch {
@@ -190,11 +193,13 @@ func (w *waiter) evaluate(mod int64, ahead *page) (decided bool, err error) {
 	return true, nil
 }
 
-// The sizes of the pages of a look, in multiples of the kind's. More is needed only if keys of longer names are in between.
+// morePages is the size of the second page of a look, in multiples of the first. The third is
+// unlimited. More than the first is needed if keys of longer names lie between the entries, or if a
+// reader or a permit is behind more entries than the first page holds.
 const morePages = 16
 
-// look reads the own key and those ahead of it, at one revision: one RPC, or up to three if many keys of longer names
-// lie in between. It is linearizable.
+// look reads the own key and the entries ahead of it at one revision. It costs one linearizable
+// RPC, or up to three if the first page does not decide.
 func (w *waiter) look(ctx context.Context) error {
 	size := w.pageSize
 	if size > 0 {
@@ -213,7 +218,7 @@ func (w *waiter) look(ctx context.Context) error {
 	return nil
 }
 
-// evaluateOwn is evaluate for a page that has the own key.
+// evaluateOwn is evaluate for a page that includes the own key.
 func (w *waiter) evaluateOwn(p *page) (decided bool, err error) {
 	i := slices.IndexFunc(p.entries, func(e entry) bool { return e.key == w.key })
 	if i < 0 {
@@ -227,7 +232,7 @@ func (w *waiter) evaluateOwn(p *page) (decided bool, err error) {
 	return w.evaluate(own.mod, &page{entries: p.entries[i+1:], complete: p.complete, rev: p.rev})
 }
 
-// checkOwn notes a loss if the key, as it was found, is not ours any more.
+// checkOwn records a loss if the key, as it was read, is no longer ours.
 func (w *waiter) checkOwn(create int64, on clientv3.LeaseID) error {
 	switch {
 	case create != w.create:
@@ -240,10 +245,11 @@ func (w *waiter) checkOwn(create int64, on clientv3.LeaseID) error {
 	return w.lostErr()
 }
 
-// maxWatched is how many blockers are watched one by one; for more the whole queue is.
+// maxWatched is how many blockers are watched one by one. If there are more, the prefix is watched.
 const maxWatched = 8
 
-// targets are the watches that tell when a blocker goes, and, if that is the whole queue, whose deletion matters.
+// targets returns the watches that report the deletion of a blocker. If the prefix is watched,
+// relevant is the set of the blockers' keys.
 func (w *waiter) targets() (targets []keywatch.Target, relevant map[string]bool) {
 	if len(w.blockers) > maxWatched {
 		relevant = make(map[string]bool, len(w.blockers))
@@ -258,9 +264,10 @@ func (w *waiter) targets() (targets []keywatch.Target, relevant map[string]bool)
 	return targets, nil
 }
 
-// await waits until the waiter is granted. It ends with the session, with the own key, with ctx, and if the waiter can never be
-// admitted. The cost is one look for each blocker that goes, one more request if etcd was written to before the
-// watch on the blocker was open, one look every 30 s, and, while no watch can be open, the queue is polled.
+// await waits until the waiter is granted. It ends with an error if the session ends, the key is
+// gone, ctx ends, or the waiter can never be admitted. It costs one look for each blocker that
+// goes, one more request if etcd was written to before the watch on the blocker was open, and one
+// look every 30 s. While no watch can be opened, the queue is polled.
 func (w *waiter) await(ctx context.Context) error {
 	if w.token != 0 {
 		return w.lostErr()
@@ -302,12 +309,13 @@ func (w *waiter) await(ctx context.Context) error {
 	return w.lostErr()
 }
 
-// confirm reports whether the only blocker is still there, and as of when: one RPC. Whether it is there is not enough: other
-// clients use their keys again, and a key that was created again is behind the waiter.
+// confirm reports whether the only blocker still exists, and the revision of the read. It costs one
+// RPC. It compares the create revision: other clients use their keys again, and a key that was
+// created again is behind the waiter. If there are several blockers, the caller must look.
 func (w *waiter) confirm(ctx context.Context) (unchanged bool, rev int64, err error) {
 	if len(w.blockers) != 1 {
 		w.q.l.counts.confirmed.Add(1)
-		return false, 0, nil // a look is as cheap
+		return false, 0, nil // a look costs the same
 	}
 	b := &w.blockers[0]
 	resp, err := w.q.l.read(ctx, "confirm blocker", clientv3.OpGet(b.key))
@@ -329,7 +337,7 @@ func (w *waiter) bind(ctx context.Context) (bound context.Context, stop func()) 
 	}
 }
 
-// lose notes why the key is not ours any more; whoever holds by it is told at once.
+// lose records why the key is no longer ours, and ends the hold of the waiter at once.
 func (w *waiter) lose(cause error) {
 	w.mu.Lock()
 	if w.lost == nil {
@@ -342,7 +350,8 @@ func (w *waiter) lose(cause error) {
 	}
 }
 
-// lostErr is why the waiter is of no use: its session has ended, or its key is gone.
+// lostErr returns why the waiter is useless: its session has ended or its key is gone. It returns
+// nil otherwise.
 func (w *waiter) lostErr() error {
 	if err := w.s.Err(); err != nil {
 		return lost(err)

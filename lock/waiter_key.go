@@ -12,8 +12,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
-// turn puts the key again for the next goroutine that holds by it, and so makes a token and a guard for it: one RPC,
-// which also tells whether another process waits.
+// turn puts the key again for the next goroutine that holds it, which makes a new token and a new
+// guard. It costs one RPC, which also shows whether another process waits.
 func (w *waiter) turn(ctx context.Context, local *localQueue) error {
 	resp, err := w.rewrite(ctx, w.value, newest(w.q.prefix, fewAhead))
 	if err != nil {
@@ -25,7 +25,7 @@ func (w *waiter) turn(ctx context.Context, local *localQueue) error {
 	return nil
 }
 
-// contended reports whether the newest keys show somebody behind the waiter, or may hide somebody.
+// contended reports whether the newest keys show a waiter behind this one, or may hide one.
 func (w *waiter) contended(newest *page) bool {
 	for i := range newest.entries {
 		if newest.entries[i].create > w.create {
@@ -35,9 +35,9 @@ func (w *waiter) contended(newest *page) bool {
 	return !newest.complete && len(newest.nested) == fewAhead
 }
 
-// rewrite puts the key again, where it stands, with the operations of more in the same transaction: the place in the queue is
-// kept, and the mod revision rises. One RPC. It is guarded by the mod
-// revision that was there before, so that an earlier one that comes late has no effect.
+// rewrite puts the key again, with the operations of more in the same transaction. Its place in the
+// queue is kept, and its mod revision rises. It costs one RPC. The transaction compares the
+// previous mod revision, so that an earlier one that arrives late has no effect.
 func (w *waiter) rewrite(ctx context.Context, value string, more ...clientv3.Op) (txnResult, error) {
 	ctx, stop := w.bind(ctx)
 	defer stop()
@@ -66,12 +66,13 @@ func (w *waiter) rewrite(ctx context.Context, value string, more ...clientv3.Op)
 		if err := w.checkOwn(kvs[0].GetCreateRevision(), clientv3.LeaseID(kvs[0].GetLease())); err != nil {
 			return resp, err
 		}
-		w.mod = kvs[0].GetModRevision() // by a put of ours whose answer was lost, this one or one before: once more
+		w.mod = kvs[0].GetModRevision() // by a put of ours whose answer was lost: put again
 	}
 }
 
-// remove deletes the key if it is still the one that was created, with the operations of more after that: one RPC. It fails with
-// ErrLost if the key was gone before. Afterwards the waiter is retired, and the key swept if the outcome is not known.
+// remove deletes the key if it is still the one that was created, and then runs the operations of
+// more. It costs one RPC. It returns ErrLost if the key was already gone. Afterwards the waiter is
+// retired, and the key is swept if the outcome is unknown.
 func (w *waiter) remove(ctx context.Context, more ...clientv3.Op) (txnResult, error) {
 	resp, err := w.q.l.commit(ctx, txn{
 		op:   "release",
@@ -91,10 +92,10 @@ func (w *waiter) remove(ctx context.Context, more ...clientv3.Op) (txnResult, er
 	return resp, nil
 }
 
-// discard gives a waiter up without waiting: its key is removed in the background.
+// discard gives up the waiter without waiting. Its key is removed in the background.
 func (w *waiter) discard() {
 	if w.create == 0 && w.late == 0 {
-		w.retire() // nothing was ever created
+		w.retire() // the key was never created
 		return
 	}
 	if w.sweep() {
@@ -102,7 +103,7 @@ func (w *waiter) discard() {
 	} // else Close removes it
 }
 
-// retire forgets the waiter: its key is gone, or is being swept.
+// retire removes the waiter from the locker. Its key is gone or is being swept.
 func (w *waiter) retire() {
 	l := w.q.l
 	l.mu.Lock()
@@ -114,8 +115,9 @@ func (w *waiter) retire() {
 	w.release()
 }
 
-// sweep has the key of a waiter deleted in the background until it is known to be gone, by the sweeper of the leases, which goes on
-// after the locker is closed. It reports false while Close has yet to delete what is registered itself.
+// sweep leaves the key to the sweeper of the leases, which deletes it in the background until it is
+// known to be gone, also after the locker is closed. It reports false while Close has yet to delete
+// the registered keys itself.
 func (w *waiter) sweep() bool {
 	l := w.q.l
 	l.mu.Lock()
@@ -142,7 +144,8 @@ func (w *waiter) leaveToSweeper() {
 	})
 }
 
-// deleteKey deletes a key of ours, and reports whether it was there. It may be repeated: no key is used twice.
+// deleteKey deletes a key of this package, and reports whether it existed. It may be repeated,
+// because no key is used twice.
 func (l *Locker) deleteKey(ctx context.Context, key string) (existed bool, err error) {
 	call := retry.Call{Pkg: "lock", Op: "sweep", Key: key, Guarded: true}
 	op := clientv3.OpDelete(key)
