@@ -1,7 +1,7 @@
-// Package closing tells the client in which order to close its parts.
+// Package closing tells the client when it may close the sessions of locks.
 package closing
 
-// drained returns a channel of a *lock.Locker, a type that this package cannot name.
+// drained returns the channel of a *lock.Locker, a type that this package cannot name.
 //
 //nolint:gochecknoglobals // set once, when package lock is initialized
 var drained func(locker any) <-chan struct{}
@@ -12,6 +12,7 @@ func Provide(f func(locker any) <-chan struct{}) bool {
 	return true
 }
 
-// Drained returns a channel that Close of a *lock.Locker closes once no function runs under one of its locks, or it has
-// given up waiting for one. Until then the sessions of the locks must not be closed.
+// Drained returns a channel that Close of a *lock.Locker closes once no function runs under one of
+// its locks, or it has stopped waiting for one. The sessions of the locks must not be closed
+// before.
 func Drained(locker any) <-chan struct{} { return drained(locker) }
