@@ -13,6 +13,7 @@ func Provide(f func(watcher any) (cli *clientv3.Client, own bool)) bool {
 	return true
 }
 
-// ClientOf returns the client of a *watch.Watcher, nil if the watcher has none, and whether the client's Watcher is client/v3's own,
-// so that a stream over its connection does the same.
+// ClientOf returns the client of a *watch.Watcher, or nil if the watcher has none. own reports
+// whether the client's Watcher is client/v3's own, so that a stream over its connection does the
+// same.
 func ClientOf(watcher any) (cli *clientv3.Client, own bool) { return clientOf(watcher) }

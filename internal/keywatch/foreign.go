@@ -11,7 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// follow serves a watch over a Watcher that is not client/v3's own, until ctx ends.
+// follow serves a watch over a Watcher that is not client/v3's own, until ctx ends or the client is
+// closed.
 func (w *Watcher) follow(ctx context.Context, k *keyWatch) {
 	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	pauses.Reset()
@@ -54,7 +55,7 @@ func (w *Watcher) follow(ctx context.Context, k *keyWatch) {
 	}
 }
 
-// errEnded is why such a watch is not open, whatever its reason.
+// errEnded is passed to Lost when such a watch ends, whatever the cause.
 var errEnded = fmt.Errorf("%w: the watch has ended", errs.Unavailable)
 
 func (t Target) options() []clientv3.OpOption {

@@ -21,19 +21,19 @@ const (
 	answerTimeout = 4 * time.Second
 )
 
-// stream is one gRPC stream. Its fields are guarded by the watcher's lock.
+// stream is one gRPC stream. The watcher's mu guards its fields.
 type stream struct {
-	out     []*pb.WatchRequest // to be sent
+	out     []*pb.WatchRequest // requests to send
 	wake    chan struct{}
-	created []*keyWatch // asked for and not confirmed yet, in order: a refusal names no watch
+	created []*keyWatch // requested and not yet confirmed, in order: a refusal names no watch
 	open    map[int64]*keyWatch
-	waiting time.Time // since when an answer is due; zero if none is
+	waiting time.Time // since when a response is due; zero if none is
 	heard   time.Time
 }
 
 var errIdle = errors.New("nobody watches")
 
-// serve opens a stream with all watches on it, and returns when it has ended.
+// serve opens a stream with all watches on it, and returns when the stream has ended.
 func (w *Watcher) serve() error {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(w.ctx))
 	defer cancel(nil)
@@ -67,7 +67,7 @@ func (w *Watcher) serve() error {
 
 var errSilent = fmt.Errorf("%w: the watch stream has not answered for %v", errs.Unavailable, answerTimeout)
 
-// streamError is why a stream has ended.
+// streamError returns why a stream has ended.
 func streamError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -75,7 +75,8 @@ func streamError(ctx context.Context, err error) error {
 	return rpctypes.Error(err)
 }
 
-// send sends what is to be sent, tries an idle stream, and ends one that is silent or that nobody needs.
+// send sends the pending requests, probes a quiet stream, and ends one that does not answer or is
+// unused.
 func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *stream, conn pb.Watch_WatchClient) {
 	timer := time.NewTimer(answerTimeout)
 	defer timer.Stop()
@@ -97,13 +98,13 @@ func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *s
 		}
 		timer.Reset(next)
 		if !sendAll(conn, out, func() { cancel(errSilent) }) {
-			return // Recv says why
+			return // Recv returns the error
 		}
 	}
 }
 
-// sendAll sends requests and reports whether the stream took them. A server that reads nothing makes Send block: after
-// answerTimeout in one of them it calls silent, which must end the stream.
+// sendAll sends requests and reports whether the stream accepted them. If the server reads nothing,
+// Send blocks. After answerTimeout in one Send, sendAll calls silent, which must end the stream.
 func sendAll(conn pb.Watch_WatchClient, requests []*pb.WatchRequest, silent func()) bool {
 	timer := time.AfterFunc(answerTimeout, silent)
 	defer timer.Stop()
@@ -116,7 +117,8 @@ func sendAll(conn pb.Watch_WatchClient, requests []*pb.WatchRequest, silent func
 	return true
 }
 
-// due does what is due now, and returns when to look again. The caller holds w.mu.
+// due prepares what is due now, and returns when to call it again. An error ends the stream. The
+// caller holds w.mu.
 func (w *Watcher) due(s *stream) (next time.Duration, err error) {
 	now := time.Now()
 	if !s.waiting.IsZero() {
@@ -135,14 +137,14 @@ func (w *Watcher) due(s *stream) (next time.Duration, err error) {
 	if quiet := now.Sub(s.heard); quiet < w.probe {
 		return w.probe - quiet, nil
 	}
-	for t := range w.watches { // any one; it is ended as soon as it is confirmed
+	for t := range w.watches { // any target; the watch is ended as soon as it is confirmed
 		s.create(&keyWatch{target: t})
 		break
 	}
 	return answerTimeout, nil
 }
 
-// create asks for a watch. The caller holds the watcher's lock.
+// create requests a watch. The caller holds the watcher's mu.
 func (s *stream) create(k *keyWatch) {
 	r := &pb.WatchCreateRequest{Key: []byte(k.target.Key)}
 	if end := k.target.end(); end != "" {
@@ -162,7 +164,7 @@ func (s *stream) create(k *keyWatch) {
 	s.push(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}})
 }
 
-// cancelWatch ends a watch that is open. The caller holds the watcher's lock.
+// cancelWatch ends an open watch. The caller holds the watcher's mu.
 func (s *stream) cancelWatch(k *keyWatch) {
 	k.open = false
 	delete(s.open, k.id)
@@ -181,7 +183,7 @@ func (s *stream) wakeUp() {
 	}
 }
 
-// receive takes one response. An error ends the stream.
+// receive handles one response. An error ends the stream.
 func (w *Watcher) receive(s *stream, resp *pb.WatchResponse) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -194,13 +196,13 @@ func (w *Watcher) receive(s *stream, resp *pb.WatchResponse) error {
 		return w.confirm(s, resp)
 	case resp.GetCanceled():
 		if s.open[resp.GetWatchId()] == nil {
-			return nil // as we have asked
+			return nil // we requested it
 		}
 		return cancelError(resp)
 	}
 	k := s.open[resp.GetWatchId()]
 	if k == nil {
-		return nil // it has ended a moment ago
+		return nil // the watch has just ended
 	}
 	for _, ev := range resp.GetEvents() {
 		k.changed(ev)
@@ -208,7 +210,7 @@ func (w *Watcher) receive(s *stream, resp *pb.WatchResponse) error {
 	return nil
 }
 
-// confirm is the answer to the watch that was asked for first. The caller holds w.mu.
+// confirm handles the response to the oldest request for a watch. The caller holds w.mu.
 func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
 	if len(s.created) == 0 {
 		return fmt.Errorf("%w: a confirmation of no watch", errs.Unavailable)
@@ -221,7 +223,7 @@ func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
 	if resp.GetCanceled() || resp.GetWatchId() == clientv3.InvalidWatchID {
 		err := cancelError(resp)
 		if !errors.Is(err, errs.Permission) {
-			return err // such as a token that is too old: the next stream has another
+			return err // such as an expired token: the next stream has a new one
 		}
 		if w.watches[k.target] == k {
 			delete(w.watches, k.target)
@@ -239,7 +241,7 @@ func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
 	return nil
 }
 
-// cancelError is why etcd has ended, or refused, a watch.
+// cancelError returns why etcd has ended or refused a watch.
 func cancelError(resp *pb.WatchResponse) error {
 	reason := resp.GetCancelReason()
 	if strings.Contains(reason, rpctypes.ErrPermissionDenied.Error()) {

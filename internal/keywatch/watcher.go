@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Filter says which changes a watch delivers.
+// Filter selects which changes a watch delivers.
 type Filter int8
 
 // The filters.
@@ -26,14 +26,14 @@ const (
 	Puts                    // no deletions
 )
 
-// Target is what a watch covers: a key, or with Prefix all keys that begin with Key.
+// Target is what a watch covers: one key, or, with Prefix, all keys that begin with Key.
 type Target struct {
 	Key    string
 	Prefix bool
 	Filter Filter
 }
 
-// end is the end of the range of keys, "" for a single key.
+// end returns the end of the range of keys, or "" for a single key.
 func (t Target) end() string {
 	if !t.Prefix {
 		return ""
@@ -41,15 +41,15 @@ func (t Target) end() string {
 	return keyspace.End(t.Key)
 }
 
-// Handler is told of a watch. Its methods are called one at a time and with the watcher's lock held: they must return at once, and
-// not call the watcher.
+// Handler receives the events of a watch. Its methods are called one at a time, with the watcher's
+// lock held. They must return at once and must not call the watcher.
 type Handler interface {
-	// Opened says that the watch is open: every change after rev is delivered.
+	// Opened reports that the watch is open. Every change after rev is delivered.
 	Opened(rev int64)
 	// Changed delivers a change.
 	Changed(ev *mvccpb.Event)
-	// Lost says that the watch is not open: changes are missed until it is opened again. If err matches
-	// errs.Permission or errs.Closed, it never will be.
+	// Lost reports that the watch is not open. Changes are missed until it is opened again. If err
+	// matches errs.Permission or errs.Closed, it is never opened again.
 	Lost(err error)
 }
 
@@ -58,7 +58,7 @@ type Watcher struct {
 	cli *clientv3.Client
 	own bool
 
-	ctx    context.Context //nolint:containedctx // the life of the stream
+	ctx    context.Context //nolint:containedctx // lifetime of the streams
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -67,37 +67,37 @@ type Watcher struct {
 	mu        sync.Mutex
 	closed    bool
 	keepOpen  time.Duration
-	probe     time.Duration // how long a stream may be quiet before it is tried
-	running   bool          // the goroutine that opens streams is there
+	probe     time.Duration // how long a stream may be quiet before it is probed
+	running   bool          // the goroutine that opens streams runs
 	stream    *stream
 	watches   map[Target]*keyWatch
-	idleSince time.Time // the last watch has ended; zero while there are any
+	idleSince time.Time // when the last watch ended; zero while there are any
 }
 
-// keyWatch is one watch on the server, and who shares it.
+// keyWatch is one watch on the server and the handlers that share it.
 type keyWatch struct {
 	target   Target
 	handlers []Handler
 	id       int64 // on the stream
 	open     bool
-	rev      int64              // everything after it is yet to be delivered
-	stop     context.CancelFunc // of a watch over a Watcher that is not client/v3's own
+	rev      int64              // changes after it are yet to be delivered
+	stop     context.CancelFunc // ends a watch over a Watcher that is not client/v3's own
 }
 
-// keepOpen is how long the stream is kept after the last watch has ended.
+// keepOpen is how long the stream is kept open after the last watch has ended.
 const keepOpen = 30 * time.Second
 
-// New returns a watcher over cli. It sends nothing. own says that cli's Watcher is client/v3's own; any other is used as it is,
-// with a goroutine for each watch.
+// New returns a watcher over cli. It sends nothing. own says that cli's Watcher is client/v3's own.
+// Any other Watcher is used through its Watch method, with a goroutine for each watch.
 func New(cli *clientv3.Client, own bool) *Watcher {
 	w := &Watcher{cli: cli, own: own, watches: map[Target]*keyWatch{}, keepOpen: keepOpen}
-	w.probe = time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval)) // so that many processes do not do it at once
+	w.probe = time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval)) // spreads the probes of many processes
 	//nolint:forbidigo // what many callers share must not live by the context of one
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
 }
 
-// KeepOpen sets how long the stream is kept after the last watch has ended.
+// KeepOpen sets how long the stream is kept open after the last watch has ended.
 func (w *Watcher) KeepOpen(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,7 +125,7 @@ func (w *Watcher) Watch(t Target, h Handler) {
 	}
 }
 
-// begin asks for a watch, on the stream if there is one. The caller holds w.mu.
+// begin requests a watch, on the stream if there is one. The caller holds w.mu.
 func (w *Watcher) begin(k *keyWatch) {
 	switch {
 	case !w.own:
@@ -140,7 +140,8 @@ func (w *Watcher) begin(k *keyWatch) {
 	}
 }
 
-// Unwatch ends a watch of h: no method of h is called after it has returned. It does nothing if h does not watch t.
+// Unwatch ends a watch of h. No method of h is called after it has returned. It does nothing if h
+// does not watch t.
 func (w *Watcher) Unwatch(t Target, h Handler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -167,11 +168,11 @@ func (w *Watcher) Unwatch(t Target, h Handler) {
 		if k.open {
 			w.stream.cancelWatch(k)
 		}
-		w.stream.wakeUp() // it may be idle now
+		w.stream.wakeUp() // it may be unused now
 	}
 }
 
-// Open is how many watches are open.
+// Open returns the number of open watches.
 func (w *Watcher) Open() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -183,7 +184,7 @@ func (w *Watcher) Open() (n int) {
 	return n
 }
 
-// Reopened is how many streams broke, or could not be opened.
+// Reopened returns how many streams broke or could not be opened.
 func (w *Watcher) Reopened() uint64 { return w.reopened.Load() }
 
 // Close ends all watches and waits for the goroutines.
@@ -196,7 +197,7 @@ func (w *Watcher) Close() {
 	w.lose(errs.Closed)
 }
 
-// lose says that no watch is open.
+// lose reports to all handlers that their watches are not open.
 func (w *Watcher) lose(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -231,10 +232,10 @@ func (k *keyWatch) changed(ev *mvccpb.Event) {
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 5 * time.Second
-	stableFor  = time.Minute // a stream that has lived for so long was no failure to open one
+	stableFor  = time.Minute // a stream that lasted longer resets the backoff
 )
 
-// run opens one stream after the other for as long as there are watches.
+// run opens one stream after the other as long as there are watches.
 func (w *Watcher) run() {
 	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	pauses.Reset()
@@ -256,7 +257,7 @@ func (w *Watcher) run() {
 	}
 }
 
-// finished reports whether no further stream is needed, and notes that then.
+// finished reports whether no further stream is needed, and records that run ends.
 func (w *Watcher) finished(error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -274,7 +275,7 @@ func (w *Watcher) finished(error) bool {
 	return true
 }
 
-// sleep reports whether ctx still lives.
+// sleep waits for d, and reports whether neither ctx nor the client has ended.
 func (w *Watcher) sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
