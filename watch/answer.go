@@ -10,7 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// ending is how etcd has ended, or refused, a watch.
+// ending returns the answer for a response with which etcd cancels or refuses a watch.
 func ending(resp *pb.WatchResponse) answer {
 	a := answer{header: resp.GetHeader(), compacted: resp.GetCompactRevision(), err: errEnded}
 	switch reason := resp.GetCancelReason(); {
@@ -22,18 +22,19 @@ func ending(resp *pb.WatchResponse) answer {
 	return a
 }
 
-// answer is what etcd says to one watch.
+// answer is one response of etcd to one watch.
 type answer struct {
 	header    *pb.ResponseHeader
-	created   bool // it is open
-	partial   bool // a fragment, with the events of the revisions that are complete; there may be none
+	created   bool // the watch is open
+	partial   bool // a fragment, with the complete revisions only; may have no events
 	events    []*clientv3.Event
-	asOf      time.Time // of progress: everything that had happened by then was delivered; zero if that is not known
-	compacted int64     // the oldest revision that etcd still has, where it has not what the watch needs
-	err       error     // the end of the watch
+	asOf      time.Time // of progress: every change made by then was delivered; zero if unknown
+	compacted int64     // the oldest revision that etcd still has, if the watch needs older ones
+	err       error     // why the watch ended
 }
 
-// failure is the end of a watch, nil where it goes on; ok is false after the channel was closed.
+// failure returns the error with which the watch ended, or nil if it continues. ok is false if the
+// channel was closed.
 func (a *answer) failure(ok bool) error {
 	switch {
 	case !ok:
@@ -44,7 +45,8 @@ func (a *answer) failure(ok bool) error {
 	return a.err
 }
 
-// confirmed checks that the first answer of a watch is its confirmation.
+// confirmed returns an error unless a is the confirmation of the watch. It must be called with the
+// first answer of a watch.
 func (a *answer) confirmed(ok bool) error {
 	switch err := a.failure(ok); {
 	case err != nil && ok && a.compacted == 0 && a.header != nil:
@@ -57,7 +59,7 @@ func (a *answer) confirmed(ok bool) error {
 	return nil
 }
 
-// progress reports whether the answer says that nothing else has happened up to its revision.
+// progress reports whether a is a progress report: nothing else has changed up to its revision.
 func (a *answer) progress() bool {
 	return a.err == nil && !a.created && !a.partial && len(a.events) == 0 && a.header.GetRevision() != 0
 }

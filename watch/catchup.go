@@ -10,7 +10,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// join waits until the hub is live, and takes a place at the end of its log: everything after base will be there.
+// join waits until the hub is live and places the cursor at the end of its log. The log will
+// contain every change after base.
 func (s *sub) join() (base position, err error) {
 	for {
 		b := s.hub.wake.Load()
@@ -36,11 +37,12 @@ func (s *sub) join() (base position, err error) {
 	}
 }
 
-// catchUp takes a place in the log and brings the consumer there: by a list (which must says, or which is the cheaper
-// way for a state watch), else by reading history. kind is that of a list.
+// catchUp joins the log and delivers what the consumer is missing. A state watch lists if must is
+// set or if listing is cheaper; otherwise catchUp reads history. kind is the kind of the listed
+// batches.
 func (s *sub) catchUp(kind Kind, must bool) error {
 	s.follows(false)
-	other := false // the consumer's state is of another history
+	other := false // the consumer's state belongs to another history
 	for {
 		base, err := s.join()
 		switch {
@@ -70,7 +72,7 @@ func (s *sub) catchUp(kind Kind, must bool) error {
 	}
 }
 
-// cross goes over a gap in the log.
+// cross moves the consumer across a gap in the log.
 func (s *sub) cross(g *gap) error {
 	if g.why != rewritten {
 		s.move(g.from)
@@ -82,7 +84,7 @@ func (s *sub) cross(g *gap) error {
 	var err error
 	switch {
 	case g.why == rewritten && s.at.history >= g.to.history:
-		return nil // has joined behind it
+		return nil // joined the log after the gap
 	case g.why == rewritten && s.index == nil:
 		return ErrHistoryRewritten
 	case g.why == compacted && s.index == nil && g.oldest > s.at.next():
@@ -101,9 +103,9 @@ func (s *sub) cross(g *gap) error {
 	return err
 }
 
-// beginAfter starts an events watch in the past.
+// beginAfter starts an events watch at WithAfter.
 func (s *sub) beginAfter() error {
-	base, err := s.join() // first: if history is rewritten from here on, the hub tells
+	base, err := s.join() // first, so that the hub reports a rewritten history from here on
 	if err == nil && s.req.after > base.rev {
 		err = s.insist(s.reached)
 	}
@@ -114,7 +116,7 @@ func (s *sub) beginAfter() error {
 	return s.catchUp(Resync, false)
 }
 
-// reached makes sure that the cluster has got to WithAfter.
+// reached returns an error unless the cluster has reached the revision of WithAfter.
 func (s *sub) reached() error {
 	hdr, err := s.core.now(s.ctx, s.req.sel.String(), s.req.span.From)
 	if err == nil && hdr.GetRevision() < s.req.after {
@@ -123,7 +125,8 @@ func (s *sub) reached() error {
 	return err
 }
 
-// ahead is the error of a WithAfter that the cluster has not reached.
+// ahead returns the error for a WithAfter that is ahead of the cluster. now is the cluster's
+// revision, or 0 if unknown.
 func (s *sub) ahead(now int64) error {
 	if now == 0 {
 		return fmt.Errorf("%w: revision %d is ahead of the cluster's", ErrHistoryRewritten, s.req.after)
@@ -131,12 +134,13 @@ func (s *sub) ahead(now int64) error {
 	return fmt.Errorf("%w: revision %d is ahead of the cluster's, which is %d", ErrHistoryRewritten, s.req.after, now)
 }
 
-// beginKnowing starts a state watch for a consumer that knows the state as of a revision: which keys it knows is read from
-// history. Where that is gone, or begins anew meanwhile, the consumer gets the whole state.
+// beginKnowing starts a state watch whose consumer already knows the state at the revision of
+// WithAfter. It reads the keys of that revision from history. If that history was compacted or
+// rewritten, the consumer gets the whole state.
 func (s *sub) beginKnowing() error {
 	whole := false
 	if s.req.after > 0 {
-		if _, err := s.join(); err != nil { // first, for the reason above
+		if _, err := s.join(); err != nil { // first, as in beginAfter
 			return err
 		}
 		err := s.insist(s.recall)
@@ -153,7 +157,7 @@ func (s *sub) beginKnowing() error {
 	return s.catchUp(Resync, whole)
 }
 
-// recall fills the index with the keys as of WithAfter.
+// recall fills the index with the keys that existed at the revision of WithAfter.
 func (s *sub) recall() error {
 	s.index = newIndex()
 	sc := scan.New(s.reader(), s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
@@ -171,7 +175,8 @@ func (s *sub) recall() error {
 	return nil
 }
 
-// insist calls f until it succeeds, or says that trying again is of no use.
+// insist calls f until it succeeds or returns an error that a retry cannot fix. It waits between
+// calls.
 func (s *sub) insist(f func() error) error {
 	waits := reopening()
 	defer s.core.outages.ended(s)

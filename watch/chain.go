@@ -5,31 +5,31 @@ import (
 	"sync/atomic"
 )
 
-// node is one link of a hub's log: the changes of one revision, or a gap. Nodes are linked forward only, so that what
-// all cursors have passed is garbage.
+// node is one entry of a hub's log: the changes of one revision, or a gap. Nodes are linked forward
+// only, so that entries that all cursors have passed can be garbage collected.
 type node struct {
 	next   atomic.Pointer[node]
 	events []Event
-	at     position // where they happened, or where the gap ends
+	at     position // the revision of the events, or the end of the gap
 	gap    *gap
 
-	count, bytes int64 // of all events of the log up to and with this node
+	count, bytes int64 // totals of the log's events, this node included
 }
 
-// gap says that changes are missing in the log.
+// gap is a part of the log whose changes are missing.
 type gap struct {
 	why    reason
-	from   position   // everything up to here is in the log before the gap
-	to     position   // everything after this is in the log again
-	oldest int64      // the oldest revision that etcd still has, where history was compacted
-	begins *historyID // of to, where history was rewritten
+	from   position   // the log before the gap has every change up to here
+	to     position   // the log after the gap has every change after here
+	oldest int64      // with compacted: the oldest revision that etcd still has
+	begins *historyID // with rewritten: the history of to
 }
 
 type reason int
 
 const (
-	compacted reason = iota // the history is gone
-	skipped                 // reading it would have cost more than listing
+	compacted reason = iota // the history was compacted
+	skipped                 // reading the history would have cost more than listing
 	rewritten               // another history begins
 )
 
@@ -44,20 +44,22 @@ func (r reason) String() string {
 	return "listing is cheaper than history"
 }
 
-// cursor is a watch's place in a hub's log. The hub takes it away when the watch lags too far behind.
+// cursor is the position of a watch in a hub's log. The hub removes it from the log if the watch
+// lags too far behind.
 type cursor struct {
 	mu     sync.Mutex
-	at     *node    // the last node that was taken; nil without a place
-	lost   bool     // the place was taken away
-	passed position // with lost: everything up to here was taken, or never happened; zero if that is not known
-	folded *fold    // what was taken by the hub for a watch that coalesces
+	at     *node    // the last node taken; nil if the cursor is not in the log
+	lost   bool     // the hub has removed the cursor from the log
+	passed position // with lost: nothing up to here is missing; zero if unknown
+	folded *fold    // changes that the hub has coalesced for the watch
 
 	limit    int64
 	coalesce bool
-	keys     atomic.Int64 // how many keys the watch's index has, -1 where it has none
+	keys     atomic.Int64 // number of keys in the watch's index, -1 without an index
 }
 
-// take returns what comes next: a node, or a fold, or neither; lost says that the place is gone.
+// take returns the next node, or the coalesced changes, or neither if there is nothing new. lost
+// reports whether the cursor was removed from the log.
 func (c *cursor) take() (n *node, f *fold, lost bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,7 +86,7 @@ func (c *cursor) take() (n *node, f *fold, lost bool) {
 	return n, nil, false
 }
 
-// level reports whether there is nothing to take.
+// level reports whether the cursor has taken everything in the log.
 func (c *cursor) level() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,8 +100,8 @@ func (c *cursor) place(n *node) {
 	c.mu.Unlock()
 }
 
-// trim takes the place away, or folds, when the cursor lags too far behind a log of the given totals. It reports whether the
-// place is gone.
+// trim coalesces the entries ahead of the cursor, or removes the cursor, if it lags too far behind.
+// count and bytes are the totals of the log. trim reports whether it removed the cursor.
 func (c *cursor) trim(count, bytes int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,8 +123,8 @@ func (c *cursor) trim(count, bytes int64) bool {
 	return true
 }
 
-// foldAll takes everything from first on for the consumer. It reports false, and takes nothing more, where there are
-// too many keys, or a gap that the consumer has to see.
+// foldAll coalesces the nodes from first on. It stops at a gap, or when there are too many keys or
+// bytes, and reports whether it reached the end of the log.
 func (c *cursor) foldAll(first *node) bool {
 	f := c.folded
 	if f == nil {

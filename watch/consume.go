@@ -10,25 +10,29 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Checkpoint keeps the last processed revision; kv.Checkpoint is one, a row in your database, written in the same
-// transaction as what you have made of the events, is the better one.
+// Checkpoint stores the last processed revision. kv.Checkpoint is an implementation. A row in your
+// own database is better, if it is written in the same transaction as the results of processing the
+// events.
 type Checkpoint interface {
-	// Load returns what was saved last, 0 if nothing ever was.
+	// Load returns the revision saved last, or 0 if none was ever saved.
 	Load(ctx context.Context) (rev int64, err error)
 	// Save stores rev.
 	Save(ctx context.Context, rev int64) error
 }
 
-// consumeProgress is how often Consume moves its checkpoint on a quiet prefix.
+// consumeProgress is how often Consume advances its checkpoint while nothing changes.
 const consumeProgress = 30 * time.Second
 
-// Consume is [Watcher.Watch] with a Checkpoint: it loads, watches after what it has loaded, calls f and saves. A batch is
-// saved after f has returned nil, so each is processed at least once. Where nothing was ever saved it starts from now on
-// (with [WithSnapshot]: from the current state), and saves that at once. On a quiet prefix the checkpoint moves every
-// 30 s, or as [WithProgress] says, and f is not called for that unless WithProgress asks for it.
+// Consume is [Watcher.Watch] with a Checkpoint: it loads the checkpoint, watches after the loaded
+// revision, calls f for each batch and saves. A batch is saved after f has returned nil, so each is
+// processed at least once. If nothing was ever saved, Consume starts from now (with [WithSnapshot]:
+// from the current state) and saves that revision at once. While nothing changes, the checkpoint
+// advances every 30 s, or as [WithProgress] says; f is called for that only if WithProgress is
+// given.
 //
-// It ends as Watch does, and with the first error of f or of the checkpoint. To stop it, end ctx, from within f as well: what
-// f has processed is saved still, for which Save is given 5 s. [WithAfter] does not go with it.
+// Consume ends as Watch does, and with the first error of f or of the checkpoint. To stop it,
+// cancel ctx, which f may do as well: the batch that f has processed is still saved, and Save may
+// take 5 s for it. Consume returns [ErrInvalid] if [WithAfter] is given.
 func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func(ctx context.Context, b Batch) error, o ...Option) error {
 	if ctx == nil || cp == nil || f == nil {
 		return fail("consume", s, fmt.Errorf("%w: no context, checkpoint or function", errs.Invalid))
@@ -59,7 +63,7 @@ func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func
 	})
 }
 
-// consume processes and saves.
+// consume calls f for each batch and saves its revision. saved is the revision saved last.
 func (w *Watcher) consume(ctx context.Context, s Selector, cp Checkpoint, o []Option, saved int64, f func(b Batch) error) error {
 	for b, err := range w.Watch(ctx, s, o...) {
 		if err != nil {
@@ -79,10 +83,10 @@ func (w *Watcher) consume(ctx context.Context, s Selector, cp Checkpoint, o []Op
 	return nil
 }
 
-// lastSave is how long a checkpoint may take to save what was processed when ctx ended.
+// lastSave is how long Save may take after ctx has ended.
 const lastSave = 5 * time.Second
 
-// save stores rev. What was processed is worth saving also when ctx has ended.
+// save stores rev, even if ctx has ended, because the batch was processed.
 func save(ctx context.Context, cp Checkpoint, rev int64) error {
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

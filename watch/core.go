@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// core is what the watchers of one client share.
+// core is the state shared by a Watcher and the watchers of its namespaces.
 type core struct {
 	cli    *clientv3.Client
 	lister scan.Reader
@@ -27,10 +27,10 @@ type core struct {
 	resync  func(selector string, folded int)
 	counts  counts
 
-	ctx    context.Context //nolint:containedctx // the life of all goroutines, its cause why it ended
+	ctx    context.Context //nolint:containedctx // ends all goroutines; its cause is why
 	stop   context.CancelCauseFunc
 	unlink func() bool
-	unhook func() // of the engine
+	unhook func() // from the engine
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
@@ -62,7 +62,7 @@ func newCore(cli *clientv3.Client, c config) *core {
 	return out
 }
 
-// begin registers a watch, unless the watcher or its client is closed.
+// begin registers a watch. It returns errClosed if the watcher or its client is closed.
 func (c *core) begin(s *sub) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,14 +73,14 @@ func (c *core) begin(s *sub) error {
 	return nil
 }
 
-// end forgets a watch.
+// end unregisters a watch.
 func (c *core) end(s *sub) {
 	c.mu.Lock()
 	delete(c.subs, s)
 	c.mu.Unlock()
 }
 
-// acquire returns the hub of a request, which is started where there is none.
+// acquire returns the hub for a request and starts it if there is none. release must follow.
 func (c *core) acquire(r *request) (*hub, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,7 +98,7 @@ func (c *core) acquire(r *request) (*hub, error) {
 	return h, nil
 }
 
-// release gives a hub back. The last one ends it.
+// release returns a hub. The last release stops it.
 func (c *core) release(h *hub) {
 	c.mu.Lock()
 	h.refs--
@@ -112,7 +112,7 @@ func (c *core) release(h *hub) {
 	}
 }
 
-// forget makes room for a new hub in the place of one that has failed.
+// forget removes a failed hub, so that the next acquire starts a new one.
 func (c *core) forget(h *hub) {
 	c.mu.Lock()
 	if c.hubs[h.key] == h {
@@ -121,7 +121,7 @@ func (c *core) forget(h *hub) {
 	c.mu.Unlock()
 }
 
-// close ends everything and waits for the goroutines.
+// close ends all watches and waits for the goroutines.
 func (c *core) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -132,7 +132,8 @@ func (c *core) close() {
 	c.wg.Wait()
 }
 
-// now asks, linearizably, where the cluster stands. Nothing is transferred; key is one that may be read.
+// now returns the header of a linearizable read, which has the cluster's revision. The read only
+// counts key, which the user must be allowed to read.
 func (c *core) now(ctx context.Context, name, key string) (hdr *pb.ResponseHeader, err error) {
 	err = c.engine.Do(ctx, c.call("read the revision", name), func(ctx context.Context, _ bool) error {
 		resp, err := c.lister.Get(ctx, key, clientv3.WithCountOnly())
@@ -148,7 +149,8 @@ func (c *core) call(op, name string) retry.Call {
 	return retry.Call{Pkg: "watch", Op: op, Key: name, Read: true}
 }
 
-// spawn starts a goroutine that close waits for, unless the core is closed.
+// spawn starts a goroutine that close waits for. It reports false, and starts nothing, if the core
+// is closed.
 func (c *core) spawn(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

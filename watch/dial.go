@@ -20,7 +20,7 @@ type dialer struct {
 	stub pb.WatchClient
 	opts []grpc.CallOption
 
-	limit int // of the size of a response, among opts
+	limit int // the maximum size of a response in opts
 }
 
 func newDialer(cli *clientv3.Client) *dialer {
@@ -33,10 +33,11 @@ func newDialer(cli *clientv3.Client) *dialer {
 	return d
 }
 
-// otherPeers bounds how many streams are opened in the search for another peer than the one to avoid.
+// otherPeers is the maximum number of streams that dial opens to find a peer other than the one to
+// avoid.
 const otherPeers = 4
 
-// dial opens a stream, at another peer than the one to avoid where the balancer offers one.
+// dial opens a stream, to a peer other than the one to avoid if the balancer offers one.
 func (d *dialer) dial(ctx context.Context, o opening) (s pb.Watch_WatchClient, at string, err error) {
 	opts := d.opts
 	if o.limit > 0 && o.limit < d.limit {
@@ -50,7 +51,7 @@ func (d *dialer) dial(ctx context.Context, o opening) (s pb.Watch_WatchClient, a
 		}
 		at = peerOf(s)
 		if o.avoid == "" || at != o.avoid || len(d.cli.Endpoints()) == 1 || try == otherPeers {
-			context.AfterFunc(ctx, stop) // as its parent does, too: the stream lives by ctx
+			context.AfterFunc(ctx, stop) // the stream ends with ctx
 			return s, at, nil
 		}
 		stop()
@@ -64,10 +65,11 @@ func peerOf(s grpc.ClientStream) string {
 	return ""
 }
 
-// basedWatcher is a decorator over client/v3's own watcher, which needs no decoration here.
+// basedWatcher is a Watcher that decorates client/v3's own, and whose decoration is not needed
+// here.
 type basedWatcher interface{ BaseWatcher() clientv3.Watcher }
 
-// official reports whether w is the one that client/v3 makes.
+// official reports whether w is client/v3's own Watcher.
 func official(w clientv3.Watcher) bool {
 	if b, ok := w.(basedWatcher); ok {
 		w = b.BaseWatcher()

@@ -8,61 +8,64 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// The conditions that end a watch, to be matched with errors.Is. All but ErrHistoryRewritten are shared with the other
-// packages of etcdkit.
+// The errors of this package, to be matched with errors.Is. All except ErrHistoryRewritten are
+// shared with the other packages of etcdkit.
 var (
 	ErrInvalid    = errs.Invalid
 	ErrClosed     = errs.Closed
 	ErrPermission = errs.Permission
 	ErrCompacted  = errs.Compacted
-	// ErrUnavailable means that a watch is not live. It ends no watch.
+	// ErrUnavailable means that a watch is not live. It does not end a watch.
 	ErrUnavailable = errs.Unavailable
-	// ErrHistoryRewritten means that the cluster's history is not the one that the watch has followed, or that
-	// WithAfter speaks of: the cluster was wiped, or restored from a backup.
+	// ErrHistoryRewritten means that the cluster's history is not the one that the watch has
+	// followed, or to which the revision of WithAfter belongs: the cluster was wiped or restored
+	// from a backup.
 	ErrHistoryRewritten = errors.New("watch: history rewritten")
 )
 
-// CompactedError says that changes after After and before Oldest are gone. It matches [ErrCompacted].
+// CompactedError reports that the changes after After and before Oldest were compacted. It matches
+// [ErrCompacted].
 type CompactedError struct {
-	After  int64 // everything up to here was delivered
+	After  int64 // every change up to this revision was delivered
 	Oldest int64 // the first revision whose changes etcd still has
 }
 
-// Error tells both revisions.
+// Error returns a message with both revisions.
 func (e *CompactedError) Error() string {
 	return fmt.Sprintf("%v: the changes after revision %d and before %d are gone", ErrCompacted, e.After, e.Oldest)
 }
 
-// Unwrap gives ErrCompacted.
+// Unwrap returns ErrCompacted.
 func (e *CompactedError) Unwrap() error { return ErrCompacted }
 
-// PanicError is a panic of a subscription's handler.
+// PanicError reports a panic in the handler of a subscription.
 type PanicError struct {
-	Value any    // what the handler panicked with
-	Stack []byte // where
+	Value any    // the value passed to panic
+	Stack []byte // the stack of the panic
 }
 
-// Error tells the value.
+// Error returns a message with the value.
 func (e *PanicError) Error() string { return fmt.Sprintf("handler panicked: %v", e.Value) }
 
-// Unwrap gives the value, where it is an error.
+// Unwrap returns the value if it is an error, otherwise nil.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// fail gives an error the form of all errors of this package.
+// fail wraps err in the error type of this package, unless it already is one for sel.
 func fail(op string, sel Selector, err error) error {
-	if e, ok := err.(*errs.Error); ok && e.Pkg == "watch" && e.Key == sel.String() { //nolint:errorlint // as it is, not what it wraps
+	if e, ok := err.(*errs.Error); ok && e.Pkg == "watch" && e.Key == sel.String() { //nolint:errorlint // err itself
 		return err
 	}
 	return &errs.Error{Pkg: "watch", Op: op, Key: sel.String(), Unchanged: true, Err: err}
 }
 
-// errClosed is the end of all watches of a Watcher, and of new ones.
+// errClosed ends the watches of a closed Watcher and is returned by new ones.
 var errClosed = errs.ClosedError("watcher")
 
-// subscriptionClosed is the error of whoever waits for a subscription that has ended, with the error of its end, if any.
+// subscriptionClosed returns the error for callers that wait for a subscription that has ended.
+// cause is the subscription's error, if any.
 func subscriptionClosed(cause error) error {
 	closed := errs.ClosedError("subscription")
 	if e, ok := errors.AsType[*errs.Error](cause); ok {
@@ -71,7 +74,7 @@ func subscriptionClosed(cause error) error {
 	return closed
 }
 
-// Why a server-side watch ended. None of these reaches a caller as the end of a watch.
+// Reasons why a server-side watch ended. None of them ends the consumer's watch.
 var (
 	errEnded    = errors.New("the stream ended")
 	errNoAnswer = errors.New("no answer")
@@ -80,22 +83,22 @@ var (
 	errOutOfOrder = errors.New("the events of a response are out of order")
 )
 
-// refusal is an error that came in place of a confirmation that the watch is open.
+// refusal is an error that etcd has sent instead of the confirmation of a watch.
 type refusal struct{ err error }
 
 func (e *refusal) Error() string { return e.err.Error() }
 
-// Unwrap gives the error itself.
+// Unwrap returns the error that etcd has sent.
 func (e *refusal) Unwrap() error { return e.err }
 
-// compaction is etcd's word that the history from the revision asked for is gone.
+// compaction means that etcd has compacted the history that the watch needs.
 type compaction struct{ oldest int64 }
 
 func (e *compaction) Error() string { return "compacted" }
 
-// final returns the condition that makes err the end of a watch, and nil where trying again is right. An answer that a
-// watch is not permitted counts only in place of its confirmation: client/v3 may hand a refusal of one watch
-// to another one that shares its stream.
+// final returns the error with which err ends a watch, or nil if a retry is right. A permission
+// error counts only instead of a confirmation: client/v3 may report the refusal of one watch to
+// another one on the same stream.
 func final(err error) error {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {

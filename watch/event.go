@@ -7,17 +7,17 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// EventType says what happened to a key.
+// EventType is what happened to a key.
 type EventType int
 
 const (
 	// Put means that the key was created or changed.
 	Put EventType = iota
-	// Delete means that the key is gone: deleted, or its lease ended.
+	// Delete means that the key was deleted, or that its lease expired or was revoked.
 	Delete
 )
 
-// String is "put" or "delete".
+// String returns "put" or "delete".
 func (t EventType) String() string {
 	switch t {
 	case Put:
@@ -28,43 +28,47 @@ func (t EventType) String() string {
 	return "EventType(" + strconv.Itoa(int(t)) + ")"
 }
 
-// Event is one change of one key. Events are shared between watches: do not change them, nor the bytes of their values.
+// Event is one change of one key. Watches share events: do not modify them or the bytes of their
+// values.
 type Event struct {
 	Type EventType
 	Key  string // relative to the namespace
 
-	// Value is what was put, nil for a Delete. PrevValue is what was there before, with [WithPrevValue], as far as etcd
-	// still has it; Snapshot and Resync batches have none.
+	// Value is the new value, nil for a Delete. PrevValue is the value before the change if
+	// [WithPrevValue] is given and etcd still has it. Snapshot and Resync batches have no
+	// PrevValue.
 	Value, PrevValue []byte
 
-	// ModRevision is when it happened. A Delete has neither CreateRevision nor Version.
+	// ModRevision is the revision of the change. CreateRevision and Version are 0 for a Delete.
 	ModRevision, CreateRevision, Version int64
 	Lease                                clientv3.LeaseID
 }
 
-// weight is about how much memory an event holds.
+// weight estimates the memory of an event in bytes.
 func (e *Event) weight() int64 {
 	const fixed = 128
 	return int64(fixed + len(e.Key) + len(e.Value) + len(e.PrevValue))
 }
 
-// Kind says where the events of a batch come from.
+// Kind is where the events of a batch come from.
 type Kind int
 
 const (
-	// Live is exactly what was committed at Revision, or, where Folded is not 0, the latest of what piled up until then.
+	// Live is exactly what was committed at Revision. If Folded is not 0, it is the latest change
+	// of each key up to Revision.
 	Live Kind = iota
 	// Snapshot is the current state, as puts.
 	Snapshot
-	// Resync is the difference, as puts and deletes, between what the watch has told of and the current state: changes
-	// were lost to compaction or to a rewritten history, or were costlier to read again. A Resync that comes first, in
-	// a watch with WithSnapshot and WithAfter, is the whole state: what it does not name is gone.
+	// Resync is the difference between the delivered and the current state, as puts and deletes. It
+	// replaces changes that were compacted, that belong to a rewritten history, or that would have
+	// cost more to read than a list. If the first batch of a watch with WithSnapshot and WithAfter
+	// is a Resync, it is the whole state: every key that it does not contain is gone.
 	Resync
-	// Progress has no events: nothing happened up to Revision.
+	// Progress has no events: nothing else has changed up to Revision.
 	Progress
 )
 
-// String is "live", "snapshot", "resync" or "progress".
+// String returns "live", "snapshot", "resync" or "progress".
 func (k Kind) String() string {
 	switch k {
 	case Live:
@@ -79,17 +83,18 @@ func (k Kind) String() string {
 	return "Kind(" + strconv.Itoa(int(k)) + ")"
 }
 
-// A Batch is one revision's changes. After a batch with More == false everything up to Revision has been delivered: store
-// Revision, and start again with [WithAfter](Revision).
+// A Batch is the changes of one revision, or what its Kind says. After a batch with More == false,
+// every change up to Revision has been delivered: store Revision and start again with
+// [WithAfter](Revision).
 type Batch struct {
 	Kind     Kind
 	Revision int64
-	Events   []Event // in the order of the transaction; of a snapshot or resync, in key order, puts before deletes
-	More     bool    // a large snapshot or resync comes in several batches, usually of one Revision
-	Folded   int     // changes left out by WithCoalescing
+	Events   []Event // in transaction order; Snapshot and Resync: puts in key order, then deletes
+	More     bool    // more batches of the snapshot or resync follow, usually with the same Revision
+	Folded   int     // number of changes left out by WithCoalescing
 }
 
-// put is a key as it is, as an event.
+// put returns a key as a Put event. cut is the length of the namespace.
 func put(kv *mvccpb.KeyValue, cut int) Event {
 	return Event{
 		Type: Put, Key: string(kv.GetKey()[cut:]), Value: kv.GetValue(),
@@ -98,7 +103,7 @@ func put(kv *mvccpb.KeyValue, cut int) Event {
 	}
 }
 
-// convert is an event as etcd sends it, with a key that is cut bytes shorter.
+// convert returns an event of etcd as an Event. cut is the length of the namespace.
 func convert(ev *clientv3.Event, cut int) Event {
 	if ev.Type == clientv3.EventTypeDelete {
 		return Event{

@@ -17,13 +17,13 @@ type fold struct {
 type folded struct {
 	Event
 
-	times int // how often it has changed
-	order int // when, among all changes: those of one revision have an order too
+	times int // number of changes of the key
+	order int // index among all changes, since those of one revision are ordered too
 }
 
 func newFold() *fold { return &fold{latest: make(map[string]folded)} }
 
-// add folds in the changes of one revision, which is later than what is there.
+// add adds the changes of one revision, which must be later than those added before.
 func (f *fold) add(at position, events []Event) {
 	f.at = at
 	for i := range events {
@@ -38,7 +38,8 @@ func (f *fold) add(at position, events []Event) {
 	}
 }
 
-// batch is what happened after a position of the same history, in the order in which it did.
+// batch returns the latest changes after a position of the same history, in the order in which they
+// happened.
 func (f *fold) batch(after position) Batch {
 	var kept []folded
 	left := 0

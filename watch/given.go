@@ -9,18 +9,18 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// given is a Watcher of the user's own, in the place of a stream. It is used as it is, and not closed.
+// given is a source over a Watcher of the user, which it uses as it is and does not close.
 type given struct {
 	clientv3.Watcher
 
 	asks *progressRequests
 }
 
-// watch opens a watch and passes on what it says. A refusal and a stream that broke look alike there.
+// watch opens a watch and forwards its responses. It cannot tell a refusal from a broken stream.
 func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer {
 	in := g.Watch(clientv3.WithRequireLeader(ctx), k.from, k.options(at)...)
 	out := make(chan answer)
-	wg.Go(func() { // ends with ctx, or with the watch
+	wg.Go(func() { // ends with ctx or with the watch
 		defer close(out)
 		for {
 			var resp clientv3.WatchResponse
@@ -53,7 +53,8 @@ func (g given) answerOf(resp *clientv3.WatchResponse) answer {
 	return a
 }
 
-// progress asks on the stream of the watches, which client/v3 finds by the metadata.
+// progress requests progress on the stream of the watches, which client/v3 selects by the metadata
+// of ctx.
 func (g given) progress(ctx context.Context) error {
 	g.asks.add()
 	return g.RequestProgress(clientv3.WithRequireLeader(ctx))
@@ -65,10 +66,10 @@ func (given) peer() string { return "" }
 
 func (given) more() {}
 
-// Close does nothing: the Watcher is its owner's.
+// Close does nothing, because the Watcher belongs to the user.
 func (given) Close() error { return nil }
 
-// options are those of a watch.
+// options returns the options that open the watch with client/v3.
 func (k hubKey) options(at start) []clientv3.OpOption {
 	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithRev(at.rev)}
 	if at.fragments {

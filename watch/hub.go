@@ -10,42 +10,42 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// hub is one server-side watch and the log of what it delivers. Its goroutine alone reads the stream and writes the log;
-// it never waits for a consumer.
+// hub is a server-side watch and the log of its changes. Only the hub's goroutine reads the stream
+// and writes the log. It never waits for a consumer.
 type hub struct {
 	core *core
 	key  hubKey
 	span span
-	name string // of the first selector that asked for it
+	name string // the selector of the first watch
 
-	ctx  context.Context //nolint:containedctx // the life of the goroutine
+	ctx  context.Context //nolint:containedctx // ends the goroutine
 	stop context.CancelFunc
 	refs int // guarded by core.mu
 
-	wake    atomic.Pointer[bell]      // rung whenever consumers have something to look at
-	reached atomic.Pointer[position]  // what is in the log, zero before the first confirmation; set under mu, after the entries
-	history atomic.Pointer[historyID] // nil before the first confirmation; that of a new history is set under mu, with its gap
-	waits   atomic.Int64              // how many wait for the position to move
+	wake    atomic.Pointer[bell]      // rung when consumers must check the hub
+	reached atomic.Pointer[position]  // end of the log, zero at first; set under mu, after the entries
+	history atomic.Pointer[historyID] // nil at first; a new one is set under mu, with its gap
+	waits   atomic.Int64              // number of waiters for reached or whole to advance
 	heard   atomic.Int64              // when etcd last answered, in Unix nanoseconds; 0 before
-	whole   atomic.Pointer[time.Time] // everything that had happened by then is in the log; nil while that is not known
-	asked   chan struct{}             // somebody wants a progress report now
+	whole   atomic.Pointer[time.Time] // the log has every change made by then; nil if unknown
+	asked   chan struct{}             // holds one: a progress report is needed now
 
 	mu       sync.Mutex
 	tail     *node
 	state    State
 	since    time.Time
-	why      error // the last failure
+	why      error // the last error
 	reopened uint64
-	failed   error // the end, for all
+	failed   error // the error that ended the hub and all its watches
 	cursors  map[*cursor]struct{}
-	least    int64 // the smallest limit of a cursor, or lower
-	checked  int64 // the log's count when the cursors were last looked at
-	weighed  int64 // likewise its bytes
+	least    int64 // at most the smallest limit of a cursor
+	checked  int64 // the log's count at the last check of the cursors
+	weighed  int64 // the log's bytes at the last check of the cursors
 
-	flow // of the goroutine alone
+	flow // used by the hub's goroutine only
 }
 
-// bell wakes all who wait at it, once.
+// bell wakes all its waiters, once.
 type bell struct{ rung chan struct{} }
 
 func newBell() *bell { return &bell{rung: make(chan struct{})} }
@@ -65,7 +65,8 @@ func newHub(c *core, r *request) *hub {
 // ring wakes the consumers.
 func (h *hub) ring() { close(h.wake.Swap(newBell()).rung) }
 
-// attach puts a cursor at the end of the log, where everything after base will be, if the watch is open.
+// attach places a cursor at the end of the log, which will contain every change after base. ok is
+// false if the watch is not live.
 func (h *hub) attach(c *cursor) (base position, ok bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,27 +82,27 @@ func (h *hub) attach(c *cursor) (base position, ok bool, err error) {
 	return h.at(), true, nil
 }
 
-// at is the position of the log.
+// at returns the end of the log.
 func (h *hub) at() position { return *h.reached.Load() }
 
-// follows reports whether the log follows the history that p is a position of.
+// follows reports whether the log follows the history of p.
 func (h *hub) follows(p position) bool {
 	id := h.history.Load()
 	return id != nil && id.number == p.history
 }
 
-// detach forgets a cursor.
+// detach unregisters a cursor.
 func (h *hub) detach(c *cursor) {
 	h.mu.Lock()
 	delete(h.cursors, c)
 	h.mu.Unlock()
 }
 
-// publish appends to the log, which has everything up to a position then.
+// publish appends nodes to the log. The log then has every change up to the position to.
 func (h *hub) publish(nodes []*node, to position) {
 	h.mu.Lock()
 	if len(nodes) > 0 && nodes[0].gap != nil && nodes[0].gap.begins != nil {
-		h.history.Store(nodes[0].gap.begins) // with the gap: a cursor that is placed now stands behind it
+		h.history.Store(nodes[0].gap.begins) // with the gap: a cursor placed from now on stands behind it
 	}
 	last := h.tail
 	for _, n := range nodes {
@@ -121,8 +122,8 @@ func (h *hub) publish(nodes []*node, to position) {
 	}
 }
 
-// trim looks after cursors that lag, from time to time: each time the log has grown by a part of what the least patient
-// may lag, so that nobody holds much more.
+// trim trims the cursors that lag. To bound the memory of the log, it checks them each time the log
+// has grown by an eighth of the smallest limit or of bufferBytes.
 func (h *hub) trim() {
 	grown, weight := h.tail.count-h.checked, h.tail.bytes-h.weighed
 	if grown == 0 || grown < h.least/8 && weight < bufferBytes/8 {
@@ -138,7 +139,8 @@ func (h *hub) trim() {
 	}
 }
 
-// become changes the state.
+// become changes the state and wakes the consumers. why is the error that Status returns while
+// stale.
 func (h *hub) become(s State, since time.Time, why error) {
 	h.mu.Lock()
 	if h.state != s {
@@ -149,7 +151,7 @@ func (h *hub) become(s State, since time.Time, why error) {
 	h.ring()
 }
 
-// wholeAsOf says that everything that had happened by then is in the log.
+// wholeAsOf records that the log has every change made by t.
 func (h *hub) wholeAsOf(t time.Time) {
 	if last := h.whole.Load(); last == nil || t.After(*last) {
 		h.whole.Store(&t)
@@ -159,7 +161,7 @@ func (h *hub) wholeAsOf(t time.Time) {
 	}
 }
 
-// fail is the end of the hub and of all its watches.
+// fail ends the hub and all its watches with err.
 func (h *hub) fail(err error) {
 	h.core.forget(h)
 	h.mu.Lock()
@@ -168,14 +170,14 @@ func (h *hub) fail(err error) {
 	h.ring()
 }
 
-// failure is why the hub has ended, nil while it has not.
+// failure returns the error that ended the hub, or nil.
 func (h *hub) failure() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.failed
 }
 
-// status is how the server-side watch stands.
+// status returns the status of the server-side watch.
 func (h *hub) status() Status {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -189,8 +191,9 @@ func (h *hub) status() Status {
 	return s
 }
 
-// listing estimates how long it takes if all that follow the log and keep state list anew, and reports whether some of
-// them do, and all. Consumers that do not follow the log now join behind the gap.
+// listing estimates how long it takes until all state watches that follow the log have listed. It
+// reports whether some of the watches that follow the log are state watches, and whether all are.
+// Watches that do not follow the log join it behind the gap.
 func (h *hub) listing() (d time.Duration, some, all bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -207,8 +210,8 @@ func (h *hub) listing() (d time.Duration, some, all bool) {
 	return d, some, all
 }
 
-// What catching up costs, for the choice between the two ways: a list is a round trip and some microseconds a key; history
-// comes in turns of 100 ms with up to a thousand revisions.
+// Estimated costs of the two ways to catch up. A list takes a round trip and some microseconds a
+// key. History is delivered every 100 ms, up to a thousand revisions each time.
 const (
 	listOnce    = time.Millisecond
 	listKey     = 3 * time.Microsecond
@@ -222,7 +225,8 @@ func replayTime(revisions int64) time.Duration {
 	return time.Duration((revisions+replayBatch-1)/replayBatch) * replayTurn
 }
 
-// nodes makes nodes of events, one for each revision after a position, and returns how far they go.
+// nodes returns a node for each revision of events after a position, and the position that the
+// events reach. It returns errOutOfOrder if the events are not in order.
 func (s *span) nodes(events []*clientv3.Event, after position) (nodes []*node, to position, err error) {
 	to = after
 	last := int64(0)
@@ -233,7 +237,7 @@ func (s *span) nodes(events []*clientv3.Event, after position) (nodes []*node, t
 			return nil, after, fmt.Errorf("%w: revision %d after %d", errOutOfOrder, rev, last)
 		}
 		if last = rev; rev <= after.rev {
-			continue // had it before
+			continue // delivered before
 		}
 		to = after.at(rev)
 		from := len(out)
@@ -249,7 +253,7 @@ func (s *span) nodes(events []*clientv3.Event, after position) (nodes []*node, t
 	return nodes, to, nil
 }
 
-// revisions cuts events, which are in order, into those of one revision each.
+// revisions splits events, which must be in order, by revision.
 func revisions(events []*clientv3.Event) [][]*clientv3.Event {
 	var out [][]*clientv3.Event
 	for len(events) > 0 {

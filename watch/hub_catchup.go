@@ -8,15 +8,16 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// changeoverTimeout is how long a watch that has caught up may take to join the stream of live watches: the events that
-// come there meanwhile are kept in memory. changeoverPause is the pause before it tries again.
+// changeoverTimeout bounds how long a watch that has caught up may take to move to the stream of
+// live watches, because events that arrive there meanwhile are kept in memory. changeoverPause is
+// the pause before the next attempt.
 const (
 	changeoverTimeout = time.Second
 	changeoverPause   = 5 * time.Second
 )
 
-// openHistory opens a watch that delivers the history after the log. first is the header of the confirmation that the goal
-// is of.
+// openHistory opens a watch that delivers the history after the log. first is the header of the
+// confirmation from which goal was determined.
 func (h *hub) openHistory(s *seat, first *pb.ResponseHeader, goal position) (*stream, error) {
 	from := h.at()
 	st, err := s.open(h.ctx, &h.core.wg, h.key, start{rev: from.next(), fragments: h.fragments}, patienceMin)
@@ -33,9 +34,9 @@ func (h *hub) openHistory(s *seat, first *pb.ResponseHeader, goal position) (*st
 	return st, nil
 }
 
-// catchUp reads the history up to a goal over a stream for that purpose, since a watch that is catching up keeps etcd from
-// answering progress requests for all watches of its stream. Then it opens a watch on live, where it goes on without a gap.
-// If err is not nil, at is the stream that it happened on.
+// catchUp reads history up to goal. It uses a stream for catching up, because etcd does not answer
+// progress requests on a stream while one of its watches is catching up. It then opens a watch on
+// live, which continues without a gap. If err is not nil, at is the stream on which it happened.
 func (h *hub) catchUp(live *seat, first *pb.ResponseHeader, goal position) (st *stream, at *seat, err error) {
 	p := h.core.pool
 	s, err := p.acquire(h.ctx, h.suspect, h.avoid)
@@ -57,18 +58,19 @@ func (h *hub) catchUp(live *seat, first *pb.ResponseHeader, goal position) (st *
 	return st, s, nil
 }
 
-// changeover is the move of a hub from a stream for reading history to that of live watches.
+// changeover moves a hub from a stream for catching up to the stream of live watches.
 type changeover struct {
 	*hub
 
 	live   *seat
-	next   *stream // on live; nil before it is opened
+	next   *stream // the watch on live; nil before it is opened
 	until  position
 	opened time.Time
-	paused time.Time // no attempt before
+	paused time.Time // no attempt before this time
 }
 
-// run puts the history into the log until the watch on the stream of live watches goes on from there.
+// run appends the history to the log until the watch on the stream of live watches can continue
+// from there.
 func (c *changeover) run(history *stream, goal position) error {
 	answered := false
 	tick := time.NewTicker(askBehind)
@@ -92,7 +94,7 @@ func (c *changeover) run(history *stream, goal position) error {
 			}
 		case a, ok := <-live:
 			if err := a.failure(ok); err != nil {
-				return errMoves // to a stream that is opened anew
+				return errMoves // to a new stream of live watches
 			}
 			c.next.early = append(c.next.early, a)
 		case <-tick.C:
@@ -128,19 +130,19 @@ func (c *changeover) begin(history *stream) error {
 		if errors.Is(err, context.Canceled) {
 			return err
 		}
-		return errMoves // the next attempt finds out what is wrong with the stream
+		return errMoves // the next attempt determines what is wrong with the stream
 	}
 	hdr := next.first.header
 	if c.history.Load().mismatched(hdr) {
 		next.stop()
-		return errMoves // the next attempt finds out what has become of the history
+		return errMoves // the next attempt determines whether the history was rewritten
 	}
 	c.next, c.opened, c.until = next, time.Now(), c.hub.at().at(hdr.GetRevision())
 	history.ask()
 	return nil
 }
 
-// giveUpLate ends an attempt that takes too long.
+// giveUpLate abandons an attempt that has reached changeoverTimeout.
 func (c *changeover) giveUpLate() {
 	if c.next != nil && time.Since(c.opened) >= changeoverTimeout {
 		c.abandon()
@@ -148,7 +150,7 @@ func (c *changeover) giveUpLate() {
 	}
 }
 
-// abandon ends the watch on the stream of live watches, if there is one.
+// abandon cancels the watch on the stream of live watches, if there is one.
 func (c *changeover) abandon() {
 	if c.next != nil {
 		c.next.stop()

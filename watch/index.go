@@ -4,20 +4,20 @@ import (
 	"slices"
 )
 
-// index is what a state watch has told its consumer: which keys there are, and as of which revision.
+// index is the state that a state watch has delivered: the keys and their revisions.
 type index struct {
 	keys  map[string]known
-	round uint32 // of the current list
+	round uint32 // number of the current list
 }
 
 type known struct {
 	rev   int64
-	round uint32 // the last list that had the key
+	round uint32 // number of the last list that contained the key
 }
 
 func newIndex() *index { return &index{keys: make(map[string]known)} }
 
-// apply notes what the consumer is told.
+// apply updates the index with delivered events.
 func (x *index) apply(events []Event) {
 	for i := range events {
 		if e := &events[i]; e.Type == Delete {
@@ -31,7 +31,8 @@ func (x *index) apply(events []Event) {
 // begin starts a list.
 func (x *index) begin() { x.round++ }
 
-// unchanged reports whether the consumer knows a listed key as of rev. It remembers that the list has the key.
+// unchanged reports whether the consumer knows key at revision rev. It records that the current
+// list contains the key.
 func (x *index) unchanged(key []byte, rev int64) bool {
 	k, ok := x.keys[string(key)]
 	if !ok {
@@ -44,7 +45,7 @@ func (x *index) unchanged(key []byte, rev int64) bool {
 	return k.rev == rev
 }
 
-// gone returns the keys, in order, that the consumer knows and the list did not have.
+// gone returns the keys that the consumer knows and the current list did not contain, sorted.
 func (x *index) gone() []string {
 	var out []string
 	for key, k := range x.keys {

@@ -6,7 +6,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 )
 
-// Package lock watches its keys over the client of the watcher.
+// Package lock watches its keys over the client of a Watcher.
 var _ = keywatch.Provide(func(watcher any) (cli *clientv3.Client, own bool) {
 	w, ok := watcher.(*Watcher)
 	if !ok || w.core == nil {

@@ -11,17 +11,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// list delivers the current state, at base or later, as the difference to what the consumer knows. other says that what
-// it knows is of another history, in which revisions mean nothing, so that everything is told.
+// list delivers the current state, at base or later, as the difference to what the consumer knows.
+// other means that the consumer's state belongs to another history. Its revisions cannot be
+// compared, so list delivers everything.
 func (s *sub) list(kind Kind, base position, other bool) error {
 	changes := 0
-	whole := other || kind == Resync && s.told == (position{}) // a resync that comes first names everything
+	// A Resync that comes first contains the whole state.
+	whole := other || kind == Resync && s.told == (position{})
 	err := s.insist(func() error {
 		if !s.hub.follows(s.at) {
 			return errOtherHistory
 		}
 		if kind == Snapshot && s.told != (position{}) {
-			kind = Resync // of the state that was begun to be told
+			kind = Resync // part of the snapshot was delivered already
 		}
 		n, err := s.listOnce(kind, base, whole)
 		changes += n
@@ -43,11 +45,12 @@ func (s *sub) list(kind Kind, base position, other bool) error {
 	return err
 }
 
-// errCompactedList is a list that took longer than etcd keeps history. The next one begins at a newer revision.
+// errCompactedList means that the list took longer than etcd keeps history. The next attempt lists
+// at a newer revision.
 var errCompactedList = errors.New("history was compacted under the list")
 
-// historyReader reads from the history that a hub follows, and from no other: what is listed is put together with what is in
-// the log.
+// historyReader reads from the history that a hub follows, and fails if it is another one, because
+// a list must match the log.
 type historyReader struct {
 	scan.Reader
 
@@ -57,7 +60,8 @@ type historyReader struct {
 
 func (s *sub) reader() historyReader { return historyReader{s.core.lister, s.hub, s.at.history} }
 
-// Get reads. A scan begins with a Get, and goes on at its revision.
+// Get reads and checks the history. It is enough to check Get: a scan starts with it and continues
+// at its revision.
 func (r historyReader) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	resp, err := r.Reader.Get(ctx, key, opts...)
 	if err == nil {
@@ -69,10 +73,11 @@ func (r historyReader) Get(ctx context.Context, key string, opts ...clientv3.OpO
 	return resp, nil
 }
 
-// listChunk is how many events a batch of a list has at the most, where etcd's own chunks do not say.
+// listChunk is the maximum number of events in a batch that is not one of etcd's own chunks.
 const listChunk = 5000
 
-// listOnce makes one attempt, and says how many changes it has delivered. whole is everything, not only what has changed.
+// listOnce makes one attempt to list and returns the number of changes that it has delivered. If
+// whole is set, it delivers all keys, otherwise those that have changed.
 func (s *sub) listOnce(kind Kind, base position, whole bool) (n int, err error) {
 	sc := scan.New(s.reader(), s.policy, s.req.span.lists, scan.Options{})
 	give := func(events []Event, more bool) error {
@@ -80,7 +85,7 @@ func (s *sub) listOnce(kind Kind, base position, whole bool) (n int, err error) 
 		return s.give(Batch{Kind: kind, Revision: sc.Revision(), Events: events, More: more})
 	}
 	s.index.begin()
-	var held []Event // until it is known whether more will come
+	var held []Event // until it is known whether more follow
 	for kvs, err := range sc.Chunks(s.ctx) {
 		switch {
 		case err != nil:
@@ -109,7 +114,8 @@ func (s *sub) listOnce(kind Kind, base position, whole bool) (n int, err error) 
 	return n, give(held, false)
 }
 
-// changed is what a chunk of a list has that the consumer does not know, or all of it.
+// changed returns the puts for the keys of a chunk that the consumer does not know, or for all keys
+// if whole is set.
 func (s *sub) changed(kvs []*mvccpb.KeyValue, whole bool) []Event {
 	cut := len(s.req.span.ns)
 	out := make([]Event, 0, len(kvs))
@@ -121,7 +127,7 @@ func (s *sub) changed(kvs []*mvccpb.KeyValue, whole bool) []Event {
 	return out
 }
 
-// policy makes one step of a list.
+// policy runs one step of a list, with retries.
 func (s *sub) policy(ctx context.Context, step func(ctx context.Context) error) error {
 	return s.core.engine.Do(ctx, s.core.call("list", s.req.sel.String()), func(ctx context.Context, _ bool) error {
 		return step(ctx)

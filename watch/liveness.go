@@ -10,35 +10,35 @@ import (
 	"time"
 )
 
-// The times of a stream that watches share.
+// Intervals and timeouts of a shared stream.
 const (
-	idleInterval  = 30 * time.Second      // ±20 %: progress is requested even if nobody needs an answer
-	answerTimeout = 4 * time.Second       // a stream is dead if nothing has come for so long after a request
-	probeDelay    = 2 * time.Second       // without progress, a watch is created to see whether the stream answers that
-	retryProgress = 20 * time.Millisecond // a request that somebody waits for is repeated
-	retryUnneeded = time.Second           // and one that nobody waits for
+	idleInterval  = 30 * time.Second      // ±20 %: between requests that nobody needs
+	answerTimeout = 4 * time.Second       // a stream is dead after this long without an answer
+	probeDelay    = 2 * time.Second       // without a progress report, a watch is created as a probe
+	retryProgress = 20 * time.Millisecond // interval of repeated requests while a caller waits
+	retryUnneeded = time.Second           // interval of other repeated requests
 	jitterPercent = 20
 )
 
-// liveness finds out whether a stream answers. It sends nothing but one progress request every idleInterval, and one
-// when an answer is needed. See docs/watch-protocol.md.
+// liveness detects a stream that does not answer. It requests progress every idleInterval, and when
+// an answer is needed, and repeats a request that is not answered. See docs/watch-protocol.md.
 type liveness struct {
 	seat   *seat
 	wg     *sync.WaitGroup
-	needed chan struct{} // holds one: somebody needs an answer
+	needed chan struct{} // holds one: an answer is needed
 
-	patience time.Duration // without an answer the stream is dead
-	byWatch  bool          // a watch that is created says more than the lack of progress
-	paused   atomic.Bool   // the only watch of the stream reads history
+	patience time.Duration // the stream is dead after this long without a message
+	byWatch  bool          // without progress, a watch is created as a probe
+	paused   atomic.Bool   // the only watch of the stream is catching up
 }
 
-// newLiveness returns the liveness of a stream. One over a Watcher of the user's has one watch only, whose creation says
-// nothing about another.
+// newLiveness returns the liveness of a stream. byWatch must be false over a Watcher of the user:
+// each watch is treated as a stream of its own, and creating another one proves nothing about it.
 func newLiveness(s *seat, wg *sync.WaitGroup, patience time.Duration, byWatch bool) *liveness {
 	return &liveness{seat: s, wg: wg, needed: make(chan struct{}, 1), patience: patience, byWatch: byWatch}
 }
 
-// need asks for an answer of the stream. It does not wait.
+// need requests an answer of the stream. It does not wait.
 func (s *seat) need() { notify(s.liveness.needed) }
 
 // run checks the stream until it is retired or ctx ends. It returns an error if the stream is dead.
@@ -63,20 +63,21 @@ func (l *liveness) run(ctx context.Context) error {
 	}
 }
 
-// jittered is d ±20 %, so that many processes do not ask at once.
+// jittered returns d ±20 %, so that many processes do not send at the same time.
 func jittered(d time.Duration) time.Duration {
 	return d + time.Duration(rand.Int64N(int64(d)*2*jitterPercent/100)) - d*jitterPercent/100
 }
 
-// check requests progress and waits for the answer. That etcd does not answer proves little, since it does not while a
-// watch of the stream lags. So a watch is created then, which etcd confirms in any case, and cancelled. Once it is
-// confirmed, etcd has longer to answer.
+// check requests progress and waits for the answer. A missing answer proves little, because etcd
+// does not answer while a watch of the stream is catching up. If byWatch is set, check therefore
+// creates a watch after probeDelay, which etcd confirms in any case, and cancels it. Once that
+// watch is confirmed or refused, etcd has patienceMost to report progress.
 func (l *liveness) check(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	requests := l.seat.src.requests()
 	select {
-	case <-requests.answered: // of earlier
+	case <-requests.answered: // to an earlier request
 	default:
 	}
 	began := time.Now()
@@ -94,7 +95,7 @@ func (l *liveness) check(ctx context.Context) error {
 			if err == nil || wasRefused(err) {
 				patience = patienceMost
 			}
-			created = nil // if it failed, so does the stream, or it is silent
+			created = nil // on failure, the stream fails too, or is silent
 		case <-tick.C:
 			waited := time.Since(began)
 			if waited >= patienceMost || min(waited, l.seat.silent()) >= patience {
@@ -115,7 +116,7 @@ func (l *liveness) check(ctx context.Context) error {
 	}
 }
 
-// isNeeded reports whether somebody has asked for an answer since the last look.
+// isNeeded reports whether an answer was requested since the last call.
 func (l *liveness) isNeeded() bool {
 	select {
 	case <-l.needed:
@@ -129,11 +130,12 @@ func (l *liveness) isNeeded() bool {
 func (l *liveness) request(ctx context.Context) {
 	ctx, stop := context.WithTimeout(ctx, askWithin)
 	defer stop()
-	_ = l.seat.src.progress(ctx) // what is wrong with the stream shows in its watches
+	_ = l.seat.src.progress(ctx) // an error of the stream ends its watches
 }
 
-// create creates a watch that delivers nothing, and cancels it once it is confirmed or refused, which is the result. It
-// returns nil if it is not known yet what may be watched on the stream.
+// create creates a watch that delivers nothing, and cancels it once it is confirmed. The result is
+// nil or the error. create returns a nil channel if the stream has had no watch yet, so that no key
+// is known to be permitted.
 func (l *liveness) create(ctx context.Context) (result chan error) {
 	k := l.seat.key.Load()
 	if k == nil {
@@ -152,7 +154,7 @@ func (l *liveness) create(ctx context.Context) (result chan error) {
 	return result
 }
 
-// wasRefused reports whether err is the server's answer to a request for a watch.
+// wasRefused reports whether err is the server's answer to the creation of a watch.
 func wasRefused(err error) bool {
 	_, refused := errors.AsType[*refusal](err)
 	_, compacted := errors.AsType[*compaction](err)

@@ -11,35 +11,36 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// A WatcherOption is an option of [New].
+// A WatcherOption configures a Watcher; see [New].
 type WatcherOption func(*config)
 
-// An Option is an option of one watch: of [Watcher.Watch], [Watcher.Subscribe] or [Watcher.Consume].
+// An Option configures one watch; see [Watcher.Watch], [Watcher.Subscribe] and [Watcher.Consume].
 type Option func(*request)
 
-// config is what the options of a watcher add up to.
+// config is the result of the options of a watcher.
 type config struct {
 	namespace string
 	logger    *slog.Logger
 	resync    func(selector string, folded int)
 }
 
-// WithNamespace puts everything below dir: selectors and event keys are relative to it, and nothing outside is seen.
-// Default: no namespace.
+// WithNamespace makes selectors and event keys relative to dir. Keys outside of dir are not
+// visible. Default: no namespace.
 func WithNamespace(dir string) WatcherOption { return func(c *config) { c.namespace = dir } }
 
-// WithLogger sets the logger for lost streams (Debug), gaps and resyncs (Info), the beginning and the end of an outage (Warn:
-// for all watches at once, at most once a minute), and handlers that panic (Error). Default: [slog.Default], from the level
-// Warn up.
+// WithLogger sets the logger. Lost streams are logged at Debug, gaps and resyncs at Info, the
+// beginning and the end of an outage at Warn (for all watches together, at most once a minute), and
+// panics of handlers at Error. Default: [slog.Default], from Warn up.
 func WithLogger(l *slog.Logger) WatcherOption { return func(c *config) { c.logger = l } }
 
-// WithResyncHook has f called after each resync of a state watch, with the selector and the number of changes that the
-// difference came to. f runs in the watch's goroutine, for several watches at once: it must be quick. Default: none.
+// WithResyncHook calls f after each resync of a state watch, with the selector and the number of
+// changes in the difference. f runs on the watch's goroutine, concurrently for several watches, and
+// must return quickly. Default: none.
 func WithResyncHook(f func(selector string, folded int)) WatcherOption {
 	return func(c *config) { c.resync = f }
 }
 
-// newConfig applies the options; what is wrong with them is the error.
+// newConfig applies the options and returns the namespace. err is the error of an invalid one.
 func newConfig(opts []WatcherOption) (c config, ns string, err error) {
 	for _, o := range opts {
 		if o != nil {
@@ -51,13 +52,13 @@ func newConfig(opts []WatcherOption) (c config, ns string, err error) {
 	return c, ns, err
 }
 
-// The bounds of a consumer that lags.
+// How far a watch may lag, in events and in bytes.
 const (
 	defaultBuffer = 4096
 	bufferBytes   = 16 << 20
 )
 
-// request is what the options of one watch add up to.
+// request is the result of the options of one watch.
 type request struct {
 	sel  Selector
 	span span
@@ -67,54 +68,60 @@ type request struct {
 	after    int64
 	afterSet bool
 	prev     bool
-	puts     bool // only
-	deletes  bool // only
+	puts     bool // only puts
+	deletes  bool // only deletes
 	coalesce bool
 	every    time.Duration
 	everySet bool
 	buffer   int
 }
 
-// WithSnapshot starts with the current state, and makes the watch keep an index of keys, so that lost history becomes a
-// [Resync] batch instead of an error. Default: changes from now on, and a [*CompactedError].
+// WithSnapshot starts with the current state. The watch keeps an index of keys, so that it delivers
+// a [Resync] batch if history is lost. Default: the watch starts from now, and ends with a
+// [*CompactedError] if changes that it needs are compacted.
 func WithSnapshot() Option { return func(r *request) { r.snapshot = true } }
 
-// WithAfter starts with the first change after rev, a Batch.Revision of an earlier watch. If that is compacted, the watch
-// ends with [*CompactedError]; together with [WithSnapshot] it goes on with a Resync of the whole state, and does so too where
-// a list is cheaper than what has happened since. If rev lies
-// ahead of the cluster, it ends with [ErrHistoryRewritten]. Default: from now on.
+// WithAfter starts with the first change after rev, a Batch.Revision of an earlier watch. If
+// changes after rev were compacted, the watch ends with a [*CompactedError]. Together with
+// [WithSnapshot] it delivers a Resync of the whole state instead, also if a list is cheaper than
+// the changes since rev. If rev is ahead of the cluster, the watch ends with [ErrHistoryRewritten].
+// Default: from now on.
 func WithAfter(rev int64) Option {
 	return func(r *request) { r.after, r.afterSet = rev, true }
 }
 
-// WithPrevValue fills Event.PrevValue of live events. It costs etcd a read per event. Default: not filled.
+// WithPrevValue sets Event.PrevValue of live events. It costs etcd a read per event. Default: not
+// set.
 func WithPrevValue() Option { return func(r *request) { r.prev = true } }
 
-// WithPutsOnly leaves deletes out. Default: both.
+// WithPutsOnly omits deletes. Default: both.
 func WithPutsOnly() Option { return func(r *request) { r.puts = true } }
 
-// WithDeletesOnly leaves puts out; it does not go with [WithSnapshot]. Default: both.
+// WithDeletesOnly omits puts. Together with [WithSnapshot] it is invalid. Default: both.
 func WithDeletesOnly() Option { return func(r *request) { r.deletes = true } }
 
-// WithProgress delivers a [Progress] batch at the start of a watch that has no snapshot, and then whenever nothing was
-// delivered for the given time while the cluster's revision moved on. It costs a message each time. Progress is requested
-// once a second at the most, so shorter times gain nothing. Default: none; Consume has 30 s.
+// WithProgress delivers a [Progress] batch at the start of a watch without a snapshot, and whenever
+// nothing was delivered for the given time while the cluster's revision advanced. Each costs a
+// message. Progress is requested at most once a second, so shorter times gain nothing. Default:
+// none, and 30 s for Consume.
 func WithProgress(every time.Duration) Option {
 	return func(r *request) { r.every, r.everySet = every, true }
 }
 
-// WithBuffer sets how many events the watch may lag before it loses its place, as the package comment describes. Default
-// 4096. A lag of 16 MiB is too much in any case, a single batch never is.
+// WithBuffer sets how many events the watch may lag before it loses its place in the log; see Slow
+// consumers in the package documentation. A lag of 16 MiB is always too much, a single batch never.
+// Default: 4096.
 func WithBuffer(events int) Option { return func(r *request) { r.buffer = events } }
 
-// WithCoalescing gives a slow consumer everything that has piled up as one batch, with the latest change of each key.
-// Default: every change in its own batch.
+// WithCoalescing delivers what a slow consumer is missing as one batch, with the latest change of
+// each key. What exceeds the limits of [WithBuffer] comes in more batches, or with [WithSnapshot]
+// as a [Resync]. Default: every change in a batch of its revision.
 func WithCoalescing() Option { return func(r *request) { r.coalesce = true } }
 
-// WithPartialPrefix allows a prefix that does not end in "/". Default: refused.
+// WithPartialPrefix allows a prefix that does not end in "/". Default: such a prefix is invalid.
 func WithPartialPrefix() Option { return func(r *request) { r.partial = true } }
 
-// newRequest applies the options of one watch below ns and checks them. Nothing is sent before.
+// newRequest applies the options of one watch below ns and validates them. It sends nothing.
 func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 	r := &request{sel: s, buffer: defaultBuffer}
 	for _, o := range opts {
@@ -149,7 +156,8 @@ func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 	return r, errors.Join(complaints...)
 }
 
-// key says which server-side watch serves a request. State watches filter by themselves: the index needs all events.
+// key returns the key of the server-side watch that serves the request. State watches share one
+// with all events, because their index needs them.
 func (r *request) key() hubKey {
 	k := hubKey{ns: r.span.ns, from: r.span.From, to: r.span.To, prev: r.prev, hide: r.span.hide}
 	if !r.snapshot {
@@ -158,7 +166,7 @@ func (r *request) key() hubKey {
 	return k
 }
 
-// filters reports whether the watch has to leave out events by itself, and wants says which it keeps.
+// filters reports whether the watch itself must omit events. wants reports which it delivers.
 func (r *request) filters() bool { return r.snapshot && r.puts }
 
 func (r *request) wants(e *Event) bool { return !r.puts || e.Type == Put }

@@ -13,11 +13,12 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// outageThreshold is how many attempts in a row fail before that is an outage: the first is repeated soon, elsewhere, so that
-// the restart of a member is none.
+// outageThreshold is the number of consecutive failed attempts that make an outage. A single
+// failure is retried soon at another member, so that the restart of a member is no outage.
 const outageThreshold = 2
 
-// outages logs when watches are interrupted and when all of them go on: one record each for all watches of a Watcher.
+// outages logs when watches are interrupted and when all continue, with one record each for all
+// watches of a Watcher.
 type outages struct {
 	log *slog.Logger
 
@@ -30,7 +31,7 @@ func newOutages(log *slog.Logger) *outages {
 	return &outages{log: log, failing: make(map[any]struct{})}
 }
 
-// failed says that an attempt of who has failed, the last of several in a row.
+// failed records a failed attempt of who. inARow is the number of consecutive failures.
 func (o *outages) failed(who any, selector string, inARow int, err error) {
 	if inARow < outageThreshold {
 		return
@@ -44,14 +45,14 @@ func (o *outages) failed(who any, selector string, inARow int, err error) {
 	}
 }
 
-// ended says that who makes no more attempts. That one which failed was given up does not end an outage.
+// ended records that who makes no more attempts. It does not end an outage.
 func (o *outages) ended(who any) {
 	o.mu.Lock()
 	delete(o.failing, who)
 	o.mu.Unlock()
 }
 
-// succeeded says that an attempt of who has succeeded.
+// succeeded records a successful attempt of who.
 func (o *outages) succeeded(who any) {
 	o.mu.Lock()
 	delete(o.failing, who)
@@ -66,7 +67,7 @@ func (o *outages) succeeded(who any) {
 	}
 }
 
-// explained adds to a lack of answers why the client has no connection, if it has none.
+// explained adds to errNoAnswer why the client has no connection, if it has none.
 func explained(cli *clientv3.Client, err error) error {
 	if !errors.Is(err, errNoAnswer) {
 		return err

@@ -10,28 +10,29 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// noWatch is the ID in answers that are about no single watch: refusals, and progress of all watches on the stream.
+// noWatch is the watch ID of responses that do not belong to a single watch: refusals, and progress
+// of all watches on the stream.
 const noWatch = clientv3.InvalidWatchID
 
-// pipe is one gRPC stream with the watches on it. Client/v3's own would open the stream again by itself, keep whatever a
-// slow reader leaves, and may hang when a watch is refused while another one ends; this one is opened once, keeps
-// little, and ends with the stream.
+// pipe is one gRPC stream with its watches. client/v3's own stream reopens by itself, buffers
+// whatever a slow reader leaves, and may hang if a watch is refused while another one ends. A pipe
+// is opened once, buffers little, and ends with its stream.
 //
-// etcd confirms or refuses the watches of a stream in the order in which they were asked for. A refusal names no watch,
-// so that order is how it finds its own.
+// etcd confirms or refuses the watches of a stream in the order of their requests. A refusal names
+// no watch, so this order determines which one it is for.
 type pipe struct {
-	ctx  context.Context //nolint:containedctx // the life of the stream
+	ctx  context.Context //nolint:containedctx // ends the stream
 	stop context.CancelFunc
-	up   chan struct{} // closed when the stream is open, or will never be
-	pace chan struct{} // holds a token for each response that may be received; nil if all may
+	up   chan struct{} // closed once the stream is open or has failed to open
+	pace chan struct{} // holds a token if a response may be received; nil if all may
 	wg   sync.WaitGroup
 
 	asks *progressRequests
 
-	turn chan struct{} // holds a token while a message is sent: they go one by one, and in the order of asked
+	turn chan struct{} // holds a token while a message is sent: one at a time, in the order of asked
 
 	mu     sync.Mutex
-	wire   pb.Watch_WatchClient // never changes once it is there
+	wire   pb.Watch_WatchClient // set once
 	at     string               // the peer
 	asked  []*tap               // not confirmed yet, in order
 	open   map[int64]*tap
@@ -39,14 +40,14 @@ type pipe struct {
 	closed bool
 }
 
-// opening says how a stream is opened.
+// opening is how a stream is opened.
 type opening struct {
 	avoid string // a peer to avoid
-	limit int    // of the size of a response, 0 for the client's
-	paced bool   // a response is received only when more was called
+	limit int    // maximum size of a response, 0 for the client's
+	paced bool   // each response is received only after a call of more
 }
 
-// newPipe starts to open a stream, and returns at once.
+// newPipe starts to open a stream. It does not wait.
 func newPipe(ctx context.Context, d *dialer, o opening) *pipe {
 	p := &pipe{up: make(chan struct{}), turn: make(chan struct{}, 1), asks: newProgressRequests(), open: make(map[int64]*tap)}
 	p.ctx, p.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
@@ -74,7 +75,7 @@ func (p *pipe) run(d *dialer, o opening) {
 		var resp *pb.WatchResponse
 		if resp, err = s.Recv(); err == nil {
 			if !p.route(resp) {
-				p.more() // for nobody any more
+				p.more() // no watch will call it for this response
 			}
 		}
 	}
@@ -85,11 +86,11 @@ func (p *pipe) run(d *dialer, o opening) {
 func (p *pipe) more() {
 	select {
 	case p.pace <- struct{}{}:
-	default: // it is allowed already, or always
+	default: // allowed already, or not paced
 	}
 }
 
-// fail ends all watches.
+// fail ends all watches with err.
 func (p *pipe) fail(err error) {
 	p.stop()
 	p.mu.Lock()
@@ -106,7 +107,7 @@ func (p *pipe) fail(err error) {
 	}
 }
 
-// watch asks for a watch. It lives as long as ctx.
+// watch requests a watch that lasts until ctx ends.
 func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, at start) <-chan answer {
 	t := &tap{ctx: ctx, ch: make(chan answer, queued)}
 	select {
@@ -135,7 +136,8 @@ func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, at start)
 	return t.ch
 }
 
-// leave ends a watch whose context has ended. One that etcd has yet to confirm is ended when it does.
+// leave cancels a watch whose context has ended. If etcd has not confirmed it yet, confirm cancels
+// it.
 func (p *pipe) leave(t *tap) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -146,7 +148,7 @@ func (p *pipe) leave(t *tap) {
 	p.cancel(t.id)
 }
 
-// cancel has etcd end a watch. The caller holds p.mu.
+// cancel sends the cancellation of a watch. p.mu must be held.
 func (p *pipe) cancel(id int64) {
 	if p.closed {
 		return
@@ -163,7 +165,7 @@ func (p *pipe) cancel(id int64) {
 	})
 }
 
-// progress asks for the progress of all watches of the stream.
+// progress requests a progress report for all watches of the stream.
 func (p *pipe) progress(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,13 +176,14 @@ func (p *pipe) progress(context.Context) error {
 	case p.turn <- struct{}{}:
 		p.asks.add()
 		p.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
-	default: // somebody is sending: the stream is stuck, or the next request comes through
+	default: // a message is being sent: the stream is stuck, or the next request succeeds
 	}
 	return nil
 }
 
-// send sends a message and passes the turn on, which the caller has taken. Nobody waits for that: a stream that takes
-// nothing more would keep them from noticing it. What is wrong with the stream is what Recv says. The caller holds p.mu.
+// send sends a message on a goroutine of its own, because Send blocks on a stream that is stuck.
+// The caller must hold the token of turn, which send returns, and p.mu. An error of the stream is
+// reported by Recv.
 func (p *pipe) send(m *pb.WatchRequest) {
 	if p.closed {
 		<-p.turn
@@ -194,7 +197,7 @@ func (p *pipe) send(m *pb.WatchRequest) {
 
 func (p *pipe) requests() *progressRequests { return p.asks }
 
-// peer is where the stream ends, "" where that is not known.
+// peer returns the address of the stream's peer, or "" if it is unknown.
 func (p *pipe) peer() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,7 +214,8 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-// route hands one answer to the watch that it is for, and reports whether somebody takes it: the watch may have left.
+// route passes a response to its watches. It reports whether one of them takes it, since a watch
+// may have left.
 func (p *pipe) route(resp *pb.WatchResponse) bool {
 	var to []*tap
 	var asOf time.Time
@@ -240,12 +244,13 @@ func (p *pipe) route(resp *pb.WatchResponse) bool {
 	return taken
 }
 
-// confirm is etcd's answer to the watch that was asked for first. It reports whether that is still wanted.
+// confirm handles the confirmation or refusal of the oldest request. It reports whether the watch
+// still wants it.
 func (p *pipe) confirm(resp *pb.WatchResponse) bool {
 	p.mu.Lock()
 	if len(p.asked) == 0 {
 		p.mu.Unlock()
-		return false // never seen: etcd answers once each
+		return false // never happens: etcd answers each request once
 	}
 	t := p.asked[0]
 	p.asked = p.asked[1:]

@@ -14,66 +14,68 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// source is a way to the server: a stream of the engine's own, or a Watcher of the user's.
+// source is a connection to the server: a stream of this package, or a Watcher of the user.
 type source interface {
-	// watch asks for a watch, which lives as long as ctx. It blocks while there is no connection.
-	// wg has the goroutines that it leaves behind, until ctx ends.
+	// watch requests a watch that lasts until ctx ends. It blocks while there is no connection.
+	// Goroutines that outlive the call are added to wg and end with ctx.
 	watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer
-	// progress requests a progress report on all watches.
+	// progress requests a progress report for all watches.
 	progress(ctx context.Context) error
-	// requests are the progress requests.
+	// requests returns the progress requests.
 	requests() *progressRequests
-	// peer is the server, "" where it is not known.
+	// peer returns the address of the server, or "" if it is unknown.
 	peer() string
-	// more allows one more response to be received, where each is asked for.
+	// more allows one more response to be received, if the source is paced.
 	more()
 	Close() error
 }
 
-// maxStreams is how many gRPC streams a pool may hold for watches that read history; one of them is kept for suspects.
+// maxStreams is the maximum number of gRPC streams for catching up. One of them is reserved for
+// suspects.
 const maxStreams = 16
 
-// pool holds the streams of a client: one for all watches that are live, and others for those that read history.
+// pool holds the streams of a client: one for all live watches, and others for catching up and for
+// replays.
 type pool struct {
-	ctx  context.Context //nolint:containedctx // the life of all streams
+	ctx  context.Context //nolint:containedctx // ends all streams
 	wg   *sync.WaitGroup
-	dead func(peer string) // is told of streams that do not answer
-	dial *dialer           // nil with user
-	user clientv3.Watcher  // the client's Watcher where it is the user's own
+	dead func(peer string) // called with the peer of a stream that does not answer
+	dial *dialer           // nil if user is used
+	user clientv3.Watcher  // the client's Watcher, if it is not client/v3's own
 
 	mu      sync.Mutex
-	live    *seat         // of live watches; nil while there are none
-	needed  time.Time     // when the streams were asked because a call was overdue
-	seats   []*seat       // of those that read history
-	replays int           // how many replays have a stream of their own
-	idle    []*seat       // streams of replays that have ended, the oldest first, for those that begin while others go on
-	suspect chan struct{} // holds a token while somebody is tried alone
+	live    *seat         // for live watches; nil while there are none
+	needed  time.Time     // when need last requested answers
+	seats   []*seat       // for catching up; with user, for live watches too
+	replays int           // number of replays that use a stream of their own
+	idle    []*seat       // streams of ended replays, oldest first, for new ones to reuse
+	suspect chan struct{} // holds a token while a suspect has a stream
 }
 
-// seat is one stream with those who watch over it.
+// seat is one stream and its users, the tenants.
 type seat struct {
 	src source
 
 	tenants int           // guarded by the pool
-	most    int           // that it ever had
-	alone   bool          // a suspect sits here
-	own     bool          // of a replay, which nobody shares
-	limit   int           // with own: that of the size of responses
-	gone    chan struct{} // closed when the stream is no good any more: whoever is left moves
-	cause   error         // why, once it is closed
+	most    int           // the maximum of tenants so far
+	alone   bool          // used by a suspect, which shares it with nobody
+	own     bool          // used by a replay, which shares it with nobody
+	limit   int           // with own: maximum size of a response
+	gone    chan struct{} // closed when the stream is retired: its tenants must move
+	cause   error         // why it was retired; set before gone is closed
 	born    time.Time
-	heard   atomic.Int64 // how long after born it last answered anybody
+	heard   atomic.Int64 // when it last answered a watch, as the time since born
 
-	key      atomic.Pointer[hubKey] // of the last watch that was opened; nil before
-	liveness *liveness              // of the one for live watches
+	key      atomic.Pointer[hubKey] // of the watch opened last; nil before
+	liveness *liveness              // of a stream for live watches, otherwise nil
 }
 
 func newSeat(s source) *seat { return &seat{src: s, gone: make(chan struct{}), born: time.Now()} }
 
-// isLive reports whether the stream is for watches that are live.
+// isLive reports whether the stream is for live watches.
 func (s *seat) isLive() bool { return s.liveness != nil }
 
-// silent is for how long the stream has not answered anybody.
+// silent returns the time since the stream last answered a watch.
 func (s *seat) silent() time.Duration { return time.Since(s.born) - time.Duration(s.heard.Load()) }
 
 func newPool(ctx context.Context, wg *sync.WaitGroup, cli *clientv3.Client) *pool {
@@ -86,9 +88,9 @@ func newPool(ctx context.Context, wg *sync.WaitGroup, cli *clientv3.Client) *poo
 	return p
 }
 
-// join takes a seat on the stream of live watches, which is opened if there is none, at another peer than the one to avoid
-// where there is one. Over a Watcher of the user's, which may have any number of streams, each watch has a seat of its own,
-// with the given patience. release must follow.
+// join adds a tenant to the stream of live watches. If there is none, it opens one, to a peer other
+// than avoid if possible. Over a Watcher of the user, which may have any number of streams, each
+// watch gets a seat of its own with the given patience. release must follow.
 func (p *pool) join(avoid string, patience time.Duration) *seat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,7 +107,7 @@ func (p *pool) join(avoid string, patience time.Duration) *seat {
 	return p.take(p.live)
 }
 
-// watchOver has a stream retired if it is dead.
+// watchOver checks a stream in the background and retires it if it is dead.
 func (p *pool) watchOver(s *seat, l *liveness) {
 	s.liveness = l
 	p.wg.Go(func() {
@@ -118,10 +120,10 @@ func (p *pool) watchOver(s *seat, l *liveness) {
 	})
 }
 
-// needInterval is how often calls that are overdue have a stream asked at the most.
+// needInterval is the minimum interval between two calls of need that have an effect.
 const needInterval = time.Second
 
-// need asks for an answer of each stream of live watches, since something else of the client is overdue.
+// need requests an answer of each stream of live watches, because a call of the client is overdue.
 func (p *pool) need() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,8 +141,9 @@ func (p *pool) need() {
 	}
 }
 
-// acquire takes a seat for reading history, on a stream of its own while there are few. avoid is the peer that has just
-// failed. A suspect gets the one that nobody shares, and waits for it; release must follow.
+// acquire adds a tenant to a stream for catching up. It opens a new stream while there are few.
+// avoid is the peer that has just failed. A suspect waits for the reserved stream, which it shares
+// with nobody. release must follow.
 func (p *pool) acquire(ctx context.Context, suspect bool, avoid string) (*seat, error) {
 	if suspect {
 		select {
@@ -157,7 +160,7 @@ func (p *pool) acquire(ctx context.Context, suspect bool, avoid string) (*seat, 
 	var best *seat
 	for _, s := range p.seats {
 		if best == nil || s.tenants <= best.tenants {
-			best = s // the youngest of those: its token is the freshest
+			best = s // the youngest of them, which has the newest token
 		}
 	}
 	if len(p.seats) < maxStreams-1 {
@@ -177,8 +180,8 @@ func (p *pool) open(avoid string) *seat {
 	return newSeat(newPipe(p.ctx, p.dial, opening{avoid: avoid}))
 }
 
-// forReplay opens a stream for a replay, which receives responses up to a limit (0 for what the client receives), and each
-// only when it is asked for. release must follow.
+// forReplay returns a stream for a replay. It receives responses up to limit (0 for the client's
+// limit), each only after a call of more. release must follow.
 func (p *pool) forReplay(limit int, avoid string) *seat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,8 +200,8 @@ func (p *pool) forReplay(limit int, avoid string) *seat {
 	return p.take(s)
 }
 
-// release gives a seat back. A stream that broke, or that refuses a tenant because its token is too old, takes nobody any
-// more, sends the others away, and ends with its last tenant, as one that nobody uses does.
+// release removes a tenant and closes the stream with the last one. If broken is set, it also
+// retires the stream: it broke, or it refuses a watch because its token is too old.
 func (p *pool) release(s *seat, broken bool) {
 	if s.own {
 		p.releaseOwn(s, broken)
@@ -214,13 +217,14 @@ func (p *pool) release(s *seat, broken bool) {
 	if !last {
 		return
 	}
-	_ = s.src.Close() // has no error to tell
+	_ = s.src.Close() // always nil
 	if s.alone {
 		<-p.suspect
 	}
 }
 
-// retire lets nobody join a stream any more, and sends away who is there. The caller holds mu.
+// retire removes a stream from the pool, so that no watch joins it, and makes its tenants move.
+// p.mu must be held.
 func (p *pool) retire(s *seat, cause error) {
 	at := slices.Index(p.seats, s)
 	switch {
@@ -229,15 +233,15 @@ func (p *pool) retire(s *seat, cause error) {
 	case at >= 0:
 		p.seats = slices.Delete(p.seats, at, at+1)
 	default:
-		return // before
+		return // not in the pool, or retired already
 	}
 	s.cause = cause
 	close(s.gone)
 }
 
-// releaseOwn gives the stream of a replay back. It serves other replays while there are any, since a new stream may cost a
-// login. The last maxStreams of them are kept: one replay can go on for hours, and a stream whose limit is unusual is of no
-// use to others.
+// releaseOwn releases the stream of a replay. It is kept for other replays while there are any,
+// because a new stream may cost a login. At most maxStreams are kept, the newest ones: a replay may
+// last for hours, and streams with an unusual limit are of no use to others.
 func (p *pool) releaseOwn(s *seat, broken bool) {
 	p.mu.Lock()
 	s.tenants--
@@ -258,25 +262,25 @@ func (p *pool) releaseOwn(s *seat, broken bool) {
 	}
 	p.mu.Unlock()
 	for _, s := range ends {
-		_ = s.src.Close() // has no error to tell
+		_ = s.src.Close() // always nil
 	}
 }
 
-// shared reports whether the seat ever had two tenants at once, so that the one's fate may have been the other's fault, or
-// is one to try suspects on.
+// shared reports whether another tenant may be to blame if the stream broke, because it had several
+// at once, or whether the stream is the one for suspects.
 func (p *pool) shared(s *seat) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return s.alone || s.most > 1
 }
 
-// streams is how many streams there are.
+// streams returns the number of streams.
 func (p *pool) streams() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := len(p.seats)
 	if p.user != nil {
-		n = min(n, 1) // as far as is known
+		n = min(n, 1) // the number of the user's streams is unknown
 	}
 	if p.live != nil {
 		n++
@@ -284,14 +288,14 @@ func (p *pool) streams() int {
 	return n + len(p.suspect) + p.replays + len(p.idle)
 }
 
-// largerThanMax is in gRPC's error for a message that was refused for its size.
+// largerThanMax is part of gRPC's error for a message that exceeds the maximum size.
 const largerThanMax = "larger than max"
 
-// hidesRefusal reports whether replays that deliver nothing may be those of responses that were refused for their size: a
-// Watcher of the user's does not say.
+// hidesRefusal reports whether replays that deliver nothing may have failed because a response
+// exceeded the maximum size. A Watcher of the user does not report that.
 func (p *pool) hidesRefusal(stalls int) bool { return p.user != nil && stalls >= maxStalls }
 
-// oversized reports whether a stream broke because a message was larger than the client receives.
+// oversized reports whether a stream broke because a message exceeded the client's maximum size.
 func oversized(err error) bool {
 	return err != nil && retry.Code(err) == codes.ResourceExhausted && strings.Contains(retry.Message(err), largerThanMax)
 }

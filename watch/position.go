@@ -2,18 +2,20 @@ package watch
 
 import "cmp"
 
-// A position says how much of the cluster's changes is there: all of them, up to revision rev of a history. The log of a
-// hub has one, each consumer has one, and what is missing lies between two of them.
+// A position describes which of the cluster's changes are complete: all up to revision rev of a
+// history. The log of a hub has a position, and so has each consumer. A consumer is missing what
+// lies between the two.
 //
-// Histories are numbered from 1, and the number rises whenever the cluster turns out to have another history: revisions start
-// over then, so that those of different histories cannot be compared. Positions can: they are ordered by history first.
-// The zero position is before everything.
+// Histories are numbered from 1. The number rises whenever the cluster turns out to have another
+// history. Revisions then start over, so revisions of different histories cannot be compared.
+// Positions can: they are ordered by history first. The zero position is before all others.
 //
-// These hold for every log and every consumer, because advance never goes back and span.nodes checks the order of events:
+// The following holds for every log and every consumer, because advance never goes back and
+// span.nodes checks the order of events:
 //
-//   - Its position never goes back in that order.
-//   - It moves to a revision only if every change up to that revision was appended to the log, or handed to the consumer, or
-//     lies in a gap that the consumer has crossed.
+//   - Its position never goes back.
+//   - It moves to a revision only if every change up to that revision was appended to the log, or
+//     delivered to the consumer, or lies in a gap that the consumer has crossed.
 //   - The entries after the position of a log have later revisions, in rising order.
 type position struct {
 	history uint64
@@ -25,13 +27,13 @@ func (p position) compare(q position) int {
 	return cmp.Or(cmp.Compare(p.history, q.history), cmp.Compare(p.rev, q.rev))
 }
 
-// reaches reports whether everything up to q is there.
+// reaches reports whether p is q or later: everything up to q is complete.
 func (p position) reaches(q position) bool { return p.compare(q) >= 0 }
 
-// next is the first revision that is not there.
+// next returns the first revision after p.
 func (p position) next() int64 { return p.rev + 1 }
 
-// at is revision rev of the same history.
+// at returns revision rev of the history of p.
 func (p position) at(rev int64) position { return position{history: p.history, rev: rev} }
 
 // advance returns the later of p and q.
@@ -42,7 +44,7 @@ func (p position) advance(q position) position {
 	return q
 }
 
-// rewritten is revision rev of the history that begins after that of p.
+// rewritten returns revision rev of the history that follows the one of p.
 func (p position) rewritten(rev int64) position {
 	return position{history: p.history + 1, rev: rev}
 }

@@ -11,24 +11,27 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// stallTimeout is how long a consumer may be busy with one batch before the stream of its replay is closed, so that etcd
-// need not keep what comes next. A Watcher of the user's keeps everything that arrives: there it is the time for a response.
+// stallTimeout is how long a consumer may take for one batch before the stream of its replay is
+// closed, so that etcd does not have to keep what follows. A Watcher of the user buffers everything
+// that arrives. Over one, givenStallTimeout applies, to a whole response.
 const (
 	stallTimeout      = 5 * time.Second
 	givenStallTimeout = 200 * time.Millisecond
 )
 
-// errStalled is a replay that was given up because the consumer is slow. It goes on where it was.
+// errStalled ends a stream of a replay because its consumer is slow. The replay continues where it
+// was.
 var errStalled = errors.New("the consumer is slow")
 
-// errLarger is a replay whose response was larger than expected. It is requested again, as it is now known to be.
+// errLarger ends a stream of a replay because a response was larger than expected. The replay
+// requests it again, with its size or in fragments.
 var errLarger = errors.New("the response is larger than expected")
 
-// errNoProgress is a replay for a state watch that was given up because it delivers nothing.
+// errNoProgress ends a replay for a state watch because it delivers nothing.
 var errNoProgress = errors.New("the replay makes no progress")
 
-// replay delivers the history up to a position, over a server-side watch of its own, and more where that comes along. It
-// returns a *compaction where the history is gone.
+// replay delivers the history up to a position over a server-side watch of its own. It may deliver
+// more. It returns a *compaction if the history was compacted.
 func (s *sub) replay(goal position) error {
 	s.core.counts.replays.Add(1)
 	r := replayer{sub: s, goal: goal, waits: reopening()}
@@ -62,22 +65,22 @@ func (s *sub) replay(goal position) error {
 	return nil
 }
 
-// replayer is what a replay keeps between two streams.
+// replayer is the state of a replay, which may use several streams in turn.
 type replayer struct {
 	*sub
 
 	goal  position
-	share *reservation // of the current stream
+	share *reservation // for the current stream
 
 	waits     backoff.BackOff
 	avoid     string // the peer of the stream that failed last
-	silences  int    // streams in a row that never answered
-	stalls    int    // streams in a row that delivered nothing
-	fragments bool   // the last response was refused for its size
-	size      int64  // of the next reservation, 0 if that is not known
+	silences  int    // streams without an answer since the replay last advanced
+	stalls    int    // consecutive streams that delivered nothing
+	fragments bool   // request fragments, because a response exceeded the maximum size
+	size      int64  // of the next reservation, 0 if unknown
 }
 
-// once replays over one stream, and finds out what its end says about the next one.
+// once replays over one stream and determines how to open the next one.
 func (r *replayer) once() (err error) {
 	if r.share, err = r.core.replays.reserve(r.ctx, r.size); err != nil {
 		return err
@@ -120,14 +123,15 @@ func (r *replayer) once() (err error) {
 	return err
 }
 
-// refusedSize is how large a response was that the client has refused, and how large it may be; 0 if that is not known.
+// refusedSize returns the size of a response that exceeded the maximum, and the maximum. They are 0
+// if unknown.
 func refusedSize(err error) (size int64, limit int) {
 	_, sizes, _ := strings.Cut(retry.Message(err), largerThanMax)
 	_, _ = fmt.Sscanf(sizes, " (%d vs. %d)", &size, &limit)
 	return size, limit
 }
 
-// read opens the watch and delivers what it has until the goal is reached.
+// read opens the watch and delivers its responses until the goal is reached.
 func (r *replayer) read(seat *seat) error {
 	st, err := seat.open(r.ctx, &r.wg, r.req.key(), start{rev: r.at.next(), fragments: r.fragments}, patienceMin)
 	if err != nil {
@@ -152,7 +156,7 @@ func (r *replayer) read(seat *seat) error {
 			if r.at.reaches(r.goal) {
 				return nil
 			}
-			st.note() // the time that the consumer has taken is no silence
+			st.note() // the time that the consumer has taken is not silence of etcd
 			st.more()
 		case <-ask.C:
 			if err := st.dead(r.silences); err != nil {
@@ -168,7 +172,8 @@ func (r *replayer) read(seat *seat) error {
 	}
 }
 
-// deliver hands one answer to the consumer. If the consumer is slow, the watch is ended.
+// deliver delivers one response to the consumer. If the consumer is slow, deliver ends the watch
+// and returns errStalled.
 func (r *replayer) deliver(st *stream, a *answer) error {
 	if a.progress() {
 		r.move(r.at.at(a.header.GetRevision()))
@@ -191,7 +196,7 @@ func (r *replayer) deliver(st *stream, a *answer) error {
 		for _, n := range entries {
 			f.add(n.at, n.events)
 		}
-		entries = []*node{{at: to}} // stands for all
+		entries = []*node{{at: to}} // represents all of them
 		give = func(*node) error { return r.giveFold(f) }
 	}
 	timer := time.AfterFunc(limit, st.stop)

@@ -7,18 +7,19 @@ import (
 	"time"
 )
 
-// The memory of replays.
+// Limits of the memory of replays, in bytes.
 const (
-	replayMemory     = 64 << 20  // what the responses to all replays of a Watcher may take, encoded and decoded
-	smallReservation = 512 << 10 // the least of a replay of unknown size
+	replayMemory     = 64 << 20  // for the responses to all replays of a Watcher, encoded and decoded
+	smallReservation = 512 << 10 // minimum for a replay of unknown size
 	smallMemory      = 16 << 20  // what larger reservations of unknown size leave for small ones
-	copiesHeld       = 2         // a response is in memory encoded and decoded
-	fragmentReserve  = 8 << 20   // of a replay in fragments, which etcd makes 2 MiB large
+	copiesHeld       = 2         // a response is in memory twice: encoded and decoded
+	fragmentReserve  = 8 << 20   // for a replay in fragments, which etcd makes 2 MiB large
 	reclaimInterval  = 200 * time.Millisecond
 )
 
-// replayBudget bounds what the replays of a Watcher hold in memory together. Reservations are granted in order. While one
-// waits, those whose consumer has been busy with a single batch for long are taken away.
+// replayBudget bounds the memory of all replays of a Watcher. It grants reservations in order.
+// While one waits, it revokes those whose consumer has been busy with one batch for
+// reclaimInterval.
 type replayBudget struct {
 	mu      sync.Mutex
 	free    int64
@@ -30,7 +31,7 @@ func newReplayBudget() *replayBudget {
 	return &replayBudget{free: replayMemory, granted: make(map[*reservation]struct{})}
 }
 
-// reservation is the share of one replay, and the part of a response that its consumer has not got yet.
+// reservation is the share of one replay, and the part of a response that was not delivered yet.
 type reservation struct {
 	budget *replayBudget
 	ready  chan struct{} // closed when it is granted
@@ -38,12 +39,13 @@ type reservation struct {
 	// Guarded by budget.mu.
 	size    int64
 	entries []*node
-	busy    time.Time // when the consumer got a batch; zero while it has none
+	busy    time.Time // when the consumer got its batch; zero while it has none
 	stop    func()    // ends the stream
 }
 
-// reserve waits for a share of a size. If size is 0, which means unknown, the share is half of what is free beyond smallMemory:
-// a response that is larger than the share allows has to wait for etcd's next turn, 100 ms. release must follow.
+// reserve waits for a reservation. A size of 0 means unknown: the reservation then gets half of
+// what is free beyond smallMemory. A response that does not fit into its reservation is requested
+// again, which takes etcd's next turn, 100 ms. release must follow.
 func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, error) {
 	r := &reservation{budget: b, size: min(size, replayMemory), ready: make(chan struct{}), stop: func() {}}
 	b.mu.Lock()
@@ -65,7 +67,7 @@ func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, e
 	}
 }
 
-// grant serves those that wait, in order, as far as there is room. The caller holds mu.
+// grant grants waiting reservations, in order, while there is room. b.mu must be held.
 func (b *replayBudget) grant() {
 	for len(b.waiting) > 0 {
 		r := b.waiting[0]
@@ -84,7 +86,8 @@ func (b *replayBudget) grant() {
 	}
 }
 
-// reclaim takes reservations away whose consumer has been busy for long. The batch that it has is no longer counted.
+// reclaim revokes the reservations whose consumer has been busy with one batch for reclaimInterval.
+// That batch no longer counts.
 func (b *replayBudget) reclaim() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -95,7 +98,7 @@ func (b *replayBudget) reclaim() {
 	}
 }
 
-// drop ends a reservation. The caller holds mu.
+// drop ends a reservation. b.mu must be held.
 func (b *replayBudget) drop(r *reservation) {
 	if _, ok := b.granted[r]; ok {
 		delete(b.granted, r)
@@ -109,25 +112,25 @@ func (b *replayBudget) drop(r *reservation) {
 	b.grant()
 }
 
-// release gives the share back.
+// release ends the reservation.
 func (r *reservation) release() {
 	r.budget.mu.Lock()
 	defer r.budget.mu.Unlock()
 	r.budget.drop(r)
 }
 
-// limit is how large a response may be.
+// limit returns the maximum size of a response.
 func (r *reservation) limit() int { return int(r.size / copiesHeld) }
 
-// hold keeps entries for the consumer. stop ends the stream that they came on, if the reservation is taken away.
+// hold stores entries for the consumer. stop ends the stream if the reservation is revoked.
 func (r *reservation) hold(entries []*node, stop func()) {
 	r.budget.mu.Lock()
 	defer r.budget.mu.Unlock()
 	r.entries, r.stop = entries, stop
 }
 
-// next returns the next entry for the consumer, which is busy with it from now on; nil after the last. ok is false if the
-// reservation was taken away.
+// next returns the next entry for the consumer, which counts as busy from now on, or nil after the
+// last. ok is false if the reservation was revoked.
 func (r *reservation) next() (n *node, ok bool) {
 	r.budget.mu.Lock()
 	defer r.budget.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// Selector says which keys to watch. It is comparable; the zero Selector selects nothing and is refused.
+// Selector selects the keys to watch. It is comparable. The zero Selector is invalid.
 type Selector struct {
 	kind     selectorKind
 	from, to string
@@ -26,15 +26,16 @@ const (
 // Key selects one key, which must not be empty.
 func Key(key string) Selector { return Selector{kind: selectKey, from: key} }
 
-// Prefix selects the keys that begin with prefix; "" is all keys of the namespace. A prefix that does not end in "/" is
-// refused, because "users/4" also selects "users/42", unless [WithPartialPrefix] says that it is meant.
+// Prefix selects the keys that begin with prefix, or all keys of the namespace if prefix is "". A
+// prefix that does not end in "/" is invalid, because "users/4" also selects "users/42", unless
+// [WithPartialPrefix] is given.
 func Prefix(prefix string) Selector { return Selector{kind: selectPrefix, from: prefix} }
 
-// Range selects the keys from, inclusive, to, exclusive, compared bytewise. An empty from is the first key of the
-// namespace; an empty to is the end of the namespace.
+// Range selects the keys from (inclusive) to (exclusive), compared bytewise. An empty from is the
+// first key of the namespace, an empty to the end of the namespace.
 func Range(from, to string) Selector { return Selector{kind: selectRange, from: from, to: to} }
 
-// String is the key, the prefix with "*" behind it, or "[from, to)".
+// String returns the key, the prefix followed by "*", or "[from, to)".
 func (s Selector) String() string {
 	switch s.kind {
 	case selectKey:
@@ -48,16 +49,16 @@ func (s Selector) String() string {
 	return ""
 }
 
-// span is what a selector means below a namespace.
+// span is the range of a selector in a namespace.
 type span struct {
-	keyspace.Range // as the server watches it
+	keyspace.Range // the range of the server-side watch
 
-	lists []keyspace.Range // the same without the library's own keys
+	lists []keyspace.Range // the ranges to list, without the library's own keys
 	ns    string
-	hide  bool // the range reaches into the library's own keys, which are to be left out
+	hide  bool // the range contains keys of the library, which must be omitted
 }
 
-// resolve checks a selector and finds its range below the namespace ns.
+// resolve validates a selector and returns its span in the namespace ns.
 func (s Selector) resolve(ns string, partial bool) (span, error) {
 	switch s.kind {
 	case selectKey:
@@ -96,7 +97,8 @@ func (s Selector) resolveRange(ns string) (span, error) {
 	return between(ns, r, keyspace.IsHidden(s.from)), nil
 }
 
-// between is the range r below ns, without the hidden dir unless it was asked for by name.
+// between returns the span of the range r in ns. It omits the keys of the library unless named is
+// set.
 func between(ns string, r keyspace.Range, named bool) span {
 	hidden := keyspace.Under(ns + keyspace.Hidden)
 	if named || r.Intersect(hidden).Empty() {
@@ -111,7 +113,7 @@ func between(ns string, r keyspace.Range, named bool) span {
 	return out
 }
 
-// hidden reports whether an absolute key is one of the library's own that nobody asked for.
+// hidden reports whether an absolute key is one of the library's own that must be omitted.
 func (s *span) hidden(key []byte) bool {
 	return s.hide && strings.HasPrefix(string(key[min(len(s.ns), len(key)):]), keyspace.Hidden)
 }

@@ -13,12 +13,13 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// The times of a server-side watch.
+// Intervals and timeouts of a server-side watch.
 const (
-	askBehind    = 100 * time.Millisecond // a stream that is catching up is asked for a progress report
-	patienceMin  = answerTimeout          // without any answer the stream is dead
-	patienceMost = 32 * time.Second       // for one that is replaying, which does not answer
-	// fragmentTimeout is how long etcd may take for one fragment: it is silent while it measures the events one by one.
+	askBehind    = 100 * time.Millisecond // between progress requests while catching up
+	patienceMin  = answerTimeout          // a stream is dead after this long without an answer
+	patienceMost = 32 * time.Second       // the same while it is catching up and cannot answer
+	// fragmentTimeout bounds the time for one fragment. etcd is silent while it measures the events
+	// one by one.
 	fragmentTimeout = 10 * time.Minute
 	reopenFirst     = 50 * time.Millisecond
 	reopenMost      = 5 * time.Second
@@ -27,19 +28,19 @@ const (
 // maxStalls is how many replays in a row may deliver nothing before a state watch lists instead.
 const maxStalls = 2
 
-// flow is what a hub's goroutine keeps between two streams.
+// flow is the state that a hub's goroutine keeps between two streams.
 type flow struct {
 	lost      *compaction
 	reopen    backoff.BackOff
-	failures  int    // streams in a row that broke before they had answered
-	silences  int    // of them, those that never answered
-	stalls    int    // replays in a row that delivered nothing
-	suspect   bool   // the last stream broke in a way that another tenant may be to blame for
-	fragments bool   // the last response was refused for its size
+	failures  int    // consecutive failures without a complete response between them
+	silences  int    // of these, the ones with errNoAnswer
+	stalls    int    // consecutive replays that delivered nothing
+	suspect   bool   // a response was too large on a shared stream, and may have been this hub's
+	fragments bool   // request fragments, because a response exceeded the maximum size
 	avoid     string // the peer of the stream that failed last
 }
 
-// reopening returns fresh waits between two attempts to open a stream.
+// reopening returns a new backoff for opening a stream.
 func reopening() backoff.BackOff {
 	b := retry.Policy{BaseDelay: reopenFirst, MaxDelay: reopenMost}.Backoff()
 	b.Reset()
@@ -62,7 +63,7 @@ func (h *hub) run() {
 		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > h.at().next() {
 			h.lost = c
 			h.become(StateSyncing, time.Now(), err)
-			continue // the history is gone: what there is now is there at once
+			continue // without a pause: the history is gone, and the watch can continue from now
 		}
 		if errors.Is(err, errMoves) {
 			continue
@@ -75,7 +76,7 @@ func (h *hub) run() {
 	}
 }
 
-// sleep waits, and reports whether ctx still lives.
+// sleep waits for d. It returns false if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -87,8 +88,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// errMoves ends a watch that is well on its stream, and goes on with another one: a suspect that turned out to be innocent,
-// or one whose stream serves others no more.
+// errMoves ends a server-side watch although its stream works, and opens another one: a suspect has
+// turned out not to be to blame, or its stream was retired.
 var errMoves = errors.New("moves to another stream")
 
 // session opens a watch on the stream of live watches and follows it until it ends.
@@ -103,17 +104,17 @@ func (h *hub) session() error {
 	return err
 }
 
-// spoils reports whether the end of a watch says something about its stream, so that the others there had better leave.
-// That its history is gone does not, nor that its user may not read.
+// spoils reports whether the error of a watch concerns its stream, so that the other watches there
+// should move. A compaction does not, nor does a permission error.
 func spoils(err error) bool {
 	_, gone := errors.AsType[*compaction](err)
 	return err != nil && !gone && final(err) == nil && !errors.Is(err, errMoves)
 }
 
-// blame remembers what the end of a stream says about where to open the next.
+// blame records the error of a stream, and determines where to open the next one.
 func (h *hub) blame(s *seat, err error) {
 	if _, ok := errors.AsType[*compaction](err); ok {
-		return // the stream is well
+		return // the stream works
 	}
 	h.failures++
 	h.core.outages.failed(h, h.name, h.failures, err)
@@ -121,7 +122,8 @@ func (h *hub) blame(s *seat, err error) {
 	if errors.Is(err, errNoAnswer) {
 		h.silences++
 	}
-	if oversized(err) && (!s.isLive() || h.core.pool.user != nil) { // what broke a stream of live watches is read again elsewhere
+	// A response that broke a stream of live watches is read again on a stream for catching up.
+	if oversized(err) && (!s.isLive() || h.core.pool.user != nil) {
 		shared := h.core.pool.shared(s)
 		h.suspect = h.suspect || shared
 		h.fragments = h.fragments || s.alone || !shared
@@ -133,8 +135,8 @@ func (h *hub) blame(s *seat, err error) {
 	h.become(StateStale, since, err)
 }
 
-// follow opens the watch at now, finds out what was missed, reads that, and follows the watch. The stream at which it ended
-// comes with the error.
+// follow opens a watch at revision 0, "now", reads what was missed and follows the watch until it
+// ends. It returns the stream on which the error happened.
 func (h *hub) follow(s *seat) (at *seat, err error) {
 	st, err := s.open(h.ctx, &h.core.wg, h.key, start{fragments: h.fragments}, patienceMin)
 	if err != nil {
@@ -177,8 +179,8 @@ func (h *hub) follow(s *seat) (at *seat, err error) {
 	return at, err
 }
 
-// arrive compares the confirmation of a watch at now with what is in the log. Up to the goal that it returns, history has to
-// be read.
+// arrive compares the confirmation of a watch at revision 0 with the log. History must be read up
+// to the goal that it returns.
 func (h *hub) arrive(hdr *pb.ResponseHeader) (goal position, err error) {
 	at := h.at()
 	if at == (position{}) {
@@ -205,9 +207,9 @@ func (h *hub) arrive(hdr *pb.ResponseHeader) (goal position, err error) {
 			return to, nil
 		}
 	}
-	here := at.at(hdr.GetRevision()) // also that of a member that lags: it has what lies between
+	here := at.at(hdr.GetRevision()) // also if the member lags: it has the changes up to here
 	switch {
-	case at.reaches(here): // nothing was missed; what the member repeats is dropped
+	case at.reaches(here): // nothing was missed; changes that the member repeats are dropped
 	case lost != nil:
 		h.skip(&gap{why: compacted, from: at, to: here, oldest: lost.oldest})
 	case h.listsInstead(at, here):
@@ -226,21 +228,21 @@ func (h *hub) skip(g *gap) {
 	h.publish([]*node{{at: g.to, gap: g}}, g.to)
 }
 
-// listsInstead reports whether the log skips the history up to a position, so that consumers that keep state list, and the
-// others read it on their own. It does where all keep state and listing is faster, and where some do and replays make no
-// progress.
+// listsInstead reports whether the log skips the history between two positions. State watches then
+// list, and events watches read the history on their own. The log skips it if all are state watches
+// and listing is faster, or if some are and replays make no progress.
 func (h *hub) listsInstead(from, to position) bool {
 	d, some, all := h.listing()
 	return all && d < replayTime(to.rev-from.rev) || some && h.stalls >= maxStalls
 }
 
-// looksOther reports whether a confirmation may come from another history than the log.
+// looksOther reports whether a response may come from another history than the log.
 func (h *hub) looksOther(hdr *pb.ResponseHeader) bool {
 	return hdr.GetRevision() < h.at().rev || h.history.Load().mismatched(hdr)
 }
 
-// confirm asks the cluster, linearizably, whether its history is another one. A member that lags behind the others looks
-// as one of another history does.
+// confirm reports whether the cluster has another history than the log, using a linearizable read.
+// The response of a lagging member alone does not tell.
 func (h *hub) confirm() (bool, error) {
 	now, err := h.core.now(h.ctx, h.name, h.key.from)
 	if err != nil {
@@ -249,8 +251,8 @@ func (h *hub) confirm() (bool, error) {
 	return h.looksOther(now), nil
 }
 
-// serve puts what a watch delivers into the log. While it is behind the goal it is asked for progress all the time;
-// otherwise when somebody needs to know how far it is.
+// serve appends the changes of a watch to the log. Until the log reaches goal, it requests progress
+// every askBehind; after that, only if a caller needs it.
 func (h *hub) serve(st *stream, goal position) error {
 	answered := false
 	for i := range st.early {
@@ -267,7 +269,7 @@ func (h *hub) serve(st *stream, goal position) error {
 			arrived = true
 			tick.Stop()
 			st.seat.liveness.paused.Store(false)
-			st.seat.need() // that the watch was confirmed says little about the stream
+			st.seat.need() // the confirmation says little about the stream
 		}
 	}
 	arrive()
@@ -303,7 +305,8 @@ func (h *hub) serve(st *stream, goal position) error {
 	}
 }
 
-// receive puts one answer into the log. The first one of a stream, as answered tells, ends the consequences of earlier failures.
+// receive appends one response to the log. The first complete one of a stream resets the failure
+// counters and the backoff. answered records that it has arrived.
 func (h *hub) receive(st *stream, a *answer, goal position, answered *bool) error {
 	st.note()
 	h.heard.Store(st.heard.UnixNano())
@@ -327,7 +330,7 @@ func (h *hub) receive(st *stream, a *answer, goal position, answered *bool) erro
 	return nil
 }
 
-// take puts one answer into the log.
+// take appends the changes of one response to the log.
 func (h *hub) take(a *answer, goal position) (err error) {
 	at := h.at()
 	to := at

@@ -5,22 +5,22 @@ import (
 	"slices"
 )
 
-// Stats counts what a watcher, and those that share its client's streams, did.
+// Stats are the counters of a Watcher and of the watchers that share its streams.
 type Stats struct {
-	Active        int `json:"active"`        // watches and subscriptions that run
-	ServerWatches int `json:"serverWatches"` // server-side watches that they share; replays have further ones while they last
-	Streams       int `json:"streams"`       // gRPC streams
+	Active        int `json:"active"`        // running watches and subscriptions
+	ServerWatches int `json:"serverWatches"` // server-side watches that they share, without replays
+	Streams       int `json:"streams"`       // open gRPC streams
 
 	Batches    uint64 `json:"batches"`    // batches delivered
 	Events     uint64 `json:"events"`     // events delivered
 	Folded     uint64 `json:"folded"`     // changes left out by WithCoalescing
-	Reconnects uint64 `json:"reconnects"` // streams that ended and were opened again
+	Reconnects uint64 `json:"reconnects"` // failures after which a server-side watch was reopened
 	Resyncs    uint64 `json:"resyncs"`    // lists that brought a state watch up to date
-	Replays    uint64 `json:"replays"`    // histories read for a single watch
+	Replays    uint64 `json:"replays"`    // replays of history for a single watch
 	Overflows  uint64 `json:"overflows"`  // watches that lagged too far and lost their place
 }
 
-// Active is how many watches and subscriptions run.
+// Active returns the number of running watches and subscriptions.
 func (w *Watcher) Active() int {
 	if w.core == nil {
 		return 0
@@ -47,14 +47,14 @@ func (w *Watcher) Stats() Stats {
 	return out
 }
 
-// ServerWatch is one server-side watch and how it stands.
+// ServerWatch is a server-side watch and its status.
 type ServerWatch struct {
 	Selector string // of the watch that opened it
-	Watches  int    // how many share it
+	Watches  int    // number of watches that share it
 	Status
 }
 
-// ServerWatches lists the server-side watches, by selector.
+// ServerWatches returns the server-side watches, sorted by selector. It sends nothing.
 func (w *Watcher) ServerWatches() []ServerWatch {
 	if w.core == nil {
 		return nil

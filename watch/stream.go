@@ -11,23 +11,23 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// hubKey says what a server-side watch delivers: those with equal keys are one.
+// hubKey identifies what a server-side watch delivers. Requests with equal keys share one.
 type hubKey struct {
 	ns, from, to        string
 	prev, puts, deletes bool
 	hide                bool
 }
 
-// start says where a server-side watch begins, and how it is delivered.
+// start is where a server-side watch starts, and how it is delivered.
 type start struct {
-	rev int64 // the first revision to deliver; 0 is from now on
+	rev int64 // the first revision to deliver, or 0 for now
 
-	// fragments has etcd split responses of more than 2 MiB. It costs etcd time that is quadratic in the number of events,
-	// so it is requested only after a whole response was refused for its size.
+	// fragments makes etcd split responses larger than 2 MiB. It costs etcd time quadratic in the
+	// number of events, so it is requested only after a response has exceeded the maximum size.
 	fragments bool
 }
 
-// request asks for a watch.
+// request returns the request that creates a watch.
 func (k hubKey) request(at start) *pb.WatchRequest {
 	r := &pb.WatchCreateRequest{Key: []byte(k.from), StartRevision: at.rev, Fragment: at.fragments, PrevKv: k.prev}
 	if k.to != keyspace.After(k.from) {
@@ -42,22 +42,22 @@ func (k hubKey) request(at start) *pb.WatchRequest {
 	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}}
 }
 
-// stream is one server-side watch that etcd has confirmed.
+// stream is a server-side watch that etcd has confirmed.
 type stream struct {
 	seat  *seat
-	ctx   context.Context //nolint:containedctx // the life of the watch
+	ctx   context.Context //nolint:containedctx // ends the watch
 	stop  context.CancelFunc
 	ch    <-chan answer
 	first answer    // the confirmation
-	begun time.Time // before it was asked for
+	begun time.Time // set before the watch was requested
 	heard time.Time
-	early []answer // have come before the hub follows the watch
+	early []answer // arrived before the hub followed the watch
 
-	fragmenting bool // etcd splits the history that was asked for, which may take it minutes
+	fragmenting bool // etcd splits the requested history, which may take minutes
 }
 
-// open opens a watch and waits for the confirmation, for as long as bound: the call itself blocks while no
-// server answers. An answer that is an error comes as a *refusal, or a *compaction.
+// open opens a watch and waits up to bound for the confirmation. If etcd answers with an error,
+// open returns a *refusal or a *compaction.
 func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
 	ctx, stop := context.WithCancel(ctx)
 	st, err := s.opened(ctx, wg, k, at, bound)
@@ -78,7 +78,7 @@ func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at star
 	wg.Go(func() { got <- s.src.watch(ctx, wg, k, at) })
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
-	_, users := s.src.(given) // for which fragments are a guess
+	_, users := s.src.(given) // fragments may not be supported there
 	st := &stream{seat: s, ctx: ctx, begun: begun, fragmenting: at.fragments && at.rev > 0 && !users}
 	select {
 	case st.ch = <-got:
@@ -98,17 +98,18 @@ func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at star
 	}
 }
 
-// note remembers that the watch has answered.
+// note records that the watch has answered.
 func (st *stream) note() {
 	st.heard = time.Now()
 	st.seat.heard.Store(int64(st.heard.Sub(st.seat.born)))
 }
 
-// more allows one more response to be received, where each is asked for.
+// more allows one more response to be received, if the stream is paced.
 func (st *stream) more() { st.seat.src.more() }
 
-// dead is the error of a watch that has not answered for too long; after silences others of its kind it may take longer.
-// So it may where the stream answers somebody else: a watch that is catching up keeps etcd from answering the others on its stream.
+// dead returns an error if the watch has not answered for too long. Each of the silences before
+// doubles the limit, up to patienceMost. patienceMost also applies if the stream answers another
+// watch, because etcd does not answer for a stream while one of its watches is catching up.
 func (st *stream) dead(silences int) error {
 	limit := min(patienceMin<<min(silences, 8), patienceMost)
 	if st.seat.silent() < limit {
@@ -123,12 +124,12 @@ func (st *stream) dead(silences int) error {
 	return nil
 }
 
-// askWithin bounds the handing over of a progress request.
+// askWithin bounds the sending of a progress request.
 const askWithin = time.Second
 
-// ask asks for a progress report. It reports by the answer, or by the lack of one.
+// ask requests a progress report, which arrives as an answer of the watch.
 func (st *stream) ask() {
 	ctx, stop := context.WithTimeout(st.ctx, askWithin)
 	defer stop()
-	_ = st.seat.src.progress(ctx) // what is wrong with the stream shows in its channel
+	_ = st.seat.src.progress(ctx) // an error of the stream arrives on its channel
 }

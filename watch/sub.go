@@ -11,34 +11,35 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// sub is one watch: a consumer, its place in a hub's log, and how it gets there. It runs in the consumer's goroutine.
+// sub is one watch: a consumer and its position in a hub's log. It runs on the consumer's
+// goroutine.
 type sub struct {
 	core *core
 	req  *request
 	out  func(Batch) error
 
-	// Of the running goroutine alone.
-	caller context.Context //nolint:containedctx // lives as long as run
-	ctx    context.Context //nolint:containedctx // the core's, which also ends with the caller's
-	wg     sync.WaitGroup  // what the watch has started itself
+	// The following fields are used by the running goroutine only.
+	caller context.Context //nolint:containedctx // the consumer's context
+	ctx    context.Context //nolint:containedctx // ends with the core or with caller
+	wg     sync.WaitGroup  // goroutines of the watch itself
 	hub    *hub
 	cur    cursor
 	index  *index    // nil for an events watch
-	at     position  // everything up to here was delivered and handled
+	at     position  // every change up to here was delivered and handled
 	told   position  // of the last batch
 	due    time.Time // of a Progress batch
-	asked  time.Time // when progress was requested for one
+	asked  time.Time // when progress was last requested for a Progress batch
 
-	shared atomic.Pointer[hub]       // the hub, once there is one
-	follow atomic.Bool               // the watch stands at the end of the hub's log, so that its state is the hub's
-	quiet  atomic.Bool               // and has handled everything up to there
-	whole  atomic.Pointer[time.Time] // everything that had happened by then was handled; nil while that is not known
-	since  atomic.Int64              // when it began to do something else, in Unix nanoseconds
+	shared atomic.Pointer[hub]       // hub, for other goroutines; nil at first
+	follow atomic.Bool               // the watch is at the end of the hub's log and shares its state
+	quiet  atomic.Bool               // with follow: everything in the log was handled
+	whole  atomic.Pointer[time.Time] // every change made by then was handled; nil if unknown
+	since  atomic.Int64              // when it last stopped following, in Unix nanoseconds
 	done   atomic.Int64              // the revision of at
-	waits  atomic.Int64              // how many wait for done or whole to move
-	nudge  chan struct{}             // somebody began to wait: the hub may know more than it has rung for
+	waits  atomic.Int64              // number of waiters for done or whole to advance
+	nudge  chan struct{}             // holds one: a caller waits, so the hub must be checked
 	moved  atomic.Pointer[bell]
-	again  atomic.Uint64 // how often it had to catch up
+	again  atomic.Uint64 // number of times that it had to catch up
 	ready  chan struct{} // closed when it follows for the first time
 	once   sync.Once
 }
@@ -56,12 +57,12 @@ func newSub(c *core, r *request, out func(Batch) error) *sub {
 	return s
 }
 
-// consumerError is what the consumer said, as opposed to what happened to the watch.
+// consumerError is an error returned by the consumer, as opposed to one of the watch.
 type consumerError struct{ err error }
 
 func (e *consumerError) Error() string { return e.err.Error() }
 
-// Unwrap gives what the consumer said.
+// Unwrap returns the consumer's error.
 func (e *consumerError) Unwrap() error { return e.err }
 
 func fromConsumer(err error) bool {
@@ -69,8 +70,8 @@ func fromConsumer(err error) bool {
 	return ok
 }
 
-// run watches until the caller's context ends, the consumer has had enough, or the watch cannot go on. It always
-// returns an error.
+// run watches until ctx ends, the consumer returns an error, or the watch cannot continue. It
+// always returns an error.
 func (s *sub) run(ctx context.Context) error {
 	defer s.core.end(s)
 	own, stop := context.WithCancel(s.core.ctx)
@@ -91,7 +92,7 @@ func (s *sub) run(ctx context.Context) error {
 	return err
 }
 
-// over is the error of a watch that nobody wants any more.
+// over returns an error if the watch is no longer wanted.
 func (s *sub) over() error {
 	if err := s.caller.Err(); err != nil {
 		return err
@@ -124,7 +125,7 @@ func (s *sub) watch() error {
 	}
 }
 
-// begin brings the consumer to where the hub is.
+// begin brings the consumer to the end of the hub's log.
 func (s *sub) begin() error {
 	var err error
 	switch {
@@ -146,11 +147,13 @@ func (s *sub) begin() error {
 	return err
 }
 
-// step delivers what comes next in the log, or waits for it.
+// step delivers the next entry of the log, or waits for it.
 func (s *sub) step() error {
 	s.quiet.Store(false)
-	whole := s.hub.whole.Load()                    // first: what was there by then is in the log
-	bell, reached := s.hub.wake.Load(), s.hub.at() // in this order: up to there all is in the log, and what comes later rings
+	// In this order: every change made by whole is in the log, which contains everything up to
+	// reached, and later entries ring the bell.
+	whole := s.hub.whole.Load()
+	bell, reached := s.hub.wake.Load(), s.hub.at()
 	n, f, lost := s.cur.take()
 	switch {
 	case n != nil && n.gap != nil:
@@ -182,7 +185,8 @@ func (s *sub) step() error {
 	return s.idle(bell)
 }
 
-// minProgressInterval is how often a watch with [WithProgress] requests a progress report at the most.
+// minProgressInterval is the minimum interval at which a watch with [WithProgress] requests
+// progress.
 const minProgressInterval = time.Second
 
 // idle waits at the end of the log.
@@ -194,7 +198,7 @@ func (s *sub) idle(b *bell) error {
 			if !s.told.reaches(s.at) {
 				return s.give(Batch{Kind: Progress, Revision: s.at.rev})
 			}
-			s.hub.waits.Add(1) // the hub rings when the revision has moved
+			s.hub.waits.Add(1) // the hub then rings when its position advances
 			defer s.hub.waits.Add(-1)
 			if wait = max(s.req.every, minProgressInterval) - time.Since(s.asked); wait <= 0 {
 				s.asked = time.Now()
@@ -215,7 +219,7 @@ func (s *sub) idle(b *bell) error {
 	return nil
 }
 
-// give hands one batch to the consumer.
+// give delivers one batch to the consumer.
 func (s *sub) give(b Batch) error {
 	if s.index != nil {
 		s.index.apply(b.Events)
@@ -245,7 +249,8 @@ func (s *sub) give(b Batch) error {
 	return nil
 }
 
-// giveFold hands over what has piled up. What came and went while nobody looked is left out where the index tells.
+// giveFold delivers coalesced changes. If the watch has an index, giveFold omits deletes of keys
+// that the consumer does not know.
 func (s *sub) giveFold(f *fold) error {
 	b := f.batch(s.at)
 	if s.index == nil {
@@ -260,7 +265,7 @@ func (s *sub) giveFold(f *fold) error {
 	return s.give(b)
 }
 
-// wanted leaves out what the consumer does not want.
+// wanted returns the events that the consumer wants.
 func (s *sub) wanted(events []Event) []Event {
 	out := make([]Event, 0, len(events))
 	for i := range events {
@@ -271,7 +276,7 @@ func (s *sub) wanted(events []Event) []Event {
 	return out
 }
 
-// move says that everything up to a position was delivered and handled.
+// move records that every change up to a position was delivered and handled.
 func (s *sub) move(to position) {
 	s.at = s.at.advance(to)
 	if s.done.Swap(s.at.rev) != s.at.rev && s.waits.Load() > 0 {
@@ -279,10 +284,11 @@ func (s *sub) move(to position) {
 	}
 }
 
-// wakeWaiting wakes who waits for done or whole to move.
+// wakeWaiting wakes the callers that wait for done or whole to advance.
 func (s *sub) wakeWaiting() { close(s.moved.Swap(newBell()).rung) }
 
-// follows says whether the watch stands at the end of the hub's log, so that its state is the hub's.
+// follows records whether the watch is at the end of the hub's log, so that it shares the hub's
+// state.
 func (s *sub) follows(yes bool) {
 	switch {
 	case yes && !s.follow.Load():
@@ -294,12 +300,12 @@ func (s *sub) follows(yes bool) {
 	}
 }
 
-// status is how the watch stands.
+// status returns the status of the watch.
 func (s *sub) status() Status {
 	out := Status{State: StateSyncing, Since: time.Unix(0, s.since.Load())}
 	var whole *time.Time
 	if h := s.shared.Load(); h != nil {
-		whole = h.whole.Load() // before it is looked whether there is more to handle
+		whole = h.whole.Load() // read before checking whether there is more to handle
 		of := h.status()
 		out.Reopened = of.Reopened
 		if s.follow.Load() {

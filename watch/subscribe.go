@@ -24,9 +24,10 @@ type Subscription struct {
 	closed bool
 }
 
-// Subscribe runs f for each batch, one at a time, until f fails, the subscription is closed or the watcher is. It
-// returns at once: Ready tells when the watch is live. The context of f ends with the subscription. What is wrong with
-// the arguments is the error, and nothing was sent then.
+// Subscribe calls f for each batch, one at a time, until f returns an error, the watch ends, or the
+// subscription or the watcher is closed. It does not wait until the watch is live; see
+// [Subscription.Ready]. The context of f ends with the subscription. Subscribe returns an error,
+// and sends nothing, if an argument is invalid or the watcher is closed.
 func (w *Watcher) Subscribe(s Selector, f func(ctx context.Context, b Batch) error, o ...Option) (*Subscription, error) {
 	if f == nil {
 		return nil, fail("subscribe", s, fmt.Errorf("%w: no function", errs.Invalid))
@@ -49,7 +50,7 @@ func (w *Watcher) Subscribe(s Selector, f func(ctx context.Context, b Batch) err
 	return out, nil
 }
 
-// contained calls f and makes an error of a panic.
+// contained calls f and returns a panic as an error.
 func contained(ctx context.Context, f func(ctx context.Context, b Batch) error, b Batch) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -65,7 +66,7 @@ func (s *Subscription) run(ctx context.Context) {
 	err := s.sub.run(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	canceled := errors.Is(err, context.Canceled) // also where the function passes on how its context has ended
+	canceled := errors.Is(err, context.Canceled) // also if f returns the error of its context
 	if s.closed && (canceled || !fromConsumer(err)) {
 		return
 	}
@@ -73,7 +74,7 @@ func (s *Subscription) run(ctx context.Context) {
 		s.sub.core.log.ErrorContext(context.WithoutCancel(ctx), "watch handler panicked", "selector", s.sel.String(), "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
 	}
 	if canceled && s.sub.core.ctx.Err() != nil {
-		err = errClosed // its context is the watcher's
+		err = errClosed // the context of f ends with the watcher's
 	}
 	s.err = fail("subscribe", s.sel, err)
 }
@@ -81,22 +82,25 @@ func (s *Subscription) run(ctx context.Context) {
 // Done is closed when the subscription has ended and its function has returned.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// Ready is closed when the subscription is live for the first time: its snapshot was handled, and each change from now on will be delivered.
+// Ready is closed when the subscription is live for the first time: its snapshot was handled, and
+// every change from now on will be delivered.
 func (s *Subscription) Ready() <-chan struct{} { return s.sub.ready }
 
-// Err is nil before Done. After it, it says why the subscription has ended: the error of its function, a [*PanicError],
-// one of the package's conditions, [ErrClosed] when the watcher was closed; nil when the subscription was.
+// Err returns why the subscription has ended, or nil before Done is closed. The error is that of
+// the function, a [*PanicError], one of the errors of this package, or [ErrClosed] if the watcher
+// was closed. Err returns nil if the subscription was closed, unless the function has failed for
+// another reason than its context.
 func (s *Subscription) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// Status is how the subscription stands. It is cheap.
+// Status returns the status of the subscription. It is cheap.
 func (s *Subscription) Status() Status { return s.sub.status() }
 
-// Close ends the subscription and returns when its function has. It is idempotent, and not for use by the function
-// itself, which returns an error instead.
+// Close ends the subscription and waits until its function has returned. It is idempotent. The
+// function must not call Close, which would deadlock; it returns an error instead.
 func (s *Subscription) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -106,12 +110,14 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
-// waitAsk is how often a progress report is asked for while somebody waits for it.
+// waitAsk is how often [Subscription.WaitRevision] requests progress.
 const waitAsk = 20 * time.Millisecond
 
-// WaitRevision waits until everything up to rev was delivered and the function has returned from it: after a read at
-// rev, what the function has made of the changes is at least as new as the read. Where nothing happens below the
-// selector it costs one message on the stream, which all who wait share.
+// WaitRevision waits until every change up to rev was delivered and the function has returned from
+// it. After a read at rev, the state that the function keeps is then at least as new as the read.
+// WaitRevision also returns, with an error, when ctx or the subscription ends. If nothing changes
+// below the selector, it costs one message on the stream, which all waiting callers share. The
+// message is repeated every 20 ms until etcd answers.
 func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 	if ctx == nil {
 		return fail("wait", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
@@ -144,13 +150,14 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 	}
 }
 
-// ask has the watch look at how far its hub is, and the hub ask for a progress report, and tell of it.
+// ask makes the watch check its hub, and the hub request progress. Until done is called, the hub
+// rings when its position advances.
 func (s *sub) ask() (done func()) {
 	h := s.shared.Load()
 	if h == nil {
 		return func() {}
 	}
-	h.waits.Add(1) // from here on the hub rings; what it has heard before, the watch looks up
+	h.waits.Add(1) // first: what the hub received before, the watch checks itself
 	notify(s.nudge)
 	notify(h.asked)
 	return func() { h.waits.Add(-1) }
@@ -166,14 +173,15 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// refreshAsk is how often [Subscription.Refresh] asks again.
+// refreshAsk is how often [Subscription.Refresh] requests progress.
 const refreshAsk = time.Second
 
-// Refresh waits until everything that had happened when it was called was delivered and the function has returned from it,
-// as far as the member knows that serves the watch: afterwards Status().Heard is not before the call. On a stream that
-// answers it costs one message, which all watches of the client share. A stream that does not answer for 4 s is replaced,
-// and Refresh goes on with the next one if that is there within a second; otherwise, and if the watch is not live, the error
-// matches [ErrUnavailable]. It also ends with ctx and with the subscription.
+// Refresh waits until every change made before the call, as far as the member that serves the watch
+// knows, was delivered and the function has returned from it. Status().Heard is then not before the
+// call. On a stream that answers, Refresh costs one message, which all watches of the client share.
+// A stream that does not answer for 4 s is replaced, and Refresh continues with the next one if
+// that is live within a second. Otherwise, and if the watch is not live, the error matches
+// [ErrUnavailable]. Refresh also returns, with an error, when ctx or the subscription ends.
 func (s *Subscription) Refresh(ctx context.Context) error {
 	if ctx == nil {
 		return fail("refresh", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))

@@ -13,20 +13,20 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// Watcher watches below a namespace. It is safe for concurrent use. Watchers made from one another with
-// [Watcher.Namespace] share streams.
+// Watcher watches the keys of a namespace. It is safe for concurrent use. Watchers returned by
+// [Watcher.Namespace] share its streams.
 type Watcher struct {
 	core  *core
 	ns    string
-	bad   error // what is wrong with the watcher: every watch returns it
-	child bool  // of another watcher, whose streams it uses
+	bad   error // returned by every watch if the watcher is invalid
+	child bool  // of another watcher, which owns the core
 	once  *sync.Once
 }
 
-// New returns a watcher over cli. It sends nothing. cli.Watcher and cli.KV are used as they are where they are not
-// client/v3's own.
+// New returns a Watcher over cli. It sends nothing. If cli.Watcher or cli.KV is not client/v3's
+// own, it is used as it is.
 //
-// What is wrong with the options is returned by every watch, since New has no error result.
+// New has no error result: if an option is invalid, every watch returns the error.
 func New(cli *clientv3.Client, o ...WatcherOption) *Watcher {
 	cfg, ns, bad := newConfig(o)
 	w := &Watcher{ns: ns, bad: bad, once: &sync.Once{}}
@@ -42,16 +42,17 @@ func New(cli *clientv3.Client, o ...WatcherOption) *Watcher {
 	return w
 }
 
-// Namespace returns the watcher of what lies below dir. It shares the streams and the life of w: closing it closes
-// nothing. What is wrong with dir is returned by every watch.
+// Namespace returns a Watcher of the keys below dir. It shares the streams and the lifetime of w,
+// and closing it has no effect. If dir is invalid, every watch returns an error.
 func (w *Watcher) Namespace(dir string) *Watcher {
 	below, err := keyspace.Dir(dir)
 	return &Watcher{core: w.core, ns: w.ns + below, bad: errors.Join(w.bad, err), child: true, once: &sync.Once{}}
 }
 
-// Watch yields batches as long as ctx lives and the loop goes on. An error comes last, with a zero Batch: that of ctx,
-// or one of the package's conditions. The time that the loop body takes counts as lag; see "Slow consumers" above. Each
-// loop over the sequence is a watch of its own.
+// Watch returns a sequence of batches. It ends with ctx or when the loop ends. An error comes last,
+// with a zero Batch: that of ctx, or one of the errors of this package. The time that the loop body
+// takes counts as lag; see Slow consumers in the package documentation. Each loop over the sequence
+// is a watch of its own.
 func (w *Watcher) Watch(ctx context.Context, s Selector, o ...Option) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
 		one, err := w.prepare(ctx, s, o, func(b Batch) error {
@@ -69,10 +70,10 @@ func (w *Watcher) Watch(ctx context.Context, s Selector, o ...Option) iter.Seq2[
 	}
 }
 
-// errLeft says that the consumer has had enough.
+// errLeft means that the loop of the consumer has ended.
 var errLeft = errors.New("the consumer has left")
 
-// prepare checks everything that can be checked before anything is sent, and registers a watch. run must follow.
+// prepare validates the arguments of a watch and registers it. It sends nothing. run must follow.
 func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(Batch) error) (*sub, error) {
 	r, err := newRequest(w.ns, s, o)
 	if err := errors.Join(w.bad, err); err != nil {
@@ -88,8 +89,9 @@ func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(
 	return one, nil
 }
 
-// Close ends all watches and subscriptions with [ErrClosed], waits for handlers and goroutines, and leaves the client
-// as it is. Only the first call does anything. A handler must not call it: it would wait for itself.
+// Close ends all watches and subscriptions with [ErrClosed] and waits for handlers and goroutines.
+// It does not close the client. It is idempotent. A handler must not call Close, which would
+// deadlock.
 func (w *Watcher) Close() error {
 	if w.core != nil && !w.child {
 		w.once.Do(w.core.close)
