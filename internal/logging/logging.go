@@ -1,4 +1,4 @@
-// Package logging provides the logger of those constructors that are given none.
+// Package logging provides the default logger of the library.
 package logging
 
 import (
@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// OrDefault returns l, or, if l is nil, a logger that writes the records from Warn up to what [slog.Default] is at the
-// time of the record.
+// OrDefault returns l. If l is nil, it returns a logger that forwards records from Warn up to
+// [slog.Default], as it is when the record is written.
 func OrDefault(l *slog.Logger) *slog.Logger {
 	if l != nil {
 		return l
@@ -18,11 +18,12 @@ func OrDefault(l *slog.Logger) *slog.Logger {
 
 // defaultHandler forwards records from Warn up to the handler of slog.Default.
 type defaultHandler struct {
-	derive func(slog.Handler) slog.Handler // adds the attributes and groups of WithAttrs and WithGroup
+	derive func(slog.Handler) slog.Handler // applies WithAttrs and WithGroup
 }
 
-// current returns the handler of slog.Default. A program may have made a defaultHandler the default, with a logger that
-// a client returned: then current returns one that writes to standard error, since forwarding would not end.
+// current returns the handler of slog.Default. If that is a defaultHandler, because a program has
+// set a logger of this library as the default, current returns one that writes to standard error.
+// Forwarding would otherwise never end.
 func (d defaultHandler) current() slog.Handler {
 	h := slog.Default().Handler()
 	if _, ok := h.(defaultHandler); ok {
