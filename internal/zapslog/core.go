@@ -1,7 +1,8 @@
-// Package zapslog gives client/v3, which logs through zap, a logger that forwards to log/slog.
+// Package zapslog provides a zap logger for client/v3 that forwards to log/slog.
 //
-// It is the one place where zap is named. Levels are lowered on the way: client/v3 logs each attempt that failed as a
-// warning or an error, but its caller gets the same error and may well repeat the call with success.
+// No other package of the library needs zap, except for tests. Errors are forwarded at Info, and
+// warnings and below at Debug: client/v3 logs each failed attempt as a warning or an error, but its
+// caller gets the same error and may repeat the call successfully.
 package zapslog
 
 import (
@@ -10,20 +11,20 @@ import (
 	"maps"
 	"slices"
 
-	"go.uber.org/zap"         //nolint:depguard // client/v3 takes no other logger
+	"go.uber.org/zap"         //nolint:depguard // client/v3 accepts no other logger
 	"go.uber.org/zap/zapcore" //nolint:depguard // likewise
 )
 
-// invokerMessage is what client/v3 logs before every attempt of a call, the first included.
+// invokerMessage is logged by client/v3 before every attempt of a call, including the first.
 const invokerMessage = "retrying of unary invoker"
 
-// New returns a logger whose records go to l.
+// New returns a logger that forwards its records to l.
 func New(l *slog.Logger) *zap.Logger { return zap.New(&core{handler: l.Handler()}) }
 
-// core is a zapcore.Core over a slog.Handler.
+// core is a zapcore.Core that writes to a slog.Handler.
 type core struct{ handler slog.Handler }
 
-// level returns the level at which a line of client/v3 is written to the application's log.
+// level returns the slog level for a zap level.
 func level(l zapcore.Level) slog.Level {
 	switch {
 	case l >= zapcore.DPanicLevel:
@@ -35,20 +36,20 @@ func level(l zapcore.Level) slog.Level {
 	}
 }
 
-// background is the context of a line: zap has none to pass on.
+// background returns the context for all records.
 func background() context.Context {
 	return context.Background() //nolint:forbidigo // zap's interface has no context
 }
 
-// Enabled asks the handler.
+// Enabled reports whether the handler writes records of the level.
 func (c *core) Enabled(l zapcore.Level) bool { return c.handler.Enabled(background(), level(l)) }
 
-// With returns a core that adds fields to each line.
+// With returns a core that adds fields to each record.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	return &core{handler: c.handler.WithAttrs(attrs(fields))}
 }
 
-// Check joins in when the level is wanted.
+// Check adds c to ce if the level is enabled.
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if c.Enabled(e.Level) {
 		return ce.AddCore(e, c)
@@ -56,7 +57,8 @@ func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checked
 	return ce
 }
 
-// Write forwards one line. It drops the one that announces the first attempt of a call, which is no retry.
+// Write forwards one record. It drops the one for the first attempt of a call, which is not a
+// retry.
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if e.Message == invokerMessage && slices.ContainsFunc(fields, isFirstAttempt) {
 		return nil
@@ -69,13 +71,13 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	return c.handler.Handle(background(), r)
 }
 
-// isFirstAttempt reports whether f says that an attempt is the first one.
+// isFirstAttempt reports whether f is the number of a first attempt.
 func isFirstAttempt(f zapcore.Field) bool { return f.Key == "attempt" && f.Integer == 0 }
 
-// Sync has nothing to flush.
+// Sync does nothing.
 func (*core) Sync() error { return nil }
 
-// attrs turns the fields of zap into attributes, ordered by name. Empty texts are dropped.
+// attrs returns the fields as attributes, sorted by name. It drops empty strings.
 func attrs(fields []zapcore.Field) []slog.Attr {
 	enc := zapcore.NewMapObjectEncoder()
 	for _, f := range fields {
