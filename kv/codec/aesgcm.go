@@ -8,22 +8,22 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// An encrypted value is gcmHeader, one byte with the length of the key's ID, the ID, the nonce of
-// 12 bytes, the ciphertext and the tag of 16 bytes. The header up to and including the ID, and the
-// key of the entry behind it, are authenticated.
+// An encrypted value consists of gcmHeader, one byte with the length of the key ID, the ID, the
+// 12-byte nonce, the ciphertext and the 16-byte tag. The part up to the ID, followed by the key of
+// the entry, is authenticated.
 const gcmHeader = "\x00ag\x01"
 
 // Option is an option of [AESGCM].
 type Option func(*gcmLayer)
 
-// WithPlaintextReads accepts values that are not encrypted, from before the layer was used.
-// Default: they are [ErrFormat]. Remove the option once everything is encrypted: until then,
-// whoever can write to etcd can have plaintext accepted.
+// WithPlaintextReads accepts values that are not encrypted, such as those written before the layer
+// was added. Default: reading them returns [ErrFormat]. Remove the option once all values are
+// encrypted: until then, anyone who can write to etcd can store plaintext that is accepted.
 func WithPlaintextReads() Option { return func(l *gcmLayer) { l.plaintext = true } }
 
 // AESGCM encrypts values with AES-GCM and the first key of the ring, and decrypts them with any of
-// its keys. A value grows by 33 bytes and the length of the key's ID. See the package documentation
-// for what it protects and how to rotate keys.
+// its keys. A value grows by 33 bytes plus the length of the key ID. The package documentation
+// describes what AESGCM protects and how to rotate keys.
 //
 // Nonces are random, so one key must not encrypt more than 2³² values.
 func AESGCM(r KeyRing, o ...Option) Layer {
@@ -52,10 +52,10 @@ func (l *gcmLayer) Wrap(key string, b []byte) ([]byte, error) {
 	out = append(out, gcmHeader...)
 	out = append(out, byte(len(id))) //nolint:gosec // at most maxKeyID
 	out = append(out, id...)
-	return aead.Seal(out, nil, b, authenticated(out, key)), nil //nolint:gosec // it makes a random nonce
+	return aead.Seal(out, nil, b, authenticated(out, key)), nil //nolint:gosec // generates a random nonce
 }
 
-// authenticated is the header of a value and the key of its entry.
+// authenticated returns the additional data: the header of a value and the key of its entry.
 func authenticated(header []byte, key string) []byte {
 	return append(bytes.Clone(header), key...)
 }

@@ -9,27 +9,27 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Conditions of values that a layer cannot unwrap.
+// Errors for values that a layer cannot unwrap.
 var (
-	// ErrFormat means that a stored value is not what the layer writes, or was cut short.
+	// ErrFormat means that a stored value was not written by the layer, or is truncated.
 	ErrFormat = errors.New("not in the format of the layer")
 	// ErrUnknownKey means that a value was encrypted with a key that is not in the ring.
 	ErrUnknownKey = errors.New("no such key in the ring")
-	// ErrAuthentication means that a value was changed, was encrypted for another key of the store,
-	// or with another secret of the same ID.
+	// ErrAuthentication means that a value was modified, was encrypted for another key of the
+	// store, or was encrypted with a different secret of the same ID.
 	ErrAuthentication = errors.New("authentication failed")
 )
 
-// Layer transforms the bytes that a codec has written, and back. key is the key of the entry, as a
-// [kv.Codec] gets it. It must be safe for concurrent use, must not change or keep b, and must
-// return an error for bytes that it did not make.
+// Layer transforms encoded values before they are stored and after they are read. key is the key of
+// the entry, as passed to a [kv.Codec]. Implementations must be safe for concurrent use, must not
+// modify or retain b, and must return an error for bytes that they did not write.
 type Layer interface {
 	Wrap(key string, b []byte) ([]byte, error)
 	Unwrap(key string, b []byte) ([]byte, error)
 }
 
-// With returns the codec c with layers, which are applied in this order to what c has written. If c
-// or a layer is nil, the codec returns kv.ErrInvalid.
+// With returns the codec c with layers, which are applied in order to the output of c. If c or a
+// layer is nil, the methods of the codec return kv.ErrInvalid.
 func With[T any](c kv.Codec[T], l ...Layer) kv.Codec[T] {
 	out := layered[T]{codec: c, layers: append([]Layer(nil), l...)}
 	if c == nil {
@@ -46,11 +46,11 @@ func With[T any](c kv.Codec[T], l ...Layer) kv.Codec[T] {
 type layered[T any] struct {
 	codec  kv.Codec[T]
 	layers []Layer
-	err    error // what is wrong with it
+	err    error // why the codec is unusable, or nil
 }
 
-// Base returns the codec below all layers. Package kv and the caches compare values by what it
-// writes, because two ciphertexts of one value differ.
+// Base returns the codec below all layers. Package kv and the caches compare values by its output,
+// because two ciphertexts of one value differ.
 func (c layered[T]) Base() kv.Codec[T] {
 	if below, ok := c.codec.(interface{ Base() kv.Codec[T] }); ok {
 		return below.Base()
@@ -83,7 +83,8 @@ func (c layered[T]) Decode(key string, b []byte) (v T, err error) {
 	return c.codec.Decode(key, b)
 }
 
-// layerError returns an error whose text may be shown, since it does not quote the value.
+// layerError returns an error that matches is. Its text does not quote the value, so it may be
+// shown.
 func layerError(is error, text string) error {
 	return &errs.CodecError{Text: text, Err: is}
 }

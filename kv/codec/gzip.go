@@ -10,15 +10,15 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// gzipHeader begins a compressed value. What follows is a gzip stream.
+// gzipHeader is the prefix of a compressed value. A gzip stream follows it.
 const gzipHeader = "\x00gz\x01"
 
-// maxUnzipped bounds what a value may be decompressed to.
+// maxUnzipped is the maximum size of a decompressed value.
 const maxUnzipped = 64 << 20
 
 // Gzip compresses values of more than the given number of bytes, if that makes them smaller. Values
-// that were stored without the layer can be read. A value that decompresses to more than 64 MiB is
-// refused, in both directions.
+// stored without the layer can be read. Values of more than 64 MiB cannot be written
+// (kv.ErrTooLarge), and values that decompress to more than 64 MiB cannot be read ([ErrFormat]).
 func Gzip(above int) Layer {
 	return &gzipLayer{above: above, writers: sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}}
 }
@@ -36,7 +36,7 @@ func (l *gzipLayer) Wrap(_ string, b []byte) ([]byte, error) {
 	case len(b) > maxUnzipped:
 		return nil, layerError(kv.ErrTooLarge, fmt.Sprintf("gzip: %d bytes, the limit is %d", len(b), maxUnzipped))
 	}
-	ambiguous := bytes.HasPrefix(b, []byte(gzipHeader)) // a plain value that would be taken for a compressed one
+	ambiguous := bytes.HasPrefix(b, []byte(gzipHeader)) // looks compressed but is not
 	if len(b) <= l.above && !ambiguous {
 		return b, nil
 	}

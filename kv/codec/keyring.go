@@ -10,33 +10,33 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// maxKeyID is the longest ID of a key.
+// maxKeyID is the maximum length of a key ID.
 const maxKeyID = 64
 
-// Key is a secret of [AESGCM]. Its secret is not shown by fmt and slog.
+// Key is a secret key for [AESGCM]. Packages fmt and slog do not show its secret.
 type Key struct {
-	// ID names the secret in each value that is encrypted with it: 1 to 64 bytes, and never used
-	// for another secret.
+	// ID identifies the secret in each value that it encrypts. It is 1 to 64 bytes long and must
+	// never be reused for another secret.
 	ID string
 	// Secret is 16, 24 or 32 random bytes, for AES-128, AES-192 or AES-256.
 	Secret []byte
 }
 
-// Format prints the ID.
+// Format prints the ID for every verb.
 func (k Key) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "key %q", k.ID) }
 
-// LogValue is the ID.
+// LogValue returns the ID.
 func (k Key) LogValue() slog.Value { return slog.StringValue(k.ID) }
 
-// KeyRing is the keys of [AESGCM]. It does not change, and is safe for concurrent use. The zero
-// KeyRing is empty, and cannot be used.
+// KeyRing holds the keys of [AESGCM]. It is immutable and safe for concurrent use. The zero KeyRing
+// is empty and not usable.
 type KeyRing struct {
 	first string
 	keys  map[string]cipher.AEAD // by ID
 }
 
 // NewKeyRing returns a ring that encrypts with the first key, and decrypts with that and the
-// others. The secrets are copied. If a key cannot be used, the error matches kv.ErrInvalid.
+// others. It copies the secrets. If a key is not usable, the error matches kv.ErrInvalid.
 func NewKeyRing(first Key, others ...Key) (KeyRing, error) {
 	r := KeyRing{first: first.ID, keys: make(map[string]cipher.AEAD, 1+len(others))}
 	var all []error
@@ -66,10 +66,10 @@ func (r KeyRing) add(k Key) error {
 	return err
 }
 
-// String names the keys.
+// String returns the number of keys and the ID of the first.
 func (r KeyRing) String() string {
 	return fmt.Sprintf("key ring of %d keys, first %q", len(r.keys), r.first)
 }
 
-// Format prints what String returns, whatever the verb.
+// Format prints the result of String for every verb.
 func (r KeyRing) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(r.String())) }
