@@ -23,30 +23,34 @@ type Op struct {
 	o      options
 	bad    error
 
-	typed *Store                               // of the handle that made it: key is below its namespace; nil: below that of the batch
-	wrote func(ctx context.Context, rev int64) // of that handle, or nil
+	typed *Store                               // key is relative to its namespace; nil: to that of the batch
+	wrote func(ctx context.Context, rev int64) // the hook of that handle, or nil
 }
 
-// OpPut is a put. Its options are those of [Store.Put].
+// OpPut returns a put of key. Its options are those of [Store.Put].
 func OpPut(key string, v []byte, o ...PutOption) Op {
 	opts, err := putOptions(o)
 	return Op{key: key, value: v, o: opts, bad: err}
 }
 
-// OpDelete is the delete of a key.
+// OpDelete returns a delete of key.
 func OpDelete(key string, o ...DeleteOption) Op {
 	opts, err := keyOptions(o)
 	return Op{key: key, delete: true, o: opts, bad: err}
 }
 
-// Batch carries out ops in their order, in as few transactions as [Limits] allow, and returns the revision of the last.
-// Without operations it does nothing and returns 0. It is not atomic: each transaction is, and when one fails the error is
-// a [BatchError] that says how many operations are applied; go on with ops[Done:]. For all or nothing, use
-// [Store.Transact] or [Store.Txn]; for the result of each operation, or several transactions in flight, [Store.BatchEach].
+// Batch applies ops in order, in as few transactions as [Limits] allow, and returns the revision of
+// the last one. Without operations it sends nothing and returns 0. Batch is not atomic: only each
+// transaction is. If a transaction fails, the error is a [BatchError] that holds the number of
+// applied operations; to resume, pass ops[Done:]. Use [Store.Transact] or [Store.Txn] to apply all
+// operations or none, and [Store.BatchEach] for the result of each operation or to send several
+// transactions at a time.
 //
-// A transaction ends early where the next operation is on a key that it has already, or has other guards. All operations
-// are checked before the first is sent. Without a deadline in ctx, each transaction is given the default. A lost answer
-// leaves the outcome of that transaction unknown, unless one of its operations has [WithOnce], which then covers them all.
+// A new transaction starts before an operation on a key that the current transaction already
+// writes, or with other guards. All operations are checked before the first is sent. If ctx has no
+// deadline, the default applies to each transaction. If a response is lost, the outcome of that
+// transaction is unknown, unless one of its operations has [WithOnce], which then covers the whole
+// transaction.
 func (s *Store) Batch(ctx context.Context, ops ...Op) (rev int64, err error) {
 	ops, err = s.checkBatch(ctx, ops)
 	if err != nil {
@@ -59,7 +63,7 @@ func (s *Store) Batch(ctx context.Context, ops ...Op) (rev int64, err error) {
 	return b.last, nil
 }
 
-// checkBatch checks operations, and returns them with keys below the namespace of the store.
+// checkBatch checks ops and returns them with keys relative to the namespace of the store.
 func (s *Store) checkBatch(ctx context.Context, ops []Op) ([]Op, error) {
 	switch {
 	case ctx == nil:
@@ -83,7 +87,8 @@ func (s *Store) checkBatch(ctx context.Context, ops []Op) ([]Op, error) {
 	return ops, nil
 }
 
-// relativeOps returns ops with those of typed handles relative to the namespace of the store.
+// relativeOps returns ops, with the keys of typed handles made relative to the namespace of the
+// store.
 func (s *Store) relativeOps(ops []Op) ([]Op, error) {
 	cloned := false
 	for i := range ops {
@@ -108,7 +113,7 @@ func (s *Store) relativeOps(ops []Op) ([]Op, error) {
 	return ops, nil
 }
 
-// reason is err without the words for the call, which the batch has already.
+// reason returns err without the name of the call and the key, which the error of the batch states.
 func reason(err error) error {
 	if e, ok := errors.AsType[*errs.Error](err); ok {
 		return e.Err
@@ -116,14 +121,15 @@ func reason(err error) error {
 	return err
 }
 
-// What a transaction may add to the bytes of its keys and values, at the most: an operation that would come too close to
-// the limit starts the next one.
+// The size of an operation beside its key and value, and the margin below the limit of a request.
+// Both are upper bounds: an operation that would come too close to the limit starts the next
+// transaction.
 const (
 	batchOverhead = 64
 	batchSlack    = 1 << 10
 )
 
-// chunk is how many of ops fit into one transaction.
+// chunk returns how many of ops fit into one transaction.
 func (s *Store) chunk(ops []Op) int {
 	size, count := guardBytes(ops[0].o.guards), 0
 	for _, g := range ops[0].o.guards {
@@ -146,8 +152,8 @@ func (s *Store) chunk(ops []Op) int {
 	return len(ops)
 }
 
-// weight is what the operation counts for in a transaction, in operations and in bytes: keeping the lease takes a nested
-// one with the value in both branches.
+// weight returns how often the operation counts in a transaction, in operations and in bytes.
+// Keeping the lease takes a nested transaction that holds the value in both branches.
 func (op Op) weight() int {
 	if op.o.sameLease {
 		return 2
@@ -163,7 +169,7 @@ func sameGuards(a, b []Guard) bool {
 	})
 }
 
-// applyChunk sends one transaction.
+// applyChunk sends one transaction. It sends it a second time if a shared lease was revoked.
 func (s *Store) applyChunk(ctx context.Context, ops []Op) (out outcome, err error) {
 	for first := true; ; first = false {
 		leases, err := s.batchLeases(ctx, ops)
@@ -177,7 +183,7 @@ func (s *Store) applyChunk(ctx context.Context, ops []Op) (out outcome, err erro
 	}
 }
 
-// batchLeases returns a lease for each TTL of ops.
+// batchLeases returns one lease for each TTL in ops.
 func (s *Store) batchLeases(ctx context.Context, ops []Op) (leases map[time.Duration]*ttlLease, err error) {
 	writes := make(map[time.Duration]int)
 	for i := range ops {
@@ -202,7 +208,7 @@ func (s *Store) batchLeases(ctx context.Context, ops []Op) (leases map[time.Dura
 	return leases, nil
 }
 
-// commitChunk sends one transaction whose leases are there.
+// commitChunk sends one transaction with the given leases.
 func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Duration]*ttlLease) (outcome, error) {
 	m := &mutation{op: "batch", key: s.ns + ops[0].key, guards: ops[0].o.guards, then: make([]clientv3.Op, len(ops))}
 	for i := range ops {
@@ -218,7 +224,7 @@ func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Durat
 	return s.write(ctx, m)
 }
 
-// batchOp is the operation as etcd takes it.
+// batchOp returns the operation in the form of client/v3.
 func (s *Store) batchOp(op *Op, o options) clientv3.Op {
 	abs := []byte(s.ns + op.key)
 	if op.delete {

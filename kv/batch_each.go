@@ -9,17 +9,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// ErrNotSent means that an operation of [Store.BatchEach] was not sent, because an earlier one had
+// ErrNotSent means that an operation of [Store.BatchEach] was not sent because an earlier one
 // failed.
 var ErrNotSent = errors.New("not sent")
 
-// OpResult is what became of one operation of a [Store.BatchEach].
+// OpResult is the result of one operation of [Store.BatchEach].
 type OpResult struct {
-	// Revision is the revision at which the operation was applied; 0 if it was not, and for a
-	// delete that found nothing.
+	// Revision is the revision at which the operation was applied. It is 0 if the operation was not
+	// applied, or was a delete that found no key. If [WithOnce] resolved a lost response, such a
+	// delete has the revision of its transaction.
 	Revision int64
 	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may
-	// have been applied; otherwise it was not. It is [ErrNotSent] for what comes after a failure.
+	// have been applied; otherwise it was not. It is [ErrNotSent] for operations after a failed
+	// one.
 	Err error
 }
 
@@ -30,19 +32,19 @@ type batchSettings struct {
 	inFlight int
 }
 
-// maxInFlight bounds WithInFlight.
+// maxInFlight is the largest value of WithInFlight.
 const maxInFlight = 64
 
-// WithInFlight sends up to n transactions of a batch at a time, 1 to 64. Operations on different
-// keys may then be applied in any order; those on one key keep their order. It hides the latency of
-// the connection and of the servers' disks. Default: 1.
+// WithInFlight sends up to n transactions of a batch concurrently, from 1 to 64. Operations on
+// different keys may then be applied in any order; those on one key keep their order. This hides
+// the latency of the network and of the servers' disks. Default: 1.
 func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFlight = n } }
 
-// BatchEach is [Store.Batch] that returns the result of each operation, and can have several
-// transactions in flight. When a transaction fails, those in flight are awaited, and no further
-// ones are sent. The error is then a [BatchError]: its Done is the number of operations before the
-// first one that is not known to be applied. results is nil if the operations were refused before
-// anything was sent.
+// BatchEach is like [Store.Batch], but returns the result of each operation and can send several
+// transactions concurrently. When a transaction fails, BatchEach sends no further ones and waits
+// for those in flight. The error is then a [BatchError] whose Done is the number of operations
+// before the first one that is not known to be applied. If the operations are invalid, nothing is
+// sent and results is nil.
 func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
 	set := batchSettings{inFlight: 1}
 	for _, opt := range o {
@@ -61,25 +63,25 @@ func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (resu
 	return b.results, b.run()
 }
 
-// batchRun is one batch under way.
+// batchRun is the state of one batch.
 type batchRun struct {
 	*Store
 
-	ctx     context.Context //nolint:containedctx // lives as long as the call
+	ctx     context.Context //nolint:containedctx // valid until the call returns
 	ops     []Op
 	results []OpResult
 	free    chan struct{} // holds one element for each transaction in flight
 	flying  sync.WaitGroup
 
 	mu      sync.Mutex
-	failure error // of the first transaction that failed
-	at      int   // its first operation
-	last    int64 // the revision of the last transaction that was applied
+	failure error // the error of the first transaction that failed
+	at      int   // the index of its first operation
+	last    int64 // the revision of the last applied transaction
 }
 
 // run sends the transactions and returns the error of the batch.
 func (b *batchRun) run() error {
-	keys := make(map[string]bool) // of the operations since all transactions in flight were awaited
+	keys := make(map[string]bool) // written since no transaction was in flight
 	sent := 0
 	for sent < len(b.ops) {
 		n := b.chunk(b.ops[sent:])
@@ -108,7 +110,7 @@ func (b *batchRun) run() error {
 	return b.conclude(sent)
 }
 
-// separate awaits the transactions in flight if one of them has a key of ops.
+// separate waits for the transactions in flight if one of them writes a key of ops.
 func (b *batchRun) separate(keys map[string]bool, ops []Op) {
 	for i := range ops {
 		if keys[ops[i].key] {
@@ -128,7 +130,7 @@ func (b *batchRun) failed() bool {
 	return b.failure != nil
 }
 
-// apply sends the transaction of n operations and notes what became of them.
+// apply sends the transaction of the n operations from index from, and stores their results.
 func (b *batchRun) apply(from, n int) {
 	ops, results := b.ops[from:from+n], b.results[from:from+n]
 	out, err := b.applyChunk(b.ctx, ops)
@@ -150,8 +152,8 @@ func (b *batchRun) apply(from, n int) {
 	}
 }
 
-// notify tells the handles that operations came from of those that were sent, in the caller's
-// goroutine.
+// notify calls the write hooks of the operations that were applied or may have been, on the
+// caller's goroutine.
 func (b *batchRun) notify(sent int) {
 	for i := range b.ops[:sent] {
 		r := &b.results[i]
@@ -161,7 +163,7 @@ func (b *batchRun) notify(sent int) {
 	}
 }
 
-// conclude marks what was not sent, and returns the error of the batch.
+// conclude marks the operations that were not sent, and returns the error of the batch.
 func (b *batchRun) conclude(sent int) error {
 	if b.failure == nil {
 		return nil

@@ -7,16 +7,16 @@ import (
 	"strconv"
 )
 
-// Checkpoint keeps a revision under a key, as decimal text. It has the methods that a watch.Checkpoint needs. It is a
-// small value, safe for concurrent use as far as one key can be: the last Save wins.
+// Checkpoint stores a revision under a key, as decimal text. It implements the methods that
+// watch.Checkpoint requires. It is a small value and safe for concurrent use; the last Save wins.
 type Checkpoint struct {
 	s    *Store
 	key  string
 	opts []PutOption
 }
 
-// NewCheckpoint returns the checkpoint under key. The options go with every Save: WithGuard, to let only the holder of a
-// lock move it.
+// NewCheckpoint returns the checkpoint stored under key. The options apply to every Save. For
+// example, WithGuard lets only the holder of a lock save.
 func NewCheckpoint(s *Store, key string, o ...PutOption) Checkpoint {
 	if s == nil {
 		s = noStore()
@@ -24,7 +24,8 @@ func NewCheckpoint(s *Store, key string, o ...PutOption) Checkpoint {
 	return Checkpoint{s: s, key: key, opts: o}
 }
 
-// Load returns the revision saved last, 0 when none ever was, or [ErrDecode]. One RPC.
+// Load returns the revision saved last, or 0 if none was saved. If the stored text is not a
+// revision, the error matches [ErrDecode]. Load costs one RPC.
 func (c Checkpoint) Load(ctx context.Context) (int64, error) {
 	e, err := c.s.Get(ctx, c.key)
 	if errors.Is(err, ErrNotFound) {
@@ -40,7 +41,8 @@ func (c Checkpoint) Load(ctx context.Context) (int64, error) {
 	return rev, nil
 }
 
-// Save stores rev. One RPC. It is a plain put: saving the same revision twice does no harm.
+// Save stores rev. It costs one RPC. It is a plain put, so saving the same revision twice is
+// harmless.
 func (c Checkpoint) Save(ctx context.Context, rev int64) error {
 	if rev < 0 {
 		return c.s.fail("save checkpoint", c.key, fmt.Errorf("%w: revision %d", ErrInvalid, rev))

@@ -13,53 +13,62 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Coalesce returns a KV that lets calls which many goroutines make at once share transactions. Up to four calls of a
-// kind go to next as they are; those made while these are under way wait, and leave together as one transaction as soon
-// as any of them is back. Nothing waits for company: a caller who is alone is sent at once, by its own goroutine and with
-// its own context. A hundred goroutines have several times the throughput that they have without.
+// Coalesce returns a KV that combines concurrent calls into shared transactions. It sends up to
+// four calls of a kind to next unchanged. Calls made while these are in flight wait, and are sent
+// together as one transaction as soon as one of the calls in flight returns. A call made alone is
+// sent immediately, on the caller's goroutine and with its context. With a hundred goroutines,
+// throughput is several times higher than without Coalesce.
 //
 // # What is shared
 //
-// Gets of one key with no other options than WithKeysOnly, WithCountOnly and WithSerializable; puts; and deletes of one
-// key; also as [clientv3.Op] given to Do. Linearizable gets, serializable gets, puts and deletes are four kinds that never
-// share a transaction: a get does not wait for the disk, and a delete works when the database is full. Everything
-// else goes through as it is: ranges, revisions, transactions, Compact, GetStream, what is over 64 KiB, and calls whose
-// context has outgoing metadata, such as WithRequireLeader (which is not needed over etcdkit.Harden).
+// The following calls are shared: gets of one key with no options other than WithKeysOnly,
+// WithCountOnly and WithSerializable; puts; deletes of one key; and the same as a [clientv3.Op]
+// given to Do. Linearizable gets, serializable gets, puts and deletes are four kinds that never
+// share a transaction: a get does not wait for the disk, and a delete works when the database is
+// full. Everything else passes through unchanged: ranges, gets at a revision, transactions,
+// Compact, GetStream, operations larger than 64 KiB, and calls whose context has outgoing metadata,
+// such as that of WithRequireLeader (which is not needed over etcdkit.Harden).
 //
-// A transaction holds at most 128 operations, or what the server is found to take, and 512 KiB. Equal gets are one
-// operation in it. etcd takes one write of a key in a transaction: further ones leave with later transactions, in the
-// order in which they came.
+// A transaction holds at most 512 KiB and 128 operations, or fewer if the server turns out to
+// accept fewer. Equal gets count as one operation. etcd accepts one write of a key in a
+// transaction: further writes of the key are sent in later transactions, in the order of the calls.
 //
 // # What a call gets
 //
-// Its own result, in a response of its own, with a header like that of the call alone. The order of calls that overlap in
-// time is as open as it is without: each takes effect at one moment between its beginning and its end, that of the
-// transaction it is in, so gets stay linearizable.
+// Each call gets its own result, in a response of its own, with a header like that of a call made
+// alone. Calls that overlap in time may take effect in any order, as they may without Coalesce.
+// Each takes effect between its start and its end, with its transaction, so gets remain
+// linearizable.
 //
-// Its own error. A transaction that etcd refuses, because one put has a lease that is gone or one key is forbidden, was not
-// applied: each of its calls is then sent by itself. So is each get of a transaction that fails in any way, but for a
-// server that asks to be spared. When it is open whether a transaction of writes was applied, each of its calls has
-// that error; none is sent again.
+// Each call gets its own error. etcd refuses a whole transaction if, for example, the lease of one
+// put has expired or one key is forbidden. Such a transaction was not applied, and each of its
+// calls is then sent separately. Gets are also sent separately if their transaction fails in any
+// other way, unless the server is overloaded. If it is unknown whether a transaction of writes was
+// applied, each of its calls returns that error, and none is sent again.
 //
-// Its own context. When that ends, the call returns at once. A call that still waited is not sent any more: the error of
-// a write then is `kv: put "k": context canceled`, where that of one that was under way, and may yet be applied, is the
-// context's alone. The transaction itself goes on for the others, and is given up with the last of them. It has no
-// deadline and carries nothing of its callers' contexts, neither values nor spans.
+// Each call keeps its own context, and returns as soon as the context ends. A waiting call is then
+// not sent. The error of a write that was not sent is `kv: put "k": context canceled`; the error of
+// a write in flight, which may still be applied, is only the context's. The transaction continues
+// for its other calls, and is canceled when the last of them returns. It has no deadline, and
+// carries neither values nor spans of its callers' contexts.
 //
-// # The price
+// # Cost
 //
-// All writes of a transaction have one revision, and watchers get them as one change. They share one fate: a lost
-// answer leaves them all in doubt. Many writes of one and the same key at once are slower than without, since they
-// leave a few at a time. That is why this is not the default.
+// All writes of a transaction have one revision, and watchers receive them as one change. If the
+// response to a transaction is lost, the outcome of all its writes is unknown. Many concurrent
+// writes of the same key are slower than without Coalesce, because each transaction holds only one
+// of them. For these reasons Coalesce is not the default.
 //
-// A request that hangs, on a frozen member for one, holds the others up by a tenth of a second at most; then they leave
-// without waiting for it.
+// A request that hangs, for example on a frozen member, delays other calls by at most 100 ms; then
+// they are sent without waiting for it.
 //
 // # Lifetime
 //
-// A transaction is sent by a goroutine that ends with it; there is none while nothing is under way, and nothing to close.
-// A panic of next is passed on to every call that it concerns. A nil next, or a nil context, is refused with
-// [ErrInvalid]. It works over and under [Namespace]. In the KV field of a client, it serves every [Store] over it, too.
+// Each transaction is sent on a goroutine that ends with it. Nothing runs while no call is in
+// flight, and there is nothing to close. A panic of next is passed on to every call in the
+// transaction. If next or the context of a call is nil, the call returns [ErrInvalid]. Coalesce
+// works over and under [Namespace]. If the returned KV is the KV field of a client, every [Store]
+// over that client uses it.
 func Coalesce(next clientv3.KV) clientv3.KV {
 	if next == nil {
 		return &namespacedKV{keyMapper: keyMapper{err: fmt.Errorf("%w: no KV whose calls could share transactions", errs.Invalid)}}
@@ -80,7 +89,7 @@ func newCoalesced(next clientv3.KV) *coalesced {
 	return k
 }
 
-// coalesced is a KV whose calls share transactions. What it does not declare passes through.
+// coalesced is a KV whose calls share transactions. Methods that it does not define pass through.
 type coalesced struct {
 	clientv3.KV
 
@@ -88,13 +97,13 @@ type coalesced struct {
 	base  clientv3.KV
 }
 
-// Base is the same over what does not retry by itself.
+// Base returns the same KV over a KV that does not retry.
 func (k *coalesced) Base() clientv3.KV { return k.base }
 
-// RetryEngine is that of next, so that a Store over it shares its budget.
+// RetryEngine returns the engine of next, so that a Store over it shares the retry budget.
 func (k *coalesced) RetryEngine() *retry.Engine { return engineOf(k.KV) }
 
-// The kinds of calls that share transactions with their like.
+// The kinds of calls. Only calls of one kind share a transaction.
 const (
 	linearizable = iota
 	serializable
@@ -103,30 +112,31 @@ const (
 	kinds
 )
 
-// Get retrieves keys.
+// Get implements clientv3.KV.
 func (k *coalesced) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	r, err := k.do(ctx, clientv3.OpGet(key, opts...), key)
 	return r.Get(), err
 }
 
-// Put writes a key.
+// Put implements clientv3.KV.
 func (k *coalesced) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
 	r, err := k.do(ctx, clientv3.OpPut(key, val, opts...), key)
 	return r.Put(), err
 }
 
-// Delete deletes keys.
+// Delete implements clientv3.KV.
 func (k *coalesced) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
 	r, err := k.do(ctx, clientv3.OpDelete(key, opts...), key)
 	return r.Del(), err
 }
 
-// Do makes one operation.
+// Do implements clientv3.KV.
 func (k *coalesced) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	return k.do(ctx, op, "")
 }
 
-// do makes one operation, shared if it can be. key is that of op if op is made of strings, which nobody changes.
+// do sends one operation, in a shared transaction if possible. key is the key of op if op is made
+// of strings, which are immutable; otherwise "".
 func (k *coalesced) do(ctx context.Context, op clientv3.Op, key string) (clientv3.OpResponse, error) {
 	if ctx == nil {
 		return clientv3.OpResponse{}, fail(verb(op), string(op.KeyBytes()), fmt.Errorf("%w: nil context", errs.Invalid))
@@ -141,7 +151,7 @@ func (k *coalesced) do(ctx context.Context, op clientv3.Op, key string) (clientv
 	return k.lanes[kind].do(ctx, op, key)
 }
 
-// kindOf tells the kind of an operation that can be shared.
+// kindOf returns the kind of an operation. ok is false if the operation cannot be shared.
 func kindOf(op clientv3.Op) (kind int, ok bool) {
 	switch {
 	case len(op.KeyBytes()) == 0, len(op.RangeBytes()) > 0, len(op.KeyBytes())+len(op.ValueBytes()) > soloBytes:
@@ -159,7 +169,8 @@ func kindOf(op clientv3.Op) (kind int, ok bool) {
 	return linearizable, true
 }
 
-// own makes op independent of buffers that its caller may use again while a transaction that holds it is under way.
+// own returns a copy of op that does not share the caller's buffers. The caller may reuse these
+// while a transaction that holds the operation is in flight.
 func own(op clientv3.Op) clientv3.Op {
 	op.WithKeyBytes(bytes.Clone(op.KeyBytes()))
 	op.WithValueBytes(bytes.Clone(op.ValueBytes()))

@@ -15,35 +15,36 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// seatKey tells operations of one kind apart: two that are equal in it cannot be in one transaction, or need not be.
+// seatKey identifies operations of one kind. Two operations with equal keys cannot both be in a
+// transaction if they are writes, and share one operation if they are gets.
 type seatKey struct {
 	key       string
 	keysOnly  bool
 	countOnly bool
 }
 
-// call is one caller's operation that waits for its transaction, or is part of one.
+// call is one caller's operation, waiting for a transaction or part of one.
 type call struct {
 	op   clientv3.Op
 	id   seatKey
 	size int
-	over chan struct{} // closed when what follows is known
+	over chan struct{} // closed when the fields below are final
 
-	unsent   bool // nothing of it was applied, nor will be: its caller sends it, or gives it up
-	slot     bool // its caller has a slot for that
-	round    int  // of the slot
+	unsent   bool // nothing was or will be applied: the caller sends it itself, or returns
+	slot     bool // the caller holds a slot for sending it
+	round    int  // the round of the slot
 	resp     clientv3.OpResponse
 	err      error
 	panicked any
 
-	before, after *call   // in the queue
-	flight        *flight // the transaction that it left with
-	seat          int     // its place there
-	guest         bool    // somebody else had the place before
+	before, after *call   // its neighbors in the queue
+	flight        *flight // the transaction that holds it
+	seat          int     // the index of its operation there
+	guest         bool    // the operation was added for an earlier, equal call
 }
 
-// newCall makes a call of op. key is that of op if op is made of strings, else "": then its bytes are the caller's, who
-// may use them again while a transaction that holds them is under way.
+// newCall returns a call of op. key is the key of op if op is made of strings. Otherwise key is "",
+// and op is copied because the caller may reuse its buffers while the operation is in flight.
 func newCall(op clientv3.Op, key string) *call {
 	if key == "" {
 		op = own(op)
@@ -57,13 +58,13 @@ func newCall(op clientv3.Op, key string) *call {
 	}
 }
 
-// sendAlone tells the caller to send the call.
+// sendAlone makes the caller send the operation itself.
 func (c *call) sendAlone() {
 	c.unsent = true
 	close(c.over)
 }
 
-// queue is a list of calls, the oldest first.
+// queue is a linked list of calls, the oldest first.
 type queue struct {
 	first, last *call
 	n           int
@@ -81,7 +82,7 @@ func (q *queue) push(c *call) {
 	q.n++
 }
 
-// remove takes out a call that is in the queue.
+// remove removes a call that is in the queue.
 func (q *queue) remove(c *call) {
 	if c.before == nil {
 		q.first = c.after
@@ -97,18 +98,18 @@ func (q *queue) remove(c *call) {
 	q.n--
 }
 
-// flight is one transaction that calls share.
+// flight is one transaction shared by several calls.
 type flight struct {
 	calls []*call
-	ops   []clientv3.Op // several calls may get theirs from one get
+	ops   []clientv3.Op // equal gets share one operation
 	round int
 
 	ctx   *wire.Attempt
 	end   context.CancelFunc
 	began time.Time
 
-	// Guarded by the lane.
-	left    int // callers that wait for it
+	// left, givenUp and landed are guarded by the mutex of the lane.
+	left    int // callers that still wait for it
 	givenUp bool
 	landed  bool
 
@@ -117,19 +118,20 @@ type flight struct {
 	panicked any
 }
 
-// begin makes the context of the transaction.
+// begin creates the context of the transaction.
 func (f *flight) begin(round int) {
 	//nolint:forbidigo // a life of its own: no caller's deadline, values or metadata may reach the others' request
 	ctx, end := context.WithCancel(context.Background())
 	f.ctx, f.end = wire.Track(ctx, false), end
 	f.round, f.left, f.began = round, len(f.calls), time.Now()
-	f.err = badResponse("txn", "", errWrongResponse) // until there is one
+	f.err = badResponse("txn", "", errWrongResponse) // the error if commit sets no result
 }
 
-// leave is for a caller that does not wait any longer; with the last one the transaction is given up. So is one that was
-// due long ago and provably has not left the process, because there is no connection: then its calls are known not to be
-// applied, and those of the others can wait for the connection by themselves. It reports whether that, or the answer, will
-// be there at once. The lane's mutex is held.
+// leave removes a caller that stops waiting, and reports whether the outcome of the transaction is
+// known or will be at once. It cancels the transaction if no caller is left. It also cancels a
+// transaction that is overdue and provably was not sent because there is no connection: its calls
+// are then known not to be applied, and the other callers can each wait for the connection. The
+// lane's mutex must be held.
 func (f *flight) leave() bool {
 	if f.landed {
 		return true
@@ -142,7 +144,7 @@ func (f *flight) leave() bool {
 	return f.givenUp
 }
 
-// commit sends the transaction.
+// commit sends the transaction and stores its result.
 func (f *flight) commit(next clientv3.KV) {
 	defer f.end()
 	defer func() { f.panicked = recover() }()
@@ -155,15 +157,16 @@ func (f *flight) commit(next clientv3.KV) {
 	}
 }
 
-// errGivenUp is a transaction that was sent at the very moment at which it was given up for want of a connection.
+// errGivenUp is the error of a transaction that was sent at the moment it was canceled for lack of
+// a connection.
 var errGivenUp = fmt.Errorf("%w: the connection came back while the request was given up", errs.Unavailable)
 
-// tooMany reports whether the server takes fewer operations in a transaction.
+// tooMany reports whether the server refused the transaction for its number of operations.
 func (f *flight) tooMany() bool {
 	return f.err != nil && retry.Message(f.err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCTooManyOps)
 }
 
-// deliver tells every call what came of it.
+// deliver sets the result of every call.
 func (f *flight) deliver(writes bool) {
 	again := f.panicked == nil && f.err != nil && f.harmless(writes)
 	for _, c := range f.calls {
@@ -180,13 +183,15 @@ func (f *flight) deliver(writes bool) {
 			f.answer(c, writes)
 		}
 	}
-	for _, c := range f.calls { // now that nobody reads any more what its first owner may change
+	// Only now, because equal gets share a response that the first caller may modify.
+	for _, c := range f.calls {
 		close(c.over)
 	}
 }
 
-// harmless reports whether each call can be sent by itself after its transaction has failed: a get always, unless the server
-// asks to be spared; a write if the transaction was provably not applied, and alone it could fare better.
+// harmless reports whether each call can be sent separately after its transaction failed. A get can
+// always, unless the server is overloaded. A write can if the transaction provably was not applied
+// and the write could succeed alone.
 func (f *flight) harmless(writes bool) bool {
 	class, _ := retry.Classify(f.err, f.ctx.NotSent())
 	if !writes {
@@ -195,7 +200,7 @@ func (f *flight) harmless(writes bool) bool {
 	return class == retry.Refused || class == retry.Hopeless
 }
 
-// answer gives a call its part of the answer, as if it had been made alone.
+// answer sets the result of a call from its part of the response, as if it had been sent alone.
 func (f *flight) answer(c *call, writes bool) {
 	switch r := f.resp.Responses[c.seat].GetResponse().(type) {
 	case *pb.ResponseOp_ResponseRange:
@@ -224,7 +229,7 @@ func (f *flight) answer(c *call, writes bool) {
 	c.err = badResponse(verb(c.op), c.id.key, errWrongResponse)
 }
 
-// header is a header of the transaction for one call.
+// header returns a copy of the response header for one call.
 func (f *flight) header() *pb.ResponseHeader {
 	h := f.resp.Header
 	return &pb.ResponseHeader{ClusterId: h.GetClusterId(), MemberId: h.GetMemberId(), Revision: h.GetRevision(), RaftTerm: h.GetRaftTerm()}

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	freeCalls   = 4                      // of a kind go by themselves at once: as many as gain nothing from company
-	sharedOps   = defaultTxnOps          // in a transaction, until a server says that it takes fewer
-	sharedBytes = 512 << 10              // in a transaction: a third of what a server takes by default
-	soloBytes   = 64 << 10               // an operation of more goes by itself: a few of them fill a transaction
-	perOpBytes  = 64                     // what an operation is beside its key and value, generously
-	patience    = 100 * time.Millisecond // with what is under way, while others wait
+	freeCalls   = 4                      // calls sent separately: so few gain nothing from sharing
+	sharedOps   = defaultTxnOps          // operations per transaction, until refused
+	sharedBytes = 512 << 10              // bytes per transaction: a third of the default limit
+	soloBytes   = 64 << 10               // a larger operation is sent alone
+	perOpBytes  = 64                     // upper estimate beside the key and value
+	patience    = 100 * time.Millisecond // how long waiting calls wait for requests in flight
 )
 
-// lane shares the calls of one kind. It holds no goroutine while nothing is under way.
+// lane batches the calls of one kind. It runs no goroutine while no call is in flight.
 type lane struct {
 	next     clientv3.KV
 	writes   bool
@@ -28,19 +28,19 @@ type lane struct {
 
 	mu      sync.Mutex
 	waiting queue
-	alone   int             // calls of this round that are under way by themselves
-	flying  bool            // a transaction of this round is under way
-	round   int             // what earlier rounds have under way has hung for too long to be waited for
-	most    int             // operations in a transaction
-	seats   map[seatKey]int // of the transaction that is being filled, empty between
-	stall   *time.Timer     // runs while somebody waits
+	alone   int             // calls of this round in flight on their own
+	flying  bool            // whether a transaction of this round is in flight
+	round   int             // requests of earlier rounds hang, and are no longer waited for
+	most    int             // maximum number of operations in a transaction
+	seats   map[seatKey]int // of the transaction being filled, otherwise empty
+	stall   *time.Timer     // runs while calls wait
 }
 
 func newLane(next clientv3.KV, kind int) *lane {
 	return &lane{next: next, writes: kind >= putting, patience: patience, most: sharedOps, seats: map[seatKey]int{}}
 }
 
-// do makes one call.
+// do sends one operation.
 func (l *lane) do(ctx context.Context, op clientv3.Op, key string) (clientv3.OpResponse, error) {
 	if round, ok := l.enter(nil); ok {
 		return l.solo(ctx, op, round)
@@ -75,7 +75,8 @@ func (l *lane) do(ctx context.Context, op clientv3.Op, key string) (clientv3.OpR
 	return l.next.Do(ctx, op)
 }
 
-// enter takes a slot, if there is one and nobody waits for it; else it lets c, if there is one, wait.
+// enter takes a slot if one is free and no call waits for it. Otherwise it queues c, unless c is
+// nil.
 func (l *lane) enter(c *call) (round int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,13 +93,14 @@ func (l *lane) enter(c *call) (round int, ok bool) {
 	return 0, false
 }
 
-// solo sends one call as it is. It has a slot, which it gives back also when next panics.
+// solo sends one operation as it is. The caller must hold a slot, which solo returns even if next
+// panics.
 func (l *lane) solo(ctx context.Context, op clientv3.Op, round int) (clientv3.OpResponse, error) {
 	defer l.back(round)
 	return l.next.Do(ctx, op)
 }
 
-// back gives a slot back.
+// back returns a slot.
 func (l *lane) back(round int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,7 +110,8 @@ func (l *lane) back(round int) {
 	l.start()
 }
 
-// notSent is the error of a call whose context ended, and for which nothing was sent that could have been applied.
+// notSent returns the error of a call whose context ended before anything was sent that could have
+// been applied.
 func (l *lane) notSent(ctx context.Context, op clientv3.Op) error {
 	err := retry.ContextError(ctx)
 	if l.writes {
@@ -117,7 +120,8 @@ func (l *lane) notSent(ctx context.Context, op clientv3.Op) error {
 	return err
 }
 
-// leave is for a call whose context has ended. It reports whether its fate is known, or will be in no time.
+// leave handles a call whose context has ended. It reports whether the outcome of the call is known
+// or will be at once.
 func (l *lane) leave(c *call) (known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,7 +141,7 @@ func (l *lane) leave(c *call) (known bool) {
 	return true
 }
 
-// start sends what waits, unless a transaction is under way. l.mu is held.
+// start sends waiting calls unless a transaction is in flight. l.mu must be held.
 func (l *lane) start() {
 	switch {
 	case l.waiting.n == 0 || l.flying:
@@ -154,14 +158,15 @@ func (l *lane) start() {
 	l.watch()
 }
 
-// release lets a call go by itself. l.mu is held.
+// release gives c a slot and makes its caller send it. l.mu must be held.
 func (l *lane) release(c *call) {
 	l.alone++
 	c.slot, c.round = true, l.round
 	c.sendAlone()
 }
 
-// share sends as many of those that wait as there is room for in one transaction, the first ones first. l.mu is held.
+// share sends as many waiting calls as fit into one transaction, the oldest first. l.mu must be
+// held.
 func (l *lane) share() {
 	f := l.fill()
 	if len(f.calls) == 1 {
@@ -174,17 +179,17 @@ func (l *lane) share() {
 	go l.fly(f)
 }
 
-// fill takes calls for one transaction. l.mu is held.
+// fill moves waiting calls to a new transaction. l.mu must be held.
 func (l *lane) fill() *flight {
 	n := min(l.waiting.n, l.most)
 	f := &flight{calls: make([]*call, 0, n), ops: make([]clientv3.Op, 0, n)}
 	room := sharedBytes
 	after := l.waiting.first
 	for c := after; c != nil && len(f.ops) < l.most; c = after {
-		after = c.after // removing c forgets it
+		after = c.after // remove clears c.after
 		seat, taken := l.seats[c.id]
 		if taken && l.writes {
-			continue // etcd takes one write of a key in a transaction: this one goes later
+			continue // a transaction can write a key only once: this call waits for a later one
 		}
 		if !taken {
 			if room -= c.size; room < 0 {
@@ -202,13 +207,13 @@ func (l *lane) fill() *flight {
 	return f
 }
 
-// fly carries out one transaction, on a goroutine of its own.
+// fly sends one transaction. It runs on a goroutine of its own.
 func (l *lane) fly(f *flight) {
-	defer l.land(f) // whatever happens in next
+	defer l.land(f) // even if next panics
 	f.commit(l.next)
 }
 
-// land hands out what came of a transaction, after the next one was sent on its way.
+// land delivers the results of a transaction, after starting the next one.
 func (l *lane) land(f *flight) {
 	l.mu.Lock()
 	f.landed = true
@@ -223,7 +228,7 @@ func (l *lane) land(f *flight) {
 	f.deliver(l.writes)
 }
 
-// watch sees to it that what waits does not wait for ever for what hangs. l.mu is held.
+// watch starts, resets or stops the timer that calls hurry. l.mu must be held.
 func (l *lane) watch() {
 	switch {
 	case l.waiting.n > 0 && l.stall == nil:
@@ -235,7 +240,8 @@ func (l *lane) watch() {
 	}
 }
 
-// hurry sends what has waited for too long, and waits no more for what it has waited for.
+// hurry starts a new round: it sends the calls that have waited too long, without waiting any
+// longer for the requests in flight.
 func (l *lane) hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

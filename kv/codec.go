@@ -11,18 +11,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/redact"
 )
 
-// Codec turns values into bytes and back. It must be safe for concurrent use, and Decode must not keep b. A codec of
-// your own is a type with these two methods.
+// Codec encodes values to bytes and decodes them. Implementations must be safe for concurrent use,
+// and Decode must not retain b.
 //
-// key is the key of the entry below the namespace of the store, the dir of the handle included: "users/42" for the key
-// "42" of a [Typed] made with the dir "users", and for a cache or a configuration of that dir. Most codecs ignore it; one
-// that encrypts can bind the value to it.
+// key is the key of the entry relative to the namespace of the store, including the dir of the
+// handle: "users/42" for the key "42" of a [Typed] with the dir "users". The same holds for a cache
+// or a configuration of that dir. Most codecs ignore key; one that encrypts can bind the value to
+// it.
 type Codec[T any] interface {
 	Encode(key string, v T) ([]byte, error)
 	Decode(key string, b []byte) (T, error)
 }
 
-// baseCodec returns the codec below the layers of c, which writes equal bytes for equal values.
+// baseCodec returns the codec below the layers of c. It encodes equal values to equal bytes.
 func baseCodec[T any](c Codec[T]) Codec[T] {
 	if layered, ok := c.(interface{ Base() Codec[T] }); ok {
 		return layered.Base()
@@ -30,11 +31,13 @@ func baseCodec[T any](c Codec[T]) Codec[T] {
 	return c
 }
 
-// JSON stores values as encoding/json writes them. Fields that a stored value has and T has not are ignored.
+// JSON stores values as encoding/json encodes them. Fields of a stored value that T does not have
+// are ignored.
 //
-// A type whose JSON hides its value, such as etcdkit.Secret, is not stored in T: writes return [ErrInvalid], because the
-// value would be overwritten with "[redacted]". Reading is possible. Store such a value as a string, or with a codec of your
-// own. What an interface in T holds is not checked.
+// If T contains a type whose JSON hides its value, such as etcdkit.Secret, writes return
+// [ErrInvalid], because the stored value would be overwritten with "[redacted]". Reads work. Store
+// such a value as a string, or with a custom codec. The dynamic values of interfaces in T are not
+// checked.
 func JSON[T any]() Codec[T] {
 	path, hidden := redact.JSON(reflect.TypeFor[T]())
 	if !hidden {
@@ -44,15 +47,15 @@ func JSON[T any]() Codec[T] {
 }
 
 type jsonCodec[T any] struct {
-	err error // why values cannot be encoded
+	err error // why values cannot be encoded, or nil
 }
 
-// hiddenError refuses a type whose JSON hides a part of its value.
+// hiddenError is the error for a type whose JSON hides a part of its value.
 type hiddenError struct {
 	path string // "" for the value itself
 }
 
-// Error names the part.
+// Error returns a text that names the part.
 func (e *hiddenError) Error() string {
 	what := "the value"
 	if e.path != "" {
@@ -61,7 +64,7 @@ func (e *hiddenError) Error() string {
 	return what + " is hidden in JSON, so that storing it would lose it"
 }
 
-// Encode is json.Marshal.
+// Encode returns the JSON of v.
 func (c jsonCodec[T]) Encode(_ string, v T) ([]byte, error) {
 	if c.err != nil {
 		return nil, c.err
@@ -69,13 +72,13 @@ func (c jsonCodec[T]) Encode(_ string, v T) ([]byte, error) {
 	return json.Marshal(v)
 }
 
-// Decode is json.Unmarshal into a zero T.
+// Decode decodes b into a zero T.
 func (jsonCodec[T]) Decode(_ string, b []byte) (v T, err error) {
 	err = json.Unmarshal(b, &v)
 	return v, err
 }
 
-// Bytes stores values as they are.
+// Bytes stores values unchanged.
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type bytesCodec struct{}
@@ -86,7 +89,7 @@ func (bytesCodec) Encode(_ string, v []byte) ([]byte, error) { return v, nil }
 // Decode returns a copy of b.
 func (bytesCodec) Decode(_ string, b []byte) ([]byte, error) { return bytes.Clone(b), nil }
 
-// String stores text.
+// String stores strings unchanged.
 func String() Codec[string] { return stringCodec{} }
 
 type stringCodec struct{}
@@ -94,10 +97,10 @@ type stringCodec struct{}
 // Encode returns the bytes of v.
 func (stringCodec) Encode(_, v string) ([]byte, error) { return []byte(v), nil }
 
-// Decode returns b as a string, valid UTF-8 or not.
+// Decode returns b as a string, even if it is not valid UTF-8.
 func (stringCodec) Decode(_ string, b []byte) (string, error) { return string(b), nil }
 
-// strictJSON decodes one JSON value, all of whose fields must be known, and nothing behind it.
+// strictJSON decodes exactly one JSON value, and returns an error for unknown fields.
 func strictJSON(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()

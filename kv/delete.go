@@ -13,8 +13,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Delete deletes key, whatever stands there, and returns the revision at which it did; 0 and no error when there was
-// nothing to delete. One RPC. A lost answer leaves the outcome unknown; [WithOnce] makes it known.
+// Delete deletes key unconditionally and returns the revision of the deletion, or 0 and no error if
+// the key does not exist. It costs one RPC. If the response is lost, the outcome is unknown, unless
+// [WithOnce] is given.
 func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
 	opts, err := keyOptions(o)
 	abs, bad := s.writable(key)
@@ -34,10 +35,11 @@ func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev 
 	return rev, err
 }
 
-// DeletePrefix deletes every key that begins with prefix, which is "" or ends in "/" unless WithPartialPrefix is given,
-// and returns how many there were and the revision of their end. One RPC, all or nothing. On a store without a
-// namespace, "" is refused unless WithPartialPrefix confirms it. Revision and count are 0 when there was nothing. With
-// [WithOnce], after a lost answer, the count is -1 where etcd could not be asked for it any more.
+// DeletePrefix deletes every key that begins with prefix. It returns the number of deleted keys and
+// the revision of the deletion, both 0 if there were none. prefix must be "" or end in "/" unless
+// WithPartialPrefix is given. It costs one RPC, and deletes all keys or none. On a store without a
+// namespace, "" is refused unless WithPartialPrefix is given. With [WithOnce], if a response was
+// lost and etcd cannot be asked for the number any more, the number is -1.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOption) (n, rev int64, err error) {
 	opts, err := deleteOptions(o)
 	spans, bad := s.spans(prefix, opts.partial)
@@ -61,9 +63,10 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOpti
 	return n, rev, err
 }
 
-// DeleteAt deletes key if it still stands at modRevision, and returns a [ConflictError] when it does not, also when it
-// is gone. One RPC. It is repeated when an answer is lost; the outcome is unknown when the key is then found gone, since
-// that may be another's doing, which [WithOnce] tells apart.
+// DeleteAt deletes key if its mod revision is modRevision. Otherwise, also if the key does not
+// exist, it returns a [ConflictError]. It costs one RPC. If a response is lost, the request is
+// repeated. The outcome is unknown if the key has then been deleted, since another client may have
+// deleted it; with [WithOnce] the outcome is known.
 func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
 	if modRevision <= 0 {
 		return 0, s.fail("delete at", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
@@ -71,8 +74,9 @@ func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o .
 	return s.deleteIf(ctx, "delete at", key, condition{mod: modRevision}, o)
 }
 
-// CompareAndDelete deletes key if its value is old, and returns a [ConflictError] when it is another or the key is
-// absent. One RPC. A lost answer leaves the outcome unknown, unless [WithOnce] is given: prefer DeleteAt.
+// CompareAndDelete deletes key if its value is old. If the value differs or the key does not exist,
+// it returns a [ConflictError]. It costs one RPC. If the response is lost, the outcome is unknown,
+// unless [WithOnce] is given. Prefer DeleteAt.
 func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte, o ...DeleteOption) (rev int64, err error) {
 	return s.deleteIf(ctx, "compare and delete", key, condition{byValue: true, value: old}, o)
 }
@@ -102,7 +106,8 @@ func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o 
 	return out.rev, nil
 }
 
-// remove deletes without a condition, in a plain request where that is enough.
+// remove deletes without a condition. It sends a plain request instead of a transaction if
+// possible.
 func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, o options) (n, rev int64, err error) {
 	if len(dels) == 1 && len(o.guards) == 0 && !o.once {
 		r, err := retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key}, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
@@ -123,7 +128,7 @@ func (s *Store) remove(ctx context.Context, op, key string, dels []clientv3.Op, 
 	return deleted(out.resp.Responses), out.rev, nil
 }
 
-// deleted adds up what the deletes of a transaction did.
+// deleted returns the number of keys that the deletes of a transaction deleted.
 func deleted(answers []*pb.ResponseOp) (n int64) {
 	for _, one := range answers {
 		n += one.GetResponseDeleteRange().GetDeleted()
@@ -131,7 +136,8 @@ func deleted(answers []*pb.ResponseOp) (n int64) {
 	return n
 }
 
-// removed counts what was deleted at rev by an attempt whose answer was lost: what was there just before.
+// removed returns the number of keys that were deleted at rev by an attempt whose response was
+// lost. It counts the keys at the revision before.
 func (s *Store) removed(ctx context.Context, op, key string, dels []clientv3.Op, rev int64) (n, at int64, err error) {
 	n, err = retry.Do(ctx, s.engine, s.read(op, key), func(ctx context.Context, _ bool) (n int64, err error) {
 		for _, d := range dels {
@@ -147,7 +153,7 @@ func (s *Store) removed(ctx context.Context, op, key string, dels []clientv3.Op,
 		return n, nil
 	})
 	if err != nil {
-		n = -1 // it did happen, which is what was asked for; how many there were cannot be learned any more
+		n = -1 // the keys are deleted, but their number is unknown
 	}
 	return n, rev, nil
 }

@@ -5,28 +5,28 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Entry is a key, its value and where they stand in history. There is one type for raw and typed values, for this
-// package and for the caches.
+// Entry is a key with its value and revisions. This package and the caches use it for both raw and
+// typed values.
 type Entry[T any] struct {
-	// Key is as the handle that returned the entry takes it back.
+	// Key is relative to the handle that returned the entry, which accepts it as an argument.
 	Key   string
 	Value T
-	// CreateRevision is the revision that created the key, ModRevision the one that last changed it. Replace and
-	// DeleteAt take ModRevision; it is also the right ETag.
+	// CreateRevision is the revision at which the key was created, ModRevision the one at which it
+	// was last changed. Pass ModRevision to Replace and DeleteAt. It is also suitable as an ETag.
 	CreateRevision, ModRevision int64
-	// Version counts the changes since the key was created, from 1. It starts anew when the key is created again, so it
-	// does not identify a state of the key.
+	// Version is the number of changes since the key was created, starting at 1. It starts again at
+	// 1 when the key is created again, so it does not identify a state of the key.
 	Version int64
-	// Lease is the lease that the key ends with, 0 for none.
+	// Lease is the lease that the key is attached to, or 0.
 	Lease clientv3.LeaseID
 }
 
-// entryOf turns what etcd returned into an entry, below the first skip bytes of its key.
+// entryOf converts what etcd returned to an entry whose key lacks the first skip bytes.
 func entryOf(kv *mvccpb.KeyValue, skip int) Entry[[]byte] {
 	return entryFor(string(kv.GetKey()[skip:]), kv)
 }
 
-// entryFor is entryOf for a key that is known.
+// entryFor is like entryOf, with a given key.
 func entryFor(key string, kv *mvccpb.KeyValue) Entry[[]byte] {
 	return Entry[[]byte]{
 		Key:            key,

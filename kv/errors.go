@@ -12,49 +12,50 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// The conditions of this package. An error that names one matches it with errors.Is.
+// Errors of this package. Test for them with errors.Is.
 var (
-	// ErrNotFound means that there is no such key.
+	// ErrNotFound means that the key does not exist.
 	ErrNotFound = errors.New("key not found")
-	// ErrExists means that the key to be created is there already.
+	// ErrExists means that a key to be created exists already.
 	ErrExists = errors.New("key exists")
-	// ErrConflict means that the key no longer is what the write was conditional on. See [ConflictError].
+	// ErrConflict means that the key did not meet the condition of the write. See [ConflictError].
 	ErrConflict = errors.New("changed meanwhile")
-	// ErrGuard means that what a [Guarded] holds was lost, so that etcd refused the write. The error also matches the
-	// owner's own condition, such as lock.ErrLost.
+	// ErrGuard means that etcd refused a write because what a [Guarded] stands for was lost. The
+	// error also matches the error of the owner, such as lock.ErrLost.
 	ErrGuard = errors.New("guard does not hold")
-	// ErrDecode means that a stored value is not what the codec understands. The codec's own error can be had with
-	// errors.As; it is not in the text, since it may quote the value.
+	// ErrDecode means that the codec cannot decode a stored value. Use errors.As to get the codec's
+	// own error, which is not in the text because it may quote the value.
 	ErrDecode = errors.New("value cannot be decoded")
-	// ErrSkipUpdate, returned by the function given to Update, leaves the key as it is: Update then returns the current
-	// entry and no error.
+	// ErrSkipUpdate, returned by the function given to Update, leaves the key unchanged. Update
+	// then returns the current entry and no error.
 	ErrSkipUpdate = errors.New("skip this update")
 )
 
-// The conditions shared with the other packages; the values are the same everywhere.
+// Errors shared with the other packages of the module, which use the same values.
 var (
-	// ErrInvalid means that the arguments were refused before anything was sent.
+	// ErrInvalid means that the arguments are invalid. Nothing was sent.
 	ErrInvalid = errs.Invalid
-	// ErrTooLarge means that one of [Limits] was passed. It also matches ErrInvalid.
+	// ErrTooLarge means that one of the [Limits] was exceeded. It also matches ErrInvalid.
 	ErrTooLarge = errs.TooLarge
 	// ErrUnavailable means that etcd, or a quorum of it, did not answer or could not be reached.
 	ErrUnavailable = errs.Unavailable
-	// ErrCompacted means that the revision asked for is no longer in etcd's history.
+	// ErrCompacted means that the requested revision was compacted.
 	ErrCompacted = errs.Compacted
-	// ErrUnknownOutcome means that a write may have been applied, or not, or may yet be.
+	// ErrUnknownOutcome means that a write may or may not have been applied, or may still be
+	// applied.
 	ErrUnknownOutcome = errs.UnknownOutcome
 )
 
-// ConflictError is a write whose key was not what it was conditional on. It matches [ErrConflict].
+// ConflictError is the error of a write whose condition did not hold. It matches [ErrConflict].
 type ConflictError struct {
-	Key string // as it was given
-	// Want is the revision that the write was conditional on, 0 when it was conditional on a value.
+	Key string // as passed to the call
+	// Want is the revision that the write required, or 0 if it required a value.
 	Want int64
-	// Have is the revision at which the key was last changed, 0 when it is gone.
+	// Have is the revision at which the key was last changed, or 0 if it does not exist.
 	Have int64
 }
 
-// Error names the revisions.
+// Error returns a text with the revisions.
 func (e *ConflictError) Error() string {
 	text := ErrConflict.Error()
 	if e.Want != 0 {
@@ -66,36 +67,38 @@ func (e *ConflictError) Error() string {
 	return text + ": found revision " + strconv.FormatInt(e.Have, 10)
 }
 
-// Unwrap gives ErrConflict.
+// Unwrap returns ErrConflict.
 func (e *ConflictError) Unwrap() error { return ErrConflict }
 
-// BatchError is a batch that stopped. The first Done operations are applied; whether the ones from there on are depends
-// on Err: they are not, unless it matches [ErrUnknownOutcome].
+// BatchError is the error of a batch that failed. The first Done operations are applied. If Err
+// matches [ErrUnknownOutcome], some of the others may have been applied. Otherwise [Store.Batch]
+// applied none of them. [Store.BatchEach] with [WithInFlight] may have applied later ones; its
+// results tell which.
 type BatchError struct {
 	Done     int
-	Revision int64 // of the last transaction that was applied, 0 if none was
+	Revision int64 // of the last applied transaction, or 0
 	Err      error
 }
 
-// Error says how far the batch came, and why no further.
+// Error returns a text with the number of applied operations and the cause.
 func (e *BatchError) Error() string {
 	return fmt.Sprintf("batch stopped after %d operations: %v", e.Done, e.Err)
 }
 
-// Unwrap gives the reason.
+// Unwrap returns Err.
 func (e *BatchError) Unwrap() error { return e.Err }
 
-// fail is the error of an operation on a relative key that provably changed nothing. It names the whole key, because the
-// key is often not found where it is because the namespace is not what its caller thinks.
+// fail returns the error of an operation on a relative key that provably changed nothing. The error
+// contains the absolute key, so that it shows a wrong namespace.
 func (s *Store) fail(op, key string, err error) error { return fail(op, s.ns+key, err) }
 
-// fail is the error of an operation that provably changed nothing.
+// fail returns the error of an operation that provably changed nothing.
 func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "kv", Op: op, Key: key, Unchanged: true, Err: err}
 }
 
-// waitError is the error of a call whose context ended while it waited for another call of this process. forEtcd says that
-// the other call waits for etcd, and for nothing else.
+// waitError returns the error of a call whose context ended while it waited for another call of
+// this process. forEtcd reports whether the other call only waits for etcd.
 func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
 	err := fmt.Errorf("%w while waiting for %s", retry.ContextError(ctx), what)
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -110,11 +113,11 @@ func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
 // codecError is a codec's error without its text, which may quote the value.
 type codecError struct {
 	what  string
-	is    error // the condition
+	is    error // ErrDecode or ErrInvalid
 	cause error
 }
 
-// Error says what is wrong with the value, as far as the type of the codec's error tells.
+// Error returns a text without the value. It describes errors of known types.
 func (e *codecError) Error() string {
 	return fmt.Sprintf("%v: %s: %s", e.is, e.what, describeCodecError(e.cause))
 }
@@ -126,5 +129,5 @@ func describeCodecError(err error) string {
 	return errs.DescribeCodecError(err)
 }
 
-// Unwrap gives the condition and the codec's error.
+// Unwrap returns the sentinel error and the codec's error.
 func (e *codecError) Unwrap() []error { return []error{e.is, e.cause} }

@@ -11,21 +11,21 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Get returns the current entry of key, or [ErrNotFound]. It is linearizable: no write that was acknowledged before the
-// call, by whichever client, is missed. It costs one RPC and takes no options: it is the one call that Store, [Typed]
-// and the caches share.
+// Get returns the current entry of key, or [ErrNotFound]. It is linearizable: it reflects every
+// write, by any client, that was acknowledged before the call. It costs one RPC. It takes no
+// options, so that Store, [Typed] and the caches share the method.
 func (s *Store) Get(ctx context.Context, key string) (Entry[[]byte], error) {
 	return s.getOne(ctx, "get", key)
 }
 
-// GetStale returns key as some member has it: also one that is cut off from the others, in which case the value can be
-// arbitrarily old. One RPC, cheaper for the cluster than Get.
+// GetStale returns the entry of key from any member, even one that is disconnected from the others.
+// The value can be arbitrarily old. It costs one RPC, which is cheaper for the cluster than Get.
 func (s *Store) GetStale(ctx context.Context, key string) (Entry[[]byte], error) {
 	return s.getOne(ctx, "get stale", key, clientv3.WithSerializable())
 }
 
-// GetAsOf returns key as it was at revision rev: [ErrCompacted] when that is gone, [ErrInvalid] when it is yet to come.
-// One RPC.
+// GetAsOf returns the entry of key at revision rev. The error matches [ErrCompacted] if rev was
+// compacted, and [ErrInvalid] if rev is in the future. It costs one RPC.
 func (s *Store) GetAsOf(ctx context.Context, key string, rev int64) (Entry[[]byte], error) {
 	if rev <= 0 {
 		return Entry[[]byte]{}, s.fail("get as of", key, fmt.Errorf("%w: revision %d", errs.Invalid, rev))
@@ -50,7 +50,7 @@ func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpO
 	return entryFor(key, resp.Kvs[0]), nil
 }
 
-// Exists reports whether key is there. One RPC, which does not fetch the value.
+// Exists reports whether key exists. It costs one RPC, which does not fetch the value.
 func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
 	abs, err := s.absolute(key)
 	if err != nil {
@@ -60,7 +60,8 @@ func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
 	return n > 0, err
 }
 
-// Count returns the number of keys that begin with prefix, which is "" or ends in "/". One RPC, which fetches no key.
+// Count returns the number of keys that begin with prefix, which must be "" or end in "/". It costs
+// one RPC, which fetches no keys.
 func (s *Store) Count(ctx context.Context, prefix string) (int64, error) {
 	spans, err := s.harmless(prefix)
 	if err != nil {
@@ -69,7 +70,7 @@ func (s *Store) Count(ctx context.Context, prefix string) (int64, error) {
 	return s.count(ctx, "count", prefix, spans)
 }
 
-// count adds up the keys of ranges, at one revision.
+// count returns the number of keys in ranges at one revision.
 func (s *Store) count(ctx context.Context, op, key string, spans []keyspace.Range) (int64, error) {
 	gets := make([]clientv3.Op, len(spans))
 	for i, r := range spans {

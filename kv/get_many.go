@@ -11,12 +11,12 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// getManyTries is how often GetMany starts again after a compaction.
+// getManyTries is the maximum number of attempts of GetMany when compactions interrupt it.
 const getManyTries = 3
 
-// GetMany returns the entries of any number of keys, all as they were at revision rev, which is
-// current: it is linearizable like Get. Absent keys are missing from the map. It costs one RPC for
-// every [Limits].TxnOps keys, 128 by default. Without keys it sends nothing, and rev is 0.
+// GetMany returns the entries of any number of keys, all at the same revision rev. The read is
+// linearizable, like Get. Keys that do not exist are missing from the map. It costs one RPC for
+// every [Limits].TxnOps keys, 128 by default. Without keys it sends nothing and rev is 0.
 func (s *Store) GetMany(ctx context.Context, keys ...string) (entries map[string]Entry[[]byte], rev int64, err error) {
 	if ctx == nil {
 		return nil, 0, s.fail("get many", "", fmt.Errorf("%w: nil context", errs.Invalid))
@@ -53,8 +53,8 @@ func (s *Store) GetMany(ctx context.Context, keys ...string) (entries map[string
 	return entries, rev, nil
 }
 
-// readKeys reads absolute keys at revision rev, or at the current one if that is 0, and returns
-// them in order, nil for absent ones, and the revision.
+// readKeys reads absolute keys at revision rev, or at the current revision if rev is 0. It returns
+// them in order, nil for those that do not exist, and the revision.
 func (c *core) readKeys(ctx context.Context, op string, keys []string, rev int64) (kvs []*keyValue, at int64, err error) {
 	kvs = make([]*keyValue, 0, len(keys))
 	for len(keys) > 0 {

@@ -6,16 +6,17 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Guard is what must hold in etcd at the moment a write is applied. Its keys are absolute, so that it works from any
-// namespace. The zero Guard always holds.
+// Guard is a condition that etcd checks in the same transaction as a write. Its keys are absolute,
+// so it works from any namespace. The zero Guard always holds.
 type Guard struct {
 	lost     error
 	compares []clientv3.Cmp
 }
 
-// NewGuard returns a guard over absolute keys, for packages whose holders can lose what they hold. lost is what a
-// refused write matches beside [ErrGuard]. What is compared must not come true again once it was false, as it is with a
-// create or mod revision: a write whose guard failed is taken to be refused for good.
+// NewGuard returns a guard over absolute keys, for packages whose holders can lose what they hold.
+// A write that the guard refuses returns an error that matches lost and [ErrGuard]. A comparison
+// that has become false must never become true again, as is the case for create and mod revisions:
+// a refused write is treated as permanently refused.
 func NewGuard(lost error, compares ...clientv3.Cmp) Guard {
 	g := Guard{lost: lost}
 	for i := range compares {
@@ -24,7 +25,8 @@ func NewGuard(lost error, compares ...clientv3.Cmp) Guard {
 	return g
 }
 
-// Compares returns what the guard compares, with absolute keys, for a transaction of client/v3.
+// Compares returns the comparisons of the guard, with absolute keys, for a transaction of
+// client/v3.
 func (g Guard) Compares() []clientv3.Cmp {
 	out := slices.Clone(g.compares)
 	for i := range out {
@@ -33,8 +35,9 @@ func (g Guard) Compares() []clientv3.Cmp {
 	return out
 }
 
-// Guard returns g itself, so that a Guard can be used where a [Guarded] is asked for.
+// Guard returns g, so that a Guard is itself a [Guarded].
 func (g Guard) Guard() Guard { return g }
 
-// Guarded is anything that can be held and lost: a lock, a permit, a leadership, a session.
+// Guarded is implemented by whatever a process can hold and lose: a lock, a permit, a leadership, a
+// session.
 type Guarded interface{ Guard() Guard }

@@ -15,22 +15,22 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// emptyKeyError refuses an empty key. It also matches the error with which etcd refuses one, so that programs written for
-// client/v3 recognize it.
+// emptyKeyError is the error for an empty key. It also matches etcd's own error for empty keys, so
+// that programs written for client/v3 recognize it.
 type emptyKeyError struct{}
 
-// Error is the text of a refused argument.
+// Error returns the text of ErrInvalid.
 func (emptyKeyError) Error() string { return errs.Invalid.Error() + ": key is empty" }
 
-// Unwrap returns what the error matches.
+// Unwrap returns the errors that it matches.
 func (emptyKeyError) Unwrap() []error { return []error{errs.Invalid, rpctypes.ErrEmptyKey} }
 
-// keyMapper maps keys between a namespace and the whole key space. It is immutable. Nothing that it returns shares
-// memory with what it was given, values apart.
+// keyMapper maps keys between a namespace and the whole key space. It is immutable. Except for
+// values, its results share no memory with its arguments.
 type keyMapper struct {
 	dir string
-	end []byte // the first key behind the namespace
-	err error  // why the namespace cannot be used
+	end []byte // the first key after the namespace
+	err error  // why the namespace is invalid, or nil
 }
 
 func newKeyMapper(dir string) keyMapper {
@@ -44,7 +44,8 @@ func (m keyMapper) absoluteKey(rel []byte) []byte {
 	return append(append(abs, m.dir...), rel...)
 }
 
-// absoluteRange returns the absolute form of a relative key and range end. The end is nil if there is none.
+// absoluteRange returns the absolute form of a relative key and range end. absEnd is nil if there
+// is no range end.
 func (m keyMapper) absoluteRange(key, end []byte) (absKey, absEnd []byte, err error) {
 	switch {
 	case m.err != nil:
@@ -78,7 +79,7 @@ func (m keyMapper) absoluteOp(op clientv3.Op) (clientv3.Op, error) {
 	return op, nil
 }
 
-// absoluteTxn returns the absolute form of an Op that is a transaction.
+// absoluteTxn returns the absolute form of a transaction.
 func (m keyMapper) absoluteTxn(op clientv3.Op) (clientv3.Op, error) {
 	if m.err != nil {
 		return op, m.err
@@ -112,7 +113,7 @@ func (m keyMapper) absoluteOps(rel []clientv3.Op) ([]clientv3.Op, error) {
 	return abs, nil
 }
 
-// absoluteCmps returns the absolute form of compares.
+// absoluteCmps returns the absolute form of comparisons.
 func (m keyMapper) absoluteCmps(rel []clientv3.Cmp) ([]clientv3.Cmp, error) {
 	abs := make([]clientv3.Cmp, len(rel))
 	for i := range rel {
@@ -127,7 +128,7 @@ func (m keyMapper) absoluteCmps(rel []clientv3.Cmp) ([]clientv3.Cmp, error) {
 	return abs, nil
 }
 
-// inTxn tells which part of a transaction err is about.
+// inTxn adds to err which part of a transaction it is about.
 func inTxn(what string, key []byte, err error) error {
 	if len(key) == 0 {
 		return fmt.Errorf("%s: %w", what, err)
@@ -135,18 +136,18 @@ func inTxn(what string, key []byte, err error) error {
 	return fmt.Errorf("%s %s: %w", what, errs.Quote(string(key)), err)
 }
 
-// errWrongResponse means that a response is missing, or of the wrong kind.
+// errWrongResponse means that a response is missing or of the wrong kind.
 var errWrongResponse = errors.New("the response does not match the operation")
 
-// badResponse is the error of an operation that was sent and whose response cannot be right.
+// badResponse returns the error for an operation that was sent and got an invalid response.
 func badResponse(op, key string, err error) error {
 	if !strings.HasPrefix(op, "get") {
-		err = fmt.Errorf("%w: %w", errs.UnknownOutcome, err) // it may well have been applied
+		err = fmt.Errorf("%w: %w", errs.UnknownOutcome, err) // the write may have been applied
 	}
 	return &errs.Error{Pkg: "kv", Op: op, Key: key, Err: err}
 }
 
-// trimGet removes the namespace from the keys of a response, as the other trim methods do.
+// trimGet removes the namespace from the keys of a response. The other trim methods do the same.
 func (m keyMapper) trimGet(resp *clientv3.GetResponse) error {
 	if resp == nil {
 		return errWrongResponse
@@ -171,7 +172,7 @@ func (m keyMapper) trimDelete(resp *clientv3.DeleteResponse) error {
 	return m.trimAll(resp.PrevKvs)
 }
 
-// trimTxn includes the transactions inside.
+// trimTxn also trims nested transactions.
 func (m keyMapper) trimTxn(resp *clientv3.TxnResponse) error {
 	if resp == nil {
 		return errWrongResponse

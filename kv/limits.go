@@ -12,15 +12,17 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Limits are settings of the cluster that a request is held against before it is sent: an error of this package says
-// which limit was passed and by what, where etcd has three different ones.
+// Limits are limits of the cluster that this package checks before it sends a request. Its errors
+// state the size and the limit, whereas etcd has three different errors for this.
 type Limits struct {
-	// RequestBytes is the longest request, with all keys and values in it: --max-request-bytes. Default 1.5 MiB.
+	// RequestBytes is the maximum size of a request, with all its keys and values:
+	// --max-request-bytes. Default: 1.5 MiB.
 	RequestBytes int
-	// TxnOps is the largest number of operations, and of compares, in a transaction: --max-txn-ops. Default 128.
+	// TxnOps is the maximum number of operations, and of comparisons, in a transaction:
+	// --max-txn-ops. Default: 128.
 	TxnOps int
-	// KeyBytes is the longest key, namespace included. etcd has no such limit; a long key costs memory in every member.
-	// Default 4 KiB.
+	// KeyBytes is the maximum length of a key, including the namespace. etcd has no such limit, but
+	// a long key uses memory on every member. Default: 4 KiB.
 	KeyBytes int
 }
 
@@ -29,8 +31,9 @@ const (
 	defaultTxnOps       = 128
 	defaultKeyBytes     = 4 << 10
 
-	// requestOverhead is what etcd's log entry holds beside the keys and values of a request; each operation of a
-	// transaction adds opOverhead. Both are low estimates: a request that is a few bytes too long is refused by etcd.
+	// requestOverhead is the size of a request in etcd's log beside its keys and values. Each
+	// operation of a transaction adds opOverhead. Both are lower bounds: etcd itself refuses a
+	// request that exceeds the limit by a few bytes.
 	requestOverhead = 16
 	opOverhead      = 8
 )
@@ -48,7 +51,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Validate reports what is wrong with the limits; the error matches [ErrInvalid].
+// Validate returns an error that matches [ErrInvalid] if a limit is negative.
 func (l Limits) Validate() error {
 	if l.RequestBytes < 0 || l.TxnOps < 0 || l.KeyBytes < 0 {
 		return fmt.Errorf("%w: limits: a negative limit", errs.Invalid)
@@ -56,7 +59,7 @@ func (l Limits) Validate() error {
 	return nil
 }
 
-// request checks the size of a request of which n bytes are keys and values.
+// request returns an error if a request with n bytes of keys and values is too large.
 func (l Limits) request(n int) error {
 	if n += requestOverhead; n > l.RequestBytes {
 		return fmt.Errorf("%w: the request is %d bytes, the limit is %d", errs.TooLarge, n, l.RequestBytes)
@@ -64,7 +67,8 @@ func (l Limits) request(n int) error {
 	return nil
 }
 
-// guardBytes is what guards add to a request: each compare twice, to hold the write and to tell which guard has failed.
+// guardBytes returns the size that guards add to a request. Each comparison is sent twice: once to
+// guard the write, and once to find the guard that failed.
 func guardBytes(guards []Guard) (n int) {
 	for _, g := range guards {
 		for i := range g.compares {
@@ -75,7 +79,7 @@ func guardBytes(guards []Guard) (n int) {
 	return n
 }
 
-// ops checks the number of operations in a transaction for which there is room.
+// ops returns an error if a transaction of n operations exceeds room.
 func (l Limits) ops(n, room int) error {
 	if n <= room {
 		return nil
@@ -86,7 +90,7 @@ func (l Limits) ops(n, room int) error {
 	return fmt.Errorf("%w: %d operations or compares in one transaction, the limit is %d", errs.TooLarge, n, l.TxnOps)
 }
 
-// checkTTL refuses what etcd would silently turn into its minimum.
+// checkTTL returns an error for a TTL that etcd would change to its minimum or refuse.
 func checkTTL(d time.Duration) error {
 	switch {
 	case d <= 0:
@@ -99,32 +103,38 @@ func checkTTL(d time.Duration) error {
 	return nil
 }
 
-// RetryPolicy says how often and at what pace a call is repeated, where repeating it is safe. Waits are exponential with
-// full jitter. All calls of a client share a budget: repeats are at most a tenth of its calls, with some to start from.
-// One repeat of a call whose connection was lost is outside the budget. Waiting for a leader to be elected, and repeats
-// that settle a conditional write, count neither as attempts nor against the budget; they end with the deadline of the
-// call. An attempt is never given up because it is slow; a second one may be made beside it, see the package documentation.
+// RetryPolicy configures how often and at what interval a call is repeated, if repeating it is
+// safe. Intervals grow exponentially and have full jitter. The calls of a store, and of those
+// derived from it, share a retry budget; over a client of etcdkit.Open or etcdkit.Harden, all calls
+// of the client share one. Repeats are limited to a tenth of the calls, plus an initial allowance.
+// One repeat of a call whose connection was lost does not count against the budget. Waiting for the
+// election of a leader, and repeats that determine the outcome of a conditional write, count
+// neither as attempts nor against the budget; they end with the deadline of the call. An attempt is
+// never canceled because it is slow, but a second one may be sent in parallel; see the package
+// documentation.
 type RetryPolicy struct {
-	// MaxAttempts counts the first one too. 1 means that nothing is repeated, nor made twice because it is slow. Default 3.
-	// A second attempt at another member does not count.
+	// MaxAttempts is the maximum number of attempts, including the first. If it is 1, nothing is
+	// repeated and slow calls are not sent twice. A parallel attempt at another member does not
+	// count. Default: 3.
 	MaxAttempts int `json:"maxAttempts,omitempty"`
-	// BaseDelay is the longest first wait; it doubles up to MaxDelay. Default 100 ms. Less than 1 ms means 1 ms.
+	// BaseDelay is the maximum of the first interval. It doubles up to MaxDelay. Values below 1 ms
+	// mean 1 ms. Default: 100 ms.
 	BaseDelay time.Duration `json:"baseDelay,omitempty"`
-	// MaxDelay is the longest wait. Default 2 s.
+	// MaxDelay is the maximum interval. Default: 2 s.
 	MaxDelay time.Duration `json:"maxDelay,omitempty"`
 }
 
-// Validate reports all that is wrong with the policy; the error matches [ErrInvalid].
+// Validate returns an error that matches [ErrInvalid] and lists every invalid field, or nil.
 func (p RetryPolicy) Validate() error { return retry.Policy(p).Validate() }
 
-// policyJSON is the form of a policy in a file.
+// policyJSON is the JSON form of a policy.
 type policyJSON struct {
 	MaxAttempts int    `json:"maxAttempts,omitempty"`
 	BaseDelay   string `json:"baseDelay,omitempty"`
 	MaxDelay    string `json:"maxDelay,omitempty"`
 }
 
-// MarshalJSON writes the delays as in "100ms".
+// MarshalJSON encodes delays in the form "100ms".
 func (p RetryPolicy) MarshalJSON() ([]byte, error) {
 	out := policyJSON{MaxAttempts: p.MaxAttempts}
 	if p.BaseDelay != 0 {
@@ -136,7 +146,7 @@ func (p RetryPolicy) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// UnmarshalJSON reads delays as in "100ms". Unknown fields are errors.
+// UnmarshalJSON decodes delays in the form "100ms". It returns an error for unknown fields.
 func (p *RetryPolicy) UnmarshalJSON(b []byte) error {
 	var in policyJSON
 	if err := strictJSON(b, &in); err != nil {

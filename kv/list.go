@@ -14,14 +14,18 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// List yields the entries whose keys begin with prefix, which is "" or ends in "/" unless WithPartialPrefix is given, in
-// key order. All of them are of one revision, however long the loop takes. An error comes last, with a zero entry.
+// List yields the entries whose keys begin with prefix, in key order. prefix must be "" or end in
+// "/" unless WithPartialPrefix is given. All entries are of the same revision, however long the
+// loop takes. An error is yielded last, with a zero entry.
 //
-// It costs one small read, which pins the revision, and one streamed read for all entries, or two where prefix is "": one on
-// each side of the library's own keys. A server or a KV that cannot stream is read in pages. One chunk of entries is in memory at a time. A connection that breaks is made up for. Leaving
-// the loop ends the read on the server. When etcd compacts the revision before the end, the error is [ErrCompacted]: what
-// was yielded so far is right, and the rest is gone. A deadline in ctx bounds the whole loop; without one, each wait for
-// a chunk is bounded, and the body of the loop may take its time.
+// List costs one small read, which determines the revision, and one streamed read of all entries.
+// If prefix is "", it costs two streamed reads, one on each side of the library's own keys. If the
+// server or the KV does not support streams, List reads in pages. One chunk of entries is in memory
+// at a time. List resumes after a lost connection. Breaking out of the loop ends the read on the
+// server. If the revision is compacted before the end, the error is [ErrCompacted]; the entries
+// yielded before it are correct, and the others cannot be read any more. A deadline of ctx bounds
+// the whole loop. Without a deadline, the default timeout bounds the wait for each chunk, but not
+// the body of the loop.
 func (s *Store) List(ctx context.Context, prefix string, o ...ListOption) iter.Seq2[Entry[[]byte], error] {
 	return func(yield func(Entry[[]byte], error) bool) {
 		for kv, err := range s.scan(ctx, "list", prefix, false, o) {
@@ -36,7 +40,7 @@ func (s *Store) List(ctx context.Context, prefix string, o ...ListOption) iter.S
 	}
 }
 
-// Keys is [Store.List] without the values, which are not sent either.
+// Keys is like [Store.List], but yields only keys. The values are not sent.
 func (s *Store) Keys(ctx context.Context, prefix string, o ...ListOption) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for kv, err := range s.scan(ctx, "keys", prefix, true, o) {
@@ -51,11 +55,11 @@ func (s *Store) Keys(ctx context.Context, prefix string, o ...ListOption) iter.S
 	}
 }
 
-// mapTries is how often Map starts again after a compaction.
+// mapTries is the maximum number of attempts of Map when compactions interrupt it.
 const mapTries = 2
 
-// Map returns what [Store.List] yields as a map, all in memory. When the revision is compacted before the end it starts
-// again with the then current one, unless WithRevision has named it.
+// Map returns the entries of [Store.List] as a map, all in memory. If the revision is compacted
+// before the end, Map starts again at the current revision, unless WithRevision is given.
 func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[string][]byte, err error) {
 	for range mapTries {
 		m = make(map[string][]byte)
@@ -74,7 +78,7 @@ func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[
 	return nil, err
 }
 
-// scan yields the keys below prefix as etcd has them.
+// scan yields the keys below prefix in the form of etcd.
 func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts []ListOption) iter.Seq2[*mvccpb.KeyValue, error] {
 	return func(yield func(*mvccpb.KeyValue, error) bool) {
 		o, err := listOptions(opts)
@@ -89,7 +93,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 			yield(nil, s.fail(op, prefix, err))
 			return
 		}
-		call := s.read(op, prefix) // one for each chunk
+		call := s.read(op, prefix) // for each chunk
 		list := scan.New(retry.NewReader(s.engine, call, s.kv), func(ctx context.Context, step func(ctx context.Context) error) error {
 			return s.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
 		}, spans, scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
@@ -113,7 +117,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 	}
 }
 
-// behind cuts off what WithAfter skips.
+// behind returns the parts of spans that WithAfter does not skip.
 func (s *Store) behind(spans []keyspace.Range, prefix string, o options) ([]keyspace.Range, error) {
 	if o.after == "" {
 		return spans, nil

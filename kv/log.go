@@ -8,19 +8,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// masked prints a value as its length and a short hash, seeded anew in each process: enough to tell two values apart in
-// one log, nothing to find out a value by.
+// masked logs a value as its length and a short hash, whose seed differs in each process. The hash
+// tells two values apart within one log, and does not reveal them.
 type masked struct {
 	seed  maphash.Seed
 	value []byte
 }
 
-// LogValue is called only for records that are kept.
+// LogValue implements slog.LogValuer. It is called only if the record is logged.
 func (m masked) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("bytes", len(m.value)), slog.Uint64("hash", maphash.Bytes(m.seed, m.value)&0xffffff))
 }
 
-// logWrite logs a write that is about to be sent. v is nil for a delete.
+// logWrite logs a write before it is sent. v is nil for a delete.
 func (s *Store) logWrite(ctx context.Context, op, key string, v []byte) {
 	if ctx == nil || !s.log.Enabled(ctx, slog.LevelDebug) {
 		return

@@ -15,43 +15,46 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// mutation is one write, as a transaction: if (condition, guards, slot) then (what it does), else (read why not).
+// mutation is one write in the form of a transaction. It compares the condition, the guards and the
+// slot. Then it writes, or else it reads why one of them did not hold.
 type mutation struct {
-	op, key string // for messages; the key is the whole one
+	op, key string // for error texts; key is absolute
 	abs     []byte
 
 	cond []clientv3.Cmp // on the key; none for an unconditional write
 	then []clientv3.Op
-	// succeeds is the mod revision that the condition is on, where it can hold only once: the write can take effect as
-	// that revision's immediate successor and never again. 0 where the condition may come true a second time.
+	// succeeds is the mod revision that the condition requires. It is set only if the condition can
+	// hold at most once, so that the write can only be the direct successor of that revision. It is
+	// 0 if the condition may hold again.
 	succeeds int64
-	value    []byte // what is written, nil for a delete
-	// mayHoldAgain reports, by the answers to extra, whether a condition that did not hold may hold later although the key
-	// is as it was. nil: it may not.
+	value    []byte // the value to be written, nil for a delete
+	// mayHoldAgain reports, given the responses to extra, whether a condition that did not hold may
+	// hold later although the key has not changed. nil means that it cannot.
 	mayHoldAgain func(extra []*pb.ResponseOp) bool
-	extra        []clientv3.Op // what a refusal reads as well
+	extra        []clientv3.Op // additional reads if a comparison fails
 
 	guards []Guard
 	once   bool
-	leased bool // a put names a lease
+	leased bool // whether a put has a lease
 }
 
-// outcome is what became of a mutation.
+// outcome is the result of a mutation.
 type outcome struct {
 	rev int64
-	// applied says that the write took effect; else cur is the key as it was found.
+	// applied reports whether the write was applied. If not, cur is the key as it was read.
 	applied bool
 	cur     *mvccpb.KeyValue
-	// resp is the answer to the transaction that took effect, nil where only the slot tells that one did.
+	// resp is the response to the transaction that was applied. It is nil if only the slot shows
+	// that it was applied.
 	resp *clientv3.TxnResponse
-	// extra is what the refusal at rev has read as well.
+	// extra holds the responses to the additional reads at rev.
 	extra []*pb.ResponseOp
-	// slotMod is the mod revision of the slot, where there is one.
+	// slotMod is the mod revision of the slot, if there is one.
 	slotMod int64
 }
 
-// write carries out a mutation until it is known what became of it. That the condition did not hold is an outcome and no
-// error; that a guard did not hold is an error.
+// write sends a mutation until its outcome is known. A condition that does not hold is an outcome,
+// not an error. A guard that does not hold is an error.
 func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
 	if !m.once {
 		return c.commit(ctx, m, nil)
@@ -71,7 +74,7 @@ func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
 	return out, err
 }
 
-// bounded gives a write of several requests the default deadline as a whole.
+// bounded applies the default timeout to a write of several requests as a whole.
 func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -79,16 +82,18 @@ func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeoutCause(ctx, c.engine.WriteTimeout, defaultTimeoutError(c.engine.WriteTimeout))
 }
 
-// defaultTimeoutError is why a write of several requests was given up whose ctx has no deadline.
+// defaultTimeoutError is the cause of a timeout that applies because the caller's context has no
+// deadline.
 type defaultTimeoutError time.Duration
 
 func (e defaultTimeoutError) Error() string { return "default timeout " + time.Duration(e).String() }
 
-// errSlotLost says that a slot vanished or was changed from outside before the write, which was not applied.
+// errSlotLost means that a slot was deleted or changed by someone else before the write, which was
+// not applied.
 var errSlotLost = errors.New("the operation slot was lost")
 
-// extraOps is how many operations of the limit come with a write: its condition, the guards and what asks for them, and
-// the slot.
+// extraOps returns how many operations of the limit a write uses in addition to its own: for its
+// condition, for the guards and the operations that read them, and for the slot.
 func (o *options) extraOps() int {
 	n := 1 + len(o.guards)
 	for _, g := range o.guards {
@@ -100,7 +105,8 @@ func (o *options) extraOps() int {
 	return n
 }
 
-// blame finds out whether a lease that was not found is that of the slot, and then says so.
+// blame returns errSlotLost if err says that a lease does not exist and that lease is the slot's.
+// Otherwise it returns err.
 func (c *core) blame(ctx context.Context, m *mutation, s *slot, err error) error {
 	if !errs.Unchanged(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return err
@@ -126,23 +132,24 @@ func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
 	case err == nil, errs.Unchanged(err):
 		c.slots.put(s)
 	}
-	// Else what stands in the slot is not known: it stays behind, and ends with its lease.
+	// Otherwise the content of the slot is unknown. The slot is not reused, and expires with its
+	// lease.
 	return out, err
 }
 
-// reply is etcd's answer to one attempt at a mutation, and what it says.
+// reply is the response to one attempt at a mutation, and its evaluation.
 type reply struct {
 	resp  *clientv3.TxnResponse
-	again bool // the attempt was not the first one
+	again bool // whether it is not the first attempt
 	out   outcome
 	err   error
 }
 
-// commit sends the transaction, and again while that is safe and of use.
+// commit sends the transaction, and repeats it while that is safe and can help.
 func (c *core) commit(ctx context.Context, m *mutation, s *slot) (outcome, error) {
 	var at *slot
 	if s != nil {
-		own := *s // an attempt that has lost may still be under way when s is used again
+		own := *s // a lost attempt may still be in flight when s is reused
 		at = &own
 	}
 	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Guarded: m.succeeds > 0 || s != nil}
@@ -187,7 +194,8 @@ func (m *mutation) success(s *slot) []clientv3.Op {
 	return append(slices.Clip(m.then), s.mark())
 }
 
-// failure reads why the transaction did not happen: the key, then each guard, then the slot; and what else is asked for.
+// failure returns the operations that read why the transaction was not applied: those for the key,
+// for each guard, for the slot, and the extra ones, in this order.
 func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
 	var ops []clientv3.Op
 	if len(m.cond) > 0 {
@@ -202,7 +210,7 @@ func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
 	return append(ops, m.extra...)
 }
 
-// guardOps is what finds out which guards hold.
+// guardOps returns the operations that find out which guards hold.
 func guardOps(guards []Guard) []clientv3.Op {
 	ops := make([]clientv3.Op, len(guards))
 	for i, g := range guards {
@@ -211,8 +219,8 @@ func guardOps(guards []Guard) []clientv3.Op {
 	return ops
 }
 
-// evaluate says what became of the mutation, going by the answer to one attempt and by what is known of the others, and
-// whether that is final.
+// evaluate returns the outcome of the mutation, based on the response to one attempt and the state
+// of the other attempts, and reports whether it is final.
 func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, others retry.Others) (out outcome, final bool, err error) {
 	rev := a.resp.Header.GetRevision()
 	if a.resp.Succeeded {
@@ -234,7 +242,7 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 	case others == retry.None:
 		return out, true, lost
 	case others == retry.Out && out.cur.GetModRevision() == m.succeeds:
-		return out, false, nil // nothing has followed yet
+		return out, false, nil // no other attempt has been applied yet
 	}
 	if err := c.resolve(ctx, m, out); err != nil {
 		return out, others == retry.Lost, err
@@ -242,7 +250,8 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 	return out, true, lost
 }
 
-// lostGuards is the refusal by those guards of which the answers, in their order, say that they do not hold.
+// lostGuards returns the error for the guards that do not hold, given their responses in order. It
+// returns nil if all hold.
 func lostGuards(guards []Guard, answers []*pb.ResponseOp) error {
 	var all []error
 	for i, g := range guards {

@@ -11,19 +11,21 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Namespace returns a KV that reads and changes only the keys below dir. It adds dir to every key that it sends and
-// removes it from every key that it receives.
+// Namespace returns a KV that is restricted to the keys below dir. It adds dir to every key that it
+// sends, and removes it from every key that it receives.
 //
-// Nothing reaches out of the namespace. "app" means "app/", so "app2/x" is outside. A range ends at the end of the
-// namespace at the latest, also with WithFromKey and with WithPrefix on the empty key. Compares and the operations of
-// transactions, nested ones included, are mapped in the same way. An empty key, a range that ends before it begins and
-// the zero Op are refused with [ErrInvalid] before anything is sent; a transaction reports that at Commit. The error for an
-// empty key also matches rpctypes.ErrEmptyKey, as with client/v3. A key from outside the namespace in a response is an
-// error. The library's own keys below dir are ordinary keys here. Compact has no keys and is passed on.
+// No request reaches keys outside the namespace. "app" means "app/", so "app2/x" is outside. A
+// range is cut off at the end of the namespace, also with WithFromKey, and with WithPrefix on the
+// empty key. Comparisons and the operations of transactions, including nested ones, are mapped in
+// the same way. An empty key, a range that ends before it begins, and the zero Op return
+// [ErrInvalid], and nothing is sent; for a transaction, Commit returns the error. The error for an
+// empty key also matches rpctypes.ErrEmptyKey, as in client/v3. A response with a key from outside
+// the namespace is an error. The library's own keys below dir are ordinary keys here. Compact has
+// no keys and passes through.
 //
-// dir may lack its trailing slash, and "" is the whole key space. If dir is invalid, every call returns [ErrInvalid].
-// The Ops and Cmps that are given are not changed. next must return a new response to each call, as client/v3 does,
-// because keys are shortened in place.
+// dir need not end in a slash. If dir is "", the namespace is the whole key space. If dir is
+// invalid, every call returns [ErrInvalid]. The Ops and Cmps passed in are not modified. next must
+// return a new response from each call, as client/v3 does, because keys are trimmed in place.
 func Namespace(next clientv3.KV, dir string) clientv3.KV {
 	m := newKeyMapper(dir)
 	if m.err == nil && next == nil {
@@ -38,7 +40,8 @@ type namespacedKV struct {
 	keyMapper
 }
 
-// Base is the same namespace in what next does not repeat by itself, so that nothing above it is repeated twice.
+// Base returns the same namespace over a KV that does not retry, so that callers that retry do not
+// retry twice.
 func (n *namespacedKV) Base() clientv3.KV {
 	if b, ok := n.KV.(wire.Based); ok {
 		return &namespacedKV{KV: b.Base(), keyMapper: n.keyMapper}
@@ -46,10 +49,10 @@ func (n *namespacedKV) Base() clientv3.KV {
 	return n
 }
 
-// RetryEngine is that of next, so that a Store over the namespace shares its budget.
+// RetryEngine returns the engine of next, so that a Store over the namespace shares its budget.
 func (n *namespacedKV) RetryEngine() *retry.Engine { return engineOf(n.KV) }
 
-// engineOf returns the retry engine of a KV that has one, else nil.
+// engineOf returns the retry engine of a KV, or nil if it has none.
 func engineOf(kv clientv3.KV) *retry.Engine {
 	if s, ok := kv.(retry.Shared); ok {
 		return s.RetryEngine()
@@ -57,7 +60,7 @@ func engineOf(kv clientv3.KV) *retry.Engine {
 	return nil
 }
 
-// Get retrieves keys below the namespace.
+// Get gets keys below the namespace.
 func (n *namespacedKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	resp, err := n.Do(ctx, clientv3.OpGet(key, opts...))
 	return resp.Get(), err
@@ -75,7 +78,7 @@ func (n *namespacedKV) Delete(ctx context.Context, key string, opts ...clientv3.
 	return resp.Del(), err
 }
 
-// Do makes one operation below the namespace.
+// Do sends one operation on keys below the namespace.
 func (n *namespacedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	abs, err := n.absoluteOp(op)
 	if err != nil {
@@ -101,7 +104,8 @@ func (n *namespacedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpRespo
 	return resp, nil
 }
 
-// Txn begins a transaction below the namespace. What cannot be mapped is reported by Commit, with nothing sent.
+// Txn returns a transaction below the namespace. If an argument cannot be mapped, Commit returns
+// the error and nothing is sent.
 func (n *namespacedKV) Txn(ctx context.Context) clientv3.Txn {
 	t := &namespacedTxn{keyMapper: n.keyMapper}
 	if n.err != nil {
@@ -112,7 +116,7 @@ func (n *namespacedKV) Txn(ctx context.Context) clientv3.Txn {
 	return t
 }
 
-// Compact is passed on, unless the namespace is invalid.
+// Compact passes through, unless the namespace is invalid.
 func (n *namespacedKV) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (*clientv3.CompactResponse, error) {
 	if n.err != nil {
 		return nil, fail("compact", "", n.err)
@@ -125,10 +129,10 @@ type namespacedTxn struct {
 	clientv3.Txn
 	keyMapper
 
-	invalid error // the first argument that cannot be mapped; Commit returns it
+	invalid error // the error of the first invalid argument, which Commit returns
 }
 
-// If takes the compares.
+// If adds comparisons.
 func (t *namespacedTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	if t.invalid != nil {
 		return t
@@ -142,7 +146,7 @@ func (t *namespacedTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	return t
 }
 
-// Then takes the operations for when the compares hold.
+// Then adds the operations for the case that the comparisons hold.
 func (t *namespacedTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 	if t.invalid != nil {
 		return t
@@ -156,7 +160,7 @@ func (t *namespacedTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 	return t
 }
 
-// Else takes the operations for when they do not.
+// Else adds the operations for the case that they do not hold.
 func (t *namespacedTxn) Else(ops ...clientv3.Op) clientv3.Txn {
 	if t.invalid != nil {
 		return t
@@ -185,7 +189,7 @@ func (t *namespacedTxn) Commit() (*clientv3.TxnResponse, error) {
 	return resp, nil
 }
 
-// verb names an operation in errors.
+// verb returns the name of an operation for error texts.
 func verb(op clientv3.Op) string {
 	switch {
 	case op.IsGet():

@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// GetStream retrieves keys below the namespace in chunks. Unlike that of client/v3, whose reader has to read to the end
-// in any case, the stream leaves nothing behind once ctx has ended; a stream that was cut short by that always says so
-// with an error, in place of the chunk that was not read yet.
+// GetStream reads keys below the namespace in chunks. The reader may stop once ctx has ended,
+// whereas the stream of client/v3 must always be read to its end. A stream that ctx cut short
+// always ends with an error, which replaces a chunk that was not read yet.
 func (n *namespacedKV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
 	op, err := n.absoluteOp(clientv3.OpGet(key, opts...))
 	if err != nil {
@@ -22,7 +22,8 @@ func (n *namespacedKV) GetStream(ctx context.Context, key string, opts ...client
 		o.WithRangeBytes(op.RangeBytes())
 	}
 	ctx, stop := context.WithCancel(ctx)
-	// The caller's options see the absolute key here, so the last option sets the range that they make of the relative one.
+	// The caller's options are applied to the absolute key. The last option therefore sets the
+	// range that they produced for the relative key.
 	in, err := n.KV.GetStream(ctx, string(op.KeyBytes()), append(slices.Clip(opts), setRange)...)
 	if err != nil || in == nil {
 		stop()
@@ -63,7 +64,7 @@ func (n *namespacedKV) relay(ctx context.Context, stop context.CancelFunc, key s
 	}
 }
 
-// drain reads a stream that was stopped to its end, which lets its goroutine go, and returns the last of it.
+// drain reads a canceled stream to its end, so that its goroutine ends, and returns the last chunk.
 func drain(in clientv3.GetStreamChan) (last clientv3.RangeStreamResponse) {
 	for chunk := range in {
 		last = chunk
@@ -71,8 +72,8 @@ func drain(in clientv3.GetStreamChan) (last clientv3.RangeStreamResponse) {
 	return last
 }
 
-// replace puts the end of a stream into its channel, in the place of what nobody has read. There is one sender, so it
-// does not block.
+// replace sends the last chunk of a stream, in place of an unread one. out has one sender, so
+// replace does not block.
 func replace(out chan clientv3.RangeStreamResponse, end clientv3.RangeStreamResponse) {
 	select {
 	case <-out:
@@ -81,7 +82,8 @@ func replace(out chan clientv3.RangeStreamResponse, end clientv3.RangeStreamResp
 	out <- end
 }
 
-// broken is the chunk that ends a stream with err. Only client/v3 can make one, so it is given a stream that fails.
+// broken returns a chunk that ends a stream with err. Only client/v3 can create one, from a stream
+// that fails.
 func broken(ctx context.Context, err error) clientv3.RangeStreamResponse {
 	stream, _ := clientv3.NewKVFromKVClient(brokenClient{err: err}, nil).GetStream(ctx, "\x00")
 	return <-stream
@@ -93,7 +95,7 @@ type brokenClient struct {
 	err error
 }
 
-// RangeStream opens a stream that fails.
+// RangeStream returns a stream that fails.
 func (c brokenClient) RangeStream(context.Context, *pb.RangeRequest, ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
 	return brokenStream{err: c.err}, nil
 }
@@ -104,5 +106,5 @@ type brokenStream struct {
 	err error
 }
 
-// Recv fails.
+// Recv returns the error of the stream.
 func (s brokenStream) Recv() (*pb.RangeStreamResponse, error) { return nil, s.err }

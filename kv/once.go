@@ -13,32 +13,34 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// An operation slot is a hidden key that only this client writes. A write that carries one puts its operation id there
-// in the same transaction, guarded by the slot's mod revision, so that of all the times it may be sent at most one can
-// take effect; and a repeat reads in its Else branch whether one did.
+// An operation slot is a hidden key that only this client writes. A write with a slot stores its
+// operation ID there in the same transaction, and compares the mod revision of the slot. However
+// often the transaction is sent, it is therefore applied at most once. Its Else branch reads
+// whether an earlier attempt was applied.
 type slot struct {
 	key   string
 	lease clientv3.LeaseID
-	mod   int64 // its mod revision, 0 while it does not exist
+	mod   int64 // the mod revision of the slot, 0 while it does not exist
 	id    string
 }
 
-// burnt is what a repeat puts into the slot when the write's own condition has failed: the earlier attempts, which may
-// still be on their way, then find the slot changed.
+// burnt returns the value that a later attempt stores in the slot if the write's condition does not
+// hold. Earlier attempts that may still be in flight are then refused because the slot has changed.
 func (s *slot) burnt() string { return "-" + s.id }
 
-// unchanged is the guard of the slot.
+// unchanged returns the comparison that the slot has not changed.
 func (s *slot) unchanged() clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(s.key), "=", s.mod)
 }
 
-// mark is the put that takes the slot for the operation.
+// mark returns the put that stores the operation ID in the slot.
 func (s *slot) mark() clientv3.Op {
 	return clientv3.OpPut(s.key, s.id, clientv3.WithLease(s.lease))
 }
 
-// ask is the operation for the Else branch that finds out about the slot. In a later attempt it also makes sure that no
-// other one takes effect afterwards: either the slot is as it was, and is burnt; or it is read.
+// ask returns the operation of the Else branch that reads the slot. In a later attempt it also
+// ensures that no other attempt is applied afterwards: an unchanged slot gets the value of burnt,
+// and a changed one is read.
 func (s *slot) ask(again bool) clientv3.Op {
 	if !again {
 		return clientv3.OpGet(s.key)
@@ -50,13 +52,14 @@ func (s *slot) ask(again bool) clientv3.Op {
 	)
 }
 
-// evaluate completes out, which is that of a refusal, by what the answer r to [slot.ask] says, and reports whether that is
-// final. refusal is the error where no attempt has taken effect and none will. rev is the revision of the answer.
+// evaluate adds to out, the outcome of a refused attempt, what the response r to [slot.ask] shows,
+// and reports whether the outcome is final. refusal is the error if no attempt was or will be
+// applied. rev is the revision of the response.
 func (s *slot) evaluate(out outcome, r *pb.ResponseOp, again bool, rev int64, others retry.Others, refusal error) (_ outcome, final bool, err error) {
 	kvs := r.GetResponseRange().GetKvs()
 	if again {
 		t := r.GetResponseTxn()
-		if t.GetSucceeded() { // burnt just now
+		if t.GetSucceeded() { // set by this attempt
 			out.slotMod = rev
 			return out, true, refusal
 		}
@@ -67,24 +70,25 @@ func (s *slot) evaluate(out outcome, r *pb.ResponseOp, again bool, rev int64, ot
 		value, out.slotMod = string(kvs[0].GetValue()), kvs[0].GetModRevision()
 	}
 	switch {
-	case value == s.id: // also in a first attempt: something below may have sent it twice
+	case value == s.id: // possible in a first attempt too: a layer below may have sent it twice
 		return outcome{rev: out.slotMod, applied: true, slotMod: out.slotMod}, true, nil
 	case value == s.burnt():
 		return out, true, refusal
 	case !again && out.slotMod == s.mod:
-		return out, others == retry.None, refusal // the others may still find it so
+		return out, others == retry.None, refusal // other attempts may find it unchanged and be applied
 	case others == retry.None:
 		return out, true, errSlotLost
 	}
-	// The slot is not as this client left it: its lease has ended, or somebody has tampered with it.
+	// The slot was changed by someone else, or its lease has expired.
 	return out, again && others == retry.Lost, fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
 }
 
-// slots is the pool of a client's slots: as many as there are such writes at a time. They live on a lease that is not
-// renewed: when half of its time is over, new slots on a new lease take over, and the old ones vanish by themselves.
+// slots is the pool of slots of a store and of those derived from it. It holds as many as there
+// were concurrent writes with WithOnce. Slots are attached to a lease that is not renewed. After
+// half of the lease's TTL, new slots on a new lease replace them, and the old ones expire.
 type slots struct {
 	dir   string
-	grant chan struct{} // full while a caller asks for a lease; the others wait for it
+	grant chan struct{} // full while a caller requests a lease; others wait for it
 
 	mu    sync.Mutex
 	lease clientv3.LeaseID
@@ -113,7 +117,7 @@ func (p *slots) take(ctx context.Context, c *core) (*slot, error) {
 	}
 }
 
-// pop returns a slot, nil when there is no lease for it.
+// pop returns a slot, or nil if there is no usable lease.
 func (p *slots) pop() *slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,10 +136,10 @@ func (p *slots) pop() *slot {
 	return s
 }
 
-// fresh reports whether an operation can start on the lease. The lock is held.
+// fresh reports whether an operation can start on the lease. p.mu must be held.
 func (p *slots) fresh() bool { return p.lease != 0 && time.Now().Before(p.until) }
 
-// renew starts over on a new lease, unless somebody just has.
+// renew requests a new lease, unless another caller has done so meanwhile.
 func (p *slots) renew(ctx context.Context, c *core) error {
 	p.mu.Lock()
 	done := p.fresh()
@@ -154,7 +158,7 @@ func (p *slots) renew(ctx context.Context, c *core) error {
 	return nil
 }
 
-// put gives a slot back.
+// put returns a slot to the pool.
 func (p *slots) put(s *slot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +167,7 @@ func (p *slots) put(s *slot) {
 	}
 }
 
-// forget drops all slots of the lease that s is on: it is gone.
+// forget drops all slots of the lease of s, because the lease does not exist any more.
 func (p *slots) forget(s *slot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

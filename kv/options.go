@@ -11,28 +11,30 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Options of single calls are typed by what they fit: a ListOption does not compile on Put.
+// Option types for single calls. Each type names the calls that accept it: for example, a
+// ListOption does not compile on Put.
 type (
-	// ListOption fits List, Keys and Map.
+	// ListOption is an option of List, Keys and Map.
 	ListOption interface{ list(*options) }
-	// PutOption fits Put, Create, Replace and OpPut.
+	// PutOption is an option of Put, Create, Replace, CompareAndSwap and OpPut.
 	PutOption interface{ put(*options) }
-	// DeleteOption fits Delete, DeleteAt, DeletePrefix and OpDelete.
+	// DeleteOption is an option of Delete, DeleteAt, CompareAndDelete, DeletePrefix and OpDelete.
 	DeleteOption interface{ delete(*options) }
-	// UpdateOption fits Update.
+	// UpdateOption is an option of Update.
 	UpdateOption interface{ update(*options) }
-	// PrefixOption fits whatever works on a prefix.
+	// PrefixOption is an option of calls that take a prefix.
 	PrefixOption interface {
 		ListOption
 		DeleteOption
 	}
-	// LeaseOption fits writes of a value: it says which lease the key is attached to.
+	// LeaseOption is an option of calls that write a value. It sets the lease that the key is
+	// attached to.
 	LeaseOption interface {
 		PutOption
 		UpdateOption
 		ofLease()
 	}
-	// WriteOption fits every write.
+	// WriteOption is an option of every write.
 	WriteOption interface {
 		PutOption
 		DeleteOption
@@ -40,7 +42,7 @@ type (
 	}
 )
 
-// option is every kind of option; the interfaces above say where each one fits.
+// option implements all option types. The functions below return the types that apply.
 type option func(*options)
 
 func (f option) list(o *options)   { f(o) }
@@ -48,12 +50,12 @@ func (f option) put(o *options)    { f(o) }
 func (f option) delete(o *options) { f(o) }
 func (f option) update(o *options) { f(o) }
 
-// leaseOption is an option that fits where no guard does.
+// leaseOption is an option for calls that write a value, but not for deletes.
 type leaseOption struct{ option }
 
 func (leaseOption) ofLease() {}
 
-// options is what the options of one call add up to.
+// options holds the settings of one call.
 type options struct {
 	guards    []Guard
 	once      bool
@@ -73,7 +75,7 @@ type options struct {
 	limit       int
 	limitSet    bool
 	reverse     bool
-	// readRevision is told the revision of the listing.
+	// readRevision receives the revision of the listing.
 	readRevision *int64
 
 	complaints []error
@@ -83,8 +85,9 @@ func (o *options) complain(format string, args ...any) {
 	o.complaints = append(o.complaints, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
 }
 
-// WithGuard makes etcd refuse the write, in the same transaction, once what is held is lost: the error then matches
-// [ErrGuard] and the owner's condition. It costs no further RPC. Several guards must all hold.
+// WithGuard makes etcd refuse the write, in the same transaction, if what a guard stands for was
+// lost. The error then matches [ErrGuard] and the error of the owner. It costs no additional RPC.
+// If several guards are given, all must hold.
 func WithGuard(g ...Guarded) WriteOption {
 	return option(func(o *options) {
 		for _, one := range g {
@@ -103,54 +106,62 @@ func WithGuard(g ...Guarded) WriteOption {
 	})
 }
 
-// WithOnce makes the outcome of the write known, also when its answer is lost: the transaction puts an operation id
-// into a hidden key of this client as well, and is repeated until etcd has said whether that happened. It costs one more
-// put in each write, and one lease grant about every 30 seconds in which it is used. See the package documentation.
+// WithOnce makes the outcome of the write known even if the response is lost. The transaction also
+// writes an operation ID to a hidden key of this client, and is repeated until etcd has reported
+// whether it was applied. If the context ends first, the outcome is unknown. WithOnce costs one more
+// put per write, and one lease grant about every 30 seconds of use. See the package documentation.
 func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) }
 
-// WithTTL lets etcd delete the key d after the write, unless it is written again before. d is rounded up to whole seconds
-// and must be at least 1 s; a server with default timing grants no less than 2 s.
+// WithTTL makes etcd delete the key after d, unless it is written again before. d is rounded up to
+// whole seconds and must be at least 1 s. A server with default timing grants at least 2 s.
 //
-// From two minutes on, writes of a client with the same TTL share a lease. A key then lives up to a twentieth longer than d.
-// The first write within each twentieth of d, and the first after every 1000, grants a lease: two RPCs. The others cost one.
-// Never revoke the lease of such a key, because that deletes other keys, too.
+// If d is two minutes or more, writes with the same TTL through a store, and through those derived
+// from it, share a lease. A key then lives up to d/20 longer than d. The first write in each period
+// of d/20, and the first after every 1000 writes, grants a lease and costs two RPCs. The others
+// cost one. Never revoke the lease of such a key, because that deletes other keys, too.
 //
-// Below two minutes each write grants a lease of its own: two RPCs, and a lease in etcd that ends with its time even if the key
-// is overwritten. If the write is refused the lease is revoked, which takes at most half a second, also after the end of the
-// context. If the outcome of the grant or the write is unknown, the lease is left to expire. For many keys that live as long
-// as a process, a lease.Session is the cheaper way.
+// If d is less than two minutes, each write grants its own lease. It costs two RPCs, and the lease
+// remains in etcd until its TTL ends even if the key is overwritten. If the write is refused, the
+// lease is revoked. Revoking takes at most 500 ms and ignores the end of the context. If the
+// outcome of the grant or the write is unknown, the lease is left to expire. For many keys that
+// live as long as a process, a lease.Session is cheaper.
 //
-// In a [Store.Batch] one lease serves all operations of a transaction that have the same TTL.
+// In a [Store.Batch], operations of a transaction with the same TTL share one lease.
 func WithTTL(d time.Duration) LeaseOption {
 	return leaseOption{func(o *options) {
 		o.ttl, o.ttlSet = d, true
 	}}
 }
 
-// WithLease attaches the key to a lease: the key is deleted with it. A lease that does not exist refuses the write.
+// WithLease attaches the key to a lease: the key is deleted when the lease ends. If the lease does
+// not exist, the write is refused.
 func WithLease(id clientv3.LeaseID) LeaseOption {
 	return leaseOption{func(o *options) {
 		o.lease, o.leaseSet = id, true
 	}}
 }
 
-// WithSameLease keeps the lease that the key is attached to; a plain Put detaches it. A key that is absent is created
-// without a lease. Except in Replace it halves the longest value, since the request then holds it twice.
+// WithSameLease keeps the lease that the key is attached to; a plain Put detaches it. A key that
+// does not exist is created without a lease. In Put, Create and OpPut it halves the maximum size of
+// a value, since the request then contains the value twice.
 func WithSameLease() LeaseOption { return leaseOption{func(o *options) { o.sameLease = true }} }
 
-// WithUpsert lets Update create a key that is absent: its function is given an entry with the zero value.
+// WithUpsert makes Update create a key that does not exist. Its function is then passed an entry
+// with the zero value.
 func WithUpsert() UpdateOption { return option(func(o *options) { o.upsert = true }) }
 
-// WithSkipEqual lets Update leave a key as it is if the new value equals the stored one: nothing is sent, and Update
-// returns the current entry. The lease stays as well, whatever other options say. A [Typed] compares what its codec writes,
-// before layers such as those of package codec: two ciphertexts of one value are equal.
+// WithSkipEqual makes Update leave the key unchanged if the new value equals the stored one. Update
+// then sends no write and returns the current entry. The lease is also kept, whatever other options
+// say. A [Typed] compares the output of its codec before layers such as those of package codec, so
+// two ciphertexts of one value are equal.
 func WithSkipEqual() UpdateOption { return option(func(o *options) { o.skipEqual = true }) }
 
-// WithoutLease lets Update detach the key from its lease, which it keeps by default.
+// WithoutLease makes Update detach the key from its lease. By default, Update keeps the lease.
 func WithoutLease() UpdateOption { return option(func(o *options) { o.noLease = true }) }
 
-// WithReadRevision sets *rev to the revision of the listing, as soon as that is known: before the first entry, or at the end
-// of an empty listing. A watch that begins behind it misses nothing.
+// WithReadRevision stores the revision of the listing in *rev as soon as it is known: before the
+// first entry is yielded, or at the end of an empty listing. A watch from the next revision on
+// misses no change.
 func WithReadRevision(rev *int64) ListOption {
 	return option(func(o *options) {
 		if rev == nil {
@@ -160,28 +171,30 @@ func WithReadRevision(rev *int64) ListOption {
 	})
 }
 
-// WithRevision lists the state at a revision in the past; ErrCompacted when that is gone. Default: the current one.
+// WithRevision lists the entries at a past revision. The error is ErrCompacted if that was
+// compacted. Default: the current revision.
 func WithRevision(rev int64) ListOption {
 	return option(func(o *options) {
 		o.revision, o.revisionSet = rev, true
 	})
 }
 
-// WithAfter starts behind key, which need not exist but lies below the prefix; with [WithReverse], before it.
+// WithAfter starts the listing after key, or before it with [WithReverse]. key need not exist, but
+// must begin with the prefix.
 func WithAfter(key string) ListOption { return option(func(o *options) { o.after = key }) }
 
-// WithLimit ends the listing after n entries.
+// WithLimit ends the listing after n entries. Default: no limit.
 func WithLimit(n int) ListOption {
 	return option(func(o *options) {
 		o.limit, o.limitSet = n, true
 	})
 }
 
-// WithPartialPrefix allows a prefix that does not end in "/", such as "users/4", and "" on a store without a namespace,
-// which means every key in etcd.
+// WithPartialPrefix allows a prefix that does not end in "/", such as "users/4", and "" on a store
+// without a namespace, which means every key in etcd.
 func WithPartialPrefix() PrefixOption { return option(func(o *options) { o.partial = true }) }
 
-// WithReverse lists from the last key to the first. The server sorts the whole range for each page of it.
+// WithReverse lists from the last key to the first. The server sorts the whole range for each page.
 func WithReverse() ListOption { return option(func(o *options) { o.reverse = true }) }
 
 func putOptions(opts []PutOption) (options, error) { return collect(opts, PutOption.put, true) }
@@ -195,10 +208,10 @@ func updateOptions(opts []UpdateOption) (options, error) {
 
 func listOptions(opts []ListOption) (options, error) { return collect(opts, ListOption.list, false) }
 
-// collect adds options up, in their order, and returns all complaints about them. nil options are none.
+// collect applies options in order and returns all their errors, joined. It ignores nil options.
 func collect[O any](opts []O, apply func(O, *options), write bool) (options, error) {
 	if len(opts) == 0 {
-		return options{}, nil // without a detour over the heap
+		return options{}, nil // avoids a heap allocation
 	}
 	var o options
 	for _, opt := range opts {
@@ -214,7 +227,7 @@ func collect[O any](opts []O, apply func(O, *options), write bool) (options, err
 	return o, join(o.complaints)
 }
 
-// checkWrite complains about options of a write that contradict each other.
+// checkWrite records errors for options of a write that conflict.
 func (o *options) checkWrite() {
 	leases := 0
 	for _, set := range []bool{o.ttlSet, o.leaseSet, o.sameLease} {
@@ -236,7 +249,7 @@ func (o *options) checkWrite() {
 	}
 }
 
-// checkList complains about options of a listing that cannot be meant.
+// checkList records errors for invalid options of a listing.
 func (o *options) checkList() {
 	if o.revisionSet && o.revision <= 0 {
 		o.complain("WithRevision: revision %d", o.revision)
@@ -246,10 +259,10 @@ func (o *options) checkList() {
 	}
 }
 
-// errPartial refuses an option for prefixes on a single key.
+// errPartial is the error for WithPartialPrefix on a single key.
 var errPartial = fmt.Errorf("%w: WithPartialPrefix is for prefixes, and this is a key", errs.Invalid)
 
-// keyOptions are deleteOptions for a single key.
+// keyOptions is like deleteOptions, for a single key.
 func keyOptions(opts []DeleteOption) (options, error) {
 	o, err := deleteOptions(opts)
 	if o.partial {
@@ -261,7 +274,7 @@ func keyOptions(opts []DeleteOption) (options, error) {
 // Option is an option of a [Store].
 type Option func(*settings)
 
-// settings is what the options of a store add up to.
+// settings holds the options of a store.
 type settings struct {
 	namespace string
 	retry     RetryPolicy
@@ -272,28 +285,30 @@ type settings struct {
 	onRetry   func(op string, attempt int, err error)
 }
 
-// WithNamespace puts all keys of the store below dir. Default: none.
+// WithNamespace places all keys of the store below dir. Default: no namespace.
 func WithNamespace(dir string) Option { return func(s *settings) { s.namespace = dir } }
 
-// WithRetry says how often and at what pace calls are repeated. Default: see [RetryPolicy].
+// WithRetry sets how often and at what interval calls are repeated. Default: see [RetryPolicy].
 func WithRetry(p RetryPolicy) Option { return func(s *settings) { s.retry = p } }
 
-// WithLogger sets the logger for retries and writes, which are logged at the level Debug; values appear as their length
-// and a short hash. Default: [slog.Default], from the level Warn up.
+// WithLogger sets the logger for retries and for writes, which are logged at level Debug. Values
+// are logged as their length and a short hash. Default: [slog.Default], from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
-// WithLimits changes the limits that are checked before a request is sent, where the cluster's settings differ from
-// etcd's defaults. A field that is 0 keeps its default.
+// WithLimits sets the limits that are checked before a request is sent. Use it if the settings of
+// the cluster differ from etcd's defaults. A field of 0 keeps its default.
 func WithLimits(l Limits) Option { return func(s *settings) { s.limits = l } }
 
-// WithTimeouts bounds calls whose context has no deadline. Default: 5 s for reads and 10 s for writes; 0 keeps it. Below
-// 7 s the refusal of a write by a server that has lost its quorum is not heard, and its outcome becomes unknown.
+// WithTimeouts bounds calls whose context has no deadline. Default: 5 s for reads and 10 s for
+// writes; 0 keeps the default. If write is less than 7 s, it ends before a server that has lost its
+// quorum refuses the write, so the outcome is unknown.
 func WithTimeouts(read, write time.Duration) Option {
 	return func(s *settings) { s.read, s.write = read, write }
 }
 
-// WithRetryHook is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and
-// how. It is called in the caller's goroutine and must not block. Default: none.
+// WithRetryHook calls f before an attempt is repeated, with the operation, the number of the
+// attempt that failed, starting at 1, and its error. f runs on the caller's goroutine and must not
+// block. Default: none.
 func WithRetryHook(f func(op string, attempt int, err error)) Option {
 	return func(s *settings) { s.onRetry = f }
 }

@@ -18,21 +18,25 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Page is a part of a listing. All pages that are reached from one first page by their cursors are of one revision.
+// Page is a part of a listing. All pages reached by cursors from the same first page are of the
+// same revision.
 type Page[T any] struct {
 	Entries  []Entry[T]
-	Revision int64  // the revision that all pages show
-	Total    int64  // how many entries all pages have
+	Revision int64  // the revision of all pages
+	Total    int64  // the number of entries on all pages
 	Cursor   Cursor // where the next page starts, "" on the last one
 }
 
-// Cursor says where a page ends. It is opaque and URL-safe, and holds the revision and the last key, in the clear: it is
-// no secret and no permission. One that was made for another prefix, or made up, is refused with [ErrInvalid].
+// Cursor identifies the end of a page. It is opaque and URL-safe. It contains the revision and the
+// last key in plain text, so it is neither a secret nor an authorization. A cursor for another
+// prefix, or an invalid one, returns [ErrInvalid].
 type Cursor string
 
-// Page returns up to limit entries below prefix, in key order, from where c ends; "" is the first page. One RPC. A cursor
-// whose revision has been compacted since is [ErrCompacted]: start again. Unlike with List, the server goes through the
-// rest of the range for each page, so that reading a large range page by page costs the square of its size.
+// Page returns up to limit entries below prefix, in key order, starting where c ends. If c is "",
+// it returns the first page. It costs one RPC. If the revision of the cursor was compacted, the
+// error is [ErrCompacted]: start again at the first page. Unlike for List, the server reads the
+// rest of the range for each page, so reading a large range page by page takes time quadratic in
+// its size.
 func (s *Store) Page(ctx context.Context, prefix string, limit int, c Cursor) (Page[[]byte], error) {
 	spans, err := s.harmless(prefix)
 	if limit <= 0 {
@@ -66,7 +70,7 @@ func (s *Store) Page(ctx context.Context, prefix string, limit int, c Cursor) (P
 	return p, nil
 }
 
-// page reads one entry more than limit, so as to know whether there is one.
+// page reads limit+1 entries, to find out whether another page follows.
 func (s *Store) page(ctx context.Context, prefix string, spans []keyspace.Range, limit int, rev int64) (kvs []*mvccpb.KeyValue, p Page[[]byte], err error) {
 	gets := make([]clientv3.Op, len(spans))
 	for i, r := range spans {
@@ -102,7 +106,7 @@ func (s *Store) page(ctx context.Context, prefix string, spans []keyspace.Range,
 	return slices.Clip(kvs), p, err
 }
 
-// position is what a cursor holds.
+// position is the content of a cursor.
 type position struct {
 	rev, total int64
 	key        string // absolute
@@ -110,7 +114,8 @@ type position struct {
 
 const cursorVersion = 1
 
-// rest is what of the spans lies behind the position. The position being below the prefix, something always does.
+// rest returns the parts of spans after the position. They are never empty, because the position is
+// below the prefix.
 func (p position) rest(spans []keyspace.Range) []keyspace.Range {
 	if p.key == "" {
 		return spans
@@ -119,7 +124,8 @@ func (p position) rest(spans []keyspace.Range) []keyspace.Range {
 	return within(spans, behind)
 }
 
-// cursor encodes the position: a version, the revision, the total, a hash of the prefix, the key behind the prefix.
+// cursor encodes the position: a version, the revision, the total, a hash of the prefix, and the
+// key without the prefix.
 func (p position) cursor(prefix string) Cursor {
 	b := []byte{cursorVersion}
 	b = binary.AppendUvarint(b, uint64(p.rev))   //nolint:gosec // revisions are positive
@@ -135,7 +141,7 @@ func prefixHash(prefix string) uint32 {
 	return h.Sum32()
 }
 
-// parseCursor decodes a cursor for prefix. Whatever it holds, the position is below prefix.
+// parseCursor decodes a cursor for prefix. The position is below prefix, whatever c contains.
 func parseCursor(c Cursor, prefix string) (p position, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(string(c))
 	if err != nil || len(b) == 0 || b[0] != cursorVersion {

@@ -11,8 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// embedsNil reports whether kv is a struct that embeds a nil clientv3.KV, as fakes do that implement a part of it. Calling
-// another method panics.
+// embedsNil reports whether kv is a struct that embeds a nil clientv3.KV, as fakes that implement
+// only some methods do. Calling another method of such a struct panics.
 func embedsNil(kv clientv3.KV) bool {
 	v := reflect.Indirect(reflect.ValueOf(kv))
 	if v.Kind() != reflect.Struct {
@@ -27,10 +27,10 @@ func embedsNil(kv clientv3.KV) bool {
 	return false
 }
 
-// partialKV returns an error where the KV below lacks a method that a Store calls.
+// partialKV returns an error if the KV below lacks a method that a Store calls.
 type partialKV struct{ clientv3.KV }
 
-// missing turns the panic of a missing method into an error.
+// missing converts the panic of a missing method to an error.
 func (p partialKV) missing(method string, err *error) { //nolint:gocritic // a deferred call sets it
 	switch r := recover().(type) {
 	case nil:
@@ -41,25 +41,25 @@ func (p partialKV) missing(method string, err *error) { //nolint:gocritic // a d
 	}
 }
 
-// Get retrieves keys.
+// Get implements clientv3.KV.
 func (p partialKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (resp *clientv3.GetResponse, err error) {
 	defer p.missing("Get", &err)
 	return p.KV.Get(ctx, key, opts...)
 }
 
-// GetStream retrieves keys in chunks.
+// GetStream implements clientv3.KV.
 func (p partialKV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (stream clientv3.GetStreamChan, err error) {
 	defer p.missing("GetStream", &err)
 	return p.KV.GetStream(ctx, key, opts...)
 }
 
-// Do makes one operation.
+// Do implements clientv3.KV.
 func (p partialKV) Do(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
 	defer p.missing("Do", &err)
 	return p.KV.Do(ctx, op)
 }
 
-// Txn begins a transaction.
+// Txn implements clientv3.KV.
 func (p partialKV) Txn(ctx context.Context) clientv3.Txn {
 	txn, err := p.begin(ctx)
 	if err != nil {

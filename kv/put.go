@@ -11,25 +11,28 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Put writes key, whatever stands there, and returns the revision at which it did. One RPC.
+// Put writes key unconditionally and returns the revision of the write. It costs one RPC.
 //
-// A lease that the key was attached to is detached, as etcd has it, unless WithSameLease or WithLease says otherwise.
-// When the answer is lost the outcome is unknown and nothing is sent again: the error matches [ErrUnknownOutcome].
-// [WithOnce] makes it known.
+// As in etcd, Put detaches the key from its lease, unless WithSameLease, WithLease or WithTTL is
+// given. If the response is lost, the outcome is unknown, and Put is not repeated: the error
+// matches [ErrUnknownOutcome]. With [WithOnce] the outcome is known.
 func (s *Store) Put(ctx context.Context, key string, v []byte, o ...PutOption) (rev int64, err error) {
 	return s.put(ctx, "put", key, v, always, o)
 }
 
-// Create writes key if it is absent, and returns [ErrExists] when it is there. One RPC.
+// Create writes key if it does not exist. Otherwise it returns [ErrExists]. It costs one RPC.
 //
-// A lost answer leaves the outcome unknown, since an absent key can come to be absent again; [WithOnce] makes it known.
+// If the response is lost, the outcome is unknown, because the key may have been created and
+// deleted again. With [WithOnce] the outcome is known.
 func (s *Store) Create(ctx context.Context, key string, v []byte, o ...PutOption) (rev int64, err error) {
 	return s.put(ctx, "create", key, v, absent, o)
 }
 
-// Replace writes key if it still stands at modRevision, and returns a [ConflictError] when it does not, also when it is
-// gone. One RPC. It is repeated when an answer is lost, since it can take effect only once; that leaves the outcome
-// unknown in the one case that somebody wrote the same value, which [WithOnce] tells apart too.
+// Replace writes key if its mod revision is modRevision. Otherwise, also if the key does not exist,
+// it returns a [ConflictError]. It costs one RPC. If a response is lost, the request is repeated,
+// since it can be applied only once. The outcome is still unknown if the write that followed
+// modRevision has the same value, if the key was deleted meanwhile, or if the history needed to
+// decide is compacted, longer than 16 changes or unreadable. With [WithOnce] the outcome is known.
 func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision int64, o ...PutOption) (rev int64, err error) {
 	if modRevision <= 0 {
 		return 0, s.fail("replace", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
@@ -37,17 +40,18 @@ func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision i
 	return s.put(ctx, "replace", key, v, condition{mod: modRevision}, o)
 }
 
-// CompareAndSwap writes key if its value is old, and returns a [ConflictError] when it is another or the key is absent.
-// One RPC. The key keeps its lease, unless an option says otherwise. The value compared may come and go, so a lost answer
-// leaves the outcome unknown, unless [WithOnce] is given: prefer Replace.
-func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte, o ...PutOption) (rev int64, err error) { //nolint:predeclared,gocritic // as in sync/atomic
+// CompareAndSwap writes key if its value is old. If the value differs or the key does not exist, it
+// returns a [ConflictError]. It costs one RPC. The key keeps its lease, unless an option says
+// otherwise. A value can occur again, so the outcome is unknown if the response is lost, unless
+// [WithOnce] is given. Prefer Replace.
+func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte, o ...PutOption) (rev int64, err error) { //nolint:predeclared,gocritic // the names used in sync/atomic
 	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, o)
 }
 
-// condition is what a write depends on.
+// condition is the condition of a write.
 type condition struct {
 	absent  bool
-	mod     int64 // > 0
+	mod     int64 // the required mod revision, if positive
 	byValue bool
 	value   []byte
 }
@@ -58,10 +62,10 @@ var (
 	absent = condition{absent: true}
 )
 
-// requiresKey reports whether the condition can hold only for a key that is there.
+// requiresKey reports whether the condition can hold only if the key exists.
 func (c condition) requiresKey() bool { return c.mod > 0 || c.byValue }
 
-// compares is the condition on key in etcd's terms.
+// compares returns the condition on key as etcd comparisons.
 func (c condition) compares(key []byte) []clientv3.Cmp {
 	var cmp clientv3.Cmp
 	switch {
@@ -78,7 +82,7 @@ func (c condition) compares(key []byte) []clientv3.Cmp {
 	return []clientv3.Cmp{cmp}
 }
 
-// refusal is the error for a condition that did not hold.
+// refusal returns the error for a condition that did not hold.
 func (c condition) refusal(key string, out outcome) error {
 	if c.absent {
 		return ErrExists
@@ -86,7 +90,7 @@ func (c condition) refusal(key string, out outcome) error {
 	return &ConflictError{Key: key, Want: c.mod, Have: out.cur.GetModRevision()}
 }
 
-// put is every write of a value.
+// put implements all writes of a single value except Update.
 func (s *Store) put(ctx context.Context, op, key string, v []byte, cond condition, opts []PutOption) (int64, error) {
 	o, err := putOptions(opts)
 	o.sameLease = o.sameLease || cond.byValue && !o.ttlSet && !o.leaseSet
@@ -128,7 +132,7 @@ func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond 
 	}
 }
 
-// putLease writes under the lease that is now in o.
+// putLease writes under the lease in o.
 func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, cond condition, o options) (int64, error) {
 	then := putOp(abs, v, o)
 	cmps := cond.compares(abs)
@@ -137,7 +141,7 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	}
 	m := &mutation{op: op, key: string(abs), abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once, leased: o.lease != 0}
 	if v == nil {
-		m.value = []byte{} // nil says delete
+		m.value = []byte{} // nil means delete
 	}
 	if o.sameLease && !cond.requiresKey() {
 		m.then = []clientv3.Op{keepLease(abs, then)}
@@ -152,7 +156,7 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	return out.rev, nil
 }
 
-// putOp is the put of a value under the lease of o.
+// putOp returns a put of a value under the lease in o.
 func putOp(abs, v []byte, o options) clientv3.Op {
 	var op clientv3.Op
 	switch {
@@ -168,7 +172,8 @@ func putOp(abs, v []byte, o options) clientv3.Op {
 	return op
 }
 
-// keepLease puts with the present lease if the key is there, which etcd demands of such a put, and without if not.
+// keepLease returns a transaction that keeps the lease if the key exists, and puts without a lease
+// otherwise. etcd refuses a put that keeps the lease of a key that does not exist.
 func keepLease(abs []byte, keep clientv3.Op) clientv3.Op {
 	there := clientv3.Compare(clientv3.CreateRevision(""), ">", 0)
 	there.WithKeyBytes(abs)

@@ -12,12 +12,13 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// resolveSteps bounds how many changes back the successor of a revision is looked for.
+// resolveSteps is the maximum number of changes that successor goes back.
 const resolveSteps = 16
 
-// resolve decides, without a slot, whether an earlier attempt at m may have taken effect, now that the condition does not
-// hold any more. m can only be the immediate successor of the revision it is conditional on. nil means that it was not
-// applied and will not be; else the error matches ErrUnknownOutcome.
+// resolve decides, for a mutation without a slot whose condition does not hold any more, whether an
+// earlier attempt may have been applied. An applied m is the direct successor of the revision that
+// it requires. resolve returns nil if m was not and will not be applied. Otherwise the error
+// matches ErrUnknownOutcome.
 func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
 	cur := out.cur
 	if m.succeeds == 0 {
@@ -26,12 +27,13 @@ func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
 	created := cur.GetCreateRevision()
 	switch {
 	case cur == nil || created > m.succeeds:
-		// Deleted since: by the lost attempt, or after it, or without it.
+		// The key was deleted: by the lost attempt, after it, or independently of it.
 		return fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
 	case cur.GetModRevision() == m.succeeds && m.mayHoldAgain != nil && m.mayHoldAgain(out.extra):
 		return fmt.Errorf("%w: what did not hold may hold again", ErrUnknownOutcome)
 	case m.value == nil, cur.GetModRevision() == m.succeeds:
-		return nil // the key was not deleted, or not touched at all, since; and the guard that failed stays so (NewGuard)
+		// The key was not deleted, or did not change. A guard that has failed stays so (NewGuard).
+		return nil
 	}
 	next, err := c.successor(ctx, m, cur)
 	if err != nil {
@@ -43,7 +45,8 @@ func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
 	return nil
 }
 
-// successor finds the state that came right after m.succeeds, going back from cur one change at a time.
+// successor returns the state of the key directly after m.succeeds. It goes back from cur one
+// change at a time.
 func (c *core) successor(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) (*mvccpb.KeyValue, error) {
 	for range resolveSteps {
 		call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Read: true}

@@ -17,40 +17,44 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Store is a key-value store below a namespace. It is safe for concurrent use, holds no goroutine and needs no closing.
-// Stores made from one another with [Store.Namespace] share everything but the namespace.
+// Store is a key-value store below a namespace. It is safe for concurrent use, runs no goroutine
+// and need not be closed. Stores derived from one another with [Store.Namespace] share everything
+// but the namespace.
 type Store struct {
 	*core
 
 	ns  string
-	bad error // what is wrong with the store: every call returns it
+	bad error // the error that every call returns, or nil
 }
 
-// core is what a store shares with those made from it.
+// core is the state that a store shares with those derived from it.
 type core struct {
 	cli    *clientv3.Client
 	kv     clientv3.KV
 	engine *retry.Engine
-	hidden string // the absolute dir of the library's own keys
+	hidden string // the absolute directory of the library's own keys
 	limits Limits
 	log    *slog.Logger
 	turns  turns
 	slots  slots
 	ttls   ttlPool
-	seed   maphash.Seed // of the hashes in the log
+	seed   maphash.Seed // for the hashes in the log
 }
 
-// Stats counts what a store, and those that share its client, did.
+// Stats holds the counters of a store and of the stores derived from it, including requests that
+// other packages send through them.
 type Stats struct {
-	Calls     uint64 `json:"calls"`     // calls that passed the checks
-	Retries   uint64 `json:"retries"`   // attempts beyond the first of a call
+	Calls     uint64 `json:"calls"`     // calls with valid arguments
+	Retries   uint64 `json:"retries"`   // attempts after the first of a call
 	Unknown   uint64 `json:"unknown"`   // writes whose outcome is unknown
-	Conflicts uint64 `json:"conflicts"` // attempts of Update and Transact that found a key changed
+	Conflicts uint64 `json:"conflicts"` // attempts of Update and Transact that found a changed key
 }
 
-// New returns a store over cli. It sends nothing. cli.KV is used as it is where it is not client/v3's own.
+// New returns a store over cli. It sends nothing. If cli.KV is not the KV of client/v3, it is used
+// unchanged.
 //
-// If options are invalid, the error matches [ErrInvalid] and joins all that is wrong with them.
+// If options are invalid, the error matches [ErrInvalid] and lists everything that is wrong with
+// them.
 func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 	var s settings
 	for _, opt := range opts {
@@ -93,24 +97,23 @@ func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 	return &Store{core: c, ns: ns}, nil
 }
 
-// noStore returns a store whose calls all return ErrInvalid, for handles that were given none.
+// noStore returns a store whose calls all return ErrInvalid. Handles without a store use it.
 func noStore() *Store {
 	return &Store{core: &core{}, bad: fmt.Errorf("%w: no store", errs.Invalid)}
 }
 
-// Namespace returns the store of what lies below dir. It shares the client, the retry budget, the operation slots and the
-// turns of Update.
-// What is wrong with dir is returned by every call.
+// Namespace returns the store below dir. It shares the client, the retry budget, the operation
+// slots and the queues of Update with s. If dir is invalid, every call returns [ErrInvalid].
 func (s *Store) Namespace(dir string) *Store {
 	below, err := keyspace.Dir(dir)
 	return &Store{core: s.core, ns: s.ns + below, bad: errors.Join(s.bad, err)}
 }
 
-// Dir is the dir of the store from the root of the key space: its namespace, "" where it has none. The keys of a [Guard]
-// are absolute and begin with it.
+// Dir returns the absolute namespace of the store, "" if it has none. The keys of a [Guard] are
+// absolute and begin with it.
 func (s *Store) Dir() string { return s.ns }
 
-// Stats returns the counters of the client below the store.
+// Stats returns the counters of the store and of the stores derived from it.
 func (s *Store) Stats() Stats {
 	if s.engine == nil {
 		return Stats{}
@@ -119,12 +122,12 @@ func (s *Store) Stats() Stats {
 	return Stats{Calls: e.Calls, Retries: e.Retries, Unknown: e.Unknown, Conflicts: s.turns.conflicts.Load()}
 }
 
-// read names a call that reads to the retry engine.
+// read returns the description of a read for the retry engine.
 func (s *Store) read(op, key string) retry.Call {
 	return retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key, Read: true}
 }
 
-// absolute checks a key that is to be read and returns it as etcd has it.
+// absolute validates a key to be read and returns its absolute form.
 func (s *Store) absolute(key string) ([]byte, error) {
 	if s.bad != nil {
 		return nil, s.bad
@@ -136,7 +139,7 @@ func (s *Store) absolute(key string) ([]byte, error) {
 	return append(append(b, s.ns...), key...), nil
 }
 
-// checkKey refuses a relative key that is empty, or too long together with the namespace.
+// checkKey returns an error if a relative key is empty, or too long including the namespace.
 func (s *Store) checkKey(key string) error {
 	if room := s.limits.KeyBytes - len(s.ns); room <= 0 {
 		return fmt.Errorf("%w: the namespace is %d bytes, the limit for a whole key is %d", errs.TooLarge, len(s.ns), s.limits.KeyBytes)
@@ -146,7 +149,7 @@ func (s *Store) checkKey(key string) error {
 	return nil
 }
 
-// writable is absolute for a key that is to be written.
+// writable is like absolute, for a key to be written.
 func (s *Store) writable(key string) ([]byte, error) {
 	abs, err := s.absolute(key)
 	if err == nil && (keyspace.IsHidden(key) || strings.HasPrefix(string(abs), s.hidden)) {
@@ -155,10 +158,10 @@ func (s *Store) writable(key string) ([]byte, error) {
 	return abs, err
 }
 
-// errHidden refuses writes to the library's own keys.
+// errHidden is the error for writes to the library's own keys.
 var errHidden = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspace.Hidden)
 
-// spans checks a prefix and returns the absolute ranges below it.
+// spans validates a prefix and returns the absolute ranges below it.
 func (s *Store) spans(prefix string, partial bool) ([]keyspace.Range, error) {
 	if s.bad != nil {
 		return nil, s.bad
@@ -172,7 +175,8 @@ func (s *Store) spans(prefix string, partial bool) ([]keyspace.Range, error) {
 	return keyspace.Spans(s.ns, prefix), nil
 }
 
-// harmless is spans for calls that take no options, since they can do no harm to, or with, all of etcd.
+// harmless is like spans, for reads that take no options. An empty prefix is allowed because reads
+// are safe.
 func (s *Store) harmless(prefix string) ([]keyspace.Range, error) {
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
 		return nil, errors.Join(s.bad, fmt.Errorf("%w: prefix %s does not end in \"/\": did you mean %s", errs.Invalid, errs.Quote(prefix), errs.Quote(prefix+"/")))
@@ -180,7 +184,7 @@ func (s *Store) harmless(prefix string) ([]keyspace.Range, error) {
 	return s.spans(prefix, true)
 }
 
-// within is what of spans lies in r.
+// within returns the intersections of spans with r.
 func within(spans []keyspace.Range, r keyspace.Range) (out []keyspace.Range) {
 	for _, one := range spans {
 		if cut := one.Intersect(r); !cut.Empty() {
@@ -190,7 +194,7 @@ func within(spans []keyspace.Range, r keyspace.Range) (out []keyspace.Range) {
 	return out
 }
 
-// get reads one absolute key, once.
+// get reads one absolute key, without retries.
 func (c *core) get(ctx context.Context, key []byte, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	op := clientv3.OpGet("", opts...)
 	op.WithKeyBytes(key)
@@ -198,7 +202,7 @@ func (c *core) get(ctx context.Context, key []byte, opts ...clientv3.OpOption) (
 	return r.Get(), err
 }
 
-// join is errors.Join that lets a single error be.
+// join is like errors.Join, but returns a single error unchanged.
 func join(all []error) error {
 	if len(all) == 1 {
 		return all[0]

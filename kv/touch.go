@@ -11,11 +11,11 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Touch gives key a new lease that ends after ttl, as [WithTTL] does, and returns the revision at
-// which it did, or [ErrNotFound]. The value stays, and is not sent; watchers see a put. It costs a
-// grant and one RPC; see [WithTTL].
+// Touch attaches key to a new lease that ends after ttl, as [WithTTL] does, and returns the
+// revision of the write, or [ErrNotFound]. The value is kept and not sent; watchers receive a put.
+// Touch costs a grant and one RPC; see [WithTTL].
 //
-// After a lost answer the outcome is unknown; [WithOnce] makes it known.
+// If the response is lost, the outcome is unknown, unless [WithOnce] is given.
 func (s *Store) Touch(ctx context.Context, key string, ttl time.Duration, o ...WriteOption) (rev int64, err error) {
 	opts, err := collect(o, WriteOption.put, true)
 	abs, bad := s.writable(key)

@@ -12,16 +12,16 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// maxTxConflicts is how many conflicts Transact tolerates.
+// maxTxConflicts is the number of conflicts after which Transact gives up.
 const maxTxConflicts = 64
 
 // TxFunc is the function of a transaction. It reads and writes with the methods of tx. It may be
-// called several times, so it must have no effects of its own.
+// called several times, so it must have no side effects.
 type TxFunc = func(ctx context.Context, tx *Tx) error
 
 // Transact runs f as one serializable transaction over keys of the store, and returns the revision
 // at which its writes were applied. All reads of f are of one revision. The writes are applied
-// together, in one request, and only if nothing that f has read was changed since; otherwise f is
+// together, in one request, and only if nothing that f has read has changed since; otherwise f is
 // called again. docs/transactions.md describes the protocol.
 //
 //	_, err := store.Transact(ctx, func(ctx context.Context, tx *kv.Tx) error {
@@ -31,29 +31,32 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 //	}, kv.WithOnce())
 //
 // If f returns an error, nothing is written and Transact returns that error. If f writes nothing,
-// nothing is sent after its reads, and rev is the revision of the reads, or 0 if there are none;
-// [WithGuard] then costs one check.
+// Transact sends nothing after the reads of f, and rev is the revision of the reads, or 0 if there
+// are none; [WithGuard] then costs one check.
 //
-// A transaction that writes is limited to [Limits].TxnOps: the keys and ranges that f has read, and
-// the keys that it writes, each count once. One that is larger is refused with [ErrTooLarge] before
-// it is sent. Reads alone are not limited.
+// A transaction that writes is limited to [Limits].TxnOps: the keys and ranges that f reads, and
+// the keys that it writes, each count once. A larger one returns [ErrTooLarge] and is not sent.
+// Reads alone are not limited.
 //
-// Conflicts are repeated, from the third on after a pause with jitter; after 64 of them the error
-// is [ErrConflict]. Transactions of this store, and of those made from it, that write the same keys
-// take turns, also with [Store.Update], so that they do not conflict with each other. If a revision
-// is compacted while f reads at it, f is called again.
+// After a conflict, f is called again; after every third conflict, Transact first pauses, with
+// jitter. After 64 conflicts it returns [ErrConflict]. Transactions of this store, and of those
+// derived from it, that read and write the same keys take turns, also with [Store.Update], so that
+// they do not conflict with each other. A transaction waits at most 500 ms for its turn. If the
+// revision that f reads at is compacted, f is called again after a pause; this counts as a
+// conflict, and if it is the 64th, Transact returns [ErrCompacted].
 //
-// After a lost answer, a transaction that overwrites or deletes a key that it has read is repeated
-// until etcd says yes or no. The outcome is still unknown ([ErrUnknownOutcome]) if the keys then
-// hold what f has written, since that may be another client's write, and in all other transactions.
-// [WithOnce] makes every outcome known.
+// If a response is lost, a transaction that overwrites or deletes a key that it has read is
+// repeated until etcd reports its outcome. The outcome is still unknown ([ErrUnknownOutcome]) if
+// the history of the keys does not show whether the transaction was applied, for example because
+// another client may have written the same values. For all other transactions, the outcome is
+// unknown if a response is lost. With [WithOnce] every outcome is known.
 //
-// A transaction inside f on the same store, or an Update, is [ErrInvalid]; it is recognized by the
-// context that f is given.
+// A transaction or an Update on the same store inside f returns [ErrInvalid]. It is recognized by
+// the context passed to f.
 //
 // Transact costs the reads of f and one RPC. A conflict costs one more RPC, which also reads again
-// what f has read with Get and GetMany; an attempt that had to take turns costs its reads. Without
-// a deadline in ctx, the whole call is given the default for writes.
+// what f has read with Get and GetMany. An attempt that has to wait for its turn costs its reads.
+// If ctx has no deadline, the default timeout for writes bounds the whole call.
 func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev int64, err error) {
 	opts, err := collect(o, WriteOption.put, true)
 	if err = errors.Join(s.bad, err); err == nil {
@@ -80,16 +83,18 @@ func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev i
 	return t.run(ctx)
 }
 
-// errNestedTransact refuses a transaction, or an Update, inside of another on the same store.
+// errNestedTransact is the error for a transaction or an Update inside another transaction on the
+// same store.
 var errNestedTransact = fmt.Errorf("%w: inside the function of a transaction on the same store", errs.Invalid)
 
-// txContext marks the context that the function of a transaction is given.
+// txContext is the key of a context value that marks the context passed to a TxFunc.
 type txContext struct{ *core }
 
-// insideTransact reports whether ctx is that of a transaction on the store, or on one made from it.
+// insideTransact reports whether ctx was passed to the function of a transaction on the store, or
+// on a store derived from it or from which it was derived.
 func (c *core) insideTransact(ctx context.Context) bool { return ctx.Value(txContext{c}) != nil }
 
-// transaction is one call of Transact.
+// transaction is the state of one call of Transact.
 type transaction struct {
 	*Store
 
@@ -98,14 +103,14 @@ type transaction struct {
 	leases callLeases
 	turns  heldTurns
 
-	snapshot *snapshot // what the last refusal has read, if the next attempt can begin with it
-	conflict string    // the key that the last refusal found changed, if that is known
+	snapshot *snapshot // the reads of the last refused request, if still usable
+	conflict string    // the key that the last refused request found changed, if known
 }
 
-// snapshot is what some keys were at a revision.
+// snapshot holds the states of some keys at a revision.
 type snapshot struct {
 	rev  int64
-	keys map[string]*keyValue // by absolute key; nil: absent
+	keys map[string]*keyValue // by absolute key; nil: does not exist
 }
 
 func (t *transaction) run(ctx context.Context) (int64, error) {
@@ -116,7 +121,7 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 		tx := t.begin(ctx, attempt)
 		err := tx.call(t.f)
 		switch {
-		case errors.Is(tx.err, errs.Compacted): // whatever f makes of it
+		case errors.Is(tx.err, errs.Compacted): // even if f ignores it
 			err = tx.err
 		case err != nil:
 			t.leases.finish(ctx, err, nil)
@@ -132,7 +137,7 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 			}
 			if t.turns.take(ctx, tx.contended()) {
 				t.snapshot = nil
-				continue // what was read is old by now
+				continue // the reads are outdated
 			}
 			rev, refused, err := t.commit(ctx, tx)
 			if !refused {
@@ -151,7 +156,7 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 		if err == nil && conflicts%updateAtOnce != 0 {
 			continue
 		}
-		t.snapshot = nil // by the end of a pause it is old
+		t.snapshot = nil // outdated after the pause
 		if err := sleep(ctx, pause.NextBackOff()); err != nil {
 			err = t.fail("transact", "", fmt.Errorf("%w: %w", ErrConflict, err))
 			t.leases.finish(ctx, err, nil)
@@ -168,8 +173,8 @@ func (t *transaction) conflictError(n int) error {
 	return t.fail("transact", "", err)
 }
 
-// commit sends what tx has collected. refused reports that something which was read has changed,
-// which is no error.
+// commit sends the writes of tx. refused reports that a key or range that was read has changed,
+// which is not an error.
 func (t *transaction) commit(ctx context.Context, tx *Tx) (rev int64, refused bool, err error) {
 	for first := true; ; first = false {
 		var m *mutation
@@ -222,19 +227,19 @@ func (t *transaction) readOnly(ctx context.Context, tx *Tx) (int64, error) {
 	return resp.Header.GetRevision(), nil
 }
 
-// maxTurnWait bounds how long a transaction waits for others of this process. Turns only save
-// conflicts: one that gets none goes on without.
+// maxTurnWait bounds how long a transaction waits for other transactions of this process. Taking
+// turns only avoids conflicts: after a timeout the transaction continues without.
 const maxTurnWait = 500 * time.Millisecond
 
-// heldTurns is the turns that a transaction holds, on keys that it has read and writes.
+// heldTurns holds the turns of a transaction on the keys that it reads and writes.
 type heldTurns struct {
 	all  *turns
 	held map[string]*turn
-	off  bool // waiting took too long
+	off  bool // a wait timed out
 }
 
-// take takes the turns on keys, which are sorted, in the place of those held. It reports whether it
-// had to wait, so that others may have written the keys meanwhile.
+// take takes the turns on keys, which are sorted, and first releases those held. It reports whether
+// it had to wait, in which case others may have written the keys meanwhile.
 func (h *heldTurns) take(ctx context.Context, keys []string) (waited bool) {
 	if h.off || h.holds(keys) {
 		return false
@@ -257,7 +262,7 @@ func (h *heldTurns) take(ctx context.Context, keys []string) (waited bool) {
 	return waited
 }
 
-// await waits for the turn on a key, and returns nil at the deadline.
+// await waits for the turn on a key. It returns nil at the deadline.
 func (h *heldTurns) await(ctx context.Context, key string, deadline time.Time) *turn {
 	ctx, stop := context.WithDeadline(ctx, deadline)
 	defer stop()
@@ -277,7 +282,7 @@ func (h *heldTurns) holds(keys []string) bool {
 	return true
 }
 
-// release passes the turns on. Nothing is known of the keys any more.
+// release releases the turns. It passes no state of the keys on.
 func (h *heldTurns) release() {
 	for key, one := range h.held {
 		h.all.pass(key, one, false, nil)

@@ -15,13 +15,15 @@ import (
 )
 
 const (
-	// minSharedTTL is the shortest TTL whose leases are shared. The leases of shorter ones are gone soon.
+	// minSharedTTL is the shortest TTL whose leases are shared. Leases with shorter TTLs end soon.
 	minSharedTTL = 2 * time.Minute
-	// sharedTTLDivisor says how much longer than its TTL a shared lease lives, and for how long writes get it: a twentieth.
+	// sharedTTLDivisor determines the window of a shared lease, a twentieth of the TTL. A lease
+	// lives longer than the TTL by the window, and is used for new writes only within the window.
 	sharedTTLDivisor = 20
-	// maxLeaseWrites bounds the writes on a lease: when it ends, etcd deletes its keys in a single transaction.
+	// maxLeaseWrites is the maximum number of writes on a lease. etcd deletes all keys of a lease
+	// in a single transaction.
 	maxLeaseWrites = 1000
-	// revokeTimeout bounds the revocation of a lease that nothing came to be attached to.
+	// revokeTimeout bounds the revocation of a lease to which no key was attached.
 	revokeTimeout = 500 * time.Millisecond
 )
 
@@ -30,25 +32,27 @@ type ttlLease struct {
 	id     clientv3.LeaseID
 	shared bool
 
-	// Guarded by the pool, and used for a shared lease alone.
-	until  time.Time // no write begins on the lease after this
+	// until and writes are guarded by the mutex of the pool, and are only used for a shared lease.
+	until  time.Time // no write starts on the lease after this
 	writes int
 }
 
-// ttlPool shares the leases of WithTTL among writes with the same TTL. Etcd keeps a lease until it ends, even after its
-// key was overwritten, so that a lease for each write would leave as many of them as there are writes within a TTL.
+// ttlPool shares the leases of WithTTL among writes with the same TTL. etcd keeps a lease until it
+// ends, even if its key is overwritten. With one lease per write, there would be as many leases as
+// writes within a TTL.
 type ttlPool struct {
 	mu      sync.Mutex
 	entries map[time.Duration]*ttlEntry
 }
 
-// ttlEntry is the present lease of a TTL.
+// ttlEntry holds the current lease of a TTL.
 type ttlEntry struct {
-	granting chan struct{} // full while a caller asks for a lease; the others wait for it
-	lease    *ttlLease     // nil if there is none; guarded by the pool
+	granting chan struct{} // full while a caller requests a lease; others wait for it
+	lease    *ttlLease     // nil if there is none; guarded by the mutex of the pool
 }
 
-// ttlLease returns a lease for a number of writes that end after ttl, and grants one if there is none.
+// ttlLease returns a lease for the given number of writes, whose keys end after ttl. It grants one
+// if there is none.
 func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, writes int) (*ttlLease, error) {
 	if ttl < minSharedTTL {
 		id, _, err := c.grant(ctx, op, key, ttl)
@@ -64,7 +68,7 @@ func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, 
 	}
 	defer func() { <-e.granting }()
 	if l := c.ttls.use(e, writes); l != nil {
-		return l, nil // the other call has got it
+		return l, nil // another call has granted it
 	}
 	sentAt := time.Now()
 	window := min(ttl/sharedTTLDivisor, clientv3.MaxLeaseTTL*time.Second-ttl).Truncate(time.Second)
@@ -77,7 +81,7 @@ func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, 
 	return l, nil
 }
 
-// entry returns the entry of a TTL, and drops those whose time is over when it makes one.
+// entry returns the entry of a TTL. If it creates one, it removes the expired entries.
 func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,7 +91,7 @@ func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	now := time.Now()
 	for other, e := range p.entries {
 		if e.lease != nil && now.After(e.lease.until) && len(e.granting) == 0 {
-			delete(p.entries, other) // a caller that still holds it grants a lease that is not shared
+			delete(p.entries, other) // a caller that still uses it gets an unshared lease
 		}
 	}
 	e := &ttlEntry{granting: make(chan struct{}, 1)}
@@ -98,7 +102,7 @@ func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	return e
 }
 
-// use returns the lease of an entry for a number of writes, nil if a new one is needed.
+// use returns the lease of an entry for a number of writes, or nil if a new one is needed.
 func (p *ttlPool) use(e *ttlEntry, writes int) *ttlLease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,22 +114,22 @@ func (p *ttlPool) use(e *ttlEntry, writes int) *ttlLease {
 	return l
 }
 
-// set makes l the lease of an entry.
+// set sets the lease of an entry.
 func (p *ttlPool) set(e *ttlEntry, l *ttlLease) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.lease = l
 }
 
-// drop ends the use of a lease that was found to be gone.
+// drop stops the use of a lease that does not exist any more.
 func (p *ttlPool) drop(l *ttlLease) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l.until = time.Time{}
 }
 
-// release gives up the leases of writes that were refused with err, and reports whether the same writes on new leases can
-// do better: those on a shared lease that somebody has revoked.
+// release handles the leases of writes that failed with err. It revokes leases that are not shared.
+// It reports whether the writes can succeed with new leases, because a shared one was revoked.
 func (c *core) release(ctx context.Context, err error, leases ...*ttlLease) (again bool) {
 	if err == nil || errors.Is(err, ErrUnknownOutcome) {
 		return false // revoking could delete what was written
@@ -142,7 +146,8 @@ func (c *core) release(ctx context.Context, err error, leases ...*ttlLease) (aga
 	return again
 }
 
-// revoke revokes a lease that nothing came to be attached to, also when ctx has ended. If that fails, the lease expires.
+// revoke revokes a lease to which no key was attached, even if ctx has ended. If that fails, the
+// lease expires.
 func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 	defer stop()
@@ -151,7 +156,7 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) {
 	}
 }
 
-// callLeases is the leases that one call has got for its TTLs. It keeps them while the call repeats its write.
+// callLeases holds the leases of one call, by TTL. The call reuses them when it repeats its write.
 type callLeases struct {
 	*core
 
@@ -175,7 +180,8 @@ func (l *callLeases) get(ctx context.Context, ttl time.Duration, writes int) (cl
 	return one.id, nil
 }
 
-// replace drops shared leases that somebody has revoked, as err says, and reports whether the write is to be repeated.
+// replace drops the shared leases if err says that a lease does not exist, and reports whether the
+// write should be repeated.
 func (l *callLeases) replace(err error) (again bool) {
 	if !errs.Unchanged(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return false
@@ -190,7 +196,8 @@ func (l *callLeases) replace(err error) (again bool) {
 	return again
 }
 
-// finish revokes the leases that nothing came to be attached to. err is that of the call; used is the TTLs of its last write.
+// finish revokes the leases to which no key was attached. err is the error of the call; used holds
+// the TTLs of its last write.
 func (l *callLeases) finish(ctx context.Context, err error, used map[time.Duration]int) {
 	for ttl, one := range l.byTTL {
 		if (err == nil || errors.Is(err, ErrUnknownOutcome)) && used[ttl] > 0 || one.shared {
@@ -200,7 +207,7 @@ func (l *callLeases) finish(ctx context.Context, err error, used map[time.Durati
 	}
 }
 
-// await takes a token that other callers hold while they ask etcd for something.
+// await takes a token that other callers hold while they send a request.
 func (c *core) await(ctx context.Context, token chan struct{}, what string) error {
 	select {
 	case token <- struct{}{}:
@@ -213,8 +220,8 @@ func (c *core) await(ctx context.Context, token chan struct{}, what string) erro
 	return c.waitError(ctx, what, true)
 }
 
-// grant asks for a lease. Where its ID can be chosen here, repeating the request cannot make two; else an answer that is
-// lost is the end of it.
+// grant grants a lease. If the lease ID can be chosen by the client, the request is repeated
+// without the risk of two leases. Otherwise it fails if the response is lost.
 func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (clientv3.LeaseID, time.Duration, error) {
 	if c.cli.Lease == nil {
 		return 0, 0, fail(op, key, fmt.Errorf("%w: the client has no Lease", errs.Invalid))

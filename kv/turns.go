@@ -8,8 +8,9 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
-// turns lets those who update the same key through stores made from one another go one after the other, instead of
-// fighting for it on the server, and hands what is known of the key from one to the next. The zero value is ready for use.
+// turns queues the updates of a key by stores derived from one another, so that they do not
+// conflict on the server. Each update passes what it knows of the key to the next. The zero value
+// is ready for use.
 type turns struct {
 	conflicts atomic.Uint64
 
@@ -17,22 +18,22 @@ type turns struct {
 	m  map[string]*turn
 }
 
-// turnsInARow is how many turns may go on from what the last one wrote. Reading the key again after them lets others in,
-// who would otherwise always come too late.
+// turnsInARow is the number of turns after which the key is read again. Without the delay of this
+// read, other processes would always lose against the updates of this one.
 const turnsInARow = 32
 
-// turn is one key's queue. It exists while somebody holds or awaits it.
+// turn is the queue of one key. It exists while a caller holds or awaits the turn.
 type turn struct {
 	users int
 	token chan struct{} // full while the turn is taken
 
-	// What the last one left: the state of the key as etcd gave it at some time during the queue.
-	taken int // turns so far
+	// known and cur hold the state of the key that the previous holder passed on.
+	taken int // number of turns so far
 	known bool
-	cur   *mvccpb.KeyValue // nil: absent
+	cur   *mvccpb.KeyValue // nil: does not exist
 }
 
-// take waits for the turn on key. It ends with ctx.
+// take waits for the turn on key, or for the end of ctx.
 func (t *turns) take(ctx context.Context, key string) (*turn, error) {
 	t.mu.Lock()
 	one := t.m[key]
@@ -54,7 +55,7 @@ func (t *turns) take(ctx context.Context, key string) (*turn, error) {
 	}
 }
 
-// tryTake takes the turn on key, and returns nil if it is taken.
+// tryTake takes the turn on key. It returns nil if the turn is taken.
 func (t *turns) tryTake(key string) *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,7 +76,7 @@ func (t *turns) tryTake(key string) *turn {
 	}
 }
 
-// pass ends the turn and says what is now known of the key.
+// pass ends the turn and stores what is known of the key.
 func (t *turns) pass(key string, one *turn, known bool, cur *mvccpb.KeyValue) {
 	one.taken++
 	one.known, one.cur = known && one.taken%turnsInARow != 0, cur
@@ -83,7 +84,7 @@ func (t *turns) pass(key string, one *turn, known bool, cur *mvccpb.KeyValue) {
 	t.leave(key, one)
 }
 
-// leave forgets the key with its last user, and what was known of it.
+// leave removes the queue of the key, and its state, if it has no other users.
 func (t *turns) leave(key string, one *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -17,24 +17,24 @@ import (
 
 type keyValue = mvccpb.KeyValue
 
-// Tx is a transaction of [Store.Transact] under way. It belongs to the goroutine that runs the
-// function, and ends with it: afterwards every method returns [ErrInvalid]. Keys are relative to
-// the store.
+// Tx is a transaction in progress; see [Store.Transact]. It must only be used by the goroutine that
+// runs the function. Once the function has returned, every method returns [ErrInvalid]. Keys are
+// relative to the store.
 //
-// Methods return their errors. All but [ErrNotFound] and [ErrDecode] are also remembered: later
-// calls return them at once, and so does Transact, even if the function does not.
+// Methods return their errors. Errors other than [ErrNotFound] and [ErrDecode] are also recorded:
+// later calls return the same error at once, and so does Transact, even if the function ignores it.
 type Tx struct {
 	t       *transaction
-	ctx     context.Context //nolint:containedctx // lives as long as one call of the function
+	ctx     context.Context //nolint:containedctx // valid during one call of the function
 	attempt int
 	at      int64                // the revision to read at, 0 for the current one
 	rev     int64                // the revision of the reads, 0 before the first
-	known   map[string]*keyValue // what is known at that revision, by absolute key; nil: absent
+	known   map[string]*keyValue // the keys read, by absolute key; nil: does not exist
 
-	guards map[string]int64 // the keys that were read, and their mod revisions, 0 for absent ones
-	gets   []string         // those of them that Get and GetMany have read, in order
-	extra  []string         // those of gets that a refusal of the request reads beside its key
-	ranges []keyspace.Range // what was listed
+	guards map[string]int64 // the mod revisions of the keys that were read, 0 if they do not exist
+	gets   []string         // those of guards that Get and GetMany have read, in order
+	extra  []string         // those of gets that a refused request reads in addition to its key
+	ranges []keyspace.Range // the ranges that were listed
 	writes map[string]txWrite
 	hooks  []txHook
 
@@ -42,20 +42,20 @@ type Tx struct {
 	over bool
 }
 
-// txWrite is what the function writes to a key.
+// txWrite is a write of a key.
 type txWrite struct {
 	value  []byte
 	delete bool
 	o      options // ttl, lease and sameLease
 }
 
-// txHook tells a cache of a write.
+// txHook notifies a cache of a write.
 type txHook struct {
-	key  string // as the cache has it
+	key  string // relative to the handle of the cache
 	call func(ctx context.Context, key string, rev int64)
 }
 
-// begin returns the Tx of the next call of the function.
+// begin returns the Tx for the next call of the function.
 func (t *transaction) begin(ctx context.Context, attempt int) *Tx {
 	tx := &Tx{
 		t: t, ctx: context.WithValue(ctx, txContext{t.core}, true), attempt: attempt,
@@ -69,7 +69,7 @@ func (t *transaction) begin(ctx context.Context, attempt int) *Tx {
 	return tx
 }
 
-// call runs the function and returns the error of the transaction so far.
+// call calls the function and returns its error, joined with the recorded one.
 func (t *Tx) call(f TxFunc) error {
 	defer func() { t.over = true }()
 	err := f(t.ctx, t)
@@ -82,15 +82,15 @@ func (t *Tx) call(f TxFunc) error {
 	return errors.Join(err, t.err)
 }
 
-// Attempt is the number of times that the function has been called, this call included.
+// Attempt returns how often the function has been called, including this call.
 func (t *Tx) Attempt() int { return t.attempt }
 
-// Revision is the revision of all reads, 0 before the first.
+// Revision returns the revision of all reads, or 0 before the first.
 func (t *Tx) Revision() int64 { return t.rev }
 
-// Get returns the entry of key, or [ErrNotFound], which counts as a read as well. A key that the
-// function has written is returned as written, with the revisions and the version 0. The first read
-// of a key costs one RPC.
+// Get returns the entry of key, or [ErrNotFound], which also counts as a read. If the function has
+// written key, Get returns what it has written, with revisions and version 0. The first read of a
+// key costs one RPC.
 func (t *Tx) Get(key string) (Entry[[]byte], error) { return t.get(t.store(), key) }
 
 func (t *Tx) get(s *Store, key string) (Entry[[]byte], error) {
@@ -111,8 +111,8 @@ func (t *Tx) get(s *Store, key string) (Entry[[]byte], error) {
 	return e, nil
 }
 
-// GetMany returns the entries of keys; absent ones are missing from the map. It costs one RPC for
-// every [Limits].TxnOps keys that were not read before.
+// GetMany returns the entries of keys. Keys that do not exist are missing from the map. It costs
+// one RPC for every [Limits].TxnOps keys that were not read before.
 func (t *Tx) GetMany(keys ...string) (map[string]Entry[[]byte], error) {
 	return t.getMany(t.store(), keys)
 }
@@ -155,7 +155,7 @@ func (t *Tx) getMany(s *Store, keys []string) (map[string]Entry[[]byte], error) 
 	return out, nil
 }
 
-// entry returns the entry of an absolute key that lies below s.
+// entry returns the entry of an absolute key below s.
 func (t *Tx) entry(s *Store, abs string) (e Entry[[]byte], found bool, err error) {
 	if w, ok := t.writes[abs]; ok {
 		return w.entry(abs[len(s.ns):]), !w.delete, nil
@@ -176,7 +176,7 @@ func (t *Tx) entry(s *Store, abs string) (e Entry[[]byte], found bool, err error
 		return e, false, nil
 	}
 	e = entryOf(kv, len(s.ns))
-	e.Value = bytes.Clone(e.Value) // the function may change it
+	e.Value = bytes.Clone(e.Value) // the function may modify it
 	return e, true, nil
 }
 
@@ -200,13 +200,13 @@ func (t *Tx) fetch(s *Store, abs string) (*keyValue, error) {
 	return kv, nil
 }
 
-// entry is a write as the function sees it.
+// entry returns the write as an entry.
 func (w *txWrite) entry(key string) Entry[[]byte] {
 	return Entry[[]byte]{Key: key, Value: bytes.Clone(w.value), Lease: w.o.lease}
 }
 
-// Put writes key when the transaction is committed. It sends nothing. As with [Store.Put], the
-// lease of the key is detached unless an option says otherwise. [WithTTL] grants one lease for all
+// Put writes key when the transaction is committed. It sends nothing. As with [Store.Put], the key
+// is detached from its lease unless an option says otherwise. [WithTTL] grants one lease for all
 // puts of the transaction with the same TTL.
 func (t *Tx) Put(key string, value []byte, o ...LeaseOption) error {
 	return t.put(t.store(), key, value, o)
@@ -225,7 +225,7 @@ func (t *Tx) put(s *Store, key string, value []byte, opts []LeaseOption) error {
 		return t.failed(s.fail("put", key, err))
 	}
 	if before, ok := t.writes[string(abs)]; ok && o.sameLease {
-		o = before.o // a key that was deleted has no lease
+		o = before.o // a deleted key has no lease
 	}
 	t.writes[string(abs)] = txWrite{value: bytes.Clone(value), o: o}
 	return nil
@@ -246,7 +246,7 @@ func (t *Tx) delete(s *Store, key string) error {
 	return nil
 }
 
-// store is the store of the transaction, also for a Tx that nobody made.
+// store returns the store of the transaction. It returns an unusable store for the zero Tx and nil.
 func (t *Tx) store() *Store {
 	if t == nil || t.t == nil {
 		return noStore()
@@ -254,8 +254,8 @@ func (t *Tx) store() *Store {
 	return t.t.Store
 }
 
-// usable returns why the transaction cannot go on, on a store that must be that of the transaction
-// or one made from it.
+// usable returns why the transaction cannot be used, or nil. s must be the store of the transaction
+// or one derived from the same store.
 func (t *Tx) usable(s *Store) error {
 	switch {
 	case t == nil || t.t == nil:
@@ -270,7 +270,7 @@ func (t *Tx) usable(s *Store) error {
 	return nil
 }
 
-// failed remembers an error that ends the transaction, and returns it.
+// failed records an error that ends the transaction, and returns it.
 func (t *Tx) failed(err error) error {
 	if t.err == nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDecode) {
 		t.err = err
@@ -278,7 +278,7 @@ func (t *Tx) failed(err error) error {
 	return err
 }
 
-// ttls is the TTLs that the transaction uses.
+// ttls returns the number of writes for each TTL in the transaction.
 func (t *Tx) ttls() map[time.Duration]int {
 	used := make(map[time.Duration]int)
 	for _, w := range t.writes {
@@ -289,7 +289,7 @@ func (t *Tx) ttls() map[time.Duration]int {
 	return used
 }
 
-// notify tells caches of the writes: the revision of the transaction, 0 if its outcome is unknown.
+// notify calls the hooks with the revision of the transaction, or 0 if its outcome is unknown.
 func (t *Tx) notify(ctx context.Context, rev int64) {
 	for _, h := range t.hooks {
 		h.call(ctx, h.key, rev)

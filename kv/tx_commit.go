@@ -12,13 +12,13 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// A transaction is committed by one request. Its compares hold if and only if all that the function
-// has read is as it was: each key that was read has the mod revision that it had, and in each range
-// that was listed no key is newer than the revision of the reads. A deletion leaves no newer key,
-// so the keys that a listing has yielded are compared one by one as well. Its Else branch reads
-// what Get and GetMany have read, for the next attempt. See docs/transactions.md.
+// A transaction is committed by one request. Its comparisons hold if and only if nothing that the
+// function has read was changed. Each key that was read must have the same mod revision, and no key
+// in a listed range may be newer than the revision of the reads. A deletion leaves no newer key, so
+// the keys that a listing has yielded are also compared one by one. The Else branch reads the keys
+// of Get and GetMany for the next attempt. See docs/transactions.md.
 
-// contended returns the keys that the transaction has read and writes, in order.
+// contended returns the keys that the transaction both reads and writes, sorted.
 func (t *Tx) contended() []string {
 	keys := make([]string, 0, len(t.writes))
 	for key := range t.writes {
@@ -30,8 +30,8 @@ func (t *Tx) contended() []string {
 	return keys
 }
 
-// checkLimits checks the request that commits the transaction, the way that etcd counts: the
-// longest of compares and branches, and what is nested in it.
+// checkLimits checks the request that commits the transaction. It counts operations in the same way
+// as etcd: the maximum of comparisons and branches, plus what is nested.
 func (t *Tx) checkLimits() error {
 	o := &t.t.o
 	compares, writes, nested := len(t.guards)+len(t.ranges), len(t.writes), 0
@@ -66,8 +66,7 @@ func (t *Tx) checkLimits() error {
 	return limits.request(size)
 }
 
-// keepsLease reports whether a write needs a nested transaction that finds out whether the key is
-// there.
+// keepsLease reports whether a write needs a nested transaction that checks whether the key exists.
 func (t *Tx) keepsLease(key string, w txWrite) bool {
 	_, read := t.guards[key]
 	return w.o.sameLease && !read
@@ -101,7 +100,7 @@ func (t *Tx) mutation(ctx context.Context) (*mutation, error) {
 	if len(m.cond) == 0 {
 		return m, nil
 	}
-	if m.abs == nil { // any key will do
+	if m.abs == nil { // any key serves
 		m.abs = m.cond[0].KeyBytes()
 	}
 	t.extra = nil
@@ -115,7 +114,7 @@ func (t *Tx) mutation(ctx context.Context) (*mutation, error) {
 	return m, nil
 }
 
-// writeOp is a write as etcd takes it.
+// writeOp returns a write in the form of client/v3.
 func (t *Tx) writeOp(key string, w txWrite) clientv3.Op {
 	abs := []byte(key)
 	if w.delete {
@@ -124,7 +123,7 @@ func (t *Tx) writeOp(key string, w txWrite) clientv3.Op {
 		return del
 	}
 	if mod, read := t.guards[key]; read && mod == 0 {
-		w.o.sameLease = false // the key is absent
+		w.o.sameLease = false // the key does not exist
 	}
 	put := putOp(abs, w.value, w.o)
 	if t.keepsLease(key, w) {
@@ -133,9 +132,9 @@ func (t *Tx) writeOp(key string, w txWrite) clientv3.Op {
 	return put
 }
 
-// fence picks a key that makes a second application of the request impossible: one that was there
-// when it was read, and that the transaction writes. A put is better than a delete, since its value
-// tells whose it is.
+// fence selects the key that prevents the request from being applied twice: a key that existed when
+// it was read and that the transaction writes. It prefers a put to a delete, because the value of a
+// put shows who wrote it.
 func (t *Tx) fence(m *mutation) {
 	for _, key := range t.contended() {
 		w, mod := t.writes[key], t.guards[key]
@@ -146,16 +145,16 @@ func (t *Tx) fence(m *mutation) {
 		if !w.delete {
 			m.value = w.value
 			if m.value == nil {
-				m.value = []byte{} // nil says delete
+				m.value = []byte{} // nil means delete
 			}
 			return
 		}
 	}
 }
 
-// mayHoldAgain reports whether the compares of a refused request may hold later: a key that was
-// there and has changed does not get its mod revision back, whereas a key that was absent, or a
-// range, can be again what it was.
+// mayHoldAgain reports whether the comparisons of a refused request may hold later. A key that
+// existed and has changed never gets its mod revision back. A key that did not exist, or a range,
+// can return to its earlier state.
 func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
 	for i, key := range t.extra {
 		if mod := t.guards[key]; mod != 0 && onlyKey(extra[i]).GetModRevision() != mod {
@@ -165,14 +164,14 @@ func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
 	return true
 }
 
-// snapshotOf returns what a refusal has read.
+// snapshotOf returns what a refused request has read.
 func (t *Tx) snapshotOf(out outcome) *snapshot {
 	if len(t.gets) == 0 {
 		return nil
 	}
 	s := &snapshot{rev: out.rev, keys: make(map[string]*keyValue, len(t.gets))}
 	for _, key := range t.gets {
-		s.keys[key] = out.cur // or one of extra
+		s.keys[key] = out.cur // unless it is in extra, see below
 	}
 	for i, key := range t.extra {
 		s.keys[key] = onlyKey(out.extra[i])
@@ -180,7 +179,7 @@ func (t *Tx) snapshotOf(out outcome) *snapshot {
 	return s
 }
 
-// onlyKey returns the key that a get has found, nil if it is absent.
+// onlyKey returns the key in the response to a get, or nil if the key does not exist.
 func onlyKey(r *pb.ResponseOp) *keyValue {
 	if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
 		return kvs[0]
@@ -188,7 +187,7 @@ func onlyKey(r *pb.ResponseOp) *keyValue {
 	return nil
 }
 
-// changedKey returns a key that is not what the transaction has read, "" if that is not known.
+// changedKey returns a key that has changed since the transaction read it, or "" if none is known.
 func (t *Tx) changedKey(now *snapshot) string {
 	if now == nil {
 		return ""

@@ -14,13 +14,13 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// List yields the entries below prefix, as [Store.List] does, with what the function has written
-// before the loop. An error comes last. [WithRevision] is refused.
+// List yields the entries below prefix, as [Store.List] does, merged with what the function wrote
+// before the loop. An error is yielded last. [WithRevision] is refused.
 //
-// The range is guarded as far as the loop came: the transaction conflicts if a key in it was
-// written, created or deleted since. Each entry counts against the limit of a transaction that
-// writes. A listing costs one RPC for each range of up to 500 entries, and a streamed read for the
-// rest; a listing of the whole namespace has two ranges, one on each side of the library's own
+// The range is guarded up to the last entry that was yielded: the transaction conflicts if a key in
+// it was written, created or deleted since. Each entry counts against the limit of a transaction
+// that writes. A listing costs one RPC for each range of up to 500 entries, and a streamed read for
+// the rest. A listing of the whole namespace has two ranges, one on each side of the library's own
 // keys.
 func (t *Tx) List(prefix string, o ...ListOption) iter.Seq2[Entry[[]byte], error] {
 	return t.list(t.store(), prefix, o)
@@ -60,17 +60,17 @@ type txListing struct {
 	spans  []keyspace.Range
 	o      options
 
-	own     []string // what the transaction has written in the range, in the order of the listing
+	own     []string // the keys written in the range, in the order of the listing
 	yielded int
-	last    string // the key that was yielded last
+	last    string // the last key that was yielded
 }
 
-// run yields the entries and guards what was yielded.
+// run yields the entries and guards the range that was yielded.
 func (l *txListing) run(yield func(Entry[[]byte], error) bool) error {
 	l.own = l.ownKeys()
 	limit := 0
 	if l.o.limit > 0 {
-		limit = l.o.limit + len(l.own) // some of which hide what is stored
+		limit = l.o.limit + len(l.own) // some of own replace stored keys
 	}
 	complete := true
 	for kv, err := range l.stored(limit) {
@@ -90,14 +90,14 @@ func (l *txListing) run(yield func(Entry[[]byte], error) bool) error {
 	return nil
 }
 
-// tellRevision sets what WithReadRevision points to.
+// tellRevision sets the target of WithReadRevision.
 func (l *txListing) tellRevision() {
 	if l.o.readRevision != nil {
 		*l.o.readRevision = l.rev
 	}
 }
 
-// passed is the range from the beginning of the listing to the key that was yielded last.
+// passed returns the range from the start of the listing to the last key that was yielded.
 func (l *txListing) passed() keyspace.Range {
 	if l.o.reverse {
 		return keyspace.Range{From: l.last, To: keyspace.ToEnd}
@@ -118,7 +118,7 @@ func (l *txListing) ownKeys() (keys []string) {
 	return keys
 }
 
-// compare orders keys as the listing does.
+// compare compares keys in the order of the listing.
 func (l *txListing) compare(a, b string) int {
 	if l.o.reverse {
 		a, b = b, a
@@ -126,8 +126,8 @@ func (l *txListing) compare(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// merge yields what the transaction has written before a stored key, and then that. It returns
-// false at the end of the loop.
+// merge yields what the transaction has written before a stored key, and then the stored key. It
+// returns false at the end of the loop.
 func (l *txListing) merge(kv *keyValue, yield func(Entry[[]byte], error) bool) bool {
 	key := string(kv.GetKey())
 	if !l.mergeOwn(key, yield) {
@@ -141,11 +141,12 @@ func (l *txListing) merge(kv *keyValue, yield func(Entry[[]byte], error) bool) b
 		return w.delete || l.yield(key, w.entry(key[len(l.store.ns):]), yield)
 	}
 	e := entryOf(kv, len(l.store.ns))
-	e.Value = slices.Clone(e.Value) // the loop may change it
+	e.Value = slices.Clone(e.Value) // the loop may modify it
 	return l.yield(key, e, yield)
 }
 
-// mergeOwn yields what the transaction has written before a key, or all of it for "".
+// mergeOwn yields what the transaction has written before the given key, or all of it if before is
+// "".
 func (l *txListing) mergeOwn(before string, yield func(Entry[[]byte], error) bool) bool {
 	for len(l.own) > 0 && (before == "" || l.compare(l.own[0], before) < 0) {
 		key := l.own[0]
@@ -164,10 +165,10 @@ func (l *txListing) yield(key string, e Entry[[]byte], yield func(Entry[[]byte],
 	return yield(e, nil) && l.yielded != l.o.limit
 }
 
-// txListPage is how many keys a listing reads at once, before it streams the rest.
+// txListPage is the number of keys that a listing reads at once before it streams the rest.
 const txListPage = 500
 
-// stored yields what etcd has in the range, up to a limit; 0 is none.
+// stored yields the stored keys in the range, at most limit of them; 0 means no limit.
 func (l *txListing) stored(limit int) iter.Seq2[*keyValue, error] {
 	return func(yield func(*keyValue, error) bool) {
 		page := limit

@@ -4,18 +4,19 @@ import (
 	"iter"
 )
 
-// TypedTx is a [Typed] within a transaction. Its methods are those of [Tx] with values of T. See
+// TypedTx is a [Typed] within a transaction. It has the methods of [Tx], with values of type T. See
 // [Typed.In].
 type TypedTx[T any] struct {
 	t  Typed[T]
 	tx *Tx
 }
 
-// In returns the handle t within a transaction on the same store, or on one that shares its client
-// and was made from it.
+// In returns the handle t within the transaction tx. Both must belong to the same store, or to
+// stores derived from one another.
 func (t Typed[T]) In(tx *Tx) TypedTx[T] { return TypedTx[T]{t: t, tx: tx} }
 
-// Get returns the entry of key, [ErrNotFound], or [ErrDecode]; see [Tx.Get].
+// Get returns the entry of key. The error matches [ErrNotFound] if the key does not exist, and
+// [ErrDecode] if its value cannot be decoded. See [Tx.Get].
 func (x TypedTx[T]) Get(key string) (Entry[T], error) {
 	e, err := x.tx.get(x.t.store(), key)
 	if err != nil {
@@ -24,9 +25,9 @@ func (x TypedTx[T]) Get(key string) (Entry[T], error) {
 	return x.t.decode("get", e)
 }
 
-// GetMany returns the entries of keys; absent ones are missing from the map. A value that does not
-// decode makes it fail with [ErrDecode], or is left out, as [WithBadEntry] decides. See
-// [Tx.GetMany].
+// GetMany returns the entries of keys. Keys that do not exist are missing from the map. A value
+// that cannot be decoded makes it return [ErrDecode], unless the function of [WithBadEntry] skips
+// it. See [Tx.GetMany].
 func (x TypedTx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
 	entries, err := x.tx.getMany(x.t.store(), keys)
 	if err != nil {
@@ -39,8 +40,8 @@ func (x TypedTx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
 	return out, nil
 }
 
-// List yields every entry below the dir of the handle; see [Tx.List]. A value that does not decode
-// ends it with [ErrDecode], unless [WithBadEntry] decides otherwise.
+// List yields every entry below the dir of the handle; see [Tx.List]. A value that cannot be
+// decoded ends the listing with [ErrDecode], unless the function of [WithBadEntry] skips it.
 func (x TypedTx[T]) List(o ...ListOption) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for e, err := range x.tx.list(x.t.store(), "", o) {
@@ -87,14 +88,14 @@ func (x TypedTx[T]) Delete(key string) error {
 	return nil
 }
 
-// hook has the function of [Typed.OnWrite] called after the commit.
+// hook registers the function of [Typed.OnWrite] to be called after the commit.
 func (x TypedTx[T]) hook(key string) {
 	if x.t.wrote != nil {
 		x.tx.hooks = append(x.tx.hooks, txHook{key: key, call: x.t.wrote})
 	}
 }
 
-// decodeMany decodes entries, without those that WithBadEntry skips.
+// decodeMany decodes entries, except those that the function of WithBadEntry skips.
 func (t Typed[T]) decodeMany(op string, entries map[string]Entry[[]byte]) (map[string]Entry[T], error) {
 	out := make(map[string]Entry[T], len(entries))
 	for key, e := range entries {

@@ -12,31 +12,34 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// Txn is a clientv3.Txn below the namespace of a [Store], with compares and operations of client/v3 on relative keys.
+// Txn is a clientv3.Txn below the namespace of a [Store]. It takes comparisons and operations of
+// client/v3 on relative keys.
 //
-// Unlike client/v3's it does not panic: what is wrong with it is returned by Commit, before anything is sent, and that
-// includes the limits and a key that is written twice. It is sent again only when it was provably not applied; a
-// transaction that reads is repeated like any read. See [Store.Txn].
+// Unlike that of client/v3, it does not panic. Commit returns all errors before anything is sent,
+// including exceeded limits and keys that are written twice. A transaction that writes is sent
+// again only if it provably was not applied; one that only reads is repeated like any read. See
+// [Store.Txn].
 type Txn struct{ clientv3.Txn }
 
-// Txn begins a transaction. All of it is applied at one revision, or nothing. One RPC, at Commit. It needs at least one
-// operation. A get of a range leaves out the library's own keys, as List does; it counts for three operations if the range
-// reaches across them. A compare of a range does not leave them out. The outcome is unknown ([ErrUnknownOutcome]) when the answer to one that writes is lost. Txn is for one
-// goroutine and one Commit.
+// Txn begins a transaction. It is applied as a whole, at one revision, or not at all. It costs one
+// RPC, at Commit. It needs at least one operation. A get of a range leaves out the library's own
+// keys, as List does; if the range reaches across them, the get counts as three operations. A
+// comparison of a range includes them. If the response to a transaction that writes is lost, the
+// outcome is unknown ([ErrUnknownOutcome]). A Txn must be used by one goroutine and committed once.
 func (s *Store) Txn(ctx context.Context) *Txn {
 	t := &txn{s: s, ctx: ctx, keys: keyMapper{dir: s.ns, end: rangeEnd(s.ns), err: s.bad}}
 	return &Txn{Txn: t}
 }
 
-// Guard makes the transaction depend on what is held. When that is lost neither branch is carried out, and Commit returns
-// an error that matches [ErrGuard] and the owner's condition. It comes before If, Then and Else, which return client/v3's own
-// interface. A Txn that was not made by [Store.Txn] cannot be guarded: its
-// Commit returns [ErrInvalid].
+// Guard makes the transaction depend on guards. If what they stand for was lost, neither branch is
+// applied, and Commit returns an error that matches [ErrGuard] and the error of the owner. Guard
+// must be called before If, Then and Else, which return the interface of client/v3. Commit of a Txn
+// that [Store.Txn] did not return reports [ErrInvalid] if Guard was called.
 func (t *Txn) Guard(g ...Guarded) *Txn {
 	inner, ok := t.Txn.(*txn)
 	if !ok {
 		s := &Store{core: &core{}, bad: fmt.Errorf("%w: only a transaction of Store.Txn can be guarded", errs.Invalid)}
-		return s.Txn(nil) //nolint:staticcheck // nothing is ever sent
+		return s.Txn(nil) //nolint:staticcheck // never sent
 	}
 	var o options
 	WithGuard(g...).put(&o)
@@ -45,12 +48,12 @@ func (t *Txn) Guard(g ...Guarded) *Txn {
 	return t
 }
 
-// With applies options to the transaction, as they apply to any write. Only [WithGuard] fits a transaction; with others
-// Commit returns [ErrInvalid]. Like [Txn.Guard], it comes before If, Then and Else.
+// With applies options to the transaction. Only [WithGuard] is supported; with any other option
+// Commit returns [ErrInvalid]. Like [Txn.Guard], With must be called before If, Then and Else.
 func (t *Txn) With(o ...WriteOption) *Txn {
 	inner, ok := t.Txn.(*txn)
 	if !ok {
-		return t.Guard() // which refuses it
+		return t.Guard() // returns the error for it
 	}
 	var all options
 	for _, one := range o {
@@ -66,10 +69,10 @@ func (t *Txn) With(o ...WriteOption) *Txn {
 	return t
 }
 
-// txn collects a transaction.
+// txn collects the parts of a transaction.
 type txn struct {
 	s    *Store
-	ctx  context.Context //nolint:containedctx // client/v3's interface gives it at the beginning and needs it at Commit
+	ctx  context.Context //nolint:containedctx // passed at the start, used by Commit
 	keys keyMapper
 
 	guards               []Guard
@@ -84,7 +87,7 @@ func (t *txn) complain(text string) {
 	t.bad = append(t.bad, fmt.Errorf("%w: %s", errs.Invalid, text))
 }
 
-// If takes the compares. At most once, and first.
+// If adds comparisons. It may be called once, and first.
 func (t *txn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	if t.hasIf || t.hasThen || t.hasE {
 		t.complain("If comes once, and first")
@@ -94,7 +97,8 @@ func (t *txn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	return t
 }
 
-// Then takes the operations for when the compares hold. At most once, and before Else.
+// Then adds the operations for the case that the comparisons hold. It may be called once, before
+// Else.
 func (t *txn) Then(ops ...clientv3.Op) clientv3.Txn {
 	if t.hasThen || t.hasE {
 		t.complain("Then comes once, and before Else")
@@ -104,7 +108,7 @@ func (t *txn) Then(ops ...clientv3.Op) clientv3.Txn {
 	return t
 }
 
-// Else takes the operations for when they do not. At most once.
+// Else adds the operations for the case that they do not hold. It may be called once.
 func (t *txn) Else(ops ...clientv3.Op) clientv3.Txn {
 	if t.hasE {
 		t.complain("Else comes once")
@@ -114,7 +118,7 @@ func (t *txn) Else(ops ...clientv3.Op) clientv3.Txn {
 	return t
 }
 
-// Commit checks the transaction and sends it.
+// Commit validates the transaction and sends it.
 func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 	op, writes, err := t.build()
 	if err != nil {
@@ -145,7 +149,7 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 	return resp, nil
 }
 
-// build checks all there is and makes one operation of it, with absolute keys.
+// build validates the transaction and returns it as one operation with absolute keys.
 func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	if t.committed {
 		t.complain("committed already")
@@ -165,7 +169,7 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	if err != nil || len(t.guards) == 0 {
 		return op, c.writes, err
 	}
-	// If the guards hold, then the transaction; else find out which of them does not.
+	// If the guards hold, the transaction runs. Otherwise the Else branch finds out which do not.
 	var all []clientv3.Cmp
 	var which []clientv3.Op
 	for _, g := range t.guards {
@@ -175,7 +179,7 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	return clientv3.OpTxn(all, []clientv3.Op{op}, which), c.writes, nil
 }
 
-// guardOps is how many operations of the limit the guards use up.
+// guardOps returns how many operations of the limit the guards use.
 func (t *txn) guardOps() int {
 	n := len(t.guards)
 	for _, g := range t.guards {
@@ -184,7 +188,7 @@ func (t *txn) guardOps() int {
 	return n
 }
 
-// unwrap takes the guards off the answer.
+// unwrap returns the response to the transaction from the response to the guarded one.
 func (t *txn) unwrap(resp *clientv3.TxnResponse) (*clientv3.TxnResponse, error) {
 	if resp.Succeeded {
 		inner := resp.Responses[0].GetResponseTxn()

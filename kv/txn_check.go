@@ -9,11 +9,11 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// rangeEnd is the first key behind the namespace.
+// rangeEnd returns the first key after the namespace.
 func rangeEnd(ns string) []byte { return []byte(keyspace.End(ns)) }
 
-// counted checks a transaction against the limits, the way that etcd counts: the longest of compares and branches, and
-// what that leaves is for each of the transactions inside.
+// counted checks a transaction against the limits, in the same way as etcd: the maximum of
+// comparisons and branches counts, and the remainder is available to each nested transaction.
 type counted struct {
 	*Store
 
@@ -21,7 +21,8 @@ type counted struct {
 	bytes  int
 }
 
-// branch returns what is wrong with a transaction that may have room operations, and with those in it.
+// branch returns what is wrong with a transaction of at most room operations, and with its nested
+// ones.
 func (c *counted) branch(cmps []clientv3.Cmp, then, orElse []clientv3.Op, room int) (bad []error) {
 	n := max(len(cmps), len(then), len(orElse))
 	if err := c.limits.ops(n, room); err != nil {
@@ -62,7 +63,8 @@ func (c *counted) op(op clientv3.Op, room int) (bad []error) {
 	return append(bad, c.key(op.KeyBytes())...)
 }
 
-// hides reports whether a relative range holds keys of the library: those of this store's dir, or of the first one's.
+// hides reports whether a relative range contains keys of the library, either those of this store's
+// namespace or those of the store that New returned.
 func (c *counted) hides(r keyspace.Range) bool {
 	abs := keyspace.Range{From: c.ns + r.From, To: c.ns + r.To}
 	if r.To == keyspace.ToEnd {
@@ -71,7 +73,7 @@ func (c *counted) hides(r keyspace.Range) bool {
 	return !r.Intersect(keyspace.Under(keyspace.Hidden)).Empty() || !abs.Intersect(keyspace.Under(c.hidden)).Empty()
 }
 
-// key returns what is wrong with a key; an empty one is refused where keys are mapped.
+// key returns what is wrong with a key. Empty keys are refused later, when keys are mapped.
 func (c *counted) key(rel []byte) []error {
 	if len(rel) > 0 {
 		if err := c.checkKey(string(rel)); err != nil {
@@ -81,8 +83,8 @@ func (c *counted) key(rel []byte) []error {
 	return nil
 }
 
-// twice refuses a branch that writes a key twice, which etcd would do after the whole request has reached it. What nested
-// transactions write is left for etcd to find.
+// twice returns an error if a branch puts a key twice, or puts and deletes it. etcd would refuse it
+// only after receiving the whole request. Writes in nested transactions are left for etcd to check.
 func twice(ops []clientv3.Op) error {
 	puts := make(map[string]bool)
 	for _, op := range ops {
@@ -108,7 +110,7 @@ func twice(ops []clientv3.Op) error {
 	return nil
 }
 
-// reach is what an operation works on.
+// reach returns the range of an operation.
 func reach(op clientv3.Op) keyspace.Range {
 	r := keyspace.One(string(op.KeyBytes()))
 	if end := op.RangeBytes(); len(end) > 0 {

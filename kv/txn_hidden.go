@@ -14,11 +14,11 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// A transaction leaves the library's own keys out of its gets: one that reaches across them becomes a nested transaction of
-// two gets, whose responses are merged.
+// A transaction leaves the library's own keys out of its gets. A get that reaches across them
+// becomes a nested transaction of two gets, whose responses are merged.
 
-// withoutHidden returns what lies before and behind the library's own keys in the range of a relative get. ok is false if
-// none of them are in it, or nothing else is.
+// withoutHidden returns the parts of a relative get's range before and after the library's own
+// keys. ok is false if the range contains none of these keys, or nothing else.
 func withoutHidden(op clientv3.Op) (parts []keyspace.Range, ok bool) {
 	hidden, r := keyspace.Under(keyspace.Hidden), reach(op)
 	if !op.IsGet() || len(op.KeyBytes()) == 0 || r.Intersect(hidden).Empty() {
@@ -61,7 +61,7 @@ func splitGet(op clientv3.Op) clientv3.Op {
 	return clientv3.OpTxn(nil, gets, nil)
 }
 
-// mergeGets makes the responses to splitGets(then) or splitGets(orElse) ones to then or orElse.
+// mergeGets converts the response to splitGets(then) or splitGets(orElse) to one to then or orElse.
 func mergeGets(then, orElse []clientv3.Op, resp *pb.TxnResponse) {
 	ops := then
 	if !resp.GetSucceeded() {
@@ -81,7 +81,8 @@ func mergeGets(then, orElse []clientv3.Op, resp *pb.TxnResponse) {
 	}
 }
 
-// mergeRanges makes one response of those to the two parts of a range, the way in which the server makes it.
+// mergeRanges merges the responses to the two parts of a range in the same way as the server sorts
+// and limits the whole range.
 func mergeRanges(req *pb.RangeRequest, before, behind *pb.RangeResponse) *pb.RangeResponse {
 	out := &pb.RangeResponse{
 		Header: before.GetHeader(),
@@ -119,27 +120,29 @@ func compareBy(target pb.RangeRequest_SortTarget, a, b *mvccpb.KeyValue) int {
 	return bytes.Compare(a.GetKey(), b.GetKey())
 }
 
-// unsortable reports whether the responses to two parts of a range do not tell in which order they belong: they are sorted
-// by values that they do not hold. The hidden keys stay in such a response.
+// unsortable reports whether the responses to two parts of a range cannot be merged in order,
+// because they are sorted by values that they do not contain. Such a response includes the hidden
+// keys.
 func unsortable(req *pb.RangeRequest) bool {
 	return req.GetKeysOnly() && req.GetSortTarget() == pb.RangeRequest_VALUE
 }
 
-// rangeRequest returns the request that client/v3 makes of a get, nil if it refuses to. An Op does not tell how it sorts.
+// rangeRequest returns the request that client/v3 sends for a get, or nil if it refuses the get. An
+// Op does not expose its sort order.
 func rangeRequest(op clientv3.Op) *pb.RangeRequest {
 	var c rangeCapture
 	_, _ = clientv3.NewKVFromKVClient(&c, nil).Do(context.Background(), op) //nolint:forbidigo // nothing is sent
 	return c.req
 }
 
-// rangeCapture keeps the request that it is given.
+// rangeCapture stores the request that it receives.
 type rangeCapture struct {
 	pb.KVClient
 
 	req *pb.RangeRequest
 }
 
-// Range keeps the request.
+// Range stores the request.
 func (c *rangeCapture) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
 	c.req = in
 	return &pb.RangeResponse{}, nil

@@ -11,27 +11,29 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Typed is a store of values of one type below a dir. It gives and takes keys below that dir. It is a small value: copy
-// it freely. The zero Typed is not usable; make one with [NewTyped].
+// Typed is a store of values of one type below a dir. Its keys are relative to that dir. It is a
+// small value and may be copied. The zero Typed is not usable; create one with [NewTyped].
 type Typed[T any] struct {
 	s     *Store
-	dir   string // that of s below the store given to NewTyped
+	dir   string // the namespace of s, relative to the store given to NewTyped
 	codec Codec[T]
 	bad   func(key string, rev int64, err error) error
 	wrote func(ctx context.Context, key string, rev int64)
 }
 
-// OnWrite returns a handle like t which calls f after each write that it makes, before that write returns: with the revision at
-// which it took effect; where it was refused, with the revision that the key was found at, if that is known; and with 0
-// where nothing is known of the key any more, because the outcome is unknown or the key was not as expected. It does not
-// call f for what was refused before it was sent. ctx is that of the write, and may have ended. f runs in the caller's
-// goroutine, for several writes at once. This is how a cache learns what its own process has changed.
+// OnWrite returns a copy of t that calls f after each write through it, before the write returns.
+// rev is the revision of the write if it was applied. If the condition of the write did not hold,
+// rev is the revision of the key that was found, if known. Otherwise rev is 0, and the state of the
+// key is not known, for example because the outcome of the write is unknown. f is not called for
+// errors that match [ErrInvalid], since nothing was sent. ctx is the context of the write and may
+// have ended. f runs on the caller's goroutine, and concurrently for concurrent writes. A cache
+// uses OnWrite to learn of the writes of its own process.
 func (t Typed[T]) OnWrite(f func(ctx context.Context, key string, rev int64)) Typed[T] {
 	t.wrote = f
 	return t
 }
 
-// tell tells of a write.
+// tell calls the function of OnWrite after a write.
 func (t Typed[T]) tell(ctx context.Context, key string, rev int64, err error) {
 	if t.wrote == nil || errors.Is(err, errs.Invalid) {
 		return
@@ -52,14 +54,15 @@ type typedSettings struct {
 	bad func(key string, rev int64, err error) error
 }
 
-// WithBadEntry is told of a stored value that does not decode, while a listing goes on: f returns nil to skip the entry,
-// or the error to end the listing with. Default: the listing ends with [ErrDecode].
+// WithBadEntry sets a function that is called for each stored value of a listing that cannot be
+// decoded. f returns nil to skip the entry, or an error to end the listing with it. Default: the
+// listing ends with [ErrDecode].
 func WithBadEntry(f func(key string, rev int64, err error) error) TypedOption {
 	return func(s *typedSettings) { s.bad = f }
 }
 
-// NewTyped returns the typed store of what lies below dir in s, in the form of c. It sends nothing. What is wrong with
-// the arguments is returned by every call.
+// NewTyped returns a typed store of the keys below dir in s, encoded with c. It sends nothing. If
+// the arguments are invalid, every call returns [ErrInvalid].
 func NewTyped[T any](s *Store, dir string, c Codec[T], o ...TypedOption) Typed[T] {
 	var set typedSettings
 	for _, opt := range o {
@@ -78,7 +81,8 @@ func NewTyped[T any](s *Store, dir string, c Codec[T], o ...TypedOption) Typed[T
 	return Typed[T]{s: s, dir: s.ns[len(root):], codec: c, bad: set.bad}
 }
 
-// Get returns the current entry of key, [ErrNotFound], or [ErrDecode]. One RPC; see [Store.Get].
+// Get returns the current entry of key. The error matches [ErrNotFound] if the key does not exist,
+// and [ErrDecode] if its value cannot be decoded. It costs one RPC; see [Store.Get].
 func (t Typed[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 	e, err := t.store().Get(ctx, key)
 	if err != nil {
@@ -87,7 +91,7 @@ func (t Typed[T]) Get(ctx context.Context, key string) (Entry[T], error) {
 	return t.decode("get", e)
 }
 
-// GetAsOf returns key as it was at revision rev. One RPC; see [Store.GetAsOf].
+// GetAsOf returns the entry of key at revision rev. It costs one RPC; see [Store.GetAsOf].
 func (t Typed[T]) GetAsOf(ctx context.Context, key string, rev int64) (Entry[T], error) {
 	e, err := t.store().GetAsOf(ctx, key, rev)
 	if err != nil {
@@ -96,7 +100,7 @@ func (t Typed[T]) GetAsOf(ctx context.Context, key string, rev int64) (Entry[T],
 	return t.decode("get as of", e)
 }
 
-// Put writes key, whatever stands there. One RPC; see [Store.Put].
+// Put writes key unconditionally. It costs one RPC; see [Store.Put].
 func (t Typed[T]) Put(ctx context.Context, key string, v T, o ...PutOption) (rev int64, err error) {
 	b, err := t.encode("put", key, v)
 	if err != nil {
@@ -107,7 +111,8 @@ func (t Typed[T]) Put(ctx context.Context, key string, v T, o ...PutOption) (rev
 	return rev, err
 }
 
-// Create writes key if it is absent, or returns [ErrExists]. One RPC; see [Store.Create].
+// Create writes key if it does not exist. Otherwise it returns [ErrExists]. It costs one RPC; see
+// [Store.Create].
 func (t Typed[T]) Create(ctx context.Context, key string, v T, o ...PutOption) (rev int64, err error) {
 	b, err := t.encode("create", key, v)
 	if err != nil {
@@ -118,7 +123,8 @@ func (t Typed[T]) Create(ctx context.Context, key string, v T, o ...PutOption) (
 	return rev, err
 }
 
-// Replace writes key if it still stands at modRevision, or returns a [ConflictError]. One RPC; see [Store.Replace].
+// Replace writes key if its mod revision is modRevision. Otherwise it returns a [ConflictError]. It
+// costs one RPC; see [Store.Replace].
 func (t Typed[T]) Replace(ctx context.Context, key string, v T, modRevision int64, o ...PutOption) (rev int64, err error) {
 	b, err := t.encode("replace", key, v)
 	if err != nil {
@@ -129,30 +135,33 @@ func (t Typed[T]) Replace(ctx context.Context, key string, v T, modRevision int6
 	return rev, err
 }
 
-// Delete deletes key; 0 and no error when there was nothing to delete. One RPC; see [Store.Delete].
+// Delete deletes key. It returns 0 and no error if the key does not exist. It costs one RPC; see
+// [Store.Delete].
 func (t Typed[T]) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
 	rev, err = t.store().Delete(ctx, key, o...)
 	t.tell(ctx, key, rev, err)
 	return rev, err
 }
 
-// DeleteAt deletes key if it still stands at modRevision, or returns a [ConflictError]. One RPC; see [Store.DeleteAt].
+// DeleteAt deletes key if its mod revision is modRevision. Otherwise it returns a [ConflictError].
+// It costs one RPC; see [Store.DeleteAt].
 func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
 	rev, err = t.store().DeleteAt(ctx, key, modRevision, o...)
 	t.tell(ctx, key, rev, err)
 	return rev, err
 }
 
-// Update lets f change the value of key in place, and returns the entry as it then stands. f may be called more than
-// once, each time on a value of its own. A stored value that does not decode is [ErrDecode], and stays. See
-// [Store.Update] for the rest, ErrSkipUpdate and the cost included.
+// Update calls f to modify the value of key in place, and returns the resulting entry. f may be
+// called more than once, each time with a new value. If the stored value cannot be decoded, Update
+// returns [ErrDecode] and keeps the value. [Store.Update] describes everything else, including
+// ErrSkipUpdate and the cost.
 func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o ...UpdateOption) (Entry[T], error) {
 	if f == nil {
 		return Entry[T]{}, t.store().fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	var v T
 	skipped := false
-	opts, _ := updateOptions(o) // Update complains
+	opts, _ := updateOptions(o) // Update reports the error
 	e, err := t.store().Update(ctx, key, func(cur Entry[[]byte]) ([]byte, error) {
 		var zero T
 		v = zero
@@ -177,7 +186,8 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		if err != nil {
 			return nil, err
 		}
-		// What cannot be read again must not be written: the entry that is returned is what others will read.
+		// A value that cannot be decoded again must not be written. The decoded value is the one
+		// returned, since others will read it.
 		if v, err = t.codec.Decode(t.dir+key, b); err != nil {
 			return nil, t.store().fail("update", key, &codecError{what: "the new value cannot be decoded again", is: errs.Invalid, cause: err})
 		}
@@ -190,14 +200,15 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 	case err != nil:
 		return Entry[T]{}, err
 	case e.ModRevision == 0:
-		return Entry[T]{Key: e.Key}, nil // skipped, and absent
+		return Entry[T]{Key: e.Key}, nil // skipped, and the key does not exist
 	case skipped:
 		return t.decode("update", e)
 	}
 	return typed(e, v), nil
 }
 
-// plain returns what the codec writes for v, below its layers. ok is false if that was not asked for, or is not possible.
+// plain returns the encoding of v without layers. ok is false if wanted is false or v cannot be
+// encoded.
 func (t Typed[T]) plain(key string, v T, wanted bool) (b []byte, ok bool) {
 	if !wanted {
 		return nil, false
@@ -206,8 +217,9 @@ func (t Typed[T]) plain(key string, v T, wanted bool) (b []byte, ok bool) {
 	return b, err == nil
 }
 
-// List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value that does not decode
-// ends it with [ErrDecode] unless [WithBadEntry] has other plans.
+// List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value
+// that cannot be decoded ends the listing with [ErrDecode], unless the function of [WithBadEntry]
+// skips it.
 func (t Typed[T]) List(ctx context.Context, o ...ListOption) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for e, err := range t.store().List(ctx, "", o...) {
@@ -226,8 +238,8 @@ func (t Typed[T]) List(ctx context.Context, o ...ListOption) iter.Seq2[Entry[T],
 	}
 }
 
-// Page returns the next limit entries, in one RPC; see [Store.Page]. A value that does not decode makes the page fail
-// with [ErrDecode], or is left out, as [WithBadEntry] decides.
+// Page returns up to limit entries from where c ends, in one RPC; see [Store.Page]. A value that
+// cannot be decoded makes it return [ErrDecode], unless the function of [WithBadEntry] skips it.
 func (t Typed[T]) Page(ctx context.Context, limit int, c Cursor) (Page[T], error) {
 	p, err := t.store().Page(ctx, "", limit, c)
 	if err != nil {
@@ -246,7 +258,7 @@ func (t Typed[T]) Page(ctx context.Context, limit int, c Cursor) (Page[T], error
 	return out, nil
 }
 
-// store is the store below, also for a Typed that nobody made.
+// store returns the underlying store, or an unusable one for the zero Typed.
 func (t Typed[T]) store() *Store {
 	if t.s == nil {
 		return noStore()
@@ -274,14 +286,14 @@ func (t Typed[T]) decode(op string, e Entry[[]byte]) (Entry[T], error) {
 	return typed(e, v), nil
 }
 
-// typed is e with a decoded value.
+// typed returns e with a decoded value.
 func typed[T any](e Entry[[]byte], v T) Entry[T] {
 	return Entry[T]{
 		Key: e.Key, Value: v, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version, Lease: e.Lease,
 	}
 }
 
-// listed decodes one entry of many: one that does not decode is the user's to decide.
+// listed decodes one entry of a listing. It calls the function of WithBadEntry if that fails.
 func (t Typed[T]) listed(op string, e Entry[[]byte]) (d Entry[T], skip bool, err error) {
 	d, err = t.decode(op, e)
 	if err == nil || t.bad == nil {

@@ -11,12 +11,12 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Exists reports whether key is there. One RPC, which does not fetch the value.
+// Exists reports whether key exists. It costs one RPC, which does not fetch the value.
 func (t Typed[T]) Exists(ctx context.Context, key string) (bool, error) {
 	return t.store().Exists(ctx, key)
 }
 
-// Count returns the number of keys below the dir. One RPC, which fetches no key.
+// Count returns the number of keys below the dir. It costs one RPC, which fetches no keys.
 func (t Typed[T]) Count(ctx context.Context) (int64, error) { return t.store().Count(ctx, "") }
 
 // Keys yields the keys below the dir; see [Store.Keys].
@@ -24,9 +24,9 @@ func (t Typed[T]) Keys(ctx context.Context, o ...ListOption) iter.Seq2[string, e
 	return t.store().Keys(ctx, "", o...)
 }
 
-// GetMany returns the entries of keys, all as they were at revision rev; see [Store.GetMany].
-// Absent keys are missing from the map. A value that does not decode makes it fail with
-// [ErrDecode], or is left out, as [WithBadEntry] decides.
+// GetMany returns the entries of keys, all at the same revision rev; see [Store.GetMany]. Keys that
+// do not exist are missing from the map. A value that cannot be decoded makes it return
+// [ErrDecode], unless the function of [WithBadEntry] skips it.
 func (t Typed[T]) GetMany(ctx context.Context, keys ...string) (entries map[string]Entry[T], rev int64, err error) {
 	raw, rev, err := t.store().GetMany(ctx, keys...)
 	if err != nil {
@@ -38,9 +38,9 @@ func (t Typed[T]) GetMany(ctx context.Context, keys ...string) (entries map[stri
 	return entries, rev, nil
 }
 
-// Decode returns the entry of what etcd returned, such as a key in the answer to a [Store.Txn]. Its
-// key is relative to the store that t was made with, and must lie below the dir of t; otherwise the
-// error is [ErrInvalid]. It sends nothing.
+// Decode returns the entry for a key-value pair of etcd, such as one in the response to a
+// [Store.Txn]. The key of kv is relative to the store that t was created with. If it is not below
+// the dir of t, the error is [ErrInvalid]. Decode sends nothing.
 func (t Typed[T]) Decode(kv *mvccpb.KeyValue) (Entry[T], error) {
 	s := t.store()
 	var err error
@@ -61,8 +61,8 @@ func (t Typed[T]) Decode(kv *mvccpb.KeyValue) (Entry[T], error) {
 	return t.decode("decode", e)
 }
 
-// OpPut is the put of a value in a [Store.Batch] on the store that t was made with, or on one whose
-// namespace holds the key. If the value cannot be encoded, Batch returns [ErrInvalid].
+// OpPut returns a put for a [Store.Batch] on the store that t was created with, or on one whose
+// namespace contains the key. If the value cannot be encoded, Batch returns [ErrInvalid].
 func (t Typed[T]) OpPut(key string, v T, o ...PutOption) Op {
 	b, err := t.encode("put", key, v)
 	op := t.op(OpPut(key, b, o...), key)
@@ -72,7 +72,7 @@ func (t Typed[T]) OpPut(key string, v T, o ...PutOption) Op {
 	return op
 }
 
-// OpDelete is the delete of a key in a [Store.Batch]; see [Typed.OpPut].
+// OpDelete returns a delete for a [Store.Batch]; see [Typed.OpPut].
 func (t Typed[T]) OpDelete(key string, o ...DeleteOption) Op { return t.op(OpDelete(key, o...), key) }
 
 func (t Typed[T]) op(op Op, key string) Op {

@@ -16,23 +16,28 @@ import (
 
 const (
 	updateRounds   = 64 // conflicts before Update gives up
-	updateAtOnce   = 3  // conflicts before it pauses: what the last refusal said is only worth something at once
+	updateAtOnce   = 3  // conflicts before a pause
 	updatePauseMin = time.Millisecond
 	updatePauseMax = 32 * time.Millisecond
 )
 
-// Update replaces the value of key by what f makes of it, and returns the entry as it then stands. f must have no side
-// effects: it is called again when the key has changed meanwhile. cur.Value must not be modified. An Update of the same
-// key inside f would wait for its own turn until the deadline.
+// Update calls f with the current entry of key, writes the value that f returns, and returns the
+// resulting entry. f must have no side effects: it is called again if the key has changed
+// meanwhile. f must not modify cur.Value. An Update of the same key inside f would wait for its own
+// turn until the deadline.
 //
-// An error of f ends Update with that error, [ErrSkipUpdate] with the current entry and none; both are taken only from a
-// call of f on a state read after Update began. An absent key is [ErrNotFound], unless [WithUpsert]. The key keeps its
-// lease unless [WithTTL], [WithLease] or [WithoutLease] is given. After 64 conflicts Update gives up with [ErrConflict].
+// If f returns an error, Update returns it. If that error is [ErrSkipUpdate], Update instead
+// returns the current entry and no error. Update only accepts an error of f if f was called with a
+// state read after Update began; otherwise it reads the key and calls f again. If the key does not
+// exist, Update returns [ErrNotFound], unless [WithUpsert] is given. The key keeps its lease unless
+// [WithTTL], [WithLease] or [WithoutLease] is given. After 64 conflicts Update returns
+// [ErrConflict].
 //
-// It costs two RPCs, and one where several callers update the same key at the same time through this store, or others made
-// from it: they take turns, and each goes on from what the last one wrote; every 32 turns the key is read again, to
-// let others in. A conflict with anybody else costs one more RPC, and each third in a row, after a pause, two. As for the outcome after a
-// lost answer, see [Store.Replace] and [Store.Create].
+// Update costs two RPCs. Concurrent updates of the same key through this store, or others derived
+// from it, cost one RPC each: they take turns, and each starts from the value that the previous one
+// wrote. Every 32 turns the key is read again, to give other processes a chance. A conflict with
+// another client costs one more RPC; every third in a row costs two, after a pause. For the outcome
+// after a lost response, see [Store.Replace] and [Store.Create].
 func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (Entry[[]byte], error) {
 	opts, err := updateOptions(o)
 	abs, bad := s.writable(key)
@@ -64,7 +69,7 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 		Store: s, key: key, abs: abs, f: f, o: opts, known: t.known, cur: t.cur,
 		leases: callLeases{core: s.core, op: "update", key: string(abs)},
 	}
-	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // also when f panics
+	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // even if f panics
 	e, err := u.run(ctx)
 	if opts.ttlSet {
 		used := map[time.Duration]int{}
@@ -76,7 +81,7 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 	return e, err
 }
 
-// update is one Update that has its turn.
+// update is the state of one Update that holds its turn.
 type update struct {
 	*Store
 
@@ -86,11 +91,11 @@ type update struct {
 	o   options
 
 	leases callLeases
-	sent   bool // the last write carries the lease of WithTTL, if there is one
+	sent   bool // the last write uses the lease of WithTTL, if any
 
-	known bool             // cur is what etcd gave, if not now then a moment ago
-	fresh bool             // cur was read since the update began
-	cur   *mvccpb.KeyValue // nil: absent
+	known bool             // whether cur is a state that etcd returned, now or recently
+	fresh bool             // whether cur was read after the update began
+	cur   *mvccpb.KeyValue // nil: does not exist
 }
 
 func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
@@ -114,7 +119,7 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 		if n%updateAtOnce < updateAtOnce-1 {
 			continue
 		}
-		u.known = false // by the end of a pause it is old
+		u.known = false // outdated after the pause
 		if err := sleep(ctx, pause.NextBackOff()); err != nil {
 			return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
 		}
@@ -122,7 +127,8 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 	return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, updateRounds))
 }
 
-// next reads the key, unless it is known, and asks f. What f refuses on a remembered state is asked again on a read one.
+// next reads the key unless it is known, and calls f. If f returns an error for a state that was
+// not read by this update, next reads the key and calls f again.
 func (u *update) next(ctx context.Context) ([]byte, error) {
 	for {
 		if !u.known {
@@ -153,7 +159,7 @@ func (u *update) fetch(ctx context.Context) error {
 	return nil
 }
 
-// ask calls f on what is known.
+// ask calls f with the known state.
 func (u *update) ask() ([]byte, error) {
 	if u.cur == nil && !u.o.upsert {
 		return nil, u.fail("update", u.key, ErrNotFound)
@@ -165,7 +171,7 @@ func (u *update) ask() ([]byte, error) {
 	return v, err
 }
 
-// entry is what is known, as f and the caller get it.
+// entry returns the known state as an entry.
 func (u *update) entry() Entry[[]byte] {
 	if u.cur == nil {
 		return Entry[[]byte]{Key: u.key}
@@ -173,11 +179,11 @@ func (u *update) entry() Entry[[]byte] {
 	return entryOf(u.cur, len(u.ns))
 }
 
-// stopped is the end by f, or by a failed read.
+// stopped returns the result of an update that ended with an error of f or of a read.
 func (u *update) stopped(err error) (Entry[[]byte], error) {
 	if errors.Is(err, ErrSkipUpdate) {
 		e := u.entry()
-		e.Value = bytes.Clone(e.Value) // the next in turn may be given what is remembered
+		e.Value = bytes.Clone(e.Value) // the next update may use the original
 		return e, nil
 	}
 	if _, ours := errors.AsType[*errs.Error](err); ours {
@@ -186,7 +192,7 @@ func (u *update) stopped(err error) (Entry[[]byte], error) {
 	return Entry[[]byte]{}, u.fail("update", u.key, err)
 }
 
-// attempt writes v over what is known, under a lease, which it returns.
+// attempt writes v over the known state, and returns the lease that it used.
 func (u *update) attempt(ctx context.Context, v []byte) (out outcome, lease clientv3.LeaseID, err error) {
 	if err := u.limits.request(len(u.abs) + len(v) + guardBytes(u.o.guards)); err != nil {
 		return out, 0, u.fail("update", u.key, err)
@@ -203,7 +209,7 @@ func (u *update) attempt(ctx context.Context, v []byte) (out outcome, lease clie
 	}
 }
 
-// lease returns the lease that the key is to be attached to.
+// lease returns the lease to attach the key to.
 func (u *update) lease(ctx context.Context) (clientv3.LeaseID, error) {
 	switch {
 	case u.o.ttlSet:
@@ -216,14 +222,14 @@ func (u *update) lease(ctx context.Context) (clientv3.LeaseID, error) {
 	return clientv3.LeaseID(u.cur.GetLease()), nil
 }
 
-// mutation is the write of v over what is known.
+// mutation returns the write of v over the known state.
 func (u *update) mutation(ctx context.Context, v []byte, lease clientv3.LeaseID) *mutation {
 	cond := absent
 	if u.cur != nil {
 		cond = condition{mod: u.cur.GetModRevision()}
 	}
 	if v == nil {
-		v = []byte{} // nil says delete
+		v = []byte{} // nil means delete
 	}
 	u.logWrite(ctx, "update", u.key, v)
 	return &mutation{
@@ -232,7 +238,7 @@ func (u *update) mutation(ctx context.Context, v []byte, lease clientv3.LeaseID)
 	}
 }
 
-// applied remembers what now stands, for the next in turn, and returns it.
+// applied stores the new state for the next update, and returns its entry.
 func (u *update) applied(v []byte, lease clientv3.LeaseID, out outcome) Entry[[]byte] {
 	now := &mvccpb.KeyValue{Key: u.abs, Value: bytes.Clone(v), CreateRevision: out.rev, ModRevision: out.rev, Version: 1, Lease: int64(lease)}
 	if u.cur != nil {
@@ -244,7 +250,7 @@ func (u *update) applied(v []byte, lease clientv3.LeaseID, out outcome) Entry[[]
 	return e
 }
 
-// sleep waits for d, or for the end of ctx, whose error it returns.
+// sleep waits for d. If ctx ends first, it returns the context's error.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
