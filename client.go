@@ -22,8 +22,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Client is a connection to etcd and the parts that work over it. [Open], [OpenLazy] or [Wrap] make one, usually one for
-// a process. It is safe for concurrent use.
+// Client is a connection to etcd with the packages that work over it. [Open], [OpenLazy] and [Wrap]
+// create one; a process usually needs only one. It is safe for concurrent use.
 type Client struct {
 	*core
 
@@ -31,38 +31,43 @@ type Client struct {
 	leases  *lease.Manager
 	watcher *watch.Watcher
 
-	below  string // the dir below the configured namespace, for reports
-	view   bool   // made by Namespace: owns nothing
-	badDir bool   // made with a dir that is none
+	below  string // the dir relative to the configured namespace, for reports
+	view   bool   // created by Namespace: owns nothing
+	badDir bool   // created with an invalid dir
 }
 
-// core is what a client shares with those made from it by Namespace.
+// core is the state shared by a client and the clients that Namespace derives from it.
 type core struct {
 	set    *settings
 	cli    *clientv3.Client
-	own    bool   // cli is closed with the client
+	own    bool   // close closes cli
 	login  *login // nil without credentials
 	lines  *lines
 	engine *retry.Engine // of the decorated client; nil after Wrap
-	patrol *patrol       // nil where the endpoints are not the client's to choose
+	patrol *patrol       // nil after Wrap, whose caller owns the endpoints
 
 	versions *versionChecker
 	sync     *endpointSync // nil without WithEndpointSync
 
 	lockers lockers
 
-	stop     context.CancelFunc // ends everything that runs in the background
+	stop     context.CancelFunc // ends all background work
 	closed   atomic.Bool
 	closing  sync.Once
 	closeErr error
 }
 
-// Harden prepares the configuration of a client of your own that [Wrap] will be given, so that every promise about
-// writes holds over it: one attempt per call on the wire instead of up to a hundred, an exact answer to whether a
-// request was sent, require-leader on calls that need one, keepalive pings of 10s / 4s where none are configured, and a
-// new attempt to connect every 2s at least, which DialOptions of your own may change. It sets MaxUnaryRetries, adds to
-// DialOptions, keeps the rest, and refuses, with an error that matches [ErrInvalid], what contradicts it. Doing it twice
-// is doing it once.
+// Harden prepares the configuration of a client that is to be passed to [Wrap], so that all
+// guarantees about writes hold for it. It configures:
+//
+//   - one attempt per call on the wire instead of up to a hundred
+//   - an exact answer to whether a request was sent
+//   - require-leader on calls that need it
+//   - keepalive pings of 10s / 4s if none are configured
+//   - a new connection attempt at least every 2s, which DialOptions of the caller may change
+//
+// Harden sets MaxUnaryRetries, adds to DialOptions and keeps everything else. It returns an error
+// that matches [ErrInvalid] if cfg contradicts these settings. It is idempotent.
 func Harden(cfg *clientv3.Config) error {
 	if err := wire.Harden(cfg); err != nil {
 		return refuse("harden", err)
@@ -70,14 +75,20 @@ func Harden(cfg *clientv3.Config) error {
 	return nil
 }
 
-// Wrap makes a client over one that you made and go on owning: closing the result leaves cli open. Its fields, decorated
-// or not, are used as they are. Without [Harden] writes are still sent once only, but their outcome is unknown more often.
-// Nobody checks the members: one that is frozen stays in use, and second attempts of slow calls may meet it again.
-// Wrap sends nothing and does not touch the endpoints of cli. The first Health, Members or Diagnose checks the versions of
-// the members and logs a warning for one that is not supported. While Health, Members or Diagnose run, nobody should call
-// SetEndpoints of cli: they connect to single endpoints with its Dial, which reads the endpoints without a lock.
+// Wrap creates a client from a client/v3 client that the caller continues to own: Close does not
+// close cli. The fields of cli are used as they are, decorated or not.
 //
-// WithTLS, WithCredentials and WithDialOptions are refused, since cli is made already.
+// Without [Harden] a write is still sent only once, but its outcome is unknown more often. Wrap
+// does not evict members: one that is frozen stays in use, and second attempts of slow calls may
+// reach it again.
+//
+// Wrap sends nothing and does not change the endpoints of cli. The first Health, Members or
+// Diagnose checks the versions of the members and logs a warning for each one that is not
+// supported. While Health, Members or Diagnose runs, SetEndpoints of cli must not be called: they
+// connect to single endpoints with Dial of cli, which reads the endpoints without a lock.
+//
+// WithTLS, WithCredentials, WithDialOptions and WithEndpointSync are invalid, because cli already
+// exists.
 func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 	s := &settings{options: newOptions(opts)}
 	if cli == nil {
@@ -100,7 +111,7 @@ func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 	return client, nil
 }
 
-// newCore makes the client below, which connects when it is first used.
+// newCore creates the client/v3 client, which connects on first use.
 func newCore(s *settings) (*core, error) {
 	//nolint:forbidigo // the client's own life: ends with Close, and no caller's context may reach shared connections
 	ctx, stop := context.WithCancel(context.Background())
@@ -123,10 +134,10 @@ func newCore(s *settings) (*core, error) {
 			cfg.DialOptions = append(cfg.DialOptions, c.login.dialOptions()...)
 		}
 		if s.tls != nil && s.tls.ServerName != "" {
-			// The name in the TLS settings alone has no effect: client/v3 gives gRPC that of the endpoint.
+			// ServerName alone has no effect: client/v3 passes the endpoint's name to gRPC.
 			cfg.DialOptions = append(cfg.DialOptions, grpc.WithAuthority(s.tls.ServerName))
 		}
-		if s.roots != nil { // these come after, and replace, the credentials that client/v3 makes of s.tls
+		if s.roots != nil { // applied last: replaces the credentials that client/v3 derives from s.tls
 			cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(&reloadingCredentials{s.tls, s.roots}))
 		}
 		cfg.DialOptions = append(cfg.DialOptions, s.dial...)
@@ -148,16 +159,18 @@ func newCore(s *settings) (*core, error) {
 	return c, nil
 }
 
-// sendBytes is what client/v3 may send at once: 0, its own default, unless the cluster takes more than that.
+// sendBytes returns the send limit for client/v3. It is 0, which selects client/v3's default,
+// unless the cluster accepts larger requests.
 func sendBytes(l kv.Limits) int {
-	const usual, beside = 2 << 20, 512 << 10 // as client/v3 has it: room for what a message has beside keys and values
+	const usual, beside = 2 << 20, 512 << 10 // as in client/v3: its default, and the overhead of a message beside keys and values
 	if l.RequestBytes <= usual-beside {
 		return 0
 	}
 	return l.RequestBytes + beside
 }
 
-// decorate lets code over Raw have safe retries and fresh logins as well. The stores work on what is below.
+// decorate adds safe retries and token renewal to the client that Raw returns. The stores do not
+// use the decorated fields.
 func (c *core) decorate() {
 	cfg := c.set.cfg
 	c.engine = retry.New(retry.Config{
@@ -167,12 +180,12 @@ func (c *core) decorate() {
 	raw.Install(c.cli, c.engine, c.login != nil && c.login.source != nil)
 }
 
-// newLogin returns what gives calls their token, nil when they need none.
+// newLogin returns the source of tokens, or nil if calls need none.
 func newLogin(ctx context.Context, s *settings) *login {
 	switch {
 	case s.token != "":
 		token := s.token
-		s.token = "" // the login alone holds it from here on
+		s.token = "" // only the login keeps it
 		return fixedToken(token)
 	case s.credentials != nil:
 		return sourcedLogin(ctx, s.credentials, time.Duration(s.cfg.DialTimeout), s.logger)
@@ -180,7 +193,8 @@ func newLogin(ctx context.Context, s *settings) *login {
 	return nil
 }
 
-// client returns the client in the configured namespace. Its parts send nothing before they are used.
+// client returns the client for the configured namespace. Its parts send nothing until they are
+// used.
 func (c *core) client() (*Client, error) {
 	cfg, log, obs := c.set.cfg, c.set.logger, c.set.observer
 	read, write := time.Duration(cfg.ReadTimeout), time.Duration(cfg.WriteTimeout)
@@ -188,7 +202,7 @@ func (c *core) client() (*Client, error) {
 		lease.WithNamespace(c.set.namespace), lease.WithTimeouts(read, write), lease.WithRetry(cfg.Retry),
 		lease.WithLogger(log), lease.WithRetryHook(obs.Retry), lease.WithLossHook(obs.LeaseLost),
 	}
-	if cfg.SessionTTL != 0 { // that of a client that was given to Wrap is lease's own default
+	if cfg.SessionTTL != 0 { // zero after Wrap, which uses lease's own default
 		leases = append(leases, lease.WithSessionTTL(time.Duration(cfg.SessionTTL)))
 	}
 	watcher := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
@@ -203,32 +217,36 @@ func (c *core) client() (*Client, error) {
 	return client, nil
 }
 
-// KV is the store of the client's namespace. It is the same for every call.
+// KV returns the store of the client's namespace. Every call returns the same one.
 func (c *Client) KV() *kv.Store { return c.store }
 
-// Leases is what grants leases and keeps sessions and keys alive, in the client's namespace. It is the same for every
-// call. Its shared session, which the other parts use as well, has Config.SessionTTL and is opened when first needed.
+// Leases returns the manager that grants leases and keeps sessions and keys alive in the client's
+// namespace. Every call returns the same one. Its shared session, which the other packages also
+// use, has the TTL Config.SessionTTL and is opened on first use.
 func (c *Client) Leases() *lease.Manager { return c.leases }
 
-// Watcher watches in the client's namespace. It is the same for every call, and so are the streams of all namespaces.
+// Watcher returns the watcher of the client's namespace. Every call returns the same one. All
+// namespaces share its streams.
 func (c *Client) Watcher() *watch.Watcher { return c.watcher }
 
-// Namespace is the same connection, session and watch streams below dir, which is relative to the client's own
-// namespace. Closing it closes nothing. A dir that is none is told by each call of its parts.
+// Namespace returns a client for dir, which is relative to the client's own namespace. It uses the
+// same connection, session and watch streams, and its Close does nothing. If dir is invalid, every
+// call of its parts returns [ErrInvalid].
 func (c *Client) Namespace(dir string) *Client {
-	below, err := keyspace.Dir(dir) // the parts tell what is wrong with it
+	below, err := keyspace.Dir(dir) // the parts report the error
 	return &Client{
 		core: c.core, store: c.store.Namespace(dir), leases: c.leases.Namespace(dir), watcher: c.watcher.Namespace(dir),
 		below: c.below + below, view: true, badDir: c.badDir || err != nil,
 	}
 }
 
-// Raw is the client of client/v3, outside the namespace. On a client that Open or OpenLazy made, its KV and Lease send
-// again what is safe to send again, and its Watcher opens a watch again whose token etcd no longer accepts; errors,
-// deadlines and the rest are as client/v3 has them. On one that was given to Wrap it is that one, unchanged.
+// Raw returns the client/v3 client, outside the namespace. If Open or OpenLazy created the client,
+// its KV and Lease repeat requests that are safe to repeat, and its Watcher reopens a watch whose
+// token etcd no longer accepts; errors, deadlines and everything else are those of client/v3. After
+// Wrap, Raw returns the wrapped client unchanged.
 func (c *Client) Raw() *clientv3.Client { return c.cli }
 
-// endpoints are all endpoints, those that are left out at present included.
+// endpoints returns all endpoints, including evicted ones.
 func (c *core) endpoints() []string {
 	if c.patrol != nil {
 		return c.patrol.endpoints()
@@ -236,11 +254,14 @@ func (c *core) endpoints() []string {
 	return c.cli.Endpoints()
 }
 
-// Close releases the client's locks, removes the keys that it keeps and revokes its sessions, ends its watches, then what
-// it runs in the background and its connections, and with [ErrClosed] the calls under way. It takes about 5 s at most,
-// also when etcd is away, and 5 s more if a function that runs under a lock does not return. It does its work once, and returns the same result every time; an error of package lease or lock
-// means that leases, and what is on them, were left to end by themselves: worth a line in the log, and no failure of the
-// program. A client made by Namespace has nothing to close.
+// Close releases the client's locks, removes the keys it keeps, revokes its sessions and ends its
+// watches. It then stops the background work and closes the connections; calls in progress return
+// [ErrClosed]. Close takes at most about 5 s, even if etcd does not answer, and up to 5 s more if a
+// function that runs under a lock does not return.
+//
+// Close is idempotent and returns the same result every time. An error of package lease or lock
+// means that leases, with the keys attached to them, were left to expire: log it, but do not treat
+// it as a failure. Close of a client created by Namespace does nothing.
 func (c *Client) Close() error {
 	if c.view {
 		return nil
@@ -254,12 +275,12 @@ func (c *Client) Close() error {
 	return c.closeErr
 }
 
-// isClosed reports whether the client, or the one below, is closed.
+// isClosed reports whether the client or the client/v3 client is closed.
 func (c *core) isClosed() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil }
 
-// close ends the patrol and the login before the connections that they use.
+// close stops the patrol and the login before it closes the connections they use.
 func (c *core) close() error {
-	c.stop() // also ends the context of cli, and with it the calls
+	c.stop() // also ends the context of cli, and so all calls
 	if c.patrol != nil {
 		c.patrol.wait()
 	}

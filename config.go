@@ -10,7 +10,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// The defaults of a [Config].
+// Defaults of a [Config].
 const (
 	defaultEndpoint   = "localhost:2379"
 	defaultDial       = 5 * time.Second
@@ -20,73 +20,86 @@ const (
 	keepAliveLeast    = 10 * time.Second // gRPC silently raises anything shorter
 )
 
-// Config says where etcd is and how to talk to it. [LoadConfig] reads it from a YAML or JSON file, [ConfigFromEnv] from
-// the environment; field names in files are those of the json tags. The zero value of each field is its default, and
-// the zero Config is a client of a development etcd on this machine.
+// Config contains the addresses of etcd and the settings of the connection. [LoadConfig] reads it
+// from a YAML or JSON file, [ConfigFromEnv] from the environment. The json tags give the field
+// names in files. The zero value of each field selects its default, and the zero Config connects to
+// a development etcd on the local machine.
 //
-// Nothing is checked before [Open] or [OpenLazy], which report everything that is wrong at once.
+// [Open] and [OpenLazy] validate a Config and report all errors at once. Nothing is validated
+// before.
 type Config struct {
-	// Endpoints are the members' client addresses: "host", "host:port", "http://host:port", "https://host:port",
-	// "unix:///path", "unixs:///path". A missing port is 2379. Default: localhost:2379.
+	// Endpoints are the client addresses of the members: "host", "host:port", "http://host:port",
+	// "https://host:port", "unix:///path" or "unixs:///path". The default port is 2379. Default:
+	// localhost:2379.
 	//
-	// An address without a scheme uses TLS when TLS is configured or another address says https. Mixed schemes are
-	// refused, because client/v3 would use the first one's for all.
+	// An address without a scheme uses TLS if TLS is configured or another address has the scheme
+	// https. Mixing http and https is an error, because client/v3 would use the scheme of the first
+	// address for all.
 	Endpoints []string `json:"endpoints,omitzero"`
 
-	// DiscoverySRV is a DNS domain to look the endpoints up in, instead of Endpoints: the records
-	// _etcd-client-ssl._tcp (TLS), and without those _etcd-client._tcp. Once TLS is configured only the first kind
-	// counts. With it, certificates have to be valid for this domain, so that a forged record is of no use.
+	// DiscoverySRV is the DNS domain in which to look up the endpoints, instead of Endpoints. The
+	// records are _etcd-client-ssl._tcp (TLS) or, if there are none, _etcd-client._tcp. If TLS is
+	// configured, only the first kind is used. Certificates must be valid for this domain, so that
+	// a forged record has no effect.
 	DiscoverySRV string `json:"discoverySRV,omitzero"`
 
-	// Username and Password log in to an etcd that has authentication enabled. They go together.
+	// Username and Password log in to an etcd with authentication enabled. Username requires
+	// Password or PasswordFile, and each of these requires Username.
 	Username string `json:"username,omitzero"`
 	Password Secret `json:"password,omitzero"`
 
-	// PasswordFile holds the password instead. It is read again on every login, so that a rotated password needs no
-	// restart. One line break at its end is not part of the password.
+	// PasswordFile is a file that contains the password, instead of Password. It is read on every
+	// login, so that a rotated password needs no restart. One line break at its end is ignored.
 	PasswordFile string `json:"passwordFile,omitzero"`
 
-	// Token is a ready-made token, such as a JWT, instead of a user. It is never renewed.
+	// Token is an existing token, such as a JWT, instead of a user and password. It is never
+	// renewed.
 	Token Secret `json:"token,omitzero"`
 
-	// TLS names certificate files. Default: the system's roots, no client certificate.
+	// TLS names certificate files. Default: the system's root certificates and no client
+	// certificate.
 	TLS TLSConfig `json:"tls,omitzero"`
 
-	// Namespace is a dir; the parts of the client see and write only what is below it. Default: none.
+	// Namespace is a dir. The packages of the client read and write only keys below it. Default:
+	// none.
 	Namespace string `json:"namespace,omitzero"`
 
 	// DialTimeout bounds Open and each login. Default 5s.
 	DialTimeout Duration `json:"dialTimeout,omitzero"`
 
-	// KeepAlive finds connections whose other end has gone silent, while calls or watches are open. Default 10s / 4s. A server
-	// whose --grpc-keepalive-min-time is more than 10s closes the connection, and needs a longer time here.
+	// KeepAlive detects dead connections while calls or watches are open. Default 10s / 4s. A
+	// server whose --grpc-keepalive-min-time is more than 10s closes the connection; set a longer
+	// Time for it.
 	KeepAlive KeepAlive `json:"keepAlive,omitzero"`
 
-	// ReadTimeout and WriteTimeout bound calls whose context has no deadline. Default 5s and 10s: a server gives up on
-	// a write after 7s, and below that its refusal is never heard.
+	// ReadTimeout and WriteTimeout bound calls whose context has no deadline. Default 5s and 10s. A
+	// server gives up on a write after 7s; a shorter WriteTimeout expires before that error
+	// arrives.
 	ReadTimeout  Duration `json:"readTimeout,omitzero"`
 	WriteTimeout Duration `json:"writeTimeout,omitzero"`
 
-	// SessionTTL is how long locks, leaderships and sessions of this process outlive it when it dies; registrations have
-	// discovery.WithTTL. It is the TTL of the client's shared session. Whole seconds; default 15s, and a server with default timing grants 2s at least.
+	// SessionTTL is the TTL of the client's shared session: how long locks, leaderships and
+	// sessions of this process outlive it if it crashes. Registrations have discovery.WithTTL
+	// instead. It must be a whole number of seconds. Default 15s. A server with default timing
+	// grants at least 2s.
 	SessionTTL Duration `json:"sessionTTL,omitzero"`
 
-	// Retry says how often and how fast failed calls are repeated, where that is safe.
+	// Retry configures how often and how fast failed calls are repeated if that is safe.
 	Retry kv.RetryPolicy `json:"retry,omitzero"`
 
-	// AllowInsecureCredentials permits a password or token to cross the network without TLS. Loopback addresses and
-	// unix sockets need no permission.
+	// AllowInsecureCredentials allows a password or token to be sent over the network without TLS.
+	// Loopback addresses and unix sockets are always allowed.
 	AllowInsecureCredentials bool `json:"allowInsecureCredentials,omitzero"`
 }
 
-// KeepAlive is the pace of keepalive pings: one after Time without traffic, at least 10s, and the connection is given
-// up when nothing came back within Timeout.
+// KeepAlive configures keepalive pings. A ping is sent after Time without traffic, which must be at
+// least 10s. The connection is closed if nothing is received within Timeout.
 type KeepAlive struct {
 	Time    Duration `json:"time,omitzero"`
 	Timeout Duration `json:"timeout,omitzero"`
 }
 
-// withDefaults fills in what is zero.
+// withDefaults replaces zero fields by their defaults.
 func (c Config) withDefaults() Config {
 	if c.Endpoints == nil && c.DiscoverySRV == "" {
 		c.Endpoints = []string{defaultEndpoint}
@@ -106,7 +119,7 @@ func orElse(d *Duration, def time.Duration) {
 	}
 }
 
-// check complains about everything but the endpoints. c has its defaults.
+// check validates everything except the endpoints. c has its defaults.
 func (c Config) check(bad *complaints) {
 	for _, d := range []struct {
 		name  string
@@ -130,7 +143,7 @@ func (c Config) check(bad *complaints) {
 	c.checkCredentials(bad)
 }
 
-// checkCredentials complains about half a login and about two.
+// checkCredentials reports incomplete and conflicting credentials.
 func (c Config) checkCredentials(bad *complaints) {
 	password := !c.Password.IsZero() || c.PasswordFile != ""
 	switch {
@@ -147,7 +160,7 @@ func (c Config) checkCredentials(bad *complaints) {
 	}
 }
 
-// credentials returns where logins take user and password from, nil when there are none.
+// credentials returns the source of user and password, or nil if there is none.
 func (c Config) credentials() credentialsFunc {
 	switch {
 	case c.Username == "":
@@ -163,7 +176,8 @@ func (c Config) credentials() credentialsFunc {
 	return func(context.Context) (string, string, error) { return user, password, nil }
 }
 
-// readPassword reads a password file without the line break that editors and "kubectl create secret" leave at its end.
+// readPassword reads a password file. It removes the line break that editors and "kubectl create
+// secret" add at the end.
 func readPassword(path string) (string, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the path is the user's configuration
 	if err != nil {
@@ -172,8 +186,8 @@ func readPassword(path string) (string, error) {
 	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), nil
 }
 
-// shown is the configuration as it may be printed: the secrets are replaced, not only hidden by their type, so that
-// printing it cannot reveal them by any verb or encoding. What logs in still has to hold them in memory.
+// shown returns a copy of the configuration for printing. The secrets are replaced, so that no verb
+// or encoding can reveal them.
 func (c Config) shown() Config {
 	if !c.Password.IsZero() {
 		c.Password = NewSecret(redacted)

@@ -14,8 +14,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/strict"
 )
 
-// LoadConfig reads a [Config] from a file: JSON if its name ends in ".json", else what [ParseConfig] reads. Relative
-// paths in the file are relative to the working directory.
+// LoadConfig reads a [Config] from a file. A file whose name ends in ".json" must be JSON; any
+// other is parsed as in [ParseConfig]. Relative paths in the file are relative to the working
+// directory.
 func LoadConfig(path string) (Config, error) {
 	const op = "load config"
 	data, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
@@ -30,9 +31,9 @@ func LoadConfig(path string) (Config, error) {
 	return cfg, nil
 }
 
-// ParseConfig reads a [Config] from YAML or JSON. Unknown and repeated fields, fields in other capitals, and a second
-// document are errors. A secret must be a string, in quotes if YAML could take it for something else. An empty document
-// is the zero Config.
+// ParseConfig reads a [Config] from YAML or JSON. Unknown fields, repeated fields, fields that
+// differ in case, and a second document are errors. A secret must be a string, in quotes if YAML
+// would read it as another type. An empty document is the zero Config.
 //
 //	endpoints: [https://etcd-1:2379, https://etcd-2:2379, https://etcd-3:2379]
 //	username: orders
@@ -50,9 +51,9 @@ func ParseConfig(yamlOrJSON []byte) (Config, error) {
 	return cfg, nil
 }
 
-// UnmarshalStrict reads YAML or JSON into the struct that out points to, as strictly as [ParseConfig] does. It is for a
-// file that has a [Config] as one of its sections. A field that the document does not have keeps its value. out is of no
-// use after an error.
+// UnmarshalStrict reads YAML or JSON into the struct that out points to, as strictly as
+// [ParseConfig]. Use it for a file that contains a [Config] as one of its sections. A field that is
+// missing in the document keeps its value. After an error the contents of out are undefined.
 //
 //	settings := Settings{Listen: ":8080"} // the default
 //	err := etcdkit.UnmarshalStrict(data, &settings)
@@ -73,13 +74,14 @@ func unmarshalConfig(data []byte, out any, isJSON bool) error {
 	switch {
 	case !isJSON:
 		return strict.UnmarshalYAML(data, out, strict.ExactCase)
-	case len(bytes.TrimSpace(data)) == 0: // as empty YAML
+	case len(bytes.TrimSpace(data)) == 0: // like empty YAML
 		return nil
 	}
 	return strict.UnmarshalJSON(data, out, strict.ExactCase)
 }
 
-// ConfigFromEnv reads a [Config] from the environment. A variable that is unset or empty leaves its field at the default.
+// ConfigFromEnv reads a [Config] from the environment. If a variable is unset or empty, its field
+// keeps the default.
 //
 //	ETCD_ENDPOINTS                   addresses, separated by commas
 //	ETCD_DISCOVERY_SRV               DNS domain to look the endpoints up in
@@ -87,22 +89,23 @@ func unmarshalConfig(data []byte, out any, isJSON bool) error {
 //	ETCD_PASSWORD_FILE               file that holds the password instead
 //	ETCD_TOKEN                       token instead of user and password
 //	ETCD_ALLOW_INSECURE_CREDENTIALS  true: credentials may cross the network without TLS
-//	ETCD_NAMESPACE                   dir that everything lies below
+//	ETCD_NAMESPACE                   dir of the client's keys
 //	ETCD_CACERT                      CA certificates, PEM file
 //	ETCD_CERT, ETCD_KEY              client certificate and key, PEM files
 //	ETCD_SERVER_NAME                 name in the servers' certificates
-//	ETCD_DIAL_TIMEOUT                such as 5s; likewise
+//	ETCD_DIAL_TIMEOUT                duration such as 5s; so are the following
 //	ETCD_READ_TIMEOUT, ETCD_WRITE_TIMEOUT, ETCD_SESSION_TTL,
 //	ETCD_KEEPALIVE_TIME, ETCD_KEEPALIVE_TIMEOUT
 //
-// The error names all variables that cannot be read and matches [ErrInvalid].
+// The error names all variables that cannot be parsed and matches [ErrInvalid].
 func ConfigFromEnv() (Config, error) {
 	return Config{}.withEnv("config from env")
 }
 
-// WithEnv returns the configuration with what the environment says in the place of what c says; the variables are those of
-// [ConfigFromEnv], and the error is its, too. Of things that exclude each other the environment's stays alone: its password
-// without a password file of c, its token without a user, its user without a token, its endpoints without a domain.
+// WithEnv returns c with the fields set in the environment replaced. The variables and the error
+// are those of [ConfigFromEnv]. If two settings conflict, the environment wins: a password or
+// password file replaces both of c, a token removes the user and password, a user or password
+// removes the token, endpoints remove the DNS domain, and a domain removes the endpoints.
 //
 //	cfg, err := etcdkit.LoadConfig("etcd.yaml")
 //	...
@@ -155,7 +158,7 @@ func (c Config) withEnv(op string) (Config, error) {
 	return cfg, nil
 }
 
-// withoutRivals is c without what excludes something that the environment says.
+// withoutRivals returns c without the fields that conflict with the environment.
 func withoutRivals(c Config) Config {
 	says := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool { return os.Getenv(name) != "" })

@@ -13,15 +13,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// sourceEndsWithin is how long Close waits for a credentials function that was told to stop.
+// sourceEndsWithin is how long Close waits for a credentials function whose context has ended.
 const sourceEndsWithin = time.Second
 
-// errBrokenOff says of a login that it neither succeeded nor failed.
+// errBrokenOff means that a login neither succeeded nor failed.
 var errBrokenOff = errors.New("login broken off")
 
-// ask asks the source for user and password. The function is not ours: it may panic, or go on when ctx has ended, and
-// neither must keep calls from ending when they should. It is asked by one at a time, so that one that hangs leaves one
-// goroutine behind and not one for each attempt.
+// ask calls the source for user and password. The function is the user's: it may panic or ignore
+// ctx, and neither must block other calls. Only one call runs at a time, so that a function that
+// hangs leaks one goroutine and not one per attempt.
 func (l *login) ask(ctx context.Context) (user, password string, err error) {
 	type answer struct {
 		user, password string
@@ -52,8 +52,8 @@ func (l *login) ask(ctx context.Context) (user, password string, err error) {
 	}
 }
 
-// panicked is the error of a credentials function that panics. Only the runtime's own words are shown: any other value
-// could hold the password.
+// panicked returns the error for a credentials function that panicked. It includes only the text of
+// runtime errors, because any other value could contain the password.
 func panicked(cause any) error {
 	if err, ok := cause.(runtime.Error); ok {
 		return fmt.Errorf("the function panicked: %w", err)
@@ -61,7 +61,7 @@ func panicked(cause any) error {
 	return fmt.Errorf("the function panicked with a %T", cause)
 }
 
-// wait returns when the source is not being asked any more, or will not be told.
+// wait returns when the source is idle or after sourceEndsWithin.
 func (l *login) wait() {
 	if l.asking == nil {
 		return
@@ -75,15 +75,16 @@ func (l *login) wait() {
 	}
 }
 
-// credentialsError says that there was nothing to log in with.
+// credentialsError means that the credentials function failed or returned an empty user or
+// password.
 type credentialsError struct{ err error }
 
 func (e *credentialsError) Error() string { return "credentials: " + e.err.Error() }
 
-// Unwrap gives the condition and the reason.
+// Unwrap returns ErrUnauthenticated and the cause.
 func (e *credentialsError) Unwrap() []error { return []error{errs.Unauthenticated, e.err} }
 
-// GRPCStatus is what client/v3 looks at.
+// GRPCStatus returns the status that client/v3 checks.
 func (e *credentialsError) GRPCStatus() *status.Status {
 	return status.New(codes.Unauthenticated, e.Error())
 }

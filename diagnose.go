@@ -17,61 +17,65 @@ import (
 const (
 	diagnoseWithin = 5 * time.Second
 
-	lagMuch      = 1000                // log entries that a member may be behind before it is worth a word
+	lagMuch      = 1000                // log entries that a member may be behind
 	latencyMuch  = time.Second         // of a linearizable read
-	expiresSoon  = 14 * 24 * time.Hour // of a server's certificate
+	expiresSoon  = 14 * 24 * time.Hour // until a server's certificate expires
 	quotaMuch    = 0.8                 // of the database's quota
-	fragmentMuch = 0.5                 // of a database file that is not in use
-	fragmentMin  = 256 << 20           // below this a defragmentation is not worth it
+	fragmentMuch = 0.5                 // of the database file that must be in use
+	fragmentMin  = 256 << 20           // smaller files are not worth a defragmentation
 )
 
-// Report is what [Client.Diagnose] found out. It holds no secret, and String prints it for people.
+// Report is the result of [Client.Diagnose]. It contains no secret. String formats it for people.
 type Report struct {
-	// At is when it was made, Took how long that took.
+	// At is when Diagnose started, Took how long it ran.
 	At   time.Time     `json:"at"`
 	Took time.Duration `json:"took"`
-	// Problems is what somebody should look at, in plain words; empty when all is well.
+	// Problems describes everything that needs attention, in plain words. It is empty if there is
+	// nothing.
 	Problems []string `json:"problems"`
 
-	// Endpoints are the endpoints, one by one.
+	// Endpoints has one report per endpoint.
 	Endpoints []EndpointReport `json:"endpoints"`
-	// Health is the cluster as a whole.
+	// Health is the state of the cluster.
 	Health Health `json:"health"`
 
-	// User is who the client logs in as, "" for nobody or the holder of a certificate or token.
+	// User is the user that the client logs in as, or "" if it uses no user, as with a certificate
+	// or a token.
 	User string `json:"user,omitzero"`
-	// Namespace is the client's dir, Keys the number of keys below it, -1 when they could not be counted.
+	// Namespace is the client's dir. Keys is the number of keys below it, or -1 if they could not
+	// be counted.
 	Namespace string `json:"namespace"`
 	Keys      int64  `json:"keys"`
 
-	// Settings is the configuration in effect, defaults included, secrets replaced.
+	// Settings is the effective configuration, including defaults, with the secrets replaced.
 	Settings Config `json:"settings"`
 
-	unauthenticated bool // the read was refused, which says nothing about the quorum
+	unauthenticated bool // the read was rejected, which proves nothing about the quorum
 }
 
-// EndpointReport is how far one got with an endpoint.
+// EndpointReport describes the connection to one endpoint.
 type EndpointReport struct {
 	Endpoint string `json:"endpoint"`
-	// Dial is why there is no connection, "" when there is one.
+	// Dial is why the connection failed, or "" if it is established.
 	Dial string `json:"dial,omitzero"`
-	// TLS is the version in use, "" for plaintext. Certificate names the server's certificate, Expires is its end.
+	// TLS is the version in use, or "" for plaintext. Certificate is the subject of the server's
+	// certificate, Expires when it expires.
 	TLS         string    `json:"tls,omitzero"`
 	Certificate string    `json:"certificate,omitzero"`
 	Expires     time.Time `json:"expires,omitzero"`
-	// Status is why the member did not tell its status, wrong credentials for example; "" when it did.
+	// Status is why the status call failed, such as wrong credentials, or "" if it succeeded.
 	Status string `json:"status,omitzero"`
-	// Latency is how long the status took.
+	// Latency is the duration of the status call.
 	Latency time.Duration `json:"latency,omitzero"`
 }
 
-// OK reports whether nothing was found.
+// OK reports whether no problem was found.
 func (r Report) OK() bool { return len(r.Problems) == 0 }
 
-// Diagnose looks at everything between the client and etcd that commonly goes wrong: for each endpoint the connection,
-// TLS, authentication, leader, raft lag, alarms, version, size and latency, then a read through the cluster and the keys of the
-// namespace. It writes nothing, never fails, and takes 5 s at most. It is made for a debug page or a command, not for a
-// readiness probe.
+// Diagnose checks the common causes of failures between the client and etcd: for each endpoint the
+// connection, TLS, authentication, leader, raft lag, alarms, version, size and latency, then a
+// linearizable read and the number of keys of the namespace. It writes nothing, never fails and
+// takes at most 5 s. Use it for a debug page or a command, not for a readiness probe.
 func (c *Client) Diagnose(ctx context.Context) Report {
 	began := time.Now()
 	r := Report{At: began, Namespace: c.set.namespace + c.below, Keys: -1, Settings: c.set.cfg, User: c.set.cfg.Username}
@@ -104,7 +108,7 @@ func (c *Client) Diagnose(ctx context.Context) Report {
 	return r
 }
 
-// reports tells how far one got with each endpoint.
+// reports returns a report for each of the answers.
 func (c *core) reports(ctx context.Context, all []answer) []EndpointReport {
 	out := make([]EndpointReport, len(all))
 	var wg sync.WaitGroup
@@ -115,7 +119,7 @@ func (c *core) reports(ctx context.Context, all []answer) []EndpointReport {
 	return out
 }
 
-// report tells how far one got with an endpoint, of which a is the answer to a status call.
+// report describes an endpoint, given its answer to a status call.
 func (c *core) report(ctx context.Context, a answer) EndpointReport {
 	out := EndpointReport{Endpoint: a.ep, Latency: a.latency}
 	if a.tls != nil {
@@ -141,12 +145,12 @@ func (e *EndpointReport) describeTLS(info *credentials.TLSInfo) {
 	}
 }
 
-// findings collects what somebody should look at.
+// findings collects descriptions of problems.
 type findings []string
 
 func (f *findings) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
 
-// judge finds what is wrong in what was seen.
+// judge adds the problems of the report to found.
 func (r Report) judge(found *findings) {
 	for _, e := range r.Endpoints {
 		switch {
@@ -177,12 +181,12 @@ func (r Report) judge(found *findings) {
 	}
 }
 
-// judge finds what is wrong with a member.
+// judge adds the problems of a member to found.
 func (m Member) judge(found *findings) {
 	name := m.title()
 	switch {
 	case !m.Reachable:
-		return // told with its endpoint; that none leads to it is no fault
+		return // reported with its endpoint; a member without an endpoint is no problem
 	case m.RaftLag > lagMuch:
 		found.add("member %s is %d log entries behind", name, m.RaftLag)
 	}
@@ -197,7 +201,7 @@ func (m Member) judge(found *findings) {
 	}
 }
 
-// title is what people call a member.
+// title returns the name of a member, or else its ID or endpoint.
 func (m Member) title() string {
 	switch {
 	case m.Name != "":

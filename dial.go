@@ -15,12 +15,12 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 )
 
-// lineScheme names the resolver of connections to a single endpoint.
+// lineScheme is the scheme of the resolver for connections to a single endpoint.
 const lineScheme = "etcdkit-endpoint"
 
-// direct connects to single endpoints the way client/v3 connects to all of those of cfg: with the same names, TLS
-// settings and options. The client's own Dial will not do, because it reads the client's endpoints without a lock while
-// anybody may be setting them.
+// direct returns a function that connects to a single endpoint with the same names, TLS settings
+// and options that client/v3 uses for cfg. The client's own Dial cannot be used, because it reads
+// the endpoints without a lock while they may be changed.
 func direct(cfg clientv3.Config) func(ep string) (*grpc.ClientConn, error) {
 	return func(ep string) (*grpc.ClientConn, error) {
 		e, err := reachable(ep)
@@ -31,7 +31,8 @@ func direct(cfg clientv3.Config) func(ep string) (*grpc.ClientConn, error) {
 		found.InitialState(resolver.State{Endpoints: []resolver.Endpoint{{Addresses: []resolver.Address{e.address()}}}})
 		opts := []grpc.DialOption{
 			grpc.WithResolvers(found),
-			// The policy of client/v3, so that failures read the same and a lost connection is made again unasked.
+			// As in client/v3: errors read the same, and a lost connection is reopened without a
+			// call.
 			grpc.WithDefaultServiceConfig(`{"loadBalancingPolicy": "round_robin"}`),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: cfg.DialKeepAliveTime, Timeout: cfg.DialKeepAliveTimeout}),
 		}
@@ -45,7 +46,8 @@ func direct(cfg clientv3.Config) func(ep string) (*grpc.ClientConn, error) {
 	}
 }
 
-// wrapped connects to single endpoints with what a client of somebody else has; only its own Dial knows all of that.
+// wrapped returns a function that connects to a single endpoint with the settings of a wrapped
+// client. Only its own Dial has all of them.
 func wrapped(cli *clientv3.Client) func(ep string) (*grpc.ClientConn, error) {
 	return func(ep string) (*grpc.ClientConn, error) {
 		if cli.ActiveConnection() == nil {
@@ -55,7 +57,7 @@ func wrapped(cli *clientv3.Client) func(ep string) (*grpc.ClientConn, error) {
 	}
 }
 
-// reachable is parseEndpoint for endpoints that the user has set on the client below, which takes URLs with a path too.
+// reachable is like parseEndpoint, but also accepts URLs with a path, as client/v3 does.
 func reachable(ep string) (endpoint, error) {
 	e, err := parseEndpoint(ep)
 	if err == nil {
@@ -67,7 +69,7 @@ func reachable(ep string) (endpoint, error) {
 	return endpoint{}, err
 }
 
-// address is e as gRPC dials it, and the name that its certificate has to be valid for.
+// address returns the address for gRPC, and the name that the certificate must be valid for.
 func (e endpoint) address() resolver.Address {
 	if !e.socket() {
 		return resolver.Address{Addr: e.addr, ServerName: e.addr}

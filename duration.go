@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// Duration is a time.Duration that configuration files write as a string: "5s", "1m30s". A bare number is refused,
-// because nothing says what it counts.
+// Duration is a time.Duration that configuration files write as a string, such as "5s" or "1m30s".
+// A bare number is an error, because its unit would be unclear.
 type Duration time.Duration
 
-// String is the form that files use.
+// String formats the duration as in files.
 func (d Duration) String() string { return time.Duration(d).String() }
 
-// MarshalText writes "5s".
+// MarshalText formats the duration as in files, such as "5s".
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads what [time.ParseDuration] reads.
+// UnmarshalText parses text with [time.ParseDuration].
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil {
@@ -26,7 +26,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// UnmarshalJSON reads "5s"; null leaves the duration as it is.
+// UnmarshalJSON parses a string such as "5s". null leaves the duration unchanged.
 func (d *Duration) UnmarshalJSON(data []byte) error {
 	if string(data) == "null" {
 		return nil

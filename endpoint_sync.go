@@ -15,13 +15,13 @@ import (
 	"github.com/etcdkit/etcdkit/internal/outage"
 )
 
-// SetEndpoints replaces the endpoints of the client. Connections to endpoints that are on both lists stay, and an endpoint
-// that is evicted stays so until it answers again. Use it instead of SetEndpoints of [Client.Raw], which does not know the
-// endpoints that are evicted.
+// SetEndpoints replaces the endpoints of the client. Connections to endpoints that are on both
+// lists stay open, and an evicted endpoint stays evicted until it answers again. Use it instead of
+// SetEndpoints of [Client.Raw], which ignores evictions.
 //
-// It sends nothing. Endpoints that are invalid, or that need TLS settings other than those the client was opened with,
-// are refused with an error that matches [ErrInvalid]; then nothing changes. The endpoints of a client that was given to
-// [Wrap] are its owner's, and are refused as well.
+// SetEndpoints sends nothing. It returns an error that matches [ErrInvalid], and changes nothing,
+// if an endpoint is invalid or needs other TLS settings than those the client was opened with. It
+// also does so after [Wrap], whose caller owns the endpoints.
 func (c *Client) SetEndpoints(endpoints ...string) error {
 	const op = "set endpoints"
 	if c.isClosed() {
@@ -45,7 +45,7 @@ func (c *Client) SetEndpoints(endpoints ...string) error {
 	return nil
 }
 
-// replace sets the endpoints of the client. Those that are evicted and stay on the list stay evicted.
+// replace sets the endpoints of the client. Evicted ones that stay on the list stay evicted.
 func (p *patrol) replace(eps []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,13 +67,14 @@ func (p *patrol) replace(eps []string) {
 	p.keep(eps)
 }
 
-// errOtherCluster means that a list of members is not of the cluster that the client was opened with.
+// errOtherCluster means that a list of members is from another cluster than the one the client was
+// opened with.
 var errOtherCluster = errors.New("the list of members is that of another cluster")
 
-// errNoMemberURL means that the cluster has no client URL that this client could use.
+// errNoMemberURL means that no member has a client URL that suits the client's TLS settings.
 var errNoMemberURL = errors.New("no member has a client URL that the client can use")
 
-// endpointSync replaces the endpoints of a client by the client URLs of the members.
+// endpointSync periodically replaces the endpoints of a client by the client URLs of the members.
 type endpointSync struct {
 	client *Client
 	every  time.Duration
@@ -107,8 +108,8 @@ func (s *endpointSync) run(ctx context.Context) {
 	}
 }
 
-// sync asks the cluster for its members and takes their client URLs as endpoints if one of them answers. A list of another
-// cluster, to which an endpoint has come to lead, is refused.
+// sync fetches the list of members and sets their client URLs as endpoints if at least one of them
+// answers. It returns errOtherCluster if the list is from another cluster.
 func (s *endpointSync) sync(ctx context.Context) error {
 	c := s.client
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.set.cfg.DialTimeout))
@@ -139,13 +140,13 @@ func (s *endpointSync) sync(ctx context.Context) error {
 	return nil
 }
 
-// memberURLs returns the client URLs of the voting members that suit a client with or without TLS. An endpoint that is in
-// use already keeps its spelling.
+// memberURLs returns the client URLs of the voting members that suit a client with or without TLS.
+// The URL of an endpoint in use keeps its current spelling.
 func memberURLs(members []*pb.Member, before []string, secure bool) []string {
 	var urls []string
 	for _, m := range members {
 		if m.GetIsLearner() {
-			continue // it serves no linearizable reads and no writes
+			continue // a learner serves no linearizable reads and no writes
 		}
 		for _, url := range m.GetClientURLs() {
 			e, err := parseEndpoint(url)
@@ -164,12 +165,12 @@ func memberURLs(members []*pb.Member, before []string, secure bool) []string {
 	return urls
 }
 
-// sameEndpoints reports whether two lists hold the same endpoints, in whatever order.
+// sameEndpoints reports whether two lists contain the same endpoints in any order.
 func sameEndpoints(a, b []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
-// anyAnswers returns nil if one of eps answers, and else why none does.
+// anyAnswers returns nil if one of eps answers, and otherwise the error of each.
 func (c *core) anyAnswers(ctx context.Context, eps []string) error {
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), patrolWithin)
 	defer cancel()

@@ -14,13 +14,13 @@ import (
 
 const defaultPort = "2379"
 
-// endpoint is one address of etcd, checked.
+// endpoint is a validated address of etcd.
 type endpoint struct {
 	scheme string // "", http, https, unix, unixs
-	addr   string // host:port, or what follows the scheme of a unix socket, slashes included
+	addr   string // host:port, or what follows the scheme of a unix socket, including slashes
 }
 
-// String is the form that client/v3 reads.
+// String formats the endpoint as client/v3 expects it.
 func (e endpoint) String() string {
 	switch e.scheme {
 	case "":
@@ -33,11 +33,12 @@ func (e endpoint) String() string {
 
 func (e endpoint) socket() bool { return e.scheme == "unix" || e.scheme == "unixs" }
 
-// secure reports whether the scheme insists on TLS, plain whether it rules TLS out. Others follow the configuration.
+// secure reports whether the scheme requires TLS, plain whether it excludes TLS. Otherwise the
+// configuration decides.
 func (e endpoint) secure() bool { return e.scheme == "https" || e.scheme == "unixs" }
 func (e endpoint) plain() bool  { return e.scheme == "http" }
 
-// local reports whether what is sent to e never leaves the machine.
+// local reports whether traffic to e never leaves the machine.
 func (e endpoint) local() bool {
 	if e.socket() {
 		return true
@@ -53,7 +54,7 @@ func (e endpoint) local() bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// parseEndpoint checks one address. Its errors do not quote it.
+// parseEndpoint parses one address. Its errors do not quote it.
 func parseEndpoint(s string) (endpoint, error) {
 	if s == "" {
 		return endpoint{}, errors.New("is empty")
@@ -81,7 +82,7 @@ func parseEndpoint(s string) (endpoint, error) {
 	return endpoint{scheme: scheme, addr: addr}, err
 }
 
-// parseAddress checks "host[:port]" and supplies the default port.
+// parseAddress parses "host[:port]" and adds the default port.
 func parseAddress(s string) (string, error) {
 	switch {
 	case s == "":
@@ -123,7 +124,7 @@ func splitPort(s string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// checkHost accepts IP addresses and names made of what names are made of.
+// checkHost accepts IP addresses and host names.
 func checkHost(host string) error {
 	if host == "" {
 		return errors.New("has no host")
@@ -146,7 +147,8 @@ func checkHost(host string) error {
 	return nil
 }
 
-// showEndpoint is a refused address as it may be printed: quoted, and without what could be a password or a token.
+// showEndpoint quotes an invalid address for an error, without anything that could be a password or
+// a token.
 func showEndpoint(s string) string {
 	scheme, rest, found := strings.Cut(s, "://")
 	if !found {
@@ -163,7 +165,7 @@ func showEndpoint(s string) string {
 	return errs.Quote(scheme + rest)
 }
 
-// parseEndpoints checks addresses one by one and against each other. The same address twice counts once.
+// parseEndpoints parses addresses and checks that their schemes agree. Duplicates are dropped.
 func parseEndpoints(list []string, bad *complaints) []endpoint {
 	if len(list) == 0 {
 		bad.add("the list of endpoints is empty")

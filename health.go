@@ -11,38 +11,42 @@ import (
 )
 
 const (
-	// healthWithin bounds the read of a health check: a member that waits for a quorum would take 7 s to say that
-	// there is none.
+	// healthWithin bounds the read of a health check. A member that waits for a quorum would return
+	// an error only after 7 s.
 	healthWithin = 3 * time.Second
 
-	// statusWithin bounds the question to a single member. It is shorter, so that one frozen member is told from many.
+	// statusWithin bounds the status call to a single member. It is shorter than healthWithin, so
+	// that a frozen member can be told apart from a cluster that does not answer.
 	statusWithin = 2 * time.Second
 )
 
 // Health is the state of the cluster as seen by the client.
 type Health struct {
-	// Quorum says that a linearizable read was answered: a majority of the members works together. It is false as well if
-	// etcd did not accept the user, which says nothing about the majority.
+	// Quorum reports whether a linearizable read succeeded, which requires a majority of the
+	// members. It is also false if etcd did not accept the user, which proves nothing about the
+	// majority.
 	Quorum bool `json:"quorum"`
-	// Latency is how long that read took.
+	// Latency is the duration of that read.
 	Latency time.Duration `json:"latency"`
-	// ClusterID identifies the cluster; 0 when no member answered.
+	// ClusterID identifies the cluster. It is 0 if no member answered.
 	ClusterID uint64 `json:"clusterID,omitzero"`
-	// Leader is the ID of the member that leads, 0 when none of those that answered knows one.
+	// Leader is the member ID of the leader, or 0 if no member that answered knows one.
 	Leader uint64 `json:"leader,omitzero"`
-	// Revision is the highest revision that a member reported.
+	// Revision is the highest revision reported by a member.
 	Revision int64 `json:"revision,omitzero"`
-	// Alarms are raised alarms, such as NOSPACE. Reads may work in spite of one.
+	// Alarms are the raised alarms, such as NOSPACE. Reads may succeed while one is raised.
 	Alarms []string `json:"alarms,omitzero"`
-	// Members are the members, those that did not answer included.
+	// Members are all members, including those that did not answer.
 	Members []Member `json:"members"`
 }
 
-// Health asks for a linearizable read and for the status of each member, at once. It writes nothing. The error is that
-// of the read and says so when there is no quorum; Health is filled in as far as possible either way. A user who may
-// not read the key that is asked for was answered, which is enough.
+// Health makes a linearizable read and fetches the status of each member, concurrently. It writes
+// nothing. The error is that of the read and says if there is no quorum. Health is filled in as far
+// as possible even if there is an error. A permission error counts as success, because it proves
+// that the cluster answered.
 //
-// It takes 3 s at most, less when ctx ends before; one linearizable read and two RPCs to each endpoint.
+// Health takes at most 3 s, or less if ctx ends first. It costs one linearizable read and two RPCs
+// to each endpoint.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	const op = "health"
 	if ctx == nil {
@@ -55,7 +59,8 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	return h, nil
 }
 
-// health is Health. heard sees what the endpoints answered, while the read may still be under way.
+// health implements Health. It calls heard with the answers of the endpoints, possibly while the
+// read is still running.
 func (c *Client) health(ctx context.Context, heard func([]answer)) (h Health, err error) {
 	var answers []answer
 	var wg sync.WaitGroup
@@ -93,8 +98,9 @@ func (c *Client) ask(ctx context.Context) error {
 	return nil
 }
 
-// explain says what the members' answers add to a read that failed. Members that no endpoint leads to were not asked, so
-// they say nothing; an endpoint that does not answer leads to some member, also when it is not known to which.
+// explain adds to the error of a read what the members' answers prove. Members without an endpoint
+// were not asked and are not counted as failed. An endpoint that does not answer belongs to some
+// member, even if it is unknown to which.
 func (h *Health) explain(err error) error {
 	var voters, reachable, failed int
 	for _, m := range h.Members {
@@ -111,7 +117,7 @@ func (h *Health) explain(err error) error {
 			failed++
 		}
 	}
-	failed = min(failed, voters-reachable) // several endpoints may lead to one member
+	failed = min(failed, voters-reachable) // several endpoints may belong to one member
 	switch {
 	case reachable == 0:
 		return fmt.Errorf("no member answers: %w", err)
@@ -123,12 +129,12 @@ func (h *Health) explain(err error) error {
 	return err
 }
 
-// Members asks each endpoint for its member and for the list of all members, and puts the two together. The list is that
-// of the most advanced member that answers; it is not linearizable, so that it can be had without a quorum. When none
-// answers, the error names each endpoint with its reason and matches [ErrUnavailable], or [ErrUnauthenticated] when
-// etcd did not accept the user.
+// Members asks each endpoint for its status and for the list of members, and merges the answers.
+// The list is that of the most advanced member that answers. It is not linearizable, so that it is
+// available without a quorum. If no endpoint answers, the error contains the cause for each and
+// matches [ErrUnavailable], or [ErrUnauthenticated] if etcd did not accept the user.
 //
-// It takes 2 s at most, less when ctx ends before, and two RPCs to each endpoint.
+// Members takes at most 2 s, or less if ctx ends first. It costs two RPCs to each endpoint.
 func (c *Client) Members(ctx context.Context) ([]Member, error) {
 	const op = "members"
 	if ctx == nil {

@@ -18,35 +18,36 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// alertWithin bounds the wait for what a server says after the handshake.
+// alertWithin bounds the wait for a TLS alert after the handshake.
 const alertWithin = time.Second
 
-// lines keeps one connection to each endpoint, beside the balanced one of client/v3: to ask a certain member and to
-// learn why it does not answer. A connection is made when it is first needed.
+// lines keeps a connection to each endpoint, in addition to the balanced one of client/v3. They
+// serve to query a certain member and to find out why it does not answer. A connection is opened on
+// first use.
 type lines struct {
 	dial func(ep string) (*grpc.ClientConn, error)
-	tls  *tls.Config // nil: none, or unknown
+	tls  *tls.Config // nil: none or unknown
 
-	roots *reloader[*x509.CertPool] // nil: those of tls
+	roots *reloader[*x509.CertPool] // nil: use those of tls
 
 	mu     sync.Mutex
 	conns  map[string]*line
-	turn   int // of the endpoints in [lines.other]
+	turn   int // position of [lines.other] in its rotation
 	closed bool
 }
 
-// line is a connection to one endpoint, and how many are using it.
+// line is a connection to one endpoint with its number of users.
 type line struct {
 	*grpc.ClientConn
 
 	users int
-	stale bool   // there is to be another one; the last user closes it
+	stale bool   // a new connection is needed; the last user closes this one
 	addr  string // of the member, "" before it has answered
 }
 
-// ask calls f with the connection to ep. What is asked for here is how the endpoint is now, while gRPC answers with the
-// reason of its last attempt as long as it waits for the next. So f is called again, over a new connection, when it fails
-// on one that was there before and is not open.
+// ask calls f with the connection to ep. While gRPC waits to reconnect, it returns the error of its
+// last attempt, which may be outdated. So if f fails on an existing connection that is not ready,
+// ask calls f again with a new connection.
 func (l *lines) ask(ctx context.Context, ep string, f func(conn *grpc.ClientConn) error) error {
 	for {
 		c, fresh, err := l.take(ep)
@@ -62,7 +63,8 @@ func (l *lines) ask(ctx context.Context, ep string, f func(conn *grpc.ClientConn
 	}
 }
 
-// take returns the connection to ep, and whether it is a new one. It does not wait for it.
+// take returns the connection to ep and whether it is new. It does not wait for the connection to
+// be established.
 func (l *lines) take(ep string) (c *line, fresh bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,7 +87,7 @@ func (l *lines) take(ep string) (c *line, fresh bool, err error) {
 	return c, !ok, nil
 }
 
-// leave ends a use of a connection, and has the next user make a new one if it is stale.
+// leave ends one use of a connection. If it is stale, the next user opens a new one.
 func (l *lines) leave(ep string, c *line, stale bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,11 +100,11 @@ func (l *lines) leave(ep string, c *line, stale bool) {
 		delete(l.conns, ep)
 	}
 	if c.users == 0 {
-		_ = c.Close() // nothing is lost with it
+		_ = c.Close() // no caller uses it
 	}
 }
 
-// probe asks ep whether it serves, and says why not.
+// probe checks the health of ep and returns the cause if it does not serve.
 func (l *lines) probe(ctx context.Context, ep string) error {
 	return l.ask(ctx, ep, func(conn *grpc.ClientConn) error {
 		a := wire.Track(ctx, false)
@@ -112,7 +114,7 @@ func (l *lines) probe(ctx context.Context, ep string) error {
 	})
 }
 
-// locate notes at which address ep is.
+// locate records the address of ep.
 func (l *lines) locate(ep, addr string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,7 +123,7 @@ func (l *lines) locate(ep, addr string) {
 	}
 }
 
-// isAt reports whether ep is at addr, as far as that is known. The lock is held.
+// isAt reports whether ep is known to be at addr. The caller holds mu.
 func (l *lines) isAt(ep, addr string) bool {
 	if c := l.conns[ep]; c != nil && c.addr != "" {
 		return c.addr == addr
@@ -130,7 +132,7 @@ func (l *lines) isAt(ep, addr string) bool {
 	return err == nil && e.addr == addr
 }
 
-// isBroken reports whether the connection to ep, if there is one, is lost.
+// isBroken reports whether there is a connection to ep that is not ready.
 func (l *lines) isBroken(ep string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,7 +140,7 @@ func (l *lines) isBroken(ep string) bool {
 	return c != nil && c.GetState() != connectivity.Ready
 }
 
-// addressOf returns the address of ep, "" if it is not known.
+// addressOf returns the address of ep, or "" if it is unknown.
 func (l *lines) addressOf(ep string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -148,7 +150,7 @@ func (l *lines) addressOf(ep string) string {
 	return ""
 }
 
-// endpointAt returns the endpoint at addr, "" if it is not known.
+// endpointAt returns the endpoint at addr, or "" if it is unknown.
 func (l *lines) endpointAt(addr string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,8 +162,8 @@ func (l *lines) endpointAt(addr string) string {
 	return ""
 }
 
-// other returns one of eps that is not at addr, each in turn. One that cannot be connected to is the last choice: an attempt
-// there would wait for it.
+// other returns one of eps that is not at addr, in rotation. An endpoint whose connection fails is
+// the last choice, because an attempt would wait for it.
 func (l *lines) other(eps []string, addr string) (ep string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -179,9 +181,10 @@ func (l *lines) other(eps []string, addr string) (ep string, ok bool) {
 	return ep, ok
 }
 
-// explain is probe for people. A server that does not like the client's certificate sends the reason and closes the
-// connection; gRPC, which writes first, may find it closed before it reads. Then the handshake is made once more without
-// a word after it.
+// explain is like probe, but returns an error for people. A server that rejects the client's
+// certificate sends a TLS alert and closes the connection. gRPC writes first and may see the
+// connection closed before it reads the alert. In that case explain repeats the handshake without
+// writing anything after it.
 func (l *lines) explain(ctx context.Context, ep string) error {
 	err := l.probe(ctx, ep)
 	if err == nil {
@@ -200,7 +203,7 @@ func cutWhileWriting(err error) bool {
 	return strings.Contains(text, "broken pipe") || strings.Contains(text, "connection reset by peer")
 }
 
-// alert is the reason that a server gives for ending a TLS connection, or nil.
+// alert returns the TLS alert with which the server ends a connection, or nil.
 func (l *lines) alert(ctx context.Context, ep string) error {
 	e, err := parseEndpoint(ep)
 	if err != nil {
@@ -221,7 +224,7 @@ func (l *lines) alert(ctx context.Context, ep string) error {
 	if err == nil {
 		defer func() { _ = conn.Close() }()
 		deadline, _ := ctx.Deadline()
-		_ = conn.SetReadDeadline(deadline) // of a connection that is open
+		_ = conn.SetReadDeadline(deadline) // cannot fail on an open connection
 		_, err = conn.Read(make([]byte, 1))
 	}
 	if err != nil && strings.Contains(err.Error(), "tls: ") {
@@ -230,11 +233,11 @@ func (l *lines) alert(ctx context.Context, ep string) error {
 	return nil
 }
 
-// hint adds to a broken handshake what it most often means, which its text does not say.
+// hint adds the most likely cause to the error of a failed handshake.
 func hint(secure bool, err error) error {
 	switch text := err.Error(); {
 	case strings.HasPrefix(text, "error reading server preface: ") && strings.HasSuffix(text, net.ErrClosed.Error()):
-		return errors.New("the server accepts connections and says nothing") // gRPC has given up on it
+		return errors.New("the server accepts connections and says nothing") // gRPC has closed the connection
 	case secure && text == "EOF":
 		return errors.New("the TLS handshake was cut short: does the server speak TLS? (EOF)")
 	case !secure && strings.HasPrefix(text, "error reading server preface: "):
@@ -243,19 +246,19 @@ func hint(secure bool, err error) error {
 	return err
 }
 
-// keep closes the connections to all but eps.
+// keep closes the connections to all endpoints other than eps.
 func (l *lines) keep(eps []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for ep, c := range l.conns {
 		if !slices.Contains(eps, ep) {
-			_ = c.Close() // nothing is lost with it
+			_ = c.Close() // calls over it fail; its endpoint is no longer in use
 			delete(l.conns, ep)
 		}
 	}
 }
 
-// close ends all connections and makes no more.
+// close closes all connections. No new ones are opened afterwards.
 func (l *lines) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

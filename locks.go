@@ -11,16 +11,17 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// lockers are the lockers of a client and of those made from it, one for each namespace, made when first asked for. They
-// are kept as long as something uses them: a lock, or whoever asked for them.
+// lockers holds the lockers of a client, one per namespace, created on first use. A locker is kept
+// as long as it is referenced, by a lock or by a caller of Locks.
 type lockers struct {
 	mu     sync.Mutex
 	byDir  map[string]weak.Pointer[lock.Locker]
 	closed bool
 }
 
-// Locks returns the locker of the client's namespace, which makes locks and elections. While one is in use, every call and
-// all clients of the namespace get the same. What it holds is on the shared session of [Client.Leases].
+// Locks returns the locker of the client's namespace, which creates locks and elections. While one
+// is referenced, every call returns the same one, for all clients of the namespace. Its locks are
+// attached to the shared session of [Client.Leases].
 func (c *Client) Locks() *lock.Locker {
 	l := &c.lockers
 	l.mu.Lock()
@@ -31,9 +32,9 @@ func (c *Client) Locks() *lock.Locker {
 	}
 	made := lock.New(c, lock.WithLogger(c.set.logger), lock.WithWaitHook(c.set.observer.LockWait))
 	switch {
-	case c.badDir: // each of its calls says so, and it never has anything to close
+	case c.badDir: // each of its calls returns an error, and it never holds anything
 	case l.closed:
-		_ = made.Close() // has nothing to give back
+		_ = made.Close() // it holds nothing
 	default:
 		if l.byDir == nil {
 			l.byDir = map[string]weak.Pointer[lock.Locker]{}
@@ -44,7 +45,7 @@ func (c *Client) Locks() *lock.Locker {
 	return made
 }
 
-// forget removes the entry of a locker that nothing uses any more, unless there is another one by now.
+// forget removes the entry of an unreferenced locker, unless a new one has replaced it.
 func (l *lockers) forget(dir string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,12 +54,13 @@ func (l *lockers) forget(dir string) {
 	}
 }
 
-// removeKeysTimeout is how long locks are released one by one before their sessions are closed, which releases all of them.
-// It is short, since etcd is away if it is needed, and then the sessions take their time as well.
+// removeKeysTimeout is how long Close releases locks one by one before it closes their sessions,
+// which releases all of them. It is short, because a slow release means that etcd does not answer,
+// and closing the sessions then takes time too.
 const removeKeysTimeout = time.Second
 
-// close waits until no function runs under a lock, for 5 s at most, and then releases all locks, in the background if that
-// takes long; rest waits for that.
+// close waits until no function runs under a lock, for at most 5 s, and then releases all locks. If
+// the release takes long, it continues in the background; rest waits for it.
 func (l *lockers) close() (rest func() error) {
 	l.mu.Lock()
 	l.closed = true
@@ -87,7 +89,7 @@ func (l *lockers) close() (rest func() error) {
 		wg.Wait()
 	}()
 	for _, c := range drained {
-		<-c // others must not be granted a lock before
+		<-c // only then may others acquire the locks
 	}
 	timer := time.NewTimer(removeKeysTimeout)
 	defer timer.Stop()

@@ -18,62 +18,65 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// freshFor is how old a token may be when a stream that is to live long is opened with it.
+// freshFor is the maximum age of a token with which a long-lived stream is opened.
 const freshFor = time.Second
 
-// login gets and renews the token that calls carry. It works as interceptors of the connection and not through
-// client/v3's own credentials, which log in when the client is made, keep one password for good, and log in for each
-// stream.
+// login obtains and renews the token that calls carry. It uses interceptors of the connection, and
+// not the credentials of client/v3, which log in when the client is created, never change the
+// password, and log in for each stream.
 //
-// Calls that need a login at the same time share one, made within the call of one of them. A token that etcd refuses is
-// replaced and the call, which etcd refused before looking at it, is made once more.
+// Calls that need a login at the same time share one. It runs within the call of one of them. If
+// etcd rejects a token, a new login replaces it and the call is repeated once. That is safe,
+// because etcd checks the token before it executes the call.
 type login struct {
 	source credentialsFunc // nil: the token is fixed
-	bound  time.Duration   // of one login
-	base   context.Context //nolint:containedctx // the client's life: a login must not carry what one caller's context holds
-	asking chan struct{}   // holds something while source is being asked
+	bound  time.Duration   // bounds one login
+	base   context.Context //nolint:containedctx // the client's lifetime: a login must not use values of one caller's context
+	asking chan struct{}   // holds a value while source runs
 	logger *slog.Logger
 
-	refused refusedLogin // belongs to the attempt that is under way
+	refused refusedLogin // guarded by the current attempt
 
 	mu     sync.Mutex
 	have   ticket
-	stale  uint64 // tickets up to this one were refused
+	stale  uint64 // tickets up to this number were rejected
 	trying *attempt
 
 	count  atomic.Uint64
 	failed atomic.Uint64
 }
 
-// ticket is a token and which one it is, counted from 1. An empty token is right where authentication is off.
+// ticket is a token with its number, counted from 1. The token is empty if authentication is
+// disabled.
 type ticket struct {
 	token string
 	no    uint64
 	at    time.Time
 }
 
-// attempt is a login under way.
+// attempt is a login in progress.
 type attempt struct {
 	done      chan struct{}
 	got       ticket
 	err       error
-	abandoned bool // it ended with the call that made it, which says nothing to the others
+	abandoned bool // ended with the call that ran it, so other callers try again
 }
 
-// sourcedLogin is a login with what source says. It ends with base.
+// sourcedLogin returns a login that uses the user and password of source. Logins in progress end
+// with base.
 func sourcedLogin(base context.Context, source credentialsFunc, bound time.Duration, l *slog.Logger) *login {
 	return &login{source: source, bound: bound, base: base, asking: make(chan struct{}, 1), logger: l}
 }
 
-// fixedToken is a login that never happens.
+// fixedToken always returns the same token.
 func fixedToken(token string) *login { return &login{have: ticket{token: token, no: 1}} }
 
-// dialOptions makes every call of a connection carry a token.
+// dialOptions adds a token to every call of a connection.
 func (l *login) dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.unary), grpc.WithChainStreamInterceptor(l.stream)}
 }
 
-// needsToken tells the calls that etcd answers to anybody from the others.
+// needsToken reports whether etcd requires a token for method.
 func needsToken(method string) bool {
 	return method != pb.Auth_Authenticate_FullMethodName && method != healthpb.Health_Check_FullMethodName
 }
@@ -95,7 +98,7 @@ func (l *login) unary(ctx context.Context, method string, req, reply any, cc *gr
 	case codes.OK:
 		return invoke(t.outgoing(ctx), method, req, reply, cc, opts...)
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return err // what is known for certain: this call was refused
+		return err // the original error is definite: this call was rejected
 	default:
 		return renewErr
 	}
@@ -107,7 +110,7 @@ func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 	}
 	var after uint64
 	if desc.ClientStreams {
-		after = l.aged() // etcd looks at the token of a watch stream for as long as the stream lives
+		after = l.aged() // etcd checks the token of a watch stream during its whole lifetime
 	}
 	t, err := l.ticket(ctx, cc, after, opts)
 	if err != nil {
@@ -120,7 +123,8 @@ func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 	return &guardedStream{ClientStream: s, login: l, ticket: t.no}, nil
 }
 
-// aged returns the current ticket's number if it is old enough to be replaced, else 0.
+// aged returns the number of the current ticket if it must be replaced before a long-lived stream
+// is opened, else 0.
 func (l *login) aged() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,14 +134,14 @@ func (l *login) aged() uint64 {
 	return l.have.no
 }
 
-// refuse notes that etcd no longer accepts a ticket.
+// refuse records that etcd no longer accepts a ticket.
 func (l *login) refuse(no uint64) {
 	l.mu.Lock()
 	l.stale = max(l.stale, no)
 	l.mu.Unlock()
 }
 
-// ticket returns a ticket later than after, logging in if there is none.
+// ticket returns a ticket later than after. It logs in if there is none.
 func (l *login) ticket(ctx context.Context, cc *grpc.ClientConn, after uint64, opts []grpc.CallOption) (ticket, error) {
 	for {
 		l.mu.Lock()
@@ -166,17 +170,17 @@ func (l *login) ticket(ctx context.Context, cc *grpc.ClientConn, after uint64, o
 	}
 }
 
-// try makes one login within the call of ctx, and tells whoever waits for it.
+// try makes one login within the call of ctx and wakes the waiting callers.
 func (l *login) try(ctx context.Context, cc *grpc.ClientConn, a *attempt, opts []grpc.CallOption) {
 	bounded, stop := context.WithTimeout(l.base, l.bound)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
 	token, tried, err := "", true, errBrokenOff
-	defer func() { l.settle(ctx, a, token, tried, err) }() // also when an interceptor panics: others wait for it
+	defer func() { l.settle(ctx, a, token, tried, err) }() // deferred, so that callers wake even if an interceptor panics
 	token, tried, err = l.authenticate(bounded, cc, opts)
 }
 
-// settle ends an attempt. tried says that it was made, and not put off.
+// settle ends an attempt. tried is false if the login was postponed.
 func (l *login) settle(ctx context.Context, a *attempt, token string, tried bool, err error) {
 	if tried {
 		l.count.Add(1)
@@ -198,8 +202,8 @@ func (l *login) settle(ctx context.Context, a *attempt, token string, tried bool
 	close(a.done)
 }
 
-// authenticate gets a token. It waits for a connection if the call does that it is made for. If etcd has just refused the
-// same credentials, it returns that error and tried is false.
+// authenticate obtains a token. It waits for a connection if the call it is made for does. If etcd
+// has recently rejected the same credentials, it returns that error, and tried is false.
 func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []grpc.CallOption) (token string, tried bool, err error) {
 	user, password, err := l.ask(ctx)
 	if err == nil && (user == "" || password == "") {
@@ -232,7 +236,7 @@ func (l *login) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []gr
 	return resp.GetToken(), true, err
 }
 
-// outgoing is ctx for a call that carries the ticket.
+// outgoing returns ctx with the token added to its metadata.
 func (t ticket) outgoing(ctx context.Context) context.Context {
 	if t.token == "" {
 		return ctx
@@ -240,7 +244,8 @@ func (t ticket) outgoing(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, t.token)
 }
 
-// refusedToken reports whether etcd refused a call for a token that a new login would replace.
+// refusedToken reports whether etcd rejected a call because of a token that a new login would
+// replace.
 func refusedToken(err error) bool {
 	if err == nil {
 		return false
@@ -248,7 +253,7 @@ func refusedToken(err error) bool {
 	return refusedReason(rpctypes.ErrorDesc(err))
 }
 
-// refusedReason is refusedToken for the text of a refusal, with or without the words of gRPC before it.
+// refusedReason is like refusedToken for the text of an error, with or without gRPC's prefix.
 func refusedReason(text string) bool {
 	for _, err := range []error{rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCUserEmpty, rpctypes.ErrGRPCAuthOldRevision} {
 		if strings.HasSuffix(text, rpctypes.ErrorDesc(err)) {
@@ -258,7 +263,8 @@ func refusedReason(text string) bool {
 	return false
 }
 
-// guardedStream notices when etcd refuses the token of a stream, so that the next one has another.
+// guardedStream records that etcd has rejected the token of a stream, so that the next stream gets
+// a new one.
 type guardedStream struct {
 	grpc.ClientStream
 
@@ -266,7 +272,8 @@ type guardedStream struct {
 	ticket uint64
 }
 
-// RecvMsg receives, and takes note. A watch that is refused is told in a message, not by the end of the stream.
+// RecvMsg receives a message and checks it. etcd reports a rejected watch in a message, not by
+// ending the stream.
 func (s *guardedStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
 	w, ok := m.(*pb.WatchResponse)

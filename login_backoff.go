@@ -10,23 +10,24 @@ import (
 	"github.com/etcdkit/etcdkit/internal/outage"
 )
 
-// The pause between two logins with credentials that etcd refuses.
+// Bounds of the pause between two logins with credentials that etcd rejects.
 const (
 	minLoginBackoff = time.Second
 	maxLoginBackoff = 30 * time.Second
 )
 
-// refusedLogin puts off logins with credentials that etcd has refused. Whatever the client does in the background would
-// otherwise log in again and again, and a password costs the server tens of milliseconds of CPU each time.
+// refusedLogin postpones logins with credentials that etcd has rejected. Otherwise background work
+// would log in again and again, and checking a password costs the server tens of milliseconds of
+// CPU time.
 type refusedLogin struct {
-	credentials Secret // which were refused
-	err         error  // nil: they were not
+	credentials Secret // rejected last
+	err         error  // nil: not rejected
 	backoff     time.Duration
 	until       time.Time
 	log         outage.Log
 }
 
-// current returns the error of the last login while one with the same credentials is put off, else nil.
+// current returns the last error if a login with these credentials must be postponed, else nil.
 func (r *refusedLogin) current(credentials Secret, now time.Time) error {
 	if r.err != nil && r.credentials == credentials && now.Before(r.until) {
 		return r.err
@@ -34,13 +35,14 @@ func (r *refusedLogin) current(credentials Secret, now time.Time) error {
 	return nil
 }
 
-// update takes the result of a login and reports which record is to be logged.
+// update records the result of a login. It reports whether the start or the end of the rejections
+// must be logged.
 func (r *refusedLogin) update(credentials Secret, err error, now time.Time) (begins, ends bool) {
 	switch {
 	case err == nil:
 		r.err = nil
 	case !errors.Is(rpctypes.Error(err), rpctypes.ErrAuthFailed):
-		return false, false // it says nothing about the credentials
+		return false, false // the error does not concern the credentials
 	case r.err == nil || r.credentials != credentials:
 		r.credentials, r.err, r.backoff = credentials, err, minLoginBackoff
 	default:

@@ -19,41 +19,45 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Member is a member of the cluster: what the cluster says of it, and what it says itself.
+// Member describes a member of the cluster, from the list of members and from the member's own
+// status.
 type Member struct {
-	// ID is 0 for an endpoint that did not answer and that no member is known to have.
+	// ID is 0 for an endpoint that did not answer and that is in no member's client URLs.
 	ID         uint64   `json:"id,omitzero"`
 	Name       string   `json:"name,omitzero"`
 	PeerURLs   []string `json:"peerURLs,omitzero"`
 	ClientURLs []string `json:"clientURLs,omitzero"`
 	Learner    bool     `json:"learner,omitzero"`
 
-	// Endpoint is the endpoint of the client that leads to the member, "" when none does.
+	// Endpoint is the client's endpoint that reaches the member, or "" if there is none.
 	Endpoint string `json:"endpoint,omitzero"`
-	// Evicted says that the client leaves the endpoint out at present, because it did not answer.
+	// Evicted reports whether the client does not use the endpoint at present, because it did not
+	// answer.
 	Evicted bool `json:"evicted,omitzero"`
-	// Reachable says that the member answered; what follows is only known then. Err says why it did not.
+	// Reachable reports whether the member answered. The fields below are set only then. Err is why
+	// it did not answer.
 	Reachable bool   `json:"reachable"`
 	Err       string `json:"error,omitzero"`
 
 	Leader  bool          `json:"leader,omitzero"`
 	Version string        `json:"version,omitzero"`
 	Latency time.Duration `json:"latency,omitzero"`
-	// RaftLag is how many log entries the member has yet to apply, of those that any member knows to be committed.
+	// RaftLag is the number of committed log entries that the member has not applied yet. The
+	// commit index is the highest that any member reports.
 	RaftTerm    uint64 `json:"raftTerm,omitzero"`
 	RaftIndex   uint64 `json:"raftIndex,omitzero"`
 	RaftApplied uint64 `json:"raftApplied,omitzero"`
 	RaftLag     uint64 `json:"raftLag,omitzero"`
-	// DBSize is the size of the database file in bytes, DBSizeInUse what a defragmentation would leave of it, DBQuota
-	// what it may grow to, 0 when the server does not say.
+	// DBSize is the size of the database file in bytes, DBSizeInUse its size after a
+	// defragmentation, and DBQuota its maximum size. A size that the server does not report is 0.
 	DBSize      int64 `json:"dbSize,omitzero"`
 	DBSizeInUse int64 `json:"dbSizeInUse,omitzero"`
 	DBQuota     int64 `json:"dbQuota,omitzero"`
-	// Alarms are what the member reports as wrong: alarms, or that it has no leader.
+	// Alarms are the problems that the member reports: alarms, or that it has no leader.
 	Alarms []string `json:"alarms,omitzero"`
 }
 
-// answer is what one endpoint said.
+// answer is the response of one endpoint.
 type answer struct {
 	ep      string
 	status  *pb.StatusResponse
@@ -63,13 +67,13 @@ type answer struct {
 	err     error
 }
 
-// survey asks all endpoints at once.
+// survey queries all endpoints concurrently.
 func (c *core) survey(ctx context.Context) []answer {
 	ctx, stop := context.WithTimeout(ctx, statusWithin)
 	defer stop()
 	eps := c.endpoints()
 	if c.patrol == nil {
-		c.lines.keep(eps) // the owner may have set others since; where there is a patrol, it notices
+		c.lines.keep(eps) // the owner of the client may have changed them; otherwise the patrol does this
 	}
 	out := make([]answer, len(eps))
 	var wg sync.WaitGroup
@@ -85,14 +89,14 @@ func (c *core) survey(ctx context.Context) []answer {
 	return out
 }
 
-// question asks one endpoint for its status and for the members that it knows.
+// question fetches the status and the list of members from one endpoint.
 func (c *core) question(ctx context.Context, ep string) answer {
 	a := answer{ep: ep}
 	a.err = c.lines.ask(ctx, ep, func(conn *grpc.ClientConn) error { return hear(ctx, conn, &a) })
 	return a
 }
 
-// hear fills in a with what the endpoint of conn says.
+// hear fills in a with the responses received over conn.
 func hear(ctx context.Context, conn *grpc.ClientConn, a *answer) error {
 	began := time.Now()
 	var p peer.Peer
@@ -106,12 +110,12 @@ func hear(ctx context.Context, conn *grpc.ClientConn, a *answer) error {
 	}
 	a.status = answered
 	if list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{}); err == nil {
-		a.list = list.GetMembers() // without it the member is known by its status alone
+		a.list = list.GetMembers() // optional: without a list the status identifies the member
 	}
 	return nil
 }
 
-// reason is why there was no answer, for people.
+// reason returns why the endpoint did not answer, for people.
 func (a answer) reason() error {
 	if status.Code(a.err) == codes.DeadlineExceeded {
 		return errors.New("no answer within " + statusWithin.String())
@@ -128,7 +132,8 @@ func (a answer) unauthenticated() bool {
 	return errors.Is(condition, ErrUnauthenticated)
 }
 
-// members puts the answers of all endpoints together, and fills in what they say of the cluster.
+// members merges the answers of all endpoints, and fills in h with what they report about the
+// cluster.
 func (c *core) members(answers []answer, h *Health) []Member {
 	out := known(answers)
 	var committed uint64
@@ -159,7 +164,7 @@ func (c *core) members(answers []answer, h *Health) []Member {
 	return out
 }
 
-// known lists the members as the most advanced of those that answered has them.
+// known returns the list of members of the most advanced member that answered.
 func known(answers []answer) []Member {
 	var best answer
 	for _, a := range answers {
@@ -176,7 +181,8 @@ func known(answers []answer) []Member {
 	return out
 }
 
-// fill adds an answer to the member that it is from, or a member for it.
+// fill adds an answer to its member in out. It appends a new Member if the list does not contain
+// it.
 func (a answer) fill(out []Member, committed uint64) []Member {
 	i := slices.IndexFunc(out, func(m Member) bool {
 		if a.status != nil {
@@ -204,7 +210,7 @@ func (a answer) fill(out []Member, committed uint64) []Member {
 	return out
 }
 
-// sameAddress reports whether a URL of a member and an endpoint of the client are one address.
+// sameAddress reports whether a client URL of a member and an endpoint have the same address.
 func sameAddress(url, ep string) bool {
 	a, err := parseEndpoint(url)
 	if err != nil {

@@ -18,19 +18,21 @@ import (
 )
 
 const (
-	// probeKey is read to see whether etcd answers; it need not exist. It lies below the namespace, where the user may
-	// well be allowed to read.
+	// probeKey is the key that is read to check whether etcd answers. It need not exist. It is
+	// below the namespace, where the user is likely to have permission to read.
 	probeKey = "health"
 )
 
-// Open connects to etcd and returns once a linearizable read was answered, so that a wrong address, certificate or
-// password is told here and not by the first call. ctx bounds this call only, as does Config.DialTimeout. All endpoints
-// are asked at once. One that does not answer does not hold Open up: it is left out until it does. With
-// a single endpoint, Open costs one connection and two RPCs: the read, and one for the server's version.
+// Open connects to etcd and returns once a linearizable read has succeeded, so that a wrong
+// address, certificate or password is reported here and not by the first call. ctx bounds this call
+// only, and so does Config.DialTimeout. Open queries all endpoints concurrently. It does not wait
+// for one that is slow to answer: that endpoint is evicted until it answers. With a single
+// endpoint, Open costs one connection and two RPCs: the read, and one for the server's version.
 //
-// The error names each endpoint with its reason as an [EndpointError], and matches [ErrInvalid] (nothing was sent),
-// [ErrUnavailable], [ErrUnauthenticated] or [ErrUnsupportedServer], for which the members that answer are asked for their
-// versions while the read is under way. Open does not wait for an etcd that is down to come up; see [OpenLazy].
+// The error contains an [EndpointError] for each endpoint and matches [ErrInvalid] (nothing was
+// sent), [ErrUnavailable], [ErrUnauthenticated] or [ErrUnsupportedServer]. Open fetches the
+// versions of the members that answer while the read is in progress. If etcd is down, Open does not
+// wait for it to come up; see [OpenLazy].
 func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	const op = "open"
 	if ctx == nil {
@@ -54,17 +56,18 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 		return nil, refuse(op, reasonOf(err))
 	}
 	if err := c.connect(ctx, client); err != nil {
-		_ = client.Close() // err says what matters
+		_ = client.Close() // err is the error to report
 		return nil, refuse(op, err)
 	}
 	c.start(client)
 	return client, nil
 }
 
-// OpenLazy is Open without the wait: it checks the configuration, sends nothing, and returns. The first call connects and
-// logs in, and as long as etcd is down every call fails when its time is up. The versions of the members are checked in
-// the background; one that is not supported is logged as a warning. Use it in programs that have to start while
-// etcd is away. Config.DiscoverySRV is refused, because it has to be looked up first.
+// OpenLazy is like Open, but only validates the configuration and returns without sending anything.
+// The first call connects and logs in. While etcd is down, every call fails when its time is up.
+// The versions of the members are checked in the background, and a warning is logged for each one
+// that is not supported. Use OpenLazy in programs that must start while etcd is down.
+// Config.DiscoverySRV is invalid, because it requires a lookup.
 func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	const op = "open lazy"
 	s, err := newSettings(op, cfg, opts)
@@ -86,7 +89,7 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	return client, nil
 }
 
-// start runs what the client does in the background until it is closed.
+// start starts the background work, which runs until the client is closed.
 func (c *core) start(client *Client) {
 	ctx := c.cli.Ctx()
 	c.patrol.start(ctx)
@@ -96,7 +99,7 @@ func (c *core) start(client *Client) {
 	}
 }
 
-// discover looks the endpoints up where they are not given, and checks them as if they were.
+// discover looks up the endpoints if DiscoverySRV is set, and validates them like configured ones.
 func (s *settings) discover(ctx context.Context, cfg Config) error {
 	if cfg.DiscoverySRV == "" {
 		return nil
@@ -113,9 +116,9 @@ func (s *settings) discover(ctx context.Context, cfg Config) error {
 	return errors.Join(bad...)
 }
 
-// connect finds out which endpoints answer, and has one of them answer a linearizable read.
+// connect finds the endpoints that answer, and makes a linearizable read over them.
 func (c *core) connect(ctx context.Context, client *Client) error {
-	var said endpointErrors // what is kept in mind of those that are asked again
+	var said endpointErrors // first errors of endpoints that are queried again
 	var rest endpointErrors
 	alive, fetch := c.set.endpoints, c.fetchStatus
 	if len(alive) > 1 || !c.connected(ctx) {
@@ -126,9 +129,9 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	case len(alive) > 0 && len(rest) > 0:
 		c.patrol.leaveOut(rest)
 		c.patrol.logOutages()
-		c.cli.SetEndpoints(alive...) // the connection is made by the read below, and to these only
+		c.cli.SetEndpoints(alive...) // the read below opens the connection, to these endpoints only
 	case len(alive) == 0 && slices.ContainsFunc(rest, func(e *EndpointError) bool { return leaderless(e.Err) }):
-		said, alive, rest = rest, c.set.endpoints, nil // perhaps they are electing one: the read waits for that
+		said, alive, rest = rest, c.set.endpoints, nil // they may be electing a leader: the read waits for it
 	case len(alive) == 0:
 		err := fmt.Errorf("%w: %w", ErrUnavailable, rest)
 		if ctx.Err() != nil {
@@ -136,7 +139,7 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 		}
 		return err
 	}
-	unsupported := c.versions.start(ctx, alive, fetch) // while the read is under way
+	unsupported := c.versions.start(ctx, alive, fetch) // while the read is in progress
 	err := c.firstRead(ctx, client, len(rest) > 0)
 	if err == nil || errors.Is(err, ErrPermission) { // a permission error proves that the cluster answered
 		return c.requireSupported(unsupported(versionGrace))
@@ -146,17 +149,18 @@ func (c *core) connect(ctx context.Context, client *Client) error {
 	for _, ep := range alive {
 		reason := reasonOf(err)
 		if i := slices.IndexFunc(said, func(e *EndpointError) bool { return e.Endpoint == ep }); i >= 0 && !leaderless(err) {
-			reason = fmt.Errorf("%w: %w", reason, said[i].Err) // time was up before it was answered once more
+			reason = fmt.Errorf("%w: %w", reason, said[i].Err) // time was up before the second answer
 		}
 		all = append(all, &EndpointError{Endpoint: ep, Err: reason})
 	}
 	return append(all, rest...)
 }
 
-// connected reports whether the client's connection is established within a short time. With a single
-// endpoint, probing it over another connection would tell no more. If it returns false, a probe tells why.
+// connected reports whether the client's connection is established within a short time. With a
+// single endpoint, a probe over another connection would add nothing. If connected returns false, a
+// probe finds out why.
 func (c *core) connected(ctx context.Context) bool {
-	deadline, _ := ctx.Deadline() // there is one: the dial timeout
+	deadline, _ := ctx.Deadline() // always set: the dial timeout
 	ctx, stop := context.WithTimeout(ctx, min(graceForRest, time.Until(deadline)/2))
 	defer stop()
 	conn := c.cli.ActiveConnection()
@@ -176,19 +180,20 @@ func (c *core) connected(ctx context.Context) bool {
 	}
 }
 
-// fetchStatus asks the only endpoint for its status over the client's connection.
+// fetchStatus fetches the status of the only endpoint over the client's connection.
 func (c *core) fetchStatus(ctx context.Context, _ string) (*pb.StatusResponse, error) {
 	return pb.NewMaintenanceClient(c.cli.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 }
 
-// firstRead makes the read. When endpoints are left out, the others have half of the time. What is left is for all of them,
-// each by itself: a leader may be known to those that were slow, and others may answer at once that they know of none.
+// firstRead makes the linearizable read of Open. If some endpoints are evicted, the others get half
+// of the time. In the remaining time, every endpoint is queried on its own: a slow one may know the
+// leader while others answer at once that there is none.
 func (c *core) firstRead(ctx context.Context, client *Client, some bool) error {
 	if !some {
 		_, err := client.store.Exists(ctx, probeKey)
 		return err
 	}
-	deadline, _ := ctx.Deadline() // there is one: the dial timeout
+	deadline, _ := ctx.Deadline() // always set: the dial timeout
 	half, stop := context.WithTimeout(ctx, time.Until(deadline)/2)
 	defer stop()
 	_, err := client.store.Exists(half, probeKey)
@@ -202,12 +207,13 @@ func (c *core) firstRead(ctx context.Context, client *Client, some bool) error {
 	return err
 }
 
-// readAnywhere asks every endpoint for a linearizable read, and again while it cannot answer, until one has.
+// readAnywhere makes linearizable reads at every endpoint, and repeats failed ones, until one
+// succeeds.
 func (c *core) readAnywhere(ctx context.Context, key string) bool {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, stop := context.WithCancel(ctx)
-	defer stop() // before it is waited for
+	defer stop() // deferred last, so that it runs before wg.Wait
 	eps := c.endpoints()
 	answered := make(chan bool, len(eps))
 	for _, ep := range eps {
@@ -221,7 +227,7 @@ func (c *core) readAnywhere(ctx context.Context, key string) bool {
 	return false
 }
 
-// readFrom asks one endpoint until it answers.
+// readFrom repeats the read at one endpoint until it succeeds.
 func (c *core) readFrom(ctx context.Context, ep, key string) bool {
 	again := time.NewTicker(leaderlessAgain)
 	defer again.Stop()
@@ -237,7 +243,8 @@ func (c *core) readFrom(ctx context.Context, ep, key string) bool {
 	}
 }
 
-// closedAlready reports whether a client was closed by somebody else before, which is no failure to close it.
+// closedAlready reports whether err means that another caller has closed the client, which is not
+// an error of Close.
 func closedAlready(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, grpc.ErrClientConnClosing) || status.Code(err) == codes.Canceled //nolint:staticcheck // what gRPC still returns
+	return errors.Is(err, context.Canceled) || errors.Is(err, grpc.ErrClientConnClosing) || status.Code(err) == codes.Canceled //nolint:staticcheck // gRPC still returns it
 }

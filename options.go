@@ -14,13 +14,13 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Option changes what [Open], [OpenLazy] and [Wrap] make.
+// Option configures [Open], [OpenLazy] or [Wrap].
 type Option func(*options)
 
-// credentialsFunc is where logins take user and password from.
+// credentialsFunc returns the user and password for a login.
 type credentialsFunc func(ctx context.Context) (user, password string, err error)
 
-// options is what the options add up to.
+// options holds the result of all options.
 type options struct {
 	logger      *slog.Logger
 	tls         *tls.Config
@@ -32,20 +32,20 @@ type options struct {
 	lookup      lookupSRV // nil: the system's resolver
 
 	unsupportedServers bool
-	endpointSync       time.Duration // 0: none
+	endpointSync       time.Duration // 0: disabled
 
-	notForWrap []string // options given that a client made elsewhere cannot follow
+	notForWrap []string // options used that do not apply to an existing client
 	bad        complaints
 }
 
-// complaints collects what is wrong with a configuration, so that all of it is told at once.
+// complaints collects the errors of a configuration, so that all are reported at once.
 type complaints []error
 
 func (c *complaints) add(format string, args ...any) {
 	*c = append(*c, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
 }
 
-// err is all complaints about op, or nil.
+// err returns all errors as the error of op, or nil.
 func (c *complaints) err(op string) error {
 	if len(*c) == 0 {
 		return nil
@@ -53,7 +53,7 @@ func (c *complaints) err(op string) error {
 	return refuse(op, errors.Join(*c...))
 }
 
-// newOptions applies opts in order; of two that say different things the last wins.
+// newOptions applies opts in order. If two conflict, the last wins.
 func newOptions(opts []Option) options {
 	o := options{logger: logging.OrDefault(nil)}
 	for i, opt := range opts {
@@ -66,9 +66,9 @@ func newOptions(opts []Option) options {
 	return o
 }
 
-// WithLogger sets the logger of the client, of client/v3 below it, and of the parts that are opened with the client and
-// given no logger of their own. Neither values nor passwords are logged. Default: [slog.Default], from the level Warn up;
-// a logger with [slog.DiscardHandler] turns logging off.
+// WithLogger sets the logger of the client, of the client/v3 client, and of packages that are used
+// with the client and have no logger of their own. Values and passwords are never logged. Default:
+// [slog.Default], from level Warn up. A logger with [slog.DiscardHandler] disables logging.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {
@@ -79,7 +79,8 @@ func WithLogger(l *slog.Logger) Option {
 	}
 }
 
-// WithTLS sets the TLS settings instead of Config.TLS. c is cloned. Default: none.
+// WithTLS sets the TLS settings. It cannot be combined with Config.TLS. c is cloned. Connections
+// use TLS 1.2 or later. Default: none.
 func WithTLS(c *tls.Config) Option {
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithTLS")
@@ -99,13 +100,16 @@ func WithDialOptions(opts ...grpc.DialOption) Option {
 	}
 }
 
-// WithNamespace puts the parts of the client below dir. It overrides Config.Namespace. Default: none.
+// WithNamespace sets the dir that contains the keys of the client. It overrides Config.Namespace.
+// Default: none.
 func WithNamespace(dir string) Option { return func(o *options) { o.namespace = &dir } }
 
-// WithCredentials asks f for user and password on every login, for secrets that rotate. f is called for the call that
-// needs the login, in a goroutine of its own and once at a time; its error, or a panic, fails that call. f must return
-// when ctx ends: calls do not wait for it beyond their time, and Close not beyond a second, but until it returns
-// there is no other login. Default: what Config says.
+// WithCredentials sets a function that returns the user and password for each login, for secrets
+// that rotate. f runs in its own goroutine, for the call that needs the login, and never
+// concurrently with itself. If f returns an error or panics, that call fails. f must return when
+// ctx ends. Calls do not wait for it after their own context has ended, and Close waits at most a
+// second, but there is no other login until f has returned. It cannot be combined with credentials
+// in Config. Default: the credentials of Config.
 func WithCredentials(f func(ctx context.Context) (user, password string, err error)) Option {
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithCredentials")
@@ -117,8 +121,9 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 	}
 }
 
-// WithLimits tells of limits of the cluster that differ from etcd's defaults, such as a larger --max-request-bytes: requests
-// are held against them before they are sent. A field that is 0 keeps its default. Default: etcd's.
+// WithLimits sets limits of the cluster that differ from etcd's defaults, such as a larger
+// --max-request-bytes. Requests are checked against them before they are sent. A field that is 0
+// keeps its default. Default: etcd's defaults.
 func WithLimits(l kv.Limits) Option {
 	return func(o *options) {
 		if err := l.Validate(); err != nil {
@@ -129,16 +134,19 @@ func WithLimits(l kv.Limits) Option {
 	}
 }
 
-// WithUnsupportedServers has Open connect to a cluster with members that run a version of etcd that is not supported, and
-// log a warning. Supported are 3.5.13 and later versions of 3.5, 3.4.31 and later versions of 3.4, and all versions from
-// 3.6. Older ones report progress ahead of events, so that watches can lose events and linearizable reads of a cache can
-// be stale. Default: Open returns [ErrUnsupportedServer].
+// WithUnsupportedServers lets Open connect to a cluster with members whose version of etcd is not
+// supported. It logs a warning for each. Supported versions are 3.4 from 3.4.31, 3.5 from 3.5.13,
+// and all from 3.6. Older versions may report progress ahead of events, so that watches can lose
+// events and linearizable reads of a cache can be stale. Default: Open returns
+// [ErrUnsupportedServer].
 func WithUnsupportedServers() Option { return func(o *options) { o.unsupportedServers = true } }
 
-// WithEndpointSync replaces the endpoints by the client URLs of the voting members, as the cluster lists them, every now and
-// then: after the interval and up to a tenth more. Members must advertise URLs that the client can reach
-// (--advertise-client-urls). URLs that do not suit the TLS settings of the client are skipped, and if none of the others
-// answers the endpoints stay as they are; that is logged. It costs one RPC each time. Default: never.
+// WithEndpointSync periodically replaces the endpoints by the client URLs of the voting members, as
+// listed by the cluster. The period is the given interval plus up to a tenth of it. Members must
+// advertise URLs that the client can reach (--advertise-client-urls). URLs that do not suit the
+// client's TLS settings are skipped. If none of the others answers, the endpoints are kept and a
+// warning is logged. The cost is one RPC each time, and a probe of each URL if the list has
+// changed. Default: never.
 func WithEndpointSync(every time.Duration) Option {
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithEndpointSync")
@@ -153,25 +161,29 @@ func WithEndpointSync(every time.Duration) Option {
 // WithObserver sets hooks for metrics and tracing. Default: none.
 func WithObserver(obs Observer) Option { return func(o *options) { o.observer = obs } }
 
-// Observer is a set of optional hooks for metrics and tracing; one that is nil costs nothing. They are called in the
-// goroutine where the thing happens, so they must be quick and safe for concurrent use.
+// Observer is a set of optional hooks for metrics and tracing. A nil hook costs nothing. Except for
+// LeaseLost, a hook runs on the goroutine that triggers it, so it must return quickly. Hooks must
+// be safe for concurrent use.
 type Observer struct {
-	// Retry is told of each attempt that is about to be repeated: the operation, which attempt failed, from 1, and how.
+	// Retry is called before an attempt is repeated, with the operation, the number of the failed
+	// attempt, counted from 1, and its error.
 	Retry func(op string, attempt int, err error)
-	// LeaseLost is told why a session has ended other than by being closed. Each call has a goroutine of its own.
+	// LeaseLost is called when a session ends other than by being closed. Each call runs in its own
+	// goroutine.
 	LeaseLost func(cause error)
-	// LockWait is told how long a lock of the given name was waited for.
+	// LockWait is called with the name of a lock and how long a caller waited for it.
 	LockWait func(name string, d time.Duration)
-	// WatchResync is told of a watch whose history was lost and which went on from the current state, and how many
-	// changes it reported for the difference.
+	// WatchResync is called when a watch continues from the current state because its history was
+	// lost. folded is the number of changes that it reported for the difference.
 	WatchResync func(selector string, folded int)
-	// CacheLookup is told of each read of a cache that was opened with the client, over dir.
+	// CacheLookup is called for each read of a Cache that was opened with the client. dir is the
+	// dir of the Cache; hit reports whether it answered from memory.
 	CacheLookup func(dir string, hit bool)
 }
 
-// Logger returns the logger of [WithLogger] or its default. Packages cache, config and discovery use it unless they are
-// given a logger of their own.
+// Logger returns the logger of [WithLogger] or the default. Packages cache, config and discovery
+// use it unless they have a logger of their own.
 func (c *Client) Logger() *slog.Logger { return c.set.logger }
 
-// CacheLookupHook is Observer.CacheLookup, for package cache, which is given the client; nil where there is none.
+// CacheLookupHook returns Observer.CacheLookup, or nil if it is not set. Package cache calls it.
 func (c *Client) CacheLookupHook() func(dir string, hit bool) { return c.set.observer.CacheLookup }

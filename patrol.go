@@ -14,70 +14,76 @@ import (
 )
 
 const (
-	patrolEvery  = 2 * time.Second        // between two rounds, and two probes of an endpoint that is not well
-	patrolQuiet  = 60 * time.Second       // ±20 %, between two probes of one that is well, unless something is overdue there
-	patrolWithin = time.Second            // for an answer
-	patrolSoon   = 500 * time.Millisecond // from a first failure to the second look
-	maxSlower    = 2                      // calls settled elsewhere have an endpoint probed by a read
-	failuresOut  = 2                      // in a row put an endpoint out
-	successesIn  = 3                      // in a row bring it back
+	patrolEvery  = 2 * time.Second        // between two rounds, and two probes of an unhealthy endpoint
+	patrolQuiet  = 60 * time.Second       // ±20 %, between two probes of a healthy endpoint, unless a call is overdue there
+	patrolWithin = time.Second            // for one probe
+	patrolSoon   = 500 * time.Millisecond // from the first failure to the second probe
+	maxSlower    = 2                      // calls finished elsewhere trigger a probe by a read
+	failuresOut  = 2                      // consecutive failures evict an endpoint
+	successesIn  = 3                      // consecutive successes readmit it
 )
 
-// balanced is what the patrol needs of a client: the endpoints that calls are spread over.
+// balanced is the part of a client that the patrol uses: the endpoints over which calls are
+// balanced.
 type balanced interface {
 	Endpoints() []string
 	SetEndpoints(eps ...string)
 }
 
-// patrol evicts endpoints that do not answer. gRPC itself avoids those that it cannot connect to. A member that is frozen,
-// or cut off from its peers, keeps its connections and would otherwise keep its share of all calls.
+// patrol evicts endpoints that do not answer. gRPC avoids endpoints that it cannot connect to. But
+// a member that is frozen or partitioned from its peers keeps its connections, and would continue
+// to receive its share of all calls.
 //
-// Each endpoint is probed over a connection of its own, with require-leader: about once a minute, at once when a call, a
-// renewal or a watch there is overdue or that connection is lost, and every 2 s while it is not well. Two failures in a
-// row evict it, three successes readmit it; one that has never answered is admitted by its first success. The last
-// endpoint that answers is never evicted. If none answers twice in a row, all are readmitted: the fault is not theirs.
-// Endpoints set by the user take effect at once. client/v3 cannot compare and set its endpoints, so the client is asked
-// right before and right after each change.
+// Each endpoint is probed over its own connection, with require-leader: about once a minute; at
+// once if a call, a renewal or a watch there is overdue or the connection is lost; and every 2 s
+// while it is unhealthy. Two consecutive failures evict an endpoint, three consecutive successes
+// readmit it. An endpoint that was twice slower than another is probed by a read, and a single
+// failure of that evicts it unless the member has no leader. An endpoint that has never answered is
+// admitted by its first success. The last endpoint that answers is never evicted. If no endpoint
+// answers twice in a row, all are readmitted.
+//
+// Endpoints set by the user take effect at once. client/v3 has no atomic compare-and-set of its
+// endpoints, so the patrol compares them immediately before and after each change.
 type patrol struct {
 	cli    balanced
 	probe  func(ctx context.Context, ep string) error
-	read   func(ctx context.Context, ep string) error // a linearizable read
+	read   func(ctx context.Context, ep string) error // makes a linearizable read
 	keep   func(eps []string)
 	logger *slog.Logger
-	wake   chan struct{} // holds a value when an endpoint has to be probed at once
+	wake   chan struct{} // holds a value if an endpoint must be probed at once
 
-	versions *versionChecker      // of the members that answer
-	isDown   func() bool          // reports whether all connections of calls are lost
+	versions *versionChecker      // checks the members that answer
+	isDown   func() bool          // reports whether all connections for calls are lost
 	isBroken func(ep string) bool // reports whether the connection for probes is lost
-	failed   func(ep string)      // is told of probes that fail
-	done     chan struct{}        // closed when the patrol has ended; nil when it never ran
+	failed   func(ep string)      // called with each endpoint whose probe fails
+	done     chan struct{}        // closed when the patrol has ended; nil if it never ran
 
 	mu         sync.Mutex
 	posts      []*post
-	applied    []string // as set last
+	applied    []string // the endpoints set last
 	evicted    uint64
 	readmitted uint64
-	silence    outage.Log    // no endpoint answers
-	changed    chan struct{} // closed, and made anew, when an endpoint is left out
+	silence    outage.Log    // of the time in which no endpoint answers
+	changed    chan struct{} // closed and replaced when an endpoint is evicted
 }
 
-// post is one endpoint under patrol. Its fields are guarded by the patrol's lock.
+// post is the state of one endpoint. The patrol's mu guards it.
 type post struct {
 	ep           string
-	good, failed int           // probes in a row
+	good, failed int           // consecutive probes
 	known        bool          // it has answered before
-	out          bool          // left out
-	slower       int           // calls that were settled elsewhere
-	asked        time.Time     // when it was probed last
-	rest         time.Duration // until it is probed again if all is well
-	byRead       bool          // it is probed by reads until it has answered one, and comes back by reads only
-	now          bool          // it is to be probed at once
-	overdue      bool          // something there is overdue
+	out          bool          // evicted
+	slower       int           // calls finished by a second attempt elsewhere
+	asked        time.Time     // start of the last probe
+	rest         time.Duration // until the next probe if it is healthy
+	byRead       bool          // probed by reads until one succeeds; if evicted, until it is readmitted
+	now          bool          // must be probed at once
+	overdue      bool          // a call there is overdue
 	log          outage.Log
 	err          error // of the last probe
 }
 
-// newPatrol returns a patrol that does not run yet.
+// newPatrol returns a patrol that is not running.
 func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, keep func(eps []string), v *versionChecker, l *slog.Logger) *patrol {
 	p := &patrol{
 		cli: cli, probe: probe, read: probe, keep: keep, versions: v, logger: l, isDown: func() bool { return false },
@@ -88,7 +94,7 @@ func newPatrol(cli balanced, probe func(ctx context.Context, ep string) error, k
 	return p
 }
 
-// take puts eps under patrol instead of what was.
+// take replaces the endpoints. The state of those that are kept stays, but they are in use again.
 func (p *patrol) take(eps []string) {
 	old := p.posts
 	p.posts = nil
@@ -104,7 +110,7 @@ func (p *patrol) take(eps []string) {
 	p.applied = eps
 }
 
-// leaveOut starts with some endpoints out, because they have not answered so far.
+// leaveOut evicts endpoints that have not answered Open.
 func (p *patrol) leaveOut(rest endpointErrors) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,19 +125,19 @@ func (p *patrol) leaveOut(rest endpointErrors) {
 	p.applied = p.in()
 }
 
-// leave notes that an endpoint is no longer in use.
+// leave counts an eviction and closes changed.
 func (p *patrol) leave() {
 	p.evicted++
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
 
-// enter notes that an endpoint is in use again.
+// enter counts a readmission.
 func (p *patrol) enter() {
 	p.readmitted++
 }
 
-// everything takes all endpoints back into use and returns them.
+// everything readmits all endpoints and returns them.
 func (p *patrol) everything() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,7 +157,7 @@ func (p *patrol) start(ctx context.Context) {
 	go p.run(ctx)
 }
 
-// wait returns when the patrol has ended.
+// wait waits until the patrol has ended.
 func (p *patrol) wait() {
 	if p.done != nil {
 		<-p.done
@@ -181,7 +187,7 @@ func (p *patrol) run(ctx context.Context) {
 	}
 }
 
-// adopt notices endpoints that were set by somebody else.
+// adopt takes over endpoints that were set directly on the client/v3 client.
 func (p *patrol) adopt() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,8 +199,10 @@ func (p *patrol) adopt() {
 	p.keep(now)
 }
 
-// due lists the endpoints to ask. While one is suspect the others are asked as well, since it is put out only if another one
-// answers. A single one could not be left out: it is asked for its version, and while its connection is lost, for the log.
+// due returns the endpoints to probe. If one is suspect, the others that were not probed in the
+// last 2 s are probed too, because it is evicted only if another one answers. A single endpoint is
+// never evicted: it is probed only while its version is unknown, its last probe has failed or its
+// connection is lost, for the log.
 func (p *patrol) due() []*post {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,8 +224,8 @@ func (p *patrol) due() []*post {
 	return out
 }
 
-// overdue has ep probed at once, or all endpoints if it is "", since something there is overdue. An endpoint that was probed
-// a moment ago is probed 2 s after that.
+// overdue triggers a probe of ep, or of all endpoints if ep is "", because a call there is overdue.
+// An endpoint that was probed less than 2 s ago is probed in a later round.
 func (p *patrol) overdue(ep string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -237,8 +245,8 @@ func (p *patrol) overdue(ep string) {
 	}
 }
 
-// slower notes that a call at ep was settled by a second attempt at another member, and has ep probed by a read when that
-// has happened twice.
+// slower records that a second attempt at another member finished a call to ep. After two of them
+// ep is probed by a read.
 func (p *patrol) slower(ep string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -258,14 +266,15 @@ func (p *patrol) slower(ep string) {
 	}
 }
 
-// evictedAt reports whether ep is left out. If not, changed is closed when an endpoint is.
+// evictedAt reports whether ep is evicted. If not, changed is closed on the next eviction of any
+// endpoint.
 func (p *patrol) evictedAt(ep string) (evicted bool, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.ContainsFunc(p.posts, func(one *post) bool { return one.ep == ep && one.out }), p.changed
 }
 
-// suspects are the endpoints that have failed once, or were slower than others.
+// suspects returns the endpoints that have failed once or must be probed at once.
 func (p *patrol) suspects() []*post {
 	var out []*post
 	for _, one := range p.posts {
@@ -276,7 +285,7 @@ func (p *patrol) suspects() []*post {
 	return out
 }
 
-// round asks the posts, all at once, and notes their answers.
+// round probes the posts concurrently and records the results.
 func (p *patrol) round(ctx context.Context, posts []*post) {
 	var wg sync.WaitGroup
 	for _, one := range posts {
@@ -299,7 +308,7 @@ func (p *patrol) round(ctx context.Context, posts []*post) {
 	wg.Wait()
 }
 
-// begin returns what one is to be probed with now.
+// begin records the start of a probe of one and returns the function to probe with.
 func (p *patrol) begin(one *post) func(ctx context.Context, ep string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -318,14 +327,14 @@ func (p *patrol) several() bool {
 	return len(p.posts) > 1
 }
 
-// inUse lists the endpoints that are not out.
+// inUse returns the endpoints that are not evicted.
 func (p *patrol) inUse() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.in()
 }
 
-// in lists the endpoints that are not out. The lock is held.
+// in is inUse for callers that hold mu.
 func (p *patrol) in() []string {
 	var out []string
 	for _, one := range p.posts {
@@ -336,7 +345,7 @@ func (p *patrol) in() []string {
 	return out
 }
 
-// apply judges, and tells the client if that changed anything.
+// apply evaluates the probes and sets the client's endpoints if they have changed.
 func (p *patrol) apply() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -344,12 +353,12 @@ func (p *patrol) apply() {
 	p.judge()
 	now := p.in()
 	if slices.Equal(now, was) || !slices.Equal(p.cli.Endpoints(), was) {
-		return // the second: somebody has just set others, which the next round adopts
+		return // in the second case they were set elsewhere: the next round adopts them
 	}
 	p.cli.SetEndpoints(now...)
 	p.applied = now
 	if theirs := p.cli.Endpoints(); !slices.Equal(theirs, now) {
-		p.take(theirs) // set in this very moment: they are the ones from now on
+		p.take(theirs) // set elsewhere at the same time: they win
 		p.keep(theirs)
 		return
 	}
@@ -363,7 +372,7 @@ func (p *patrol) apply() {
 	}
 }
 
-// pause is the time to the next round, of one that took the given time.
+// pause returns the time until the next round, given how long the last one took.
 func (p *patrol) pause(took time.Duration) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -373,7 +382,8 @@ func (p *patrol) pause(took time.Duration) time.Duration {
 	return patrolEvery
 }
 
-// endpoints lists all endpoints under patrol, or those set meanwhile by somebody else.
+// endpoints returns all endpoints, including evicted ones, or those that were set directly on the
+// client/v3 client since the last round.
 func (p *patrol) endpoints() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

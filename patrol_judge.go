@@ -2,13 +2,13 @@ package etcdkit
 
 import "slices"
 
-// note takes the answer to a probe.
+// note records the result of a probe.
 func (one *post) note(err error) {
 	one.err = err
 	if err != nil {
 		one.failed, one.good = one.failed+1, 0
 		if one.byRead && !leaderless(err) {
-			one.failed = failuresOut // its calls were settled elsewhere, and this was the second look
+			one.failed = failuresOut // a failed read confirms that the member is slow
 		}
 		return
 	}
@@ -16,7 +16,7 @@ func (one *post) note(err error) {
 	one.byRead = one.byRead && one.out
 }
 
-// judge decides which endpoints are out.
+// judge evaluates the probes and decides which endpoints are evicted.
 func (p *patrol) judge() {
 	answering := false
 	for _, one := range p.posts {
@@ -32,8 +32,9 @@ func (p *patrol) judge() {
 	if answering {
 		return
 	}
-	// Nothing that is in answers: whatever does comes back at once. If nothing does, everything, but not before the last
-	// one in use has failed as often as it takes: until then what is known to be bad is worse.
+	// If no endpoint in use answers, every other one that answers is readmitted at once. If none
+	// answers at all, all are readmitted, but only after the last one in use has failed often
+	// enough: until then it is the better choice.
 	some := slices.ContainsFunc(p.posts, func(one *post) bool { return one.good > 0 })
 	all := !some && len(p.in()) == 0
 	for _, one := range p.posts {
@@ -43,7 +44,7 @@ func (p *patrol) judge() {
 	}
 }
 
-// leftOut lists the endpoints that are out, and counts how many ever were and came back.
+// leftOut returns the evicted endpoints, and the numbers of evictions and readmissions so far.
 func (p *patrol) leftOut() (out []string, evicted, readmitted uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,10 +11,10 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// errNoAnswer stands for a probe that was not answered in time.
+// errNoAnswer replaces the error of a probe that timed out.
 var errNoAnswer = errors.New("no answer")
 
-// reason is why the last probe failed, for people.
+// reason returns why the last probe failed, for people.
 func (one *post) reason() error {
 	if errors.Is(one.err, context.DeadlineExceeded) || status.Code(one.err) == codes.DeadlineExceeded {
 		return errNoAnswer
@@ -22,10 +22,10 @@ func (one *post) reason() error {
 	return wire.Plain(one.err)
 }
 
-// logOutages logs the endpoints that are evicted and readmitted, and the time in which none answers. Both records of an
-// outage are warnings, so that a log from Warn up has the end as well.
+// logOutages logs evictions, readmissions, and the start and end of a time in which no endpoint
+// answers. Both are warnings, so that a log from level Warn up includes the end.
 func (p *patrol) logOutages() {
-	var records []func() // written without the lock: a handler may use the client
+	var records []func() // written after mu is unlocked: a handler may use the client
 	p.mu.Lock()
 	now, silent := time.Now(), len(p.posts) > 0
 	var errs endpointErrors

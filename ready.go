@@ -10,36 +10,38 @@ import (
 )
 
 const (
-	readyWithin = 2 * time.Second        // for the check
-	readyFor    = 500 * time.Millisecond // that its result is good for
+	readyWithin = 2 * time.Second        // for one check
+	readyFor    = 500 * time.Millisecond // how long its result is reused
 )
 
-// ReadyHandler answers readiness probes: 200 when a linearizable read was answered within 2 s, 503 otherwise
-// and from Close on, with a body such as {"ready":false,"reason":"etcd unavailable"} that names neither addresses nor users.
+// ReadyHandler returns a handler for readiness probes. It responds with 200 if a linearizable read
+// succeeds within 2 s, and with 503 otherwise and after Close. The body, such as
+// {"ready":false,"reason":"etcd unavailable"}, contains no addresses and no users.
 //
-// However many probes come, there is one check at a time, and its result is good for half a second.
+// Only one check runs at a time, and its result is reused for 500 ms, whatever the number of
+// probes.
 func (c *Client) ReadyHandler() http.Handler {
 	return &readiness{check: c.ask, gone: c.isClosed}
 }
 
-// readiness shares checks among requests.
+// readiness shares checks between requests.
 type readiness struct {
 	check func(ctx context.Context) error
-	gone  func() bool // the client is closed: no earlier result counts
+	gone  func() bool // reports whether the client is closed, which overrides earlier results
 
 	mu      sync.Mutex
 	last    error
 	at      time.Time
-	running chan struct{} // closed when the check under way has ended; nil without one
+	running chan struct{} // closed when the current check has ended; nil if there is none
 }
 
-// readyBody is what a probe is answered with.
+// readyBody is the body of a response.
 type readyBody struct {
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitzero"`
 }
 
-// ServeHTTP answers one probe.
+// ServeHTTP responds to one readiness probe.
 func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	err := r.result(req.Context())
 	body, code := readyBody{Ready: err == nil}, http.StatusOK
@@ -49,10 +51,10 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // who asked has gone
+	_ = json.NewEncoder(w).Encode(body) // fails only if the requester has disconnected
 }
 
-// result returns the last result while it is good, or that of a check.
+// result returns the last result if it is recent, and else that of a check.
 func (r *readiness) result(ctx context.Context) error {
 	if r.gone() {
 		return ErrClosed
@@ -79,8 +81,8 @@ func (r *readiness) result(ctx context.Context) error {
 	}
 }
 
-// run makes a check on behalf of all who wait: it goes on when the one whose request it is in has gone, and ends for them
-// also when it panics.
+// run makes a check for all waiting requests. It is not canceled with the request that started it,
+// and it wakes the others even if the check panics.
 func (r *readiness) run(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), readyWithin)
 	defer stop()
@@ -96,7 +98,7 @@ func (r *readiness) run(ctx context.Context) error {
 	return err
 }
 
-// publicReason is what a stranger may know of err.
+// publicReason returns a text for err that reveals no addresses or users.
 func publicReason(err error) string {
 	for _, known := range []error{ErrClosed, ErrUnauthenticated, ErrUnavailable} {
 		if errors.Is(err, known) {

@@ -13,15 +13,15 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// reloader parses files again once their contents have changed. Contents that cannot be parsed, such as those of a file
-// that is half written, leave the last good value in place.
+// reloader parses files again after their contents have changed. If the contents cannot be parsed,
+// such as those of a partly written file, it keeps the last good value.
 type reloader[T any] struct {
 	parse  func(contents ...[]byte) (T, error)
 	paths  []string
 	logger *slog.Logger
 
 	mu   sync.Mutex
-	sum  [sha256.Size]byte // of the contents of good
+	sum  [sha256.Size]byte // checksum of the contents of good
 	good T
 	err  error // of the last attempt
 }
@@ -33,7 +33,7 @@ func (r *reloader[T]) load() error {
 	return r.read()
 }
 
-// current returns the value of the files as they are now, or the last good one.
+// current reads the files and returns their value, or the last good one if that fails.
 func (r *reloader[T]) current() T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -48,7 +48,7 @@ func (r *reloader[T]) current() T {
 	return r.good
 }
 
-// read replaces the good value if the contents of the files are new and can be parsed.
+// read replaces the good value if the contents of the files have changed and can be parsed.
 func (r *reloader[T]) read() error {
 	contents := make([][]byte, len(r.paths))
 	hash := sha256.New()
@@ -73,30 +73,31 @@ func (r *reloader[T]) read() error {
 	return nil
 }
 
-// reloadingCredentials are TLS credentials whose CA certificates are those that the file holds at each handshake.
+// reloadingCredentials are TLS credentials that read the CA certificates from the file at each
+// handshake.
 type reloadingCredentials struct {
 	config *tls.Config
 	roots  *reloader[*x509.CertPool]
 }
 
-// current returns the credentials for a handshake now.
+// current returns credentials with the current CA certificates.
 func (c *reloadingCredentials) current() credentials.TransportCredentials {
 	config := c.config.Clone()
 	config.RootCAs = c.roots.current()
 	return credentials.NewTLS(config)
 }
 
-// ClientHandshake makes the handshake with the current CA certificates.
+// ClientHandshake performs the handshake with the current CA certificates.
 func (c *reloadingCredentials) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return c.current().ClientHandshake(ctx, authority, conn)
 }
 
-// ServerHandshake is not used by a client.
+// ServerHandshake is required by the interface. A client does not use it.
 func (c *reloadingCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return credentials.NewTLS(c.config).ServerHandshake(conn)
 }
 
-// Info describes the protocol.
+// Info returns the protocol information.
 func (c *reloadingCredentials) Info() credentials.ProtocolInfo {
 	return credentials.NewTLS(c.config).Info()
 }
@@ -106,7 +107,7 @@ func (c *reloadingCredentials) Clone() credentials.TransportCredentials {
 	return &reloadingCredentials{config: c.config.Clone(), roots: c.roots}
 }
 
-// OverrideServerName sets the name that the server's certificate has to be valid for.
+// OverrideServerName sets the name that the server's certificate must be valid for.
 func (c *reloadingCredentials) OverrideServerName(name string) error {
 	c.config.ServerName = name
 	return nil

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// String prints the report for people.
+// String formats the report for people.
 func (r Report) String() string {
 	var b strings.Builder
 	verdict := "all is well"
@@ -26,7 +26,7 @@ func (r Report) String() string {
 	r.printEndpoints(&cells)
 	r.printMembers(&cells)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = io.WriteString(w, cells.String()) // a strings.Builder takes everything
+	_, _ = io.WriteString(w, cells.String()) // a tabwriter over a strings.Builder returns no errors
 	_ = w.Flush()
 	if settings, err := json.MarshalIndent(r.Settings, "  ", "  "); err == nil {
 		fmt.Fprintf(&b, "settings:\n  %s\n", settings)
@@ -91,7 +91,7 @@ func (r Report) printMembers(b *strings.Builder) {
 	}
 }
 
-// or is text, or instead of an empty one something else.
+// or returns text, or instead if text is empty.
 func or(text, instead string) string {
 	if text == "" {
 		return instead

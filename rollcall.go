@@ -15,28 +15,29 @@ const (
 	// graceForRest is how long Open waits for the other endpoints once one has answered.
 	graceForRest = 200 * time.Millisecond
 
-	// leaderlessAgain is how long after it said that it has no leader a member is asked again.
+	// leaderlessAgain is the interval at which a member without a leader is queried again.
 	leaderlessAgain = 200 * time.Millisecond
 )
 
-// errSlow says of an endpoint that it was not waited for.
+// errSlow means that Open did not wait for an endpoint.
 var errSlow = errors.New("no answer yet")
 
-// rollCall is what Open knows of each endpoint.
+// rollCall holds the results of the probes of Open.
 type rollCall struct {
 	heard  []bool
-	result []error // nil where heard: it serves and has a leader
+	result []error // nil if heard: it serves and has a leader
 }
 
-// word is what one endpoint said.
+// word is the result of probing one endpoint.
 type word struct {
 	at  int
 	err error
 }
 
-// rollCall asks all endpoints at once and returns those that answer and have a leader, and what is wrong with the
-// others. Once one has answered so, the rest have a short time left. A member without a leader does not start that
-// time: it may be cut off from the others, which are well.
+// rollCall probes all endpoints concurrently. It returns those that answer and have a leader, and
+// the errors of the others. Once one has answered and has a leader, the others have 200 ms left. A
+// member without a leader does not start that time, because it may be partitioned from a healthy
+// majority.
 func (c *core) rollCall(ctx context.Context) (alive []string, rest endpointErrors) {
 	eps := c.set.endpoints
 	ctx, stop := context.WithCancelCause(ctx)
@@ -68,7 +69,7 @@ func (c *core) rollCall(ctx context.Context) (alive []string, rest endpointError
 	return alive, rest
 }
 
-// answer tells what ep says, again and again as long as that is that it has no leader.
+// answer probes ep and passes the result to tell. It repeats this while the member has no leader.
 func (c *core) answer(ctx context.Context, ep string, tell func(error)) {
 	again := time.NewTicker(leaderlessAgain)
 	defer again.Stop()
@@ -86,7 +87,7 @@ func (c *core) answer(ctx context.Context, ep string, tell func(error)) {
 	}
 }
 
-// collect listens until every endpoint has said something, or the time that the slow ones have is over.
+// collect receives results until every endpoint has one, or the slow ones are canceled.
 func (r *rollCall) collect(ctx context.Context, words <-chan word, stop context.CancelCauseFunc) {
 	var grace *time.Timer
 	defer func() {
@@ -107,13 +108,13 @@ func (r *rollCall) collect(ctx context.Context, words <-chan word, stop context.
 			r.heard[w.at] = true
 			silent--
 		case ctx.Err() != nil:
-			continue // it was asked again, but in vain: what it said before stands
+			continue // the repeated probe was canceled: keep the earlier result
 		}
 		r.result[w.at] = w.err
 	}
 }
 
-// leaderless reports whether err is that of a member that knows of no leader.
+// leaderless reports whether err comes from a member without a leader.
 func leaderless(err error) bool {
 	if err == nil {
 		return false

@@ -9,19 +9,20 @@ import (
 	"unique"
 )
 
-// redacted is what every printed form of a Secret shows.
+// redacted is the printed form of a Secret.
 const redacted = "[redacted]"
 
-// Secret is a string that fmt, log/slog and the packages below encoding do not reveal, whether it stands in an exported
-// or an unexported field. What they show instead is "[redacted]", or nothing for the empty secret; package
-// encoding/gob refuses to encode it. The zero Secret is empty. Equal secrets are equal with ==.
+// Secret is a string that fmt, log/slog and the packages below encoding do not reveal, in exported
+// and in unexported fields. They print "[redacted]" instead, or nothing if the secret is empty;
+// package encoding/gob returns an error. The zero Secret is empty. Equal secrets compare equal with
+// ==.
 //
-// A Secret is read from a JSON or YAML string, or from a text.
+// A Secret can be unmarshaled from a JSON or YAML string, or from text.
 type Secret struct {
-	handle unique.Handle[string] // zero if the secret is empty; fmt prints its address
+	handle unique.Handle[string] // zero if the secret is empty; fmt prints only its address
 }
 
-// NewSecret returns s as a secret.
+// NewSecret returns a Secret that contains s.
 func NewSecret(s string) Secret {
 	if s == "" {
 		return Secret{}
@@ -29,7 +30,7 @@ func NewSecret(s string) Secret {
 	return Secret{handle: unique.Make(s)}
 }
 
-// Reveal returns the secret itself.
+// Reveal returns the secret string.
 func (s Secret) Reveal() string {
 	if s.IsZero() {
 		return ""
@@ -48,10 +49,10 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// GoString returns String in quotes.
+// GoString returns the result of String in quotes.
 func (s Secret) GoString() string { return `"` + s.String() + `"` }
 
-// Format prints String for every verb.
+// Format prints the result of String for every verb, in quotes for %q and %#v.
 func (s Secret) Format(f fmt.State, verb rune) {
 	text := s.String()
 	if verb == 'q' || verb == 'v' && f.Flag('#') {
@@ -60,17 +61,17 @@ func (s Secret) Format(f fmt.State, verb rune) {
 	_, _ = io.WriteString(f, text)
 }
 
-// LogValue returns String.
+// LogValue returns the result of String.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// MarshalText returns String.
+// MarshalText returns the result of String.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalJSON returns String as a JSON string.
+// MarshalJSON returns the result of String as a JSON string.
 func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
 
-// UnmarshalText sets s to text. It refuses "[redacted]", which is no password but shows that a program has written the
-// configuration.
+// UnmarshalText sets s to text. It returns an error for "[redacted]", which shows that the
+// configuration was written by a program and has lost its secrets.
 func (s *Secret) UnmarshalText(text []byte) error {
 	if string(text) == redacted {
 		return errors.New("a redacted secret cannot be read back")
@@ -83,7 +84,7 @@ func (s *Secret) UnmarshalText(text []byte) error {
 func (s *Secret) UnmarshalJSON(data []byte) error {
 	var text string
 	if err := json.Unmarshal(data, &text); err != nil {
-		return errors.New("a secret is a string") // the error of the decoder could quote it
+		return errors.New("a secret is a string") // the decoder's error could quote it
 	}
 	return s.UnmarshalText([]byte(text))
 }

@@ -8,18 +8,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// settings is a configuration and its options, checked and made ready for use.
+// settings is a validated configuration with its options.
 type settings struct {
 	options
 
-	cfg       Config // with its defaults, and without its secrets
-	namespace string // normalised
+	cfg       Config // with defaults, without secrets
+	namespace string // normalized
 	token     string
 	roots     *reloader[*x509.CertPool] // nil without Config.TLS.CAFile
-	endpoints []string                  // as client/v3 reads them; empty as long as they have to be looked up
+	endpoints []string                  // in the format of client/v3; empty until they are looked up
 }
 
-// newSettings checks everything that can be checked without the network, and tells all of what is wrong.
+// newSettings validates everything that can be validated without the network, and returns all
+// errors.
 func newSettings(op string, cfg Config, opts []Option) (*settings, error) {
 	s := &settings{options: newOptions(opts)}
 	bad := &s.bad
@@ -56,7 +57,7 @@ func (s *settings) setNamespace(bad *complaints) {
 	s.namespace = ns
 }
 
-// setTLS settles on one source of TLS settings; without any, tls stays nil.
+// setTLS selects the only source of TLS settings. Without any, tls stays nil.
 func (s *settings) setTLS(cfg Config, bad *complaints) {
 	files := cfg.TLS != TLSConfig{}
 	switch {
@@ -79,7 +80,7 @@ func (s *settings) setTLS(cfg Config, bad *complaints) {
 	}
 }
 
-// insist makes TLS 1.2 the least.
+// insist enables TLS with a minimum version of 1.2.
 func (s *settings) insist() {
 	if s.tls == nil {
 		s.tls = &tls.Config{}
@@ -87,7 +88,7 @@ func (s *settings) insist() {
 	s.tls.MinVersion = max(s.tls.MinVersion, tls.VersionTLS12)
 }
 
-// setCredentials settles on one source of credentials.
+// setCredentials selects the only source of credentials.
 func (s *settings) setCredentials(cfg Config, bad *complaints) {
 	s.token = cfg.Token.Reveal()
 	if s.credentials != nil {
@@ -104,7 +105,7 @@ func (s *settings) setCredentials(cfg Config, bad *complaints) {
 	}
 }
 
-// setEndpoints checks the endpoints, against each other and against the rest, and decides about TLS.
+// setEndpoints validates the endpoints and enables TLS if one of them has an https scheme.
 func (s *settings) setEndpoints(cfg Config, list []string, bad *complaints) {
 	eps := parseEndpoints(list, bad)
 	https := slices.ContainsFunc(eps, endpoint.secure)
@@ -115,8 +116,9 @@ func (s *settings) setEndpoints(cfg Config, list []string, bad *complaints) {
 	}
 }
 
-// checkEndpoints checks endpoints against the TLS settings, and returns them as client/v3 reads them. secure says that TLS
-// is configured, private that credentials must not cross the network without it.
+// checkEndpoints validates endpoints against the TLS settings, and returns them in the format of
+// client/v3. secure means that TLS is configured, private that credentials must not be sent over
+// the network without it.
 func checkEndpoints(eps []endpoint, secure, private bool, bad *complaints) []string {
 	out := make([]string, len(eps))
 	for i, e := range eps {

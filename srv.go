@@ -11,21 +11,22 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// The names under which etcd documents its clients' DNS records.
+// DNS service names of etcd clients, from etcd's documentation.
 const (
 	srvSecure = "etcd-client-ssl"
 	srvPlain  = "etcd-client"
 )
 
-// lookupSRV is the part of net.Resolver that discovery uses.
+// lookupSRV is the method of net.Resolver that discovery uses.
 type lookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 
-// errNoRecords says that there are none.
+// errNoRecords means that the domain has no such records.
 var errNoRecords = errors.New("no records")
 
-// discover looks the endpoints of a domain up. Records for TLS win over those without; with secure, because TLS is
-// configured, only they count. That they could not be looked up does not mean that there are none: whoever can make that
-// fail could otherwise switch TLS off. Addresses come in the order of their priority.
+// discover looks up the endpoints of a domain, in the order of their priority. Records for TLS are
+// preferred to those without, and are the only ones used if secure is set, because TLS is
+// configured. A failed lookup of the TLS records does not mean that there are none: otherwise an
+// attacker who can make the lookup fail could disable TLS.
 func discover(ctx context.Context, lookup lookupSRV, domain string, secure bool) ([]string, error) {
 	if lookup == nil {
 		lookup = net.DefaultResolver.LookupSRV
@@ -41,13 +42,13 @@ func discover(ctx context.Context, lookup lookupSRV, domain string, secure bool)
 	return nil, fmt.Errorf("%w; %w", err, plainErr)
 }
 
-// absent reports whether a look-up failed because there is nothing to be found.
+// absent reports whether a lookup failed because there are no records.
 func absent(err error) bool {
 	dns, ok := errors.AsType[*net.DNSError](err)
 	return ok && dns.IsNotFound || errors.Is(err, errNoRecords)
 }
 
-// recordsOf returns the addresses of one kind of record, or says why there are none.
+// recordsOf returns the addresses of one kind of record, or an error if there are none.
 func recordsOf(ctx context.Context, lookup lookupSRV, service, domain, scheme string) ([]string, error) {
 	_, records, err := lookup(ctx, service, "tcp", domain)
 	if err == nil && len(records) == 0 {

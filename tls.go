@@ -8,30 +8,35 @@ import (
 	"log/slog"
 )
 
-// TLSConfig names the files of a TLS connection. Connections use TLS 1.2 or later.
+// TLSConfig names the files for a TLS connection. Connections use TLS 1.2 or later.
 type TLSConfig struct {
-	// CAFile holds the certificates, PEM, that the servers' are checked against. It is read for every new connection; a
-	// file that cannot be used leaves the last good one in place. Default: the system's roots.
+	// CAFile is a PEM file of the CA certificates that verify the servers. It is read for every new
+	// connection. If it cannot be used, the last good version stays in use. Default: the system's
+	// root certificates.
 	CAFile string `json:"caFile,omitzero"`
 
-	// CertFile and KeyFile hold the client certificate and its key, PEM. They go together. They are read for every new
-	// connection; a pair that cannot be used, such as one that is half written, leaves the last good one in place.
+	// CertFile and KeyFile are PEM files of the client certificate and its key. Either both or
+	// neither must be set. They are read for every new connection. If they cannot be used, for
+	// example because one is partly written, the last good pair stays in use.
 	CertFile string `json:"certFile,omitzero"`
 	KeyFile  string `json:"keyFile,omitzero"`
 
-	// ServerName is the name that the servers' certificates have to be valid for. Default: the host of the endpoint.
+	// ServerName is the name that the servers' certificates must be valid for. Default: the host of
+	// the endpoint, or DiscoverySRV if it is set.
 	ServerName string `json:"serverName,omitzero"`
 
-	// InsecureSkipVerifyForTests accepts any server, and with it anybody in between.
+	// InsecureSkipVerifyForTests accepts any server certificate, which allows machine-in-the-middle
+	// attacks.
 	InsecureSkipVerifyForTests bool `json:"insecureSkipVerifyForTests,omitzero"`
 }
 
-// load reads the files. The result of roots is nil without a CAFile. l gets a record when a file cannot be used later on.
+// load reads the files. roots is nil without a CAFile. l is for warnings about files that become
+// unusable later.
 func (c TLSConfig) load(l *slog.Logger) (config *tls.Config, roots *reloader[*x509.CertPool], err error) {
 	out := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         c.ServerName,
-		InsecureSkipVerify: c.InsecureSkipVerifyForTests, //nolint:gosec // its name says what it is for
+		InsecureSkipVerify: c.InsecureSkipVerifyForTests, //nolint:gosec // the name of the field is the warning
 	}
 	var bad []error
 	if c.CAFile != "" {
@@ -55,7 +60,7 @@ func (c TLSConfig) load(l *slog.Logger) (config *tls.Config, roots *reloader[*x5
 	return out, roots, errors.Join(bad...)
 }
 
-// parsePool reads CA certificates.
+// parsePool parses CA certificates.
 func parsePool(contents ...[]byte) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(contents[0]) {
@@ -64,7 +69,7 @@ func parsePool(contents ...[]byte) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// parsePair reads a certificate and its key.
+// parsePair parses a certificate and its key.
 func parsePair(contents ...[]byte) (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(contents[0], contents[1])
 	return &pair, err

@@ -14,16 +14,16 @@ import (
 	"google.golang.org/grpc"
 )
 
-// The pauses between two questions for the version of a server that refuses to tell.
+// Bounds of the pause between two version requests to a server that rejects them.
 const (
 	minVersionPause = 2 * time.Second
 	maxVersionPause = 5 * time.Minute
 )
 
-// versionGrace is how long Open waits for the versions of members once its read has been answered.
+// versionGrace is how long Open waits for the versions of the members after its read has succeeded.
 const versionGrace = 200 * time.Millisecond
 
-// unsupportedReason returns why servers of a version are not supported, or "" if they are.
+// unsupportedReason returns why a version is not supported, or "" if it is.
 func unsupportedReason(version string) string {
 	major, minor, patch, ok := parseVersion(version)
 	var required, progressFixed int
@@ -67,7 +67,7 @@ func parseVersion(version string) (major, minor, patch int, ok bool) {
 	return numbers[0], numbers[1], numbers[2], true
 }
 
-// unsupportedError says that the server at an endpoint is not supported.
+// unsupportedError means that the server at an endpoint is not supported.
 type unsupportedError struct {
 	endpoint, version, cause string
 	member                   uint64
@@ -77,27 +77,28 @@ func (e *unsupportedError) Error() string {
 	return fmt.Sprintf("member %x runs etcd %s: %s", e.member, e.version, e.cause)
 }
 
-// Unwrap returns the condition.
+// Unwrap returns ErrUnsupportedServer.
 func (e *unsupportedError) Unwrap() error { return ErrUnsupportedServer }
 
-// versionChecker remembers the version of the server at each endpoint and finds those that are not supported.
+// versionChecker records the version of the server at each endpoint and finds those that are not
+// supported.
 type versionChecker struct {
 	fetch  statusFetcher
 	logger *slog.Logger
 
 	mu    sync.Mutex
 	known map[string]string // by endpoint
-	rests map[string]rest   // likewise, of servers that have refused to tell
+	rests map[string]rest   // by endpoint, for servers that have rejected the request
 	id    uint64            // of the cluster, from the first answer; 0 before
 }
 
-// rest says when a server is asked again, and how long the pause was before that.
+// rest says when to query a server again, and how long the last pause was.
 type rest struct {
 	until time.Time
 	pause time.Duration
 }
 
-// isDue reports whether the server at ep is to be asked for its version.
+// isDue reports whether the version of the server at ep must be fetched.
 func (v *versionChecker) isDue(ep string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -105,14 +106,14 @@ func (v *versionChecker) isDue(ep string) bool {
 	return !ok && !time.Now().Before(v.rests[ep].until)
 }
 
-// clusterID returns the ID of the cluster, 0 if no server has told it yet.
+// clusterID returns the ID of the cluster, or 0 if no server has answered yet.
 func (v *versionChecker) clusterID() uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.id
 }
 
-// refused has the server at ep asked again after a pause, which doubles each time.
+// refused schedules the next version request to ep. The pause doubles each time.
 func (v *versionChecker) refused(ep string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -123,7 +124,8 @@ func (v *versionChecker) refused(ep string) {
 	v.rests[ep] = rest{until: time.Now().Add(pause), pause: pause}
 }
 
-// forget has the server at ep checked again: it did not answer, so another one may answer the next time.
+// forget discards the version of ep. The server did not answer, so another one may answer next
+// time.
 func (v *versionChecker) forget(ep string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -131,8 +133,8 @@ func (v *versionChecker) forget(ep string) {
 	delete(v.rests, ep)
 }
 
-// record remembers the version that the server at ep has reported. It returns an error if the server is not supported and
-// the version is news.
+// record stores the version that the server at ep has reported. It returns an error if the version
+// is not supported and differs from the one stored before.
 func (v *versionChecker) record(ep string, s *pb.StatusResponse) *unsupportedError {
 	version := s.GetVersion()
 	v.mu.Lock()
@@ -152,7 +154,8 @@ func (v *versionChecker) record(ep string, s *pb.StatusResponse) *unsupportedErr
 	return nil
 }
 
-// check asks the server at ep for its version, unless that is known, and logs it if the server is not supported.
+// check fetches the version of the server at ep unless it is known, and logs a warning if it is not
+// supported.
 func (v *versionChecker) check(ctx context.Context, ep string) {
 	if !v.isDue(ep) {
 		return
@@ -173,11 +176,11 @@ func (v *versionChecker) log(err *unsupportedError) {
 	}
 }
 
-// statusFetcher asks the server at an endpoint for its status.
+// statusFetcher fetches the status of the server at an endpoint.
 type statusFetcher func(ctx context.Context, ep string) (*pb.StatusResponse, error)
 
-// start asks the servers at eps for their versions, using fetch. The result of wait holds those that are
-// not supported; what is not known by the end of the grace is left to check.
+// start fetches the versions of the servers at eps, using fetch. wait returns the servers that are
+// not supported. Versions that are still unknown after the grace period are left to check.
 func (v *versionChecker) start(ctx context.Context, eps []string, fetch statusFetcher) (wait func(grace time.Duration) []*unsupportedError) {
 	ctx, cancel := context.WithCancel(ctx)
 	found := make([]*unsupportedError, len(eps))
@@ -203,7 +206,8 @@ func (v *versionChecker) start(ctx context.Context, eps []string, fetch statusFe
 	}
 }
 
-// requireSupported returns an error that names the servers of found, or only logs them if the user allows them.
+// requireSupported returns an error that lists the servers in found, or only logs them if
+// WithUnsupportedServers is set.
 func (c *core) requireSupported(found []*unsupportedError) error {
 	var all endpointErrors
 	for _, err := range found {
@@ -219,7 +223,7 @@ func (c *core) requireSupported(found []*unsupportedError) error {
 	return fmt.Errorf("%w: %w", ErrUnsupportedServer, all)
 }
 
-// fetchStatus asks the server at ep for its status.
+// fetchStatus fetches the status of the server at ep.
 func (l *lines) fetchStatus(ctx context.Context, ep string) (s *pb.StatusResponse, err error) {
 	err = l.ask(ctx, ep, func(conn *grpc.ClientConn) error {
 		s, err = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
