@@ -9,19 +9,20 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// restart prepares for another watch, which begins by telling the whole state.
+// restart prepares for a new watch, which delivers the whole state first.
 func (r *Replica[T]) restart() {
 	r.table.mu.Lock()
 	defer r.table.mu.Unlock()
 	switch {
-	case r.rev.Load() == 0: // nothing was published yet
+	case r.rev.Load() == 0: // nothing is published yet
 		r.table.begin()
 	case r.table.good+r.table.bad > 0:
 		r.whole = make(map[string]struct{})
 	}
 }
 
-// apply makes a batch part of the step that is being made, and takes the step when the batch is the last of its revision.
+// apply adds a batch to the current step, and commits the step if the batch is the last of its
+// revision.
 func (r *Replica[T]) apply(_ context.Context, b watch.Batch) error {
 	r.batches.Add(1)
 	for _, bad := range r.take(&b) {
@@ -30,7 +31,7 @@ func (r *Replica[T]) apply(_ context.Context, b watch.Batch) error {
 	return nil
 }
 
-// take makes a batch part of the step, and returns what did not decode.
+// take adds a batch to the step and returns the values that did not decode.
 func (r *Replica[T]) take(b *watch.Batch) (bad []badEntry) {
 	r.table.mu.Lock()
 	defer r.table.mu.Unlock()
@@ -56,7 +57,8 @@ type badEntry struct {
 	err error
 }
 
-// report tells of a value that did not decode. No lock is held.
+// report logs and counts a value that did not decode, and calls the function of WithBadEntry. The
+// caller holds no lock.
 func (r *Replica[T]) report(e badEntry) {
 	r.badOnes.Add(1)
 	r.log.WarnContext(r.ctx, "cache was given a value that does not decode", "dir", r.dir, "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
@@ -65,7 +67,7 @@ func (r *Replica[T]) report(e badEntry) {
 	}
 }
 
-// event makes one event part of the step. Its error is why the value does not decode.
+// event adds one event to the step. It returns an error if the value does not decode.
 func (r *Replica[T]) event(e *watch.Event) error {
 	if e.Type == watch.Delete {
 		delete(r.whole, e.Key)
@@ -82,7 +84,7 @@ func (r *Replica[T]) event(e *watch.Event) error {
 	return err
 }
 
-// sweep deletes what a watch that begins has not told of.
+// sweep deletes the keys that a new watch has not delivered.
 func (r *Replica[T]) sweep(rev int64) {
 	for _, key := range r.table.keys() {
 		if _, ok := r.whole[key]; !ok {
@@ -92,7 +94,7 @@ func (r *Replica[T]) sweep(rev int64) {
 	r.whole = nil
 }
 
-// publish takes the step, and tells those who follow. The caller holds the table's lock.
+// publish commits the step and passes its changes to the followers. The caller holds table.mu.
 func (r *Replica[T]) publish(rev int64) {
 	r.table.commit()
 	if before := r.rev.Swap(rev); rev < before {

@@ -11,26 +11,26 @@ import (
 )
 
 const (
-	openPatient = 10 * time.Second       // without a deadline, Open gives up when nothing has happened for so long
-	probeAfter  = 500 * time.Millisecond // what a watch takes to become live, where all is well
+	openPatient = 10 * time.Second       // without a deadline, Open gives up after this long without progress
+	probeAfter  = 500 * time.Millisecond // a healthy watch is live by then
 )
 
-// await waits until the first watch is live. A watch that is being opened tries for as long as it may, and does not say what
-// it tries in vain: when that takes long, a read finds out.
+// await waits until the first watch is live. A watch retries until it succeeds and does not report
+// failed attempts. So if it takes long, await makes a read to find out the cause.
 func (f *feed) await(ctx context.Context, progress func() uint64) error {
 	patience := time.NewTicker(openPatient)
 	defer patience.Stop()
 	wait := probeAfter
 	if end, ok := ctx.Deadline(); ok {
 		patience.Stop()
-		wait = min(wait, time.Until(end)/2) //nolint:mnd // half of it is for the answer
+		wait = min(wait, time.Until(end)/2) //nolint:mnd // half of the time is for the response
 	}
 	slow := time.NewTimer(max(wait, time.Microsecond))
 	defer slow.Stop()
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	var answer chan error // of the read; nil while there is none to come
-	var down error        // what it has said
+	var answer chan error // result of the read; nil if none is pending
+	var down error        // error of the last read
 	before := progress()
 	for {
 		select {
@@ -47,7 +47,7 @@ func (f *feed) await(ctx context.Context, progress func() uint64) error {
 			}
 		case <-ctx.Done():
 			if answer != nil {
-				down = <-answer // which ends with ctx too
+				down = <-answer // ends with ctx
 			}
 			return f.notLive(retry.ContextError(ctx), down)
 		case <-patience.C:
@@ -60,19 +60,19 @@ func (f *feed) await(ctx context.Context, progress func() uint64) error {
 	}
 }
 
-// probe finds out how etcd answers a read.
+// probe makes a read and returns its error.
 func (f *feed) probe(ctx context.Context) error {
 	_, err := f.store.Exists(ctx, anyKey)
 	return reason(err)
 }
 
-// refused reports whether an answer of etcd says that waiting is of no use.
+// refused reports whether err means that waiting longer is of no use.
 func refused(err error) bool {
 	return errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) || errors.Is(err, errs.Closed)
 }
 
-// notLive is the error of who has waited in vain for the first watch. down is what a read has met meanwhile, which names the
-// endpoints.
+// notLive returns the error for a caller whose wait for the first watch ended with err. down is the
+// error of the last read, which names the endpoints.
 func (f *feed) notLive(err, down error) error {
 	switch {
 	case !errors.Is(err, context.DeadlineExceeded):
@@ -87,7 +87,8 @@ func (f *feed) notLive(err, down error) error {
 	return f.because(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, err))
 }
 
-// gaveUp is the error of who has waited for etcd until ctx ended: a deadline that has passed says what for.
+// gaveUp returns the error for a caller whose wait for etcd ended with ctx. If the deadline has
+// passed, it includes the cause.
 func (f *feed) gaveUp(ctx context.Context) error {
 	err := retry.ContextError(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -96,7 +97,7 @@ func (f *feed) gaveUp(ctx context.Context) error {
 	return f.because(fmt.Errorf("%w: %w", errs.Unavailable, err))
 }
 
-// because adds to an error why the watch is down, as far as that is known.
+// because adds to err why the watch is down, if that is known.
 func (f *feed) because(err error) error {
 	if why := f.why(); why != nil {
 		return fmt.Errorf("%w: %w", err, why)

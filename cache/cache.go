@@ -16,8 +16,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Cache keeps what was read last of what lies below a dir, decoded: a bounded number of keys, absent ones included. A watch
-// keeps them current. It is safe for concurrent use. The values that it hands out are shared and read-only.
+// Cache holds the most recently read keys below a dir in memory, decoded. It holds a bounded number
+// of keys, including absent ones. A watch keeps them current. It is safe for concurrent use. The
+// values it returns are shared and must not be modified.
 type Cache[T any] struct {
 	*feed
 	decoder[T]
@@ -26,43 +27,44 @@ type Cache[T any] struct {
 	lookup func(dir string, hit bool)
 	typed  kv.Typed[T]
 
-	observed bool         // each hit is of interest to somebody
-	items    *shelf[T]    // what hits come from
-	horizon  atomic.Int64 // Get looks twice at items as of an earlier time
+	observed bool         // each hit is reported or checked
+	items    *shelf[T]    // read without a lock
+	horizon  atomic.Int64 // Get takes the slow path for items as of an earlier time
 	oldest   atomic.Int64 // items as of an earlier time are too old; both in nanoseconds since feed.born
 	inserted atomic.Uint64
-	grace    uint64 // insertions after which a hit tells the policy again
+	grace    uint64 // insertions after which a hit updates the policy again
 
 	hits                                               counter
 	misses, fills, changes, evictions, stales, badOnes atomic.Uint64
 
-	// Whoever changes items holds mu. The policy has the same keys: it decides which of them stays.
+	// mu guards changes of items. policy contains the same keys and selects the one to evict.
 	mu      sync.Mutex
 	policy  *simplelru.LRU[string, struct{}]
 	flights map[string]*flight[T]
-	limbo   bool // a watch begins: what is read may change unheard of, and is not kept
+	limbo   bool // a watch is starting: changes may be missed, so what is read is not kept
 }
 
-// item is what is known of a key. It does not change, except for touched.
+// item is the cached state of a key. It is immutable, except for touched.
 type item[T any] struct {
 	key   string
-	entry kv.Entry[T]   // empty where err is not nil
-	err   error         // kv.ErrNotFound, or kv.ErrDecode, as a read returns it
-	rev   int64         // nothing newer than the entry had happened up to here
-	asOf  time.Duration // since feed.born: then, at the earliest, it was so
+	entry kv.Entry[T]   // empty if err is not nil
+	err   error         // kv.ErrNotFound or kv.ErrDecode, as a read returns it
+	rev   int64         // the entry was the current one at this revision
+	asOf  time.Duration // since feed.born: the entry was current at this time or later
 	sum   uint64
 
-	touched atomic.Uint64 // Cache.inserted when the policy was told last
+	touched atomic.Uint64 // Cache.inserted at the last update of the policy
 }
 
-// A hit tells the policy only when an eighth of the cache was replaced since that item told it last. So a warm
-// cache takes no lock, and what is in use is never far from the recent end.
+// graceParts divides the capacity: a hit updates the policy only after an eighth of the capacity
+// was inserted since the last update for the item. So hits of a warm cache take no lock, and items
+// in use stay near the recent end.
 const graceParts = 8
 
-// Open begins to watch dir, and returns when it is watched: nothing is read yet. ctx bounds that alone; without a deadline it
-// gives up when nothing has happened for 10 s. The error of that is as of [OpenReplica]. It costs a server-side watch, which
-// it shares with whoever watches the same dir through the client's watcher; and a small read where it takes longer than
-// half a second.
+// Open starts watching dir and returns once the watch is live. It does not read any keys yet. ctx
+// bounds this call only; without a deadline, Open gives up after 10 s. The error is as for
+// [OpenReplica]. Open costs one server-side watch, shared with all watches of the same dir through
+// the client's watcher, and one small read if it takes longer than half a second.
 func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Cache[T], error) {
 	s, err := newSettings(c, dir, codec, o, false)
 	if err != nil {
@@ -86,11 +88,16 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 	return out, nil
 }
 
-// Get returns the entry of key, from memory where that is possible: kv.ErrNotFound if it is absent, which is remembered as well,
-// kv.ErrDecode if its value does not decode, [ErrClosed] after Close. What it returns is as old as the watch is behind, usually
-// milliseconds, never older than [WithMaxStaleness], and never older than what this process has written through Store
-// before. A hit costs no RPC, allocates nothing and does not look at ctx. A miss costs one RPC, which all who ask for the
-// key meanwhile share; it is given 5 s, and ends when nobody waits for it any more.
+// Get returns the entry of key, from memory if possible. It returns kv.ErrNotFound if the key is
+// absent, which is cached too, kv.ErrDecode if its value does not decode, and [ErrClosed] after
+// Close. The entry lags behind etcd by as much as the watch does, usually milliseconds. It is never
+// older than [WithMaxStaleness], and never older than the last write of this process through Store.
+//
+// A hit costs no RPC and no allocation, and does not check ctx, with one exception: if there was no
+// read for longer than the bound, the next one waits until etcd has confirmed that no change is
+// missing, which takes one round trip and at most a second. A miss costs one RPC, which is shared
+// by all concurrent callers for the key. The RPC is bounded by the read timeout of the client, 5 s
+// by default, and is canceled if no caller waits for it any more.
 func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	if it := c.items.get(key); it != nil && int64(it.asOf) >= c.horizon.Load() {
 		if c.inserted.Load()-it.touched.Load() > c.grace || c.observed {
@@ -112,7 +119,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	return c.miss(ctx, "get", key, want{memory: true})
 }
 
-// peek returns what is in memory, if it is not too old.
+// peek returns the item of key from memory, or nil if there is none or it is too old.
 func (c *Cache[T]) peek(key string) *item[T] {
 	it := c.items.get(key)
 	if it == nil || int64(it.asOf) < c.oldest.Load() {
@@ -121,13 +128,14 @@ func (c *Cache[T]) peek(key string) *item[T] {
 	return it
 }
 
-// hit notes that an item was of use.
+// hit records a hit by a method other than Get's fast path.
 func (c *Cache[T]) hit(key string, it *item[T]) {
 	c.notice(key, it)
 	c.hits.add()
 }
 
-// notice does what few hits need: it tells the policy, and those who want to know.
+// notice handles the rarer effects of a hit: it updates the policy, calls the lookup hook and
+// checks the value.
 func (c *Cache[T]) notice(key string, it *item[T]) {
 	if c.inserted.Load()-it.touched.Load() > c.grace {
 		c.mu.Lock()
@@ -175,9 +183,10 @@ func (c *Cache[T]) miss(ctx context.Context, op, key string, w want) (kv.Entry[T
 	return it.entry, it.err
 }
 
-// GetLinearizable is Get that misses no write which was acknowledged before it was called, by whichever client. It costs one
-// small RPC, which all who ask at the same time share, whatever the key, and on a quiet dir a message on the watch's
-// stream. A key that is not in memory, or not while the watch is down, is read from etcd instead.
+// GetLinearizable is like Get, but reflects every write acknowledged to any client before the call.
+// It costs one small RPC, shared by all concurrent callers for any key, and on a quiet dir a
+// message on the watch's stream. If the key is not in memory or the watch is down, the key is read
+// from etcd instead.
 func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T], error) {
 	const op = "get linearizable"
 	if c.peek(key) == nil || !c.isLive() {
@@ -199,16 +208,16 @@ func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T]
 	return c.miss(ctx, op, key, want{rev: rev})
 }
 
-// GetAtLeast is Get that is not older than minRev: with the revision that a write has returned, it shows that write, whichever
-// process has made it. It is a hit where the watch has come that far already, and else one RPC. A revision that etcd has not
-// reached is [ErrInvalid].
+// GetAtLeast is like Get, but returns an entry that is current at minRev or later. Given the
+// revision of a write by any process, it reflects that write. It is a hit if the watch has reached
+// minRev, and otherwise costs one RPC. It returns [ErrInvalid] if etcd has not reached minRev.
 func (c *Cache[T]) GetAtLeast(ctx context.Context, key string, minRev int64) (kv.Entry[T], error) {
 	it := c.peek(key)
 	if it != nil && it.rev < minRev {
 		if c.sub.Load().Status().Revision < minRev {
 			it = nil
 		} else {
-			it = c.peek(key) // as it is now
+			it = c.peek(key) // the watch may have replaced it
 		}
 	}
 	if it != nil {
@@ -218,15 +227,18 @@ func (c *Cache[T]) GetAtLeast(ctx context.Context, key string, minRev int64) (kv
 	return c.miss(ctx, "get at least", key, want{rev: minRev, memory: true})
 }
 
-// Store is the typed store of the dir. What is written through it is dropped from the cache, and no read of it that had begun is
-// kept, before the write returns: whoever reads after that gets what was written, or something newer.
+// Store returns the typed store of the dir. Before a write through it returns, the key is removed
+// from the cache, and reads of the key that started before the write are not cached. A later Get
+// returns what was written, or something newer.
 func (c *Cache[T]) Store() kv.Typed[T] { return c.typed }
 
-// Age is for how long the cache may have missed changes. While the watch is well and the cache is read it is at most about
-// half of [WithMaxStaleness]; if nobody reads, at most about 36 s. While the watch is down, it grows.
+// Age bounds how stale the cache may be: it may have missed changes of the last Age. While the
+// watch is live and the cache is read, it is at most about half of [WithMaxStaleness]; without
+// reads, at most about 36 s. While the watch is down, it grows.
 func (c *Cache[T]) Age() time.Duration { return c.age() }
 
-// Err is why the watch is down, nil while it is not, and as long as that is not known.
+// Err returns why the watch is down. It returns nil if the watch is live, or if the cause is not
+// known yet.
 func (c *Cache[T]) Err() error {
 	if c.isLive() {
 		return nil
@@ -237,7 +249,7 @@ func (c *Cache[T]) Err() error {
 	return nil
 }
 
-// Stats returns the counters. It sends nothing.
+// Stats returns the current counters. It sends nothing.
 func (c *Cache[T]) Stats() Stats {
 	c.mu.Lock()
 	n := c.policy.Len()
@@ -248,7 +260,8 @@ func (c *Cache[T]) Stats() Stats {
 	}
 }
 
-// Close ends the watch, and reads that are under way. It is idempotent. Afterwards reads return [ErrClosed]. The store goes on.
+// Close ends the watch and all reads in progress. It is idempotent. Afterwards reads return
+// [ErrClosed]. The store of Store remains usable.
 func (c *Cache[T]) Close() error {
 	c.close()
 	c.horizon.Store(math.MaxInt64)
@@ -257,8 +270,8 @@ func (c *Cache[T]) Close() error {
 	return nil
 }
 
-// tickTock is the clock: it says what is too old. While the watch is well that is what has outlived its TTL; while it is
-// down, also what was not read within the bound.
+// tickTock updates the times before which items are too old. While the watch is fresh that is the
+// TTL, and otherwise also the bound of staleness.
 func (c *Cache[T]) tickTock(now, asOf time.Duration) {
 	keep := c.ttl
 	if !c.fresh(now, asOf) {
@@ -267,7 +280,7 @@ func (c *Cache[T]) tickTock(now, asOf time.Duration) {
 	oldest := int64(now - keep)
 	c.oldest.Store(oldest)
 	if c.ages(now, asOf) {
-		oldest = math.MaxInt64 // the next Get has etcd asked
+		oldest = math.MaxInt64 // the next Get takes the slow path, which checks the watch
 	}
 	c.horizon.Store(oldest)
 }

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// counter counts what many goroutines do at once, in cells of their own cache lines: one shared number would cost more than the
-// rest of a hit.
+// counter counts concurrent events. Its cells are in separate cache lines, because a single shared
+// counter would cost more than the rest of a hit.
 type counter [counterCells]struct {
 	n atomic.Uint64
 	_ [cacheLine - 8]byte
@@ -18,10 +18,11 @@ const (
 	cacheLine    = 64
 )
 
-// add counts one. Goroutines are told apart by where their stacks are, which costs nothing; which cell it is does not matter.
+// add adds one. It selects a cell by the address of the goroutine's stack, which costs nothing. Any
+// cell would be correct.
 func (c *counter) add() {
 	var here byte
-	at := uintptr(unsafe.Pointer(&here)) //nolint:gosec // a number, which is not made a pointer again
+	at := uintptr(unsafe.Pointer(&here)) //nolint:gosec // a number that is never converted back to a pointer
 	c[at>>stackBits%counterCells].n.Add(1)
 }
 

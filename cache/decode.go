@@ -9,20 +9,20 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// decoder turns stored bytes into values that are handed out.
+// decoder decodes stored bytes into values.
 type decoder[T any] struct {
 	codec kv.Codec[T]
-	below string // the dir, which the keys that the codec is given begin with
+	below string // the dir, which prefixes the keys passed to the codec
 	seed  maphash.Seed
-	check bool // hash what is handed out
+	check bool // hash values when they are decoded and returned
 }
 
 func newDecoder[T any](below string, codec kv.Codec[T], check bool) decoder[T] {
 	return decoder[T]{codec: codec, below: below, seed: maphash.MakeSeed(), check: check}
 }
 
-// decode returns the value of a key, and its hash where values are checked. A codec that panics is one that does not
-// understand the value.
+// decode returns the value of a key, and its hash if values are checked. A codec that panics counts
+// as a decoding error.
 func (d *decoder[T]) decode(key string, b []byte, rev int64) (v T, sum uint64, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -42,11 +42,11 @@ func (d *decoder[T]) decode(key string, b []byte, rev int64) (v T, sum uint64, e
 	return v, sum, nil
 }
 
-// sum is the hash of a value as the codec writes it.
+// sum returns the hash of a value as encoded by the codec.
 func (d *decoder[T]) sum(key string, v T) uint64 {
 	codec := d.codec
 	if layered, ok := codec.(interface{ Base() kv.Codec[T] }); ok {
-		codec = layered.Base() // what encrypts writes other bytes each time
+		codec = layered.Base() // an encrypting codec writes different bytes each time
 	}
 	b, err := codec.Encode(d.below+key, v)
 	if err != nil {
@@ -55,7 +55,7 @@ func (d *decoder[T]) sum(key string, v T) uint64 {
 	return maphash.Bytes(d.seed, b)
 }
 
-// verify panics where a value that was handed out is not what it was.
+// verify panics if the value has changed since it was decoded.
 func (d *decoder[T]) verify(key string, v T, sum uint64) {
 	if d.check && d.sum(key, v) != sum {
 		panic(fmt.Sprintf("cache: the value of %s was changed by a reader: values of a cache are shared and read-only", errs.Quote(key)))

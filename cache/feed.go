@@ -20,61 +20,61 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// feed is what a Cache and a Replica have in common: a watch of all that lies below a dir, begun anew whenever it ends, and
-// a clock that says how old is what it has told.
+// feed is the common part of a Cache and a Replica: a watch of the dir, which is reopened whenever
+// it ends, and a clock that knows how stale the watched state may be.
 type feed struct {
-	what    string // cache or replica
+	what    string // "cache" or "replica"
 	dir     string
-	prefix  string         // of keys in errors: the dir and a slash, or nothing
-	store   *kv.Store      // below the dir
-	watcher *watch.Watcher // below the dir
+	prefix  string         // of keys in errors: the dir with a slash, or empty
+	store   *kv.Store      // of the dir
+	watcher *watch.Watcher // of the dir
 	staleness,
 	tick time.Duration
 	log *slog.Logger
 
 	opts   []watch.Option
 	handle func(ctx context.Context, b watch.Batch) error
-	begin  func()                        // before each watch
-	live   func()                        // each watch is live for the first time
-	clock  func(now, asOf time.Duration) // time has passed; also after live
+	begin  func()                        // called before each watch
+	live   func()                        // called when a watch becomes live for the first time
+	clock  func(now, asOf time.Duration) // called on each tick, and after live
 
 	born time.Time
-	asOf atomic.Int64 // nothing was missing at that time, in nanoseconds since born
+	asOf atomic.Int64 // time up to which no change is missing, in nanoseconds since born
 	sub  atomic.Pointer[watch.Subscription]
 	gate gate
 
 	refresher refresher
 	clocking  sync.Mutex // held while clock is called
 
-	ctx      context.Context //nolint:containedctx // the life of all goroutines
+	ctx      context.Context //nolint:containedctx // bounds all goroutines
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
 	once     sync.Once
 	ready    chan struct{} // closed when the first watch is live
-	ended    chan struct{} // closed when there will be no further watch
+	ended    chan struct{} // closed when no further watch will be opened
 	restarts atomic.Uint64
 
-	restartLog outage.Log // of watches that end; like staleLog it belongs to run
-	staleLog   outage.Log // of the time in which the bound is passed
+	restartLog outage.Log // of watches that end; like staleLog, used by run only
+	staleLog   outage.Log // of the time in which the bound of staleness is exceeded
 
 	mu   sync.Mutex
 	shut bool
 	err  error         // why the last watch ended
-	next chan struct{} // closed when another watch begins
+	next chan struct{} // closed and replaced when another watch is opened
 }
 
-// The pace of the clock, and of watches that are begun again.
+// Intervals of the clock, and bounds of the pause before a watch is reopened.
 const (
 	tickMin    = 10 * time.Millisecond
 	tickMax    = 250 * time.Millisecond
-	ticks      = 40 // of the shortest bound that the clock watches over
+	ticks      = 40 // per shortest bound that the clock checks
 	againFirst = 100 * time.Millisecond
 	againMost  = 10 * time.Second
 )
 
-// newFeed makes a feed that has not begun.
+// newFeed returns a feed that is not started.
 func newFeed(what string, c Client, dir string, s *settings, shortest time.Duration) *feed {
-	prefix, _ := keyspace.Dir(dir) // was checked with the options
+	prefix, _ := keyspace.Dir(dir) // was validated with the options
 	f := &feed{
 		what: what, dir: dir, prefix: prefix, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
 		staleness: s.staleness, tick: min(max(shortest/ticks, tickMin), tickMax), log: s.logger,
@@ -86,19 +86,19 @@ func newFeed(what string, c Client, dir string, s *settings, shortest time.Durat
 	return f
 }
 
-// now is the time since the feed was made. It cannot be set back.
+// now returns the time since born. It is monotonic.
 func (f *feed) now() time.Duration { return time.Since(f.born) }
 
-// age is how long ago it is certain that nothing was missing.
+// age returns the time since asOf.
 func (f *feed) age() time.Duration { return f.now() - time.Duration(f.asOf.Load()) }
 
-// reach is the age that something as of a time may have before the clock ticks again.
+// reach returns the age that a state as of asOf may have at the next tick.
 func (f *feed) reach(now, asOf time.Duration) time.Duration { return now - asOf + f.tick }
 
-// fresh reports whether something as of a time is within the bound, and will be until the clock ticks again.
+// fresh reports whether a state as of asOf is within the bound until the next tick.
 func (f *feed) fresh(now, asOf time.Duration) bool { return f.reach(now, asOf) <= f.staleness }
 
-// start begins the watch, and returns when it is live. On error nothing is left behind.
+// start opens the watch and returns once it is live. If it returns an error, the feed is closed.
 func (f *feed) start(ctx context.Context, progress func() uint64) error {
 	if ctx == nil {
 		return fmt.Errorf("%w: nil context", errs.Invalid)
@@ -114,7 +114,7 @@ func (f *feed) start(ctx context.Context, progress func() uint64) error {
 	return err
 }
 
-// close ends everything and returns when nothing runs any more.
+// close ends the watch and waits until all goroutines have returned.
 func (f *feed) close() {
 	f.once.Do(func() {
 		f.mu.Lock()
@@ -125,7 +125,7 @@ func (f *feed) close() {
 	})
 }
 
-// spawn starts a goroutine that close waits for, unless the feed is closed.
+// spawn starts a goroutine that close waits for. It returns false if the feed is closed.
 func (f *feed) spawn(g func()) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,10 +135,10 @@ func (f *feed) spawn(g func()) bool {
 	return !f.shut
 }
 
-// closed reports whether the feed was closed.
+// closed reports whether the feed is closed.
 func (f *feed) closed() bool { return f.ctx.Err() != nil }
 
-// isLive reports whether the watch tells of changes as they happen.
+// isLive reports whether the watch is delivering changes as they happen.
 func (f *feed) isLive() bool {
 	sub := f.sub.Load()
 	if sub == nil {
@@ -152,7 +152,7 @@ func (f *feed) isLive() bool {
 	}
 }
 
-// why is why the watch is not live, as far as that is known.
+// why returns why the watch is not live, or nil if that is not known.
 func (f *feed) why() error {
 	if sub := f.sub.Load(); sub != nil {
 		if st := sub.Status(); st.Err != nil {
@@ -164,7 +164,7 @@ func (f *feed) why() error {
 	return f.err
 }
 
-// run keeps a watch going.
+// run keeps a watch open until the feed is closed.
 func (f *feed) run() {
 	wait := newBackoff()
 	for {
@@ -223,7 +223,7 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 		}
 		if err := retry.ContextError(ctx); err != nil {
 			if f.isLive() {
-				return err // it has not happened yet
+				return err // etcd has not reached rev
 			}
 			return f.gaveUp(ctx)
 		}
@@ -245,7 +245,8 @@ func newBackoff() backoff.BackOff {
 	return b
 }
 
-// pass lets time pass, for d or for ever, and reports whether the feed lives.
+// pass runs the clock for d, or until the feed is closed if forever is set. It reports whether the
+// feed is still open.
 func (f *feed) pass(d time.Duration, forever bool) bool {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
@@ -266,7 +267,7 @@ func (f *feed) pass(d time.Duration, forever bool) bool {
 	}
 }
 
-// follow keeps the clock while one watch lasts, and reports whether it was ever live.
+// follow runs the clock during one watch, and reports whether the watch was ever live.
 func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
@@ -277,7 +278,7 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 		case <-ready:
 			ready, live = nil, true
 			f.live()
-			p.move(began) // what was read, and what is to be read, is newer
+			p.move(began) // all later events and reads are newer
 			p.look()
 			f.advance()
 			if _, ends, lasted := f.restartLog.Update(false, time.Now()); ends {
@@ -289,7 +290,7 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 				close(f.ready)
 			}
 		case <-tick.C:
-			f.advance() // first, since to look may take its time
+			f.advance() // before look too, because look may take a while
 			p.look()
 			f.advance()
 		case <-sub.Done():
@@ -300,15 +301,16 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 	}
 }
 
-// advance tells the clock what time it is, and logs when the bound of staleness is passed and when it holds again.
+// advance updates the clock, and logs when the bound of staleness is exceeded and when it holds
+// again.
 func (f *feed) advance() {
 	now, asOf := f.updateClock()
 	select {
 	case <-f.ready:
 	default:
-		return // Open reports what is wrong
+		return // Open reports the error
 	}
-	stale := !f.fresh(now, asOf) && (!f.isLive() || f.refresher.overdue()) // else nobody has read
+	stale := !f.fresh(now, asOf) && (!f.isLive() || f.refresher.overdue()) // otherwise there were only no reads
 	begins, ends, lasted := f.staleLog.Update(stale && !f.closed(), time.Now())
 	switch {
 	case begins:

@@ -12,27 +12,27 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// want is what a read asks for.
+// want is what a caller requires of a read.
 type want struct {
-	memory bool  // what is in memory will do, if somebody has filled it meanwhile
-	rev    int64 // nothing older
-	anew   bool  // a read of etcd that has begun since
+	memory bool  // an item in memory is acceptable, if another caller has filled it
+	rev    int64 // minimum revision
+	anew   bool  // a read of etcd that started after the call
 }
 
-// flight is one read of a key that is under way, for all who wait for it.
+// flight is a read of a key in progress, shared by all callers that wait for it.
 type flight[T any] struct {
 	done    chan struct{}
 	stop    context.CancelFunc
 	waiters int
-	floor   int64 // the revision of the latest change of the key that was heard of since the read began
-	orphan  bool  // nobody new joins it, and nothing is kept of it
+	floor   int64 // the latest revision of the key that was seen since the read started
+	orphan  bool  // no caller joins it, and its result is not kept
 
 	item *item[T]
 	err  error
 }
 
-// fetch reads key from etcd, together with all who want the same. A read that turns out to have begun before something
-// that the caller may know of is not for that caller: the next one is.
+// fetch reads key from etcd, together with other callers for the same key. If the read started
+// before something that the caller may know of, the caller waits for the next read instead.
 func (c *Cache[T]) fetch(ctx context.Context, key string, w want) (*item[T], error) {
 	came := c.now()
 	for since := false; ; since = true {
@@ -46,12 +46,12 @@ func (c *Cache[T]) fetch(ctx context.Context, key string, w want) (*item[T], err
 			c.leave(key, f)
 			return nil, c.gaveUp(ctx)
 		}
-		began := mine || since // after the call
+		began := mine || since // the read started after the call
 		switch {
 		case w.anew && !began:
 		case f.err != nil:
 			return nil, f.err
-		case !began && came-f.item.asOf > c.staleness: // it took longer than the bound
+		case !began && came-f.item.asOf > c.staleness: // the read started too long before the call
 		case f.item.rev >= need:
 			return f.item, nil
 		case began && f.item.rev < w.rev:
@@ -60,7 +60,9 @@ func (c *Cache[T]) fetch(ctx context.Context, key string, w want) (*item[T], err
 	}
 }
 
-// join finds the read that is under way, or begins one. What it returns must not be older than need.
+// join returns the item in memory, if w allows it, or else the read in progress, starting one if
+// there is none. The result of the read must not be older than need. mine reports whether join has
+// started it.
 func (c *Cache[T]) join(key string, w want) (it *item[T], f *flight[T], need int64, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,9 +77,9 @@ func (c *Cache[T]) join(key string, w want) (it *item[T], f *flight[T], need int
 	return nil, f, max(w.rev, f.floor), mine
 }
 
-// depart begins a read. The caller holds mu.
+// depart starts a read. The caller holds mu.
 func (c *Cache[T]) depart(key string) *flight[T] {
-	key = strings.Clone(key) // which is kept, and may be a part of something large
+	key = strings.Clone(key) // the map keeps the key, which may be part of a large string
 	f := &flight[T]{done: make(chan struct{})}
 	var ctx context.Context
 	ctx, f.stop = context.WithCancel(c.ctx)
@@ -92,7 +94,7 @@ func (c *Cache[T]) depart(key string) *flight[T] {
 	return f
 }
 
-// fly reads, and keeps what it has read unless something newer is known.
+// fly reads key, and caches the result unless a newer state is known.
 func (c *Cache[T]) fly(ctx context.Context, key string, f *flight[T]) {
 	defer f.stop()
 	it, err := c.read(ctx, key)
@@ -108,7 +110,7 @@ func (c *Cache[T]) fly(ctx context.Context, key string, f *flight[T]) {
 	close(f.done)
 }
 
-// leave gives up waiting. The last one ends the read.
+// leave removes a caller from the waiters. If it was the last one, the read is canceled.
 func (c *Cache[T]) leave(key string, f *flight[T]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +121,7 @@ func (c *Cache[T]) leave(key string, f *flight[T]) {
 	}
 }
 
-// abandon lets nobody join a read any more, and nothing be kept of it. The caller holds mu.
+// abandon detaches a read: no caller joins it, and its result is not cached. The caller holds mu.
 func (c *Cache[T]) abandon(key string, f *flight[T]) {
 	f.orphan = true
 	if c.flights[key] == f {
@@ -127,7 +129,7 @@ func (c *Cache[T]) abandon(key string, f *flight[T]) {
 	}
 }
 
-// read reads key, linearizably, and learns at which revision: one RPC.
+// read makes a linearizable read of key and returns its state with the revision: one RPC.
 func (c *Cache[T]) read(ctx context.Context, key string) (*item[T], error) {
 	began := c.now()
 	resp, err := c.store.Txn(ctx).Then(clientv3.OpGet(key)).Commit()
@@ -162,7 +164,7 @@ func (c *Cache[T]) fillIn(it *item[T], e kv.Entry[T], value []byte) {
 	it.entry = e
 }
 
-// keep puts an item in the place of what is known of its key, unless that is newer. The caller holds mu.
+// keep stores an item, unless a newer one of its key is stored. The caller holds mu.
 func (c *Cache[T]) keep(it *item[T]) {
 	key := it.key
 	old := c.items.get(key)
@@ -179,5 +181,6 @@ func (c *Cache[T]) keep(it *item[T]) {
 	}
 }
 
-// asOfNow is the time as of which what the watch delivers is certainly true: it may be reading history.
+// asOfNow returns the time as of which events of the watch are certainly current. It is not now,
+// because the watch may be catching up.
 func (c *Cache[T]) asOfNow() time.Duration { return time.Duration(c.asOf.Load()) }

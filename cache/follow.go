@@ -9,13 +9,15 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Follow calls f for each entry that is there, as one that was created, and then for each change, in order, one at a time, in
-// a goroutine of its own. Old is what f was told last. A value that does not decode counts as none: f is told that the entry is gone.
-// No call begins after stop has returned; one may still run, and f itself may call stop. A panic of f is
-// contained and logged, and the next change comes.
+// Follow calls f for each existing entry, as if it had just been created, and then for each change.
+// The calls are in order, one at a time, on a goroutine of their own. Old is the entry of the
+// previous call for the key. A value that does not decode counts as none: f is called as if the
+// entry had been deleted. No call starts after stop has returned, but one may still be running; f
+// itself may call stop. A panic of f is recovered and logged, and the calls continue.
 //
-// An f that is slow holds up nobody: when more than 4096 changes wait for it, the changes of each key become one. See
-// [Replica.FollowRevisions] where it matters which changes belong together.
+// A slow f does not block the replica or other followers. If more than 4096 changes wait for it,
+// the changes of each key are merged into one. Use [Replica.FollowRevisions] if it matters which
+// changes belong together.
 func (r *Replica[T]) Follow(f func(Change[T])) (stop func()) {
 	if f == nil {
 		return func() {}
@@ -30,9 +32,10 @@ func (r *Replica[T]) Follow(f func(Change[T])) (stop func()) {
 	})
 }
 
-// FollowRevisions is [Replica.Follow] with all changes of one revision in one call: first everything that is there, even if
-// that is nothing, then what each transaction has changed. Before a call, the replica itself shows that revision or a later
-// one. changes is shared and read-only.
+// FollowRevisions is like [Replica.Follow], but passes all changes of one revision in one call. The
+// first call has all existing entries and is made even if there are none. Each further call has the
+// changes of one transaction, or of several if f is slow and they were merged. Before a call, the
+// replica itself shows that revision or a later one. changes is shared and must not be modified.
 func (r *Replica[T]) FollowRevisions(f func(rev int64, changes []Change[T])) (stop func()) {
 	if f == nil {
 		return func() {}
@@ -42,7 +45,7 @@ func (r *Replica[T]) FollowRevisions(f func(rev int64, changes []Change[T])) (st
 	})
 }
 
-// contained calls f, and logs a panic.
+// contained calls f, and recovers and logs a panic.
 func (r *Replica[T]) contained(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -52,28 +55,28 @@ func (r *Replica[T]) contained(f func()) {
 	f()
 }
 
-// revision is the changes of one revision.
+// revision contains the changes of one revision.
 type revision[T any] struct {
 	rev     int64
 	changes []Change[T]
 }
 
-// follower is a function that is told of changes, and what it has not been told yet.
+// follower is a queue of changes for a callback.
 type follower[T any] struct {
 	out func(*follower[T], revision[T])
 
 	mu    sync.Mutex
 	queue []revision[T]
 	count int
-	most  int // how much count may be before the queue is folded
+	most  int // count above which the queue is merged
 	end   bool
-	bell  chan struct{} // holds one
+	bell  chan struct{} // signals a change of queue or end
 }
 
-// followMost is how many changes may wait before they are folded.
+// followMost is the number of changes that may wait before they are merged.
 const followMost = 4096
 
-// followers starts a follower.
+// followers starts a follower that calls out for each revision.
 func (r *Replica[T]) followers(out func(*follower[T], revision[T])) (stop func()) {
 	t := &follower[T]{out: out, most: followMost, bell: make(chan struct{}, 1)}
 	r.joining.Lock()
@@ -110,7 +113,8 @@ func (r *Replica[T]) leave(t *follower[T]) {
 	t.ring()
 }
 
-// endFollowers ends all followers, lets none begin, and waits, also for those that were stopped before.
+// endFollowers ends all followers, prevents new ones, and waits until all have returned, including
+// those that were stopped before.
 func (r *Replica[T]) endFollowers() {
 	r.joining.Lock()
 	r.over = true
@@ -127,7 +131,7 @@ func (r *Replica[T]) endFollowers() {
 	r.telling.Wait()
 }
 
-// tell gives the step that was just taken to all followers. The caller holds the table's lock.
+// tell queues the changes of the last step for all followers. The caller holds table.mu.
 func (r *Replica[T]) tell(rev int64) {
 	if len(r.tails) == 0 {
 		return
@@ -145,7 +149,7 @@ func (r *Replica[T]) tell(rev int64) {
 	}
 }
 
-// change is from one node to another, either of which may be nil.
+// change returns the Change from one node to another. Either may be nil.
 func change[T any](before, after *node[T]) (c Change[T]) {
 	if before != nil {
 		c.Old = before.entry()
@@ -158,7 +162,7 @@ func change[T any](before, after *node[T]) (c Change[T]) {
 	return c
 }
 
-// push adds a revision to what the follower will be told.
+// push queues a revision.
 func (t *follower[T]) push(r revision[T]) {
 	t.mu.Lock()
 	if !t.end {
@@ -166,7 +170,7 @@ func (t *follower[T]) push(r revision[T]) {
 		if t.count += len(r.changes); t.count > t.most && len(t.queue) > 1 {
 			t.queue = []revision[T]{folded(t.queue)}
 			t.count = len(t.queue[0].changes)
-			t.most = max(followMost, 2*t.count) // folding costs as much as there is
+			t.most = max(followMost, 2*t.count) // merging costs as much as the length of the queue
 		}
 	}
 	t.mu.Unlock()
@@ -180,7 +184,7 @@ func (t *follower[T]) ring() {
 	}
 }
 
-// take waits for the next revision; false is the end.
+// take waits for the next revision. It returns false if the follower has ended.
 func (t *follower[T]) take() (revision[T], bool) {
 	for {
 		t.mu.Lock()
@@ -209,7 +213,7 @@ func (t *follower[T]) stopped() bool {
 	return t.end
 }
 
-// folded is several revisions as one.
+// folded merges several revisions into one.
 func folded[T any](all []revision[T]) revision[T] {
 	var out []Change[T]
 	at := make(map[string]int)

@@ -8,21 +8,21 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// freshness finds out as of when nothing is missing, from what a watch says of itself. It belongs to the goroutine that
-// follows the watch.
+// freshness computes the time up to which no change is missing, from the status of a watch. It
+// belongs to the goroutine that follows the watch.
 type freshness struct {
 	*feed
 
 	status func() watch.Status
-	heard  time.Time // the last one that counted
+	heard  time.Time // the last one that was used
 	looked time.Time
 }
 
-// sleepThreshold is by how much the wall clock may gain on the monotonic one between two looks before the machine is taken
-// to have slept, which the monotonic clock does not count.
+// sleepThreshold is how much the wall clock may gain on the monotonic clock between two ticks. A
+// larger difference means that the machine was suspended, which the monotonic clock does not count.
 const sleepThreshold = time.Second
 
-// look moves the time as of which nothing is missing.
+// look advances asOf to the last time that etcd was heard.
 func (p *freshness) look() {
 	now := time.Now()
 	if !p.looked.IsZero() {
@@ -35,14 +35,15 @@ func (p *freshness) look() {
 	}
 }
 
-// passed counts the time that the machine has slept, of what has passed by the wall clock and by the monotonic one.
+// passed moves asOf back by the time that the machine was suspended, given the time passed by each
+// clock.
 func (p *freshness) passed(wall, monotonic time.Duration) {
 	if slept := wall - monotonic; slept > sleepThreshold {
 		p.asOf.Add(-int64(slept))
 	}
 }
 
-// move says that nothing was missing at a time.
+// move advances asOf to a later time.
 func (f *feed) move(asOf time.Duration) {
 	for {
 		last := f.asOf.Load()
@@ -52,29 +53,30 @@ func (f *feed) move(asOf time.Duration) {
 	}
 }
 
-// refreshTimeout is how long a read waits for etcd to say whether anything is missing.
+// refreshTimeout is how long a read waits for etcd to report whether a change is missing.
 const refreshTimeout = time.Second
 
-// refresher asks etcd, for all who read meanwhile, whether anything is missing.
+// refresher asks etcd whether a change is missing, once for all concurrent readers.
 type refresher struct {
 	mu   sync.Mutex
-	call *refreshCall // under way; nil without one
+	call *refreshCall // in progress; nil if there is none
 }
 
-// refreshCall is one such question.
+// refreshCall is a request of a refresher.
 type refreshCall struct {
 	began time.Time
 	done  chan struct{}
 }
 
-// overdue reports whether a question has not been answered in time.
+// overdue reports whether the request has not been answered in time.
 func (r *refresher) overdue() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.call != nil && time.Since(r.call.began) > refreshTimeout
 }
 
-// refresh asks etcd whether anything is missing, unless that is under way. It returns nil if the watch is not live.
+// refresh asks etcd whether a change is missing, unless a request is in progress. It returns nil if
+// the watch is not live.
 func (f *feed) refresh() *refreshCall {
 	f.refresher.mu.Lock()
 	defer f.refresher.mu.Unlock()
@@ -101,8 +103,9 @@ func (f *feed) refresh() *refreshCall {
 	return call
 }
 
-// use is called by reads from memory once half of the bound has passed since etcd last said that nothing is missing. It has
-// etcd asked again; once all of the bound has passed it waits for the answer. It reports whether the bound holds.
+// use is called by reads from memory once half of the bound has passed since etcd was last heard.
+// It starts a refresh. If the whole bound has passed, it also waits for the response. It reports
+// whether the bound holds.
 func (f *feed) use(ctx context.Context) bool {
 	call := f.refresh()
 	if f.fresh(f.now(), time.Duration(f.asOf.Load())) {
@@ -128,7 +131,7 @@ func (f *feed) use(ctx context.Context) bool {
 // ages reports whether half of the bound has passed.
 func (f *feed) ages(now, asOf time.Duration) bool { return f.reach(now, asOf) > f.staleness/2 }
 
-// updateClock says what time it is to what depends on it.
+// updateClock calls clock with the current times.
 func (f *feed) updateClock() (now, asOf time.Duration) {
 	f.clocking.Lock()
 	defer f.clocking.Unlock()

@@ -10,23 +10,23 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// gate finds out which revision etcd stands at. There is one read at a time, and each read serves only
-// callers that arrived before it started. A caller that finds none under way reads for itself, on its
-// own goroutine: waking another one takes about a tenth of the time of the read. Those that arrive
-// meanwhile share the next read, which does not depend on the context of any of them.
+// gate reads the current revision of etcd. There is one read at a time, and each read serves only
+// callers that arrived before it started. A caller that finds none in progress reads on its own
+// goroutine, because waking another one takes about a tenth of the time of the read. Callers that
+// arrive meanwhile share the next read, which does not depend on the context of any of them.
 type gate struct {
 	read  func(ctx context.Context) (rev int64, reached bool, err error)
-	life  context.Context //nolint:containedctx // reads end with it
+	life  context.Context //nolint:containedctx // bounds all reads
 	spawn func(f func()) bool
-	late  func(ctx context.Context) error // why nobody has answered until ctx ended
-	ended func() error                    // why there will be no further round
+	late  func(ctx context.Context) error // returns the error for a wait that ended with ctx
+	ended func() error                    // returns the error after the feed has closed
 
 	mu      sync.Mutex
 	running bool
 	next    *round
 }
 
-// round is one read of the revision for all who wait for it.
+// round is one read of the revision, shared by all callers that wait for it.
 type round struct {
 	done    chan struct{}
 	rev     int64
@@ -34,7 +34,8 @@ type round struct {
 	err     error
 }
 
-// wait returns the revision of a read that begins after the call, and whether the watch has reached it.
+// wait returns the revision of a read that starts after the call, and whether the watch has reached
+// it.
 func (g *gate) wait(ctx context.Context) (rev int64, reached bool, err error) {
 	if err := retry.ContextError(ctx); err != nil {
 		return 0, false, err
@@ -51,7 +52,8 @@ func (g *gate) wait(ctx context.Context) (rev int64, reached bool, err error) {
 	}
 }
 
-// join returns the next round, or nil if no read is under way: then the caller makes one, and calls runNext after it.
+// join returns the next round. It returns nil if no read is in progress: then the caller must make
+// one and call runNext afterwards.
 func (g *gate) join() *round {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -65,7 +67,7 @@ func (g *gate) join() *round {
 	return g.next
 }
 
-// readAlone reads for one caller, until ctx or the life of the gate ends.
+// readAlone reads for one caller, until ctx or life ends.
 func (g *gate) readAlone(ctx context.Context) (rev int64, reached bool, err error) {
 	defer g.runNext()
 	if g.life.Err() != nil {
@@ -77,7 +79,7 @@ func (g *gate) readAlone(ctx context.Context) (rev int64, reached bool, err erro
 	return g.read(ctx)
 }
 
-// runNext starts the round of those that arrived while a caller read for itself.
+// runNext starts the round for callers that arrived during readAlone.
 func (g *gate) runNext() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,7 +93,7 @@ func (g *gate) runNext() {
 	g.next, g.running = nil, false
 }
 
-// run makes rounds as long as somebody waits for one.
+// run makes rounds while there are waiting callers.
 func (g *gate) run() {
 	for {
 		g.mu.Lock()
@@ -108,11 +110,11 @@ func (g *gate) run() {
 	}
 }
 
-// anyKey is a key to ask for where the answer's revision is all that matters. It need not exist.
+// anyKey is the key of a read of which only the revision matters. It need not exist.
 const anyKey = "."
 
-// revision asks, linearizably, where the cluster stands: one RPC, which fetches nothing. Then it gives the watch a moment
-// to come to that point.
+// revision makes a linearizable read of the current revision: one RPC, which returns no values.
+// Then it waits a short time for the watch to reach that revision.
 func (f *feed) revision(ctx context.Context) (rev int64, reached bool, err error) {
 	rev, err = f.readRevision(ctx)
 	switch {
@@ -129,7 +131,7 @@ func (f *feed) revision(ctx context.Context) (rev int64, reached bool, err error
 	return rev, reached, nil
 }
 
-// readRevision counts a key. The header of the response has the revision at which that was done.
+// readRevision counts a key. The header of the response contains the current revision.
 func (f *feed) readRevision(ctx context.Context) (rev int64, err error) {
 	sender, err := retry.SenderOf(f.store)
 	if err != nil {
@@ -146,5 +148,5 @@ func (f *feed) readRevision(ctx context.Context) (rev int64, err error) {
 	})
 }
 
-// momentLong is how long those who join later have to wait for a watch that does not come.
+// momentLong bounds that wait, because callers of the next round wait for it too.
 const momentLong = 250 * time.Millisecond

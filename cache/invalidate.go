@@ -7,21 +7,22 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Invalidate forgets key: the next read of it asks etcd.
+// Invalidate removes key from the cache. The next read of it goes to etcd.
 func (c *Cache[T]) Invalidate(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget(key)
 }
 
-// InvalidateAll forgets everything.
+// InvalidateAll removes all keys from the cache.
 func (c *Cache[T]) InvalidateAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forgetAll()
 }
 
-// enterLimbo is called before a watch begins: it will not tell what has happened since the last one, or before it is live.
+// enterLimbo is called before a watch starts. The watch does not deliver changes made since the
+// last one, or before it is live.
 func (c *Cache[T]) enterLimbo() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -29,7 +30,8 @@ func (c *Cache[T]) enterLimbo() {
 	c.forgetAll()
 }
 
-// leaveLimbo is called when the watch is live: it tells of everything that is not in reads which begin now.
+// leaveLimbo is called when the watch is live. It delivers every change that reads started from now
+// on do not include.
 func (c *Cache[T]) leaveLimbo() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -37,7 +39,7 @@ func (c *Cache[T]) leaveLimbo() {
 	c.forgetAll()
 }
 
-// forgetAll drops what is known, and what is about to be. The caller holds mu.
+// forgetAll removes all items and abandons all reads in progress. The caller holds mu.
 func (c *Cache[T]) forgetAll() {
 	c.changes.Add(uint64(c.policy.Len())) //nolint:gosec // is not negative
 	c.policy.Purge()
@@ -46,7 +48,7 @@ func (c *Cache[T]) forgetAll() {
 	}
 }
 
-// forget drops what is known of a key, and what is about to be. The caller holds mu.
+// forget removes the item of key and abandons a read in progress. The caller holds mu.
 func (c *Cache[T]) forget(key string) {
 	if c.policy.Remove(key) {
 		c.changes.Add(1)
@@ -56,7 +58,8 @@ func (c *Cache[T]) forget(key string) {
 	}
 }
 
-// wrote is called after each write through Store, before it returns. rev is 0 where the outcome is unknown.
+// wrote is called after each write through Store, before the write returns. rev is 0 if the outcome
+// or the resulting state is unknown.
 func (c *Cache[T]) wrote(_ context.Context, key string, rev int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +67,7 @@ func (c *Cache[T]) wrote(_ context.Context, key string, rev int64) {
 		c.forget(key)
 		return
 	}
-	// What is newer than the write may be of a history that has ended since.
+	// An item with a newer revision may be from a history that was replaced since.
 	if it := c.items.get(key); it != nil && it.rev != rev {
 		c.policy.Remove(key)
 		c.changes.Add(1)
@@ -74,7 +77,8 @@ func (c *Cache[T]) wrote(_ context.Context, key string, rev int64) {
 	}
 }
 
-// apply takes what the watch tells: what is in memory is replaced, and what is being read must be newer to be kept.
+// apply handles a batch of the watch. An event replaces the item in memory, and a read in progress
+// is kept only if it is not older.
 func (c *Cache[T]) apply(_ context.Context, b watch.Batch) error {
 	for i := range b.Events {
 		c.event(&b.Events[i])
@@ -85,7 +89,7 @@ func (c *Cache[T]) apply(_ context.Context, b watch.Batch) error {
 func (c *Cache[T]) event(e *watch.Event) {
 	var next *item[T]
 	if c.older(e) {
-		next = c.itemOf(e) // decoded outside the lock
+		next = c.itemOf(e) // decode without holding mu
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,21 +100,21 @@ func (c *Cache[T]) event(e *watch.Event) {
 		return
 	}
 	c.changes.Add(1)
-	if next == nil { // it was filled just now
+	if next == nil { // the item was filled just now
 		c.policy.Remove(e.Key)
 		return
 	}
-	next.touched.Store(c.items.get(e.Key).touched.Load()) // nobody has asked for it
+	next.touched.Store(c.items.get(e.Key).touched.Load()) // a replacement is not a use
 	c.items.set(next)
 }
 
-// older reports whether an event is news about something that is in memory.
+// older reports whether an event is newer than the item in memory.
 func (c *Cache[T]) older(e *watch.Event) bool {
 	it := c.items.get(e.Key)
 	return it != nil && it.rev < e.ModRevision
 }
 
-// itemOf is what an event says.
+// itemOf returns the item that an event describes.
 func (c *Cache[T]) itemOf(e *watch.Event) *item[T] {
 	it := &item[T]{key: e.Key, rev: e.ModRevision, asOf: c.asOfNow()}
 	if e.Type == watch.Delete {

@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// lag is the revisions at which this process has written keys, as far as the replica may not have reached them.
+// lag records the revisions at which this process has written keys that the replica may not have
+// reached yet.
 type lag struct {
 	mu   sync.Mutex
 	keys map[string]int64
@@ -25,7 +26,8 @@ func (l *lag) behind(key string) int64 {
 	return l.keys[key]
 }
 
-// drop forgets what was reached, and tells f, before anybody can raise anything, whether nothing is left.
+// drop removes the revisions up to rev, and calls f with whether none is left. No revision can be
+// added before f has returned.
 func (l *lag) drop(rev int64, f func(none bool)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -37,5 +39,5 @@ func (l *lag) drop(rev int64, f func(none bool)) {
 	f(len(l.keys) == 0)
 }
 
-// everyRevision is reached, where history has begun anew.
+// everyRevision is passed to drop if the cluster's history was replaced.
 const everyRevision = math.MaxInt64

@@ -1,12 +1,12 @@
 package cache
 
-// load is what the first step of a table brings. Nobody can look at the table before that step is taken, so its nodes need
-// no past, and the map is built once, in the size that it needs.
+// load collects the first step of a table. No reader sees the table before that step is committed,
+// so its nodes need no history, and the map is built once with the required size.
 type load[T any] struct {
-	nodes []*node[T] // in the order they came; a later one of a key counts
+	nodes []*node[T] // in order of arrival; the last one of a key counts
 }
 
-// put keeps n for the end of the load.
+// put adds n to the load.
 func (l *load[T]) put(n *node[T], m more[T]) {
 	if m.keep {
 		kept := m // m itself would be on the heap for every key
@@ -15,12 +15,12 @@ func (l *load[T]) put(n *node[T], m more[T]) {
 	l.nodes = append(l.nodes, n)
 }
 
-// begin makes the step that is being made a load: nothing may have been put into the table.
+// begin makes the current step a load. The table must be empty.
 func (t *table[T]) begin() {
 	t.loading = &load[T]{}
 }
 
-// settle puts into the map what a load has brought. The caller holds mu.
+// settle builds the map from the nodes of a load. The caller holds mu.
 func (t *table[T]) settle() {
 	nodes := t.loading.nodes
 	t.loading = nil

@@ -9,8 +9,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// node is one version of a key. Most keys are the latest version of themselves, without a lease: so there is room for
-// small numbers only, and more has the rest.
+// node is one version of a key. It has room only for what most keys need: most are at their latest
+// version, without a lease and with small numbers. Everything else is in more.
 type node[T any] struct {
 	key     string
 	value   T
@@ -20,20 +20,21 @@ type node[T any] struct {
 	more    atomic.Pointer[more[T]]
 }
 
-// more is what a node has that is new, gone, leased, or out of the ordinary in another way.
+// more is the part of a node that most nodes do not have: that it is new, deleted, leased or
+// otherwise unusual.
 type more[T any] struct {
-	step uint64   // which the node came with, 0 where that is of no interest any more
-	prev *node[T] // what it has replaced
+	step uint64   // the step that added the node; 0 if no reader needs it any more
+	prev *node[T] // the version it replaced
 	gone bool     // the key is deleted
-	keep bool     // there is something below that is not about steps
+	keep bool     // gone or one of the fields below is set
 
 	bad             error // the value does not decode
 	lease           clientv3.LeaseID
-	create, version int64 // where they do not fit, else 0
+	create, version int64 // if they do not fit into the node, else 0
 	sum             uint64
 }
 
-// at is the version of n that was there after a step, nil where there was none.
+// at returns the version of n after a step, or nil if the key was absent.
 func (n *node[T]) at(step uint64) *node[T] {
 	for n != nil {
 		m := n.more.Load()
@@ -51,7 +52,7 @@ func (n *node[T]) at(step uint64) *node[T] {
 	return nil
 }
 
-// isGone reports whether n says that its key is deleted, or is not there to say so.
+// isGone reports whether n is nil or marks a deleted key.
 func (n *node[T]) isGone() bool {
 	if n == nil {
 		return true
@@ -60,7 +61,7 @@ func (n *node[T]) isGone() bool {
 	return m != nil && m.gone
 }
 
-// badness is why the value of n does not decode, nil where it does.
+// badness returns why the value of n does not decode, or nil if it does.
 func (n *node[T]) badness() error {
 	if m := n.more.Load(); m != nil {
 		return m.bad
@@ -68,7 +69,7 @@ func (n *node[T]) badness() error {
 	return nil
 }
 
-// entry is n as it is handed out.
+// entry returns n as a kv.Entry.
 func (n *node[T]) entry() kv.Entry[T] {
 	e := kv.Entry[T]{
 		Key: n.key, Value: n.value, ModRevision: n.mod, CreateRevision: n.mod - int64(n.since), Version: int64(n.version),
@@ -82,7 +83,7 @@ func (n *node[T]) entry() kv.Entry[T] {
 	return e
 }
 
-// newNode makes a node of an entry, whose value may be bad.
+// newNode returns the node of an entry. bad is not nil if its value does not decode.
 func newNode[T any](e kv.Entry[T], sum uint64, bad error) (*node[T], more[T]) {
 	n := &node[T]{key: e.Key, value: e.Value, mod: e.ModRevision}
 	m := more[T]{bad: bad, lease: e.Lease, sum: sum}

@@ -11,20 +11,20 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// The defaults of the options.
+// Defaults of the options.
 const (
 	DefaultMaxEntries   = 1000
 	DefaultTTL          = 5 * time.Minute
 	DefaultMaxStaleness = 10 * time.Second
 )
 
-// minStaleness keeps reads from asking more than once a second.
+// minStaleness limits the refreshes of a cache to one per second.
 const minStaleness = 2 * time.Second
 
-// Option is an option of [Open] or of [OpenReplica].
+// Option configures [Open] or [OpenReplica].
 type Option func(*settings)
 
-// settings is what the options add up to.
+// settings holds the result of all options.
 type settings struct {
 	entries   int
 	ttl       time.Duration
@@ -34,49 +34,55 @@ type settings struct {
 	bad       func(key string, rev int64, err error)
 	checked   bool
 
-	cacheOnly   []string // options given that a Replica does not have
-	replicaOnly []string // and those that a Cache does not have
+	cacheOnly   []string // options used that are not valid for a Replica
+	replicaOnly []string // options used that are not valid for a Cache
 }
 
-// WithMaxEntries bounds how many keys a [Cache] keeps, absent ones included; the least recently used make room. Default
-// 1,000.
+// WithMaxEntries limits how many keys a [Cache] holds, including absent ones. The least recently
+// used ones are evicted. It is not valid for a [Replica]. Default 1,000.
 func WithMaxEntries(n int) Option {
 	return func(s *settings) { s.entries, s.cacheOnly = n, append(s.cacheOnly, "WithMaxEntries") }
 }
 
-// WithTTL bounds how long a [Cache] keeps what it has read, changed or not. Default 5 minutes.
+// WithTTL limits how long a [Cache] keeps an entry, whether it changes or not. It is not valid for
+// a [Replica]. Default 5 minutes.
 func WithTTL(d time.Duration) Option {
 	return func(s *settings) { s.ttl, s.cacheOnly = d, append(s.cacheOnly, "WithTTL") }
 }
 
-// WithMaxStaleness bounds how old an answer from memory may be while the watch is down: beyond it a [Cache] reads from
-// etcd, and Get of a [Replica] returns [ErrStale]. A dead stream is found within 4 s of half of the bound, so with 8 s and
-// more the loss of a single member goes unnoticed. Default 10 s. Less than 2 s is refused, since reads have etcd asked at
-// half of the bound; math.MaxInt64 is no bound.
+// WithMaxStaleness bounds how old an answer from memory may be while the watch is down. Beyond it a
+// [Cache] reads from etcd, and Get of a [Replica] returns [ErrStale]. A dead stream is detected
+// within 4 s after half of the bound, so with 8 s or more the loss of a single member has no
+// effect. The minimum is 2 s, because reads refresh the cache at half of the bound. math.MaxInt64
+// means no bound. Default 10 s.
 func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.staleness = d } }
 
-// WithLogger sets the logger for watches that end, a bound of staleness that is passed, and values that do not decode, all at
-// the level Warn. Values never appear.
-// Default: the client's logger, else [slog.Default] from the level Warn up.
+// WithLogger sets the logger for watches that end, for a bound of staleness that is exceeded, and
+// for values that do not decode, all at level Warn, and for panics of callbacks, at level Error.
+// Values are never logged. Default: the client's logger, or [slog.Default] from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
 
-// WithLookupHook has f called at each Get of a [Cache] with its dir. It runs in the caller's goroutine: it must be quick.
-// Default: that of the client's Observer.
+// WithLookupHook sets a function that is called at each read of a [Cache], with the dir and whether
+// the read was a hit. It runs on the caller's goroutine and must return quickly. It is not valid
+// for a [Replica]. Default: the hook of the client's Observer.
 func WithLookupHook(f func(dir string, hit bool)) Option {
 	return func(s *settings) { s.lookup, s.cacheOnly = f, append(s.cacheOnly, "WithLookupHook") }
 }
 
-// WithBadEntry has f told of each value that a [Replica] is given and that does not decode. It runs in the watch's goroutine:
-// it must be quick. A panic of f is contained and logged. Default: none, besides the log and the Stats.
+// WithBadEntry sets a function that is called for each value of a [Replica] that does not decode.
+// It runs on the watch's goroutine and must return quickly. A panic of f is recovered and logged.
+// It is not valid for a [Cache]. Default: none; such values are logged and counted in [Stats].
 func WithBadEntry(f func(key string, rev int64, err error)) Option {
 	return func(s *settings) { s.bad, s.replicaOnly = f, append(s.replicaOnly, "WithBadEntry") }
 }
 
-// WithReadOnlyCheck finds code that changes the values it was given. It is for tests: each value is encoded when it comes in
-// and again whenever it is handed out, and a difference is a panic that names the key. Default: off.
+// WithReadOnlyCheck detects code that modifies the values it was given. It is for tests: each value
+// is encoded when it is received and again whenever it is returned. If the results differ, the read
+// panics with the key. Default: off.
 func WithReadOnlyCheck() Option { return func(s *settings) { s.checked = true } }
 
-// newSettings applies the options; what is wrong with them, and with the other arguments, is the error.
+// newSettings applies the options. The error contains everything that is wrong with them and the
+// other arguments.
 func newSettings(c Client, dir string, codec any, opts []Option, replica bool) (settings, error) {
 	s := settings{entries: DefaultMaxEntries, ttl: DefaultTTL, staleness: DefaultMaxStaleness}
 	for _, o := range opts {

@@ -7,34 +7,35 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Client is what caches need of a client, which *etcdkit.Client has. Both parts are of the same namespace.
+// Client is the part of *etcdkit.Client that caches use. Both results must have the same namespace.
 type Client interface {
 	KV() *kv.Store
 	Watcher() *watch.Watcher
 }
 
-// Reader is what kv.Typed, [Cache] and [Replica] have in common, so that code which reads can be given any of them. An
-// absent key is kv.ErrNotFound, a value that does not decode is kv.ErrDecode.
+// Reader is the common interface of kv.Typed, [Cache] and [Replica], for code that works with any
+// of them. Get returns kv.ErrNotFound if the key is absent, and kv.ErrDecode if its value does not
+// decode.
 type Reader[T any] interface {
 	Get(ctx context.Context, key string) (kv.Entry[T], error)
 }
 
-// Change is what happened to a key. Old.ModRevision is 0 where it was created, New.ModRevision is 0 where it is gone; both
-// have the Key.
+// Change is a change of a key. Old.ModRevision is 0 if the key was created, New.ModRevision is 0 if
+// it was deleted. Key is set in both.
 type Change[T any] struct {
 	Old, New kv.Entry[T]
 }
 
-// Stats counts what a cache or a replica did.
+// Stats counts the work of a cache or a replica.
 type Stats struct {
-	Hits          uint64 `json:"hits"`          // reads that a Cache answered from memory; a Replica, which answers all so, does not count
-	Misses        uint64 `json:"misses"`        // reads that a Cache did not
-	Fills         uint64 `json:"fills"`         // reads of etcd, each for all who asked for the key meanwhile
-	Invalidations uint64 `json:"invalidations"` // entries of a Cache that were dropped or replaced for having changed
-	Evictions     uint64 `json:"evictions"`     // entries of a Cache that made room for others
-	Stale         uint64 `json:"stale"`         // reads that found the watch too old: refused by a Replica, sent to etcd by a Cache
-	BadEntries    uint64 `json:"badEntries"`    // values that did not decode, each time that one came
-	Restarts      uint64 `json:"restarts"`      // watches that ended and were begun anew
-	Entries       int    `json:"entries"`       // how many there are now, absent keys that a Cache remembers included
-	Bad           int    `json:"bad"`           // keys of a Replica whose value, as it is now, does not decode
+	Hits          uint64 `json:"hits"`          // reads of a Cache answered from memory; not counted by a Replica, which always does
+	Misses        uint64 `json:"misses"`        // reads of a Cache not answered from memory
+	Fills         uint64 `json:"fills"`         // reads of etcd, each shared by all concurrent callers for the key
+	Invalidations uint64 `json:"invalidations"` // entries of a Cache removed or replaced because of a change
+	Evictions     uint64 `json:"evictions"`     // entries of a Cache removed to make room
+	Stale         uint64 `json:"stale"`         // reads beyond the bound: a Replica returns ErrStale, a Cache reads from etcd
+	BadEntries    uint64 `json:"badEntries"`    // values that did not decode, counted each time they are received
+	Restarts      uint64 `json:"restarts"`      // watches that ended and were reopened
+	Entries       int    `json:"entries"`       // current number of entries, including absent keys of a Cache
+	Bad           int    `json:"bad"`           // keys of a Replica whose current value does not decode
 }

@@ -14,34 +14,37 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// Replica holds everything below a dir in memory, decoded, and follows it. It is safe for concurrent use. The values that
-// it hands out are shared and read-only.
+// Replica holds all keys below a dir in memory, decoded, and follows their changes. It is safe for
+// concurrent use. The values it returns are shared and must not be modified.
 type Replica[T any] struct {
 	*feed
 	decoder[T]
 
 	table *table[T]
-	rev   atomic.Int64 // the last revision that the table was changed to
-	slow  atomic.Bool  // Get has to look twice: stale, closed, or behind what this process has written
+	rev   atomic.Int64 // revision of the table
+	slow  atomic.Bool  // Get takes the slow path: stale, closed, or behind a write of this process
 	typed kv.Typed[T]
 	bad   func(key string, rev int64, err error)
 
 	batches, badOnes, stales, fills atomic.Uint64
 
-	whole map[string]struct{} // the keys of a watch that begins, nil when it has; guarded by table.mu
+	whole map[string]struct{} // keys delivered by a watch that is starting, else nil; guarded by table.mu
 
 	lag lag
 
 	joining sync.Mutex
-	over    bool                      // nobody may follow any more; guarded by joining
-	telling sync.WaitGroup            // those who follow
+	over    bool                      // no new followers; guarded by joining
+	telling sync.WaitGroup            // the goroutines of followers
 	tails   map[*follower[T]]struct{} // guarded by table.mu
 }
 
-// OpenReplica reads everything below dir and returns when it is there and followed. ctx bounds that alone; without a
-// deadline it gives up when nothing has happened for 10 s. The error of that matches [ErrUnavailable], and names the
-// endpoints and why they cannot be reached. It costs a streamed list, and a server-side watch that it shares with whoever
-// watches the same dir through the client's watcher; and a small read where it takes longer than half a second.
+// OpenReplica reads all keys below dir and returns once they are in memory and the watch is live.
+// ctx bounds this call only; without a deadline, OpenReplica gives up after 10 s without progress.
+// If etcd does not answer, the error matches [ErrUnavailable] and contains the endpoints with the
+// causes.
+//
+// OpenReplica costs a streamed list, one server-side watch, shared with all watches of the same dir
+// through the client's watcher, and one small read if it takes longer than half a second.
 func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Replica[T], error) {
 	s, err := newSettings(c, dir, codec, o, true)
 	if err != nil {
@@ -61,21 +64,24 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 	return r, nil
 }
 
-// replicaBuffer is how many events a replica may lag behind its watch before it lists again.
+// replicaBuffer is the number of events a replica may fall behind its watch before it lists again.
 const replicaBuffer = 16384
 
-// Get returns the entry of key as the replica has it: kv.ErrNotFound if it is absent, kv.ErrDecode if its value does not
-// decode, [ErrStale] if the watch has been down for longer than [WithMaxStaleness], [ErrClosed] after Close. It costs no
-// RPC and does not look at ctx, with two exceptions. The first Get after a time without any, longer than the bound, waits
-// until etcd has said that nothing is missing: a round trip, a second at the most. And after a write through Store which
-// the replica could not wait for, the key that was written is read from etcd until the replica has caught up.
+// Get returns the entry of key in the replica. It returns kv.ErrNotFound if the key is absent,
+// kv.ErrDecode if its value does not decode, [ErrStale] if the watch has been down for longer than
+// [WithMaxStaleness], and [ErrClosed] after Close.
+//
+// Get costs no RPC and does not check ctx, with two exceptions. If no Get was made for longer than
+// the bound, the next one waits until etcd has confirmed that no change is missing: one round trip,
+// and at most a second. If a write through Store returned before the replica had reached it, its
+// key is read from etcd until the replica has caught up.
 func (r *Replica[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	if r.slow.Load() {
 		if e, err, done := r.careful(ctx, key); done {
 			return e, err
 		}
 	}
-	if n := r.table.find(key); n != nil && n.more.Load() == nil { // as nearly always: nothing out of the ordinary
+	if n := r.table.find(key); n != nil && n.more.Load() == nil { // the common case
 		return kv.Entry[T]{
 			Key: n.key, Value: n.value, ModRevision: n.mod, CreateRevision: n.mod - int64(n.since), Version: int64(n.version),
 		}, nil
@@ -83,7 +89,7 @@ func (r *Replica[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	return r.answer("get", key, r.table.get(key))
 }
 
-// answer makes an answer of a node.
+// answer returns the result of a read that found n.
 func (r *Replica[T]) answer(op, key string, n *node[T]) (kv.Entry[T], error) {
 	if n == nil {
 		return kv.Entry[T]{}, r.absent(op, key)
@@ -104,8 +110,8 @@ func (r *Replica[T]) absent(op, key string) error {
 	return r.fail(op, key, kv.ErrNotFound)
 }
 
-// careful answers where the replica itself may not.
-func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], err error, done bool) { //nolint:revive // the error is part of the answer
+// careful handles a Get that the replica may not be able to answer. done is false if it can.
+func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], err error, done bool) { //nolint:revive // err is part of the answer
 	if r.closed() {
 		return e, r.fail("get", key, r.closedError()), true
 	}
@@ -123,9 +129,10 @@ func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], er
 	return e, r.fail("get", key, tooOld(r.reach(now, asOf), r.staleness, r.why())), true
 }
 
-// GetLinearizable is Get that misses no write which was acknowledged before it was called, by whichever client. It costs one
-// small RPC, which all who ask at the same time share, and on a quiet dir a message on the watch's stream. It waits
-// for as long as the watch is down, until ctx ends: 5 s if ctx has no deadline.
+// GetLinearizable is like Get, but reflects every write acknowledged to any client before the call.
+// It costs one small RPC, shared by all concurrent callers, and on a quiet dir a message on the
+// watch's stream. While the watch is down, it waits until ctx ends, or for 5 s if ctx has no
+// deadline.
 func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T], error) {
 	const op = "get linearizable"
 	if err := keyspace.Key(key, 0); err != nil {
@@ -146,10 +153,10 @@ func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[
 	return r.answer(op, key, r.table.get(key))
 }
 
-// readTimeout is what a read has whose context has no deadline.
+// readTimeout bounds a read whose context has no deadline.
 const readTimeout = 5 * time.Second
 
-// bounded gives a read a deadline.
+// bounded adds readTimeout to a context without a deadline.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if ctx == nil {
 		return nil, nil, fmt.Errorf("%w: nil context", errs.Invalid)
@@ -161,17 +168,22 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	return ctx, stop, nil
 }
 
-// Store is the typed store of the dir. A write through it returns when the replica shows it, or a second after etcd has acknowledged
-// it, when the watch is down; then Get of that key reads etcd until the replica has caught up. So it is with a write that
-// has found the key in another state than it was meant for, and with the deletion of an absent key. All, View, Len and
-// Follow show the revision that the replica has reached.
+// Store returns the typed store of the dir. A write through it returns once the replica shows it.
+// If the watch is down, the write returns as soon as etcd has acknowledged it, and otherwise at
+// most a second later; Get of its key then reads from etcd until the replica has caught up. The
+// same holds for a write that is not applied because the key is in another state than expected, and
+// for the deletion of an absent key, unless the revision of etcd, which they may require, cannot be
+// read within that second. All, View, Len and Follow show the revision that the replica has
+// reached.
 func (r *Replica[T]) Store() kv.Typed[T] { return r.typed }
 
-// seenWithin is how long a write waits for the watch to tell of it.
+// seenWithin is how long a write waits for the watch to deliver it.
 const seenWithin = time.Second
 
-// wrote is called after each write through Store, before it returns. rev is 0 where what the key is now is not known, such
-// as after the deletion of what somebody else has deleted: then etcd is asked where it stands.
+// wrote is called after each write through Store, before the write returns. rev is 0 if the
+// resulting state of the key is unknown, for example after deleting a key that another client has
+// deleted. Then wrote reads the current revision; if that fails, Get may return an earlier state of
+// the key.
 func (r *Replica[T]) wrote(ctx context.Context, key string, rev int64) {
 	ctx, stop := context.WithTimeout(ctx, seenWithin)
 	defer stop()
@@ -189,8 +201,9 @@ func (r *Replica[T]) wrote(ctx context.Context, key string, rev int64) {
 	r.slow.Store(true)
 }
 
-// All yields every entry whose value decodes, in key order, all of one revision, however long the loop takes. It looks at
-// no bound: see Age. After Close it yields the last state.
+// All returns an iterator over the entries whose values decode, in key order. They are all of one
+// revision, however long the loop takes. It does not check the bound of staleness; see Age. After
+// Close it yields the last state.
 func (r *Replica[T]) All() iter.Seq[kv.Entry[T]] {
 	return func(yield func(kv.Entry[T]) bool) {
 		step := r.table.view()
@@ -211,9 +224,10 @@ func (r *Replica[T]) verifyNode(n *node[T]) {
 	}
 }
 
-// View runs f with a function that reads keys, all of one revision, while the replica goes on. What f holds up is memory alone:
-// what has changed since is kept until it returns. A key that is absent or does not decode is false. Like All it looks
-// at no bound.
+// View calls f with a function that reads keys at one revision, while the replica continues to
+// follow changes. get returns false if the key is absent or its value does not decode. Until f
+// returns, the memory of replaced versions is not freed. View does not check the bound of
+// staleness; see Age.
 func (r *Replica[T]) View(f func(get func(key string) (kv.Entry[T], bool))) {
 	step := r.table.view()
 	defer r.table.end(step)
@@ -227,10 +241,10 @@ func (r *Replica[T]) View(f func(get func(key string) (kv.Entry[T], bool))) {
 	})
 }
 
-// Len is how many entries there are whose value decodes.
+// Len returns the number of entries whose values decode.
 func (r *Replica[T]) Len() int { return int(r.table.goods.Load()) }
 
-// Stats returns the counters. It sends nothing.
+// Stats returns the current counters. It sends nothing.
 func (r *Replica[T]) Stats() Stats {
 	return Stats{
 		Fills: r.fills.Load(), Stale: r.stales.Load(), BadEntries: r.badOnes.Load(), Restarts: r.restarts.Load(),
@@ -238,7 +252,7 @@ func (r *Replica[T]) Stats() Stats {
 	}
 }
 
-// Revision is the one that the replica has reached: it shows every change up to it.
+// Revision returns the revision that the replica has reached. It shows every change up to it.
 func (r *Replica[T]) Revision() int64 {
 	rev := r.rev.Load()
 	if sub := r.sub.Load(); sub != nil {
@@ -247,8 +261,9 @@ func (r *Replica[T]) Revision() int64 {
 	return rev
 }
 
-// WaitRevision waits until the replica shows every change up to rev, which some write has returned: after it, Get, All and View
-// do. It ends with ctx, and with [ErrClosed]. On a quiet dir it costs a message on the watch's stream.
+// WaitRevision waits until the replica shows every change up to rev, such as the revision of a
+// write. Afterwards Get, All and View reflect it. It returns an error if ctx ends, or [ErrClosed]
+// after Close. On a quiet dir it costs a message on the watch's stream.
 func (r *Replica[T]) WaitRevision(ctx context.Context, rev int64) error {
 	if err := r.wait(ctx, rev); err != nil {
 		return fail("wait for revision", r.dir, err)
@@ -256,11 +271,13 @@ func (r *Replica[T]) WaitRevision(ctx context.Context, rev int64) error {
 	return nil
 }
 
-// Age is for how long the replica may have missed changes. While the watch is well and the replica is read by Get it is at
-// most about half of [WithMaxStaleness]; if nobody reads, at most about 36 s. While the watch is down, it grows.
+// Age bounds how stale the replica may be: it may have missed changes of the last Age. While the
+// watch is live and the replica is read with Get, it is at most about half of [WithMaxStaleness];
+// without reads, at most about 36 s. While the watch is down, it grows.
 func (r *Replica[T]) Age() time.Duration { return r.age() }
 
-// Err is why the watch is down, nil while it is not, and as long as that is not known.
+// Err returns why the watch is down. It returns nil if the watch is live, or if the cause is not
+// known yet.
 func (r *Replica[T]) Err() error {
 	if r.isLive() {
 		return nil
@@ -271,8 +288,9 @@ func (r *Replica[T]) Err() error {
 	return nil
 }
 
-// Close ends the watch and waits for the functions given to Follow, which must not call it. It is idempotent. Afterwards Get
-// returns [ErrClosed], and All, View and Len the last state. The store goes on.
+// Close ends the watch and waits for the functions passed to Follow and FollowRevisions, which must
+// not call Close. It is idempotent. Afterwards Get returns [ErrClosed]; All, View and Len return
+// the last state. The store of Store remains usable.
 func (r *Replica[T]) Close() error {
 	r.slow.Store(true)
 	r.close()
@@ -280,7 +298,7 @@ func (r *Replica[T]) Close() error {
 	return nil
 }
 
-// tickTock is the clock: it says whether Get has to look twice.
+// tickTock updates whether Get takes the slow path.
 func (r *Replica[T]) tickTock(now, asOf time.Duration) {
 	slow := r.closed() || r.ages(now, asOf)
 	r.lag.drop(r.Revision(), func(none bool) { r.slow.Store(slow || !none) })

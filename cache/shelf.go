@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// shelf is a map from keys to items, for one writer at a time and any number of readers that wait for nobody. It is made like the
-// map below a table, which tells more, for items that have no past.
+// shelf is a concurrent map from keys to items, for one writer at a time and any number of readers,
+// which never wait. It is built like the map of a table, which has more comments, but its items
+// have no history.
 type shelf[T any] struct {
 	seed   maphash.Seed
 	places atomic.Pointer[places[T]]
@@ -15,7 +16,7 @@ type shelf[T any] struct {
 	tomb   *item[T] // its key is "", which no key is
 }
 
-// places is as many as a power of two.
+// places is the array of a shelf. Its length is a power of two.
 type places[T any] struct {
 	mask uint64
 	list []atomic.Pointer[item[T]]
@@ -31,10 +32,10 @@ func newShelf[T any]() *shelf[T] {
 	return s
 }
 
-// get returns the item of a key, nil where there is none.
+// get returns the item of key, or nil if there is none.
 func (s *shelf[T]) get(key string) *item[T] {
 	if key == "" {
-		return nil // it is the tombstone's
+		return nil // the key of the tombstone
 	}
 	p := s.places.Load()
 	for i := maphash.String(s.seed, key); ; i++ {
@@ -45,7 +46,7 @@ func (s *shelf[T]) get(key string) *item[T] {
 	}
 }
 
-// set puts an item in the place of that of its key.
+// set stores an item under its key.
 func (s *shelf[T]) set(it *item[T]) {
 	at, free := s.place(it.key)
 	if old := at.Load(); old == nil || old == s.tomb {
@@ -64,7 +65,7 @@ func (s *shelf[T]) set(it *item[T]) {
 	at.Store(it)
 }
 
-// remove takes the item of a key away.
+// remove removes the item of key.
 func (s *shelf[T]) remove(key string) {
 	if at, _ := s.place(key); at.Load() != nil {
 		at.Store(s.tomb)
@@ -72,7 +73,8 @@ func (s *shelf[T]) remove(key string) {
 	}
 }
 
-// place finds where a key is, or the end of where it could be, and the first place before that which is free.
+// place returns the place of key, or the nil place where its search ends, and the first free place
+// before that.
 func (s *shelf[T]) place(key string) (at, free *atomic.Pointer[item[T]]) {
 	p := s.places.Load()
 	for i := maphash.String(s.seed, key); ; i++ {
@@ -86,10 +88,10 @@ func (s *shelf[T]) place(key string) (at, free *atomic.Pointer[item[T]]) {
 	}
 }
 
-// rebuild moves everything to where there is room. Readers of the old places go on reading what was there.
+// rebuild copies all items to a new array. Readers of the old one are not affected.
 func (s *shelf[T]) rebuild(p *places[T]) {
 	n := len(p.list)
-	if 3*s.size >= n { // else there is room, where the tombstones are
+	if 3*s.size >= n { // otherwise the tombstones leave enough room
 		n *= 2
 	}
 	into := newPlaces[T](n)

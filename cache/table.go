@@ -7,47 +7,50 @@ import (
 	"sync/atomic"
 )
 
-// table is a map from keys to versions of their values, for one writer and any number of readers that wait for nobody.
+// table is a map from keys to versions of their values, for one writer and any number of readers,
+// which never wait.
 //
-// A change of many keys is one step: its nodes carry the step's number, and are not there for a reader who came before the step
-// was taken; each leads to what it has replaced. What nobody can look at any more is cut off: a node's number and predecessor
-// when its step is the oldest that is looked at, a deleted key altogether. So a node that was cut off is there for
-// everybody, and a reader needs no lock: it reads the step first, and then the node.
+// A change of many keys is one step. Its nodes have the number of the step and are invisible to a
+// reader that started before the step was committed; each points to the version it replaced.
+// Whatever no reader can see any more is cut off: the number and predecessor of a node once its
+// step is the oldest one being viewed, and a deleted key altogether. So a node that was cut off is
+// visible to every reader. A reader needs no lock: it loads the step first and then the node.
 //
-// The map itself is open addressing with linear probing over pointers, because that is the least memory that readers can
-// share with a writer: a slot goes from nil to a node, from node to node of the same key, and to the tombstone; a slot
-// that holds the tombstone may be taken by another key.
+// The map uses open addressing with linear probing over pointers, which takes the least memory of
+// all maps that readers can share with a writer. A slot changes from nil to a node, between nodes
+// of the same key, and to the tombstone. A slot with the tombstone may be reused for another key.
 type table[T any] struct {
 	seed  maphash.Seed
 	slots atomic.Pointer[slots[T]]
-	step  atomic.Uint64 // the last one that was taken
-	goods atomic.Int64  // keys with a value, after it
-	bads  atomic.Int64  // keys whose value does not decode
+	step  atomic.Uint64 // the last committed one
+	goods atomic.Int64  // keys whose value decodes, after step
+	bads  atomic.Int64  // keys whose value does not decode, after step
 	tomb  *node[T]      // its key is "", which no key is
 
-	mu    sync.Mutex // of the writer, and of those who begin or end a view
+	mu    sync.Mutex // held by the writer, and to start or end a view
 	used  int        // slots that are not nil
-	wide  bool       // there is more room than there need be
-	good  int64      // as goods, in the step that is being made
-	bad   int64      // as bads
+	wide  bool       // there are more slots than needed
+	good  int64      // goods of the current step
+	bad   int64      // bads of the current step
 	dirty []*node[T] // nodes to be cut off, oldest first
 	views map[uint64]int
-	fresh *more[T] // of the nodes of this step that replace nothing
+	fresh *more[T] // shared by the nodes of this step that replace nothing
 
-	loading *load[T] // what the first step brings, nil when it was taken
+	loading *load[T] // the nodes of the first step; nil after its commit
 }
 
 type slots[T any] struct {
 	list []atomic.Pointer[node[T]]
 }
 
-// first is where the search for a key begins. It needs no power of two, so that a table can grow by less than itself.
+// first returns the slot where the search for a key starts. The length need not be a power of two,
+// so that a table can grow by less than itself.
 func (s *slots[T]) first(seed maphash.Seed, key string) uint64 {
 	hi, _ := bits.Mul64(maphash.String(seed, key), uint64(len(s.list)))
 	return hi
 }
 
-// after is the place after i.
+// after returns the slot after i.
 func (s *slots[T]) after(i uint64) uint64 {
 	i++
 	if i == uint64(len(s.list)) {
@@ -56,7 +59,7 @@ func (s *slots[T]) after(i uint64) uint64 {
 	return i
 }
 
-// How a table grows: when more than three quarters of its slots are in use, by a quarter.
+// A table grows by a quarter when more than three quarters of its slots are in use.
 const (
 	firstSlots = 16
 	loadNum    = 3
@@ -73,16 +76,16 @@ func newSlots[T any](n int) *slots[T] {
 	return &slots[T]{list: make([]atomic.Pointer[node[T]], n)}
 }
 
-// get returns key as it is now, nil where it is absent.
+// get returns the current version of key, or nil if it is absent.
 func (t *table[T]) get(key string) *node[T] {
 	step := t.step.Load()
 	return t.find(key).at(step)
 }
 
-// find returns the newest node of key, nil where there is none.
+// find returns the newest node of key, or nil if there is none.
 func (t *table[T]) find(key string) *node[T] {
 	if key == "" {
-		return nil // it is the tombstone's
+		return nil // the key of the tombstone
 	}
 	s := t.slots.Load()
 	for i := s.first(t.seed, key); ; i = s.after(i) {
@@ -93,7 +96,7 @@ func (t *table[T]) find(key string) *node[T] {
 	}
 }
 
-// set makes n the newest version of its key, in the step that is being made. The caller holds mu.
+// set makes n the newest version of its key, in the current step. The caller holds mu.
 func (t *table[T]) set(n *node[T], m more[T]) {
 	if t.loading != nil {
 		t.loading.put(n, m)
@@ -119,7 +122,7 @@ func (t *table[T]) set(n *node[T], m more[T]) {
 	at.Store(n)
 }
 
-// remove deletes a key, in the step that is being made. The caller holds mu.
+// remove deletes a key, in the current step. The caller holds mu.
 func (t *table[T]) remove(key string, rev int64) {
 	if t.loading == nil && t.find(key).isGone() {
 		return
@@ -137,7 +140,7 @@ func (t *table[T]) count(n *node[T], d int64) {
 	}
 }
 
-// place finds the slot of a key, or one for it, and makes room where that is needed.
+// place returns the slot of a key, or a free one if there is none. It grows the table if necessary.
 func (t *table[T]) place(key string) (at *atomic.Pointer[node[T]], old *node[T]) {
 	s := t.slots.Load()
 	var free *atomic.Pointer[node[T]]
@@ -164,13 +167,13 @@ func (t *table[T]) place(key string) (at *atomic.Pointer[node[T]], old *node[T])
 	}
 }
 
-// grow makes room: by a quarter, or by as much again where one step brings most of what there is. That is given back when
-// the step is taken.
+// grow makes room: by a quarter, or by doubling the table if most of its nodes are from the current
+// step. commit gives back the excess of doubling.
 func (t *table[T]) grow(s *slots[T]) {
 	live := t.live(s)
 	size := len(s.list)
 	switch {
-	case 2*live < size: // there is room, where the tombstones are
+	case 2*live < size: // the tombstones leave enough room
 	case 2*len(t.dirty) > live:
 		size *= 2
 		t.wide = true
@@ -180,7 +183,7 @@ func (t *table[T]) grow(s *slots[T]) {
 	t.resize(s, size)
 }
 
-// live counts the slots that hold a node.
+// live returns the number of slots with a node.
 func (t *table[T]) live(s *slots[T]) (n int) {
 	for i := range s.list {
 		if at := s.list[i].Load(); at != nil && at != t.tomb {
@@ -190,7 +193,7 @@ func (t *table[T]) live(s *slots[T]) (n int) {
 	return n
 }
 
-// resize moves everything to other slots. Readers of the old ones go on reading what was there.
+// resize copies all nodes to new slots. Readers of the old ones are not affected.
 func (t *table[T]) resize(s *slots[T], size int) {
 	into := newSlots[T](size)
 	t.used = 0
@@ -203,7 +206,7 @@ func (t *table[T]) resize(s *slots[T], size int) {
 	t.slots.Store(into)
 }
 
-// tighten gives back what a large step has taken too much.
+// tighten gives back the slots that a large step took in excess.
 func (t *table[T]) tighten() {
 	t.wide = false
 	s := t.slots.Load()
@@ -212,7 +215,7 @@ func (t *table[T]) tighten() {
 	}
 }
 
-// roomFor is how many slots n nodes get: three of ten are for what comes next.
+// roomFor returns the number of slots for n nodes. Three of ten are left free.
 func roomFor(n int) int { return n*10/7 + firstSlots }
 
 func (s *slots[T]) insert(seed maphash.Seed, n *node[T]) {
@@ -224,7 +227,7 @@ func (s *slots[T]) insert(seed maphash.Seed, n *node[T]) {
 	}
 }
 
-// commit takes the step that was made: all of it is there at once. The caller holds mu.
+// commit makes all changes of the current step visible at once. The caller holds mu.
 func (t *table[T]) commit() {
 	t.fresh = nil
 	if t.loading != nil {
@@ -238,8 +241,8 @@ func (t *table[T]) commit() {
 	t.bads.Store(t.bad)
 }
 
-// changed returns the newest node of each key that the step that was just taken has changed, with what was there before; nil
-// stands for no value. The caller holds mu, and has not called cut since.
+// changed returns the newest node of each key changed by the last step, with the previous one. nil
+// stands for no value. The caller holds mu and has not called cut since the commit.
 func (t *table[T]) changed(step uint64) (before, after []*node[T]) {
 	first := len(t.dirty)
 	for first > 0 && t.dirty[first-1].more.Load().step == step {
@@ -248,7 +251,7 @@ func (t *table[T]) changed(step uint64) (before, after []*node[T]) {
 	for _, n := range t.dirty[first:] {
 		m := n.more.Load()
 		if t.find(n.key) != n {
-			continue // changed again, in the same step
+			continue // changed again in the same step
 		}
 		old := m.prev.at(step - 1)
 		if old != nil && old.badness() != nil {
@@ -265,7 +268,7 @@ func (t *table[T]) changed(step uint64) (before, after []*node[T]) {
 	return before, after
 }
 
-// cut cuts off what nobody can look at any more. The caller holds mu.
+// cut removes everything that no reader can see any more. The caller holds mu.
 func (t *table[T]) cut() {
 	oldest := t.step.Load()
 	for step := range t.views {

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// view begins to look at the last step that was taken. end must be called.
+// view starts a view of the last committed step. The caller must call end.
 func (t *table[T]) view() (step uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.look()
 }
 
-// look is view for who holds mu.
+// look is view for callers that hold mu.
 func (t *table[T]) look() uint64 {
 	step := t.step.Load()
 	t.views[step]++
@@ -30,7 +30,7 @@ func (t *table[T]) end(step uint64) {
 	}
 }
 
-// all returns every good node after a step that is being looked at, in key order.
+// all returns every node of a viewed step whose value decodes, in key order.
 func (t *table[T]) all(step uint64) []*node[T] {
 	s := t.slots.Load()
 	var out []*node[T]
@@ -47,7 +47,7 @@ func (t *table[T]) all(step uint64) []*node[T] {
 	return out
 }
 
-// keys returns all keys that are there in the step that is being made. The caller holds mu.
+// keys returns all keys in the current step. The caller holds mu.
 func (t *table[T]) keys() (out []string) {
 	s := t.slots.Load()
 	for i := range s.list {
