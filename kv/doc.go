@@ -57,8 +57,9 @@
 //	Create, Update that creates  unknown: the key may become absent again
 //	Replace, DeleteAt, Update    repeated until etcd says yes or no, since a mod revision never comes
 //	                             back. After a "no" the next change of the key decides: another value
-//	                             is a conflict; the same value (for DeleteAt: a deleted key) is
-//	                             unknown, since another client may have written it
+//	                             is a conflict. The same value or a deleted key is unknown, since
+//	                             another client may have done it, and so is a history that is
+//	                             compacted, unreadable or longer than 16 changes
 //	Transact that overwrites     repeated like Replace; see docs/transactions.md
 //	a key that it has read
 //	other Transact               unknown: it may be applied later
