@@ -14,6 +14,8 @@ const overdueTimeout = time.Second
 type overdueHooks struct {
 	mu    sync.Mutex
 	hooks map[*func(addr string)]struct{}
+
+	timers sync.Pool // of *overdueTimer that are stopped and have not fired
 }
 
 // OnOverdue has f called, by whichever engine of the client finds out, when the member at an address has not answered in
@@ -54,21 +56,21 @@ func (e *Engine) Overdue(addr string) {
 	}
 }
 
-// overdueTimer tells that an attempt is overdue. It is used again, so that a call does not allocate one.
+// overdueTimer reports an attempt as overdue unless it is stopped in time. Timers are reused, so that
+// a call does not allocate one.
 type overdueTimer struct {
 	timer   *time.Timer
 	engine  *Engine
 	attempt *wire.Attempt
 }
 
-// overdueTimers holds timers that are stopped and have not fired.
-//
-//nolint:gochecknoglobals // a pool is shared by nature
-var overdueTimers sync.Pool
-
-// startOverdueTimer starts a timer for an attempt. stop must follow.
+// startOverdueTimer starts a timer for an attempt. It returns nil if there is nobody to report to. stop
+// must follow.
 func startOverdueTimer(e *Engine, a *wire.Attempt) *overdueTimer {
-	t, ok := overdueTimers.Get().(*overdueTimer)
+	if e.hedger == nil {
+		return nil
+	}
+	t, ok := e.hedger.overdue.timers.Get().(*overdueTimer)
 	if !ok {
 		t = &overdueTimer{engine: e, attempt: a}
 		t.timer = time.AfterFunc(overdueTimeout, func() { t.engine.Overdue(t.attempt.Peer()) })
@@ -79,10 +81,12 @@ func startOverdueTimer(e *Engine, a *wire.Attempt) *overdueTimer {
 	return t
 }
 
-// stop stops the timer. One that has fired may still be in use.
+// stop stops the timer. A timer that has fired may still be in use and is not reused.
 func (t *overdueTimer) stop() {
-	if t.timer.Stop() {
-		t.engine, t.attempt = nil, nil
-		overdueTimers.Put(t)
+	if t == nil || !t.timer.Stop() {
+		return
 	}
+	timers := &t.engine.hedger.overdue.timers
+	t.engine, t.attempt = nil, nil
+	timers.Put(t)
 }
