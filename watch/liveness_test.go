@@ -36,7 +36,7 @@ func (s *livenessServer) serve(stream pb.Watch_WatchServer) error {
 	for id := int64(1); ; {
 		req, err := stream.Recv()
 		if err != nil {
-			return nil // the client has left
+			return err // the client has left
 		}
 		resp := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 5}}
 		s.mu.Lock()
