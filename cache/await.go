@@ -63,7 +63,7 @@ func (f *feed) await(ctx context.Context, progress func() uint64) error {
 // probe makes a read and returns its error.
 func (f *feed) probe(ctx context.Context) error {
 	_, err := f.store.Exists(ctx, anyKey)
-	return reason(err)
+	return errs.Cause(err)
 }
 
 // refused reports whether err means that waiting longer is of no use.

@@ -39,14 +39,6 @@ func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "cache", Op: op, Key: key, Unchanged: true, Err: err}
 }
 
-// reason returns err without another package's description of the call.
-func reason(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok {
-		return e.Err
-	}
-	return err
-}
-
 // tooOld returns the error for a read that would be older than allowed.
 func tooOld(age, bound time.Duration, why error) error {
 	const grain = 10 * time.Millisecond

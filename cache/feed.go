@@ -184,7 +184,7 @@ func (f *feed) run() {
 			err = sub.Err()
 		}
 		f.mu.Lock()
-		f.err = reason(err)
+		f.err = errs.Cause(err)
 		f.mu.Unlock()
 		if f.closed() {
 			return

@@ -137,7 +137,7 @@ func (c *Cache[T]) read(ctx context.Context, key string) (*item[T], error) {
 	case c.closed():
 		return nil, c.closedError()
 	case err != nil:
-		return nil, reason(err)
+		return nil, errs.Cause(err)
 	}
 	it := &item[T]{key: key, rev: resp.Header.GetRevision(), asOf: began}
 	kvs := resp.Responses[0].GetResponseRange().GetKvs()

@@ -7,6 +7,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -121,7 +122,7 @@ func (f *feed) revision(ctx context.Context) (rev int64, reached bool, err error
 	case f.closed():
 		return 0, false, f.closedError()
 	case err != nil:
-		return 0, false, reason(err)
+		return 0, false, errs.Cause(err)
 	}
 	if f.isLive() {
 		ctx, stop := context.WithTimeout(ctx, momentLong)

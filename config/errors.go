@@ -107,15 +107,7 @@ func opError(op, key string, err error) error {
 
 // kvError wraps an error of kv and keeps what it says about the outcome.
 func kvError(op, key string, err error) error {
-	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: reason(err)}
-}
-
-// reason removes the operation and key that another package has added to err.
-func reason(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok {
-		return e.Err
-	}
-	return err
+	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: errs.Cause(err)}
 }
 
 // invalid returns an error that matches ErrInvalid.

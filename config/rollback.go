@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -25,7 +26,7 @@ func (s *Source) History(ctx context.Context, key string) iter.Seq2[kv.Entry[[]b
 			e, err = s.store.GetAsOf(ctx, key, e.ModRevision-1)
 		}
 		if err != nil {
-			yield(kv.Entry[[]byte]{}, opError("history", key, reason(err)))
+			yield(kv.Entry[[]byte]{}, opError("history", key, errs.Cause(err)))
 		}
 	}
 }
@@ -43,17 +44,17 @@ func (s *Source) Rollback(ctx context.Context, key string, rev int64) (newRev in
 	}
 	old, err := s.store.GetAsOf(ctx, key, rev)
 	if err != nil {
-		return 0, opError(op, key, reason(err))
+		return 0, opError(op, key, errs.Cause(err))
 	}
 	now, err := s.store.Get(ctx, key)
 	switch {
 	case errors.Is(err, kv.ErrNotFound):
 		newRev, err = s.store.Create(ctx, key, old.Value)
 		if errors.Is(err, kv.ErrExists) {
-			err = errors.Join(kv.ErrConflict, reason(err))
+			err = errors.Join(kv.ErrConflict, errs.Cause(err))
 		}
 	case err != nil:
-		return 0, opError(op, key, reason(err))
+		return 0, opError(op, key, errs.Cause(err))
 	case now.ModRevision == old.ModRevision:
 		return now.ModRevision, nil
 	default:

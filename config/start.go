@@ -88,7 +88,7 @@ func isPermanent(err error) bool {
 func (s *Source) connect(ctx context.Context, c Client) error {
 	r, err := cache.OpenReplica(ctx, c, s.dir, kv.Bytes(), cache.WithLogger(s.options.logger))
 	if err != nil {
-		return reason(err)
+		return errs.Cause(err)
 	}
 	s.replica.Store(r)
 	taken := make(chan struct{})

@@ -78,14 +78,6 @@ func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "discovery", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: err}
 }
 
-// reason removes the operation and key that another package has added to err.
-func reason(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok {
-		return e.Err
-	}
-	return err
-}
-
 // invalid returns an error that matches ErrInvalid.
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errs.Invalid, fmt.Errorf(format, args...))

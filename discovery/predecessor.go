@@ -48,7 +48,7 @@ func (k *registrationKey) awaitPredecessor(ctx context.Context, e kv.Entry[[]byt
 		return errChanged
 	}, watch.WithSnapshot())
 	if err != nil {
-		return reason(err)
+		return errs.Cause(err)
 	}
 	defer sub.Close() //nolint:errcheck // always nil
 	err = k.pollLease(ctx, taken, sub.Done())
@@ -58,7 +58,7 @@ func (k *registrationKey) awaitPredecessor(ctx context.Context, e kv.Entry[[]byt
 	case err != nil:
 		return err
 	case !errors.Is(sub.Err(), errChanged):
-		return reason(sub.Err())
+		return errs.Cause(sub.Err())
 	case rewritten:
 		taken.Renewed = true
 		return taken
@@ -85,7 +85,7 @@ func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, chan
 		switch {
 		case gone:
 		case err != nil && ctx.Err() == nil && (isPermanent(err) || !bounded):
-			return reason(err)
+			return errs.Cause(err)
 		case err == nil:
 			taken.Remaining = info.Remaining
 			if taken.Renewed = end.isRenewed(asked, time.Now(), info); taken.Renewed {

@@ -85,7 +85,7 @@ func (k *registrationKey) change(ctx context.Context, f func(i *Instance)) error
 	case ctx.Err() != nil: // possibly before it was the call's turn
 		k.updateLater(held)
 	}
-	return reason(err)
+	return errs.Cause(err)
 }
 
 // takenSinceError reports that another process took the ID after this one had registered it.
@@ -160,10 +160,10 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 			cleared++
 			continue
 		case ctx.Err() != nil, isPermanent(err), !bounded:
-			return reason(err)
+			return errs.Cause(err)
 		}
 		if !pause(ctx, wait.NextBackOff()) {
-			return fmt.Errorf("%w: %w", retry.ContextError(ctx), reason(err))
+			return fmt.Errorf("%w: %w", retry.ContextError(ctx), errs.Cause(err))
 		}
 	}
 }
@@ -200,7 +200,7 @@ func (k *registrationKey) clearConflict(ctx context.Context, takeover bool) erro
 	case errors.Is(err, kv.ErrNotFound):
 		return nil
 	case err != nil:
-		return reason(err)
+		return errs.Cause(err)
 	}
 	if holder := k.holderOf(e); !takeover && !k.isSameAddress(e, holder) {
 		return k.awaitPredecessor(ctx, e, holder)
@@ -209,7 +209,7 @@ func (k *registrationKey) clearConflict(ctx context.Context, takeover bool) erro
 	if errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUnknownOutcome) {
 		return nil // the next attempt decides
 	}
-	return reason(err)
+	return errs.Cause(err)
 }
 
 // holderOf returns the instance stored in e, or only its Service and ID if it cannot be decoded.
@@ -250,7 +250,7 @@ func (k *registrationKey) close() error {
 	k.mu.Unlock()
 	k.updates.Wait()
 	if _, _, held := k.get(); held != nil {
-		return reason(held.Close())
+		return errs.Cause(held.Close())
 	}
 	return nil
 }

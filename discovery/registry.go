@@ -228,7 +228,7 @@ func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	if r.layout.top != "" {
 		for key, err := range r.store.Keys(ctx, r.layout.top) {
 			if err != nil {
-				return nil, opError(op, "", reason(err))
+				return nil, opError(op, "", errs.Cause(err))
 			}
 			if service, ok := r.serviceOf(key, nil); ok {
 				found[service] = struct{}{}
@@ -238,7 +238,7 @@ func (r *Registry) Services(ctx context.Context) ([]string, error) {
 	}
 	for e, err := range r.store.List(ctx, "") {
 		if err != nil {
-			return nil, opError(op, "", reason(err))
+			return nil, opError(op, "", errs.Cause(err))
 		}
 		if service, ok := r.serviceOf(e.Key, e.Value); ok {
 			found[service] = struct{}{}

@@ -60,7 +60,7 @@ func (f *retryingWatch) run(ctx context.Context) {
 			wait.Reset()
 		}
 		f.mu.Lock()
-		f.err = reason(err)
+		f.err = errs.Cause(err)
 		f.mu.Unlock()
 		if ctx.Err() != nil || errors.Is(err, errs.Closed) || !f.wasLive() {
 			return

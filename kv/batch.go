@@ -113,14 +113,6 @@ func (s *Store) relativeOps(ops []Op) ([]Op, error) {
 	return ops, nil
 }
 
-// reason returns err without the name of the call and the key, which the error of the batch states.
-func reason(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok {
-		return e.Err
-	}
-	return err
-}
-
 // The size of an operation beside its key and value, and the margin below the limit of a request.
 // Both are upper bounds: an operation that would come too close to the limit starts the next
 // transaction.

@@ -178,6 +178,6 @@ func (b *batchRun) conclude(sent int) error {
 	}
 	return &errs.Error{
 		Pkg: "kv", Op: "batch", Key: b.ns + b.ops[done].key, Unchanged: unchanged,
-		Err: &BatchError{Done: done, Revision: b.last, Err: reason(b.failure)},
+		Err: &BatchError{Done: done, Revision: b.last, Err: errs.Cause(b.failure)},
 	}
 }

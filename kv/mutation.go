@@ -116,7 +116,7 @@ func (c *core) blame(ctx context.Context, m *mutation, s *slot, err error) error
 			return err
 		}
 	}
-	return fail(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, reason(err)))
+	return fail(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, errs.Cause(err)))
 }
 
 func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {

@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -150,7 +151,7 @@ func (p *slots) renew(ctx context.Context, c *core) error {
 	asked := time.Now()
 	lease, ttl, err := c.grant(ctx, "grant", "", slotTTL)
 	if err != nil {
-		return fmt.Errorf("lease of WithOnce: %w", reason(err))
+		return fmt.Errorf("lease of WithOnce: %w", errs.Cause(err))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

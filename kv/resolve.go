@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -58,7 +59,7 @@ func (c *core) successor(ctx context.Context, m *mutation, cur *mvccpb.KeyValue)
 		case errors.Is(err, ErrCompacted):
 			return nil, fmt.Errorf("%w: the history that tells is compacted", ErrUnknownOutcome)
 		case err != nil:
-			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, reason(err))
+			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, errs.Cause(err))
 		case len(before.Kvs) == 0:
 			return nil, fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
 		case before.Kvs[0].GetModRevision() <= m.succeeds:

@@ -67,7 +67,7 @@ func (t Typed[T]) OpPut(key string, v T, o ...PutOption) Op {
 	b, err := t.encode("put", key, v)
 	op := t.op(OpPut(key, b, o...), key)
 	if err != nil {
-		op.bad = reason(err)
+		op.bad = errs.Cause(err)
 	}
 	return op
 }

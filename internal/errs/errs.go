@@ -117,3 +117,12 @@ func Unchanged(err error) bool {
 	}
 	return errors.Is(err, Invalid)
 }
+
+// Cause returns err without the package, operation and key that the first [Error] in its chain adds to
+// it, for a caller that adds its own. It returns err if there is none.
+func Cause(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Err
+	}
+	return err
+}

@@ -83,3 +83,12 @@ func TestUnchangedIsSaidOnlyWhereItIsProved(t *testing.T) {
 		})
 	}
 }
+
+func TestCause_RemovesWhatTheFirstErrorAdds(t *testing.T) {
+	t.Parallel()
+	inner := &errs.Error{Pkg: "kv", Op: "get", Key: "a", Err: errs.Invalid}
+	assert.Equal(t, errs.Invalid, errs.Cause(inner))
+	assert.Equal(t, errs.Invalid, errs.Cause(fmt.Errorf("outer: %w", inner)), "also behind other words")
+	assert.Equal(t, errs.Closed, errs.Cause(errs.Closed))
+	assert.NoError(t, errs.Cause(nil))
+}
