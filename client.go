@@ -205,7 +205,10 @@ func (c *core) client() (*Client, error) {
 	if cfg.SessionTTL != 0 { // zero after Wrap, which uses lease's own default
 		leases = append(leases, lease.WithSessionTTL(time.Duration(cfg.SessionTTL)))
 	}
-	watcher := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
+	watcher, err := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
 	leases = append(leases, lease.WithWatcher(watcher))
 	store, err := kv.New(c.cli,
 		kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry), kv.WithLimits(c.set.limits),

@@ -44,7 +44,7 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 		log.SetFlags(flags)
 	}()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	p := parts{etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watch.New(cli, watch.WithNamespace(dir)), lease.New(cli, lease.WithNamespace(dir))}
+	p := parts{etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), lease.New(cli, lease.WithNamespace(dir))}
 	for key, value := range map[string]string{"conf/limit": "many", "users/42": "{", "services/orders/instances/a": "no instance"} {
 		_, err := p.store.Put(t.Context(), key, []byte(value))
 		require.NoError(t, err)

@@ -22,7 +22,7 @@ func open(namespace string) (c parts, ctx context.Context, done func()) {
 		log.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	c = parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(namespace))), watcher: watch.New(cli, watch.WithNamespace(namespace))}
+	c = parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(namespace))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(namespace)))}
 	return c, ctx, func() {
 		_, _, _ = c.store.DeletePrefix(ctx, "")
 		_ = c.watcher.Close()

@@ -64,7 +64,7 @@ func TestOpen_SourcesOfOneClientShareWatch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
-	w := watch.New(cli, watch.WithNamespace("app"))
+	w := etcdtest.Must(watch.New(cli, watch.WithNamespace("app")))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	p := parts{store: over(t, cli, "app").store, watcher: w}
 	for range 10 {

@@ -23,7 +23,7 @@ func connect(ctx context.Context, name string) (client parts, done func()) {
 	if err != nil {
 		stdlog.Fatal(err)
 	}
-	client = parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(name))), watcher: watch.New(cli, watch.WithNamespace(name))}
+	client = parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(name))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(name)))}
 	return client, func() {
 		_, _, _ = client.store.DeletePrefix(ctx, "")
 		_ = client.watcher.Close()

@@ -32,7 +32,7 @@ func (p parts) Watcher() *watch.Watcher { return p.watcher }
 // over makes the parts of a client below dir, whose watcher is closed when the test ends.
 func over(tb testing.TB, cli *clientv3.Client, dir string) parts {
 	tb.Helper()
-	w := watch.New(cli, watch.WithNamespace(dir))
+	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
 	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
 }

@@ -25,7 +25,7 @@ func connect(example string) (ctx context.Context, client *parts, stop func()) {
 	must(err)
 	dir := "example/discovery/" + example + "/"
 	client = &parts{
-		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: watch.New(cli, watch.WithNamespace(dir)),
+		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))),
 		leases: lease.New(cli, lease.WithNamespace(dir)),
 	}
 	_, _, err = client.store.DeletePrefix(ctx, "")

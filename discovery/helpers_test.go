@@ -37,7 +37,7 @@ func (p *parts) Leases() *lease.Manager  { return p.leases }
 // newParts makes the parts of a client below dir, closed when the test ends.
 func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	tb.Helper()
-	w := watch.New(cli, watch.WithNamespace(dir))
+	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	p := &parts{
 		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w,
 		leases: lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w)),

@@ -56,7 +56,7 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t, harden), etcdtest.Prefix(t)
 	stub := &slowLooks{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
-	w := watch.New(cli, watch.WithNamespace(dir))
+	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	leases := lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub))
 	t.Cleanup(func() { assert.NoError(t, leases.Close()) })

@@ -66,7 +66,11 @@ func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...Ke
 		m: m, name: key, fullKey: m.ns + key, takeover: options.takeover, ttl: options.ttl,
 		done: make(chan struct{}), nameFree: make(chan struct{}), sem: make(chan struct{}, 1), value: slices.Clone(value),
 	}
-	k.watch = newKeyWatch(m.keyWatcher(), k.fullKey[len(m.rootNamespace):])
+	watcher, err := m.keyWatcher()
+	if err != nil {
+		return nil, opError(op, key, err)
+	}
+	k.watch = newKeyWatch(watcher, k.fullKey[len(m.rootNamespace):])
 	k.ctx, k.cancel = context.WithCancelCause(context.WithoutCancel(m.ctx))
 	if err := m.claim(ctx, k); err != nil {
 		return nil, opError(op, key, err)

@@ -180,17 +180,18 @@ func (c *core) waitError(ctx context.Context) error {
 
 // keyWatcher returns the watcher for keys. It is the one given with WithWatcher, or one that the
 // manager makes on first use and closes with itself. It is nil if the client has none.
-func (c *core) keyWatcher() *watch.Watcher {
+func (c *core) keyWatcher() (*watch.Watcher, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.watcher != nil:
-	case c.cli.Watcher == nil, c.closed:
-	default:
-		c.watcher = watch.New(c.cli, watch.WithNamespace(c.rootNamespace), watch.WithLogger(c.log))
-		c.ownWatcher = c.watcher
+	if c.watcher != nil || c.cli.Watcher == nil || c.closed {
+		return c.watcher, nil
 	}
-	return c.watcher
+	w, err := watch.New(c.cli, watch.WithNamespace(c.rootNamespace), watch.WithLogger(c.log))
+	if err != nil {
+		return nil, err
+	}
+	c.watcher, c.ownWatcher = w, w
+	return w, nil
 }
 
 // callLossHook calls the user's hook. It runs on a goroutine of its own, because the goroutine that

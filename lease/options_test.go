@@ -103,7 +103,7 @@ func TestManager_BoundsAndReportsRetries(t *testing.T) {
 func TestManager_WatchesKeysThroughGivenWatcher(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	w := watch.New(cli, watch.WithNamespace(dir))
+	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	m := newManager(t, cli, lease.WithNamespace(dir), lease.WithWatcher(w))
 	_, err := m.Namespace("below").OpenKey(t.Context(), "k", []byte("v"))

@@ -117,7 +117,7 @@ func watchingApart(t *testing.T, cli *clientv3.Client, dir string) (*etcdtest.Pr
 func lockerApart(t *testing.T, p *parts, dir string) (*etcdtest.Proxy, *lock.Locker) {
 	t.Helper()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	apart := watch.New(etcdtest.NewClient(t, proxy.Endpoints(), harden), watch.WithNamespace(dir))
+	apart := etcdtest.Must(watch.New(etcdtest.NewClient(t, proxy.Endpoints(), harden), watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, apart.Close()) })
 	p.watcher = apart
 	l := lock.New(p)

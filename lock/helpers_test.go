@@ -38,7 +38,7 @@ func (p *parts) Leases() *lease.Manager  { return p.leases }
 func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	tb.Helper()
 	p := &parts{
-		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: watch.New(cli, watch.WithNamespace(dir)),
+		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))),
 		leases: lease.New(cli, lease.WithNamespace(dir)),
 	}
 	tb.Cleanup(func() {

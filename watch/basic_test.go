@@ -10,14 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
 var _ watch.Checkpoint = kv.Checkpoint{}
 
-func newWatcher(tb testing.TB, cli *clientv3.Client, o ...watch.WatcherOption) *watch.Watcher {
-	w := watch.New(cli, o...)
+func newWatcher(tb testing.TB, cli *clientv3.Client, o ...watch.Option) *watch.Watcher {
+	w := etcdtest.Must(watch.New(cli, o...))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
 	return w
 }

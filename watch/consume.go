@@ -41,7 +41,7 @@ func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func
 	if err == nil && r.afterSet {
 		err = fmt.Errorf("%w: WithAfter: the checkpoint says where to start", errs.Invalid)
 	}
-	if err = errors.Join(w.bad, err); err != nil {
+	if err = errors.Join(w.err, err); err != nil {
 		return fail("consume", s, err)
 	}
 	rev, err := cp.Load(ctx)

@@ -14,16 +14,17 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
 // bubble runs a test in a world of its own, where time passes when nothing else happens.
-func bubble(t *testing.T, f func(t *testing.T, w *world, watcher *watch.Watcher), o ...watch.WatcherOption) {
+func bubble(t *testing.T, f func(t *testing.T, w *world, watcher *watch.Watcher), o ...watch.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1)
 		w.commit(change{key: "dir/a", value: "0"})
-		watcher := watch.New(w.client(t), o...)
+		watcher := etcdtest.Must(watch.New(w.client(t), o...))
 		f(t, w, watcher)
 		require.NoError(t, watcher.Close())
 		assert.False(t, w.closed, "the user's watcher was closed")

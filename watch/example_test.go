@@ -35,7 +35,11 @@ func Example() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli, watch.WithNamespace("example-watch"))
+	w, err := watch.New(cli, watch.WithNamespace("example-watch"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	_, _ = store.Put(ctx, "users/ada", []byte("admin"))
@@ -74,7 +78,11 @@ func ExampleWatcher_Subscribe() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli, watch.WithNamespace("example-subscribe"))
+	w, err := watch.New(cli, watch.WithNamespace("example-subscribe"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	sub, err := w.Subscribe(watch.Key("motd"), func(_ context.Context, b watch.Batch) error {
@@ -108,7 +116,11 @@ func ExampleWatcher_Consume() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli, watch.WithNamespace("example-consume"))
+	w, err := watch.New(cli, watch.WithNamespace("example-consume"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	// What was processed last is kept in etcd; a database that is written in the same transaction as the results is better.
@@ -154,7 +166,11 @@ func ExampleWithAfter() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli, watch.WithNamespace("example-after"))
+	w, err := watch.New(cli, watch.WithNamespace("example-after"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	seen, _ := store.Put(ctx, "color", []byte("red")) // the last one that was processed
@@ -190,7 +206,11 @@ func ExampleWithCoalescing() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli, watch.WithNamespace("example-coalescing"))
+	w, err := watch.New(cli, watch.WithNamespace("example-coalescing"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	busy, free := make(chan struct{}), make(chan struct{})
@@ -241,7 +261,11 @@ func ExampleWithProgress() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli, watch.WithNamespace("example-progress"))
+	w, err := watch.New(cli, watch.WithNamespace("example-progress"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	var elsewhere int64
@@ -275,7 +299,11 @@ func ExampleWatcher_Namespace() {
 		return
 	}
 	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w := watch.New(cli)
+	w, err := watch.New(cli)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	for _, k := range []string{"eu/a", "eu/b", "eu/c", "us/a"} {
@@ -300,7 +328,11 @@ func ExampleWatcher_Namespace() {
 func ExampleWatcher_ServerWatches() {
 	cli := client()
 	defer cli.Close()
-	w := watch.New(cli, watch.WithNamespace("example-server-watches"))
+	w, err := watch.New(cli, watch.WithNamespace("example-server-watches"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 
 	for range 100 {
@@ -325,7 +357,11 @@ func ExampleSubscription_Refresh() {
 	ctx := context.Background()
 	cli := client()
 	defer cli.Close()
-	w := watch.New(cli)
+	w, err := watch.New(cli)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	defer w.Close()
 	sub, err := w.Subscribe(watch.Prefix("example/refresh/"), func(context.Context, watch.Batch) error { return nil })
 	if err != nil {

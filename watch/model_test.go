@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -80,7 +81,7 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 			rng := rand.New(rand.NewPCG(seed, 1))
 			w := newWorld(seed)
 			w.commit(change{key: key(1), value: "before"})
-			watcher := watch.New(w.client(t))
+			watcher := etcdtest.Must(watch.New(w.client(t)))
 			defer watcher.Close()
 			compact := rng.IntN(2) == 0
 			start := w.revision()
@@ -187,7 +188,7 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 			for i := range rng.IntN(8) {
 				w.commit(change{key: key(i), value: "before"})
 			}
-			watcher := watch.New(w.client(t))
+			watcher := etcdtest.Must(watch.New(w.client(t)))
 			defer watcher.Close()
 			m := newMirror()
 			m.rewritten = rng.IntN(3) == 0
@@ -237,7 +238,7 @@ func TestModelEventsWatchesLearnThatHistoryWasRewritten(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 3))
 			w := newWorld(seed)
 			w.commit(change{key: key(1), value: "before"})
-			watcher := watch.New(w.client(t))
+			watcher := etcdtest.Must(watch.New(w.client(t)))
 			defer watcher.Close()
 			opts := []watch.Option{watch.WithBuffer(1 + rng.IntN(20))}
 			if rng.IntN(2) == 0 {

@@ -11,11 +11,52 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// A WatcherOption configures a Watcher; see [New].
-type WatcherOption func(*config)
+// An Option configures a Watcher or one watch. [WithNamespace], [WithLogger] and [WithResyncHook] are
+// options of [New]; all others are options of [Watcher.Watch], [Watcher.Subscribe] and
+// [Watcher.Consume]. An option in the wrong place is invalid.
+type Option func(*options)
 
-// An Option configures one watch; see [Watcher.Watch], [Watcher.Subscribe] and [Watcher.Consume].
-type Option func(*request)
+// options collects what the options of New or of one watch set.
+type options struct {
+	config  *config  // nil for the options of one watch
+	request *request // nil for the options of New
+	errs    []error
+}
+
+// forWatcher returns an option of New.
+func forWatcher(name string, set func(*config)) Option {
+	return func(o *options) {
+		if o.config == nil {
+			o.fail("%s is an option of New", name)
+			return
+		}
+		set(o.config)
+	}
+}
+
+// forWatch returns an option of one watch.
+func forWatch(name string, set func(*request)) Option {
+	return func(o *options) {
+		if o.request == nil {
+			o.fail("%s is an option of a single watch", name)
+			return
+		}
+		set(o.request)
+	}
+}
+
+func (o *options) apply(opts []Option) {
+	for _, opt := range opts {
+		if opt != nil {
+			opt(o)
+		}
+	}
+}
+
+// fail adds a validation error.
+func (o *options) fail(format string, args ...any) {
+	o.errs = append(o.errs, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
+}
 
 // config is the result of the options of a watcher.
 type config struct {
@@ -26,30 +67,32 @@ type config struct {
 
 // WithNamespace makes selectors and event keys relative to dir. Keys outside of dir are not
 // visible. Default: no namespace.
-func WithNamespace(dir string) WatcherOption { return func(c *config) { c.namespace = dir } }
+func WithNamespace(dir string) Option {
+	return forWatcher("WithNamespace", func(c *config) { c.namespace = dir })
+}
 
 // WithLogger sets the logger. Lost streams are logged at Debug, gaps and resyncs at Info, the
 // beginning and the end of an outage at Warn (for all watches together, at most once a minute), and
 // panics of handlers at Error. Default: [slog.Default], from Warn up.
-func WithLogger(l *slog.Logger) WatcherOption { return func(c *config) { c.logger = l } }
+func WithLogger(l *slog.Logger) Option {
+	return forWatcher("WithLogger", func(c *config) { c.logger = l })
+}
 
 // WithResyncHook calls f after each resync of a state watch, with the selector and the number of
 // changes in the difference. f runs on the watch's goroutine, concurrently for several watches, and
 // must return quickly. Default: none.
-func WithResyncHook(f func(selector string, folded int)) WatcherOption {
-	return func(c *config) { c.resync = f }
+func WithResyncHook(f func(selector string, folded int)) Option {
+	return forWatcher("WithResyncHook", func(c *config) { c.resync = f })
 }
 
-// newConfig applies the options and returns the namespace. err is the error of an invalid one.
-func newConfig(opts []WatcherOption) (c config, ns string, err error) {
-	for _, o := range opts {
-		if o != nil {
-			o(&c)
-		}
-	}
+// newConfig applies the options of New and returns the namespace. err joins the errors of all
+// options.
+func newConfig(opts []Option) (c config, ns string, err error) {
+	o := options{config: &c}
+	o.apply(opts)
 	c.logger = logging.OrDefault(c.logger)
 	ns, err = keyspace.Dir(c.namespace)
-	return c, ns, err
+	return c, ns, errors.Join(append(o.errs, err)...)
 }
 
 // How far a watch may lag, in events and in bytes.
@@ -79,7 +122,9 @@ type request struct {
 // WithSnapshot starts with the current state. The watch keeps an index of keys, so that it delivers
 // a [Resync] batch if history is lost. Default: the watch starts from now, and ends with a
 // [*CompactedError] if changes that it needs are compacted.
-func WithSnapshot() Option { return func(r *request) { r.snapshot = true } }
+func WithSnapshot() Option {
+	return forWatch("WithSnapshot", func(r *request) { r.snapshot = true })
+}
 
 // WithAfter starts with the first change after rev, a Batch.Revision of an earlier watch. If
 // changes after rev were compacted, the watch ends with a [*CompactedError]. Together with
@@ -87,73 +132,75 @@ func WithSnapshot() Option { return func(r *request) { r.snapshot = true } }
 // the changes since rev. If rev is ahead of the cluster, the watch ends with [ErrHistoryRewritten].
 // Default: from now on.
 func WithAfter(rev int64) Option {
-	return func(r *request) { r.after, r.afterSet = rev, true }
+	return forWatch("WithAfter", func(r *request) { r.after, r.afterSet = rev, true })
 }
 
 // WithPrevValue sets Event.PrevValue of live events. It costs etcd a read per event. Default: not
 // set.
-func WithPrevValue() Option { return func(r *request) { r.prev = true } }
+func WithPrevValue() Option {
+	return forWatch("WithPrevValue", func(r *request) { r.prev = true })
+}
 
 // WithPutsOnly omits deletes. Default: both.
-func WithPutsOnly() Option { return func(r *request) { r.puts = true } }
+func WithPutsOnly() Option {
+	return forWatch("WithPutsOnly", func(r *request) { r.puts = true })
+}
 
 // WithDeletesOnly omits puts. Together with [WithSnapshot] it is invalid. Default: both.
-func WithDeletesOnly() Option { return func(r *request) { r.deletes = true } }
+func WithDeletesOnly() Option {
+	return forWatch("WithDeletesOnly", func(r *request) { r.deletes = true })
+}
 
 // WithProgress delivers a [Progress] batch at the start of a watch without a snapshot, and whenever
 // nothing was delivered for the given time while the cluster's revision advanced. Each costs a
 // message. Progress is requested at most once a second, so shorter times gain nothing. Default:
 // none, and 30 s for Consume.
 func WithProgress(every time.Duration) Option {
-	return func(r *request) { r.every, r.everySet = every, true }
+	return forWatch("WithProgress", func(r *request) { r.every, r.everySet = every, true })
 }
 
 // WithBuffer sets how many events the watch may lag before it loses its place in the log; see Slow
 // consumers in the package documentation. A lag of 16 MiB is always too much, a single batch never.
 // Default: 4096.
-func WithBuffer(events int) Option { return func(r *request) { r.buffer = events } }
+func WithBuffer(events int) Option {
+	return forWatch("WithBuffer", func(r *request) { r.buffer = events })
+}
 
 // WithCoalescing delivers what a slow consumer is missing as one batch, with the latest change of
 // each key. What exceeds the limits of [WithBuffer] comes in more batches, or with [WithSnapshot]
 // as a [Resync]. Default: every change in a batch of its revision.
-func WithCoalescing() Option { return func(r *request) { r.coalesce = true } }
+func WithCoalescing() Option {
+	return forWatch("WithCoalescing", func(r *request) { r.coalesce = true })
+}
 
 // WithPartialPrefix allows a prefix that does not end in "/". Default: such a prefix is invalid.
-func WithPartialPrefix() Option { return func(r *request) { r.partial = true } }
+func WithPartialPrefix() Option {
+	return forWatch("WithPartialPrefix", func(r *request) { r.partial = true })
+}
 
 // newRequest applies the options of one watch below ns and validates them. It sends nothing.
 func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 	r := &request{sel: s, buffer: defaultBuffer}
-	for _, o := range opts {
-		if o != nil {
-			o(r)
-		}
-	}
-	var complaints []error
-	complain := func(format string, args ...any) {
-		complaints = append(complaints, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
-	}
+	o := options{request: r}
+	o.apply(opts)
 	span, err := s.resolve(ns, r.partial)
-	if err != nil {
-		complaints = append(complaints, err)
-	}
 	r.span = span
 	if r.afterSet && r.after < 0 {
-		complain("WithAfter: revision %d", r.after)
+		o.fail("WithAfter: revision %d", r.after)
 	}
 	if r.everySet && r.every <= 0 {
-		complain("WithProgress: every %v", r.every)
+		o.fail("WithProgress: every %v", r.every)
 	}
 	if r.buffer < 1 {
-		complain("WithBuffer: %d events", r.buffer)
+		o.fail("WithBuffer: %d events", r.buffer)
 	}
 	if r.puts && r.deletes {
-		complain("WithPutsOnly and WithDeletesOnly leave nothing")
+		o.fail("WithPutsOnly and WithDeletesOnly leave nothing")
 	}
 	if r.snapshot && r.deletes {
-		complain("WithSnapshot needs puts: it does not go with WithDeletesOnly")
+		o.fail("WithSnapshot needs puts: it does not go with WithDeletesOnly")
 	}
-	return r, errors.Join(complaints...)
+	return r, errors.Join(append(o.errs, err)...)
 }
 
 // key returns the key of the server-side watch that serves the request. State watches share one

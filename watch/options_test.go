@@ -43,6 +43,7 @@ func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		"neither puts nor deletes":           {watch.Key("k"), []watch.Option{watch.WithPutsOnly(), watch.WithDeletesOnly()}},
 		"a state of deletes":                 {watch.Key("k"), []watch.Option{watch.WithSnapshot(), watch.WithDeletesOnly()}},
 		"a nil option and one that is wrong": {watch.Key("k"), []watch.Option{nil, watch.WithBuffer(-1)}},
+		"an option of New":                   {watch.Key("k"), []watch.Option{watch.WithNamespace("a")}},
 	} {
 		for b, err := range watcher.Watch(t.Context(), c.sel, c.opts...) {
 			require.ErrorIs(t, err, watch.ErrInvalid, name)
@@ -61,15 +62,37 @@ func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), &memory{}, nothing, watch.WithAfter(1)), watch.ErrInvalid)
 	require.ErrorContains(t, watcher.Consume(t.Context(), watch.Key("k"), &memory{}, nothing, watch.WithAfter(-1), watch.WithBuffer(0)),
 		"WithBuffer", "all complaints are told")
-	for _, bad := range []*watch.Watcher{
-		watch.New(nil), watch.New(clientv3.NewCtxClient(t.Context())), watch.New(w.client(t), watch.WithNamespace("a//b")),
-		watcher.Namespace("//"),
+	invalid := watcher.Namespace("//")
+	for _, err := range invalid.Watch(t.Context(), watch.Key("k")) {
+		require.ErrorIs(t, err, watch.ErrInvalid)
+	}
+	assert.Zero(t, invalid.Active())
+	require.NoError(t, invalid.Close())
+	assert.Zero(t, w.opened)
+}
+
+func TestNew_ReturnsAllErrors(t *testing.T) {
+	t.Parallel()
+	w := newWorld(1)
+	for name, c := range map[string]struct {
+		cli   *clientv3.Client
+		opts  []watch.Option
+		texts []string
+	}{
+		"no client":     {nil, nil, []string{"no client"}},
+		"no connection": {clientv3.NewCtxClient(t.Context()), nil, []string{"no connection and no Watcher"}},
+		"namespace":     {w.client(t), []watch.Option{watch.WithNamespace("a//b")}, []string{`"a//b"`}},
+		"several": {
+			nil, []watch.Option{nil, watch.WithNamespace("a//b"), watch.WithSnapshot(), watch.WithBuffer(1)},
+			[]string{"no client", `"a//b"`, "WithSnapshot is an option of a single watch", "WithBuffer is an option"},
+		},
 	} {
-		for _, err := range bad.Watch(t.Context(), watch.Key("k")) {
-			require.ErrorIs(t, err, watch.ErrInvalid)
+		watcher, err := watch.New(c.cli, c.opts...)
+		require.ErrorIs(t, err, watch.ErrInvalid, name)
+		require.Nil(t, watcher, name)
+		for _, text := range c.texts {
+			assert.ErrorContains(t, err, text, name)
 		}
-		assert.Zero(t, bad.Active())
-		require.NoError(t, bad.Close())
 	}
 	assert.Zero(t, w.opened)
 }

@@ -91,7 +91,7 @@ func TestCloseEndsWhileWatchesAreRefused(t *testing.T) {
 	})
 	cli := etcdtest.NewClient(t, []string{ep})
 	for range size(150, 1500) {
-		w := watch.New(cli)
+		w := etcdtest.Must(watch.New(cli))
 		before := asked.Load()
 		for i := range 20 { // more than there are streams
 			_, err := w.Subscribe(watch.Key(strconv.Itoa(i)), func(context.Context, watch.Batch) error { return nil })
@@ -269,7 +269,7 @@ func TestCloseEndsWhileStreamsAreOpened(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := watch.New(etcdtest.NewClient(t, []string{ep}))
+			w := etcdtest.Must(watch.New(etcdtest.NewClient(t, []string{ep})))
 			for i := range 40 {
 				_, err := w.Subscribe(watch.Key(strings.Repeat(strconv.Itoa(i), 20<<10)), newRecorder().handle)
 				require.NoError(t, err)

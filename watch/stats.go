@@ -22,9 +22,6 @@ type Stats struct {
 
 // Active returns the number of running watches and subscriptions.
 func (w *Watcher) Active() int {
-	if w.core == nil {
-		return 0
-	}
 	w.core.mu.Lock()
 	defer w.core.mu.Unlock()
 	return len(w.core.subs)
@@ -32,9 +29,6 @@ func (w *Watcher) Active() int {
 
 // Stats returns the counters. It sends nothing.
 func (w *Watcher) Stats() Stats {
-	if w.core == nil {
-		return Stats{}
-	}
 	c := &w.core.counts
 	out := Stats{
 		Active: w.Active(), Streams: w.core.pool.streams(),
@@ -56,9 +50,6 @@ type ServerWatch struct {
 
 // ServerWatches returns the server-side watches, sorted by selector. It sends nothing.
 func (w *Watcher) ServerWatches() []ServerWatch {
-	if w.core == nil {
-		return nil
-	}
 	var out []ServerWatch
 	var hubs []*hub
 	w.core.mu.Lock()

@@ -32,9 +32,6 @@ func (w *Watcher) Subscribe(s Selector, f func(ctx context.Context, b Batch) err
 	if f == nil {
 		return nil, fail("subscribe", s, fmt.Errorf("%w: no function", errs.Invalid))
 	}
-	if w.core == nil {
-		return nil, fail("subscribe", s, w.bad)
-	}
 	ctx, stop := context.WithCancel(w.core.ctx)
 	one, err := w.prepare(ctx, s, o, func(b Batch) error { return contained(ctx, f, b) })
 	if err != nil {

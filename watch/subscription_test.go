@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -69,7 +70,7 @@ func TestSubscriptionsEndWithWhatEndsThem(t *testing.T) {
 func TestCloseEndsEverythingAndSaysSo(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
-	w := watch.New(cli)
+	w := etcdtest.Must(watch.New(cli))
 	sub, _ := subscribe(t, w, watch.Prefix(dir))
 	own, _ := subscribe(t, w, watch.Prefix(dir))
 	require.NoError(t, own.Close())

@@ -18,7 +18,7 @@ import (
 type Watcher struct {
 	core  *core
 	ns    string
-	bad   error // returned by every watch if the watcher is invalid
+	err   error // returned by every watch if the namespace is invalid
 	child bool  // of another watcher, which owns the core
 	once  *sync.Once
 }
@@ -26,27 +26,27 @@ type Watcher struct {
 // New returns a Watcher over cli. It sends nothing. If cli.Watcher or cli.KV is not client/v3's
 // own, it is used as it is.
 //
-// New has no error result: if an option is invalid, every watch returns the error.
-func New(cli *clientv3.Client, o ...WatcherOption) *Watcher {
-	cfg, ns, bad := newConfig(o)
-	w := &Watcher{ns: ns, bad: bad, once: &sync.Once{}}
-	if cli == nil {
-		w.bad = errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid))
-		return w
+// If cli or options are invalid, the error matches [ErrInvalid] and lists everything that is wrong
+// with them.
+func New(cli *clientv3.Client, o ...Option) (*Watcher, error) {
+	cfg, ns, err := newConfig(o)
+	switch {
+	case cli == nil:
+		err = errors.Join(err, fmt.Errorf("%w: no client", errs.Invalid))
+	case cli.Ctx() == nil, cli.ActiveConnection() == nil && cli.Watcher == nil:
+		err = errors.Join(err, fmt.Errorf("%w: the client has no connection and no Watcher", errs.Invalid))
 	}
-	if cli.Ctx() == nil || cli.ActiveConnection() == nil && cli.Watcher == nil {
-		w.bad = errors.Join(bad, fmt.Errorf("%w: a client without a connection and without a Watcher", errs.Invalid))
-		return w
+	if err != nil {
+		return nil, fail("new", Selector{}, err)
 	}
-	w.core = newCore(cli, cfg)
-	return w
+	return &Watcher{core: newCore(cli, cfg), ns: ns, once: &sync.Once{}}, nil
 }
 
 // Namespace returns a Watcher of the keys below dir. It shares the streams and the lifetime of w,
 // and closing it has no effect. If dir is invalid, every watch returns an error.
 func (w *Watcher) Namespace(dir string) *Watcher {
 	below, err := keyspace.Dir(dir)
-	return &Watcher{core: w.core, ns: w.ns + below, bad: errors.Join(w.bad, err), child: true, once: &sync.Once{}}
+	return &Watcher{core: w.core, ns: w.ns + below, err: errors.Join(w.err, err), child: true, once: &sync.Once{}}
 }
 
 // Watch returns a sequence of batches. It ends with ctx or when the loop ends. An error comes last,
@@ -76,7 +76,7 @@ var errLeft = errors.New("the consumer has left")
 // prepare validates the arguments of a watch and registers it. It sends nothing. run must follow.
 func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(Batch) error) (*sub, error) {
 	r, err := newRequest(w.ns, s, o)
-	if err := errors.Join(w.bad, err); err != nil {
+	if err := errors.Join(w.err, err); err != nil {
 		return nil, err
 	}
 	if ctx == nil {
@@ -93,7 +93,7 @@ func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(
 // It does not close the client. It is idempotent. A handler must not call Close, which would
 // deadlock.
 func (w *Watcher) Close() error {
-	if w.core != nil && !w.child {
+	if !w.child {
 		w.once.Do(w.core.close)
 	}
 	return nil

@@ -27,7 +27,7 @@ func (p parts) Watcher() *watch.Watcher { return p.watcher }
 func newParts(tb testing.TB) parts {
 	tb.Helper()
 	cli, dir := etcdtest.Client(tb), etcdtest.Prefix(tb)
-	w := watch.New(cli, watch.WithNamespace(dir))
+	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
 	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
 }
