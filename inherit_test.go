@@ -60,7 +60,7 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 	require.NoError(t, err)
 	_, err = p.watcher.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { panic("handler") }, watch.WithSnapshot())
 	require.NoError(t, err)
-	locker := lock.New(p)
+	locker := etcdtest.Must(lock.New(p))
 	held, err := locker.Mutex("m").Lock(t.Context())
 	require.NoError(t, err)
 	session, err := p.leases.Shared(t.Context())

@@ -30,7 +30,10 @@ func (c *Client) Locks() *lock.Locker {
 	if known := l.byDir[dir].Value(); known != nil && !c.badDir {
 		return known
 	}
-	made := lock.New(c, lock.WithLogger(c.set.logger), lock.WithWaitHook(c.set.observer.LockWait))
+	made, err := lock.New(c, lock.WithLogger(c.set.logger), lock.WithWaitHook(c.set.observer.LockWait))
+	if err != nil {
+		panic(err) // impossible: the client has all parts and the options are valid
+	}
 	switch {
 	case c.badDir: // each of its calls returns an error, and it never holds anything
 	case l.closed:

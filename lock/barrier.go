@@ -44,7 +44,7 @@ func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n
 func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 	dir, _ := l.dirs()
 	b := &Barrier{
-		l: l, n: n, bad: errors.Join(l.bad, l.checkName(name)),
+		l: l, n: n, bad: errors.Join(l.err, l.checkName(name)),
 		kind: waiterKind{name: name, prefix: dir + name + "/" + barDir, value: l.owner, admission: a},
 	}
 	if n < 1 || n > maxParties {

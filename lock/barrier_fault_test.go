@@ -120,7 +120,7 @@ func lockerApart(t *testing.T, p *parts, dir string) (*etcdtest.Proxy, *lock.Loc
 	apart := etcdtest.Must(watch.New(etcdtest.NewClient(t, proxy.Endpoints(), harden), watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, apart.Close()) })
 	p.watcher = apart
-	l := lock.New(p)
+	l := etcdtest.Must(lock.New(p))
 	l.LookEvery(time.Hour) // whoever is granted was woken
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return proxy, l

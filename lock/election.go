@@ -23,7 +23,7 @@ func (l *Locker) Election(name string) *Election {
 	_, elections := l.dirs()
 	return &Election{
 		l: l, kind: waiterKind{name: name, prefix: elections + name + "/", admission: exclusive},
-		bad: errors.Join(l.bad, l.checkName(name)),
+		bad: errors.Join(l.err, l.checkName(name)),
 	}
 }
 

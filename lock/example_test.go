@@ -32,7 +32,7 @@ func start(example, owner string) *process {
 		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))),
 		watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), leases: lease.New(cli, lease.WithNamespace(dir)),
 	}}
-	p.locks = lock.New(p.parts, lock.WithOwner(owner))
+	p.locks = etcdtest.Must(lock.New(p.parts, lock.WithOwner(owner)))
 	return p
 }
 

@@ -90,7 +90,7 @@ func (f *fakeEtcd) locker(t *testing.T) *lock.Locker {
 	p := &parts{cli: cli, store: etcdtest.Must(kv.New(cli)), watcher: etcdtest.Must(watch.New(cli)), leases: lease.New(cli, lease.WithSessionTTL(slowTTL))}
 	_, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
-	l := lock.New(p)
+	l := etcdtest.Must(lock.New(p))
 	l.WatchNoHold()
 	t.Cleanup(func() {
 		f.heal()

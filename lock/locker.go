@@ -40,7 +40,7 @@ type Locker struct {
 	settings
 
 	sessionOptions []lease.SessionOption
-	bad            error // why the locker is invalid: every call returns it
+	err            error // of an invalid part: every call returns it
 	sender         retry.Sender
 	store          *kv.Store
 	watcher        *watch.Watcher
@@ -92,16 +92,18 @@ type counts struct {
 
 // New returns a locker that uses the parts of c. It sends nothing.
 //
-// If an option is invalid, every call returns the error, because New has no error result.
-func New(c Client, o ...Option) *Locker {
-	s, bad := newSettings(o)
-	l := &Locker{settings: s, bad: bad, drained: make(chan struct{}), watchAfter: watchAfter, lookInterval: lookInterval}
-	if bad == nil {
-		l.bad = l.take(c)
+// If arguments are invalid, the error matches [ErrInvalid] and lists everything that is wrong with
+// them. If a part of c is invalid itself, as after Namespace with an invalid dir, every call of the
+// locker returns the error of that part.
+func New(c Client, o ...Option) (*Locker, error) {
+	s, err := newSettings(o)
+	l := &Locker{settings: s, drained: make(chan struct{}), watchAfter: watchAfter, lookInterval: lookInterval}
+	if err := errors.Join(err, l.setParts(c)); err != nil {
+		return nil, fail("new", "", err)
 	}
-	if l.bad != nil {
+	if l.err = l.initParts(); l.err != nil {
 		l.closed = true
-		return l
+		return l, nil
 	}
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
 	l.hook = newWaitHook(l, s.onWait)
@@ -116,11 +118,11 @@ func New(c Client, o ...Option) *Locker {
 	endLife := l.endLife
 	l.unlink = context.AfterFunc(l.client.Ctx(), func() { endLife(closedError("client")) })
 	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.unlink)
-	return l
+	return l, nil
 }
 
-// take sets the parts of the locker from c.
-func (l *Locker) take(c Client) error {
+// setParts sets the parts of the locker from c.
+func (l *Locker) setParts(c Client) error {
 	if c == nil || reflect.ValueOf(c).Kind() == reflect.Pointer && reflect.ValueOf(c).IsNil() {
 		return fmt.Errorf("%w: no client", errs.Invalid)
 	}
@@ -128,6 +130,11 @@ func (l *Locker) take(c Client) error {
 	if l.store == nil || l.watcher == nil || l.leases == nil {
 		return fmt.Errorf("%w: the client lacks a part", errs.Invalid)
 	}
+	return nil
+}
+
+// initParts sets what the locker uses of its parts. It returns the error of an invalid part.
+func (l *Locker) initParts() error {
 	sender, err := retry.SenderOf(l.store)
 	if err != nil {
 		return err
@@ -139,7 +146,7 @@ func (l *Locker) take(c Client) error {
 	}
 	l.client, l.keys = cli, keywatch.New(cli, own)
 	if l.sweeper = sweep.Of(l.leases); l.sweeper == nil {
-		return fmt.Errorf("%w: the lease manager is of no use", errs.Invalid)
+		return fmt.Errorf("%w: the lease manager is invalid", errs.Invalid)
 	}
 	return nil
 }
@@ -155,8 +162,8 @@ func (l *Locker) dirs() (locks, elections string) {
 // begin starts a call. The returned context also ends with the locker. The caller must call done
 // when the call is over. Close waits for that.
 func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(), err error) {
-	if l.bad != nil {
-		return nil, nil, l.bad
+	if l.err != nil {
+		return nil, nil, l.err
 	}
 	if ctx == nil {
 		return nil, nil, fmt.Errorf("%w: nil context", errs.Invalid)
@@ -243,7 +250,7 @@ func (l *Locker) Stats() Stats {
 // A function of Do or Run must not call Close, because it would wait for itself.
 func (l *Locker) Close() error {
 	l.closing.Do(func() {
-		if l.bad != nil {
+		if l.err != nil {
 			close(l.drained)
 			return
 		}

@@ -2,7 +2,6 @@ package lock_test
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -256,23 +255,44 @@ func TestTheHookIsToldOfWaits(t *testing.T) {
 	assert.Equal(t, "e", next(t, names))
 }
 
-func TestWrongOptionsAreReportedByEveryCall(t *testing.T) {
+func TestNew_ReturnsAllErrors(t *testing.T) {
+	t.Parallel()
+	l, err := lock.New(&parts{}, lock.WithTTL(time.Millisecond), lock.WithDir("a//b"))
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	assert.Nil(t, l)
+	require.ErrorContains(t, err, "lock: new: ")
+	for _, want := range []string{"TTL 1ms", "empty segment", "the client lacks a part"} {
+		require.ErrorContains(t, err, want)
+	}
+	_, err = lock.New(nil)
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	_, err = lock.New((*parts)(nil), lock.WithTTL(0))
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.ErrorContains(t, err, "no client")
+	require.ErrorContains(t, err, "TTL 0s")
+}
+
+func TestLocker_CallsReturnTheErrorOfAnInvalidNamespace(t *testing.T) {
 	t.Parallel()
 	p := newParts(t, etcdtest.Client(t), etcdtest.Prefix(t))
-	l := lock.New(p, lock.WithTTL(time.Millisecond), lock.WithDir("a//b"))
-	_, err := l.Mutex("m").Lock(t.Context())
+	p.store = p.store.Namespace("a//b")
+	l, err := lock.New(p)
+	require.NoError(t, err)
+	_, err = l.Mutex("m").Lock(t.Context())
 	require.ErrorIs(t, err, lock.ErrInvalid)
-	require.ErrorContains(t, err, "TTL 1ms")
 	require.ErrorContains(t, err, "empty segment")
+	_, err = l.Election("e").Campaign(t.Context(), "")
+	require.ErrorIs(t, err, lock.ErrInvalid)
 	require.NoError(t, l.Close())
-	_, err = lock.New(nil).Election("e").Campaign(t.Context(), "")
+}
+
+func TestLocker_CloseEndsItsMutexes(t *testing.T) {
+	t.Parallel()
+	l, err := lock.New(newParts(t, etcdtest.Client(t), etcdtest.Prefix(t)))
+	require.NoError(t, err)
+	_, err = l.Mutex("m").Lock(nil) //nolint:staticcheck // what it is about
 	require.ErrorIs(t, err, lock.ErrInvalid)
-	_, err = lock.New(&parts{}).Mutex("m").TryLock(t.Context())
-	require.ErrorIs(t, err, lock.ErrInvalid)
-	ok := lock.New(p)
-	_, err = ok.Mutex("m").Lock(nil) //nolint:staticcheck // what it is about
-	require.ErrorIs(t, err, lock.ErrInvalid)
-	require.NoError(t, ok.Close())
-	_, err = ok.Mutex("m").Lock(t.Context())
-	assert.True(t, errors.Is(err, lock.ErrClosed))
+	require.NoError(t, l.Close())
+	_, err = l.Mutex("m").Lock(t.Context())
+	assert.ErrorIs(t, err, lock.ErrClosed)
 }

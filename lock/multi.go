@@ -25,7 +25,7 @@ type Multi struct {
 // Multi returns a lock over mutexes of this locker. Each may appear once. It sends nothing. If the
 // arguments are invalid, every call returns [ErrInvalid].
 func (l *Locker) Multi(ms ...*Mutex) *Multi {
-	out := &Multi{ms: slices.Clone(ms), bad: l.bad}
+	out := &Multi{ms: slices.Clone(ms), bad: l.err}
 	complain := func(format string, args ...any) {
 		out.bad = errors.Join(out.bad, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
 	}
@@ -38,7 +38,7 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 	}
 	slices.SortFunc(out.ms, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
 	for i, m := range out.ms {
-		if m.l == l && l.bad == nil {
+		if m.l == l && l.err == nil {
 			out.bad = errors.Join(out.bad, m.bad)
 		}
 		if m.l != l {

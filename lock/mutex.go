@@ -32,7 +32,7 @@ func (l *Locker) Mutex(name string) *Mutex {
 }
 
 func (l *Locker) mutex(name, prefix string) *Mutex {
-	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, admission: exclusive}, bad: errors.Join(l.bad, l.checkName(name))}
+	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, admission: exclusive}, bad: errors.Join(l.err, l.checkName(name))}
 }
 
 // Lock waits until the mutex is held. Only ctx bounds the wait. The request that enqueues has 10 s

@@ -335,7 +335,7 @@ func TestLocker_CloseLeavesNoKeyThatComesLate(t *testing.T) {
 	p := newParts(t, cli, dir)
 	_, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
-	l := lock.New(p)
+	l := etcdtest.Must(lock.New(p))
 	k.on.Store(true)
 	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
@@ -360,7 +360,7 @@ func TestLocker_LossHookMayRelease(t *testing.T) {
 		h := <-held
 		hook <- h.Release(context.Background()) //nolint:forbidigo // of nobody's call
 	}))
-	l := lock.New(p, lock.WithTTL(10*time.Second))
+	l := etcdtest.Must(lock.New(p, lock.WithTTL(10*time.Second)))
 	defer l.Close()
 	h := mustLock(t, l.Mutex("a"))
 	held <- h

@@ -32,7 +32,7 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	dir, _ := l.dirs()
 	s := &Semaphore{
 		l: l, n: n, kind: waiterKind{name: name, prefix: dir + name + "/" + semDir},
-		bad: errors.Join(l.bad, l.checkName(name)),
+		bad: errors.Join(l.err, l.checkName(name)),
 	}
 	if n < 1 {
 		s.bad = errors.Join(s.bad, fmt.Errorf("%w: a semaphore of %d: it must be 1 at least", errs.Invalid, n))

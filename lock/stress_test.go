@@ -76,7 +76,7 @@ func TestLockersOpenAndCloseInAStorm(t *testing.T) {
 	for range 10 {
 		wg.Go(func() {
 			for i := range 50 {
-				l := lock.New(p)
+				l := etcdtest.Must(lock.New(p))
 				ctx, stop := context.WithTimeout(t.Context(), time.Duration(i)*time.Millisecond/4)
 				go func() { _, _ = l.Mutex("m").Lock(ctx) }()
 				go func() { _, _ = l.Election("e").Campaign(ctx, "x") }()
@@ -214,7 +214,7 @@ func TestLockersOfSharedHoldsAndBarriersOpenAndCloseInAStorm(t *testing.T) {
 	for range 10 {
 		wg.Go(func() {
 			for i := range 50 {
-				l := lock.New(p)
+				l := etcdtest.Must(lock.New(p))
 				ctx, stop := context.WithTimeout(t.Context(), time.Duration(i)*time.Millisecond/4)
 				go func() { _, _ = l.Semaphore("s", 3).AcquireN(ctx, 1+i%3) }()
 				go func() { _, _ = l.Semaphore("s", 3).TryAcquire(ctx) }()

@@ -201,7 +201,7 @@ func TestElection_ErrorOfASessionNamesOnePackage(t *testing.T) {
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	proxy.Refuse()
 	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), etcdtest.Prefix(t))
-	l := lock.New(p)
+	l := etcdtest.Must(lock.New(p))
 	t.Cleanup(func() { _ = l.Close() })
 	ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer stop()

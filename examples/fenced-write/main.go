@@ -78,8 +78,11 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	say("it stands still for longer than its lease lives")
 
-	others := lock.New(client, lock.WithTTL(5*time.Second)) // stands for another process
-	defer others.Close()                                    //nolint:errcheck // the program ends
+	others, err := lock.New(client, lock.WithTTL(5*time.Second)) // stands for another process
+	if err != nil {
+		return err
+	}
+	defer others.Close() //nolint:errcheck // the program ends
 	err = others.Mutex("report").Do(ctx, func(_ context.Context, second *lock.Held) error {
 		say("a second one holds the lock, and its token is higher: %t", second.Token() > first.Token())
 		return reports.write("of the second", second.Token())

@@ -84,7 +84,7 @@ func (f *fence) lose(t *testing.T, name string, take loss, locally, watched bool
 	own, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: f.srv.Endpoints()}) // lockers of one client share their lease
 	require.NoError(t, err)
 	holder := own.Namespace(fenceDir)
-	mine, theirs := lock.New(holder, ttl), lock.New(f.heir, ttl)
+	mine, theirs := etcdtest.Must(lock.New(holder, ttl)), etcdtest.Must(lock.New(f.heir, ttl))
 	defer func() { assert.NoError(t, errors.Join(mine.Close(), theirs.Close(), own.Close())) }()
 	h, err := mine.Mutex(name).Lock(t.Context())
 	require.NoError(t, err)
@@ -184,7 +184,7 @@ func (f *fence) stopped(t *testing.T, kind string, n int) {
 	}
 	child.tell(strings.Join(names, " "))
 	require.Equal(t, "holding", <-child.lines)
-	l := lock.New(f.heir, lock.WithTTL(shortTTL))
+	l := etcdtest.Must(lock.New(f.heir, lock.WithTTL(shortTTL)))
 	defer func() { assert.NoError(t, l.Close()) }()
 	var wg sync.WaitGroup
 	for _, name := range names {
@@ -208,7 +208,7 @@ func (f *fence) stopped(t *testing.T, kind string, n int) {
 // to each before it looks at anything.
 func writeUntilStopped(t *testing.T, endpoints []string, orders *bufio.Scanner) {
 	c := open(t, endpoints).Namespace(fenceDir)
-	l := lock.New(c, lock.WithTTL(shortTTL))
+	l := etcdtest.Must(lock.New(c, lock.WithTTL(shortTTL)))
 	require.True(t, orders.Scan())
 	holds := map[string]*lock.Held{}
 	for name := range strings.FieldsSeq(orders.Text()) {

@@ -25,7 +25,7 @@ import (
 func newLocker(t *testing.T, endpoints []string, ttl time.Duration) (*lock.Locker, *kv.Store) {
 	t.Helper()
 	c := open(t, endpoints)
-	l := lock.New(c, lock.WithTTL(ttl))
+	l := etcdtest.Must(lock.New(c, lock.WithTTL(ttl)))
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return l, c.KV()
 }

@@ -124,7 +124,7 @@ func TestAWriterThatLosesItsLeaseWhileItWaitsIsBesideNobody(t *testing.T) {
 	direct := cluster.Client(t)
 	a, _ := newLocker(t, cluster.Endpoints(), 15*time.Second)
 	b, _ := newLocker(t, cluster.Endpoints(), 15*time.Second)
-	victim := lock.New(open(t, cluster.Endpoints()), lock.WithTTL(15*time.Second), lock.WithOwner(unlucky))
+	victim := etcdtest.Must(lock.New(open(t, cluster.Endpoints()), lock.WithTTL(15*time.Second), lock.WithOwner(unlucky)))
 	defer func() { assert.NoError(t, victim.Close()) }()
 	inside := &chamber{}
 	stop := inside.throng(t, 8, a.RWMutex("m"), b.RWMutex("m"))
