@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/etcdkit/etcdkit/internal/auth"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/raw"
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -40,8 +41,8 @@ type Client struct {
 type core struct {
 	set    *settings
 	cli    *clientv3.Client
-	own    bool   // close closes cli
-	login  *login // nil without credentials
+	own    bool                // close closes cli
+	auth   *auth.Authenticator // nil without credentials
 	lines  *lines
 	engine *retry.Engine // of the decorated client; nil after Wrap
 	patrol *patrol       // nil after Wrap, whose caller owns the endpoints
@@ -129,9 +130,9 @@ func newCore(s *settings) (*core, error) {
 	c := &core{set: s, own: true, stop: stop}
 	err := wire.Harden(&cfg)
 	if err == nil {
-		c.login = newLogin(ctx, s)
-		if c.login != nil {
-			cfg.DialOptions = append(cfg.DialOptions, c.login.dialOptions()...)
+		c.auth = newAuthenticator(ctx, s)
+		if c.auth != nil {
+			cfg.DialOptions = append(cfg.DialOptions, c.auth.DialOptions()...)
 		}
 		if s.tls != nil && s.tls.ServerName != "" {
 			// ServerName alone has no effect: client/v3 passes the endpoint's name to gRPC.
@@ -177,18 +178,18 @@ func (c *core) decorate() {
 		Client: c.cli, Observed: true, Members: hedgeMembers{c}, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, Observe: c.set.observer.Retry,
 		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
 	})
-	raw.Install(c.cli, c.engine, c.login != nil && c.login.source != nil)
+	raw.Install(c.cli, c.engine, c.auth != nil && c.auth.IsRenewable())
 }
 
-// newLogin returns the source of tokens, or nil if calls need none.
-func newLogin(ctx context.Context, s *settings) *login {
+// newAuthenticator returns the source of tokens, or nil if calls need none.
+func newAuthenticator(ctx context.Context, s *settings) *auth.Authenticator {
 	switch {
 	case s.token != "":
 		token := s.token
-		s.token = "" // only the login keeps it
-		return fixedToken(token)
+		s.token = "" // only the authenticator keeps it
+		return auth.NewFixedToken(token)
 	case s.credentials != nil:
-		return sourcedLogin(ctx, s.credentials, time.Duration(s.cfg.DialTimeout), s.logger)
+		return auth.New(ctx, s.credentials, time.Duration(s.cfg.DialTimeout), s.logger)
 	}
 	return nil
 }
@@ -281,7 +282,7 @@ func (c *Client) Close() error {
 // isClosed reports whether the client or the client/v3 client is closed.
 func (c *core) isClosed() bool { return c.closed.Load() || c.cli.Ctx().Err() != nil }
 
-// close stops the patrol and the login before it closes the connections they use.
+// close stops the patrol and logins before it closes the connections they use.
 func (c *core) close() error {
 	c.stop() // also ends the context of cli, and so all calls
 	if c.patrol != nil {
@@ -290,8 +291,8 @@ func (c *core) close() error {
 	if c.sync != nil {
 		<-c.sync.done
 	}
-	if c.login != nil {
-		c.login.wait()
+	if c.auth != nil {
+		c.auth.Wait()
 	}
 	err := c.lines.close()
 	if !c.own {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/auth"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -161,7 +162,7 @@ func (c Config) checkCredentials(bad *complaints) {
 }
 
 // credentials returns the source of user and password, or nil if there is none.
-func (c Config) credentials() credentialsFunc {
+func (c Config) credentials() auth.CredentialsFunc {
 	switch {
 	case c.Username == "":
 		return nil

@@ -37,7 +37,7 @@ func (c *Client) SetEndpoints(endpoints ...string) error {
 			bad.add("endpoint %s says https, but the client was opened without TLS", e)
 		}
 	}
-	list := checkEndpoints(eps, c.set.tls != nil, c.login != nil && !c.set.cfg.AllowInsecureCredentials, &bad)
+	list := checkEndpoints(eps, c.set.tls != nil, c.auth != nil && !c.set.cfg.AllowInsecureCredentials, &bad)
 	if err := bad.err(op); err != nil {
 		return err
 	}

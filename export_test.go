@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -18,15 +17,6 @@ func WithLookup(f func(ctx context.Context, service, proto, name string) (string
 // NewReadiness is a readiness handler over any check.
 func NewReadiness(check func(ctx context.Context) error) http.Handler {
 	return &readiness{check: check, gone: func() bool { return false }}
-}
-
-// NewLogin returns a call that needs a login, which asks source and then, were it not to fail, etcd.
-func NewLogin(base context.Context, source func(ctx context.Context) (user, password string, err error)) func(ctx context.Context) error {
-	l := sourcedLogin(base, source, time.Minute, slog.New(slog.DiscardHandler))
-	return func(ctx context.Context) error {
-		_, err := l.ticket(ctx, nil, 0, nil)
-		return err
-	}
 }
 
 // UnsupportedReason is why servers of a version are not supported.

@@ -40,7 +40,7 @@ func TestLogin_BacksOffWhileThePasswordIsRefused(t *testing.T) {
 	assert.LessOrEqual(t, after.Logins-before.Logins, uint64(8), "pauses of 0.5 s, 1 s, 2 s at least") // and logins that the restart cut
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
-	assert.Equal(t, 1, strings.Count(lines.String(), "level=WARN msg=\"etcd refuses the login\""))
+	assert.Equal(t, 1, strings.Count(lines.String(), "level=WARN msg=\"etcd rejects the login\""))
 
 	_, err = s.Client(t, etcdtest.As("root", etcdtest.RootPassword)).UserChangePassword(t.Context(), "app", planted)
 	require.NoError(t, err)

@@ -9,15 +9,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -117,105 +114,6 @@ func TestManyCallsShareOneLogin(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 1, count.Count(authenticate), "a list is a stream, and needs no login of its own")
-}
-
-func TestACallThatGivesUpDoesNotSpoilTheLoginOfOthers(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		vault := errors.New("the vault is sealed")
-		var times int
-		call := etcdkit.NewLogin(t.Context(), func(ctx context.Context) (string, string, error) {
-			times++
-			if times > 1 {
-				return "", "", vault
-			}
-			<-ctx.Done() // the first login ends with the call that it is made for
-			return "", "", ctx.Err()
-		})
-		ctx, stop := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { assert.Equal(t, codes.Canceled, status.Code(call(ctx))) })
-		synctest.Wait()
-		for range 10 {
-			wg.Go(func() { assert.ErrorIs(t, call(t.Context()), vault, "it makes a login of its own") })
-		}
-		impatient, leave := context.WithCancel(t.Context())
-		wg.Go(func() { assert.Equal(t, codes.Canceled, status.Code(call(impatient))) })
-		synctest.Wait()
-		leave()
-		synctest.Wait()
-		assert.Equal(t, 1, times)
-		stop()
-		wg.Wait()
-	})
-}
-
-func TestALoginIsBounded(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		call := etcdkit.NewLogin(t.Context(), func(ctx context.Context) (string, string, error) {
-			<-ctx.Done()
-			return "", "", ctx.Err()
-		})
-		began := time.Now()
-		require.ErrorIs(t, call(t.Context()), context.DeadlineExceeded)
-		assert.Equal(t, time.Minute, time.Since(began))
-	})
-}
-
-func TestCredentialsThatPanicFailTheCallAndNoMore(t *testing.T) {
-	t.Parallel()
-	for name, tt := range map[string]struct {
-		cause any
-		text  string
-	}{
-		"with a text, which could be the password": {planted, "the function panicked with a string"},
-		"with an error of the runtime":             {nil, "index out of range"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			vault := errors.New("the vault is sealed")
-			var times atomic.Int32
-			call := etcdkit.NewLogin(t.Context(), func(context.Context) (string, string, error) {
-				if times.Add(1) > 1 {
-					return "", "", vault
-				}
-				if tt.cause == nil {
-					return []string{}[times.Load()], "", nil
-				}
-				panic(tt.cause)
-			})
-			err := call(t.Context())
-			require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
-			require.ErrorContains(t, err, tt.text)
-			assertHides(t, err.Error())
-			require.ErrorIs(t, call(t.Context()), vault, "the next call is not kept waiting")
-		})
-	}
-}
-
-func TestCredentialsThatHangDoNotKeepACallBeyondItsTime(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		var times atomic.Int32
-		vault := errors.New("the vault is sealed")
-		call := etcdkit.NewLogin(t.Context(), func(context.Context) (string, string, error) {
-			times.Add(1)
-			<-release
-			return "", "", vault
-		})
-		for range 3 {
-			ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
-			began := time.Now()
-			assert.Equal(t, codes.DeadlineExceeded, status.Code(call(ctx)))
-			assert.Equal(t, 5*time.Second, time.Since(began))
-			stop()
-		}
-		assert.EqualValues(t, 1, times.Load(), "one that hangs is not asked again")
-		close(release)
-		require.ErrorIs(t, call(t.Context()), vault)
-	})
 }
 
 func TestALoginThatBreaksOffDoesNotKeepOthersWaiting(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/etcdkit/etcdkit/internal/auth"
 	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -17,16 +18,13 @@ import (
 // Option configures [Open], [OpenLazy] or [Wrap].
 type Option func(*options)
 
-// credentialsFunc returns the user and password for a login.
-type credentialsFunc func(ctx context.Context) (user, password string, err error)
-
 // options holds the result of all options.
 type options struct {
 	logger      *slog.Logger
 	tls         *tls.Config
 	dial        []grpc.DialOption
 	namespace   *string
-	credentials credentialsFunc
+	credentials auth.CredentialsFunc
 	observer    Observer
 	limits      kv.Limits
 	lookup      lookupSRV // nil: the system's resolver

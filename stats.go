@@ -35,8 +35,8 @@ func (c *Client) Stats() Stats {
 	if c.patrol != nil {
 		s.Evicted, s.Evictions, s.Readmissions = c.patrol.leftOut()
 	}
-	if c.login != nil {
-		s.Logins, s.LoginFailures = c.login.count.Load(), c.login.failed.Load()
+	if c.auth != nil {
+		s.Logins, s.LoginFailures = c.auth.Counts()
 	}
 	return s
 }
