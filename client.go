@@ -154,7 +154,7 @@ func newCore(s *settings) (*core, error) {
 	c.patrol = newPatrol(c.cli, c.lines.probe, c.lines.keep, c.versions, s.logger)
 	c.patrol.isDown = func() bool { return c.cli.ActiveConnection().GetState() == connectivity.TransientFailure }
 	c.patrol.isBroken = c.lines.isBroken
-	c.patrol.failed = func(ep string) { c.engine.Overdue(c.lines.addressOf(ep)) }
+	c.patrol.failed = func(ep string) { c.engine.ReportOverdue(c.lines.addressOf(ep)) }
 	c.engine.OnOverdue(func(addr string) { c.patrol.overdue(c.lines.endpointAt(addr)) })
 	c.patrol.read = func(ctx context.Context, ep string) error { return c.read(ctx, ep, s.namespace+probeKey) }
 	return c, nil
@@ -175,7 +175,7 @@ func sendBytes(l kv.Limits) int {
 func (c *core) decorate() {
 	cfg := c.set.cfg
 	c.engine = retry.New(retry.Config{
-		Client: c.cli, Observed: true, Members: hedgeMembers{c}, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, Observe: c.set.observer.Retry,
+		Client: c.cli, Observed: true, Members: hedgeMembers{c}, Policy: retry.Policy(cfg.Retry), Logger: c.set.logger, OnRetry: c.set.observer.Retry,
 		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
 	})
 	raw.Install(c.cli, c.engine, c.auth != nil && c.auth.IsRenewable())

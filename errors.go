@@ -50,14 +50,14 @@ func SafeToRetry(err error) bool {
 	if batch, ok := errors.AsType[*kv.BatchError](err); ok && batch.Done > 0 {
 		return false
 	}
-	if errs.Unchanged(err) {
+	if errs.NotApplied(err) {
 		return true
 	}
 	if _, ok := errors.AsType[*errs.Error](err); ok {
-		return false // errs.Unchanged above has decided
+		return false // errs.NotApplied above has decided
 	}
 	class, _ := retry.Classify(err, false)
-	return !class.Applied()
+	return !class.MayBeApplied()
 }
 
 // EndpointError is an error of one endpoint. The error of [Open] contains one per endpoint;
@@ -95,7 +95,7 @@ func (e endpointErrors) Unwrap() []error {
 
 // refuse wraps the error of an operation of the client, none of which changes anything in etcd.
 func refuse(op string, err error) error {
-	return &errs.Error{Pkg: "etcdkit", Op: op, Unchanged: true, Err: err}
+	return &errs.Error{Pkg: "etcdkit", Op: op, NotApplied: true, Err: err}
 }
 
 // reasonOf returns err without the kv operation that returned it.

@@ -27,7 +27,7 @@ func TestConditionsAreTheSameInAllPackages(t *testing.T) {
 
 func TestSafeToRetry(t *testing.T) {
 	t.Parallel()
-	unchanged := &errs.Error{Pkg: "kv", Op: "put", Unchanged: true, Err: errs.Unavailable}
+	unchanged := &errs.Error{Pkg: "kv", Op: "put", NotApplied: true, Err: errs.Unavailable}
 	unknown := &errs.Error{Pkg: "kv", Op: "put", Err: fmt.Errorf("%w: %w", errs.UnknownOutcome, context.DeadlineExceeded)}
 	for _, tt := range []struct {
 		name string
@@ -43,7 +43,7 @@ func TestSafeToRetry(t *testing.T) {
 		{"a call that may have changed something", &errs.Error{Pkg: "kv", Op: "put", Err: errs.Unavailable}, false},
 		{"a batch that has not begun", &kv.BatchError{Err: unchanged}, true},
 		{"a batch that has", &kv.BatchError{Done: 1, Err: unchanged}, false},
-		{"such a batch, wrapped", &errs.Error{Pkg: "kv", Op: "batch", Unchanged: true, Err: &kv.BatchError{Done: 1, Err: unchanged}}, false},
+		{"such a batch, wrapped", &errs.Error{Pkg: "kv", Op: "batch", NotApplied: true, Err: &kv.BatchError{Done: 1, Err: unchanged}}, false},
 		{"client/v3: no leader", rpctypes.ErrNoLeader, true},
 		{"client/v3: permission denied", rpctypes.ErrPermissionDenied, true},
 		{"client/v3: too many requests", rpctypes.ErrTooManyRequests, true},

@@ -17,8 +17,8 @@ type hedgeMembers struct{ *core }
 
 var _ retry.Members = hedgeMembers{}
 
-// Several reports whether the client has more than one endpoint.
-func (m hedgeMembers) Several() bool { return m.patrol.several() }
+// HasSeveral reports whether the client has more than one endpoint.
+func (m hedgeMembers) HasSeveral() bool { return m.patrol.several() }
 
 // Other returns the connection to a member in use that is not at addr.
 func (m hedgeMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) {
@@ -43,9 +43,9 @@ func (m hedgeMembers) Evicted(addr string) (bool, <-chan struct{}) {
 	return m.patrol.evictedAt(m.lines.endpointAt(addr))
 }
 
-// Slower records that the member at addr was slower than another. After two such calls it is probed
+// ReportSlow records that the member at addr was slower than another. After two such calls it is probed
 // with a linearizable read, because a member whose disk hangs still answers health checks.
-func (m hedgeMembers) Slower(addr string) { m.patrol.slower(m.lines.endpointAt(addr)) }
+func (m hedgeMembers) ReportSlow(addr string) { m.patrol.slower(m.lines.endpointAt(addr)) }
 
 // read makes a linearizable read at ep. A permission error proves that the member answered.
 func (c *core) read(ctx context.Context, ep, key string) error {

@@ -36,7 +36,7 @@ func (f *feed) closedError() error { return errs.ClosedError(f.what) }
 
 // fail wraps err as an error of this package, none of which has changed anything in etcd.
 func fail(op, key string, err error) error {
-	return &errs.Error{Pkg: "cache", Op: op, Key: key, Unchanged: true, Err: err}
+	return &errs.Error{Pkg: "cache", Op: op, Key: key, NotApplied: true, Err: err}
 }
 
 // tooOld returns the error for a read that would be older than allowed.

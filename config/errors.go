@@ -102,12 +102,12 @@ func (e *PanicError) Unwrap() error {
 
 // opError wraps the error of an operation that changed nothing.
 func opError(op, key string, err error) error {
-	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: true, Err: err}
+	return &errs.Error{Pkg: "config", Op: op, Key: key, NotApplied: true, Err: err}
 }
 
 // kvError wraps an error of kv and keeps what it says about the outcome.
 func kvError(op, key string, err error) error {
-	return &errs.Error{Pkg: "config", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: errs.Cause(err)}
+	return &errs.Error{Pkg: "config", Op: op, Key: key, NotApplied: errs.NotApplied(err), Err: errs.Cause(err)}
 }
 
 // invalid returns an error that matches ErrInvalid.

@@ -75,7 +75,7 @@ func (e *TakenError) Unwrap() error { return ErrTaken }
 
 // opError wraps the error of an operation.
 func opError(op, key string, err error) error {
-	return &errs.Error{Pkg: "discovery", Op: op, Key: key, Unchanged: errs.Unchanged(err), Err: err}
+	return &errs.Error{Pkg: "discovery", Op: op, Key: key, NotApplied: errs.NotApplied(err), Err: err}
 }
 
 // invalid returns an error that matches ErrInvalid.

@@ -154,7 +154,7 @@ func (f *retryingWatch) cause() error {
 	if sub := f.sub.Load(); sub != nil {
 		if st := sub.Status(); st.Err != nil {
 			_, condition := retry.Classify(st.Err, false)
-			return retry.Explain(st.Err, condition)
+			return retry.WithCondition(st.Err, condition)
 		}
 	}
 	f.mu.Lock()

@@ -177,7 +177,7 @@ func (b *batchRun) conclude(sent int) error {
 		unchanged = unchanged && !errors.Is(r.Err, ErrUnknownOutcome)
 	}
 	return &errs.Error{
-		Pkg: "kv", Op: "batch", Key: b.ns + b.ops[done].key, Unchanged: unchanged,
+		Pkg: "kv", Op: "batch", Key: b.ns + b.ops[done].key, NotApplied: unchanged,
 		Err: &BatchError{Done: done, Revision: b.last, Err: errs.Cause(b.failure)},
 	}
 }

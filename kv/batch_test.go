@@ -156,7 +156,7 @@ func TestABatchThatStopsSaysHowFarItCame(t *testing.T) {
 	var be *kv.BatchError
 	require.ErrorAs(t, err, &be)
 	assert.Equal(t, 300, be.Done)
-	assert.False(t, errs.Unchanged(err), "some of it was applied")
+	assert.False(t, errs.NotApplied(err), "some of it was applied")
 	assert.Equal(t, 300, b.count(t, "many/"))
 	assert.Equal(t, "<none>", b.value(t, "after"))
 
@@ -166,7 +166,7 @@ func TestABatchThatStopsSaysHowFarItCame(t *testing.T) {
 
 	_, err = b.Batch(t.Context(), ops[300:]...)
 	require.ErrorIs(t, err, kv.ErrGuard)
-	assert.True(t, errs.Unchanged(err), "none of it was")
+	assert.True(t, errs.NotApplied(err), "none of it was")
 }
 
 func TestOperationsWithEqualGuardsGoTogether(t *testing.T) {

@@ -55,7 +55,7 @@ func TestACallThatStillWaitsWhenItsContextEndsIsNotSent(t *testing.T) {
 				require.ErrorIs(t, err, context.Canceled)
 				require.ErrorIs(t, err, errOwnReason)
 				if name != "get" {
-					assert.True(t, errs.Unchanged(err), "it is known that it was not applied")
+					assert.True(t, errs.NotApplied(err), "it is known that it was not applied")
 					assert.NotErrorIs(t, err, kv.ErrUnknownOutcome)
 					assert.EqualError(t, err, "kv: "+name+` "gone": context canceled: the user has left`)
 				}
@@ -107,7 +107,7 @@ func TestTheEndOfOneContextEndsNobodyElsesCall(t *testing.T) {
 					stops[i]()
 					err := (<-calls[i]).err
 					require.ErrorIs(t, err, context.Canceled)
-					assert.False(t, errs.Unchanged(err), "it may have been applied")
+					assert.False(t, errs.NotApplied(err), "it may have been applied")
 				}
 				synctest.Wait()
 				require.NoError(t, s.lastCtx().Err())

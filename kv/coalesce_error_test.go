@@ -113,7 +113,7 @@ func TestAnAnswerThatIsLostLeavesAllWritesInDoubt(t *testing.T) {
 				}
 				for i, r := range sharing(t, s, k, putOf) {
 					assert.Equal(t, status.Code(err), codeOf(r.err))
-					assert.False(t, errs.Unchanged(r.err), "it was applied")
+					assert.False(t, errs.NotApplied(r.err), "it was applied")
 					_, version := s.value("k" + strconv.Itoa(i))
 					assert.EqualValues(t, 1, version)
 				}
@@ -231,7 +231,7 @@ func TestCoalesceRefusesANilContext(t *testing.T) {
 		_, doErr := k.Do(nil, clientv3.OpPut("k", "v")) //nolint:staticcheck // this is the point
 		for _, err := range []error{getErr, putErr, delErr, doErr} {
 			require.ErrorIs(t, err, kv.ErrInvalid)
-			assert.True(t, errs.Unchanged(err))
+			assert.True(t, errs.NotApplied(err))
 		}
 		assert.Empty(t, s.asked())
 	})
@@ -279,7 +279,7 @@ func TestAWriteThatLeftTheQueueIsNotInDoubtForAStore(t *testing.T) {
 		err := <-r
 		require.ErrorIs(t, err, context.Canceled)
 		require.NotErrorIs(t, err, kv.ErrUnknownOutcome)
-		assert.True(t, errs.Unchanged(err))
+		assert.True(t, errs.NotApplied(err))
 	}
 	c.release()
 	assert.Equal(t, []int64{0, 0, 0}, c.versions(t, n))

@@ -167,7 +167,7 @@ func TestASharedTransactionThatCannotBeSentLeavesNothingUnknown(t *testing.T) {
 	stop()
 	err := <-results[3]
 	require.ErrorIs(t, err, context.Canceled)
-	assert.True(t, errs.Unchanged(err), "%v", err)
+	assert.True(t, errs.NotApplied(err), "%v", err)
 	c.proxy.Accept()
 	want := []int64{1, 1, 1, 0, 1, 1, 1, 1, 1, 1}
 	for i, r := range results {
@@ -225,7 +225,7 @@ func TestATransactionThatWasSentAfterAllIsNotReportedAsNotApplied(t *testing.T) 
 	stop()
 	for i, r := range results {
 		err := <-r
-		assert.False(t, errs.Unchanged(err), "%v", err)
+		assert.False(t, errs.NotApplied(err), "%v", err)
 		if i == 3 {
 			assert.Equal(t, context.Canceled, err)
 		} else {

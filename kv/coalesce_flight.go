@@ -195,9 +195,9 @@ func (f *flight) deliver(writes bool) {
 func (f *flight) harmless(writes bool) bool {
 	class, _ := retry.Classify(f.err, f.ctx.NotSent())
 	if !writes {
-		return class != retry.Busy
+		return class != retry.Overloaded
 	}
-	return class == retry.Refused || class == retry.Hopeless
+	return class == retry.Retryable || class == retry.Permanent
 }
 
 // answer sets the result of a call from its part of the response, as if it had been sent alone.

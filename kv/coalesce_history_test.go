@@ -99,7 +99,7 @@ func TestNoWriteIsLostOrMadeTwiceWhateverContextsDo(t *testing.T) {
 					applied++
 				case ctx.Err() == nil && !errors.Is(err, rpctypes.ErrTimeout): // which etcd says when its copy of the deadline is first
 					t.Error(err)
-				case !errs.Unchanged(err):
+				case !errs.NotApplied(err):
 					doubtful++
 				}
 				stop()

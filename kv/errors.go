@@ -94,7 +94,7 @@ func (s *Store) fail(op, key string, err error) error { return fail(op, s.ns+key
 
 // fail returns the error of an operation that provably changed nothing.
 func fail(op, key string, err error) error {
-	return &errs.Error{Pkg: "kv", Op: op, Key: key, Unchanged: true, Err: err}
+	return &errs.Error{Pkg: "kv", Op: op, Key: key, NotApplied: true, Err: err}
 }
 
 // waitError returns the error of a call whose context ended while it waited for another call of

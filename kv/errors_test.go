@@ -126,7 +126,7 @@ func TestJSON_RefusesToStoreWhatItHides(t *testing.T) {
 	_, whole := kv.NewTyped(b.Store, "", kv.JSON[[]hiding]()).Put(t.Context(), "ada", nil)
 	for _, err := range []error{put, update, whole} {
 		require.ErrorIs(t, err, kv.ErrInvalid)
-		assert.True(t, errs.Unchanged(err))
+		assert.True(t, errs.NotApplied(err))
 	}
 	require.ErrorContains(t, put, `field "Password" is hidden in JSON`)
 	require.ErrorContains(t, whole, "the value is hidden in JSON")
@@ -154,7 +154,7 @@ func TestStore_FakeThatLacksMethodsIsInvalid(t *testing.T) {
 		for _, err := range []error{get, put, create, list, page} {
 			require.ErrorIs(t, err, kv.ErrInvalid, name)
 			require.ErrorContains(t, err, "KV", name)
-			assert.True(t, errs.Unchanged(err), name)
+			assert.True(t, errs.NotApplied(err), name)
 		}
 	}
 }
@@ -163,7 +163,7 @@ func TestNew_RefusesClientWithoutKV(t *testing.T) {
 	t.Parallel()
 	s, err := kv.New(clientv3.NewCtxClient(t.Context()))
 	require.EqualError(t, err, "kv: new: invalid argument: the client has no KV")
-	assert.True(t, errs.Unchanged(err))
+	assert.True(t, errs.NotApplied(err))
 	assert.Nil(t, s)
 }
 
@@ -187,7 +187,7 @@ func TestWithOnce_ClientWithoutALeaseIsInvalid(t *testing.T) {
 		_, err := s.Put(t.Context(), "k", nil, o)
 		require.ErrorIs(t, err, kv.ErrInvalid)
 		require.ErrorContains(t, err, "the client has no Lease")
-		assert.True(t, errs.Unchanged(err))
+		assert.True(t, errs.NotApplied(err))
 	}
 }
 
@@ -203,10 +203,10 @@ func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
 	} {
 		cli := f.Client(t, hardened(t))
 		rawkv.Install(cli, retry.New(retry.Config{Client: cli}), false)
-		shared, ok := cli.KV.(retry.Shared)
+		shared, ok := cli.KV.(retry.EngineProvider)
 		require.True(t, ok)
 		cli.KV = wrap(cli.KV)
-		wrapped, ok := cli.KV.(retry.Shared)
+		wrapped, ok := cli.KV.(retry.EngineProvider)
 		require.True(t, ok, name)
 		assert.Same(t, shared.RetryEngine(), wrapped.RetryEngine(), name)
 		before := f.Calls()

@@ -112,7 +112,7 @@ func TestAnUnconditionalWriteWhoseAnswerIsLostIsUnknownAndSentOnce(t *testing.T)
 
 			require.ErrorIs(t, err, kv.ErrUnknownOutcome, name)
 			require.ErrorIs(t, err, context.DeadlineExceeded, name)
-			assert.False(t, errs.Unchanged(err), name)
+			assert.False(t, errs.NotApplied(err), name)
 			if name != "delete" && name != "compare and swap" {
 				s.changed(t, "k", 0)
 				_, version := s.state(t, "k")
@@ -266,7 +266,7 @@ func TestAReplaceThatIsOvertakenIsAConflict(t *testing.T) {
 			err = <-done
 			var conflict *kv.ConflictError
 			require.ErrorAs(t, err, &conflict)
-			assert.True(t, errs.Unchanged(err))
+			assert.True(t, errs.NotApplied(err))
 			value, _ := s.state(t, "k")
 			assert.Equal(t, "theirs", value)
 		}
@@ -397,7 +397,7 @@ func TestAWriteWhileEtcdIsDownProvablyChangedNothing(t *testing.T) {
 			require.ErrorIs(t, err, kv.ErrUnavailable, name)
 			require.ErrorIs(t, err, context.DeadlineExceeded, name)
 			require.NotErrorIs(t, err, kv.ErrUnknownOutcome, name)
-			assert.True(t, errs.Unchanged(err), name)
+			assert.True(t, errs.NotApplied(err), name)
 			assert.Contains(t, err.Error(), "connection refused", name)
 			assert.Contains(t, err.Error(), s.proxy.Endpoint(), name)
 		}
@@ -442,7 +442,7 @@ func TestAWriteIsSentOnceWhateverTheServerAnswers(t *testing.T) {
 				before := f.Calls()
 				err := op()
 				require.ErrorIs(t, err, kv.ErrUnknownOutcome, name)
-				assert.False(t, errs.Unchanged(err))
+				assert.False(t, errs.NotApplied(err))
 				assert.Equal(t, 1, f.Calls()-before, name)
 			}
 		})
@@ -529,7 +529,7 @@ func TestAFullDatabaseLeavesTheOutcomeUnknown(t *testing.T) {
 		case errors.Is(r.err, rpctypes.ErrNoSpace):
 			full++
 			assert.ErrorIs(t, r.err, kv.ErrUnknownOutcome)
-			assert.False(t, errs.Unchanged(r.err))
+			assert.False(t, errs.NotApplied(r.err))
 		default:
 			assert.True(t, errors.Is(r.err, kv.ErrUnknownOutcome) || !there, r.err)
 		}
@@ -549,7 +549,7 @@ func TestCallsOnAClosedClientFailAtOnce(t *testing.T) {
 		require.ErrorIs(t, err, errs.Closed)
 		_, err = s.Put(t.Context(), "k", nil)
 		require.ErrorIs(t, err, errs.Closed)
-		assert.True(t, errs.Unchanged(err))
+		assert.True(t, errs.NotApplied(err))
 	})
 }
 

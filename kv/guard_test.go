@@ -121,7 +121,7 @@ func TestEtcdRefusesAWriteWhoseGuardDoesNotHold(t *testing.T) {
 			require.ErrorIs(t, err, errOwner)
 			require.NotErrorIs(t, err, errNoMore, "that one does hold")
 			require.NotErrorIs(t, err, kv.ErrUnknownOutcome)
-			assert.True(t, errs.Unchanged(err))
+			assert.True(t, errs.NotApplied(err))
 			assert.Equal(t, []string{b.dir + key + "=old"}, b.whole(t, key))
 		})
 	}

@@ -194,7 +194,7 @@ func TestStore_WriteTakesEffectOnceInEverySchedule(t *testing.T) {
 							case err == nil:
 								require.Equal(t, 1, applied, about)
 								require.GreaterOrEqual(t, rev, int64(0), about)
-							case errs.Unchanged(err):
+							case errs.NotApplied(err):
 								require.Zero(t, applied, "%v: %s", err, about)
 							default:
 								require.ErrorIs(t, err, kv.ErrUnknownOutcome, about)

@@ -88,7 +88,7 @@ func TestWhateverIsTooLargeHasOneError(t *testing.T) {
 			_, err := s.Put(t.Context(), "k", make([]byte, size))
 			require.ErrorIs(t, err, kv.ErrTooLarge, "%s: %d bytes", name, size)
 			require.NotErrorIs(t, err, kv.ErrUnknownOutcome, "%s: %d bytes", name, size)
-			assert.True(t, errs.Unchanged(err))
+			assert.True(t, errs.NotApplied(err))
 			assert.Less(t, len(err.Error()), 300)
 		}
 	}
@@ -139,7 +139,7 @@ func TestLimitsAreThoseOfTheCluster(t *testing.T) {
 	b.costs(t, rpc("KV/Txn", 1), func() { // the server does not agree, and its word is the same
 		_, err := b.Txn(t.Context()).Then(manyGets(129)...).Commit()
 		require.ErrorIs(t, err, kv.ErrTooLarge)
-		assert.True(t, errs.Unchanged(err))
+		assert.True(t, errs.NotApplied(err))
 	})
 	small := b.open(kv.WithLimits(kv.Limits{RequestBytes: 100}))
 	b.refused(t, func() error { _, err := small.Put(t.Context(), "k", make([]byte, 100)); return err }, kv.ErrTooLarge)

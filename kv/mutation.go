@@ -68,7 +68,7 @@ func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
 	ctx, stop := c.bounded(ctx)
 	defer stop()
 	out, err := c.commitOnce(ctx, m)
-	if errs.Unchanged(err) && errors.Is(err, errSlotLost) {
+	if errs.NotApplied(err) && errors.Is(err, errSlotLost) {
 		return c.commitOnce(ctx, m) // on a new lease
 	}
 	return out, err
@@ -108,7 +108,7 @@ func (o *options) extraOps() int {
 // blame returns errSlotLost if err says that a lease does not exist and that lease is the slot's.
 // Otherwise it returns err.
 func (c *core) blame(ctx context.Context, m *mutation, s *slot, err error) error {
-	if !errs.Unchanged(err) || !errors.Is(err, errs.LeaseNotFound) {
+	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return err
 	}
 	if m.leased {
@@ -129,7 +129,7 @@ func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
 	switch {
 	case errors.Is(err, errSlotLost):
 		c.slots.forget(s)
-	case err == nil, errs.Unchanged(err):
+	case err == nil, errs.NotApplied(err):
 		c.slots.put(s)
 	}
 	// Otherwise the content of the slot is unknown. The slot is not reused, and expires with its
@@ -152,12 +152,12 @@ func (c *core) commit(ctx context.Context, m *mutation, s *slot) (outcome, error
 		own := *s // a lost attempt may still be in flight when s is reused
 		at = &own
 	}
-	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Guarded: m.succeeds > 0 || s != nil}
+	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, AtMostOnce: m.succeeds > 0 || s != nil}
 	send := func(ctx context.Context, again bool) (reply, error) {
 		resp, err := c.kv.Txn(ctx).If(m.compares(at)...).Then(m.success(at)...).Else(m.failure(at, again)...).Commit()
 		return reply{resp: resp, again: again}, err
 	}
-	a, err := retry.Settle(ctx, c.engine, call, send, func(ctx context.Context, a *reply, others retry.Others) (final bool) {
+	a, err := retry.DoUntil(ctx, c.engine, call, send, func(ctx context.Context, a *reply, others retry.Others) (final bool) {
 		a.out, final, a.err = c.evaluate(ctx, m, at, *a, others)
 		return final
 	})
@@ -171,7 +171,7 @@ func (c *core) commit(ctx context.Context, m *mutation, s *slot) (outcome, error
 		c.engine.CountUnknown()
 	}
 	if a.err != nil {
-		return a.out, &errs.Error{Pkg: "kv", Op: m.op, Key: m.key, Unchanged: !errors.Is(a.err, ErrUnknownOutcome), Err: a.err}
+		return a.out, &errs.Error{Pkg: "kv", Op: m.op, Key: m.key, NotApplied: !errors.Is(a.err, ErrUnknownOutcome), Err: a.err}
 	}
 	return a.out, nil
 }
@@ -239,13 +239,13 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 		return s.evaluate(out, answers[len(m.guards)], a.again, rev, others, lost)
 	}
 	switch {
-	case others == retry.None:
+	case others == retry.OthersNotApplied:
 		return out, true, lost
-	case others == retry.Out && out.cur.GetModRevision() == m.succeeds:
+	case others == retry.OthersInFlight && out.cur.GetModRevision() == m.succeeds:
 		return out, false, nil // no other attempt has been applied yet
 	}
 	if err := c.resolve(ctx, m, out); err != nil {
-		return out, others == retry.Lost, err
+		return out, others == retry.OthersUnknown, err
 	}
 	return out, true, lost
 }

@@ -54,7 +54,7 @@ func (n *namespacedKV) RetryEngine() *retry.Engine { return engineOf(n.KV) }
 
 // engineOf returns the retry engine of a KV, or nil if it has none.
 func engineOf(kv clientv3.KV) *retry.Engine {
-	if s, ok := kv.(retry.Shared); ok {
+	if s, ok := kv.(retry.EngineProvider); ok {
 		return s.RetryEngine()
 	}
 	return nil

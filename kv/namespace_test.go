@@ -411,7 +411,7 @@ func TestNamespaceRefusesBeforeItSends(t *testing.T) {
 				require.ErrorIs(t, err, kv.ErrInvalid)
 				require.ErrorContains(t, err, c.text)
 				assert.Equal(t, strings.Contains(err.Error(), "key is empty"), errors.Is(err, rpctypes.ErrEmptyKey), err)
-				assert.True(t, errs.Unchanged(err))
+				assert.True(t, errs.NotApplied(err))
 				assert.Empty(t, r.asks, "nothing was sent")
 			}
 		})
@@ -433,7 +433,7 @@ func TestNamespaceWithAnIllegalDirRefusesEveryCall(t *testing.T) {
 		_, txn := ns.Txn(ctx).If(clientv3.Compare(clientv3.Version("k"), "=", 0)).Then(clientv3.OpGet("k")).Else(clientv3.OpGet("k")).Commit()
 		for _, err := range []error{get, stream, put, del, do, doTxn, compact, txn} {
 			require.ErrorIs(t, err, kv.ErrInvalid)
-			assert.True(t, errs.Unchanged(err))
+			assert.True(t, errs.NotApplied(err))
 		}
 	}
 	assert.Empty(t, r.asks)
@@ -468,7 +468,7 @@ func TestNamespaceTakesAnAnswerFromOutsideForAnError(t *testing.T) {
 		for i, err := range found {
 			require.Error(t, err, "%q: %d", key, i)
 			require.ErrorContains(t, err, "response")
-			assert.False(t, errs.Unchanged(err), "the operation was made")
+			assert.False(t, errs.NotApplied(err), "the operation was made")
 			assert.NotErrorIs(t, err, kv.ErrInvalid)
 		}
 	}

@@ -76,12 +76,12 @@ func (s *slot) evaluate(out outcome, r *pb.ResponseOp, again bool, rev int64, ot
 	case value == s.burnt():
 		return out, true, refusal
 	case !again && out.slotMod == s.mod:
-		return out, others == retry.None, refusal // other attempts may find it unchanged and be applied
-	case others == retry.None:
+		return out, others == retry.OthersNotApplied, refusal // other attempts may find it unchanged and be applied
+	case others == retry.OthersNotApplied:
 		return out, true, errSlotLost
 	}
 	// The slot was changed by someone else, or its lease has expired.
-	return out, again && others == retry.Lost, fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
+	return out, again && others == retry.OthersUnknown, fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
 }
 
 // slots is the pool of slots of a store and of those derived from it. It holds as many as there

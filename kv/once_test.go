@@ -218,5 +218,5 @@ func TestHiddenKeysCannotBeWritten(t *testing.T) { //nolint:tparallel // one cli
 	after := b.slots(t)
 	require.Len(t, after, 1)
 	assert.Equal(t, before, after[0].String())
-	assert.True(t, errs.Unchanged(func() error { _, err := b.Put(t.Context(), key, nil); return err }()))
+	assert.True(t, errs.NotApplied(func() error { _, err := b.Put(t.Context(), key, nil); return err }()))
 }

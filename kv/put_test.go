@@ -20,7 +20,7 @@ func conflict(t *testing.T, err error, key string, want, have int64) {
 	var c *kv.ConflictError
 	require.ErrorAs(t, err, &c)
 	assert.Equal(t, kv.ConflictError{Key: key, Want: want, Have: have}, *c)
-	assert.True(t, errs.Unchanged(err))
+	assert.True(t, errs.NotApplied(err))
 }
 
 func TestAPutReturnsTheRevisionAtWhichItTookEffect(t *testing.T) {
@@ -221,7 +221,7 @@ func TestWithLeaseAttachesTheKey(t *testing.T) {
 	} {
 		err := write()
 		require.ErrorIs(t, err, errs.LeaseNotFound, name)
-		assert.True(t, errs.Unchanged(err), "%s: %v", name, err)
+		assert.True(t, errs.NotApplied(err), "%s: %v", name, err)
 		assert.Equal(t, "<none>", b.value(t, "k"), name)
 	}
 }

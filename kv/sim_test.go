@@ -95,8 +95,8 @@ func (m simMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) 
 }
 
 func (simMembers) Evicted(string) (bool, <-chan struct{}) { return false, nil }
-func (simMembers) Several() bool                          { return true }
-func (simMembers) Slower(string)                          {}
+func (simMembers) HasSeveral() bool                       { return true }
+func (simMembers) ReportSlow(string)                      {}
 
 // simLease grants leases.
 type simLease struct {

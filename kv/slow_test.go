@@ -181,7 +181,7 @@ func TestStore_IsAsGoodAsClientV3WhenEtcdIsSlow(t *testing.T) {
 							require.ErrorIs(t, ours.err, context.DeadlineExceeded, about)
 							require.ErrorIs(t, ours.err, kv.ErrUnavailable, about)
 							if theirs.key != "old, version 1" {
-								assert.False(t, errs.Unchanged(ours.err), about)
+								assert.False(t, errs.NotApplied(ours.err), about)
 							}
 						})
 					}

@@ -86,7 +86,7 @@ func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 		kv:  kv,
 		engine: retry.New(retry.Config{
 			Client: cli, Observed: observed, Policy: retry.Policy(s.retry),
-			ReadTimeout: s.read, WriteTimeout: s.write, Logger: s.logger, Observe: s.onRetry,
+			ReadTimeout: s.read, WriteTimeout: s.write, Logger: s.logger, OnRetry: s.onRetry,
 		}),
 		hidden: ns + keyspace.Hidden,
 		limits: s.limits.withDefaults(),

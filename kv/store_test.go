@@ -70,7 +70,7 @@ func (b bench) refused(tb testing.TB, f func() error, conditions ...error) {
 		for _, c := range conditions {
 			require.ErrorIs(tb, err, c)
 		}
-		assert.True(tb, errs.Unchanged(err), "%v: nothing was changed", err)
+		assert.True(tb, errs.NotApplied(err), "%v: nothing was changed", err)
 	})
 }
 

@@ -105,7 +105,7 @@ func TestTransact_BankStaysExactUnderFaults(t *testing.T) { //nolint:paralleltes
 		default:
 			refused++
 			assert.False(t, there, "transfer %s failed: %v", r.id, r.err)
-			assert.True(t, errors.Is(r.err, errFunds) || errs.Unchanged(r.err), "%v", r.err)
+			assert.True(t, errors.Is(r.err, errFunds) || errs.NotApplied(r.err), "%v", r.err)
 		}
 	}
 	t.Logf("applied %d, refused %d, unknown %d, cuts %d, kills %d", applied, refused, unknown, cuts.Load(), kills.Load())

@@ -183,7 +183,7 @@ func (l *callLeases) get(ctx context.Context, ttl time.Duration, writes int) (cl
 // replace drops the shared leases if err says that a lease does not exist, and reports whether the
 // write should be repeated.
 func (l *callLeases) replace(err error) (again bool) {
-	if !errs.Unchanged(err) || !errors.Is(err, errs.LeaseNotFound) {
+	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return false
 	}
 	for ttl, one := range l.byTTL {

@@ -169,7 +169,7 @@ func TestStore_QueuedCallersAreToldOfTheEndpoints(t *testing.T) {
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				require.ErrorContains(t, err, "while waiting for")
 				require.ErrorContains(t, err, p.Endpoint())
-				assert.True(t, errs.Unchanged(err))
+				assert.True(t, errs.NotApplied(err))
 			}
 			stop()
 			require.ErrorIs(t, <-done, context.Canceled)

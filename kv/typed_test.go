@@ -199,7 +199,7 @@ func TestAValueThatDoesNotEncodeIsNotSent(t *testing.T) { //nolint:tparallel // 
 	_, err := s.Update(ctx, "k", func(v *string) error { *v = "bad"; return nil })
 	require.ErrorIs(t, err, kv.ErrInvalid)
 	require.ErrorIs(t, err, errCodec)
-	assert.True(t, errs.Unchanged(err))
+	assert.True(t, errs.NotApplied(err))
 	assert.Equal(t, "good", b.value(t, "k"))
 }
 

@@ -183,7 +183,7 @@ func TestTheFunctionsErrorEndsUpdate(t *testing.T) {
 	_, err := b.Update(t.Context(), "k", func(raw) ([]byte, error) { return nil, errNoMore })
 	require.ErrorIs(t, err, errNoMore)
 	require.EqualError(t, err, `kv: update "`+b.dir+`k": the user has gone home`)
-	assert.True(t, errs.Unchanged(err))
+	assert.True(t, errs.NotApplied(err))
 	assert.Equal(t, "x", b.value(t, "k"))
 }
 
@@ -326,7 +326,7 @@ func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
 	})
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, errNoMore)
-	assert.True(t, errs.Unchanged(err))
+	assert.True(t, errs.NotApplied(err))
 }
 
 // queued starts an Update that waits behind the one that release ends, and returns its result when that has ended.
@@ -444,7 +444,7 @@ func TestUpdateGivesUpWhenTheKeyChangesEveryTime(t *testing.T) {
 		return []byte("mine"), nil
 	})
 	require.ErrorIs(t, err, kv.ErrConflict)
-	assert.True(t, errs.Unchanged(err))
+	assert.True(t, errs.NotApplied(err))
 	assert.Equal(t, 64, calls)
 	assert.EqualValues(t, 64, b.Stats().Conflicts)
 	assert.Equal(t, "theirs", b.value(t, "k"))

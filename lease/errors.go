@@ -53,7 +53,7 @@ var errHookRunning = errors.New("the loss hook has not returned")
 // opError returns the error of an operation that changed nothing, unless err says otherwise. If err
 // comes from another operation of this package, its prefix is removed.
 func opError(op, key string, err error) error {
-	return &errs.Error{Pkg: "lease", Op: op, Key: key, Unchanged: true, Err: withoutPrefix(err)}
+	return &errs.Error{Pkg: "lease", Op: op, Key: key, NotApplied: true, Err: withoutPrefix(err)}
 }
 
 // withoutPrefix returns an error of this package without its package prefix, for use as a cause.

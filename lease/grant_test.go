@@ -219,24 +219,6 @@ func TestNew_ReturnsAllValidationErrors(t *testing.T) {
 }
 
 //nolint:staticcheck // it is what is tested
-func TestManager_RejectsNilContext(t *testing.T) {
-	t.Parallel()
-	f := newFakeEtcd()
-	m := f.manager(t)
-	_, grant := m.Grant(nil, time.Minute)
-	_, keep := m.KeepAliveOnce(nil, 7)
-	_, describe := m.Describe(nil, 7)
-	_, open := m.OpenSession(nil)
-	_, adopt := m.OpenSession(nil, lease.WithLease(7))
-	_, shared := m.Shared(nil)
-	_, _, acquire := m.Acquire(nil)
-	for _, err := range []error{grant, keep, describe, open, adopt, shared, acquire, m.Revoke(nil, 7)} {
-		require.ErrorIs(t, err, lease.ErrInvalid)
-		require.ErrorContains(t, err, "nil context")
-	}
-	assert.Zero(t, f.grants+f.revokes+len(f.streams))
-}
-
 func TestInfo_RemainingCountsFromRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -160,7 +160,7 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 	unchanged := clientv3.Compare(clientv3.ModRevision(k.fullKey), "=", ks.kv.GetModRevision())
 	put := clientv3.OpPut(k.fullKey, string(value), clientv3.WithLease(s.id))
 	get := clientv3.OpGet(k.fullKey)
-	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, Guarded: true}
+	call := retry.Call{Pkg: "lease", Op: op, Key: k.name, AtMostOnce: true}
 	failed := 0 // number of failed attempts
 	err := k.m.engine.Do(ctx, call, func(ctx context.Context, ambiguous bool) error {
 		r, err := k.m.kv.Txn(ctx).If(unchanged).Then(put, get).Else(get).Commit()
@@ -203,7 +203,7 @@ func (k *Key) deleteOurs(ctx context.Context) error {
 
 // deleteOnLeases deletes the key if it is on one of the given leases.
 func (k *Key) deleteOnLeases(ctx context.Context, leases ...clientv3.LeaseID) error {
-	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, Guarded: true}
+	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, AtMostOnce: true}
 	for _, id := range leases {
 		onLease := clientv3.Compare(clientv3.LeaseValue(k.fullKey), "=", id)
 		err := k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {

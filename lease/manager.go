@@ -109,7 +109,7 @@ func newCore(cli *clientv3.Client, s options) *core {
 		Client: cli, Policy: retry.Policy(s.retry), ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout,
 		// The engine is observed only if calls of the KV and calls of the lease service both pass
 		// the observer.
-		Observed: seen && wire.Hardened(cli) && c.clientChosenIDs && s.stub == nil, Logger: s.logger, Observe: s.onRetry,
+		Observed: seen && wire.Hardened(cli) && c.clientChosenIDs && s.stub == nil, Logger: s.logger, OnRetry: s.onRetry,
 	})
 	c.renewer = c.newRenewer()
 	c.sweeper = c.newSweeper()

@@ -43,7 +43,7 @@ func (c *core) grant(ctx context.Context, ttl time.Duration) (leaseResult, error
 	id, startedAt := wire.NewLeaseID(), time.Now()
 	// A repeated grant is harmless if the client chooses the ID. A Lease that chooses IDs itself
 	// would grant a second lease.
-	call := retry.Call{Pkg: "lease", Op: "grant", Guarded: c.clientChosenIDs}
+	call := retry.Call{Pkg: "lease", Op: "grant", AtMostOnce: c.clientChosenIDs}
 	res, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (leaseResult, error) {
 		res := leaseResult{id: id, sentAt: time.Now()}
 		r, err := c.service.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(id), TTL: wire.Seconds(ttl)}, grpc.WaitForReady(true))
@@ -64,7 +64,7 @@ func (c *core) grant(ctx context.Context, ttl time.Duration) (leaseResult, error
 		}
 		return res, err
 	}
-	if err != nil && c.clientChosenIDs && !errs.Unchanged(err) {
+	if err != nil && c.clientChosenIDs && !errs.NotApplied(err) {
 		c.revokeInBackground(id)
 	}
 	return res, err
@@ -150,14 +150,14 @@ func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 
 func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	var mayBeRevoked atomic.Bool
-	call := retry.Call{Pkg: "lease", Op: "revoke", Key: formatLeaseID(id), Guarded: true}
+	call := retry.Call{Pkg: "lease", Op: "revoke", Key: formatLeaseID(id), AtMostOnce: true}
 	_, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, ambiguous bool) (none struct{}, err error) {
 		// client/v3 may retry on its own. Only this hook then sees that the first attempt failed.
 		onFailure := grpc.OnFinish(func(err error) {
 			if err == nil {
 				return
 			}
-			if class, _ := retry.Classify(err, false); class.Applied() {
+			if class, _ := retry.Classify(err, false); class.MayBeApplied() {
 				mayBeRevoked.Store(true)
 			}
 		})

@@ -81,7 +81,7 @@ func (l *renewLoop) step(now time.Time) (next time.Time, ok bool) {
 		return now, false
 	}
 	if l.stream != nil && !now.Before(plan.silentAt) {
-		l.c.engine.Overdue(l.stream.peerAddr)
+		l.c.engine.ReportOverdue(l.stream.peerAddr)
 		l.handleFailure(l.silenceError(now), now)
 		if plan, ok = l.plan(now); !ok {
 			return now, false
@@ -252,12 +252,12 @@ func (l *renewLoop) handleFailure(err error, now time.Time) {
 		err = fmt.Errorf("%w: %s has ended the stream", errs.Unavailable, peerAddr)
 	}
 	class, condition := retry.Classify(err, false)
-	err = retry.Explain(rpctypes.Error(err), condition)
+	err = retry.WithCondition(rpctypes.Error(err), condition)
 	if len(unanswered) > 0 {
 		// etcd answers in order, so a refusal concerns the first unanswered renewal.
 		first := unanswered[0]
 		l.suspect = first.Session
-		if class == retry.Hopeless && (errors.Is(condition, errs.Permission) || errors.Is(condition, errs.LeaseNotFound)) {
+		if class == retry.Permanent && (errors.Is(condition, errs.Permission) || errors.Is(condition, errs.LeaseNotFound)) {
 			first.lose(condition, err)
 			l.avoidPeer = "" // the member is not at fault
 			return
@@ -309,7 +309,7 @@ func (l *renewLoop) suspendDue(err error, now time.Time) (shortest time.Duration
 // once if a new login may help. Otherwise it is after a backoff of at most maxDelay, so that
 // sessions with a short TTL are retried in time.
 func (l *renewLoop) scheduleRetry(class retry.Class, now time.Time, maxDelay time.Duration) {
-	if reauthenticate := class == retry.Reauth && !l.reauthenticated; reauthenticate || l.consecutiveFailures == 1 {
+	if reauthenticate := class == retry.InvalidToken && !l.reauthenticated; reauthenticate || l.consecutiveFailures == 1 {
 		l.reauthenticated = l.reauthenticated || reauthenticate
 		l.backoff.Reset()
 		l.notBefore = now

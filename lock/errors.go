@@ -89,12 +89,12 @@ func (e *BlockedError) Error() string {
 
 // fail returns the error of an operation that changed nothing, or undid its changes.
 func fail(op, name string, err error) error {
-	return &errs.Error{Pkg: "lock", Op: op, Key: name, Unchanged: true, Err: plain(err)}
+	return &errs.Error{Pkg: "lock", Op: op, Key: name, NotApplied: true, Err: plain(err)}
 }
 
 // doubtful returns the error of an operation that may have changed something.
 func doubtful(op, name string, err error) error {
-	return &errs.Error{Pkg: "lock", Op: op, Key: name, Unchanged: !errors.Is(err, errs.UnknownOutcome), Err: plain(err)}
+	return &errs.Error{Pkg: "lock", Op: op, Key: name, NotApplied: !errors.Is(err, errs.UnknownOutcome), Err: plain(err)}
 }
 
 // reason returns err without the operation that another package has added to it. This package adds

@@ -66,18 +66,18 @@ func (l *Locker) read(ctx context.Context, op string, gets ...clientv3.Op) (txnR
 // or ctx ends. Each answer is final. A failed comparison shows that the key is gone or has changed,
 // and that is not undone. A slow attempt is repeated at another member.
 func (l *Locker) commit(ctx context.Context, t txn) (txnResult, error) {
-	return l.settle(ctx, retry.Call{Pkg: "lock", Op: t.op, Guarded: true, Persistent: true}, t)
+	return l.settle(ctx, retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}, t)
 }
 
 func (l *Locker) settle(ctx context.Context, call retry.Call, t txn) (txnResult, error) {
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
-	out, err := retry.Settle(ctx, l.sender.Engine, call,
+	out, err := retry.DoUntil(ctx, l.sender.Engine, call,
 		func(ctx context.Context, _ bool) (txnResult, error) {
 			resp, err := l.sender.KV.Do(ctx, op)
 			return txnResult{TxnResponse: resp.Txn()}, err
 		},
 		func(_ context.Context, answer *txnResult, others retry.Others) bool {
-			if others != retry.None {
+			if others != retry.OthersNotApplied {
 				answer.unknown = 1
 			}
 			return true
@@ -89,7 +89,7 @@ func (l *Locker) settle(ctx context.Context, call retry.Call, t txn) (txnResult,
 // at a time, which may take all of the time: a second one beside it could create the key again
 // after its deletion. An attempt whose answer was lost may do that too, and is counted in unknown.
 func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err error) {
-	call := retry.Call{Pkg: "lock", Op: t.op, Guarded: true, Persistent: true}
+	call := retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
 	err = l.sender.Do(ctx, call, func(ctx context.Context, again bool) error {
 		if again {

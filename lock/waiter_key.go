@@ -147,7 +147,7 @@ func (w *waiter) leaveToSweeper() {
 // deleteKey deletes a key of this package, and reports whether it existed. It may be repeated,
 // because no key is used twice.
 func (l *Locker) deleteKey(ctx context.Context, key string) (existed bool, err error) {
-	call := retry.Call{Pkg: "lock", Op: "sweep", Key: key, Guarded: true}
+	call := retry.Call{Pkg: "lock", Op: "sweep", Key: key, AtMostOnce: true}
 	op := clientv3.OpDelete(key)
 	resp, err := retry.Do(ctx, l.sender.Engine, call, func(ctx context.Context, _ bool) (clientv3.OpResponse, error) {
 		return l.sender.KV.Do(ctx, op)

@@ -56,7 +56,7 @@ func newCore(cli *clientv3.Client, c config) *core {
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
 	out.ctx, out.stop = context.WithCancelCause(context.Background())
 	out.pool = newPool(out.ctx, &out.wg, cli)
-	out.pool.dead = engine.Overdue
+	out.pool.dead = engine.ReportOverdue
 	out.unhook = engine.OnOverdue(func(string) { out.pool.need() })
 	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errClosed) })
 	return out

@@ -58,7 +58,7 @@ func fail(op string, sel Selector, err error) error {
 	if e, ok := err.(*errs.Error); ok && e.Pkg == "watch" && e.Key == sel.String() { //nolint:errorlint // err itself
 		return err
 	}
-	return &errs.Error{Pkg: "watch", Op: op, Key: sel.String(), Unchanged: true, Err: err}
+	return &errs.Error{Pkg: "watch", Op: op, Key: sel.String(), NotApplied: true, Err: err}
 }
 
 // errClosed ends the watches of a closed Watcher and is returned by new ones.
@@ -105,7 +105,7 @@ func final(err error) error {
 		return nil
 	}
 	if _, condition := retry.Classify(r.err, false); errors.Is(condition, errs.Permission) {
-		return retry.Explain(r.err, condition)
+		return retry.WithCondition(r.err, condition)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ var (
 	// Invalid means that the arguments were rejected before anything was sent.
 	Invalid = errors.New("invalid argument")
 	// TooLarge means that a limit on size or number was exceeded. It also matches Invalid.
-	TooLarge error = &narrower{text: "too large", wider: Invalid}
+	TooLarge error = &subCondition{text: "too large", parent: Invalid}
 	// Unavailable means that etcd, or a quorum of it, did not respond or could not be reached.
 	Unavailable = errors.New("etcd unavailable")
 	// Unauthenticated means that etcd did not accept the user, the password or the token.
@@ -37,27 +37,27 @@ var (
 
 // ClosedError returns an error that matches Closed and says what is closed, such as "registry
 // closed".
-func ClosedError(what string) error { return &narrower{text: what + " closed", wider: Closed} }
+func ClosedError(what string) error { return &subCondition{text: what + " closed", parent: Closed} }
 
-// narrower is a special case of a wider condition. errors.Is matches both.
-type narrower struct {
-	text  string
-	wider error
+// subCondition is a special case of another condition. errors.Is matches both.
+type subCondition struct {
+	text   string
+	parent error
 }
 
-func (e *narrower) Error() string { return e.text }
+func (e *subCondition) Error() string { return e.text }
 
-// Unwrap returns the wider condition.
-func (e *narrower) Unwrap() error { return e.wider }
+// Unwrap returns the parent condition.
+func (e *subCondition) Unwrap() error { return e.parent }
 
 // Error is the error of an operation. Its text is "pkg: op "key": cause".
 type Error struct {
 	Pkg string // the package that was called
 	Op  string // the operation, in lower case
-	Key string // what it was about; "" when there is no one thing
+	Key string // the whole key or name; "" if the operation has none
 
-	// Unchanged means that the operation provably changed nothing and will not do so later.
-	Unchanged bool
+	// NotApplied means that the operation provably changed nothing and will not do so later.
+	NotApplied bool
 
 	// Err is the cause. It matches the conditions above.
 	Err error
@@ -103,9 +103,9 @@ func short(key string) (shown, rest string) {
 	return key[:maxQuoted], "... (" + strconv.Itoa(len(key)) + " bytes)"
 }
 
-// Unchanged reports whether err says that the operation provably changed nothing. If err matches
-// UnknownOutcome, it returns false.
-func Unchanged(err error) bool {
+// NotApplied reports whether err says that the operation provably changed nothing. It returns false
+// if err matches UnknownOutcome.
+func NotApplied(err error) bool {
 	if err == nil {
 		return false
 	}
@@ -113,13 +113,13 @@ func Unchanged(err error) bool {
 		return false
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Unchanged
+		return e.NotApplied
 	}
 	return errors.Is(err, Invalid)
 }
 
-// Cause returns err without the package, operation and key that the first [Error] in its chain adds to
-// it, for a caller that adds its own. It returns err if there is none.
+// Cause returns err without the package, operation and key that the first [Error] in its chain adds
+// to it, for a caller that adds its own. It returns err if there is none.
 func Cause(err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Err

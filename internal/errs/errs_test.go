@@ -60,7 +60,7 @@ func TestTheConditionsAreDistinct(t *testing.T) {
 
 func TestUnchangedIsSaidOnlyWhereItIsProved(t *testing.T) {
 	t.Parallel()
-	failed := func(unchanged bool, err error) error { return &errs.Error{Unchanged: unchanged, Err: err} }
+	failed := func(unchanged bool, err error) error { return &errs.Error{NotApplied: unchanged, Err: err} }
 	cases := map[string]struct {
 		err  error
 		want bool
@@ -79,7 +79,7 @@ func TestUnchangedIsSaidOnlyWhereItIsProved(t *testing.T) {
 	for name, tt := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			assert.Equal(t, tt.want, errs.Unchanged(tt.err))
+			assert.Equal(t, tt.want, errs.NotApplied(tt.err))
 		})
 	}
 }

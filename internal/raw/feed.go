@@ -177,5 +177,5 @@ func tokenRefused(r *clientv3.WatchResponse) bool {
 		return false
 	}
 	class, _ := retry.Classify(err, false)
-	return class == retry.Reauth
+	return class == retry.InvalidToken
 }

@@ -17,8 +17,8 @@ type kv struct {
 }
 
 var (
-	_ wire.Based   = (*kv)(nil)
-	_ retry.Shared = (*kv)(nil)
+	_ wire.Based           = (*kv)(nil)
+	_ retry.EngineProvider = (*kv)(nil)
 )
 
 // Base is the KV below.

@@ -202,7 +202,7 @@ func TestTheEndOfAContextReadsAsItDoesInTheClient(t *testing.T) {
 			ended, stop := context.WithCancelCause(t.Context())
 			raw.Install(cli, retry.New(retry.Config{
 				Client: cli, Observed: true, Policy: retry.Policy{BaseDelay: time.Hour},
-				Observe: func(string, int, error) { stop(why) }, // comes before the wait
+				OnRetry: func(string, int, error) { stop(why) }, // comes before the wait
 			}), false)
 			assert.Equal(t, context.Canceled, tt.call(ended, cli.KV), "while it waits for a leader")
 			assert.EqualValues(t, 1, leaderless.calls.Load())

@@ -30,7 +30,7 @@ func (l *lease) BaseLease() clientv3.Lease { return l.Lease }
 // attempt has made it, which may have begun later.
 func (l *lease) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	id := wire.NewLeaseID()
-	call := retry.Call{Pkg: "raw", Op: "grant", Guarded: true, Raw: true}
+	call := retry.Call{Pkg: "raw", Op: "grant", AtMostOnce: true, Raw: true}
 	return retry.Do(ctx, l.engine, call, func(ctx context.Context, _ bool) (*clientv3.LeaseGrantResponse, error) {
 		out, err := l.grant(ctx, id, ttl)
 		if errors.Is(err, rpctypes.ErrLeaseExist) {
@@ -66,7 +66,7 @@ func (l *lease) granted(ctx context.Context, id clientv3.LeaseID) (*clientv3.Lea
 
 // Revoke ends a lease. One that an earlier attempt may have ended, and that is gone, was ended.
 func (l *lease) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
-	call := retry.Call{Pkg: "raw", Op: "revoke", Guarded: true, Raw: true}
+	call := retry.Call{Pkg: "raw", Op: "revoke", AtMostOnce: true, Raw: true}
 	return retry.Do(ctx, l.engine, call, func(ctx context.Context, again bool) (*clientv3.LeaseRevokeResponse, error) {
 		out, err := l.Lease.Revoke(ctx, id)
 		if again && errors.Is(err, rpctypes.ErrLeaseNotFound) {

@@ -9,7 +9,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// BenchmarkDo is what the engine adds to a read that is answered at once, with and without the means for a second attempt.
+// BenchmarkDo is what the engine adds to a read that is answered at once, with and without the
+// means for a second attempt.
 func BenchmarkDo(b *testing.B) {
 	ctx, stop := context.WithCancel(b.Context())
 	defer stop()

@@ -16,7 +16,7 @@ import (
 var (
 	read      = retry.Call{Pkg: "kv", Op: "get", Key: "k", Read: true}
 	unguarded = retry.Call{Pkg: "kv", Op: "put", Key: "k"}
-	guarded   = retry.Call{Pkg: "kv", Op: "replace", Key: "k", Guarded: true}
+	guarded   = retry.Call{Pkg: "kv", Op: "replace", Key: "k", AtMostOnce: true}
 
 	errLost     = status.Error(codes.Unavailable, "error reading from server: EOF")
 	errTimeout  = rpctypes.Error(rpctypes.ErrGRPCTimeout)

@@ -13,111 +13,113 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Class says what a failed attempt means for the write that it carried.
+// Class is the meaning of a failed attempt for the write that it carried.
 type Class int
 
-// The classes, from the most to the least hopeful.
+// The classes. The first five mean that the write was not applied.
 const (
-	// Refused: not applied; sending it again may help.
-	Refused Class = iota
-	// Leaderless: not applied; the member that was asked has no leader at the moment.
-	Leaderless
-	// Busy: not applied; the server asks to be left alone for a while.
-	Busy
-	// Reauth: not applied; the token was refused. Client/v3 has logged in again by then.
-	Reauth
-	// Hopeless: not applied, and it would fail the same way again.
-	Hopeless
-	// Ambiguous: applied, not applied, or yet to be applied.
+	// Retryable means that a retry may succeed.
+	Retryable Class = iota
+	// NoLeader means that the member has no leader at the moment.
+	NoLeader
+	// Overloaded means that the server refuses requests for a while.
+	Overloaded
+	// InvalidToken means that the auth token was refused. client/v3 has obtained a new one by then.
+	InvalidToken
+	// Permanent means that a retry would fail in the same way.
+	Permanent
+	// Ambiguous means that the write may have been applied, or may still be.
 	Ambiguous
-	// Full: as Ambiguous, but sending it again is no use before somebody makes room.
-	Full
+	// AmbiguousPermanent is like Ambiguous, but a retry would fail in the same way.
+	AmbiguousPermanent
 )
 
-// Applied reports whether the write may have been, or may yet be, applied.
-func (c Class) Applied() bool { return c >= Ambiguous }
+// MayBeApplied reports whether the write may have been applied, or may still be.
+func (c Class) MayBeApplied() bool { return c >= Ambiguous }
 
-// verdicts are the errors by which etcd itself says what became of a request. What is not listed is ambiguous.
+// errorClasses holds the errors by which etcd reports what became of a request. Errors that are not
+// listed are ambiguous.
 //
 //nolint:gochecknoglobals // a table
-var verdicts = map[string]struct {
+var errorClasses = map[string]struct {
 	class     Class
 	condition error
 }{
 	// Refused before the handler or before the proposal.
-	desc(rpctypes.ErrGRPCNoLeader):               {Leaderless, errs.Unavailable},
-	desc(rpctypes.ErrGRPCNotCapable):             {Refused, errs.Unavailable},
-	desc(rpctypes.ErrGRPCNotSupportedForLearner): {Refused, errs.Unavailable},
-	desc(rpctypes.ErrGRPCRequestTooManyRequests): {Busy, errs.Unavailable},
+	desc(rpctypes.ErrGRPCNoLeader):               {NoLeader, errs.Unavailable},
+	desc(rpctypes.ErrGRPCNotCapable):             {Retryable, errs.Unavailable},
+	desc(rpctypes.ErrGRPCNotSupportedForLearner): {Retryable, errs.Unavailable},
+	desc(rpctypes.ErrGRPCRequestTooManyRequests): {Overloaded, errs.Unavailable},
 
-	desc(rpctypes.ErrGRPCInvalidAuthToken): {Reauth, errs.Unauthenticated},
-	desc(rpctypes.ErrGRPCAuthOldRevision):  {Reauth, errs.Unauthenticated},
-	desc(rpctypes.ErrGRPCUserEmpty):        {Reauth, errs.Unauthenticated},
-	desc(rpctypes.ErrGRPCAuthFailed):       {Hopeless, errs.Unauthenticated},
-	desc(rpctypes.ErrGRPCUserNotFound):     {Hopeless, errs.Unauthenticated},
+	desc(rpctypes.ErrGRPCInvalidAuthToken): {InvalidToken, errs.Unauthenticated},
+	desc(rpctypes.ErrGRPCAuthOldRevision):  {InvalidToken, errs.Unauthenticated},
+	desc(rpctypes.ErrGRPCUserEmpty):        {InvalidToken, errs.Unauthenticated},
+	desc(rpctypes.ErrGRPCAuthFailed):       {Permanent, errs.Unauthenticated},
+	desc(rpctypes.ErrGRPCUserNotFound):     {Permanent, errs.Unauthenticated},
 
-	desc(rpctypes.ErrGRPCPermissionDenied):   {Hopeless, errs.Permission},
-	desc(rpctypes.ErrGRPCPermissionNotGiven): {Hopeless, errs.Permission},
+	desc(rpctypes.ErrGRPCPermissionDenied):   {Permanent, errs.Permission},
+	desc(rpctypes.ErrGRPCPermissionNotGiven): {Permanent, errs.Permission},
 
-	desc(rpctypes.ErrGRPCCompacted):         {Hopeless, errs.Compacted},
-	desc(rpctypes.ErrGRPCRequestTooLarge):   {Hopeless, errs.TooLarge},
-	desc(rpctypes.ErrGRPCTooManyOps):        {Hopeless, errs.TooLarge},
-	desc(rpctypes.ErrGRPCDuplicateKey):      {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCFutureRev):         {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCEmptyKey):          {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCValueProvided):     {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCLeaseProvided):     {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCInvalidSortOption): {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCLeaseTTLTooLarge):  {Hopeless, errs.Invalid},
-	desc(rpctypes.ErrGRPCKeyNotFound):       {Hopeless, nil},
-	desc(rpctypes.ErrGRPCLeaseNotFound):     {Hopeless, errs.LeaseNotFound},
-	desc(rpctypes.ErrGRPCLeaseExist):        {Hopeless, nil},
-	desc(rpctypes.ErrGRPCCorrupt):           {Hopeless, errs.Unavailable},
+	desc(rpctypes.ErrGRPCCompacted):         {Permanent, errs.Compacted},
+	desc(rpctypes.ErrGRPCRequestTooLarge):   {Permanent, errs.TooLarge},
+	desc(rpctypes.ErrGRPCTooManyOps):        {Permanent, errs.TooLarge},
+	desc(rpctypes.ErrGRPCDuplicateKey):      {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCFutureRev):         {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCEmptyKey):          {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCValueProvided):     {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCLeaseProvided):     {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCInvalidSortOption): {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCLeaseTTLTooLarge):  {Permanent, errs.Invalid},
+	desc(rpctypes.ErrGRPCKeyNotFound):       {Permanent, nil},
+	desc(rpctypes.ErrGRPCLeaseNotFound):     {Permanent, errs.LeaseNotFound},
+	desc(rpctypes.ErrGRPCLeaseExist):        {Permanent, nil},
+	desc(rpctypes.ErrGRPCCorrupt):           {Permanent, errs.Unavailable},
 
-	// A full database: some members answer so after they have applied the put.
-	desc(rpctypes.ErrGRPCNoSpace): {Full, errs.Unavailable},
+	// The database is full. Some members return this error after they have applied the put.
+	desc(rpctypes.ErrGRPCNoSpace): {AmbiguousPermanent, errs.Unavailable},
 }
 
 func desc(err error) string { return rpctypes.ErrorDesc(err) }
 
-// Classify says what the failure of one attempt means, and which condition it is, nil where none fits. notSent says that
-// the request provably never left the process.
+// Classify returns the class of an attempt's error and the condition of package errs that it meets,
+// or nil if it meets none. notSent reports that the request provably never left the process.
 func Classify(err error, notSent bool) (Class, error) {
 	text := Message(err)
-	if v, ok := verdicts[text]; ok {
+	if v, ok := errorClasses[text]; ok {
 		return v.class, v.condition
 	}
 	switch code := Code(err); {
 	case errors.Is(err, errs.Invalid):
-		return Hopeless, nil // its text says which
+		return Permanent, nil // err already matches it
 	case code == codes.ResourceExhausted && strings.Contains(text, "trying to send message larger than max"):
-		return Hopeless, errs.TooLarge
+		return Permanent, errs.TooLarge
 	case code == codes.ResourceExhausted && strings.Contains(text, "message larger than max"):
-		return Full, errs.TooLarge
+		return AmbiguousPermanent, errs.TooLarge
 	case code == codes.PermissionDenied:
-		return Hopeless, errs.Permission
+		return Permanent, errs.Permission
 	case code == codes.Unauthenticated:
-		return Hopeless, errs.Unauthenticated
+		return Permanent, errs.Unauthenticated
 	case code == codes.Unimplemented:
-		return Hopeless, nil
-	case notSent, errs.Unchanged(err): // by what went through the wire, or by one who has kept it from that
-		return Refused, errs.Unavailable
+		return Permanent, nil
+	case notSent, errs.NotApplied(err):
+		return Retryable, errs.Unavailable
 	}
 	return Ambiguous, errs.Unavailable
 }
 
-// serverWords begin each of the errors that etcd makes itself.
-const serverWords = "etcdserver: "
+// serverPrefix is the prefix of all errors that etcd itself returns.
+const serverPrefix = "etcdserver: "
 
-// connectionLost reports whether err is that of a connection that ended, or could not be used, and none of etcd's own.
-func connectionLost(err error) bool {
-	return Code(err) == codes.Unavailable && !strings.HasPrefix(Message(err), serverWords)
+// isConnectionLost reports whether err says that the connection ended or could not be used. It
+// returns false for errors that etcd itself returns.
+func isConnectionLost(err error) bool {
+	return Code(err) == codes.Unavailable && !strings.HasPrefix(Message(err), serverPrefix)
 }
 
-// futureRevision reports whether err is that of a member which does not know the revision that was asked for.
-func futureRevision(err error) bool { return Message(err) == desc(rpctypes.ErrGRPCFutureRev) }
+// isFutureRevision reports whether err says that the member does not know the requested revision.
+func isFutureRevision(err error) bool { return Message(err) == desc(rpctypes.ErrGRPCFutureRev) }
 
-// Code is the gRPC code of err in each of the forms in which client/v3 returns it.
+// Code returns the gRPC code of err, in any form in which client/v3 returns it.
 func Code(err error) codes.Code {
 	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		return e.Code()
@@ -131,10 +133,10 @@ func Code(err error) codes.Code {
 	return status.Code(err)
 }
 
-// descWords come before the text of the server where gRPC prints an error.
-const descWords = " desc = "
+// descPrefix precedes the server's message in the text of a gRPC error.
+const descPrefix = " desc = "
 
-// Message is the text of the server in err, without the words of gRPC around it.
+// Message returns the server's message in err, without the text that gRPC adds.
 func Message(err error) string {
 	text := err.Error()
 	if s, ok := status.FromError(err); ok {
@@ -142,16 +144,16 @@ func Message(err error) string {
 	} else if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		text = e.Error()
 	}
-	// A watch that is refused comes as a plain string, or as a status around one: `rpc error: code = X desc = TEXT`. So
-	// does a status that was wrapped.
-	if i := strings.LastIndex(text, descWords); i >= 0 {
-		text = text[i+len(descWords):]
+	// The error of a refused watch is a plain string of the form `rpc error: code = X desc = TEXT`,
+	// or a status that contains one. So is the text of a wrapped status.
+	if i := strings.LastIndex(text, descPrefix); i >= 0 {
+		text = text[i+len(descPrefix):]
 	}
 	return text
 }
 
-// Explain gives err the conditions it meets, and keeps it.
-func Explain(err, condition error) error {
+// WithCondition wraps err so that it also matches condition, unless condition is nil.
+func WithCondition(err, condition error) error {
 	switch {
 	case condition == nil || errors.Is(err, condition):
 		return err

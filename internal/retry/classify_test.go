@@ -39,29 +39,29 @@ func TestWhatEtcdSaysIsWhatCounts(t *testing.T) {
 		class     retry.Class
 		condition error
 	}{
-		{rpctypes.ErrGRPCNoLeader, retry.Leaderless, errs.Unavailable},
-		{rpctypes.ErrGRPCRequestTooManyRequests, retry.Busy, errs.Unavailable},
-		{rpctypes.ErrGRPCNotSupportedForLearner, retry.Refused, errs.Unavailable},
-		{rpctypes.ErrGRPCNotCapable, retry.Refused, errs.Unavailable},
-		{rpctypes.ErrGRPCInvalidAuthToken, retry.Reauth, errs.Unauthenticated},
-		{rpctypes.ErrGRPCUserEmpty, retry.Reauth, errs.Unauthenticated},
-		{rpctypes.ErrGRPCAuthOldRevision, retry.Reauth, errs.Unauthenticated},
-		{rpctypes.ErrGRPCAuthFailed, retry.Hopeless, errs.Unauthenticated},
-		{rpctypes.ErrGRPCUserNotFound, retry.Hopeless, errs.Unauthenticated},
-		{rpctypes.ErrGRPCPermissionDenied, retry.Hopeless, errs.Permission},
-		{rpctypes.ErrGRPCPermissionNotGiven, retry.Hopeless, errs.Permission},
-		{rpctypes.ErrGRPCRequestTooLarge, retry.Hopeless, errs.TooLarge},
-		{rpctypes.ErrGRPCTooManyOps, retry.Hopeless, errs.TooLarge},
-		{rpctypes.ErrGRPCDuplicateKey, retry.Hopeless, errs.Invalid},
-		{rpctypes.ErrGRPCFutureRev, retry.Hopeless, errs.Invalid},
-		{rpctypes.ErrGRPCEmptyKey, retry.Hopeless, errs.Invalid},
-		{rpctypes.ErrGRPCLeaseTTLTooLarge, retry.Hopeless, errs.Invalid},
-		{rpctypes.ErrGRPCCompacted, retry.Hopeless, errs.Compacted},
-		{rpctypes.ErrGRPCLeaseNotFound, retry.Hopeless, errs.LeaseNotFound},
-		{rpctypes.ErrGRPCLeaseExist, retry.Hopeless, nil},
-		{rpctypes.ErrGRPCKeyNotFound, retry.Hopeless, nil},
-		{rpctypes.ErrGRPCCorrupt, retry.Hopeless, errs.Unavailable},
-		{rpctypes.ErrGRPCNoSpace, retry.Full, errs.Unavailable},
+		{rpctypes.ErrGRPCNoLeader, retry.NoLeader, errs.Unavailable},
+		{rpctypes.ErrGRPCRequestTooManyRequests, retry.Overloaded, errs.Unavailable},
+		{rpctypes.ErrGRPCNotSupportedForLearner, retry.Retryable, errs.Unavailable},
+		{rpctypes.ErrGRPCNotCapable, retry.Retryable, errs.Unavailable},
+		{rpctypes.ErrGRPCInvalidAuthToken, retry.InvalidToken, errs.Unauthenticated},
+		{rpctypes.ErrGRPCUserEmpty, retry.InvalidToken, errs.Unauthenticated},
+		{rpctypes.ErrGRPCAuthOldRevision, retry.InvalidToken, errs.Unauthenticated},
+		{rpctypes.ErrGRPCAuthFailed, retry.Permanent, errs.Unauthenticated},
+		{rpctypes.ErrGRPCUserNotFound, retry.Permanent, errs.Unauthenticated},
+		{rpctypes.ErrGRPCPermissionDenied, retry.Permanent, errs.Permission},
+		{rpctypes.ErrGRPCPermissionNotGiven, retry.Permanent, errs.Permission},
+		{rpctypes.ErrGRPCRequestTooLarge, retry.Permanent, errs.TooLarge},
+		{rpctypes.ErrGRPCTooManyOps, retry.Permanent, errs.TooLarge},
+		{rpctypes.ErrGRPCDuplicateKey, retry.Permanent, errs.Invalid},
+		{rpctypes.ErrGRPCFutureRev, retry.Permanent, errs.Invalid},
+		{rpctypes.ErrGRPCEmptyKey, retry.Permanent, errs.Invalid},
+		{rpctypes.ErrGRPCLeaseTTLTooLarge, retry.Permanent, errs.Invalid},
+		{rpctypes.ErrGRPCCompacted, retry.Permanent, errs.Compacted},
+		{rpctypes.ErrGRPCLeaseNotFound, retry.Permanent, errs.LeaseNotFound},
+		{rpctypes.ErrGRPCLeaseExist, retry.Permanent, nil},
+		{rpctypes.ErrGRPCKeyNotFound, retry.Permanent, nil},
+		{rpctypes.ErrGRPCCorrupt, retry.Permanent, errs.Unavailable},
+		{rpctypes.ErrGRPCNoSpace, retry.AmbiguousPermanent, errs.Unavailable},
 	}
 	for _, tt := range rows {
 		t.Run(rpctypes.ErrorDesc(tt.err), func(t *testing.T) {
@@ -106,7 +106,7 @@ func TestWhatNobodyKnowsIsAmbiguousUnlessItWasNotSent(t *testing.T) {
 				assert.Equal(t, retry.Ambiguous, class)
 				assert.Equal(t, errs.Unavailable, condition)
 				class, condition = retry.Classify(err, true)
-				assert.Equal(t, retry.Refused, class)
+				assert.Equal(t, retry.Retryable, class)
 				assert.Equal(t, errs.Unavailable, condition)
 			})
 		})
@@ -120,16 +120,16 @@ func TestWhatNeedsNoAnswerOfEtcdToBeKnown(t *testing.T) {
 		class     retry.Class
 		condition error
 	}{
-		"input that was refused here":         {fmt.Errorf("%w: empty key", errs.Invalid), retry.Hopeless, nil},
-		"a request too large to send":         {status.Error(codes.ResourceExhausted, "trying to send message larger than max (3145784 vs. 2097152)"), retry.Hopeless, errs.TooLarge},
-		"a message too large to receive":      {status.Error(codes.ResourceExhausted, "grpc: received message larger than max (3145784 vs. 2097152)"), retry.Full, errs.TooLarge},
-		"a proxy that forbids it":             {status.Error(codes.PermissionDenied, "RBAC: access denied"), retry.Hopeless, errs.Permission},
-		"a proxy that wants another login":    {status.Error(codes.Unauthenticated, "Jwt is expired"), retry.Hopeless, errs.Unauthenticated},
-		"a method that the server lacks":      {status.Error(codes.Unimplemented, "unknown method RangeStream for service etcdserverpb.KV"), retry.Hopeless, nil},
+		"input that was refused here":         {fmt.Errorf("%w: empty key", errs.Invalid), retry.Permanent, nil},
+		"a request too large to send":         {status.Error(codes.ResourceExhausted, "trying to send message larger than max (3145784 vs. 2097152)"), retry.Permanent, errs.TooLarge},
+		"a message too large to receive":      {status.Error(codes.ResourceExhausted, "grpc: received message larger than max (3145784 vs. 2097152)"), retry.AmbiguousPermanent, errs.TooLarge},
+		"a proxy that forbids it":             {status.Error(codes.PermissionDenied, "RBAC: access denied"), retry.Permanent, errs.Permission},
+		"a proxy that wants another login":    {status.Error(codes.Unauthenticated, "Jwt is expired"), retry.Permanent, errs.Unauthenticated},
+		"a method that the server lacks":      {status.Error(codes.Unimplemented, "unknown method RangeStream for service etcdserverpb.KV"), retry.Permanent, nil},
 		"a status that only looks like input": {status.Error(codes.InvalidArgument, "what?"), retry.Ambiguous, errs.Unavailable},
-		"a call that a KV below has not sent": {&errs.Error{Pkg: "kv", Op: "put", Unchanged: true, Err: context.Canceled}, retry.Refused, errs.Unavailable},
+		"a call that a KV below has not sent": {&errs.Error{Pkg: "kv", Op: "put", NotApplied: true, Err: context.Canceled}, retry.Retryable, errs.Unavailable},
 		"a call that a KV below may have sent": {
-			&errs.Error{Pkg: "kv", Op: "put", Unchanged: true, Err: fmt.Errorf("%w: %w", errs.UnknownOutcome, context.Canceled)},
+			&errs.Error{Pkg: "kv", Op: "put", NotApplied: true, Err: fmt.Errorf("%w: %w", errs.UnknownOutcome, context.Canceled)},
 			retry.Ambiguous, errs.Unavailable,
 		},
 	}
@@ -153,18 +153,18 @@ func TestAWatchThatIsRefusedIsRecognisedInsideItsStatus(t *testing.T) {
 	t.Parallel()
 	err := rpctypes.Error(status.Error(codes.FailedPrecondition, rpctypes.ErrGRPCInvalidAuthToken.Error()))
 	class, _ := retry.Classify(err, false)
-	assert.Equal(t, retry.Reauth, class)
+	assert.Equal(t, retry.InvalidToken, class)
 	assert.Equal(t, "etcdserver: invalid auth token", retry.Message(err))
 }
 
 func TestOnlyTheAmbiguousClassesMayHaveBeenApplied(t *testing.T) {
 	t.Parallel()
 	applied := map[retry.Class]bool{
-		retry.Refused: false, retry.Leaderless: false, retry.Busy: false, retry.Reauth: false, retry.Hopeless: false,
-		retry.Ambiguous: true, retry.Full: true,
+		retry.Retryable: false, retry.NoLeader: false, retry.Overloaded: false, retry.InvalidToken: false, retry.Permanent: false,
+		retry.Ambiguous: true, retry.AmbiguousPermanent: true,
 	}
 	for class, want := range applied {
-		assert.Equal(t, want, class.Applied(), class)
+		assert.Equal(t, want, class.MayBeApplied(), class)
 	}
 }
 
@@ -180,13 +180,13 @@ func TestTheCodeIsFoundInEachForm(t *testing.T) {
 func TestExplainingKeepsTheErrorAndAddsTheCondition(t *testing.T) {
 	t.Parallel()
 	plain := errors.New("boom")
-	assert.Equal(t, plain, retry.Explain(plain, nil))
+	assert.Equal(t, plain, retry.WithCondition(plain, nil))
 	invalid := fmt.Errorf("%w: empty key", errs.Invalid)
-	assert.Equal(t, invalid, retry.Explain(invalid, errs.Invalid), "once is enough")
-	both := retry.Explain(rpctypes.ErrCompacted, errs.Compacted)
+	assert.Equal(t, invalid, retry.WithCondition(invalid, errs.Invalid), "once is enough")
+	both := retry.WithCondition(rpctypes.ErrCompacted, errs.Compacted)
 	require.ErrorIs(t, both, errs.Compacted)
 	require.ErrorIs(t, both, rpctypes.ErrCompacted)
-	gone := retry.Explain(rpctypes.ErrLeaseNotFound, errs.LeaseNotFound)
+	gone := retry.WithCondition(rpctypes.ErrLeaseNotFound, errs.LeaseNotFound)
 	require.ErrorIs(t, gone, rpctypes.ErrLeaseNotFound)
 	assert.EqualError(t, gone, "lease not found (etcdserver: requested lease not found)")
 }

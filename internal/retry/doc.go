@@ -1,44 +1,51 @@
-// Package retry decides what may be sent again, and when.
+// Package retry decides which requests are sent again, and when.
 //
 // # Classification
 //
-// Every failure of an attempt falls into one class ([Classify]): it was refused before anything was proposed, or never
-// put on the wire (not applied: it may be sent again); it can only come again in the same way (not applied: no use
-// sending it again); or nobody can tell (ambiguous). Reads are sent again after all but the hopeless ones. A write is
-// sent again when it was provably not applied, or when its caller says that a second application is impossible
-// ([Call].Guarded); such a write is repeated until the answer is definite. Everything else that is ambiguous is reported
-// with [errs.UnknownOutcome], and never sent a second time.
+// [Classify] assigns each failure of an attempt to a class. Either the request was not applied, and
+// repeating it may or may not help; or it is ambiguous whether it was applied. A read is repeated
+// after every failure except a permanent one. A write is repeated if it provably was not applied,
+// or if a second application is impossible ([Call].AtMostOnce); the latter is repeated until its
+// outcome is known. Every other ambiguous failure is reported with [errs.UnknownOutcome], and the
+// write is not repeated.
 //
 // # Second attempts
 //
-// An attempt has all the time that the call has left. It is never given up because it is slow: its answer may be on the
-// way, and on a slow link every attempt would be given up. Instead [Do] and [Settle] make a second attempt beside a slow
-// one, at another member ([Members]), where a second application is impossible: for reads and for guarded writes. Whichever
-// answer settles the call first wins, and only then is the other attempt cancelled. Cancelling fences nothing: the loser
-// may still be applied, unless what the write compares prevents it.
+// An attempt may take as long as the call. It is never canceled because it is slow: the response
+// may be on its way, and on a slow link every attempt would be canceled. Instead, [Do] and
+// [DoUntil] make a second attempt at another member ([Members]) in parallel with a slow first one,
+// if the call cannot be applied twice, as is the case for reads and at-most-once writes. The first
+// response that settles the call wins, and only then is the other attempt canceled. Canceling does
+// not prevent the other attempt from being applied; the comparisons of the write do.
 //
-//	call                        answers that settle it while the other attempt is under way
-//	read                        any; also an error that every member gives, such as compacted or no permission
-//	guarded write               "applied"; other answers as the caller's function for Settle says. Errors never do
-//	lease grant (own ID),       any; a lease that exists, or is gone, was granted or revoked by the other attempt
-//	revoke
-//	other writes                there is one attempt
+//	call                     responses that settle it while the other attempt is in flight
+//	read                     every response, and errors that every member returns, such as
+//	                         compacted or permission denied
+//	at-most-once write       "applied", and other responses that the evaluate function of DoUntil
+//	                         accepts; no errors
+//	lease grant (own ID),    every response. A lease that exists already, or no longer, was
+//	revoke                   granted or revoked by the other attempt
+//	other writes             there is only one attempt
 //
-// An attempt that fails while the other is under way is made again, since the other may be at a member that is frozen: the
-// new leader of a cluster whose leader froze refuses the reads that its members have waited with, and writes that were on
-// their way to the old one time out.
+// If an attempt fails while the other one is in flight, it is repeated, because the other one may
+// be at a frozen member. For example, the new leader of a cluster whose leader froze refuses the
+// reads that were waiting at the members, and times out writes that were forwarded to the old
+// leader.
 //
-// The second attempt begins after four times the mean latency of reads or writes, at least 250 ms and at most 1 s, or after
-// a third of the time that remains if that is less. A budget of 10, to which each answer adds a tenth, bounds what second
-// attempts add to the load of members that are all slow. When a member is evicted, calls under way there make their second
-// attempt at once, outside the budget.
+// The second attempt starts after four times the mean latency of reads or writes, at least 250 ms
+// and at most 1 s, or after a third of the remaining time if that is less. A budget limits second
+// attempts to ten at once and a tenth of all responses, so that they add little load when all
+// members are slow. If a member is evicted, the calls in flight at it start their second attempts
+// immediately, outside the budget.
 //
-// # Pace
+// # Backoff and budget
 //
-// Waits between attempts are exponential with full jitter. A call makes at most [Policy].MaxAttempts attempts, but the
-// refusals of a member that has no leader, or that has too many requests, are waited out until the deadline: they cost
-// the cluster nothing and end by themselves. A budget that all calls of a client share limits repeats to a tenth of its
-// calls, with some to start from, so that a client does not multiply the load of a cluster in trouble. Three kinds of
-// repeats cost nothing: one for each call whose connection was lost, waits for a leader, and those that make the outcome
-// of a guarded write definite. A [Call].Persistent is repeated until its deadline, outside the budget.
+// Delays between attempts are exponential with full jitter. A call makes at most
+// [Policy].MaxAttempts attempts. Refusals by a member that has no leader or is overloaded do not
+// count and are retried until the deadline: they cost the cluster nothing and end by themselves. A
+// budget that all calls of a client share limits retries to a tenth of the calls, plus an initial
+// allowance, so that a client does not multiply the load of a cluster in trouble. Three kinds of
+// retries are outside the budget: one for each call whose connection was lost, those that wait for
+// a leader, and those that determine the outcome of an at-most-once write. A [Call].Persistent is
+// retried until its deadline, outside the budget.
 package retry

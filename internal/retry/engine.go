@@ -13,37 +13,41 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Call is what the engine has to know of a call.
+// Call describes a call to the engine.
 type Call struct {
 	Pkg, Op string
 	// Dir and Key are the two parts of the whole key.
 	Dir, Key string
 
-	// Read says that the call changes nothing.
+	// Read means that the call changes nothing.
 	Read bool
-	// Guarded says of a write that a second application is impossible, because what it compares can hold only once.
-	Guarded bool
-	// Persistent says that a failure that leaves no doubt is waited out until the deadline, outside the budget: the caller
-	// has nothing else to do. The waits between attempts are those of the policy.
+	// AtMostOnce means that the write cannot be applied twice, because its comparisons can hold
+	// only once.
+	AtMostOnce bool
+	// Persistent means that unambiguous failures are retried until the deadline, outside the
+	// budget. The delays are those of the policy.
 	Persistent bool
-	// Raw says that the caller expects client/v3 itself. Without a deadline in ctx attempts are not bounded, only the time
-	// in which others begin. The error is that of the last attempt, as it came, or that of ctx.
+	// Raw means that the caller expects the behavior of client/v3. If ctx has no deadline, the
+	// default timeout bounds only the time in which retries start. The error is that of the last
+	// attempt, unchanged, or that of ctx.
 	Raw bool
 }
 
-// Config is what an engine is made of. All of it is optional but Client.
+// Config configures an engine. Only Client is required.
 type Config struct {
-	Client       *clientv3.Client
-	Observed     bool    // every call passes an observer of wire: what it did not see was not sent
-	Members      Members // nil: second attempts go over the client's own connection
+	Client *clientv3.Client
+	// Observed means that every call passes an observer of package wire, so that a request that the
+	// observer did not see was not sent.
+	Observed     bool
+	Members      Members // nil: second attempts use the client's own connection
 	Policy       Policy
 	ReadTimeout  time.Duration
 	WriteTimeout time.Duration
 	Logger       *slog.Logger
-	Observe      func(op string, attempt int, err error)
+	OnRetry      func(op string, attempt int, err error)
 }
 
-// Engine makes calls. It is safe for concurrent use and holds no goroutine.
+// Engine sends calls and retries them. It is safe for concurrent use and runs no goroutine.
 type Engine struct {
 	Config
 
@@ -54,17 +58,18 @@ type Engine struct {
 	unknown atomic.Uint64
 }
 
-// Stats counts what an engine did.
+// Stats holds the counters of an engine.
 type Stats struct {
-	Calls   uint64 // calls made
-	Retries uint64 // attempts beyond the first of a call
-	Unknown uint64 // writes reported with an unknown outcome
+	Calls   uint64 // calls
+	Retries uint64 // attempts after the first of a call
+	Unknown uint64 // writes whose outcome is unknown
 }
 
-// Shared is a KV that keeps an engine whose budget and hedger all engines of its client share. It has none if that is nil.
-type Shared interface{ RetryEngine() *Engine }
+// EngineProvider is implemented by a KV that has an engine, whose budget and hedger all engines of
+// its client share. RetryEngine returns nil if it has none.
+type EngineProvider interface{ RetryEngine() *Engine }
 
-// New returns an engine: with budget and hedger of its client where that has them, else with its own.
+// New returns an engine. It shares the budget and the hedger of its client if that has them.
 func New(c Config) *Engine {
 	c.Policy = c.Policy.WithDefaults()
 	if c.ReadTimeout == 0 {
@@ -78,17 +83,17 @@ func New(c Config) *Engine {
 	}
 	e := &Engine{Config: c}
 	if c.Client != nil {
-		if s, ok := c.Client.KV.(Shared); ok && s.RetryEngine() != nil {
+		if s, ok := c.Client.KV.(EngineProvider); ok && s.RetryEngine() != nil {
 			e.budget, e.hedger = s.RetryEngine().budget, s.RetryEngine().hedger
 			return e
 		}
 	}
-	e.budget = NewBudget(retryCapacity)
+	e.budget = NewBudget(retryBudgetCapacity)
 	switch {
 	case c.Members != nil:
 		e.hedger = NewHedger(c.Members)
 	case c.Client != nil:
-		e.hedger = NewHedger(ownConnection{c.Client})
+		e.hedger = NewHedger(clientMembers{c.Client})
 	}
 	return e
 }
@@ -98,63 +103,69 @@ func (e *Engine) Stats() Stats {
 	return Stats{Calls: e.calls.Load(), Retries: e.retries.Load(), Unknown: e.unknown.Load()}
 }
 
-// Attempt makes one attempt. again says that an earlier one may have been applied, or may yet be. Its error is classified;
-// a finding that must reach the caller as it is does not go through here.
-type Attempt[T any] func(ctx context.Context, again bool) (T, error)
+// SendFunc makes one attempt. repeated reports whether an earlier attempt may have been applied, or
+// may still be. The error is classified, so a result that must reach the caller unchanged is part
+// of T.
+type SendFunc[T any] func(ctx context.Context, repeated bool) (T, error)
 
-// Do makes attempts, one after the other, until one succeeds or nothing is to be gained by another. Without a deadline in
-// ctx, a read is given 5 s and a write 10 s. The error is an [errs.Error].
-func (e *Engine) Do(ctx context.Context, c Call, f func(ctx context.Context, again bool) error) error {
-	send := func(ctx context.Context, again bool) (none struct{}, err error) { return none, f(ctx, again) }
+// Do makes attempts one after the other until one succeeds or another is of no use. If ctx has no
+// deadline, a read has 5 s and a write 10 s. The error is an [errs.Error].
+func (e *Engine) Do(ctx context.Context, c Call, f func(ctx context.Context, repeated bool) error) error {
+	send := func(ctx context.Context, repeated bool) (none struct{}, err error) { return none, f(ctx, repeated) }
 	_, err := start(ctx, &run[struct{}]{Engine: e, call: c, send: send})
 	return err
 }
 
-// Do is [Engine.Do] for a call whose every answer is final. If an attempt at a read or a guarded write is slow, a second one
-// is made beside it, at another member. The first answer wins. send must be safe for concurrent use.
-func Do[T any](ctx context.Context, e *Engine, c Call, send Attempt[T]) (T, error) {
-	return Settle(ctx, e, c, send, nil)
+// Steps returns a function that executes one step of the call c by [Engine.Do].
+func (e *Engine) Steps(c Call) func(ctx context.Context, step func(ctx context.Context) error) error {
+	return func(ctx context.Context, step func(ctx context.Context) error) error {
+		return e.Do(ctx, c, func(ctx context.Context, _ bool) error { return step(ctx) })
+	}
 }
 
-// Settle is [Do] for a call with answers that are not final. final reports whether answer settles the call, given what is
-// known of the other attempts, and may complete it; an answer that says that a write was applied always settles it. If it
-// does not, that of the attempt under way is waited for, and without one a guarded write is sent again. send and final
-// must be safe for concurrent use.
-func Settle[T any](ctx context.Context, e *Engine, c Call, send Attempt[T], final func(ctx context.Context, answer *T, others Others) bool) (T, error) {
-	return start(ctx, &run[T]{Engine: e, call: c, send: send, final: final, hedged: e.hedges(&c)})
+// Do is like [Engine.Do], and makes a second attempt at another member if an attempt at a read or
+// an at-most-once write is slow. The first response wins. send must be safe for concurrent use.
+func Do[T any](ctx context.Context, e *Engine, c Call, send SendFunc[T]) (T, error) {
+	return DoUntil(ctx, e, c, send, nil)
 }
 
-// hedges reports whether a call may make second attempts beside first ones.
-func (e *Engine) hedges(c *Call) bool {
-	return (c.Read || c.Guarded) && e.Observed && e.hedger != nil && e.Policy.MaxAttempts > 1 && e.hedger.members.Several()
+// DoUntil is like [Do], for a call with responses that are not final. evaluate reports whether
+// value settles the call, given the state of the other attempts, and may complete value. It must
+// return true if the response says that the write was applied. If it returns false, DoUntil waits
+// for the attempt in flight; if there is none, it sends an at-most-once write again. send and
+// evaluate must be safe for concurrent use.
+func DoUntil[T any](ctx context.Context, e *Engine, c Call, send SendFunc[T], evaluate func(ctx context.Context, value *T, others Others) bool) (T, error) {
+	return start(ctx, &run[T]{Engine: e, call: c, send: send, evaluate: evaluate, hedged: e.canHedge(&c)})
+}
+
+// canHedge reports whether a call may make second attempts in parallel with first ones.
+func (e *Engine) canHedge(c *Call) bool {
+	return (c.Read || c.AtMostOnce) && e.Observed && e.hedger != nil && e.Policy.MaxAttempts > 1 && e.hedger.members.HasSeveral()
 }
 
 // start makes the call.
 func start[T any](ctx context.Context, r *run[T]) (none T, err error) {
 	e, c := r.Engine, &r.call
-	if c.Raw && (ctx == nil || ctx.Err() != nil || e.closed()) {
-		return r.send(ctx, false) // client/v3 has its own words for these
-	}
-	if ctx == nil {
-		return none, e.refuse(c, fmt.Errorf("%w: nil context", errs.Invalid))
+	if c.Raw && (ctx.Err() != nil || e.isClosed()) {
+		return r.send(ctx, false) // returns client/v3's own error
 	}
 	if ctx.Err() != nil {
-		return none, e.refuse(c, ContextError(ctx))
+		return none, e.notSentError(c, ContextError(ctx))
 	}
-	if e.closed() {
-		return none, e.refuse(c, errClientClosed)
+	if e.isClosed() {
+		return none, e.notSentError(c, errClientClosed)
 	}
 	e.calls.Add(1)
-	e.budget.Call()
-	r.caller, r.ctx = ctx, ctx
-	_, bounded := ctx.Deadline()
+	e.budget.Deposit()
+	r.callerCtx, r.ctx = ctx, ctx
+	_, hasDeadline := ctx.Deadline()
 	switch {
-	case bounded:
+	case hasDeadline:
 	case c.Raw:
-		r.until = time.Now().Add(e.timeout(c))
+		r.retryUntil = time.Now().Add(e.timeout(c))
 	default:
-		r.given = e.timeout(c)
-		r.ctx, r.cancel = context.WithTimeout(ctx, r.given)
+		r.defaultTimeout = e.timeout(c)
+		r.ctx, r.cancel = context.WithTimeout(ctx, r.defaultTimeout)
 		defer r.cancel()
 	}
 	if r.hedged && r.cancel == nil {
@@ -164,12 +175,12 @@ func start[T any](ctx context.Context, r *run[T]) (none T, err error) {
 	return r.do()
 }
 
-// errClientClosed says what is closed.
+// errClientClosed is the error of calls after the client was closed.
 var errClientClosed = fmt.Errorf("the client is %w", errs.Closed)
 
-// refuse is the error of a call of which nothing was sent.
-func (e *Engine) refuse(c *Call, err error) error {
-	return &errs.Error{Pkg: c.Pkg, Op: c.Op, Key: c.Dir + c.Key, Unchanged: true, Err: err}
+// notSentError returns the error of a call of which nothing was sent.
+func (e *Engine) notSentError(c *Call, err error) error {
+	return &errs.Error{Pkg: c.Pkg, Op: c.Op, Key: c.Dir + c.Key, NotApplied: true, Err: err}
 }
 
 func (e *Engine) timeout(c *Call) time.Duration {
@@ -179,23 +190,24 @@ func (e *Engine) timeout(c *Call) time.Duration {
 	return e.WriteTimeout
 }
 
-func (e *Engine) closed() bool {
-	life := e.life()
-	return life != nil && life.Err() != nil
+func (e *Engine) isClosed() bool {
+	clientCtx := e.clientCtx()
+	return clientCtx != nil && clientCtx.Err() != nil
 }
 
-// life is the context that ends with the client, nil for a client that has none.
-func (e *Engine) life() context.Context {
+// clientCtx returns the context of the client, or nil if it has none.
+func (e *Engine) clientCtx() context.Context {
 	if e.Client == nil {
 		return nil
 	}
 	return e.Client.Ctx()
 }
 
-// CountUnknown counts a write whose outcome was found to be unknown after the call itself had been answered.
+// CountUnknown counts a write whose outcome is unknown although the call received a response.
 func (e *Engine) CountUnknown() { e.unknown.Add(1) }
 
-// ContextError is nil while ctx lives, and then an error that matches both ctx.Err() and the cause.
+// ContextError returns nil if ctx has not ended. Otherwise it returns an error that matches both
+// ctx.Err() and the cause.
 func ContextError(ctx context.Context) error {
 	err, cause := ctx.Err(), context.Cause(ctx)
 	if err == nil || errors.Is(cause, err) {

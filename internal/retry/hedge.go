@@ -11,78 +11,83 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Members are the members of a cluster, as far as second attempts need them. It is safe for concurrent use.
+// Members gives second attempts access to the members of the cluster. It must be safe for
+// concurrent use.
 type Members interface {
-	// Several reports whether there may be more than one member. It is asked before each call.
-	Several() bool
-	// Other returns a connection to a member in use that is not the one at addr, which is "" where that is not known. A
-	// nil connection stands for the client's own. release must be called when it is not used any more. ok is false, and
-	// release nil, if there is no other member.
+	// HasSeveral reports whether there may be more than one member. It is called for each call.
+	HasSeveral() bool
+	// Other returns a connection to a member that is not evicted and is not the one at addr, which
+	// is "" if unknown. A nil connection means the client's own. release must be called after use.
+	// If there is no other member, ok is false and release is nil.
 	Other(addr string) (conn grpc.ClientConnInterface, release func(), ok bool)
-	// Evicted reports whether the member at addr has been taken out of use. If not, changed is closed when some member is.
+	// Evicted reports whether the member at addr is evicted. If it is not, changed is closed when
+	// any member is evicted.
 	Evicted(addr string) (evicted bool, changed <-chan struct{})
-	// Slower notes that a second attempt at another member settled a call before the first one, at addr, was answered.
-	Slower(addr string)
+	// ReportSlow records that a second attempt at another member settled a call before the first
+	// one, at addr, had returned.
+	ReportSlow(addr string)
 }
 
-// The kinds of calls whose latencies are told apart.
+// The kinds of calls with separate latencies.
 const (
 	kindRead = iota
 	kindWrite
-	kinds
+	kindCount
 )
 
 const (
-	hedgeCapacity = 10 // second attempts that can be made at once
+	hedgeBudgetCapacity = 10 // second attempts that can start at once
 
-	minHedgeDelay = 250 * time.Millisecond
-	maxHedgeDelay = time.Second
-	hedgeFactor   = 4 // times the mean latency
-	latencyWeight = 8 // the mean follows the last this many answers
+	minHedgeDelay     = 250 * time.Millisecond
+	maxHedgeDelay     = time.Second
+	latencyMultiplier = 4 // a hedge starts after this many times the mean latency
+	latencyWindow     = 8 // the mean is a moving average of about this many responses
 
-	// A call is left at least two thirds of its time after its second attempt has begun.
-	hedgeShare = 3
+	// hedgeTimeDivisor leaves a second attempt at least two thirds of the call's time.
+	hedgeTimeDivisor = 3
 )
 
-// Hedger decides when a call makes a second attempt while its first one is under way. All engines of a client share one.
+// Hedger decides when a call makes a second attempt while its first one is in flight. All engines
+// of a client share one.
 type Hedger struct {
-	members Members
-	budget  *Budget
-	overdue overdueHooks
-	means   [kinds]atomic.Int64 // nanoseconds, 0 without an answer so far
+	members       Members
+	budget        *Budget
+	overdue       overdueHooks
+	meanLatencies [kindCount]atomic.Int64 // nanoseconds, 0 before the first response
 }
 
 // NewHedger returns a hedger with a full budget.
 func NewHedger(m Members) *Hedger {
-	return &Hedger{members: m, budget: NewBudget(hedgeCapacity)}
+	return &Hedger{members: m, budget: NewBudget(hedgeBudgetCapacity)}
 }
 
-// answered notes that an attempt was answered after d.
-func (h *Hedger) answered(kind int, d time.Duration) {
-	h.budget.Call()
-	mean := &h.means[kind]
-	was := mean.Load()
-	if was == 0 {
+// observe records the latency of an attempt that received a response.
+func (h *Hedger) observe(kind int, d time.Duration) {
+	h.budget.Deposit()
+	mean := &h.meanLatencies[kind]
+	old := mean.Load()
+	if old == 0 {
 		mean.Store(int64(d))
 		return
 	}
-	mean.Store(was + (int64(d)-was)/latencyWeight) // an answer that is lost to a concurrent one does not matter
+	mean.Store(old + (int64(d)-old)/latencyWindow) // a concurrent update may be lost
 }
 
-// delay is how long an attempt may be under way before a second one begins. left is what remains of the call's time, 0 for
-// no limit.
-func (h *Hedger) delay(kind int, left time.Duration) time.Duration {
+// delay returns how long an attempt may take before a second one starts. timeLeft is the time until
+// the deadline of the call, or 0 if it has none.
+func (h *Hedger) delay(kind int, timeLeft time.Duration) time.Duration {
 	d := maxHedgeDelay
-	if mean := time.Duration(h.means[kind].Load()); mean > 0 {
-		d = min(max(hedgeFactor*mean, minHedgeDelay), maxHedgeDelay)
+	if mean := time.Duration(h.meanLatencies[kind].Load()); mean > 0 {
+		d = min(max(latencyMultiplier*mean, minHedgeDelay), maxHedgeDelay)
 	}
-	if left > 0 {
-		d = min(d, left/hedgeShare)
+	if timeLeft > 0 {
+		d = min(d, timeLeft/hedgeTimeDivisor)
 	}
 	return d
 }
 
-// awaitEviction returns true when the member that first is at has been evicted, and false once first is over.
+// awaitEviction waits until the member of first is evicted, and returns true. If first ends before,
+// it returns false.
 func (h *Hedger) awaitEviction(first *wire.Attempt) bool {
 	for {
 		evicted, changed := h.members.Evicted(first.Peer())
@@ -97,162 +102,166 @@ func (h *Hedger) awaitEviction(first *wire.Attempt) bool {
 	}
 }
 
-// ownConnection makes second attempts over the client's own connection, whose balancer picks another member for them, as
-// a rule. It is for clients whose members cannot be connected to one by one.
-type ownConnection struct{ cli *clientv3.Client }
+// clientMembers makes second attempts over the client's own connection, whose balancer usually
+// picks another member. It serves clients that have no connections to single members.
+type clientMembers struct{ cli *clientv3.Client }
 
-// Several reports whether the client has several endpoints.
-func (c ownConnection) Several() bool { return len(c.cli.Endpoints()) > 1 }
+// HasSeveral reports whether the client has several endpoints.
+func (c clientMembers) HasSeveral() bool { return len(c.cli.Endpoints()) > 1 }
 
 // Other returns the client's own connection if it has several endpoints.
-func (c ownConnection) Other(string) (grpc.ClientConnInterface, func(), bool) {
-	if !c.Several() {
+func (c clientMembers) Other(string) (grpc.ClientConnInterface, func(), bool) {
+	if !c.HasSeveral() {
 		return nil, nil, false
 	}
 	return nil, func() {}, true
 }
 
-// Evicted returns false: nobody checks the members of such a client.
-func (ownConnection) Evicted(string) (bool, <-chan struct{}) { return false, nil }
+// Evicted returns false, because the members of such a client are not checked.
+func (clientMembers) Evicted(string) (bool, <-chan struct{}) { return false, nil }
 
-// Slower does nothing.
-func (ownConnection) Slower(string) {}
+// ReportSlow does nothing.
+func (clientMembers) ReportSlow(string) {}
 
-// Others says what is known of the other attempts of a call when one of them is answered.
+// Others is the state of the other attempts of a call when one of them has returned.
 type Others int
 
-// What is known of other attempts.
+// The states of other attempts.
 const (
-	// None may have been applied: each was refused, or its answer said that it was not applied.
-	None Others = iota
-	// Lost means that one may have been applied, or may yet be, and its answer will not come.
-	Lost
-	// Out means that one is under way.
-	Out
+	// OthersNotApplied means that no other attempt was applied or will be: each was refused, or its
+	// response said that it was not applied.
+	OthersNotApplied Others = iota
+	// OthersUnknown means that another attempt may have been applied, or may still be, and that no
+	// response to it will arrive.
+	OthersUnknown
+	// OthersInFlight means that another attempt is in flight.
+	OthersInFlight
 )
 
-// second is the second attempt of a round, beside a first one that is under way.
-type second[T any] struct {
+// hedge is the second attempt of a round, in parallel with a first one.
+type hedge[T any] struct {
 	run     *run[T]
 	first   *wire.Attempt
-	claimed atomic.Bool // by whichever came first: the second attempt, or the end of the first
+	claimed atomic.Bool // by the start of the hedge or the end of the first attempt
 	latest  atomic.Pointer[wire.Attempt]
 
-	// What follows is set before the second attempt claims.
+	// The fields below are set before the hedge claims.
 	cancel    context.CancelFunc
-	firstOver chan struct{}  // closed when the first attempt is over
-	result    chan result[T] // receives what came of it
+	firstDone chan struct{} // closed when the first attempt has returned
+	result    chan result[T]
 }
 
-// start makes the second attempt, unless the first one is over before. If it settles the call it cancels the first. If it
-// fails, it is made again as long as the first one is under way.
-func (s *second[T]) start() {
-	r, h := s.run, s.run.hedger
-	r.Overdue(s.first.Peer())
-	paid := h.budget.Take()
-	if !paid && !h.awaitEviction(s.first) {
+// start makes the second attempt, unless the first one has returned. If the second attempt settles
+// the call, it cancels the first one. If it fails, it is repeated while the first one is in flight.
+func (h *hedge[T]) start() {
+	r, hedger := h.run, h.run.hedger
+	r.ReportOverdue(h.first.Peer())
+	withdrawn := hedger.budget.Withdraw()
+	if !withdrawn && !hedger.awaitEviction(h.first) {
 		return
 	}
-	addr := s.first.Peer()
-	conn, release, ok := h.members.Other(addr)
+	addr := h.first.Peer()
+	conn, release, ok := hedger.members.Other(addr)
 	if ok {
 		var ctx context.Context
-		ctx, s.cancel = r.contextBeside()
-		s.firstOver, s.result = make(chan struct{}), make(chan result[T], 1)
-		if s.claimed.CompareAndSwap(false, true) {
-			if life := r.life(); life != nil {
-				defer context.AfterFunc(life, s.cancel)() // conn may outlive the client while it is in use
+		ctx, h.cancel = r.hedgeContext()
+		h.firstDone, h.result = make(chan struct{}), make(chan result[T], 1)
+		if h.claimed.CompareAndSwap(false, true) {
+			if clientCtx := r.clientCtx(); clientCtx != nil {
+				// While it is in use, conn may outlive the client.
+				defer context.AfterFunc(clientCtx, h.cancel)()
 			}
 			r.Logger.DebugContext(ctx, "etcd call is slow, second attempt at another member", append(r.logAttrs(), "slow_member", addr)...)
-			s.result <- s.make(ctx, conn, release, addr)
+			h.result <- h.attempt(ctx, conn, release, addr)
 			return
 		}
 		release()
-		s.cancel()
+		h.cancel()
 	}
-	if paid {
-		h.budget.Return()
+	if withdrawn {
+		hedger.budget.Refund()
 	}
 }
 
-// contextBeside returns a context that ends when that of the first attempt does, but not when that is cancelled for having
-// lost.
-func (r *run[T]) contextBeside() (context.Context, context.CancelFunc) {
-	if deadline, ok := r.ctx.Deadline(); ok && r.given > 0 {
-		return context.WithDeadline(r.caller, deadline)
+// hedgeContext returns a context that ends with that of the first attempt, but not when the first
+// attempt is canceled because the second one has settled the call.
+func (r *run[T]) hedgeContext() (context.Context, context.CancelFunc) {
+	if deadline, ok := r.ctx.Deadline(); ok && r.defaultTimeout > 0 {
+		return context.WithDeadline(r.callerCtx, deadline)
 	}
-	return context.WithCancel(r.caller)
+	return context.WithCancel(r.callerCtx)
 }
 
-// make makes the attempt over conn, and others at members that are not at slow while they fail and the first one is under
-// way.
-func (s *second[T]) make(ctx context.Context, conn grpc.ClientConnInterface, release func(), slow string) result[T] {
-	waits := s.run.Policy.Backoff()
-	waits.Reset()
-	lost := false
+// attempt makes the attempt over conn. While it fails and the first attempt is in flight, it
+// repeats it at members other than the one at slowAddr.
+func (h *hedge[T]) attempt(ctx context.Context, conn grpc.ClientConnInterface, release func(), slowAddr string) result[T] {
+	backoff := h.run.Policy.Backoff()
+	backoff.Reset()
+	ambiguous := false
 	for n := 1; ; n++ {
-		x := s.send(ctx, conn, slow)
-		x.lost = lost
+		x := h.sendOnce(ctx, conn, slowAddr)
+		x.replacesAmbiguous = ambiguous
 		release()
-		if x.settled || !s.again(ctx, &x, n, waits.NextBackOff()) {
+		if x.final || !h.waitToRepeat(ctx, &x, n, backoff.NextBackOff()) {
 			return x
 		}
-		lost = s.run.fate(&x) == Lost
+		ambiguous = h.run.outcomeOf(&x) == OthersUnknown
 		var ok bool
-		if conn, release, ok = s.run.hedger.members.Other(slow); !ok {
+		if conn, release, ok = h.run.hedger.members.Other(slowAddr); !ok {
 			return x
 		}
 	}
 }
 
-// send makes one attempt over conn, beside one at the member at slow.
-func (s *second[T]) send(ctx context.Context, conn grpc.ClientConnInterface, slow string) result[T] {
-	r := s.run
+// sendOnce makes one attempt over conn, in parallel with one at the member at slowAddr.
+func (h *hedge[T]) sendOnce(ctx context.Context, conn grpc.ClientConnInterface, slowAddr string) result[T] {
+	r := h.run
 	r.retries.Add(1)
-	a := r.begin(ctx)
+	a := r.newAttempt(ctx)
 	a.Via(conn)
-	s.latest.Store(a)
-	x := r.attempt(a, true)
-	if x.settled = r.settles(&x, Out); x.settled {
+	h.latest.Store(a)
+	x := r.sendAttempt(a, true)
+	if x.final = r.isFinal(&x, OthersInFlight); x.final {
 		select {
-		case <-s.firstOver:
+		case <-h.firstDone:
 		default:
-			r.hedger.members.Slower(slow)
+			r.hedger.members.ReportSlow(slowAddr)
 		}
 		r.cancel()
 	}
 	return x
 }
 
-// replace makes an attempt in the place of the first one, which has failed: not at the member of the second, which may be
-// frozen.
-func (s *second[T]) replace(ctx context.Context) result[T] {
-	r := s.run
+// replaceFirst makes an attempt that replaces the first one, which has failed. It avoids the member
+// of the second attempt, which may be frozen.
+func (h *hedge[T]) replaceFirst(ctx context.Context) result[T] {
+	r := h.run
 	r.retries.Add(1)
-	a := r.begin(ctx)
-	if second := s.latest.Load(); second != nil {
-		if conn, release, ok := r.hedger.members.Other(second.Peer()); ok {
+	a := r.newAttempt(ctx)
+	if latest := h.latest.Load(); latest != nil {
+		if conn, release, ok := r.hedger.members.Other(latest.Peer()); ok {
 			defer release()
 			a.Via(conn)
 		}
 	}
-	return r.attempt(a, true)
+	return r.sendAttempt(a, true)
 }
 
-// again waits, and reports whether another attempt is to be made instead of x, the n-th, which has failed.
-func (s *second[T]) again(ctx context.Context, x *result[T], n int, wait time.Duration) bool {
-	r := s.run
-	if !r.replaceable(x) {
+// waitToRepeat waits, and reports whether another attempt should replace the n-th one, which has
+// failed with x.
+func (h *hedge[T]) waitToRepeat(ctx context.Context, x *result[T], n int, delay time.Duration) bool {
+	r := h.run
+	if !r.isReplaceable(x) {
 		return false
 	}
-	timer := time.NewTimer(min(wait, electionPause))
+	timer := time.NewTimer(min(delay, maxElectionDelay))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-s.firstOver:
-		return false // the call decides what to do about two that have failed
+	case <-h.firstDone:
+		return false // both attempts have failed: the call decides about retries
 	case <-ctx.Done():
 		return false
 	}
-	return x.class == Leaderless || r.call.Guarded || n < r.Policy.MaxAttempts && r.budget.Take()
+	return x.class == NoLeader || r.call.AtMostOnce || n < r.Policy.MaxAttempts && r.budget.Withdraw()
 }

@@ -37,7 +37,7 @@ func newFakeMembers() *fakeMembers {
 // fakeConn is a connection to "b".
 type fakeConn struct{ grpc.ClientConnInterface }
 
-func (*fakeMembers) Several() bool { return true }
+func (*fakeMembers) HasSeveral() bool { return true }
 
 func (f *fakeMembers) Other(addr string) (grpc.ClientConnInterface, func(), bool) {
 	f.mu.Lock()
@@ -56,7 +56,7 @@ func (f *fakeMembers) Evicted(addr string) (bool, <-chan struct{}) {
 	return f.out[addr], f.changed
 }
 
-func (f *fakeMembers) Slower(addr string) {
+func (f *fakeMembers) ReportSlow(addr string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.slower = append(f.slower, addr)
@@ -216,8 +216,8 @@ func TestDo_FirstUsableAnswerOfARead(t *testing.T) {
 	}
 }
 
-// An attempt that fails is repeated beside one that hangs: the new leader of a cluster refuses what waits at a follower, and
-// the other attempt may be at the member that froze.
+// An attempt that fails is repeated beside one that hangs: the new leader of a cluster refuses what
+// waits at a follower, and the other attempt may be at the member that froze.
 func TestDo_RepeatsAnAttemptBesideOneThatHangs(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
@@ -252,7 +252,7 @@ func TestDo_RepeatsAnAttemptBesideOneThatHangs(t *testing.T) {
 					assert.Less(t, time.Since(h.began), 5*s)
 				} else {
 					require.ErrorIs(t, err, context.DeadlineExceeded)
-					assert.Equal(t, test.call.Guarded, errors.Is(err, errs.UnknownOutcome), "the one that hangs may be applied")
+					assert.Equal(t, test.call.AtMostOnce, errors.Is(err, errs.UnknownOutcome), "the one that hangs may be applied")
 				}
 				assert.Equal(t, test.want, got)
 				if test.sent > 0 {
@@ -292,12 +292,12 @@ func TestDo_RepeatsWhenBothAttemptsFail(t *testing.T) {
 	})
 }
 
-// The first answer of a guarded write is "no" or "yes"; a "no" is final only when nothing else can come, or when it is said
-// to be "final".
+// The first answer of a guarded write is "no" or "yes"; a "no" is final only when nothing else can
+// come, or when it is said to be "final".
 func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
-	refused := &errs.Error{Unchanged: true, Err: errLost}
+	refused := &errs.Error{NotApplied: true, Err: errLost}
 	for name, test := range map[string]struct {
 		a, b   answer
 		want   string
@@ -306,19 +306,19 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 		took   time.Duration
 		sent   int // 0: at least three
 	}{
-		"yes from the first":                      {answer{2 * s, "yes", nil}, answer{after: never}, "yes", retry.Out, nil, 2 * s, 2},
-		"yes from the second":                     {answer{after: never}, answer{s, "yes", nil}, "yes", retry.Out, nil, 2 * s, 2},
-		"a final no from the second":              {answer{after: never}, answer{s, "final", nil}, "final", retry.Out, nil, 2 * s, 2},
-		"no from the first, yes from the second":  {answer{2 * s, "no", nil}, answer{3 * s, "yes", nil}, "yes", retry.Out, nil, 4 * s, 2},
-		"no from the second, yes from the first":  {answer{3 * s, "yes", nil}, answer{s, "no", nil}, "yes", retry.Out, nil, 3 * s, 2},
-		"no and no":                               {answer{3 * s, "no", nil}, answer{s, "no", nil}, "no", retry.None, nil, 3 * s, 2},
-		"no, and the other was refused":           {answer{3 * s, "no", nil}, answer{s, "", refused}, "no", retry.None, nil, 3 * s, 2},
-		"no, and the other was refused before":    {answer{2 * s, "", refused}, answer{3 * s, "no", nil}, "no", retry.None, nil, 4 * s, 2},
-		"no before there was another":             {answer{s / 2, "no", nil}, answer{}, "no", retry.None, nil, s / 2, 1},
+		"yes from the first":                      {answer{2 * s, "yes", nil}, answer{after: never}, "yes", retry.OthersInFlight, nil, 2 * s, 2},
+		"yes from the second":                     {answer{after: never}, answer{s, "yes", nil}, "yes", retry.OthersInFlight, nil, 2 * s, 2},
+		"a final no from the second":              {answer{after: never}, answer{s, "final", nil}, "final", retry.OthersInFlight, nil, 2 * s, 2},
+		"no from the first, yes from the second":  {answer{2 * s, "no", nil}, answer{3 * s, "yes", nil}, "yes", retry.OthersInFlight, nil, 4 * s, 2},
+		"no from the second, yes from the first":  {answer{3 * s, "yes", nil}, answer{s, "no", nil}, "yes", retry.OthersInFlight, nil, 3 * s, 2},
+		"no and no":                               {answer{3 * s, "no", nil}, answer{s, "no", nil}, "no", retry.OthersNotApplied, nil, 3 * s, 2},
+		"no, and the other was refused":           {answer{3 * s, "no", nil}, answer{s, "", refused}, "no", retry.OthersNotApplied, nil, 3 * s, 2},
+		"no, and the other was refused before":    {answer{2 * s, "", refused}, answer{3 * s, "no", nil}, "no", retry.OthersNotApplied, nil, 4 * s, 2},
+		"no before there was another":             {answer{s / 2, "no", nil}, answer{}, "no", retry.OthersNotApplied, nil, s / 2, 1},
 		"no, and the other never answers":         {answer{2 * s, "no", nil}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 2},
 		"an error, and the other never answers":   {answer{2 * s, "", errLost}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 0},
-		"an error, then yes":                      {answer{2 * s, "", errLost}, answer{3 * s, "yes", nil}, "yes", retry.Out, nil, 4 * s, 3},
-		"no permission is not final for a write":  {answer{4 * s, "yes", nil}, answer{0, "", rpctypes.ErrPermissionDenied}, "yes", retry.Out, nil, 4 * s, 2},
+		"an error, then yes":                      {answer{2 * s, "", errLost}, answer{3 * s, "yes", nil}, "yes", retry.OthersInFlight, nil, 4 * s, 3},
+		"no permission is not final for a write":  {answer{4 * s, "yes", nil}, answer{0, "", rpctypes.ErrPermissionDenied}, "yes", retry.OthersInFlight, nil, 4 * s, 2},
 		"two refusals leave nothing to wonder at": {answer{2 * s, "", rpctypes.ErrPermissionDenied}, answer{2 * s, "", rpctypes.ErrPermissionDenied}, "", 0, errs.Permission, 3 * s, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -331,9 +331,9 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 					mu.Lock()
 					defer mu.Unlock()
 					told[*says] = others
-					return *says != "no" || others == retry.None
+					return *says != "no" || others == retry.OthersNotApplied
 				}
-				got, err := retry.Settle(within(t, 10*s), h.Engine, guarded, h.send, final)
+				got, err := retry.DoUntil(within(t, 10*s), h.Engine, guarded, h.send, final)
 				assert.Equal(t, test.took, time.Since(h.began))
 				assert.Equal(t, test.want, got)
 				require.ErrorIs(t, err, test.err)
@@ -345,7 +345,7 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 				if err == nil {
 					assert.Equal(t, test.others, told[got])
 				} else {
-					assert.Equal(t, errors.Is(err, errs.Permission), errs.Unchanged(err))
+					assert.Equal(t, errors.Is(err, errs.Permission), errs.NotApplied(err))
 				}
 				if test.sent == 2 {
 					assert.Equal(t, []bool{false, true}, h.again, "the second attempt knows that it is not the first")
@@ -378,17 +378,17 @@ func TestSettle_RemembersAttemptsThatWereReplaced(t *testing.T) {
 				})
 				var mu sync.Mutex
 				var told []retry.Others
-				got, err := retry.Settle(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, others retry.Others) bool {
+				got, err := retry.DoUntil(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, others retry.Others) bool {
 					mu.Lock()
 					defer mu.Unlock()
 					if *says == "no" {
 						told = append(told, others)
 					}
-					return *says != "no" || others == retry.None
+					return *says != "no" || others == retry.OthersNotApplied
 				})
 				require.NoError(t, err)
 				assert.Equal(t, "yes", got)
-				assert.Equal(t, []retry.Others{retry.Out, retry.Lost}, told)
+				assert.Equal(t, []retry.Others{retry.OthersInFlight, retry.OthersUnknown}, told)
 			})
 		})
 	}
@@ -401,7 +401,7 @@ func TestSettle_SendsAgainWhenTheOtherAnswerIsLost(t *testing.T) {
 		h := newHedged(func(n int, _ bool) answer {
 			return []answer{{2 * time.Second, "no", nil}, {2 * time.Second, "", errLost}, {0, "final", nil}}[n]
 		})
-		got, err := retry.Settle(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, _ retry.Others) bool {
+		got, err := retry.DoUntil(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, _ retry.Others) bool {
 			return *says == "final"
 		})
 		require.NoError(t, err)
@@ -449,7 +449,8 @@ func TestDo_OneAttemptByPolicyHasNoSecond(t *testing.T) {
 	})
 }
 
-// The delay is four times the mean of the answers of its kind, from 250 ms to 1 s, and a third of the time at most.
+// The delay is four times the mean of the answers of its kind, from 250 ms to 1 s, and a third of
+// the time at most.
 func TestDo_DelayOfTheSecondAttempt(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
@@ -591,7 +592,7 @@ func TestDo_EndsWithTheCallersContext(t *testing.T) {
 			time.AfterFunc(2*time.Second, stop)
 			_, err := retry.Do(ctx, h.Engine, call, h.send)
 			require.ErrorIs(t, err, context.Canceled)
-			assert.Equal(t, call.Guarded, errors.Is(err, errs.UnknownOutcome))
+			assert.Equal(t, call.AtMostOnce, errors.Is(err, errs.UnknownOutcome))
 			assert.Equal(t, []time.Duration{2 * time.Second, 2 * time.Second}, h.ended)
 		}
 	})

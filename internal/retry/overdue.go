@@ -7,10 +7,10 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// overdueTimeout is how long a call that makes no second attempt may be under way before it is overdue.
+// overdueTimeout is the time after which a call that makes no second attempt is overdue.
 const overdueTimeout = time.Second
 
-// overdueHooks are called when a member has not answered in time.
+// overdueHooks holds the functions to call when a member has not responded in time.
 type overdueHooks struct {
 	mu    sync.Mutex
 	hooks map[*func(addr string)]struct{}
@@ -18,9 +18,10 @@ type overdueHooks struct {
 	timers sync.Pool // of *overdueTimer that are stopped and have not fired
 }
 
-// OnOverdue has f called, by whichever engine of the client finds out, when the member at an address has not answered in
-// time: a call that is due for a second attempt, or has been under way for a second, and what [Engine.Overdue] is told.
-// The address is "" if it is not known. f must not block. stop ends that.
+// OnOverdue registers f to be called when any engine of the client finds that the member at an
+// address has not responded in time: when a call is due for its second attempt or has taken a
+// second, and when [Engine.ReportOverdue] is called. The address is "" if it is not known. f must
+// not block. stop removes f.
 func (e *Engine) OnOverdue(f func(addr string)) (stop func()) {
 	if e.hedger == nil {
 		return func() {}
@@ -39,8 +40,8 @@ func (e *Engine) OnOverdue(f func(addr string)) (stop func()) {
 	}
 }
 
-// Overdue tells all who want to know that the member at addr has not answered in time.
-func (e *Engine) Overdue(addr string) {
+// ReportOverdue calls the functions of OnOverdue for the member at addr.
+func (e *Engine) ReportOverdue(addr string) {
 	if e.hedger == nil {
 		return
 	}
@@ -56,16 +57,16 @@ func (e *Engine) Overdue(addr string) {
 	}
 }
 
-// overdueTimer reports an attempt as overdue unless it is stopped in time. Timers are reused, so that
-// a call does not allocate one.
+// overdueTimer reports an attempt as overdue unless it is stopped in time. Timers are reused, so
+// that a call does not allocate one.
 type overdueTimer struct {
 	timer   *time.Timer
 	engine  *Engine
 	attempt *wire.Attempt
 }
 
-// startOverdueTimer starts a timer for an attempt. It returns nil if there is nobody to report to. stop
-// must follow.
+// startOverdueTimer starts a timer for an attempt, which must be stopped. It returns nil, on which
+// stop may be called, if the engine has no hedger.
 func startOverdueTimer(e *Engine, a *wire.Attempt) *overdueTimer {
 	if e.hedger == nil {
 		return nil
@@ -73,7 +74,7 @@ func startOverdueTimer(e *Engine, a *wire.Attempt) *overdueTimer {
 	t, ok := e.hedger.overdue.timers.Get().(*overdueTimer)
 	if !ok {
 		t = &overdueTimer{engine: e, attempt: a}
-		t.timer = time.AfterFunc(overdueTimeout, func() { t.engine.Overdue(t.attempt.Peer()) })
+		t.timer = time.AfterFunc(overdueTimeout, func() { t.engine.ReportOverdue(t.attempt.Peer()) })
 		return t
 	}
 	t.engine, t.attempt = e, a

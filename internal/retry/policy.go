@@ -13,27 +13,27 @@ import (
 
 // The defaults of a policy.
 const (
-	DefaultAttempts  = 3
-	DefaultBaseDelay = 100 * time.Millisecond
-	DefaultMaxDelay  = 2 * time.Second
+	DefaultMaxAttempts = 3
+	DefaultBaseDelay   = 100 * time.Millisecond
+	DefaultMaxDelay    = 2 * time.Second
 
-	// DefaultReadTimeout and DefaultWriteTimeout apply where a context has no deadline. The server gives up on a write
-	// after 7 s: below that, its refusal is never heard.
+	// DefaultReadTimeout and DefaultWriteTimeout apply if a context has no deadline. The server
+	// gives up on a write after 7 s; with a shorter timeout, its response never arrives.
 	DefaultReadTimeout  = 5 * time.Second
 	DefaultWriteTimeout = 10 * time.Second
 )
 
-// Policy says how often and at what pace something is sent again.
+// Policy configures how often and at what intervals a request is repeated.
 type Policy struct {
 	MaxAttempts int
 	BaseDelay   time.Duration
 	MaxDelay    time.Duration
 }
 
-// WithDefaults fills in what is zero.
+// WithDefaults returns p with defaults for the fields that are zero.
 func (p Policy) WithDefaults() Policy {
 	if p.MaxAttempts == 0 {
-		p.MaxAttempts = DefaultAttempts
+		p.MaxAttempts = DefaultMaxAttempts
 	}
 	if p.BaseDelay == 0 {
 		p.BaseDelay = DefaultBaseDelay
@@ -47,28 +47,30 @@ func (p Policy) WithDefaults() Policy {
 	return p
 }
 
-// Validate complains about what cannot be meant.
+// Validate returns an error that matches errs.Invalid and lists every invalid field, or nil.
 func (p Policy) Validate() error {
-	var complaints []error
+	var invalid []error
 	if p.MaxAttempts < 0 {
-		complaints = append(complaints, fmt.Errorf("%w: retry: %d attempts", errs.Invalid, p.MaxAttempts))
+		invalid = append(invalid, fmt.Errorf("%w: retry: %d attempts", errs.Invalid, p.MaxAttempts))
 	}
 	if p.BaseDelay < 0 || p.MaxDelay < 0 {
-		complaints = append(complaints, fmt.Errorf("%w: retry: negative delay", errs.Invalid))
+		invalid = append(invalid, fmt.Errorf("%w: retry: negative delay", errs.Invalid))
 	}
 	if p.MaxDelay != 0 && p.MaxDelay < p.BaseDelay {
-		complaints = append(complaints, fmt.Errorf("%w: retry: the longest delay %v is below the first one %v", errs.Invalid, p.MaxDelay, p.BaseDelay))
+		invalid = append(invalid, fmt.Errorf("%w: retry: the maximum delay %v is less than the base delay %v", errs.Invalid, p.MaxDelay, p.BaseDelay))
 	}
-	return errors.Join(complaints...)
+	return errors.Join(invalid...)
 }
 
-// minDelay bounds what BaseDelay and MaxDelay mean from below: with less, waiting for a leader would be a busy loop.
+// minDelay is the minimum of BaseDelay and MaxDelay. With a smaller delay, waiting for a leader
+// would be a busy loop.
 const minDelay = time.Millisecond
 
-// Backoff returns fresh waits for one call: exponential from BaseDelay to MaxDelay, neither below 1 ms, with full jitter.
+// Backoff returns the delays for one call. They grow exponentially from BaseDelay to MaxDelay, with
+// full jitter.
 func (p Policy) Backoff() backoff.BackOff {
 	return &backoff.ExponentialBackOff{
-		// Full jitter over [0, 2x) with x doubling is what a factor of 1 around x/2 draws.
+		// A randomization factor of 1 around x/2 is full jitter over [0, x).
 		InitialInterval:     max(p.BaseDelay, minDelay) / 2,
 		MaxInterval:         max(p.MaxDelay, minDelay) / 2,
 		RandomizationFactor: 1,
@@ -78,49 +80,51 @@ func (p Policy) Backoff() backoff.BackOff {
 	}
 }
 
-// Budget bounds repeats to a share of all calls. The zero value refuses every repeat; use [NewBudget]. It is counted in
-// calls: a repeat costs budgetCalls of them.
+// Budget limits retries to a fraction of all calls. Each call deposits one token, and each retry
+// withdraws callsPerRetry of them. The zero Budget allows no retries; use [NewBudget].
 type Budget struct {
-	calls    atomic.Int64
+	tokens   atomic.Int64
 	capacity int64
 }
 
 const (
-	budgetCalls   = 10  // that pay for one repeat
-	retryCapacity = 200 // a few seconds of one member's failure
+	callsPerRetry       = 10  // retries are limited to a tenth of the calls
+	retryBudgetCapacity = 200 // enough for a few seconds of a member's failure
 )
 
-// NewBudget returns a full budget. repeats is what it starts with, and what a quiet time can save up.
-func NewBudget(repeats int64) *Budget {
-	b := &Budget{capacity: repeats * budgetCalls}
-	b.calls.Store(b.capacity)
+// NewBudget returns a budget that initially allows the given number of retries, which is also its
+// capacity.
+func NewBudget(retries int64) *Budget {
+	b := &Budget{capacity: retries * callsPerRetry}
+	b.tokens.Store(b.capacity)
 	return b
 }
 
-// Call counts a call.
-func (b *Budget) Call() { b.add(1) }
+// Deposit adds the token of one call.
+func (b *Budget) Deposit() { b.add(1) }
 
-// Return gives back what was taken for a repeat that was not made after all.
-func (b *Budget) Return() { b.add(budgetCalls) }
+// Refund undoes a Withdraw for a retry that was not made.
+func (b *Budget) Refund() { b.add(callsPerRetry) }
 
 func (b *Budget) add(n int64) {
 	for {
-		was := b.calls.Load()
-		is := min(was+n, b.capacity)
-		if is == was || b.calls.CompareAndSwap(was, is) { // a full budget, which is the rule, is only read
+		old := b.tokens.Load()
+		sum := min(old+n, b.capacity)
+		// Usually the budget is full and is only read.
+		if sum == old || b.tokens.CompareAndSwap(old, sum) {
 			return
 		}
 	}
 }
 
-// Take takes one repeat out of the budget and reports whether there was one.
-func (b *Budget) Take() bool {
+// Withdraw withdraws the tokens for one retry. It returns false if there are not enough.
+func (b *Budget) Withdraw() bool {
 	for {
-		was := b.calls.Load()
-		if was < budgetCalls {
+		old := b.tokens.Load()
+		if old < callsPerRetry {
 			return false
 		}
-		if b.calls.CompareAndSwap(was, was-budgetCalls) {
+		if b.tokens.CompareAndSwap(old, old-callsPerRetry) {
 			return true
 		}
 	}

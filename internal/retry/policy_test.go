@@ -46,18 +46,18 @@ func TestPolicy_TinyDelaysDoNotSpin(t *testing.T) {
 func TestBudget_HoldsItsReserve(t *testing.T) {
 	t.Parallel()
 	var b retry.Budget
-	assert.False(t, b.Take(), "the zero value is empty")
+	assert.False(t, b.Withdraw(), "the zero value is empty")
 	full := retry.NewBudget(reserve)
-	full.Call() // no more than full
+	full.Deposit() // no more than full
 	for range reserve {
-		assert.True(t, full.Take())
+		assert.True(t, full.Withdraw())
 	}
-	assert.False(t, full.Take())
+	assert.False(t, full.Withdraw())
 	for range 11 {
-		full.Call()
+		full.Deposit()
 	}
-	assert.True(t, full.Take(), "a tenth of the calls")
-	assert.False(t, full.Take())
+	assert.True(t, full.Withdraw(), "a tenth of the calls")
+	assert.False(t, full.Withdraw())
 }
 
 // A call that is under way takes nothing out of the budget: only its repeats do.
@@ -89,7 +89,7 @@ func TestBudget_LostConnectionIsFreeOncePerCall(t *testing.T) {
 			a := new(attempts)
 			failure := errLost
 			if !call.Read {
-				failure = &errs.Error{Unchanged: true, Err: errLost} // it was not sent
+				failure = &errs.Error{NotApplied: true, Err: errLost} // it was not sent
 			}
 			require.ErrorIs(t, e.Do(t.Context(), call, a.note(failing(failure, always))), errLost)
 			assert.Equal(t, 2, a.n(), "the second one costs")

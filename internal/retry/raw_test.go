@@ -64,7 +64,6 @@ func TestARawCallIsNotRefusedInTheWordsOfTheEngine(t *testing.T) {
 		stop()
 		closed := retry.New(retry.Config{Client: clientv3.NewCtxClient(ended)})
 		for name, do := range map[string]func(f attempt) error{
-			"no context":           func(f attempt) error { return retry.New(retry.Config{}).Do(nil, raw(read), f) }, //nolint:staticcheck // this is the point
 			"a context that ended": func(f attempt) error { return retry.New(retry.Config{}).Do(ended, raw(read), f) },
 			"a closed client":      func(f attempt) error { return closed.Do(t.Context(), raw(read), f) },
 		} {

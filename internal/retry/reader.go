@@ -6,32 +6,34 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// KVReader is what a [Reader] needs of a clientv3.KV.
+// KVReader is the part of a clientv3.KV that a [Reader] uses.
 type KVReader interface {
 	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
 	GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error)
 }
 
-// Reader makes reads inside of attempts of [Engine.Do]: it repeats nothing, but makes second attempts beside slow ones.
+// Reader sends reads within attempts of [Engine.Do]. It does not retry, but makes second attempts
+// in parallel with slow ones.
 type Reader struct {
 	engine *Engine
 	call   Call
 	kv     KVReader
 }
 
-// NewReader returns a reader over kv. call is what its reads are parts of.
+// NewReader returns a reader over kv. call is the call that its reads are parts of.
 func NewReader(e *Engine, call Call, kv KVReader) Reader {
 	return Reader{engine: e, call: call, kv: kv}
 }
 
-// Get reads.
+// Get implements clientv3.KV.
 func (r Reader) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	return once(ctx, r, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) { return r.kv.Get(ctx, key, opts...) })
+	return hedgedRead(ctx, r, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) { return r.kv.Get(ctx, key, opts...) })
 }
 
-// GetStream opens a stream and returns once its first chunk is there. The stream lives until ctx ends, which must happen.
+// GetStream opens a stream and returns once its first chunk has arrived. The stream ends when ctx
+// ends, which must happen.
 func (r Reader) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
-	s, err := once(ctx, r, func(attempt context.Context, _ bool) (stream, error) {
+	s, err := hedgedRead(ctx, r, func(attempt context.Context, _ bool) (openedStream, error) {
 		return r.open(ctx, attempt, key, opts)
 	})
 	if err != nil {
@@ -51,15 +53,15 @@ func (r Reader) GetStream(ctx context.Context, key string, opts ...clientv3.OpOp
 	return out, nil
 }
 
-// stream is a stream whose first chunk has been received. ok is false if it ended without one.
-type stream struct {
+// openedStream is a stream whose first chunk was received. ok is false if it ended without one.
+type openedStream struct {
 	first clientv3.RangeStreamResponse
 	ok    bool
 	rest  clientv3.GetStreamChan
 }
 
-// open opens a stream that lives until ctx ends, and waits for its first chunk as long as attempt lives.
-func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.OpOption) (s stream, err error) {
+// open opens a stream that ends when ctx ends, and waits for its first chunk until attempt ends.
+func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.OpOption) (s openedStream, err error) {
 	own, cancel := context.WithCancel(context.WithoutCancel(attempt))
 	if s.rest, err = r.kv.GetStream(own, key, opts...); err != nil || s.rest == nil {
 		cancel()
@@ -67,7 +69,7 @@ func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.O
 	}
 	end := func() {
 		cancel()
-		for range s.rest { // client/v3's goroutine may be waiting to hand over a chunk
+		for range s.rest { // client/v3's goroutine may be blocked sending a chunk
 		}
 	}
 	select {
@@ -80,17 +82,17 @@ func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.O
 		end()
 		return s, err
 	}
-	context.AfterFunc(ctx, end) // also of a stream that has lost to another
+	context.AfterFunc(ctx, end) // even if another stream is used
 	return s, nil
 }
 
-// once makes one attempt at a read and, if that is slow, a second one at another member.
-func once[T any](ctx context.Context, r Reader, send Attempt[T]) (T, error) {
-	call := &run[T]{Engine: r.engine, call: r.call, send: send, hedged: r.engine.hedges(&r.call), caller: ctx, ctx: ctx}
+// hedgedRead makes one attempt at a read and, if it is slow, a second one at another member.
+func hedgedRead[T any](ctx context.Context, r Reader, send SendFunc[T]) (T, error) {
+	call := &run[T]{Engine: r.engine, call: r.call, send: send, hedged: r.engine.canHedge(&r.call), callerCtx: ctx, ctx: ctx}
 	if call.hedged {
 		call.ctx, call.cancel = context.WithCancel(ctx)
 		defer call.cancel()
 	}
 	x := call.round()
-	return x.answer, x.err
+	return x.value, x.err
 }

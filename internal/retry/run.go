@@ -12,65 +12,68 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// run is one call under way.
+// run is one call in progress.
 type run[T any] struct {
 	*Engine
 
-	call     Call
-	send     Attempt[T]
-	final    func(ctx context.Context, answer *T, others Others) bool // nil: every answer is
-	hedged   bool
-	caller   context.Context    //nolint:containedctx // as the call was given it
-	ctx      context.Context    //nolint:containedctx // caller, bounded, for all attempts but second ones
-	cancel   context.CancelFunc // of ctx; nil where ctx is the caller's
-	given    time.Duration      // the default that bounds the call, 0 where the caller's deadline does
-	until    time.Time          // when the last attempt may begin, zero where a deadline bounds the call
-	attempts int                // that count
-	doubt    bool               // an attempt may have been applied
-	reauth   bool               // the token was refused once
-	lost     bool               // a lost connection was made up for once
-	waits    backoff.BackOff
+	call   Call
+	send   SendFunc[T]
+	hedged bool
+	// evaluate reports whether a response is final. nil: every response is.
+	evaluate func(ctx context.Context, value *T, others Others) bool
 
-	// Of the first round. In here they are no allocations of their own.
-	first  wire.Attempt
-	beside second[T]
+	callerCtx      context.Context    //nolint:containedctx // valid until the call returns
+	ctx            context.Context    //nolint:containedctx // bounds callerCtx, not for hedges
+	cancel         context.CancelFunc // cancels ctx; nil if ctx is callerCtx
+	defaultTimeout time.Duration      // 0 if the caller's deadline bounds the call
+	retryUntil     time.Time          // no attempt starts later; zero if a deadline bounds the call
+
+	attempts          int  // those that count against the policy
+	ambiguous         bool // an attempt may have been applied
+	tokenRetried      bool // there was a retry because of a refused token
+	connectionRetried bool // there was a retry because of a lost connection
+	backoff           backoff.BackOff
+
+	// The attempts of the first round are part of the struct to save allocations.
+	first wire.Attempt
+	hedge hedge[T]
 }
 
-// result is what came of one attempt.
+// result is the result of one attempt.
 type result[T any] struct {
-	answer    T
-	err       error
-	class     Class  // of err
-	condition error  // of err
-	settled   bool   // the call is over with it, whatever becomes of other attempts
-	lost      bool   // an attempt in whose place it was made may have been applied
-	peer      string // the member that the attempt was sent to, if it failed and that is known
+	value             T
+	err               error
+	class             Class  // of err
+	condition         error  // of err
+	final             bool   // it settles the call, whatever the other attempts return
+	replacesAmbiguous bool   // an attempt that it replaces may have been applied
+	peer              string // the member of a failed attempt, if known
 }
 
-func (r *run[T]) do() (answer T, err error) {
+func (r *run[T]) do() (value T, err error) {
 	for n := 1; ; n++ {
 		x := r.round()
 		if x.err == nil {
-			return x.answer, nil
+			return x.value, nil
 		}
-		if x.settled || r.ctx.Err() != nil || r.closed() || r.late() || !r.again(x.class, x.err) {
-			return answer, r.fail(x)
+		if x.final || r.ctx.Err() != nil || r.isClosed() || r.retryTimeExpired() || !r.shouldRetry(x.class, x.err) {
+			return value, r.opError(x)
 		}
 		r.retries.Add(1)
 		r.Logger.DebugContext(r.ctx, "etcd call is repeated", append(r.logAttrs(), "attempt", n, "error", x.err)...)
-		if r.Observe != nil {
-			r.Observe(r.call.Op, n, x.err)
+		if r.OnRetry != nil {
+			r.OnRetry(r.call.Op, n, x.err)
 		}
 		if !r.pause(x.class) {
 			if r.call.Raw && r.ctx.Err() != nil {
-				x.err = r.ctx.Err() // as where client/v3 waits
+				x.err = r.ctx.Err() // as client/v3 returns when it waits
 			}
-			return answer, r.fail(x)
+			return value, r.opError(x)
 		}
 	}
 }
 
-// logAttrs says which call it is.
+// logAttrs returns the attributes that identify the call.
 func (r *run[T]) logAttrs() []any {
 	attrs := []any{"op", r.call.Op}
 	if key := r.call.Dir + r.call.Key; key != "" {
@@ -79,119 +82,124 @@ func (r *run[T]) logAttrs() []any {
 	return attrs
 }
 
-// late reports whether no further attempt may begin.
-func (r *run[T]) late() bool { return !r.until.IsZero() && !time.Now().Before(r.until) }
+// retryTimeExpired reports whether no further attempt may start.
+func (r *run[T]) retryTimeExpired() bool {
+	return !r.retryUntil.IsZero() && !time.Now().Before(r.retryUntil)
+}
 
-// round makes one attempt and, if that is slow and the call may be hedged, a second one beside it. It returns the result
-// that counts: one that settles the call if there is one.
+// round makes one attempt and, if it is slow and the call may be hedged, a second one in parallel.
+// It returns the result that settles the call, or else the one that decides about retries.
 func (r *run[T]) round() result[T] {
 	r.attempts++
-	first := r.beginRound()
+	first := r.startRound()
 	if !r.hedged {
 		timer := startOverdueTimer(r.Engine, first)
-		x := r.attempt(first, r.doubt)
+		x := r.sendAttempt(first, r.ambiguous)
 		timer.stop()
-		return r.conclude(x, r.others())
+		return r.finish(x, r.earlierAttempts())
 	}
-	s := r.secondFor(first)
-	timer := time.AfterFunc(r.hedger.delay(r.kind(), r.left()), s.start)
+	h := r.newHedge(first)
+	timer := time.AfterFunc(r.hedger.delay(r.latencyKind(), r.timeLeft()), h.start)
 	defer timer.Stop()
-	x := r.attempt(first, r.doubt)
-	if s.claimed.CompareAndSwap(false, true) {
-		return r.conclude(x, r.others()) // there is no second attempt, nor will there be
+	x := r.sendAttempt(first, r.ambiguous)
+	if h.claimed.CompareAndSwap(false, true) {
+		return r.finish(x, r.earlierAttempts()) // there is no second attempt and will be none
 	}
-	defer s.cancel() // the loser ends only now that the outcome is final
-	close(s.firstOver)
-	x, y := r.await(s, x)
+	defer h.cancel() // the other attempt is canceled only once the result is final
+	close(h.firstDone)
+	x, y := r.awaitFinal(h, x)
 	switch {
-	case x.settled:
+	case x.final:
 		return x
-	case y.settled:
+	case y.final:
 		return y
 	case y.err == nil:
-		return r.conclude(y, max(r.others(), r.fate(&x)))
+		return r.finish(y, max(r.earlierAttempts(), r.outcomeOf(&x)))
 	case x.err == nil:
-		return r.conclude(x, max(r.others(), r.fate(&y)))
+		return r.finish(x, max(r.earlierAttempts(), r.outcomeOf(&y)))
 	}
-	r.doubt = max(r.others(), r.fate(&x), r.fate(&y)) == Lost
-	if x.class == Hopeless || x.class == Full {
-		return y // the more hopeful one decides about repeats
+	r.ambiguous = max(r.earlierAttempts(), r.outcomeOf(&x), r.outcomeOf(&y)) == OthersUnknown
+	if x.class == Permanent || x.class == AmbiguousPermanent {
+		return y // may allow a retry
 	}
 	return x
 }
 
-// await returns what comes of the first attempt, which is over with x, and of the second one, which is under way: the
-// first, and what is made in its place if it fails, until it settles the call or the second one is over as well.
-func (r *run[T]) await(s *second[T], first result[T]) (x, y result[T]) {
+// awaitFinal returns the results of the first attempt, which has returned first, and of the hedge,
+// which is in flight. If the first attempt failed, it is replaced until it settles the call or the
+// hedge has returned.
+func (r *run[T]) awaitFinal(h *hedge[T], first result[T]) (x, y result[T]) {
 	for x = first; ; {
-		if x.settled = r.settles(&x, Out); x.settled {
+		if x.final = r.isFinal(&x, OthersInFlight); x.final {
 			return x, y
 		}
-		r.doubt = max(r.others(), r.fate(&x)) == Lost
-		if r.ctx.Err() != nil || r.closed() || r.late() || !r.replaceable(&x) || !r.again(x.class, x.err) {
-			return x, <-s.result // at the deadline, if not before
+		r.ambiguous = max(r.earlierAttempts(), r.outcomeOf(&x)) == OthersUnknown
+		if r.ctx.Err() != nil || r.isClosed() || r.retryTimeExpired() || !r.isReplaceable(&x) || !r.shouldRetry(x.class, x.err) {
+			return x, <-h.result // arrives at the deadline at the latest
 		}
-		timer := time.NewTimer(r.wait(x.class))
+		timer := time.NewTimer(r.nextDelay(x.class))
 		select {
-		case y = <-s.result:
+		case y = <-h.result:
 			timer.Stop()
 			return x, y
 		case <-timer.C:
 		}
 		r.attempts++
-		x = s.replace(r.ctx)
+		x = h.replaceFirst(r.ctx)
 	}
 }
 
-// replaceable reports whether another attempt may take the place of x, which has failed, while the other one is under way:
-// that one may be at a member that never answers.
-func (r *run[T]) replaceable(x *result[T]) bool {
+// isReplaceable reports whether another attempt may replace x, which has failed, while the other
+// one is in flight, possibly at a member that never responds.
+func (r *run[T]) isReplaceable(x *result[T]) bool {
 	switch x.class {
-	case Leaderless, Ambiguous:
+	case NoLeader, Ambiguous:
 		return x.err != nil
-	case Refused, Busy:
+	case Retryable, Overloaded:
 		return x.err != nil && r.call.Read
-	case Reauth, Hopeless, Full:
+	case InvalidToken, Permanent, AmbiguousPermanent:
 	}
 	return false
 }
 
-// beginRound returns the first attempt of a round.
-func (r *run[T]) beginRound() *wire.Attempt {
+// startRound returns the first attempt of a round.
+func (r *run[T]) startRound() *wire.Attempt {
 	if r.first.Context != nil {
-		return r.begin(r.ctx)
+		return r.newAttempt(r.ctx)
 	}
-	return r.prepare(r.ctx, &r.first)
+	return r.initAttempt(r.ctx, &r.first)
 }
 
-// begin returns an attempt with ctx.
-func (r *run[T]) begin(ctx context.Context) *wire.Attempt { return r.prepare(ctx, new(wire.Attempt)) }
+// newAttempt returns an attempt with ctx.
+func (r *run[T]) newAttempt(ctx context.Context) *wire.Attempt {
+	return r.initAttempt(ctx, new(wire.Attempt))
+}
 
-func (r *run[T]) prepare(ctx context.Context, a *wire.Attempt) *wire.Attempt {
+func (r *run[T]) initAttempt(ctx context.Context, a *wire.Attempt) *wire.Attempt {
 	a.Start(ctx, r.Observed)
-	if r.given > 0 {
+	if r.defaultTimeout > 0 {
 		a.KeepDeadline()
 	}
 	return a
 }
 
-// secondFor returns the second attempt of the round that first begins.
-func (r *run[T]) secondFor(first *wire.Attempt) *second[T] {
-	s := &r.beside
-	if s.run != nil {
-		s = new(second[T]) // that of an earlier round may still be at work
+// newHedge returns the second attempt of the round whose first attempt is first.
+func (r *run[T]) newHedge(first *wire.Attempt) *hedge[T] {
+	h := &r.hedge
+	if h.run != nil {
+		h = new(hedge[T]) // the one of an earlier round may still be in flight
 	}
-	s.run, s.first = r, first
-	return s
+	h.run, h.first = r, first
+	return h
 }
 
-// attempt makes one attempt. It has all the time of the call: one that is slow is not given up for another.
-func (r *run[T]) attempt(a *wire.Attempt, again bool) (x result[T]) {
-	began := time.Now()
-	x.answer, x.err = r.send(a, again)
+// sendAttempt makes one attempt, which may take as long as the call.
+func (r *run[T]) sendAttempt(a *wire.Attempt, repeated bool) (x result[T]) {
+	startedAt := time.Now()
+	x.value, x.err = r.send(a, repeated)
 	if x.err == nil {
 		if r.hedged {
-			r.hedger.answered(r.kind(), time.Since(began))
+			r.hedger.observe(r.latencyKind(), time.Since(startedAt))
 		}
 		return x
 	}
@@ -200,80 +208,83 @@ func (r *run[T]) attempt(a *wire.Attempt, again bool) (x result[T]) {
 	return x
 }
 
-// others is what is known of the attempts of earlier rounds.
-func (r *run[T]) others() Others {
-	if r.doubt {
-		return Lost
+// earlierAttempts returns the state of the attempts of earlier rounds.
+func (r *run[T]) earlierAttempts() Others {
+	if r.ambiguous {
+		return OthersUnknown
 	}
-	return None
+	return OthersNotApplied
 }
 
-// fate is what x says about its own attempt, for whoever looks at another one. An answer that did not settle the call has
-// said that it was not applied.
-func (r *run[T]) fate(x *result[T]) Others {
-	if x.lost || x.err != nil && !r.call.Read && x.class.Applied() {
-		return Lost
+// outcomeOf returns the state of the attempt that returned x, for the evaluation of another
+// attempt. If its response did not settle the call, it was not applied.
+func (r *run[T]) outcomeOf(x *result[T]) Others {
+	if x.replacesAmbiguous || x.err != nil && !r.call.Read && x.class.MayBeApplied() {
+		return OthersUnknown
 	}
-	return None
+	return OthersNotApplied
 }
 
-// errUnsettled stands for an answer that does not tell what became of another attempt.
-var errUnsettled = errors.New("the answer does not tell what became of an earlier attempt")
+// errNotFinal is the error of a response that does not show whether another attempt was applied.
+var errNotFinal = errors.New("the response does not show whether an earlier attempt was applied")
 
-// conclude finds out whether x settles the call now that no other attempt is under way. If not, x becomes an error.
-func (r *run[T]) conclude(x result[T], others Others) result[T] {
-	if x.lost {
-		others = Lost
+// finish evaluates x when no other attempt is in flight. If x does not settle the call, it becomes
+// an error.
+func (r *run[T]) finish(x result[T], others Others) result[T] {
+	if x.replacesAmbiguous {
+		others = OthersUnknown
 	}
-	r.doubt = max(others, r.fate(&x)) == Lost
-	x.settled = r.settles(&x, others)
-	if x.err == nil && !x.settled {
-		x.err, x.class, x.condition = errUnsettled, Ambiguous, errs.Unavailable
+	r.ambiguous = max(others, r.outcomeOf(&x)) == OthersUnknown
+	x.final = r.isFinal(&x, others)
+	if x.err == nil && !x.final {
+		x.err, x.class, x.condition = errNotFinal, Ambiguous, errs.Unavailable
 	}
 	return x
 }
 
-// settles reports whether the call is over with x. While another attempt is under way, errors end only a read, and only
-// those that every member gives: a member that lags behind does not know a revision that others have.
-func (r *run[T]) settles(x *result[T], others Others) bool {
+// isFinal reports whether x settles the call. While another attempt is in flight, an error settles
+// only a read, and only if every member returns it. A future revision is not such an error, because
+// a member that lags behind does not know a revision that others have.
+func (r *run[T]) isFinal(x *result[T], others Others) bool {
 	if x.err != nil {
-		return others == Out && r.call.Read && x.class == Hopeless && !futureRevision(x.err)
+		return others == OthersInFlight && r.call.Read && x.class == Permanent && !isFutureRevision(x.err)
 	}
-	return r.final == nil || r.final(r.ctx, &x.answer, others)
+	return r.evaluate == nil || r.evaluate(r.ctx, &x.value, others)
 }
 
-func (r *run[T]) kind() int {
+func (r *run[T]) latencyKind() int {
 	if r.call.Read {
 		return kindRead
 	}
 	return kindWrite
 }
 
-// left is what remains of the call's time, 0 for no limit.
-func (r *run[T]) left() time.Duration {
+// timeLeft returns the time until the deadline of the call, or 0 if it has none.
+func (r *run[T]) timeLeft() time.Duration {
 	if deadline, ok := r.ctx.Deadline(); ok {
 		return max(time.Until(deadline), 1)
 	}
 	return 0
 }
 
-// again decides whether to make another attempt after one that failed with err, of the given class.
-func (r *run[T]) again(class Class, err error) bool {
+// shouldRetry reports whether to make another attempt after one that failed with err, of the given
+// class. It withdraws from the budget.
+func (r *run[T]) shouldRetry(class Class, err error) bool {
 	switch class {
-	case Hopeless, Full:
+	case Permanent, AmbiguousPermanent:
 		return false
-	case Leaderless:
-		return true // until the deadline: elections end
-	case Busy:
-		return r.doubt && r.call.Guarded || r.call.Persistent || r.budget.Take() // until the deadline, or until there are too many of us
-	case Reauth:
-		first := !r.reauth
-		r.reauth = true
-		return first
-	case Refused, Ambiguous:
+	case NoLeader:
+		return true // until the deadline, because elections end
+	case Overloaded:
+		return r.ambiguous && r.call.AtMostOnce || r.call.Persistent || r.budget.Withdraw()
+	case InvalidToken:
+		retry := !r.tokenRetried
+		r.tokenRetried = true
+		return retry
+	case Retryable, Ambiguous:
 	}
-	if r.doubt {
-		return r.call.Guarded // until the answer is definite
+	if r.ambiguous {
+		return r.call.AtMostOnce // until the outcome is known
 	}
 	if r.call.Persistent {
 		return true
@@ -281,28 +292,28 @@ func (r *run[T]) again(class Class, err error) bool {
 	if r.attempts >= r.Policy.MaxAttempts {
 		return false
 	}
-	if !r.lost && connectionLost(err) {
-		r.lost = true // outside the budget, once a call: it is no sign of a cluster in trouble
-		return true
+	if !r.connectionRetried && isConnectionLost(err) {
+		r.connectionRetried = true
+		return true // outside the budget, because it does not mean that the cluster is in trouble
 	}
-	return r.budget.Take()
+	return r.budget.Withdraw()
 }
 
-// electionPause is the longest wait for a leader, and for a definite answer: in a cluster that loses its leaders again and
-// again, the times in which it works are short.
-const electionPause = 500 * time.Millisecond
+// maxElectionDelay is the maximum delay while there is no leader or an outcome is unknown. A
+// cluster that repeatedly loses its leader works only for short periods.
+const maxElectionDelay = 500 * time.Millisecond
 
-// pause waits before the next attempt. It reports whether the call is still wanted.
+// pause waits before the next attempt. It returns false if the call has ended meanwhile.
 func (r *run[T]) pause(class Class) bool {
-	if class == Reauth {
-		return true // the new token is there
+	if class == InvalidToken {
+		return true // client/v3 has the new token
 	}
-	wait := r.wait(class)
-	timer := time.NewTimer(wait)
+	delay := r.nextDelay(class)
+	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	var closing <-chan struct{}
-	if life := r.life(); life != nil {
-		closing = life.Done()
+	if clientCtx := r.clientCtx(); clientCtx != nil {
+		closing = clientCtx.Done()
 	}
 	select {
 	case <-timer.C:
@@ -314,61 +325,62 @@ func (r *run[T]) pause(class Class) bool {
 	}
 }
 
-// wait returns how long to wait before the next attempt.
-func (r *run[T]) wait(class Class) time.Duration {
-	if class == Leaderless || class == Busy {
-		r.attempts-- // waiting is no attempt
+// nextDelay returns the delay before the next attempt.
+func (r *run[T]) nextDelay(class Class) time.Duration {
+	if class == NoLeader || class == Overloaded {
+		r.attempts-- // such an attempt does not count
 	}
-	if r.waits == nil {
-		r.waits = r.Policy.Backoff()
-		r.waits.Reset()
+	if r.backoff == nil {
+		r.backoff = r.Policy.Backoff()
+		r.backoff.Reset()
 	}
-	wait := r.waits.NextBackOff()
-	if class == Leaderless || r.doubt {
-		wait = min(wait, electionPause)
+	delay := r.backoff.NextBackOff()
+	if class == NoLeader || r.ambiguous {
+		delay = min(delay, maxElectionDelay)
 	}
-	return wait
+	return delay
 }
 
-// fail makes the error of the whole call from that of its last attempt.
-func (r *run[T]) fail(x result[T]) error {
-	if r.doubt {
+// opError returns the error of the call whose last attempt returned x.
+func (r *run[T]) opError(x result[T]) error {
+	if r.ambiguous {
 		r.unknown.Add(1)
 	}
 	if r.call.Raw {
 		return x.err
 	}
-	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Dir + r.call.Key, Unchanged: !r.doubt}
+	out := &errs.Error{Pkg: r.call.Pkg, Op: r.call.Op, Key: r.call.Dir + r.call.Key, NotApplied: !r.ambiguous}
 	switch {
-	case r.closed():
-		out.Err = Explain(x.err, errClientClosed)
-	case !x.settled && r.ctx.Err() != nil: // a second attempt that settles the call cancels the context
-		out.Err = r.outOfTime(x)
+	case r.isClosed():
+		out.Err = WithCondition(x.err, errClientClosed)
+	case !x.final && r.ctx.Err() != nil: // a hedge that settles the call also cancels the context
+		out.Err = r.timeoutError(x)
 	default:
-		out.Err = Explain(x.err, x.condition)
+		out.Err = WithCondition(x.err, x.condition)
 	}
-	if r.doubt {
+	if r.ambiguous {
 		out.Err = fmt.Errorf("%w: %w", errs.UnknownOutcome, out.Err)
 	}
 	return out
 }
 
-// outOfTime tells the end of the context apart: the caller's wish, or a cluster that did not answer, and then why.
-func (r *run[T]) outOfTime(x result[T]) error {
+// timeoutError returns the error of a call whose context has ended. If that was a timeout, the
+// error says why the cluster did not respond.
+func (r *run[T]) timeoutError(x result[T]) error {
 	out := ContextError(r.ctx)
 	if !errors.Is(out, context.DeadlineExceeded) {
 		return out
 	}
-	if r.given > 0 {
-		out = fmt.Errorf("%w (default timeout %v)", out, r.given)
+	if r.defaultTimeout > 0 {
+		out = fmt.Errorf("%w (default timeout %v)", out, r.defaultTimeout)
 	}
 	out = fmt.Errorf("%w: %w", errs.Unavailable, out)
-	silent := x.peer // it was asked last, and has not answered
+	silentMember := x.peer // the last member to which a request was sent
 	if !errors.Is(x.err, context.DeadlineExceeded) && !errors.Is(x.err, context.Canceled) {
-		out, silent = fmt.Errorf("%w: %w", out, x.err), ""
+		out, silentMember = fmt.Errorf("%w: %w", out, x.err), ""
 	}
 	if r.Client == nil {
 		return out
 	}
-	return fmt.Errorf("%w: %w", out, wire.ExplainTimeout(r.Client, silent))
+	return fmt.Errorf("%w: %w", out, wire.ExplainTimeout(r.Client, silentMember))
 }
