@@ -10,56 +10,56 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// ending returns the answer for a response with which etcd cancels or refuses a watch.
-func ending(resp *pb.WatchResponse) answer {
-	a := answer{header: resp.GetHeader(), compacted: resp.GetCompactRevision(), err: errEnded}
-	switch reason := resp.GetCancelReason(); {
-	case a.compacted > 0:
-		a.err = rpctypes.ErrCompacted
-	case reason != "":
-		a.err = rpctypes.Error(errors.New(reason))
+// cancelResponse returns the response with which etcd cancels or refuses a watch.
+func cancelResponse(resp *pb.WatchResponse) response {
+	out := response{header: resp.GetHeader(), compactRevision: resp.GetCompactRevision(), err: errStreamEnded}
+	switch cause := resp.GetCancelReason(); {
+	case out.compactRevision > 0:
+		out.err = rpctypes.ErrCompacted
+	case cause != "":
+		out.err = rpctypes.Error(errors.New(cause))
 	}
-	return a
+	return out
 }
 
-// answer is one response of etcd to one watch.
-type answer struct {
-	header    *pb.ResponseHeader
-	created   bool // the watch is open
-	partial   bool // a fragment, with the complete revisions only; may have no events
-	events    []*clientv3.Event
-	asOf      time.Time // of progress: every change made by then was delivered; zero if unknown
-	compacted int64     // the oldest revision that etcd still has, if the watch needs older ones
-	err       error     // why the watch ended
+// response is one response of etcd to one watch.
+type response struct {
+	header          *pb.ResponseHeader
+	created         bool // the watch is open
+	fragment        bool // a fragment, with the complete revisions only; may have no events
+	events          []*clientv3.Event
+	completeAt      time.Time // of progress: every change made by then was delivered; zero if unknown
+	compactRevision int64     // the oldest revision that etcd still has, if the watch needs older ones
+	err             error     // the error with which the watch ended
 }
 
-// failure returns the error with which the watch ended, or nil if it continues. ok is false if the
+// endError returns the error with which the watch ended, or nil if it continues. ok is false if the
 // channel was closed.
-func (a *answer) failure(ok bool) error {
+func (r *response) endError(ok bool) error {
 	switch {
 	case !ok:
-		return errEnded
-	case a.compacted > 0:
-		return &compaction{a.compacted}
+		return errStreamEnded
+	case r.compactRevision > 0:
+		return &compactedError{r.compactRevision}
 	}
-	return a.err
+	return r.err
 }
 
-// confirmed returns an error unless a is the confirmation of the watch. It must be called with the
-// first answer of a watch.
-func (a *answer) confirmed(ok bool) error {
-	switch err := a.failure(ok); {
-	case err != nil && ok && a.compacted == 0 && a.header != nil:
-		return &refusal{err}
+// checkConfirmation returns an error unless r is the confirmation of the watch. It must be called
+// with the first response of a watch.
+func (r *response) checkConfirmation(ok bool) error {
+	switch err := r.endError(ok); {
+	case err != nil && ok && r.compactRevision == 0 && r.header != nil:
+		return &refusedError{err}
 	case err != nil:
 		return err
-	case !a.created || a.header.GetRevision() == 0:
-		return fmt.Errorf("%w: the first answer does not confirm the watch", errEnded)
+	case !r.created || r.header.GetRevision() == 0:
+		return fmt.Errorf("%w: the first answer does not confirm the watch", errStreamEnded)
 	}
 	return nil
 }
 
-// progress reports whether a is a progress report: nothing else has changed up to its revision.
-func (a *answer) progress() bool {
-	return a.err == nil && !a.created && !a.partial && len(a.events) == 0 && a.header.GetRevision() != 0
+// isProgress reports whether r is a progress report: nothing else has changed up to its revision.
+func (r *response) isProgress() bool {
+	return r.err == nil && !r.created && !r.fragment && len(r.events) == 0 && r.header.GetRevision() != 0
 }

@@ -10,22 +10,22 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// join waits until the hub is live and places the cursor at the end of its log. The log will
-// contain every change after base.
-func (s *sub) join() (base position, err error) {
+// join waits until the broadcaster is live and places the cursor at the end of its log. The log
+// will contain every change after base.
+func (s *subscriber) join() (base position, err error) {
 	for {
-		b := s.hub.wake.Load()
-		base, ok, err := s.hub.attach(&s.cur)
+		b := s.broadcaster.changed.Load()
+		base, ok, err := s.broadcaster.attach(&s.cursor)
 		if err != nil {
 			return position{}, err
 		}
 		if ok {
-			was := s.at.history
+			was := s.pos.history
 			if was != base.history {
-				s.at = base.at(0)
+				s.pos = base.atRevision(0)
 			}
 			if was != 0 && was != base.history {
-				return base, errOtherHistory
+				return base, errHistoryChanged
 			}
 			return base, nil
 		}
@@ -37,148 +37,148 @@ func (s *sub) join() (base position, err error) {
 	}
 }
 
-// catchUp joins the log and delivers what the consumer is missing. A state watch lists if must is
-// set or if listing is cheaper; otherwise catchUp reads history. kind is the kind of the listed
+// catchUp joins the log and delivers what the consumer is missing. A state watch lists if mustList
+// is set or if listing is cheaper; otherwise catchUp reads history. kind is the kind of the listed
 // batches.
-func (s *sub) catchUp(kind Kind, must bool) error {
-	s.follows(false)
-	other := false // the consumer's state belongs to another history
+func (s *subscriber) catchUp(kind Kind, mustList bool) error {
+	s.setFollowing(false)
+	historyChanged := false // the consumer's state belongs to another history
 	for {
 		base, err := s.join()
 		switch {
 		case err != nil:
-		case must || other:
-			err = s.list(kind, base, other)
-		case s.at.reaches(base):
+		case mustList || historyChanged:
+			err = s.list(kind, base, historyChanged)
+		case s.pos.reaches(base):
 			return nil
-		case s.index != nil && listTime(int64(len(s.index.keys))) < replayTime(base.rev-s.at.rev):
+		case s.index != nil && estimateListTime(int64(len(s.index.keys))) < estimateReplayTime(base.rev-s.pos.rev):
 			err = s.list(kind, base, false)
 		default:
 			err = s.replay(base)
 		}
-		gone, compacted := errors.AsType[*compaction](err)
+		compacted, isCompacted := errors.AsType[*compactedError](err)
 		switch {
-		case compacted && s.index == nil:
-			return &CompactedError{After: s.at.rev, Oldest: gone.oldest}
-		case compacted, errors.Is(err, errNoProgress):
-			must = true
-		case !errors.Is(err, errOtherHistory):
+		case isCompacted && s.index == nil:
+			return &CompactedError{After: s.pos.rev, Oldest: compacted.oldest}
+		case isCompacted, errors.Is(err, errReplayStalled):
+			mustList = true
+		case !errors.Is(err, errHistoryChanged):
 			return err
 		case s.index == nil:
 			return ErrHistoryRewritten
 		default:
-			other = true
+			historyChanged = true
 		}
 	}
 }
 
-// cross moves the consumer across a gap in the log.
-func (s *sub) cross(g *gap) error {
-	if g.why != rewritten {
-		s.move(g.from)
-		if s.at.reaches(g.to) {
+// crossGap moves the consumer across a gap in the log.
+func (s *subscriber) crossGap(g *gap) error {
+	if g.cause != gapRewritten {
+		s.advance(g.from)
+		if s.pos.reaches(g.to) {
 			return nil
 		}
 	}
-	s.follows(false)
+	s.setFollowing(false)
 	var err error
 	switch {
-	case g.why == rewritten && s.at.history >= g.to.history:
+	case g.cause == gapRewritten && s.pos.history >= g.to.history:
 		return nil // joined the log after the gap
-	case g.why == rewritten && s.index == nil:
+	case g.cause == gapRewritten && s.index == nil:
 		return ErrHistoryRewritten
-	case g.why == compacted && s.index == nil && g.oldest > s.at.next():
-		return &CompactedError{After: s.at.rev, Oldest: g.oldest}
+	case g.cause == gapCompacted && s.index == nil && g.oldest > s.pos.nextRevision():
+		return &CompactedError{After: s.pos.rev, Oldest: g.oldest}
 	case s.index == nil:
 		return s.catchUp(Resync, false)
-	case g.why == rewritten:
-		s.at = g.to.at(0)
+	case g.cause == gapRewritten:
+		s.pos = g.to.atRevision(0)
 		err = s.list(Resync, g.to, true)
 	default:
 		err = s.list(Resync, g.to, false)
 	}
-	if errors.Is(err, errOtherHistory) {
+	if errors.Is(err, errHistoryChanged) {
 		return s.catchUp(Resync, true)
 	}
 	return err
 }
 
-// beginAfter starts an events watch at WithAfter.
-func (s *sub) beginAfter() error {
-	base, err := s.join() // first, so that the hub reports a rewritten history from here on
-	if err == nil && s.req.after > base.rev {
-		err = s.insist(s.reached)
+// startAfter starts an events watch at WithAfter.
+func (s *subscriber) startAfter() error {
+	base, err := s.join() // first, so that the broadcaster reports a rewritten history from here on
+	if err == nil && s.request.after > base.rev {
+		err = s.retry(s.checkRevisionReached)
 	}
 	if err != nil {
 		return err
 	}
-	s.move(s.at.at(s.req.after))
+	s.advance(s.pos.atRevision(s.request.after))
 	return s.catchUp(Resync, false)
 }
 
-// reached returns an error unless the cluster has reached the revision of WithAfter.
-func (s *sub) reached() error {
-	hdr, err := s.core.now(s.ctx, s.req.sel.String(), s.req.span.From)
-	if err == nil && hdr.GetRevision() < s.req.after {
-		err = s.ahead(hdr.GetRevision())
+// checkRevisionReached returns an error unless the cluster has reached the revision of WithAfter.
+func (s *subscriber) checkRevisionReached() error {
+	hdr, err := s.core.readHeader(s.ctx, s.request.selector.String(), s.request.span.From)
+	if err == nil && hdr.GetRevision() < s.request.after {
+		err = s.aheadError(hdr.GetRevision())
 	}
 	return err
 }
 
-// ahead returns the error for a WithAfter that is ahead of the cluster. now is the cluster's
+// aheadError returns the error for a WithAfter that is ahead of the cluster. now is the cluster's
 // revision, or 0 if unknown.
-func (s *sub) ahead(now int64) error {
+func (s *subscriber) aheadError(now int64) error {
 	if now == 0 {
-		return fmt.Errorf("%w: revision %d is ahead of the cluster's", ErrHistoryRewritten, s.req.after)
+		return fmt.Errorf("%w: revision %d is ahead of the cluster's", ErrHistoryRewritten, s.request.after)
 	}
-	return fmt.Errorf("%w: revision %d is ahead of the cluster's, which is %d", ErrHistoryRewritten, s.req.after, now)
+	return fmt.Errorf("%w: revision %d is ahead of the cluster's, which is %d", ErrHistoryRewritten, s.request.after, now)
 }
 
-// beginKnowing starts a state watch whose consumer already knows the state at the revision of
+// startWithIndex starts a state watch whose consumer already knows the state at the revision of
 // WithAfter. It reads the keys of that revision from history. If that history was compacted or
 // rewritten, the consumer gets the whole state.
-func (s *sub) beginKnowing() error {
-	whole := false
-	if s.req.after > 0 {
+func (s *subscriber) startWithIndex() error {
+	mustList := false
+	if s.request.after > 0 {
 		if _, err := s.join(); err != nil { // first, as in beginAfter
 			return err
 		}
-		err := s.insist(s.recall)
+		err := s.retry(s.loadIndex)
 		switch {
-		case errors.Is(err, errs.Compacted), errors.Is(err, errOtherHistory):
-			whole = true
+		case errors.Is(err, errs.Compacted), errors.Is(err, errHistoryChanged):
+			mustList = true
 			s.index = newIndex()
 		case err != nil:
 			return err
 		default:
-			s.move(s.at.at(s.req.after))
+			s.advance(s.pos.atRevision(s.request.after))
 		}
 	}
-	return s.catchUp(Resync, whole)
+	return s.catchUp(Resync, mustList)
 }
 
-// recall fills the index with the keys that existed at the revision of WithAfter.
-func (s *sub) recall() error {
+// loadIndex fills the index with the keys that existed at the revision of WithAfter.
+func (s *subscriber) loadIndex() error {
 	s.index = newIndex()
-	sc := scan.New(s.reader(), s.policy, s.req.span.lists, scan.Options{Rev: s.req.after, KeysOnly: true})
+	sc := scan.New(s.reader(), s.withRetries, s.request.span.listRanges, scan.Options{Rev: s.request.after, KeysOnly: true})
 	for kvs, err := range sc.Chunks(s.ctx) {
 		if errors.Is(err, rpctypes.ErrFutureRev) {
-			return s.ahead(0)
+			return s.aheadError(0)
 		}
 		if err != nil {
 			return err
 		}
 		for _, kv := range kvs {
-			s.index.keys[string(kv.GetKey()[len(s.req.span.ns):])] = known{rev: kv.GetModRevision()}
+			s.index.keys[string(kv.GetKey()[len(s.request.span.ns):])] = indexedKey{rev: kv.GetModRevision()}
 		}
 	}
 	return nil
 }
 
-// insist calls f until it succeeds or returns an error that a retry cannot fix. It waits between
+// retry calls f until it succeeds or returns an error that a retry cannot fix. It waits between
 // calls.
-func (s *sub) insist(f func() error) error {
-	waits := reopening()
+func (s *subscriber) retry(f func() error) error {
+	backoff := newBackoff()
 	defer s.core.outages.ended(s)
 	for failures := 1; ; failures++ {
 		err := f()
@@ -188,14 +188,14 @@ func (s *sub) insist(f func() error) error {
 		}
 		switch {
 		case fromConsumer(err), errors.Is(err, errs.Permission), errors.Is(err, errs.Compacted),
-			errors.Is(err, ErrHistoryRewritten), errors.Is(err, errs.Closed), errors.Is(err, errOtherHistory):
+			errors.Is(err, ErrHistoryRewritten), errors.Is(err, errs.Closed), errors.Is(err, errHistoryChanged):
 			return err
-		case s.over() != nil:
-			return s.over()
+		case s.canceled() != nil:
+			return s.canceled()
 		}
-		s.core.outages.failed(s, s.req.sel.String(), failures, err)
-		s.core.log.DebugContext(s.ctx, "watch reads again", "selector", s.req.sel.String(), "error", err)
-		if !sleep(s.ctx, waits.NextBackOff()) {
+		s.core.outages.failed(s, s.request.selector.String(), failures, err)
+		s.core.log.DebugContext(s.ctx, "watch reads again", "selector", s.request.selector.String(), "error", err)
+		if !sleep(s.ctx, backoff.NextBackOff()) {
 			return s.ctx.Err()
 		}
 	}

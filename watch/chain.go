@@ -5,98 +5,98 @@ import (
 	"sync/atomic"
 )
 
-// node is one entry of a hub's log: the changes of one revision, or a gap. Nodes are linked forward
-// only, so that entries that all cursors have passed can be garbage collected.
-type node struct {
-	next   atomic.Pointer[node]
+// logEntry is one entry of a broadcaster's log: the changes of one revision, or a gap. Entries are
+// linked forward only, so that entries that all cursors have passed can be garbage collected.
+type logEntry struct {
+	next   atomic.Pointer[logEntry]
 	events []Event
-	at     position // the revision of the events, or the end of the gap
+	pos    position // the revision of the events, or the end of the gap
 	gap    *gap
 
-	count, bytes int64 // totals of the log's events, this node included
+	count, bytes int64 // totals of the log's events, this entry included
 }
 
 // gap is a part of the log whose changes are missing.
 type gap struct {
-	why    reason
-	from   position   // the log before the gap has every change up to here
-	to     position   // the log after the gap has every change after here
-	oldest int64      // with compacted: the oldest revision that etcd still has
-	begins *historyID // with rewritten: the history of to
+	cause   gapCause
+	from    position   // the log before the gap has every change up to here
+	to      position   // the log after the gap has every change after here
+	oldest  int64      // with gapCompacted: the oldest revision that etcd still has
+	history *historyID // with gapRewritten: the history of to
 }
 
-type reason int
+type gapCause int
 
 const (
-	compacted reason = iota // the history was compacted
-	skipped                 // reading the history would have cost more than listing
-	rewritten               // another history begins
+	gapCompacted gapCause = iota // the history was compacted
+	gapSkipped                   // reading the history would have cost more than listing
+	gapRewritten                 // another history begins
 )
 
-func (r reason) String() string {
+func (r gapCause) String() string {
 	switch r {
-	case compacted:
+	case gapCompacted:
 		return "history compacted"
-	case rewritten:
+	case gapRewritten:
 		return "history rewritten"
-	case skipped:
+	case gapSkipped:
 	}
 	return "listing is cheaper than history"
 }
 
-// cursor is the position of a watch in a hub's log. The hub removes it from the log if the watch
-// lags too far behind.
+// cursor is the position of a watch in a broadcaster's log. The broadcaster removes it from the log
+// if the watch lags too far behind.
 type cursor struct {
-	mu     sync.Mutex
-	at     *node    // the last node taken; nil if the cursor is not in the log
-	lost   bool     // the hub has removed the cursor from the log
-	passed position // with lost: nothing up to here is missing; zero if unknown
-	folded *fold    // changes that the hub has coalesced for the watch
+	mu         sync.Mutex
+	last       *logEntry  // the last entry taken; nil if the cursor is not in the log
+	lost       bool       // the broadcaster has removed the cursor from the log
+	completeTo position   // with lost: nothing up to here is missing; zero if unknown
+	coalesced  *coalescer // changes that the broadcaster has coalesced for the watch
 
-	limit    int64
-	coalesce bool
-	keys     atomic.Int64 // number of keys in the watch's index, -1 without an index
+	limit      int64
+	coalescing bool
+	indexSize  atomic.Int64 // number of keys in the watch's index, -1 without an index
 }
 
-// take returns the next node, or the coalesced changes, or neither if there is nothing new. lost
+// next returns the next entry, or the coalesced changes, or neither if there is nothing new. lost
 // reports whether the cursor was removed from the log.
-func (c *cursor) take() (n *node, f *fold, lost bool) {
+func (c *cursor) next() (entry *logEntry, coalesced *coalescer, lost bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.folded != nil {
-		if c.at != nil && c.at.next.Load() != nil {
-			c.foldAll(c.at.next.Load())
+	if c.coalesced != nil {
+		if c.last != nil && c.last.next.Load() != nil {
+			c.coalesceFrom(c.last.next.Load())
 		}
-		f, c.folded = c.folded, nil
-		return nil, f, false
+		coalesced, c.coalesced = c.coalesced, nil
+		return nil, coalesced, false
 	}
 	if c.lost {
 		return nil, nil, true
 	}
-	n = c.at.next.Load()
+	entry = c.last.next.Load()
 	switch {
-	case n == nil:
+	case entry == nil:
 		return nil, nil, false
-	case c.coalesce && n.gap == nil && n.next.Load() != nil:
-		c.foldAll(n)
-		f, c.folded = c.folded, nil
-		return nil, f, false
+	case c.coalescing && entry.gap == nil && entry.next.Load() != nil:
+		c.coalesceFrom(entry)
+		coalesced, c.coalesced = c.coalesced, nil
+		return nil, coalesced, false
 	}
-	c.at = n
-	return n, nil, false
+	c.last = entry
+	return entry, nil, false
 }
 
-// level reports whether the cursor has taken everything in the log.
-func (c *cursor) level() bool {
+// caughtUp reports whether the cursor has taken everything in the log.
+func (c *cursor) caughtUp() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.at != nil && c.folded == nil && c.at.next.Load() == nil
+	return c.last != nil && c.coalesced == nil && c.last.next.Load() == nil
 }
 
-// place puts the cursor behind n.
-func (c *cursor) place(n *node) {
+// reset moves the cursor behind entry.
+func (c *cursor) reset(entry *logEntry) {
 	c.mu.Lock()
-	c.at, c.lost, c.folded = n, false, nil
+	c.last, c.lost, c.coalesced = entry, false, nil
 	c.mu.Unlock()
 }
 
@@ -105,44 +105,44 @@ func (c *cursor) place(n *node) {
 func (c *cursor) trim(count, bytes int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.at == nil || count-c.at.count <= c.limit && bytes-c.at.bytes <= bufferBytes {
+	if c.last == nil || count-c.last.count <= c.limit && bytes-c.last.bytes <= maxLagBytes {
 		return false
 	}
-	first := c.at.next.Load()
-	if first == nil || first.next.Load() == nil {
+	next := c.last.next.Load()
+	if next == nil || next.next.Load() == nil {
 		return false // a single batch always fits
 	}
-	if c.coalesce && c.foldAll(first) {
+	if c.coalescing && c.coalesceFrom(next) {
 		return false
 	}
-	c.lost, c.at = true, nil
-	c.passed = first.at.at(first.at.rev - 1)
-	if first.gap != nil || c.folded != nil {
-		c.passed = position{}
+	c.lost, c.last = true, nil
+	c.completeTo = next.pos.atRevision(next.pos.rev - 1)
+	if next.gap != nil || c.coalesced != nil {
+		c.completeTo = position{}
 	}
 	return true
 }
 
-// foldAll coalesces the nodes from first on. It stops at a gap, or when there are too many keys or
-// bytes, and reports whether it reached the end of the log.
-func (c *cursor) foldAll(first *node) bool {
-	f := c.folded
-	if f == nil {
-		f = newFold()
+// coalesceFrom coalesces the entries from first on. It stops at a gap, or when there are too many
+// keys or bytes, and reports whether it reached the end of the log.
+func (c *cursor) coalesceFrom(first *logEntry) bool {
+	changes := c.coalesced
+	if changes == nil {
+		changes = newCoalescer()
 	}
-	last := c.at
-	for n := first; n != nil; n = n.next.Load() {
-		if n.gap != nil {
+	last := c.last
+	for entry := first; entry != nil; entry = entry.next.Load() {
+		if entry.gap != nil {
 			break
 		}
-		f.add(n.at, n.events)
-		last = n
-		if int64(len(f.latest)) > c.limit || f.bytes > bufferBytes {
+		changes.add(entry.pos, entry.events)
+		last = entry
+		if int64(len(changes.latest)) > c.limit || changes.bytes > maxLagBytes {
 			break
 		}
 	}
-	if last != c.at {
-		c.folded, c.at = f, last
+	if last != c.last {
+		c.coalesced, c.last = changes, last
 	}
 	return last.next.Load() == nil
 }

@@ -20,8 +20,8 @@ type Checkpoint interface {
 	Save(ctx context.Context, rev int64) error
 }
 
-// consumeProgress is how often Consume advances its checkpoint while nothing changes.
-const consumeProgress = 30 * time.Second
+// consumeProgressInterval is how often Consume advances its checkpoint while nothing changes.
+const consumeProgressInterval = 30 * time.Second
 
 // Consume is [Watcher.Watch] with a Checkpoint: it loads the checkpoint, watches after the loaded
 // revision, calls f for each batch and saves. A batch is saved after f has returned nil, so each is
@@ -35,28 +35,28 @@ const consumeProgress = 30 * time.Second
 // take 5 s for it. Consume returns [ErrInvalid] if [WithAfter] is given.
 func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func(ctx context.Context, b Batch) error, o ...Option) error {
 	if ctx == nil || cp == nil || f == nil {
-		return fail("consume", s, fmt.Errorf("%w: no context, checkpoint or function", errs.Invalid))
+		return opError("consume", s, fmt.Errorf("%w: no context, checkpoint or function", errs.Invalid))
 	}
 	r, err := newRequest(w.ns, s, o)
 	if err == nil && r.afterSet {
 		err = fmt.Errorf("%w: WithAfter: the checkpoint says where to start", errs.Invalid)
 	}
 	if err = errors.Join(w.err, err); err != nil {
-		return fail("consume", s, err)
+		return opError("consume", s, err)
 	}
 	rev, err := cp.Load(ctx)
 	if err != nil {
-		return fail("consume", s, fmt.Errorf("load the checkpoint: %w", err))
+		return opError("consume", s, fmt.Errorf("load the checkpoint: %w", err))
 	}
 	opts := slices.Clone(o)
-	if !r.everySet {
-		opts = append(opts, WithProgress(consumeProgress))
+	if !r.progressSet {
+		opts = append(opts, WithProgress(consumeProgressInterval))
 	}
 	if rev != 0 {
 		opts = append(opts, WithAfter(rev))
 	}
 	return w.consume(ctx, s, cp, opts, rev, func(b Batch) error {
-		if b.Kind == Progress && !r.everySet {
+		if b.Kind == Progress && !r.progressSet {
 			return nil
 		}
 		return f(ctx, b)
@@ -70,26 +70,26 @@ func (w *Watcher) consume(ctx context.Context, s Selector, cp Checkpoint, o []Op
 			return err
 		}
 		if err := f(b); err != nil {
-			return fail("consume", s, err)
+			return opError("consume", s, err)
 		}
 		if b.More || b.Revision == saved {
 			continue
 		}
 		if err := save(ctx, cp, b.Revision); err != nil {
-			return fail("consume", s, fmt.Errorf("save the checkpoint: %w", err))
+			return opError("consume", s, fmt.Errorf("save the checkpoint: %w", err))
 		}
 		saved = b.Revision
 	}
 	return nil
 }
 
-// lastSave is how long Save may take after ctx has ended.
-const lastSave = 5 * time.Second
+// finalSaveTimeout is how long Save may take after ctx has ended.
+const finalSaveTimeout = 5 * time.Second
 
 // save stores rev, even if ctx has ended, because the batch was processed.
 func save(ctx context.Context, cp Checkpoint, rev int64) error {
-	own, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastSave, stop) })()
-	return cp.Save(own, rev)
+	saveCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(finalSaveTimeout, cancel) })()
+	return cp.Save(saveCtx, rev)
 }

@@ -21,26 +21,26 @@ type core struct {
 	engine *retry.Engine
 	pool   *pool
 
-	replays *replayBudget
-	outages *outages
-	log     *slog.Logger
-	resync  func(selector string, folded int)
-	counts  counts
+	replayBudget *replayBudget
+	outages      *outages
+	log          *slog.Logger
+	onResync     func(selector string, folded int)
+	counters     counters
 
-	ctx    context.Context //nolint:containedctx // ends all goroutines; its cause is why
-	stop   context.CancelCauseFunc
-	unlink func() bool
-	unhook func() // from the engine
-	wg     sync.WaitGroup
+	ctx               context.Context //nolint:containedctx // ends all goroutines; its cause is why
+	cancel            context.CancelCauseFunc
+	stopAfterFunc     func() bool
+	removeOverdueHook func() // from the engine
+	wg                sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool
-	hubs   map[hubKey]*hub
-	subs   map[*sub]struct{}
+	mu           sync.Mutex
+	closed       bool
+	broadcasters map[watchKey]*broadcaster
+	subscribers  map[*subscriber]struct{}
 }
 
-// counts are the counters behind Stats.
-type counts struct {
+// counters are the counters behind Stats.
+type counters struct {
 	batches, events, folded, reconnects, resyncs, replays, overflows atomic.Uint64
 }
 
@@ -48,75 +48,76 @@ func newCore(cli *clientv3.Client, c config) *core {
 	kv, observed := wire.KV(cli)
 	engine := retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger})
 	out := &core{
-		cli: cli, log: c.logger, resync: c.resync, engine: engine,
-		lister: retry.NewReader(engine, retry.Call{Pkg: "watch", Op: "list", Read: true}, kv),
-		hubs:   make(map[hubKey]*hub), subs: make(map[*sub]struct{}), replays: newReplayBudget(),
+		cli: cli, log: c.logger, onResync: c.onResync, engine: engine,
+		lister:       retry.NewReader(engine, retry.Call{Pkg: "watch", Op: "list", Read: true}, kv),
+		broadcasters: make(map[watchKey]*broadcaster), subscribers: make(map[*subscriber]struct{}), replayBudget: newReplayBudget(),
 		outages: newOutages(c.logger),
 	}
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
-	out.ctx, out.stop = context.WithCancelCause(context.Background())
+	out.ctx, out.cancel = context.WithCancelCause(context.Background())
 	out.pool = newPool(out.ctx, &out.wg, cli)
-	out.pool.dead = engine.ReportOverdue
-	out.unhook = engine.OnOverdue(func(string) { out.pool.need() })
-	out.unlink = context.AfterFunc(cli.Ctx(), func() { out.stop(errClosed) })
+	out.pool.onDead = engine.ReportOverdue
+	out.removeOverdueHook = engine.OnOverdue(func(string) { out.pool.checkLive() })
+	out.stopAfterFunc = context.AfterFunc(cli.Ctx(), func() { out.cancel(errClosed) })
 	return out
 }
 
-// begin registers a watch. It returns errClosed if the watcher or its client is closed.
-func (c *core) begin(s *sub) error {
+// register registers a watch. It returns errClosed if the watcher or its client is closed.
+func (c *core) register(s *subscriber) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.cli.Ctx().Err() != nil {
 		return errClosed
 	}
-	c.subs[s] = struct{}{}
+	c.subscribers[s] = struct{}{}
 	return nil
 }
 
-// end unregisters a watch.
-func (c *core) end(s *sub) {
+// unregister unregisters a watch.
+func (c *core) unregister(s *subscriber) {
 	c.mu.Lock()
-	delete(c.subs, s)
+	delete(c.subscribers, s)
 	c.mu.Unlock()
 }
 
-// acquire returns the hub for a request and starts it if there is none. release must follow.
-func (c *core) acquire(r *request) (*hub, error) {
+// acquire returns the broadcaster for a request and starts it if there is none. release must
+// follow.
+func (c *core) acquire(r *request) (*broadcaster, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, errClosed
 	}
 	k := r.key()
-	h := c.hubs[k]
-	if h == nil {
-		h = newHub(c, r)
-		c.hubs[k] = h
-		c.wg.Go(h.run)
+	b := c.broadcasters[k]
+	if b == nil {
+		b = newBroadcaster(c, r)
+		c.broadcasters[k] = b
+		c.wg.Go(b.run)
 	}
-	h.refs++
-	return h, nil
+	b.refs++
+	return b, nil
 }
 
-// release returns a hub. The last release stops it.
-func (c *core) release(h *hub) {
+// release returns a broadcaster. The last release stops it.
+func (c *core) release(b *broadcaster) {
 	c.mu.Lock()
-	h.refs--
-	last := h.refs == 0
-	if last && c.hubs[h.key] == h {
-		delete(c.hubs, h.key)
+	b.refs--
+	last := b.refs == 0
+	if last && c.broadcasters[b.key] == b {
+		delete(c.broadcasters, b.key)
 	}
 	c.mu.Unlock()
 	if last {
-		h.stop()
+		b.cancel()
 	}
 }
 
-// forget removes a failed hub, so that the next acquire starts a new one.
-func (c *core) forget(h *hub) {
+// remove removes a failed broadcaster, so that the next acquire starts a new one.
+func (c *core) remove(b *broadcaster) {
 	c.mu.Lock()
-	if c.hubs[h.key] == h {
-		delete(c.hubs, h.key)
+	if c.broadcasters[b.key] == b {
+		delete(c.broadcasters, b.key)
 	}
 	c.mu.Unlock()
 }
@@ -126,15 +127,15 @@ func (c *core) close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.unlink()
-	c.unhook()
-	c.stop(errClosed)
+	c.stopAfterFunc()
+	c.removeOverdueHook()
+	c.cancel(errClosed)
 	c.wg.Wait()
 }
 
-// now returns the header of a linearizable read, which has the cluster's revision. The read only
-// counts key, which the user must be allowed to read.
-func (c *core) now(ctx context.Context, name, key string) (hdr *pb.ResponseHeader, err error) {
+// readHeader returns the header of a linearizable read, which has the cluster's revision. The read
+// only counts key, which the user must be allowed to read.
+func (c *core) readHeader(ctx context.Context, name, key string) (hdr *pb.ResponseHeader, err error) {
 	err = c.engine.Do(ctx, c.call("read the revision", name), func(ctx context.Context, _ bool) error {
 		resp, err := c.lister.Get(ctx, key, clientv3.WithCountOnly())
 		if err == nil {

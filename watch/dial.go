@@ -20,41 +20,41 @@ type dialer struct {
 	stub pb.WatchClient
 	opts []grpc.CallOption
 
-	limit int // the maximum size of a response in opts
+	maxResponseBytes int // the maximum size of a response in opts
 }
 
 func newDialer(cli *clientv3.Client) *dialer {
-	d := &dialer{cli: cli, stub: pb.NewWatchClient(cli.ActiveConnection()), opts: wire.CallOptions(cli), limit: math.MaxInt32}
+	d := &dialer{cli: cli, stub: pb.NewWatchClient(cli.ActiveConnection()), opts: wire.CallOptions(cli), maxResponseBytes: math.MaxInt32}
 	for _, o := range d.opts {
 		if most, ok := o.(grpc.MaxRecvMsgSizeCallOption); ok {
-			d.limit = most.MaxRecvMsgSize
+			d.maxResponseBytes = most.MaxRecvMsgSize
 		}
 	}
 	return d
 }
 
-// otherPeers is the maximum number of streams that dial opens to find a peer other than the one to
-// avoid.
-const otherPeers = 4
+// maxDialAttempts is the maximum number of streams that dial opens to find a peer other than the
+// one to avoid.
+const maxDialAttempts = 4
 
 // dial opens a stream, to a peer other than the one to avoid if the balancer offers one.
-func (d *dialer) dial(ctx context.Context, o opening) (s pb.Watch_WatchClient, at string, err error) {
+func (d *dialer) dial(ctx context.Context, o dialOptions) (s pb.Watch_WatchClient, peerAddr string, err error) {
 	opts := d.opts
-	if o.limit > 0 && o.limit < d.limit {
-		opts = append(slices.Clip(opts), grpc.MaxCallRecvMsgSize(o.limit))
+	if o.maxResponseBytes > 0 && o.maxResponseBytes < d.maxResponseBytes {
+		opts = append(slices.Clip(opts), grpc.MaxCallRecvMsgSize(o.maxResponseBytes))
 	}
-	for try := 1; ; try++ {
-		own, stop := context.WithCancel(ctx)
-		if s, err = d.stub.Watch(own, opts...); err != nil {
-			stop()
+	for attempt := 1; ; attempt++ {
+		streamCtx, cancel := context.WithCancel(ctx)
+		if s, err = d.stub.Watch(streamCtx, opts...); err != nil {
+			cancel()
 			return nil, "", err
 		}
-		at = peerOf(s)
-		if o.avoid == "" || at != o.avoid || len(d.cli.Endpoints()) == 1 || try == otherPeers {
-			context.AfterFunc(ctx, stop) // the stream ends with ctx
-			return s, at, nil
+		peerAddr = peerOf(s)
+		if o.avoidPeer == "" || peerAddr != o.avoidPeer || len(d.cli.Endpoints()) == 1 || attempt == maxDialAttempts {
+			context.AfterFunc(ctx, cancel) // the stream ends with ctx
+			return s, peerAddr, nil
 		}
-		stop()
+		cancel()
 	}
 }
 
@@ -65,13 +65,13 @@ func peerOf(s grpc.ClientStream) string {
 	return ""
 }
 
-// basedWatcher is a Watcher that decorates client/v3's own, and whose decoration is not needed
+// baseWatcher is a Watcher that decorates client/v3's own, and whose decoration is not needed
 // here.
-type basedWatcher interface{ BaseWatcher() clientv3.Watcher }
+type baseWatcher interface{ BaseWatcher() clientv3.Watcher }
 
-// official reports whether w is client/v3's own Watcher.
-func official(w clientv3.Watcher) bool {
-	if b, ok := w.(basedWatcher); ok {
+// isClientV3Watcher reports whether w is client/v3's own Watcher.
+func isClientV3Watcher(w clientv3.Watcher) bool {
+	if b, ok := w.(baseWatcher); ok {
 		w = b.BaseWatcher()
 	}
 	return w != nil && reflect.TypeOf(w).String() == "*clientv3.watcher"

@@ -53,8 +53,8 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// fail wraps err in the error type of this package, unless it already is one for sel.
-func fail(op string, sel Selector, err error) error {
+// opError wraps err in the error type of this package, unless it already is one for sel.
+func opError(op string, sel Selector, err error) error {
 	if e, ok := err.(*errs.Error); ok && e.Pkg == "watch" && e.Key == sel.String() { //nolint:errorlint // err itself
 		return err
 	}
@@ -74,33 +74,33 @@ func subscriptionClosed(cause error) error {
 	return closed
 }
 
-// Reasons why a server-side watch ended. None of them ends the consumer's watch.
+// Errors that end a server-side watch. None of them ends the consumer's watch.
 var (
-	errEnded    = errors.New("the stream ended")
-	errNoAnswer = errors.New("no answer")
-	errLostRace = errors.New("the list is older than the watch")
+	errStreamEnded = errors.New("the stream ended")
+	errNoResponse  = errors.New("no answer")
+	errListTooOld  = errors.New("the list is older than the watch")
 
 	errOutOfOrder = errors.New("the events of a response are out of order")
 )
 
-// refusal is an error that etcd has sent instead of the confirmation of a watch.
-type refusal struct{ err error }
+// refusedError is an error that etcd has sent instead of the confirmation of a watch.
+type refusedError struct{ err error }
 
-func (e *refusal) Error() string { return e.err.Error() }
+func (e *refusedError) Error() string { return e.err.Error() }
 
 // Unwrap returns the error that etcd has sent.
-func (e *refusal) Unwrap() error { return e.err }
+func (e *refusedError) Unwrap() error { return e.err }
 
-// compaction means that etcd has compacted the history that the watch needs.
-type compaction struct{ oldest int64 }
+// compactedError means that etcd has compacted the history that the watch needs.
+type compactedError struct{ oldest int64 }
 
-func (e *compaction) Error() string { return "compacted" }
+func (e *compactedError) Error() string { return "compacted" }
 
-// final returns the error with which err ends a watch, or nil if a retry is right. A permission
-// error counts only instead of a confirmation: client/v3 may report the refusal of one watch to
-// another one on the same stream.
-func final(err error) error {
-	r, ok := errors.AsType[*refusal](err)
+// permanentError returns the error with which err ends a watch, or nil if a retry is right. A
+// permission error counts only instead of a confirmation: client/v3 may report the refusal of one
+// watch to another one on the same stream.
+func permanentError(err error) error {
+	r, ok := errors.AsType[*refusedError](err)
 	if !ok {
 		return nil
 	}

@@ -44,8 +44,8 @@ type Event struct {
 	Lease                                clientv3.LeaseID
 }
 
-// weight estimates the memory of an event in bytes.
-func (e *Event) weight() int64 {
+// size estimates the memory of an event in bytes.
+func (e *Event) size() int64 {
 	const fixed = 128
 	return int64(fixed + len(e.Key) + len(e.Value) + len(e.PrevValue))
 }
@@ -94,8 +94,8 @@ type Batch struct {
 	Folded   int     // number of changes left out by WithCoalescing
 }
 
-// put returns a key as a Put event. cut is the length of the namespace.
-func put(kv *mvccpb.KeyValue, cut int) Event {
+// putEvent returns a key as a Put event. cut is the length of the namespace.
+func putEvent(kv *mvccpb.KeyValue, cut int) Event {
 	return Event{
 		Type: Put, Key: string(kv.GetKey()[cut:]), Value: kv.GetValue(),
 		ModRevision: kv.GetModRevision(), CreateRevision: kv.GetCreateRevision(), Version: kv.GetVersion(),
@@ -103,14 +103,14 @@ func put(kv *mvccpb.KeyValue, cut int) Event {
 	}
 }
 
-// convert returns an event of etcd as an Event. cut is the length of the namespace.
-func convert(ev *clientv3.Event, cut int) Event {
+// newEvent returns an event of etcd as an Event. cut is the length of the namespace.
+func newEvent(ev *clientv3.Event, cut int) Event {
 	if ev.Type == clientv3.EventTypeDelete {
 		return Event{
 			Type: Delete, Key: string(ev.Kv.GetKey()[cut:]), PrevValue: ev.PrevKv.GetValue(), ModRevision: ev.Kv.GetModRevision(),
 		}
 	}
-	e := put(ev.Kv, cut)
+	e := putEvent(ev.Kv, cut)
 	e.PrevValue = ev.PrevKv.GetValue()
 	return e
 }

@@ -9,17 +9,17 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// given is a source over a Watcher of the user, which it uses as it is and does not close.
-type given struct {
+// userWatcher is a transport over a Watcher of the user, which it uses as it is and does not close.
+type userWatcher struct {
 	clientv3.Watcher
 
-	asks *progressRequests
+	tracker *progressTracker
 }
 
 // watch opens a watch and forwards its responses. It cannot tell a refusal from a broken stream.
-func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start) <-chan answer {
-	in := g.Watch(clientv3.WithRequireLeader(ctx), k.from, k.options(at)...)
-	out := make(chan answer)
+func (w userWatcher) watch(ctx context.Context, wg *sync.WaitGroup, k watchKey, at startOptions) <-chan response {
+	in := w.Watch(clientv3.WithRequireLeader(ctx), k.from, k.clientOptions(at)...)
+	out := make(chan response)
 	wg.Go(func() { // ends with ctx or with the watch
 		defer close(out)
 		for {
@@ -34,7 +34,7 @@ func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start
 				return
 			}
 			select {
-			case out <- g.answerOf(&resp):
+			case out <- w.response(&resp):
 			case <-ctx.Done():
 				return
 			}
@@ -43,34 +43,34 @@ func (g given) watch(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start
 	return out
 }
 
-func (g given) answerOf(resp *clientv3.WatchResponse) answer {
-	a := answer{
-		header: resp.Header, created: resp.Created, events: resp.Events, compacted: resp.CompactRevision, err: resp.Err(),
+func (w userWatcher) response(resp *clientv3.WatchResponse) response {
+	out := response{
+		header: resp.Header, created: resp.Created, events: resp.Events, compactRevision: resp.CompactRevision, err: resp.Err(),
 	}
-	if a.progress() {
-		a.asOf = g.asks.answer()
+	if out.isProgress() {
+		out.completeAt = w.tracker.recordResponse()
 	}
-	return a
+	return out
 }
 
-// progress requests progress on the stream of the watches, which client/v3 selects by the metadata
-// of ctx.
-func (g given) progress(ctx context.Context) error {
-	g.asks.add()
-	return g.RequestProgress(clientv3.WithRequireLeader(ctx))
+// requestProgress requests progress on the stream of the watches, which client/v3 selects by the
+// metadata of ctx.
+func (w userWatcher) requestProgress(ctx context.Context) error {
+	w.tracker.recordRequest()
+	return w.RequestProgress(clientv3.WithRequireLeader(ctx))
 }
 
-func (g given) requests() *progressRequests { return g.asks }
+func (w userWatcher) progressTracker() *progressTracker { return w.tracker }
 
-func (given) peer() string { return "" }
+func (userWatcher) peer() string { return "" }
 
-func (given) more() {}
+func (userWatcher) allowReceive() {}
 
 // Close does nothing, because the Watcher belongs to the user.
-func (given) Close() error { return nil }
+func (userWatcher) Close() error { return nil }
 
-// options returns the options that open the watch with client/v3.
-func (k hubKey) options(at start) []clientv3.OpOption {
+// clientOptions returns the options that open the watch with client/v3.
+func (k watchKey) clientOptions(at startOptions) []clientv3.OpOption {
 	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithRev(at.rev)}
 	if at.fragments {
 		opts = append(opts, clientv3.WithFragment())

@@ -23,20 +23,21 @@ func (id *historyID) mismatched(hdr *pb.ResponseHeader) bool {
 	return id != nil && (hdr.GetClusterId() != id.cluster || hdr.GetRaftTerm() < id.term)
 }
 
-// errOtherHistory means that the hub now follows another history than the reader.
-var errOtherHistory = errors.New("the history is another one now")
+// errHistoryChanged means that the broadcaster now follows another history than the reader.
+var errHistoryChanged = errors.New("the history is another one now")
 
-// errOtherMember means that a member is cut off or has another history. The hub finds out which.
-var errOtherMember = errors.New("the member may have another history")
+// errHistoryMismatch means that a member is cut off or has another history. The broadcaster finds
+// out which.
+var errHistoryMismatch = errors.New("the member may have another history")
 
 // check returns nil if the response belongs to the history that its reader follows. id must be
 // loaded after the response has arrived.
 func (id *historyID) check(hdr *pb.ResponseHeader, history uint64) error {
 	switch {
 	case id == nil || id.number != history:
-		return errOtherHistory
+		return errHistoryChanged
 	case id.mismatched(hdr):
-		return errOtherMember
+		return errHistoryMismatch
 	}
 	return nil
 }

@@ -10,39 +10,39 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// hub is a server-side watch and the log of its changes. Only the hub's goroutine reads the stream
-// and writes the log. It never waits for a consumer.
-type hub struct {
-	core *core
-	key  hubKey
-	span span
-	name string // the selector of the first watch
+// broadcaster is a server-side watch and the log of its changes. Only the broadcaster's goroutine
+// reads the stream and writes the log. It never waits for a consumer.
+type broadcaster struct {
+	core     *core
+	key      watchKey
+	span     span
+	selector string // the selector of the first watch
 
-	ctx  context.Context //nolint:containedctx // ends the goroutine
-	stop context.CancelFunc
-	refs int // guarded by core.mu
+	ctx    context.Context //nolint:containedctx // ends the goroutine
+	cancel context.CancelFunc
+	refs   int // guarded by core.mu
 
-	wake    atomic.Pointer[bell]      // rung when consumers must check the hub
-	reached atomic.Pointer[position]  // end of the log, zero at first; set under mu, after the entries
-	history atomic.Pointer[historyID] // nil at first; a new one is set under mu, with its gap
-	waits   atomic.Int64              // number of waiters for reached or whole to advance
-	heard   atomic.Int64              // when etcd last answered, in Unix nanoseconds; 0 before
-	whole   atomic.Pointer[time.Time] // the log has every change made by then; nil if unknown
-	asked   chan struct{}             // holds one: a progress report is needed now
+	changed        atomic.Pointer[bell]      // notified when consumers must check the broadcaster
+	logEnd         atomic.Pointer[position]  // end of the log, zero at first; set under mu, after the entries
+	history        atomic.Pointer[historyID] // nil at first; a new one is set under mu, with its gap
+	waiters        atomic.Int64              // number of waiters for logEnd or completeAt to advance
+	lastResponse   atomic.Int64              // when etcd last answered, in Unix nanoseconds; 0 before
+	completeAt     atomic.Pointer[time.Time] // the log has every change made by then; nil if unknown
+	progressNeeded chan struct{}             // holds one: a progress report is needed now
 
-	mu       sync.Mutex
-	tail     *node
-	state    State
-	since    time.Time
-	why      error // the last error
-	reopened uint64
-	failed   error // the error that ended the hub and all its watches
-	cursors  map[*cursor]struct{}
-	least    int64 // at most the smallest limit of a cursor
-	checked  int64 // the log's count at the last check of the cursors
-	weighed  int64 // the log's bytes at the last check of the cursors
+	mu           sync.Mutex
+	tail         *logEntry
+	state        State
+	since        time.Time
+	lastErr      error // the last error
+	reopened     uint64
+	finalErr     error // the error that ended the broadcaster and all its watches
+	cursors      map[*cursor]struct{}
+	minLimit     int64 // at most the smallest limit of a cursor
+	trimmedCount int64 // the log's count at the last check of the cursors
+	trimmedBytes int64 // the log's bytes at the last check of the cursors
 
-	flow // used by the hub's goroutine only
+	reconnectState // used by the broadcaster's goroutine only
 }
 
 // bell wakes all its waiters, once.
@@ -50,211 +50,213 @@ type bell struct{ rung chan struct{} }
 
 func newBell() *bell { return &bell{rung: make(chan struct{})} }
 
-func newHub(c *core, r *request) *hub {
-	h := &hub{
-		core: c, key: r.key(), span: r.span, name: r.sel.String(),
-		asked: make(chan struct{}, 1), tail: &node{}, since: time.Now(), cursors: make(map[*cursor]struct{}),
-		least: defaultBuffer,
+func newBroadcaster(c *core, r *request) *broadcaster {
+	b := &broadcaster{
+		core: c, key: r.key(), span: r.span, selector: r.selector.String(),
+		progressNeeded: make(chan struct{}, 1), tail: &logEntry{}, since: time.Now(), cursors: make(map[*cursor]struct{}),
+		minLimit: defaultBuffer,
 	}
-	h.ctx, h.stop = context.WithCancel(c.ctx)
-	h.wake.Store(newBell())
-	h.reached.Store(&position{})
-	return h
+	b.ctx, b.cancel = context.WithCancel(c.ctx)
+	b.changed.Store(newBell())
+	b.logEnd.Store(&position{})
+	return b
 }
 
-// ring wakes the consumers.
-func (h *hub) ring() { close(h.wake.Swap(newBell()).rung) }
+// notify wakes the consumers.
+func (b *broadcaster) ring() { close(b.changed.Swap(newBell()).rung) }
 
 // attach places a cursor at the end of the log, which will contain every change after base. ok is
 // false if the watch is not live.
-func (h *hub) attach(c *cursor) (base position, ok bool, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.failed != nil {
-		return position{}, false, h.failed
+func (b *broadcaster) attach(c *cursor) (base position, ok bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.finalErr != nil {
+		return position{}, false, b.finalErr
 	}
-	if h.state != StateLive {
+	if b.state != StateLive {
 		return position{}, false, nil
 	}
-	c.place(h.tail)
-	h.cursors[c] = struct{}{}
-	h.least = min(h.least, c.limit)
-	return h.at(), true, nil
+	c.reset(b.tail)
+	b.cursors[c] = struct{}{}
+	b.minLimit = min(b.minLimit, c.limit)
+	return b.position(), true, nil
 }
 
-// at returns the end of the log.
-func (h *hub) at() position { return *h.reached.Load() }
+// position returns the end of the log.
+func (b *broadcaster) position() position { return *b.logEnd.Load() }
 
-// follows reports whether the log follows the history of p.
-func (h *hub) follows(p position) bool {
-	id := h.history.Load()
+// isCurrentHistory reports whether the log follows the history of p.
+func (b *broadcaster) isCurrentHistory(p position) bool {
+	id := b.history.Load()
 	return id != nil && id.number == p.history
 }
 
 // detach unregisters a cursor.
-func (h *hub) detach(c *cursor) {
-	h.mu.Lock()
-	delete(h.cursors, c)
-	h.mu.Unlock()
+func (b *broadcaster) detach(c *cursor) {
+	b.mu.Lock()
+	delete(b.cursors, c)
+	b.mu.Unlock()
 }
 
-// publish appends nodes to the log. The log then has every change up to the position to.
-func (h *hub) publish(nodes []*node, to position) {
-	h.mu.Lock()
-	if len(nodes) > 0 && nodes[0].gap != nil && nodes[0].gap.begins != nil {
-		h.history.Store(nodes[0].gap.begins) // with the gap: a cursor placed from now on stands behind it
+// append appends entries to the log. The log then has every change up to the position to.
+func (b *broadcaster) append(entries []*logEntry, to position) {
+	b.mu.Lock()
+	if len(entries) > 0 && entries[0].gap != nil && entries[0].gap.history != nil {
+		b.history.Store(entries[0].gap.history) // with the gap: a cursor placed from now on stands behind it
 	}
-	last := h.tail
-	for _, n := range nodes {
-		n.count, n.bytes = last.count+int64(len(n.events)), last.bytes
-		for i := range n.events {
-			n.bytes += n.events[i].weight()
+	last := b.tail
+	for _, entry := range entries {
+		entry.count, entry.bytes = last.count+int64(len(entry.events)), last.bytes
+		for i := range entry.events {
+			entry.bytes += entry.events[i].size()
 		}
-		last.next.Store(n)
-		last = n
+		last.next.Store(entry)
+		last = entry
 	}
-	h.tail = last
-	h.reached.Store(&to)
-	h.trim()
-	h.mu.Unlock()
-	if len(nodes) > 0 || h.waits.Load() > 0 {
-		h.ring()
+	b.tail = last
+	b.logEnd.Store(&to)
+	b.trim()
+	b.mu.Unlock()
+	if len(entries) > 0 || b.waiters.Load() > 0 {
+		b.ring()
 	}
 }
 
 // trim trims the cursors that lag. To bound the memory of the log, it checks them each time the log
-// has grown by an eighth of the smallest limit or of bufferBytes.
-func (h *hub) trim() {
-	grown, weight := h.tail.count-h.checked, h.tail.bytes-h.weighed
-	if grown == 0 || grown < h.least/8 && weight < bufferBytes/8 {
+// has grown by an eighth of the smallest limit or of maxLagBytes.
+func (b *broadcaster) trim() {
+	grown, weight := b.tail.count-b.trimmedCount, b.tail.bytes-b.trimmedBytes
+	if grown == 0 || grown < b.minLimit/8 && weight < maxLagBytes/8 {
 		return
 	}
-	h.checked, h.weighed, h.least = h.tail.count, h.tail.bytes, defaultBuffer
-	for c := range h.cursors {
-		h.least = min(h.least, c.limit)
-		if c.trim(h.tail.count, h.tail.bytes) {
-			delete(h.cursors, c)
-			h.core.counts.overflows.Add(1)
+	b.trimmedCount, b.trimmedBytes, b.minLimit = b.tail.count, b.tail.bytes, defaultBuffer
+	for c := range b.cursors {
+		b.minLimit = min(b.minLimit, c.limit)
+		if c.trim(b.tail.count, b.tail.bytes) {
+			delete(b.cursors, c)
+			b.core.counters.overflows.Add(1)
 		}
 	}
 }
 
-// become changes the state and wakes the consumers. why is the error that Status returns while
+// setState changes the state and wakes the consumers. err is the error that Status returns while
 // stale.
-func (h *hub) become(s State, since time.Time, why error) {
-	h.mu.Lock()
-	if h.state != s {
-		h.state, h.since = s, since
+func (b *broadcaster) setState(s State, since time.Time, err error) {
+	b.mu.Lock()
+	if b.state != s {
+		b.state, b.since = s, since
 	}
-	h.why = why
-	h.mu.Unlock()
-	h.ring()
+	b.lastErr = err
+	b.mu.Unlock()
+	b.ring()
 }
 
-// wholeAsOf records that the log has every change made by t.
-func (h *hub) wholeAsOf(t time.Time) {
-	if last := h.whole.Load(); last == nil || t.After(*last) {
-		h.whole.Store(&t)
+// setCompleteAt records that the log has every change made by t.
+func (b *broadcaster) setCompleteAt(t time.Time) {
+	if last := b.completeAt.Load(); last == nil || t.After(*last) {
+		b.completeAt.Store(&t)
 	}
-	if h.waits.Load() > 0 {
-		h.ring()
+	if b.waiters.Load() > 0 {
+		b.ring()
 	}
 }
 
-// fail ends the hub and all its watches with err.
-func (h *hub) fail(err error) {
-	h.core.forget(h)
-	h.mu.Lock()
-	h.failed = err
-	h.mu.Unlock()
-	h.ring()
+// end ends the broadcaster and all its watches with err.
+func (b *broadcaster) end(err error) {
+	b.core.remove(b)
+	b.mu.Lock()
+	b.finalErr = err
+	b.mu.Unlock()
+	b.ring()
 }
 
-// failure returns the error that ended the hub, or nil.
-func (h *hub) failure() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.failed
+// finalError returns the error that ended the broadcaster, or nil.
+func (b *broadcaster) finalError() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.finalErr
 }
 
 // status returns the status of the server-side watch.
-func (h *hub) status() Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := Status{State: h.state, Since: h.since, Reopened: h.reopened, Revision: h.at().rev}
-	if h.state == StateStale {
-		s.Err = h.why
+func (b *broadcaster) status() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := Status{State: b.state, Since: b.since, Reopened: b.reopened, Revision: b.position().rev}
+	if b.state == StateStale {
+		s.Err = b.lastErr
 	}
-	if whole := h.whole.Load(); whole != nil {
-		s.Heard = *whole
+	if completeAt := b.completeAt.Load(); completeAt != nil {
+		s.Heard = *completeAt
 	}
 	return s
 }
 
-// listing estimates how long it takes until all state watches that follow the log have listed. It
+// listCost estimates how long it takes until all state watches that follow the log have listed. It
 // reports whether some of the watches that follow the log are state watches, and whether all are.
 // Watches that do not follow the log join it behind the gap.
-func (h *hub) listing() (d time.Duration, some, all bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (b *broadcaster) listCost() (cost time.Duration, some, all bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	all = true
-	for c := range h.cursors {
-		n := c.keys.Load()
+	for c := range b.cursors {
+		n := c.indexSize.Load()
 		if n < 0 {
 			all = false
 			continue
 		}
 		some = true
-		d += listTime(n)
+		cost += estimateListTime(n)
 	}
-	return d, some, all
+	return cost, some, all
 }
 
 // Estimated costs of the two ways to catch up. A list takes a round trip and some microseconds a
 // key. History is delivered every 100 ms, up to a thousand revisions each time.
 const (
-	listOnce    = time.Millisecond
-	listKey     = 3 * time.Microsecond
-	replayTurn  = 100 * time.Millisecond
-	replayBatch = 1000
+	listBaseTime         = time.Millisecond
+	listKeyTime          = 3 * time.Microsecond
+	replayInterval       = 100 * time.Millisecond
+	replayBatchRevisions = 1000
 )
 
-func listTime(keys int64) time.Duration { return listOnce + time.Duration(keys)*listKey }
-
-func replayTime(revisions int64) time.Duration {
-	return time.Duration((revisions+replayBatch-1)/replayBatch) * replayTurn
+func estimateListTime(keys int64) time.Duration {
+	return listBaseTime + time.Duration(keys)*listKeyTime
 }
 
-// nodes returns a node for each revision of events after a position, and the position that the
+func estimateReplayTime(revisions int64) time.Duration {
+	return time.Duration((revisions+replayBatchRevisions-1)/replayBatchRevisions) * replayInterval
+}
+
+// entries returns an entry for each revision of events after a position, and the position that the
 // events reach. It returns errOutOfOrder if the events are not in order.
-func (s *span) nodes(events []*clientv3.Event, after position) (nodes []*node, to position, err error) {
+func (s *span) logEntries(events []*clientv3.Event, after position) (entries []*logEntry, to position, err error) {
 	to = after
 	last := int64(0)
 	out := make([]Event, 0, len(events))
-	for _, run := range revisions(events) {
-		rev := run[0].Kv.GetModRevision()
+	for _, revision := range splitByRevision(events) {
+		rev := revision[0].Kv.GetModRevision()
 		if rev <= last {
 			return nil, after, fmt.Errorf("%w: revision %d after %d", errOutOfOrder, rev, last)
 		}
 		if last = rev; rev <= after.rev {
 			continue // delivered before
 		}
-		to = after.at(rev)
+		to = after.atRevision(rev)
 		from := len(out)
-		for _, ev := range run {
-			if !s.hidden(ev.Kv.GetKey()) {
-				out = append(out, convert(ev, len(s.ns)))
+		for _, ev := range revision {
+			if !s.isHidden(ev.Kv.GetKey()) {
+				out = append(out, newEvent(ev, len(s.ns)))
 			}
 		}
 		if len(out) > from {
-			nodes = append(nodes, &node{at: to, events: out[from:len(out):len(out)]})
+			entries = append(entries, &logEntry{pos: to, events: out[from:len(out):len(out)]})
 		}
 	}
-	return nodes, to, nil
+	return entries, to, nil
 }
 
-// revisions splits events, which must be in order, by revision.
-func revisions(events []*clientv3.Event) [][]*clientv3.Event {
+// splitByRevision splits events, which must be in order, by revision.
+func splitByRevision(events []*clientv3.Event) [][]*clientv3.Event {
 	var out [][]*clientv3.Event
 	for len(events) > 0 {
 		n := 1

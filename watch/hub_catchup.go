@@ -12,148 +12,149 @@ import (
 // live watches, because events that arrive there meanwhile are kept in memory. changeoverPause is
 // the pause before the next attempt.
 const (
-	changeoverTimeout = time.Second
-	changeoverPause   = 5 * time.Second
+	changeoverTimeout       = time.Second
+	changeoverRetryInterval = 5 * time.Second
 )
 
 // openHistory opens a watch that delivers the history after the log. first is the header of the
 // confirmation from which goal was determined.
-func (h *hub) openHistory(s *seat, first *pb.ResponseHeader, goal position) (*stream, error) {
-	from := h.at()
-	st, err := s.open(h.ctx, &h.core.wg, h.key, start{rev: from.next(), fragments: h.fragments}, patienceMin)
+func (b *broadcaster) openHistory(stream *pooledStream, first *pb.ResponseHeader, goal position) (*confirmedWatch, error) {
+	from := b.position()
+	w, err := stream.open(b.ctx, &b.core.wg, b.key, startOptions{rev: from.nextRevision(), fragments: b.fragments}, minSilenceTimeout)
 	if err != nil {
 		return nil, err
 	}
-	hdr := st.first.header
-	behind := hdr.GetRevision() < from.rev || s.isLive() && hdr.GetRevision() < goal.rev
+	hdr := w.confirmation.header
+	behind := hdr.GetRevision() < from.rev || stream.isLive() && hdr.GetRevision() < goal.rev
 	if behind || newHistoryID(first, 0).mismatched(hdr) {
-		st.stop()
-		return nil, errOtherMember
+		w.cancel()
+		return nil, errHistoryMismatch
 	}
-	h.become(StateSyncing, time.Now(), nil)
-	return st, nil
+	b.setState(StateSyncing, time.Now(), nil)
+	return w, nil
 }
 
 // catchUp reads history up to goal. It uses a stream for catching up, because etcd does not answer
 // progress requests on a stream while one of its watches is catching up. It then opens a watch on
-// live, which continues without a gap. If err is not nil, at is the stream on which it happened.
-func (h *hub) catchUp(live *seat, first *pb.ResponseHeader, goal position) (st *stream, at *seat, err error) {
-	p := h.core.pool
-	s, err := p.acquire(h.ctx, h.suspect, h.avoid)
+// live, which continues without a gap. If err is not nil, failed is the stream on which it
+// happened.
+func (b *broadcaster) catchUp(live *pooledStream, first *pb.ResponseHeader, goal position) (w *confirmedWatch, failed *pooledStream, err error) {
+	p := b.core.pool
+	stream, err := p.acquireCatchUp(b.ctx, b.isolate, b.avoidPeer)
 	if err != nil {
 		return nil, live, err
 	}
-	c := changeover{hub: h, live: live}
+	c := changeover{broadcaster: b, live: live}
 	defer c.abandon()
-	history, err := h.openHistory(s, first, goal)
+	history, err := b.openHistory(stream, first, goal)
 	if err == nil {
 		err = c.run(history, goal)
-		history.stop()
+		history.cancel()
 	}
-	p.release(s, h.ctx.Err() == nil && spoils(err))
+	p.release(stream, b.ctx.Err() == nil && isStreamError(err))
 	if err != nil {
-		return nil, s, err
+		return nil, stream, err
 	}
-	st, c.next = c.next, nil
-	return st, s, nil
+	w, c.nextWatch = c.nextWatch, nil
+	return w, stream, nil
 }
 
-// changeover moves a hub from a stream for catching up to the stream of live watches.
+// changeover moves a broadcaster from a stream for catching up to the stream of live watches.
 type changeover struct {
-	*hub
+	*broadcaster
 
-	live   *seat
-	next   *stream // the watch on live; nil before it is opened
-	until  position
-	opened time.Time
-	paused time.Time // no attempt before this time
+	live       *pooledStream
+	nextWatch  *confirmedWatch // the watch on live; nil before it is opened
+	handoverAt position
+	openedAt   time.Time
+	notBefore  time.Time // no attempt before this time
 }
 
 // run appends the history to the log until the watch on the stream of live watches can continue
 // from there.
-func (c *changeover) run(history *stream, goal position) error {
-	answered := false
-	tick := time.NewTicker(askBehind)
+func (c *changeover) run(history *confirmedWatch, goal position) error {
+	responded := false
+	tick := time.NewTicker(catchUpProgressInterval)
 	defer tick.Stop()
 	for {
-		var live <-chan answer
-		if c.next != nil {
-			live = c.next.ch
+		var live <-chan response
+		if c.nextWatch != nil {
+			live = c.nextWatch.responses
 		}
 		select {
-		case a, ok := <-history.ch:
-			if err := a.failure(ok); err != nil {
+		case resp, ok := <-history.responses:
+			if err := resp.endError(ok); err != nil {
 				return err
 			}
-			if err := c.receive(history, &a, goal, &answered); err != nil {
+			if err := c.handle(history, &resp, goal, &responded); err != nil {
 				return err
 			}
-			if history.seat.alone && answered {
-				c.suspect = false
-				return errMoves
+			if history.stream.isolated && responded {
+				c.isolate = false
+				return errMoved
 			}
-		case a, ok := <-live:
-			if err := a.failure(ok); err != nil {
-				return errMoves // to a new stream of live watches
+		case resp, ok := <-live:
+			if err := resp.endError(ok); err != nil {
+				return errMoved // to a new stream of live watches
 			}
-			c.next.early = append(c.next.early, a)
+			c.nextWatch.buffered = append(c.nextWatch.buffered, resp)
 		case <-tick.C:
-			if err := history.dead(c.silences); err != nil {
+			if err := history.checkSilence(c.timeouts); err != nil {
 				return err
 			}
-			history.ask()
-			c.giveUpLate()
-		case <-history.seat.gone:
-			return history.seat.cause
-		case <-c.live.gone:
-			return errMoves
-		case <-c.asked:
-			history.ask()
+			history.requestProgress()
+			c.abandonIfLate()
+		case <-history.stream.retired:
+			return history.stream.retireErr
+		case <-c.live.retired:
+			return errMoved
+		case <-c.progressNeeded:
+			history.requestProgress()
 		case <-c.ctx.Done():
 			return c.ctx.Err()
 		}
-		if c.next == nil && c.at().reaches(goal) && !time.Now().Before(c.paused) {
-			if err := c.begin(history); err != nil {
+		if c.nextWatch == nil && c.position().reaches(goal) && !time.Now().Before(c.notBefore) {
+			if err := c.start(history); err != nil {
 				return err
 			}
 		}
-		if c.next != nil && c.at().reaches(c.until) {
+		if c.nextWatch != nil && c.position().reaches(c.handoverAt) {
 			return nil
 		}
 	}
 }
 
-// begin opens the watch on the stream of live watches.
-func (c *changeover) begin(history *stream) error {
-	next, err := c.live.open(c.ctx, &c.core.wg, c.key, start{fragments: c.fragments}, patienceMin)
+// start opens the watch on the stream of live watches.
+func (c *changeover) start(history *confirmedWatch) error {
+	next, err := c.live.open(c.ctx, &c.core.wg, c.key, startOptions{fragments: c.fragments}, minSilenceTimeout)
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
 			return err
 		}
-		return errMoves // the next attempt determines what is wrong with the stream
+		return errMoved // the next attempt determines what is wrong with the stream
 	}
-	hdr := next.first.header
+	hdr := next.confirmation.header
 	if c.history.Load().mismatched(hdr) {
-		next.stop()
-		return errMoves // the next attempt determines whether the history was rewritten
+		next.cancel()
+		return errMoved // the next attempt determines whether the history was rewritten
 	}
-	c.next, c.opened, c.until = next, time.Now(), c.hub.at().at(hdr.GetRevision())
-	history.ask()
+	c.nextWatch, c.openedAt, c.handoverAt = next, time.Now(), c.broadcaster.position().atRevision(hdr.GetRevision())
+	history.requestProgress()
 	return nil
 }
 
-// giveUpLate abandons an attempt that has reached changeoverTimeout.
-func (c *changeover) giveUpLate() {
-	if c.next != nil && time.Since(c.opened) >= changeoverTimeout {
+// abandonIfLate abandons an attempt that has reached changeoverTimeout.
+func (c *changeover) abandonIfLate() {
+	if c.nextWatch != nil && time.Since(c.openedAt) >= changeoverTimeout {
 		c.abandon()
-		c.paused = time.Now().Add(changeoverPause)
+		c.notBefore = time.Now().Add(changeoverRetryInterval)
 	}
 }
 
 // abandon cancels the watch on the stream of live watches, if there is one.
 func (c *changeover) abandon() {
-	if c.next != nil {
-		c.next.stop()
-		c.next = nil
+	if c.nextWatch != nil {
+		c.nextWatch.cancel()
+		c.nextWatch = nil
 	}
 }

@@ -6,16 +6,16 @@ import (
 
 // index is the state that a state watch has delivered: the keys and their revisions.
 type index struct {
-	keys  map[string]known
-	round uint32 // number of the current list
+	keys map[string]indexedKey
+	list uint32 // number of the current list
 }
 
-type known struct {
-	rev   int64
-	round uint32 // number of the last list that contained the key
+type indexedKey struct {
+	rev  int64
+	list uint32 // number of the last list that contained the key
 }
 
-func newIndex() *index { return &index{keys: make(map[string]known)} }
+func newIndex() *index { return &index{keys: make(map[string]indexedKey)} }
 
 // apply updates the index with delivered events.
 func (x *index) apply(events []Event) {
@@ -23,13 +23,13 @@ func (x *index) apply(events []Event) {
 		if e := &events[i]; e.Type == Delete {
 			delete(x.keys, e.Key)
 		} else {
-			x.keys[e.Key] = known{rev: e.ModRevision, round: x.round}
+			x.keys[e.Key] = indexedKey{rev: e.ModRevision, list: x.list}
 		}
 	}
 }
 
-// begin starts a list.
-func (x *index) begin() { x.round++ }
+// startList starts a list.
+func (x *index) startList() { x.list++ }
 
 // unchanged reports whether the consumer knows key at revision rev. It records that the current
 // list contains the key.
@@ -38,18 +38,19 @@ func (x *index) unchanged(key []byte, rev int64) bool {
 	if !ok {
 		return false
 	}
-	if k.round != x.round {
-		k.round = x.round
+	if k.list != x.list {
+		k.list = x.list
 		x.keys[string(key)] = k
 	}
 	return k.rev == rev
 }
 
-// gone returns the keys that the consumer knows and the current list did not contain, sorted.
-func (x *index) gone() []string {
+// deletedKeys returns the keys that the consumer knows and the current list did not contain,
+// sorted.
+func (x *index) deletedKeys() []string {
 	var out []string
 	for key, k := range x.keys {
-		if k.round != x.round {
+		if k.list != x.list {
 			out = append(out, key)
 		}
 	}

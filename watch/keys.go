@@ -13,5 +13,5 @@ var _ = keywatch.Provide(func(watcher any) (cli *clientv3.Client, own bool) {
 		return nil, false
 	}
 	cli = w.core.cli
-	return cli, cli.ActiveConnection() != nil && (cli.Watcher == nil || official(cli.Watcher))
+	return cli, cli.ActiveConnection() != nil && (cli.Watcher == nil || isClientV3Watcher(cli.Watcher))
 })

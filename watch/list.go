@@ -12,53 +12,55 @@ import (
 )
 
 // list delivers the current state, at base or later, as the difference to what the consumer knows.
-// other means that the consumer's state belongs to another history. Its revisions cannot be
-// compared, so list delivers everything.
-func (s *sub) list(kind Kind, base position, other bool) error {
+// historyChanged means that the consumer's state belongs to another history. Its revisions cannot
+// be compared, so list delivers everything.
+func (s *subscriber) list(kind Kind, base position, historyChanged bool) error {
 	changes := 0
 	// A Resync that comes first contains the whole state.
-	whole := other || kind == Resync && s.told == (position{})
-	err := s.insist(func() error {
-		if !s.hub.follows(s.at) {
-			return errOtherHistory
+	all := historyChanged || kind == Resync && s.lastBatch == (position{})
+	err := s.retry(func() error {
+		if !s.broadcaster.isCurrentHistory(s.pos) {
+			return errHistoryChanged
 		}
-		if kind == Snapshot && s.told != (position{}) {
+		if kind == Snapshot && s.lastBatch != (position{}) {
 			kind = Resync // part of the snapshot was delivered already
 		}
-		n, err := s.listOnce(kind, base, whole)
+		n, err := s.listOnce(kind, base, all)
 		changes += n
 		switch {
-		case err != nil && !fromConsumer(err) && !s.hub.follows(s.at):
-			return errOtherHistory
+		case err != nil && !fromConsumer(err) && !s.broadcaster.isCurrentHistory(s.pos):
+			return errHistoryChanged
 		case errors.Is(err, errs.Compacted):
-			return errCompactedList
+			return errListCompacted
 		}
 		return err
 	})
 	if err == nil && kind == Resync {
-		s.core.counts.resyncs.Add(1)
-		s.core.log.InfoContext(s.ctx, "watch was brought up to date by a list", "selector", s.req.sel.String(), "changes", changes)
-		if s.core.resync != nil {
-			s.core.resync(s.req.sel.String(), changes)
+		s.core.counters.resyncs.Add(1)
+		s.core.log.InfoContext(s.ctx, "watch was brought up to date by a list", "selector", s.request.selector.String(), "changes", changes)
+		if s.core.onResync != nil {
+			s.core.onResync(s.request.selector.String(), changes)
 		}
 	}
 	return err
 }
 
-// errCompactedList means that the list took longer than etcd keeps history. The next attempt lists
+// errListCompacted means that the list took longer than etcd keeps history. The next attempt lists
 // at a newer revision.
-var errCompactedList = errors.New("history was compacted under the list")
+var errListCompacted = errors.New("history was compacted under the list")
 
-// historyReader reads from the history that a hub follows, and fails if it is another one, because
-// a list must match the log.
+// historyReader reads from the history that a broadcaster follows, and fails if it is another one,
+// because a list must match the log.
 type historyReader struct {
 	scan.Reader
 
-	hub     *hub
+	hub     *broadcaster
 	history uint64
 }
 
-func (s *sub) reader() historyReader { return historyReader{s.core.lister, s.hub, s.at.history} }
+func (s *subscriber) reader() historyReader {
+	return historyReader{s.core.lister, s.broadcaster, s.pos.history}
+}
 
 // Get reads and checks the history. It is enough to check Get: a scan starts with it and continues
 // at its revision.
@@ -73,63 +75,63 @@ func (r historyReader) Get(ctx context.Context, key string, opts ...clientv3.OpO
 	return resp, nil
 }
 
-// listChunk is the maximum number of events in a batch that is not one of etcd's own chunks.
-const listChunk = 5000
+// maxListBatch is the maximum number of events in a batch that is not one of etcd's own chunks.
+const maxListBatch = 5000
 
 // listOnce makes one attempt to list and returns the number of changes that it has delivered. If
-// whole is set, it delivers all keys, otherwise those that have changed.
-func (s *sub) listOnce(kind Kind, base position, whole bool) (n int, err error) {
-	sc := scan.New(s.reader(), s.policy, s.req.span.lists, scan.Options{})
-	give := func(events []Event, more bool) error {
+// all is set, it delivers all keys, otherwise those that have changed.
+func (s *subscriber) listOnce(kind Kind, base position, all bool) (n int, err error) {
+	sc := scan.New(s.reader(), s.withRetries, s.request.span.listRanges, scan.Options{})
+	deliver := func(events []Event, more bool) error {
 		n += len(events)
-		return s.give(Batch{Kind: kind, Revision: sc.Revision(), Events: events, More: more})
+		return s.deliver(Batch{Kind: kind, Revision: sc.Revision(), Events: events, More: more})
 	}
-	s.index.begin()
-	var held []Event // until it is known whether more follow
+	s.index.startList()
+	var batch []Event // until it is known whether more follow
 	for kvs, err := range sc.Chunks(s.ctx) {
 		switch {
 		case err != nil:
 			return n, err
 		case sc.Revision() < base.rev:
-			return n, errLostRace
-		case len(held) > 0:
-			if err := give(held, true); err != nil {
+			return n, errListTooOld
+		case len(batch) > 0:
+			if err := deliver(batch, true); err != nil {
 				return n, err
 			}
 		}
-		held = s.changed(kvs, whole)
+		batch = s.changedKeys(kvs, all)
 	}
 	if sc.Revision() < base.rev {
-		return n, errLostRace
+		return n, errListTooOld
 	}
-	for _, key := range s.index.gone() {
-		held = append(held, Event{Type: Delete, Key: key, ModRevision: sc.Revision()})
+	for _, key := range s.index.deletedKeys() {
+		batch = append(batch, Event{Type: Delete, Key: key, ModRevision: sc.Revision()})
 	}
-	for len(held) > listChunk {
-		if err := give(held[:listChunk:listChunk], true); err != nil {
+	for len(batch) > maxListBatch {
+		if err := deliver(batch[:maxListBatch:maxListBatch], true); err != nil {
 			return n, err
 		}
-		held = held[listChunk:]
+		batch = batch[maxListBatch:]
 	}
-	return n, give(held, false)
+	return n, deliver(batch, false)
 }
 
-// changed returns the puts for the keys of a chunk that the consumer does not know, or for all keys
-// if whole is set.
-func (s *sub) changed(kvs []*mvccpb.KeyValue, whole bool) []Event {
-	cut := len(s.req.span.ns)
+// changedKeys returns the puts for the keys of a chunk that the consumer does not know, or for all
+// keys if all is set.
+func (s *subscriber) changedKeys(kvs []*mvccpb.KeyValue, all bool) []Event {
+	cut := len(s.request.span.ns)
 	out := make([]Event, 0, len(kvs))
 	for _, kv := range kvs {
-		if !s.index.unchanged(kv.GetKey()[cut:], kv.GetModRevision()) || whole {
-			out = append(out, put(kv, cut))
+		if !s.index.unchanged(kv.GetKey()[cut:], kv.GetModRevision()) || all {
+			out = append(out, putEvent(kv, cut))
 		}
 	}
 	return out
 }
 
-// policy runs one step of a list, with retries.
-func (s *sub) policy(ctx context.Context, step func(ctx context.Context) error) error {
-	return s.core.engine.Do(ctx, s.core.call("list", s.req.sel.String()), func(ctx context.Context, _ bool) error {
+// withRetries runs one step of a list, with retries.
+func (s *subscriber) withRetries(ctx context.Context, step func(ctx context.Context) error) error {
+	return s.core.engine.Do(ctx, s.core.call("list", s.request.selector.String()), func(ctx context.Context, _ bool) error {
 		return step(ctx)
 	})
 }

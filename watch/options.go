@@ -11,8 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// An Option configures a Watcher or one watch. [WithNamespace], [WithLogger] and [WithResyncHook] are
-// options of [New]; all others are options of [Watcher.Watch], [Watcher.Subscribe] and
+// An Option configures a Watcher or one watch. [WithNamespace], [WithLogger] and [WithResyncHook]
+// are options of [New]; all others are options of [Watcher.Watch], [Watcher.Subscribe] and
 // [Watcher.Consume]. An option in the wrong place is invalid.
 type Option func(*options)
 
@@ -62,7 +62,7 @@ func (o *options) fail(format string, args ...any) {
 type config struct {
 	namespace string
 	logger    *slog.Logger
-	resync    func(selector string, folded int)
+	onResync  func(selector string, folded int)
 }
 
 // WithNamespace makes selectors and event keys relative to dir. Keys outside of dir are not
@@ -82,7 +82,7 @@ func WithLogger(l *slog.Logger) Option {
 // changes in the difference. f runs on the watch's goroutine, concurrently for several watches, and
 // must return quickly. Default: none.
 func WithResyncHook(f func(selector string, folded int)) Option {
-	return forWatcher("WithResyncHook", func(c *config) { c.resync = f })
+	return forWatcher("WithResyncHook", func(c *config) { c.onResync = f })
 }
 
 // newConfig applies the options of New and returns the namespace. err joins the errors of all
@@ -98,25 +98,25 @@ func newConfig(opts []Option) (c config, ns string, err error) {
 // How far a watch may lag, in events and in bytes.
 const (
 	defaultBuffer = 4096
-	bufferBytes   = 16 << 20
+	maxLagBytes   = 16 << 20
 )
 
 // request is the result of the options of one watch.
 type request struct {
-	sel  Selector
-	span span
+	selector Selector
+	span     span
 
-	snapshot bool
-	partial  bool
-	after    int64
-	afterSet bool
-	prev     bool
-	puts     bool // only puts
-	deletes  bool // only deletes
-	coalesce bool
-	every    time.Duration
-	everySet bool
-	buffer   int
+	snapshot         bool
+	partialPrefix    bool
+	after            int64
+	afterSet         bool
+	prevValue        bool
+	putsOnly         bool // only puts
+	deletesOnly      bool // only deletes
+	coalesce         bool
+	progressInterval time.Duration
+	progressSet      bool
+	buffer           int
 }
 
 // WithSnapshot starts with the current state. The watch keeps an index of keys, so that it delivers
@@ -138,17 +138,17 @@ func WithAfter(rev int64) Option {
 // WithPrevValue sets Event.PrevValue of live events. It costs etcd a read per event. Default: not
 // set.
 func WithPrevValue() Option {
-	return forWatch("WithPrevValue", func(r *request) { r.prev = true })
+	return forWatch("WithPrevValue", func(r *request) { r.prevValue = true })
 }
 
 // WithPutsOnly omits deletes. Default: both.
 func WithPutsOnly() Option {
-	return forWatch("WithPutsOnly", func(r *request) { r.puts = true })
+	return forWatch("WithPutsOnly", func(r *request) { r.putsOnly = true })
 }
 
 // WithDeletesOnly omits puts. Together with [WithSnapshot] it is invalid. Default: both.
 func WithDeletesOnly() Option {
-	return forWatch("WithDeletesOnly", func(r *request) { r.deletes = true })
+	return forWatch("WithDeletesOnly", func(r *request) { r.deletesOnly = true })
 }
 
 // WithProgress delivers a [Progress] batch at the start of a watch without a snapshot, and whenever
@@ -156,7 +156,7 @@ func WithDeletesOnly() Option {
 // message. Progress is requested at most once a second, so shorter times gain nothing. Default:
 // none, and 30 s for Consume.
 func WithProgress(every time.Duration) Option {
-	return forWatch("WithProgress", func(r *request) { r.every, r.everySet = every, true })
+	return forWatch("WithProgress", func(r *request) { r.progressInterval, r.progressSet = every, true })
 }
 
 // WithBuffer sets how many events the watch may lag before it loses its place in the log; see Slow
@@ -175,29 +175,29 @@ func WithCoalescing() Option {
 
 // WithPartialPrefix allows a prefix that does not end in "/". Default: such a prefix is invalid.
 func WithPartialPrefix() Option {
-	return forWatch("WithPartialPrefix", func(r *request) { r.partial = true })
+	return forWatch("WithPartialPrefix", func(r *request) { r.partialPrefix = true })
 }
 
 // newRequest applies the options of one watch below ns and validates them. It sends nothing.
 func newRequest(ns string, s Selector, opts []Option) (*request, error) {
-	r := &request{sel: s, buffer: defaultBuffer}
+	r := &request{selector: s, buffer: defaultBuffer}
 	o := options{request: r}
 	o.apply(opts)
-	span, err := s.resolve(ns, r.partial)
+	span, err := s.resolve(ns, r.partialPrefix)
 	r.span = span
 	if r.afterSet && r.after < 0 {
 		o.fail("WithAfter: revision %d", r.after)
 	}
-	if r.everySet && r.every <= 0 {
-		o.fail("WithProgress: every %v", r.every)
+	if r.progressSet && r.progressInterval <= 0 {
+		o.fail("WithProgress: every %v", r.progressInterval)
 	}
 	if r.buffer < 1 {
 		o.fail("WithBuffer: %d events", r.buffer)
 	}
-	if r.puts && r.deletes {
+	if r.putsOnly && r.deletesOnly {
 		o.fail("WithPutsOnly and WithDeletesOnly leave nothing")
 	}
-	if r.snapshot && r.deletes {
+	if r.snapshot && r.deletesOnly {
 		o.fail("WithSnapshot needs puts: it does not go with WithDeletesOnly")
 	}
 	return r, errors.Join(append(o.errs, err)...)
@@ -205,15 +205,16 @@ func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 
 // key returns the key of the server-side watch that serves the request. State watches share one
 // with all events, because their index needs them.
-func (r *request) key() hubKey {
-	k := hubKey{ns: r.span.ns, from: r.span.From, to: r.span.To, prev: r.prev, hide: r.span.hide}
+func (r *request) key() watchKey {
+	k := watchKey{ns: r.span.ns, from: r.span.From, to: r.span.To, prev: r.prevValue, hide: r.span.hasHidden}
 	if !r.snapshot {
-		k.puts, k.deletes = r.puts, r.deletes
+		k.puts, k.deletes = r.putsOnly, r.deletesOnly
 	}
 	return k
 }
 
-// filters reports whether the watch itself must omit events. wants reports which it delivers.
-func (r *request) filters() bool { return r.snapshot && r.puts }
+// filtersLocally reports whether the watch itself must omit events. wants reports which it
+// delivers.
+func (r *request) filtersLocally() bool { return r.snapshot && r.putsOnly }
 
-func (r *request) wants(e *Event) bool { return !r.puts || e.Type == Put }
+func (r *request) wants(e *Event) bool { return !r.putsOnly || e.Type == Put }

@@ -31,13 +31,13 @@ func newOutages(log *slog.Logger) *outages {
 	return &outages{log: log, failing: make(map[any]struct{})}
 }
 
-// failed records a failed attempt of who. inARow is the number of consecutive failures.
-func (o *outages) failed(who any, selector string, inARow int, err error) {
-	if inARow < outageThreshold {
+// failed records a failed attempt of source. consecutiveFailures counts this one.
+func (o *outages) failed(source any, selector string, consecutiveFailures int, err error) {
+	if consecutiveFailures < outageThreshold {
 		return
 	}
 	o.mu.Lock()
-	o.failing[who] = struct{}{}
+	o.failing[source] = struct{}{}
 	begins, _, _ := o.records.Update(true, time.Now())
 	o.mu.Unlock()
 	if begins {
@@ -45,17 +45,17 @@ func (o *outages) failed(who any, selector string, inARow int, err error) {
 	}
 }
 
-// ended records that who makes no more attempts. It does not end an outage.
-func (o *outages) ended(who any) {
+// ended records that source makes no more attempts. It does not end an outage.
+func (o *outages) ended(source any) {
 	o.mu.Lock()
-	delete(o.failing, who)
+	delete(o.failing, source)
 	o.mu.Unlock()
 }
 
-// succeeded records a successful attempt of who.
-func (o *outages) succeeded(who any) {
+// succeeded records a successful attempt of source.
+func (o *outages) succeeded(source any) {
 	o.mu.Lock()
-	delete(o.failing, who)
+	delete(o.failing, source)
 	if len(o.failing) > 0 {
 		o.mu.Unlock()
 		return
@@ -67,9 +67,9 @@ func (o *outages) succeeded(who any) {
 	}
 }
 
-// explained adds to errNoAnswer why the client has no connection, if it has none.
-func explained(cli *clientv3.Client, err error) error {
-	if !errors.Is(err, errNoAnswer) {
+// withConnectionError adds to errNoResponse why the client has no connection, if it has none.
+func withConnectionError(cli *clientv3.Client, err error) error {
+	if !errors.Is(err, errNoResponse) {
 		return err
 	}
 	if cause := wire.Explain(cli); cause != nil {

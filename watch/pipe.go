@@ -14,277 +14,277 @@ import (
 // of all watches on the stream.
 const noWatch = clientv3.InvalidWatchID
 
-// pipe is one gRPC stream with its watches. client/v3's own stream reopens by itself, buffers
-// whatever a slow reader leaves, and may hang if a watch is refused while another one ends. A pipe
-// is opened once, buffers little, and ends with its stream.
+// grpcStream is one gRPC stream with its watches. client/v3's own stream reopens by itself, buffers
+// whatever a slow reader leaves, and may hang if a watch is refused while another one ends. A
+// grpcStream is opened once, buffers little, and ends with its gRPC stream.
 //
 // etcd confirms or refuses the watches of a stream in the order of their requests. A refusal names
 // no watch, so this order determines which one it is for.
-type pipe struct {
-	ctx  context.Context //nolint:containedctx // ends the stream
-	stop context.CancelFunc
-	up   chan struct{} // closed once the stream is open or has failed to open
-	pace chan struct{} // holds a token if a response may be received; nil if all may
-	wg   sync.WaitGroup
+type grpcStream struct {
+	ctx           context.Context //nolint:containedctx // ends the stream
+	cancel        context.CancelFunc
+	opened        chan struct{} // closed once the stream is open or has failed to open
+	receiveTokens chan struct{} // holds a token if a response may be received; nil if all may
+	wg            sync.WaitGroup
 
-	asks *progressRequests
+	tracker *progressTracker
 
-	turn chan struct{} // holds a token while a message is sent: one at a time, in the order of asked
+	sendLock chan struct{} // holds a token while a message is sent: one at a time, in the order of unconfirmed
 
-	mu     sync.Mutex
-	wire   pb.Watch_WatchClient // set once
-	at     string               // the peer
-	asked  []*tap               // not confirmed yet, in order
-	open   map[int64]*tap
-	broke  error // why the stream has ended
-	closed bool
+	mu          sync.Mutex
+	stream      pb.Watch_WatchClient // set once
+	peerAddr    string               // the peer
+	unconfirmed []*streamWatch       // not confirmed yet, in order
+	watches     map[int64]*streamWatch
+	err         error // the error with which the stream has ended
+	closed      bool
 }
 
-// opening is how a stream is opened.
-type opening struct {
-	avoid string // a peer to avoid
-	limit int    // maximum size of a response, 0 for the client's
-	paced bool   // each response is received only after a call of more
+// dialOptions is how a stream is opened.
+type dialOptions struct {
+	avoidPeer        string // a peer to avoid
+	maxResponseBytes int    // maximum size of a response, 0 for the client's
+	paced            bool   // each response is received only after a call of more
 }
 
-// newPipe starts to open a stream. It does not wait.
-func newPipe(ctx context.Context, d *dialer, o opening) *pipe {
-	p := &pipe{up: make(chan struct{}), turn: make(chan struct{}, 1), asks: newProgressRequests(), open: make(map[int64]*tap)}
-	p.ctx, p.stop = context.WithCancel(clientv3.WithRequireLeader(ctx))
+// newGRPCStream starts to open a stream. It does not wait.
+func newGRPCStream(ctx context.Context, d *dialer, o dialOptions) *grpcStream {
+	g := &grpcStream{opened: make(chan struct{}), sendLock: make(chan struct{}, 1), tracker: newProgressTracker(), watches: make(map[int64]*streamWatch)}
+	g.ctx, g.cancel = context.WithCancel(clientv3.WithRequireLeader(ctx))
 	if o.paced {
-		p.pace = make(chan struct{}, 1)
+		g.receiveTokens = make(chan struct{}, 1)
 	}
-	p.wg.Go(func() { p.run(d, o) })
-	return p
+	g.wg.Go(func() { g.run(d, o) })
+	return g
 }
 
 // run opens the stream and reads it until it breaks.
-func (p *pipe) run(d *dialer, o opening) {
-	s, at, err := d.dial(p.ctx, o)
-	p.mu.Lock()
-	p.wire, p.at, p.broke = s, at, rpctypes.Error(err)
-	p.mu.Unlock()
-	close(p.up)
+func (g *grpcStream) run(d *dialer, o dialOptions) {
+	s, at, err := d.dial(g.ctx, o)
+	g.mu.Lock()
+	g.stream, g.peerAddr, g.err = s, at, rpctypes.Error(err)
+	g.mu.Unlock()
+	close(g.opened)
 	for err == nil {
-		if p.pace != nil {
+		if g.receiveTokens != nil {
 			select {
-			case <-p.pace:
-			case <-p.ctx.Done():
+			case <-g.receiveTokens:
+			case <-g.ctx.Done():
 			}
 		}
 		var resp *pb.WatchResponse
 		if resp, err = s.Recv(); err == nil {
-			if !p.route(resp) {
-				p.more() // no watch will call it for this response
+			if !g.dispatch(resp) {
+				g.allowReceive() // no watch will call it for this response
 			}
 		}
 	}
-	p.fail(err)
+	g.endAll(err)
 }
 
-// more allows one more response to be received.
-func (p *pipe) more() {
+// allowReceive allows one more response to be received.
+func (g *grpcStream) allowReceive() {
 	select {
-	case p.pace <- struct{}{}:
+	case g.receiveTokens <- struct{}{}:
 	default: // allowed already, or not paced
 	}
 }
 
-// fail ends all watches with err.
-func (p *pipe) fail(err error) {
-	p.stop()
-	p.mu.Lock()
-	p.broke = rpctypes.Error(err)
-	all := p.asked
-	for _, t := range p.open {
-		all = append(all, t)
+// endAll ends all watches with err.
+func (g *grpcStream) endAll(err error) {
+	g.cancel()
+	g.mu.Lock()
+	g.err = rpctypes.Error(err)
+	all := g.unconfirmed
+	for _, w := range g.watches {
+		all = append(all, w)
 	}
-	p.asked = nil
-	clear(p.open)
-	p.mu.Unlock()
-	for _, t := range all {
-		t.end(answer{err: p.broke})
+	g.unconfirmed = nil
+	clear(g.watches)
+	g.mu.Unlock()
+	for _, w := range all {
+		w.finish(response{err: g.err})
 	}
 }
 
 // watch requests a watch that lasts until ctx ends.
-func (p *pipe) watch(ctx context.Context, _ *sync.WaitGroup, k hubKey, at start) <-chan answer {
-	t := &tap{ctx: ctx, ch: make(chan answer, queued)}
+func (g *grpcStream) watch(ctx context.Context, _ *sync.WaitGroup, k watchKey, at startOptions) <-chan response {
+	w := &streamWatch{ctx: ctx, responses: make(chan response, maxQueuedResponses)}
 	select {
-	case <-p.up:
+	case <-g.opened:
 	case <-ctx.Done():
-		return t.ch
+		return w.responses
 	}
 	select {
-	case p.turn <- struct{}{}:
+	case g.sendLock <- struct{}{}:
 	case <-ctx.Done():
-		return t.ch
+		return w.responses
 	}
-	p.mu.Lock()
-	broke := p.broke
-	if broke == nil {
-		p.asked = append(p.asked, t)
-		context.AfterFunc(ctx, func() { p.leave(t) })
-		p.send(k.request(at))
+	g.mu.Lock()
+	err := g.err
+	if err == nil {
+		g.unconfirmed = append(g.unconfirmed, w)
+		context.AfterFunc(ctx, func() { g.cancelWatch(w) })
+		g.send(k.createRequest(at))
 	} else {
-		<-p.turn
+		<-g.sendLock
 	}
-	p.mu.Unlock()
-	if broke != nil {
-		t.end(answer{err: broke})
+	g.mu.Unlock()
+	if err != nil {
+		w.finish(response{err: err})
 	}
-	return t.ch
+	return w.responses
 }
 
-// leave cancels a watch whose context has ended. If etcd has not confirmed it yet, confirm cancels
-// it.
-func (p *pipe) leave(t *tap) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.open[t.id] != t {
+// cancelWatch cancels a watch whose context has ended. If etcd has not confirmed it yet,
+// handleCreated cancels it.
+func (g *grpcStream) cancelWatch(w *streamWatch) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.watches[w.id] != w {
 		return
 	}
-	delete(p.open, t.id)
-	p.cancel(t.id)
+	delete(g.watches, w.id)
+	g.sendCancel(w.id)
 }
 
-// cancel sends the cancellation of a watch. p.mu must be held.
-func (p *pipe) cancel(id int64) {
-	if p.closed {
+// sendCancel sends the cancellation of a watch. g.mu must be held.
+func (g *grpcStream) sendCancel(id int64) {
+	if g.closed {
 		return
 	}
-	p.wg.Go(func() {
+	g.wg.Go(func() {
 		select {
-		case p.turn <- struct{}{}:
-		case <-p.ctx.Done():
+		case g.sendLock <- struct{}{}:
+		case <-g.ctx.Done():
 			return
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}})
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}})
 	})
 }
 
-// progress requests a progress report for all watches of the stream.
-func (p *pipe) progress(context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.wire == nil {
+// requestProgress requests a progress report for all watches of the stream.
+func (g *grpcStream) requestProgress(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stream == nil {
 		return nil
 	}
 	select {
-	case p.turn <- struct{}{}:
-		p.asks.add()
-		p.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+	case g.sendLock <- struct{}{}:
+		g.tracker.recordRequest()
+		g.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
 	default: // a message is being sent: the stream is stuck, or the next request succeeds
 	}
 	return nil
 }
 
 // send sends a message on a goroutine of its own, because Send blocks on a stream that is stuck.
-// The caller must hold the token of turn, which send returns, and p.mu. An error of the stream is
+// The caller must hold sendLock, which send releases, and g.mu. An error of the stream is
 // reported by Recv.
-func (p *pipe) send(m *pb.WatchRequest) {
-	if p.closed {
-		<-p.turn
+func (g *grpcStream) send(m *pb.WatchRequest) {
+	if g.closed {
+		<-g.sendLock
 		return
 	}
-	p.wg.Go(func() {
-		_ = p.wire.Send(m)
-		<-p.turn
+	g.wg.Go(func() {
+		_ = g.stream.Send(m)
+		<-g.sendLock
 	})
 }
 
-func (p *pipe) requests() *progressRequests { return p.asks }
+func (g *grpcStream) progressTracker() *progressTracker { return g.tracker }
 
 // peer returns the address of the stream's peer, or "" if it is unknown.
-func (p *pipe) peer() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at
+func (g *grpcStream) peer() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.peerAddr
 }
 
 // Close ends the stream and waits for its goroutines.
-func (p *pipe) Close() error {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	p.stop()
-	p.wg.Wait()
+func (g *grpcStream) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.cancel()
+	g.wg.Wait()
 	return nil
 }
 
-// route passes a response to its watches. It reports whether one of them takes it, since a watch
-// may have left.
-func (p *pipe) route(resp *pb.WatchResponse) bool {
-	var to []*tap
-	var asOf time.Time
+// dispatch passes a response to its watches. It reports whether one of them accepts it, since a
+// watch may have ended.
+func (g *grpcStream) dispatch(resp *pb.WatchResponse) bool {
+	var to []*streamWatch
+	var completeAt time.Time
 	switch {
 	case resp.GetCreated():
-		return p.confirm(resp)
+		return g.handleCreated(resp)
 	case resp.GetCanceled():
-		t := p.take(resp.GetWatchId())
-		if t != nil {
-			t.end(ending(resp))
+		w := g.remove(resp.GetWatchId())
+		if w != nil {
+			w.finish(cancelResponse(resp))
 		}
-		return t != nil
+		return w != nil
 	case resp.GetWatchId() == noWatch:
-		to, asOf = p.all(), p.asks.answer()
+		to, completeAt = g.openWatches(), g.tracker.recordResponse()
 	default:
-		p.mu.Lock()
-		if t := p.open[resp.GetWatchId()]; t != nil {
-			to = append(to, t)
+		g.mu.Lock()
+		if w := g.watches[resp.GetWatchId()]; w != nil {
+			to = append(to, w)
 		}
-		p.mu.Unlock()
+		g.mu.Unlock()
 	}
-	taken := false
-	for _, t := range to {
-		taken = t.put(resp, asOf) || taken
+	delivered := false
+	for _, w := range to {
+		delivered = w.deliver(resp, completeAt) || delivered
 	}
-	return taken
+	return delivered
 }
 
-// confirm handles the confirmation or refusal of the oldest request. It reports whether the watch
-// still wants it.
-func (p *pipe) confirm(resp *pb.WatchResponse) bool {
-	p.mu.Lock()
-	if len(p.asked) == 0 {
-		p.mu.Unlock()
+// handleCreated handles the confirmation or refusal of the oldest request. It reports whether the
+// watch still wants it.
+func (g *grpcStream) handleCreated(resp *pb.WatchResponse) bool {
+	g.mu.Lock()
+	if len(g.unconfirmed) == 0 {
+		g.mu.Unlock()
 		return false // never happens: etcd answers each request once
 	}
-	t := p.asked[0]
-	p.asked = p.asked[1:]
+	w := g.unconfirmed[0]
+	g.unconfirmed = g.unconfirmed[1:]
 	refused := resp.GetCanceled() || resp.GetWatchId() == noWatch
 	switch {
 	case refused:
-	case t.ctx.Err() != nil:
-		p.cancel(resp.GetWatchId())
+	case w.ctx.Err() != nil:
+		g.sendCancel(resp.GetWatchId())
 	default:
-		t.id = resp.GetWatchId()
-		p.open[t.id] = t
+		w.id = resp.GetWatchId()
+		g.watches[w.id] = w
 	}
-	p.mu.Unlock()
+	g.mu.Unlock()
 	if refused {
-		t.end(ending(resp))
+		w.finish(cancelResponse(resp))
 		return true
 	}
-	return t.send(answer{created: true, header: resp.GetHeader()})
+	return w.send(response{created: true, header: resp.GetHeader()})
 }
 
-func (p *pipe) take(id int64) *tap {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := p.open[id]
-	delete(p.open, id)
-	return t
+func (g *grpcStream) remove(id int64) *streamWatch {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	w := g.watches[id]
+	delete(g.watches, id)
+	return w
 }
 
-func (p *pipe) all() []*tap {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make([]*tap, 0, len(p.open))
-	for _, t := range p.open {
-		out = append(out, t)
+func (g *grpcStream) openWatches() []*streamWatch {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	watches := make([]*streamWatch, 0, len(g.watches))
+	for _, w := range g.watches {
+		watches = append(watches, w)
 	}
-	return out
+	return watches
 }

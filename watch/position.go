@@ -3,7 +3,7 @@ package watch
 import "cmp"
 
 // A position describes which of the cluster's changes are complete: all up to revision rev of a
-// history. The log of a hub has a position, and so has each consumer. A consumer is missing what
+// history. The log of a broadcaster has a position, and so has each consumer. A consumer is missing what
 // lies between the two.
 //
 // Histories are numbered from 1. The number rises whenever the cluster turns out to have another
@@ -11,7 +11,7 @@ import "cmp"
 // Positions can: they are ordered by history first. The zero position is before all others.
 //
 // The following holds for every log and every consumer, because advance never goes back and
-// span.nodes checks the order of events:
+// span.logEntries checks the order of events:
 //
 //   - Its position never goes back.
 //   - It moves to a revision only if every change up to that revision was appended to the log, or
@@ -30,11 +30,11 @@ func (p position) compare(q position) int {
 // reaches reports whether p is q or later: everything up to q is complete.
 func (p position) reaches(q position) bool { return p.compare(q) >= 0 }
 
-// next returns the first revision after p.
-func (p position) next() int64 { return p.rev + 1 }
+// nextRevision returns the first revision after p.
+func (p position) nextRevision() int64 { return p.rev + 1 }
 
-// at returns revision rev of the history of p.
-func (p position) at(rev int64) position { return position{history: p.history, rev: rev} }
+// atRevision returns revision rev of the history of p.
+func (p position) atRevision(rev int64) position { return position{history: p.history, rev: rev} }
 
 // advance returns the later of p and q.
 func (p position) advance(q position) position {
@@ -44,7 +44,7 @@ func (p position) advance(q position) position {
 	return q
 }
 
-// rewritten returns revision rev of the history that follows the one of p.
-func (p position) rewritten(rev int64) position {
+// nextHistory returns revision rev of the history that follows the one of p.
+func (p position) nextHistory(rev int64) position {
 	return position{history: p.history + 1, rev: rev}
 }

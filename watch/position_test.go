@@ -16,8 +16,8 @@ func TestPosition_IsOrderedByHistoryFirst(t *testing.T) {
 			assert.Equal(t, rising[max(i, j)], p.advance(q), "%v advances to %v", p, q)
 		}
 	}
-	assert.Equal(t, int64(8), position{1, 7}.next())
-	assert.Equal(t, position{1, 9}, position{1, 7}.at(9))
-	assert.Equal(t, position{2, 3}, position{1, 7}.rewritten(3))
-	assert.True(t, position{1, 7}.rewritten(3).reaches(position{1, 7}), "another history is later, whatever its revision")
+	assert.Equal(t, int64(8), position{1, 7}.nextRevision())
+	assert.Equal(t, position{1, 9}, position{1, 7}.atRevision(9))
+	assert.Equal(t, position{2, 3}, position{1, 7}.nextHistory(3))
+	assert.True(t, position{1, 7}.nextHistory(3).reaches(position{1, 7}), "another history is later, whatever its revision")
 }

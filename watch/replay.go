@@ -13,52 +13,52 @@ import (
 
 // stallTimeout is how long a consumer may take for one batch before the stream of its replay is
 // closed, so that etcd does not have to keep what follows. A Watcher of the user buffers everything
-// that arrives. Over one, givenStallTimeout applies, to a whole response.
+// that arrives. Over one, slowUserConsumerTimeout applies, to a whole response.
 const (
-	stallTimeout      = 5 * time.Second
-	givenStallTimeout = 200 * time.Millisecond
+	slowConsumerTimeout     = 5 * time.Second
+	slowUserConsumerTimeout = 200 * time.Millisecond
 )
 
-// errStalled ends a stream of a replay because its consumer is slow. The replay continues where it
-// was.
-var errStalled = errors.New("the consumer is slow")
+// errSlowConsumer ends a stream of a replay because its consumer is slow. The replay continues
+// where it was.
+var errSlowConsumer = errors.New("the consumer is slow")
 
-// errLarger ends a stream of a replay because a response was larger than expected. The replay
-// requests it again, with its size or in fragments.
-var errLarger = errors.New("the response is larger than expected")
+// errLargeResponse ends a stream of a replay because a response was larger than expected. The
+// replay requests it again, with its size or in fragments.
+var errLargeResponse = errors.New("the response is larger than expected")
 
-// errNoProgress ends a replay for a state watch because it delivers nothing.
-var errNoProgress = errors.New("the replay makes no progress")
+// errReplayStalled ends a replay for a state watch because it delivers nothing.
+var errReplayStalled = errors.New("the replay makes no progress")
 
 // replay delivers the history up to a position over a server-side watch of its own. It may deliver
-// more. It returns a *compaction if the history was compacted.
-func (s *sub) replay(goal position) error {
-	s.core.counts.replays.Add(1)
-	r := replayer{sub: s, goal: goal, waits: reopening()}
+// more. It returns a *compactedError if the history was compacted.
+func (s *subscriber) replay(goal position) error {
+	s.core.counters.replays.Add(1)
+	r := replayer{subscriber: s, goal: goal, backoff: newBackoff()}
 	defer s.core.outages.ended(s)
-	for !s.at.reaches(goal) {
-		err := r.once()
-		if err == nil || fromConsumer(err) || s.over() != nil {
+	for !s.pos.reaches(goal) {
+		err := r.replayOnce()
+		if err == nil || fromConsumer(err) || s.canceled() != nil {
 			return err
 		}
-		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > s.at.next() {
+		if c, ok := errors.AsType[*compactedError](err); ok && c.oldest > s.pos.nextRevision() {
 			return err
 		}
-		if end := final(err); end != nil {
-			return end
+		if permanent := permanentError(err); permanent != nil {
+			return permanent
 		}
-		if !s.hub.follows(s.at) {
-			return errOtherHistory
+		if !s.broadcaster.isCurrentHistory(s.pos) {
+			return errHistoryChanged
 		}
-		if errors.Is(err, errStalled) || errors.Is(err, errLarger) {
+		if errors.Is(err, errSlowConsumer) || errors.Is(err, errLargeResponse) {
 			continue
 		}
 		if s.index != nil && r.stalls >= maxStalls {
-			return errNoProgress
+			return errReplayStalled
 		}
-		s.core.outages.failed(s, s.req.sel.String(), r.stalls, err)
-		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.req.sel.String(), "error", err)
-		if !sleep(s.ctx, r.waits.NextBackOff()) {
+		s.core.outages.failed(s, s.request.selector.String(), r.stalls, err)
+		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.request.selector.String(), "error", err)
+		if !sleep(s.ctx, r.backoff.NextBackOff()) {
 			return s.ctx.Err()
 		}
 	}
@@ -67,163 +67,165 @@ func (s *sub) replay(goal position) error {
 
 // replayer is the state of a replay, which may use several streams in turn.
 type replayer struct {
-	*sub
+	*subscriber
 
-	goal  position
-	share *reservation // for the current stream
+	goal        position
+	reservation *reservation // for the current stream
 
-	waits     backoff.BackOff
-	avoid     string // the peer of the stream that failed last
-	silences  int    // streams without an answer since the replay last advanced
-	stalls    int    // consecutive streams that delivered nothing
-	fragments bool   // request fragments, because a response exceeded the maximum size
-	size      int64  // of the next reservation, 0 if unknown
+	backoff      backoff.BackOff
+	avoidPeer    string // the peer of the stream that failed last
+	timeouts     int    // streams without a response since the replay last advanced
+	stalls       int    // consecutive streams that delivered nothing
+	fragments    bool   // request fragments, because a response exceeded the maximum size
+	reserveBytes int64  // of the next reservation, 0 if unknown
 }
 
-// once replays over one stream and determines how to open the next one.
-func (r *replayer) once() (err error) {
-	if r.share, err = r.core.replays.reserve(r.ctx, r.size); err != nil {
+// replayOnce replays over one stream and determines how to open the next one.
+func (r *replayer) replayOnce() (err error) {
+	if r.reservation, err = r.core.replayBudget.reserve(r.ctx, r.reserveBytes); err != nil {
 		return err
 	}
-	defer r.share.release()
-	limit := r.share.limit()
+	defer r.reservation.release()
+	limit := r.reservation.maxResponseBytes()
 	if r.fragments {
 		limit = 0
 	}
-	seat := r.core.pool.forReplay(limit, r.avoid)
-	was := r.at
-	err = explained(r.core.cli, r.read(seat))
-	r.core.pool.release(seat, err != nil)
-	if r.at != was {
-		r.waits, r.silences, r.stalls, r.fragments, r.size = reopening(), 0, 0, false, 0
-		r.core.outages.succeeded(r.sub)
+	stream := r.core.pool.acquireReplay(limit, r.avoidPeer)
+	before := r.pos
+	err = withConnectionError(r.core.cli, r.read(stream))
+	r.core.pool.release(stream, err != nil)
+	if r.pos != before {
+		r.backoff, r.timeouts, r.stalls, r.fragments, r.reserveBytes = newBackoff(), 0, 0, false, 0
+		r.core.outages.succeeded(r.subscriber)
 	}
-	if !spoils(err) || fromConsumer(err) || errors.Is(err, errStalled) || r.over() != nil {
+	if !isStreamError(err) || fromConsumer(err) || errors.Is(err, errSlowConsumer) || r.canceled() != nil {
 		return err
 	}
-	if oversized(err) {
-		size, most := refusedSize(err)
-		if size *= copiesHeld; most == limit && limit > 0 && size <= replayMemory {
-			r.size = size
-			return errLarger
+	if isOversized(err) {
+		size, maxSize := parseOversized(err)
+		if size *= copiesPerResponse; maxSize == limit && limit > 0 && size <= maxReplayMemory {
+			r.reserveBytes = size
+			return errLargeResponse
 		}
-		if r.size = fragmentReserve; !r.fragments {
+		if r.reserveBytes = fragmentReservation; !r.fragments {
 			r.fragments = true
-			return errLarger
+			return errLargeResponse
 		}
 	}
-	r.avoid = seat.src.peer()
-	if errors.Is(err, errNoAnswer) {
-		r.silences++
+	r.avoidPeer = stream.transport.peer()
+	if errors.Is(err, errNoResponse) {
+		r.timeouts++
 	}
-	if r.at == was {
+	if r.pos == before {
 		r.stalls++
-		r.fragments = r.fragments || r.core.pool.hidesRefusal(r.stalls)
+		r.fragments = r.fragments || r.core.pool.mayHideRefusal(r.stalls)
 	}
 	return err
 }
 
-// refusedSize returns the size of a response that exceeded the maximum, and the maximum. They are 0
-// if unknown.
-func refusedSize(err error) (size int64, limit int) {
+// parseOversized returns the size of a response that exceeded the maximum, and the maximum. They
+// are 0 if unknown.
+func parseOversized(err error) (size int64, limit int) {
 	_, sizes, _ := strings.Cut(retry.Message(err), largerThanMax)
 	_, _ = fmt.Sscanf(sizes, " (%d vs. %d)", &size, &limit)
 	return size, limit
 }
 
 // read opens the watch and delivers its responses until the goal is reached.
-func (r *replayer) read(seat *seat) error {
-	st, err := seat.open(r.ctx, &r.wg, r.req.key(), start{rev: r.at.next(), fragments: r.fragments}, patienceMin)
+func (r *replayer) read(stream *pooledStream) error {
+	w, err := stream.open(r.ctx, &r.wg, r.request.key(), startOptions{rev: r.pos.nextRevision(), fragments: r.fragments}, minSilenceTimeout)
 	if err != nil {
 		return err
 	}
-	defer st.stop()
-	if err := r.hub.history.Load().check(st.first.header, r.at.history); err != nil {
+	defer w.cancel()
+	if err := r.broadcaster.history.Load().check(w.confirmation.header, r.pos.history); err != nil {
 		return err
 	}
-	ask := time.NewTicker(askBehind)
-	defer ask.Stop()
-	st.more()
+	ticker := time.NewTicker(catchUpProgressInterval)
+	defer ticker.Stop()
+	w.allowReceive()
 	for {
 		select {
-		case a, ok := <-st.ch:
-			if err := a.failure(ok); err != nil {
+		case resp, ok := <-w.responses:
+			if err := resp.endError(ok); err != nil {
 				return err
 			}
-			if err := r.deliver(st, &a); err != nil {
+			if err := r.handle(w, &resp); err != nil {
 				return err
 			}
-			if r.at.reaches(r.goal) {
+			if r.pos.reaches(r.goal) {
 				return nil
 			}
-			st.note() // the time that the consumer has taken is not silence of etcd
-			st.more()
-		case <-ask.C:
-			if err := st.dead(r.silences); err != nil {
+			w.noteResponse() // the time that the consumer has taken is not silence of etcd
+			w.allowReceive()
+		case <-ticker.C:
+			if err := w.checkSilence(r.timeouts); err != nil {
 				return err
 			}
-			if !r.hub.follows(r.at) {
-				return errOtherHistory
+			if !r.broadcaster.isCurrentHistory(r.pos) {
+				return errHistoryChanged
 			}
-			st.ask()
-		case <-st.ctx.Done():
-			return st.ctx.Err()
+			w.requestProgress()
+		case <-w.ctx.Done():
+			return w.ctx.Err()
 		}
 	}
 }
 
-// deliver delivers one response to the consumer. If the consumer is slow, deliver ends the watch
-// and returns errStalled.
-func (r *replayer) deliver(st *stream, a *answer) error {
-	if a.progress() {
-		r.move(r.at.at(a.header.GetRevision()))
+// handle delivers one response to the consumer. If the consumer is slow, handle ends the watch
+// and returns errSlowConsumer.
+func (r *replayer) handle(w *confirmedWatch, resp *response) error {
+	if resp.isProgress() {
+		r.advance(r.pos.atRevision(resp.header.GetRevision()))
 		return nil
 	}
-	if len(a.events) == 0 {
+	if len(resp.events) == 0 {
 		return nil
 	}
-	entries, to, err := r.req.span.nodes(a.events, r.at)
+	entries, to, err := r.request.span.logEntries(resp.events, r.pos)
 	if err != nil {
 		return err
 	}
-	limit := stallTimeout
-	if !st.seat.own {
-		limit = givenStallTimeout
+	limit := slowConsumerTimeout
+	if !w.stream.forReplay {
+		limit = slowUserConsumerTimeout
 	}
-	give := func(n *node) error { return r.give(Batch{Kind: Live, Revision: n.at.rev, Events: n.events}) }
-	if r.req.coalesce && len(entries) > 1 {
-		f := newFold()
-		for _, n := range entries {
-			f.add(n.at, n.events)
+	deliver := func(entry *logEntry) error {
+		return r.deliver(Batch{Kind: Live, Revision: entry.pos.rev, Events: entry.events})
+	}
+	if r.request.coalesce && len(entries) > 1 {
+		coalesced := newCoalescer()
+		for _, entry := range entries {
+			coalesced.add(entry.pos, entry.events)
 		}
-		entries = []*node{{at: to}} // represents all of them
-		give = func(*node) error { return r.giveFold(f) }
+		entries = []*logEntry{{pos: to}} // represents all of them
+		deliver = func(*logEntry) error { return r.deliverCoalesced(coalesced) }
 	}
-	timer := time.AfterFunc(limit, st.stop)
+	timer := time.AfterFunc(limit, w.cancel)
 	defer timer.Stop()
 	stalled := false
-	r.share.hold(entries, st.stop)
+	r.reservation.setEntries(entries, w.cancel)
 	for {
-		n, ok := r.share.next()
+		entry, ok := r.reservation.next()
 		if !ok {
-			return errStalled
+			return errSlowConsumer
 		}
-		if n == nil {
+		if entry == nil {
 			break
 		}
-		if err := r.over(); err != nil {
+		if err := r.canceled(); err != nil {
 			return err
 		}
-		if err := give(n); err != nil {
+		if err := deliver(entry); err != nil {
 			return err
 		}
-		if st.seat.own {
+		if w.stream.forReplay {
 			stalled = !timer.Reset(limit) || stalled
 		}
 	}
-	r.move(to)
-	if stalled = !timer.Stop() || stalled; stalled && !r.at.reaches(r.goal) {
-		return errStalled
+	r.advance(to)
+	if stalled = !timer.Stop() || stalled; stalled && !r.pos.reaches(r.goal) {
+		return errSlowConsumer
 	}
 	return nil
 }

@@ -9,12 +9,12 @@ import (
 
 // Limits of the memory of replays, in bytes.
 const (
-	replayMemory     = 64 << 20  // for the responses to all replays of a Watcher, encoded and decoded
-	smallReservation = 512 << 10 // minimum for a replay of unknown size
-	smallMemory      = 16 << 20  // what larger reservations of unknown size leave for small ones
-	copiesHeld       = 2         // a response is in memory twice: encoded and decoded
-	fragmentReserve  = 8 << 20   // for a replay in fragments, which etcd makes 2 MiB large
-	reclaimInterval  = 200 * time.Millisecond
+	maxReplayMemory        = 64 << 20  // for the responses to all replays of a Watcher, encoded and decoded
+	minReservation         = 512 << 10 // minimum for a replay of unknown size
+	smallReservationMemory = 16 << 20  // what larger reservations of unknown size leave for small ones
+	copiesPerResponse      = 2         // a response is in memory twice: encoded and decoded
+	fragmentReservation    = 8 << 20   // for a replay in fragments, which etcd makes 2 MiB large
+	reclaimInterval        = 200 * time.Millisecond
 )
 
 // replayBudget bounds the memory of all replays of a Watcher. It grants reservations in order.
@@ -28,7 +28,7 @@ type replayBudget struct {
 }
 
 func newReplayBudget() *replayBudget {
-	return &replayBudget{free: replayMemory, granted: make(map[*reservation]struct{})}
+	return &replayBudget{free: maxReplayMemory, granted: make(map[*reservation]struct{})}
 }
 
 // reservation is the share of one replay, and the part of a response that was not delivered yet.
@@ -37,17 +37,17 @@ type reservation struct {
 	ready  chan struct{} // closed when it is granted
 
 	// Guarded by budget.mu.
-	size    int64
-	entries []*node
-	busy    time.Time // when the consumer got its batch; zero while it has none
-	stop    func()    // ends the stream
+	size      int64
+	entries   []*logEntry
+	busySince time.Time // when the consumer got its batch; zero while it has none
+	cancel    func()    // ends the stream
 }
 
 // reserve waits for a reservation. A size of 0 means unknown: the reservation then gets half of
-// what is free beyond smallMemory. A response that does not fit into its reservation is requested
-// again, which takes etcd's next turn, 100 ms. release must follow.
+// what is free beyond smallReservationMemory. A response that does not fit into its reservation is
+// requested again, which takes etcd's next turn, 100 ms. release must follow.
 func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, error) {
-	r := &reservation{budget: b, size: min(size, replayMemory), ready: make(chan struct{}), stop: func() {}}
+	r := &reservation{budget: b, size: min(size, maxReplayMemory), ready: make(chan struct{}), cancel: func() {}}
 	b.mu.Lock()
 	b.waiting = append(b.waiting, r)
 	b.grant()
@@ -73,7 +73,7 @@ func (b *replayBudget) grant() {
 		r := b.waiting[0]
 		size := r.size
 		if size == 0 {
-			size = max(smallReservation, (b.free-smallMemory)/2)
+			size = max(minReservation, (b.free-smallReservationMemory)/2)
 		}
 		if size > b.free {
 			return
@@ -92,7 +92,7 @@ func (b *replayBudget) reclaim() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for r := range b.granted {
-		if !r.busy.IsZero() && time.Since(r.busy) >= reclaimInterval {
+		if !r.busySince.IsZero() && time.Since(r.busySince) >= reclaimInterval {
 			b.drop(r)
 		}
 	}
@@ -104,7 +104,7 @@ func (b *replayBudget) drop(r *reservation) {
 		delete(b.granted, r)
 		b.free += r.size
 		r.entries = nil
-		r.stop()
+		r.cancel()
 	}
 	if at := slices.Index(b.waiting, r); at >= 0 {
 		b.waiting = slices.Delete(b.waiting, at, at+1)
@@ -119,22 +119,22 @@ func (r *reservation) release() {
 	r.budget.drop(r)
 }
 
-// limit returns the maximum size of a response.
-func (r *reservation) limit() int { return int(r.size / copiesHeld) }
+// maxResponseBytes returns the maximum size of a response.
+func (r *reservation) maxResponseBytes() int { return int(r.size / copiesPerResponse) }
 
-// hold stores entries for the consumer. stop ends the stream if the reservation is revoked.
-func (r *reservation) hold(entries []*node, stop func()) {
+// setEntries stores entries for the consumer. stop ends the stream if the reservation is revoked.
+func (r *reservation) setEntries(entries []*logEntry, stop func()) {
 	r.budget.mu.Lock()
 	defer r.budget.mu.Unlock()
-	r.entries, r.stop = entries, stop
+	r.entries, r.cancel = entries, stop
 }
 
 // next returns the next entry for the consumer, which counts as busy from now on, or nil after the
 // last. ok is false if the reservation was revoked.
-func (r *reservation) next() (n *node, ok bool) {
+func (r *reservation) next() (n *logEntry, ok bool) {
 	r.budget.mu.Lock()
 	defer r.budget.mu.Unlock()
-	r.busy = time.Time{}
+	r.busySince = time.Time{}
 	if _, ok := r.budget.granted[r]; !ok {
 		return nil, false
 	}
@@ -143,6 +143,6 @@ func (r *reservation) next() (n *node, ok bool) {
 	}
 	n, r.entries[0] = r.entries[0], nil
 	r.entries = r.entries[1:]
-	r.busy = time.Now()
+	r.busySince = time.Now()
 	return n, true
 }

@@ -53,9 +53,9 @@ func (s Selector) String() string {
 type span struct {
 	keyspace.Range // the range of the server-side watch
 
-	lists []keyspace.Range // the ranges to list, without the library's own keys
-	ns    string
-	hide  bool // the range contains keys of the library, which must be omitted
+	listRanges []keyspace.Range // the ranges to list, without the library's own keys
+	ns         string
+	hasHidden  bool // the range contains keys of the library, which must be omitted
 }
 
 // resolve validates a selector and returns its span in the namespace ns.
@@ -66,12 +66,12 @@ func (s Selector) resolve(ns string, partial bool) (span, error) {
 			return span{}, err
 		}
 		one := keyspace.One(ns + s.from)
-		return span{Range: one, lists: []keyspace.Range{one}, ns: ns}, nil
+		return span{Range: one, listRanges: []keyspace.Range{one}, ns: ns}, nil
 	case selectPrefix:
 		if err := keyspace.Prefix(s.from, partial); err != nil {
 			return span{}, err
 		}
-		return between(ns, keyspace.Within(ns, s.from), keyspace.IsHidden(s.from)), nil
+		return newSpan(ns, keyspace.Within(ns, s.from), keyspace.IsHidden(s.from)), nil
 	case selectRange:
 		return s.resolveRange(ns)
 	case selectNothing:
@@ -94,26 +94,26 @@ func (s Selector) resolveRange(ns string) (span, error) {
 	if r = all.Intersect(r); r.Empty() {
 		return span{}, fmt.Errorf("%w: range from %s to %s is empty", errs.Invalid, errs.Quote(s.from), errs.Quote(s.to))
 	}
-	return between(ns, r, keyspace.IsHidden(s.from)), nil
+	return newSpan(ns, r, keyspace.IsHidden(s.from)), nil
 }
 
-// between returns the span of the range r in ns. It omits the keys of the library unless named is
+// newSpan returns the span of the range r in ns. It omits the keys of the library unless named is
 // set.
-func between(ns string, r keyspace.Range, named bool) span {
+func newSpan(ns string, r keyspace.Range, named bool) span {
 	hidden := keyspace.Under(ns + keyspace.Hidden)
 	if named || r.Intersect(hidden).Empty() {
-		return span{Range: r, lists: []keyspace.Range{r}, ns: ns}
+		return span{Range: r, listRanges: []keyspace.Range{r}, ns: ns}
 	}
-	out := span{Range: r, ns: ns, hide: true}
+	out := span{Range: r, ns: ns, hasHidden: true}
 	for _, part := range []keyspace.Range{{From: keyspace.First, To: hidden.From}, {From: hidden.To, To: keyspace.ToEnd}} {
 		if part = r.Intersect(part); !part.Empty() {
-			out.lists = append(out.lists, part)
+			out.listRanges = append(out.listRanges, part)
 		}
 	}
 	return out
 }
 
-// hidden reports whether an absolute key is one of the library's own that must be omitted.
-func (s *span) hidden(key []byte) bool {
-	return s.hide && strings.HasPrefix(string(key[min(len(s.ns), len(key)):]), keyspace.Hidden)
+// isHidden reports whether an absolute key is one of the library's own that must be omitted.
+func (s *span) isHidden(key []byte) bool {
+	return s.hasHidden && strings.HasPrefix(string(key[min(len(s.ns), len(key)):]), keyspace.Hidden)
 }

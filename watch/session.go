@@ -15,62 +15,62 @@ import (
 
 // Intervals and timeouts of a server-side watch.
 const (
-	askBehind    = 100 * time.Millisecond // between progress requests while catching up
-	patienceMin  = answerTimeout          // a stream is dead after this long without an answer
-	patienceMost = 32 * time.Second       // the same while it is catching up and cannot answer
+	catchUpProgressInterval = 100 * time.Millisecond // between progress requests while catching up
+	minSilenceTimeout       = responseTimeout        // a stream is dead after this long without a response
+	maxSilenceTimeout       = 32 * time.Second       // the same while it is catching up and cannot answer
 	// fragmentTimeout bounds the time for one fragment. etcd is silent while it measures the events
 	// one by one.
 	fragmentTimeout = 10 * time.Minute
-	reopenFirst     = 50 * time.Millisecond
-	reopenMost      = 5 * time.Second
+	minBackoff      = 50 * time.Millisecond
+	maxBackoff      = 5 * time.Second
 )
 
 // maxStalls is how many replays in a row may deliver nothing before a state watch lists instead.
 const maxStalls = 2
 
-// flow is the state that a hub's goroutine keeps between two streams.
-type flow struct {
-	lost      *compaction
-	reopen    backoff.BackOff
+// reconnectState is the state that a broadcaster's goroutine keeps between two streams.
+type reconnectState struct {
+	compacted *compactedError
+	backoff   backoff.BackOff
 	failures  int    // consecutive failures without a complete response between them
-	silences  int    // of these, the ones with errNoAnswer
+	timeouts  int    // of these, the ones with errNoResponse
 	stalls    int    // consecutive replays that delivered nothing
-	suspect   bool   // a response was too large on a shared stream, and may have been this hub's
+	isolate   bool   // a response was too large on a shared stream, and may have been this broadcaster's
 	fragments bool   // request fragments, because a response exceeded the maximum size
-	avoid     string // the peer of the stream that failed last
+	avoidPeer string // the peer of the stream that failed last
 }
 
-// reopening returns a new backoff for opening a stream.
-func reopening() backoff.BackOff {
-	b := retry.Policy{BaseDelay: reopenFirst, MaxDelay: reopenMost}.Backoff()
+// newBackoff returns a new backoff for opening a stream.
+func newBackoff() backoff.BackOff {
+	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	b.Reset()
 	return b
 }
 
-// run is the hub's goroutine.
-func (h *hub) run() {
-	h.reopen = reopening()
-	defer h.core.outages.ended(h)
+// run is the broadcaster's goroutine.
+func (b *broadcaster) run() {
+	b.backoff = newBackoff()
+	defer b.core.outages.ended(b)
 	for {
-		err := h.session()
-		if h.ctx.Err() != nil {
+		err := b.serve()
+		if b.ctx.Err() != nil {
 			return
 		}
-		if end := final(err); end != nil {
-			h.fail(end)
+		if permanent := permanentError(err); permanent != nil {
+			b.end(permanent)
 			return
 		}
-		if c, ok := errors.AsType[*compaction](err); ok && c.oldest > h.at().next() {
-			h.lost = c
-			h.become(StateSyncing, time.Now(), err)
+		if c, ok := errors.AsType[*compactedError](err); ok && c.oldest > b.position().nextRevision() {
+			b.compacted = c
+			b.setState(StateSyncing, time.Now(), err)
 			continue // without a pause: the history is gone, and the watch can continue from now
 		}
-		if errors.Is(err, errMoves) {
+		if errors.Is(err, errMoved) {
 			continue
 		}
-		h.core.counts.reconnects.Add(1)
-		h.core.log.DebugContext(h.ctx, "watch stream is opened again", "selector", h.name, "error", err)
-		if !sleep(h.ctx, h.reopen.NextBackOff()) {
+		b.core.counters.reconnects.Add(1)
+		b.core.log.DebugContext(b.ctx, "watch stream is opened again", "selector", b.selector, "error", err)
+		if !sleep(b.ctx, b.backoff.NextBackOff()) {
 			return
 		}
 	}
@@ -88,266 +88,266 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// errMoves ends a server-side watch although its stream works, and opens another one: a suspect has
-// turned out not to be to blame, or its stream was retired.
-var errMoves = errors.New("moves to another stream")
+// errMoved ends a server-side watch although its stream works, and opens another one: an isolated
+// watch has turned out not to be the cause, or its stream was retired.
+var errMoved = errors.New("moves to another stream")
 
-// session opens a watch on the stream of live watches and follows it until it ends.
-func (h *hub) session() error {
-	s := h.core.pool.join(h.avoid, min(patienceMin<<min(h.silences, 8), patienceMost))
-	at, err := h.follow(s)
-	err = explained(h.core.cli, err)
-	if h.ctx.Err() == nil && !errors.Is(err, errMoves) {
-		h.blame(at, err)
+// serve opens a watch on the stream of live watches and follows it until it ends.
+func (b *broadcaster) serve() error {
+	stream := b.core.pool.acquireLive(b.avoidPeer, min(minSilenceTimeout<<min(b.timeouts, 8), maxSilenceTimeout))
+	failed, err := b.syncAndReceive(stream)
+	err = withConnectionError(b.core.cli, err)
+	if b.ctx.Err() == nil && !errors.Is(err, errMoved) {
+		b.recordFailure(failed, err)
 	}
-	h.core.pool.release(s, at == s && h.ctx.Err() == nil && spoils(err))
+	b.core.pool.release(stream, failed == stream && b.ctx.Err() == nil && isStreamError(err))
 	return err
 }
 
-// spoils reports whether the error of a watch concerns its stream, so that the other watches there
-// should move. A compaction does not, nor does a permission error.
-func spoils(err error) bool {
-	_, gone := errors.AsType[*compaction](err)
-	return err != nil && !gone && final(err) == nil && !errors.Is(err, errMoves)
+// isStreamError reports whether the error of a watch concerns its stream, so that the other watches
+// there should move. A compaction does not, nor does a permission error.
+func isStreamError(err error) bool {
+	_, gone := errors.AsType[*compactedError](err)
+	return err != nil && !gone && permanentError(err) == nil && !errors.Is(err, errMoved)
 }
 
-// blame records the error of a stream, and determines where to open the next one.
-func (h *hub) blame(s *seat, err error) {
-	if _, ok := errors.AsType[*compaction](err); ok {
+// recordFailure records the error of a stream, and determines where to open the next one.
+func (b *broadcaster) recordFailure(stream *pooledStream, err error) {
+	if _, ok := errors.AsType[*compactedError](err); ok {
 		return // the stream works
 	}
-	h.failures++
-	h.core.outages.failed(h, h.name, h.failures, err)
-	h.avoid = s.src.peer()
-	if errors.Is(err, errNoAnswer) {
-		h.silences++
+	b.failures++
+	b.core.outages.failed(b, b.selector, b.failures, err)
+	b.avoidPeer = stream.transport.peer()
+	if errors.Is(err, errNoResponse) {
+		b.timeouts++
 	}
 	// A response that broke a stream of live watches is read again on a stream for catching up.
-	if oversized(err) && (!s.isLive() || h.core.pool.user != nil) {
-		shared := h.core.pool.shared(s)
-		h.suspect = h.suspect || shared
-		h.fragments = h.fragments || s.alone || !shared
+	if isOversized(err) && (!stream.isLive() || b.core.pool.userWatcher != nil) {
+		shared := b.core.pool.wasShared(stream)
+		b.isolate = b.isolate || shared
+		b.fragments = b.fragments || stream.isolated || !shared
 	}
 	since := time.Now()
-	if heard := h.heard.Load(); heard > 0 {
+	if heard := b.lastResponse.Load(); heard > 0 {
 		since = time.Unix(0, heard)
 	}
-	h.become(StateStale, since, err)
+	b.setState(StateStale, since, err)
 }
 
-// follow opens a watch at revision 0, "now", reads what was missed and follows the watch until it
-// ends. It returns the stream on which the error happened.
-func (h *hub) follow(s *seat) (at *seat, err error) {
-	st, err := s.open(h.ctx, &h.core.wg, h.key, start{fragments: h.fragments}, patienceMin)
+// syncAndReceive opens a watch at revision 0, "now", reads what was missed and follows the watch
+// until it ends. It returns the stream on which the error happened.
+func (b *broadcaster) syncAndReceive(stream *pooledStream) (failed *pooledStream, err error) {
+	w, err := stream.open(b.ctx, &b.core.wg, b.key, startOptions{fragments: b.fragments}, minSilenceTimeout)
 	if err != nil {
-		return s, err
+		return stream, err
 	}
 	defer func() {
-		if st != nil {
-			st.stop()
+		if w != nil {
+			w.cancel()
 		}
 	}()
-	h.heard.Store(st.heard.UnixNano())
-	goal, err := h.arrive(st.first.header)
+	b.lastResponse.Store(w.lastResponse.UnixNano())
+	goal, err := b.reconcile(w.confirmation.header)
 	if err != nil {
-		return s, err
+		return stream, err
 	}
-	from := h.at()
+	from := b.position()
 	if from.reaches(goal) {
-		h.wholeAsOf(st.begun)
-		h.become(StateLive, time.Now(), nil)
-		return s, h.serve(st, goal)
+		b.setCompleteAt(w.requestedAt)
+		b.setState(StateLive, time.Now(), nil)
+		return stream, b.receive(w, goal)
 	}
-	st.stop()
-	first := st.first.header
-	at = s
-	if h.core.pool.user == nil {
-		st, at, err = h.catchUp(s, first, goal)
-	} else if st, err = h.openHistory(s, first, goal); err == nil {
-		err = h.serve(st, goal)
+	w.cancel()
+	first := w.confirmation.header
+	failed = stream
+	if b.core.pool.userWatcher == nil {
+		w, failed, err = b.catchUp(stream, first, goal)
+	} else if w, err = b.openHistory(stream, first, goal); err == nil {
+		err = b.receive(w, goal)
 	}
 	switch {
-	case !from.reaches(h.at()):
-		h.stalls, h.fragments = 0, false
-	case !from.reaches(goal) && !errors.Is(err, errMoves):
-		h.stalls++
-		h.fragments = h.fragments || h.core.pool.hidesRefusal(h.stalls)
+	case !from.reaches(b.position()):
+		b.stalls, b.fragments = 0, false
+	case !from.reaches(goal) && !errors.Is(err, errMoved):
+		b.stalls++
+		b.fragments = b.fragments || b.core.pool.mayHideRefusal(b.stalls)
 	}
 	if err == nil {
-		return s, h.serve(st, goal)
+		return stream, b.receive(w, goal)
 	}
-	return at, err
+	return failed, err
 }
 
-// arrive compares the confirmation of a watch at revision 0 with the log. History must be read up
-// to the goal that it returns.
-func (h *hub) arrive(hdr *pb.ResponseHeader) (goal position, err error) {
-	at := h.at()
+// reconcile compares the confirmation of a watch at revision 0 with the log. History must be read
+// up to the goal that it returns.
+func (b *broadcaster) reconcile(hdr *pb.ResponseHeader) (goal position, err error) {
+	at := b.position()
 	if at == (position{}) {
-		h.history.Store(newHistoryID(hdr, 1))
+		b.history.Store(newHistoryID(hdr, 1))
 		at = position{history: 1, rev: hdr.GetRevision()}
-		h.publish(nil, at)
+		b.append(nil, at)
 		return at, nil
 	}
-	h.mu.Lock()
-	h.reopened++
-	h.mu.Unlock()
-	lost := h.lost
-	h.lost = nil
-	mismatched := h.looksOther(hdr)
+	b.mu.Lock()
+	b.reopened++
+	b.mu.Unlock()
+	compacted := b.compacted
+	b.compacted = nil
+	mismatched := b.mayBeRewritten(hdr)
 	if mismatched {
-		other, err := h.confirm()
+		rewritten, err := b.confirmRewritten()
 		if err != nil {
-			h.lost = lost
+			b.compacted = compacted
 			return position{}, err
 		}
-		if other {
-			to := at.rewritten(hdr.GetRevision())
-			h.skip(&gap{why: rewritten, from: at, to: to, begins: newHistoryID(hdr, to.history)})
+		if rewritten {
+			to := at.nextHistory(hdr.GetRevision())
+			b.appendGap(&gap{cause: gapRewritten, from: at, to: to, history: newHistoryID(hdr, to.history)})
 			return to, nil
 		}
 	}
-	here := at.at(hdr.GetRevision()) // also if the member lags: it has the changes up to here
+	here := at.atRevision(hdr.GetRevision()) // also if the member lags: it has the changes up to here
 	switch {
 	case at.reaches(here): // nothing was missed; changes that the member repeats are dropped
-	case lost != nil:
-		h.skip(&gap{why: compacted, from: at, to: here, oldest: lost.oldest})
-	case h.listsInstead(at, here):
-		h.skip(&gap{why: skipped, from: at, to: here})
+	case compacted != nil:
+		b.appendGap(&gap{cause: gapCompacted, from: at, to: here, oldest: compacted.oldest})
+	case b.prefersList(at, here):
+		b.appendGap(&gap{cause: gapSkipped, from: at, to: here})
 	}
 	if !mismatched {
-		h.history.Store(newHistoryID(hdr, at.history))
+		b.history.Store(newHistoryID(hdr, at.history))
 	}
 	return here, nil
 }
 
-// skip appends a gap to the log.
-func (h *hub) skip(g *gap) {
-	h.core.log.InfoContext(h.ctx, "watch lists anew", "selector", h.name, "reason", g.why.String(),
-		"from_revision", g.from.next(), "to_revision", g.to.rev)
-	h.publish([]*node{{at: g.to, gap: g}}, g.to)
+// appendGap appends a gap to the log.
+func (b *broadcaster) appendGap(g *gap) {
+	b.core.log.InfoContext(b.ctx, "watch lists anew", "selector", b.selector, "reason", g.cause.String(),
+		"from_revision", g.from.nextRevision(), "to_revision", g.to.rev)
+	b.append([]*logEntry{{pos: g.to, gap: g}}, g.to)
 }
 
-// listsInstead reports whether the log skips the history between two positions. State watches then
+// prefersList reports whether the log skips the history between two positions. State watches then
 // list, and events watches read the history on their own. The log skips it if all are state watches
 // and listing is faster, or if some are and replays make no progress.
-func (h *hub) listsInstead(from, to position) bool {
-	d, some, all := h.listing()
-	return all && d < replayTime(to.rev-from.rev) || some && h.stalls >= maxStalls
+func (b *broadcaster) prefersList(from, to position) bool {
+	cost, some, all := b.listCost()
+	return all && cost < estimateReplayTime(to.rev-from.rev) || some && b.stalls >= maxStalls
 }
 
-// looksOther reports whether a response may come from another history than the log.
-func (h *hub) looksOther(hdr *pb.ResponseHeader) bool {
-	return hdr.GetRevision() < h.at().rev || h.history.Load().mismatched(hdr)
+// mayBeRewritten reports whether a response may come from another history than the log.
+func (b *broadcaster) mayBeRewritten(hdr *pb.ResponseHeader) bool {
+	return hdr.GetRevision() < b.position().rev || b.history.Load().mismatched(hdr)
 }
 
-// confirm reports whether the cluster has another history than the log, using a linearizable read.
-// The response of a lagging member alone does not tell.
-func (h *hub) confirm() (bool, error) {
-	now, err := h.core.now(h.ctx, h.name, h.key.from)
+// confirmRewritten reports whether the cluster has another history than the log, using a
+// linearizable read. The response of a lagging member alone does not tell.
+func (b *broadcaster) confirmRewritten() (bool, error) {
+	now, err := b.core.readHeader(b.ctx, b.selector, b.key.from)
 	if err != nil {
 		return false, fmt.Errorf("find out whether history was rewritten: %w", err)
 	}
-	return h.looksOther(now), nil
+	return b.mayBeRewritten(now), nil
 }
 
-// serve appends the changes of a watch to the log. Until the log reaches goal, it requests progress
-// every askBehind; after that, only if a caller needs it.
-func (h *hub) serve(st *stream, goal position) error {
-	answered := false
-	for i := range st.early {
-		if err := h.receive(st, &st.early[i], goal, &answered); err != nil {
+// receive appends the changes of a watch to the log. Until the log reaches goal, it requests
+// progress every catchUpProgressInterval; after that, only if a caller needs it.
+func (b *broadcaster) receive(w *confirmedWatch, goal position) error {
+	responded := false
+	for i := range w.buffered {
+		if err := b.handle(w, &w.buffered[i], goal, &responded); err != nil {
 			return err
 		}
 	}
-	st.early = nil
-	tick := time.NewTicker(askBehind)
+	w.buffered = nil
+	tick := time.NewTicker(catchUpProgressInterval)
 	defer tick.Stop()
-	arrived := false
-	arrive := func() {
-		if !arrived && h.at().reaches(goal) {
-			arrived = true
+	caughtUp := false
+	checkCaughtUp := func() {
+		if !caughtUp && b.position().reaches(goal) {
+			caughtUp = true
 			tick.Stop()
-			st.seat.liveness.paused.Store(false)
-			st.seat.need() // the confirmation says little about the stream
+			w.stream.liveness.paused.Store(false)
+			w.stream.requestCheck() // the confirmation says little about the stream
 		}
 	}
-	arrive()
-	if !arrived {
-		st.seat.liveness.paused.Store(true)
+	checkCaughtUp()
+	if !caughtUp {
+		w.stream.liveness.paused.Store(true)
 	}
 	for {
 		select {
-		case a, ok := <-st.ch:
-			if err := a.failure(ok); err != nil {
+		case resp, ok := <-w.responses:
+			if err := resp.endError(ok); err != nil {
 				return err
 			}
-			if err := h.receive(st, &a, goal, &answered); err != nil {
+			if err := b.handle(w, &resp, goal, &responded); err != nil {
 				return err
 			}
-			arrive()
+			checkCaughtUp()
 		case <-tick.C:
-			if err := st.dead(h.silences); err != nil {
+			if err := w.checkSilence(b.timeouts); err != nil {
 				return err
 			}
-			st.ask()
-		case <-st.seat.gone:
-			return st.seat.cause
-		case <-h.asked:
-			if arrived {
-				st.seat.need()
+			w.requestProgress()
+		case <-w.stream.retired:
+			return w.stream.retireErr
+		case <-b.progressNeeded:
+			if caughtUp {
+				w.stream.requestCheck()
 			} else {
-				st.ask()
+				w.requestProgress()
 			}
-		case <-h.ctx.Done():
-			return h.ctx.Err()
+		case <-b.ctx.Done():
+			return b.ctx.Err()
 		}
 	}
 }
 
-// receive appends one response to the log. The first complete one of a stream resets the failure
-// counters and the backoff. answered records that it has arrived.
-func (h *hub) receive(st *stream, a *answer, goal position, answered *bool) error {
-	st.note()
-	h.heard.Store(st.heard.UnixNano())
-	if err := h.take(a, goal); err != nil {
+// handle appends one response to the log. The first complete one of a stream resets the failure
+// counters and the backoff. responded records that it has arrived.
+func (b *broadcaster) handle(w *confirmedWatch, resp *response, goal position, responded *bool) error {
+	w.noteResponse()
+	b.lastResponse.Store(w.lastResponse.UnixNano())
+	if err := b.appendResponse(resp, goal); err != nil {
 		return err
 	}
-	if a.partial {
+	if resp.fragment {
 		return nil
 	}
-	if h.at().reaches(goal) {
-		st.fragmenting = false
-		if !a.asOf.IsZero() {
-			h.wholeAsOf(a.asOf)
+	if b.position().reaches(goal) {
+		w.fragmenting = false
+		if !resp.completeAt.IsZero() {
+			b.setCompleteAt(resp.completeAt)
 		}
 	}
-	if !*answered {
-		*answered = true
-		h.failures, h.silences, h.reopen = 0, 0, reopening()
-		h.core.outages.succeeded(h)
+	if !*responded {
+		*responded = true
+		b.failures, b.timeouts, b.backoff = 0, 0, newBackoff()
+		b.core.outages.succeeded(b)
 	}
 	return nil
 }
 
-// take appends the changes of one response to the log.
-func (h *hub) take(a *answer, goal position) (err error) {
-	at := h.at()
+// appendResponse appends the changes of one response to the log.
+func (b *broadcaster) appendResponse(resp *response, goal position) (err error) {
+	at := b.position()
 	to := at
-	var nodes []*node
+	var entries []*logEntry
 	switch {
-	case len(a.events) > 0:
-		if nodes, to, err = h.span.nodes(a.events, at); err != nil {
+	case len(resp.events) > 0:
+		if entries, to, err = b.span.logEntries(resp.events, at); err != nil {
 			return err
 		}
-	case a.progress():
-		to = at.advance(at.at(a.header.GetRevision()))
+	case resp.isProgress():
+		to = at.advance(at.atRevision(resp.header.GetRevision()))
 	}
 	if to != at {
-		h.publish(nodes, to)
+		b.append(entries, to)
 	}
 	if !at.reaches(goal) && to.reaches(goal) {
-		h.become(StateLive, time.Now(), nil)
+		b.setState(StateLive, time.Now(), nil)
 	}
 	return nil
 }

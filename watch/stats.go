@@ -24,19 +24,19 @@ type Stats struct {
 func (w *Watcher) Active() int {
 	w.core.mu.Lock()
 	defer w.core.mu.Unlock()
-	return len(w.core.subs)
+	return len(w.core.subscribers)
 }
 
 // Stats returns the counters. It sends nothing.
 func (w *Watcher) Stats() Stats {
-	c := &w.core.counts
+	c := &w.core.counters
 	out := Stats{
-		Active: w.Active(), Streams: w.core.pool.streams(),
+		Active: w.Active(), Streams: w.core.pool.size(),
 		Batches: c.batches.Load(), Events: c.events.Load(), Folded: c.folded.Load(), Reconnects: c.reconnects.Load(),
 		Resyncs: c.resyncs.Load(), Replays: c.replays.Load(), Overflows: c.overflows.Load(),
 	}
 	w.core.mu.Lock()
-	out.ServerWatches = len(w.core.hubs)
+	out.ServerWatches = len(w.core.broadcasters)
 	w.core.mu.Unlock()
 	return out
 }
@@ -51,15 +51,15 @@ type ServerWatch struct {
 // ServerWatches returns the server-side watches, sorted by selector. It sends nothing.
 func (w *Watcher) ServerWatches() []ServerWatch {
 	var out []ServerWatch
-	var hubs []*hub
+	var broadcasters []*broadcaster
 	w.core.mu.Lock()
-	for _, h := range w.core.hubs {
-		hubs = append(hubs, h)
-		out = append(out, ServerWatch{Selector: h.name, Watches: h.refs})
+	for _, b := range w.core.broadcasters {
+		broadcasters = append(broadcasters, b)
+		out = append(out, ServerWatch{Selector: b.selector, Watches: b.refs})
 	}
 	w.core.mu.Unlock()
-	for i, h := range hubs {
-		out[i].Status = h.status()
+	for i, b := range broadcasters {
+		out[i].Status = b.status()
 	}
 	slices.SortFunc(out, func(a, b ServerWatch) int { return cmp.Compare(a.Selector, b.Selector) })
 	return out

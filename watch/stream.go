@@ -11,15 +11,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// hubKey identifies what a server-side watch delivers. Requests with equal keys share one.
-type hubKey struct {
+// watchKey identifies what a server-side watch delivers. Requests with equal keys share one.
+type watchKey struct {
 	ns, from, to        string
 	prev, puts, deletes bool
 	hide                bool
 }
 
-// start is where a server-side watch starts, and how it is delivered.
-type start struct {
+// startOptions is where a server-side watch starts, and how it is delivered.
+type startOptions struct {
 	rev int64 // the first revision to deliver, or 0 for now
 
 	// fragments makes etcd split responses larger than 2 MiB. It costs etcd time quadratic in the
@@ -27,8 +27,8 @@ type start struct {
 	fragments bool
 }
 
-// request returns the request that creates a watch.
-func (k hubKey) request(at start) *pb.WatchRequest {
+// createRequest returns the request that creates a watch.
+func (k watchKey) createRequest(at startOptions) *pb.WatchRequest {
 	r := &pb.WatchCreateRequest{Key: []byte(k.from), StartRevision: at.rev, Fragment: at.fragments, PrevKv: k.prev}
 	if k.to != keyspace.After(k.from) {
 		r.RangeEnd = []byte(k.to)
@@ -42,94 +42,95 @@ func (k hubKey) request(at start) *pb.WatchRequest {
 	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}}
 }
 
-// stream is a server-side watch that etcd has confirmed.
-type stream struct {
-	seat  *seat
-	ctx   context.Context //nolint:containedctx // ends the watch
-	stop  context.CancelFunc
-	ch    <-chan answer
-	first answer    // the confirmation
-	begun time.Time // set before the watch was requested
-	heard time.Time
-	early []answer // arrived before the hub followed the watch
+// confirmedWatch is a server-side watch that etcd has confirmed.
+type confirmedWatch struct {
+	stream       *pooledStream
+	ctx          context.Context //nolint:containedctx // ends the watch
+	cancel       context.CancelFunc
+	responses    <-chan response
+	confirmation response  // the confirmation
+	requestedAt  time.Time // set before the watch was requested
+	lastResponse time.Time
+	buffered     []response // arrived before the broadcaster used the watch
 
 	fragmenting bool // etcd splits the requested history, which may take minutes
 }
 
-// open opens a watch and waits up to bound for the confirmation. If etcd answers with an error,
-// open returns a *refusal or a *compaction.
-func (s *seat) open(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
+// open opens a watch and waits up to timeout for the confirmation. If etcd answers with an error,
+// open returns a *refusedError or a *compactedError.
+func (s *pooledStream) open(ctx context.Context, wg *sync.WaitGroup, k watchKey, at startOptions, timeout time.Duration) (*confirmedWatch, error) {
 	ctx, stop := context.WithCancel(ctx)
-	st, err := s.opened(ctx, wg, k, at, bound)
+	w, err := s.requestWatch(ctx, wg, k, at, timeout)
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	st.stop = stop
-	st.note()
-	s.key.Store(&k)
-	return st, nil
+	w.cancel = stop
+	w.noteResponse()
+	s.lastKey.Store(&k)
+	return w, nil
 }
 
-func (s *seat) opened(ctx context.Context, wg *sync.WaitGroup, k hubKey, at start, bound time.Duration) (*stream, error) {
-	s.src.more()
-	begun := time.Now()
-	got := make(chan (<-chan answer), 1)
-	wg.Go(func() { got <- s.src.watch(ctx, wg, k, at) })
-	timer := time.NewTimer(bound)
+func (s *pooledStream) requestWatch(ctx context.Context, wg *sync.WaitGroup, k watchKey, at startOptions, timeout time.Duration) (*confirmedWatch, error) {
+	s.transport.allowReceive()
+	requestedAt := time.Now()
+	opened := make(chan (<-chan response), 1)
+	wg.Go(func() { opened <- s.transport.watch(ctx, wg, k, at) })
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
-	_, users := s.src.(given) // fragments may not be supported there
-	st := &stream{seat: s, ctx: ctx, begun: begun, fragmenting: at.fragments && at.rev > 0 && !users}
+	_, overUserWatcher := s.transport.(userWatcher) // fragments may not be supported there
+	w := &confirmedWatch{stream: s, ctx: ctx, requestedAt: requestedAt, fragmenting: at.fragments && at.rev > 0 && !overUserWatcher}
 	select {
-	case st.ch = <-got:
+	case w.responses = <-opened:
 	case <-timer.C:
-		return nil, fmt.Errorf("%w to a new watch within %v", errNoAnswer, bound)
+		return nil, fmt.Errorf("%w to a new watch within %v", errNoResponse, timeout)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	select {
-	case a, ok := <-st.ch:
-		st.first = a
-		return st, a.confirmed(ok)
+	case resp, ok := <-w.responses:
+		w.confirmation = resp
+		return w, resp.checkConfirmation(ok)
 	case <-timer.C:
-		return nil, fmt.Errorf("%w to a new watch within %v", errNoAnswer, bound)
+		return nil, fmt.Errorf("%w to a new watch within %v", errNoResponse, timeout)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-// note records that the watch has answered.
-func (st *stream) note() {
-	st.heard = time.Now()
-	st.seat.heard.Store(int64(st.heard.Sub(st.seat.born)))
+// noteResponse records that the watch has responded.
+func (w *confirmedWatch) noteResponse() {
+	w.lastResponse = time.Now()
+	w.stream.lastResponse.Store(int64(w.lastResponse.Sub(w.stream.openedAt)))
 }
 
-// more allows one more response to be received, if the stream is paced.
-func (st *stream) more() { st.seat.src.more() }
+// allowReceive allows one more response to be received, if the stream is paced.
+func (w *confirmedWatch) allowReceive() { w.stream.transport.allowReceive() }
 
-// dead returns an error if the watch has not answered for too long. Each of the silences before
-// doubles the limit, up to patienceMost. patienceMost also applies if the stream answers another
-// watch, because etcd does not answer for a stream while one of its watches is catching up.
-func (st *stream) dead(silences int) error {
-	limit := min(patienceMin<<min(silences, 8), patienceMost)
-	if st.seat.silent() < limit {
-		limit = patienceMost
+// checkSilence returns an error if the watch has not responded for too long. Each of the timeouts
+// before doubles the limit, up to maxSilenceTimeout. maxSilenceTimeout also applies if the stream
+// answers another watch, because etcd does not answer for a stream while one of its watches is
+// catching up.
+func (w *confirmedWatch) checkSilence(silences int) error {
+	limit := min(minSilenceTimeout<<min(silences, 8), maxSilenceTimeout)
+	if w.stream.silence() < limit {
+		limit = maxSilenceTimeout
 	}
-	if st.fragmenting {
+	if w.fragmenting {
 		limit = fragmentTimeout
 	}
-	if silent := time.Since(st.heard); silent >= limit {
-		return fmt.Errorf("%w for %v", errNoAnswer, silent.Round(time.Millisecond))
+	if silent := time.Since(w.lastResponse); silent >= limit {
+		return fmt.Errorf("%w for %v", errNoResponse, silent.Round(time.Millisecond))
 	}
 	return nil
 }
 
-// askWithin bounds the sending of a progress request.
-const askWithin = time.Second
+// progressSendTimeout bounds the sending of a progress request.
+const progressSendTimeout = time.Second
 
-// ask requests a progress report, which arrives as an answer of the watch.
-func (st *stream) ask() {
-	ctx, stop := context.WithTimeout(st.ctx, askWithin)
+// requestProgress requests a progress report, which arrives as a response of the watch.
+func (w *confirmedWatch) requestProgress() {
+	ctx, stop := context.WithTimeout(w.ctx, progressSendTimeout)
 	defer stop()
-	_ = st.seat.src.progress(ctx) // an error of the stream arrives on its channel
+	_ = w.stream.transport.requestProgress(ctx) // an error of the stream arrives on its channel
 }

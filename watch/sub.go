@@ -11,48 +11,48 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// sub is one watch: a consumer and its position in a hub's log. It runs on the consumer's
-// goroutine.
-type sub struct {
-	core *core
-	req  *request
-	out  func(Batch) error
+// subscriber is one watch: a consumer and its position in a broadcaster's log. It runs on the
+// consumer's goroutine.
+type subscriber struct {
+	core    *core
+	request *request
+	handler func(Batch) error
 
 	// The following fields are used by the running goroutine only.
-	caller context.Context //nolint:containedctx // the consumer's context
-	ctx    context.Context //nolint:containedctx // ends with the core or with caller
-	wg     sync.WaitGroup  // goroutines of the watch itself
-	hub    *hub
-	cur    cursor
-	index  *index    // nil for an events watch
-	at     position  // every change up to here was delivered and handled
-	told   position  // of the last batch
-	due    time.Time // of a Progress batch
-	asked  time.Time // when progress was last requested for a Progress batch
+	callerCtx         context.Context //nolint:containedctx // the consumer's context
+	ctx               context.Context //nolint:containedctx // ends with the core or with caller
+	wg                sync.WaitGroup  // goroutines of the watch itself
+	broadcaster       *broadcaster
+	cursor            cursor
+	index             *index    // nil for an events watch
+	pos               position  // every change up to here was delivered and handled
+	lastBatch         position  // of the last batch
+	progressDue       time.Time // of a Progress batch
+	progressRequested time.Time // when progress was last requested for a Progress batch
 
-	shared atomic.Pointer[hub]       // hub, for other goroutines; nil at first
-	follow atomic.Bool               // the watch is at the end of the hub's log and shares its state
-	quiet  atomic.Bool               // with follow: everything in the log was handled
-	whole  atomic.Pointer[time.Time] // every change made by then was handled; nil if unknown
-	since  atomic.Int64              // when it last stopped following, in Unix nanoseconds
-	done   atomic.Int64              // the revision of at
-	waits  atomic.Int64              // number of waiters for done or whole to advance
-	nudge  chan struct{}             // holds one: a caller waits, so the hub must be checked
-	moved  atomic.Pointer[bell]
-	again  atomic.Uint64 // number of times that it had to catch up
-	ready  chan struct{} // closed when it follows for the first time
-	once   sync.Once
+	sharedBroadcaster atomic.Pointer[broadcaster] // broadcaster, for other goroutines; nil at first
+	following         atomic.Bool                 // the watch is at the end of the broadcaster's log and shares its state
+	drained           atomic.Bool                 // with following: everything in the log was handled
+	completeAt        atomic.Pointer[time.Time]   // every change made by then was handled; nil if unknown
+	syncingSince      atomic.Int64                // when it last stopped following, in Unix nanoseconds
+	doneRevision      atomic.Int64                // the revision of pos
+	waiters           atomic.Int64                // number of waiters for doneRevision or completeAt to advance
+	checkNeeded       chan struct{}               // holds one: a caller waits, so the broadcaster must be checked
+	advanced          atomic.Pointer[bell]
+	catchUps          atomic.Uint64 // number of times that it had to catch up
+	ready             chan struct{} // closed when it is following for the first time
+	readyOnce         sync.Once
 }
 
-func newSub(c *core, r *request, out func(Batch) error) *sub {
-	s := &sub{core: c, req: r, out: out, ready: make(chan struct{}), nudge: make(chan struct{}, 1)}
-	s.cur.limit, s.cur.coalesce = int64(r.buffer), r.coalesce
-	s.cur.keys.Store(-1)
-	s.since.Store(time.Now().UnixNano())
-	s.moved.Store(newBell())
+func newSubscriber(c *core, r *request, out func(Batch) error) *subscriber {
+	s := &subscriber{core: c, request: r, handler: out, ready: make(chan struct{}), checkNeeded: make(chan struct{}, 1)}
+	s.cursor.limit, s.cursor.coalescing = int64(r.buffer), r.coalesce
+	s.cursor.indexSize.Store(-1)
+	s.syncingSince.Store(time.Now().UnixNano())
+	s.advanced.Store(newBell())
 	if r.snapshot {
 		s.index = newIndex()
-		s.cur.keys.Store(0)
+		s.cursor.indexSize.Store(0)
 	}
 	return s
 }
@@ -72,14 +72,14 @@ func fromConsumer(err error) bool {
 
 // run watches until ctx ends, the consumer returns an error, or the watch cannot continue. It
 // always returns an error.
-func (s *sub) run(ctx context.Context) error {
-	defer s.core.end(s)
+func (s *subscriber) run(ctx context.Context) error {
+	defer s.core.unregister(s)
 	own, stop := context.WithCancel(s.core.ctx)
 	unlink := context.AfterFunc(ctx, stop)
 	defer s.wg.Wait()
 	defer stop()
 	defer unlink()
-	s.caller, s.ctx = ctx, own
+	s.callerCtx, s.ctx = ctx, own
 	err := s.watch()
 	switch {
 	case fromConsumer(err):
@@ -92,31 +92,31 @@ func (s *sub) run(ctx context.Context) error {
 	return err
 }
 
-// over returns an error if the watch is no longer wanted.
-func (s *sub) over() error {
-	if err := s.caller.Err(); err != nil {
+// canceled returns an error if the watch is no longer wanted.
+func (s *subscriber) canceled() error {
+	if err := s.callerCtx.Err(); err != nil {
 		return err
 	}
 	return s.ctx.Err()
 }
 
-func (s *sub) watch() error {
-	if err := s.over(); err != nil {
+func (s *subscriber) watch() error {
+	if err := s.canceled(); err != nil {
 		return err
 	}
-	h, err := s.core.acquire(s.req)
+	b, err := s.core.acquire(s.request)
 	if err != nil {
 		return err
 	}
-	defer s.core.release(h)
-	defer h.detach(&s.cur)
-	s.hub = h
-	s.shared.Store(h)
-	if err := s.begin(); err != nil {
+	defer s.core.release(b)
+	defer b.detach(&s.cursor)
+	s.broadcaster = b
+	s.sharedBroadcaster.Store(b)
+	if err := s.start(); err != nil {
 		return err
 	}
 	for {
-		if err := s.over(); err != nil {
+		if err := s.canceled(); err != nil {
 			return err
 		}
 		if err := s.step(); err != nil {
@@ -125,85 +125,85 @@ func (s *sub) watch() error {
 	}
 }
 
-// begin brings the consumer to the end of the hub's log.
-func (s *sub) begin() error {
+// start brings the consumer to the end of the broadcaster's log.
+func (s *subscriber) start() error {
 	var err error
 	switch {
-	case s.req.afterSet && s.req.snapshot:
-		err = s.beginKnowing()
-	case s.req.afterSet:
-		err = s.beginAfter()
-	case s.req.snapshot:
+	case s.request.afterSet && s.request.snapshot:
+		err = s.startWithIndex()
+	case s.request.afterSet:
+		err = s.startAfter()
+	case s.request.snapshot:
 		err = s.catchUp(Snapshot, true)
 	default:
 		var base position
 		if base, err = s.join(); err == nil {
-			s.move(base)
+			s.advance(base)
 		}
 	}
-	if err == nil && s.req.every > 0 && !s.req.snapshot {
-		err = s.give(Batch{Kind: Progress, Revision: s.at.rev})
+	if err == nil && s.request.progressInterval > 0 && !s.request.snapshot {
+		err = s.deliver(Batch{Kind: Progress, Revision: s.pos.rev})
 	}
 	return err
 }
 
 // step delivers the next entry of the log, or waits for it.
-func (s *sub) step() error {
-	s.quiet.Store(false)
-	// In this order: every change made by whole is in the log, which contains everything up to
-	// reached, and later entries ring the bell.
-	whole := s.hub.whole.Load()
-	bell, reached := s.hub.wake.Load(), s.hub.at()
-	n, f, lost := s.cur.take()
+func (s *subscriber) step() error {
+	s.drained.Store(false)
+	// In this order: every change made by completeAt is in the log, which contains everything up
+	// to logEnd, and later entries notify.
+	completeAt := s.broadcaster.completeAt.Load()
+	bell, reached := s.broadcaster.changed.Load(), s.broadcaster.position()
+	entry, coalesced, lost := s.cursor.next()
 	switch {
-	case n != nil && n.gap != nil:
-		return s.cross(n.gap)
-	case n != nil:
-		if s.at.reaches(n.at) {
+	case entry != nil && entry.gap != nil:
+		return s.crossGap(entry.gap)
+	case entry != nil:
+		if s.pos.reaches(entry.pos) {
 			return nil
 		}
-		return s.give(Batch{Kind: Live, Revision: n.at.rev, Events: n.events})
-	case f != nil:
-		if s.at.reaches(f.at) {
+		return s.deliver(Batch{Kind: Live, Revision: entry.pos.rev, Events: entry.events})
+	case coalesced != nil:
+		if s.pos.reaches(coalesced.pos) {
 			return nil
 		}
-		return s.giveFold(f)
+		return s.deliverCoalesced(coalesced)
 	case lost:
-		s.move(s.cur.passed)
+		s.advance(s.cursor.completeTo)
 		return s.catchUp(Resync, false)
 	}
-	if err := s.hub.failure(); err != nil {
+	if err := s.broadcaster.finalError(); err != nil {
 		return err
 	}
-	s.move(reached)
-	s.follows(true)
-	news := s.whole.Swap(whole) != whole
-	s.quiet.Store(true)
-	if news && s.waits.Load() > 0 {
+	s.advance(reached)
+	s.setFollowing(true)
+	newer := s.completeAt.Swap(completeAt) != completeAt
+	s.drained.Store(true)
+	if newer && s.waiters.Load() > 0 {
 		s.wakeWaiting()
 	}
-	return s.idle(bell)
+	return s.wait(bell)
 }
 
 // minProgressInterval is the minimum interval at which a watch with [WithProgress] requests
 // progress.
 const minProgressInterval = time.Second
 
-// idle waits at the end of the log.
-func (s *sub) idle(b *bell) error {
+// wait waits at the end of the log.
+func (s *subscriber) wait(b *bell) error {
 	var due <-chan time.Time
-	if s.req.every > 0 {
-		wait := time.Until(s.due)
+	if s.request.progressInterval > 0 {
+		wait := time.Until(s.progressDue)
 		if wait <= 0 {
-			if !s.told.reaches(s.at) {
-				return s.give(Batch{Kind: Progress, Revision: s.at.rev})
+			if !s.lastBatch.reaches(s.pos) {
+				return s.deliver(Batch{Kind: Progress, Revision: s.pos.rev})
 			}
-			s.hub.waits.Add(1) // the hub then rings when its position advances
-			defer s.hub.waits.Add(-1)
-			if wait = max(s.req.every, minProgressInterval) - time.Since(s.asked); wait <= 0 {
-				s.asked = time.Now()
-				notify(s.hub.asked)
-				wait = max(s.req.every, minProgressInterval)
+			s.broadcaster.waiters.Add(1) // the broadcaster then notifies when its position advances
+			defer s.broadcaster.waiters.Add(-1)
+			if wait = max(s.request.progressInterval, minProgressInterval) - time.Since(s.progressRequested); wait <= 0 {
+				s.progressRequested = time.Now()
+				notify(s.broadcaster.progressNeeded)
+				wait = max(s.request.progressInterval, minProgressInterval)
 			}
 		}
 		t := time.NewTimer(wait)
@@ -212,49 +212,49 @@ func (s *sub) idle(b *bell) error {
 	}
 	select {
 	case <-b.rung:
-	case <-s.nudge:
+	case <-s.checkNeeded:
 	case <-due:
 	case <-s.ctx.Done():
 	}
 	return nil
 }
 
-// give delivers one batch to the consumer.
-func (s *sub) give(b Batch) error {
+// deliver delivers one batch to the consumer.
+func (s *subscriber) deliver(b Batch) error {
 	if s.index != nil {
 		s.index.apply(b.Events)
-		s.cur.keys.Store(int64(len(s.index.keys)))
+		s.cursor.indexSize.Store(int64(len(s.index.keys)))
 	}
-	if s.req.filters() {
-		if b.Events = s.wanted(b.Events); len(b.Events) == 0 && b.Kind == Live {
-			s.move(s.at.at(b.Revision))
+	if s.request.filtersLocally() {
+		if b.Events = s.filter(b.Events); len(b.Events) == 0 && b.Kind == Live {
+			s.advance(s.pos.atRevision(b.Revision))
 			return nil
 		}
 	}
-	s.core.counts.batches.Add(1)
-	s.core.counts.events.Add(uint64(len(b.Events)))
+	s.core.counters.batches.Add(1)
+	s.core.counters.events.Add(uint64(len(b.Events)))
 	if b.Folded > 0 {
-		s.core.counts.folded.Add(uint64(b.Folded))
+		s.core.counters.folded.Add(uint64(b.Folded))
 	}
-	if err := s.out(b); err != nil {
+	if err := s.handler(b); err != nil {
 		return &consumerError{err}
 	}
-	s.told = s.at.at(b.Revision)
-	if s.req.every > 0 {
-		s.due = time.Now().Add(s.req.every)
+	s.lastBatch = s.pos.atRevision(b.Revision)
+	if s.request.progressInterval > 0 {
+		s.progressDue = time.Now().Add(s.request.progressInterval)
 	}
 	if !b.More {
-		s.move(s.at.at(b.Revision))
+		s.advance(s.pos.atRevision(b.Revision))
 	}
 	return nil
 }
 
-// giveFold delivers coalesced changes. If the watch has an index, giveFold omits deletes of keys
-// that the consumer does not know.
-func (s *sub) giveFold(f *fold) error {
-	b := f.batch(s.at)
+// deliverCoalesced delivers coalesced changes. If the watch has an index, deliverCoalesced omits
+// deletes of keys that the consumer does not know.
+func (s *subscriber) deliverCoalesced(f *coalescer) error {
+	b := f.batch(s.pos)
 	if s.index == nil {
-		return s.give(b)
+		return s.deliver(b)
 	}
 	all := len(b.Events)
 	b.Events = slices.DeleteFunc(b.Events, func(e Event) bool {
@@ -262,64 +262,64 @@ func (s *sub) giveFold(f *fold) error {
 		return e.Type == Delete && !known
 	})
 	b.Folded += all - len(b.Events)
-	return s.give(b)
+	return s.deliver(b)
 }
 
-// wanted returns the events that the consumer wants.
-func (s *sub) wanted(events []Event) []Event {
+// filter returns the events that the consumer wants.
+func (s *subscriber) filter(events []Event) []Event {
 	out := make([]Event, 0, len(events))
 	for i := range events {
-		if s.req.wants(&events[i]) {
+		if s.request.wants(&events[i]) {
 			out = append(out, events[i])
 		}
 	}
 	return out
 }
 
-// move records that every change up to a position was delivered and handled.
-func (s *sub) move(to position) {
-	s.at = s.at.advance(to)
-	if s.done.Swap(s.at.rev) != s.at.rev && s.waits.Load() > 0 {
+// advance records that every change up to a position was delivered and handled.
+func (s *subscriber) advance(to position) {
+	s.pos = s.pos.advance(to)
+	if s.doneRevision.Swap(s.pos.rev) != s.pos.rev && s.waiters.Load() > 0 {
 		s.wakeWaiting()
 	}
 }
 
-// wakeWaiting wakes the callers that wait for done or whole to advance.
-func (s *sub) wakeWaiting() { close(s.moved.Swap(newBell()).rung) }
+// wakeWaiting wakes the callers that wait for doneRevision or completeAt to advance.
+func (s *subscriber) wakeWaiting() { close(s.advanced.Swap(newBell()).rung) }
 
-// follows records whether the watch is at the end of the hub's log, so that it shares the hub's
-// state.
-func (s *sub) follows(yes bool) {
+// setFollowing records whether the watch is at the end of the broadcaster's log, so that it shares
+// the broadcaster's state.
+func (s *subscriber) setFollowing(yes bool) {
 	switch {
-	case yes && !s.follow.Load():
-		s.follow.Store(true)
-		s.once.Do(func() { close(s.ready) })
-	case !yes && s.follow.Swap(false):
-		s.since.Store(time.Now().UnixNano())
-		s.again.Add(1)
+	case yes && !s.following.Load():
+		s.following.Store(true)
+		s.readyOnce.Do(func() { close(s.ready) })
+	case !yes && s.following.Swap(false):
+		s.syncingSince.Store(time.Now().UnixNano())
+		s.catchUps.Add(1)
 	}
 }
 
 // status returns the status of the watch.
-func (s *sub) status() Status {
-	out := Status{State: StateSyncing, Since: time.Unix(0, s.since.Load())}
-	var whole *time.Time
-	if h := s.shared.Load(); h != nil {
-		whole = h.whole.Load() // read before checking whether there is more to handle
-		of := h.status()
+func (s *subscriber) status() Status {
+	out := Status{State: StateSyncing, Since: time.Unix(0, s.syncingSince.Load())}
+	var completeAt *time.Time
+	if b := s.sharedBroadcaster.Load(); b != nil {
+		completeAt = b.completeAt.Load() // read before checking whether there is more to handle
+		of := b.status()
 		out.Reopened = of.Reopened
-		if s.follow.Load() {
+		if s.following.Load() {
 			out = of
 		}
 	}
-	if !s.quiet.Load() || !s.cur.level() {
-		whole = s.whole.Load()
+	if !s.drained.Load() || !s.cursor.caughtUp() {
+		completeAt = s.completeAt.Load()
 	}
 	out.Heard = time.Time{}
-	if whole != nil {
-		out.Heard = *whole
+	if completeAt != nil {
+		out.Heard = *completeAt
 	}
-	out.Reopened += s.again.Load()
-	out.Revision = s.done.Load()
+	out.Reopened += s.catchUps.Load()
+	out.Revision = s.doneRevision.Load()
 	return out
 }

@@ -14,10 +14,10 @@ import (
 
 // Subscription is a watch that calls a function. It is safe for concurrent use.
 type Subscription struct {
-	sel  Selector
-	sub  *sub
-	stop context.CancelFunc
-	done chan struct{}
+	sel        Selector
+	subscriber *subscriber
+	stop       context.CancelFunc
+	done       chan struct{}
 
 	mu     sync.Mutex
 	err    error
@@ -30,25 +30,25 @@ type Subscription struct {
 // and sends nothing, if an argument is invalid or the watcher is closed.
 func (w *Watcher) Subscribe(s Selector, f func(ctx context.Context, b Batch) error, o ...Option) (*Subscription, error) {
 	if f == nil {
-		return nil, fail("subscribe", s, fmt.Errorf("%w: no function", errs.Invalid))
+		return nil, opError("subscribe", s, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	ctx, stop := context.WithCancel(w.core.ctx)
-	one, err := w.prepare(ctx, s, o, func(b Batch) error { return contained(ctx, f, b) })
+	sub, err := w.prepare(ctx, s, o, func(b Batch) error { return callSafely(ctx, f, b) })
 	if err != nil {
 		stop()
-		return nil, fail("subscribe", s, err)
+		return nil, opError("subscribe", s, err)
 	}
-	out := &Subscription{sel: s, sub: one, stop: stop, done: make(chan struct{})}
+	out := &Subscription{sel: s, subscriber: sub, stop: stop, done: make(chan struct{})}
 	if !w.core.spawn(func() { out.run(ctx) }) {
 		stop()
-		w.core.end(one)
-		return nil, fail("subscribe", s, errClosed)
+		w.core.unregister(sub)
+		return nil, opError("subscribe", s, errClosed)
 	}
 	return out, nil
 }
 
-// contained calls f and returns a panic as an error.
-func contained(ctx context.Context, f func(ctx context.Context, b Batch) error, b Batch) (err error) {
+// callSafely calls f and returns a panic as an error.
+func callSafely(ctx context.Context, f func(ctx context.Context, b Batch) error, b Batch) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = &PanicError{Value: v, Stack: debug.Stack()}
@@ -60,7 +60,7 @@ func contained(ctx context.Context, f func(ctx context.Context, b Batch) error, 
 func (s *Subscription) run(ctx context.Context) {
 	defer close(s.done)
 	defer s.stop()
-	err := s.sub.run(ctx)
+	err := s.subscriber.run(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	canceled := errors.Is(err, context.Canceled) // also if f returns the error of its context
@@ -68,12 +68,12 @@ func (s *Subscription) run(ctx context.Context) {
 		return
 	}
 	if p, ok := errors.AsType[*PanicError](err); ok {
-		s.sub.core.log.ErrorContext(context.WithoutCancel(ctx), "watch handler panicked", "selector", s.sel.String(), "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
+		s.subscriber.core.log.ErrorContext(context.WithoutCancel(ctx), "watch handler panicked", "selector", s.sel.String(), "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
 	}
-	if canceled && s.sub.core.ctx.Err() != nil {
+	if canceled && s.subscriber.core.ctx.Err() != nil {
 		err = errClosed // the context of f ends with the watcher's
 	}
-	s.err = fail("subscribe", s.sel, err)
+	s.err = opError("subscribe", s.sel, err)
 }
 
 // Done is closed when the subscription has ended and its function has returned.
@@ -81,7 +81,7 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 
 // Ready is closed when the subscription is live for the first time: its snapshot was handled, and
 // every change from now on will be delivered.
-func (s *Subscription) Ready() <-chan struct{} { return s.sub.ready }
+func (s *Subscription) Ready() <-chan struct{} { return s.subscriber.ready }
 
 // Err returns why the subscription has ended, or nil before Done is closed. The error is that of
 // the function, a [*PanicError], one of the errors of this package, or [ErrClosed] if the watcher
@@ -94,7 +94,7 @@ func (s *Subscription) Err() error {
 }
 
 // Status returns the status of the subscription. It is cheap.
-func (s *Subscription) Status() Status { return s.sub.status() }
+func (s *Subscription) Status() Status { return s.subscriber.status() }
 
 // Close ends the subscription and waits until its function has returned. It is idempotent. The
 // function must not call Close, which would deadlock; it returns an error instead.
@@ -107,8 +107,8 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
-// waitAsk is how often [Subscription.WaitRevision] requests progress.
-const waitAsk = 20 * time.Millisecond
+// waitProgressInterval is how often [Subscription.WaitRevision] requests progress.
+const waitProgressInterval = 20 * time.Millisecond
 
 // WaitRevision waits until every change up to rev was delivered and the function has returned from
 // it. After a read at rev, the state that the function keeps is then at least as new as the read.
@@ -117,47 +117,47 @@ const waitAsk = 20 * time.Millisecond
 // message is repeated every 20 ms until etcd answers.
 func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 	if ctx == nil {
-		return fail("wait", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
+		return opError("wait", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
-	one := s.sub
-	if one.done.Load() >= rev {
+	sub := s.subscriber
+	if sub.doneRevision.Load() >= rev {
 		return nil
 	}
-	one.waits.Add(1)
-	defer one.waits.Add(-1)
-	ask := time.NewTicker(waitAsk)
-	defer ask.Stop()
+	sub.waiters.Add(1)
+	defer sub.waiters.Add(-1)
+	ticker := time.NewTicker(waitProgressInterval)
+	defer ticker.Stop()
 	for {
-		moved := one.moved.Load()
-		if one.done.Load() >= rev {
+		moved := sub.advanced.Load()
+		if sub.doneRevision.Load() >= rev {
 			return nil
 		}
-		unask := one.ask()
+		done := sub.requestCheck()
 		select {
 		case <-moved.rung:
-		case <-ask.C:
+		case <-ticker.C:
 		case <-s.done:
-			unask()
-			return fail("wait", s.sel, subscriptionClosed(s.Err()))
+			done()
+			return opError("wait", s.sel, subscriptionClosed(s.Err()))
 		case <-ctx.Done():
-			unask()
-			return fail("wait", s.sel, retry.ContextError(ctx))
+			done()
+			return opError("wait", s.sel, retry.ContextError(ctx))
 		}
-		unask()
+		done()
 	}
 }
 
-// ask makes the watch check its hub, and the hub request progress. Until done is called, the hub
-// rings when its position advances.
-func (s *sub) ask() (done func()) {
-	h := s.shared.Load()
-	if h == nil {
+// requestCheck makes the watch check its broadcaster, and the broadcaster request progress. Until
+// done is called, the broadcaster notifies when its position advances.
+func (s *subscriber) requestCheck() (done func()) {
+	b := s.sharedBroadcaster.Load()
+	if b == nil {
 		return func() {}
 	}
-	h.waits.Add(1) // first: what the hub received before, the watch checks itself
-	notify(s.nudge)
-	notify(h.asked)
-	return func() { h.waits.Add(-1) }
+	b.waiters.Add(1) // first: what the broadcaster received before, the watch checks itself
+	notify(s.checkNeeded)
+	notify(b.progressNeeded)
+	return func() { b.waiters.Add(-1) }
 }
 
 // isClosed reports whether c is closed.
@@ -170,8 +170,8 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// refreshAsk is how often [Subscription.Refresh] requests progress.
-const refreshAsk = time.Second
+// refreshProgressInterval is how often [Subscription.Refresh] requests progress.
+const refreshProgressInterval = time.Second
 
 // Refresh waits until every change made before the call, as far as the member that serves the watch
 // knows, was delivered and the function has returned from it. Status().Heard is then not before the
@@ -181,36 +181,36 @@ const refreshAsk = time.Second
 // [ErrUnavailable]. Refresh also returns, with an error, when ctx or the subscription ends.
 func (s *Subscription) Refresh(ctx context.Context) error {
 	if ctx == nil {
-		return fail("refresh", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
+		return opError("refresh", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
 	}
-	one := s.sub
+	sub := s.subscriber
 	called := time.Now()
-	one.waits.Add(1)
-	defer one.waits.Add(-1)
-	again := time.NewTicker(refreshAsk)
-	defer again.Stop()
+	sub.waiters.Add(1)
+	defer sub.waiters.Add(-1)
+	ticker := time.NewTicker(refreshProgressInterval)
+	defer ticker.Stop()
 	for {
-		moved := one.moved.Load()
-		st := one.status()
+		moved := sub.advanced.Load()
+		st := sub.status()
 		switch {
 		case isClosed(s.done):
-			return fail("refresh", s.sel, subscriptionClosed(s.Err()))
+			return opError("refresh", s.sel, subscriptionClosed(s.Err()))
 		case !st.Heard.Before(called):
 			return nil
 		case st.State != StateLive:
-			return fail("refresh", s.sel, errors.Join(fmt.Errorf("%w: the watch is not live", errs.Unavailable), st.Err))
+			return opError("refresh", s.sel, errors.Join(fmt.Errorf("%w: the watch is not live", errs.Unavailable), st.Err))
 		}
-		unask := one.ask()
+		done := sub.requestCheck()
 		select {
 		case <-moved.rung:
-		case <-again.C:
+		case <-ticker.C:
 		case <-s.done:
-			unask()
-			return fail("refresh", s.sel, subscriptionClosed(s.Err()))
+			done()
+			return opError("refresh", s.sel, subscriptionClosed(s.Err()))
 		case <-ctx.Done():
-			unask()
-			return fail("refresh", s.sel, retry.ContextError(ctx))
+			done()
+			return opError("refresh", s.sel, retry.ContextError(ctx))
 		}
-		unask()
+		done()
 	}
 }

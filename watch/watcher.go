@@ -37,7 +37,7 @@ func New(cli *clientv3.Client, o ...Option) (*Watcher, error) {
 		err = errors.Join(err, fmt.Errorf("%w: the client has no connection and no Watcher", errs.Invalid))
 	}
 	if err != nil {
-		return nil, fail("new", Selector{}, err)
+		return nil, opError("new", Selector{}, err)
 	}
 	return &Watcher{core: newCore(cli, cfg), ns: ns, once: &sync.Once{}}, nil
 }
@@ -55,26 +55,26 @@ func (w *Watcher) Namespace(dir string) *Watcher {
 // is a watch of its own.
 func (w *Watcher) Watch(ctx context.Context, s Selector, o ...Option) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		one, err := w.prepare(ctx, s, o, func(b Batch) error {
+		sub, err := w.prepare(ctx, s, o, func(b Batch) error {
 			if !yield(b, nil) {
-				return errLeft
+				return errLoopEnded
 			}
 			return nil
 		})
 		if err == nil {
-			err = one.run(ctx)
+			err = sub.run(ctx)
 		}
-		if !errors.Is(err, errLeft) {
-			yield(Batch{}, fail("watch", s, err))
+		if !errors.Is(err, errLoopEnded) {
+			yield(Batch{}, opError("watch", s, err))
 		}
 	}
 }
 
-// errLeft means that the loop of the consumer has ended.
-var errLeft = errors.New("the consumer has left")
+// errLoopEnded means that the loop of the consumer has ended.
+var errLoopEnded = errors.New("the consumer has left")
 
 // prepare validates the arguments of a watch and registers it. It sends nothing. run must follow.
-func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(Batch) error) (*sub, error) {
+func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(Batch) error) (*subscriber, error) {
 	r, err := newRequest(w.ns, s, o)
 	if err := errors.Join(w.err, err); err != nil {
 		return nil, err
@@ -82,11 +82,11 @@ func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(
 	if ctx == nil {
 		return nil, fmt.Errorf("%w: nil context", errs.Invalid)
 	}
-	one := newSub(w.core, r, out)
-	if err := w.core.begin(one); err != nil {
+	sub := newSubscriber(w.core, r, out)
+	if err := w.core.register(sub); err != nil {
 		return nil, err
 	}
-	return one, nil
+	return sub, nil
 }
 
 // Close ends all watches and subscriptions with [ErrClosed] and waits for handlers and goroutines.

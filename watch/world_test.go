@@ -164,7 +164,7 @@ func (w *world) breakOff(err error) {
 
 func (w *world) breakAll(err error) {
 	for f := range w.watches {
-		f.end = &ending{err}
+		f.end = &watchEnd{err}
 		f.poke()
 	}
 }

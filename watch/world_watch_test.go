@@ -28,12 +28,12 @@ type fakeWatch struct {
 	lag      int64
 	mute     bool
 	asked    bool
-	end      *ending
+	end      *watchEnd
 	kick     chan struct{}
 	last     clientv3.WatchResponse
 }
 
-type ending struct{ err error }
+type watchEnd struct{ err error }
 
 func (f *fakeWatch) poke() {
 	select {
