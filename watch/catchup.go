@@ -14,7 +14,7 @@ import (
 // will contain every change after base.
 func (s *subscriber) join() (base position, err error) {
 	for {
-		b := s.broadcaster.changed.Load()
+		changed := s.broadcaster.changed.wait()
 		base, ok, err := s.broadcaster.attach(&s.cursor)
 		if err != nil {
 			return position{}, err
@@ -30,7 +30,7 @@ func (s *subscriber) join() (base position, err error) {
 			return base, nil
 		}
 		select {
-		case <-b.rung:
+		case <-changed:
 		case <-s.ctx.Done():
 			return position{}, s.ctx.Err()
 		}

@@ -16,6 +16,61 @@ type logEntry struct {
 	count, bytes int64 // totals of the log's events, this entry included
 }
 
+// eventLog is the log of a broadcaster, whose mu guards it, and the cursors of the watches that read
+// it.
+type eventLog struct {
+	tail         *logEntry
+	cursors      map[*cursor]struct{}
+	minLimit     int64 // at most the smallest limit of a cursor
+	trimmedCount int64 // the log's count at the last check of the cursors
+	trimmedBytes int64 // the log's bytes at the last check of the cursors
+}
+
+func newEventLog() eventLog {
+	return eventLog{tail: &logEntry{}, cursors: make(map[*cursor]struct{}), minLimit: defaultBuffer}
+}
+
+// append appends entries.
+func (l *eventLog) append(entries []*logEntry) {
+	for _, entry := range entries {
+		entry.count, entry.bytes = l.tail.count+int64(len(entry.events)), l.tail.bytes
+		for i := range entry.events {
+			entry.bytes += entry.events[i].size()
+		}
+		l.tail.next.Store(entry)
+		l.tail = entry
+	}
+}
+
+// attach moves a cursor to the end of the log.
+func (l *eventLog) attach(c *cursor) {
+	c.reset(l.tail)
+	l.cursors[c] = struct{}{}
+	l.minLimit = min(l.minLimit, c.limit)
+}
+
+// detach removes a cursor, which need not be in the log.
+func (l *eventLog) detach(c *cursor) { delete(l.cursors, c) }
+
+// trim trims the cursors that lag, and returns how many of them it has removed. To bound the memory
+// of the log, it checks them each time the log has grown by an eighth of the smallest limit or of
+// maxLagBytes.
+func (l *eventLog) trim() (removed uint64) {
+	grown, grownBytes := l.tail.count-l.trimmedCount, l.tail.bytes-l.trimmedBytes
+	if grown == 0 || grown < l.minLimit/8 && grownBytes < maxLagBytes/8 {
+		return 0
+	}
+	l.trimmedCount, l.trimmedBytes, l.minLimit = l.tail.count, l.tail.bytes, defaultBuffer
+	for c := range l.cursors {
+		l.minLimit = min(l.minLimit, c.limit)
+		if c.trim(l.tail.count, l.tail.bytes) {
+			delete(l.cursors, c)
+			removed++
+		}
+	}
+	return removed
+}
+
 // gap is a part of the log whose changes are missing.
 type gap struct {
 	cause   gapCause

@@ -22,7 +22,7 @@ type broadcaster struct {
 	cancel context.CancelFunc
 	refs   int // guarded by core.mu
 
-	changed        atomic.Pointer[bell]      // notified when consumers must check the broadcaster
+	changed        *notifier                 // notified when consumers must check the broadcaster
 	logEnd         atomic.Pointer[position]  // end of the log, zero at first; set under mu, after the entries
 	history        atomic.Pointer[historyID] // nil at first; a new one is set under mu, with its gap
 	waiters        atomic.Int64              // number of waiters for logEnd or completeAt to advance
@@ -30,40 +30,26 @@ type broadcaster struct {
 	completeAt     atomic.Pointer[time.Time] // the log has every change made by then; nil if unknown
 	progressNeeded chan struct{}             // holds one: a progress report is needed now
 
-	mu           sync.Mutex
-	tail         *logEntry
-	state        State
-	since        time.Time
-	lastErr      error // the last error
-	reopened     uint64
-	finalErr     error // the error that ended the broadcaster and all its watches
-	cursors      map[*cursor]struct{}
-	minLimit     int64 // at most the smallest limit of a cursor
-	trimmedCount int64 // the log's count at the last check of the cursors
-	trimmedBytes int64 // the log's bytes at the last check of the cursors
+	mu       sync.Mutex
+	eventLog eventLog
+	state    State
+	since    time.Time
+	lastErr  error // the last error
+	reopened uint64
+	finalErr error // the error that ended the broadcaster and all its watches
 
 	reconnectState // used by the broadcaster's goroutine only
 }
 
-// bell wakes all its waiters, once.
-type bell struct{ rung chan struct{} }
-
-func newBell() *bell { return &bell{rung: make(chan struct{})} }
-
 func newBroadcaster(c *core, r *request) *broadcaster {
 	b := &broadcaster{
 		core: c, key: r.key(), span: r.span, selector: r.selector.String(),
-		progressNeeded: make(chan struct{}, 1), tail: &logEntry{}, since: time.Now(), cursors: make(map[*cursor]struct{}),
-		minLimit: defaultBuffer,
+		progressNeeded: make(chan struct{}, 1), changed: newNotifier(), eventLog: newEventLog(), since: time.Now(),
 	}
 	b.ctx, b.cancel = context.WithCancel(c.ctx)
-	b.changed.Store(newBell())
 	b.logEnd.Store(&position{})
 	return b
 }
-
-// notify wakes the consumers.
-func (b *broadcaster) ring() { close(b.changed.Swap(newBell()).rung) }
 
 // attach places a cursor at the end of the log, which will contain every change after base. ok is
 // false if the watch is not live.
@@ -76,9 +62,7 @@ func (b *broadcaster) attach(c *cursor) (base position, ok bool, err error) {
 	if b.state != StateLive {
 		return position{}, false, nil
 	}
-	c.reset(b.tail)
-	b.cursors[c] = struct{}{}
-	b.minLimit = min(b.minLimit, c.limit)
+	b.eventLog.attach(c)
 	return b.position(), true, nil
 }
 
@@ -94,7 +78,7 @@ func (b *broadcaster) isCurrentHistory(p position) bool {
 // detach unregisters a cursor.
 func (b *broadcaster) detach(c *cursor) {
 	b.mu.Lock()
-	delete(b.cursors, c)
+	b.eventLog.detach(c)
 	b.mu.Unlock()
 }
 
@@ -104,38 +88,14 @@ func (b *broadcaster) append(entries []*logEntry, to position) {
 	if len(entries) > 0 && entries[0].gap != nil && entries[0].gap.history != nil {
 		b.history.Store(entries[0].gap.history) // with the gap: a cursor placed from now on stands behind it
 	}
-	last := b.tail
-	for _, entry := range entries {
-		entry.count, entry.bytes = last.count+int64(len(entry.events)), last.bytes
-		for i := range entry.events {
-			entry.bytes += entry.events[i].size()
-		}
-		last.next.Store(entry)
-		last = entry
-	}
-	b.tail = last
+	b.eventLog.append(entries)
 	b.logEnd.Store(&to)
-	b.trim()
+	if n := b.eventLog.trim(); n > 0 {
+		b.core.counters.overflows.Add(n)
+	}
 	b.mu.Unlock()
 	if len(entries) > 0 || b.waiters.Load() > 0 {
-		b.ring()
-	}
-}
-
-// trim trims the cursors that lag. To bound the memory of the log, it checks them each time the log
-// has grown by an eighth of the smallest limit or of maxLagBytes.
-func (b *broadcaster) trim() {
-	grown, weight := b.tail.count-b.trimmedCount, b.tail.bytes-b.trimmedBytes
-	if grown == 0 || grown < b.minLimit/8 && weight < maxLagBytes/8 {
-		return
-	}
-	b.trimmedCount, b.trimmedBytes, b.minLimit = b.tail.count, b.tail.bytes, defaultBuffer
-	for c := range b.cursors {
-		b.minLimit = min(b.minLimit, c.limit)
-		if c.trim(b.tail.count, b.tail.bytes) {
-			delete(b.cursors, c)
-			b.core.counters.overflows.Add(1)
-		}
+		b.changed.notify()
 	}
 }
 
@@ -148,7 +108,7 @@ func (b *broadcaster) setState(s State, since time.Time, err error) {
 	}
 	b.lastErr = err
 	b.mu.Unlock()
-	b.ring()
+	b.changed.notify()
 }
 
 // setCompleteAt records that the log has every change made by t.
@@ -157,7 +117,7 @@ func (b *broadcaster) setCompleteAt(t time.Time) {
 		b.completeAt.Store(&t)
 	}
 	if b.waiters.Load() > 0 {
-		b.ring()
+		b.changed.notify()
 	}
 }
 
@@ -167,7 +127,7 @@ func (b *broadcaster) end(err error) {
 	b.mu.Lock()
 	b.finalErr = err
 	b.mu.Unlock()
-	b.ring()
+	b.changed.notify()
 }
 
 // finalError returns the error that ended the broadcaster, or nil.
@@ -198,7 +158,7 @@ func (b *broadcaster) listCost() (cost time.Duration, some, all bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all = true
-	for c := range b.cursors {
+	for c := range b.eventLog.cursors {
 		n := c.indexSize.Load()
 		if n < 0 {
 			all = false

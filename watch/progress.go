@@ -45,11 +45,3 @@ func (r *progressTracker) recordResponse() (completeAt time.Time) {
 	}
 	return r.lastAnswered
 }
-
-// notify puts a token into a channel of capacity 1, if it is empty.
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}

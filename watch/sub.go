@@ -38,18 +38,17 @@ type subscriber struct {
 	doneRevision      atomic.Int64                // the revision of pos
 	waiters           atomic.Int64                // number of waiters for doneRevision or completeAt to advance
 	checkNeeded       chan struct{}               // holds one: a caller waits, so the broadcaster must be checked
-	advanced          atomic.Pointer[bell]
-	catchUps          atomic.Uint64 // number of times that it had to catch up
-	ready             chan struct{} // closed when it is following for the first time
+	advanced          *notifier                   // notified when doneRevision or completeAt has advanced, if there are waiters
+	catchUps          atomic.Uint64               // number of times that it had to catch up
+	ready             chan struct{}               // closed when it is following for the first time
 	readyOnce         sync.Once
 }
 
 func newSubscriber(c *core, r *request, out func(Batch) error) *subscriber {
-	s := &subscriber{core: c, request: r, handler: out, ready: make(chan struct{}), checkNeeded: make(chan struct{}, 1)}
+	s := &subscriber{core: c, request: r, handler: out, ready: make(chan struct{}), checkNeeded: make(chan struct{}, 1), advanced: newNotifier()}
 	s.cursor.limit, s.cursor.coalescing = int64(r.buffer), r.coalesce
 	s.cursor.indexSize.Store(-1)
 	s.syncingSince.Store(time.Now().UnixNano())
-	s.advanced.Store(newBell())
 	if r.snapshot {
 		s.index = newIndex()
 		s.cursor.indexSize.Store(0)
@@ -153,7 +152,7 @@ func (s *subscriber) step() error {
 	// In this order: every change made by completeAt is in the log, which contains everything up
 	// to logEnd, and later entries notify.
 	completeAt := s.broadcaster.completeAt.Load()
-	bell, reached := s.broadcaster.changed.Load(), s.broadcaster.position()
+	changed, logEnd := s.broadcaster.changed.wait(), s.broadcaster.position()
 	entry, coalesced, lost := s.cursor.next()
 	switch {
 	case entry != nil && entry.gap != nil:
@@ -175,14 +174,14 @@ func (s *subscriber) step() error {
 	if err := s.broadcaster.finalError(); err != nil {
 		return err
 	}
-	s.advance(reached)
+	s.advance(logEnd)
 	s.setFollowing(true)
 	newer := s.completeAt.Swap(completeAt) != completeAt
 	s.drained.Store(true)
 	if newer && s.waiters.Load() > 0 {
-		s.wakeWaiting()
+		s.advanced.notify()
 	}
-	return s.wait(bell)
+	return s.wait(changed)
 }
 
 // minProgressInterval is the minimum interval at which a watch with [WithProgress] requests
@@ -190,7 +189,7 @@ func (s *subscriber) step() error {
 const minProgressInterval = time.Second
 
 // wait waits at the end of the log.
-func (s *subscriber) wait(b *bell) error {
+func (s *subscriber) wait(changed <-chan struct{}) error {
 	var due <-chan time.Time
 	if s.request.progressInterval > 0 {
 		wait := time.Until(s.progressDue)
@@ -211,7 +210,7 @@ func (s *subscriber) wait(b *bell) error {
 		due = t.C
 	}
 	select {
-	case <-b.rung:
+	case <-changed:
 	case <-s.checkNeeded:
 	case <-due:
 	case <-s.ctx.Done():
@@ -280,12 +279,9 @@ func (s *subscriber) filter(events []Event) []Event {
 func (s *subscriber) advance(to position) {
 	s.pos = s.pos.advance(to)
 	if s.doneRevision.Swap(s.pos.rev) != s.pos.rev && s.waiters.Load() > 0 {
-		s.wakeWaiting()
+		s.advanced.notify()
 	}
 }
-
-// wakeWaiting wakes the callers that wait for doneRevision or completeAt to advance.
-func (s *subscriber) wakeWaiting() { close(s.advanced.Swap(newBell()).rung) }
 
 // setFollowing records whether the watch is at the end of the broadcaster's log, so that it shares
 // the broadcaster's state.

@@ -128,13 +128,13 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 	ticker := time.NewTicker(waitProgressInterval)
 	defer ticker.Stop()
 	for {
-		moved := sub.advanced.Load()
+		advanced := sub.advanced.wait()
 		if sub.doneRevision.Load() >= rev {
 			return nil
 		}
 		done := sub.requestCheck()
 		select {
-		case <-moved.rung:
+		case <-advanced:
 		case <-ticker.C:
 		case <-s.done:
 			done()
@@ -190,7 +190,7 @@ func (s *Subscription) Refresh(ctx context.Context) error {
 	ticker := time.NewTicker(refreshProgressInterval)
 	defer ticker.Stop()
 	for {
-		moved := sub.advanced.Load()
+		advanced := sub.advanced.wait()
 		st := sub.status()
 		switch {
 		case isClosed(s.done):
@@ -202,7 +202,7 @@ func (s *Subscription) Refresh(ctx context.Context) error {
 		}
 		done := sub.requestCheck()
 		select {
-		case <-moved.rung:
+		case <-advanced:
 		case <-ticker.C:
 		case <-s.done:
 			done()
