@@ -17,7 +17,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// counted is a fan-out's receivers: how many deliveries there were, and a signal when there are as many as wanted.
+// counted is a fan-out's receivers: how many deliveries there were, and a signal when there are as
+// many as wanted.
 type counted struct {
 	n    atomic.Int64
 	want int64
@@ -33,8 +34,8 @@ func (c *counted) add(n int) {
 // inFlight is how many events a round of a fan-out has.
 const inFlight = 32
 
-// BenchmarkFanOut delivers to n subscribers of one prefix. An op is one delivery; latency is that of a round of 32 events to
-// the last subscriber.
+// BenchmarkFanOut delivers to n subscribers of one prefix. An op is one delivery; latency is that
+// of a round of 32 events to the last subscriber.
 func BenchmarkFanOut(b *testing.B) {
 	for _, n := range []int{1, 10, 100, 1000} {
 		for _, kind := range []string{"client", "etcdkit"} {
@@ -99,8 +100,9 @@ func fanClient(b *testing.B, cli *clientv3.Client, dir string, n int, c *counted
 	}
 }
 
-// BenchmarkStuckSubscriber is a fan-out to 100, in turns without and with one more that does not come back. An op is a put to
-// each; the metrics are the 99th percentiles until the last has it, and their ratio.
+// BenchmarkStuckSubscriber is a fan-out to 100, in turns without and with one more that does not
+// come back. An op is a put to each; the metrics are the 99th percentiles until the last has it,
+// and their ratio.
 func BenchmarkStuckSubscriber(b *testing.B) {
 	cli := etcdtest.Client(b)
 	const receivers = 100
@@ -143,7 +145,8 @@ func BenchmarkStuckSubscriber(b *testing.B) {
 	b.ReportMetric(p99(with)/p99(without), "ratio")
 }
 
-// BenchmarkSnapshotStart is the time from the start to the first live event, with 200 keys under about 1,000 writes a second.
+// BenchmarkSnapshotStart is the time from the start to the first live event, with 200 keys under
+// about 1,000 writes a second.
 func BenchmarkSnapshotStart(b *testing.B) {
 	cli := etcdtest.Client(b)
 	dir := etcdtest.Prefix(b)
@@ -308,7 +311,8 @@ func BenchmarkMassDelete(b *testing.B) {
 					one, done := context.WithCancel(ctx)
 					follow(one, dir, got)
 					b.StartTimer()
-					_, _ = cli.Delete(b.Context(), dir, clientv3.WithPrefix()) // a slow server applies it after the error
+					// a slow server applies it after the error
+					_, _ = cli.Delete(b.Context(), dir, clientv3.WithPrefix())
 					require.Equal(b, n, <-got)
 					b.StopTimer()
 					done()

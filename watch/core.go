@@ -5,12 +5,15 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scan"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -19,7 +22,7 @@ type core struct {
 	cli    *clientv3.Client
 	lister scan.Reader
 	engine *retry.Engine
-	pool   *pool
+	pool   *watchstream.Pool
 
 	replayBudget *replayBudget
 	outages      *outages
@@ -35,7 +38,7 @@ type core struct {
 
 	mu           sync.Mutex
 	closed       bool
-	broadcasters map[watchKey]*broadcaster
+	broadcasters map[broadcasterKey]*broadcaster
 	subscribers  map[*subscriber]struct{}
 }
 
@@ -50,14 +53,13 @@ func newCore(cli *clientv3.Client, c config) *core {
 	out := &core{
 		cli: cli, log: c.logger, onResync: c.onResync, engine: engine,
 		lister:       retry.NewReader(engine, retry.Call{Pkg: "watch", Op: "list", Read: true}, kv),
-		broadcasters: make(map[watchKey]*broadcaster), subscribers: make(map[*subscriber]struct{}), replayBudget: newReplayBudget(),
+		broadcasters: make(map[broadcasterKey]*broadcaster), subscribers: make(map[*subscriber]struct{}), replayBudget: newReplayBudget(),
 		outages: newOutages(c.logger),
 	}
 	//nolint:forbidigo // goroutines that many callers share must not live by the context of one
 	out.ctx, out.cancel = context.WithCancelCause(context.Background())
-	out.pool = newPool(out.ctx, &out.wg, cli)
-	out.pool.onDead = engine.ReportOverdue
-	out.removeOverdueHook = engine.OnOverdue(func(string) { out.pool.checkLive() })
+	out.pool = watchstream.NewPool(out.ctx, &out.wg, cli, engine.ReportOverdue)
+	out.removeOverdueHook = engine.OnOverdue(func(string) { out.pool.CheckLive() })
 	out.stopAfterFunc = context.AfterFunc(cli.Ctx(), func() { out.cancel(errClosed) })
 	return out
 }
@@ -160,4 +162,35 @@ func (c *core) spawn(f func()) bool {
 	}
 	c.wg.Go(f)
 	return true
+}
+
+// mayHideRefusal reports whether replays that deliver nothing may have failed because a response
+// exceeded the maximum size. A Watcher of the user does not report that.
+func (c *core) mayHideRefusal(stalls int) bool {
+	return c.pool.OverUserWatcher() && stalls >= maxStalls
+}
+
+// Backoff between attempts to open a stream, to list and to read history.
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// newBackoff returns a new backoff.
+func newBackoff() backoff.BackOff {
+	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	b.Reset()
+	return b
+}
+
+// sleep waits for d. It returns false if ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
 // The errors of this package, to be matched with errors.Is. All except ErrHistoryRewritten are
@@ -74,38 +75,35 @@ func subscriptionClosed(cause error) error {
 	return closed
 }
 
-// Errors that end a server-side watch. None of them ends the consumer's watch.
+// Errors that end an attempt to list or to read history. None of them ends the consumer's watch.
 var (
-	errStreamEnded = errors.New("the stream ended")
-	errNoResponse  = errors.New("no answer")
-	errListTooOld  = errors.New("the list is older than the watch")
-
+	errListTooOld = errors.New("the list is older than the watch")
 	errOutOfOrder = errors.New("the events of a response are out of order")
 )
-
-// refusedError is an error that etcd has sent instead of the confirmation of a watch.
-type refusedError struct{ err error }
-
-func (e *refusedError) Error() string { return e.err.Error() }
-
-// Unwrap returns the error that etcd has sent.
-func (e *refusedError) Unwrap() error { return e.err }
-
-// compactedError means that etcd has compacted the history that the watch needs.
-type compactedError struct{ oldest int64 }
-
-func (e *compactedError) Error() string { return "compacted" }
 
 // permanentError returns the error with which err ends a watch, or nil if a retry is right. A
 // permission error counts only instead of a confirmation: client/v3 may report the refusal of one
 // watch to another one on the same stream.
 func permanentError(err error) error {
-	r, ok := errors.AsType[*refusedError](err)
+	r, ok := errors.AsType[*watchstream.RefusedError](err)
 	if !ok {
 		return nil
 	}
-	if _, condition := retry.Classify(r.err, false); errors.Is(condition, errs.Permission) {
-		return retry.WithCondition(r.err, condition)
+	if _, condition := retry.Classify(r.Err, false); errors.Is(condition, errs.Permission) {
+		return retry.WithCondition(r.Err, condition)
 	}
 	return nil
+}
+
+// consumerError is an error returned by the consumer, as opposed to one of the watch.
+type consumerError struct{ err error }
+
+func (e *consumerError) Error() string { return e.err.Error() }
+
+// Unwrap returns the consumer's error.
+func (e *consumerError) Unwrap() error { return e.err }
+
+func fromConsumer(err error) bool {
+	_, ok := errors.AsType[*consumerError](err)
+	return ok
 }

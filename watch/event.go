@@ -90,8 +90,9 @@ type Batch struct {
 	Kind     Kind
 	Revision int64
 	Events   []Event // in transaction order; Snapshot and Resync: puts in key order, then deletes
-	More     bool    // more batches of the snapshot or resync follow, usually with the same Revision
-	Folded   int     // number of changes left out by WithCoalescing
+	// more batches of the snapshot or resync follow, usually with the same Revision
+	More   bool
+	Folded int // number of changes left out by WithCoalescing
 }
 
 // putEvent returns a key as a Put event. cut is the length of the namespace.

@@ -123,7 +123,8 @@ func ExampleWatcher_Consume() {
 	}
 	defer w.Close()
 
-	// What was processed last is kept in etcd; a database that is written in the same transaction as the results is better.
+	// What was processed last is kept in etcd; a database that is written in the same transaction
+	// as the results is better.
 	checkpoint := kv.NewCheckpoint(store, "checkpoint")
 	rev, _ := store.Put(ctx, "orders/0", []byte("before"))
 	_ = checkpoint.Save(ctx, rev)

@@ -49,7 +49,8 @@ func (w *writer) write(ctx context.Context, i int) error {
 	}
 }
 
-// reference is the history of a prefix after a revision, as client/v3 reads it over a connection that nobody disturbs.
+// reference is the history of a prefix after a revision, as client/v3 reads it over a connection
+// that nobody disturbs.
 func reference(t *testing.T, cli *clientv3.Client, dir string, after, upTo int64) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -89,7 +90,8 @@ func TestWatcher_DeliversExactlyOnceAcrossCutsAndRestarts(t *testing.T) {
 	_, later := subscribe(t, w, watch.Prefix(dir), watch.WithBuffer(16))
 
 	writes, cuts := size(3000, 20000), size(15, 50)
-	reopenings := uint64(cuts) / 3 // a cut has no effect while the server restarts or the client waits to connect again
+	// a cut has no effect while the server restarts or the client waits to connect again
+	reopenings := uint64(cuts) / 3
 	cut := make(chan struct{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(cuts)*2*time.Second)
 	defer cancel()

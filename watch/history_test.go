@@ -309,7 +309,8 @@ func TestAResyncThatComesFirstNamesEverything(t *testing.T) {
 	})
 }
 
-// A replay breaks, and the next member lags behind the term, but has more of the log than the watch.
+// A replay breaks, and the next member lags behind the term, but has more of the log than the
+// watch.
 func TestWatcher_ReadsHistoryFromMemberWithLowerTerm(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
@@ -324,7 +325,9 @@ func TestWatcher_ReadsHistoryFromMemberWithLowerTerm(t *testing.T) {
 		w.set(func() {
 			base := w.opened
 			w.refuse = func(n int) error {
-				if n != base+2 { // 1: now, of a member that is up to date. 2: the replay there. 3: now, of one that lags
+				// 1: now, of a member that is up to date. 2: the replay there. 3: now, of one that
+				// lags
+				if n != base+2 {
 					return nil
 				}
 				w.lagging = 2

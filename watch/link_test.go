@@ -99,7 +99,8 @@ func TestTransactionsStayWholeWhileConnectionsBreak(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond) // somewhere in the middle of it
+			// somewhere in the middle of it
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond)
 			proxy.Cut()
 		})
 		resp, err := direct.Txn(t.Context()).Then(ops...).Commit()

@@ -14,7 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// livenessServer is a server whose streams fall silent on command, all that there are, while new ones work.
+// livenessServer is a server whose streams fall silent on command, all that there are, while new
+// ones work.
 type livenessServer struct {
 	mu       sync.Mutex
 	streams  int
@@ -137,7 +138,8 @@ func TestWatcher_LeavesASilentStreamFourSecondsAfterTheFirstNeed(t *testing.T) {
 	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.deaf = s.streams })
 		began := time.Now()
-		go func() { _ = subs[2].Refresh(t.Context()) }() // it may go on with the next stream, or see that there is none yet
+		// it may go on with the next stream, or see that there is none yet
+		go func() { _ = subs[2].Refresh(t.Context()) }()
 		reopenedAll(subs)
 		assert.InDelta(t, 4*time.Second, time.Since(began), float64(500*time.Millisecond), "all of them at once")
 		require.NoError(t, subs[2].Refresh(t.Context()))
@@ -180,7 +182,8 @@ func TestWatcher_LeavesAStreamThatAnswersNoProgressFor32Seconds(t *testing.T) {
 	})
 }
 
-// Answers do not say which request they are for. While some are on their way, further requests are sent.
+// Answers do not say which request they are for. While some are on their way, further requests are
+// sent.
 func TestSubscription_HeardIsNotLaterThanTheRequestThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {

@@ -13,9 +13,10 @@ type mirror struct {
 	rewritten bool // revisions may start over
 	at        int64
 	resyncs   int
-	stored    bool                // keys were stored earlier: a resync that comes first is the whole state
-	named     map[string]struct{} // by that resync so far
-	err       error
+	// keys were stored earlier: a resync that comes first is the whole state
+	stored bool
+	named  map[string]struct{} // by that resync so far
+	err    error
 }
 
 func newMirror() *mirror { return &mirror{keys: map[string]string{}, revs: map[string]int64{}} }

@@ -29,7 +29,8 @@ func seeds() uint64 {
 
 func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
 
-// play lets a random world happen: writes, faults, elections, compactions and, if asked, wiped clusters; then it is calm.
+// play lets a random world happen: writes, faults, elections, compactions and, if asked, wiped
+// clusters; then it is calm.
 func play(w *world, rng *rand.Rand, compact, wipe bool) {
 	w.set(func() { w.faults = rng.Float64() * 0.8 })
 	for range 30 + rng.IntN(60) {
@@ -70,7 +71,8 @@ func play(w *world, rng *rand.Rand, compact, wipe bool) {
 	w.commit(change{key: key(0), value: "last"})
 }
 
-// settled is a bound on how long a watch may take once all is well: the longest patience, and the longest wait.
+// settled is a bound on how long a watch may take once all is well: the longest patience, and the
+// longest wait.
 const settled = 2 * time.Minute
 
 func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T) {
@@ -216,7 +218,8 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 			}, opts...)
 			require.NoError(t, err)
 			if m.stored {
-				ready(t, sub) // else another history may begin before it is known which one is meant
+				// else another history may begin before it is known which one is meant
+				ready(t, sub)
 			}
 			play(w, rng, true, m.rewritten)
 			time.Sleep(settled)

@@ -9,6 +9,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/logging"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
 // An Option configures a Watcher or one watch. [WithNamespace], [WithLogger] and [WithResyncHook]
@@ -205,10 +206,11 @@ func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 
 // key returns the key of the server-side watch that serves the request. State watches share one
 // with all events, because their index needs them.
-func (r *request) key() watchKey {
-	k := watchKey{ns: r.span.ns, from: r.span.From, to: r.span.To, prev: r.prevValue, hide: r.span.hasHidden}
+func (r *request) key() broadcasterKey {
+	k := broadcasterKey{ns: r.span.ns, hasHidden: r.span.hasHidden}
+	k.Spec = watchstream.Spec{From: r.span.From, To: r.span.To, PrevValue: r.prevValue}
 	if !r.snapshot {
-		k.puts, k.deletes = r.putsOnly, r.deletesOnly
+		k.PutsOnly, k.DeletesOnly = r.putsOnly, r.deletesOnly
 	}
 	return k
 }

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/outage"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -69,7 +70,7 @@ func (o *outages) succeeded(source any) {
 
 // withConnectionError adds to errNoResponse why the client has no connection, if it has none.
 func withConnectionError(cli *clientv3.Client, err error) error {
-	if !errors.Is(err, errNoResponse) {
+	if !errors.Is(err, watchstream.ErrNoResponse) {
 		return err
 	}
 	if cause := wire.Explain(cli); cause != nil {

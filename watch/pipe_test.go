@@ -71,7 +71,8 @@ func serveScript(t *testing.T, l net.Listener, serve func(s pb.Watch_WatchServer
 	})
 }
 
-// Client/v3's own watcher waits for ever in Close when it comes between a refusal and the end of what was refused.
+// Client/v3's own watcher waits for ever in Close when it comes between a refusal and the end of
+// what was refused.
 func TestCloseEndsWhileWatchesAreRefused(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64

@@ -47,7 +47,8 @@ func TestAnEventLargerThanTheReceiveLimitHoldsUpItsOwnWatchAlone(t *testing.T) {
 	assert.LessOrEqual(t, w.Stats().Streams, 16)
 }
 
-// While one replay goes on, the streams of others that have ended are kept for the next ones, but not all of them.
+// While one replay goes on, the streams of others that have ended are kept for the next ones, but
+// not all of them.
 func TestWatcher_KeepsFewStreamsForReplays(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Start(t).Client(t)
@@ -136,7 +137,8 @@ func TestAReplayThatCannotBeReceivedBreaksNobodyElsesStreamForLong(t *testing.T)
 		if n == 5 {
 			before = reopened() // it is known by now who is to blame
 		}
-		sub, _ := subscribe(t, w, watch.Key(fmt.Sprintf("w/another-%02d", n))) // takes the room that a broken stream has left
+		// takes the room that a broken stream has left
+		sub, _ := subscribe(t, w, watch.Key(fmt.Sprintf("w/another-%02d", n)))
 		subs = append(subs, sub)
 	}
 	assert.LessOrEqual(t, reopened(), before+1, "whoever sat beside it at first has moved, and that was all")

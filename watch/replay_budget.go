@@ -9,11 +9,13 @@ import (
 
 // Limits of the memory of replays, in bytes.
 const (
-	maxReplayMemory        = 64 << 20  // for the responses to all replays of a Watcher, encoded and decoded
-	minReservation         = 512 << 10 // minimum for a replay of unknown size
-	smallReservationMemory = 16 << 20  // what larger reservations of unknown size leave for small ones
-	copiesPerResponse      = 2         // a response is in memory twice: encoded and decoded
-	fragmentReservation    = 8 << 20   // for a replay in fragments, which etcd makes 2 MiB large
+	// for the responses to all replays of a Watcher, encoded and decoded
+	maxReplayMemory = 64 << 20
+	minReservation  = 512 << 10 // minimum for a replay of unknown size
+	// what larger reservations of unknown size leave for small ones
+	smallReservationMemory = 16 << 20
+	copiesPerResponse      = 2       // a response is in memory twice: encoded and decoded
+	fragmentReservation    = 8 << 20 // for a replay in fragments, which etcd makes 2 MiB large
 	reclaimInterval        = 200 * time.Millisecond
 )
 

@@ -19,7 +19,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// putMany puts n keys below dir, 100 in a transaction, and returns the revision of the first and of the last.
+// putMany puts n keys below dir, 100 in a transaction, and returns the revision of the first and of
+// the last.
 func putMany(tb testing.TB, cli *clientv3.Client, dir string, n int) (from, to int64) {
 	tb.Helper()
 	for i := 0; i < n; i += 100 {
@@ -48,7 +49,8 @@ func TestWatcher_DeliversMassDelete(t *testing.T) {
 	peer := cli.Watch(t.Context(), "dir/", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	<-peer
 	began := time.Now()
-	_, _ = cli.Delete(t.Context(), "dir/", clientv3.WithPrefix()) // a slow server applies it after the error
+	// a slow server applies it after the error
+	_, _ = cli.Delete(t.Context(), "dir/", clientv3.WithPrefix())
 	require.Len(t, (<-peer).Events, n)
 	limit := 10*time.Since(began) + within
 	for _, got := range []*recorder{changes, mirrored} {
@@ -70,7 +72,8 @@ func TestWatcher_DeliversMassDelete(t *testing.T) {
 	require.NoError(t, state.Err())
 }
 
-// splitting is a server whose revision 7 has many events. It splits them where that is requested, and counts the requests.
+// splitting is a server whose revision 7 has many events. It splits them where that is requested,
+// and counts the requests.
 type splitting struct {
 	mu            sync.Mutex
 	whole, splits int           // replays that were requested
@@ -162,8 +165,8 @@ func TestWatcher_RequestsFragmentsOnlyAfterRefusalForSize(t *testing.T) {
 	}
 }
 
-// A replay that is alone expects responses of up to 12 MiB. It requests one that is larger again, whole where its memory
-// allows that.
+// A replay that is alone expects responses of up to 12 MiB. It requests one that is larger again,
+// whole where its memory allows that.
 func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -194,7 +197,8 @@ func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 	}
 }
 
-// Each fragment takes less than the four seconds after which a silent stream is left, all of them take more.
+// Each fragment takes less than the four seconds after which a silent stream is left, all of them
+// take more.
 func TestWatcher_CountsFragmentsAsSignsOfLife(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -262,7 +266,8 @@ func TestWatcher_StateWatchWithAfterListsAfterTwoStalls(t *testing.T) {
 	})
 }
 
-// Client/v3 opens a watch again and again when it refuses a response for its size, and says nothing.
+// Client/v3 opens a watch again and again when it refuses a response for its size, and says
+// nothing.
 func TestWatcher_AsksUsersWatcherForFragmentsAfterTwoStalls(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {

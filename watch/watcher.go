@@ -11,6 +11,8 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
 // Watcher watches the keys of a namespace. It is safe for concurrent use. Watchers returned by
@@ -98,3 +100,13 @@ func (w *Watcher) Close() error {
 	}
 	return nil
 }
+
+// Package lock watches its keys over the client of a Watcher.
+var _ = keywatch.Provide(func(watcher any) (cli *clientv3.Client, own bool) {
+	w, ok := watcher.(*Watcher)
+	if !ok || w.core == nil {
+		return nil, false
+	}
+	cli = w.core.cli
+	return cli, cli.ActiveConnection() != nil && (cli.Watcher == nil || watchstream.IsClientV3Watcher(cli.Watcher))
+})

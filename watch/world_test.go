@@ -17,8 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// world is an etcd cluster in memory, as far as watches and lists can see one, with the faults that a real one cannot be
-// asked for. It runs in synctest bubbles.
+// world is an etcd cluster in memory, as far as watches and lists can see one, with the faults that
+// a real one cannot be asked for. It runs in synctest bubbles.
 type world struct {
 	clientv3.KV // nil: what is not below is not used
 
@@ -45,8 +45,9 @@ type world struct {
 	lagTerm   bool              // and it has not applied the first entry of the current term
 
 	muteReplays bool // watches of the past are confirmed and say nothing
-	tooLarge    bool // so are those without fragments, since client/v3 hides that it refuses what it gets
-	shuffle     bool // events of several revisions come in the wrong order
+	// so are those without fragments, since client/v3 hides that it refuses what it gets
+	tooLarge bool
+	shuffle  bool // events of several revisions come in the wrong order
 }
 
 func newWorld(seed uint64) *world {
@@ -143,7 +144,9 @@ func (w *world) wipe() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rev, w.compact = 1, 1
-	w.floor -= 1000 // more than there are elections in a test: a history with a term that is no lower cannot be told apart
+	// more than there are elections in a test: a history with a term that is no lower cannot be
+	// told apart
+	w.floor -= 1000
 	w.term = w.floor
 	clear(w.history)
 	clear(w.versions)

@@ -111,8 +111,8 @@ func (w *world) anyError() error {
 	return all[w.rng.IntN(len(all))]
 }
 
-// failed is a last response that says err. The error itself is in a field of client/v3's own; a cancellation with a
-// reason is the same to who looks at Err.
+// failed is a last response that says err. The error itself is in a field of client/v3's own; a
+// cancellation with a reason is the same to who looks at Err.
 func failed(err error) clientv3.WatchResponse {
 	return clientv3.WatchResponse{Header: &pb.ResponseHeader{}, Canceled: true, CancelReason: err.Error()}
 }

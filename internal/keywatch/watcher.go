@@ -91,7 +91,8 @@ const keepOpen = 30 * time.Second
 // Any other Watcher is used through its Watch method, with a goroutine for each watch.
 func New(cli *clientv3.Client, own bool) *Watcher {
 	w := &Watcher{cli: cli, own: own, watches: map[Target]*keyWatch{}, keepOpen: keepOpen}
-	w.probe = time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval)) // spreads the probes of many processes
+	// spreads the probes of many processes
+	w.probe = time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval))
 	//nolint:forbidigo // what many callers share must not live by the context of one
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w

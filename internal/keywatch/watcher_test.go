@@ -231,7 +231,8 @@ func TestWatcher_QuietStreamIsTried(t *testing.T) {
 	eventually(t, func() bool { return w.Open() == 1 })
 }
 
-// More requests than the network takes without an answer: whoever sends them must not wait for ever.
+// More requests than the network takes without an answer: whoever sends them must not wait for
+// ever.
 func TestWatcher_StreamThatTakesNoMoreRequestsIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)

@@ -37,7 +37,8 @@ func newFeed(ctx context.Context, w *watcher, key string, opts []clientv3.OpOpti
 	}
 }
 
-// open opens watches below until one was created. Else it returns what to tell the caller, nil where client/v3 says nothing.
+// open opens watches below until one was created. Else it returns what to tell the caller, nil
+// where client/v3 says nothing.
 func (f *feed) open() (why *clientv3.WatchResponse, ok bool) {
 	for {
 		lane := f.w.enter(f.ctx, f.stream)
@@ -84,7 +85,8 @@ func (f *feed) over() bool { return f.ctx.Err() != nil || f.w.life.Err() != nil 
 // close lets go of the watch below.
 func (f *feed) close() { f.below.lane.end(f.w, f.below) }
 
-// again reports whether to open another watch after one that ended with r. It waits where the last one was for nothing.
+// again reports whether to open another watch after one that ended with r. It waits where the last
+// one was for nothing.
 func (f *feed) again(r *clientv3.WatchResponse) bool {
 	if !tokenRefused(r) || f.refused >= f.w.engine.Policy.MaxAttempts {
 		return false
@@ -170,7 +172,8 @@ func (f *feed) note(r *clientv3.WatchResponse) {
 	}
 }
 
-// tokenRefused reports whether a watch was ended, or not created, because of the token of its stream.
+// tokenRefused reports whether a watch was ended, or not created, because of the token of its
+// stream.
 func tokenRefused(r *clientv3.WatchResponse) bool {
 	err := r.Err()
 	if err == nil {

@@ -52,8 +52,8 @@ func refusedFor(reason error) clientv3.WatchResponse {
 	return clientv3.WatchResponse{Header: &pb.ResponseHeader{}, Canceled: true, CancelReason: reason.Error()}
 }
 
-// scripted returns a client of the shared server whose first stream follows a script, and the revisions of four puts of
-// "1" to "4" to a key.
+// scripted returns a client of the shared server whose first stream follows a script, and the
+// revisions of four puts of "1" to "4" to a key.
 func scripted(t *testing.T, play func(key string, revs []int64) []clientv3.WatchResponse) (*clientv3.Client, string) {
 	t.Helper()
 	cli, key := etcdtest.Client(t, hardened(t)), etcdtest.Prefix(t)+"k"

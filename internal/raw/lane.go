@@ -36,14 +36,17 @@ func newLane(on *generation, stream string) *lane {
 	return &lane{on: on, stream: stream, turn: make(chan struct{}, 1)}
 }
 
-// create opens a watch and returns it once its first response is there; nil when ctx or w ended before. A creation that
-// nobody waits for any more is seen through and undone. The lane was entered by the caller.
+// create opens a watch and returns it once its first response is there; nil when ctx or w ended
+// before. A creation that nobody waits for any more is seen through and undone. The lane was
+// entered by the caller.
 func (l *lane) create(ctx context.Context, w *watcher, key string, opts []clientv3.OpOption) *watch {
 	created := make(chan *watch)
 	if !w.spawn(func() {
 		x := l.watch(context.WithoutCancel(ctx), key, opts) // its end takes its turn as well
 		if x.first != nil && tokenRefused(x.first) {
-			w.retire(l.on) // before the next one has its turn: client/v3 may still be repeating the request that was refused
+			// before the next one has its turn: client/v3 may still be repeating the request that
+			// was refused
+			w.retire(l.on)
 		}
 		l.pass(w)
 		select {

@@ -16,7 +16,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// refuser is a server that refuses the token of every watch, and has the next refusal ready on the same stream.
+// refuser is a server that refuses the token of every watch, and has the next refusal ready on the
+// same stream.
 type refuser struct {
 	pb.UnimplementedWatchServer
 
@@ -73,8 +74,8 @@ func TestARefusalThatDoesNotEndIsToldAfterAFewStreams(t *testing.T) {
 	assert.EqualValues(t, 4, r.streams.Load(), "the first and three more")
 }
 
-// client/v3 alone loses one of two watches that are refused together: its Watch, those that come after it on the stream,
-// and Close wait for ever.
+// client/v3 alone loses one of two watches that are refused together: its Watch, those that come
+// after it on the stream, and Close wait for ever.
 func TestWatchesThatAreRefusedTogetherAreAllTold(t *testing.T) {
 	t.Parallel()
 	r := startRefuser(t)

@@ -48,8 +48,8 @@ func newWatcher(cli *clientv3.Client, engine *retry.Engine) *watcher {
 // BaseWatcher is the Watcher that was there before.
 func (w *watcher) BaseWatcher() clientv3.Watcher { return w.base }
 
-// enter counts a watch in on a stream of the current generation, and returns when it has its turn there; nil when ctx or
-// the watcher has ended.
+// enter counts a watch in on a stream of the current generation, and returns when it has its turn
+// there; nil when ctx or the watcher has ended.
 func (w *watcher) enter(ctx context.Context, stream string) *lane {
 	for {
 		l := w.join(stream)
@@ -80,9 +80,10 @@ func (w *watcher) join(stream string) *lane {
 	return l
 }
 
-// leave counts a watch out, and drops a generation that has had its last one. There is nothing to close: streams end with
-// their watches. Closing one while it ends could wait for ever: client/v3 may repeat a refused request on a stream that
-// nobody knows of, and Close does not wait for a watch of which the refusal has just come.
+// leave counts a watch out, and drops a generation that has had its last one. There is nothing to
+// close: streams end with their watches. Closing one while it ends could wait for ever: client/v3
+// may repeat a refused request on a stream that nobody knows of, and Close does not wait for a
+// watch of which the refusal has just come.
 func (w *watcher) leave(l *lane) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -140,7 +141,8 @@ func closedWith(why *clientv3.WatchResponse) clientv3.WatchChan {
 	return c
 }
 
-// RequestProgress asks for a progress notification on each stream that holds watches of the metadata in ctx.
+// RequestProgress asks for a progress notification on each stream that holds watches of the
+// metadata in ctx.
 func (w *watcher) RequestProgress(ctx context.Context) error {
 	stream := streamOf(ctx)
 	w.mu.Lock()
@@ -161,7 +163,8 @@ func (w *watcher) RequestProgress(ctx context.Context) error {
 	return all
 }
 
-// Close ends all watches, and closes the Watcher that was there before as well, which is what closing cli used to do.
+// Close ends all watches, and closes the Watcher that was there before as well, which is what
+// closing cli used to do.
 func (w *watcher) Close() error {
 	w.mu.Lock()
 	w.closed()
@@ -176,7 +179,8 @@ func (w *watcher) Close() error {
 	return all
 }
 
-// streamOf names the stream that client/v3 puts the watches of ctx on: one for each set of metadata.
+// streamOf names the stream that client/v3 puts the watches of ctx on: one for each set of
+// metadata.
 func streamOf(ctx context.Context) string {
 	md, ok := metadata.FromOutgoingContext(ctx)
 	if !ok {

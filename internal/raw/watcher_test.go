@@ -14,7 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// loggingIn returns a client whose watches are decorated, the counter of its RPCs, and what ends its tokens.
+// loggingIn returns a client whose watches are decorated, the counter of its RPCs, and what ends
+// its tokens.
 func loggingIn(t *testing.T) (*clientv3.Client, *etcdtest.RPCCounter, func()) {
 	t.Helper()
 	s, count := guarded(t), etcdtest.Counter(t)

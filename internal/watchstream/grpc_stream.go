@@ -1,4 +1,4 @@
-package watch
+package watchstream
 
 import (
 	"context"
@@ -9,10 +9,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
-
-// noWatch is the watch ID of responses that do not belong to a single watch: refusals, and progress
-// of all watches on the stream.
-const noWatch = clientv3.InvalidWatchID
 
 // grpcStream is one gRPC stream with its watches. client/v3's own stream reopens by itself, buffers
 // whatever a slow reader leaves, and may hang if a watch is refused while another one ends. A
@@ -29,7 +25,8 @@ type grpcStream struct {
 
 	tracker *progressTracker
 
-	sendLock chan struct{} // holds a token while a message is sent: one at a time, in the order of unconfirmed
+	// holds a token while a message is sent: one at a time, in the order of unconfirmed
+	sendLock chan struct{}
 
 	mu          sync.Mutex
 	stream      pb.Watch_WatchClient // set once
@@ -38,13 +35,6 @@ type grpcStream struct {
 	watches     map[int64]*streamWatch
 	err         error // the error with which the stream has ended
 	closed      bool
-}
-
-// dialOptions is how a stream is opened.
-type dialOptions struct {
-	avoidPeer        string // a peer to avoid
-	maxResponseBytes int    // maximum size of a response, 0 for the client's
-	paced            bool   // each response is received only after a call of more
 }
 
 // newGRPCStream starts to open a stream. It does not wait.
@@ -60,9 +50,9 @@ func newGRPCStream(ctx context.Context, d *dialer, o dialOptions) *grpcStream {
 
 // run opens the stream and reads it until it breaks.
 func (g *grpcStream) run(d *dialer, o dialOptions) {
-	s, at, err := d.dial(g.ctx, o)
+	s, peerAddr, err := d.dial(g.ctx, o)
 	g.mu.Lock()
-	g.stream, g.peerAddr, g.err = s, at, rpctypes.Error(err)
+	g.stream, g.peerAddr, g.err = s, peerAddr, rpctypes.Error(err)
 	g.mu.Unlock()
 	close(g.opened)
 	for err == nil {
@@ -103,13 +93,13 @@ func (g *grpcStream) endAll(err error) {
 	clear(g.watches)
 	g.mu.Unlock()
 	for _, w := range all {
-		w.finish(response{err: g.err})
+		w.finish(Response{err: g.err})
 	}
 }
 
 // watch requests a watch that lasts until ctx ends.
-func (g *grpcStream) watch(ctx context.Context, _ *sync.WaitGroup, k watchKey, at startOptions) <-chan response {
-	w := &streamWatch{ctx: ctx, responses: make(chan response, maxQueuedResponses)}
+func (g *grpcStream) watch(ctx context.Context, _ *sync.WaitGroup, spec Spec, start Start) <-chan Response {
+	w := &streamWatch{ctx: ctx, responses: make(chan Response, maxQueuedResponses)}
 	select {
 	case <-g.opened:
 	case <-ctx.Done():
@@ -125,13 +115,13 @@ func (g *grpcStream) watch(ctx context.Context, _ *sync.WaitGroup, k watchKey, a
 	if err == nil {
 		g.unconfirmed = append(g.unconfirmed, w)
 		context.AfterFunc(ctx, func() { g.cancelWatch(w) })
-		g.send(k.createRequest(at))
+		g.send(spec.createRequest(start))
 	} else {
 		<-g.sendLock
 	}
 	g.mu.Unlock()
 	if err != nil {
-		w.finish(response{err: err})
+		w.finish(Response{err: err})
 	}
 	return w.responses
 }
@@ -268,7 +258,7 @@ func (g *grpcStream) handleCreated(resp *pb.WatchResponse) bool {
 		w.finish(cancelResponse(resp))
 		return true
 	}
-	return w.send(response{created: true, header: resp.GetHeader()})
+	return w.send(Response{created: true, Header: resp.GetHeader()})
 }
 
 func (g *grpcStream) remove(id int64) *streamWatch {

@@ -3,18 +3,20 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/scan"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
 // join waits until the broadcaster is live and places the cursor at the end of its log. The log
 // will contain every change after base.
 func (s *subscriber) join() (base position, err error) {
 	for {
-		changed := s.broadcaster.changed.wait()
+		changed := s.broadcaster.changed.Wait()
 		base, ok, err := s.broadcaster.attach(&s.cursor)
 		if err != nil {
 			return position{}, err
@@ -56,10 +58,10 @@ func (s *subscriber) catchUp(kind Kind, mustList bool) error {
 		default:
 			err = s.replay(base)
 		}
-		compacted, isCompacted := errors.AsType[*compactedError](err)
+		compacted, isCompacted := errors.AsType[*watchstream.CompactionError](err)
 		switch {
 		case isCompacted && s.index == nil:
-			return &CompactedError{After: s.pos.rev, Oldest: compacted.oldest}
+			return &CompactedError{After: s.pos.rev, Oldest: compacted.Oldest}
 		case isCompacted, errors.Is(err, errReplayStalled):
 			mustList = true
 		case !errors.Is(err, errHistoryChanged):
@@ -199,4 +201,21 @@ func (s *subscriber) retry(f func() error) error {
 			return s.ctx.Err()
 		}
 	}
+}
+
+// Estimated costs of the two ways to catch up. A list takes a round trip and some microseconds a
+// key. History is delivered every 100 ms, up to a thousand revisions each time.
+const (
+	listBaseTime         = time.Millisecond
+	listKeyTime          = 3 * time.Microsecond
+	replayInterval       = 100 * time.Millisecond
+	replayBatchRevisions = 1000
+)
+
+func estimateListTime(keys int64) time.Duration {
+	return listBaseTime + time.Duration(keys)*listKeyTime
+}
+
+func estimateReplayTime(revisions int64) time.Duration {
+	return time.Duration((revisions+replayBatchRevisions-1)/replayBatchRevisions) * replayInterval
 }

@@ -2,12 +2,12 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -31,21 +31,28 @@ type subscriber struct {
 	progressRequested time.Time // when progress was last requested for a Progress batch
 
 	sharedBroadcaster atomic.Pointer[broadcaster] // broadcaster, for other goroutines; nil at first
-	following         atomic.Bool                 // the watch is at the end of the broadcaster's log and shares its state
-	drained           atomic.Bool                 // with following: everything in the log was handled
-	completeAt        atomic.Pointer[time.Time]   // every change made by then was handled; nil if unknown
-	syncingSince      atomic.Int64                // when it last stopped following, in Unix nanoseconds
-	doneRevision      atomic.Int64                // the revision of pos
-	waiters           atomic.Int64                // number of waiters for doneRevision or completeAt to advance
-	checkNeeded       chan struct{}               // holds one: a caller waits, so the broadcaster must be checked
-	advanced          *notifier                   // notified when doneRevision or completeAt has advanced, if there are waiters
-	catchUps          atomic.Uint64               // number of times that it had to catch up
-	ready             chan struct{}               // closed when it is following for the first time
-	readyOnce         sync.Once
+	// the watch is at the end of the broadcaster's log and shares its state
+	following atomic.Bool
+	// with following: everything in the log was handled
+	drained atomic.Bool
+	// every change made by then was handled; nil if unknown
+	completeAt atomic.Pointer[time.Time]
+	// when it last stopped following, in Unix nanoseconds
+	syncingSince atomic.Int64
+	doneRevision atomic.Int64 // the revision of pos
+	// number of waiters for doneRevision or completeAt to advance
+	waiters atomic.Int64
+	// holds one: a caller waits, so the broadcaster must be checked
+	checkNeeded chan struct{}
+	// notified when doneRevision or completeAt has advanced, if there are waiters
+	advanced  *notify.Broadcast
+	catchUps  atomic.Uint64 // number of times that it had to catch up
+	ready     chan struct{} // closed when it is following for the first time
+	readyOnce sync.Once
 }
 
 func newSubscriber(c *core, r *request, out func(Batch) error) *subscriber {
-	s := &subscriber{core: c, request: r, handler: out, ready: make(chan struct{}), checkNeeded: make(chan struct{}, 1), advanced: newNotifier()}
+	s := &subscriber{core: c, request: r, handler: out, ready: make(chan struct{}), checkNeeded: make(chan struct{}, 1), advanced: notify.NewBroadcast()}
 	s.cursor.limit, s.cursor.coalescing = int64(r.buffer), r.coalesce
 	s.cursor.indexSize.Store(-1)
 	s.syncingSince.Store(time.Now().UnixNano())
@@ -54,19 +61,6 @@ func newSubscriber(c *core, r *request, out func(Batch) error) *subscriber {
 		s.cursor.indexSize.Store(0)
 	}
 	return s
-}
-
-// consumerError is an error returned by the consumer, as opposed to one of the watch.
-type consumerError struct{ err error }
-
-func (e *consumerError) Error() string { return e.err.Error() }
-
-// Unwrap returns the consumer's error.
-func (e *consumerError) Unwrap() error { return e.err }
-
-func fromConsumer(err error) bool {
-	_, ok := errors.AsType[*consumerError](err)
-	return ok
 }
 
 // run watches until ctx ends, the consumer returns an error, or the watch cannot continue. It
@@ -152,7 +146,7 @@ func (s *subscriber) step() error {
 	// In this order: every change made by completeAt is in the log, which contains everything up
 	// to logEnd, and later entries notify.
 	completeAt := s.broadcaster.completeAt.Load()
-	changed, logEnd := s.broadcaster.changed.wait(), s.broadcaster.position()
+	changed, logEnd := s.broadcaster.changed.Wait(), s.broadcaster.position()
 	entry, coalesced, lost := s.cursor.next()
 	switch {
 	case entry != nil && entry.gap != nil:
@@ -179,7 +173,7 @@ func (s *subscriber) step() error {
 	newer := s.completeAt.Swap(completeAt) != completeAt
 	s.drained.Store(true)
 	if newer && s.waiters.Load() > 0 {
-		s.advanced.notify()
+		s.advanced.Notify()
 	}
 	return s.wait(changed)
 }
@@ -201,7 +195,7 @@ func (s *subscriber) wait(changed <-chan struct{}) error {
 			defer s.broadcaster.waiters.Add(-1)
 			if wait = max(s.request.progressInterval, minProgressInterval) - time.Since(s.progressRequested); wait <= 0 {
 				s.progressRequested = time.Now()
-				notify(s.broadcaster.progressNeeded)
+				notify.Token(s.broadcaster.progressNeeded)
 				wait = max(s.request.progressInterval, minProgressInterval)
 			}
 		}
@@ -279,7 +273,7 @@ func (s *subscriber) filter(events []Event) []Event {
 func (s *subscriber) advance(to position) {
 	s.pos = s.pos.advance(to)
 	if s.doneRevision.Swap(s.pos.rev) != s.pos.rev && s.waiters.Load() > 0 {
-		s.advanced.notify()
+		s.advanced.Notify()
 	}
 }
 
@@ -318,4 +312,17 @@ func (s *subscriber) status() Status {
 	out.Reopened += s.catchUps.Load()
 	out.Revision = s.doneRevision.Load()
 	return out
+}
+
+// requestCheck makes the watch check its broadcaster, and the broadcaster request progress. Until
+// done is called, the broadcaster notifies when its position advances.
+func (s *subscriber) requestCheck() (done func()) {
+	b := s.sharedBroadcaster.Load()
+	if b == nil {
+		return func() {}
+	}
+	b.waiters.Add(1) // first: what the broadcaster received before, the watch checks itself
+	notify.Token(s.checkNeeded)
+	notify.Token(b.progressNeeded)
+	return func() { b.waiters.Add(-1) }
 }

@@ -1,12 +1,10 @@
-package watch
+package watchstream
 
 import (
 	"context"
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
 // userWatcher is a transport over a Watcher of the user, which it uses as it is and does not close.
@@ -17,9 +15,9 @@ type userWatcher struct {
 }
 
 // watch opens a watch and forwards its responses. It cannot tell a refusal from a broken stream.
-func (w userWatcher) watch(ctx context.Context, wg *sync.WaitGroup, k watchKey, at startOptions) <-chan response {
-	in := w.Watch(clientv3.WithRequireLeader(ctx), k.from, k.clientOptions(at)...)
-	out := make(chan response)
+func (w userWatcher) watch(ctx context.Context, wg *sync.WaitGroup, spec Spec, start Start) <-chan Response {
+	in := w.Watch(clientv3.WithRequireLeader(ctx), spec.From, spec.clientOptions(start)...)
+	out := make(chan Response)
 	wg.Go(func() { // ends with ctx or with the watch
 		defer close(out)
 		for {
@@ -43,12 +41,12 @@ func (w userWatcher) watch(ctx context.Context, wg *sync.WaitGroup, k watchKey, 
 	return out
 }
 
-func (w userWatcher) response(resp *clientv3.WatchResponse) response {
-	out := response{
-		header: resp.Header, created: resp.Created, events: resp.Events, compactRevision: resp.CompactRevision, err: resp.Err(),
+func (w userWatcher) response(resp *clientv3.WatchResponse) Response {
+	out := Response{
+		Header: resp.Header, created: resp.Created, Events: resp.Events, compactRevision: resp.CompactRevision, err: resp.Err(),
 	}
-	if out.isProgress() {
-		out.completeAt = w.tracker.recordResponse()
+	if out.IsProgress() {
+		out.CompleteAt = w.tracker.recordResponse()
 	}
 	return out
 }
@@ -68,24 +66,3 @@ func (userWatcher) allowReceive() {}
 
 // Close does nothing, because the Watcher belongs to the user.
 func (userWatcher) Close() error { return nil }
-
-// clientOptions returns the options that open the watch with client/v3.
-func (k watchKey) clientOptions(at startOptions) []clientv3.OpOption {
-	opts := []clientv3.OpOption{clientv3.WithCreatedNotify(), clientv3.WithRev(at.rev)}
-	if at.fragments {
-		opts = append(opts, clientv3.WithFragment())
-	}
-	if k.to != keyspace.After(k.from) {
-		opts = append(opts, clientv3.WithRange(k.to))
-	}
-	if k.prev {
-		opts = append(opts, clientv3.WithPrevKV())
-	}
-	if k.puts {
-		opts = append(opts, clientv3.WithFilterDelete())
-	}
-	if k.deletes {
-		opts = append(opts, clientv3.WithFilterPut())
-	}
-	return opts
-}

@@ -1,8 +1,7 @@
-package watch
+package watchstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -12,11 +11,14 @@ import (
 
 // Intervals and timeouts of a shared stream.
 const (
-	idleInterval              = 30 * time.Second      // ±20 %: between requests that nobody needs
-	responseTimeout           = 4 * time.Second       // a stream is dead after this long without a response
-	probeDelay                = 2 * time.Second       // without a progress report, a watch is created as a probe
-	progressRetryInterval     = 20 * time.Millisecond // interval of repeated requests while a caller waits
-	idleProgressRetryInterval = time.Second           // interval of other repeated requests
+	idleInterval = 30 * time.Second // ±20 %: between requests that nobody needs
+	// a stream is dead after this long without a response
+	responseTimeout = 4 * time.Second
+	// without a progress report, a watch is created as a probe
+	probeDelay = 2 * time.Second
+	// interval of repeated requests while a caller waits
+	progressRetryInterval     = 20 * time.Millisecond
+	idleProgressRetryInterval = time.Second // interval of other repeated requests
 	jitterPercent             = 20
 )
 
@@ -24,7 +26,7 @@ const (
 // and when an answer is needed, and repeats a request that is not answered. See
 // docs/watch-protocol.md.
 type livenessChecker struct {
-	stream    *pooledStream
+	stream    *Stream
 	wg        *sync.WaitGroup
 	requested chan struct{} // holds one: a response is needed
 
@@ -36,12 +38,9 @@ type livenessChecker struct {
 // newLivenessChecker returns the checker of a stream. probeByWatch must be false over a Watcher of
 // the user: each watch is treated as a stream of its own, and creating another one proves nothing
 // about it.
-func newLivenessChecker(s *pooledStream, wg *sync.WaitGroup, timeout time.Duration, probeByWatch bool) *livenessChecker {
+func newLivenessChecker(s *Stream, wg *sync.WaitGroup, timeout time.Duration, probeByWatch bool) *livenessChecker {
 	return &livenessChecker{stream: s, wg: wg, requested: make(chan struct{}, 1), timeout: timeout, probeByWatch: probeByWatch}
 }
-
-// requestCheck requests a response of the stream. It does not wait.
-func (s *pooledStream) requestCheck() { notify(s.liveness.requested) }
 
 // run checks the stream until it is retired or ctx ends. It returns an error if the stream is dead.
 func (l *livenessChecker) run(ctx context.Context) error {
@@ -51,7 +50,7 @@ func (l *livenessChecker) run(ctx context.Context) error {
 		select {
 		case <-l.requested:
 		case <-timer.C:
-		case <-l.stream.retired:
+		case <-l.stream.Retired:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -101,7 +100,7 @@ func (l *livenessChecker) check(ctx context.Context) error {
 		case <-tick.C:
 			waited := time.Since(startedAt)
 			if waited >= maxSilenceTimeout || min(waited, l.stream.silence()) >= timeout {
-				return fmt.Errorf("%w to progress requests for %v", errNoResponse, waited.Round(time.Millisecond))
+				return fmt.Errorf("%w to progress requests for %v", ErrNoResponse, waited.Round(time.Millisecond))
 			}
 			if l.probeByWatch && !probed && waited >= probeDelay {
 				probeResult, probed = l.probe(ctx), true
@@ -110,7 +109,7 @@ func (l *livenessChecker) check(ctx context.Context) error {
 				l.requestProgress(ctx)
 				lastRequest = time.Now()
 			}
-		case <-l.stream.retired:
+		case <-l.stream.Retired:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -139,26 +138,19 @@ func (l *livenessChecker) requestProgress(ctx context.Context) {
 // nil or the error. probe returns a nil channel if the stream has had no watch yet, so that no key
 // is known to be permitted.
 func (l *livenessChecker) probe(ctx context.Context) (result chan error) {
-	k := l.stream.lastKey.Load()
-	if k == nil {
+	spec := l.stream.lastKey.Load()
+	if spec == nil {
 		return nil
 	}
-	nothing := *k
-	nothing.prev, nothing.puts, nothing.deletes = false, true, true
+	nothing := *spec
+	nothing.PrevValue, nothing.PutsOnly, nothing.DeletesOnly = false, true, true
 	result = make(chan error, 1)
 	l.wg.Go(func() {
-		w, err := l.stream.open(ctx, l.wg, nothing, startOptions{}, maxSilenceTimeout)
+		w, err := l.stream.open(ctx, l.wg, nothing, Start{}, maxSilenceTimeout)
 		if err == nil {
-			w.cancel()
+			w.Cancel()
 		}
 		result <- err
 	})
 	return result
-}
-
-// isRefusal reports whether err is the server's response to the creation of a watch.
-func isRefusal(err error) bool {
-	_, refused := errors.AsType[*refusedError](err)
-	_, compacted := errors.AsType[*compactedError](err)
-	return refused || compacted
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
 // changeoverTimeout bounds how long a watch that has caught up may take to move to the stream of
@@ -18,16 +20,16 @@ const (
 
 // openHistory opens a watch that delivers the history after the log. first is the header of the
 // confirmation from which goal was determined.
-func (b *broadcaster) openHistory(stream *pooledStream, first *pb.ResponseHeader, goal position) (*confirmedWatch, error) {
+func (b *broadcaster) openHistory(stream *watchstream.Stream, first *pb.ResponseHeader, goal position) (*watchstream.Watch, error) {
 	from := b.position()
-	w, err := stream.open(b.ctx, &b.core.wg, b.key, startOptions{rev: from.nextRevision(), fragments: b.fragments}, minSilenceTimeout)
+	w, err := stream.Open(b.ctx, &b.core.wg, b.key.Spec, watchstream.Start{Rev: from.nextRevision(), Fragments: b.fragments})
 	if err != nil {
 		return nil, err
 	}
-	hdr := w.confirmation.header
-	behind := hdr.GetRevision() < from.rev || stream.isLive() && hdr.GetRevision() < goal.rev
+	hdr := w.Header()
+	behind := hdr.GetRevision() < from.rev || stream.IsLive() && hdr.GetRevision() < goal.rev
 	if behind || newHistoryID(first, 0).mismatched(hdr) {
-		w.cancel()
+		w.Cancel()
 		return nil, errHistoryMismatch
 	}
 	b.setState(StateSyncing, time.Now(), nil)
@@ -38,9 +40,9 @@ func (b *broadcaster) openHistory(stream *pooledStream, first *pb.ResponseHeader
 // progress requests on a stream while one of its watches is catching up. It then opens a watch on
 // live, which continues without a gap. If err is not nil, failed is the stream on which it
 // happened.
-func (b *broadcaster) catchUp(live *pooledStream, first *pb.ResponseHeader, goal position) (w *confirmedWatch, failed *pooledStream, err error) {
+func (b *broadcaster) catchUp(live *watchstream.Stream, first *pb.ResponseHeader, goal position) (w *watchstream.Watch, failed *watchstream.Stream, err error) {
 	p := b.core.pool
-	stream, err := p.acquireCatchUp(b.ctx, b.isolate, b.avoidPeer)
+	stream, err := p.AcquireCatchUp(b.ctx, b.isolate, b.avoidPeer)
 	if err != nil {
 		return nil, live, err
 	}
@@ -49,9 +51,9 @@ func (b *broadcaster) catchUp(live *pooledStream, first *pb.ResponseHeader, goal
 	history, err := b.openHistory(stream, first, goal)
 	if err == nil {
 		err = c.run(history, goal)
-		history.cancel()
+		history.Cancel()
 	}
-	p.release(stream, b.ctx.Err() == nil && isStreamError(err))
+	p.Release(stream, b.ctx.Err() == nil && isStreamError(err))
 	if err != nil {
 		return nil, stream, err
 	}
@@ -63,8 +65,8 @@ func (b *broadcaster) catchUp(live *pooledStream, first *pb.ResponseHeader, goal
 type changeover struct {
 	*broadcaster
 
-	live       *pooledStream
-	nextWatch  *confirmedWatch // the watch on live; nil before it is opened
+	live       *watchstream.Stream
+	nextWatch  *watchstream.Watch // the watch on live; nil before it is opened
 	handoverAt position
 	openedAt   time.Time
 	notBefore  time.Time // no attempt before this time
@@ -72,44 +74,44 @@ type changeover struct {
 
 // run appends the history to the log until the watch on the stream of live watches can continue
 // from there.
-func (c *changeover) run(history *confirmedWatch, goal position) error {
+func (c *changeover) run(history *watchstream.Watch, goal position) error {
 	responded := false
 	tick := time.NewTicker(catchUpProgressInterval)
 	defer tick.Stop()
 	for {
-		var live <-chan response
+		var live <-chan watchstream.Response
 		if c.nextWatch != nil {
-			live = c.nextWatch.responses
+			live = c.nextWatch.Responses
 		}
 		select {
-		case resp, ok := <-history.responses:
-			if err := resp.endError(ok); err != nil {
+		case resp, ok := <-history.Responses:
+			if err := resp.EndError(ok); err != nil {
 				return err
 			}
 			if err := c.handle(history, &resp, goal, &responded); err != nil {
 				return err
 			}
-			if history.stream.isolated && responded {
+			if history.Stream.Isolated && responded {
 				c.isolate = false
-				return errMoved
+				return watchstream.ErrMoved
 			}
 		case resp, ok := <-live:
-			if err := resp.endError(ok); err != nil {
-				return errMoved // to a new stream of live watches
+			if err := resp.EndError(ok); err != nil {
+				return watchstream.ErrMoved // to a new stream of live watches
 			}
-			c.nextWatch.buffered = append(c.nextWatch.buffered, resp)
+			c.nextWatch.Buffered = append(c.nextWatch.Buffered, resp)
 		case <-tick.C:
-			if err := history.checkSilence(c.timeouts); err != nil {
+			if err := history.CheckSilence(c.timeouts); err != nil {
 				return err
 			}
-			history.requestProgress()
+			history.RequestProgress()
 			c.abandonIfLate()
-		case <-history.stream.retired:
-			return history.stream.retireErr
-		case <-c.live.retired:
-			return errMoved
+		case <-history.Stream.Retired:
+			return history.Stream.RetireErr
+		case <-c.live.Retired:
+			return watchstream.ErrMoved
 		case <-c.progressNeeded:
-			history.requestProgress()
+			history.RequestProgress()
 		case <-c.ctx.Done():
 			return c.ctx.Err()
 		}
@@ -125,21 +127,21 @@ func (c *changeover) run(history *confirmedWatch, goal position) error {
 }
 
 // start opens the watch on the stream of live watches.
-func (c *changeover) start(history *confirmedWatch) error {
-	next, err := c.live.open(c.ctx, &c.core.wg, c.key, startOptions{fragments: c.fragments}, minSilenceTimeout)
+func (c *changeover) start(history *watchstream.Watch) error {
+	next, err := c.live.Open(c.ctx, &c.core.wg, c.key.Spec, watchstream.Start{Fragments: c.fragments})
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
 			return err
 		}
-		return errMoved // the next attempt determines what is wrong with the stream
+		return watchstream.ErrMoved // the next attempt determines what is wrong with the stream
 	}
-	hdr := next.confirmation.header
+	hdr := next.Header()
 	if c.history.Load().mismatched(hdr) {
-		next.cancel()
-		return errMoved // the next attempt determines whether the history was rewritten
+		next.Cancel()
+		return watchstream.ErrMoved // the next attempt determines whether the history was rewritten
 	}
 	c.nextWatch, c.openedAt, c.handoverAt = next, time.Now(), c.broadcaster.position().atRevision(hdr.GetRevision())
-	history.requestProgress()
+	history.RequestProgress()
 	return nil
 }
 
@@ -154,7 +156,7 @@ func (c *changeover) abandonIfLate() {
 // abandon cancels the watch on the stream of live watches, if there is one.
 func (c *changeover) abandon() {
 	if c.nextWatch != nil {
-		c.nextWatch.cancel()
+		c.nextWatch.Cancel()
 		c.nextWatch = nil
 	}
 }

@@ -1,4 +1,4 @@
-package watch
+package watchstream
 
 import (
 	"context"
@@ -16,7 +16,7 @@ const maxQueuedResponses = 16
 // streamWatch is one watch on a stream.
 type streamWatch struct {
 	ctx       context.Context //nolint:containedctx // ends the watch
-	responses chan response
+	responses chan Response
 	id        int64             // set by the confirmation
 	fragments []*clientv3.Event // of a revision that is not complete yet
 }
@@ -26,24 +26,27 @@ type streamWatch struct {
 // proves.
 func (w *streamWatch) deliver(resp *pb.WatchResponse, completeAt time.Time) bool {
 	if len(resp.GetEvents()) == 0 && (len(w.fragments) > 0 || resp.GetFragment()) {
-		return w.send(response{header: resp.GetHeader(), fragment: true}) // not progress: inside a batch
+		// not progress: inside a batch
+		return w.send(Response{Header: resp.GetHeader(), Fragment: true})
 	}
-	out := response{header: resp.GetHeader(), events: append(w.fragments, resp.GetEvents()...), completeAt: completeAt}
+	out := Response{Header: resp.GetHeader(), Events: append(w.fragments, resp.GetEvents()...), CompleteAt: completeAt}
 	w.fragments = nil
 	if resp.GetFragment() {
-		last := out.events[len(out.events)-1].Kv.GetModRevision() // may continue in the next fragment
-		complete := len(out.events)
-		for complete > 0 && out.events[complete-1].Kv.GetModRevision() == last {
+		// may continue in the next fragment
+		last := out.Events[len(out.Events)-1].Kv.GetModRevision()
+		complete := len(out.Events)
+		for complete > 0 && out.Events[complete-1].Kv.GetModRevision() == last {
 			complete--
 		}
-		w.fragments = slices.Clone(out.events[complete:]) // cloned, so that the delivered events can be freed
-		out.events, out.fragment = out.events[:complete], true
+		// cloned, so that the delivered events can be freed
+		w.fragments = slices.Clone(out.Events[complete:])
+		out.Events, out.Fragment = out.Events[:complete], true
 	}
 	return w.send(out)
 }
 
 // send waits until the watch has room for resp. It returns false if the watch ends first.
-func (w *streamWatch) send(resp response) bool {
+func (w *streamWatch) send(resp Response) bool {
 	if w.ctx.Err() != nil {
 		return false
 	}
@@ -56,7 +59,7 @@ func (w *streamWatch) send(resp response) bool {
 }
 
 // finish delivers the last response.
-func (w *streamWatch) finish(resp response) {
+func (w *streamWatch) finish(resp Response) {
 	w.send(resp)
 	close(w.responses)
 }

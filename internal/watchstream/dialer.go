@@ -1,4 +1,4 @@
-package watch
+package watchstream
 
 import (
 	"context"
@@ -13,6 +13,13 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
+
+// dialOptions is how a stream is opened.
+type dialOptions struct {
+	avoidPeer        string // a peer to avoid
+	maxResponseBytes int    // maximum size of a response, 0 for the client's
+	paced            bool   // each response is received only after a call of more
+}
 
 // dialer opens the gRPC streams of a client.
 type dialer struct {
@@ -69,8 +76,8 @@ func peerOf(s grpc.ClientStream) string {
 // here.
 type baseWatcher interface{ BaseWatcher() clientv3.Watcher }
 
-// isClientV3Watcher reports whether w is client/v3's own Watcher.
-func isClientV3Watcher(w clientv3.Watcher) bool {
+// IsClientV3Watcher reports whether w is client/v3's own Watcher.
+func IsClientV3Watcher(w clientv3.Watcher) bool {
 	if b, ok := w.(baseWatcher); ok {
 		w = b.BaseWatcher()
 	}

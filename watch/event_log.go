@@ -1,8 +1,11 @@
 package watch
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // logEntry is one entry of a broadcaster's log: the changes of one revision, or a gap. Entries are
@@ -16,8 +19,8 @@ type logEntry struct {
 	count, bytes int64 // totals of the log's events, this entry included
 }
 
-// eventLog is the log of a broadcaster, whose mu guards it, and the cursors of the watches that read
-// it.
+// eventLog is the log of a broadcaster, whose mu guards it, and the cursors of the watches that
+// read it.
 type eventLog struct {
 	tail         *logEntry
 	cursors      map[*cursor]struct{}
@@ -200,4 +203,46 @@ func (c *cursor) coalesceFrom(first *logEntry) bool {
 		c.coalesced, c.last = changes, last
 	}
 	return last.next.Load() == nil
+}
+
+// entries returns an entry for each revision of events after a position, and the position that the
+// events reach. It returns errOutOfOrder if the events are not in order.
+func (s *span) logEntries(events []*clientv3.Event, after position) (entries []*logEntry, to position, err error) {
+	to = after
+	last := int64(0)
+	out := make([]Event, 0, len(events))
+	for _, revision := range splitByRevision(events) {
+		rev := revision[0].Kv.GetModRevision()
+		if rev <= last {
+			return nil, after, fmt.Errorf("%w: revision %d after %d", errOutOfOrder, rev, last)
+		}
+		if last = rev; rev <= after.rev {
+			continue // delivered before
+		}
+		to = after.atRevision(rev)
+		from := len(out)
+		for _, ev := range revision {
+			if !s.isHidden(ev.Kv.GetKey()) {
+				out = append(out, newEvent(ev, len(s.ns)))
+			}
+		}
+		if len(out) > from {
+			entries = append(entries, &logEntry{pos: to, events: out[from:len(out):len(out)]})
+		}
+	}
+	return entries, to, nil
+}
+
+// splitByRevision splits events, which must be in order, by revision.
+func splitByRevision(events []*clientv3.Event) [][]*clientv3.Event {
+	var out [][]*clientv3.Event
+	for len(events) > 0 {
+		n := 1
+		for n < len(events) && events[n].Kv.GetModRevision() == events[0].Kv.GetModRevision() {
+			n++
+		}
+		out = append(out, events[:n])
+		events = events[n:]
+	}
+	return out
 }

@@ -2,13 +2,11 @@ package watch
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
 // stallTimeout is how long a consumer may take for one batch before the stream of its replay is
@@ -41,7 +39,7 @@ func (s *subscriber) replay(goal position) error {
 		if err == nil || fromConsumer(err) || s.canceled() != nil {
 			return err
 		}
-		if c, ok := errors.AsType[*compactedError](err); ok && c.oldest > s.pos.nextRevision() {
+		if c, ok := errors.AsType[*watchstream.CompactionError](err); ok && c.Oldest > s.pos.nextRevision() {
 			return err
 		}
 		if permanent := permanentError(err); permanent != nil {
@@ -90,10 +88,10 @@ func (r *replayer) replayOnce() (err error) {
 	if r.fragments {
 		limit = 0
 	}
-	stream := r.core.pool.acquireReplay(limit, r.avoidPeer)
+	stream := r.core.pool.AcquireReplay(limit, r.avoidPeer)
 	before := r.pos
 	err = withConnectionError(r.core.cli, r.read(stream))
-	r.core.pool.release(stream, err != nil)
+	r.core.pool.Release(stream, err != nil)
 	if r.pos != before {
 		r.backoff, r.timeouts, r.stalls, r.fragments, r.reserveBytes = newBackoff(), 0, 0, false, 0
 		r.core.outages.succeeded(r.subscriber)
@@ -101,8 +99,8 @@ func (r *replayer) replayOnce() (err error) {
 	if !isStreamError(err) || fromConsumer(err) || errors.Is(err, errSlowConsumer) || r.canceled() != nil {
 		return err
 	}
-	if isOversized(err) {
-		size, maxSize := parseOversized(err)
+	if watchstream.IsOversized(err) {
+		size, maxSize := watchstream.ParseOversized(err)
 		if size *= copiesPerResponse; maxSize == limit && limit > 0 && size <= maxReplayMemory {
 			r.reserveBytes = size
 			return errLargeResponse
@@ -112,42 +110,34 @@ func (r *replayer) replayOnce() (err error) {
 			return errLargeResponse
 		}
 	}
-	r.avoidPeer = stream.transport.peer()
-	if errors.Is(err, errNoResponse) {
+	r.avoidPeer = stream.Peer()
+	if errors.Is(err, watchstream.ErrNoResponse) {
 		r.timeouts++
 	}
 	if r.pos == before {
 		r.stalls++
-		r.fragments = r.fragments || r.core.pool.mayHideRefusal(r.stalls)
+		r.fragments = r.fragments || r.core.mayHideRefusal(r.stalls)
 	}
 	return err
 }
 
-// parseOversized returns the size of a response that exceeded the maximum, and the maximum. They
-// are 0 if unknown.
-func parseOversized(err error) (size int64, limit int) {
-	_, sizes, _ := strings.Cut(retry.Message(err), largerThanMax)
-	_, _ = fmt.Sscanf(sizes, " (%d vs. %d)", &size, &limit)
-	return size, limit
-}
-
 // read opens the watch and delivers its responses until the goal is reached.
-func (r *replayer) read(stream *pooledStream) error {
-	w, err := stream.open(r.ctx, &r.wg, r.request.key(), startOptions{rev: r.pos.nextRevision(), fragments: r.fragments}, minSilenceTimeout)
+func (r *replayer) read(stream *watchstream.Stream) error {
+	w, err := stream.Open(r.ctx, &r.wg, r.request.key().Spec, watchstream.Start{Rev: r.pos.nextRevision(), Fragments: r.fragments})
 	if err != nil {
 		return err
 	}
-	defer w.cancel()
-	if err := r.broadcaster.history.Load().check(w.confirmation.header, r.pos.history); err != nil {
+	defer w.Cancel()
+	if err := r.broadcaster.history.Load().check(w.Header(), r.pos.history); err != nil {
 		return err
 	}
 	ticker := time.NewTicker(catchUpProgressInterval)
 	defer ticker.Stop()
-	w.allowReceive()
+	w.AllowReceive()
 	for {
 		select {
-		case resp, ok := <-w.responses:
-			if err := resp.endError(ok); err != nil {
+		case resp, ok := <-w.Responses:
+			if err := resp.EndError(ok); err != nil {
 				return err
 			}
 			if err := r.handle(w, &resp); err != nil {
@@ -156,38 +146,38 @@ func (r *replayer) read(stream *pooledStream) error {
 			if r.pos.reaches(r.goal) {
 				return nil
 			}
-			w.noteResponse() // the time that the consumer has taken is not silence of etcd
-			w.allowReceive()
+			w.NoteResponse() // the time that the consumer has taken is not silence of etcd
+			w.AllowReceive()
 		case <-ticker.C:
-			if err := w.checkSilence(r.timeouts); err != nil {
+			if err := w.CheckSilence(r.timeouts); err != nil {
 				return err
 			}
 			if !r.broadcaster.isCurrentHistory(r.pos) {
 				return errHistoryChanged
 			}
-			w.requestProgress()
-		case <-w.ctx.Done():
-			return w.ctx.Err()
+			w.RequestProgress()
+		case <-w.Context().Done():
+			return w.Context().Err()
 		}
 	}
 }
 
 // handle delivers one response to the consumer. If the consumer is slow, handle ends the watch
 // and returns errSlowConsumer.
-func (r *replayer) handle(w *confirmedWatch, resp *response) error {
-	if resp.isProgress() {
-		r.advance(r.pos.atRevision(resp.header.GetRevision()))
+func (r *replayer) handle(w *watchstream.Watch, resp *watchstream.Response) error {
+	if resp.IsProgress() {
+		r.advance(r.pos.atRevision(resp.Header.GetRevision()))
 		return nil
 	}
-	if len(resp.events) == 0 {
+	if len(resp.Events) == 0 {
 		return nil
 	}
-	entries, to, err := r.request.span.logEntries(resp.events, r.pos)
+	entries, to, err := r.request.span.logEntries(resp.Events, r.pos)
 	if err != nil {
 		return err
 	}
 	limit := slowConsumerTimeout
-	if !w.stream.forReplay {
+	if !w.Stream.ForReplay {
 		limit = slowUserConsumerTimeout
 	}
 	deliver := func(entry *logEntry) error {
@@ -201,10 +191,10 @@ func (r *replayer) handle(w *confirmedWatch, resp *response) error {
 		entries = []*logEntry{{pos: to}} // represents all of them
 		deliver = func(*logEntry) error { return r.deliverCoalesced(coalesced) }
 	}
-	timer := time.AfterFunc(limit, w.cancel)
+	timer := time.AfterFunc(limit, w.Cancel)
 	defer timer.Stop()
 	stalled := false
-	r.reservation.setEntries(entries, w.cancel)
+	r.reservation.setEntries(entries, w.Cancel)
 	for {
 		entry, ok := r.reservation.next()
 		if !ok {
@@ -219,7 +209,7 @@ func (r *replayer) handle(w *confirmedWatch, resp *response) error {
 		if err := deliver(entry); err != nil {
 			return err
 		}
-		if w.stream.forReplay {
+		if w.Stream.ForReplay {
 			stalled = !timer.Reset(limit) || stalled
 		}
 	}

@@ -2,19 +2,27 @@ package watch
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"github.com/etcdkit/etcdkit/internal/notify"
+	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
+
+// broadcasterKey identifies a broadcaster. Requests with equal keys share one.
+type broadcasterKey struct {
+	watchstream.Spec
+
+	ns        string
+	hasHidden bool
+}
 
 // broadcaster is a server-side watch and the log of its changes. Only the broadcaster's goroutine
 // reads the stream and writes the log. It never waits for a consumer.
 type broadcaster struct {
 	core     *core
-	key      watchKey
+	key      broadcasterKey
 	span     span
 	selector string // the selector of the first watch
 
@@ -22,13 +30,18 @@ type broadcaster struct {
 	cancel context.CancelFunc
 	refs   int // guarded by core.mu
 
-	changed        *notifier                 // notified when consumers must check the broadcaster
-	logEnd         atomic.Pointer[position]  // end of the log, zero at first; set under mu, after the entries
-	history        atomic.Pointer[historyID] // nil at first; a new one is set under mu, with its gap
-	waiters        atomic.Int64              // number of waiters for logEnd or completeAt to advance
-	lastResponse   atomic.Int64              // when etcd last answered, in Unix nanoseconds; 0 before
-	completeAt     atomic.Pointer[time.Time] // the log has every change made by then; nil if unknown
-	progressNeeded chan struct{}             // holds one: a progress report is needed now
+	changed *notify.Broadcast // notified when consumers must check the broadcaster
+	// end of the log, zero at first; set under mu, after the entries
+	logEnd atomic.Pointer[position]
+	// nil at first; a new one is set under mu, with its gap
+	history atomic.Pointer[historyID]
+	// number of waiters for logEnd or completeAt to advance
+	waiters atomic.Int64
+	// when etcd last answered, in Unix nanoseconds; 0 before
+	lastResponse atomic.Int64
+	// the log has every change made by then; nil if unknown
+	completeAt     atomic.Pointer[time.Time]
+	progressNeeded chan struct{} // holds one: a progress report is needed now
 
 	mu       sync.Mutex
 	eventLog eventLog
@@ -44,7 +57,7 @@ type broadcaster struct {
 func newBroadcaster(c *core, r *request) *broadcaster {
 	b := &broadcaster{
 		core: c, key: r.key(), span: r.span, selector: r.selector.String(),
-		progressNeeded: make(chan struct{}, 1), changed: newNotifier(), eventLog: newEventLog(), since: time.Now(),
+		progressNeeded: make(chan struct{}, 1), changed: notify.NewBroadcast(), eventLog: newEventLog(), since: time.Now(),
 	}
 	b.ctx, b.cancel = context.WithCancel(c.ctx)
 	b.logEnd.Store(&position{})
@@ -66,6 +79,13 @@ func (b *broadcaster) attach(c *cursor) (base position, ok bool, err error) {
 	return b.position(), true, nil
 }
 
+// detach unregisters a cursor.
+func (b *broadcaster) detach(c *cursor) {
+	b.mu.Lock()
+	b.eventLog.detach(c)
+	b.mu.Unlock()
+}
+
 // position returns the end of the log.
 func (b *broadcaster) position() position { return *b.logEnd.Load() }
 
@@ -75,18 +95,12 @@ func (b *broadcaster) isCurrentHistory(p position) bool {
 	return id != nil && id.number == p.history
 }
 
-// detach unregisters a cursor.
-func (b *broadcaster) detach(c *cursor) {
-	b.mu.Lock()
-	b.eventLog.detach(c)
-	b.mu.Unlock()
-}
-
 // append appends entries to the log. The log then has every change up to the position to.
 func (b *broadcaster) append(entries []*logEntry, to position) {
 	b.mu.Lock()
 	if len(entries) > 0 && entries[0].gap != nil && entries[0].gap.history != nil {
-		b.history.Store(entries[0].gap.history) // with the gap: a cursor placed from now on stands behind it
+		// with the gap: a cursor placed from now on stands behind it
+		b.history.Store(entries[0].gap.history)
 	}
 	b.eventLog.append(entries)
 	b.logEnd.Store(&to)
@@ -95,7 +109,7 @@ func (b *broadcaster) append(entries []*logEntry, to position) {
 	}
 	b.mu.Unlock()
 	if len(entries) > 0 || b.waiters.Load() > 0 {
-		b.changed.notify()
+		b.changed.Notify()
 	}
 }
 
@@ -108,7 +122,7 @@ func (b *broadcaster) setState(s State, since time.Time, err error) {
 	}
 	b.lastErr = err
 	b.mu.Unlock()
-	b.changed.notify()
+	b.changed.Notify()
 }
 
 // setCompleteAt records that the log has every change made by t.
@@ -117,7 +131,7 @@ func (b *broadcaster) setCompleteAt(t time.Time) {
 		b.completeAt.Store(&t)
 	}
 	if b.waiters.Load() > 0 {
-		b.changed.notify()
+		b.changed.Notify()
 	}
 }
 
@@ -127,7 +141,7 @@ func (b *broadcaster) end(err error) {
 	b.mu.Lock()
 	b.finalErr = err
 	b.mu.Unlock()
-	b.changed.notify()
+	b.changed.Notify()
 }
 
 // finalError returns the error that ended the broadcaster, or nil.
@@ -168,63 +182,4 @@ func (b *broadcaster) listCost() (cost time.Duration, some, all bool) {
 		cost += estimateListTime(n)
 	}
 	return cost, some, all
-}
-
-// Estimated costs of the two ways to catch up. A list takes a round trip and some microseconds a
-// key. History is delivered every 100 ms, up to a thousand revisions each time.
-const (
-	listBaseTime         = time.Millisecond
-	listKeyTime          = 3 * time.Microsecond
-	replayInterval       = 100 * time.Millisecond
-	replayBatchRevisions = 1000
-)
-
-func estimateListTime(keys int64) time.Duration {
-	return listBaseTime + time.Duration(keys)*listKeyTime
-}
-
-func estimateReplayTime(revisions int64) time.Duration {
-	return time.Duration((revisions+replayBatchRevisions-1)/replayBatchRevisions) * replayInterval
-}
-
-// entries returns an entry for each revision of events after a position, and the position that the
-// events reach. It returns errOutOfOrder if the events are not in order.
-func (s *span) logEntries(events []*clientv3.Event, after position) (entries []*logEntry, to position, err error) {
-	to = after
-	last := int64(0)
-	out := make([]Event, 0, len(events))
-	for _, revision := range splitByRevision(events) {
-		rev := revision[0].Kv.GetModRevision()
-		if rev <= last {
-			return nil, after, fmt.Errorf("%w: revision %d after %d", errOutOfOrder, rev, last)
-		}
-		if last = rev; rev <= after.rev {
-			continue // delivered before
-		}
-		to = after.atRevision(rev)
-		from := len(out)
-		for _, ev := range revision {
-			if !s.isHidden(ev.Kv.GetKey()) {
-				out = append(out, newEvent(ev, len(s.ns)))
-			}
-		}
-		if len(out) > from {
-			entries = append(entries, &logEntry{pos: to, events: out[from:len(out):len(out)]})
-		}
-	}
-	return entries, to, nil
-}
-
-// splitByRevision splits events, which must be in order, by revision.
-func splitByRevision(events []*clientv3.Event) [][]*clientv3.Event {
-	var out [][]*clientv3.Event
-	for len(events) > 0 {
-		n := 1
-		for n < len(events) && events[n].Kv.GetModRevision() == events[0].Kv.GetModRevision() {
-			n++
-		}
-		out = append(out, events[:n])
-		events = events[n:]
-	}
-	return out
 }

@@ -1,8 +1,10 @@
-package watch
+package watchstream
 
 import (
 	"sync"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/notify"
 )
 
 // progressRequestTimeout is the age at which an unanswered request counts as dropped by etcd.
@@ -34,7 +36,7 @@ func (r *progressTracker) recordRequest() {
 // recordResponse records an answer and returns when its request was sent: every change made by then
 // was delivered. It returns the zero time if that is unknown.
 func (r *progressTracker) recordResponse() (completeAt time.Time) {
-	notify(r.responded)
+	notify.Token(r.responded)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.pending) > 0 && time.Since(r.pending[0]) > progressRequestTimeout {

@@ -128,7 +128,7 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 	ticker := time.NewTicker(waitProgressInterval)
 	defer ticker.Stop()
 	for {
-		advanced := sub.advanced.wait()
+		advanced := sub.advanced.Wait()
 		if sub.doneRevision.Load() >= rev {
 			return nil
 		}
@@ -145,19 +145,6 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 		}
 		done()
 	}
-}
-
-// requestCheck makes the watch check its broadcaster, and the broadcaster request progress. Until
-// done is called, the broadcaster notifies when its position advances.
-func (s *subscriber) requestCheck() (done func()) {
-	b := s.sharedBroadcaster.Load()
-	if b == nil {
-		return func() {}
-	}
-	b.waiters.Add(1) // first: what the broadcaster received before, the watch checks itself
-	notify(s.checkNeeded)
-	notify(b.progressNeeded)
-	return func() { b.waiters.Add(-1) }
 }
 
 // isClosed reports whether c is closed.
@@ -190,7 +177,7 @@ func (s *Subscription) Refresh(ctx context.Context) error {
 	ticker := time.NewTicker(refreshProgressInterval)
 	defer ticker.Stop()
 	for {
-		advanced := sub.advanced.wait()
+		advanced := sub.advanced.Wait()
 		st := sub.status()
 		switch {
 		case isClosed(s.done):
