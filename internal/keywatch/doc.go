@@ -1,11 +1,13 @@
-// Package keywatch watches single keys for a lock: many of them, at little cost, and without history.
+// Package keywatch watches single keys for a lock: many of them, at little cost, and without
+// history.
 //
-// A watch is opened from the present on. The server confirms it with a revision, which the handler is given:
-// it is told of every change after that revision, in order, until the stream breaks. Then the watch is opened anew, and
-// confirmed with a higher revision; what happened in between is not delivered. A handler that must not miss a
-// change reads the key after each confirmation whose revision is higher than what it knows.
+// A watch starts at the present. The server confirms it with a revision, and the handler gets every
+// change after that revision, in order, until the stream breaks. The watch is then opened again and
+// confirmed with a later revision; changes in between are not delivered. A handler that must not
+// miss a change reads the key after each confirmation with a revision later than what it knows.
 //
-// All watches of a [Watcher] share one gRPC stream, and equal ones share one watch on the server. A watch
-// costs no goroutine. The stream is opened by the first watch and closed 30 s after the last. A stream that does not
-// answer is replaced: an idle one is tried every 30 s, and given up after 4 s of silence.
+// All watches of a [Watcher] share one gRPC stream, and equal watches share one on the server. A
+// watch costs no goroutine. The stream is opened for the first watch and closed 30 s after the last
+// one has ended. An idle stream is probed every 30 s, and a stream that does not respond for 4 s is
+// replaced.
 package keywatch

@@ -12,23 +12,24 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// The times of a stream.
+// Intervals and timeouts of a stream.
 const (
-	probeInterval = 30 * time.Second // ±20 %
-	answerTimeout = 4 * time.Second
+	idleProbeInterval = 30 * time.Second // ±20 %
+	responseTimeout   = 4 * time.Second
 )
 
 // stream is one gRPC stream. The watcher's mu guards its fields.
 type stream struct {
-	out     []*pb.WatchRequest // requests to send
-	wake    chan struct{}
-	created []*keyWatch // requested and not yet confirmed, in order: a refusal names no watch
-	open    map[int64]*keyWatch
-	waiting time.Time // since when a response is due; zero if none is
-	heard   time.Time
+	pending      []*pb.WatchRequest // requests to send
+	wake         chan struct{}
+	unconfirmed  []*keyWatch // requested and not yet confirmed, in order: a refusal names no watch
+	watches      map[int64]*keyWatch
+	waitingSince time.Time // since when a response is due; zero if none is
+	lastReceived time.Time
 }
 
 var errIdle = errors.New("nobody watches")
@@ -38,17 +39,17 @@ func (w *Watcher) serve() error {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(w.ctx))
 	defer cancel(nil)
 	defer context.AfterFunc(w.cli.Ctx(), func() { cancel(errs.Closed) })()
-	opening := time.AfterFunc(answerTimeout, func() { cancel(errSilent) })
+	opening := time.AfterFunc(responseTimeout, func() { cancel(errNoResponse) })
 	conn, err := pb.NewWatchClient(w.cli.ActiveConnection()).Watch(ctx, wire.CallOptions(w.cli)...)
 	opening.Stop()
 	if err != nil {
 		return streamError(ctx, err)
 	}
-	s := &stream{wake: make(chan struct{}, 1), open: map[int64]*keyWatch{}, heard: time.Now()}
+	s := &stream{wake: make(chan struct{}, 1), watches: map[int64]*keyWatch{}, lastReceived: time.Now()}
 	w.mu.Lock()
 	w.stream = s
 	for _, k := range w.watches {
-		s.create(k)
+		s.requestWatch(k)
 	}
 	w.mu.Unlock()
 	w.wg.Go(func() { w.send(ctx, cancel, s, conn) })
@@ -65,7 +66,7 @@ func (w *Watcher) serve() error {
 	}
 }
 
-var errSilent = fmt.Errorf("%w: the watch stream has not answered for %v", errs.Unavailable, answerTimeout)
+var errNoResponse = fmt.Errorf("%w: the watch stream has not answered for %v", errs.Unavailable, responseTimeout)
 
 // streamError returns why a stream has ended.
 func streamError(ctx context.Context, err error) error {
@@ -78,7 +79,7 @@ func streamError(ctx context.Context, err error) error {
 // send sends the pending requests, probes a quiet stream, and ends one that does not answer or is
 // unused.
 func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *stream, conn pb.Watch_WatchClient) {
-	timer := time.NewTimer(answerTimeout)
+	timer := time.NewTimer(responseTimeout)
 	defer timer.Stop()
 	for {
 		select {
@@ -88,64 +89,65 @@ func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *s
 			return
 		}
 		w.mu.Lock()
-		next, err := w.due(s)
-		out := s.out
-		s.out = nil
+		next, err := w.nextAction(s)
+		pending := s.pending
+		s.pending = nil
 		w.mu.Unlock()
 		if err != nil {
 			cancel(err)
 			return
 		}
 		timer.Reset(next)
-		if !sendAll(conn, out, func() { cancel(errSilent) }) {
+		if !sendAll(conn, pending, func() { cancel(errNoResponse) }) {
 			return // Recv returns the error
 		}
 	}
 }
 
 // sendAll sends requests and reports whether the stream accepted them. If the server reads nothing,
-// Send blocks. After answerTimeout in one Send, sendAll calls silent, which must end the stream.
-func sendAll(conn pb.Watch_WatchClient, requests []*pb.WatchRequest, silent func()) bool {
-	timer := time.AfterFunc(answerTimeout, silent)
+// Send blocks. After responseTimeout in one Send, sendAll calls onBlocked, which must end the
+// stream.
+func sendAll(conn pb.Watch_WatchClient, requests []*pb.WatchRequest, onBlocked func()) bool {
+	timer := time.AfterFunc(responseTimeout, onBlocked)
 	defer timer.Stop()
 	for _, req := range requests {
 		if conn.Send(req) != nil {
 			return false
 		}
-		timer.Reset(answerTimeout)
+		timer.Reset(responseTimeout)
 	}
 	return true
 }
 
-// due prepares what is due now, and returns when to call it again. An error ends the stream. The
-// caller holds w.mu.
-func (w *Watcher) due(s *stream) (next time.Duration, err error) {
+// nextAction prepares what is due now, and returns when to call it again. An error ends the stream.
+// The caller holds w.mu.
+func (w *Watcher) nextAction(s *stream) (next time.Duration, err error) {
 	now := time.Now()
-	if !s.waiting.IsZero() {
-		if now.Sub(s.waiting) >= answerTimeout {
-			return 0, errSilent
+	if !s.waitingSince.IsZero() {
+		if now.Sub(s.waitingSince) >= responseTimeout {
+			return 0, errNoResponse
 		}
-		return answerTimeout - now.Sub(s.waiting), nil
+		return responseTimeout - now.Sub(s.waitingSince), nil
 	}
 	if len(w.watches) == 0 {
-		idle := now.Sub(w.idleSince)
-		if idle >= w.keepOpen {
+		idleFor := now.Sub(w.idleSince)
+		if idleFor >= w.keepOpen {
 			return 0, errIdle
 		}
-		return w.keepOpen - idle, nil
+		return w.keepOpen - idleFor, nil
 	}
-	if quiet := now.Sub(s.heard); quiet < w.probe {
-		return w.probe - quiet, nil
+	if quiet := now.Sub(s.lastReceived); quiet < w.idleProbeInterval {
+		return w.idleProbeInterval - quiet, nil
 	}
 	for t := range w.watches { // any target; the watch is ended as soon as it is confirmed
-		s.create(&keyWatch{target: t})
+		s.requestWatch(&keyWatch{target: t})
 		break
 	}
-	return answerTimeout, nil
+	return responseTimeout, nil
 }
 
-// create requests a watch. The caller holds the watcher's mu.
-func (s *stream) create(k *keyWatch) {
+// requestWatch requests a watch. The caller holds the watcher's mu.
+func (s *stream) requestWatch(k *keyWatch) {
 	r := &pb.WatchCreateRequest{Key: []byte(k.target.Key)}
 	if end := k.target.end(); end != "" {
 		r.RangeEnd = []byte(end)
@@ -157,68 +159,61 @@ func (s *stream) create(k *keyWatch) {
 		r.Filters = []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_NODELETE}
 	case Changes:
 	}
-	s.created = append(s.created, k)
-	if s.waiting.IsZero() {
-		s.waiting = time.Now()
+	s.unconfirmed = append(s.unconfirmed, k)
+	if s.waitingSince.IsZero() {
+		s.waitingSince = time.Now()
 	}
-	s.push(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}})
+	s.enqueue(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: r}})
 }
 
 // cancelWatch ends an open watch. The caller holds the watcher's mu.
 func (s *stream) cancelWatch(k *keyWatch) {
 	k.open = false
-	delete(s.open, k.id)
-	s.push(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: k.id}}})
+	delete(s.watches, k.id)
+	s.enqueue(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: k.id}}})
 }
 
-func (s *stream) push(req *pb.WatchRequest) {
-	s.out = append(s.out, req)
-	s.wakeUp()
-}
-
-func (s *stream) wakeUp() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+func (s *stream) enqueue(req *pb.WatchRequest) {
+	s.pending = append(s.pending, req)
+	notify.Token(s.wake)
 }
 
 // receive handles one response. An error ends the stream.
 func (w *Watcher) receive(s *stream, resp *pb.WatchResponse) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.heard = time.Now()
-	if !s.waiting.IsZero() {
-		s.waiting = s.heard
+	s.lastReceived = time.Now()
+	if !s.waitingSince.IsZero() {
+		s.waitingSince = s.lastReceived
 	}
 	switch {
 	case resp.GetCreated():
 		return w.confirm(s, resp)
 	case resp.GetCanceled():
-		if s.open[resp.GetWatchId()] == nil {
+		if s.watches[resp.GetWatchId()] == nil {
 			return nil // we requested it
 		}
 		return cancelError(resp)
 	}
-	k := s.open[resp.GetWatchId()]
+	k := s.watches[resp.GetWatchId()]
 	if k == nil {
 		return nil // the watch has just ended
 	}
 	for _, ev := range resp.GetEvents() {
-		k.changed(ev)
+		k.notifyChanged(ev)
 	}
 	return nil
 }
 
 // confirm handles the response to the oldest request for a watch. The caller holds w.mu.
 func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
-	if len(s.created) == 0 {
+	if len(s.unconfirmed) == 0 {
 		return fmt.Errorf("%w: a confirmation of no watch", errs.Unavailable)
 	}
-	k := s.created[0]
-	s.created = s.created[1:]
-	if len(s.created) == 0 {
-		s.waiting = time.Time{}
+	k := s.unconfirmed[0]
+	s.unconfirmed = s.unconfirmed[1:]
+	if len(s.unconfirmed) == 0 {
+		s.waitingSince = time.Time{}
 	}
 	if resp.GetCanceled() || resp.GetWatchId() == clientv3.InvalidWatchID {
 		err := cancelError(resp)
@@ -228,7 +223,7 @@ func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
 		if w.watches[k.target] == k {
 			delete(w.watches, k.target)
 		}
-		k.lose(err)
+		k.notifyLost(err)
 		return nil
 	}
 	k.id = resp.GetWatchId()
@@ -236,16 +231,16 @@ func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
 		s.cancelWatch(k)
 		return nil
 	}
-	s.open[k.id] = k
-	k.opened(resp.GetHeader().GetRevision())
+	s.watches[k.id] = k
+	k.notifyOpened(resp.GetHeader().GetRevision())
 	return nil
 }
 
 // cancelError returns why etcd has ended or refused a watch.
 func cancelError(resp *pb.WatchResponse) error {
-	reason := resp.GetCancelReason()
-	if strings.Contains(reason, rpctypes.ErrPermissionDenied.Error()) {
+	cause := resp.GetCancelReason()
+	if strings.Contains(cause, rpctypes.ErrPermissionDenied.Error()) {
 		return errs.Permission
 	}
-	return fmt.Errorf("%w: the server ended the watch: %s", errs.Unavailable, reason)
+	return fmt.Errorf("%w: the server ended the watch: %s", errs.Unavailable, cause)
 }

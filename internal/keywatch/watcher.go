@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -55,8 +56,8 @@ type Handler interface {
 
 // Watcher watches keys over one stream. It is safe for concurrent use.
 type Watcher struct {
-	cli *clientv3.Client
-	own bool
+	cli      *clientv3.Client
+	clientV3 bool
 
 	ctx    context.Context //nolint:containedctx // lifetime of the streams
 	cancel context.CancelFunc
@@ -64,14 +65,14 @@ type Watcher struct {
 
 	reopened atomic.Uint64
 
-	mu        sync.Mutex
-	closed    bool
-	keepOpen  time.Duration
-	probe     time.Duration // how long a stream may be quiet before it is probed
-	running   bool          // the goroutine that opens streams runs
-	stream    *stream
-	watches   map[Target]*keyWatch
-	idleSince time.Time // when the last watch ended; zero while there are any
+	mu                sync.Mutex
+	closed            bool
+	keepOpen          time.Duration
+	idleProbeInterval time.Duration // how long a stream may be quiet before it is probed
+	running           bool          // the goroutine that opens streams runs
+	stream            *stream
+	watches           map[Target]*keyWatch
+	idleSince         time.Time // when the last watch ended; zero while there are any
 }
 
 // keyWatch is one watch on the server and the handlers that share it.
@@ -81,18 +82,18 @@ type keyWatch struct {
 	id       int64 // on the stream
 	open     bool
 	rev      int64              // changes after it are yet to be delivered
-	stop     context.CancelFunc // ends a watch over a Watcher that is not client/v3's own
+	cancel   context.CancelFunc // ends a watch over a Watcher that is not client/v3's own
 }
 
-// keepOpen is how long the stream is kept open after the last watch has ended.
-const keepOpen = 30 * time.Second
+// defaultKeepOpen is how long the stream is kept open after the last watch has ended.
+const defaultKeepOpen = 30 * time.Second
 
-// New returns a watcher over cli. It sends nothing. own says that cli's Watcher is client/v3's own.
-// Any other Watcher is used through its Watch method, with a goroutine for each watch.
-func New(cli *clientv3.Client, own bool) *Watcher {
-	w := &Watcher{cli: cli, own: own, watches: map[Target]*keyWatch{}, keepOpen: keepOpen}
+// New returns a watcher over cli. It sends nothing. clientV3 says that cli's Watcher is client/v3's
+// own. Any other Watcher is used through its Watch method, with a goroutine for each watch.
+func New(cli *clientv3.Client, clientV3 bool) *Watcher {
+	w := &Watcher{cli: cli, clientV3: clientV3, watches: map[Target]*keyWatch{}, keepOpen: defaultKeepOpen}
 	// spreads the probes of many processes
-	w.probe = time.Duration((0.8 + 0.4*rand.Float64()) * float64(probeInterval))
+	w.idleProbeInterval = time.Duration((0.8 + 0.4*rand.Float64()) * float64(idleProbeInterval))
 	//nolint:forbidigo // what many callers share must not live by the context of one
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
@@ -118,7 +119,7 @@ func (w *Watcher) Watch(t Target, h Handler) {
 		k = &keyWatch{target: t}
 		w.watches[t] = k
 		w.idleSince = time.Time{}
-		w.begin(k)
+		w.startWatch(k)
 	}
 	k.handlers = append(k.handlers, h)
 	if k.open {
@@ -126,15 +127,15 @@ func (w *Watcher) Watch(t Target, h Handler) {
 	}
 }
 
-// begin requests a watch, on the stream if there is one. The caller holds w.mu.
-func (w *Watcher) begin(k *keyWatch) {
+// startWatch requests a watch, on the stream if there is one. The caller holds w.mu.
+func (w *Watcher) startWatch(k *keyWatch) {
 	switch {
-	case !w.own:
+	case !w.clientV3:
 		var ctx context.Context
-		ctx, k.stop = context.WithCancel(w.ctx)
-		w.wg.Go(func() { w.follow(ctx, k) })
+		ctx, k.cancel = context.WithCancel(w.ctx)
+		w.wg.Go(func() { w.serveUserWatcher(ctx, k) })
 	case w.stream != nil:
-		w.stream.create(k)
+		w.stream.requestWatch(k)
 	case !w.running:
 		w.running = true
 		w.wg.Go(w.run)
@@ -162,14 +163,14 @@ func (w *Watcher) Unwatch(t Target, h Handler) {
 	if len(w.watches) == 0 {
 		w.idleSince = time.Now()
 	}
-	if k.stop != nil {
-		k.stop()
+	if k.cancel != nil {
+		k.cancel()
 	}
 	if w.stream != nil {
 		if k.open {
 			w.stream.cancelWatch(k)
 		}
-		w.stream.wakeUp() // it may be unused now
+		notify.Token(w.stream.wake) // it may be unused now
 	}
 }
 
@@ -195,34 +196,34 @@ func (w *Watcher) Close() {
 	w.mu.Unlock()
 	w.cancel()
 	w.wg.Wait()
-	w.lose(errs.Closed)
+	w.notifyLost(errs.Closed)
 }
 
-// lose reports to all handlers that their watches are not open.
-func (w *Watcher) lose(err error) {
+// notifyLost reports to all handlers that their watches are not open.
+func (w *Watcher) notifyLost(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stream = nil
 	for _, k := range w.watches {
-		k.lose(err)
+		k.notifyLost(err)
 	}
 }
 
-func (k *keyWatch) lose(err error) {
+func (k *keyWatch) notifyLost(err error) {
 	k.open = false
 	for _, h := range k.handlers {
 		h.Lost(err)
 	}
 }
 
-func (k *keyWatch) opened(rev int64) {
+func (k *keyWatch) notifyOpened(rev int64) {
 	k.open, k.rev = true, rev
 	for _, h := range k.handlers {
 		h.Opened(rev)
 	}
 }
 
-func (k *keyWatch) changed(ev *mvccpb.Event) {
+func (k *keyWatch) notifyChanged(ev *mvccpb.Event) {
 	k.rev = max(k.rev, ev.Kv.ModRevision)
 	for _, h := range k.handlers {
 		h.Changed(ev)
@@ -231,42 +232,42 @@ func (k *keyWatch) changed(ev *mvccpb.Event) {
 
 // The pauses between streams.
 const (
-	minBackoff = 50 * time.Millisecond
-	maxBackoff = 5 * time.Second
-	stableFor  = time.Minute // a stream that lasted longer resets the backoff
+	minBackoff    = 50 * time.Millisecond
+	maxBackoff    = 5 * time.Second
+	minStableTime = time.Minute // a stream that lasted longer resets the backoff
 )
 
 // run opens one stream after the other as long as there are watches.
 func (w *Watcher) run() {
-	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
-	pauses.Reset()
+	backoff := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	backoff.Reset()
 	for {
 		start := time.Now()
 		err := w.serve()
-		if w.finished(err) {
+		if w.finish() {
 			return
 		}
 		w.reopened.Add(1)
-		w.lose(err)
-		if time.Since(start) > stableFor {
-			pauses.Reset()
+		w.notifyLost(err)
+		if time.Since(start) > minStableTime {
+			backoff.Reset()
 		}
-		if !w.sleep(w.ctx, pauses.NextBackOff()) {
-			w.finished(err)
+		if !w.sleep(w.ctx, backoff.NextBackOff()) {
+			w.finish()
 			return
 		}
 	}
 }
 
-// finished reports whether no further stream is needed, and records that run ends.
-func (w *Watcher) finished(error) bool {
+// finish reports whether no further stream is needed, and records that run ends.
+func (w *Watcher) finish() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.ctx.Err() != nil || len(w.watches) == 0:
 	case w.cli.Ctx().Err() != nil:
 		for _, k := range w.watches {
-			k.lose(errs.Closed)
+			k.notifyLost(errs.Closed)
 		}
 		w.closed = true
 	default:

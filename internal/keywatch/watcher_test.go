@@ -18,7 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 )
 
-// fakeHandler remembers what it is told.
+// fakeHandler records the calls of its methods.
 type fakeHandler struct {
 	mu     sync.Mutex
 	opened []int64
@@ -59,9 +59,9 @@ func (h *fakeHandler) lastErr() error {
 	return h.lost[len(h.lost)-1]
 }
 
-func newWatcher(t *testing.T, cli *clientv3.Client, own bool) *keywatch.Watcher {
+func newWatcher(t *testing.T, cli *clientv3.Client, clientV3 bool) *keywatch.Watcher {
 	t.Helper()
-	w := keywatch.New(cli, own)
+	w := keywatch.New(cli, clientV3)
 	t.Cleanup(w.Close)
 	return w
 }
@@ -85,28 +85,28 @@ func remove(t *testing.T, cli *clientv3.Client, key string) int64 {
 	return r.Header.Revision
 }
 
-// ways are the ways to watch: over streams of its own, and over a Watcher that is somebody else's.
-func ways(t *testing.T, f func(t *testing.T, own bool)) {
+// bothTransports runs a test over streams of the package and over a Watcher of the user.
+func bothTransports(t *testing.T, f func(t *testing.T, clientV3 bool)) {
 	t.Helper()
-	for name, own := range map[string]bool{"own stream": true, "foreign Watcher": false} {
+	for name, clientV3 := range map[string]bool{"own stream": true, "user's Watcher": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f(t, own)
+			f(t, clientV3)
 		})
 	}
 }
 
-// start begins a watch, and returns what ends it.
+// start starts a watch and returns a function that ends it.
 func start(w *keywatch.Watcher, t keywatch.Target, h keywatch.Handler) (stop func()) {
 	w.Watch(t, h)
 	return func() { w.Unwatch(t, h) }
 }
 
-func TestWatcher_DeliversEveryChangeAfterItOpened(t *testing.T) {
+func TestWatcher_DeliversChangesAfterOpened(t *testing.T) {
 	t.Parallel()
-	ways(t, func(t *testing.T, own bool) {
+	bothTransports(t, func(t *testing.T, clientV3 bool) {
 		cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-		w := newWatcher(t, cli, own)
+		w := newWatcher(t, cli, clientV3)
 		before := put(t, cli, dir+"a")
 		targets := []keywatch.Target{
 			{Key: dir + "a"},
@@ -149,19 +149,19 @@ func TestWatcher_SharesEqualWatches(t *testing.T) {
 	eventually(t, func() bool { _, n, _ := first.count(); return n == 1 })
 	second := &fakeHandler{}
 	stopSecond := start(w, keywatch.Target{Key: "a"}, second)
-	assert.Equal(t, []int64{seen}, second.opened, "what was delivered before is not delivered to it")
+	assert.Equal(t, []int64{seen}, second.opened, "an earlier event was delivered again")
 	assert.InDelta(t, 1, s.Metric("etcd_debugging_mvcc_watcher_total"), 0)
 	stopFirst()
 	put(t, cli, "a")
 	eventually(t, func() bool { _, n, _ := second.count(); return n == 1 })
 	_, n, _ := first.count()
-	assert.Equal(t, 1, n, "it is told of nothing after it has stopped")
+	assert.Equal(t, 1, n, "a handler got an event after Unwatch")
 	stopSecond()
 	assert.Zero(t, w.Open())
 	eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watcher_total") == 0 })
 }
 
-func TestWatcher_StreamIsOpenedAgainAndClosedWhenIdle(t *testing.T) {
+func TestWatcher_ReopensStreamAndClosesIdleOne(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	proxy := s.Proxy(t)
@@ -177,21 +177,21 @@ func TestWatcher_StreamIsOpenedAgainAndClosedWhenIdle(t *testing.T) {
 	missed := put(t, direct, "a")
 	proxy.Accept()
 	eventually(t, func() bool { opened, _, _ := h.count(); return opened == 2 })
-	assert.GreaterOrEqual(t, h.opened[1], missed, "that it has missed something shows in the revision")
+	assert.GreaterOrEqual(t, h.opened[1], missed, "the revision shows that changes were missed")
 	delivered := put(t, direct, "a")
 	eventually(t, func() bool { _, n, _ := h.count(); return n == 1 })
 	assert.Equal(t, delivered, h.events[0].Kv.ModRevision)
 	assert.Positive(t, w.Reopened())
 
 	stop()
-	eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watch_stream_total") == 0 }, "nobody needs it")
+	eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watch_stream_total") == 0 }, "the idle stream was not closed")
 	again := &fakeHandler{}
 	defer start(w, keywatch.Target{Key: "a"}, again)()
 	eventually(t, func() bool { return w.Open() == 1 })
 }
 
-// A stream that the network swallows neither ends nor answers.
-func TestWatcher_SilentStreamIsReplaced(t *testing.T) {
+// A stream in a black hole neither ends nor responds.
+func TestWatcher_ReplacesSilentStream(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	proxy := s.Proxy(t)
@@ -200,7 +200,7 @@ func TestWatcher_SilentStreamIsReplaced(t *testing.T) {
 	defer start(w, keywatch.Target{Key: "a"}, h)()
 	eventually(t, func() bool { return w.Open() == 1 })
 	proxy.Blackhole(true, true)
-	defer start(w, keywatch.Target{Key: "b"}, &fakeHandler{})() // asks for an answer
+	defer start(w, keywatch.Target{Key: "b"}, &fakeHandler{})() // needs a response
 	eventually(t, func() bool { return h.lastErr() != nil })
 	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
 	proxy.Heal()
@@ -208,7 +208,7 @@ func TestWatcher_SilentStreamIsReplaced(t *testing.T) {
 	eventually(t, func() bool { return w.Open() == 2 })
 }
 
-func TestWatcher_QuietStreamIsTried(t *testing.T) {
+func TestWatcher_ProbesIdleStream(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	proxy := s.Proxy(t)
@@ -218,22 +218,21 @@ func TestWatcher_QuietStreamIsTried(t *testing.T) {
 	t.Cleanup(start(w, keywatch.Target{Key: "a"}, h))
 	eventually(t, func() bool { return w.Open() == 1 })
 	asked := s.Metric("etcd_network_client_grpc_sent_bytes_total")
-	eventually(t, func() bool { return s.Metric("etcd_network_client_grpc_sent_bytes_total") > asked }, "it answers when it is tried")
+	eventually(t, func() bool { return s.Metric("etcd_network_client_grpc_sent_bytes_total") > asked }, "the probe was not answered")
 	put(t, s.Client(t), "a")
 	eventually(t, func() bool { _, n, _ := h.count(); return n == 1 })
 	assert.NoError(t, h.lastErr())
-	assert.Equal(t, 1, w.Open(), "what it was tried with is gone")
+	assert.Equal(t, 1, w.Open(), "the probe is still open")
 	proxy.Blackhole(true, true)
-	eventually(t, func() bool { return h.lastErr() != nil }, "nobody has asked for anything, and yet it is found")
+	eventually(t, func() bool { return h.lastErr() != nil }, "the silence was not detected")
 	assert.ErrorIs(t, h.lastErr(), errs.Unavailable)
 	proxy.Heal()
 	proxy.Cut()
 	eventually(t, func() bool { return w.Open() == 1 })
 }
 
-// More requests than the network takes without an answer: whoever sends them must not wait for
-// ever.
-func TestWatcher_StreamThatTakesNoMoreRequestsIsReplaced(t *testing.T) {
+// More requests are sent than the network buffers, so that Send blocks.
+func TestWatcher_ReplacesBlockedStream(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	proxy := s.Proxy(t)
@@ -253,7 +252,7 @@ func TestWatcher_StreamThatTakesNoMoreRequestsIsReplaced(t *testing.T) {
 	eventually(t, func() bool { return w.Open() == 301 })
 }
 
-func TestWatcher_RefusalForPermissionIsFinal(t *testing.T) {
+func TestWatcher_PermissionErrorIsPermanent(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "ann", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("ours/")}})
@@ -264,10 +263,10 @@ func TestWatcher_RefusalForPermissionIsFinal(t *testing.T) {
 	eventually(t, func() bool { return theirs.lastErr() != nil && w.Open() == 1 })
 	require.ErrorIs(t, theirs.lastErr(), errs.Permission)
 	opened, _, lost := ours.count()
-	assert.Equal(t, []int{1, 0}, []int{opened, lost}, "others on the stream are left alone")
+	assert.Equal(t, []int{1, 0}, []int{opened, lost}, "another watch of the stream was affected")
 }
 
-func TestWatcher_ClosedClientAndClosedWatcherAreFinal(t *testing.T) {
+func TestWatcher_ClosedClientOrWatcherIsPermanent(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(cli *clientv3.Client, w *keywatch.Watcher){
 		"client":  func(cli *clientv3.Client, _ *keywatch.Watcher) { _ = cli.Close() },
@@ -288,7 +287,7 @@ func TestWatcher_ClosedClientAndClosedWatcherAreFinal(t *testing.T) {
 	}
 }
 
-func TestWatcher_WatchesComeAndGoWhileStreamsBreak(t *testing.T) {
+func TestWatcher_SurvivesChurnWhileStreamsBreak(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
@@ -300,7 +299,7 @@ func TestWatcher_WatchesComeAndGoWhileStreamsBreak(t *testing.T) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				end := start(w, keywatch.Target{Key: dir + strconv.Itoa(i%4)}, &fakeHandler{})
-				time.Sleep(time.Millisecond) // it may be asked for, confirmed, or neither
+				time.Sleep(time.Millisecond) // it may be requested, confirmed, or neither
 				end()
 			}
 		})

@@ -36,7 +36,7 @@ func (f *fakeWatcher) Watch(ctx context.Context, _ string, _ ...clientv3.OpOptio
 	return out
 }
 
-func TestWatcher_BackoffOverUsersWatcherIsReset(t *testing.T) {
+func TestWatcher_ResetsBackoffOverUserWatcher(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
@@ -57,7 +57,7 @@ func TestWatcher_BackoffOverUsersWatcherIsReset(t *testing.T) {
 			<-f.ended
 			return longest
 		}
-		assert.Greater(t, longestPause(0), time.Second, "so short a life is no success")
+		assert.Greater(t, longestPause(0), time.Second, "a short watch reset the backoff")
 		assert.Greater(t, longestPause(50*time.Millisecond), time.Second)
 		longestPause(2 * time.Minute)
 		assert.LessOrEqual(t, longestPause(2*time.Minute), 50*time.Millisecond)

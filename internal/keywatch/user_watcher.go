@@ -11,43 +11,43 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// follow serves a watch over a Watcher that is not client/v3's own, until ctx ends or the client is
-// closed.
-func (w *Watcher) follow(ctx context.Context, k *keyWatch) {
-	pauses := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
-	pauses.Reset()
+// serveUserWatcher serves a watch over a Watcher that is not client/v3's own, until ctx ends or the
+// client is closed.
+func (w *Watcher) serveUserWatcher(ctx context.Context, k *keyWatch) {
+	backoff := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	backoff.Reset()
 	for {
 		var openedAt time.Time
-		own, stop := context.WithCancel(clientv3.WithRequireLeader(ctx))
-		for resp := range w.cli.Watch(own, k.target.Key, k.target.options()...) {
+		watchCtx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+		for resp := range w.cli.Watch(watchCtx, k.target.Key, k.target.options()...) {
 			if resp.Err() != nil {
 				break
 			}
 			w.mu.Lock()
 			if resp.Created {
 				openedAt = time.Now()
-				k.opened(resp.Header.Revision)
+				k.notifyOpened(resp.Header.Revision)
 			}
 			for _, ev := range resp.Events {
-				k.changed(ev)
+				k.notifyChanged(ev)
 			}
 			w.mu.Unlock()
 		}
-		stop()
+		cancel()
 		if ctx.Err() != nil {
 			return
 		}
 		w.reopened.Add(1)
 		w.mu.Lock()
-		k.lose(errEnded)
+		k.notifyLost(errEnded)
 		w.mu.Unlock()
-		if !openedAt.IsZero() && time.Since(openedAt) > stableFor {
-			pauses.Reset()
+		if !openedAt.IsZero() && time.Since(openedAt) > minStableTime {
+			backoff.Reset()
 		}
-		if !w.sleep(ctx, pauses.NextBackOff()) {
+		if !w.sleep(ctx, backoff.NextBackOff()) {
 			if ctx.Err() == nil { // the client is closed
 				w.mu.Lock()
-				k.lose(errs.Closed)
+				k.notifyLost(errs.Closed)
 				w.mu.Unlock()
 			}
 			return
