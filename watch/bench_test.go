@@ -19,13 +19,13 @@ import (
 
 // counted is a fan-out's receivers: how many deliveries there were, and a signal when there are as
 // many as wanted.
-type counted struct {
+type deliveryCounter struct {
 	n    atomic.Int64
 	want int64
 	all  chan struct{}
 }
 
-func (c *counted) add(n int) {
+func (c *deliveryCounter) add(n int) {
 	if c.n.Add(int64(n)) == c.want {
 		c.all <- struct{}{}
 	}
@@ -42,7 +42,7 @@ func BenchmarkFanOut(b *testing.B) {
 			b.Run(fmt.Sprintf("n=%d/%s", n, kind), func(b *testing.B) {
 				cli := etcdtest.Client(b)
 				dir := etcdtest.Prefix(b)
-				c := &counted{all: make(chan struct{}, 1)}
+				c := &deliveryCounter{all: make(chan struct{}, 1)}
 				if kind == "client" {
 					fanClient(b, cli, dir, n, c)
 				} else {
@@ -69,7 +69,7 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
-func fanOut(b *testing.B, cli *clientv3.Client, dir string, n int, c *counted) {
+func fanOut(b *testing.B, cli *clientv3.Client, dir string, n int, c *deliveryCounter) {
 	w := newWatcher(b, cli)
 	subs := make([]*watch.Subscription, n)
 	for i := range n {
@@ -85,7 +85,7 @@ func fanOut(b *testing.B, cli *clientv3.Client, dir string, n int, c *counted) {
 	}
 }
 
-func fanClient(b *testing.B, cli *clientv3.Client, dir string, n int, c *counted) {
+func fanClient(b *testing.B, cli *clientv3.Client, dir string, n int, c *deliveryCounter) {
 	ctx, cancel := context.WithCancel(b.Context())
 	var wg sync.WaitGroup
 	b.Cleanup(func() { cancel(); wg.Wait() })
@@ -108,7 +108,7 @@ func BenchmarkStuckSubscriber(b *testing.B) {
 	const receivers = 100
 	put := func(stuck int) func() time.Duration {
 		dir := etcdtest.Prefix(b)
-		c := &counted{all: make(chan struct{}, 1), want: receivers}
+		c := &deliveryCounter{all: make(chan struct{}, 1), want: receivers}
 		w := newWatcher(b, cli)
 		for i := range receivers + stuck {
 			sub, err := w.Subscribe(watch.Prefix(dir), func(ctx context.Context, batch watch.Batch) error {
@@ -277,7 +277,7 @@ func BenchmarkStateEvent(b *testing.B) {
 			if mode == "state" {
 				opts = append(opts, watch.WithSnapshot())
 			}
-			c := &counted{all: make(chan struct{}, 1), want: 1}
+			c := &deliveryCounter{all: make(chan struct{}, 1), want: 1}
 			w := newWatcher(b, cli)
 			sub, err := w.Subscribe(watch.Prefix(dir), func(_ context.Context, batch watch.Batch) error {
 				c.add(len(batch.Events))

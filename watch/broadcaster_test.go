@@ -18,11 +18,11 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// bubble runs a test in a world of its own, where time passes when nothing else happens.
-func bubble(t *testing.T, f func(t *testing.T, w *world, watcher *watch.Watcher), o ...watch.Option) {
+// runInBubble runs a test with a fakeEtcd of its own in a synctest bubble, where time passes when nothing else happens.
+func runInBubble(t *testing.T, f func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher), o ...watch.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(1)
+		w := newFakeEtcd(1)
 		w.commit(change{key: "dir/a", value: "0"})
 		watcher := etcdtest.Must(watch.New(w.client(t), o...))
 		f(t, w, watcher)
@@ -31,9 +31,9 @@ func bubble(t *testing.T, f func(t *testing.T, w *world, watcher *watch.Watcher)
 	})
 }
 
-func TestAServerThatRefusesIsNotStormed(t *testing.T) {
+func TestWatcher_BacksOffWhileServerRefuses(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.set(func() { w.refuse = func(int) error { return status.Error(codes.Internal, "stream terminated") } })
 		sub, err := watcher.Subscribe(watch.Prefix("dir/"), newRecorder().handle)
 		require.NoError(t, err)
@@ -48,15 +48,15 @@ func TestAServerThatRefusesIsNotStormed(t *testing.T) {
 		require.Len(t, watcher.ServerWatches(), 1)
 		assert.Equal(t, watch.StateStale, watcher.ServerWatches()[0].State)
 		require.Error(t, watcher.ServerWatches()[0].Err)
-		w.calm()
+		w.stopFaults()
 		time.Sleep(5 * time.Second)
 		ready(t, sub)
 	})
 }
 
-func TestASilentStreamIsLeftWithinFiveSeconds(t *testing.T) {
+func TestWatcher_LeavesSilentStreamWithinFiveSeconds(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(time.Second)
 		for f := range w.watches {
@@ -73,9 +73,9 @@ func TestASilentStreamIsLeftWithinFiveSeconds(t *testing.T) {
 	})
 }
 
-func TestWatcher_LeavesASilentStreamThatNobodyNeedsWithin40Seconds(t *testing.T) {
+func TestWatcher_LeavesIdleSilentStreamWithin40Seconds(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(time.Minute)
 		for f := range w.watches {
@@ -92,9 +92,9 @@ func TestWatcher_LeavesASilentStreamThatNobodyNeedsWithin40Seconds(t *testing.T)
 	})
 }
 
-func TestSubscription_RefreshBringsHeardUpToDate(t *testing.T) {
+func TestSubscription_RefreshUpdatesHeard(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, _ *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, _ *fakeEtcd, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(20 * time.Second)
 		assert.GreaterOrEqual(t, time.Since(sub.Status().Heard), 10*time.Second, "nobody has asked")
@@ -112,10 +112,10 @@ func TestSubscription_RefreshBringsHeardUpToDate(t *testing.T) {
 	})
 }
 
-// The world answers each request, so as many were sent as there are answers.
-func TestWatcher_AsksAQuietStreamTwiceAMinute(t *testing.T) {
+// The fake answers each request, so as many were sent as there are answers.
+func TestWatcher_RequestsProgressOfIdleStreamTwiceAMinute(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(time.Minute)
 		before := w.progressRequests()
@@ -124,9 +124,9 @@ func TestWatcher_AsksAQuietStreamTwiceAMinute(t *testing.T) {
 	})
 }
 
-func TestAQuietStreamIsNotLeft(t *testing.T) {
+func TestWatcher_KeepsQuietStream(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(10 * time.Minute)
 		assert.Zero(t, sub.Status().Reopened)
@@ -135,24 +135,24 @@ func TestAQuietStreamIsNotLeft(t *testing.T) {
 	})
 }
 
-func TestACallThatDoesNotReturnIsGivenUp(t *testing.T) {
+func TestWatcher_AbandonsWatchCallThatBlocks(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.set(func() { w.mute = true })
 		sub, err := watcher.Subscribe(watch.Prefix("dir/"), newRecorder().handle)
 		require.NoError(t, err)
 		time.Sleep(3500 * time.Millisecond)
-		w.calm()
+		w.stopFaults()
 		time.Sleep(5 * time.Second)
 		ready(t, sub)
 		assert.Equal(t, 2, w.opened)
 	})
 }
 
-func TestOnlyARefusalInPlaceOfTheConfirmationIsFinal(t *testing.T) {
+func TestWatcher_OnlyRefusalOfCreationIsPermanent(t *testing.T) {
 	t.Parallel()
 	denied := errors.New("rpc error: code = PermissionDenied desc = etcdserver: permission denied")
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		w.breakOff(denied) // of somebody else on the same stream
 		rev := w.commit(change{key: "dir/a", value: "1"})
@@ -160,13 +160,13 @@ func TestOnlyARefusalInPlaceOfTheConfirmationIsFinal(t *testing.T) {
 		w.set(func() { w.refuse = func(int) error { return denied } })
 		w.breakOff(nil)
 		require.ErrorIs(t, ended(t, sub), watch.ErrPermission)
-		w.calm()
+		w.stopFaults()
 		_, got = subscribe(t, watcher, watch.Prefix("dir/")) // the failure is not remembered
 		got.revision(t, w.commit(change{key: "dir/a", value: "2"}))
 	})
 }
 
-func TestErrorsThatAreNoEndAreNotTheEnd(t *testing.T) {
+func TestWatcher_RetriesTemporaryErrors(t *testing.T) {
 	t.Parallel()
 	for _, why := range []error{
 		errors.New("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"),
@@ -177,7 +177,7 @@ func TestErrorsThatAreNoEndAreNotTheEnd(t *testing.T) {
 	} {
 		t.Run(why.Error(), func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+			runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 				w.refuse = func(n int) error {
 					if n%3 == 1 {
 						return why
@@ -196,9 +196,9 @@ func TestErrorsThatAreNoEndAreNotTheEnd(t *testing.T) {
 	}
 }
 
-func TestAWatchThatHasSeenNothingYetDoesNotStartOver(t *testing.T) {
+func TestWatcher_ReopensBeforeFirstEventWithoutGap(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		_, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		for i := range 20 {
 			w.breakOff(nil)
@@ -210,9 +210,9 @@ func TestAWatchThatHasSeenNothingYetDoesNotStartOver(t *testing.T) {
 	})
 }
 
-func TestLateSubscribersJoinWithoutAGap(t *testing.T) {
+func TestWatcher_LateSubscriberJoinsWithoutGap(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		_, early := subscribe(t, watcher, watch.Prefix("dir/"))
 		start := w.revision()
 		for i := range 30 {
@@ -235,9 +235,9 @@ func TestLateSubscribersJoinWithoutAGap(t *testing.T) {
 	})
 }
 
-func TestAStaleWatchSaysSinceWhenAndWhy(t *testing.T) {
+func TestSubscription_StatusOfStaleWatchHasSinceAndErr(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(10500 * time.Millisecond)
 		lost := time.Now()
@@ -249,7 +249,7 @@ func TestAStaleWatchSaysSinceWhenAndWhy(t *testing.T) {
 		assert.Equal(t, watch.StateStale, s.State)
 		assert.WithinDuration(t, lost, s.Since, 36*time.Second, "it was heard of then")
 		assert.ErrorContains(t, s.Err, "no leader")
-		w.calm()
+		w.stopFaults()
 		time.Sleep(6 * time.Second)
 		assert.Equal(t, watch.StateLive, sub.Status().State)
 		assert.NoError(t, sub.Status().Err)
@@ -258,9 +258,9 @@ func TestAStaleWatchSaysSinceWhenAndWhy(t *testing.T) {
 	})
 }
 
-func TestHeardIsAsOfTheLastTimeThatEverythingWasHandled(t *testing.T) {
+func TestSubscription_HeardCoversHandledEventsOnly(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		entered, release := make(chan struct{}), make(chan struct{})
 		sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(context.Context, watch.Batch) error {
 			entered <- struct{}{}

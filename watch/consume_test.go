@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestConsumeGoesOnWhereItStopped(t *testing.T) {
+func TestConsume_ContinuesAtCheckpoint(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -51,16 +51,16 @@ func TestConsumeGoesOnWhereItStopped(t *testing.T) {
 	assert.Equal(t, []string{"0", "1", "2", "3", "4"}, seen)
 }
 
-func TestConsumePassesOnWhatTheCheckpointSays(t *testing.T) {
+func TestConsume_ReturnsErrorOfCheckpoint(t *testing.T) {
 	t.Parallel()
-	w := newWatcher(t, newWorld(1).client(t))
+	w := newWatcher(t, newFakeEtcd(1).client(t))
 	boom := errors.New("boom")
-	err := w.Consume(t.Context(), watch.Key("k"), &memory{err: boom}, func(context.Context, watch.Batch) error { return nil })
+	err := w.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{err: boom}, func(context.Context, watch.Batch) error { return nil })
 	require.ErrorIs(t, err, boom)
 	assert.ErrorContains(t, err, `watch: consume "k": load the checkpoint: boom`)
 }
 
-func TestConsumeMovesItsCheckpointOverAQuietPrefix(t *testing.T) {
+func TestConsume_AdvancesCheckpointOfQuietPrefix(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		opts  []watch.Option
@@ -72,8 +72,8 @@ func TestConsumeMovesItsCheckpointOverAQuietPrefix(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
-				cp, got := &memory{}, newRecorder()
+			runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
+				cp, got := &fakeCheckpoint{}, newRecorder()
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error, 1)
 				go func() { done <- watcher.Consume(ctx, watch.Prefix("dir/"), cp, got.handle, c.opts...) }()
@@ -95,10 +95,10 @@ func TestConsumeMovesItsCheckpointOverAQuietPrefix(t *testing.T) {
 	}
 }
 
-func TestConsumeSavesAfterTheFunctionAndEndsWithTheCheckpoint(t *testing.T) {
+func TestConsume_SavesAfterHandlerAndEndsWithSaveError(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
-		cp := &memory{rev: w.revision()}
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
+		cp := &fakeCheckpoint{rev: w.revision()}
 		first := w.commit(change{key: "dir/a", value: "1"})
 		second := w.commit(change{key: "dir/a", value: "2"})
 		boom := errors.New("boom")
@@ -116,7 +116,7 @@ func TestConsumeSavesAfterTheFunctionAndEndsWithTheCheckpoint(t *testing.T) {
 	})
 }
 
-func TestWhatWasProcessedIsSavedThoughTheContextHasEnded(t *testing.T) {
+func TestConsume_SavesProcessedBatchAfterContextEnds(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -140,24 +140,24 @@ func TestWhatWasProcessedIsSavedThoughTheContextHasEnded(t *testing.T) {
 	assert.Equal(t, []string{"0", "1", "2"}, seen, "each once")
 }
 
-func TestACheckpointIsNotWaitedForForEver(t *testing.T) {
+func TestConsume_BoundsSaveAfterContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWatcher(t, newWorld(1).client(t))
+		w := newWatcher(t, newFakeEtcd(1).client(t))
 		ctx, stop := context.WithCancel(t.Context())
 		began := time.Now()
-		err := w.Consume(ctx, watch.Key("k"), &stuck{stop}, func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
+		err := w.Consume(ctx, watch.Key("k"), &fakeStuckCheckpoint{stop}, func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
 		require.ErrorIs(t, err, context.Canceled)
 		assert.Equal(t, 5*time.Second, time.Since(began).Round(time.Second))
 	})
 }
 
 // stuck is a checkpoint whose database answers no more, in a process that is told to stop.
-type stuck struct{ stop context.CancelFunc }
+type fakeStuckCheckpoint struct{ stop context.CancelFunc }
 
-func (*stuck) Load(context.Context) (int64, error) { return 0, nil }
+func (*fakeStuckCheckpoint) Load(context.Context) (int64, error) { return 0, nil }
 
-func (s *stuck) Save(ctx context.Context, _ int64) error {
+func (s *fakeStuckCheckpoint) Save(ctx context.Context, _ int64) error {
 	s.stop()
 	<-ctx.Done()
 	return ctx.Err()

@@ -17,9 +17,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// world is an etcd cluster in memory, as far as watches and lists can see one, with the faults that
-// a real one cannot be asked for. It runs in synctest bubbles.
-type world struct {
+// fakeEtcd is an etcd cluster in memory, as far as watches and lists can see one, with the faults
+// that a real one cannot be asked for. It runs in synctest bubbles.
+type fakeEtcd struct {
 	clientv3.KV // nil: what is not below is not used
 
 	mu       sync.Mutex
@@ -50,15 +50,15 @@ type world struct {
 	shuffle  bool // events of several revisions come in the wrong order
 }
 
-func newWorld(seed uint64) *world {
-	return &world{
+func newFakeEtcd(seed uint64) *fakeEtcd {
+	return &fakeEtcd{
 		rng: rand.New(rand.NewPCG(seed, 7)), rev: 1, compact: 1, cluster: 11, term: 1_000_000, floor: 1_000_000,
 		history: map[int64][]*clientv3.Event{}, versions: map[string][]*mvccpb.KeyValue{}, watches: map[*fakeWatch]struct{}{},
 	}
 }
 
-// client is a client of the world.
-func (w *world) client(tb testing.TB) *clientv3.Client {
+// client returns a client of the fake.
+func (w *fakeEtcd) client(tb testing.TB) *clientv3.Client {
 	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
 	tb.Cleanup(stop)
 	cli := clientv3.NewCtxClient(ctx)
@@ -71,8 +71,8 @@ type change struct {
 	del        bool
 }
 
-// commit is one transaction. Deletes of absent keys change nothing.
-func (w *world) commit(changes ...change) int64 {
+// commit commits one transaction. Deletes of absent keys change nothing.
+func (w *fakeEtcd) commit(changes ...change) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var events []*clientv3.Event
@@ -99,12 +99,12 @@ func (w *world) commit(changes ...change) int64 {
 	}
 	w.rev = next
 	w.history[next] = events
-	w.poke()
+	w.wake()
 	return next
 }
 
-// at is a key as of rev, nil when there is none.
-func (w *world) at(key string, rev int64) *mvccpb.KeyValue {
+// at returns a key as of rev, or nil if there is none.
+func (w *fakeEtcd) at(key string, rev int64) *mvccpb.KeyValue {
 	all := w.versions[key]
 	for _, kv := range slices.Backward(all) {
 		if kv.ModRevision <= rev {
@@ -117,30 +117,30 @@ func (w *world) at(key string, rev int64) *mvccpb.KeyValue {
 	return nil
 }
 
-// revision is the current one.
-func (w *world) revision() int64 {
+// revision returns the current revision.
+func (w *fakeEtcd) revision() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.rev
 }
 
-// progressRequests is how many requests for progress there were.
-func (w *world) progressRequests() int {
+// progressRequests returns the number of progress requests.
+func (w *fakeEtcd) progressRequests() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.requests
 }
 
-// compactTo forgets what is older than rev. Watches that have not got that far are cancelled.
-func (w *world) compactTo(rev int64) {
+// compactTo compacts the history before rev. Watches that need it are canceled.
+func (w *fakeEtcd) compactTo(rev int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.compact = max(w.compact, min(rev, w.rev))
-	w.poke()
+	w.wake()
 }
 
-// wipe begins another history.
-func (w *world) wipe() {
+// wipe starts another history.
+func (w *fakeEtcd) wipe() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rev, w.compact = 1, 1
@@ -153,51 +153,51 @@ func (w *world) wipe() {
 	w.breakAll(nil)
 }
 
-// elect makes another leader. Members that lag may not know its term.
-func (w *world) elect(known bool) {
+// elect elects another leader. Members that lag may not know its term.
+func (w *fakeEtcd) elect(known bool) {
 	w.set(func() { w.term, w.lagTerm = w.term+1, !known })
 }
 
-// breakOff ends all watches: without a word, or with an error.
-func (w *world) breakOff(err error) {
+// breakOff ends all watches, with err unless it is nil.
+func (w *fakeEtcd) breakOff(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.breakAll(err)
 }
 
-func (w *world) breakAll(err error) {
+func (w *fakeEtcd) breakAll(err error) {
 	for f := range w.watches {
 		f.end = &watchEnd{err}
-		f.poke()
+		f.wake()
 	}
 }
 
-// calm ends all faults.
-func (w *world) calm() {
+// stopFaults ends all faults.
+func (w *fakeEtcd) stopFaults() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults, w.refuse, w.mute, w.lagging, w.lagTerm = 0, nil, false, 0, false
 	for f := range w.watches {
 		f.lag = 0
 	}
-	w.poke()
+	w.wake()
 }
 
-func (w *world) set(f func()) {
+func (w *fakeEtcd) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
-	w.poke()
+	w.wake()
 }
 
-func (w *world) poke() {
+func (w *fakeEtcd) wake() {
 	for f := range w.watches {
-		f.poke()
+		f.wake()
 	}
 }
 
-// state is what the world holds below "dir/".
-func (w *world) state() map[string]string {
+// state returns the values below "dir/".
+func (w *fakeEtcd) state() map[string]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := map[string]string{}
@@ -219,15 +219,17 @@ func inside(key, from, to string) bool {
 	return key >= from && key < to
 }
 
-func (w *world) header() *pb.ResponseHeader {
+func (w *fakeEtcd) header() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: w.cluster, Revision: w.rev, RaftTerm: w.term}
 }
 
-// unlucky draws whether something goes wrong now.
-func (w *world) unlucky(share float64) bool { return w.faults > 0 && w.rng.Float64() < w.faults*share }
+// injectsFault reports whether a fault happens now.
+func (w *fakeEtcd) injectsFault(share float64) bool {
+	return w.faults > 0 && w.rng.Float64() < w.faults*share
+}
 
-// Get reads.
-func (w *world) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+// Get returns keys after a millisecond.
+func (w *fakeEtcd) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	select {
 	case <-time.NewTimer(time.Millisecond).C:
 	case <-ctx.Done():
@@ -235,7 +237,7 @@ func (w *world) Get(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.unread || w.unlucky(1) {
+	if w.unread || w.injectsFault(1) {
 		return nil, rpctypes.ErrTimeout
 	}
 	op := clientv3.OpGet(key, opts...)
@@ -270,7 +272,7 @@ func (w *world) Get(ctx context.Context, key string, opts ...clientv3.OpOption) 
 }
 
 // GetStream is of a later version than this server.
-func (w *world) GetStream(context.Context, string, ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+func (w *fakeEtcd) GetStream(context.Context, string, ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
 	return nil, status.Error(codes.Unimplemented, "unknown method")
 }
 

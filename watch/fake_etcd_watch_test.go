@@ -16,7 +16,7 @@ import (
 
 // fakeWatch is one server-side watch.
 type fakeWatch struct {
-	*world
+	*fakeEtcd
 
 	ctx      context.Context
 	out      chan clientv3.WatchResponse
@@ -35,7 +35,7 @@ type fakeWatch struct {
 
 type watchEnd struct{ err error }
 
-func (f *fakeWatch) poke() {
+func (f *fakeWatch) wake() {
 	select {
 	case f.kick <- struct{}{}:
 	default:
@@ -43,11 +43,11 @@ func (f *fakeWatch) poke() {
 }
 
 // Watch opens a watch, as client/v3 does: it returns when the server has answered.
-func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+func (w *fakeEtcd) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
 	op := clientv3.OpGet(key, opts...)
 	field := reflect.ValueOf(op)
 	f := &fakeWatch{
-		world: w, ctx: ctx, out: make(chan clientv3.WatchResponse, 1), from: key, to: string(op.RangeBytes()),
+		fakeEtcd: w, ctx: ctx, out: make(chan clientv3.WatchResponse, 1), from: key, to: string(op.RangeBytes()),
 		noPut: field.FieldByName("filterPut").Bool(), noDelete: field.FieldByName("filterDelete").Bool(),
 		prev: field.FieldByName("prevKV").Bool(), kick: make(chan struct{}, 1),
 	}
@@ -57,14 +57,14 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 	}
 	w.mu.Lock()
 	w.opened++
-	mute := w.mute || w.unlucky(0.2)
+	mute := w.mute || w.injectsFault(0.2)
 	var refused error
 	switch {
 	case w.refuse != nil:
 		refused = w.refuse(w.opened)
 	case w.refuseNow && op.Rev() == 0:
 		refused = rpctypes.ErrNoLeader
-	case w.unlucky(0.5):
+	case w.injectsFault(0.5):
 		refused = w.anyError()
 	}
 	if mute {
@@ -80,7 +80,7 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 		return f.out
 	}
 	f.lag = w.lagging
-	if w.unlucky(0.3) {
+	if w.injectsFault(0.3) {
 		f.lag = w.rng.Int64N(4)
 	}
 	here := max(w.rev-f.lag, 1)
@@ -103,7 +103,7 @@ func (w *world) Watch(ctx context.Context, key string, opts ...clientv3.OpOption
 }
 
 // anyError is one of those that break a watch and mean nothing else.
-func (w *world) anyError() error {
+func (w *fakeEtcd) anyError() error {
 	all := []error{
 		rpctypes.ErrNoLeader, status.Error(codes.Unavailable, "EOF"), status.Error(codes.Internal, "stream terminated by RST_STREAM"),
 		errors.New("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"), status.Error(codes.Canceled, "context canceled"),
@@ -165,14 +165,14 @@ func (f *fakeWatch) answer() (resp clientv3.WatchResponse, last, ok bool) {
 		return resp, true, false
 	case f.end != nil:
 		return failed(f.end.err), true, true
-	case f.mute || f.world.mute:
+	case f.mute || f.fakeEtcd.mute:
 		return resp, false, false
 	case f.next < f.compact:
 		return clientv3.WatchResponse{Header: f.header(), Canceled: true, CompactRevision: f.compact}, true, true
 	}
 	here := max(f.rev-f.lag, 1)
 	if f.next <= here {
-		if f.unlucky(0.3) {
+		if f.injectsFault(0.3) {
 			switch f.rng.IntN(4) {
 			case 0:
 				return resp, true, false
@@ -229,12 +229,12 @@ func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bo
 
 // answerLocked goes on where there was nothing to tell.
 func (f *fakeWatch) answerLocked() (resp clientv3.WatchResponse, last, ok bool) {
-	f.poke()
+	f.wake()
 	return resp, false, false
 }
 
 // RequestProgress asks all watches.
-func (w *world) RequestProgress(ctx context.Context) error {
+func (w *fakeEtcd) RequestProgress(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -243,13 +243,13 @@ func (w *world) RequestProgress(ctx context.Context) error {
 	w.requests++
 	for f := range w.watches {
 		f.asked = true
-		f.poke()
+		f.wake()
 	}
 	return nil
 }
 
 // Close must not be called: the watcher is the user's.
-func (w *world) Close() error {
+func (w *fakeEtcd) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true

@@ -69,7 +69,7 @@ func reference(t *testing.T, cli *clientv3.Client, dir string, after, upTo int64
 	return out
 }
 
-func printed(events []watch.Event) []string {
+func formatEvents(events []watch.Event) []string {
 	out := make([]string, 0, len(events))
 	for _, e := range events {
 		out = append(out, fmt.Sprint(e.Type == watch.Delete, e.Key, string(e.Value), e.ModRevision))
@@ -126,8 +126,8 @@ func TestWatcher_DeliversExactlyOnceAcrossCutsAndRestarts(t *testing.T) {
 	got.revision(t, last)
 	later.revision(t, last)
 	want := reference(t, direct, dir, start, last)
-	require.Equal(t, want, printed(got.events()))
-	require.Equal(t, want, printed(later.events()))
+	require.Equal(t, want, formatEvents(got.events()))
+	require.Equal(t, want, formatEvents(later.events()))
 	for _, b := range got.all() {
 		for _, e := range b.Events {
 			require.Equal(t, b.Revision, e.ModRevision)
@@ -145,7 +145,7 @@ func outage(proxy *etcdtest.Proxy, f func()) {
 	proxy.Accept()
 }
 
-func TestAStateWatchIsRightAfterCompactionsThatItSleptThrough(t *testing.T) {
+func TestWatcher_StateWatchSurvivesCompactionDuringOutage(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
@@ -210,7 +210,7 @@ func TestAStateWatchIsRightAfterCompactionsThatItSleptThrough(t *testing.T) {
 	assert.Positive(t, snapshots.Load())
 }
 
-func TestAnEventsWatchLearnsThatItSleptThroughACompaction(t *testing.T) {
+func TestWatcher_EventsWatchEndsAfterCompactionDuringOutage(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
@@ -232,7 +232,7 @@ func TestAnEventsWatchLearnsThatItSleptThroughACompaction(t *testing.T) {
 	assert.Len(t, got.events(), 1)
 }
 
-func TestAWipedServerIsNoticed(t *testing.T) {
+func TestWatcher_DetectsWipedServer(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	direct := srv.Client(t)

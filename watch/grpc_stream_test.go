@@ -25,29 +25,29 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// script is a server whose streams are served by a function.
-type script struct {
+// fakeWatchServer is a server whose streams are served by a function.
+type fakeWatchServer struct {
 	pb.UnimplementedWatchServer
 
 	serve func(s pb.Watch_WatchServer) error
 }
 
-func (s *script) Watch(stream pb.Watch_WatchServer) error { return s.serve(stream) }
+func (s *fakeWatchServer) Watch(stream pb.Watch_WatchServer) error { return s.serve(stream) }
 
-// scripted starts a server and returns its endpoint.
-func scripted(t *testing.T, serve func(s pb.Watch_WatchServer) error) string {
+// startFakeServer starts a server and returns its endpoint.
+func startFakeServer(t *testing.T, serve func(s pb.Watch_WatchServer) error) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	serveScript(t, l, serve)
+	serveFake(t, l, serve)
 	return l.Addr().String()
 }
 
 // scriptedInMemory returns a client of such a server without a network, for synctest bubbles.
-func scriptedInMemory(t *testing.T, serve func(s pb.Watch_WatchServer) error) *clientv3.Client {
+func startFakeServerInMemory(t *testing.T, serve func(s pb.Watch_WatchServer) error) *clientv3.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
-	serveScript(t, l, serve)
+	serveFake(t, l, serve)
 	return etcdtest.NewClient(t, []string{"memory"}, func(c *clientv3.Config) {
 		c.DialOptions = append(c.DialOptions, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return l.DialContext(ctx)
@@ -55,11 +55,11 @@ func scriptedInMemory(t *testing.T, serve func(s pb.Watch_WatchServer) error) *c
 	})
 }
 
-// serveScript runs the server on l until the test ends.
-func serveScript(t *testing.T, l net.Listener, serve func(s pb.Watch_WatchServer) error) {
+// serveFake runs the server on l until the test ends.
+func serveFake(t *testing.T, l net.Listener, serve func(s pb.Watch_WatchServer) error) {
 	t.Helper()
 	srv := grpc.NewServer()
-	pb.RegisterWatchServer(srv, &script{serve: serve})
+	pb.RegisterWatchServer(srv, &fakeWatchServer{serve: serve})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -73,10 +73,10 @@ func serveScript(t *testing.T, l net.Listener, serve func(s pb.Watch_WatchServer
 
 // Client/v3's own watcher waits for ever in Close when it comes between a refusal and the end of
 // what was refused.
-func TestCloseEndsWhileWatchesAreRefused(t *testing.T) {
+func TestWatcher_CloseReturnsWhileWatchesAreRefused(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
-	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+	ep := startFakeServer(t, func(s pb.Watch_WatchServer) error {
 		for {
 			if _, err := s.Recv(); err != nil {
 				return nil //nolint:nilerr // the client has left
@@ -113,7 +113,7 @@ func TestCloseEndsWhileWatchesAreRefused(t *testing.T) {
 }
 
 // One stream carries several watches; the refused ones are told, and only they.
-func TestARefusalReachesTheWatchThatItIsFor(t *testing.T) {
+func TestWatcher_RefusalReachesItsWatch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})
@@ -141,7 +141,7 @@ func TestARefusalReachesTheWatchThatItIsFor(t *testing.T) {
 	}
 }
 
-func TestFragmentsAreOneBatchAndProgressBetweenThemIsNone(t *testing.T) {
+func TestWatcher_JoinsFragmentsAndIgnoresProgressBetween(t *testing.T) {
 	t.Parallel()
 	header := func(rev int64) *pb.ResponseHeader {
 		return &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: rev}
@@ -150,7 +150,7 @@ func TestFragmentsAreOneBatchAndProgressBetweenThemIsNone(t *testing.T) {
 		return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: []byte("v"), ModRevision: 7, CreateRevision: 7, Version: 1}}
 	}
 	live := make(chan struct{})
-	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+	ep := startFakeServer(t, func(s pb.Watch_WatchServer) error {
 		if _, err := s.Recv(); err != nil {
 			return err
 		}
@@ -180,10 +180,10 @@ func TestFragmentsAreOneBatchAndProgressBetweenThemIsNone(t *testing.T) {
 	assert.Equal(t, []string{"a", "b", "c", "d"}, keysOf(got.all()[0]))
 }
 
-func TestAWatchThatIsLeftBeforeItIsConfirmedIsCancelled(t *testing.T) {
+func TestWatcher_CancelsUnconfirmedWatch(t *testing.T) {
 	t.Parallel()
 	asked, confirm, cancelled := make(chan struct{}, 1), make(chan struct{}), make(chan int64, 64)
-	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+	ep := startFakeServer(t, func(s pb.Watch_WatchServer) error {
 		for id := int64(1); ; id++ {
 			req, err := s.Recv()
 			if err != nil {
@@ -218,10 +218,10 @@ func TestAWatchThatIsLeftBeforeItIsConfirmedIsCancelled(t *testing.T) {
 	assert.EqualValues(t, 16, <-cancelled, "the sixteenth of its stream")
 }
 
-func TestAStreamThatTakesNothingMoreIsLeftByAllOfItsWatches(t *testing.T) {
+func TestWatcher_AllWatchesLeaveBlockedStream(t *testing.T) {
 	t.Parallel()
 	var stuck atomic.Bool
-	ep := scripted(t, func(s pb.Watch_WatchServer) error {
+	ep := startFakeServer(t, func(s pb.Watch_WatchServer) error {
 		for id := int64(1); ; id++ {
 			req, err := s.Recv()
 			if err != nil {
@@ -252,7 +252,7 @@ func TestAStreamThatTakesNothingMoreIsLeftByAllOfItsWatches(t *testing.T) {
 	require.Eventually(t, func() bool { return last.Status().Reopened > 0 }, within, 10*time.Millisecond)
 }
 
-func TestCloseEndsWhileStreamsAreOpened(t *testing.T) {
+func TestWatcher_CloseReturnsWhileStreamsAreOpened(t *testing.T) {
 	t.Parallel()
 	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -261,7 +261,7 @@ func TestCloseEndsWhileStreamsAreOpened(t *testing.T) {
 	for name, ep := range map[string]string{
 		"nobody is there":       "127.0.0.1:1",
 		"somebody says nothing": silent.Addr().String(),
-		"watches are unconfirmed": scripted(t, func(s pb.Watch_WatchServer) error {
+		"watches are unconfirmed": startFakeServer(t, func(s pb.Watch_WatchServer) error {
 			_, err := s.Recv()
 			asked <- struct{}{}
 			<-s.Context().Done() // and what else is sent is not read
@@ -294,7 +294,7 @@ func TestCloseEndsWhileStreamsAreOpened(t *testing.T) {
 	}
 }
 
-func TestAStreamThatCannotBeOpenedSaysWhy(t *testing.T) {
+func TestSubscription_StatusHasErrorOfFailedStream(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})

@@ -149,20 +149,20 @@ func ended(tb testing.TB, sub *watch.Subscription) error {
 }
 
 // memory is a checkpoint in memory.
-type memory struct {
+type fakeCheckpoint struct {
 	mu    sync.Mutex
 	rev   int64
 	saves []int64
 	err   error
 }
 
-func (m *memory) Load(context.Context) (int64, error) {
+func (m *fakeCheckpoint) Load(context.Context) (int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.rev, m.err
 }
 
-func (m *memory) Save(_ context.Context, rev int64) error {
+func (m *fakeCheckpoint) Save(_ context.Context, rev int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rev = rev

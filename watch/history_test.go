@@ -18,9 +18,9 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestHistoryThatIsGoneEndsAnEventsWatchWithBothRevisions(t *testing.T) {
+func TestWatcher_EventsWatchEndsWithCompactedError(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		seen := w.commit(change{key: "dir/a", value: "1"})
 		got.revision(t, seen)
@@ -30,7 +30,7 @@ func TestHistoryThatIsGoneEndsAnEventsWatchWithBothRevisions(t *testing.T) {
 			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
 		}
 		w.compactTo(w.revision())
-		w.calm()
+		w.stopFaults()
 		var lost *watch.CompactedError
 		require.ErrorAs(t, ended(t, sub), &lost)
 		require.ErrorIs(t, sub.Err(), watch.ErrCompacted)
@@ -39,11 +39,11 @@ func TestHistoryThatIsGoneEndsAnEventsWatchWithBothRevisions(t *testing.T) {
 	})
 }
 
-func TestHistoryThatIsGoneIsAResyncForAStateWatch(t *testing.T) {
+func TestWatcher_StateWatchResyncsAfterCompaction(t *testing.T) {
 	t.Parallel()
 	var told []string
 	hook := watch.WithResyncHook(func(selector string, folded int) { told = append(told, fmt.Sprint(selector, " ", folded)) })
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.commit(change{key: "dir/b", value: "0"}, change{key: "dir/c", value: "0"}, change{key: "dir/d", value: "0"})
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
 		w.set(func() { w.mute = true })
@@ -55,7 +55,7 @@ func TestHistoryThatIsGoneIsAResyncForAStateWatch(t *testing.T) {
 		w.commit(change{key: "dir/x", value: "1"})
 		w.commit(change{key: "dir/x", del: true}) // came and went
 		w.compactTo(w.revision())
-		w.calm()
+		w.stopFaults()
 		got.until(t, "the resync", func(b []watch.Batch) bool { return len(b) == 2 })
 		b := got.all()[1]
 		assert.Equal(t, watch.Resync, b.Kind)
@@ -71,9 +71,9 @@ func TestHistoryThatIsGoneIsAResyncForAStateWatch(t *testing.T) {
 	}, hook)
 }
 
-func TestAnotherHistoryIsReported(t *testing.T) {
+func TestWatcher_ReportsRewrittenHistory(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		for i := range 20 {
 			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
 		}
@@ -83,7 +83,7 @@ func TestAnotherHistoryIsReported(t *testing.T) {
 		w.set(func() { w.mute = true })
 		w.wipe()
 		w.commit(change{key: "dir/a", value: "new"})
-		w.calm()
+		w.stopFaults()
 		require.ErrorIs(t, ended(t, events), watch.ErrHistoryRewritten)
 		state.until(t, "the resync", func(b []watch.Batch) bool { return len(b) >= 2 })
 		b := state.all()[1]
@@ -95,9 +95,9 @@ func TestAnotherHistoryIsReported(t *testing.T) {
 	})
 }
 
-func TestAListIsNotReadFromAnotherHistoryThanTheWatch(t *testing.T) {
+func TestWatcher_ListsOnlyHistoryOfWatch(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.set(func() { w.unread = true })
 		got := newRecorder()
 		sub, err := watcher.Subscribe(watch.Prefix("dir/"), got.handle, watch.WithSnapshot())
@@ -112,7 +112,7 @@ func TestAListIsNotReadFromAnotherHistoryThanTheWatch(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		assert.Empty(t, got.all())
-		w.calm()
+		w.stopFaults()
 		got.revision(t, w.revision())
 		ready(t, sub)
 		require.Len(t, got.all(), 1, "nothing is told twice")
@@ -121,9 +121,9 @@ func TestAListIsNotReadFromAnotherHistoryThanTheWatch(t *testing.T) {
 	})
 }
 
-func TestWatcher_ReplaysNoOtherHistoryThanTheWatch(t *testing.T) {
+func TestWatcher_ReplaysOnlyHistoryOfWatch(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		stored := w.commit(change{key: "dir/a", value: "stored"})
 		w.commit(change{key: "dir/a", value: "since"})
 		subscribe(t, watcher, watch.Prefix("dir/")) // keeps the server-side watch open
@@ -146,9 +146,9 @@ func TestWatcher_ReplaysNoOtherHistoryThanTheWatch(t *testing.T) {
 	})
 }
 
-func TestAMemberThatLagsIsNotAnotherHistory(t *testing.T) {
+func TestWatcher_LaggingMemberIsNotAnotherHistory(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		for i := range 10 {
 			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
@@ -160,16 +160,16 @@ func TestAMemberThatLagsIsNotAnotherHistory(t *testing.T) {
 		for i := range 3 {
 			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
 		}
-		w.calm() // the member has caught up
+		w.stopFaults() // the member has caught up
 		got.revision(t, w.revision())
 		require.NoError(t, sub.Err())
 		assert.Len(t, got.events(), 13)
 	})
 }
 
-func TestProgressKeepsAQuietWatchFromBeingCompactedAway(t *testing.T) {
+func TestWatcher_ProgressProtectsQuietWatchFromCompaction(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		for i := range 50 {
 			w.commit(change{key: "elsewhere", value: strconv.Itoa(i)})
@@ -182,9 +182,9 @@ func TestProgressKeepsAQuietWatchFromBeingCompactedAway(t *testing.T) {
 	})
 }
 
-func TestAStoredRevisionWhoseHistoryIsGoneIsTheWholeState(t *testing.T) {
+func TestWatcher_WithAfterCompactedDeliversWholeState(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		stored := w.revision()
 		w.commit(change{key: "dir/b", value: "1"})
 		w.commit(change{key: "dir/c", value: "1"})
@@ -200,9 +200,9 @@ func TestAStoredRevisionWhoseHistoryIsGoneIsTheWholeState(t *testing.T) {
 	})
 }
 
-func TestAStoredRevisionOfAStateWatchKnowsWhatWasDeletedSince(t *testing.T) {
+func TestWatcher_WithAfterDeliversDeletesSinceRevision(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.commit(change{key: "dir/b", value: "1"})
 		stored := w.revision()
 		w.commit(change{key: "dir/b", del: true})
@@ -221,12 +221,12 @@ func TestAStoredRevisionOfAStateWatchKnowsWhatWasDeletedSince(t *testing.T) {
 	})
 }
 
-func TestAWatchAfterARevisionDoesNotWaitInSilenceOnAnotherHistory(t *testing.T) {
+func TestWatcher_WithAfterDetectsRewrittenHistory(t *testing.T) {
 	t.Parallel()
 	for name, opts := range map[string][]watch.Option{"events": nil, "state": {watch.WithSnapshot()}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+			runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 				for i := range 50 {
 					w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
 				}
@@ -237,7 +237,7 @@ func TestAWatchAfterARevisionDoesNotWaitInSilenceOnAnotherHistory(t *testing.T) 
 				time.Sleep(10 * time.Second) // it may read, and cannot watch
 				w.wipe()
 				w.commit(change{key: "dir/b", value: "1"})
-				w.calm()
+				w.stopFaults()
 				if opts == nil {
 					require.ErrorIs(t, ended(t, sub), watch.ErrHistoryRewritten)
 					return
@@ -256,9 +256,9 @@ func TestAWatchAfterARevisionDoesNotWaitInSilenceOnAnotherHistory(t *testing.T) 
 	}
 }
 
-func TestASnapshotOfWhichAPartWasOfAnotherHistoryEndsAsAResync(t *testing.T) {
+func TestWatcher_SnapshotAcrossRewriteEndsAsResync(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		for i := range 2000 { // several pages
 			w.commit(change{key: fmt.Sprintf("dir/%05d", i), value: "old"})
 		}
@@ -278,7 +278,7 @@ func TestASnapshotOfWhichAPartWasOfAnotherHistoryEndsAsAResync(t *testing.T) {
 		require.Len(t, got.all(), 1)
 		require.True(t, got.all()[0].More)
 		w.set(func() { w.unread = false })
-		w.calm()
+		w.stopFaults()
 		ready(t, sub)
 		state := map[string]bool{}
 		for _, b := range got.all() {
@@ -295,9 +295,9 @@ func TestASnapshotOfWhichAPartWasOfAnotherHistoryEndsAsAResync(t *testing.T) {
 	})
 }
 
-func TestAResyncThatComesFirstNamesEverything(t *testing.T) {
+func TestWatcher_FirstResyncIsWholeState(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.commit(change{key: "dir/b", value: "1"})
 		stored := w.revision()
 		w.commit(change{key: "dir/b", del: true})
@@ -313,7 +313,7 @@ func TestAResyncThatComesFirstNamesEverything(t *testing.T) {
 // watch.
 func TestWatcher_ReadsHistoryFromMemberWithLowerTerm(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		down := status.Error(codes.Internal, "EOF")
 		w.set(func() { w.refuse = func(int) error { return down } })
@@ -335,16 +335,16 @@ func TestWatcher_ReadsHistoryFromMemberWithLowerTerm(t *testing.T) {
 			}
 		})
 		time.Sleep(20 * time.Second)
-		w.calm()
+		w.stopFaults()
 		got.revision(t, w.commit(change{key: "dir/a", value: "last"}))
 		require.NoError(t, sub.Err())
 		assert.Len(t, got.events(), 21)
 	})
 }
 
-func TestWatcher_OpensAgainAfterEventsOutOfOrder(t *testing.T) {
+func TestWatcher_ReopensAfterEventsOutOfOrder(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		_, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		w.set(func() { w.shuffle = true })
 		w.breakOff(nil)

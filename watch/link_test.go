@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestADeadLinkIsLeftForAnotherMember(t *testing.T) {
+func TestWatcher_LeavesDeadLinkForAnotherMember(t *testing.T) {
 	t.Parallel()
 	for name, kill := range map[string]func(s *etcdtest.Server, p *etcdtest.Proxy){
 		"the link swallows everything": func(_ *etcdtest.Server, p *etcdtest.Proxy) { p.Blackhole(true, true) },
@@ -83,7 +83,7 @@ func TestADeadLinkIsLeftForAnotherMember(t *testing.T) {
 	}
 }
 
-func TestTransactionsStayWholeWhileConnectionsBreak(t *testing.T) {
+func TestWatcher_KeepsTransactionsWholeWhileConnectionsBreak(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)

@@ -16,7 +16,7 @@ import (
 
 // livenessServer is a server whose streams fall silent on command, all that there are, while new
 // ones work.
-type livenessServer struct {
+type fakeLivenessServer struct {
 	mu       sync.Mutex
 	streams  int
 	deaf     int // so many of the first streams are not served any more
@@ -28,7 +28,7 @@ type livenessServer struct {
 	answeredFor time.Time     // when the request came that was answered last
 }
 
-func (s *livenessServer) serve(stream pb.Watch_WatchServer) error {
+func (s *fakeLivenessServer) serve(stream pb.Watch_WatchServer) error {
 	s.mu.Lock()
 	s.streams++
 	me := s.streams
@@ -78,25 +78,25 @@ func (s *livenessServer) serve(stream pb.Watch_WatchServer) error {
 }
 
 // set changes the server.
-func (s *livenessServer) set(f func()) {
+func (s *fakeLivenessServer) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
 }
 
 // counts returns how many streams, creations and progress requests there were.
-func (s *livenessServer) counts() (streams, creates, progress int) {
+func (s *fakeLivenessServer) counts() (streams, creates, progress int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.streams, s.creates, s.progress
 }
 
 // fourWatches runs f in a bubble with four live watches of the server.
-func fourWatches(t *testing.T, f func(t *testing.T, s *livenessServer, subs []*watch.Subscription)) {
+func fourWatches(t *testing.T, f func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &livenessServer{}
-		w := newWatcher(t, scriptedInMemory(t, s.serve))
+		s := &fakeLivenessServer{}
+		w := newWatcher(t, startFakeServerInMemory(t, s.serve))
 		var subs []*watch.Subscription
 		for _, dir := range []string{"a/", "b/", "c/", "d/"} {
 			sub, _ := subscribe(t, w, watch.Prefix(dir))
@@ -118,9 +118,9 @@ func reopenedAll(subs []*watch.Subscription) time.Duration {
 	return time.Since(began)
 }
 
-func TestWatcher_SharesOneStreamThatIsAskedTwiceAMinute(t *testing.T) {
+func TestWatcher_SharesStreamWithTwoProgressRequestsAMinute(t *testing.T) {
 	t.Parallel()
-	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		_, creates, before := s.counts()
 		time.Sleep(time.Hour)
 		streams, after, progress := s.counts()
@@ -133,9 +133,9 @@ func TestWatcher_SharesOneStreamThatIsAskedTwiceAMinute(t *testing.T) {
 	})
 }
 
-func TestWatcher_LeavesASilentStreamFourSecondsAfterTheFirstNeed(t *testing.T) {
+func TestWatcher_LeavesSilentStreamFourSecondsAfterRequest(t *testing.T) {
 	t.Parallel()
-	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.deaf = s.streams })
 		began := time.Now()
 		// it may go on with the next stream, or see that there is none yet
@@ -146,18 +146,18 @@ func TestWatcher_LeavesASilentStreamFourSecondsAfterTheFirstNeed(t *testing.T) {
 	})
 }
 
-func TestWatcher_LeavesASilentStreamWithoutANeedWithin40Seconds(t *testing.T) {
+func TestWatcher_LeavesSilentStreamWithin40SecondsWhenIdle(t *testing.T) {
 	t.Parallel()
-	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.deaf = s.streams })
 		assert.LessOrEqual(t, reopenedAll(subs), 41*time.Second)
 	})
 }
 
 // etcd answers no progress request while a watch of the stream lags.
-func TestWatcher_KeepsAStreamThatConfirmsWatches(t *testing.T) {
+func TestWatcher_KeepsStreamThatConfirmsWatches(t *testing.T) {
 	t.Parallel()
-	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.lagging = s.streams })
 		time.AfterFunc(20*time.Second, func() { s.set(func() { s.lagging = 0 }) })
 		_, creates, _ := s.counts()
@@ -171,9 +171,9 @@ func TestWatcher_KeepsAStreamThatConfirmsWatches(t *testing.T) {
 	})
 }
 
-func TestWatcher_LeavesAStreamThatAnswersNoProgressFor32Seconds(t *testing.T) {
+func TestWatcher_LeavesStreamWithoutProgressAfter32Seconds(t *testing.T) {
 	t.Parallel()
-	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.lagging = s.streams })
 		began := time.Now()
 		go func() { _ = subs[0].Refresh(t.Context()) }()
@@ -184,9 +184,9 @@ func TestWatcher_LeavesAStreamThatAnswersNoProgressFor32Seconds(t *testing.T) {
 
 // Answers do not say which request they are for. While some are on their way, further requests are
 // sent.
-func TestSubscription_HeardIsNotLaterThanTheRequestThatWasAnswered(t *testing.T) {
+func TestSubscription_HeardIsNotAfterAnsweredRequest(t *testing.T) {
 	t.Parallel()
-	fourWatches(t, func(t *testing.T, s *livenessServer, subs []*watch.Subscription) {
+	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.delay = 3 * time.Second })
 		for range 10 {
 			called := time.Now()

@@ -19,7 +19,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// seeds is how many random worlds each model test lives through.
+// seeds returns the number of random runs of each model test.
 func seeds() uint64 {
 	if long() {
 		return 5000
@@ -29,9 +29,9 @@ func seeds() uint64 {
 
 func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
 
-// play lets a random world happen: writes, faults, elections, compactions and, if asked, wiped
-// clusters; then it is calm.
-func play(w *world, rng *rand.Rand, compact, wipe bool) {
+// applyRandomChanges makes random changes: writes, faults, elections, compactions and, if asked, wiped
+// clusters. Then it stops all faults.
+func applyRandomChanges(w *fakeEtcd, rng *rand.Rand, compact, wipe bool) {
 	w.set(func() { w.faults = rng.Float64() * 0.8 })
 	for range 30 + rng.IntN(60) {
 		switch n := rng.IntN(100); {
@@ -67,7 +67,7 @@ func play(w *world, rng *rand.Rand, compact, wipe bool) {
 			time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
 		}
 	}
-	w.calm()
+	w.stopFaults()
 	w.commit(change{key: key(0), value: "last"})
 }
 
@@ -75,13 +75,13 @@ func play(w *world, rng *rand.Rand, compact, wipe bool) {
 // longest wait.
 const settled = 2 * time.Minute
 
-func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T) {
+func TestModel_EventsWatchGetsEveryRevisionOnceOrCompactedError(t *testing.T) {
 	t.Parallel()
 	gone := 0
 	for seed := range seeds() {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
-			w := newWorld(seed)
+			w := newFakeEtcd(seed)
 			w.commit(change{key: key(1), value: "before"})
 			watcher := etcdtest.Must(watch.New(w.client(t)))
 			defer watcher.Close()
@@ -116,7 +116,7 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 					}
 				}
 			}()
-			play(w, rng, compact, false)
+			applyRandomChanges(w, rng, compact, false)
 			want := w.revision()
 			last <- want
 			select {
@@ -127,7 +127,7 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 				var lost *watch.CompactedError
 				require.ErrorAs(t, err, &lost, "seed %d", seed)
 				require.True(t, compact, "seed %d: %v", seed, err)
-				require.Equal(t, at.Load(), w.trueAfter(at.Load(), lost.After), "seed %d: delivered up to %d, the error says %d", seed, at.Load(), lost.After)
+				require.Equal(t, at.Load(), w.nextChangeAfter(at.Load(), lost.After), "seed %d: delivered up to %d, the error says %d", seed, at.Load(), lost.After)
 				require.Greater(t, lost.Oldest, lost.After+1, "seed %d", seed)
 				gone++
 			case <-time.NewTimer(settled).C:
@@ -142,7 +142,7 @@ func TestModelEventsWatchesGetEveryRevisionOnceOrLearnThatItIsGone(t *testing.T)
 }
 
 // check compares a Live batch with the history after at, and returns where the consumer is then.
-func (w *world) check(t *testing.T, seed uint64, at int64, b watch.Batch) int64 {
+func (w *fakeEtcd) check(t *testing.T, seed uint64, at int64, b watch.Batch) int64 {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -167,7 +167,7 @@ func (w *world) check(t *testing.T, seed uint64, at int64, b watch.Batch) int64 
 }
 
 // trueAfter is at, if nothing happened to the range between at and after, and after otherwise.
-func (w *world) trueAfter(at, after int64) int64 {
+func (w *fakeEtcd) nextChangeAfter(at, after int64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for rev := at + 1; rev <= after; rev++ {
@@ -180,13 +180,13 @@ func (w *world) trueAfter(at, after int64) int64 {
 	return at
 }
 
-func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
+func TestModel_StateWatchConverges(t *testing.T) {
 	t.Parallel()
 	resyncs := 0
 	for seed := range seeds() {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 2))
-			w := newWorld(seed)
+			w := newFakeEtcd(seed)
 			for i := range rng.IntN(8) {
 				w.commit(change{key: key(i), value: "before"})
 			}
@@ -221,7 +221,7 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 				// else another history may begin before it is known which one is meant
 				ready(t, sub)
 			}
-			play(w, rng, true, m.rewritten)
+			applyRandomChanges(w, rng, true, m.rewritten)
 			time.Sleep(settled)
 			synctest.Wait()
 			require.NoError(t, sub.Err(), "seed %d", seed)
@@ -234,12 +234,12 @@ func TestModelStateWatchesEndUpWithTheTruth(t *testing.T) {
 	require.Positive(t, resyncs, "no seed needed a resync: the test does not test that")
 }
 
-func TestModelEventsWatchesLearnThatHistoryWasRewritten(t *testing.T) {
+func TestModel_EventsWatchDetectsRewrittenHistory(t *testing.T) {
 	t.Parallel()
 	for seed := range seeds() {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 3))
-			w := newWorld(seed)
+			w := newFakeEtcd(seed)
 			w.commit(change{key: key(1), value: "before"})
 			watcher := etcdtest.Must(watch.New(w.client(t)))
 			defer watcher.Close()
@@ -261,7 +261,7 @@ func TestModelEventsWatchesLearnThatHistoryWasRewritten(t *testing.T) {
 			}, opts...)
 			require.NoError(t, err)
 			ready(t, sub)
-			play(w, rng, false, true)
+			applyRandomChanges(w, rng, false, true)
 			w.wipe()
 			w.commit(change{key: key(0), value: "new"})
 			time.Sleep(settled)

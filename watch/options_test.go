@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestTheWordsForKindsTypesAndStates(t *testing.T) {
+func TestString_OfKindsTypesStatesAndSelectors(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "put delete EventType(7)", fmt.Sprint(watch.Put, watch.Delete, watch.EventType(7)))
 	assert.Equal(t, "live snapshot resync progress Kind(9)", fmt.Sprint(watch.Live, watch.Snapshot, watch.Resync, watch.Progress, watch.Kind(9)))
@@ -23,9 +23,9 @@ func TestTheWordsForKindsTypesAndStates(t *testing.T) {
 	assert.EqualError(t, err, "history compacted: the changes after revision 3 and before 9 are gone")
 }
 
-func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestWatcher_RejectsInvalidArgumentsBeforeSending(t *testing.T) {
 	t.Parallel()
-	w := newWorld(1)
+	w := newFakeEtcd(1)
 	watcher := newWatcher(t, w.client(t))
 	nothing := func(context.Context, watch.Batch) error { return nil }
 	for name, c := range map[string]struct {
@@ -51,7 +51,7 @@ func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		}
 		_, err := watcher.Subscribe(c.sel, nothing, c.opts...)
 		require.ErrorIs(t, err, watch.ErrInvalid, name)
-		require.ErrorIs(t, watcher.Consume(t.Context(), c.sel, &memory{}, nothing, c.opts...), watch.ErrInvalid, name)
+		require.ErrorIs(t, watcher.Consume(t.Context(), c.sel, &fakeCheckpoint{}, nothing, c.opts...), watch.ErrInvalid, name)
 	}
 	_, err := watcher.Subscribe(watch.Key("k"), nil)
 	require.ErrorIs(t, err, watch.ErrInvalid)
@@ -59,8 +59,8 @@ func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		require.ErrorIs(t, err, watch.ErrInvalid)
 	}
 	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), nil, nothing), watch.ErrInvalid)
-	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), &memory{}, nothing, watch.WithAfter(1)), watch.ErrInvalid)
-	require.ErrorContains(t, watcher.Consume(t.Context(), watch.Key("k"), &memory{}, nothing, watch.WithAfter(-1), watch.WithBuffer(0)),
+	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{}, nothing, watch.WithAfter(1)), watch.ErrInvalid)
+	require.ErrorContains(t, watcher.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{}, nothing, watch.WithAfter(-1), watch.WithBuffer(0)),
 		"WithBuffer", "all complaints are told")
 	invalid := watcher.Namespace("//")
 	for _, err := range invalid.Watch(t.Context(), watch.Key("k")) {
@@ -73,7 +73,7 @@ func TestArgumentsThatMakeNoSenseAreRefusedBeforeAnythingIsSent(t *testing.T) {
 
 func TestNew_ReturnsAllErrors(t *testing.T) {
 	t.Parallel()
-	w := newWorld(1)
+	w := newFakeEtcd(1)
 	for name, c := range map[string]struct {
 		cli   *clientv3.Client
 		opts  []watch.Option

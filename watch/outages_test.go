@@ -15,9 +15,9 @@ import (
 
 func TestWatcher_LogsOutageOnceWhenItBeginsAndEnds(t *testing.T) {
 	t.Parallel()
-	seen := &counting{Handler: slog.DiscardHandler}
+	seen := &fakeLogHandler{Handler: slog.DiscardHandler}
 	const begin, end = "watches are interrupted", "watches go on"
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		one, _ := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
 		other, _ := subscribe(t, watcher, watch.Prefix("other/"))
 		records := func() [2]int { return [2]int{seen.of(begin), seen.of(end)} }
@@ -42,11 +42,11 @@ func TestWatcher_LogsOutageOnceWhenItBeginsAndEnds(t *testing.T) {
 	}, watch.WithLogger(slog.New(seen)))
 }
 
-func TestWatcher_DoesNotLogTheEndOfAnOutageForClosedWatches(t *testing.T) {
+func TestWatcher_DoesNotLogEndOfOutageForClosedWatches(t *testing.T) {
 	t.Parallel()
-	seen := &counting{Handler: slog.DiscardHandler}
+	seen := &fakeLogHandler{Handler: slog.DiscardHandler}
 	const begin, end = "watches are interrupted", "watches go on"
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		records := func() [2]int { return [2]int{seen.of(begin), seen.of(end)} }
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
 		w.set(func() { w.refuse = func(int) error { return rpctypes.ErrNoLeader } })

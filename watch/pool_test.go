@@ -18,7 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestAnEventLargerThanTheReceiveLimitHoldsUpItsOwnWatchAlone(t *testing.T) {
+func TestWatcher_OversizedEventBlocksItsOwnWatchOnly(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	direct := srv.Client(t)
@@ -49,7 +49,7 @@ func TestAnEventLargerThanTheReceiveLimitHoldsUpItsOwnWatchAlone(t *testing.T) {
 
 // While one replay goes on, the streams of others that have ended are kept for the next ones, but
 // not all of them.
-func TestWatcher_KeepsFewStreamsForReplays(t *testing.T) {
+func TestWatcher_BoundsIdleReplayStreams(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Start(t).Client(t)
 	w := newWatcher(t, cli)
@@ -84,7 +84,7 @@ func TestWatcher_KeepsFewStreamsForReplays(t *testing.T) {
 	assert.LessOrEqual(t, w.Stats().Streams, 1+1+16, "of live watches, of the replay that goes on, and those that are kept")
 }
 
-func TestARefusalDoesNotSendTheOthersOnItsStreamAway(t *testing.T) {
+func TestWatcher_RefusalKeepsOtherWatchesOfStream(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})
@@ -107,14 +107,14 @@ func TestARefusalDoesNotSendTheOthersOnItsStreamAway(t *testing.T) {
 	assert.Equal(t, 1, w.Stats().Streams)
 }
 
-func TestAReplayThatCannotBeReceivedBreaksNobodyElsesStreamForLong(t *testing.T) {
+func TestWatcher_OversizedReplayIsIsolated(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	direct := srv.Client(t)
 	start := mustPut(t, direct, "h/k", "small")
 	mustPut(t, direct, "h/k", strings.Repeat("x", 200<<10))
 	mustPut(t, direct, "h/k", "small")
-	seen := &counting{Handler: slog.DiscardHandler}
+	seen := &fakeLogHandler{Handler: slog.DiscardHandler}
 	cli := srv.Client(t, func(c *clientv3.Config) { c.MaxCallSendMsgSize, c.MaxCallRecvMsgSize = 32<<10, 64<<10 })
 	w := newWatcher(t, cli, watch.WithLogger(slog.New(seen)))
 	var subs []*watch.Subscription
@@ -146,16 +146,16 @@ func TestAReplayThatCannotBeReceivedBreaksNobodyElsesStreamForLong(t *testing.T)
 }
 
 // counting is a log handler that counts by message.
-type counting struct {
+type fakeLogHandler struct {
 	slog.Handler
 
 	mu sync.Mutex
 	n  map[string]int
 }
 
-func (c *counting) Enabled(context.Context, slog.Level) bool { return true }
+func (c *fakeLogHandler) Enabled(context.Context, slog.Level) bool { return true }
 
-func (c *counting) Handle(_ context.Context, r slog.Record) error {
+func (c *fakeLogHandler) Handle(_ context.Context, r slog.Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.n == nil {
@@ -165,7 +165,7 @@ func (c *counting) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func (c *counting) of(message string) int {
+func (c *fakeLogHandler) of(message string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.n[message]

@@ -74,7 +74,7 @@ func TestWatcher_DeliversMassDelete(t *testing.T) {
 
 // splitting is a server whose revision 7 has many events. It splits them where that is requested,
 // and counts the requests.
-type splitting struct {
+type fakeSplittingServer struct {
 	mu            sync.Mutex
 	whole, splits int           // replays that were requested
 	pause         time.Duration // before each fragment
@@ -83,7 +83,7 @@ type splitting struct {
 	value         int           // the size of each of four
 }
 
-func (s *splitting) serve(stream pb.Watch_WatchServer) error {
+func (s *fakeSplittingServer) serve(stream pb.Watch_WatchServer) error {
 	for {
 		req, err := stream.Recv()
 		if err != nil {
@@ -98,7 +98,7 @@ func (s *splitting) serve(stream pb.Watch_WatchServer) error {
 }
 
 // watch confirms a watch and sends the events, unless it begins after them.
-func (s *splitting) watch(stream pb.Watch_WatchServer, create *pb.WatchCreateRequest) error {
+func (s *fakeSplittingServer) watch(stream pb.Watch_WatchServer, create *pb.WatchCreateRequest) error {
 	header := &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 5}
 	select {
 	case <-s.live:
@@ -145,8 +145,8 @@ func TestWatcher_RequestsFragmentsOnlyAfterRefusalForSize(t *testing.T) {
 	for _, limit := range []int{1 << 20, 64 << 10} {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			t.Parallel()
-			s := &splitting{live: make(chan struct{})}
-			w := newWatcher(t, etcdtest.NewClient(t, []string{scripted(t, s.serve)}, func(c *clientv3.Config) {
+			s := &fakeSplittingServer{live: make(chan struct{})}
+			w := newWatcher(t, etcdtest.NewClient(t, []string{startFakeServer(t, s.serve)}, func(c *clientv3.Config) {
 				c.MaxCallSendMsgSize, c.MaxCallRecvMsgSize = 32<<10, limit
 			}))
 			_, got := subscribe(t, w, watch.Prefix(""))
@@ -180,9 +180,9 @@ func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 		t.Run(strconv.Itoa(c.value), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := &splitting{live: make(chan struct{}), value: c.value}
+				s := &fakeSplittingServer{live: make(chan struct{}), value: c.value}
 				close(s.live)
-				w := newWatcher(t, scriptedInMemory(t, s.serve))
+				w := newWatcher(t, startFakeServerInMemory(t, s.serve))
 				got := newRecorder()
 				_, err := w.Subscribe(watch.Prefix(""), got.handle, watch.WithAfter(6))
 				require.NoError(t, err)
@@ -199,11 +199,11 @@ func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 
 // Each fragment takes less than the four seconds after which a silent stream is left, all of them
 // take more.
-func TestWatcher_CountsFragmentsAsSignsOfLife(t *testing.T) {
+func TestWatcher_CountsFragmentsAsResponses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &splitting{live: make(chan struct{}), forced: true, pause: 3500 * time.Millisecond}
-		w := newWatcher(t, scriptedInMemory(t, s.serve))
+		s := &fakeSplittingServer{live: make(chan struct{}), forced: true, pause: 3500 * time.Millisecond}
+		w := newWatcher(t, startFakeServerInMemory(t, s.serve))
 		sub, got := subscribe(t, w, watch.Prefix(""))
 		close(s.live)
 		got.revision(t, 7)
@@ -214,7 +214,7 @@ func TestWatcher_CountsFragmentsAsSignsOfLife(t *testing.T) {
 
 func TestWatcher_StateWatchListsAfterTwoStalls(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		const n = 34_000 // keys, so that reading one revision looks cheaper than a list
 		changes := make([]change, n)
 		for i := range changes {
@@ -246,7 +246,7 @@ func TestWatcher_StateWatchListsAfterTwoStalls(t *testing.T) {
 
 func TestWatcher_StateWatchWithAfterListsAfterTwoStalls(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		const n = 34_000
 		changes := make([]change, n)
 		for i := range changes {
@@ -268,9 +268,9 @@ func TestWatcher_StateWatchWithAfterListsAfterTwoStalls(t *testing.T) {
 
 // Client/v3 opens a watch again and again when it refuses a response for its size, and says
 // nothing.
-func TestWatcher_AsksUsersWatcherForFragmentsAfterTwoStalls(t *testing.T) {
+func TestWatcher_RequestsFragmentsOfUserWatcherAfterTwoStalls(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		start := w.revision()
 		_, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		w.set(func() { w.tooLarge = true })

@@ -27,7 +27,7 @@ func serverWatchers(s *etcdtest.Server) int {
 	return int(s.Metric("etcd_debugging_mvcc_watcher_total"))
 }
 
-func TestAThousandSubscribersAreOneServerSideWatch(t *testing.T) {
+func TestWatcher_SubscribersShareServerWatch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -66,7 +66,7 @@ func TestAThousandSubscribersAreOneServerSideWatch(t *testing.T) {
 	assert.Equal(t, n, w.ServerWatches()[0].Watches)
 }
 
-func TestNothingIsLeftAtTheServerWhenWatchesEnd(t *testing.T) {
+func TestWatcher_LeavesNothingAtServer(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -91,7 +91,7 @@ func TestNothingIsLeftAtTheServerWhenWatchesEnd(t *testing.T) {
 	assert.Zero(t, w.Stats().Streams)
 }
 
-func TestStormsOfOpeningAndClosingLeaveNothing(t *testing.T) {
+func TestWatcher_ChurnLeavesNothing(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -139,7 +139,7 @@ func TestStormsOfOpeningAndClosingLeaveNothing(t *testing.T) {
 	require.Eventually(t, func() bool { return serverWatchers(srv) == 0 }, within, 10*time.Millisecond)
 }
 
-func TestExpiredTokensAndRestartsAreNoErrors(t *testing.T) {
+func TestWatcher_SurvivesExpiredTokensAndRestarts(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token-ttl", "2"))
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("w/")}})
@@ -180,7 +180,7 @@ func put(t *testing.T, cli *clientv3.Client, key, value string) int64 {
 	}
 }
 
-func TestWhoMayNotReadMayNotWatch(t *testing.T) {
+func TestWatcher_ReturnsErrPermission(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.Read("w/")}})
@@ -203,22 +203,22 @@ func TestWhoMayNotReadMayNotWatch(t *testing.T) {
 }
 
 // brokenWatch answers every stream with Internal.
-type brokenWatch struct {
+type fakeBrokenServer struct {
 	pb.UnimplementedWatchServer
 
 	streams atomic.Int64
 }
 
-func (b *brokenWatch) Watch(pb.Watch_WatchServer) error {
+func (b *fakeBrokenServer) Watch(pb.Watch_WatchServer) error {
 	b.streams.Add(1)
 	return status.Error(codes.Internal, "no luck")
 }
 
-func TestAServerThatAnswersInternalIsNotStormed(t *testing.T) {
+func TestWatcher_BacksOffWhileServerReturnsInternal(t *testing.T) {
 	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	b := &brokenWatch{}
+	b := &fakeBrokenServer{}
 	srv := grpc.NewServer()
 	pb.RegisterWatchServer(srv, b)
 	go func() { _ = srv.Serve(l) }()

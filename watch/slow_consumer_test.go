@@ -19,12 +19,12 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestACoalescingConsumerGetsTheLatestOfEachKey(t *testing.T) {
+func TestWatcher_CoalescingDeliversLatestChangeOfEachKey(t *testing.T) {
 	t.Parallel()
 	for name, buffer := range map[string]int{"within its buffer": 1000, "beyond its buffer": 8} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+			runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 				release := make(chan struct{})
 				r := newRecorder()
 				sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(ctx context.Context, b watch.Batch) error {
@@ -56,9 +56,9 @@ func TestACoalescingConsumerGetsTheLatestOfEachKey(t *testing.T) {
 	}
 }
 
-func TestASlowConsumerGetsEverythingAndHoldsUpNobody(t *testing.T) {
+func TestWatcher_SlowConsumerGetsAllEventsAndBlocksNoOther(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		release := make(chan struct{})
 		slow := newRecorder()
 		sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(ctx context.Context, b watch.Batch) error {
@@ -82,9 +82,9 @@ func TestASlowConsumerGetsEverythingAndHoldsUpNobody(t *testing.T) {
 	})
 }
 
-func TestAStateConsumerThatWasTooSlowIsResynced(t *testing.T) {
+func TestWatcher_SlowStateConsumerIsResynced(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		release := make(chan struct{})
 		m := newMirror()
 		first := true
@@ -109,7 +109,7 @@ func TestAStateConsumerThatWasTooSlowIsResynced(t *testing.T) {
 	})
 }
 
-func TestAConsumerThatStopsReadingDoesNotGrowTheHeap(t *testing.T) { //nolint:paralleltest // others would be in the heap too
+func TestWatcher_BlockedConsumerDoesNotGrowHeap(t *testing.T) { //nolint:paralleltest // others would be in the heap too
 	srv := etcdtest.Start(t)
 	direct := srv.Client(t)
 	w := newWatcher(t, srv.Client(t))
@@ -148,9 +148,9 @@ func TestWatcher_BoundsMemoryOfReplays(t *testing.T) { //nolint:paralleltest // 
 	w := newWatcher(t, cli)
 	before := heap()
 	var most atomic.Uint64
-	var got []*counted
+	var got []*deliveryCounter
 	for range 8 {
-		c := &counted{want: large, all: make(chan struct{}, 1)}
+		c := &deliveryCounter{want: large, all: make(chan struct{}, 1)}
 		got = append(got, c)
 		_, err := w.Subscribe(watch.Prefix("dir/"), func(_ context.Context, b watch.Batch) error {
 			var m runtime.MemStats
@@ -171,9 +171,9 @@ func TestWatcher_BoundsMemoryOfReplays(t *testing.T) { //nolint:paralleltest // 
 	assert.Less(t, most.Load()-min(before, most.Load()), uint64(400<<20), "64 MiB, what the consumers have, and garbage")
 }
 
-func TestWatcher_BlockedReplaysHoldUpNoOther(t *testing.T) {
+func TestWatcher_BlockedReplaysBlockNoOther(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		start := w.revision()
 		for i := range 10 {
 			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
@@ -210,7 +210,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-func TestAConsumerThatHoldsUpAReplayHoldsUpNobodyElseOnItsStream(t *testing.T) {
+func TestWatcher_BlockedReplayDoesNotBlockItsStream(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestWaitRevisionWaitsForTheHandler(t *testing.T) {
+func TestSubscription_WaitRevisionWaitsForHandler(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -35,7 +35,7 @@ func TestWaitRevisionWaitsForTheHandler(t *testing.T) {
 	require.ErrorIs(t, sub.WaitRevision(t.Context(), 1<<40), watch.ErrClosed)
 }
 
-func TestSubscriptionsEndWithWhatEndsThem(t *testing.T) {
+func TestSubscription_ErrReturnsCause(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	boom := errors.New("boom")
@@ -67,7 +67,7 @@ func TestSubscriptionsEndWithWhatEndsThem(t *testing.T) {
 	}
 }
 
-func TestCloseEndsEverythingAndSaysSo(t *testing.T) {
+func TestWatcher_CloseEndsWatchesWithErrClosed(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := etcdtest.Must(watch.New(cli))
@@ -104,7 +104,7 @@ func TestCloseEndsEverythingAndSaysSo(t *testing.T) {
 	require.NoError(t, err, "the client is not the watcher's to close")
 }
 
-func TestAClosedClientClosesItsWatches(t *testing.T) {
+func TestWatcher_ClosedClientEndsWatches(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -113,9 +113,9 @@ func TestAClosedClientClosesItsWatches(t *testing.T) {
 	require.ErrorIs(t, ended(t, sub), watch.ErrClosed)
 }
 
-func TestWaitRevisionReturnsForARevisionThatTheSharedWatchKnowsAlready(t *testing.T) {
+func TestSubscription_WaitRevisionReturnsForKnownRevision(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		rev := w.commit(change{key: "elsewhere", value: "1"})
 		time.Sleep(37 * time.Second) // a progress report has told of it while nobody waited
@@ -127,9 +127,9 @@ func TestWaitRevisionReturnsForARevisionThatTheSharedWatchKnowsAlready(t *testin
 	})
 }
 
-func TestClosingANamespaceClosesNothing(t *testing.T) {
+func TestWatcher_ClosingNamespaceHasNoEffect(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		below := watcher.Namespace("dir")
 		_, got := subscribe(t, below, watch.Key("a"))
 		require.NoError(t, below.Close())
@@ -139,11 +139,11 @@ func TestClosingANamespaceClosesNothing(t *testing.T) {
 	})
 }
 
-func TestTheLogTellsOfWhatHappenedAndNotOfValues(t *testing.T) {
+func TestWatcher_LogsResyncsAndPanicsWithoutValues(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	bubble(t, func(t *testing.T, w *world, watcher *watch.Watcher) {
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		_, got := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
 		sub, err := watcher.Subscribe(watch.Prefix("dir/"), func(context.Context, watch.Batch) error { panic("at the disco") })
 		require.NoError(t, err)
@@ -152,7 +152,7 @@ func TestTheLogTellsOfWhatHappenedAndNotOfValues(t *testing.T) {
 		w.breakOff(rpctypes.ErrNoLeader)
 		w.commit(change{key: "dir/a", value: "confidential"})
 		w.compactTo(w.commit(change{key: "dir/b", value: "confidential"}))
-		w.calm()
+		w.stopFaults()
 		require.ErrorIs(t, ended(t, sub), watch.ErrCompacted)
 		got.revision(t, w.revision())
 		sub, err = watcher.Subscribe(watch.Prefix("dir/"), func(context.Context, watch.Batch) error { panic("at the disco") }, watch.WithSnapshot())

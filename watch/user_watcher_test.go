@@ -16,18 +16,18 @@ import (
 )
 
 // ownWatcher is a Watcher that a user has put into the client.
-type ownWatcher struct {
+type fakeWatcher struct {
 	clientv3.Watcher
 
 	watches, closed atomic.Int64
 }
 
-func TestADecoratedWatcherIsUsedAndNotClosed(t *testing.T) {
+func TestWatcher_UsesUserWatcherAndDoesNotCloseIt(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	cli := etcdtest.NewClient(t, proxy.Endpoints())
-	own := &ownWatcher{Watcher: cli.Watcher}
+	own := &fakeWatcher{Watcher: cli.Watcher}
 	cli.Watcher = own
 	w := newWatcher(t, cli)
 	direct := srv.Client(t)
@@ -42,12 +42,12 @@ func TestADecoratedWatcherIsUsedAndNotClosed(t *testing.T) {
 	cli.Watcher = own.Watcher
 }
 
-func TestAQuietWatchOverADecoratedWatcherIsNotOpenedAgain(t *testing.T) {
+func TestWatcher_KeepsQuietWatchOverUserWatcher(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
 	official := cli.Watcher
-	cli.Watcher = &ownWatcher{Watcher: official}
+	cli.Watcher = &fakeWatcher{Watcher: official}
 	t.Cleanup(func() { cli.Watcher = official })
 	w := newWatcher(t, cli)
 	sub, _ := subscribe(t, w, watch.Prefix("w/"))
@@ -59,7 +59,7 @@ func TestAQuietWatchOverADecoratedWatcherIsNotOpenedAgain(t *testing.T) {
 	assert.Equal(t, watch.StateLive, sub.Status().State)
 }
 
-func TestAClientWithoutAWatcherIsWatchedOverItsConnection(t *testing.T) {
+func TestWatcher_UsesConnectionOfClientWithoutWatcher(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -70,12 +70,12 @@ func TestAClientWithoutAWatcherIsWatchedOverItsConnection(t *testing.T) {
 	got.revision(t, mustPut(t, cli, "w/k", "v"))
 }
 
-func (o *ownWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+func (o *fakeWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
 	o.watches.Add(1)
 	return o.Watcher.Watch(ctx, key, opts...)
 }
 
-func (o *ownWatcher) Close() error {
+func (o *fakeWatcher) Close() error {
 	o.closed.Add(1)
 	return o.Watcher.Close()
 }

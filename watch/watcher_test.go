@@ -23,7 +23,7 @@ func newWatcher(tb testing.TB, cli *clientv3.Client, o ...watch.Option) *watch.W
 	return w
 }
 
-func TestEventsComeInOrderWithEverythingThatEtcdSays(t *testing.T) {
+func TestWatcher_DeliversEventsInOrderWithAllFields(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli, watch.WithNamespace(dir))
@@ -46,7 +46,7 @@ func TestEventsComeInOrderWithEverythingThatEtcdSays(t *testing.T) {
 	}, got.all())
 }
 
-func TestATransactionIsOneBatch(t *testing.T) {
+func TestWatcher_DeliversTransactionAsOneBatch(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -62,7 +62,7 @@ func TestATransactionIsOneBatch(t *testing.T) {
 	assert.Len(t, got.all()[0].Events, 100)
 }
 
-func TestAStateWatchBeginsWithTheStateAndGoesOn(t *testing.T) {
+func TestWatcher_SnapshotThenLiveChanges(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli, watch.WithNamespace(dir))
@@ -81,7 +81,7 @@ func TestAStateWatchBeginsWithTheStateAndGoesOn(t *testing.T) {
 	assert.Equal(t, watch.Batch{Kind: watch.Live, Revision: rev, Events: []watch.Event{{Type: watch.Delete, Key: "k/a", ModRevision: rev}}}, last)
 }
 
-func TestTheSnapshotOfNothingIsAnEmptyBatch(t *testing.T) {
+func TestWatcher_SnapshotOfEmptyRangeIsEmptyBatch(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	b := first(t, newWatcher(t, cli).Watch(t.Context(), watch.Prefix(dir), watch.WithSnapshot()))
@@ -91,7 +91,7 @@ func TestTheSnapshotOfNothingIsAnEmptyBatch(t *testing.T) {
 	assert.Positive(t, b.Revision)
 }
 
-func TestSelectorsSelectWhatTheySay(t *testing.T) { //nolint:tparallel // the parts write the same keys
+func TestSelector_SelectsKeys(t *testing.T) { //nolint:tparallel // the parts write the same keys
 	t.Parallel()
 	cli, dir := shared(t)
 	for _, k := range []string{"a", "a/1", "a/2", "ab", "b/1", ".etcdkit/op/1", "\xff\xff"} {
@@ -136,7 +136,7 @@ func TestSelectorsSelectWhatTheySay(t *testing.T) { //nolint:tparallel // the pa
 	}
 }
 
-func TestFiltersLeaveOutTheOtherKind(t *testing.T) {
+func TestWatcher_FiltersPutsOrDeletes(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli, watch.WithNamespace(dir))
@@ -162,7 +162,7 @@ func TestFiltersLeaveOutTheOtherKind(t *testing.T) {
 	}
 }
 
-func TestAWatchGoesOnStrictlyAfterARevision(t *testing.T) {
+func TestWatcher_WithAfterStartsStrictlyAfterRevision(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -181,7 +181,7 @@ func TestAWatchGoesOnStrictlyAfterARevision(t *testing.T) {
 	assert.Equal(t, revs[2:], got)
 }
 
-func TestARevisionAheadOfTheClusterIsAnotherHistory(t *testing.T) {
+func TestWatcher_WithAfterAheadOfClusterIsErrHistoryRewritten(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
@@ -197,7 +197,7 @@ func TestARevisionAheadOfTheClusterIsAnotherHistory(t *testing.T) {
 	}
 }
 
-func TestProgressCarriesTheRevisionOverAQuietPrefix(t *testing.T) {
+func TestWatcher_ProgressAdvancesRevisionOfQuietPrefix(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
