@@ -14,108 +14,108 @@ import (
 
 // watcher is a Watcher whose watches outlive the token of their stream.
 //
-// etcd looks at the token of a stream each time that a watch is created on it, and the token of a stream never changes.
-// So once it was refused, no further watch will be created there: the watcher moves to a new generation, a Watcher below
-// that has streams of its own, and every new stream logs in. Watches that exist live on where they are.
+// etcd checks the token of a stream whenever a watch is created on it, and the token of a stream
+// never changes. Once it was refused, no watch can be created there: the watcher moves to a new
+// generation, a base Watcher with streams of its own, each of which logs in. Existing watches stay
+// where they are.
 type watcher struct {
-	base    clientv3.Watcher
-	cli     *clientv3.Client
-	engine  *retry.Engine
-	closed  context.CancelFunc
-	life    context.Context //nolint:containedctx // ends with Close
-	running sync.WaitGroup  // added to under mu while alive is not nil
+	base   clientv3.Watcher
+	cli    *clientv3.Client
+	engine *retry.Engine
+	cancel context.CancelFunc
+	ctx    context.Context //nolint:containedctx // ends with Close
+	wg     sync.WaitGroup  // added to under mu while generations is not nil
 
-	mu      sync.Mutex
-	current *generation
-	alive   map[*generation]struct{} // current, and those that still have watches; nil once closed
+	mu          sync.Mutex
+	current     *generation
+	generations map[*generation]struct{} // current, and those that still have watches; nil once closed
 }
 
-// generation is a Watcher below and its streams that have watches, by their metadata.
+// generation is a base Watcher and the locks of its streams that have watches, by stream key.
 type generation struct {
 	clientv3.Watcher
 
-	made  bool             // here
-	lanes map[string]*lane // guarded by the watcher's mutex
+	owned bool                   // created by this package
+	locks map[string]*streamLock // guarded by the watcher's mutex
 }
 
 func newWatcher(cli *clientv3.Client, engine *retry.Engine) *watcher {
-	first := &generation{Watcher: cli.Watcher, lanes: map[string]*lane{}}
-	w := &watcher{base: cli.Watcher, cli: cli, engine: engine, current: first, alive: map[*generation]struct{}{first: {}}}
-	w.life, w.closed = context.WithCancel(cli.Ctx())
+	first := &generation{Watcher: cli.Watcher, locks: map[string]*streamLock{}}
+	w := &watcher{base: cli.Watcher, cli: cli, engine: engine, current: first, generations: map[*generation]struct{}{first: {}}}
+	w.ctx, w.cancel = context.WithCancel(cli.Ctx())
 	return w
 }
 
-// BaseWatcher is the Watcher that was there before.
+// BaseWatcher returns the Watcher that w decorates.
 func (w *watcher) BaseWatcher() clientv3.Watcher { return w.base }
 
-// enter counts a watch in on a stream of the current generation, and returns when it has its turn
-// there; nil when ctx or the watcher has ended.
-func (w *watcher) enter(ctx context.Context, stream string) *lane {
+// lockStream adds a user to a stream of the current generation and acquires its lock. It returns nil
+// if ctx or the watcher ends first.
+func (w *watcher) lockStream(ctx context.Context, stream string) *streamLock {
 	for {
-		l := w.join(stream)
-		if !l.take(ctx, w) {
-			w.leave(l)
+		l := w.addUser(stream)
+		if !l.acquire(ctx, w) {
+			w.removeUser(l)
 			return nil
 		}
 		w.mu.Lock()
-		good := l.on == w.current
+		isCurrent := l.generation == w.current
 		w.mu.Unlock()
-		if good {
+		if isCurrent {
 			return l
 		}
-		l.pass(w) // it would be refused like the one before
-		w.leave(l)
+		l.release(w) // its token was refused
+		w.removeUser(l)
 	}
 }
 
-func (w *watcher) join(stream string) *lane {
+func (w *watcher) addUser(stream string) *streamLock {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	l := w.current.lanes[stream]
+	l := w.current.locks[stream]
 	if l == nil {
-		l = newLane(w.current, stream)
-		w.current.lanes[stream] = l
+		l = newStreamLock(w.current, stream)
+		w.current.locks[stream] = l
 	}
-	l.watches++
+	l.users++
 	return l
 }
 
-// leave counts a watch out, and drops a generation that has had its last one. There is nothing to
-// close: streams end with their watches. Closing one while it ends could wait for ever: client/v3
-// may repeat a refused request on a stream that nobody knows of, and Close does not wait for a
-// watch of which the refusal has just come.
-func (w *watcher) leave(l *lane) {
+// removeUser removes a user, and drops a retired generation without users. It closes nothing, because
+// streams end with their watches. Close could block forever: client/v3 may repeat a refused request
+// on a stream that it has lost track of, and does not wait for a watch that was just refused.
+func (w *watcher) removeUser(l *streamLock) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	l.watches--
-	if l.watches == 0 {
-		delete(l.on.lanes, l.stream)
+	l.users--
+	if l.users == 0 {
+		delete(l.generation.locks, l.stream)
 	}
-	if l.on.made && l.on != w.current && len(l.on.lanes) == 0 {
-		delete(w.alive, l.on)
+	if l.generation.owned && l.generation != w.current && len(l.generation.locks) == 0 {
+		delete(w.generations, l.generation)
 	}
 }
 
-// retire makes a new generation, unless somebody did so since g was the current one.
+// retire starts a new generation, unless g is no longer the current one.
 func (w *watcher) retire(g *generation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.current != g || w.life.Err() != nil {
+	if w.current != g || w.ctx.Err() != nil {
 		return
 	}
-	w.current = &generation{Watcher: clientv3.NewWatcher(w.cli), made: true, lanes: map[string]*lane{}}
-	w.alive[w.current] = struct{}{}
+	w.current = &generation{Watcher: clientv3.NewWatcher(w.cli), owned: true, locks: map[string]*streamLock{}}
+	w.generations[w.current] = struct{}{}
 }
 
-// Watch watches. Like client/v3's it returns once the watch was created, or could not be.
+// Watch opens a watch. Like client/v3's, it returns once the watch was created or refused.
 func (w *watcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
-	f := newFeed(ctx, w, key, opts)
+	f := newRetryingWatch(ctx, w, key, opts)
 	first, ok := f.open()
 	if !ok {
-		return closedWith(first)
+		return closedChannel(first)
 	}
 	if !w.spawn(f.run) {
-		return closedWith(nil)
+		return closedChannel(nil)
 	}
 	return f.out
 }
@@ -124,31 +124,31 @@ func (w *watcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOpti
 func (w *watcher) spawn(f func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.alive == nil {
+	if w.generations == nil {
 		return false
 	}
-	w.running.Go(f)
+	w.wg.Go(f)
 	return true
 }
 
-// closedWith is the channel of a watch that came to nothing.
-func closedWith(why *clientv3.WatchResponse) clientv3.WatchChan {
+// closedChannel returns the channel of a watch that was not created, with its last response.
+func closedChannel(last *clientv3.WatchResponse) clientv3.WatchChan {
 	c := make(chan clientv3.WatchResponse, 1)
-	if why != nil {
-		c <- *why
+	if last != nil {
+		c <- *last
 	}
 	close(c)
 	return c
 }
 
-// RequestProgress asks for a progress notification on each stream that holds watches of the
+// RequestProgress requests a progress notification on each stream that holds watches of the
 // metadata in ctx.
 func (w *watcher) RequestProgress(ctx context.Context) error {
-	stream := streamOf(ctx)
+	stream := streamKey(ctx)
 	w.mu.Lock()
 	var holders []*generation
-	for g := range w.alive {
-		if g.lanes[stream] != nil {
+	for g := range w.generations {
+		if g.locks[stream] != nil {
 			holders = append(holders, g)
 		}
 	}
@@ -163,25 +163,24 @@ func (w *watcher) RequestProgress(ctx context.Context) error {
 	return all
 }
 
-// Close ends all watches, and closes the Watcher that was there before as well, which is what
-// closing cli used to do.
+// Close ends all watches and closes the base Watcher, as closing the client did.
 func (w *watcher) Close() error {
 	w.mu.Lock()
-	w.closed()
+	w.cancel()
 	var all error
-	generations := w.alive
-	w.alive = nil
+	generations := w.generations
+	w.generations = nil
 	w.mu.Unlock()
 	for g := range generations {
 		all = errors.Join(all, g.Close())
 	}
-	w.running.Wait()
+	w.wg.Wait()
 	return all
 }
 
-// streamOf names the stream that client/v3 puts the watches of ctx on: one for each set of
+// streamKey identifies the stream on which client/v3 opens the watches of ctx: one for each set of
 // metadata.
-func streamOf(ctx context.Context) string {
+func streamKey(ctx context.Context) string {
 	md, ok := metadata.FromOutgoingContext(ctx)
 	if !ok {
 		return ""

@@ -57,7 +57,7 @@ func values(t *testing.T, w clientv3.WatchChan, n int) []string {
 	return got
 }
 
-func TestWatchesThatAreOpenedOnAnOldTokenShareOneNewStream(t *testing.T) {
+func TestWatcher_SharesNewStreamAfterOldToken(t *testing.T) {
 	t.Parallel()
 	cli, count, lapse := loggingIn(t)
 	old := created(t.Context(), t, cli)
@@ -78,7 +78,7 @@ func TestWatchesThatAreOpenedOnAnOldTokenShareOneNewStream(t *testing.T) {
 	assert.Equal(t, 2, count.Count(watches), "streams")
 }
 
-func TestAWatchTellsOfItsCreationIfAskedAndOnce(t *testing.T) {
+func TestWatcher_NotifiesCreationOnce(t *testing.T) {
 	t.Parallel()
 	cli, _, lapse := loggingIn(t)
 	for range 2 {
@@ -95,7 +95,7 @@ func TestAWatchTellsOfItsCreationIfAskedAndOnce(t *testing.T) {
 	}
 }
 
-func TestProgressIsRequestedOnEachStreamThatHoldsWatches(t *testing.T) {
+func TestWatcher_RequestsProgressOnEachStream(t *testing.T) {
 	t.Parallel()
 	cli, _, lapse := loggingIn(t)
 	old := created(t.Context(), t, cli)
@@ -116,7 +116,7 @@ func TestProgressIsRequestedOnEachStreamThatHoldsWatches(t *testing.T) {
 	}
 }
 
-func TestAPasswordThatHasChangedIsTold(t *testing.T) {
+func TestWatcher_DeliversAuthErrorAfterPasswordChange(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	cli := app(t, s)
@@ -132,7 +132,7 @@ func TestAPasswordThatHasChangedIsTold(t *testing.T) {
 	assert.False(t, open)
 }
 
-func TestARefusalOfAnotherKindIsHandedOn(t *testing.T) {
+func TestWatcher_DeliversOtherRefusals(t *testing.T) {
 	t.Parallel()
 	cli, count, _ := loggingIn(t)
 	w := cli.Watch(t.Context(), "foreign")
@@ -152,7 +152,7 @@ func TestARefusalOfAnotherKindIsHandedOn(t *testing.T) {
 	assert.LessOrEqual(t, count.Count(watches), 2)
 }
 
-func TestAWatchEndsSilentlyWithItsContext(t *testing.T) {
+func TestWatcher_EndsSilentlyWithContext(t *testing.T) {
 	t.Parallel()
 	cli, _, lapse := loggingIn(t)
 	created(t.Context(), t, cli)
@@ -174,7 +174,7 @@ func TestAWatchEndsSilentlyWithItsContext(t *testing.T) {
 	assert.False(t, open, "that never began")
 }
 
-func TestClosingEndsTheWatchesOfAllStreams(t *testing.T) {
+func TestWatcher_CloseEndsWatchesOfAllStreams(t *testing.T) {
 	t.Parallel()
 	cli, _, lapse := loggingIn(t)
 	open := []clientv3.WatchChan{created(t.Context(), t, cli)}
@@ -195,7 +195,7 @@ func TestClosingEndsTheWatchesOfAllStreams(t *testing.T) {
 	require.Error(t, cli.RequestProgress(t.Context()))
 }
 
-func TestManyWatchesComeAndGoWhileTokensEnd(t *testing.T) {
+func TestWatcher_SurvivesChurnWhileTokensExpire(t *testing.T) {
 	t.Parallel()
 	cli, _, lapse := loggingIn(t)
 	rev := put(t, cli, "app/k", "v")

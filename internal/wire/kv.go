@@ -31,7 +31,7 @@ func KV(cli *clientv3.Client) (kv clientv3.KV, observed bool) {
 	if Hardened(cli) {
 		return kv, true
 	}
-	return clientv3.NewKVFromKVClient(&spyClient{KVClient: clientv3.RetryKVClient(cli)}, cli), true
+	return clientv3.NewKVFromKVClient(&sentProbe{KVClient: clientv3.RetryKVClient(cli)}, cli), true
 }
 
 // official reports whether kv is the one that client/v3 makes for a connection: by its type, and by that of the stub
@@ -48,26 +48,26 @@ func official(kv clientv3.KV) bool {
 	return remote.Elem().Type() == reflect.TypeOf(clientv3.RetryKVClient(&clientv3.Client{}))
 }
 
-// spyClient observes each write through options of the single call.
-type spyClient struct{ pb.KVClient }
+// sentProbe observes each write through options of the single call.
+type sentProbe struct{ pb.KVClient }
 
 // Put sends one put.
-func (c *spyClient) Put(ctx context.Context, in *pb.PutRequest, opts ...grpc.CallOption) (*pb.PutResponse, error) {
-	return spied(ctx, in, opts, c.KVClient.Put)
+func (c *sentProbe) Put(ctx context.Context, in *pb.PutRequest, opts ...grpc.CallOption) (*pb.PutResponse, error) {
+	return probed(ctx, in, opts, c.KVClient.Put)
 }
 
 // DeleteRange sends one delete.
-func (c *spyClient) DeleteRange(ctx context.Context, in *pb.DeleteRangeRequest, opts ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
-	return spied(ctx, in, opts, c.KVClient.DeleteRange)
+func (c *sentProbe) DeleteRange(ctx context.Context, in *pb.DeleteRangeRequest, opts ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+	return probed(ctx, in, opts, c.KVClient.DeleteRange)
 }
 
 // Txn sends one transaction.
-func (c *spyClient) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
-	return spied(ctx, in, opts, c.KVClient.Txn)
+func (c *sentProbe) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
+	return probed(ctx, in, opts, c.KVClient.Txn)
 }
 
 // Range reads; client/v3 may well send it again.
-func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (c *sentProbe) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
 	Sent(ctx) // as far as anybody knows
 	if !serializable(in) {
 		ctx = clientv3.WithRequireLeader(ctx)
@@ -76,18 +76,19 @@ func (c *spyClient) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc
 }
 
 // RangeStream reads in chunks.
-func (c *spyClient) RangeStream(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+func (c *sentProbe) RangeStream(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
 	Sent(ctx) // as far as anybody knows
 	return c.KVClient.RangeStream(clientv3.WithRequireLeader(ctx), in, opts...)
 }
 
 // Compact drops history.
-func (c *spyClient) Compact(ctx context.Context, in *pb.CompactionRequest, opts ...grpc.CallOption) (*pb.CompactionResponse, error) {
-	return spied(ctx, in, opts, c.KVClient.Compact)
+func (c *sentProbe) Compact(ctx context.Context, in *pb.CompactionRequest, opts ...grpc.CallOption) (*pb.CompactionResponse, error) {
+	return probed(ctx, in, opts, c.KVClient.Compact)
 }
 
-// spied makes one call. Its context ends with the first answer that client/v3 would take as a reason to send again.
-func spied[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call func(context.Context, Q, ...grpc.CallOption) (R, error)) (R, error) {
+// probed makes one call. Its context ends with the first answer after which client/v3 would send the
+// request again.
+func probed[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call func(context.Context, Q, ...grpc.CallOption) (R, error)) (R, error) {
 	if !serializable(in) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}

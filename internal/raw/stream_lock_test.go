@@ -61,7 +61,7 @@ func startRefuser(t *testing.T) *refuser {
 	return r
 }
 
-func TestARefusalThatDoesNotEndIsToldAfterAFewStreams(t *testing.T) {
+func TestWatcher_DeliversRefusalAfterMaxAttempts(t *testing.T) {
 	t.Parallel()
 	r := startRefuser(t)
 	cli := etcdtest.NewClient(t, []string{r.endpoint}, hardened(t))
@@ -76,7 +76,7 @@ func TestARefusalThatDoesNotEndIsToldAfterAFewStreams(t *testing.T) {
 
 // client/v3 alone loses one of two watches that are refused together: its Watch, those that come
 // after it on the stream, and Close wait for ever.
-func TestWatchesThatAreRefusedTogetherAreAllTold(t *testing.T) {
+func TestWatcher_DeliversSimultaneousRefusals(t *testing.T) {
 	t.Parallel()
 	r := startRefuser(t)
 	for range 20 {

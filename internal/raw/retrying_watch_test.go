@@ -66,7 +66,7 @@ func scripted(t *testing.T, play func(key string, revs []int64) []clientv3.Watch
 	return cli, key
 }
 
-func TestAWatchThatIsRefusedOnTheWayGoesOnWhereItWas(t *testing.T) {
+func TestWatcher_ContinuesAfterRefusalInMidstream(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {
 		play  func(key string, revs []int64) []clientv3.WatchResponse
@@ -92,7 +92,7 @@ func TestAWatchThatIsRefusedOnTheWayGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
-func TestARefusalOfPermissionIsHandedOnAtOnce(t *testing.T) {
+func TestWatcher_DeliversPermissionErrorAtOnce(t *testing.T) {
 	t.Parallel()
 	cli, key := scripted(t, func(string, []int64) []clientv3.WatchResponse {
 		return []clientv3.WatchResponse{refusedFor(rpctypes.ErrGRPCPermissionDenied)}
