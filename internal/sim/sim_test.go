@@ -1,0 +1,100 @@
+package sim_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/etcdkit/etcdkit/internal/sim"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "run the workloads with this seed only")
+	seedsFlag = flag.Int("seeds", 3, "number of seeds that each workload runs with")
+	traceFlag = flag.String("trace", "", "write the trace of the last seed to this file")
+)
+
+// tailLines is the number of lines of the trace that are printed with a violation.
+const tailLines = 60
+
+// forSeeds runs a workload with each seed, in a bubble of its own.
+func forSeeds(t *testing.T, o sim.Options, workload func(t *testing.T, s *sim.Sim)) {
+	t.Helper()
+	first, n := uint64(1), *seedsFlag
+	if *seedFlag != 0 {
+		first, n = *seedFlag, 1
+	}
+	for seed := first; seed < first+uint64(n); seed++ {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			began := time.Now()
+			synctest.Test(t, func(t *testing.T) {
+				s := sim.New(seed, o)
+				defer func() {
+					if t.Failed() {
+						t.Logf("seed %d; the last lines of the trace:\n%s", seed, s.Tail(tailLines))
+						t.Logf("go test ./internal/sim -run '%s' -seed %d", t.Name(), seed)
+					}
+					if *traceFlag != "" {
+						_ = os.WriteFile(*traceFlag, []byte(s.Tail(1<<30)), 0o600)
+					}
+					t.Logf("simulated %v, fingerprint %x, %v", s.Elapsed(), s.Fingerprint(), s.Count())
+					s.Close()
+				}()
+				workload(t, s)
+			})
+			t.Logf("real %v", time.Since(began))
+		})
+	}
+}
+
+func TestSim_AnswersAClient(t *testing.T) {
+	forSeeds(t, sim.Options{}, func(t *testing.T, s *sim.Sim) {
+		c, err := s.Open(t.Context(), "a", s.Config())
+		require.NoError(t, err)
+		defer func() { assert.NoError(t, c.Close()) }()
+		rev, err := c.KV().Put(t.Context(), "k", []byte("v"))
+		require.NoError(t, err)
+		assert.Equal(t, int64(2), rev)
+		got, err := c.KV().Get(t.Context(), "k")
+		require.NoError(t, err)
+		assert.Equal(t, "v", string(got.Value))
+		session, err := c.Leases().Shared(t.Context())
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		assert.NoError(t, session.Context().Err())
+		m := c.Locks().Mutex("m")
+		held, err := m.Lock(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, held.Release(t.Context()))
+	})
+}
+
+// TestSim_RepeatsASeed tells how faithful the repetition is: without retries it is exact.
+func TestSim_RepeatsASeed(t *testing.T) {
+	fingerprint := func(seed uint64) (sum uint64) {
+		synctest.Test(t, func(t *testing.T) {
+			s := sim.New(seed, sim.Options{Members: 1})
+			defer s.Close()
+			c, err := s.Open(t.Context(), "a", s.Config())
+			require.NoError(t, err)
+			defer func() { assert.NoError(t, c.Close()) }()
+			s.StartFaults(sim.Plan{Kinds: []sim.Kind{sim.SlowDisk, sim.LagMember, sim.SlowLink}, Interval: 300 * time.Millisecond})
+			rng := s.Rand("a")
+			for range 200 {
+				_, err := c.KV().Put(t.Context(), fmt.Sprint(rng.IntN(10)), nil)
+				require.NoError(t, err)
+			}
+			s.StopFaults()
+			sum = s.Fingerprint()
+		})
+		return sum
+	}
+	assert.Equal(t, fingerprint(1), fingerprint(1))
+	assert.NotEqual(t, fingerprint(1), fingerprint(2))
+}
