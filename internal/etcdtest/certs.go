@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -61,6 +62,20 @@ func Certs(tb testing.TB) *PKI {
 func (p *PKI) IssueClient(name string) KeyPair {
 	p.t.Helper()
 	return p.issue("client-"+name, p.ca, clientNamed(name))
+}
+
+// Renew replaces the certificate and the key of a pair in place by new ones, as tools for certificates do. The pair must be
+// Server, or one of [PKI.IssueClient].
+func (p *PKI) Renew(pair KeyPair) {
+	p.t.Helper()
+	name := strings.TrimSuffix(filepath.Base(pair.CertFile), ".pem")
+	edit := clientNamed(strings.TrimPrefix(name, "client-"))
+	if pair == p.Server {
+		edit = serverFor("localhost")
+	}
+	fresh := p.issue(name+".new", p.ca, edit)
+	must(p.t, os.Rename(fresh.KeyFile, pair.KeyFile))
+	must(p.t, os.Rename(fresh.CertFile, pair.CertFile))
 }
 
 // ClientConfig trusts the first authority and presents the certificate, or none if pair is empty.

@@ -2,11 +2,13 @@ package etcdtest
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -14,7 +16,8 @@ import (
 type Cluster struct {
 	Members []*Server
 
-	t testing.TB
+	t       testing.TB
+	network *network // nil without WithNetwork
 }
 
 // StartCluster runs n members with etcd's default timing and returns when each answers. They are gone when the test ends.
@@ -33,7 +36,10 @@ func StartCluster(tb testing.TB, n int, opts ...Option) *Cluster {
 		members = append(members, m)
 		c.Members = append(c.Members, &Server{t: tb, member: m})
 	}
-	must(tb, startMembers(tb.Context(), members))
+	if cfg.network {
+		c.network = newNetwork(tb, members)
+	}
+	must(tb, startMembers(tb.Context(), members, c.network))
 	return c
 }
 
@@ -95,6 +101,90 @@ func (s *Server) leads(ctx context.Context) bool {
 	}
 	_, err = s.member.fetch(ctx, "/health?exclude=NOSPACE&exclude=CORRUPT")
 	return err == nil
+}
+
+// Replace kills a member, removes it from the cluster, and adds it again without its data. It returns when the member
+// answers. The others must have a quorum.
+func (c *Cluster) Replace(s *Server) {
+	c.t.Helper()
+	s.Kill()
+	must(c.t, s.member.removeData())
+	ctx, cancel := context.WithTimeout(c.t.Context(), readyTimeout)
+	defer cancel()
+	var others []string
+	for _, other := range c.Members {
+		if other != s {
+			others = append(others, other.Endpoint())
+		}
+	}
+	admin := c.admin(others)
+	var id uint64
+	c.retry(ctx, func(ctx context.Context) error {
+		list, err := admin.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range list.Members {
+			if m.Name == s.member.name {
+				id = m.ID
+			}
+		}
+		return nil
+	})
+	// The cluster refuses to change its members until all are connected, and an answer may be lost.
+	c.retry(ctx, func(ctx context.Context) error {
+		_, err := admin.MemberRemove(ctx, id)
+		if errors.Is(err, rpctypes.ErrMemberNotFound) {
+			return nil
+		}
+		return err
+	})
+	c.retry(ctx, func(ctx context.Context) error {
+		_, err := admin.MemberAdd(ctx, []string{s.member.peerURL()})
+		if errors.Is(err, rpctypes.ErrPeerURLExist) {
+			return nil
+		}
+		return err
+	})
+	s.member.joins = true
+	s.Launch()
+	s.WaitReady()
+}
+
+// admin is a client of some members that may do everything.
+func (c *Cluster) admin(endpoints []string) *clientv3.Client {
+	c.t.Helper()
+	opts := []func(*clientv3.Config){func(cfg *clientv3.Config) { cfg.Endpoints = endpoints }}
+	for _, s := range c.Members {
+		if s.as != nil {
+			opts = append(opts, s.as)
+			break
+		}
+	}
+	return c.Members[0].Client(c.t, opts...)
+}
+
+// retry calls f, with a timeout of its own each time, until it succeeds or ctx ends.
+func (c *Cluster) retry(ctx context.Context, f func(ctx context.Context) error) {
+	c.t.Helper()
+	const attemptTimeout, interval = 3 * time.Second, 100 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var err error
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			c.t.Fatalf("etcdtest: %v: %v", context.Cause(ctx), err)
+		}
+		attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+		err = f(attempt)
+		cancel()
+		if err == nil {
+			return
+		}
+		timer.Reset(interval)
+	}
 }
 
 // Wipe kills all members and starts them without their data: the cluster ID stays, the revision begins at 1 again.

@@ -27,7 +27,10 @@ type member struct {
 
 	client, peer, metrics port
 
+	front port // where the other members reach it, if there is a network between them
+
 	initialCluster string
+	joins          bool // a cluster that exists
 
 	mu   sync.Mutex
 	proc *process // nil before the first launch
@@ -35,9 +38,12 @@ type member struct {
 
 // newMember prepares a member without starting it.
 func newMember(name string, cfg config) (*member, error) {
-	command, err := serverCommand()
-	if err != nil {
-		return nil, err
+	command := []string{cfg.binary}
+	if cfg.binary == "" {
+		var err error
+		if command, err = serverCommand(); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := newDataDir(name)
 	if err != nil {
@@ -47,12 +53,15 @@ func newMember(name string, cfg config) (*member, error) {
 }
 
 // startMembers gives the members of one cluster their ports, starts them and waits until each answers.
-func startMembers(ctx context.Context, members []*member) error {
+func startMembers(ctx context.Context, members []*member, n *network) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	for {
 		if err := assignPorts(members); err != nil {
 			return err
+		}
+		if n != nil {
+			n.resolve()
 		}
 		err := launchAll(ctx, members)
 		if !errors.Is(err, errPortTaken) {
@@ -121,7 +130,14 @@ func (m *member) advertised() string {
 
 func (m *member) ports() []*port { return []*port{&m.client, &m.peer, &m.metrics} }
 
-func (m *member) peerURL() string { return "http://" + m.peer.address() }
+// peerURL is where the other members reach the member.
+func (m *member) peerURL() string {
+	if m.front.number != 0 {
+		return "http://" + m.front.address()
+	}
+	return "http://" + m.peer.address()
+}
+
 func (m *member) dataDir() string { return filepath.Join(m.dir, "data") }
 func (m *member) logFile() string { return filepath.Join(m.dir, "server.log") }
 
@@ -131,13 +147,16 @@ func (m *member) flags() []string {
 		"--data-dir=" + m.dataDir(),
 		"--listen-client-urls=" + m.endpoint(),
 		"--advertise-client-urls=" + m.advertised(),
-		"--listen-peer-urls=" + m.peerURL(),
+		"--listen-peer-urls=http://" + m.peer.address(),
 		"--initial-advertise-peer-urls=" + m.peerURL(),
 		"--initial-cluster=" + m.initialCluster,
 		"--listen-metrics-urls=http://" + m.metrics.address(),
 		"--enable-grpc-gateway=false", // it would be one more client of the server
 		"--unsafe-no-fsync",
 		"--bcrypt-cost=4",
+	}
+	if m.joins {
+		flags = append(flags, "--initial-cluster-state=existing")
 	}
 	return append(append(flags, m.cfg.tlsFlags()...), m.cfg.flags...)
 }

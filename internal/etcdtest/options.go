@@ -9,6 +9,8 @@ type config struct {
 	flags      []string
 	tls        *TLS
 	unixSocket bool
+	network    bool
+	binary     string
 }
 
 // WithFlags adds flags of etcd, such as "--auth-token-ttl=2". They come after, and so win over, the harness's own.
@@ -19,6 +21,16 @@ func WithFlags(flags ...string) Option {
 // WithUnixSocket makes the server listen for clients on a Unix socket in its data directory instead of a loopback port.
 func WithUnixSocket() Option {
 	return func(c *config) { c.unixSocket = true }
+}
+
+// WithNetwork puts a network between the members of a cluster, which the methods of [Cluster] tamper with.
+func WithNetwork() Option {
+	return func(c *config) { c.network = true }
+}
+
+// WithBinary makes the server run the etcd at path, whatever the environment says.
+func WithBinary(path string) Option {
+	return func(c *config) { c.binary = path }
 }
 
 // WithTLS makes the server speak TLS to its clients. See [PKI.TLS] and [PKI.MutualTLS].

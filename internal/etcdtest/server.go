@@ -101,6 +101,17 @@ func (s *Server) WaitReady() {
 	must(s.t, s.member.waitReady(ctx))
 }
 
+// SetBinary makes the next Launch or Restart run the etcd at path, or, if path is empty, the one that tests run by default.
+func (s *Server) SetBinary(path string) {
+	s.t.Helper()
+	s.member.command = []string{path}
+	if path == "" {
+		var err error
+		s.member.command, err = serverCommand()
+		must(s.t, err)
+	}
+}
+
 // Restart stops the server if it runs, starts it on its data and its ports, and waits until it answers.
 func (s *Server) Restart() {
 	s.t.Helper()

@@ -93,7 +93,7 @@ func (s *sharedServer) find() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := startMembers(background(), []*member{m}); err != nil {
+	if err := startMembers(background(), []*member{m}, nil); err != nil {
 		m.discard()
 		return nil, err
 	}
