@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit"
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -106,6 +107,13 @@ func TestManyCallsShareOneLogin(t *testing.T) {
 	wg.Wait()
 	assert.Equal(t, 1, count.Count(authenticate))
 	assert.Equal(t, uint64(1), c.Stats().Logins)
+}
+
+func TestARangeStreamNeedsNoLoginOfItsOwn(t *testing.T) {
+	testkit.Requires(t, testkit.RangeStream)
+	t.Parallel()
+	s, count := guarded(t), etcdtest.Counter(t)
+	c := opened(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
 	for range 5 {
 		stream, err := c.Raw().GetStream(t.Context(), "app/", clientv3.WithPrefix())
 		require.NoError(t, err)
@@ -113,7 +121,7 @@ func TestManyCallsShareOneLogin(t *testing.T) {
 			require.NoError(t, part.Err())
 		}
 	}
-	assert.Equal(t, 1, count.Count(authenticate), "a list is a stream, and needs no login of its own")
+	assert.Equal(t, 1, count.Count(authenticate))
 }
 
 func TestALoginThatBreaksOffDoesNotKeepOthersWaiting(t *testing.T) {
