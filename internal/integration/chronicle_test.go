@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 type chronicle struct {
 	cli     *clientv3.Client
 	dir     string
+	rev     atomic.Int64  // of the last change so far
 	done    chan struct{} // closed when the last change is in
 	changes []change
 	err     error
@@ -59,6 +61,7 @@ func (c *chronicle) write(watch clientv3.WatchChan, clock func() int64) {
 			c.changes = append(c.changes, change{
 				key: key, value: string(e.Kv.Value), deleted: e.Type == mvccpb.DELETE, rev: e.Kv.ModRevision, seen: seen,
 			})
+			c.rev.Store(e.Kv.ModRevision)
 		}
 	}
 }

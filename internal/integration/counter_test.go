@@ -107,7 +107,9 @@ func counterModel() porcupine.Model {
 
 // counter records what clients ask of a counter and what they are told.
 type counter struct {
-	start time.Time
+	start   time.Time
+	dir     string
+	journal *journal // nil in a test of one process
 
 	mu      sync.Mutex
 	history []porcupine.Operation
@@ -124,8 +126,14 @@ func (c *counter) clock() int64 { return int64(time.Since(c.start)) }
 func (c *counter) add(ctx context.Context, worker int, id string, add adder) error {
 	for {
 		call := c.clock()
+		line := c.journal.begin(journalLine{Kind: "counter", Name: c.dir, Who: id, Call: call})
 		n, rev, err := add(ctx, id)
 		end := c.clock()
+		line.Return, line.Count, line.Rev, line.Unknown = end, n, rev, isUnknown(err)
+		if err != nil {
+			line.Failed = err.Error()
+		}
+		c.journal.end(line)
 		c.mu.Lock()
 		switch {
 		case err == nil:

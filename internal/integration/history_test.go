@@ -20,8 +20,10 @@ import (
 
 // history records what clients ask of some keys, and what they are told.
 type history struct {
-	start time.Time
-	dir   string
+	start   time.Time
+	dir     string
+	journal *journal // nil in a test of one process
+	who     string   // begins the values of this process
 
 	mu         sync.Mutex
 	operations []porcupine.Operation
@@ -59,16 +61,16 @@ func (h *history) newClient(t *testing.T, s *kv.Store) *client {
 
 // call makes one random call. Half of the writes carry an operation slot: of those the outcome is known.
 func (c *client) call(keys int) {
-	in := ask{op: "get", key: fmt.Sprint("k", rand.IntN(keys))}
+	in := ask{Op: "get", Key: fmt.Sprint("k", rand.IntN(keys))}
 	if i := rand.IntN(10); i >= 4 {
-		in.op = []string{"put", "put", "create", "replace", "replace", "delete"}[i-4]
+		in.Op = []string{"put", "put", "create", "replace", "replace", "delete"}[i-4]
 	}
-	if in.op == "replace" && c.mods[in.key] == 0 {
-		in.op = "get"
+	if in.Op == "replace" && c.mods[in.Key] == 0 {
+		in.Op = "get"
 	}
-	in.mod = c.mods[in.key]
-	if in.op != "get" && in.op != "delete" {
-		in.value = fmt.Sprint("v", c.next(&c.writes))
+	in.Mod = c.mods[in.Key]
+	if in.Op != "get" && in.Op != "delete" {
+		in.Value = fmt.Sprint(c.who, "v", c.next(&c.writes))
 	}
 	ctx := c.t.Context()
 	var once []kv.WriteOption
@@ -79,34 +81,43 @@ func (c *client) call(keys int) {
 		defer stop()
 	}
 	call := c.clock()
+	line := c.journal.begin(journalLine{Kind: "register", Name: c.dir, Call: call, Ask: &in})
 	out, err := c.make(ctx, in, once)
-	c.note(porcupine.Operation{ClientId: c.id, Input: in, Call: call, Output: out, Return: c.clock()}, len(once) > 0, err)
+	op := porcupine.Operation{ClientId: c.id, Input: in, Call: call, Output: out, Return: c.clock()}
+	c.note(op, len(once) > 0, err)
+	if isUnknown(err) {
+		out = told{Is: unknown}
+	} else if err != nil {
+		line.Failed = err.Error()
+	}
+	line.Return, line.Told = op.Return, &out
+	c.journal.end(line)
 }
 
 // make makes a call. The error is what the answer does not hold.
 func (c *client) make(ctx context.Context, in ask, once []kv.WriteOption) (out told, err error) {
-	key, value := c.dir+in.key, []byte(in.value)
+	key, value := c.dir+in.Key, []byte(in.Value)
 	var e kv.Entry[[]byte]
-	switch in.op {
+	switch in.Op {
 	case "get":
 		e, err = c.store.Get(ctx, key)
-		out = told{value: string(e.Value), rev: e.ModRevision}
+		out = told{Value: string(e.Value), Rev: e.ModRevision}
 	case "put":
-		out.rev, err = c.store.Put(ctx, key, value, options[kv.PutOption](once)...)
+		out.Rev, err = c.store.Put(ctx, key, value, options[kv.PutOption](once)...)
 	case "create":
-		out.rev, err = c.store.Create(ctx, key, value, options[kv.PutOption](once)...)
+		out.Rev, err = c.store.Create(ctx, key, value, options[kv.PutOption](once)...)
 	case "replace":
-		out.rev, err = c.store.Replace(ctx, key, value, in.mod, options[kv.PutOption](once)...)
+		out.Rev, err = c.store.Replace(ctx, key, value, in.Mod, options[kv.PutOption](once)...)
 	case "delete":
-		if out.rev, err = c.store.Delete(ctx, key, options[kv.DeleteOption](once)...); err == nil && out.rev == 0 {
-			out.is = refused
+		if out.Rev, err = c.store.Delete(ctx, key, options[kv.DeleteOption](once)...); err == nil && out.Rev == 0 {
+			out.Is = refused
 		}
 	}
 	switch conflict, _ := errors.AsType[*kv.ConflictError](err); {
 	case conflict != nil && !isUnknown(err):
-		return told{is: refused, rev: conflict.Have}, nil
+		return told{Is: refused, Rev: conflict.Have}, nil
 	case errors.Is(err, kv.ErrExists) && !isUnknown(err):
-		return told{is: exists}, nil
+		return told{Is: exists}, nil
 	case errors.Is(err, kv.ErrNotFound):
 		return told{}, nil
 	}
@@ -125,17 +136,17 @@ func options[T any](once []kv.WriteOption) []T {
 func (c *client) note(op porcupine.Operation, once bool, err error) {
 	in, out := op.Input.(ask), op.Output.(told)
 	switch {
-	case err == nil && (out.is == done || out.is == refused):
-		c.mods[in.key] = out.rev
-		if in.op == "delete" {
-			c.mods[in.key] = 0
+	case err == nil && (out.Is == done || out.Is == refused):
+		c.mods[in.Key] = out.Rev
+		if in.Op == "delete" {
+			c.mods[in.Key] = 0
 		}
 	case err == nil:
 	case isUnknown(err):
-		assert.False(c.t, once, "%s %s has an operation slot: %v", in.op, in.key, err)
+		assert.False(c.t, once && !isFull(err), "%s %s has an operation slot: %v", in.Op, in.Key, err)
 		// It may happen at any time from now on, and its client does not wait for it any longer.
-		op.Output, op.Return, c.id = told{is: unknown}, math.MaxInt64, c.next(&c.clients)
-	case in.op == "get":
+		op.Output, op.Return, c.id = told{Is: unknown}, math.MaxInt64, c.next(&c.clients)
+	case in.Op == "get":
 		return
 	}
 	c.mu.Lock()
@@ -143,7 +154,7 @@ func (c *client) note(op porcupine.Operation, once bool, err error) {
 	if err == nil || isUnknown(err) {
 		c.operations = append(c.operations, op)
 	} else {
-		c.nothing = append(c.nothing, in.value)
+		c.nothing = append(c.nothing, in.Value)
 	}
 }
 
@@ -162,10 +173,10 @@ func (h *history) check(t *testing.T, changes []change) {
 	kinds := map[string]int{}
 	for _, op := range h.operations {
 		in, out := op.Input.(ask), op.Output.(told)
-		if out.is == done && in.value != "" {
-			assert.Equal(t, at[in.value], out.rev, "%+v was answered by %+v between %v and %v", in, out, time.Duration(op.Call), time.Duration(op.Return))
+		if out.Is == done && in.Value != "" {
+			assert.Equal(t, at[in.Value], out.Rev, "%+v was answered by %+v between %v and %v", in, out, time.Duration(op.Call), time.Duration(op.Return))
 		}
-		kinds[in.op+[]string{"", " refused", " refused", " unknown"}[out.is]]++
+		kinds[in.Op+[]string{"", " refused", " refused", " unknown"}[out.Is]]++
 	}
 	settled := settle(h.operations, changes)
 	began := time.Now()

@@ -13,12 +13,18 @@ import (
 	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 func isUnknown(err error) bool { return errors.Is(err, kv.ErrUnknownOutcome) }
+
+// isFull reports whether etcd has refused a write because of its quota. Its outcome is unknown even with an operation slot.
+func isFull(err error) bool {
+	return err != nil && strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace))
+}
 
 // patience is more than a call waits for its answer in these suites. Who loses against the other clients, and then the
 // leader, several times in a row, may wait for long.

@@ -56,7 +56,7 @@ func (c *childProcess) read(out io.Reader) {
 	for s := bufio.NewScanner(out); s.Scan(); {
 		if line, ok := strings.CutPrefix(s.Text(), says); ok {
 			c.lines <- line
-		} else if strings.Contains(s.Text(), "FAIL") || strings.Contains(s.Text(), "Error") {
+		} else if strings.Contains(s.Text(), "FAIL") || strings.Contains(s.Text(), "Error") || strings.Contains(s.Text(), "Messages") {
 			assert.Fail(c.t, "a child failed", s.Text())
 		}
 	}
@@ -92,6 +92,8 @@ func TestTheProcessesOfOtherTests(t *testing.T) { //nolint:paralleltest // a pro
 		contendByOrder(t, role, eps, orders)
 	case "writer":
 		writeUntilStopped(t, eps, orders)
+	case "storm":
+		stormProcess(t, endpoints, orders)
 	default:
 		t.Fatalf("no such role: %s", role)
 	}

@@ -42,8 +42,17 @@ func newTaker(t *testing.T, endpoints []string) taker {
 	}
 }
 
-// newOfficialTaker is how users of client/v3 do it. A session that has failed in any way is left to expire, and replaced.
-func newOfficialTaker(cli *clientv3.Client) taker {
+// officialTaker is how users of client/v3 take locks.
+type officialTaker struct {
+	cli      *clientv3.Client
+	dir      string // of the locks, ends in "/"
+	ttl      time.Duration
+	election bool // leaderships instead of mutexes
+}
+
+// take returns a taker with a session for each name. A session that has failed in any way is left to expire, and replaced.
+func (o officialTaker) take() taker {
+	cli := o.cli
 	var mu sync.Mutex
 	sessions := map[string]*concurrency.Session{}
 	session := func(ctx context.Context, name string) (*concurrency.Session, error) {
@@ -57,7 +66,7 @@ func newOfficialTaker(cli *clientv3.Client) taker {
 				return s, nil
 			}
 		}
-		ttl := int64(shortTTL / time.Second)
+		ttl := int64(o.ttl / time.Second)
 		grant, err := cli.Grant(ctx, ttl)
 		if err != nil {
 			return nil, err
@@ -75,7 +84,21 @@ func newOfficialTaker(cli *clientv3.Client) taker {
 		if err != nil {
 			return taken{}, err
 		}
-		m := concurrency.NewMutex(s, "official/"+name)
+		if o.election {
+			e := concurrency.NewElection(s, o.dir+name)
+			if err := e.Campaign(ctx, "me"); err != nil {
+				s.Orphan()
+				return taken{}, err
+			}
+			return taken{e.Rev(), s.Done(), func(ctx context.Context) error {
+				err := e.Resign(ctx)
+				if err != nil {
+					s.Orphan()
+				}
+				return err
+			}}, nil
+		}
+		m := concurrency.NewMutex(s, o.dir+name)
 		if err := m.Lock(ctx); err != nil {
 			s.Orphan()
 			return taken{}, err
@@ -101,6 +124,7 @@ func contend(ctx context.Context, t *testing.T, log *stays, name string, take ta
 		}
 		log.begun.Add(1)
 		one := stay{name: name, token: h.token, from: from}
+		line := log.journal.begin(journalLine{Kind: log.kind, Name: name, Rev: h.token, Call: log.journal.at(from)})
 		timer := time.NewTimer(2*time.Second + rand.N(6*time.Second))
 		select {
 		case <-h.over:
@@ -111,6 +135,8 @@ func contend(ctx context.Context, t *testing.T, log *stays, name string, take ta
 		timer.Stop()
 		one.until = time.Now()
 		log.add(one)
+		line.Return, line.Lost = log.journal.at(one.until), one.lost
+		log.journal.end(line)
 		release, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		_ = h.release(release) // what it says is of no concern here
 		stop()
@@ -177,7 +203,7 @@ func TestNoTwoHoldWhateverLetsSessionsExpire(t *testing.T) {
 	for range clients {
 		l := newLink(t, cluster)
 		faults.links = append(faults.links, l)
-		take, takeOfficial := newTaker(t, l.endpoints()), newOfficialTaker(newClient(t, l.endpoints()))
+		take, takeOfficial := newTaker(t, l.endpoints()), officialTaker{cli: newClient(t, l.endpoints()), dir: "official/", ttl: shortTTL}.take()
 		for i := range names {
 			name := fmt.Sprint("n", i)
 			contenders = append(contenders,

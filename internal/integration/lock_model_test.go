@@ -10,9 +10,9 @@ import (
 
 // move is something that happened to one lock, or to one election.
 type move struct {
-	kind  string // one of those below
-	token int64  // of the hold that it is about
-	count int    // that was written
+	Kind  string // one of those below
+	Token int64  // of the hold that it is about
+	Count int    // that was written
 }
 
 const (
@@ -45,22 +45,22 @@ func lockModel() porcupine.Model {
 
 // after returns whether a move can happen, and what is the case then.
 func (p possession) after(m move) (bool, possession) {
-	mine := m.token == p.token
+	mine := m.Token == p.token
 	next := p
-	switch m.kind {
+	switch m.Kind {
 	case granted:
-		next.token, next.relied, next.gone = m.token, true, false
-		return !p.relied && m.token > p.token, next
+		next.token, next.relied, next.gone = m.Token, true, false
+		return !p.relied && m.Token > p.token, next
 	case ceased, released, handed:
-		next.relied, next.gone = false, m.kind == released // not before: what is lost may still be there
+		next.relied, next.gone = false, m.Kind == released // not before: what is lost may still be there
 		return mine && p.relied, next
 	case counted:
-		next.count = m.count
-		return mine && !p.gone && m.count == p.count+1, next
+		next.count = m.Count
+		return mine && !p.gone && m.Count == p.count+1, next
 	case refusal:
 		return !mine || !p.relied, p
 	case observed:
-		if m.token != 0 {
+		if m.Token != 0 {
 			return mine && !p.gone, p
 		}
 		next.gone = true
@@ -72,7 +72,7 @@ func (p possession) after(m move) (bool, possession) {
 func TestTheLockModelTellsRightFromWrong(t *testing.T) {
 	t.Parallel()
 	at := func(kind string, token, call, ret int64) porcupine.Operation {
-		return porcupine.Operation{Input: move{kind: kind, token: token}, Call: call, Return: ret}
+		return porcupine.Operation{Input: move{Kind: kind, Token: token}, Call: call, Return: ret}
 	}
 	count := func(to int, token, call, ret int64) porcupine.Operation {
 		return porcupine.Operation{Input: move{counted, token, to}, Call: call, Return: ret}
@@ -116,7 +116,7 @@ func checkMoves(t *testing.T, moves []porcupine.Operation) {
 	t.Helper()
 	kinds := map[string]int{}
 	for _, op := range moves {
-		kinds[op.Input.(move).kind]++
+		kinds[op.Input.(move).Kind]++
 	}
 	began := time.Now()
 	assert.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(lockModel(), moves, time.Minute))

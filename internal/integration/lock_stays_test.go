@@ -21,7 +21,9 @@ type stay struct {
 
 // stays is a log of them.
 type stays struct {
-	begun atomic.Int64
+	begun   atomic.Int64
+	kind    string   // of the lines in the journal
+	journal *journal // nil in a test of one process
 
 	mu  sync.Mutex
 	all []stay

@@ -10,17 +10,17 @@ import (
 
 // ask is one operation on a key.
 type ask struct {
-	op    string // get, put, create, replace, delete
-	key   string
-	value string // to be written; no two operations write the same
-	mod   int64  // that replace is conditional on
+	Op    string // get, put, create, replace, delete
+	Key   string
+	Value string // to be written; no two operations write the same
+	Mod   int64  // that replace is conditional on
 }
 
 // told is the answer to it.
 type told struct {
-	is    outcome
-	value string // that get returned
-	rev   int64  // of the write, or of what a get or a refused write found: 0 when it found nothing
+	Is    outcome
+	Value string // that get returned
+	Rev   int64  // of the write, or of what a get or a refused write found: 0 when it found nothing
 }
 
 type outcome int
@@ -54,7 +54,7 @@ func registerModel() porcupine.Model {
 func byKey(history []porcupine.Operation) [][]porcupine.Operation {
 	keys := map[string][]porcupine.Operation{}
 	for _, op := range history {
-		key := op.Input.(ask).key
+		key := op.Input.(ask).Key
 		keys[key] = append(keys[key], op)
 	}
 	out := make([][]porcupine.Operation, 0, len(keys))
@@ -66,29 +66,29 @@ func byKey(history []porcupine.Operation) [][]porcupine.Operation {
 
 // step returns the states that a key can be in after an operation, none if it cannot have gone like that.
 func step(s register, in ask, out told) []any {
-	next := register{value: in.value, mod: out.rev}
+	next := register{value: in.Value, mod: out.Rev}
 	allowed := true
-	switch in.op {
+	switch in.Op {
 	case "get":
-		if out.value == s.value && out.rev == s.mod {
+		if out.Value == s.value && out.Rev == s.mod {
 			return []any{s}
 		}
 		return nil
 	case "create":
 		allowed = s.mod == 0
 	case "replace":
-		allowed = s.mod == in.mod
+		allowed = s.mod == in.Mod
 	case "delete":
 		next, allowed = register{}, s.mod != 0
 	}
 	switch {
-	case out.is == unknown && allowed:
+	case out.Is == unknown && allowed:
 		return []any{s, next}
-	case out.is == unknown,
-		out.is == exists && !allowed,
-		out.is == refused && !allowed && out.rev == s.mod:
+	case out.Is == unknown,
+		out.Is == exists && !allowed,
+		out.Is == refused && !allowed && out.Rev == s.mod:
 		return []any{s}
-	case out.is == done && allowed && out.rev > s.mod:
+	case out.Is == done && allowed && out.Rev > s.mod:
 		return []any{next}
 	}
 	return nil
@@ -111,8 +111,8 @@ func settle(history []porcupine.Operation, changes []change) []porcupine.Operati
 		written[ch.value] = ch
 	}
 	for _, op := range history {
-		if in, out := op.Input.(ask), op.Output.(told); in.op == "delete" && out.is == done {
-			delete(deletions, deletion{in.key, out.rev})
+		if in, out := op.Input.(ask), op.Output.(told); in.Op == "delete" && out.Is == done {
+			delete(deletions, deletion{in.Key, out.Rev})
 		}
 	}
 	open := map[string]bool{}
@@ -122,13 +122,13 @@ func settle(history []porcupine.Operation, changes []change) []porcupine.Operati
 	var out []porcupine.Operation
 	for _, op := range history {
 		in := op.Input.(ask)
-		ch, happened := written[in.value]
+		ch, happened := written[in.Value]
 		switch {
-		case op.Output.(told).is != unknown:
-		case in.op == "delete" && !open[in.key], in.op != "delete" && !happened:
+		case op.Output.(told).Is != unknown:
+		case in.Op == "delete" && !open[in.Key], in.Op != "delete" && !happened:
 			continue
-		case in.op != "delete":
-			op.Output, op.Return = told{rev: ch.rev}, max(ch.seen, op.Call)
+		case in.Op != "delete":
+			op.Output, op.Return = told{Rev: ch.rev}, max(ch.seen, op.Call)
 		}
 		out = append(out, op)
 	}
@@ -138,18 +138,18 @@ func settle(history []porcupine.Operation, changes []change) []porcupine.Operati
 func TestSettlingAsksTheHistoryOfEtcd(t *testing.T) {
 	t.Parallel()
 	maybe := func(in ask) porcupine.Operation {
-		return porcupine.Operation{Input: in, Output: told{is: unknown}, Call: 1, Return: math.MaxInt64}
+		return porcupine.Operation{Input: in, Output: told{Is: unknown}, Call: 1, Return: math.MaxInt64}
 	}
-	del := porcupine.Operation{Input: ask{op: "delete", key: "a"}, Output: told{rev: 7}, Call: 3, Return: 4}
+	del := porcupine.Operation{Input: ask{Op: "delete", Key: "a"}, Output: told{Rev: 7}, Call: 3, Return: 4}
 	got := settle([]porcupine.Operation{
-		maybe(ask{op: "put", key: "a", value: "seen"}), maybe(ask{op: "put", key: "a", value: "unseen"}),
-		maybe(ask{op: "delete", key: "a"}), del, maybe(ask{op: "delete", key: "b"}),
+		maybe(ask{Op: "put", Key: "a", Value: "seen"}), maybe(ask{Op: "put", Key: "a", Value: "unseen"}),
+		maybe(ask{Op: "delete", Key: "a"}), del, maybe(ask{Op: "delete", Key: "b"}),
 	}, []change{
 		{key: "a", value: "seen", rev: 6, seen: 9}, {key: "a", deleted: true, rev: 7, seen: 10}, {key: "b", deleted: true, rev: 8, seen: 11},
 	})
 	assert.Equal(t, []porcupine.Operation{
-		{Input: ask{op: "put", key: "a", value: "seen"}, Output: told{rev: 6}, Call: 1, Return: 9},
-		del, maybe(ask{op: "delete", key: "b"}),
+		{Input: ask{Op: "put", Key: "a", Value: "seen"}, Output: told{Rev: 6}, Call: 1, Return: 9},
+		del, maybe(ask{Op: "delete", Key: "b"}),
 	}, got)
 }
 
@@ -159,13 +159,13 @@ func TestTheRegisterModelTellsRightFromWrong(t *testing.T) {
 		return porcupine.Operation{Input: in, Output: out, Call: call, Return: ret}
 	}
 	put := func(v string, rev, call, ret int64) porcupine.Operation {
-		return op(ask{op: "put", value: v}, told{rev: rev}, call, ret)
+		return op(ask{Op: "put", Value: v}, told{Rev: rev}, call, ret)
 	}
 	get := func(v string, rev, call, ret int64) porcupine.Operation {
-		return op(ask{op: "get"}, told{value: v, rev: rev}, call, ret)
+		return op(ask{Op: "get"}, told{Value: v, Rev: rev}, call, ret)
 	}
 	gone := get // of nothing
-	maybe := op(ask{op: "delete"}, told{is: unknown}, 2, math.MaxInt64)
+	maybe := op(ask{Op: "delete"}, told{Is: unknown}, 2, math.MaxInt64)
 	tests := map[string]struct {
 		history []porcupine.Operation
 		ok      bool
@@ -174,14 +174,14 @@ func TestTheRegisterModelTellsRightFromWrong(t *testing.T) {
 		"a read of what was overwritten":   {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 6, 2, 3), get("a", 5, 4, 5)}, false},
 		"a read of what is being written":  {[]porcupine.Operation{put("a", 5, 0, 9), gone("", 0, 1, 2), get("a", 5, 3, 4)}, true},
 		"a revision that goes back":        {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 4, 2, 3)}, false},
-		"a create of what is there":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "create", value: "b"}, told{rev: 6}, 2, 3)}, false},
-		"a create that was refused":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "create", value: "b"}, told{is: exists}, 2, 3)}, true},
-		"a create refused without a cause": {[]porcupine.Operation{op(ask{op: "create", value: "b"}, told{is: exists}, 2, 3)}, false},
-		"a replace of what has changed":    {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 6, 2, 3), op(ask{op: "replace", value: "c", mod: 5}, told{rev: 7}, 4, 5)}, false},
-		"a replace refused rightly":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "replace", value: "c", mod: 4}, told{is: refused, rev: 5}, 2, 3)}, true},
-		"a deletion":                       {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "delete"}, told{rev: 6}, 2, 3), gone("", 0, 4, 5)}, true},
-		"a deletion of nothing":            {[]porcupine.Operation{op(ask{op: "delete"}, told{is: refused}, 0, 1), gone("", 0, 4, 5)}, true},
-		"a deletion that is undone":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{op: "delete"}, told{rev: 6}, 2, 3), get("a", 5, 4, 5)}, false},
+		"a create of what is there":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{Op: "create", Value: "b"}, told{Rev: 6}, 2, 3)}, false},
+		"a create that was refused":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{Op: "create", Value: "b"}, told{Is: exists}, 2, 3)}, true},
+		"a create refused without a cause": {[]porcupine.Operation{op(ask{Op: "create", Value: "b"}, told{Is: exists}, 2, 3)}, false},
+		"a replace of what has changed":    {[]porcupine.Operation{put("a", 5, 0, 1), put("b", 6, 2, 3), op(ask{Op: "replace", Value: "c", Mod: 5}, told{Rev: 7}, 4, 5)}, false},
+		"a replace refused rightly":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{Op: "replace", Value: "c", Mod: 4}, told{Is: refused, Rev: 5}, 2, 3)}, true},
+		"a deletion":                       {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{Op: "delete"}, told{Rev: 6}, 2, 3), gone("", 0, 4, 5)}, true},
+		"a deletion of nothing":            {[]porcupine.Operation{op(ask{Op: "delete"}, told{Is: refused}, 0, 1), gone("", 0, 4, 5)}, true},
+		"a deletion that is undone":        {[]porcupine.Operation{put("a", 5, 0, 1), op(ask{Op: "delete"}, told{Rev: 6}, 2, 3), get("a", 5, 4, 5)}, false},
 		"an unknown deletion that came":    {[]porcupine.Operation{put("a", 5, 0, 1), maybe, get("a", 5, 3, 4), gone("", 0, 5, 6)}, true},
 		"an unknown deletion that did not": {[]porcupine.Operation{put("a", 5, 0, 1), maybe, get("a", 5, 3, 4)}, true},
 		"an unknown deletion made undone":  {[]porcupine.Operation{put("a", 5, 0, 1), maybe, gone("", 0, 3, 4), get("a", 5, 5, 6)}, false},

@@ -1,0 +1,156 @@
+//nolint:paralleltest // a cluster, and the machine, to itself
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const soakEnv = "ETCDKIT_SOAK" // for how long the soak lasts, such as "20m"
+
+// measureProcess returns the heap in bytes and the goroutines of this process: the least of some samples, since calls are
+// under way.
+func measureProcess() (heap uint64, goroutines int) {
+	const samples, interval = 20, 200 * time.Millisecond
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for i := range samples {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		n := runtime.NumGoroutine()
+		if i == 0 {
+			heap, goroutines = m.HeapAlloc, n
+		}
+		heap, goroutines = min(heap, m.HeapAlloc), min(goroutines, n)
+		<-tick.C
+	}
+	return heap, goroutines
+}
+
+// levels measures a process of the storm and what it has on the servers.
+func (r *stormRun) levels(t *testing.T, p *stormChild) []level {
+	t.Helper()
+	p.tell("measure")
+	var heap, goroutines int64
+	_, err := fmt.Sscan(<-p.lines, &heap, &goroutines)
+	require.NoError(t, err)
+	var streams, watches, leases, keys int64
+	for i := range 5 { // the least of some samples, likewise
+		var s, w float64
+		for _, m := range r.cluster.Members {
+			s += m.Metric("etcd_debugging_mvcc_watch_stream_total")
+			w += m.Metric("etcd_debugging_mvcc_watcher_total")
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		l, err := r.admin.Leases(ctx)
+		require.NoError(t, err)
+		k, err := r.admin.Get(ctx, "", clientv3.WithFromKey(), clientv3.WithCountOnly())
+		require.NoError(t, err)
+		stop()
+		now := []int64{int64(s), int64(w), int64(len(l.Leases)), k.Count}
+		for j, v := range []*int64{&streams, &watches, &leases, &keys} {
+			if i == 0 || now[j] < *v {
+				*v = now[j]
+			}
+		}
+		spend(t, 300*time.Millisecond)
+	}
+	return []level{
+		{"heap of the process in bytes", heap, 0, 1 << 20},
+		{"goroutines of the process", goroutines, 0, 10},
+		{"watch streams on the servers", streams, 0, 2},
+		{"watches on the servers", watches, 0, 6},
+		{"leases", leases, 0, 2},
+		{"keys", keys, 0, 10},
+	}
+}
+
+// explained are the warnings that the failure model explains, by what they begin with.
+var explained = []string{
+	"a lease is left to end by itself", "a lease is left to expire",
+	"campaigns fail", "campaigns go on",
+	"etcd accepts the login again", "etcd refuses the login",
+	"etcd endpoint evicted", "etcd endpoint readmitted", "etcd endpoints answer again", "no etcd endpoint answers",
+	"holding back a sudden loss",
+	"instance id is taken; registration waits for the holder's lease to expire",
+	"TLS file can be read again", "TLS file cannot be read: the last good one stays in use",
+	"watch ended; reopening it", "watch is live again", "watches are interrupted", "watches go on",
+}
+
+// checkLogs fails the test for each warning of a process that the failure model does not explain, and for secrets.
+func (r *stormRun) checkLogs(t *testing.T) {
+	t.Helper()
+	counts := map[string]int{}
+	for _, p := range r.processes {
+		text, err := os.ReadFile(p.plan.Log)
+		require.NoError(t, err)
+		journal, err := os.ReadFile(p.plan.Journal)
+		require.NoError(t, err)
+		for _, text := range [][]byte{text, journal} { // the second has all errors
+			assert.False(t, bytes.Contains(text, []byte(stormPassword)), "the log or an error of %s has a password", p.plan.Name)
+		}
+		for line := range strings.Lines(string(text)) {
+			var record struct{ Level, Msg string }
+			if json.Unmarshal([]byte(line), &record) != nil || record.Level != "WARN" && record.Level != "ERROR" {
+				continue // the last line of a killed process may be incomplete
+			}
+			counts[record.Msg]++
+			if !slices.ContainsFunc(explained, func(known string) bool { return strings.HasPrefix(record.Msg, known) }) {
+				assert.Fail(t, "the failure model does not explain a warning", "%s: %s", p.plan.Name, line)
+			}
+		}
+	}
+	t.Logf("warnings: %v", counts)
+}
+
+// TestSoak has one process use all packages while faults are made, and compares what it has afterwards with what it had after
+// warm-up.
+func TestSoak(t *testing.T) {
+	text := os.Getenv(soakEnv)
+	if text == "" {
+		t.Skipf("%s is not set", soakEnv)
+	}
+	lasts, err := time.ParseDuration(text)
+	require.NoError(t, err)
+	seed := rand.Uint64()
+	t.Logf("%s=%s, seed %d", soakEnv, text, seed)
+	r := newStormRun(t)
+	r.setConfig(t)
+	r.join(t, newLink(t, r.cluster))
+	p := r.processes[0]
+	require.Equal(t, "working", <-p.lines)
+	spend(t, lasts/5)
+	levels := r.levels(t, p)
+	n := &nemesis{stormRun: r, rand: rand.New(rand.NewPCG(seed, 0)), counts: map[string]int{}, spare: []string{"kill a client"}}
+	n.rage(t, time.Now().Add(lasts*3/5))
+	spend(t, max(lasts/5, 30*time.Second)) // leases of the storm have to expire
+	for i, end := range r.levels(t, p) {
+		l := &levels[i]
+		l.End, l.Margin = end.Warm, max(l.Warm/10, l.Margin)
+		t.Logf("%+v", *l)
+		assert.False(t, l.exceeded(), "%+v", *l)
+	}
+	r.checkLogs(t)
+	record(t, func(all *reliability) {
+		all.Soak = newReliabilityRun(t, "make soak", text)
+		all.Soak.Faults, all.Soak.Levels = n.counts, levels
+	})
+	r.order(t, "rest", "resting")
+	require.NoError(t, p.in.Close())
+	for range p.lines { // until it has closed everything
+	}
+}
