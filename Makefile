@@ -6,7 +6,7 @@ SHELL := bash
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 FUZZTIME ?= 20s
 
-.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers foreign ci
+.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page foreign ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -52,6 +52,23 @@ tidy-check: ## check that every go.mod is tidy
 
 servers: ## build the etcd servers of other versions and print their paths
 	@bash tools/servers.sh
+
+matrix: ## run the tests on each supported version of etcd, and go on after an interruption
+	@bash tools/matrix.sh
+
+FAULTS ?= 20m
+RELIABILITY := go test -count=1 -timeout 3h -v ./internal/integration
+
+faults: ## break a cluster and its clients for FAULTS (20m) and write docs/reliability.md
+	ETCDKIT_RELIABILITY=write ETCDKIT_FAULTS=$(FAULTS) $(RELIABILITY) -run '^TestNemesis$$'
+
+SOAK ?= 20m
+
+soak: ## look for what grows for SOAK (20m) and write docs/reliability.md
+	ETCDKIT_RELIABILITY=write ETCDKIT_SOAK=$(SOAK) $(RELIABILITY) -run '^TestSoak$$'
+
+reliability-page: ## render docs/reliability.md from docs/reliability.json
+	ETCDKIT_RELIABILITY=page $(RELIABILITY) -run '^TestReliability_Regenerate$$'
 
 foreign: ## run etcd's own client tests over clients of this library
 	bash .ci/run foreign
