@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { testmain.Run(m) }
 
 // rig is a gateway that runs, and a client of it. Each answer is held against the description.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	svc   *service
 	addr  string
 	log   *sink
@@ -89,7 +89,7 @@ func (s *sink) String() string {
 }
 
 // start runs a gateway in a namespace of its own until the test ends.
-func start(t *testing.T, edit ...func(s *settings.Settings)) *rig {
+func start(t testing.TB, edit ...func(s *settings.Settings)) *rig {
 	t.Helper()
 	set := settings.Default()
 	set.Etcd = etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}
@@ -143,7 +143,7 @@ type reply struct {
 }
 
 // field is a field of the data, as text.
-func (r *reply) field(t *testing.T, name string) any {
+func (r *reply) field(t testing.TB, name string) any {
 	t.Helper()
 	var all map[string]any
 	require.NoError(t, json.Unmarshal(r.Data, &all), string(r.body))
@@ -151,7 +151,7 @@ func (r *reply) field(t *testing.T, name string) any {
 }
 
 // text is the data, which must be a string.
-func (r *reply) text(t *testing.T) (s string) {
+func (r *reply) text(t testing.TB) (s string) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal(r.Data, &s), string(r.body))
 	return s

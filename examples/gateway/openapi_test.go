@@ -69,7 +69,7 @@ func pathOf(path string) string {
 }
 
 // check holds an answer against the description.
-func (d document) check(t *testing.T, method, path string, r *reply) {
+func (d document) check(t testing.TB, method, path string, r *reply) {
 	t.Helper()
 	if method == "HEAD" {
 		method = "GET"
@@ -104,7 +104,7 @@ func (d document) check(t *testing.T, method, path string, r *reply) {
 
 // checkHeaders holds the headers of the gateway's own against those that an answer is described
 // with.
-func (d document) checkHeaders(t *testing.T, answer map[string]any, r *reply, said string) {
+func (d document) checkHeaders(t testing.TB, answer map[string]any, r *reply, said string) {
 	t.Helper()
 	headers := d.at(answer, "headers")
 	for name := range headers {
