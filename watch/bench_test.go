@@ -17,8 +17,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// counted is a fan-out's receivers: how many deliveries there were, and a signal when there are as
-// many as wanted.
+// deliveryCounter is a fan-out's receivers: how many deliveries there were, and a signal when there
+// are as many as wanted.
 type deliveryCounter struct {
 	n    atomic.Int64
 	want int64

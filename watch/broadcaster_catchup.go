@@ -11,8 +11,8 @@ import (
 )
 
 // changeoverTimeout bounds how long a watch that has caught up may take to move to the stream of
-// live watches, because events that arrive there meanwhile are kept in memory. changeoverPause is
-// the pause before the next attempt.
+// live watches, because events that arrive there meanwhile are kept in memory.
+// changeoverRetryInterval is the pause before the next attempt.
 const (
 	changeoverTimeout       = time.Second
 	changeoverRetryInterval = 5 * time.Second

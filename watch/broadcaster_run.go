@@ -16,7 +16,7 @@ type reconnectState struct {
 	compacted *watchstream.CompactionError
 	backoff   backoff.BackOff
 	failures  int // consecutive failures without a complete response between them
-	timeouts  int // of these, the ones with errNoResponse
+	timeouts  int // of these, the ones with ErrNoResponse
 	stalls    int // consecutive replays that delivered nothing
 	// a response was too large on a shared stream, and may have been this broadcaster's
 	isolate   bool
@@ -46,7 +46,7 @@ func (b *broadcaster) run() {
 			continue
 		}
 		b.core.counters.reconnects.Add(1)
-		b.core.log.DebugContext(b.ctx, "watch stream is opened again", "selector", b.selector, "error", err)
+		b.core.log.DebugContext(b.ctx, "watch is reopened", "selector", b.selector, "error", err)
 		if !sleep(b.ctx, b.backoff.NextBackOff()) {
 			return
 		}
@@ -177,7 +177,7 @@ func (b *broadcaster) prefersList(from, to position) bool {
 
 // appendGap appends a gap to the log.
 func (b *broadcaster) appendGap(g *gap) {
-	b.core.log.InfoContext(b.ctx, "watch lists anew", "selector", b.selector, "reason", g.cause.String(),
+	b.core.log.InfoContext(b.ctx, "watch skips history", "selector", b.selector, "cause", g.cause.String(),
 		"from_revision", g.from.nextRevision(), "to_revision", g.to.rev)
 	b.append([]*logEntry{{pos: g.to, gap: g}}, g.to)
 }

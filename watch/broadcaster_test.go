@@ -18,7 +18,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// runInBubble runs a test with a fakeEtcd of its own in a synctest bubble, where time passes when nothing else happens.
+// runInBubble runs a test with a fakeEtcd of its own in a synctest bubble, where time passes when
+// nothing else happens.
 func runInBubble(t *testing.T, f func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher), o ...watch.Option) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

@@ -39,7 +39,7 @@ func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func
 	}
 	r, err := newRequest(w.ns, s, o)
 	if err == nil && r.afterSet {
-		err = fmt.Errorf("%w: WithAfter: the checkpoint says where to start", errs.Invalid)
+		err = fmt.Errorf("%w: WithAfter: the checkpoint determines the start", errs.Invalid)
 	}
 	if err = errors.Join(w.err, err); err != nil {
 		return opError("consume", s, err)

@@ -33,7 +33,7 @@ type CompactedError struct {
 
 // Error returns a message with both revisions.
 func (e *CompactedError) Error() string {
-	return fmt.Sprintf("%v: the changes after revision %d and before %d are gone", ErrCompacted, e.After, e.Oldest)
+	return fmt.Sprintf("%v: changes after revision %d and before %d are no longer available", ErrCompacted, e.After, e.Oldest)
 }
 
 // Unwrap returns ErrCompacted.

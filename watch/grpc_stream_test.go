@@ -43,7 +43,8 @@ func startFakeServer(t *testing.T, serve func(s pb.Watch_WatchServer) error) str
 	return l.Addr().String()
 }
 
-// scriptedInMemory returns a client of such a server without a network, for synctest bubbles.
+// startFakeServerInMemory returns a client of such a server without a network, for synctest
+// bubbles.
 func startFakeServerInMemory(t *testing.T, serve func(s pb.Watch_WatchServer) error) *clientv3.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)

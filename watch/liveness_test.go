@@ -14,8 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// livenessServer is a server whose streams fall silent on command, all that there are, while new
-// ones work.
+// fakeLivenessServer is a server whose streams fall silent on command, all that there are, while
+// new ones work.
 type fakeLivenessServer struct {
 	mu       sync.Mutex
 	streams  int

@@ -29,8 +29,8 @@ func seeds() uint64 {
 
 func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
 
-// applyRandomChanges makes random changes: writes, faults, elections, compactions and, if asked, wiped
-// clusters. Then it stops all faults.
+// applyRandomChanges makes random changes: writes, faults, elections, compactions and, if asked,
+// wiped clusters. Then it stops all faults.
 func applyRandomChanges(w *fakeEtcd, rng *rand.Rand, compact, wipe bool) {
 	w.set(func() { w.faults = rng.Float64() * 0.8 })
 	for range 30 + rng.IntN(60) {
@@ -166,7 +166,8 @@ func (w *fakeEtcd) check(t *testing.T, seed uint64, at int64, b watch.Batch) int
 	return b.Revision
 }
 
-// trueAfter is at, if nothing happened to the range between at and after, and after otherwise.
+// nextChangeAfter is at, if nothing happened to the range between at and after, and after
+// otherwise.
 func (w *fakeEtcd) nextChangeAfter(at, after int64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -196,10 +196,10 @@ func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 		o.fail("WithBuffer: %d events", r.buffer)
 	}
 	if r.putsOnly && r.deletesOnly {
-		o.fail("WithPutsOnly and WithDeletesOnly leave nothing")
+		o.fail("WithPutsOnly and WithDeletesOnly exclude each other")
 	}
 	if r.snapshot && r.deletesOnly {
-		o.fail("WithSnapshot needs puts: it does not go with WithDeletesOnly")
+		o.fail("WithSnapshot and WithDeletesOnly exclude each other")
 	}
 	return r, errors.Join(append(o.errs, err)...)
 }

@@ -20,7 +20,7 @@ func TestString_OfKindsTypesStatesAndSelectors(t *testing.T) {
 	assert.Equal(t, "k users/* [a, b) ", fmt.Sprint(watch.Key("k"), " ", watch.Prefix("users/"), " ", watch.Range("a", "b"), " ", watch.Selector{}))
 	err := &watch.CompactedError{After: 3, Oldest: 9}
 	require.ErrorIs(t, err, watch.ErrCompacted)
-	assert.EqualError(t, err, "history compacted: the changes after revision 3 and before 9 are gone")
+	assert.EqualError(t, err, "history compacted: changes after revision 3 and before 9 are no longer available")
 }
 
 func TestWatcher_RejectsInvalidArgumentsBeforeSending(t *testing.T) {

@@ -64,11 +64,11 @@ func (o *outages) succeeded(source any) {
 	_, ends, lasted := o.records.Update(false, time.Now())
 	o.mu.Unlock()
 	if ends {
-		o.log.Warn("watches go on", "after", lasted.Round(time.Millisecond))
+		o.log.Warn("watches continue", "after", lasted.Round(time.Millisecond))
 	}
 }
 
-// withConnectionError adds to errNoResponse why the client has no connection, if it has none.
+// withConnectionError adds to ErrNoResponse why the client has no connection, if it has none.
 func withConnectionError(cli *clientv3.Client, err error) error {
 	if !errors.Is(err, watchstream.ErrNoResponse) {
 		return err

@@ -16,7 +16,7 @@ import (
 func TestWatcher_LogsOutageOnceWhenItBeginsAndEnds(t *testing.T) {
 	t.Parallel()
 	seen := &fakeLogHandler{Handler: slog.DiscardHandler}
-	const begin, end = "watches are interrupted", "watches go on"
+	const begin, end = "watches are interrupted", "watches continue"
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		one, _ := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
 		other, _ := subscribe(t, watcher, watch.Prefix("other/"))
@@ -45,7 +45,7 @@ func TestWatcher_LogsOutageOnceWhenItBeginsAndEnds(t *testing.T) {
 func TestWatcher_DoesNotLogEndOfOutageForClosedWatches(t *testing.T) {
 	t.Parallel()
 	seen := &fakeLogHandler{Handler: slog.DiscardHandler}
-	const begin, end = "watches are interrupted", "watches go on"
+	const begin, end = "watches are interrupted", "watches continue"
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		records := func() [2]int { return [2]int{seen.of(begin), seen.of(end)} }
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
@@ -72,7 +72,7 @@ func TestWatcher_StatusCarriesConnectionError(t *testing.T) {
 	srv.Kill()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		err := sub.Status().Err
-		require.ErrorContains(c, err, "no answer to a new watch")
+		require.ErrorContains(c, err, "no response to a new watch")
 		require.ErrorContains(c, err, srv.Endpoint())
 		require.ErrorContains(c, err, "connection refused")
 	}, within, 50*time.Millisecond)

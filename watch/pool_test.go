@@ -133,7 +133,7 @@ func TestWatcher_OversizedReplayIsIsolated(t *testing.T) {
 	}
 	var before uint64
 	for n := range 9 {
-		require.Eventually(t, func() bool { return seen.of("replay is opened again") > n }, within, time.Millisecond)
+		require.Eventually(t, func() bool { return seen.of("replay is reopened") > n }, within, time.Millisecond)
 		if n == 5 {
 			before = reopened() // it is known by now who is to blame
 		}
@@ -145,7 +145,7 @@ func TestWatcher_OversizedReplayIsIsolated(t *testing.T) {
 	assert.Empty(t, got.events(), "the first answer has it all")
 }
 
-// counting is a log handler that counts by message.
+// fakeLogHandler counts records by message.
 type fakeLogHandler struct {
 	slog.Handler
 

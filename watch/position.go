@@ -72,11 +72,11 @@ func (id *historyID) mismatched(hdr *pb.ResponseHeader) bool {
 }
 
 // errHistoryChanged means that the broadcaster now follows another history than the reader.
-var errHistoryChanged = errors.New("the history is another one now")
+var errHistoryChanged = errors.New("the history has changed")
 
 // errHistoryMismatch means that a member is cut off or has another history. The broadcaster finds
 // out which.
-var errHistoryMismatch = errors.New("the member may have another history")
+var errHistoryMismatch = errors.New("the member may have a different history")
 
 // check returns nil if the response belongs to the history that its reader follows. id must be
 // loaded after the response has arrived.

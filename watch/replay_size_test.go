@@ -72,8 +72,8 @@ func TestWatcher_DeliversMassDelete(t *testing.T) {
 	require.NoError(t, state.Err())
 }
 
-// splitting is a server whose revision 7 has many events. It splits them where that is requested,
-// and counts the requests.
+// fakeSplittingServer is a server whose revision 7 has many events. It splits them where that is
+// requested, and counts the requests.
 type fakeSplittingServer struct {
 	mu            sync.Mutex
 	whole, splits int           // replays that were requested

@@ -202,7 +202,7 @@ func TestWatcher_ReturnsErrPermission(t *testing.T) {
 	}
 }
 
-// brokenWatch answers every stream with Internal.
+// fakeBrokenServer answers every stream with Internal.
 type fakeBrokenServer struct {
 	pb.UnimplementedWatchServer
 

@@ -142,7 +142,7 @@ func (s *subscriber) aheadError(now int64) error {
 func (s *subscriber) startWithIndex() error {
 	mustList := false
 	if s.request.after > 0 {
-		if _, err := s.join(); err != nil { // first, as in beginAfter
+		if _, err := s.join(); err != nil { // first, as in startAfter
 			return err
 		}
 		err := s.retry(s.loadIndex)
@@ -196,7 +196,7 @@ func (s *subscriber) retry(f func() error) error {
 			return s.canceled()
 		}
 		s.core.outages.failed(s, s.request.selector.String(), failures, err)
-		s.core.log.DebugContext(s.ctx, "watch reads again", "selector", s.request.selector.String(), "error", err)
+		s.core.log.DebugContext(s.ctx, "watch reads history again", "selector", s.request.selector.String(), "error", err)
 		if !sleep(s.ctx, backoff.NextBackOff()) {
 			return s.ctx.Err()
 		}

@@ -38,7 +38,7 @@ func (s *subscriber) list(kind Kind, base position, historyChanged bool) error {
 	})
 	if err == nil && kind == Resync {
 		s.core.counters.resyncs.Add(1)
-		s.core.log.InfoContext(s.ctx, "watch was brought up to date by a list", "selector", s.request.selector.String(), "changes", changes)
+		s.core.log.InfoContext(s.ctx, "watch was resynced by a list", "selector", s.request.selector.String(), "changes", changes)
 		if s.core.onResync != nil {
 			s.core.onResync(s.request.selector.String(), changes)
 		}
@@ -48,7 +48,7 @@ func (s *subscriber) list(kind Kind, base position, historyChanged bool) error {
 
 // errListCompacted means that the list took longer than etcd keeps history. The next attempt lists
 // at a newer revision.
-var errListCompacted = errors.New("history was compacted under the list")
+var errListCompacted = errors.New("history was compacted during the list")
 
 // historyReader reads from the history that a broadcaster follows, and fails if it is another one,
 // because a list must match the log.

@@ -9,9 +9,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
-// stallTimeout is how long a consumer may take for one batch before the stream of its replay is
-// closed, so that etcd does not have to keep what follows. A Watcher of the user buffers everything
-// that arrives. Over one, slowUserConsumerTimeout applies, to a whole response.
+// slowConsumerTimeout is how long a consumer may take for one batch before the stream of its replay
+// is closed, so that etcd does not have to keep what follows. A Watcher of the user buffers
+// everything that arrives. Over one, slowUserConsumerTimeout applies, to a whole response.
 const (
 	slowConsumerTimeout     = 5 * time.Second
 	slowUserConsumerTimeout = 200 * time.Millisecond
@@ -29,7 +29,7 @@ var errLargeResponse = errors.New("the response is larger than expected")
 var errReplayStalled = errors.New("the replay makes no progress")
 
 // replay delivers the history up to a position over a server-side watch of its own. It may deliver
-// more. It returns a *compactedError if the history was compacted.
+// more. It returns a *watchstream.CompactionError if the history was compacted.
 func (s *subscriber) replay(goal position) error {
 	s.core.counters.replays.Add(1)
 	r := replayer{subscriber: s, goal: goal, backoff: newBackoff()}
@@ -55,7 +55,7 @@ func (s *subscriber) replay(goal position) error {
 			return errReplayStalled
 		}
 		s.core.outages.failed(s, s.request.selector.String(), r.stalls, err)
-		s.core.log.DebugContext(s.ctx, "replay is opened again", "selector", s.request.selector.String(), "error", err)
+		s.core.log.DebugContext(s.ctx, "replay is reopened", "selector", s.request.selector.String(), "error", err)
 		if !sleep(s.ctx, r.backoff.NextBackOff()) {
 			return s.ctx.Err()
 		}

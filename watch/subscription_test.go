@@ -160,8 +160,8 @@ func TestWatcher_LogsResyncsAndPanicsWithoutValues(t *testing.T) {
 		require.Error(t, ended(t, sub))
 	}, watch.WithLogger(log))
 	for _, want := range []string{
-		`level=DEBUG msg="watch stream is opened again" selector=dir/* error="`, `level=INFO msg="watch lists anew" selector=dir/*`,
-		`level=INFO msg="watch was brought up to date by a list" selector=dir/*`, `level=ERROR msg="watch handler panicked" selector=dir/*`,
+		`level=DEBUG msg="watch is reopened" selector=dir/* error="`, `level=INFO msg="watch skips history" selector=dir/*`,
+		`level=INFO msg="watch was resynced by a list" selector=dir/*`, `level=ERROR msg="watch handler panicked" selector=dir/*`,
 	} {
 		assert.Contains(t, out.String(), want)
 	}

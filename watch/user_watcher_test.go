@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// ownWatcher is a Watcher that a user has put into the client.
+// fakeWatcher is a Watcher that a user has put into the client.
 type fakeWatcher struct {
 	clientv3.Watcher
 

@@ -73,7 +73,7 @@ func (w *Watcher) Watch(ctx context.Context, s Selector, o ...Option) iter.Seq2[
 }
 
 // errLoopEnded means that the loop of the consumer has ended.
-var errLoopEnded = errors.New("the consumer has left")
+var errLoopEnded = errors.New("the loop of the consumer has ended")
 
 // prepare validates the arguments of a watch and registers it. It sends nothing. run must follow.
 func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(Batch) error) (*subscriber, error) {

@@ -88,7 +88,7 @@ var explained = []string{
 	"holding back a sudden loss",
 	"instance id is taken; registration waits for the holder's lease to expire",
 	"TLS file can be read again", "TLS file cannot be read: the last good one stays in use",
-	"watch ended; reopening it", "watch is live again", "watches are interrupted", "watches go on",
+	"watch ended; reopening it", "watch is live again", "watches are interrupted", "watches continue",
 }
 
 // checkLogs fails the test for each warning of a process that the failure model does not explain, and for secrets.

@@ -32,7 +32,7 @@ type stream struct {
 	lastReceived time.Time
 }
 
-var errIdle = errors.New("nobody watches")
+var errIdle = errors.New("the stream is not used")
 
 // serve opens a stream with all watches on it, and returns when the stream has ended.
 func (w *Watcher) serve() error {
@@ -208,7 +208,7 @@ func (w *Watcher) receive(s *stream, resp *pb.WatchResponse) error {
 // confirm handles the response to the oldest request for a watch. The caller holds w.mu.
 func (w *Watcher) confirm(s *stream, resp *pb.WatchResponse) error {
 	if len(s.unconfirmed) == 0 {
-		return fmt.Errorf("%w: a confirmation of no watch", errs.Unavailable)
+		return fmt.Errorf("%w: the server confirmed a watch that was not requested", errs.Unavailable)
 	}
 	k := s.unconfirmed[0]
 	s.unconfirmed = s.unconfirmed[1:]

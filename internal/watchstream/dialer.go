@@ -18,7 +18,7 @@ import (
 type dialOptions struct {
 	avoidPeer        string // a peer to avoid
 	maxResponseBytes int    // maximum size of a response, 0 for the client's
-	paced            bool   // each response is received only after a call of more
+	paced            bool   // each response is received only after a call of allowReceive
 }
 
 // dialer opens the gRPC streams of a client.

@@ -1,16 +1,14 @@
 package watchstream
 
-import (
-	"errors"
-)
+import "errors"
 
 // Errors that end a watch.
 var (
 	ErrEnded      = errors.New("the stream ended")
-	ErrNoResponse = errors.New("no answer")
+	ErrNoResponse = errors.New("no response")
 	// ErrMoved ends a watch although its stream works, so that the caller opens another one: the
 	// stream was retired, or an isolated watch has turned out not to be the cause of a failure.
-	ErrMoved = errors.New("moves to another stream")
+	ErrMoved = errors.New("the watch moves to another stream")
 )
 
 // RefusedError is an error that etcd has sent instead of the confirmation of a watch.

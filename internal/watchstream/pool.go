@@ -14,7 +14,8 @@ import (
 const maxCatchUpStreams = 16
 
 // Pool holds the streams of a client: one for all live watches, and others for catching up and for
-// replays.
+// replays. An isolated watch is one whose response may have been the one that was too large for a
+// shared stream: it catches up on a stream that no other watch uses.
 type Pool struct {
 	ctx         context.Context //nolint:containedctx // ends all streams
 	wg          *sync.WaitGroup
@@ -24,7 +25,7 @@ type Pool struct {
 
 	mu                sync.Mutex
 	live              *Stream       // for live watches; nil while there are none
-	lastCheck         time.Time     // when checkLive last requested responses
+	lastCheck         time.Time     // when CheckLive last requested responses
 	catchUpStreams    []*Stream     // for catching up; with userWatcher, for live watches too
 	replayCount       int           // number of replays that use a stream of their own
 	idleReplayStreams []*Stream     // streams of ended replays, oldest first, for new ones to reuse
@@ -77,7 +78,7 @@ func (p *Pool) monitor(s *Stream, l *livenessChecker) {
 	})
 }
 
-// minCheckInterval is the minimum interval between two calls of checkLive that have an effect.
+// minCheckInterval is the minimum interval between two calls of CheckLive that have an effect.
 const minCheckInterval = time.Second
 
 // CheckLive requests a response of each stream of live watches, because a call of the client is

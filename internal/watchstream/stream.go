@@ -20,7 +20,7 @@ type Stream struct {
 	maxUsers         int           // the maximum of users so far
 	Isolated         bool          // used by an isolated watch, which shares it with nobody
 	ForReplay        bool          // used by a replay, which shares it with nobody
-	maxResponseBytes int           // with forReplay: maximum size of a response
+	maxResponseBytes int           // with ForReplay: maximum size of a response
 	Retired          chan struct{} // closed when the stream is retired: its users must move
 	RetireErr        error         // the error that retired it; set before retired is closed
 	openedAt         time.Time

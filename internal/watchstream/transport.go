@@ -119,7 +119,7 @@ func (r *Response) checkConfirmation(ok bool) error {
 	case err != nil:
 		return err
 	case !r.created || r.Header.GetRevision() == 0:
-		return fmt.Errorf("%w: the first answer does not confirm the watch", ErrEnded)
+		return fmt.Errorf("%w: the first response does not confirm the watch", ErrEnded)
 	}
 	return nil
 }
