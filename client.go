@@ -83,6 +83,8 @@ func Harden(cfg *clientv3.Config) error {
 // does not evict members: one that is frozen stays in use, and second attempts of slow calls may
 // reach it again.
 //
+// A client without a KV or a Lease is invalid, and so is one without a connection and a Watcher.
+//
 // Wrap sends nothing and does not change the endpoints of cli. The first Health, Members or
 // Diagnose checks the versions of the members and logs a warning for each one that is not
 // supported. While Health, Members or Diagnose runs, SetEndpoints of cli must not be called: they
@@ -107,7 +109,7 @@ func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
 	c.versions = &versionChecker{fetch: c.lines.fetchStatus, logger: s.logger}
 	client, err := c.client()
 	if err != nil {
-		return nil, refuse("wrap", reasonOf(err))
+		return nil, refuse("wrap", err)
 	}
 	return client, nil
 }
@@ -206,19 +208,22 @@ func (c *core) client() (*Client, error) {
 	if cfg.SessionTTL != 0 { // zero after Wrap, which uses lease's own default
 		leases = append(leases, lease.WithSessionTTL(time.Duration(cfg.SessionTTL)))
 	}
-	watcher, err := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
-	if err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	leases = append(leases, lease.WithWatcher(watcher))
-	store, err := kv.New(c.cli,
+	watcher, watcherErr := watch.New(c.cli, watch.WithNamespace(c.set.namespace), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
+	manager, managerErr := lease.New(c.cli, append(leases, lease.WithWatcher(watcher))...)
+	store, storeErr := kv.New(c.cli,
 		kv.WithNamespace(c.set.namespace), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry), kv.WithLimits(c.set.limits),
 		kv.WithLogger(log), kv.WithRetryHook(obs.Retry))
-	client := &Client{core: c, store: store, leases: lease.New(c.cli, leases...), watcher: watcher}
-	if err != nil {
-		return nil, errors.Join(err, client.Close())
+	err := errors.Join(reasonOf(storeErr), reasonOf(managerErr), reasonOf(watcherErr))
+	if err == nil {
+		return &Client{core: c, store: store, leases: manager, watcher: watcher}, nil
 	}
-	return client, nil
+	if manager != nil {
+		err = errors.Join(err, manager.Close())
+	}
+	if watcher != nil {
+		err = errors.Join(err, watcher.Close())
+	}
+	return nil, errors.Join(err, c.close())
 }
 
 // KV returns the store of the client's namespace. Every call returns the same one.

@@ -164,6 +164,11 @@ func TestWrapTakesAClientWithoutAConnection(t *testing.T) {
 	plain, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	cli := clientv3.NewCtxClient(t.Context())
 	cli.KV = plain.KV
+	_, err := etcdkit.Wrap(cli)
+	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+	require.ErrorContains(t, err, "no Lease")
+	require.ErrorContains(t, err, "no Watcher")
+	cli.Lease, cli.Watcher = plain.Lease, plain.Watcher
 	c, err := etcdkit.Wrap(cli, etcdkit.WithNamespace(strings.TrimSuffix(dir, "/")))
 	require.NoError(t, err)
 	_, err = c.KV().Put(t.Context(), "k", nil)

@@ -44,7 +44,7 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 		log.SetFlags(flags)
 	}()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	p := parts{etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), lease.New(cli, lease.WithNamespace(dir))}
+	p := parts{etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), etcdtest.Must(lease.New(cli, lease.WithNamespace(dir)))}
 	for key, value := range map[string]string{"conf/limit": "many", "users/42": "{", "services/orders/instances/a": "no instance"} {
 		_, err := p.store.Put(t.Context(), key, []byte(value))
 		require.NoError(t, err)
@@ -55,7 +55,7 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 	require.NoError(t, err)
 	users, err := cache.OpenReplica(t.Context(), p, "users", kv.JSON[int]())
 	require.NoError(t, err)
-	registry := discovery.New(p)
+	registry := etcdtest.Must(discovery.New(p))
 	_, err = registry.OpenService(t.Context(), "orders")
 	require.NoError(t, err)
 	_, err = p.watcher.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { panic("handler") }, watch.WithSnapshot())
@@ -95,7 +95,7 @@ func TestWhatIsOpenedWithAClientReportsWhereTheClientDoes(t *testing.T) {
 	require.NoError(t, err)
 	users, err := cache.OpenReplica(t.Context(), c, "users", kv.JSON[int]())
 	require.NoError(t, err)
-	registry := discovery.New(c)
+	registry := etcdtest.Must(discovery.New(c))
 	_, err = registry.OpenService(t.Context(), "orders")
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {

@@ -53,7 +53,7 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	}
 	client, err := c.client()
 	if err != nil {
-		return nil, refuse(op, reasonOf(err))
+		return nil, refuse(op, err)
 	}
 	if err := c.connect(ctx, client); err != nil {
 		_ = client.Close() // err is the error to report
@@ -83,7 +83,7 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 	}
 	client, err := c.client()
 	if err != nil {
-		return nil, refuse(op, reasonOf(err))
+		return nil, refuse(op, err)
 	}
 	c.start(client)
 	return client, nil

@@ -55,7 +55,7 @@ func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 	t.Parallel()
 	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
 	for n := range size(100, 1000) {
-		r := discovery.New(p)
+		r := etcdtest.Must(discovery.New(p))
 		s := serve(t, "one")
 		var all sync.WaitGroup
 		all.Go(func() {

@@ -2,7 +2,7 @@
 // registration lasts as long as its process, and a view of a service keeps working while etcd does
 // not answer.
 //
-//	registry := discovery.New(client)
+//	registry, err := discovery.New(client)
 //	defer registry.Close()
 //
 //	self := discovery.Instance{Service: "orders", ID: hostname, Host: ip, Port: 8080}

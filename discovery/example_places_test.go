@@ -24,7 +24,8 @@ func registerAll(ctx context.Context, registry *discovery.Registry, all ...disco
 func ExampleRegistration_Drain() {
 	ctx, client, stop := connect("drain")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
@@ -49,11 +50,12 @@ func ExampleRegistration_Drain() {
 func ExampleWithTakeover() {
 	ctx, client, stop := connect("takeover")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 
 	// What a process on a machine that hangs has left: a key that nobody will remove soon.
-	_, err := client.KV().Put(ctx, "services/orders/instances/a", []byte(`{"host":"10.0.0.6","port":8080}`))
+	_, err = client.KV().Put(ctx, "services/orders/instances/a", []byte(`{"host":"10.0.0.6","port":8080}`))
 	must(err)
 	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}
 	_, err = registry.Register(ctx, i)
@@ -71,7 +73,8 @@ func ExampleWithTakeover() {
 func ExampleService_Follow() {
 	ctx, client, stop := connect("follow")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
@@ -91,7 +94,8 @@ func ExampleService_Follow() {
 func ExampleWithGrace() {
 	ctx, client, stop := connect("grace")
 	defer stop()
-	registry := discovery.New(client, discovery.WithGrace(500*time.Millisecond))
+	registry, err := discovery.New(client, discovery.WithGrace(500*time.Millisecond))
+	must(err)
 	defer registry.Close()
 	for _, id := range []string{"a", "b", "c"} { // of programs in other languages
 		_, err := client.KV().Put(ctx, "services/orders/instances/"+id, []byte(`{"host":"10.0.0.7","port":8080}`))
@@ -114,7 +118,8 @@ func ExampleWithGrace() {
 func ExamplePreferZone() {
 	ctx, client, stop := connect("zone")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	registerAll(ctx, registry, discovery.Instance{ID: "a", Zone: "eu"}, discovery.Instance{ID: "b", Zone: "eu"}, discovery.Instance{ID: "c", Zone: "us"})
 	orders, err := registry.OpenService(ctx, "orders")
@@ -138,7 +143,8 @@ func ExamplePreferZone() {
 func ExampleLeastLoaded() {
 	ctx, client, stop := connect("load")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	registerAll(ctx, registry, discovery.Instance{ID: "a", Weight: 1}, discovery.Instance{ID: "b", Weight: 2})
 	orders, err := registry.OpenService(ctx, "orders")
@@ -157,10 +163,11 @@ func ExampleLeastLoaded() {
 func ExampleRegistry_RegisterGRPC() {
 	ctx, client, stop := connect("server")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	srv, port := echoServer(ctx, "one") // a server of the service test.Echo, which listens
-	_, err := registry.RegisterGRPC(ctx, srv, discovery.Instance{ID: "one", Host: "127.0.0.1", Port: port}, discovery.WithDrainDelay(0))
+	_, err = registry.RegisterGRPC(ctx, srv, discovery.Instance{ID: "one", Host: "127.0.0.1", Port: port}, discovery.WithDrainDelay(0))
 	must(err)
 	fmt.Println(registry.Services(ctx))
 	must(registry.Close()) // drains, deregisters, and stops the server when its calls are done
@@ -180,7 +187,8 @@ func (c *balancerConn) UpdateState(s resolver.State) error { c.told <- s; return
 func ExampleInstanceOf() {
 	ctx, client, stop := connect("balancer")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	registerAll(ctx, registry, discovery.Instance{ID: "a", Zone: "eu"})
 

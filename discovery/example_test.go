@@ -26,7 +26,7 @@ func connect(example string) (ctx context.Context, client *parts, stop func()) {
 	dir := "example/discovery/" + example + "/"
 	client = &parts{
 		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))),
-		leases: lease.New(cli, lease.WithNamespace(dir)),
+		leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))),
 	}
 	_, _, err = client.store.DeletePrefix(ctx, "")
 	must(err)
@@ -54,7 +54,8 @@ func follow(s *discovery.Service) chan []discovery.Instance {
 func Example() {
 	ctx, client, stop := connect("first")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 
 	orders, err := registry.OpenService(ctx, "orders")
@@ -82,7 +83,8 @@ func Example() {
 func ExampleRegistration_Update() {
 	ctx, client, stop := connect("update")
 	defer stop()
-	registry := discovery.New(client, discovery.WithTTL(10*time.Second))
+	registry, err := discovery.New(client, discovery.WithTTL(10*time.Second))
+	must(err)
 	defer registry.Close()
 
 	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080, Version: "1.0"}
@@ -101,11 +103,12 @@ func ExampleRegistration_Update() {
 func ExampleTakenError() {
 	ctx, client, stop := connect("taken")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 
 	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}
-	_, err := registry.Register(ctx, i)
+	_, err = registry.Register(ctx, i)
 	must(err)
 	i.Host = "10.0.0.8"
 	_, err = registry.Register(ctx, i)
@@ -119,7 +122,8 @@ func ExampleTakenError() {
 func ExampleWithoutWaiting() {
 	ctx, client, stop := connect("background")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 
 	orders, err := registry.OpenService(ctx, "orders")
@@ -136,7 +140,8 @@ func ExampleWithoutWaiting() {
 func ExampleService_Instances() {
 	ctx, client, stop := connect("filters")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	for _, i := range []discovery.Instance{
 		{ID: "a", Version: "1.0", Zone: "eu"}, {ID: "b", Version: "1.1", Zone: "eu", Tags: []string{"canary"}}, {ID: "c", Version: "1.1", Zone: "us"},
@@ -165,7 +170,8 @@ func ExampleService_Instances() {
 func ExampleService_Picker() {
 	ctx, client, stop := connect("picker")
 	defer stop()
-	registry := discovery.New(client, discovery.WithEjection(1, time.Minute))
+	registry, err := discovery.New(client, discovery.WithEjection(1, time.Minute))
+	must(err)
 	defer registry.Close()
 	for _, id := range []string{"a", "b"} {
 		_, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: id, Host: "10.0.0.7", Port: 8080, Zone: "eu"})
@@ -203,7 +209,8 @@ func ExampleService_Picker() {
 func ExamplePicker_PickFor() {
 	ctx, client, stop := connect("sticky")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	for _, id := range []string{"a", "b", "c"} {
 		_, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: id, Host: "10.0.0.7", Port: 8080})
@@ -241,7 +248,8 @@ func (cheapest) Choose(c discovery.Candidates, _ string) int {
 func ExamplePolicy() {
 	ctx, client, stop := connect("policy")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	for id, price := range map[string]string{"a": "3", "b": "1", "c": "2"} {
 		_, err := registry.Register(ctx, discovery.Instance{
@@ -261,12 +269,13 @@ func ExamplePolicy() {
 func ExampleRegistry_FollowServices() {
 	ctx, client, stop := connect("services")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 	names := make(chan []string, 10)
 	registry.FollowServices(func(all []string) { names <- all })
 	fmt.Println(<-names)
-	_, err := registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
+	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
 	must(err)
 	fmt.Println(<-names)
 	all, err := registry.Services(ctx)
@@ -282,9 +291,10 @@ func ExampleRegistry_FollowServices() {
 func ExampleWithBadEntry() {
 	ctx, client, stop := connect("bad")
 	defer stop()
-	registry := discovery.New(client, discovery.WithBadEntry(func(key string, _ int64, err error) { fmt.Println(key, err) }))
+	registry, err := discovery.New(client, discovery.WithBadEntry(func(key string, _ int64, err error) { fmt.Println(key, err) }))
+	must(err)
 	defer registry.Close()
-	_, err := client.KV().Put(ctx, "services/orders/instances/b", []byte(`{"host":"10.0.0.7"}`))
+	_, err = client.KV().Put(ctx, "services/orders/instances/b", []byte(`{"host":"10.0.0.7"}`))
 	must(err)
 	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
 	must(err)
@@ -301,9 +311,10 @@ func ExampleWithBadEntry() {
 func ExampleWithGRPCNaming() {
 	ctx, client, stop := connect("naming")
 	defer stop()
-	registry := discovery.New(client, discovery.WithGRPCNaming())
+	registry, err := discovery.New(client, discovery.WithGRPCNaming())
+	must(err)
 	defer registry.Close()
-	_, err := client.KV().Put(ctx, "orders/b", []byte(`{"Op":0,"Addr":"10.0.0.8:80","Metadata":{"team":"x"}}`)) // as others write it
+	_, err = client.KV().Put(ctx, "orders/b", []byte(`{"Op":0,"Addr":"10.0.0.8:80","Metadata":{"team":"x"}}`)) // as others write it
 	must(err)
 	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
 	must(err)
@@ -321,7 +332,8 @@ func ExampleWithGRPCNaming() {
 func ExampleRegistry_Resolver() {
 	ctx, client, stop := connect("grpc")
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	must(err)
 	defer registry.Close()
 
 	srv, port := echoServer(ctx, "one") // a server of the service test.Echo, which listens

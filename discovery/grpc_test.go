@@ -197,7 +197,7 @@ func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 	_, err = r.RegisterGRPC(timely(t), grpc.NewServer(), one.instance(""))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
 	three := serve(t, "two")
-	_, err = discovery.New(newParts(t, etcdtest.Client(t), dir), discovery.WithTTL(time.Hour)).RegisterGRPC(canceled(t), three.Server, three.instance("x"))
+	_, err = etcdtest.Must(discovery.New(newParts(t, etcdtest.Client(t), dir), discovery.WithTTL(time.Hour))).RegisterGRPC(canceled(t), three.Server, three.instance("x"))
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, map[string]int{"two": 1}, answers(t, dialAddr(t, three), 1), "the server of a registration that failed is left alone")
 }

@@ -40,7 +40,7 @@ func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	p := &parts{
 		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w,
-		leases: lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w)),
+		leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w))),
 	}
 	tb.Cleanup(func() {
 		_ = p.leases.Close() // where a server is away it says so
@@ -66,7 +66,7 @@ func process(tb testing.TB, dir string, o ...discovery.Option) (*discovery.Regis
 func isDone(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
 	tb.Helper()
 	p := newParts(tb, cli, dir)
-	r := discovery.New(p, o...)
+	r := etcdtest.Must(discovery.New(p, o...))
 	tb.Cleanup(func() { _ = r.Close() })
 	return r, p
 }

@@ -120,7 +120,7 @@ func TestSticky_KeepsKeysOnInstances(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, p := pool(t, 10, member)
-			other := view(t, discovery.New(p), "s")
+			other := view(t, etcdtest.Must(discovery.New(p)), "s")
 			const keys = 20000
 			owner := func(s *discovery.Service) []string {
 				picker := s.Picker(discovery.Sticky())

@@ -115,11 +115,14 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		require.ErrorIs(t, err, discovery.ErrInvalid)
 	}
 	for _, validationErr := range []discovery.Option{discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1), discovery.WithEjection(-1, 0)} {
-		_, err = discovery.New(newParts(t, etcdtest.Client(t), "x/"), validationErr).Services(t.Context())
+		_, err = discovery.New(newParts(t, etcdtest.Client(t), "x/"), validationErr)
 		require.ErrorIs(t, err, discovery.ErrInvalid)
 	}
-	_, err = discovery.New(nil).Services(t.Context())
+	_, err = discovery.New(nil, discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
+	for _, text := range []string{"discovery: new: ", "nil client", "TTL 1ms", "grace period -1ns"} {
+		require.ErrorContains(t, err, text)
+	}
 	assert.Zero(t, counter.Total(), counter.Counts())
 
 	_, err = r.Register(t.Context(), discovery.Instance{Port: 70000, Weight: -1})
@@ -207,7 +210,7 @@ func TestRegister_LeavesARegistrationOfTheSameClientAlone(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	one, p := process(t, dir)
-	other := discovery.New(p)
+	other := etcdtest.Must(discovery.New(p))
 	t.Cleanup(func() { assert.NoError(t, other.Close()) })
 	first := register(t, one, some("orders", "a"))
 	before, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
@@ -472,7 +475,7 @@ func TestRegistry_OpenCloseStorm(t *testing.T) {
 		go func() {
 			defer func() { done <- struct{}{} }()
 			for range size(5, 50) {
-				r := discovery.New(p)
+				r := etcdtest.Must(discovery.New(p))
 				reg, err := r.Register(timely(t), some("orders", string(rune('a'+g))))
 				if !assert.NoError(t, err) {
 					return

@@ -58,9 +58,9 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	stub := &slowLooks{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
-	leases := lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub))
+	leases := etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub)))
 	t.Cleanup(func() { assert.NoError(t, leases.Close()) })
-	r := discovery.New(&parts{cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w, leases: leases})
+	r := etcdtest.Must(discovery.New(&parts{cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w, leases: leases}))
 	t.Cleanup(func() { assert.NoError(t, r.Close()) })
 
 	crashed := leftover(t, cli, dir+"services/orders/instances/a", 60)
@@ -99,7 +99,7 @@ func TestRegister_RegistriesOfOneClientShareIDs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
 	p := newParts(t, counter.Client(t, harden), etcdtest.Prefix(t))
-	one, other := discovery.New(p), discovery.New(p)
+	one, other := etcdtest.Must(discovery.New(p)), etcdtest.Must(discovery.New(p))
 	t.Cleanup(func() { assert.NoError(t, one.Close()); assert.NoError(t, other.Close()) })
 	first := register(t, one, some("orders", "a"))
 	_, err := one.Register(timely(t), some("orders", "a"), discovery.WithTakeover())

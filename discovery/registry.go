@@ -26,10 +26,9 @@ type Client interface {
 type Registry struct {
 	options
 
-	store      *kv.Store
-	watcher    *watch.Watcher
-	leases     *lease.Manager
-	optionsErr error // invalid options or client
+	store   *kv.Store
+	watcher *watch.Watcher
+	leases  *lease.Manager
 
 	ctx    context.Context //nolint:containedctx // of everything the registry has started
 	cancel context.CancelCauseFunc
@@ -45,29 +44,29 @@ type Registry struct {
 	closeErr      error
 }
 
-// New returns a registry that uses the client c. It sends nothing. If an option is invalid, every
-// call returns ErrInvalid.
-func New(c Client, o ...Option) *Registry {
+// New returns a registry that uses the client c, or an error that joins everything that is wrong
+// with the arguments. It sends nothing.
+func New(c Client, o ...Option) (*Registry, error) {
+	s, err := newOptions(c, o)
+	if c == nil {
+		err = errors.Join(err, invalid("nil client"))
+	}
+	if err != nil {
+		return nil, opError("new", "", err)
+	}
 	r := &Registry{
+		options: s, store: c.KV(), watcher: c.Watcher(), leases: c.Leases(),
 		byKey: map[string]*Registration{}, registrations: map[*Registration]struct{}{},
 		views: map[string]*view{}, services: map[*Service]struct{}{},
 	}
-	r.options, r.optionsErr = newOptions(c, o)
 	//nolint:forbidigo // what a registry keeps going must not live by the context of the call that began it
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
-	if c == nil {
-		r.optionsErr = errors.Join(r.optionsErr, invalid("nil client"))
-		return r
-	}
-	r.store, r.watcher, r.leases = c.KV(), c.Watcher(), c.Leases()
-	return r
+	return r, nil
 }
 
 // check returns an error if the registry cannot be used or ctx is nil or done.
 func (r *Registry) check(ctx context.Context) error {
 	switch {
-	case r.optionsErr != nil:
-		return r.optionsErr
 	case ctx == nil:
 		return invalid("nil context")
 	case r.ctx.Err() != nil:

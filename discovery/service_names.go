@@ -29,11 +29,11 @@ type serviceNames struct {
 //
 // The names are those in etcd: unlike in a [Service], losses are not held back. It costs a streamed
 // list, a server-side watch over all services, and memory for each instance's key. It is retried
-// while etcd is unavailable. f is never called if the registry is closed or has invalid options.
+// while etcd is unavailable. f is never called if the registry is closed.
 func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.optionsErr != nil || r.closed {
+	if r.closed {
 		return func() {}
 	}
 	w := &serviceNames{registry: r, watch: newRetryingWatch(r.watcher, r.layout.top, r.logger), notify: make(chan struct{}, 1)}

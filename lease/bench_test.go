@@ -13,7 +13,7 @@ import (
 
 // BenchmarkSession_Err is what a holder pays for looking at the clock.
 func BenchmarkSession_Err(b *testing.B) {
-	m := lease.New(etcdtest.Client(b))
+	m := etcdtest.Must(lease.New(etcdtest.Client(b)))
 	defer m.Close()
 	s, err := m.OpenSession(b.Context())
 	require.NoError(b, err)
@@ -41,7 +41,7 @@ func BenchmarkSession_Err(b *testing.B) {
 
 // BenchmarkManager_Shared is what a user of the shared session pays when it is there.
 func BenchmarkManager_Shared(b *testing.B) {
-	m := lease.New(etcdtest.Client(b))
+	m := etcdtest.Must(lease.New(etcdtest.Client(b)))
 	defer m.Close()
 	_, err := m.Shared(b.Context())
 	require.NoError(b, err)
@@ -63,7 +63,7 @@ func BenchmarkManager_Shared(b *testing.B) {
 // BenchmarkManager_OpenClose is a private session, beside that of client/v3.
 func BenchmarkManager_OpenClose(b *testing.B) {
 	cli := etcdtest.Client(b)
-	m := lease.New(cli)
+	m := etcdtest.Must(lease.New(cli))
 	defer m.Close()
 	b.Run("lease", func(b *testing.B) {
 		for b.Loop() {

@@ -22,7 +22,7 @@ import (
 // newManager returns a manager, closed at the end of the test.
 func newManager(t *testing.T, cli *clientv3.Client, opts ...lease.Option) *lease.Manager {
 	t.Helper()
-	m := lease.New(cli, opts...)
+	m := etcdtest.Must(lease.New(cli, opts...))
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }

@@ -25,7 +25,7 @@ func connect(example string) (ctx context.Context, cli *clientv3.Client, m *leas
 	must(err)
 	_, _, err = store.DeletePrefix(ctx, "")
 	must(err)
-	return ctx, cli, lease.New(cli, lease.WithNamespace(dir)), store
+	return ctx, cli, etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))), store
 }
 
 func must(err error) {
@@ -193,7 +193,7 @@ func ExampleSession_Orphan() {
 	must(err)
 	s.Orphan()
 
-	next := lease.New(cli)
+	next := etcdtest.Must(lease.New(cli))
 	defer next.Close()
 	adopted, err := next.OpenSession(ctx, lease.WithLease(s.ID()))
 	must(err)

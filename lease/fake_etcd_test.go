@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -72,7 +73,7 @@ func newFakeEtcd() *fakeEtcd {
 func (f *fakeEtcd) manager(t *testing.T, opts ...lease.Option) *lease.Manager {
 	t.Helper()
 	cli := clientv3.NewCtxClient(t.Context())
-	m := lease.New(cli, append([]lease.Option{lease.WithStub(f)}, opts...)...)
+	m := etcdtest.Must(lease.New(cli, append([]lease.Option{lease.WithStub(f)}, opts...)...))
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }

@@ -160,9 +160,8 @@ func TestManager_ValidatesTTLs(t *testing.T) {
 				m := f.manager(t)
 				_, granted := m.Grant(t.Context(), tt.ttl)
 				_, opened := m.OpenSession(t.Context(), lease.WithTTL(tt.ttl))
-				bad := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(f), lease.WithSessionTTL(tt.ttl))
-				_, shared := bad.Shared(t.Context())
-				for _, err := range []error{granted, opened, shared} {
+				other, created := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(f), lease.WithSessionTTL(tt.ttl))
+				for _, err := range []error{granted, opened, created} {
 					if tt.want == nil {
 						require.NoError(t, err)
 						continue
@@ -171,13 +170,13 @@ func TestManager_ValidatesTTLs(t *testing.T) {
 					require.ErrorIs(t, err, kv.ErrInvalid)
 				}
 				if tt.want == nil {
-					s, err := bad.Shared(t.Context())
+					s, err := other.Shared(t.Context())
 					require.NoError(t, err)
 					time.Sleep(10 * time.Second)
 					require.NoError(t, s.Err())
-				}
-				require.NoError(t, bad.Close())
-				if tt.want != nil {
+					require.NoError(t, other.Close())
+				} else {
+					assert.Nil(t, other)
 					grants, _, _, _ := f.counts()
 					assert.Zero(t, grants, "nothing is sent")
 					if tt.want == kv.ErrInvalid { //nolint:errorlint // the table's own value
@@ -198,21 +197,16 @@ func TestNew_ReturnsAllValidationErrors(t *testing.T) {
 	require.ErrorContains(t, err, "exclude each other")
 	require.ErrorIs(t, err, lease.ErrInvalid)
 
-	bad := lease.New(nil, lease.WithNamespace("//"), lease.WithSessionTTL(-1), lease.WithTimeouts(-1, 0))
-	_, err = bad.Grant(t.Context(), time.Minute)
-	for _, text := range []string{"no client", "no name", "TTL -1ns", "negative timeout"} {
+	_, err = lease.New(nil, lease.WithNamespace("//"), lease.WithSessionTTL(-1), lease.WithTimeouts(-1, 0))
+	require.ErrorIs(t, err, lease.ErrInvalid)
+	for _, text := range []string{"lease: new: ", "no client", "no name", "TTL -1ns", "negative timeout"} {
 		require.ErrorContains(t, err, text)
 	}
-	_, err = bad.OpenKey(t.Context(), "k", nil)
-	require.ErrorIs(t, err, lease.ErrInvalid)
-	assert.Zero(t, bad.Stats())
-	require.NoError(t, bad.Namespace("x").Close())
-	require.NoError(t, bad.Close())
-
-	lame := lease.New(clientv3.NewCtxClient(t.Context()))
-	_, err = lame.Grant(t.Context(), time.Minute)
+	_, err = lease.New(clientv3.NewCtxClient(t.Context()))
 	require.ErrorIs(t, err, lease.ErrInvalid)
 	require.ErrorContains(t, err, "no Lease")
+	_, err = m.Namespace("//").OpenKey(t.Context(), "k", nil)
+	require.ErrorIs(t, err, lease.ErrInvalid)
 
 	_, err = m.Describe(t.Context(), clientv3.NoLease)
 	require.ErrorIs(t, err, lease.ErrInvalid)

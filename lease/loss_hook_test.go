@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -18,12 +19,12 @@ func TestManager_LossHookMayCallManager(t *testing.T) {
 	var m *lease.Manager
 	var release func()
 	reported := make(chan *lease.Session, 1)
-	m = lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFakeEtcd()), lease.WithLossHook(func(error) {
+	m = etcdtest.Must(lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFakeEtcd()), lease.WithLossHook(func(error) {
 		release()
 		_ = m.Stats()
 		next, _ := m.Shared(t.Context())
 		reported <- next
-	}))
+	})))
 	first, release, err := m.Acquire(t.Context())
 	require.NoError(t, err)
 	first.AdvanceWallClock(time.Minute)

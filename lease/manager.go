@@ -27,8 +27,8 @@ type Manager struct {
 	*core
 
 	ns      string
-	err     error // why the manager is invalid; every call returns it
-	derived bool  // made by Namespace, or invalid; Close does nothing
+	err     error // dir of Namespace is invalid; every call returns it
+	derived bool  // made by Namespace; Close does nothing
 }
 
 // core is the state that a manager shares with those derived from it.
@@ -63,35 +63,33 @@ type core struct {
 	closeErr  error
 }
 
-// New returns a manager that uses cli. It sends nothing. If cli.Lease is not client/v3's own, the
-// manager sends its lease requests through it.
-//
-// If an option is invalid, every call of the manager returns the error, since New has no error
-// result.
-func New(cli *clientv3.Client, opts ...Option) *Manager {
+// New returns a manager that uses cli, or an error that joins everything that is wrong with the
+// arguments. It sends nothing. If cli.Lease is not client/v3's own, the manager sends its lease
+// requests through it. Without a Lease and [WithStub], New returns [ErrInvalid].
+func New(cli *clientv3.Client, opts ...Option) (*Manager, error) {
 	s := options{ttl: defaultTTL}
 	for _, opt := range opts {
 		if opt != nil {
 			opt(&s)
 		}
 	}
-	ns, badDir := keyspace.Dir(s.namespace)
-	bad := errors.Join(badDir, s.retry.Validate(), checkTTL(s.ttl))
+	ns, err := keyspace.Dir(s.namespace)
+	err = errors.Join(err, s.retry.Validate(), checkTTL(s.ttl))
 	if s.readTimeout < 0 || s.writeTimeout < 0 {
-		bad = errors.Join(bad, fmt.Errorf("%w: negative timeout", errs.Invalid))
+		err = errors.Join(err, fmt.Errorf("%w: negative timeout", errs.Invalid))
 	}
 	switch {
 	case cli == nil:
-		bad = errors.Join(bad, errNoClient)
+		err = errors.Join(err, errNoClient)
 	case cli.Lease == nil && s.stub == nil:
-		bad = errors.Join(bad, errNoLease)
+		err = errors.Join(err, errNoLease)
 	}
-	if bad != nil {
-		return &Manager{core: &core{}, err: bad, derived: true}
+	if err != nil {
+		return nil, opError("new", "", err)
 	}
 	c := newCore(cli, s)
 	c.rootNamespace = ns
-	return &Manager{core: c, ns: ns}
+	return &Manager{core: c, ns: ns}, nil
 }
 
 func newCore(cli *clientv3.Client, s options) *core {

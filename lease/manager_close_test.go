@@ -54,7 +54,7 @@ func TestManager_CloseDuringOpenKey(t *testing.T) {
 	t.Parallel()
 	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	for round := range 10 {
-		m := lease.New(etcdtest.Client(t), lease.WithNamespace(dir))
+		m := etcdtest.Must(lease.New(etcdtest.Client(t), lease.WithNamespace(dir)))
 		_, err := m.Shared(t.Context())
 		require.NoError(t, err)
 		var wg sync.WaitGroup
@@ -89,7 +89,7 @@ func TestManager_CloseDuringOpenKey(t *testing.T) {
 func TestManager_CloseIsBoundedWithManyKeysDuringOutage(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := lease.New(srv.Client(t, harden), lease.WithSessionTTL(time.Minute))
+	m := etcdtest.Must(lease.New(srv.Client(t, harden), lease.WithSessionTTL(time.Minute)))
 	var last *lease.Key
 	for i := range 40 {
 		k, err := m.OpenKey(t.Context(), strconv.Itoa(i), nil)
@@ -107,7 +107,7 @@ func TestManager_CloseIsBoundedWithManyKeysDuringOutage(t *testing.T) {
 func TestManager_CloseReportsNumberOfRemainingKeys(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := lease.New(srv.Client(t))
+	m := etcdtest.Must(lease.New(srv.Client(t)))
 	closed, err := m.OpenKey(t.Context(), "closed", nil)
 	require.NoError(t, err)
 	_, err = m.OpenKey(t.Context(), "open", nil)

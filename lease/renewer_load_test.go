@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -27,7 +28,7 @@ func TestRenewer_RenewsTwoThousandSessionsDueAtOnce(t *testing.T) {
 			t.Helper()
 			cli := clientv3.NewCtxClient(t.Context())
 			cli.Lease = &fakeClientLease{leases: map[clientv3.LeaseID]bool{}}
-			m := lease.New(cli)
+			m := etcdtest.Must(lease.New(cli))
 			t.Cleanup(func() { _ = m.Close() })
 			return m
 		},
@@ -71,7 +72,7 @@ func TestRenewer_BlockedSendDelaysNeitherCloseNorExpiry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		m := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(fakeBlockedService{f}))
+		m := etcdtest.Must(lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(fakeBlockedService{f})))
 		s := openSession(t, m, time.Hour)
 		time.Sleep(21 * time.Minute) // the first renewal is under way
 		start := time.Now()
@@ -81,7 +82,7 @@ func TestRenewer_BlockedSendDelaysNeitherCloseNorExpiry(t *testing.T) {
 		assert.Zero(t, f.leaseCount())
 	})
 	synctest.Test(t, func(t *testing.T) {
-		m := lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(fakeBlockedService{newFakeEtcd()}))
+		m := etcdtest.Must(lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(fakeBlockedService{newFakeEtcd()})))
 		s := openSession(t, m, 10*time.Second)
 		<-s.Context().Done()
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -22,7 +23,7 @@ func TestManager_UsesLeaseOfClientWithoutConnection(t *testing.T) {
 		cli := clientv3.NewCtxClient(t.Context())
 		fake := &fakeClientLease{leases: map[clientv3.LeaseID]bool{}}
 		cli.Lease = fake
-		m := lease.New(cli)
+		m := etcdtest.Must(lease.New(cli))
 		defer m.Close()
 		s := openSession(t, m, 9*time.Second)
 		assert.EqualValues(t, 1, s.ID(), "which it has chosen")

@@ -30,7 +30,7 @@ func start(example, owner string) *process {
 	dir := "example/lock/" + example + "/"
 	p := &process{parts: &parts{
 		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))),
-		watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), leases: lease.New(cli, lease.WithNamespace(dir)),
+		watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))),
 	}}
 	p.locks = etcdtest.Must(lock.New(p.parts, lock.WithOwner(owner)))
 	return p

@@ -87,7 +87,7 @@ const slowTTL = 2 * time.Minute
 func (f *fakeEtcd) locker(t *testing.T) *lock.Locker {
 	t.Helper()
 	cli := f.client(context.WithoutCancel(t.Context()))
-	p := &parts{cli: cli, store: etcdtest.Must(kv.New(cli)), watcher: etcdtest.Must(watch.New(cli)), leases: lease.New(cli, lease.WithSessionTTL(slowTTL))}
+	p := &parts{cli: cli, store: etcdtest.Must(kv.New(cli)), watcher: etcdtest.Must(watch.New(cli)), leases: etcdtest.Must(lease.New(cli, lease.WithSessionTTL(slowTTL)))}
 	_, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
 	l := etcdtest.Must(lock.New(p))

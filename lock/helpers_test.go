@@ -39,7 +39,7 @@ func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	tb.Helper()
 	p := &parts{
 		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))),
-		leases: lease.New(cli, lease.WithNamespace(dir)),
+		leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))),
 	}
 	tb.Cleanup(func() {
 		assert.NoError(tb, p.watcher.Close())

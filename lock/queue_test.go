@@ -356,10 +356,10 @@ func TestLocker_LossHookMayRelease(t *testing.T) {
 	p := newParts(t, cli, dir)
 	held := make(chan *lock.Held, 1)
 	hook := make(chan error, 1)
-	p.leases = lease.New(cli, lease.WithNamespace(dir), lease.WithLossHook(func(error) {
+	p.leases = etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithLossHook(func(error) {
 		h := <-held
 		hook <- h.Release(context.Background()) //nolint:forbidigo // of nobody's call
-	}))
+	})))
 	l := etcdtest.Must(lock.New(p, lock.WithTTL(10*time.Second)))
 	defer l.Close()
 	h := mustLock(t, l.Mutex("a"))

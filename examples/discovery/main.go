@@ -36,7 +36,10 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer stop()
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, registry.Close()) }()
 
 	servers, err := startAll(ctx, client, "ada", "grace", "linus")

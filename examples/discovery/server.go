@@ -49,7 +49,11 @@ func start(ctx context.Context, name string, of *etcdkit.Client) (*server, error
 	go func() { _ = s.grpc.Serve(listener) }()
 
 	i := discovery.Instance{Service: "orders", ID: name, Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
-	registry := discovery.New(client, discovery.WithTTL(2*time.Second)) // by default a killed server is listed for 30 s
+	registry, err := discovery.New(client, discovery.WithTTL(2*time.Second)) // by default a killed server is listed for 30 s
+	if err != nil {
+		s.kill()
+		return nil, err
+	}
 	s.registration, err = registry.RegisterGRPC(ctx, s.grpc, i, discovery.WithDrainDelay(300*time.Millisecond))
 	if err != nil {
 		s.kill()

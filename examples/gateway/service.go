@@ -64,7 +64,10 @@ func newService(
 		s.values = s.cached.Store()
 	}
 	ttl := time.Duration(set.Gateway.RegistrationTTL)
-	s.registry = discovery.New(client, discovery.WithTTL(ttl), discovery.WithLogger(log))
+	s.registry, err = discovery.New(client, discovery.WithTTL(ttl), discovery.WithLogger(log))
+	if err != nil {
+		return nil, err
+	}
 	s.registrations = newRegistrations(s.registry, client.KV(), log, ttl, set.Gateway.Limits.Registrations)
 	s.views = newViews(s.registry, set.Watch)
 	s.routes = s.table()

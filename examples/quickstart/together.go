@@ -87,7 +87,10 @@ func configured(ctx context.Context, client *etcdkit.Client) error {
 }
 
 func discovered(ctx context.Context, client *etcdkit.Client) error {
-	registry := discovery.New(client)
+	registry, err := discovery.New(client)
+	if err != nil {
+		return err
+	}
 	defer registry.Close()                             //nolint:errcheck // the program ends
 	orders, err := registry.OpenService(ctx, "orders") // in a client of the service
 	if err != nil {

@@ -75,6 +75,10 @@ func serve(ctx context.Context, client *etcdkit.Client, listener net.Listener, o
 		_, _ = fmt.Fprintf(w, "%s, %s\n", greeting.Load(), r.PathValue("name")) //nolint:gosec // plain text
 	})
 	mux.Handle("GET /ready", client.ReadyHandler())
+	registry, err := discovery.New(client)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -85,7 +89,6 @@ func serve(ctx context.Context, client *etcdkit.Client, listener net.Listener, o
 	})
 	defer server.Close() //nolint:errcheck // nothing is left to close after a shutdown
 
-	registry := discovery.New(client)
 	addr := listener.Addr().(*net.TCPAddr) // what a TCP listener has
 	registration, err := registry.Register(ctx, discovery.Instance{
 		Service: "greeter", ID: addr.String(), Host: addr.IP.String(), Port: addr.Port,

@@ -108,7 +108,8 @@ func TestService_HandsOverAndStopsInOrder(t *testing.T) {
 	assert.True(t, strings.HasSuffix(first.String(), "no longer leading\nstopped in order: true\n"), first.String())
 	second.awaits(t, "\nleading")
 
-	registry := discovery.New(etcdtest.OpenConfig(t, config))
+	registry, err := discovery.New(etcdtest.OpenConfig(t, config))
+	require.NoError(t, err)
 	defer registry.Close()
 	greeter, err := registry.OpenService(t.Context(), "greeter")
 	require.NoError(t, err)

@@ -128,14 +128,14 @@ func idleConfig(tb testing.TB, c *etcdkit.Client) {
 }
 
 func idleRegistration(tb testing.TB, c *etcdkit.Client) {
-	registry := discovery.New(c)
+	registry := etcdtest.Must(discovery.New(c))
 	tb.Cleanup(func() { _ = registry.Close() })
 	_, err := registry.Register(tb.Context(), discovery.Instance{Service: "orders", ID: "a", Host: "127.0.0.1", Port: 80})
 	require.NoError(tb, err)
 }
 
 func idleView(tb testing.TB, c *etcdkit.Client) {
-	registry := discovery.New(c)
+	registry := etcdtest.Must(discovery.New(c))
 	tb.Cleanup(func() { _ = registry.Close() })
 	_, err := registry.OpenService(tb.Context(), "payments")
 	require.NoError(tb, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -113,7 +114,7 @@ func instance(i, port int) (key, value string) {
 // openService opens a view of the service of [instance].
 func openService(m *meter) *discovery.Service {
 	m.Helper()
-	registry := discovery.New(m.open())
+	registry := etcdtest.Must(discovery.New(m.open()))
 	m.Cleanup(func() { assert.NoError(m, registry.Close()) })
 	service, err := registry.OpenService(m.Context(), "s")
 	require.NoError(m, err)

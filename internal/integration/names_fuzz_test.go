@@ -40,7 +40,7 @@ func FuzzNames(f *testing.F) {
 	c, err := etcdkit.Open(f.Context(), etcdkit.Config{Endpoints: srv.Endpoints(), Namespace: home})
 	require.NoError(f, err)
 	f.Cleanup(func() { assert.NoError(f, c.Close()) })
-	registry := discovery.New(c)
+	registry := etcdtest.Must(discovery.New(c))
 	f.Cleanup(func() { assert.NoError(f, registry.Close()) })
 	first, err := direct.Get(f.Context(), "", clientv3.WithFromKey())
 	require.NoError(f, err)

@@ -26,6 +26,7 @@ import (
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/lock"
@@ -636,7 +637,7 @@ func (p *stormClient) config() {
 }
 
 func (p *stormClient) discovery() {
-	r := discovery.New(p.c, discovery.WithTTL(stormTTL))
+	r := etcdtest.Must(discovery.New(p.c, discovery.WithTTL(stormTTL)))
 	p.later(r.Close, func(int) {})
 	if !p.insist(func(ctx context.Context) error {
 		_, err := r.Register(ctx, discovery.Instance{Service: "svc", ID: p.plan.Name, Host: "10.0.0.1", Port: 80})

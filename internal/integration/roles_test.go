@@ -639,7 +639,7 @@ func useConfigWriter(ctx context.Context, u *use) error {
 
 // registry is one that is closed at the end of the use.
 func (u *use) registry(o ...discovery.Option) *discovery.Registry {
-	r := discovery.New(u, o...)
+	r := etcdtest.Must(discovery.New(u, o...))
 	u.own(r)
 	return r
 }
