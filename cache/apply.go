@@ -9,42 +9,41 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// restart prepares for a new watch, which delivers the whole state first.
-func (r *Replica[T]) restart() {
-	r.table.mu.Lock()
-	defer r.table.mu.Unlock()
+// beginWatch prepares for a new watch, which delivers the whole state first.
+func (r *Replica[T]) beginWatch() {
+	r.data.mu.Lock()
+	defer r.data.mu.Unlock()
 	switch {
 	case r.rev.Load() == 0: // nothing is published yet
-		r.table.begin()
-	case r.table.good+r.table.bad > 0:
-		r.whole = make(map[string]struct{})
+		r.data.startLoad()
+	case r.data.pendingValid+r.data.pendingInvalid > 0:
+		r.delivered = make(map[string]struct{})
 	}
 }
 
-// apply adds a batch to the current step, and commits the step if the batch is the last of its
-// revision.
-func (r *Replica[T]) apply(_ context.Context, b watch.Batch) error {
+// onBatch applies a batch, and commits if the batch is the last one of its revision.
+func (r *Replica[T]) onBatch(_ context.Context, b watch.Batch) error {
 	r.batches.Add(1)
-	for _, bad := range r.take(&b) {
+	for _, bad := range r.applyBatch(&b) {
 		r.report(bad)
 	}
 	return nil
 }
 
-// take adds a batch to the step and returns the values that did not decode.
-func (r *Replica[T]) take(b *watch.Batch) (bad []badEntry) {
-	r.table.mu.Lock()
-	defer r.table.mu.Unlock()
+// applyBatch applies a batch and returns the values that did not decode.
+func (r *Replica[T]) applyBatch(b *watch.Batch) (bad []badEntry) {
+	r.data.mu.Lock()
+	defer r.data.mu.Unlock()
 	for i := range b.Events {
-		if err := r.event(&b.Events[i]); err != nil {
+		if err := r.applyEvent(&b.Events[i]); err != nil {
 			bad = append(bad, badEntry{b.Events[i].Key, b.Events[i].ModRevision, err})
 		}
 	}
 	if b.More {
 		return bad
 	}
-	if r.whole != nil {
-		r.sweep(b.Revision)
+	if r.delivered != nil {
+		r.removeUndelivered(b.Revision)
 	}
 	r.publish(b.Revision)
 	return bad
@@ -60,46 +59,46 @@ type badEntry struct {
 // report logs and counts a value that did not decode, and calls the function of WithBadEntry. The
 // caller holds no lock.
 func (r *Replica[T]) report(e badEntry) {
-	r.badOnes.Add(1)
+	r.badEntries.Add(1)
 	r.log.WarnContext(r.ctx, "cache was given a value that does not decode", "dir", r.dir, "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
-	if r.bad != nil {
-		r.contained(func() { r.bad(e.key, e.rev, r.fail("decode", e.key, e.err)) })
+	if r.badEntryHook != nil {
+		r.callSafely(func() { r.badEntryHook(e.key, e.rev, r.fail("decode", e.key, e.err)) })
 	}
 }
 
-// event adds one event to the step. It returns an error if the value does not decode.
-func (r *Replica[T]) event(e *watch.Event) error {
+// applyEvent applies one event. It returns an error if the value does not decode.
+func (r *Replica[T]) applyEvent(e *watch.Event) error {
 	if e.Type == watch.Delete {
-		delete(r.whole, e.Key)
-		r.table.remove(e.Key, e.ModRevision)
+		delete(r.delivered, e.Key)
+		r.data.remove(e.Key, e.ModRevision)
 		return nil
 	}
-	if r.whole != nil {
-		r.whole[e.Key] = struct{}{}
+	if r.delivered != nil {
+		r.delivered[e.Key] = struct{}{}
 	}
-	v, sum, err := r.decode(e.Key, e.Value, e.ModRevision)
-	r.table.set(newNode(kv.Entry[T]{
+	v, checksum, err := r.decode(e.Key, e.Value, e.ModRevision)
+	r.data.set(newVersion(kv.Entry[T]{
 		Key: e.Key, Value: v, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version, Lease: e.Lease,
-	}, sum, err))
+	}, checksum, err))
 	return err
 }
 
-// sweep deletes the keys that a new watch has not delivered.
-func (r *Replica[T]) sweep(rev int64) {
-	for _, key := range r.table.keys() {
-		if _, ok := r.whole[key]; !ok {
-			r.table.remove(key, rev)
+// removeUndelivered deletes the keys that a new watch has not delivered.
+func (r *Replica[T]) removeUndelivered(rev int64) {
+	for _, key := range r.data.keys() {
+		if _, ok := r.delivered[key]; !ok {
+			r.data.remove(key, rev)
 		}
 	}
-	r.whole = nil
+	r.delivered = nil
 }
 
-// publish commits the step and passes its changes to the followers. The caller holds table.mu.
+// publish commits and passes the changes to the followers. The caller holds data.mu.
 func (r *Replica[T]) publish(rev int64) {
-	r.table.commit()
+	r.data.commit()
 	if before := r.rev.Swap(rev); rev < before {
-		r.lag.drop(everyRevision, func(bool) {})
+		r.pendingWrites.removeUpTo(allRevisions, func(bool) {})
 	}
-	r.tell(rev)
-	r.table.cut()
+	r.notifyFollowers(rev)
+	r.data.trim()
 }

@@ -35,8 +35,8 @@ func fill(tb testing.TB, s *kv.Store, n int, value []byte) []string {
 	return keys
 }
 
-// spread runs f b.N times in n goroutines.
-func spread(b *testing.B, n int, f func(i int)) {
+// runParallel calls f b.N times in n goroutines.
+func runParallel(b *testing.B, n int, f func(i int)) {
 	b.ReportAllocs()
 	if n == 1 {
 		i := 0
@@ -58,13 +58,13 @@ func spread(b *testing.B, n int, f func(i int)) {
 	})
 }
 
-// snapshots is a map behind an atomic pointer: the least that a reader who waits for nobody can do.
+// atomicMap is a map behind an atomic pointer, the cheapest lock-free read.
 type (
-	snapshots struct{ atomic.Pointer[snapshot] }
+	atomicMap struct{ atomic.Pointer[snapshot] }
 	snapshot  map[string]*kv.Entry[string]
 )
 
-func (s *snapshots) Get(_ context.Context, key string) (kv.Entry[string], error) {
+func (s *atomicMap) Get(_ context.Context, key string) (kv.Entry[string], error) {
 	e := (*s.Load())[key]
 	if e == nil {
 		return kv.Entry[string]{}, kv.ErrNotFound
@@ -72,11 +72,11 @@ func (s *snapshots) Get(_ context.Context, key string) (kv.Entry[string], error)
 	return *e, nil
 }
 
-// BenchmarkHit reads what is in memory: one key, and 10,000 with a zipf distribution, beside golang-lru and a map behind an
-// atomic pointer.
+// BenchmarkHit reads what is in memory: one key, and 10,000 with a zipf distribution, beside
+// golang-lru and a map behind an atomic pointer.
 func BenchmarkHit(b *testing.B) {
 	const n = 10_000
-	p := shared(b)
+	p := newSharedParts(b)
 	keys := fill(b, p.store, n, []byte("value"))
 	c := openCache(b, p, "dir", kv.String(), cache.WithMaxEntries(n))
 	r := openReplica(b, p, "dir", kv.String())
@@ -89,9 +89,9 @@ func BenchmarkHit(b *testing.B) {
 		plain.Add(key, e)
 		all[key] = &e
 	}
-	m := &snapshots{}
+	m := &atomicMap{}
 	m.Store(&all)
-	z := drifting(1, 1.1)
+	z := zipfKeys(1, 1.1)
 	zipf := make([]string, 1<<16)
 	for i := range zipf {
 		k, _ := strconv.Atoi(z())
@@ -105,14 +105,14 @@ func BenchmarkHit(b *testing.B) {
 		for _, g := range []int{1, 2, 16} {
 			name := fmt.Sprintf("%s/x%d/", load.name, g)
 			b.Run(name+"golang-lru", func(b *testing.B) {
-				spread(b, g, func(i int) { _, _ = plain.Get(load.key(i)) })
+				runParallel(b, g, func(i int) { _, _ = plain.Get(load.key(i)) })
 			})
 			for _, one := range []struct {
 				name string
 				cache.Reader[string]
 			}{{"cache", c}, {"map", m}, {"replica", r}} {
 				b.Run(name+one.name, func(b *testing.B) {
-					spread(b, g, func(i int) { _, _ = one.Get(ctx, load.key(i)) })
+					runParallel(b, g, func(i int) { _, _ = one.Get(ctx, load.key(i)) })
 				})
 			}
 		}
@@ -122,12 +122,12 @@ func BenchmarkHit(b *testing.B) {
 // BenchmarkRead reads one key that does not change.
 func BenchmarkRead(b *testing.B) {
 	cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)
-	p := over(b, cli, dir)
+	p := newParts(b, cli, dir)
 	fill(b, p.store, 1, []byte("value"))
 	key := "00000000"
 	ctx := b.Context()
 	b.Run("raw", func(b *testing.B) {
-		spread(b, 1, func(int) { _, err := cli.Get(ctx, dir+"dir/"+key); require.NoError(b, err) })
+		runParallel(b, 1, func(int) { _, err := cli.Get(ctx, dir+"dir/"+key); require.NoError(b, err) })
 	})
 	b.Run("leasing", func(b *testing.B) {
 		lkv, stop, err := leasing.NewKV(etcdtest.Client(b), dir+"leases/")
@@ -135,24 +135,24 @@ func BenchmarkRead(b *testing.B) {
 		defer stop()
 		_, err = lkv.Get(ctx, dir+"dir/"+key)
 		require.NoError(b, err)
-		spread(b, 1, func(int) { _, _ = lkv.Get(ctx, dir+"dir/"+key) })
+		runParallel(b, 1, func(int) { _, _ = lkv.Get(ctx, dir+"dir/"+key) })
 	})
 	b.Run("cache", func(b *testing.B) {
 		c := openCache(b, p, "dir", kv.String())
 		_, err := c.Get(ctx, key)
 		require.NoError(b, err)
-		spread(b, 1, func(int) { _, _ = c.Get(ctx, key) })
+		runParallel(b, 1, func(int) { _, _ = c.Get(ctx, key) })
 	})
 	b.Run("replica", func(b *testing.B) {
 		r := openReplica(b, p, "dir", kv.String())
-		spread(b, 1, func(int) { _, _ = r.Get(ctx, key) })
+		runParallel(b, 1, func(int) { _, _ = r.Get(ctx, key) })
 	})
 }
 
 // BenchmarkLinearizable reads linearizably, in 1 and in 256 goroutines.
 func BenchmarkLinearizable(b *testing.B) {
 	cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)
-	p := over(b, cli, dir)
+	p := newParts(b, cli, dir)
 	keys := fill(b, p.store, 100, []byte("value"))
 	c := openCache(b, p, "dir", kv.String())
 	r := openReplica(b, p, "dir", kv.String())
@@ -171,7 +171,7 @@ func BenchmarkLinearizable(b *testing.B) {
 			{"replica", func(key string) error { _, err := r.GetLinearizable(ctx, key); return err }},
 		} {
 			b.Run(fmt.Sprintf("x%d/%s", g, kind.name), func(b *testing.B) {
-				spread(b, g, func(i int) {
+				runParallel(b, g, func(i int) {
 					if err := kind.get(keys[i%len(keys)]); err != nil {
 						b.Error(err)
 					}
@@ -203,7 +203,7 @@ func BenchmarkDecoded(b *testing.B) {
 			Size int
 		}{"part-" + strconv.Itoa(i), i})
 	}
-	p := shared(b)
+	p := newSharedParts(b)
 	bytes, err := json.Marshal(d)
 	require.NoError(b, err)
 	keys := fill(b, p.store, 1, bytes)
@@ -212,19 +212,19 @@ func BenchmarkDecoded(b *testing.B) {
 	_, err = c.Get(ctx, keys[0])
 	require.NoError(b, err)
 	b.Run("json", func(b *testing.B) {
-		spread(b, 1, func(int) { _ = json.Unmarshal(bytes, new(document)) })
+		runParallel(b, 1, func(int) { _ = json.Unmarshal(bytes, new(document)) })
 	})
 	b.Run("hit", func(b *testing.B) {
-		spread(b, 1, func(int) { _, _ = c.Get(ctx, keys[0]) })
+		runParallel(b, 1, func(int) { _, _ = c.Get(ctx, keys[0]) })
 	})
 }
 
-// BenchmarkSync reads 100,000 keys: as a bare stream, and into a replica. It reports the live heap for each key besides the 8
-// bytes of the key and the 32 of the value.
+// BenchmarkSync reads 100,000 keys: as a bare stream, and into a replica. It reports the live heap
+// for each key besides the 8 bytes of the key and the 32 of the value.
 func BenchmarkSync(b *testing.B) {
 	const n, payload = 100_000, 8 + 32
 	cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)
-	p := over(b, cli, dir)
+	p := newParts(b, cli, dir)
 	fill(b, p.store, n, make([]byte, payload-8))
 	ctx := context.WithoutCancel(b.Context())
 	b.Run("stream", func(b *testing.B) {
@@ -245,13 +245,13 @@ func BenchmarkSync(b *testing.B) {
 		var perKey float64
 		for b.Loop() {
 			b.StopTimer()
-			before := heap()
+			before := liveHeap()
 			b.StartTimer()
 			r, err := cache.OpenReplica(ctx, p, "dir", kv.Bytes())
 			require.NoError(b, err)
 			b.StopTimer()
 			require.Equal(b, n, r.Len())
-			perKey = float64(heap()-before)/n - payload
+			perKey = float64(liveHeap()-before)/n - payload
 			require.NoError(b, r.Close())
 			b.StartTimer()
 		}
@@ -259,8 +259,8 @@ func BenchmarkSync(b *testing.B) {
 	})
 }
 
-// heap is the live heap.
-func heap() int64 {
+// liveHeap returns the size of the live heap.
+func liveHeap() int64 {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
@@ -271,7 +271,7 @@ func heap() int64 {
 // BenchmarkMissStorm lets 256 goroutines miss one key; it reports reads of etcd for each storm.
 func BenchmarkMissStorm(b *testing.B) {
 	const callers = 256
-	p := shared(b)
+	p := newSharedParts(b)
 	keys := fill(b, p.store, 1, []byte("value"))
 	c := openCache(b, p, "dir", kv.String())
 	before := c.Stats().Fills

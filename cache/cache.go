@@ -23,65 +23,65 @@ type Cache[T any] struct {
 	*feed
 	decoder[T]
 
-	ttl    time.Duration
-	lookup func(dir string, hit bool)
-	typed  kv.Typed[T]
+	ttl        time.Duration
+	lookupHook func(dir string, hit bool)
+	typed      kv.Typed[T]
 
-	observed bool         // each hit is reported or checked
-	items    *shelf[T]    // read without a lock
-	horizon  atomic.Int64 // Get takes the slow path for items as of an earlier time
-	oldest   atomic.Int64 // items as of an earlier time are too old; both in nanoseconds since feed.born
-	inserted atomic.Uint64
-	grace    uint64 // insertions after which a hit updates the policy again
+	noticeHits    bool         // notice is called for each hit
+	items         *shelf[T]    // read without a lock
+	horizon       atomic.Int64 // Get takes the slow path for items as of an earlier time
+	minAsOf       atomic.Int64 // items as of an earlier time are too old; both in nanoseconds since feed.startedAt
+	inserted      atomic.Uint64
+	touchInterval uint64 // insertions after which a hit updates the policy again
 
-	hits                                               counter
-	misses, fills, changes, evictions, stales, badOnes atomic.Uint64
+	hits                                                            counter
+	misses, fills, invalidations, evictions, staleReads, badEntries atomic.Uint64
 
 	// mu guards changes of items. policy contains the same keys and selects the one to evict.
-	mu      sync.Mutex
-	policy  *simplelru.LRU[string, struct{}]
-	flights map[string]*flight[T]
-	limbo   bool // a watch is starting: changes may be missed, so what is read is not kept
+	mu         sync.Mutex
+	policy     *simplelru.LRU[string, struct{}]
+	fetchCalls map[string]*fetchCall[T]
+	warming    bool // a watch is starting: changes may be missed, so what is read is not kept
 }
 
 // item is the cached state of a key. It is immutable, except for touched.
 type item[T any] struct {
-	key   string
-	entry kv.Entry[T]   // empty if err is not nil
-	err   error         // kv.ErrNotFound or kv.ErrDecode, as a read returns it
-	rev   int64         // the entry was the current one at this revision
-	asOf  time.Duration // since feed.born: the entry was current at this time or later
-	sum   uint64
+	key      string
+	entry    kv.Entry[T]   // empty if err is not nil
+	err      error         // kv.ErrNotFound or kv.ErrDecode, as a read returns it
+	rev      int64         // the entry was the current one at this revision
+	asOf     time.Duration // since feed.startedAt: the entry was current at this time or later
+	checksum uint64
 
 	touched atomic.Uint64 // Cache.inserted at the last update of the policy
 }
 
-// graceParts divides the capacity: a hit updates the policy only after an eighth of the capacity
-// was inserted since the last update for the item. So hits of a warm cache take no lock, and items
-// in use stay near the recent end.
-const graceParts = 8
+// touchIntervalDivisor divides the capacity: a hit updates the policy only after an eighth of the
+// capacity was inserted since the last update for the item. So hits of a warm cache take no lock,
+// and items in use stay near the recent end.
+const touchIntervalDivisor = 8
 
 // Open starts watching dir and returns once the watch is live. It does not read any keys yet. ctx
 // bounds this call only; without a deadline, Open gives up after 10 s. The error is as for
 // [OpenReplica]. Open costs one server-side watch, shared with all watches of the same dir through
 // the client's watcher, and one small read if it takes longer than half a second.
 func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Cache[T], error) {
-	s, err := newSettings(c, dir, codec, o, false)
+	s, err := newOptions(c, dir, codec, o, false)
 	if err != nil {
 		return nil, fail("open", dir, err)
 	}
-	f := newFeed("cache", c, dir, &s, min(s.ttl, s.staleness))
+	f := newFeed("cache", c, dir, &s, min(s.ttl, s.maxStaleness))
 	out := &Cache[T]{
-		feed: f, decoder: newDecoder(f.prefix, codec, s.checked),
-		ttl: s.ttl, lookup: s.lookup, observed: s.lookup != nil || s.checked, grace: uint64(s.entries / graceParts), //nolint:gosec // is positive
-		items: newShelf[T](), flights: make(map[string]*flight[T]),
+		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
+		ttl: s.ttl, lookupHook: s.lookupHook, noticeHits: s.lookupHook != nil || s.readOnlyCheck, touchInterval: uint64(s.maxEntries / touchIntervalDivisor), //nolint:gosec // is positive
+		items: newShelf[T](), fetchCalls: make(map[string]*fetchCall[T]),
 	}
-	out.policy, err = simplelru.NewLRU(s.entries, func(key string, _ struct{}) { out.items.remove(key) })
+	out.policy, err = simplelru.NewLRU(s.maxEntries, func(key string, _ struct{}) { out.items.remove(key) })
 	if err != nil {
 		return nil, fail("open", dir, fmt.Errorf("%w: %w", errs.Invalid, err))
 	}
-	out.handle, out.begin, out.live, out.clock = out.apply, out.enterLimbo, out.leaveLimbo, out.tickTock
-	out.typed = hooked(c.KV(), dir, codec, out.wrote)
+	out.handle, out.begin, out.live, out.clock = out.onBatch, out.startWarming, out.finishWarming, out.updateHorizon
+	out.typed = withWriteHook(c.KV(), dir, codec, out.onWrite)
 	if err := out.start(ctx, func() uint64 { return 0 }); err != nil {
 		return nil, fail("open", dir, err)
 	}
@@ -100,36 +100,36 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 // by default, and is canceled if no caller waits for it any more.
 func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	if it := c.items.get(key); it != nil && int64(it.asOf) >= c.horizon.Load() {
-		if c.inserted.Load()-it.touched.Load() > c.grace || c.observed {
+		if c.inserted.Load()-it.touched.Load() > c.touchInterval || c.noticeHits {
 			c.notice(key, it)
 		}
 		c.hits.add()
 		return it.entry, it.err
 	}
-	if c.ages(c.now(), time.Duration(c.asOf.Load())) && !c.closed() {
-		c.use(ctx)
-		if it := c.peek(key); it != nil {
-			c.hit(key, it)
+	if c.needsRefresh(c.now(), time.Duration(c.asOf.Load())) && !c.closed() {
+		c.ensureFresh(ctx)
+		if it := c.cached(key); it != nil {
+			c.recordHit(key, it)
 			return it.entry, it.err
 		}
 		if ctx != nil && ctx.Err() != nil {
-			return kv.Entry[T]{}, c.fail("get", key, c.gaveUp(ctx))
+			return kv.Entry[T]{}, c.fail("get", key, c.waitError(ctx))
 		}
 	}
-	return c.miss(ctx, "get", key, want{memory: true})
+	return c.miss(ctx, "get", key, readRequirement{allowCached: true})
 }
 
-// peek returns the item of key from memory, or nil if there is none or it is too old.
-func (c *Cache[T]) peek(key string) *item[T] {
+// cached returns the item of key from memory, or nil if there is none or it is too old.
+func (c *Cache[T]) cached(key string) *item[T] {
 	it := c.items.get(key)
-	if it == nil || int64(it.asOf) < c.oldest.Load() {
+	if it == nil || int64(it.asOf) < c.minAsOf.Load() {
 		return nil
 	}
 	return it
 }
 
-// hit records a hit by a method other than Get's fast path.
-func (c *Cache[T]) hit(key string, it *item[T]) {
+// recordHit records a hit by a method other than Get's fast path.
+func (c *Cache[T]) recordHit(key string, it *item[T]) {
 	c.notice(key, it)
 	c.hits.add()
 }
@@ -137,24 +137,24 @@ func (c *Cache[T]) hit(key string, it *item[T]) {
 // notice handles the rarer effects of a hit: it updates the policy, calls the lookup hook and
 // checks the value.
 func (c *Cache[T]) notice(key string, it *item[T]) {
-	if c.inserted.Load()-it.touched.Load() > c.grace {
+	if c.inserted.Load()-it.touched.Load() > c.touchInterval {
 		c.mu.Lock()
 		c.policy.Get(key)
 		it.touched.Store(c.inserted.Load())
 		c.mu.Unlock()
 	}
-	if c.lookup != nil {
-		c.lookup(c.dir, true)
+	if c.lookupHook != nil {
+		c.lookupHook(c.dir, true)
 	}
-	if c.check && it.err == nil {
-		c.verify(key, it.entry.Value, it.sum)
+	if c.readOnlyCheck && it.err == nil {
+		c.verify(key, it.entry.Value, it.checksum)
 	}
 }
 
 // miss reads key from etcd.
-func (c *Cache[T]) miss(ctx context.Context, op, key string, w want) (kv.Entry[T], error) {
-	if c.lookup != nil {
-		c.lookup(c.dir, false)
+func (c *Cache[T]) miss(ctx context.Context, op, key string, w readRequirement) (kv.Entry[T], error) {
+	if c.lookupHook != nil {
+		c.lookupHook(c.dir, false)
 	}
 	c.misses.Add(1)
 	err := keyspace.Key(key, 0)
@@ -171,14 +171,14 @@ func (c *Cache[T]) miss(ctx context.Context, op, key string, w want) (kv.Entry[T
 		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
 	if !c.fresh(c.now(), time.Duration(c.asOf.Load())) {
-		c.stales.Add(1)
+		c.staleReads.Add(1)
 	}
 	it, err := c.fetch(ctx, key, w)
 	if err != nil {
 		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
-	if c.check && it.err == nil {
-		c.verify(key, it.entry.Value, it.sum)
+	if c.readOnlyCheck && it.err == nil {
+		c.verify(key, it.entry.Value, it.checksum)
 	}
 	return it.entry, it.err
 }
@@ -189,42 +189,42 @@ func (c *Cache[T]) miss(ctx context.Context, op, key string, w want) (kv.Entry[T
 // from etcd instead.
 func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T], error) {
 	const op = "get linearizable"
-	if c.peek(key) == nil || !c.isLive() {
-		return c.miss(ctx, op, key, want{anew: true})
+	if c.cached(key) == nil || !c.isLive() {
+		return c.miss(ctx, op, key, readRequirement{afterCall: true})
 	}
-	ctx, stop, err := bounded(ctx)
+	ctx, stop, err := withReadTimeout(ctx)
 	if err != nil {
 		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
 	defer stop()
-	rev, reached, err := c.gate.wait(ctx)
+	rev, reached, err := c.readIndex.wait(ctx)
 	if err != nil {
 		return kv.Entry[T]{}, c.fail(op, key, err)
 	}
-	if it := c.peek(key); it != nil && (reached || it.rev >= rev) {
-		c.hit(key, it)
+	if it := c.cached(key); it != nil && (reached || it.rev >= rev) {
+		c.recordHit(key, it)
 		return it.entry, it.err
 	}
-	return c.miss(ctx, op, key, want{rev: rev})
+	return c.miss(ctx, op, key, readRequirement{minRevision: rev})
 }
 
 // GetAtLeast is like Get, but returns an entry that is current at minRev or later. Given the
 // revision of a write by any process, it reflects that write. It is a hit if the watch has reached
 // minRev, and otherwise costs one RPC. It returns [ErrInvalid] if etcd has not reached minRev.
 func (c *Cache[T]) GetAtLeast(ctx context.Context, key string, minRev int64) (kv.Entry[T], error) {
-	it := c.peek(key)
+	it := c.cached(key)
 	if it != nil && it.rev < minRev {
 		if c.sub.Load().Status().Revision < minRev {
 			it = nil
 		} else {
-			it = c.peek(key) // the watch may have replaced it
+			it = c.cached(key) // the watch may have replaced it
 		}
 	}
 	if it != nil {
-		c.hit(key, it)
+		c.recordHit(key, it)
 		return it.entry, it.err
 	}
-	return c.miss(ctx, "get at least", key, want{rev: minRev, memory: true})
+	return c.miss(ctx, "get at least", key, readRequirement{minRevision: minRev, allowCached: true})
 }
 
 // Store returns the typed store of the dir. Before a write through it returns, the key is removed
@@ -255,8 +255,8 @@ func (c *Cache[T]) Stats() Stats {
 	n := c.policy.Len()
 	c.mu.Unlock()
 	return Stats{
-		Hits: c.hits.load(), Misses: c.misses.Load(), Fills: c.fills.Load(), Invalidations: c.changes.Load(),
-		Evictions: c.evictions.Load(), Stale: c.stales.Load(), BadEntries: c.badOnes.Load(), Restarts: c.restarts.Load(), Entries: n,
+		Hits: c.hits.load(), Misses: c.misses.Load(), Fills: c.fills.Load(), Invalidations: c.invalidations.Load(),
+		Evictions: c.evictions.Load(), Stale: c.staleReads.Load(), BadEntries: c.badEntries.Load(), Restarts: c.restarts.Load(), Entries: n,
 	}
 }
 
@@ -265,21 +265,21 @@ func (c *Cache[T]) Stats() Stats {
 func (c *Cache[T]) Close() error {
 	c.close()
 	c.horizon.Store(math.MaxInt64)
-	c.oldest.Store(math.MaxInt64)
+	c.minAsOf.Store(math.MaxInt64)
 	c.InvalidateAll()
 	return nil
 }
 
-// tickTock updates the times before which items are too old. While the watch is fresh that is the
-// TTL, and otherwise also the bound of staleness.
-func (c *Cache[T]) tickTock(now, asOf time.Duration) {
+// updateHorizon updates the times before which items are too old. While the watch is fresh that is
+// the TTL, and otherwise also the bound of staleness.
+func (c *Cache[T]) updateHorizon(now, asOf time.Duration) {
 	keep := c.ttl
 	if !c.fresh(now, asOf) {
 		keep = min(keep, c.staleness-c.tick)
 	}
 	oldest := int64(now - keep)
-	c.oldest.Store(oldest)
-	if c.ages(now, asOf) {
+	c.minAsOf.Store(oldest)
+	if c.needsRefresh(now, asOf) {
 		oldest = math.MaxInt64 // the next Get takes the slow path, which checks the watch
 	}
 	c.horizon.Store(oldest)

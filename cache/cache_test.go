@@ -18,17 +18,17 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// These take one another's place.
+// All of them are readers.
 var (
 	_ cache.Reader[user] = kv.Typed[user]{}
 	_ cache.Reader[user] = (*cache.Cache[user])(nil)
 	_ cache.Reader[user] = (*cache.Replica[user])(nil)
 )
 
-func TestAMissReadsEtcdAndAHitDoesNot(t *testing.T) {
+func TestCache_MissReadsEtcdAndHitDoesNot(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	rev := mustPut(t, p.store, "users/ada", `{"Name":"Ada"}`)
 	var hits, misses atomic.Int64
 	c := openCache(t, p, "users", kv.JSON[user](), cache.WithLookupHook(func(dir string, hit bool) {
@@ -57,11 +57,11 @@ func TestAMissReadsEtcdAndAHitDoesNot(t *testing.T) {
 	assert.Equal(t, 2, count.Total()-count.Asked())
 }
 
-// reads is how often a cache has read a value from etcd.
-func reads(c *etcdtest.RPCCounter) int { return c.Count("KV/Txn") }
+// keyReads returns how often a cache has read a value from etcd.
+func keyReads(c *etcdtest.RPCCounter) int { return c.Count("KV/Txn") }
 
-// caught waits until a cache has taken everything up to rev.
-func caught[T any](tb testing.TB, c *cache.Cache[T], key string, rev int64, value T) {
+// waitForValue waits until a cache returns value with at least revision rev.
+func waitForValue[T any](tb testing.TB, c *cache.Cache[T], key string, rev int64, value T) {
 	tb.Helper()
 	eventually(tb, "a change arrives", func() bool {
 		e, err := c.Get(tb.Context(), key)
@@ -69,10 +69,10 @@ func caught[T any](tb testing.TB, c *cache.Cache[T], key string, rev int64, valu
 	})
 }
 
-func TestAWatchKeepsWhatIsInMemoryCurrent(t *testing.T) {
+func TestCache_WatchUpdatesEntries(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String())
 	_, err := c.Get(t.Context(), "a")
@@ -81,32 +81,32 @@ func TestAWatchKeepsWhatIsInMemoryCurrent(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	rev := mustPut(t, p.store, "dir/a", "2")
 	revB := mustPut(t, p.store, "dir/b", "1")
-	before := reads(count)
-	caught(t, c, "a", rev, "2")
-	caught(t, c, "b", revB, "1")
+	before := keyReads(count)
+	waitForValue(t, c, "a", rev, "2")
+	waitForValue(t, c, "b", revB, "1")
 	mustDelete(t, p.store, "dir/a")
 	eventually(t, "the delete arrives", func() bool {
 		_, err := c.Get(t.Context(), "a")
 		return err != nil
 	})
-	assert.Equal(t, before, reads(count), "a change needs no read")
+	assert.Equal(t, before, keyReads(count), "a change needs no read")
 	assert.Equal(t, uint64(3), c.Stats().Invalidations)
 	mustPut(t, p.store, "dir/unknown", "1")
-	assert.Equal(t, 2, c.Stats().Entries, "what nobody asks for is not kept")
+	assert.Equal(t, 2, c.Stats().Entries, "a key that was not read is not cached")
 }
 
-func TestManyGoroutinesThatMissAKeyAreOneRead(t *testing.T) {
+func TestCache_ConcurrentMissesShareOneRead(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	kvs := intercept(cli)
+	kvs := installFakeKV(cli)
 	const callers = 256
 	arrived := make(chan struct{})
-	kvs.after = func(op clientv3.Op) {
-		if readsOne(op) {
+	kvs.afterRead = func(op clientv3.Op) {
+		if isKeyRead(op) {
 			<-arrived
 		}
 	}
-	p := over(t, cli, etcdtest.Prefix(t))
+	p := newParts(t, cli, etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "1")
 	kvs.calls.Store(0)
 	c := openCache(t, p, "dir", kv.String())
@@ -125,17 +125,17 @@ func TestManyGoroutinesThatMissAKeyAreOneRead(t *testing.T) {
 	assert.Equal(t, uint64(1), c.Stats().Fills)
 }
 
-func TestTheCallerWhoLeavesDoesNotFailTheOthers(t *testing.T) {
+func TestCache_CanceledCallerDoesNotFailOthers(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	kvs := intercept(cli)
+	kvs := installFakeKV(cli)
 	release := make(chan struct{})
-	kvs.after = func(op clientv3.Op) {
-		if readsOne(op) {
+	kvs.afterRead = func(op clientv3.Op) {
+		if isKeyRead(op) {
 			<-release
 		}
 	}
-	p := over(t, cli, etcdtest.Prefix(t))
+	p := newParts(t, cli, etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String())
 	ctx, leave := context.WithCancel(t.Context())
@@ -169,26 +169,25 @@ func TestTheCallerWhoLeavesDoesNotFailTheOthers(t *testing.T) {
 	close(release)
 }
 
-// The bug that this prevents: a read that was answered before a change, and arrives after it, is kept, and served until
-// somebody notices.
-func TestASlowFillThatMeetsAnInvalidationIsNotKept(t *testing.T) {
+// A read that was answered before a change, and whose response arrives after it, must not be cached.
+func TestCache_SlowFillIsNotKeptAfterInvalidation(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"by the watch", "by a write of this process", "by hand", "a creation", "a delete"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			cli := etcdtest.Client(t)
-			kvs := intercept(cli)
+			kvs := installFakeKV(cli)
 			answered, release := make(chan struct{}), make(chan struct{})
 			var once sync.Once
-			kvs.after = func(op clientv3.Op) {
-				if readsOne(op) {
+			kvs.afterRead = func(op clientv3.Op) {
+				if isKeyRead(op) {
 					once.Do(func() { // the first alone
 						close(answered)
 						<-release
 					})
 				}
 			}
-			p := over(t, cli, etcdtest.Prefix(t))
+			p := newParts(t, cli, etcdtest.Prefix(t))
 			if how != "a creation" {
 				mustPut(t, p.store, "dir/a", "old")
 			}
@@ -202,15 +201,15 @@ func TestASlowFillThatMeetsAnInvalidationIsNotKept(t *testing.T) {
 			want := "new"
 			switch how {
 			case "by a write of this process":
-				storeA(t, c, "new")
+				writeA(t, c, "new")
 			case "by hand":
 				mustPut(t, p.store, "dir/a", "new")
 				c.Invalidate("a")
 			case "a delete":
 				want = ""
-				passed(t, c, mustDelete(t, p.store, "dir/a"))
+				waitForRevision(t, c, mustDelete(t, p.store, "dir/a"))
 			default:
-				passed(t, c, mustPut(t, p.store, "dir/a", "new"))
+				waitForRevision(t, c, mustPut(t, p.store, "dir/a", "new"))
 			}
 			fast := make(chan string, 1)
 			go func() { // has come after the change
@@ -229,14 +228,14 @@ func TestASlowFillThatMeetsAnInvalidationIsNotKept(t *testing.T) {
 	}
 }
 
-func TestARefusedWriteShowsWhatRefusedIt(t *testing.T) {
+func TestCache_FailedConditionShowsCurrentValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
 	r := openReplica(t, p, "dir", kv.String())
 	for i := range 50 {
 		rev := mustPut(t, p.store, "dir/a", strconv.Itoa(i))
-		for _, m := range []mine[string]{c, r} {
+		for _, m := range []readerWithStore[string]{c, r} {
 			_, err := m.Store().Replace(t.Context(), "a", "x", rev-1)
 			require.ErrorIs(t, err, kv.ErrConflict)
 			e, err := m.Get(t.Context(), "a")
@@ -246,16 +245,17 @@ func TestARefusedWriteShowsWhatRefusedIt(t *testing.T) {
 	}
 }
 
-// passed waits until the watch has told the cache of everything up to rev.
-func passed[T any](tb testing.TB, c *cache.Cache[T], rev int64) {
+// waitForRevision waits until the watch has delivered everything up to rev.
+func waitForRevision[T any](tb testing.TB, c *cache.Cache[T], rev int64) {
 	tb.Helper()
 	require.NoError(tb, c.Passed(tb.Context(), rev))
 }
 
-// Fills, changes and evictions of few keys as fast as they can be, for the race detector and for the order of revisions.
-func TestNoReadGoesBackInTime(t *testing.T) {
+// Fills, changes and evictions of a few keys run concurrently, for the race detector and for the
+// order of revisions.
+func TestCache_ReadsNeverGoBackInTime(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxEntries(3))
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -295,19 +295,19 @@ func TestNoReadGoesBackInTime(t *testing.T) {
 	assert.Positive(t, reads.Load())
 }
 
-func TestWritesThroughTheCacheAreSeenAtOnce(t *testing.T) {
+func TestCache_SeesItsOwnWrites(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
 	r := openReplica(t, p, "dir", kv.String())
 	for i := range 100 {
-		for _, m := range []mine[string]{c, r} {
+		for _, m := range []readerWithStore[string]{c, r} {
 			_, _ = c.Get(t.Context(), "a") // so that it is in memory
 			v := strconv.Itoa(i)
 			if i%5 == 4 {
 				v = ""
 			}
-			storeA(t, m, v)
+			writeA(t, m, v)
 			e, err := m.Get(t.Context(), "a")
 			if v == "" {
 				require.ErrorIs(t, err, kv.ErrNotFound)
@@ -318,7 +318,7 @@ func TestWritesThroughTheCacheAreSeenAtOnce(t *testing.T) {
 		}
 	}
 	for i := range 20 {
-		for _, m := range []mine[string]{c, r} {
+		for _, m := range []readerWithStore[string]{c, r} {
 			want, err := m.Store().Update(t.Context(), "b", func(v *string) error { *v += strconv.Itoa(i); return nil }, kv.WithUpsert())
 			require.NoError(t, err)
 			e, err := m.Get(t.Context(), "b")
@@ -328,9 +328,9 @@ func TestWritesThroughTheCacheAreSeenAtOnce(t *testing.T) {
 	}
 }
 
-func TestEvictionIsNotTakenForAbsence(t *testing.T) {
+func TestCache_EvictedKeyIsReadAgain(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	const keys = 50
 	for i := range keys {
 		mustPut(t, p.store, "dir/"+strconv.Itoa(i), "v"+strconv.Itoa(i))
@@ -348,10 +348,10 @@ func TestEvictionIsNotTakenForAbsence(t *testing.T) {
 	assert.Equal(t, uint64(2*keys-10), s.Evictions)
 }
 
-func TestAnEntryOutlivesItsTTLNowhere(t *testing.T) {
+func TestCache_EntryExpiresAfterTTL(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String(), cache.WithTTL(200*time.Millisecond))
 	count.Reset()
@@ -359,14 +359,14 @@ func TestAnEntryOutlivesItsTTLNowhere(t *testing.T) {
 	require.NoError(t, err)
 	eventually(t, "a second read of etcd", func() bool {
 		_, err := c.Get(t.Context(), "a")
-		return err == nil && reads(count) == 2
+		return err == nil && keyReads(count) == 2
 	})
 	assert.Positive(t, c.Stats().Hits)
 }
 
-func TestInvalidateForgets(t *testing.T) {
+func TestCache_InvalidateRemovesEntries(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String())
 	read := func() {
@@ -388,9 +388,9 @@ func TestInvalidateForgets(t *testing.T) {
 	assert.Equal(t, uint64(3), c.Stats().Invalidations)
 }
 
-func TestALinearizableReadOfACacheMissesNothing(t *testing.T) {
+func TestCache_GetLinearizableSeesAcknowledgedWrites(t *testing.T) {
 	t.Parallel()
-	p, other := shared(t), shared(t)
+	p, other := newSharedParts(t), newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
 	for i := range 50 {
 		mustPut(t, p.store, "dir/a", strconv.Itoa(i))
@@ -410,18 +410,18 @@ func TestALinearizableReadOfACacheMissesNothing(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrNotFound)
 }
 
-func TestALinearizableReadDoesNotJoinAnEarlierOne(t *testing.T) {
+func TestCache_GetLinearizableDoesNotJoinEarlierRead(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
-	kvs := intercept(cli)
+	kvs := installFakeKV(cli)
 	answered, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	kvs.after = func(op clientv3.Op) {
-		if readsOne(op) {
+	kvs.afterRead = func(op clientv3.Op) {
+		if isKeyRead(op) {
 			once.Do(func() { close(answered); <-release })
 		}
 	}
-	p := over(t, cli, etcdtest.Prefix(t))
+	p := newParts(t, cli, etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "old")
 	c := openCache(t, p, "dir", kv.String())
 	var wg sync.WaitGroup
@@ -439,9 +439,9 @@ func TestALinearizableReadDoesNotJoinAnEarlierOne(t *testing.T) {
 	wg.Wait()
 }
 
-func TestGetAtLeastShowsWhatAnotherProcessHasWritten(t *testing.T) {
+func TestCache_GetAtLeastSeesWriteOfOtherProcess(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
 	for i := range 100 {
 		_, _ = c.Get(t.Context(), "a")
@@ -462,12 +462,12 @@ func TestGetAtLeastShowsWhatAnotherProcessHasWritten(t *testing.T) {
 	require.NoError(t, err)
 	_, err = c.GetAtLeast(t.Context(), "a", rev)
 	require.NoError(t, err)
-	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "what was read at a revision is known to be of that revision")
+	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "a read at a revision is current at that revision")
 }
 
-func TestABadValueIsRememberedUntilItChanges(t *testing.T) {
+func TestCache_KeepsDecodeErrorUntilValueChanges(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "{")
 	c := openCache(t, p, "dir", kv.JSON[user]())
 	for range 3 {
@@ -478,12 +478,12 @@ func TestABadValueIsRememberedUntilItChanges(t *testing.T) {
 	}
 	assert.Equal(t, uint64(1), c.Stats().Fills)
 	assert.Equal(t, uint64(1), c.Stats().BadEntries)
-	caught(t, c, "a", mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`), user{Name: "Ada"})
+	waitForValue(t, c, "a", mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`), user{Name: "Ada"})
 }
 
-func TestTheCheckFindsReadersThatWrite(t *testing.T) {
+func TestWithReadOnlyCheck_FindsModifiedValues(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", `{"Tags":["x"]}`)
 	c := openCache(t, p, "dir", kv.JSON[*user](), cache.WithReadOnlyCheck())
 	e, err := c.Get(t.Context(), "a")
@@ -497,12 +497,12 @@ func TestTheCheckFindsReadersThatWrite(t *testing.T) {
 }
 
 //nolint:paralleltest // allocations of other tests would count
-func TestAHitAllocatesNothing(t *testing.T) {
-	p := shared(t)
+func TestCache_HitDoesNotAllocate(t *testing.T) {
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`)
 	c := openCache(t, p, "dir", kv.JSON[user]())
 	r := openReplica(t, p, "dir", kv.JSON[user]())
-	key := string([]byte("a")) // no constant
+	key := string([]byte("a")) // not a constant
 	for name, f := range map[string]cache.Reader[user]{"cache": c, "replica": r} {
 		_, err := f.Get(t.Context(), key)
 		require.NoError(t, err)
@@ -514,11 +514,11 @@ func TestAHitAllocatesNothing(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = c.Get(ctx, "nobody") }), "absence")
 }
 
-func TestAClosedCacheSaysSo(t *testing.T) {
+func TestCache_ReturnsErrClosedAfterClose(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
-	storeA(t, c, "1")
+	writeA(t, c, "1")
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
@@ -533,9 +533,9 @@ func TestAClosedCacheSaysSo(t *testing.T) {
 	assert.Zero(t, p.watcher.Active())
 }
 
-func TestACloseInTheMiddleOfReadsEndsThem(t *testing.T) {
+func TestCache_CloseEndsReads(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	var wg sync.WaitGroup
 	for range 20 {
 		c, err := cache.Open(t.Context(), p, "dir", kv.String(), cache.WithMaxEntries(1))
@@ -548,7 +548,7 @@ func TestACloseInTheMiddleOfReadsEndsThem(t *testing.T) {
 						_, err = c.GetLinearizable(t.Context(), fmt.Sprint("k", (g+i)%7))
 					}
 					if err != nil && !assert.Condition(t, func() bool {
-						return kvNotFound(err) || closed(err)
+						return isNotFound(err) || isClosed(err)
 					}, "%v", err) {
 						return
 					}
@@ -561,9 +561,9 @@ func TestACloseInTheMiddleOfReadsEndsThem(t *testing.T) {
 	assert.Zero(t, p.watcher.Active())
 }
 
-func TestManyReadersAreOneServerWatch(t *testing.T) {
+func TestCache_SharesServerWatch(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for range 3 {
 		c := openCache(t, p, "dir", kv.String())
 		for i := range 100 {

@@ -12,12 +12,13 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// sealed is a codec that writes the key beside the value, and accepts no value that was written for another key.
-type sealed struct{}
+// fakeBoundCodec is a codec that writes the key beside the value, and accepts no value that was written for
+// another key.
+type fakeBoundCodec struct{}
 
-func (sealed) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
+func (fakeBoundCodec) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
 
-func (sealed) Decode(key string, b []byte) (string, error) {
+func (fakeBoundCodec) Decode(key string, b []byte) (string, error) {
 	v, ok := strings.CutPrefix(string(b), key+"=")
 	if !ok {
 		return "", errors.New("moved")
@@ -27,10 +28,10 @@ func (sealed) Decode(key string, b []byte) (string, error) {
 
 func TestCodec_SeesKeyThatStoreHas(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
-	c := openCache(t, p, "dir", sealed{}, cache.WithReadOnlyCheck())
-	r := openReplica(t, p, "dir", sealed{}, cache.WithReadOnlyCheck())
-	for _, typed := range []kv.Typed[string]{c.Store(), r.Store(), kv.NewTyped(p.KV(), "dir", sealed{})} {
+	p := newSharedParts(t)
+	c := openCache(t, p, "dir", fakeBoundCodec{}, cache.WithReadOnlyCheck())
+	r := openReplica(t, p, "dir", fakeBoundCodec{}, cache.WithReadOnlyCheck())
+	for _, typed := range []kv.Typed[string]{c.Store(), r.Store(), kv.NewTyped(p.KV(), "dir", fakeBoundCodec{})} {
 		rev, err := typed.Put(t.Context(), "k", "v")
 		require.NoError(t, err)
 		e, err := c.GetAtLeast(t.Context(), "k", rev)

@@ -39,10 +39,10 @@ func fail(op, key string, err error) error {
 	return &errs.Error{Pkg: "cache", Op: op, Key: key, NotApplied: true, Err: err}
 }
 
-// tooOld returns the error for a read that would be older than allowed.
-func tooOld(age, bound time.Duration, why error) error {
-	const grain = 10 * time.Millisecond
-	err := fmt.Errorf("%w: %v old, the bound is %v", ErrStale, age.Round(grain), bound)
+// staleError returns the error for a read that would be older than allowed.
+func staleError(age, bound time.Duration, why error) error {
+	const precision = 10 * time.Millisecond
+	err := fmt.Errorf("%w: %v old, the bound is %v", ErrStale, age.Round(precision), bound)
 	if why != nil {
 		err = fmt.Errorf("%w: %w", err, why)
 	}

@@ -17,7 +17,7 @@ import (
 
 func TestCache_ErrorsNameDirAndWhatIsClosed(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", `{"Name":7}`)
 	r := openReplica(t, p, "dir", kv.JSON[user]())
 	c := openCache(t, p, "dir", kv.JSON[user]())
@@ -46,10 +46,10 @@ func TestCache_StatsHaveJSONNames(t *testing.T) {
 func TestReplica_LogsStalenessOnceWhenItBeginsAndEnds(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
-	p := over(t, server.Client(t), "app")
+	p := newParts(t, server.Client(t), "app")
 	mustPut(t, p.store, "dir/a", "1")
 	var text lockedBuffer
-	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest), cache.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness), cache.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
 	server.Pause()
 	defer server.Resume()
 	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
@@ -63,5 +63,5 @@ func TestReplica_LogsStalenessOnceWhenItBeginsAndEnds(t *testing.T) {
 	rest, _, _ = strings.Cut(rest, " ")
 	age, err := time.ParseDuration(rest)
 	require.NoError(t, err)
-	assert.GreaterOrEqual(t, age, shortest, "a record says how old the cache may become before the next look")
+	assert.GreaterOrEqual(t, age, minStaleness, "a record says how old the cache may become before the next look")
 }

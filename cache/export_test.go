@@ -7,7 +7,7 @@ func (c *Cache[T]) Passed(ctx context.Context, rev int64) error { return c.wait(
 
 // HasQueuedRead reports whether a linearizable read waits for one in flight to end.
 func (r *Replica[T]) HasQueuedRead() bool {
-	r.gate.mu.Lock()
-	defer r.gate.mu.Unlock()
-	return r.gate.next != nil
+	r.readIndex.mu.Lock()
+	defer r.readIndex.mu.Unlock()
+	return r.readIndex.next != nil
 }

@@ -19,24 +19,25 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// behind is the parts of a client whose connection goes through a proxy of the shared server.
-func behind(t *testing.T) (p, direct parts, proxy *etcdtest.Proxy) {
+// newProxiedParts returns the parts of a client that is connected through a proxy of the shared
+// server.
+func newProxiedParts(t *testing.T) (p, direct parts, proxy *etcdtest.Proxy) {
 	t.Helper()
 	dir := etcdtest.Prefix(t)
 	proxy = etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	return over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir), over(t, etcdtest.Client(t), dir), proxy
+	return newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir), newParts(t, etcdtest.Client(t), dir), proxy
 }
 
-// shortest is the least bound there is, so that tests need not wait for long.
-const shortest = 2 * time.Second
+// minStaleness is the smallest bound allowed, so that tests do not wait for long.
+const minStaleness = 2 * time.Second
 
-func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
+func TestReplica_ReturnsErrStaleAndRecovers(t *testing.T) {
 	t.Parallel()
-	p, direct, proxy := behind(t)
+	p, direct, proxy := newProxiedParts(t)
 	mustPut(t, direct.store, "dir/a", "1")
-	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	free := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(1<<62))
-	late := lateness(t)
+	late := measureDelay(t)
 	proxy.Blackhole(true, true)
 	cut := time.Now()
 	mustPut(t, direct.store, "dir/a", "2")
@@ -49,10 +50,10 @@ func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
 			break
 		}
 		require.Equal(t, "1", e.Value)
-		require.LessOrEqual(t, began.Sub(cut), shortest+late(), "an answer that is older than the bound")
+		require.LessOrEqual(t, began.Sub(cut), minStaleness+late(), "an answer that is older than the bound")
 		time.Sleep(time.Millisecond)
 	}
-	assert.Greater(t, r.Age(), shortest/2)
+	assert.Greater(t, r.Age(), minStaleness/2)
 	assert.Equal(t, map[string]string{"a": "1"}, values(r), "the last state can still be looked at")
 	assert.Positive(t, r.Stats().Stale)
 	e, err := free.Get(t.Context(), "a")
@@ -73,18 +74,18 @@ func TestAReplicaThatIsTooOldSaysSoAndRecovers(t *testing.T) {
 	require.NoError(t, r.Err())
 }
 
-func TestACacheThatIsTooOldGoesToEtcd(t *testing.T) {
+func TestCache_StaleReadsGoToEtcd(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	direct := over(t, etcdtest.Client(t), dir)
+	direct := newParts(t, etcdtest.Client(t), dir)
 	// The watch alone goes through the proxy.
-	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
 	mustPut(t, direct.store, "dir/a", "1")
-	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
-	late := lateness(t)
+	late := measureDelay(t)
 	proxy.Blackhole(true, true)
 	proxy.Refuse()
 	cut := time.Now()
@@ -96,7 +97,7 @@ func TestACacheThatIsTooOldGoesToEtcd(t *testing.T) {
 		if e.Value == "2" {
 			break
 		}
-		require.LessOrEqual(t, began.Sub(cut), shortest+late(), "an answer that is older than the bound")
+		require.LessOrEqual(t, began.Sub(cut), minStaleness+late(), "an answer that is older than the bound")
 		time.Sleep(time.Millisecond)
 	}
 	assert.Positive(t, c.Stats().Stale)
@@ -111,21 +112,21 @@ func TestACacheThatIsTooOldGoesToEtcd(t *testing.T) {
 	e, err := c.GetLinearizable(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, "3", e.Value, "the store is well")
-	storeA(t, c, "4")
+	writeA(t, c, "4")
 	e, err = c.Get(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, "4", e.Value)
 	proxy.Heal()
-	eventually(t, "the watch is back", func() bool { return c.Err() == nil && c.Age() < shortest })
-	caught(t, c, "a", mustPut(t, direct.store, "dir/a", "5"), "5")
+	eventually(t, "the watch is back", func() bool { return c.Err() == nil && c.Age() < minStaleness })
+	waitForValue(t, c, "a", mustPut(t, direct.store, "dir/a", "5"), "5")
 }
 
-func TestAReplicaReadsItsOwnWritesWhileItsWatchIsDown(t *testing.T) {
+func TestReplica_SeesOwnWritesWhileWatchIsDown(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	direct := over(t, etcdtest.Client(t), dir)
-	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	direct := newParts(t, etcdtest.Client(t), dir)
+	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
 	mustPut(t, direct.store, "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	proxy.Refuse()
@@ -133,12 +134,12 @@ func TestAReplicaReadsItsOwnWritesWhileItsWatchIsDown(t *testing.T) {
 	eventually(t, "the watch is known to be down", func() bool { return r.Err() != nil })
 	for i := range 3 {
 		v := "w" + strconv.Itoa(i)
-		storeA(t, r, v)
+		writeA(t, r, v)
 		e, err := r.Get(t.Context(), "a")
 		require.NoError(t, err)
 		assert.Equal(t, v, e.Value)
 	}
-	storeA(t, r, "")
+	writeA(t, r, "")
 	_, err := r.Get(t.Context(), "a")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	mustPut(t, direct.store, "dir/a", "elsewhere")
@@ -156,13 +157,13 @@ func TestAReplicaReadsItsOwnWritesWhileItsWatchIsDown(t *testing.T) {
 	assert.GreaterOrEqual(t, r.Stats().Fills, fills)
 }
 
-func TestAFrozenServerIsNotWaitedFor(t *testing.T) {
+func TestCache_FrozenServerDoesNotBlockHits(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
-	p := over(t, server.Client(t), "app")
+	p := newParts(t, server.Client(t), "app")
 	mustPut(t, p.store, "dir/a", "1")
-	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
-	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
 	server.Pause()
@@ -201,9 +202,9 @@ func TestAFrozenServerIsNotWaitedFor(t *testing.T) {
 	})
 }
 
-func TestOpenWithoutEtcdSaysWhereItTriedAndWhyInVain(t *testing.T) {
+func TestOpen_ErrorNamesEndpointAndCause(t *testing.T) {
 	t.Parallel()
-	p, _, proxy := behind(t)
+	p, _, proxy := newProxiedParts(t)
 	proxy.Refuse()
 	proxy.Cut()
 	where := strings.TrimPrefix(proxy.Endpoint(), "http://")
@@ -233,29 +234,29 @@ func TestOpenWithoutEtcdSaysWhereItTriedAndWhyInVain(t *testing.T) {
 	}
 }
 
-func TestOpenDoesNotWaitWhereARefusalIsCertain(t *testing.T) {
+func TestOpen_ReturnsPermissionErrorAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	proxy.Blackhole(true, true) // the watch says nothing
 	cli := etcdtest.Client(t)
-	intercept(cli).answer = func(context.Context, clientv3.Op) (clientv3.OpResponse, error) {
+	installFakeKV(cli).answer = func(context.Context, clientv3.Op) (clientv3.OpResponse, error) {
 		return clientv3.OpResponse{}, rpctypes.ErrPermissionDenied
 	}
-	p := parts{store: over(t, cli, dir).store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
-	ctx, stop := context.WithTimeout(t.Context(), within)
+	p := parts{store: newParts(t, cli, dir).store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	ctx, stop := context.WithTimeout(t.Context(), testTimeout)
 	defer stop()
 	_, err := cache.OpenReplica(ctx, p, "dir", kv.String())
 	require.ErrorIs(t, err, cache.ErrPermission)
 	require.NoError(t, ctx.Err())
 }
 
-func TestAReplicaDoesNotShowWhatItsProcessWasToldIsGone(t *testing.T) {
+func TestReplica_DoesNotShowKeyDeletedByThisProcess(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	direct := over(t, etcdtest.Client(t), dir)
-	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	direct := newParts(t, etcdtest.Client(t), dir)
+	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
 	at := map[string]int64{}
 	for _, key := range []string{"deleted", "replaced"} {
 		at[key] = mustPut(t, direct.store, "dir/"+key, "1")
@@ -287,12 +288,12 @@ func TestAReplicaDoesNotShowWhatItsProcessWasToldIsGone(t *testing.T) {
 	})
 }
 
-func TestLostHistoryIsMadeUpFor(t *testing.T) {
+func TestCache_RecoversFromCompaction(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	proxy := server.Proxy(t)
-	direct := over(t, server.Client(t), "app")
-	p := over(t, etcdtest.NewClient(t, proxy.Endpoints()), "app")
+	direct := newParts(t, server.Client(t), "app")
+	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), "app")
 	mustPut(t, direct.store, "dir/a", "old")
 	mustPut(t, direct.store, "dir/gone", "old")
 	r := openReplica(t, p, "dir", kv.String())
@@ -322,7 +323,7 @@ func TestLostHistoryIsMadeUpFor(t *testing.T) {
 			a, errA := c.Get(t.Context(), "a")
 			_, errGone := c.Get(t.Context(), "gone")
 			n, errNew := c.Get(t.Context(), "new")
-			return errA == nil && a.Value == "new" && kvNotFound(errGone) && errNew == nil && n.Value == "new"
+			return errA == nil && a.Value == "new" && isNotFound(errGone) && errNew == nil && n.Value == "new"
 		})
 		server.Wipe()
 		mustPut(t, direct.store, "dir/a", "wiped")
@@ -333,11 +334,11 @@ func TestLostHistoryIsMadeUpFor(t *testing.T) {
 		eventually(t, "the cache is of the new history", func() bool {
 			a, errA := c.Get(t.Context(), "a")
 			_, errNew := c.Get(t.Context(), "new")
-			return errA == nil && a.Value == "wiped" && kvNotFound(errNew)
+			return errA == nil && a.Value == "wiped" && isNotFound(errNew)
 		})
 		rev = mustPut(t, direct.store, "dir/a", "old")
 		require.NoError(t, r.WaitRevision(t.Context(), rev))
-		caught(t, c, "a", rev, "old")
+		waitForValue(t, c, "a", rev, "old")
 	}
 	assert.Positive(t, c.Stats().Restarts, "a watch of events ends with its history")
 	state := map[string]string{"a": "old", "gone": "old"}
@@ -354,12 +355,12 @@ func TestLostHistoryIsMadeUpFor(t *testing.T) {
 	}
 }
 
-func TestACacheShowsItsOwnWritesToAClusterThatWasWiped(t *testing.T) {
+func TestCache_SeesOwnWritesAfterClusterWasWiped(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	proxy := server.Proxy(t)
-	direct := over(t, server.Client(t), "app")
-	p := parts{store: direct.store, watcher: over(t, etcdtest.NewClient(t, proxy.Endpoints()), "app").watcher}
+	direct := newParts(t, server.Client(t), "app")
+	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), "app").watcher}
 	for range 20 {
 		mustPut(t, direct.store, "dir/a", "old")
 	}
@@ -368,18 +369,18 @@ func TestACacheShowsItsOwnWritesToAClusterThatWasWiped(t *testing.T) {
 	require.NoError(t, err)
 	proxy.Blackhole(true, true) // the watch does not know yet
 	server.Wipe()
-	storeA(t, c, "new")
+	writeA(t, c, "new")
 	e, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, "new", e.Value)
 }
 
-func TestAWatcherThatIsClosedMakesCachesGrowOld(t *testing.T) {
+func TestCache_GrowsStaleAfterWatcherCloses(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "1")
-	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
-	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(shortest))
+	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
+	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	require.NoError(t, p.watcher.Close())
 	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
 	_, err := r.Get(t.Context(), "a")
@@ -394,15 +395,15 @@ func TestAWatcherThatIsClosedMakesCachesGrowOld(t *testing.T) {
 	require.ErrorIs(t, err, cache.ErrClosed)
 }
 
-func TestAPermissionThatWasTakenAwayAndGivenBackIsMadeUpFor(t *testing.T) {
+func TestCache_RecoversFromRevokedPermission(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	proxy := server.Proxy(t)
 	const role, from, end = "reader", "app/", "app0"
 	etcdtest.EnableAuth(t, server, etcdtest.User{Name: role, Password: "secret", Grants: []etcdtest.Grant{etcdtest.ReadWrite(from)}})
 	root := server.Client(t, etcdtest.As("root", etcdtest.RootPassword))
-	direct := over(t, root, "app")
-	p := over(t, etcdtest.NewClient(t, proxy.Endpoints(), etcdtest.As(role, "secret")), "app")
+	direct := newParts(t, root, "app")
+	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints(), etcdtest.As(role, "secret")), "app")
 	mustPut(t, direct.store, "dir/a", "1")
 	mustPut(t, direct.store, "dir/gone", "1")
 	r := openReplica(t, p, "dir", kv.String())
@@ -427,17 +428,17 @@ func TestAPermissionThatWasTakenAwayAndGivenBackIsMadeUpFor(t *testing.T) {
 	require.NoError(t, r.WaitRevision(t.Context(), rev))
 	assert.Equal(t, map[string]string{"a": "2", "new": "1"}, values(r))
 	eventually(t, "the cache is well", func() bool { return c.Err() == nil })
-	caught(t, c, "a", rev-2, "2")
+	waitForValue(t, c, "a", rev-2, "2")
 	_, err = c.Get(t.Context(), "gone")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	assert.Positive(t, r.Stats().Restarts)
 	assert.Positive(t, c.Stats().Restarts)
 }
 
-func TestAMemberWithoutALeaderIsNoticed(t *testing.T) {
+func TestReplica_DetectsMemberWithoutLeader(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
-	p := over(t, cluster.Members[0].Client(t), "app")
+	p := newParts(t, cluster.Members[0].Client(t), "app")
 	mustPut(t, p.store, "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	c := openCache(t, p, "dir", kv.String())

@@ -38,10 +38,10 @@ type feed struct {
 	live   func()                        // called when a watch becomes live for the first time
 	clock  func(now, asOf time.Duration) // called on each tick, and after live
 
-	born time.Time
-	asOf atomic.Int64 // time up to which no change is missing, in nanoseconds since born
-	sub  atomic.Pointer[watch.Subscription]
-	gate gate
+	startedAt time.Time
+	asOf      atomic.Int64 // time up to which no change is missing, in nanoseconds since startedAt
+	sub       atomic.Pointer[watch.Subscription]
+	readIndex readIndex
 
 	refresher refresher
 	clocking  sync.Mutex // held while clock is called
@@ -73,21 +73,21 @@ const (
 )
 
 // newFeed returns a feed that is not started.
-func newFeed(what string, c Client, dir string, s *settings, shortest time.Duration) *feed {
+func newFeed(what string, c Client, dir string, s *options, shortest time.Duration) *feed {
 	prefix, _ := keyspace.Dir(dir) // was validated with the options
 	f := &feed{
 		what: what, dir: dir, prefix: prefix, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
-		staleness: s.staleness, tick: min(max(shortest/ticks, tickMin), tickMax), log: s.logger,
-		born: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), next: make(chan struct{}),
+		staleness: s.maxStaleness, tick: min(max(shortest/ticks, tickMin), tickMax), log: s.logger,
+		startedAt: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), next: make(chan struct{}),
 	}
 	//nolint:forbidigo // the watch and the reads that callers share must not live by the context of one of them
 	f.ctx, f.stop = context.WithCancel(context.Background())
-	f.gate.read, f.gate.life, f.gate.spawn, f.gate.late, f.gate.ended = f.revision, f.ctx, f.spawn, f.gaveUp, f.closedError
+	f.readIndex.read, f.readIndex.ctx, f.readIndex.spawn, f.readIndex.waitErr, f.readIndex.closedErr = f.currentRevision, f.ctx, f.spawn, f.waitError, f.closedError
 	return f
 }
 
-// now returns the time since born. It is monotonic.
-func (f *feed) now() time.Duration { return time.Since(f.born) }
+// now returns the time since startedAt. It is monotonic.
+func (f *feed) now() time.Duration { return time.Since(f.startedAt) }
 
 // age returns the time since asOf.
 func (f *feed) age() time.Duration { return f.now() - time.Duration(f.asOf.Load()) }
@@ -225,7 +225,7 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 			if f.isLive() {
 				return err // etcd has not reached rev
 			}
-			return f.gaveUp(ctx)
+			return f.waitError(ctx)
 		}
 		select {
 		case <-next:
@@ -234,7 +234,7 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 		case <-f.ctx.Done():
 			return f.closedError()
 		case <-ctx.Done():
-			return f.gaveUp(ctx)
+			return f.waitError(ctx)
 		}
 	}
 }
@@ -278,8 +278,8 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 		case <-ready:
 			ready, live = nil, true
 			f.live()
-			p.move(began) // all later events and reads are newer
-			p.look()
+			p.advanceAsOf(began) // all later events and reads are newer
+			p.update()
 			f.advance()
 			if _, ends, lasted := f.restartLog.Update(false, time.Now()); ends {
 				f.log.WarnContext(f.ctx, "cache follows its watch again", "dir", f.dir, "after", lasted.Round(time.Millisecond))
@@ -291,7 +291,7 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 			}
 		case <-tick.C:
 			f.advance() // before look too, because look may take a while
-			p.look()
+			p.update()
 			f.advance()
 		case <-sub.Done():
 			return live

@@ -22,12 +22,12 @@ func (r *Replica[T]) Follow(f func(Change[T])) (stop func()) {
 	if f == nil {
 		return func() {}
 	}
-	return r.followers(func(t *follower[T], rev revision[T]) {
+	return r.startFollower(func(follower *follower[T], rev revision[T]) {
 		for _, c := range rev.changes {
-			if t.stopped() {
+			if follower.stopped() {
 				return
 			}
-			r.contained(func() { f(c) })
+			r.callSafely(func() { f(c) })
 		}
 	})
 }
@@ -40,13 +40,13 @@ func (r *Replica[T]) FollowRevisions(f func(rev int64, changes []Change[T])) (st
 	if f == nil {
 		return func() {}
 	}
-	return r.followers(func(_ *follower[T], rev revision[T]) {
-		r.contained(func() { f(rev.rev, rev.changes) })
+	return r.startFollower(func(_ *follower[T], rev revision[T]) {
+		r.callSafely(func() { f(rev.rev, rev.changes) })
 	})
 }
 
-// contained calls f, and recovers and logs a panic.
-func (r *Replica[T]) contained(f func()) {
+// callSafely calls f, and recovers and logs a panic.
+func (r *Replica[T]) callSafely(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			r.log.ErrorContext(context.WithoutCancel(r.ctx), "function that a replica has called panicked", "dir", r.dir, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
@@ -63,94 +63,95 @@ type revision[T any] struct {
 
 // follower is a queue of changes for a callback.
 type follower[T any] struct {
-	out func(*follower[T], revision[T])
+	deliver func(*follower[T], revision[T])
 
-	mu    sync.Mutex
-	queue []revision[T]
-	count int
-	most  int // count above which the queue is merged
-	end   bool
-	bell  chan struct{} // signals a change of queue or end
+	mu             sync.Mutex
+	queue          []revision[T]
+	count          int
+	mergeThreshold int // count above which the queue is merged
+	ended          bool
+	notify         chan struct{} // signals a change of queue or end
 }
 
-// followMost is the number of changes that may wait before they are merged.
-const followMost = 4096
+// maxQueuedChanges is the number of changes that may wait before they are merged.
+const maxQueuedChanges = 4096
 
-// followers starts a follower that calls out for each revision.
-func (r *Replica[T]) followers(out func(*follower[T], revision[T])) (stop func()) {
-	t := &follower[T]{out: out, most: followMost, bell: make(chan struct{}, 1)}
-	r.joining.Lock()
-	defer r.joining.Unlock()
-	if r.over {
+// startFollower starts a follower that calls deliver for each revision.
+func (r *Replica[T]) startFollower(deliver func(*follower[T], revision[T])) (stop func()) {
+	f := &follower[T]{deliver: deliver, mergeThreshold: maxQueuedChanges, notify: make(chan struct{}, 1)}
+	r.followersMu.Lock()
+	defer r.followersMu.Unlock()
+	if r.followersClosed {
 		return func() {}
 	}
-	r.table.mu.Lock()
-	step, rev := r.table.look(), r.rev.Load()
-	r.tails[t] = struct{}{}
-	r.table.mu.Unlock()
-	r.telling.Go(func() {
+	r.data.mu.Lock()
+	snapshot, rev := r.data.acquireLocked(), r.rev.Load()
+	r.followers[f] = struct{}{}
+	r.data.mu.Unlock()
+	r.followerGoroutines.Go(func() {
 		first := revision[T]{rev: rev}
-		for _, n := range r.table.all(step) {
-			r.verifyNode(n)
-			first.changes = append(first.changes, Change[T]{Old: kv.Entry[T]{Key: n.key}, New: n.entry()})
+		for _, v := range r.data.list(snapshot) {
+			r.verifyVersion(v)
+			first.changes = append(first.changes, Change[T]{Old: kv.Entry[T]{Key: v.key}, New: v.entry()})
 		}
-		r.table.end(step)
-		for ok := !t.stopped(); ok; first, ok = t.take() {
-			t.out(t, first)
+		r.data.release(snapshot)
+		for ok := !f.stopped(); ok; first, ok = f.next() {
+			f.deliver(f, first)
 		}
 	})
-	return func() { r.leave(t) }
+	return func() { r.removeFollower(f) }
 }
 
-// leave ends a follower.
-func (r *Replica[T]) leave(t *follower[T]) {
-	r.table.mu.Lock()
-	delete(r.tails, t)
-	r.table.mu.Unlock()
-	t.mu.Lock()
-	t.end, t.queue = true, nil
-	t.mu.Unlock()
-	t.ring()
+// removeFollower ends a follower.
+func (r *Replica[T]) removeFollower(f *follower[T]) {
+	r.data.mu.Lock()
+	delete(r.followers, f)
+	r.data.mu.Unlock()
+	f.mu.Lock()
+	f.ended, f.queue = true, nil
+	f.mu.Unlock()
+	f.signal()
 }
 
 // endFollowers ends all followers, prevents new ones, and waits until all have returned, including
 // those that were stopped before.
 func (r *Replica[T]) endFollowers() {
-	r.joining.Lock()
-	r.over = true
-	r.joining.Unlock()
-	r.table.mu.Lock()
-	all := make([]*follower[T], 0, len(r.tails))
-	for t := range r.tails {
-		all = append(all, t)
+	r.followersMu.Lock()
+	r.followersClosed = true
+	r.followersMu.Unlock()
+	r.data.mu.Lock()
+	all := make([]*follower[T], 0, len(r.followers))
+	for f := range r.followers {
+		all = append(all, f)
 	}
-	r.table.mu.Unlock()
-	for _, t := range all {
-		r.leave(t)
+	r.data.mu.Unlock()
+	for _, f := range all {
+		r.removeFollower(f)
 	}
-	r.telling.Wait()
+	r.followerGoroutines.Wait()
 }
 
-// tell queues the changes of the last step for all followers. The caller holds table.mu.
-func (r *Replica[T]) tell(rev int64) {
-	if len(r.tails) == 0 {
+// notifyFollowers queues the changes of the last snapshot for all followers. The caller holds
+// data.mu.
+func (r *Replica[T]) notifyFollowers(rev int64) {
+	if len(r.followers) == 0 {
 		return
 	}
-	before, after := r.table.changed(r.table.step.Load())
+	before, after := r.data.changes(r.data.snapshot.Load())
 	if len(after) == 0 {
 		return
 	}
 	changes := make([]Change[T], len(after))
 	for i := range after {
-		changes[i] = change(before[i], after[i])
+		changes[i] = newChange(before[i], after[i])
 	}
-	for t := range r.tails {
-		t.push(revision[T]{rev: rev, changes: changes})
+	for f := range r.followers {
+		f.push(revision[T]{rev: rev, changes: changes})
 	}
 }
 
-// change returns the Change from one node to another. Either may be nil.
-func change[T any](before, after *node[T]) (c Change[T]) {
+// newChange returns the change from one version to another. Either may be nil.
+func newChange[T any](before, after *version[T]) (c Change[T]) {
 	if before != nil {
 		c.Old = before.entry()
 		c.New.Key = before.key
@@ -163,68 +164,69 @@ func change[T any](before, after *node[T]) (c Change[T]) {
 }
 
 // push queues a revision.
-func (t *follower[T]) push(r revision[T]) {
-	t.mu.Lock()
-	if !t.end {
-		t.queue = append(t.queue, r)
-		if t.count += len(r.changes); t.count > t.most && len(t.queue) > 1 {
-			t.queue = []revision[T]{folded(t.queue)}
-			t.count = len(t.queue[0].changes)
-			t.most = max(followMost, 2*t.count) // merging costs as much as the length of the queue
+func (f *follower[T]) push(r revision[T]) {
+	f.mu.Lock()
+	if !f.ended {
+		f.queue = append(f.queue, r)
+		if f.count += len(r.changes); f.count > f.mergeThreshold && len(f.queue) > 1 {
+			f.queue = []revision[T]{merge(f.queue)}
+			f.count = len(f.queue[0].changes)
+			f.mergeThreshold = max(maxQueuedChanges, 2*f.count) // merging costs as much as the length of the queue
 		}
 	}
-	t.mu.Unlock()
-	t.ring()
+	f.mu.Unlock()
+	f.signal()
 }
 
-func (t *follower[T]) ring() {
+// signal wakes next.
+func (f *follower[T]) signal() {
 	select {
-	case t.bell <- struct{}{}:
+	case f.notify <- struct{}{}:
 	default:
 	}
 }
 
-// take waits for the next revision. It returns false if the follower has ended.
-func (t *follower[T]) take() (revision[T], bool) {
+// next waits for the next revision. It returns false if the follower has ended.
+func (f *follower[T]) next() (revision[T], bool) {
 	for {
-		t.mu.Lock()
-		if t.end {
-			t.mu.Unlock()
+		f.mu.Lock()
+		if f.ended {
+			f.mu.Unlock()
 			return revision[T]{}, false
 		}
-		if len(t.queue) > 0 {
-			r := t.queue[0]
-			t.queue[0] = revision[T]{}
-			if t.queue = t.queue[1:]; len(t.queue) == 0 {
-				t.queue = nil
+		if len(f.queue) > 0 {
+			r := f.queue[0]
+			f.queue[0] = revision[T]{}
+			if f.queue = f.queue[1:]; len(f.queue) == 0 {
+				f.queue = nil
 			}
-			t.count -= len(r.changes)
-			t.mu.Unlock()
+			f.count -= len(r.changes)
+			f.mu.Unlock()
 			return r, true
 		}
-		t.mu.Unlock()
-		<-t.bell
+		f.mu.Unlock()
+		<-f.notify
 	}
 }
 
-func (t *follower[T]) stopped() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.end
+func (f *follower[T]) stopped() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ended
 }
 
-// folded merges several revisions into one.
-func folded[T any](all []revision[T]) revision[T] {
+// merge merges several revisions into one.
+func merge[T any](all []revision[T]) revision[T] {
 	var out []Change[T]
-	at := make(map[string]int)
+	index := make(map[string]int) // of out, by key
 	for _, r := range all {
 		for _, c := range r.changes {
 			key := c.New.Key
-			if i, ok := at[key]; ok {
+			if i, ok := index[key]; ok {
 				out[i].New = c.New
 				continue
 			}
-			at[key] = len(out)
+			index[key] = len(out)
 			out = append(out, c)
 		}
 	}

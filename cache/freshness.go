@@ -13,38 +13,38 @@ import (
 type freshness struct {
 	*feed
 
-	status func() watch.Status
-	heard  time.Time // the last one that was used
-	looked time.Time
+	status     func() watch.Status
+	lastHeard  time.Time // Heard of the last status that was used
+	lastUpdate time.Time
 }
 
-// sleepThreshold is how much the wall clock may gain on the monotonic clock between two ticks. A
+// suspendThreshold is how much the wall clock may gain on the monotonic clock between two ticks. A
 // larger difference means that the machine was suspended, which the monotonic clock does not count.
-const sleepThreshold = time.Second
+const suspendThreshold = time.Second
 
-// look advances asOf to the last time that etcd was heard.
-func (p *freshness) look() {
+// update advances asOf to the last time that etcd was heard.
+func (s *freshness) update() {
 	now := time.Now()
-	if !p.looked.IsZero() {
-		p.passed(now.Round(0).Sub(p.looked.Round(0)), now.Sub(p.looked))
+	if !s.lastUpdate.IsZero() {
+		s.discountSuspension(now.Round(0).Sub(s.lastUpdate.Round(0)), now.Sub(s.lastUpdate))
 	}
-	p.looked = now
-	if st := p.status(); !st.Heard.IsZero() && !st.Heard.Equal(p.heard) {
-		p.heard = st.Heard
-		p.move(st.Heard.Sub(p.born))
-	}
-}
-
-// passed moves asOf back by the time that the machine was suspended, given the time passed by each
-// clock.
-func (p *freshness) passed(wall, monotonic time.Duration) {
-	if slept := wall - monotonic; slept > sleepThreshold {
-		p.asOf.Add(-int64(slept))
+	s.lastUpdate = now
+	if st := s.status(); !st.Heard.IsZero() && !st.Heard.Equal(s.lastHeard) {
+		s.lastHeard = st.Heard
+		s.advanceAsOf(st.Heard.Sub(s.startedAt))
 	}
 }
 
-// move advances asOf to a later time.
-func (f *feed) move(asOf time.Duration) {
+// discountSuspension moves asOf back by the time that the machine was suspended, given the time
+// that has passed on each clock.
+func (s *freshness) discountSuspension(wall, monotonic time.Duration) {
+	if suspended := wall - monotonic; suspended > suspendThreshold {
+		s.asOf.Add(-int64(suspended))
+	}
+}
+
+// advanceAsOf advances asOf to a later time.
+func (f *feed) advanceAsOf(asOf time.Duration) {
 	for {
 		last := f.asOf.Load()
 		if int64(asOf) <= last || f.asOf.CompareAndSwap(last, int64(asOf)) {
@@ -64,15 +64,15 @@ type refresher struct {
 
 // refreshCall is a request of a refresher.
 type refreshCall struct {
-	began time.Time
-	done  chan struct{}
+	startedAt time.Time
+	done      chan struct{}
 }
 
 // overdue reports whether the request has not been answered in time.
 func (r *refresher) overdue() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.call != nil && time.Since(r.call.began) > refreshTimeout
+	return r.call != nil && time.Since(r.call.startedAt) > refreshTimeout
 }
 
 // refresh asks etcd whether a change is missing, unless a request is in progress. It returns nil if
@@ -86,10 +86,10 @@ func (f *feed) refresh() *refreshCall {
 	if !f.isLive() {
 		return nil
 	}
-	sub, call := f.sub.Load(), &refreshCall{began: time.Now(), done: make(chan struct{})}
+	sub, call := f.sub.Load(), &refreshCall{startedAt: time.Now(), done: make(chan struct{})}
 	if !f.spawn(func() {
 		if sub.Refresh(f.ctx) == nil {
-			f.move(sub.Status().Heard.Sub(f.born))
+			f.advanceAsOf(sub.Status().Heard.Sub(f.startedAt))
 			f.updateClock()
 		}
 		f.refresher.mu.Lock()
@@ -103,10 +103,10 @@ func (f *feed) refresh() *refreshCall {
 	return call
 }
 
-// use is called by reads from memory once half of the bound has passed since etcd was last heard.
-// It starts a refresh. If the whole bound has passed, it also waits for the response. It reports
-// whether the bound holds.
-func (f *feed) use(ctx context.Context) bool {
+// ensureFresh is called by reads from memory once half of the bound has passed since etcd was last
+// heard. It starts a refresh. If the whole bound has passed, it also waits for the response. It
+// reports whether the bound holds.
+func (f *feed) ensureFresh(ctx context.Context) bool {
 	call := f.refresh()
 	if f.fresh(f.now(), time.Duration(f.asOf.Load())) {
 		return true
@@ -118,7 +118,7 @@ func (f *feed) use(ctx context.Context) bool {
 	if ctx != nil {
 		done = ctx.Done()
 	}
-	timeout := time.NewTimer(time.Until(call.began.Add(refreshTimeout)))
+	timeout := time.NewTimer(time.Until(call.startedAt.Add(refreshTimeout)))
 	defer timeout.Stop()
 	select {
 	case <-call.done:
@@ -128,8 +128,8 @@ func (f *feed) use(ctx context.Context) bool {
 	return f.fresh(f.now(), time.Duration(f.asOf.Load()))
 }
 
-// ages reports whether half of the bound has passed.
-func (f *feed) ages(now, asOf time.Duration) bool { return f.reach(now, asOf) > f.staleness/2 }
+// needsRefresh reports whether half of the bound has passed.
+func (f *feed) needsRefresh(now, asOf time.Duration) bool { return f.reach(now, asOf) > f.staleness/2 }
 
 // updateClock calls clock with the current times.
 func (f *feed) updateClock() (now, asOf time.Duration) {

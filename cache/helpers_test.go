@@ -19,10 +19,10 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// within bounds what a test waits for. Nothing takes that long unless it is broken.
-const within = 30 * time.Second
+// testTimeout bounds what a test waits for.
+const testTimeout = 30 * time.Second
 
-// parts is what caches take of a client.
+// parts implements cache.Client.
 type parts struct {
 	store   *kv.Store
 	watcher *watch.Watcher
@@ -31,21 +31,21 @@ type parts struct {
 func (p parts) KV() *kv.Store           { return p.store }
 func (p parts) Watcher() *watch.Watcher { return p.watcher }
 
-// over makes the parts of a client below dir, whose watcher is closed when the test ends.
-func over(tb testing.TB, cli *clientv3.Client, dir string) parts {
+// newParts returns the parts of a client below dir. The watcher is closed when the test ends.
+func newParts(tb testing.TB, cli *clientv3.Client, dir string) parts {
 	tb.Helper()
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
 	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
 }
 
-// shared is the parts of a client of the shared server, in a namespace of the test's own.
-func shared(tb testing.TB) parts {
+// newSharedParts returns the parts of a client of the shared server, in a namespace of the test.
+func newSharedParts(tb testing.TB) parts {
 	tb.Helper()
-	return over(tb, etcdtest.Client(tb), etcdtest.Prefix(tb))
+	return newParts(tb, etcdtest.Client(tb), etcdtest.Prefix(tb))
 }
 
-// user is what most tests store.
+// user is the value type of most tests.
 type user struct {
 	Name string
 	Tags []string
@@ -73,15 +73,15 @@ func mustDelete(tb testing.TB, s *kv.Store, key string) int64 {
 	return rev
 }
 
-// eventually waits for something that there is no event for.
+// eventually waits until f returns true.
 func eventually(tb testing.TB, what string, f func() bool) {
 	tb.Helper()
-	require.Eventually(tb, f, within, 5*time.Millisecond, what)
+	require.Eventually(tb, f, testTimeout, 5*time.Millisecond, what)
 }
 
-// lateness watches how late goroutines that wait for the time are called in this process, those that keep the bounds included:
-// what it returns says how much that, and the tick of a clock, may have added to a bound.
-func lateness(tb testing.TB) func() time.Duration {
+// measureDelay measures how late timers fire in this process. The function that it returns says how
+// much that, and the tick of a clock, may have added to a bound.
+func measureDelay(tb testing.TB) func() time.Duration {
 	tb.Helper()
 	const beat, slack = 5 * time.Millisecond, 300 * time.Millisecond
 	var worst, last atomic.Int64
@@ -109,7 +109,7 @@ func lateness(tb testing.TB) func() time.Duration {
 	}
 }
 
-// values is what a replica holds, by key.
+// values returns the contents of a replica.
 func values(r *cache.Replica[string]) map[string]string {
 	out := map[string]string{}
 	for e := range r.All() {
@@ -126,14 +126,14 @@ func openCache[T any](tb testing.TB, c cache.Client, dir string, codec kv.Codec[
 	return out
 }
 
-// mine is a cache or a replica whose process has written something.
-type mine[T any] interface {
+// readerWithStore is a cache or a replica.
+type readerWithStore[T any] interface {
 	cache.Reader[T]
 	Store() kv.Typed[T]
 }
 
-// storeA writes key "a" through a cache, or deletes it where v is "".
-func storeA(tb testing.TB, c mine[string], v string) {
+// writeA writes key "a" through a cache, or deletes it if v is "".
+func writeA(tb testing.TB, c readerWithStore[string], v string) {
 	tb.Helper()
 	var err error
 	if v == "" {
@@ -144,38 +144,38 @@ func storeA(tb testing.TB, c mine[string], v string) {
 	require.NoError(tb, err)
 }
 
-// intercepted is a KV whose answers can be held back, made up and counted.
-type intercepted struct {
+// fakeKV is a KV whose responses can be delayed, replaced and counted.
+type fakeKV struct {
 	clientv3.KV
 
 	// Both are set before the client is used: caches ask by themselves, too.
-	after  func(op clientv3.Op) // between the answer and its arrival
-	answer func(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error)
-	calls  atomic.Int64
+	afterRead func(op clientv3.Op) // between the answer and its arrival
+	answer    func(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error)
+	calls     atomic.Int64
 }
 
 // Do is what the stores of this library call.
-func (i *intercepted) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (i *fakeKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	i.calls.Add(1)
 	if i.answer != nil {
 		return i.answer(ctx, op)
 	}
 	resp, err := i.KV.Do(ctx, op)
-	if i.after != nil {
-		i.after(op)
+	if i.afterRead != nil {
+		i.afterRead(op)
 	}
 	return resp, err
 }
 
-// intercept puts an intercepted KV into a client.
-func intercept(cli *clientv3.Client) *intercepted {
-	i := &intercepted{KV: cli.KV}
+// installFakeKV installs a fakeKV in a client.
+func installFakeKV(cli *clientv3.Client) *fakeKV {
+	i := &fakeKV{KV: cli.KV}
 	cli.KV = i
 	return i
 }
 
-// readsOne reports whether op is the read of a key by a cache, and not of the revision.
-func readsOne(op clientv3.Op) bool {
+// isKeyRead reports whether op is the read of a key by a cache, and not of the revision.
+func isKeyRead(op clientv3.Op) bool {
 	if !op.IsTxn() {
 		return false
 	}
@@ -183,10 +183,10 @@ func readsOne(op clientv3.Op) bool {
 	return len(then) == 1 && then[0].IsGet() && !then[0].IsCountOnly()
 }
 
-func kvNotFound(err error) bool { return errors.Is(err, kv.ErrNotFound) }
-func closed(err error) bool     { return errors.Is(err, cache.ErrClosed) }
+func isNotFound(err error) bool { return errors.Is(err, kv.ErrNotFound) }
+func isClosed(err error) bool   { return errors.Is(err, cache.ErrClosed) }
 
-// lockedBuffer is what a logger writes to.
+// lockedBuffer is a concurrent buffer for log output.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  strings.Builder

@@ -9,5 +9,5 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-// long reports whether the tests are to be as many and as long as they can be, and not just long enough for every day.
-func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
+// isLongRun reports whether ETCDKIT_LONG asks for more and longer tests.
+func isLongRun() bool { return os.Getenv("ETCDKIT_LONG") != "" }

@@ -17,28 +17,29 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// ledger is what is known about the keys of a test: which writes were acknowledged, to which process, and when.
-type ledger struct {
-	keys []ledgerKey
+// writeLog records for each key which writes were acknowledged, to which process, and when.
+type writeLog struct {
+	keys []writeLogKey
 }
 
-type ledgerKey struct {
-	mu     sync.Mutex // held while the key is written: the order of acknowledgements is that of revisions
-	latest atomic.Int64
-	acked  [2][2]atomic.Int64 // the last write that was acknowledged, by process and by whose store it went through
-	writes []stamped          // guarded by log
-	log    sync.Mutex
+type writeLogKey struct {
+	mu       sync.Mutex // held while the key is written: the order of acknowledgements is that of revisions
+	latest   atomic.Int64
+	acked    [2][2]atomic.Int64 // the last write that was acknowledged, by process and by whose store it went through
+	writes   []ackedWrite       // guarded by log
+	writesMu sync.Mutex
 }
 
-type stamped struct {
+type ackedWrite struct {
 	n  int64
 	at time.Time // of the acknowledgement
 }
 
-// settled is the number of the last write that was acknowledged before a time, by whomever.
-func (k *ledgerKey) settled(before time.Time) (n int64) {
-	k.log.Lock()
-	defer k.log.Unlock()
+// lastAckedBefore returns the number of the last write that was acknowledged before a time, to any
+// process.
+func (k *writeLogKey) lastAckedBefore(before time.Time) (n int64) {
+	k.writesMu.Lock()
+	defer k.writesMu.Unlock()
 	for i := range slices.Backward(k.writes) {
 		if k.writes[i].at.Before(before) {
 			k.writes = k.writes[i:]
@@ -50,15 +51,15 @@ func (k *ledgerKey) settled(before time.Time) (n int64) {
 
 // process is one of the two clients, with its cache and its replica.
 type process struct {
-	id      int
-	cache   *cache.Cache[int64]
-	replica *cache.Replica[int64]
-	proxy   *etcdtest.Proxy
-	late    func() time.Duration
+	id       int
+	cache    *cache.Cache[int64]
+	replica  *cache.Replica[int64]
+	proxy    *etcdtest.Proxy
+	maxDelay func() time.Duration
 }
 
-// mixed makes one random operation and judges it.
-func (p *process) mixed(t *testing.T, l *ledger, last []int64) {
+// randomOperation makes one random operation and checks its result.
+func (p *process) randomOperation(t *testing.T, l *writeLog, last []int64) {
 	t.Helper()
 	i := rand.IntN(len(l.keys))
 	k, key := &l.keys[i], "k"+strconv.Itoa(i)
@@ -75,7 +76,7 @@ func (p *process) mixed(t *testing.T, l *ledger, last []int64) {
 	}
 }
 
-func (p *process) write(t *testing.T, k *ledgerKey, key string) {
+func (p *process) write(t *testing.T, k *writeLogKey, key string) {
 	t.Helper()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -94,19 +95,19 @@ func (p *process) write(t *testing.T, k *ledgerKey, key string) {
 	if err != nil {
 		return // its number was never promised
 	}
-	k.log.Lock()
-	k.writes = append(k.writes, stamped{n, time.Now()})
-	k.log.Unlock()
+	k.writesMu.Lock()
+	k.writes = append(k.writes, ackedWrite{n, time.Now()})
+	k.writesMu.Unlock()
 	k.acked[p.id][through].Store(n)
 }
 
-// Whose store a write went through, and who was asked.
+// Which store a write went through, and which reader was used.
 const (
 	ofCache = iota
 	ofReplica
 )
 
-func (p *process) read(t *testing.T, k *ledgerKey, key string, from int, last *int64) {
+func (p *process) read(t *testing.T, k *writeLogKey, key string, from int, last *int64) {
 	t.Helper()
 	var source cache.Reader[int64] = p.cache
 	if from == ofReplica {
@@ -114,25 +115,25 @@ func (p *process) read(t *testing.T, k *ledgerKey, key string, from int, last *i
 	}
 	began := time.Now()
 	own := k.acked[p.id][from].Load()
-	settled := k.settled(began.Add(-shortest - p.late()))
+	settled := k.lastAckedBefore(began.Add(-minStaleness - p.maxDelay()))
 	e, err := source.Get(t.Context(), key)
-	if err != nil && !kvNotFound(err) {
+	if err != nil && !isNotFound(err) {
 		return // unreachable, or too old: it says so
 	}
-	assert.GreaterOrEqual(t, e.Value, own, "older than a write that this process was told is done")
+	assert.GreaterOrEqual(t, e.Value, own, "older than a write acknowledged to this process")
 	assert.GreaterOrEqual(t, e.Value, settled, "older than the bound: process %d, cache %t, after %v, ages %v and %v", p.id, from == ofCache, time.Since(began), p.cache.Age(), p.replica.Age())
 	assert.GreaterOrEqual(t, e.ModRevision, *last, "back in time")
 	*last = e.ModRevision
 }
 
-func (p *process) linearizable(t *testing.T, k *ledgerKey, key string) {
+func (p *process) linearizable(t *testing.T, k *writeLogKey, key string) {
 	t.Helper()
-	k.log.Lock()
+	k.writesMu.Lock()
 	var all int64
 	if len(k.writes) > 0 {
 		all = k.writes[len(k.writes)-1].n
 	}
-	k.log.Unlock()
+	k.writesMu.Unlock()
 	ctx, stop := context.WithTimeout(t.Context(), time.Second)
 	defer stop()
 	get := p.cache.GetLinearizable
@@ -140,43 +141,44 @@ func (p *process) linearizable(t *testing.T, k *ledgerKey, key string) {
 		get = p.replica.GetLinearizable
 	}
 	e, err := get(ctx, key)
-	if err == nil || kvNotFound(err) {
+	if err == nil || isNotFound(err) {
 		assert.GreaterOrEqual(t, e.Value, all, "older than a write that was acknowledged")
 	}
 }
 
-// 8 goroutines of 2 clients read and write a few keys while their connections are cut and silenced. No read is older than a
-// write that the same process was told is done, none is older than the bound, and none goes back in time.
-func TestMixedOperationsUnderDisconnects(t *testing.T) {
+// Eight goroutines of two clients read and write a few keys while their connections are cut and
+// silenced. No read is older than a write acknowledged to the same process, none is older than the
+// bound, and none goes back in time.
+func TestCache_MixedOperationsUnderDisconnects(t *testing.T) {
 	t.Parallel()
 	operations, keys := int64(60_000), 40
-	if long() {
+	if isLongRun() {
 		operations = 1_000_000
 	}
 	dir := etcdtest.Prefix(t)
-	l := &ledger{keys: make([]ledgerKey, keys)}
-	late := lateness(t)
+	l := &writeLog{keys: make([]writeLogKey, keys)}
+	late := measureDelay(t)
 	var all []*process
 	for id := range 2 {
 		proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-		p := over(t, etcdtest.NewClient(t, proxy.Endpoints()), dir)
+		p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir)
 		all = append(all, &process{
-			id: id, proxy: proxy, late: late,
-			cache:   openCache(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(shortest), cache.WithMaxEntries(keys/2), cache.WithReadOnlyCheck()),
-			replica: openReplica(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(shortest)),
+			id: id, proxy: proxy, maxDelay: late,
+			cache:   openCache(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(minStaleness), cache.WithMaxEntries(keys/2), cache.WithReadOnlyCheck()),
+			replica: openReplica(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(minStaleness)),
 		})
 	}
 	done := make(chan struct{})
 	var chaos, workers sync.WaitGroup
 	for _, p := range all {
-		chaos.Go(func() { disturb(p.proxy, p.id == 0, done) })
+		chaos.Go(func() { disturbConnection(p.proxy, p.id == 0, done) })
 	}
 	var made atomic.Int64
 	for g := range 8 {
 		workers.Go(func() {
 			last := make([]int64, 2*keys)
 			for made.Add(1) <= operations && !t.Failed() {
-				all[g%2].mixed(t, l, last)
+				all[g%2].randomOperation(t, l, last)
 			}
 		})
 	}
@@ -193,8 +195,9 @@ func TestMixedOperationsUnderDisconnects(t *testing.T) {
 	}
 }
 
-// disturb cuts and silences a connection at random, and at first, where asked to, for so long that the bound is passed.
-func disturb(proxy *etcdtest.Proxy, hard bool, done <-chan struct{}) {
+// disturbConnection cuts and silences a connection at random. If hard is set, it first silences the
+// connection until the bound is exceeded.
+func disturbConnection(proxy *etcdtest.Proxy, hard bool, done <-chan struct{}) {
 	wait := func(d time.Duration) bool {
 		pause := time.NewTimer(d)
 		defer pause.Stop()
@@ -211,7 +214,7 @@ func disturb(proxy *etcdtest.Proxy, hard bool, done <-chan struct{}) {
 		switch {
 		case hard || rand.IntN(20) == 0:
 			proxy.Blackhole(true, true)
-			hard, pause = false, shortest+time.Second
+			hard, pause = false, minStaleness+time.Second
 		case rand.IntN(3) == 0:
 			proxy.Hold(false, true)
 		default:

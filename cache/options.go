@@ -22,17 +22,17 @@ const (
 const minStaleness = 2 * time.Second
 
 // Option configures [Open] or [OpenReplica].
-type Option func(*settings)
+type Option func(*options)
 
-// settings holds the result of all options.
-type settings struct {
-	entries   int
-	ttl       time.Duration
-	staleness time.Duration
-	logger    *slog.Logger
-	lookup    func(dir string, hit bool)
-	bad       func(key string, rev int64, err error)
-	checked   bool
+// options holds the result of all options.
+type options struct {
+	maxEntries    int
+	ttl           time.Duration
+	maxStaleness  time.Duration
+	logger        *slog.Logger
+	lookupHook    func(dir string, hit bool)
+	badEntryHook  func(key string, rev int64, err error)
+	readOnlyCheck bool
 
 	cacheOnly   []string // options used that are not valid for a Replica
 	replicaOnly []string // options used that are not valid for a Cache
@@ -41,13 +41,13 @@ type settings struct {
 // WithMaxEntries limits how many keys a [Cache] holds, including absent ones. The least recently
 // used ones are evicted. It is not valid for a [Replica]. Default 1,000.
 func WithMaxEntries(n int) Option {
-	return func(s *settings) { s.entries, s.cacheOnly = n, append(s.cacheOnly, "WithMaxEntries") }
+	return func(s *options) { s.maxEntries, s.cacheOnly = n, append(s.cacheOnly, "WithMaxEntries") }
 }
 
 // WithTTL limits how long a [Cache] keeps an entry, whether it changes or not. It is not valid for
 // a [Replica]. Default 5 minutes.
 func WithTTL(d time.Duration) Option {
-	return func(s *settings) { s.ttl, s.cacheOnly = d, append(s.cacheOnly, "WithTTL") }
+	return func(s *options) { s.ttl, s.cacheOnly = d, append(s.cacheOnly, "WithTTL") }
 }
 
 // WithMaxStaleness bounds how old an answer from memory may be while the watch is down. Beyond it a
@@ -55,36 +55,36 @@ func WithTTL(d time.Duration) Option {
 // within 4 s after half of the bound, so with 8 s or more the loss of a single member has no
 // effect. The minimum is 2 s, because reads refresh the cache at half of the bound. math.MaxInt64
 // means no bound. Default 10 s.
-func WithMaxStaleness(d time.Duration) Option { return func(s *settings) { s.staleness = d } }
+func WithMaxStaleness(d time.Duration) Option { return func(s *options) { s.maxStaleness = d } }
 
 // WithLogger sets the logger for watches that end, for a bound of staleness that is exceeded, and
 // for values that do not decode, all at level Warn, and for panics of callbacks, at level Error.
 // Values are never logged. Default: the client's logger, or [slog.Default] from level Warn up.
-func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
+func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
 // WithLookupHook sets a function that is called at each read of a [Cache], with the dir and whether
 // the read was a hit. It runs on the caller's goroutine and must return quickly. It is not valid
 // for a [Replica]. Default: the hook of the client's Observer.
 func WithLookupHook(f func(dir string, hit bool)) Option {
-	return func(s *settings) { s.lookup, s.cacheOnly = f, append(s.cacheOnly, "WithLookupHook") }
+	return func(s *options) { s.lookupHook, s.cacheOnly = f, append(s.cacheOnly, "WithLookupHook") }
 }
 
 // WithBadEntry sets a function that is called for each value of a [Replica] that does not decode.
 // It runs on the watch's goroutine and must return quickly. A panic of f is recovered and logged.
 // It is not valid for a [Cache]. Default: none; such values are logged and counted in [Stats].
 func WithBadEntry(f func(key string, rev int64, err error)) Option {
-	return func(s *settings) { s.bad, s.replicaOnly = f, append(s.replicaOnly, "WithBadEntry") }
+	return func(s *options) { s.badEntryHook, s.replicaOnly = f, append(s.replicaOnly, "WithBadEntry") }
 }
 
 // WithReadOnlyCheck detects code that modifies the values it was given. It is for tests: each value
 // is encoded when it is received and again whenever it is returned. If the results differ, the read
 // panics with the key. Default: off.
-func WithReadOnlyCheck() Option { return func(s *settings) { s.checked = true } }
+func WithReadOnlyCheck() Option { return func(s *options) { s.readOnlyCheck = true } }
 
-// newSettings applies the options. The error contains everything that is wrong with them and the
+// newOptions applies the options. The error contains everything that is wrong with them and the
 // other arguments.
-func newSettings(c Client, dir string, codec any, opts []Option, replica bool) (settings, error) {
-	s := settings{entries: DefaultMaxEntries, ttl: DefaultTTL, staleness: DefaultMaxStaleness}
+func newOptions(c Client, dir string, codec any, opts []Option, replica bool) (options, error) {
+	s := options{maxEntries: DefaultMaxEntries, ttl: DefaultTTL, maxStaleness: DefaultMaxStaleness}
 	for _, o := range opts {
 		if o != nil {
 			o(&s)
@@ -94,35 +94,35 @@ func newSettings(c Client, dir string, codec any, opts []Option, replica bool) (
 		s.logger = h.Logger()
 	}
 	s.logger = logging.OrDefault(s.logger)
-	if h, ok := c.(interface{ CacheLookupHook() func(string, bool) }); ok && s.lookup == nil {
-		s.lookup = h.CacheLookupHook() // of the client's Observer
+	if h, ok := c.(interface{ CacheLookupHook() func(string, bool) }); ok && s.lookupHook == nil {
+		s.lookupHook = h.CacheLookupHook() // of the client's Observer
 	}
-	_, bad := keyspace.Dir(dir)
-	complaints := []error{bad}
-	complain := func(format string, args ...any) {
-		complaints = append(complaints, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
+	_, dirErr := keyspace.Dir(dir)
+	validationErrs := []error{dirErr}
+	addErr := func(format string, args ...any) {
+		validationErrs = append(validationErrs, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
 	}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {
-		complain("no client, or one without a store or a watcher")
+		addErr("no client, or one without a store or a watcher")
 	}
 	if codec == nil {
-		complain("no codec")
+		addErr("no codec")
 	}
-	if s.entries < 1 {
-		complain("WithMaxEntries: %d entries", s.entries)
+	if s.maxEntries < 1 {
+		addErr("WithMaxEntries: %d entries", s.maxEntries)
 	}
 	if s.ttl <= 0 {
-		complain("WithTTL: %v", s.ttl)
+		addErr("WithTTL: %v", s.ttl)
 	}
-	if s.staleness < minStaleness {
-		complain("WithMaxStaleness: %v is less than %v", s.staleness, minStaleness)
+	if s.maxStaleness < minStaleness {
+		addErr("WithMaxStaleness: %v is less than %v", s.maxStaleness, minStaleness)
 	}
-	foreign, kind := s.replicaOnly, "a Cache"
+	misplaced, kind := s.replicaOnly, "a Cache"
 	if replica {
-		foreign, kind = s.cacheOnly, "a Replica"
+		misplaced, kind = s.cacheOnly, "a Replica"
 	}
-	for _, name := range foreign {
-		complain("%s is not for %s", name, kind)
+	for _, name := range misplaced {
+		addErr("%s is not for %s", name, kind)
 	}
-	return s, errors.Join(complaints...)
+	return s, errors.Join(validationErrs...)
 }

@@ -17,14 +17,14 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// listener keeps a map of what it is told, and finds fault with what it is told.
-type listener struct {
-	mu     sync.Mutex
-	state  map[string]kv.Entry[string]
-	faults []string
+// changeRecorder applies changes to a map and records those that contradict it.
+type changeRecorder struct {
+	mu         sync.Mutex
+	state      map[string]kv.Entry[string]
+	violations []string
 }
 
-func (l *listener) hear(c cache.Change[string]) {
+func (l *changeRecorder) record(c cache.Change[string]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old, known := l.state[c.New.Key]
@@ -42,7 +42,7 @@ func (l *listener) hear(c cache.Change[string]) {
 		fault = "went back in time"
 	}
 	if fault != "" {
-		l.faults = append(l.faults, fmt.Sprintf("%s: %+v, known: %+v", fault, c, old))
+		l.violations = append(l.violations, fmt.Sprintf("%s: %+v, known: %+v", fault, c, old))
 	}
 	if c.New.ModRevision == 0 {
 		delete(l.state, c.New.Key)
@@ -51,7 +51,7 @@ func (l *listener) hear(c cache.Change[string]) {
 	}
 }
 
-func (l *listener) values() map[string]string {
+func (l *changeRecorder) values() map[string]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := map[string]string{}
@@ -61,20 +61,20 @@ func (l *listener) values() map[string]string {
 	return out
 }
 
-// Caches and replicas of several clients of a cluster, of which a member is killed, connections are cut and history is
-// compacted, while keys change at random: in the end all show what etcd has, and listeners were told nothing that does not
-// follow from what they were told before.
-func TestReplicasOfAClusterInTroubleShowWhatItHas(t *testing.T) {
+// Several clients of a cluster have a cache and a replica each. A member is killed, connections are
+// cut and the history is compacted while random keys change. In the end all show what etcd has, and
+// each change passed to a follower follows from the ones before.
+func TestReplica_MatchesEtcdAfterFaults(t *testing.T) {
 	t.Parallel()
 	clients, trouble := 5, 6*time.Second
-	if long() {
+	if isLongRun() {
 		clients, trouble = 10, 30*time.Second
 	}
 	cluster := etcdtest.StartCluster(t, 3)
-	writer := over(t, cluster.Client(t), "app")
+	writer := newParts(t, cluster.Client(t), "app")
 	var replicas []*cache.Replica[string]
 	var caches []*cache.Cache[string]
-	var listeners []*listener
+	var listeners []*changeRecorder
 	var proxies []*etcdtest.Proxy
 	for range clients {
 		var eps []string
@@ -83,10 +83,10 @@ func TestReplicasOfAClusterInTroubleShowWhatItHas(t *testing.T) {
 			proxies = append(proxies, proxy)
 			eps = append(eps, proxy.Endpoint())
 		}
-		p := over(t, etcdtest.NewClient(t, eps), "app")
+		p := newParts(t, etcdtest.NewClient(t, eps), "app")
 		r := openReplica(t, p, "dir", kv.String())
-		l := &listener{state: map[string]kv.Entry[string]{}}
-		r.Follow(l.hear)
+		l := &changeRecorder{state: map[string]kv.Entry[string]{}}
+		r.Follow(l.record)
 		replicas, listeners = append(replicas, r), append(listeners, l)
 		caches = append(caches, openCache(t, p, "dir", kv.String(), cache.WithMaxEntries(30)))
 	}
@@ -94,7 +94,7 @@ func TestReplicasOfAClusterInTroubleShowWhatItHas(t *testing.T) {
 	defer stop()
 	var wg sync.WaitGroup
 	for g := range 3 {
-		wg.Go(func() { scribble(ctx, writer.store, g) })
+		wg.Go(func() { writeRandomly(ctx, writer.store, g) })
 	}
 	for _, c := range caches {
 		wg.Go(func() {
@@ -120,14 +120,14 @@ func TestReplicasOfAClusterInTroubleShowWhatItHas(t *testing.T) {
 
 	rev := mustPut(t, writer.store, "dir/last", "x")
 	for i, r := range replicas {
-		wait, stop := context.WithTimeout(t.Context(), within)
+		wait, stop := context.WithTimeout(t.Context(), testTimeout)
 		require.NoError(t, r.WaitRevision(wait, rev))
 		stop()
-		agree(t, writer.store, "the replica", func() map[string]string { return values(r) })
-		agree(t, writer.store, "the listener", listeners[i].values)
-		agree(t, writer.store, "the cache", func() map[string]string {
+		waitUntilMatchesEtcd(t, writer.store, "the replica", func() map[string]string { return values(r) })
+		waitUntilMatchesEtcd(t, writer.store, "the listener", listeners[i].values)
+		waitUntilMatchesEtcd(t, writer.store, "the cache", func() map[string]string {
 			got := map[string]string{"last": "x"}
-			for _, key := range append(numbers(40), "batch-a", "batch-b") {
+			for _, key := range append(decimals(40), "batch-a", "batch-b") {
 				if e, err := caches[i].GetAtLeast(t.Context(), key, rev); err == nil {
 					got[key] = e.Value
 				}
@@ -135,13 +135,14 @@ func TestReplicasOfAClusterInTroubleShowWhatItHas(t *testing.T) {
 			return got
 		})
 		listeners[i].mu.Lock()
-		assert.Empty(t, listeners[i].faults)
+		assert.Empty(t, listeners[i].violations)
 		listeners[i].mu.Unlock()
 	}
 }
 
-// agree waits until somebody has what etcd has. It may take a while: a write whose answer was lost can be applied late.
-func agree(t *testing.T, s *kv.Store, who string, have func() map[string]string) {
+// waitUntilMatchesEtcd waits until actual returns what etcd has. It may take a while: a write whose
+// response was lost can be applied late.
+func waitUntilMatchesEtcd(t *testing.T, s *kv.Store, who string, have func() map[string]string) {
 	t.Helper()
 	eventually(t, who+" agrees with etcd", func() bool {
 		want, err := s.Namespace("dir").Map(t.Context(), "")
@@ -161,16 +162,16 @@ func agree(t *testing.T, s *kv.Store, who string, have func() map[string]string)
 	})
 }
 
-// numbers are 0 to n-1.
-func numbers(n int) (out []string) {
+// decimals returns "0" to n-1.
+func decimals(n int) (out []string) {
 	for i := range n {
 		out = append(out, strconv.Itoa(i))
 	}
 	return out
 }
 
-// scribble changes keys at random, one or several at a time.
-func scribble(ctx context.Context, s *kv.Store, g int) {
+// writeRandomly changes random keys, one or several at a time.
+func writeRandomly(ctx context.Context, s *kv.Store, g int) {
 	for n := 0; ctx.Err() == nil; n++ {
 		key := "dir/" + strconv.Itoa(rand.IntN(40))
 		attempt, stop := context.WithTimeout(ctx, 2*time.Second)

@@ -19,8 +19,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// everything answers the read of any key with a value, at once.
-func everything(op clientv3.Op) (clientv3.OpResponse, error) {
+// answerEveryKey answers the read of any key with a value.
+func answerEveryKey(op clientv3.Op) (clientv3.OpResponse, error) {
 	const rev = 1 << 40
 	_, then, _ := op.Txn()
 	one := &mvccpb.KeyValue{Key: then[0].KeyBytes(), Value: []byte("v"), CreateRevision: 1, ModRevision: 1, Version: 1}
@@ -31,8 +31,8 @@ func everything(op clientv3.Op) (clientv3.OpResponse, error) {
 	return resp.OpResponse(), nil
 }
 
-// drifting yields keys of a zipf distribution whose favourites change slowly.
-func drifting(seed uint64, skew float64) func() string {
+// zipfKeys returns keys of a Zipf distribution whose most frequent keys change slowly.
+func zipfKeys(seed uint64, skew float64) func() string {
 	const keys, pace = 10_000, 500
 	z := rand.NewZipf(rand.New(rand.NewPCG(seed, seed)), skew, 1, keys-1)
 	n := uint64(0)
@@ -42,28 +42,28 @@ func drifting(seed uint64, skew float64) func() string {
 	}
 }
 
-func TestTheHitRatioIsThatOfGolangLRU(t *testing.T) {
+func TestCache_HitRatioMatchesGolangLRU(t *testing.T) {
 	t.Parallel()
 	const size = 1000
 	warm, operations, skews := 15_000, 60_000, []float64{1.1}
-	if long() {
+	if isLongRun() {
 		warm, operations, skews = 50_000, 300_000, []float64{1.01, 1.1}
 	}
 	for _, skew := range skews {
 		cli := etcdtest.Client(t)
-		kvs := intercept(cli)
+		kvs := installFakeKV(cli)
 		kvs.answer = func(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
-			if readsOne(op) {
-				return everything(op)
+			if isKeyRead(op) {
+				return answerEveryKey(op)
 			}
 			return kvs.KV.Do(ctx, op)
 		}
 		// Nothing but the policy throws anything out, on a machine that is as slow as may be.
-		c := openCache(t, over(t, cli, etcdtest.Prefix(t)), "dir", kv.String(),
+		c := openCache(t, newParts(t, cli, etcdtest.Prefix(t)), "dir", kv.String(),
 			cache.WithMaxEntries(size), cache.WithTTL(time.Hour), cache.WithMaxStaleness(time.Hour))
 		plain, err := lru.New[string, string](size)
 		require.NoError(t, err)
-		next := drifting(7, skew)
+		next := zipfKeys(7, skew)
 		var before cache.Stats
 		hits := 0
 		for i := range warm + operations {

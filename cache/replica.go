@@ -20,22 +20,22 @@ type Replica[T any] struct {
 	*feed
 	decoder[T]
 
-	table *table[T]
-	rev   atomic.Int64 // revision of the table
-	slow  atomic.Bool  // Get takes the slow path: stale, closed, or behind a write of this process
-	typed kv.Typed[T]
-	bad   func(key string, rev int64, err error)
+	data         *mvccMap[T]
+	rev          atomic.Int64 // of data
+	slowPath     atomic.Bool  // Get takes the slow path: stale, closed, or behind a write of this process
+	typed        kv.Typed[T]
+	badEntryHook func(key string, rev int64, err error)
 
-	batches, badOnes, stales, fills atomic.Uint64
+	batches, badEntries, staleReads, fills atomic.Uint64
 
-	whole map[string]struct{} // keys delivered by a watch that is starting, else nil; guarded by table.mu
+	delivered map[string]struct{} // keys delivered by a watch that is starting, else nil; guarded by data.mu
 
-	lag lag
+	pendingWrites pendingWrites
 
-	joining sync.Mutex
-	over    bool                      // no new followers; guarded by joining
-	telling sync.WaitGroup            // the goroutines of followers
-	tails   map[*follower[T]]struct{} // guarded by table.mu
+	followersMu        sync.Mutex
+	followersClosed    bool // no new followers; guarded by followersMu
+	followerGoroutines sync.WaitGroup
+	followers          map[*follower[T]]struct{} // guarded by data.mu
 }
 
 // OpenReplica reads all keys below dir and returns once they are in memory and the watch is live.
@@ -46,26 +46,27 @@ type Replica[T any] struct {
 // OpenReplica costs a streamed list, one server-side watch, shared with all watches of the same dir
 // through the client's watcher, and one small read if it takes longer than half a second.
 func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Replica[T], error) {
-	s, err := newSettings(c, dir, codec, o, true)
+	s, err := newOptions(c, dir, codec, o, true)
 	if err != nil {
 		return nil, fail("open replica", dir, err)
 	}
-	f := newFeed("replica", c, dir, &s, s.staleness)
+	f := newFeed("replica", c, dir, &s, s.maxStaleness)
 	r := &Replica[T]{
-		feed: f, decoder: newDecoder(f.prefix, codec, s.checked),
-		table: newTable[T](), bad: s.bad, lag: newLag(), tails: make(map[*follower[T]]struct{}),
+		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
+		data: newMVCCMap[T](), badEntryHook: s.badEntryHook, pendingWrites: newPendingWrites(), followers: make(map[*follower[T]]struct{}),
 	}
-	r.opts = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(replicaBuffer)}
-	r.handle, r.begin, r.live, r.clock = r.apply, r.restart, func() {}, r.tickTock
-	r.typed = hooked(c.KV(), dir, codec, r.wrote)
+	r.opts = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(maxBufferedEvents)}
+	r.handle, r.begin, r.live, r.clock = r.onBatch, r.beginWatch, func() {}, r.updateSlowPath
+	r.typed = withWriteHook(c.KV(), dir, codec, r.onWrite)
 	if err := r.start(ctx, r.batches.Load); err != nil {
 		return nil, fail("open replica", dir, err)
 	}
 	return r, nil
 }
 
-// replicaBuffer is the number of events a replica may fall behind its watch before it lists again.
-const replicaBuffer = 16384
+// maxBufferedEvents is the number of events a replica may fall behind its watch before it lists
+// again.
+const maxBufferedEvents = 16384
 
 // Get returns the entry of key in the replica. It returns kv.ErrNotFound if the key is absent,
 // kv.ErrDecode if its value does not decode, [ErrStale] if the watch has been down for longer than
@@ -76,57 +77,58 @@ const replicaBuffer = 16384
 // and at most a second. If a write through Store returned before the replica had reached it, its
 // key is read from etcd until the replica has caught up.
 func (r *Replica[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
-	if r.slow.Load() {
-		if e, err, done := r.careful(ctx, key); done {
+	if r.slowPath.Load() {
+		if e, err, done := r.getSlowly(ctx, key); done {
 			return e, err
 		}
 	}
-	if n := r.table.find(key); n != nil && n.more.Load() == nil { // the common case
+	if v := r.data.latest(key); v != nil && v.meta.Load() == nil { // the common case
 		return kv.Entry[T]{
-			Key: n.key, Value: n.value, ModRevision: n.mod, CreateRevision: n.mod - int64(n.since), Version: int64(n.version),
+			Key: v.key, Value: v.value, ModRevision: v.modRevision, CreateRevision: v.modRevision - int64(v.createDistance), Version: int64(v.keyVersion),
 		}, nil
 	}
-	return r.answer("get", key, r.table.get(key))
+	return r.result("get", key, r.data.get(key))
 }
 
-// answer returns the result of a read that found n.
-func (r *Replica[T]) answer(op, key string, n *node[T]) (kv.Entry[T], error) {
-	if n == nil {
-		return kv.Entry[T]{}, r.absent(op, key)
+// result returns the result of a read that found v.
+func (r *Replica[T]) result(op, key string, v *version[T]) (kv.Entry[T], error) {
+	if v == nil {
+		return kv.Entry[T]{}, r.notFoundError(op, key)
 	}
-	if m := n.more.Load(); m != nil {
-		if m.bad != nil {
-			return kv.Entry[T]{}, r.fail(op, key, m.bad)
+	if meta := v.meta.Load(); meta != nil {
+		if meta.decodeErr != nil {
+			return kv.Entry[T]{}, r.fail(op, key, meta.decodeErr)
 		}
-		r.verify(key, n.value, m.sum)
+		r.verify(key, v.value, meta.checksum)
 	}
-	return n.entry(), nil
+	return v.entry(), nil
 }
 
-func (r *Replica[T]) absent(op, key string) error {
+// notFoundError returns the error for an absent key, or for an invalid one.
+func (r *Replica[T]) notFoundError(op, key string) error {
 	if err := keyspace.Key(key, 0); err != nil {
 		return r.fail(op, key, err)
 	}
 	return r.fail(op, key, kv.ErrNotFound)
 }
 
-// careful handles a Get that the replica may not be able to answer. done is false if it can.
-func (r *Replica[T]) careful(ctx context.Context, key string) (e kv.Entry[T], err error, done bool) { //nolint:revive // err is part of the answer
+// getSlowly handles a Get that the replica may not be able to answer. done is false if it can.
+func (r *Replica[T]) getSlowly(ctx context.Context, key string) (e kv.Entry[T], err error, done bool) { //nolint:revive // err is part of the answer
 	if r.closed() {
 		return e, r.fail("get", key, r.closedError()), true
 	}
-	if rev := r.lag.behind(key); rev > 0 && rev > r.Revision() {
+	if rev := r.pendingWrites.revision(key); rev > 0 && rev > r.Revision() {
 		e, err = r.typed.Get(ctx, key)
 		r.fills.Add(1)
-		r.lag.raise(key, e.ModRevision)
+		r.pendingWrites.add(key, e.ModRevision)
 		return e, err, true
 	}
 	now, asOf := r.now(), time.Duration(r.asOf.Load())
-	if !r.ages(now, asOf) || r.use(ctx) {
+	if !r.needsRefresh(now, asOf) || r.ensureFresh(ctx) {
 		return e, nil, false
 	}
-	r.stales.Add(1)
-	return e, r.fail("get", key, tooOld(r.reach(now, asOf), r.staleness, r.why())), true
+	r.staleReads.Add(1)
+	return e, r.fail("get", key, staleError(r.reach(now, asOf), r.staleness, r.why())), true
 }
 
 // GetLinearizable is like Get, but reflects every write acknowledged to any client before the call.
@@ -138,26 +140,26 @@ func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[
 	if err := keyspace.Key(key, 0); err != nil {
 		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
-	ctx, stop, err := bounded(ctx)
+	ctx, stop, err := withReadTimeout(ctx)
 	if err != nil {
 		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
 	defer stop()
-	rev, reached, err := r.gate.wait(ctx)
+	rev, reached, err := r.readIndex.wait(ctx)
 	if err == nil && !reached {
 		err = r.wait(ctx, rev)
 	}
 	if err != nil {
 		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
-	return r.answer(op, key, r.table.get(key))
+	return r.result(op, key, r.data.get(key))
 }
 
 // readTimeout bounds a read whose context has no deadline.
 const readTimeout = 5 * time.Second
 
-// bounded adds readTimeout to a context without a deadline.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
+// withReadTimeout adds readTimeout to a context without a deadline.
+func withReadTimeout(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if ctx == nil {
 		return nil, nil, fmt.Errorf("%w: nil context", errs.Invalid)
 	}
@@ -177,28 +179,28 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
 // reached.
 func (r *Replica[T]) Store() kv.Typed[T] { return r.typed }
 
-// seenWithin is how long a write waits for the watch to deliver it.
-const seenWithin = time.Second
+// writeWaitTimeout is how long a write waits for the watch to deliver it.
+const writeWaitTimeout = time.Second
 
-// wrote is called after each write through Store, before the write returns. rev is 0 if the
+// onWrite is called after each write through Store, before the write returns. rev is 0 if the
 // resulting state of the key is unknown, for example after deleting a key that another client has
-// deleted. Then wrote reads the current revision; if that fails, Get may return an earlier state of
-// the key.
-func (r *Replica[T]) wrote(ctx context.Context, key string, rev int64) {
-	ctx, stop := context.WithTimeout(ctx, seenWithin)
+// deleted. Then onWrite reads the current revision; if that fails, Get may return an earlier state
+// of the key.
+func (r *Replica[T]) onWrite(ctx context.Context, key string, rev int64) {
+	ctx, stop := context.WithTimeout(ctx, writeWaitTimeout)
 	defer stop()
 	if rev == 0 {
 		var reached bool
 		var err error
-		if rev, reached, err = r.gate.wait(ctx); err != nil || reached {
+		if rev, reached, err = r.readIndex.wait(ctx); err != nil || reached {
 			return
 		}
 	}
 	if rev <= r.rev.Load() || r.closed() || r.isLive() && r.wait(ctx, rev) == nil {
 		return
 	}
-	r.lag.raise(key, rev)
-	r.slow.Store(true)
+	r.pendingWrites.add(key, rev)
+	r.slowPath.Store(true)
 }
 
 // All returns an iterator over the entries whose values decode, in key order. They are all of one
@@ -206,21 +208,22 @@ func (r *Replica[T]) wrote(ctx context.Context, key string, rev int64) {
 // Close it yields the last state.
 func (r *Replica[T]) All() iter.Seq[kv.Entry[T]] {
 	return func(yield func(kv.Entry[T]) bool) {
-		step := r.table.view()
-		nodes := r.table.all(step)
-		r.table.end(step)
-		for _, n := range nodes {
-			r.verifyNode(n)
-			if !yield(n.entry()) {
+		snapshot := r.data.acquire()
+		versions := r.data.list(snapshot)
+		r.data.release(snapshot)
+		for _, v := range versions {
+			r.verifyVersion(v)
+			if !yield(v.entry()) {
 				return
 			}
 		}
 	}
 }
 
-func (r *Replica[T]) verifyNode(n *node[T]) {
-	if m := n.more.Load(); m != nil {
-		r.verify(n.key, n.value, m.sum)
+// verifyVersion panics if the value has changed since it was decoded.
+func (r *Replica[T]) verifyVersion(v *version[T]) {
+	if meta := v.meta.Load(); meta != nil {
+		r.verify(v.key, v.value, meta.checksum)
 	}
 }
 
@@ -229,26 +232,26 @@ func (r *Replica[T]) verifyNode(n *node[T]) {
 // returns, the memory of replaced versions is not freed. View does not check the bound of
 // staleness; see Age.
 func (r *Replica[T]) View(f func(get func(key string) (kv.Entry[T], bool))) {
-	step := r.table.view()
-	defer r.table.end(step)
+	snapshot := r.data.acquire()
+	defer r.data.release(snapshot)
 	f(func(key string) (kv.Entry[T], bool) {
-		n := r.table.find(key).at(step)
-		if n == nil || n.badness() != nil {
+		v := r.data.latest(key).at(snapshot)
+		if v == nil || v.decodeErr() != nil {
 			return kv.Entry[T]{}, false
 		}
-		r.verifyNode(n)
-		return n.entry(), true
+		r.verifyVersion(v)
+		return v.entry(), true
 	})
 }
 
 // Len returns the number of entries whose values decode.
-func (r *Replica[T]) Len() int { return int(r.table.goods.Load()) }
+func (r *Replica[T]) Len() int { return int(r.data.valid.Load()) }
 
 // Stats returns the current counters. It sends nothing.
 func (r *Replica[T]) Stats() Stats {
 	return Stats{
-		Fills: r.fills.Load(), Stale: r.stales.Load(), BadEntries: r.badOnes.Load(), Restarts: r.restarts.Load(),
-		Entries: r.Len(), Bad: int(r.table.bads.Load()),
+		Fills: r.fills.Load(), Stale: r.staleReads.Load(), BadEntries: r.badEntries.Load(), Restarts: r.restarts.Load(),
+		Entries: r.Len(), Bad: int(r.data.invalid.Load()),
 	}
 }
 
@@ -292,17 +295,17 @@ func (r *Replica[T]) Err() error {
 // not call Close. It is idempotent. Afterwards Get returns [ErrClosed]; All, View and Len return
 // the last state. The store of Store remains usable.
 func (r *Replica[T]) Close() error {
-	r.slow.Store(true)
+	r.slowPath.Store(true)
 	r.close()
 	r.endFollowers()
 	return nil
 }
 
-// tickTock updates whether Get takes the slow path.
-func (r *Replica[T]) tickTock(now, asOf time.Duration) {
-	slow := r.closed() || r.ages(now, asOf)
-	r.lag.drop(r.Revision(), func(none bool) { r.slow.Store(slow || !none) })
+// updateSlowPath updates whether Get takes the slow path.
+func (r *Replica[T]) updateSlowPath(now, asOf time.Duration) {
+	slow := r.closed() || r.needsRefresh(now, asOf)
+	r.pendingWrites.removeUpTo(r.Revision(), func(none bool) { r.slowPath.Store(slow || !none) })
 	if r.closed() {
-		r.slow.Store(true)
+		r.slowPath.Store(true)
 	}
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestAReplicaHoldsWhatIsThereAndFollowsIt(t *testing.T) {
+func TestReplica_HoldsStateAndFollowsChanges(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	first := mustPut(t, p.store, "users/ada", `{"Name":"Ada"}`)
 	mustPut(t, p.store, "users2/eve", `{"Name":"Eve"}`)
 	r := openReplica(t, p, "users", kv.JSON[user]())
@@ -55,10 +55,10 @@ func TestAReplicaHoldsWhatIsThereAndFollowsIt(t *testing.T) {
 	require.NoError(t, r.Err())
 }
 
-func TestABadKeyIsRefused(t *testing.T) {
+func TestReader_RejectsInvalidKey(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	r := openReplica(t, over(t, count.Client(t), etcdtest.Prefix(t)), "dir", kv.String())
+	r := openReplica(t, newParts(t, count.Client(t), etcdtest.Prefix(t)), "dir", kv.String())
 	_, err := r.Get(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
 	before := count.Asked()
@@ -72,10 +72,10 @@ func TestABadKeyIsRefused(t *testing.T) {
 }
 
 //nolint:tparallel,paralleltest // nothing is sent, which is counted after the subtests
-func TestBadArgumentsAreRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestOpen_RejectsInvalidArguments(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	for _, c := range []struct {
 		name string
 		text string
@@ -115,9 +115,9 @@ func TestBadArgumentsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	assert.Zero(t, count.Total())
 }
 
-func TestATransactionIsSeenAsOneChange(t *testing.T) {
+func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	const keys = 5
 	write := func(n int) int64 {
 		ops := make([]clientv3.Op, keys)
@@ -189,7 +189,7 @@ func TestATransactionIsSeenAsOneChange(t *testing.T) {
 	require.NoError(t, r.WaitRevision(t.Context(), rev))
 	close(done)
 	readers.Wait()
-	eventually(t, "the last revision is told", func() bool {
+	eventually(t, "the last revision is reported", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(told) >= 301
@@ -201,9 +201,9 @@ func TestATransactionIsSeenAsOneChange(t *testing.T) {
 	}
 }
 
-func TestAViewStaysAtItsRevision(t *testing.T) {
+func TestReplica_ViewStaysAtRevision(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "old")
 	mustPut(t, p.store, "dir/b", "old")
 	r := openReplica(t, p, "dir", kv.String())
@@ -229,9 +229,9 @@ func TestAViewStaysAtItsRevision(t *testing.T) {
 	})
 }
 
-func TestAValueThatDoesNotDecodeBreaksNothing(t *testing.T) {
+func TestReplica_UndecodableValueIsReported(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/bad", "{")
 	mustPut(t, p.store, "dir/good", `{"Name":"Ada"}`)
 	var mu sync.Mutex
@@ -265,16 +265,16 @@ func TestAValueThatDoesNotDecodeBreaksNothing(t *testing.T) {
 	defer mu.Unlock()
 	assert.Equal(t, []string{"bad", "good"}, reported)
 	assert.Equal(t, "Ada", changes[0].New.Value.Name)
-	assert.Zero(t, changes[1].New.ModRevision, "who follows is told that there is no value any more")
+	assert.Zero(t, changes[1].New.ModRevision, "a follower sees that there is no value any more")
 	assert.Equal(t, "Ada", changes[1].Old.Value.Name)
 	assert.Zero(t, changes[2].Old.ModRevision)
 	assert.Equal(t, uint64(2), r.Stats().BadEntries)
 	assert.Equal(t, 1, r.Stats().Bad)
 }
 
-func TestABadValueIsLoggedWithoutItsBytes(t *testing.T) {
+func TestReplica_LogsDecodeErrorWithoutValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "{secret")
 	mustPut(t, p.store, "dir/b", `"secret"`)
 	var text lockedBuffer
@@ -294,9 +294,9 @@ func TestABadValueIsLoggedWithoutItsBytes(t *testing.T) {
 	assert.Contains(t, text.String(), "syntax error at byte 2")
 }
 
-func TestAPanicOfTheFunctionThatIsToldOfBadValuesBreaksNothing(t *testing.T) {
+func TestWithBadEntry_PanicIsRecovered(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "{")
 	r := openReplica(t, p, "dir", kv.JSON[user](), cache.WithBadEntry(func(string, int64, error) { panic("boom") }))
 	mustPut(t, p.store, "dir/a", "[")
@@ -307,24 +307,24 @@ func TestAPanicOfTheFunctionThatIsToldOfBadValuesBreaksNothing(t *testing.T) {
 	assert.Zero(t, r.Stats().Restarts)
 }
 
-// exploding is a codec that panics.
-type exploding struct{}
+// fakePanickingCodec is a codec that panics.
+type fakePanickingCodec struct{}
 
-func (exploding) Encode(_, v string) ([]byte, error)    { return []byte(v), nil }
-func (exploding) Decode(string, []byte) (string, error) { panic("boom") }
+func (fakePanickingCodec) Encode(_, v string) ([]byte, error)    { return []byte(v), nil }
+func (fakePanickingCodec) Decode(string, []byte) (string, error) { panic("boom") }
 
-func TestACodecThatPanicsBreaksNothing(t *testing.T) {
+func TestReplica_CodecPanicIsDecodeError(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "x")
-	r := openReplica(t, p, "dir", kv.Codec[string](exploding{}))
+	r := openReplica(t, p, "dir", kv.Codec[string](fakePanickingCodec{}))
 	_, err := r.Get(t.Context(), "a")
 	require.ErrorIs(t, err, kv.ErrDecode)
 }
 
-func TestRawBytesCanBeAppendedToWithoutHarm(t *testing.T) {
+func TestReader_AppendToBytesIsSafe(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "12345")
 	r := openReplica(t, p, "dir", kv.Bytes(), cache.WithReadOnlyCheck())
 	e, err := r.Get(t.Context(), "a")
@@ -344,9 +344,9 @@ func TestRawBytesCanBeAppendedToWithoutHarm(t *testing.T) {
 	})
 }
 
-func TestFollowTellsWhatIsThereAndThenEachChange(t *testing.T) {
+func TestReplica_FollowReportsStateThenChanges(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	got := make(chan cache.Change[string], 16)
@@ -355,7 +355,7 @@ func TestFollowTellsWhatIsThereAndThenEachChange(t *testing.T) {
 		select {
 		case c := <-got:
 			return c
-		case <-time.NewTimer(within).C:
+		case <-time.NewTimer(testTimeout).C:
 			require.Fail(t, "no change came")
 			return cache.Change[string]{}
 		}
@@ -378,9 +378,9 @@ func TestFollowTellsWhatIsThereAndThenEachChange(t *testing.T) {
 	assert.Empty(t, got)
 }
 
-func TestAFollowerThatBlocksHoldsUpNobodyAndIsToldTheSum(t *testing.T) {
+func TestReplica_SlowFollowerGetsMergedChanges(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	r := openReplica(t, p, "dir", kv.String())
 	release := make(chan struct{})
 	state := map[string]string{}
@@ -424,9 +424,9 @@ func TestAFollowerThatBlocksHoldsUpNobodyAndIsToldTheSum(t *testing.T) {
 	assert.Less(t, calls, keys*rounds, "changes were folded")
 }
 
-func TestAFollowerThatPanicsIsToldTheNextChange(t *testing.T) {
+func TestReplica_FollowerContinuesAfterPanic(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	r := openReplica(t, p, "dir", kv.String())
 	got := make(chan string, 4)
 	r.Follow(func(c cache.Change[string]) {
@@ -439,9 +439,9 @@ func TestAFollowerThatPanicsIsToldTheNextChange(t *testing.T) {
 	assert.Equal(t, "2", <-got)
 }
 
-func TestAClosedReplicaSaysSo(t *testing.T) {
+func TestReplica_ReturnsErrClosedAfterClose(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	var wg sync.WaitGroup
@@ -455,25 +455,25 @@ func TestAClosedReplicaSaysSo(t *testing.T) {
 	require.ErrorIs(t, err, cache.ErrClosed)
 	require.ErrorIs(t, r.WaitRevision(t.Context(), r.Revision()+100), cache.ErrClosed)
 	assert.Equal(t, map[string]string{"a": "1"}, values(r), "the last state can still be looked at")
-	r.Follow(func(cache.Change[string]) { assert.Fail(t, "told after Close") })()
+	r.Follow(func(cache.Change[string]) { assert.Fail(t, "called after Close") })()
 	_, err = r.Store().Put(t.Context(), "a", "2")
 	require.NoError(t, err, "the store goes on")
 	assert.Zero(t, p.watcher.Active())
 }
 
-func TestReplicasOfOneDirShareAServerWatch(t *testing.T) {
+func TestReplica_SharesServerWatch(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for range 5 {
 		openReplica(t, p, "dir", kv.String())
 	}
 	assert.Equal(t, 1, p.watcher.Stats().ServerWatches)
 }
 
-func TestALinearizableReadOfAReplicaMissesNothing(t *testing.T) {
+func TestReplica_GetLinearizableSeesAcknowledgedWrites(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
-	other := over(t, etcdtest.Client(t), etcdtest.Prefix(t))
+	p := newSharedParts(t)
+	other := newParts(t, etcdtest.Client(t), etcdtest.Prefix(t))
 	r := openReplica(t, p, "dir", kv.String())
 	for i := range 50 {
 		mustPut(t, p.store, "dir/a", strconv.Itoa(i))
@@ -487,10 +487,10 @@ func TestALinearizableReadOfAReplicaMissesNothing(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrNotFound)
 }
 
-func TestLinearizableReadsShareOneRevisionCheck(t *testing.T) {
+func TestReplica_GetLinearizableSharesOneRead(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	count.Reset()
@@ -508,15 +508,15 @@ func TestLinearizableReadsShareOneRevisionCheck(t *testing.T) {
 	assert.Less(t, count.Total(), readers*times/4, "%v", count.Counts())
 }
 
-func TestOpenStormsLeaveNothingBehind(t *testing.T) {
+func TestOpen_RepeatedOpenAndCloseLeaksNothing(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	mustPut(t, p.store, "dir/a", "1")
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
 			for range 20 {
-				ctx, stop := context.WithTimeout(t.Context(), within)
+				ctx, stop := context.WithTimeout(t.Context(), testTimeout)
 				r, err := cache.OpenReplica(ctx, p, "dir", kv.String())
 				stop()
 				if assert.NoError(t, err) {

@@ -28,7 +28,7 @@ func newPlaces[T any](n int) *places[T] {
 
 func newShelf[T any]() *shelf[T] {
 	s := &shelf[T]{seed: maphash.MakeSeed(), tomb: &item[T]{}}
-	s.places.Store(newPlaces[T](firstSlots))
+	s.places.Store(newPlaces[T](minSlots))
 	return s
 }
 

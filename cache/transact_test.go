@@ -13,7 +13,7 @@ import (
 // What a transaction has written through the store of a cache is seen by the next read of it.
 func TestCache_SeesTransactionsOfItsStore(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
 	r := openReplica(t, p, "dir", kv.String())
 	for n, store := range []kv.Typed[string]{c.Store(), r.Store()} {
@@ -49,7 +49,7 @@ func TestCache_SeesTransactionsOfItsStore(t *testing.T) {
 
 func TestCache_SeesBatchesOfItsStore(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	c := openCache(t, p, "dir", kv.String())
 	for i := range 20 {
 		want := string(rune('a' + i))

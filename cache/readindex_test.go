@@ -32,7 +32,7 @@ type heldRead struct {
 func holdRead(t *testing.T) *heldRead {
 	t.Helper()
 	cli := etcdtest.Client(t)
-	kvs := intercept(cli)
+	kvs := installFakeKV(cli)
 	var armed atomic.Bool
 	answered, release := make(chan struct{}), make(chan struct{})
 	h := &heldRead{err: make(chan error, 1), release: sync.OnceFunc(func() { close(release) })}
@@ -49,7 +49,7 @@ func holdRead(t *testing.T) *heldRead {
 			return clientv3.OpResponse{}, ctx.Err()
 		}
 	}
-	p := over(t, cli, etcdtest.Prefix(t))
+	p := newParts(t, cli, etcdtest.Prefix(t))
 	mustPut(t, p.store, "dir/a", "old")
 	h.replica, h.store = openReplica(t, p, "dir", kv.String()), p.store
 	armed.Store(true)
@@ -84,7 +84,7 @@ func (h *heldRead) join(t *testing.T, n int) (values func() []string) {
 	}
 }
 
-func TestGetLinearizable_IsNotServedByAReadInFlight(t *testing.T) {
+func TestReadIndex_IsNotServedByReadInFlight(t *testing.T) {
 	t.Parallel()
 	h := holdRead(t)
 	mustPut(t, h.store, "dir/a", "new")
@@ -97,7 +97,7 @@ func TestGetLinearizable_IsNotServedByAReadInFlight(t *testing.T) {
 	assert.GreaterOrEqual(t, h.reads.Load(), int64(2), "those that arrived later have a read of their own")
 }
 
-func TestGetLinearizable_OutlivesTheCancellationOfAnother(t *testing.T) {
+func TestReadIndex_SurvivesCancellationOfOtherCaller(t *testing.T) {
 	t.Parallel()
 	h := holdRead(t)
 	mustPut(t, h.store, "dir/a", "new")
@@ -112,7 +112,7 @@ func TestGetLinearizable_OutlivesTheCancellationOfAnother(t *testing.T) {
 	}
 }
 
-func TestGetLinearizable_EndsWithTheReplica(t *testing.T) {
+func TestReadIndex_EndsWithReplica(t *testing.T) {
 	t.Parallel()
 	h := holdRead(t)
 	joined := make(chan error, 1)

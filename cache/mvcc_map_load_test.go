@@ -13,12 +13,12 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestALoadEndsAsTheSameStepsWouldWithoutIt(t *testing.T) {
+func TestMVCCMap_InitialLoadEqualsSet(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		loaded, stepped := newTable[int](), newTable[int]()
-		loaded.begin()
+		loaded, expected := newMVCCMap[int](), newMVCCMap[int]()
+		loaded.startLoad()
 		keys := 1 + rnd.IntN(60)
 		for rev := range int64(rnd.IntN(120)) {
 			key := strconv.Itoa(rnd.IntN(keys))
@@ -27,32 +27,32 @@ func TestALoadEndsAsTheSameStepsWouldWithoutIt(t *testing.T) {
 			switch rnd.IntN(5) {
 			case 0:
 				loaded.remove(key, rev+1)
-				stepped.remove(key, rev+1)
+				expected.remove(key, rev+1)
 				continue
 			case 1:
 				e.Lease = clientv3.LeaseID(7)
 			case 2:
 				bad = errors.New("it does not decode")
 			}
-			loaded.set(newNode(e, 0, bad))
-			stepped.set(newNode(e, 0, bad))
-			require.Nil(t, loaded.get(key), "seed %d: it is there before the step is taken", seed)
+			loaded.set(newVersion(e, 0, bad))
+			expected.set(newVersion(e, 0, bad))
+			require.Nil(t, loaded.get(key), "seed %d: visible before the commit", seed)
 		}
-		for _, tab := range []*table[int]{loaded, stepped} {
-			tab.commit()
-			tab.cut()
+		for _, m := range []*mvccMap[int]{loaded, expected} {
+			m.commit()
+			m.trim()
 		}
-		require.Equal(t, stepped.goods.Load(), loaded.goods.Load(), "seed %d", seed)
-		require.Equal(t, stepped.bads.Load(), loaded.bads.Load(), "seed %d", seed)
+		require.Equal(t, expected.valid.Load(), loaded.valid.Load(), "seed %d", seed)
+		require.Equal(t, expected.invalid.Load(), loaded.invalid.Load(), "seed %d", seed)
 		for key := range keys {
-			want, got := stepped.get(strconv.Itoa(key)), loaded.get(strconv.Itoa(key))
+			want, got := expected.get(strconv.Itoa(key)), loaded.get(strconv.Itoa(key))
 			require.Equal(t, want == nil, got == nil, "seed %d, key %d", seed, key)
 			if want != nil {
 				require.Equal(t, want.entry(), got.entry(), "seed %d, key %d", seed, key)
-				require.Equal(t, want.badness(), got.badness(), "seed %d, key %d", seed, key)
+				require.Equal(t, want.decodeErr(), got.decodeErr(), "seed %d, key %d", seed, key)
 			}
 		}
-		assert.Nil(t, loaded.loading)
-		assert.Empty(t, loaded.dirty, "a load leaves nothing to be cut off")
+		assert.Nil(t, loaded.initial)
+		assert.Empty(t, loaded.untrimmed, "a load leaves nothing to be trimmed")
 	}
 }
