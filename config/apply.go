@@ -13,35 +13,35 @@ import (
 // state. It is called from a single goroutine, the only one to modify the layers, which therefore
 // reads them without a lock. It updates the layers first, then the bound values, then calls
 // followers.
-func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], whole bool) {
+func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], complete bool) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	s.updates.Add(1)
 	s.mu.Lock()
-	touched, news := s.applyLayer(rev, changes, whole)
+	changedKeys, effective := s.applyLayer(rev, changes, complete)
 	var bounds []boundValue
 	for _, b := range s.boundValues {
-		if slices.ContainsFunc(touched, b.covers) {
+		if slices.ContainsFunc(changedKeys, b.covers) {
 			bounds = append(bounds, b)
 		}
 	}
-	if whole {
+	if complete {
 		s.origin, s.connectErr = Live, nil
 	}
 	s.mu.Unlock()
 
-	tell := make([]func(), 0, len(bounds))
+	notify := make([]func(), 0, len(bounds))
 	for _, b := range bounds {
-		tell = append(tell, b.update(&s.layers, rev))
+		notify = append(notify, b.update(&s.layers, rev))
 	}
-	for _, f := range tell {
+	for _, f := range notify {
 		f()
 	}
 
 	s.mu.Lock()
 	for l := range s.listeners {
-		if of := l.pick(news); len(of) > 0 {
-			s.folded.Add(uint64(l.push(of...))) //nolint:gosec // not negative
+		if selected := l.pick(effective); len(selected) > 0 {
+			s.merged.Add(uint64(l.push(selected...))) //nolint:gosec // not negative
 		}
 	}
 	s.appliedRevision = rev
@@ -53,7 +53,7 @@ func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], whole 
 
 // applyLayer updates the etcd layer. It returns the keys that changed in etcd and the changes of
 // effective values. s.mu must be held.
-func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], whole bool) (touched []string, news []Change) {
+func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], complete bool) (changedKeys []string, effective []Change) {
 	added := make(layer, len(changes))
 	for _, c := range changes {
 		key := c.New.Key
@@ -61,40 +61,40 @@ func (s *Source) applyLayer(rev int64, changes []cache.Change[[]byte], whole boo
 			s.ignored.Add(1)
 			continue
 		}
-		touched = append(touched, key)
+		changedKeys = append(changedKeys, key)
 		if c.New.ModRevision != 0 {
 			added[key] = item{value: nonNil(c.New.Value), rev: c.New.ModRevision, origin: Live}
 		}
 	}
-	if whole {
+	if complete {
 		for key := range s.layers.etcd {
-			if _, still := added[key]; !still {
-				touched = append(touched, key)
+			if _, found := added[key]; !found {
+				changedKeys = append(changedKeys, key)
 			}
 		}
 	}
-	slices.Sort(touched)
-	before := make(map[string]item, len(touched))
-	for _, key := range touched {
+	slices.Sort(changedKeys)
+	before := make(map[string]item, len(changedKeys))
+	for _, key := range changedKeys {
 		if it, ok := s.layers.lookup(key); ok {
 			before[key] = it
 		}
 	}
-	if whole {
+	if complete {
 		s.layers.etcd = added // saved.etcd keeps the state file's layer for Bind
 	} else {
-		for _, key := range touched {
+		for _, key := range changedKeys {
 			delete(s.layers.etcd, key)
 		}
 		maps.Copy(s.layers.etcd, added)
 	}
-	for _, key := range touched {
+	for _, key := range changedKeys {
 		cur, _ := s.layers.lookup(key)
 		if old := before[key]; (old.value == nil) != (cur.value == nil) || !bytes.Equal(old.value, cur.value) {
-			news = append(news, Change{Key: key, Old: old.value, New: cur.value, Revision: rev})
+			effective = append(effective, Change{Key: key, Old: old.value, New: cur.value, Revision: rev})
 		}
 	}
-	return touched, news
+	return changedKeys, effective
 }
 
 // nonNil returns b, or an empty slice if b is nil. A nil value means that the key is absent.

@@ -13,7 +13,7 @@ import (
 )
 
 func TestValue_LoadDoesNotAllocate(t *testing.T) { //nolint:paralleltest // others would allocate meanwhile
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "shop/name", "shop")
 	s := open(t, p)
 	v := bindDir[service](t, s, "shop")
@@ -24,7 +24,7 @@ func TestValue_LoadDoesNotAllocate(t *testing.T) { //nolint:paralleltest // othe
 
 // BenchmarkLoad is what it costs to read configuration for each request.
 func BenchmarkLoad(b *testing.B) {
-	p := shared(b)
+	p := newSharedParts(b)
 	put(b, p, "limits", `{"text":"x","days":[1,2,3]}`)
 	put(b, p, "rate", "100")
 	s := open(b, p)
@@ -91,15 +91,16 @@ func BenchmarkLoad(b *testing.B) {
 	})
 }
 
-// BenchmarkChange is a transaction of five keys, until it is loaded: one decode, however many are told of it.
+// BenchmarkChange is a transaction of five keys, until it is loaded: one decode, however many are
+// told of it.
 func BenchmarkChange(b *testing.B) {
 	for _, followers := range []int{1, 16} {
 		b.Run(strconv.Itoa(followers)+" followers", func(b *testing.B) {
-			p := shared(b)
+			p := newSharedParts(b)
 			s := open(b, p)
-			v := bindDir[five](b, s, "five")
+			v := bindDir[fiveFields](b, s, "five")
 			for range followers {
-				v.Follow(func(five) {})
+				v.Follow(func(fiveFields) {})
 			}
 			before := s.Stats().Decodes
 			i := 0

@@ -95,9 +95,10 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 
 // BindDir returns a struct that follows the keys below dir, which is relative to the source's
 // directory; "" stands for all of it. The struct always shows a single revision: a transaction over
-// several keys is one change. The rules of [Bind] for invalid values apply to the struct as a whole: if
-// one field is invalid, Load keeps returning the previous struct, or BindDir fails. Default tags do not
-// replace invalid keys. Each invalid key is reported. Struct tags determine the keys:
+// several keys is one change. The rules of [Bind] for invalid values apply to the struct as a
+// whole: if one field is invalid, Load keeps returning the previous struct, or BindDir fails.
+// Default tags do not replace invalid keys. Each invalid key is reported. Struct tags determine the
+// keys:
 //
 //	type Limits struct {
 //		Rate    int           `config:"rate" default:"100"`     // the key <dir>/rate
@@ -112,25 +113,25 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 //		Cache   string        `config:"-"`                      // not configuration; so is json:"-" without a config tag
 //	}
 //
-// The fields of an embedded struct without a name belong to the outer struct. Each value is decoded once
-// per revision that changes one of its keys.
+// The fields of an embedded struct without a name belong to the outer struct. Each value is decoded
+// once per revision that changes one of its keys.
 func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error) {
 	const op = "bind dir"
 	v, err := newValue(s, o)
 	if err != nil {
 		return nil, opError(op, dir, err)
 	}
-	var bad error
-	v.path, bad = keyspace.Dir(dir)
-	validationErrs := []error{bad}
+	var argErr error
+	v.path, argErr = keyspace.Dir(dir)
+	validationErrs := []error{argErr}
 	if v.path != "" {
 		validationErrs = append(validationErrs, keyspace.Name(strings.TrimSuffix(v.path, "/")))
 	}
 	if v.options.codec != nil {
 		validationErrs = append(validationErrs, invalid("WithCodec cannot be used with a directory"))
 	}
-	v.schema, bad = newSchema(reflect.TypeFor[T](), v.options.strict)
-	if err = errors.Join(append(validationErrs, bad)...); err == nil {
+	v.schema, argErr = newSchema(reflect.TypeFor[T](), v.options.strict)
+	if err = errors.Join(append(validationErrs, argErr)...); err == nil {
 		v.defaultValue = v.options.def
 		if v.defaultValue == nil {
 			v.defaultValue = new(T)
@@ -185,9 +186,9 @@ func (v *Value[T]) subscribe() error {
 	s := v.src
 	for {
 		s.mu.RLock()
-		latest, others := v.items(&s.layers), v.fallbacks()
+		latest, fallbacks := v.items(&s.layers), v.fallbacks()
 		s.mu.RUnlock()
-		if err := v.init(latest, others); err != nil {
+		if err := v.init(latest, fallbacks); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -261,16 +262,16 @@ func (v *Value[T]) fallbacks() [][]keyedItem {
 }
 
 // init sets the first value: the latest or, if that is invalid, the first valid fallback.
-func (v *Value[T]) init(latest []keyedItem, others [][]keyedItem) error {
+func (v *Value[T]) init(latest []keyedItem, fallbacks [][]keyedItem) error {
 	out, err := v.build(latest)
-	good := latest
+	used := latest
 	if err != nil {
 		if slices.ContainsFunc(listBad(err), func(bad *BadValueError) bool { return bad.Origin == Environment }) {
 			return err
 		}
-		for _, good = range others {
-			var worse error
-			if out, worse = v.build(good); worse == nil {
+		for _, used = range fallbacks {
+			var fallbackErr error
+			if out, fallbackErr = v.build(used); fallbackErr == nil {
 				break
 			}
 		}
@@ -280,7 +281,7 @@ func (v *Value[T]) init(latest []keyedItem, others [][]keyedItem) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.latest, v.good, v.err = latest, good, err
+	v.latest, v.good, v.err = latest, used, err
 	v.current.Store(out)
 	return nil
 }

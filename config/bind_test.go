@@ -44,23 +44,23 @@ func bindDir[T any](tb testing.TB, s *config.Source, dir string, o ...config.Bin
 
 func TestBind_FollowsKey(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	rate := bind(t, s, "rate", config.WithDefault(10), config.WithValidate(positive))
 	assert.Equal(t, 10, rate.Load())
 	assert.Empty(t, rate.Provenance())
-	var seen log[int]
+	var seen recorder[int]
 	stop := rate.Follow(seen.add)
 	assert.Equal(t, 10, seen.await(t, 1), "the current value comes first")
 
 	rev := put(t, p, "rate", "20")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	assert.Equal(t, 20, rate.Load())
 	assert.Equal(t, 20, seen.await(t, 2))
 	assert.Equal(t, []config.Provenance{{Key: "rate", Origin: config.Live, Revision: rev}}, rate.Provenance())
 	before := s.Stats().Decodes
 	rev = put(t, p, "rate", "20")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	assert.Equal(t, before, s.Stats().Decodes, "what was there already is not decoded again")
 	assert.Equal(t, rev, rate.Provenance()[0].Revision)
 
@@ -73,14 +73,14 @@ func TestBind_FollowsKey(t *testing.T) {
 	require.ErrorIs(t, err, errNotPositive)
 	require.EqualError(t, err, `config: set "rate": refused by validation: must be positive`)
 
-	reached(t, s, del(t, p, "rate"))
+	waitForRevision(t, s, del(t, p, "rate"))
 	assert.Equal(t, 10, rate.Load(), "a deleted key is at its default")
 	require.NoError(t, rate.Err())
 	assert.Equal(t, 10, seen.await(t, 4))
 	stop()
 	stop()
 	put(t, p, "rate", "40")
-	require.Eventually(t, func() bool { return rate.Load() == 40 }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return rate.Load() == 40 }, testTimeout, time.Millisecond)
 	assert.Len(t, seen.all(), 4, "nothing is told after stop")
 }
 
@@ -103,8 +103,8 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := shared(t)
-			told, handler := problems()
+			p := newSharedParts(t)
+			told, handler := recordErrors()
 			put(t, p, "banner", `{"text":"good"}`)
 			s := open(t, p, handler, config.WithMaxValueBytes(1000))
 			v := bind(t, s, "banner", config.WithStrict[banner](), config.WithValidate(func(b banner) error {
@@ -123,7 +123,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 			} else {
 				rev = put(t, p, "banner", c.value)
 			}
-			reached(t, s, rev)
+			waitForRevision(t, s, rev)
 			assert.Equal(t, "good", v.Load().Text)
 			require.ErrorIs(t, v.Err(), c.is)
 			assert.Equal(t, c.text, withoutRevision(v.Err()))
@@ -134,7 +134,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 			assert.EqualValues(t, 1, s.Stats().BadValues)
 			assert.Equal(t, 1, s.Stats().Bad)
 
-			reached(t, s, put(t, p, "banner", `{"text":"better"}`))
+			waitForRevision(t, s, put(t, p, "banner", `{"text":"better"}`))
 			assert.Equal(t, "better", v.Load().Text, "the next good value ends it")
 			require.NoError(t, v.Err())
 			assert.Zero(t, s.Stats().Bad)
@@ -145,8 +145,8 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 
 func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
-	told, handler := problems()
+	p := newSharedParts(t)
+	told, handler := recordErrors()
 	put(t, p, "rate", "many")
 	s := open(t, p, handler)
 	_, err := config.Bind[int](s, "rate")
@@ -160,7 +160,7 @@ func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	assert.Equal(t, 5, v.Load(), "with a default, it is as one that comes later")
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	assert.Equal(t, "rate", told.await(t, 1).key)
-	reached(t, s, put(t, p, "rate", "6"))
+	waitForRevision(t, s, put(t, p, "rate", "6"))
 	assert.Equal(t, 6, v.Load())
 	require.NoError(t, v.Err())
 }
@@ -192,7 +192,7 @@ type service struct {
 
 func TestBindDir_FillsStruct(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for key, value := range map[string]string{
 		"shop/name": "shop", "shop/http/rate": "7", "shop/db-pools/wait": "1m", "shop/banner": `{"text":"hi"}`,
 		"shop/flags/new-ui": "true", "shop/flags/a/b": "false", "shop/hosts": `["a","b"]`, "shop/unknown": "x", "shops/name": "other",
@@ -209,30 +209,30 @@ func TestBindDir_FillsStruct(t *testing.T) {
 	assert.Len(t, v.Provenance(), 7, "defaults are not among them")
 
 	before := s.Stats().Decodes
-	reached(t, s, put(t, p, "shop/unknown", "y"))
+	waitForRevision(t, s, put(t, p, "shop/unknown", "y"))
 	assert.Equal(t, before, s.Stats().Decodes, "a key of no field is not looked at")
 	note := "mind the gap"
-	reached(t, s, put(t, p, "shop/note", note))
+	waitForRevision(t, s, put(t, p, "shop/note", note))
 	want.Note = &note
 	assert.Equal(t, want, v.Load())
 	assert.Equal(t, before+1, s.Stats().Decodes, "one decode for each change")
-	reached(t, s, del(t, p, "shop/note"))
-	reached(t, s, del(t, p, "shop/db-pools/wait"))
+	waitForRevision(t, s, del(t, p, "shop/note"))
+	waitForRevision(t, s, del(t, p, "shop/db-pools/wait"))
 	want.Note, want.DBPools.Wait = nil, 5*time.Second
 	assert.Equal(t, want, v.Load(), "a deleted key is at its default")
 
-	reached(t, s, put(t, p, "shop/http/rate", "fast"))
+	waitForRevision(t, s, put(t, p, "shop/http/rate", "fast"))
 	assert.Equal(t, want, v.Load())
 	var bad *config.BadValueError
 	require.ErrorAs(t, v.Err(), &bad)
 	assert.Equal(t, "shop/http/rate", bad.Key, "the key that is to blame is named")
-	reached(t, s, put(t, p, "shop/hosts", `["c"]`))
+	waitForRevision(t, s, put(t, p, "shop/hosts", `["c"]`))
 	assert.Equal(t, want, v.Load(), "one bad field, and all of it stays as it was")
-	reached(t, s, put(t, p, "shop/http/rate", "8"))
+	waitForRevision(t, s, put(t, p, "shop/http/rate", "8"))
 	want.Rate, want.Hosts = 8, []string{"c"}
 	assert.Equal(t, want, v.Load())
 
-	reached(t, s, del(t, p, "shop/name"))
+	waitForRevision(t, s, del(t, p, "shop/name"))
 	require.ErrorIs(t, v.Err(), kv.ErrNotFound, "a required key")
 	require.ErrorAs(t, v.Err(), &bad)
 	assert.Equal(t, "shop/name", bad.Key)
@@ -241,13 +241,13 @@ func TestBindDir_FillsStruct(t *testing.T) {
 
 func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for key, value := range map[string]string{"name": "old", "note": "x", "flags/a": "true", "flags/b": "true", "beside": "stays"} {
 		put(t, p, "shop/"+key, value)
 	}
 	s := open(t, p)
 	v := bindDir(t, s, "shop/", config.WithValidate(func(x service) error { return positive(x.Rate + 1) }))
-	var seen log[service]
+	var seen recorder[service]
 	v.Follow(seen.add)
 	seen.await(t, 1)
 	want := service{
@@ -261,7 +261,7 @@ func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	assert.Equal(t, map[string]string{
 		"shop/name": "new", "shop/http/rate": "3", "shop/mode": "slow", "shop/db-pools/max": "1", "shop/db-pools/wait": "1s",
 		"shop/banner": `{"text":"t","days":[1]}`, "shop/flags/b": "false", "shop/hosts": `["h"]`, "shop/beside": "stays",
-	}, all(s))
+	}, contents(s))
 	for _, from := range v.Provenance() {
 		assert.Equal(t, rev, from.Revision)
 	}
@@ -276,7 +276,7 @@ func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 
 func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	type notes struct {
 		One, Two *string
@@ -304,7 +304,7 @@ func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 
 func TestValue_SetRefusesInvalidMapEntries(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	v := bindDir[struct {
 		Flags map[string]int `config:"flags,dir"`
@@ -316,69 +316,69 @@ func TestValue_SetRefusesInvalidMapEntries(t *testing.T) {
 		require.ErrorIs(t, err, config.ErrInvalid, "%q would be written and never read", name)
 		require.ErrorContains(t, err, "field Flags")
 	}
-	assert.Empty(t, all(s))
+	assert.Empty(t, contents(s))
 }
 
 func TestBindDir_StrictRefusesUnknownKeys(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/max", "3")
 	s := open(t, p)
 	v := bindDir(t, s, "db", config.WithStrict[pools]())
-	reached(t, s, put(t, p, "db/maximum", "4"))
+	waitForRevision(t, s, put(t, p, "db/maximum", "4"))
 	assert.Equal(t, 3, v.Load().Max)
 	assert.Equal(t, `key "db/maximum": bad value at revision N: value cannot be decoded: no field has this key`, withoutRevision(v.Err()))
-	reached(t, s, del(t, p, "db/maximum"))
+	waitForRevision(t, s, del(t, p, "db/maximum"))
 	require.NoError(t, v.Err())
 }
 
 func TestBindDir_DefaultIsStruct(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	v := bindDir(t, s, "db", config.WithDefault(pools{Max: 1, Wait: time.Hour}))
 	assert.Equal(t, pools{1, time.Hour}, v.Load(), "default tags are not looked at")
-	reached(t, s, put(t, p, "db/max", "2"))
+	waitForRevision(t, s, put(t, p, "db/max", "2"))
 	assert.Equal(t, pools{2, time.Hour}, v.Load())
 }
 
-// loud is text in capitals.
-type loud string
+// upperText is text in capitals.
+type upperText string
 
-// shouting is a codec of one's own.
-type shouting struct{}
+// fakeUpperCodec stores text in capitals.
+type fakeUpperCodec struct{}
 
-func (shouting) Encode(_ string, v loud) ([]byte, error) {
+func (fakeUpperCodec) Encode(_ string, v upperText) ([]byte, error) {
 	return []byte(strings.ToUpper(string(v))), nil
 }
 
-func (shouting) Decode(_ string, b []byte) (loud, error) {
+func (fakeUpperCodec) Decode(_ string, b []byte) (upperText, error) {
 	switch string(b) {
 	case "panic":
 		panic("oh")
 	case strings.ToUpper(string(b)):
-		return loud(strings.ToLower(string(b))), nil
+		return upperText(strings.ToLower(string(b))), nil
 	}
 	return "", fmt.Errorf("%q is not loud", b)
 }
 
-// labelled is a codec that writes the key beside the value.
-type labelled struct{}
+// fakeBoundCodec is a codec that writes the key beside the value.
+type fakeBoundCodec struct{}
 
-func (labelled) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
-func (labelled) Decode(key string, b []byte) (string, error) {
+func (fakeBoundCodec) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
+func (fakeBoundCodec) Decode(key string, b []byte) (string, error) {
 	return strings.TrimPrefix(string(b), key+"="), nil
 }
 
 func TestBind_CodecSeesKeyThatStoreHas(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
-	v := bind(t, s, "text", config.WithCodec(labelled{}), config.WithDefault(""))
+	v := bind(t, s, "text", config.WithCodec(fakeBoundCodec{}), config.WithDefault(""))
 	_, err := v.Set(t.Context(), "hello")
 	require.NoError(t, err)
 	assert.Equal(t, "hello", v.Load())
-	e, err := kv.NewTyped(p.KV(), "conf", labelled{}).Get(t.Context(), "text")
+	e, err := kv.NewTyped(p.KV(), "conf", fakeBoundCodec{}).Get(t.Context(), "text")
 	require.NoError(t, err)
 	assert.Equal(t, "hello", e.Value)
 	raw, err := p.KV().Get(t.Context(), "conf/text")
@@ -388,21 +388,21 @@ func TestBind_CodecSeesKeyThatStoreHas(t *testing.T) {
 
 func TestBind_WithCodec(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
-	v := bind(t, s, "text", config.WithCodec(shouting{}), config.WithDefault(loud("quiet")))
+	v := bind(t, s, "text", config.WithCodec(fakeUpperCodec{}), config.WithDefault(upperText("quiet")))
 	_, err := v.Set(t.Context(), "hello")
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"text": "HELLO"}, all(s))
-	assert.Equal(t, loud("hello"), v.Load())
-	reached(t, s, put(t, p, "text", "low"))
+	assert.Equal(t, map[string]string{"text": "HELLO"}, contents(s))
+	assert.Equal(t, upperText("hello"), v.Load())
+	waitForRevision(t, s, put(t, p, "text", "low"))
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	assert.NotContains(t, v.Err().Error(), "low")
-	reached(t, s, put(t, p, "text", "panic"))
+	waitForRevision(t, s, put(t, p, "text", "panic"))
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	var panicked *config.PanicError
 	require.ErrorAs(t, v.Err(), &panicked)
-	assert.Contains(t, string(panicked.Stack), "shouting")
+	assert.Contains(t, string(panicked.Stack), "fakeUpperCodec")
 
 	y := bind(t, s, "yaml", config.WithCodec(config.YAML[banner]()), config.WithDefault(banner{}))
 	_, err = y.Set(t.Context(), banner{"x", nil})
@@ -412,12 +412,12 @@ func TestBind_WithCodec(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "x", y.Load().Text)
 	assert.Equal(t, "quoted", j.Load())
-	assert.Equal(t, map[string]string{"text": "panic", "yaml": "days: null\ntext: x\n", "json": `"quoted"`}, all(s))
+	assert.Equal(t, map[string]string{"text": "panic", "yaml": "days: null\ntext: x\n", "json": `"quoted"`}, contents(s))
 }
 
 func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 	t.Parallel()
-	s := open(t, shared(t))
+	s := open(t, newSharedParts(t))
 	dir := func(f func() error) func() error { return f }
 	for _, c := range []struct {
 		name, text string
@@ -439,7 +439,7 @@ func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 			return err
 		}},
 		{"strictness of a codec", "WithCodec", func() error {
-			_, err := config.Bind(s, "key", config.WithStrict[loud](), config.WithCodec(shouting{}))
+			_, err := config.Bind(s, "key", config.WithStrict[upperText](), config.WithCodec(fakeUpperCodec{}))
 			return err
 		}},
 		{"a target that is no struct", "not a struct", func() error { _, err := config.BindDir[int](s, "dir"); return err }},
@@ -515,39 +515,42 @@ func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 	t.Cleanup(func() { assert.Zero(t, s.Stats().Bound) })
 }
 
-// awkward panics about its own zero value, and about what it is given.
-type awkward struct{ n *int }
+// fakePanickingJSON panics when it is encoded as its zero value, and when it is decoded.
+type fakePanickingJSON struct{ n *int }
 
-func (a awkward) MarshalJSON() ([]byte, error) { return json.Marshal(*a.n) }
-func (a *awkward) UnmarshalJSON([]byte) error  { panic("oh") }
+func (a fakePanickingJSON) MarshalJSON() ([]byte, error) { return json.Marshal(*a.n) }
+func (a *fakePanickingJSON) UnmarshalJSON([]byte) error  { panic("oh") }
 
 func TestBind_DecoderPanicIsBadValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "dir/a", "1")
 	s := open(t, p)
-	_, err := config.Get[awkward](s, "dir/a")
+	_, err := config.Get[fakePanickingJSON](s, "dir/a")
 	require.ErrorIs(t, err, kv.ErrDecode)
-	_, err = config.Set(t.Context(), s, "dir/a", awkward{})
+	_, err = config.Set(t.Context(), s, "dir/a", fakePanickingJSON{})
 	var panicked *config.PanicError
 	require.ErrorAs(t, err, &panicked)
 	v := bindDir[struct {
-		A *awkward
+		A *fakePanickingJSON
 		B int
 	}](t, s, "none")
 	assert.Nil(t, v.Load().A)
-	_, err = config.BindDir[struct{ A awkward }](s, "dir")
+	_, err = config.BindDir[struct{ A fakePanickingJSON }](s, "dir")
 	require.ErrorIs(t, err, kv.ErrDecode)
-	_, err = config.BindDir(s, "dir", config.WithDefault(struct{ A awkward }{}))
+	_, err = config.BindDir(s, "dir", config.WithDefault(struct{ A fakePanickingJSON }{}))
 	require.NoError(t, err, "the default stands in")
 }
 
-// talkative panics with what it cannot read, or by its own mistake.
-type talkative struct{ n int }
+// fakeQuotingText panics when it is decoded, with a text that quotes the value or with a runtime
+// error.
+type fakeQuotingText struct{ n int }
 
-func (v talkative) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(v.n), 10), nil }
+func (v fakeQuotingText) MarshalText() ([]byte, error) {
+	return strconv.AppendInt(nil, int64(v.n), 10), nil
+}
 
-func (v *talkative) UnmarshalText(b []byte) error {
+func (v *fakeQuotingText) UnmarshalText(b []byte) error {
 	if len(b) == 0 {
 		v.n = int(b[0])
 	}
@@ -556,33 +559,33 @@ func (v *talkative) UnmarshalText(b []byte) error {
 
 func TestBind_DecoderPanicDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "dir/a", "s3cret")
 	put(t, p, "dir/empty", "")
 	s := open(t, p)
-	_, err := config.Get[talkative](s, "dir/a")
+	_, err := config.Get[fakeQuotingText](s, "dir/a")
 	require.ErrorIs(t, err, kv.ErrDecode)
 	assert.NotContains(t, err.Error(), "s3cret")
-	_, err = config.Get[talkative](s, "dir/empty")
+	_, err = config.Get[fakeQuotingText](s, "dir/empty")
 	require.ErrorContains(t, err, "its decoder panicked: runtime error: index out of range [0] with length 0")
-	_, err = config.Bind[talkative](s, "dir/a")
+	_, err = config.Bind[fakeQuotingText](s, "dir/a")
 	require.ErrorIs(t, err, kv.ErrDecode)
 	assert.NotContains(t, err.Error(), "s3cret")
-	v := bindDir(t, s, "dir", config.WithDefault(struct{ A *talkative }{}))
+	v := bindDir(t, s, "dir", config.WithDefault(struct{ A *fakeQuotingText }{}))
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	assert.NotContains(t, v.Err().Error(), "s3cret")
 }
 
 func TestBind_WhileValuesChange(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "rate", "0")
 	s := open(t, p)
 	var last atomic.Int64
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := range int64(size(300, 3000)) {
+		for i := range int64(shortOrLong(300, 3000)) {
 			_, err := config.Set(t.Context(), s, "rate", i)
 			assert.NoError(t, err)
 			last.Store(i)

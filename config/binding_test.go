@@ -15,7 +15,7 @@ import (
 
 func TestBindDir_UsesJSONTags(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for key, value := range map[string]string{"d/maxConns": "5", "d/named": "n", "d/plain-one": "1", "d/inner/value": "7", "d/kept": "k", "d/doc": "1"} {
 		put(t, p, key, value)
 	}
@@ -39,8 +39,8 @@ func TestBindDir_UsesJSONTags(t *testing.T) {
 	x.MaxConns, x.Value = 6, 8
 	_, err := v.Set(t.Context(), x)
 	require.NoError(t, err)
-	assert.Equal(t, "6", all(s)["d/maxConns"])
-	assert.Equal(t, "8", all(s)["d/inner/value"])
+	assert.Equal(t, "6", contents(s)["d/maxConns"])
+	assert.Equal(t, "8", contents(s)["d/inner/value"])
 }
 
 // Base is embedded by name, as its unexported twin is.
@@ -53,7 +53,7 @@ type (
 
 func TestBindDir_FillsNamedEmbeddedStructs(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "d/base/rate", "5")
 	put(t, p, "d/other/rate", "6")
 	put(t, p, "d/x", "1")
@@ -81,7 +81,7 @@ func TestBindDir_FailsOnBadKeysUnlessSomethingStandsIn(t *testing.T) {
 		Pool int `default:"5"`
 		Size int
 	}
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/dsn", "pg://prod")
 	put(t, p, "db/pool", "many")
 	put(t, p, "db/size", "much")
@@ -95,8 +95,8 @@ func TestBindDir_FailsOnBadKeysUnlessSomethingStandsIn(t *testing.T) {
 		`key "db/size": bad value at revision N: value cannot be decoded: not a whole number that fits int`, withoutRevision(err), "every bad key is named")
 
 	put(t, p, "db/pool", "1")
-	reached(t, s, put(t, p, "db/size", "2"))
-	reached(t, s, put(t, p, "db/unknown", "3"))
+	waitForRevision(t, s, put(t, p, "db/size", "2"))
+	waitForRevision(t, s, put(t, p, "db/unknown", "3"))
 	_, err = config.BindDir(s, "db", config.WithStrict[db]())
 	require.ErrorIs(t, err, kv.ErrDecode)
 	require.ErrorContains(t, err, `key "db/unknown": bad value`)
@@ -108,8 +108,8 @@ func TestBindDir_FailsOnBadKeysUnlessSomethingStandsIn(t *testing.T) {
 
 func TestValue_ReportsEveryBadKey(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
-	told, handler := problems()
+	p := newSharedParts(t)
+	told, handler := recordErrors()
 	s := open(t, p, handler)
 	v := bindDir[struct {
 		A, B int
@@ -129,14 +129,14 @@ func TestValue_ReportsEveryBadKey(t *testing.T) {
 	assert.EqualValues(t, 3, s.Stats().BadValues)
 	assert.Equal(t, 1, s.Stats().Bad, "one value")
 	require.ErrorContains(t, v.Err(), `key "d/b"`)
-	reached(t, s, put(t, p, "d/a", "1"))
+	waitForRevision(t, s, put(t, p, "d/a", "1"))
 	require.NotContains(t, v.Err().Error(), `key "d/a"`)
 	require.ErrorContains(t, v.Err(), `key "d/dir/e"`)
 }
 
 func TestBindDir_OriginOfRefusedValues(t *testing.T) {
 	t.Setenv("ORIGIN_ENV_A", "-1")
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p, config.WithEnvironment("ORIGIN"))
 	type dir struct{ A, B int }
 	positive := config.WithValidate(func(x dir) error {
@@ -152,7 +152,7 @@ func TestBindDir_OriginOfRefusedValues(t *testing.T) {
 	require.ErrorContains(t, err, "bad value from the environment: refused by validation: negative")
 
 	rev := put(t, p, "etcd/a", "-1")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	_, err = config.BindDir(s, "etcd", positive)
 	bad, ok = errors.AsType[*config.BadValueError](err)
 	require.True(t, ok)
@@ -167,7 +167,7 @@ func TestBindDir_OriginOfRefusedValues(t *testing.T) {
 
 func TestFollow_RunsAfterAllValuesOfTransaction(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "a", "1")
 	put(t, p, "b", "1")
 	s := open(t, p)
@@ -214,7 +214,7 @@ func (l *tier) UnmarshalText(b []byte) error {
 
 func TestBind_ReadsTypesWithUnmarshalTextAlone(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "d/tier", "high")
 	s := open(t, p)
 	v := bindDir[struct {
@@ -230,7 +230,7 @@ func TestBind_ReadsTypesWithUnmarshalTextAlone(t *testing.T) {
 	_, err = v.Set(t.Context(), x)
 	require.ErrorIs(t, err, config.ErrInvalid)
 	require.ErrorContains(t, err, "field Tier: invalid argument: config_test.tier cannot be stored")
-	assert.Equal(t, map[string]string{"d/tier": "high", "d/n": "1"}, all(s))
+	assert.Equal(t, map[string]string{"d/tier": "high", "d/n": "1"}, contents(s))
 }
 
 func TestEnvironment_ListsAreSeparatedByCommas(t *testing.T) {
@@ -240,7 +240,7 @@ func TestEnvironment_ListsAreSeparatedByCommas(t *testing.T) {
 	} {
 		t.Setenv("LIST_D_"+name, value)
 	}
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "e/hosts", "a,b")
 	s := open(t, p, config.WithEnvironment("LIST"))
 	v := bindDir[struct {
@@ -268,7 +268,7 @@ func TestEnvironment_ListsAreSeparatedByCommas(t *testing.T) {
 
 func TestEnvironment_KeysThatShareVariableAreRefused(t *testing.T) {
 	t.Setenv("SHARE_FLAGS_NEW_UI", "true")
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "flags/new-ui", "false")
 	put(t, p, "flags/new_ui", "false")
 	s := open(t, p, config.WithEnvironment("SHARE"))

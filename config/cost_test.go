@@ -18,7 +18,7 @@ import (
 func TestSource_CostInRPCs(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	first := put(t, p, "rate", "1")
 	s := open(t, p)
 	costs := func(want int, what string, f func()) {
@@ -28,13 +28,13 @@ func TestSource_CostInRPCs(t *testing.T) {
 		assert.Equal(t, want, count.Total()-count.Asked(), "%s: %v", what, count.Counts())
 	}
 	var rate *config.Value[int]
-	var dir *config.Value[five]
+	var dir *config.Value[fiveFields]
 	costs(0, "binding and reading", func() {
 		rate = bind[int](t, s, "rate")
-		dir = bindDir[five](t, s, "five")
+		dir = bindDir[fiveFields](t, s, "five")
 		_, err := config.Get[int](s, "rate")
 		require.NoError(t, err)
-		_, _, _, _, _ = rate.Load(), dir.Load(), all(s), s.Keys(), s.Status()
+		_, _, _, _, _ = rate.Load(), dir.Load(), contents(s), s.Keys(), s.Status()
 		s.Follow("", func(config.Change) {})()
 	})
 	costs(1, "Set", func() {
@@ -42,7 +42,7 @@ func TestSource_CostInRPCs(t *testing.T) {
 		require.NoError(t, err)
 	})
 	costs(1, "Set of a dir", func() {
-		_, err := dir.Set(t.Context(), five{1, 2, 3, 4, 5})
+		_, err := dir.Set(t.Context(), fiveFields{1, 2, 3, 4, 5})
 		require.NoError(t, err)
 	})
 	costs(3, "Rollback", func() {
@@ -66,7 +66,7 @@ func TestOpen_SourcesOfOneClientShareWatch(t *testing.T) {
 	cli := srv.Client(t)
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace("app")))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
-	p := parts{store: over(t, cli, "app").store, watcher: w}
+	p := parts{store: newParts(t, cli, "app").store, watcher: w}
 	for range 10 {
 		s := open(t, p)
 		bind(t, s, "rate", config.WithDefault(1))
@@ -96,8 +96,8 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
 	var out buffer
-	told, handler := problems()
-	p := shared(t)
+	told, handler := recordErrors()
+	p := newSharedParts(t)
 	put(t, p, "shop/name", "shop")
 	s := open(t, p, handler, config.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	number := bind(t, s, "number", config.WithDefault(1))
@@ -112,7 +112,7 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 	put(t, p, "doc", `{"text":"`+secret+`","days":"`+secret+`"}`)
 	put(t, p, "doc.yaml", "text: "+secret+"\ndays: "+secret)
 	rev := put(t, p, "doc.yaml", "text: {"+secret+"\n: "+secret)
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	told.await(t, 8)
 	for _, problem := range told.all() {
 		assert.NotContains(t, problem.err.Error(), secret)
@@ -121,7 +121,7 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 		require.Error(t, err)
 		assert.NotContains(t, err.Error(), secret)
 	}
-	require.Eventually(t, func() bool { return s.Stats().Panics > 0 }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Panics > 0 }, testTimeout, time.Millisecond)
 	assert.Contains(t, out.String(), "panicked")
 	assert.NotContains(t, out.String(), secret)
 }

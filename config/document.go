@@ -44,11 +44,11 @@ func decodeDocument(b []byte, into any, f format) error {
 		format = "YAML"
 		var err error
 		if doc, err = strict.YAMLToJSON(b); err != nil {
-			return &decodeError{why: err.Error()}
+			return &decodeError{reason: err.Error()}
 		}
 	}
 	if string(bytes.TrimSpace(doc)) == "null" {
-		return &decodeError{why: format + ": empty or null"}
+		return &decodeError{reason: format + ": empty or null"}
 	}
 	var err error
 	switch {
@@ -63,7 +63,7 @@ func decodeDocument(b []byte, into any, f format) error {
 		err = strict.UnmarshalJSON(b, into, strict.AnyCase)
 	}
 	if err != nil {
-		return &decodeError{why: err.Error()}
+		return &decodeError{reason: err.Error()}
 	}
 	return nil
 }

@@ -17,25 +17,25 @@ import (
 func TestBind_EmptyAndNullDocumentsAreBadValues(t *testing.T) {
 	t.Parallel()
 	type limits struct{ Rate int }
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	for key, texts := range map[string][]string{
 		"l.yaml": {"", "# nothing\n", "---\n", "null", "~\n", "--- null\n...\n"},
 		"l":      {"", "null", " null\n"},
 	} {
 		good := map[string]string{"l.yaml": "Rate: 5", "l": `{"Rate":5}`}[key]
-		reached(t, s, put(t, p, key, good))
+		waitForRevision(t, s, put(t, p, key, good))
 		loose, exact := bind[limits](t, s, key), bind(t, s, key, config.WithStrict[limits]())
 		pointer := bind[*limits](t, s, key)
 		codec := bind(t, s, key, config.WithCodec(map[string]kv.Codec[limits]{"l.yaml": config.YAML[limits](), "l": config.JSON[limits]()}[key]))
 		for _, text := range texts {
-			reached(t, s, put(t, p, key, text))
+			waitForRevision(t, s, put(t, p, key, text))
 			for _, v := range []*config.Value[limits]{loose, exact, codec} {
 				require.ErrorIs(t, v.Err(), kv.ErrDecode, "%q at %s", text, key)
 				assert.Equal(t, 5, v.Load().Rate)
 			}
 			require.ErrorIs(t, pointer.Err(), kv.ErrDecode)
-			reached(t, s, put(t, p, key, good))
+			waitForRevision(t, s, put(t, p, key, good))
 			require.NoError(t, loose.Err())
 		}
 	}
@@ -47,7 +47,7 @@ func TestBind_StrictRefusesFieldsSetTwice(t *testing.T) {
 		Rate int
 		By   map[string]int
 	}
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "l", `{"Rate":5}`)
 	s := open(t, p)
 	exact, loose := bind(t, s, "l", config.WithStrict[limits]()), bind[limits](t, s, "l")
@@ -60,12 +60,12 @@ func TestBind_StrictRefusesFieldsSetTwice(t *testing.T) {
 		`{"Rate":1,"By":{"a":1,"a":2}}`:    `JSON: field "a" is already set`,
 		`{"Rate":1,"By":{"a":1},"None":2}`: `JSON: unknown field "None"`,
 	} {
-		reached(t, s, put(t, p, "l", text))
+		waitForRevision(t, s, put(t, p, "l", text))
 		require.ErrorContains(t, exact.Err(), why)
 		require.ErrorContains(t, dir.Err(), why)
 		require.NoError(t, loose.Err())
 	}
-	reached(t, s, put(t, p, "l", `{"rate":7,"By":{"a":1,"A":2}}`))
+	waitForRevision(t, s, put(t, p, "l", `{"rate":7,"By":{"a":1,"A":2}}`))
 	require.NoError(t, exact.Err(), "the keys of a map differ by case")
 	assert.Equal(t, 7, exact.Load().Rate)
 	assert.Equal(t, 7, dir.Load().L.Rate)
@@ -75,14 +75,14 @@ func TestBind_StrictRefusesFieldsSetTwice(t *testing.T) {
 //
 //nolint:paralleltest // it measures what is allocated
 func TestBind_AliasesThatExpandAreBadValues(t *testing.T) {
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "l.yaml", "Rate: 5")
 	s := open(t, p)
 	v := bind[struct{ Rate int }](t, s, "l.yaml")
 	doc := "a: &a " + strings.Repeat("x", 100_000) + "\nRate: 6\nb: [" + strings.Repeat("*a,", 1000) + "]\n"
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	reached(t, s, put(t, p, "l.yaml", doc))
+	waitForRevision(t, s, put(t, p, "l.yaml", doc))
 	runtime.ReadMemStats(&after)
 	require.ErrorContains(t, v.Err(), "its aliases expand to more than")
 	assert.Equal(t, 5, v.Load().Rate)
@@ -104,7 +104,7 @@ flags:
 pages:
   home: {title: a}
 `), 0o600))
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p, config.WithFallbackFile(path))
 	type settings struct {
 		HTTP struct {
@@ -136,9 +136,9 @@ pages:
 	assert.Equal(t, []string{"banner", "db/pool", "flags", "http", "pages"}, s.Keys(), "the keys are those that the file names")
 	assert.Equal(t, 5, s.Stats().Keys)
 	assert.Equal(t, config.FallbackFile, s.Provenance("http/port").Origin)
-	reached(t, s, put(t, p, "http/port", "9090"))
+	waitForRevision(t, s, put(t, p, "http/port", "9090"))
 	assert.Equal(t, 9090, config.GetOr(s, "http/port", 0), "etcd goes before the file")
-	reached(t, s, del(t, p, "http/port"))
+	waitForRevision(t, s, del(t, p, "http/port"))
 	assert.Equal(t, 8080, config.GetOr(s, "http/port", 0))
 }
 
@@ -157,7 +157,7 @@ func TestFallbackFile_StrictDirsRefuseNestedKeysWithoutField(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "f.yaml")
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		s := open(t, shared(t), config.WithFallbackFile(path))
+		s := open(t, newSharedParts(t), config.WithFallbackFile(path))
 		_, err := config.BindDir(s, "", config.WithStrict[settings]())
 		if why == "" {
 			require.NoError(t, err)
@@ -167,7 +167,7 @@ func TestFallbackFile_StrictDirsRefuseNestedKeysWithoutField(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "f.yaml")
 	require.NoError(t, os.WriteFile(path, []byte("http/port: 1\nhttp: {port: 2}\n"), 0o600))
-	_, err := config.Open(t.Context(), shared(t), "conf", config.WithFallbackFile(path))
+	_, err := config.Open(t.Context(), newSharedParts(t), "conf", config.WithFallbackFile(path))
 	require.ErrorIs(t, err, config.ErrInvalid)
 	require.ErrorContains(t, err, `key "http/port" is set twice`)
 }
@@ -179,7 +179,7 @@ func TestOpen_RemovesLeftoversOfTheStateFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("{secret"), 0o600))
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, ".state.json.789"), 0o700))
-	s := open(t, shared(t), config.WithStateFile(filepath.Join(dir, "state.json")))
+	s := open(t, newSharedParts(t), config.WithStateFile(filepath.Join(dir, "state.json")))
 	require.NoError(t, s.Close())
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)

@@ -117,12 +117,12 @@ func invalid(format string, args ...any) error {
 
 // decodeError says why bytes cannot be decoded, without quoting them.
 type decodeError struct {
-	why   string
-	cause error // may be nil
+	reason string
+	cause  error // may be nil
 }
 
 // Error describes what is wrong.
-func (e *decodeError) Error() string { return kv.ErrDecode.Error() + ": " + e.why }
+func (e *decodeError) Error() string { return kv.ErrDecode.Error() + ": " + e.reason }
 
 // Unwrap returns kv.ErrDecode and the decoder's error, if any.
 func (e *decodeError) Unwrap() []error {
@@ -135,14 +135,14 @@ func (e *decodeError) Unwrap() []error {
 // panicError describes a decoder's panic. It omits the text unless the panic is a runtime error,
 // because the text may quote the value.
 func panicError(panicked error) error {
-	why := "its decoder panicked"
+	reason := "its decoder panicked"
 	if e, ok := errors.AsType[runtime.Error](panicked); ok {
-		why += ": " + e.Error()
+		reason += ": " + e.Error()
 	}
-	return &decodeError{why: why, cause: panicked}
+	return &decodeError{reason: reason, cause: panicked}
 }
 
 // decoderError describes a decoder's error without its text, which may quote the value.
 func decoderError(what string, err error) error {
-	return &decodeError{why: what + ": " + strict.Describe(err), cause: err}
+	return &decodeError{reason: what + ": " + strict.Describe(err), cause: err}
 }

@@ -104,7 +104,8 @@ func ExampleBindDir() {
 	}
 	fmt.Printf("%+v\n", pool.Load())
 
-	// All fields that have changed, in one transaction: nobody sees some of them changed and others not.
+	// All fields that have changed, in one transaction: nobody sees some of them changed and others
+	// not.
 	next := pool.Load()
 	next.MaxConns, next.Replicas = 50, []string{"db-1", "db-2"}
 	if _, err := pool.Set(ctx, next); err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// FillStruct is what BindDir makes of keys and values.
+// FillStruct fills a struct from keys and values, as BindDir does.
 func FillStruct[T any](values map[string]string, strict bool) (out T, err error) {
 	p, err := newSchema(reflect.TypeFor[T](), strict)
 	if err != nil {
@@ -27,7 +27,7 @@ func FillStruct[T any](values map[string]string, strict bool) (out T, err error)
 	return out, nil
 }
 
-// EncodeStruct is what Set of a dir writes where etcd has nothing.
+// EncodeStruct returns what Set of a directory writes if etcd has nothing.
 func EncodeStruct[T any](x T) (map[string]string, error) {
 	p, err := newSchema(reflect.TypeFor[T](), false)
 	if err != nil {
@@ -43,13 +43,13 @@ func EncodeStruct[T any](x T) (map[string]string, error) {
 	return out, err
 }
 
-// PlanOf is what is wrong with a struct type, if anything is.
-func PlanOf(t reflect.Type) error {
+// SchemaError returns what is wrong with a struct type.
+func SchemaError(t reflect.Type) error {
 	_, err := newSchema(t, false)
 	return err
 }
 
-// ParseFallback is the content of a fallback file, as keys and values.
+// ParseFallback returns the keys and values of a fallback file.
 func ParseFallback(b []byte, isJSON bool) (map[string]string, error) {
 	l, err := parseFallback(b, isJSON)
 	return texts(l), err
@@ -83,10 +83,10 @@ func texts(l layer) map[string]string {
 	return out
 }
 
-// Kebab is the name of a field without a tag.
+// Kebab returns the key of a field without a tag.
 var Kebab = kebab
 
-// Variable is what a key is called in the environment.
+// Variable returns the name of the environment variable of a key.
 var Variable = envName
 
 // Save writes the state file at once.

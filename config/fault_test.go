@@ -24,13 +24,13 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// five is a struct of five keys, all of which are written together.
-type five struct{ A, B, C, D, E int }
+// fiveFields is a struct of five keys that are always written together.
+type fiveFields struct{ A, B, C, D, E int }
 
-func (f five) whole() bool { return f == five{f.A, f.A, f.A, f.A, f.A} }
+func (f fiveFields) isConsistent() bool { return f == fiveFields{f.A, f.A, f.A, f.A, f.A} }
 
-// again calls f until done is closed, and leaves the processor to others now and then.
-func again(done <-chan struct{}, f func()) {
+// repeat calls f until done is closed, and yields the processor now and then.
+func repeat(done <-chan struct{}, f func()) {
 	pause := time.NewTicker(time.Millisecond)
 	defer pause.Stop()
 	for {
@@ -64,10 +64,10 @@ func writeFive(ctx context.Context, store *kv.Store, n int) (int64, error) {
 
 func TestBindDir_TransactionIsOneChange(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
-	v := bindDir(t, s, "five", config.WithValidate(func(f five) error {
-		if !f.whole() {
+	v := bindDir(t, s, "five", config.WithValidate(func(f fiveFields) error {
+		if !f.isConsistent() {
 			return fmt.Errorf("a mixture: %v", f)
 		}
 		return nil
@@ -78,9 +78,9 @@ func TestBindDir_TransactionIsOneChange(t *testing.T) {
 	for range 4 {
 		readers.Go(func() {
 			last := 0
-			again(done, func() {
+			repeat(done, func() {
 				f := v.Load()
-				if !f.whole() || (f.A != 0 && f.A < last) {
+				if !f.isConsistent() || (f.A != 0 && f.A < last) {
 					t.Errorf("%v after %d", f, last)
 				}
 				last = max(last, f.A)
@@ -89,8 +89,8 @@ func TestBindDir_TransactionIsOneChange(t *testing.T) {
 		})
 	}
 	readers.Go(func() {
-		again(done, func() {
-			values := all(s)
+		repeat(done, func() {
+			values := contents(s)
 			assert.Contains(t, []int{0, 5}, len(values))
 			for _, value := range values {
 				assert.Equal(t, values["five/a"], value)
@@ -98,19 +98,19 @@ func TestBindDir_TransactionIsOneChange(t *testing.T) {
 		})
 	})
 	followed := atomic.Int64{}
-	v.Follow(func(f five) {
-		assert.True(t, f.whole(), "%v", f)
+	v.Follow(func(f fiveFields) {
+		assert.True(t, f.isConsistent(), "%v", f)
 		followed.Add(1)
 	})
 	before := s.Stats().Decodes
-	n := size(1000, 10000)
+	n := shortOrLong(1000, 10000)
 	var rev int64
 	for i := range n {
 		var err error
 		rev, err = writeFive(t.Context(), p.store, i+1)
 		require.NoError(t, err)
 	}
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	close(done)
 	readers.Wait()
 	assert.Zero(t, s.Stats().BadValues, "validation has seen no mixture either")
@@ -121,7 +121,7 @@ func TestBindDir_TransactionIsOneChange(t *testing.T) {
 
 func TestBind_LoadNeverReturnsBadValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "limits", `{"text":"ok","days":[0]}`)
 	s := open(t, p)
 	v := bind(t, s, "limits", config.WithValidate(func(b banner) error {
@@ -135,7 +135,7 @@ func TestBind_LoadNeverReturnsBadValue(t *testing.T) {
 	for range 4 {
 		readers.Go(func() {
 			last := 0
-			again(done, func() {
+			repeat(done, func() {
 				b := v.Load()
 				if b.Text != "ok" || len(b.Days) != 1 || b.Days[0] < last {
 					t.Errorf("%v after %d", b, last)
@@ -154,7 +154,7 @@ func TestBind_LoadNeverReturnsBadValue(t *testing.T) {
 		}
 		rev = put(t, p, "limits", value)
 	}
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	close(done)
 	readers.Wait()
@@ -166,12 +166,12 @@ func TestBind_LastValueWinsWhileConnectionsBreak(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	writer := over(t, srv.Client(t), "app")
+	writer := newParts(t, srv.Client(t), "app")
 	const sources = 10
 	values := make([]*config.Value[int], sources)
 	all := make([]*config.Source, sources)
 	for i := range sources {
-		all[i] = open(t, over(t, etcdtest.NewClient(t, proxy.Endpoints()), "app"))
+		all[i] = open(t, newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), "app"))
 		values[i] = bind(t, all[i], "rate", config.WithDefault(0))
 		last := 0
 		values[i].Follow(func(n int) {
@@ -191,7 +191,7 @@ func TestBind_LastValueWinsWhileConnectionsBreak(t *testing.T) {
 	}
 	ended := time.Now()
 	for i, v := range values {
-		require.Eventually(t, func() bool { return v.Load() == updates }, within, time.Millisecond, "source %d: %v", i, all[i].Status())
+		require.Eventually(t, func() bool { return v.Load() == updates }, testTimeout, time.Millisecond, "source %d: %v", i, all[i].Status())
 	}
 	t.Logf("all of %d sources had the last value %v after it was put", sources, time.Since(ended))
 }
@@ -201,23 +201,23 @@ func TestSource_NoticesPartitionedMember(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	keepalive := func(c *clientv3.Config) { c.DialKeepAliveTime, c.DialKeepAliveTimeout = 10*time.Second, 4*time.Second }
-	p := over(t, etcdtest.NewClient(t, proxy.Endpoints(), keepalive), "app")
+	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints(), keepalive), "app")
 	s := open(t, p)
 	v := bind(t, s, "rate", config.WithDefault(1))
 	proxy.Blackhole(true, true)
 	cut := time.Now()
-	require.Eventually(t, func() bool { return s.Status().Age > 3*time.Second }, within, 5*time.Millisecond, "age grows when nothing is heard")
+	require.Eventually(t, func() bool { return s.Status().Age > 3*time.Second }, testTimeout, 5*time.Millisecond, "age grows when nothing is heard")
 	assert.Less(t, time.Since(cut), 10*time.Second)
 	assert.Equal(t, config.Live, s.Status().Origin)
 	assert.Equal(t, 1, v.Load(), "and reads go on")
-	require.Eventually(t, func() bool { return s.Status().Err != nil }, within, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Status().Err != nil }, testTimeout, 5*time.Millisecond)
 	proxy.Heal()
-	require.Eventually(t, func() bool { return s.Status().Age < 2*time.Second && s.Status().Err == nil }, within, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Status().Age < 2*time.Second && s.Status().Err == nil }, testTimeout, 5*time.Millisecond)
 }
 
 func TestSet_ReturnsWhenLoadShowsValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	var stale atomic.Int64
 	var writers sync.WaitGroup
@@ -225,7 +225,7 @@ func TestSet_ReturnsWhenLoadShowsValue(t *testing.T) {
 		key := "k" + strconv.Itoa(w)
 		v := bind(t, s, key, config.WithDefault(-1))
 		writers.Go(func() {
-			for i := range size(500, 2500) {
+			for i := range shortOrLong(500, 2500) {
 				if _, err := config.Set(t.Context(), s, key, i); !assert.NoError(t, err) {
 					return
 				}
@@ -242,7 +242,7 @@ func TestSet_ReturnsWhenLoadShowsValue(t *testing.T) {
 func TestSource_FollowsWipedCluster(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := over(t, srv.Client(t), "app")
+	p := newParts(t, srv.Client(t), "app")
 	for i := range 20 {
 		put(t, p, "rate", strconv.Itoa(i))
 	}
@@ -251,15 +251,15 @@ func TestSource_FollowsWipedCluster(t *testing.T) {
 	rate := bind[int](t, s, "rate")
 	srv.Wipe()
 	put(t, p, "rate", "100")
-	require.Eventually(t, func() bool { return rate.Load() == 100 }, within, time.Millisecond)
-	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(map[string]string{"rate": "100"}, all(s)) }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return rate.Load() == 100 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(map[string]string{"rate": "100"}, contents(s)) }, testTimeout, time.Millisecond)
 }
 
 func TestBind_OversizedValueIsBadValue(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--max-request-bytes=4194304"))
 	cli := srv.Client(t, func(c *clientv3.Config) { c.MaxCallSendMsgSize = 8 << 20 })
-	p := over(t, cli, "app")
+	p := newParts(t, cli, "app")
 	put(t, p, "text", "small")
 	put(t, p, "other", "1")
 	state := filepath.Join(t.TempDir(), "state")
@@ -270,27 +270,27 @@ func TestBind_OversizedValueIsBadValue(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrTooLarge, "it is refused before it is sent")
 	resp, err := cli.Put(t.Context(), "app/conf/text", strings.Repeat("x", 2<<20))
 	require.NoError(t, err)
-	reached(t, s, resp.Header.Revision)
+	waitForRevision(t, s, resp.Header.Revision)
 	require.ErrorIs(t, text.Err(), kv.ErrTooLarge)
 	assert.Equal(t, "small", text.Load())
 	_, err = config.Get[string](s, "text")
 	require.ErrorIs(t, err, kv.ErrTooLarge)
 	assert.Equal(t, "y", config.GetOr(s, "text", "y"))
-	reached(t, s, put(t, p, "other", "2"))
+	waitForRevision(t, s, put(t, p, "other", "2"))
 	assert.Equal(t, 2, other.Load(), "other updates go on")
-	reached(t, s, put(t, p, "text", "small again"))
+	waitForRevision(t, s, put(t, p, "text", "small again"))
 	assert.Equal(t, "small again", text.Load())
 	require.NoError(t, text.Err())
 }
 
-// oracle holds a listener to its contract: it must be possible to make the state of what it is told.
-type oracle struct {
+// changeRecorder applies changes to a map and records those that contradict it.
+type changeRecorder struct {
 	mu     sync.Mutex
 	state  map[string]string
 	errors []string
 }
 
-func (o *oracle) told(c config.Change) {
+func (o *changeRecorder) record(c config.Change) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	was, ok := o.state[c.Key]
@@ -309,7 +309,7 @@ func (o *oracle) told(c config.Change) {
 	}
 }
 
-func (o *oracle) is(want map[string]string) bool {
+func (o *changeRecorder) equals(want map[string]string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return maps.Equal(o.state, want)
@@ -325,17 +325,17 @@ func TestSource_AgreesWithServerAfterFaults(t *testing.T) {
 	}
 	const sources = 10
 	var every [sources]*config.Source
-	var oracles [sources]*oracle
+	var oracles [sources]*changeRecorder
 	for i := range sources {
 		eps := []string{proxies[i%3].Endpoint(), proxies[(i+1)%3].Endpoint(), proxies[(i+2)%3].Endpoint()}
-		every[i] = open(t, over(t, etcdtest.NewClient(t, eps), "app"))
-		oracles[i] = &oracle{state: map[string]string{}}
-		every[i].Follow("", oracles[i].told)
+		every[i] = open(t, newParts(t, etcdtest.NewClient(t, eps), "app"))
+		oracles[i] = &changeRecorder{state: map[string]string{}}
+		every[i].Follow("", oracles[i].record)
 	}
 	store := etcdtest.Must(kv.New(direct, kv.WithNamespace("app/conf")))
-	end := time.Now().Add(time.Duration(size(8, 30)) * time.Second)
+	end := time.Now().Add(time.Duration(shortOrLong(8, 30)) * time.Second)
 	var faults sync.WaitGroup
-	faults.Go(func() { breakThings(t, cluster, proxies, direct, end) })
+	faults.Go(func() { injectFaults(t, cluster, proxies, direct, end) })
 	for time.Now().Before(end) {
 		key := "k" + strconv.Itoa(rand.IntN(30))
 		ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
@@ -351,21 +351,21 @@ func TestSource_AgreesWithServerAfterFaults(t *testing.T) {
 	rev, err := store.Put(t.Context(), "last", nil)
 	require.NoError(t, err)
 	for i, s := range every {
-		reached(t, s, rev)
+		waitForRevision(t, s, rev)
 		want := map[string]string{}
 		for e, err := range store.List(t.Context(), "") {
 			require.NoError(t, err)
 			want[e.Key] = string(e.Value)
 		}
 		assert.Equal(t, slices.Sorted(maps.Keys(want)), s.Keys())
-		assert.Equal(t, want, all(s), "source %d is as the server", i)
-		require.Eventually(t, func() bool { return oracles[i].is(want) }, within, time.Millisecond, "what listener %d was told makes the state", i)
+		assert.Equal(t, want, contents(s), "source %d is as the server", i)
+		require.Eventually(t, func() bool { return oracles[i].equals(want) }, testTimeout, time.Millisecond, "what listener %d was told makes the state", i)
 		assert.Empty(t, oracles[i].errors)
 	}
 }
 
-// breakThings cuts connections, kills and restarts a member, and compacts twice.
-func breakThings(t *testing.T, cluster *etcdtest.Cluster, proxies []*etcdtest.Proxy, cli *clientv3.Client, end time.Time) {
+// injectFaults cuts connections, kills and restarts a member, and compacts twice.
+func injectFaults(t *testing.T, cluster *etcdtest.Cluster, proxies []*etcdtest.Proxy, cli *clientv3.Client, end time.Time) {
 	t.Helper()
 	pause := time.Until(end) / 10
 	tick := time.NewTicker(pause)

@@ -39,9 +39,9 @@ func (s *schema) find(name string) (l *field, entry string) {
 // items.
 func (s *schema) fill(v reflect.Value, dir string, items []keyedItem, strict bool, limit int) (bad badValuesError) {
 	f := filler{schema: s, into: v, dir: dir, present: make(map[string]bool), maps: make(map[*field]reflect.Value), vars: make(map[string]string)}
-	for _, piece := range items {
-		if err := f.add(piece, strict, limit); err != nil {
-			bad = append(bad, piece.badValue(err))
+	for _, it := range items {
+		if err := f.add(it, strict, limit); err != nil {
+			bad = append(bad, it.badValue(err))
 		}
 	}
 	for l, m := range f.maps {
@@ -67,22 +67,22 @@ type filler struct {
 }
 
 // add sets the field that item belongs to.
-func (f *filler) add(piece keyedItem, strict bool, limit int) error {
-	l, entry := f.find(strings.TrimPrefix(piece.key, f.dir))
+func (f *filler) add(it keyedItem, strict bool, limit int) error {
+	l, entry := f.find(strings.TrimPrefix(it.key, f.dir))
 	if l == nil {
-		if strict && !piece.mapping { // the fields of a mapping are items of their own
-			return &decodeError{why: "no field has this key"}
+		if strict && !it.mapping { // the fields of a mapping are items of their own
+			return &decodeError{reason: "no field has this key"}
 		}
 		return nil
 	}
 	f.present[l.name] = true
-	if piece.origin == Environment {
-		if other, used := f.vars[piece.name]; used {
-			return &decodeError{why: "its variable " + piece.name + " is that of the key " + errs.Quote(other) + ", too"}
+	if it.origin == Environment {
+		if other, used := f.vars[it.name]; used {
+			return &decodeError{reason: "its variable " + it.name + " is that of the key " + errs.Quote(other) + ", too"}
 		}
-		f.vars[piece.name] = piece.key
+		f.vars[it.name] = it.key
 	}
-	if err := piece.tooLarge(limit); err != nil {
+	if err := it.tooLarge(limit); err != nil {
 		return err
 	}
 	field := f.into.FieldByIndex(l.index)
@@ -91,7 +91,7 @@ func (f *filler) add(piece keyedItem, strict bool, limit int) error {
 		t = t.Elem()
 	}
 	x := reflect.New(t).Elem() // decoding into the field could modify a map of the defaults
-	if err := l.decode(piece.item, x); err != nil {
+	if err := l.decode(it.item, x); err != nil {
 		return err
 	}
 	if !l.dir {

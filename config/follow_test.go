@@ -15,10 +15,10 @@ import (
 
 func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "http/rate", "1")
 	s := open(t, p)
-	var key, prefix, everything log[config.Change]
+	var key, prefix, everything recorder[config.Change]
 	rate := bind[int](t, s, "http/rate")
 	s.Follow("http/rate", func(c config.Change) {
 		n, err := strconv.Atoi(string(c.New))
@@ -36,7 +36,7 @@ func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 	put(t, p, "https", "on")
 	gone := del(t, p, "http/port")
 	three := put(t, p, "http/rate", "3")
-	reached(t, s, three)
+	waitForRevision(t, s, three)
 	key.await(t, 2)
 	assert.Equal(t, []config.Change{
 		{Key: "http/rate", Old: []byte("1"), New: []byte("2"), Revision: two},
@@ -58,11 +58,11 @@ func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 
 func TestFollow_ContinuesAfterPanic(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	v := bind(t, s, "rate", config.WithDefault(0))
-	var seen log[string]
-	var values log[int]
+	var seen recorder[string]
+	var values recorder[int]
 	s.Follow("rate", func(c config.Change) { seen.add(string(c.New)); panic("oh") })
 	v.Follow(func(n int) { values.add(n); panic("oh") })
 	values.await(t, 1)
@@ -73,19 +73,19 @@ func TestFollow_ContinuesAfterPanic(t *testing.T) {
 	}
 	assert.Equal(t, []string{"1", "2", "3"}, seen.all())
 	assert.Equal(t, []int{0, 1, 2, 3}, values.all())
-	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, testTimeout, time.Millisecond)
 }
 
 func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	v := bind(t, s, "k0", config.WithDefault(-1))
 	release := make(chan struct{})
 	entered := make(chan struct{})
 	var once, valueOnce sync.Once
-	var late log[config.Change]
-	var lateValues, quick log[int]
+	var late recorder[config.Change]
+	var lateValues, quick recorder[int]
 	s.Follow("", func(c config.Change) {
 		once.Do(func() { close(entered); <-release })
 		late.add(c)
@@ -105,16 +105,16 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	}
 	gone := put(t, p, "passing", "x")
 	gone = max(gone, del(t, p, "passing"))
-	reached(t, s, max(rev, gone))
+	waitForRevision(t, s, max(rev, gone))
 	assert.Equal(t, rounds-3, v.Load(), "bound values do not wait")
-	require.Eventually(t, func() bool { a := quick.all(); return a[len(a)-1] == rounds-3 }, within, time.Millisecond)
+	require.Eventually(t, func() bool { a := quick.all(); return a[len(a)-1] == rounds-3 }, testTimeout, time.Millisecond)
 	close(release)
 
 	last := func() map[string]string {
 		at := map[string]string{}
 		for _, c := range late.all() {
 			if !assert.Equal(t, at[c.Key], string(c.Old), "Old is what it was told last") {
-				return all(s) // which ends the wait
+				return contents(s) // which ends the wait
 			}
 			if at[c.Key] = string(c.New); c.New == nil {
 				delete(at, c.Key)
@@ -122,15 +122,15 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 		}
 		return at
 	}
-	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(all(s), last()) }, within, 10*time.Millisecond)
-	require.Eventually(t, func() bool { a := lateValues.all(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(contents(s), last()) }, testTimeout, 10*time.Millisecond)
+	require.Eventually(t, func() bool { a := lateValues.all(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, testTimeout, time.Millisecond)
 	assert.Less(t, len(late.all()), rounds, "changes were folded")
 	assert.Positive(t, s.Stats().Folded)
 }
 
 func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	entered, release, left := make(chan struct{}), make(chan struct{}), false
 	stop := s.Follow("a", func(config.Change) {
@@ -144,7 +144,7 @@ func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	stop()
 	assert.True(t, left)
 
-	var once log[string]
+	var once recorder[string]
 	handed := make(chan func(), 1)
 	handed <- s.Follow("b", func(c config.Change) {
 		once.add(string(c.New))
@@ -152,14 +152,14 @@ func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	})
 	put(t, p, "b", "1")
 	once.await(t, 1)
-	reached(t, s, put(t, p, "b", "2"))
-	require.Eventually(t, func() bool { return s.Stats().Following == 0 }, within, time.Millisecond)
+	waitForRevision(t, s, put(t, p, "b", "2"))
+	require.Eventually(t, func() bool { return s.Stats().Following == 0 }, testTimeout, time.Millisecond)
 	assert.Equal(t, []string{"1"}, once.all())
 }
 
 func TestSource_CloseWaitsForCallbackWithinTimeout(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s, err := config.Open(t.Context(), p, "conf")
 	require.NoError(t, err)
 	entered, release := make(chan struct{}), make(chan struct{})
@@ -175,7 +175,7 @@ func TestSource_CloseWaitsForCallbackWithinTimeout(t *testing.T) {
 
 func TestErrorHandler_PanicOrBlockDelaysNothing(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	release := make(chan struct{})
 	calls := 0
 	s := open(t, p, config.WithErrorHandler(func(string, int64, error) {
@@ -190,7 +190,7 @@ func TestErrorHandler_PanicOrBlockDelaysNothing(t *testing.T) {
 	for i := range 600 {
 		put(t, p, "rate", "bad"+strconv.Itoa(i))
 	}
-	reached(t, s, put(t, p, "rate", "2"))
+	waitForRevision(t, s, put(t, p, "rate", "2"))
 	assert.Equal(t, 2, v.Load())
 	assert.EqualValues(t, 600, s.Stats().BadValues)
 	assert.EqualValues(t, 1, s.Stats().Panics)

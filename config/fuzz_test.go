@@ -16,8 +16,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// everything has a field of each kind.
-type everything struct {
+// allTypes has a field of each kind.
+type allTypes struct {
 	S     string
 	By    []byte
 	B     bool
@@ -51,7 +51,7 @@ func FuzzBindDir(f *testing.F) {
 	f.Add("u", "65536", "f32", "NaN", false)
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2 string, strict bool) {
 		values := map[string]string{k1: v1, k2: v2}
-		x, err := config.FillStruct[everything](values, strict)
+		x, err := config.FillStruct[allTypes](values, strict)
 		if err != nil {
 			var bad *config.BadValueError
 			require.ErrorAs(t, err, &bad)
@@ -64,7 +64,7 @@ func FuzzBindDir(f *testing.F) {
 			require.ErrorIs(t, err, config.ErrInvalid) // such as a year of five digits
 			return
 		}
-		y, err := config.FillStruct[everything](stored, true)
+		y, err := config.FillStruct[allTypes](stored, true)
 		require.NoError(t, err, "what was written is read")
 		again, err := config.EncodeStruct(y)
 		require.NoError(t, err)
@@ -82,7 +82,7 @@ func FuzzTags(f *testing.F) {
 			return
 		}
 		for _, typ := range []reflect.Type{reflect.TypeFor[int](), reflect.TypeFor[string](), reflect.TypeFor[map[string]int](), reflect.TypeFor[pools](), reflect.TypeFor[chan int]()} {
-			err := config.PlanOf(reflect.StructOf([]reflect.StructField{{Name: name, Type: typ, Tag: reflect.StructTag(tag)}}))
+			err := config.SchemaError(reflect.StructOf([]reflect.StructField{{Name: name, Type: typ, Tag: reflect.StructTag(tag)}}))
 			if err != nil {
 				require.ErrorIs(t, err, config.ErrInvalid)
 			}

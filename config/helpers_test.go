@@ -17,10 +17,10 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// within bounds what a test waits for. Nothing takes that long unless it is broken.
-const within = 30 * time.Second
+// testTimeout bounds what a test waits for.
+const testTimeout = 30 * time.Second
 
-// parts is what a source takes of a client.
+// parts implements config.Client.
 type parts struct {
 	store   *kv.Store
 	watcher *watch.Watcher
@@ -29,18 +29,18 @@ type parts struct {
 func (p parts) KV() *kv.Store           { return p.store }
 func (p parts) Watcher() *watch.Watcher { return p.watcher }
 
-// over makes the parts of a client below dir, whose watcher is closed when the test ends.
-func over(tb testing.TB, cli *clientv3.Client, dir string) parts {
+// newParts returns the parts of a client below dir. The watcher is closed when the test ends.
+func newParts(tb testing.TB, cli *clientv3.Client, dir string) parts {
 	tb.Helper()
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
 	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
 }
 
-// shared is the parts of a client of the shared server, in a namespace of the test's own.
-func shared(tb testing.TB) parts {
+// newSharedParts returns the parts of a client of the shared server, in a namespace of the test.
+func newSharedParts(tb testing.TB) parts {
 	tb.Helper()
-	return over(tb, etcdtest.Client(tb), etcdtest.Prefix(tb))
+	return newParts(tb, etcdtest.Client(tb), etcdtest.Prefix(tb))
 }
 
 // open opens a source of the dir "conf", which is closed when the test ends.
@@ -52,7 +52,7 @@ func open(tb testing.TB, c config.Client, o ...config.Option) *config.Source {
 	return s
 }
 
-// put writes a key of the dir "conf" as somebody else would.
+// put writes a key of the dir "conf" as another process would.
 func put(tb testing.TB, p parts, key, value string) int64 {
 	tb.Helper()
 	rev, err := p.store.Put(tb.Context(), "conf/"+key, []byte(value))
@@ -67,14 +67,14 @@ func del(tb testing.TB, p parts, key string) int64 {
 	return rev
 }
 
-// reached waits until a source shows a revision.
-func reached(tb testing.TB, s *config.Source, rev int64) {
+// waitForRevision waits until a source shows a revision.
+func waitForRevision(tb testing.TB, s *config.Source, rev int64) {
 	tb.Helper()
-	require.Eventually(tb, func() bool { return s.Status().Origin == config.Live && s.Status().Revision >= rev }, within, time.Millisecond)
+	require.Eventually(tb, func() bool { return s.Status().Origin == config.Live && s.Status().Revision >= rev }, testTimeout, time.Millisecond)
 }
 
-// all is what a source has.
-func all(s *config.Source) map[string]string {
+// contents returns the keys and values of a source.
+func contents(s *config.Source) map[string]string {
 	out := map[string]string{}
 	for key, value := range s.All() {
 		out[key] = string(value)
@@ -82,42 +82,42 @@ func all(s *config.Source) map[string]string {
 	return out
 }
 
-// log keeps what it is told.
-type log[E any] struct {
+// recorder records values concurrently.
+type recorder[E any] struct {
 	mu   sync.Mutex
 	list []E
 }
 
-func (l *log[E]) add(e E) {
+func (l *recorder[E]) add(e E) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = append(l.list, e)
 }
 
-func (l *log[E]) all() []E {
+func (l *recorder[E]) all() []E {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]E(nil), l.list...)
 }
 
-// awaitRevision waits for the n-th entry, and returns it.
-func (l *log[E]) await(tb testing.TB, n int) E {
+// await waits for the n-th entry and returns it.
+func (l *recorder[E]) await(tb testing.TB, n int) E {
 	tb.Helper()
-	require.Eventually(tb, func() bool { return len(l.all()) >= n }, within, time.Millisecond)
+	require.Eventually(tb, func() bool { return len(l.all()) >= n }, testTimeout, time.Millisecond)
 	return l.all()[n-1]
 }
 
-// problem is what the error handler is told.
-type problem struct {
+// errorReport is a call of the error handler.
+type errorReport struct {
 	key string
 	rev int64
 	err error
 }
 
-// problems is an error handler that keeps what it is told.
-func problems() (*log[problem], config.Option) {
-	l := &log[problem]{}
-	return l, config.WithErrorHandler(func(key string, rev int64, err error) { l.add(problem{key, rev, err}) })
+// recordErrors returns an error handler and the recorder of its calls.
+func recordErrors() (*recorder[errorReport], config.Option) {
+	l := &recorder[errorReport]{}
+	return l, config.WithErrorHandler(func(key string, rev int64, err error) { l.add(errorReport{key, rev, err}) })
 }
 
 var (
@@ -125,45 +125,45 @@ var (
 	revisionAttr = regexp.MustCompile(`revision=\d+`)
 )
 
-// withoutRevision is the text of an error that names a revision.
+// withoutRevision returns the text of an error, with N for the revision.
 func withoutRevision(err error) string { return revision.ReplaceAllString(err.Error(), "revision N") }
 
-// interloper is a KV that lets something happen right before a transaction.
-type interloper struct {
+// fakeKV is a KV that calls a function right before each transaction is committed.
+type fakeKV struct {
 	clientv3.KV
 
 	before func(ctx context.Context)
 }
 
-func (i *interloper) Txn(ctx context.Context) clientv3.Txn {
-	return &interrupted{Txn: i.KV.Txn(ctx), ctx: ctx, by: i.before}
+func (i *fakeKV) Txn(ctx context.Context) clientv3.Txn {
+	return &fakeTxn{Txn: i.KV.Txn(ctx), ctx: ctx, before: i.before}
 }
 
-type interrupted struct {
+type fakeTxn struct {
 	clientv3.Txn
 
-	ctx context.Context
-	by  func(ctx context.Context)
+	ctx    context.Context
+	before func(ctx context.Context)
 }
 
-func (t *interrupted) If(cs ...clientv3.Cmp) clientv3.Txn {
+func (t *fakeTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	t.Txn = t.Txn.If(cs...)
 	return t
 }
 
-func (t *interrupted) Then(ops ...clientv3.Op) clientv3.Txn {
+func (t *fakeTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 	t.Txn = t.Txn.Then(ops...)
 	return t
 }
 
-func (t *interrupted) Else(ops ...clientv3.Op) clientv3.Txn {
+func (t *fakeTxn) Else(ops ...clientv3.Op) clientv3.Txn {
 	t.Txn = t.Txn.Else(ops...)
 	return t
 }
 
-func (t *interrupted) Commit() (*clientv3.TxnResponse, error) {
-	if t.by != nil {
-		t.by(t.ctx)
+func (t *fakeTxn) Commit() (*clientv3.TxnResponse, error) {
+	if t.before != nil {
+		t.before(t.ctx)
 	}
 	return t.Txn.Commit()
 }

@@ -29,19 +29,19 @@ func newListenerQueue[E any](callback func(E), compact func([]E) []E) *listenerQ
 }
 
 // push appends events to the queue and returns how many were dropped by compaction.
-func (q *listenerQueue[E]) push(events ...E) (folded int) {
+func (q *listenerQueue[E]) push(events ...E) (merged int) {
 	q.mu.Lock()
 	if !q.closed {
 		q.queue = append(q.queue, events...)
 		if before := len(q.queue); before > q.limit {
 			q.queue = q.compact(q.queue)
-			folded = before - len(q.queue)
+			merged = before - len(q.queue)
 			q.limit = max(maxQueue, 2*len(q.queue)) // compaction is linear in the length
 		}
 	}
 	q.mu.Unlock()
 	q.wake()
-	return folded
+	return merged
 }
 
 func (q *listenerQueue[E]) wake() {

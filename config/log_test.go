@@ -17,20 +17,20 @@ import (
 	"github.com/etcdkit/etcdkit/config"
 )
 
-// records is a log that tests read.
-type records struct {
+// logRecorder is the output of a logger.
+type logRecorder struct {
 	mu  sync.Mutex
 	out bytes.Buffer
 }
 
-func (r *records) Write(b []byte) (int, error) {
+func (r *logRecorder) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.out.Write(b)
 }
 
 // logger returns a logger that writes to r, without times.
-func (r *records) logger() *slog.Logger {
+func (r *logRecorder) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
@@ -40,7 +40,7 @@ func (r *records) logger() *slog.Logger {
 }
 
 // lines returns what was logged, without revisions.
-func (r *records) lines() []string {
+func (r *logRecorder) lines() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	text := revision.ReplaceAllString(r.out.String(), "revision N")
@@ -49,9 +49,9 @@ func (r *records) lines() []string {
 
 func TestLog_OneRecordWhenValueTurnsBadAndOneWhenGood(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/pool", "5")
-	var log records
+	var log logRecorder
 	s := open(t, p, config.WithLogger(log.logger()))
 	type db struct{ Pool, Size int }
 	v := bindDir(t, s, "db", config.WithValidate(func(x db) error {
@@ -61,17 +61,17 @@ func TestLog_OneRecordWhenValueTurnsBadAndOneWhenGood(t *testing.T) {
 		return nil
 	}))
 	for _, text := range []string{"many", "more", "-1", "6", "7"} {
-		reached(t, s, put(t, p, "db/pool", text))
+		waitForRevision(t, s, put(t, p, "db/pool", text))
 	}
 	require.NoError(t, v.Err())
 	assert.EqualValues(t, 3, s.Stats().BadValues)
-	reached(t, s, put(t, p, "rate", "x"))
+	waitForRevision(t, s, put(t, p, "rate", "x"))
 	for range 3 {
 		config.GetOr(s, "rate", 1)
 	}
-	reached(t, s, put(t, p, "rate", "y"))
+	waitForRevision(t, s, put(t, p, "rate", "y"))
 	config.GetOr(s, "rate", 1)
-	reached(t, s, put(t, p, "rate", "2"))
+	waitForRevision(t, s, put(t, p, "rate", "2"))
 	for range 2 {
 		assert.Equal(t, 2, config.GetOr(s, "rate", 1))
 	}
@@ -87,8 +87,8 @@ func TestLog_AttributesWithoutValueAreLeftOut(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state.json")
 	require.NoError(t, os.WriteFile(path, []byte("{"), 0o600))
-	var log records
-	open(t, shared(t), config.WithStateFile(path), config.WithLogger(log.logger()))
+	var log logRecorder
+	open(t, newSharedParts(t), config.WithStateFile(path), config.WithLogger(log.logger()))
 	require.Len(t, log.lines(), 1)
 	line := log.lines()[0]
 	assert.Contains(t, line, `level=WARN msg="config could not be used" dir=conf/ error=`)

@@ -29,24 +29,25 @@ type options struct {
 // request.
 const DefaultMaxValueBytes = 1536 * 1024
 
-// WithFallbackFile provides values for keys that etcd does not have, and for all keys until etcd has
-// been reached. Open reads the file once; the library never writes it. It may be a ConfigMap or a file
-// in the image. It is YAML, or JSON if its name ends in ".json", and maps keys, written as in etcd, to
-// values. Text, numbers and booleans stand for values stored as text, anything else for values stored as
-// JSON.
+// WithFallbackFile provides values for keys that etcd does not have, and for all keys until etcd
+// has been reached. Open reads the file once; the library never writes it. It may be a ConfigMap or
+// a file in the image. It is YAML, or JSON if its name ends in ".json", and maps keys, written as
+// in etcd, to values. Text, numbers and booleans stand for values stored as text, anything else for
+// values stored as JSON.
 //
 //	http/rate-limit: 100
 //	http/timeout: 5s
 //	banner: {text: hello, languages: [en, de]}
 //
-// The fields of a mapping are keys, too: banner/text is hello. The first two lines may be written as
+// The fields of a mapping are keys, too: banner/text is hello. The first two lines may be written
+// as
 //
 //	http: {rate-limit: 100, timeout: 5s}
 //
 // [Source.All] and [Source.Keys] include the keys named in the file, but not the fields of mappings.
 //
-// Quote text that YAML reads as another type, such as yes, 1.10 or 0x10; a key of that kind is an error.
-// Open fails if the file cannot be read, whether or not etcd is available. Default: none.
+// Quote text that YAML reads as another type, such as yes, 1.10 or 0x10; a key of that kind is an
+// error. Open fails if the file cannot be read, whether or not etcd is available. Default: none.
 func WithFallbackFile(path string) Option {
 	return func(s *options) { s.fallback, s.hasFallback = path, true }
 }

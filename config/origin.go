@@ -61,10 +61,10 @@ type Provenance struct {
 // Status describes where a source's values come from and how old they are.
 type Status struct {
 	Origin Origin // of the layer below the environment: Live, or its substitute until etcd answers
-	// Age bounds how long changes may have been missed. For Live it is up to 36 s while the watch is
-	// idle, because an idle watch is checked every 30 s ±20 %. For StateFile it counts from when the
-	// state was last known to be current, for FallbackFile from the file's modification, and for
-	// Defaults from Open.
+	// Age bounds how long changes may have been missed. For Live it is up to 36 s while the watch
+	// is idle, because an idle watch is checked every 30 s ±20 %. For StateFile it counts from when
+	// the state was last known to be current, for FallbackFile from the file's modification, and
+	// for Defaults from Open.
 	Age      time.Duration
 	Revision int64 // applied revision; 0 for FallbackFile and Defaults
 	Err      error // why the source is not live or its watch is down; nil if it is, or not yet known

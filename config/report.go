@@ -28,7 +28,7 @@ func (s *Source) report(key string, rev int64, err error) {
 // callErrorHandler queues a call of the error handler.
 func (s *Source) callErrorHandler(key string, rev int64, err error) {
 	if s.errorQueue != nil {
-		s.folded.Add(uint64(s.errorQueue.push(report{key, rev, err}))) //nolint:gosec // not negative
+		s.merged.Add(uint64(s.errorQueue.push(report{key, rev, err}))) //nolint:gosec // not negative
 	}
 }
 

@@ -10,19 +10,19 @@ import (
 	"github.com/etcdkit/etcdkit/config"
 )
 
-// sealed hides its value for good.
-type sealed struct{ text string }
+// hiddenText hides its value when it is encoded.
+type hiddenText struct{ text string }
 
-func (s sealed) MarshalText() ([]byte, error) { return []byte("***"), nil }
+func (s hiddenText) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
-func (s *sealed) UnmarshalText(b []byte) error {
+func (s *hiddenText) UnmarshalText(b []byte) error {
 	s.text = string(b)
 	return nil
 }
 
 func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/password", "hunter2")
 	put(t, p, "token", "t0ken")
 	s := open(t, p)
@@ -36,13 +36,13 @@ func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
 	x.Password, x.Pool = etcdkit.NewSecret("hunter3"), 10
 	_, err := dir.Set(t.Context(), x)
 	require.NoError(t, err)
-	assert.Equal(t, "hunter3", all(s)["db/password"])
+	assert.Equal(t, "hunter3", contents(s)["db/password"])
 	assert.Equal(t, "hunter3", dir.Load().Password.Reveal())
 
 	token := bind[etcdkit.Secret](t, s, "token")
 	_, err = token.Set(t.Context(), etcdkit.NewSecret("t1ken"))
 	require.NoError(t, err)
-	assert.Equal(t, "t1ken", all(s)["token"])
+	assert.Equal(t, "t1ken", contents(s)["token"])
 	_, err = config.Set(t.Context(), s, "token", etcdkit.NewSecret("t2ken"))
 	require.NoError(t, err)
 	assert.Equal(t, "t2ken", token.Load().Reveal())
@@ -50,7 +50,7 @@ func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
 
 func TestValue_SetRefusesTypesThatHideTheirValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	stored := map[string]string{
 		"doc": `{"User":"u","Password":"hunter2"}`, "doc.yaml": "User: u\nPassword: hunter2\n", "list": `["hunter2"]`,
 		"sealed": "hunter2", "codec": `{"User":"u","Password":"hunter2"}`,
@@ -64,7 +64,7 @@ func TestValue_SetRefusesTypesThatHideTheirValue(t *testing.T) {
 		Password etcdkit.Secret
 	}
 	doc, yaml, list := bind[login](t, s, "doc"), bind[login](t, s, "doc.yaml"), bind[[]etcdkit.Secret](t, s, "list")
-	shut := bind[sealed](t, s, "sealed")
+	shut := bind[hiddenText](t, s, "sealed")
 	codec := bind(t, s, "codec", config.WithCodec(config.JSON[login]()))
 	require.Equal(t, "hunter2", doc.Load().Password.Reveal(), "they can be read")
 	require.Equal(t, "hunter2", shut.Load().text)
@@ -80,5 +80,5 @@ func TestValue_SetRefusesTypesThatHideTheirValue(t *testing.T) {
 	}
 	_, err := doc.Set(t.Context(), doc.Load())
 	require.ErrorContains(t, err, "field Password hides its value when it is encoded: give it a key of its own")
-	assert.Equal(t, stored, all(s), "nothing was overwritten")
+	assert.Equal(t, stored, contents(s), "nothing was overwritten")
 }

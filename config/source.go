@@ -51,7 +51,7 @@ type Source struct {
 
 	hasReportedBad atomic.Bool // len(reportedBad) > 0
 
-	updates, decodes, badValues, panics, folded, ignored, stateWrites, stateErrors atomic.Uint64
+	updates, decodes, badValues, panics, merged, ignored, stateWrites, stateErrors atomic.Uint64
 }
 
 // boundValue is a [Value] of any type.
@@ -86,14 +86,14 @@ const closeTimeout = 5 * time.Second
 // [Source.Status] reports the origin in use. A refusal by etcd, such as ErrPermission or a wrong
 // password, always fails Open.
 func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, error) {
-	set, err := newOptions(c, dir, o)
+	opts, err := newOptions(c, dir, o)
 	if err == nil && ctx == nil {
 		err = invalid("nil context")
 	}
 	if err != nil {
 		return nil, opError("open", dir, err)
 	}
-	s := newSource(c, dir, &set)
+	s := newSource(c, dir, &opts)
 	if err = s.readFiles(); err == nil {
 		err = s.start(ctx, c)
 	}
@@ -104,20 +104,20 @@ func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, erro
 	return s, nil
 }
 
-func newSource(c Client, dir string, set *options) *Source {
+func newSource(c Client, dir string, opts *options) *Source {
 	dir, _ = keyspace.Dir(dir) // validated by newOptions
 	s := &Source{
-		dir: dir, store: c.KV().Namespace(dir), options: *set, openedAt: time.Now(), origin: Defaults,
+		dir: dir, store: c.KV().Namespace(dir), options: *opts, openedAt: time.Now(), origin: Defaults,
 		stateDirty: make(chan struct{}, 1), applied: make(chan struct{}),
 		listeners: make(map[*listener]struct{}), callbacks: make(map[callbackRunner]struct{}), reportedBad: make(map[string]int64),
 		variables: make(map[string]string),
 	}
 	//nolint:forbidigo // the source must not live by the context that Open is bounded by
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.layers = layers{env: set.environ(), etcd: layer{}, fallback: layer{}}
-	if set.errorHandler != nil {
+	s.layers = layers{env: opts.environ(), etcd: layer{}, fallback: layer{}}
+	if opts.errorHandler != nil {
 		s.errorQueue = newListenerQueue(func(r report) {
-			s.runCallback("error handler", r.key, func() { set.errorHandler(r.key, r.rev, r.err) })
+			s.runCallback("error handler", r.key, func() { opts.errorHandler(r.key, r.rev, r.err) })
 		}, keepNewerHalf)
 		s.callbacks[s.errorQueue] = struct{}{}
 		go s.errorQueue.run()
@@ -174,22 +174,22 @@ func (s *Source) stopCallbacks() error {
 }
 
 // startCallback runs t and returns a function that stops it, which calls forget first.
-func (s *Source) startCallback(t callbackRunner, run, forget func()) (stop func(), ok bool) {
+func (s *Source) startCallback(r callbackRunner, run, forget func()) (stop func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return func() {}, false
 	}
-	s.callbacks[t] = struct{}{}
+	s.callbacks[r] = struct{}{}
 	go run()
 	return func() {
 		forget()
 		s.mu.Lock()
-		delete(s.callbacks, t)
+		delete(s.callbacks, r)
 		s.mu.Unlock()
-		t.close()
+		r.close()
 		if !insideCallback() {
-			<-t.ended()
+			<-r.ended()
 		}
 	}, true
 }
@@ -243,7 +243,7 @@ func (s *Source) Stats() Stats {
 		}
 	}
 	out.Updates, out.Decodes, out.BadValues = s.updates.Load(), s.decodes.Load(), s.badValues.Load()
-	out.Panics, out.Folded, out.Ignored = s.panics.Load(), s.folded.Load(), s.ignored.Load()
+	out.Panics, out.Folded, out.Ignored = s.panics.Load(), s.merged.Load(), s.ignored.Load()
 	out.StateWrites, out.StateErrors = s.stateWrites.Load(), s.stateErrors.Load()
 	return out
 }

@@ -25,14 +25,14 @@ type level int
 
 func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "http/rate", "100")
 	put(t, p, "empty", "")
 	_, err := p.store.Put(t.Context(), "conf2/other", []byte("x"))
 	require.NoError(t, err)
 	s := open(t, p)
 
-	assert.Equal(t, map[string]string{"http/rate": "100", "empty": ""}, all(s))
+	assert.Equal(t, map[string]string{"http/rate": "100", "empty": ""}, contents(s))
 	assert.Equal(t, []string{"empty", "http/rate"}, s.Keys())
 	for _, b := range maps.Collect(s.All()) {
 		assert.NotNil(t, b, "nil would mean that there is no value")
@@ -40,11 +40,11 @@ func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	st := s.Status()
 	assert.Equal(t, config.Live, st.Origin)
 	assert.NoError(t, st.Err)
-	assert.Less(t, st.Age, within)
+	assert.Less(t, st.Age, testTimeout)
 	assert.Positive(t, st.Revision)
 
 	rev := put(t, p, "http/rate", "200")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	n, err := config.Get[int](s, "http/rate")
 	require.NoError(t, err)
 	assert.Equal(t, 200, n)
@@ -52,7 +52,7 @@ func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	assert.Equal(t, config.Provenance{Key: "none", Origin: config.Defaults}, s.Provenance("none"))
 
 	rev = del(t, p, "http/rate")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	_, err = config.Get[int](s, "http/rate")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	require.EqualError(t, err, `config: get "http/rate": key not found`)
@@ -60,8 +60,8 @@ func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	assert.Equal(t, 1, s.Stats().Keys)
 }
 
-// stores writes a value and reads it, and what etcd has in between is wanted.
-func stores[T any](t *testing.T, s *config.Source, p parts, key string, v T, want string) {
+// checkStored writes a value, reads it, and compares the stored bytes with want.
+func checkStored[T any](t *testing.T, s *config.Source, p parts, key string, v T, want string) {
 	t.Helper()
 	_, err := config.Set(t.Context(), s, key, v)
 	require.NoError(t, err)
@@ -75,36 +75,36 @@ func stores[T any](t *testing.T, s *config.Source, p parts, key string, v T, wan
 
 func TestEncoding_MatchesDocumentedTable(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	text := "a note"
-	stores(t, s, p, "text", " as it is\n", " as it is\n")
-	stores(t, s, p, "bytes", []byte{0xff, 0}, "\xff\x00")
-	stores(t, s, p, "bool", true, "true")
-	stores(t, s, p, "int", int8(-7), "-7")
-	stores(t, s, p, "named", level(3), "3")
-	stores(t, s, p, "uint", uint64(1)<<63, "9223372036854775808")
-	stores(t, s, p, "float", 0.25, "0.25")
-	stores(t, s, p, "duration", 90*time.Second, "1m30s")
-	stores(t, s, p, "addr", netip.MustParseAddr("10.0.0.1"), "10.0.0.1")
-	stores(t, s, p, "when", time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), "2030-01-02T03:04:05Z")
-	stores(t, s, p, "pointer", &text, "a note")
-	stores(t, s, p, "struct", banner{"hi", []int{1, 2}}, `{"text":"hi","days":[1,2]}`)
-	stores(t, s, p, "list", []string{"a", "b"}, `["a","b"]`)
-	stores(t, s, p, "map", map[string]int{"a": 1}, `{"a":1}`)
-	stores(t, s, p, "banner.yaml", banner{"hi", []int{1}}, "days:\n- 1\ntext: hi\n")
-	stores(t, s, p, "timeout.yml", 5*time.Second, "5s")
+	checkStored(t, s, p, "text", " as it is\n", " as it is\n")
+	checkStored(t, s, p, "bytes", []byte{0xff, 0}, "\xff\x00")
+	checkStored(t, s, p, "bool", true, "true")
+	checkStored(t, s, p, "int", int8(-7), "-7")
+	checkStored(t, s, p, "named", level(3), "3")
+	checkStored(t, s, p, "uint", uint64(1)<<63, "9223372036854775808")
+	checkStored(t, s, p, "float", 0.25, "0.25")
+	checkStored(t, s, p, "duration", 90*time.Second, "1m30s")
+	checkStored(t, s, p, "addr", netip.MustParseAddr("10.0.0.1"), "10.0.0.1")
+	checkStored(t, s, p, "when", time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), "2030-01-02T03:04:05Z")
+	checkStored(t, s, p, "pointer", &text, "a note")
+	checkStored(t, s, p, "struct", banner{"hi", []int{1, 2}}, `{"text":"hi","days":[1,2]}`)
+	checkStored(t, s, p, "list", []string{"a", "b"}, `["a","b"]`)
+	checkStored(t, s, p, "map", map[string]int{"a": 1}, `{"a":1}`)
+	checkStored(t, s, p, "banner.yaml", banner{"hi", []int{1}}, "days:\n- 1\ntext: hi\n")
+	checkStored(t, s, p, "timeout.yml", 5*time.Second, "5s")
 
 	put(t, p, "int", " 12\n")
-	reached(t, s, put(t, p, "duration", "2s\n"))
+	waitForRevision(t, s, put(t, p, "duration", "2s\n"))
 	assert.Equal(t, 12, config.GetOr(s, "int", 0), "space around a number is ignored")
 	assert.Equal(t, 2*time.Second, config.GetOr(s, "duration", 0*time.Second))
 }
 
 func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
-	told, handler := problems()
+	p := newSharedParts(t)
+	told, handler := recordErrors()
 	for key, value := range map[string]string{
 		"word": "s3cret", "big": "300", "json": `{"text":"s3cret","days":"s3cret"}`, "cut": `{"text":"s3cr`, "nan": "NaN",
 		"two.yaml": "text: s3cret\n---\ntext: s3cret", "twice.yaml": "text: s3cret\ntext: s3cret", "tab.yaml": "text:\n\t- s3cret",
@@ -148,7 +148,7 @@ func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := over(t, count.Client(t), etcdtest.Prefix(t))
+	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
 	s := open(t, p)
 	other := open(t, p)
 	require.NoError(t, other.Close())
@@ -201,7 +201,7 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 
 func TestSource_ReadsButDoesNotWriteAfterClose(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "rate", "100")
 	s, err := config.Open(t.Context(), p, "conf")
 	require.NoError(t, err)
@@ -213,7 +213,7 @@ func TestSource_ReadsButDoesNotWriteAfterClose(t *testing.T) {
 	put(t, p, "rate", "200")
 	assert.Equal(t, 100, rate.Load())
 	assert.Equal(t, 100, config.GetOr(s, "rate", 0))
-	assert.Equal(t, map[string]string{"rate": "100"}, all(s))
+	assert.Equal(t, map[string]string{"rate": "100"}, contents(s))
 	require.ErrorIs(t, s.Status().Err, config.ErrClosed)
 	_, err = config.Set(t.Context(), s, "rate", 1)
 	require.ErrorIs(t, err, config.ErrClosed)
@@ -234,12 +234,12 @@ func TestSource_ReadsButDoesNotWriteAfterClose(t *testing.T) {
 
 func TestOpen_CloseLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "rate", "1")
 	group := make(chan error, 10)
 	for range cap(group) {
 		go func() {
-			for range size(5, 50) {
+			for range shortOrLong(5, 50) {
 				s, err := config.Open(t.Context(), p, "conf")
 				if err != nil {
 					group <- err
@@ -264,7 +264,7 @@ func TestOpen_CloseLeavesNothingBehind(t *testing.T) {
 
 func TestRollback_RestoresHistory(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	var revs []int64
 	for _, v := range []int{1, 2, 3} {
@@ -309,10 +309,10 @@ func TestRollback_RestoresHistory(t *testing.T) {
 func TestRollback_ReturnsErrConflictIfKeyChanges(t *testing.T) {
 	t.Parallel()
 	raced := etcdtest.Client(t)
-	racing := &interloper{KV: raced.KV}
+	racing := &fakeKV{KV: raced.KV}
 	raced.KV = racing
 	prefix := etcdtest.Prefix(t)
-	q := over(t, raced, prefix)
+	q := newParts(t, raced, prefix)
 	s := open(t, q)
 	first, err := config.Set(t.Context(), s, "rate", 1)
 	require.NoError(t, err)
@@ -325,13 +325,13 @@ func TestRollback_ReturnsErrConflictIfKeyChanges(t *testing.T) {
 	}
 	_, err = s.Rollback(t.Context(), "rate", first)
 	require.ErrorIs(t, err, kv.ErrConflict)
-	require.Eventually(t, func() bool { return config.GetOr(s, "rate", 0) == 3 }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return config.GetOr(s, "rate", 0) == 3 }, testTimeout, time.Millisecond)
 }
 
 func TestHistory_EndsWithErrCompacted(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := over(t, srv.Client(t), "app")
+	p := newParts(t, srv.Client(t), "app")
 	s := open(t, p)
 	put(t, p, "rate", "1")
 	put(t, p, "rate", "2")
@@ -351,7 +351,7 @@ func TestHistory_EndsWithErrCompacted(t *testing.T) {
 
 func TestSource_IgnoresInvalidNames(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for _, key := range []string{"a\x00", "b\xff", "c//d", "e/", "/f"} {
 		put(t, p, key, "1")
 	}
@@ -363,13 +363,13 @@ func TestSource_IgnoresInvalidNames(t *testing.T) {
 
 func TestSource_OfNamespaceHidesReservedKeys(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s, err := config.Open(t.Context(), p, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	_, err = config.Set(t.Context(), s, "rate", 1, kv.WithOnce()) // which writes a key of the library's
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"rate": "1"}, all(s))
+	assert.Equal(t, map[string]string{"rate": "1"}, contents(s))
 	_, err = config.Set(t.Context(), s, ".etcdkit/op/x", 1)
 	require.ErrorIs(t, err, config.ErrInvalid)
 	type whole struct{ Rate int }

@@ -91,16 +91,16 @@ func (s *Source) connect(ctx context.Context, c Client) error {
 		return errs.Cause(err)
 	}
 	s.replica.Store(r)
-	taken := make(chan struct{})
+	applied := make(chan struct{})
 	first := true
 	r.FollowRevisions(func(rev int64, changes []cache.Change[[]byte]) {
-		whole := first
-		if first = false; whole {
-			defer close(taken)
+		complete := first
+		if first = false; complete {
+			defer close(applied)
 		}
-		s.applyRevision(rev, changes, whole)
+		s.applyRevision(rev, changes, complete)
 	})
-	<-taken // no RPC: the state is in memory
+	<-applied // no RPC: the state is in memory
 	return nil
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// fallbackWrittenAt makes a file.
+// file creates a file.
 func file(tb testing.TB, name, content string) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), name)
@@ -24,8 +24,8 @@ func file(tb testing.TB, name, content string) string {
 	return path
 }
 
-// soon is how long a test lets Open try where etcd is known to be away.
-func soon(tb testing.TB) context.Context {
+// shortContext returns a context for calls of Open while etcd is down.
+func shortContext(tb testing.TB) context.Context {
 	tb.Helper()
 	ctx, stop := context.WithTimeout(tb.Context(), 2*time.Second)
 	tb.Cleanup(stop)
@@ -37,14 +37,14 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 	t.Setenv("SHOP_ONLY", "here")
 	t.Setenv("SHOP", "is another")
 	path := file(t, "conf.yaml", "http/rate-limit: 1\nbanner: {text: file}\nname: from file\nratio: 0.5\n\"on\": true\nwait: 5s\n")
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "http/rate-limit", "3")
 	rev := put(t, p, "name", "from etcd")
 	s := open(t, p, config.WithEnvironment("SHOP"), config.WithFallbackFile(path))
 	assert.Equal(t, config.Live, s.Status().Origin)
 	assert.Equal(t, map[string]string{
 		"http/rate-limit": "5", "banner": `{"text":"file"}`, "name": "from etcd", "ratio": "0.5", "on": "true", "wait": "5s",
-	}, all(s))
+	}, contents(s))
 	assert.Equal(t, config.Provenance{Key: "http/rate-limit", Origin: config.Environment, Name: "SHOP_HTTP_RATE_LIMIT"}, s.Provenance("http/rate-limit"))
 	assert.Equal(t, config.Provenance{Key: "name", Origin: config.Live, Revision: rev}, s.Provenance("name"))
 	assert.Equal(t, config.Provenance{Key: "wait", Origin: config.FallbackFile, Name: path}, s.Provenance("wait"))
@@ -68,11 +68,11 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 		"name": config.Live, "only": config.Environment, "http/rate-limit": config.Environment, "wait": config.FallbackFile,
 	}, origins)
 
-	var seen log[config.Change]
+	var seen recorder[config.Change]
 	defer s.Follow("", seen.add)()
 	put(t, p, "http/rate-limit", "4")
 	rev = del(t, p, "name")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	assert.Equal(t, config.Change{Key: "name", Old: []byte("from etcd"), New: []byte("from file"), Revision: rev}, seen.await(t, 1),
 		"a change that the environment hides is none, and a deletion brings back what lies below")
 	assert.Equal(t, "from file", v.Load().Name)
@@ -87,7 +87,7 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := over(t, srv.Client(t), "app")
+	p := newParts(t, srv.Client(t), "app")
 	state := filepath.Join(t.TempDir(), "state.json")
 	fallback := file(t, "conf.json", `{"rate": 1, "extra": "file"}`)
 	withFiles := []config.Option{config.WithStateFile(state), config.WithFallbackFile(fallback)}
@@ -103,61 +103,61 @@ func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o600), st.Mode())
 	srv.Kill()
 
-	told, handler := problems()
-	s, err = config.Open(soon(t), p, "conf", append(withFiles, handler)...)
+	told, handler := recordErrors()
+	s, err = config.Open(shortContext(t), p, "conf", append(withFiles, handler)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	status := s.Status()
 	assert.Equal(t, config.StateFile, status.Origin)
 	assert.Equal(t, first, status.Revision)
-	assert.Less(t, status.Age, within)
+	assert.Less(t, status.Age, testTimeout)
 	require.ErrorIs(t, status.Err, config.ErrUnavailable)
 	require.ErrorContains(t, status.Err, srv.Endpoint(), "it says where and why")
-	assert.Equal(t, map[string]string{"rate": "10", "bin": "\xff\x00", "empty": "", "extra": "file"}, all(s))
+	assert.Equal(t, map[string]string{"rate": "10", "bin": "\xff\x00", "empty": "", "extra": "file"}, contents(s))
 	assert.Equal(t, state, s.Provenance("rate").Name)
 	rate := bind[int](t, s, "rate")
-	var seen log[config.Change]
+	var seen recorder[config.Change]
 	defer s.Follow("", seen.add)()
-	_, err = config.Set(soon(t), s, "rate", 5)
+	_, err = config.Set(shortContext(t), s, "rate", 5)
 	require.Error(t, err)
 
 	srv.Restart()
 	put(t, p, "rate", "20")
 	rev := del(t, p, "empty")
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	assert.Equal(t, 20, rate.Load())
 	seen.await(t, 2)
 	assert.ElementsMatch(t, []config.Change{
 		{Key: "rate", Old: []byte("10"), New: []byte("20"), Revision: seen.all()[0].Revision},
 		{Key: "empty", Old: []byte{}, Revision: seen.all()[1].Revision},
 	}, seen.all(), "what has changed since the file was written is told, and nothing else")
-	require.Eventually(t, func() bool { return s.Status().Err == nil }, within, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Status().Err == nil }, testTimeout, time.Millisecond)
 	assert.Empty(t, told.all())
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(state)
 		return err == nil && strings.Contains(string(b), `"20"`)
-	}, within, 10*time.Millisecond, "the state file follows")
+	}, testTimeout, 10*time.Millisecond, "the state file follows")
 }
 
 func TestOpen_StartsFromFallbackFileWithoutState(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := over(t, srv.Client(t), "app")
+	p := newParts(t, srv.Client(t), "app")
 	srv.Kill()
 	path := file(t, "conf.yaml", "rate: 1\n")
-	s, err := config.Open(soon(t), p, "conf", config.WithFallbackFile(path), config.WithStateFile(filepath.Join(t.TempDir(), "state")))
+	s, err := config.Open(shortContext(t), p, "conf", config.WithFallbackFile(path), config.WithStateFile(filepath.Join(t.TempDir(), "state")))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	assert.Equal(t, config.FallbackFile, s.Status().Origin)
 	assert.Equal(t, 1, bind[int](t, s, "rate").Load())
 
-	bare, err := config.Open(soon(t), p, "conf", config.WithStartOnDefaults())
+	bare, err := config.Open(shortContext(t), p, "conf", config.WithStartOnDefaults())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, bare.Close()) })
 	assert.Equal(t, config.Defaults, bare.Status().Origin)
 	assert.Equal(t, 7, bind(t, bare, "rate", config.WithDefault(7)).Load())
 
-	_, err = config.Open(soon(t), p, "conf", config.WithStateFile(filepath.Join(t.TempDir(), "state")))
+	_, err = config.Open(shortContext(t), p, "conf", config.WithStateFile(filepath.Join(t.TempDir(), "state")))
 	require.ErrorIs(t, err, context.DeadlineExceeded, "without anything to start from, it is an error")
 	require.ErrorIs(t, err, config.ErrUnavailable)
 	require.ErrorContains(t, err, srv.Endpoint(), "it says where and why")
@@ -174,7 +174,7 @@ func TestOpen_ReturnsErrPermission(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "ada", Password: "pw", Grants: []etcdtest.Grant{etcdtest.Read("other/")}})
-	p := over(t, srv.Client(t, etcdtest.As("ada", "pw")), "app")
+	p := newParts(t, srv.Client(t, etcdtest.As("ada", "pw")), "app")
 	_, err := config.Open(t.Context(), p, "conf", config.WithFallbackFile(file(t, "conf.yaml", "rate: 1\n")))
 	require.ErrorIs(t, err, config.ErrPermission, "a refusal is not an outage")
 }
@@ -190,10 +190,10 @@ func TestStateFile_InvalidOneIsReported(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := shared(t)
+			p := newSharedParts(t)
 			put(t, p, "rate", "1")
 			path := file(t, "state.json", content)
-			told, handler := problems()
+			told, handler := recordErrors()
 			s := open(t, p, config.WithStateFile(path), handler)
 			assert.ErrorContains(t, told.await(t, 1).err, "state file")
 			assert.Empty(t, told.all()[0].key)
@@ -207,7 +207,7 @@ func TestStateFile_InvalidOneIsReported(t *testing.T) {
 
 func TestFallbackFile_InvalidOneFailsOpen(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	for name, c := range map[string]struct{ file, content, text string }{
 		"not a mapping":                       {"f.yaml", "- a\n", "not a mapping"},
 		"no YAML":                             {"f.yaml", "a: [\n", "YAML: line 1: a bracket, comma or indentation is not where it belongs"},
@@ -229,14 +229,14 @@ func TestFallbackFile_InvalidOneFailsOpen(t *testing.T) {
 	for name, content := range map[string]string{"nothing": "", "a comment": "# none\n", "an empty mapping": "{}\n"} {
 		t.Run(name+" is a file without keys", func(t *testing.T) {
 			t.Parallel()
-			assert.Empty(t, all(open(t, p, config.WithFallbackFile(file(t, "f.yaml", content)))))
+			assert.Empty(t, contents(open(t, p, config.WithFallbackFile(file(t, "f.yaml", content)))))
 		})
 	}
 }
 
 func TestStateFile_KeepsLastGoodState(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	state := filepath.Join(t.TempDir(), "state.json")
 	put(t, p, "rate", "10")
 	put(t, p, "db/max", "3")
@@ -248,7 +248,7 @@ func TestStateFile_KeepsLastGoodState(t *testing.T) {
 	put(t, p, "rate", "many")
 	put(t, p, "db/wait", "5h")
 	put(t, p, "db/max", "many")
-	reached(t, first, put(t, p, "free", "other"))
+	waitForRevision(t, first, put(t, p, "free", "other"))
 	require.Error(t, rate.Err())
 	want := db.Load()
 	require.NoError(t, first.Close())
@@ -268,10 +268,10 @@ func TestStateFile_KeepsLastGoodState(t *testing.T) {
 
 func TestStateFile_WriteErrorIsReported(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	dir := filepath.Join(t.TempDir(), "gone")
 	require.NoError(t, os.Mkdir(dir, 0o700))
-	told, handler := problems()
+	told, handler := recordErrors()
 	s, err := config.Open(t.Context(), p, "conf", config.WithStateFile(filepath.Join(dir, "state")), handler)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(dir))
@@ -284,7 +284,7 @@ func TestStateFile_WriteErrorIsReported(t *testing.T) {
 
 func TestStateFile_ConsistentWhileBadValueIsDecoded(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	state := filepath.Join(t.TempDir(), "state.json")
 	put(t, p, "rate", "10")
 	s := open(t, p, config.WithStateFile(state))
@@ -314,6 +314,6 @@ func TestStateFile_ConsistentWhileBadValueIsDecoded(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(b), `"10"`)
 	assert.NotContains(t, string(b), `"-5"`)
-	reached(t, s, rev)
+	waitForRevision(t, s, rev)
 	require.ErrorIs(t, rate.Err(), config.ErrValidation)
 }

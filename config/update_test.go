@@ -28,14 +28,14 @@ type database struct {
 
 func TestValue_SetWritesOnlyChangedFields(t *testing.T) {
 	t.Setenv("SETDIR_DB_POOL", "7")
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/password", "hunter2")
 	put(t, p, "db/flags/a", "true")
 	put(t, p, "db/flags/b", "true")
 	put(t, p, "db/note", "old")
 	last := put(t, p, "db/hosts", `[ "x" ]`)
 	s := open(t, p, config.WithEnvironment("SETDIR"))
-	reached(t, s, last)
+	waitForRevision(t, s, last)
 	v := bindDir[database](t, s, "db")
 
 	rev, err := v.Set(t.Context(), v.Load())
@@ -47,7 +47,7 @@ func TestValue_SetWritesOnlyChangedFields(t *testing.T) {
 	x.Note = nil
 	rev, err = v.Set(t.Context(), x)
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"db/password": "hunter2", "db/flags/a": "true", "db/flags/c": "false", "db/hosts": `[ "x" ]`}, all(s),
+	assert.Equal(t, map[string]string{"db/password": "hunter2", "db/flags/a": "true", "db/flags/c": "false", "db/hosts": `[ "x" ]`}, contents(s),
 		"neither what the environment says is written, nor what is as it was")
 	e, err := p.store.Get(t.Context(), "conf/db/flags/a")
 	require.NoError(t, err)
@@ -64,21 +64,21 @@ func TestValue_SetWritesOnlyChangedFields(t *testing.T) {
 
 func TestValue_SetReplacesBadFieldsAlsoWithWhatLoadReturns(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/pool", "5")
 	s := open(t, p)
 	v := bindDir[database](t, s, "db")
-	reached(t, s, put(t, p, "db/pool", "many"))
+	waitForRevision(t, s, put(t, p, "db/pool", "many"))
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
 	_, err := v.Set(t.Context(), v.Load())
 	require.NoError(t, err)
 	require.NoError(t, v.Err())
-	assert.Equal(t, map[string]string{"db/pool": "5"}, all(s))
+	assert.Equal(t, map[string]string{"db/pool": "5"}, contents(s))
 }
 
 func TestValue_SetNeverWritesNull(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "d/list", "[1]")
 	put(t, p, "d/map", `{"a":1}`)
 	put(t, p, "d/any", `5`)
@@ -94,7 +94,7 @@ func TestValue_SetNeverWritesNull(t *testing.T) {
 	x.List, x.Map, x.Any, x.Y = nil, nil, nil, nil
 	_, err := v.Set(t.Context(), x)
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"d/list": "[]", "d/map": "{}", "d/list.yaml": "[]\n"}, all(s))
+	assert.Equal(t, map[string]string{"d/list": "[]", "d/map": "{}", "d/list.yaml": "[]\n"}, contents(s))
 	require.NoError(t, v.Err())
 	_, err = config.Set[any](t.Context(), s, "null", nil)
 	require.ErrorIs(t, err, config.ErrInvalid)
@@ -102,7 +102,7 @@ func TestValue_SetNeverWritesNull(t *testing.T) {
 
 func TestValue_UpdateKeepsWhatOthersWrite(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/password", "hunter2")
 	s := open(t, p)
 	dir := bindDir[database](t, s, "db")
@@ -134,7 +134,7 @@ func TestValue_UpdateKeepsWhatOthersWrite(t *testing.T) {
 	assert.Len(t, dir.Load().Hosts, writers*rounds)
 	assert.Len(t, dir.Load().Flags, writers*rounds)
 	assert.Equal(t, "hunter2", dir.Load().Password.Reveal())
-	assert.NotContains(t, all(s), "db/pool", "a default is not written")
+	assert.NotContains(t, contents(s), "db/pool", "a default is not written")
 	assert.Len(t, key.Load(), 1+writers*rounds)
 }
 
@@ -150,7 +150,7 @@ func TestValue_UpdateStartsAgainWhenAnyKeyChanges(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := shared(t)
+			p := newSharedParts(t)
 			put(t, p, "db/pool", "5")
 			put(t, p, "db/hosts", `["h"]`)
 			put(t, p, "db/flags/a", "true")
@@ -175,7 +175,7 @@ func TestValue_UpdateStartsAgainWhenAnyKeyChanges(t *testing.T) {
 
 func TestValue_UpdateOfOtherKeysDoesNotInterfere(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	v := bindDir[database](t, s, "db")
 	calls := 0
@@ -192,7 +192,7 @@ func TestValue_UpdateOfOtherKeysDoesNotInterfere(t *testing.T) {
 
 func TestValue_UpdateWritesNothingIfNothingChanges(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	shared := map[string]int{"a": 1}
 	s := open(t, p)
 	type dir struct{ M map[string]int }
@@ -217,17 +217,17 @@ func TestValue_UpdateWritesNothingIfNothingChanges(t *testing.T) {
 	})
 	require.ErrorIs(t, err, errOwn)
 	assert.Equal(t, map[string]int{"a": 1}, shared, "the default is not what the function gets")
-	assert.Empty(t, all(s))
+	assert.Empty(t, contents(s))
 }
 
 func TestValue_UpdateLeavesTheEnvironmentOut(t *testing.T) {
 	t.Setenv("UPD_DB_POOL", "99")
 	t.Setenv("UPD_RATE", "99")
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "db/pool", "5")
 	last := put(t, p, "rate", "5")
 	s := open(t, p, config.WithEnvironment("UPD"))
-	reached(t, s, last)
+	waitForRevision(t, s, last)
 	dir := bindDir[database](t, s, "db")
 	require.Equal(t, 99, dir.Load().Pool)
 	_, err := dir.Update(t.Context(), func(x *database) error {
@@ -251,7 +251,7 @@ func TestValue_UpdateLeavesTheEnvironmentOut(t *testing.T) {
 
 func TestValue_UpdateRefusals(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	put(t, p, "sealed", "x")
 	put(t, p, "bad/pool", "many")
 	s := open(t, p)
@@ -269,7 +269,7 @@ func TestValue_UpdateRefusals(t *testing.T) {
 		return nil
 	}))
 	bad := bindDir(t, s, "bad", config.WithDefault(database{}))
-	shut := bind[sealed](t, s, "sealed")
+	shut := bind[hiddenText](t, s, "sealed")
 	ctx := t.Context()
 	lower := func(x *database) error {
 		x.Pool = 0
@@ -285,12 +285,12 @@ func TestValue_UpdateRefusals(t *testing.T) {
 	require.ErrorIs(t, err, config.ErrValidation)
 	_, err = bad.Update(ctx, lower)
 	require.ErrorIs(t, err, kv.ErrDecode)
-	_, err = shut.Update(ctx, func(x *sealed) error {
+	_, err = shut.Update(ctx, func(x *hiddenText) error {
 		x.text = "y"
 		return nil
 	})
 	require.ErrorIs(t, err, config.ErrInvalid)
-	_, err = shut.Update(ctx, func(*sealed) error { return nil })
+	_, err = shut.Update(ctx, func(*hiddenText) error { return nil })
 	require.NoError(t, err)
 
 	_, err = dir.Update(ctx, nil)
@@ -313,7 +313,7 @@ func TestValue_UpdateRefusals(t *testing.T) {
 
 func TestValue_UpdateIsGuarded(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	dir := bindDir[database](t, s, "db")
 	rate := bind(t, s, "rate", config.WithDefault(1))
@@ -329,12 +329,12 @@ func TestValue_UpdateIsGuarded(t *testing.T) {
 		return nil
 	}, guard)
 	require.ErrorIs(t, err, errLost)
-	assert.Empty(t, all(s))
+	assert.Empty(t, contents(s))
 }
 
 func TestValue_UpdateGivesUpAfterTooManyConflicts(t *testing.T) {
 	t.Parallel()
-	p := shared(t)
+	p := newSharedParts(t)
 	s := open(t, p)
 	dir := bindDir[database](t, s, "db")
 	calls := 0

@@ -69,18 +69,18 @@ func (v *Value[T]) Follow(f func(T)) (stop func()) {
 	if f == nil {
 		return func() {}
 	}
-	t := newListenerQueue(func(x T) { v.src.runCallback("value", v.path, func() { f(x) }) }, keepLast[T])
+	q := newListenerQueue(func(x T) { v.src.runCallback("value", v.path, func() { f(x) }) }, keepLast[T])
 	forget := func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		delete(v.followers, t)
+		delete(v.followers, q)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	stop, ok := v.src.startCallback(t, t.run, forget)
+	stop, ok := v.src.startCallback(q, q.run, forget)
 	if ok {
-		t.push(v.Load())
-		v.followers[t] = struct{}{}
+		q.push(v.Load())
+		v.followers[q] = struct{}{}
 	}
 	return stop
 }

@@ -7,7 +7,7 @@ import (
 
 // update decodes the value from the layers if its bytes have changed, and stores it if it is valid.
 // The returned function notifies followers; it must be called once all values are at rev.
-func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
+func (v *Value[T]) update(l *layers, rev int64) (notify func()) {
 	items := v.items(l)
 	v.mu.Lock()
 	if sameValues(items, v.latest) { // same bytes, or overridden by a stronger layer
@@ -34,10 +34,10 @@ func (v *Value[T]) update(l *layers, rev int64) (tell func()) {
 	}
 	v.good = items
 	v.current.Store(out)
-	tails := slices.Collect(maps.Keys(v.followers)) // a later follower starts with the value just stored
+	followers := slices.Collect(maps.Keys(v.followers)) // a later follower starts with the value just stored
 	return func() {
-		for _, t := range tails {
-			v.src.folded.Add(uint64(t.push(*out))) //nolint:gosec // not negative
+		for _, q := range followers {
+			v.src.merged.Add(uint64(q.push(*out))) //nolint:gosec // not negative
 		}
 		if before != nil {
 			v.src.reportGoodAgain(v.path)

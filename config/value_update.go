@@ -186,7 +186,7 @@ func (v *Value[T]) unchanged(etcd layer, rev int64) []clientv3.Cmp {
 		key := v.path + l.name
 		if l.dir {
 			out = append(out, clientv3.Compare(clientv3.ModRevision(key+"/"), "<", rev+1).WithPrefix())
-		} else if _, there := etcd[key]; !there {
+		} else if _, found := etcd[key]; !found {
 			out = append(out, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
 		}
 	}

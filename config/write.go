@@ -69,18 +69,18 @@ func (s *Source) Delete(ctx context.Context, key string) (rev int64, err error) 
 func (s *Source) awaitRevision(ctx context.Context, rev int64) {
 	ctx, stop := context.WithTimeout(ctx, maxAwait)
 	defer stop()
-	look := time.NewTicker(awaitCheckInterval)
-	defer look.Stop()
+	ticker := time.NewTicker(awaitCheckInterval)
+	defer ticker.Stop()
 	for {
 		s.mu.RLock()
-		there, moved := s.origin != Live || s.appliedRevision >= rev, s.applied
+		reached, applied := s.origin != Live || s.appliedRevision >= rev, s.applied
 		s.mu.RUnlock()
-		if there {
+		if reached {
 			return
 		}
 		select {
-		case <-moved:
-		case <-look.C:
+		case <-applied:
+		case <-ticker.C:
 			if r := s.replica.Load(); r.Err() != nil {
 				return
 			}
