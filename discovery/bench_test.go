@@ -19,7 +19,7 @@ func BenchmarkPick(b *testing.B) {
 	for _, n := range []int{10, 1000} {
 		for name, policy := range policies() {
 			b.Run(fmt.Sprintf("%s/n=%d", name, n), func(b *testing.B) {
-				s, _ := pool(b, n, nil)
+				s, _ := newServiceOf(b, n, nil)
 				p := s.Picker(policy)
 				b.ReportAllocs()
 				for b.Loop() {
@@ -65,12 +65,12 @@ func BenchmarkViewChange(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut tells 1,000 views of a change, in one process: an op is one change, seen by all. Beside it, 1,000 watches of
-// client/v3.
+// BenchmarkFanOut tells 1,000 views of a change, in one process: an op is one change, seen by all.
+// Beside it, 1,000 watches of client/v3.
 func BenchmarkFanOut(b *testing.B) {
 	const views = 1000
 	b.Run("etcdkit", func(b *testing.B) {
-		r, p := process(b, etcdtest.Prefix(b))
+		r, p := newProcess(b, etcdtest.Prefix(b))
 		var seen atomic.Int64
 		all := make(chan struct{}, 1)
 		var last atomic.Int64
@@ -124,8 +124,8 @@ func BenchmarkFanOut(b *testing.B) {
 
 // BenchmarkRegister registers and closes.
 func BenchmarkRegister(b *testing.B) {
-	r, _ := process(b, etcdtest.Prefix(b))
+	r, _ := newProcess(b, etcdtest.Prefix(b))
 	for b.Loop() {
-		require.NoError(b, register(b, r, some("s", "a")).Close())
+		require.NoError(b, register(b, r, newInstance("s", "a")).Close())
 	}
 }

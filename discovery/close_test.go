@@ -16,15 +16,15 @@ func TestRegistration_CloseDrainsWhatWasNotTakenOver(t *testing.T) {
 	t.Parallel()
 	const delay = time.Second
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
-	thief, _ := process(t, dir)
+	r, p := newProcess(t, dir)
+	thief, _ := newProcess(t, dir)
 	one := serve(t, "one", sayService, "test.Other")
-	reg, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
+	reg, err := r.RegisterGRPC(withTestTimeout(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
 	require.NoError(t, err)
 	register(t, thief, one.instance("test.Other"), discovery.WithTakeover())
 	eventually(t, func() bool { return reg.State() == discovery.Suspended })
 
-	var told journal[[]discovery.Instance]
+	var told recorder[[]discovery.Instance]
 	view(t, thief, sayService).Follow(told.add)
 	began := time.Now()
 	require.NoError(t, reg.Close())
@@ -33,20 +33,20 @@ func TestRegistration_CloseDrainsWhatWasNotTakenOver(t *testing.T) {
 	all := told.all()
 	require.Len(t, all, 3)
 	assert.Equal(t, discovery.Draining, all[1][0].Status)
-	assert.Len(t, keys(t, p.cli, dir), 1, "what was taken over stays")
+	assert.Len(t, keyLeases(t, p.cli, dir), 1, "what was taken over stays")
 }
 
 func TestRegistration_UpdateRefusesOtherInstance(t *testing.T) {
 	t.Parallel()
-	r, _ := process(t, etcdtest.Prefix(t))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
 	one := serve(t, "one", sayService, "test.Other")
-	both, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(0))
+	both, err := r.RegisterGRPC(withTestTimeout(t), one.Server, one.instance(""), discovery.WithDrainDelay(0))
 	require.NoError(t, err)
 	for _, reg := range []*discovery.Registration{both, register(t, r, one.instance("single"))} {
 		other := one.instance("")
 		other.ID = "two"
-		require.ErrorIs(t, reg.Update(timely(t), other), discovery.ErrInvalid)
-		require.ErrorIs(t, reg.Update(timely(t), one.instance("x")), discovery.ErrInvalid)
+		require.ErrorIs(t, reg.Update(withTestTimeout(t), other), discovery.ErrInvalid)
+		require.ErrorIs(t, reg.Update(withTestTimeout(t), one.instance("x")), discovery.ErrInvalid)
 		assert.Equal(t, "one", reg.Instance().ID)
 	}
 }
@@ -54,7 +54,7 @@ func TestRegistration_UpdateRefusesOtherInstance(t *testing.T) {
 func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 	t.Parallel()
 	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
-	for n := range size(100, 1000) {
+	for n := range shortOrLong(100, 1000) {
 		r := etcdtest.Must(discovery.New(p))
 		s := serve(t, "one")
 		var all sync.WaitGroup
@@ -62,7 +62,7 @@ func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 			<-time.NewTimer(time.Duration(n%40) * 100 * time.Microsecond).C
 			assert.NoError(t, r.Close())
 		})
-		_, err := r.RegisterGRPC(timely(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0))
+		_, err := r.RegisterGRPC(withTestTimeout(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0))
 		all.Wait()
 		if err == nil {
 			<-s.stopped
@@ -76,12 +76,12 @@ func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 		}
 		s.Stop()
 	}
-	eventually(t, func() bool { return len(keys(t, p.cli, p.dir)) == 0 }, "what was cut off is cleaned up in the background")
+	eventually(t, func() bool { return len(keyLeases(t, p.cli, p.dir)) == 0 }, "what was cut off is cleaned up in the background")
 }
 
 func TestRegistry_CloseWaitsForResolvers(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	put(t, p, "services/echo/instances/a", `{"host":"h","port":1}`)
 	entered, closed, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	early := false

@@ -79,7 +79,7 @@ func ExampleService_Follow() {
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
 	seen := make(chan []string)
-	unfollow := orders.Follow(func(list []discovery.Instance) { seen <- ids(list) })
+	unfollow := orders.Follow(func(list []discovery.Instance) { seen <- instanceIDs(list) })
 	fmt.Println(<-seen)
 	registerAll(ctx, registry, discovery.Instance{ID: "a"})
 	fmt.Println(<-seen)
@@ -104,11 +104,11 @@ func ExampleWithGrace() {
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
 	lists := follow(orders)
-	fmt.Println(ids(<-lists))
+	fmt.Println(instanceIDs(<-lists))
 	_, _, err = client.KV().DeletePrefix(ctx, "services/orders/instances/")
 	must(err)
 	began := time.Now()
-	fmt.Println(ids(<-lists), time.Since(began) > 400*time.Millisecond)
+	fmt.Println(instanceIDs(<-lists), time.Since(began) > 400*time.Millisecond)
 	// Output:
 	// [a b c]
 	// [] true
@@ -174,14 +174,14 @@ func ExampleRegistry_RegisterGRPC() {
 	// Output: [test.Echo] <nil>
 }
 
-// balancerConn stands for gRPC, with a balancer of one's own.
-type balancerConn struct {
+// fakeBalancerConn is a resolver.ClientConn that passes on the states.
+type fakeBalancerConn struct {
 	fakeConn
 
-	told chan resolver.State
+	states chan resolver.State
 }
 
-func (c *balancerConn) UpdateState(s resolver.State) error { c.told <- s; return nil }
+func (c *fakeBalancerConn) UpdateState(s resolver.State) error { c.states <- s; return nil }
 
 // A balancer of one's own finds the instance behind an endpoint.
 func ExampleInstanceOf() {
@@ -192,13 +192,13 @@ func ExampleInstanceOf() {
 	defer registry.Close()
 	registerAll(ctx, registry, discovery.Instance{ID: "a", Zone: "eu"})
 
-	conn := &balancerConn{told: make(chan resolver.State, 1)} // which gRPC has
+	conn := &fakeBalancerConn{states: make(chan resolver.State, 1)} // which gRPC has
 	target := resolver.Target{}
 	target.URL.Scheme, target.URL.Path = discovery.Scheme, "/orders"
 	r, err := registry.Resolver().Build(target, conn, resolver.BuildOptions{})
 	must(err)
 	defer r.Close()
-	for _, endpoint := range (<-conn.told).Endpoints {
+	for _, endpoint := range (<-conn.states).Endpoints {
 		if i, ok := discovery.InstanceOf(endpoint); ok {
 			fmt.Println(i.ID, i.Zone)
 		}

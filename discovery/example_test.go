@@ -152,7 +152,7 @@ func ExampleService_Instances() {
 	}
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
-	show := func(list []discovery.Instance) { fmt.Println(ids(list)) }
+	show := func(list []discovery.Instance) { fmt.Println(instanceIDs(list)) }
 	show(orders.Instances())
 	show(orders.Instances(discovery.OnlyVersion("1.1")))
 	show(orders.Instances(discovery.OnlyVersion("1.1"), discovery.OnlyZone("eu")))
@@ -231,10 +231,10 @@ func ExamplePicker_PickFor() {
 	// Output: true
 }
 
-// cheapest takes the instance with the lowest price.
-type cheapest struct{}
+// cheapestPolicy picks the instance with the lowest price.
+type cheapestPolicy struct{}
 
-func (cheapest) Choose(c discovery.Candidates, _ string) int {
+func (cheapestPolicy) Choose(c discovery.Candidates, _ string) int {
 	best := 0
 	for n := range c.Len() {
 		if c.At(n).Metadata["price"] < c.At(best).Metadata["price"] {
@@ -259,7 +259,7 @@ func ExamplePolicy() {
 	}
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
-	pick, err := orders.Picker(cheapest{}).Pick()
+	pick, err := orders.Picker(cheapestPolicy{}).Pick()
 	must(err)
 	fmt.Println(pick.Instance.ID)
 	// Output: b
@@ -343,7 +343,7 @@ func ExampleRegistry_Resolver() {
 	conn, err := grpc.NewClient("etcd:///test.Echo", grpc.WithResolvers(registry.Resolver()), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(err)
 	defer conn.Close()
-	fmt.Println(say(ctx, conn))
+	fmt.Println(call(ctx, conn))
 	must(reg.Close()) // drains, waits, deregisters, stops the server gracefully
 	// Output: one <nil>
 }

@@ -29,7 +29,8 @@ func Same(a, b *Instance) bool { return a.same(b) }
 // Change changes what is to be in etcd as f says.
 func Change(g *Registration, f func(i *Instance)) error { return g.changeAll(g.ctx, f) }
 
-// NewView returns a view without a watch, and the function that hands it batches. It holds nothing back.
+// NewView returns a view without a watch, and the function that hands it batches. It holds nothing
+// back.
 func NewView(service string) (s *Service, apply func(watch.Batch)) {
 	set := options{layout: native(), logger: slog.New(slog.DiscardHandler)}
 	v := newView(nil, service, &set)

@@ -16,10 +16,10 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// inTime holds what took some time to its limit, where the machine is given over to that: in the long form of the tests.
-func inTime(t *testing.T, took, limit time.Duration) {
+// checkDuration checks how long something took, if ETCDKIT_LONG is set.
+func checkDuration(t *testing.T, took, limit time.Duration) {
 	t.Helper()
-	if long() {
+	if isLongRun() {
 		assert.Less(t, took, limit)
 	}
 }
@@ -33,20 +33,21 @@ type fleet struct {
 	least atomic.Int64         // the fewest that a view told of after that
 }
 
-// debounceInterval registers n instances from several clients of a server, and waits until each client sees them all.
-func debounceInterval(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.Duration) *fleet {
+// registerFleet registers n instances from several clients of a server, and waits until each client
+// sees them all.
+func registerFleet(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{}
 	f.least.Store(int64(n))
 	registries := make([]*discovery.Registry, clients)
 	for c := range clients {
-		registries[c], _ = isDone(t, srv.Client(t, harden), "app", discovery.WithTTL(ttl))
+		registries[c], _ = newRegistry(t, srv.Client(t, harden), "app", discovery.WithTTL(ttl))
 	}
 	f.regs = make([]*discovery.Registration, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			reg, err := registries[i%clients].Register(timely(t), some("orders", fmt.Sprintf("%03d", i)))
+			reg, err := registries[i%clients].Register(withTestTimeout(t), newInstance("orders", fmt.Sprintf("%03d", i)))
 			if assert.NoError(t, err) {
 				f.regs[i] = reg
 			}
@@ -83,15 +84,15 @@ func (f *fleet) registered() (n int) {
 	return n
 }
 
-// there waits until all are in etcd again, each once, and says how long that took.
-func (f *fleet) there(t *testing.T, srv *etcdtest.Server, began time.Time) time.Duration {
+// waitUntilRegistered waits until all are in etcd again, each once, and returns how long that took.
+func (f *fleet) waitUntilRegistered(t *testing.T, srv *etcdtest.Server, began time.Time) time.Duration {
 	t.Helper()
 	cli := srv.Client(t)
 	prefix := "app/services/orders/instances/"
-	eventually(t, func() bool { return len(keys(t, cli, prefix)) == len(f.regs) },
+	eventually(t, func() bool { return len(keyLeases(t, cli, prefix)) == len(f.regs) },
 		"not all of %d are back", len(f.regs))
 	took := time.Since(began)
-	for key, lease := range keys(t, cli, prefix) {
+	for key, lease := range keyLeases(t, cli, prefix) {
 		assert.NotZero(t, lease, key)
 	}
 	return took
@@ -99,10 +100,10 @@ func (f *fleet) there(t *testing.T, srv *etcdtest.Server, began time.Time) time.
 
 func TestRegistration_ComesBackAfterOutage(t *testing.T) {
 	t.Parallel()
-	clients, n := size(4, 8), size(60, 200)
-	ttl, outage := time.Duration(size(3, 30))*time.Second, time.Duration(size(5, 60))*time.Second
+	clients, n := shortOrLong(4, 8), shortOrLong(60, 200)
+	ttl, outage := time.Duration(shortOrLong(3, 30))*time.Second, time.Duration(shortOrLong(5, 60))*time.Second
 	srv := etcdtest.Start(t)
-	f := debounceInterval(t, srv, clients, n, ttl)
+	f := registerFleet(t, srv, clients, n, ttl)
 	for _, again := range []string{"on the same data", "on empty data"} {
 		srv.Kill()
 		down := time.NewTimer(outage)
@@ -119,10 +120,10 @@ func TestRegistration_ComesBackAfterOutage(t *testing.T) {
 			srv.Restart()
 		}
 		back := time.Now()
-		took := f.there(t, srv, back)
+		took := f.waitUntilRegistered(t, srv, back)
 		eventually(t, func() bool { return f.registered() == n }, "they know that they are back")
 		t.Logf("%s: %d instances of %d clients registered %v after etcd was back from %v", again, n, clients, took, outage)
-		inTime(t, took, 5*time.Second)
+		checkDuration(t, took, 5*time.Second)
 		for _, s := range f.views {
 			eventually(t, func() bool { return s.Stats().Live && s.Age() < 3*time.Second && s.Stats().Held == 0 })
 			assert.Len(t, s.Instances(), n)
@@ -139,73 +140,73 @@ func TestRegistration_ComesBackAfterOutage(t *testing.T) {
 	for _, reg := range f.regs {
 		require.NoError(t, reg.Close())
 	}
-	assert.Empty(t, keys(t, srv.Client(t), "app/"), "whatever was repeated left nothing behind")
+	assert.Empty(t, keyLeases(t, srv.Client(t), "app/"), "whatever was repeated left nothing behind")
 }
 
 func TestRegistration_ComesBackAfterPartition(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	watcher, p := isDone(t, srv.Client(t, harden), "app")
-	reg := register(t, r, some("orders", "a"))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, p := newRegistry(t, srv.Client(t, harden), "app")
+	reg := register(t, r, newInstance("orders", "a"))
 	s := view(t, watcher, "orders")
 	var worst time.Duration
-	for range size(3, 50) {
+	for range shortOrLong(3, 50) {
 		proxy.Blackhole(true, true)
-		shows(t, s)
+		waitForInstances(t, s)
 		eventually(t, func() bool { return reg.State() == discovery.Suspended })
 		proxy.Heal()
 		healed := time.Now()
-		shows(t, s, "a")
+		waitForInstances(t, s, "a")
 		worst = max(worst, time.Since(healed))
 		eventually(t, func() bool { return reg.State() == discovery.Registered })
-		assert.Len(t, keys(t, p.cli, "app/"), 1)
+		assert.Len(t, keyLeases(t, p.cli, "app/"), 1)
 	}
 	t.Logf("present %v after the heal, at worst", worst)
-	inTime(t, worst, 2*time.Second)
+	checkDuration(t, worst, 2*time.Second)
 }
 
 func TestRegistration_LateProcessLeavesSuccessorAlone(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	old, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	young, p := isDone(t, srv.Client(t, harden), "app", discovery.WithTTL(2*time.Second))
-	for n := range size(2, 20) {
-		first := register(t, old, some("orders", "a"))
+	old, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	young, p := newRegistry(t, srv.Client(t, harden), "app", discovery.WithTTL(2*time.Second))
+	for n := range shortOrLong(2, 20) {
+		first := register(t, old, newInstance("orders", "a"))
 		proxy.Blackhole(true, true)
-		elsewhere := some("orders", "a")
+		elsewhere := newInstance("orders", "a")
 		elsewhere.Host = "10.0.0.2"
 		second := register(t, young, elsewhere)
 		proxy.Heal()
 		if n%2 == 0 { // it shuts down as soon as it is back, or when it knows that it has lost its place
-			eventually(t, func() bool { _, err := old.Services(timely(t)); return err == nil })
+			eventually(t, func() bool { _, err := old.Services(withTestTimeout(t)); return err == nil })
 			assert.Equal(t, discovery.Suspended, first.State())
-			require.ErrorIs(t, first.Update(timely(t), some("orders", "a")), discovery.ErrTaken)
+			require.ErrorIs(t, first.Update(withTestTimeout(t), newInstance("orders", "a")), discovery.ErrTaken)
 		}
 		require.NoError(t, first.Close())
 		assert.Equal(t, discovery.Registered, second.State())
-		assert.Len(t, keys(t, p.cli, "app/"), 1)
+		assert.Len(t, keyLeases(t, p.cli, "app/"), 1)
 		require.NoError(t, second.Close())
-		assert.Empty(t, keys(t, p.cli, "app/"))
+		assert.Empty(t, keyLeases(t, p.cli, "app/"))
 	}
 }
 
 func TestRegistration_RestoresDeletedOrOverwrittenKey(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
-	reg := register(t, r, some("orders", "a"))
+	r, p := newProcess(t, etcdtest.Prefix(t))
+	reg := register(t, r, newInstance("orders", "a"))
 	s := view(t, r, "orders")
 	key := p.dir + "services/orders/instances/a"
-	for range size(3, 20) {
+	for range shortOrLong(3, 20) {
 		_, err := p.cli.Delete(t.Context(), key)
 		require.NoError(t, err)
-		eventually(t, func() bool { return len(keys(t, p.cli, key)) == 1 && reg.State() == discovery.Registered })
+		eventually(t, func() bool { return len(keyLeases(t, p.cli, key)) == 1 && reg.State() == discovery.Registered })
 		put(t, p, "services/orders/instances/a", `{"host":"other","port":1}`)
 		eventually(t, func() bool {
 			l := s.Instances()
-			return len(l) == 1 && l[0].Host == "10.0.0.1" && keys(t, p.cli, key)[key] != 0
+			return len(l) == 1 && l[0].Host == "10.0.0.1" && keyLeases(t, p.cli, key)[key] != 0
 		})
 	}
 }
@@ -214,16 +215,16 @@ func TestView_ConvergesAfterCompaction(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	direct, _ := isDone(t, srv.Client(t, harden), "app")
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := newRegistry(t, srv.Client(t, harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	s := view(t, r, "orders")
 	numbered := func(n int) discovery.Instance {
-		i := some("orders", strconv.Itoa(n))
+		i := newInstance("orders", strconv.Itoa(n))
 		i.Port = n + 1
 		return i
 	}
 	one := register(t, direct, numbered(0))
-	shows(t, s, "0")
+	waitForInstances(t, s, "0")
 	conn, _ := resolve(t, r, "orders")
 	goesTo := func(port int) func() bool {
 		return func() bool {
@@ -233,48 +234,48 @@ func TestView_ConvergesAfterCompaction(t *testing.T) {
 	}
 	eventually(t, goesTo(1))
 	var worst time.Duration
-	for n := range size(3, 50) {
+	for n := range shortOrLong(3, 50) {
 		proxy.Refuse()
 		proxy.Cut()
 		require.NoError(t, one.Close())
 		one = register(t, direct, numbered(n+1))
 		srv.Compact(0)
-		assert.Equal(t, []string{strconv.Itoa(n)}, ids(s.Instances()))
+		assert.Equal(t, []string{strconv.Itoa(n)}, instanceIDs(s.Instances()))
 		proxy.Heal()
 		healed := time.Now()
-		shows(t, s, strconv.Itoa(n+1))
+		waitForInstances(t, s, strconv.Itoa(n+1))
 		eventually(t, goesTo(n+2), "gRPC is told, too")
 		worst = max(worst, time.Since(healed))
 		assert.Zero(t, s.Stats().Held, "what was replaced is not held back")
 		i := one.Instance() // a change on the new stream: the next outage is another one, not the same that goes on
 		i.Port += 1000
-		require.NoError(t, one.Update(timely(t), i))
+		require.NoError(t, one.Update(withTestTimeout(t), i))
 		eventually(t, goesTo(i.Port))
 	}
 	t.Logf("converged %v after the heal, at worst", worst)
-	inTime(t, worst, 2*time.Second)
+	checkDuration(t, worst, 2*time.Second)
 }
 
 func TestView_SeesGracefulClose(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	mine, _ := process(t, dir)
+	mine, _ := newProcess(t, dir)
 	const views = 5
 	var all [views]*discovery.Service
 	for n := range views {
-		r, _ := process(t, dir)
+		r, _ := newProcess(t, dir)
 		all[n] = view(t, r, "orders")
 	}
 	var worst time.Duration
-	for range size(10, 100) {
-		reg := register(t, mine, some("orders", "a"))
+	for range shortOrLong(10, 100) {
+		reg := register(t, mine, newInstance("orders", "a"))
 		for _, s := range all {
-			shows(t, s, "a")
+			waitForInstances(t, s, "a")
 		}
 		require.NoError(t, reg.Close())
 		closed := time.Now()
 		for _, s := range all {
-			for len(s.Instances()) > 0 && time.Since(closed) < within {
+			for len(s.Instances()) > 0 && time.Since(closed) < testTimeout {
 				time.Sleep(100 * time.Microsecond) // a finer look than shows takes
 			}
 			assert.Empty(t, s.Instances())
@@ -282,5 +283,5 @@ func TestView_SeesGracefulClose(t *testing.T) {
 		worst = max(worst, time.Since(closed))
 	}
 	t.Logf("gone from %d views %v after Close, at worst", views, worst)
-	inTime(t, worst, 100*time.Millisecond)
+	checkDuration(t, worst, 100*time.Millisecond)
 }

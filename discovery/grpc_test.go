@@ -29,14 +29,15 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// sayMethod is that of the service that the test servers have: it answers with the name of the server.
+// sayMethod is that of the service that the test servers have: it answers with the name of the
+// server.
 const (
 	sayService = "test.Echo"
 	sayMethod  = "/" + sayService + "/Say"
 )
 
-// server is a gRPC server.
-type server struct {
+// testServer is a gRPC server.
+type testServer struct {
 	*grpc.Server
 
 	name      string
@@ -48,14 +49,14 @@ type server struct {
 	stopped   chan struct{} // closed when it serves no more
 }
 
-// counted is a listener that counts connections.
-type counted struct {
+// countingListener is a listener that counts connections.
+type countingListener struct {
 	net.Listener
 
 	n *atomic.Int64
 }
 
-func (c counted) Accept() (net.Conn, error) {
+func (c countingListener) Accept() (net.Conn, error) {
 	conn, err := c.Listener.Accept()
 	if err == nil {
 		c.n.Add(1)
@@ -63,12 +64,12 @@ func (c counted) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-func serve(tb testing.TB, name string, services ...string) *server {
+func serve(tb testing.TB, name string, services ...string) *testServer {
 	tb.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(tb, err)
-	s := &server{Server: grpc.NewServer(), name: name, port: l.Addr().(*net.TCPAddr).Port, stopped: make(chan struct{})}
+	s := &testServer{Server: grpc.NewServer(), name: name, port: l.Addr().(*net.TCPAddr).Port, stopped: make(chan struct{})}
 	if len(services) == 0 {
 		services = []string{sayService}
 	}
@@ -78,7 +79,7 @@ func serve(tb testing.TB, name string, services ...string) *server {
 	healthpb.RegisterHealthServer(s.Server, health.NewServer())
 	go func() {
 		defer close(s.stopped)
-		_ = s.Serve(counted{l, &s.accepted})
+		_ = s.Serve(countingListener{l, &s.accepted})
 	}()
 	tb.Cleanup(s.Stop)
 	return s
@@ -88,14 +89,14 @@ func serve(tb testing.TB, name string, services ...string) *server {
 func echoServer(ctx context.Context, name string) (srv *grpc.Server, port int) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	must(err)
-	s := &server{Server: grpc.NewServer(), name: name}
+	s := &testServer{Server: grpc.NewServer(), name: name}
 	s.offer(sayService)
 	go func() { _ = s.Serve(l) }()
 	return s.Server, l.Addr().(*net.TCPAddr).Port
 }
 
 // offer gives the server a service that answers with its name.
-func (s *server) offer(service string) {
+func (s *testServer) offer(service string) {
 	handler := func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		if md, ok := metadata.FromIncomingContext(ctx); ok {
 			s.authority.Store(strings.Join(md.Get(":authority"), ","))
@@ -115,7 +116,7 @@ func (s *server) offer(service string) {
 }
 
 // instance is where a server is, as an instance of a service.
-func (s *server) instance(service string) discovery.Instance {
+func (s *testServer) instance(service string) discovery.Instance {
 	return discovery.Instance{Service: service, ID: s.name, Host: "127.0.0.1", Port: s.port}
 }
 
@@ -129,19 +130,19 @@ func dial(tb testing.TB, target string, b resolver.Builder, o ...grpc.DialOption
 	return conn
 }
 
-// say makes a call, and says which server has answered.
-func say(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) (string, error) {
+// call makes a call and returns the name of the server that answered.
+func call(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) (string, error) {
 	var out wrapperspb.StringValue
 	err := conn.Invoke(ctx, sayMethod, wrapperspb.String("who"), &out, o...)
 	return out.GetValue(), err
 }
 
-// answers is who answers n calls.
-func answers(tb testing.TB, conn *grpc.ClientConn, n int) map[string]int {
+// countAnswers makes n calls and counts them by server.
+func countAnswers(tb testing.TB, conn *grpc.ClientConn, n int) map[string]int {
 	tb.Helper()
 	out := map[string]int{}
 	for range n {
-		who, err := say(timely(tb), conn)
+		who, err := call(withTestTimeout(tb), conn)
 		require.NoError(tb, err)
 		out[who]++
 	}
@@ -152,23 +153,23 @@ func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 	t.Parallel()
 	const delay = 1500 * time.Millisecond
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
-	clients, _ := process(t, dir)
+	r, p := newProcess(t, dir)
+	clients, _ := newProcess(t, dir)
 	one, two := serve(t, "one", sayService, "test.Other"), serve(t, "two")
-	both, err := r.RegisterGRPC(timely(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
+	both, err := r.RegisterGRPC(withTestTimeout(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
 	require.NoError(t, err)
-	_, err = r.RegisterGRPC(timely(t), two.Server, two.instance("echo"))
+	_, err = r.RegisterGRPC(withTestTimeout(t), two.Server, two.instance("echo"))
 	require.NoError(t, err)
-	names, err := clients.Services(timely(t))
+	names, err := clients.Services(withTestTimeout(t))
 	require.NoError(t, err)
 	assert.Equal(t, []string{"echo", "test.Echo", "test.Other"}, names, "health checking is not among them")
 	conn := dial(t, "etcd:///test.Echo", clients.Resolver())
-	assert.Equal(t, map[string]int{"one": 3}, answers(t, conn, 3))
-	assert.Equal(t, map[string]int{"two": 3}, answers(t, dial(t, "etcd:echo", clients.Resolver()), 3))
+	assert.Equal(t, map[string]int{"one": 3}, countAnswers(t, conn, 3))
+	assert.Equal(t, map[string]int{"two": 3}, countAnswers(t, dial(t, "etcd:echo", clients.Resolver()), 3))
 
 	i := one.instance("")
 	i.Version = "v2"
-	require.NoError(t, both.Update(timely(t), i))
+	require.NoError(t, both.Update(withTestTimeout(t), i))
 	other, echo := view(t, clients, "test.Other"), view(t, clients, "test.Echo")
 	eventually(t, func() bool { return other.Instances()[0].Version == "v2" && echo.Instances()[0].Version == "v2" })
 	assert.Equal(t, "test.Other", other.Instances()[0].Service)
@@ -185,21 +186,21 @@ func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 		t.Error("the listener is closed before clients have been told")
 	default:
 	}
-	shows(t, echo)
+	waitForInstances(t, echo)
 	<-closed
 	<-one.stopped
-	eventually(t, func() bool { _, err := say(timely(t), conn); return status.Code(err) == codes.Unavailable }, "it fails at once")
+	eventually(t, func() bool { _, err := call(withTestTimeout(t), conn); return status.Code(err) == codes.Unavailable }, "it fails at once")
 	assert.GreaterOrEqual(t, time.Since(began), delay)
-	assert.Len(t, keys(t, p.cli, dir), 1)
+	assert.Len(t, keyLeases(t, p.cli, dir), 1)
 
-	_, err = r.RegisterGRPC(timely(t), nil, one.instance("x"))
+	_, err = r.RegisterGRPC(withTestTimeout(t), nil, one.instance("x"))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
-	_, err = r.RegisterGRPC(timely(t), grpc.NewServer(), one.instance(""))
+	_, err = r.RegisterGRPC(withTestTimeout(t), grpc.NewServer(), one.instance(""))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
 	three := serve(t, "two")
 	_, err = etcdtest.Must(discovery.New(newParts(t, etcdtest.Client(t), dir), discovery.WithTTL(time.Hour))).RegisterGRPC(canceled(t), three.Server, three.instance("x"))
 	require.ErrorIs(t, err, context.Canceled)
-	assert.Equal(t, map[string]int{"two": 1}, answers(t, dialAddr(t, three), 1), "the server of a registration that failed is left alone")
+	assert.Equal(t, map[string]int{"two": 1}, countAnswers(t, dialAddr(t, three), 1), "the server of a registration that failed is left alone")
 }
 
 func canceled(t *testing.T) context.Context {
@@ -209,7 +210,7 @@ func canceled(t *testing.T) context.Context {
 	return ctx
 }
 
-func dialAddr(t *testing.T, s *server) *grpc.ClientConn {
+func dialAddr(t *testing.T, s *testServer) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", s.port), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
@@ -219,15 +220,15 @@ func dialAddr(t *testing.T, s *server) *grpc.ClientConn {
 
 func TestRegisterGRPC_StopsServerAfterTimeout(t *testing.T) {
 	t.Parallel()
-	r, _ := process(t, etcdtest.Prefix(t))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
 	s := serve(t, "slow")
 	s.held = make(chan struct{})
-	reg, err := r.RegisterGRPC(timely(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0), discovery.WithStopTimeout(100*time.Millisecond))
+	reg, err := r.RegisterGRPC(withTestTimeout(t), s.Server, s.instance("echo"), discovery.WithDrainDelay(0), discovery.WithStopTimeout(100*time.Millisecond))
 	require.NoError(t, err)
 	conn := dial(t, "etcd:///echo", r.Resolver())
 	failed := make(chan error)
 	go func() {
-		_, err := say(timely(t), conn)
+		_, err := call(withTestTimeout(t), conn)
 		failed <- err
 	}()
 	eventually(t, func() bool { return s.entered.Load() == 1 })
@@ -246,14 +247,14 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	const n = 10
 	delay := discovery.WithDrainDelay(300 * time.Millisecond)
-	r, _ := process(t, dir)
-	clients, _ := process(t, dir)
+	r, _ := newProcess(t, dir)
+	clients, _ := newProcess(t, dir)
 	var regs [n]*discovery.Registration
 	start := func(i, round int) {
 		s := serve(t, fmt.Sprintf("%d/%d", i, round))
 		in := s.instance("echo")
 		in.ID = strconv.Itoa(i)
-		reg, err := r.RegisterGRPC(timely(t), s.Server, in, delay)
+		reg, err := r.RegisterGRPC(withTestTimeout(t), s.Server, in, delay)
 		require.NoError(t, err)
 		regs[i] = reg
 	}
@@ -273,8 +274,8 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 					return
 				default:
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), within)
-				who, err := say(ctx, conn)
+				ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+				who, err := call(ctx, conn)
 				cancel()
 				calls.Add(1)
 				if err != nil {
@@ -285,7 +286,7 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 			}
 		})
 	}
-	for round := range size(1, 10) {
+	for round := range shortOrLong(1, 10) {
 		for i := range n {
 			require.NoError(t, regs[i].Close())
 			start(i, round+1)
@@ -293,7 +294,7 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 	}
 	eventually(t, func() bool { // all of the last round have work
 		for i := range n {
-			if _, ok := seen.Load(fmt.Sprintf("%d/%d", i, size(1, 10))); !ok {
+			if _, ok := seen.Load(fmt.Sprintf("%d/%d", i, shortOrLong(1, 10))); !ok {
 				return false
 			}
 		}
@@ -309,12 +310,12 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 func TestGRPCNaming_ResolversFindEachOthersServers(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir, discovery.WithGRPCNaming())
+	r, p := newProcess(t, dir, discovery.WithGRPCNaming())
 	s := serve(t, "one")
-	_, err := r.RegisterGRPC(timely(t), s.Server, s.instance("echo"))
+	_, err := r.RegisterGRPC(withTestTimeout(t), s.Server, s.instance("echo"))
 	require.NoError(t, err)
 	b, err := naming.NewBuilder(p.cli)
 	require.NoError(t, err)
-	assert.Equal(t, map[string]int{"one": 3}, answers(t, dial(t, "etcd:///"+dir+"echo", b), 3))
-	assert.Equal(t, map[string]int{"one": 3}, answers(t, dial(t, "etcd:///echo", r.Resolver()), 3))
+	assert.Equal(t, map[string]int{"one": 3}, countAnswers(t, dial(t, "etcd:///"+dir+"echo", b), 3))
+	assert.Equal(t, map[string]int{"one": 3}, countAnswers(t, dial(t, "etcd:///echo", r.Resolver()), 3))
 }

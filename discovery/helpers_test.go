@@ -18,10 +18,10 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// within bounds what a test waits for. Nothing takes that long unless it is broken.
-const within = 30 * time.Second
+// testTimeout bounds what a test waits for.
+const testTimeout = 30 * time.Second
 
-// parts are a client's, as the root package makes them.
+// parts implements discovery.Client.
 type parts struct {
 	cli     *clientv3.Client
 	dir     string
@@ -34,7 +34,7 @@ func (p *parts) KV() *kv.Store           { return p.store }
 func (p *parts) Watcher() *watch.Watcher { return p.watcher }
 func (p *parts) Leases() *lease.Manager  { return p.leases }
 
-// newParts makes the parts of a client below dir, closed when the test ends.
+// newParts returns the parts of a client below dir. They are closed when the test ends.
 func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	tb.Helper()
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
@@ -56,14 +56,14 @@ func harden(cfg *clientv3.Config) {
 	}
 }
 
-// process is a registry over a client of its own, as another process has it, below dir.
-func process(tb testing.TB, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
+// newProcess returns a registry with a client of its own, like another process.
+func newProcess(tb testing.TB, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
 	tb.Helper()
-	return isDone(tb, etcdtest.Client(tb, harden), dir, o...)
+	return newRegistry(tb, etcdtest.Client(tb, harden), dir, o...)
 }
 
-// isDone is a registry over a client, closed when the test ends.
-func isDone(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
+// newRegistry returns a registry that uses cli. It is closed when the test ends.
+func newRegistry(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
 	tb.Helper()
 	p := newParts(tb, cli, dir)
 	r := etcdtest.Must(discovery.New(p, o...))
@@ -71,36 +71,36 @@ func isDone(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Opti
 	return r, p
 }
 
-// timely is a context that ends when the test has failed.
-func timely(tb testing.TB) context.Context {
+// withTestTimeout returns a context that ends after testTimeout.
+func withTestTimeout(tb testing.TB) context.Context {
 	tb.Helper()
-	ctx, stop := context.WithTimeout(tb.Context(), within)
+	ctx, stop := context.WithTimeout(tb.Context(), testTimeout)
 	tb.Cleanup(stop)
 	return ctx
 }
 
-// some is an instance of a service.
-func some(service, id string) discovery.Instance {
+// newInstance returns an instance of a service.
+func newInstance(service, id string) discovery.Instance {
 	return discovery.Instance{Service: service, ID: id, Host: "10.0.0.1", Port: 8080}
 }
 
 func register(tb testing.TB, r *discovery.Registry, i discovery.Instance, o ...discovery.RegisterOption) *discovery.Registration {
 	tb.Helper()
-	reg, err := r.Register(timely(tb), i, o...)
+	reg, err := r.Register(withTestTimeout(tb), i, o...)
 	require.NoError(tb, err)
 	return reg
 }
 
 func view(tb testing.TB, r *discovery.Registry, service string) *discovery.Service {
 	tb.Helper()
-	s, err := r.OpenService(timely(tb), service)
+	s, err := r.OpenService(withTestTimeout(tb), service)
 	require.NoError(tb, err)
 	tb.Cleanup(func() { assert.NoError(tb, s.Close()) })
 	return s
 }
 
-// ids are those of instances.
-func ids(list []discovery.Instance) []string {
+// instanceIDs returns the IDs of instances.
+func instanceIDs(list []discovery.Instance) []string {
 	out := make([]string, 0, len(list))
 	for _, i := range list {
 		out = append(out, i.ID)
@@ -108,23 +108,23 @@ func ids(list []discovery.Instance) []string {
 	return out
 }
 
-// shows waits until a view shows the instances with these IDs.
-func shows(tb testing.TB, s *discovery.Service, want ...string) {
+// waitForInstances waits until a view shows the instances with these IDs.
+func waitForInstances(tb testing.TB, s *discovery.Service, want ...string) {
 	tb.Helper()
-	require.Eventually(tb, func() bool { return assert.ObjectsAreEqual(append([]string{}, want...), ids(s.Instances())) },
-		within, time.Millisecond, "%s: want %v", s.Name(), want)
+	require.Eventually(tb, func() bool { return assert.ObjectsAreEqual(append([]string{}, want...), instanceIDs(s.Instances())) },
+		testTimeout, time.Millisecond, "%s: want %v", s.Name(), want)
 }
 
-// eventually waits until f holds.
+// eventually waits until f returns true.
 func eventually(tb testing.TB, f func() bool, why ...any) {
 	tb.Helper()
-	require.Eventually(tb, f, within, 2*time.Millisecond, why...)
+	require.Eventually(tb, f, testTimeout, 2*time.Millisecond, why...)
 }
 
-// keys are the keys of a service and their leases, as etcd has them.
-func keys(tb testing.TB, cli *clientv3.Client, prefix string) map[string]int64 {
+// keyLeases returns the keys of a service in etcd, with their leases.
+func keyLeases(tb testing.TB, cli *clientv3.Client, prefix string) map[string]int64 {
 	tb.Helper()
-	resp, err := cli.Get(timely(tb), prefix, clientv3.WithPrefix())
+	resp, err := cli.Get(withTestTimeout(tb), prefix, clientv3.WithPrefix())
 	require.NoError(tb, err)
 	out := map[string]int64{}
 	for _, kv := range resp.Kvs {
@@ -133,19 +133,19 @@ func keys(tb testing.TB, cli *clientv3.Client, prefix string) map[string]int64 {
 	return out
 }
 
-// journal keeps what it is told.
-type journal[E any] struct {
+// recorder records values concurrently.
+type recorder[E any] struct {
 	mu   sync.Mutex
 	list []E
 }
 
-func (l *journal[E]) add(e E) {
+func (l *recorder[E]) add(e E) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = append(l.list, e)
 }
 
-func (l *journal[E]) all() []E {
+func (l *recorder[E]) all() []E {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]E(nil), l.list...)

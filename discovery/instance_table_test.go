@@ -43,7 +43,7 @@ func TestView_ShowsWhatAnyChangesAddUpTo(t *testing.T) {
 				got[i.ID] = i.Port
 			}
 			require.Equal(t, want, got, "seed %d, revision %d", seed, rev)
-			require.Equal(t, slices.Sorted(maps.Keys(want)), append([]string(nil), ids(list)...), "seed %d, revision %d", seed, rev)
+			require.Equal(t, slices.Sorted(maps.Keys(want)), append([]string(nil), instanceIDs(list)...), "seed %d, revision %d", seed, rev)
 			picked := map[string]int{}
 			for range want {
 				k, err := picker.Pick()

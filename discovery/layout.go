@@ -161,8 +161,9 @@ func decodeNaming(service, id string, value []byte) (*Instance, error) {
 	return r.instance(service, id)
 }
 
-// foreignMetadata returns the metadata that another program wrote: the members of an object, strings as they are and everything
-// else as JSON. Any other value becomes the member "metadata". It returns nil if the entry has no Metadata.
+// foreignMetadata returns the metadata that another program wrote: the members of an object,
+// strings as they are and everything else as JSON. Any other value becomes the member "metadata".
+// It returns nil if the entry has no Metadata.
 func foreignMetadata(raw json.RawMessage) map[string]string {
 	if len(raw) == 0 {
 		return nil

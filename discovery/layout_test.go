@@ -19,8 +19,8 @@ import (
 func TestLayout_WritesDocumentedFormat(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
-	i := some("orders", "a")
+	r, p := newProcess(t, dir)
+	i := newInstance("orders", "a")
 	i.Zone, i.Weight, i.Tags, i.Metadata = "eu-1a", 2, []string{"canary"}, map[string]string{"owner": "payments"}
 	reg := register(t, r, i)
 	resp, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
@@ -34,11 +34,11 @@ func TestLayout_WritesDocumentedFormat(t *testing.T) {
 
 func TestWithBadEntry_PanicIsRecovered(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t), discovery.WithBadEntry(func(string, int64, error) { panic("at the disco") }))
+	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithBadEntry(func(string, int64, error) { panic("at the disco") }))
 	put(t, p, "services/orders/instances/a", "x")
 	s := view(t, r, "orders")
 	put(t, p, "services/orders/instances/b", `{"host":"h","port":1}`)
-	shows(t, s, "b")
+	waitForInstances(t, s, "b")
 	assert.Zero(t, s.Stats().Restarts)
 }
 
@@ -53,12 +53,12 @@ func TestLayout_ReadsForeignEntries(t *testing.T) {
 		"a time in milliseconds":       {`{"host":"h","port":1,"registrationTime":1700000000000}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up, Registered: time.UnixMilli(1700000000000).UTC()}},
 		"a time that is none":          {`{"host":"h","port":1,"registrationTime":"noon"}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up}},
 		"a status that nobody knows":   {`{"host":"h","port":1,"status":"tired"}`, discovery.Instance{Host: "h", Port: 1, Status: "tired"}},
-		"metadata beyond our limit":    {`{"host":"h","port":1,"metadata":{"k":"` + string(make2k()) + `"}}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up, Metadata: map[string]string{"k": string(make2k())}}},
+		"metadata beyond our limit":    {`{"host":"h","port":1,"metadata":{"k":"` + string(longText()) + `"}}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up, Metadata: map[string]string{"k": string(longText())}}},
 		"an IPv6 address":              {`{"host":"::1","port":1}`, discovery.Instance{Host: "::1", Port: 1, Status: discovery.Up}},
 		"a weight that is beyond ours": {`{"host":"h","port":1,"weight":1000000}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up, Weight: discovery.MaxWeight}},
 	}
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
+	r, p := newProcess(t, dir)
 	for name, tt := range cases {
 		put(t, p, "services/"+name+"/instances/a", tt.value)
 		tt.want.Service, tt.want.ID = name, "a"
@@ -69,7 +69,7 @@ func TestLayout_ReadsForeignEntries(t *testing.T) {
 	}
 }
 
-func make2k() []byte {
+func longText() []byte {
 	b := make([]byte, 2<<10)
 	for i := range b {
 		b[i] = 'x'
@@ -80,8 +80,8 @@ func make2k() []byte {
 func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	var reports journal[string]
-	r, p := process(t, dir, discovery.WithBadEntry(func(key string, rev int64, err error) {
+	var reports recorder[string]
+	r, p := newProcess(t, dir, discovery.WithBadEntry(func(key string, rev int64, err error) {
 		assert.Positive(t, rev)
 		reports.add(key + ": " + err.Error())
 	}))
@@ -93,24 +93,24 @@ func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 	for id, value := range values {
 		put(t, p, "services/orders/instances/"+id, value)
 	}
-	register(t, r, some("orders", "good"))
+	register(t, r, newInstance("orders", "good"))
 	s := view(t, r, "orders")
-	assert.Equal(t, []string{"good"}, ids(s.Instances()))
+	assert.Equal(t, []string{"good"}, instanceIDs(s.Instances()))
 	assert.Equal(t, len(values), s.Stats().Malformed)
 	assert.Len(t, reports.all(), len(values))
 	for _, report := range reports.all() {
 		assert.NotContains(t, report, "secret", "values are not told")
 	}
 	put(t, p, "services/orders/instances/fine", `{"host":"h","port":1}`)
-	shows(t, s, "fine", "good")
+	waitForInstances(t, s, "fine", "good")
 	put(t, p, "services/orders/instances/fine", `{"host":`)
 	eventually(t, func() bool { return s.Stats().Malformed == len(values)+1 })
-	assert.Equal(t, []string{"fine", "good"}, ids(s.Instances()), "what was known before stays")
+	assert.Equal(t, []string{"fine", "good"}, instanceIDs(s.Instances()), "what was known before stays")
 	_, err := p.cli.Delete(t.Context(), dir+"services/orders/instances/", clientv3.WithPrefix(), clientv3.WithRange(dir+"services/orders/instances/g"))
 	require.NoError(t, err)
-	shows(t, s, "good")
+	waitForInstances(t, s, "good")
 	put(t, p, "services/orders/instances/light", `{"host":"h","port":1,"weight":1}`)
-	shows(t, s, "good", "light")
+	waitForInstances(t, s, "good", "light")
 	st := s.Stats()
 	assert.Equal(t, uint64(len(values)+1), st.BadSeen)
 	assert.Less(t, st.Malformed, len(values))
@@ -119,7 +119,7 @@ func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 // put writes a key below the parts' dir as somebody else would.
 func put(tb testing.TB, p *parts, key, value string) {
 	tb.Helper()
-	_, err := p.cli.Put(timely(tb), p.dir+key, value)
+	_, err := p.cli.Put(withTestTimeout(tb), p.dir+key, value)
 	require.NoError(tb, err)
 }
 
@@ -128,10 +128,10 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 	for name, option := range map[string]discovery.Option{"native": nil, "gRPC naming": discovery.WithGRPCNaming()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, p := process(t, etcdtest.Prefix(t), option)
+			r, p := newProcess(t, etcdtest.Prefix(t), option)
 			put(t, p, "config/http/limit", "7")
 			put(t, p, "locks/x", "")
-			var told journal[[]string]
+			var told recorder[[]string]
 			stop := r.FollowServices(told.add)
 			is := func(want ...string) {
 				t.Helper()
@@ -139,22 +139,22 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 					all := told.all()
 					return len(all) > 0 && assert.ObjectsAreEqual(append([]string{}, want...), all[len(all)-1])
 				}, "%v: %v", want, told.all())
-				got, err := r.Services(timely(t))
+				got, err := r.Services(withTestTimeout(t))
 				require.NoError(t, err)
 				assert.Equal(t, append([]string{}, want...), got)
 			}
 			is()
-			one := register(t, r, some("orders", "a"))
-			two := register(t, r, some("orders", "b"))
-			register(t, r, some("users", "a"))
+			one := register(t, r, newInstance("orders", "a"))
+			two := register(t, r, newInstance("orders", "b"))
+			register(t, r, newInstance("users", "a"))
 			is("orders", "users")
 			require.NoError(t, one.Close())
 			require.NoError(t, two.Close())
 			is("users")
 			stop()
 			n := len(told.all())
-			register(t, r, some("carts", "a"))
-			got, err := r.Services(timely(t))
+			register(t, r, newInstance("carts", "a"))
+			got, err := r.Services(withTestTimeout(t))
 			require.NoError(t, err)
 			assert.Equal(t, []string{"carts", "users"}, got)
 			assert.Len(t, told.all(), n, "no call after stop")
@@ -165,7 +165,7 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 func TestGRPCNaming_IsCompatibleBothWays(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir, discovery.WithGRPCNaming())
+	r, p := newProcess(t, dir, discovery.WithGRPCNaming())
 	manager, err := endpoints.NewManager(p.cli, dir+"orders")
 	require.NoError(t, err)
 	add := func(id string, ep endpoints.Endpoint) {
@@ -190,7 +190,7 @@ func TestGRPCNaming_IsCompatibleBothWays(t *testing.T) {
 	updates, err := manager.NewWatchChannel(t.Context())
 	require.NoError(t, err)
 	<-updates
-	i := some("orders", "ours")
+	i := newInstance("orders", "ours")
 	i.Zone, i.Tags, i.Metadata = "eu", []string{"t"}, map[string]string{"k": "v"}
 	reg := register(t, r, i)
 	up1 := <-updates
@@ -215,12 +215,12 @@ func TestGRPCNaming_IsCompatibleBothWays(t *testing.T) {
 		}
 	}
 	require.NoError(t, manager.DeleteEndpoint(t.Context(), dir+"orders/text"))
-	shows(t, s, "deep/er", "none", "object")
+	waitForInstances(t, s, "deep/er", "none", "object")
 }
 
 func TestGRPCNaming_EntryWithoutMetadataHasNoMetadata(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t), discovery.WithGRPCNaming())
+	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithGRPCNaming())
 	put(t, p, "orders/absent", `{"Addr":"host:1"}`)
 	put(t, p, "orders/null", `{"Addr":"host:2","Metadata":null}`)
 	put(t, p, "orders/empty", `{"Addr":"host:3","Metadata":{}}`)

@@ -14,13 +14,13 @@ import (
 	"github.com/etcdkit/etcdkit/discovery"
 )
 
-// loads is a policy that takes the n-th, and says how many picks of each are under way.
-type loads struct {
+// fakeRecordingPolicy picks the n-th candidate and records the load of each.
+type fakeRecordingPolicy struct {
 	n    int
 	seen []int
 }
 
-func (l *loads) Choose(c discovery.Candidates, _ string) int {
+func (l *fakeRecordingPolicy) Choose(c discovery.Candidates, _ string) int {
 	l.seen = l.seen[:0]
 	for n := range c.Len() {
 		l.seen = append(l.seen, c.Load(n))
@@ -30,8 +30,8 @@ func (l *loads) Choose(c discovery.Candidates, _ string) int {
 
 func TestPick_SecondDoneIsIgnored(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 2, nil)
-	l := &loads{}
+	s, _ := newServiceOf(t, 2, nil)
+	l := &fakeRecordingPolicy{}
 	p := s.Picker(l)
 	for range 10 {
 		k, err := p.Pick()
@@ -49,8 +49,8 @@ func TestPick_SecondDoneIsIgnored(t *testing.T) {
 
 func TestPick_LoadIsForgottenWithInstance(t *testing.T) {
 	t.Parallel()
-	s, p := pool(t, 2, nil)
-	l := &loads{}
+	s, p := newServiceOf(t, 2, nil)
+	l := &fakeRecordingPolicy{}
 	picker := s.Picker(l)
 	var old discovery.Pick
 	for range 11 {
@@ -77,17 +77,17 @@ func TestPick_LoadIsForgottenWithInstance(t *testing.T) {
 
 func TestPick_CancellationIsNoFailure(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 2, nil, discovery.WithEjection(1, 1<<40))
+	s, _ := newServiceOf(t, 2, nil, discovery.WithEjection(1, 1<<40))
 	p := s.Picker(nil)
 	for _, err := range []error{
 		context.Canceled, fmt.Errorf("call: %w", context.Canceled), status.Error(codes.Canceled, "the caller has left"),
 		fmt.Errorf("call: %w", status.Error(codes.Canceled, "the caller has left")),
 	} {
 		failPicks(t, p, 100, err, "00")
-		assert.Len(t, tally(t, p, 10), 2, "%v", err)
+		assert.Len(t, countPicks(t, p, 10), 2, "%v", err)
 	}
 	failPicks(t, p, 1, status.Error(codes.Unavailable, "gone"), "00")
-	assert.Equal(t, map[string]int{"01": 10}, tally(t, p, 10))
+	assert.Equal(t, map[string]int{"01": 10}, countPicks(t, p, 10))
 }
 
 func TestSticky_OwnersAreStableAcrossReleases(t *testing.T) {
@@ -99,7 +99,7 @@ func TestSticky_OwnersAreStableAcrossReleases(t *testing.T) {
 		"equal weights": {nil, "254664262121514225674471"},
 		"other weights": {func(i int) string { return fmt.Sprintf(`"weight":%d`, 1+i) }, "254664662171514675674474"},
 	} {
-		s, _ := pool(t, 8, tt.member)
+		s, _ := newServiceOf(t, 8, tt.member)
 		p := s.Picker(discovery.Sticky())
 		var got strings.Builder
 		for n := range 24 {

@@ -9,12 +9,12 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-// long reports whether the tests are to be as many and as long as they can be, and not just long enough for every day.
-func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
+// isLongRun reports whether ETCDKIT_LONG asks for more and longer tests.
+func isLongRun() bool { return os.Getenv("ETCDKIT_LONG") != "" }
 
-// size is how much of something a test does.
-func size(short, full int) int {
-	if long() {
+// shortOrLong returns short, or long if ETCDKIT_LONG is set.
+func shortOrLong(short, full int) int {
+	if isLongRun() {
 		return full
 	}
 	return short

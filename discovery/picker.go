@@ -88,9 +88,9 @@ func (p *Picker) PickFor(key string) (Pick, error) {
 	if i < 0 || i >= len(s.candidates) {
 		return Pick{}, opError("pick", p.v.service, fmt.Errorf("policy %T chose %d of %d", p.policy, i, len(s.candidates)))
 	}
-	n := s.candidates[i]
-	n.load.Add(1)
-	return Pick{Instance: n.instance, candidate: n, picker: p}, nil
+	c := s.candidates[i]
+	c.load.Add(1)
+	return Pick{Instance: c.instance, candidate: c, picker: p}, nil
 }
 
 // Done reports the end and the result of the work. An error counts against the instance, except for
@@ -135,7 +135,7 @@ func (p *Picker) rebuild() *pickSet {
 // build returns the set of candidates of a snapshot. p.mu must be held.
 func (p *Picker) build(from *snapshot, now time.Time) *pickSet {
 	list := p.placement.candidates(from.list)
-	nodes := make([]*candidate, 0, len(list))
+	candidates := make([]*candidate, 0, len(list))
 	known := p.known // both are sorted by ID
 	for _, i := range list {
 		for len(known) > 0 && known[0].instance.ID < i.ID {
@@ -145,13 +145,13 @@ func (p *Picker) build(from *snapshot, now time.Time) *pickSet {
 		if len(known) > 0 && known[0].instance.ID == i.ID {
 			old = known[0]
 		}
-		nodes = append(nodes, p.carryOver(old, i))
+		candidates = append(candidates, p.carryOver(old, i))
 	}
-	p.known = nodes
+	p.known = candidates
 	s := &pickSet{snapshot: from}
-	nodes, s.validUntil = withoutEjected(nodes, now)
+	candidates, s.validUntil = withoutEjected(candidates, now)
 	s.hasNext = !s.validUntil.IsZero()
-	s.candidates = preferredZone(p.placement, nodes, func(n *candidate) string { return n.instance.Zone })
+	s.candidates = preferredZone(p.placement, candidates, func(c *candidate) string { return c.instance.Zone })
 	s.prepare()
 	return s
 }
@@ -164,11 +164,11 @@ func (p *Picker) carryOver(old *candidate, i *Instance) *candidate {
 	if old.instance == i {
 		return old
 	}
-	n := &candidate{instance: i, hash: old.hash, load: old.load, consecutiveFailures: old.consecutiveFailures, ejectedUntil: old.ejectedUntil, ejections: old.ejections}
+	c := &candidate{instance: i, hash: old.hash, load: old.load, consecutiveFailures: old.consecutiveFailures, ejectedUntil: old.ejectedUntil, ejections: old.ejections}
 	if !i.Registered.Equal(old.instance.Registered) || i.Addr() != old.instance.Addr() {
 		return &candidate{instance: i, hash: old.hash, load: new(atomic.Int64), consecutiveFailures: new(atomic.Int32)}
 	}
-	return n
+	return c
 }
 
 // prepare computes what the policies need.
@@ -176,9 +176,9 @@ func (s *pickSet) prepare() {
 	s.uniform = true
 	s.sums, s.hashes = make([]int, len(s.candidates)), make([]uint64, len(s.candidates))
 	sum := 0
-	for i, n := range s.candidates {
-		sum += n.instance.weight()
-		s.sums[i], s.hashes[i] = sum, n.hash
-		s.uniform = s.uniform && n.instance.weight() == s.candidates[0].instance.weight()
+	for i, c := range s.candidates {
+		sum += c.instance.weight()
+		s.sums[i], s.hashes[i] = sum, c.hash
+		s.uniform = s.uniform && c.instance.weight() == s.candidates[0].instance.weight()
 	}
 }

@@ -13,12 +13,12 @@ const maxEjections = 10
 func (p *Picker) eject(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	at, found := slices.BinarySearchFunc(p.known, id, func(n *candidate, id string) int { return strings.Compare(n.instance.ID, id) })
+	at, found := slices.BinarySearchFunc(p.known, id, func(c *candidate, id string) int { return strings.Compare(c.instance.ID, id) })
 	if !found {
 		return
 	}
-	n, now := p.known[at], time.Now()
-	if n.ejectedUntil.After(now) || n.consecutiveFailures.Load() < p.maxFailures {
+	c, now := p.known[at], time.Now()
+	if c.ejectedUntil.After(now) || c.consecutiveFailures.Load() < p.maxFailures {
 		return
 	}
 	ejected := 1
@@ -30,36 +30,36 @@ func (p *Picker) eject(id string) {
 	if 2*ejected > len(p.known) {
 		return // the failures stay counted, so the next one tries again
 	}
-	n.consecutiveFailures.Store(0)
-	if now.Sub(n.ejectedUntil) > maxEjections*p.ejection { // healthy for a long time
-		n.ejections = 0
+	c.consecutiveFailures.Store(0)
+	if now.Sub(c.ejectedUntil) > maxEjections*p.ejection { // healthy for a long time
+		c.ejections = 0
 	}
-	n.ejections = min(n.ejections+1, maxEjections)
-	n.ejectedUntil = now.Add(p.ejection * time.Duration(n.ejections))
+	c.ejections = min(c.ejections+1, maxEjections)
+	c.ejectedUntil = now.Add(p.ejection * time.Duration(c.ejections))
 	p.current.Store(p.build(p.v.current.Load(), now))
 }
 
 // withoutEjected returns the candidates that are not ejected, and when the next ejection ends. At
 // most half of the candidates are left out, longest remaining ejections first.
-func withoutEjected(nodes []*candidate, now time.Time) (left []*candidate, next time.Time) {
-	var out []*candidate
-	for _, n := range nodes {
-		if n.ejectedUntil.After(now) {
-			out = append(out, n)
+func withoutEjected(candidates []*candidate, now time.Time) (left []*candidate, next time.Time) {
+	var ejected []*candidate
+	for _, c := range candidates {
+		if c.ejectedUntil.After(now) {
+			ejected = append(ejected, c)
 		}
 	}
-	if len(out) == 0 {
-		return nodes, next
+	if len(ejected) == 0 {
+		return candidates, next
 	}
-	slices.SortFunc(out, func(a, b *candidate) int { return b.ejectedUntil.Compare(a.ejectedUntil) })
-	out = out[:min(len(out), len(nodes)/2)]
-	for _, n := range nodes {
-		if !slices.Contains(out, n) {
-			left = append(left, n)
+	slices.SortFunc(ejected, func(a, b *candidate) int { return b.ejectedUntil.Compare(a.ejectedUntil) })
+	ejected = ejected[:min(len(ejected), len(candidates)/2)]
+	for _, c := range candidates {
+		if !slices.Contains(ejected, c) {
+			left = append(left, c)
 		}
 	}
-	if len(out) > 0 {
-		next = out[len(out)-1].ejectedUntil
+	if len(ejected) > 0 {
+		next = ejected[len(ejected)-1].ejectedUntil
 	}
 	return left, next
 }

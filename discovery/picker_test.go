@@ -18,10 +18,11 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// pool is a view of n instances of the service "s", named "00" and so on; member says more of each.
-func pool(tb testing.TB, n int, member func(i int) string, o ...discovery.Option) (*discovery.Service, *parts) {
+// newServiceOf returns a view of n instances of the service "s", with the IDs "00" and so on.
+// member returns the rest of each value.
+func newServiceOf(tb testing.TB, n int, member func(i int) string, o ...discovery.Option) (*discovery.Service, *parts) {
 	tb.Helper()
-	r, p := process(tb, etcdtest.Prefix(tb), o...)
+	r, p := newProcess(tb, etcdtest.Prefix(tb), o...)
 	for i := range n {
 		more := ""
 		if member != nil {
@@ -32,8 +33,8 @@ func pool(tb testing.TB, n int, member func(i int) string, o ...discovery.Option
 	return view(tb, r, "s"), p
 }
 
-// tally picks many times, each done at once, and counts by ID.
-func tally(tb testing.TB, p *discovery.Picker, n int) map[string]int {
+// countPicks picks n times, each done at once, and counts by ID.
+func countPicks(tb testing.TB, p *discovery.Picker, n int) map[string]int {
 	tb.Helper()
 	out := map[string]int{}
 	for range n {
@@ -47,9 +48,9 @@ func tally(tb testing.TB, p *discovery.Picker, n int) map[string]int {
 
 func TestRoundRobin_TakesTurns(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 4, nil)
+	s, _ := newServiceOf(t, 4, nil)
 	for _, policy := range []discovery.Policy{discovery.RoundRobin(), nil} {
-		assert.Equal(t, map[string]int{"00": 25, "01": 25, "02": 25, "03": 25}, tally(t, s.Picker(policy), 100))
+		assert.Equal(t, map[string]int{"00": 25, "01": 25, "02": 25, "03": 25}, countPicks(t, s.Picker(policy), 100))
 	}
 	firsts := map[string]bool{}
 	for range 100 {
@@ -62,26 +63,26 @@ func TestRoundRobin_TakesTurns(t *testing.T) {
 
 func TestPolicies_SpreadPicks(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 4, func(i int) string { return fmt.Sprintf(`"weight":%d`, i+1) })
+	s, _ := newServiceOf(t, 4, func(i int) string { return fmt.Sprintf(`"weight":%d`, i+1) })
 	const n = 20000
 	for name, policy := range map[string]discovery.Policy{"random": discovery.Random(), "sticky without a key": discovery.Sticky()} {
-		for id, got := range tally(t, s.Picker(policy), n) {
+		for id, got := range countPicks(t, s.Picker(policy), n) {
 			assert.InEpsilon(t, n/4, got, 0.1, "%s: %s", name, id)
 		}
 	}
-	for id, got := range tally(t, s.Picker(discovery.Weighted()), n) {
+	for id, got := range countPicks(t, s.Picker(discovery.Weighted()), n) {
 		want := n / 10 * int(id[1]-'0'+1)
 		assert.InEpsilon(t, want, got, 0.15, id)
 	}
-	equal, _ := pool(t, 4, nil)
-	for id, got := range tally(t, equal.Picker(discovery.Weighted()), n) {
+	equal, _ := newServiceOf(t, 4, nil)
+	for id, got := range countPicks(t, equal.Picker(discovery.Weighted()), n) {
 		assert.InEpsilon(t, n/4, got, 0.1, id)
 	}
 }
 
 func TestLeastLoaded_BalancesLoadByWeight(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 4, func(i int) string { return fmt.Sprintf(`"weight":%d`, 1+i/2) })
+	s, _ := newServiceOf(t, 4, func(i int) string { return fmt.Sprintf(`"weight":%d`, 1+i/2) })
 	p := s.Picker(discovery.LeastLoaded())
 	load := map[string]int{}
 	var open []discovery.Pick
@@ -97,15 +98,15 @@ func TestLeastLoaded_BalancesLoadByWeight(t *testing.T) {
 	for _, k := range open {
 		k.Done(nil)
 	}
-	one, _ := pool(t, 1, nil)
-	assert.Equal(t, map[string]int{"00": 3}, tally(t, one.Picker(discovery.LeastLoaded()), 3))
+	one, _ := newServiceOf(t, 1, nil)
+	assert.Equal(t, map[string]int{"00": 3}, countPicks(t, one.Picker(discovery.LeastLoaded()), 3))
 }
 
 func TestLeastLoaded_PrefersHigherWeightsWithoutLoad(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 3, func(i int) string { return fmt.Sprintf(`"weight":%d`, []int{1, 1, 8}[i]) })
+	s, _ := newServiceOf(t, 3, func(i int) string { return fmt.Sprintf(`"weight":%d`, []int{1, 1, 8}[i]) })
 	const n = 3000
-	got := tally(t, s.Picker(discovery.LeastLoaded()), n) // one call at a time
+	got := countPicks(t, s.Picker(discovery.LeastLoaded()), n) // one call at a time
 	assert.InEpsilon(t, n*2/3, got["02"], 0.1, "it wins each of the two pairs of three that it is in")
 	assert.InEpsilon(t, n/6, got["00"], 0.2)
 	assert.InEpsilon(t, n/6, got["01"], 0.2)
@@ -119,7 +120,7 @@ func TestSticky_KeepsKeysOnInstances(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, p := pool(t, 10, member)
+			s, p := newServiceOf(t, 10, member)
 			other := view(t, etcdtest.Must(discovery.New(p)), "s")
 			const keys = 20000
 			owner := func(s *discovery.Service) []string {
@@ -159,7 +160,7 @@ func TestSticky_KeepsKeysOnInstances(t *testing.T) {
 
 func TestPicker_HonorsFiltersAndZone(t *testing.T) {
 	t.Parallel()
-	s, p := pool(t, 4, func(i int) string { return fmt.Sprintf(`"zone":"%d","version":"v%d"`, i%2, i/2) })
+	s, p := newServiceOf(t, 4, func(i int) string { return fmt.Sprintf(`"zone":"%d","version":"v%d"`, i%2, i/2) })
 	in := func(want ...string) map[string]int {
 		out := map[string]int{}
 		for _, id := range want {
@@ -169,25 +170,25 @@ func TestPicker_HonorsFiltersAndZone(t *testing.T) {
 	}
 	near := s.Picker(nil, discovery.PreferZone("0", 2))
 	both := s.Picker(nil, discovery.OnlyVersion("v1"), discovery.PreferZone("1", 0))
-	assert.Equal(t, in("00", "02"), tally(t, near, 12))
-	assert.Equal(t, in("03"), tally(t, both, 12))
-	assert.Equal(t, in("00", "01", "02", "03"), tally(t, s.Picker(nil, discovery.PreferZone("0", 3)), 12), "too few")
-	assert.Equal(t, in("00", "01", "02", "03"), tally(t, s.Picker(nil, discovery.PreferZone("", 1), nil), 12), "no wish")
+	assert.Equal(t, in("00", "02"), countPicks(t, near, 12))
+	assert.Equal(t, in("03"), countPicks(t, both, 12))
+	assert.Equal(t, in("00", "01", "02", "03"), countPicks(t, s.Picker(nil, discovery.PreferZone("0", 3)), 12), "too few")
+	assert.Equal(t, in("00", "01", "02", "03"), countPicks(t, s.Picker(nil, discovery.PreferZone("", 1), nil), 12), "no wish")
 	put(t, p, "services/s/instances/02", `{"host":"h","port":1,"zone":"0","status":"draining"}`)
 	eventually(t, func() bool { return s.Stats().Draining == 1 })
-	assert.Equal(t, in("00", "01", "03"), tally(t, near, 12), "too few that are up")
+	assert.Equal(t, in("00", "01", "03"), countPicks(t, near, 12), "too few that are up")
 	_, err := s.Picker(nil, discovery.OnlyVersion("v9")).Pick()
 	require.ErrorIs(t, err, discovery.ErrNoInstance)
 	assert.EqualError(t, err, `discovery: pick "s": no instance`)
 	put(t, p, "services/s/instances/00", `{"host":"h","port":1,"zone":"0","status":"draining"}`)
 	eventually(t, func() bool { return s.Stats().Draining == 2 })
-	assert.Equal(t, in("00", "02"), tally(t, s.Picker(nil, discovery.OnlyZone("0")), 12), "better than nothing")
+	assert.Equal(t, in("00", "02"), countPicks(t, s.Picker(nil, discovery.OnlyZone("0")), 12), "better than nothing")
 }
 
-// desired is a policy of a user's own.
-type first struct{ answer int }
+// fakePolicy is a custom policy.
+type fakePolicy struct{ answer int }
 
-func (f first) Choose(c discovery.Candidates, key string) int {
+func (f fakePolicy) Choose(c discovery.Candidates, key string) int {
 	if c.Len() == 0 || c.At(0).ID == "" || c.Load(0) < 0 || key != "k" {
 		return -2
 	}
@@ -196,12 +197,12 @@ func (f first) Choose(c discovery.Candidates, key string) int {
 
 func TestPicker_CustomPolicy(t *testing.T) {
 	t.Parallel()
-	s, _ := pool(t, 3, nil)
-	k, err := s.Picker(first{2}).PickFor("k")
+	s, _ := newServiceOf(t, 3, nil)
+	k, err := s.Picker(fakePolicy{2}).PickFor("k")
 	require.NoError(t, err)
 	assert.Equal(t, "02", k.Instance.ID)
 	for _, answer := range []int{-1, 3} {
-		_, err = s.Picker(first{answer}).PickFor("k")
+		_, err = s.Picker(fakePolicy{answer}).PickFor("k")
 		require.Error(t, err, "a bad answer is no panic")
 	}
 	discovery.Pick{}.Done(nil) // of a pick that failed
@@ -210,7 +211,7 @@ func TestPicker_CustomPolicy(t *testing.T) {
 func TestPicker_EjectsFailingInstances(t *testing.T) {
 	t.Parallel()
 	const away = 2 * time.Second
-	s, p := pool(t, 4, nil, discovery.WithEjection(3, away))
+	s, p := newServiceOf(t, 4, nil, discovery.WithEjection(3, away))
 	picker := s.Picker(nil)
 	validationErr := errors.New("refused")
 	fail := func(times int, err error, ids ...string) {
@@ -220,27 +221,27 @@ func TestPicker_EjectsFailingInstances(t *testing.T) {
 	fail(2, validationErr, "00")
 	fail(2, validationErr, "00")
 	fail(100, context.Canceled, "00")
-	assert.Len(t, tally(t, picker, 40), 4, "a success in between, and what was canceled, do not count")
+	assert.Len(t, countPicks(t, picker, 40), 4, "a success in between, and what was canceled, do not count")
 	began := time.Now()
 	fail(3, validationErr, "00")
-	assert.NotContains(t, tally(t, picker, 40), "00")
-	eventually(t, func() bool { return len(tally(t, picker, 40)) == 4 })
+	assert.NotContains(t, countPicks(t, picker, 40), "00")
+	eventually(t, func() bool { return len(countPicks(t, picker, 40)) == 4 })
 	assert.GreaterOrEqual(t, time.Since(began), away)
 
 	began = time.Now()
 	fail(100, validationErr, "00", "01", "02", "03")
-	assert.Len(t, tally(t, picker, 40), 2, "never more than half")
-	eventually(t, func() bool { return len(tally(t, picker, 40)) == 4 })
+	assert.Len(t, countPicks(t, picker, 40), 2, "never more than half")
+	eventually(t, func() bool { return len(countPicks(t, picker, 40)) == 4 })
 	assert.GreaterOrEqual(t, time.Since(began), away)
 
 	fail(3, validationErr, "03")
-	assert.NotContains(t, tally(t, picker, 40), "03")
+	assert.NotContains(t, countPicks(t, picker, 40), "03")
 	put(t, p, "services/s/instances/03", `{"host":"other","port":1}`)
-	eventually(t, func() bool { return tally(t, picker, 40)["03"] > 0 }, "another process has not failed yet")
-	never, _ := pool(t, 2, nil, discovery.WithEjection(0, 0))
+	eventually(t, func() bool { return countPicks(t, picker, 40)["03"] > 0 }, "another process has not failed yet")
+	never, _ := newServiceOf(t, 2, nil, discovery.WithEjection(0, 0))
 	picker = never.Picker(nil)
 	fail(100, validationErr, "00")
-	assert.Len(t, tally(t, picker, 40), 2)
+	assert.Len(t, countPicks(t, picker, 40), 2)
 }
 
 // failPicks picks 400 times, and lets so many of the picks of each of some instances fail.
@@ -262,25 +263,25 @@ func failPicks(t *testing.T, p *discovery.Picker, times int, err error, ids ...s
 
 func TestPicker_EjectsAtMostHalf(t *testing.T) {
 	t.Parallel()
-	s, p := pool(t, 4, nil, discovery.WithEjection(3, time.Hour))
+	s, p := newServiceOf(t, 4, nil, discovery.WithEjection(3, time.Hour))
 	picker := s.Picker(nil)
 	failPicks(t, picker, 3, errors.New("refused"), "00", "01")
-	assert.Equal(t, map[string]int{"02": 20, "03": 20}, tally(t, picker, 40))
+	assert.Equal(t, map[string]int{"02": 20, "03": 20}, countPicks(t, picker, 40))
 	for _, id := range []string{"02", "03"} {
 		put(t, p, "services/s/instances/"+id, `{"host":"h","port":1,"status":"draining"}`)
 	}
 	eventually(t, func() bool { return s.Stats().Draining == 2 })
-	assert.Len(t, tally(t, picker, 40), 1)
+	assert.Len(t, countPicks(t, picker, 40), 1)
 }
 
 func TestPicker_PicksWhileInstancesChange(t *testing.T) {
 	t.Parallel()
-	s, p := pool(t, 4, nil)
+	s, p := newServiceOf(t, 4, nil)
 	done := make(chan struct{})
 	var pickers sync.WaitGroup
 	for _, policy := range policies() {
 		picker := s.Picker(policy, discovery.PreferZone("z", 1))
-		for range size(1, 2) {
+		for range shortOrLong(1, 2) {
 			pickers.Go(func() {
 				for n := 0; ; n++ {
 					select {
@@ -301,7 +302,7 @@ func TestPicker_PicksWhileInstancesChange(t *testing.T) {
 			})
 		}
 	}
-	for n := range size(50, 2000) {
+	for n := range shortOrLong(50, 2000) {
 		put(t, p, fmt.Sprintf("services/s/instances/%02d", n%4), fmt.Sprintf(`{"host":"h","port":%d,"weight":%d}`, n+1, n%3))
 	}
 	close(done)
@@ -316,7 +317,7 @@ func policies() map[string]discovery.Policy {
 }
 
 func TestPicker_DoesNotAllocate(t *testing.T) { //nolint:paralleltest // it counts allocations
-	s, _ := pool(t, 10, func(i int) string { return fmt.Sprintf(`"weight":%d,"zone":"z"`, i) })
+	s, _ := newServiceOf(t, 10, func(i int) string { return fmt.Sprintf(`"weight":%d,"zone":"z"`, i) })
 	for name, policy := range policies() {
 		p := s.Picker(policy, discovery.PreferZone("z", 1))
 		assert.Zero(t, testing.AllocsPerRun(1000, func() {

@@ -109,13 +109,13 @@ func (sticky) Choose(c Candidates, key string) int {
 	if c.s.uniform {
 		return c.s.highestScore(seed)
 	}
-	best, most := 0, math.Inf(-1)
-	for n, node := range c.s.candidates {
+	best, bestScore := 0, math.Inf(-1)
+	for n, candidate := range c.s.candidates {
 		// Weighted rendezvous hashing: the score -w/ln(u), with u uniform in (0, 1), is the highest
 		// with probability proportional to w.
-		u := (float64(mix(seed^node.hash)>>11) + 0.5) / (1 << 53)
-		if score := float64(node.instance.weight()) / -math.Log(u); score > most {
-			best, most = n, score
+		u := (float64(mix(seed^candidate.hash)>>11) + 0.5) / (1 << 53)
+		if score := float64(candidate.instance.weight()) / -math.Log(u); score > bestScore {
+			best, bestScore = n, score
 		}
 	}
 	return best
@@ -123,10 +123,10 @@ func (sticky) Choose(c Candidates, key string) int {
 
 // highestScore returns the index with the highest score if all weights are equal.
 func (s *pickSet) highestScore(seed uint64) int {
-	best, most := 0, uint64(0)
+	best, bestScore := 0, uint64(0)
 	for n, h := range s.hashes {
-		if score := mix(seed ^ h); score >= most {
-			best, most = n, score
+		if score := mix(seed ^ h); score >= bestScore {
+			best, bestScore = n, score
 		}
 	}
 	return best

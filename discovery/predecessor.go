@@ -73,22 +73,22 @@ var (
 
 // pollLease polls the lease until the key has changed.
 func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, changed <-chan struct{}) error {
-	_, bounded := ctx.Deadline()
+	_, hasDeadline := ctx.Deadline()
 	every := min(max(k.registry.ttl/pollsPerTTL, minPollInterval), maxPollInterval)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var end leaseExpiry
 	for {
-		asked := time.Now()
+		sentAt := time.Now()
 		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease) // needs no permission for the lease's keys
 		gone := errors.Is(err, lease.ErrNotFound)                   // and the key with it
 		switch {
 		case gone:
-		case err != nil && ctx.Err() == nil && (isPermanent(err) || !bounded):
+		case err != nil && ctx.Err() == nil && (isPermanent(err) || !hasDeadline):
 			return errs.Cause(err)
 		case err == nil:
 			taken.Remaining = info.Remaining
-			if taken.Renewed = end.isRenewed(asked, time.Now(), info); taken.Renewed {
+			if taken.Renewed = end.isRenewed(sentAt, time.Now(), info); taken.Renewed {
 				return taken
 			}
 		}
@@ -115,7 +115,7 @@ type leaseExpiry struct {
 // remaining time between asked and answered. Slow answers cannot cause a false positive: the
 // earliest expiry now is compared with the latest possible one before. A new leader restarts the
 // TTL of all leases, so a new term starts over.
-func (e *leaseExpiry) isRenewed(asked, answered time.Time, info lease.Info) bool {
+func (e *leaseExpiry) isRenewed(sentAt, receivedAt time.Time, info lease.Info) bool {
 	left := info.Remaining
 	if left == 0 {
 		return false // possibly expired
@@ -123,7 +123,7 @@ func (e *leaseExpiry) isRenewed(asked, answered time.Time, info lease.Info) bool
 	if info.RaftTerm != e.term {
 		e.latest, e.term = time.Time{}, info.RaftTerm
 	}
-	earliest, latest := answered.Add(left), answered.Add(left+answered.Sub(asked)+ttlResolution)
+	earliest, latest := receivedAt.Add(left), receivedAt.Add(left+receivedAt.Sub(sentAt)+ttlResolution)
 	if e.latest.IsZero() || latest.Before(e.latest) {
 		e.latest = latest
 	}

@@ -18,22 +18,22 @@ func TestRegister_ResumesRegistrationThatFailedToClose(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	truth := srv.Client(t)
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(time.Minute))
-	reg := register(t, r, some("orders", "a"))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(time.Minute))
+	reg := register(t, r, newInstance("orders", "a"))
 	proxy.Refuse()
 	proxy.Cut()
 	require.Error(t, reg.Close())
-	require.Len(t, keys(t, truth, "app/"), 1, "it is there still")
+	require.Len(t, keyLeases(t, truth, "app/"), 1, "it is there still")
 	proxy.Heal()
 
-	i := some("orders", "a")
+	i := newInstance("orders", "a")
 	i.Port = 4711
 	again := register(t, r, i) // a stranger would wait for a minute
 	got, err := truth.Get(t.Context(), "app/services/orders/instances/a")
 	require.NoError(t, err)
 	assert.Contains(t, string(got.Kvs[0].Value), "4711")
 	require.NoError(t, again.Close())
-	assert.Empty(t, keys(t, truth, "app/"))
+	assert.Empty(t, keyLeases(t, truth, "app/"))
 }
 
 func TestRegistration_FailedCloseIsFinishedWhenEtcdReturns(t *testing.T) {
@@ -41,26 +41,27 @@ func TestRegistration_FailedCloseIsFinishedWhenEtcdReturns(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	truth := srv.Client(t)
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(10*time.Minute))
-	reg := register(t, r, some("orders", "a"))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(10*time.Minute))
+	reg := register(t, r, newInstance("orders", "a"))
 	proxy.Refuse()
 	proxy.Cut()
 	require.Error(t, reg.Close())
 	proxy.Heal()
-	eventually(t, func() bool { return len(keys(t, truth, "app/")) == 0 }, "long before its lease would end")
+	eventually(t, func() bool { return len(keyLeases(t, truth, "app/")) == 0 }, "long before its lease would end")
 }
 
-// A new leader, and a server that was restarted, gives each lease its whole TTL once more. That is no sign of life.
+// A new leader, and a server that was restarted, gives each lease its whole TTL once more. That is
+// no sign of life.
 func TestRegister_RestartOfEtcdIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	leftover(t, srv.Client(t), "app/services/orders/instances/a", 6)
-	r, _ := isDone(t, srv.Client(t, harden), "app", discovery.WithTTL(3*time.Second))
+	r, _ := newRegistry(t, srv.Client(t, harden), "app", discovery.WithTTL(3*time.Second))
 	done := make(chan error, 1)
 	go func() {
-		ctx, stop := context.WithTimeout(t.Context(), within)
+		ctx, stop := context.WithTimeout(t.Context(), testTimeout)
 		defer stop()
-		_, err := r.Register(ctx, some("orders", "a"))
+		_, err := r.Register(ctx, newInstance("orders", "a"))
 		done <- err
 	}()
 	timer := time.NewTimer(2 * time.Second) // so that it was looked at

@@ -20,14 +20,15 @@ const registrantEnv = "ETCDKIT_TEST_REGISTRANT"
 
 const killedTTL = 3 * time.Second
 
-// TestRegistrant is what the process of the next test does: it registers, and says so, until it is killed.
+// TestRegistrant is what the process of the next test does: it registers, and says so, until it is
+// killed.
 func TestRegistrant(t *testing.T) { //nolint:paralleltest // a process of its own
 	dir := os.Getenv(registrantEnv)
 	if dir == "" {
 		t.Skip("not a process of the test below")
 	}
-	r, _ := process(t, dir, discovery.WithTTL(killedTTL))
-	reg := register(t, r, some("orders", "a"))
+	r, _ := newProcess(t, dir, discovery.WithTTL(killedTTL))
+	reg := register(t, r, newInstance("orders", "a"))
 	fmt.Fprintln(os.Stderr, "registered")
 	<-reg.Context().Done()
 }
@@ -37,25 +38,25 @@ func TestView_KilledProcessIsGoneAfterTTL(t *testing.T) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir, discovery.WithTTL(killedTTL))
+	r, p := newProcess(t, dir, discovery.WithTTL(killedTTL))
 	s := view(t, r, "orders")
-	for range size(1, 5) {
+	for range shortOrLong(1, 5) {
 		killed := registerAndBeKilled(t, s, exe, dir)
-		shows(t, s)
+		waitForInstances(t, s)
 		took := time.Since(killed)
 		t.Logf("gone from a view %v after a kill, with a TTL of %v", took, killedTTL)
-		inTime(t, took, killedTTL+time.Second)
+		checkDuration(t, took, killedTTL+time.Second)
 
 		killed = registerAndBeKilled(t, s, exe, dir)
-		elsewhere := some("orders", "a")
+		elsewhere := newInstance("orders", "a")
 		elsewhere.Port++ // at the same address it would not wait
 		reg := register(t, r, elsewhere)
 		took = time.Since(killed)
 		t.Logf("the ID was free again %v after a kill", took)
-		inTime(t, took, killedTTL+time.Second)
+		checkDuration(t, took, killedTTL+time.Second)
 		require.NoError(t, reg.Close())
-		shows(t, s)
-		assert.Empty(t, keys(t, p.cli, dir))
+		waitForInstances(t, s)
+		assert.Empty(t, keyLeases(t, p.cli, dir))
 	}
 }
 
@@ -70,7 +71,7 @@ func registerAndBeKilled(t *testing.T, s *discovery.Service, exe, dir string) (k
 	lines := bufio.NewScanner(says)
 	require.True(t, lines.Scan())
 	require.Equal(t, "registered", lines.Text())
-	shows(t, s, "a")
+	waitForInstances(t, s, "a")
 	require.NoError(t, cmd.Process.Kill())
 	killed = time.Now()
 	_ = cmd.Wait() // killed

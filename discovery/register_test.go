@@ -19,16 +19,16 @@ import (
 func TestRegistration_Lifecycle(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	mine, p := process(t, dir)
-	theirs, _ := process(t, dir)
+	mine, p := newProcess(t, dir)
+	theirs, _ := newProcess(t, dir)
 	s := view(t, theirs, "orders")
 	assert.Empty(t, s.Instances())
 
-	i := some("orders", "a")
+	i := newInstance("orders", "a")
 	i.Version, i.Zone, i.Weight, i.Scheme, i.Tags, i.Metadata = "v1", "eu", 3, "https", []string{"blue"}, map[string]string{"k": "v"}
 	reg := register(t, mine, i, discovery.WithDrainDelay(time.Millisecond))
 	assert.Equal(t, discovery.Registered, reg.State())
-	shows(t, s, "a")
+	waitForInstances(t, s, "a")
 	got := s.Instances()[0]
 	assert.False(t, got.Registered.IsZero())
 	assert.Equal(t, discovery.Up, got.Status)
@@ -37,33 +37,33 @@ func TestRegistration_Lifecycle(t *testing.T) {
 	want.Status, want.Registered = discovery.Up, got.Registered
 	assert.Equal(t, want, got)
 	assert.Equal(t, want, reg.Instance())
-	assert.Contains(t, keys(t, p.cli, dir), dir+"services/orders/instances/a")
+	assert.Contains(t, keyLeases(t, p.cli, dir), dir+"services/orders/instances/a")
 
 	i.Port = 9090
-	require.NoError(t, reg.Update(timely(t), i))
+	require.NoError(t, reg.Update(withTestTimeout(t), i))
 	eventually(t, func() bool { return s.Instances()[0].Port == 9090 })
 	assert.True(t, got.Registered.Equal(s.Instances()[0].Registered), "an update is not a registration")
 
-	require.NoError(t, reg.Drain(timely(t)))
+	require.NoError(t, reg.Drain(withTestTimeout(t)))
 	assert.Equal(t, discovery.Leaving, reg.State())
 	eventually(t, func() bool { return s.Instances()[0].Status == discovery.Draining })
-	require.NoError(t, reg.Update(timely(t), some("", "")), "also while it drains, and what it is called need not be said")
+	require.NoError(t, reg.Update(withTestTimeout(t), newInstance("", "")), "also while it drains, and what it is called need not be said")
 	eventually(t, func() bool { return s.Instances()[0].Port == 8080 && s.Instances()[0].Status == discovery.Draining })
 
 	require.NoError(t, reg.Close())
 	require.NoError(t, reg.Close())
 	assert.Equal(t, discovery.Closed, reg.State())
 	require.ErrorIs(t, context.Cause(reg.Context()), discovery.ErrClosed)
-	require.ErrorIs(t, reg.Update(timely(t), i), discovery.ErrClosed)
-	require.ErrorIs(t, reg.Drain(timely(t)), discovery.ErrClosed)
-	shows(t, s)
-	assert.Empty(t, keys(t, p.cli, dir))
+	require.ErrorIs(t, reg.Update(withTestTimeout(t), i), discovery.ErrClosed)
+	require.ErrorIs(t, reg.Drain(withTestTimeout(t)), discovery.ErrClosed)
+	waitForInstances(t, s)
+	assert.Empty(t, keyLeases(t, p.cli, dir))
 }
 
 func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	r, _ := isDone(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	r, _ := newRegistry(t, counter.Client(t, harden), etcdtest.Prefix(t))
 	cases := map[string]func(i *discovery.Instance){
 		"no service":                 func(i *discovery.Instance) { i.Service = "" },
 		"a slash in the service":     func(i *discovery.Instance) { i.Service = "a/b" },
@@ -97,7 +97,7 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		"a status of its own":        func(i *discovery.Instance) { i.Status = "tired" },
 	}
 	for name, spoil := range cases {
-		i := some("orders", "a")
+		i := newInstance("orders", "a")
 		spoil(&i)
 		_, err := r.Register(t.Context(), i)
 		require.ErrorIs(t, err, discovery.ErrInvalid, name)
@@ -106,9 +106,9 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		assert.Contains(t, err.Error(), "discovery: register ")
 		assert.Less(t, len(err.Error()), 1000, name)
 	}
-	_, err := r.Register(nil, some("orders", "a")) //nolint:staticcheck // that is the point
+	_, err := r.Register(nil, newInstance("orders", "a")) //nolint:staticcheck // that is the point
 	require.ErrorIs(t, err, discovery.ErrInvalid)
-	_, err = r.Register(t.Context(), some("orders", "a"), discovery.WithDrainDelay(-1))
+	_, err = r.Register(t.Context(), newInstance("orders", "a"), discovery.WithDrainDelay(-1))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
 	for _, name := range []string{"", "a/b", "\x00"} {
 		_, err = r.OpenService(t.Context(), name)
@@ -134,12 +134,12 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 func TestRegister_ReturnsTakenErrorForLiveHolder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	one, _ := process(t, dir, discovery.WithTTL(3*time.Second))
-	other, p := process(t, dir, discovery.WithTTL(3*time.Second))
-	register(t, one, some("orders", "a"))
-	elsewhere := some("orders", "a")
+	one, _ := newProcess(t, dir, discovery.WithTTL(3*time.Second))
+	other, p := newProcess(t, dir, discovery.WithTTL(3*time.Second))
+	register(t, one, newInstance("orders", "a"))
+	elsewhere := newInstance("orders", "a")
 	elsewhere.Host = "10.0.0.2"
-	_, err := other.Register(timely(t), elsewhere)
+	_, err := other.Register(withTestTimeout(t), elsewhere)
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	taken, ok := errors.AsType[*discovery.TakenError](err)
 	require.True(t, ok)
@@ -147,14 +147,14 @@ func TestRegister_ReturnsTakenErrorForLiveHolder(t *testing.T) {
 	assert.True(t, taken.Renewed)
 	assert.ErrorContains(t, err, `discovery: register "orders/a": instance id taken by 10.0.0.1:8080, registered at `)
 	assert.ErrorContains(t, err, "is being renewed")
-	_, err = one.Register(timely(t), some("orders", "a"))
+	_, err = one.Register(withTestTimeout(t), newInstance("orders", "a"))
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.ErrorContains(t, err, "by this process")
-	assert.Len(t, keys(t, p.cli, dir), 1)
+	assert.Len(t, keyLeases(t, p.cli, dir), 1)
 
 	_, err = p.cli.Put(t.Context(), dir+"services/orders/instances/b", "whatever")
 	require.NoError(t, err)
-	_, err = other.Register(timely(t), some("orders", "b"))
+	_, err = other.Register(withTestTimeout(t), newInstance("orders", "b"))
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.ErrorContains(t, err, "has no lease")
 }
@@ -162,61 +162,62 @@ func TestRegister_ReturnsTakenErrorForLiveHolder(t *testing.T) {
 func TestRegister_WaitsForLeaseOfCrashedProcess(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
+	r, p := newProcess(t, dir)
 	key := dir + "services/orders/instances/a"
 	leftover(t, p.cli, key, 3)
 	began := time.Now()
-	reg := register(t, r, some("orders", "a"))
+	reg := register(t, r, newInstance("orders", "a"))
 	took := time.Since(began)
 	t.Logf("registered %v after a lease of 3 s was granted", took)
 	assert.Greater(t, took, 2*time.Second)
-	inTime(t, took, 4*time.Second)
+	checkDuration(t, took, 4*time.Second)
 	require.NoError(t, reg.Close())
 
 	leftover(t, p.cli, key, 60)
 	short, stop := context.WithTimeout(t.Context(), time.Second)
 	defer stop()
-	_, err := r.Register(short, some("orders", "a"))
+	_, err := r.Register(short, newInstance("orders", "a"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.ErrorContains(t, err, "10.9.9.9:1")
-	assert.Len(t, keys(t, p.cli, dir), 1)
+	assert.Len(t, keyLeases(t, p.cli, dir), 1)
 
-	reg = register(t, r, some("orders", "a"), discovery.WithTakeover())
+	reg = register(t, r, newInstance("orders", "a"), discovery.WithTakeover())
 	require.NoError(t, reg.Close())
-	assert.Empty(t, keys(t, p.cli, dir))
+	assert.Empty(t, keyLeases(t, p.cli, dir))
 }
 
 func TestRegister_ReplacesPredecessorAtTheSameAddress(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	var logged bytes.Buffer
-	r, p := process(t, dir, discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
+	r, p := newProcess(t, dir, discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
 	key := dir + "services/orders/instances/a"
 	old := leftoverAt(t, p.cli, key, `{"host":"10.0.0.1","port":8080}`, 3600) // nobody could wait for it
-	reg := register(t, r, some("orders", "a"))
-	assert.NotEqual(t, int64(old), keys(t, p.cli, dir)[key])
+	reg := register(t, r, newInstance("orders", "a"))
+	assert.NotEqual(t, int64(old), keyLeases(t, p.cli, dir)[key])
 	assert.Empty(t, logged.String())
 	require.NoError(t, reg.Close())
 
 	_, err := p.cli.Put(t.Context(), key, `{"host":"10.0.0.1","port":8080}`)
 	require.NoError(t, err)
-	_, err = r.Register(timely(t), some("orders", "a"))
+	_, err = r.Register(withTestTimeout(t), newInstance("orders", "a"))
 	require.ErrorIs(t, err, discovery.ErrTaken, "a key without a lease was written by hand")
 }
 
-// The holder is alive for certain, whatever its address is and whichever registry of the client it belongs to.
+// The holder is alive for certain, whatever its address is and whichever registry of the client it
+// belongs to.
 func TestRegister_LeavesARegistrationOfTheSameClientAlone(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	one, p := process(t, dir)
+	one, p := newProcess(t, dir)
 	other := etcdtest.Must(discovery.New(p))
 	t.Cleanup(func() { assert.NoError(t, other.Close()) })
-	first := register(t, one, some("orders", "a"))
+	first := register(t, one, newInstance("orders", "a"))
 	before, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
 	require.NoError(t, err)
 	for _, opts := range [][]discovery.RegisterOption{nil, {discovery.WithTakeover()}} {
-		_, err = other.Register(timely(t), some("orders", "a"), opts...)
+		_, err = other.Register(withTestTimeout(t), newInstance("orders", "a"), opts...)
 		require.ErrorIs(t, err, discovery.ErrTaken)
 		require.ErrorContains(t, err, "by this process")
 	}
@@ -225,18 +226,18 @@ func TestRegister_LeavesARegistrationOfTheSameClientAlone(t *testing.T) {
 	require.Len(t, after.Kvs, 1)
 	assert.Equal(t, before.Kvs[0].ModRevision, after.Kvs[0].ModRevision, "it was not deleted in between")
 	require.NoError(t, first.Close())
-	register(t, other, some("orders", "a"))
+	register(t, other, newInstance("orders", "a"))
 }
 
 func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	log := &journal[string]{}
-	r, p := process(t, dir, discovery.WithLogger(warnings(log)))
+	log := &recorder[string]{}
+	r, p := newProcess(t, dir, discovery.WithLogger(warnings(log)))
 	leftover(t, p.cli, dir+"services/orders/instances/a", 3600)
-	ctx, stop := context.WithCancel(timely(t))
+	ctx, stop := context.WithCancel(withTestTimeout(t))
 	failed := make(chan error)
-	go func() { _, err := r.Register(ctx, some("orders", "a")); failed <- err }()
+	go func() { _, err := r.Register(ctx, newInstance("orders", "a")); failed <- err }()
 	eventually(t, func() bool { return len(log.all()) == 1 }) // while Register waits for an hour
 	line := log.all()[0]
 	assert.Contains(t, line, `msg="instance id is taken; registration waits for the holder's lease to expire"`)
@@ -248,11 +249,11 @@ func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
 func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	one, _ := process(t, dir, discovery.WithTTL(3*time.Second))
-	first := register(t, one, some("orders", "a"))
-	log := &journal[string]{}
-	other, p := process(t, dir, discovery.WithTTL(3*time.Second), discovery.WithLogger(warnings(log)))
-	elsewhere := some("orders", "a")
+	one, _ := newProcess(t, dir, discovery.WithTTL(3*time.Second))
+	first := register(t, one, newInstance("orders", "a"))
+	log := &recorder[string]{}
+	other, p := newProcess(t, dir, discovery.WithTTL(3*time.Second), discovery.WithLogger(warnings(log)))
+	elsewhere := newInstance("orders", "a")
 	elsewhere.Host = "10.0.0.2"
 	reg, err := other.Register(t.Context(), elsewhere, discovery.WithoutWaiting())
 	require.NoError(t, err)
@@ -270,11 +271,11 @@ func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
 }
 
 // warnings returns a logger that adds its records from Warn up to a journal.
-func warnings(j *journal[string]) *slog.Logger {
+func warnings(j *recorder[string]) *slog.Logger {
 	return slog.New(slog.NewTextHandler(journalWriter{j}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-type journalWriter struct{ j *journal[string] }
+type journalWriter struct{ j *recorder[string] }
 
 func (w journalWriter) Write(b []byte) (int, error) {
 	w.j.add(string(b))
@@ -284,10 +285,10 @@ func (w journalWriter) Write(b []byte) (int, error) {
 func TestWithTakeover_SuspendsLiveHolder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	one, p := process(t, dir)
-	other, _ := process(t, dir)
-	first := register(t, one, some("orders", "a"))
-	i := some("orders", "a")
+	one, p := newProcess(t, dir)
+	other, _ := newProcess(t, dir)
+	first := register(t, one, newInstance("orders", "a"))
+	i := newInstance("orders", "a")
 	i.Port = 9
 	second := register(t, other, i, discovery.WithTakeover())
 	eventually(t, func() bool { return first.State() == discovery.Suspended })
@@ -295,35 +296,35 @@ func TestWithTakeover_SuspendsLiveHolder(t *testing.T) {
 	s := view(t, one, "orders")
 	assert.Equal(t, 9, s.Instances()[0].Port)
 	i.Port = 10
-	err := first.Update(timely(t), i)
+	err := first.Update(withTestTimeout(t), i)
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.EqualError(t, err, `discovery: update "orders/a": instance id taken since it was registered here`)
 	require.NoError(t, second.Close())
 	eventually(t, func() bool { return first.State() == discovery.Registered })
 	eventually(t, func() bool { return len(s.Instances()) == 1 && s.Instances()[0].Port == 10 }, "what it was told meanwhile")
 	require.NoError(t, first.Close())
-	assert.Empty(t, keys(t, p.cli, dir))
+	assert.Empty(t, keyLeases(t, p.cli, dir))
 }
 
 func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	one, _ := process(t, dir, discovery.WithTTL(time.Hour))
-	other, p := process(t, dir)
-	first := register(t, one, some("orders", "a"))
+	one, _ := newProcess(t, dir, discovery.WithTTL(time.Hour))
+	other, p := newProcess(t, dir)
+	first := register(t, one, newInstance("orders", "a"))
 	watches := p.watcher.Stats().Active
 	taken := make(chan error)
 	go func() {
-		elsewhere := some("orders", "a")
+		elsewhere := newInstance("orders", "a")
 		elsewhere.Host = "10.0.0.2"
-		_, err := other.Register(timely(t), elsewhere)
+		_, err := other.Register(withTestTimeout(t), elsewhere)
 		taken <- err
 	}()
 	eventually(t, func() bool { return p.watcher.Stats().Active > watches })
-	i := some("orders", "a")
+	i := newInstance("orders", "a")
 	for n := 1; ; n++ {
 		i.Port = n
-		require.NoError(t, first.Update(timely(t), i))
+		require.NoError(t, first.Update(withTestTimeout(t), i))
 		select {
 		case err := <-taken:
 			require.ErrorIs(t, err, discovery.ErrTaken)
@@ -338,7 +339,7 @@ func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 func TestCost_InRPCs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	r, _ := isDone(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	r, _ := newRegistry(t, counter.Client(t, harden), etcdtest.Prefix(t))
 	costs := func(want map[string]int, f func()) {
 		t.Helper()
 		counter.Reset()
@@ -350,9 +351,9 @@ func TestCost_InRPCs(t *testing.T) {
 		assert.Equal(t, want, got)
 	}
 	var reg *discovery.Registration
-	i := some("orders", "a")
+	i := newInstance("orders", "a")
 	costs(map[string]int{"KV/Txn": 1, "Lease/LeaseGrant": 1}, func() { reg = register(t, r, i, discovery.WithDrainDelay(0)) })
-	costs(map[string]int{"KV/Txn": 1}, func() { register(t, r, some("orders", "b")) })
+	costs(map[string]int{"KV/Txn": 1}, func() { register(t, r, newInstance("orders", "b")) })
 	i.Port++
 	costs(map[string]int{"KV/Txn": 1}, func() { require.NoError(t, reg.Update(t.Context(), i)) })
 	costs(map[string]int{}, func() { require.NoError(t, reg.Update(t.Context(), i)) })
@@ -375,34 +376,34 @@ func TestCost_InRPCs(t *testing.T) {
 func TestRegistration_LateCloseLeavesSuccessorAlone(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	old, p := process(t, dir)
-	young, _ := process(t, dir)
-	for range size(5, 50) {
-		first := register(t, old, some("orders", "a"))
-		second := register(t, young, some("orders", "a"), discovery.WithTakeover())
+	old, p := newProcess(t, dir)
+	young, _ := newProcess(t, dir)
+	for range shortOrLong(5, 50) {
+		first := register(t, old, newInstance("orders", "a"))
+		second := register(t, young, newInstance("orders", "a"), discovery.WithTakeover())
 		require.NoError(t, first.Close())
 		assert.Equal(t, discovery.Registered, second.State())
-		assert.Len(t, keys(t, p.cli, dir), 1)
+		assert.Len(t, keyLeases(t, p.cli, dir), 1)
 		require.NoError(t, second.Close())
-		assert.Empty(t, keys(t, p.cli, dir))
+		assert.Empty(t, keyLeases(t, p.cli, dir))
 	}
 }
 
 func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	log := &journal[string]{}
-	r, p := isDone(t, srv.Client(t, harden), "app", discovery.WithLogger(warnings(log)))
+	log := &recorder[string]{}
+	r, p := newRegistry(t, srv.Client(t, harden), "app", discovery.WithLogger(warnings(log)))
 	srv.Kill()
-	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
+	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
 	assert.Equal(t, discovery.Suspended, reg.State())
-	i := some("orders", "a")
+	i := newInstance("orders", "a")
 	i.Port = 1
 	require.NoError(t, reg.Update(t.Context(), i))
 	short, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
-	_, err = r.Register(short, some("orders", "b"))
+	_, err = r.Register(short, newInstance("orders", "b"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	_, err = r.OpenService(short, "orders")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -415,47 +416,47 @@ func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	assert.Contains(t, log.all()[1], `msg="instance registered"`)
 	assert.Equal(t, 1, view(t, r, "orders").Instances()[0].Port)
 	require.NoError(t, r.Close())
-	assert.Empty(t, keys(t, p.cli, "app"), "nothing was left of the one that failed")
+	assert.Empty(t, keyLeases(t, p.cli, "app"), "nothing was left of the one that failed")
 	assert.Equal(t, discovery.Closed, reg.State())
-	_, err = r.Register(t.Context(), some("orders", "a"))
+	_, err = r.Register(t.Context(), newInstance("orders", "a"))
 	require.ErrorIs(t, err, discovery.ErrClosed)
 }
 
 func TestWithoutWaiting_CloseEndsRetries(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
+	r, p := newProcess(t, dir)
 	leftover(t, p.cli, dir+"services/orders/instances/a", 60)
-	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
+	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
 	waiting := make(chan error)
 	go func() {
-		_, err := r.Register(timely(t), some("orders", "c"))
+		_, err := r.Register(withTestTimeout(t), newInstance("orders", "c"))
 		if err == nil {
-			_, err = r.Register(timely(t), some("users", "a"))
+			_, err = r.Register(withTestTimeout(t), newInstance("users", "a"))
 		}
 		waiting <- err
 	}()
 	require.NoError(t, <-waiting)
 	leftover(t, p.cli, dir+"services/orders/instances/b", 60)
 	go func() {
-		_, err := r.Register(timely(t), some("orders", "b"))
+		_, err := r.Register(withTestTimeout(t), newInstance("orders", "b"))
 		waiting <- err
 	}()
-	eventually(t, func() bool { return len(keys(t, p.cli, dir)) == 4 })
+	eventually(t, func() bool { return len(keyLeases(t, p.cli, dir)) == 4 })
 	require.NoError(t, r.Close())
 	require.ErrorIs(t, <-waiting, discovery.ErrClosed)
 	assert.Equal(t, discovery.Closed, reg.State())
-	assert.Len(t, keys(t, p.cli, dir), 2, "what is not ours stays")
+	assert.Len(t, keyLeases(t, p.cli, dir), 2, "what is not ours stays")
 }
 
 func TestRegistration_EndsWithClient(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
-	reg := register(t, r, some("orders", "a"))
+	r, p := newProcess(t, etcdtest.Prefix(t))
+	reg := register(t, r, newInstance("orders", "a"))
 	s := view(t, r, "orders")
 	leftover(t, p.cli, p.dir+"services/orders/instances/b", 60)
-	trying, err := r.Register(t.Context(), some("orders", "b"), discovery.WithoutWaiting())
+	trying, err := r.Register(t.Context(), newInstance("orders", "b"), discovery.WithoutWaiting())
 	require.NoError(t, err)
 	require.NoError(t, p.leases.Close())
 	<-reg.Context().Done()
@@ -474,13 +475,13 @@ func TestRegistry_OpenCloseStorm(t *testing.T) {
 	for g := range 10 {
 		go func() {
 			defer func() { done <- struct{}{} }()
-			for range size(5, 50) {
+			for range shortOrLong(5, 50) {
 				r := etcdtest.Must(discovery.New(p))
-				reg, err := r.Register(timely(t), some("orders", string(rune('a'+g))))
+				reg, err := r.Register(withTestTimeout(t), newInstance("orders", string(rune('a'+g))))
 				if !assert.NoError(t, err) {
 					return
 				}
-				s, err := r.OpenService(timely(t), "orders")
+				s, err := r.OpenService(withTestTimeout(t), "orders")
 				if !assert.NoError(t, err) {
 					return
 				}
@@ -495,5 +496,5 @@ func TestRegistry_OpenCloseStorm(t *testing.T) {
 	for range 10 {
 		<-done
 	}
-	assert.Empty(t, keys(t, p.cli, p.dir))
+	assert.Empty(t, keyLeases(t, p.cli, p.dir))
 }

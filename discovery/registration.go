@@ -58,7 +58,7 @@ func (r *Registry) Register(ctx context.Context, i Instance, o ...RegisterOption
 // register registers several instances as one registration.
 func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, all []Instance, o []RegisterOption) (*Registration, error) {
 	name := all[0].Service + "/" + all[0].ID
-	set, validationErr := newRegisterOptions(o)
+	opts, validationErr := newRegisterOptions(o)
 	validationErr = errors.Join(r.check(ctx), validationErr)
 	for n := range all {
 		validationErr = errors.Join(validationErr, all[n].check())
@@ -66,7 +66,7 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 	if validationErr != nil {
 		return nil, opError(op, name, validationErr)
 	}
-	reg, err := r.newRegistration(srv, all, set)
+	reg, err := r.newRegistration(srv, all, opts)
 	if err == nil {
 		err = r.add(reg)
 	}
@@ -74,8 +74,8 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 		reg.cancel(err)
 		return nil, opError(op, name, err)
 	}
-	if set.background {
-		go reg.openAll(func(p *registrationKey) error { return reg.retryOpen(p) }) //nolint:errcheck // errors are logged and retried
+	if opts.background {
+		go reg.openAll(func(k *registrationKey) error { return reg.retryOpen(k) }) //nolint:errcheck // errors are logged and retried
 	} else if err := reg.openWithin(ctx); err != nil {
 		_ = reg.Close() // removes what was created
 		return nil, opError(op, name, err)
@@ -87,17 +87,17 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 	return reg, nil
 }
 
-func (r *Registry) newRegistration(srv *grpc.Server, all []Instance, set registerOptions) (*Registration, error) {
-	reg := &Registration{registry: r, options: set, server: srv, opened: make(chan struct{})}
+func (r *Registry) newRegistration(srv *grpc.Server, all []Instance, opts registerOptions) (*Registration, error) {
+	reg := &Registration{registry: r, options: opts, server: srv, opened: make(chan struct{})}
 	reg.ctx, reg.cancel = context.WithCancelCause(r.ctx)
 	for _, i := range all {
 		i = i.clone()
 		i.Status, i.Registered = Up, time.Now().UTC().Truncate(time.Millisecond)
-		p, err := r.newRegistrationKey(reg.ctx, i)
+		k, err := r.newRegistrationKey(reg.ctx, i)
 		if err != nil {
 			return reg, err
 		}
-		reg.keys = append(reg.keys, p)
+		reg.keys = append(reg.keys, k)
 	}
 	return reg, nil
 }
@@ -116,7 +116,7 @@ func (g *Registration) openWithin(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer context.AfterFunc(g.ctx, func() { stop(context.Cause(g.ctx)) })()
-	if err := g.openAll(func(p *registrationKey) error { return p.open(ctx, g.options.takeover) }); err != nil {
+	if err := g.openAll(func(k *registrationKey) error { return k.open(ctx, g.options.takeover) }); err != nil {
 		return err
 	}
 	if g.ctx.Err() != nil {
@@ -126,12 +126,12 @@ func (g *Registration) openWithin(ctx context.Context) error {
 }
 
 // openAll opens all keys concurrently.
-func (g *Registration) openAll(open func(p *registrationKey) error) error {
+func (g *Registration) openAll(open func(k *registrationKey) error) error {
 	defer close(g.opened)
-	return forEach(g.keys, func(p *registrationKey) error {
-		err := open(p)
+	return forEach(g.keys, func(k *registrationKey) error {
+		err := open(k)
 		if err == nil {
-			g.endWithKey(p)
+			g.endWithKey(k)
 		}
 		return err
 	})
@@ -139,12 +139,12 @@ func (g *Registration) openAll(open func(p *registrationKey) error) error {
 
 // retryOpen opens a key, retrying until the registration ends. It logs the first failure and the
 // success after it.
-func (g *Registration) retryOpen(p *registrationKey) error {
+func (g *Registration) retryOpen(k *registrationKey) error {
 	wait := newBackoff()
 	for failed := false; ; failed = true {
-		err := p.open(g.ctx, g.options.takeover)
+		err := k.open(g.ctx, g.options.takeover)
 		if err == nil && failed {
-			g.registry.logger.WarnContext(g.ctx, "instance registered", "key", errs.Short(p.key))
+			g.registry.logger.WarnContext(g.ctx, "instance registered", "key", errs.Short(k.key))
 		}
 		if err == nil || g.ctx.Err() != nil {
 			return err
@@ -154,15 +154,15 @@ func (g *Registration) retryOpen(p *registrationKey) error {
 			return err
 		}
 		if !failed {
-			g.registry.logger.WarnContext(g.ctx, "instance not registered; retrying", "key", errs.Short(p.key), "error", err)
+			g.registry.logger.WarnContext(g.ctx, "instance not registered; retrying", "key", errs.Short(k.key), "error", err)
 		}
 		pause(g.ctx, wait.NextBackOff())
 	}
 }
 
 // endWithKey ends the registration if the client is closed.
-func (g *Registration) endWithKey(p *registrationKey) {
-	_, _, held := p.get()
+func (g *Registration) endWithKey(k *registrationKey) {
+	_, _, held := k.get()
 	context.AfterFunc(held.Context(), func() { g.cancel(errs.ClosedError("registration")) })
 }
 
@@ -189,13 +189,13 @@ func (g *Registration) Context() context.Context { return g.ctx }
 // what will be registered, and does not fail.
 func (g *Registration) Update(ctx context.Context, i Instance) error {
 	const op = "update"
-	was := g.desired()
-	name := was.Service + "/" + was.ID
+	current := g.desired()
+	name := current.Service + "/" + current.ID
 	validationErr := g.checkOpen(ctx)
-	if i.Service != "" && i.Service != was.Service || i.ID != "" && i.ID != was.ID {
+	if i.Service != "" && i.Service != current.Service || i.ID != "" && i.ID != current.ID {
 		validationErr = errors.Join(validationErr, invalid("cannot change the identity to %s/%s", errs.Quote(i.Service), errs.Quote(i.ID)))
 	}
-	i.Service, i.ID, i.Status = was.Service, was.ID, ""
+	i.Service, i.ID, i.Status = current.Service, current.ID, ""
 	if validationErr = errors.Join(validationErr, i.check()); validationErr != nil {
 		return opError(op, name, validationErr)
 	}
@@ -224,15 +224,15 @@ func (g *Registration) checkOpen(ctx context.Context) error {
 
 // changeAll changes the instance under all keys concurrently.
 func (g *Registration) changeAll(ctx context.Context, f func(*Instance)) error {
-	return forEach(g.keys, func(p *registrationKey) error { return p.change(ctx, f) })
+	return forEach(g.keys, func(k *registrationKey) error { return k.change(ctx, f) })
 }
 
 // forEach calls f for all keys concurrently and joins the errors.
-func forEach(places []*registrationKey, f func(p *registrationKey) error) error {
-	failures := make([]error, len(places))
+func forEach(keys []*registrationKey, f func(k *registrationKey) error) error {
+	failures := make([]error, len(keys))
 	var wg sync.WaitGroup
-	for n, p := range places {
-		wg.Go(func() { failures[n] = f(p) })
+	for n, k := range keys {
+		wg.Go(func() { failures[n] = f(k) })
 	}
 	wg.Wait()
 	return errors.Join(failures...)

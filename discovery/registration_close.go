@@ -47,8 +47,8 @@ func (g *Registration) Close() error {
 
 // cancelOpening ends the retries of WithoutWaiting if no key was created yet.
 func (g *Registration) cancelOpening() {
-	for _, p := range g.keys {
-		if _, _, held := p.get(); held != nil {
+	for _, k := range g.keys {
+		if _, _, held := k.get(); held != nil {
 			return
 		}
 	}
@@ -57,12 +57,12 @@ func (g *Registration) cancelOpening() {
 
 // markDraining marks the instance as draining under all its keys and, if that succeeded, waits for
 // delay. Failures are ignored: they are no reason not to leave.
-func (g *Registration) markDraining(delay, bound time.Duration) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(g.ctx), bound)
+func (g *Registration) markDraining(delay, timeout time.Duration) {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(g.ctx), timeout)
 	defer stop()
 	var marked atomic.Bool
-	_ = forEach(g.keys, func(p *registrationKey) error {
-		if p.state() == lease.Alive && p.change(ctx, setDraining) == nil {
+	_ = forEach(g.keys, func(k *registrationKey) error {
+		if k.state() == lease.Alive && k.change(ctx, setDraining) == nil {
 			marked.Store(true)
 		}
 		return nil

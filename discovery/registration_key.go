@@ -35,12 +35,12 @@ type registrationKey struct {
 	closed   bool       // updates takes no new goroutines
 }
 
-func (r *Registry) newRegistrationKey(life context.Context, i Instance) (*registrationKey, error) {
-	p := &registrationKey{registry: r, key: r.layout.key(i.Service, i.ID), ctx: life, sem: make(chan struct{}, 1)}
-	if err := p.set(i); err != nil {
+func (r *Registry) newRegistrationKey(ctx context.Context, i Instance) (*registrationKey, error) {
+	k := &registrationKey{registry: r, key: r.layout.key(i.Service, i.ID), ctx: ctx, sem: make(chan struct{}, 1)}
+	if err := k.set(i); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return k, nil
 }
 
 // set sets the desired instance.
@@ -79,7 +79,7 @@ func (k *registrationKey) change(ctx context.Context, f func(i *Instance)) error
 	err := held.Update(ctx, value)
 	switch {
 	case err == nil:
-		k.setDirty(true)
+		k.setDirty(false)
 	case errors.Is(err, kv.ErrExists): // lost, and taken by another process
 		return k.takenSinceError()
 	case ctx.Err() != nil: // possibly before it was the call's turn
@@ -95,10 +95,10 @@ func (k *registrationKey) takenSinceError() error {
 }
 
 // setDirty records whether the key lacks the desired value.
-func (k *registrationKey) setDirty(yes bool) {
+func (k *registrationKey) setDirty(dirty bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.dirty = !yes
+	k.dirty = dirty
 }
 
 // updateLater updates the key in the background. While it is being restored, it takes no updates.
@@ -116,7 +116,7 @@ func (k *registrationKey) updateLater(held *lease.Key) {
 		defer func() { <-k.sem }()
 		_, value, _ := k.get()
 		_ = held.Update(k.ctx, value) // on failure the key keeps the value and restores it
-		k.setDirty(true)
+		k.setDirty(false)
 	})
 }
 
@@ -137,7 +137,7 @@ const (
 
 // open creates the key and waits until it exists. The desired instance may change meanwhile.
 func (k *registrationKey) open(ctx context.Context, takeover bool) error {
-	_, bounded := ctx.Deadline()
+	_, hasDeadline := ctx.Deadline()
 	wait := newBackoff()
 	for cleared := 0; ; {
 		err := k.create(ctx)
@@ -159,7 +159,7 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 			}
 			cleared++
 			continue
-		case ctx.Err() != nil, isPermanent(err), !bounded:
+		case ctx.Err() != nil, isPermanent(err), !hasDeadline:
 			return errs.Cause(err)
 		}
 		if !pause(ctx, wait.NextBackOff()) {

@@ -23,10 +23,10 @@ import (
 
 func TestRegistration_UpdateDuringOpenIsNotLost(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	key := p.dir + "services/orders/instances/a"
 	crashed := leftover(t, p.cli, key, 60)
-	reg, err := r.Register(t.Context(), some("orders", "a"), discovery.WithoutWaiting())
+	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
 	require.NoError(t, discovery.Change(reg, func(i *discovery.Instance) {
 		_, err := p.cli.Revoke(t.Context(), crashed)
@@ -37,15 +37,15 @@ func TestRegistration_UpdateDuringOpenIsNotLost(t *testing.T) {
 	assert.Equal(t, 7, view(t, r, "orders").Instances()[0].Port)
 }
 
-// slowLooks is a lease service whose first look at a lease takes some time to get there.
-type slowLooks struct {
+// fakeSlowLease is a lease service whose first TimeToLive request takes some time to arrive.
+type fakeSlowLease struct {
 	pb.LeaseClient
 
 	wait  time.Duration
 	looks atomic.Int64
 }
 
-func (s *slowLooks) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, o ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+func (s *fakeSlowLease) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, o ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
 	if s.looks.Add(1) == 1 {
 		<-time.NewTimer(s.wait).C
 	}
@@ -55,7 +55,7 @@ func (s *slowLooks) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveR
 func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t, harden), etcdtest.Prefix(t)
-	stub := &slowLooks{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
+	stub := &fakeSlowLease{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	leases := etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub)))
@@ -66,7 +66,7 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	crashed := leftover(t, cli, dir+"services/orders/instances/a", 60)
 	registered := make(chan error)
 	go func() {
-		_, err := r.Register(timely(t), some("orders", "a"))
+		_, err := r.Register(withTestTimeout(t), newInstance("orders", "a"))
 		registered <- err
 	}()
 	eventually(t, func() bool { return stub.looks.Load() == 4 })
@@ -78,11 +78,11 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 func TestRegister_GivesUpOnPredecessorWhenEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	counter, srv := etcdtest.Counter(t), etcdtest.Start(t)
-	r, _ := isDone(t, srv.Client(t, harden, counter.Option), "app/")
+	r, _ := newRegistry(t, srv.Client(t, harden, counter.Option), "app/")
 	leftover(t, srv.Client(t), "app/services/orders/instances/a", 600)
 	failed := make(chan error)
 	go func() {
-		_, err := r.Register(t.Context(), some("orders", "a"))
+		_, err := r.Register(t.Context(), newInstance("orders", "a"))
 		failed <- err
 	}()
 	eventually(t, func() bool { return counter.Count("Lease/LeaseTimeToLive") > 1 })
@@ -90,7 +90,7 @@ func TestRegister_GivesUpOnPredecessorWhenEtcdIsDown(t *testing.T) {
 	select {
 	case err := <-failed:
 		require.ErrorIs(t, err, discovery.ErrUnavailable)
-	case <-timely(t).Done():
+	case <-withTestTimeout(t).Done():
 		t.Error("it waits for ever")
 	}
 }
@@ -101,29 +101,29 @@ func TestRegister_RegistriesOfOneClientShareIDs(t *testing.T) {
 	p := newParts(t, counter.Client(t, harden), etcdtest.Prefix(t))
 	one, other := etcdtest.Must(discovery.New(p)), etcdtest.Must(discovery.New(p))
 	t.Cleanup(func() { assert.NoError(t, one.Close()); assert.NoError(t, other.Close()) })
-	first := register(t, one, some("orders", "a"))
-	_, err := one.Register(timely(t), some("orders", "a"), discovery.WithTakeover())
+	first := register(t, one, newInstance("orders", "a"))
+	_, err := one.Register(withTestTimeout(t), newInstance("orders", "a"), discovery.WithTakeover())
 	require.ErrorIs(t, err, discovery.ErrTaken, "in one registry it is the same")
 	counter.Reset()
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
 	defer stop()
-	_, err = other.Register(ctx, some("orders", "a"), discovery.WithTakeover())
+	_, err = other.Register(ctx, newInstance("orders", "a"), discovery.WithTakeover())
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 	assert.Less(t, counter.Total(), 100, counter.Counts())
-	eventually(t, func() bool { return first.State() == discovery.Registered && len(keys(t, p.cli, p.dir)) == 1 })
+	eventually(t, func() bool { return first.State() == discovery.Registered && len(keyLeases(t, p.cli, p.dir)) == 1 })
 }
 
 func TestRegistration_UpdateDuringRestoreIsNotLost(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	watcher, _ := isDone(t, srv.Client(t, harden), "app")
-	reg := register(t, r, some("orders", "a"), discovery.WithDrainDelay(0))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, _ := newRegistry(t, srv.Client(t, harden), "app")
+	reg := register(t, r, newInstance("orders", "a"), discovery.WithDrainDelay(0))
 	s := view(t, watcher, "orders")
 	proxy.Blackhole(true, true)
-	shows(t, s)
+	waitForInstances(t, s)
 	for range 5 {
 		ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		require.Error(t, reg.Drain(ctx))
@@ -138,12 +138,12 @@ func TestRegistration_UpdateDuringRestoreIsNotLost(t *testing.T) {
 func TestRegister_CanceledContextLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, p := process(t, dir)
+	r, p := newProcess(t, dir)
 	var succeeded int
-	for n := range size(60, 600) {
+	for n := range shortOrLong(60, 600) {
 		why := fmt.Errorf("step %d", n)
 		ctx, stop := context.WithTimeoutCause(t.Context(), time.Duration(n)*50*time.Microsecond, why)
-		reg, err := r.Register(ctx, some("orders", "a"))
+		reg, err := r.Register(ctx, newInstance("orders", "a"))
 		if err == nil {
 			succeeded++
 			require.NoError(t, reg.Close())
@@ -159,23 +159,23 @@ func TestRegister_CanceledContextLeavesNothingBehind(t *testing.T) {
 		stop()
 	}
 	t.Logf("%d succeeded", succeeded)
-	eventually(t, func() bool { return len(keys(t, p.cli, dir)) == 0 })
+	eventually(t, func() bool { return len(keyLeases(t, p.cli, dir)) == 0 })
 	assert.Zero(t, p.watcher.Stats().Active)
-	require.NoError(t, register(t, r, some("orders", "a")).Close(), "the ID is free")
+	require.NoError(t, register(t, r, newInstance("orders", "a")).Close(), "the ID is free")
 }
 
 func TestRegister_ErrorHasContextCause(t *testing.T) {
 	t.Parallel()
-	r, _ := process(t, etcdtest.Prefix(t))
-	reg := register(t, r, some("orders", "a"))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
+	reg := register(t, r, newInstance("orders", "a"))
 	why := errors.New("enough")
 	ctx, stop := context.WithCancelCause(t.Context())
 	stop(why)
 	calls := map[string]func() error{
-		"register":     func() error { _, err := r.Register(ctx, some("orders", "b")); return err },
+		"register":     func() error { _, err := r.Register(ctx, newInstance("orders", "b")); return err },
 		"open service": func() error { _, err := r.OpenService(ctx, "orders"); return err },
 		"services":     func() error { _, err := r.Services(ctx); return err },
-		"update":       func() error { return reg.Update(ctx, some("orders", "a")) },
+		"update":       func() error { return reg.Update(ctx, newInstance("orders", "a")) },
 		"drain":        func() error { return reg.Drain(ctx) },
 	}
 	for name, call := range calls {
@@ -186,7 +186,8 @@ func TestRegister_ErrorHasContextCause(t *testing.T) {
 	assert.Equal(t, discovery.Registered, reg.State(), "nothing was changed")
 }
 
-// A lease whose keys this process may not read all of is one whose end it can wait for all the same.
+// A lease whose keys this process may not read all of is one whose end it can wait for all the
+// same.
 func TestRegister_WaitsForLeaseWithForeignKeys(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
@@ -195,8 +196,8 @@ func TestRegister_WaitsForLeaseWithForeignKeys(t *testing.T) {
 	id := leftover(t, root, "app/services/orders/instances/a", 3)
 	_, err := root.Put(t.Context(), "secret", "", clientv3.WithLease(id))
 	require.NoError(t, err)
-	r, _ := isDone(t, srv.Client(t, harden, etcdtest.As("u", "p")), "app")
-	register(t, r, some("orders", "a"))
+	r, _ := newRegistry(t, srv.Client(t, harden, etcdtest.As("u", "p")), "app")
+	register(t, r, newInstance("orders", "a"))
 }
 
 // leftover is the key of a process that has crashed just now, on a lease of its own.

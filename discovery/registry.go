@@ -191,13 +191,13 @@ func (r *Registry) add(reg *Registration) error {
 	if r.closed {
 		return errs.ClosedError("registry")
 	}
-	for _, p := range reg.keys {
-		if other := r.byKey[p.key]; other != nil && other.ctx.Err() == nil {
+	for _, k := range reg.keys {
+		if other := r.byKey[k.key]; other != nil && other.ctx.Err() == nil {
 			return &TakenError{Holder: other.desired(), Renewed: true, local: true}
 		}
 	}
-	for _, p := range reg.keys {
-		r.byKey[p.key] = reg
+	for _, k := range reg.keys {
+		r.byKey[k.key] = reg
 	}
 	r.registrations[reg] = struct{}{}
 	return nil
@@ -207,9 +207,9 @@ func (r *Registry) add(reg *Registration) error {
 func (r *Registry) remove(reg *Registration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range reg.keys {
-		if r.byKey[p.key] == reg {
-			delete(r.byKey, p.key)
+	for _, k := range reg.keys {
+		if r.byKey[k.key] == reg {
+			delete(r.byKey, k.key)
 		}
 	}
 	delete(r.registrations, reg)

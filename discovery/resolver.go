@@ -33,26 +33,28 @@ const roundRobinConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 //	grpc.NewClient("etcd:///orders", grpc.WithResolvers(registry.Resolver()), …)
 //
 // The target may select instances by version, zone and tags, as in
-// "etcd:///orders?version=v2&zone=eu-1&tag=canary", and prefer a zone while it has enough of them, as
-// in "etcd:///orders?prefer=eu-1&atleast=2". Only tag may be repeated: an instance must have all of
-// them. Unknown parameters, and atleast without prefer, are errors. The options apply to all targets.
+// "etcd:///orders?version=v2&zone=eu-1&tag=canary", and prefer a zone while it has enough of them,
+// as in "etcd:///orders?prefer=eu-1&atleast=2". Only tag may be repeated: an instance must have all
+// of them. Unknown parameters, and atleast without prefer, are errors. The options apply to all
+// targets.
 //
 // gRPC gets the addresses of the instances that are up or, if there are none, of those that are
 // draining. The first change is passed on at once; changes within the following 50 ms are combined.
 // While etcd is unavailable, the last addresses stay in use. Until a target was first resolved, and
-// while it has no instance, its calls fail at once, except for those that wait for ready. The weight of
-// an instance is set as experimental/balancer/weight defines it; [InstanceOf] returns the instance.
+// while it has no instance, its calls fail at once, except for those that wait for ready. The
+// weight of an instance is set as experimental/balancer/weight defines it; [InstanceOf] returns the
+// instance.
 //
 // The resolver selects round_robin, unless the dialer sets a service config of its own
-// (grpc.WithDefaultServiceConfig) or disables them (grpc.WithDisableServiceConfig). A dialer's config
-// without a policy means gRPC's default, pick_first. A call in flight to an instance that dies fails
-// unless the service config retries it. With TLS, certificates are checked for the name of the service,
-// unless grpc.WithAuthority is used.
+// (grpc.WithDefaultServiceConfig) or disables them (grpc.WithDisableServiceConfig). A dialer's
+// config without a policy means gRPC's default, pick_first. A call in flight to an instance that
+// dies fails unless the service config retries it. With TLS, certificates are checked for the name
+// of the service, unless grpc.WithAuthority is used.
 //
-// Connections to one service share a view, which is closed with the last of them, also when gRPC goes
-// idle, by default after 30 minutes without a call. To have addresses even if etcd is unavailable then,
-// keep a [Service] open. Close connections before the registry, whose Close waits for resolvers; after
-// it they keep the last addresses.
+// Connections to one service share a view, which is closed with the last of them, also when gRPC
+// goes idle, by default after 30 minutes without a call. To have addresses even if etcd is
+// unavailable then, keep a [Service] open. Close connections before the registry, whose Close waits
+// for resolvers; after it they keep the last addresses.
 func (r *Registry) Resolver(o ...PlaceOption) resolver.Builder { return &builder{r: r, opts: o} }
 
 type builder struct {
@@ -181,16 +183,16 @@ func (g *grpcResolver) backOff(ctx context.Context, d time.Duration) {
 
 // follow passes changes on until ctx ends.
 func (g *grpcResolver) follow(ctx context.Context, v *view) {
-	bell := make(chan struct{}, 1)
-	v.follow(bell)
-	defer v.unfollow(bell)
+	changed := make(chan struct{}, 1)
+	v.follow(changed)
+	defer v.unfollow(changed)
 	for {
 		g.update(v.current.Load())
 		if !pause(ctx, debounceInterval) {
 			return
 		}
 		select {
-		case <-bell:
+		case <-changed:
 		case <-ctx.Done():
 			return
 		}

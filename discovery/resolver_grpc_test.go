@@ -34,7 +34,7 @@ func (c *fakeConn) addrs() [][]string {
 
 func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	key := "services/echo/instances/a"
 	c, _ := resolve(t, r, "echo")
 	nobody := func() (n int) {
@@ -76,17 +76,17 @@ func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 
 func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 	t.Parallel()
-	r, _ := process(t, etcdtest.Prefix(t))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
 	one, two := serve(t, "one"), serve(t, "two")
 	reg := register(t, r, one.instance("echo"), discovery.WithDrainDelay(0))
 	register(t, r, two.instance("echo"))
 	conn := dial(t, "etcd:///echo", r.Resolver())
-	eventually(t, func() bool { return len(answers(t, conn, 4)) == 2 })
+	eventually(t, func() bool { return len(countAnswers(t, conn, 4)) == 2 })
 	told, _ := resolve(t, r, "echo") // is told of changes when conn is, or 50 ms before or after
 	for n := range 5 {
 		i := one.instance("echo")
 		i.Version, i.Weight, i.Zone, i.Tags, i.Metadata = strconv.Itoa(n), n, "z", []string{"t"}, map[string]string{"n": strconv.Itoa(n)}
-		require.NoError(t, reg.Update(timely(t), i))
+		require.NoError(t, reg.Update(withTestTimeout(t), i))
 		eventually(t, func() bool {
 			all := told.states.all()
 			if len(all) == 0 {
@@ -95,7 +95,7 @@ func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 			i, ok := discovery.InstanceOf(all[len(all)-1].Endpoints[0])
 			return ok && i.Version == strconv.Itoa(n)
 		})
-		assert.Len(t, answers(t, conn, 20), 2)
+		assert.Len(t, countAnswers(t, conn, 20), 2)
 	}
 	assert.Equal(t, int64(1), one.accepted.Load())
 	assert.Equal(t, int64(1), two.accepted.Load())
@@ -104,7 +104,7 @@ func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 
 func TestResolver_CloseAtAnyTime(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	done := make(chan struct{})
 	var writer, all sync.WaitGroup
 	writer.Go(func() {
@@ -119,7 +119,7 @@ func TestResolver_CloseAtAnyTime(t *testing.T) {
 	})
 	for range 10 {
 		all.Go(func() {
-			for n := range size(10, 100) {
+			for n := range shortOrLong(10, 100) {
 				c, res := resolve(t, r, "echo")
 				for range 100 * (n % 4) {
 					res.ResolveNow(resolver.ResolveNowOptions{})
@@ -148,17 +148,17 @@ func TestResolver_OpenViewServesIdleConnections(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	direct, _ := isDone(t, srv.Client(t, harden), "app")
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := newRegistry(t, srv.Client(t, harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	register(t, direct, serve(t, "one").instance("echo"))
-	shows(t, view(t, r, "echo"), "one")
+	waitForInstances(t, view(t, r, "echo"), "one")
 	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(time.Second))
-	answers(t, conn, 1)
+	countAnswers(t, conn, 1)
 	for state := conn.GetState(); state != connectivity.Idle; state = conn.GetState() {
-		require.True(t, conn.WaitForStateChange(timely(t), state))
+		require.True(t, conn.WaitForStateChange(withTestTimeout(t), state))
 	}
 	proxy.Refuse()
 	proxy.Cut()
-	answers(t, conn, 1)
+	countAnswers(t, conn, 1)
 	proxy.Accept()
 }

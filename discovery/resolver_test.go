@@ -23,7 +23,7 @@ import (
 
 func TestResolver_TargetSelectsInstances(t *testing.T) {
 	t.Parallel()
-	r, _ := process(t, etcdtest.Prefix(t))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
 	for n, more := range []discovery.Instance{
 		{Version: "v1", Zone: "x"},
 		{Version: "v1", Zone: "y"},
@@ -49,19 +49,19 @@ func TestResolver_TargetSelectsInstances(t *testing.T) {
 	} {
 		conn := dial(t, target, r.Resolver())
 		for _, id := range want {
-			eventually(t, func() bool { who, err := say(timely(t), conn); return err == nil && who == id }, "%s: %s", target, id)
+			eventually(t, func() bool { who, err := call(withTestTimeout(t), conn); return err == nil && who == id }, "%s: %s", target, id)
 		}
-		for who := range answers(t, conn, 20) {
+		for who := range countAnswers(t, conn, 20) {
 			assert.Contains(t, want, who, target)
 		}
 	}
-	assert.Equal(t, map[string]int{"3": 4}, answers(t, dial(t, "etcd:///echo?zone=y", r.Resolver(discovery.OnlyVersion("v2"))), 4))
+	assert.Equal(t, map[string]int{"3": 4}, countAnswers(t, dial(t, "etcd:///echo?zone=y", r.Resolver(discovery.OnlyVersion("v2"))), 4))
 }
 
 func TestResolver_RefusesInvalidTargets(t *testing.T) {
 	t.Parallel()
-	r, _ := process(t, etcdtest.Prefix(t))
-	_, err := say(timely(t), dial(t, "etcd:///nobody", r.Resolver()))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
+	_, err := call(withTestTimeout(t), dial(t, "etcd:///nobody", r.Resolver()))
 	assert.Equal(t, codes.Unavailable, status.Code(err))
 	require.ErrorContains(t, err, `discovery: resolve "nobody": no instance`)
 	for _, target := range []string{
@@ -69,12 +69,12 @@ func TestResolver_RefusesInvalidTargets(t *testing.T) {
 		"etcd:///echo?atleast=3", "etcd:///echo?prefer=&atleast=3", "etcd:///echo?prefer=x&atleast=0", "etcd:///echo?prefer=x&atleast=",
 		"etcd:///echo?version=v1&version=v2", "etcd:///echo?prefer=x&prefer=y", "etcd:///echo?prefer=x&atleast=1&atleast=2", "etcd:///echo#part",
 	} {
-		_, err := say(timely(t), dial(t, target, r.Resolver()))
+		_, err := call(withTestTimeout(t), dial(t, target, r.Resolver()))
 		assert.Equal(t, codes.Unavailable, status.Code(err), "%s: %v", target, err)
 		assert.ErrorContains(t, err, "discovery: resolve", target)
 	}
 	require.NoError(t, r.Close())
-	_, err = say(timely(t), dial(t, "etcd:///echo", r.Resolver()))
+	_, err = call(withTestTimeout(t), dial(t, "etcd:///echo", r.Resolver()))
 	assert.ErrorContains(t, err, "registry closed")
 }
 
@@ -82,8 +82,8 @@ func TestResolver_RefusesInvalidTargets(t *testing.T) {
 type fakeConn struct {
 	resolver.ClientConn
 
-	states journal[resolver.State]
-	errs   journal[error]
+	states recorder[resolver.State]
+	errs   recorder[error]
 }
 
 func (c *fakeConn) UpdateState(s resolver.State) error { c.states.add(s); return nil }
@@ -112,7 +112,7 @@ func build(t *testing.T, b resolver.Builder, service string, o resolver.BuildOpt
 
 func TestResolver_PassesInstanceAttributes(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	put(t, p, "services/echo/instances/a", `{"host":"h","port":1,"weight":7,"zone":"z"}`)
 	c, _ := resolve(t, r, "echo")
 	eventually(t, func() bool { return len(c.states.all()) == 1 })
@@ -135,7 +135,7 @@ func TestResolver_PassesInstanceAttributes(t *testing.T) {
 
 func TestResolver_DebouncesChanges(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	c, _ := resolve(t, r, "echo")
 	eventually(t, func() bool {
 		all := c.errs.all()
@@ -167,16 +167,16 @@ func TestResolver_KeepsAddressesWhileEtcdIsDown(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	proxy.Refuse()
-	direct, _ := isDone(t, srv.Client(t, harden), "app")
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := newRegistry(t, srv.Client(t, harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
 	s := serve(t, "one")
 	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(0))
 	waiting := make(chan error, 1)
 	go func() {
-		_, err := say(timely(t), conn, grpc.WaitForReady(true))
+		_, err := call(withTestTimeout(t), conn, grpc.WaitForReady(true))
 		waiting <- err
 	}()
-	_, err := say(timely(t), conn)
+	_, err := call(withTestTimeout(t), conn)
 	assert.Equal(t, codes.Unavailable, status.Code(err))
 	assert.ErrorContains(t, err, `discovery: resolve "echo"`)
 	register(t, direct, s.instance("echo"))
@@ -186,7 +186,7 @@ func TestResolver_KeepsAddressesWhileEtcdIsDown(t *testing.T) {
 	proxy.Refuse()
 	proxy.Cut()
 	for range 20 {
-		_, err := say(timely(t), conn)
+		_, err := call(withTestTimeout(t), conn)
 		require.NoError(t, err)
 	}
 	require.NoError(t, conn.Close())
@@ -194,7 +194,7 @@ func TestResolver_KeepsAddressesWhileEtcdIsDown(t *testing.T) {
 }
 
 func TestResolver_DialersServiceConfigWins(t *testing.T) { //nolint:paralleltest // it sets the environment
-	r, _ := process(t, etcdtest.Prefix(t))
+	r, _ := newProcess(t, etcdtest.Prefix(t))
 	for n := range 3 {
 		register(t, r, serve(t, strconv.Itoa(n)).instance("echo"))
 	}
@@ -214,11 +214,11 @@ func TestResolver_DialersServiceConfigWins(t *testing.T) { //nolint:paralleltest
 			conn := dial(t, "etcd:///echo", r.Resolver(), tt.o)
 			seen := map[string]bool{}
 			eventually(t, func() bool { // connections come up one after the other
-				who, err := say(timely(t), conn)
+				who, err := call(withTestTimeout(t), conn)
 				seen[who] = true
 				return err == nil && len(seen) == tt.want
 			}, name)
-			for who := range answers(t, conn, 30) {
+			for who := range countAnswers(t, conn, 30) {
 				seen[who] = true
 			}
 			assert.Len(t, seen, tt.want, name)
@@ -231,7 +231,7 @@ func TestResolver_ResolveNowRetriesAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("mine/")}})
-	r, _ := isDone(t, srv.Client(t, harden, etcdtest.As("u", "p")), "theirs")
+	r, _ := newRegistry(t, srv.Client(t, harden, etcdtest.As("u", "p")), "theirs")
 	c, res := resolve(t, r, "echo")
 	eventually(t, func() bool {
 		res.ResolveNow(resolver.ResolveNowOptions{})
@@ -243,14 +243,14 @@ func TestResolver_ResolveNowRetriesAtOnce(t *testing.T) {
 
 func TestResolver_ConnectionsShareView(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	register(t, r, serve(t, "one").instance("echo"))
 	const before = 1 // that of the registration's key
 	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == before })
 	var conns []*grpc.ClientConn
 	for range 10 {
 		conn := dial(t, "etcd:///echo", r.Resolver())
-		answers(t, conn, 1)
+		countAnswers(t, conn, 1)
 		conns = append(conns, conn)
 	}
 	assert.Equal(t, before+1, p.watcher.Stats().ServerWatches)
@@ -262,15 +262,15 @@ func TestResolver_ConnectionsShareView(t *testing.T) {
 
 func TestResolver_FilterPanicKeepsAddresses(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	s := serve(t, "one")
 	register(t, r, s.instance("echo"))
 	conn := dial(t, "etcd:///echo", r.Resolver(discovery.Only(func(i *discovery.Instance) bool { return i.Metadata["x"] == "" || i.Metadata["x"][1] == 'y' })))
-	answers(t, conn, 1)
+	countAnswers(t, conn, 1)
 	put(t, p, "services/echo/instances/two", `{"host":"127.0.0.1","port":1,"metadata":{"x":"x"}}`)
 	seen := view(t, r, "echo")
-	shows(t, seen, "one", "two")
-	assert.Equal(t, map[string]int{"one": 20}, answers(t, conn, 20))
+	waitForInstances(t, seen, "one", "two")
+	assert.Equal(t, map[string]int{"one": 20}, countAnswers(t, conn, 20))
 	put(t, p, "services/echo/instances/two", fmt.Sprintf(`{"host":"127.0.0.1","port":%d,"metadata":{"x":"xy"}}`, serve(t, "two").port))
-	eventually(t, func() bool { return len(answers(t, conn, 10)) == 2 })
+	eventually(t, func() bool { return len(countAnswers(t, conn, 10)) == 2 })
 }

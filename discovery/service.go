@@ -58,15 +58,15 @@ func (s *snapshot) instances(f []Filter) []Instance {
 // itself may call stop. A panic of f is recovered and logged.
 func (s *Service) Follow(f func([]Instance)) (stop func()) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	bell := make(chan struct{}, 1)
-	bell <- struct{}{}
+	changed := make(chan struct{}, 1)
+	changed <- struct{}{}
 	var calls sync.Mutex // held while stop and the start of a call decide
 	run := func() {
-		defer s.v.unfollow(bell)
+		defer s.v.unfollow(changed)
 		var last *snapshot
 		for {
 			select {
-			case <-bell:
+			case <-changed:
 			case <-ctx.Done():
 				return
 			}
@@ -80,14 +80,14 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 			begin := ctx.Err() == nil
 			calls.Unlock()
 			if begin {
-				s.tell(f, list)
+				s.call(f, list)
 			}
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.v.follow(bell)
+		s.v.follow(changed)
 		s.wg.Go(run)
 	}
 	return func() {
@@ -97,8 +97,8 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 	}
 }
 
-// tell calls f and logs its panic.
-func (s *Service) tell(f func([]Instance), list []Instance) {
+// call calls f and logs its panic.
+func (s *Service) call(f func([]Instance), list []Instance) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.r.logger.ErrorContext(s.ctx, "follow callback panicked", "service", s.v.service, "panic", v, "stack", string(debug.Stack()))
@@ -112,8 +112,9 @@ func (s *snapshot) equal(o *snapshot) bool {
 	return s == o || slices.EqualFunc(s.list, o.list, func(a, b *Instance) bool { return a == b || a.same(b) })
 }
 
-// Age bounds for how long changes may have been missed. While the watch is well it is at most about 36 s, since a quiet
-// watch is asked twice a minute; a change is shown within milliseconds all the same. While etcd is unreachable, it grows.
+// Age bounds for how long changes may have been missed. While the watch is well it is at most about
+// 36 s, since a quiet watch is asked twice a minute; a change is shown within milliseconds all the
+// same. While etcd is unreachable, it grows.
 func (s *Service) Age() time.Duration { return s.v.watch.age() }
 
 // Err returns why the watch is down. It returns nil if the watch is up or the reason is not known

@@ -38,11 +38,11 @@ func (g *Registration) State() State {
 		return Closed
 	}
 	leaving := true
-	for _, p := range g.keys {
-		if p.state() != lease.Alive {
+	for _, k := range g.keys {
+		if k.state() != lease.Alive {
 			return Suspended
 		}
-		leaving = leaving && p.isDraining()
+		leaving = leaving && k.isDraining()
 	}
 	if leaving {
 		return Leaving

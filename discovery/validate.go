@@ -55,9 +55,9 @@ func checkSegment(what, name string) error {
 	return nil
 }
 
-func checkSize(what string, size, most int) error {
-	if size > most {
-		return fmt.Errorf("%w: %s is %d bytes, the limit is %d", errs.TooLarge, what, size, most)
+func checkSize(what string, size, limit int) error {
+	if size > limit {
+		return fmt.Errorf("%w: %s is %d bytes, the limit is %d", errs.TooLarge, what, size, limit)
 	}
 	return nil
 }

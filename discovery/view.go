@@ -47,12 +47,12 @@ type snapshot struct {
 	list []*Instance // sorted by ID
 }
 
-func newView(w *watch.Watcher, service string, set *options) *view {
-	dir := set.layout.dir(service)
+func newView(w *watch.Watcher, service string, opts *options) *view {
+	dir := opts.layout.dir(service)
 	v := &view{
-		service: service, dir: dir, layout: set.layout, onBadEntry: set.onBadEntry, log: set.logger, watch: newRetryingWatch(w, dir, set.logger),
+		service: service, dir: dir, layout: opts.layout, onBadEntry: opts.onBadEntry, log: opts.logger, watch: newRetryingWatch(w, dir, opts.logger),
 		records: newTable(), malformed: map[string]struct{}{}, followers: map[chan struct{}]struct{}{},
-		lossGuard: lossGuard{period: set.grace},
+		lossGuard: lossGuard{period: opts.grace},
 	}
 	v.current.Store(&snapshot{})
 	v.watch.onStart, v.watch.onBatch = v.onStart, v.onBatch
@@ -140,11 +140,11 @@ func (v *view) markLost(id string) {
 func (v *view) commit(b watch.Batch) {
 	if v.seen != nil {
 		for id := range v.records.entries {
-			if _, told := v.seen[id]; !told {
+			if _, found := v.seen[id]; !found {
 				v.markLost(id)
 			}
 		}
-		maps.DeleteFunc(v.malformed, func(id string, _ struct{}) bool { _, told := v.seen[id]; return !told })
+		maps.DeleteFunc(v.malformed, func(id string, _ struct{}) bool { _, found := v.seen[id]; return !found })
 	}
 	v.applyLosses(loss{bulk: v.seen != nil || b.Kind != watch.Live, otherHistory: b.Revision < v.revision})
 	clear(v.pendingLosses)
@@ -220,28 +220,28 @@ func (v *view) publish() {
 		return
 	}
 	v.current.Store(&snapshot{list: list})
-	for bell := range v.followers {
-		notify(bell)
+	for changed := range v.followers {
+		notify(changed)
 	}
 }
 
 // follow makes publish notify a channel of capacity 1.
-func (v *view) follow(bell chan struct{}) {
+func (v *view) follow(changed chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.followers[bell] = struct{}{}
+	v.followers[changed] = struct{}{}
 }
 
-func (v *view) unfollow(bell chan struct{}) {
+func (v *view) unfollow(changed chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.followers, bell)
+	delete(v.followers, changed)
 }
 
 // notify sends to a channel of capacity 1 unless it is full.
-func notify(bell chan struct{}) {
+func notify(c chan struct{}) {
 	select {
-	case bell <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -20,11 +20,11 @@ import (
 
 func TestOpenService_ViewsShareWatch(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	views := make([]*discovery.Service, 1000)
 	var told sync.WaitGroup
 	for n := range views {
-		s, err := r.OpenService(timely(t), "orders")
+		s, err := r.OpenService(withTestTimeout(t), "orders")
 		require.NoError(t, err)
 		views[n] = s
 		told.Add(1)
@@ -37,7 +37,7 @@ func TestOpenService_ViewsShareWatch(t *testing.T) {
 	}
 	before := p.watcher.Stats().ServerWatches
 	assert.Equal(t, 1, before)
-	register(t, r, some("orders", "a"))
+	register(t, r, newInstance("orders", "a"))
 	told.Wait()
 	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == 2 }, "the other one is that of the registration's key")
 	assert.Equal(t, 1000, views[0].Stats().Users)
@@ -45,23 +45,23 @@ func TestOpenService_ViewsShareWatch(t *testing.T) {
 		require.NoError(t, s.Close())
 	}
 	assert.Equal(t, 1, p.watcher.Stats().ServerWatches)
-	assert.Equal(t, []string{"a"}, ids(views[0].Instances()), "the last instances stay readable")
+	assert.Equal(t, []string{"a"}, instanceIDs(views[0].Instances()), "the last instances stay readable")
 	require.ErrorIs(t, views[0].Err(), discovery.ErrClosed)
 	again := view(t, r, "orders")
-	assert.Equal(t, []string{"a"}, ids(again.Instances()))
+	assert.Equal(t, []string{"a"}, instanceIDs(again.Instances()))
 	require.NoError(t, again.Err())
 }
 
 func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	t.Parallel()
 	var logged bytes.Buffer
-	r, p := process(t, etcdtest.Prefix(t), discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
+	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
 	s := view(t, r, "orders")
-	var told, slow journal[[]string]
-	stop := s.Follow(func(list []discovery.Instance) { told.add(ids(list)) })
+	var told, slow recorder[[]string]
+	stop := s.Follow(func(list []discovery.Instance) { told.add(instanceIDs(list)) })
 	entered, leave := make(chan struct{}), make(chan struct{})
 	s.Follow(func(list []discovery.Instance) {
-		slow.add(ids(list))
+		slow.add(instanceIDs(list))
 		if len(slow.all()) == 1 {
 			close(entered)
 			<-leave
@@ -104,7 +104,7 @@ func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 
 func TestInstances_Filters(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t))
+	r, p := newProcess(t, etcdtest.Prefix(t))
 	put(t, p, "services/s/instances/a", `{"host":"h","port":1,"version":"v1","zone":"x","tags":["t","u"]}`)
 	put(t, p, "services/s/instances/b", `{"host":"h","port":2,"version":"v2","zone":"x","metadata":{"k":"v"}}`)
 	put(t, p, "services/s/instances/c", `{"host":"h","port":3,"version":"v2","zone":"y","tags":["u"],"status":"draining"}`)
@@ -124,7 +124,7 @@ func TestInstances_Filters(t *testing.T) {
 		"both":        {[]discovery.Filter{discovery.OnlyVersion("v2"), discovery.OnlyZone("y")}, []string{"c"}},
 		"one's own":   {[]discovery.Filter{discovery.Only(func(i *discovery.Instance) bool { return i.Port > 2 })}, []string{"c"}},
 	} {
-		assert.Equal(t, tt.want, ids(s.Instances(tt.filters...)), name)
+		assert.Equal(t, tt.want, instanceIDs(s.Instances(tt.filters...)), name)
 	}
 }
 
@@ -155,19 +155,19 @@ func remove(t *testing.T, p *parts, ids ...string) {
 func TestView_HoldsSuddenLoss(t *testing.T) {
 	t.Parallel()
 	const grace = 3 * time.Second
-	r, p := process(t, etcdtest.Prefix(t), discovery.WithGrace(grace))
+	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithGrace(grace))
 	all := fill(t, p, 10)
 	s := view(t, r, "s")
 
 	remove(t, p, all[:2]...)
-	shows(t, s, all[2:]...)
+	waitForInstances(t, s, all[2:]...)
 	began := time.Now()
 	remove(t, p, all[2:6]...) // six of ten within the period
 	eventually(t, func() bool { return s.Stats().Held == 4 })
-	assert.Equal(t, all[2:], ids(s.Instances()))
+	assert.Equal(t, all[2:], instanceIDs(s.Instances()))
 	put(t, p, "services/s/instances/02", `{"host":"h","port":2}`)
 	eventually(t, func() bool { return s.Stats().Held == 3 })
-	shows(t, s, append([]string{"02"}, all[6:]...)...)
+	waitForInstances(t, s, append([]string{"02"}, all[6:]...)...)
 	assert.GreaterOrEqual(t, time.Since(began), grace)
 	assert.Zero(t, s.Stats().Held)
 
@@ -175,32 +175,32 @@ func TestView_HoldsSuddenLoss(t *testing.T) {
 		put(t, p, "services/s/instances/"+id, `{"host":"h","port":1,"status":"draining"}`)
 	}
 	remove(t, p, all[6:]...)
-	shows(t, s, "02")
+	waitForInstances(t, s, "02")
 	remove(t, p, "02")
-	shows(t, s)
+	waitForInstances(t, s)
 }
 
 func TestView_WithoutGraceHoldsNothing(t *testing.T) {
 	t.Parallel()
-	r, p := process(t, etcdtest.Prefix(t), discovery.WithGrace(0))
+	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithGrace(0))
 	all := fill(t, p, 10)
 	s := view(t, r, "s")
 	remove(t, p, all...)
-	shows(t, s)
+	waitForInstances(t, s)
 }
 
 func TestView_ClosedInstancesAreNotHeld(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	r, _ := process(t, dir)
-	other, _ := process(t, dir)
+	r, _ := newProcess(t, dir)
+	other, _ := newProcess(t, dir)
 	s := view(t, other, "s")
 	for n := range 5 {
-		register(t, r, some("s", strconv.Itoa(n)))
+		register(t, r, newInstance("s", strconv.Itoa(n)))
 	}
-	shows(t, s, "0", "1", "2", "3", "4")
+	waitForInstances(t, s, "0", "1", "2", "3", "4")
 	require.NoError(t, r.Close())
-	shows(t, s)
+	waitForInstances(t, s)
 }
 
 func TestOpenService_TimeoutHasCause(t *testing.T) {
@@ -208,15 +208,15 @@ func TestOpenService_TimeoutHasCause(t *testing.T) {
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("mine/")}})
 	cli := srv.Client(t, harden, etcdtest.As("u", "p"))
-	allowed, _ := isDone(t, cli, "mine")
-	register(t, allowed, some("s", "a"))
-	assert.Equal(t, []string{"a"}, ids(view(t, allowed, "s").Instances()))
-	refused, _ := isDone(t, cli, "theirs")
-	_, err := refused.OpenService(timely(t), "s")
+	allowed, _ := newRegistry(t, cli, "mine")
+	register(t, allowed, newInstance("s", "a"))
+	assert.Equal(t, []string{"a"}, instanceIDs(view(t, allowed, "s").Instances()))
+	refused, _ := newRegistry(t, cli, "theirs")
+	_, err := refused.OpenService(withTestTimeout(t), "s")
 	require.ErrorIs(t, err, discovery.ErrPermission)
-	_, err = refused.Register(timely(t), some("s", "a"))
+	_, err = refused.Register(withTestTimeout(t), newInstance("s", "a"))
 	require.ErrorIs(t, err, discovery.ErrPermission)
-	_, err = refused.Services(timely(t))
+	_, err = refused.Services(withTestTimeout(t))
 	require.ErrorIs(t, err, discovery.ErrPermission)
 }
 
@@ -227,11 +227,11 @@ func TestView_ReopensWatch(t *testing.T) {
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
 	root := srv.Client(t, harden, etcdtest.As("root", etcdtest.RootPassword))
 	p := newParts(t, root, "app/")
-	r, _ := isDone(t, etcdtest.NewClient(t, proxy.Endpoints(), harden, etcdtest.As("u", "p")), "app", discovery.WithGrace(0))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden, etcdtest.As("u", "p")), "app", discovery.WithGrace(0))
 	all := fill(t, p, 3)
 	put(t, p, "services/s/instances/bad", "x")
 	s := view(t, r, "s")
-	var names journal[[]string]
+	var names recorder[[]string]
 	r.FollowServices(names.add)
 	eventually(t, func() bool { return len(names.all()) == 1 })
 
@@ -243,13 +243,13 @@ func TestView_ReopensWatch(t *testing.T) {
 	remove(t, p, all[0], "bad")
 	put(t, p, "services/s/instances/new", `{"host":"h","port":1}`)
 	put(t, p, "services/other/instances/new", `{"host":"h","port":1}`)
-	assert.Equal(t, all, ids(s.Instances()))
+	assert.Equal(t, all, instanceIDs(s.Instances()))
 	assert.Equal(t, 1, s.Stats().Malformed)
 	assert.False(t, s.Stats().Live)
 
 	_, err = root.RoleGrantPermission(t.Context(), "u", "app/", clientv3.GetPrefixRangeEnd("app/"), clientv3.PermissionType(clientv3.PermReadWrite))
 	require.NoError(t, err)
-	shows(t, s, "01", "02", "new")
+	waitForInstances(t, s, "01", "02", "new")
 	eventually(t, func() bool { return s.Err() == nil && s.Stats().Live && s.Stats().Malformed == 0 })
 	eventually(t, func() bool { l := names.all(); return len(l) == 2 && slices.Equal(l[1], []string{"other", "s"}) })
 }
