@@ -57,7 +57,8 @@ func Example() {
 	// lost session closed
 }
 
-// A write that etcd refuses once the session's lease is gone, even if its writer does not know that yet.
+// A write that etcd refuses once the session's lease is gone, even if its writer does not know that
+// yet.
 func ExampleSession_Guard() {
 	ctx, cli, sessions, store := connect("guard")
 	defer cli.Close()

@@ -6,16 +6,16 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// AdvanceWallClock makes a session believe that the wall clock has gone on by d while the monotonic one stood still, as they do
-// while a machine is suspended.
+// AdvanceWallClock makes a session believe that the wall clock has gone on by d while the monotonic
+// one stood still, as they do while a machine is suspended.
 func (s *Session) AdvanceWallClock(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deadline.wall = s.deadline.wall.Add(-d)
 }
 
-// StartExpiredSession opens the session of a lease that was granted a whole TTL ago, as it is in a process that was stopped between
-// the answer and its next step.
+// StartExpiredSession opens the session of a lease that was granted a whole TTL ago, as it is in a
+// process that was stopped between the answer and its next step.
 func (m *Manager) StartExpiredSession(ttl time.Duration) error {
 	_, err := m.startSession(leaseResult{id: wire.NewLeaseID(), sentAt: time.Now().Add(-ttl), ttl: ttl}, m.ns, nil)
 	return err

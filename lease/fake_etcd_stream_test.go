@@ -128,8 +128,8 @@ const responseDelay = 7 * time.Second
 // errFrozen, as the answer to a renewal, is none: the member has been stopped.
 var errFrozen = status.Error(codes.Unknown, "frozen")
 
-// errStuck, as the answer to a renewal, holds up all that come after it on the stream, as etcd does while it waits for
-// an expired lease to be revoked.
+// errStuck, as the answer to a renewal, holds up all that come after it on the stream, as etcd does
+// while it waits for an expired lease to be revoked.
 var errStuck = status.Error(codes.Unknown, "stuck")
 
 func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {

@@ -36,8 +36,8 @@ func (f fault) String() string {
 
 var errRefused = status.Error(codes.Unavailable, "connection refused")
 
-// fakeEtcd is etcd's lease service behind a network, in the fake time of a synctest bubble. It expires leases exactly on
-// time, which etcd does not: nobody can do worse to a client.
+// fakeEtcd is etcd's lease service behind a network, in the fake time of a synctest bubble. It
+// expires leases exactly on time, which etcd does not: nobody can do worse to a client.
 type fakeEtcd struct {
 	renewDuration time.Duration // of the server, for each renewal; a stream is served one by one
 	clockRate     float64       // how fast the server's clock runs; 0 is 1

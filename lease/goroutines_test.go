@@ -35,7 +35,8 @@ func bubbleGoroutines(t *testing.T) int {
 	return n
 }
 
-// TestManager_ThousandUsersNeedThreeGoroutines counts all goroutines of the process, so nothing else may run.
+// TestManager_ThousandUsersNeedThreeGoroutines counts all goroutines of the process, so nothing
+// else may run.
 func TestManager_ThousandUsersNeedThreeGoroutines(t *testing.T) { //nolint:paralleltest // see above
 	count := etcdtest.Counter(t)
 	cli := count.Client(t)

@@ -124,7 +124,8 @@ func TestKey_LeaseOfLateCreationEndsWithItsLastUser(t *testing.T) {
 	assert.Empty(t, r.Kvs)
 }
 
-// Whoever opens the key next takes the sweep over, and has to carry on with it, however far he gets.
+// Whoever opens the key next takes the sweep over, and has to carry on with it, however far he
+// gets.
 func TestKey_SweepsLateCreationAfterReopening(t *testing.T) {
 	t.Parallel()
 	for name, between := range map[string]func(*testing.T, *lease.Manager){
@@ -160,8 +161,8 @@ func TestKey_SweepsLateCreationAfterReopening(t *testing.T) {
 	}
 }
 
-// The first attempt is applied and its answer lost, the second one is under way for long: what the third one finds says
-// nothing about the second.
+// The first attempt is applied and its answer lost, the second one is under way for long: what the
+// third one finds says nothing about the second.
 func TestKey_SweepsAfterTwoAttemptsOfUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
@@ -185,8 +186,8 @@ func TestKey_SweepsAfterTwoAttemptsOfUnknownOutcome(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 }
 
-// fakeStaggeredKV loses the answer to the first transaction, and the second transaction, which it hands over to be applied
-// later.
+// fakeStaggeredKV loses the answer to the first transaction, and the second transaction, which it
+// hands over to be applied later.
 type fakeStaggeredKV struct {
 	clientv3.KV
 

@@ -11,7 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// After etcd has lost its data revisions begin anew, and somebody else's key may have the create revision that ours had.
+// After etcd has lost its data revisions begin anew, and somebody else's key may have the create
+// revision that ours had.
 func TestKey_LeavesForeignKeyWithSameRevision(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)

@@ -13,7 +13,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// TestManager_LossHookMayCallManager has the loss found out by whoever asks for the shared session next.
+// TestManager_LossHookMayCallManager has the loss found out by whoever asks for the shared session
+// next.
 func TestManager_LossHookMayCallManager(t *testing.T) {
 	t.Parallel()
 	var m *lease.Manager

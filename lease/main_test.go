@@ -9,5 +9,6 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-// long reports whether the tests are to be as many and as long as they can be, and not just long enough for every day.
+// long reports whether the tests are to be as many and as long as they can be, and not just long
+// enough for every day.
 func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }

@@ -16,7 +16,8 @@ import (
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// TestManager_CloseDuringOpenAndAcquire closes managers at every moment of what others do with them.
+// TestManager_CloseDuringOpenAndAcquire closes managers at every moment of what others do with
+// them.
 func TestManager_CloseDuringOpenAndAcquire(t *testing.T) {
 	t.Parallel()
 	for step := range 40 {
@@ -28,8 +29,8 @@ func TestManager_CloseDuringOpenAndAcquire(t *testing.T) {
 			for range 6 {
 				wg.Go(func() {
 					for {
-						// It is left to the manager: two that close one session wait for each other in a sync.Once, which stops
-						// the clock of a bubble.
+						// It is left to the manager: two that close one session wait for each other
+						// in a sync.Once, which stops the clock of a bubble.
 						_, _ = m.OpenSession(t.Context(), lease.WithTTL(2*time.Second))
 						_, release, err := m.Acquire(t.Context())
 						if err != nil {

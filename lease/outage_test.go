@@ -44,7 +44,8 @@ func outages() []outageCase {
 	return all
 }
 
-// TestSession_NeverOutlivesLease is the promise of the package, under every outage, on the fake server's clock.
+// TestSession_NeverOutlivesLease is the promise of the package, under every outage, on the fake
+// server's clock.
 func TestSession_NeverOutlivesLease(t *testing.T) {
 	t.Parallel()
 	all := outages()

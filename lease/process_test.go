@@ -19,8 +19,8 @@ import (
 
 const holderEnv = "ETCDKIT_TEST_HOLDER"
 
-// TestHolderProcess is what the process of the next test does: it holds sessions, and says what it sees when it looks at them for
-// the first time after it was not running for a while.
+// TestHolderProcess is what the process of the next test does: it holds sessions, and says what it
+// sees when it looks at them for the first time after it was not running for a while.
 func TestHolderProcess(t *testing.T) { //nolint:paralleltest // a process of its own
 	if os.Getenv(holderEnv) == "" {
 		t.Skip("not a process of the test below")

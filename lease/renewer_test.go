@@ -176,7 +176,8 @@ func TestRenewer_NextStreamAvoidsFailedMember(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		// gRPC's turn is shared with all other calls: by chance it comes back to the frozen member three times.
+		// gRPC's turn is shared with all other calls: by chance it comes back to the frozen member
+		// three times.
 		f.members = []string{"a:2379", "a:2379", "a:2379", "b:2379"}
 		f.setOnRenewal(func(_ int64, member string) error {
 			if member == "a:2379" {

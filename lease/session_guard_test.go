@@ -45,7 +45,8 @@ func (fakeBrokenKV) Put(context.Context, string, string, ...clientv3.OpOption) (
 	return nil, status.Error(codes.Unavailable, "connection reset")
 }
 
-// TestSession_GuardErrorIsNotErrUnknownOutcome has the guard's own put fail in a way that leaves open what became of it.
+// TestSession_GuardErrorIsNotErrUnknownOutcome has the guard's own put fail in a way that leaves
+// open what became of it.
 func TestSession_GuardErrorIsNotErrUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)

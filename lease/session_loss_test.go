@@ -151,7 +151,8 @@ func spread(n int, ttl time.Duration, f func(i int)) {
 	wg.Wait()
 }
 
-// compare counts the trials in which others saw the lease go before its holder knew, and the narrowest that it was.
+// compare counts the trials in which others saw the lease go before its holder knew, and the
+// narrowest that it was.
 func (d *deletionLog) compare(all []*heldSession) (overlaps int, slack time.Duration) {
 	slack = time.Hour
 	for _, tr := range all {
@@ -168,8 +169,8 @@ func (d *deletionLog) compare(all []*heldSession) (overlaps int, slack time.Dura
 	return overlaps, slack
 }
 
-// TestSession_ContextEndsBeforeOthersSeeLeaseExpire cuts the link of holders and compares, by one clock, when they learn of their loss and
-// when somebody on another link sees their leases go.
+// TestSession_ContextEndsBeforeOthersSeeLeaseExpire cuts the link of holders and compares, by one
+// clock, when they learn of their loss and when somebody on another link sees their leases go.
 func TestSession_ContextEndsBeforeOthersSeeLeaseExpire(t *testing.T) {
 	t.Parallel()
 	n, ttls := 50, []time.Duration{3 * time.Second}
@@ -202,7 +203,8 @@ func TestSession_ContextEndsBeforeOthersSeeLeaseExpire(t *testing.T) {
 	}
 }
 
-// TestSession_ContextEndsBeforeLeaseOnPausedServer stops etcd itself and lets it go on when the holders have lost their trust in it.
+// TestSession_ContextEndsBeforeLeaseOnPausedServer stops etcd itself and lets it go on when the
+// holders have lost their trust in it.
 func TestSession_ContextEndsBeforeLeaseOnPausedServer(t *testing.T) {
 	t.Parallel()
 	const n, ttl = 50, 3 * time.Second

@@ -19,7 +19,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
-// fakeStore is etcd as far as a sweeper is concerned: keys that are there, leases that live, and what fails.
+// fakeStore is etcd as far as a sweeper is concerned: keys that are there, leases that live, and
+// what fails.
 type fakeStore struct {
 	mu      sync.Mutex
 	keys    map[string]bool
