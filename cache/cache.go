@@ -112,7 +112,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 			c.recordHit(key, it)
 			return it.entry, it.err
 		}
-		if ctx != nil && ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return kv.Entry[T]{}, c.fail("get", key, c.waitError(ctx))
 		}
 	}
@@ -160,8 +160,6 @@ func (c *Cache[T]) miss(ctx context.Context, op, key string, w readRequirement) 
 	err := keyspace.Key(key, 0)
 	switch {
 	case err != nil:
-	case ctx == nil:
-		err = fmt.Errorf("%w: nil context", errs.Invalid)
 	case c.closed():
 		err = c.closedError()
 	default:
@@ -192,10 +190,7 @@ func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T]
 	if c.cached(key) == nil || !c.isLive() {
 		return c.miss(ctx, op, key, readRequirement{afterCall: true})
 	}
-	ctx, stop, err := withReadTimeout(ctx)
-	if err != nil {
-		return kv.Entry[T]{}, c.fail(op, key, err)
-	}
+	ctx, stop := withReadTimeout(ctx)
 	defer stop()
 	rev, reached, err := c.readIndex.wait(ctx)
 	if err != nil {

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"sync"
@@ -100,9 +99,6 @@ func (f *feed) fresh(now, asOf time.Duration) bool { return f.reach(now, asOf) <
 
 // start opens the watch and returns once it is live. If it returns an error, the feed is closed.
 func (f *feed) start(ctx context.Context, progress func() uint64) error {
-	if ctx == nil {
-		return fmt.Errorf("%w: nil context", errs.Invalid)
-	}
 	if err := retry.ContextError(ctx); err != nil {
 		return err
 	}
@@ -211,9 +207,6 @@ func (f *feed) run() {
 
 // wait waits until everything up to rev was delivered and handled.
 func (f *feed) wait(ctx context.Context, rev int64) error {
-	if ctx == nil {
-		return fmt.Errorf("%w: nil context", errs.Invalid)
-	}
 	for {
 		f.mu.Lock()
 		sub, next := f.sub.Load(), f.next

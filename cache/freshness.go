@@ -114,16 +114,12 @@ func (f *feed) ensureFresh(ctx context.Context) bool {
 	if call == nil {
 		return false
 	}
-	var done <-chan struct{}
-	if ctx != nil {
-		done = ctx.Done()
-	}
 	timeout := time.NewTimer(time.Until(call.startedAt.Add(refreshTimeout)))
 	defer timeout.Stop()
 	select {
 	case <-call.done:
 	case <-timeout.C:
-	case <-done:
+	case <-ctx.Done():
 	}
 	return f.fresh(f.now(), time.Duration(f.asOf.Load()))
 }

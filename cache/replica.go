@@ -2,13 +2,11 @@ package cache
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
@@ -140,10 +138,7 @@ func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[
 	if err := keyspace.Key(key, 0); err != nil {
 		return kv.Entry[T]{}, r.fail(op, key, err)
 	}
-	ctx, stop, err := withReadTimeout(ctx)
-	if err != nil {
-		return kv.Entry[T]{}, r.fail(op, key, err)
-	}
+	ctx, stop := withReadTimeout(ctx)
 	defer stop()
 	rev, reached, err := r.readIndex.wait(ctx)
 	if err == nil && !reached {
@@ -159,15 +154,11 @@ func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[
 const readTimeout = 5 * time.Second
 
 // withReadTimeout adds readTimeout to a context without a deadline.
-func withReadTimeout(ctx context.Context) (context.Context, context.CancelFunc, error) {
-	if ctx == nil {
-		return nil, nil, fmt.Errorf("%w: nil context", errs.Invalid)
-	}
+func withReadTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}, nil
+		return ctx, func() {}
 	}
-	ctx, stop := context.WithTimeout(ctx, readTimeout)
-	return ctx, stop, nil
+	return context.WithTimeout(ctx, readTimeout)
 }
 
 // Store returns the typed store of the dir. A write through it returns once the replica shows it.

@@ -101,10 +101,6 @@ func TestOpen_RejectsInvalidArguments(t *testing.T) {
 			require.ErrorContains(t, err, "WithMaxEntries: 0 entries", "all complaints are joined")
 			return err
 		}},
-		{"a nil context", "nil context", func() error {
-			_, err := cache.OpenReplica(nil, p, "dir", kv.String()) //nolint:staticcheck // what is tested
-			return err
-		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := c.open()

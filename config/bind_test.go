@@ -270,8 +270,6 @@ func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	require.ErrorIs(t, err, config.ErrValidation)
 	_, err = v.Set(t.Context(), service{}, kv.WithOnce())
 	require.ErrorIs(t, err, config.ErrInvalid)
-	_, err = v.Set(nil, service{}) //nolint:staticcheck // what is tested
-	require.ErrorIs(t, err, config.ErrInvalid)
 }
 
 func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {

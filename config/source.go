@@ -87,9 +87,6 @@ const closeTimeout = 5 * time.Second
 // password, always fails Open.
 func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, error) {
 	opts, err := newOptions(c, dir, o)
-	if err == nil && ctx == nil {
-		err = invalid("nil context")
-	}
 	if err != nil {
 		return nil, opError("open", dir, err)
 	}

@@ -162,10 +162,6 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	}{
 		{"no client", "client is nil", func() error { _, err := config.Open(t.Context(), nil, "conf"); return err }},
 		{"a client without parts", "client is nil", func() error { _, err := config.Open(t.Context(), parts{}, "conf"); return err }},
-		{"a nil context", "nil context", func() error {
-			_, err := config.Open(nil, p, "conf") //nolint:staticcheck // what is tested
-			return err
-		}},
 		{"a dir with an empty segment", "a//b", func() error { _, err := config.Open(t.Context(), p, "a//b"); return err }},
 		{"a fallback file without a name", "WithFallbackFile: no path", opening(config.WithFallbackFile(""))},
 		{"a fallback file that is not there", "no such file", opening(config.WithFallbackFile(t.TempDir() + "/none.yaml"))},

@@ -295,8 +295,6 @@ func TestValue_UpdateRefusals(t *testing.T) {
 
 	_, err = dir.Update(ctx, nil)
 	require.ErrorIs(t, err, config.ErrInvalid)
-	_, err = dir.Update(nil, lower) //nolint:staticcheck // it is what is tested
-	require.ErrorIs(t, err, config.ErrInvalid)
 	_, err = dir.Update(ctx, func(x *database) error {
 		x.Pool = 2
 		return nil

@@ -22,9 +22,6 @@ func (v *Value[T]) setDir(ctx context.Context, x T, o []kv.PutOption) (int64, er
 	if len(o) > 0 {
 		return 0, opError(op, v.path, invalid("options cannot be used with a directory"))
 	}
-	if ctx == nil {
-		return 0, opError(op, v.path, invalid("nil context"))
-	}
 	v.mu.Lock()
 	latest := v.latest
 	v.mu.Unlock()

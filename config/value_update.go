@@ -38,12 +38,9 @@ const (
 // It costs two RPCs, plus two per conflict.
 func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOption) (rev int64, err error) {
 	const op = "update"
-	switch {
-	case ctx == nil:
-		err = invalid("nil context")
-	case f == nil:
+	if f == nil {
 		err = invalid("nil function")
-	default:
+	} else {
 		err = v.src.checkOpen()
 	}
 	if err != nil {

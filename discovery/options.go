@@ -56,8 +56,8 @@ func WithEjection(failures int, d time.Duration) Option {
 }
 
 // WithBadEntry sets a function that is called with each entry that a view cannot decode. It runs on
-// the watch's goroutine, so it must be fast and must not close the view. Default: none; such
-// entries also appear in the log and in Stats.
+// the watch's goroutine, so it must be fast and must not close the view. A panic of f is recovered
+// and logged. Default: none; such entries also appear in the log and in Stats.
 func WithBadEntry(f func(key string, rev int64, err error)) Option {
 	return func(s *options) { s.onBadEntry = f }
 }

@@ -211,12 +211,9 @@ func (g *Registration) Update(ctx context.Context, i Instance) error {
 	return nil
 }
 
-// checkOpen returns an error if the registration is closed or ctx is nil or done.
+// checkOpen returns an error if the registration is closed or ctx is done.
 func (g *Registration) checkOpen(ctx context.Context) error {
-	switch {
-	case ctx == nil:
-		return invalid("nil context")
-	case g.ctx.Err() != nil:
+	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
 	}
 	return retry.ContextError(ctx)

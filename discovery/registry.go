@@ -64,12 +64,9 @@ func New(c Client, o ...Option) (*Registry, error) {
 	return r, nil
 }
 
-// check returns an error if the registry cannot be used or ctx is nil or done.
+// check returns an error if the registry is closed or ctx is done.
 func (r *Registry) check(ctx context.Context) error {
-	switch {
-	case ctx == nil:
-		return invalid("nil context")
-	case r.ctx.Err() != nil:
+	if r.ctx.Err() != nil {
 		return context.Cause(r.ctx)
 	}
 	return retry.ContextError(ctx)

@@ -41,10 +41,9 @@ var (
 
 // Validation errors, returned before anything is sent.
 var (
-	errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
-	errNoClient  = fmt.Errorf("%w: no client", errs.Invalid)
-	errNoLease   = fmt.Errorf("%w: the client has no Lease", errs.Invalid)
-	errNoKV      = fmt.Errorf("%w: the client has no KV", errs.Invalid)
+	errNoClient = fmt.Errorf("%w: no client", errs.Invalid)
+	errNoLease  = fmt.Errorf("%w: the client has no Lease", errs.Invalid)
+	errNoKV     = fmt.Errorf("%w: the client has no KV", errs.Invalid)
 )
 
 // errHookRunning is returned by Close if the loss hook does not return in time.

@@ -212,7 +212,6 @@ func TestNew_ReturnsAllValidationErrors(t *testing.T) {
 	require.ErrorIs(t, err, lease.ErrInvalid)
 }
 
-//nolint:staticcheck // it is what is tested
 func TestInfo_RemainingCountsFromRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

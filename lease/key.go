@@ -58,7 +58,7 @@ type Key struct {
 // exists yet.
 func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...KeyOption) (*Key, error) {
 	const op = "open key"
-	options, optionErr := newKeyOptions(m.ttlOrDefault(), o)
+	options, optionErr := newKeyOptions(m.ttl, o)
 	if err := errors.Join(m.ready(), m.checkKey(key), checkValue(value), optionErr); err != nil {
 		return nil, opError(op, key, err)
 	}
@@ -84,20 +84,12 @@ func (m *Manager) OpenKey(ctx context.Context, key string, value []byte, o ...Ke
 	return k, nil
 }
 
-// ttlOrDefault returns the TTL of shared sessions, even for an invalid manager.
-func (m *Manager) ttlOrDefault() time.Duration {
-	if m.ttl == 0 {
-		return defaultTTL
-	}
-	return m.ttl
-}
-
 func (m *Manager) checkKey(key string) error {
 	err := keyspace.Key(key, maxKeyBytes-len(m.ns))
 	if err == nil && strings.HasPrefix(key, keyspace.Hidden) {
 		err = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspace.Hidden)
 	}
-	if err == nil && m.engine != nil && m.kv == nil {
+	if err == nil && m.kv == nil {
 		err = errNoKV
 	}
 	return err
@@ -113,9 +105,6 @@ func checkValue(v []byte) error {
 // claim reserves the name of k in this process, because ownership is determined by leases, which
 // Keys share. It waits for a Key of that name that is being closed.
 func (m *Manager) claim(ctx context.Context, k *Key) error {
-	if ctx == nil {
-		return errNoContext
-	}
 	for {
 		m.mu.Lock()
 		other := m.keys[k.fullKey]
@@ -172,9 +161,6 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	const op = "update key"
 	if err := checkValue(value); err != nil {
 		return opError(op, k.name, err)
-	}
-	if ctx == nil {
-		return opError(op, k.name, errNoContext)
 	}
 	if err := k.acquire(ctx, op); err != nil {
 		return err

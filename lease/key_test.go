@@ -373,8 +373,6 @@ func TestManager_OpenKeyValidatesArguments(t *testing.T) {
 	require.ErrorIs(t, err, lease.ErrTooLarge)
 	_, err = b.OpenKey(t.Context(), "k", nil, lease.WithKeyTTL(-1))
 	require.ErrorIs(t, err, lease.ErrInvalid)
-	_, err = b.OpenKey(nil, "k", nil) //nolint:staticcheck // which is what is tested
-	require.ErrorIs(t, err, lease.ErrInvalid)
 	ended, stop := context.WithCancel(t.Context())
 	stop()
 	_, err = b.OpenKey(ended, "k", nil)
@@ -382,7 +380,6 @@ func TestManager_OpenKeyValidatesArguments(t *testing.T) {
 	assert.Zero(t, b.Stats().Keys)
 	k := b.open("")
 	require.ErrorIs(t, k.Update(t.Context(), make([]byte, 2<<20)), lease.ErrTooLarge)
-	require.ErrorIs(t, k.Update(nil, nil), lease.ErrInvalid) //nolint:staticcheck // which is what is tested
 	require.ErrorIs(t, k.Update(ended, []byte("x")), context.Canceled)
 }
 

@@ -151,11 +151,8 @@ func (c *core) runInBackground(f func()) bool {
 }
 
 // callContext returns a context that ends with ctx or with the manager, so that Close ends running
-// calls. It returns a nil ctx unchanged; the call that uses it rejects it.
+// calls.
 func (c *core) callContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	if ctx == nil {
-		return nil, func() {}
-	}
 	ctx, stop := context.WithCancelCause(ctx)
 	forget := context.AfterFunc(c.ctx, func() { stop(context.Cause(c.ctx)) })
 	return ctx, func() { forget(); stop(nil) }

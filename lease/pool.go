@@ -63,9 +63,6 @@ func (c *core) poolFor(ttl time.Duration) *pool {
 // get returns a live session. If reserve is set, it returns one with fewer than maxUsers users and
 // counts the user.
 func (p *pool) get(ctx context.Context, reserve bool) (*Session, error) {
-	if ctx == nil {
-		return nil, errNoContext
-	}
 	for {
 		if err := retry.ContextError(ctx); err != nil {
 			return nil, err

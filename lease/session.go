@@ -133,9 +133,6 @@ func (s *Session) Err() error {
 // so the guard holds when Verify returns nil.
 func (s *Session) Verify(ctx context.Context) error {
 	const op = "verify"
-	if ctx == nil {
-		return opError(op, formatLeaseID(s.id), errNoContext)
-	}
 	if err := s.Err(); err != nil {
 		return opError(op, formatLeaseID(s.id), err)
 	}
