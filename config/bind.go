@@ -79,7 +79,7 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 	if v.options.codec == nil {
 		validationErrs = append(validationErrs, checkType(reflect.TypeFor[T]()))
 	} else if v.options.strict {
-		validationErrs = append(validationErrs, invalid("WithStrict cannot be used with WithCodec"))
+		validationErrs = append(validationErrs, errs.Invalidf("WithStrict cannot be used with WithCodec"))
 	}
 	if v.defaultValue != nil {
 		validationErrs = append(validationErrs, v.checkDefault())
@@ -128,7 +128,7 @@ func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error
 		validationErrs = append(validationErrs, keyspace.Name(strings.TrimSuffix(v.path, "/")))
 	}
 	if v.options.codec != nil {
-		validationErrs = append(validationErrs, invalid("WithCodec cannot be used with a directory"))
+		validationErrs = append(validationErrs, errs.Invalidf("WithCodec cannot be used with a directory"))
 	}
 	v.schema, argErr = newSchema(reflect.TypeFor[T](), v.options.strict)
 	if err = errors.Join(append(validationErrs, argErr)...); err == nil {
@@ -152,7 +152,7 @@ func BindDir[T any](s *Source, dir string, o ...BindOption[T]) (*Value[T], error
 // newValue returns a value with the options applied.
 func newValue[T any](s *Source, o []BindOption[T]) (*Value[T], error) {
 	if s == nil {
-		return nil, invalid("nil source")
+		return nil, errs.Invalidf("nil source")
 	}
 	v := &Value[T]{src: s, followers: make(map[*listenerQueue[T]]struct{})}
 	for _, opt := range o {
@@ -162,10 +162,10 @@ func newValue[T any](s *Source, o []BindOption[T]) (*Value[T], error) {
 	}
 	var validationErrs []error
 	if v.options.nilValidate {
-		validationErrs = append(validationErrs, invalid("WithValidate: nil function"))
+		validationErrs = append(validationErrs, errs.Invalidf("WithValidate: nil function"))
 	}
 	if v.options.nilCodec {
-		validationErrs = append(validationErrs, invalid("WithCodec: nil codec"))
+		validationErrs = append(validationErrs, errs.Invalidf("WithCodec: nil codec"))
 	}
 	return v, errors.Join(validationErrs...)
 }
@@ -176,7 +176,7 @@ func (v *Value[T]) checkDefault() error {
 		return nil
 	}
 	if err := v.validate(*v.defaultValue); err != nil {
-		return invalid("WithDefault: %w", err)
+		return errs.Invalidf("WithDefault: %w", err)
 	}
 	return nil
 }
@@ -231,7 +231,7 @@ func (v *Value[T]) claimVariables() error {
 		name := s.layers.env.prefix + envName(key)
 		for _, other := range []string{s.variables[name], claimed[name]} {
 			if other != "" && other != key {
-				return invalid("keys %q and %q share the variable %s", other, key, name)
+				return errs.Invalidf("keys %q and %q share the variable %s", other, key, name)
 			}
 		}
 		claimed[name] = key

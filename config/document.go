@@ -8,6 +8,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/redact"
 	"github.com/etcdkit/etcdkit/internal/strict"
 	"github.com/etcdkit/etcdkit/kv"
@@ -72,9 +73,9 @@ func decodeDocument(b []byte, into any, f format) error {
 func encodeDocument(v any, f format) ([]byte, error) {
 	if path, hidden := hiddenPart(v); hidden {
 		if path != "" {
-			return nil, invalid("field %s hides its value when it is encoded: give it a key of its own", path)
+			return nil, errs.Invalidf("field %s hides its value when it is encoded: give it a key of its own", path)
 		}
-		return nil, invalid("%T hides its value when it is encoded", v)
+		return nil, errs.Invalidf("%T hides its value when it is encoded", v)
 	}
 	var b []byte
 	var err error
@@ -95,7 +96,7 @@ func encodeDocument(v any, f format) ([]byte, error) {
 	case reflect.Map:
 		return bytes.Replace(b, []byte("null"), []byte("{}"), 1), nil
 	}
-	return nil, invalid("a nil %T cannot be stored", v)
+	return nil, errs.Invalidf("a nil %T cannot be stored", v)
 }
 
 // hiddenPart returns the first part of v whose JSON form does not reveal its value.

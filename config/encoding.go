@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/redact"
 )
 
@@ -90,13 +91,13 @@ func checkType(t reflect.Type) error {
 		return nil
 	}
 	if t.Kind() == reflect.Interface && t.NumMethod() > 0 {
-		return invalid("cannot decode into the interface type %v", t)
+		return errs.Invalidf("cannot decode into the interface type %v", t)
 	}
 	var err error
 	panicked := callSafely(func() { _, err = json.Marshal(reflect.New(t).Elem().Interface()) })
 	_, no := err.(*json.UnsupportedTypeError) //nolint:errorlint // an error wrapped by a method concerns an element
 	if panicked == nil && no {                // a method may reject its zero value
-		return invalid("%v cannot be stored: %w", t, err)
+		return errs.Invalidf("%v cannot be stored: %w", t, err)
 	}
 	return nil
 }
@@ -189,7 +190,7 @@ func encode(v reflect.Value, f format) ([]byte, error) {
 	switch encodingOf(v.Type()) {
 	case asPointer:
 		if v.IsNil() {
-			return nil, invalid("a nil %v cannot be stored", v.Type())
+			return nil, errs.Invalidf("a nil %v cannot be stored", v.Type())
 		}
 		return encode(v.Elem(), f)
 	case asText:
@@ -206,7 +207,7 @@ func encode(v reflect.Value, f format) ([]byte, error) {
 		return strconv.AppendUint(nil, v.Uint(), 10), nil
 	case asFloat:
 		if x := v.Float(); math.IsNaN(x) || math.IsInf(x, 0) {
-			return nil, invalid("%v cannot be stored", x)
+			return nil, errs.Invalidf("%v cannot be stored", x)
 		}
 		return strconv.AppendFloat(nil, v.Float(), 'g', -1, v.Type().Bits()), nil
 	case asBytes:
@@ -224,11 +225,11 @@ func encodeText(v reflect.Value) ([]byte, error) {
 		if text, ok := redact.Reveal(addressable.Interface()); ok {
 			return []byte(text), nil
 		}
-		return nil, invalid("%v hides its value when it is encoded, and has no method Reveal() string", v.Type())
+		return nil, errs.Invalidf("%v hides its value when it is encoded, and has no method Reveal() string", v.Type())
 	}
 	from, ok := reflect.TypeAssert[encoding.TextMarshaler](addressable)
 	if !ok {
-		return nil, invalid("%v cannot be stored: it has no MarshalText method", v.Type())
+		return nil, errs.Invalidf("%v cannot be stored: it has no MarshalText method", v.Type())
 	}
 	b, err := from.MarshalText()
 	return b, encoderError(err)
@@ -239,5 +240,5 @@ func encoderError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return invalid("the value cannot be encoded: %w", err)
+	return errs.Invalidf("the value cannot be encoded: %w", err)
 }

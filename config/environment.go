@@ -3,6 +3,8 @@ package config
 import (
 	"os"
 	"strings"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // envVars holds the environment variables that override keys.
@@ -48,7 +50,7 @@ func envName(key string) string {
 // checkPrefix returns an error if the prefix could match unrelated variables, such as PATH.
 func checkPrefix(prefix string) error {
 	if prefix == "" || envName(prefix) != prefix || strings.HasSuffix(prefix, "_") {
-		return invalid("WithEnvironment: invalid prefix %q: want a form like \"SHOP\"", prefix)
+		return errs.Invalidf("WithEnvironment: invalid prefix %q: want a form like \"SHOP\"", prefix)
 	}
 	return nil
 }

@@ -110,11 +110,6 @@ func kvError(op, key string, err error) error {
 	return &errs.Error{Pkg: "config", Op: op, Key: key, NotApplied: errs.NotApplied(err), Err: errs.Cause(err)}
 }
 
-// invalid returns an error that matches ErrInvalid.
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...)
-}
-
 // decodeError says why bytes cannot be decoded, without quoting them.
 type decodeError struct {
 	reason string

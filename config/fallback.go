@@ -11,6 +11,7 @@ import (
 
 	yamldoc "sigs.k8s.io/yaml/goyaml.v2"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/strict"
 )
@@ -19,7 +20,7 @@ import (
 func readFallback(path string) (layer, time.Time, error) {
 	b, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
 	if err != nil {
-		return nil, time.Time{}, invalid("WithFallbackFile: %w", err)
+		return nil, time.Time{}, errs.Invalidf("WithFallbackFile: %w", err)
 	}
 	var written time.Time
 	if st, err := os.Stat(path); err == nil {
@@ -27,7 +28,7 @@ func readFallback(path string) (layer, time.Time, error) {
 	}
 	l, err := parseFallback(b, strings.EqualFold(filepath.Ext(path), ".json"))
 	if err != nil {
-		return nil, time.Time{}, invalid("WithFallbackFile: %s: %w", path, err)
+		return nil, time.Time{}, errs.Invalidf("WithFallbackFile: %s: %w", path, err)
 	}
 	for key, it := range l {
 		it.name = path

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
@@ -107,10 +108,10 @@ func newOptions(c Client, dir string, opts []Option) (options, error) {
 	_, err := keyspace.Dir(dir)
 	validationErrs := []error{err}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {
-		validationErrs = append(validationErrs, invalid("the client is nil or lacks a store or watcher"))
+		validationErrs = append(validationErrs, errs.Invalidf("the client is nil or lacks a store or watcher"))
 	}
 	if s.hasFallback && s.fallback == "" {
-		validationErrs = append(validationErrs, invalid("WithFallbackFile: no path"))
+		validationErrs = append(validationErrs, errs.Invalidf("WithFallbackFile: no path"))
 	}
 	if s.hasState {
 		validationErrs = append(validationErrs, checkStatePath(s.state))
@@ -119,7 +120,7 @@ func newOptions(c Client, dir string, opts []Option) (options, error) {
 		validationErrs = append(validationErrs, checkPrefix(s.environment))
 	}
 	if s.maxBytes < 1 {
-		validationErrs = append(validationErrs, invalid("WithMaxValueBytes: %d bytes", s.maxBytes))
+		validationErrs = append(validationErrs, errs.Invalidf("WithMaxValueBytes: %d bytes", s.maxBytes))
 	}
 	return s, errors.Join(validationErrs...)
 }
@@ -127,16 +128,16 @@ func newOptions(c Client, dir string, opts []Option) (options, error) {
 // checkStatePath returns an error if the state file could not be written.
 func checkStatePath(path string) error {
 	if path == "" {
-		return invalid("WithStateFile: no path")
+		return errs.Invalidf("WithStateFile: no path")
 	}
 	dir := filepath.Dir(path)
 	if st, err := os.Stat(dir); err != nil {
-		return invalid("WithStateFile: %w", err)
+		return errs.Invalidf("WithStateFile: %w", err)
 	} else if !st.IsDir() {
-		return invalid("WithStateFile: %q is not a directory", dir)
+		return errs.Invalidf("WithStateFile: %q is not a directory", dir)
 	}
 	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
-		return invalid("WithStateFile: %q is not a regular file", path)
+		return errs.Invalidf("WithStateFile: %q is not a regular file", path)
 	}
 	return nil
 }

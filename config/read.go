@@ -79,7 +79,7 @@ func GetOr[T any](s *Source, key string, def T) T {
 
 func get[T any](s *Source, key string) (v T, err error) {
 	if s == nil {
-		return v, invalid("nil source")
+		return v, errs.Invalidf("nil source")
 	}
 	if err := keyspace.Name(key); err != nil {
 		return v, err
@@ -106,7 +106,7 @@ func get[T any](s *Source, key string) (v T, err error) {
 // checkKey returns an error if the source is closed or key must not be sent.
 func (s *Source) checkKey(key string) error {
 	if s == nil {
-		return invalid("nil source")
+		return errs.Invalidf("nil source")
 	}
 	if err := s.checkOpen(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
@@ -36,7 +37,7 @@ type schema struct {
 // newSchema returns the schema of t, or an error that joins everything wrong with t.
 func newSchema(t reflect.Type, strict bool) (*schema, error) {
 	if t.Kind() != reflect.Struct {
-		return nil, invalid("%v is not a struct", t)
+		return nil, errs.Invalidf("%v is not a struct", t)
 	}
 	s := &schema{byName: make(map[string]int)}
 	var validationErrs []error
@@ -50,7 +51,7 @@ func newSchema(t reflect.Type, strict bool) (*schema, error) {
 		}
 	}
 	if len(s.fields) == 0 && len(validationErrs) == 0 {
-		validationErrs = append(validationErrs, invalid("%v has no settable field", t))
+		validationErrs = append(validationErrs, errs.Invalidf("%v has no settable field", t))
 	}
 	return s, errors.Join(validationErrs...)
 }
@@ -60,15 +61,15 @@ func newSchema(t reflect.Type, strict bool) (*schema, error) {
 func (s *schema) register(i int) error {
 	l := s.fields[i]
 	if err := keyspace.Name(l.name); err != nil {
-		return invalid("field %s: %w", l.goName, err)
+		return errs.Invalidf("field %s: %w", l.goName, err)
 	}
 	if other, taken := s.byName[l.name]; taken {
-		return invalid("fields %s and %s have the same key %q", s.fields[other].goName, l.goName, l.name)
+		return errs.Invalidf("fields %s and %s have the same key %q", s.fields[other].goName, l.goName, l.name)
 	}
 	s.byName[l.name] = i
 	for j, other := range s.fields {
 		if j != i && other.dir && strings.HasPrefix(l.name, other.name+"/") {
-			return invalid("field %s lies below %q, which is field %s", l.goName, other.name+"/", other.goName)
+			return errs.Invalidf("field %s lies below %q, which is field %s", l.goName, other.name+"/", other.goName)
 		}
 	}
 	return nil
@@ -81,7 +82,7 @@ func (s *schema) addFields(t reflect.Type, prefix string, index []int, f format,
 		tag, err := parseTag(sf)
 		path := append(slices.Clip(above), sf.Name)
 		if err != nil {
-			*validationErrs = append(*validationErrs, invalid("field %s: %w", strings.Join(path, "."), err))
+			*validationErrs = append(*validationErrs, errs.Invalidf("field %s: %w", strings.Join(path, "."), err))
 			continue
 		}
 		at := append(slices.Clip(index), i)
@@ -89,13 +90,13 @@ func (s *schema) addFields(t reflect.Type, prefix string, index []int, f format,
 		switch {
 		case tag.skip, !sf.IsExported() && !sf.Anonymous:
 		case !sf.IsExported() && sf.Type.Kind() == reflect.Pointer && isNested(sf.Type.Elem()):
-			err := invalid("field %s: a pointer to a struct of an unexported type cannot be set: embed the struct", strings.Join(path, "."))
+			err := errs.Invalidf("field %s: a pointer to a struct of an unexported type cannot be set: embed the struct", strings.Join(path, "."))
 			*validationErrs = append(*validationErrs, err)
 		case !sf.IsExported() && !group:
 		case group && sf.Anonymous && !tag.named:
 			s.addFields(sf.Type, prefix, at, f, path, validationErrs)
 		case group && (tag.required || tag.hasDefault):
-			err := invalid("field %s: a struct with keys of its own cannot be required or have a default", strings.Join(path, "."))
+			err := errs.Invalidf("field %s: a struct with keys of its own cannot be required or have a default", strings.Join(path, "."))
 			*validationErrs = append(*validationErrs, err)
 		case group: // includes embedded structs of unexported types, whose fields are settable
 			s.addFields(sf.Type, prefix+tag.name+"/", at, f, path, validationErrs)
@@ -109,7 +110,7 @@ func (s *schema) addFields(t reflect.Type, prefix string, index []int, f format,
 				l.scalar = isScalar(sf.Type.Elem())
 			}
 			if err := l.check(sf.Type); err != nil {
-				*validationErrs = append(*validationErrs, invalid("field %s: %w", l.goName, err))
+				*validationErrs = append(*validationErrs, errs.Invalidf("field %s: %w", l.goName, err))
 			}
 			s.fields = append(s.fields, l)
 		}
@@ -216,7 +217,7 @@ func parseTag(sf reflect.StructField) (tag, error) {
 		case "dir":
 			t.dir = true
 		default:
-			return t, invalid("the tag %q has %q, want required, json or dir", text, word)
+			return t, errs.Invalidf("the tag %q has %q, want required, json or dir", text, word)
 		}
 	}
 	return t, nil

@@ -106,14 +106,10 @@ func (s *Source) connect(ctx context.Context, c Client) error {
 
 // reconnect calls connect until it succeeds or s is closed.
 func (s *Source) reconnect(c Client) {
-	wait := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
-	wait.Reset()
+	backoff := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
+	backoff.Reset()
 	for {
-		pause := time.NewTimer(wait.NextBackOff())
-		select {
-		case <-pause.C:
-		case <-s.ctx.Done():
-			pause.Stop()
+		if retry.Sleep(s.ctx, backoff.NextBackOff()) != nil {
 			return
 		}
 		err := s.connect(s.ctx, c)

@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -20,7 +21,7 @@ func (v *Value[T]) setDir(ctx context.Context, x T, o []kv.PutOption) (int64, er
 		return 0, opError(op, v.path, err)
 	}
 	if len(o) > 0 {
-		return 0, opError(op, v.path, invalid("options cannot be used with a directory"))
+		return 0, opError(op, v.path, errs.Invalidf("options cannot be used with a directory"))
 	}
 	v.mu.Lock()
 	latest := v.latest

@@ -9,6 +9,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -39,7 +40,7 @@ const (
 func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOption) (rev int64, err error) {
 	const op = "update"
 	if f == nil {
-		err = invalid("nil function")
+		err = errs.Invalidf("nil function")
 	} else {
 		err = v.src.checkOpen()
 	}
@@ -95,8 +96,8 @@ func (v *Value[T]) updateKey(ctx context.Context, f func(*T) error, o []kv.Write
 
 // updateDir is Update for a dir.
 func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.WriteOption) (int64, error) {
-	pause := retry.Policy{BaseDelay: minUpdateBackoff, MaxDelay: maxUpdateBackoff}.Backoff()
-	pause.Reset()
+	backoff := retry.Policy{BaseDelay: minUpdateBackoff, MaxDelay: maxUpdateBackoff}.Backoff()
+	backoff.Reset()
 	for range maxUpdateConflicts {
 		etcd, rev, err := v.read(ctx)
 		if err != nil {
@@ -120,7 +121,7 @@ func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.Write
 		if resp.Succeeded {
 			return changeRevision(resp), nil
 		}
-		if err := sleep(ctx, pause.NextBackOff()); err != nil {
+		if err := retry.Sleep(ctx, backoff.NextBackOff()); err != nil {
 			return 0, fmt.Errorf("%w: %w", kv.ErrConflict, err)
 		}
 	}
@@ -236,17 +237,5 @@ func clone(v reflect.Value) {
 				clone(field)
 			}
 		}
-	}
-}
-
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return retry.ContextError(ctx)
 	}
 }

@@ -3,12 +3,12 @@ package discovery
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // Errors of this package.
@@ -65,7 +65,7 @@ func (e *TakenError) Error() string {
 	case e.Lease == 0:
 		return text + ": its key has no lease and never expires"
 	case e.Renewed:
-		return text + ": its lease " + strconv.FormatInt(int64(e.Lease), 16) + " is being renewed"
+		return text + ": its lease " + wire.FormatLeaseID(e.Lease) + " is being renewed"
 	}
 	return fmt.Sprintf("%s: its lease %x has not been renewed yet and has %v left", text, int64(e.Lease), e.Remaining.Round(time.Second))
 }
@@ -76,9 +76,4 @@ func (e *TakenError) Unwrap() error { return ErrTaken }
 // opError wraps the error of an operation.
 func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "discovery", Op: op, Key: key, NotApplied: errs.NotApplied(err), Err: err}
-}
-
-// invalid returns an error that matches ErrInvalid.
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", errs.Invalid, fmt.Errorf(format, args...))
 }

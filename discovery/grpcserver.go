@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // RegisterGRPC registers the services of a gRPC server and takes charge of stopping it. Call it
@@ -24,7 +26,7 @@ import (
 func (r *Registry) RegisterGRPC(ctx context.Context, srv *grpc.Server, i Instance, o ...RegisterOption) (*Registration, error) {
 	const op = "register grpc"
 	if srv == nil {
-		return nil, opError(op, i.Service+"/"+i.ID, invalid("no server"))
+		return nil, opError(op, i.Service+"/"+i.ID, errs.Invalidf("no server"))
 	}
 	all := []Instance{i}
 	if i.Service == "" {
@@ -37,7 +39,7 @@ func (r *Registry) RegisterGRPC(ctx context.Context, srv *grpc.Server, i Instanc
 		}
 	}
 	if len(all) == 0 {
-		return nil, opError(op, i.ID, invalid("the server has no services"))
+		return nil, opError(op, i.ID, errs.Invalidf("the server has no services"))
 	}
 	return r.register(ctx, op, srv, all, o)
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
@@ -82,13 +83,13 @@ func newOptions(c Client, opts []Option) (options, error) {
 	s.logger = logging.OrDefault(s.logger)
 	var validationErr []error
 	if s.ttl < time.Second {
-		validationErr = append(validationErr, invalid("TTL %v is shorter than 1s", s.ttl))
+		validationErr = append(validationErr, errs.Invalidf("TTL %v is shorter than 1s", s.ttl))
 	}
 	if s.grace < 0 {
-		validationErr = append(validationErr, invalid("negative grace period %v", s.grace))
+		validationErr = append(validationErr, errs.Invalidf("negative grace period %v", s.grace))
 	}
 	if s.failures < 0 || s.failures > 0 && s.ejection <= 0 {
-		validationErr = append(validationErr, invalid("invalid ejection after %d failures for %v", s.failures, s.ejection))
+		validationErr = append(validationErr, errs.Invalidf("invalid ejection after %d failures for %v", s.failures, s.ejection))
 	}
 	return s, errors.Join(validationErr...)
 }
@@ -135,7 +136,7 @@ func newRegisterOptions(opts []RegisterOption) (registerOptions, error) {
 		}
 	}
 	if s.drainDelay < 0 || s.stopTimeout < 0 {
-		return s, invalid("drain delay %v or stop timeout %v is negative", s.drainDelay, s.stopTimeout)
+		return s, errs.Invalidf("drain delay %v or stop timeout %v is negative", s.drainDelay, s.stopTimeout)
 	}
 	return s, nil
 }

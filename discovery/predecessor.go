@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
@@ -35,7 +35,7 @@ func (k *registrationKey) awaitPredecessor(ctx context.Context, e kv.Entry[[]byt
 	if k.awaitedLease != e.Lease { // once, not for each attempt of WithoutWaiting
 		k.awaitedLease = e.Lease
 		k.registry.logger.WarnContext(ctx, "instance id is taken; registration waits for the holder's lease to expire", "key", errs.Short(k.key),
-			"holder", holder.Addr(), "lease", strconv.FormatInt(int64(e.Lease), 16))
+			"holder", holder.Addr(), "lease", wire.FormatLeaseID(e.Lease))
 	}
 	var rewritten bool // by a live holder of the same lease
 	sub, err := k.registry.watcher.Subscribe(watch.Key(k.key), func(_ context.Context, b watch.Batch) error {

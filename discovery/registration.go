@@ -193,7 +193,7 @@ func (g *Registration) Update(ctx context.Context, i Instance) error {
 	name := current.Service + "/" + current.ID
 	validationErr := g.checkOpen(ctx)
 	if i.Service != "" && i.Service != current.Service || i.ID != "" && i.ID != current.ID {
-		validationErr = errors.Join(validationErr, invalid("cannot change the identity to %s/%s", errs.Quote(i.Service), errs.Quote(i.ID)))
+		validationErr = errors.Join(validationErr, errs.Invalidf("cannot change the identity to %s/%s", errs.Quote(i.Service), errs.Quote(i.ID)))
 	}
 	i.Service, i.ID, i.Status = current.Service, current.ID, ""
 	if validationErr = errors.Join(validationErr, i.check()); validationErr != nil {

@@ -47,7 +47,7 @@ func (r *Registry) newRegistrationKey(ctx context.Context, i Instance) (*registr
 func (k *registrationKey) set(i Instance) error {
 	value, err := k.registry.layout.encode(&i)
 	if err != nil {
-		return invalid("%w", err)
+		return errs.Invalidf("%w", err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -49,7 +49,7 @@ type Registry struct {
 func New(c Client, o ...Option) (*Registry, error) {
 	s, err := newOptions(c, o)
 	if c == nil {
-		err = errors.Join(err, invalid("nil client"))
+		err = errors.Join(err, errs.Invalidf("nil client"))
 	}
 	if err != nil {
 		return nil, opError("new", "", err)

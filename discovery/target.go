@@ -19,17 +19,17 @@ func parseTarget(t resolver.Target) (service string, o []PlaceOption, err error)
 		service = t.URL.Opaque
 	}
 	if t.URL.Host != "" {
-		return "", nil, invalid("target %s names a host: did you mean %s", errs.Quote(t.String()), errs.Quote(Scheme+":///"+t.URL.Host+t.URL.Path))
+		return "", nil, errs.Invalidf("target %s names a host: did you mean %s", errs.Quote(t.String()), errs.Quote(Scheme+":///"+t.URL.Host+t.URL.Path))
 	}
 	if err := checkSegment("service", service); err != nil {
 		return "", nil, err
 	}
 	if t.URL.Fragment != "" {
-		return "", nil, invalid("target %s has a fragment", errs.Quote(t.String()))
+		return "", nil, errs.Invalidf("target %s has a fragment", errs.Quote(t.String()))
 	}
 	query, err := url.ParseQuery(t.URL.RawQuery)
 	if err != nil {
-		return "", nil, invalid("target %s: %w", errs.Quote(t.String()), err)
+		return "", nil, errs.Invalidf("target %s: %w", errs.Quote(t.String()), err)
 	}
 	if o, err = parseQuery(query); err != nil {
 		return "", nil, fmt.Errorf("target %s: %w", errs.Quote(t.String()), err)
@@ -43,7 +43,7 @@ func parseQuery(query url.Values) ([]PlaceOption, error) {
 	var o []PlaceOption
 	for key, values := range query {
 		if len(values) > 1 && key != "tag" {
-			return nil, invalid("parameter %s appears %d times", strconv.Quote(key), len(values))
+			return nil, errs.Invalidf("parameter %s appears %d times", strconv.Quote(key), len(values))
 		}
 		switch key {
 		case "version":
@@ -62,10 +62,10 @@ func parseQuery(query url.Values) ([]PlaceOption, error) {
 			o = append(o, PreferZone(values[0], atLeast))
 		case "atleast":
 			if query.Get("prefer") == "" {
-				return nil, invalid("parameter atleast needs prefer, the zone that it applies to")
+				return nil, errs.Invalidf("parameter atleast needs prefer, the zone that it applies to")
 			}
 		default:
-			return nil, invalid("%s is none of version, zone, tag, prefer and atleast", strconv.Quote(key))
+			return nil, errs.Invalidf("%s is none of version, zone, tag, prefer and atleast", strconv.Quote(key))
 		}
 	}
 	return o, nil
@@ -78,7 +78,7 @@ func parseAtLeast(query url.Values) (int, error) {
 	}
 	n, err := strconv.Atoi(query.Get("atleast"))
 	if err != nil || n < 1 {
-		return 0, invalid("atleast=%s is not a positive number", strconv.Quote(query.Get("atleast")))
+		return 0, errs.Invalidf("atleast=%s is not a positive number", strconv.Quote(query.Get("atleast")))
 	}
 	return n, nil
 }

@@ -39,7 +39,7 @@ func (i *Instance) check() error {
 		checkSize("metadata", size, MaxMetadata), checkSize("tags", tags, MaxMetadata),
 	}
 	if i.Weight < 0 || i.Weight > MaxWeight {
-		validationErr = append(validationErr, invalid("weight %d is not in 0 to %d", i.Weight, MaxWeight))
+		validationErr = append(validationErr, errs.Invalidf("weight %d is not in 0 to %d", i.Weight, MaxWeight))
 	}
 	return errors.Join(validationErr...)
 }
@@ -65,7 +65,7 @@ func checkSize(what string, size, limit int) error {
 func (i *Instance) checkAddr() error {
 	var validationErr []error
 	if i.Port < 1 || i.Port > maxPort {
-		validationErr = append(validationErr, invalid("port %d is not in 1 to %d", i.Port, maxPort))
+		validationErr = append(validationErr, errs.Invalidf("port %d is not in 1 to %d", i.Port, maxPort))
 	}
 	return errors.Join(append(validationErr, checkHost(i.Host))...)
 }
@@ -74,16 +74,16 @@ func (i *Instance) checkAddr() error {
 func checkHost(host string) error {
 	switch {
 	case host == "":
-		return invalid("host is empty")
+		return errs.Invalidf("host is empty")
 	case len(host) > maxAttributeBytes:
 		return checkSize("host", len(host), maxAttributeBytes)
 	case strings.Contains(host, ":"):
 		if _, err := netip.ParseAddr(host); err != nil {
-			return invalid("invalid host %s: set Port for a port, and write IPv6 addresses without brackets", errs.Quote(host))
+			return errs.Invalidf("invalid host %s: set Port for a port, and write IPv6 addresses without brackets", errs.Quote(host))
 		}
 		return nil
 	case !utf8.ValidString(host), strings.ContainsFunc(host, isNotHostRune):
-		return invalid("host %s is not a name or an address", errs.Quote(host))
+		return errs.Invalidf("host %s is not a name or an address", errs.Quote(host))
 	}
 	return nil
 }
@@ -97,7 +97,7 @@ func (i *Instance) checkAttributes() error {
 	check := func(what, s string) {
 		validationErr = append(validationErr, checkSize(what, len(s), maxAttributeBytes))
 		if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
-			validationErr = append(validationErr, invalid("%s %s is not plain text", what, errs.Quote(s)))
+			validationErr = append(validationErr, errs.Invalidf("%s %s is not plain text", what, errs.Quote(s)))
 		}
 	}
 	check("version", i.Version)
@@ -105,23 +105,23 @@ func (i *Instance) checkAttributes() error {
 	for n, r := range i.Scheme {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 		if !letter && (n == 0 || !strings.ContainsRune("0123456789+-.", r)) {
-			validationErr = append(validationErr, invalid("invalid scheme %s", errs.Quote(i.Scheme)))
+			validationErr = append(validationErr, errs.Invalidf("invalid scheme %s", errs.Quote(i.Scheme)))
 			break
 		}
 	}
 	validationErr = append(validationErr, checkSize("scheme", len(i.Scheme), maxAttributeBytes))
 	for _, tag := range i.Tags {
 		if tag == "" || !utf8.ValidString(tag) || strings.ContainsFunc(tag, unicode.IsControl) {
-			validationErr = append(validationErr, invalid("tag %s is not plain text", errs.Quote(tag)))
+			validationErr = append(validationErr, errs.Invalidf("tag %s is not plain text", errs.Quote(tag)))
 		}
 	}
 	for k, v := range i.Metadata {
 		if k == "" || !utf8.ValidString(k) || !utf8.ValidString(v) {
-			validationErr = append(validationErr, invalid("metadata %s is not UTF-8 text with a key", errs.Quote(k)))
+			validationErr = append(validationErr, errs.Invalidf("metadata %s is not UTF-8 text with a key", errs.Quote(k)))
 		}
 	}
 	if i.Status != "" && i.Status != Up && i.Status != Draining {
-		validationErr = append(validationErr, invalid("unknown status %s", errs.Quote(string(i.Status))))
+		validationErr = append(validationErr, errs.Invalidf("unknown status %s", errs.Quote(string(i.Status))))
 	}
 	return errors.Join(validationErr...)
 }

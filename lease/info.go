@@ -2,7 +2,6 @@ package lease
 
 import (
 	"errors"
-	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -26,9 +25,6 @@ type Info struct {
 	// namespace and the library's own keys are omitted. Only Describe sets it.
 	Keys []string `json:"keys,omitempty"`
 }
-
-// formatLeaseID returns the ID in hexadecimal, as etcdctl prints it. Errors and log records use it.
-func formatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
 
 // isNotFound reports whether err says that the lease does not exist in etcd.
 func isNotFound(err error) bool {

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"time"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
-
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -81,12 +80,7 @@ func (b *restoreBackoff) wait(ctx context.Context) bool {
 		b.backoff = retry.Policy{}.WithDefaults().Backoff()
 		b.backoff.Reset()
 	} else {
-		timer := time.NewTimer(b.backoff.NextBackOff())
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
+		_ = retry.Sleep(ctx, b.backoff.NextBackOff()) // the result depends on ctx alone
 	}
 	b.lastAttempt = time.Now()
 	return ctx.Err() == nil

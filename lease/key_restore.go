@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -61,7 +62,7 @@ func (k *Key) restore(ctx context.Context, op string, reread bool) (err error) {
 		value := k.desiredValue()
 		if ks.kv != nil && !ks.isOurs() && !k.takeover {
 			return opError(op, k.name, fmt.Errorf("%w: it was created at revision %d on lease %s",
-				ErrExists, ks.kv.GetCreateRevision(), formatLeaseID(clientv3.LeaseID(ks.kv.GetLease()))))
+				ErrExists, ks.kv.GetCreateRevision(), wire.FormatLeaseID(clientv3.LeaseID(ks.kv.GetLease()))))
 		}
 		if ks.kv.GetLease() == int64(s.id) && ks.isOurs() && bytes.Equal(ks.kv.GetValue(), value) {
 			ks.createRevision = ks.kv.GetCreateRevision()

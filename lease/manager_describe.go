@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // Describe returns what etcd knows of a lease, and the keys on it in order. It returns
@@ -49,7 +50,7 @@ func (m *Manager) leaseInfo(ctx context.Context, op string, id clientv3.LeaseID,
 // queryLease asks etcd about a lease. The response is not older than sentAt. If keys is set, it
 // includes the keys on the lease.
 func (c *core) queryLease(ctx context.Context, op string, id clientv3.LeaseID, keys bool) (r *pb.LeaseTimeToLiveResponse, sentAt time.Time, err error) {
-	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(id), Read: true}
+	call := retry.Call{Pkg: "lease", Op: op, Key: wire.FormatLeaseID(id), Read: true}
 	type response struct {
 		*pb.LeaseTimeToLiveResponse
 

@@ -76,7 +76,7 @@ func (c *core) revokeInBackground(id clientv3.LeaseID) {
 		ctx, stop := c.closeContext()
 		defer stop()
 		if err := c.revoke(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
-			c.log.WarnContext(ctx, "a lease is left to end by itself", "lease", formatLeaseID(id), "error", err)
+			c.log.WarnContext(ctx, "a lease is left to end by itself", "lease", wire.FormatLeaseID(id), "error", err)
 		}
 	}
 	if !c.runInBackground(revoke) {
@@ -104,7 +104,7 @@ func (m *Manager) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (Info,
 // error is returned.
 func (c *core) keepAliveOnce(ctx context.Context, id clientv3.LeaseID, op string) (leaseResult, error) {
 	// A renewal is as safe to repeat as a read.
-	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(id), Read: true}
+	call := retry.Call{Pkg: "lease", Op: op, Key: wire.FormatLeaseID(id), Read: true}
 	res, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (leaseResult, error) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
@@ -150,7 +150,7 @@ func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 
 func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	var mayBeRevoked atomic.Bool
-	call := retry.Call{Pkg: "lease", Op: "revoke", Key: formatLeaseID(id), AtMostOnce: true}
+	call := retry.Call{Pkg: "lease", Op: "revoke", Key: wire.FormatLeaseID(id), AtMostOnce: true}
 	_, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, ambiguous bool) (none struct{}, err error) {
 		// client/v3 may retry on its own. Only this hook then sees that the first attempt failed.
 		onFailure := grpc.OnFinish(func(err error) {
@@ -175,6 +175,6 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 func (c *core) revokeOnce(ctx context.Context, id clientv3.LeaseID) {
 	_, err := c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true))
 	if err != nil && !isNotFound(err) {
-		c.log.DebugContext(ctx, "the lease of a lost session is left to expire", "lease", formatLeaseID(id), "error", err)
+		c.log.DebugContext(ctx, "the lease of a lost session is left to expire", "lease", wire.FormatLeaseID(id), "error", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 const (
@@ -204,6 +205,6 @@ func (p *pool) closeIdle(s *Session) {
 	ctx, stop := p.c.closeContext()
 	defer stop()
 	if err := s.close(ctx); err != nil {
-		p.c.log.WarnContext(ctx, "a lease is left to expire", "lease", formatLeaseID(s.id), "error", err)
+		p.c.log.WarnContext(ctx, "a lease is left to expire", "lease", wire.FormatLeaseID(s.id), "error", err)
 	}
 }

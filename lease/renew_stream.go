@@ -7,7 +7,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/peer"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // renewStream is a renewal stream, from the request to open it until it ends.
@@ -67,18 +68,10 @@ func openStream(ctx context.Context, svc service, avoidPeer string, maxAttempts 
 		if err != nil {
 			return nil, "", cancel, err
 		}
-		addr = peerAddrOf(client.Context())
+		addr = wire.PeerAddr(client.Context())
 		if addr == "" || addr != avoidPeer || attempt >= maxAttempts {
 			return client, addr, cancel, nil
 		}
 		cancel()
 	}
-}
-
-// peerAddrOf returns the address of the member that serves a stream, or "" if it is unknown.
-func peerAddrOf(ctx context.Context) string {
-	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
-		return p.Addr.String()
-	}
-	return ""
 }

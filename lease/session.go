@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // Session is a lease that is kept alive until it is closed or lost. The package documentation
@@ -72,7 +73,7 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 // startSession creates the session of a lease that was granted or renewed, and starts its renewal.
 func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, error) {
 	s := &Session{c: c, id: res.id, ttl: res.ttl, deadline: newDeadline(res.sentAt, res.ttl), poolState: poolState{pool: p}}
-	s.guard.key = ns + guardDir + formatLeaseID(res.id)
+	s.guard.key = ns + guardDir + wire.FormatLeaseID(res.id)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
 	s.ctx, s.cancel = sessionContext{ctx, s}, cancel
 	s.mu.Lock()
@@ -82,7 +83,7 @@ func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, erro
 		if s.Err() == nil { // the manager is closed
 			s.end(errs.ClosedError("lease manager"))
 		}
-		return nil, opError("open session", formatLeaseID(res.id), s.endErr())
+		return nil, opError("open session", wire.FormatLeaseID(res.id), s.endErr())
 	}
 	return s, nil
 }
@@ -134,14 +135,14 @@ func (s *Session) Err() error {
 func (s *Session) Verify(ctx context.Context) error {
 	const op = "verify"
 	if err := s.Err(); err != nil {
-		return opError(op, formatLeaseID(s.id), err)
+		return opError(op, wire.FormatLeaseID(s.id), err)
 	}
 	ctx, stop := s.c.callContext(ctx)
 	defer stop()
 	err := s.checkLease(ctx, op)
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)
-		return opError(op, formatLeaseID(s.id), s.endErr())
+		return opError(op, wire.FormatLeaseID(s.id), s.endErr())
 	}
 	return err
 }
@@ -190,7 +191,7 @@ func (s *Session) State() State {
 // session returned by Shared or Acquire cannot be closed: Close returns [ErrInvalid].
 func (s *Session) Close() error {
 	if s.pool != nil {
-		return opError("close session", formatLeaseID(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
+		return opError("close session", wire.FormatLeaseID(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))
 	}
 	ctx, stop := s.c.closeContext()
 	defer stop()
@@ -271,7 +272,7 @@ func (s *Session) lose(condition, renewErr error) {
 		return
 	}
 	s.c.lost.Add(1)
-	s.c.log.WarnContext(s.c.ctx, "lease lost", "lease", formatLeaseID(s.id), "cause", loss)
+	s.c.log.WarnContext(s.c.ctx, "lease lost", "lease", wire.FormatLeaseID(s.id), "cause", loss)
 	if s.c.onLoss == nil {
 		s.c.hookCalls.done()
 		return

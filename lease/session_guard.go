@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -95,7 +96,7 @@ func (g *guardKey) isWritten() bool {
 // restoreGuard checks that the key is on the lease and puts it again if it is not. It returns an
 // error that matches ErrNotFound if the lease does not exist.
 func (s *Session) restoreGuard(ctx context.Context, op string) error {
-	call := retry.Call{Pkg: "lease", Op: op, Key: formatLeaseID(s.id), Read: true}
+	call := retry.Call{Pkg: "lease", Op: op, Key: wire.FormatLeaseID(s.id), Read: true}
 	return s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
 		onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), "=", s.id)
 		// Without an operation the transaction would not be linearizable.
@@ -125,12 +126,12 @@ func (s *Session) putGuard() error {
 	ctx, stop := context.WithTimeout(s.ctx, closeTimeout)
 	defer stop()
 	if s.c.kv == nil {
-		return opError("guard", formatLeaseID(s.id), errNoKV)
+		return opError("guard", wire.FormatLeaseID(s.id), errNoKV)
 	}
 	// The put is as safe to repeat as a read. It is declared as one so that its error never matches
 	// errs.UnknownOutcome: the error of the guarded write includes it, and the outcome of that
 	// write is known.
-	call := retry.Call{Pkg: "lease", Op: "guard", Key: formatLeaseID(s.id), Read: true}
+	call := retry.Call{Pkg: "lease", Op: "guard", Key: wire.FormatLeaseID(s.id), Read: true}
 	err := s.c.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return s.putGuardKey(ctx) })
 	if isNotFound(err) {
 		s.lose(ErrNotFound, nil)

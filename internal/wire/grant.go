@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"strconv"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -23,6 +24,9 @@ func NewLeaseID() clientv3.LeaseID {
 	id := int64(binary.BigEndian.Uint64(b[:]) & math.MaxInt64) // the mask keeps it positive
 	return clientv3.LeaseID(max(id, 1))
 }
+
+// FormatLeaseID returns a lease ID in hexadecimal, as etcdctl prints it.
+func FormatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
 
 // Grant asks once for a lease with the given ID and returns the TTL that the server granted, which may be longer than
 // the one asked for. A lease that exists already, from an earlier attempt with the same ID, is renewed, so that all of

@@ -28,6 +28,15 @@ func SentTo(ctx context.Context, addr net.Addr) {
 	}
 }
 
+// PeerAddr returns the address of the peer of a call or a stream, given its context, or "" if it is
+// unknown.
+func PeerAddr(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
+
 // peerObserver tells an attempt which member it is sent to. gRPC asks it for credentials whenever it begins a stream on a
 // connection, with a context that names the peer. It has none. A stats handler would learn the same, and whether a request
 // was sent as well, but makes gRPC allocate twenty objects in each call.
