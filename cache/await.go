@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	openTimeout = 10 * time.Second       // without a deadline, Open gives up after this long without progress
+	// Without a deadline, Open gives up after this long without progress.
+	openTimeout = 10 * time.Second
 	probeDelay  = 500 * time.Millisecond // a healthy watch is live by then
 )
 

@@ -27,10 +27,11 @@ type Cache[T any] struct {
 	lookupHook func(dir string, hit bool)
 	typed      kv.Typed[T]
 
-	noticeHits    bool         // notice is called for each hit
-	items         *shelf[T]    // read without a lock
+	noticeHits bool      // notice is called for each hit
+	items      *shelf[T] // read without a lock
+	// Both are in nanoseconds since feed.startedAt.
 	horizon       atomic.Int64 // Get takes the slow path for items as of an earlier time
-	minAsOf       atomic.Int64 // items as of an earlier time are too old; both in nanoseconds since feed.startedAt
+	minAsOf       atomic.Int64 // items as of an earlier time are too old
 	inserted      atomic.Uint64
 	touchInterval uint64 // insertions after which a hit updates the policy again
 
@@ -73,8 +74,9 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 	f := newFeed("cache", c, dir, &s, min(s.ttl, s.maxStaleness))
 	out := &Cache[T]{
 		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
-		ttl: s.ttl, lookupHook: s.lookupHook, noticeHits: s.lookupHook != nil || s.readOnlyCheck, touchInterval: uint64(s.maxEntries / touchIntervalDivisor), //nolint:gosec // is positive
-		items: newShelf[T](), fetchCalls: make(map[string]*fetchCall[T]),
+		ttl: s.ttl, lookupHook: s.lookupHook, noticeHits: s.lookupHook != nil || s.readOnlyCheck,
+		touchInterval: uint64(s.maxEntries / touchIntervalDivisor), //nolint:gosec // is positive
+		items:         newShelf[T](), fetchCalls: make(map[string]*fetchCall[T]),
 	}
 	out.policy, err = simplelru.NewLRU(s.maxEntries, func(key string, _ struct{}) { out.items.remove(key) })
 	if err != nil {

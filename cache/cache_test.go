@@ -169,7 +169,7 @@ func TestCache_CanceledCallerDoesNotFailOthers(t *testing.T) {
 	close(release)
 }
 
-// A read that was answered before a change, and whose response arrives after it, must not be cached.
+// A read that was answered before a change but whose response arrives after it must not be cached.
 func TestCache_SlowFillIsNotKeptAfterInvalidation(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"by the watch", "by a write of this process", "by hand", "a creation", "a delete"} {

@@ -12,8 +12,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// fakeBoundCodec is a codec that writes the key beside the value, and accepts no value that was written for
-// another key.
+// fakeBoundCodec is a codec that writes the key beside the value, and rejects a value that was
+// written for another key.
 type fakeBoundCodec struct{}
 
 func (fakeBoundCodec) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }

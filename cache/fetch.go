@@ -51,7 +51,8 @@ func (c *Cache[T]) fetch(ctx context.Context, key string, w readRequirement) (*i
 		case w.afterCall && !afterCall:
 		case f.err != nil:
 			return nil, f.err
-		case !afterCall && calledAt-f.item.asOf > c.staleness: // the read started too long before the call
+		case !afterCall && calledAt-f.item.asOf > c.staleness:
+			// The read started too long before the call.
 		case f.item.rev >= minRevision:
 			return f.item, nil
 		case afterCall && f.item.rev < w.minRevision:

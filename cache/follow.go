@@ -171,7 +171,8 @@ func (f *follower[T]) push(r revision[T]) {
 		if f.count += len(r.changes); f.count > f.mergeThreshold && len(f.queue) > 1 {
 			f.queue = []revision[T]{merge(f.queue)}
 			f.count = len(f.queue[0].changes)
-			f.mergeThreshold = max(maxQueuedChanges, 2*f.count) // merging costs as much as the length of the queue
+			// Merging costs as much as the length of the queue.
+			f.mergeThreshold = max(maxQueuedChanges, 2*f.count)
 		}
 	}
 	f.mu.Unlock()

@@ -23,10 +23,12 @@ type writeLog struct {
 }
 
 type writeLogKey struct {
-	mu       sync.Mutex // held while the key is written: the order of acknowledgements is that of revisions
-	latest   atomic.Int64
-	acked    [2][2]atomic.Int64 // the last write that was acknowledged, by process and by whose store it went through
-	writes   []ackedWrite       // guarded by log
+	// Held while the key is written: the order of acknowledgements is that of revisions.
+	mu     sync.Mutex
+	latest atomic.Int64
+	// The last write that was acknowledged, by process and by whose store it went through.
+	acked    [2][2]atomic.Int64
+	writes   []ackedWrite // guarded by writesMu
 	writesMu sync.Mutex
 }
 

@@ -29,14 +29,15 @@ type mvccMap[T any] struct {
 	invalid   atomic.Int64  // keys in snapshot whose value does not decode
 	tombstone *version[T]   // its key is "", which no key is
 
-	mu             sync.Mutex      // held by the writer, and to acquire or release a snapshot
-	used           int             // slots that are not nil
-	oversized      bool            // there are more slots than needed
-	pendingValid   int64           // valid after the next commit
-	pendingInvalid int64           // invalid after the next commit
-	untrimmed      []*version[T]   // versions to be trimmed, oldest first
-	readers        map[uint64]int  // by snapshot
-	newKeyMeta     *versionMeta[T] // shared by the versions since the last commit that replace nothing
+	mu             sync.Mutex     // held by the writer, and to acquire or release a snapshot
+	used           int            // slots that are not nil
+	oversized      bool           // there are more slots than needed
+	pendingValid   int64          // valid after the next commit
+	pendingInvalid int64          // invalid after the next commit
+	untrimmed      []*version[T]  // versions to be trimmed, oldest first
+	readers        map[uint64]int // by snapshot
+	// Shared by the versions since the last commit that replace nothing.
+	newKeyMeta *versionMeta[T]
 
 	initial *initialLoad[T] // until the first commit, else nil
 }

@@ -28,14 +28,24 @@ type Change[T any] struct {
 
 // Stats counts the work of a cache or a replica.
 type Stats struct {
-	Hits          uint64 `json:"hits"`          // reads of a Cache answered from memory; not counted by a Replica, which always does
-	Misses        uint64 `json:"misses"`        // reads of a Cache not answered from memory
-	Fills         uint64 `json:"fills"`         // reads of etcd, each shared by all concurrent callers for the key
-	Invalidations uint64 `json:"invalidations"` // entries of a Cache removed or replaced because of a change
-	Evictions     uint64 `json:"evictions"`     // entries of a Cache removed to make room
-	Stale         uint64 `json:"stale"`         // reads beyond the bound: a Replica returns ErrStale, a Cache reads from etcd
-	BadEntries    uint64 `json:"badEntries"`    // values that did not decode, counted each time they are received
-	Restarts      uint64 `json:"restarts"`      // watches that ended and were reopened
-	Entries       int    `json:"entries"`       // current number of entries, including absent keys of a Cache
-	Bad           int    `json:"bad"`           // keys of a Replica whose current value does not decode
+	// Hits counts reads of a Cache that were answered from memory. A Replica does not count them.
+	Hits uint64 `json:"hits"`
+	// Misses counts reads of a Cache that were not answered from memory.
+	Misses uint64 `json:"misses"`
+	// Fills counts reads of etcd, each shared by all concurrent callers for the key.
+	Fills uint64 `json:"fills"`
+	// Invalidations counts entries of a Cache that were removed or replaced because of a change.
+	Invalidations uint64 `json:"invalidations"`
+	// Evictions counts entries of a Cache that were removed to make room.
+	Evictions uint64 `json:"evictions"`
+	// Stale counts reads beyond the bound: a Replica returns ErrStale, a Cache reads from etcd.
+	Stale uint64 `json:"stale"`
+	// BadEntries counts values that did not decode, each time they are received.
+	BadEntries uint64 `json:"badEntries"`
+	// Restarts counts watches that ended and were reopened.
+	Restarts uint64 `json:"restarts"`
+	// Entries is the current number of entries, including absent keys of a Cache.
+	Entries int `json:"entries"`
+	// Bad is the number of keys of a Replica whose current value does not decode.
+	Bad int `json:"bad"`
 }

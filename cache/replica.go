@@ -18,15 +18,17 @@ type Replica[T any] struct {
 	*feed
 	decoder[T]
 
-	data         *mvccMap[T]
-	rev          atomic.Int64 // of data
-	slowPath     atomic.Bool  // Get takes the slow path: stale, closed, or behind a write of this process
+	data *mvccMap[T]
+	rev  atomic.Int64 // of data
+	// Get takes the slow path: stale, closed, or behind a write of this process.
+	slowPath     atomic.Bool
 	typed        kv.Typed[T]
 	badEntryHook func(key string, rev int64, err error)
 
 	batches, badEntries, staleReads, fills atomic.Uint64
 
-	delivered map[string]struct{} // keys delivered by a watch that is starting, else nil; guarded by data.mu
+	// Keys delivered by a watch that is starting, else nil; guarded by data.mu.
+	delivered map[string]struct{}
 
 	pendingWrites pendingWrites
 

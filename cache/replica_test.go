@@ -166,7 +166,8 @@ func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 					}
 					whole(m)
 				})
-				for _, key := range []string{"k0", "k1", "k4"} { // one after the other: never back in time
+				// One after the other: never back in time.
+				for _, key := range []string{"k0", "k1", "k4"} {
 					e, err := r.Get(t.Context(), key)
 					if errors.Is(err, kv.ErrNotFound) {
 						continue

@@ -204,7 +204,8 @@ func (v *Value[T]) subscribe() error {
 			s.mu.Unlock()
 			return err
 		}
-		s.boundValues = append(slices.Clip(s.boundValues), v) // copied: readers may hold the old slice
+		// Copied: readers may hold the old slice.
+		s.boundValues = append(slices.Clip(s.boundValues), v)
 		s.mu.Unlock()
 		break
 	}

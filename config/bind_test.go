@@ -282,7 +282,8 @@ func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 	}
 	v := bindDir[notes](t, s, "notes")
 	put(t, p, "elsewhere", "x")
-	_, err := p.store.Put(t.Context(), "beside", nil) // the cluster is ahead of what the source will ever be told
+	// The revision of the cluster is ahead of any revision that the source will see.
+	_, err := p.store.Put(t.Context(), "beside", nil)
 	require.NoError(t, err)
 	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()

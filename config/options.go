@@ -45,7 +45,7 @@ const DefaultMaxValueBytes = 1536 * 1024
 //
 //	http: {rate-limit: 100, timeout: 5s}
 //
-// [Source.All] and [Source.Keys] include the keys named in the file, but not the fields of mappings.
+// [Source.All] and [Source.Keys] include the keys named in the file, but not fields of mappings.
 //
 // Quote text that YAML reads as another type, such as yes, 1.10 or 0x10; a key of that kind is an
 // error. Open fails if the file cannot be read, whether or not etcd is available. Default: none.

@@ -67,7 +67,8 @@ type Status struct {
 	// for Defaults from Open.
 	Age      time.Duration
 	Revision int64 // applied revision; 0 for FallbackFile and Defaults
-	Err      error // why the source is not live or its watch is down; nil if it is, or not yet known
+	// Why the source is not live or its watch is down; nil if it is, or not yet known.
+	Err error
 }
 
 // A Change is a change of a key's effective value. Do not modify the bytes.

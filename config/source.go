@@ -109,7 +109,7 @@ func newSource(c Client, dir string, opts *options) *Source {
 		listeners: make(map[*listener]struct{}), callbacks: make(map[callbackRunner]struct{}), reportedBad: make(map[string]int64),
 		variables: make(map[string]string),
 	}
-	//nolint:forbidigo // the source must not live by the context that Open is bounded by
+	//nolint:forbidigo // the source must not depend on the context of Open
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.layers = layers{env: opts.environ(), etcd: layer{}, fallback: layer{}}
 	if opts.errorHandler != nil {

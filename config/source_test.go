@@ -363,7 +363,8 @@ func TestSource_OfNamespaceHidesReservedKeys(t *testing.T) {
 	s, err := config.Open(t.Context(), p, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
-	_, err = config.Set(t.Context(), s, "rate", 1, kv.WithOnce()) // which writes a key of the library's
+	// WithOnce writes a key of the library's own.
+	_, err = config.Set(t.Context(), s, "rate", 1, kv.WithOnce())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"rate": "1"}, contents(s))
 	_, err = config.Set(t.Context(), s, ".etcdkit/op/x", 1)

@@ -34,7 +34,8 @@ func (v *Value[T]) update(l *layers, rev int64) (notify func()) {
 	}
 	v.good = items
 	v.current.Store(out)
-	followers := slices.Collect(maps.Keys(v.followers)) // a later follower starts with the value just stored
+	// A later follower starts with the value just stored.
+	followers := slices.Collect(maps.Keys(v.followers))
 	return func() {
 		for _, q := range followers {
 			v.src.merged.Add(uint64(q.push(*out))) //nolint:gosec // not negative

@@ -180,7 +180,8 @@ func TestRegistration_LateProcessLeavesSuccessorAlone(t *testing.T) {
 		elsewhere.Host = "10.0.0.2"
 		second := register(t, young, elsewhere)
 		proxy.Heal()
-		if n%2 == 0 { // it shuts down as soon as it is back, or when it knows that it has lost its place
+		// It shuts down as soon as it is back, or when it knows that it has lost its place.
+		if n%2 == 0 {
 			eventually(t, func() bool { _, err := old.Services(withTestTimeout(t)); return err == nil })
 			assert.Equal(t, discovery.Suspended, first.State())
 			require.ErrorIs(t, first.Update(withTestTimeout(t), newInstance("orders", "a")), discovery.ErrTaken)
@@ -247,7 +248,8 @@ func TestView_ConvergesAfterCompaction(t *testing.T) {
 		eventually(t, goesTo(n+2), "gRPC is told, too")
 		worst = max(worst, time.Since(healed))
 		assert.Zero(t, s.Stats().Held, "what was replaced is not held back")
-		i := one.Instance() // a change on the new stream: the next outage is another one, not the same that goes on
+		// A change on the new stream: the next outage is another one, not the same that goes on.
+		i := one.Instance()
 		i.Port += 1000
 		require.NoError(t, one.Update(withTestTimeout(t), i))
 		eventually(t, goesTo(i.Port))

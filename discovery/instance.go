@@ -17,10 +17,11 @@ type Instance struct {
 	Host    string // DNS name or IP address, without brackets and port
 	Port    int    // 1 to 65535
 
-	Scheme   string            // such as "https"; may be empty, as may all below
-	Version  string            // for [OnlyVersion]
-	Zone     string            // for [OnlyZone] and [PreferZone]
-	Weight   int               // for [Weighted], [LeastLoaded] and [Sticky]; 0 counts as 1, at most [MaxWeight]
+	Scheme  string // such as "https"; may be empty, as may all below
+	Version string // for [OnlyVersion]
+	Zone    string // for [OnlyZone] and [PreferZone]
+	// For [Weighted], [LeastLoaded] and [Sticky]; 0 counts as 1, at most [MaxWeight].
+	Weight   int
 	Tags     []string          // for [OnlyTag]
 	Metadata map[string]string // at most 1 KiB in total
 

@@ -35,7 +35,8 @@ func (l *layout) key(service, id string) string { return l.dir(service) + id }
 func (l *layout) split(rest string) (service, id string, ok bool) {
 	service, id, ok = strings.Cut(rest, l.below)
 	ok = ok && checkSegment("service", service) == nil && id != ""
-	return service, id, ok && (l.top == "" || checkSegment("id", id) == nil) // client/v3/naming is less strict
+	// The format of client/v3/naming is less strict.
+	return service, id, ok && (l.top == "" || checkSegment("id", id) == nil)
 }
 
 // record is the JSON form of an instance.

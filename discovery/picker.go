@@ -36,7 +36,8 @@ func (s *Service) Picker(p Policy, o ...PlaceOption) *Picker {
 		p = RoundRobin()
 	}
 	return &Picker{
-		v: s.v, policy: p, placement: newPlacement(o), maxFailures: int32(min(s.r.failures, 1<<30)), ejection: s.r.ejection, //nolint:gosec // bounded
+		v: s.v, policy: p, placement: newPlacement(o), ejection: s.r.ejection,
+		maxFailures:   int32(min(s.r.failures, 1<<30)), //nolint:gosec // bounded
 		errNoInstance: opError("pick", s.v.service, ErrNoInstance),
 	}
 }

@@ -80,8 +80,9 @@ func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, chan
 	var end leaseExpiry
 	for {
 		sentAt := time.Now()
-		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease) // needs no permission for the lease's keys
-		gone := errors.Is(err, lease.ErrNotFound)                   // and the key with it
+		// Needs no permission for the lease's keys.
+		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease)
+		gone := errors.Is(err, lease.ErrNotFound) // and the key with it
 		switch {
 		case gone:
 		case err != nil && ctx.Err() == nil && (isPermanent(err) || !hasDeadline):

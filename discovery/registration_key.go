@@ -72,7 +72,8 @@ func (k *registrationKey) change(ctx context.Context, f func(i *Instance)) error
 	if err := k.set(i); err != nil {
 		return err
 	}
-	_, value, held := k.get() // read now: if the key is not created yet, create will find the new value
+	// Read now: if the key is not created yet, create will find the new value.
+	_, value, held := k.get()
 	if held == nil {
 		return nil
 	}
@@ -144,7 +145,8 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errs.HeldHere): // by a live registration of another registry of this client
+		case errors.Is(err, errs.HeldHere):
+			// By a live registration of another registry of this client.
 			i, _, _ := k.get()
 			return &TakenError{Holder: Instance{Service: i.Service, ID: i.ID}, Renewed: true, local: true}
 		case errors.Is(err, kv.ErrExists):

@@ -59,7 +59,7 @@ func New(c Client, o ...Option) (*Registry, error) {
 		byKey: map[string]*Registration{}, registrations: map[*Registration]struct{}{},
 		views: map[string]*view{}, services: map[*Service]struct{}{},
 	}
-	//nolint:forbidigo // what a registry keeps going must not live by the context of the call that began it
+	//nolint:forbidigo // the registry must not depend on a caller's context
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r, nil
 }

@@ -20,7 +20,8 @@ const Scheme = "etcd"
 
 // Timing of a resolver.
 const (
-	debounceInterval   = 50 * time.Millisecond  // changes this soon after an update are passed on together
+	// Changes this soon after an update are passed on together.
+	debounceInterval   = 50 * time.Millisecond
 	minResolveInterval = 200 * time.Millisecond // minimum between two effects of ResolveNow
 	reportInterval     = 2 * time.Second        // until etcd first answers
 )
@@ -221,7 +222,8 @@ func (g *grpcResolver) update(now *snapshot) {
 	if g.setConfig {
 		state.ServiceConfig = g.cc.ParseServiceConfig(roundRobinConfig)
 	}
-	_ = g.cc.UpdateState(state) // an error means that the list is empty; resolving again would not help
+	// An error means that the list is empty; resolving again would not help.
+	_ = g.cc.UpdateState(state)
 }
 
 // recoverPanic keeps a panic of a filter from ending the process. The last addresses remain in use.

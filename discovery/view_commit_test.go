@@ -69,7 +69,8 @@ func TestView_HeldInstancesExpireSeparately(t *testing.T) {
 			v.onBatch(b)
 		}
 		lose("0", "1", "2", "3", "4")
-		for _, id := range []string{"5", "6", "7"} { // others are lost before the time of the first is up
+		// Others are lost before the time of the first is up.
+		for _, id := range []string{"5", "6", "7"} {
 			time.Sleep(3 * time.Second)
 			lose(id)
 		}

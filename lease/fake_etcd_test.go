@@ -202,7 +202,9 @@ func (f *fakeEtcd) call(ctx context.Context, method string, serve func() error) 
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 { // in a bubble, under the race detector, a timer that has expired already can bring the runtime down
+	// In a bubble, under the race detector, a timer that has expired already can bring the runtime
+	// down.
+	if d <= 0 {
 		return ctx.Err() == nil
 	}
 	timer := time.NewTimer(d)

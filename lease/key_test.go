@@ -145,7 +145,8 @@ func managerWithoutWatcher(t *testing.T, dir string) *lease.Manager {
 func TestKey_CloseDeletesOnlyItsOwnKey(t *testing.T) {
 	t.Parallel()
 	b := newKeyFixture(t)
-	k, err := managerWithoutWatcher(t, b.dir).OpenKey(t.Context(), "k", []byte("first")) // it will not be put back
+	// The key will not be restored.
+	k, err := managerWithoutWatcher(t, b.dir).OpenKey(t.Context(), "k", []byte("first"))
 	require.NoError(t, err)
 	theirs, err := managerWithoutWatcher(t, b.dir).OpenKey(t.Context(), "k", []byte("second"), lease.WithTakeover())
 	require.NoError(t, err)
@@ -329,7 +330,8 @@ func TestKey_RereadsOnlyAfterForeignChanges(t *testing.T) {
 	k, err := m.OpenKey(t.Context(), "k", []byte("0"))
 	require.NoError(t, err)
 	for i := range 3 {
-		r, err := direct.Delete(t.Context(), dir+"k") // the keeper sees it: it has a watch that is open
+		// The open watch of the key reports it.
+		r, err := direct.Delete(t.Context(), dir+"k")
 		require.NoError(t, err)
 		require.Eventually(t, func() bool {
 			got, err := direct.Get(t.Context(), dir+"k")

@@ -75,7 +75,8 @@ func TestManager_CloseBoundsWaitForLossHook(t *testing.T) {
 		f := newFakeEtcd()
 		var m *lease.Manager
 		closed := make(chan error, 1)
-		m = f.manager(t, lease.WithLossHook(func(error) { closed <- m.Close() })) // as a program that gives up does
+		// A program that gives up does this.
+		m = f.manager(t, lease.WithLossHook(func(error) { closed <- m.Close() }))
 		s, err := m.OpenSession(t.Context())
 		require.NoError(t, err)
 		f.expire(s.ID())

@@ -41,7 +41,8 @@ func TestManager_CloseDuringOpenAndAcquire(t *testing.T) {
 					}
 				})
 			}
-			time.Sleep(time.Duration(step) * 2500 * time.Microsecond) // every other time when answers come in
+			// Every other time when answers come in.
+			time.Sleep(time.Duration(step) * 2500 * time.Microsecond)
 			require.NoError(t, m.Close())
 			wg.Wait()
 			assert.Zero(t, f.leaseCount(), "after %d steps", step)

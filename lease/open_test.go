@@ -37,7 +37,8 @@ func TestManager_OpenSessionRejectsLeaseThatArrivesTooLate(t *testing.T) {
 				m := f.manager(t, lease.WithSessionTTL(2*time.Second), lease.WithTimeouts(time.Minute, time.Minute))
 				info, err := m.Grant(t.Context(), 2*time.Second)
 				require.NoError(t, err)
-				f.setLatency(950 * time.Millisecond) // an answer is 1.9 s old, trust ends after 1.8 s
+				// A response is 1.9 s old, and the deadline is after 1.8 s.
+				f.setLatency(950 * time.Millisecond)
 				ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 				defer stop()
 				require.ErrorIs(t, get(ctx, m, info.ID), lease.ErrExpired)

@@ -148,7 +148,8 @@ func TestManager_SharedSessionsAreOnePerTTL(t *testing.T) {
 			{nil, 20 * time.Second},
 			{[]lease.SessionOption{lease.WithTTL(20 * time.Second)}, 20 * time.Second},
 			{[]lease.SessionOption{lease.WithTTL(5 * time.Second)}, 5 * time.Second},
-			{[]lease.SessionOption{lease.WithTTL(4500 * time.Millisecond)}, 5 * time.Second}, // etcd counts seconds
+			// The server counts in seconds.
+			{[]lease.SessionOption{lease.WithTTL(4500 * time.Millisecond)}, 5 * time.Second},
 			{[]lease.SessionOption{lease.WithTTL(time.Minute)}, time.Minute},
 		} {
 			for range 2 {

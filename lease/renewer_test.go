@@ -223,7 +223,8 @@ func TestRenewer_OneStreamCarriesThousandLeases(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		f.renewDuration = 2 * time.Millisecond // 2 s for all, which is as long as a stream may be silent
+		// 2 s for all, which is as long as a stream may be silent.
+		f.renewDuration = 2 * time.Millisecond
 		m := f.manager(t)
 		var all []*lease.Session
 		for range 1000 {

@@ -229,7 +229,8 @@ func TestSession_ContextEndsBeforeLeaseOnPausedServer(t *testing.T) {
 // TestSession_SurvivesFrozenMember stops one member of three, which a third of the streams lead to.
 func TestSession_SurvivesFrozenMember(t *testing.T) {
 	t.Parallel()
-	n, ttls := 30, []time.Duration{5 * time.Second} // that none has its stream at the one is a chance of 1 in 190,000
+	// The chance that no stream is on the paused member is 1 in 190,000.
+	n, ttls := 30, []time.Duration{5 * time.Second}
 	if long() {
 		n, ttls = 60, []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second}
 	}
