@@ -2,6 +2,8 @@ package etcdkit
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -13,13 +15,15 @@ import (
 
 // Defaults of a [Config].
 const (
-	defaultEndpoint   = "localhost:2379"
-	defaultDial       = 5 * time.Second
-	defaultRead       = 5 * time.Second
-	defaultWrite      = 10 * time.Second
-	defaultSessionTTL = 15 * time.Second
-	keepAliveLeast    = 10 * time.Second // gRPC silently raises anything shorter
+	defaultEndpoint     = "localhost:2379"
+	defaultDialTimeout  = 5 * time.Second
+	defaultReadTimeout  = 5 * time.Second
+	defaultWriteTimeout = 10 * time.Second
+	defaultSessionTTL   = 15 * time.Second
 )
+
+// minKeepAliveTime is the shortest Config.KeepAlive.Time. gRPC silently raises anything shorter.
+const minKeepAliveTime = 10 * time.Second
 
 // Config contains the addresses of etcd and the settings of the connection. [LoadConfig] reads it
 // from a YAML or JSON file, [ConfigFromEnv] from the environment. The json tags give the field
@@ -93,6 +97,28 @@ type Config struct {
 	AllowInsecureCredentials bool `json:"allowInsecureCredentials,omitzero"`
 }
 
+// TLSConfig names the files for a TLS connection. Connections use TLS 1.2 or later.
+type TLSConfig struct {
+	// CAFile is a PEM file of the CA certificates that verify the servers. It is read for every new
+	// connection. If it cannot be used, the last good version stays in use. Default: the system's
+	// root certificates.
+	CAFile string `json:"caFile,omitzero"`
+
+	// CertFile and KeyFile are PEM files of the client certificate and its key. Either both or
+	// neither must be set. They are read for every new connection. If they cannot be used, for
+	// example because one is partly written, the last good pair stays in use.
+	CertFile string `json:"certFile,omitzero"`
+	KeyFile  string `json:"keyFile,omitzero"`
+
+	// ServerName is the name that the servers' certificates must be valid for. Default: the host of
+	// the endpoint, or DiscoverySRV if it is set.
+	ServerName string `json:"serverName,omitzero"`
+
+	// InsecureSkipVerifyForTests accepts any server certificate, which allows machine-in-the-middle
+	// attacks.
+	InsecureSkipVerifyForTests bool `json:"insecureSkipVerifyForTests,omitzero"`
+}
+
 // KeepAlive configures keepalive pings. A ping is sent after Time without traffic, which must be at
 // least 10s. The connection is closed if nothing is received within Timeout.
 type KeepAlive struct {
@@ -105,23 +131,23 @@ func (c Config) withDefaults() Config {
 	if c.Endpoints == nil && c.DiscoverySRV == "" {
 		c.Endpoints = []string{defaultEndpoint}
 	}
-	orElse(&c.DialTimeout, defaultDial)
-	orElse(&c.KeepAlive.Time, wire.KeepAliveTime)
-	orElse(&c.KeepAlive.Timeout, wire.KeepAliveTimeout)
-	orElse(&c.ReadTimeout, defaultRead)
-	orElse(&c.WriteTimeout, defaultWrite)
-	orElse(&c.SessionTTL, defaultSessionTTL)
+	setDefault(&c.DialTimeout, defaultDialTimeout)
+	setDefault(&c.KeepAlive.Time, wire.KeepAliveTime)
+	setDefault(&c.KeepAlive.Timeout, wire.KeepAliveTimeout)
+	setDefault(&c.ReadTimeout, defaultReadTimeout)
+	setDefault(&c.WriteTimeout, defaultWriteTimeout)
+	setDefault(&c.SessionTTL, defaultSessionTTL)
 	return c
 }
 
-func orElse(d *Duration, def time.Duration) {
+func setDefault(d *Duration, def time.Duration) {
 	if *d == 0 {
 		*d = Duration(def)
 	}
 }
 
-// check validates everything except the endpoints. c has its defaults.
-func (c Config) check(bad *complaints) {
+// validate validates everything except the endpoints. c has its defaults.
+func (c Config) validate(errs *validationErrors) {
 	for _, d := range []struct {
 		name  string
 		value Duration
@@ -132,32 +158,32 @@ func (c Config) check(bad *complaints) {
 		{"writeTimeout", c.WriteTimeout},
 	} {
 		if d.value < 0 {
-			bad.add("%s %v is negative", d.name, d.value)
+			errs.add("%s %v is negative", d.name, d.value)
 		}
 	}
-	if t := time.Duration(c.KeepAlive.Time); t < keepAliveLeast {
-		bad.add("keepAlive.time %v is below the least that gRPC accepts, %v", t, keepAliveLeast)
+	if t := time.Duration(c.KeepAlive.Time); t < minKeepAliveTime {
+		errs.add("keepAlive.time %v is below the minimum of gRPC, %v", t, minKeepAliveTime)
 	}
 	if t := time.Duration(c.SessionTTL); t < time.Second || t%time.Second != 0 {
-		bad.add("sessionTTL %v is not a positive number of whole seconds", t)
+		errs.add("sessionTTL %v is not a positive number of whole seconds", t)
 	}
-	c.checkCredentials(bad)
+	c.validateCredentials(errs)
 }
 
-// checkCredentials reports incomplete and conflicting credentials.
-func (c Config) checkCredentials(bad *complaints) {
-	password := !c.Password.IsZero() || c.PasswordFile != ""
+// validateCredentials reports incomplete and conflicting credentials.
+func (c Config) validateCredentials(errs *validationErrors) {
+	hasPassword := !c.Password.IsZero() || c.PasswordFile != ""
 	switch {
-	case c.Username != "" && !password:
-		bad.add("username without password: etcd would be used unauthenticated")
-	case c.Username == "" && password:
-		bad.add("password without username")
+	case c.Username != "" && !hasPassword:
+		errs.add("username without password: etcd would be used unauthenticated")
+	case c.Username == "" && hasPassword:
+		errs.add("password without username")
 	}
 	if !c.Password.IsZero() && c.PasswordFile != "" {
-		bad.add("both password and passwordFile")
+		errs.add("both password and passwordFile")
 	}
-	if !c.Token.IsZero() && (c.Username != "" || password) {
-		bad.add("both a token and a user with password")
+	if !c.Token.IsZero() && (c.Username != "" || hasPassword) {
+		errs.add("both a token and a user with password")
 	}
 }
 
@@ -187,14 +213,46 @@ func readPassword(path string) (string, error) {
 	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), nil
 }
 
-// shown returns a copy of the configuration for printing. The secrets are replaced, so that no verb
-// or encoding can reveal them.
-func (c Config) shown() Config {
+// redacted returns a copy of the configuration for printing. The secrets are replaced, so that no
+// verb or encoding can reveal them.
+func (c Config) redacted() Config {
 	if !c.Password.IsZero() {
-		c.Password = NewSecret(redacted)
+		c.Password = NewSecret(redactedText)
 	}
 	if !c.Token.IsZero() {
-		c.Token = NewSecret(redacted)
+		c.Token = NewSecret(redactedText)
 	}
 	return c
+}
+
+// Duration is a time.Duration that configuration files write as a string, such as "5s" or "1m30s".
+// A bare number is an error, because its unit would be unclear.
+type Duration time.Duration
+
+// String formats the duration as in files.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText formats the duration as in files, such as "5s".
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText parses text with [time.ParseDuration].
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("duration %q is not of the form \"5s\"", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// UnmarshalJSON parses a string such as "5s". null leaves the duration unchanged.
+func (d *Duration) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" {
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return fmt.Errorf("duration %s is not of the form \"5s\"", data)
+	}
+	return d.UnmarshalText([]byte(text))
 }

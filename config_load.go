@@ -21,12 +21,12 @@ func LoadConfig(path string) (Config, error) {
 	const op = "load config"
 	data, err := os.ReadFile(path) //nolint:gosec // the path is the caller's
 	if err != nil {
-		return Config{}, refuse(op, err)
+		return Config{}, opError(op, err)
 	}
 	isJSON := strings.EqualFold(filepath.Ext(path), ".json") || json.Valid(data)
 	var cfg Config
 	if err := unmarshalConfig(data, &cfg, isJSON); err != nil {
-		return Config{}, refuse(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
+		return Config{}, opError(op, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err))
 	}
 	return cfg, nil
 }
@@ -46,7 +46,7 @@ func LoadConfig(path string) (Config, error) {
 func ParseConfig(yamlOrJSON []byte) (Config, error) {
 	var cfg Config
 	if err := unmarshalConfig(yamlOrJSON, &cfg, json.Valid(yamlOrJSON)); err != nil {
-		return Config{}, refuse("parse config", fmt.Errorf("%w: %w", ErrInvalid, err))
+		return Config{}, opError("parse config", fmt.Errorf("%w: %w", ErrInvalid, err))
 	}
 	return cfg, nil
 }
@@ -62,10 +62,10 @@ func ParseConfig(yamlOrJSON []byte) (Config, error) {
 func UnmarshalStrict(yamlOrJSON []byte, out any) error {
 	const op = "unmarshal"
 	if v := reflect.ValueOf(out); v.Kind() != reflect.Pointer || v.IsNil() {
-		return refuse(op, fmt.Errorf("%w: %T is not a pointer to a value", ErrInvalid, out))
+		return opError(op, fmt.Errorf("%w: %T is not a pointer to a value", ErrInvalid, out))
 	}
 	if err := unmarshalConfig(yamlOrJSON, out, json.Valid(yamlOrJSON)); err != nil {
-		return refuse(op, fmt.Errorf("%w: %w", ErrInvalid, err))
+		return opError(op, fmt.Errorf("%w: %w", ErrInvalid, err))
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func ConfigFromEnv() (Config, error) {
 func (c Config) WithEnv() (Config, error) { return c.withEnv("config with env") }
 
 func (c Config) withEnv(op string) (Config, error) {
-	cfg := withoutRivals(c)
+	cfg := dropOverridden(c)
 	if list := os.Getenv("ETCD_ENDPOINTS"); list != "" {
 		cfg.Endpoints = []string{}
 		for e := range strings.SplitSeq(list, ",") {
@@ -143,47 +143,47 @@ func (c Config) withEnv(op string) (Config, error) {
 	if text := os.Getenv("ETCD_TOKEN"); text != "" {
 		cfg.Token = NewSecret(text)
 	}
-	var bad complaints
-	durationsFromEnv(&cfg, &bad)
+	var errs validationErrors
+	setDurationsFromEnv(&cfg, &errs)
 	if text := os.Getenv("ETCD_ALLOW_INSECURE_CREDENTIALS"); text != "" {
 		allow, err := strconv.ParseBool(text)
 		if err != nil {
-			bad.add("ETCD_ALLOW_INSECURE_CREDENTIALS: %q is neither true nor false", text)
+			errs.add("ETCD_ALLOW_INSECURE_CREDENTIALS: %q is neither true nor false", text)
 		}
 		cfg.AllowInsecureCredentials = allow
 	}
-	if err := bad.err(op); err != nil {
+	if err := errs.join(op); err != nil {
 		return Config{}, err
 	}
 	return cfg, nil
 }
 
-// withoutRivals returns c without the fields that conflict with the environment.
-func withoutRivals(c Config) Config {
-	says := func(names ...string) bool {
+// dropOverridden returns c without the fields that conflict with the environment.
+func dropOverridden(c Config) Config {
+	isSet := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool { return os.Getenv(name) != "" })
 	}
 	switch {
-	case says("ETCD_ENDPOINTS"):
+	case isSet("ETCD_ENDPOINTS"):
 		c.DiscoverySRV = ""
-	case says("ETCD_DISCOVERY_SRV"):
+	case isSet("ETCD_DISCOVERY_SRV"):
 		c.Endpoints = nil
 	}
-	secret := says("ETCD_PASSWORD", "ETCD_PASSWORD_FILE")
+	hasPassword := isSet("ETCD_PASSWORD", "ETCD_PASSWORD_FILE")
 	switch {
-	case says("ETCD_TOKEN"):
+	case isSet("ETCD_TOKEN"):
 		c.Username, c.Password, c.PasswordFile = "", Secret{}, ""
-	case secret, says("ETCD_USERNAME"):
+	case hasPassword, isSet("ETCD_USERNAME"):
 		c.Token = Secret{}
 	}
-	if secret {
+	if hasPassword {
 		c.Password, c.PasswordFile = Secret{}, ""
 	}
 	return c
 }
 
-// durationsFromEnv reads the variables that hold a duration.
-func durationsFromEnv(c *Config, bad *complaints) {
+// setDurationsFromEnv reads the variables that hold a duration.
+func setDurationsFromEnv(c *Config, errs *validationErrors) {
 	for _, v := range []struct {
 		name string
 		into *Duration
@@ -197,7 +197,7 @@ func durationsFromEnv(c *Config, bad *complaints) {
 	} {
 		if text := os.Getenv(v.name); text != "" {
 			if err := v.into.UnmarshalText([]byte(text)); err != nil {
-				bad.add("%s: %v", v.name, err)
+				errs.add("%s: %v", v.name, err)
 			}
 		}
 	}

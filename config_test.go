@@ -52,15 +52,15 @@ func TestBrokenEndpointsAreRefusedByName(t *testing.T) {
 		{"a path", "http://etcd:1/v3", "has a path, query or fragment"},
 		{"a query", "http://etcd:1?token=" + planted, "has a path, query or fragment"},
 		{"a fragment", "etcd:1#" + planted, "has a path, query or fragment"},
-		{"a user", "http://root:" + planted + "@etcd:1", "holds a user"},
-		{"a user without a scheme", "root:" + planted + "@etcd:1", "holds a user"},
-		{"a user with a slash in the password", "http://root:/" + planted + "@etcd:1", "holds a user"},
+		{"a user", "http://root:" + planted + "@etcd:1", "contains a user"},
+		{"a user without a scheme", "root:" + planted + "@etcd:1", "contains a user"},
+		{"a user with a slash in the password", "http://root:/" + planted + "@etcd:1", "contains a user"},
 		{"IPv6 without brackets", "::1", "needs brackets"},
 		{"IPv6 with half of its brackets", "[::1:2379", "is not host:port"},
-		{"brackets around a name", "[etcd]:2379", "something else than an IPv6 address"},
+		{"brackets around a name", "[etcd]:2379", "something other than an IPv6 address"},
 		{"an IPv4 address with a number too large", "127.0.0.256:1", "malformed IP address"},
 		{"a NUL byte", "etcd\x00:1", "control character"},
-		{"a socket without a path", "unix://", "has no path of a socket"},
+		{"a socket without a path", "unix://", "has no socket path"},
 		{"an IPv6 zone", "http://[fe80::1%lo]:1", "IPv6 zone"},
 		{"letters beyond ASCII", "étcd:1", "illegal characters"},
 	} {
@@ -113,9 +113,9 @@ func TestContradictionsAreRefused(t *testing.T) {
 		opts      []etcdkit.Option
 		complaint string
 	}{
-		{"http beside https", etcdkit.Config{Endpoints: []string{"http://a:1", "https://b:1"}}, nil, "contradicting schemes"},
-		{"http with TLS files", etcdkit.Config{Endpoints: []string{"http://a:1"}, TLS: etcdkit.TLSConfig{ServerName: "x"}}, nil, "says http, but TLS is configured"},
-		{"http with TLS settings", etcdkit.Config{Endpoints: []string{"http://a:1"}}, []etcdkit.Option{etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS13})}, "says http, but TLS is configured"},
+		{"http beside https", etcdkit.Config{Endpoints: []string{"http://a:1", "https://b:1"}}, nil, "different schemes"},
+		{"http with TLS files", etcdkit.Config{Endpoints: []string{"http://a:1"}, TLS: etcdkit.TLSConfig{ServerName: "x"}}, nil, "has the scheme http, but TLS is configured"},
+		{"http with TLS settings", etcdkit.Config{Endpoints: []string{"http://a:1"}}, []etcdkit.Option{etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS13})}, "has the scheme http, but TLS is configured"},
 		{"a user without a password", etcdkit.Config{Username: "u"}, nil, "username without password"},
 		{"a password without a user", etcdkit.Config{Password: etcdkit.NewSecret(planted)}, nil, "password without username"},
 		{"a password file without a user", etcdkit.Config{PasswordFile: file}, nil, "password without username"},
@@ -142,9 +142,9 @@ func TestContradictionsAreRefused(t *testing.T) {
 		{"a key without its certificate", etcdkit.Config{Endpoints: local, TLS: etcdkit.TLSConfig{KeyFile: file}}, nil, "keyFile without certFile"},
 		{"a certificate that is none", etcdkit.Config{Endpoints: local, TLS: etcdkit.TLSConfig{CertFile: file, KeyFile: file}}, nil, "client certificate"},
 		{"CA certificates that are not there", etcdkit.Config{Endpoints: local, TLS: etcdkit.TLSConfig{CAFile: file + "x"}}, nil, "no such file"},
-		{"CA certificates that are none", etcdkit.Config{Endpoints: local, TLS: etcdkit.TLSConfig{CAFile: file}}, nil, "no certificate in"},
+		{"CA certificates that are none", etcdkit.Config{Endpoints: local, TLS: etcdkit.TLSConfig{CAFile: file}}, nil, "contains no certificate"},
 		{"TLS twice", etcdkit.Config{Endpoints: local, TLS: etcdkit.TLSConfig{ServerName: "x"}}, []etcdkit.Option{etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS12})}, "both WithTLS and tls files"},
-		{"TLS before 1.2", etcdkit.Config{Endpoints: local}, []etcdkit.Option{etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS10})}, "TLS 1.0 is allowed"},
+		{"TLS before 1.2", etcdkit.Config{Endpoints: local}, []etcdkit.Option{etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS10})}, "the minimum version TLS 1.0"},
 		{"endpoints twice", etcdkit.Config{Endpoints: local, DiscoverySRV: "example.org"}, nil, "both endpoints and discoverySRV"},
 		{"a nil option", etcdkit.Config{}, []etcdkit.Option{nil}, "option 1 is nil"},
 		{"a nil logger", etcdkit.Config{}, []etcdkit.Option{etcdkit.WithLogger(nil)}, "WithLogger: nil"},
@@ -166,7 +166,7 @@ func TestAllComplaintsComeAtOnce(t *testing.T) {
 		Endpoints: []string{"ftp://x", "http://u@y"}, Username: "u", DialTimeout: -1, Namespace: "/",
 		Retry: kv.RetryPolicy{MaxAttempts: -1},
 	}, etcdkit.WithLogger(nil))
-	for _, part := range []string{"ftp://x", "holds a user", "username without", "dialTimeout", "has no name", "-1 attempts", "WithLogger"} {
+	for _, part := range []string{"ftp://x", "contains a user", "username without", "dialTimeout", "has no name", "-1 attempts", "WithLogger"} {
 		require.ErrorContains(t, err, part)
 	}
 }

@@ -1,28 +1,37 @@
 package etcdkit
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
+	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"google.golang.org/grpc/credentials"
 
+	"github.com/etcdkit/etcdkit/internal/endpoint"
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/healthcheck"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 const (
-	diagnoseWithin = 5 * time.Second
+	diagnoseTimeout = 5 * time.Second
+	explainTimeout  = 2 * time.Second // for the cause of a failed status call
 
-	lagMuch      = 1000                // log entries that a member may be behind
-	latencyMuch  = time.Second         // of a linearizable read
-	expiresSoon  = 14 * 24 * time.Hour // until a server's certificate expires
-	quotaMuch    = 0.8                 // of the database's quota
-	fragmentMuch = 0.5                 // of the database file that must be in use
-	fragmentMin  = 256 << 20           // smaller files are not worth a defragmentation
+	maxRaftLag             = 1000                // log entries that a member may be behind
+	maxReadLatency         = time.Second         // of a linearizable read
+	minCertificateLifetime = 14 * 24 * time.Hour // until a server's certificate expires
+	maxQuotaUsage          = 0.8                 // of the database's quota
+	minFileUsage           = 0.5                 // of the database file
+	minFragmentedSize      = 256 << 20           // smaller files are not worth a defragmentation
 )
 
 // Report is the result of [Client.Diagnose]. It contains no secret. String formats it for people.
@@ -77,101 +86,99 @@ func (r Report) OK() bool { return len(r.Problems) == 0 }
 // linearizable read and the number of keys of the namespace. It writes nothing, never fails and
 // takes at most 5 s. Use it for a debug page or a command, not for a readiness probe.
 func (c *Client) Diagnose(ctx context.Context) Report {
-	began := time.Now()
-	r := Report{At: began, Namespace: c.set.namespace + c.below, Keys: -1, Settings: c.set.cfg, User: c.set.cfg.Username}
-	if ctx == nil {
-		r.Problems = []string{"no context was given"}
-		return r
-	}
-	ctx, stop := context.WithTimeout(ctx, diagnoseWithin)
-	defer stop()
-	r.Settings.Endpoints = c.endpoints()
-	var found findings
+	start := time.Now()
+	r := Report{At: start, Namespace: c.conn.settings.namespace + c.dir, Keys: -1, Settings: c.conn.settings.cfg, User: c.conn.settings.cfg.Username}
+	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
+	defer cancel()
+	r.Settings.Endpoints = c.conn.endpoints()
+	var found problems
 	var keys int64
-	var health, count error
+	var healthErr, countErr error
 	var wg sync.WaitGroup
-	wg.Go(func() { r.Health, health = c.health(ctx, func(all []answer) { r.Endpoints = c.reports(ctx, all) }) })
-	wg.Go(func() { keys, count = c.store.Count(ctx, "") })
+	wg.Go(func() {
+		r.Health, healthErr = c.health(ctx, func(all []endpoint.StatusResult) { r.Endpoints = c.conn.reportAll(ctx, all) })
+	})
+	wg.Go(func() { keys, countErr = c.store.Count(ctx, "") })
 	wg.Wait()
-	if health != nil {
-		found.add("%v", health)
-		r.unauthenticated = errors.Is(health, ErrUnauthenticated)
+	if healthErr != nil {
+		found.add("%v", healthErr)
+		r.unauthenticated = errors.Is(healthErr, ErrUnauthenticated)
 	}
 	switch {
-	case count == nil:
+	case countErr == nil:
 		r.Keys = keys
 	case r.Health.Quorum:
-		found.add("the keys of the namespace cannot be counted: %v", reasonOf(count))
+		found.add("the keys of the namespace cannot be counted: %v", errs.Cause(countErr))
 	}
-	r.judge(&found)
-	r.Problems, r.Took = found, time.Since(began)
+	r.findProblems(&found)
+	r.Problems, r.Took = found, time.Since(start)
 	return r
 }
 
-// reports returns a report for each of the answers.
-func (c *core) reports(ctx context.Context, all []answer) []EndpointReport {
+// reportAll returns a report for each endpoint, given the results of the status calls.
+func (c *connection) reportAll(ctx context.Context, all []endpoint.StatusResult) []EndpointReport {
 	out := make([]EndpointReport, len(all))
 	var wg sync.WaitGroup
-	for i, a := range all {
-		wg.Go(func() { out[i] = c.report(ctx, a) })
+	for i, r := range all {
+		wg.Go(func() { out[i] = c.report(ctx, r) })
 	}
 	wg.Wait()
 	return out
 }
 
-// report describes an endpoint, given its answer to a status call.
-func (c *core) report(ctx context.Context, a answer) EndpointReport {
-	out := EndpointReport{Endpoint: a.ep, Latency: a.latency}
-	if a.tls != nil {
-		out.describeTLS(a.tls)
+// report describes an endpoint, given the result of its status call.
+func (c *connection) report(ctx context.Context, r endpoint.StatusResult) EndpointReport {
+	out := EndpointReport{Endpoint: r.Endpoint, Latency: r.Latency}
+	if r.TLS != nil {
+		out.setTLS(r.TLS)
 	}
-	if a.err == nil {
+	if r.Err == nil {
 		return out
 	}
-	ctx, stop := context.WithTimeout(ctx, statusWithin)
-	defer stop()
-	if err := c.lines.explain(ctx, a.ep); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	if err := c.pool.Explain(ctx, r.Endpoint); err != nil {
 		out.Dial = wire.Plain(err).Error()
 		return out
 	}
-	out.Status = a.reason().Error()
+	out.Status = r.Cause().Error()
 	return out
 }
 
-func (e *EndpointReport) describeTLS(info *credentials.TLSInfo) {
+func (e *EndpointReport) setTLS(info *credentials.TLSInfo) {
 	e.TLS = tls.VersionName(info.State.Version)
 	if certs := info.State.PeerCertificates; len(certs) > 0 {
 		e.Certificate, e.Expires = certs[0].Subject.String(), certs[0].NotAfter
 	}
 }
 
-// findings collects descriptions of problems.
-type findings []string
+// problems collects descriptions of problems.
+type problems []string
 
-func (f *findings) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
 
-// judge adds the problems of the report to found.
-func (r Report) judge(found *findings) {
+// findProblems adds the problems of the report to found.
+func (r Report) findProblems(found *problems) {
 	for _, e := range r.Endpoints {
 		switch {
 		case e.Dial != "":
 			found.add("%s cannot be reached: %s", e.Endpoint, e.Dial)
 		case e.Status != "":
-			found.add("%s does not tell its status: %s", e.Endpoint, e.Status)
+			found.add("%s does not report its status: %s", e.Endpoint, e.Status)
 		}
-		if !e.Expires.IsZero() && time.Until(e.Expires) < expiresSoon {
-			found.add("%s has a certificate that ends at %s", e.Endpoint, e.Expires.Format(time.RFC3339))
+		if !e.Expires.IsZero() && time.Until(e.Expires) < minCertificateLifetime {
+			found.add("%s has a certificate that expires at %s", e.Endpoint, e.Expires.Format(time.RFC3339))
 		}
 	}
 	for _, alarm := range r.Health.Alarms {
 		found.add("alarm: %s", alarm)
 	}
-	if r.Health.Quorum && r.Health.Latency > latencyMuch {
+	if r.Health.Quorum && r.Health.Latency > maxReadLatency {
 		found.add("a linearizable read took %v", r.Health.Latency.Round(time.Millisecond))
 	}
 	versions := map[string]bool{}
 	for _, m := range r.Health.Members {
-		m.judge(found)
+		m.findProblems(found)
 		if m.Reachable {
 			versions[m.Version] = true
 		}
@@ -181,33 +188,99 @@ func (r Report) judge(found *findings) {
 	}
 }
 
-// judge adds the problems of a member to found.
-func (m Member) judge(found *findings) {
-	name := m.title()
+// findProblems adds the problems of a member to found.
+func (m Member) findProblems(found *problems) {
+	name := m.displayName()
 	switch {
 	case !m.Reachable:
 		return // reported with its endpoint; a member without an endpoint is no problem
-	case m.RaftLag > lagMuch:
+	case m.RaftLag > maxRaftLag:
 		found.add("member %s is %d log entries behind", name, m.RaftLag)
 	}
-	if cause := unsupportedReason(m.Version); cause != "" {
+	if cause := healthcheck.UnsupportedReason(m.Version); cause != "" {
 		found.add("member %s runs etcd %s, which is not supported: %s", name, m.Version, cause)
 	}
-	if m.DBQuota > 0 && float64(m.DBSize) > quotaMuch*float64(m.DBQuota) {
+	if m.DBQuota > 0 && float64(m.DBSize) > maxQuotaUsage*float64(m.DBQuota) {
 		found.add("member %s has used %d of %d bytes of its quota", name, m.DBSize, m.DBQuota)
 	}
-	if m.DBSize > fragmentMin && float64(m.DBSizeInUse) < fragmentMuch*float64(m.DBSize) {
+	if m.DBSize > minFragmentedSize && float64(m.DBSizeInUse) < minFileUsage*float64(m.DBSize) {
 		found.add("member %s would shrink from %d to %d bytes by a defragmentation", name, m.DBSize, m.DBSizeInUse)
 	}
 }
 
-// title returns the name of a member, or else its ID or endpoint.
-func (m Member) title() string {
-	switch {
-	case m.Name != "":
-		return m.Name
-	case m.ID != 0:
-		return strconv.FormatUint(m.ID, 16)
+// String formats the report for people.
+func (r Report) String() string {
+	var b strings.Builder
+	verdict := "no problems"
+	if !r.OK() {
+		verdict = fmt.Sprintf("%d problem(s)", len(r.Problems))
 	}
-	return m.Endpoint
+	fmt.Fprintf(&b, "etcd as seen by this client at %s (took %v): %s\n", r.At.Format(time.RFC3339), r.Took.Round(time.Millisecond), verdict)
+	for _, p := range r.Problems {
+		fmt.Fprintf(&b, "  ! %s\n", p)
+	}
+	r.printCluster(&b)
+	var cells strings.Builder
+	r.printEndpoints(&cells)
+	r.printMembers(&cells)
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	_, _ = io.WriteString(w, cells.String()) // a tabwriter over a strings.Builder returns no errors
+	_ = w.Flush()
+	if settings, err := json.MarshalIndent(r.Settings, "  ", "  "); err == nil {
+		fmt.Fprintf(&b, "settings:\n  %s\n", settings)
+	}
+	return b.String()
+}
+
+func (r Report) printCluster(b *strings.Builder) {
+	quorum := "no quorum"
+	switch {
+	case r.unauthenticated:
+		quorum = "quorum unknown, the login was rejected"
+	case r.Health.Quorum:
+		quorum = "quorum, a read took " + r.Health.Latency.Round(time.Microsecond).String()
+	}
+	fmt.Fprintf(b, "cluster: %x, revision %d, %s\n", r.Health.ClusterID, r.Health.Revision, quorum)
+	keys := "not counted"
+	if r.Keys >= 0 {
+		keys = strconv.FormatInt(r.Keys, 10)
+	}
+	fmt.Fprintf(b, "namespace: %q, keys: %s, user: %s\n", r.Namespace, keys, cmp.Or(r.User, "none"))
+}
+
+func (r Report) printEndpoints(b *strings.Builder) {
+	b.WriteString("endpoint\tconnection\tTLS\tstatus\tlatency\n")
+	for _, e := range r.Endpoints {
+		security := "no"
+		if e.TLS != "" {
+			security = e.TLS + ", " + e.Certificate + " until " + e.Expires.Format(time.DateOnly)
+		}
+		state := cmp.Or(e.Status, "ok")
+		if e.Dial != "" {
+			security, state = "?", "?"
+		}
+		fmt.Fprintf(b, "  %s\t%s\t%s\t%s\t%v\n", e.Endpoint, cmp.Or(e.Dial, "ok"), security, state, e.Latency.Round(time.Microsecond))
+	}
+}
+
+func (r Report) printMembers(b *strings.Builder) {
+	b.WriteString("member\trole\tversion\tterm\tapplied\tlag\tdatabase\tin use\talarms\n")
+	for _, m := range r.Health.Members {
+		if !m.Reachable {
+			fmt.Fprintf(b, "  %s\t%s\n", m.displayName(), m.Err)
+			continue
+		}
+		role := "follower"
+		switch {
+		case m.Leader:
+			role = "leader"
+		case m.Learner:
+			role = "learner"
+		}
+		if m.Evicted {
+			role += ", evicted"
+		}
+		fmt.Fprintf(b, "  %s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", m.displayName(), role, m.Version, m.RaftTerm, m.RaftApplied, m.RaftLag,
+			m.DBSize, m.DBSizeInUse, cmp.Or(strings.Join(m.Alarms, ", "), "none"))
+	}
 }

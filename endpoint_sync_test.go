@@ -47,7 +47,7 @@ func TestClient_SetEndpointsRefusesWhatTheClientCannotUse(t *testing.T) {
 	}{
 		{nil, "the list of endpoints is empty"},
 		{[]string{"a:b:c"}, "is not host:port"},
-		{[]string{"https://127.0.0.1:1"}, "the client was opened without TLS"},
+		{[]string{"https://127.0.0.1:1"}, "requires TLS, but the client was opened without it"},
 		{[]string{"http://10.0.0.1:1"}, "in clear text"},
 	} {
 		err := c.SetEndpoints(tt.endpoints...)
@@ -58,7 +58,7 @@ func TestClient_SetEndpointsRefusesWhatTheClientCannotUse(t *testing.T) {
 
 	pki := etcdtest.Certs(t)
 	secure := opened(t, etcdkit.Config{Endpoints: []string{"https://127.0.0.1:1"}, TLS: etcdkit.TLSConfig{CAFile: pki.CAFile}})
-	require.ErrorContains(t, secure.SetEndpoints("http://127.0.0.1:1"), "says http, but TLS is configured")
+	require.ErrorContains(t, secure.SetEndpoints("http://127.0.0.1:1"), "has the scheme http, but TLS is configured")
 	require.NoError(t, secure.SetEndpoints("https://127.0.0.1:2", "127.0.0.1:3"))
 
 	wrapped, err := etcdkit.Wrap(etcdtest.Client(t))
@@ -86,14 +86,14 @@ func TestWithEndpointSync_ReplacesTheEndpointsByTheMembers(t *testing.T) {
 func TestWithEndpointSync_KeepsTheEndpointsIfNoMemberURLAnswers(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithFlags("--advertise-client-urls=http://"+freePort(t)))
-	lines := &lockedWriter{w: &strings.Builder{}}
+	log := &etcdtest.Log{}
 	var counted atomic.Int64
-	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(lines.logger()), countMemberLists(&counted, nil))
-	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "etcd endpoints cannot be synchronized") }, 30*time.Second, time.Millisecond)
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(log.Logger()), countMemberLists(&counted, nil))
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "etcd endpoints cannot be synchronized") }, 30*time.Second, time.Millisecond)
 	assert.Equal(t, s.Endpoints(), c.Stats().Endpoints)
 	before := counted.Load()
 	require.Eventually(t, func() bool { return counted.Load() >= before+3 }, 30*time.Second, time.Millisecond, "several more rounds")
-	assert.Equal(t, 1, strings.Count(lines.String(), "etcd endpoints cannot be synchronized"))
+	assert.Equal(t, 1, log.Count("etcd endpoints cannot be synchronized"))
 	assert.Equal(t, s.Endpoints(), c.Raw().Endpoints())
 }
 
@@ -116,11 +116,11 @@ func countMemberLists(n *atomic.Int64, change func(*pb.MemberListResponse)) etcd
 func TestWithEndpointSync_RefusesTheMembersOfAnotherCluster(t *testing.T) {
 	t.Parallel()
 	s, other := etcdtest.Start(t), etcdtest.Start(t)
-	lines := &lockedWriter{w: &strings.Builder{}}
+	log := &etcdtest.Log{}
 	var counted atomic.Int64
 	var foreign atomic.Bool
 	foreign.Store(true)
-	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(lines.logger()),
+	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithEndpointSync(50*time.Millisecond), etcdkit.WithLogger(log.Logger()),
 		countMemberLists(&counted, func(list *pb.MemberListResponse) {
 			list.Members[0].ClientURLs = other.Endpoints()
 			if foreign.Load() {
@@ -128,12 +128,12 @@ func TestWithEndpointSync_RefusesTheMembersOfAnotherCluster(t *testing.T) {
 			}
 		}))
 	require.Eventually(t, func() bool { return counted.Load() >= 3 }, 30*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "that of another cluster") }, 30*time.Second, time.Millisecond)
-	assert.Equal(t, 1, strings.Count(lines.String(), "etcd endpoints cannot be synchronized"))
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "that of another cluster") }, 30*time.Second, time.Millisecond)
+	assert.Equal(t, 1, log.Count("etcd endpoints cannot be synchronized"))
 	assert.Equal(t, s.Endpoints(), c.Stats().Endpoints)
 	foreign.Store(false)
 	require.Eventually(t, func() bool { return slices.Equal(other.Endpoints(), c.Stats().Endpoints) }, 30*time.Second, time.Millisecond)
-	assert.Contains(t, lines.String(), "etcd endpoints are synchronized again")
+	assert.Contains(t, log.String(), "etcd endpoints are synchronized again")
 }
 
 func TestWithEndpointSync_RefusesAnIntervalThatIsNotPositive(t *testing.T) {

@@ -2,10 +2,10 @@ package etcdkit
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 
+	"github.com/etcdkit/etcdkit/internal/endpoint"
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/healthcheck"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -32,12 +32,9 @@ var (
 	ErrClosed = errs.Closed
 )
 
-// errClientClosed is ErrClosed with the text "client closed".
-var errClientClosed = fmt.Errorf("client %w", ErrClosed)
-
 // ErrUnsupportedServer means that a member runs a version of etcd that is too old; see
 // [WithUnsupportedServers]. The text has the member, its version and the cause.
-var ErrUnsupportedServer = errors.New("unsupported server")
+var ErrUnsupportedServer = healthcheck.ErrUnsupportedServer
 
 // SafeToRetry reports whether the call that failed with err provably changed nothing and will not
 // do so later, because it was rejected or never sent. It understands the errors of this module and
@@ -73,35 +70,19 @@ func (e *EndpointError) Error() string { return e.Endpoint + ": " + e.Err.Error(
 // Unwrap returns the cause.
 func (e *EndpointError) Unwrap() error { return e.Err }
 
-// endpointErrors are the errors of several endpoints, formatted on one line.
-type endpointErrors []*EndpointError
-
-func (e endpointErrors) Error() string {
-	texts := make([]string, len(e))
-	for i, one := range e {
-		texts[i] = one.Error()
-	}
-	return strings.Join(texts, "; ")
-}
+// endpointErrors are the errors of several endpoints, each of which is an EndpointError.
+type endpointErrors struct{ endpoint.Errors }
 
 // Unwrap returns the errors of the endpoints.
 func (e endpointErrors) Unwrap() []error {
-	out := make([]error, len(e))
-	for i, one := range e {
-		out[i] = one
+	out := make([]error, len(e.Errors))
+	for i, err := range e.Errors {
+		out[i] = (*EndpointError)(err)
 	}
 	return out
 }
 
-// refuse wraps the error of an operation of the client, none of which changes anything in etcd.
-func refuse(op string, err error) error {
+// opError wraps the error of an operation of the client, none of which changes anything in etcd.
+func opError(op string, err error) error {
 	return &errs.Error{Pkg: "etcdkit", Op: op, NotApplied: true, Err: err}
-}
-
-// reasonOf returns err without the kv operation that returned it.
-func reasonOf(err error) error {
-	if e, ok := errors.AsType[*errs.Error](err); ok {
-		return e.Err
-	}
-	return err
 }

@@ -4,21 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/endpoint"
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/healthcheck"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-const (
-	// healthWithin bounds the read of a health check. A member that waits for a quorum would return
-	// an error only after 7 s.
-	healthWithin = 3 * time.Second
-
-	// statusWithin bounds the status call to a single member. It is shorter than healthWithin, so
-	// that a frozen member can be told apart from a cluster that does not answer.
-	statusWithin = 2 * time.Second
-)
+// healthTimeout bounds the read of Health. A member that waits for a quorum would return an error
+// only after 7 s. It is longer than the timeout of the status calls, so that a frozen member can be
+// told apart from a cluster that does not answer.
+const healthTimeout = 3 * time.Second
 
 // Health is the state of the cluster as seen by the client.
 type Health struct {
@@ -49,51 +48,46 @@ type Health struct {
 // to each endpoint.
 func (c *Client) Health(ctx context.Context) (Health, error) {
 	const op = "health"
-	if ctx == nil {
-		return Health{}, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
-	}
-	h, err := c.health(ctx, func([]answer) {})
+	h, err := c.health(ctx, func([]endpoint.StatusResult) {})
 	if err != nil {
-		return h, refuse(op, err)
+		return h, opError(op, err)
 	}
 	return h, nil
 }
 
-// health implements Health. It calls heard with the answers of the endpoints, possibly while the
-// read is still running.
-func (c *Client) health(ctx context.Context, heard func([]answer)) (h Health, err error) {
-	var answers []answer
+// health implements Health. It calls onStatus with the results of the status calls, possibly while
+// the read is still running.
+func (c *Client) health(ctx context.Context, onStatus func([]endpoint.StatusResult)) (h Health, err error) {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	var results []endpoint.StatusResult
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		bounded, stop := context.WithTimeout(ctx, healthWithin)
-		defer stop()
-		answers = c.survey(bounded)
-		heard(answers)
+		results = c.conn.queryAll(ctx)
+		onStatus(results)
 	})
-	bounded, stop := context.WithTimeout(ctx, healthWithin)
-	defer stop()
-	began := time.Now()
-	err = c.ask(bounded)
-	h.Quorum, h.Latency = err == nil, time.Since(began)
+	start := time.Now()
+	err = c.read(ctx)
+	h.Quorum, h.Latency = err == nil, time.Since(start)
 	wg.Wait()
-	h.Members = c.members(answers, &h)
+	h.Members = c.conn.mergeMembers(results, &h)
 	if errors.Is(err, ErrUnavailable) && !errors.Is(err, context.Canceled) {
 		err = h.explain(err)
 	}
 	return h, err
 }
 
-// ask makes the linearizable read.
-func (c *Client) ask(ctx context.Context) error {
-	if c.isClosed() {
-		return errClientClosed
+// read makes the linearizable read.
+func (c *Client) read(ctx context.Context) error {
+	if c.conn.isClosed() {
+		return errs.ClosedError("client")
 	}
 	_, err := c.store.Exists(ctx, probeKey)
 	if errors.Is(err, ErrPermission) {
 		return nil
 	}
 	if err != nil {
-		return reasonOf(err)
+		return errs.Cause(err)
 	}
 	return nil
 }
@@ -137,27 +131,35 @@ func (h *Health) explain(err error) error {
 // Members takes at most 2 s, or less if ctx ends first. It costs two RPCs to each endpoint.
 func (c *Client) Members(ctx context.Context) ([]Member, error) {
 	const op = "members"
-	if ctx == nil {
-		return nil, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
-	}
-	if c.isClosed() {
-		return nil, refuse(op, errClientClosed)
+	if c.conn.isClosed() {
+		return nil, opError(op, errs.ClosedError("client"))
 	}
 	var h Health
-	answers := c.survey(ctx)
-	all := c.members(answers, &h)
+	results := c.conn.queryAll(ctx)
+	all := c.conn.mergeMembers(results, &h)
 	if h.ClusterID != 0 {
 		return all, nil
 	}
-	condition, bad := ErrUnavailable, make(endpointErrors, 0, len(answers))
-	for _, a := range answers {
-		if a.unauthenticated() {
+	condition, failed := ErrUnavailable, make(endpoint.Errors, 0, len(results))
+	for _, r := range results {
+		if r.IsUnauthenticated() {
 			condition = ErrUnauthenticated
 		}
-		bad = append(bad, &EndpointError{Endpoint: a.ep, Err: a.reason()})
+		failed = append(failed, &endpoint.Error{Endpoint: r.Endpoint, Err: r.Cause()})
 	}
+	err := fmt.Errorf("%w: %w", condition, endpointErrors{failed})
 	if ctx.Err() != nil {
-		return nil, refuse(op, fmt.Errorf("%w: %w: %w", condition, retry.ContextError(ctx), bad))
+		err = fmt.Errorf("%w: %w: %w", condition, retry.ContextError(ctx), endpointErrors{failed})
 	}
-	return nil, refuse(op, fmt.Errorf("%w: %w", condition, bad))
+	return nil, opError(op, err)
+}
+
+// ReadyHandler returns a handler for readiness probes. It responds with 200 if a linearizable read
+// succeeds within 2 s, and with 503 otherwise and after Close. The body, such as
+// {"ready":false,"reason":"etcd unavailable"}, contains no addresses and no users.
+//
+// Only one check runs at a time, and its result is reused for 500 ms, whatever the number of
+// probes.
+func (c *Client) ReadyHandler() http.Handler {
+	return healthcheck.NewReadyHandler(c.read, c.conn.isClosed)
 }

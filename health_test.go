@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,8 +81,7 @@ func TestHealthSaysThatThereIsNoQuorumAndWhenItIsBack(t *testing.T) {
 		assert.NotEmpty(t, m.Name, "the one that is left knows the others")
 	}
 	assert.Equal(t, 1, reachable)
-	ready := httptest.NewRecorder()
-	c.ReadyHandler().ServeHTTP(ready, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
+	ready := getReady(t, c.ReadyHandler())
 	assert.Equal(t, http.StatusServiceUnavailable, ready.Code)
 	assert.JSONEq(t, `{"ready":false,"reason":"etcd unavailable"}`, ready.Body.String())
 	members, err := c.Members(t.Context())
@@ -157,7 +157,7 @@ func TestAClusterReachedThroughOneEndpointIsWell(t *testing.T) {
 	require.Len(t, h.Members, 3)
 	r := c.Diagnose(t.Context())
 	assert.True(t, r.OK(), "%s", r)
-	assert.Contains(t, r.String(), "no endpoint of the client leads to it", "it can be seen all the same")
+	assert.Contains(t, r.String(), "no endpoint of the client reaches it", "it can be seen all the same")
 }
 
 func TestMembersTellsAWrongPasswordFromAnEtcdThatIsAway(t *testing.T) {
@@ -214,6 +214,46 @@ func TestHealthCanBeWrittenAsJSON(t *testing.T) {
 	var back etcdkit.Health
 	require.NoError(t, json.Unmarshal(out, &back))
 	assert.Equal(t, h, back)
-	_, err = c.Health(nil) //nolint:staticcheck // that is the point
-	require.ErrorIs(t, err, etcdkit.ErrInvalid)
+}
+
+// getReady requests a readiness probe.
+func getReady(t *testing.T, h http.Handler) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/ready", http.NoBody))
+	return w
+}
+
+func TestClient_ReadyHandlerRespondsWith200(t *testing.T) {
+	t.Parallel()
+	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	w := getReady(t, c.ReadyHandler())
+	assert.Equal(t, http.StatusOK, w.Code)
+	assert.JSONEq(t, `{"ready":true}`, w.Body.String())
+	assert.Equal(t, "application/json", w.Header().Get("Content-Type"))
+}
+
+func TestClient_ReadyHandlerRespondsWith503AfterClose(t *testing.T) {
+	t.Parallel()
+	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	require.NoError(t, err)
+	h := c.ReadyHandler()
+	require.Equal(t, http.StatusOK, getReady(t, h).Code)
+	require.NoError(t, c.Close())
+	w := getReady(t, h)
+	assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+	assert.JSONEq(t, `{"ready":false,"reason":"closed"}`, w.Body.String())
+}
+
+func TestClient_LogsTheOutageOfASingleEndpoint(t *testing.T) {
+	t.Parallel()
+	proxy := etcdtest.Start(t).Proxy(t)
+	log := &etcdtest.Log{}
+	open(t, etcdkit.Config{Endpoints: proxy.Endpoints()}, etcdkit.WithLogger(log.Logger()))
+	proxy.Refuse()
+	proxy.Cut()
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "no etcd endpoint answers") }, 30*time.Second, time.Millisecond)
+	proxy.Accept()
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "etcd endpoints answer again") }, 30*time.Second, time.Millisecond)
+	assert.Equal(t, 1, log.Count("no etcd endpoint answers"))
 }

@@ -35,9 +35,9 @@ func (p parts) Leases() *lease.Manager  { return p.leases }
 
 // TestParts_LogToTheDefaultLogger is not parallel: it sets the default logger.
 func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // see above
-	lines := &lockedWriter{w: &strings.Builder{}}
+	records := &etcdtest.Log{}
 	before, out, flags := slog.Default(), log.Writer(), log.Flags()
-	slog.SetDefault(lines.logger())
+	slog.SetDefault(records.Logger())
 	defer func() {
 		slog.SetDefault(before)
 		log.SetOutput(out) // SetDefault redirects package log
@@ -69,10 +69,10 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 	require.NoError(t, err)
 	<-held.Context().Done()
 	for _, want := range []string{"config could not be used", "key=42", "orders/instances/a", "watch handler panicked", "lease lost", "lock lost"} {
-		require.Eventually(t, func() bool { return strings.Contains(lines.String(), want) }, 10*time.Second, time.Millisecond, want)
+		require.Eventually(t, func() bool { return strings.Contains(records.String(), want) }, 10*time.Second, time.Millisecond, want)
 	}
-	assert.NotContains(t, lines.String(), "level=INFO")
-	assert.NotContains(t, lines.String(), "level=DEBUG")
+	assert.NotContains(t, records.String(), "level=INFO")
+	assert.NotContains(t, records.String(), "level=DEBUG")
 	require.NoError(t, locker.Close())
 	require.NoError(t, registry.Close())
 	require.NoError(t, users.Close())
@@ -83,8 +83,8 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 
 func TestWhatIsOpenedWithAClientReportsWhereTheClientDoes(t *testing.T) {
 	t.Parallel()
-	lines := &lockedWriter{w: &strings.Builder{}}
-	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithLogger(lines.logger()))
+	records := &etcdtest.Log{}
+	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithLogger(records.Logger()))
 	for key, value := range map[string]string{"conf/limit": "many", "users/42": "{", "services/orders/instances/a": "no instance"} {
 		_, err := c.KV().Put(t.Context(), key, []byte(value))
 		require.NoError(t, err)
@@ -99,10 +99,10 @@ func TestWhatIsOpenedWithAClientReportsWhereTheClientDoes(t *testing.T) {
 	_, err = registry.OpenService(t.Context(), "orders")
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		said := lines.String()
+		said := records.String()
 		return strings.Contains(said, "limit") && strings.Contains(said, "key=42") && strings.Contains(said, "orders/instances/a")
 	}, 10*time.Second, time.Millisecond)
-	assert.NotContains(t, lines.String(), "many")
+	assert.NotContains(t, records.String(), "many")
 	require.NoError(t, registry.Close())
 	require.NoError(t, users.Close())
 	require.NoError(t, source.Close())

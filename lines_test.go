@@ -83,7 +83,7 @@ func TestAWrappedClientKeepsNoConnectionsToEndpointsOfThePast(t *testing.T) {
 		cli.SetEndpoints(freePort(t), freePort(t))
 		_, err := c.Members(t.Context())
 		require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-		assert.Equal(t, 2, etcdkit.Lines(c))
+		assert.Equal(t, 2, etcdkit.EndpointConnections(c))
 	}
 }
 
@@ -125,16 +125,5 @@ func TestAMemberThatIsBackAnswersTheNextQuestion(t *testing.T) {
 		require.NoError(t, err, "it does not wait for gRPC's next attempt")
 		require.Len(t, members, 1)
 		assert.True(t, members[0].Reachable, members[0].Err)
-	}
-}
-
-// A second attempt at an endpoint that cannot be connected to would wait for it.
-func TestLines_SecondAttemptsAvoidAnEndpointThatIsDown(t *testing.T) {
-	t.Parallel()
-	up, down := etcdtest.Endpoints()[0], "http://"+freePort(t)
-	c := open(t, etcdkit.Config{Endpoints: []string{up, down}})
-	for range 4 {
-		assert.Equal(t, up, etcdkit.OtherEndpoint(c, []string{up, down}, "10.0.0.1:1"))
-		assert.Equal(t, down, etcdkit.OtherEndpoint(c, []string{down}, "10.0.0.1:1"), "better than none")
 	}
 }

@@ -23,29 +23,29 @@ type lockers struct {
 // is referenced, every call returns the same one, for all clients of the namespace. Its locks are
 // attached to the shared session of [Client.Leases].
 func (c *Client) Locks() *lock.Locker {
-	l := &c.lockers
+	l := &c.conn.lockers
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	dir := c.store.Dir()
-	if known := l.byDir[dir].Value(); known != nil && !c.badDir {
-		return known
+	if locker := l.byDir[dir].Value(); locker != nil && c.dirErr == nil {
+		return locker
 	}
-	made, err := lock.New(c, lock.WithLogger(c.set.logger), lock.WithWaitHook(c.set.observer.LockWait))
+	locker, err := lock.New(c, lock.WithLogger(c.conn.settings.logger), lock.WithWaitHook(c.conn.settings.observer.LockWait))
 	if err != nil {
 		panic(err) // impossible: the client has all parts and the options are valid
 	}
 	switch {
-	case c.badDir: // each of its calls returns an error, and it never holds anything
+	case c.dirErr != nil: // each of its calls returns an error, and it never holds anything
 	case l.closed:
-		_ = made.Close() // it holds nothing
+		_ = locker.Close() // it holds nothing
 	default:
 		if l.byDir == nil {
 			l.byDir = map[string]weak.Pointer[lock.Locker]{}
 		}
-		l.byDir[dir] = weak.Make(made)
-		runtime.AddCleanup(made, l.forget, dir)
+		l.byDir[dir] = weak.Make(locker)
+		runtime.AddCleanup(locker, l.forget, dir)
 	}
-	return made
+	return locker
 }
 
 // forget removes the entry of an unreferenced locker, unless a new one has replaced it.
@@ -57,10 +57,10 @@ func (l *lockers) forget(dir string) {
 	}
 }
 
-// removeKeysTimeout is how long Close releases locks one by one before it closes their sessions,
+// releaseTimeout is how long Close releases locks one by one before it closes their sessions,
 // which releases all of them. It is short, because a slow release means that etcd does not answer,
 // and closing the sessions then takes time too.
-const removeKeysTimeout = time.Second
+const releaseTimeout = time.Second
 
 // close waits until no function runs under a lock, for at most 5 s, and then releases all locks. If
 // the release takes long, it continues in the background; rest waits for it.
@@ -68,20 +68,20 @@ func (l *lockers) close() (rest func() error) {
 	l.mu.Lock()
 	l.closed = true
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var bad []error
+	var errsMu sync.Mutex
+	var errs []error
 	var drained []<-chan struct{}
 	for _, pointer := range l.byDir {
-		one := pointer.Value()
-		if one == nil {
+		locker := pointer.Value()
+		if locker == nil {
 			continue
 		}
-		drained = append(drained, closing.Drained(one))
+		drained = append(drained, closing.Drained(locker))
 		wg.Go(func() {
-			if err := one.Close(); err != nil {
-				mu.Lock()
-				bad = append(bad, err)
-				mu.Unlock()
+			if err := locker.Close(); err != nil {
+				errsMu.Lock()
+				errs = append(errs, err)
+				errsMu.Unlock()
 			}
 		})
 	}
@@ -91,10 +91,10 @@ func (l *lockers) close() (rest func() error) {
 		defer close(done)
 		wg.Wait()
 	}()
-	for _, c := range drained {
-		<-c // only then may others acquire the locks
+	for _, d := range drained {
+		<-d // only then may others acquire the locks
 	}
-	timer := time.NewTimer(removeKeysTimeout)
+	timer := time.NewTimer(releaseTimeout)
 	defer timer.Stop()
 	select {
 	case <-done:
@@ -102,6 +102,6 @@ func (l *lockers) close() (rest func() error) {
 	}
 	return func() error {
 		<-done
-		return errors.Join(bad...)
+		return errors.Join(errs...)
 	}
 }

@@ -2,7 +2,6 @@ package etcdkit_test
 
 import (
 	"context"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,8 +17,8 @@ import (
 func TestLogin_BacksOffWhileThePasswordIsRefused(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
-	lines := &lockedWriter{w: &strings.Builder{}}
-	c := open(t, asApp(s), etcdkit.WithLogger(lines.logger()))
+	log := &etcdtest.Log{}
+	c := open(t, asApp(s), etcdkit.WithLogger(log.Logger()))
 	_, err := c.Watcher().Subscribe(watch.Key("k"), func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
 	require.NoError(t, err)
 	session, err := c.Leases().OpenSession(t.Context(), lease.WithTTL(30*time.Second))
@@ -40,7 +39,7 @@ func TestLogin_BacksOffWhileThePasswordIsRefused(t *testing.T) {
 	assert.LessOrEqual(t, after.Logins-before.Logins, uint64(8), "pauses of 0.5 s, 1 s, 2 s at least") // and logins that the restart cut
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
-	assert.Equal(t, 1, strings.Count(lines.String(), "level=WARN msg=\"etcd rejects the login\""))
+	assert.Equal(t, 1, log.Count("level=WARN msg=\"etcd rejects the login\""))
 
 	_, err = s.Client(t, etcdtest.As("root", etcdtest.RootPassword)).UserChangePassword(t.Context(), "app", planted)
 	require.NoError(t, err)
@@ -48,7 +47,7 @@ func TestLogin_BacksOffWhileThePasswordIsRefused(t *testing.T) {
 		_, err := c.KV().Put(t.Context(), "k", nil)
 		return err == nil
 	}, 40*time.Second, 10*time.Millisecond)
-	assert.Equal(t, 1, strings.Count(lines.String(), "level=WARN msg=\"etcd accepts the login again\""))
+	assert.Equal(t, 1, log.Count("level=WARN msg=\"etcd accepts the login again\""))
 	assert.NoError(t, session.Err())
 }
 

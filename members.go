@@ -3,20 +3,11 @@ package etcdkit
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
-	"sync"
+	"strconv"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
-
-	"github.com/etcdkit/etcdkit/internal/retry"
-	"github.com/etcdkit/etcdkit/internal/wire"
+	"github.com/etcdkit/etcdkit/internal/endpoint"
 )
 
 // Member describes a member of the cluster, from the list of members and from the member's own
@@ -57,88 +48,28 @@ type Member struct {
 	Alarms []string `json:"alarms,omitzero"`
 }
 
-// answer is the response of one endpoint.
-type answer struct {
-	ep      string
-	status  *pb.StatusResponse
-	list    []*pb.Member
-	latency time.Duration
-	tls     *credentials.TLSInfo
-	err     error
-}
-
-// survey queries all endpoints concurrently.
-func (c *core) survey(ctx context.Context) []answer {
-	ctx, stop := context.WithTimeout(ctx, statusWithin)
-	defer stop()
+// queryAll queries all endpoints concurrently and records the versions of their servers.
+func (c *connection) queryAll(ctx context.Context) []endpoint.StatusResult {
 	eps := c.endpoints()
-	if c.patrol == nil {
-		c.lines.keep(eps) // the owner of the client may have changed them; otherwise the patrol does this
+	if c.checker == nil {
+		c.pool.Retain(eps) // the owner of the client may have changed them; otherwise the checker does this
 	}
-	out := make([]answer, len(eps))
-	var wg sync.WaitGroup
-	for i, ep := range eps {
-		wg.Go(func() { out[i] = c.question(ctx, ep) })
-	}
-	wg.Wait()
-	for _, a := range out {
-		if a.status != nil {
-			c.versions.log(c.versions.record(a.ep, a.status))
+	results := c.pool.QueryAll(ctx, eps)
+	for _, r := range results {
+		if r.Status != nil {
+			c.versions.Record(r.Endpoint, r.Status)
 		}
 	}
-	return out
+	return results
 }
 
-// question fetches the status and the list of members from one endpoint.
-func (c *core) question(ctx context.Context, ep string) answer {
-	a := answer{ep: ep}
-	a.err = c.lines.ask(ctx, ep, func(conn *grpc.ClientConn) error { return hear(ctx, conn, &a) })
-	return a
-}
-
-// hear fills in a with the responses received over conn.
-func hear(ctx context.Context, conn *grpc.ClientConn, a *answer) error {
-	began := time.Now()
-	var p peer.Peer
-	answered, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.Peer(&p))
-	a.latency = time.Since(began)
-	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-		a.tls = &info
-	}
-	if err != nil {
-		return err
-	}
-	a.status = answered
-	if list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{}); err == nil {
-		a.list = list.GetMembers() // optional: without a list the status identifies the member
-	}
-	return nil
-}
-
-// reason returns why the endpoint did not answer, for people.
-func (a answer) reason() error {
-	if status.Code(a.err) == codes.DeadlineExceeded {
-		return errors.New("no answer within " + statusWithin.String())
-	}
-	return wire.Plain(a.err)
-}
-
-// unauthenticated reports whether etcd did not accept the user.
-func (a answer) unauthenticated() bool {
-	if a.err == nil {
-		return false
-	}
-	_, condition := retry.Classify(a.err, false)
-	return errors.Is(condition, ErrUnauthenticated)
-}
-
-// members merges the answers of all endpoints, and fills in h with what they report about the
-// cluster.
-func (c *core) members(answers []answer, h *Health) []Member {
-	out := known(answers)
+// mergeMembers merges the results of all endpoints into a list of members, and fills in h with what
+// they report about the cluster.
+func (c *connection) mergeMembers(results []endpoint.StatusResult, h *Health) []Member {
+	out := listMembers(results)
 	var committed uint64
-	for _, a := range answers {
-		s := a.status
+	for _, r := range results {
+		s := r.Status
 		if s == nil {
 			continue
 		}
@@ -152,28 +83,28 @@ func (c *core) members(answers []answer, h *Health) []Member {
 			}
 		}
 	}
-	for _, a := range answers {
-		out = a.fill(out, committed)
+	for _, r := range results {
+		out = addStatus(out, r, committed)
 	}
 	for i := range out {
 		if m := &out[i]; m.Endpoint == "" && !m.Reachable {
-			m.Err = "no endpoint of the client leads to it"
+			m.Err = "no endpoint of the client reaches it"
 		}
 	}
 	c.markEvicted(out)
 	return out
 }
 
-// known returns the list of members of the most advanced member that answered.
-func known(answers []answer) []Member {
-	var best answer
-	for _, a := range answers {
-		if a.list != nil && (best.list == nil || a.status.GetRaftAppliedIndex() > best.status.GetRaftAppliedIndex()) {
-			best = a
+// listMembers returns the list of members of the most advanced member that answered.
+func listMembers(results []endpoint.StatusResult) []Member {
+	var best endpoint.StatusResult
+	for _, r := range results {
+		if r.Members != nil && (best.Members == nil || r.Status.GetRaftAppliedIndex() > best.Status.GetRaftAppliedIndex()) {
+			best = r
 		}
 	}
-	out := make([]Member, 0, len(answers))
-	for _, m := range best.list {
+	out := make([]Member, 0, len(results))
+	for _, m := range best.Members {
 		out = append(out, Member{
 			ID: m.GetID(), Name: m.GetName(), PeerURLs: m.GetPeerURLs(), ClientURLs: m.GetClientURLs(), Learner: m.GetIsLearner(),
 		})
@@ -181,51 +112,52 @@ func known(answers []answer) []Member {
 	return out
 }
 
-// fill adds an answer to its member in out. It appends a new Member if the list does not contain
-// it.
-func (a answer) fill(out []Member, committed uint64) []Member {
-	i := slices.IndexFunc(out, func(m Member) bool {
-		if a.status != nil {
-			return m.ID == a.status.GetHeader().GetMemberId()
+// addStatus adds the status of an endpoint to its member in list. It appends a new Member if the
+// list does not contain it.
+func addStatus(list []Member, r endpoint.StatusResult, committed uint64) []Member {
+	i := slices.IndexFunc(list, func(m Member) bool {
+		if r.Status != nil {
+			return m.ID == r.Status.GetHeader().GetMemberId()
 		}
-		return slices.ContainsFunc(m.ClientURLs, func(u string) bool { return sameAddress(u, a.ep) })
+		return slices.ContainsFunc(m.ClientURLs, func(u string) bool { return endpoint.SameAddress(u, r.Endpoint) })
 	})
 	if i < 0 {
-		i, out = len(out), append(out, Member{})
+		i, list = len(list), append(list, Member{})
 	}
-	m := &out[i]
-	if a.status == nil {
+	m := &list[i]
+	if r.Status == nil {
 		if !m.Reachable {
-			m.Endpoint, m.Err = a.ep, a.reason().Error()
+			m.Endpoint, m.Err = r.Endpoint, r.Cause().Error()
 		}
-		return out
+		return list
 	}
-	s := a.status
-	m.ID, m.Endpoint, m.Reachable, m.Err = s.GetHeader().GetMemberId(), a.ep, true, ""
+	s := r.Status
+	m.ID, m.Endpoint, m.Reachable, m.Err = s.GetHeader().GetMemberId(), r.Endpoint, true, ""
 	m.Leader, m.Learner = s.GetLeader() == m.ID, s.GetIsLearner()
-	m.Version, m.Latency, m.Alarms = s.GetVersion(), a.latency, s.GetErrors()
+	m.Version, m.Latency, m.Alarms = s.GetVersion(), r.Latency, s.GetErrors()
 	m.RaftTerm, m.RaftIndex, m.RaftApplied = s.GetRaftTerm(), s.GetRaftIndex(), s.GetRaftAppliedIndex()
 	m.RaftLag = committed - min(committed, m.RaftApplied)
 	m.DBSize, m.DBSizeInUse, m.DBQuota = s.GetDbSize(), s.GetDbSizeInUse(), s.GetDbSizeQuota()
-	return out
+	return list
 }
 
-// sameAddress reports whether a client URL of a member and an endpoint have the same address.
-func sameAddress(url, ep string) bool {
-	a, err := parseEndpoint(url)
-	if err != nil {
-		return false
-	}
-	b, err := parseEndpoint(ep)
-	return err == nil && a.addr == b.addr
-}
-
-func (c *core) markEvicted(all []Member) {
-	if c.patrol == nil {
+func (c *connection) markEvicted(all []Member) {
+	if c.checker == nil {
 		return
 	}
-	out, _, _ := c.patrol.leftOut()
+	evicted, _, _ := c.checker.Evicted()
 	for i := range all {
-		all[i].Evicted = slices.Contains(out, all[i].Endpoint)
+		all[i].Evicted = slices.Contains(evicted, all[i].Endpoint)
 	}
+}
+
+// displayName returns the name of a member, or else its ID or endpoint.
+func (m Member) displayName() string {
+	switch {
+	case m.Name != "":
+		return m.Name
+	case m.ID != 0:
+		return strconv.FormatUint(m.ID, 16)
+	}
+	return m.Endpoint
 }

@@ -5,23 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/endpoint"
+	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/healthcheck"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
+	"github.com/etcdkit/etcdkit/kv"
 )
 
-const (
-	// probeKey is the key that is read to check whether etcd answers. It need not exist. It is
-	// below the namespace, where the user is likely to have permission to read.
-	probeKey = "health"
-)
+// versionGracePeriod is how long Open waits for the versions of the members after its read has
+// succeeded.
+const versionGracePeriod = 200 * time.Millisecond
 
 // Open connects to etcd and returns once a linearizable read has succeeded, so that a wrong
 // address, certificate or password is reported here and not by the first call. ctx bounds this call
@@ -35,31 +35,28 @@ const (
 // wait for it to come up; see [OpenLazy].
 func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	const op = "open"
-	if ctx == nil {
-		return nil, refuse(op, fmt.Errorf("%w: nil context", ErrInvalid))
-	}
 	s, err := newSettings(op, cfg, opts)
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithTimeout(ctx, time.Duration(s.cfg.DialTimeout))
-	defer stop()
-	if err := s.discover(ctx, cfg); err != nil {
-		return nil, refuse(op, err)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.cfg.DialTimeout))
+	defer cancel()
+	if err := s.lookupEndpoints(ctx, cfg); err != nil {
+		return nil, opError(op, err)
 	}
-	c, err := newCore(s)
+	conn, err := newConnection(s)
 	if err != nil {
-		return nil, refuse(op, err)
+		return nil, opError(op, err)
 	}
-	client, err := c.client()
+	client, err := newClient(conn)
 	if err != nil {
-		return nil, refuse(op, err)
+		return nil, opError(op, err)
 	}
-	if err := c.connect(ctx, client); err != nil {
+	if err := conn.connect(ctx, client.store); err != nil {
 		_ = client.Close() // err is the error to report
-		return nil, refuse(op, err)
+		return nil, opError(op, err)
 	}
-	c.start(client)
+	conn.start()
 	return client, nil
 }
 
@@ -75,94 +72,122 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	if len(s.endpoints) == 0 {
-		return nil, refuse(op, fmt.Errorf("%w: discoverySRV needs a look-up: use Open", ErrInvalid))
+		return nil, opError(op, fmt.Errorf("%w: discoverySRV requires a lookup: use Open", ErrInvalid))
 	}
-	c, err := newCore(s)
+	conn, err := newConnection(s)
 	if err != nil {
-		return nil, refuse(op, err)
+		return nil, opError(op, err)
 	}
-	client, err := c.client()
+	client, err := newClient(conn)
 	if err != nil {
-		return nil, refuse(op, err)
+		return nil, opError(op, err)
 	}
-	c.start(client)
+	conn.start()
 	return client, nil
 }
 
-// start starts the background work, which runs until the client is closed.
-func (c *core) start(client *Client) {
-	ctx := c.cli.Ctx()
-	c.patrol.start(ctx)
-	if c.set.endpointSync > 0 {
-		c.sync = &endpointSync{client: client, every: c.set.endpointSync, done: make(chan struct{})}
-		go c.sync.run(ctx)
+// Harden prepares the configuration of a client that is to be passed to [Wrap], so that all
+// guarantees about writes hold for it. It configures:
+//
+//   - one attempt per call on the wire instead of up to a hundred
+//   - an exact answer to whether a request was sent
+//   - require-leader on calls that need it
+//   - keepalive pings of 10s / 4s if none are configured
+//   - a new connection attempt at least every 2s, which DialOptions of the caller may change
+//
+// Harden sets MaxUnaryRetries, adds to DialOptions and keeps everything else. It returns an error
+// that matches [ErrInvalid] if cfg contradicts these settings. It is idempotent.
+func Harden(cfg *clientv3.Config) error {
+	if err := wire.Harden(cfg); err != nil {
+		return opError("harden", err)
 	}
+	return nil
 }
 
-// discover looks up the endpoints if DiscoverySRV is set, and validates them like configured ones.
-func (s *settings) discover(ctx context.Context, cfg Config) error {
-	if cfg.DiscoverySRV == "" {
-		return nil
+// Wrap creates a client from a client/v3 client that the caller continues to own: Close does not
+// close cli. The fields of cli are used as they are, decorated or not.
+//
+// Without [Harden] a write is still sent only once, but its outcome is unknown more often. Wrap
+// does not evict members: one that is frozen stays in use, and second attempts of slow calls may
+// reach it again.
+//
+// A client without a KV or a Lease is invalid, and so is one without a connection and a Watcher.
+//
+// Wrap sends nothing and does not change the endpoints of cli. The first Health, Members or
+// Diagnose checks the versions of the members and logs a warning for each one that is not
+// supported. While Health, Members or Diagnose runs, SetEndpoints of cli must not be called: they
+// connect to single endpoints with Dial of cli, which reads the endpoints without a lock.
+//
+// WithTLS, WithCredentials, WithDialOptions and WithEndpointSync are invalid, because cli already
+// exists.
+func Wrap(cli *clientv3.Client, opts ...Option) (*Client, error) {
+	const op = "wrap"
+	s := &settings{options: newOptions(opts)}
+	if cli == nil {
+		s.errs.add("no client")
 	}
-	list, err := discover(ctx, s.lookup, cfg.DiscoverySRV, s.tls != nil)
+	for _, name := range s.notForWrap {
+		s.errs.add("%s has no effect on an existing client", name)
+	}
+	s.setNamespace()
+	if err := s.errs.join(op); err != nil {
+		return nil, err
+	}
+	s.cfg = Config{Endpoints: cli.Endpoints(), Namespace: s.namespace}
+	conn := &connection{settings: s, cli: cli, pool: endpoint.NewPool(endpoint.DialWith(cli), nil, nil), stop: func() {}}
+	conn.versions = healthcheck.NewVersions(conn.pool.Status, s.logger)
+	client, err := newClient(conn)
 	if err != nil {
-		return err
+		return nil, opError(op, err)
 	}
-	var bad complaints
-	s.setEndpoints(cfg, list, &bad)
-	if s.tls != nil && s.tls.ServerName == "" {
-		s.tls.ServerName = cfg.DiscoverySRV
-	}
-	return errors.Join(bad...)
+	return client, nil
 }
 
 // connect finds the endpoints that answer, and makes a linearizable read over them.
-func (c *core) connect(ctx context.Context, client *Client) error {
-	var said endpointErrors // first errors of endpoints that are queried again
-	var rest endpointErrors
-	alive, fetch := c.set.endpoints, c.fetchStatus
-	if len(alive) > 1 || !c.connected(ctx) {
-		alive, rest = c.rollCall(ctx)
-		fetch = c.lines.fetchStatus
+func (c *connection) connect(ctx context.Context, store *kv.Store) error {
+	var failed endpoint.Errors
+	var leaderless endpoint.Errors // first errors of endpoints that the read queries again
+	healthy, fetch := c.settings.endpoints, c.fetchStatus
+	if len(healthy) > 1 || !c.waitConnected(ctx) {
+		healthy, failed = healthcheck.ProbeAll(ctx, c.pool, c.settings.endpoints)
+		fetch = c.pool.Status
 	}
 	switch {
-	case len(alive) > 0 && len(rest) > 0:
-		c.patrol.leaveOut(rest)
-		c.patrol.logOutages()
-		c.cli.SetEndpoints(alive...) // the read below opens the connection, to these endpoints only
-	case len(alive) == 0 && slices.ContainsFunc(rest, func(e *EndpointError) bool { return leaderless(e.Err) }):
-		said, alive, rest = rest, c.set.endpoints, nil // they may be electing a leader: the read waits for it
-	case len(alive) == 0:
-		err := fmt.Errorf("%w: %w", ErrUnavailable, rest)
+	case len(healthy) > 0 && len(failed) > 0:
+		c.checker.Evict(failed) // so that the read connects only to the others
+	case len(healthy) == 0 && slices.ContainsFunc(failed, func(e *endpoint.Error) bool { return healthcheck.IsLeaderless(e.Err) }):
+		leaderless, healthy, failed = failed, c.settings.endpoints, nil // they may be electing a leader: the read waits for it
+	case len(healthy) == 0:
+		err := fmt.Errorf("%w: %w", ErrUnavailable, endpointErrors{failed})
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", err, retry.ContextError(ctx))
 		}
 		return err
 	}
-	unsupported := c.versions.start(ctx, alive, fetch) // while the read is in progress
-	err := c.firstRead(ctx, client, len(rest) > 0)
+	unsupported := c.versions.StartFetch(ctx, healthy, fetch) // while the read is in progress
+	err := c.firstRead(ctx, store, len(failed) > 0)
 	if err == nil || errors.Is(err, ErrPermission) { // a permission error proves that the cluster answered
-		return c.requireSupported(unsupported(versionGrace))
+		return c.requireSupported(unsupported(versionGracePeriod))
 	}
 	unsupported(0)
-	all := make(endpointErrors, 0, len(alive)+len(rest))
-	for _, ep := range alive {
-		reason := reasonOf(err)
-		if i := slices.IndexFunc(said, func(e *EndpointError) bool { return e.Endpoint == ep }); i >= 0 && !leaderless(err) {
-			reason = fmt.Errorf("%w: %w", reason, said[i].Err) // time was up before the second answer
+	all := make(endpoint.Errors, 0, len(healthy)+len(failed))
+	for _, ep := range healthy {
+		cause := errs.Cause(err)
+		if i := slices.IndexFunc(leaderless, func(e *endpoint.Error) bool { return e.Endpoint == ep }); i >= 0 && !healthcheck.IsLeaderless(err) {
+			cause = fmt.Errorf("%w: %w", cause, leaderless[i].Err) // time was up before the second answer
 		}
-		all = append(all, &EndpointError{Endpoint: ep, Err: reason})
+		all = append(all, &endpoint.Error{Endpoint: ep, Err: cause})
 	}
-	return append(all, rest...)
+	return endpointErrors{append(all, failed...)}
 }
 
-// connected reports whether the client's connection is established within a short time. With a
-// single endpoint, a probe over another connection would add nothing. If connected returns false, a
-// probe finds out why.
-func (c *core) connected(ctx context.Context) bool {
+// waitConnected reports whether the client's connection is established within a short time. With a
+// single endpoint, a probe over another connection would add nothing. If waitConnected returns
+// false, a probe finds out why.
+func (c *connection) waitConnected(ctx context.Context) bool {
 	deadline, _ := ctx.Deadline() // always set: the dial timeout
-	ctx, stop := context.WithTimeout(ctx, min(graceForRest, time.Until(deadline)/2))
-	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, min(healthcheck.GracePeriod, time.Until(deadline)/2))
+	defer cancel()
 	conn := c.cli.ActiveConnection()
 	conn.Connect()
 	for {
@@ -181,70 +206,45 @@ func (c *core) connected(ctx context.Context) bool {
 }
 
 // fetchStatus fetches the status of the only endpoint over the client's connection.
-func (c *core) fetchStatus(ctx context.Context, _ string) (*pb.StatusResponse, error) {
+func (c *connection) fetchStatus(ctx context.Context, _ string) (*pb.StatusResponse, error) {
 	return pb.NewMaintenanceClient(c.cli.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 }
 
 // firstRead makes the linearizable read of Open. If some endpoints are evicted, the others get half
 // of the time. In the remaining time, every endpoint is queried on its own: a slow one may know the
 // leader while others answer at once that there is none.
-func (c *core) firstRead(ctx context.Context, client *Client, some bool) error {
-	if !some {
-		_, err := client.store.Exists(ctx, probeKey)
+func (c *connection) firstRead(ctx context.Context, store *kv.Store, hasEvicted bool) error {
+	if !hasEvicted {
+		_, err := store.Exists(ctx, probeKey)
 		return err
 	}
 	deadline, _ := ctx.Deadline() // always set: the dial timeout
-	half, stop := context.WithTimeout(ctx, time.Until(deadline)/2)
-	defer stop()
-	_, err := client.store.Exists(half, probeKey)
+	half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
+	defer cancel()
+	_, err := store.Exists(half, probeKey)
 	if err == nil || half.Err() == nil || ctx.Err() != nil {
 		return err
 	}
-	c.cli.SetEndpoints(c.patrol.everything()...)
-	if c.readAnywhere(ctx, client.store.Dir()+probeKey) {
+	c.checker.ReadmitAll()
+	if healthcheck.ReadAny(ctx, c.pool, c.endpoints(), store.Dir()+probeKey) {
 		return nil
 	}
 	return err
 }
 
-// readAnywhere makes linearizable reads at every endpoint, and repeats failed ones, until one
-// succeeds.
-func (c *core) readAnywhere(ctx context.Context, key string) bool {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop() // deferred last, so that it runs before wg.Wait
-	eps := c.endpoints()
-	answered := make(chan bool, len(eps))
-	for _, ep := range eps {
-		wg.Go(func() { answered <- c.readFrom(ctx, ep, key) })
-	}
-	for range eps {
-		if <-answered {
-			return true
+// requireSupported returns an error that lists the unsupported servers, or only logs them if
+// WithUnsupportedServers is set.
+func (c *connection) requireSupported(unsupported []*healthcheck.UnsupportedError) error {
+	var all endpoint.Errors
+	for _, err := range unsupported {
+		if c.settings.unsupportedServers {
+			c.versions.Log(err)
+			continue
 		}
+		all = append(all, &endpoint.Error{Endpoint: err.Endpoint, Err: err})
 	}
-	return false
-}
-
-// readFrom repeats the read at one endpoint until it succeeds.
-func (c *core) readFrom(ctx context.Context, ep, key string) bool {
-	again := time.NewTicker(leaderlessAgain)
-	defer again.Stop()
-	for {
-		if err := c.read(ctx, ep, key); err == nil {
-			return true
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return false
-		}
+	if len(all) == 0 {
+		return nil
 	}
-}
-
-// closedAlready reports whether err means that another caller has closed the client, which is not
-// an error of Close.
-func closedAlready(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, grpc.ErrClientConnClosing) || status.Code(err) == codes.Canceled //nolint:staticcheck // gRPC still returns it
+	return fmt.Errorf("%w: %w", ErrUnsupportedServer, endpointErrors{all})
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/auth"
+	"github.com/etcdkit/etcdkit/internal/endpoint"
 	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -27,28 +28,28 @@ type options struct {
 	credentials auth.CredentialsFunc
 	observer    Observer
 	limits      kv.Limits
-	lookup      lookupSRV // nil: the system's resolver
+	lookup      endpoint.LookupFunc // nil: the system's resolver
 
 	unsupportedServers bool
 	endpointSync       time.Duration // 0: disabled
 
 	notForWrap []string // options used that do not apply to an existing client
-	bad        complaints
+	errs       validationErrors
 }
 
-// complaints collects the errors of a configuration, so that all are reported at once.
-type complaints []error
+// validationErrors collects the errors of a configuration, so that all are reported at once.
+type validationErrors []error
 
-func (c *complaints) add(format string, args ...any) {
-	*c = append(*c, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
+func (e *validationErrors) add(format string, args ...any) {
+	*e = append(*e, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
 }
 
-// err returns all errors as the error of op, or nil.
-func (c *complaints) err(op string) error {
-	if len(*c) == 0 {
+// join returns all errors as the error of op, or nil.
+func (e *validationErrors) join(op string) error {
+	if len(*e) == 0 {
 		return nil
 	}
-	return refuse(op, errors.Join(*c...))
+	return opError(op, errors.Join(*e...))
 }
 
 // newOptions applies opts in order. If two conflict, the last wins.
@@ -56,7 +57,7 @@ func newOptions(opts []Option) options {
 	o := options{logger: logging.OrDefault(nil)}
 	for i, opt := range opts {
 		if opt == nil {
-			o.bad.add("option %d is nil", i+1)
+			o.errs.add("option %d is nil", i+1)
 			continue
 		}
 		opt(&o)
@@ -70,7 +71,7 @@ func newOptions(opts []Option) options {
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {
-			o.bad.add("WithLogger: nil")
+			o.errs.add("WithLogger: nil")
 			return
 		}
 		o.logger = l
@@ -83,7 +84,7 @@ func WithTLS(c *tls.Config) Option {
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithTLS")
 		if c == nil {
-			o.bad.add("WithTLS: nil")
+			o.errs.add("WithTLS: nil")
 			return
 		}
 		o.tls = c.Clone()
@@ -112,7 +113,7 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithCredentials")
 		if f == nil {
-			o.bad.add("WithCredentials: nil")
+			o.errs.add("WithCredentials: nil")
 			return
 		}
 		o.credentials = f
@@ -125,7 +126,7 @@ func WithCredentials(f func(ctx context.Context) (user, password string, err err
 func WithLimits(l kv.Limits) Option {
 	return func(o *options) {
 		if err := l.Validate(); err != nil {
-			o.bad.add("WithLimits: a negative limit")
+			o.errs.add("WithLimits: a negative limit")
 			return
 		}
 		o.limits = l
@@ -149,7 +150,7 @@ func WithEndpointSync(every time.Duration) Option {
 	return func(o *options) {
 		o.notForWrap = append(o.notForWrap, "WithEndpointSync")
 		if every <= 0 {
-			o.bad.add("WithEndpointSync: %v is not positive", every)
+			o.errs.add("WithEndpointSync: %v is not positive", every)
 			return
 		}
 		o.endpointSync = every
@@ -181,7 +182,9 @@ type Observer struct {
 
 // Logger returns the logger of [WithLogger] or the default. Packages cache, config and discovery
 // use it unless they have a logger of their own.
-func (c *Client) Logger() *slog.Logger { return c.set.logger }
+func (c *Client) Logger() *slog.Logger { return c.conn.settings.logger }
 
 // CacheLookupHook returns Observer.CacheLookup, or nil if it is not set. Package cache calls it.
-func (c *Client) CacheLookupHook() func(dir string, hit bool) { return c.set.observer.CacheLookup }
+func (c *Client) CacheLookupHook() func(dir string, hit bool) {
+	return c.conn.settings.observer.CacheLookup
+}

@@ -2,7 +2,6 @@ package etcdkit_test
 
 import (
 	"context"
-	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -19,7 +18,7 @@ import (
 
 func TestRetriesAreObservedAndLogged(t *testing.T) {
 	t.Parallel()
-	lines := &lockedWriter{w: &strings.Builder{}}
+	log := &etcdtest.Log{}
 	seen := make(chan string, 100)
 	key := etcdtest.Prefix(t) + "absent"
 	var refused atomic.Bool // the first read of it
@@ -29,7 +28,7 @@ func TestRetriesAreObservedAndLogged(t *testing.T) {
 		}
 		return invoke(ctx, method, req, reply, cc, o...)
 	})
-	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(refuser), etcdkit.WithLogger(lines.logger()), etcdkit.WithObserver(etcdkit.Observer{
+	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(refuser), etcdkit.WithLogger(log.Logger()), etcdkit.WithObserver(etcdkit.Observer{
 		Retry: func(op string, attempt int, err error) {
 			assert.Error(t, err)
 			assert.Positive(t, attempt)
@@ -41,7 +40,7 @@ func TestRetriesAreObservedAndLogged(t *testing.T) {
 	require.NotEmpty(t, seen)
 	assert.Equal(t, "get", <-seen)
 	assert.Positive(t, c.Stats().KV.Retries)
-	assert.Contains(t, lines.String(), "etcd call is repeated")
+	assert.Contains(t, log.String(), "etcd call is repeated")
 }
 
 func TestTheLastOptionWins(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"unique"
 )
 
-// redacted is the printed form of a Secret.
-const redacted = "[redacted]"
+// redactedText is the printed form of a Secret.
+const redactedText = "[redacted]"
 
 // Secret is a string that fmt, log/slog and the packages below encoding do not reveal, in exported
 // and in unexported fields. They print "[redacted]" instead, or nothing if the secret is empty;
@@ -46,7 +46,7 @@ func (s Secret) String() string {
 	if s.IsZero() {
 		return ""
 	}
-	return redacted
+	return redactedText
 }
 
 // GoString returns the result of String in quotes.
@@ -73,7 +73,7 @@ func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) 
 // UnmarshalText sets s to text. It returns an error for "[redacted]", which shows that the
 // configuration was written by a program and has lost its secrets.
 func (s *Secret) UnmarshalText(text []byte) error {
-	if string(text) == redacted {
+	if string(text) == redactedText {
 		return errors.New("a redacted secret cannot be read back")
 	}
 	*s = NewSecret(string(text))

@@ -31,12 +31,12 @@ type Stats struct {
 
 // Stats returns the current counters. It is cheap and sends nothing.
 func (c *Client) Stats() Stats {
-	s := Stats{KV: c.store.Stats(), Leases: c.leases.Stats(), Watches: c.watcher.Stats(), Endpoints: c.endpoints()}
-	if c.patrol != nil {
-		s.Evicted, s.Evictions, s.Readmissions = c.patrol.leftOut()
+	s := Stats{KV: c.store.Stats(), Leases: c.leases.Stats(), Watches: c.watcher.Stats(), Endpoints: c.conn.endpoints()}
+	if c.conn.checker != nil {
+		s.Evicted, s.Evictions, s.Readmissions = c.conn.checker.Evicted()
 	}
-	if c.auth != nil {
-		s.Logins, s.LoginFailures = c.auth.Counts()
+	if c.conn.auth != nil {
+		s.Logins, s.LoginFailures = c.conn.auth.Counts()
 	}
 	return s
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -38,11 +37,10 @@ func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
 	copyFile(was.CertFile, cert)
 	copyFile(was.KeyFile, key)
 
-	var log strings.Builder
-	lines := &lockedWriter{w: &log}
+	log := &etcdtest.Log{}
 	c := open(t, etcdkit.Config{
 		Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile, CertFile: cert, KeyFile: key},
-	}, etcdkit.WithLogger(lines.logger()))
+	}, etcdkit.WithLogger(log.Logger()))
 	_, err := c.KV().Put(t.Context(), "old/k", nil)
 	require.NoError(t, err)
 
@@ -50,7 +48,7 @@ func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "old/k")
 	require.NoError(t, err, "the last good pair stays in use")
-	assert.Contains(t, lines.String(), "TLS file cannot be read")
+	assert.Contains(t, log.String(), "TLS file cannot be read")
 
 	copyFile(will.KeyFile, key)
 	_, err = c.KV().Exists(t.Context(), "old/k")
@@ -111,11 +109,11 @@ func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(ca, data, 0o600))
 	}
 	install(pki.OtherCAFile)
-	lines := &lockedWriter{w: &strings.Builder{}}
+	log := &etcdtest.Log{}
 	cfg := etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: ca}}
 	_, err := etcdkit.Open(t.Context(), cfg)
 	require.ErrorContains(t, err, "certificate signed by unknown authority")
-	c := opened(t, cfg, etcdkit.WithLogger(lines.logger()))
+	c := opened(t, cfg, etcdkit.WithLogger(log.Logger()))
 	_, err = c.Members(t.Context())
 	require.ErrorContains(t, err, "certificate signed by unknown authority")
 
@@ -131,7 +129,7 @@ func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "k")
 	require.NoError(t, err, "the last good file stays in use")
-	assert.Equal(t, 1, strings.Count(lines.String(), "TLS file cannot be read"))
+	assert.Equal(t, 1, log.Count("TLS file cannot be read"))
 
 	install(pki.OtherCAFile)
 	proxy.Cut()
@@ -139,7 +137,7 @@ func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
 	defer stop()
 	_, err = c.KV().Exists(ctx, "k")
 	require.Error(t, err, "the server is not trusted any more")
-	assert.Equal(t, 1, strings.Count(lines.String(), "TLS file can be read again"))
+	assert.Equal(t, 1, log.Count("TLS file can be read again"))
 }
 
 func TestGivenTLSSettingsAreUsedAndLeftAlone(t *testing.T) {
@@ -167,7 +165,7 @@ func TestAPasswordDoesNotCrossTheNetworkInClearText(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
 	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "app", Password: planted, Grants: []etcdtest.Grant{etcdtest.ReadWrite("k")}})
 	proxy := s.Proxy(t)
-	up := &lockedWriter{w: &strings.Builder{}}
+	up := &etcdtest.Log{}
 	proxy.OnUp(func(b []byte) { _, _ = up.Write(bytes.Clone(b)) })
 	c := open(t, etcdkit.Config{Endpoints: proxy.Endpoints(), TLS: etcdkit.TLSConfig{CAFile: pki.CAFile}, Username: "app", Password: etcdkit.NewSecret(planted)})
 	_, err := c.KV().Put(t.Context(), "k", []byte(planted))

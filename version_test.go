@@ -27,58 +27,33 @@ func reportVersion(version string) grpc.DialOption {
 	})
 }
 
-func TestUnsupportedReason(t *testing.T) {
-	t.Parallel()
-	for version, want := range map[string]string{
-		"3.5.13": "", "3.5.35": "", "3.5.13+dirty": "", "3.4.31": "", "3.6.0": "", "3.6.0-rc.1": "", "3.7.3": "", "3.10.0": "", "4.0.0": "",
-		"3.5.7":  "overtake events (etcd#15220); 3.5.13 is required",
-		"3.5.8":  "3.5.13 is required",
-		"3.5.12": "3.5.13 is required",
-		"3.4.24": "overtake events (etcd#15220); 3.4.31 is required",
-		"3.4.30": "3.4.31 is required",
-		"3.3.27": "3.4.31 is the oldest",
-		"2.3.8":  "3.4.31 is the oldest",
-		"":       "cannot be read",
-		"3.5":    "cannot be read",
-		"3.x.1":  "cannot be read",
-		"3.5.-1": "cannot be read",
-	} {
-		got := etcdkit.UnsupportedReason(version)
-		if want == "" {
-			assert.Empty(t, got, version)
-			continue
-		}
-		assert.Contains(t, got, want, version)
-	}
-}
-
 func TestOpen_ReturnsErrUnsupportedServer(t *testing.T) {
 	t.Parallel()
 	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints()}
-	lines := &lockedWriter{w: &strings.Builder{}}
-	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithDialOptions(reportVersion("3.5.7")), etcdkit.WithLogger(lines.logger()))
+	log := &etcdtest.Log{}
+	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithDialOptions(reportVersion("3.5.7")), etcdkit.WithLogger(log.Logger()))
 	require.ErrorIs(t, err, etcdkit.ErrUnsupportedServer)
 	var of *etcdkit.EndpointError
 	require.ErrorAs(t, err, &of)
 	assert.Contains(t, etcdtest.Endpoints()[0], of.Endpoint)
 	assert.Regexp(t, `member [0-9a-f]+ runs etcd 3\.5\.7: its progress notifications can overtake events`, err.Error())
-	assert.NotContains(t, lines.String(), "not supported", "the caller has the error")
+	assert.NotContains(t, log.String(), "not supported", "the caller has the error")
 
-	c := open(t, cfg, etcdkit.WithDialOptions(reportVersion("3.5.7")), etcdkit.WithLogger(lines.logger()), etcdkit.WithUnsupportedServers())
-	assert.Equal(t, 1, strings.Count(lines.String(), "etcd server is not supported"))
+	c := open(t, cfg, etcdkit.WithDialOptions(reportVersion("3.5.7")), etcdkit.WithLogger(log.Logger()), etcdkit.WithUnsupportedServers())
+	assert.Equal(t, 1, log.Count("etcd server is not supported"))
 	report := c.Diagnose(t.Context())
 	assert.Contains(t, strings.Join(report.Problems, "\n"), "runs etcd 3.5.7, which is not supported")
-	assert.Equal(t, 1, strings.Count(lines.String(), "etcd server is not supported"), "once for a server")
+	assert.Equal(t, 1, log.Count("etcd server is not supported"), "once for a server")
 }
 
 func TestOpenLazy_LogsAnUnsupportedServer(t *testing.T) {
 	t.Parallel()
-	lines := &lockedWriter{w: &strings.Builder{}}
-	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(reportVersion("3.5.12")), etcdkit.WithLogger(lines.logger()))
+	log := &etcdtest.Log{}
+	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(reportVersion("3.5.12")), etcdkit.WithLogger(log.Logger()))
 	require.Eventually(t, func() bool {
-		return strings.Contains(lines.String(), "level=WARN msg=\"etcd server is not supported\"")
+		return strings.Contains(log.String(), "level=WARN msg=\"etcd server is not supported\"")
 	}, 20*time.Second, time.Millisecond)
-	assert.Contains(t, lines.String(), "version=3.5.12 reason=\"3.5.13 is required\"")
+	assert.Contains(t, log.String(), "version=3.5.12 reason=\"3.5.13 is required\"")
 	_, err := c.KV().Exists(t.Context(), "k")
 	require.NoError(t, err, "it works all the same")
 }
@@ -86,14 +61,14 @@ func TestOpenLazy_LogsAnUnsupportedServer(t *testing.T) {
 func TestWrap_LogsAnUnsupportedServerAtTheFirstHealth(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.NewClient(t, etcdtest.Endpoints(), func(cfg *clientv3.Config) { cfg.DialOptions = append(cfg.DialOptions, reportVersion("3.4.30")) })
-	lines := &lockedWriter{w: &strings.Builder{}}
-	c, err := etcdkit.Wrap(cli, etcdkit.WithLogger(lines.logger()))
+	log := &etcdtest.Log{}
+	c, err := etcdkit.Wrap(cli, etcdkit.WithLogger(log.Logger()))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, c.Close()) })
-	assert.NotContains(t, lines.String(), "not supported")
+	assert.NotContains(t, log.String(), "not supported")
 	_, err = c.Health(t.Context())
 	require.NoError(t, err)
-	assert.Contains(t, lines.String(), "version=3.4.30 reason=\"3.4.31 is required\"")
+	assert.Contains(t, log.String(), "version=3.4.30 reason=\"3.4.31 is required\"")
 }
 
 func TestClient_LogsAnUnsupportedServerThatJoinsLater(t *testing.T) {
@@ -102,7 +77,7 @@ func TestClient_LogsAnUnsupportedServerThatJoinsLater(t *testing.T) {
 	proxy := s.Proxy(t)
 	proxy.Refuse()
 	old := proxy.Endpoints()[0]
-	lines := &lockedWriter{w: &strings.Builder{}}
+	log := &etcdtest.Log{}
 	joins := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		err := invoke(ctx, method, req, reply, cc, opts...)
 		if s, ok := reply.(*pb.StatusResponse); ok && strings.HasSuffix(old, strings.TrimLeft(cc.Target()[strings.LastIndex(cc.Target(), "/"):], "/")) {
@@ -110,11 +85,11 @@ func TestClient_LogsAnUnsupportedServerThatJoinsLater(t *testing.T) {
 		}
 		return err
 	})
-	c := open(t, etcdkit.Config{Endpoints: []string{s.Endpoint(), old}}, etcdkit.WithDialOptions(joins), etcdkit.WithLogger(lines.logger()))
-	assert.NotContains(t, lines.String(), "not supported")
+	c := open(t, etcdkit.Config{Endpoints: []string{s.Endpoint(), old}}, etcdkit.WithDialOptions(joins), etcdkit.WithLogger(log.Logger()))
+	assert.NotContains(t, log.String(), "not supported")
 	proxy.Accept()
-	require.Eventually(t, func() bool { return strings.Contains(lines.String(), "etcd server is not supported") }, 30*time.Second, time.Millisecond)
-	assert.Contains(t, lines.String(), "version=3.5.7")
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "etcd server is not supported") }, 30*time.Second, time.Millisecond)
+	assert.Contains(t, log.String(), "version=3.5.7")
 	report := c.Diagnose(t.Context())
 	assert.Contains(t, strings.Join(report.Problems, "\n"), "runs etcd 3.5.7, which is not supported")
 }

@@ -1,10 +1,11 @@
-package etcdkit
+package endpoint
 
 import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -13,6 +14,45 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
+// RootCAs are the CA certificates of a PEM file, which is read again for every new connection.
+type RootCAs struct{ reloader[*x509.CertPool] }
+
+// LoadRootCAs reads the file. It returns an error if the file cannot be used. If that happens
+// later, the last good certificates stay in use, and l logs it.
+func LoadRootCAs(path string, l *slog.Logger) (*RootCAs, error) {
+	r := &RootCAs{reloader[*x509.CertPool]{parse: parseCertPool, paths: []string{path}, logger: l}}
+	return r, r.load()
+}
+
+// Credentials returns TLS credentials that verify the server with the current certificates.
+func (r *RootCAs) Credentials(config *tls.Config) credentials.TransportCredentials {
+	return &reloadingCredentials{config: config, roots: r}
+}
+
+// parseCertPool parses CA certificates.
+func parseCertPool(contents ...[]byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(contents[0]) {
+		return nil, errors.New("contains no certificate")
+	}
+	return pool, nil
+}
+
+// LoadClientCertificate reads a certificate and its key from PEM files. The result is a field of
+// [tls.Config], and reads the files again for every new connection. LoadClientCertificate returns
+// an error if the files cannot be used. If that happens later, the last good pair stays in use, and
+// l logs it.
+func LoadClientCertificate(certFile, keyFile string, l *slog.Logger) (func(*tls.CertificateRequestInfo) (*tls.Certificate, error), error) {
+	r := &reloader[*tls.Certificate]{parse: parseKeyPair, paths: []string{certFile, keyFile}, logger: l}
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return r.current(), nil }, r.load()
+}
+
+// parseKeyPair parses a certificate and its key.
+func parseKeyPair(contents ...[]byte) (*tls.Certificate, error) {
+	pair, err := tls.X509KeyPair(contents[0], contents[1])
+	return &pair, err
+}
+
 // reloader parses files again after their contents have changed. If the contents cannot be parsed,
 // such as those of a partly written file, it keeps the last good value.
 type reloader[T any] struct {
@@ -20,10 +60,10 @@ type reloader[T any] struct {
 	paths  []string
 	logger *slog.Logger
 
-	mu   sync.Mutex
-	sum  [sha256.Size]byte // checksum of the contents of good
-	good T
-	err  error // of the last attempt
+	mu    sync.Mutex
+	sum   [sha256.Size]byte // checksum of the contents of value
+	value T
+	err   error // of the last attempt
 }
 
 // load reads the files for the first time.
@@ -41,14 +81,14 @@ func (r *reloader[T]) current() T {
 	r.err = r.read()
 	switch {
 	case r.err != nil && (before == nil || before.Error() != r.err.Error()):
-		r.logger.Warn("TLS file cannot be read: the last good one stays in use", "file", r.paths[0], "error", r.err)
+		r.logger.Warn("TLS file cannot be read, the last good one stays in use", "file", r.paths[0], "error", r.err)
 	case r.err == nil && before != nil:
 		r.logger.Warn("TLS file can be read again", "file", r.paths[0])
 	}
-	return r.good
+	return r.value
 }
 
-// read replaces the good value if the contents of the files have changed and can be parsed.
+// read replaces the value if the contents of the files have changed and can be parsed.
 func (r *reloader[T]) read() error {
 	contents := make([][]byte, len(r.paths))
 	hash := sha256.New()
@@ -57,8 +97,8 @@ func (r *reloader[T]) read() error {
 		if err != nil {
 			return err
 		}
-		part := sha256.Sum256(data)
-		hash.Write(part[:])
+		fileSum := sha256.Sum256(data)
+		hash.Write(fileSum[:])
 		contents[i] = data
 	}
 	sum := [sha256.Size]byte(hash.Sum(nil))
@@ -69,15 +109,14 @@ func (r *reloader[T]) read() error {
 	if err != nil {
 		return err
 	}
-	r.good, r.sum = value, sum
+	r.value, r.sum = value, sum
 	return nil
 }
 
-// reloadingCredentials are TLS credentials that read the CA certificates from the file at each
-// handshake.
+// reloadingCredentials are TLS credentials that use the current CA certificates at each handshake.
 type reloadingCredentials struct {
 	config *tls.Config
-	roots  *reloader[*x509.CertPool]
+	roots  *RootCAs
 }
 
 // current returns credentials with the current CA certificates.

@@ -1,0 +1,61 @@
+package endpoint
+
+import (
+	"fmt"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
+)
+
+// resolverScheme is the scheme of the resolver for connections to a single endpoint.
+const resolverScheme = "etcdkit-endpoint"
+
+// DialFunc returns a connection to a single endpoint, without waiting for it to be established.
+type DialFunc func(ep string) (*grpc.ClientConn, error)
+
+// DialConfig returns a function that connects to a single endpoint with the same names, TLS
+// settings and options that client/v3 uses for cfg. The method Dial of a client cannot be used,
+// because it reads the endpoints without a lock while they may be changed.
+func DialConfig(cfg clientv3.Config) DialFunc {
+	return func(ep string) (*grpc.ClientConn, error) {
+		e, err := parseLenient(ep)
+		if err != nil {
+			return nil, fmt.Errorf("%w: endpoint %w", errs.Invalid, err)
+		}
+		builder := manual.NewBuilderWithScheme(resolverScheme)
+		builder.InitialState(resolver.State{Endpoints: []resolver.Endpoint{{Addresses: []resolver.Address{e.resolverAddress()}}}})
+		opts := []grpc.DialOption{
+			grpc.WithResolvers(builder),
+			// As in client/v3: errors read the same, and a lost connection is reopened without a
+			// call.
+			grpc.WithDefaultServiceConfig(`{"loadBalancingPolicy": "round_robin"}`),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: cfg.DialKeepAliveTime, Timeout: cfg.DialKeepAliveTimeout}),
+		}
+		switch {
+		case e.RequiresTLS(), cfg.TLS != nil && !e.excludesTLS():
+			opts = append(opts, grpc.WithTransportCredentials(credentials.NewTLS(cfg.TLS)))
+		default:
+			opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		}
+		return grpc.NewClient(resolverScheme+":///"+strings.TrimPrefix(e.addr, "//"), append(opts, cfg.DialOptions...)...)
+	}
+}
+
+// DialWith returns a function that connects to a single endpoint with the settings of an existing
+// client. Only its own Dial has all of them.
+func DialWith(cli *clientv3.Client) DialFunc {
+	return func(ep string) (*grpc.ClientConn, error) {
+		if cli.ActiveConnection() == nil {
+			return nil, fmt.Errorf("%w: the client has no connection of its own", errs.Invalid)
+		}
+		return cli.Dial(ep)
+	}
+}

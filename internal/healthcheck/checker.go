@@ -1,0 +1,434 @@
+package healthcheck
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/endpoint"
+	"github.com/etcdkit/etcdkit/internal/outage"
+)
+
+const (
+	roundInterval   = 2 * time.Second        // between two rounds, and two probes of an unhealthy endpoint
+	healthyInterval = 60 * time.Second       // ±20 %, between two probes of a healthy endpoint, unless a call is overdue there
+	confirmInterval = 500 * time.Millisecond // from the first failure to the second probe
+	probeTimeout    = time.Second
+
+	slowThreshold    = 2 // calls finished elsewhere trigger a probe by a read
+	failureThreshold = 2 // consecutive failures evict an endpoint
+	successThreshold = 3 // consecutive successes readmit it
+)
+
+// Balancer is a client that balances calls over endpoints, such as one of client/v3.
+type Balancer interface {
+	Endpoints() []string
+	SetEndpoints(eps ...string)
+}
+
+// Prober probes single endpoints, such as an [endpoint.Pool].
+type Prober interface {
+	// Probe makes a health check, and Read a linearizable read.
+	Probe(ctx context.Context, ep string) error
+	Read(ctx context.Context, ep, key string) error
+	// IsBroken reports whether the connection for probes is lost.
+	IsBroken(ep string) bool
+	// Retain closes the connections to all endpoints other than eps.
+	Retain(eps []string)
+}
+
+// Config is what a Checker needs. Balancer, Prober, Versions and Logger are required.
+type Config struct {
+	Balancer Balancer
+	Prober   Prober
+	Versions *Versions
+	Logger   *slog.Logger
+
+	// ReadKey is the key of reads. It need not exist.
+	ReadKey string
+	// IsDown reports whether all connections for calls are lost. Without it, they never are.
+	IsDown func() bool
+	// OnFailure is called with each endpoint whose probe fails.
+	OnFailure func(ep string)
+}
+
+// Checker evicts and readmits the endpoints of a client. It is safe for concurrent use.
+//
+// Endpoints set by the user take effect at once. client/v3 has no atomic compare-and-set of its
+// endpoints, so the Checker compares them immediately before and after each change.
+type Checker struct {
+	Config
+
+	wake chan struct{} // holds a value if an endpoint must be probed at once
+
+	mu           sync.Mutex
+	states       []*endpointState
+	applied      []string // the endpoints set last
+	evictions    uint64
+	readmissions uint64
+	outage       outage.Log    // of the time in which no endpoint answers
+	changed      chan struct{} // closed and replaced when an endpoint is evicted
+}
+
+// endpointState is the state of one endpoint. The Checker's mu guards it.
+type endpointState struct {
+	endpoint  string
+	successes int // consecutive
+	failures  int // consecutive
+	err       error
+	answered  bool // before
+	evicted   bool
+	log       outage.Log
+
+	probedAt time.Time     // start of the last probe
+	interval time.Duration // until the next probe if it is healthy
+	probeNow bool          // it must be probed at once
+	overdue  bool          // a call there is overdue
+	slow     int           // calls that a second attempt elsewhere finished
+	byRead   bool          // it is probed by reads until one succeeds; if evicted, until it is readmitted
+}
+
+// New returns a Checker. It probes nothing before Run.
+func New(cfg Config) *Checker {
+	if cfg.IsDown == nil {
+		cfg.IsDown = func() bool { return false }
+	}
+	if cfg.OnFailure == nil {
+		cfg.OnFailure = func(string) {}
+	}
+	c := &Checker{Config: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	c.adopt(cfg.Balancer.Endpoints())
+	return c
+}
+
+// adopt replaces the endpoints. The state of those that are kept stays, but they are in use again.
+func (c *Checker) adopt(eps []string) {
+	old := c.states
+	c.states = nil
+	for _, ep := range eps {
+		i := slices.IndexFunc(old, func(s *endpointState) bool { return s.endpoint == ep })
+		if i < 0 {
+			c.states = append(c.states, &endpointState{endpoint: ep})
+			continue
+		}
+		old[i].evicted = false
+		c.states = append(c.states, old[i])
+	}
+	c.applied = eps
+}
+
+// Evict evicts endpoints that have not answered, and logs it.
+func (c *Checker) Evict(failed endpoint.Errors) {
+	c.mu.Lock()
+	for _, e := range failed {
+		for _, s := range c.states {
+			if s.endpoint == e.Endpoint {
+				s.evicted, s.err, s.failures = true, e.Err, failureThreshold
+				c.countEviction()
+			}
+		}
+	}
+	c.applyStates()
+	c.mu.Unlock()
+	c.logOutages()
+}
+
+// ReadmitAll readmits all endpoints.
+func (c *Checker) ReadmitAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.states {
+		if s.evicted {
+			s.evicted = false
+			c.readmissions++
+		}
+	}
+	c.applyStates()
+}
+
+// Replace sets the endpoints of the client. Evicted ones that stay on the list stay evicted.
+func (c *Checker) Replace(eps []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	evicted := map[string]bool{}
+	for _, s := range c.states {
+		evicted[s.endpoint] = s.evicted
+	}
+	c.adopt(eps)
+	for _, s := range c.states {
+		s.evicted = evicted[s.endpoint]
+	}
+	if len(c.inUse()) == 0 {
+		for _, s := range c.states {
+			s.evicted = false
+		}
+	}
+	c.applyStates()
+	c.Prober.Retain(eps)
+}
+
+// applyStates sets the endpoints that are not evicted. The caller holds mu.
+func (c *Checker) applyStates() {
+	c.applied = c.inUse()
+	c.Balancer.SetEndpoints(c.applied...)
+}
+
+// countEviction counts an eviction and closes changed.
+func (c *Checker) countEviction() {
+	c.evictions++
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// Run probes the endpoints until ctx ends.
+func (c *Checker) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-c.wake:
+		}
+		start := time.Now()
+		c.adoptChanges()
+		c.probeRound(ctx, c.nextProbes())
+		if ctx.Err() != nil {
+			return
+		}
+		c.apply()
+		c.logOutages()
+		timer.Reset(c.pause(time.Since(start)))
+	}
+}
+
+// adoptChanges adopts endpoints that were set directly on the client.
+func (c *Checker) adoptChanges() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	eps := c.Balancer.Endpoints()
+	if slices.Equal(eps, c.applied) {
+		return
+	}
+	c.adopt(eps)
+	c.Prober.Retain(eps)
+}
+
+// nextProbes returns the endpoints to probe. If one is suspect, the others that were not probed in
+// the last 2 s are probed too, because it is evicted only if another one answers. A single endpoint
+// is never evicted: it is probed only while its version is unknown, its last probe has failed or
+// its connection is lost, for the log.
+func (c *Checker) nextProbes() []*endpointState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.states) == 1 && !c.Versions.isDue(c.states[0].endpoint) && c.states[0].failures == 0 && !c.IsDown() {
+		return nil
+	}
+	now := time.Now()
+	suspects := c.suspects()
+	var out []*endpointState
+	for _, s := range c.states {
+		interval := roundInterval
+		if len(suspects) == 0 && !s.overdue && s.successes > 0 && !s.evicted && !c.Prober.IsBroken(s.endpoint) && !c.Versions.isDue(s.endpoint) {
+			interval = s.interval
+		}
+		if slices.Contains(suspects, s) || now.Sub(s.probedAt) >= interval {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// ReportOverdue triggers a probe of ep, or of all endpoints if ep is "", because a call there is
+// overdue. An endpoint that was probed less than 2 s ago is probed in a later round.
+func (c *Checker) ReportOverdue(ep string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.states) == 1 {
+		return
+	}
+	for _, s := range c.states {
+		if ep != "" && s.endpoint != ep || s.evicted {
+			continue
+		}
+		if s.overdue = true; time.Since(s.probedAt) >= roundInterval {
+			c.notify()
+		}
+	}
+}
+
+// ReportSlow records that a second attempt at another member finished a call to ep. After two of
+// them ep is probed by a read.
+func (c *Checker) ReportSlow(ep string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.states, func(s *endpointState) bool { return s.endpoint == ep })
+	if i < 0 || c.states[i].evicted {
+		return
+	}
+	s := c.states[i]
+	s.slow++
+	if s.slow < slowThreshold {
+		return
+	}
+	s.slow, s.byRead, s.probeNow = 0, true, true
+	c.notify()
+}
+
+// notify starts a round.
+func (c *Checker) notify() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// suspects returns the endpoints that have failed once or must be probed at once.
+func (c *Checker) suspects() []*endpointState {
+	var out []*endpointState
+	for _, s := range c.states {
+		if !s.evicted && (s.probeNow || s.failures > 0 && s.failures < failureThreshold) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// probeRound probes endpoints concurrently and records the results.
+func (c *Checker) probeRound(ctx context.Context, states []*endpointState) {
+	var wg sync.WaitGroup
+	for _, s := range states {
+		wg.Go(func() {
+			bounded, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), probeTimeout)
+			defer cancel()
+			var err error
+			if c.startProbe(s) {
+				err = c.Prober.Read(bounded, s.endpoint, c.ReadKey)
+			} else {
+				err = c.Prober.Probe(bounded, s.endpoint)
+			}
+			if err == nil {
+				c.Versions.check(bounded, s.endpoint)
+			} else {
+				c.Versions.forget(s.endpoint)
+				c.OnFailure(s.endpoint)
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			s.record(err)
+		})
+	}
+	wg.Wait()
+}
+
+// startProbe records the start of a probe. It reports whether the probe is a read.
+func (c *Checker) startProbe(s *endpointState) (byRead bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.probeNow, s.overdue, s.probedAt = false, false, time.Now()
+	s.interval = healthyInterval + time.Duration(rand.Int64N(int64(healthyInterval)*2/5)) - healthyInterval/5
+	return s.byRead
+}
+
+// apply evaluates the probes and sets the client's endpoints if they have changed.
+func (c *Checker) apply() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.applied
+	c.evaluate()
+	eps := c.inUse()
+	if slices.Equal(eps, before) || !slices.Equal(c.Balancer.Endpoints(), before) {
+		return // in the second case they were set elsewhere: the next round adopts them
+	}
+	c.Balancer.SetEndpoints(eps...)
+	c.applied = eps
+	if current := c.Balancer.Endpoints(); !slices.Equal(current, eps) {
+		c.adopt(current) // set elsewhere at the same time: they win
+		c.Prober.Retain(current)
+		return
+	}
+	for _, s := range c.states {
+		switch wasInUse := slices.Contains(before, s.endpoint); {
+		case wasInUse && s.evicted:
+			c.countEviction()
+		case !wasInUse && !s.evicted:
+			c.readmissions++
+		}
+	}
+}
+
+// pause returns the time until the next round, given how long the last one took.
+func (c *Checker) pause(took time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.suspects()) > 0 {
+		return max(confirmInterval-took, 0)
+	}
+	return roundInterval
+}
+
+// Endpoints returns all endpoints, including evicted ones, or those that were set directly on the
+// client since the last round.
+func (c *Checker) Endpoints() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if eps := c.Balancer.Endpoints(); !slices.Equal(eps, c.applied) {
+		return eps
+	}
+	out := make([]string, len(c.states))
+	for i, s := range c.states {
+		out[i] = s.endpoint
+	}
+	return out
+}
+
+// InUse returns the endpoints that are not evicted.
+func (c *Checker) InUse() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inUse()
+}
+
+// inUse is InUse for callers that hold mu.
+func (c *Checker) inUse() []string {
+	var out []string
+	for _, s := range c.states {
+		if !s.evicted {
+			out = append(out, s.endpoint)
+		}
+	}
+	return out
+}
+
+// HasSeveral reports whether there is more than one endpoint.
+func (c *Checker) HasSeveral() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.states) > 1
+}
+
+// IsEvicted reports whether ep is evicted. If not, changed is closed on the next eviction of any
+// endpoint.
+func (c *Checker) IsEvicted(ep string) (evicted bool, changed <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.states, func(s *endpointState) bool { return s.endpoint == ep && s.evicted }), c.changed
+}
+
+// Evicted returns the evicted endpoints, and the numbers of evictions and readmissions so far.
+func (c *Checker) Evicted() (eps []string, evictions, readmissions uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.states {
+		if s.evicted {
+			eps = append(eps, s.endpoint)
+		}
+	}
+	return eps, c.evictions, c.readmissions
+}
