@@ -9,9 +9,9 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// Attempt is one try at an RPC, and the context to make it with. It is safe for concurrent use.
+// Attempt is one attempt at an RPC, and the context to make it with. It is safe for concurrent use.
 type Attempt struct {
-	context.Context //nolint:containedctx // the attempt is the context: one allocation instead of two on every call
+	context.Context //nolint:containedctx // the attempt is the context: one allocation per call instead of two
 
 	observed atomic.Bool
 	sent     atomic.Bool
@@ -20,18 +20,18 @@ type Attempt struct {
 	private  bool                     // the deadline is not sent
 }
 
-// attemptKey finds the Attempt of a context.
+// attemptKey is the key of the Attempt in a context.
 type attemptKey struct{}
 
-// Track returns an attempt to make one RPC with. observed says that the RPC will certainly pass an observer; where it
-// is false, the attempt is observed once an observer reports.
+// Track returns an attempt for one RPC. observed means that the RPC certainly passes an observer.
+// If it is false, the attempt counts as observed once an observer has reported.
 func Track(ctx context.Context, observed bool) *Attempt {
 	a := new(Attempt)
 	a.Start(ctx, observed)
 	return a
 }
 
-// Start is [Track] for an attempt that exists, and that was not started before.
+// Start is like [Track] for an existing attempt that was not started before.
 func (a *Attempt) Start(ctx context.Context, observed bool) {
 	a.Context = ctx
 	if observed {
@@ -39,12 +39,12 @@ func (a *Attempt) Start(ctx context.Context, observed bool) {
 	}
 }
 
-// KeepDeadline keeps the deadline of the context from gRPC, which ends the call at that time all the same. gRPC would send
-// the time that is left with the request, and the server would start a timer, which costs both of them microseconds. It is
-// called before the attempt is made.
+// KeepDeadline hides the deadline of the context from gRPC. The call still ends at that time. gRPC
+// would send the remaining time with the request, and the server would start a timer, which costs
+// both of them microseconds. KeepDeadline must be called before the attempt is made.
 func (a *Attempt) KeepDeadline() { a.private = true }
 
-// Deadline returns the deadline that the server is told.
+// Deadline returns the deadline that gRPC sends to the server.
 func (a *Attempt) Deadline() (time.Time, bool) {
 	if a.private {
 		return time.Time{}, false
@@ -52,7 +52,7 @@ func (a *Attempt) Deadline() (time.Time, bool) {
 	return a.Context.Deadline()
 }
 
-// Value finds the attempt itself, and what the context below it holds.
+// Value returns the attempt itself for the key of this package, and else the value of its context.
 func (a *Attempt) Value(key any) any {
 	if _, ok := key.(attemptKey); ok {
 		return a
@@ -63,11 +63,12 @@ func (a *Attempt) Value(key any) any {
 // NotSent reports whether the request provably never left the process.
 func (a *Attempt) NotSent() bool { return a.observed.Load() && !a.sent.Load() }
 
-// Via sends the attempt over conn instead of the connection of its client, which must be hardened. It is called before the
-// attempt is made. nil changes nothing.
+// Via sends the attempt over conn instead of the connection of its client, which must be hardened.
+// It must be called before the attempt is made. A nil conn has no effect.
 func (a *Attempt) Via(conn grpc.ClientConnInterface) { a.via = conn }
 
-// Peer is the address of the member that the request was sent to, "" where it was not sent, or not over a hardened client.
+// Peer returns the address of the member that the request was sent to. It returns "" if the request
+// was not sent or its client is not hardened.
 func (a *Attempt) Peer() string {
 	p := a.peer.Load()
 	if p == nil || p.Addr == nil {
@@ -76,7 +77,8 @@ func (a *Attempt) Peer() string {
 	return p.Addr.String()
 }
 
-// Via returns the connection that an attempt with ctx is to be sent over instead of that of its client, or nil.
+// Via returns the connection over which an attempt with ctx is sent instead of that of its client,
+// or nil.
 func Via(ctx context.Context) grpc.ClientConnInterface {
 	if a := attemptOf(ctx); a != nil {
 		return a.via
@@ -84,7 +86,7 @@ func Via(ctx context.Context) grpc.ClientConnInterface {
 	return nil
 }
 
-// attemptOf returns the attempt that ctx was made with, or nil.
+// attemptOf returns the attempt that ctx belongs to, or nil.
 func attemptOf(ctx context.Context) *Attempt {
 	a, _ := ctx.Value(attemptKey{}).(*Attempt)
 	return a

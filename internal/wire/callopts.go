@@ -9,25 +9,26 @@ import (
 	"google.golang.org/grpc"
 )
 
-// CallOptions returns the options that cli gives to each of its calls, such as the size of what it receives. Client/v3
-// does not tell them, but hands them to the stub of whatever is made for it. Nothing is sent.
+// CallOptions returns the options that cli adds to each of its calls, such as the maximum size of a
+// response. client/v3 does not export them, but passes them to its gRPC stub. Nothing is sent.
 func CallOptions(cli *clientv3.Client) []grpc.CallOption {
-	var heard optionsListener
-	_, _ = clientv3.NewKVFromKVClient(&heard, cli).Get(cli.Ctx(), "\x00") // the listener always refuses
-	return heard.options
+	var r optionsRecorder
+	_, _ = clientv3.NewKVFromKVClient(&r, cli).Get(cli.Ctx(), "\x00") // always returns errRecorded
+	return r.options
 }
 
-// optionsListener is a stub that refuses to read and remembers with which options it was asked to.
-type optionsListener struct {
+// optionsRecorder is a gRPC stub that records the options of a read and returns an error.
+type optionsRecorder struct {
 	pb.KVClient
 
 	options []grpc.CallOption
 }
 
-var errListening = errors.New("a listener answers nothing")
+// errRecorded is the error of every read of an optionsRecorder.
+var errRecorded = errors.New("options recorded")
 
-// Range notes the options.
-func (l *optionsListener) Range(_ context.Context, _ *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
-	l.options = opts
-	return nil, errListening
+// Range records the options.
+func (r *optionsRecorder) Range(_ context.Context, _ *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
+	r.options = opts
+	return nil, errRecorded
 }

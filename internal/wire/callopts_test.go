@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-func TestCallOptionsAreThoseOfTheClient(t *testing.T) {
+func TestCallOptions_ReturnsOptionsOfClient(t *testing.T) {
 	t.Parallel()
 	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:1"}, MaxCallRecvMsgSize: 12345})
 	require.NoError(t, err)

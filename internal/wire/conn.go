@@ -14,11 +14,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// explainTimeout bounds Explain should the connection be made while it looks.
+// explainTimeout bounds Explain if the connection is established while it runs.
 const explainTimeout = 10 * time.Millisecond
 
-// Explain says why the connection of cli is not there: the endpoints, and the error of the last attempt to connect. It
-// returns nil when there is a connection, and does not wait for one.
+// Explain returns why cli has no connection: the endpoints, and the error of the last attempt to
+// connect. It returns nil if there is a connection. It does not wait for one.
 func Explain(cli *clientv3.Client) error {
 	conn := cli.ActiveConnection()
 	if conn == nil {
@@ -29,9 +29,10 @@ func Explain(cli *clientv3.Client) error {
 	case connectivity.Ready, connectivity.Shutdown:
 		return nil
 	case connectivity.TransientFailure:
-		// gRPC keeps the error of the last attempt to connect, and gives it to calls that do not wait for a connection.
-		ctx, stop := context.WithTimeout(cli.Ctx(), explainTimeout) // a connection may be made at this very moment
-		defer stop()
+		// gRPC keeps the error of the last attempt to connect and returns it to calls that do not
+		// wait for a connection.
+		ctx, cancel := context.WithTimeout(cli.Ctx(), explainTimeout)
+		defer cancel()
 		if cause = Probe(ctx, conn); cause == nil {
 			return nil
 		}
@@ -40,8 +41,9 @@ func Explain(cli *clientv3.Client) error {
 	return errors.New("endpoints " + strings.Join(cli.Endpoints(), ", ") + ": " + cause.Error())
 }
 
-// ExplainTimeout is [Explain] for a request that was not answered in time. If there is a connection, it names the endpoints in
-// use and peer, the address of the member that was asked, unless that is "". The member may be evicted by now.
+// ExplainTimeout is like [Explain] for a request that was not answered in time. If there is a
+// connection, the error contains the endpoints in use and peer, the address of the member that the
+// request was sent to, unless that is "". The member may have been evicted since.
 func ExplainTimeout(cli *clientv3.Client, peer string) error {
 	if err := Explain(cli); err != nil {
 		return err
@@ -56,31 +58,31 @@ func ExplainTimeout(cli *clientv3.Client, peer string) error {
 	return errors.New(text)
 }
 
-// Probe asks the server at the other end of conn whether it serves. It does not wait for a connection that cannot be
-// made: the error then holds the reason, such as a refused connection or a certificate that is not trusted.
-// Servers answer it without authentication.
+// Probe makes a health check over conn, which requires no authentication. It does not wait for a
+// connection that cannot be established: the error then contains the cause, such as a refused
+// connection or an untrusted certificate.
 func Probe(ctx context.Context, conn *grpc.ClientConn) error {
-	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(false))
+	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(false))
 	switch {
-	case err == nil && answer.GetStatus() == healthpb.HealthCheckResponse_SERVING:
+	case err == nil && resp.GetStatus() == healthpb.HealthCheckResponse_SERVING:
 		return nil
 	case err == nil:
-		return errors.New("the server says " + answer.GetStatus().String())
+		return errors.New("the server reports " + resp.GetStatus().String())
 	case status.Code(err) == codes.Unimplemented:
-		return nil // something answered, and it speaks gRPC
+		return nil // a gRPC server without health checks has answered
 	}
 	return Plain(err)
 }
 
-// Plain is err without the wrapping words of gRPC around the reason.
+// Plain returns err without the prefixes that gRPC adds to the cause.
 func Plain(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || s.Code() == codes.OK {
 		return err
 	}
 	text := s.Message()
-	for _, words := range []string{"connection error: desc = ", "transport: Error while dialing: ", "transport: authentication handshake failed: "} {
-		if _, rest, found := strings.Cut(text, words); found {
+	for _, prefix := range []string{"connection error: desc = ", "transport: Error while dialing: ", "transport: authentication handshake failed: "} {
+		if _, rest, found := strings.Cut(text, prefix); found {
 			text = strings.Trim(rest, `"`)
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// NewLeaseID returns a random lease ID. A lease whose ID the client has chosen can be granted again without becoming
-// two: the second grant says that it exists.
+// NewLeaseID returns a random lease ID. If the client chooses the ID, a repeated grant does not
+// create a second lease: etcd returns an error because the lease exists.
 func NewLeaseID() clientv3.LeaseID {
 	var b [8]byte
 	_, _ = rand.Read(b[:])                                     // never fails
@@ -28,10 +28,11 @@ func NewLeaseID() clientv3.LeaseID {
 // FormatLeaseID returns a lease ID in hexadecimal, as etcdctl prints it.
 func FormatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
 
-// Grant asks once for a lease with the given ID and returns the TTL that the server granted, which may be longer than
-// the one asked for. A lease that exists already, from an earlier attempt with the same ID, is renewed, so that all of
-// its time is left. cli.Lease is used where it is not client/v3's own; it chooses the ID itself, and repeating it is not
-// harmless: see [GrantRepeats].
+// Grant requests a lease with the given ID once. It returns the TTL that the server granted, which
+// may be longer than ttl. If the lease exists, because an earlier attempt with the same ID has
+// created it, Grant renews it, so that its full TTL remains. If cli.Lease is not that of client/v3,
+// Grant uses it; it chooses the ID itself, and a repeated grant creates a second lease: see
+// [GrantRepeats].
 func Grant(ctx context.Context, cli *clientv3.Client, id clientv3.LeaseID, ttl time.Duration) (clientv3.LeaseID, time.Duration, error) {
 	seconds := Seconds(ttl)
 	if !GrantRepeats(cli) {
@@ -55,23 +56,24 @@ func Grant(ctx context.Context, cli *clientv3.Client, id clientv3.LeaseID, ttl t
 	return clientv3.LeaseID(resp.GetID()), time.Duration(resp.GetTTL()) * time.Second, nil
 }
 
-// GrantRepeats reports whether a [Grant] can be repeated with the same ID without making a second lease.
+// GrantRepeats reports whether [Grant] can be repeated with the same ID without creating a second
+// lease.
 func GrantRepeats(cli *clientv3.Client) bool {
-	return cli.ActiveConnection() != nil && officialLease(cli.Lease)
+	return cli.ActiveConnection() != nil && isClientLease(cli.Lease)
 }
 
-// BasedLease is a Lease of etcdkit's own over client/v3's.
+// BasedLease is a decorator of this module over a Lease.
 type BasedLease interface{ BaseLease() clientv3.Lease }
 
-// officialLease reports whether l is the one that client/v3 makes, or a decorator of etcdkit over it.
-func officialLease(l clientv3.Lease) bool {
+// isClientLease reports whether l is the Lease of client/v3, or a decorator of this module over it.
+func isClientLease(l clientv3.Lease) bool {
 	if b, ok := l.(BasedLease); ok {
 		l = b.BaseLease()
 	}
 	return l != nil && reflect.TypeOf(l).String() == "*clientv3.lessor"
 }
 
-// Seconds is ttl in the whole seconds that etcd counts in, rounded up.
+// Seconds returns ttl in whole seconds, the unit of etcd, rounded up.
 func Seconds(ttl time.Duration) int64 {
 	seconds := int64(ttl / time.Second)
 	if ttl%time.Second > 0 {

@@ -20,31 +20,32 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// The keepalive that a hardened client uses where the configuration says nothing: a connection that is dead or frozen is
-// found within 14 s while a stream is open on it. By default etcd allows a ping every 5 s, gRPC one every 10 s.
+// The default keepalive of a hardened client. A dead or frozen connection is detected within 14 s
+// while a stream is open on it. By default etcd allows a ping every 5 s, gRPC one every 10 s.
 const (
 	KeepAliveTime    = 10 * time.Second
 	KeepAliveTimeout = 4 * time.Second
-	keepAliveLeast   = 10 * time.Second // gRPC raises anything shorter to this
+	minKeepAliveTime = 10 * time.Second // gRPC raises anything shorter to this
 )
 
-// hardened marks a configuration.
+// hardened marks a configuration that Harden has changed.
 type hardened struct{ grpc.EmptyDialOption }
 
-// Harden changes cfg so that every promise about writes holds over the client made from it: one wire attempt for each
-// unary call, the sent-probe, require-leader where it belongs, and keepalive pings while calls are open.
+// Harden changes cfg so that all guarantees about writes hold for its client: one attempt on the
+// wire for each unary call, observed requests, require-leader on the calls that need it, and
+// keepalive pings while calls are open.
 func Harden(cfg *clientv3.Config) error {
 	if cfg == nil {
 		return fmt.Errorf("%w: no configuration to harden", errs.Invalid)
 	}
-	var complaints []error
-	if cfg.DialKeepAliveTime != 0 && cfg.DialKeepAliveTime < keepAliveLeast {
-		complaints = append(complaints, fmt.Errorf("%w: keepalive time %v is below %v", errs.Invalid, cfg.DialKeepAliveTime, keepAliveLeast))
+	var all []error
+	if cfg.DialKeepAliveTime != 0 && cfg.DialKeepAliveTime < minKeepAliveTime {
+		all = append(all, fmt.Errorf("%w: keepalive time %v is below %v", errs.Invalid, cfg.DialKeepAliveTime, minKeepAliveTime))
 	}
 	if cfg.PermitWithoutStream {
-		complaints = append(complaints, fmt.Errorf("%w: servers drop clients that ping without a stream (PermitWithoutStream)", errs.Invalid))
+		all = append(all, fmt.Errorf("%w: servers drop clients that ping without a stream (PermitWithoutStream)", errs.Invalid))
 	}
-	if err := errors.Join(complaints...); err != nil {
+	if err := errors.Join(all...); err != nil {
 		return err
 	}
 	if cfg.DialKeepAliveTime == 0 {
@@ -55,9 +56,9 @@ func Harden(cfg *clientv3.Config) error {
 	}
 	cfg.MaxUnaryRetries = 1
 	if slices.Contains(cfg.DialOptions, grpc.DialOption(hardened{})) {
-		return nil // twice is once
+		return nil // Harden is idempotent
 	}
-	cfg.DialOptions = slices.Concat([]grpc.DialOption{grpc.WithConnectParams(reconnect())}, cfg.DialOptions, []grpc.DialOption{
+	cfg.DialOptions = slices.Concat([]grpc.DialOption{grpc.WithConnectParams(connectParams())}, cfg.DialOptions, []grpc.DialOption{
 		hardened{},
 		grpc.WithPerRPCCredentials(peerObserver{}),
 		grpc.WithChainUnaryInterceptor(hardenUnary),
@@ -66,18 +67,19 @@ func Harden(cfg *clientv3.Config) error {
 	return nil
 }
 
-// reconnect is how fast connections are tried again. Left alone, gRPC waits up to two minutes between two attempts, and
-// the calls that wait for a connection do not hurry it: a client would stay dead long after etcd is back.
-func reconnect() grpc.ConnectParams {
+// connectParams limits the backoff between attempts to connect. By default gRPC waits up to two
+// minutes, even if calls wait for a connection: a client would not work until long after etcd is
+// available again.
+func connectParams() grpc.ConnectParams {
 	return grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 		MinConnectTimeout: 5 * time.Second,
 	}
 }
 
-// Hardened reports whether cli was made from a configuration that went through [Harden]: whether its connection has the
-// observer of peers. A mark elsewhere, in the context for one, could come from another client, and a client that is taken
-// for a hardened one sends writes again that it must not.
+// Hardened reports whether cli was created from a configuration that [Harden] has changed: whether
+// its connection has a peerObserver. A mark elsewhere, such as in the context, could come from
+// another client, and unsafe writes of a client that is not hardened would be repeated.
 func Hardened(cli *clientv3.Client) bool {
 	conn := reflect.ValueOf(cli.ActiveConnection())
 	if conn.IsNil() {
@@ -86,7 +88,7 @@ func Hardened(cli *clientv3.Client) bool {
 	creds := conn.Elem()
 	for _, name := range []string{"dopts", "copts", "PerRPCCredentials"} {
 		if creds = creds.FieldByName(name); !creds.IsValid() {
-			return false // gRPC is not as it was: nothing is proved
+			return false // another version of gRPC: nothing is proved
 		}
 	}
 	for i := range creds.Len() {
@@ -97,9 +99,10 @@ func Hardened(cli *clientv3.Client) bool {
 	return false
 }
 
-// needsLeader lists the services whose answers are wrong, late or missing on a member that is cut off. Status, member
-// lists and health checks are left out: they are asked of a member that may well be cut off.
-func needsLeader(method string) bool {
+// requiresLeader reports whether the responses of a partitioned member to method would be wrong,
+// late or missing. Status, member lists and health checks also serve to examine partitioned
+// members.
+func requiresLeader(method string) bool {
 	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	switch service {
 	case "etcdserverpb.KV", "etcdserverpb.Lease", "etcdserverpb.Watch":
@@ -108,24 +111,26 @@ func needsLeader(method string) bool {
 	return false
 }
 
-// serializable reports whether all that a request does is read serializably, which a member can do without a leader. A
-// transaction is one by the server's own rule: each of its operations is a serializable get, and none is a transaction. One
-// without operations is not counted, since its compares could be out of date.
-func serializable(req any) bool {
+// isSerializable reports whether a request only makes serializable reads, which a member can do
+// without a leader. A transaction does so, by the server's rule, if each of its operations is a
+// serializable get and none is a transaction. One without operations does not, because its compares
+// could be outdated.
+func isSerializable(req any) bool {
 	switch req := req.(type) {
 	case *pb.RangeRequest:
 		return req.GetSerializable()
 	case *pb.TxnRequest:
-		linearizable := func(op *pb.RequestOp) bool { return !op.GetRequestRange().GetSerializable() }
+		isLinearizable := func(op *pb.RequestOp) bool { return !op.GetRequestRange().GetSerializable() }
 		return len(req.GetSuccess())+len(req.GetFailure()) > 0 &&
-			!slices.ContainsFunc(req.GetSuccess(), linearizable) && !slices.ContainsFunc(req.GetFailure(), linearizable)
+			!slices.ContainsFunc(req.GetSuccess(), isLinearizable) && !slices.ContainsFunc(req.GetFailure(), isLinearizable)
 	}
 	return false
 }
 
-// WithoutInterceptor is an option for a hardened client that has no credentials of client/v3's own. It takes away client/v3's
-// interceptor of unary calls, which makes one attempt there and no more, renews those credentials, adds the version to the
-// metadata as outgoing does, and allocates fifteen objects in each call.
+// WithoutInterceptor returns an option for a hardened client without credentials of client/v3. It
+// replaces the unary interceptor of client/v3, which would make a single attempt, renew those
+// credentials, add the version to the metadata as withMetadata does, and allocate fifteen objects
+// per call.
 func WithoutInterceptor() grpc.DialOption {
 	return grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		return invoke(ctx, method, req, reply, cc, opts...)
@@ -135,12 +140,12 @@ func WithoutInterceptor() grpc.DialOption {
 func hardenUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	if a := attemptOf(ctx); a != nil {
 		if a.via != nil && a.via != grpc.ClientConnInterface(cc) {
-			return a.via.Invoke(ctx, method, req, reply, opts...) // which is hardened as well
+			return a.via.Invoke(ctx, method, req, reply, opts...) // hardened as well
 		}
 		a.observed.Store(true)
 		opts = observeSent(a, opts)
 	}
-	ctx = outgoing(ctx, needsLeader(method) && !serializable(req))
+	ctx = withMetadata(ctx, requiresLeader(method) && !isSerializable(req))
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
@@ -151,13 +156,13 @@ func hardenStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientCon
 		}
 		opts = observeSent(a, opts)
 	}
-	if needsLeader(method) {
+	if requiresLeader(method) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
 	return open(ctx, desc, cc, method, opts...)
 }
 
-// The metadata of calls that have none of their own. Nobody changes it.
+// The metadata of calls without any of their own. It is never changed.
 //
 //nolint:gochecknoglobals // constants of a map type
 var (
@@ -165,18 +170,18 @@ var (
 	leaderMetadata  = metadata.Pairs(rpctypes.MetadataClientAPIVersionKey, version.APIVersion, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
 )
 
-// outgoing returns ctx with the metadata of a call: the version of the client, as client/v3 has it, and whether the member
-// needs a leader to answer.
-func outgoing(ctx context.Context, leader bool) context.Context {
+// withMetadata returns ctx with the metadata of a call: the version of the client, as in client/v3,
+// and require-leader if it is set.
+func withMetadata(ctx context.Context, requireLeader bool) context.Context {
 	md, ok := metadata.FromOutgoingContext(ctx) // a copy
 	switch {
-	case !ok && leader:
+	case !ok && requireLeader:
 		return metadata.NewOutgoingContext(ctx, leaderMetadata)
 	case !ok:
 		return metadata.NewOutgoingContext(ctx, versionMetadata)
 	}
 	md.Set(rpctypes.MetadataClientAPIVersionKey, version.APIVersion)
-	if leader {
+	if requireLeader {
 		md.Set(rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
 	}
 	return metadata.NewOutgoingContext(ctx, md)

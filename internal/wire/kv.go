@@ -12,20 +12,22 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Based is a decorator that retries by itself; the packages of etcdkit work on what is below it, so that nothing is
-// retried twice.
+// Based is a decorator that retries by itself. The packages of this module use the KV below it, so
+// that no request is retried twice.
 type Based interface{ Base() clientv3.KV }
 
-// KV returns the KV of cli to send requests with, and whether every unary call through it passes an observer.
+// KV returns the KV to send the requests of cli with, and whether every unary call through it
+// passes an observer.
 //
-// It is cli.KV as it stands where the user has put something of his own there. Client/v3's own KV is used as it is on a
-// hardened client; on a plain one it is replaced by an equal one that observes every write and sends it once.
+// If the user has replaced cli.KV, KV returns it unchanged, and so it does for the KV of client/v3
+// in a hardened client. For other clients, it returns an equivalent that observes every write and
+// sends it once.
 func KV(cli *clientv3.Client) (kv clientv3.KV, observed bool) {
 	kv = cli.KV
 	if b, ok := kv.(Based); ok {
 		kv = b.Base()
 	}
-	if cli.ActiveConnection() == nil || !official(kv) {
+	if cli.ActiveConnection() == nil || !isClientKV(kv) {
 		return kv, false
 	}
 	if Hardened(cli) {
@@ -34,9 +36,9 @@ func KV(cli *clientv3.Client) (kv clientv3.KV, observed bool) {
 	return clientv3.NewKVFromKVClient(&sentProbe{KVClient: clientv3.RetryKVClient(cli)}, cli), true
 }
 
-// official reports whether kv is the one that client/v3 makes for a connection: by its type, and by that of the stub
-// below it, since anybody can make one over a stub of his own.
-func official(kv clientv3.KV) bool {
+// isClientKV reports whether kv is the one that client/v3 creates for a connection: by its type,
+// and by that of its stub, because clientv3.NewKVFromKVClient accepts any stub.
+func isClientKV(kv clientv3.KV) bool {
 	v := reflect.ValueOf(kv)
 	if !v.IsValid() || v.Type() != reflect.TypeOf(clientv3.NewKVFromKVClient(nil, nil)) || v.IsNil() {
 		return false
@@ -48,56 +50,56 @@ func official(kv clientv3.KV) bool {
 	return remote.Elem().Type() == reflect.TypeOf(clientv3.RetryKVClient(&clientv3.Client{}))
 }
 
-// sentProbe observes each write through options of the single call.
+// sentProbe is a stub that observes each write through options of the single call.
 type sentProbe struct{ pb.KVClient }
 
 // Put sends one put.
 func (c *sentProbe) Put(ctx context.Context, in *pb.PutRequest, opts ...grpc.CallOption) (*pb.PutResponse, error) {
-	return probed(ctx, in, opts, c.KVClient.Put)
+	return observe(ctx, in, opts, c.KVClient.Put)
 }
 
 // DeleteRange sends one delete.
 func (c *sentProbe) DeleteRange(ctx context.Context, in *pb.DeleteRangeRequest, opts ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
-	return probed(ctx, in, opts, c.KVClient.DeleteRange)
+	return observe(ctx, in, opts, c.KVClient.DeleteRange)
 }
 
 // Txn sends one transaction.
 func (c *sentProbe) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
-	return probed(ctx, in, opts, c.KVClient.Txn)
+	return observe(ctx, in, opts, c.KVClient.Txn)
 }
 
-// Range reads; client/v3 may well send it again.
+// Range makes a read, which client/v3 may repeat.
 func (c *sentProbe) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
-	Sent(ctx) // as far as anybody knows
-	if !serializable(in) {
+	Sent(ctx) // it is not observed, so it may have been
+	if !isSerializable(in) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
 	return c.KVClient.Range(ctx, in, opts...)
 }
 
-// RangeStream reads in chunks.
+// RangeStream makes a read whose response is a stream.
 func (c *sentProbe) RangeStream(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
-	Sent(ctx) // as far as anybody knows
+	Sent(ctx) // it is not observed, so it may have been
 	return c.KVClient.RangeStream(clientv3.WithRequireLeader(ctx), in, opts...)
 }
 
-// Compact drops history.
+// Compact compacts the history.
 func (c *sentProbe) Compact(ctx context.Context, in *pb.CompactionRequest, opts ...grpc.CallOption) (*pb.CompactionResponse, error) {
-	return probed(ctx, in, opts, c.KVClient.Compact)
+	return observe(ctx, in, opts, c.KVClient.Compact)
 }
 
-// probed makes one call. Its context ends with the first answer after which client/v3 would send the
-// request again.
-func probed[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call func(context.Context, Q, ...grpc.CallOption) (R, error)) (R, error) {
-	if !serializable(in) {
+// observe makes one call. It cancels the context of the call after the first error because of which
+// client/v3 would repeat it.
+func observe[Q, R any](ctx context.Context, in Q, opts []grpc.CallOption, call func(context.Context, Q, ...grpc.CallOption) (R, error)) (R, error) {
+	if !isSerializable(in) {
 		ctx = clientv3.WithRequireLeader(ctx)
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	a := attemptOf(ctx)
 	opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) {
 		if c := status.Code(err); c == codes.Canceled || c == codes.DeadlineExceeded {
-			stop()
+			cancel()
 		}
 	}))
 	if a != nil {

@@ -13,15 +13,15 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// Sent reports that the request of the attempt in ctx, if there is one, was handed to gRPC's transport. It is for what
-// observes requests in the place of gRPC, such as a simulated server.
+// Sent records that the request of the attempt in ctx, if there is one, was passed to gRPC's
+// transport. It is for code that observes requests instead of gRPC, such as a simulated server.
 func Sent(ctx context.Context) {
 	if a := attemptOf(ctx); a != nil {
 		a.sent.Store(true)
 	}
 }
 
-// SentTo reports the address of the member that the attempt in ctx, if there is one, is sent to.
+// SentTo records the address of the member that the attempt in ctx, if there is one, is sent to.
 func SentTo(ctx context.Context, addr net.Addr) {
 	if a := attemptOf(ctx); a != nil {
 		a.peer.Store(&peer.Peer{Addr: addr})
@@ -37,14 +37,15 @@ func PeerAddr(ctx context.Context) string {
 	return ""
 }
 
-// peerObserver tells an attempt which member it is sent to. gRPC asks it for credentials whenever it begins a stream on a
-// connection, with a context that names the peer. It has none. A stats handler would learn the same, and whether a request
-// was sent as well, but makes gRPC allocate twenty objects in each call.
+// peerObserver records the member that an attempt is sent to. gRPC requests credentials from it
+// whenever it opens a stream on a connection, with a context that contains the peer. It returns
+// none. A stats handler would get the same, and also whether a request was sent, but makes gRPC
+// allocate twenty objects per call.
 type peerObserver struct{}
 
 var _ credentials.PerRPCCredentials = peerObserver{}
 
-// GetRequestMetadata returns nothing.
+// GetRequestMetadata records the peer.
 func (peerObserver) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	if a := attemptOf(ctx); a != nil {
 		if p, ok := peer.FromContext(ctx); ok {
@@ -54,35 +55,36 @@ func (peerObserver) GetRequestMetadata(ctx context.Context, _ ...string) (map[st
 	return nil, nil //nolint:nilnil // no credentials are no error
 }
 
-// RequireTransportSecurity returns false: there is nothing to keep secret.
+// RequireTransportSecurity returns false, because there are no secrets.
 func (peerObserver) RequireTransportSecurity() bool { return false }
 
-// observeSent returns the options of a call that report to a once the request has been encoded, which gRPC does when it has
-// begun a stream on a connection, and not before.
+// observeSent returns opts with a codec that records in a that the request has been encoded. gRPC
+// encodes a request after it has opened a stream on a connection, and not before.
 func observeSent(a *Attempt, opts []grpc.CallOption) []grpc.CallOption {
 	for _, o := range opts {
 		switch o.(type) {
 		case grpc.ForceCodecV2CallOption, grpc.ForceCodecCallOption, grpc.ContentSubtypeCallOption:
-			a.sent.Store(true) // somebody has a codec of their own, which reports nothing
+			a.sent.Store(true) // the caller has a codec, which records nothing
 			return opts
 		}
 	}
 	return append(slices.Clip(opts), grpc.ForceCodecV2(sentCodec{a}))
 }
 
-// sentCodec is gRPC's codec for protocol buffers. It reports to an attempt that a request was encoded.
+// sentCodec is gRPC's codec for protocol buffers. It records in an attempt that a request was
+// encoded.
 type sentCodec struct{ attempt *Attempt }
 
-// Marshal encodes and reports.
+// Marshal encodes v.
 func (c sentCodec) Marshal(v any) (mem.BufferSlice, error) {
 	c.attempt.sent.Store(true)
 	return encoding.GetCodecV2(proto.Name).Marshal(v)
 }
 
-// Unmarshal decodes.
+// Unmarshal decodes data into v.
 func (c sentCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return encoding.GetCodecV2(proto.Name).Unmarshal(data, v)
 }
 
-// Name is empty, so that the content type of a request is the one that it has without a codec of its own.
+// Name returns "", so that the content type of a request is the same as without the codec.
 func (sentCodec) Name() string { return "" }

@@ -14,8 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// Hardened reads private fields of gRPC. Where they have moved it takes no client for a hardened one, and the outcome of
-// many writes becomes unknown.
+// Hardened reads private fields of gRPC. If they have moved, it returns false for every client, and
+// the outcome of many writes is unknown.
 func TestHardened_FindsThePrivateFieldsOfGRPC(t *testing.T) {
 	t.Parallel()
 	at := reflect.TypeFor[grpc.ClientConn]()
@@ -28,16 +28,16 @@ func TestHardened_FindsThePrivateFieldsOfGRPC(t *testing.T) {
 	assert.True(t, wire.Hardened(etcdtest.Client(t, hardened(t))))
 }
 
-// KV and GrantRepeats look at private fields and the names of private types of client/v3.
+// KV and GrantRepeats depend on private fields and the names of private types of client/v3.
 func TestKV_FindsThePrivateFieldsOfClientV3(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t, hardened(t))
 	kv := reflect.TypeOf(cli.KV).Elem()
 	field, ok := kv.FieldByName("remote")
-	require.True(t, ok, "%v has no field remote: change official", kv)
+	require.True(t, ok, "%v has no field remote: change isClientKV", kv)
 	assert.Equal(t, reflect.Interface, field.Type.Kind())
 	_, observed := wire.KV(cli)
 	assert.True(t, observed)
 	assert.Equal(t, "*clientv3.lessor", reflect.TypeOf(cli.Lease).String())
-	assert.Equal(t, "*clientv3.watcher", reflect.TypeOf(clientv3.NewWatcher(cli)).String(), "package watch looks for it")
+	assert.Equal(t, "*clientv3.watcher", reflect.TypeOf(clientv3.NewWatcher(cli)).String(), "package watch depends on it")
 }
