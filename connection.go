@@ -16,9 +16,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/auth"
+	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/endpoint"
 	"github.com/etcdkit/etcdkit/internal/healthcheck"
-	"github.com/etcdkit/etcdkit/internal/raw"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/internal/zapslog"
@@ -133,7 +133,7 @@ func (c *connection) decorate() {
 		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
 	})
 	c.engine.OnOverdue(func(addr string) { c.checker.ReportOverdue(c.pool.EndpointAt(addr)) })
-	raw.Install(c.cli, c.engine, c.auth != nil && c.auth.IsRenewable())
+	decorate.Client(c.cli, c.engine, c.auth != nil && c.auth.IsRenewable())
 }
 
 // start starts the background work, which runs until the client is closed.

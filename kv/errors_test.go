@@ -16,7 +16,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	rawkv "github.com/etcdkit/etcdkit/internal/raw"
+	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -202,7 +202,7 @@ func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
 		"namespace of coalesced": func(k clientv3.KV) clientv3.KV { return kv.Namespace(kv.Coalesce(k), "a") },
 	} {
 		cli := f.Client(t, hardened(t))
-		rawkv.Install(cli, retry.New(retry.Config{Client: cli}), false)
+		decorate.Client(cli, retry.New(retry.Config{Client: cli}), false)
 		shared, ok := cli.KV.(retry.EngineProvider)
 		require.True(t, ok)
 		cli.KV = wrap(cli.KV)

@@ -1,4 +1,4 @@
-package raw_test
+package decorate_test
 
 import (
 	"testing"
@@ -11,7 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// What a program sends in an outage is bounded by the calls that it makes, whatever parts of the library make them.
+// What a program sends in an outage is bounded by the calls that it makes, whatever parts of the
+// library make them.
 func TestAllThatUsesAClientSharesItsRetryBudget(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return rpctypes.ErrGRPCTimeout })

@@ -1,4 +1,4 @@
-package raw
+package decorate
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// lease is a Lease that retries. What it does not declare passes through.
+// lease is a Lease that retries. Methods that it does not declare are not retried.
 type lease struct {
 	clientv3.Lease
 
@@ -23,18 +23,18 @@ type lease struct {
 
 var _ wire.BasedLease = (*lease)(nil)
 
-// BaseLease is the Lease below.
+// BaseLease returns the undecorated Lease.
 func (l *lease) BaseLease() clientv3.Lease { return l.Lease }
 
-// Grant makes a lease whose ID is chosen here, so that it is one lease however often it is asked for. If it exists, another
-// attempt has made it, which may have begun later.
+// Grant grants a lease whose ID is chosen here, so that repeated attempts create a single lease. If
+// it exists, another attempt has created it.
 func (l *lease) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	id := wire.NewLeaseID()
 	call := retry.Call{Pkg: "raw", Op: "grant", AtMostOnce: true, Raw: true}
 	return retry.Do(ctx, l.engine, call, func(ctx context.Context, _ bool) (*clientv3.LeaseGrantResponse, error) {
 		out, err := l.grant(ctx, id, ttl)
 		if errors.Is(err, rpctypes.ErrLeaseExist) {
-			return l.granted(ctx, id)
+			return l.renewGranted(ctx, id)
 		}
 		return out, err
 	})
@@ -54,9 +54,9 @@ func (l *lease) grant(ctx context.Context, id clientv3.LeaseID, ttl int64) (*cli
 	}, nil
 }
 
-// granted is the answer to a grant that an earlier attempt has brought about. The lease is renewed, since the TTL counts
-// from the answer for whoever gets it.
-func (l *lease) granted(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseGrantResponse, error) {
+// renewGranted returns the response for a lease that another attempt has granted. It renews the
+// lease, because the caller counts the TTL from now.
+func (l *lease) renewGranted(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseGrantResponse, error) {
 	resp, err := l.Lease.KeepAliveOnce(ctx, id)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,8 @@ func (l *lease) granted(ctx context.Context, id clientv3.LeaseID) (*clientv3.Lea
 	return &clientv3.LeaseGrantResponse{ResponseHeader: resp.ResponseHeader, ID: resp.ID, TTL: resp.TTL}, nil
 }
 
-// Revoke ends a lease. One that an earlier attempt may have ended, and that is gone, was ended.
+// Revoke revokes a lease. If the lease does not exist, and an earlier attempt may have revoked it,
+// Revoke succeeds.
 func (l *lease) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
 	call := retry.Call{Pkg: "raw", Op: "revoke", AtMostOnce: true, Raw: true}
 	return retry.Do(ctx, l.engine, call, func(ctx context.Context, again bool) (*clientv3.LeaseRevokeResponse, error) {
@@ -76,27 +77,27 @@ func (l *lease) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.Leas
 	})
 }
 
-// TimeToLive asks about a lease.
+// TimeToLive returns the remaining TTL of a lease.
 func (l *lease) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
-	return read(ctx, l.engine, "time to live", func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
+	return retryRead(ctx, l.engine, "time to live", func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
 		return l.Lease.TimeToLive(ctx, id, opts...)
 	})
 }
 
 // Leases lists all leases.
 func (l *lease) Leases(ctx context.Context) (*clientv3.LeaseLeasesResponse, error) {
-	return read(ctx, l.engine, "leases", l.Lease.Leases)
+	return retryRead(ctx, l.engine, "leases", l.Lease.Leases)
 }
 
-// KeepAliveOnce renews a lease. A second renewal does no harm.
+// KeepAliveOnce renews a lease. It is safe to repeat.
 func (l *lease) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
-	return read(ctx, l.engine, "keep alive once", func(ctx context.Context) (*clientv3.LeaseKeepAliveResponse, error) {
+	return retryRead(ctx, l.engine, "keep alive once", func(ctx context.Context) (*clientv3.LeaseKeepAliveResponse, error) {
 		return l.Lease.KeepAliveOnce(ctx, id)
 	})
 }
 
-// read makes a call that may be made as often as one likes.
-func read[T any](ctx context.Context, e *retry.Engine, name string, f func(ctx context.Context) (T, error)) (T, error) {
+// retryRead makes a call that is safe to repeat.
+func retryRead[T any](ctx context.Context, e *retry.Engine, name string, f func(ctx context.Context) (T, error)) (T, error) {
 	call := retry.Call{Pkg: "raw", Op: name, Read: true, Raw: true}
 	return retry.Do(ctx, e, call, func(ctx context.Context, _ bool) (T, error) { return f(ctx) })
 }

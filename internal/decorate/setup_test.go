@@ -1,4 +1,4 @@
-package raw_test
+package decorate_test
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/raw"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -35,7 +35,7 @@ func hardened(t *testing.T) func(*clientv3.Config) {
 // install decorates cli and returns its engine.
 func install(cli *clientv3.Client, login bool) *retry.Engine {
 	e := retry.New(retry.Config{Client: cli, Observed: true, Policy: quick()})
-	raw.Install(cli, e, login)
+	decorate.Client(cli, e, login)
 	return e
 }
 
@@ -54,7 +54,8 @@ func guarded(t *testing.T, flags ...string) *etcdtest.Server {
 	return s
 }
 
-// lapser returns what ends all tokens of "app", as time would: setting the password anew, to the same one.
+// lapser returns what ends all tokens of "app", as time would: setting the password anew, to the
+// same one.
 func lapser(t *testing.T, s *etcdtest.Server) func() {
 	t.Helper()
 	root := s.Client(t, etcdtest.As("root", etcdtest.RootPassword))

@@ -1,4 +1,4 @@
-package raw
+package decorate
 
 import (
 	"context"
@@ -49,8 +49,8 @@ func newWatcher(cli *clientv3.Client, engine *retry.Engine) *watcher {
 // BaseWatcher returns the Watcher that w decorates.
 func (w *watcher) BaseWatcher() clientv3.Watcher { return w.base }
 
-// lockStream adds a user to a stream of the current generation and acquires its lock. It returns nil
-// if ctx or the watcher ends first.
+// lockStream adds a user to a stream of the current generation and acquires its lock. It returns
+// nil if ctx or the watcher ends first.
 func (w *watcher) lockStream(ctx context.Context, stream string) *streamLock {
 	for {
 		l := w.addUser(stream)
@@ -81,9 +81,10 @@ func (w *watcher) addUser(stream string) *streamLock {
 	return l
 }
 
-// removeUser removes a user, and drops a retired generation without users. It closes nothing, because
-// streams end with their watches. Close could block forever: client/v3 may repeat a refused request
-// on a stream that it has lost track of, and does not wait for a watch that was just refused.
+// removeUser removes a user, and drops a retired generation without users. It closes nothing,
+// because streams end with their watches. Close could block forever: client/v3 may repeat a refused
+// request on a stream that it has lost track of, and does not wait for a watch that was just
+// refused.
 func (w *watcher) removeUser(l *streamLock) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,4 +1,4 @@
-package raw_test
+package decorate_test
 
 import (
 	"context"
@@ -31,7 +31,8 @@ func TestAGrantWhoseAnswerIsLostMakesOneLease(t *testing.T) {
 	assert.Equal(t, []clientv3.LeaseStatus{{ID: got.ID}}, all.Leases)
 }
 
-// The second attempt may have made the lease before the first one arrives, and its answer may be lost.
+// The second attempt may have made the lease before the first one arrives, and its answer may be
+// lost.
 func TestLease_GrantOfALeaseThatExistsIsDone(t *testing.T) {
 	t.Parallel()
 	twice := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

@@ -1,4 +1,4 @@
-package raw_test
+package decorate_test
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/raw"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -200,7 +200,7 @@ func TestTheEndOfAContextReadsAsItDoesInTheClient(t *testing.T) {
 			leaderless.err = rpctypes.ErrGRPCNoLeader
 			cli := etcdtest.Client(t, hardened(t), leaderless.Option)
 			ended, stop := context.WithCancelCause(t.Context())
-			raw.Install(cli, retry.New(retry.Config{
+			decorate.Client(cli, retry.New(retry.Config{
 				Client: cli, Observed: true, Policy: retry.Policy{BaseDelay: time.Hour},
 				OnRetry: func(string, int, error) { stop(why) }, // comes before the wait
 			}), false)
@@ -219,7 +219,7 @@ func TestACallWithoutADeadlineWaitsAsLongAsTheClientWould(t *testing.T) {
 		Client: cli, Observed: true, Policy: quick(),
 		ReadTimeout: time.Millisecond, WriteTimeout: time.Millisecond,
 	})
-	raw.Install(cli, e, false)
+	decorate.Client(cli, e, false)
 	s.Kill()
 	got := make(chan error, 2)
 	go func() {
@@ -242,7 +242,7 @@ func TestRepeatsWithoutADeadlineEnd(t *testing.T) {
 	leaderless.err = rpctypes.ErrGRPCNoLeader
 	cli := etcdtest.Client(t, hardened(t), leaderless.Option)
 	e := retry.New(retry.Config{Client: cli, Observed: true, Policy: quick(), WriteTimeout: 500 * time.Millisecond})
-	raw.Install(cli, e, false)
+	decorate.Client(cli, e, false)
 	_, err := cli.Get(t.Context(), "k")
 	require.NoError(t, err, "so that the connection is there")
 	_, err = cli.Put(t.Context(), etcdtest.Prefix(t)+"k", "v")

@@ -1,4 +1,4 @@
-package raw
+package decorate
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 
 // streamLock serializes the creation and the end of watches on one stream of a generation.
 //
-// client/v3 closes a stream when the last watch on it has ended, and does not count a watch that was
-// refused at the same time. Its loop then blocks forever, and so does every later watch on that
+// client/v3 closes a stream when the last watch on it has ended, and does not count a watch that
+// was refused at the same time. Its loop then blocks forever, and so does every later watch on that
 // stream. client/v3 creates the watches of a stream one by one anyway, so the lock costs nothing.
 type streamLock struct {
 	generation *generation
@@ -37,8 +37,8 @@ func newStreamLock(on *generation, stream string) *streamLock {
 }
 
 // openWatch opens a watch and returns it after its first response, or returns nil if ctx or w ends
-// first. The watch is then ended as soon as it is created. The caller holds the lock, which openWatch
-// releases.
+// first. The watch is then ended as soon as it is created. The caller holds the lock, which
+// openWatch releases.
 func (l *streamLock) openWatch(ctx context.Context, w *watcher, key string, opts []clientv3.OpOption) *baseWatch {
 	created := make(chan *baseWatch)
 	if !w.spawn(func() {

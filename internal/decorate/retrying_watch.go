@@ -1,4 +1,4 @@
-package raw
+package decorate
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// retryingWatch is one watch of a caller. It opens watches of the base Watcher one after another, and
-// presents them to the caller as one.
+// retryingWatch is one watch of a caller. It opens watches of the base Watcher one after another,
+// and presents them to the caller as one.
 type retryingWatch struct {
 	watcher       *watcher
 	ctx           context.Context //nolint:containedctx // the caller's, which bounds the watch
@@ -173,8 +173,8 @@ func (w *retryingWatch) advance(r *clientv3.WatchResponse) {
 	}
 }
 
-// tokenRefused reports whether a watch ended, or was not created, because etcd no longer accepts the
-// token of its stream.
+// tokenRefused reports whether a watch ended, or was not created, because etcd no longer accepts
+// the token of its stream.
 func tokenRefused(r *clientv3.WatchResponse) bool {
 	err := r.Err()
 	if err == nil {

@@ -1,4 +1,4 @@
-package raw_test
+package decorate_test
 
 import (
 	"context"
@@ -21,7 +21,8 @@ const (
 	refusal = "invalid auth token"
 )
 
-// ways are the clients that the same code is run with: the decorators are there for what the others fail at.
+// ways are the clients that the same code is run with: the decorators are there for what the others
+// fail at.
 func ways() map[string]struct {
 	install func(*clientv3.Client)
 	works   bool
@@ -154,8 +155,8 @@ func TestAWatchOutlivesATokenThatHasExpired(t *testing.T) {
 	assert.Equal(t, 2, count.Count(watches))
 }
 
-// expire returns once the server refuses a token that was made after the call and never used. Each token is tried once,
-// since its use prolongs it.
+// expire returns once the server refuses a token that was made after the call and never used. Each
+// token is tried once, since its use prolongs it.
 func expire(t *testing.T, s *etcdtest.Server) {
 	t.Helper()
 	cli := s.Client(t)
