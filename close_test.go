@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestCloseEndsTheCallsUnderWay(t *testing.T) {
+func TestClient_CloseEndsCallsInProgress(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints()})
@@ -63,7 +63,7 @@ func TestCloseEndsTheCallsUnderWay(t *testing.T) {
 	assert.False(t, c.Diagnose(t.Context()).OK())
 }
 
-func TestCloseMayBeCalledByManyAndOften(t *testing.T) {
+func TestClient_CloseIsIdempotent(t *testing.T) {
 	t.Parallel()
 	for range 10 {
 		c, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: append(etcdtest.Endpoints(), "127.0.0.1:1")})
@@ -80,7 +80,7 @@ func TestCloseMayBeCalledByManyAndOften(t *testing.T) {
 	}
 }
 
-func TestCloseDoesNotWaitForAnEtcdThatIsAway(t *testing.T) {
+func TestClient_CloseIsBoundedWithFrozenServer(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	c, err := etcdkit.Open(t.Context(), etcdkit.Config{
@@ -97,7 +97,7 @@ func TestCloseDoesNotWaitForAnEtcdThatIsAway(t *testing.T) {
 	}
 }
 
-func TestAClientClosedBehindOurBackIsClosedAllTheSame(t *testing.T) {
+func TestClient_ReturnsErrClosedAfterRawIsClosed(t *testing.T) {
 	t.Parallel()
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()})
 	require.NoError(t, c.Raw().Close())
@@ -105,7 +105,7 @@ func TestAClientClosedBehindOurBackIsClosedAllTheSame(t *testing.T) {
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
 }
 
-func TestClosingANamespaceClosesNothing(t *testing.T) {
+func TestClient_CloseOfNamespaceDoesNothing(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir})
@@ -122,7 +122,7 @@ func TestClosingANamespaceClosesNothing(t *testing.T) {
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)
 }
 
-func TestWrapLeavesTheClientToItsOwner(t *testing.T) {
+func TestWrap_CloseKeepsClientOpen(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	var cfg clientv3.Config
@@ -149,7 +149,7 @@ func TestWrapLeavesTheClientToItsOwner(t *testing.T) {
 	assert.Same(t, cli, c.Raw())
 }
 
-func TestWrapRefusesWhatItCannotFollow(t *testing.T) {
+func TestWrap_RejectsInvalidOptions(t *testing.T) {
 	t.Parallel()
 	_, err := etcdkit.Wrap(nil, etcdkit.WithNamespace("/"), etcdkit.WithDialOptions(),
 		etcdkit.WithCredentials(func(context.Context) (string, string, error) { return "", "", nil }))
@@ -159,7 +159,7 @@ func TestWrapRefusesWhatItCannotFollow(t *testing.T) {
 	}
 }
 
-func TestWrapTakesAClientWithoutAConnection(t *testing.T) {
+func TestWrap_AcceptsClientWithoutConnection(t *testing.T) {
 	t.Parallel()
 	plain, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	cli := clientv3.NewCtxClient(t.Context())
@@ -179,7 +179,7 @@ func TestWrapTakesAClientWithoutAConnection(t *testing.T) {
 	require.NoError(t, c.Close())
 }
 
-func TestHardenRefusesWhatContradictsIt(t *testing.T) {
+func TestHarden_RejectsConflictingConfig(t *testing.T) {
 	t.Parallel()
 	require.ErrorIs(t, etcdkit.Harden(nil), etcdkit.ErrInvalid)
 	err := etcdkit.Harden(&clientv3.Config{PermitWithoutStream: true, DialKeepAliveTime: time.Second})

@@ -25,7 +25,7 @@ func follower(t *testing.T, c *etcdtest.Cluster) *etcdtest.Server {
 	return c.Members[i]
 }
 
-func TestReadsSurviveAFrozenMemberWhichIsLeftOutAndComesBack(t *testing.T) {
+func TestClient_EvictsAndReadmitsFrozenMember(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
@@ -61,7 +61,7 @@ func TestReadsSurviveAFrozenMemberWhichIsLeftOutAndComesBack(t *testing.T) {
 	assert.EqualValues(t, 1, c.Stats().Readmissions)
 }
 
-func TestOpenDoesNotUseAMemberThatIsFrozenFromTheStart(t *testing.T) {
+func TestOpen_EvictsFrozenMember(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	frozen := follower(t, cluster)
@@ -79,7 +79,7 @@ func TestOpenDoesNotUseAMemberThatIsFrozenFromTheStart(t *testing.T) {
 	require.Eventually(t, func() bool { return len(c.Raw().Endpoints()) == 3 }, 30*time.Second, 50*time.Millisecond)
 }
 
-func TestWithoutAQuorumNothingIsLeftOut(t *testing.T) {
+func TestClient_EvictsNothingWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 2) // neither of the two is any good without the other
 	count := etcdtest.Counter(t)
@@ -104,7 +104,7 @@ func TestWithoutAQuorumNothingIsLeftOut(t *testing.T) {
 
 // Between the moment at which a member freezes and that at which it is left out, a third of all calls meet it. Those that
 // can be made twice are, at another member. The others wait for it.
-func TestClient_CallsAtAFrozenMemberAreSettledElsewhere(t *testing.T) {
+func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
@@ -177,7 +177,7 @@ func TestClient_CallsAtAFrozenMemberAreSettledElsewhere(t *testing.T) {
 
 // When a new leader is elected, it refuses the reads that wait at its followers, and writes that were on their way to the old
 // one time out after 7 s. Their other attempts may be at the member that froze.
-func TestClient_CallsOutliveALeaderThatFreezes(t *testing.T) {
+func TestClient_CallsSurviveFrozenLeader(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})

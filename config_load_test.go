@@ -82,7 +82,7 @@ func written(t *testing.T, name, content string) string {
 	return path
 }
 
-func TestConfigurationsAreReadFromFiles(t *testing.T) {
+func TestLoadConfig_ReadsYAMLAndJSON(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name, file, content string
@@ -115,7 +115,7 @@ func TestConfigurationsAreReadFromFiles(t *testing.T) {
 	}
 }
 
-func TestFilesThatAreWrongAreRefused(t *testing.T) {
+func TestLoadConfig_RejectsInvalidFiles(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, file, content, complaint string }{
 		{"an unknown field", "x.yaml", "endpoint: [a]", `unknown field "endpoint"`},
@@ -199,7 +199,7 @@ func TestUnmarshalStrict_ReadsConfigAsSection(t *testing.T) {
 	require.ErrorIs(t, etcdkit.UnmarshalStrict(nil, nil), etcdkit.ErrInvalid)
 }
 
-func TestAConfigurationIsWrittenWithoutItsSecrets(t *testing.T) {
+func TestConfig_MarshalsWithoutSecrets(t *testing.T) {
 	t.Parallel()
 	out, err := json.Marshal(full())
 	require.NoError(t, err)
@@ -210,7 +210,7 @@ func TestAConfigurationIsWrittenWithoutItsSecrets(t *testing.T) {
 	assert.JSONEq(t, `{}`, string(empty), "what is at its default is left out")
 }
 
-func TestConfigurationsAreReadFromTheEnvironment(t *testing.T) {
+func TestConfigFromEnv_ReadsAllVariables(t *testing.T) {
 	t.Setenv("ETCD_DISCOVERY_SRV", "")
 	for name, value := range map[string]string{
 		"ETCD_ENDPOINTS": "https://etcd-1:2379, https://etcd-2:2379", "ETCD_USERNAME": "orders", "ETCD_PASSWORD": planted,
@@ -228,7 +228,7 @@ func TestConfigurationsAreReadFromTheEnvironment(t *testing.T) {
 	assert.Equal(t, want, got)
 }
 
-func TestAnEmptyEnvironmentIsTheDefault(t *testing.T) {
+func TestConfigFromEnv_ReturnsZeroConfigIfUnset(t *testing.T) {
 	for _, name := range []string{"ETCD_ENDPOINTS", "ETCD_USERNAME", "ETCD_DIAL_TIMEOUT", "ETCD_ALLOW_INSECURE_CREDENTIALS"} {
 		t.Setenv(name, "")
 	}
@@ -241,7 +241,7 @@ func TestAnEmptyEnvironmentIsTheDefault(t *testing.T) {
 	assert.Equal(t, "example.org", got.DiscoverySRV)
 }
 
-func TestAllBrokenVariablesAreNamedAtOnce(t *testing.T) {
+func TestConfigFromEnv_ReportsAllInvalidVariables(t *testing.T) {
 	t.Setenv("ETCD_DIAL_TIMEOUT", "5")
 	t.Setenv("ETCD_SESSION_TTL", "soon")
 	t.Setenv("ETCD_ALLOW_INSECURE_CREDENTIALS", "maybe")
@@ -252,7 +252,7 @@ func TestAllBrokenVariablesAreNamedAtOnce(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentWinsOverAConfiguration(t *testing.T) {
+func TestConfig_WithEnvOverridesFields(t *testing.T) {
 	file := etcdkit.Config{
 		DiscoverySRV: "example.org", Username: "orders", PasswordFile: "/run/secrets/etcd", Namespace: "orders/",
 		ReadTimeout: etcdkit.Duration(time.Second), AllowInsecureCredentials: true,

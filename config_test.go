@@ -37,7 +37,7 @@ func refused(t *testing.T, cfg etcdkit.Config, opts ...etcdkit.Option) error {
 	return err
 }
 
-func TestBrokenEndpointsAreRefusedByName(t *testing.T) {
+func TestOpen_RejectsInvalidEndpoints(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, endpoint, complaint string }{
 		{"nothing", "", `endpoint "" is empty`},
@@ -73,12 +73,12 @@ func TestBrokenEndpointsAreRefusedByName(t *testing.T) {
 	}
 }
 
-func TestAnEmptyListOfEndpointsIsRefused(t *testing.T) {
+func TestOpen_RejectsEmptyEndpoints(t *testing.T) {
 	t.Parallel()
 	require.ErrorContains(t, refused(t, etcdkit.Config{Endpoints: []string{}}), "the list of endpoints is empty")
 }
 
-func TestEndpointsMayBeWrittenInManyWays(t *testing.T) {
+func TestConfig_AcceptsEndpointFormats(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
@@ -100,7 +100,7 @@ func TestEndpointsMayBeWrittenInManyWays(t *testing.T) {
 	}
 }
 
-func TestContradictionsAreRefused(t *testing.T) {
+func TestOpen_RejectsConflictingSettings(t *testing.T) {
 	t.Parallel()
 	bare := func(string) (string, string, error) { return "u", "p", nil }
 	ask := etcdkit.WithCredentials(func(context.Context) (string, string, error) { return bare("") })
@@ -160,7 +160,7 @@ func TestContradictionsAreRefused(t *testing.T) {
 	}
 }
 
-func TestAllComplaintsComeAtOnce(t *testing.T) {
+func TestOpen_ReportsAllValidationErrors(t *testing.T) {
 	t.Parallel()
 	err := refused(t, etcdkit.Config{
 		Endpoints: []string{"ftp://x", "http://u@y"}, Username: "u", DialTimeout: -1, Namespace: "/",
@@ -171,7 +171,7 @@ func TestAllComplaintsComeAtOnce(t *testing.T) {
 	}
 }
 
-func TestCredentialsMayStayOnThisMachineOrBePermitted(t *testing.T) {
+func TestConfig_AllowsLocalOrPermittedCredentials(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string

@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestDiagnoseFindsNothingWhenAllIsWell(t *testing.T) {
+func TestDiagnose_FindsNoProblemIfHealthy(t *testing.T) {
 	t.Parallel()
 	s, count := guarded(t), etcdtest.Counter(t)
 	c := open(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
@@ -43,7 +43,7 @@ func TestDiagnoseFindsNothingWhenAllIsWell(t *testing.T) {
 	assert.EqualValues(t, 1, below.Keys)
 }
 
-func TestDiagnoseDescribesTLS(t *testing.T) {
+func TestDiagnose_DescribesTLS(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
@@ -57,7 +57,7 @@ func TestDiagnoseDescribesTLS(t *testing.T) {
 	assert.Contains(t, r.Problems[0], "has a certificate that expires at")
 }
 
-func TestDiagnoseTellsOneProblemFromAnother(t *testing.T) {
+func TestDiagnose_DistinguishesProblems(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	refusing := freePort(t)
@@ -86,7 +86,7 @@ func TestDiagnoseTellsOneProblemFromAnother(t *testing.T) {
 	assert.Less(t, r.Took, 6*time.Second)
 }
 
-func TestNothingThatAClientShowsHoldsItsSecrets(t *testing.T) {
+func TestClient_RevealsNoSecrets(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	log := &etcdtest.Log{}
@@ -109,7 +109,7 @@ func TestNothingThatAClientShowsHoldsItsSecrets(t *testing.T) {
 	assert.NotEmpty(t, log.String())
 }
 
-func TestSilentEndpointsLeaveTimeForTheRest(t *testing.T) {
+func TestDiagnose_SilentEndpointsDoNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir}
@@ -125,7 +125,7 @@ func TestSilentEndpointsLeaveTimeForTheRest(t *testing.T) {
 	}
 }
 
-func TestDiagnoseStopsWithItsContext(t *testing.T) {
+func TestDiagnose_EndsWithContext(t *testing.T) {
 	t.Parallel()
 	c := opened(t, etcdkit.Config{Endpoints: []string{silent(t)}})
 	ctx, stop := context.WithCancel(t.Context())

@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit"
 )
 
-func TestDurationsAreReadAsPeopleWriteThem(t *testing.T) {
+func TestDuration_UnmarshalsText(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]time.Duration{`"5s"`: 5 * time.Second, `"1m30s"`: 90 * time.Second, `"-1ms"`: -time.Millisecond, `"0"`: 0} {
 		var d etcdkit.Duration
@@ -23,7 +23,7 @@ func TestDurationsAreReadAsPeopleWriteThem(t *testing.T) {
 	assert.Equal(t, time.Minute, time.Duration(kept))
 }
 
-func TestADurationWithoutAUnitIsRefused(t *testing.T) {
+func TestDuration_RejectsNumberWithoutUnit(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{`5`, `"5"`, `"five"`, `""`, `true`, `{}`} {
 		var d etcdkit.Duration
@@ -32,7 +32,7 @@ func TestADurationWithoutAUnitIsRefused(t *testing.T) {
 	}
 }
 
-func TestADurationIsWrittenAsItIsRead(t *testing.T) {
+func TestDuration_MarshalsAsText(t *testing.T) {
 	t.Parallel()
 	out, err := json.Marshal(map[string]etcdkit.Duration{"d": etcdkit.Duration(90 * time.Second)})
 	require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestConditionsAreTheSameInAllPackages(t *testing.T) {
+func TestErrors_AreTheSameInAllPackages(t *testing.T) {
 	t.Parallel()
 	assert.ErrorIs(t, kv.ErrUnavailable, etcdkit.ErrUnavailable)
 	assert.ErrorIs(t, kv.ErrUnknownOutcome, etcdkit.ErrUnknownOutcome)

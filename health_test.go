@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestHealthOfAServerThatIsWell(t *testing.T) {
+func TestHealth_DescribesHealthyServer(t *testing.T) {
 	t.Parallel()
 	s, count := etcdtest.Start(t), etcdtest.Counter(t)
 	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithDialOptions(count.DialOption()))
@@ -57,7 +57,7 @@ func TestHealthOfAServerThatIsWell(t *testing.T) {
 	assert.Equal(t, m.ID, members[0].ID)
 }
 
-func TestHealthSaysThatThereIsNoQuorumAndWhenItIsBack(t *testing.T) {
+func TestHealth_ReportsLossAndReturnOfQuorum(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
@@ -95,7 +95,7 @@ func TestHealthSaysThatThereIsNoQuorumAndWhenItIsBack(t *testing.T) {
 	assert.True(t, h.Quorum)
 }
 
-func TestHealthOfAnEtcdThatIsGone(t *testing.T) {
+func TestHealth_DescribesUnreachableServer(t *testing.T) {
 	t.Parallel()
 	ep := freePort(t)
 	c := opened(t, etcdkit.Config{Endpoints: []string{ep}})
@@ -113,7 +113,7 @@ func TestHealthOfAnEtcdThatIsGone(t *testing.T) {
 	assert.ErrorContains(t, err, ep+": dial tcp")
 }
 
-func TestHealthCountsTheMembersThatItAsked(t *testing.T) {
+func TestHealth_ExplainsUnavailability(t *testing.T) {
 	t.Parallel()
 	well := func(id uint64) etcdkit.Member {
 		return etcdkit.Member{ID: id, Endpoint: "e", Reachable: true}
@@ -148,7 +148,7 @@ func TestHealthCountsTheMembersThatItAsked(t *testing.T) {
 	}
 }
 
-func TestAClusterReachedThroughOneEndpointIsWell(t *testing.T) {
+func TestHealth_SucceedsWithOneEndpointOfThree(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Members[0].Proxy(t).Endpoints()})
@@ -160,7 +160,7 @@ func TestAClusterReachedThroughOneEndpointIsWell(t *testing.T) {
 	assert.Contains(t, r.String(), "no endpoint of the client reaches it", "it can be seen all the same")
 }
 
-func TestMembersTellsAWrongPasswordFromAnEtcdThatIsAway(t *testing.T) {
+func TestMembers_ReturnsErrUnauthenticated(t *testing.T) {
 	t.Parallel()
 	cfg := asApp(guarded(t))
 	cfg.Password = etcdkit.NewSecret("wrong-" + planted)
@@ -173,7 +173,7 @@ func TestMembersTellsAWrongPasswordFromAnEtcdThatIsAway(t *testing.T) {
 	assertHides(t, err.Error())
 }
 
-func TestAUserWhoMayReadNothingIsHealthy(t *testing.T) {
+func TestHealth_SucceedsWithoutPermission(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	cfg := asApp(s)
@@ -186,7 +186,7 @@ func TestAUserWhoMayReadNothingIsHealthy(t *testing.T) {
 	assert.Equal(t, "m1", h.Members[0].Name)
 }
 
-func TestAlarmsAreShown(t *testing.T) {
+func TestHealth_ReportsAlarms(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=100000"))
 	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()})
@@ -204,7 +204,7 @@ func TestAlarmsAreShown(t *testing.T) {
 	assert.Contains(t, r.String(), "NOSPACE")
 }
 
-func TestHealthCanBeWrittenAsJSON(t *testing.T) {
+func TestHealth_RoundTripsJSON(t *testing.T) {
 	t.Parallel()
 	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()})
 	h, err := c.Health(t.Context())
@@ -245,7 +245,7 @@ func TestClient_ReadyHandlerRespondsWith503AfterClose(t *testing.T) {
 	assert.JSONEq(t, `{"ready":false,"reason":"closed"}`, w.Body.String())
 }
 
-func TestClient_LogsTheOutageOfASingleEndpoint(t *testing.T) {
+func TestClient_LogsOutageOfSingleEndpoint(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.Start(t).Proxy(t)
 	log := &etcdtest.Log{}

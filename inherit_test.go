@@ -81,7 +81,7 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 	require.NoError(t, p.watcher.Close())
 }
 
-func TestWhatIsOpenedWithAClientReportsWhereTheClientDoes(t *testing.T) {
+func TestClient_PartsUseLogger(t *testing.T) {
 	t.Parallel()
 	records := &etcdtest.Log{}
 	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithLogger(records.Logger()))

@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestAClusterWithLimitsOfItsOwnIsUsedUpToThem(t *testing.T) {
+func TestWithLimits_AllowsLargerRequests(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithFlags("--max-request-bytes=8388608", "--max-txn-ops=4"))
 	usual := open(t, etcdkit.Config{Endpoints: s.Endpoints()})
@@ -28,7 +28,7 @@ func TestAClusterWithLimitsOfItsOwnIsUsedUpToThem(t *testing.T) {
 	require.NoError(t, err, "five operations are two transactions")
 }
 
-func TestANegativeLimitIsRefused(t *testing.T) {
+func TestWithLimits_RejectsNegativeLimit(t *testing.T) {
 	t.Parallel()
 	_, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: []string{"localhost:1"}}, etcdkit.WithLimits(kv.Limits{TxnOps: -1}))
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)

@@ -20,6 +20,8 @@ import (
 	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/watch"
 )
 
 const authenticate = "Auth/Authenticate"
@@ -42,7 +44,7 @@ func asRoot(t *testing.T, s *etcdtest.Server) *clientv3.Client {
 	return s.Client(t, etcdtest.As("root", etcdtest.RootPassword))
 }
 
-func TestAPasswordOpensANamespaceAndNoMore(t *testing.T) {
+func TestLogin_PermissionsAreThoseOfUser(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	c := open(t, asApp(s))
@@ -58,7 +60,7 @@ func TestAPasswordOpensANamespaceAndNoMore(t *testing.T) {
 	assert.True(t, etcdkit.SafeToRetry(err))
 }
 
-func TestAWrongPasswordIsToldByOpenWithoutAStorm(t *testing.T) {
+func TestOpen_WrongPasswordCausesFewLogins(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	cfg, count := asApp(s), etcdtest.Counter(t)
@@ -73,7 +75,7 @@ func TestAWrongPasswordIsToldByOpenWithoutAStorm(t *testing.T) {
 	assertHides(t, err.Error())
 }
 
-func TestAUserDeletedLaterIsUnauthenticatedWithoutAStorm(t *testing.T) {
+func TestLogin_DeletedUserCausesFewLogins(t *testing.T) {
 	t.Parallel()
 	s, count := guarded(t), etcdtest.Counter(t)
 	c := open(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
@@ -93,7 +95,7 @@ func TestAUserDeletedLaterIsUnauthenticatedWithoutAStorm(t *testing.T) {
 	assert.Positive(t, c.Stats().LoginFailures)
 }
 
-func TestManyCallsShareOneLogin(t *testing.T) {
+func TestLogin_IsSharedByConcurrentCalls(t *testing.T) {
 	t.Parallel()
 	s, count := guarded(t), etcdtest.Counter(t)
 	c := opened(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
@@ -124,7 +126,7 @@ func TestARangeStreamNeedsNoLoginOfItsOwn(t *testing.T) {
 	assert.Equal(t, 1, count.Count(authenticate))
 }
 
-func TestALoginThatBreaksOffDoesNotKeepOthersWaiting(t *testing.T) {
+func TestLogin_PanicDoesNotBlockOtherCalls(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	var broken atomic.Bool
@@ -141,7 +143,7 @@ func TestALoginThatBreaksOffDoesNotKeepOthersWaiting(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrNotFound)
 }
 
-func TestCloseDoesNotWaitForCredentialsForEver(t *testing.T) {
+func TestClient_CloseIsBoundedWithHangingCredentials(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	defer close(release)
@@ -164,12 +166,12 @@ func TestCloseDoesNotWaitForCredentialsForEver(t *testing.T) {
 	assert.Less(t, time.Since(began), 4*time.Second)
 }
 
-func TestOnlyTheLoginHoldsTheToken(t *testing.T) {
+func TestConfig_TokenIsNotKeptInSettings(t *testing.T) {
 	t.Parallel()
 	assert.Empty(t, etcdkit.Token(opened(t, etcdkit.Config{Token: etcdkit.NewSecret(planted)})))
 }
 
-func TestAnExpiredTokenIsReplacedUnseen(t *testing.T) {
+func TestLogin_ReplacesExpiredToken(t *testing.T) {
 	t.Parallel()
 	s := guarded(t, "--auth-token-ttl=1")
 	root := asRoot(t, s)
@@ -211,7 +213,7 @@ func watchOnce(t *testing.T, c *etcdkit.Client) error {
 	return created.Err()
 }
 
-func TestARotatedPasswordFileNeedsNoRestart(t *testing.T) {
+func TestConfig_PasswordFileIsReadForEachLogin(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	file := filepath.Join(t.TempDir(), "password")
@@ -231,7 +233,7 @@ func TestARotatedPasswordFileNeedsNoRestart(t *testing.T) {
 	require.NoError(t, err, "the file is needed for logins only")
 }
 
-func TestCredentialsThatCannotBeHadFailTheCallThatNeedsThem(t *testing.T) {
+func TestWithCredentials_ErrorFailsTheCall(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	vault := errors.New("the vault is sealed")
@@ -254,7 +256,7 @@ func TestCredentialsThatCannotBeHadFailTheCallThatNeedsThem(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestALoginIsHarmlessWhereAuthenticationIsOff(t *testing.T) {
+func TestLogin_SucceedsWithoutAuthentication(t *testing.T) {
 	t.Parallel()
 	s, count := etcdtest.Start(t), etcdtest.Counter(t)
 	cfg := etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: etcdkit.NewSecret(planted)}
@@ -269,7 +271,7 @@ func TestALoginIsHarmlessWhereAuthenticationIsOff(t *testing.T) {
 	require.NoError(t, err, "it logs in once authentication is switched on")
 }
 
-func TestATokenIsSentAsItIs(t *testing.T) {
+func TestConfig_TokenIsSentUnchanged(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
 	got, err := asRoot(t, s).Authenticate(t.Context(), "app", planted)
@@ -282,7 +284,7 @@ func TestATokenIsSentAsItIs(t *testing.T) {
 	assertHides(t, err.Error())
 }
 
-func TestNoCallerMayDecideWhatALoginCarries(t *testing.T) {
+func TestWithCredentials_ContextHasNoCallerValues(t *testing.T) {
 	t.Parallel()
 	type key struct{}
 	s := guarded(t)
@@ -296,4 +298,63 @@ func TestNoCallerMayDecideWhatALoginCarries(t *testing.T) {
 	_, err := c.KV().Put(context.WithValue(t.Context(), key{}, "one caller's"), "k", nil, kv.WithTTL(time.Minute))
 	require.NoError(t, err)
 	assert.Nil(t, <-seen)
+}
+
+func TestLogin_BacksOffIfPasswordIsRejected(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	log := &etcdtest.Log{}
+	c := open(t, asApp(s), etcdkit.WithLogger(log.Logger()))
+	_, err := c.Watcher().Subscribe(watch.Key("k"), func(context.Context, watch.Batch) error { return nil }, watch.WithSnapshot())
+	require.NoError(t, err)
+	session, err := c.Leases().OpenSession(t.Context(), lease.WithTTL(30*time.Second))
+	require.NoError(t, err)
+	root := asRoot(t, s)
+	_, err = root.UserChangePassword(t.Context(), "app", "the next one")
+	require.NoError(t, err)
+	s.Restart()
+
+	before := c.Stats()
+	const busy = 5 * time.Second
+	for began := time.Now(); time.Since(began) < busy; time.Sleep(5 * time.Millisecond) {
+		_, err := c.KV().Put(t.Context(), "k", nil)
+		require.Error(t, err)
+	}
+	after := c.Stats()
+	assert.Positive(t, after.LoginFailures-before.LoginFailures)
+	assert.LessOrEqual(t, after.Logins-before.Logins, uint64(8), "pauses of 0.5 s, 1 s, 2 s at least") // and logins that the restart cut
+	_, err = c.KV().Put(t.Context(), "k", nil)
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+	assert.Equal(t, 1, log.Count("level=WARN msg=\"etcd rejects the login\""))
+
+	_, err = s.Client(t, etcdtest.As("root", etcdtest.RootPassword)).UserChangePassword(t.Context(), "app", planted)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := c.KV().Put(t.Context(), "k", nil)
+		return err == nil
+	}, 40*time.Second, 10*time.Millisecond)
+	assert.Equal(t, 1, log.Count("level=WARN msg=\"etcd accepts the login again\""))
+	assert.NoError(t, session.Err())
+}
+
+func TestLogin_TriesChangedCredentialsAtOnce(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	password := make(chan string, 1)
+	password <- "wrong"
+	cfg := asApp(s)
+	cfg.Username, cfg.Password = "", etcdkit.Secret{}
+	c := opened(t, cfg, etcdkit.WithCredentials(func(context.Context) (string, string, error) {
+		p := <-password
+		password <- p
+		return "app", p, nil
+	}))
+	for range 10 {
+		_, err := c.KV().Put(t.Context(), "k", nil)
+		require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
+	}
+	<-password
+	password <- planted
+	_, err := c.KV().Put(t.Context(), "k", nil)
+	require.NoError(t, err)
 }

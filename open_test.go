@@ -49,7 +49,7 @@ func silent(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func TestOpenAnswersAgainstARealServer(t *testing.T) {
+func TestOpen_UsesNamespace(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: strings.TrimSuffix(dir, "/")})
@@ -90,7 +90,7 @@ func TestOpen_UsesOneConnectionForASingleEndpoint(t *testing.T) {
 	}
 }
 
-func TestOpenOverAUnixSocket(t *testing.T) {
+func TestOpen_UsesUnixSocket(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithUnixSocket())
 	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()})
@@ -98,7 +98,7 @@ func TestOpenOverAUnixSocket(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestOpenNamesEachEndpointAndItsReason(t *testing.T) {
+func TestOpen_ReturnsErrorOfEachEndpoint(t *testing.T) {
 	t.Parallel()
 	a, b := freePort(t), freePort(t)
 	began := time.Now()
@@ -114,7 +114,7 @@ func TestOpenNamesEachEndpointAndItsReason(t *testing.T) {
 	assert.NotContains(t, err.Error(), "\n")
 }
 
-func TestOpenGivesUpOnASilentServerWithinTheDialTimeout(t *testing.T) {
+func TestOpen_ReturnsAfterDialTimeout(t *testing.T) {
 	t.Parallel()
 	ep := silent(t)
 	began := time.Now()
@@ -125,7 +125,7 @@ func TestOpenGivesUpOnASilentServerWithinTheDialTimeout(t *testing.T) {
 	assert.Less(t, time.Since(began), 3*time.Second)
 }
 
-func TestOpenReturnsTheCauseOfItsContext(t *testing.T) {
+func TestOpen_ReturnsCauseOfContext(t *testing.T) {
 	t.Parallel()
 	why := errors.New("shutting down")
 	ctx, stop := context.WithCancelCause(t.Context())
@@ -135,7 +135,7 @@ func TestOpenReturnsTheCauseOfItsContext(t *testing.T) {
 	require.ErrorIs(t, err, why)
 }
 
-func TestADeadEndpointDoesNotHoldOpenUp(t *testing.T) {
+func TestOpen_EvictsDeadEndpointWithoutDelay(t *testing.T) {
 	t.Parallel()
 	live := etcdtest.Endpoints()[0]
 	for name, dead := range map[string]string{"one that refuses": freePort(t), "one that is silent": silent(t)} {
@@ -160,7 +160,7 @@ func TestADeadEndpointDoesNotHoldOpenUp(t *testing.T) {
 	}
 }
 
-func TestOpenTellsTheTrueCauseOfATLSFailure(t *testing.T) {
+func TestOpen_ReturnsCauseOfTLSFailure(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	elsewhere := pki.ClientConfig(etcdtest.KeyPair{})
@@ -210,7 +210,7 @@ func TestOpenTellsTheTrueCauseOfATLSFailure(t *testing.T) {
 	}
 }
 
-func TestOpenLazyWaitsForNothingAndWorksOnceEtcdIsUp(t *testing.T) {
+func TestOpenLazy_WorksOnceServerIsUp(t *testing.T) {
 	t.Parallel()
 	for _, secured := range []bool{false, true} {
 		t.Run(fmt.Sprintf("with a password: %v", secured), func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestOpenLazyWaitsForNothingAndWorksOnceEtcdIsUp(t *testing.T) {
 	}
 }
 
-func TestCallsWithoutADeadlineEndByThemselves(t *testing.T) {
+func TestConfig_TimeoutsBoundCallsWithoutDeadline(t *testing.T) {
 	t.Parallel()
 	c := opened(t, etcdkit.Config{
 		Endpoints:   []string{freePort(t)},
@@ -255,7 +255,7 @@ func TestCallsWithoutADeadlineEndByThemselves(t *testing.T) {
 	assert.Less(t, took, 5*time.Second)
 }
 
-func TestAWrittenConfigurationOpens(t *testing.T) {
+func TestLoadConfig_ResultOpens(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	path := filepath.Join(t.TempDir(), "etcd.yaml")
@@ -266,7 +266,7 @@ func TestAWrittenConfigurationOpens(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestDialOptionsReachTheConnection(t *testing.T) {
+func TestWithDialOptions_AreUsed(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(count.DialOption(), grpc.WithUserAgent("orders")))
@@ -276,7 +276,7 @@ func TestDialOptionsReachTheConnection(t *testing.T) {
 	assert.Equal(t, 1, count.Count("KV/Range"))
 }
 
-func TestEndpointsMayChangeWhileCallsAreUnderWay(t *testing.T) {
+func TestRaw_SetEndpointsDuringCalls(t *testing.T) {
 	t.Parallel()
 	first := etcdtest.Endpoints()[0]
 	second := strings.Replace(first, "127.0.0.1", "localhost", 1)

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestRetriesAreObservedAndLogged(t *testing.T) {
+func TestObserver_ReceivesRetries(t *testing.T) {
 	t.Parallel()
 	log := &etcdtest.Log{}
 	seen := make(chan string, 100)
@@ -43,7 +43,7 @@ func TestRetriesAreObservedAndLogged(t *testing.T) {
 	assert.Contains(t, log.String(), "etcd call is repeated")
 }
 
-func TestTheLastOptionWins(t *testing.T) {
+func TestOptions_LastWins(t *testing.T) {
 	t.Parallel()
 	c := opened(t, etcdkit.Config{Namespace: "a"}, etcdkit.WithNamespace("b"), etcdkit.WithNamespace("c"))
 	ctx, stop := context.WithCancel(t.Context())

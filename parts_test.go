@@ -24,7 +24,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestThePartsWorkInTheNamespaceOfTheClient(t *testing.T) {
+func TestClient_PartsUseNamespace(t *testing.T) {
 	t.Parallel()
 	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir})
@@ -57,7 +57,7 @@ func TestThePartsWorkInTheNamespaceOfTheClient(t *testing.T) {
 	}
 }
 
-func TestTheSharedSessionHasTheConfiguredTTL(t *testing.T) {
+func TestConfig_SessionTTLIsUsed(t *testing.T) {
 	t.Parallel()
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), SessionTTL: etcdkit.Duration(20 * time.Second)})
 	one, err := c.Leases().Shared(t.Context())
@@ -70,7 +70,7 @@ func TestTheSharedSessionHasTheConfiguredTTL(t *testing.T) {
 	assert.Equal(t, 20*time.Second, info.Granted)
 }
 
-func TestCloseRemovesKeysRevokesSessionsAndEndsWatches(t *testing.T) {
+func TestClient_CloseRemovesKeysSessionsAndWatches(t *testing.T) {
 	t.Parallel()
 	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	wrapped := etcdtest.NewClient(t, etcdtest.Endpoints())
@@ -107,7 +107,7 @@ func TestCloseRemovesKeysRevokesSessionsAndEndsWatches(t *testing.T) {
 	require.NoError(t, err, "the client below is its owner's")
 }
 
-func TestLocksAreInTheNamespaceAndReleasedByClose(t *testing.T) {
+func TestClient_LocksAreReleasedByClose(t *testing.T) {
 	t.Parallel()
 	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	waited := make(chan string, 3)
@@ -165,7 +165,7 @@ func TestClient_LocksForgetsLockersThatNothingUses(t *testing.T) {
 	assert.Empty(t, got.Kvs)
 }
 
-func TestCachesTellTheObserver(t *testing.T) {
+func TestObserver_ReceivesCacheLookups(t *testing.T) {
 	t.Parallel()
 	var told []string
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithObserver(etcdkit.Observer{
@@ -183,7 +183,7 @@ func TestCachesTellTheObserver(t *testing.T) {
 	assert.Equal(t, []string{"usersfalse", "userstrue"}, told)
 }
 
-func TestConfigurationStartsFromAFileWhileEtcdIsAway(t *testing.T) {
+func TestClient_ConfigStartsFromFallbackFile(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	proxy := s.Proxy(t)
@@ -207,7 +207,7 @@ func TestConfigurationStartsFromAFileWhileEtcdIsAway(t *testing.T) {
 	require.Eventually(t, func() bool { return limit.Load() == 9 && source.Status().Origin == config.Live }, 30*time.Second, time.Millisecond)
 }
 
-func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {
+func TestClient_CloseIsBoundedWithHeldLock(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	c, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: s.Endpoints()})
@@ -228,7 +228,7 @@ func TestCloseIsBoundedWhileEtcdIsAway(t *testing.T) {
 	assert.Equal(t, err, c.Close(), "the same result every time")
 }
 
-func TestTheObserverHearsOfLostSessionsAndOfResyncs(t *testing.T) {
+func TestObserver_ReceivesLossesAndResyncs(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	proxy := s.Proxy(t)

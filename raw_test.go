@@ -17,7 +17,7 @@ import (
 
 // The official concurrency package goes on over Raw when the tokens of its streams have expired: a waiter opens a watch
 // on a stream that is older than any token.
-func TestTheConcurrencyPackageOverRawOutlivesItsToken(t *testing.T) {
+func TestRaw_ConcurrencyPackageSurvivesExpiredToken(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token=simple", "--auth-token-ttl=1"))
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "app", Password: "secret", Grants: []etcdtest.Grant{etcdtest.ReadWrite("locks/")}})

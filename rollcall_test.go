@@ -53,7 +53,7 @@ func startCutOff(t *testing.T) *cutOff {
 	return m
 }
 
-func TestAMemberThatIsCutOffDoesNotSpeakForTheCluster(t *testing.T) {
+func TestOpen_EvictsPartitionedMember(t *testing.T) {
 	t.Parallel()
 	lone := startCutOff(t)
 	slow := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
@@ -64,7 +64,7 @@ func TestAMemberThatIsCutOffDoesNotSpeakForTheCluster(t *testing.T) {
 	assert.Positive(t, lone.insisted.Load())
 }
 
-func TestWithoutAnyLeaderOpenSaysSo(t *testing.T) {
+func TestOpen_ReturnsErrorWithoutLeader(t *testing.T) {
 	t.Parallel()
 	lone, dead := startCutOff(t), freePort(t)
 	_, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: []string{lone.endpoint, dead}, DialTimeout: seconds(1)})
@@ -74,7 +74,7 @@ func TestWithoutAnyLeaderOpenSaysSo(t *testing.T) {
 	require.ErrorContains(t, err, dead)
 }
 
-func TestAMemberThatLosesItsLeaderWhileOpenReadsGivesWayToTheSlow(t *testing.T) {
+func TestOpen_ReadmitsSlowEndpointIfOthersLoseLeader(t *testing.T) {
 	t.Parallel()
 	lone := startCutOff(t)
 	lone.healthy.Store(true) // until the read, so that it is chosen

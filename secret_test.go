@@ -27,7 +27,7 @@ func assertHides(t *testing.T, text string) {
 	}
 }
 
-func TestNoPrintedFormRevealsASecret(t *testing.T) {
+func TestSecret_IsHiddenFromFmt(t *testing.T) {
 	t.Parallel()
 	type holder struct {
 		S etcdkit.Secret
@@ -61,7 +61,7 @@ func TestNoPrintedFormRevealsASecret(t *testing.T) {
 	assert.Empty(t, fmt.Sprint(absent), "an absent secret is no secret")
 }
 
-func TestNoMarshalledFormRevealsASecret(t *testing.T) {
+func TestSecret_IsHiddenFromEncoding(t *testing.T) {
 	t.Parallel()
 	type holder struct {
 		S      etcdkit.Secret
@@ -99,7 +99,7 @@ func TestSecret_IsComparable(t *testing.T) {
 	}
 }
 
-func TestASecretIsReadFromAStringOnly(t *testing.T) {
+func TestSecret_UnmarshalsOnlyStrings(t *testing.T) {
 	t.Parallel()
 	var s etcdkit.Secret
 	require.NoError(t, json.Unmarshal([]byte(`"`+planted+`"`), &s))

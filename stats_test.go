@@ -32,7 +32,7 @@ func TestStats_HasJSONNamesThroughout(t *testing.T) {
 	assert.Contains(t, stats["kv"], "calls")
 }
 
-func TestClient_SaysThatItIsTheClientThatIsClosed(t *testing.T) {
+func TestClient_ErrorSaysThatClientIsClosed(t *testing.T) {
 	t.Parallel()
 	c, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: etcdtest.Endpoints()})
 	require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
+func TestTLSConfig_ReloadsClientCertificate(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
@@ -66,7 +66,7 @@ func TestAClientCertificateRotatesWithoutARestart(t *testing.T) {
 }
 
 // Deployment tools and archives set one time for all files.
-func TestTLSConfig_NoticesACertificateOfEqualSizeAndTime(t *testing.T) {
+func TestTLSConfig_ReloadsCertificateOfEqualSizeAndTime(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
@@ -140,7 +140,7 @@ func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
 	assert.Equal(t, 1, log.Count("TLS file can be read again"))
 }
 
-func TestGivenTLSSettingsAreUsedAndLeftAlone(t *testing.T) {
+func TestWithTLS_ClonesSettings(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
@@ -159,7 +159,7 @@ func TestGivenTLSSettingsAreUsedAndLeftAlone(t *testing.T) {
 	assert.Zero(t, given.MinVersion)
 }
 
-func TestAPasswordDoesNotCrossTheNetworkInClearText(t *testing.T) {
+func TestOpen_EncryptsPassword(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))

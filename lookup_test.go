@@ -35,7 +35,7 @@ func dns(t *testing.T, service string, endpoints ...string) etcdkit.Option {
 	})
 }
 
-func TestEndpointsAreLookedUp(t *testing.T) {
+func TestOpen_LooksUpEndpoints(t *testing.T) {
 	t.Parallel()
 	cfg := etcdkit.Config{DiscoverySRV: "example.org"}
 	c := open(t, cfg, dns(t, "etcd-client", etcdtest.Endpoints()...))
@@ -45,7 +45,7 @@ func TestEndpointsAreLookedUp(t *testing.T) {
 	assert.Contains(t, c.Raw().Endpoints()[0], "http://localhost:")
 }
 
-func TestSecureEndpointsAreLookedUpAndHaveToProveTheDomain(t *testing.T) {
+func TestOpen_VerifiesDomainOfSRVRecords(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.TLS(pki.Server)))
@@ -61,7 +61,7 @@ func TestSecureEndpointsAreLookedUpAndHaveToProveTheDomain(t *testing.T) {
 	require.ErrorContains(t, err, "x509", "secure records alone are enough to insist on TLS")
 }
 
-func TestLookUpsThatFail(t *testing.T) {
+func TestOpen_ReturnsLookupErrors(t *testing.T) {
 	t.Parallel()
 	cfg := etcdkit.Config{DiscoverySRV: "example.org"}
 	_, err := etcdkit.Open(t.Context(), cfg, dns(t, "etcd-server"))
@@ -81,7 +81,7 @@ func TestLookUpsThatFail(t *testing.T) {
 	require.ErrorContains(t, err, "use Open")
 }
 
-func TestALookUpThatFailsForAWhileDoesNotSwitchTLSOff(t *testing.T) {
+func TestOpen_TemporaryLookupFailureDoesNotDisableTLS(t *testing.T) {
 	t.Parallel()
 	for name, failure := range map[string]error{
 		"a timeout":                &net.DNSError{Err: "i/o timeout", Name: "example.org", IsTimeout: true, IsTemporary: true},
@@ -104,7 +104,7 @@ func TestALookUpThatFailsForAWhileDoesNotSwitchTLSOff(t *testing.T) {
 	}
 }
 
-func TestARecordCannotDrawCredentialsIntoTheOpen(t *testing.T) {
+func TestOpen_SRVRecordCannotExposeCredentials(t *testing.T) {
 	t.Parallel()
 	cfg := etcdkit.Config{DiscoverySRV: "example.org", Username: "u", Password: etcdkit.NewSecret(planted)}
 	_, err := etcdkit.Open(t.Context(), cfg, etcdkit.WithLookup(func(_ context.Context, service, _, _ string) (string, []*net.SRV, error) {

@@ -18,7 +18,7 @@ import (
 )
 
 // A client is asked about endpoints that nobody listens on while they are being changed; the race detector watches.
-func TestEndpointsMayChangeWhileSingleOnesAreConnectedTo(t *testing.T) {
+func TestRaw_SetEndpointsDuringMembers(t *testing.T) {
 	t.Parallel()
 	at, _, err := net.SplitHostPort(freePort(t))
 	require.NoError(t, err)
@@ -47,7 +47,7 @@ func TestEndpointsMayChangeWhileSingleOnesAreConnectedTo(t *testing.T) {
 	wg.Wait()
 }
 
-func TestSingleEndpointsAreConnectedToAsTheClientIs(t *testing.T) {
+func TestMembers_ConnectsLikeClientV3(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	socket := etcdtest.Start(t, etcdtest.WithUnixSocket()).Endpoint()
@@ -73,7 +73,7 @@ func TestSingleEndpointsAreConnectedToAsTheClientIs(t *testing.T) {
 	}
 }
 
-func TestAWrappedClientKeepsNoConnectionsToEndpointsOfThePast(t *testing.T) {
+func TestWrap_ClosesConnectionsToRemovedEndpoints(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.NewClient(t, []string{freePort(t)}, func(cfg *clientv3.Config) { require.NoError(t, etcdkit.Harden(cfg)) })
 	c, err := etcdkit.Wrap(cli)
@@ -88,7 +88,7 @@ func TestAWrappedClientKeepsNoConnectionsToEndpointsOfThePast(t *testing.T) {
 }
 
 // gRPC by itself would wait more than four seconds for its next attempt by then, and up to two minutes later on.
-func TestAClientIsBackSoonAfterAnOutage(t *testing.T) {
+func TestClient_ReconnectsSoonAfterOutage(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()})
@@ -104,7 +104,7 @@ func TestAClientIsBackSoonAfterAnOutage(t *testing.T) {
 	assert.Less(t, time.Since(began), 3*time.Second)
 }
 
-func TestAMemberThatIsBackAnswersTheNextQuestion(t *testing.T) {
+func TestMembers_ReconnectsToRecoveredMember(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.Start(t).Proxy(t)
 	cli, err := clientv3.New(clientv3.Config{Endpoints: proxy.Endpoints()})
