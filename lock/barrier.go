@@ -33,22 +33,22 @@ type Barrier struct {
 	l    *Locker
 	kind waiterKind
 	n    int
-	bad  error
+	err  error
 }
 
 // Barrier returns the barrier of the given name for n parties, 1 to 128. It sends nothing. The name
 // follows the rules of [Locker.Mutex]. If the name or n is invalid, every call returns
 // [ErrInvalid].
-func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n, barrier) }
+func (l *Locker) Barrier(name string, n int) *Barrier { return l.barrier(name, n, barrierAdmission) }
 
 func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 	dir, _ := l.dirs()
 	b := &Barrier{
-		l: l, n: n, bad: errors.Join(l.err, l.checkName(name)),
-		kind: waiterKind{name: name, prefix: dir + name + "/" + barDir, value: l.owner, admission: a},
+		l: l, n: n, err: errors.Join(l.err, l.checkName(name)),
+		kind: waiterKind{name: name, prefix: dir + name + "/" + barrierDir, value: l.owner, admission: a},
 	}
 	if n < 1 || n > maxParties {
-		b.bad = errors.Join(b.bad, fmt.Errorf("%w: a barrier for %d: it must be 1 to %d", errs.Invalid, n, maxParties))
+		b.err = errors.Join(b.err, fmt.Errorf("%w: a barrier for %d: it must be 1 to %d", errs.Invalid, n, maxParties))
 	}
 	return b
 }
@@ -65,34 +65,34 @@ func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 // removes the key, and Wait does not wait for it. A party that has to wait watches its key, and
 // sends one more RPC if etcd was written to before the watch was open.
 func (b *Barrier) Wait(ctx context.Context) error {
-	w, _, err := b.pass(ctx)
+	w, _, err := b.awaitRound(ctx)
 	if err != nil {
 		return fail("wait", b.kind.name, err)
 	}
 	w.discard()
-	w.q.exit()
+	w.q.release()
 	return nil
 }
 
 // pass waits until the round of the caller is open. It returns the round and the waiter, which is
 // still in the queue and keeps its use of the queue.
-func (b *Barrier) pass(ctx context.Context) (w *waiter, round string, err error) {
-	if b.bad != nil {
-		return nil, "", b.bad
+func (b *Barrier) awaitRound(ctx context.Context) (w *waiter, round string, err error) {
+	if b.err != nil {
+		return nil, "", b.err
 	}
-	ctx, done, err := b.l.begin(ctx)
+	ctx, done, err := b.l.startCall(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	defer done()
-	q := b.l.enter(&b.kind)
+	q := b.l.retainQueue(&b.kind)
 	if w, err = q.enqueue(ctx, &b.kind); err == nil {
 		if round, err = w.awaitRound(ctx, b.n); err == nil {
 			return w, round, nil
 		}
 		w.discard()
 	}
-	q.exit()
+	q.release()
 	return nil, "", err
 }
 
@@ -105,52 +105,52 @@ func (b *Barrier) pass(ctx context.Context) (w *waiter, round string, err error)
 // later one, never becomes the last, and needs to watch its own key only.
 func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error) {
 	l := w.q.l
-	l.counts.waiting.Add(1)
-	defer l.counts.waiting.Add(-1)
-	ctx, stop := w.bind(ctx)
+	l.counters.waiting.Add(1)
+	defer l.counters.waiting.Add(-1)
+	ctx, stop := w.bindSession(ctx)
 	defer stop()
 	watch := w.q.newWatch()
 	defer watch.close()
 	own := keywatch.Target{Key: w.key}
 	all := keywatch.Target{Key: w.q.prefix, Prefix: true}
-	now := w.ahead // nil if it must be read
-	if now != nil {
-		now.entries = slices.Insert(now.entries, 0, entry{key: w.key, create: w.create, mod: w.create, lease: w.s.ID()})
+	page := w.ahead // nil if it must be read
+	if page != nil {
+		page.entries = slices.Insert(page.entries, 0, entry{key: w.key, createRev: w.createRev, modRev: w.createRev, lease: w.session.ID()})
 	}
 	var put *mvccpb.KeyValue // the own key as last read
 	confirmWaits := func(ctx context.Context) (unchanged bool, rev int64, err error) {
-		put, rev, err = w.readOwn(ctx)
-		return put != nil && put.GetModRevision() == w.create, rev, err
+		put, rev, err = w.readOwnKey(ctx)
+		return put != nil && put.GetModRevision() == w.createRev, rev, err
 	}
-	pauses := newBackoff(maxBackoff)
+	backoffs := newBackoff(maxBackoff)
 	for {
 		if err := cmp.Or(w.lostErr(), retry.ContextError(ctx)); err != nil {
 			return "", err
 		}
-		if round, err := w.roundOf(put, watch.lastPut(own)); round != "" || err != nil {
+		if round, err := w.recordedRound(put, watch.lastPut(own)); round != "" || err != nil {
 			return round, err
 		}
-		round, waiting, err := w.evaluateRound(ctx, &now, n)
+		round, waiting, err := w.evaluateRound(ctx, &page, n)
 		switch {
 		case round != "":
 			return round, nil
-		case err != nil && (ctx.Err() != nil || permanent(err) || w.lostErr() != nil):
+		case err != nil && (ctx.Err() != nil || isPermanent(err) || w.lostErr() != nil):
 			return "", cmp.Or(w.lostErr(), err)
 		case err != nil:
-			sleep(ctx, pauses.NextBackOff())
-			now = nil
+			sleep(ctx, backoffs.NextBackOff())
+			page = nil
 			continue
 		case waiting == n: // a party left before the transaction
-			now = nil
+			page = nil
 			continue
 		}
 		targets, confirm := []keywatch.Target{own}, confirmWaits
 		if waiting > n {
-			targets, confirm = append(targets, all), watch.lookAgain
+			targets, confirm = append(targets, all), watch.requireCheck
 		}
-		watch.set(targets, nil)
-		seen := now.rev
-		now, err = watch.await(ctx, &seen, confirm)
+		watch.setTargets(targets, nil)
+		seen := page.rev
+		page, err = watch.await(ctx, &seen, confirm)
 		if err != nil {
 			return "", cmp.Or(w.lostErr(), err)
 		}
@@ -159,10 +159,10 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 
 // roundOf returns the open round that is recorded in one of the given versions of the own key, or
 // "".
-func (w *waiter) roundOf(versions ...*mvccpb.KeyValue) (round string, err error) {
+func (w *waiter) recordedRound(versions ...*mvccpb.KeyValue) (round string, err error) {
 	for _, own := range versions {
-		if own.GetModRevision() > w.create {
-			return string(own.GetValue()), w.checkOwn(own.GetCreateRevision(), clientv3.LeaseID(own.GetLease()))
+		if own.GetModRevision() > w.createRev {
+			return string(own.GetValue()), w.checkOwnKey(own.GetCreateRevision(), clientv3.LeaseID(own.GetLease()))
 		}
 	}
 	return "", nil
@@ -171,53 +171,53 @@ func (w *waiter) roundOf(versions ...*mvccpb.KeyValue) (round string, err error)
 // evaluateRound returns the waiter's round if it is open, and opens it if the waiter is the last of
 // it. Otherwise it returns the number of parties that wait, up to and including the waiter. It
 // reads the queue if *read is nil.
-func (w *waiter) evaluateRound(ctx context.Context, read **page, n int) (round string, waiting int, err error) {
+func (w *waiter) evaluateRound(ctx context.Context, read **queuePage, n int) (round string, waiting int, err error) {
 	if *read == nil {
-		if *read, err = w.q.read(ctx); err != nil {
+		if *read, err = w.q.readAll(ctx); err != nil {
 			return "", 0, err
 		}
 	}
-	now := *read
-	i := slices.IndexFunc(now.entries, func(e entry) bool { return e.key == w.key })
+	page := *read
+	i := slices.IndexFunc(page.entries, func(e entry) bool { return e.key == w.key })
 	if i < 0 {
-		w.lose(errKeyGone)
+		w.markLost(errKeyDeleted)
 		return "", 0, w.lostErr()
 	}
-	own := &now.entries[i]
-	if err := w.checkOwn(own.create, own.lease); err != nil {
+	own := &page.entries[i]
+	if err := w.checkOwnKey(own.createRev, own.lease); err != nil {
 		return "", 0, err
 	}
-	if own.opened() {
+	if own.isOpened() {
 		return own.value, 0, nil
 	}
-	members := w.members(now.entries[i:])
+	members := w.roundMembers(page.entries[i:])
 	if len(members) == n {
-		round, err = w.open(ctx, members)
+		round, err = w.openRound(ctx, members)
 	}
 	return round, len(members), err
 }
 
 // readOwn reads the own key, and returns nil if it does not exist. It costs one RPC.
-func (w *waiter) readOwn(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
+func (w *waiter) readOwnKey(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
 	resp, err := w.q.l.read(ctx, "read own key", clientv3.OpGet(w.key))
 	if err != nil {
 		return nil, 0, err
 	}
-	w.q.l.counts.confirmed.Add(1)
-	if kvs := resp.get(0).GetKvs(); len(kvs) > 0 {
+	w.q.l.counters.confirmed.Add(1)
+	if kvs := resp.rangeResponse(0).GetKvs(); len(kvs) > 0 {
 		own = kvs[0]
 	}
 	return own, resp.revision(), nil
 }
 
 // opened reports whether the key of a party was put again, which only opening a round does.
-func (e *entry) opened() bool { return e.mod > e.create }
+func (e *entry) isOpened() bool { return e.modRev > e.createRev }
 
 // members returns the round of which the waiter would be the last: the parties that wait, up to and
 // including the waiter, oldest first. The first of the entries is the waiter's own.
-func (w *waiter) members(entries []entry) (members []entry) {
+func (w *waiter) roundMembers(entries []entry) (members []entry) {
 	for _, e := range slices.Backward(entries) {
-		if e.marked(w.mark) && !e.opened() {
+		if e.hasSuffix(w.suffix) && !e.isOpened() {
 			members = append(members, e)
 		}
 	}
@@ -226,11 +226,11 @@ func (w *waiter) members(entries []entry) (members []entry) {
 
 // open opens a round if all of its members still wait. It costs one RPC. The round is "" if a
 // member has left.
-func (w *waiter) open(ctx context.Context, members []entry) (round string, err error) {
-	round = "open " + strconv.FormatInt(members[0].create, 10)
+func (w *waiter) openRound(ctx context.Context, members []entry) (round string, err error) {
+	round = "open " + strconv.FormatInt(members[0].createRev, 10)
 	t := txn{op: "open barrier"}
 	for _, e := range members {
-		t.cmps = append(t.cmps, clientv3.Compare(clientv3.ModRevision(e.key), "=", e.create))
+		t.cmps = append(t.cmps, clientv3.Compare(clientv3.ModRevision(e.key), "=", e.createRev))
 		t.then = append(t.then, clientv3.OpPut(e.key, round, clientv3.WithIgnoreLease()))
 	}
 	for {
@@ -240,7 +240,7 @@ func (w *waiter) open(ctx context.Context, members []entry) (round string, err e
 			return round, nil
 		case err == nil:
 			return "", nil
-		case ctx.Err() != nil || permanent(err):
+		case ctx.Err() != nil || isPermanent(err):
 			return "", err
 		}
 		sleep(ctx, maxBackoff)

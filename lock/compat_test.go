@@ -82,13 +82,13 @@ func TestOursAndTheirElectionsAreOne(t *testing.T) {
 	e := l.Election("e")
 	theirs := concurrency.NewElection(theirSession(t, etcdtest.Client(t)), dir+"elections/e")
 
-	led := mustLead(t, e, "ours")
+	leader := mustLead(t, e, "ours")
 	resp, err := theirs.Leader(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, "ours", string(resp.Kvs[0].Value))
 	late := waiting(func() (struct{}, error) { return struct{}{}, theirs.Campaign(timely(t), "theirs") })
 	queued(t, p.cli, dir+"elections/e/", 2)
-	require.NoError(t, led.Release(t.Context()))
+	require.NoError(t, leader.Release(t.Context()))
 	require.NoError(t, got(t, late).err)
 
 	now, err := e.Leader(t.Context())

@@ -104,35 +104,35 @@ func TestWhatIsAskedOfAHoldAndAnElection(t *testing.T) {
 	l, s := newSpender(t, etcdtest.Prefix(t))
 	l.WatchNoHold()
 	e := l.Election("e")
-	led := mustLead(t, e, "a")
+	leader := mustLead(t, e, "a")
 	s.costs(txns(1), "Campaign")
 	seen, enough := context.WithCancel(t.Context())
 	defer enough()
 	for range 2 { // at once
 		first := make(chan lock.Leader, 9)
 		go func() {
-			for led, err := range l.Election("other").Observe(seen) {
+			for leader, err := range l.Election("other").Observe(seen) {
 				if err == nil {
-					first <- led
+					first <- leader
 				}
 			}
 		}()
 		assert.Zero(t, next(t, first))
 	}
 	s.costs(txns(1), "two who Observe")
-	require.NoError(t, led.Proclaim(t.Context(), "a"))
+	require.NoError(t, leader.Proclaim(t.Context(), "a"))
 	s.costs(txns(1), "Proclaim")
 	_, err := e.Leader(t.Context())
 	require.NoError(t, err)
 	s.costs(txns(1), "Leader")
-	require.NoError(t, led.Verify(t.Context()))
+	require.NoError(t, leader.Verify(t.Context()))
 	s.costs(txns(1), "Verify")
-	bound, stop := led.Bind(t.Context())
-	require.NoError(t, errors.Join(led.Err(), led.Context().Err(), bound.Err()))
+	bound, stop := leader.Bind(t.Context())
+	require.NoError(t, errors.Join(leader.Err(), leader.Context().Err(), bound.Err()))
 	stop()
-	assert.Len(t, led.Guard().Compares(), 1)
+	assert.Len(t, leader.Guard().Compares(), 1)
 	s.costs(map[string]int{}, "Err, Context, Bind and Guard")
-	require.NoError(t, led.Release(t.Context()))
+	require.NoError(t, leader.Release(t.Context()))
 	s.costs(txns(1), "Release")
 
 	all, err := l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t))

@@ -20,17 +20,17 @@ import (
 // part makes its own. It can be used again after Leave. Parties form rounds as those of a [Barrier]
 // do, and leave with those of their round. Another round may enter meanwhile.
 type DoubleBarrier struct {
-	b     *Barrier
-	busy  atomic.Bool // a call is in progress
-	w     *waiter     // nil while outside
-	round string
+	b      *Barrier
+	inCall atomic.Bool // a call is in progress
+	w      *waiter     // nil while outside
+	round  string
 }
 
 // DoubleBarrier returns a party of the double barrier of the given name for n parties. The rules of
 // [Locker.Barrier] apply to name and n. It sends nothing. A Barrier of the same name is independent
 // of it.
 func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
-	return &DoubleBarrier{b: l.barrier(name, n, doubleBarrier)}
+	return &DoubleBarrier{b: l.barrier(name, n, doubleBarrierAdmission)}
 }
 
 // Enter waits until n parties want to enter. It waits and fails as [Barrier.Wait] does; after an
@@ -48,14 +48,14 @@ func (d *DoubleBarrier) Enter(ctx context.Context) error {
 }
 
 func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
-	if !d.busy.CompareAndSwap(false, true) {
-		return errBusy
+	if !d.inCall.CompareAndSwap(false, true) {
+		return errConcurrentCall
 	}
-	defer d.busy.Store(false)
+	defer d.inCall.Store(false)
 	if d.w != nil {
 		return fmt.Errorf("%w: inside already", errs.Invalid)
 	}
-	d.w, d.round, err = d.b.pass(ctx)
+	d.w, d.round, err = d.b.awaitRound(ctx)
 	return err
 }
 
@@ -76,14 +76,14 @@ func (d *DoubleBarrier) Leave(ctx context.Context) error {
 }
 
 func (d *DoubleBarrier) leave(ctx context.Context) error {
-	if d.b.bad != nil {
-		return d.b.bad
+	if d.b.err != nil {
+		return d.b.err
 	}
-	if !d.busy.CompareAndSwap(false, true) {
-		return errBusy
+	if !d.inCall.CompareAndSwap(false, true) {
+		return errConcurrentCall
 	}
-	defer d.busy.Store(false)
-	ctx, done, err := d.b.l.begin(ctx)
+	defer d.inCall.Store(false)
+	ctx, done, err := d.b.l.startCall(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,55 +93,55 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 	}
 	w := d.w
 	d.w = nil
-	defer w.q.exit()
+	defer w.q.release()
 	if err := w.lostErr(); err != nil {
 		w.discard()
 		return err
 	}
 	// If the removal fails, it continues in the background, and this party has left.
-	resp, err := w.remove(ctx, clientv3.OpGet(w.q.prefix, clientv3.WithPrefix()))
-	var now *page
+	resp, err := w.removeKey(ctx, clientv3.OpGet(w.q.prefix, clientv3.WithPrefix()))
+	var page *queuePage
 	switch {
 	case err == nil && resp.Succeeded:
-		now = parsePage(w.q.prefix, w.key, resp.revision(), resp.get(1))
-	case err != nil && (ctx.Err() != nil || permanent(err) || errors.Is(err, ErrLost)):
+		page = parsePage(w.q.prefix, w.key, resp.revision(), resp.rangeResponse(1))
+	case err != nil && (ctx.Err() != nil || isPermanent(err) || errors.Is(err, ErrLost)):
 		return &cleanedUpError{err}
 	}
-	return w.awaitLeft(ctx, d.round, now)
+	return w.awaitRoundEmpty(ctx, d.round, page)
 }
 
 // awaitLeft waits until no party is in the given round. No party joins a round that is open, so
 // that the result stays true. The waiter's own key counts as well. now is the queue as read after
 // the round was opened, or nil if it was not read.
-func (w *waiter) awaitLeft(ctx context.Context, round string, now *page) (err error) {
+func (w *waiter) awaitRoundEmpty(ctx context.Context, round string, page *queuePage) (err error) {
 	l := w.q.l
-	l.counts.waiting.Add(1)
-	defer l.counts.waiting.Add(-1)
-	inside := func(e entry) bool { return e.key == w.key || e.opened() && e.value == round }
+	l.counters.waiting.Add(1)
+	defer l.counters.waiting.Add(-1)
+	inside := func(e entry) bool { return e.key == w.key || e.isOpened() && e.value == round }
 	watch := w.q.newWatch()
 	defer watch.close()
-	pauses := newBackoff(maxBackoff)
+	backoffs := newBackoff(maxBackoff)
 	for {
-		if now == nil {
-			now, err = w.q.read(ctx)
+		if page == nil {
+			page, err = w.q.readAll(ctx)
 		}
 		switch {
-		case err != nil && (ctx.Err() != nil || permanent(err)):
+		case err != nil && (ctx.Err() != nil || isPermanent(err)):
 			return err
 		case err != nil:
-			sleep(ctx, pauses.NextBackOff())
+			sleep(ctx, backoffs.NextBackOff())
 			continue
 		}
-		i := slices.IndexFunc(now.entries, inside)
+		i := slices.IndexFunc(page.entries, inside)
 		if i < 0 {
 			return nil
 		}
-		watch.set([]keywatch.Target{{Key: now.entries[i].key, Filter: keywatch.Deletions}}, nil) // any of them: all must leave
-		seen := now.rev
-		if now, err = watch.await(ctx, &seen, watch.lookAgain); err != nil {
+		watch.setTargets([]keywatch.Target{{Key: page.entries[i].key, Filter: keywatch.Deletions}}, nil) // any of them: all must leave
+		seen := page.rev
+		if page, err = watch.await(ctx, &seen, watch.requireCheck); err != nil {
 			return err
 		}
 	}
 }
 
-var errBusy = fmt.Errorf("%w: used by another goroutine at the same time", errs.Invalid)
+var errConcurrentCall = fmt.Errorf("%w: used by another goroutine at the same time", errs.Invalid)

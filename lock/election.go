@@ -14,7 +14,7 @@ import (
 type Election struct {
 	l    *Locker
 	kind waiterKind
-	bad  error
+	err  error
 }
 
 // Election returns the election of the given name. It sends nothing. The name follows the rules of
@@ -22,8 +22,8 @@ type Election struct {
 func (l *Locker) Election(name string) *Election {
 	_, elections := l.dirs()
 	return &Election{
-		l: l, kind: waiterKind{name: name, prefix: elections + name + "/", admission: exclusive},
-		bad: errors.Join(l.err, l.checkName(name)),
+		l: l, kind: waiterKind{name: name, prefix: elections + name + "/", admission: exclusiveAdmission},
+		err: errors.Join(l.err, l.checkName(name)),
 	}
 }
 
@@ -45,10 +45,10 @@ func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, err
 }
 
 // campaign implements Campaign. It calls enqueued, which may be nil, once the key is in the queue.
-func (e *Election) campaign(ctx context.Context, value string, enqueued func()) (*Leadership, error) {
+func (e *Election) campaign(ctx context.Context, value string, onEnqueued func()) (*Leadership, error) {
 	kind := e.kind
-	kind.value, kind.enqueued = value, enqueued
-	h, err := e.l.acquireOwn(ctx, kind, e.bad)
+	kind.value, kind.onEnqueued = value, onEnqueued
+	h, err := e.l.acquireUnshared(ctx, kind, e.err)
 	if err != nil {
 		return nil, fail("campaign", e.kind.name, err)
 	}
@@ -58,23 +58,23 @@ func (e *Election) campaign(ctx context.Context, value string, enqueued func()) 
 // Leader returns the current leader, or [ErrNoLeader]. It costs one linearizable RPC, and one more
 // if names of other elections lie below this one.
 func (e *Election) Leader(ctx context.Context) (Leader, error) {
-	led, err := e.leader(ctx)
+	leader, err := e.leader(ctx)
 	if err != nil {
 		return Leader{}, fail("leader", e.kind.name, err)
 	}
-	return led, nil
+	return leader, nil
 }
 
 func (e *Election) leader(ctx context.Context) (Leader, error) {
-	if e.bad != nil {
-		return Leader{}, e.bad
+	if e.err != nil {
+		return Leader{}, e.err
 	}
-	ctx, done, err := e.l.begin(ctx)
+	ctx, done, err := e.l.startCall(ctx)
 	if err != nil {
 		return Leader{}, err
 	}
 	defer done()
-	ctx, stop := withDefaultTimeout(ctx)
+	ctx, stop := withCallTimeout(ctx)
 	defer stop()
 	first, _, err := e.l.readOldest(ctx, e.kind.prefix)
 	if err != nil {
@@ -83,18 +83,18 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 	if first == nil {
 		return Leader{}, ErrNoLeader
 	}
-	return leaderOf(first), nil
+	return newLeader(first), nil
 }
 
 // readOldest returns the first entry of a queue, or nil if the queue is empty, and the revision of
 // the read. It costs one RPC, or two if keys of longer names come first.
 func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
-	for _, limit := range []int64{fewAhead, 0} {
-		resp, err := l.read(ctx, "read leader", oldest(prefix, limit))
+	for _, limit := range []int64{exclusivePageSize, 0} {
+		resp, err := l.read(ctx, "read leader", oldestOp(prefix, limit))
 		if err != nil {
 			return nil, 0, err
 		}
-		p := parsePage(prefix, "", resp.revision(), resp.get(0))
+		p := parsePage(prefix, "", resp.revision(), resp.rangeResponse(0))
 		if len(p.entries) > 0 {
 			return &p.entries[0], p.rev, nil
 		}
@@ -106,11 +106,11 @@ func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, r
 }
 
 // leaderOf returns the leader of a queue with the given first entry, and the zero Leader for nil.
-func leaderOf(first *entry) Leader {
+func newLeader(first *entry) Leader {
 	if first == nil {
 		return Leader{}
 	}
-	return Leader{Value: first.value, Token: first.create}
+	return Leader{Value: first.value, Token: first.createRev}
 }
 
 // Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held]; Token
@@ -133,22 +133,22 @@ func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 }
 
 // proclaims returns the semaphore that lets one Proclaim run at a time.
-func (h *hold) proclaims() chan struct{} {
+func (h *hold) acquireProclaimSlot() chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.proclaiming == nil {
-		h.proclaiming = make(chan struct{}, 1)
+	if h.proclaimSlot == nil {
+		h.proclaimSlot = make(chan struct{}, 1)
 	}
-	return h.proclaiming
+	return h.proclaimSlot
 }
 
 func (h *hold) proclaim(ctx context.Context, value string) error {
-	ctx, done, err := h.w.q.l.begin(ctx)
+	ctx, done, err := h.w.q.l.startCall(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	turn := h.proclaims()
+	turn := h.acquireProclaimSlot()
 	select {
 	case turn <- struct{}{}:
 		defer func() { <-turn }()
@@ -158,7 +158,7 @@ func (h *hold) proclaim(ctx context.Context, value string) error {
 	if err := h.err(); err != nil {
 		return err
 	}
-	if _, err := h.w.rewrite(ctx, value); err != nil {
+	if _, err := h.w.rewriteKey(ctx, value); err != nil {
 		if over := h.err(); over != nil {
 			return over
 		}

@@ -28,8 +28,8 @@ func TestAnUncontendedElectionIsTwoRequests(t *testing.T) {
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
 	l.WatchNoHold()
 	count.Reset()
-	led := mustLead(t, l.Election("e"), "a")
-	require.NoError(t, led.Release(t.Context()))
+	leader := mustLead(t, l.Election("e"), "a")
+	require.NoError(t, leader.Release(t.Context()))
 	assert.Equal(t, map[string]int{"KV/Txn": 2}, count.Counts())
 }
 
@@ -44,9 +44,9 @@ func TestCandidatesLeadInTheOrderInWhichTheyCame(t *testing.T) {
 	third := waiting(func() (*lock.Leadership, error) { return a.Election("e").Campaign(timely(t), "3") })
 	queued(t, p.cli, dir+"elections/e/", 3)
 
-	led, err := b.Election("e").Leader(t.Context())
+	leader, err := b.Election("e").Leader(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, lock.Leader{Value: "1", Token: first.Token()}, led)
+	assert.Equal(t, lock.Leader{Value: "1", Token: first.Token()}, leader)
 	require.NoError(t, first.Release(t.Context()))
 	r := got(t, second)
 	require.NoError(t, r.err)
@@ -65,19 +65,19 @@ func TestProclaimChangesTheValueAndNothingElse(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
-	led := mustLead(t, l.Election("e"), "old")
+	leader := mustLead(t, l.Election("e"), "old")
 	for _, v := range []string{"new", "newer"} {
-		require.NoError(t, led.Proclaim(t.Context(), v))
+		require.NoError(t, leader.Proclaim(t.Context(), v))
 		got, err := l.Election("e").Leader(t.Context())
 		require.NoError(t, err)
-		assert.Equal(t, lock.Leader{Value: v, Token: led.Token()}, got)
+		assert.Equal(t, lock.Leader{Value: v, Token: leader.Token()}, got)
 	}
-	_, err := p.store.Put(t.Context(), "x", nil, kv.WithGuard(led))
+	_, err := p.store.Put(t.Context(), "x", nil, kv.WithGuard(leader))
 	require.NoError(t, err, "the guard holds on")
-	require.NoError(t, led.Verify(t.Context()))
-	require.NoError(t, led.Release(t.Context()))
-	require.ErrorIs(t, led.Proclaim(t.Context(), "late"), lock.ErrReleased)
-	_, err = p.store.Put(t.Context(), "x", nil, kv.WithGuard(led))
+	require.NoError(t, leader.Verify(t.Context()))
+	require.NoError(t, leader.Release(t.Context()))
+	require.ErrorIs(t, leader.Proclaim(t.Context(), "late"), lock.ErrReleased)
+	_, err = p.store.Put(t.Context(), "x", nil, kv.WithGuard(leader))
 	require.ErrorIs(t, err, kv.ErrGuard)
 	require.ErrorIs(t, err, lock.ErrLost)
 }
@@ -132,12 +132,12 @@ func TestObserveYieldsLeadersValuesAndVacancies(t *testing.T) {
 	seen := make(chan lock.Leader)
 	ended := make(chan error, 1)
 	go func() {
-		for led, err := range b.Election("e").Observe(ctx) {
+		for leader, err := range b.Election("e").Observe(ctx) {
 			if err != nil {
 				ended <- err
 				return
 			}
-			seen <- led
+			seen <- leader
 		}
 	}()
 	expect := func(want lock.Leader) {
@@ -172,9 +172,9 @@ func leaseOf(tb testing.TB, p *parts, prefix string) clientv3.LeaseID {
 func TestObserveEndsWithItsLoop(t *testing.T) {
 	t.Parallel()
 	l, _ := newLocker(t, etcdtest.Prefix(t))
-	for led, err := range l.Election("e").Observe(t.Context()) {
+	for leader, err := range l.Election("e").Observe(t.Context()) {
 		require.NoError(t, err)
-		assert.Zero(t, led)
+		assert.Zero(t, leader)
 		break
 	}
 	for _, err := range l.Election("/").Observe(t.Context()) {
@@ -194,11 +194,11 @@ func TestRunCampaignsAgainAfterALossAndStopsCleanly(t *testing.T) {
 	terms := make(chan *lock.Leadership)
 	running := 0
 	done := waiting(func() (struct{}, error) {
-		return struct{}{}, l.Election("e").Run(ctx, "me", func(ctx context.Context, led *lock.Leadership) error {
+		return struct{}{}, l.Election("e").Run(ctx, "me", func(ctx context.Context, leader *lock.Leadership) error {
 			running++
 			assert.Equal(t, 1, running)
 			defer func() { running-- }()
-			terms <- led
+			terms <- leader
 			<-ctx.Done()
 			return ctx.Err()
 		})
@@ -236,10 +236,10 @@ func TestTheLeaderCanFinishAfterItsContextHasEnded(t *testing.T) {
 	t.Parallel()
 	l, p := newLocker(t, etcdtest.Prefix(t))
 	ctx, stop := context.WithCancel(t.Context())
-	require.NoError(t, l.Election("e").Run(ctx, "me", func(ctx context.Context, led *lock.Leadership) error {
+	require.NoError(t, l.Election("e").Run(ctx, "me", func(ctx context.Context, leader *lock.Leadership) error {
 		stop()
 		<-ctx.Done()
-		_, err := p.store.Put(led.Context(), "handed", []byte("over"), kv.WithGuard(led))
+		_, err := p.store.Put(leader.Context(), "handed", []byte("over"), kv.WithGuard(leader))
 		return err
 	}))
 	e, err := p.store.Get(t.Context(), "handed")

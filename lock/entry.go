@@ -12,15 +12,15 @@ import (
 
 // entry is one key of a queue.
 type entry struct {
-	key         string // the whole key, with the namespace
-	create, mod int64
-	lease       clientv3.LeaseID
-	value       string
+	key               string // the whole key, with the namespace
+	createRev, modRev int64
+	lease             clientv3.LeaseID
+	value             string
 }
 
-func entryOf(kv *mvccpb.KeyValue) entry {
+func newEntry(kv *mvccpb.KeyValue) entry {
 	return entry{
-		key: string(kv.GetKey()), create: kv.GetCreateRevision(), mod: kv.GetModRevision(),
+		key: string(kv.GetKey()), createRev: kv.GetCreateRevision(), modRev: kv.GetModRevision(),
 		lease: clientv3.LeaseID(kv.GetLease()), value: string(kv.GetValue()),
 	}
 }
@@ -28,43 +28,43 @@ func entryOf(kv *mvccpb.KeyValue) entry {
 // Suffixes of the keys of all waiters other than those of mutexes and elections. What precedes a
 // suffix is a number in base 36, which contains no "-".
 const (
-	markReader = "-r"
-	markPermit = "-s"
-	markParty  = "-b" // of a barrier
-	markDouble = "-d" // of a double barrier
+	readerSuffix        = "-r"
+	permitSuffix        = "-s"
+	barrierSuffix       = "-b" // of a barrier
+	doubleBarrierSuffix = "-d" // of a double barrier
 )
 
-func (e *entry) marked(mark string) bool { return strings.HasSuffix(e.key, mark) }
+func (e *entry) hasSuffix(mark string) bool { return strings.HasSuffix(e.key, mark) }
 
 // owner returns the name of the entry's owner, or its lease if the owner gave no name.
 func (e *entry) owner() string {
 	value := e.value
-	if e.marked(markPermit) {
+	if e.hasSuffix(permitSuffix) {
 		_, value, _ = strings.Cut(value, " ") // after the weight
 	}
 	if value != "" {
 		return value
 	}
-	return "lease " + hex(e.lease)
+	return "lease " + formatLeaseID(e.lease)
 }
 
 // token returns a lower bound of the fencing token of the entry's owner. Shared holds have no
 // token.
 func (e *entry) token() int64 {
-	if e.marked(markReader) || e.marked(markPermit) {
+	if e.hasSuffix(readerSuffix) || e.hasSuffix(permitSuffix) {
 		return 0
 	}
-	return e.mod
+	return e.modRev
 }
 
 // newestFirst orders entries by create revision, descending. Entries of one transaction, which this
 // package never creates, are ordered by key.
-func newestFirst(a, b entry) int {
-	return cmp.Or(cmp.Compare(b.create, a.create), strings.Compare(b.key, a.key))
+func compareNewestFirst(a, b entry) int {
+	return cmp.Or(cmp.Compare(b.createRev, a.createRev), strings.Compare(b.key, a.key))
 }
 
 // page is the result of one read of a queue. All entries are of one revision.
-type page struct {
+type queuePage struct {
 	entries  []entry  // the direct children of the prefix that were read
 	nested   []string // keys of longer names that were read
 	complete bool     // no other keys exist
@@ -72,7 +72,7 @@ type page struct {
 }
 
 // oldest returns the first entry of the queue, or nil if it is not known.
-func (p *page) oldest() *entry {
+func (p *queuePage) oldest() *entry {
 	if p == nil || !p.complete || len(p.entries) == 0 {
 		return nil
 	}
@@ -80,13 +80,13 @@ func (p *page) oldest() *entry {
 }
 
 // parsePage parses the response to a read of the keys below prefix. It omits the key own.
-func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *page {
-	p := &page{complete: !r.GetMore(), rev: rev}
+func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *queuePage {
+	p := &queuePage{complete: !r.GetMore(), rev: rev}
 	for _, kv := range r.GetKvs() {
 		switch key := string(kv.GetKey()); {
 		case key == own:
-		case direct(prefix, key):
-			p.entries = append(p.entries, entryOf(kv))
+		case isDirectChild(prefix, key):
+			p.entries = append(p.entries, newEntry(kv))
 		default:
 			p.nested = append(p.nested, key)
 		}
@@ -96,14 +96,14 @@ func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *page {
 
 // oldest returns the operation that reads the keys below prefix, oldest first. limit bounds their
 // number; 0 means no limit.
-func oldest(prefix string, limit int64) clientv3.Op {
+func oldestOp(prefix string, limit int64) clientv3.Op {
 	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithLimit(limit),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
 }
 
 // newest returns the operation that reads the keys below prefix, newest first. limit bounds their
 // number; 0 means no limit.
-func newest(prefix string, limit int64, more ...clientv3.OpOption) clientv3.Op {
+func newestOp(prefix string, limit int64, more ...clientv3.OpOption) clientv3.Op {
 	return clientv3.OpGet(prefix, append(more, clientv3.WithPrefix(), clientv3.WithLimit(limit),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend))...)
 }

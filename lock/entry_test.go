@@ -18,7 +18,7 @@ func TestParsePage_LeavesOutOwnAndNested(t *testing.T) {
 		{Key: []byte("n/own")},
 		{Key: []byte("n/x/y")},
 	}})
-	assert.Equal(t, &page{entries: []entry{{key: "n/a", create: 3, mod: 5, lease: 9, value: "v"}}, nested: []string{"n/x/y"}, rev: 7}, p)
+	assert.Equal(t, &queuePage{entries: []entry{{key: "n/a", createRev: 3, modRev: 5, lease: 9, value: "v"}}, nested: []string{"n/x/y"}, rev: 7}, p)
 	assert.Nil(t, p.oldest(), "there may be older ones")
 	p.complete = true
 	assert.Equal(t, "n/a", p.oldest().key)
@@ -28,18 +28,18 @@ func TestReaderRule_TakesNoWriterForReader(t *testing.T) {
 	t.Parallel()
 	l := &Locker{id: "1z"}
 	for range 40_000 {
-		e := entry{key: "m/694d-" + l.id + "." + strconv.FormatUint(l.nonces.Add(1), 36), lease: 1}
-		blockers, _ := behindWriter([]entry{e})
+		e := entry{key: "m/694d-" + l.id + "." + strconv.FormatUint(l.lastNonce.Add(1), 36), lease: 1}
+		blockers, _ := blockedByWriter([]entry{e})
 		require.Len(t, blockers, 1, e.key)
 	}
 }
 
 func TestOnlyDirectChildrenCount(t *testing.T) {
 	t.Parallel()
-	assert.True(t, direct("n/", "n/a"))
-	assert.False(t, direct("n/", "n/"))
-	assert.False(t, direct("n/", "n/a/b"))
-	assert.False(t, direct("n/", "n/a/"))
+	assert.True(t, isDirectChild("n/", "n/a"))
+	assert.False(t, isDirectChild("n/", "n/"))
+	assert.False(t, isDirectChild("n/", "n/a/b"))
+	assert.False(t, isDirectChild("n/", "n/a/"))
 }
 
 // What free compares are ranges: together they hold every direct child of the prefix, and none of the deeper keys.
@@ -47,7 +47,7 @@ func TestTheGapsBetweenDeeperKeysHoldAllDirectChildren(t *testing.T) {
 	t.Parallel()
 	deeper := []string{"n/b/x", "n/b/y/z", "n/a/1", "n/c/", "n/.rw/1"}
 	within := func(key string) (n int) {
-		for _, c := range free("n/", deeper) {
+		for _, c := range emptyCompares("n/", deeper) {
 			if key >= string(c.KeyBytes()) && key < string(c.GetCompare().GetRangeEnd()) {
 				n++
 			}
@@ -60,5 +60,5 @@ func TestTheGapsBetweenDeeperKeysHoldAllDirectChildren(t *testing.T) {
 	for _, key := range append(deeper, "n/b/new", "n/a/", "m/x", "n", "n0", "o/x") {
 		assert.Zero(t, within(key), key)
 	}
-	assert.Len(t, free("n/", nil), 1)
+	assert.Len(t, emptyCompares("n/", nil), 1)
 }

@@ -128,26 +128,26 @@ func (e *shorter) Error() string { return e.text }
 func (e *shorter) Unwrap() error { return e.error }
 
 // lossError is a loss with its cause. It matches ErrLost and the cause.
-type lossError struct{ why error }
+type lostError struct{ cause error }
 
-func lost(why error) error {
-	if errors.Is(why, ErrLost) {
-		return why
+func newLostError(cause error) error {
+	if errors.Is(cause, ErrLost) {
+		return cause
 	}
-	return &lossError{why}
+	return &lostError{cause}
 }
 
 // Error returns a text that includes the cause.
-func (e *lossError) Error() string { return ErrLost.Error() + ": " + e.why.Error() }
+func (e *lostError) Error() string { return ErrLost.Error() + ": " + e.cause.Error() }
 
 // Unwrap returns ErrLost and the cause.
-func (e *lossError) Unwrap() []error { return []error{ErrLost, e.why} }
+func (e *lostError) Unwrap() []error { return []error{ErrLost, e.cause} }
 
 // The causes of the loss of a key.
 var (
-	errKeyGone     = errors.New("its key was deleted")
+	errKeyDeleted  = errors.New("its key was deleted")
 	errOverwritten = errors.New("its key was overwritten by somebody else")
-	errLeaseGone   = errors.New("its lease has ended")
+	errLeaseEnded  = errors.New("its lease has ended")
 )
 
 // closedError returns the cause of what ended because the locker or the client was closed.

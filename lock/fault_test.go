@@ -28,11 +28,11 @@ type lossy struct {
 
 // The moods.
 const (
-	well   int32 = iota
-	mute         // applied, but nobody hears of it
-	mute1        // once
-	late         // applied two seconds later, and nobody hears of it
-	absent       // neither applied nor answered
+	well          int32 = iota
+	mute                // applied, but nobody hears of it
+	mute1               // once
+	late                // applied two seconds later, and nobody hears of it
+	compareAbsent       // neither applied nor answered
 )
 
 func newLossy(tb testing.TB) (*lossy, *clientv3.Client) {
@@ -144,7 +144,7 @@ func TestAnAcquireThatFailsForWantOfAnAnswerLeavesNothingBehind(t *testing.T) {
 	if long() {
 		trials = 17 // of each of the six: a hundred
 	}
-	for name, mood := range map[string]int32{"applied at once": mute, "applied late": late, "never applied": absent} {
+	for name, mood := range map[string]int32{"applied at once": mute, "applied late": late, "never applied": compareAbsent} {
 		for verb, lockIt := range map[string]func(l *lock.Locker, ctx context.Context) error{
 			"lock":     func(l *lock.Locker, ctx context.Context) error { _, err := l.Mutex("m").Lock(ctx); return err },
 			"try lock": func(l *lock.Locker, ctx context.Context) error { _, err := l.Mutex("m").TryLock(ctx); return err },
@@ -259,12 +259,12 @@ func TestObserveSurvivesTheLossOfHistory(t *testing.T) {
 	other, far := lockerOver(t, s.Client(t), dir)
 	first := mustLead(t, other.Election("e"), "1")
 	saw := false
-	for led, err := range l.Election("e").Observe(timely(t)) {
+	for leader, err := range l.Election("e").Observe(timely(t)) {
 		require.NoError(t, err)
-		if led.Value == "2" {
+		if leader.Value == "2" {
 			break
 		}
-		if led.Value != "1" || saw {
+		if leader.Value != "1" || saw {
 			continue // a vacancy in between
 		}
 		saw = true

@@ -71,14 +71,14 @@ func TestLossesAreLoggedAndValuesAreNot(t *testing.T) {
 	log := &lines{}
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir, lock.WithLogger(slog.New(slog.NewTextHandler(log, nil))), lock.WithOwner("a secret owner"))
-	led := mustLead(t, l.Election("e"), "a secret value")
+	leader := mustLead(t, l.Election("e"), "a secret value")
 	h := mustLock(t, l.Mutex("m"))
 	_, err := p.cli.Delete(t.Context(), dir+"locks/", clientv3.WithPrefix())
 	require.NoError(t, err)
 	require.ErrorIs(t, h.Verify(t.Context()), lock.ErrLost)
 	eventually(t, func() bool { return bytes.Contains([]byte(log.String()), []byte("lock lost")) })
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
-	require.NoError(t, led.Release(t.Context()))
+	require.NoError(t, leader.Release(t.Context()))
 	assert.NotContains(t, log.String(), "secret")
 }
 
@@ -94,11 +94,11 @@ func TestTheHolderOfALeadershipFindsOutWhenItProclaims(t *testing.T) {
 	} {
 		dir := etcdtest.Prefix(t)
 		l, p := newLocker(t, dir)
-		led := mustLead(t, l.Election("e"), "a")
+		leader := mustLead(t, l.Election("e"), "a")
 		require.NoError(t, harm(p, keysUnder(t, p.cli, dir+"elections/")[0]), name)
-		require.ErrorIs(t, led.Proclaim(t.Context(), "b"), lock.ErrLost, name)
-		require.ErrorIs(t, led.Err(), lock.ErrLost, name)
-		require.ErrorIs(t, led.Release(t.Context()), lock.ErrLost, name)
+		require.ErrorIs(t, leader.Proclaim(t.Context(), "b"), lock.ErrLost, name)
+		require.ErrorIs(t, leader.Err(), lock.ErrLost, name)
+		require.ErrorIs(t, leader.Release(t.Context()), lock.ErrLost, name)
 		queued(t, p.cli, dir+"elections/", 0)
 	}
 }
@@ -136,10 +136,10 @@ func TestAProclamationThatIsNotAnsweredEndsWithTheSession(t *testing.T) {
 	t.Parallel()
 	k, cli := newLossy(t)
 	l, p := lockerOver(t, cli, etcdtest.Prefix(t))
-	led := mustLead(t, l.Election("e"), "a")
-	k.mood.Store(absent)
+	leader := mustLead(t, l.Election("e"), "a")
+	k.mood.Store(compareAbsent)
 	ctx := timely(t)
-	said := waiting(func() (struct{}, error) { return struct{}{}, led.Proclaim(ctx, "b") })
+	said := waiting(func() (struct{}, error) { return struct{}{}, leader.Proclaim(ctx, "b") })
 	s, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
 	_, err = cli.Revoke(t.Context(), s.ID())
@@ -148,5 +148,5 @@ func TestAProclamationThatIsNotAnsweredEndsWithTheSession(t *testing.T) {
 	require.ErrorIs(t, got(t, said).err, lock.ErrLost)
 	require.NoError(t, ctx.Err())
 	k.mood.Store(well)
-	require.ErrorIs(t, led.Release(t.Context()), lock.ErrLost)
+	require.ErrorIs(t, leader.Release(t.Context()), lock.ErrLost)
 }

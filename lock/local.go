@@ -11,7 +11,7 @@ import (
 
 // maxTurns is how many turns in a row the goroutines of one process take while another process
 // waits.
-const maxTurns = 16
+const maxConsecutiveTurns = 16
 
 // localQueue is the queue of the goroutines of one process that want the same exclusive lock. Only
 // its head has a key in etcd's queue; it waits there or holds. The others cost etcd nothing. The
@@ -21,25 +21,25 @@ const maxTurns = 16
 type localQueue struct {
 	waiting *atomic.Int64 // number of goroutines that wait
 
-	mu     sync.Mutex
-	busy   bool
-	next   []chan *waiter
-	turns  int    // turns in a row while another process waits
-	front  *entry // first entry of etcd's queue when the head was enqueued; nil if not known
-	holder *hold  // the hold of the head; nil while it waits
+	mu               sync.Mutex
+	occupied         bool
+	followers        []chan *waiter
+	consecutiveTurns int    // turns in a row while another process waits
+	oldest           *entry // first entry of etcd's queue when the head was enqueued; nil if not known
+	holder           *hold  // the hold of the head; nil while it waits
 }
 
 // join waits until the caller is at the head. It returns the waiter that was handed on, or nil if
 // there is none.
 func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 	n.mu.Lock()
-	if !n.busy {
-		n.busy = true
+	if !n.occupied {
+		n.occupied = true
 		n.mu.Unlock()
 		return nil, nil //nolint:nilnil // at the head, with no waiter yet
 	}
 	turn := make(chan *waiter, 1)
-	n.next = append(n.next, turn)
+	n.followers = append(n.followers, turn)
 	n.waiting.Add(1)
 	defer n.waiting.Add(-1)
 	n.mu.Unlock()
@@ -49,9 +49,9 @@ func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 	case <-ctx.Done():
 	}
 	n.mu.Lock()
-	i := slices.Index(n.next, turn)
+	i := slices.Index(n.followers, turn)
 	if i >= 0 {
-		n.next = slices.Delete(n.next, i, i+1)
+		n.followers = slices.Delete(n.followers, i, i+1)
 	}
 	n.mu.Unlock()
 	if i < 0 { // the caller already is at the head
@@ -61,41 +61,41 @@ func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 }
 
 // setFront records the first entry of etcd's queue, nil if it is not known.
-func (n *localQueue) setFront(front *entry) {
+func (n *localQueue) setOldest(front *entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.front = front
+	n.oldest = front
 }
 
 // tryJoin takes the head if the queue is empty. It does not wait.
 func (n *localQueue) tryJoin() (ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.busy {
+	if n.occupied {
 		return false
 	}
-	n.busy = true
+	n.occupied = true
 	return true
 }
 
 // head returns the hold of the head, or nil if no goroutine of this process holds, and the first
 // entry of etcd's queue, or nil if it is not known.
-func (n *localQueue) head() (holder *hold, front *entry) {
+func (n *localQueue) state() (holder *hold, front *entry) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.holder, n.front
+	return n.holder, n.oldest
 }
 
 // releaseHead leaves the head and hands w, which may be nil, to the next goroutine. If none waits,
 // it discards w.
 func (n *localQueue) releaseHead(w *waiter) {
 	n.mu.Lock()
-	n.holder, n.front = nil, nil
-	passed := len(n.next) > 0
+	n.holder, n.oldest = nil, nil
+	passed := len(n.followers) > 0
 	if passed {
-		n.pass(w)
+		n.wakeNext(w)
 	} else {
-		n.busy, n.turns = false, 0
+		n.occupied, n.consecutiveTurns = false, 0
 	}
 	n.mu.Unlock()
 	if !passed && w != nil {
@@ -109,18 +109,18 @@ func (n *localQueue) releaseHead(w *waiter) {
 func (n *localQueue) handOff(w *waiter) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.next) == 0 || n.turns >= maxTurns {
+	if len(n.followers) == 0 || n.consecutiveTurns >= maxConsecutiveTurns {
 		return false
 	}
-	n.holder, n.front = nil, nil
-	n.pass(w)
+	n.holder, n.oldest = nil, nil
+	n.wakeNext(w)
 	return true
 }
 
 // pass makes the next goroutine the head. The caller holds n.mu.
-func (n *localQueue) pass(w *waiter) {
-	next := n.next[0]
-	n.next = slices.Delete(n.next, 0, 1)
+func (n *localQueue) wakeNext(w *waiter) {
+	next := n.followers[0]
+	n.followers = slices.Delete(n.followers, 0, 1)
 	next <- w
 }
 
@@ -129,18 +129,18 @@ func (n *localQueue) countTurn(contended bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if contended {
-		n.turns++
+		n.consecutiveTurns++
 	} else {
-		n.turns = 0
+		n.consecutiveTurns = 0
 	}
 }
 
 // began records the hold of the head. fresh says that its waiter was not held before.
-func (n *localQueue) began(h *hold, fresh bool) {
+func (n *localQueue) setHolder(h *hold, fresh bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.holder, n.front = h, nil
+	n.holder, n.oldest = h, nil
 	if fresh {
-		n.turns = 0
+		n.consecutiveTurns = 0
 	}
 }

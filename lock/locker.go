@@ -37,7 +37,7 @@ type Client interface {
 // Locker creates locks and elections. They share its session, its watches and its places in the
 // queues. It is safe for concurrent use. A process usually needs only one.
 type Locker struct {
-	settings
+	options
 
 	sessionOptions []lease.SessionOption
 	err            error // of an invalid part: every call returns it
@@ -45,38 +45,38 @@ type Locker struct {
 	store          *kv.Store
 	watcher        *watch.Watcher
 	leases         *lease.Manager
-	ns             string         // the dir of store; this package uses whole keys
+	namespace      string         // the dir of store; this package uses whole keys
 	id             string         // part of the nonce of every key
 	sweeper        *sweep.Sweeper // of the lease manager
 
-	keys         *keywatch.Watcher
-	watchAfter   time.Duration // age at which a hold watches its key
-	lookInterval time.Duration // longest time between two looks of a waiter, before jitter
+	keyWatcher     *keywatch.Watcher
+	watchThreshold time.Duration // age at which a hold watches its key
+	checkInterval  time.Duration // longest time between two looks of a waiter, before jitter
 
-	hook    *waitHook
-	client  *clientv3.Client // client of the watcher
-	unlink  func() bool      // detaches the locker from the client's context
-	life    context.Context  //nolint:containedctx // lifetime of the locker, for what callers share
-	endLife context.CancelCauseFunc
-	nonces  atomic.Uint64
-	counts  counts
+	hook         *waitHook
+	client       *clientv3.Client // client of the watcher
+	detachClient func() bool      // detaches the locker from the client's context
+	ctx          context.Context  //nolint:containedctx // lifetime of the locker, for what callers share
+	cancel       context.CancelCauseFunc
+	lastNonce    atomic.Uint64
+	counters     counters
 
-	mu       sync.Mutex
-	closed   bool
-	callers  sync.WaitGroup // calls in progress
-	funcs    sync.WaitGroup // functions of Do and Run in progress
-	jobs     sync.WaitGroup // background work
-	queues   map[string]*queue
-	waiters  map[string]*waiter // by key: waiters whose keys may exist in etcd
-	sessions map[*lease.Session]*sessionRef
-	emptied  bool // Close has deleted the keys of waiters
+	mu          sync.Mutex
+	closed      bool
+	calls       sync.WaitGroup // calls in progress
+	running     sync.WaitGroup // functions of Do and Run in progress
+	background  sync.WaitGroup // background work
+	queues      map[string]*queue
+	waiters     map[string]*waiter // by key: waiters whose keys may exist in etcd
+	sessions    map[*lease.Session]*sessionRef
+	keysRemoved bool // Close has deleted the keys of waiters
 
-	unconfirmed []*hold // holds that must still read their keys
-	confirming  int     // goroutines that read them
+	unconfirmed    []*hold // holds that must still read their keys
+	confirmWorkers int     // goroutines that read them
 
-	closing  sync.Once
-	drained  chan struct{} // closed when Close no longer waits for functions
-	closeErr error
+	closeOnce sync.Once
+	drained   chan struct{} // closed when Close no longer waits for functions
+	closeErr  error
 }
 
 // The client closes the sessions of the locks after that.
@@ -85,7 +85,7 @@ var _ = closing.Provide(func(locker any) <-chan struct{} {
 })
 
 // counts holds the counters of Stats.
-type counts struct {
+type counters struct {
 	acquired, lost, turns, swept, confirmed atomic.Uint64
 	held, waiting                           atomic.Int64
 }
@@ -96,8 +96,8 @@ type counts struct {
 // them. If a part of c is invalid itself, as after Namespace with an invalid dir, every call of the
 // locker returns the error of that part.
 func New(c Client, o ...Option) (*Locker, error) {
-	s, err := newSettings(o)
-	l := &Locker{settings: s, drained: make(chan struct{}), watchAfter: watchAfter, lookInterval: lookInterval}
+	s, err := newOptions(o)
+	l := &Locker{options: s, drained: make(chan struct{}), watchThreshold: watchThreshold, checkInterval: checkInterval}
 	if err := errors.Join(err, l.setParts(c)); err != nil {
 		return nil, fail("new", "", err)
 	}
@@ -112,12 +112,12 @@ func New(c Client, o ...Option) (*Locker, error) {
 		l.sessionOptions = []lease.SessionOption{lease.WithTTL(l.ttl)}
 	}
 	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
-	l.life, l.endLife = context.WithCancelCause(context.Background())
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	// The client's context must not keep the locker reachable: etcdkit drops lockers that are
 	// unused.
-	endLife := l.endLife
-	l.unlink = context.AfterFunc(l.client.Ctx(), func() { endLife(closedError("client")) })
-	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.unlink)
+	endLife := l.cancel
+	l.detachClient = context.AfterFunc(l.client.Ctx(), func() { endLife(closedError("client")) })
+	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.detachClient)
 	return l, nil
 }
 
@@ -139,12 +139,12 @@ func (l *Locker) initParts() error {
 	if err != nil {
 		return err
 	}
-	l.sender, l.ns = sender, l.store.Dir()
+	l.sender, l.namespace = sender, l.store.Dir()
 	cli, own := keywatch.ClientOf(l.watcher)
 	if cli == nil {
 		return fmt.Errorf("%w: the watcher has no client", errs.Invalid)
 	}
-	l.client, l.keys = cli, keywatch.New(cli, own)
+	l.client, l.keyWatcher = cli, keywatch.New(cli, own)
 	if l.sweeper = sweep.Of(l.leases); l.sweeper == nil {
 		return fmt.Errorf("%w: the lease manager is invalid", errs.Invalid)
 	}
@@ -154,14 +154,14 @@ func (l *Locker) initParts() error {
 // dirs returns the prefixes of locks and elections.
 func (l *Locker) dirs() (locks, elections string) {
 	if l.dirSet {
-		return l.ns + l.dir, l.ns + l.dir
+		return l.namespace + l.dir, l.namespace + l.dir
 	}
-	return l.ns + lockDir, l.ns + electionDir
+	return l.namespace + lockDir, l.namespace + electionDir
 }
 
 // begin starts a call. The returned context also ends with the locker. The caller must call done
 // when the call is over. Close waits for that.
-func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(), err error) {
+func (l *Locker) startCall(ctx context.Context) (bound context.Context, done func(), err error) {
 	if l.err != nil {
 		return nil, nil, l.err
 	}
@@ -173,40 +173,40 @@ func (l *Locker) begin(ctx context.Context) (bound context.Context, done func(),
 	if l.closed {
 		return nil, nil, closedError("locker")
 	}
-	if l.life.Err() != nil {
-		return nil, nil, context.Cause(l.life)
+	if l.ctx.Err() != nil {
+		return nil, nil, context.Cause(l.ctx)
 	}
-	l.callers.Add(1)
+	l.calls.Add(1)
 	bound, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(l.life, func() { cancel(context.Cause(l.life)) })
+	unlink := context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })
 	return bound, func() {
 		unlink()
 		cancel(nil)
-		l.callers.Done()
+		l.calls.Done()
 	}, nil
 }
 
 // beginFunc registers a function that is about to run under a lock. Close waits for it. The caller
 // must call done when the function has returned and its lock is released.
-func (l *Locker) beginFunc() (done func(), err error) {
+func (l *Locker) startFunc() (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, closedError("locker")
 	}
-	l.funcs.Add(1)
-	return l.funcs.Done, nil
+	l.running.Add(1)
+	return l.running.Done, nil
 }
 
 // spawn runs f in the background, and Close waits for it. After Close, spawn does not run f and
 // reports false.
-func (l *Locker) spawn(f func()) bool {
+func (l *Locker) goBackground(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false
 	}
-	l.jobs.Go(f)
+	l.background.Go(f)
 	return true
 }
 
@@ -227,13 +227,13 @@ type Stats struct {
 
 // Stats returns the counters. It sends nothing.
 func (l *Locker) Stats() Stats {
-	c := &l.counts
+	c := &l.counters
 	s := Stats{
 		Held: int(c.held.Load()), Waiting: int(c.waiting.Load()), Acquired: c.acquired.Load(), Turns: c.turns.Load(),
 		Lost: c.lost.Load(), Swept: c.swept.Load(), Confirmed: c.confirmed.Load(),
 	}
-	if l.keys != nil {
-		s.Watched, s.Reopened = l.keys.Open(), l.keys.Reopened()
+	if l.keyWatcher != nil {
+		s.Watched, s.Reopened = l.keyWatcher.Open(), l.keyWatcher.Reopened()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -249,7 +249,7 @@ func (l *Locker) Stats() Stats {
 //
 // A function of Do or Run must not call Close, because it would wait for itself.
 func (l *Locker) Close() error {
-	l.closing.Do(func() {
+	l.closeOnce.Do(func() {
 		if l.err != nil {
 			close(l.drained)
 			return
@@ -264,20 +264,20 @@ func (l *Locker) close() error {
 	l.closed = true
 	l.mu.Unlock()
 	closed := closedError("locker")
-	l.endLife(closed)
-	l.callers.Wait()
+	l.cancel(closed)
+	l.calls.Wait()
 	l.mu.Lock()
 	waiters := slices.Collect(maps.Values(l.waiters))
 	l.mu.Unlock()
 	for _, w := range waiters {
-		w.lose(closed)
+		w.markLost(closed)
 	}
 	running := l.awaitFuncs()
 	close(l.drained)
 	l.hook.wait(closeTimeout)
-	l.jobs.Wait()
-	l.keys.Close()
-	l.unlink()
+	l.background.Wait()
+	l.keyWatcher.Close()
+	l.detachClient()
 
 	if err := errors.Join(running, l.removeKeys()); err != nil {
 		return doubtful("close", "", err)
@@ -290,23 +290,23 @@ func (l *Locker) close() error {
 func (l *Locker) removeKeys() error {
 	l.mu.Lock()
 	waiters := slices.Collect(maps.Values(l.waiters))
-	l.emptied = true
+	l.keysRemoved = true
 	l.mu.Unlock()
 	keys := make([]kv.Op, 0, len(waiters))
 	for _, w := range waiters {
-		keys = append(keys, kv.OpDelete(w.key[len(l.ns):]))
+		keys = append(keys, kv.OpDelete(w.key[len(l.namespace):]))
 	}
-	ctx, stop := context.WithTimeout(context.WithoutCancel(l.life), closeTimeout-grace)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(l.ctx), closeTimeout-inFlightTimeout)
 	defer stop()
 	_, err := l.store.Batch(ctx, keys...)
 	if err != nil {
 		err = fmt.Errorf("%d keys are left to be deleted in the background, or to end with their leases: %w", len(keys), err)
 	}
 	for _, w := range waiters {
-		if err != nil || w.late > 0 {
-			w.leaveToSweeper()
+		if err != nil || w.unresolved > 0 {
+			w.addToSweeper()
 		}
-		w.retire()
+		w.unregister()
 	}
 	return err
 }
@@ -317,7 +317,7 @@ func (l *Locker) awaitFuncs() error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.funcs.Wait()
+		l.running.Wait()
 	}()
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()

@@ -18,16 +18,16 @@ import (
 // Multi locks several mutexes together: all of them or none. It locks them in a fixed order, so
 // that two that overlap cannot deadlock. It is safe for concurrent use.
 type Multi struct {
-	ms  []*Mutex
-	bad error
+	mutexes []*Mutex
+	err     error
 }
 
 // Multi returns a lock over mutexes of this locker. Each may appear once. It sends nothing. If the
 // arguments are invalid, every call returns [ErrInvalid].
 func (l *Locker) Multi(ms ...*Mutex) *Multi {
-	out := &Multi{ms: slices.Clone(ms), bad: l.err}
+	out := &Multi{mutexes: slices.Clone(ms), err: l.err}
 	complain := func(format string, args ...any) {
-		out.bad = errors.Join(out.bad, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
+		out.err = errors.Join(out.err, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
 	}
 	if len(ms) == 0 {
 		complain("no mutexes")
@@ -36,15 +36,15 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 		complain("a nil mutex")
 		return out
 	}
-	slices.SortFunc(out.ms, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
-	for i, m := range out.ms {
+	slices.SortFunc(out.mutexes, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
+	for i, m := range out.mutexes {
 		if m.l == l && l.err == nil {
-			out.bad = errors.Join(out.bad, m.bad)
+			out.err = errors.Join(out.err, m.err)
 		}
 		if m.l != l {
 			complain("mutex %s is of another locker", errs.Quote(m.kind.name))
 		}
-		if i > 0 && m.kind.prefix == out.ms[i-1].kind.prefix {
+		if i > 0 && m.kind.prefix == out.mutexes[i-1].kind.prefix {
 			complain("mutex %s appears twice", errs.Quote(m.kind.name))
 		}
 	}
@@ -56,19 +56,19 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 // is that of [Mutex.Lock] and names the mutex. The cost is the sum of the costs of all mutexes.
 func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
 	switch {
-	case m.bad != nil:
-		return nil, fail("lock all", "", m.bad)
+	case m.err != nil:
+		return nil, fail("lock all", "", m.err)
 	case ctx == nil:
 		return nil, fail("lock all", "", errNoContext)
 	}
 	all := &multiHold{}
-	if err := all.take(ctx, m.ms); err != nil {
-		for _, held := range all.list {
-			held.drop()
+	if err := all.lockAll(ctx, m.mutexes); err != nil {
+		for _, held := range all.holds {
+			held.releaseInBackground()
 		}
 		return nil, err
 	}
-	all.arm(m.ms[0].l)
+	all.bindContext(m.mutexes[0].l)
 	return &MultiHeld{Permit{all}}, nil
 }
 
@@ -83,7 +83,7 @@ func (h *MultiHeld) Token(m *Mutex) int64 {
 	if !ok || m == nil {
 		return 0
 	}
-	for _, g := range all.list {
+	for _, g := range all.holds {
 		if g.w.q.prefix == m.kind.prefix {
 			return g.token
 		}
@@ -93,42 +93,42 @@ func (h *MultiHeld) Token(m *Mutex) int64 {
 
 // multiHold is the state of a [MultiHeld].
 type multiHold struct {
-	list   []*hold
-	inner  context.Context //nolint:containedctx // base of what Context returns
+	holds  []*hold
+	base   context.Context //nolint:containedctx // base of what Context returns
 	cancel context.CancelCauseFunc
-	unlink []func() bool
+	detach []func() bool
 }
 
 // take acquires the mutexes one after the other. The loss of one ends the wait for the next.
-func (a *multiHold) take(ctx context.Context, ms []*Mutex) error {
+func (a *multiHold) lockAll(ctx context.Context, ms []*Mutex) error {
 	wait, stop := context.WithCancel(ctx)
 	defer stop()
 	for _, m := range ms {
 		g, err := m.lock(wait)
 		if err != nil {
-			if i := slices.IndexFunc(a.list, func(h *hold) bool { return h.err() != nil }); i >= 0 {
-				m, err = ms[i], a.list[i].err()
+			if i := slices.IndexFunc(a.holds, func(h *hold) bool { return h.err() != nil }); i >= 0 {
+				m, err = ms[i], a.holds[i].err()
 			}
 			return fail("lock all", m.kind.name, err)
 		}
-		a.list = append(a.list, g)
+		a.holds = append(a.holds, g)
 		context.AfterFunc(g.context(), stop)
 	}
 	return nil
 }
 
 // arm creates the context, which ends with the first of the holds that ends.
-func (a *multiHold) arm(l *Locker) {
-	a.inner, a.cancel = context.WithCancelCause(context.WithoutCancel(l.life))
-	for _, g := range a.list {
-		a.unlink = append(a.unlink, context.AfterFunc(g.context(), func() { a.cancel(context.Cause(g.context())) }))
+func (a *multiHold) bindContext(l *Locker) {
+	a.base, a.cancel = context.WithCancelCause(context.WithoutCancel(l.ctx))
+	for _, g := range a.holds {
+		a.detach = append(a.detach, context.AfterFunc(g.context(), func() { a.cancel(context.Cause(g.context())) }))
 	}
 }
 
-func (a *multiHold) context() context.Context { return multiHoldContext{a.inner, a} }
+func (a *multiHold) context() context.Context { return multiHoldContext{a.base, a} }
 
 func (a *multiHold) err() error {
-	for _, g := range a.list {
+	for _, g := range a.holds {
 		if err := g.err(); err != nil {
 			return err
 		}
@@ -138,22 +138,22 @@ func (a *multiHold) err() error {
 
 func (a *multiHold) guard() kv.Guard {
 	var all []clientv3.Cmp
-	for _, g := range a.list {
+	for _, g := range a.holds {
 		all = append(all, g.compares()...)
 	}
 	return kv.NewGuard(ErrLost, all...)
 }
 
 func (a *multiHold) name() string {
-	names := make([]string, 0, len(a.list))
-	for _, g := range a.list {
+	names := make([]string, 0, len(a.holds))
+	for _, g := range a.holds {
 		names = append(names, g.name())
 	}
 	return strings.Join(names, ", ")
 }
 
 func (a *multiHold) verify(ctx context.Context) error {
-	for _, g := range a.list {
+	for _, g := range a.holds {
 		if err := g.verify(ctx); err != nil {
 			return err
 		}
@@ -167,21 +167,21 @@ func (a *multiHold) release(ctx context.Context) error {
 	if ctx == nil {
 		return errNoContext
 	}
-	for _, stop := range a.unlink {
+	for _, stop := range a.detach {
 		stop()
 	}
 	a.cancel(cmp.Or(a.err(), ErrReleased)) // before others can be granted the first of them
-	all := make([]error, len(a.list))
+	all := make([]error, len(a.holds))
 	var wg sync.WaitGroup
-	for i, g := range a.list {
+	for i, g := range a.holds {
 		wg.Go(func() { all[i] = g.release(ctx) })
 	}
 	wg.Wait()
-	return worst(all)
+	return lostOrAny(all)
 }
 
 // worst returns a loss if there is one among the errors, else any of them.
-func worst(all []error) (worst error) {
+func lostOrAny(all []error) (worst error) {
 	for _, err := range all {
 		if errors.Is(err, ErrLost) {
 			return err

@@ -16,7 +16,7 @@ import (
 type Mutex struct {
 	l    *Locker
 	kind waiterKind
-	bad  error
+	err  error
 }
 
 // Mutex returns the mutex of the given name. It sends nothing. A name is 1 to 512 bytes of UTF-8
@@ -32,7 +32,7 @@ func (l *Locker) Mutex(name string) *Mutex {
 }
 
 func (l *Locker) mutex(name, prefix string) *Mutex {
-	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, admission: exclusive}, bad: errors.Join(l.err, l.checkName(name))}
+	return &Mutex{l: l, kind: waiterKind{name: name, prefix: prefix, value: l.owner, admission: exclusiveAdmission}, err: errors.Join(l.err, l.checkName(name))}
 }
 
 // Lock waits until the mutex is held. Only ctx bounds the wait. The request that enqueues has 10 s
@@ -46,36 +46,36 @@ func (l *Locker) mutex(name, prefix string) *Mutex {
 // the cases that the package documentation lists. A turn that is taken over from another goroutine
 // of this process costs one RPC.
 func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
-	g, err := m.lock(ctx)
+	h, err := m.lock(ctx)
 	if err != nil {
 		return nil, fail("lock", m.kind.name, err)
 	}
-	return &Held{Permit{g}}, nil
+	return &Held{Permit{h}}, nil
 }
 
 func (m *Mutex) lock(ctx context.Context) (*hold, error) {
-	if m.bad != nil {
-		return nil, m.bad
+	if m.err != nil {
+		return nil, m.err
 	}
-	ctx, done, err := m.l.begin(ctx)
+	ctx, done, err := m.l.startCall(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	start := time.Now()
-	q := m.l.enter(&m.kind)
+	q := m.l.retainQueue(&m.kind)
 	w, err := q.local.join(ctx)
 	if err != nil {
-		err = q.nameHolder(ctx, m.kind.name, err)
+		err = q.addHolder(ctx, m.kind.name, err)
 	} else {
 		w, err = m.acquire(ctx, q, w)
 	}
 	if err != nil {
-		q.exit()
+		q.release()
 		return nil, err
 	}
 	m.l.hook.notify(m.kind.name, start)
-	return w.begin(false, w.token), nil
+	return w.startHold(false, w.token), nil
 }
 
 // acquire waits for a grant at the head of the local queue. w is the waiter that was handed on, or
@@ -92,10 +92,10 @@ func (m *Mutex) acquire(ctx context.Context, q *queue, w *waiter) (*waiter, erro
 			q.local.releaseHead(nil)
 			return nil, err
 		}
-		q.local.setFront(w.ahead.oldest())
+		q.local.setOldest(w.ahead.oldest())
 	}
-	if err = w.await(ctx); err == nil && w.used {
-		err = w.turn(ctx, &q.local)
+	if err = w.awaitGrant(ctx); err == nil && w.wasHeld {
+		err = w.takeTurn(ctx, &q.local)
 	}
 	if err == nil {
 		return w, nil
@@ -105,7 +105,7 @@ func (m *Mutex) acquire(ctx context.Context, q *queue, w *waiter) (*waiter, erro
 		w = nil
 	}
 	q.local.releaseHead(w)
-	return nil, q.nameHolder(ctx, m.kind.name, &cleanedUpError{err})
+	return nil, q.addHolder(ctx, m.kind.name, &cleanedUpError{err})
 }
 
 // Do locks the mutex, calls f, and releases the mutex, also if f panics. The context of f is
@@ -132,5 +132,5 @@ func (m *Mutex) do(ctx context.Context, f Func, lock func(context.Context) (*Hel
 	if err != nil {
 		return err
 	}
-	return h.work(ctx, m.l, func(ctx context.Context) error { return f(ctx, h) })
+	return h.run(ctx, m.l, func(ctx context.Context) error { return f(ctx, h) })
 }

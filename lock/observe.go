@@ -21,7 +21,7 @@ import (
 // for each change, and one every 30 s. Each loop over the sequence observes anew.
 func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
-		left, err := e.observe(ctx, func(led Leader) bool { return yield(led, nil) })
+		left, err := e.observe(ctx, func(leader Leader) bool { return yield(leader, nil) })
 		if !left {
 			yield(Leader{}, fail("observe", e.kind.name, err))
 		}
@@ -30,28 +30,28 @@ func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 
 // observe implements Observe. It reports whether it ended because the loop was left.
 func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left bool, err error) {
-	if e.bad != nil {
-		return false, e.bad
+	if e.err != nil {
+		return false, e.err
 	}
 	if ctx == nil {
 		return false, errNoContext
 	}
-	q := e.l.enter(&e.kind)
-	defer q.exit()
+	q := e.l.retainQueue(&e.kind)
+	defer q.release()
 	o := q.observe()
-	defer o.leave()
-	told := Leader{Token: -1} // differs from every leader
+	defer o.release()
+	last := Leader{Token: -1} // differs from every leader
 	var changed <-chan struct{}
 	for {
-		var led Leader
-		led, changed, err = o.next(ctx, changed)
+		var leader Leader
+		leader, changed, err = o.next(ctx, changed)
 		if err != nil {
 			return false, err
 		}
-		if led == told {
+		if leader == last {
 			continue
 		}
-		if told = led; !out(led) {
+		if last = leader; !out(leader) {
 			return true, nil
 		}
 	}
@@ -59,13 +59,13 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 
 // observation follows the leader of an election on one goroutine, for all observers of this
 // process.
-type observation struct {
+type leaderObserver struct {
 	q *queue
 
 	mu      sync.Mutex
 	users   int
 	stop    context.CancelFunc
-	known   bool
+	isKnown bool
 	leader  Leader
 	err     error         // why it has ended
 	changed chan struct{} // closed when one of the fields above has changed
@@ -73,18 +73,18 @@ type observation struct {
 
 // observe joins the observation of the queue, and starts it if necessary. The caller must call
 // leave.
-func (q *queue) observe() *observation {
+func (q *queue) observe() *leaderObserver {
 	q.l.mu.Lock()
-	if q.observation == nil {
-		q.observation = &observation{q: q}
+	if q.observer == nil {
+		q.observer = &leaderObserver{q: q}
 	}
-	o := q.observation
+	o := q.observer
 	q.l.mu.Unlock()
-	o.join()
+	o.retain()
 	return o
 }
 
-func (o *observation) join() {
+func (o *leaderObserver) retain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.users++
@@ -94,15 +94,15 @@ func (o *observation) join() {
 	if o.stop != nil {
 		o.stop()
 	}
-	o.known, o.err, o.changed = false, nil, make(chan struct{})
-	ctx, stop := context.WithCancel(o.q.l.life)
+	o.isKnown, o.err, o.changed = false, nil, make(chan struct{})
+	ctx, stop := context.WithCancel(o.q.l.ctx)
 	o.stop = stop
-	if !o.q.l.spawn(func() { o.run(ctx) }) {
+	if !o.q.l.goBackground(func() { o.run(ctx) }) {
 		o.err = closedError("locker")
 	}
 }
 
-func (o *observation) leave() {
+func (o *leaderObserver) release() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.users--
@@ -114,8 +114,8 @@ func (o *observation) leave() {
 
 // next waits for changed to be closed if it is not nil. It returns the leader and the channel to
 // wait for next. It counts as a call in progress, which the body of a loop does not.
-func (o *observation) next(ctx context.Context, changed <-chan struct{}) (Leader, <-chan struct{}, error) {
-	ctx, done, err := o.q.l.begin(ctx)
+func (o *leaderObserver) next(ctx context.Context, changed <-chan struct{}) (Leader, <-chan struct{}, error) {
+	ctx, done, err := o.q.l.startCall(ctx)
 	if err != nil {
 		return Leader{}, nil, err
 	}
@@ -132,54 +132,54 @@ func (o *observation) next(ctx context.Context, changed <-chan struct{}) (Leader
 			return Leader{}, nil, err
 		}
 		o.mu.Lock()
-		known, led, err := o.known, o.leader, o.err
+		known, leader, err := o.isKnown, o.leader, o.err
 		changed = o.changed
 		o.mu.Unlock()
 		if known || err != nil {
-			return led, changed, err
+			return leader, changed, err
 		}
 	}
 }
 
 // tell publishes the leader, or the error that ends the observation. It does nothing if ctx has
 // ended: no observer is left, or a later run has taken over.
-func (o *observation) tell(ctx context.Context, led Leader, err error) {
+func (o *leaderObserver) publish(ctx context.Context, leader Leader, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if ctx.Err() != nil || err == nil && o.known && o.leader == led {
+	if ctx.Err() != nil || err == nil && o.isKnown && o.leader == leader {
 		return
 	}
-	o.known, o.leader, o.err = err == nil, led, err
+	o.isKnown, o.leader, o.err = err == nil, leader, err
 	close(o.changed)
 	o.changed = make(chan struct{})
 }
 
 // run reads the leader, then watches the leader's key, or the prefix for puts if there is no
 // leader, and repeats this after each change.
-func (o *observation) run(ctx context.Context) {
+func (o *leaderObserver) run(ctx context.Context) {
 	watch := o.q.newWatch()
 	defer watch.close()
-	pauses := newBackoff(maxPollInterval)
+	backoffs := newBackoff(maxPollInterval)
 	prefix := o.q.prefix
 	for ctx.Err() == nil {
 		first, seen, err := o.q.l.readOldest(ctx, prefix)
 		if err == nil {
-			o.tell(ctx, leaderOf(first), nil)
+			o.publish(ctx, newLeader(first), nil)
 			target := keywatch.Target{Key: prefix, Prefix: true, Filter: keywatch.Puts}
 			if first != nil {
 				target = keywatch.Target{Key: first.key}
 			}
-			watch.set([]keywatch.Target{target}, nil)
-			pauses.Reset()
-			_, err = watch.await(ctx, &seen, watch.lookAgain)
+			watch.setTargets([]keywatch.Target{target}, nil)
+			backoffs.Reset()
+			_, err = watch.await(ctx, &seen, watch.requireCheck)
 		}
 		switch {
 		case err == nil:
-		case permanent(err):
-			o.tell(ctx, Leader{}, err)
+		case isPermanent(err):
+			o.publish(ctx, Leader{}, err)
 			return
 		default:
-			sleep(ctx, pauses.NextBackOff())
+			sleep(ctx, backoffs.NextBackOff())
 		}
 	}
 }

@@ -21,10 +21,10 @@ const (
 )
 
 // Option configures a locker. See [New].
-type Option func(*settings)
+type Option func(*options)
 
 // settings holds the options of a locker.
-type settings struct {
+type options struct {
 	ttl    time.Duration
 	ttlSet bool
 	dir    string
@@ -38,32 +38,32 @@ type settings struct {
 // a process stay held after it has died. It is rounded up to whole seconds and must be at least 1
 // s. A server with default timing grants no less than 2 s. Default: the shared session of the lease
 // manager, 15 s.
-func WithTTL(d time.Duration) Option { return func(s *settings) { s.ttl, s.ttlSet = d, true } }
+func WithTTL(d time.Duration) Option { return func(s *options) { s.ttl, s.ttlSet = d, true } }
 
 // WithDir puts all names of locks and elections below dir. A mutex and an election of the same name
 // then use the same queue and exclude each other, but their tokens differ in kind and must not be
 // compared. With "", names are used as keys without a prefix, as in client/v3's concurrency
 // package, etcdctl lock and etcdctl elect, and a name may have a leading slash. Data keys below a
 // name then block its queue. Default: "locks/" for locks, "elections/" for elections.
-func WithDir(dir string) Option { return func(s *settings) { s.dir, s.dirSet = dir, true } }
+func WithDir(dir string) Option { return func(s *options) { s.dir, s.dirSet = dir, true } }
 
 // WithOwner sets the owner that others see in [LockedError]. Default: host name, program and
 // process ID.
-func WithOwner(id string) Option { return func(s *settings) { s.owner = id } }
+func WithOwner(id string) Option { return func(s *options) { s.owner = id } }
 
 // WithLogger sets the logger for losses, keys that had to be swept and watches that had to be
 // opened again. Default: [slog.Default], from level Warn up.
-func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l } }
+func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
 // WithWaitHook calls f with the time that each successful acquisition took. The calls are made one
 // at a time, on a goroutine of their own. A panic is recovered and logged. Close waits for f, for
 // at most 5 s. Default: none.
 func WithWaitHook(f func(name string, d time.Duration)) Option {
-	return func(s *settings) { s.onWait = f }
+	return func(s *options) { s.onWait = f }
 }
 
 // newSettings applies the options, and returns an error if one is invalid.
-func newSettings(opts []Option) (s settings, err error) {
+func newOptions(opts []Option) (s options, err error) {
 	for _, o := range opts {
 		if o != nil {
 			o(&s)

@@ -132,11 +132,11 @@ type SharedFunc = func(ctx context.Context, p *Permit) error
 
 // work runs f under a hold and releases the hold, also if f panics. A loss that f did not report is
 // an error, because f may not have been alone at the end.
-func (p *Permit) work(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
-	done, err := l.beginFunc()
+func (p *Permit) run(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
+	done, err := l.startFunc()
 	if err != nil {
 		_ = p.Release(ctx) // lost with the locker: the error would be the same
-		return doubtful("do", p.hold.name(), lost(err))
+		return doubtful("do", p.hold.name(), newLostError(err))
 	}
 	defer done()
 	bound, stop := p.Bind(ctx)

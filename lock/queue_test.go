@@ -250,10 +250,10 @@ func TestElection_ContendsWithConcurrency(t *testing.T) {
 			l, _ := lockerOver(t, cli, dir)
 			wg.Go(func() {
 				for range rounds {
-					led, err := l.Election("e").Campaign(timely(t), "ours")
+					leader, err := l.Election("e").Campaign(timely(t), "ours")
 					if assert.NoError(t, err) {
-						lead(led.Token())
-						assert.NoError(t, led.Release(t.Context()))
+						lead(leader.Token())
+						assert.NoError(t, leader.Release(t.Context()))
 					}
 				}
 			})

@@ -18,82 +18,82 @@ import (
 // lookInterval is how often a waiter looks at the queue although no watch has reported a change,
 // ±20 %. It bounds the delay after a watch that fails without an error, and after the deletion of a
 // waiter's own key.
-const lookInterval = 30 * time.Second
+const checkInterval = 30 * time.Second
 
 // pollAfter is how long a watch may take to open before the queue is polled.
-const pollAfter = 500 * time.Millisecond
+const pollThreshold = 500 * time.Millisecond
 
 // queueWatch is the set of watches of one waiter or observer of a queue. It belongs to one
 // goroutine. mu guards what the watches report.
 type queueWatch struct {
-	q       *queue
-	notify  chan struct{} // of capacity 1
-	polling *poller       // nil while it does not poll
+	q      *queue
+	notify chan struct{} // of capacity 1
+	poller *poller       // nil while it does not poll
 
-	mu   sync.Mutex
-	keys map[keywatch.Target]*watchedKey
+	mu      sync.Mutex
+	targets map[keywatch.Target]*targetWatch
 }
 
 // watchedKey is one watch and what it has reported.
-type watchedKey struct {
+type targetWatch struct {
 	w *queueWatch
 
-	open     bool
-	rev      int64 // every change after it is reported
+	isOpen   bool
+	openRev  int64 // every change after it is reported
 	relevant map[string]bool
 	changed  map[string]int64 // by key: revision of the latest change
-	put      *mvccpb.KeyValue // the latest put
+	lastPut  *mvccpb.KeyValue // the latest put
 	err      error            // why it can never open
 }
 
 func (q *queue) newWatch() *queueWatch {
-	return &queueWatch{q: q, notify: make(chan struct{}, 1), keys: map[keywatch.Target]*watchedKey{}}
+	return &queueWatch{q: q, notify: make(chan struct{}, 1), targets: map[keywatch.Target]*targetWatch{}}
 }
 
 // set replaces the watched targets. A watch on a target that stays is kept. If relevant is not nil,
 // only changes of its keys count.
-func (w *queueWatch) set(targets []keywatch.Target, relevant map[string]bool) {
-	var fresh []*watchedKey
+func (w *queueWatch) setTargets(targets []keywatch.Target, relevant map[string]bool) {
+	var fresh []*targetWatch
 	w.mu.Lock()
-	stale := maps.Clone(w.keys)
+	stale := maps.Clone(w.targets)
 	added := make([]keywatch.Target, 0, len(targets))
 	for _, t := range targets {
-		k := w.keys[t]
+		k := w.targets[t]
 		if k == nil {
-			k = &watchedKey{w: w, changed: map[string]int64{}}
-			w.keys[t] = k
+			k = &targetWatch{w: w, changed: map[string]int64{}}
+			w.targets[t] = k
 			fresh, added = append(fresh, k), append(added, t)
 		}
 		k.relevant = relevant
 		delete(stale, t)
 	}
 	for t := range stale {
-		delete(w.keys, t)
+		delete(w.targets, t)
 	}
 	w.mu.Unlock()
 	for i, k := range fresh { // without w.mu: the watcher calls k with its own lock held
-		w.q.l.keys.Watch(added[i], k)
+		w.q.l.keyWatcher.Watch(added[i], k)
 	}
 	for t, k := range stale {
-		w.q.l.keys.Unwatch(t, k)
+		w.q.l.keyWatcher.Unwatch(t, k)
 	}
 }
 
 // close ends all watches.
 func (w *queueWatch) close() {
-	w.set(nil, nil)
-	w.poll(false)
+	w.setTargets(nil, nil)
+	w.setPolling(false)
 }
 
 // poll joins or leaves the poll of the queue.
-func (w *queueWatch) poll(on bool) {
+func (w *queueWatch) setPolling(on bool) {
 	switch {
-	case on == (w.polling != nil):
+	case on == (w.poller != nil):
 	case on:
-		w.polling = w.q.poll()
+		w.poller = w.q.joinPoller()
 	default:
-		w.polling.leave()
-		w.polling = nil
+		w.poller.release()
+		w.poller = nil
 	}
 }
 
@@ -103,12 +103,12 @@ func (w *queueWatch) state(seen int64) (changed, open bool, rev int64, err error
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	open = true
-	for _, k := range w.keys {
+	for _, k := range w.targets {
 		if k.err != nil {
 			return false, false, 0, k.err
 		}
-		open = open && k.open
-		rev = max(rev, k.rev)
+		open = open && k.isOpen
+		rev = max(rev, k.openRev)
 		for key, at := range k.changed {
 			switch {
 			case at <= seen:
@@ -125,8 +125,8 @@ func (w *queueWatch) state(seen int64) (changed, open bool, rev int64, err error
 func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if k := w.keys[t]; k != nil {
-		return k.put
+	if k := w.targets[t]; k != nil {
+		return k.lastPut
 	}
 	return nil
 }
@@ -138,12 +138,12 @@ func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 // confirm checks for a change in between, and await raises *seen to the revision that it returns.
 func (w *queueWatch) await(
 	ctx context.Context, seen *int64, confirm func(context.Context) (unchanged bool, rev int64, err error),
-) (polled *page, err error) {
-	look := time.NewTimer(jitter(w.q.l.lookInterval))
-	defer look.Stop()
-	unopened := time.NewTimer(pollAfter)
-	defer unopened.Stop()
-	pauses := newBackoff(maxBackoff)
+) (polled *queuePage, err error) {
+	checkTimer := time.NewTimer(jitter(w.q.l.checkInterval))
+	defer checkTimer.Stop()
+	openTimer := time.NewTimer(pollThreshold)
+	defer openTimer.Stop()
+	backoffs := newBackoff(maxBackoff)
 	wasOpen := false
 	for {
 		changed, open, rev, err := w.state(*seen)
@@ -157,33 +157,33 @@ func (w *queueWatch) await(
 				return nil, nil //nolint:nilnil // the caller looks
 			case err == nil:
 				*seen = now
-			case ctx.Err() != nil || permanent(err):
+			case ctx.Err() != nil || isPermanent(err):
 				return nil, err
 			default:
-				sleep(ctx, pauses.NextBackOff())
+				sleep(ctx, backoffs.NextBackOff())
 			}
 			continue
 		case open:
-			w.poll(false)
+			w.setPolling(false)
 		case wasOpen:
-			unopened.Reset(pollAfter)
+			openTimer.Reset(pollThreshold)
 		}
 		wasOpen = open
-		var read <-chan struct{}
-		if w.polling != nil {
-			var p *page
-			if p, read = w.polling.newer(*seen); p != nil {
+		var updated <-chan struct{}
+		if w.poller != nil {
+			var p *queuePage
+			if p, updated = w.poller.newer(*seen); p != nil {
 				return p, nil
 			}
 		}
 		select {
 		case <-w.notify:
-		case <-read:
-		case <-look.C:
+		case <-updated:
+		case <-checkTimer.C:
 			return nil, nil //nolint:nilnil // the caller looks
-		case <-unopened.C:
+		case <-openTimer.C:
 			if !open {
-				w.poll(true)
+				w.setPolling(true)
 			}
 		case <-ctx.Done():
 			return nil, retry.ContextError(ctx)
@@ -192,12 +192,12 @@ func (w *queueWatch) await(
 }
 
 // lookAgain is a confirm function that makes the caller look.
-func (w *queueWatch) lookAgain(context.Context) (unchanged bool, rev int64, err error) {
-	w.q.l.counts.confirmed.Add(1)
+func (w *queueWatch) requireCheck(context.Context) (unchanged bool, rev int64, err error) {
+	w.q.l.counters.confirmed.Add(1)
 	return false, 0, nil
 }
 
-func (k *watchedKey) tell() {
+func (k *targetWatch) notify() {
 	select {
 	case k.w.notify <- struct{}{}:
 	default:
@@ -205,37 +205,37 @@ func (k *watchedKey) tell() {
 }
 
 // Opened implements [keywatch.Handler].
-func (k *watchedKey) Opened(rev int64) {
+func (k *targetWatch) Opened(rev int64) {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
-	k.open, k.rev = true, rev
-	k.tell()
+	k.isOpen, k.openRev = true, rev
+	k.notify()
 }
 
 // Changed implements [keywatch.Handler].
-func (k *watchedKey) Changed(ev *mvccpb.Event) {
+func (k *targetWatch) Changed(ev *mvccpb.Event) {
 	key := string(ev.Kv.GetKey())
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
-	if !direct(k.w.q.prefix, key) {
+	if !isDirectChild(k.w.q.prefix, key) {
 		return // a key of a longer name
 	}
 	k.changed[key] = ev.Kv.GetModRevision()
 	if ev.Type == mvccpb.Event_PUT {
-		k.put = ev.Kv
+		k.lastPut = ev.Kv
 	}
-	k.tell()
+	k.notify()
 }
 
 // Lost implements [keywatch.Handler].
-func (k *watchedKey) Lost(err error) {
+func (k *targetWatch) Lost(err error) {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
-	k.open = false
+	k.isOpen = false
 	if errors.Is(err, errs.Permission) || errors.Is(err, errs.Closed) {
 		k.err = err
 	}
-	k.tell()
+	k.notify()
 }
 
 // jitter varies d by ±20 %, so that processes with the same interval do not act together.

@@ -13,9 +13,9 @@ import (
 // queueOf is a random queue of readers, writers and permits of any weight; some have no lease.
 func queueOf(r *rand.Rand) (all []entry) {
 	for i := range r.IntN(8) {
-		e := entry{key: strconv.Itoa(i), create: int64(i + 1), lease: 1, value: strconv.Itoa(r.IntN(5)) + " x"}
+		e := entry{key: strconv.Itoa(i), createRev: int64(i + 1), lease: 1, value: strconv.Itoa(r.IntN(5)) + " x"}
 		if r.IntN(2) == 0 {
-			e.key += markReader
+			e.key += readerSuffix
 		}
 		if r.IntN(6) == 0 {
 			e.lease = 0
@@ -26,11 +26,11 @@ func queueOf(r *rand.Rand) (all []entry) {
 }
 
 // allRules are the rules that block.
-func allRules(r *rand.Rand) map[string]func() rule {
-	return map[string]func() rule{
-		"behindNearest": func() rule { return behindNearest },
-		"behindWriter":  func() rule { return behindWriter },
-		"behindWeight":  func() rule { return behindWeight(r.IntN(10)) },
+func allRules(r *rand.Rand) map[string]func() admissionRule {
+	return map[string]func() admissionRule{
+		"behindNearest": func() admissionRule { return blockedByNearest },
+		"behindWriter":  func() admissionRule { return blockedByWriter },
+		"behindWeight":  func() admissionRule { return blockedByWeight(r.IntN(10)) },
 	}
 }
 
@@ -99,19 +99,21 @@ func TestWeightsThatMakeNoSenseCountAsOne(t *testing.T) {
 		assert.Equal(t, want, weightOf(&entry{value: said}), said)
 	}
 	most := entry{value: strconv.Itoa(math.MaxInt), lease: 1}
-	blockers, _ := behindWeight(math.MaxInt - 1)([]entry{most, most})
+	blockers, _ := blockedByWeight(math.MaxInt - 1)([]entry{most, most})
 	assert.Len(t, blockers, 1, "without an overflow")
 }
 
 func TestARoundIsMadeUpOfThoseWhoCameFirst(t *testing.T) {
 	t.Parallel()
-	waits := func(key string, create int64) entry { return entry{key: key + markParty, create: create, mod: create} }
+	waits := func(key string, create int64) entry {
+		return entry{key: key + barrierSuffix, createRev: create, modRev: create}
+	}
 	passed := waits("b", 2)
-	passed.mod = 9
-	newestFirst := []entry{waits("e", 6), waits("d", 5), {key: "stranger", create: 4, mod: 4}, waits("c", 3), passed, waits("a", 1)}
+	passed.modRev = 9
+	newestFirst := []entry{waits("e", 6), waits("d", 5), {key: "stranger", createRev: 4, modRev: 4}, waits("c", 3), passed, waits("a", 1)}
 	keys := func(from int) (out []string) {
-		w := &waiter{admission: barrier}
-		for _, e := range w.members(newestFirst[from:]) {
+		w := &waiter{admission: barrierAdmission}
+		for _, e := range w.roundMembers(newestFirst[from:]) {
 			out = append(out, e.key)
 		}
 		return out

@@ -44,29 +44,29 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	case ctx == nil:
 		return fail("run", e.kind.name, errNoContext)
 	}
-	pauses := newBackoff(maxCampaignBackoff)
-	var failing time.Time // when campaigns began to fail; logged at the beginning and at the end
-	enqueued := func() {
-		if !failing.IsZero() {
-			lasted := time.Since(failing).Round(time.Millisecond)
-			failing = time.Time{}
+	backoffs := newBackoff(maxCampaignBackoff)
+	var failingSince time.Time // when campaigns began to fail; logged at the beginning and at the end
+	onEnqueued := func() {
+		if !failingSince.IsZero() {
+			lasted := time.Since(failingSince).Round(time.Millisecond)
+			failingSince = time.Time{}
 			e.l.logger.WarnContext(ctx, "campaigns go on", "name", errs.Short(e.kind.name), "after", lasted)
 		}
 	}
 	for {
-		began := time.Now()
-		over, err := e.serve(ctx, value, enqueued, f)
+		startedAt := time.Now()
+		over, err := e.campaignAndLead(ctx, value, onEnqueued, f)
 		if over {
 			return err
 		}
-		if ctx.Err() == nil && failing.IsZero() && !errors.Is(err, ErrLost) { // a loss is logged where it is detected
-			failing = time.Now()
+		if ctx.Err() == nil && failingSince.IsZero() && !errors.Is(err, ErrLost) { // a loss is logged where it is detected
+			failingSince = time.Now()
 			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.kind.name), "error", err)
 		}
-		if time.Since(began) > maxCampaignBackoff {
-			pauses.Reset()
+		if time.Since(startedAt) > maxCampaignBackoff {
+			backoffs.Reset()
 		}
-		if !sleep(ctx, pauses.NextBackOff()) {
+		if !sleep(ctx, backoffs.NextBackOff()) {
 			return nil
 		}
 	}
@@ -74,33 +74,33 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 
 // serve campaigns once and leads once. over reports whether Run is to return err; otherwise err is
 // why it is to campaign again.
-func (e *Election) serve(ctx context.Context, value string, enqueued func(), f LeaderFunc) (over bool, err error) {
-	l, err := e.campaign(ctx, value, enqueued)
+func (e *Election) campaignAndLead(ctx context.Context, value string, onEnqueued func(), f LeaderFunc) (over bool, err error) {
+	l, err := e.campaign(ctx, value, onEnqueued)
 	switch {
 	case err == nil:
-	case permanent(err) && !errors.Is(err, errs.Unauthenticated):
+	case isPermanent(err) && !errors.Is(err, errs.Unauthenticated):
 		return true, err
 	default: // includes a wrong password, which may be rotated
 		return false, err
 	}
-	err, resigned := l.term(ctx, e.l, f)
-	gone := errors.Is(resigned, ErrLost)
+	err, resigned := l.lead(ctx, e.l, f)
+	lost := errors.Is(resigned, ErrLost)
 	switch {
-	case err != nil && !ofContext(err), err != nil && !gone && ctx.Err() == nil:
+	case err != nil && !isContextError(err), err != nil && !lost && ctx.Err() == nil:
 		return true, err
-	case gone && ctx.Err() == nil:
+	case lost && ctx.Err() == nil:
 		return errors.Is(resigned, errs.Closed), resigned
-	case gone || errors.Is(resigned, ErrReleased):
+	case lost || errors.Is(resigned, ErrReleased):
 		return true, nil
 	}
 	return true, resigned
 }
 
 // term calls f and resigns, also if f panics.
-func (l *Leadership) term(ctx context.Context, in *Locker, f func(context.Context, *Leadership) error) (err, resigned error) {
-	done, err := in.beginFunc()
+func (l *Leadership) lead(ctx context.Context, in *Locker, f func(context.Context, *Leadership) error) (err, resigned error) {
+	done, err := in.startFunc()
 	if err != nil {
-		return lost(err), l.Release(ctx)
+		return newLostError(err), l.Release(ctx)
 	}
 	defer done()
 	bound, stop := l.Bind(ctx)
@@ -111,12 +111,12 @@ func (l *Leadership) term(ctx context.Context, in *Locker, f func(context.Contex
 }
 
 // ofContext reports whether err is that of a context that has ended, or a loss.
-func ofContext(err error) bool {
+func isContextError(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrLost)
 }
 
 // permanent reports whether a retry would fail in the same way.
-func permanent(err error) bool {
+func isPermanent(err error) bool {
 	_, blocked := errors.AsType[*BlockedError](err)
 	return blocked || errors.Is(err, errs.Invalid) || errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) ||
 		errors.Is(err, errs.Closed)

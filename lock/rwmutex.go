@@ -25,12 +25,12 @@ func (l *Locker) RWMutex(name string) *RWMutex {
 
 // fewReaders is how many entries ahead a reader reads when it is enqueued. A writer may be ahead of
 // many readers.
-const fewReaders = 64
+const readerPageSize = 64
 
 // reader returns the kind of waiters that read.
 func (m *RWMutex) reader() waiterKind {
 	kind := m.kind
-	kind.admission = reader
+	kind.admission = readerAdmission
 	return kind
 }
 
@@ -38,11 +38,11 @@ func (m *RWMutex) reader() waiterKind {
 // one process. It waits, fails and cleans up as [Mutex.Lock] does. It costs one RPC. If it has to
 // wait, or is behind more than 64 readers, it costs one more, and those of Mutex.Lock.
 func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
-	g, err := m.l.acquireOwn(ctx, m.reader(), m.bad)
+	h, err := m.l.acquireUnshared(ctx, m.reader(), m.err)
 	if err != nil {
 		return nil, fail("read lock", m.kind.name, err)
 	}
-	return &Permit{g}, nil
+	return &Permit{h}, nil
 }
 
 // TryRLock locks for reading if no writer holds and none waits. Otherwise it returns a
@@ -51,11 +51,11 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 // nothing. Beside other readers it costs two, and one more each time that another client enqueues
 // between the two.
 func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
-	g, err := m.l.tryOwn(ctx, m.reader(), m.bad)
+	h, err := m.l.tryUnshared(ctx, m.reader(), m.err)
 	if err != nil {
 		return nil, fail("try read lock", m.kind.name, err)
 	}
-	return &Permit{g}, nil
+	return &Permit{h}, nil
 }
 
 // RDo locks for reading, calls f, and unlocks, as [Mutex.Do] does for writing, with the same

@@ -22,7 +22,7 @@ type Semaphore struct {
 	l    *Locker
 	kind waiterKind
 	n    int
-	bad  error
+	err  error
 }
 
 // Semaphore returns the semaphore of the given name with n permits, at least 1. It sends nothing.
@@ -32,22 +32,22 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	dir, _ := l.dirs()
 	s := &Semaphore{
 		l: l, n: n, kind: waiterKind{name: name, prefix: dir + name + "/" + semDir},
-		bad: errors.Join(l.err, l.checkName(name)),
+		err: errors.Join(l.err, l.checkName(name)),
 	}
 	if n < 1 {
-		s.bad = errors.Join(s.bad, fmt.Errorf("%w: a semaphore of %d: it must be 1 at least", errs.Invalid, n))
+		s.err = errors.Join(s.err, fmt.Errorf("%w: a semaphore of %d: it must be 1 at least", errs.Invalid, n))
 	}
 	return s
 }
 
 // maxPermitPage is the largest number of entries ahead that are read when a permit is enqueued.
-const maxPermitPage = 128
+const maxPermitPageSize = 128
 
 // permit returns the kind of waiters for a permit of the given weight, or an error if the weight is
 // invalid.
 func (s *Semaphore) permit(weight int) (waiterKind, error) {
-	if s.bad != nil {
-		return s.kind, s.bad
+	if s.err != nil {
+		return s.kind, s.err
 	}
 	if weight < 1 || weight > s.n {
 		return s.kind, fmt.Errorf("%w: weight %d: it must be 1 to %d", errs.Invalid, weight, s.n)
@@ -55,8 +55,8 @@ func (s *Semaphore) permit(weight int) (waiterKind, error) {
 	kind := s.kind
 	kind.value = strconv.Itoa(weight) + " " + s.l.owner
 	kind.admission = &admission{
-		mark: markPermit, rule: behindWeight(s.n - weight),
-		pageSize: int64(min(s.n-weight, maxPermitPage)) + 1, // each weighs at least 1, so these suffice
+		suffix: permitSuffix, rule: blockedByWeight(s.n - weight),
+		pageSize: int64(min(s.n-weight, maxPermitPageSize)) + 1, // each weighs at least 1, so these suffice
 	}
 	return kind, nil
 }
@@ -70,11 +70,11 @@ func (s *Semaphore) Acquire(ctx context.Context) (*Permit, error) { return s.Acq
 // is given back, and those of Mutex.Lock.
 func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	kind, err := s.permit(weight)
-	g, err := s.l.acquireOwn(ctx, kind, err)
+	h, err := s.l.acquireUnshared(ctx, kind, err)
 	if err != nil {
 		return nil, fail("acquire", s.kind.name, err)
 	}
-	return &Permit{g}, nil
+	return &Permit{h}, nil
 }
 
 // TryAcquire acquires a permit of weight 1 if there is room for it beside all holders and waiters.
@@ -84,11 +84,11 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 // Otherwise it costs two, and one more each time that another client enqueues between the two.
 func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	kind, err := s.permit(1)
-	g, err := s.l.tryOwn(ctx, kind, err)
+	h, err := s.l.tryUnshared(ctx, kind, err)
 	if err != nil {
 		return nil, fail("try acquire", s.kind.name, err)
 	}
-	return &Permit{g}, nil
+	return &Permit{h}, nil
 }
 
 // Do acquires a permit of weight 1, calls f, and releases the permit, as [Mutex.Do] does with a

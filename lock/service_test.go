@@ -121,10 +121,10 @@ func TestOursAndTheElectionServiceOfEtcdAreOne(t *testing.T) {
 	l, p := newLocker(t, "", lock.WithDir(""))
 	e, theirs := l.Election(name), newService(t, p.cli)
 
-	led := mustLead(t, e, "ours")
+	leader := mustLead(t, e, "ours")
 	late := waiting(func() (string, error) { return theirs.campaign(timely(t), name, "theirs") })
 	queued(t, p.cli, name+"/", 2)
-	require.NoError(t, led.Release(t.Context()))
+	require.NoError(t, leader.Release(t.Context()))
 	elected := got(t, late)
 	require.NoError(t, elected.err)
 	now, err := e.Leader(t.Context())

@@ -15,55 +15,55 @@ import (
 // for etcd's answer. It costs one RPC, which changes nothing if the mutex is taken, and none if
 // this process holds it or waits for it. It costs one more if other names lie below the name.
 func (m *Mutex) TryLock(ctx context.Context) (*Held, error) {
-	g, err := m.tryLock(ctx)
+	h, err := m.tryLock(ctx)
 	if err != nil {
 		return nil, fail("try lock", m.kind.name, err)
 	}
-	return &Held{Permit{g}}, nil
+	return &Held{Permit{h}}, nil
 }
 
 func (m *Mutex) tryLock(ctx context.Context) (*hold, error) {
-	if m.bad != nil {
-		return nil, m.bad
+	if m.err != nil {
+		return nil, m.err
 	}
-	ctx, done, err := m.l.begin(ctx)
+	ctx, done, err := m.l.startCall(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	start := time.Now()
-	q := m.l.enter(&m.kind)
+	q := m.l.retainQueue(&m.kind)
 	if !q.local.tryJoin() {
-		defer q.exit()
-		return nil, q.localHolder(m.kind.name)
+		defer q.release()
+		return nil, q.localLockedError(m.kind.name)
 	}
-	w, err := q.create(ctx, &m.kind, (*waiter).enqueueFirst)
+	w, err := q.createWaiter(ctx, &m.kind, (*waiter).enqueueIfEmpty)
 	if err != nil {
 		q.local.releaseHead(nil)
-		q.exit()
+		q.release()
 		return nil, err
 	}
 	m.l.hook.notify(m.kind.name, start)
-	return w.begin(false, w.token), nil
+	return w.startHold(false, w.token), nil
 }
 
 // localHolder returns the error of a call that this process itself keeps out, by a hold or a
 // waiter.
-func (q *queue) localHolder(name string) error {
-	switch holder, front := q.local.head(); {
+func (q *queue) localLockedError(name string) error {
+	switch holder, front := q.local.state(); {
 	case holder != nil:
 		return &LockedError{Name: name, Owner: q.l.owner, Token: holder.token, Local: true}
 	case front != nil:
-		return q.lockedBy(name, front)
+		return q.blockedError(name, front)
 	}
 	return &LockedError{Name: name}
 }
 
 // lockedBy returns the error of a call that the entry e keeps out: a LockedError, or a BlockedError
 // if e has no lease.
-func (q *queue) lockedBy(name string, e *entry) error {
+func (q *queue) blockedError(name string, e *entry) error {
 	if e.lease == 0 {
-		return q.l.blockedBy(name, e)
+		return q.l.permanentlyBlockedError(name, e)
 	}
 	return q.l.lockedError(name, e)
 }
@@ -73,25 +73,25 @@ func (l *Locker) lockedError(name string, e *entry) error {
 }
 
 // nameHolderTimeout bounds the read for the holder after a wait has timed out.
-const nameHolderTimeout = 250 * time.Millisecond
+const readHolderTimeout = 250 * time.Millisecond
 
 // nameHolder adds the holder of the lock to the error of a wait that has timed out. It costs one
 // RPC, and none if a goroutine of this process holds the lock. If etcd does not answer at once, it
 // returns err unchanged.
-func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
-	if !errors.Is(err, context.DeadlineExceeded) || q.l.life.Err() != nil {
+func (q *queue) addHolder(ctx context.Context, name string, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) || q.l.ctx.Err() != nil {
 		return err
 	}
-	if holder, _ := q.local.head(); holder != nil {
-		return fmt.Errorf("%w: %w", err, plain(q.localHolder(name)))
+	if holder, _ := q.local.state(); holder != nil {
+		return fmt.Errorf("%w: %w", err, plain(q.localLockedError(name)))
 	}
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), nameHolderTimeout)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), readHolderTimeout)
 	defer stop()
-	resp, readErr := q.l.read(ctx, "read holder", oldest(q.prefix, fewAhead))
+	resp, readErr := q.l.read(ctx, "read holder", oldestOp(q.prefix, exclusivePageSize))
 	if readErr != nil {
 		return err
 	}
-	seen := parsePage(q.prefix, "", 0, resp.get(0))
+	seen := parsePage(q.prefix, "", 0, resp.rangeResponse(0))
 	if len(seen.entries) == 0 {
 		return err
 	}
@@ -102,33 +102,33 @@ func (q *queue) nameHolder(ctx context.Context, name string, err error) error {
 func (l *Locker) owns(key string) bool { return strings.Contains(key, "-"+l.id+".") }
 
 // blockedBy returns the error for a key without a lease.
-func (l *Locker) blockedBy(name string, e *entry) error {
-	return &BlockedError{Name: name, Key: e.key[len(l.ns):], Revision: e.create}
+func (l *Locker) permanentlyBlockedError(name string, e *entry) error {
+	return &BlockedError{Name: name, Key: e.key[len(l.namespace):], Revision: e.createRev}
 }
 
 // enqueueFirst puts the key if the queue is empty. If the transaction finds keys of longer names,
 // it is sent again with comparisons that leave them out.
-func (w *waiter) enqueueFirst(ctx context.Context) error {
+func (w *waiter) enqueueIfEmpty(ctx context.Context) error {
 	prefix := w.q.prefix
-	limit := int64(fewAhead)
+	limit := int64(exclusivePageSize)
 	var nested []string
 	for {
-		cmps := free(prefix, nested)
+		cmps := emptyCompares(prefix, nested)
 		if len(cmps) > maxCompares {
-			return w.enqueueAlone(ctx)
+			return w.enqueueOrFail(ctx)
 		}
 		resp, err := w.q.l.commitCreation(ctx, txn{
 			op:     "try",
 			cmps:   cmps,
-			then:   []clientv3.Op{w.put(w.value)},
-			orElse: []clientv3.Op{oldest(prefix, limit), clientv3.OpGet(w.key)},
+			then:   []clientv3.Op{w.putOp(w.value)},
+			orElse: []clientv3.Op{oldestOp(prefix, limit), clientv3.OpGet(w.key)},
 		})
-		if w.putIfFree(resp, err) {
+		if w.recordTry(resp, err) {
 			return err
 		}
-		seen := parsePage(prefix, w.key, resp.revision(), resp.get(0))
+		seen := parsePage(prefix, w.key, resp.revision(), resp.rangeResponse(0))
 		if len(seen.entries) > 0 {
-			return w.q.lockedBy(w.q.name, &seen.entries[0])
+			return w.q.blockedError(w.q.name, &seen.entries[0])
 		}
 		nested = seen.nested
 		if !seen.complete {
@@ -140,18 +140,18 @@ func (w *waiter) enqueueFirst(ctx context.Context) error {
 // putIfFree handles the result of a transaction that puts the key if the waiter is admitted, and
 // otherwise reads the queue and the key. It reports whether the matter is settled: by an error, by
 // the put, or by a put of an earlier attempt whose answer was lost.
-func (w *waiter) putIfFree(resp txnResult, err error) bool {
-	w.late += int32(resp.unknown) //nolint:gosec // small
+func (w *waiter) recordTry(resp txnResult, err error) bool {
+	w.unresolved += int32(resp.unresolved) //nolint:gosec // small
 	if err != nil {
 		return true
 	}
 	if resp.Succeeded {
-		w.admit(resp.revision())
+		w.setAdmitted(resp.revision())
 		return true
 	}
-	if own := resp.get(1).GetKvs(); len(own) > 0 {
-		w.late = max(w.late-1, 0)
-		w.admit(own[0].GetCreateRevision())
+	if own := resp.rangeResponse(1).GetKvs(); len(own) > 0 {
+		w.unresolved = max(w.unresolved-1, 0)
+		w.setAdmitted(own[0].GetCreateRevision())
 		return true
 	}
 	return false
@@ -163,11 +163,11 @@ const maxCompares = 100
 
 // enqueueAlone replaces enqueueFirst if there are too many longer names. It enqueues, and returns
 // an error unless the waiter is granted at once. The key is removed then, as after any failure.
-func (w *waiter) enqueueAlone(ctx context.Context) error {
+func (w *waiter) enqueueOrFail(ctx context.Context) error {
 	all := *w.admission
 	all.pageSize = 0
 	w.admission = &all
-	if err := w.enqueueOnce(ctx); err != nil {
+	if err := w.enqueueKey(ctx); err != nil {
 		return err
 	}
 	if w.token == 0 {

@@ -18,12 +18,12 @@ import (
 
 // The timeouts of requests and the delays between their attempts.
 const (
-	defaultTimeout = 10 * time.Second // of a call whose context has no deadline
-	readTimeout    = time.Minute      // of a read whose context has no deadline
-	closeTimeout   = 5 * time.Second  // of the removal of what is left in etcd, whatever else has ended
-	grace          = time.Second      // for requests in progress when the locker is closed
-	minBackoff     = 50 * time.Millisecond
-	maxBackoff     = time.Second
+	callTimeout     = 10 * time.Second // of a call whose context has no deadline
+	readTimeout     = time.Minute      // of a read whose context has no deadline
+	closeTimeout    = 5 * time.Second  // of the removal of what is left in etcd, whatever else has ended
+	inFlightTimeout = time.Second      // for requests in progress when the locker is closed
+	minBackoff      = 50 * time.Millisecond
+	maxBackoff      = time.Second
 )
 
 // txn is a transaction that takes effect at most once, however often it is sent, because its
@@ -39,15 +39,15 @@ type txn struct {
 type txnResult struct {
 	*clientv3.TxnResponse
 
-	unknown int
+	unresolved int
 }
 
 func (r *txnResult) revision() int64 { return r.Header.GetRevision() }
 
-func (r *txnResult) get(i int) *pb.RangeResponse { return r.Responses[i].GetResponseRange() }
+func (r *txnResult) rangeResponse(i int) *pb.RangeResponse { return r.Responses[i].GetResponseRange() }
 
-func newBackoff(most time.Duration) backoff.BackOff {
-	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: most}.Backoff()
+func newBackoff(max time.Duration) backoff.BackOff {
+	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: max}.Backoff()
 	b.Reset()
 	return b
 }
@@ -59,26 +59,26 @@ func (l *Locker) read(ctx context.Context, op string, gets ...clientv3.Op) (txnR
 		ctx, stop = context.WithTimeout(ctx, readTimeout)
 		defer stop()
 	}
-	return l.settle(ctx, retry.Call{Pkg: "lock", Op: op, Read: true, Persistent: true}, txn{then: gets})
+	return l.sendHedged(ctx, retry.Call{Pkg: "lock", Op: op, Read: true, Persistent: true}, txn{then: gets})
 }
 
 // commit sends a transaction that changes or deletes a key of this package, until etcd has answered
 // or ctx ends. Each answer is final. A failed comparison shows that the key is gone or has changed,
 // and that is not undone. A slow attempt is repeated at another member.
 func (l *Locker) commit(ctx context.Context, t txn) (txnResult, error) {
-	return l.settle(ctx, retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}, t)
+	return l.sendHedged(ctx, retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}, t)
 }
 
-func (l *Locker) settle(ctx context.Context, call retry.Call, t txn) (txnResult, error) {
+func (l *Locker) sendHedged(ctx context.Context, call retry.Call, t txn) (txnResult, error) {
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
 	out, err := retry.DoUntil(ctx, l.sender.Engine, call,
 		func(ctx context.Context, _ bool) (txnResult, error) {
 			resp, err := l.sender.KV.Do(ctx, op)
 			return txnResult{TxnResponse: resp.Txn()}, err
 		},
-		func(_ context.Context, answer *txnResult, others retry.Others) bool {
+		func(_ context.Context, resp *txnResult, others retry.Others) bool {
 			if others != retry.OthersNotApplied {
-				answer.unknown = 1
+				resp.unresolved = 1
 			}
 			return true
 		})
@@ -91,46 +91,46 @@ func (l *Locker) settle(ctx context.Context, call retry.Call, t txn) (txnResult,
 func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err error) {
 	call := retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
-	err = l.sender.Do(ctx, call, func(ctx context.Context, again bool) error {
-		if again {
-			out.unknown++ // an earlier attempt may have been applied
+	err = l.sender.Do(ctx, call, func(ctx context.Context, repeated bool) error {
+		if repeated {
+			out.unresolved++ // an earlier attempt may have been applied
 		}
 		resp, err := l.sender.KV.Do(ctx, op)
 		out.TxnResponse = resp.Txn()
 		return err
 	})
 	if errors.Is(err, errs.UnknownOutcome) {
-		out.unknown++
+		out.unresolved++
 	}
 	return out, reason(err)
 }
 
 // withDefaultTimeout adds defaultTimeout to a context without a deadline.
-func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+func withCallTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, defaultTimeout, errDefaultTimeout)
+	return context.WithTimeoutCause(ctx, callTimeout, errCallTimeout)
 }
 
 // errDefaultTimeout is the cause of the end of such a context.
-var errDefaultTimeout = fmt.Errorf("%w: default timeout %v", errs.Unavailable, defaultTimeout)
+var errCallTimeout = fmt.Errorf("%w: default timeout %v", errs.Unavailable, callTimeout)
 
 // detached makes a request that creates a key. The context of the request does not end with ctx, so
 // that its outcome becomes known, but detached returns when ctx ends. If the request fails, or ctx
 // ends first, undo is called once the request has ended.
-func (l *Locker) detached(ctx context.Context, request func(context.Context) error, undo func()) error {
+func (l *Locker) sendDetached(ctx context.Context, request func(context.Context) error, undo func()) error {
 	own := context.WithoutCancel(ctx)
 	var stop context.CancelFunc
 	if deadline, ok := ctx.Deadline(); ok {
 		own, stop = context.WithDeadline(own, deadline.Add(closeTimeout))
 	} else {
-		own, stop = withDefaultTimeout(own)
+		own, stop = withCallTimeout(own)
 	}
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(closeTimeout, stop) })()
-	unlink := context.AfterFunc(l.life, func() { time.AfterFunc(grace, stop) })
+	unlink := context.AfterFunc(l.ctx, func() { time.AfterFunc(inFlightTimeout, stop) })
 	done := make(chan error, 1)
-	l.callers.Go(func() { // the caller's call is in progress, so Close still waits
+	l.calls.Go(func() { // the caller's call is in progress, so Close still waits
 		defer stop()
 		defer unlink()
 		err := request(own)
@@ -144,7 +144,7 @@ func (l *Locker) detached(ctx context.Context, request func(context.Context) err
 		return err
 	case <-ctx.Done():
 	}
-	l.callers.Go(func() {
+	l.calls.Go(func() {
 		if <-done == nil {
 			undo()
 		}
@@ -165,4 +165,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // hex returns a lease ID as etcdctl prints it.
-func hex(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
+func formatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }

@@ -63,11 +63,11 @@ func TestLocker_CloseWaitsForDo(t *testing.T) {
 				return a.Election("e").Run(t.Context(), "", func(ctx context.Context, _ *lock.Leadership) error { f(ctx); return nil })
 			},
 			func() (*lock.Held, error) {
-				led, err := b.Election("e").Campaign(timely(t), "")
+				leader, err := b.Election("e").Campaign(timely(t), "")
 				if err != nil {
 					return nil, err
 				}
-				return led.Held, nil
+				return leader.Held, nil
 			},
 		},
 	} {
@@ -185,11 +185,11 @@ func TestElection_RunContinuesAfterUnauthenticated(t *testing.T) {
 	require.NoError(t, err)
 	eventually(t, func() bool { return strings.Contains(log.String(), "campaigns fail") })
 	other, _ := lockerOver(t, root, "app/")
-	led := mustLead(t, other.Election("e"), "w")
+	leader := mustLead(t, other.Election("e"), "w")
 	_, err = root.UserChangePassword(t.Context(), "u", "p")
 	require.NoError(t, err)
 	eventually(t, func() bool { return strings.Contains(log.String(), "campaigns go on") }, "it stands in the queue again")
-	mustRelease(t, led.Held)
+	mustRelease(t, leader.Held)
 	next(t, terms)
 	assert.Equal(t, 1, strings.Count(log.String(), "campaigns fail"))
 	stop()

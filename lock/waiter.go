@@ -34,26 +34,26 @@ import (
 type waiter struct {
 	*admission
 
-	q       *queue
-	s       *lease.Session
-	release func() // frees the waiter's place on the session
-	key     string
-	value   string
+	q              *queue
+	session        *lease.Session
+	releaseSession func() // frees the waiter's place on the session
+	key            string
+	value          string
 
-	create int64 // revision of the key, 0 before it exists
-	mod    int64 // mod revision, as last known
-	token  int64 // of the hold, once it is admitted
-	late   int32 // requests that may yet create the key, even after it was removed
-	used   bool  // was held: the next hold needs a token of its own
+	createRev  int64 // revision of the key, 0 before it exists
+	modRev     int64 // mod revision, as last known
+	token      int64 // of the hold, once it is admitted
+	unresolved int32 // requests that may yet create the key, even after it was removed
+	wasHeld    bool  // was held: the next hold needs a token of its own
 
 	// The blockers at revision seen. If there are none, they are not known and a look is needed.
 	blockers []entry
-	seen     int64
-	ahead    *page // read by the enqueueing; nil if its answer was lost
+	readRev  int64
+	ahead    *queuePage // read by the enqueueing; nil if its answer was lost
 
-	mu   sync.Mutex
-	lost error // why the key is no longer ours
-	hold *hold // nil while there is none
+	mu        sync.Mutex
+	lostCause error // why the key is no longer ours
+	hold      *hold // nil while there is none
 }
 
 // newWaiter registers a waiter with a new key, on a shared session that has room. It waits for a
@@ -64,41 +64,41 @@ func (q *queue) newWaiter(ctx context.Context, kind *waiterKind) (*waiter, error
 	if err != nil {
 		return nil, reason(err)
 	}
-	w := &waiter{admission: kind.admission, q: q, s: s, release: release, key: l.newKey(kind, s), value: kind.value}
+	w := &waiter{admission: kind.admission, q: q, session: s, releaseSession: release, key: l.newKey(kind, s), value: kind.value}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiters[w.key] = w
-	l.join(s)
+	l.retainSession(s)
 	return w, nil
 }
 
 // newKey returns a key that nobody has used.
 func (l *Locker) newKey(kind *waiterKind, s *lease.Session) string {
-	b := make([]byte, 0, len(kind.prefix)+len(l.id)+len(kind.mark)+2*maxHex+2)
+	b := make([]byte, 0, len(kind.prefix)+len(l.id)+len(kind.suffix)+2*maxHexLen+2)
 	b = append(b, kind.prefix...)
 	b = strconv.AppendInt(b, int64(s.ID()), 16)
 	b = append(append(b, '-'), l.id...)
-	b = strconv.AppendUint(append(b, '.'), l.nonces.Add(1), 36)
-	return string(append(b, kind.mark...))
+	b = strconv.AppendUint(append(b, '.'), l.lastNonce.Add(1), 36)
+	return string(append(b, kind.suffix...))
 }
 
 // maxHex is the length of the longest 64-bit number in hexadecimal.
-const maxHex = 16
+const maxHexLen = 16
 
 // put returns the operation that creates the key or changes its value.
-func (w *waiter) put(value string) clientv3.Op {
-	return clientv3.OpPut(w.key, value, clientv3.WithLease(w.s.ID()))
+func (w *waiter) putOp(value string) clientv3.Op {
+	return clientv3.OpPut(w.key, value, clientv3.WithLease(w.session.ID()))
 }
 
 // enqueue puts a key at the end of the queue, and reads the entries ahead. It costs one RPC.
 func (q *queue) enqueue(ctx context.Context, kind *waiterKind) (*waiter, error) {
-	return q.create(ctx, kind, (*waiter).enqueueOnce)
+	return q.createWaiter(ctx, kind, (*waiter).enqueueKey)
 }
 
 // create returns a waiter whose key request has created. On an error nothing is left behind. If
 // etcd no longer knows the session, create waits for its end and uses another one.
-func (q *queue) create(ctx context.Context, kind *waiterKind, request func(*waiter, context.Context) error) (*waiter, error) {
-	var pauses backoff.BackOff
+func (q *queue) createWaiter(ctx context.Context, kind *waiterKind, request func(*waiter, context.Context) error) (*waiter, error) {
+	var backoffs backoff.BackOff
 	for {
 		if err := retry.ContextError(ctx); err != nil {
 			return nil, err
@@ -110,32 +110,32 @@ func (q *queue) create(ctx context.Context, kind *waiterKind, request func(*wait
 			if _, ok := ctx.Deadline(); !ok || !errors.Is(err, errs.Unavailable) {
 				return nil, err
 			}
-			if pauses == nil {
-				pauses = newBackoff(maxBackoff)
+			if backoffs == nil {
+				backoffs = newBackoff(maxBackoff)
 			}
-			if !sleep(ctx, pauses.NextBackOff()) {
+			if !sleep(ctx, backoffs.NextBackOff()) {
 				return nil, err
 			}
 			continue
 		}
-		err = q.l.detached(ctx, func(ctx context.Context) error { return request(w, ctx) }, w.discard)
+		err = q.l.sendDetached(ctx, func(ctx context.Context) error { return request(w, ctx) }, w.discard)
 		if err == nil {
 			return w, nil
 		}
 		if !errors.Is(err, errs.LeaseNotFound) {
 			return nil, &cleanedUpError{err}
 		}
-		if err := w.awaitLoss(ctx); err != nil {
+		if err := w.awaitSessionEnd(ctx); err != nil {
 			return nil, err
 		}
 	}
 }
 
 // awaitLoss waits until the session has ended because etcd no longer knows its lease.
-func (w *waiter) awaitLoss(ctx context.Context) error {
-	w.q.l.callers.Go(func() { _ = w.s.Verify(ctx) }) // if it fails, the next renewal reports the loss
+func (w *waiter) awaitSessionEnd(ctx context.Context) error {
+	w.q.l.calls.Go(func() { _ = w.session.Verify(ctx) }) // if it fails, the next renewal reports the loss
 	select {
-	case <-w.s.Context().Done():
+	case <-w.session.Context().Done():
 		return nil
 	case <-ctx.Done():
 		return retry.ContextError(ctx)
@@ -144,51 +144,51 @@ func (w *waiter) awaitLoss(ctx context.Context) error {
 
 // enqueueOnce puts the key at the end of the queue. If no blocker is ahead, the waiter is granted,
 // because no key can be created ahead of it.
-func (w *waiter) enqueueOnce(ctx context.Context) error {
+func (w *waiter) enqueueKey(ctx context.Context) error {
 	resp, err := w.q.l.commitCreation(ctx, txn{
 		op:     "enqueue",
 		cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(w.key), "=", 0)},
-		then:   []clientv3.Op{newest(w.q.prefix, w.pageSize), w.put(w.value)}, // the read comes first, so that it does not see the key
+		then:   []clientv3.Op{newestOp(w.q.prefix, w.pageSize), w.putOp(w.value)}, // the read comes first, so that it does not see the key
 		orElse: []clientv3.Op{clientv3.OpGet(w.key)},
 	})
-	w.late = int32(resp.unknown) //nolint:gosec // small
+	w.unresolved = int32(resp.unresolved) //nolint:gosec // small
 	if err != nil {
 		return err
 	}
 	if !resp.Succeeded { // an earlier attempt has put the key: the entries ahead are not known
-		w.late = max(w.late-1, 0)
-		w.found(resp.get(0).GetKvs()[0].GetCreateRevision())
+		w.unresolved = max(w.unresolved-1, 0)
+		w.setCreated(resp.rangeResponse(0).GetKvs()[0].GetCreateRevision())
 		return nil
 	}
-	w.found(resp.revision())
-	w.ahead = parsePage(w.q.prefix, w.key, resp.revision(), resp.get(0))
-	_, err = w.evaluate(w.mod, w.ahead)
+	w.setCreated(resp.revision())
+	w.ahead = parsePage(w.q.prefix, w.key, resp.revision(), resp.rangeResponse(0))
+	_, err = w.evaluate(w.modRev, w.ahead)
 	return err
 }
 
 // found records the create revision of the key.
-func (w *waiter) found(create int64) { w.create, w.mod = create, create }
+func (w *waiter) setCreated(create int64) { w.createRev, w.modRev = create, create }
 
 // admit records a put that was made only because the waiter was admitted.
-func (w *waiter) admit(create int64) {
-	w.found(create)
+func (w *waiter) setAdmitted(create int64) {
+	w.setCreated(create)
 	w.token = create
 }
 
 // evaluate decides from the entries ahead of the key, of one revision, newest first: the waiter is
 // granted, or blocked, or, if it reports false, more entries must be read. Grants come from here,
 // and from requests that put a key only if the waiter is admitted.
-func (w *waiter) evaluate(mod int64, ahead *page) (decided bool, err error) {
-	blockers, dead := w.rule(ahead.entries)
+func (w *waiter) evaluate(mod int64, ahead *queuePage) (decided bool, err error) {
+	blockers, permanent := w.rule(ahead.entries)
 	switch {
-	case dead != nil:
-		return true, w.q.l.blockedBy(w.q.name, dead)
+	case permanent != nil:
+		return true, w.q.l.permanentlyBlockedError(w.q.name, permanent)
 	case len(blockers) > 0:
-		w.blockers, w.seen = slices.Clone(blockers), ahead.rev
+		w.blockers, w.readRev = slices.Clone(blockers), ahead.rev
 	case !ahead.complete:
 		return false, nil
 	default:
-		w.mod, w.token, w.blockers = mod, ahead.rev, nil
+		w.modRev, w.token, w.blockers = mod, ahead.rev, nil
 	}
 	return true, nil
 }
@@ -196,22 +196,22 @@ func (w *waiter) evaluate(mod int64, ahead *page) (decided bool, err error) {
 // morePages is the size of the second page of a look, in multiples of the first. The third is
 // unlimited. More than the first is needed if keys of longer names lie between the entries, or if a
 // reader or a permit is behind more entries than the first page holds.
-const morePages = 16
+const pageFactor = 16
 
 // look reads the own key and the entries ahead of it at one revision. It costs one linearizable
 // RPC, or up to three if the first page does not decide.
-func (w *waiter) look(ctx context.Context) error {
+func (w *waiter) checkQueue(ctx context.Context) error {
 	size := w.pageSize
 	if size > 0 {
 		size++ // the own key
 	}
-	for _, limit := range []int64{size, size * morePages, 0} {
-		resp, err := w.q.l.read(ctx, "look", newest(w.q.prefix, limit, clientv3.WithMaxCreateRev(w.create)))
+	for _, limit := range []int64{size, size * pageFactor, 0} {
+		resp, err := w.q.l.read(ctx, "look", newestOp(w.q.prefix, limit, clientv3.WithMaxCreateRev(w.createRev)))
 		if err != nil {
 			return err
 		}
-		p := parsePage(w.q.prefix, "", resp.revision(), resp.get(0))
-		if decided, err := w.evaluateOwn(p); decided || err != nil {
+		p := parsePage(w.q.prefix, "", resp.revision(), resp.rangeResponse(0))
+		if decided, err := w.evaluatePage(p); decided || err != nil {
 			return err
 		}
 	}
@@ -219,26 +219,26 @@ func (w *waiter) look(ctx context.Context) error {
 }
 
 // evaluateOwn is evaluate for a page that includes the own key.
-func (w *waiter) evaluateOwn(p *page) (decided bool, err error) {
+func (w *waiter) evaluatePage(p *queuePage) (decided bool, err error) {
 	i := slices.IndexFunc(p.entries, func(e entry) bool { return e.key == w.key })
 	if i < 0 {
-		w.lose(errKeyGone)
+		w.markLost(errKeyDeleted)
 		return true, w.lostErr()
 	}
 	own := p.entries[i]
-	if err := w.checkOwn(own.create, own.lease); err != nil {
+	if err := w.checkOwnKey(own.createRev, own.lease); err != nil {
 		return true, err
 	}
-	return w.evaluate(own.mod, &page{entries: p.entries[i+1:], complete: p.complete, rev: p.rev})
+	return w.evaluate(own.modRev, &queuePage{entries: p.entries[i+1:], complete: p.complete, rev: p.rev})
 }
 
 // checkOwn records a loss if the key, as it was read, is no longer ours.
-func (w *waiter) checkOwn(create int64, on clientv3.LeaseID) error {
+func (w *waiter) checkOwnKey(create int64, on clientv3.LeaseID) error {
 	switch {
-	case create != w.create:
-		w.lose(errKeyGone)
-	case on != w.s.ID():
-		w.lose(errOverwritten)
+	case create != w.createRev:
+		w.markLost(errKeyDeleted)
+	case on != w.session.ID():
+		w.markLost(errOverwritten)
 	default:
 		return nil
 	}
@@ -246,12 +246,12 @@ func (w *waiter) checkOwn(create int64, on clientv3.LeaseID) error {
 }
 
 // maxWatched is how many blockers are watched one by one. If there are more, the prefix is watched.
-const maxWatched = 8
+const maxWatchedKeys = 8
 
 // targets returns the watches that report the deletion of a blocker. If the prefix is watched,
 // relevant is the set of the blockers' keys.
-func (w *waiter) targets() (targets []keywatch.Target, relevant map[string]bool) {
-	if len(w.blockers) > maxWatched {
+func (w *waiter) watchTargets() (targets []keywatch.Target, relevant map[string]bool) {
+	if len(w.blockers) > maxWatchedKeys {
 		relevant = make(map[string]bool, len(w.blockers))
 		for i := range w.blockers {
 			relevant[w.blockers[i].key] = true
@@ -268,42 +268,42 @@ func (w *waiter) targets() (targets []keywatch.Target, relevant map[string]bool)
 // gone, ctx ends, or the waiter can never be admitted. It costs one look for each blocker that
 // goes, one more request if etcd was written to before the watch on the blocker was open, and one
 // look every 30 s. While no watch can be opened, the queue is polled.
-func (w *waiter) await(ctx context.Context) error {
+func (w *waiter) awaitGrant(ctx context.Context) error {
 	if w.token != 0 {
 		return w.lostErr()
 	}
 	l := w.q.l
-	l.counts.waiting.Add(1)
-	defer l.counts.waiting.Add(-1)
-	ctx, stop := w.bind(ctx)
+	l.counters.waiting.Add(1)
+	defer l.counters.waiting.Add(-1)
+	ctx, stop := w.bindSession(ctx)
 	defer stop()
 	watch := w.q.newWatch()
 	defer watch.close()
-	pauses := newBackoff(maxBackoff)
+	backoffs := newBackoff(maxBackoff)
 	for w.token == 0 {
 		if err := cmp.Or(w.lostErr(), retry.ContextError(ctx)); err != nil {
 			return err
 		}
-		var polled *page
+		var polled *queuePage
 		var err error
 		if len(w.blockers) > 0 {
-			watch.set(w.targets())
-			polled, err = watch.await(ctx, &w.seen, w.confirm)
+			watch.setTargets(w.watchTargets())
+			polled, err = watch.await(ctx, &w.readRev, w.confirmBlocker)
 		}
 		switch {
 		case err != nil:
 		case polled != nil:
-			_, err = w.evaluateOwn(polled)
+			_, err = w.evaluatePage(polled)
 		default:
-			err = w.look(ctx)
+			err = w.checkQueue(ctx)
 		}
 		switch {
 		case err == nil:
-			pauses.Reset()
-		case ctx.Err() != nil || permanent(err) || w.lostErr() != nil:
+			backoffs.Reset()
+		case ctx.Err() != nil || isPermanent(err) || w.lostErr() != nil:
 			return cmp.Or(w.lostErr(), err)
 		default:
-			sleep(ctx, pauses.NextBackOff())
+			sleep(ctx, backoffs.NextBackOff())
 		}
 	}
 	return w.lostErr()
@@ -312,9 +312,9 @@ func (w *waiter) await(ctx context.Context) error {
 // confirm reports whether the only blocker still exists, and the revision of the read. It costs one
 // RPC. It compares the create revision: other clients use their keys again, and a key that was
 // created again is behind the waiter. If there are several blockers, the caller must look.
-func (w *waiter) confirm(ctx context.Context) (unchanged bool, rev int64, err error) {
+func (w *waiter) confirmBlocker(ctx context.Context) (unchanged bool, rev int64, err error) {
 	if len(w.blockers) != 1 {
-		w.q.l.counts.confirmed.Add(1)
+		w.q.l.counters.confirmed.Add(1)
 		return false, 0, nil // a look costs the same
 	}
 	b := &w.blockers[0]
@@ -322,15 +322,15 @@ func (w *waiter) confirm(ctx context.Context) (unchanged bool, rev int64, err er
 	if err != nil {
 		return false, 0, err
 	}
-	w.q.l.counts.confirmed.Add(1)
-	kvs := resp.get(0).GetKvs()
-	return len(kvs) > 0 && kvs[0].GetCreateRevision() == b.create, resp.revision(), nil
+	w.q.l.counters.confirmed.Add(1)
+	kvs := resp.rangeResponse(0).GetKvs()
+	return len(kvs) > 0 && kvs[0].GetCreateRevision() == b.createRev, resp.revision(), nil
 }
 
 // bind returns a context that also ends with the waiter's session.
-func (w *waiter) bind(ctx context.Context) (bound context.Context, stop func()) {
+func (w *waiter) bindSession(ctx context.Context) (bound context.Context, stop func()) {
 	bound, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(w.s.Context(), func() { cancel(lost(w.s.Err())) })
+	unlink := context.AfterFunc(w.session.Context(), func() { cancel(newLostError(w.session.Err())) })
 	return bound, func() {
 		unlink()
 		cancel(nil)
@@ -338,25 +338,25 @@ func (w *waiter) bind(ctx context.Context) (bound context.Context, stop func()) 
 }
 
 // lose records why the key is no longer ours, and ends the hold of the waiter at once.
-func (w *waiter) lose(cause error) {
+func (w *waiter) markLost(cause error) {
 	w.mu.Lock()
-	if w.lost == nil {
-		w.lost = lost(cause)
+	if w.lostCause == nil {
+		w.lostCause = newLostError(cause)
 	}
 	h := w.hold
 	w.mu.Unlock()
 	if h != nil {
-		h.lose(cause)
+		h.markLost(cause)
 	}
 }
 
 // lostErr returns why the waiter is useless: its session has ended or its key is gone. It returns
 // nil otherwise.
 func (w *waiter) lostErr() error {
-	if err := w.s.Err(); err != nil {
-		return lost(err)
+	if err := w.session.Err(); err != nil {
+		return newLostError(err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.lost
+	return w.lostCause
 }
