@@ -65,18 +65,18 @@ func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 // removes the key, and Wait does not wait for it. A party that has to wait watches its key, and
 // sends one more RPC if etcd was written to before the watch was open.
 func (b *Barrier) Wait(ctx context.Context) error {
-	w, _, err := b.awaitRound(ctx)
+	p, _, err := b.awaitRound(ctx)
 	if err != nil {
-		return fail("wait", b.kind.name, err)
+		return opError("wait", b.kind.name, err)
 	}
-	w.discard()
-	w.q.release()
+	p.discard()
+	p.q.release()
 	return nil
 }
 
-// pass waits until the round of the caller is open. It returns the round and the waiter, which is
-// still in the queue and keeps its use of the queue.
-func (b *Barrier) awaitRound(ctx context.Context) (w *waiter, round string, err error) {
+// awaitRound waits until the round of the caller is open. It returns the party, which is still in
+// the queue and keeps its use of the queue, and the round.
+func (b *Barrier) awaitRound(ctx context.Context) (p *party, round string, err error) {
 	if b.err != nil {
 		return nil, "", b.err
 	}
@@ -86,15 +86,20 @@ func (b *Barrier) awaitRound(ctx context.Context) (w *waiter, round string, err 
 	}
 	defer done()
 	q := b.l.retainQueue(&b.kind)
-	if w, err = q.enqueue(ctx, &b.kind); err == nil {
-		if round, err = w.awaitRound(ctx, b.n); err == nil {
-			return w, round, nil
+	w, err := q.enqueue(ctx, &b.kind)
+	if err == nil {
+		p = &party{w}
+		if round, err = p.awaitRound(ctx, b.n); err == nil {
+			return p, round, nil
 		}
-		w.discard()
+		p.discard()
 	}
 	q.release()
 	return nil, "", err
 }
+
+// party is a key that counts at a barrier.
+type party struct{ *waiter }
 
 // awaitRound waits until a round that includes the waiter is open. It opens the round if the waiter
 // is the last of it.
@@ -103,39 +108,39 @@ func (b *Barrier) awaitRound(ctx context.Context) (w *waiter, round string, err 
 // later finds the round there, whatever the others have done meanwhile. Only the last party opens a
 // round. The parties ahead only become fewer. So a party that is not the last of its round, or of a
 // later one, never becomes the last, and needs to watch its own key only.
-func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error) {
-	l := w.q.l
+func (p *party) awaitRound(ctx context.Context, n int) (round string, err error) {
+	l := p.q.l
 	l.counters.waiting.Add(1)
 	defer l.counters.waiting.Add(-1)
-	ctx, stop := w.bindSession(ctx)
+	ctx, stop := p.bindSession(ctx)
 	defer stop()
-	watch := w.q.newWatch()
+	watch := p.q.newWatch()
 	defer watch.close()
-	own := keywatch.Target{Key: w.key}
-	all := keywatch.Target{Key: w.q.prefix, Prefix: true}
-	page := w.ahead // nil if it must be read
+	own := keywatch.Target{Key: p.key}
+	all := keywatch.Target{Key: p.q.prefix, Prefix: true}
+	page := p.ahead // nil if it must be read
 	if page != nil {
-		page.entries = slices.Insert(page.entries, 0, entry{key: w.key, createRev: w.createRev, modRev: w.createRev, lease: w.session.ID()})
+		page.entries = slices.Insert(page.entries, 0, entry{key: p.key, createRev: p.createRev, modRev: p.createRev, lease: p.session.ID()})
 	}
 	var put *mvccpb.KeyValue // the own key as last read
 	confirmWaits := func(ctx context.Context) (unchanged bool, rev int64, err error) {
-		put, rev, err = w.readOwnKey(ctx)
-		return put != nil && put.GetModRevision() == w.createRev, rev, err
+		put, rev, err = p.readOwnKey(ctx)
+		return put != nil && put.GetModRevision() == p.createRev, rev, err
 	}
 	backoffs := newBackoff(maxBackoff)
 	for {
-		if err := cmp.Or(w.lostErr(), retry.ContextError(ctx)); err != nil {
+		if err := cmp.Or(p.lostErr(), retry.ContextError(ctx)); err != nil {
 			return "", err
 		}
-		if round, err := w.recordedRound(put, watch.lastPut(own)); round != "" || err != nil {
+		if round, err := p.recordedRound(put, watch.lastPut(own)); round != "" || err != nil {
 			return round, err
 		}
-		round, waiting, err := w.evaluateRound(ctx, &page, n)
+		round, waiting, err := p.evaluateRound(ctx, &page, n)
 		switch {
 		case round != "":
 			return round, nil
-		case err != nil && (ctx.Err() != nil || isPermanent(err) || w.lostErr() != nil):
-			return "", cmp.Or(w.lostErr(), err)
+		case err != nil && (ctx.Err() != nil || isPermanent(err) || p.lostErr() != nil):
+			return "", cmp.Or(p.lostErr(), err)
 		case err != nil:
 			sleep(ctx, backoffs.NextBackOff())
 			page = nil
@@ -152,17 +157,17 @@ func (w *waiter) awaitRound(ctx context.Context, n int) (round string, err error
 		seen := page.rev
 		page, err = watch.await(ctx, &seen, confirm)
 		if err != nil {
-			return "", cmp.Or(w.lostErr(), err)
+			return "", cmp.Or(p.lostErr(), err)
 		}
 	}
 }
 
-// roundOf returns the open round that is recorded in one of the given versions of the own key, or
-// "".
-func (w *waiter) recordedRound(versions ...*mvccpb.KeyValue) (round string, err error) {
+// recordedRound returns the open round that is recorded in one of the given versions of the own
+// key, or "".
+func (p *party) recordedRound(versions ...*mvccpb.KeyValue) (round string, err error) {
 	for _, own := range versions {
-		if own.GetModRevision() > w.createRev {
-			return string(own.GetValue()), w.checkOwnKey(own.GetCreateRevision(), clientv3.LeaseID(own.GetLease()))
+		if own.GetModRevision() > p.createRev {
+			return string(own.GetValue()), p.checkOwnKey(own.GetCreateRevision(), clientv3.LeaseID(own.GetLease()))
 		}
 	}
 	return "", nil
@@ -171,62 +176,63 @@ func (w *waiter) recordedRound(versions ...*mvccpb.KeyValue) (round string, err 
 // evaluateRound returns the waiter's round if it is open, and opens it if the waiter is the last of
 // it. Otherwise it returns the number of parties that wait, up to and including the waiter. It
 // reads the queue if *read is nil.
-func (w *waiter) evaluateRound(ctx context.Context, read **queuePage, n int) (round string, waiting int, err error) {
+func (p *party) evaluateRound(ctx context.Context, read **queuePage, n int) (round string, waiting int, err error) {
 	if *read == nil {
-		if *read, err = w.q.readAll(ctx); err != nil {
+		if *read, err = p.q.readAll(ctx); err != nil {
 			return "", 0, err
 		}
 	}
 	page := *read
-	i := slices.IndexFunc(page.entries, func(e entry) bool { return e.key == w.key })
+	i := slices.IndexFunc(page.entries, func(e entry) bool { return e.key == p.key })
 	if i < 0 {
-		w.markLost(errKeyDeleted)
-		return "", 0, w.lostErr()
+		p.markLost(errKeyDeleted)
+		return "", 0, p.lostErr()
 	}
 	own := &page.entries[i]
-	if err := w.checkOwnKey(own.createRev, own.lease); err != nil {
+	if err := p.checkOwnKey(own.createRev, own.lease); err != nil {
 		return "", 0, err
 	}
 	if own.isOpened() {
 		return own.value, 0, nil
 	}
-	members := w.roundMembers(page.entries[i:])
+	members := p.roundMembers(page.entries[i:])
 	if len(members) == n {
-		round, err = w.openRound(ctx, members)
+		round, err = p.openRound(ctx, members)
 	}
 	return round, len(members), err
 }
 
-// readOwn reads the own key, and returns nil if it does not exist. It costs one RPC.
-func (w *waiter) readOwnKey(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
-	resp, err := w.q.l.read(ctx, "read own key", clientv3.OpGet(w.key))
+// readOwnKey reads the own key, and returns nil if it does not exist. It costs one RPC.
+func (p *party) readOwnKey(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
+	resp, err := p.q.l.read(ctx, "read own key", clientv3.OpGet(p.key))
 	if err != nil {
 		return nil, 0, err
 	}
-	w.q.l.counters.confirmed.Add(1)
+	p.q.l.counters.confirmed.Add(1)
 	if kvs := resp.rangeResponse(0).GetKvs(); len(kvs) > 0 {
 		own = kvs[0]
 	}
 	return own, resp.revision(), nil
 }
 
-// opened reports whether the key of a party was put again, which only opening a round does.
+// isOpened reports whether the key of a party was put again, which only the opening of a round
+// does.
 func (e *entry) isOpened() bool { return e.modRev > e.createRev }
 
-// members returns the round of which the waiter would be the last: the parties that wait, up to and
-// including the waiter, oldest first. The first of the entries is the waiter's own.
-func (w *waiter) roundMembers(entries []entry) (members []entry) {
+// roundMembers returns the round of which the waiter would be the last: the parties that wait, up
+// to and including the waiter, oldest first. The first of the entries is the waiter's own.
+func (p *party) roundMembers(entries []entry) (members []entry) {
 	for _, e := range slices.Backward(entries) {
-		if e.hasSuffix(w.suffix) && !e.isOpened() {
+		if e.hasSuffix(p.suffix) && !e.isOpened() {
 			members = append(members, e)
 		}
 	}
 	return members
 }
 
-// open opens a round if all of its members still wait. It costs one RPC. The round is "" if a
+// openRound opens a round if all of its members still wait. It costs one RPC. The round is "" if a
 // member has left.
-func (w *waiter) openRound(ctx context.Context, members []entry) (round string, err error) {
+func (p *party) openRound(ctx context.Context, members []entry) (round string, err error) {
 	round = "open " + strconv.FormatInt(members[0].createRev, 10)
 	t := txn{op: "open barrier"}
 	for _, e := range members {
@@ -234,7 +240,7 @@ func (w *waiter) openRound(ctx context.Context, members []entry) (round string, 
 		t.then = append(t.then, clientv3.OpPut(e.key, round, clientv3.WithIgnoreLease()))
 	}
 	for {
-		resp, err := w.q.l.commit(ctx, t)
+		resp, err := p.q.l.commit(ctx, t)
 		switch {
 		case err == nil && resp.Succeeded:
 			return round, nil

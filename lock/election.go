@@ -3,8 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-
-	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // Election elects one leader at a time among the candidates of all processes that use the name, in
@@ -48,9 +46,9 @@ func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, err
 func (e *Election) campaign(ctx context.Context, value string, onEnqueued func()) (*Leadership, error) {
 	kind := e.kind
 	kind.value, kind.onEnqueued = value, onEnqueued
-	h, err := e.l.acquireUnshared(ctx, kind, e.err)
+	h, err := e.l.acquireHold(ctx, &kind, e.err, acquireAlone)
 	if err != nil {
-		return nil, fail("campaign", e.kind.name, err)
+		return nil, opError("campaign", e.kind.name, err)
 	}
 	return &Leadership{&Held{Permit{h}}}, nil
 }
@@ -60,7 +58,7 @@ func (e *Election) campaign(ctx context.Context, value string, onEnqueued func()
 func (e *Election) Leader(ctx context.Context) (Leader, error) {
 	leader, err := e.leader(ctx)
 	if err != nil {
-		return Leader{}, fail("leader", e.kind.name, err)
+		return Leader{}, opError("leader", e.kind.name, err)
 	}
 	return leader, nil
 }
@@ -86,26 +84,7 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 	return newLeader(first), nil
 }
 
-// readOldest returns the first entry of a queue, or nil if the queue is empty, and the revision of
-// the read. It costs one RPC, or two if keys of longer names come first.
-func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
-	for _, limit := range []int64{exclusivePageSize, 0} {
-		resp, err := l.read(ctx, "read leader", oldestOp(prefix, limit))
-		if err != nil {
-			return nil, 0, err
-		}
-		p := parsePage(prefix, "", resp.revision(), resp.rangeResponse(0))
-		if len(p.entries) > 0 {
-			return &p.entries[0], p.rev, nil
-		}
-		if rev = p.rev; p.complete {
-			break
-		}
-	}
-	return nil, rev, nil
-}
-
-// leaderOf returns the leader of a queue with the given first entry, and the zero Leader for nil.
+// newLeader returns the leader of a queue with the given first entry, and the zero Leader for nil.
 func newLeader(first *entry) Leader {
 	if first == nil {
 		return Leader{}
@@ -124,45 +103,10 @@ type Leadership struct{ *Held }
 func (l *Leadership) Proclaim(ctx context.Context, value string) error {
 	h, ok := l.hold.(*hold)
 	if !ok {
-		return fail("proclaim", l.hold.name(), ErrLost)
+		return opError("proclaim", l.hold.name(), ErrLost)
 	}
 	if err := h.proclaim(ctx, value); err != nil {
-		return doubtful("proclaim", h.name(), err)
-	}
-	return nil
-}
-
-// proclaims returns the semaphore that lets one Proclaim run at a time.
-func (h *hold) acquireProclaimSlot() chan struct{} {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.proclaimSlot == nil {
-		h.proclaimSlot = make(chan struct{}, 1)
-	}
-	return h.proclaimSlot
-}
-
-func (h *hold) proclaim(ctx context.Context, value string) error {
-	ctx, done, err := h.w.q.l.startCall(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	turn := h.acquireProclaimSlot()
-	select {
-	case turn <- struct{}{}:
-		defer func() { <-turn }()
-	case <-ctx.Done():
-		return retry.ContextError(ctx)
-	}
-	if err := h.err(); err != nil {
-		return err
-	}
-	if _, err := h.w.rewriteKey(ctx, value); err != nil {
-		if over := h.err(); over != nil {
-			return over
-		}
-		return err
+		return opError("proclaim", h.name(), err)
 	}
 	return nil
 }

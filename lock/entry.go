@@ -57,13 +57,13 @@ func (e *entry) token() int64 {
 	return e.modRev
 }
 
-// newestFirst orders entries by create revision, descending. Entries of one transaction, which this
-// package never creates, are ordered by key.
+// compareNewestFirst orders entries by create revision, descending. Entries of one transaction,
+// which this package never creates, are ordered by key.
 func compareNewestFirst(a, b entry) int {
 	return cmp.Or(cmp.Compare(b.createRev, a.createRev), strings.Compare(b.key, a.key))
 }
 
-// page is the result of one read of a queue. All entries are of one revision.
+// queuePage is the result of one read of a queue. All entries are of one revision.
 type queuePage struct {
 	entries  []entry  // the direct children of the prefix that were read
 	nested   []string // keys of longer names that were read
@@ -94,14 +94,14 @@ func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *queuePage {
 	return p
 }
 
-// oldest returns the operation that reads the keys below prefix, oldest first. limit bounds their
+// oldestOp returns the operation that reads the keys below prefix, oldest first. limit bounds their
 // number; 0 means no limit.
 func oldestOp(prefix string, limit int64) clientv3.Op {
 	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithLimit(limit),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
 }
 
-// newest returns the operation that reads the keys below prefix, newest first. limit bounds their
+// newestOp returns the operation that reads the keys below prefix, newest first. limit bounds their
 // number; 0 means no limit.
 func newestOp(prefix string, limit int64, more ...clientv3.OpOption) clientv3.Op {
 	return clientv3.OpGet(prefix, append(more, clientv3.WithPrefix(), clientv3.WithLimit(limit),

@@ -11,15 +11,15 @@ import (
 // The conditions of this package. Match them with errors.Is.
 var (
 	// ErrLocked means that another owner holds the lock. See [LockedError].
-	ErrLocked = errors.New("lock: held by another")
+	ErrLocked = errors.New("held by another owner")
 	// ErrLost means that a hold or a place in the queue is gone: its lease has expired or was
 	// revoked, or its key was deleted. Every loss matches it, and so does a write that a guard has
 	// refused.
-	ErrLost = errors.New("lock: lost")
+	ErrLost = errors.New("lock lost")
 	// ErrReleased means that the hold was already released.
-	ErrReleased = errors.New("lock: released")
+	ErrReleased = errors.New("lock released")
 	// ErrNoLeader means that an election has no leader at present.
-	ErrNoLeader = errors.New("lock: no leader")
+	ErrNoLeader = errors.New("no leader")
 )
 
 // The conditions shared with other packages. The values are the same in all of them.
@@ -57,7 +57,7 @@ type LockedError struct {
 func (e *LockedError) Error() string {
 	text := ErrLocked.Error()
 	if e.Local {
-		text = "lock: held by this process"
+		text = "held by this process"
 	}
 	if e.Owner != "" {
 		text += ": " + e.Owner
@@ -84,52 +84,18 @@ type BlockedError struct {
 
 // Error returns a text that names the key.
 func (e *BlockedError) Error() string {
-	return fmt.Sprintf("lock: blocked by key %s, which has no lease, since revision %d", errs.Quote(e.Key), e.Revision)
+	return fmt.Sprintf("blocked by key %s, which has no lease, since revision %d", errs.Quote(e.Key), e.Revision)
 }
 
-// fail returns the error of an operation that changed nothing, or undid its changes.
-func fail(op, name string, err error) error {
-	return &errs.Error{Pkg: "lock", Op: op, Key: name, NotApplied: true, Err: plain(err)}
+// opError returns the error of an operation of this package.
+func opError(op, name string, err error) error {
+	return &errs.Error{Pkg: "lock", Op: op, Key: name, NotApplied: !errors.Is(err, errs.UnknownOutcome), Err: err}
 }
 
-// doubtful returns the error of an operation that may have changed something.
-func doubtful(op, name string, err error) error {
-	return &errs.Error{Pkg: "lock", Op: op, Key: name, NotApplied: !errors.Is(err, errs.UnknownOutcome), Err: plain(err)}
-}
-
-// reason returns err without the operation that another package has added to it. This package adds
-// its own.
-func reason(err error) error {
-	if e, ok := err.(*errs.Error); ok { //nolint:errorlint // the error itself, not what it wraps
-		return e.Err
-	}
-	return err
-}
-
-// plain removes the package's name from the text of err, because fail adds it.
-func plain(err error) error {
-	if text := err.Error(); strings.HasPrefix(text, "lock: ") {
-		return &shorter{err, strings.TrimPrefix(text, "lock: ")}
-	}
-	return err
-}
-
-// shorter is an error with a different text.
-type shorter struct {
-	error
-
-	text string
-}
-
-// Error returns the different text.
-func (e *shorter) Error() string { return e.text }
-
-// Unwrap returns the original error.
-func (e *shorter) Unwrap() error { return e.error }
-
-// lossError is a loss with its cause. It matches ErrLost and the cause.
+// lostError is a loss with its cause. It matches ErrLost and the cause.
 type lostError struct{ cause error }
 
+// newLostError returns an error that matches ErrLost and cause.
 func newLostError(cause error) error {
 	if errors.Is(cause, ErrLost) {
 		return cause
@@ -149,9 +115,6 @@ var (
 	errOverwritten = errors.New("its key was overwritten by somebody else")
 	errLeaseEnded  = errors.New("its lease has ended")
 )
-
-// closedError returns the cause of what ended because the locker or the client was closed.
-func closedError(what string) error { return fmt.Errorf("lock: %w", errs.ClosedError(what)) }
 
 // cleanedUpError is the error of a request whose outcome no longer matters, because its effects are
 // removed. It does not match ErrUnknownOutcome.

@@ -109,7 +109,7 @@ func ExampleMutex_Lock() {
 	// Output:
 	// true host-a true
 	// true
-	// lock: release "m": released
+	// lock: release "m": lock released
 }
 
 // What need not be done twice is left to whoever does it.
@@ -162,8 +162,8 @@ func ExamplePermit_Context() {
 	fmt.Println(context.Cause(work))
 	fmt.Println(held.Release(ctx))
 	// Output:
-	// lock: lost: its key was deleted
-	// lock: release "m": lost: its key was deleted
+	// lock lost: its key was deleted
+	// lock: release "m": lock lost: its key was deleted
 }
 
 // Several at once, in any order.

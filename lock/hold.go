@@ -1,33 +1,29 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
-	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/kv"
 )
-
-// watchAfter is the age at which a hold begins to watch its key. Short holds need no watch, and
-// holders of longer ones learn soon that a third party has deleted their key.
-const watchThreshold = 250 * time.Millisecond
 
 // hold is the state of an acquired lock: a waiter that was granted, from the grant to the release
 // or the loss. It keeps its use of the queue, and, if there is a local queue, is at the head of it.
 // It watches its own key, without a goroutine.
 type hold struct {
-	w        *waiter
-	token    int64
-	modRev   int64 // mod revision of the key at the grant
-	seenRev  int64 // a revision at which the key existed
-	unshared bool  // the waiter has no local queue and is used for this hold only
+	w       *waiter
+	token   int64
+	modRev  int64 // mod revision of the key at the grant
+	seenRev int64 // a revision at which the key existed
+	local   bool  // the waiter is at the head of the local queue
 
 	mu           sync.Mutex
 	released     bool
@@ -38,14 +34,63 @@ type hold struct {
 	proclaimSlot chan struct{} // full while a Proclaim runs; nil before the first
 }
 
-// begin returns the hold of a waiter that was granted. The hold takes over the caller's use of the
-// queue.
-func (w *waiter) startHold(own bool, token int64) *hold {
+// acquirer returns a waiter of the given kind that was granted. On an error it leaves nothing
+// behind.
+type acquirer func(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error)
+
+// acquireHold begins the hold of a waiter that f returns. handleErr is the error of an invalid
+// handle.
+func (l *Locker) acquireHold(ctx context.Context, kind *waiterKind, handleErr error, f acquirer) (*hold, error) {
+	if handleErr != nil {
+		return nil, handleErr
+	}
+	ctx, done, err := l.startCall(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	start := time.Now()
+	q := l.retainQueue(kind)
+	w, err := f(ctx, q, kind)
+	if err != nil {
+		q.release()
+		return nil, err
+	}
+	l.hook.notify(kind.name, start)
+	return newHold(w, kind.local), nil
+}
+
+// acquireAlone waits for a grant with a waiter that is not handed to another goroutine.
+func acquireAlone(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error) {
+	w, err := q.enqueue(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	if kind.onEnqueued != nil {
+		kind.onEnqueued()
+	}
+	if err = w.awaitGrant(ctx); err != nil {
+		w.discard()
+		return nil, q.addHolder(ctx, kind.name, err)
+	}
+	return w, nil
+}
+
+// tryAlone is like acquireAlone, but does not wait.
+func tryAlone(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error) {
+	return q.createWaiter(ctx, kind, (*waiter).enqueueIfAdmitted)
+}
+
+// newHold returns the hold of a waiter that was granted. The hold takes over the caller's use of
+// the queue. local reports whether the waiter is at the head of the local queue. Otherwise it takes
+// no turns, and its token is its create revision, so that tokens rise in the order of the queue.
+func newHold(w *waiter, local bool) *hold {
 	l := w.q.l
-	h := &hold{w: w, unshared: own, token: token, modRev: w.modRev, seenRev: w.token}
+	h := &hold{w: w, local: local, token: w.createRev, modRev: w.modRev, seenRev: w.token}
 	l.counters.acquired.Add(1)
 	l.counters.held.Add(1)
-	if !own {
+	if local {
+		h.token = w.token
 		w.q.local.setHolder(h, !w.wasHeld)
 	}
 	w.wasHeld, w.ahead = true, nil
@@ -62,127 +107,7 @@ func (w *waiter) startHold(own bool, token int64) *hold {
 	return h
 }
 
-// watch begins to watch the own key.
-func (h *hold) watch() {
-	l := h.w.q.l
-	l.keyWatcher.Watch(keywatch.Target{Key: h.w.key}, h)
-	h.mu.Lock()
-	h.watchTimer = nil
-	h.watched = h.cause == nil
-	over := !h.watched
-	h.mu.Unlock()
-	if over {
-		l.keyWatcher.Unwatch(keywatch.Target{Key: h.w.key}, h)
-	}
-}
-
-// unwatch ends the watch of the own key, or prevents its start. The watcher must not call it.
-func (h *hold) unwatch() {
-	h.mu.Lock()
-	if h.watchTimer != nil {
-		h.watchTimer.Stop()
-	}
-	watched := h.watched
-	h.watched = false
-	h.mu.Unlock()
-	if watched {
-		h.w.q.l.keyWatcher.Unwatch(keywatch.Target{Key: h.w.key}, h)
-	}
-}
-
-// Opened implements [keywatch.Handler]. Changes before the watch was open are not delivered, so the
-// key is read if there may have been any.
-func (h *hold) Opened(rev int64) {
-	if rev > h.seenRev {
-		h.w.q.l.confirmHold(h)
-	}
-}
-
-// Changed implements [keywatch.Handler].
-func (h *hold) Changed(ev *mvccpb.Event) {
-	switch {
-	case ev.Kv.GetModRevision() <= h.modRev:
-	case ev.Type == mvccpb.Event_DELETE || ev.Kv.GetCreateRevision() != h.w.createRev:
-		h.markLost(errKeyDeleted)
-	case !h.isUnchanged(ev.Kv):
-		h.markLost(errOverwritten)
-	}
-}
-
-// Lost implements [keywatch.Handler]. It does nothing: the watcher opens the watch again.
-func (h *hold) Lost(error) {}
-
-// ours reports whether the key matches the guard of this hold and is on its lease. A key with a
-// local queue is put again for each hold, and by nothing else. A key without one may be put by
-// Proclaim.
-func (h *hold) isUnchanged(own *mvccpb.KeyValue) bool {
-	return own.GetLease() == int64(h.w.session.ID()) && (h.unshared || own.GetModRevision() == h.modRev)
-}
-
-// maxConfirms is how many holds read their keys at the same time, as they do after a stream has
-// failed.
-const maxConfirmWorkers = 8
-
-// confirmHold makes the hold read its key in the background.
-func (l *Locker) confirmHold(h *hold) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.unconfirmed = append(l.unconfirmed, h)
-	if l.confirmWorkers < maxConfirmWorkers && !l.closed {
-		l.confirmWorkers++
-		l.background.Go(l.confirmHolds)
-	}
-}
-
-// confirmHolds confirms one hold after the other until none is left.
-func (l *Locker) confirmHolds() {
-	for {
-		l.mu.Lock()
-		if len(l.unconfirmed) == 0 || l.closed {
-			l.confirmWorkers--
-			l.mu.Unlock()
-			return
-		}
-		h := l.unconfirmed[0]
-		l.unconfirmed = l.unconfirmed[1:]
-		l.mu.Unlock()
-		h.confirm()
-	}
-}
-
-// confirm reads the key until etcd answers, the error is permanent, or the hold is over.
-func (h *hold) confirm() {
-	l := h.w.q.l
-	backoffs := newBackoff(maxPollInterval)
-	for h.err() == nil && l.ctx.Err() == nil {
-		err := h.checkKey(l.ctx)
-		if err == nil {
-			l.counters.confirmed.Add(1)
-			return
-		}
-		if isPermanent(err) {
-			return
-		}
-		sleep(l.ctx, backoffs.NextBackOff())
-	}
-}
-
-// look reads the own key and records a loss. It returns the error of the read.
-func (h *hold) checkKey(ctx context.Context) error {
-	resp, err := h.w.q.l.read(ctx, "verify", clientv3.OpGet(h.w.key))
-	if err != nil {
-		return err
-	}
-	switch kvs := resp.rangeResponse(0).GetKvs(); {
-	case len(kvs) == 0 || kvs[0].GetCreateRevision() != h.w.createRev:
-		h.markLost(errKeyDeleted)
-	case !h.isUnchanged(kvs[0]):
-		h.markLost(errOverwritten)
-	}
-	return nil
-}
-
-// lose ends the hold if it has not ended. The watcher may call it.
+// markLost ends the hold if it has not ended. The watcher may call it.
 func (h *hold) markLost(cause error) {
 	h.mu.Lock()
 	if h.cause != nil {
@@ -200,19 +125,6 @@ func (h *hold) markLost(cause error) {
 		h.unwatch()
 		l.logger.WarnContext(l.ctx, "lock lost", "name", errs.Short(h.w.q.name), "cause", cause)
 	})
-}
-
-func (h *hold) context() context.Context {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.ctx == nil {
-		inner, cancel := context.WithCancelCause(context.WithoutCancel(h.w.q.l.ctx))
-		h.ctx = &holdContext{inner, h, cancel}
-		if h.cause != nil {
-			cancel(h.cause)
-		}
-	}
-	return h.ctx
 }
 
 // err returns why the hold is over, or nil. It checks the clock, as Err of the session does.
@@ -237,7 +149,7 @@ func (h *hold) endErr() error {
 // without one may be put by Proclaim, so its create revision is compared.
 func (h *hold) compares() []clientv3.Cmp {
 	key := h.w.key
-	if !h.unshared {
+	if h.local {
 		return []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", h.modRev)}
 	}
 	return []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", h.w.createRev)}
@@ -267,9 +179,6 @@ func (h *hold) verify(ctx context.Context) error {
 
 // release ends the hold. If the hold was lost, its key is removed in the background.
 func (h *hold) release(ctx context.Context) error {
-	if ctx == nil {
-		return errNoContext
-	}
 	first, lostErr := h.detach()
 	switch {
 	case !first:
@@ -283,7 +192,7 @@ func (h *hold) release(ctx context.Context) error {
 	return h.remove(ctx)
 }
 
-// drop ends the hold without waiting.
+// releaseInBackground ends the hold without waiting.
 func (h *hold) releaseInBackground() {
 	if first, lostErr := h.detach(); first && (lostErr != nil || !h.handOff()) {
 		h.removeInBackground()
@@ -305,24 +214,24 @@ func (h *hold) detach() (first bool, lostErr error) {
 // handOff hands the waiter to the next goroutine of the local queue. It reports false if there is
 // none or if it is the turn of another process.
 func (h *hold) handOff() bool {
-	if h.unshared || !h.w.q.local.handOff(h.w) {
+	if !h.local || !h.w.q.local.handOff(h.w) {
 		return false
 	}
 	h.w.q.release()
 	return true
 }
 
-// abandon leaves the removal of the key to the background.
+// removeInBackground leaves the removal of the key to the background.
 func (h *hold) removeInBackground() {
 	h.w.discard()
-	if !h.unshared {
+	if h.local {
 		h.w.q.local.releaseHead(nil)
 	}
 	h.w.q.release()
 }
 
-// end records the release. It reports whether this was the first one, and returns the cause if the
-// hold was lost before.
+// markReleased records the release. It reports whether this was the first one, and returns the
+// cause if the hold was lost before.
 func (h *hold) markReleased() (first bool, lostErr error) {
 	lostErr = h.err()
 	h.mu.Lock()
@@ -344,11 +253,11 @@ func (h *hold) markReleased() (first bool, lostErr error) {
 	return true, lostErr
 }
 
-// leave removes the key. It waits until ctx ends, for 10 s if ctx has no deadline, and for 5 s if
+// remove removes the key. It waits until ctx ends, for 10 s if ctx has no deadline, and for 5 s if
 // ctx has already ended. After that the removal continues in the background.
 func (h *hold) remove(ctx context.Context) error {
 	defer h.w.q.release()
-	if !h.unshared {
+	if h.local {
 		defer h.w.q.local.releaseHead(nil)
 	}
 	if ctx.Err() != nil {
@@ -368,26 +277,35 @@ func (h *hold) remove(ctx context.Context) error {
 	return err
 }
 
-// holdContext is the context of a hold. It wraps a cancellable context of the standard library. Its
-// Err checks the clock as well.
-type holdContext struct {
-	context.Context //nolint:containedctx // it is one
-
-	h      *hold
-	cancel context.CancelCauseFunc
+// proclaim puts the key with another value. It costs one RPC.
+func (h *hold) proclaim(ctx context.Context, value string) error {
+	ctx, done, err := h.w.q.l.startCall(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	slot := h.proclaims()
+	select {
+	case slot <- struct{}{}:
+		defer func() { <-slot }()
+	case <-ctx.Done():
+		return retry.ContextError(ctx)
+	}
+	if err := h.err(); err != nil {
+		return err
+	}
+	if _, err := h.w.rewriteKey(ctx, value); err != nil {
+		return cmp.Or(h.err(), err)
+	}
+	return nil
 }
 
-// end ends the context. It does nothing if c is nil.
-func (c *holdContext) end(cause error) {
-	if c != nil {
-		c.cancel(cause)
+// proclaims returns the semaphore that lets one proclaim run at a time.
+func (h *hold) proclaims() chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.proclaimSlot == nil {
+		h.proclaimSlot = make(chan struct{}, 1)
 	}
-}
-
-// Err returns nil while the hold is valid.
-func (c *holdContext) Err() error {
-	if cause := c.h.err(); cause != nil {
-		c.cancel(cause) // the goroutine that ended the hold may not have done so yet
-	}
-	return c.Context.Err()
+	return h.proclaimSlot
 }

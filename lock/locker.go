@@ -51,12 +51,12 @@ type Locker struct {
 
 	keyWatcher     *keywatch.Watcher
 	watchThreshold time.Duration // age at which a hold watches its key
-	checkInterval  time.Duration // longest time between two looks of a waiter, before jitter
+	checkInterval  time.Duration // longest time between two queue checks of a waiter, before jitter
 
 	hook         *waitHook
 	client       *clientv3.Client // client of the watcher
 	detachClient func() bool      // detaches the locker from the client's context
-	ctx          context.Context  //nolint:containedctx // lifetime of the locker, for what callers share
+	ctx          context.Context  //nolint:containedctx // of the locker, for what callers share
 	cancel       context.CancelCauseFunc
 	lastNonce    atomic.Uint64
 	counters     counters
@@ -67,7 +67,7 @@ type Locker struct {
 	running     sync.WaitGroup // functions of Do and Run in progress
 	background  sync.WaitGroup // background work
 	queues      map[string]*queue
-	waiters     map[string]*waiter // by key: waiters whose keys may exist in etcd
+	ownKeys     map[string]*ownKey // by key: those that may exist in etcd
 	sessions    map[*lease.Session]*sessionRef
 	keysRemoved bool // Close has deleted the keys of waiters
 
@@ -84,7 +84,7 @@ var _ = closing.Provide(func(locker any) <-chan struct{} {
 	return locker.(*Locker).drained //nolint:forcetypeassert // only a *Locker is passed
 })
 
-// counts holds the counters of Stats.
+// counters holds the counters of Stats.
 type counters struct {
 	acquired, lost, turns, swept, confirmed atomic.Uint64
 	held, waiting                           atomic.Int64
@@ -99,7 +99,7 @@ func New(c Client, o ...Option) (*Locker, error) {
 	s, err := newOptions(o)
 	l := &Locker{options: s, drained: make(chan struct{}), watchThreshold: watchThreshold, checkInterval: checkInterval}
 	if err := errors.Join(err, l.setParts(c)); err != nil {
-		return nil, fail("new", "", err)
+		return nil, opError("new", "", err)
 	}
 	if l.err = l.initParts(); l.err != nil {
 		l.closed = true
@@ -107,16 +107,16 @@ func New(c Client, o ...Option) (*Locker, error) {
 	}
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
 	l.hook = newWaitHook(l, s.onWait)
-	l.queues, l.waiters, l.sessions = map[string]*queue{}, map[string]*waiter{}, map[*lease.Session]*sessionRef{}
+	l.queues, l.ownKeys, l.sessions = map[string]*queue{}, map[string]*ownKey{}, map[*lease.Session]*sessionRef{}
 	if l.ttlSet {
 		l.sessionOptions = []lease.SessionOption{lease.WithTTL(l.ttl)}
 	}
-	//nolint:forbidigo // the locker's own life: no caller's metadata or deadline may reach what callers share
+	//nolint:forbidigo // no caller's metadata or deadline may reach what callers share
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	// The client's context must not keep the locker reachable: etcdkit drops lockers that are
 	// unused.
 	endLife := l.cancel
-	l.detachClient = context.AfterFunc(l.client.Ctx(), func() { endLife(closedError("client")) })
+	l.detachClient = context.AfterFunc(l.client.Ctx(), func() { endLife(errs.ClosedError("client")) })
 	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.detachClient)
 	return l, nil
 }
@@ -159,25 +159,22 @@ func (l *Locker) dirs() (locks, elections string) {
 	return l.namespace + lockDir, l.namespace + electionDir
 }
 
-// begin starts a call. The returned context also ends with the locker. The caller must call done
-// when the call is over. Close waits for that.
+// startCall starts a call. The returned context also ends with the locker. The caller must call
+// done when the call is over. Close waits for that.
 func (l *Locker) startCall(ctx context.Context) (bound context.Context, done func(), err error) {
 	if l.err != nil {
 		return nil, nil, l.err
 	}
-	if ctx == nil {
-		return nil, nil, fmt.Errorf("%w: nil context", errs.Invalid)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, nil, closedError("locker")
+		return nil, nil, errs.ClosedError("locker")
 	}
 	if l.ctx.Err() != nil {
 		return nil, nil, context.Cause(l.ctx)
 	}
-	l.calls.Add(1)
 	bound, cancel := context.WithCancelCause(ctx)
+	l.calls.Add(1)
 	unlink := context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })
 	return bound, func() {
 		unlink()
@@ -186,20 +183,20 @@ func (l *Locker) startCall(ctx context.Context) (bound context.Context, done fun
 	}, nil
 }
 
-// beginFunc registers a function that is about to run under a lock. Close waits for it. The caller
+// startFunc registers a function that is about to run under a lock. Close waits for it. The caller
 // must call done when the function has returned and its lock is released.
 func (l *Locker) startFunc() (done func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, closedError("locker")
+		return nil, errs.ClosedError("locker")
 	}
 	l.running.Add(1)
 	return l.running.Done, nil
 }
 
-// spawn runs f in the background, and Close waits for it. After Close, spawn does not run f and
-// reports false.
+// goBackground runs f in the background, and Close waits for it. After Close, goBackground does not
+// run f and reports false.
 func (l *Locker) goBackground(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -215,14 +212,16 @@ type Stats struct {
 	Held    int `json:"held"`    // holds that were granted and neither lost nor released
 	Waiting int `json:"waiting"` // calls that wait
 	Names   int `json:"names"`   // queues in use
-	Watched int `json:"watched"` // open watches: of keys that are waited for, observed, or held for more than 250 ms
+	// Open watches: of keys that are waited for, observed, or held for more than 250 ms.
+	Watched int `json:"watched"`
 
-	Acquired  uint64 `json:"acquired"`  // holds granted
-	Turns     uint64 `json:"turns"`     // of these, taken over from another goroutine of this process
-	Lost      uint64 `json:"lost"`      // holds lost
-	Swept     uint64 `json:"swept"`     // keys removed in the background
-	Reopened  uint64 `json:"reopened"`  // watch streams that broke or could not be opened
-	Confirmed uint64 `json:"confirmed"` // reads because a watch may have missed changes or could not be opened
+	Acquired uint64 `json:"acquired"` // holds granted
+	Turns    uint64 `json:"turns"`    // of these, taken over within this process
+	Lost     uint64 `json:"lost"`     // holds lost
+	Swept    uint64 `json:"swept"`    // keys removed in the background
+	Reopened uint64 `json:"reopened"` // watch streams that broke or could not be opened
+	// Reads because a watch may have missed changes or could not be opened.
+	Confirmed uint64 `json:"confirmed"`
 }
 
 // Stats returns the counters. It sends nothing.
@@ -263,14 +262,14 @@ func (l *Locker) close() error {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	closed := closedError("locker")
+	closed := errs.ClosedError("locker")
 	l.cancel(closed)
 	l.calls.Wait()
 	l.mu.Lock()
-	waiters := slices.Collect(maps.Values(l.waiters))
+	ownKeys := slices.Collect(maps.Values(l.ownKeys))
 	l.mu.Unlock()
-	for _, w := range waiters {
-		w.markLost(closed)
+	for _, k := range ownKeys {
+		k.markLost(closed)
 	}
 	running := l.awaitFuncs()
 	close(l.drained)
@@ -280,7 +279,7 @@ func (l *Locker) close() error {
 	l.detachClient()
 
 	if err := errors.Join(running, l.removeKeys()); err != nil {
-		return doubtful("close", "", err)
+		return opError("close", "", err)
 	}
 	return nil
 }
@@ -289,12 +288,12 @@ func (l *Locker) close() error {
 // created late, is left to the sweeper.
 func (l *Locker) removeKeys() error {
 	l.mu.Lock()
-	waiters := slices.Collect(maps.Values(l.waiters))
+	ownKeys := slices.Collect(maps.Values(l.ownKeys))
 	l.keysRemoved = true
 	l.mu.Unlock()
-	keys := make([]kv.Op, 0, len(waiters))
-	for _, w := range waiters {
-		keys = append(keys, kv.OpDelete(w.key[len(l.namespace):]))
+	keys := make([]kv.Op, 0, len(ownKeys))
+	for _, k := range ownKeys {
+		keys = append(keys, kv.OpDelete(k.key[len(l.namespace):]))
 	}
 	ctx, stop := context.WithTimeout(context.WithoutCancel(l.ctx), closeTimeout-inFlightTimeout)
 	defer stop()
@@ -302,11 +301,11 @@ func (l *Locker) removeKeys() error {
 	if err != nil {
 		err = fmt.Errorf("%d keys are left to be deleted in the background, or to end with their leases: %w", len(keys), err)
 	}
-	for _, w := range waiters {
-		if err != nil || w.unresolved > 0 {
-			w.addToSweeper()
+	for _, k := range ownKeys {
+		if err != nil || k.unresolved > 0 {
+			k.addToSweeper()
 		}
-		w.unregister()
+		k.unregister()
 	}
 	return err
 }

@@ -55,11 +55,8 @@ func (l *Locker) Multi(ms ...*Mutex) *Multi {
 // lost while Lock waits for another, Lock releases those that it holds in the background. The error
 // is that of [Mutex.Lock] and names the mutex. The cost is the sum of the costs of all mutexes.
 func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
-	switch {
-	case m.err != nil:
-		return nil, fail("lock all", "", m.err)
-	case ctx == nil:
-		return nil, fail("lock all", "", errNoContext)
+	if m.err != nil {
+		return nil, opError("lock all", "", m.err)
 	}
 	all := &multiHold{}
 	if err := all.lockAll(ctx, m.mutexes); err != nil {
@@ -99,7 +96,7 @@ type multiHold struct {
 	detach []func() bool
 }
 
-// take acquires the mutexes one after the other. The loss of one ends the wait for the next.
+// lockAll locks the mutexes one after the other. The loss of one ends the wait for the next.
 func (a *multiHold) lockAll(ctx context.Context, ms []*Mutex) error {
 	wait, stop := context.WithCancel(ctx)
 	defer stop()
@@ -109,7 +106,7 @@ func (a *multiHold) lockAll(ctx context.Context, ms []*Mutex) error {
 			if i := slices.IndexFunc(a.holds, func(h *hold) bool { return h.err() != nil }); i >= 0 {
 				m, err = ms[i], a.holds[i].err()
 			}
-			return fail("lock all", m.kind.name, err)
+			return opError("lock all", m.kind.name, err)
 		}
 		a.holds = append(a.holds, g)
 		context.AfterFunc(g.context(), stop)
@@ -117,7 +114,7 @@ func (a *multiHold) lockAll(ctx context.Context, ms []*Mutex) error {
 	return nil
 }
 
-// arm creates the context, which ends with the first of the holds that ends.
+// bindContext creates the context, which ends with the first of the holds that ends.
 func (a *multiHold) bindContext(l *Locker) {
 	a.base, a.cancel = context.WithCancelCause(context.WithoutCancel(l.ctx))
 	for _, g := range a.holds {
@@ -164,9 +161,6 @@ func (a *multiHold) verify(ctx context.Context) error {
 // release releases all holds at once, even if some fail. It returns the error of a lost hold if
 // there is one, else that of one that failed.
 func (a *multiHold) release(ctx context.Context) error {
-	if ctx == nil {
-		return errNoContext
-	}
 	for _, stop := range a.detach {
 		stop()
 	}
@@ -180,7 +174,7 @@ func (a *multiHold) release(ctx context.Context) error {
 	return lostOrAny(all)
 }
 
-// worst returns a loss if there is one among the errors, else any of them.
+// lostOrAny returns a loss if there is one among the errors, else any of them.
 func lostOrAny(all []error) (worst error) {
 	for _, err := range all {
 		if errors.Is(err, ErrLost) {

@@ -153,7 +153,5 @@ func TestOneBadNameAmongMutexesIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	count.Reset()
 	_, err := l.Multi(l.Mutex("a"), l.Mutex("z//z"), l.Mutex("b")).Lock(t.Context())
 	require.ErrorIs(t, err, lock.ErrInvalid)
-	_, err = l.Multi(l.Mutex("a")).Lock(nil) //nolint:staticcheck // what it is about
-	require.ErrorIs(t, err, lock.ErrInvalid)
 	assert.Zero(t, count.Total(), count.Counts())
 }

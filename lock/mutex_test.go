@@ -304,7 +304,7 @@ func TestASecondReleaseIsHarmlessAndSaysSo(t *testing.T) {
 	next := mustLock(t, l.Mutex("m"))
 	err := h.Release(t.Context())
 	require.ErrorIs(t, err, lock.ErrReleased)
-	assert.EqualError(t, err, `lock: release "m": released`)
+	assert.EqualError(t, err, `lock: release "m": lock released`)
 	require.NoError(t, next.Verify(t.Context()))
 	mustRelease(t, next)
 }
@@ -398,7 +398,7 @@ func TestALockIsWatchedWhileItIsHeldForLong(t *testing.T) {
 	require.ErrorIs(t, h.Verify(t.Context()), lock.ErrLost)
 	err = h.Release(t.Context())
 	require.ErrorIs(t, err, lock.ErrLost)
-	assert.EqualError(t, err, `lock: release "m": lost: its key was deleted`)
+	assert.EqualError(t, err, `lock: release "m": lock lost: its key was deleted`)
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrReleased)
 	next := mustLock(t, l.Mutex("m"))
 	mustRelease(t, next)

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
@@ -36,34 +34,8 @@ func (s *options) checkName(name string) error {
 	return nil
 }
 
-// direct reports whether key is a direct child of prefix, as the keys of a queue are. Deeper keys
-// belong to longer names.
+// isDirectChild reports whether key is a direct child of prefix, as the keys of a queue are. Keys
+// further below belong to longer names.
 func isDirectChild(prefix, key string) bool {
 	return len(key) > len(prefix) && strings.IndexByte(key[len(prefix):], '/') < 0
-}
-
-// free returns the comparisons that hold if prefix has no direct child. deeper are keys below
-// prefix that are not direct children: the comparisons cover the gaps between their dirs. There is
-// one for each dir and one more.
-func emptyCompares(prefix string, nested []string) []clientv3.Cmp {
-	dirs := make([]string, 0, len(nested))
-	for _, key := range nested {
-		end := strings.IndexByte(key[len(prefix):], '/')
-		dirs = append(dirs, key[:len(prefix)+end+1])
-	}
-	slices.Sort(dirs)
-	from := prefix
-	var all []clientv3.Cmp
-	for _, dir := range slices.Compact(dirs) {
-		if from < dir {
-			all = append(all, compareAbsent(from, dir))
-		}
-		from = keyspace.End(dir)
-	}
-	return append(all, compareAbsent(from, keyspace.End(prefix)))
-}
-
-// absent returns the comparison that holds if no key exists in the range [from, to).
-func compareAbsent(from, to string) clientv3.Cmp {
-	return clientv3.Compare(clientv3.CreateRevision(from), "=", 0).WithRange(to)
 }

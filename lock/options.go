@@ -23,7 +23,7 @@ const (
 // Option configures a locker. See [New].
 type Option func(*options)
 
-// settings holds the options of a locker.
+// options holds the options of a locker.
 type options struct {
 	ttl    time.Duration
 	ttlSet bool
@@ -62,7 +62,7 @@ func WithWaitHook(f func(name string, d time.Duration)) Option {
 	return func(s *options) { s.onWait = f }
 }
 
-// newSettings applies the options, and returns an error if one is invalid.
+// newOptions applies the options, and returns an error if one is invalid.
 func newOptions(opts []Option) (s options, err error) {
 	for _, o := range opts {
 		if o != nil {

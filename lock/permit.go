@@ -9,8 +9,6 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-var errNoContext = fmt.Errorf("%w: nil context", errs.Invalid)
-
 // heldState is the state of a hold: one [hold], or several.
 type heldState interface {
 	context() context.Context
@@ -84,7 +82,7 @@ func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
 // once; a guard is not.
 func (p *Permit) Verify(ctx context.Context) error {
 	if err := p.hold.verify(ctx); err != nil {
-		return fail("verify", p.hold.name(), err)
+		return opError("verify", p.hold.name(), err)
 	}
 	return nil
 }
@@ -102,7 +100,7 @@ func (p *Permit) Release(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	return doubtful("release", p.hold.name(), err)
+	return opError("release", p.hold.name(), err)
 }
 
 // Held is an exclusive hold: a mutex, a write lock or a leadership. It has the methods of [Permit]:
@@ -130,13 +128,13 @@ type Func = func(ctx context.Context, h *Held) error
 // SharedFunc is a function that runs under a permit, as [Func] is one that runs under a lock.
 type SharedFunc = func(ctx context.Context, p *Permit) error
 
-// work runs f under a hold and releases the hold, also if f panics. A loss that f did not report is
+// run runs f under a hold and releases the hold, also if f panics. A loss that f did not report is
 // an error, because f may not have been alone at the end.
 func (p *Permit) run(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
 	done, err := l.startFunc()
 	if err != nil {
 		_ = p.Release(ctx) // lost with the locker: the error would be the same
-		return doubtful("do", p.hold.name(), newLostError(err))
+		return opError("do", p.hold.name(), newLostError(err))
 	}
 	defer done()
 	bound, stop := p.Bind(ctx)
@@ -148,4 +146,16 @@ func (p *Permit) run(ctx context.Context, l *Locker, f func(ctx context.Context)
 		}
 	}()
 	return f(bound)
+}
+
+// runShared runs f under a permit that acquire returns.
+func runShared(ctx context.Context, l *Locker, name string, f SharedFunc, acquire func(context.Context) (*Permit, error)) error {
+	if f == nil {
+		return opError("do", name, fmt.Errorf("%w: no function", errs.Invalid))
+	}
+	p, err := acquire(ctx)
+	if err != nil {
+		return err
+	}
+	return p.run(ctx, l, func(ctx context.Context) error { return f(ctx, p) })
 }

@@ -2,8 +2,10 @@ package lock
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
-	"sync"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -23,20 +25,22 @@ type queue struct {
 	observer *leaderObserver // nil until first used
 }
 
-// enter returns the queue of a kind of waiters and counts one more use. The caller must call exit.
+// retainQueue returns the queue of a kind of waiters and counts one more use. The caller must call
+// release.
 func (l *Locker) retainQueue(kind *waiterKind) *queue {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q := l.queues[kind.prefix]
 	if q == nil {
-		q = &queue{l: l, name: kind.name, prefix: kind.prefix, local: localQueue{waiting: &l.counters.waiting}}
+		q = &queue{l: l, name: kind.name, prefix: kind.prefix}
+		q.local.q = q
 		l.queues[kind.prefix] = q
 	}
 	q.users++
 	return q
 }
 
-// exit ends one use. The last use removes the queue from the locker.
+// release ends one use. The end of the last use removes the queue from the locker.
 func (q *queue) release() {
 	q.l.mu.Lock()
 	defer q.l.mu.Unlock()
@@ -46,7 +50,7 @@ func (q *queue) release() {
 	}
 }
 
-// read reads the whole queue, newest first. It costs one linearizable RPC.
+// readAll reads the whole queue, newest first. It costs one linearizable RPC.
 func (q *queue) readAll(ctx context.Context) (*queuePage, error) {
 	resp, err := q.l.read(ctx, "read queue", clientv3.OpGet(q.prefix, clientv3.WithPrefix()))
 	if err != nil {
@@ -57,81 +61,80 @@ func (q *queue) readAll(ctx context.Context) (*queuePage, error) {
 	return p, nil
 }
 
-// The intervals of a poll, before jitter.
-const (
-	minPollInterval = 500 * time.Millisecond
-	maxPollInterval = 5 * time.Second
-)
-
-// poller reads a queue periodically, for all waiters of this process that cannot watch it.
-type poller struct {
-	q *queue
-
-	mu      sync.Mutex
-	users   int
-	stop    context.CancelFunc
-	latest  *queuePage    // nil before the first read
-	updated chan struct{} // closed when there is a newer page
-}
-
-// poll joins the poll of the queue, and starts it if necessary. The caller must call leave.
-func (q *queue) joinPoller() *poller {
-	q.l.mu.Lock()
-	if q.poller == nil {
-		q.poller = &poller{q: q}
-	}
-	p := q.poller
-	q.l.mu.Unlock()
-	p.retain()
-	return p
-}
-
-func (p *poller) retain() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.users++
-	if p.users > 1 {
-		return
-	}
-	p.latest, p.updated = nil, make(chan struct{})
-	ctx, stop := context.WithCancel(p.q.l.ctx)
-	p.stop = stop
-	p.q.l.goBackground(func() { p.run(ctx) })
-}
-
-func (p *poller) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.users--
-	if p.users == 0 {
-		p.stop()
-	}
-}
-
-// newer returns a page that is newer than the given revision, or nil. The channel is closed when
-// the next page is there.
-func (p *poller) newer(seen int64) (*queuePage, <-chan struct{}) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.latest != nil && p.latest.rev > seen {
-		return p.latest, p.updated
-	}
-	return nil, p.updated
-}
-
-func (p *poller) run(ctx context.Context) {
-	for interval := minPollInterval; sleep(ctx, jitter(interval)); interval = min(2*interval, maxPollInterval) {
-		last, err := p.q.readAll(ctx)
+// readOldest returns the first entry of a queue, or nil if the queue is empty, and the revision of
+// the read. It costs one RPC, or two if keys of longer names come first.
+func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
+	for _, limit := range []int64{exclusivePageSize, 0} {
+		resp, err := l.read(ctx, "read leader", oldestOp(prefix, limit))
 		if err != nil {
-			continue // until the next interval
+			return nil, 0, err
 		}
-		p.q.l.counters.confirmed.Add(1)
-		p.mu.Lock()
-		if ctx.Err() == nil {
-			p.latest = last
-			close(p.updated)
-			p.updated = make(chan struct{})
+		p := parsePage(prefix, "", resp.revision(), resp.rangeResponse(0))
+		if len(p.entries) > 0 {
+			return &p.entries[0], p.rev, nil
 		}
-		p.mu.Unlock()
+		if rev = p.rev; p.complete {
+			break
+		}
 	}
+	return nil, rev, nil
+}
+
+// localLockedError returns the error of a call that this process itself keeps out, by a hold or a
+// waiter.
+func (q *queue) localLockedError(name string) error {
+	switch holder, front := q.local.state(); {
+	case holder != nil:
+		return &LockedError{Name: name, Owner: q.l.owner, Token: holder.token, Local: true}
+	case front != nil:
+		return q.blockedError(name, front)
+	}
+	return &LockedError{Name: name}
+}
+
+// blockedError returns the error of a call that the entry e keeps out: a LockedError, or a
+// BlockedError if e has no lease.
+func (q *queue) blockedError(name string, e *entry) error {
+	if e.lease == 0 {
+		return q.l.permanentlyBlockedError(name, e)
+	}
+	return q.l.lockedError(name, e)
+}
+
+func (l *Locker) lockedError(name string, e *entry) error {
+	return &LockedError{Name: name, Owner: e.owner(), Token: e.token(), Local: l.owns(e.key)}
+}
+
+// readHolderTimeout bounds the read for the holder after a wait has timed out.
+const readHolderTimeout = 250 * time.Millisecond
+
+// addHolder adds the holder of the lock to the error of a wait that has timed out. It costs one
+// RPC, and none if a goroutine of this process holds the lock. If etcd does not answer at once, it
+// returns err unchanged.
+func (q *queue) addHolder(ctx context.Context, name string, err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) || q.l.ctx.Err() != nil {
+		return err
+	}
+	if holder, _ := q.local.state(); holder != nil {
+		return fmt.Errorf("%w: %w", err, q.localLockedError(name))
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), readHolderTimeout)
+	defer stop()
+	resp, readErr := q.l.read(ctx, "read holder", oldestOp(q.prefix, exclusivePageSize))
+	if readErr != nil {
+		return err
+	}
+	seen := parsePage(q.prefix, "", 0, resp.rangeResponse(0))
+	if len(seen.entries) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, q.l.lockedError(name, &seen.entries[0]))
+}
+
+// owns reports whether this locker created the key.
+func (l *Locker) owns(key string) bool { return strings.Contains(key, "-"+l.id+".") }
+
+// permanentlyBlockedError returns the error for a key without a lease.
+func (l *Locker) permanentlyBlockedError(name string, e *entry) error {
+	return &BlockedError{Name: name, Key: e.key[len(l.namespace):], Revision: e.createRev}
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// lookInterval is how often a waiter looks at the queue although no watch has reported a change,
-// ±20 %. It bounds the delay after a watch that fails without an error, and after the deletion of a
+// checkInterval is how often a waiter reads the queue although no watch has reported a change, ±20
+// %. It bounds the delay after a watch that fails without an error, and after the deletion of a
 // waiter's own key.
 const checkInterval = 30 * time.Second
 
-// pollAfter is how long a watch may take to open before the queue is polled.
+// pollThreshold is how long a watch may take to open before the queue is polled.
 const pollThreshold = 500 * time.Millisecond
 
 // queueWatch is the set of watches of one waiter or observer of a queue. It belongs to one
@@ -34,7 +34,7 @@ type queueWatch struct {
 	targets map[keywatch.Target]*targetWatch
 }
 
-// watchedKey is one watch and what it has reported.
+// targetWatch is one watch and what it has reported.
 type targetWatch struct {
 	w *queueWatch
 
@@ -50,8 +50,8 @@ func (q *queue) newWatch() *queueWatch {
 	return &queueWatch{q: q, notify: make(chan struct{}, 1), targets: map[keywatch.Target]*targetWatch{}}
 }
 
-// set replaces the watched targets. A watch on a target that stays is kept. If relevant is not nil,
-// only changes of its keys count.
+// setTargets replaces the watched targets. A watch on a target that stays is kept. If relevant is
+// not nil, only changes of its keys count.
 func (w *queueWatch) setTargets(targets []keywatch.Target, relevant map[string]bool) {
 	var fresh []*targetWatch
 	w.mu.Lock()
@@ -85,7 +85,7 @@ func (w *queueWatch) close() {
 	w.setPolling(false)
 }
 
-// poll joins or leaves the poll of the queue.
+// setPolling joins or leaves the poll of the queue.
 func (w *queueWatch) setPolling(on bool) {
 	switch {
 	case on == (w.poller != nil):
@@ -132,8 +132,7 @@ func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 }
 
 // await waits until what is watched may have changed since revision *seen. If it returns nil, the
-// caller must look. If the queue was polled meanwhile, it returns the page that was read.
-//
+// caller must read the queue. If the queue was polled meanwhile, it returns the page that was read.
 // Changes after *seen are reported, unless the watch was opened at a later revision. In that case
 // confirm checks for a change in between, and await raises *seen to the revision that it returns.
 func (w *queueWatch) await(
@@ -153,8 +152,9 @@ func (w *queueWatch) await(
 		case open && rev > *seen:
 			unchanged, now, err := confirm(ctx)
 			switch {
-			case err == nil && (!unchanged || now < rev): // a revision that falls belongs to another history
-				return nil, nil //nolint:nilnil // the caller looks
+			case err == nil && (!unchanged || now < rev):
+				// A revision that falls belongs to another history.
+				return nil, nil //nolint:nilnil // the caller reads the queue
 			case err == nil:
 				*seen = now
 			case ctx.Err() != nil || isPermanent(err):
@@ -180,7 +180,7 @@ func (w *queueWatch) await(
 		case <-w.notify:
 		case <-updated:
 		case <-checkTimer.C:
-			return nil, nil //nolint:nilnil // the caller looks
+			return nil, nil //nolint:nilnil // the caller reads the queue
 		case <-openTimer.C:
 			if !open {
 				w.setPolling(true)
@@ -191,7 +191,7 @@ func (w *queueWatch) await(
 	}
 }
 
-// lookAgain is a confirm function that makes the caller look.
+// requireCheck is a confirm function that makes the caller read the queue.
 func (w *queueWatch) requireCheck(context.Context) (unchanged bool, rev int64, err error) {
 	w.q.l.counters.confirmed.Add(1)
 	return false, 0, nil

@@ -23,24 +23,24 @@ func (l *Locker) RWMutex(name string) *RWMutex {
 	return &RWMutex{l.mutex(name, dir+name+"/"+rwDir)}
 }
 
-// fewReaders is how many entries ahead a reader reads when it is enqueued. A writer may be ahead of
-// many readers.
+// readerPageSize is how many entries ahead a reader reads when it is enqueued. A writer may be
+// ahead of many readers.
 const readerPageSize = 64
 
 // reader returns the kind of waiters that read.
-func (m *RWMutex) reader() waiterKind {
+func (m *RWMutex) reader() *waiterKind {
 	kind := m.kind
-	kind.admission = readerAdmission
-	return kind
+	kind.admission, kind.local = readerAdmission, false
+	return &kind
 }
 
 // RLock waits until the mutex is held for reading. Each call is a reader of its own, also within
 // one process. It waits, fails and cleans up as [Mutex.Lock] does. It costs one RPC. If it has to
 // wait, or is behind more than 64 readers, it costs one more, and those of Mutex.Lock.
 func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
-	h, err := m.l.acquireUnshared(ctx, m.reader(), m.err)
+	h, err := m.l.acquireHold(ctx, m.reader(), m.err, acquireAlone)
 	if err != nil {
-		return nil, fail("read lock", m.kind.name, err)
+		return nil, opError("read lock", m.kind.name, err)
 	}
 	return &Permit{h}, nil
 }
@@ -51,9 +51,9 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 // nothing. Beside other readers it costs two, and one more each time that another client enqueues
 // between the two.
 func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
-	h, err := m.l.tryUnshared(ctx, m.reader(), m.err)
+	h, err := m.l.acquireHold(ctx, m.reader(), m.err, tryAlone)
 	if err != nil {
-		return nil, fail("try read lock", m.kind.name, err)
+		return nil, opError("try read lock", m.kind.name, err)
 	}
 	return &Permit{h}, nil
 }
@@ -61,5 +61,5 @@ func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 // RDo locks for reading, calls f, and unlocks, as [Mutex.Do] does for writing, with the same
 // contexts and errors.
 func (m *RWMutex) RDo(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, m.l, m.kind.name, f, m.RLock)
+	return runShared(ctx, m.l, m.kind.name, f, m.RLock)
 }

@@ -40,25 +40,26 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 	return s
 }
 
-// maxPermitPage is the largest number of entries ahead that are read when a permit is enqueued.
+// maxPermitPageSize is the largest number of entries ahead that are read when a permit is enqueued.
 const maxPermitPageSize = 128
 
 // permit returns the kind of waiters for a permit of the given weight, or an error if the weight is
 // invalid.
-func (s *Semaphore) permit(weight int) (waiterKind, error) {
+func (s *Semaphore) permit(weight int) (*waiterKind, error) {
 	if s.err != nil {
-		return s.kind, s.err
+		return nil, s.err
 	}
 	if weight < 1 || weight > s.n {
-		return s.kind, fmt.Errorf("%w: weight %d: it must be 1 to %d", errs.Invalid, weight, s.n)
+		return nil, fmt.Errorf("%w: weight %d: it must be 1 to %d", errs.Invalid, weight, s.n)
 	}
 	kind := s.kind
 	kind.value = strconv.Itoa(weight) + " " + s.l.owner
 	kind.admission = &admission{
 		suffix: permitSuffix, rule: blockedByWeight(s.n - weight),
-		pageSize: int64(min(s.n-weight, maxPermitPageSize)) + 1, // each weighs at least 1, so these suffice
+		// Each entry weighs at least 1, so these suffice.
+		pageSize: int64(min(s.n-weight, maxPermitPageSize)) + 1,
 	}
-	return kind, nil
+	return &kind, nil
 }
 
 // Acquire is [Semaphore.AcquireN] with weight 1.
@@ -70,9 +71,9 @@ func (s *Semaphore) Acquire(ctx context.Context) (*Permit, error) { return s.Acq
 // is given back, and those of Mutex.Lock.
 func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	kind, err := s.permit(weight)
-	h, err := s.l.acquireUnshared(ctx, kind, err)
+	h, err := s.l.acquireHold(ctx, kind, err, acquireAlone)
 	if err != nil {
-		return nil, fail("acquire", s.kind.name, err)
+		return nil, opError("acquire", s.kind.name, err)
 	}
 	return &Permit{h}, nil
 }
@@ -84,9 +85,9 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 // Otherwise it costs two, and one more each time that another client enqueues between the two.
 func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	kind, err := s.permit(1)
-	h, err := s.l.tryUnshared(ctx, kind, err)
+	h, err := s.l.acquireHold(ctx, kind, err, tryAlone)
 	if err != nil {
-		return nil, fail("try acquire", s.kind.name, err)
+		return nil, opError("try acquire", s.kind.name, err)
 	}
 	return &Permit{h}, nil
 }
@@ -94,10 +95,10 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 // Do acquires a permit of weight 1, calls f, and releases the permit, as [Mutex.Do] does with a
 // lock, with the same contexts and errors.
 func (s *Semaphore) Do(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, s.l, s.kind.name, f, s.Acquire)
+	return runShared(ctx, s.l, s.kind.name, f, s.Acquire)
 }
 
 // TryDo is like Do, but uses [Semaphore.TryAcquire].
 func (s *Semaphore) TryDo(ctx context.Context, f SharedFunc) error {
-	return doShared(ctx, s.l, s.kind.name, f, s.TryAcquire)
+	return runShared(ctx, s.l, s.kind.name, f, s.TryAcquire)
 }

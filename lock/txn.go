@@ -20,7 +20,7 @@ import (
 const (
 	callTimeout     = 10 * time.Second // of a call whose context has no deadline
 	readTimeout     = time.Minute      // of a read whose context has no deadline
-	closeTimeout    = 5 * time.Second  // of the removal of what is left in etcd, whatever else has ended
+	closeTimeout    = 5 * time.Second  // of the removal of keys, also when all else has ended
 	inFlightTimeout = time.Second      // for requests in progress when the locker is closed
 	minBackoff      = 50 * time.Millisecond
 	maxBackoff      = time.Second
@@ -34,8 +34,8 @@ type txn struct {
 	then, orElse []clientv3.Op
 }
 
-// txnResult is the response to a transaction. unknown is the number of other attempts that may have
-// been applied as well, or may yet be.
+// txnResult is the response to a transaction. unresolved is the number of other attempts that may
+// have been applied as well, or may yet be.
 type txnResult struct {
 	*clientv3.TxnResponse
 
@@ -46,8 +46,8 @@ func (r *txnResult) revision() int64 { return r.Header.GetRevision() }
 
 func (r *txnResult) rangeResponse(i int) *pb.RangeResponse { return r.Responses[i].GetResponseRange() }
 
-func newBackoff(max time.Duration) backoff.BackOff {
-	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: max}.Backoff()
+func newBackoff(maxDelay time.Duration) backoff.BackOff {
+	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxDelay}.Backoff()
 	b.Reset()
 	return b
 }
@@ -82,12 +82,13 @@ func (l *Locker) sendHedged(ctx context.Context, call retry.Call, t txn) (txnRes
 			}
 			return true
 		})
-	return out, reason(err)
+	return out, errs.Cause(err)
 }
 
 // commitCreation is like commit, for a transaction that creates a key. There is at most one attempt
 // at a time, which may take all of the time: a second one beside it could create the key again
-// after its deletion. An attempt whose answer was lost may do that too, and is counted in unknown.
+// after its deletion. An attempt whose answer was lost may do that too, and is counted in
+// unresolved.
 func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err error) {
 	call := retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)
@@ -102,10 +103,10 @@ func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err 
 	if errors.Is(err, errs.UnknownOutcome) {
 		out.unresolved++
 	}
-	return out, reason(err)
+	return out, errs.Cause(err)
 }
 
-// withDefaultTimeout adds defaultTimeout to a context without a deadline.
+// withCallTimeout adds callTimeout to a context without a deadline.
 func withCallTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -113,12 +114,12 @@ func withCallTimeout(ctx context.Context) (context.Context, context.CancelFunc) 
 	return context.WithTimeoutCause(ctx, callTimeout, errCallTimeout)
 }
 
-// errDefaultTimeout is the cause of the end of such a context.
+// errCallTimeout is the cause of the end of such a context.
 var errCallTimeout = fmt.Errorf("%w: default timeout %v", errs.Unavailable, callTimeout)
 
-// detached makes a request that creates a key. The context of the request does not end with ctx, so
-// that its outcome becomes known, but detached returns when ctx ends. If the request fails, or ctx
-// ends first, undo is called once the request has ended.
+// sendDetached makes a request that creates a key. The context of the request does not end with
+// ctx, so that its outcome becomes known, but sendDetached returns when ctx ends. If the request
+// fails, or ctx ends first, undo is called once the request has ended.
 func (l *Locker) sendDetached(ctx context.Context, request func(context.Context) error, undo func()) error {
 	own := context.WithoutCancel(ctx)
 	var stop context.CancelFunc
@@ -164,5 +165,5 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// hex returns a lease ID as etcdctl prints it.
+// formatLeaseID returns a lease ID as etcdctl prints it.
 func formatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }

@@ -22,7 +22,7 @@ import (
 type DoubleBarrier struct {
 	b      *Barrier
 	inCall atomic.Bool // a call is in progress
-	w      *waiter     // nil while outside
+	p      *party      // nil while outside
 	round  string
 }
 
@@ -42,7 +42,7 @@ func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
 // learns of it from Leave.
 func (d *DoubleBarrier) Enter(ctx context.Context) error {
 	if err := d.enter(ctx); err != nil {
-		return fail("enter", d.b.kind.name, err)
+		return opError("enter", d.b.kind.name, err)
 	}
 	return nil
 }
@@ -52,10 +52,10 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 		return errConcurrentCall
 	}
 	defer d.inCall.Store(false)
-	if d.w != nil {
+	if d.p != nil {
 		return fmt.Errorf("%w: inside already", errs.Invalid)
 	}
-	d.w, d.round, err = d.b.awaitRound(ctx)
+	d.p, d.round, err = d.b.awaitRound(ctx)
 	return err
 }
 
@@ -70,7 +70,7 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 // read the queue again when it is deleted: one more RPC for each key that they have to watch.
 func (d *DoubleBarrier) Leave(ctx context.Context) error {
 	if err := d.leave(ctx); err != nil {
-		return fail("leave", d.b.kind.name, err)
+		return opError("leave", d.b.kind.name, err)
 	}
 	return nil
 }
@@ -88,42 +88,42 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if d.w == nil {
+	if d.p == nil {
 		return fmt.Errorf("%w: not inside", errs.Invalid)
 	}
-	w := d.w
-	d.w = nil
-	defer w.q.release()
-	if err := w.lostErr(); err != nil {
-		w.discard()
+	p := d.p
+	d.p = nil
+	defer p.q.release()
+	if err := p.lostErr(); err != nil {
+		p.discard()
 		return err
 	}
 	// If the removal fails, it continues in the background, and this party has left.
-	resp, err := w.removeKey(ctx, clientv3.OpGet(w.q.prefix, clientv3.WithPrefix()))
+	resp, err := p.removeKey(ctx, clientv3.OpGet(p.q.prefix, clientv3.WithPrefix()))
 	var page *queuePage
 	switch {
 	case err == nil && resp.Succeeded:
-		page = parsePage(w.q.prefix, w.key, resp.revision(), resp.rangeResponse(1))
+		page = parsePage(p.q.prefix, p.key, resp.revision(), resp.rangeResponse(1))
 	case err != nil && (ctx.Err() != nil || isPermanent(err) || errors.Is(err, ErrLost)):
 		return &cleanedUpError{err}
 	}
-	return w.awaitRoundEmpty(ctx, d.round, page)
+	return p.awaitRoundEmpty(ctx, d.round, page)
 }
 
-// awaitLeft waits until no party is in the given round. No party joins a round that is open, so
-// that the result stays true. The waiter's own key counts as well. now is the queue as read after
-// the round was opened, or nil if it was not read.
-func (w *waiter) awaitRoundEmpty(ctx context.Context, round string, page *queuePage) (err error) {
-	l := w.q.l
+// awaitRoundEmpty waits until no party is in the given round. No party joins a round that is open,
+// so that the result stays true. The party's own key counts as well. page is the queue as read
+// after the round was opened, or nil if it was not read.
+func (p *party) awaitRoundEmpty(ctx context.Context, round string, page *queuePage) (err error) {
+	l := p.q.l
 	l.counters.waiting.Add(1)
 	defer l.counters.waiting.Add(-1)
-	inside := func(e entry) bool { return e.key == w.key || e.isOpened() && e.value == round }
-	watch := w.q.newWatch()
+	inside := func(e entry) bool { return e.key == p.key || e.isOpened() && e.value == round }
+	watch := p.q.newWatch()
 	defer watch.close()
 	backoffs := newBackoff(maxBackoff)
 	for {
 		if page == nil {
-			page, err = w.q.readAll(ctx)
+			page, err = p.q.readAll(ctx)
 		}
 		switch {
 		case err != nil && (ctx.Err() != nil || isPermanent(err)):
@@ -136,7 +136,8 @@ func (w *waiter) awaitRoundEmpty(ctx context.Context, round string, page *queueP
 		if i < 0 {
 			return nil
 		}
-		watch.setTargets([]keywatch.Target{{Key: page.entries[i].key, Filter: keywatch.Deletions}}, nil) // any of them: all must leave
+		// Any of them will do, because all must leave.
+		watch.setTargets([]keywatch.Target{{Key: page.entries[i].key, Filter: keywatch.Deletions}}, nil)
 		seen := page.rev
 		if page, err = watch.await(ctx, &seen, watch.requireCheck); err != nil {
 			return err

@@ -5,17 +5,13 @@ import (
 	"strings"
 )
 
-// rule returns the blockers of a waiter. ahead are the entries ahead of it, nearest first. The
-// blockers are the fewest and nearest entries that block by themselves. A waiter without blockers
-// is admitted.
-//
-// A rule depends on these entries alone. If it does not block on a set of entries, it must not
-// block on a subset of them. Create revisions only rise, so that no key is created ahead of an
-// existing one. Therefore a waiter that was admitted stays admitted as long as its key exists, and
-// a grant is safe without another read.
-//
-// dead is an entry without a lease among the blockers, if the waiter cannot be admitted before it
-// is deleted.
+// admissionRule returns the blockers of a waiter. ahead are the entries ahead of it, nearest first.
+// The blockers are the fewest and nearest entries that block by themselves. A waiter without
+// blockers is admitted. A rule depends on these entries alone. If it does not block on a set of
+// entries, it must not block on a subset of them. Create revisions only rise, so no key is created
+// ahead of an existing one. Therefore a waiter that was admitted stays admitted as long as its key
+// exists, and a grant is safe without another read. permanent is an entry without a lease among the
+// blockers, if the waiter cannot be admitted before that entry is deleted.
 type admissionRule func(ahead []entry) (blockers []entry, dead *entry)
 
 // waiterKind describes a kind of waiters in one queue.
@@ -24,6 +20,7 @@ type waiterKind struct {
 
 	name       string // for messages
 	prefix     string // of the queue, ending in "/"
+	local      bool   // its waiters take turns in the local queue
 	value      string // of the key
 	onEnqueued func() // called when the key is in the queue; may be nil
 }
@@ -45,11 +42,11 @@ var (
 	doubleBarrierAdmission = &admission{suffix: doubleBarrierSuffix, rule: alwaysAdmit}
 )
 
-// fewAhead is how many entries ahead a waiter for an exclusive lock reads at first. The nearest one
-// blocks it, but some may belong to longer names.
+// exclusivePageSize is how many entries ahead a waiter for an exclusive lock reads at first. The
+// nearest one blocks it, but some may belong to longer names.
 const exclusivePageSize = 3
 
-// behindNearest is the rule of mutexes, writers and elections: the nearest entry ahead blocks.
+// blockedByNearest is the rule of mutexes, writers and elections: the nearest entry ahead blocks.
 func blockedByNearest(ahead []entry) (blockers []entry, permanent *entry) {
 	if len(ahead) == 0 {
 		return nil, nil
@@ -64,7 +61,7 @@ func blocker(nearest []entry) (blockers []entry, permanent *entry) {
 	return nearest, nil
 }
 
-// behindWriter is the rule of readers: the nearest entry ahead that is not a reader's blocks.
+// blockedByWriter is the rule of readers: the nearest entry ahead that is not a reader's blocks.
 func blockedByWriter(ahead []entry) (blockers []entry, permanent *entry) {
 	for i := range ahead {
 		if !ahead[i].hasSuffix(readerSuffix) {
@@ -74,10 +71,12 @@ func blockedByWriter(ahead []entry) (blockers []entry, permanent *entry) {
 	return nil, nil
 }
 
-// behindWeight returns the rule of permits: the weights of the entries ahead may add up to most.
-func blockedByWeight(max int) admissionRule {
+// blockedByWeight returns the rule of permits: the weights of the entries ahead may add up to
+// maxWeight.
+func blockedByWeight(maxWeight int) admissionRule {
 	return func(ahead []entry) (blockers []entry, permanent *entry) {
-		room, permanentRoom := max, max // ever is the room that is left once all entries with a lease are gone
+		// permanentRoom is the room that is left once all entries with a lease are gone.
+		room, permanentRoom := maxWeight, maxWeight
 		for i := range ahead {
 			e := &ahead[i]
 			w := weightOf(e)

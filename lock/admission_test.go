@@ -112,8 +112,8 @@ func TestARoundIsMadeUpOfThoseWhoCameFirst(t *testing.T) {
 	passed.modRev = 9
 	newestFirst := []entry{waits("e", 6), waits("d", 5), {key: "stranger", createRev: 4, modRev: 4}, waits("c", 3), passed, waits("a", 1)}
 	keys := func(from int) (out []string) {
-		w := &waiter{admission: barrierAdmission}
-		for _, e := range w.roundMembers(newestFirst[from:]) {
+		p := &party{&waiter{admission: barrierAdmission}}
+		for _, e := range p.roundMembers(newestFirst[from:]) {
 			out = append(out, e.key)
 		}
 		return out

@@ -38,14 +38,12 @@ type LeaderFunc = func(ctx context.Context, l *Leadership) error
 // Leader and Observe show value to others. It can be the address of this process, for example. It
 // need not be unique.
 func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
-	switch {
-	case f == nil:
-		return fail("run", e.kind.name, fmt.Errorf("%w: no function", errs.Invalid))
-	case ctx == nil:
-		return fail("run", e.kind.name, errNoContext)
+	if f == nil {
+		return opError("run", e.kind.name, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	backoffs := newBackoff(maxCampaignBackoff)
-	var failingSince time.Time // when campaigns began to fail; logged at the beginning and at the end
+	// When campaigns began to fail, which is logged at the beginning and at the end.
+	var failingSince time.Time
 	onEnqueued := func() {
 		if !failingSince.IsZero() {
 			lasted := time.Since(failingSince).Round(time.Millisecond)
@@ -59,7 +57,8 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		if over {
 			return err
 		}
-		if ctx.Err() == nil && failingSince.IsZero() && !errors.Is(err, ErrLost) { // a loss is logged where it is detected
+		// A loss is logged where it is detected.
+		if ctx.Err() == nil && failingSince.IsZero() && !errors.Is(err, ErrLost) {
 			failingSince = time.Now()
 			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.kind.name), "error", err)
 		}
@@ -72,8 +71,8 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	}
 }
 
-// serve campaigns once and leads once. over reports whether Run is to return err; otherwise err is
-// why it is to campaign again.
+// campaignAndLead campaigns once and leads once. over reports whether Run must return err;
+// otherwise err is why it is to campaign again.
 func (e *Election) campaignAndLead(ctx context.Context, value string, onEnqueued func(), f LeaderFunc) (over bool, err error) {
 	l, err := e.campaign(ctx, value, onEnqueued)
 	switch {
@@ -96,7 +95,7 @@ func (e *Election) campaignAndLead(ctx context.Context, value string, onEnqueued
 	return true, resigned
 }
 
-// term calls f and resigns, also if f panics.
+// lead calls f and resigns, also if f panics.
 func (l *Leadership) lead(ctx context.Context, in *Locker, f func(context.Context, *Leadership) error) (err, resigned error) {
 	done, err := in.startFunc()
 	if err != nil {
@@ -110,12 +109,12 @@ func (l *Leadership) lead(ctx context.Context, in *Locker, f func(context.Contex
 	return err, l.Release(ctx)
 }
 
-// ofContext reports whether err is that of a context that has ended, or a loss.
+// isContextError reports whether err is that of a context that has ended, or a loss.
 func isContextError(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrLost)
 }
 
-// permanent reports whether a retry would fail in the same way.
+// isPermanent reports whether a retry would fail in the same way.
 func isPermanent(err error) bool {
 	_, blocked := errors.AsType[*BlockedError](err)
 	return blocked || errors.Is(err, errs.Invalid) || errors.Is(err, errs.Permission) || errors.Is(err, errs.Unauthenticated) ||

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
@@ -23,7 +24,7 @@ func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
 		left, err := e.observe(ctx, func(leader Leader) bool { return yield(leader, nil) })
 		if !left {
-			yield(Leader{}, fail("observe", e.kind.name, err))
+			yield(Leader{}, opError("observe", e.kind.name, err))
 		}
 	}
 }
@@ -32,9 +33,6 @@ func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left bool, err error) {
 	if e.err != nil {
 		return false, e.err
-	}
-	if ctx == nil {
-		return false, errNoContext
 	}
 	q := e.l.retainQueue(&e.kind)
 	defer q.release()
@@ -57,7 +55,7 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 	}
 }
 
-// observation follows the leader of an election on one goroutine, for all observers of this
+// leaderObserver follows the leader of an election on one goroutine, for all observers of this
 // process.
 type leaderObserver struct {
 	q *queue
@@ -72,7 +70,7 @@ type leaderObserver struct {
 }
 
 // observe joins the observation of the queue, and starts it if necessary. The caller must call
-// leave.
+// release.
 func (q *queue) observe() *leaderObserver {
 	q.l.mu.Lock()
 	if q.observer == nil {
@@ -98,7 +96,7 @@ func (o *leaderObserver) retain() {
 	ctx, stop := context.WithCancel(o.q.l.ctx)
 	o.stop = stop
 	if !o.q.l.goBackground(func() { o.run(ctx) }) {
-		o.err = closedError("locker")
+		o.err = errs.ClosedError("locker")
 	}
 }
 
@@ -141,7 +139,7 @@ func (o *leaderObserver) next(ctx context.Context, changed <-chan struct{}) (Lea
 	}
 }
 
-// tell publishes the leader, or the error that ends the observation. It does nothing if ctx has
+// publish publishes the leader, or the error that ends the observation. It does nothing if ctx has
 // ended: no observer is left, or a later run has taken over.
 func (o *leaderObserver) publish(ctx context.Context, leader Leader, err error) {
 	o.mu.Lock()

@@ -1,0 +1,206 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
+)
+
+// maxConsecutiveTurns is how many turns in a row the goroutines of one process take while another
+// process waits.
+const maxConsecutiveTurns = 16
+
+// localQueue is the queue of the goroutines of one process that want the same exclusive lock. Only
+// its head has a key in etcd's queue; it waits there or holds. The others cost etcd nothing. The
+// head hands its waiter and key on to the next goroutine, or removes them, and the next goroutine
+// enqueues anew. The order is first come, first served.
+type localQueue struct {
+	q *queue
+
+	mu               sync.Mutex
+	occupied         bool           // some goroutine is the head
+	followers        []chan *waiter // the goroutines behind the head
+	consecutiveTurns int            // turns in a row while another process waits
+	oldest           *entry         // first entry of etcd's queue at the enqueueing; nil if not known
+	holder           *hold          // the hold of the head; nil while it waits
+}
+
+// acquireLocally waits in the local queue, and then in etcd's queue, for a grant. A waiter that was
+// handed on is used again. On an error acquireLocally leaves the local queue, and hands a waiter
+// that is still usable to the next goroutine.
+func acquireLocally(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error) {
+	n := &q.local
+	w, err := n.join(ctx)
+	if err != nil {
+		return nil, q.addHolder(ctx, kind.name, err)
+	}
+	if w != nil && w.lostErr() != nil {
+		w.discard()
+		w = nil
+	}
+	if w == nil {
+		if w, err = q.enqueue(ctx, kind); err != nil {
+			n.releaseHead(nil)
+			return nil, err
+		}
+		n.setOldest(w.ahead.oldest())
+	}
+	if err = w.awaitGrant(ctx); err == nil && w.wasHeld {
+		err = n.takeTurn(ctx, w)
+	}
+	if err == nil {
+		return w, nil
+	}
+	if _, blocked := errors.AsType[*BlockedError](err); blocked || w.lostErr() != nil {
+		w.discard()
+		w = nil
+	}
+	n.releaseHead(w)
+	return nil, q.addHolder(ctx, kind.name, &cleanedUpError{err})
+}
+
+// tryLocally is like acquireLocally, but does not wait.
+func tryLocally(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error) {
+	n := &q.local
+	if !n.tryJoin() {
+		return nil, q.localLockedError(kind.name)
+	}
+	w, err := q.createWaiter(ctx, kind, (*waiter).enqueueIfEmpty)
+	if err != nil {
+		n.releaseHead(nil)
+	}
+	return w, err
+}
+
+// join waits until the caller is at the head. It returns the waiter that was handed on, or nil if
+// there is none.
+func (n *localQueue) join(ctx context.Context) (*waiter, error) {
+	n.mu.Lock()
+	if !n.occupied {
+		n.occupied = true
+		n.mu.Unlock()
+		return nil, nil //nolint:nilnil // at the head, with no waiter yet
+	}
+	turn := make(chan *waiter, 1)
+	n.followers = append(n.followers, turn)
+	waiting := &n.q.l.counters.waiting
+	waiting.Add(1)
+	defer waiting.Add(-1)
+	n.mu.Unlock()
+	select {
+	case w := <-turn:
+		return w, nil
+	case <-ctx.Done():
+	}
+	n.mu.Lock()
+	i := slices.Index(n.followers, turn)
+	if i >= 0 {
+		n.followers = slices.Delete(n.followers, i, i+1)
+	}
+	n.mu.Unlock()
+	if i < 0 { // the caller already is at the head
+		n.releaseHead(<-turn)
+	}
+	return nil, retry.ContextError(ctx)
+}
+
+// tryJoin takes the head if the queue is empty. It does not wait.
+func (n *localQueue) tryJoin() (ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.occupied {
+		return false
+	}
+	n.occupied = true
+	return true
+}
+
+// takeTurn puts the key of a waiter that was held again, which makes a new token and a new guard.
+// It costs one RPC, which also shows whether another process waits.
+func (n *localQueue) takeTurn(ctx context.Context, w *waiter) error {
+	resp, err := w.rewriteKey(ctx, w.value, newestOp(w.q.prefix, exclusivePageSize))
+	if err != nil {
+		return err
+	}
+	w.token = w.modRev
+	n.countTurn(w.isContended(parsePage(w.q.prefix, w.key, 0, resp.rangeResponse(1))))
+	w.q.l.counters.turns.Add(1)
+	return nil
+}
+
+// countTurn counts a turn. contended reports whether another process waits.
+func (n *localQueue) countTurn(contended bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if contended {
+		n.consecutiveTurns++
+	} else {
+		n.consecutiveTurns = 0
+	}
+}
+
+// setOldest records the first entry of etcd's queue, nil if it is not known.
+func (n *localQueue) setOldest(oldest *entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.oldest = oldest
+}
+
+// setHolder records the hold of the head. fresh reports that its waiter was not held before.
+func (n *localQueue) setHolder(h *hold, fresh bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.holder, n.oldest = h, nil
+	if fresh {
+		n.consecutiveTurns = 0
+	}
+}
+
+// state returns the hold of the head, or nil if no goroutine of this process holds, and the first
+// entry of etcd's queue, or nil if it is not known.
+func (n *localQueue) state() (holder *hold, oldest *entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.holder, n.oldest
+}
+
+// releaseHead leaves the head and hands w, which may be nil, to the next goroutine. If none waits,
+// it discards w.
+func (n *localQueue) releaseHead(w *waiter) {
+	n.mu.Lock()
+	n.holder, n.oldest = nil, nil
+	passed := len(n.followers) > 0
+	if passed {
+		n.wakeNext(w)
+	} else {
+		n.occupied, n.consecutiveTurns = false, 0
+	}
+	n.mu.Unlock()
+	if !passed && w != nil {
+		w.discard()
+	}
+}
+
+// handOff hands the waiter of a released hold to the next goroutine of the process. It reports
+// false if none waits or if it is the turn of another process. The caller then still is at the
+// head.
+func (n *localQueue) handOff(w *waiter) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.followers) == 0 || n.consecutiveTurns >= maxConsecutiveTurns {
+		return false
+	}
+	n.holder, n.oldest = nil, nil
+	n.wakeNext(w)
+	return true
+}
+
+// wakeNext makes the next goroutine the head. The caller holds n.mu.
+func (n *localQueue) wakeNext(w *waiter) {
+	next := n.followers[0]
+	n.followers = slices.Delete(n.followers, 0, 1)
+	next <- w
+}
