@@ -36,7 +36,7 @@ func allRules(r *rand.Rand) map[string]func() admissionRule {
 
 // Whatever a rule is, it must not begin to block while those ahead become fewer; whom it blames must be there; and its blockers
 // must block by themselves, and none of the nearer ones without the last: a waiter watches them and nobody else.
-func TestRule_OnceAdmittedStaysAdmitted(t *testing.T) {
+func TestRules_AdmittedWaiterStaysAdmitted(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	for name, fresh := range allRules(r) {
@@ -69,7 +69,7 @@ func TestRule_OnceAdmittedStaysAdmitted(t *testing.T) {
 }
 
 // A rule blames a key if and only if waiting for all others is of no use.
-func TestRule_BlamesKeyThatNobodyRemoves(t *testing.T) {
+func TestRules_ReportPermanentBlocker(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
 	for name, fresh := range allRules(r) {
@@ -91,7 +91,7 @@ func TestRule_BlamesKeyThatNobodyRemoves(t *testing.T) {
 	}
 }
 
-func TestWeightsThatMakeNoSenseCountAsOne(t *testing.T) {
+func TestWeightOf_InvalidWeightIsOne(t *testing.T) {
 	t.Parallel()
 	for said, want := range map[string]int{
 		"": 1, "x": 1, "0 x": 1, "-3 x": 1, "3": 3, "3 host/prog/1": 3, "99999999999999999999 x": 1, " 3": 1,
@@ -103,7 +103,7 @@ func TestWeightsThatMakeNoSenseCountAsOne(t *testing.T) {
 	assert.Len(t, blockers, 1, "without an overflow")
 }
 
-func TestARoundIsMadeUpOfThoseWhoCameFirst(t *testing.T) {
+func TestParty_RoundMembersAreTheOldest(t *testing.T) {
 	t.Parallel()
 	waits := func(key string, create int64) entry {
 		return entry{key: key + barrierSuffix, createRev: create, modRev: create}

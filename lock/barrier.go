@@ -116,23 +116,23 @@ func (p *party) awaitRound(ctx context.Context, n int) (round string, err error)
 	defer stop()
 	watch := p.q.newWatch()
 	defer watch.close()
-	own := keywatch.Target{Key: p.key}
-	all := keywatch.Target{Key: p.q.prefix, Prefix: true}
+	ownTarget := keywatch.Target{Key: p.key}
+	allTarget := keywatch.Target{Key: p.q.prefix, Prefix: true}
 	page := p.ahead // nil if it must be read
 	if page != nil {
 		page.entries = slices.Insert(page.entries, 0, entry{key: p.key, createRev: p.createRev, modRev: p.createRev, lease: p.session.ID()})
 	}
-	var put *mvccpb.KeyValue // the own key as last read
+	var ownKV *mvccpb.KeyValue // the own key as last read
 	confirmWaits := func(ctx context.Context) (unchanged bool, rev int64, err error) {
-		put, rev, err = p.readOwnKey(ctx)
-		return put != nil && put.GetModRevision() == p.createRev, rev, err
+		ownKV, rev, err = p.readOwnKey(ctx)
+		return ownKV != nil && ownKV.GetModRevision() == p.createRev, rev, err
 	}
 	backoffs := newBackoff(maxBackoff)
 	for {
 		if err := cmp.Or(p.lostErr(), retry.ContextError(ctx)); err != nil {
 			return "", err
 		}
-		if round, err := p.recordedRound(put, watch.lastPut(own)); round != "" || err != nil {
+		if round, err := p.recordedRound(ownKV, watch.lastPut(ownTarget)); round != "" || err != nil {
 			return round, err
 		}
 		round, waiting, err := p.evaluateRound(ctx, &page, n)
@@ -149,13 +149,13 @@ func (p *party) awaitRound(ctx context.Context, n int) (round string, err error)
 			page = nil
 			continue
 		}
-		targets, confirm := []keywatch.Target{own}, confirmWaits
+		targets, confirm := []keywatch.Target{ownTarget}, confirmWaits
 		if waiting > n {
-			targets, confirm = append(targets, all), watch.requireCheck
+			targets, confirm = append(targets, allTarget), watch.requireCheck
 		}
 		watch.setTargets(targets, nil)
-		seen := page.rev
-		page, err = watch.await(ctx, &seen, confirm)
+		rev := page.rev
+		page, err = watch.await(ctx, &rev, confirm)
 		if err != nil {
 			return "", cmp.Or(p.lostErr(), err)
 		}
@@ -165,9 +165,9 @@ func (p *party) awaitRound(ctx context.Context, n int) (round string, err error)
 // recordedRound returns the open round that is recorded in one of the given versions of the own
 // key, or "".
 func (p *party) recordedRound(versions ...*mvccpb.KeyValue) (round string, err error) {
-	for _, own := range versions {
-		if own.GetModRevision() > p.createRev {
-			return string(own.GetValue()), p.checkOwnKey(own.GetCreateRevision(), clientv3.LeaseID(own.GetLease()))
+	for _, kv := range versions {
+		if kv.GetModRevision() > p.createRev {
+			return string(kv.GetValue()), p.checkOwnKey(kv.GetCreateRevision(), clientv3.LeaseID(kv.GetLease()))
 		}
 	}
 	return "", nil
@@ -203,16 +203,16 @@ func (p *party) evaluateRound(ctx context.Context, read **queuePage, n int) (rou
 }
 
 // readOwnKey reads the own key, and returns nil if it does not exist. It costs one RPC.
-func (p *party) readOwnKey(ctx context.Context) (own *mvccpb.KeyValue, rev int64, err error) {
+func (p *party) readOwnKey(ctx context.Context) (kv *mvccpb.KeyValue, rev int64, err error) {
 	resp, err := p.q.l.read(ctx, "read own key", clientv3.OpGet(p.key))
 	if err != nil {
 		return nil, 0, err
 	}
 	p.q.l.counters.confirmed.Add(1)
 	if kvs := resp.rangeResponse(0).GetKvs(); len(kvs) > 0 {
-		own = kvs[0]
+		kv = kvs[0]
 	}
-	return own, resp.revision(), nil
+	return kv, resp.revision(), nil
 }
 
 // isOpened reports whether the key of a party was put again, which only the opening of a round

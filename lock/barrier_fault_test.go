@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-func TestNobodyPassesABarrierAloneWhileConnectionsAreCut(t *testing.T) {
+func TestBarrier_OpensForAllDespiteConnectionLoss(t *testing.T) {
 	t.Parallel()
 	rounds := 60
 	if long() {
@@ -36,7 +36,7 @@ func TestNobodyPassesABarrierAloneWhileConnectionsAreCut(t *testing.T) {
 }
 
 // The others have gone and left no trace by the time that this one looks again, and the history is gone as well.
-func TestAPartyThatLooksLateFindsTheBarrierOpen(t *testing.T) {
+func TestBarrier_LateReaderFindsRoundOpen(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	m := &meeting{t: t, dir: etcdtest.Prefix(t), cli: s.Client(t)}
@@ -64,7 +64,7 @@ func TestAPartyThatLooksLateFindsTheBarrierOpen(t *testing.T) {
 	m.pass(three)
 }
 
-func TestABarrierWhoseOpeningWasNotAnsweredIsOpenAllTheSame(t *testing.T) {
+func TestBarrier_LostOpenResponseStillOpens(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	k, cli := newLossy(t)
@@ -121,12 +121,12 @@ func lockerApart(t *testing.T, p *parts, dir string) (*etcdtest.Proxy, *lock.Loc
 	t.Cleanup(func() { assert.NoError(t, apart.Close()) })
 	p.watcher = apart
 	l := etcdtest.Must(lock.New(p))
-	l.LookEvery(time.Hour) // whoever is granted was woken
+	l.SetCheckInterval(time.Hour) // whoever is granted was woken
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return proxy, l
 }
 
-func TestWhoeverCannotWatchAsks(t *testing.T) {
+func TestLocker_PollsWhileWatchesCannotOpen(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	l, _ := newLocker(t, m.dir)

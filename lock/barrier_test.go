@@ -63,7 +63,7 @@ func (m *meeting) pass(all ...<-chan error) {
 	}
 }
 
-func TestABarrierOpensWhenAllHaveCome(t *testing.T) {
+func TestBarrier_OpensWhenAllWait(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, pa := newLocker(t, m.dir)
@@ -97,7 +97,7 @@ func TestABarrierOpensWhenAllHaveCome(t *testing.T) {
 	assert.Zero(t, a.Stats().Waiting)
 }
 
-func TestWhoeverComesAfterTheLastWaitsForTheNextRound(t *testing.T) {
+func TestBarrier_ExtraPartyWaitsForNextRound(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, _ := newLocker(t, m.dir)
@@ -120,7 +120,7 @@ func TestWhoeverComesAfterTheLastWaitsForTheNextRound(t *testing.T) {
 	m.keys(0)
 }
 
-func TestABarrierIsUsedOverAndOver(t *testing.T) {
+func TestBarrier_IsReusable(t *testing.T) {
 	t.Parallel()
 	testRounds(t, 15, func(tb testing.TB, dir string) *lock.Locker {
 		tb.Helper()
@@ -158,7 +158,7 @@ func testRounds(t *testing.T, rounds int, locker func(tb testing.TB, dir string)
 	queued(t, etcdtest.Client(t), dir+"locks/", 0)
 }
 
-func TestAWaitAtABarrierCostsFewRequests(t *testing.T) {
+func TestBarrier_WaitCost(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	l, s := newSpender(t, m.dir)
@@ -168,7 +168,7 @@ func TestAWaitAtABarrierCostsFewRequests(t *testing.T) {
 	s.costs(map[string]int{"KV/Txn": 2, "KV/DeleteRange": 1}, "come, open, go")
 }
 
-func TestABarrierForAsManyAsThereCanBe(t *testing.T) {
+func TestBarrier_OpensForMaxParties(t *testing.T) {
 	t.Parallel()
 	const n = 128
 	m := newMeeting(t)
@@ -181,7 +181,7 @@ func TestABarrierForAsManyAsThereCanBe(t *testing.T) {
 	m.keys(0)
 }
 
-func TestCloseEndsAWaitAtABarrier(t *testing.T) {
+func TestLocker_CloseEndsBarrierWait(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	l, _ := newLocker(t, m.dir)
@@ -192,7 +192,7 @@ func TestCloseEndsAWaitAtABarrier(t *testing.T) {
 	require.ErrorIs(t, l.Barrier("b", 2).Wait(t.Context()), lock.ErrClosed)
 }
 
-func TestAPartyWhoseKeyIsDeletedOrOverwrittenIsToldSo(t *testing.T) {
+func TestBarrier_WaitReturnsErrLostWhenKeyChanges(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(*clientv3.Client, string) error{
 		"deleted":     func(cli *clientv3.Client, key string) error { _, err := cli.Delete(t.Context(), key); return err },

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestOursAndTheirMutexExcludeEachOther(t *testing.T) {
+func TestMutex_ExcludesClientV3Mutex(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -41,7 +41,7 @@ func TestOursAndTheirMutexExcludeEachOther(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestOursAndTheirMutexesContendForOneName(t *testing.T) {
+func TestMutex_ContendsWithClientV3Mutex(t *testing.T) {
 	t.Parallel()
 	const rounds = 15
 	name := strings.TrimSuffix(etcdtest.Prefix(t), "/")
@@ -75,7 +75,7 @@ func TestOursAndTheirMutexesContendForOneName(t *testing.T) {
 	assert.Equal(t, 6*rounds, counter)
 }
 
-func TestOursAndTheirElectionsAreOne(t *testing.T) {
+func TestElection_SharesNameWithClientV3Election(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -108,7 +108,7 @@ func TestOursAndTheirElectionsAreOne(t *testing.T) {
 	require.NoError(t, r.v.Release(t.Context()))
 }
 
-func TestAnotherProcessGetsItsTurnAfterSixteen(t *testing.T) {
+func TestMutex_YieldsToOtherProcessAfter16Turns(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)

@@ -99,10 +99,10 @@ func TestRWMutex_LongHoldIsWatchedForFree(t *testing.T) {
 	}
 }
 
-func TestWhatIsAskedOfAHoldAndAnElection(t *testing.T) {
+func TestHeld_MethodCosts(t *testing.T) {
 	t.Parallel()
 	l, s := newSpender(t, etcdtest.Prefix(t))
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	e := l.Election("e")
 	leader := mustLead(t, e, "a")
 	s.costs(txns(1), "Campaign")
@@ -144,7 +144,7 @@ func TestWhatIsAskedOfAHoldAndAnElection(t *testing.T) {
 	s.costs(txns(2), "Release of two")
 }
 
-func TestAMeetingCostsEachPartyTwoRequestsAndTheLastOneThree(t *testing.T) {
+func TestDoubleBarrier_Cost(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, first := newSpender(t, m.dir)

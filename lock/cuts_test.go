@@ -46,7 +46,7 @@ func underCuts(t *testing.T, dir string, do func(l *lock.Locker, r *rand.Rand) b
 	return clients * each * rounds, int(count.Load())
 }
 
-func TestNoWriterIsBesideAnybodyWhileConnectionsAreCut(t *testing.T) {
+func TestRWMutex_WriterIsAloneDespiteConnectionLoss(t *testing.T) {
 	t.Parallel()
 	inside := &room{}
 	asked, granted := underCuts(t, etcdtest.Prefix(t), func(l *lock.Locker, r *rand.Rand) bool {
@@ -76,7 +76,7 @@ func TestNoWriterIsBesideAnybodyWhileConnectionsAreCut(t *testing.T) {
 	t.Logf("%d of %d were granted", granted, asked)
 }
 
-func TestASemaphoreNeverAdmitsMoreThanItHasWhileConnectionsAreCut(t *testing.T) {
+func TestSemaphore_NeverExceedsNDespiteConnectionLoss(t *testing.T) {
 	t.Parallel()
 	const n = 4
 	var inside, top atomic.Int64

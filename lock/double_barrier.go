@@ -117,7 +117,7 @@ func (p *party) awaitRoundEmpty(ctx context.Context, round string, page *queuePa
 	l := p.q.l
 	l.counters.waiting.Add(1)
 	defer l.counters.waiting.Add(-1)
-	inside := func(e entry) bool { return e.key == p.key || e.isOpened() && e.value == round }
+	isInside := func(e entry) bool { return e.key == p.key || e.isOpened() && e.value == round }
 	watch := p.q.newWatch()
 	defer watch.close()
 	backoffs := newBackoff(maxBackoff)
@@ -132,14 +132,14 @@ func (p *party) awaitRoundEmpty(ctx context.Context, round string, page *queuePa
 			sleep(ctx, backoffs.NextBackOff())
 			continue
 		}
-		i := slices.IndexFunc(page.entries, inside)
+		i := slices.IndexFunc(page.entries, isInside)
 		if i < 0 {
 			return nil
 		}
 		// Any of them will do, because all must leave.
 		watch.setTargets([]keywatch.Target{{Key: page.entries[i].key, Filter: keywatch.Deletions}}, nil)
-		seen := page.rev
-		if page, err = watch.await(ctx, &seen, watch.requireCheck); err != nil {
+		rev := page.rev
+		if page, err = watch.await(ctx, &rev, watch.requireCheck); err != nil {
 			return err
 		}
 	}

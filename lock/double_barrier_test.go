@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestADoubleBarrierHoldsItsPartiesTogetherAtBothEnds(t *testing.T) {
+func TestDoubleBarrier_SynchronizesEnterAndLeave(t *testing.T) {
 	t.Parallel()
 	const n, rounds = 5, 10
 	dir := etcdtest.Prefix(t)
@@ -56,7 +56,7 @@ func pair(t *testing.T, m *meeting) (a, b *lock.DoubleBarrier, pa, pb *parts) {
 	return a, b, pa, pb
 }
 
-func TestAPartyThatDiesInsideDoesNotHoldTheOthers(t *testing.T) {
+func TestDoubleBarrier_LeaveIgnoresDeadParty(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, pa, pb := pair(t, m)
@@ -77,7 +77,7 @@ func TestAPartyThatDiesInsideDoesNotHoldTheOthers(t *testing.T) {
 	require.ErrorIs(t, b.Leave(timely(t)), lock.ErrInvalid, "it is outside")
 }
 
-func TestAPartyWhoseKeyIsGoneFindsOutWhenItLeaves(t *testing.T) {
+func TestDoubleBarrier_LeaveReturnsErrLostWhenKeyIsDeleted(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, pa, _ := pair(t, m)
@@ -88,7 +88,7 @@ func TestAPartyWhoseKeyIsGoneFindsOutWhenItLeaves(t *testing.T) {
 	require.NoError(t, b.Leave(timely(t)))
 }
 
-func TestAPartyThatGivesUpOnLeavingHasLeft(t *testing.T) {
+func TestDoubleBarrier_CanceledLeaveHasLeft(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, _, _ := pair(t, m)
@@ -102,7 +102,7 @@ func TestAPartyThatGivesUpOnLeavingHasLeft(t *testing.T) {
 	require.ErrorIs(t, a.Leave(timely(t)), lock.ErrInvalid)
 }
 
-func TestAPartyLeavesAlsoWithAContextThatHasEnded(t *testing.T) {
+func TestDoubleBarrier_LeaveWorksWithEndedContext(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, _, _ := pair(t, m)
@@ -114,7 +114,7 @@ func TestAPartyLeavesAlsoWithAContextThatHasEnded(t *testing.T) {
 	m.keys(0)
 }
 
-func TestADoubleBarrierIsForOnePartyOutsideOrInside(t *testing.T) {
+func TestDoubleBarrier_RejectsMisuse(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, _, _ := pair(t, m)
@@ -132,7 +132,7 @@ func TestADoubleBarrierIsForOnePartyOutsideOrInside(t *testing.T) {
 	m.pass(again)
 }
 
-func TestAnotherRoundEntersWhileOneIsInside(t *testing.T) {
+func TestDoubleBarrier_NextRoundEntersMeanwhile(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, _, _ := pair(t, m)
@@ -152,7 +152,7 @@ func TestAnotherRoundEntersWhileOneIsInside(t *testing.T) {
 	m.keys(0)
 }
 
-func TestABarrierIsNotTheDoubleBarrierOfTheSameName(t *testing.T) {
+func TestBarrier_IsIndependentOfDoubleBarrier(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	l, _ := newLocker(t, m.dir)
@@ -168,7 +168,7 @@ func TestABarrierIsNotTheDoubleBarrierOfTheSameName(t *testing.T) {
 	m.pass(two)
 }
 
-func TestCloseEndsTheStayInADoubleBarrier(t *testing.T) {
+func TestLocker_CloseEndsDoubleBarrier(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	la, _ := newLocker(t, m.dir)
@@ -184,7 +184,7 @@ func TestCloseEndsTheStayInADoubleBarrier(t *testing.T) {
 }
 
 // The one who opens knows that from etcd's answer, before the watch has told it.
-func TestTheOneWhoOpensWaitsForTheOthersAlsoWhereItsWatchLags(t *testing.T) {
+func TestDoubleBarrier_LeaveWaitsWhileWatchLags(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	la, _ := newLocker(t, m.dir)
@@ -216,7 +216,7 @@ func TestTheOneWhoOpensWaitsForTheOthersAlsoWhereItsWatchLags(t *testing.T) {
 }
 
 // What it knows of the barrier is from before it came: that nobody was there.
-func TestAPartyWhoseWatchBrokeBeforeItCameWaitsForTheOthersToo(t *testing.T) {
+func TestDoubleBarrier_LeaveWaitsAfterWatchBroke(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	la, _ := newLocker(t, m.dir)

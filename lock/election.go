@@ -74,22 +74,22 @@ func (e *Election) leader(ctx context.Context) (Leader, error) {
 	defer done()
 	ctx, stop := withCallTimeout(ctx)
 	defer stop()
-	first, _, err := e.l.readOldest(ctx, e.kind.prefix)
+	oldest, _, err := e.l.readOldest(ctx, e.kind.prefix)
 	if err != nil {
 		return Leader{}, err
 	}
-	if first == nil {
+	if oldest == nil {
 		return Leader{}, ErrNoLeader
 	}
-	return newLeader(first), nil
+	return newLeader(oldest), nil
 }
 
 // newLeader returns the leader of a queue with the given first entry, and the zero Leader for nil.
-func newLeader(first *entry) Leader {
-	if first == nil {
+func newLeader(oldest *entry) Leader {
+	if oldest == nil {
 		return Leader{}
 	}
-	return Leader{Value: first.value, Token: first.createRev}
+	return Leader{Value: oldest.value, Token: oldest.createRev}
 }
 
 // Leadership is the hold of an elected leader. Release resigns. It has the methods of [Held]; Token

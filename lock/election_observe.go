@@ -22,15 +22,15 @@ import (
 // for each change, and one every 30 s. Each loop over the sequence observes anew.
 func (e *Election) Observe(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
-		left, err := e.observe(ctx, func(leader Leader) bool { return yield(leader, nil) })
-		if !left {
+		stopped, err := e.observe(ctx, func(leader Leader) bool { return yield(leader, nil) })
+		if !stopped {
 			yield(Leader{}, opError("observe", e.kind.name, err))
 		}
 	}
 }
 
 // observe implements Observe. It reports whether it ended because the loop was left.
-func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left bool, err error) {
+func (e *Election) observe(ctx context.Context, yield func(Leader) bool) (stopped bool, err error) {
 	if e.err != nil {
 		return false, e.err
 	}
@@ -49,7 +49,7 @@ func (e *Election) observe(ctx context.Context, out func(Leader) bool) (left boo
 		if leader == last {
 			continue
 		}
-		if last = leader; !out(leader) {
+		if last = leader; !yield(leader) {
 			return true, nil
 		}
 	}
@@ -160,16 +160,16 @@ func (o *leaderObserver) run(ctx context.Context) {
 	backoffs := newBackoff(maxPollInterval)
 	prefix := o.q.prefix
 	for ctx.Err() == nil {
-		first, seen, err := o.q.l.readOldest(ctx, prefix)
+		oldest, rev, err := o.q.l.readOldest(ctx, prefix)
 		if err == nil {
-			o.publish(ctx, newLeader(first), nil)
+			o.publish(ctx, newLeader(oldest), nil)
 			target := keywatch.Target{Key: prefix, Prefix: true, Filter: keywatch.Puts}
-			if first != nil {
-				target = keywatch.Target{Key: first.key}
+			if oldest != nil {
+				target = keywatch.Target{Key: oldest.key}
 			}
 			watch.setTargets([]keywatch.Target{target}, nil)
 			backoffs.Reset()
-			_, err = watch.await(ctx, &seen, watch.requireCheck)
+			_, err = watch.await(ctx, &rev, watch.requireCheck)
 		}
 		switch {
 		case err == nil:

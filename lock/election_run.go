@@ -53,8 +53,8 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	}
 	for {
 		startedAt := time.Now()
-		over, err := e.campaignAndLead(ctx, value, onEnqueued, f)
-		if over {
+		done, err := e.campaignAndLead(ctx, value, onEnqueued, f)
+		if done {
 			return err
 		}
 		// A loss is logged where it is detected.
@@ -73,7 +73,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 
 // campaignAndLead campaigns once and leads once. over reports whether Run must return err;
 // otherwise err is why it is to campaign again.
-func (e *Election) campaignAndLead(ctx context.Context, value string, onEnqueued func(), f LeaderFunc) (over bool, err error) {
+func (e *Election) campaignAndLead(ctx context.Context, value string, onEnqueued func(), f LeaderFunc) (done bool, err error) {
 	l, err := e.campaign(ctx, value, onEnqueued)
 	switch {
 	case err == nil:

@@ -22,18 +22,18 @@ func mustLead(tb testing.TB, e *lock.Election, value string) *lock.Leadership {
 	return l
 }
 
-func TestAnUncontendedElectionIsTwoRequests(t *testing.T) {
+func TestElection_UncontendedCost(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	count.Reset()
 	leader := mustLead(t, l.Election("e"), "a")
 	require.NoError(t, leader.Release(t.Context()))
 	assert.Equal(t, map[string]int{"KV/Txn": 2}, count.Counts())
 }
 
-func TestCandidatesLeadInTheOrderInWhichTheyCame(t *testing.T) {
+func TestElection_LeadersFollowQueueOrder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -61,7 +61,7 @@ func TestCandidatesLeadInTheOrderInWhichTheyCame(t *testing.T) {
 	assert.EqualError(t, err, `lock: leader "e": no leader`)
 }
 
-func TestProclaimChangesTheValueAndNothingElse(t *testing.T) {
+func TestLeadership_ProclaimChangesOnlyTheValue(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -83,7 +83,7 @@ func TestProclaimChangesTheValueAndNothingElse(t *testing.T) {
 }
 
 // A candidate that waits only for those ahead of it wins as soon as they are gone, though its own key went before.
-func TestACandidateWhoseKeyHasVanishedNeverWins(t *testing.T) {
+func TestElection_CandidateWithoutKeyNeverWins(t *testing.T) {
 	t.Parallel()
 	rows := map[string]func(t *testing.T, p *parts, key string){
 		"its key is deleted": func(t *testing.T, p *parts, key string) {
@@ -122,7 +122,7 @@ func TestACandidateWhoseKeyHasVanishedNeverWins(t *testing.T) {
 	}
 }
 
-func TestObserveYieldsLeadersValuesAndVacancies(t *testing.T) {
+func TestElection_ObserveYieldsEveryChange(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, _ := newLocker(t, dir)
@@ -169,7 +169,7 @@ func leaseOf(tb testing.TB, p *parts, prefix string) clientv3.LeaseID {
 	return clientv3.LeaseID(resp.Kvs[0].Lease)
 }
 
-func TestObserveEndsWithItsLoop(t *testing.T) {
+func TestElection_ObserveEndsWithItsLoop(t *testing.T) {
 	t.Parallel()
 	l, _ := newLocker(t, etcdtest.Prefix(t))
 	for leader, err := range l.Election("e").Observe(t.Context()) {
@@ -186,7 +186,7 @@ func TestObserveEndsWithItsLoop(t *testing.T) {
 	}
 }
 
-func TestRunCampaignsAgainAfterALossAndStopsCleanly(t *testing.T) {
+func TestElection_RunCampaignsAgainAfterLoss(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -215,7 +215,7 @@ func TestRunCampaignsAgainAfterALossAndStopsCleanly(t *testing.T) {
 	assert.Empty(t, keysUnder(t, p.cli, dir+"elections/"), "it has resigned")
 }
 
-func TestRunEndsWithItsFunction(t *testing.T) {
+func TestElection_RunReturnsWithItsFunction(t *testing.T) {
 	t.Parallel()
 	l, p := newLocker(t, etcdtest.Prefix(t))
 	e := l.Election("e")
@@ -232,7 +232,7 @@ func TestRunEndsWithItsFunction(t *testing.T) {
 	require.NoError(t, e.Run(ended, "x", func(context.Context, *lock.Leadership) error { return boom }))
 }
 
-func TestTheLeaderCanFinishAfterItsContextHasEnded(t *testing.T) {
+func TestElection_RunLeaderCanFinishAfterContextEnds(t *testing.T) {
 	t.Parallel()
 	l, p := newLocker(t, etcdtest.Prefix(t))
 	ctx, stop := context.WithCancel(t.Context())

@@ -80,11 +80,11 @@ func (p *queuePage) oldest() *entry {
 }
 
 // parsePage parses the response to a read of the keys below prefix. It omits the key own.
-func parsePage(prefix, own string, rev int64, r *pb.RangeResponse) *queuePage {
+func parsePage(prefix, ownKey string, rev int64, r *pb.RangeResponse) *queuePage {
 	p := &queuePage{complete: !r.GetMore(), rev: rev}
 	for _, kv := range r.GetKvs() {
 		switch key := string(kv.GetKey()); {
-		case key == own:
+		case key == ownKey:
 		case isDirectChild(prefix, key):
 			p.entries = append(p.entries, newEntry(kv))
 		default:

@@ -34,7 +34,7 @@ func TestReaderRule_TakesNoWriterForReader(t *testing.T) {
 	}
 }
 
-func TestOnlyDirectChildrenCount(t *testing.T) {
+func TestIsDirectChild(t *testing.T) {
 	t.Parallel()
 	assert.True(t, isDirectChild("n/", "n/a"))
 	assert.False(t, isDirectChild("n/", "n/"))
@@ -43,7 +43,7 @@ func TestOnlyDirectChildrenCount(t *testing.T) {
 }
 
 // What free compares are ranges: together they hold every direct child of the prefix, and none of the deeper keys.
-func TestTheGapsBetweenDeeperKeysHoldAllDirectChildren(t *testing.T) {
+func TestEmptyCompares_CoverAllDirectChildren(t *testing.T) {
 	t.Parallel()
 	deeper := []string{"n/b/x", "n/b/y/z", "n/a/1", "n/c/", "n/.rw/1"}
 	within := func(key string) (n int) {

@@ -2,12 +2,14 @@ package lock
 
 import "time"
 
-// KeepWatch sets how long the stream of watches is kept after the last one has ended. Before the first use.
-func (l *Locker) KeepWatch(d time.Duration) { l.keyWatcher.KeepOpen(d) }
+// SetKeepOpen sets how long the watch stream is kept open after the last watch has ended. It must be
+// called before the first use.
+func (l *Locker) SetKeepOpen(d time.Duration) { l.keyWatcher.KeepOpen(d) }
 
-// WatchNoHold keeps holds from being watched, however long they are: what they cost does not depend on how fast the machine
-// is. Before the first use.
-func (l *Locker) WatchNoHold() { l.watchThreshold = time.Hour }
+// DisableHoldWatch prevents the watches of holds, however long they last, so that the cost of a hold
+// does not depend on the speed of the machine. It must be called before the first use.
+func (l *Locker) DisableHoldWatch() { l.watchThreshold = time.Hour }
 
-// LookEvery sets how often whoever waits looks at the queue although no watch has told of a change, ±20 %. Before the first use.
-func (l *Locker) LookEvery(d time.Duration) { l.checkInterval = d }
+// SetCheckInterval sets how often a waiter checks the queue although no watch has reported a change,
+// ±20 %. It must be called before the first use.
+func (l *Locker) SetCheckInterval(d time.Duration) { l.checkInterval = d }

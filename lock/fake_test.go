@@ -91,7 +91,7 @@ func (f *fakeEtcd) locker(t *testing.T) *lock.Locker {
 	_, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
 	l := etcdtest.Must(lock.New(p))
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	t.Cleanup(func() {
 		f.heal()
 		assert.NoError(t, l.Close())

@@ -78,7 +78,7 @@ func (k *lossy) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, er
 	return clientv3.OpResponse{}, status.Error(codes.Unavailable, "error reading from server: EOF")
 }
 
-func TestALockWhoseAnswerWasLostIsHeldAllTheSame(t *testing.T) {
+func TestMutex_LockSucceedsWhenResponseIsLost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	k, cli := newLossy(t)
@@ -121,7 +121,7 @@ func TestMutex_LostAnswerDoesNotCostTheSession(t *testing.T) {
 	}
 }
 
-func TestATurnWhoseAnswerWasLostHasAHigherToken(t *testing.T) {
+func TestMutex_TurnTokenRisesWhenResponseIsLost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	k, cli := newLossy(t)
@@ -138,7 +138,7 @@ func TestATurnWhoseAnswerWasLostHasAHigherToken(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestAnAcquireThatFailsForWantOfAnAnswerLeavesNothingBehind(t *testing.T) {
+func TestMutex_UnansweredLockLeavesNoKey(t *testing.T) {
 	t.Parallel()
 	trials := 1
 	if long() {
@@ -174,7 +174,7 @@ func TestAnAcquireThatFailsForWantOfAnAnswerLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestACallOnADeadLinkReturnsWithItsContext(t *testing.T) {
+func TestLocker_CallsReturnWithContextOnDeadLink(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
@@ -200,7 +200,7 @@ func TestACallOnADeadLinkReturnsWithItsContext(t *testing.T) {
 	queued(t, direct, dir+"elections/", 0)
 }
 
-func TestAHandOverIsConfirmedAfterTheWatchWasOpenedAgain(t *testing.T) {
+func TestMutex_WaiterChecksAfterWatchReopens(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
@@ -221,7 +221,7 @@ func TestAHandOverIsConfirmedAfterTheWatchWasOpenedAgain(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestAWaitSurvivesTheLossOfHistory(t *testing.T) {
+func TestMutex_LockSurvivesCompaction(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	dir := etcdtest.Prefix(t)
@@ -250,7 +250,7 @@ func TestAWaitSurvivesTheLossOfHistory(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestObserveSurvivesTheLossOfHistory(t *testing.T) {
+func TestElection_ObserveSurvivesCompaction(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	dir := etcdtest.Prefix(t)
@@ -280,7 +280,7 @@ func TestObserveSurvivesTheLossOfHistory(t *testing.T) {
 	assert.True(t, saw)
 }
 
-func TestNobodyHoldsTogetherWhileConnectionsAreCut(t *testing.T) {
+func TestMutex_ExcludesDespiteConnectionLoss(t *testing.T) {
 	t.Parallel()
 	const clients, rounds = 4, 20
 	dir := etcdtest.Prefix(t)

@@ -13,7 +13,7 @@ import (
 )
 
 // A server that is full refuses every write until somebody makes room: there is nothing to wait for.
-func TestNobodyWaitsForAServerThatIsFull(t *testing.T) {
+func TestMutex_LockFailsWhenServerIsFull(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=16777216"))
 	count := etcdtest.Counter(t)

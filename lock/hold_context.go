@@ -7,8 +7,8 @@ func (h *hold) context() context.Context {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ctx == nil {
-		inner, cancel := context.WithCancelCause(context.WithoutCancel(h.w.q.l.ctx))
-		h.ctx = &holdContext{inner, h, cancel}
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel(h.w.q.l.ctx))
+		h.ctx = &holdContext{ctx, h, cancel}
 		if h.cause != nil {
 			cancel(h.cause)
 		}

@@ -21,9 +21,9 @@ func (h *hold) watch() {
 	h.mu.Lock()
 	h.watchTimer = nil
 	h.watched = h.cause == nil
-	over := !h.watched
+	ended := !h.watched
 	h.mu.Unlock()
-	if over {
+	if ended {
 		l.keyWatcher.Unwatch(keywatch.Target{Key: h.w.key}, h)
 	}
 }
@@ -67,8 +67,8 @@ func (h *hold) Lost(error) {}
 // isUnchanged reports whether the key matches the guard of this hold and is on its lease. A key
 // with a local queue is put again for each hold, and by nothing else. A key without one may be put
 // by Proclaim.
-func (h *hold) isUnchanged(own *mvccpb.KeyValue) bool {
-	return own.GetLease() == int64(h.w.session.ID()) && (!h.local || own.GetModRevision() == h.modRev)
+func (h *hold) isUnchanged(kv *mvccpb.KeyValue) bool {
+	return kv.GetLease() == int64(h.w.session.ID()) && (!h.local || kv.GetModRevision() == h.modRev)
 }
 
 // maxConfirmWorkers is how many holds read their keys at the same time, as they do after a stream

@@ -196,9 +196,9 @@ func (k *ownKey) addToSweeper() {
 // bindSession returns a context that also ends with the session.
 func (k *ownKey) bindSession(ctx context.Context) (bound context.Context, stop func()) {
 	bound, cancel := context.WithCancelCause(ctx)
-	unlink := context.AfterFunc(k.session.Context(), func() { cancel(newLostError(k.session.Err())) })
+	detach := context.AfterFunc(k.session.Context(), func() { cancel(newLostError(k.session.Err())) })
 	return bound, func() {
-		unlink()
+		detach()
 		cancel(nil)
 	}
 }

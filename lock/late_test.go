@@ -34,7 +34,7 @@ func (k *parking) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, 
 	return clientv3.OpResponse{}, status.Error(codes.Unavailable, "error reading from server: EOF")
 }
 
-func TestATokenIsHigherThanThoseOfTurnsThatWereTakenWhileTheAnswerWasLost(t *testing.T) {
+func TestMutex_TokenExceedsTurnsDuringLostResponse(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
@@ -61,7 +61,7 @@ func TestATokenIsHigherThanThoseOfTurnsThatWereTakenWhileTheAnswerWasLost(t *tes
 	mustRelease(t, r.v)
 }
 
-func TestACallWithAnEndedContextSendsNothing(t *testing.T) {
+func TestLocker_EndedContextSendsNothing(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t), lock.WithTTL(within))
@@ -80,7 +80,7 @@ func TestACallWithAnEndedContextSendsNothing(t *testing.T) {
 	assert.Zero(t, count.Count("KV/Txn"), count.Counts())
 }
 
-func TestATurnThatIsNotAnsweredLeavesNoDoubt(t *testing.T) {
+func TestMutex_UnansweredTurnHasKnownOutcome(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	k, cli := newLossy(t)
@@ -100,7 +100,7 @@ func TestATurnThatIsNotAnsweredLeavesNoDoubt(t *testing.T) {
 	queued(t, cli, dir+"locks/m/", 0)
 }
 
-func TestAQuestionThatIsNotAnsweredLeavesNoDoubt(t *testing.T) {
+func TestLocker_UnansweredReadHasKnownOutcome(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	l, _ := lockerOver(t, etcdtest.NewClient(t, proxy.Endpoints()), etcdtest.Prefix(t))

@@ -28,7 +28,7 @@ func TestLocker_ReleasedHoldIsNotWatched(t *testing.T) {
 	assert.Zero(t, l.Stats().Names)
 }
 
-func TestWhoeverMayNotUseANameIsToldSo(t *testing.T) {
+func TestLocker_ReturnsErrPermission(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "ann", Password: "pw", Grants: []etcdtest.Grant{etcdtest.ReadWrite("ours/")}})
@@ -66,7 +66,7 @@ func (l *lines) String() string {
 	return l.buf.String()
 }
 
-func TestLossesAreLoggedAndValuesAreNot(t *testing.T) {
+func TestLocker_LogsLossesWithoutValues(t *testing.T) {
 	t.Parallel()
 	log := &lines{}
 	dir := etcdtest.Prefix(t)
@@ -82,7 +82,7 @@ func TestLossesAreLoggedAndValuesAreNot(t *testing.T) {
 	assert.NotContains(t, log.String(), "secret")
 }
 
-func TestTheHolderOfALeadershipFindsOutWhenItProclaims(t *testing.T) {
+func TestLeadership_ProclaimReturnsErrLost(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(p *parts, key string) error{
 		"deleted": func(p *parts, key string) error { _, err := p.cli.Delete(t.Context(), key); return err },
@@ -103,10 +103,10 @@ func TestTheHolderOfALeadershipFindsOutWhenItProclaims(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftOfHoldsAndMeetingsThatAreOver(t *testing.T) {
+func TestLocker_ForgetsEndedHolds(t *testing.T) {
 	t.Parallel()
 	l, p := newLocker(t, etcdtest.Prefix(t))
-	l.KeepWatch(50 * time.Millisecond)
+	l.SetKeepOpen(50 * time.Millisecond)
 	ended, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer stop()
 	mustGive(t, mustRead(t, l.RWMutex("m")))
@@ -132,7 +132,7 @@ func TestNothingIsLeftOfHoldsAndMeetingsThatAreOver(t *testing.T) {
 	queued(t, p.cli, p.dir+"locks/", 0)
 }
 
-func TestAProclamationThatIsNotAnsweredEndsWithTheSession(t *testing.T) {
+func TestLeadership_ProclaimEndsWithSession(t *testing.T) {
 	t.Parallel()
 	k, cli := newLossy(t)
 	l, p := lockerOver(t, cli, etcdtest.Prefix(t))

@@ -84,25 +84,25 @@ func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 		n.mu.Unlock()
 		return nil, nil //nolint:nilnil // at the head, with no waiter yet
 	}
-	turn := make(chan *waiter, 1)
-	n.followers = append(n.followers, turn)
+	granted := make(chan *waiter, 1)
+	n.followers = append(n.followers, granted)
 	waiting := &n.q.l.counters.waiting
 	waiting.Add(1)
 	defer waiting.Add(-1)
 	n.mu.Unlock()
 	select {
-	case w := <-turn:
+	case w := <-granted:
 		return w, nil
 	case <-ctx.Done():
 	}
 	n.mu.Lock()
-	i := slices.Index(n.followers, turn)
+	i := slices.Index(n.followers, granted)
 	if i >= 0 {
 		n.followers = slices.Delete(n.followers, i, i+1)
 	}
 	n.mu.Unlock()
 	if i < 0 { // the caller already is at the head
-		n.releaseHead(<-turn)
+		n.releaseHead(<-granted)
 	}
 	return nil, retry.ContextError(ctx)
 }
@@ -150,11 +150,11 @@ func (n *localQueue) setOldest(oldest *entry) {
 }
 
 // setHolder records the hold of the head. fresh reports that its waiter was not held before.
-func (n *localQueue) setHolder(h *hold, fresh bool) {
+func (n *localQueue) setHolder(h *hold, isNew bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.holder, n.oldest = h, nil
-	if fresh {
+	if isNew {
 		n.consecutiveTurns = 0
 	}
 }

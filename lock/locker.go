@@ -175,9 +175,9 @@ func (l *Locker) startCall(ctx context.Context) (bound context.Context, done fun
 	}
 	bound, cancel := context.WithCancelCause(ctx)
 	l.calls.Add(1)
-	unlink := context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })
+	detach := context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })
 	return bound, func() {
-		unlink()
+		detach()
 		cancel(nil)
 		l.calls.Done()
 	}, nil
@@ -262,23 +262,23 @@ func (l *Locker) close() error {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	closed := errs.ClosedError("locker")
-	l.cancel(closed)
+	cause := errs.ClosedError("locker")
+	l.cancel(cause)
 	l.calls.Wait()
 	l.mu.Lock()
 	ownKeys := slices.Collect(maps.Values(l.ownKeys))
 	l.mu.Unlock()
 	for _, k := range ownKeys {
-		k.markLost(closed)
+		k.markLost(cause)
 	}
-	running := l.awaitFuncs()
+	funcsErr := l.awaitFuncs()
 	close(l.drained)
 	l.hook.wait(closeTimeout)
 	l.background.Wait()
 	l.keyWatcher.Close()
 	l.detachClient()
 
-	if err := errors.Join(running, l.removeKeys()); err != nil {
+	if err := errors.Join(funcsErr, l.removeKeys()); err != nil {
 		return opError("close", "", err)
 	}
 	return nil

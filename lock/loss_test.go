@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestAHolderLearnsThatItsLeaseWasRevoked(t *testing.T) {
+func TestHeld_LostWhenLeaseIsRevoked(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -38,7 +38,7 @@ func TestAHolderLearnsThatItsLeaseWasRevoked(t *testing.T) {
 	mustRelease(t, next)
 }
 
-func TestALeaseThatWasRevokedWhileNobodyLookedIsReplaced(t *testing.T) {
+func TestLocker_ReplacesRevokedLease(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -53,7 +53,7 @@ func TestALeaseThatWasRevokedWhileNobodyLookedIsReplaced(t *testing.T) {
 	mustRelease(t, try)
 }
 
-func TestAHolderLearnsThatItsKeyWasOverwritten(t *testing.T) {
+func TestHeld_LostWhenKeyIsOverwritten(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -66,7 +66,7 @@ func TestAHolderLearnsThatItsKeyWasOverwritten(t *testing.T) {
 	queued(t, p.cli, dir+"locks/m/", 0)
 }
 
-func TestVerifyFindsALossThatNobodyHasToldOf(t *testing.T) {
+func TestHeld_VerifyDetectsLoss(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -80,7 +80,7 @@ func TestVerifyFindsALossThatNobodyHasToldOf(t *testing.T) {
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
 }
 
-func TestReleaseFindsALossThatNobodyHasToldOf(t *testing.T) {
+func TestHeld_ReleaseDetectsLoss(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -90,7 +90,7 @@ func TestReleaseFindsALossThatNobodyHasToldOf(t *testing.T) {
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
 }
 
-func TestAWaiterWhoseSessionEndsIsToldSo(t *testing.T) {
+func TestMutex_LockReturnsErrLostWhenSessionEnds(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, _ := newLocker(t, dir)
@@ -125,7 +125,7 @@ func (k *deaf) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, err
 	return clientv3.OpResponse{}, ctx.Err()
 }
 
-func TestAWaiterWhoseSessionEndsDoesNotWaitForAnAnswer(t *testing.T) {
+func TestMutex_LockReturnsWithSessionWithoutResponse(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, _ := newLocker(t, dir)
@@ -156,7 +156,7 @@ func TestAWaiterWhoseSessionEndsDoesNotWaitForAnAnswer(t *testing.T) {
 	queued(t, cli, dir+"locks/m/", 0)
 }
 
-func TestADoWhoseLockIsLostSaysSo(t *testing.T) {
+func TestMutex_DoReturnsErrLost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -174,7 +174,7 @@ func TestADoWhoseLockIsLostSaysSo(t *testing.T) {
 	}
 }
 
-func TestAGuardRefusesTheWritesOfAFormerHolder(t *testing.T) {
+func TestHeld_GuardRefusesFormerHolder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -208,7 +208,7 @@ func TestAGuardRefusesTheWritesOfAFormerHolder(t *testing.T) {
 }
 
 // While the server is frozen nothing can be renewed, and nothing expires; it may do so as soon as it goes on.
-func TestAHoldEndsBeforeItsLeaseCanExpire(t *testing.T) {
+func TestHeld_ContextEndsBeforeLeaseExpires(t *testing.T) {
 	t.Parallel()
 	const ttl = 2 * time.Second
 	s := etcdtest.Start(t)
@@ -242,7 +242,7 @@ func TestAHoldEndsBeforeItsLeaseCanExpire(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestTheHookIsToldOfWaits(t *testing.T) {
+func TestLocker_WaitHookIsCalled(t *testing.T) {
 	t.Parallel()
 	names := make(chan string, 2)
 	l, _ := newLocker(t, etcdtest.Prefix(t), lock.WithWaitHook(func(name string, d time.Duration) {

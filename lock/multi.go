@@ -24,31 +24,31 @@ type Multi struct {
 
 // Multi returns a lock over mutexes of this locker. Each may appear once. It sends nothing. If the
 // arguments are invalid, every call returns [ErrInvalid].
-func (l *Locker) Multi(ms ...*Mutex) *Multi {
-	out := &Multi{mutexes: slices.Clone(ms), err: l.err}
-	complain := func(format string, args ...any) {
-		out.err = errors.Join(out.err, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
+func (l *Locker) Multi(mutexes ...*Mutex) *Multi {
+	m := &Multi{mutexes: slices.Clone(mutexes), err: l.err}
+	addProblem := func(format string, args ...any) {
+		m.err = errors.Join(m.err, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
 	}
-	if len(ms) == 0 {
-		complain("no mutexes")
+	if len(mutexes) == 0 {
+		addProblem("no mutexes")
 	}
-	if slices.Contains(ms, nil) {
-		complain("a nil mutex")
-		return out
+	if slices.Contains(mutexes, nil) {
+		addProblem("a nil mutex")
+		return m
 	}
-	slices.SortFunc(out.mutexes, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
-	for i, m := range out.mutexes {
-		if m.l == l && l.err == nil {
-			out.err = errors.Join(out.err, m.err)
+	slices.SortFunc(m.mutexes, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
+	for i, mu := range m.mutexes {
+		if mu.l == l && l.err == nil {
+			m.err = errors.Join(m.err, mu.err)
 		}
-		if m.l != l {
-			complain("mutex %s is of another locker", errs.Quote(m.kind.name))
+		if mu.l != l {
+			addProblem("mutex %s is of another locker", errs.Quote(mu.kind.name))
 		}
-		if i > 0 && m.kind.prefix == out.mutexes[i-1].kind.prefix {
-			complain("mutex %s appears twice", errs.Quote(m.kind.name))
+		if i > 0 && mu.kind.prefix == m.mutexes[i-1].kind.prefix {
+			addProblem("mutex %s appears twice", errs.Quote(mu.kind.name))
 		}
 	}
-	return out
+	return m
 }
 
 // Lock waits until all mutexes are held. Only ctx bounds the wait. If one cannot be acquired, or is
@@ -58,15 +58,15 @@ func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
 	if m.err != nil {
 		return nil, opError("lock all", "", m.err)
 	}
-	all := &multiHold{}
-	if err := all.lockAll(ctx, m.mutexes); err != nil {
-		for _, held := range all.holds {
-			held.releaseInBackground()
+	multi := &multiHold{}
+	if err := multi.lockAll(ctx, m.mutexes); err != nil {
+		for _, h := range multi.holds {
+			h.releaseInBackground()
 		}
 		return nil, err
 	}
-	all.bindContext(m.mutexes[0].l)
-	return &MultiHeld{Permit{all}}, nil
+	multi.bindContext(m.mutexes[0].l)
+	return &MultiHeld{Permit{multi}}, nil
 }
 
 // MultiHeld is the hold of several mutexes. Its context ends when any of them is lost. Its guard
@@ -76,13 +76,13 @@ type MultiHeld struct{ Permit }
 
 // Token returns the fencing token of m, or 0 if m is not one of the mutexes.
 func (h *MultiHeld) Token(m *Mutex) int64 {
-	all, ok := h.hold.(*multiHold)
+	multi, ok := h.hold.(*multiHold)
 	if !ok || m == nil {
 		return 0
 	}
-	for _, g := range all.holds {
-		if g.w.q.prefix == m.kind.prefix {
-			return g.token
+	for _, h := range multi.holds {
+		if h.w.q.prefix == m.kind.prefix {
+			return h.token
 		}
 	}
 	return 0
@@ -97,61 +97,61 @@ type multiHold struct {
 }
 
 // lockAll locks the mutexes one after the other. The loss of one ends the wait for the next.
-func (a *multiHold) lockAll(ctx context.Context, ms []*Mutex) error {
+func (m *multiHold) lockAll(ctx context.Context, mutexes []*Mutex) error {
 	wait, stop := context.WithCancel(ctx)
 	defer stop()
-	for _, m := range ms {
-		g, err := m.lock(wait)
+	for _, mutex := range mutexes {
+		h, err := mutex.lock(wait)
 		if err != nil {
-			if i := slices.IndexFunc(a.holds, func(h *hold) bool { return h.err() != nil }); i >= 0 {
-				m, err = ms[i], a.holds[i].err()
+			if i := slices.IndexFunc(m.holds, func(h *hold) bool { return h.err() != nil }); i >= 0 {
+				mutex, err = mutexes[i], m.holds[i].err()
 			}
-			return opError("lock all", m.kind.name, err)
+			return opError("lock all", mutex.kind.name, err)
 		}
-		a.holds = append(a.holds, g)
-		context.AfterFunc(g.context(), stop)
+		m.holds = append(m.holds, h)
+		context.AfterFunc(h.context(), stop)
 	}
 	return nil
 }
 
 // bindContext creates the context, which ends with the first of the holds that ends.
-func (a *multiHold) bindContext(l *Locker) {
-	a.base, a.cancel = context.WithCancelCause(context.WithoutCancel(l.ctx))
-	for _, g := range a.holds {
-		a.detach = append(a.detach, context.AfterFunc(g.context(), func() { a.cancel(context.Cause(g.context())) }))
+func (m *multiHold) bindContext(l *Locker) {
+	m.base, m.cancel = context.WithCancelCause(context.WithoutCancel(l.ctx))
+	for _, h := range m.holds {
+		m.detach = append(m.detach, context.AfterFunc(h.context(), func() { m.cancel(context.Cause(h.context())) }))
 	}
 }
 
-func (a *multiHold) context() context.Context { return multiHoldContext{a.base, a} }
+func (m *multiHold) context() context.Context { return multiHoldContext{m.base, m} }
 
-func (a *multiHold) err() error {
-	for _, g := range a.holds {
-		if err := g.err(); err != nil {
+func (m *multiHold) err() error {
+	for _, h := range m.holds {
+		if err := h.err(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *multiHold) guard() kv.Guard {
-	var all []clientv3.Cmp
-	for _, g := range a.holds {
-		all = append(all, g.compares()...)
+func (m *multiHold) guard() kv.Guard {
+	var compares []clientv3.Cmp
+	for _, h := range m.holds {
+		compares = append(compares, h.compares()...)
 	}
-	return kv.NewGuard(ErrLost, all...)
+	return kv.NewGuard(ErrLost, compares...)
 }
 
-func (a *multiHold) name() string {
-	names := make([]string, 0, len(a.holds))
-	for _, g := range a.holds {
-		names = append(names, g.name())
+func (m *multiHold) name() string {
+	names := make([]string, 0, len(m.holds))
+	for _, h := range m.holds {
+		names = append(names, h.name())
 	}
 	return strings.Join(names, ", ")
 }
 
-func (a *multiHold) verify(ctx context.Context) error {
-	for _, g := range a.holds {
-		if err := g.verify(ctx); err != nil {
+func (m *multiHold) verify(ctx context.Context) error {
+	for _, h := range m.holds {
+		if err := h.verify(ctx); err != nil {
 			return err
 		}
 	}
@@ -160,42 +160,43 @@ func (a *multiHold) verify(ctx context.Context) error {
 
 // release releases all holds at once, even if some fail. It returns the error of a lost hold if
 // there is one, else that of one that failed.
-func (a *multiHold) release(ctx context.Context) error {
-	for _, stop := range a.detach {
+func (m *multiHold) release(ctx context.Context) error {
+	for _, stop := range m.detach {
 		stop()
 	}
-	a.cancel(cmp.Or(a.err(), ErrReleased)) // before others can be granted the first of them
-	all := make([]error, len(a.holds))
+	// The context ends before others can be granted the first of the locks.
+	m.cancel(cmp.Or(m.err(), ErrReleased))
+	results := make([]error, len(m.holds))
 	var wg sync.WaitGroup
-	for i, g := range a.holds {
-		wg.Go(func() { all[i] = g.release(ctx) })
+	for i, h := range m.holds {
+		wg.Go(func() { results[i] = h.release(ctx) })
 	}
 	wg.Wait()
-	return lostOrAny(all)
+	return firstLossOrError(results)
 }
 
-// lostOrAny returns a loss if there is one among the errors, else any of them.
-func lostOrAny(all []error) (worst error) {
-	for _, err := range all {
+// firstLossOrError returns the first loss among the results, or else the first error.
+func firstLossOrError(results []error) (first error) {
+	for _, err := range results {
 		if errors.Is(err, ErrLost) {
 			return err
 		}
-		worst = cmp.Or(worst, err)
+		first = cmp.Or(first, err)
 	}
-	return worst
+	return first
 }
 
 // multiHoldContext is the context of several holds. Its Err checks the clock as well.
 type multiHoldContext struct {
 	context.Context //nolint:containedctx // it is one
 
-	all *multiHold
+	multi *multiHold
 }
 
 // Err returns nil while all holds are valid.
 func (c multiHoldContext) Err() error {
-	if cause := c.all.err(); cause != nil {
-		c.all.cancel(cause)
+	if cause := c.multi.err(); cause != nil {
+		c.multi.cancel(cause)
 	}
 	return c.Context.Err()
 }

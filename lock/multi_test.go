@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestSeveralMutexesInAnyOrderDoNotDeadlock(t *testing.T) {
+func TestMulti_LockDoesNotDeadlock(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	orders := [][]string{{"a", "b", "c"}, {"c", "b", "a"}, {"b", "c"}, {"c", "a"}}
@@ -50,7 +50,7 @@ func TestSeveralMutexesInAnyOrderDoNotDeadlock(t *testing.T) {
 	assert.Empty(t, keysUnder(t, etcdtest.Client(t), dir+"locks/"))
 }
 
-func TestAllOrNothing(t *testing.T) {
+func TestMulti_LocksAllOrNone(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -65,7 +65,7 @@ func TestAllOrNothing(t *testing.T) {
 	mustRelease(t, h)
 }
 
-func TestTheLossOfOneIsTheLossOfAll(t *testing.T) {
+func TestMultiHeld_LostWithAnyMutex(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -90,7 +90,7 @@ func TestTheLossOfOneIsTheLossOfAll(t *testing.T) {
 	queued(t, p.cli, dir+"locks/", 0)
 }
 
-func TestWhatIsNoSetOfMutexesIsRefused(t *testing.T) {
+func TestMulti_RejectsInvalidMutexes(t *testing.T) {
 	t.Parallel()
 	l, _ := newLocker(t, etcdtest.Prefix(t))
 	other, _ := newLocker(t, etcdtest.Prefix(t))
@@ -102,7 +102,7 @@ func TestWhatIsNoSetOfMutexesIsRefused(t *testing.T) {
 	}
 }
 
-func TestTheLossOfWhatIsHeldAlreadyEndsTheWaitForTheRest(t *testing.T) {
+func TestMulti_LockReturnsErrLostWhileWaiting(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -123,7 +123,7 @@ func TestTheLossOfWhatIsHeldAlreadyEndsTheWaitForTheRest(t *testing.T) {
 }
 
 // Somebody else may be granted one of them while the others are still being given back.
-func TestTheContextOfAllEndsBeforeTheFirstIsGivenBack(t *testing.T) {
+func TestMultiHeld_ContextEndsBeforeRelease(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
@@ -146,7 +146,7 @@ func TestTheContextOfAllEndsBeforeTheFirstIsGivenBack(t *testing.T) {
 	require.ErrorIs(t, all.Release(t.Context()), lock.ErrReleased)
 }
 
-func TestOneBadNameAmongMutexesIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestMulti_InvalidNameSendsNothing(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))

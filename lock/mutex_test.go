@@ -18,7 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestAMutexIsHeldByOneOfManyGoroutinesInManyProcesses(t *testing.T) {
+func TestMutex_HasOneHolder(t *testing.T) {
 	t.Parallel()
 	const processes, each, rounds = 4, 4, 10
 	dir := etcdtest.Prefix(t)
@@ -54,11 +54,11 @@ func TestAMutexIsHeldByOneOfManyGoroutinesInManyProcesses(t *testing.T) {
 	assert.Empty(t, keysUnder(t, etcdtest.Client(t), dir+"locks/"))
 }
 
-func TestAnUncontendedLockAndReleaseAreTwoRequests(t *testing.T) {
+func TestMutex_UncontendedCost(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	m := l.Mutex("m")
 	for range 3 {
 		count.Reset()
@@ -67,7 +67,7 @@ func TestAnUncontendedLockAndReleaseAreTwoRequests(t *testing.T) {
 	}
 }
 
-func TestTryLockOnAHeldMutexIsOneRequestThatChangesNothing(t *testing.T) {
+func TestMutex_TryLockCostWhenHeld(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	s := etcdtest.Start(t)
@@ -97,11 +97,11 @@ func TestTryLockOnAHeldMutexIsOneRequestThatChangesNothing(t *testing.T) {
 	mustRelease(t, got)
 }
 
-func TestTryLockOnWhatThisProcessHoldsAsksNobody(t *testing.T) {
+func TestMutex_TryLockSendsNothingWhenHeldLocally(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t), lock.WithOwner("me"))
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	h := mustLock(t, l.Mutex("m"))
 	count.Reset()
 	_, err := l.Mutex("m").TryLock(t.Context())
@@ -111,7 +111,7 @@ func TestTryLockOnWhatThisProcessHoldsAsksNobody(t *testing.T) {
 	mustRelease(t, h)
 }
 
-func TestTryLockOnWhatThisProcessWaitsForAsksNobody(t *testing.T) {
+func TestMutex_TryLockSendsNothingWhileWaitingLocally(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
@@ -131,7 +131,7 @@ func TestTryLockOnWhatThisProcessWaitsForAsksNobody(t *testing.T) {
 	mustRelease(t, got(t, late).v)
 }
 
-func TestNamesBelowOneAnotherAreIndependent(t *testing.T) {
+func TestMutex_NestedNamesAreIndependent(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, _ := newLocker(t, dir)
@@ -156,7 +156,7 @@ func TestNamesBelowOneAnotherAreIndependent(t *testing.T) {
 	mustRelease(t, deep)
 }
 
-func TestTryLockFindsItsWayThroughManyLongerNames(t *testing.T) {
+func TestMutex_TryLockSkipsManyNestedNames(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -175,7 +175,7 @@ func TestTryLockFindsItsWayThroughManyLongerNames(t *testing.T) {
 	queued(t, p.cli, dir+"locks/m/", 110)
 }
 
-func TestWaitersAreServedInTheOrderOfTheirKeys(t *testing.T) {
+func TestMutex_WaitersAreServedInOrder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
@@ -202,7 +202,7 @@ func TestWaitersAreServedInTheOrderOfTheirKeys(t *testing.T) {
 	}
 }
 
-func TestGoroutinesOfOneProcessTakeTurnsOnOneKey(t *testing.T) {
+func TestMutex_GoroutinesShareOneKey(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
@@ -231,7 +231,7 @@ func TestGoroutinesOfOneProcessTakeTurnsOnOneKey(t *testing.T) {
 	assert.Empty(t, keysUnder(t, etcdtest.Client(t), dir+"locks/"))
 }
 
-func TestBadNamesAreRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestLocker_InvalidNameSendsNothing(t *testing.T) {
 	t.Parallel()
 	rows := map[string]string{
 		"empty": "", "a NUL": "a\x00b", "a control character": "a\nb", "too long": strings.Repeat("x", 513), "a leading slash": "/a",
@@ -253,7 +253,7 @@ func TestBadNamesAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
-func TestWhoeverGivesUpLeavesNothingBehind(t *testing.T) {
+func TestMutex_CanceledLockLeavesNoKey(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
@@ -270,7 +270,7 @@ func TestWhoeverGivesUpLeavesNothingBehind(t *testing.T) {
 	assert.Empty(t, keysUnder(t, cli, dir+"locks/"))
 }
 
-func TestAPlaceInTheQueueIsHandedToTheNextGoroutineWhenItsOwnerGivesUp(t *testing.T) {
+func TestMutex_CanceledLockHandsWaiterOn(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
@@ -293,7 +293,7 @@ func TestAPlaceInTheQueueIsHandedToTheNextGoroutineWhenItsOwnerGivesUp(t *testin
 	mustRelease(t, r.v)
 }
 
-func TestASecondReleaseIsHarmlessAndSaysSo(t *testing.T) {
+func TestHeld_SecondReleaseReturnsErrReleased(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, _ := newLocker(t, dir)
@@ -309,7 +309,7 @@ func TestASecondReleaseIsHarmlessAndSaysSo(t *testing.T) {
 	mustRelease(t, next)
 }
 
-func TestReleaseWorksWithAContextThatHasEnded(t *testing.T) {
+func TestHeld_ReleaseWorksWithEndedContext(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -322,7 +322,7 @@ func TestReleaseWorksWithAContextThatHasEnded(t *testing.T) {
 	assert.Empty(t, keysUnder(t, p.cli, dir+"locks/"))
 }
 
-func TestAForeignKeyWithoutALeaseIsReportedAndNotWaitedFor(t *testing.T) {
+func TestMutex_LockReturnsBlockedError(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -338,7 +338,7 @@ func TestAForeignKeyWithoutALeaseIsReportedAndNotWaitedFor(t *testing.T) {
 	queued(t, p.cli, dir+"locks/m/", 1)
 }
 
-func TestAForeignKeyThatComesToStandFirstWhileWeWaitIsReported(t *testing.T) {
+func TestMutex_LockReturnsBlockedErrorWhileWaiting(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -363,7 +363,7 @@ func TestAForeignKeyThatComesToStandFirstWhileWeWaitIsReported(t *testing.T) {
 	queued(t, p.cli, dir+"locks/m/", 1)
 }
 
-func TestDoRunsItsFunctionUnderTheLock(t *testing.T) {
+func TestMutex_DoRunsUnderTheLock(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -384,7 +384,7 @@ func TestDoRunsItsFunctionUnderTheLock(t *testing.T) {
 	require.ErrorIs(t, m.Do(t.Context(), nil), lock.ErrInvalid)
 }
 
-func TestALockIsWatchedWhileItIsHeldForLong(t *testing.T) {
+func TestMutex_LongHoldIsWatched(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -404,7 +404,7 @@ func TestALockIsWatchedWhileItIsHeldForLong(t *testing.T) {
 	mustRelease(t, next)
 }
 
-func TestCloseEndsWaitsAndHoldsAndRemovesTheirKeys(t *testing.T) {
+func TestLocker_CloseRemovesKeys(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)

@@ -19,11 +19,11 @@ const (
 // checkName returns an error if name is not a valid name of a lock or an election. If the dir of
 // the locker is "", a leading slash is part of the key, because other clients use such names.
 func (s *options) checkName(name string) error {
-	rest := name
+	key := name
 	if s.dirSet && s.dir == "" && len(name) > 1 {
-		rest = strings.TrimPrefix(name, "/")
+		key = strings.TrimPrefix(name, "/")
 	}
-	if err := keyspace.Name(rest); err != nil {
+	if err := keyspace.Name(key); err != nil {
 		return err
 	}
 	for segment := range strings.SplitSeq(name, "/") {

@@ -69,18 +69,16 @@ func newOptions(opts []Option) (s options, err error) {
 			o(&s)
 		}
 	}
-	var bad []error
 	if s.ttlSet && s.ttl < time.Second {
-		bad = append(bad, fmt.Errorf("%w: TTL %v: it must be 1s at least", errs.Invalid, s.ttl))
+		err = fmt.Errorf("%w: TTL %v: it must be at least 1s", errs.Invalid, s.ttl)
 	}
-	dir, err := keyspace.Dir(s.dir)
+	dir, dirErr := keyspace.Dir(s.dir)
 	s.dir = dir
-	bad = append(bad, err)
 	if s.owner == "" {
 		s.owner = defaultOwner()
 	}
 	s.logger = logging.OrDefault(s.logger)
-	return s, errors.Join(bad...)
+	return s, errors.Join(err, dirErr)
 }
 
 // defaultOwner returns host/program/pid.

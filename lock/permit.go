@@ -37,11 +37,11 @@ func (p *Permit) Context() context.Context { return p.hold.context() }
 // [ErrLost] or [ErrReleased]. Its Err checks the clock as that of Context does. stop ends the
 // context and releases its resources.
 func (p *Permit) Bind(ctx context.Context) (bound context.Context, stop context.CancelFunc) {
-	inner, cancel := context.WithCancelCause(ctx)
-	over := p.hold.context()
-	unlink := context.AfterFunc(over, func() { cancel(context.Cause(over)) })
-	return boundContext{inner, p.hold, cancel}, func() {
-		unlink()
+	bound, cancel := context.WithCancelCause(ctx)
+	holdCtx := p.hold.context()
+	detach := context.AfterFunc(holdCtx, func() { cancel(context.Cause(holdCtx)) })
+	return boundContext{bound, p.hold, cancel}, func() {
+		detach()
 		cancel(nil)
 	}
 }

@@ -63,7 +63,7 @@ func (q *queue) readAll(ctx context.Context) (*queuePage, error) {
 
 // readOldest returns the first entry of a queue, or nil if the queue is empty, and the revision of
 // the read. It costs one RPC, or two if keys of longer names come first.
-func (l *Locker) readOldest(ctx context.Context, prefix string) (first *entry, rev int64, err error) {
+func (l *Locker) readOldest(ctx context.Context, prefix string) (oldest *entry, rev int64, err error) {
 	for _, limit := range []int64{exclusivePageSize, 0} {
 		resp, err := l.read(ctx, "read leader", oldestOp(prefix, limit))
 		if err != nil {
@@ -124,11 +124,11 @@ func (q *queue) addHolder(ctx context.Context, name string, err error) error {
 	if readErr != nil {
 		return err
 	}
-	seen := parsePage(q.prefix, "", 0, resp.rangeResponse(0))
-	if len(seen.entries) == 0 {
+	page := parsePage(q.prefix, "", 0, resp.rangeResponse(0))
+	if len(page.entries) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w: %w", err, q.l.lockedError(name, &seen.entries[0]))
+	return fmt.Errorf("%w: %w", err, q.l.lockedError(name, &page.entries[0]))
 }
 
 // owns reports whether this locker created the key.

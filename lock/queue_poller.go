@@ -59,10 +59,10 @@ func (p *poller) release() {
 
 // newer returns a page that is newer than the given revision, or nil. The channel is closed when
 // the next page is there.
-func (p *poller) newer(seen int64) (*queuePage, <-chan struct{}) {
+func (p *poller) newer(since int64) (*queuePage, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.latest != nil && p.latest.rev > seen {
+	if p.latest != nil && p.latest.rev > since {
 		return p.latest, p.updated
 	}
 	return nil, p.updated

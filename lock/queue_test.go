@@ -137,7 +137,7 @@ func TestMutex_WaiterNoticesThatItsKeyWasDeleted(t *testing.T) {
 	other, p := newLocker(t, dir)
 	h := mustLock(t, other.Mutex("m"))
 	l, _ := newLocker(t, dir)
-	l.LookEvery(100 * time.Millisecond)
+	l.SetCheckInterval(100 * time.Millisecond)
 	late := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
 	queued(t, p.cli, dir+"locks/m/", 2)
 	_, err := p.cli.Delete(t.Context(), keysUnder(t, p.cli, dir+"locks/m/")[1])

@@ -53,28 +53,28 @@ func (q *queue) newWatch() *queueWatch {
 // setTargets replaces the watched targets. A watch on a target that stays is kept. If relevant is
 // not nil, only changes of its keys count.
 func (w *queueWatch) setTargets(targets []keywatch.Target, relevant map[string]bool) {
-	var fresh []*targetWatch
+	var added []*targetWatch
 	w.mu.Lock()
-	stale := maps.Clone(w.targets)
-	added := make([]keywatch.Target, 0, len(targets))
+	removed := maps.Clone(w.targets)
+	addedTargets := make([]keywatch.Target, 0, len(targets))
 	for _, t := range targets {
 		k := w.targets[t]
 		if k == nil {
 			k = &targetWatch{w: w, changed: map[string]int64{}}
 			w.targets[t] = k
-			fresh, added = append(fresh, k), append(added, t)
+			added, addedTargets = append(added, k), append(addedTargets, t)
 		}
 		k.relevant = relevant
-		delete(stale, t)
+		delete(removed, t)
 	}
-	for t := range stale {
+	for t := range removed {
 		delete(w.targets, t)
 	}
 	w.mu.Unlock()
-	for i, k := range fresh { // without w.mu: the watcher calls k with its own lock held
-		w.q.l.keyWatcher.Watch(added[i], k)
+	for i, k := range added { // without w.mu: the watcher calls k with its own lock held
+		w.q.l.keyWatcher.Watch(addedTargets[i], k)
 	}
-	for t, k := range stale {
+	for t, k := range removed {
 		w.q.l.keyWatcher.Unwatch(t, k)
 	}
 }
@@ -99,7 +99,7 @@ func (w *queueWatch) setPolling(on bool) {
 
 // state returns what the watches have reported since revision seen: whether there was a change,
 // whether all watches are open, and the revision after which every change is reported.
-func (w *queueWatch) state(seen int64) (changed, open bool, rev int64, err error) {
+func (w *queueWatch) state(since int64) (changed, open bool, rev int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	open = true
@@ -111,7 +111,7 @@ func (w *queueWatch) state(seen int64) (changed, open bool, rev int64, err error
 		rev = max(rev, k.openRev)
 		for key, at := range k.changed {
 			switch {
-			case at <= seen:
+			case at <= since:
 				delete(k.changed, key)
 			case k.relevant == nil || k.relevant[key]:
 				changed = true
@@ -136,7 +136,7 @@ func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 // Changes after *seen are reported, unless the watch was opened at a later revision. In that case
 // confirm checks for a change in between, and await raises *seen to the revision that it returns.
 func (w *queueWatch) await(
-	ctx context.Context, seen *int64, confirm func(context.Context) (unchanged bool, rev int64, err error),
+	ctx context.Context, since *int64, confirm func(context.Context) (unchanged bool, rev int64, err error),
 ) (polled *queuePage, err error) {
 	checkTimer := time.NewTimer(jitter(w.q.l.checkInterval))
 	defer checkTimer.Stop()
@@ -145,18 +145,18 @@ func (w *queueWatch) await(
 	backoffs := newBackoff(maxBackoff)
 	wasOpen := false
 	for {
-		changed, open, rev, err := w.state(*seen)
+		changed, open, rev, err := w.state(*since)
 		switch {
 		case err != nil || changed:
 			return nil, err
-		case open && rev > *seen:
+		case open && rev > *since:
 			unchanged, now, err := confirm(ctx)
 			switch {
 			case err == nil && (!unchanged || now < rev):
 				// A revision that falls belongs to another history.
 				return nil, nil //nolint:nilnil // the caller reads the queue
 			case err == nil:
-				*seen = now
+				*since = now
 			case ctx.Err() != nil || isPermanent(err):
 				return nil, err
 			default:
@@ -172,7 +172,7 @@ func (w *queueWatch) await(
 		var updated <-chan struct{}
 		if w.poller != nil {
 			var p *queuePage
-			if p, updated = w.poller.newer(*seen); p != nil {
+			if p, updated = w.poller.newer(*since); p != nil {
 				return p, nil
 			}
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestAReadLockThatIsLostEndsAndItsWritesAreRefused(t *testing.T) {
+func TestPermit_GuardRefusesLostReadLock(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(t *testing.T, p *parts, key string) error{
 		"deleted": func(t *testing.T, p *parts, key string) error {
@@ -49,7 +49,7 @@ func TestAReadLockThatIsLostEndsAndItsWritesAreRefused(t *testing.T) {
 	}
 }
 
-func TestAReaderThatGivesUpLeavesNothingBehind(t *testing.T) {
+func TestRWMutex_CanceledRLockLeavesNoKey(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -64,7 +64,7 @@ func TestAReaderThatGivesUpLeavesNothingBehind(t *testing.T) {
 	mustRelease(t, w)
 }
 
-func TestAKeyWithoutALeaseThatKeepsReadersOutIsReported(t *testing.T) {
+func TestRWMutex_RLockReturnsBlockedError(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -82,7 +82,7 @@ func TestAKeyWithoutALeaseThatKeepsReadersOutIsReported(t *testing.T) {
 }
 
 // A writer that waits loses its lease: it must not be admitted later, beside those who come after.
-func TestAWriterWhoseLeaseEndsWhileItWaitsIsBesideNobody(t *testing.T) {
+func TestRWMutex_LostWriterIsNeverGranted(t *testing.T) {
 	t.Parallel()
 	rounds := 20
 	if long() {

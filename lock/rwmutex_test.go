@@ -27,7 +27,7 @@ func mustGive(tb testing.TB, p *lock.Permit) {
 	require.NoError(tb, p.Release(timely(tb)))
 }
 
-func TestReadersHoldTogetherAndWritersAlone(t *testing.T) {
+func TestRWMutex_AdmitsReadersOrOneWriter(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, _ := newLocker(t, dir)
@@ -62,7 +62,7 @@ func TestReadersHoldTogetherAndWritersAlone(t *testing.T) {
 	assert.Empty(t, keysUnder(t, p.cli, dir+"locks/"))
 }
 
-func TestWritersGetInHoweverManyReadersCome(t *testing.T) {
+func TestRWMutex_WritersDoNotStarve(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	over := make(chan struct{})
@@ -98,7 +98,7 @@ func TestWritersGetInHoweverManyReadersCome(t *testing.T) {
 	wg.Wait()
 }
 
-func TestReadersGetInHoweverManyWritersOfOneProcessTakeTurns(t *testing.T) {
+func TestRWMutex_ReadersDoNotStarve(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	writers, p := newLocker(t, dir)
@@ -124,12 +124,12 @@ func TestReadersGetInHoweverManyWritersOfOneProcessTakeTurns(t *testing.T) {
 	wg.Wait()
 }
 
-func TestAReadLockAndItsReleaseAreTwoRequests(t *testing.T) {
+func TestRWMutex_UncontendedRLockCost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), dir)
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	other, _ := newLocker(t, dir)
 	for range 10 { // it makes no difference
 		mustRead(t, other.RWMutex("m"))
@@ -139,7 +139,7 @@ func TestAReadLockAndItsReleaseAreTwoRequests(t *testing.T) {
 	assert.Equal(t, map[string]int{"KV/Txn": 2}, count.Counts())
 }
 
-func TestAReaderBehindMoreThanItLooksAtIsAdmittedAllTheSame(t *testing.T) {
+func TestRWMutex_RLockBehindManyReaders(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -154,12 +154,12 @@ func TestAReaderBehindMoreThanItLooksAtIsAdmittedAllTheSame(t *testing.T) {
 	mustGive(t, r)
 }
 
-func TestATryOfAReadLockSaysWhoWrites(t *testing.T) {
+func TestRWMutex_TryRLockNamesWriter(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
 	l, p := lockerOver(t, count.Client(t), dir, lock.WithOwner("the reader"))
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	other, _ := newLocker(t, dir, lock.WithOwner("the writer"))
 	m, theirs := l.RWMutex("m"), other.RWMutex("m")
 
@@ -194,7 +194,7 @@ func TestATryOfAReadLockSaysWhoWrites(t *testing.T) {
 	mustRelease(t, w.v)
 }
 
-func TestARWMutexIsNotTheMutexOfTheSameName(t *testing.T) {
+func TestRWMutex_IsIndependentOfMutex(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -212,7 +212,7 @@ func TestARWMutexIsNotTheMutexOfTheSameName(t *testing.T) {
 	assert.Empty(t, keysUnder(t, p.cli, dir+"locks/"))
 }
 
-func TestARDoRunsItsFunctionUnderTheReadLock(t *testing.T) {
+func TestRWMutex_RDoRunsUnderTheReadLock(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)

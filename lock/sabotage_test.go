@@ -21,7 +21,7 @@ import (
 
 // Somebody deletes the keys of holders and revokes their leases, while these read, think, and write under a guard. If one
 // write of a former holder got through, it would undo one of the next holder's, and the counter would fall behind.
-func TestNoGuardedWriteOfAFormerHolderIsAccepted(t *testing.T) {
+func TestHeld_GuardHoldsUnderSabotage(t *testing.T) {
 	t.Parallel()
 	losses := 40
 	if long() {

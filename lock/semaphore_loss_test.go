@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestATryWhoseAnswerWasLostHoldsAllTheSame(t *testing.T) {
+func TestSemaphore_TryAcquireSucceedsWhenResponseIsLost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	k, cli := newLossy(t)
@@ -36,7 +36,7 @@ func TestATryWhoseAnswerWasLostHoldsAllTheSame(t *testing.T) {
 	queued(t, p.cli, dir+"locks/", 0)
 }
 
-func TestAPermitThatIsLostIsNobodysAnyMore(t *testing.T) {
+func TestPermit_LostPermitIsFree(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)
@@ -58,7 +58,7 @@ func TestAPermitThatIsLostIsNobodysAnyMore(t *testing.T) {
 	require.ErrorIs(t, r.v.Release(t.Context()), lock.ErrReleased)
 }
 
-func TestWhoeverGivesUpOnAPermitMakesRoomForThoseBehind(t *testing.T) {
+func TestSemaphore_CanceledAcquireAdmitsNext(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -78,7 +78,7 @@ func TestWhoeverGivesUpOnAPermitMakesRoomForThoseBehind(t *testing.T) {
 	queued(t, p.cli, dir+"locks/", 0)
 }
 
-func TestAKeyWithoutALeaseThatTakesThePermitsIsReported(t *testing.T) {
+func TestSemaphore_AcquireReturnsBlockedError(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	l, p := newLocker(t, dir)

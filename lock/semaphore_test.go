@@ -22,7 +22,7 @@ func mustAcquire(tb testing.TB, s *lock.Semaphore, weight int) *lock.Permit {
 	return p
 }
 
-func TestASemaphoreAdmitsAsManyAsItHas(t *testing.T) {
+func TestSemaphore_NeverExceedsN(t *testing.T) {
 	t.Parallel()
 	const n, clients, each, rounds = 3, 3, 4, 8
 	dir := etcdtest.Prefix(t)
@@ -46,7 +46,7 @@ func TestASemaphoreAdmitsAsManyAsItHas(t *testing.T) {
 	assert.Empty(t, keysUnder(t, etcdtest.Client(t), dir+"locks/"))
 }
 
-func TestNPermitsAreHeldAtOnceAndTheNextOneWaits(t *testing.T) {
+func TestSemaphore_AdmitsNAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -69,12 +69,12 @@ func TestNPermitsAreHeldAtOnceAndTheNextOneWaits(t *testing.T) {
 	assert.Empty(t, keysUnder(t, p.cli, dir+"locks/"))
 }
 
-func TestAnAcquisitionAndItsReleaseAreTwoRequests(t *testing.T) {
+func TestSemaphore_UncontendedCost(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), dir)
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	other, _ := newLocker(t, dir)
 	for range 9 {
 		mustAcquire(t, other.Semaphore("s", 10), 1)
@@ -84,7 +84,7 @@ func TestAnAcquisitionAndItsReleaseAreTwoRequests(t *testing.T) {
 	assert.Equal(t, map[string]int{"KV/Txn": 2}, count.Counts())
 }
 
-func TestWeightsAddUp(t *testing.T) {
+func TestSemaphore_WeightsAddUp(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	a, p := newLocker(t, dir)
@@ -115,7 +115,7 @@ func TestWeightsAddUp(t *testing.T) {
 	mustGive(t, mustAcquire(t, s, 5))
 }
 
-func TestEachIsAdmittedByItsOwnNumber(t *testing.T) {
+func TestSemaphore_EachAppliesItsOwnN(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	old, p := newLocker(t, dir)
@@ -144,14 +144,14 @@ func TestEachIsAdmittedByItsOwnNumber(t *testing.T) {
 	mustGive(t, held[3])
 }
 
-func TestATryOfAPermitSaysWhoHolds(t *testing.T) {
+func TestSemaphore_TryAcquireNamesHolder(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	s := etcdtest.Start(t)
 	count := etcdtest.Counter(t)
 	cli := s.Client(t, count.Option)
 	l, _ := lockerOver(t, cli, dir)
-	l.WatchNoHold()
+	l.DisableHoldWatch()
 	other, p := lockerOver(t, s.Client(t), dir, lock.WithOwner("the other"))
 	try := func(want int) (*lock.Permit, error) {
 		count.Reset()
@@ -182,7 +182,7 @@ func TestATryOfAPermitSaysWhoHolds(t *testing.T) {
 	mustGive(t, two)
 }
 
-func TestManyWhoTryAtOnceGetNoMoreThanThereIs(t *testing.T) {
+func TestSemaphore_ConcurrentTryAcquireNeverExceedsN(t *testing.T) {
 	t.Parallel()
 	const n = 3
 	dir := etcdtest.Prefix(t)
@@ -206,7 +206,7 @@ func TestManyWhoTryAtOnceGetNoMoreThanThereIs(t *testing.T) {
 	assert.Len(t, keysUnder(t, etcdtest.Client(t), dir+"locks/"), n)
 }
 
-func TestWhatMakesNoSenseIsRefusedBeforeAnythingIsSent(t *testing.T) {
+func TestLocker_InvalidArgumentsSendNothing(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))

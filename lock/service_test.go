@@ -91,7 +91,7 @@ func (s *service) resign(ctx context.Context, leadership string) error {
 	return err
 }
 
-func TestOursAndTheLockServiceOfEtcdExcludeEachOther(t *testing.T) {
+func TestMutex_ExcludesEtcdLockService(t *testing.T) {
 	t.Parallel()
 	name := strings.TrimSuffix(etcdtest.Prefix(t), "/")
 	l, p := newLocker(t, "", lock.WithDir(""))
@@ -115,7 +115,7 @@ func TestOursAndTheLockServiceOfEtcdExcludeEachOther(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestOursAndTheElectionServiceOfEtcdAreOne(t *testing.T) {
+func TestElection_SharesNameWithEtcdElectionService(t *testing.T) {
 	t.Parallel()
 	name := strings.TrimSuffix(etcdtest.Prefix(t), "/")
 	l, p := newLocker(t, "", lock.WithDir(""))

@@ -47,7 +47,7 @@ func TestMutex_ContendedLockCostsFewRequests(t *testing.T) {
 	assert.LessOrEqual(t, float64(unary), 3.8*clients*rounds, "enqueue, look, release, and often one to make sure of the blocker: %v", count.Counts())
 }
 
-func TestAThousandGoroutinesCountToAThousand(t *testing.T) {
+func TestMutex_ThousandGoroutines(t *testing.T) {
 	t.Parallel()
 	l, p := newLocker(t, etcdtest.Prefix(t))
 	const n = 1000
@@ -68,7 +68,7 @@ func TestAThousandGoroutinesCountToAThousand(t *testing.T) {
 	assert.Empty(t, keysUnder(t, p.cli, p.dir+"locks/"))
 }
 
-func TestLockersOpenAndCloseInAStorm(t *testing.T) {
+func TestLocker_OpenCloseStorm(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	p := newParts(t, etcdtest.Client(t), dir)
@@ -92,7 +92,7 @@ func TestLockersOpenAndCloseInAStorm(t *testing.T) {
 	queued(t, p.cli, dir, 0)
 }
 
-func TestCloseReturnsInTimeWhileEtcdIsAway(t *testing.T) {
+func TestLocker_CloseReturnsWhileEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string][]lock.Option{"on the shared session": nil, "on sessions of its own": {lock.WithTTL(time.Minute)}} {
 		t.Run(name, func(t *testing.T) {
@@ -192,7 +192,7 @@ func overlaps(t *testing.T, n, abreast int, run trial) (count int, worst time.Du
 	return count, worst
 }
 
-func TestALinkThatDiesMakesNoTwoHolders(t *testing.T) {
+func TestMutex_DeadLinkYieldsNoTwoHolders(t *testing.T) {
 	t.Parallel()
 	n := 8
 	if long() {
@@ -206,7 +206,7 @@ func TestALinkThatDiesMakesNoTwoHolders(t *testing.T) {
 	}
 }
 
-func TestLockersOfSharedHoldsAndBarriersOpenAndCloseInAStorm(t *testing.T) {
+func TestLocker_OpenCloseStormOfSharedLocks(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	p := newParts(t, etcdtest.Client(t), dir)

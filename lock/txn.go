@@ -121,20 +121,20 @@ var errCallTimeout = fmt.Errorf("%w: default timeout %v", errs.Unavailable, call
 // ctx, so that its outcome becomes known, but sendDetached returns when ctx ends. If the request
 // fails, or ctx ends first, undo is called once the request has ended.
 func (l *Locker) sendDetached(ctx context.Context, request func(context.Context) error, undo func()) error {
-	own := context.WithoutCancel(ctx)
+	requestCtx := context.WithoutCancel(ctx)
 	var stop context.CancelFunc
 	if deadline, ok := ctx.Deadline(); ok {
-		own, stop = context.WithDeadline(own, deadline.Add(closeTimeout))
+		requestCtx, stop = context.WithDeadline(requestCtx, deadline.Add(closeTimeout))
 	} else {
-		own, stop = withCallTimeout(own)
+		requestCtx, stop = withCallTimeout(requestCtx)
 	}
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(closeTimeout, stop) })()
-	unlink := context.AfterFunc(l.ctx, func() { time.AfterFunc(inFlightTimeout, stop) })
+	detach := context.AfterFunc(l.ctx, func() { time.AfterFunc(inFlightTimeout, stop) })
 	done := make(chan error, 1)
 	l.calls.Go(func() { // the caller's call is in progress, so Close still waits
 		defer stop()
-		defer unlink()
-		err := request(own)
+		defer detach()
+		err := request(requestCtx)
 		if err != nil {
 			undo()
 		}

@@ -31,12 +31,12 @@ func (w *waiter) enqueueIfEmpty(ctx context.Context) error {
 		if w.recordTry(resp, err) {
 			return err
 		}
-		seen := parsePage(prefix, w.key, resp.revision(), resp.rangeResponse(0))
-		if len(seen.entries) > 0 {
-			return w.q.blockedError(w.q.name, &seen.entries[0])
+		page := parsePage(prefix, w.key, resp.revision(), resp.rangeResponse(0))
+		if len(page.entries) > 0 {
+			return w.q.blockedError(w.q.name, &page.entries[0])
 		}
-		nested = seen.nested
-		if !seen.complete {
+		nested = page.nested
+		if !page.complete {
 			limit = 0 // no limit
 		}
 	}
@@ -54,9 +54,9 @@ func (w *waiter) recordTry(resp txnResult, err error) bool {
 		w.setAdmitted(resp.revision())
 		return true
 	}
-	if own := resp.rangeResponse(1).GetKvs(); len(own) > 0 {
+	if kvs := resp.rangeResponse(1).GetKvs(); len(kvs) > 0 {
 		w.unresolved = max(w.unresolved-1, 0)
-		w.setAdmitted(own[0].GetCreateRevision())
+		w.setAdmitted(kvs[0].GetCreateRevision())
 		return true
 	}
 	return false
@@ -70,9 +70,9 @@ const maxCompares = 100
 // returns an error unless the waiter is granted at once. The key is removed then, as after any
 // failure.
 func (w *waiter) enqueueOrFail(ctx context.Context) error {
-	all := *w.admission
-	all.pageSize = 0
-	w.admission = &all
+	unlimited := *w.admission
+	unlimited.pageSize = 0
+	w.admission = &unlimited
 	if err := w.enqueueKey(ctx); err != nil {
 		return err
 	}
@@ -88,11 +88,11 @@ func (w *waiter) enqueueOrFail(ctx context.Context) error {
 // fewer.
 func (w *waiter) enqueueIfAdmitted(ctx context.Context) error {
 	prefix := w.q.prefix
-	var seen int64 // revision of the last read of the queue
+	var readRev int64 // revision of the last read of the queue
 	for {
 		resp, err := w.q.l.commitCreation(ctx, txn{
 			op:     "try",
-			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(prefix), "<", seen+1).WithRange(keyspace.End(prefix))},
+			cmps:   []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(prefix), "<", readRev+1).WithRange(keyspace.End(prefix))},
 			then:   []clientv3.Op{w.putOp(w.value)},
 			orElse: []clientv3.Op{newestOp(prefix, 0), clientv3.OpGet(w.key)},
 		})
@@ -102,25 +102,25 @@ func (w *waiter) enqueueIfAdmitted(ctx context.Context) error {
 		if err := w.blockerError(parsePage(prefix, w.key, resp.revision(), resp.rangeResponse(0)).entries); err != nil {
 			return err
 		}
-		seen = resp.revision()
+		readRev = resp.revision()
 	}
 }
 
 // blockerError returns an error that names the first entry behind which the waiter would not be
 // admitted, or nil if it would be admitted at the end of the queue. It may search by bisection,
 // because a rule that does not block continues not to block as the entries ahead become fewer.
-func (w *waiter) blockerError(all []entry) error {
-	i := sort.Search(len(all), func(i int) bool { // how many of the newest entries must go
-		blockers, _ := w.rule(all[i:])
+func (w *waiter) blockerError(ahead []entry) error {
+	i := sort.Search(len(ahead), func(i int) bool { // how many of the newest entries must go
+		blockers, _ := w.rule(ahead[i:])
 		return len(blockers) == 0
 	})
 	if i == 0 {
 		return nil
 	}
-	if _, permanent := w.rule(all[i-1:]); permanent != nil {
+	if _, permanent := w.rule(ahead[i-1:]); permanent != nil {
 		return w.q.l.permanentlyBlockedError(w.q.name, permanent)
 	}
-	return w.q.l.lockedError(w.q.name, &all[i-1])
+	return w.q.l.lockedError(w.q.name, &ahead[i-1])
 }
 
 // emptyCompares returns the comparisons that hold if prefix has no direct child. nested are keys
@@ -134,14 +134,14 @@ func emptyCompares(prefix string, nested []string) []clientv3.Cmp {
 	}
 	slices.Sort(dirs)
 	from := prefix
-	var all []clientv3.Cmp
+	var compares []clientv3.Cmp
 	for _, dir := range slices.Compact(dirs) {
 		if from < dir {
-			all = append(all, compareAbsent(from, dir))
+			compares = append(compares, compareAbsent(from, dir))
 		}
 		from = keyspace.End(dir)
 	}
-	return append(all, compareAbsent(from, keyspace.End(prefix)))
+	return append(compares, compareAbsent(from, keyspace.End(prefix)))
 }
 
 // compareAbsent returns the comparison that holds if no key exists in the range [from, to).
