@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// queueOf is a random queue of readers, writers and permits of any weight; some have no lease.
+// queueOf returns a random queue of readers, writers and permits of any weight; some have no lease.
 func queueOf(r *rand.Rand) (all []entry) {
 	for i := range r.IntN(8) {
 		e := entry{key: strconv.Itoa(i), createRev: int64(i + 1), lease: 1, value: strconv.Itoa(r.IntN(5)) + " x"}
@@ -34,8 +34,9 @@ func allRules(r *rand.Rand) map[string]func() admissionRule {
 	}
 }
 
-// Whatever a rule is, it must not begin to block while those ahead become fewer; whom it blames must be there; and its blockers
-// must block by themselves, and none of the nearer ones without the last: a waiter watches them and nobody else.
+// A rule must not begin to block when entries ahead disappear. Its blockers must be entries ahead,
+// must block by themselves, and must not block without the last of them, because a waiter watches
+// only its blockers.
 func TestRules_AdmittedWaiterStaysAdmitted(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -68,7 +69,8 @@ func TestRules_AdmittedWaiterStaysAdmitted(t *testing.T) {
 	}
 }
 
-// A rule blames a key if and only if waiting for all others is of no use.
+// A rule reports a permanent blocker if and only if the end of all other entries would not admit
+// the waiter.
 func TestRules_ReportPermanentBlocker(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))

@@ -35,7 +35,8 @@ func TestBarrier_OpensForAllDespiteConnectionLoss(t *testing.T) {
 	})
 }
 
-// The others have gone and left no trace by the time that this one looks again, and the history is gone as well.
+// By the time the party reads the queue again, the others have left, their keys are gone and the
+// history is compacted.
 func TestBarrier_LateReaderFindsRoundOpen(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
@@ -78,7 +79,7 @@ func TestBarrier_LostOpenResponseStillOpens(t *testing.T) {
 
 	one = m.come(timely(t), last.Barrier("b", 3).Wait)
 	two := m.come(timely(t), l.Barrier("b", 3).Wait)
-	gate := &openings{KV: cli.KV}
+	gate := &lossyOpenKV{KV: cli.KV}
 	cli.KV = gate
 	third, _ := lockerOver(t, cli, m.dir)
 	require.NoError(t, third.Barrier("b", 3).Wait(timely(t)), "the answer to its opening")
@@ -87,15 +88,16 @@ func TestBarrier_LostOpenResponseStillOpens(t *testing.T) {
 	m.keys(0)
 }
 
-// openings tells of the transactions that put more than one key, and loses the first answer to one.
-type openings struct {
+// lossyOpenKV counts the transactions that put more than one key, and loses the first response to
+// one.
+type lossyOpenKV struct {
 	clientv3.KV
 
 	before func() // nil: the answer is lost
 	lost   atomic.Int32
 }
 
-func (k *openings) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (k *lossyOpenKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	_, then, _ := op.Txn()
 	opens := len(then) > 2 && then[1].IsPut()
 	if opens && k.before != nil {
@@ -108,7 +110,7 @@ func (k *openings) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse,
 	return resp, err
 }
 
-// watchingApart is a locker over cli whose watches go through a proxy, and nothing else.
+// watchingApart returns a locker over cli of which only the watches go through a proxy.
 func watchingApart(t *testing.T, cli *clientv3.Client, dir string) (*etcdtest.Proxy, *lock.Locker) {
 	t.Helper()
 	return lockerApart(t, newParts(t, cli, dir), dir)

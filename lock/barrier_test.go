@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// meeting is one barrier as several processes see it.
+// meeting is one barrier, used by several processes.
 type meeting struct {
 	t    *testing.T
 	dir  string
@@ -27,7 +27,7 @@ func newMeeting(t *testing.T) *meeting {
 	return &meeting{t: t, dir: etcdtest.Prefix(t), cli: etcdtest.Client(t)}
 }
 
-// come starts a call that takes part, and returns when its key is there.
+// come starts a call of a party and returns once its key exists.
 func (m *meeting) come(ctx context.Context, call func(context.Context) error) <-chan error {
 	m.t.Helper()
 	out := make(chan error, 1)
@@ -43,7 +43,7 @@ func (m *meeting) keys(n int) {
 	queued(m.t, m.cli, m.dir+"locks/b/.bar/", n)
 }
 
-// wait makes sure that nobody has gone yet.
+// wait asserts that no party has passed yet.
 func (m *meeting) wait(all ...<-chan error) {
 	m.t.Helper()
 	for _, one := range all {
@@ -55,7 +55,7 @@ func (m *meeting) wait(all ...<-chan error) {
 	}
 }
 
-// pass makes sure that all go.
+// pass asserts that all parties pass.
 func (m *meeting) pass(all ...<-chan error) {
 	m.t.Helper()
 	for _, one := range all {
@@ -104,7 +104,7 @@ func TestBarrier_ExtraPartyWaitsForNextRound(t *testing.T) {
 	b, _ := newLocker(t, m.dir)
 	cli := etcdtest.Client(t)
 	one := m.come(timely(t), a.Barrier("b", 2).Wait)
-	gate := &parking{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
+	gate := &parkingKV{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
 	cli.KV = gate
 	held, _ := lockerOver(t, cli, m.dir)
 	gate.armed.Store(true) // the second does not know yet that its key is there
@@ -129,7 +129,8 @@ func TestBarrier_IsReusable(t *testing.T) {
 	}, func(int) {})
 }
 
-// testRounds has five parties of three processes meet again and again. The first to come to a round calls before.
+// testRounds makes five parties of three processes meet repeatedly. The first party of a round
+// calls before.
 func testRounds(t *testing.T, rounds int, locker func(tb testing.TB, dir string) *lock.Locker, before func(round int)) {
 	t.Helper()
 	const n = 5

@@ -13,13 +13,13 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// hardened is a client as etcdkit opens it.
+// hardened returns a client with the settings of etcdkit.Open.
 func hardened(tb testing.TB) *clientv3.Client {
 	tb.Helper()
 	return etcdtest.Client(tb, harden)
 }
 
-// Readers of four clients, and each tenth time a writer.
+// BenchmarkReadMostly measures readers of four clients, with a writer every tenth time.
 func BenchmarkReadMostly(b *testing.B) {
 	const clients = 4
 	pairs := map[string]func(b *testing.B, dir string) (read, write func() error){
@@ -90,7 +90,7 @@ func BenchmarkReadMostly(b *testing.B) {
 	}
 }
 
-// Five parties of as many clients that enter and leave together.
+// BenchmarkDoubleBarrier measures five parties of five clients that enter and leave together.
 func BenchmarkDoubleBarrier(b *testing.B) {
 	const n = 5
 	party := map[string]func(b *testing.B, dir string) func() error{
@@ -135,7 +135,7 @@ func BenchmarkDoubleBarrier(b *testing.B) {
 	}
 }
 
-// A permit where there is room.
+// BenchmarkSemaphoreUncontended measures a permit that is granted at once.
 func BenchmarkSemaphoreUncontended(b *testing.B) {
 	l, _ := lockerOver(b, hardened(b), etcdtest.Prefix(b))
 	s := l.Semaphore("s", 4)

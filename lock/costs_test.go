@@ -13,8 +13,8 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// spent counts the requests of one process, without those that keep its lease, the stream of its watches, and the reads
-// since etcd was written to before a watch was open, which depends on what other tests do.
+// spent counts the requests of one process. It omits lease renewals, the watch stream, and the
+// reads that are due to writes before a watch was open, which depend on other tests.
 type spent struct {
 	t         *testing.T
 	count     *etcdtest.RPCCounter
@@ -22,7 +22,7 @@ type spent struct {
 	confirmed uint64
 }
 
-// costs makes sure of what was spent since the last time.
+// costs asserts the requests sent since the last call.
 func (s *spent) costs(want map[string]int, what string) {
 	s.t.Helper()
 	eventually(s.t, func() bool { return total(s.now()) >= total(want) }, what)
@@ -51,7 +51,7 @@ func total(counts map[string]int) (n int) {
 	return n
 }
 
-// txns is n transactions.
+// txns returns the counts of n transactions.
 func txns(n int) map[string]int { return map[string]int{"KV/Txn": n} }
 
 func newSpender(t *testing.T, dir string) (*lock.Locker, *spent) {
@@ -65,7 +65,8 @@ func newSpender(t *testing.T, dir string) (*lock.Locker, *spent) {
 func TestMutex_WaitIsOneRequestMore(t *testing.T) {
 	t.Parallel()
 	const dir = "d/"
-	alone := etcdtest.Start(t) // where nobody writes anything else: if somebody does, it is one more for a mutex
+	// Writes of others would cost a mutex one more request.
+	alone := etcdtest.Start(t)
 	other, p := lockerOver(t, alone.Client(t), dir)
 	s := &spent{t: t, count: etcdtest.Counter(t)}
 	l, _ := lockerOver(t, alone.Client(t, s.count.Option), dir)
@@ -86,7 +87,8 @@ func TestMutex_WaitIsOneRequestMore(t *testing.T) {
 
 func TestRWMutex_LongHoldIsWatchedForFree(t *testing.T) {
 	t.Parallel()
-	alone := etcdtest.Start(t) // if somebody else writes something, it is one more to make sure of the key
+	// Writes of others would cost one more request to confirm the key.
+	alone := etcdtest.Start(t)
 	s := &spent{t: t, count: etcdtest.Counter(t)}
 	l, _ := lockerOver(t, alone.Client(t, s.count.Option), "d/")
 	s.l = l

@@ -13,8 +13,8 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// underCuts has goroutines of several clients do something, each many times, while the connections of all are cut. do
-// reports whether it was granted what it asked for. It returns how often that was so.
+// underCuts makes goroutines of several clients call do many times while the connections of all are
+// cut. do reports whether it was granted the lock. underCuts returns how often it was.
 func underCuts(t *testing.T, dir string, do func(l *lock.Locker, r *rand.Rand) bool) (asked, granted int) {
 	t.Helper()
 	const clients, each = 4, 5
@@ -31,7 +31,8 @@ func underCuts(t *testing.T, dir string, do func(l *lock.Locker, r *rand.Rand) b
 			wg.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(c), uint64(g)))
 				for i := range rounds {
-					if i%15 == 3*g { // the five of a client at different times, while the others are at it
+					// The five goroutines of a client do this at different times.
+					if i%15 == 3*g {
 						proxy.Cut()
 					}
 					if do(l, r) {

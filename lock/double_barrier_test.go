@@ -45,7 +45,7 @@ func TestDoubleBarrier_SynchronizesEnterAndLeave(t *testing.T) {
 	assert.Empty(t, keysUnder(t, etcdtest.Client(t), dir+"locks/"))
 }
 
-// pair is two parties of different processes that are inside.
+// pair returns two parties of different processes that are inside.
 func pair(t *testing.T, m *meeting) (a, b *lock.DoubleBarrier, pa, pb *parts) {
 	t.Helper()
 	la, pa := newLocker(t, m.dir)
@@ -183,14 +183,14 @@ func TestLocker_CloseEndsDoubleBarrier(t *testing.T) {
 	m.keys(0)
 }
 
-// The one who opens knows that from etcd's answer, before the watch has told it.
+// The opening party learns it from etcd's response, before its watch reports it.
 func TestDoubleBarrier_LeaveWaitsWhileWatchLags(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	la, _ := newLocker(t, m.dir)
 	cli := etcdtest.Client(t)
 	proxy, lb := watchingApart(t, cli, m.dir)
-	cli.KV = &openings{KV: cli.KV, before: func() { proxy.Hold(false, true) }}
+	cli.KV = &lossyOpenKV{KV: cli.KV, before: func() { proxy.Hold(false, true) }}
 
 	a, b := la.DoubleBarrier("b", 3), lb.DoubleBarrier("b", 3)
 	c := la.DoubleBarrier("b", 3)
@@ -215,7 +215,7 @@ func TestDoubleBarrier_LeaveWaitsWhileWatchLags(t *testing.T) {
 	assert.True(t, r.v, "has left before the others had finished")
 }
 
-// What it knows of the barrier is from before it came: that nobody was there.
+// The party's last read of the barrier precedes its arrival and shows no parties.
 func TestDoubleBarrier_LeaveWaitsAfterWatchBroke(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// mustLead wins an election.
+// mustLead campaigns and returns the leadership.
 func mustLead(tb testing.TB, e *lock.Election, value string) *lock.Leadership {
 	tb.Helper()
 	l, err := e.Campaign(timely(tb), value)
@@ -82,7 +82,7 @@ func TestLeadership_ProclaimChangesOnlyTheValue(t *testing.T) {
 	require.ErrorIs(t, err, lock.ErrLost)
 }
 
-// A candidate that waits only for those ahead of it wins as soon as they are gone, though its own key went before.
+// A candidate that waited only for the keys ahead would win although its own key was deleted.
 func TestElection_CandidateWithoutKeyNeverWins(t *testing.T) {
 	t.Parallel()
 	rows := map[string]func(t *testing.T, p *parts, key string){
@@ -160,7 +160,7 @@ func TestElection_ObserveYieldsEveryChange(t *testing.T) {
 	require.ErrorIs(t, <-ended, context.Canceled)
 }
 
-// leaseOf is the lease of the first key below prefix.
+// leaseOf returns the lease of the first key below prefix.
 func leaseOf(tb testing.TB, p *parts, prefix string) clientv3.LeaseID {
 	tb.Helper()
 	resp, err := p.cli.Get(tb.Context(), prefix, clientv3.WithFirstCreate()...)

@@ -42,7 +42,7 @@ func TestIsDirectChild(t *testing.T) {
 	assert.False(t, isDirectChild("n/", "n/a/"))
 }
 
-// What free compares are ranges: together they hold every direct child of the prefix, and none of the deeper keys.
+// The ranges of emptyCompares together contain every direct child of the prefix and no nested key.
 func TestEmptyCompares_CoverAllDirectChildren(t *testing.T) {
 	t.Parallel()
 	deeper := []string{"n/b/x", "n/b/y/z", "n/a/1", "n/c/", "n/.rw/1"}

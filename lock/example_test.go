@@ -23,7 +23,7 @@ type process struct {
 	locks *lock.Locker
 }
 
-// start starts a process for an example, in a namespace of the example's own, which the first one finds empty.
+// start starts a process for an example, in a namespace of its own, which is empty at first.
 func start(example, owner string) *process {
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	must(err)
@@ -130,7 +130,7 @@ func ExampleMutex_TryDo() {
 	// <nil>
 }
 
-// A holder that was stopped for too long: it does not know yet that its lock is lost, but etcd does.
+// This holder was stopped for too long. It does not know yet that its lock is lost, but etcd does.
 func ExamplePermit_Guard() {
 	ctx := context.Background()
 	p := start("guard", "a")

@@ -27,14 +27,15 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// errLost is how a request fails whose connection breaks.
+// errLost is the error of a request whose connection breaks.
 var errLost = status.Error(codes.Unavailable, "error reading from server: EOF")
 
-// fakeEtcd is etcd behind a link, in the fake time of a synctest bubble.
+// fakeEtcd simulates etcd behind a link, in the fake time of a synctest bubble.
 type fakeEtcd struct {
 	rtt time.Duration
-	// fate says what becomes of the n-th request, from 1, of a method: "txn", "range", "delete", "put". nil: it is applied
-	// after half of the round trip, and answered after all of it.
+	// fate returns the fate of the n-th request, from 1, of a method: "txn", "range", "delete" or
+	// "put". If it is nil, a request is applied after half of the round trip and answered after all
+	// of it.
 	fate func(method string, n int) fakeFate
 
 	mu      sync.Mutex
@@ -46,7 +47,8 @@ type fakeEtcd struct {
 	sent    map[string]int
 }
 
-// fakeFate is when a request is applied, and when its answer arrives. A negative time is never. If err is set it is the answer.
+// fakeFate says when a request is applied and when its response arrives. A negative time means
+// never. If err is set, it is the response.
 type fakeFate struct {
 	applied, answered time.Duration
 	err               error
@@ -82,8 +84,8 @@ func (f *fakeEtcd) client(ctx context.Context) *clientv3.Client {
 // slowTTL is the TTL of sessions over slow links.
 const slowTTL = 2 * time.Minute
 
-// locker returns a locker with a client of its own, as another process has it. Its session is there, and its holds are not
-// watched.
+// locker returns a locker with a client of its own, like another process. Its session is open, and
+// its holds are not watched.
 func (f *fakeEtcd) locker(t *testing.T) *lock.Locker {
 	t.Helper()
 	cli := f.client(context.WithoutCancel(t.Context()))
@@ -136,7 +138,7 @@ func (f *fakeEtcd) lockKeys() (keys []string) {
 	return keys
 }
 
-// carry sends a request, which is on its way whatever becomes of ctx.
+// carry sends a request. The end of ctx does not stop it.
 func carry[R any](ctx context.Context, f *fakeEtcd, method string, apply func() (R, error)) (R, error) {
 	type answer struct {
 		resp R
@@ -339,7 +341,7 @@ func (k *fakeKV) DeleteRange(
 	})
 }
 
-// fakeLeases is the lease service. Its requests have no fate of their own.
+// fakeLeases is the lease service. fate does not apply to its requests.
 type fakeLeases struct {
 	clientv3.Lease
 
@@ -423,7 +425,7 @@ func (s *fakeLeases) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*c
 	return out, err
 }
 
-// KeepAlive is for client/v3's concurrency.
+// KeepAlive serves client/v3's concurrency package.
 func (s *fakeLeases) KeepAlive(ctx context.Context, id clientv3.LeaseID) (<-chan *clientv3.LeaseKeepAliveResponse, error) {
 	out := make(chan *clientv3.LeaseKeepAliveResponse)
 	go func() {
@@ -446,7 +448,7 @@ func (s *fakeLeases) KeepAlive(ctx context.Context, id clientv3.LeaseID) (<-chan
 	return out, nil
 }
 
-// fakeWatcher is the watch service. It tells of all changes after it was asked.
+// fakeWatcher is the watch service. It reports all changes after the request.
 type fakeWatcher struct {
 	clientv3.Watcher
 
@@ -496,7 +498,7 @@ func (s *fakeWatcher) Watch(ctx context.Context, key string, opts ...clientv3.Op
 	return out
 }
 
-// cutWatches breaks all watches, and lets none be opened.
+// cutWatches breaks all watches and prevents new ones.
 func (f *fakeEtcd) cutWatches() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -506,12 +508,12 @@ func (f *fakeEtcd) cutWatches() {
 	}
 }
 
-// wait is one way over the link.
+// wait waits for one way over the link.
 func (s *fakeWatcher) wait(ctx context.Context) bool {
 	return pause(ctx, s.f.lag()/2)
 }
 
-// pause waits, and reports whether ctx still lives.
+// pause waits, and reports whether ctx has not ended.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -18,15 +18,15 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// lossy is a KV whose answers to transactions that write are lost while mood says so.
-type lossy struct {
+// lossyKV loses the responses to writing transactions while mood says so.
+type lossyKV struct {
 	clientv3.KV
 
 	mood  atomic.Int32
 	under atomic.Int32 // way
 }
 
-// The moods.
+// The moods of a lossyKV.
 const (
 	well          int32 = iota
 	mute                // applied, but nobody hears of it
@@ -35,22 +35,22 @@ const (
 	compareAbsent       // neither applied nor answered
 )
 
-func newLossy(tb testing.TB) (*lossy, *clientv3.Client) {
+func newLossy(tb testing.TB) (*lossyKV, *clientv3.Client) {
 	tb.Helper()
 	cli := etcdtest.Client(tb)
-	k := &lossy{KV: cli.KV}
+	k := &lossyKV{KV: cli.KV}
 	cli.KV = k
 	tb.Cleanup(func() { k.arrived(tb) })
 	return k, cli
 }
 
-// arrived waits until nothing is under way.
-func (k *lossy) arrived(tb testing.TB) {
+// arrived waits until no request is in flight.
+func (k *lossyKV) arrived(tb testing.TB) {
 	tb.Helper()
 	eventually(tb, func() bool { return k.under.Load() == 0 })
 }
 
-func (k *lossy) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (k *lossyKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	_, then, _ := op.Txn()
 	writes := false
 	for _, one := range then {
@@ -103,7 +103,8 @@ func TestMutex_LockSucceedsWhenResponseIsLost(t *testing.T) {
 	require.NoError(t, leader.Release(t.Context()))
 }
 
-// A request that is known to have been applied cannot be applied late: its key has not to be swept, which would cost the session.
+// A request that is known to have been applied cannot be applied late. Its key need not be swept,
+// which would end the use of the session.
 func TestMutex_LostAnswerDoesNotCostTheSession(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)

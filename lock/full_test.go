@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// A server that is full refuses every write until somebody makes room: there is nothing to wait for.
+// A full server rejects every write until an operator frees space, so waiting is useless.
 func TestMutex_LockFailsWhenServerIsFull(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=16777216"))

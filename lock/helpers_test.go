@@ -18,10 +18,10 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// within bounds what a test waits for. Nothing takes that long unless it is broken.
+// within bounds every wait of a test. Only a defect takes that long.
 const within = 30 * time.Second
 
-// parts are a client's, as the root package makes them.
+// parts are the parts of a client, as the root package makes them.
 type parts struct {
 	cli     *clientv3.Client
 	dir     string
@@ -48,20 +48,20 @@ func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
 	return p
 }
 
-// newLocker is a locker over a client of its own, as another process has it, below dir.
+// newLocker returns a locker below dir over a client of its own, like another process.
 func newLocker(tb testing.TB, dir string, o ...lock.Option) (*lock.Locker, *parts) {
 	tb.Helper()
 	return lockerOver(tb, etcdtest.Client(tb), dir, o...)
 }
 
-// harden makes a client as etcdkit opens it.
+// harden applies the client settings of etcdkit.Open.
 func harden(cfg *clientv3.Config) {
 	if err := wire.Harden(cfg); err != nil {
 		panic(err)
 	}
 }
 
-// lockerOver is a locker over cli. Its session is there.
+// lockerOver returns a locker over cli. Its session is open.
 func lockerOver(tb testing.TB, cli *clientv3.Client, dir string, o ...lock.Option) (*lock.Locker, *parts) {
 	tb.Helper()
 	p := newParts(tb, cli, dir)
@@ -73,7 +73,7 @@ func lockerOver(tb testing.TB, cli *clientv3.Client, dir string, o ...lock.Optio
 	return l, p
 }
 
-// timely is a context that ends when the test has failed.
+// timely returns a context that ends when the test has failed.
 func timely(tb testing.TB) context.Context {
 	tb.Helper()
 	ctx, stop := context.WithTimeout(tb.Context(), within)
@@ -93,7 +93,7 @@ func mustRelease(tb testing.TB, h *lock.Held) {
 	require.NoError(tb, h.Release(timely(tb)))
 }
 
-// keysUnder are the absolute keys that begin with prefix.
+// keysUnder returns the absolute keys that begin with prefix.
 func keysUnder(tb testing.TB, cli *clientv3.Client, prefix string) []string {
 	tb.Helper()
 	resp, err := cli.Get(timely(tb), prefix, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
@@ -129,7 +129,7 @@ func closed(tb testing.TB, c <-chan struct{}, what string) {
 	}
 }
 
-// theirSession is a session of client/v3.
+// theirSession returns a session of client/v3.
 func theirSession(tb testing.TB, cli *clientv3.Client) *concurrency.Session {
 	tb.Helper()
 	s, err := concurrency.NewSession(cli, concurrency.WithTTL(15))
@@ -138,7 +138,7 @@ func theirSession(tb testing.TB, cli *clientv3.Client) *concurrency.Session {
 	return s
 }
 
-// waiting starts f and returns what it says, later.
+// waiting starts f and returns its result on a channel.
 func waiting[T any](f func() (T, error)) <-chan result[T] {
 	out := make(chan result[T], 1)
 	go func() {
@@ -153,7 +153,7 @@ type result[T any] struct {
 	err error
 }
 
-// next waits for what comes over a channel.
+// next receives from a channel.
 func next[T any](tb testing.TB, c <-chan T) (v T) {
 	tb.Helper()
 	patience := time.NewTimer(within)
@@ -166,7 +166,7 @@ func next[T any](tb testing.TB, c <-chan T) (v T) {
 	return v
 }
 
-// got waits for it.
+// got receives a result.
 func got[T any](tb testing.TB, c <-chan result[T]) result[T] {
 	tb.Helper()
 	return next(tb, c)

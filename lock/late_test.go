@@ -16,15 +16,15 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// parking is a KV that carries out one transaction, once it is armed, and loses the answer, but not before it is told to.
-type parking struct {
+// parkingKV applies one transaction, once it is armed, and loses its response when it is released.
+type parkingKV struct {
 	clientv3.KV
 
 	armed         atomic.Bool
 	applied, goOn chan struct{}
 }
 
-func (k *parking) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (k *parkingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	if !k.armed.CompareAndSwap(true, false) {
 		return k.KV.Do(ctx, op)
 	}
@@ -38,7 +38,7 @@ func TestMutex_TokenExceedsTurnsDuringLostResponse(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
-	k := &parking{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
+	k := &parkingKV{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
 	cli.KV = k
 	late, _ := lockerOver(t, cli, dir)
 	l, _ := newLocker(t, dir)

@@ -48,7 +48,7 @@ func TestLocker_ReturnsErrPermission(t *testing.T) {
 	}
 }
 
-// lines is a log that may be written and read at once.
+// lines is a log that can be written and read concurrently.
 type lines struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

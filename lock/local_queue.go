@@ -24,7 +24,7 @@ type localQueue struct {
 	occupied         bool           // some goroutine is the head
 	followers        []chan *waiter // the goroutines behind the head
 	consecutiveTurns int            // turns in a row while another process waits
-	oldest           *entry         // first entry of etcd's queue at the enqueueing; nil if not known
+	oldest           *entry         // first entry of the queue at the enqueueing; may be nil
 	holder           *hold          // the hold of the head; nil while it waits
 }
 

@@ -59,7 +59,8 @@ func TestHeld_LostWhenKeyIsOverwritten(t *testing.T) {
 	l, p := newLocker(t, dir)
 	h := mustLock(t, l.Mutex("m"))
 	eventually(t, func() bool { return l.Stats().Watched == 1 })
-	_, err := p.cli.Put(t.Context(), keysUnder(t, p.cli, dir+"locks/m/")[0], "mine now") // takes it off the lease
+	// The put takes the key off its lease.
+	_, err := p.cli.Put(t.Context(), keysUnder(t, p.cli, dir+"locks/m/")[0], "mine now")
 	require.NoError(t, err)
 	closed(t, h.Context().Done(), "the context ends")
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
@@ -106,15 +107,15 @@ func TestMutex_LockReturnsErrLostWhenSessionEnds(t *testing.T) {
 	mustRelease(t, h)
 }
 
-// deaf is a KV that does not hear the answers to questions, while it is so.
-type deaf struct {
+// unansweredKV loses the responses to reads while it is on.
+type unansweredKV struct {
 	clientv3.KV
 
 	now   atomic.Bool
 	asked atomic.Int32
 }
 
-func (k *deaf) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (k *unansweredKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	_, then, _ := op.Txn()
 	writes := op.IsDelete() || slices.ContainsFunc(then, func(op clientv3.Op) bool { return !op.IsGet() })
 	if !k.now.Load() || writes {
@@ -130,7 +131,7 @@ func TestMutex_LockReturnsWithSessionWithoutResponse(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	a, _ := newLocker(t, dir)
 	cli := etcdtest.Client(t)
-	k := &deaf{KV: cli.KV}
+	k := &unansweredKV{KV: cli.KV}
 	cli.KV = k
 	p := newParts(t, cli, dir)
 	proxy, b := lockerApart(t, p, dir)
@@ -207,7 +208,8 @@ func TestHeld_GuardRefusesFormerHolder(t *testing.T) {
 	mustRelease(t, last)
 }
 
-// While the server is frozen nothing can be renewed, and nothing expires; it may do so as soon as it goes on.
+// While the server is frozen, no lease can be renewed and none expires. It may expire as soon as
+// the server resumes.
 func TestHeld_ContextEndsBeforeLeaseExpires(t *testing.T) {
 	t.Parallel()
 	const ttl = 2 * time.Second

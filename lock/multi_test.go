@@ -122,12 +122,12 @@ func TestMulti_LockReturnsErrLostWhileWaiting(t *testing.T) {
 	assert.Zero(t, l.Stats().Held)
 }
 
-// Somebody else may be granted one of them while the others are still being given back.
+// Another client may be granted one of them while the others are still being released.
 func TestMultiHeld_ContextEndsBeforeRelease(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	cli := etcdtest.Client(t)
-	k := &parking{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
+	k := &parkingKV{KV: cli.KV, applied: make(chan struct{}), goOn: make(chan struct{})}
 	cli.KV = k
 	l, _ := lockerOver(t, cli, dir)
 	all, err := l.Multi(l.Mutex("a"), l.Mutex("b")).Lock(timely(t))

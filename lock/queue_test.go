@@ -23,7 +23,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// slowKV is a KV whose answers take some time on their way back, as from another region.
+// slowKV delays responses, like a server in another region.
 type slowKV struct {
 	clientv3.KV
 
@@ -36,7 +36,7 @@ func (k *slowKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, e
 	return r, err
 }
 
-// A queue below which others use longer names is written to all the time, also while somebody makes sure of it.
+// Longer names below the queue change all the time, also while a waiter confirms its blocker.
 func TestMutex_FreeLockIsGrantedWhileLongerNamesChange(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
@@ -86,8 +86,8 @@ func TestMutex_WaiterBehindHolderThatIsGoneIsGranted(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-// The key of client/v3's mutex is the same each time that its session locks. Who waits for it must not take the next one for
-// the one before.
+// client/v3's mutex uses the same key each time its session locks. A waiter must not take the next
+// key for the previous one.
 func TestMutex_BlockerThatComesBackBehindDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
@@ -216,7 +216,8 @@ func TestMutex_ContendsWithConcurrency(t *testing.T) {
 				}
 				m := concurrency.NewMutex(theirSession(t, cli), dir+"locks/m")
 				wg.Go(func() {
-					for range rounds { // unlocks and locks again in the same session: with the same key
+					// It unlocks and locks again in the same session, with the same key.
+					for range rounds {
 						if !assert.NoError(t, m.Lock(ctx)) {
 							return
 						}
@@ -307,7 +308,7 @@ func TestLocker_WaitersOfOneQueueShareOnePoll(t *testing.T) {
 	wg.Wait()
 }
 
-// lateKV applies transactions that put some time later, and nobody hears of it.
+// lateKV applies writing transactions late and loses their responses.
 type lateKV struct {
 	clientv3.KV
 
@@ -319,7 +320,7 @@ func (k *lateKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, e
 	_, then, _ := op.Txn()
 	for _, one := range then {
 		if one.IsPut() && k.on.Load() {
-			time.AfterFunc(k.delay, func() { _, _ = k.KV.Do(context.WithoutCancel(ctx), op) }) // nobody hears of it
+			time.AfterFunc(k.delay, func() { _, _ = k.KV.Do(context.WithoutCancel(ctx), op) })
 			return clientv3.OpResponse{}, status.Error(codes.Unavailable, "error reading from server: EOF")
 		}
 	}
@@ -408,7 +409,8 @@ func TestHeld_VerifyAgreesWithGuard(t *testing.T) {
 	require.ErrorIs(t, h.Release(t.Context()), lock.ErrLost)
 }
 
-// What happens to the key of a holder while it is not watched has to be looked for when it is again.
+// A change of the holder's key while its watch was broken must be detected once the watch is open
+// again.
 func TestHeld_NoticesLossWhileItsWatchWasAway(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(cli *clientv3.Client, key string) error{

@@ -81,7 +81,7 @@ func TestRWMutex_RLockReturnsBlockedError(t *testing.T) {
 	queued(t, p.cli, dir+"locks/m/.rw/", 1)
 }
 
-// A writer that waits loses its lease: it must not be admitted later, beside those who come after.
+// A waiting writer that has lost its lease must not be admitted beside later ones.
 func TestRWMutex_LostWriterIsNeverGranted(t *testing.T) {
 	t.Parallel()
 	rounds := 20

@@ -236,7 +236,7 @@ func TestRWMutex_RDoRunsUnderTheReadLock(t *testing.T) {
 	require.ErrorIs(t, m.RDo(t.Context(), nil), lock.ErrInvalid)
 }
 
-// room is where readers and writers meet: how many read, or -1 for a writer.
+// room counts the readers inside. It is -1 while a writer is inside.
 type room struct{ n atomic.Int64 }
 
 func (r *room) read(t *testing.T) {

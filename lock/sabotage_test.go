@@ -19,8 +19,9 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// Somebody deletes the keys of holders and revokes their leases, while these read, think, and write under a guard. If one
-// write of a former holder got through, it would undo one of the next holder's, and the counter would fall behind.
+// A saboteur deletes the keys of holders and revokes their leases, while the holders read, pause,
+// and write under a guard. A write of a former holder would undo one of the next holder, and the
+// counter would fall behind.
 func TestHeld_GuardHoldsUnderSabotage(t *testing.T) {
 	t.Parallel()
 	losses := 40
@@ -82,7 +83,8 @@ func increment(ctx context.Context, t *testing.T, m *lock.Mutex, p *parts, accep
 		return
 	}
 	n, _ := strconv.Atoi(string(e.Value))
-	time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond) // it thinks, and does not look at its context
+	// It pauses and does not check its context.
+	time.Sleep(time.Duration(rand.IntN(4)) * time.Millisecond)
 	switch _, err = p.store.Put(t.Context(), "counter", []byte(strconv.Itoa(n+1)), kv.WithGuard(h)); {
 	case err == nil:
 		accepted.Add(1)

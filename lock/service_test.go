@@ -15,8 +15,9 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// service is the lock and election service that every etcd server has, as clients in other languages use it. Names are
-// absolute, and the lease is the caller's. Its messages are part of the server's module, and put together by hand here.
+// service calls the lock and election service of an etcd server, which clients in other languages
+// use. Names are absolute, and the lease is the caller's. Its messages are part of the server's
+// module, so they are encoded by hand here.
 type service struct {
 	cli   *clientv3.Client
 	lease uint64
@@ -29,7 +30,7 @@ func newService(t *testing.T, cli *clientv3.Client) *service {
 	return &service{cli, uint64(grant.ID)}
 }
 
-// raw is a codec for messages that are encoded already.
+// raw is a codec for encoded messages.
 type raw struct{}
 
 func (raw) Marshal(v any) ([]byte, error) { return v.([]byte), nil }
@@ -39,7 +40,8 @@ func (raw) Unmarshal(data []byte, v any) error {
 }
 func (raw) Name() string { return "proto" }
 
-// call makes a request of the given fields, numbered from 1, and returns those of the answer that are bytes.
+// call sends a request of the given fields, numbered from 1, and returns the fields of the response
+// that are bytes.
 func (s *service) call(ctx context.Context, method string, fields ...any) (map[protowire.Number][]byte, error) {
 	var in, out []byte
 	for i, f := range fields {
@@ -69,7 +71,7 @@ func (s *service) call(ctx context.Context, method string, fields ...any) (map[p
 	return told, nil
 }
 
-// lock waits for the lock of a name, and returns the key that it is unlocked by.
+// lock waits for the lock of a name and returns the key that unlocks it.
 func (s *service) lock(ctx context.Context, name string) (key string, err error) {
 	told, err := s.call(ctx, "/v3lockpb.Lock/Lock", name, s.lease)
 	return string(told[2]), err
@@ -80,7 +82,7 @@ func (s *service) unlock(ctx context.Context, key string) error {
 	return err
 }
 
-// campaign waits to be elected, and returns the leadership that is to be resigned.
+// campaign waits to be elected and returns the leadership to resign.
 func (s *service) campaign(ctx context.Context, name, value string) (leadership string, err error) {
 	told, err := s.call(ctx, "/v3electionpb.Election/Campaign", name, s.lease, value)
 	return string(told[2]), err

@@ -67,7 +67,8 @@ func TestMutex_SlowLinkCostsAsManyRequestsAsClientV3(t *testing.T) {
 	}
 }
 
-// A waiter confirms that its blocker is still there, looks when it has gone, and looks every 30 s; client/v3's reads as often.
+// A waiter confirms its blocker, checks the queue when the blocker goes, and checks it every 30 s.
+// client/v3 reads as often.
 func TestMutex_WaitOverSlowLinkIsGranted(t *testing.T) {
 	t.Parallel()
 	for _, rtt := range []time.Duration{3 * time.Second, 10 * time.Second} {
@@ -95,8 +96,8 @@ func TestMutex_WaitOverSlowLinkIsGranted(t *testing.T) {
 	}
 }
 
-// A frozen member answers nothing until keepalive ends the connection, and may carry out later what it was sent. A member
-// whose leader is frozen gives up on a write after 7 s.
+// A frozen member sends no response until keepalive ends the connection, and may apply requests
+// later. A member whose leader is frozen gives up on a write after 7 s.
 func TestMutex_FrozenMemberDelaysLockAndRepeatsItOnce(t *testing.T) {
 	t.Parallel()
 	const never = -time.Second
@@ -146,8 +147,8 @@ func TestMutex_FrozenMemberDelaysLockAndRepeatsItOnce(t *testing.T) {
 	}
 }
 
-// Answers get lost, requests are carried out late or never, and callers give up. There is never more than one holder, tokens
-// rise, and in the end no key is left.
+// Responses are lost, requests are applied late or never, and callers give up. There is never more
+// than one holder, tokens rise, and in the end no key is left.
 func TestMutex_LostAnswersNeverYieldTwoHolders(t *testing.T) {
 	t.Parallel()
 	seeds := 20

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// long reports whether the tests are to be as many and as long as they can be, and not just long enough for every day.
+// long reports whether the tests run at full length instead of their everyday length.
 func long() bool { return os.Getenv("ETCDKIT_LONG") != "" }
 
 func TestMutex_ContendedLockCostsFewRequests(t *testing.T) {
@@ -115,11 +115,11 @@ func TestLocker_CloseReturnsWhileEtcdIsDown(t *testing.T) {
 	}
 }
 
-// trial is a holder behind a link that dies, and a waiter with a good one. It returns when the holder knew, and when the
-// waiter held.
+// trial runs a holder behind a link that dies and a waiter behind a good one. It returns when the
+// holder learned of the loss and when the waiter was granted.
 type trial func(t *testing.T, dir string, proxy *etcdtest.Proxy) (knew, granted time.Time)
 
-// ourTrial also makes sure that the former holder cannot write.
+// ourTrial also asserts that the former holder cannot write.
 func ourTrial(t *testing.T, dir string, proxy *etcdtest.Proxy) (knew, granted time.Time) {
 	t.Helper()
 	l, _ := lockerOver(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), dir, lock.WithTTL(2*time.Second))
@@ -169,7 +169,7 @@ func theirTrial(t *testing.T, dir string, proxy *etcdtest.Proxy) (knew, granted 
 	return next(t, knows), granted
 }
 
-// overlaps is how many of n trials had two holders, who did not know of each other, and for how long at the most.
+// overlaps returns how many of n trials had two holders at once, and the longest overlap.
 func overlaps(t *testing.T, n, abreast int, run trial) (count int, worst time.Duration) {
 	t.Helper()
 	var wg sync.WaitGroup

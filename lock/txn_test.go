@@ -19,7 +19,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// refusingKV refuses every request at once until a time, as a member without a leader does.
+// refusingKV rejects every request at once until a given time, like a member without a leader.
 type refusingKV struct {
 	clientv3.KV
 

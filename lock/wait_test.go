@@ -127,7 +127,7 @@ func TestMutex_LockTimeoutNamesHolder(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		return err
 	}
-	middle, stop := context.WithCancel(t.Context()) // stands between the holder and the one that times out
+	middle, stop := context.WithCancel(t.Context()) // of a waiter ahead of the one that times out
 	other, _ := newLocker(t, dir, lock.WithOwner("c"))
 	between := waiting(func() (*lock.Held, error) { return other.Mutex("m").Lock(middle) })
 	queued(t, p.cli, dir+"locks/m/", 2)
