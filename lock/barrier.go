@@ -48,7 +48,7 @@ func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 		kind: waiterKind{name: name, prefix: dir + name + "/" + barrierDir, value: l.owner, admission: a},
 	}
 	if n < 1 || n > maxParties {
-		b.err = errors.Join(b.err, fmt.Errorf("%w: a barrier for %d: it must be 1 to %d", errs.Invalid, n, maxParties))
+		b.err = errors.Join(b.err, fmt.Errorf("%w: barrier for %d parties: must be 1 to %d", errs.Invalid, n, maxParties))
 	}
 	return b
 }

@@ -34,7 +34,7 @@ func (l *Locker) DoubleBarrier(name string, n int) *DoubleBarrier {
 }
 
 // Enter waits until n parties want to enter. It waits and fails as [Barrier.Wait] does; after an
-// error the party is outside. It returns [ErrInvalid] if the party is inside already, or if another
+// error the party is outside. It returns [ErrInvalid] if the party is already inside, or if another
 // call of the party is in progress.
 //
 // It costs one RPC, one more for the last party, which opens the round, and those of [Barrier.Wait]
@@ -53,7 +53,7 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 	}
 	defer d.inCall.Store(false)
 	if d.p != nil {
-		return fmt.Errorf("%w: inside already", errs.Invalid)
+		return fmt.Errorf("%w: already inside", errs.Invalid)
 	}
 	d.p, d.round, err = d.b.awaitRound(ctx)
 	return err
@@ -145,4 +145,4 @@ func (p *party) awaitRoundEmpty(ctx context.Context, round string, page *queuePa
 	}
 }
 
-var errConcurrentCall = fmt.Errorf("%w: used by another goroutine at the same time", errs.Invalid)
+var errConcurrentCall = fmt.Errorf("%w: another call is in progress", errs.Invalid)

@@ -118,7 +118,7 @@ func TestDoubleBarrier_RejectsMisuse(t *testing.T) {
 	t.Parallel()
 	m := newMeeting(t)
 	a, b, _, _ := pair(t, m)
-	require.ErrorIs(t, a.Enter(timely(t)), lock.ErrInvalid, "inside already")
+	require.ErrorIs(t, a.Enter(timely(t)), lock.ErrInvalid, "already inside")
 	left := waiting(func() (int, error) { return 0, a.Leave(timely(t)) })
 	m.keys(1)
 	require.ErrorIs(t, a.Enter(timely(t)), lock.ErrInvalid, "leaving")

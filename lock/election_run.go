@@ -48,7 +48,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		if !failingSince.IsZero() {
 			lasted := time.Since(failingSince).Round(time.Millisecond)
 			failingSince = time.Time{}
-			e.l.logger.WarnContext(ctx, "campaigns go on", "name", errs.Short(e.kind.name), "after", lasted)
+			e.l.logger.WarnContext(ctx, "campaigning resumed", "name", errs.Short(e.kind.name), "after", lasted)
 		}
 	}
 	for {
@@ -60,7 +60,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		// A loss is logged where it is detected.
 		if ctx.Err() == nil && failingSince.IsZero() && !errors.Is(err, ErrLost) {
 			failingSince = time.Now()
-			e.l.logger.WarnContext(ctx, "campaigns fail", "name", errs.Short(e.kind.name), "error", err)
+			e.l.logger.WarnContext(ctx, "campaigning failed", "name", errs.Short(e.kind.name), "error", err)
 		}
 		if time.Since(startedAt) > maxCampaignBackoff {
 			backoffs.Reset()

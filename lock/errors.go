@@ -112,7 +112,7 @@ func (e *lostError) Unwrap() []error { return []error{ErrLost, e.cause} }
 // The causes of the loss of a key.
 var (
 	errKeyDeleted  = errors.New("its key was deleted")
-	errOverwritten = errors.New("its key was overwritten by somebody else")
+	errOverwritten = errors.New("its key was overwritten")
 	errLeaseEnded  = errors.New("its lease has ended")
 )
 

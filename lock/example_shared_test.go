@@ -45,7 +45,7 @@ func ExampleRWMutex_RDo() {
 
 	m := p.locks.RWMutex("catalogue")
 	err := m.RDo(ctx, func(ctx context.Context, _ *lock.Permit) error {
-		_, err := m.TryRLock(ctx) // somebody else reads, too
+		_, err := m.TryRLock(ctx) // another reader
 		fmt.Println(err)
 		return ctx.Err()
 	})

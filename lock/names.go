@@ -28,7 +28,7 @@ func (s *options) checkName(name string) error {
 	}
 	for segment := range strings.SplitSeq(name, "/") {
 		if slices.Contains([]string{rwDir, semDir, barrierDir}, segment+"/") {
-			return fmt.Errorf("%w: name %s: %q is where locks keep their own queues", errs.Invalid, errs.Quote(name), segment)
+			return fmt.Errorf("%w: name %s: segment %q is reserved", errs.Invalid, errs.Quote(name), segment)
 		}
 	}
 	return nil

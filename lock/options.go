@@ -70,7 +70,7 @@ func newOptions(opts []Option) (s options, err error) {
 		}
 	}
 	if s.ttlSet && s.ttl < time.Second {
-		err = fmt.Errorf("%w: TTL %v: it must be at least 1s", errs.Invalid, s.ttl)
+		err = fmt.Errorf("%w: TTL %v: must be at least 1s", errs.Invalid, s.ttl)
 	}
 	dir, dirErr := keyspace.Dir(s.dir)
 	s.dir = dir

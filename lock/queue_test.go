@@ -149,7 +149,7 @@ func TestMutex_WaiterNoticesThatItsKeyWasDeleted(t *testing.T) {
 func TestSemaphore_WaiterBehindManyWatchesTheQueue(t *testing.T) {
 	t.Parallel()
 	const dir, n = "d/", 10
-	alone := etcdtest.Start(t) // if somebody else writes something, it is one more look
+	alone := etcdtest.Start(t) // writes of others would cost one more check
 	a, p := lockerOver(t, alone.Client(t), dir)
 	var held []*lock.Permit
 	for range n {
