@@ -79,6 +79,17 @@ func (p *queuePage) oldest() *entry {
 	return &p.entries[len(p.entries)-1]
 }
 
+// mayHaveNewer reports whether a page of the newest keys shows an entry that was created after rev,
+// or may hide one behind keys of longer names.
+func (p *queuePage) mayHaveNewer(rev int64) bool {
+	for i := range p.entries {
+		if p.entries[i].createRev > rev {
+			return true
+		}
+	}
+	return !p.complete && len(p.nested) == exclusivePageSize
+}
+
 // parsePage parses the response to a read of the keys below prefix. It omits the key own.
 func parsePage(prefix, ownKey string, rev int64, r *pb.RangeResponse) *queuePage {
 	p := &queuePage{complete: !r.GetMore(), rev: rev}

@@ -126,7 +126,7 @@ func (n *localQueue) takeTurn(ctx context.Context, w *waiter) error {
 		return err
 	}
 	w.token = w.modRev
-	n.countTurn(w.isContended(parsePage(w.q.prefix, w.key, 0, resp.rangeResponse(1))))
+	n.countTurn(parsePage(w.q.prefix, w.key, 0, resp.rangeResponse(1)).mayHaveNewer(w.createRev))
 	w.q.l.counters.turns.Add(1)
 	return nil
 }

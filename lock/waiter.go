@@ -266,13 +266,3 @@ func (w *waiter) confirmBlocker(ctx context.Context) (unchanged bool, rev int64,
 	kvs := resp.rangeResponse(0).GetKvs()
 	return len(kvs) > 0 && kvs[0].GetCreateRevision() == b.createRev, resp.revision(), nil
 }
-
-// isContended reports whether the newest keys show a waiter behind this one, or may hide one.
-func (w *waiter) isContended(newest *queuePage) bool {
-	for i := range newest.entries {
-		if newest.entries[i].createRev > w.createRev {
-			return true
-		}
-	}
-	return !newest.complete && len(newest.nested) == exclusivePageSize
-}
