@@ -7,12 +7,16 @@ import (
 
 // admissionRule returns the blockers of a waiter. ahead are the entries ahead of it, nearest first.
 // The blockers are the fewest and nearest entries that block by themselves. A waiter without
-// blockers is admitted. A rule depends on these entries alone. If it does not block on a set of
-// entries, it must not block on a subset of them. Create revisions only rise, so no key is created
-// ahead of an existing one. Therefore a waiter that was admitted stays admitted as long as its key
-// exists, and a grant is safe without another read. permanent is an entry without a lease among the
-// blockers, if the waiter cannot be admitted before that entry is deleted.
-type admissionRule func(ahead []entry) (blockers []entry, dead *entry)
+// blockers is admitted.
+//
+// A rule depends on these entries alone. If it does not block on a set of entries, it must not
+// block on a subset of them. Create revisions only rise, so no key is created ahead of an existing
+// one. Therefore a waiter that was admitted stays admitted as long as its key exists, and a grant
+// is safe without another read.
+//
+// permanent is an entry without a lease among the blockers, if the waiter cannot be admitted before
+// that entry is deleted.
+type admissionRule func(ahead []entry) (blockers []entry, permanent *entry)
 
 // waiterKind describes a kind of waiters in one queue.
 type waiterKind struct {
@@ -54,6 +58,7 @@ func blockedByNearest(ahead []entry) (blockers []entry, permanent *entry) {
 	return blocker(ahead[:1])
 }
 
+// blocker returns the only entry of nearest as the blocker.
 func blocker(nearest []entry) (blockers []entry, permanent *entry) {
 	if nearest[0].lease == 0 {
 		return nearest, &nearest[0]

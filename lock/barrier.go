@@ -167,7 +167,7 @@ func (p *party) awaitRound(ctx context.Context, n int) (round string, err error)
 func (p *party) recordedRound(versions ...*mvccpb.KeyValue) (round string, err error) {
 	for _, kv := range versions {
 		if kv.GetModRevision() > p.createRev {
-			return string(kv.GetValue()), p.checkOwnKey(kv.GetCreateRevision(), clientv3.LeaseID(kv.GetLease()))
+			return string(kv.GetValue()), p.check(kv.GetCreateRevision(), clientv3.LeaseID(kv.GetLease()))
 		}
 	}
 	return "", nil
@@ -189,7 +189,7 @@ func (p *party) evaluateRound(ctx context.Context, read **queuePage, n int) (rou
 		return "", 0, p.lostErr()
 	}
 	own := &page.entries[i]
-	if err := p.checkOwnKey(own.createRev, own.lease); err != nil {
+	if err := p.check(own.createRev, own.lease); err != nil {
 		return "", 0, err
 	}
 	if own.isOpened() {

@@ -138,6 +138,7 @@ func (h *hold) err() error {
 	return h.endErr()
 }
 
+// endErr returns why the hold is over, or nil, without checking the clock.
 func (h *hold) endErr() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -284,7 +285,7 @@ func (h *hold) proclaim(ctx context.Context, value string) error {
 		return err
 	}
 	defer done()
-	slot := h.proclaims()
+	slot := h.proclaimSemaphore()
 	select {
 	case slot <- struct{}{}:
 		defer func() { <-slot }()
@@ -300,8 +301,8 @@ func (h *hold) proclaim(ctx context.Context, value string) error {
 	return nil
 }
 
-// proclaims returns the semaphore that lets one proclaim run at a time.
-func (h *hold) proclaims() chan struct{} {
+// proclaimSemaphore returns the semaphore that lets one proclaim run at a time.
+func (h *hold) proclaimSemaphore() chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.proclaimSlot == nil {

@@ -71,8 +71,8 @@ func (k *ownKey) putOp(value string) clientv3.Op {
 // setCreated records the create revision of the key.
 func (k *ownKey) setCreated(create int64) { k.createRev, k.modRev = create, create }
 
-// checkOwnKey records a loss if the key, as it was read, is no longer ours.
-func (k *ownKey) checkOwnKey(create int64, on clientv3.LeaseID) error {
+// check records a loss if the key, as it was read, is no longer ours.
+func (k *ownKey) check(create int64, on clientv3.LeaseID) error {
 	switch {
 	case create != k.createRev:
 		k.markLost(errKeyDeleted)
@@ -112,7 +112,7 @@ func (k *ownKey) rewriteKey(ctx context.Context, value string, more ...clientv3.
 			k.markLost(errKeyDeleted)
 			return resp, k.lostErr()
 		}
-		if err := k.checkOwnKey(kvs[0].GetCreateRevision(), clientv3.LeaseID(kvs[0].GetLease())); err != nil {
+		if err := k.check(kvs[0].GetCreateRevision(), clientv3.LeaseID(kvs[0].GetLease())); err != nil {
 			return resp, err
 		}
 		k.modRev = kvs[0].GetModRevision() // by a put of ours whose answer was lost: put again
@@ -179,6 +179,7 @@ func (k *ownKey) sweep() bool {
 	return true
 }
 
+// addToSweeper leaves the key to the sweeper.
 func (k *ownKey) addToSweeper() {
 	l := k.q.l
 	l.sweeper.Add(sweep.Key{

@@ -97,7 +97,7 @@ func (w *queueWatch) setPolling(on bool) {
 	}
 }
 
-// state returns what the watches have reported since revision seen: whether there was a change,
+// state returns what the watches have reported since a revision: whether there was a change,
 // whether all watches are open, and the revision after which every change is reported.
 func (w *queueWatch) state(since int64) (changed, open bool, rev int64, err error) {
 	w.mu.Lock()
@@ -131,10 +131,11 @@ func (w *queueWatch) lastPut(t keywatch.Target) *mvccpb.KeyValue {
 	return nil
 }
 
-// await waits until what is watched may have changed since revision *seen. If it returns nil, the
+// await waits until what is watched may have changed since revision *since. If it returns nil, the
 // caller must read the queue. If the queue was polled meanwhile, it returns the page that was read.
-// Changes after *seen are reported, unless the watch was opened at a later revision. In that case
-// confirm checks for a change in between, and await raises *seen to the revision that it returns.
+//
+// Changes after *since are reported, unless the watch was opened at a later revision. In that case
+// confirm checks for a change in between, and await raises *since to the revision that it returns.
 func (w *queueWatch) await(
 	ctx context.Context, since *int64, confirm func(context.Context) (unchanged bool, rev int64, err error),
 ) (polled *queuePage, err error) {

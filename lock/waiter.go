@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// waiter is a key of this package in a queue: enqueued, waiting, admitted, held, and finally
+// waiter is an entry of this package in a queue: enqueued, waiting, admitted, held, and finally
 // removed. It belongs to one goroutine at a time. docs/lock-protocol.md describes the protocol and
 // why it is right.
 //
@@ -25,9 +25,6 @@ import (
 //	   | failed              | ctx                  | ctx              | session ended, key gone
 //	   v                     v                      v                  v
 //	swept <--------------------- (or handed on in the local queue) --- lost
-//
-// It is registered with the locker from before the first request that could create its key until
-// the key is known to be gone or is left to the sweeper.
 type waiter struct {
 	*admission
 	ownKey
@@ -177,7 +174,7 @@ func (w *waiter) evaluatePage(p *queuePage) (decided bool, err error) {
 		return true, w.lostErr()
 	}
 	own := p.entries[i]
-	if err := w.checkOwnKey(own.createRev, own.lease); err != nil {
+	if err := w.check(own.createRev, own.lease); err != nil {
 		return true, err
 	}
 	return w.evaluate(own.modRev, &queuePage{entries: p.entries[i+1:], complete: p.complete, rev: p.rev})
