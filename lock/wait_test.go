@@ -140,7 +140,7 @@ func TestMutex_LockTimeoutNamesHolder(t *testing.T) {
 		require.True(t, ok)
 		assert.Equal(t, want, *locked)
 	}
-	assert.EqualError(t, attempt(b), fmt.Sprintf(`lock: lock "m": context deadline exceeded: held by another: a (token %d)`, h.Token()))
+	assert.EqualError(t, attempt(b), fmt.Sprintf(`lock: lock "m": context deadline exceeded: held by another owner: a (token %d)`, h.Token()))
 	assert.EqualError(t, attempt(a), fmt.Sprintf(`lock: lock "m": context deadline exceeded: held by this process: a (token %d)`, h.Token()))
 	stop()
 	require.NotErrorIs(t, got(t, between).err, lock.ErrLocked, "it was not the time that ended it")

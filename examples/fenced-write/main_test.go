@@ -18,7 +18,7 @@ it stands still for longer than its lease lives
 a second one holds the lock, and its token is higher: true
 it has written, and released
 the first one wakes up and goes on writing: refused: a later holder has written
-a check would have told it: lock: verify "report": lost: its key was deleted
+a check would have told it: lock: verify "report": lock lost: its key was deleted
 the report is of the second
 `, exampletest.Output(t, run))
 }
