@@ -16,22 +16,11 @@ import (
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/lock"
 	"github.com/etcdkit/etcdkit/watch"
 )
-
-// parts is a client of the packages above kv, watch and lease that has no logger.
-type parts struct {
-	store   *kv.Store
-	watcher *watch.Watcher
-	leases  *lease.Manager
-}
-
-func (p parts) KV() *kv.Store           { return p.store }
-func (p parts) Watcher() *watch.Watcher { return p.watcher }
-func (p parts) Leases() *lease.Manager  { return p.leases }
 
 // TestParts_LogToTheDefaultLogger is not parallel: it sets the default logger.
 func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // see above
@@ -44,9 +33,9 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 		log.SetFlags(flags)
 	}()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	p := parts{etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), etcdtest.Must(lease.New(cli, lease.WithNamespace(dir)))}
+	p := parttest.Of(cli, dir) // has no logger
 	for key, value := range map[string]string{"conf/limit": "many", "users/42": "{", "services/orders/instances/a": "no instance"} {
-		_, err := p.store.Put(t.Context(), key, []byte(value))
+		_, err := p.KV().Put(t.Context(), key, []byte(value))
 		require.NoError(t, err)
 	}
 	source, err := config.Open(t.Context(), p, "conf")
@@ -58,12 +47,12 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 	registry := etcdtest.Must(discovery.New(p))
 	_, err = registry.OpenService(t.Context(), "orders")
 	require.NoError(t, err)
-	_, err = p.watcher.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { panic("handler") }, watch.WithSnapshot())
+	_, err = p.Watcher().Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { panic("handler") }, watch.WithSnapshot())
 	require.NoError(t, err)
 	locker := etcdtest.Must(lock.New(p))
 	held, err := locker.Mutex("m").Lock(t.Context())
 	require.NoError(t, err)
-	session, err := p.leases.Shared(t.Context())
+	session, err := p.Leases().Shared(t.Context())
 	require.NoError(t, err)
 	_, err = cli.Revoke(t.Context(), session.ID())
 	require.NoError(t, err)
@@ -77,8 +66,8 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 	require.NoError(t, registry.Close())
 	require.NoError(t, users.Close())
 	require.NoError(t, source.Close())
-	require.NoError(t, p.leases.Close())
-	require.NoError(t, p.watcher.Close())
+	require.NoError(t, p.Leases().Close())
+	require.NoError(t, p.Watcher().Close())
 }
 
 func TestClient_PartsUseLogger(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -76,8 +77,8 @@ func (s *atomicMap) Get(_ context.Context, key string) (kv.Entry[string], error)
 // golang-lru and a map behind an atomic pointer.
 func BenchmarkHit(b *testing.B) {
 	const n = 10_000
-	p := newSharedParts(b)
-	keys := fill(b, p.store, n, []byte("value"))
+	p := parttest.Shared(b)
+	keys := fill(b, p.KV(), n, []byte("value"))
 	c := openCache(b, p, "dir", kv.String(), cache.WithMaxEntries(n))
 	r := openReplica(b, p, "dir", kv.String())
 	plain, err := lru.New[string, kv.Entry[string]](n)
@@ -122,8 +123,8 @@ func BenchmarkHit(b *testing.B) {
 // BenchmarkRead reads one key that does not change.
 func BenchmarkRead(b *testing.B) {
 	cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)
-	p := newParts(b, cli, dir)
-	fill(b, p.store, 1, []byte("value"))
+	p := parttest.New(b, cli, dir)
+	fill(b, p.KV(), 1, []byte("value"))
 	key := "00000000"
 	ctx := b.Context()
 	b.Run("raw", func(b *testing.B) {
@@ -152,8 +153,8 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkLinearizable reads linearizably, in 1 and in 256 goroutines.
 func BenchmarkLinearizable(b *testing.B) {
 	cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)
-	p := newParts(b, cli, dir)
-	keys := fill(b, p.store, 100, []byte("value"))
+	p := parttest.New(b, cli, dir)
+	keys := fill(b, p.KV(), 100, []byte("value"))
 	c := openCache(b, p, "dir", kv.String())
 	r := openReplica(b, p, "dir", kv.String())
 	ctx := b.Context()
@@ -203,10 +204,10 @@ func BenchmarkDecoded(b *testing.B) {
 			Size int
 		}{"part-" + strconv.Itoa(i), i})
 	}
-	p := newSharedParts(b)
+	p := parttest.Shared(b)
 	bytes, err := json.Marshal(d)
 	require.NoError(b, err)
-	keys := fill(b, p.store, 1, bytes)
+	keys := fill(b, p.KV(), 1, bytes)
 	c := openCache(b, p, "dir", kv.JSON[*document]())
 	ctx := b.Context()
 	_, err = c.Get(ctx, keys[0])
@@ -224,8 +225,8 @@ func BenchmarkDecoded(b *testing.B) {
 func BenchmarkSync(b *testing.B) {
 	const n, payload = 100_000, 8 + 32
 	cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)
-	p := newParts(b, cli, dir)
-	fill(b, p.store, n, make([]byte, payload-8))
+	p := parttest.New(b, cli, dir)
+	fill(b, p.KV(), n, make([]byte, payload-8))
 	ctx := context.WithoutCancel(b.Context())
 	b.Run("stream", func(b *testing.B) {
 		b.ReportAllocs()
@@ -271,8 +272,8 @@ func liveHeap() int64 {
 // BenchmarkMissStorm lets 256 goroutines miss one key; it reports reads of etcd for each storm.
 func BenchmarkMissStorm(b *testing.B) {
 	const callers = 256
-	p := newSharedParts(b)
-	keys := fill(b, p.store, 1, []byte("value"))
+	p := parttest.Shared(b)
+	keys := fill(b, p.KV(), 1, []byte("value"))
 	c := openCache(b, p, "dir", kv.String())
 	before := c.Stats().Fills
 	storms := 0

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -28,8 +29,8 @@ var (
 func TestCache_MissReadsEtcdAndHitDoesNot(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
-	rev := mustPut(t, p.store, "users/ada", `{"Name":"Ada"}`)
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
+	rev := mustPut(t, p.KV(), "users/ada", `{"Name":"Ada"}`)
 	var hits, misses atomic.Int64
 	c := openCache(t, p, "users", kv.JSON[user](), cache.WithLookupHook(func(dir string, hit bool) {
 		assert.Equal(t, "users", dir)
@@ -63,35 +64,35 @@ func keyReads(c *etcdtest.RPCCounter) int { return c.Count("KV/Txn") }
 // waitForValue waits until a cache returns value with at least revision rev.
 func waitForValue[T any](tb testing.TB, c *cache.Cache[T], key string, rev int64, value T) {
 	tb.Helper()
-	eventually(tb, "a change arrives", func() bool {
+	parttest.Eventually(tb, func() bool {
 		e, err := c.Get(tb.Context(), key)
 		return err == nil && e.ModRevision >= rev && assert.ObjectsAreEqual(value, e.Value)
-	})
+	}, "a change arrives")
 }
 
 func TestCache_WatchUpdatesEntries(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String())
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
 	_, err = c.Get(t.Context(), "b")
 	require.ErrorIs(t, err, kv.ErrNotFound)
-	rev := mustPut(t, p.store, "dir/a", "2")
-	revB := mustPut(t, p.store, "dir/b", "1")
+	rev := mustPut(t, p.KV(), "dir/a", "2")
+	revB := mustPut(t, p.KV(), "dir/b", "1")
 	before := keyReads(count)
 	waitForValue(t, c, "a", rev, "2")
 	waitForValue(t, c, "b", revB, "1")
-	mustDelete(t, p.store, "dir/a")
-	eventually(t, "the delete arrives", func() bool {
+	mustDelete(t, p.KV(), "dir/a")
+	parttest.Eventually(t, func() bool {
 		_, err := c.Get(t.Context(), "a")
 		return err != nil
-	})
+	}, "the delete arrives")
 	assert.Equal(t, before, keyReads(count), "a change needs no read")
 	assert.Equal(t, uint64(3), c.Stats().Invalidations)
-	mustPut(t, p.store, "dir/unknown", "1")
+	mustPut(t, p.KV(), "dir/unknown", "1")
 	assert.Equal(t, 2, c.Stats().Entries, "a key that was not read is not cached")
 }
 
@@ -106,8 +107,8 @@ func TestCache_ConcurrentMissesShareOneRead(t *testing.T) {
 			<-arrived
 		}
 	}
-	p := newParts(t, cli, etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "1")
 	kvs.calls.Store(0)
 	c := openCache(t, p, "dir", kv.String())
 	var wg sync.WaitGroup
@@ -118,7 +119,7 @@ func TestCache_ConcurrentMissesShareOneRead(t *testing.T) {
 			assert.Equal(t, "1", e.Value)
 		})
 	}
-	eventually(t, "all have missed", func() bool { return c.Stats().Misses == callers })
+	parttest.Eventually(t, func() bool { return c.Stats().Misses == callers }, "all have missed")
 	close(arrived)
 	wg.Wait()
 	assert.Equal(t, int64(1), kvs.calls.Load())
@@ -135,8 +136,8 @@ func TestCache_CanceledCallerDoesNotFailOthers(t *testing.T) {
 			<-release
 		}
 	}
-	p := newParts(t, cli, etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String())
 	ctx, leave := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -144,13 +145,13 @@ func TestCache_CanceledCallerDoesNotFailOthers(t *testing.T) {
 		_, err := c.Get(ctx, "a")
 		assert.ErrorIs(t, err, context.Canceled)
 	})
-	eventually(t, "the first has missed", func() bool { return c.Stats().Fills == 1 })
+	parttest.Eventually(t, func() bool { return c.Stats().Fills == 1 }, "the first has missed")
 	got := make(chan error, 1)
 	wg.Go(func() {
 		_, err := c.Get(t.Context(), "a")
 		got <- err
 	})
-	eventually(t, "the second has missed", func() bool { return c.Stats().Misses == 2 })
+	parttest.Eventually(t, func() bool { return c.Stats().Misses == 2 }, "the second has missed")
 	leave()
 	close(release)
 	require.NoError(t, <-got)
@@ -163,7 +164,7 @@ func TestCache_CanceledCallerDoesNotFailOthers(t *testing.T) {
 		_, err := c.Get(ctx, "b")
 		assert.ErrorIs(t, err, context.Canceled)
 	})
-	eventually(t, "the third has missed", func() bool { return c.Stats().Fills == 2 })
+	parttest.Eventually(t, func() bool { return c.Stats().Fills == 2 }, "the third has missed")
 	leave()
 	wg.Wait()
 	close(release)
@@ -187,9 +188,9 @@ func TestCache_SlowFillIsNotKeptAfterInvalidation(t *testing.T) {
 					})
 				}
 			}
-			p := newParts(t, cli, etcdtest.Prefix(t))
+			p := parttest.New(t, cli, etcdtest.Prefix(t))
 			if how != "a creation" {
-				mustPut(t, p.store, "dir/a", "old")
+				mustPut(t, p.KV(), "dir/a", "old")
 			}
 			c := openCache(t, p, "dir", kv.String())
 			slow := make(chan string, 1)
@@ -203,20 +204,20 @@ func TestCache_SlowFillIsNotKeptAfterInvalidation(t *testing.T) {
 			case "by a write of this process":
 				writeA(t, c, "new")
 			case "by hand":
-				mustPut(t, p.store, "dir/a", "new")
+				mustPut(t, p.KV(), "dir/a", "new")
 				c.Invalidate("a")
 			case "a delete":
 				want = ""
-				waitForRevision(t, c, mustDelete(t, p.store, "dir/a"))
+				waitForRevision(t, c, mustDelete(t, p.KV(), "dir/a"))
 			default:
-				waitForRevision(t, c, mustPut(t, p.store, "dir/a", "new"))
+				waitForRevision(t, c, mustPut(t, p.KV(), "dir/a", "new"))
 			}
 			fast := make(chan string, 1)
 			go func() { // has come after the change
 				e, _ := c.Get(t.Context(), "a")
 				fast <- e.Value
 			}()
-			eventually(t, "the second caller", func() bool { return c.Stats().Misses >= 2 })
+			parttest.Eventually(t, func() bool { return c.Stats().Misses >= 2 }, "the second caller")
 			close(release)
 			<-slow
 			assert.Equal(t, want, <-fast)
@@ -230,11 +231,11 @@ func TestCache_SlowFillIsNotKeptAfterInvalidation(t *testing.T) {
 
 func TestCache_FailedConditionShowsCurrentValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	r := openReplica(t, p, "dir", kv.String())
 	for i := range 50 {
-		rev := mustPut(t, p.store, "dir/a", strconv.Itoa(i))
+		rev := mustPut(t, p.KV(), "dir/a", strconv.Itoa(i))
 		for _, m := range []readerWithStore[string]{c, r} {
 			_, err := m.Store().Replace(t.Context(), "a", "x", rev-1)
 			require.ErrorIs(t, err, kv.ErrConflict)
@@ -255,13 +256,13 @@ func waitForRevision[T any](tb testing.TB, c *cache.Cache[T], rev int64) {
 // order of revisions.
 func TestCache_ReadsNeverGoBackInTime(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxEntries(3))
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	const keys = 5
 	for i := range keys {
-		mustPut(t, p.store, "dir/k"+strconv.Itoa(i), "0")
+		mustPut(t, p.KV(), "dir/k"+strconv.Itoa(i), "0")
 	}
 	var reads atomic.Int64
 	for g := range 4 {
@@ -288,7 +289,7 @@ func TestCache_ReadsNeverGoBackInTime(t *testing.T) {
 		})
 	}
 	for i := range 600 {
-		mustPut(t, p.store, fmt.Sprintf("dir/k%d", i%keys), strconv.Itoa(i))
+		mustPut(t, p.KV(), fmt.Sprintf("dir/k%d", i%keys), strconv.Itoa(i))
 	}
 	close(done)
 	wg.Wait()
@@ -297,7 +298,7 @@ func TestCache_ReadsNeverGoBackInTime(t *testing.T) {
 
 func TestCache_SeesItsOwnWrites(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	r := openReplica(t, p, "dir", kv.String())
 	for i := range 100 {
@@ -330,10 +331,10 @@ func TestCache_SeesItsOwnWrites(t *testing.T) {
 
 func TestCache_EvictedKeyIsReadAgain(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	const keys = 50
 	for i := range keys {
-		mustPut(t, p.store, "dir/"+strconv.Itoa(i), "v"+strconv.Itoa(i))
+		mustPut(t, p.KV(), "dir/"+strconv.Itoa(i), "v"+strconv.Itoa(i))
 	}
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxEntries(10))
 	for range 2 {
@@ -351,23 +352,23 @@ func TestCache_EvictedKeyIsReadAgain(t *testing.T) {
 func TestCache_EntryExpiresAfterTTL(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String(), cache.WithTTL(200*time.Millisecond))
 	count.Reset()
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
-	eventually(t, "a second read of etcd", func() bool {
+	parttest.Eventually(t, func() bool {
 		_, err := c.Get(t.Context(), "a")
 		return err == nil && keyReads(count) == 2
-	})
+	}, "a second read of etcd")
 	assert.Positive(t, c.Stats().Hits)
 }
 
 func TestCache_InvalidateRemovesEntries(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String())
 	read := func() {
 		t.Helper()
@@ -390,14 +391,14 @@ func TestCache_InvalidateRemovesEntries(t *testing.T) {
 
 func TestCache_GetLinearizableSeesAcknowledgedWrites(t *testing.T) {
 	t.Parallel()
-	p, other := newSharedParts(t), newSharedParts(t)
+	p, other := parttest.Shared(t), parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	for i := range 50 {
-		mustPut(t, p.store, "dir/a", strconv.Itoa(i))
+		mustPut(t, p.KV(), "dir/a", strconv.Itoa(i))
 		e, err := c.GetLinearizable(t.Context(), "a")
 		require.NoError(t, err)
 		assert.Equal(t, strconv.Itoa(i), e.Value)
-		mustPut(t, other.store, "noise", "x")
+		mustPut(t, other.KV(), "noise", "x")
 	}
 	fills := c.Stats().Fills
 	for range 20 {
@@ -405,7 +406,7 @@ func TestCache_GetLinearizableSeesAcknowledgedWrites(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "it is answered from memory")
-	mustDelete(t, p.store, "dir/a")
+	mustDelete(t, p.KV(), "dir/a")
 	_, err := c.GetLinearizable(t.Context(), "a")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 }
@@ -421,19 +422,19 @@ func TestCache_GetLinearizableDoesNotJoinEarlierRead(t *testing.T) {
 			once.Do(func() { close(answered); <-release })
 		}
 	}
-	p := newParts(t, cli, etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "old")
+	p := parttest.New(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "old")
 	c := openCache(t, p, "dir", kv.String())
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = c.Get(t.Context(), "a") })
 	<-answered
-	mustPut(t, p.store, "dir/a", "new")
+	mustPut(t, p.KV(), "dir/a", "new")
 	got := make(chan string, 1)
 	wg.Go(func() {
 		e, _ := c.GetLinearizable(t.Context(), "a")
 		got <- e.Value
 	})
-	eventually(t, "the second has missed", func() bool { return c.Stats().Misses == 2 })
+	parttest.Eventually(t, func() bool { return c.Stats().Misses == 2 }, "the second has missed")
 	close(release)
 	assert.Equal(t, "new", <-got)
 	wg.Wait()
@@ -441,11 +442,11 @@ func TestCache_GetLinearizableDoesNotJoinEarlierRead(t *testing.T) {
 
 func TestCache_GetAtLeastSeesWriteOfOtherProcess(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	for i := range 100 {
 		_, _ = c.Get(t.Context(), "a")
-		rev := mustPut(t, p.store, "dir/a", strconv.Itoa(i))
+		rev := mustPut(t, p.KV(), "dir/a", strconv.Itoa(i))
 		e, err := c.GetAtLeast(t.Context(), "a", rev)
 		require.NoError(t, err)
 		require.Equal(t, strconv.Itoa(i), e.Value)
@@ -456,7 +457,7 @@ func TestCache_GetAtLeastSeesWriteOfOtherProcess(t *testing.T) {
 	_, err := c.GetAtLeast(t.Context(), "a", 1<<50)
 	require.ErrorIs(t, err, cache.ErrInvalid)
 	require.ErrorContains(t, err, "ahead of the cluster's")
-	rev := mustPut(t, p.store, "elsewhere", "x")
+	rev := mustPut(t, p.KV(), "elsewhere", "x")
 	fills := c.Stats().Fills
 	_, err = c.GetAtLeast(t.Context(), "a", rev)
 	require.NoError(t, err)
@@ -467,8 +468,8 @@ func TestCache_GetAtLeastSeesWriteOfOtherProcess(t *testing.T) {
 
 func TestCache_KeepsDecodeErrorUntilValueChanges(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "{")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "{")
 	c := openCache(t, p, "dir", kv.JSON[user]())
 	for range 3 {
 		_, err := c.Get(t.Context(), "a")
@@ -478,13 +479,13 @@ func TestCache_KeepsDecodeErrorUntilValueChanges(t *testing.T) {
 	}
 	assert.Equal(t, uint64(1), c.Stats().Fills)
 	assert.Equal(t, uint64(1), c.Stats().BadEntries)
-	waitForValue(t, c, "a", mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`), user{Name: "Ada"})
+	waitForValue(t, c, "a", mustPut(t, p.KV(), "dir/a", `{"Name":"Ada"}`), user{Name: "Ada"})
 }
 
 func TestWithReadOnlyCheck_FindsModifiedValues(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", `{"Tags":["x"]}`)
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", `{"Tags":["x"]}`)
 	c := openCache(t, p, "dir", kv.JSON[*user](), cache.WithReadOnlyCheck())
 	e, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
@@ -498,8 +499,8 @@ func TestWithReadOnlyCheck_FindsModifiedValues(t *testing.T) {
 
 //nolint:paralleltest // allocations of other tests would count
 func TestCache_HitDoesNotAllocate(t *testing.T) {
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", `{"Name":"Ada"}`)
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", `{"Name":"Ada"}`)
 	c := openCache(t, p, "dir", kv.JSON[user]())
 	r := openReplica(t, p, "dir", kv.JSON[user]())
 	key := string([]byte("a")) // not a constant
@@ -516,7 +517,7 @@ func TestCache_HitDoesNotAllocate(t *testing.T) {
 
 func TestCache_ReturnsErrClosedAfterClose(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	writeA(t, c, "1")
 	_, err := c.Get(t.Context(), "a")
@@ -530,12 +531,12 @@ func TestCache_ReturnsErrClosedAfterClose(t *testing.T) {
 	_, err = c.GetAtLeast(t.Context(), "a", 1)
 	require.ErrorIs(t, err, cache.ErrClosed)
 	c.InvalidateAll()
-	assert.Zero(t, p.watcher.Active())
+	assert.Zero(t, p.Watcher().Active())
 }
 
 func TestCache_CloseEndsReads(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	var wg sync.WaitGroup
 	for range 20 {
 		c, err := cache.Open(t.Context(), p, "dir", kv.String(), cache.WithMaxEntries(1))
@@ -558,12 +559,12 @@ func TestCache_CloseEndsReads(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 	wg.Wait()
-	assert.Zero(t, p.watcher.Active())
+	assert.Zero(t, p.Watcher().Active())
 }
 
 func TestCache_SharesServerWatch(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for range 3 {
 		c := openCache(t, p, "dir", kv.String())
 		for i := range 100 {
@@ -571,5 +572,5 @@ func TestCache_SharesServerWatch(t *testing.T) {
 			require.ErrorIs(t, err, kv.ErrNotFound)
 		}
 	}
-	assert.Equal(t, 1, p.watcher.Stats().ServerWatches)
+	assert.Equal(t, 1, p.Watcher().Stats().ServerWatches)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/cache"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -28,7 +29,7 @@ func (fakeBoundCodec) Decode(key string, b []byte) (string, error) {
 
 func TestCodec_SeesKeyThatStoreHas(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", fakeBoundCodec{}, cache.WithReadOnlyCheck())
 	r := openReplica(t, p, "dir", fakeBoundCodec{}, cache.WithReadOnlyCheck())
 	for _, typed := range []kv.Typed[string]{c.Store(), r.Store(), kv.NewTyped(p.KV(), "dir", fakeBoundCodec{})} {

@@ -12,13 +12,14 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 func TestCache_ErrorsNameDirAndWhatIsClosed(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", `{"Name":7}`)
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", `{"Name":7}`)
 	r := openReplica(t, p, "dir", kv.JSON[user]())
 	c := openCache(t, p, "dir", kv.JSON[user]())
 	for what, from := range map[string]cache.Reader[user]{"replica": r, "cache": c} {
@@ -46,17 +47,17 @@ func TestCache_StatsHaveJSONNames(t *testing.T) {
 func TestReplica_LogsStalenessOnceWhenItBeginsAndEnds(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
-	p := newParts(t, server.Client(t), "app")
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, server.Client(t), "app")
+	mustPut(t, p.KV(), "dir/a", "1")
 	var text lockedBuffer
 	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness), cache.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
 	server.Pause()
 	defer server.Resume()
-	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
+	parttest.Eventually(t, func() bool { _, err := r.Get(t.Context(), "a"); return err != nil }, "the replica is too old")
 	const begins, ends = `level=WARN msg="cache is staler than allowed" dir=dir age=`, `level=WARN msg="cache is fresh again" dir=dir after=`
-	eventually(t, "a record", func() bool { return strings.Contains(text.String(), begins) })
+	parttest.Eventually(t, func() bool { return strings.Contains(text.String(), begins) }, "a record")
 	server.Resume()
-	eventually(t, "a record", func() bool { return strings.Contains(text.String(), ends) })
+	parttest.Eventually(t, func() bool { return strings.Contains(text.String(), ends) }, "a record")
 	assert.Equal(t, 1, strings.Count(text.String(), begins))
 	assert.Contains(t, text.String(), "bound=2s")
 	_, rest, _ := strings.Cut(text.String(), begins)

@@ -11,21 +11,21 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/watch"
 )
 
 // open makes what *etcdkit.Client is: a store and a watcher of one namespace.
-func open(namespace string) (c parts, ctx context.Context, done func()) {
+func open(namespace string) (c *parttest.Parts, ctx context.Context, done func()) {
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	if err != nil {
 		log.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	c = parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(namespace))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(namespace)))}
+	c = parttest.Of(cli, namespace)
 	return c, ctx, func() {
-		_, _, _ = c.store.DeletePrefix(ctx, "")
-		_ = c.watcher.Close()
+		_, _, _ = c.KV().DeletePrefix(ctx, "")
+		_ = c.Watcher().Close()
 		_ = cli.Close()
 		cancel()
 	}

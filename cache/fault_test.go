@@ -16,16 +16,17 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 // newProxiedParts returns the parts of a client that is connected through a proxy of the shared
 // server.
-func newProxiedParts(t *testing.T) (p, direct parts, proxy *etcdtest.Proxy) {
+func newProxiedParts(t *testing.T) (p, direct *parttest.Parts, proxy *etcdtest.Proxy) {
 	t.Helper()
 	dir := etcdtest.Prefix(t)
 	proxy = etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	return newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir), newParts(t, etcdtest.Client(t), dir), proxy
+	return parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), dir), parttest.New(t, etcdtest.Client(t), dir), proxy
 }
 
 // minStaleness is the smallest bound allowed, so that tests do not wait for long.
@@ -34,13 +35,13 @@ const minStaleness = 2 * time.Second
 func TestReplica_ReturnsErrStaleAndRecovers(t *testing.T) {
 	t.Parallel()
 	p, direct, proxy := newProxiedParts(t)
-	mustPut(t, direct.store, "dir/a", "1")
+	mustPut(t, direct.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	free := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(1<<62))
 	late := measureDelay(t)
 	proxy.Blackhole(true, true)
 	cut := time.Now()
-	mustPut(t, direct.store, "dir/a", "2")
+	mustPut(t, direct.KV(), "dir/a", "2")
 	for {
 		began := time.Now()
 		e, err := r.Get(t.Context(), "a")
@@ -64,13 +65,13 @@ func TestReplica_ReturnsErrStaleAndRecovers(t *testing.T) {
 	_, err = r.GetLinearizable(ctx, "a")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, err, cache.ErrUnavailable)
-	eventually(t, "the watch is known to be down", func() bool { return r.Err() != nil })
+	parttest.Eventually(t, func() bool { return r.Err() != nil }, "the watch is known to be down")
 
 	proxy.Heal()
-	eventually(t, "the replica is current again", func() bool {
+	parttest.Eventually(t, func() bool {
 		e, err := r.Get(t.Context(), "a")
 		return err == nil && e.Value == "2"
-	})
+	}, "the replica is current again")
 	require.NoError(t, r.Err())
 }
 
@@ -78,10 +79,10 @@ func TestCache_StaleReadsGoToEtcd(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	direct := newParts(t, etcdtest.Client(t), dir)
+	direct := parttest.New(t, etcdtest.Client(t), dir)
 	// The watch alone goes through the proxy.
-	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
-	mustPut(t, direct.store, "dir/a", "1")
+	p := direct.WithWatcher(parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).Watcher())
+	mustPut(t, direct.KV(), "dir/a", "1")
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	_, err := c.Get(t.Context(), "a")
 	require.NoError(t, err)
@@ -89,7 +90,7 @@ func TestCache_StaleReadsGoToEtcd(t *testing.T) {
 	proxy.Blackhole(true, true)
 	proxy.Refuse()
 	cut := time.Now()
-	mustPut(t, direct.store, "dir/a", "2")
+	mustPut(t, direct.KV(), "dir/a", "2")
 	for {
 		began := time.Now()
 		e, err := c.Get(t.Context(), "a")
@@ -108,7 +109,7 @@ func TestCache_StaleReadsGoToEtcd(t *testing.T) {
 		require.Equal(t, "2", e.Value)
 	}
 	assert.LessOrEqual(t, c.Stats().Fills, fills+1, "what was read within the bound is good for the bound")
-	mustPut(t, direct.store, "dir/a", "3")
+	mustPut(t, direct.KV(), "dir/a", "3")
 	e, err := c.GetLinearizable(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, "3", e.Value, "the store is well")
@@ -117,21 +118,21 @@ func TestCache_StaleReadsGoToEtcd(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "4", e.Value)
 	proxy.Heal()
-	eventually(t, "the watch is back", func() bool { return c.Err() == nil && c.Age() < minStaleness })
-	waitForValue(t, c, "a", mustPut(t, direct.store, "dir/a", "5"), "5")
+	parttest.Eventually(t, func() bool { return c.Err() == nil && c.Age() < minStaleness }, "the watch is back")
+	waitForValue(t, c, "a", mustPut(t, direct.KV(), "dir/a", "5"), "5")
 }
 
 func TestReplica_SeesOwnWritesWhileWatchIsDown(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	direct := newParts(t, etcdtest.Client(t), dir)
-	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
-	mustPut(t, direct.store, "dir/a", "1")
+	direct := parttest.New(t, etcdtest.Client(t), dir)
+	p := direct.WithWatcher(parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).Watcher())
+	mustPut(t, direct.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	proxy.Refuse()
 	proxy.Cut()
-	eventually(t, "the watch is known to be down", func() bool { return r.Err() != nil })
+	parttest.Eventually(t, func() bool { return r.Err() != nil }, "the watch is known to be down")
 	for i := range 3 {
 		v := "w" + strconv.Itoa(i)
 		writeA(t, r, v)
@@ -142,26 +143,26 @@ func TestReplica_SeesOwnWritesWhileWatchIsDown(t *testing.T) {
 	writeA(t, r, "")
 	_, err := r.Get(t.Context(), "a")
 	require.ErrorIs(t, err, kv.ErrNotFound)
-	mustPut(t, direct.store, "dir/a", "elsewhere")
+	mustPut(t, direct.KV(), "dir/a", "elsewhere")
 	e, err := r.Get(t.Context(), "a")
 	require.NoError(t, err)
 	assert.Equal(t, "elsewhere", e.Value)
 	proxy.Heal()
-	eventually(t, "the replica has caught up", func() bool { return values(r)["a"] == "elsewhere" })
+	parttest.Eventually(t, func() bool { return values(r)["a"] == "elsewhere" }, "the replica has caught up")
 	fills := r.Stats().Fills
-	eventually(t, "reads come from memory again", func() bool {
+	parttest.Eventually(t, func() bool {
 		before := r.Stats().Fills
 		_, err := r.Get(t.Context(), "a")
 		return err == nil && r.Stats().Fills == before
-	})
+	}, "reads come from memory again")
 	assert.GreaterOrEqual(t, r.Stats().Fills, fills)
 }
 
 func TestCache_FrozenServerDoesNotBlockHits(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
-	p := newParts(t, server.Client(t), "app")
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, server.Client(t), "app")
+	mustPut(t, p.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	_, err := c.Get(t.Context(), "a")
@@ -172,13 +173,13 @@ func TestCache_FrozenServerDoesNotBlockHits(t *testing.T) {
 	require.NoError(t, err, "within the bound")
 	_, err = c.Get(t.Context(), "a")
 	require.NoError(t, err)
-	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
+	parttest.Eventually(t, func() bool { _, err := r.Get(t.Context(), "a"); return err != nil }, "the replica is too old")
 	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
-	eventually(t, "the cache goes to etcd, which does not answer", func() bool {
+	parttest.Eventually(t, func() bool {
 		_, err := c.Get(ctx, "a")
 		return err != nil
-	})
+	}, "the cache goes to etcd, which does not answer")
 	_, err = c.Get(ctx, "a")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	ctx, stop = context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -195,11 +196,11 @@ func TestCache_FrozenServerDoesNotBlockHits(t *testing.T) {
 	require.NotContains(t, err.Error(), "\n")
 	assert.Less(t, time.Since(began), 5*time.Second)
 	server.Resume()
-	eventually(t, "all is well again", func() bool {
+	parttest.Eventually(t, func() bool {
 		_, err := r.Get(t.Context(), "a")
 		_, other := c.Get(t.Context(), "a")
 		return err == nil && other == nil
-	})
+	}, "all is well again")
 }
 
 func TestOpen_ErrorNamesEndpointAndCause(t *testing.T) {
@@ -243,8 +244,8 @@ func TestOpen_ReturnsPermissionErrorAtOnce(t *testing.T) {
 	installFakeKV(cli).answer = func(context.Context, clientv3.Op) (clientv3.OpResponse, error) {
 		return clientv3.OpResponse{}, rpctypes.ErrPermissionDenied
 	}
-	p := parts{store: newParts(t, cli, dir).store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
-	ctx, stop := context.WithTimeout(t.Context(), testTimeout)
+	p := parttest.New(t, cli, dir).WithWatcher(parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).Watcher())
+	ctx, stop := context.WithTimeout(t.Context(), parttest.Timeout)
 	defer stop()
 	_, err := cache.OpenReplica(ctx, p, "dir", kv.String())
 	require.ErrorIs(t, err, cache.ErrPermission)
@@ -255,16 +256,16 @@ func TestReplica_DoesNotShowKeyDeletedByThisProcess(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	direct := newParts(t, etcdtest.Client(t), dir)
-	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).watcher}
+	direct := parttest.New(t, etcdtest.Client(t), dir)
+	p := direct.WithWatcher(parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), dir).Watcher())
 	at := map[string]int64{}
 	for _, key := range []string{"deleted", "replaced"} {
-		at[key] = mustPut(t, direct.store, "dir/"+key, "1")
+		at[key] = mustPut(t, direct.KV(), "dir/"+key, "1")
 	}
 	r := openReplica(t, p, "dir", kv.String())
 	proxy.Hold(false, true) // the watch is well, as far as it knows
 	for key := range at {
-		mustDelete(t, direct.store, "dir/"+key)
+		mustDelete(t, direct.KV(), "dir/"+key)
 	}
 	rev, err := r.Store().Delete(t.Context(), "deleted")
 	require.NoError(t, err)
@@ -276,8 +277,8 @@ func TestReplica_DoesNotShowKeyDeletedByThisProcess(t *testing.T) {
 		require.ErrorIs(t, err, kv.ErrNotFound, key)
 	}
 	proxy.Heal()
-	mustPut(t, direct.store, "elsewhere", "x") // the dir stays as it is
-	eventually(t, "reads come from memory again", func() bool {
+	mustPut(t, direct.KV(), "elsewhere", "x") // the dir stays as it is
+	parttest.Eventually(t, func() bool {
 		before := r.Stats().Fills
 		for key := range at {
 			if _, err := r.Get(t.Context(), key); !assert.ErrorIs(t, err, kv.ErrNotFound) {
@@ -285,17 +286,17 @@ func TestReplica_DoesNotShowKeyDeletedByThisProcess(t *testing.T) {
 			}
 		}
 		return r.Stats().Fills == before
-	})
+	}, "reads come from memory again")
 }
 
 func TestCache_RecoversFromCompaction(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	proxy := server.Proxy(t)
-	direct := newParts(t, server.Client(t), "app")
-	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), "app")
-	mustPut(t, direct.store, "dir/a", "old")
-	mustPut(t, direct.store, "dir/gone", "old")
+	direct := parttest.New(t, server.Client(t), "app")
+	p := parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), "app")
+	mustPut(t, direct.KV(), "dir/a", "old")
+	mustPut(t, direct.KV(), "dir/gone", "old")
 	r := openReplica(t, p, "dir", kv.String())
 	c := openCache(t, p, "dir", kv.String())
 	for _, key := range []string{"a", "gone"} {
@@ -311,32 +312,32 @@ func TestCache_RecoversFromCompaction(t *testing.T) {
 	for range 2 { // the second time, the history is another one
 		proxy.Refuse()
 		proxy.Cut()
-		mustPut(t, direct.store, "dir/a", "new")
-		mustDelete(t, direct.store, "dir/gone")
-		rev := mustPut(t, direct.store, "dir/new", "new")
+		mustPut(t, direct.KV(), "dir/a", "new")
+		mustDelete(t, direct.KV(), "dir/gone")
+		rev := mustPut(t, direct.KV(), "dir/new", "new")
 		server.Compact(rev)
 		proxy.Heal()
-		eventually(t, "the replica is current", func() bool {
+		parttest.Eventually(t, func() bool {
 			return assert.ObjectsAreEqual(map[string]string{"a": "new", "new": "new"}, values(r))
-		})
-		eventually(t, "the cache is current", func() bool {
+		}, "the replica is current")
+		parttest.Eventually(t, func() bool {
 			a, errA := c.Get(t.Context(), "a")
 			_, errGone := c.Get(t.Context(), "gone")
 			n, errNew := c.Get(t.Context(), "new")
 			return errA == nil && a.Value == "new" && isNotFound(errGone) && errNew == nil && n.Value == "new"
-		})
+		}, "the cache is current")
 		server.Wipe()
-		mustPut(t, direct.store, "dir/a", "wiped")
-		mustPut(t, direct.store, "dir/gone", "again")
-		eventually(t, "the replica is of the new history", func() bool {
+		mustPut(t, direct.KV(), "dir/a", "wiped")
+		mustPut(t, direct.KV(), "dir/gone", "again")
+		parttest.Eventually(t, func() bool {
 			return assert.ObjectsAreEqual(map[string]string{"a": "wiped", "gone": "again"}, values(r))
-		})
-		eventually(t, "the cache is of the new history", func() bool {
+		}, "the replica is of the new history")
+		parttest.Eventually(t, func() bool {
 			a, errA := c.Get(t.Context(), "a")
 			_, errNew := c.Get(t.Context(), "new")
 			return errA == nil && a.Value == "wiped" && isNotFound(errNew)
-		})
-		rev = mustPut(t, direct.store, "dir/a", "old")
+		}, "the cache is of the new history")
+		rev = mustPut(t, direct.KV(), "dir/a", "old")
 		require.NoError(t, r.WaitRevision(t.Context(), rev))
 		waitForValue(t, c, "a", rev, "old")
 	}
@@ -359,10 +360,10 @@ func TestCache_SeesOwnWritesAfterClusterWasWiped(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	proxy := server.Proxy(t)
-	direct := newParts(t, server.Client(t), "app")
-	p := parts{store: direct.store, watcher: newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), "app").watcher}
+	direct := parttest.New(t, server.Client(t), "app")
+	p := direct.WithWatcher(parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), "app").Watcher())
 	for range 20 {
-		mustPut(t, direct.store, "dir/a", "old")
+		mustPut(t, direct.KV(), "dir/a", "old")
 	}
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(time.Hour))
 	_, err := c.Get(t.Context(), "a")
@@ -377,17 +378,17 @@ func TestCache_SeesOwnWritesAfterClusterWasWiped(t *testing.T) {
 
 func TestCache_GrowsStaleAfterWatcherCloses(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
 	c := openCache(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness))
-	require.NoError(t, p.watcher.Close())
-	eventually(t, "the replica is too old", func() bool { _, err := r.Get(t.Context(), "a"); return err != nil })
+	require.NoError(t, p.Watcher().Close())
+	parttest.Eventually(t, func() bool { _, err := r.Get(t.Context(), "a"); return err != nil }, "the replica is too old")
 	_, err := r.Get(t.Context(), "a")
 	require.ErrorIs(t, err, cache.ErrStale)
 	require.ErrorIs(t, r.Err(), cache.ErrClosed)
 	require.ErrorIs(t, r.WaitRevision(t.Context(), 1<<50), cache.ErrClosed)
-	rev := mustPut(t, p.store, "dir/a", "2")
+	rev := mustPut(t, p.KV(), "dir/a", "2")
 	e, err := c.GetAtLeast(t.Context(), "a", rev)
 	require.NoError(t, err)
 	assert.Equal(t, "2", e.Value)
@@ -402,10 +403,10 @@ func TestCache_RecoversFromRevokedPermission(t *testing.T) {
 	const role, from, end = "reader", "app/", "app0"
 	etcdtest.EnableAuth(t, server, etcdtest.User{Name: role, Password: "secret", Grants: []etcdtest.Grant{etcdtest.ReadWrite(from)}})
 	root := server.Client(t, etcdtest.As("root", etcdtest.RootPassword))
-	direct := newParts(t, root, "app")
-	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints(), etcdtest.As(role, "secret")), "app")
-	mustPut(t, direct.store, "dir/a", "1")
-	mustPut(t, direct.store, "dir/gone", "1")
+	direct := parttest.New(t, root, "app")
+	p := parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints(), etcdtest.As(role, "secret")), "app")
+	mustPut(t, direct.KV(), "dir/a", "1")
+	mustPut(t, direct.KV(), "dir/gone", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	c := openCache(t, p, "dir", kv.String())
 	for _, key := range []string{"a", "gone"} {
@@ -415,19 +416,19 @@ func TestCache_RecoversFromRevokedPermission(t *testing.T) {
 	_, err := root.RoleRevokePermission(t.Context(), role, from, end)
 	require.NoError(t, err)
 	proxy.Cut()
-	eventually(t, "the watch is refused", func() bool {
+	parttest.Eventually(t, func() bool {
 		return errors.Is(r.Err(), cache.ErrPermission) && errors.Is(c.Err(), cache.ErrPermission)
-	})
+	}, "the watch is refused")
 	_, err = cache.OpenReplica(t.Context(), p, "dir", kv.String())
 	require.ErrorIs(t, err, cache.ErrPermission)
-	mustPut(t, direct.store, "dir/a", "2")
-	mustDelete(t, direct.store, "dir/gone")
-	rev := mustPut(t, direct.store, "dir/new", "1")
+	mustPut(t, direct.KV(), "dir/a", "2")
+	mustDelete(t, direct.KV(), "dir/gone")
+	rev := mustPut(t, direct.KV(), "dir/new", "1")
 	_, err = root.RoleGrantPermission(t.Context(), role, from, end, clientv3.PermissionType(clientv3.PermReadWrite))
 	require.NoError(t, err)
 	require.NoError(t, r.WaitRevision(t.Context(), rev))
 	assert.Equal(t, map[string]string{"a": "2", "new": "1"}, values(r))
-	eventually(t, "the cache is well", func() bool { return c.Err() == nil })
+	parttest.Eventually(t, func() bool { return c.Err() == nil }, "the cache is well")
 	waitForValue(t, c, "a", rev-2, "2")
 	_, err = c.Get(t.Context(), "gone")
 	require.ErrorIs(t, err, kv.ErrNotFound)
@@ -438,17 +439,17 @@ func TestCache_RecoversFromRevokedPermission(t *testing.T) {
 func TestReplica_DetectsMemberWithoutLeader(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
-	p := newParts(t, cluster.Members[0].Client(t), "app")
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, cluster.Members[0].Client(t), "app")
+	mustPut(t, p.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	c := openCache(t, p, "dir", kv.String())
 	cluster.Members[1].Pause()
 	cluster.Members[2].Pause()
 	cut := time.Now()
-	eventually(t, "the replica and the cache know that they may miss changes", func() bool { return r.Err() != nil && c.Err() != nil })
+	parttest.Eventually(t, func() bool { return r.Err() != nil && c.Err() != nil }, "the replica and the cache know that they may miss changes")
 	t.Logf("noticed after %v", time.Since(cut))
 	assert.Positive(t, r.Age())
 	cluster.Members[1].Resume()
 	cluster.Members[2].Resume()
-	eventually(t, "all is well again", func() bool { return r.Err() == nil && c.Err() == nil })
+	parttest.Eventually(t, func() bool { return r.Err() == nil && c.Err() == nil }, "all is well again")
 }

@@ -14,36 +14,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/cache"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/watch"
 )
-
-// testTimeout bounds what a test waits for.
-const testTimeout = 30 * time.Second
-
-// parts implements cache.Client.
-type parts struct {
-	store   *kv.Store
-	watcher *watch.Watcher
-}
-
-func (p parts) KV() *kv.Store           { return p.store }
-func (p parts) Watcher() *watch.Watcher { return p.watcher }
-
-// newParts returns the parts of a client below dir. The watcher is closed when the test ends.
-func newParts(tb testing.TB, cli *clientv3.Client, dir string) parts {
-	tb.Helper()
-	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
-	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
-	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
-}
-
-// newSharedParts returns the parts of a client of the shared server, in a namespace of the test.
-func newSharedParts(tb testing.TB) parts {
-	tb.Helper()
-	return newParts(tb, etcdtest.Client(tb), etcdtest.Prefix(tb))
-}
 
 // user is the value type of most tests.
 type user struct {
@@ -71,12 +43,6 @@ func mustDelete(tb testing.TB, s *kv.Store, key string) int64 {
 	rev, err := s.Delete(tb.Context(), key)
 	require.NoError(tb, err)
 	return rev
-}
-
-// eventually waits until f returns true.
-func eventually(tb testing.TB, what string, f func() bool) {
-	tb.Helper()
-	require.Eventually(tb, f, testTimeout, 5*time.Millisecond, what)
 }
 
 // measureDelay measures how late timers fire in this process. The function that it returns says how

@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -163,7 +164,7 @@ func TestCache_MixedOperationsUnderDisconnects(t *testing.T) {
 	var all []*process
 	for id := range 2 {
 		proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-		p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), dir)
+		p := parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), dir)
 		all = append(all, &process{
 			id: id, proxy: proxy, maxDelay: late,
 			cache:   openCache(t, p, "dir", kv.JSON[int64](), cache.WithMaxStaleness(minStaleness), cache.WithMaxEntries(keys/2), cache.WithReadOnlyCheck()),

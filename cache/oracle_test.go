@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -71,7 +72,7 @@ func TestReplica_MatchesEtcdAfterFaults(t *testing.T) {
 		clients, trouble = 10, 30*time.Second
 	}
 	cluster := etcdtest.StartCluster(t, 3)
-	writer := newParts(t, cluster.Client(t), "app")
+	writer := parttest.New(t, cluster.Client(t), "app")
 	var replicas []*cache.Replica[string]
 	var caches []*cache.Cache[string]
 	var listeners []*changeRecorder
@@ -83,7 +84,7 @@ func TestReplica_MatchesEtcdAfterFaults(t *testing.T) {
 			proxies = append(proxies, proxy)
 			eps = append(eps, proxy.Endpoint())
 		}
-		p := newParts(t, etcdtest.NewClient(t, eps), "app")
+		p := parttest.New(t, etcdtest.NewClient(t, eps), "app")
 		r := openReplica(t, p, "dir", kv.String())
 		l := &changeRecorder{state: map[string]kv.Entry[string]{}}
 		r.Follow(l.record)
@@ -94,7 +95,7 @@ func TestReplica_MatchesEtcdAfterFaults(t *testing.T) {
 	defer stop()
 	var wg sync.WaitGroup
 	for g := range 3 {
-		wg.Go(func() { writeRandomly(ctx, writer.store, g) })
+		wg.Go(func() { writeRandomly(ctx, writer.KV(), g) })
 	}
 	for _, c := range caches {
 		wg.Go(func() {
@@ -118,14 +119,14 @@ func TestReplica_MatchesEtcdAfterFaults(t *testing.T) {
 	cluster.Members[2].Compact(0)
 	wg.Wait()
 
-	rev := mustPut(t, writer.store, "dir/last", "x")
+	rev := mustPut(t, writer.KV(), "dir/last", "x")
 	for i, r := range replicas {
-		wait, stop := context.WithTimeout(t.Context(), testTimeout)
+		wait, stop := context.WithTimeout(t.Context(), parttest.Timeout)
 		require.NoError(t, r.WaitRevision(wait, rev))
 		stop()
-		waitUntilMatchesEtcd(t, writer.store, "the replica", func() map[string]string { return values(r) })
-		waitUntilMatchesEtcd(t, writer.store, "the listener", listeners[i].values)
-		waitUntilMatchesEtcd(t, writer.store, "the cache", func() map[string]string {
+		waitUntilMatchesEtcd(t, writer.KV(), "the replica", func() map[string]string { return values(r) })
+		waitUntilMatchesEtcd(t, writer.KV(), "the listener", listeners[i].values)
+		waitUntilMatchesEtcd(t, writer.KV(), "the cache", func() map[string]string {
 			got := map[string]string{"last": "x"}
 			for _, key := range append(decimals(40), "batch-a", "batch-b") {
 				if e, err := caches[i].GetAtLeast(t.Context(), key, rev); err == nil {
@@ -144,7 +145,7 @@ func TestReplica_MatchesEtcdAfterFaults(t *testing.T) {
 // response was lost can be applied late.
 func waitUntilMatchesEtcd(t *testing.T, s *kv.Store, who string, have func() map[string]string) {
 	t.Helper()
-	eventually(t, who+" agrees with etcd", func() bool {
+	parttest.Eventually(t, func() bool {
 		want, err := s.Namespace("dir").Map(t.Context(), "")
 		if err != nil {
 			return false
@@ -159,7 +160,7 @@ func waitUntilMatchesEtcd(t *testing.T, s *kv.Store, who string, have func() map
 			}
 		}
 		return true
-	})
+	}, who+" agrees with etcd")
 }
 
 // decimals returns "0" to n-1.

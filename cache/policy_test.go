@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -59,7 +60,7 @@ func TestCache_HitRatioMatchesGolangLRU(t *testing.T) {
 			return kvs.KV.Do(ctx, op)
 		}
 		// Nothing but the policy throws anything out, on a machine that is as slow as may be.
-		c := openCache(t, newParts(t, cli, etcdtest.Prefix(t)), "dir", kv.String(),
+		c := openCache(t, parttest.New(t, cli, etcdtest.Prefix(t)), "dir", kv.String(),
 			cache.WithMaxEntries(size), cache.WithTTL(time.Hour), cache.WithMaxStaleness(time.Hour))
 		plain, err := lru.New[string, string](size)
 		require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -49,9 +50,9 @@ func holdRead(t *testing.T) *heldRead {
 			return clientv3.OpResponse{}, ctx.Err()
 		}
 	}
-	p := newParts(t, cli, etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "old")
-	h.replica, h.store = openReplica(t, p, "dir", kv.String()), p.store
+	p := parttest.New(t, cli, etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "old")
+	h.replica, h.store = openReplica(t, p, "dir", kv.String()), p.KV()
 	armed.Store(true)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	h.cancel = cancel
@@ -77,7 +78,7 @@ func (h *heldRead) join(t *testing.T, n int) (values func() []string) {
 			out[i] = e.Value
 		})
 	}
-	eventually(t, "a read is queued", h.replica.HasQueuedRead)
+	parttest.Eventually(t, h.replica.HasQueuedRead, "a read is queued")
 	return func() []string {
 		wg.Wait()
 		return out
@@ -120,7 +121,7 @@ func TestReadIndex_EndsWithReplica(t *testing.T) {
 		_, err := h.replica.GetLinearizable(t.Context(), "a")
 		joined <- err
 	}()
-	eventually(t, "a read is queued", h.replica.HasQueuedRead)
+	parttest.Eventually(t, h.replica.HasQueuedRead, "a read is queued")
 	assert.NoError(t, h.replica.Close())
 	require.ErrorIs(t, <-h.err, cache.ErrClosed)
 	require.ErrorIs(t, <-joined, cache.ErrClosed)

@@ -16,14 +16,15 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 func TestReplica_HoldsStateAndFollowsChanges(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	first := mustPut(t, p.store, "users/ada", `{"Name":"Ada"}`)
-	mustPut(t, p.store, "users2/eve", `{"Name":"Eve"}`)
+	p := parttest.Shared(t)
+	first := mustPut(t, p.KV(), "users/ada", `{"Name":"Ada"}`)
+	mustPut(t, p.KV(), "users2/eve", `{"Name":"Eve"}`)
 	r := openReplica(t, p, "users", kv.JSON[user]())
 
 	e, err := r.Get(t.Context(), "ada")
@@ -31,21 +32,21 @@ func TestReplica_HoldsStateAndFollowsChanges(t *testing.T) {
 	assert.Equal(t, kv.Entry[user]{Key: "ada", Value: user{Name: "Ada"}, CreateRevision: first, ModRevision: first, Version: 1}, e)
 	assert.Equal(t, 1, r.Len(), "a replica never sees what lies beside its dir")
 
-	lease, err := p.store.Namespace("users").Create(t.Context(), "bob", []byte(`{"Name":"Bob"}`), kv.WithTTL(time.Minute))
+	lease, err := p.KV().Namespace("users").Create(t.Context(), "bob", []byte(`{"Name":"Bob"}`), kv.WithTTL(time.Minute))
 	require.NoError(t, err)
 	require.NoError(t, r.WaitRevision(t.Context(), lease))
 	e, err = r.Get(t.Context(), "bob")
 	require.NoError(t, err)
 	assert.NotZero(t, e.Lease)
 
-	second := mustPut(t, p.store, "users/ada", `{"Name":"Ada L."}`)
+	second := mustPut(t, p.KV(), "users/ada", `{"Name":"Ada L."}`)
 	require.NoError(t, r.WaitRevision(t.Context(), second))
 	e, err = r.Get(t.Context(), "ada")
 	require.NoError(t, err)
 	assert.Equal(t, kv.Entry[user]{Key: "ada", Value: user{Name: "Ada L."}, CreateRevision: first, ModRevision: second, Version: 2}, e)
 	assert.GreaterOrEqual(t, r.Revision(), second, "others write to the cluster too")
 
-	gone := mustDelete(t, p.store, "users/ada")
+	gone := mustDelete(t, p.KV(), "users/ada")
 	require.NoError(t, r.WaitRevision(t.Context(), gone))
 	_, err = r.Get(t.Context(), "ada")
 	require.ErrorIs(t, err, kv.ErrNotFound)
@@ -58,7 +59,7 @@ func TestReplica_HoldsStateAndFollowsChanges(t *testing.T) {
 func TestReader_RejectsInvalidKey(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	r := openReplica(t, newParts(t, count.Client(t), etcdtest.Prefix(t)), "dir", kv.String())
+	r := openReplica(t, parttest.New(t, count.Client(t), etcdtest.Prefix(t)), "dir", kv.String())
 	_, err := r.Get(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
 	before := count.Asked()
@@ -75,7 +76,7 @@ func TestReader_RejectsInvalidKey(t *testing.T) {
 func TestOpen_RejectsInvalidArguments(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
 	for _, c := range []struct {
 		name string
 		text string
@@ -113,7 +114,7 @@ func TestOpen_RejectsInvalidArguments(t *testing.T) {
 
 func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	const keys = 5
 	write := func(n int) int64 {
 		ops := make([]clientv3.Op, keys)
@@ -123,7 +124,7 @@ func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 				ops[i] = clientv3.OpDelete("dir/k" + strconv.Itoa(i))
 			}
 		}
-		resp, err := p.store.Txn(t.Context()).Then(ops...).Commit()
+		resp, err := p.KV().Txn(t.Context()).Then(ops...).Commit()
 		require.NoError(t, err)
 		return resp.Header.Revision
 	}
@@ -186,11 +187,11 @@ func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 	require.NoError(t, r.WaitRevision(t.Context(), rev))
 	close(done)
 	readers.Wait()
-	eventually(t, "the last revision is reported", func() bool {
+	parttest.Eventually(t, func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(told) >= 301
-	})
+	}, "the last revision is reported")
 	mu.Lock()
 	defer mu.Unlock()
 	for _, n := range told {
@@ -200,14 +201,14 @@ func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 
 func TestReplica_ViewStaysAtRevision(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "old")
-	mustPut(t, p.store, "dir/b", "old")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "old")
+	mustPut(t, p.KV(), "dir/b", "old")
 	r := openReplica(t, p, "dir", kv.String())
 	r.View(func(get func(string) (kv.Entry[string], bool)) {
-		mustPut(t, p.store, "dir/a", "new")
-		mustDelete(t, p.store, "dir/b")
-		require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.store, "dir/c", "new")))
+		mustPut(t, p.KV(), "dir/a", "new")
+		mustDelete(t, p.KV(), "dir/b")
+		require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.KV(), "dir/c", "new")))
 		for range 2 {
 			a, _ := get("a")
 			assert.Equal(t, "old", a.Value)
@@ -228,9 +229,9 @@ func TestReplica_ViewStaysAtRevision(t *testing.T) {
 
 func TestReplica_UndecodableValueIsReported(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/bad", "{")
-	mustPut(t, p.store, "dir/good", `{"Name":"Ada"}`)
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/bad", "{")
+	mustPut(t, p.KV(), "dir/good", `{"Name":"Ada"}`)
 	var mu sync.Mutex
 	var reported []string
 	r := openReplica(t, p, "dir", kv.JSON[user](), cache.WithBadEntry(func(key string, rev int64, err error) {
@@ -252,12 +253,12 @@ func TestReplica_UndecodableValueIsReported(t *testing.T) {
 		defer mu.Unlock()
 		changes = append(changes, c)
 	})
-	mustPut(t, p.store, "dir/good", "no JSON")
-	require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.store, "dir/bad", `{"Name":"Bob"}`)))
+	mustPut(t, p.KV(), "dir/good", "no JSON")
+	require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.KV(), "dir/bad", `{"Name":"Bob"}`)))
 	e, err := r.Get(t.Context(), "bad")
 	require.NoError(t, err)
 	assert.Equal(t, "Bob", e.Value.Name)
-	eventually(t, "three changes", func() bool { mu.Lock(); defer mu.Unlock(); return len(changes) == 3 })
+	parttest.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(changes) == 3 }, "three changes")
 	mu.Lock()
 	defer mu.Unlock()
 	assert.Equal(t, []string{"bad", "good"}, reported)
@@ -271,9 +272,9 @@ func TestReplica_UndecodableValueIsReported(t *testing.T) {
 
 func TestReplica_LogsDecodeErrorWithoutValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "{secret")
-	mustPut(t, p.store, "dir/b", `"secret"`)
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "{secret")
+	mustPut(t, p.KV(), "dir/b", `"secret"`)
 	var text lockedBuffer
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	r := openReplica(t, p, "dir", kv.JSON[user](), cache.WithLogger(log))
@@ -285,7 +286,7 @@ func TestReplica_LogsDecodeErrorWithoutValue(t *testing.T) {
 			assert.NotContains(t, err.Error(), "secret")
 		}
 	}
-	eventually(t, "four warnings", func() bool { return strings.Count(text.String(), "level=WARN") == 4 })
+	parttest.Eventually(t, func() bool { return strings.Count(text.String(), "level=WARN") == 4 }, "four warnings")
 	assert.NotContains(t, text.String(), "secret")
 	assert.Contains(t, text.String(), "dir=dir key=a ")
 	assert.Contains(t, text.String(), "syntax error at byte 2")
@@ -293,11 +294,11 @@ func TestReplica_LogsDecodeErrorWithoutValue(t *testing.T) {
 
 func TestWithBadEntry_PanicIsRecovered(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "{")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "{")
 	r := openReplica(t, p, "dir", kv.JSON[user](), cache.WithBadEntry(func(string, int64, error) { panic("boom") }))
-	mustPut(t, p.store, "dir/a", "[")
-	require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.store, "dir/b", `{"Name":"Bob"}`)))
+	mustPut(t, p.KV(), "dir/a", "[")
+	require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.KV(), "dir/b", `{"Name":"Bob"}`)))
 	e, err := r.Get(t.Context(), "b")
 	require.NoError(t, err)
 	assert.Equal(t, "Bob", e.Value.Name)
@@ -312,8 +313,8 @@ func (fakePanickingCodec) Decode(string, []byte) (string, error) { panic("boom")
 
 func TestReplica_CodecPanicIsDecodeError(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "x")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "x")
 	r := openReplica(t, p, "dir", kv.Codec[string](fakePanickingCodec{}))
 	_, err := r.Get(t.Context(), "a")
 	require.ErrorIs(t, err, kv.ErrDecode)
@@ -321,8 +322,8 @@ func TestReplica_CodecPanicIsDecodeError(t *testing.T) {
 
 func TestReader_AppendToBytesIsSafe(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "12345")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "12345")
 	r := openReplica(t, p, "dir", kv.Bytes(), cache.WithReadOnlyCheck())
 	e, err := r.Get(t.Context(), "a")
 	require.NoError(t, err)
@@ -343,8 +344,8 @@ func TestReader_AppendToBytesIsSafe(t *testing.T) {
 
 func TestReplica_FollowReportsStateThenChanges(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	got := make(chan cache.Change[string], 16)
 	stop := r.Follow(func(c cache.Change[string]) { got <- c })
@@ -352,7 +353,7 @@ func TestReplica_FollowReportsStateThenChanges(t *testing.T) {
 		select {
 		case c := <-got:
 			return c
-		case <-time.NewTimer(testTimeout).C:
+		case <-time.NewTimer(parttest.Timeout).C:
 			require.Fail(t, "no change came")
 			return cache.Change[string]{}
 		}
@@ -361,23 +362,23 @@ func TestReplica_FollowReportsStateThenChanges(t *testing.T) {
 	assert.Equal(t, "a", c.Old.Key)
 	assert.Zero(t, c.Old.ModRevision)
 	assert.Equal(t, "1", c.New.Value)
-	mustPut(t, p.store, "dir/a", "2")
+	mustPut(t, p.KV(), "dir/a", "2")
 	c = next()
 	assert.Equal(t, "1", c.Old.Value)
 	assert.Equal(t, "2", c.New.Value)
-	mustDelete(t, p.store, "dir/a")
+	mustDelete(t, p.KV(), "dir/a")
 	c = next()
 	assert.Equal(t, "2", c.Old.Value)
 	assert.Equal(t, kv.Entry[string]{Key: "a"}, c.New)
 	stop()
 	stop()
-	require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.store, "dir/b", "1")))
+	require.NoError(t, r.WaitRevision(t.Context(), mustPut(t, p.KV(), "dir/b", "1")))
 	assert.Empty(t, got)
 }
 
 func TestReplica_SlowFollowerGetsMergedChanges(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	r := openReplica(t, p, "dir", kv.String())
 	release := make(chan struct{})
 	state := map[string]string{}
@@ -410,10 +411,10 @@ func TestReplica_SlowFollowerGetsMergedChanges(t *testing.T) {
 				ops[i] = kv.OpDelete("dir/" + strconv.Itoa(i))
 			}
 		}
-		_, err := p.store.Batch(t.Context(), ops...)
+		_, err := p.KV().Batch(t.Context(), ops...)
 		require.NoError(t, err)
 	}
-	rev = mustPut(t, p.store, "dir/zz", "last")
+	rev = mustPut(t, p.KV(), "dir/zz", "last")
 	require.NoError(t, r.WaitRevision(t.Context(), rev), "the replica goes on")
 	close(release)
 	<-synced
@@ -423,23 +424,23 @@ func TestReplica_SlowFollowerGetsMergedChanges(t *testing.T) {
 
 func TestReplica_FollowerContinuesAfterPanic(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	r := openReplica(t, p, "dir", kv.String())
 	got := make(chan string, 4)
 	r.Follow(func(c cache.Change[string]) {
 		got <- c.New.Value
 		panic("boom")
 	})
-	mustPut(t, p.store, "dir/a", "1")
-	mustPut(t, p.store, "dir/a", "2")
+	mustPut(t, p.KV(), "dir/a", "1")
+	mustPut(t, p.KV(), "dir/a", "2")
 	assert.Equal(t, "1", <-got)
 	assert.Equal(t, "2", <-got)
 }
 
 func TestReplica_ReturnsErrClosedAfterClose(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	var wg sync.WaitGroup
 	for range 4 {
@@ -455,31 +456,31 @@ func TestReplica_ReturnsErrClosedAfterClose(t *testing.T) {
 	r.Follow(func(cache.Change[string]) { assert.Fail(t, "called after Close") })()
 	_, err = r.Store().Put(t.Context(), "a", "2")
 	require.NoError(t, err, "the store goes on")
-	assert.Zero(t, p.watcher.Active())
+	assert.Zero(t, p.Watcher().Active())
 }
 
 func TestReplica_SharesServerWatch(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for range 5 {
 		openReplica(t, p, "dir", kv.String())
 	}
-	assert.Equal(t, 1, p.watcher.Stats().ServerWatches)
+	assert.Equal(t, 1, p.Watcher().Stats().ServerWatches)
 }
 
 func TestReplica_GetLinearizableSeesAcknowledgedWrites(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	other := newParts(t, etcdtest.Client(t), etcdtest.Prefix(t))
+	p := parttest.Shared(t)
+	other := parttest.New(t, etcdtest.Client(t), etcdtest.Prefix(t))
 	r := openReplica(t, p, "dir", kv.String())
 	for i := range 50 {
-		mustPut(t, p.store, "dir/a", strconv.Itoa(i))
+		mustPut(t, p.KV(), "dir/a", strconv.Itoa(i))
 		e, err := r.GetLinearizable(t.Context(), "a")
 		require.NoError(t, err)
 		assert.Equal(t, strconv.Itoa(i), e.Value)
-		mustPut(t, other.store, "noise", "x") // the quiet prefix of a busy cluster
+		mustPut(t, other.KV(), "noise", "x") // the quiet prefix of a busy cluster
 	}
-	mustDelete(t, p.store, "dir/a")
+	mustDelete(t, p.KV(), "dir/a")
 	_, err := r.GetLinearizable(t.Context(), "a")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 }
@@ -487,8 +488,8 @@ func TestReplica_GetLinearizableSeesAcknowledgedWrites(t *testing.T) {
 func TestReplica_GetLinearizableSharesOneRead(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
+	mustPut(t, p.KV(), "dir/a", "1")
 	r := openReplica(t, p, "dir", kv.String())
 	count.Reset()
 	const readers, times = 64, 20
@@ -507,13 +508,13 @@ func TestReplica_GetLinearizableSharesOneRead(t *testing.T) {
 
 func TestOpen_RepeatedOpenAndCloseLeaksNothing(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
-	mustPut(t, p.store, "dir/a", "1")
+	p := parttest.Shared(t)
+	mustPut(t, p.KV(), "dir/a", "1")
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
 			for range 20 {
-				ctx, stop := context.WithTimeout(t.Context(), testTimeout)
+				ctx, stop := context.WithTimeout(t.Context(), parttest.Timeout)
 				r, err := cache.OpenReplica(ctx, p, "dir", kv.String())
 				stop()
 				if assert.NoError(t, err) {
@@ -525,5 +526,5 @@ func TestOpen_RepeatedOpenAndCloseLeaksNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.Zero(t, p.watcher.Active())
+	assert.Zero(t, p.Watcher().Active())
 }

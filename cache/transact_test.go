@@ -7,13 +7,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 // What a transaction has written through the store of a cache is seen by the next read of it.
 func TestCache_SeesTransactionsOfItsStore(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	r := openReplica(t, p, "dir", kv.String())
 	for n, store := range []kv.Typed[string]{c.Store(), r.Store()} {
@@ -26,11 +27,11 @@ func TestCache_SeesTransactionsOfItsStore(t *testing.T) {
 			return e.Value, err
 		}
 		for i := range 20 {
-			mustPut(t, p.store, "dir/old", "old")
+			mustPut(t, p.KV(), "dir/old", "old")
 			_, err := c.GetLinearizable(t.Context(), "old")
 			require.NoError(t, err)
 			want := string(rune('a' + i))
-			rev, err := p.store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
+			rev, err := p.KV().Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
 				if err := store.In(tx).Put("k", want); err != nil {
 					return err
 				}
@@ -49,13 +50,13 @@ func TestCache_SeesTransactionsOfItsStore(t *testing.T) {
 
 func TestCache_SeesBatchesOfItsStore(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	c := openCache(t, p, "dir", kv.String())
 	for i := range 20 {
 		want := string(rune('a' + i))
 		_, err := c.Get(t.Context(), "k")
 		assert.Equal(t, i == 0, err != nil)
-		_, err = p.store.Batch(t.Context(), c.Store().OpPut("k", want))
+		_, err = p.KV().Batch(t.Context(), c.Store().OpPut("k", want))
 		require.NoError(t, err)
 		e, err := c.Get(t.Context(), "k")
 		require.NoError(t, err)

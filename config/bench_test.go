@@ -10,10 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestValue_LoadDoesNotAllocate(t *testing.T) { //nolint:paralleltest // others would allocate meanwhile
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "shop/name", "shop")
 	s := open(t, p)
 	v := bindDir[service](t, s, "shop")
@@ -24,7 +25,7 @@ func TestValue_LoadDoesNotAllocate(t *testing.T) { //nolint:paralleltest // othe
 
 // BenchmarkLoad is what it costs to read configuration for each request.
 func BenchmarkLoad(b *testing.B) {
-	p := newSharedParts(b)
+	p := parttest.Shared(b)
 	put(b, p, "limits", `{"text":"x","days":[1,2,3]}`)
 	put(b, p, "rate", "100")
 	s := open(b, p)
@@ -96,7 +97,7 @@ func BenchmarkLoad(b *testing.B) {
 func BenchmarkChange(b *testing.B) {
 	for _, followers := range []int{1, 16} {
 		b.Run(strconv.Itoa(followers)+" followers", func(b *testing.B) {
-			p := newSharedParts(b)
+			p := parttest.Shared(b)
 			s := open(b, p)
 			v := bindDir[fiveFields](b, s, "five")
 			for range followers {
@@ -106,7 +107,7 @@ func BenchmarkChange(b *testing.B) {
 			i := 0
 			for b.Loop() {
 				i++
-				rev, err := writeFive(b.Context(), p.store, 10*i+1)
+				rev, err := writeFive(b.Context(), p.KV(), 10*i+1)
 				require.NoError(b, err)
 				for v.Load().A != 10*i+1 || s.Status().Revision < rev {
 					_ = v.Load()

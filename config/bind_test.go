@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -44,7 +45,7 @@ func bindDir[T any](tb testing.TB, s *config.Source, dir string, o ...config.Bin
 
 func TestBind_FollowsKey(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	rate := bind(t, s, "rate", config.WithDefault(10), config.WithValidate(positive))
 	assert.Equal(t, 10, rate.Load())
@@ -80,7 +81,7 @@ func TestBind_FollowsKey(t *testing.T) {
 	stop()
 	stop()
 	put(t, p, "rate", "40")
-	require.Eventually(t, func() bool { return rate.Load() == 40 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return rate.Load() == 40 }, parttest.Timeout, time.Millisecond)
 	assert.Len(t, seen.all(), 4, "nothing is told after stop")
 }
 
@@ -103,7 +104,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := newSharedParts(t)
+			p := parttest.Shared(t)
 			told, handler := recordErrors()
 			put(t, p, "banner", `{"text":"good"}`)
 			s := open(t, p, handler, config.WithMaxValueBytes(1000))
@@ -145,7 +146,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 
 func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	told, handler := recordErrors()
 	put(t, p, "rate", "many")
 	s := open(t, p, handler)
@@ -192,7 +193,7 @@ type service struct {
 
 func TestBindDir_FillsStruct(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for key, value := range map[string]string{
 		"shop/name": "shop", "shop/http/rate": "7", "shop/db-pools/wait": "1m", "shop/banner": `{"text":"hi"}`,
 		"shop/flags/new-ui": "true", "shop/flags/a/b": "false", "shop/hosts": `["a","b"]`, "shop/unknown": "x", "shops/name": "other",
@@ -241,7 +242,7 @@ func TestBindDir_FillsStruct(t *testing.T) {
 
 func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for key, value := range map[string]string{"name": "old", "note": "x", "flags/a": "true", "flags/b": "true", "beside": "stays"} {
 		put(t, p, "shop/"+key, value)
 	}
@@ -274,7 +275,7 @@ func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 
 func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	type notes struct {
 		One, Two *string
@@ -283,7 +284,7 @@ func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 	v := bindDir[notes](t, s, "notes")
 	put(t, p, "elsewhere", "x")
 	// The revision of the cluster is ahead of any revision that the source will see.
-	_, err := p.store.Put(t.Context(), "beside", nil)
+	_, err := p.KV().Put(t.Context(), "beside", nil)
 	require.NoError(t, err)
 	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
@@ -303,7 +304,7 @@ func TestValue_SetOfAbsentDirToZeroReturnsAtOnce(t *testing.T) {
 
 func TestValue_SetRefusesInvalidMapEntries(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bindDir[struct {
 		Flags map[string]int `config:"flags,dir"`
@@ -320,7 +321,7 @@ func TestValue_SetRefusesInvalidMapEntries(t *testing.T) {
 
 func TestBindDir_StrictRefusesUnknownKeys(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/max", "3")
 	s := open(t, p)
 	v := bindDir(t, s, "db", config.WithStrict[pools]())
@@ -333,7 +334,7 @@ func TestBindDir_StrictRefusesUnknownKeys(t *testing.T) {
 
 func TestBindDir_DefaultIsStruct(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bindDir(t, s, "db", config.WithDefault(pools{Max: 1, Wait: time.Hour}))
 	assert.Equal(t, pools{1, time.Hour}, v.Load(), "default tags are not looked at")
@@ -371,7 +372,7 @@ func (fakeBoundCodec) Decode(key string, b []byte) (string, error) {
 
 func TestBind_CodecSeesKeyThatStoreHas(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bind(t, s, "text", config.WithCodec(fakeBoundCodec{}), config.WithDefault(""))
 	_, err := v.Set(t.Context(), "hello")
@@ -387,7 +388,7 @@ func TestBind_CodecSeesKeyThatStoreHas(t *testing.T) {
 
 func TestBind_WithCodec(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bind(t, s, "text", config.WithCodec(fakeUpperCodec{}), config.WithDefault(upperText("quiet")))
 	_, err := v.Set(t.Context(), "hello")
@@ -416,7 +417,7 @@ func TestBind_WithCodec(t *testing.T) {
 
 func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 	t.Parallel()
-	s := open(t, newSharedParts(t))
+	s := open(t, parttest.Shared(t))
 	dir := func(f func() error) func() error { return f }
 	for _, c := range []struct {
 		name, text string
@@ -522,7 +523,7 @@ func (a *fakePanickingJSON) UnmarshalJSON([]byte) error  { panic("oh") }
 
 func TestBind_DecoderPanicIsBadValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "dir/a", "1")
 	s := open(t, p)
 	_, err := config.Get[fakePanickingJSON](s, "dir/a")
@@ -558,7 +559,7 @@ func (v *fakeQuotingText) UnmarshalText(b []byte) error {
 
 func TestBind_DecoderPanicDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "dir/a", "s3cret")
 	put(t, p, "dir/empty", "")
 	s := open(t, p)
@@ -577,7 +578,7 @@ func TestBind_DecoderPanicDoesNotQuoteValue(t *testing.T) {
 
 func TestBind_WhileValuesChange(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "rate", "0")
 	s := open(t, p)
 	var last atomic.Int64

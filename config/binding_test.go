@@ -10,12 +10,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 func TestBindDir_UsesJSONTags(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for key, value := range map[string]string{"d/maxConns": "5", "d/named": "n", "d/plain-one": "1", "d/inner/value": "7", "d/kept": "k", "d/doc": "1"} {
 		put(t, p, key, value)
 	}
@@ -53,7 +54,7 @@ type (
 
 func TestBindDir_FillsNamedEmbeddedStructs(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "d/base/rate", "5")
 	put(t, p, "d/other/rate", "6")
 	put(t, p, "d/x", "1")
@@ -81,7 +82,7 @@ func TestBindDir_FailsOnBadKeysUnlessSomethingStandsIn(t *testing.T) {
 		Pool int `default:"5"`
 		Size int
 	}
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/dsn", "pg://prod")
 	put(t, p, "db/pool", "many")
 	put(t, p, "db/size", "much")
@@ -108,7 +109,7 @@ func TestBindDir_FailsOnBadKeysUnlessSomethingStandsIn(t *testing.T) {
 
 func TestValue_ReportsEveryBadKey(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	told, handler := recordErrors()
 	s := open(t, p, handler)
 	v := bindDir[struct {
@@ -116,7 +117,7 @@ func TestValue_ReportsEveryBadKey(t *testing.T) {
 		C    int
 		Dir  map[string]bool `config:"dir,dir"`
 	}](t, s, "d")
-	_, err := p.store.Txn(t.Context()).Then(clientv3.OpPut("conf/d/a", "x"), clientv3.OpPut("conf/d/b", "y"),
+	_, err := p.KV().Txn(t.Context()).Then(clientv3.OpPut("conf/d/a", "x"), clientv3.OpPut("conf/d/b", "y"),
 		clientv3.OpPut("conf/d/c", "3"), clientv3.OpPut("conf/d/dir/e", "z")).Commit()
 	require.NoError(t, err)
 	told.await(t, 3)
@@ -136,7 +137,7 @@ func TestValue_ReportsEveryBadKey(t *testing.T) {
 
 func TestBindDir_OriginOfRefusedValues(t *testing.T) {
 	t.Setenv("ORIGIN_ENV_A", "-1")
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p, config.WithEnvironment("ORIGIN"))
 	type dir struct{ A, B int }
 	positive := config.WithValidate(func(x dir) error {
@@ -167,7 +168,7 @@ func TestBindDir_OriginOfRefusedValues(t *testing.T) {
 
 func TestFollow_RunsAfterAllValuesOfTransaction(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "a", "1")
 	put(t, p, "b", "1")
 	s := open(t, p)
@@ -182,7 +183,7 @@ func TestFollow_RunsAfterAllValuesOfTransaction(t *testing.T) {
 	seen := make(chan [2]int, 10)
 	defer a.Follow(func(n int) { seen <- [2]int{n, b.Load()} })()
 	require.Equal(t, [2]int{1, 1}, <-seen)
-	_, err := p.store.Txn(t.Context()).Then(clientv3.OpPut("conf/a", "2"), clientv3.OpPut("conf/b", "2")).Commit()
+	_, err := p.KV().Txn(t.Context()).Then(clientv3.OpPut("conf/a", "2"), clientv3.OpPut("conf/b", "2")).Commit()
 	require.NoError(t, err)
 	var got [2]int
 	pause := time.NewTimer(50 * time.Millisecond) // it must not be told however long this waits
@@ -214,7 +215,7 @@ func (l *tier) UnmarshalText(b []byte) error {
 
 func TestBind_ReadsTypesWithUnmarshalTextAlone(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "d/tier", "high")
 	s := open(t, p)
 	v := bindDir[struct {
@@ -240,7 +241,7 @@ func TestEnvironment_ListsAreSeparatedByCommas(t *testing.T) {
 	} {
 		t.Setenv("LIST_D_"+name, value)
 	}
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "e/hosts", "a,b")
 	s := open(t, p, config.WithEnvironment("LIST"))
 	v := bindDir[struct {
@@ -268,7 +269,7 @@ func TestEnvironment_ListsAreSeparatedByCommas(t *testing.T) {
 
 func TestEnvironment_KeysThatShareVariableAreRefused(t *testing.T) {
 	t.Setenv("SHARE_FLAGS_NEW_UI", "true")
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "flags/new-ui", "false")
 	put(t, p, "flags/new_ui", "false")
 	s := open(t, p, config.WithEnvironment("SHARE"))

@@ -12,13 +12,14 @@ import (
 
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
 func TestSource_CostInRPCs(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
 	first := put(t, p, "rate", "1")
 	s := open(t, p)
 	costs := func(want int, what string, f func()) {
@@ -66,7 +67,7 @@ func TestOpen_SourcesOfOneClientShareWatch(t *testing.T) {
 	cli := srv.Client(t)
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace("app")))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
-	p := parts{store: newParts(t, cli, "app").store, watcher: w}
+	p := parttest.New(t, cli, "app").WithWatcher(w)
 	for range 10 {
 		s := open(t, p)
 		bind(t, s, "rate", config.WithDefault(1))
@@ -97,7 +98,7 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 	const secret = "hunter2"
 	var out buffer
 	told, handler := recordErrors()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "shop/name", "shop")
 	s := open(t, p, handler, config.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	number := bind(t, s, "number", config.WithDefault(1))
@@ -121,7 +122,7 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 		require.Error(t, err)
 		assert.NotContains(t, err.Error(), secret)
 	}
-	require.Eventually(t, func() bool { return s.Stats().Panics > 0 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Panics > 0 }, parttest.Timeout, time.Millisecond)
 	assert.Contains(t, out.String(), "panicked")
 	assert.NotContains(t, out.String(), secret)
 }

@@ -11,13 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 func TestBind_EmptyAndNullDocumentsAreBadValues(t *testing.T) {
 	t.Parallel()
 	type limits struct{ Rate int }
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	for key, texts := range map[string][]string{
 		"l.yaml": {"", "# nothing\n", "---\n", "null", "~\n", "--- null\n...\n"},
@@ -47,7 +48,7 @@ func TestBind_StrictRefusesFieldsSetTwice(t *testing.T) {
 		Rate int
 		By   map[string]int
 	}
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "l", `{"Rate":5}`)
 	s := open(t, p)
 	exact, loose := bind(t, s, "l", config.WithStrict[limits]()), bind[limits](t, s, "l")
@@ -75,7 +76,7 @@ func TestBind_StrictRefusesFieldsSetTwice(t *testing.T) {
 //
 //nolint:paralleltest // it measures what is allocated
 func TestBind_AliasesThatExpandAreBadValues(t *testing.T) {
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "l.yaml", "Rate: 5")
 	s := open(t, p)
 	v := bind[struct{ Rate int }](t, s, "l.yaml")
@@ -104,7 +105,7 @@ flags:
 pages:
   home: {title: a}
 `), 0o600))
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p, config.WithFallbackFile(path))
 	type settings struct {
 		HTTP struct {
@@ -157,7 +158,7 @@ func TestFallbackFile_StrictDirsRefuseNestedKeysWithoutField(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "f.yaml")
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		s := open(t, newSharedParts(t), config.WithFallbackFile(path))
+		s := open(t, parttest.Shared(t), config.WithFallbackFile(path))
 		_, err := config.BindDir(s, "", config.WithStrict[settings]())
 		if why == "" {
 			require.NoError(t, err)
@@ -167,7 +168,7 @@ func TestFallbackFile_StrictDirsRefuseNestedKeysWithoutField(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "f.yaml")
 	require.NoError(t, os.WriteFile(path, []byte("http/port: 1\nhttp: {port: 2}\n"), 0o600))
-	_, err := config.Open(t.Context(), newSharedParts(t), "conf", config.WithFallbackFile(path))
+	_, err := config.Open(t.Context(), parttest.Shared(t), "conf", config.WithFallbackFile(path))
 	require.ErrorIs(t, err, config.ErrInvalid)
 	require.ErrorContains(t, err, `key "http/port" is set twice`)
 }
@@ -179,7 +180,7 @@ func TestOpen_RemovesLeftoversOfTheStateFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("{secret"), 0o600))
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(dir, ".state.json.789"), 0o700))
-	s := open(t, newSharedParts(t), config.WithStateFile(filepath.Join(dir, "state.json")))
+	s := open(t, parttest.Shared(t), config.WithStateFile(filepath.Join(dir, "state.json")))
 	require.NoError(t, s.Close())
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)

@@ -13,20 +13,20 @@ import (
 
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/watch"
 )
 
 // connect makes a client with a namespace of its own; *etcdkit.Client is one, too.
-func connect(ctx context.Context, name string) (client parts, done func()) {
+func connect(ctx context.Context, name string) (client *parttest.Parts, done func()) {
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	if err != nil {
 		stdlog.Fatal(err)
 	}
-	client = parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(name))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(name)))}
+	client = parttest.Of(cli, name)
 	return client, func() {
-		_, _, _ = client.store.DeletePrefix(ctx, "")
-		_ = client.watcher.Close()
+		_, _, _ = client.KV().DeletePrefix(ctx, "")
+		_ = client.Watcher().Close()
 		_ = cli.Close()
 	}
 }

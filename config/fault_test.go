@@ -21,6 +21,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -64,7 +65,7 @@ func writeFive(ctx context.Context, store *kv.Store, n int) (int64, error) {
 
 func TestBindDir_TransactionIsOneChange(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bindDir(t, s, "five", config.WithValidate(func(f fiveFields) error {
 		if !f.isConsistent() {
@@ -107,7 +108,7 @@ func TestBindDir_TransactionIsOneChange(t *testing.T) {
 	var rev int64
 	for i := range n {
 		var err error
-		rev, err = writeFive(t.Context(), p.store, i+1)
+		rev, err = writeFive(t.Context(), p.KV(), i+1)
 		require.NoError(t, err)
 	}
 	waitForRevision(t, s, rev)
@@ -121,7 +122,7 @@ func TestBindDir_TransactionIsOneChange(t *testing.T) {
 
 func TestBind_LoadNeverReturnsBadValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "limits", `{"text":"ok","days":[0]}`)
 	s := open(t, p)
 	v := bind(t, s, "limits", config.WithValidate(func(b banner) error {
@@ -166,12 +167,12 @@ func TestBind_LastValueWinsWhileConnectionsBreak(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	writer := newParts(t, srv.Client(t), "app")
+	writer := parttest.New(t, srv.Client(t), "app")
 	const sources = 10
 	values := make([]*config.Value[int], sources)
 	all := make([]*config.Source, sources)
 	for i := range sources {
-		all[i] = open(t, newParts(t, etcdtest.NewClient(t, proxy.Endpoints()), "app"))
+		all[i] = open(t, parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints()), "app"))
 		values[i] = bind(t, all[i], "rate", config.WithDefault(0))
 		last := 0
 		values[i].Follow(func(n int) {
@@ -191,7 +192,7 @@ func TestBind_LastValueWinsWhileConnectionsBreak(t *testing.T) {
 	}
 	ended := time.Now()
 	for i, v := range values {
-		require.Eventually(t, func() bool { return v.Load() == updates }, testTimeout, time.Millisecond, "source %d: %v", i, all[i].Status())
+		require.Eventually(t, func() bool { return v.Load() == updates }, parttest.Timeout, time.Millisecond, "source %d: %v", i, all[i].Status())
 	}
 	t.Logf("all of %d sources had the last value %v after it was put", sources, time.Since(ended))
 }
@@ -201,23 +202,23 @@ func TestSource_NoticesPartitionedMember(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	keepalive := func(c *clientv3.Config) { c.DialKeepAliveTime, c.DialKeepAliveTimeout = 10*time.Second, 4*time.Second }
-	p := newParts(t, etcdtest.NewClient(t, proxy.Endpoints(), keepalive), "app")
+	p := parttest.New(t, etcdtest.NewClient(t, proxy.Endpoints(), keepalive), "app")
 	s := open(t, p)
 	v := bind(t, s, "rate", config.WithDefault(1))
 	proxy.Blackhole(true, true)
 	cut := time.Now()
-	require.Eventually(t, func() bool { return s.Status().Age > 3*time.Second }, testTimeout, 5*time.Millisecond, "age grows when nothing is heard")
+	require.Eventually(t, func() bool { return s.Status().Age > 3*time.Second }, parttest.Timeout, 5*time.Millisecond, "age grows when nothing is heard")
 	assert.Less(t, time.Since(cut), 10*time.Second)
 	assert.Equal(t, config.Live, s.Status().Origin)
 	assert.Equal(t, 1, v.Load(), "and reads go on")
-	require.Eventually(t, func() bool { return s.Status().Err != nil }, testTimeout, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Status().Err != nil }, parttest.Timeout, 5*time.Millisecond)
 	proxy.Heal()
-	require.Eventually(t, func() bool { return s.Status().Age < 2*time.Second && s.Status().Err == nil }, testTimeout, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return s.Status().Age < 2*time.Second && s.Status().Err == nil }, parttest.Timeout, 5*time.Millisecond)
 }
 
 func TestSet_ReturnsWhenLoadShowsValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	var stale atomic.Int64
 	var writers sync.WaitGroup
@@ -242,7 +243,7 @@ func TestSet_ReturnsWhenLoadShowsValue(t *testing.T) {
 func TestSource_FollowsWipedCluster(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := newParts(t, srv.Client(t), "app")
+	p := parttest.New(t, srv.Client(t), "app")
 	for i := range 20 {
 		put(t, p, "rate", strconv.Itoa(i))
 	}
@@ -251,15 +252,15 @@ func TestSource_FollowsWipedCluster(t *testing.T) {
 	rate := bind[int](t, s, "rate")
 	srv.Wipe()
 	put(t, p, "rate", "100")
-	require.Eventually(t, func() bool { return rate.Load() == 100 }, testTimeout, time.Millisecond)
-	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(map[string]string{"rate": "100"}, contents(s)) }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return rate.Load() == 100 }, parttest.Timeout, time.Millisecond)
+	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(map[string]string{"rate": "100"}, contents(s)) }, parttest.Timeout, time.Millisecond)
 }
 
 func TestBind_OversizedValueIsBadValue(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--max-request-bytes=4194304"))
 	cli := srv.Client(t, func(c *clientv3.Config) { c.MaxCallSendMsgSize = 8 << 20 })
-	p := newParts(t, cli, "app")
+	p := parttest.New(t, cli, "app")
 	put(t, p, "text", "small")
 	put(t, p, "other", "1")
 	state := filepath.Join(t.TempDir(), "state")
@@ -328,7 +329,7 @@ func TestSource_AgreesWithServerAfterFaults(t *testing.T) {
 	var oracles [sources]*changeRecorder
 	for i := range sources {
 		eps := []string{proxies[i%3].Endpoint(), proxies[(i+1)%3].Endpoint(), proxies[(i+2)%3].Endpoint()}
-		every[i] = open(t, newParts(t, etcdtest.NewClient(t, eps), "app"))
+		every[i] = open(t, parttest.New(t, etcdtest.NewClient(t, eps), "app"))
 		oracles[i] = &changeRecorder{state: map[string]string{}}
 		every[i].Follow("", oracles[i].record)
 	}
@@ -359,7 +360,7 @@ func TestSource_AgreesWithServerAfterFaults(t *testing.T) {
 		}
 		assert.Equal(t, slices.Sorted(maps.Keys(want)), s.Keys())
 		assert.Equal(t, want, contents(s), "source %d is as the server", i)
-		require.Eventually(t, func() bool { return oracles[i].equals(want) }, testTimeout, time.Millisecond, "what listener %d was told makes the state", i)
+		require.Eventually(t, func() bool { return oracles[i].equals(want) }, parttest.Timeout, time.Millisecond, "what listener %d was told makes the state", i)
 		assert.Empty(t, oracles[i].errors)
 	}
 }

@@ -11,11 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "http/rate", "1")
 	s := open(t, p)
 	var key, prefix, everything recorder[config.Change]
@@ -58,7 +59,7 @@ func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 
 func TestFollow_ContinuesAfterPanic(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bind(t, s, "rate", config.WithDefault(0))
 	var seen recorder[string]
@@ -73,12 +74,12 @@ func TestFollow_ContinuesAfterPanic(t *testing.T) {
 	}
 	assert.Equal(t, []string{"1", "2", "3"}, seen.all())
 	assert.Equal(t, []int{0, 1, 2, 3}, values.all())
-	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, parttest.Timeout, time.Millisecond)
 }
 
 func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bind(t, s, "k0", config.WithDefault(-1))
 	release := make(chan struct{})
@@ -107,7 +108,7 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	gone = max(gone, del(t, p, "passing"))
 	waitForRevision(t, s, max(rev, gone))
 	assert.Equal(t, rounds-3, v.Load(), "bound values do not wait")
-	require.Eventually(t, func() bool { a := quick.all(); return a[len(a)-1] == rounds-3 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { a := quick.all(); return a[len(a)-1] == rounds-3 }, parttest.Timeout, time.Millisecond)
 	close(release)
 
 	last := func() map[string]string {
@@ -122,15 +123,15 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 		}
 		return at
 	}
-	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(contents(s), last()) }, testTimeout, 10*time.Millisecond)
-	require.Eventually(t, func() bool { a := lateValues.all(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(contents(s), last()) }, parttest.Timeout, 10*time.Millisecond)
+	require.Eventually(t, func() bool { a := lateValues.all(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, parttest.Timeout, time.Millisecond)
 	assert.Less(t, len(late.all()), rounds, "changes were folded")
 	assert.Positive(t, s.Stats().Folded)
 }
 
 func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	entered, release, left := make(chan struct{}), make(chan struct{}), false
 	stop := s.Follow("a", func(config.Change) {
@@ -153,13 +154,13 @@ func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	put(t, p, "b", "1")
 	once.await(t, 1)
 	waitForRevision(t, s, put(t, p, "b", "2"))
-	require.Eventually(t, func() bool { return s.Stats().Following == 0 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Following == 0 }, parttest.Timeout, time.Millisecond)
 	assert.Equal(t, []string{"1"}, once.all())
 }
 
 func TestSource_CloseWaitsForCallbackWithinTimeout(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s, err := config.Open(t.Context(), p, "conf")
 	require.NoError(t, err)
 	entered, release := make(chan struct{}), make(chan struct{})
@@ -175,7 +176,7 @@ func TestSource_CloseWaitsForCallbackWithinTimeout(t *testing.T) {
 
 func TestErrorHandler_PanicOrBlockDelaysNothing(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	release := make(chan struct{})
 	calls := 0
 	s := open(t, p, config.WithErrorHandler(func(string, int64, error) {

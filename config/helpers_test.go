@@ -12,36 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/config"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/watch"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
-
-// testTimeout bounds what a test waits for.
-const testTimeout = 30 * time.Second
-
-// parts implements config.Client.
-type parts struct {
-	store   *kv.Store
-	watcher *watch.Watcher
-}
-
-func (p parts) KV() *kv.Store           { return p.store }
-func (p parts) Watcher() *watch.Watcher { return p.watcher }
-
-// newParts returns the parts of a client below dir. The watcher is closed when the test ends.
-func newParts(tb testing.TB, cli *clientv3.Client, dir string) parts {
-	tb.Helper()
-	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
-	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
-	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
-}
-
-// newSharedParts returns the parts of a client of the shared server, in a namespace of the test.
-func newSharedParts(tb testing.TB) parts {
-	tb.Helper()
-	return newParts(tb, etcdtest.Client(tb), etcdtest.Prefix(tb))
-}
 
 // open opens a source of the dir "conf", which is closed when the test ends.
 func open(tb testing.TB, c config.Client, o ...config.Option) *config.Source {
@@ -53,16 +25,16 @@ func open(tb testing.TB, c config.Client, o ...config.Option) *config.Source {
 }
 
 // put writes a key of the dir "conf" as another process would.
-func put(tb testing.TB, p parts, key, value string) int64 {
+func put(tb testing.TB, p *parttest.Parts, key, value string) int64 {
 	tb.Helper()
-	rev, err := p.store.Put(tb.Context(), "conf/"+key, []byte(value))
+	rev, err := p.KV().Put(tb.Context(), "conf/"+key, []byte(value))
 	require.NoError(tb, err)
 	return rev
 }
 
-func del(tb testing.TB, p parts, key string) int64 {
+func del(tb testing.TB, p *parttest.Parts, key string) int64 {
 	tb.Helper()
-	rev, err := p.store.Delete(tb.Context(), "conf/"+key)
+	rev, err := p.KV().Delete(tb.Context(), "conf/"+key)
 	require.NoError(tb, err)
 	return rev
 }
@@ -70,7 +42,7 @@ func del(tb testing.TB, p parts, key string) int64 {
 // waitForRevision waits until a source shows a revision.
 func waitForRevision(tb testing.TB, s *config.Source, rev int64) {
 	tb.Helper()
-	require.Eventually(tb, func() bool { return s.Status().Origin == config.Live && s.Status().Revision >= rev }, testTimeout, time.Millisecond)
+	require.Eventually(tb, func() bool { return s.Status().Origin == config.Live && s.Status().Revision >= rev }, parttest.Timeout, time.Millisecond)
 }
 
 // contents returns the keys and values of a source.
@@ -103,7 +75,7 @@ func (l *recorder[E]) all() []E {
 // await waits for the n-th entry and returns it.
 func (l *recorder[E]) await(tb testing.TB, n int) E {
 	tb.Helper()
-	require.Eventually(tb, func() bool { return len(l.all()) >= n }, testTimeout, time.Millisecond)
+	require.Eventually(tb, func() bool { return len(l.all()) >= n }, parttest.Timeout, time.Millisecond)
 	return l.all()[n-1]
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // logRecorder is the output of a logger.
@@ -49,7 +50,7 @@ func (r *logRecorder) lines() []string {
 
 func TestLog_OneRecordWhenValueTurnsBadAndOneWhenGood(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/pool", "5")
 	var log logRecorder
 	s := open(t, p, config.WithLogger(log.logger()))
@@ -88,7 +89,7 @@ func TestLog_AttributesWithoutValueAreLeftOut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	require.NoError(t, os.WriteFile(path, []byte("{"), 0o600))
 	var log logRecorder
-	open(t, newSharedParts(t), config.WithStateFile(path), config.WithLogger(log.logger()))
+	open(t, parttest.Shared(t), config.WithStateFile(path), config.WithLogger(log.logger()))
 	require.Len(t, log.lines(), 1)
 	line := log.lines()[0]
 	assert.Contains(t, line, `level=WARN msg="config could not be used" dir=conf/ error=`)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/config"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // hiddenText hides its value when it is encoded.
@@ -22,7 +23,7 @@ func (s *hiddenText) UnmarshalText(b []byte) error {
 
 func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/password", "hunter2")
 	put(t, p, "token", "t0ken")
 	s := open(t, p)
@@ -50,7 +51,7 @@ func TestValue_SetStoresSecretsAsTheyAre(t *testing.T) {
 
 func TestValue_SetRefusesTypesThatHideTheirValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	stored := map[string]string{
 		"doc": `{"User":"u","Password":"hunter2"}`, "doc.yaml": "User: u\nPassword: hunter2\n", "list": `["hunter2"]`,
 		"sealed": "hunter2", "codec": `{"User":"u","Password":"hunter2"}`,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -25,10 +26,10 @@ type level int
 
 func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "http/rate", "100")
 	put(t, p, "empty", "")
-	_, err := p.store.Put(t.Context(), "conf2/other", []byte("x"))
+	_, err := p.KV().Put(t.Context(), "conf2/other", []byte("x"))
 	require.NoError(t, err)
 	s := open(t, p)
 
@@ -40,7 +41,7 @@ func TestSource_ShowsKeysBelowDir(t *testing.T) {
 	st := s.Status()
 	assert.Equal(t, config.Live, st.Origin)
 	assert.NoError(t, st.Err)
-	assert.Less(t, st.Age, testTimeout)
+	assert.Less(t, st.Age, parttest.Timeout)
 	assert.Positive(t, st.Revision)
 
 	rev := put(t, p, "http/rate", "200")
@@ -61,11 +62,11 @@ func TestSource_ShowsKeysBelowDir(t *testing.T) {
 }
 
 // checkStored writes a value, reads it, and compares the stored bytes with want.
-func checkStored[T any](t *testing.T, s *config.Source, p parts, key string, v T, want string) {
+func checkStored[T any](t *testing.T, s *config.Source, p *parttest.Parts, key string, v T, want string) {
 	t.Helper()
 	_, err := config.Set(t.Context(), s, key, v)
 	require.NoError(t, err)
-	e, err := p.store.Get(t.Context(), "conf/"+key)
+	e, err := p.KV().Get(t.Context(), "conf/"+key)
 	require.NoError(t, err)
 	assert.Equal(t, want, string(e.Value))
 	got, err := config.Get[T](s, key)
@@ -75,7 +76,7 @@ func checkStored[T any](t *testing.T, s *config.Source, p parts, key string, v T
 
 func TestEncoding_MatchesDocumentedTable(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	text := "a note"
 	checkStored(t, s, p, "text", " as it is\n", " as it is\n")
@@ -103,7 +104,7 @@ func TestEncoding_MatchesDocumentedTable(t *testing.T) {
 
 func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	told, handler := recordErrors()
 	for key, value := range map[string]string{
 		"word": "s3cret", "big": "300", "json": `{"text":"s3cret","days":"s3cret"}`, "cut": `{"text":"s3cr`, "nan": "NaN",
@@ -148,7 +149,7 @@ func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	p := newParts(t, count.Client(t), etcdtest.Prefix(t))
+	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
 	s := open(t, p)
 	other := open(t, p)
 	require.NoError(t, other.Close())
@@ -161,7 +162,7 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		call       func() error
 	}{
 		{"no client", "client is nil", func() error { _, err := config.Open(t.Context(), nil, "conf"); return err }},
-		{"a client without parts", "client is nil", func() error { _, err := config.Open(t.Context(), parts{}, "conf"); return err }},
+		{"a client without parts", "client is nil", func() error { _, err := config.Open(t.Context(), &parttest.Parts{}, "conf"); return err }},
 		{"a dir with an empty segment", "a//b", func() error { _, err := config.Open(t.Context(), p, "a//b"); return err }},
 		{"a fallback file without a name", "WithFallbackFile: no path", opening(config.WithFallbackFile(""))},
 		{"a fallback file that is not there", "no such file", opening(config.WithFallbackFile(t.TempDir() + "/none.yaml"))},
@@ -197,7 +198,7 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 
 func TestSource_ReadsButDoesNotWriteAfterClose(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "rate", "100")
 	s, err := config.Open(t.Context(), p, "conf")
 	require.NoError(t, err)
@@ -230,7 +231,7 @@ func TestSource_ReadsButDoesNotWriteAfterClose(t *testing.T) {
 
 func TestOpen_CloseLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "rate", "1")
 	group := make(chan error, 10)
 	for range cap(group) {
@@ -260,7 +261,7 @@ func TestOpen_CloseLeavesNothingBehind(t *testing.T) {
 
 func TestRollback_RestoresHistory(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	var revs []int64
 	for _, v := range []int{1, 2, 3} {
@@ -308,7 +309,7 @@ func TestRollback_ReturnsErrConflictIfKeyChanges(t *testing.T) {
 	racing := &fakeKV{KV: raced.KV}
 	raced.KV = racing
 	prefix := etcdtest.Prefix(t)
-	q := newParts(t, raced, prefix)
+	q := parttest.New(t, raced, prefix)
 	s := open(t, q)
 	first, err := config.Set(t.Context(), s, "rate", 1)
 	require.NoError(t, err)
@@ -321,13 +322,13 @@ func TestRollback_ReturnsErrConflictIfKeyChanges(t *testing.T) {
 	}
 	_, err = s.Rollback(t.Context(), "rate", first)
 	require.ErrorIs(t, err, kv.ErrConflict)
-	require.Eventually(t, func() bool { return config.GetOr(s, "rate", 0) == 3 }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return config.GetOr(s, "rate", 0) == 3 }, parttest.Timeout, time.Millisecond)
 }
 
 func TestHistory_EndsWithErrCompacted(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := newParts(t, srv.Client(t), "app")
+	p := parttest.New(t, srv.Client(t), "app")
 	s := open(t, p)
 	put(t, p, "rate", "1")
 	put(t, p, "rate", "2")
@@ -347,7 +348,7 @@ func TestHistory_EndsWithErrCompacted(t *testing.T) {
 
 func TestSource_IgnoresInvalidNames(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for _, key := range []string{"a\x00", "b\xff", "c//d", "e/", "/f"} {
 		put(t, p, key, "1")
 	}
@@ -359,7 +360,7 @@ func TestSource_IgnoresInvalidNames(t *testing.T) {
 
 func TestSource_OfNamespaceHidesReservedKeys(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s, err := config.Open(t.Context(), p, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -37,7 +38,7 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 	t.Setenv("SHOP_ONLY", "here")
 	t.Setenv("SHOP", "is another")
 	path := file(t, "conf.yaml", "http/rate-limit: 1\nbanner: {text: file}\nname: from file\nratio: 0.5\n\"on\": true\nwait: 5s\n")
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "http/rate-limit", "3")
 	rev := put(t, p, "name", "from etcd")
 	s := open(t, p, config.WithEnvironment("SHOP"), config.WithFallbackFile(path))
@@ -87,7 +88,7 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := newParts(t, srv.Client(t), "app")
+	p := parttest.New(t, srv.Client(t), "app")
 	state := filepath.Join(t.TempDir(), "state.json")
 	fallback := file(t, "conf.json", `{"rate": 1, "extra": "file"}`)
 	withFiles := []config.Option{config.WithStateFile(state), config.WithFallbackFile(fallback)}
@@ -110,7 +111,7 @@ func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	status := s.Status()
 	assert.Equal(t, config.StateFile, status.Origin)
 	assert.Equal(t, first, status.Revision)
-	assert.Less(t, status.Age, testTimeout)
+	assert.Less(t, status.Age, parttest.Timeout)
 	require.ErrorIs(t, status.Err, config.ErrUnavailable)
 	require.ErrorContains(t, status.Err, srv.Endpoint(), "it says where and why")
 	assert.Equal(t, map[string]string{"rate": "10", "bin": "\xff\x00", "empty": "", "extra": "file"}, contents(s))
@@ -131,18 +132,18 @@ func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 		{Key: "rate", Old: []byte("10"), New: []byte("20"), Revision: seen.all()[0].Revision},
 		{Key: "empty", Old: []byte{}, Revision: seen.all()[1].Revision},
 	}, seen.all(), "what has changed since the file was written is told, and nothing else")
-	require.Eventually(t, func() bool { return s.Status().Err == nil }, testTimeout, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Status().Err == nil }, parttest.Timeout, time.Millisecond)
 	assert.Empty(t, told.all())
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(state)
 		return err == nil && strings.Contains(string(b), `"20"`)
-	}, testTimeout, 10*time.Millisecond, "the state file follows")
+	}, parttest.Timeout, 10*time.Millisecond, "the state file follows")
 }
 
 func TestOpen_StartsFromFallbackFileWithoutState(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	p := newParts(t, srv.Client(t), "app")
+	p := parttest.New(t, srv.Client(t), "app")
 	srv.Kill()
 	path := file(t, "conf.yaml", "rate: 1\n")
 	s, err := config.Open(shortContext(t), p, "conf", config.WithFallbackFile(path), config.WithStateFile(filepath.Join(t.TempDir(), "state")))
@@ -174,7 +175,7 @@ func TestOpen_ReturnsErrPermission(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "ada", Password: "pw", Grants: []etcdtest.Grant{etcdtest.Read("other/")}})
-	p := newParts(t, srv.Client(t, etcdtest.As("ada", "pw")), "app")
+	p := parttest.New(t, srv.Client(t, etcdtest.As("ada", "pw")), "app")
 	_, err := config.Open(t.Context(), p, "conf", config.WithFallbackFile(file(t, "conf.yaml", "rate: 1\n")))
 	require.ErrorIs(t, err, config.ErrPermission, "a refusal is not an outage")
 }
@@ -190,7 +191,7 @@ func TestStateFile_InvalidOneIsReported(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newSharedParts(t)
+			p := parttest.Shared(t)
 			put(t, p, "rate", "1")
 			path := file(t, "state.json", content)
 			told, handler := recordErrors()
@@ -207,7 +208,7 @@ func TestStateFile_InvalidOneIsReported(t *testing.T) {
 
 func TestFallbackFile_InvalidOneFailsOpen(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	for name, c := range map[string]struct{ file, content, text string }{
 		"not a mapping":                       {"f.yaml", "- a\n", "not a mapping"},
 		"no YAML":                             {"f.yaml", "a: [\n", "YAML: line 1: a bracket, comma or indentation is not where it belongs"},
@@ -236,7 +237,7 @@ func TestFallbackFile_InvalidOneFailsOpen(t *testing.T) {
 
 func TestStateFile_KeepsLastGoodState(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	state := filepath.Join(t.TempDir(), "state.json")
 	put(t, p, "rate", "10")
 	put(t, p, "db/max", "3")
@@ -268,7 +269,7 @@ func TestStateFile_KeepsLastGoodState(t *testing.T) {
 
 func TestStateFile_WriteErrorIsReported(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	dir := filepath.Join(t.TempDir(), "gone")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	told, handler := recordErrors()
@@ -284,7 +285,7 @@ func TestStateFile_WriteErrorIsReported(t *testing.T) {
 
 func TestStateFile_ConsistentWhileBadValueIsDecoded(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	state := filepath.Join(t.TempDir(), "state.json")
 	put(t, p, "rate", "10")
 	s := open(t, p, config.WithStateFile(state))

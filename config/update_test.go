@@ -14,6 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -28,7 +29,7 @@ type database struct {
 
 func TestValue_SetWritesOnlyChangedFields(t *testing.T) {
 	t.Setenv("SETDIR_DB_POOL", "7")
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/password", "hunter2")
 	put(t, p, "db/flags/a", "true")
 	put(t, p, "db/flags/b", "true")
@@ -49,14 +50,14 @@ func TestValue_SetWritesOnlyChangedFields(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"db/password": "hunter2", "db/flags/a": "true", "db/flags/c": "false", "db/hosts": `[ "x" ]`}, contents(s),
 		"neither what the environment says is written, nor what is as it was")
-	e, err := p.store.Get(t.Context(), "conf/db/flags/a")
+	e, err := p.KV().Get(t.Context(), "conf/db/flags/a")
 	require.NoError(t, err)
 	assert.Less(t, e.ModRevision, rev)
 
 	x.Pool = 8
 	_, err = v.Set(t.Context(), x)
 	require.NoError(t, err)
-	e, err = p.store.Get(t.Context(), "conf/db/pool")
+	e, err = p.KV().Get(t.Context(), "conf/db/pool")
 	require.NoError(t, err)
 	assert.Equal(t, "8", string(e.Value))
 	assert.Equal(t, 7, v.Load().Pool, "the environment goes on to win")
@@ -64,7 +65,7 @@ func TestValue_SetWritesOnlyChangedFields(t *testing.T) {
 
 func TestValue_SetReplacesBadFieldsAlsoWithWhatLoadReturns(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/pool", "5")
 	s := open(t, p)
 	v := bindDir[database](t, s, "db")
@@ -78,7 +79,7 @@ func TestValue_SetReplacesBadFieldsAlsoWithWhatLoadReturns(t *testing.T) {
 
 func TestValue_SetNeverWritesNull(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "d/list", "[1]")
 	put(t, p, "d/map", `{"a":1}`)
 	put(t, p, "d/any", `5`)
@@ -102,7 +103,7 @@ func TestValue_SetNeverWritesNull(t *testing.T) {
 
 func TestValue_UpdateKeepsWhatOthersWrite(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/password", "hunter2")
 	s := open(t, p)
 	dir := bindDir[database](t, s, "db")
@@ -140,17 +141,17 @@ func TestValue_UpdateKeepsWhatOthersWrite(t *testing.T) {
 
 func TestValue_UpdateStartsAgainWhenAnyKeyChanges(t *testing.T) {
 	t.Parallel()
-	for name, interfere := range map[string]func(t *testing.T, p parts){
-		"a field is changed":   func(t *testing.T, p parts) { put(t, p, "db/pool", "11") },
-		"a field is added":     func(t *testing.T, p parts) { put(t, p, "db/note", "n") },
-		"a field is deleted":   func(t *testing.T, p parts) { del(t, p, "db/hosts") },
-		"an entry is added":    func(t *testing.T, p parts) { put(t, p, "db/flags/z", "true") },
-		"an entry is deleted":  func(t *testing.T, p parts) { del(t, p, "db/flags/a") },
-		"a field is put again": func(t *testing.T, p parts) { put(t, p, "db/pool", "5") },
+	for name, interfere := range map[string]func(t *testing.T, p *parttest.Parts){
+		"a field is changed":   func(t *testing.T, p *parttest.Parts) { put(t, p, "db/pool", "11") },
+		"a field is added":     func(t *testing.T, p *parttest.Parts) { put(t, p, "db/note", "n") },
+		"a field is deleted":   func(t *testing.T, p *parttest.Parts) { del(t, p, "db/hosts") },
+		"an entry is added":    func(t *testing.T, p *parttest.Parts) { put(t, p, "db/flags/z", "true") },
+		"an entry is deleted":  func(t *testing.T, p *parttest.Parts) { del(t, p, "db/flags/a") },
+		"a field is put again": func(t *testing.T, p *parttest.Parts) { put(t, p, "db/pool", "5") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newSharedParts(t)
+			p := parttest.Shared(t)
 			put(t, p, "db/pool", "5")
 			put(t, p, "db/hosts", `["h"]`)
 			put(t, p, "db/flags/a", "true")
@@ -175,7 +176,7 @@ func TestValue_UpdateStartsAgainWhenAnyKeyChanges(t *testing.T) {
 
 func TestValue_UpdateOfOtherKeysDoesNotInterfere(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bindDir[database](t, s, "db")
 	calls := 0
@@ -192,7 +193,7 @@ func TestValue_UpdateOfOtherKeysDoesNotInterfere(t *testing.T) {
 
 func TestValue_UpdateWritesNothingIfNothingChanges(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	shared := map[string]int{"a": 1}
 	s := open(t, p)
 	type dir struct{ M map[string]int }
@@ -223,7 +224,7 @@ func TestValue_UpdateWritesNothingIfNothingChanges(t *testing.T) {
 func TestValue_UpdateLeavesTheEnvironmentOut(t *testing.T) {
 	t.Setenv("UPD_DB_POOL", "99")
 	t.Setenv("UPD_RATE", "99")
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "db/pool", "5")
 	last := put(t, p, "rate", "5")
 	s := open(t, p, config.WithEnvironment("UPD"))
@@ -242,7 +243,7 @@ func TestValue_UpdateLeavesTheEnvironmentOut(t *testing.T) {
 	})
 	require.NoError(t, err)
 	for _, key := range []string{"conf/db/pool", "conf/rate"} {
-		e, err := p.store.Get(t.Context(), key)
+		e, err := p.KV().Get(t.Context(), key)
 		require.NoError(t, err)
 		assert.Equal(t, "6", string(e.Value))
 	}
@@ -251,7 +252,7 @@ func TestValue_UpdateLeavesTheEnvironmentOut(t *testing.T) {
 
 func TestValue_UpdateRefusals(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	put(t, p, "sealed", "x")
 	put(t, p, "bad/pool", "many")
 	s := open(t, p)
@@ -311,7 +312,7 @@ func TestValue_UpdateRefusals(t *testing.T) {
 
 func TestValue_UpdateIsGuarded(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	dir := bindDir[database](t, s, "db")
 	rate := bind(t, s, "rate", config.WithDefault(1))
@@ -332,7 +333,7 @@ func TestValue_UpdateIsGuarded(t *testing.T) {
 
 func TestValue_UpdateGivesUpAfterTooManyConflicts(t *testing.T) {
 	t.Parallel()
-	p := newSharedParts(t)
+	p := parttest.Shared(t)
 	s := open(t, p)
 	dir := bindDir[database](t, s, "db")
 	calls := 0

@@ -81,7 +81,7 @@ func BenchmarkFanOut(b *testing.B) {
 				}
 			})
 		}
-		require.Equal(b, 1, p.watcher.Stats().ServerWatches)
+		require.Equal(b, 1, p.Watcher().Stats().ServerWatches)
 		b.ReportAllocs()
 		for n := int64(0); b.Loop(); n = (n + 1) % 60000 {
 			seen.Store(0)
@@ -89,7 +89,7 @@ func BenchmarkFanOut(b *testing.B) {
 			put(b, p, "services/s/instances/a", fmt.Sprintf(`{"host":"h","port":%d}`, n+1))
 			<-all
 		}
-		b.ReportMetric(float64(p.watcher.Stats().ServerWatches), "server-watches")
+		b.ReportMetric(float64(p.Watcher().Stats().ServerWatches), "server-watches")
 	})
 	b.Run("client", func(b *testing.B) {
 		cli, dir := etcdtest.Client(b), etcdtest.Prefix(b)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestRegistration_CloseDrainsWhatWasNotTakenOver(t *testing.T) {
@@ -22,18 +23,18 @@ func TestRegistration_CloseDrainsWhatWasNotTakenOver(t *testing.T) {
 	reg, err := r.RegisterGRPC(withTestTimeout(t), one.Server, one.instance(""), discovery.WithDrainDelay(delay))
 	require.NoError(t, err)
 	register(t, thief, one.instance("test.Other"), discovery.WithTakeover())
-	eventually(t, func() bool { return reg.State() == discovery.Suspended })
+	parttest.Eventually(t, func() bool { return reg.State() == discovery.Suspended })
 
 	var told recorder[[]discovery.Instance]
 	view(t, thief, sayService).Follow(told.add)
 	began := time.Now()
 	require.NoError(t, reg.Close())
 	assert.GreaterOrEqual(t, time.Since(began), delay, "clients have time to turn elsewhere")
-	eventually(t, func() bool { all := told.all(); return len(all[len(all)-1]) == 0 })
+	parttest.Eventually(t, func() bool { all := told.all(); return len(all[len(all)-1]) == 0 })
 	all := told.all()
 	require.Len(t, all, 3)
 	assert.Equal(t, discovery.Draining, all[1][0].Status)
-	assert.Len(t, keyLeases(t, p.cli, dir), 1, "what was taken over stays")
+	assert.Len(t, keyLeases(t, p.Raw, dir), 1, "what was taken over stays")
 }
 
 func TestRegistration_UpdateRefusesOtherInstance(t *testing.T) {
@@ -53,7 +54,7 @@ func TestRegistration_UpdateRefusesOtherInstance(t *testing.T) {
 
 func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 	t.Parallel()
-	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
+	p := parttest.New(t, etcdtest.Client(t, parttest.Harden), etcdtest.Prefix(t))
 	for n := range shortOrLong(100, 1000) {
 		r := etcdtest.Must(discovery.New(p))
 		s := serve(t, "one")
@@ -76,7 +77,7 @@ func TestRegisterGRPC_ServerIsStoppedOrReturned(t *testing.T) {
 		}
 		s.Stop()
 	}
-	eventually(t, func() bool { return len(keyLeases(t, p.cli, p.dir)) == 0 }, "what was cut off is cleaned up in the background")
+	parttest.Eventually(t, func() bool { return len(keyLeases(t, p.Raw, p.Dir)) == 0 }, "what was cut off is cleaned up in the background")
 }
 
 func TestRegistry_CloseWaitsForResolvers(t *testing.T) {

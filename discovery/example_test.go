@@ -13,26 +13,21 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/lease"
-	"github.com/etcdkit/etcdkit/watch"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // connect opens what *etcdkit.Client is otherwise, in an empty namespace of the example's own.
-func connect(example string) (ctx context.Context, client *parts, stop func()) {
+func connect(example string) (ctx context.Context, client *parttest.Parts, stop func()) {
 	ctx = context.Background()
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	must(err)
 	dir := "example/discovery/" + example + "/"
-	client = &parts{
-		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))),
-		leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))),
-	}
-	_, _, err = client.store.DeletePrefix(ctx, "")
+	client = parttest.Of(cli, dir)
+	_, _, err = client.KV().DeletePrefix(ctx, "")
 	must(err)
 	return ctx, client, func() {
-		must(client.leases.Close())
-		must(client.watcher.Close())
+		must(client.Leases().Close())
+		must(client.Watcher().Close())
 		must(cli.Close())
 	}
 }

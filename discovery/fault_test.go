@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // checkDuration checks how long something took, if ETCDKIT_LONG is set.
@@ -41,7 +42,7 @@ func registerFleet(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.
 	f.least.Store(int64(n))
 	registries := make([]*discovery.Registry, clients)
 	for c := range clients {
-		registries[c], _ = newRegistry(t, srv.Client(t, harden), "app", discovery.WithTTL(ttl))
+		registries[c], _ = newRegistry(t, srv.Client(t, parttest.Harden), "app", discovery.WithTTL(ttl))
 	}
 	f.regs = make([]*discovery.Registration, n)
 	var wg sync.WaitGroup
@@ -57,10 +58,10 @@ func registerFleet(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.
 	require.False(t, t.Failed())
 	for _, r := range registries {
 		s := view(t, r, "orders")
-		eventually(t, func() bool { return len(s.Instances()) == n })
+		parttest.Eventually(t, func() bool { return len(s.Instances()) == n })
 		f.views = append(f.views, s)
 		conn, _ := resolve(t, r, "orders")
-		eventually(t, func() bool { return len(conn.states.all()) > 0 })
+		parttest.Eventually(t, func() bool { return len(conn.states.all()) > 0 })
 		f.conns = append(f.conns, conn)
 		s.Follow(func(list []discovery.Instance) {
 			if len(list) == 0 {
@@ -89,7 +90,7 @@ func (f *fleet) waitUntilRegistered(t *testing.T, srv *etcdtest.Server, began ti
 	t.Helper()
 	cli := srv.Client(t)
 	prefix := "app/services/orders/instances/"
-	eventually(t, func() bool { return len(keyLeases(t, cli, prefix)) == len(f.regs) },
+	parttest.Eventually(t, func() bool { return len(keyLeases(t, cli, prefix)) == len(f.regs) },
 		"not all of %d are back", len(f.regs))
 	took := time.Since(began)
 	for key, lease := range keyLeases(t, cli, prefix) {
@@ -121,11 +122,11 @@ func TestRegistration_ComesBackAfterOutage(t *testing.T) {
 		}
 		back := time.Now()
 		took := f.waitUntilRegistered(t, srv, back)
-		eventually(t, func() bool { return f.registered() == n }, "they know that they are back")
+		parttest.Eventually(t, func() bool { return f.registered() == n }, "they know that they are back")
 		t.Logf("%s: %d instances of %d clients registered %v after etcd was back from %v", again, n, clients, took, outage)
 		checkDuration(t, took, 5*time.Second)
 		for _, s := range f.views {
-			eventually(t, func() bool { return s.Stats().Live && s.Age() < 3*time.Second && s.Stats().Held == 0 })
+			parttest.Eventually(t, func() bool { return s.Stats().Live && s.Age() < 3*time.Second && s.Stats().Held == 0 })
 			assert.Len(t, s.Instances(), n)
 		}
 	}
@@ -147,21 +148,21 @@ func TestRegistration_ComesBackAfterPartition(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	watcher, p := newRegistry(t, srv.Client(t, harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, p := newRegistry(t, srv.Client(t, parttest.Harden), "app")
 	reg := register(t, r, newInstance("orders", "a"))
 	s := view(t, watcher, "orders")
 	var worst time.Duration
 	for range shortOrLong(3, 50) {
 		proxy.Blackhole(true, true)
 		waitForInstances(t, s)
-		eventually(t, func() bool { return reg.State() == discovery.Suspended })
+		parttest.Eventually(t, func() bool { return reg.State() == discovery.Suspended })
 		proxy.Heal()
 		healed := time.Now()
 		waitForInstances(t, s, "a")
 		worst = max(worst, time.Since(healed))
-		eventually(t, func() bool { return reg.State() == discovery.Registered })
-		assert.Len(t, keyLeases(t, p.cli, "app/"), 1)
+		parttest.Eventually(t, func() bool { return reg.State() == discovery.Registered })
+		assert.Len(t, keyLeases(t, p.Raw, "app/"), 1)
 	}
 	t.Logf("present %v after the heal, at worst", worst)
 	checkDuration(t, worst, 2*time.Second)
@@ -171,8 +172,8 @@ func TestRegistration_LateProcessLeavesSuccessorAlone(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	old, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	young, p := newRegistry(t, srv.Client(t, harden), "app", discovery.WithTTL(2*time.Second))
+	old, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app", discovery.WithTTL(2*time.Second))
+	young, p := newRegistry(t, srv.Client(t, parttest.Harden), "app", discovery.WithTTL(2*time.Second))
 	for n := range shortOrLong(2, 20) {
 		first := register(t, old, newInstance("orders", "a"))
 		proxy.Blackhole(true, true)
@@ -182,15 +183,15 @@ func TestRegistration_LateProcessLeavesSuccessorAlone(t *testing.T) {
 		proxy.Heal()
 		// It shuts down as soon as it is back, or when it knows that it has lost its place.
 		if n%2 == 0 {
-			eventually(t, func() bool { _, err := old.Services(withTestTimeout(t)); return err == nil })
+			parttest.Eventually(t, func() bool { _, err := old.Services(withTestTimeout(t)); return err == nil })
 			assert.Equal(t, discovery.Suspended, first.State())
 			require.ErrorIs(t, first.Update(withTestTimeout(t), newInstance("orders", "a")), discovery.ErrTaken)
 		}
 		require.NoError(t, first.Close())
 		assert.Equal(t, discovery.Registered, second.State())
-		assert.Len(t, keyLeases(t, p.cli, "app/"), 1)
+		assert.Len(t, keyLeases(t, p.Raw, "app/"), 1)
 		require.NoError(t, second.Close())
-		assert.Empty(t, keyLeases(t, p.cli, "app/"))
+		assert.Empty(t, keyLeases(t, p.Raw, "app/"))
 	}
 }
 
@@ -199,15 +200,15 @@ func TestRegistration_RestoresDeletedOrOverwrittenKey(t *testing.T) {
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	reg := register(t, r, newInstance("orders", "a"))
 	s := view(t, r, "orders")
-	key := p.dir + "services/orders/instances/a"
+	key := p.Dir + "services/orders/instances/a"
 	for range shortOrLong(3, 20) {
-		_, err := p.cli.Delete(t.Context(), key)
+		_, err := p.Raw.Delete(t.Context(), key)
 		require.NoError(t, err)
-		eventually(t, func() bool { return len(keyLeases(t, p.cli, key)) == 1 && reg.State() == discovery.Registered })
+		parttest.Eventually(t, func() bool { return len(keyLeases(t, p.Raw, key)) == 1 && reg.State() == discovery.Registered })
 		put(t, p, "services/orders/instances/a", `{"host":"other","port":1}`)
-		eventually(t, func() bool {
+		parttest.Eventually(t, func() bool {
 			l := s.Instances()
-			return len(l) == 1 && l[0].Host == "10.0.0.1" && keyLeases(t, p.cli, key)[key] != 0
+			return len(l) == 1 && l[0].Host == "10.0.0.1" && keyLeases(t, p.Raw, key)[key] != 0
 		})
 	}
 }
@@ -216,8 +217,8 @@ func TestView_ConvergesAfterCompaction(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	direct, _ := newRegistry(t, srv.Client(t, harden), "app")
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := newRegistry(t, srv.Client(t, parttest.Harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app")
 	s := view(t, r, "orders")
 	numbered := func(n int) discovery.Instance {
 		i := newInstance("orders", strconv.Itoa(n))
@@ -233,7 +234,7 @@ func TestView_ConvergesAfterCompaction(t *testing.T) {
 			return len(all) > 0 && slices.Equal(all[len(all)-1], []string{"10.0.0.1:" + strconv.Itoa(port)})
 		}
 	}
-	eventually(t, goesTo(1))
+	parttest.Eventually(t, goesTo(1))
 	var worst time.Duration
 	for n := range shortOrLong(3, 50) {
 		proxy.Refuse()
@@ -245,14 +246,14 @@ func TestView_ConvergesAfterCompaction(t *testing.T) {
 		proxy.Heal()
 		healed := time.Now()
 		waitForInstances(t, s, strconv.Itoa(n+1))
-		eventually(t, goesTo(n+2), "gRPC is told, too")
+		parttest.Eventually(t, goesTo(n+2), "gRPC is told, too")
 		worst = max(worst, time.Since(healed))
 		assert.Zero(t, s.Stats().Held, "what was replaced is not held back")
 		// A change on the new stream: the next outage is another one, not the same that goes on.
 		i := one.Instance()
 		i.Port += 1000
 		require.NoError(t, one.Update(withTestTimeout(t), i))
-		eventually(t, goesTo(i.Port))
+		parttest.Eventually(t, goesTo(i.Port))
 	}
 	t.Logf("converged %v after the heal, at worst", worst)
 	checkDuration(t, worst, 2*time.Second)
@@ -277,7 +278,7 @@ func TestView_SeesGracefulClose(t *testing.T) {
 		require.NoError(t, reg.Close())
 		closed := time.Now()
 		for _, s := range all {
-			for len(s.Instances()) > 0 && time.Since(closed) < testTimeout {
+			for len(s.Instances()) > 0 && time.Since(closed) < parttest.Timeout {
 				time.Sleep(100 * time.Microsecond) // a finer look than shows takes
 			}
 			assert.Empty(t, s.Instances())

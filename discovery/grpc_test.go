@@ -27,6 +27,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // sayMethod is that of the service that the test servers have: it answers with the name of the
@@ -171,7 +172,7 @@ func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 	i.Version = "v2"
 	require.NoError(t, both.Update(withTestTimeout(t), i))
 	other, echo := view(t, clients, "test.Other"), view(t, clients, "test.Echo")
-	eventually(t, func() bool { return other.Instances()[0].Version == "v2" && echo.Instances()[0].Version == "v2" })
+	parttest.Eventually(t, func() bool { return other.Instances()[0].Version == "v2" && echo.Instances()[0].Version == "v2" })
 	assert.Equal(t, "test.Other", other.Instances()[0].Service)
 
 	began := time.Now()
@@ -180,7 +181,7 @@ func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 		defer close(closed)
 		assert.NoError(t, both.Close())
 	}()
-	eventually(t, func() bool { l := echo.Instances(); return len(l) == 1 && l[0].Status == discovery.Draining })
+	parttest.Eventually(t, func() bool { l := echo.Instances(); return len(l) == 1 && l[0].Status == discovery.Draining })
 	select {
 	case <-one.stopped:
 		t.Error("the listener is closed before clients have been told")
@@ -189,16 +190,16 @@ func TestRegisterGRPC_RegistersAndDrains(t *testing.T) {
 	waitForInstances(t, echo)
 	<-closed
 	<-one.stopped
-	eventually(t, func() bool { _, err := call(withTestTimeout(t), conn); return status.Code(err) == codes.Unavailable }, "it fails at once")
+	parttest.Eventually(t, func() bool { _, err := call(withTestTimeout(t), conn); return status.Code(err) == codes.Unavailable }, "it fails at once")
 	assert.GreaterOrEqual(t, time.Since(began), delay)
-	assert.Len(t, keyLeases(t, p.cli, dir), 1)
+	assert.Len(t, keyLeases(t, p.Raw, dir), 1)
 
 	_, err = r.RegisterGRPC(withTestTimeout(t), nil, one.instance("x"))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
 	_, err = r.RegisterGRPC(withTestTimeout(t), grpc.NewServer(), one.instance(""))
 	require.ErrorIs(t, err, discovery.ErrInvalid)
 	three := serve(t, "two")
-	_, err = etcdtest.Must(discovery.New(newParts(t, etcdtest.Client(t), dir), discovery.WithTTL(time.Hour))).RegisterGRPC(canceled(t), three.Server, three.instance("x"))
+	_, err = etcdtest.Must(discovery.New(parttest.New(t, etcdtest.Client(t), dir), discovery.WithTTL(time.Hour))).RegisterGRPC(canceled(t), three.Server, three.instance("x"))
 	require.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, map[string]int{"two": 1}, countAnswers(t, dialAddr(t, three), 1), "the server of a registration that failed is left alone")
 }
@@ -231,7 +232,7 @@ func TestRegisterGRPC_StopsServerAfterTimeout(t *testing.T) {
 		_, err := call(withTestTimeout(t), conn)
 		failed <- err
 	}()
-	eventually(t, func() bool { return s.entered.Load() == 1 })
+	parttest.Eventually(t, func() bool { return s.entered.Load() == 1 })
 	done := make(chan struct{})
 	go func() { // Stop waits for the handler
 		assert.NoError(t, reg.Close())
@@ -274,7 +275,7 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 					return
 				default:
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+				ctx, cancel := context.WithTimeout(t.Context(), parttest.Timeout)
 				who, err := call(ctx, conn)
 				cancel()
 				calls.Add(1)
@@ -292,7 +293,7 @@ func TestRegisterGRPC_RollingRestartFailsNoCall(t *testing.T) {
 			start(i, round+1)
 		}
 	}
-	eventually(t, func() bool { // all of the last round have work
+	parttest.Eventually(t, func() bool { // all of the last round have work
 		for i := range n {
 			if _, ok := seen.Load(fmt.Sprintf("%d/%d", i, shortOrLong(1, 10))); !ok {
 				return false
@@ -314,7 +315,7 @@ func TestGRPCNaming_ResolversFindEachOthersServers(t *testing.T) {
 	s := serve(t, "one")
 	_, err := r.RegisterGRPC(withTestTimeout(t), s.Server, s.instance("echo"))
 	require.NoError(t, err)
-	b, err := naming.NewBuilder(p.cli)
+	b, err := naming.NewBuilder(p.Raw)
 	require.NoError(t, err)
 	assert.Equal(t, map[string]int{"one": 3}, countAnswers(t, dial(t, "etcd:///"+dir+"echo", b), 3))
 	assert.Equal(t, map[string]int{"one": 3}, countAnswers(t, dial(t, "etcd:///echo", r.Resolver()), 3))

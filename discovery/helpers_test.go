@@ -12,69 +12,28 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/wire"
-	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/lease"
-	"github.com/etcdkit/etcdkit/watch"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
-// testTimeout bounds what a test waits for.
-const testTimeout = 30 * time.Second
-
-// parts implements discovery.Client.
-type parts struct {
-	cli     *clientv3.Client
-	dir     string
-	store   *kv.Store
-	watcher *watch.Watcher
-	leases  *lease.Manager
-}
-
-func (p *parts) KV() *kv.Store           { return p.store }
-func (p *parts) Watcher() *watch.Watcher { return p.watcher }
-func (p *parts) Leases() *lease.Manager  { return p.leases }
-
-// newParts returns the parts of a client below dir. They are closed when the test ends.
-func newParts(tb testing.TB, cli *clientv3.Client, dir string) *parts {
-	tb.Helper()
-	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
-	p := &parts{
-		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w,
-		leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w))),
-	}
-	tb.Cleanup(func() {
-		_ = p.leases.Close() // where a server is away it says so
-		assert.NoError(tb, w.Close())
-	})
-	return p
-}
-
-// harden makes a client as etcdkit opens it.
-func harden(cfg *clientv3.Config) {
-	if err := wire.Harden(cfg); err != nil {
-		panic(err)
-	}
-}
-
 // newProcess returns a registry with a client of its own, like another process.
-func newProcess(tb testing.TB, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
+func newProcess(tb testing.TB, dir string, o ...discovery.Option) (*discovery.Registry, *parttest.Parts) {
 	tb.Helper()
-	return newRegistry(tb, etcdtest.Client(tb, harden), dir, o...)
+	return newRegistry(tb, etcdtest.Client(tb, parttest.Harden), dir, o...)
 }
 
 // newRegistry returns a registry that uses cli. It is closed when the test ends.
-func newRegistry(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parts) {
+func newRegistry(tb testing.TB, cli *clientv3.Client, dir string, o ...discovery.Option) (*discovery.Registry, *parttest.Parts) {
 	tb.Helper()
-	p := newParts(tb, cli, dir)
+	p := parttest.New(tb, cli, dir)
 	r := etcdtest.Must(discovery.New(p, o...))
 	tb.Cleanup(func() { _ = r.Close() })
 	return r, p
 }
 
-// withTestTimeout returns a context that ends after testTimeout.
+// withTestTimeout returns a context that ends after parttest.Timeout.
 func withTestTimeout(tb testing.TB) context.Context {
 	tb.Helper()
-	ctx, stop := context.WithTimeout(tb.Context(), testTimeout)
+	ctx, stop := context.WithTimeout(tb.Context(), parttest.Timeout)
 	tb.Cleanup(stop)
 	return ctx
 }
@@ -112,13 +71,7 @@ func instanceIDs(list []discovery.Instance) []string {
 func waitForInstances(tb testing.TB, s *discovery.Service, want ...string) {
 	tb.Helper()
 	require.Eventually(tb, func() bool { return assert.ObjectsAreEqual(append([]string{}, want...), instanceIDs(s.Instances())) },
-		testTimeout, time.Millisecond, "%s: want %v", s.Name(), want)
-}
-
-// eventually waits until f returns true.
-func eventually(tb testing.TB, f func() bool, why ...any) {
-	tb.Helper()
-	require.Eventually(tb, f, testTimeout, 2*time.Millisecond, why...)
+		parttest.Timeout, time.Millisecond, "%s: want %v", s.Name(), want)
 }
 
 // keyLeases returns the keys of a service in etcd, with their leases.

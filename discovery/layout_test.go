@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestLayout_WritesDocumentedFormat(t *testing.T) {
@@ -23,7 +24,7 @@ func TestLayout_WritesDocumentedFormat(t *testing.T) {
 	i := newInstance("orders", "a")
 	i.Zone, i.Weight, i.Tags, i.Metadata = "eu-1a", 2, []string{"canary"}, map[string]string{"owner": "payments"}
 	reg := register(t, r, i)
-	resp, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
+	resp, err := p.Raw.Get(t.Context(), dir+"services/orders/instances/a")
 	require.NoError(t, err)
 	require.Len(t, resp.Kvs, 1)
 	assert.NotZero(t, resp.Kvs[0].Lease)
@@ -104,9 +105,9 @@ func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 	put(t, p, "services/orders/instances/fine", `{"host":"h","port":1}`)
 	waitForInstances(t, s, "fine", "good")
 	put(t, p, "services/orders/instances/fine", `{"host":`)
-	eventually(t, func() bool { return s.Stats().Malformed == len(values)+1 })
+	parttest.Eventually(t, func() bool { return s.Stats().Malformed == len(values)+1 })
 	assert.Equal(t, []string{"fine", "good"}, instanceIDs(s.Instances()), "what was known before stays")
-	_, err := p.cli.Delete(t.Context(), dir+"services/orders/instances/", clientv3.WithPrefix(), clientv3.WithRange(dir+"services/orders/instances/g"))
+	_, err := p.Raw.Delete(t.Context(), dir+"services/orders/instances/", clientv3.WithPrefix(), clientv3.WithRange(dir+"services/orders/instances/g"))
 	require.NoError(t, err)
 	waitForInstances(t, s, "good")
 	put(t, p, "services/orders/instances/light", `{"host":"h","port":1,"weight":1}`)
@@ -117,9 +118,9 @@ func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 }
 
 // put writes a key below the parts' dir as somebody else would.
-func put(tb testing.TB, p *parts, key, value string) {
+func put(tb testing.TB, p *parttest.Parts, key, value string) {
 	tb.Helper()
-	_, err := p.cli.Put(withTestTimeout(tb), p.dir+key, value)
+	_, err := p.Raw.Put(withTestTimeout(tb), p.Dir+key, value)
 	require.NoError(tb, err)
 }
 
@@ -135,7 +136,7 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 			stop := r.FollowServices(told.add)
 			is := func(want ...string) {
 				t.Helper()
-				eventually(t, func() bool {
+				parttest.Eventually(t, func() bool {
 					all := told.all()
 					return len(all) > 0 && assert.ObjectsAreEqual(append([]string{}, want...), all[len(all)-1])
 				}, "%v: %v", want, told.all())
@@ -166,7 +167,7 @@ func TestGRPCNaming_IsCompatibleBothWays(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := newProcess(t, dir, discovery.WithGRPCNaming())
-	manager, err := endpoints.NewManager(p.cli, dir+"orders")
+	manager, err := endpoints.NewManager(p.Raw, dir+"orders")
 	require.NoError(t, err)
 	add := func(id string, ep endpoints.Endpoint) {
 		t.Helper()
@@ -200,7 +201,7 @@ func TestGRPCNaming_IsCompatibleBothWays(t *testing.T) {
 	meta, ok := up1[0].Endpoint.Metadata.(map[string]any)
 	require.True(t, ok)
 	assert.Equal(t, "eu", meta["zone"])
-	eventually(t, func() bool { return len(s.Instances()) == 5 })
+	parttest.Eventually(t, func() bool { return len(s.Instances()) == 5 })
 	got := s.Instances()[3]
 	i.Status, i.Registered = discovery.Up, reg.Instance().Registered
 	assert.Equal(t, i, got, "our own come back whole")

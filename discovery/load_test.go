@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // fakeRecordingPolicy picks the n-th candidate and records the load of each.
@@ -60,12 +61,12 @@ func TestPick_LoadIsForgottenWithInstance(t *testing.T) {
 	}
 	assert.Equal(t, []int{10, 0}, l.seen)
 	put(t, p, "services/s/instances/00", `{"host":"h","port":1,"zone":"z"}`)
-	eventually(t, func() bool { return s.Instances()[0].Zone == "z" })
+	parttest.Eventually(t, func() bool { return s.Instances()[0].Zone == "z" })
 	_, err := picker.Pick()
 	require.NoError(t, err)
 	assert.Equal(t, []int{11, 0}, l.seen, "it is the same process still")
 	put(t, p, "services/s/instances/00", `{"host":"h","port":1,"registrationTime":1700000000000}`)
-	eventually(t, func() bool { return s.Instances()[0].Zone == "" })
+	parttest.Eventually(t, func() bool { return s.Instances()[0].Zone == "" })
 	_, err = picker.Pick()
 	require.NoError(t, err)
 	assert.Equal(t, []int{0, 0}, l.seen, "another process has done nothing yet")

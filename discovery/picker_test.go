@@ -16,11 +16,12 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // newServiceOf returns a view of n instances of the service "s", with the IDs "00" and so on.
 // member returns the rest of each value.
-func newServiceOf(tb testing.TB, n int, member func(i int) string, o ...discovery.Option) (*discovery.Service, *parts) {
+func newServiceOf(tb testing.TB, n int, member func(i int) string, o ...discovery.Option) (*discovery.Service, *parttest.Parts) {
 	tb.Helper()
 	r, p := newProcess(tb, etcdtest.Prefix(tb), o...)
 	for i := range n {
@@ -147,7 +148,7 @@ func TestSticky_KeepsKeysOnInstances(t *testing.T) {
 				assert.InEpsilon(t, keys*max(i.Weight, 1)/weights, share[i.ID], 0.15, i.ID)
 			}
 			put(t, p, "services/s/instances/07", `{"host":"h","port":1,"status":"draining"}`)
-			eventually(t, func() bool { return s.Stats().Draining == 1 })
+			parttest.Eventually(t, func() bool { return s.Stats().Draining == 1 })
 			for n, id := range owner(s) {
 				if before[n] != "07" && before[n] != id {
 					require.Equal(t, before[n], id, "only the keys of the one that goes move")
@@ -175,13 +176,13 @@ func TestPicker_HonorsFiltersAndZone(t *testing.T) {
 	assert.Equal(t, in("00", "01", "02", "03"), countPicks(t, s.Picker(nil, discovery.PreferZone("0", 3)), 12), "too few")
 	assert.Equal(t, in("00", "01", "02", "03"), countPicks(t, s.Picker(nil, discovery.PreferZone("", 1), nil), 12), "no wish")
 	put(t, p, "services/s/instances/02", `{"host":"h","port":1,"zone":"0","status":"draining"}`)
-	eventually(t, func() bool { return s.Stats().Draining == 1 })
+	parttest.Eventually(t, func() bool { return s.Stats().Draining == 1 })
 	assert.Equal(t, in("00", "01", "03"), countPicks(t, near, 12), "too few that are up")
 	_, err := s.Picker(nil, discovery.OnlyVersion("v9")).Pick()
 	require.ErrorIs(t, err, discovery.ErrNoInstance)
 	assert.EqualError(t, err, `discovery: pick "s": no instance`)
 	put(t, p, "services/s/instances/00", `{"host":"h","port":1,"zone":"0","status":"draining"}`)
-	eventually(t, func() bool { return s.Stats().Draining == 2 })
+	parttest.Eventually(t, func() bool { return s.Stats().Draining == 2 })
 	assert.Equal(t, in("00", "02"), countPicks(t, s.Picker(nil, discovery.OnlyZone("0")), 12), "better than nothing")
 }
 
@@ -225,19 +226,19 @@ func TestPicker_EjectsFailingInstances(t *testing.T) {
 	began := time.Now()
 	fail(3, validationErr, "00")
 	assert.NotContains(t, countPicks(t, picker, 40), "00")
-	eventually(t, func() bool { return len(countPicks(t, picker, 40)) == 4 })
+	parttest.Eventually(t, func() bool { return len(countPicks(t, picker, 40)) == 4 })
 	assert.GreaterOrEqual(t, time.Since(began), away)
 
 	began = time.Now()
 	fail(100, validationErr, "00", "01", "02", "03")
 	assert.Len(t, countPicks(t, picker, 40), 2, "never more than half")
-	eventually(t, func() bool { return len(countPicks(t, picker, 40)) == 4 })
+	parttest.Eventually(t, func() bool { return len(countPicks(t, picker, 40)) == 4 })
 	assert.GreaterOrEqual(t, time.Since(began), away)
 
 	fail(3, validationErr, "03")
 	assert.NotContains(t, countPicks(t, picker, 40), "03")
 	put(t, p, "services/s/instances/03", `{"host":"other","port":1}`)
-	eventually(t, func() bool { return countPicks(t, picker, 40)["03"] > 0 }, "another process has not failed yet")
+	parttest.Eventually(t, func() bool { return countPicks(t, picker, 40)["03"] > 0 }, "another process has not failed yet")
 	never, _ := newServiceOf(t, 2, nil, discovery.WithEjection(0, 0))
 	picker = never.Picker(nil)
 	fail(100, validationErr, "00")
@@ -270,7 +271,7 @@ func TestPicker_EjectsAtMostHalf(t *testing.T) {
 	for _, id := range []string{"02", "03"} {
 		put(t, p, "services/s/instances/"+id, `{"host":"h","port":1,"status":"draining"}`)
 	}
-	eventually(t, func() bool { return s.Stats().Draining == 2 })
+	parttest.Eventually(t, func() bool { return s.Stats().Draining == 2 })
 	assert.Len(t, countPicks(t, picker, 40), 1)
 }
 

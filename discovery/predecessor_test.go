@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // A process whose Close did not reach etcd is not a stranger to what it has left there.
@@ -18,7 +19,7 @@ func TestRegister_ResumesRegistrationThatFailedToClose(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	truth := srv.Client(t)
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(time.Minute))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app", discovery.WithTTL(time.Minute))
 	reg := register(t, r, newInstance("orders", "a"))
 	proxy.Refuse()
 	proxy.Cut()
@@ -41,13 +42,13 @@ func TestRegistration_FailedCloseIsFinishedWhenEtcdReturns(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	truth := srv.Client(t)
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(10*time.Minute))
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app", discovery.WithTTL(10*time.Minute))
 	reg := register(t, r, newInstance("orders", "a"))
 	proxy.Refuse()
 	proxy.Cut()
 	require.Error(t, reg.Close())
 	proxy.Heal()
-	eventually(t, func() bool { return len(keyLeases(t, truth, "app/")) == 0 }, "long before its lease would end")
+	parttest.Eventually(t, func() bool { return len(keyLeases(t, truth, "app/")) == 0 }, "long before its lease would end")
 }
 
 // A new leader, and a server that was restarted, gives each lease its whole TTL once more. That is
@@ -56,10 +57,10 @@ func TestRegister_RestartOfEtcdIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	leftover(t, srv.Client(t), "app/services/orders/instances/a", 6)
-	r, _ := newRegistry(t, srv.Client(t, harden), "app", discovery.WithTTL(3*time.Second))
+	r, _ := newRegistry(t, srv.Client(t, parttest.Harden), "app", discovery.WithTTL(3*time.Second))
 	done := make(chan error, 1)
 	go func() {
-		ctx, stop := context.WithTimeout(t.Context(), testTimeout)
+		ctx, stop := context.WithTimeout(t.Context(), parttest.Timeout)
 		defer stop()
 		_, err := r.Register(ctx, newInstance("orders", "a"))
 		done <- err

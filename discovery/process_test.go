@@ -56,7 +56,7 @@ func TestView_KilledProcessIsGoneAfterTTL(t *testing.T) {
 		checkDuration(t, took, killedTTL+time.Second)
 		require.NoError(t, reg.Close())
 		waitForInstances(t, s)
-		assert.Empty(t, keyLeases(t, p.cli, dir))
+		assert.Empty(t, keyLeases(t, p.Raw, dir))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestRegistration_Lifecycle(t *testing.T) {
@@ -37,18 +38,18 @@ func TestRegistration_Lifecycle(t *testing.T) {
 	want.Status, want.Registered = discovery.Up, got.Registered
 	assert.Equal(t, want, got)
 	assert.Equal(t, want, reg.Instance())
-	assert.Contains(t, keyLeases(t, p.cli, dir), dir+"services/orders/instances/a")
+	assert.Contains(t, keyLeases(t, p.Raw, dir), dir+"services/orders/instances/a")
 
 	i.Port = 9090
 	require.NoError(t, reg.Update(withTestTimeout(t), i))
-	eventually(t, func() bool { return s.Instances()[0].Port == 9090 })
+	parttest.Eventually(t, func() bool { return s.Instances()[0].Port == 9090 })
 	assert.True(t, got.Registered.Equal(s.Instances()[0].Registered), "an update is not a registration")
 
 	require.NoError(t, reg.Drain(withTestTimeout(t)))
 	assert.Equal(t, discovery.Leaving, reg.State())
-	eventually(t, func() bool { return s.Instances()[0].Status == discovery.Draining })
+	parttest.Eventually(t, func() bool { return s.Instances()[0].Status == discovery.Draining })
 	require.NoError(t, reg.Update(withTestTimeout(t), newInstance("", "")), "also while it drains, and what it is called need not be said")
-	eventually(t, func() bool { return s.Instances()[0].Port == 8080 && s.Instances()[0].Status == discovery.Draining })
+	parttest.Eventually(t, func() bool { return s.Instances()[0].Port == 8080 && s.Instances()[0].Status == discovery.Draining })
 
 	require.NoError(t, reg.Close())
 	require.NoError(t, reg.Close())
@@ -57,13 +58,13 @@ func TestRegistration_Lifecycle(t *testing.T) {
 	require.ErrorIs(t, reg.Update(withTestTimeout(t), i), discovery.ErrClosed)
 	require.ErrorIs(t, reg.Drain(withTestTimeout(t)), discovery.ErrClosed)
 	waitForInstances(t, s)
-	assert.Empty(t, keyLeases(t, p.cli, dir))
+	assert.Empty(t, keyLeases(t, p.Raw, dir))
 }
 
 func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	r, _ := newRegistry(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	r, _ := newRegistry(t, counter.Client(t, parttest.Harden), etcdtest.Prefix(t))
 	cases := map[string]func(i *discovery.Instance){
 		"no service":                 func(i *discovery.Instance) { i.Service = "" },
 		"a slash in the service":     func(i *discovery.Instance) { i.Service = "a/b" },
@@ -113,7 +114,7 @@ func TestArguments_InvalidOnesAreRefusedUnsent(t *testing.T) {
 		require.ErrorIs(t, err, discovery.ErrInvalid)
 	}
 	for _, validationErr := range []discovery.Option{discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1), discovery.WithEjection(-1, 0)} {
-		_, err = discovery.New(newParts(t, etcdtest.Client(t), "x/"), validationErr)
+		_, err = discovery.New(parttest.New(t, etcdtest.Client(t), "x/"), validationErr)
 		require.ErrorIs(t, err, discovery.ErrInvalid)
 	}
 	_, err = discovery.New(nil, discovery.WithTTL(time.Millisecond), discovery.WithGrace(-1))
@@ -148,9 +149,9 @@ func TestRegister_ReturnsTakenErrorForLiveHolder(t *testing.T) {
 	_, err = one.Register(withTestTimeout(t), newInstance("orders", "a"))
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.ErrorContains(t, err, "by this process")
-	assert.Len(t, keyLeases(t, p.cli, dir), 1)
+	assert.Len(t, keyLeases(t, p.Raw, dir), 1)
 
-	_, err = p.cli.Put(t.Context(), dir+"services/orders/instances/b", "whatever")
+	_, err = p.Raw.Put(t.Context(), dir+"services/orders/instances/b", "whatever")
 	require.NoError(t, err)
 	_, err = other.Register(withTestTimeout(t), newInstance("orders", "b"))
 	require.ErrorIs(t, err, discovery.ErrTaken)
@@ -162,7 +163,7 @@ func TestRegister_WaitsForLeaseOfCrashedProcess(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	r, p := newProcess(t, dir)
 	key := dir + "services/orders/instances/a"
-	leftover(t, p.cli, key, 3)
+	leftover(t, p.Raw, key, 3)
 	began := time.Now()
 	reg := register(t, r, newInstance("orders", "a"))
 	took := time.Since(began)
@@ -171,18 +172,18 @@ func TestRegister_WaitsForLeaseOfCrashedProcess(t *testing.T) {
 	checkDuration(t, took, 4*time.Second)
 	require.NoError(t, reg.Close())
 
-	leftover(t, p.cli, key, 60)
+	leftover(t, p.Raw, key, 60)
 	short, stop := context.WithTimeout(t.Context(), time.Second)
 	defer stop()
 	_, err := r.Register(short, newInstance("orders", "a"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.ErrorContains(t, err, "10.9.9.9:1")
-	assert.Len(t, keyLeases(t, p.cli, dir), 1)
+	assert.Len(t, keyLeases(t, p.Raw, dir), 1)
 
 	reg = register(t, r, newInstance("orders", "a"), discovery.WithTakeover())
 	require.NoError(t, reg.Close())
-	assert.Empty(t, keyLeases(t, p.cli, dir))
+	assert.Empty(t, keyLeases(t, p.Raw, dir))
 }
 
 func TestRegister_ReplacesPredecessorAtTheSameAddress(t *testing.T) {
@@ -191,13 +192,13 @@ func TestRegister_ReplacesPredecessorAtTheSameAddress(t *testing.T) {
 	var logged bytes.Buffer
 	r, p := newProcess(t, dir, discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
 	key := dir + "services/orders/instances/a"
-	old := leftoverAt(t, p.cli, key, `{"host":"10.0.0.1","port":8080}`, 3600) // nobody could wait for it
+	old := leftoverAt(t, p.Raw, key, `{"host":"10.0.0.1","port":8080}`, 3600) // nobody could wait for it
 	reg := register(t, r, newInstance("orders", "a"))
-	assert.NotEqual(t, int64(old), keyLeases(t, p.cli, dir)[key])
+	assert.NotEqual(t, int64(old), keyLeases(t, p.Raw, dir)[key])
 	assert.Empty(t, logged.String())
 	require.NoError(t, reg.Close())
 
-	_, err := p.cli.Put(t.Context(), key, `{"host":"10.0.0.1","port":8080}`)
+	_, err := p.Raw.Put(t.Context(), key, `{"host":"10.0.0.1","port":8080}`)
 	require.NoError(t, err)
 	_, err = r.Register(withTestTimeout(t), newInstance("orders", "a"))
 	require.ErrorIs(t, err, discovery.ErrTaken, "a key without a lease was written by hand")
@@ -212,14 +213,14 @@ func TestRegister_LeavesARegistrationOfTheSameClientAlone(t *testing.T) {
 	other := etcdtest.Must(discovery.New(p))
 	t.Cleanup(func() { assert.NoError(t, other.Close()) })
 	first := register(t, one, newInstance("orders", "a"))
-	before, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
+	before, err := p.Raw.Get(t.Context(), dir+"services/orders/instances/a")
 	require.NoError(t, err)
 	for _, opts := range [][]discovery.RegisterOption{nil, {discovery.WithTakeover()}} {
 		_, err = other.Register(withTestTimeout(t), newInstance("orders", "a"), opts...)
 		require.ErrorIs(t, err, discovery.ErrTaken)
 		require.ErrorContains(t, err, "by this process")
 	}
-	after, err := p.cli.Get(t.Context(), dir+"services/orders/instances/a")
+	after, err := p.Raw.Get(t.Context(), dir+"services/orders/instances/a")
 	require.NoError(t, err)
 	require.Len(t, after.Kvs, 1)
 	assert.Equal(t, before.Kvs[0].ModRevision, after.Kvs[0].ModRevision, "it was not deleted in between")
@@ -232,11 +233,11 @@ func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	log := &recorder[string]{}
 	r, p := newProcess(t, dir, discovery.WithLogger(warnings(log)))
-	leftover(t, p.cli, dir+"services/orders/instances/a", 3600)
+	leftover(t, p.Raw, dir+"services/orders/instances/a", 3600)
 	ctx, stop := context.WithCancel(withTestTimeout(t))
 	failed := make(chan error)
 	go func() { _, err := r.Register(ctx, newInstance("orders", "a")); failed <- err }()
-	eventually(t, func() bool { return len(log.all()) == 1 }) // while Register waits for an hour
+	parttest.Eventually(t, func() bool { return len(log.all()) == 1 }) // while Register waits for an hour
 	line := log.all()[0]
 	assert.Contains(t, line, `msg="instance id is taken; registration waits for the holder's lease to expire"`)
 	assert.Contains(t, line, "key=services/orders/instances/a holder=10.9.9.9:1")
@@ -256,15 +257,15 @@ func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
 	reg, err := other.Register(t.Context(), elsewhere, discovery.WithoutWaiting())
 	require.NoError(t, err)
 	for range 3 { // attempts, each of which watches the key until it is known that the holder lives
-		eventually(t, func() bool { return p.watcher.Stats().Active == 1 })
-		eventually(t, func() bool { return p.watcher.Stats().Active == 0 })
+		parttest.Eventually(t, func() bool { return p.Watcher().Stats().Active == 1 })
+		parttest.Eventually(t, func() bool { return p.Watcher().Stats().Active == 0 })
 	}
 	require.Len(t, log.all(), 2)
 	assert.Contains(t, log.all()[0], "instance id is taken")
 	assert.Contains(t, log.all()[1], "instance not registered; retrying")
 	require.NoError(t, first.Close())
-	eventually(t, func() bool { return reg.State() == discovery.Registered })
-	eventually(t, func() bool { return len(log.all()) == 3 })
+	parttest.Eventually(t, func() bool { return reg.State() == discovery.Registered })
+	parttest.Eventually(t, func() bool { return len(log.all()) == 3 })
 	assert.Contains(t, log.all()[2], "instance registered")
 }
 
@@ -289,7 +290,7 @@ func TestWithTakeover_SuspendsLiveHolder(t *testing.T) {
 	i := newInstance("orders", "a")
 	i.Port = 9
 	second := register(t, other, i, discovery.WithTakeover())
-	eventually(t, func() bool { return first.State() == discovery.Suspended })
+	parttest.Eventually(t, func() bool { return first.State() == discovery.Suspended })
 	assert.Equal(t, discovery.Registered, second.State())
 	s := view(t, one, "orders")
 	assert.Equal(t, 9, s.Instances()[0].Port)
@@ -298,10 +299,10 @@ func TestWithTakeover_SuspendsLiveHolder(t *testing.T) {
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	assert.EqualError(t, err, `discovery: update "orders/a": instance id taken since it was registered here`)
 	require.NoError(t, second.Close())
-	eventually(t, func() bool { return first.State() == discovery.Registered })
-	eventually(t, func() bool { return len(s.Instances()) == 1 && s.Instances()[0].Port == 10 }, "what it was told meanwhile")
+	parttest.Eventually(t, func() bool { return first.State() == discovery.Registered })
+	parttest.Eventually(t, func() bool { return len(s.Instances()) == 1 && s.Instances()[0].Port == 10 }, "what it was told meanwhile")
 	require.NoError(t, first.Close())
-	assert.Empty(t, keyLeases(t, p.cli, dir))
+	assert.Empty(t, keyLeases(t, p.Raw, dir))
 }
 
 func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
@@ -310,7 +311,7 @@ func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 	one, _ := newProcess(t, dir, discovery.WithTTL(time.Hour))
 	other, p := newProcess(t, dir)
 	first := register(t, one, newInstance("orders", "a"))
-	watches := p.watcher.Stats().Active
+	watches := p.Watcher().Stats().Active
 	taken := make(chan error)
 	go func() {
 		elsewhere := newInstance("orders", "a")
@@ -318,7 +319,7 @@ func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 		_, err := other.Register(withTestTimeout(t), elsewhere)
 		taken <- err
 	}()
-	eventually(t, func() bool { return p.watcher.Stats().Active > watches })
+	parttest.Eventually(t, func() bool { return p.Watcher().Stats().Active > watches })
 	i := newInstance("orders", "a")
 	for n := 1; ; n++ {
 		i.Port = n
@@ -327,7 +328,7 @@ func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 		case err := <-taken:
 			require.ErrorIs(t, err, discovery.ErrTaken)
 			assert.ErrorContains(t, err, "is being renewed")
-			assert.Equal(t, watches, p.watcher.Stats().Active)
+			assert.Equal(t, watches, p.Watcher().Stats().Active)
 			return
 		case <-time.NewTimer(10 * time.Millisecond).C:
 		}
@@ -337,7 +338,7 @@ func TestRegister_WriteByHolderIsSignOfLife(t *testing.T) {
 func TestCost_InRPCs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	r, _ := newRegistry(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	r, _ := newRegistry(t, counter.Client(t, parttest.Harden), etcdtest.Prefix(t))
 	costs := func(want map[string]int, f func()) {
 		t.Helper()
 		counter.Reset()
@@ -381,9 +382,9 @@ func TestRegistration_LateCloseLeavesSuccessorAlone(t *testing.T) {
 		second := register(t, young, newInstance("orders", "a"), discovery.WithTakeover())
 		require.NoError(t, first.Close())
 		assert.Equal(t, discovery.Registered, second.State())
-		assert.Len(t, keyLeases(t, p.cli, dir), 1)
+		assert.Len(t, keyLeases(t, p.Raw, dir), 1)
 		require.NoError(t, second.Close())
-		assert.Empty(t, keyLeases(t, p.cli, dir))
+		assert.Empty(t, keyLeases(t, p.Raw, dir))
 	}
 }
 
@@ -391,7 +392,7 @@ func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	log := &recorder[string]{}
-	r, p := newRegistry(t, srv.Client(t, harden), "app", discovery.WithLogger(warnings(log)))
+	r, p := newRegistry(t, srv.Client(t, parttest.Harden), "app", discovery.WithLogger(warnings(log)))
 	srv.Kill()
 	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
@@ -405,16 +406,16 @@ func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	_, err = r.OpenService(short, "orders")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	eventually(t, func() bool { return len(log.all()) == 1 })
+	parttest.Eventually(t, func() bool { return len(log.all()) == 1 })
 	srv.Restart()
-	eventually(t, func() bool { return reg.State() == discovery.Registered })
-	eventually(t, func() bool { return len(log.all()) > 1 })
+	parttest.Eventually(t, func() bool { return reg.State() == discovery.Registered })
+	parttest.Eventually(t, func() bool { return len(log.all()) > 1 })
 	require.Len(t, log.all(), 2, "one record when it begins to fail, one when it succeeds")
 	assert.Contains(t, log.all()[0], `msg="instance not registered; retrying"`)
 	assert.Contains(t, log.all()[1], `msg="instance registered"`)
 	assert.Equal(t, 1, view(t, r, "orders").Instances()[0].Port)
 	require.NoError(t, r.Close())
-	assert.Empty(t, keyLeases(t, p.cli, "app"), "nothing was left of the one that failed")
+	assert.Empty(t, keyLeases(t, p.Raw, "app"), "nothing was left of the one that failed")
 	assert.Equal(t, discovery.Closed, reg.State())
 	_, err = r.Register(t.Context(), newInstance("orders", "a"))
 	require.ErrorIs(t, err, discovery.ErrClosed)
@@ -424,7 +425,7 @@ func TestWithoutWaiting_CloseEndsRetries(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
 	r, p := newProcess(t, dir)
-	leftover(t, p.cli, dir+"services/orders/instances/a", 60)
+	leftover(t, p.Raw, dir+"services/orders/instances/a", 60)
 	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
 	waiting := make(chan error)
@@ -436,16 +437,16 @@ func TestWithoutWaiting_CloseEndsRetries(t *testing.T) {
 		waiting <- err
 	}()
 	require.NoError(t, <-waiting)
-	leftover(t, p.cli, dir+"services/orders/instances/b", 60)
+	leftover(t, p.Raw, dir+"services/orders/instances/b", 60)
 	go func() {
 		_, err := r.Register(withTestTimeout(t), newInstance("orders", "b"))
 		waiting <- err
 	}()
-	eventually(t, func() bool { return len(keyLeases(t, p.cli, dir)) == 4 })
+	parttest.Eventually(t, func() bool { return len(keyLeases(t, p.Raw, dir)) == 4 })
 	require.NoError(t, r.Close())
 	require.ErrorIs(t, <-waiting, discovery.ErrClosed)
 	assert.Equal(t, discovery.Closed, reg.State())
-	assert.Len(t, keyLeases(t, p.cli, dir), 2, "what is not ours stays")
+	assert.Len(t, keyLeases(t, p.Raw, dir), 2, "what is not ours stays")
 }
 
 func TestRegistration_EndsWithClient(t *testing.T) {
@@ -453,22 +454,22 @@ func TestRegistration_EndsWithClient(t *testing.T) {
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	reg := register(t, r, newInstance("orders", "a"))
 	s := view(t, r, "orders")
-	leftover(t, p.cli, p.dir+"services/orders/instances/b", 60)
+	leftover(t, p.Raw, p.Dir+"services/orders/instances/b", 60)
 	trying, err := r.Register(t.Context(), newInstance("orders", "b"), discovery.WithoutWaiting())
 	require.NoError(t, err)
-	require.NoError(t, p.leases.Close())
+	require.NoError(t, p.Leases().Close())
 	<-reg.Context().Done()
 	<-trying.Context().Done()
 	require.ErrorIs(t, context.Cause(reg.Context()), discovery.ErrClosed)
 	assert.Equal(t, discovery.Closed, reg.State())
-	require.NoError(t, p.watcher.Close())
-	eventually(t, func() bool { return s.Err() != nil })
+	require.NoError(t, p.Watcher().Close())
+	parttest.Eventually(t, func() bool { return s.Err() != nil })
 	require.NoError(t, r.Close())
 }
 
 func TestRegistry_OpenCloseStorm(t *testing.T) {
 	t.Parallel()
-	p := newParts(t, etcdtest.Client(t, harden), etcdtest.Prefix(t))
+	p := parttest.New(t, etcdtest.Client(t, parttest.Harden), etcdtest.Prefix(t))
 	done := make(chan struct{})
 	for g := range 10 {
 		go func() {
@@ -494,5 +495,5 @@ func TestRegistry_OpenCloseStorm(t *testing.T) {
 	for range 10 {
 		<-done
 	}
-	assert.Empty(t, keyLeases(t, p.cli, p.dir))
+	assert.Empty(t, keyLeases(t, p.Raw, p.Dir))
 }

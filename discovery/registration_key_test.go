@@ -16,7 +16,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/kv"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -24,14 +24,14 @@ import (
 func TestRegistration_UpdateDuringOpenIsNotLost(t *testing.T) {
 	t.Parallel()
 	r, p := newProcess(t, etcdtest.Prefix(t))
-	key := p.dir + "services/orders/instances/a"
-	crashed := leftover(t, p.cli, key, 60)
+	key := p.Dir + "services/orders/instances/a"
+	crashed := leftover(t, p.Raw, key, 60)
 	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
 	require.NoError(t, err)
 	require.NoError(t, discovery.Change(reg, func(i *discovery.Instance) {
-		_, err := p.cli.Revoke(t.Context(), crashed)
+		_, err := p.Raw.Revoke(t.Context(), crashed)
 		require.NoError(t, err)
-		eventually(t, func() bool { return reg.State() == discovery.Registered })
+		parttest.Eventually(t, func() bool { return reg.State() == discovery.Registered })
 		i.Port = 7
 	}))
 	assert.Equal(t, 7, view(t, r, "orders").Instances()[0].Port)
@@ -54,13 +54,13 @@ func (s *fakeSlowLease) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToL
 
 func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 	t.Parallel()
-	cli, dir := etcdtest.Client(t, harden), etcdtest.Prefix(t)
+	cli, dir := etcdtest.Client(t, parttest.Harden), etcdtest.Prefix(t)
 	stub := &fakeSlowLease{LeaseClient: pb.NewLeaseClient(cli.ActiveConnection()), wait: 1700 * time.Millisecond}
 	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	leases := etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithWatcher(w), lease.WithStub(stub)))
 	t.Cleanup(func() { assert.NoError(t, leases.Close()) })
-	r := etcdtest.Must(discovery.New(&parts{cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w, leases: leases}))
+	r := etcdtest.Must(discovery.New(parttest.New(t, cli, dir).WithWatcher(w).WithLeases(leases)))
 	t.Cleanup(func() { assert.NoError(t, r.Close()) })
 
 	crashed := leftover(t, cli, dir+"services/orders/instances/a", 60)
@@ -69,7 +69,7 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 		_, err := r.Register(withTestTimeout(t), newInstance("orders", "a"))
 		registered <- err
 	}()
-	eventually(t, func() bool { return stub.looks.Load() == 4 })
+	parttest.Eventually(t, func() bool { return stub.looks.Load() == 4 })
 	_, err := cli.Revoke(t.Context(), crashed)
 	require.NoError(t, err)
 	require.NoError(t, <-registered, "nobody has renewed the lease")
@@ -78,14 +78,14 @@ func TestRegister_SlowAnswerIsNoSignOfLife(t *testing.T) {
 func TestRegister_GivesUpOnPredecessorWhenEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	counter, srv := etcdtest.Counter(t), etcdtest.Start(t)
-	r, _ := newRegistry(t, srv.Client(t, harden, counter.Option), "app/")
+	r, _ := newRegistry(t, srv.Client(t, parttest.Harden, counter.Option), "app/")
 	leftover(t, srv.Client(t), "app/services/orders/instances/a", 600)
 	failed := make(chan error)
 	go func() {
 		_, err := r.Register(t.Context(), newInstance("orders", "a"))
 		failed <- err
 	}()
-	eventually(t, func() bool { return counter.Count("Lease/LeaseTimeToLive") > 1 })
+	parttest.Eventually(t, func() bool { return counter.Count("Lease/LeaseTimeToLive") > 1 })
 	srv.Kill()
 	select {
 	case err := <-failed:
@@ -98,7 +98,7 @@ func TestRegister_GivesUpOnPredecessorWhenEtcdIsDown(t *testing.T) {
 func TestRegister_RegistriesOfOneClientShareIDs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
-	p := newParts(t, counter.Client(t, harden), etcdtest.Prefix(t))
+	p := parttest.New(t, counter.Client(t, parttest.Harden), etcdtest.Prefix(t))
 	one, other := etcdtest.Must(discovery.New(p)), etcdtest.Must(discovery.New(p))
 	t.Cleanup(func() { assert.NoError(t, one.Close()); assert.NoError(t, other.Close()) })
 	first := register(t, one, newInstance("orders", "a"))
@@ -111,15 +111,15 @@ func TestRegister_RegistriesOfOneClientShareIDs(t *testing.T) {
 	require.ErrorIs(t, err, discovery.ErrTaken)
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 	assert.Less(t, counter.Total(), 100, counter.Counts())
-	eventually(t, func() bool { return first.State() == discovery.Registered && len(keyLeases(t, p.cli, p.dir)) == 1 })
+	parttest.Eventually(t, func() bool { return first.State() == discovery.Registered && len(keyLeases(t, p.Raw, p.Dir)) == 1 })
 }
 
 func TestRegistration_UpdateDuringRestoreIsNotLost(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app", discovery.WithTTL(2*time.Second))
-	watcher, _ := newRegistry(t, srv.Client(t, harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app", discovery.WithTTL(2*time.Second))
+	watcher, _ := newRegistry(t, srv.Client(t, parttest.Harden), "app")
 	reg := register(t, r, newInstance("orders", "a"), discovery.WithDrainDelay(0))
 	s := view(t, watcher, "orders")
 	proxy.Blackhole(true, true)
@@ -131,8 +131,8 @@ func TestRegistration_UpdateDuringRestoreIsNotLost(t *testing.T) {
 		assert.Equal(t, discovery.Suspended, reg.State())
 	}
 	proxy.Heal()
-	eventually(t, func() bool { l := s.Instances(); return len(l) == 1 && l[0].Status == discovery.Draining }, "it comes back as it is to be")
-	eventually(t, func() bool { return reg.State() == discovery.Leaving })
+	parttest.Eventually(t, func() bool { l := s.Instances(); return len(l) == 1 && l[0].Status == discovery.Draining }, "it comes back as it is to be")
+	parttest.Eventually(t, func() bool { return reg.State() == discovery.Leaving })
 }
 
 func TestRegister_CanceledContextLeavesNothingBehind(t *testing.T) {
@@ -159,8 +159,8 @@ func TestRegister_CanceledContextLeavesNothingBehind(t *testing.T) {
 		stop()
 	}
 	t.Logf("%d succeeded", succeeded)
-	eventually(t, func() bool { return len(keyLeases(t, p.cli, dir)) == 0 })
-	assert.Zero(t, p.watcher.Stats().Active)
+	parttest.Eventually(t, func() bool { return len(keyLeases(t, p.Raw, dir)) == 0 })
+	assert.Zero(t, p.Watcher().Stats().Active)
 	require.NoError(t, register(t, r, newInstance("orders", "a")).Close(), "the ID is free")
 }
 
@@ -196,7 +196,7 @@ func TestRegister_WaitsForLeaseWithForeignKeys(t *testing.T) {
 	id := leftover(t, root, "app/services/orders/instances/a", 3)
 	_, err := root.Put(t.Context(), "secret", "", clientv3.WithLease(id))
 	require.NoError(t, err)
-	r, _ := newRegistry(t, srv.Client(t, harden, etcdtest.As("u", "p")), "app")
+	r, _ := newRegistry(t, srv.Client(t, parttest.Harden, etcdtest.As("u", "p")), "app")
 	register(t, r, newInstance("orders", "a"))
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 // addrs are the addresses that a connection was told of, one list for each time.
@@ -47,11 +48,11 @@ func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 	}
 	errs := func(n int) {
 		t.Helper()
-		eventually(t, func() bool { return nobody() == n })
+		parttest.Eventually(t, func() bool { return nobody() == n })
 	}
 	states := func(n int) {
 		t.Helper()
-		eventually(t, func() bool { return len(c.states.all()) == n })
+		parttest.Eventually(t, func() bool { return len(c.states.all()) == n })
 	}
 	errs(1)
 	assert.Empty(t, c.states.all(), "there is nothing to tell")
@@ -60,12 +61,12 @@ func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 	put(t, p, "services/echo/instances/b", `{"host":"h","port":2,"status":"draining"}`) // no news for gRPC
 	put(t, p, key, `{"host":"h","port":1,"status":"draining"}`)
 	states(2)
-	_, err := p.cli.Delete(t.Context(), p.dir+key)
+	_, err := p.Raw.Delete(t.Context(), p.Dir+key)
 	require.NoError(t, err)
 	states(3)
 	put(t, p, key, `{"host":"h","port":3}`)
 	states(4)
-	_, err = p.cli.Delete(t.Context(), p.dir, clientv3.WithPrefix())
+	_, err = p.Raw.Delete(t.Context(), p.Dir, clientv3.WithPrefix())
 	require.NoError(t, err)
 	errs(2)
 	put(t, p, key, `{"host":"h","port":4}`)
@@ -81,13 +82,13 @@ func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 	reg := register(t, r, one.instance("echo"), discovery.WithDrainDelay(0))
 	register(t, r, two.instance("echo"))
 	conn := dial(t, "etcd:///echo", r.Resolver())
-	eventually(t, func() bool { return len(countAnswers(t, conn, 4)) == 2 })
+	parttest.Eventually(t, func() bool { return len(countAnswers(t, conn, 4)) == 2 })
 	told, _ := resolve(t, r, "echo") // is told of changes when conn is, or 50 ms before or after
 	for n := range 5 {
 		i := one.instance("echo")
 		i.Version, i.Weight, i.Zone, i.Tags, i.Metadata = strconv.Itoa(n), n, "z", []string{"t"}, map[string]string{"n": strconv.Itoa(n)}
 		require.NoError(t, reg.Update(withTestTimeout(t), i))
-		eventually(t, func() bool {
+		parttest.Eventually(t, func() bool {
 			all := told.states.all()
 			if len(all) == 0 {
 				return false
@@ -125,7 +126,7 @@ func TestResolver_CloseAtAnyTime(t *testing.T) {
 					res.ResolveNow(resolver.ResolveNowOptions{})
 				}
 				if n%2 == 0 {
-					eventually(t, func() bool { return len(c.states.all()) > 0 })
+					parttest.Eventually(t, func() bool { return len(c.states.all()) > 0 })
 				}
 				res.Close()
 				told := len(c.states.all()) + len(c.errs.all())
@@ -141,15 +142,15 @@ func TestResolver_CloseAtAnyTime(t *testing.T) {
 	all.Wait()
 	close(done)
 	writer.Wait()
-	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == 0 })
+	parttest.Eventually(t, func() bool { return p.Watcher().Stats().ServerWatches == 0 })
 }
 
 func TestResolver_OpenViewServesIdleConnections(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
-	direct, _ := newRegistry(t, srv.Client(t, harden), "app")
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := newRegistry(t, srv.Client(t, parttest.Harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app")
 	register(t, direct, serve(t, "one").instance("echo"))
 	waitForInstances(t, view(t, r, "echo"), "one")
 	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(time.Second))

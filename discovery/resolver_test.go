@@ -19,6 +19,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestResolver_TargetSelectsInstances(t *testing.T) {
@@ -49,7 +50,7 @@ func TestResolver_TargetSelectsInstances(t *testing.T) {
 	} {
 		conn := dial(t, target, r.Resolver())
 		for _, id := range want {
-			eventually(t, func() bool { who, err := call(withTestTimeout(t), conn); return err == nil && who == id }, "%s: %s", target, id)
+			parttest.Eventually(t, func() bool { who, err := call(withTestTimeout(t), conn); return err == nil && who == id }, "%s: %s", target, id)
 		}
 		for who := range countAnswers(t, conn, 20) {
 			assert.Contains(t, want, who, target)
@@ -115,7 +116,7 @@ func TestResolver_PassesInstanceAttributes(t *testing.T) {
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	put(t, p, "services/echo/instances/a", `{"host":"h","port":1,"weight":7,"zone":"z"}`)
 	c, _ := resolve(t, r, "echo")
-	eventually(t, func() bool { return len(c.states.all()) == 1 })
+	parttest.Eventually(t, func() bool { return len(c.states.all()) == 1 })
 	st := c.states.all()[0]
 	require.Len(t, st.Endpoints, 1)
 	assert.Equal(t, "h:1", st.Endpoints[0].Addresses[0].Addr)
@@ -127,7 +128,7 @@ func TestResolver_PassesInstanceAttributes(t *testing.T) {
 	assert.False(t, ok)
 	assert.ErrorContains(t, st.ServiceConfig.Err, roundrobin.Name)
 	quiet, _ := build(t, r.Resolver(), "echo", resolver.BuildOptions{DisableServiceConfig: true})
-	eventually(t, func() bool { return len(quiet.states.all()) == 1 })
+	parttest.Eventually(t, func() bool { return len(quiet.states.all()) == 1 })
 	assert.Nil(t, quiet.states.all()[0].ServiceConfig)
 	same := quiet.states.all()[0].Endpoints[0]
 	assert.True(t, same.Attributes.Equal(st.Endpoints[0].Attributes))
@@ -137,7 +138,7 @@ func TestResolver_DebouncesChanges(t *testing.T) {
 	t.Parallel()
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	c, _ := resolve(t, r, "echo")
-	eventually(t, func() bool {
+	parttest.Eventually(t, func() bool {
 		all := c.errs.all()
 		return len(all) > 0 && errors.Is(all[len(all)-1], discovery.ErrNoInstance)
 	})
@@ -146,7 +147,7 @@ func TestResolver_DebouncesChanges(t *testing.T) {
 	for i := range n {
 		put(t, p, "services/echo/instances/a", fmt.Sprintf(`{"host":"h","port":%d}`, i+1))
 	}
-	eventually(t, func() bool {
+	parttest.Eventually(t, func() bool {
 		all := c.states.all()
 		if len(all) == 0 {
 			return false
@@ -158,7 +159,7 @@ func TestResolver_DebouncesChanges(t *testing.T) {
 	assert.LessOrEqual(t, told, 2+int(time.Since(began)/(50*time.Millisecond)))
 	put(t, p, "services/echo/instances/a", fmt.Sprintf(`{"host":"h","port":%d,"unknown":1}`, n))
 	put(t, p, "services/echo/instances/b", `{"host":"h","port":1}`)
-	eventually(t, func() bool { all := c.states.all(); return len(all[len(all)-1].Endpoints) == 2 })
+	parttest.Eventually(t, func() bool { all := c.states.all(); return len(all[len(all)-1].Endpoints) == 2 })
 	assert.Len(t, c.states.all(), told+1)
 }
 
@@ -167,8 +168,8 @@ func TestResolver_KeepsAddressesWhileEtcdIsDown(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	proxy.Refuse()
-	direct, _ := newRegistry(t, srv.Client(t, harden), "app")
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden), "app")
+	direct, _ := newRegistry(t, srv.Client(t, parttest.Harden), "app")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden), "app")
 	s := serve(t, "one")
 	conn := dial(t, "etcd:///echo", r.Resolver(), grpc.WithIdleTimeout(0))
 	waiting := make(chan error, 1)
@@ -213,7 +214,7 @@ func TestResolver_DialersServiceConfigWins(t *testing.T) { //nolint:paralleltest
 		} {
 			conn := dial(t, "etcd:///echo", r.Resolver(), tt.o)
 			seen := map[string]bool{}
-			eventually(t, func() bool { // connections come up one after the other
+			parttest.Eventually(t, func() bool { // connections come up one after the other
 				who, err := call(withTestTimeout(t), conn)
 				seen[who] = true
 				return err == nil && len(seen) == tt.want
@@ -231,9 +232,9 @@ func TestResolver_ResolveNowRetriesAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("mine/")}})
-	r, _ := newRegistry(t, srv.Client(t, harden, etcdtest.As("u", "p")), "theirs")
+	r, _ := newRegistry(t, srv.Client(t, parttest.Harden, etcdtest.As("u", "p")), "theirs")
 	c, res := resolve(t, r, "echo")
-	eventually(t, func() bool {
+	parttest.Eventually(t, func() bool {
 		res.ResolveNow(resolver.ResolveNowOptions{})
 		return len(c.errs.all()) >= 20 // which takes longer than that otherwise
 	})
@@ -246,18 +247,18 @@ func TestResolver_ConnectionsShareView(t *testing.T) {
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	register(t, r, serve(t, "one").instance("echo"))
 	const before = 1 // that of the registration's key
-	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == before })
+	parttest.Eventually(t, func() bool { return p.Watcher().Stats().ServerWatches == before })
 	var conns []*grpc.ClientConn
 	for range 10 {
 		conn := dial(t, "etcd:///echo", r.Resolver())
 		countAnswers(t, conn, 1)
 		conns = append(conns, conn)
 	}
-	assert.Equal(t, before+1, p.watcher.Stats().ServerWatches)
+	assert.Equal(t, before+1, p.Watcher().Stats().ServerWatches)
 	for _, conn := range conns {
 		require.NoError(t, conn.Close())
 	}
-	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == before })
+	parttest.Eventually(t, func() bool { return p.Watcher().Stats().ServerWatches == before })
 }
 
 func TestResolver_FilterPanicKeepsAddresses(t *testing.T) {
@@ -272,5 +273,5 @@ func TestResolver_FilterPanicKeepsAddresses(t *testing.T) {
 	waitForInstances(t, seen, "one", "two")
 	assert.Equal(t, map[string]int{"one": 20}, countAnswers(t, conn, 20))
 	put(t, p, "services/echo/instances/two", fmt.Sprintf(`{"host":"127.0.0.1","port":%d,"metadata":{"x":"xy"}}`, serve(t, "two").port))
-	eventually(t, func() bool { return len(countAnswers(t, conn, 10)) == 2 })
+	parttest.Eventually(t, func() bool { return len(countAnswers(t, conn, 10)) == 2 })
 }

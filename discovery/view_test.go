@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/discovery"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
 func TestOpenService_ViewsShareWatch(t *testing.T) {
@@ -35,16 +36,16 @@ func TestOpenService_ViewsShareWatch(t *testing.T) {
 			}
 		})
 	}
-	before := p.watcher.Stats().ServerWatches
+	before := p.Watcher().Stats().ServerWatches
 	assert.Equal(t, 1, before)
 	register(t, r, newInstance("orders", "a"))
 	told.Wait()
-	eventually(t, func() bool { return p.watcher.Stats().ServerWatches == 2 }, "the other one is that of the registration's key")
+	parttest.Eventually(t, func() bool { return p.Watcher().Stats().ServerWatches == 2 }, "the other one is that of the registration's key")
 	assert.Equal(t, 1000, views[0].Stats().Users)
 	for _, s := range views {
 		require.NoError(t, s.Close())
 	}
-	assert.Equal(t, 1, p.watcher.Stats().ServerWatches)
+	assert.Equal(t, 1, p.Watcher().Stats().ServerWatches)
 	assert.Equal(t, []string{"a"}, instanceIDs(views[0].Instances()), "the last instances stay readable")
 	require.ErrorIs(t, views[0].Err(), discovery.ErrClosed)
 	again := view(t, r, "orders")
@@ -82,20 +83,20 @@ func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	for n := range 10 {
 		put(t, p, fmt.Sprintf("services/orders/instances/%d", n), `{"host":"h","port":1}`)
 	}
-	eventually(t, func() bool { all := told.all(); return len(all) > 0 && len(all[len(all)-1]) == 10 })
+	parttest.Eventually(t, func() bool { all := told.all(); return len(all) > 0 && len(all[len(all)-1]) == 10 })
 	assert.Empty(t, told.all()[0], "first what is there")
 	stop()
 	n := len(told.all())
 	close(leave)
-	eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 10 })
+	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 10 })
 	assert.Less(t, len(slow.all()), 4, "who is slow is told of the latest")
 	put(t, p, "services/orders/instances/x", `{"host":"h","port":1}`)
-	eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 11 })
+	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 11 })
 	assert.Len(t, told.all(), n)
 	changes := len(slow.all())
 	put(t, p, "services/orders/instances/x", `{"host":"h","port":1,"weight":0}`)
 	put(t, p, "services/orders/instances/y", `{"host":"h","port":1}`)
-	eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 12 })
+	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 12 })
 	assert.Len(t, slow.all(), changes+1, "what changes nothing is no change")
 	require.NoError(t, s.Close())
 	assert.Contains(t, logged.String(), "at the disco")
@@ -129,7 +130,7 @@ func TestInstances_Filters(t *testing.T) {
 }
 
 // fill puts n instances of the service "s", named "00" and so on, as others would.
-func fill(t *testing.T, p *parts, n int) []string {
+func fill(t *testing.T, p *parttest.Parts, n int) []string {
 	t.Helper()
 	var names []string
 	for i := range n {
@@ -140,14 +141,14 @@ func fill(t *testing.T, p *parts, n int) []string {
 	return names
 }
 
-func remove(t *testing.T, p *parts, ids ...string) {
+func remove(t *testing.T, p *parttest.Parts, ids ...string) {
 	t.Helper()
 	for chunk := range slices.Chunk(ids, 100) {
 		var ops []clientv3.Op
 		for _, id := range chunk {
-			ops = append(ops, clientv3.OpDelete(p.dir+"services/s/instances/"+id))
+			ops = append(ops, clientv3.OpDelete(p.Dir+"services/s/instances/"+id))
 		}
-		_, err := p.cli.Txn(t.Context()).Then(ops...).Commit()
+		_, err := p.Raw.Txn(t.Context()).Then(ops...).Commit()
 		require.NoError(t, err)
 	}
 }
@@ -163,10 +164,10 @@ func TestView_HoldsSuddenLoss(t *testing.T) {
 	waitForInstances(t, s, all[2:]...)
 	began := time.Now()
 	remove(t, p, all[2:6]...) // six of ten within the period
-	eventually(t, func() bool { return s.Stats().Held == 4 })
+	parttest.Eventually(t, func() bool { return s.Stats().Held == 4 })
 	assert.Equal(t, all[2:], instanceIDs(s.Instances()))
 	put(t, p, "services/s/instances/02", `{"host":"h","port":2}`)
-	eventually(t, func() bool { return s.Stats().Held == 3 })
+	parttest.Eventually(t, func() bool { return s.Stats().Held == 3 })
 	waitForInstances(t, s, append([]string{"02"}, all[6:]...)...)
 	assert.GreaterOrEqual(t, time.Since(began), grace)
 	assert.Zero(t, s.Stats().Held)
@@ -207,7 +208,7 @@ func TestOpenService_TimeoutHasCause(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("mine/")}})
-	cli := srv.Client(t, harden, etcdtest.As("u", "p"))
+	cli := srv.Client(t, parttest.Harden, etcdtest.As("u", "p"))
 	allowed, _ := newRegistry(t, cli, "mine")
 	register(t, allowed, newInstance("s", "a"))
 	assert.Equal(t, []string{"a"}, instanceIDs(view(t, allowed, "s").Instances()))
@@ -225,20 +226,20 @@ func TestView_ReopensWatch(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "u", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("app/")}})
-	root := srv.Client(t, harden, etcdtest.As("root", etcdtest.RootPassword))
-	p := newParts(t, root, "app/")
-	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), harden, etcdtest.As("u", "p")), "app", discovery.WithGrace(0))
+	root := srv.Client(t, parttest.Harden, etcdtest.As("root", etcdtest.RootPassword))
+	p := parttest.New(t, root, "app/")
+	r, _ := newRegistry(t, etcdtest.NewClient(t, proxy.Endpoints(), parttest.Harden, etcdtest.As("u", "p")), "app", discovery.WithGrace(0))
 	all := fill(t, p, 3)
 	put(t, p, "services/s/instances/bad", "x")
 	s := view(t, r, "s")
 	var names recorder[[]string]
 	r.FollowServices(names.add)
-	eventually(t, func() bool { return len(names.all()) == 1 })
+	parttest.Eventually(t, func() bool { return len(names.all()) == 1 })
 
 	_, err := root.RoleRevokePermission(t.Context(), "u", "app/", clientv3.GetPrefixRangeEnd("app/"))
 	require.NoError(t, err)
 	proxy.Cut()
-	eventually(t, func() bool { return s.Stats().Restarts > 0 })
+	parttest.Eventually(t, func() bool { return s.Stats().Restarts > 0 })
 	require.ErrorIs(t, s.Err(), discovery.ErrPermission)
 	remove(t, p, all[0], "bad")
 	put(t, p, "services/s/instances/new", `{"host":"h","port":1}`)
@@ -250,6 +251,6 @@ func TestView_ReopensWatch(t *testing.T) {
 	_, err = root.RoleGrantPermission(t.Context(), "u", "app/", clientv3.GetPrefixRangeEnd("app/"), clientv3.PermissionType(clientv3.PermReadWrite))
 	require.NoError(t, err)
 	waitForInstances(t, s, "01", "02", "new")
-	eventually(t, func() bool { return s.Err() == nil && s.Stats().Live && s.Stats().Malformed == 0 })
-	eventually(t, func() bool { l := names.all(); return len(l) == 2 && slices.Equal(l[1], []string{"other", "s"}) })
+	parttest.Eventually(t, func() bool { return s.Err() == nil && s.Stats().Live && s.Stats().Malformed == 0 })
+	parttest.Eventually(t, func() bool { l := names.all(); return len(l) == 2 && slices.Equal(l[1], []string{"other", "s"}) })
 }

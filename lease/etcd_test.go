@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
@@ -26,9 +27,6 @@ func newManager(t *testing.T, cli *clientv3.Client, opts ...lease.Option) *lease
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }
-
-// harden prepares a client as the root package does.
-func harden(cfg *clientv3.Config) { _ = wire.Harden(cfg) }
 
 // leaseGone reports whether etcd has no such lease.
 func leaseGone(t *testing.T, cli *clientv3.Client, id clientv3.LeaseID) bool {
@@ -49,7 +47,7 @@ func leaseCount(t *testing.T, cli *clientv3.Client) int {
 func TestManager_OpenAndCloseCostOneRPCEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	m := newManager(t, count.Client(t, harden))
+	m := newManager(t, count.Client(t, parttest.Harden))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(30*time.Second))
 	require.NoError(t, err)
 	_, err = m.Shared(t.Context())
@@ -64,7 +62,7 @@ func TestManager_OpenAndCloseCostOneRPCEach(t *testing.T) {
 func TestManager_DirectCallsCostOneRPCEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	m := newManager(t, count.Client(t, harden))
+	m := newManager(t, count.Client(t, parttest.Harden))
 	info, err := m.Grant(t.Context(), 30*time.Second)
 	require.NoError(t, err)
 	_, err = m.Describe(t.Context(), info.ID)
@@ -84,7 +82,7 @@ func TestManager_DirectCallsCostOneRPCEach(t *testing.T) {
 func TestManager_DeadlineErrorNamesUnreachableEndpoint(t *testing.T) {
 	t.Parallel()
 	link := etcdtest.Start(t).Proxy(t)
-	m := newManager(t, etcdtest.NewClient(t, link.Endpoints(), harden))
+	m := newManager(t, etcdtest.NewClient(t, link.Endpoints(), parttest.Harden))
 	link.Refuse()
 	link.Cut()
 	calls := map[string]func(ctx context.Context) error{
@@ -151,7 +149,7 @@ func TestManager_DescribeReturnsKeysInNamespace(t *testing.T) {
 func TestSession_VerifyDetectsRevokedLease(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	m := newManager(t, count.Client(t, harden))
+	m := newManager(t, count.Client(t, parttest.Harden))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
 	count.Reset()
@@ -239,7 +237,7 @@ func TestSession_ConcurrencyWorksWithClientMutex(t *testing.T) {
 func TestSession_GuardRefusesWriteAfterLeaseIsGone(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
-	cli, dir := count.Client(t, harden), etcdtest.Prefix(t)
+	cli, dir := count.Client(t, parttest.Harden), etcdtest.Prefix(t)
 	m := newManager(t, cli, lease.WithNamespace(dir))
 	store := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir+"elsewhere")))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
@@ -282,7 +280,7 @@ func TestSession_VerifyRestoresTheGuard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			count := etcdtest.Counter(t)
-			cli, dir := count.Client(t, harden), etcdtest.Prefix(t)
+			cli, dir := count.Client(t, parttest.Harden), etcdtest.Prefix(t)
 			m := newManager(t, cli, lease.WithNamespace(dir))
 			store := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir)))
 			s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
@@ -377,7 +375,7 @@ func TestSession_IsLostIfItsLeaseHoldsForbiddenKey(t *testing.T) {
 
 func TestManager_RepeatsGrantAndRevokeWhoseResponsesAreLost(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*clientv3.Config){"over a plain client": func(*clientv3.Config) {}, "over a hardened one": harden} {
+	for name, prepare := range map[string]func(*clientv3.Config){"over a plain client": func(*clientv3.Config) {}, "over a hardened one": parttest.Harden} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			srv := etcdtest.Start(t)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -81,7 +82,7 @@ func (l *fakeLateKV) loseCreation(t *testing.T, m *lease.Manager) clientv3.Txn {
 
 func TestKey_SweepsLateCreation(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string][]func(*clientv3.Config){"over a plain client": nil, "over a hardened one": {harden}} {
+	for name, prepare := range map[string][]func(*clientv3.Config){"over a plain client": nil, "over a hardened one": {parttest.Harden}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)

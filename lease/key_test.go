@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 )
@@ -308,7 +309,7 @@ func TestKey_OperationsCostOneTransactionEach(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	dir := etcdtest.Prefix(t)
-	m := newManager(t, count.Client(t, harden), lease.WithNamespace(dir))
+	m := newManager(t, count.Client(t, parttest.Harden), lease.WithNamespace(dir))
 	_, err := m.Shared(t.Context())
 	require.NoError(t, err)
 	count.Reset()
@@ -326,7 +327,7 @@ func TestKey_RereadsOnlyAfterForeignChanges(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
 	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
-	m := newManager(t, count.Client(t, harden), lease.WithNamespace(dir))
+	m := newManager(t, count.Client(t, parttest.Harden), lease.WithNamespace(dir))
 	k, err := m.OpenKey(t.Context(), "k", []byte("0"))
 	require.NoError(t, err)
 	for i := range 3 {

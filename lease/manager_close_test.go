@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -91,7 +92,7 @@ func TestManager_CloseDuringOpenKey(t *testing.T) {
 func TestManager_CloseIsBoundedWithManyKeysDuringOutage(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := etcdtest.Must(lease.New(srv.Client(t, harden), lease.WithSessionTTL(time.Minute)))
+	m := etcdtest.Must(lease.New(srv.Client(t, parttest.Harden), lease.WithSessionTTL(time.Minute)))
 	var last *lease.Key
 	for i := range 40 {
 		k, err := m.OpenKey(t.Context(), strconv.Itoa(i), nil)

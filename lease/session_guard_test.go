@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 )
@@ -21,7 +22,7 @@ import (
 func TestSession_GuardCallsShareOneWrite(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	m := newManager(t, srv.Client(t, harden))
+	m := newManager(t, srv.Client(t, parttest.Harden))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(time.Minute))
 	require.NoError(t, err)
 	srv.Pause()

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -182,7 +183,7 @@ func TestSession_ContextEndsBeforeOthersSeeLeaseExpire(t *testing.T) {
 			t.Parallel()
 			srv := etcdtest.Start(t)
 			direct, link := srv.Client(t), srv.Proxy(t)
-			m := newManager(t, etcdtest.NewClient(t, link.Endpoints(), harden))
+			m := newManager(t, etcdtest.NewClient(t, link.Endpoints(), parttest.Harden))
 			theirs := etcdtest.NewClient(t, link.Endpoints())
 			seen := watchDeletions(t, direct)
 			ours := openHeldSessions(t, m, n, ttl, direct)
@@ -240,7 +241,7 @@ func TestSession_SurvivesFrozenMember(t *testing.T) {
 			var all []*lease.Session
 			var managers []*lease.Manager
 			for range n {
-				m := newManager(t, cluster.Client(t, harden))
+				m := newManager(t, cluster.Client(t, parttest.Harden))
 				s, err := m.OpenSession(t.Context(), lease.WithTTL(ttl))
 				require.NoError(t, err)
 				all = append(all, s)
@@ -291,7 +292,7 @@ func TestSession_SurvivesLossOfLeader(t *testing.T) {
 		kills = 12
 	}
 	cluster := etcdtest.StartCluster(t, 3)
-	m := newManager(t, cluster.Client(t, harden))
+	m := newManager(t, cluster.Client(t, parttest.Harden))
 	var all []*lease.Session
 	for range 50 {
 		s, err := m.OpenSession(t.Context(), lease.WithTTL(10*time.Second))

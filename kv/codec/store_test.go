@@ -9,28 +9,10 @@ import (
 
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/config"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/kv/codec"
-	"github.com/etcdkit/etcdkit/watch"
 )
-
-// parts is what caches and configurations take of a client.
-type parts struct {
-	store   *kv.Store
-	watcher *watch.Watcher
-}
-
-func (p parts) KV() *kv.Store           { return p.store }
-func (p parts) Watcher() *watch.Watcher { return p.watcher }
-
-func newParts(tb testing.TB) parts {
-	tb.Helper()
-	cli, dir := etcdtest.Client(tb), etcdtest.Prefix(tb)
-	w := etcdtest.Must(watch.New(cli, watch.WithNamespace(dir)))
-	tb.Cleanup(func() { assert.NoError(tb, w.Close()) })
-	return parts{store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))), watcher: w}
-}
 
 type user struct{ Name string }
 
@@ -41,14 +23,14 @@ func encrypted[T any](tb testing.TB, first codec.Key, others ...codec.Key) kv.Co
 
 func TestEncryption_InAStore(t *testing.T) {
 	t.Parallel()
-	p := newParts(t)
-	users := kv.NewTyped(p.store, "users", encrypted[user](t, key("1", 1)))
+	p := parttest.Shared(t)
+	users := kv.NewTyped(p.KV(), "users", encrypted[user](t, key("1", 1)))
 	_, err := users.Put(t.Context(), "42", user{"Ada"})
 	require.NoError(t, err)
 	e, err := users.Update(t.Context(), "42", func(u *user) error { u.Name += " L."; return nil })
 	require.NoError(t, err)
 	assert.Equal(t, "Ada L.", e.Value.Name)
-	_, err = p.store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
+	_, err = p.KV().Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
 		e, err := users.In(tx).Get("42")
 		if err != nil {
 			return err
@@ -60,10 +42,10 @@ func TestEncryption_InAStore(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "Ada L.", e.Value.Name)
 
-	stored, err := p.store.Get(t.Context(), "users/42")
+	stored, err := p.KV().Get(t.Context(), "users/42")
 	require.NoError(t, err)
 	assert.NotContains(t, string(stored.Value), "Ada")
-	_, err = p.store.Put(t.Context(), "users/44", stored.Value)
+	_, err = p.KV().Put(t.Context(), "users/44", stored.Value)
 	require.NoError(t, err)
 	_, err = users.Get(t.Context(), "44")
 	require.ErrorIs(t, err, kv.ErrDecode)
@@ -73,8 +55,8 @@ func TestEncryption_InAStore(t *testing.T) {
 
 func TestWithSkipEqual_ComparesBelowLayers(t *testing.T) {
 	t.Parallel()
-	p := newParts(t)
-	users := kv.NewTyped(p.store, "users", encrypted[user](t, key("1", 1)))
+	p := parttest.Shared(t)
+	users := kv.NewTyped(p.KV(), "users", encrypted[user](t, key("1", 1)))
 	rev, err := users.Put(t.Context(), "42", user{"Ada"})
 	require.NoError(t, err)
 	same := func(*user) error { return nil }
@@ -92,7 +74,7 @@ func TestWithSkipEqual_ComparesBelowLayers(t *testing.T) {
 
 func TestEncryption_InCaches(t *testing.T) {
 	t.Parallel()
-	p := newParts(t)
+	p := parttest.Shared(t)
 	c, err := cache.Open(t.Context(), p, "users", encrypted[user](t, key("1", 1)), cache.WithReadOnlyCheck())
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, c.Close()) }()
@@ -113,7 +95,7 @@ func TestEncryption_InCaches(t *testing.T) {
 
 func TestEncryption_InConfig(t *testing.T) {
 	t.Parallel()
-	p := newParts(t)
+	p := parttest.Shared(t)
 	src, err := config.Open(t.Context(), p, "conf")
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, src.Close()) }()
@@ -122,7 +104,7 @@ func TestEncryption_InConfig(t *testing.T) {
 	_, err = v.Set(t.Context(), user{"Ada"})
 	require.NoError(t, err)
 	assert.Equal(t, "Ada", v.Load().Name)
-	stored, err := p.store.Get(t.Context(), "conf/user")
+	stored, err := p.KV().Get(t.Context(), "conf/user")
 	require.NoError(t, err)
 	assert.NotContains(t, string(stored.Value), "Ada")
 }
