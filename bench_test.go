@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// BenchmarkOpen is Open and Close of a server that is well.
+// BenchmarkOpen measures Open and Close with a healthy server.
 func BenchmarkOpen(b *testing.B) {
 	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints()}
 	for b.Loop() {
@@ -23,7 +23,8 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// BenchmarkOpenRefused is how long Open takes to say why none of three endpoints can be connected to.
+// BenchmarkOpenRefused measures how long Open takes to return an error if three endpoints refuse
+// connections.
 func BenchmarkOpenRefused(b *testing.B) {
 	var eps []string
 	for range 3 {
@@ -38,8 +39,8 @@ func BenchmarkOpenRefused(b *testing.B) {
 	}
 }
 
-// BenchmarkClose is Close with 50 calls under way at a server that does not answer, until all of them have returned,
-// and a later call.
+// BenchmarkClose measures Close with 50 calls in progress at a frozen server, until all of them
+// have returned, and a later call.
 func BenchmarkClose(b *testing.B) {
 	s := etcdtest.Start(b)
 	for b.Loop() {
@@ -57,7 +58,7 @@ func BenchmarkClose(b *testing.B) {
 				}
 			})
 		}
-		time.Sleep(50 * time.Millisecond) // most are on the wire
+		time.Sleep(50 * time.Millisecond) // most have been sent
 		b.StartTimer()
 		require.NoError(b, c.Close())
 		wg.Wait()
@@ -71,7 +72,7 @@ func BenchmarkClose(b *testing.B) {
 	}
 }
 
-// BenchmarkHealthWithoutQuorum is how long Health takes to say that two of three members are gone.
+// BenchmarkHealthWithoutQuorum measures how long Health takes if two of three members are down.
 func BenchmarkHealthWithoutQuorum(b *testing.B) {
 	cluster := etcdtest.StartCluster(b, 3)
 	c, err := etcdkit.Open(b.Context(), etcdkit.Config{Endpoints: cluster.Endpoints()})
@@ -85,7 +86,7 @@ func BenchmarkHealthWithoutQuorum(b *testing.B) {
 	}
 }
 
-// BenchmarkHealth is Health of a single server that is well.
+// BenchmarkHealth measures Health of a single healthy server.
 func BenchmarkHealth(b *testing.B) {
 	c, err := etcdkit.Open(b.Context(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
 	require.NoError(b, err)
@@ -96,8 +97,9 @@ func BenchmarkHealth(b *testing.B) {
 	}
 }
 
-// BenchmarkFrozenMember reports, for a member that is frozen at once: the share of reads with a deadline of one second
-// that fail in the first second and in the ten after it, and how long it takes until the member is left out.
+// BenchmarkFrozenMember freezes a member. It reports the share of reads with a deadline of one
+// second that fail in the first second and in the ten after it, and the time until the member is
+// evicted.
 func BenchmarkFrozenMember(b *testing.B) {
 	cluster := etcdtest.StartCluster(b, 3)
 	for b.Loop() {

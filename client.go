@@ -2,7 +2,6 @@ package etcdkit
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -101,7 +100,7 @@ func (c *Client) SetEndpoints(endpoints ...string) error {
 		return opError(op, errs.ClosedError("client"))
 	}
 	if c.conn.checker == nil {
-		return opError(op, fmt.Errorf("%w: the endpoints are those of the client that was given to Wrap", ErrInvalid))
+		return opError(op, errs.Invalidf("the endpoints are those of the client that was given to Wrap"))
 	}
 	if err := c.conn.setEndpoints(endpoints...); err != nil {
 		return opError(op, err)

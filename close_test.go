@@ -59,7 +59,7 @@ func TestClient_CloseEndsCallsInProgress(t *testing.T) {
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
 	_, err = c.Members(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrClosed)
-	assert.Less(t, time.Since(began), time.Second, "nothing is waited for once the client is closed")
+	assert.Less(t, time.Since(began), time.Second, "calls return at once")
 	assert.False(t, c.Diagnose(t.Context()).OK())
 }
 
@@ -93,7 +93,7 @@ func TestClient_CloseIsBoundedWithFrozenServer(t *testing.T) {
 	began := time.Now()
 	require.NoError(t, c.Close())
 	assert.Less(t, time.Since(began), 5*time.Second)
-	for range watch { // it ends
+	for range watch { // until it ends
 	}
 }
 
@@ -174,7 +174,7 @@ func TestWrap_AcceptsClientWithoutConnection(t *testing.T) {
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
 	h, err := c.Health(t.Context())
-	require.NoError(t, err, "the read is what counts")
+	require.NoError(t, err, "only the read counts")
 	assert.Empty(t, h.Members)
 	require.NoError(t, c.Close())
 }
@@ -202,7 +202,7 @@ func TestClient_CloseWaitsForFunctionsUnderLocks(t *testing.T) {
 			running.Store(true)
 			close(entered)
 			<-ctx.Done()
-			time.Sleep(2 * time.Second) // it takes its time to stop
+			time.Sleep(2 * time.Second) // it is slow to stop
 			running.Store(false)
 			return nil
 		})
@@ -211,7 +211,7 @@ func TestClient_CloseWaitsForFunctionsUnderLocks(t *testing.T) {
 	wg.Go(func() {
 		h, err := other.Locks().Mutex("m").Lock(t.Context())
 		if assert.NoError(t, err) {
-			assert.False(t, running.Load(), "the next holder is beside the function")
+			assert.False(t, running.Load(), "the function runs without the lock")
 			assert.NoError(t, h.Release(t.Context()))
 		}
 	})

@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// follower is a member that does not lead.
+// follower returns a member that is not the leader.
 func follower(t *testing.T, c *etcdtest.Cluster) *etcdtest.Server {
 	t.Helper()
 	leader := c.Leader(t)
@@ -81,35 +81,35 @@ func TestOpen_EvictsFrozenMember(t *testing.T) {
 
 func TestClient_EvictsNothingWithoutQuorum(t *testing.T) {
 	t.Parallel()
-	cluster := etcdtest.StartCluster(t, 2) // neither of the two is any good without the other
+	cluster := etcdtest.StartCluster(t, 2) // no quorum without both
 	count := etcdtest.Counter(t)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()}, etcdkit.WithDialOptions(count.DialOption()))
 	cluster.Members[0].Kill()
 	_, err := c.Health(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-	rounds := func(n int, look func()) { // the patrol asks both
+	rounds := func(n int, check func()) { // both are probed
 		count.Reset()
 		require.Eventually(t, func() bool {
-			look()
+			check()
 			return count.Count("Health/Check") >= 2*n
 		}, 60*time.Second, 10*time.Millisecond)
 	}
-	rounds(4, func() {}) // the one that is left takes a moment to notice that it has no leader
-	rounds(3, func() { assert.Len(t, c.Raw().Endpoints(), 2, "the one that is gone may be the first to be back") })
+	rounds(4, func() {}) // the remaining member needs time to notice that it has no leader
+	rounds(3, func() { assert.Len(t, c.Raw().Endpoints(), 2, "the stopped member may recover first") })
 	cluster.Members[0].Launch()
 	cluster.WaitReady()
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
 }
 
-// Between the moment at which a member freezes and that at which it is left out, a third of all calls meet it. Those that
-// can be made twice are, at another member. The others wait for it.
+// Until a frozen member is evicted, a third of all calls is sent to it. A second attempt of those
+// that are safe to repeat is made at another member. The others wait.
 func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
 	store := c.KV()
-	_, err := store.Put(t.Context(), "warm", nil, kv.WithOnce()) // there is a slot
+	_, err := store.Put(t.Context(), "warm", nil, kv.WithOnce()) // creates a slot
 	require.NoError(t, err)
 	const each = 5
 	revs := make([]int64, each)
@@ -153,7 +153,7 @@ func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 			}
 		})
 	}
-	for i := range 3 { // a put that meets the frozen member is neither sent elsewhere nor said not to be applied
+	for i := range 3 { // a put at the frozen member is not repeated, and its outcome is unknown
 		wg.Go(func() {
 			ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
 			defer stop()
@@ -163,7 +163,7 @@ func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 	}
 	wg.Wait()
 	assert.NoError(t, ctx.Err())
-	assert.Positive(t, c.Stats().KV.Retries, "no call has met the frozen member")
+	assert.Positive(t, c.Stats().KV.Retries, "no call was sent to the frozen member")
 	assert.NoError(t, errors.Join(granted...))
 	for i := range each {
 		e, err := store.Get(t.Context(), fmt.Sprintf("replaced/%d", i))
@@ -175,16 +175,17 @@ func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 	}
 }
 
-// When a new leader is elected, it refuses the reads that wait at its followers, and writes that were on their way to the old
-// one time out after 7 s. Their other attempts may be at the member that froze.
+// A new leader rejects the reads that wait at its followers, and writes that were forwarded to the
+// old one time out after 7 s. Their other attempts may be at the frozen member.
 func TestClient_CallsSurviveFrozenLeader(t *testing.T) {
 	t.Parallel()
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
-	_, err := c.KV().Put(t.Context(), "warm", nil, kv.WithOnce()) // there is a slot
+	_, err := c.KV().Put(t.Context(), "warm", nil, kv.WithOnce()) // creates a slot
 	require.NoError(t, err)
 	cluster.Leader(t).Pause()
-	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second) // less than keepalive takes to end a connection
+	// Shorter than keepalive needs to close a connection.
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
 	var wg sync.WaitGroup
 	for i := range 5 {

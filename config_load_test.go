@@ -48,10 +48,10 @@ const asJSON = `{
 	"retry": {"maxAttempts": 5, "baseDelay": "50ms", "maxDelay": "1s"}, "allowInsecureCredentials": true
 }`
 
-// seconds makes a Duration.
+// seconds returns a Duration of n seconds.
 func seconds(n int) etcdkit.Duration { return etcdkit.Duration(time.Duration(n) * time.Second) }
 
-// full is what the files above say.
+// full returns the configuration of the files above.
 func full() etcdkit.Config {
 	return etcdkit.Config{
 		Endpoints: []string{"https://etcd-1:2379", "https://etcd-2:2379"},
@@ -64,7 +64,7 @@ func full() etcdkit.Config {
 	}
 }
 
-// bomb is a document of 10 KB that takes gigabytes when its aliases are replaced by what they stand for.
+// bomb returns a document of 10 KB that takes gigabytes after its aliases are expanded.
 func bomb() string {
 	var doc strings.Builder
 	doc.WriteString("username: &a0 " + strings.Repeat("x", 10_000) + "\nendpoints:\n")
@@ -207,7 +207,7 @@ func TestConfig_MarshalsWithoutSecrets(t *testing.T) {
 	assert.Contains(t, string(out), `"readTimeout":"2s"`)
 	empty, err := json.Marshal(etcdkit.Config{})
 	require.NoError(t, err)
-	assert.JSONEq(t, `{}`, string(empty), "what is at its default is left out")
+	assert.JSONEq(t, `{}`, string(empty), "default values are omitted")
 }
 
 func TestConfigFromEnv_ReadsAllVariables(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// opened opens lazily, which sends nothing, and closes at the end.
+// opened returns a client of OpenLazy. It is closed at the end of the test.
 func opened(t *testing.T, cfg etcdkit.Config, opts ...etcdkit.Option) *etcdkit.Client {
 	t.Helper()
 	c, err := etcdkit.OpenLazy(cfg, opts...)
@@ -25,7 +25,7 @@ func opened(t *testing.T, cfg etcdkit.Config, opts ...etcdkit.Option) *etcdkit.C
 	return c
 }
 
-// refused returns the complaint about a configuration, which Open and OpenLazy share.
+// refused returns the error of an invalid configuration, which Open and OpenLazy share.
 func refused(t *testing.T, cfg etcdkit.Config, opts ...etcdkit.Option) error {
 	t.Helper()
 	_, lazy := etcdkit.OpenLazy(cfg, opts...)

@@ -18,6 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/auth"
 	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/endpoint"
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/healthcheck"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
@@ -103,7 +104,8 @@ func tlsDialOptions(config *tls.Config, roots *endpoint.RootCAs) []grpc.DialOpti
 // maxSendBytes returns the send limit for client/v3. It is 0, which selects client/v3's default,
 // unless the cluster accepts larger requests.
 func maxSendBytes(l kv.Limits) int {
-	const defaultLimit, overhead = 2 << 20, 512 << 10 // as in client/v3: its default, and what a message has beside keys and values
+	// As in client/v3: its default, and what a message has beside keys and values.
+	const defaultLimit, overhead = 2 << 20, 512 << 10
 	if l.RequestBytes <= defaultLimit-overhead {
 		return 0
 	}
@@ -163,7 +165,7 @@ func (c *connection) setEndpoints(list ...string) error {
 	eps, all := endpoint.ParseAll(list)
 	for _, e := range eps {
 		if e.RequiresTLS() && c.settings.tls == nil {
-			all = append(all, fmt.Errorf("%w: endpoint %s requires TLS, but the client was opened without it", ErrInvalid, e))
+			all = append(all, errs.Invalidf("endpoint %s requires TLS, but the client was opened without it", e))
 		}
 	}
 	private := c.auth != nil && !c.settings.cfg.AllowInsecureCredentials

@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// A client is asked about endpoints that nobody listens on while they are being changed; the race detector watches.
+// The race detector finds unsynchronized access to the endpoints.
 func TestRaw_SetEndpointsDuringMembers(t *testing.T) {
 	t.Parallel()
 	at, _, err := net.SplitHostPort(freePort(t))
@@ -87,7 +87,8 @@ func TestWrap_ClosesConnectionsToRemovedEndpoints(t *testing.T) {
 	}
 }
 
-// gRPC by itself would wait more than four seconds for its next attempt by then, and up to two minutes later on.
+// By default gRPC would wait more than four seconds for its next attempt, and later up to two
+// minutes.
 func TestClient_ReconnectsSoonAfterOutage(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
@@ -122,7 +123,7 @@ func TestMembers_ReconnectsToRecoveredMember(t *testing.T) {
 		}, 10*time.Second, time.Millisecond)
 		proxy.Accept()
 		members, err := c.Members(t.Context())
-		require.NoError(t, err, "it does not wait for gRPC's next attempt")
+		require.NoError(t, err, "without waiting for gRPC's next attempt")
 		require.Len(t, members, 1)
 		assert.True(t, members[0].Reachable, members[0].Err)
 	}

@@ -71,7 +71,7 @@ func TestDiagnose_DistinguishesProblems(t *testing.T) {
 	cfg.Password = etcdkit.NewSecret("wrong-" + planted)
 	r = opened(t, cfg).Diagnose(t.Context())
 	require.Len(t, r.Endpoints, 1)
-	assert.Empty(t, r.Endpoints[0].Dial, "the connection is there")
+	assert.Empty(t, r.Endpoints[0].Dial, "the connection is established")
 	assert.Contains(t, r.Endpoints[0].Status, "authentication failed")
 	assert.EqualValues(t, -1, r.Keys)
 

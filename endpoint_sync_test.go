@@ -34,7 +34,7 @@ func TestClient_SetEndpointsRemovesAnEvictedEndpoint(t *testing.T) {
 	require.Eventually(t, func() bool { return slices.Equal(c.Stats().Evicted, []string{dead}) }, 30*time.Second, time.Millisecond)
 	other := "http://" + freePort(t)
 	require.NoError(t, c.SetEndpoints(other, dead, s.Endpoint()))
-	assert.Contains(t, c.Stats().Evicted, dead, "it has not answered since")
+	assert.Contains(t, c.Stats().Evicted, dead, "it has not answered again")
 	assert.NotContains(t, c.Raw().Endpoints(), dead)
 }
 
@@ -97,7 +97,8 @@ func TestWithEndpointSync_KeepsTheEndpointsIfNoMemberURLAnswers(t *testing.T) {
 	assert.Equal(t, s.Endpoints(), c.Raw().Endpoints())
 }
 
-// countMemberLists counts the answers to requests for the members, and changes them if change is not nil.
+// countMemberLists counts the responses with a list of members. If change is not nil, it changes
+// them.
 func countMemberLists(n *atomic.Int64, change func(*pb.MemberListResponse)) etcdkit.Option {
 	return etcdkit.WithDialOptions(grpc.WithChainUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -112,7 +113,7 @@ func countMemberLists(n *atomic.Int64, change func(*pb.MemberListResponse)) etcd
 		}))
 }
 
-// An address may come to lead to another cluster.
+// An address may be reassigned to another cluster.
 func TestWithEndpointSync_RefusesTheMembersOfAnotherCluster(t *testing.T) {
 	t.Parallel()
 	s, other := etcdtest.Start(t), etcdtest.Start(t)

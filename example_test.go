@@ -54,7 +54,7 @@ func ExampleOpen_refused() {
 }
 
 func ExampleOpenLazy() {
-	// etcd is down, and the program starts all the same.
+	// etcd is down, but the program starts.
 	c, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: []string{"127.0.0.1:1"}})
 	if err != nil {
 		fmt.Println(err)
@@ -65,10 +65,10 @@ func ExampleOpenLazy() {
 	defer stop()
 	_, err = c.KV().Put(ctx, "k", []byte("v"))
 	fmt.Println("unavailable:", errors.Is(err, etcdkit.ErrUnavailable))
-	fmt.Println("may be sent again:", etcdkit.SafeToRetry(err))
+	fmt.Println("safe to retry:", etcdkit.SafeToRetry(err))
 	// Output:
 	// unavailable: true
-	// may be sent again: true
+	// safe to retry: true
 }
 
 func ExampleLoadConfig() {
@@ -100,7 +100,7 @@ readTimeout: 2s
 }
 
 func ExampleConfigFromEnv() {
-	// What a deployment sets.
+	// Set by the deployment.
 	_ = os.Setenv("ETCD_NAMESPACE", "orders/")
 	_ = os.Setenv("ETCD_READ_TIMEOUT", "2s")
 	defer func() {
@@ -117,10 +117,12 @@ func ExampleConfigFromEnv() {
 }
 
 func ExampleConfig_WithEnv() {
-	_ = os.Setenv("ETCD_ENDPOINTS", "https://etcd-1:2379,https://etcd-2:2379") // what this deployment has of its own
+	// Set by this deployment.
+	_ = os.Setenv("ETCD_ENDPOINTS", "https://etcd-1:2379,https://etcd-2:2379")
 	defer func() { _ = os.Unsetenv("ETCD_ENDPOINTS") }()
 
-	cfg := etcdkit.Config{Endpoints: []string{"localhost:2379"}, Namespace: "orders"} // such as LoadConfig has read it
+	// As from LoadConfig.
+	cfg := etcdkit.Config{Endpoints: []string{"localhost:2379"}, Namespace: "orders"}
 	cfg, err := cfg.WithEnv()
 	if err != nil {
 		fmt.Println(err)
@@ -185,7 +187,7 @@ func ExampleClient_ReadyHandler() {
 }
 
 func ExampleWrap() {
-	// A program that has a client of client/v3 already prepares its configuration, and goes on owning it.
+	// A program with a client of client/v3 prepares its configuration and continues to own it.
 	cfg := clientv3.Config{Endpoints: etcdtest.Endpoints(), Logger: zap.NewNop()}
 	if err := etcdkit.Harden(&cfg); err != nil {
 		fmt.Println(err)
@@ -217,9 +219,9 @@ func ExampleClient_Diagnose() {
 	}
 	defer c.Close()
 	r := c.Diagnose(context.Background())
-	fmt.Println("well:", r.OK(), "keys:", r.Keys)
-	fmt.Println("report of several lines:", strings.Count(r.String(), "\n") > 10)
+	fmt.Println("healthy:", r.OK(), "keys:", r.Keys)
+	fmt.Println("report has several lines:", strings.Count(r.String(), "\n") > 10)
 	// Output:
-	// well: true keys: 0
-	// report of several lines: true
+	// healthy: true keys: 0
+	// report has several lines: true
 }

@@ -49,7 +49,7 @@ func TestHealth_DescribesHealthyServer(t *testing.T) {
 	assert.Positive(t, m.DBSizeInUse)
 	assert.Positive(t, m.Latency)
 	for method := range count.Counts() {
-		assert.Contains(t, []string{"KV/Range", "Maintenance/Status", "Cluster/MemberList"}, method, "health writes nothing")
+		assert.Contains(t, []string{"KV/Range", "Maintenance/Status", "Cluster/MemberList"}, method, "Health only reads")
 	}
 	members, err := c.Members(t.Context())
 	require.NoError(t, err)
@@ -78,14 +78,14 @@ func TestHealth_ReportsLossAndReturnOfQuorum(t *testing.T) {
 		}
 		assert.NotEmpty(t, m.Err)
 		assert.Contains(t, cluster.Endpoints(), m.Endpoint)
-		assert.NotEmpty(t, m.Name, "the one that is left knows the others")
+		assert.NotEmpty(t, m.Name, "the remaining member lists the others")
 	}
 	assert.Equal(t, 1, reachable)
 	ready := getReady(t, c.ReadyHandler())
 	assert.Equal(t, http.StatusServiceUnavailable, ready.Code)
 	assert.JSONEq(t, `{"ready":false,"reason":"etcd unavailable"}`, ready.Body.String())
 	members, err := c.Members(t.Context())
-	require.NoError(t, err, "the list does not need a quorum")
+	require.NoError(t, err, "the list requires no quorum")
 	assert.Len(t, members, 3)
 
 	cluster.Members[0].Launch()
@@ -157,7 +157,7 @@ func TestHealth_SucceedsWithOneEndpointOfThree(t *testing.T) {
 	require.Len(t, h.Members, 3)
 	r := c.Diagnose(t.Context())
 	assert.True(t, r.OK(), "%s", r)
-	assert.Contains(t, r.String(), "no endpoint of the client reaches it", "it can be seen all the same")
+	assert.Contains(t, r.String(), "no endpoint of the client reaches it", "the report contains it")
 }
 
 func TestMembers_ReturnsErrUnauthenticated(t *testing.T) {
@@ -196,7 +196,7 @@ func TestHealth_ReportsAlarms(t *testing.T) {
 		return err != nil
 	}, 20*time.Second, time.Millisecond)
 	h, err := c.Health(t.Context())
-	require.NoError(t, err, "a full database can be read")
+	require.NoError(t, err, "a full database is readable")
 	require.Len(t, h.Alarms, 1)
 	assert.Contains(t, h.Alarms[0], "NOSPACE")
 	r := c.Diagnose(t.Context())

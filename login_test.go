@@ -26,7 +26,7 @@ import (
 
 const authenticate = "Auth/Authenticate"
 
-// guarded is a server with authentication, on which the user "app" may use "app/".
+// guarded returns a server with authentication, on which the user "app" has access to "app/".
 func guarded(t *testing.T, flags ...string) *etcdtest.Server {
 	t.Helper()
 	s := etcdtest.Start(t, etcdtest.WithFlags(flags...))
@@ -38,7 +38,7 @@ func asApp(s *etcdtest.Server) etcdkit.Config {
 	return etcdkit.Config{Endpoints: s.Endpoints(), Username: "app", Password: etcdkit.NewSecret(planted), Namespace: "app"}
 }
 
-// asRoot is a client that may do everything.
+// asRoot returns a client of the user root.
 func asRoot(t *testing.T, s *etcdtest.Server) *clientv3.Client {
 	t.Helper()
 	return s.Client(t, etcdtest.As("root", etcdtest.RootPassword))
@@ -178,7 +178,7 @@ func TestLogin_ReplacesExpiredToken(t *testing.T) {
 	count := etcdtest.Counter(t)
 	c := open(t, asApp(s), etcdkit.WithDialOptions(count.DialOption()))
 	lapse := func() {
-		// A password set anew, to the same one, ends the tokens of the user as time does.
+		// Setting the same password again invalidates the tokens of the user.
 		_, err := root.UserChangePassword(t.Context(), "app", planted)
 		require.NoError(t, err)
 		count.Reset()
@@ -189,10 +189,10 @@ func TestLogin_ReplacesExpiredToken(t *testing.T) {
 	assert.Equal(t, 1, count.Count(authenticate))
 	lapse()
 	_, err = c.Raw().Put(t.Context(), "app/k", "v")
-	require.NoError(t, err, "also below the parts")
+	require.NoError(t, err, "also over Raw")
 	lapse()
 	if err := watchOnce(t, c); err != nil {
-		// A stream that is opened within a second of a login carries the token of that one; its refusal is noticed.
+		// A stream opened within a second of a login has its token. The next stream gets a new one.
 		require.ErrorContains(t, err, "invalid auth token")
 		require.NoError(t, watchOnce(t, c))
 	}
@@ -203,7 +203,7 @@ func TestLogin_ReplacesExpiredToken(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// watchOnce opens a watch on a stream of its own.
+// watchOnce opens a watch on a new stream.
 func watchOnce(t *testing.T, c *etcdkit.Client) error {
 	t.Helper()
 	w := clientv3.NewWatcher(c.Raw())
@@ -224,13 +224,13 @@ func TestConfig_PasswordFileIsReadForEachLogin(t *testing.T) {
 	_, err := asRoot(t, s).UserChangePassword(t.Context(), "app", "the next one")
 	require.NoError(t, err)
 	_, err = c.KV().Put(t.Context(), "k", nil)
-	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated, "the file has not followed yet")
+	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated, "the file still has the old password")
 	require.NoError(t, os.WriteFile(file, []byte("the next one"), 0o600))
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(file))
 	_, err = c.KV().Put(t.Context(), "k", nil)
-	require.NoError(t, err, "the file is needed for logins only")
+	require.NoError(t, err, "the file is only read for logins")
 }
 
 func TestWithCredentials_ErrorFailsTheCall(t *testing.T) {
@@ -268,7 +268,7 @@ func TestLogin_SucceedsWithoutAuthentication(t *testing.T) {
 	assert.Equal(t, 1, count.Count(authenticate))
 	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "app", Password: planted, Grants: []etcdtest.Grant{etcdtest.ReadWrite("k")}})
 	_, err := c.KV().Put(t.Context(), "k", nil)
-	require.NoError(t, err, "it logs in once authentication is switched on")
+	require.NoError(t, err, "it logs in after authentication was enabled")
 }
 
 func TestConfig_TokenIsSentUnchanged(t *testing.T) {
@@ -322,7 +322,8 @@ func TestLogin_BacksOffIfPasswordIsRejected(t *testing.T) {
 	}
 	after := c.Stats()
 	assert.Positive(t, after.LoginFailures-before.LoginFailures)
-	assert.LessOrEqual(t, after.Logins-before.Logins, uint64(8), "pauses of 0.5 s, 1 s, 2 s at least") // and logins that the restart cut
+	// And logins interrupted by the restart.
+	assert.LessOrEqual(t, after.Logins-before.Logins, uint64(8), "pauses of 0.5 s, 1 s, 2 s at least")
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.ErrorIs(t, err, etcdkit.ErrUnauthenticated)
 	assert.Equal(t, 1, log.Count("level=WARN msg=\"etcd rejects the login\""))

@@ -15,7 +15,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// dns answers for the domain "example.org": a record for each endpoint under the given service.
+// dns returns an option for a resolver of the domain "example.org" with a record of the service for
+// each endpoint.
 func dns(t *testing.T, service string, endpoints ...string) etcdkit.Option {
 	t.Helper()
 	return etcdkit.WithLookup(func(_ context.Context, asked, proto, name string) (string, []*net.SRV, error) {
@@ -53,12 +54,12 @@ func TestOpen_VerifiesDomainOfSRVRecords(t *testing.T) {
 	found := dns(t, "etcd-client-ssl", s.Endpoint())
 	_, err := etcdkit.Open(t.Context(), cfg, found)
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-	require.ErrorContains(t, err, "not example.org", "the certificate is for localhost, where the record points")
+	require.ErrorContains(t, err, "not example.org", "the certificate is for localhost, the target of the record")
 	cfg.TLS.ServerName = "localhost"
 	open(t, cfg, found)
 	cfg.TLS = etcdkit.TLSConfig{}
 	_, err = etcdkit.Open(t.Context(), cfg, found)
-	require.ErrorContains(t, err, "x509", "secure records alone are enough to insist on TLS")
+	require.ErrorContains(t, err, "x509", "records for TLS require TLS")
 }
 
 func TestOpen_ReturnsLookupErrors(t *testing.T) {
@@ -74,7 +75,7 @@ func TestOpen_ReturnsLookupErrors(t *testing.T) {
 	secure := cfg
 	secure.TLS.ServerName = "etcd"
 	_, err = etcdkit.Open(t.Context(), secure, dns(t, "etcd-client", "http://127.0.0.1:1"))
-	require.ErrorContains(t, err, "no such host: _etcd-client-ssl", "a plain record does not switch TLS off")
+	require.ErrorContains(t, err, "no such host: _etcd-client-ssl", "a plain record does not disable TLS")
 
 	_, err = etcdkit.OpenLazy(cfg)
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)

@@ -52,7 +52,8 @@ type Member struct {
 func (c *connection) queryAll(ctx context.Context) []endpoint.StatusResult {
 	eps := c.endpoints()
 	if c.checker == nil {
-		c.pool.Retain(eps) // the owner of the client may have changed them; otherwise the checker does this
+		// The owner of the client may have changed them; otherwise the checker does this.
+		c.pool.Retain(eps)
 	}
 	results := c.pool.QueryAll(ctx, eps)
 	for _, r := range results {

@@ -72,7 +72,7 @@ func OpenLazy(cfg Config, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	if len(s.endpoints) == 0 {
-		return nil, opError(op, fmt.Errorf("%w: discoverySRV requires a lookup: use Open", ErrInvalid))
+		return nil, opError(op, errs.Invalidf("discoverySRV requires a lookup: use Open"))
 	}
 	conn, err := newConnection(s)
 	if err != nil {
@@ -156,7 +156,8 @@ func (c *connection) connect(ctx context.Context, store *kv.Store) error {
 	case len(healthy) > 0 && len(failed) > 0:
 		c.checker.Evict(failed) // so that the read connects only to the others
 	case len(healthy) == 0 && slices.ContainsFunc(failed, func(e *endpoint.Error) bool { return healthcheck.IsLeaderless(e.Err) }):
-		leaderless, healthy, failed = failed, c.settings.endpoints, nil // they may be electing a leader: the read waits for it
+		// They may be electing a leader: the read waits for it.
+		leaderless, healthy, failed = failed, c.settings.endpoints, nil
 	case len(healthy) == 0:
 		err := fmt.Errorf("%w: %w", ErrUnavailable, endpointErrors{failed})
 		if ctx.Err() != nil {
@@ -166,7 +167,8 @@ func (c *connection) connect(ctx context.Context, store *kv.Store) error {
 	}
 	unsupported := c.versions.StartFetch(ctx, healthy, fetch) // while the read is in progress
 	err := c.firstRead(ctx, store, len(failed) > 0)
-	if err == nil || errors.Is(err, ErrPermission) { // a permission error proves that the cluster answered
+	// A permission error proves that the cluster answered.
+	if err == nil || errors.Is(err, ErrPermission) {
 		return c.requireSupported(unsupported(versionGracePeriod))
 	}
 	unsupported(0)
@@ -174,7 +176,8 @@ func (c *connection) connect(ctx context.Context, store *kv.Store) error {
 	for _, ep := range healthy {
 		cause := errs.Cause(err)
 		if i := slices.IndexFunc(leaderless, func(e *endpoint.Error) bool { return e.Endpoint == ep }); i >= 0 && !healthcheck.IsLeaderless(err) {
-			cause = fmt.Errorf("%w: %w", cause, leaderless[i].Err) // time was up before the second answer
+			// Time was up before the second answer.
+			cause = fmt.Errorf("%w: %w", cause, leaderless[i].Err)
 		}
 		all = append(all, &endpoint.Error{Endpoint: ep, Err: cause})
 	}

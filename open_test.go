@@ -22,7 +22,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// open opens and closes at the end.
+// open returns a client of Open. It is closed at the end of the test.
 func open(t *testing.T, cfg etcdkit.Config, opts ...etcdkit.Option) *etcdkit.Client {
 	t.Helper()
 	c, err := etcdkit.Open(t.Context(), cfg, opts...)
@@ -31,7 +31,7 @@ func open(t *testing.T, cfg etcdkit.Config, opts ...etcdkit.Option) *etcdkit.Cli
 	return c
 }
 
-// freePort is an address of this machine that nobody listens on.
+// freePort returns an address of this machine on which no server listens.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +40,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// silent is a server that accepts connections and never says a word.
+// silent returns the address of a server that accepts connections but sends nothing.
 func silent(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -59,7 +59,7 @@ func TestOpen_UsesNamespace(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, raw.Kvs, 1)
 	assert.Equal(t, "v", string(raw.Kvs[0].Value))
-	assert.Same(t, c.KV(), c.KV(), "a part is the same for every call")
+	assert.Same(t, c.KV(), c.KV(), "every call returns the same store")
 }
 
 func TestOpen_UsesOneConnectionForASingleEndpoint(t *testing.T) {
@@ -104,7 +104,7 @@ func TestOpen_ReturnsErrorOfEachEndpoint(t *testing.T) {
 	began := time.Now()
 	_, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: []string{a, "http://" + b}})
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-	assert.Less(t, time.Since(began), 3*time.Second, "the reason is known long before the dial timeout")
+	assert.Less(t, time.Since(began), 3*time.Second, "well before the dial timeout")
 	assert.ErrorContains(t, err, a+": dial tcp "+a+": connect: connection refused")
 	assert.ErrorContains(t, err, "http://"+b+": dial tcp "+b+": connect: connection refused")
 	one, ok := errors.AsType[*etcdkit.EndpointError](err)
@@ -145,7 +145,7 @@ func TestOpen_EvictsDeadEndpointWithoutDelay(t *testing.T) {
 			log := &etcdtest.Log{}
 			c := open(t, etcdkit.Config{Endpoints: []string{dead, live}}, etcdkit.WithLogger(log.Logger()))
 			assert.Less(t, time.Since(began), 3*time.Second)
-			assert.Equal(t, []string{live}, c.Raw().Endpoints(), "calls go to the one that answers")
+			assert.Equal(t, []string{live}, c.Raw().Endpoints(), "the one that answers is in use")
 			assert.Equal(t, []string{dead, live}, c.Stats().Endpoints)
 			assert.Equal(t, []string{dead}, c.Stats().Evicted)
 			assert.EqualValues(t, 1, c.Stats().Evictions)
@@ -177,7 +177,7 @@ func TestOpen_ReturnsCauseOfTLSFailure(t *testing.T) {
 	for _, tt := range []struct {
 		name, ep string
 		tls      etcdkit.TLSConfig
-		cause    string // "" where it works
+		cause    string // "" if Open succeeds
 	}{
 		{"the right CA works", good, ca, ""},
 		{"a client certificate works", mutual, with(pki.Client), ""},
@@ -230,7 +230,7 @@ func TestOpenLazy_WorksOnceServerIsUp(t *testing.T) {
 			_, err := c.KV().Put(ctx, "k", []byte("v"))
 			require.ErrorIs(t, err, etcdkit.ErrUnavailable)
 			require.ErrorContains(t, err, "connection refused")
-			assert.True(t, etcdkit.SafeToRetry(err), "it never left: %v", err)
+			assert.True(t, etcdkit.SafeToRetry(err), "it was not sent: %v", err)
 			s.Restart()
 			_, err = c.KV().Put(t.Context(), "k", []byte("v"))
 			require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/auth"
 	"github.com/etcdkit/etcdkit/internal/endpoint"
+	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/kv"
 )
@@ -41,7 +41,7 @@ type options struct {
 type validationErrors []error
 
 func (e *validationErrors) add(format string, args ...any) {
-	*e = append(*e, fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...)))
+	*e = append(*e, errs.Invalidf(format, args...))
 }
 
 // join returns all errors as the error of op, or nil.

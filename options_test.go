@@ -21,7 +21,7 @@ func TestObserver_ReceivesRetries(t *testing.T) {
 	log := &etcdtest.Log{}
 	seen := make(chan string, 100)
 	key := etcdtest.Prefix(t) + "absent"
-	var refused atomic.Bool // the first read of it
+	var refused atomic.Bool // the first read of key
 	refuser := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
 		if r, ok := req.(*pb.RangeRequest); ok && string(r.GetKey()) == key && refused.CompareAndSwap(false, true) {
 			return rpctypes.ErrGRPCNoLeader

@@ -64,7 +64,7 @@ func TestConfig_SessionTTLIsUsed(t *testing.T) {
 	require.NoError(t, err)
 	other, err := c.Namespace("other").Leases().Shared(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, one.ID(), other.ID(), "one session for a client")
+	assert.Equal(t, one.ID(), other.ID(), "a client has one session")
 	info, err := c.Leases().Describe(t.Context(), one.ID())
 	require.NoError(t, err)
 	assert.Equal(t, 20*time.Second, info.Granted)
@@ -87,11 +87,11 @@ func TestClient_CloseRemovesKeysSessionsAndWatches(t *testing.T) {
 		sub, err := c.Watcher().Subscribe(watch.Prefix(""), func(context.Context, watch.Batch) error { return nil })
 		require.NoError(t, err, name)
 		<-sub.Ready()
-		require.Eventually(t, func() bool { return c.Stats().Watches.Active == 2 }, 10*time.Second, time.Millisecond, "that of the key as well")
+		require.Eventually(t, func() bool { return c.Stats().Watches.Active == 2 }, 10*time.Second, time.Millisecond, "with that of the kept key")
 		assert.Equal(t, 1, c.Stats().Leases.Keys, name)
 
 		require.NoError(t, c.Namespace("x").Close())
-		require.NoError(t, s.Err(), "a view has closed nothing")
+		require.NoError(t, s.Err(), "Close of a derived client does nothing")
 		require.NoError(t, c.Close(), name)
 		<-sub.Done()
 		require.ErrorIs(t, sub.Err(), etcdkit.ErrClosed, name)
@@ -104,7 +104,7 @@ func TestClient_CloseRemovesKeysSessionsAndWatches(t *testing.T) {
 		assert.Empty(t, got.Kvs, name)
 	}
 	_, err = wrapped.Get(t.Context(), dir)
-	require.NoError(t, err, "the client below is its owner's")
+	require.NoError(t, err, "the wrapped client stays open")
 }
 
 func TestClient_LocksAreReleasedByClose(t *testing.T) {
@@ -115,7 +115,7 @@ func TestClient_LocksAreReleasedByClose(t *testing.T) {
 		LockWait: func(name string, _ time.Duration) { waited <- name },
 	}))
 	assert.Same(t, c.Locks(), c.Locks())
-	assert.Same(t, c.Namespace("sub").Locks(), c.Namespace("sub/").Locks(), "one for a namespace")
+	assert.Same(t, c.Namespace("sub").Locks(), c.Namespace("sub/").Locks(), "a namespace has one locker")
 	assert.NotSame(t, c.Locks(), c.Namespace("sub").Locks())
 	_, err := c.Namespace("a//b").Locks().Mutex("m").Lock(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)
@@ -123,7 +123,7 @@ func TestClient_LocksAreReleasedByClose(t *testing.T) {
 	one, err := c.Locks().Mutex("m").Lock(t.Context())
 	require.NoError(t, err)
 	other, err := c.Namespace("sub").Locks().Mutex("m").Lock(t.Context())
-	require.NoError(t, err, "it is another one")
+	require.NoError(t, err, "another namespace has another lock")
 	assert.Equal(t, []string{"m", "m"}, []string{<-waited, <-waited})
 	for _, below := range []string{"", "sub/"} {
 		got, err := direct.Get(t.Context(), dir+below+"locks/m/", clientv3.WithPrefix())
@@ -156,7 +156,7 @@ func TestClient_LocksForgetsLockersThatNothingUses(t *testing.T) {
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		return etcdkit.Lockers(c) == 1
-	}, 20*time.Second, time.Millisecond, "that of the lock that is held")
+	}, 20*time.Second, time.Millisecond, "the one whose lock is held")
 	require.NoError(t, held.Err())
 	require.NoError(t, c.Close())
 	require.ErrorIs(t, context.Cause(held.Context()), etcdkit.ErrClosed)
@@ -258,7 +258,7 @@ func TestObserver_ReceivesLossesAndResyncs(t *testing.T) {
 	require.NoError(t, err)
 	proxy.Accept()
 
-	assert.Equal(t, 1, <-resynced, "one key is new")
+	assert.Equal(t, 1, <-resynced, "one key has changed")
 	cause := <-lost
 	require.ErrorIs(t, cause, lease.ErrNotFound)
 	require.True(t, errors.Is(context.Cause(session.Context()), lease.ErrNotFound))

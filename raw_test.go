@@ -15,8 +15,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// The official concurrency package goes on over Raw when the tokens of its streams have expired: a waiter opens a watch
-// on a stream that is older than any token.
+// The package concurrency of client/v3 works over Raw after the tokens of its streams have expired.
+// A waiter opens a watch on a stream that is older than any token.
 func TestRaw_ConcurrencyPackageSurvivesExpiredToken(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--auth-token=simple", "--auth-token-ttl=1"))
@@ -35,9 +35,9 @@ func TestRaw_ConcurrencyPackageSurvivesExpiredToken(t *testing.T) {
 	require.NoError(t, first.Lock(t.Context()))
 	watching, stop := context.WithCancel(t.Context())
 	defer stop()
-	c.Raw().Watch(watching, "locks/other") // there is a stream, and it keeps its token
+	c.Raw().Watch(watching, "locks/other") // opens a stream, which keeps its token
 
-	// The token of the stream is over when etcd refuses a new watch on it over a client that does not know better.
+	// The token has expired when etcd rejects a new watch of an undecorated client.
 	plain := srv.Client(t, etcdtest.As("app", "secret"))
 	plain.Watch(watching, "locks/other")
 	require.Eventually(t, func() bool {
@@ -47,7 +47,7 @@ func TestRaw_ConcurrencyPackageSurvivesExpiredToken(t *testing.T) {
 			return answer.Err() != nil && assert.ErrorContains(t, answer.Err(), rpctypes.ErrorDesc(rpctypes.ErrGRPCInvalidAuthToken))
 		}
 		return false
-	}, 60*time.Second, 3*time.Second) // each use of a token makes it last longer
+	}, 60*time.Second, 3*time.Second) // each use of a token extends it
 
 	got := make(chan error, 1)
 	go func() {
@@ -55,7 +55,7 @@ func TestRaw_ConcurrencyPackageSurvivesExpiredToken(t *testing.T) {
 		defer stop()
 		got <- second.Lock(ctx)
 	}()
-	require.Eventually(t, func() bool { // the second stands in the queue, and watches the first
+	require.Eventually(t, func() bool { // the second waits and watches the key of the first
 		r, err := c.Raw().Get(t.Context(), "locks/a/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		return err == nil && r.Count == 2
 	}, 30*time.Second, 10*time.Millisecond)

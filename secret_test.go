@@ -16,10 +16,10 @@ import (
 	"github.com/etcdkit/etcdkit"
 )
 
-// planted is the secret that must not turn up anywhere. Its hexadecimal forms must not either.
+// planted is the secret that must not appear in any output, not even in hexadecimal.
 const planted = "pl4nted-s3cret"
 
-// assertHides fails when a text gives the planted secret away.
+// assertHides fails if a text contains the planted secret.
 func assertHides(t *testing.T, text string) {
 	t.Helper()
 	for _, form := range []string{planted, fmt.Sprintf("%x", planted), fmt.Sprintf("%X", planted), fmt.Sprintf("% x", planted), fmt.Sprintf("%d", []byte(planted))} {
@@ -58,7 +58,7 @@ func TestSecret_IsHiddenFromFmt(t *testing.T) {
 	var shown, absent any = s, etcdkit.NewSecret("")
 	assert.Equal(t, "[redacted]", fmt.Sprint(shown))
 	assert.Equal(t, `"[redacted]"`, fmt.Sprintf("%#v", s))
-	assert.Empty(t, fmt.Sprint(absent), "an absent secret is no secret")
+	assert.Empty(t, fmt.Sprint(absent), "an empty secret prints nothing")
 }
 
 func TestSecret_IsHiddenFromEncoding(t *testing.T) {

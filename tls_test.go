@@ -20,7 +20,8 @@ func TestTLSConfig_ReloadsClientCertificate(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	s := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
-	// With authentication on, etcd takes the user from the name in the certificate: who may write shows which was used.
+	// etcd takes the user from the common name of the certificate, so the permissions show which
+	// certificate was used.
 	etcdtest.EnableAuth(t, s,
 		etcdtest.User{Name: "old", Password: "unused", Grants: []etcdtest.Grant{etcdtest.ReadWrite("old/")}},
 		etcdtest.User{Name: "new", Password: "unused", Grants: []etcdtest.Grant{etcdtest.ReadWrite("new/")}},
@@ -44,7 +45,7 @@ func TestTLSConfig_ReloadsClientCertificate(t *testing.T) {
 	_, err := c.KV().Put(t.Context(), "old/k", nil)
 	require.NoError(t, err)
 
-	copyFile(will.CertFile, cert) // half of the rotation
+	copyFile(will.CertFile, cert) // half of the files
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "old/k")
 	require.NoError(t, err, "the last good pair stays in use")
@@ -52,7 +53,7 @@ func TestTLSConfig_ReloadsClientCertificate(t *testing.T) {
 
 	copyFile(will.KeyFile, key)
 	_, err = c.KV().Exists(t.Context(), "old/k")
-	require.NoError(t, err, "open connections are left alone")
+	require.NoError(t, err, "existing connections stay open")
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "new/k")
 	require.NoError(t, err)
@@ -62,10 +63,10 @@ func TestTLSConfig_ReloadsClientCertificate(t *testing.T) {
 	require.NoError(t, os.Remove(cert))
 	proxy.Cut()
 	_, err = c.KV().Exists(t.Context(), "new/k")
-	require.NoError(t, err, "a pair that is gone leaves the last good one too")
+	require.NoError(t, err, "the last good pair stays in use after the files were removed")
 }
 
-// Deployment tools and archives set one time for all files.
+// Deployment tools and archives set the same modification time for all files.
 func TestTLSConfig_ReloadsCertificateOfEqualSizeAndTime(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
@@ -136,7 +137,7 @@ func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
 	defer stop()
 	_, err = c.KV().Exists(ctx, "k")
-	require.Error(t, err, "the server is not trusted any more")
+	require.Error(t, err, "the server is no longer trusted")
 	assert.Equal(t, 1, log.Count("TLS file can be read again"))
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// reportVersion has every server report a version.
+// reportVersion returns an option that replaces the version that servers report.
 func reportVersion(version string) grpc.DialOption {
 	return grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		err := invoke(ctx, method, req, reply, cc, opts...)
@@ -37,13 +37,13 @@ func TestOpen_ReturnsErrUnsupportedServer(t *testing.T) {
 	require.ErrorAs(t, err, &of)
 	assert.Contains(t, etcdtest.Endpoints()[0], of.Endpoint)
 	assert.Regexp(t, `member [0-9a-f]+ runs etcd 3\.5\.7: its progress notifications can overtake events`, err.Error())
-	assert.NotContains(t, log.String(), "not supported", "the caller has the error")
+	assert.NotContains(t, log.String(), "not supported", "the error is returned instead")
 
 	c := open(t, cfg, etcdkit.WithDialOptions(reportVersion("3.5.7")), etcdkit.WithLogger(log.Logger()), etcdkit.WithUnsupportedServers())
 	assert.Equal(t, 1, log.Count("etcd server is not supported"))
 	report := c.Diagnose(t.Context())
 	assert.Contains(t, strings.Join(report.Problems, "\n"), "runs etcd 3.5.7, which is not supported")
-	assert.Equal(t, 1, log.Count("etcd server is not supported"), "once for a server")
+	assert.Equal(t, 1, log.Count("etcd server is not supported"), "once per server")
 }
 
 func TestOpenLazy_LogsAnUnsupportedServer(t *testing.T) {
@@ -55,7 +55,7 @@ func TestOpenLazy_LogsAnUnsupportedServer(t *testing.T) {
 	}, 20*time.Second, time.Millisecond)
 	assert.Contains(t, log.String(), "version=3.5.12 reason=\"3.5.13 is required\"")
 	_, err := c.KV().Exists(t.Context(), "k")
-	require.NoError(t, err, "it works all the same")
+	require.NoError(t, err, "the client works")
 }
 
 func TestWrap_LogsAnUnsupportedServerAtTheFirstHealth(t *testing.T) {

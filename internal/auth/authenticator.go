@@ -209,7 +209,8 @@ func (a *Authenticator) runLogin(ctx context.Context, cc *grpc.ClientConn, l *lo
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
 	text, attempted, err := "", true, errIncomplete
-	defer func() { a.finish(ctx, l, text, attempted, err) }() // deferred, so that callers wake even if an interceptor panics
+	// Deferred, so that callers wake even if an interceptor panics.
+	defer func() { a.finish(ctx, l, text, attempted, err) }()
 	text, attempted, err = a.authenticate(bounded, cc, opts)
 }
 

@@ -77,7 +77,8 @@ func TestAMutexOutlivesTheTokenOfItsStream(t *testing.T) {
 				require.ErrorIs(t, <-second, context.Canceled)
 				return
 			}
-			until(t, s, 2) // the third was refused on the stream of the second, and is on one of its own
+			// The third was refused on the stream of the second, and is on one of its own.
+			until(t, s, 2)
 			require.NoError(t, turns[0].Unlock(ctx))
 			require.NoError(t, <-second)
 			lapse()

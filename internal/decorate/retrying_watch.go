@@ -92,7 +92,8 @@ func (w *retryingWatch) shouldReopen(r *clientv3.WatchResponse) bool {
 	if !tokenRefused(r) || w.refusals >= w.watcher.engine.Policy.MaxAttempts {
 		return false
 	}
-	w.watcher.retire(w.current.lock.generation) // no effect if the creation was refused: it has done so
+	// No effect if the creation was refused: it has done so.
+	w.watcher.retire(w.current.lock.generation)
 	w.refusals++
 	if w.refusals > 1 && !w.pause() {
 		return false

@@ -26,9 +26,10 @@ type watcher struct {
 	ctx    context.Context //nolint:containedctx // ends with Close
 	wg     sync.WaitGroup  // added to under mu while generations is not nil
 
-	mu          sync.Mutex
-	current     *generation
-	generations map[*generation]struct{} // current, and those that still have watches; nil once closed
+	mu      sync.Mutex
+	current *generation
+	// Current, and those that still have watches; nil once closed.
+	generations map[*generation]struct{}
 }
 
 // generation is a base Watcher and the locks of its streams that have watches, by stream key.

@@ -82,7 +82,7 @@ func (e Endpoint) resolverAddress() resolver.Address {
 // all errors, each of which matches [errs.Invalid].
 func ParseAll(list []string) ([]Endpoint, []error) {
 	if len(list) == 0 {
-		return nil, []error{invalidf("the list of endpoints is empty")}
+		return nil, []error{errs.Invalidf("the list of endpoints is empty")}
 	}
 	var out []Endpoint
 	var all []error
@@ -90,7 +90,7 @@ func ParseAll(list []string) ([]Endpoint, []error) {
 	for _, s := range list {
 		e, err := parse(s)
 		if err != nil {
-			all = append(all, invalidf("endpoint %s %v", quoteRedacted(s), err))
+			all = append(all, errs.Invalidf("endpoint %s %v", quoteRedacted(s), err))
 			continue
 		}
 		if !slices.Contains(out, e) {
@@ -104,7 +104,7 @@ func ParseAll(list []string) ([]Endpoint, []error) {
 		}
 	}
 	if withTLS != "" && withoutTLS != "" {
-		all = append(all, invalidf("endpoints %s and %s have different schemes: client/v3 would use that of the first one for all", withTLS, withoutTLS))
+		all = append(all, errs.Invalidf("endpoints %s and %s have different schemes: client/v3 would use that of the first one for all", withTLS, withoutTLS))
 	}
 	return out, all
 }
@@ -117,10 +117,10 @@ func Format(eps []Endpoint, hasTLS, private bool) ([]string, []error) {
 	var all []error
 	for i, e := range eps {
 		if e.excludesTLS() && hasTLS {
-			all = append(all, invalidf("endpoint %s has the scheme http, but TLS is configured", e))
+			all = append(all, errs.Invalidf("endpoint %s has the scheme http, but TLS is configured", e))
 		}
 		if private && !hasTLS && !e.isLocal() {
-			all = append(all, invalidf("credentials would be sent to %s in clear text: use https, or set allowInsecureCredentials", e))
+			all = append(all, errs.Invalidf("credentials would be sent to %s in clear text: use https, or set allowInsecureCredentials", e))
 		}
 		out[i] = e.String()
 	}

@@ -1,11 +1,6 @@
 package endpoint
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/etcdkit/etcdkit/internal/errs"
-)
+import "strings"
 
 // Error is an error of one endpoint.
 type Error struct {
@@ -38,9 +33,4 @@ func (e Errors) Unwrap() []error {
 		out[i] = err
 	}
 	return out
-}
-
-// invalidf returns an error that matches [errs.Invalid].
-func invalidf(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errs.Invalid, fmt.Sprintf(format, args...))
 }

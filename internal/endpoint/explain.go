@@ -70,7 +70,8 @@ func (p *Pool) readAlert(ctx context.Context, ep string) error {
 func withHint(hasTLS bool, err error) error {
 	switch text := err.Error(); {
 	case strings.HasPrefix(text, "error reading server preface: ") && strings.HasSuffix(text, net.ErrClosed.Error()):
-		return errors.New("the server accepts connections but does not respond") // gRPC has closed the connection
+		// The error is that of gRPC, which has closed the connection.
+		return errors.New("the server accepts connections but does not respond")
 	case hasTLS && text == "EOF":
 		return errors.New("the TLS handshake was cut short: does the server speak TLS? (EOF)")
 	case !hasTLS && strings.HasPrefix(text, "error reading server preface: "):

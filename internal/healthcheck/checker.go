@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	roundInterval   = 2 * time.Second        // between two rounds, and two probes of an unhealthy endpoint
-	healthyInterval = 60 * time.Second       // ±20 %, between two probes of a healthy endpoint, unless a call is overdue there
+	// Between two rounds, and two probes of an unhealthy endpoint.
+	roundInterval = 2 * time.Second
+	// ±20 %, between two probes of a healthy endpoint, unless a call is overdue there.
+	healthyInterval = 60 * time.Second
 	confirmInterval = 500 * time.Millisecond // from the first failure to the second probe
 	probeTimeout    = time.Second
 
@@ -90,7 +92,8 @@ type endpointState struct {
 	probeNow bool          // it must be probed at once
 	overdue  bool          // a call there is overdue
 	slow     int           // calls that a second attempt elsewhere finished
-	byRead   bool          // it is probed by reads until one succeeds; if evicted, until it is readmitted
+	// It is probed by reads until one succeeds; if evicted, until it is readmitted.
+	byRead bool
 }
 
 // New returns a Checker. It probes nothing before Run.

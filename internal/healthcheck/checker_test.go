@@ -248,7 +248,8 @@ func TestChecker_ReadmitsAtOnceIfLastEndpointFails(t *testing.T) {
 		assert.Equal(t, []string{"b"}, cluster.Endpoints())
 		cluster.set(healthy, "a")
 		cluster.awaitProbe("a")
-		cluster.set(refusing, "b") // as in a rolling restart: the next member stops before the first is readmitted
+		// As in a rolling restart: the next member stops before the first is readmitted.
+		cluster.set(refusing, "b")
 		time.Sleep(4 * time.Second)
 		assert.Equal(t, []string{"a"}, cluster.Endpoints())
 	})
@@ -332,7 +333,8 @@ func TestChecker_KeepsEndpointsSetDuringRound(t *testing.T) {
 	cluster.run(t, nil, func(t *testing.T, _ *healthcheck.Checker) {
 		time.Sleep(100 * time.Millisecond)
 		cluster.set(frozen, "b")
-		time.Sleep(3500 * time.Millisecond) // b is being probed for the second time and is about to be evicted
+		// b is being probed for the second time and is about to be evicted.
+		time.Sleep(3500 * time.Millisecond)
 		cluster.SetEndpoints("b", "d")
 		time.Sleep(500 * time.Millisecond)
 		assert.Equal(t, []string{"b", "d"}, cluster.Endpoints())

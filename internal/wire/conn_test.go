@@ -25,7 +25,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-func TestAConnectionThatIsThereNeedsNoExplanation(t *testing.T) {
+func TestExplain_ReturnsNilIfConnected(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
 	require.NoError(t, wire.Probe(t.Context(), cli.ActiveConnection()))
@@ -33,12 +33,12 @@ func TestAConnectionThatIsThereNeedsNoExplanation(t *testing.T) {
 	require.EqualError(t, wire.ExplainTimeout(cli, ""), "endpoints "+strings.Join(cli.Endpoints(), ", "))
 	require.EqualError(t, wire.ExplainTimeout(cli, "10.0.0.1:2379"), "endpoints "+strings.Join(cli.Endpoints(), ", ")+": no answer from 10.0.0.1:2379")
 	require.NoError(t, cli.Close())
-	require.NoError(t, wire.Explain(cli), "nor does a client that was closed")
-	require.NoError(t, wire.Explain(clientv3.NewCtxClient(t.Context())), "nor one without a connection")
+	require.NoError(t, wire.Explain(cli), "closed client")
+	require.NoError(t, wire.Explain(clientv3.NewCtxClient(t.Context())), "client without a connection")
 	require.EqualError(t, wire.ExplainTimeout(clientv3.NewCtxClient(t.Context()), ""), "no endpoints are known")
 }
 
-func TestARefusedConnectionIsExplained(t *testing.T) {
+func TestExplain_NamesRefusedConnection(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.NewClient(t, []string{"127.0.0.1:1", "127.0.0.1:2"})
 	require.EqualError(t, wire.Explain(cli), "endpoints 127.0.0.1:1, 127.0.0.1:2: no connection yet")
@@ -50,7 +50,7 @@ func TestARefusedConnectionIsExplained(t *testing.T) {
 	assert.NotContains(t, err.Error(), "desc =")
 }
 
-// The server accepts connections and says nothing, so that the attempt to connect does not end.
+// The server accepts connections but sends nothing, so the attempt to connect does not end.
 func TestExplain_DoesNotWaitForAConnection(t *testing.T) {
 	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -65,7 +65,7 @@ func TestExplain_DoesNotWaitForAConnection(t *testing.T) {
 	assert.Less(t, time.Since(began)/looks, 50*time.Millisecond)
 }
 
-func TestACertificateThatIsNotTrustedIsExplained(t *testing.T) {
+func TestExplain_NamesUntrustedCertificate(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	other := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
@@ -80,7 +80,7 @@ func TestACertificateThatIsNotTrustedIsExplained(t *testing.T) {
 	require.ErrorContains(t, wire.Explain(cli), "x509: certificate signed by unknown authority")
 }
 
-func TestAServerThatDoesNotServeIsExplained(t *testing.T) {
+func TestProbe_ReturnsStatusOfServerThatDoesNotServe(t *testing.T) {
 	t.Parallel()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -95,7 +95,7 @@ func TestAServerThatDoesNotServeIsExplained(t *testing.T) {
 	assert.EqualError(t, wire.Probe(t.Context(), cli.ActiveConnection()), "the server says NOT_SERVING")
 }
 
-func TestTheWordsOfGRPCAreTakenOff(t *testing.T) {
+func TestPlain_RemovesPrefixesOfGRPC(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`: "dial tcp 127.0.0.1:1: connect: connection refused",

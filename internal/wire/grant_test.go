@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-func TestLeaseIDsArePositiveAndDistinct(t *testing.T) {
+func TestNewLeaseID_IsPositiveAndUnique(t *testing.T) {
 	t.Parallel()
 	seen := map[clientv3.LeaseID]bool{}
 	for range 20_000 {
@@ -26,7 +26,7 @@ func TestLeaseIDsArePositiveAndDistinct(t *testing.T) {
 	assert.Len(t, seen, 20_000)
 }
 
-func TestATTLIsCountedInWholeSecondsRoundedUp(t *testing.T) {
+func TestSeconds_RoundsUp(t *testing.T) {
 	t.Parallel()
 	for ttl, want := range map[time.Duration]int64{
 		0:                        0,
@@ -42,17 +42,17 @@ func TestATTLIsCountedInWholeSecondsRoundedUp(t *testing.T) {
 	}
 }
 
-func TestAGrantMayBeRepeated(t *testing.T) {
+func TestGrant_CanBeRepeated(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	for kind, opt := range kinds(t) {
 		proxy := s.Proxy(t)
 		cli := etcdtest.NewClient(t, proxy.Endpoints(), opt)
 		id := wire.NewLeaseID()
-		_, err := cli.Get(t.Context(), "k") // the connection is there
+		_, err := cli.Get(t.Context(), "k") // establishes the connection
 		require.NoError(t, err)
 
-		// The answer does not come back, while the grant goes through.
+		// The response is lost, but the lease is granted.
 		proxy.Blackhole(false, true)
 		ctx, stop := context.WithCancel(t.Context())
 		lost := make(chan error, 1)
@@ -80,7 +80,7 @@ func TestAGrantMayBeRepeated(t *testing.T) {
 	}
 }
 
-func TestTheTTLIsWhatTheServerGranted(t *testing.T) {
+func TestGrant_ReturnsTTLOfServer(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
 	id := wire.NewLeaseID()
@@ -94,26 +94,26 @@ func TestTheTTLIsWhatTheServerGranted(t *testing.T) {
 	assert.Equal(t, rpctypes.ErrLeaseTTLTooLarge, err)
 }
 
-// ownLease is a Lease of the user.
+// ownLease is a user's implementation of Lease.
 type ownLease struct{ clientv3.Lease }
 
-// Grant makes lease 7.
+// Grant returns lease 7.
 func (ownLease) Grant(_ context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	return &clientv3.LeaseGrantResponse{ID: 7, TTL: ttl + 1}, nil
 }
 
-// basedLease is a Lease of the library over client/v3's, by which it must not be called.
+// basedLease is a decorator of this module. Its Grant must not be called.
 type basedLease struct{ clientv3.Lease }
 
-// BaseLease is the Lease below.
+// BaseLease returns the undecorated Lease.
 func (b basedLease) BaseLease() clientv3.Lease { return b.Lease }
 
-// Grant fails.
+// Grant returns an error.
 func (basedLease) Grant(context.Context, int64) (*clientv3.LeaseGrantResponse, error) {
 	return nil, rpctypes.ErrLeaseExist
 }
 
-func TestALeaseOfTheUserIsAskedItself(t *testing.T) {
+func TestGrant_UsesLeaseOfUser(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
 	official := cli.Lease
@@ -126,7 +126,7 @@ func TestALeaseOfTheUserIsAskedItself(t *testing.T) {
 	cli.Lease = basedLease{official}
 	want := wire.NewLeaseID()
 	id, ttl, err = wire.Grant(t.Context(), cli, want, 10*time.Second)
-	require.NoError(t, err, "what is ours is looked through")
+	require.NoError(t, err, "the undecorated Lease is used")
 	assert.Equal(t, want, id)
 	assert.Equal(t, 10*time.Second, ttl)
 	_, err = cli.Revoke(t.Context(), id)

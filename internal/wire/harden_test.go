@@ -21,22 +21,22 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// hardened makes a client a hardened one.
+// hardened returns an option for a hardened client.
 func hardened(t *testing.T) func(*clientv3.Config) {
 	t.Helper()
 	return func(cfg *clientv3.Config) { require.NoError(t, wire.Harden(cfg)) }
 }
 
-func TestHardeningRefusesWhatContradictsIt(t *testing.T) {
+func TestHarden_RejectsConflictingConfig(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		cfg   *clientv3.Config
 		words []string
 	}{
-		"nothing":                  {nil, []string{"no configuration"}},
-		"pings that are too dense": {&clientv3.Config{DialKeepAliveTime: 9 * time.Second}, []string{"9s is below 10s"}},
-		"pings without a stream":   {&clientv3.Config{PermitWithoutStream: true}, []string{"PermitWithoutStream"}},
-		"both":                     {&clientv3.Config{DialKeepAliveTime: 1, PermitWithoutStream: true}, []string{"below 10s", "PermitWithoutStream"}},
+		"nil":                    {nil, []string{"no configuration"}},
+		"short keepalive time":   {&clientv3.Config{DialKeepAliveTime: 9 * time.Second}, []string{"9s is below 10s"}},
+		"pings without a stream": {&clientv3.Config{PermitWithoutStream: true}, []string{"PermitWithoutStream"}},
+		"both":                   {&clientv3.Config{DialKeepAliveTime: 1, PermitWithoutStream: true}, []string{"below 10s", "PermitWithoutStream"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -50,13 +50,13 @@ func TestHardeningRefusesWhatContradictsIt(t *testing.T) {
 				assert.ErrorContains(t, err, w)
 			}
 			if tt.cfg != nil {
-				assert.Equal(t, before, *tt.cfg, "it is left as it was")
+				assert.Equal(t, before, *tt.cfg, "the configuration is unchanged")
 			}
 		})
 	}
 }
 
-func TestHardeningFillsInWhatIsMissing(t *testing.T) {
+func TestHarden_SetsDefaults(t *testing.T) {
 	t.Parallel()
 	cfg := clientv3.Config{MaxUnaryRetries: 50}
 	require.NoError(t, wire.Harden(&cfg))
@@ -71,7 +71,7 @@ func TestHardeningFillsInWhatIsMissing(t *testing.T) {
 	assert.Equal(t, time.Second, cfg.DialKeepAliveTimeout)
 }
 
-func TestHardeningTwiceIsHardeningOnce(t *testing.T) {
+func TestHarden_IsIdempotent(t *testing.T) {
 	t.Parallel()
 	room := make([]grpc.DialOption, 1, 10)
 	room[0] = grpc.WithUserAgent("mine")
@@ -81,10 +81,10 @@ func TestHardeningTwiceIsHardeningOnce(t *testing.T) {
 	assert.Greater(t, once, 1)
 	require.NoError(t, wire.Harden(&cfg))
 	assert.Len(t, cfg.DialOptions, once)
-	assert.Nil(t, room[:2][1], "the slice of the caller is not written to")
+	assert.Nil(t, room[:2][1], "the slice of the caller is not modified")
 }
 
-func TestOnlyAHardenedClientIsTakenForOne(t *testing.T) {
+func TestHardened_ReturnsFalseForOtherClients(t *testing.T) {
 	t.Parallel()
 	yes := etcdtest.Client(t, hardened(t))
 	assert.True(t, wire.Hardened(yes))
@@ -92,11 +92,11 @@ func TestOnlyAHardenedClientIsTakenForOne(t *testing.T) {
 	assert.False(t, wire.Hardened(clientv3.NewCtxClient(t.Context())), "it has no connection")
 
 	within := func(cfg *clientv3.Config) { cfg.Context = yes.Ctx() }
-	assert.False(t, wire.Hardened(etcdtest.Client(t, within)), "it lives no longer than a hardened one, and is none")
+	assert.False(t, wire.Hardened(etcdtest.Client(t, within)), "only its context is that of a hardened client")
 	assert.True(t, wire.Hardened(etcdtest.Client(t, within, hardened(t))))
 }
 
-// notes is a server that answers nothing and remembers which calls insisted on a leader.
+// notes is a server that rejects all calls and records which of them require a leader.
 type notes struct {
 	mu       sync.Mutex
 	insisted map[string]bool
@@ -125,7 +125,7 @@ func takeNotes(t *testing.T) *notes {
 	return n
 }
 
-// last forgets what it returns.
+// last returns and removes the last record.
 func (n *notes) last(t *testing.T, method string) bool {
 	t.Helper()
 	n.mu.Lock()
@@ -136,7 +136,7 @@ func (n *notes) last(t *testing.T, method string) bool {
 	return insisted
 }
 
-func TestCallsInsistOnALeaderWhereOneIsNeeded(t *testing.T) {
+func TestHarden_RequiresLeaderForDataCalls(t *testing.T) {
 	t.Parallel()
 	get := func(opts ...clientv3.OpOption) func(context.Context, *clientv3.Client) error {
 		return func(ctx context.Context, c *clientv3.Client) error {
@@ -195,7 +195,7 @@ func TestCallsInsistOnALeaderWhereOneIsNeeded(t *testing.T) {
 			return err
 		}},
 		"a health check": {"/grpc.health.v1.Health/Check", false, func(ctx context.Context, c *clientv3.Client) error {
-			require.NoError(t, wire.Probe(ctx, c.ActiveConnection()), "a server without health checks is none the worse")
+			require.NoError(t, wire.Probe(ctx, c.ActiveConnection()), "a server without health checks counts as healthy")
 			return status.Error(codes.Unimplemented, "not here")
 		}},
 	} {
@@ -209,7 +209,7 @@ func TestCallsInsistOnALeaderWhereOneIsNeeded(t *testing.T) {
 	}
 }
 
-func TestCallsOfAPlainClientInsistOnALeaderAsWell(t *testing.T) {
+func TestKV_RequiresLeaderOnPlainClient(t *testing.T) {
 	t.Parallel()
 	n := takeNotes(t)
 	kv, _ := wire.KV(etcdtest.NewClient(t, []string{n.endpoint}))

@@ -18,29 +18,29 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// writes are the ways to change something.
+// writes are the operations that change something.
 var writes = map[string]func(context.Context, clientv3.KV) error{
-	"a put": func(ctx context.Context, kv clientv3.KV) error {
+	"put": func(ctx context.Context, kv clientv3.KV) error {
 		_, err := kv.Put(ctx, "k", "v")
 		return err
 	},
-	"a delete": func(ctx context.Context, kv clientv3.KV) error {
+	"delete": func(ctx context.Context, kv clientv3.KV) error {
 		_, err := kv.Delete(ctx, "k")
 		return err
 	},
-	"a transaction": func(ctx context.Context, kv clientv3.KV) error {
+	"transaction": func(ctx context.Context, kv clientv3.KV) error {
 		_, err := kv.Txn(ctx).Then(clientv3.OpPut("k", "v")).Commit()
 		return err
 	},
 }
 
-// kinds are the clients that a promise has to hold over.
+// kinds are the clients for which the guarantees must hold.
 func kinds(t *testing.T) map[string]func(*clientv3.Config) {
 	t.Helper()
 	return map[string]func(*clientv3.Config){"hardened": hardened(t), "plain": func(*clientv3.Config) {}}
 }
 
-// forEach runs f for each kind of client and each way to write.
+// forEach runs f for each kind of client and each write.
 func forEach(t *testing.T, f func(t *testing.T, kind func(*clientv3.Config), write func(context.Context, clientv3.KV) error)) {
 	t.Helper()
 	for kind, opt := range kinds(t) {
@@ -53,7 +53,7 @@ func forEach(t *testing.T, f func(t *testing.T, kind func(*clientv3.Config), wri
 	}
 }
 
-func TestARequestThatWaitedForAConnectionInVainWasNotSent(t *testing.T) {
+func TestAttempt_NotSentWithoutConnection(t *testing.T) {
 	t.Parallel()
 	forEach(t, func(t *testing.T, kind func(*clientv3.Config), write func(context.Context, clientv3.KV) error) {
 		t.Helper()
@@ -67,7 +67,7 @@ func TestARequestThatWaitedForAConnectionInVainWasNotSent(t *testing.T) {
 	})
 }
 
-func TestARequestWhoseAnswerWasLostWasSent(t *testing.T) {
+func TestAttempt_SentIfResponseIsLost(t *testing.T) {
 	t.Parallel()
 	forEach(t, func(t *testing.T, kind func(*clientv3.Config), write func(context.Context, clientv3.KV) error) {
 		t.Helper()
@@ -90,7 +90,7 @@ func TestARequestWhoseAnswerWasLostWasSent(t *testing.T) {
 	})
 }
 
-func TestARequestThatWasAnsweredWasSent(t *testing.T) {
+func TestAttempt_SentIfAnswered(t *testing.T) {
 	t.Parallel()
 	forEach(t, func(t *testing.T, kind func(*clientv3.Config), write func(context.Context, clientv3.KV) error) {
 		t.Helper()
@@ -111,25 +111,25 @@ func TestARequestThatWasAnsweredWasSent(t *testing.T) {
 	})
 }
 
-func TestAnAttemptThatNobodyObservesSaysNothing(t *testing.T) {
+func TestAttempt_ProvesNothingIfNotObserved(t *testing.T) {
 	t.Parallel()
 	fake := etcdtest.StartFakeKV(t, func(int) error { return status.Error(codes.Unavailable, "try later") })
 	plain := fake.Client(t)
 	a := wire.Track(t.Context(), false)
-	require.Error(t, writes["a put"](a, plain.KV))
+	require.Error(t, writes["put"](a, plain.KV))
 	assert.False(t, a.NotSent())
 
-	// A client of which nobody said that it is hardened reports by itself once it is used.
+	// A hardened client is observed even if the attempt was not started as observed.
 	held := etcdtest.NewClient(t, []string{"127.0.0.1:1"}, hardened(t))
 	ctx, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer stop()
 	a = wire.Track(ctx, false)
 	assert.False(t, a.NotSent())
-	require.Error(t, writes["a put"](a, held.KV))
+	require.Error(t, writes["put"](a, held.KV))
 	assert.True(t, a.NotSent())
 }
 
-func TestReadsOverAPlainClientAreNeverTakenForUnsent(t *testing.T) {
+func TestKV_ReadsOnPlainClientCountAsSent(t *testing.T) {
 	t.Parallel()
 	kv, observed := wire.KV(etcdtest.Client(t))
 	a := wire.Track(t.Context(), observed)
@@ -144,7 +144,7 @@ func TestReadsOverAPlainClientAreNeverTakenForUnsent(t *testing.T) {
 	assert.False(t, a.NotSent())
 }
 
-func TestAnAttemptPassesOnWhatItsContextHolds(t *testing.T) {
+func TestAttempt_PassesOnContext(t *testing.T) {
 	t.Parallel()
 	type key struct{}
 	ctx, stop := context.WithTimeout(context.WithValue(t.Context(), key{}, "v"), time.Hour)
@@ -158,7 +158,7 @@ func TestAnAttemptPassesOnWhatItsContextHolds(t *testing.T) {
 	assert.ErrorIs(t, a.Err(), context.Canceled)
 }
 
-func TestAWriteIsOnTheWireOnceWhateverAProxyAnswers(t *testing.T) {
+func TestKV_SendsWriteOnce(t *testing.T) {
 	t.Parallel()
 	for _, code := range []codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unavailable, codes.Unknown} {
 		forEach(t, func(t *testing.T, kind func(*clientv3.Config), write func(context.Context, clientv3.KV) error) {
@@ -173,7 +173,7 @@ func TestAWriteIsOnTheWireOnceWhateverAProxyAnswers(t *testing.T) {
 	}
 }
 
-func TestThePlainClientItselfWouldSendAWriteAgain(t *testing.T) {
+func TestKV_PlainClientAloneRepeatsWrites(t *testing.T) {
 	t.Parallel()
 	for name, write := range writes {
 		t.Run(name, func(t *testing.T) {
@@ -181,12 +181,12 @@ func TestThePlainClientItselfWouldSendAWriteAgain(t *testing.T) {
 			fake := etcdtest.StartFakeKV(t, func(int) error { return status.Error(codes.Canceled, "from a proxy") })
 			cli := fake.Client(t, func(cfg *clientv3.Config) { cfg.MaxUnaryRetries = 4 })
 			require.Error(t, write(t.Context(), cli.KV))
-			assert.Equal(t, 4, fake.Calls(), "else there would be nothing to guard against")
+			assert.Equal(t, 4, fake.Calls(), "which KV must prevent")
 		})
 	}
 }
 
-func TestALoginThatHasLapsedIsRenewedBelowAPlainClient(t *testing.T) {
+func TestKV_RenewsTokenOnPlainClient(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithFlags("--auth-token=simple"))
 	etcdtest.EnableAuth(t, s, etcdtest.User{Name: "app", Password: "p", Grants: []etcdtest.Grant{etcdtest.ReadWrite("k")}})
@@ -199,7 +199,7 @@ func TestALoginThatHasLapsedIsRenewedBelowAPlainClient(t *testing.T) {
 	}
 }
 
-func TestARequestTooLargeToSendIsRefusedHere(t *testing.T) {
+func TestKV_RejectsRequestAboveSendLimit(t *testing.T) {
 	t.Parallel()
 	for kind, opt := range kinds(t) {
 		kv, observed := wire.KV(etcdtest.Client(t, opt))
@@ -210,19 +210,19 @@ func TestARequestTooLargeToSendIsRefusedHere(t *testing.T) {
 	}
 }
 
-// decorator is a KV of somebody else.
+// decorator is a user's decorator.
 type decorator struct{ clientv3.KV }
 
-// based is a KV of the library over another.
+// based is a decorator of this module.
 type based struct{ clientv3.KV }
 
-// Base is the KV below.
+// Base returns the undecorated KV.
 func (b based) Base() clientv3.KV { return b.KV }
 
-// stub is a server of somebody else.
+// stub is a user's gRPC stub.
 type stub struct{ pb.KVClient }
 
-func TestWhatTheUserHasPutInPlaceIsUsedAsItIs(t *testing.T) {
+func TestKV_ReturnsKVOfUserUnchanged(t *testing.T) {
 	t.Parallel()
 	for kind, opt := range kinds(t) {
 		cli := etcdtest.Client(t, opt)
@@ -247,7 +247,7 @@ func TestWhatTheUserHasPutInPlaceIsUsedAsItIs(t *testing.T) {
 		cli.KV = based{official}
 		got, observed := wire.KV(cli)
 		assert.True(t, observed)
-		assert.Equal(t, kind == "hardened", got == official, "a plain client's own is replaced by an equal one")
+		assert.Equal(t, kind == "hardened", got == official, "the KV of a plain client is replaced by an equivalent")
 	}
 	offline := clientv3.NewCtxClient(t.Context())
 	offline.KV = decorator{}

@@ -24,18 +24,18 @@ func logger(l slog.Level) (*slog.Logger, *bytes.Buffer) {
 	}})), &b
 }
 
-func TestLinesArriveOneLevelDownWithTheirFields(t *testing.T) {
+func TestCore_ForwardsRecordsAtLowerLevel(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		in   zapcore.Level
 		want string
 	}{
-		{"debug stays", zapcore.DebugLevel, "DEBUG"},
-		{"info is a detail", zapcore.InfoLevel, "DEBUG"},
-		{"a failed attempt is a detail", zapcore.WarnLevel, "DEBUG"},
-		{"a failed stream is information", zapcore.ErrorLevel, "INFO"},
-		{"a broken promise is an error", zapcore.DPanicLevel, "ERROR"},
+		{"debug", zapcore.DebugLevel, "DEBUG"},
+		{"info", zapcore.InfoLevel, "DEBUG"},
+		{"failed attempt", zapcore.WarnLevel, "DEBUG"},
+		{"failed stream", zapcore.ErrorLevel, "INFO"},
+		{"broken invariant", zapcore.DPanicLevel, "ERROR"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -46,7 +46,7 @@ func TestLinesArriveOneLevelDownWithTheirFields(t *testing.T) {
 	}
 }
 
-func TestTheHandlerDecidesWhatIsWanted(t *testing.T) {
+func TestCore_RespectsLevelOfHandler(t *testing.T) {
 	t.Parallel()
 	l, out := logger(slog.LevelWarn)
 	z := zapslog.New(l)

@@ -20,12 +20,12 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// cutOff is a member that is cut off from the others: as etcd does, it refuses whoever insists on a leader, and answers
-// the rest.
+// cutOff is a member that is partitioned from the others. Like etcd, it rejects calls that require
+// a leader and answers others.
 type cutOff struct {
 	endpoint string
-	insisted atomic.Int32
-	healthy  atomic.Bool // it does not refuse health checks, yet
+	rejected atomic.Int32
+	healthy  atomic.Bool // it answers health checks
 }
 
 func startCutOff(t *testing.T) *cutOff {
@@ -35,14 +35,14 @@ func startCutOff(t *testing.T) *cutOff {
 	m := &cutOff{endpoint: "http://" + l.Addr().String()}
 	srv := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 		if method, _ := grpc.MethodFromServerStream(stream); m.healthy.Load() && method == healthpb.Health_Check_FullMethodName {
-			return status.Error(codes.Unimplemented, "it answers")
+			return status.Error(codes.Unimplemented, "not implemented")
 		}
 		md, _ := metadata.FromIncomingContext(stream.Context())
 		if len(md.Get(rpctypes.MetadataRequireLeaderKey)) > 0 {
-			m.insisted.Add(1)
+			m.rejected.Add(1)
 			return rpctypes.ErrGRPCNoLeader
 		}
-		return status.Error(codes.Unimplemented, "it answers")
+		return status.Error(codes.Unimplemented, "not implemented")
 	}))
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(l) })
@@ -57,11 +57,11 @@ func TestOpen_EvictsPartitionedMember(t *testing.T) {
 	t.Parallel()
 	lone := startCutOff(t)
 	slow := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	slow.Delay(150 * time.Millisecond) // each way, so that it answers well after the time that slow ones have
+	slow.Delay(150 * time.Millisecond) // each way, so that it answers after the grace period
 	c := open(t, etcdkit.Config{Endpoints: []string{lone.endpoint, slow.Endpoint()}})
 	assert.Equal(t, slow.Endpoints(), c.Raw().Endpoints())
 	assert.Equal(t, []string{lone.endpoint}, c.Stats().Evicted)
-	assert.Positive(t, lone.insisted.Load())
+	assert.Positive(t, lone.rejected.Load())
 }
 
 func TestOpen_ReturnsErrorWithoutLeader(t *testing.T) {
@@ -77,7 +77,7 @@ func TestOpen_ReturnsErrorWithoutLeader(t *testing.T) {
 func TestOpen_ReadmitsSlowEndpointIfOthersLoseLeader(t *testing.T) {
 	t.Parallel()
 	lone := startCutOff(t)
-	lone.healthy.Store(true) // until the read, so that it is chosen
+	lone.healthy.Store(true) // so that it is not evicted before the read
 	slow := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
 	slow.Delay(150 * time.Millisecond)
 	c := open(t, etcdkit.Config{Endpoints: []string{lone.endpoint, slow.Endpoint()}})
