@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -48,7 +47,7 @@ func (l *Locker) barrier(name string, n int, a *admission) *Barrier {
 		kind: waiterKind{name: name, prefix: dir + name + "/" + barrierDir, value: l.owner, admission: a},
 	}
 	if n < 1 || n > maxParties {
-		b.err = errors.Join(b.err, fmt.Errorf("%w: barrier for %d parties: must be 1 to %d", errs.Invalid, n, maxParties))
+		b.err = errors.Join(b.err, errs.Invalidf("barrier for %d parties: must be 1 to %d", n, maxParties))
 	}
 	return b
 }
@@ -142,7 +141,7 @@ func (p *party) awaitRound(ctx context.Context, n int) (round string, err error)
 		case err != nil && (ctx.Err() != nil || isPermanent(err) || p.lostErr() != nil):
 			return "", cmp.Or(p.lostErr(), err)
 		case err != nil:
-			sleep(ctx, backoffs.NextBackOff())
+			_ = retry.Sleep(ctx, backoffs.NextBackOff())
 			page = nil
 			continue
 		case waiting == n: // a party left before the transaction
@@ -249,6 +248,6 @@ func (p *party) openRound(ctx context.Context, members []entry) (round string, e
 		case ctx.Err() != nil || isPermanent(err):
 			return "", err
 		}
-		sleep(ctx, maxBackoff)
+		_ = retry.Sleep(ctx, maxBackoff)
 	}
 }

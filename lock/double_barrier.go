@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -11,6 +10,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // DoubleBarrier synchronizes n parties at the entry and at the exit. They begin together, and none
@@ -53,7 +53,7 @@ func (d *DoubleBarrier) enter(ctx context.Context) (err error) {
 	}
 	defer d.inCall.Store(false)
 	if d.p != nil {
-		return fmt.Errorf("%w: already inside", errs.Invalid)
+		return errs.Invalidf("already inside")
 	}
 	d.p, d.round, err = d.b.awaitRound(ctx)
 	return err
@@ -89,7 +89,7 @@ func (d *DoubleBarrier) leave(ctx context.Context) error {
 	}
 	defer done()
 	if d.p == nil {
-		return fmt.Errorf("%w: not inside", errs.Invalid)
+		return errs.Invalidf("not inside")
 	}
 	p := d.p
 	d.p = nil
@@ -129,7 +129,7 @@ func (p *party) awaitRoundEmpty(ctx context.Context, round string, page *queuePa
 		case err != nil && (ctx.Err() != nil || isPermanent(err)):
 			return err
 		case err != nil:
-			sleep(ctx, backoffs.NextBackOff())
+			_ = retry.Sleep(ctx, backoffs.NextBackOff())
 			continue
 		}
 		i := slices.IndexFunc(page.entries, isInside)
@@ -145,4 +145,4 @@ func (p *party) awaitRoundEmpty(ctx context.Context, round string, page *queuePa
 	}
 }
 
-var errConcurrentCall = fmt.Errorf("%w: another call is in progress", errs.Invalid)
+var errConcurrentCall = errs.Invalidf("another call is in progress")

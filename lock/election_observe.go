@@ -177,7 +177,7 @@ func (o *leaderObserver) run(ctx context.Context) {
 			o.publish(ctx, Leader{}, err)
 			return
 		default:
-			sleep(ctx, backoffs.NextBackOff())
+			_ = retry.Sleep(ctx, backoffs.NextBackOff())
 		}
 	}
 }

@@ -3,10 +3,10 @@ package lock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // maxCampaignBackoff is the longest pause between two campaigns of [Election.Run].
@@ -39,7 +39,7 @@ type LeaderFunc = func(ctx context.Context, l *Leadership) error
 // need not be unique.
 func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	if f == nil {
-		return opError("run", e.kind.name, fmt.Errorf("%w: no function", errs.Invalid))
+		return opError("run", e.kind.name, errs.Invalidf("no function"))
 	}
 	backoffs := newBackoff(maxCampaignBackoff)
 	// When campaigns began to fail, which is logged at the beginning and at the end.
@@ -65,7 +65,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 		if time.Since(startedAt) > maxCampaignBackoff {
 			backoffs.Reset()
 		}
-		if !sleep(ctx, backoffs.NextBackOff()) {
+		if retry.Sleep(ctx, backoffs.NextBackOff()) != nil {
 			return nil
 		}
 	}

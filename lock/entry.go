@@ -8,6 +8,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // entry is one key of a queue.
@@ -45,7 +47,7 @@ func (e *entry) owner() string {
 	if value != "" {
 		return value
 	}
-	return "lease " + formatLeaseID(e.lease)
+	return "lease " + wire.FormatLeaseID(e.lease)
 }
 
 // token returns a lower bound of the fencing token of the entry's owner. Shared holds have no

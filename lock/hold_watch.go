@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // watchThreshold is the age at which a hold begins to watch its key. Short holds need no watch, and
@@ -115,7 +116,7 @@ func (h *hold) confirm() {
 		if isPermanent(err) {
 			return
 		}
-		sleep(l.ctx, backoffs.NextBackOff())
+		_ = retry.Sleep(l.ctx, backoffs.NextBackOff())
 	}
 }
 

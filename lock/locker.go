@@ -124,11 +124,11 @@ func New(c Client, o ...Option) (*Locker, error) {
 // setParts sets the parts of the locker from c.
 func (l *Locker) setParts(c Client) error {
 	if c == nil || reflect.ValueOf(c).Kind() == reflect.Pointer && reflect.ValueOf(c).IsNil() {
-		return fmt.Errorf("%w: no client", errs.Invalid)
+		return errs.Invalidf("no client")
 	}
 	l.store, l.watcher, l.leases = c.KV(), c.Watcher(), c.Leases()
 	if l.store == nil || l.watcher == nil || l.leases == nil {
-		return fmt.Errorf("%w: the client lacks a part", errs.Invalid)
+		return errs.Invalidf("the client lacks a part")
 	}
 	return nil
 }
@@ -142,11 +142,11 @@ func (l *Locker) initParts() error {
 	l.sender, l.namespace = sender, l.store.Dir()
 	cli, own := keywatch.ClientOf(l.watcher)
 	if cli == nil {
-		return fmt.Errorf("%w: the watcher has no client", errs.Invalid)
+		return errs.Invalidf("the watcher has no client")
 	}
 	l.client, l.keyWatcher = cli, keywatch.New(cli, own)
 	if l.sweeper = sweep.Of(l.leases); l.sweeper == nil {
-		return fmt.Errorf("%w: the lease manager is invalid", errs.Invalid)
+		return errs.Invalidf("the lease manager is invalid")
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -26,26 +25,24 @@ type Multi struct {
 // arguments are invalid, every call returns [ErrInvalid].
 func (l *Locker) Multi(mutexes ...*Mutex) *Multi {
 	m := &Multi{mutexes: slices.Clone(mutexes), err: l.err}
-	addProblem := func(format string, args ...any) {
-		m.err = errors.Join(m.err, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
-	}
+	addErr := func(err error) { m.err = errors.Join(m.err, err) }
 	if len(mutexes) == 0 {
-		addProblem("no mutexes")
+		addErr(errs.Invalidf("no mutexes"))
 	}
 	if slices.Contains(mutexes, nil) {
-		addProblem("a nil mutex")
+		addErr(errs.Invalidf("a nil mutex"))
 		return m
 	}
 	slices.SortFunc(m.mutexes, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })
 	for i, mu := range m.mutexes {
 		if mu.l == l && l.err == nil {
-			m.err = errors.Join(m.err, mu.err)
+			addErr(mu.err)
 		}
 		if mu.l != l {
-			addProblem("mutex %s is of another locker", errs.Quote(mu.kind.name))
+			addErr(errs.Invalidf("mutex %s is of another locker", errs.Quote(mu.kind.name)))
 		}
 		if i > 0 && mu.kind.prefix == m.mutexes[i-1].kind.prefix {
-			addProblem("mutex %s appears twice", errs.Quote(mu.kind.name))
+			addErr(errs.Invalidf("mutex %s appears twice", errs.Quote(mu.kind.name)))
 		}
 	}
 	return m

@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
@@ -86,7 +85,7 @@ func (m *Mutex) TryDo(ctx context.Context, f Func) error {
 
 func (m *Mutex) do(ctx context.Context, f Func, lock func(context.Context) (*Held, error)) error {
 	if f == nil {
-		return opError("do", m.kind.name, fmt.Errorf("%w: no function", errs.Invalid))
+		return opError("do", m.kind.name, errs.Invalidf("no function"))
 	}
 	h, err := lock(ctx)
 	if err != nil {

@@ -1,7 +1,6 @@
 package lock
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -28,7 +27,7 @@ func (s *options) checkName(name string) error {
 	}
 	for segment := range strings.SplitSeq(name, "/") {
 		if slices.Contains([]string{rwDir, semDir, barrierDir}, segment+"/") {
-			return fmt.Errorf("%w: name %s: segment %q is reserved", errs.Invalid, errs.Quote(name), segment)
+			return errs.Invalidf("name %s: segment %q is reserved", errs.Quote(name), segment)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package lock
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -70,7 +69,7 @@ func newOptions(opts []Option) (s options, err error) {
 		}
 	}
 	if s.ttlSet && s.ttl < time.Second {
-		err = fmt.Errorf("%w: TTL %v: must be at least 1s", errs.Invalid, s.ttl)
+		err = errs.Invalidf("TTL %v: must be at least 1s", s.ttl)
 	}
 	dir, dirErr := keyspace.Dir(s.dir)
 	s.dir = dir

@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/kv"
@@ -151,7 +150,7 @@ func (p *Permit) run(ctx context.Context, l *Locker, f func(ctx context.Context)
 // runShared runs f under a permit that acquire returns.
 func runShared(ctx context.Context, l *Locker, name string, f SharedFunc, acquire func(context.Context) (*Permit, error)) error {
 	if f == nil {
-		return opError("do", name, fmt.Errorf("%w: no function", errs.Invalid))
+		return opError("do", name, errs.Invalidf("no function"))
 	}
 	p, err := acquire(ctx)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // The intervals of a poll, before jitter.
@@ -69,7 +71,7 @@ func (p *poller) newer(since int64) (*queuePage, <-chan struct{}) {
 }
 
 func (p *poller) run(ctx context.Context) {
-	for interval := minPollInterval; sleep(ctx, jitter(interval)); interval = min(2*interval, maxPollInterval) {
+	for interval := minPollInterval; retry.Sleep(ctx, jitter(interval)) == nil; interval = min(2*interval, maxPollInterval) {
 		last, err := p.q.readAll(ctx)
 		if err != nil {
 			continue // until the next interval

@@ -161,7 +161,7 @@ func (w *queueWatch) await(
 			case ctx.Err() != nil || isPermanent(err):
 				return nil, err
 			default:
-				sleep(ctx, backoffs.NextBackOff())
+				_ = retry.Sleep(ctx, backoffs.NextBackOff())
 			}
 			continue
 		case open:

@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -35,7 +34,7 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 		err: errors.Join(l.err, l.checkName(name)),
 	}
 	if n < 1 {
-		s.err = errors.Join(s.err, fmt.Errorf("%w: semaphore with %d permits: must be at least 1", errs.Invalid, n))
+		s.err = errors.Join(s.err, errs.Invalidf("semaphore with %d permits: must be at least 1", n))
 	}
 	return s
 }
@@ -50,7 +49,7 @@ func (s *Semaphore) permit(weight int) (*waiterKind, error) {
 		return nil, s.err
 	}
 	if weight < 1 || weight > s.n {
-		return nil, fmt.Errorf("%w: weight %d: must be 1 to %d", errs.Invalid, weight, s.n)
+		return nil, errs.Invalidf("weight %d: must be 1 to %d", weight, s.n)
 	}
 	kind := s.kind
 	kind.value = strconv.Itoa(weight) + " " + s.l.owner

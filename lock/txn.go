@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -152,18 +151,3 @@ func (l *Locker) sendDetached(ctx context.Context, request func(context.Context)
 	})
 	return retry.ContextError(ctx)
 }
-
-// sleep waits for d, and reports whether ctx has not ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// formatLeaseID returns a lease ID as etcdctl prints it.
-func formatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }

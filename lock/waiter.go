@@ -62,7 +62,7 @@ func (q *queue) createWaiter(ctx context.Context, kind *waiterKind, request func
 			if backoffs == nil {
 				backoffs = newBackoff(maxBackoff)
 			}
-			if !sleep(ctx, backoffs.NextBackOff()) {
+			if retry.Sleep(ctx, backoffs.NextBackOff()) != nil {
 				return nil, err
 			}
 			continue
@@ -239,7 +239,7 @@ func (w *waiter) awaitGrant(ctx context.Context) error {
 		case ctx.Err() != nil || isPermanent(err) || w.lostErr() != nil:
 			return cmp.Or(w.lostErr(), err)
 		default:
-			sleep(ctx, backoffs.NextBackOff())
+			_ = retry.Sleep(ctx, backoffs.NextBackOff())
 		}
 	}
 	return w.lostErr()
@@ -252,7 +252,7 @@ func (w *waiter) awaitGrant(ctx context.Context) error {
 func (w *waiter) confirmBlocker(ctx context.Context) (unchanged bool, rev int64, err error) {
 	if len(w.blockers) != 1 {
 		w.q.l.counters.confirmed.Add(1)
-		return false, 0, nil // a look costs the same
+		return false, 0, nil // a queue check costs the same
 	}
 	b := &w.blockers[0]
 	resp, err := w.q.l.read(ctx, "confirm blocker", clientv3.OpGet(b.key))
