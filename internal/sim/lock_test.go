@@ -249,13 +249,14 @@ func TestSim_LocksExcludeAndServe(t *testing.T) {
 			cancel()
 			<-done
 		}
+		took := time.Since(began)
 		for i, c := range clients {
 			if err := c.Close(); i < lockClients {
 				assert.NoError(t, err)
 			}
 		}
 		nothingLeft(t, s)
-		t.Logf("served within %v; acquired %d and %d times, fenced writes %d and %d", time.Since(began), mutex.acquired, election.acquired, fenced.n, fencedElection.n)
+		t.Logf("served within %v; acquired %d and %d times, fenced writes %d and %d", took, mutex.acquired, election.acquired, fenced.n, fencedElection.n)
 		assert.Positive(t, mutex.acquired)
 		assert.Positive(t, election.acquired)
 	})

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -70,13 +71,15 @@ func (s *watchServer) Watch(stream pb.Watch_WatchServer) error {
 	defer close(done)
 	wg.Go(func() { ws.send(stream, done) })
 	go func() { // ends with the stream, after Watch has returned
-		for {
+		for n := 0; ; n++ {
 			r, err := stream.Recv()
 			if err != nil {
 				received <- err
 				return
 			}
-			m.sim.arrive(ws.key+"|Watch|"+text(r), func() { m.do(func() { ws.handle(stream, r) }) })
+			// The requests of one stream stay in their order, which tells clients the IDs of their
+			// watches.
+			m.sim.arrive(fmt.Sprintf("%s|Watch|%8d", ws.key, n), func() { m.do(func() { ws.handle(stream, r) }) })
 		}
 	}()
 	select {
