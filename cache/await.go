@@ -38,7 +38,7 @@ func (f *feed) await(ctx context.Context, progress func() uint64) error {
 		case <-f.ready:
 			return nil
 		case <-f.ended:
-			return f.why()
+			return f.cause()
 		case <-probe.C:
 			probed = make(chan error, 1)
 			f.spawn(func() { probed <- f.probe(probeCtx) })
@@ -100,8 +100,8 @@ func (f *feed) waitError(ctx context.Context) error {
 
 // withWatchError adds to err why the watch is down, if that is known.
 func (f *feed) withWatchError(err error) error {
-	if why := f.why(); why != nil {
-		return fmt.Errorf("%w: %w", err, why)
+	if cause := f.cause(); cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
 	}
 	return err
 }

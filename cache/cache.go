@@ -69,7 +69,7 @@ const touchIntervalDivisor = 8
 func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Cache[T], error) {
 	s, err := newOptions(c, dir, codec, o, false)
 	if err != nil {
-		return nil, fail("open", dir, err)
+		return nil, opError("open", dir, err)
 	}
 	f := newFeed("cache", c, dir, &s, min(s.ttl, s.maxStaleness))
 	out := &Cache[T]{
@@ -80,12 +80,12 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 	}
 	out.policy, err = simplelru.NewLRU(s.maxEntries, func(key string, _ struct{}) { out.items.remove(key) })
 	if err != nil {
-		return nil, fail("open", dir, fmt.Errorf("%w: %w", errs.Invalid, err))
+		return nil, opError("open", dir, fmt.Errorf("%w: %w", errs.Invalid, err))
 	}
-	out.handle, out.begin, out.live, out.clock = out.onBatch, out.startWarming, out.finishWarming, out.updateHorizon
+	out.handle, out.beforeWatch, out.onLive, out.onTick = out.onBatch, out.startWarming, out.finishWarming, out.updateHorizon
 	out.typed = withWriteHook(c.KV(), dir, codec, out.onWrite)
 	if err := out.start(ctx, func() uint64 { return 0 }); err != nil {
-		return nil, fail("open", dir, err)
+		return nil, opError("open", dir, err)
 	}
 	return out, nil
 }
@@ -115,7 +115,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 			return it.entry, it.err
 		}
 		if ctx.Err() != nil {
-			return kv.Entry[T]{}, c.fail("get", key, c.waitError(ctx))
+			return kv.Entry[T]{}, c.opError("get", key, c.waitError(ctx))
 		}
 	}
 	return c.miss(ctx, "get", key, readRequirement{allowCached: true})
@@ -168,14 +168,14 @@ func (c *Cache[T]) miss(ctx context.Context, op, key string, w readRequirement) 
 		err = retry.ContextError(ctx)
 	}
 	if err != nil {
-		return kv.Entry[T]{}, c.fail(op, key, err)
+		return kv.Entry[T]{}, c.opError(op, key, err)
 	}
-	if !c.fresh(c.now(), time.Duration(c.asOf.Load())) {
+	if !c.isFresh(c.now(), time.Duration(c.asOf.Load())) {
 		c.staleReads.Add(1)
 	}
 	it, err := c.fetch(ctx, key, w)
 	if err != nil {
-		return kv.Entry[T]{}, c.fail(op, key, err)
+		return kv.Entry[T]{}, c.opError(op, key, err)
 	}
 	if c.readOnlyCheck && it.err == nil {
 		c.verify(key, it.entry.Value, it.checksum)
@@ -196,7 +196,7 @@ func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T]
 	defer stop()
 	rev, reached, err := c.readIndex.wait(ctx)
 	if err != nil {
-		return kv.Entry[T]{}, c.fail(op, key, err)
+		return kv.Entry[T]{}, c.opError(op, key, err)
 	}
 	if it := c.cached(key); it != nil && (reached || it.rev >= rev) {
 		c.recordHit(key, it)
@@ -240,8 +240,8 @@ func (c *Cache[T]) Err() error {
 	if c.isLive() {
 		return nil
 	}
-	if err := c.why(); err != nil {
-		return fail("watch", c.dir, err)
+	if err := c.cause(); err != nil {
+		return opError("watch", c.dir, err)
 	}
 	return nil
 }
@@ -271,7 +271,7 @@ func (c *Cache[T]) Close() error {
 // the TTL, and otherwise also the bound of staleness.
 func (c *Cache[T]) updateHorizon(now, asOf time.Duration) {
 	keep := c.ttl
-	if !c.fresh(now, asOf) {
+	if !c.isFresh(now, asOf) {
 		keep = min(keep, c.staleness-c.tick)
 	}
 	oldest := int64(now - keep)

@@ -27,24 +27,24 @@ var (
 	ErrPermission = errs.Permission
 )
 
-// fail wraps err as an error of this package. key is relative to the dir; the error contains the
+// opError wraps err as an error of this package. key is relative to the dir; the error contains the
 // dir.
-func (f *feed) fail(op, key string, err error) error { return fail(op, f.prefix+key, err) }
+func (f *feed) opError(op, key string, err error) error { return opError(op, f.prefix+key, err) }
 
 // closedError returns ErrClosed with the name of what is closed.
-func (f *feed) closedError() error { return errs.ClosedError(f.what) }
+func (f *feed) closedError() error { return errs.ClosedError(f.kind) }
 
-// fail wraps err as an error of this package, none of which has changed anything in etcd.
-func fail(op, key string, err error) error {
+// opError wraps err as an error of this package, none of which has changed anything in etcd.
+func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "cache", Op: op, Key: key, NotApplied: true, Err: err}
 }
 
 // staleError returns the error for a read that would be older than allowed.
-func staleError(age, bound time.Duration, why error) error {
+func staleError(age, bound time.Duration, cause error) error {
 	const precision = 10 * time.Millisecond
 	err := fmt.Errorf("%w: %v old, the bound is %v", ErrStale, age.Round(precision), bound)
-	if why != nil {
-		err = fmt.Errorf("%w: %w", err, why)
+	if cause != nil {
+		err = fmt.Errorf("%w: %w", err, cause)
 	}
 	return err
 }

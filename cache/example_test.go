@@ -182,14 +182,14 @@ func ExampleReplica_Follow() {
 	}
 	defer limits.Close()
 
-	told := make(chan struct{})
+	received := make(chan struct{})
 	stop := limits.Follow(func(c cache.Change[string]) {
 		fmt.Printf("%s: %q -> %q\n", c.New.Key, c.Old.Value, c.New.Value)
-		told <- struct{}{}
+		received <- struct{}{}
 	})
-	<-told
+	<-received
 	_, _ = client.KV().Put(ctx, "limits/rate", []byte("20"))
-	<-told
+	<-received
 	stop()
 	// Output:
 	// rate: "" -> "10"
@@ -206,11 +206,11 @@ func ExampleReplica_FollowRevisions() {
 	}
 	defer limits.Close()
 
-	told := make(chan int)
-	limits.FollowRevisions(func(_ int64, changes []cache.Change[string]) { told <- len(changes) })
-	fmt.Println(<-told, "at first")
+	received := make(chan int)
+	limits.FollowRevisions(func(_ int64, changes []cache.Change[string]) { received <- len(changes) })
+	fmt.Println(<-received, "at first")
 	_, _ = client.KV().Txn(ctx).Then(clientv3.OpPut("limits/a", "1"), clientv3.OpPut("limits/b", "2")).Commit()
-	fmt.Println(<-told, "by one transaction")
+	fmt.Println(<-received, "by one transaction")
 	// Output:
 	// 0 at first
 	// 2 by one transaction

@@ -305,10 +305,10 @@ func TestCache_RecoversFromCompaction(t *testing.T) {
 	}
 	_, err := c.Get(t.Context(), "new")
 	require.ErrorIs(t, err, kv.ErrNotFound)
-	told := make(chan cache.Change[string], 16)
-	r.Follow(func(c cache.Change[string]) { told <- c })
-	<-told
-	<-told
+	received := make(chan cache.Change[string], 16)
+	r.Follow(func(c cache.Change[string]) { received <- c })
+	<-received
+	<-received
 	for range 2 { // the second time, the history is another one
 		proxy.Refuse()
 		proxy.Cut()
@@ -344,13 +344,13 @@ func TestCache_RecoversFromCompaction(t *testing.T) {
 	assert.Positive(t, c.Stats().Restarts, "a watch of events ends with its history")
 	state := map[string]string{"a": "old", "gone": "old"}
 	for {
-		ch := <-told
+		ch := <-received
 		if ch.New.ModRevision == 0 {
 			delete(state, ch.New.Key)
 		} else {
 			state[ch.New.Key] = ch.New.Value
 		}
-		if len(told) == 0 && assert.ObjectsAreEqual(values(r), state) {
+		if len(received) == 0 && assert.ObjectsAreEqual(values(r), state) {
 			break
 		}
 	}

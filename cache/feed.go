@@ -22,7 +22,7 @@ import (
 // feed is the common part of a Cache and a Replica: a watch of the dir, which is reopened whenever
 // it ends, and a clock that knows how stale the watched state may be.
 type feed struct {
-	what    string // "cache" or "replica"
+	kind    string // "cache" or "replica"
 	dir     string
 	prefix  string         // of keys in errors: the dir with a slash, or empty
 	store   *kv.Store      // of the dir
@@ -31,11 +31,11 @@ type feed struct {
 	tick time.Duration
 	log *slog.Logger
 
-	opts   []watch.Option
-	handle func(ctx context.Context, b watch.Batch) error
-	begin  func()                        // called before each watch
-	live   func()                        // called when a watch becomes live for the first time
-	clock  func(now, asOf time.Duration) // called on each tick, and after live
+	opts        []watch.Option
+	handle      func(ctx context.Context, b watch.Batch) error
+	beforeWatch func()                        // called before each watch
+	onLive      func()                        // called when a watch becomes live for the first time
+	onTick      func(now, asOf time.Duration) // called on each tick, and after live
 
 	startedAt time.Time
 	asOf      atomic.Int64 // time up to which no change is missing, in nanoseconds since startedAt
@@ -56,32 +56,32 @@ type feed struct {
 	restartLog outage.Log // of watches that end; like staleLog, used by run only
 	staleLog   outage.Log // of the time in which the bound of staleness is exceeded
 
-	mu   sync.Mutex
-	shut bool
-	err  error         // why the last watch ended
-	next chan struct{} // closed and replaced when another watch is opened
+	mu       sync.Mutex
+	shut     bool
+	err      error         // why the last watch ended
+	reopened chan struct{} // closed and replaced when another watch is opened
 }
 
 // Intervals of the clock, and bounds of the pause before a watch is reopened.
 const (
-	tickMin    = 10 * time.Millisecond
-	tickMax    = 250 * time.Millisecond
-	ticks      = 40 // per shortest bound that the clock checks
-	againFirst = 100 * time.Millisecond
-	againMost  = 10 * time.Second
+	minTick       = 10 * time.Millisecond
+	maxTick       = 250 * time.Millisecond
+	ticksPerBound = 40 // per shortest bound that the clock checks
+	minBackoff    = 100 * time.Millisecond
+	maxBackoff    = 10 * time.Second
 )
 
 // newFeed returns a feed that is not started.
-func newFeed(what string, c Client, dir string, s *options, shortest time.Duration) *feed {
+func newFeed(kind string, c Client, dir string, s *options, shortest time.Duration) *feed {
 	prefix, _ := keyspace.Dir(dir) // was validated with the options
 	f := &feed{
-		what: what, dir: dir, prefix: prefix, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
-		staleness: s.maxStaleness, tick: min(max(shortest/ticks, tickMin), tickMax), log: s.logger,
-		startedAt: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), next: make(chan struct{}),
+		kind: kind, dir: dir, prefix: prefix, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
+		staleness: s.maxStaleness, tick: min(max(shortest/ticksPerBound, minTick), maxTick), log: s.logger,
+		startedAt: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), reopened: make(chan struct{}),
 	}
-	//nolint:forbidigo // the watch and the reads that callers share must not live by the context of one of them
+	//nolint:forbidigo // shared watches and reads must not depend on a caller's context
 	f.ctx, f.stop = context.WithCancel(context.Background())
-	f.readIndex.read, f.readIndex.ctx, f.readIndex.spawn, f.readIndex.waitErr, f.readIndex.closedErr = f.currentRevision, f.ctx, f.spawn, f.waitError, f.closedError
+	f.readIndex = readIndex{read: f.currentRevision, ctx: f.ctx, spawn: f.spawn, waitErr: f.waitError, closedErr: f.closedError}
 	return f
 }
 
@@ -91,11 +91,13 @@ func (f *feed) now() time.Duration { return time.Since(f.startedAt) }
 // age returns the time since asOf.
 func (f *feed) age() time.Duration { return f.now() - time.Duration(f.asOf.Load()) }
 
-// reach returns the age that a state as of asOf may have at the next tick.
-func (f *feed) reach(now, asOf time.Duration) time.Duration { return now - asOf + f.tick }
+// ageAtNextTick returns the age that a state as of asOf may have at the next tick.
+func (f *feed) ageAtNextTick(now, asOf time.Duration) time.Duration { return now - asOf + f.tick }
 
-// fresh reports whether a state as of asOf is within the bound until the next tick.
-func (f *feed) fresh(now, asOf time.Duration) bool { return f.reach(now, asOf) <= f.staleness }
+// isFresh reports whether a state as of asOf is within the bound until the next tick.
+func (f *feed) isFresh(now, asOf time.Duration) bool {
+	return f.ageAtNextTick(now, asOf) <= f.staleness
+}
 
 // start opens the watch and returns once it is live. If it returns an error, the feed is closed.
 func (f *feed) start(ctx context.Context, progress func() uint64) error {
@@ -148,8 +150,8 @@ func (f *feed) isLive() bool {
 	}
 }
 
-// why returns why the watch is not live, or nil if that is not known.
-func (f *feed) why() error {
+// cause returns why the watch is not live, or nil if that is not known.
+func (f *feed) cause() error {
 	if sub := f.sub.Load(); sub != nil {
 		if st := sub.Status(); st.Err != nil {
 			return st.Err
@@ -164,16 +166,16 @@ func (f *feed) why() error {
 func (f *feed) run() {
 	wait := newBackoff()
 	for {
-		f.begin()
-		began := f.now()
+		f.beforeWatch()
+		startedAt := f.now()
 		sub, err := f.watcher.Subscribe(watch.Prefix(""), f.handle, f.opts...)
 		if err == nil {
 			f.mu.Lock()
 			f.sub.Store(sub)
-			close(f.next)
-			f.next = make(chan struct{})
+			close(f.reopened)
+			f.reopened = make(chan struct{})
 			f.mu.Unlock()
-			if f.follow(sub, began) {
+			if f.follow(sub, startedAt) {
 				wait.Reset()
 			}
 			_ = sub.Close() // always nil
@@ -195,11 +197,11 @@ func (f *feed) run() {
 			f.log.WarnContext(f.ctx, "cache begins its watch anew", "dir", f.dir, "error", err)
 		}
 		f.restarts.Add(1)
-		over := errors.Is(err, errs.Closed)
-		if over {
+		permanent := errors.Is(err, errs.Closed)
+		if permanent {
 			close(f.ended)
 		}
-		if !f.pass(wait.NextBackOff(), over) {
+		if !f.runClock(wait.NextBackOff(), permanent) {
 			return
 		}
 	}
@@ -209,7 +211,7 @@ func (f *feed) run() {
 func (f *feed) wait(ctx context.Context, rev int64) error {
 	for {
 		f.mu.Lock()
-		sub, next := f.sub.Load(), f.next
+		sub, reopened := f.sub.Load(), f.reopened
 		f.mu.Unlock()
 		if sub.WaitRevision(ctx, rev) == nil {
 			return nil
@@ -221,7 +223,7 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 			return f.waitError(ctx)
 		}
 		select {
-		case <-next:
+		case <-reopened:
 		case <-f.ended:
 			return f.closedError()
 		case <-f.ctx.Done():
@@ -233,14 +235,14 @@ func (f *feed) wait(ctx context.Context, rev int64) error {
 }
 
 func newBackoff() backoff.BackOff {
-	b := retry.Policy{BaseDelay: againFirst, MaxDelay: againMost}.Backoff()
+	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	b.Reset()
 	return b
 }
 
-// pass runs the clock for d, or until the feed is closed if forever is set. It reports whether the
+// runClock runs the clock for d, or until the feed is closed if forever is set. It reports whether the
 // feed is still open.
-func (f *feed) pass(d time.Duration, forever bool) bool {
+func (f *feed) runClock(d time.Duration, forever bool) bool {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
 	if forever {
@@ -251,7 +253,7 @@ func (f *feed) pass(d time.Duration, forever bool) bool {
 	for {
 		select {
 		case <-tick.C:
-			f.advance()
+			f.advanceClock()
 		case <-end.C:
 			return true
 		case <-f.ctx.Done():
@@ -261,19 +263,19 @@ func (f *feed) pass(d time.Duration, forever bool) bool {
 }
 
 // follow runs the clock during one watch, and reports whether the watch was ever live.
-func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) {
+func (f *feed) follow(sub *watch.Subscription, startedAt time.Duration) (live bool) {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
-	p := &freshness{feed: f, status: sub.Status}
+	freshness := &freshness{feed: f, status: sub.Status}
 	ready := sub.Ready()
 	for {
 		select {
 		case <-ready:
 			ready, live = nil, true
-			f.live()
-			p.advanceAsOf(began) // all later events and reads are newer
-			p.update()
-			f.advance()
+			f.onLive()
+			freshness.advanceAsOf(startedAt) // all later events and reads are newer
+			freshness.update()
+			f.advanceClock()
 			if _, ends, lasted := f.restartLog.Update(false, time.Now()); ends {
 				f.log.WarnContext(f.ctx, "cache follows its watch again", "dir", f.dir, "after", lasted.Round(time.Millisecond))
 			}
@@ -283,9 +285,9 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 				close(f.ready)
 			}
 		case <-tick.C:
-			f.advance() // before look too, because look may take a while
-			p.update()
-			f.advance()
+			f.advanceClock() // also before update, which may take a while
+			freshness.update()
+			f.advanceClock()
 		case <-sub.Done():
 			return live
 		case <-f.ctx.Done():
@@ -294,21 +296,22 @@ func (f *feed) follow(sub *watch.Subscription, began time.Duration) (live bool) 
 	}
 }
 
-// advance updates the clock, and logs when the bound of staleness is exceeded and when it holds
+// advanceClock updates the clock, and logs when the bound of staleness is exceeded and when it holds
 // again.
-func (f *feed) advance() {
+func (f *feed) advanceClock() {
 	now, asOf := f.updateClock()
 	select {
 	case <-f.ready:
 	default:
 		return // Open reports the error
 	}
-	stale := !f.fresh(now, asOf) && (!f.isLive() || f.refresher.overdue()) // otherwise there were only no reads
+	// A live watch without an overdue refresh only means that there were no reads.
+	stale := !f.isFresh(now, asOf) && (!f.isLive() || f.refresher.overdue())
 	begins, ends, lasted := f.staleLog.Update(stale && !f.closed(), time.Now())
 	switch {
 	case begins:
-		attrs := []any{"dir", f.dir, "age", f.reach(now, asOf).Round(time.Millisecond), "bound", f.staleness}
-		if cause := f.why(); cause != nil {
+		attrs := []any{"dir", f.dir, "age", f.ageAtNextTick(now, asOf).Round(time.Millisecond), "bound", f.staleness}
+		if cause := f.cause(); cause != nil {
 			attrs = append(attrs, "error", cause)
 		}
 		f.log.WarnContext(f.ctx, "cache is staler than allowed", attrs...)

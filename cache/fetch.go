@@ -143,7 +143,7 @@ func (c *Cache[T]) readItem(ctx context.Context, key string) (*item[T], error) {
 	it := &item[T]{key: key, rev: resp.Header.GetRevision(), asOf: startedAt}
 	kvs := resp.Responses[0].GetResponseRange().GetKvs()
 	if len(kvs) == 0 {
-		it.err = c.fail("get", key, kv.ErrNotFound)
+		it.err = c.opError("get", key, kv.ErrNotFound)
 		return it, nil
 	}
 	e := kvs[0]
@@ -159,7 +159,7 @@ func (c *Cache[T]) setValue(it *item[T], e kv.Entry[T], value []byte) {
 	if e.Value, it.checksum, err = c.decode(e.Key, value, e.ModRevision); err != nil {
 		c.badEntries.Add(1)
 		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "dir", c.dir, "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
-		it.err = c.fail("get", e.Key, err)
+		it.err = c.opError("get", e.Key, err)
 		return
 	}
 	it.entry = e

@@ -108,7 +108,7 @@ func (f *feed) refresh() *refreshCall {
 // reports whether the bound holds.
 func (f *feed) ensureFresh(ctx context.Context) bool {
 	call := f.refresh()
-	if f.fresh(f.now(), time.Duration(f.asOf.Load())) {
+	if f.isFresh(f.now(), time.Duration(f.asOf.Load())) {
 		return true
 	}
 	if call == nil {
@@ -121,17 +121,19 @@ func (f *feed) ensureFresh(ctx context.Context) bool {
 	case <-timeout.C:
 	case <-ctx.Done():
 	}
-	return f.fresh(f.now(), time.Duration(f.asOf.Load()))
+	return f.isFresh(f.now(), time.Duration(f.asOf.Load()))
 }
 
 // needsRefresh reports whether half of the bound has passed.
-func (f *feed) needsRefresh(now, asOf time.Duration) bool { return f.reach(now, asOf) > f.staleness/2 }
+func (f *feed) needsRefresh(now, asOf time.Duration) bool {
+	return f.ageAtNextTick(now, asOf) > f.staleness/2
+}
 
 // updateClock calls clock with the current times.
 func (f *feed) updateClock() (now, asOf time.Duration) {
 	f.clocking.Lock()
 	defer f.clocking.Unlock()
 	now, asOf = f.now(), time.Duration(f.asOf.Load())
-	f.clock(now, asOf)
+	f.onTick(now, asOf)
 	return now, asOf
 }

@@ -51,7 +51,7 @@ func measureDelay(tb testing.TB) func() time.Duration {
 	tb.Helper()
 	const beat, slack = 5 * time.Millisecond, 300 * time.Millisecond
 	var worst, last atomic.Int64
-	born := time.Now()
+	startedAt := time.Now()
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -60,7 +60,7 @@ func measureDelay(tb testing.TB) func() time.Duration {
 		for {
 			select {
 			case <-tick.C:
-				now := int64(time.Since(born))
+				now := int64(time.Since(startedAt))
 				worst.Store(max(worst.Load(), now-last.Load()))
 				last.Store(now)
 			case <-done:
@@ -70,7 +70,7 @@ func measureDelay(tb testing.TB) func() time.Duration {
 	}()
 	tb.Cleanup(func() { close(done); <-ended })
 	return func() time.Duration {
-		now := int64(time.Since(born))
+		now := int64(time.Since(startedAt))
 		return slack + 2*time.Duration(max(worst.Load(), now-last.Load()))
 	}
 }

@@ -119,7 +119,7 @@ func (c *Cache[T]) isNewer(e *watch.Event) bool {
 func (c *Cache[T]) newItem(e *watch.Event) *item[T] {
 	it := &item[T]{key: e.Key, rev: e.ModRevision, asOf: c.watchedAsOf()}
 	if e.Type == watch.Delete {
-		it.err = c.fail("get", e.Key, kv.ErrNotFound)
+		it.err = c.opError("get", e.Key, kv.ErrNotFound)
 		return it
 	}
 	c.setValue(it, kv.Entry[T]{

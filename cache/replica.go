@@ -48,7 +48,7 @@ type Replica[T any] struct {
 func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Replica[T], error) {
 	s, err := newOptions(c, dir, codec, o, true)
 	if err != nil {
-		return nil, fail("open replica", dir, err)
+		return nil, opError("open replica", dir, err)
 	}
 	f := newFeed("replica", c, dir, &s, s.maxStaleness)
 	r := &Replica[T]{
@@ -56,10 +56,10 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 		data: newMVCCMap[T](), badEntryHook: s.badEntryHook, pendingWrites: newPendingWrites(), followers: make(map[*follower[T]]struct{}),
 	}
 	r.opts = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(maxBufferedEvents)}
-	r.handle, r.begin, r.live, r.clock = r.onBatch, r.beginWatch, func() {}, r.updateSlowPath
+	r.handle, r.beforeWatch, r.onLive, r.onTick = r.onBatch, r.beginWatch, func() {}, r.updateSlowPath
 	r.typed = withWriteHook(c.KV(), dir, codec, r.onWrite)
 	if err := r.start(ctx, r.batches.Load); err != nil {
-		return nil, fail("open replica", dir, err)
+		return nil, opError("open replica", dir, err)
 	}
 	return r, nil
 }
@@ -97,7 +97,7 @@ func (r *Replica[T]) result(op, key string, v *version[T]) (kv.Entry[T], error) 
 	}
 	if meta := v.meta.Load(); meta != nil {
 		if meta.decodeErr != nil {
-			return kv.Entry[T]{}, r.fail(op, key, meta.decodeErr)
+			return kv.Entry[T]{}, r.opError(op, key, meta.decodeErr)
 		}
 		r.verify(key, v.value, meta.checksum)
 	}
@@ -107,15 +107,15 @@ func (r *Replica[T]) result(op, key string, v *version[T]) (kv.Entry[T], error) 
 // notFoundError returns the error for an absent key, or for an invalid one.
 func (r *Replica[T]) notFoundError(op, key string) error {
 	if err := keyspace.Key(key, 0); err != nil {
-		return r.fail(op, key, err)
+		return r.opError(op, key, err)
 	}
-	return r.fail(op, key, kv.ErrNotFound)
+	return r.opError(op, key, kv.ErrNotFound)
 }
 
 // getSlowly handles a Get that the replica may not be able to answer. done is false if it can.
 func (r *Replica[T]) getSlowly(ctx context.Context, key string) (e kv.Entry[T], err error, done bool) { //nolint:revive // err is part of the answer
 	if r.closed() {
-		return e, r.fail("get", key, r.closedError()), true
+		return e, r.opError("get", key, r.closedError()), true
 	}
 	if rev := r.pendingWrites.revision(key); rev > 0 && rev > r.Revision() {
 		e, err = r.typed.Get(ctx, key)
@@ -128,7 +128,7 @@ func (r *Replica[T]) getSlowly(ctx context.Context, key string) (e kv.Entry[T], 
 		return e, nil, false
 	}
 	r.staleReads.Add(1)
-	return e, r.fail("get", key, staleError(r.reach(now, asOf), r.staleness, r.why())), true
+	return e, r.opError("get", key, staleError(r.ageAtNextTick(now, asOf), r.staleness, r.cause())), true
 }
 
 // GetLinearizable is like Get, but reflects every write acknowledged to any client before the call.
@@ -138,7 +138,7 @@ func (r *Replica[T]) getSlowly(ctx context.Context, key string) (e kv.Entry[T], 
 func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T], error) {
 	const op = "get linearizable"
 	if err := keyspace.Key(key, 0); err != nil {
-		return kv.Entry[T]{}, r.fail(op, key, err)
+		return kv.Entry[T]{}, r.opError(op, key, err)
 	}
 	ctx, stop := withReadTimeout(ctx)
 	defer stop()
@@ -147,7 +147,7 @@ func (r *Replica[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[
 		err = r.wait(ctx, rev)
 	}
 	if err != nil {
-		return kv.Entry[T]{}, r.fail(op, key, err)
+		return kv.Entry[T]{}, r.opError(op, key, err)
 	}
 	return r.result(op, key, r.data.get(key))
 }
@@ -262,7 +262,7 @@ func (r *Replica[T]) Revision() int64 {
 // after Close. On a quiet dir it costs a message on the watch's stream.
 func (r *Replica[T]) WaitRevision(ctx context.Context, rev int64) error {
 	if err := r.wait(ctx, rev); err != nil {
-		return fail("wait for revision", r.dir, err)
+		return opError("wait for revision", r.dir, err)
 	}
 	return nil
 }
@@ -278,8 +278,8 @@ func (r *Replica[T]) Err() error {
 	if r.isLive() {
 		return nil
 	}
-	if err := r.why(); err != nil {
-		return fail("watch", r.dir, err)
+	if err := r.cause(); err != nil {
+		return opError("watch", r.dir, err)
 	}
 	return nil
 }

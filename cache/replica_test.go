@@ -130,12 +130,12 @@ func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 	}
 	write(0)
 	r := openReplica(t, p, "dir", kv.String())
-	var told []int
+	var received []int
 	var mu sync.Mutex
 	r.FollowRevisions(func(_ int64, changes []cache.Change[string]) {
 		mu.Lock()
 		defer mu.Unlock()
-		told = append(told, len(changes))
+		received = append(received, len(changes))
 	})
 	done := make(chan struct{})
 	var readers sync.WaitGroup
@@ -190,11 +190,11 @@ func TestReplica_ShowsTransactionsAsOneChange(t *testing.T) {
 	parttest.Eventually(t, func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(told) >= 301
+		return len(received) >= 301
 	}, "the last revision is reported")
 	mu.Lock()
 	defer mu.Unlock()
-	for _, n := range told {
+	for _, n := range received {
 		assert.Equal(t, keys, n)
 	}
 }

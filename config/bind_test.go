@@ -105,7 +105,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := parttest.Shared(t)
-			told, handler := recordErrors()
+			received, handler := recordErrors()
 			put(t, p, "banner", `{"text":"good"}`)
 			s := open(t, p, handler, config.WithMaxValueBytes(1000))
 			v := bind(t, s, "banner", config.WithStrict[banner](), config.WithValidate(func(b banner) error {
@@ -128,7 +128,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 			assert.Equal(t, "good", v.Load().Text)
 			require.ErrorIs(t, v.Err(), c.is)
 			assert.Equal(t, c.text, withoutRevision(v.Err()))
-			got := told.await(t, 1)
+			got := received.await(t, 1)
 			assert.Equal(t, "banner", got.key)
 			assert.Equal(t, rev, got.rev)
 			require.ErrorIs(t, got.err, c.is)
@@ -139,7 +139,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 			assert.Equal(t, "better", v.Load().Text, "the next good value ends it")
 			require.NoError(t, v.Err())
 			assert.Zero(t, s.Stats().Bad)
-			assert.Len(t, told.all(), 1)
+			assert.Len(t, received.all(), 1)
 		})
 	}
 }
@@ -147,7 +147,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	t.Parallel()
 	p := parttest.Shared(t)
-	told, handler := recordErrors()
+	received, handler := recordErrors()
 	put(t, p, "rate", "many")
 	s := open(t, p, handler)
 	_, err := config.Bind[int](s, "rate")
@@ -160,7 +160,7 @@ func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	v := bind(t, s, "rate", config.WithDefault(5))
 	assert.Equal(t, 5, v.Load(), "with a default, it is as one that comes later")
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
-	assert.Equal(t, "rate", told.await(t, 1).key)
+	assert.Equal(t, "rate", received.await(t, 1).key)
 	waitForRevision(t, s, put(t, p, "rate", "6"))
 	assert.Equal(t, 6, v.Load())
 	require.NoError(t, v.Err())

@@ -110,7 +110,7 @@ func TestBindDir_FailsOnBadKeysUnlessSomethingStandsIn(t *testing.T) {
 func TestValue_ReportsEveryBadKey(t *testing.T) {
 	t.Parallel()
 	p := parttest.Shared(t)
-	told, handler := recordErrors()
+	received, handler := recordErrors()
 	s := open(t, p, handler)
 	v := bindDir[struct {
 		A, B int
@@ -120,9 +120,9 @@ func TestValue_ReportsEveryBadKey(t *testing.T) {
 	_, err := p.KV().Txn(t.Context()).Then(clientv3.OpPut("conf/d/a", "x"), clientv3.OpPut("conf/d/b", "y"),
 		clientv3.OpPut("conf/d/c", "3"), clientv3.OpPut("conf/d/dir/e", "z")).Commit()
 	require.NoError(t, err)
-	told.await(t, 3)
+	received.await(t, 3)
 	keys := map[string]bool{}
-	for _, one := range told.all() {
+	for _, one := range received.all() {
 		require.ErrorIs(t, one.err, kv.ErrDecode)
 		keys[one.key] = true
 	}

@@ -97,7 +97,7 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
 	var out buffer
-	told, handler := recordErrors()
+	received, handler := recordErrors()
 	p := parttest.Shared(t)
 	put(t, p, "shop/name", "shop")
 	s := open(t, p, handler, config.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))
@@ -114,8 +114,8 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 	put(t, p, "doc.yaml", "text: "+secret+"\ndays: "+secret)
 	rev := put(t, p, "doc.yaml", "text: {"+secret+"\n: "+secret)
 	waitForRevision(t, s, rev)
-	told.await(t, 8)
-	for _, problem := range told.all() {
+	received.await(t, 8)
+	for _, problem := range received.all() {
 		assert.NotContains(t, problem.err.Error(), secret)
 	}
 	for _, err := range []error{number.Err(), wait.Err(), doc.Err(), yaml.Err(), dir.Err()} {

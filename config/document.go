@@ -45,11 +45,11 @@ func decodeDocument(b []byte, into any, f format) error {
 		format = "YAML"
 		var err error
 		if doc, err = strict.YAMLToJSON(b); err != nil {
-			return &decodeError{reason: err.Error()}
+			return &decodeError{text: err.Error()}
 		}
 	}
 	if string(bytes.TrimSpace(doc)) == "null" {
-		return &decodeError{reason: format + ": empty or null"}
+		return &decodeError{text: format + ": empty or null"}
 	}
 	var err error
 	switch {
@@ -64,7 +64,7 @@ func decodeDocument(b []byte, into any, f format) error {
 		err = strict.UnmarshalJSON(b, into, strict.AnyCase)
 	}
 	if err != nil {
-		return &decodeError{reason: err.Error()}
+		return &decodeError{text: err.Error()}
 	}
 	return nil
 }

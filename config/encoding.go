@@ -148,39 +148,39 @@ func decodeInto(b []byte, v reflect.Value, f format) error {
 
 // decodeScalar decodes a number, a boolean or a duration.
 func decodeScalar(text string, v reflect.Value, kind encodingKind) (err error) {
-	var reason string
+	var message string
 	switch kind {
 	case asDuration:
 		var d time.Duration
 		d, err = time.ParseDuration(text)
 		v.SetInt(int64(d))
-		reason = `not a duration such as "5s"`
+		message = `not a duration such as "5s"`
 	case asBool:
 		var x bool
 		x, err = strconv.ParseBool(text)
 		v.SetBool(x)
-		reason = "neither true nor false"
+		message = "neither true nor false"
 	case asInt:
 		var x int64
 		x, err = strconv.ParseInt(text, 10, v.Type().Bits())
 		v.SetInt(x)
-		reason = "not a whole number that fits " + v.Type().String()
+		message = "not a whole number that fits " + v.Type().String()
 	case asUint:
 		var x uint64
 		x, err = strconv.ParseUint(text, 10, v.Type().Bits())
 		v.SetUint(x)
-		reason = "not a whole number that fits " + v.Type().String()
+		message = "not a whole number that fits " + v.Type().String()
 	default:
 		var x float64
 		x, err = strconv.ParseFloat(text, v.Type().Bits())
 		v.SetFloat(x)
-		reason = "not a number that fits " + v.Type().String()
+		message = "not a number that fits " + v.Type().String()
 		if err == nil && (math.IsNaN(x) || math.IsInf(x, 0)) {
-			return &decodeError{reason: reason}
+			return &decodeError{text: message}
 		}
 	}
 	if err != nil {
-		return &decodeError{reason: reason, cause: err}
+		return &decodeError{text: message, cause: err}
 	}
 	return nil
 }

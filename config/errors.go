@@ -113,12 +113,12 @@ func kvError(op, key string, err error) error {
 
 // decodeError says why bytes cannot be decoded, without quoting them.
 type decodeError struct {
-	reason string
-	cause  error // may be nil
+	text  string
+	cause error // may be nil
 }
 
 // Error describes what is wrong.
-func (e *decodeError) Error() string { return kv.ErrDecode.Error() + ": " + e.reason }
+func (e *decodeError) Error() string { return kv.ErrDecode.Error() + ": " + e.text }
 
 // Unwrap returns kv.ErrDecode and the decoder's error, if any.
 func (e *decodeError) Unwrap() []error {
@@ -131,14 +131,14 @@ func (e *decodeError) Unwrap() []error {
 // panicError describes a decoder's panic. It omits the text unless the panic is a runtime error,
 // because the text may quote the value.
 func panicError(panicked error) error {
-	reason := "its decoder panicked"
+	text := "its decoder panicked"
 	if e, ok := errors.AsType[runtime.Error](panicked); ok {
-		reason += ": " + e.Error()
+		text += ": " + e.Error()
 	}
-	return &decodeError{reason: reason, cause: panicked}
+	return &decodeError{text: text, cause: panicked}
 }
 
 // decoderError describes a decoder's error without its text, which may quote the value.
 func decoderError(what string, err error) error {
-	return &decodeError{reason: what + ": " + strict.Describe(err), cause: err}
+	return &decodeError{text: what + ": " + strict.Describe(err), cause: err}
 }

@@ -46,7 +46,7 @@ func parseFallback(b []byte, isJSON bool) (layer, error) {
 	if !isJSON {
 		doc, err := strict.YAMLToJSON(b)
 		if err != nil {
-			return nil, &decodeError{reason: err.Error()}
+			return nil, &decodeError{text: err.Error()}
 		}
 		if err := checkTextKeys(b); err != nil {
 			return nil, err
@@ -57,10 +57,10 @@ func parseFallback(b []byte, isJSON bool) (layer, error) {
 	}
 	var values map[string]json.RawMessage
 	if bytes.TrimSpace(b)[0] != '{' {
-		return nil, &decodeError{reason: "not a mapping from keys to values"}
+		return nil, &decodeError{text: "not a mapping from keys to values"}
 	}
 	if err := strict.UnmarshalJSON(b, &values, strict.ExactCase); err != nil {
-		return nil, &decodeError{reason: err.Error()}
+		return nil, &decodeError{text: err.Error()}
 	}
 	for key, raw := range values {
 		if err := keyspace.Name(key); err != nil {
@@ -80,7 +80,7 @@ func parseFallback(b []byte, isJSON bool) (layer, error) {
 // field.
 func (l layer) addFallback(key string, raw json.RawMessage, nested bool) error {
 	if _, taken := l[key]; taken {
-		return &decodeError{reason: fmt.Sprintf("key %q is set twice", key)}
+		return &decodeError{text: fmt.Sprintf("key %q is set twice", key)}
 	}
 	it := item{value: raw, origin: FallbackFile, nested: nested}
 	switch raw[0] {
@@ -119,7 +119,7 @@ func checkTextKeys(b []byte) error {
 	}
 	for _, entry := range top {
 		if _, ok := entry.Key.(string); !ok {
-			return &decodeError{reason: fmt.Sprintf("YAML key %v is not a string: quote it", entry.Key)}
+			return &decodeError{text: fmt.Sprintf("YAML key %v is not a string: quote it", entry.Key)}
 		}
 	}
 	return nil

@@ -71,14 +71,14 @@ func (f *filler) add(it keyedItem, strict bool, limit int) error {
 	l, entry := f.find(strings.TrimPrefix(it.key, f.dir))
 	if l == nil {
 		if strict && !it.mapping { // the fields of a mapping are items of their own
-			return &decodeError{reason: "no field has this key"}
+			return &decodeError{text: "no field has this key"}
 		}
 		return nil
 	}
 	f.present[l.name] = true
 	if it.origin == Environment {
 		if other, used := f.vars[it.name]; used {
-			return &decodeError{reason: "its variable " + it.name + " is that of the key " + errs.Quote(other) + ", too"}
+			return &decodeError{text: "its variable " + it.name + " is that of the key " + errs.Quote(other) + ", too"}
 		}
 		f.vars[it.name] = it.key
 	}

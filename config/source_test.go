@@ -105,7 +105,7 @@ func TestEncoding_MatchesDocumentedTable(t *testing.T) {
 func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 	t.Parallel()
 	p := parttest.Shared(t)
-	told, handler := recordErrors()
+	received, handler := recordErrors()
 	for key, value := range map[string]string{
 		"word": "s3cret", "big": "300", "json": `{"text":"s3cret","days":"s3cret"}`, "cut": `{"text":"s3cr`, "nan": "NaN",
 		"two.yaml": "text: s3cret\n---\ntext: s3cret", "twice.yaml": "text: s3cret\ntext: s3cret", "tab.yaml": "text:\n\t- s3cret",
@@ -142,7 +142,7 @@ func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 	for range 3 {
 		assert.Equal(t, 5, config.GetOr(s, "word", 5))
 	}
-	assert.Equal(t, "word", told.await(t, 1).key)
+	assert.Equal(t, "word", received.await(t, 1).key)
 	assert.EqualValues(t, 1, s.Stats().BadValues, "the same bad value is reported once")
 }
 

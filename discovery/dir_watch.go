@@ -165,13 +165,13 @@ func (f *retryingWatch) cause() error {
 // isLive reports whether the watch is live.
 func (f *retryingWatch) isLive() bool {
 	sub := f.sub.Load()
-	return sub != nil && !newRegistry(sub) && sub.Status().State == watch.StateLive
+	return sub != nil && !isDone(sub) && sub.Status().State == watch.StateLive
 }
 
 // age bounds for how long changes may have been missed.
 func (f *retryingWatch) age() time.Duration {
 	sub := f.sub.Load()
-	if sub != nil && !newRegistry(sub) {
+	if sub != nil && !isDone(sub) {
 		if st := sub.Status(); !st.Heard.IsZero() {
 			f.setCompleteAt(st.Heard)
 		}
@@ -210,7 +210,7 @@ func (m *dualTime) since() time.Duration {
 	return max(time.Since(m.mono), time.Now().Round(0).Sub(m.wall), 0)
 }
 
-func newRegistry(sub *watch.Subscription) bool {
+func isDone(sub *watch.Subscription) bool {
 	select {
 	case <-sub.Done():
 		return true

@@ -132,14 +132,14 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 			r, p := newProcess(t, etcdtest.Prefix(t), option)
 			put(t, p, "config/http/limit", "7")
 			put(t, p, "locks/x", "")
-			var told recorder[[]string]
-			stop := r.FollowServices(told.add)
+			var received recorder[[]string]
+			stop := r.FollowServices(received.add)
 			is := func(want ...string) {
 				t.Helper()
 				parttest.Eventually(t, func() bool {
-					all := told.all()
+					all := received.all()
 					return len(all) > 0 && assert.ObjectsAreEqual(append([]string{}, want...), all[len(all)-1])
-				}, "%v: %v", want, told.all())
+				}, "%v: %v", want, received.all())
 				got, err := r.Services(withTestTimeout(t))
 				require.NoError(t, err)
 				assert.Equal(t, append([]string{}, want...), got)
@@ -153,12 +153,12 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 			require.NoError(t, two.Close())
 			is("users")
 			stop()
-			n := len(told.all())
+			n := len(received.all())
 			register(t, r, newInstance("carts", "a"))
 			got, err := r.Services(withTestTimeout(t))
 			require.NoError(t, err)
 			assert.Equal(t, []string{"carts", "users"}, got)
-			assert.Len(t, told.all(), n, "no call after stop")
+			assert.Len(t, received.all(), n, "no call after stop")
 		})
 	}
 }

@@ -83,13 +83,13 @@ func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 	register(t, r, two.instance("echo"))
 	conn := dial(t, "etcd:///echo", r.Resolver())
 	parttest.Eventually(t, func() bool { return len(countAnswers(t, conn, 4)) == 2 })
-	told, _ := resolve(t, r, "echo") // is told of changes when conn is, or 50 ms before or after
+	received, _ := resolve(t, r, "echo") // is told of changes when conn is, or 50 ms before or after
 	for n := range 5 {
 		i := one.instance("echo")
 		i.Version, i.Weight, i.Zone, i.Tags, i.Metadata = strconv.Itoa(n), n, "z", []string{"t"}, map[string]string{"n": strconv.Itoa(n)}
 		require.NoError(t, reg.Update(withTestTimeout(t), i))
 		parttest.Eventually(t, func() bool {
-			all := told.states.all()
+			all := received.states.all()
 			if len(all) == 0 {
 				return false
 			}
@@ -129,10 +129,10 @@ func TestResolver_CloseAtAnyTime(t *testing.T) {
 					parttest.Eventually(t, func() bool { return len(c.states.all()) > 0 })
 				}
 				res.Close()
-				told := len(c.states.all()) + len(c.errs.all())
+				received := len(c.states.all()) + len(c.errs.all())
 				res.ResolveNow(resolver.ResolveNowOptions{})
 				res.Close()
-				assert.Len(t, c.states.all(), told-len(c.errs.all()), "nothing is told after Close")
+				assert.Len(t, c.states.all(), received-len(c.errs.all()), "nothing is told after Close")
 				for _, addrs := range c.addrs() {
 					assert.NotEmpty(t, addrs)
 				}

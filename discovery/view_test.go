@@ -23,23 +23,23 @@ func TestOpenService_ViewsShareWatch(t *testing.T) {
 	t.Parallel()
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	views := make([]*discovery.Service, 1000)
-	var told sync.WaitGroup
+	var received sync.WaitGroup
 	for n := range views {
 		s, err := r.OpenService(withTestTimeout(t), "orders")
 		require.NoError(t, err)
 		views[n] = s
-		told.Add(1)
+		received.Add(1)
 		var once sync.Once
 		s.Follow(func(list []discovery.Instance) {
 			if len(list) == 1 {
-				once.Do(told.Done)
+				once.Do(received.Done)
 			}
 		})
 	}
 	before := p.Watcher().Stats().ServerWatches
 	assert.Equal(t, 1, before)
 	register(t, r, newInstance("orders", "a"))
-	told.Wait()
+	received.Wait()
 	parttest.Eventually(t, func() bool { return p.Watcher().Stats().ServerWatches == 2 }, "the other one is that of the registration's key")
 	assert.Equal(t, 1000, views[0].Stats().Users)
 	for _, s := range views {
@@ -58,8 +58,8 @@ func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	var logged bytes.Buffer
 	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
 	s := view(t, r, "orders")
-	var told, slow recorder[[]string]
-	stop := s.Follow(func(list []discovery.Instance) { told.add(instanceIDs(list)) })
+	var received, slow recorder[[]string]
+	stop := s.Follow(func(list []discovery.Instance) { received.add(instanceIDs(list)) })
 	entered, leave := make(chan struct{}), make(chan struct{})
 	s.Follow(func(list []discovery.Instance) {
 		slow.add(instanceIDs(list))
@@ -83,16 +83,16 @@ func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	for n := range 10 {
 		put(t, p, fmt.Sprintf("services/orders/instances/%d", n), `{"host":"h","port":1}`)
 	}
-	parttest.Eventually(t, func() bool { all := told.all(); return len(all) > 0 && len(all[len(all)-1]) == 10 })
-	assert.Empty(t, told.all()[0], "first what is there")
+	parttest.Eventually(t, func() bool { all := received.all(); return len(all) > 0 && len(all[len(all)-1]) == 10 })
+	assert.Empty(t, received.all()[0], "first what is there")
 	stop()
-	n := len(told.all())
+	n := len(received.all())
 	close(leave)
 	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 10 })
 	assert.Less(t, len(slow.all()), 4, "who is slow is told of the latest")
 	put(t, p, "services/orders/instances/x", `{"host":"h","port":1}`)
 	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 11 })
-	assert.Len(t, told.all(), n)
+	assert.Len(t, received.all(), n)
 	changes := len(slow.all())
 	put(t, p, "services/orders/instances/x", `{"host":"h","port":1,"weight":0}`)
 	put(t, p, "services/orders/instances/y", `{"host":"h","port":1}`)

@@ -48,7 +48,7 @@ func (f *fakeEtcd) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb
 	if opening != nil {
 		return nil, opening
 	}
-	if f.fault == refuse {
+	if f.fault == refuseRequests {
 		return nil, errRefused
 	}
 	f.openStreams++

@@ -26,7 +26,7 @@ const (
 	loseRequests        // requests do not arrive
 	loseResponses       // requests are carried out, answers are lost
 	loseBoth
-	refuse         // connections break, and new ones are refused
+	refuseRequests // connections break, and new ones are refused
 	delayResponses // answers take much longer
 )
 
@@ -104,7 +104,7 @@ func (f *fakeEtcd) setFault(now fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fault = now
-	if now == refuse {
+	if now == refuseRequests {
 		close(f.broken)
 		f.broken = make(chan struct{})
 	}
@@ -179,7 +179,7 @@ func (f *fakeEtcd) counts() (grants, revokes, renewals, streams int) {
 
 // call carries a unary request there, and its answer back.
 func (f *fakeEtcd) call(ctx context.Context, method string, serve func() error) error {
-	if f.hasFault(refuse) {
+	if f.hasFault(refuseRequests) {
 		return errRefused
 	}
 	if !sleep(ctx, f.currentLatency()) || f.hasFault(loseRequests, loseBoth) {

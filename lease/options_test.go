@@ -24,11 +24,11 @@ func TestManager_LogsEachOutageOnce(t *testing.T) {
 		var out bytes.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		openSession(t, m, 12*time.Second)
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		time.Sleep(7 * time.Second)
 		f.setFault(noFault)
 		time.Sleep(2 * time.Second)
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		time.Sleep(20 * time.Second)
 		require.NoError(t, m.Close())
 		for text, n := range map[string]int{"leases are not renewed": 2, "leases are renewed again": 1, "lease lost": 1} {

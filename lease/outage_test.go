@@ -30,7 +30,7 @@ func (o outageCase) String() string {
 // outages are all combinations, some 2,000.
 func outages() []outageCase {
 	var all []outageCase
-	for _, kind := range []fault{loseRequests, loseResponses, loseBoth, refuse, delayResponses} {
+	for _, kind := range []fault{loseRequests, loseResponses, loseBoth, refuseRequests, delayResponses} {
 		for _, latency := range []time.Duration{time.Millisecond, 60 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond} {
 			for _, length := range []time.Duration{0, 2 * time.Second, 6 * time.Second, 9 * time.Second} {
 				for _, drift := range []float64{1, 1.09} {

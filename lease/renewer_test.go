@@ -77,7 +77,7 @@ func TestRenewer_RenewsMostUrgentFirst(t *testing.T) {
 			want = append(want, int64(openSession(t, m, 10*time.Second).ID()))
 			time.Sleep(10 * time.Millisecond)
 		}
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		time.Sleep(5 * time.Second)
 		f.setOnRenewal(func(id int64, _ string) error {
 			got = append(got, id)
@@ -231,7 +231,7 @@ func TestRenewer_OneStreamCarriesThousandLeases(t *testing.T) {
 			all = append(all, openSession(t, m, 10*time.Second))
 		}
 		time.Sleep(30 * time.Second)
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		time.Sleep(2 * time.Second)
 		f.setFault(noFault)
 		time.Sleep(30 * time.Second)
@@ -270,7 +270,7 @@ func TestRenewer_IdleStreamMayEnd(t *testing.T) {
 		m := f.manager(t)
 		s := openSession(t, m, 15*time.Second)
 		time.Sleep(6 * time.Second) // between two renewals
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		synctest.Wait()
 		f.setFault(noFault)
 		assert.Equal(t, lease.Alive, s.State())

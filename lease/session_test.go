@@ -78,7 +78,7 @@ func TestSession_StateIsSuspendedWhileRenewalsFail(t *testing.T) {
 		m := f.manager(t)
 		s := openSession(t, m, 12*time.Second)
 		assert.Equal(t, lease.Alive, s.State())
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		time.Sleep(5 * time.Second)
 		assert.Equal(t, lease.Suspended, s.State())
 		assert.Equal(t, 1, m.Stats().Suspended)
@@ -98,7 +98,7 @@ func TestSession_LossReportsCause(t *testing.T) {
 		var reported []error
 		m := f.manager(t, lease.WithLossHook(func(cause error) { reported = append(reported, cause) }))
 		s := openSession(t, m, 10*time.Second)
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		<-s.Context().Done()
 		synctest.Wait()
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)
@@ -120,7 +120,7 @@ func TestManager_RecoversPanicOfLossHook(t *testing.T) {
 		f := newFakeEtcd()
 		m := f.manager(t, lease.WithLossHook(func(error) { panic("in the hook") }))
 		s := openSession(t, m, 10*time.Second)
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		<-s.Context().Done()
 		require.ErrorIs(t, s.Err(), lease.ErrExpired)
 	})
@@ -217,7 +217,7 @@ func TestSession_DerivedContextsNeedNoGoroutine(t *testing.T) {
 		}
 		synctest.Wait()
 		assert.Equal(t, start, bubbleGoroutines(t))
-		f.setFault(refuse)
+		f.setFault(refuseRequests)
 		<-s.Context().Done()
 		for _, ctx := range all {
 			<-ctx.Done()
