@@ -60,7 +60,7 @@ type badEntry struct {
 // caller holds no lock.
 func (r *Replica[T]) report(e badEntry) {
 	r.badEntries.Add(1)
-	r.log.WarnContext(r.ctx, "cache was given a value that does not decode", "dir", r.dir, "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
+	r.log.WarnContext(r.ctx, "cache received a value that does not decode", "dir", r.dir, "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
 	if r.badEntryHook != nil {
 		r.callSafely(func() { r.badEntryHook(e.key, e.rev, r.opError("decode", e.key, e.err)) })
 	}

@@ -194,7 +194,7 @@ func (f *feed) run() {
 			return
 		}
 		if begins, _, _ := f.restartLog.Update(true, time.Now()); begins {
-			f.log.WarnContext(f.ctx, "cache begins its watch anew", "dir", f.dir, "error", err)
+			f.log.WarnContext(f.ctx, "cache reopens its watch", "dir", f.dir, "error", err)
 		}
 		f.restarts.Add(1)
 		permanent := errors.Is(err, errs.Closed)
@@ -240,8 +240,8 @@ func newBackoff() backoff.BackOff {
 	return b
 }
 
-// runClock runs the clock for d, or until the feed is closed if forever is set. It reports whether the
-// feed is still open.
+// runClock runs the clock for d, or until the feed is closed if forever is set. It reports whether
+// the feed is still open.
 func (f *feed) runClock(d time.Duration, forever bool) bool {
 	tick := time.NewTicker(f.tick)
 	defer tick.Stop()
@@ -277,7 +277,7 @@ func (f *feed) follow(sub *watch.Subscription, startedAt time.Duration) (live bo
 			freshness.update()
 			f.advanceClock()
 			if _, ends, lasted := f.restartLog.Update(false, time.Now()); ends {
-				f.log.WarnContext(f.ctx, "cache follows its watch again", "dir", f.dir, "after", lasted.Round(time.Millisecond))
+				f.log.WarnContext(f.ctx, "cache watch is live again", "dir", f.dir, "after", lasted.Round(time.Millisecond))
 			}
 			select {
 			case <-f.ready:
@@ -296,8 +296,8 @@ func (f *feed) follow(sub *watch.Subscription, startedAt time.Duration) (live bo
 	}
 }
 
-// advanceClock updates the clock, and logs when the bound of staleness is exceeded and when it holds
-// again.
+// advanceClock updates the clock, and logs when the bound of staleness is exceeded and when it
+// holds again.
 func (f *feed) advanceClock() {
 	now, asOf := f.updateClock()
 	select {

@@ -158,7 +158,7 @@ func (c *Cache[T]) setValue(it *item[T], e kv.Entry[T], value []byte) {
 	var err error
 	if e.Value, it.checksum, err = c.decode(e.Key, value, e.ModRevision); err != nil {
 		c.badEntries.Add(1)
-		c.log.WarnContext(c.ctx, "cache was given a value that does not decode", "dir", c.dir, "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
+		c.log.WarnContext(c.ctx, "cache received a value that does not decode", "dir", c.dir, "key", errs.Short(e.Key), "revision", e.ModRevision, "error", err)
 		it.err = c.opError("get", e.Key, err)
 		return
 	}

@@ -49,7 +49,7 @@ func (r *Replica[T]) FollowRevisions(f func(rev int64, changes []Change[T])) (st
 func (r *Replica[T]) callSafely(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			r.log.ErrorContext(context.WithoutCancel(r.ctx), "function that a replica has called panicked", "dir", r.dir, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			r.log.ErrorContext(context.WithoutCancel(r.ctx), "replica callback panicked", "dir", r.dir, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()
 	f()

@@ -209,7 +209,7 @@ func (k *Key) discard() {
 	k.cancel(errs.ClosedError("key"))
 	closeKey := func() {
 		if err := k.Close(); err != nil {
-			k.m.log.WarnContext(k.m.ctx, "a key that could not be created may be there still", "key", errs.Short(k.name), "error", err)
+			k.m.log.WarnContext(k.m.ctx, "a key that could not be created may still exist", "key", errs.Short(k.name), "error", err)
 		}
 	}
 	if !k.m.runInBackground(closeKey) {

@@ -76,7 +76,7 @@ func (c *core) revokeInBackground(id clientv3.LeaseID) {
 		ctx, stop := c.closeContext()
 		defer stop()
 		if err := c.revoke(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
-			c.log.WarnContext(ctx, "a lease is left to end by itself", "lease", wire.FormatLeaseID(id), "error", err)
+			c.log.WarnContext(ctx, "a lease is left to expire", "lease", wire.FormatLeaseID(id), "error", err)
 		}
 	}
 	if !c.runInBackground(revoke) {

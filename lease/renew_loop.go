@@ -249,7 +249,7 @@ func (l *renewLoop) handleFailure(err error, now time.Time) {
 	}
 	l.failures.Add(1)
 	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: %s has ended the stream", errs.Unavailable, peerAddr)
+		err = fmt.Errorf("%w: %s ended the stream", errs.Unavailable, peerAddr)
 	}
 	class, condition := retry.Classify(err, false)
 	err = retry.WithCondition(rpctypes.Error(err), condition)

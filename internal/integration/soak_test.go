@@ -81,7 +81,7 @@ func (r *stormRun) levels(t *testing.T, p *stormChild) []level {
 
 // explained are the warnings that the failure model explains, by what they begin with.
 var explained = []string{
-	"a lease is left to end by itself", "a lease is left to expire",
+	"a lease is left to expire",
 	"campaigns fail", "campaigns go on",
 	"etcd accepts the login again", "etcd refuses the login",
 	"etcd endpoint evicted", "etcd endpoint readmitted", "etcd endpoints answer again", "no etcd endpoint answers",
