@@ -64,7 +64,7 @@ func TestRules_AdmittedWaiterStaysAdmitted(t *testing.T) {
 				i := r.IntN(len(ahead))
 				ahead = append(ahead[:i:i], ahead[i+1:]...)
 			}
-			require.True(t, admitted, "%s: nobody is ahead", name)
+			require.True(t, admitted, "%s: no entry is ahead", name)
 		}
 	}
 }

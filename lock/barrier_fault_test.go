@@ -72,7 +72,7 @@ func TestBarrier_LostOpenResponseStillOpens(t *testing.T) {
 	l, _ := newLocker(t, m.dir)
 	last, _ := lockerOver(t, cli, m.dir)
 	one := m.come(timely(t), l.Barrier("b", 2).Wait)
-	k.mood.Store(mute1)
+	k.mood.Store(loseNextResponse)
 	require.NoError(t, last.Barrier("b", 2).Wait(timely(t)), "the answer to its coming")
 	m.pass(one)
 	m.keys(0)
@@ -123,7 +123,7 @@ func lockerApart(t *testing.T, p *parts, dir string) (*etcdtest.Proxy, *lock.Loc
 	t.Cleanup(func() { assert.NoError(t, apart.Close()) })
 	p.watcher = apart
 	l := etcdtest.Must(lock.New(p))
-	l.SetCheckInterval(time.Hour) // whoever is granted was woken
+	l.SetCheckInterval(time.Hour) // grants come from watches
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
 	return proxy, l
 }

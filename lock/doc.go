@@ -1,5 +1,5 @@
 // Package lock provides distributed mutexes, read-write mutexes, semaphores, barriers and leader
-// election over etcd. A holder learns that it lost a lock before anybody else can acquire it.
+// election over etcd. A holder learns that it lost a lock before another can acquire it.
 //
 //	locks := client.Locks()
 //
@@ -45,7 +45,7 @@
 //
 // # Lifetime
 //
-// A [Locker] belongs to whoever made it; that of a client is closed with the client. Close ends
+// Whoever creates a [Locker] closes it; that of a client is closed with the client. Close ends
 // waits and holds, waits for the functions of Do and Run, and removes the keys. It returns within
 // about 5 s, or 10 s if a function does not return, also if etcd does not answer. The end of the
 // client does the same, but does not wait for functions. Mutexes and elections need no closing. All
@@ -67,7 +67,7 @@
 //   - There is no writer beside readers, and there are never more permits than n, to the same
 //     degree. If processes use different n, the largest n of the holders counts. Guards of permits
 //     are as strong as those of mutexes.
-//   - Nobody passes a barrier before n parties have waited at it at once, with their keys in etcd.
+//   - No party passes a barrier before n parties have waited at it together, with keys in etcd.
 //     All parties of a round pass at one revision, or none does.
 //   - A caller that gives up or fails leaves nothing in the queue, also if its answer was lost.
 //     Neither does Close.
@@ -85,7 +85,7 @@
 //     is not watched. A waiter notices that its own key was deleted within 36 s, and is not granted
 //     before.
 //   - A key without a lease in a queue blocks for ever. It is reported as [*BlockedError].
-//   - Whoever can write the keys can break a lock. Only etcd's permissions prevent that.
+//   - A client that can write the keys can break a lock. Only etcd's permissions prevent that.
 //   - A process that dies holds its locks, and counts as a party of a barrier, for the TTL, 15 s by
 //     default.
 //   - A party that gives up or is lost in the moment in which its barrier opens may have been
@@ -114,7 +114,7 @@
 //	a hold longer than 250 ms          a watch; 1 more if etcd was written to meanwhile
 //	TryLock, if another process holds  1, which writes nothing; 0 if this process holds
 //	RLock or Acquire, and Release      2; after a wait as Lock
-//	TryRLock, TryAcquire               1 if refused or if nobody else is there; else 2, and 1 more
+//	TryRLock, TryAcquire               1 if refused or if the queue is empty; else 2, and 1 more
 //	                                   each time that another client comes in between
 //	Multi's Lock, Verify, Release      those of each mutex
 //	Barrier's Wait                     2; 1 more for the last one, and, if etcd was written to

@@ -112,7 +112,7 @@ func ExampleMutex_Lock() {
 	// lock: release "m": lock released
 }
 
-// What need not be done twice is left to whoever does it.
+// Work that need not be done twice is left to the holder.
 func ExampleMutex_TryDo() {
 	ctx := context.Background()
 	p := start("trydo", "a")

@@ -28,11 +28,11 @@ type lossyKV struct {
 
 // The moods of a lossyKV.
 const (
-	well          int32 = iota
-	mute                // applied, but nobody hears of it
-	mute1               // once
-	late                // applied two seconds later, and nobody hears of it
-	compareAbsent       // neither applied nor answered
+	healthy          int32 = iota
+	loseResponses          // applied, but the response is lost
+	loseNextResponse       // once
+	applyLate              // applied two seconds later, and the response is lost
+	dropRequests           // neither applied nor answered
 )
 
 func newLossy(tb testing.TB) (*lossyKV, *clientv3.Client) {
@@ -57,17 +57,17 @@ func (k *lossyKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, 
 		writes = writes || !one.IsGet()
 	}
 	mood := k.mood.Load()
-	if !writes || mood == well {
+	if !writes || mood == healthy {
 		return k.KV.Do(ctx, op)
 	}
-	apply := func() { _, _ = k.KV.Do(context.WithoutCancel(ctx), op) } // nobody hears of it
+	apply := func() { _, _ = k.KV.Do(context.WithoutCancel(ctx), op) }
 	switch mood {
-	case mute:
+	case loseResponses:
 		apply()
-	case mute1:
-		k.mood.Store(well)
+	case loseNextResponse:
+		k.mood.Store(healthy)
 		apply()
-	case late:
+	case applyLate:
 		k.under.Add(1)
 		go func() {
 			defer k.under.Add(-1)
@@ -84,17 +84,17 @@ func TestMutex_LockSucceedsWhenResponseIsLost(t *testing.T) {
 	k, cli := newLossy(t)
 	l, p := lockerOver(t, cli, dir)
 	for name, lockIt := range map[string]func(context.Context) (*lock.Held, error){"Lock": l.Mutex("m").Lock, "TryLock": l.Mutex("m").TryLock} {
-		k.mood.Store(mute1)
+		k.mood.Store(loseNextResponse)
 		h, err := lockIt(timely(t))
 		require.NoError(t, err, name)
 		assert.Len(t, keysUnder(t, cli, dir+"locks/"), 1)
 		require.NoError(t, h.Verify(t.Context()))
-		k.mood.Store(mute1)
+		k.mood.Store(loseNextResponse)
 		require.NoError(t, h.Release(t.Context()), "a release whose answer was lost")
 		assert.Empty(t, keysUnder(t, cli, dir+"locks/"))
 	}
 	leader := mustLead(t, l.Election("e"), "a")
-	k.mood.Store(mute1)
+	k.mood.Store(loseNextResponse)
 	require.NoError(t, leader.Proclaim(t.Context(), "b"))
 	require.NoError(t, leader.Proclaim(t.Context(), "c"))
 	e, err := p.store.Get(t.Context(), strings.TrimPrefix(keysUnder(t, cli, dir+"elections/")[0], dir))
@@ -111,7 +111,7 @@ func TestMutex_LostAnswerDoesNotCostTheSession(t *testing.T) {
 	k, cli := newLossy(t)
 	l, p := lockerOver(t, cli, dir)
 	for name, lockIt := range map[string]func(context.Context) (*lock.Held, error){"Lock": l.Mutex("m").Lock, "TryLock": l.Mutex("m").TryLock} {
-		k.mood.Store(mute1)
+		k.mood.Store(loseNextResponse)
 		h, err := lockIt(timely(t))
 		require.NoError(t, err, name)
 		first := leaseOf(t, p, dir+"locks/m/")
@@ -130,7 +130,7 @@ func TestMutex_TurnTokenRisesWhenResponseIsLost(t *testing.T) {
 	h := mustLock(t, l.Mutex("m"))
 	next := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(timely(t)) })
 	eventually(t, func() bool { return l.Stats().Waiting == 1 })
-	k.mood.Store(mute1)
+	k.mood.Store(loseNextResponse)
 	mustRelease(t, h)
 	r := got(t, next)
 	require.NoError(t, r.err)
@@ -145,7 +145,7 @@ func TestMutex_UnansweredLockLeavesNoKey(t *testing.T) {
 	if long() {
 		trials = 17 // of each of the six: a hundred
 	}
-	for name, mood := range map[string]int32{"applied at once": mute, "applied late": late, "never applied": compareAbsent} {
+	for name, mood := range map[string]int32{"applied at once": loseResponses, "applied late": applyLate, "never applied": dropRequests} {
 		for verb, lockIt := range map[string]func(l *lock.Locker, ctx context.Context) error{
 			"lock":     func(l *lock.Locker, ctx context.Context) error { _, err := l.Mutex("m").Lock(ctx); return err },
 			"try lock": func(l *lock.Locker, ctx context.Context) error { _, err := l.Mutex("m").TryLock(ctx); return err },
@@ -162,7 +162,7 @@ func TestMutex_UnansweredLockLeavesNoKey(t *testing.T) {
 					err := lockIt(l, ctx)
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					require.NotErrorIs(t, err, lock.ErrUnknownOutcome, "it does not hold, for certain")
-					k.mood.Store(well)
+					k.mood.Store(healthy)
 					k.arrived(t)
 
 					other, _ := newLocker(t, dir)
@@ -213,7 +213,7 @@ func TestMutex_WaiterChecksAfterWatchReopens(t *testing.T) {
 	eventually(t, func() bool { return l.Stats().Watched == 1 })
 	proxy.Refuse()
 	proxy.Cut()
-	mustRelease(t, h) // while nobody on the other side looks
+	mustRelease(t, h) // while the other side has no watch
 	proxy.Accept()
 	r := got(t, late)
 	require.NoError(t, r.err)

@@ -68,7 +68,7 @@ func lockerOver(tb testing.TB, cli *clientv3.Client, dir string, o ...lock.Optio
 	_, err := p.leases.Shared(tb.Context())
 	require.NoError(tb, err)
 	l := etcdtest.Must(lock.New(p, o...))
-	l.SetCheckInterval(time.Hour) // whoever is granted was woken
+	l.SetCheckInterval(time.Hour) // grants come from watches
 	tb.Cleanup(func() { _ = l.Close() })
 	return l, p
 }

@@ -50,7 +50,7 @@ func (k *ownKey) register(ctx context.Context, q *queue, kind *waiterKind) error
 	return nil
 }
 
-// newKey returns a key that nobody has used.
+// newKey returns a key that was never used before.
 func (l *Locker) newKey(kind *waiterKind, s *lease.Session) string {
 	b := make([]byte, 0, len(kind.prefix)+len(l.id)+len(kind.suffix)+2*maxHexLen+2)
 	b = append(b, kind.prefix...)

@@ -28,7 +28,7 @@ func (k *parkingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse
 	if !k.armed.CompareAndSwap(true, false) {
 		return k.KV.Do(ctx, op)
 	}
-	_, _ = k.KV.Do(ctx, op) // nobody hears of it
+	_, _ = k.KV.Do(ctx, op)
 	close(k.applied)
 	<-k.goOn
 	return clientv3.OpResponse{}, status.Error(codes.Unavailable, "error reading from server: EOF")
@@ -89,14 +89,14 @@ func TestMutex_UnansweredTurnHasKnownOutcome(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	next := waiting(func() (*lock.Held, error) { return l.Mutex("m").Lock(ctx) })
 	eventually(t, func() bool { return l.Stats().Waiting == 1 })
-	k.mood.Store(mute)
+	k.mood.Store(loseResponses)
 	mustRelease(t, h)
 	eventually(t, func() bool { return l.Stats().Waiting == 0 })
 	time.AfterFunc(100*time.Millisecond, stop)
 	err := got(t, next).err
 	require.ErrorIs(t, err, context.Canceled)
 	require.NotErrorIs(t, err, lock.ErrUnknownOutcome, "it does not hold, for certain")
-	k.mood.Store(well)
+	k.mood.Store(healthy)
 	queued(t, cli, dir+"locks/m/", 0)
 }
 

@@ -137,7 +137,7 @@ func TestLeadership_ProclaimEndsWithSession(t *testing.T) {
 	k, cli := newLossy(t)
 	l, p := lockerOver(t, cli, etcdtest.Prefix(t))
 	leader := mustLead(t, l.Election("e"), "a")
-	k.mood.Store(compareAbsent)
+	k.mood.Store(dropRequests)
 	ctx := timely(t)
 	said := waiting(func() (struct{}, error) { return struct{}{}, leader.Proclaim(ctx, "b") })
 	s, err := p.leases.Shared(t.Context())
@@ -147,6 +147,6 @@ func TestLeadership_ProclaimEndsWithSession(t *testing.T) {
 	require.Error(t, s.Verify(t.Context()))
 	require.ErrorIs(t, got(t, said).err, lock.ErrLost)
 	require.NoError(t, ctx.Err())
-	k.mood.Store(well)
+	k.mood.Store(healthy)
 	require.ErrorIs(t, leader.Release(t.Context()), lock.ErrLost)
 }

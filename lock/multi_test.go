@@ -115,7 +115,7 @@ func TestMulti_LockReturnsErrLostWhileWaiting(t *testing.T) {
 	require.NoError(t, err)
 	err = got(t, all).err
 	require.ErrorIs(t, err, lock.ErrLost)
-	require.NotErrorIs(t, err, context.Canceled, "nobody has given up")
+	require.NotErrorIs(t, err, context.Canceled, "no caller has given up")
 	require.ErrorContains(t, err, `"a"`)
 	queued(t, p.cli, dir+"locks/b/", 1)
 	mustRelease(t, h)

@@ -359,7 +359,7 @@ func TestLocker_LossHookMayRelease(t *testing.T) {
 	hook := make(chan error, 1)
 	p.leases = etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithLossHook(func(error) {
 		h := <-held
-		hook <- h.Release(context.Background()) //nolint:forbidigo // of nobody's call
+		hook <- h.Release(context.Background()) //nolint:forbidigo // a hook has no context
 	})))
 	l := etcdtest.Must(lock.New(p, lock.WithTTL(10*time.Second)))
 	defer l.Close()

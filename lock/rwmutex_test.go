@@ -249,7 +249,7 @@ func (r *room) read(t *testing.T) {
 func (r *room) write(t *testing.T) {
 	t.Helper()
 	if !r.n.CompareAndSwap(0, -1) {
-		assert.Fail(t, "a writer beside somebody", "%d", r.n.Load())
+		assert.Fail(t, "a writer beside others", "%d", r.n.Load())
 	}
 }
 

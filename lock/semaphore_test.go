@@ -237,10 +237,10 @@ func TestLocker_InvalidArgumentsSendNothing(t *testing.T) {
 		"a writer without a name":     func(ctx context.Context) error { _, err := l.RWMutex("").Lock(ctx); return err },
 		"a reader who tries":          func(ctx context.Context) error { _, err := l.RWMutex("/").TryRLock(ctx); return err },
 		"a bad read":                  func(ctx context.Context) error { return l.RWMutex("/").RDo(ctx, work) },
-		"a barrier for nobody":        l.Barrier("b", 0).Wait,
+		"a barrier for no party":      l.Barrier("b", 0).Wait,
 		"a barrier for too many":      l.Barrier("b", 129).Wait,
 		"a barrier without a name":    l.Barrier("", 1).Wait,
-		"a double one for nobody":     l.DoubleBarrier("b", -1).Enter,
+		"a double one for no party":   l.DoubleBarrier("b", -1).Enter,
 		"a double one's bad name":     l.DoubleBarrier("b/", 1).Leave,
 		"a party that is not inside":  l.DoubleBarrier("b", 1).Leave,
 	} {

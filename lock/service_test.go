@@ -56,7 +56,7 @@ func (s *service) call(ctx context.Context, method string, fields ...any) (map[p
 	if err := s.cli.ActiveConnection().Invoke(ctx, method, in, &out, grpc.ForceCodec(raw{})); err != nil {
 		return nil, err
 	}
-	told := map[protowire.Number][]byte{}
+	response := map[protowire.Number][]byte{}
 	for len(out) > 0 {
 		number, kind, n := protowire.ConsumeTag(out)
 		size := protowire.ConsumeFieldValue(number, kind, out[n:])
@@ -64,17 +64,17 @@ func (s *service) call(ctx context.Context, method string, fields ...any) (map[p
 			return nil, protowire.ParseError(size)
 		}
 		if kind == protowire.BytesType {
-			told[number], _ = protowire.ConsumeBytes(out[n:])
+			response[number], _ = protowire.ConsumeBytes(out[n:])
 		}
 		out = out[n+size:]
 	}
-	return told, nil
+	return response, nil
 }
 
 // lock waits for the lock of a name and returns the key that unlocks it.
 func (s *service) lock(ctx context.Context, name string) (key string, err error) {
-	told, err := s.call(ctx, "/v3lockpb.Lock/Lock", name, s.lease)
-	return string(told[2]), err
+	fields, err := s.call(ctx, "/v3lockpb.Lock/Lock", name, s.lease)
+	return string(fields[2]), err
 }
 
 func (s *service) unlock(ctx context.Context, key string) error {
@@ -84,8 +84,8 @@ func (s *service) unlock(ctx context.Context, key string) error {
 
 // campaign waits to be elected and returns the leadership to resign.
 func (s *service) campaign(ctx context.Context, name, value string) (leadership string, err error) {
-	told, err := s.call(ctx, "/v3electionpb.Election/Campaign", name, s.lease, value)
-	return string(told[2]), err
+	fields, err := s.call(ctx, "/v3electionpb.Election/Campaign", name, s.lease, value)
+	return string(fields[2]), err
 }
 
 func (s *service) resign(ctx context.Context, leadership string) error {

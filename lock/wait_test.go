@@ -33,7 +33,7 @@ func TestLocker_WaitHookPanicIsLogged(t *testing.T) {
 	eventually(t, func() bool { return strings.Count(log.String(), "wait hook panicked") == 2 })
 }
 
-func TestLocker_BlockedWaitHookBlocksNobody(t *testing.T) {
+func TestLocker_BlockedWaitHookBlocksNoCall(t *testing.T) {
 	t.Parallel()
 	goOn := make(chan struct{})
 	l, _ := newLocker(t, etcdtest.Prefix(t), lock.WithWaitHook(func(string, time.Duration) { <-goOn }))
