@@ -2,7 +2,6 @@ package etcdkit_test
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -67,42 +66,11 @@ func TestOpen_ReturnsLookupErrors(t *testing.T) {
 	cfg := etcdkit.Config{DiscoverySRV: "example.org"}
 	_, err := etcdkit.Open(t.Context(), cfg, dns(t, "etcd-server"))
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-	require.ErrorContains(t, err, "no such host: _etcd-client-ssl")
 	require.ErrorContains(t, err, "no such host: _etcd-client")
-	_, err = etcdkit.Open(t.Context(), cfg, dns(t, "etcd-client"))
-	require.ErrorContains(t, err, "no records _etcd-client._tcp.example.org")
-
-	secure := cfg
-	secure.TLS.ServerName = "etcd"
-	_, err = etcdkit.Open(t.Context(), secure, dns(t, "etcd-client", "http://127.0.0.1:1"))
-	require.ErrorContains(t, err, "no such host: _etcd-client-ssl", "a plain record does not disable TLS")
 
 	_, err = etcdkit.OpenLazy(cfg)
 	require.ErrorIs(t, err, etcdkit.ErrInvalid)
 	require.ErrorContains(t, err, "use Open")
-}
-
-func TestOpen_TemporaryLookupFailureDoesNotDisableTLS(t *testing.T) {
-	t.Parallel()
-	for name, failure := range map[string]error{
-		"a timeout":                &net.DNSError{Err: "i/o timeout", Name: "example.org", IsTimeout: true, IsTemporary: true},
-		"a server that misbehaves": &net.DNSError{Err: "server misbehaving", Name: "example.org", IsTemporary: true},
-		"another error":            errors.New("server misbehaving or i/o timeout"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, err := etcdkit.Open(t.Context(), etcdkit.Config{DiscoverySRV: "example.org"},
-				etcdkit.WithLookup(func(_ context.Context, service, _, _ string) (string, []*net.SRV, error) {
-					if service == "etcd-client-ssl" {
-						return "", nil, failure
-					}
-					t.Error("plain records are asked for")
-					return "", nil, failure
-				}))
-			require.ErrorIs(t, err, etcdkit.ErrUnavailable)
-			require.ErrorIs(t, err, failure)
-		})
-	}
 }
 
 func TestOpen_SRVRecordCannotExposeCredentials(t *testing.T) {

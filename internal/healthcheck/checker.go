@@ -10,7 +10,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdkit/etcdkit/internal/endpoint"
 	"github.com/etcdkit/etcdkit/internal/outage"
 )
 
@@ -33,7 +32,7 @@ type Balancer interface {
 	SetEndpoints(eps ...string)
 }
 
-// Prober probes single endpoints, such as an [endpoint.Pool].
+// Prober probes single endpoints, such as a pool of package endpoint.
 type Prober interface {
 	// Probe makes a health check, and Read a linearizable read.
 	Probe(ctx context.Context, ep string) error
@@ -64,8 +63,7 @@ type Config struct {
 // Endpoints set by the user take effect at once. client/v3 has no atomic compare-and-set of its
 // endpoints, so the Checker compares them immediately before and after each change.
 type Checker struct {
-	Config
-
+	cfg  Config
 	wake chan struct{} // holds a value if an endpoint must be probed at once
 
 	mu           sync.Mutex
@@ -104,88 +102,9 @@ func New(cfg Config) *Checker {
 	if cfg.OnFailure == nil {
 		cfg.OnFailure = func(string) {}
 	}
-	c := &Checker{Config: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	c := &Checker{cfg: cfg, wake: make(chan struct{}, 1), changed: make(chan struct{})}
 	c.adopt(cfg.Balancer.Endpoints())
 	return c
-}
-
-// adopt replaces the endpoints. The state of those that are kept stays, but they are in use again.
-func (c *Checker) adopt(eps []string) {
-	old := c.states
-	c.states = nil
-	for _, ep := range eps {
-		i := slices.IndexFunc(old, func(s *endpointState) bool { return s.endpoint == ep })
-		if i < 0 {
-			c.states = append(c.states, &endpointState{endpoint: ep})
-			continue
-		}
-		old[i].evicted = false
-		c.states = append(c.states, old[i])
-	}
-	c.applied = eps
-}
-
-// Evict evicts endpoints that have not answered, and logs it.
-func (c *Checker) Evict(failed endpoint.Errors) {
-	c.mu.Lock()
-	for _, e := range failed {
-		for _, s := range c.states {
-			if s.endpoint == e.Endpoint {
-				s.evicted, s.err, s.failures = true, e.Err, failureThreshold
-				c.countEviction()
-			}
-		}
-	}
-	c.applyStates()
-	c.mu.Unlock()
-	c.logOutages()
-}
-
-// ReadmitAll readmits all endpoints.
-func (c *Checker) ReadmitAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range c.states {
-		if s.evicted {
-			s.evicted = false
-			c.readmissions++
-		}
-	}
-	c.applyStates()
-}
-
-// Replace sets the endpoints of the client. Evicted ones that stay on the list stay evicted.
-func (c *Checker) Replace(eps []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	evicted := map[string]bool{}
-	for _, s := range c.states {
-		evicted[s.endpoint] = s.evicted
-	}
-	c.adopt(eps)
-	for _, s := range c.states {
-		s.evicted = evicted[s.endpoint]
-	}
-	if len(c.inUse()) == 0 {
-		for _, s := range c.states {
-			s.evicted = false
-		}
-	}
-	c.applyStates()
-	c.Prober.Retain(eps)
-}
-
-// applyStates sets the endpoints that are not evicted. The caller holds mu.
-func (c *Checker) applyStates() {
-	c.applied = c.inUse()
-	c.Balancer.SetEndpoints(c.applied...)
-}
-
-// countEviction counts an eviction and closes changed.
-func (c *Checker) countEviction() {
-	c.evictions++
-	close(c.changed)
-	c.changed = make(chan struct{})
 }
 
 // Run probes the endpoints until ctx ends.
@@ -211,18 +130,6 @@ func (c *Checker) Run(ctx context.Context) {
 	}
 }
 
-// adoptChanges adopts endpoints that were set directly on the client.
-func (c *Checker) adoptChanges() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	eps := c.Balancer.Endpoints()
-	if slices.Equal(eps, c.applied) {
-		return
-	}
-	c.adopt(eps)
-	c.Prober.Retain(eps)
-}
-
 // nextProbes returns the endpoints to probe. If one is suspect, the others that were not probed in
 // the last 2 s are probed too, because it is evicted only if another one answers. A single endpoint
 // is never evicted: it is probed only while its version is unknown, its last probe has failed or
@@ -230,7 +137,7 @@ func (c *Checker) adoptChanges() {
 func (c *Checker) nextProbes() []*endpointState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.states) == 1 && !c.Versions.isDue(c.states[0].endpoint) && c.states[0].failures == 0 && !c.IsDown() {
+	if len(c.states) == 1 && !c.cfg.Versions.isDue(c.states[0].endpoint) && c.states[0].failures == 0 && !c.cfg.IsDown() {
 		return nil
 	}
 	now := time.Now()
@@ -238,7 +145,7 @@ func (c *Checker) nextProbes() []*endpointState {
 	var out []*endpointState
 	for _, s := range c.states {
 		interval := roundInterval
-		if len(suspects) == 0 && !s.overdue && s.successes > 0 && !s.evicted && !c.Prober.IsBroken(s.endpoint) && !c.Versions.isDue(s.endpoint) {
+		if len(suspects) == 0 && !s.overdue && s.successes > 0 && !s.evicted && !c.cfg.Prober.IsBroken(s.endpoint) && !c.cfg.Versions.isDue(s.endpoint) {
 			interval = s.interval
 		}
 		if slices.Contains(suspects, s) || now.Sub(s.probedAt) >= interval {
@@ -312,15 +219,15 @@ func (c *Checker) probeRound(ctx context.Context, states []*endpointState) {
 			defer cancel()
 			var err error
 			if c.startProbe(s) {
-				err = c.Prober.Read(bounded, s.endpoint, c.ReadKey)
+				err = c.cfg.Prober.Read(bounded, s.endpoint, c.cfg.ReadKey)
 			} else {
-				err = c.Prober.Probe(bounded, s.endpoint)
+				err = c.cfg.Prober.Probe(bounded, s.endpoint)
 			}
 			if err == nil {
-				c.Versions.check(bounded, s.endpoint)
+				c.cfg.Versions.check(bounded, s.endpoint)
 			} else {
-				c.Versions.forget(s.endpoint)
-				c.OnFailure(s.endpoint)
+				c.cfg.Versions.forget(s.endpoint)
+				c.cfg.OnFailure(s.endpoint)
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -346,14 +253,14 @@ func (c *Checker) apply() {
 	before := c.applied
 	c.evaluate()
 	eps := c.inUse()
-	if slices.Equal(eps, before) || !slices.Equal(c.Balancer.Endpoints(), before) {
+	if slices.Equal(eps, before) || !slices.Equal(c.cfg.Balancer.Endpoints(), before) {
 		return // in the second case they were set elsewhere: the next round adopts them
 	}
-	c.Balancer.SetEndpoints(eps...)
+	c.cfg.Balancer.SetEndpoints(eps...)
 	c.applied = eps
-	if current := c.Balancer.Endpoints(); !slices.Equal(current, eps) {
+	if current := c.cfg.Balancer.Endpoints(); !slices.Equal(current, eps) {
 		c.adopt(current) // set elsewhere at the same time: they win
-		c.Prober.Retain(current)
+		c.cfg.Prober.Retain(current)
 		return
 	}
 	for _, s := range c.states {
@@ -374,64 +281,4 @@ func (c *Checker) pause(took time.Duration) time.Duration {
 		return max(confirmInterval-took, 0)
 	}
 	return roundInterval
-}
-
-// Endpoints returns all endpoints, including evicted ones, or those that were set directly on the
-// client since the last round.
-func (c *Checker) Endpoints() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if eps := c.Balancer.Endpoints(); !slices.Equal(eps, c.applied) {
-		return eps
-	}
-	out := make([]string, len(c.states))
-	for i, s := range c.states {
-		out[i] = s.endpoint
-	}
-	return out
-}
-
-// InUse returns the endpoints that are not evicted.
-func (c *Checker) InUse() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.inUse()
-}
-
-// inUse is InUse for callers that hold mu.
-func (c *Checker) inUse() []string {
-	var out []string
-	for _, s := range c.states {
-		if !s.evicted {
-			out = append(out, s.endpoint)
-		}
-	}
-	return out
-}
-
-// HasSeveral reports whether there is more than one endpoint.
-func (c *Checker) HasSeveral() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.states) > 1
-}
-
-// IsEvicted reports whether ep is evicted. If not, changed is closed on the next eviction of any
-// endpoint.
-func (c *Checker) IsEvicted(ep string) (evicted bool, changed <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.states, func(s *endpointState) bool { return s.endpoint == ep && s.evicted }), c.changed
-}
-
-// Evicted returns the evicted endpoints, and the numbers of evictions and readmissions so far.
-func (c *Checker) Evicted() (eps []string, evictions, readmissions uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range c.states {
-		if s.evicted {
-			eps = append(eps, s.endpoint)
-		}
-	}
-	return eps, c.evictions, c.readmissions
 }

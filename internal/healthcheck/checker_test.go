@@ -55,12 +55,14 @@ func newFakeCluster(eps ...string) *fakeCluster {
 	}
 }
 
+// Endpoints returns the endpoints of the client.
 func (f *fakeCluster) Endpoints() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.endpoints)
 }
 
+// SetEndpoints replaces the endpoints of the client.
 func (f *fakeCluster) SetEndpoints(eps ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,6 +73,7 @@ func (f *fakeCluster) SetEndpoints(eps ...string) {
 	}
 }
 
+// Probe fails at once if ep refuses connections, and at the end of ctx if it is frozen.
 func (f *fakeCluster) Probe(ctx context.Context, ep string) error {
 	f.mu.Lock()
 	s := f.states[ep]
@@ -86,6 +89,7 @@ func (f *fakeCluster) Probe(ctx context.Context, ep string) error {
 	return nil
 }
 
+// Read calls read, or else Probe.
 func (f *fakeCluster) Read(ctx context.Context, ep, _ string) error {
 	if f.read != nil {
 		return f.read(ctx, ep)
@@ -93,12 +97,14 @@ func (f *fakeCluster) Read(ctx context.Context, ep, _ string) error {
 	return f.Probe(ctx, ep)
 }
 
+// IsBroken reports whether ep refuses connections.
 func (f *fakeCluster) IsBroken(ep string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.states[ep] == refusing
 }
 
+// Retain records eps.
 func (f *fakeCluster) Retain(eps []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -35,10 +35,10 @@ func (c *Checker) logOutages() {
 		begins, ends, lasted := s.log.Update(s.evicted || s.log.Open() && s.successes == 0, now)
 		switch {
 		case begins:
-			records = append(records, func() { c.Logger.Warn("etcd endpoint evicted", "endpoint", ep, "error", err) })
+			records = append(records, func() { c.cfg.Logger.Warn("etcd endpoint evicted", "endpoint", ep, "error", err) })
 		case ends:
 			records = append(records, func() {
-				c.Logger.Warn("etcd endpoint readmitted", "endpoint", ep, "after", lasted.Round(time.Millisecond))
+				c.cfg.Logger.Warn("etcd endpoint readmitted", "endpoint", ep, "after", lasted.Round(time.Millisecond))
 			})
 		}
 		noneAnswers = noneAnswers && s.failures >= failureThreshold
@@ -51,8 +51,8 @@ func (c *Checker) logOutages() {
 	}
 	switch {
 	case begins:
-		c.Logger.Warn("no etcd endpoint answers", "error", all)
+		c.cfg.Logger.Warn("no etcd endpoint answers", "error", all)
 	case ends:
-		c.Logger.Warn("etcd endpoints answer again", "after", lasted.Round(time.Millisecond))
+		c.cfg.Logger.Warn("etcd endpoints answer again", "after", lasted.Round(time.Millisecond))
 	}
 }
