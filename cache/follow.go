@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -110,7 +111,7 @@ func (r *Replica[T]) removeFollower(f *follower[T]) {
 	f.mu.Lock()
 	f.ended, f.queue = true, nil
 	f.mu.Unlock()
-	f.signal()
+	notify.Token(f.notify)
 }
 
 // endFollowers ends all followers, prevents new ones, and waits until all have returned, including
@@ -176,15 +177,7 @@ func (f *follower[T]) push(r revision[T]) {
 		}
 	}
 	f.mu.Unlock()
-	f.signal()
-}
-
-// signal wakes next.
-func (f *follower[T]) signal() {
-	select {
-	case f.notify <- struct{}{}:
-	default:
-	}
+	notify.Token(f.notify)
 }
 
 // next waits for the next revision. It returns false if the follower has ended.

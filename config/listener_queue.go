@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+
+	"github.com/etcdkit/etcdkit/internal/notify"
 )
 
 // listenerQueue calls a function with events, one at a time and in order, on a goroutine of its
@@ -40,15 +42,8 @@ func (q *listenerQueue[E]) push(events ...E) (merged int) {
 		}
 	}
 	q.mu.Unlock()
-	q.wake()
+	notify.Token(q.notify)
 	return merged
-}
-
-func (q *listenerQueue[E]) wake() {
-	select {
-	case q.notify <- struct{}{}:
-	default:
-	}
 }
 
 // run calls the function for each event until close is called.
@@ -80,7 +75,7 @@ func (q *listenerQueue[E]) close() {
 	q.mu.Lock()
 	q.closed, q.queue = true, nil
 	q.mu.Unlock()
-	q.wake()
+	notify.Token(q.notify)
 }
 
 // ended returns a channel that is closed once no call is running.

@@ -3,6 +3,8 @@ package config
 import (
 	"maps"
 	"time"
+
+	"github.com/etcdkit/etcdkit/internal/notify"
 )
 
 // saveInterval is the delay between a change and the write of the state file, and the minimum
@@ -14,10 +16,7 @@ const saveRetryInterval = 10 * time.Second
 
 // markStateDirty schedules a write of the state file.
 func (s *Source) markStateDirty() {
-	select {
-	case s.stateDirty <- struct{}{}:
-	default:
-	}
+	notify.Token(s.stateDirty)
 }
 
 // saveLoop writes the state file after changes, until the source is closed.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/resolver"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/notify"
 )
 
 // Scheme is the URL scheme of the targets of [Registry.Resolver].
@@ -127,7 +128,7 @@ type grpcResolver struct {
 
 // ResolveNow retries opening a view at once. An open view is always current, so nothing else is
 // needed.
-func (g *grpcResolver) ResolveNow(resolver.ResolveNowOptions) { notify(g.resolveNow) }
+func (g *grpcResolver) ResolveNow(resolver.ResolveNowOptions) { notify.Token(g.resolveNow) }
 
 // Close stops the resolver and waits for it.
 func (g *grpcResolver) Close() {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -120,5 +121,5 @@ func (n *serviceNames) onBatch(b watch.Batch) {
 		found[service] = struct{}{}
 	}
 	n.names, n.complete = names(found), true
-	notify(n.notify)
+	notify.Token(n.notify)
 }

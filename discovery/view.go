@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -221,7 +222,7 @@ func (v *view) publish() {
 	}
 	v.current.Store(&snapshot{list: list})
 	for changed := range v.followers {
-		notify(changed)
+		notify.Token(changed)
 	}
 }
 
@@ -236,12 +237,4 @@ func (v *view) unfollow(changed chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.followers, changed)
-}
-
-// notify sends to a channel of capacity 1 unless it is full.
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -65,10 +66,7 @@ func (w *keyWatch) open(after int64) error {
 	w.latest.Store(after)
 	sub, err := w.watcher.Subscribe(watch.Key(w.key), func(_ context.Context, b watch.Batch) error {
 		w.latest.Store(b.Revision)
-		select {
-		case w.notify <- struct{}{}:
-		default:
-		}
+		notify.Token(w.notify)
 		return nil
 	}, watch.WithAfter(after))
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdkit/etcdkit/internal/notify"
 )
 
 // renewInterval returns the time between sending two renewals of a lease.
@@ -86,10 +88,7 @@ func (r *renewer) remove(s *Session) {
 
 // wakeLoop makes the loop run a step.
 func (r *renewer) wakeLoop() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	notify.Token(r.wake)
 }
 
 // find returns the live session of a lease, or nil.

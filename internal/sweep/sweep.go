@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/notify"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
@@ -118,10 +119,7 @@ func (s *Sweeper) Add(k Key) *Entry {
 		s.wg.Go(s.run)
 	}
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	notify.Token(s.wake)
 	if k.Late {
 		for _, id := range k.Leases {
 			s.Retire(id)
