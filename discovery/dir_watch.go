@@ -69,7 +69,7 @@ func (f *retryingWatch) run(ctx context.Context) {
 			f.log.WarnContext(ctx, "watch ended; reopening it", "selector", f.sel.String(), "error", err)
 		}
 		f.restarts.Add(1)
-		if !pause(ctx, wait.NextBackOff()) {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return
 		}
 	}
@@ -223,16 +223,4 @@ func newBackoff() backoff.BackOff {
 	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	b.Reset()
 	return b
-}
-
-// pause waits for d and reports whether ctx is still active.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -156,7 +156,7 @@ func (g *Registration) retryOpen(k *registrationKey) error {
 		if !failed {
 			g.registry.logger.WarnContext(g.ctx, "instance not registered; retrying", "key", errs.Short(k.key), "error", err)
 		}
-		pause(g.ctx, wait.NextBackOff())
+		_ = retry.Sleep(g.ctx, wait.NextBackOff())
 	}
 }
 
@@ -262,8 +262,8 @@ func setDraining(i *Instance) { i.Status = Draining }
 func (g *Registration) waitDrainDelay(ctx context.Context, delay time.Duration) error {
 	now := time.Now()
 	g.drainingSince.CompareAndSwap(nil, &now)
-	if left := delay - time.Since(*g.drainingSince.Load()); left > 0 && !pause(ctx, left) {
-		return retry.ContextError(ctx)
+	if left := delay - time.Since(*g.drainingSince.Load()); left > 0 {
+		return retry.Sleep(ctx, left)
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 			if cleared == maxConflicts { // another process keeps recreating it
 				return k.takenSinceError()
 			}
-			if cleared > 0 && !pause(ctx, min(wait.NextBackOff(), maxConflictBackoff)) {
+			if cleared > 0 && retry.Sleep(ctx, min(wait.NextBackOff(), maxConflictBackoff)) != nil {
 				return fmt.Errorf("%w: %w", retry.ContextError(ctx), k.takenSinceError())
 			}
 			if err := k.clearConflict(ctx, takeover); err != nil {
@@ -164,7 +164,7 @@ func (k *registrationKey) open(ctx context.Context, takeover bool) error {
 		case ctx.Err() != nil, isPermanent(err), !hasDeadline:
 			return errs.Cause(err)
 		}
-		if !pause(ctx, wait.NextBackOff()) {
+		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
 			return fmt.Errorf("%w: %w", retry.ContextError(ctx), errs.Cause(err))
 		}
 	}

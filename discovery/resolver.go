@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/notify"
+	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
 // Scheme is the URL scheme of the targets of [Registry.Resolver].
@@ -171,7 +172,7 @@ func (g *grpcResolver) await(ctx context.Context, v *view) error {
 
 // backOff waits for d, or less after ResolveNow.
 func (g *grpcResolver) backOff(ctx context.Context, d time.Duration) {
-	if !pause(ctx, min(d, minResolveInterval)) {
+	if retry.Sleep(ctx, min(d, minResolveInterval)) != nil {
 		return
 	}
 	timer := time.NewTimer(max(d-minResolveInterval, 0))
@@ -190,7 +191,7 @@ func (g *grpcResolver) follow(ctx context.Context, v *view) {
 	defer v.unfollow(changed)
 	for {
 		g.update(v.current.Load())
-		if !pause(ctx, debounceInterval) {
+		if retry.Sleep(ctx, debounceInterval) != nil {
 			return
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/etcdkit/etcdkit/internal/notify"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -46,7 +47,7 @@ func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 		for ctx.Err() == nil { // also if a watch was never live
 			w.watch.run(ctx)
 			w.watch.ended = make(chan struct{})
-			pause(ctx, wait.NextBackOff())
+			_ = retry.Sleep(ctx, wait.NextBackOff())
 		}
 	})
 	r.running.Go(func() { w.run(ctx, f, &calls) })

@@ -157,7 +157,7 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 			continue
 		}
 		t.snapshot = nil // outdated after the pause
-		if err := sleep(ctx, pause.NextBackOff()); err != nil {
+		if err := retry.Sleep(ctx, pause.NextBackOff()); err != nil {
 			err = t.fail("transact", "", fmt.Errorf("%w: %w", ErrConflict, err))
 			t.leases.finish(ctx, err, nil)
 			return 0, err

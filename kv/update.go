@@ -120,7 +120,7 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 			continue
 		}
 		u.known = false // outdated after the pause
-		if err := sleep(ctx, pause.NextBackOff()); err != nil {
+		if err := retry.Sleep(ctx, pause.NextBackOff()); err != nil {
 			return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
 		}
 	}
@@ -248,16 +248,4 @@ func (u *update) applied(v []byte, lease clientv3.LeaseID, out outcome) Entry[[]
 	e := u.entry()
 	e.Value = v
 	return e
-}
-
-// sleep waits for d. If ctx ends first, it returns the context's error.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return retry.ContextError(ctx)
-	}
 }

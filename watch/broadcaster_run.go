@@ -8,6 +8,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
@@ -47,7 +48,7 @@ func (b *broadcaster) run() {
 		}
 		b.core.counters.reconnects.Add(1)
 		b.core.log.DebugContext(b.ctx, "watch is reopened", "selector", b.selector, "error", err)
-		if !sleep(b.ctx, b.backoff.NextBackOff()) {
+		if retry.Sleep(b.ctx, b.backoff.NextBackOff()) != nil {
 			return
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scan"
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
@@ -197,7 +198,7 @@ func (s *subscriber) retry(f func() error) error {
 		}
 		s.core.outages.failed(s, s.request.selector.String(), failures, err)
 		s.core.log.DebugContext(s.ctx, "watch reads history again", "selector", s.request.selector.String(), "error", err)
-		if !sleep(s.ctx, backoff.NextBackOff()) {
+		if retry.Sleep(s.ctx, backoff.NextBackOff()) != nil {
 			return s.ctx.Err()
 		}
 	}

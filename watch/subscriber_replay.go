@@ -6,6 +6,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
@@ -56,7 +57,7 @@ func (s *subscriber) replay(goal position) error {
 		}
 		s.core.outages.failed(s, s.request.selector.String(), r.stalls, err)
 		s.core.log.DebugContext(s.ctx, "replay is reopened", "selector", s.request.selector.String(), "error", err)
-		if !sleep(s.ctx, r.backoff.NextBackOff()) {
+		if retry.Sleep(s.ctx, r.backoff.NextBackOff()) != nil {
 			return s.ctx.Err()
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/peer"
 
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -56,20 +55,13 @@ func (d *dialer) dial(ctx context.Context, o dialOptions) (s pb.Watch_WatchClien
 			cancel()
 			return nil, "", err
 		}
-		peerAddr = peerOf(s)
+		peerAddr = wire.PeerAddr(s.Context())
 		if o.avoidPeer == "" || peerAddr != o.avoidPeer || len(d.cli.Endpoints()) == 1 || attempt == maxDialAttempts {
 			context.AfterFunc(ctx, cancel) // the stream ends with ctx
 			return s, peerAddr, nil
 		}
 		cancel()
 	}
-}
-
-func peerOf(s grpc.ClientStream) string {
-	if p, ok := peer.FromContext(s.Context()); ok && p.Addr != nil {
-		return p.Addr.String()
-	}
-	return ""
 }
 
 // baseWatcher is a Watcher that decorates client/v3's own, and whose decoration is not needed
