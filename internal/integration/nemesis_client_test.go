@@ -243,15 +243,16 @@ func (p *stormClient) work() {
 	p.locks()
 	p.stays()
 	p.loop(100*time.Millisecond, p.session)
-	p.wg.Go(p.key)
 	p.wg.Go(p.follow)
 	if p.peer != nil {
 		p.counters("peercount/", func(dir string) adder { return addByReadingAgain(p.peer, stormDir+dir, nothing) }, 0)
 		p.wg.Go(p.peerFollow)
 	}
-	p.wg.Go(p.caches)
-	p.wg.Go(p.config)
-	p.wg.Go(p.discovery)
+	var opened sync.WaitGroup
+	for _, open := range []func(){p.key, p.caches, p.config, p.discovery} {
+		opened.Go(open)
+	}
+	opened.Wait()
 }
 
 func (p *stormClient) registers() {
