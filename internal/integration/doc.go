@@ -16,6 +16,17 @@
 // explains all answers, and an answer that it does not find in time counts as none. Models come with tests that they refuse
 // what is wrong, and a wrong way to retry is put through the same faults and must be caught.
 //
+// # Storms
+//
+// TestNemesis runs if ETCDKIT_FAULTS is a duration, as make faults has it. Child processes use all packages at once while members,
+// the networks between members and in front of clients, passwords, certificates, and the processes themselves are broken, in an
+// order that ETCDKIT_FAULTS_SEED determines. Each process writes a journal of what it asked, was told and believed, on a clock that
+// all share. At the end the journals are held against etcd's history, by the checkers of the other suites. Locks of client/v3 and
+// loops that people write run beside, and are counted by the same checks. TestSoak, with ETCDKIT_SOAK, looks for what grows under
+// these faults, and for warnings that the failure model does not explain. Both write docs/reliability.json and
+// docs/reliability.md if ETCDKIT_RELIABILITY is "write". TestRollingUpgrade, with ETCDKIT_UPGRADE set to anything, upgrades a cluster
+// from etcd 3.5 to 3.7 under load.
+//
 // # Foreign suites
 //
 // TestForeignSuites runs etcd's own client tests over clients of this library, if ETCDKIT_FOREIGN is set to a regular
