@@ -37,8 +37,12 @@ func newChronicle(t *testing.T, cli *clientv3.Client, dir string, clock func() i
 	require.NoError(t, err)
 	c := &chronicle{cli: cli, dir: dir, done: make(chan struct{})}
 	ctx, stop := context.WithCancel(t.Context())
-	watch := cli.Watch(ctx, dir, clientv3.WithPrefix(), clientv3.WithRev(now.Header.Revision+1))
-	go c.write(watch, clock)
+	go func() {
+		defer close(c.done)
+		for next := now.Header.Revision + 1; next != 0 && ctx.Err() == nil; {
+			next = c.write(cli.Watch(ctx, dir, clientv3.WithPrefix(), clientv3.WithRev(next)), next, clock)
+		}
+	}()
 	t.Cleanup(func() {
 		stop()
 		<-c.done
@@ -46,24 +50,28 @@ func newChronicle(t *testing.T, cli *clientv3.Client, dir string, clock func() i
 	return c
 }
 
-func (c *chronicle) write(watch clientv3.WatchChan, clock func() int64) {
-	defer close(c.done)
+// write adds what a watch from a revision on tells, and returns the revision to go on from, 0 for none: the last change is in, or
+// history is missing. A watch may end when its member loses the leader.
+func (c *chronicle) write(watch clientv3.WatchChan, next int64, clock func() int64) int64 {
 	for resp := range watch {
-		if c.err = resp.Err(); c.err != nil {
-			return
+		if resp.CompactRevision != 0 {
+			c.err = resp.Err()
+			return 0
 		}
 		seen := clock()
 		for _, e := range resp.Events {
 			key := string(e.Kv.Key[len(c.dir):])
 			if key == lastKey {
-				return
+				return 0
 			}
 			c.changes = append(c.changes, change{
 				key: key, value: string(e.Kv.Value), deleted: e.Type == mvccpb.DELETE, rev: e.Kv.ModRevision, seen: seen,
 			})
 			c.rev.Store(e.Kv.ModRevision)
+			next = e.Kv.ModRevision + 1
 		}
 	}
+	return next
 }
 
 const lastKey = "~last" // is put when all is over
