@@ -41,6 +41,7 @@ func newChronicle(t *testing.T, cli *clientv3.Client, dir string, clock func() i
 		defer close(c.done)
 		for next := now.Header.Revision + 1; next != 0 && ctx.Err() == nil; {
 			next = c.write(cli.Watch(ctx, dir, clientv3.WithPrefix(), clientv3.WithRev(next)), next, clock)
+			spend(t, 10*time.Millisecond)
 		}
 	}()
 	t.Cleanup(func() {
