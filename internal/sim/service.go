@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,11 +38,13 @@ func serve[Req proto.Message, Resp any](ctx context.Context, m *Member, method s
 			fate.answer(m, from, func() { answer <- result[Resp]{resp, err} })
 		}
 		fate.request(m, from, func() {
-			if err := m.authorize(ctx); err != nil {
-				deliver(nil, err)
-				return
-			}
-			f(deliver)
+			m.authorize(ctx, func(err error) {
+				if err != nil {
+					deliver(nil, err)
+					return
+				}
+				f(deliver)
+			})
 		})
 	})
 	select {
@@ -215,8 +218,9 @@ func (a *authServer) Authenticate(ctx context.Context, r *pb.AuthenticateRequest
 			done(nil, rpctypes.ErrGRPCAuthFailed)
 			return
 		}
-		name := fmt.Sprintf("%016x", s.rng.Uint64())
+		random := fmt.Sprintf("%016x", s.rng.Uint64())
 		a.m.propose("Authenticate", func(m *Member) (any, error) {
+			name := fmt.Sprintf("%s.%d", random, m.applied) // the index of the entry
 			m.tokens[name] = &token{user: r.Name, expires: time.Now().Add(s.opts.TokenTTL)}
 			return &pb.AuthenticateResponse{Header: m.header(), Token: name}, nil
 		}, func(out any, err error) {
@@ -226,21 +230,28 @@ func (a *authServer) Authenticate(ctx context.Context, r *pb.AuthenticateRequest
 	})
 }
 
-// authorize checks the token of a call. Logins need none.
-func (m *Member) authorize(ctx context.Context) error {
+// authorize checks the token of a call, once m has applied the login that it is of. Logins need none.
+func (m *Member) authorize(ctx context.Context, done func(error)) {
 	method, _ := grpc.Method(ctx)
 	if len(m.sim.opts.Users) == 0 || method == pb.Auth_Authenticate_FullMethodName || strings.HasPrefix(method, "/etcdserverpb.Maintenance/") {
-		return nil
+		done(nil)
+		return
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	names := md.Get(rpctypes.TokenFieldNameGRPC)
 	if len(names) == 0 || names[0] == "" {
-		return rpctypes.ErrGRPCUserEmpty
+		done(rpctypes.ErrGRPCUserEmpty)
+		return
 	}
-	t := m.tokens[names[0]]
-	if t == nil || time.Now().After(t.expires) {
-		return rpctypes.ErrGRPCInvalidAuthToken
-	}
-	t.expires = time.Now().Add(m.sim.opts.TokenTTL)
-	return nil
+	_, text, _ := strings.Cut(names[0], ".")
+	index, _ := strconv.Atoi(text) // 0 for one that is not of this server
+	m.awaitApplied(index, func() {
+		t := m.tokens[names[0]]
+		if t == nil || time.Now().After(t.expires) {
+			done(rpctypes.ErrGRPCInvalidAuthToken)
+			return
+		}
+		t.expires = time.Now().Add(m.sim.opts.TokenTTL)
+		done(nil)
+	})
 }

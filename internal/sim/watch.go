@@ -132,7 +132,7 @@ func (ws *watchStream) handle(stream pb.Watch_WatchServer, r *pb.WatchRequest) {
 	m := ws.m
 	switch {
 	case r.GetCreateRequest() != nil:
-		ws.create(stream, r.GetCreateRequest())
+		m.authorize(stream.Context(), func(err error) { ws.create(r.GetCreateRequest(), err) })
 	case r.GetCancelRequest() != nil:
 		if id := r.GetCancelRequest().WatchId; ws.watchers[id] != nil {
 			delete(ws.watchers, id)
@@ -151,8 +151,8 @@ func (ws *watchStream) handle(stream pb.Watch_WatchServer, r *pb.WatchRequest) {
 	}
 }
 
-// create adds a watcher.
-func (ws *watchStream) create(stream pb.Watch_WatchServer, r *pb.WatchCreateRequest) {
+// create adds a watcher, unless the token of its stream was refused.
+func (ws *watchStream) create(r *pb.WatchCreateRequest, refused error) {
 	m := ws.m
 	reject := func(cause string) {
 		ws.push(&pb.WatchResponse{WatchId: clientv3.InvalidWatchID, Created: true, Canceled: true, CancelReason: cause})
@@ -173,9 +173,9 @@ func (ws *watchStream) create(stream pb.Watch_WatchServer, r *pb.WatchCreateRequ
 		w.id = ws.nextID
 		ws.nextID++
 	}
-	switch err := m.authorize(stream.Context()); {
-	case err != nil:
-		reject(err.Error())
+	switch {
+	case refused != nil:
+		reject(refused.Error())
 		return
 	case r.StartRevision < 0:
 		reject(rpctypes.ErrCompacted.Error())
