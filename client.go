@@ -8,6 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
@@ -30,13 +31,13 @@ type Client struct {
 // newClient returns the client for the configured namespace. Its parts send nothing until they are
 // used. If newClient returns an error, it has closed conn.
 func newClient(conn *connection) (*Client, error) {
-	cfg, log, obs := conn.settings.cfg, conn.settings.logger, conn.settings.observer
+	cfg, sc := conn.settings.cfg, conn.settings.scope
 	read, write := time.Duration(cfg.ReadTimeout), time.Duration(cfg.WriteTimeout)
 	ns := conn.settings.namespace
-	watcher, watcherErr := watch.New(conn.cli, watch.WithNamespace(ns), watch.WithLogger(log), watch.WithResyncHook(obs.WatchResync))
+	watcher, watcherErr := watch.New(conn.cli, watch.WithNamespace(ns), scope.Option[watch.Option](sc))
 	leaseOpts := []lease.Option{
 		lease.WithNamespace(ns), lease.WithTimeouts(read, write), lease.WithRetry(cfg.Retry), lease.WithWatcher(watcher),
-		lease.WithLogger(log), lease.WithRetryHook(obs.Retry), lease.WithLossHook(obs.LeaseLost),
+		scope.Option[lease.Option](sc),
 	}
 	if cfg.SessionTTL != 0 { // zero after Wrap, which uses lease's own default
 		leaseOpts = append(leaseOpts, lease.WithSessionTTL(time.Duration(cfg.SessionTTL)))
@@ -44,10 +45,12 @@ func newClient(conn *connection) (*Client, error) {
 	leases, leasesErr := lease.New(conn.cli, leaseOpts...)
 	store, storeErr := kv.New(conn.cli,
 		kv.WithNamespace(ns), kv.WithTimeouts(read, write), kv.WithRetry(cfg.Retry), kv.WithLimits(conn.settings.limits),
-		kv.WithLogger(log), kv.WithRetryHook(obs.Retry))
+		scope.Option[kv.Option](sc))
 	err := errors.Join(errs.Cause(storeErr), errs.Cause(leasesErr), errs.Cause(watcherErr))
 	if err == nil {
-		return &Client{conn: conn, store: store, leases: leases, watcher: watcher}, nil
+		c := &Client{conn: conn, store: store, leases: leases, watcher: watcher}
+		scope.Track(sc, metrics, "", c.Stats)
+		return c, nil
 	}
 	if leases != nil {
 		err = errors.Join(err, leases.Close())

@@ -131,7 +131,7 @@ func (c *connection) decorate() {
 	s, cfg := c.settings, c.settings.cfg
 	c.engine = retry.New(retry.Config{
 		Client: c.cli, Observed: true, Members: &healthcheck.Members{Checker: c.checker, Pool: c.pool},
-		Policy: retry.Policy(cfg.Retry), Logger: s.logger, OnRetry: s.observer.Retry,
+		Policy: retry.Policy(cfg.Retry), Logger: s.logger, Scope: s.scope,
 		ReadTimeout: time.Duration(cfg.ReadTimeout), WriteTimeout: time.Duration(cfg.WriteTimeout),
 	})
 	c.engine.OnOverdue(func(addr string) { c.checker.ReportOverdue(c.pool.EndpointAt(addr)) })

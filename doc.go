@@ -84,6 +84,12 @@
 // The client and all packages log to [slog.Default] from the level Warn up, unless [WithLogger] is
 // given.
 //
+// # Metrics and traces
+//
+// [Client.Metrics] yields the counters and gauges of all parts that were made with the client.
+// [WithObserver] sets hooks for operations, such as the wait for a lock. examples/prometheus and
+// examples/otel are adapters.
+//
 // # Errors
 //
 // Use errors.Is to test for a condition, whichever package returns the error: [ErrInvalid],

@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/lock"
 )
 
 func Example() {
@@ -224,4 +225,59 @@ func ExampleClient_Diagnose() {
 	// Output:
 	// healthy: true keys: 0
 	// report has several lines: true
+}
+
+// The metrics of all parts come from one place, whichever monitoring they are for.
+func ExampleClient_Metrics() {
+	ctx := context.Background()
+	client, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/metrics/"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	held, err := client.Locks().Mutex("nightly").Lock(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for m := range client.Metrics() {
+		if m.Name == "etcdkit_lock_acquired_total" || m.Name == "etcdkit_lock_held" {
+			fmt.Println(m.Kind, m.Name, m.Value)
+		}
+	}
+	fmt.Println(held.Release(ctx))
+	// Output:
+	// counter etcdkit_lock_acquired_total 1
+	// gauge etcdkit_lock_held 1
+	// <nil>
+}
+
+// An observer measures how long operations take.
+func ExampleObserver() {
+	observer := etcdkit.Observer{
+		Operation: func(_ context.Context, op etcdkit.Operation) (context.Context, func(etcdkit.OperationResult)) {
+			began := time.Now()
+			return nil, func(r etcdkit.OperationResult) {
+				if op.Package == "lock" {
+					fmt.Println(op.Name, op.Target, r.Err, time.Since(began) < time.Minute)
+				}
+			}
+		},
+	}
+	ctx := context.Background()
+	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/observer/"}
+	client, err := etcdkit.Open(ctx, cfg, etcdkit.WithObserver(observer))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	err = client.Locks().Mutex("nightly").Do(ctx, func(context.Context, *lock.Held) error { return nil })
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// wait nightly <nil> true
+	// hold nightly <nil> true
 }

@@ -30,7 +30,7 @@ func (c *Client) Locks() *lock.Locker {
 	if locker := l.byDir[dir].Value(); locker != nil && c.dirErr == nil {
 		return locker
 	}
-	locker, err := lock.New(c, lock.WithLogger(c.conn.settings.logger), lock.WithWaitHook(c.conn.settings.observer.LockWait))
+	locker, err := lock.New(c)
 	if err != nil {
 		panic(err) // impossible: the client has all parts and the options are valid
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/endpoint"
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/logging"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -27,6 +28,7 @@ type options struct {
 	namespace   *string
 	credentials auth.CredentialsFunc
 	observer    Observer
+	scope       *scope.Scope // shared with the parts
 	limits      kv.Limits
 	lookup      endpoint.LookupFunc // nil: the system's resolver
 
@@ -62,6 +64,7 @@ func newOptions(opts []Option) options {
 		}
 		opt(&o)
 	}
+	o.scope = scope.New(o.logger, o.observer.hooks())
 	return o
 }
 
@@ -155,36 +158,4 @@ func WithEndpointSync(every time.Duration) Option {
 		}
 		o.endpointSync = every
 	}
-}
-
-// WithObserver sets hooks for metrics and tracing. Default: none.
-func WithObserver(obs Observer) Option { return func(o *options) { o.observer = obs } }
-
-// Observer is a set of optional hooks for metrics and tracing. A nil hook costs nothing. Except for
-// LeaseLost, a hook runs on the goroutine that triggers it, so it must return quickly. Hooks must
-// be safe for concurrent use.
-type Observer struct {
-	// Retry is called before an attempt is repeated, with the operation, the number of the failed
-	// attempt, counted from 1, and its error.
-	Retry func(op string, attempt int, err error)
-	// LeaseLost is called when a session ends other than by being closed. Each call runs in its own
-	// goroutine.
-	LeaseLost func(cause error)
-	// LockWait is called with the name of a lock and how long a caller waited for it.
-	LockWait func(name string, d time.Duration)
-	// WatchResync is called when a watch continues from the current state because its history was
-	// lost. folded is the number of changes that it reported for the difference.
-	WatchResync func(selector string, folded int)
-	// CacheLookup is called for each read of a Cache that was opened with the client. dir is the
-	// dir of the Cache; hit reports whether it answered from memory.
-	CacheLookup func(dir string, hit bool)
-}
-
-// Logger returns the logger of [WithLogger] or the default. Packages cache, config and discovery
-// use it unless they have a logger of their own.
-func (c *Client) Logger() *slog.Logger { return c.conn.settings.logger }
-
-// CacheLookupHook returns Observer.CacheLookup, or nil if it is not set. Package cache calls it.
-func (c *Client) CacheLookupHook() func(dir string, hit bool) {
-	return c.conn.settings.observer.CacheLookup
 }

@@ -19,7 +19,7 @@ import (
 func TestObserver_ReceivesRetries(t *testing.T) {
 	t.Parallel()
 	log := &etcdtest.Log{}
-	seen := make(chan string, 100)
+	seen := make(chan etcdkit.Operation, 100)
 	key := etcdtest.Prefix(t) + "absent"
 	var refused atomic.Bool // the first read of key
 	refuser := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
@@ -29,7 +29,7 @@ func TestObserver_ReceivesRetries(t *testing.T) {
 		return invoke(ctx, method, req, reply, cc, o...)
 	})
 	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithDialOptions(refuser), etcdkit.WithLogger(log.Logger()), etcdkit.WithObserver(etcdkit.Observer{
-		Retry: func(op string, attempt int, err error) {
+		Retry: func(_ context.Context, op etcdkit.Operation, attempt int, err error) {
 			assert.Error(t, err)
 			assert.Positive(t, attempt)
 			seen <- op
@@ -38,7 +38,7 @@ func TestObserver_ReceivesRetries(t *testing.T) {
 	_, err := c.KV().Get(t.Context(), key)
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	require.NotEmpty(t, seen)
-	assert.Equal(t, "get", <-seen)
+	assert.Equal(t, etcdkit.Operation{Package: "kv", Name: "get"}, <-seen)
 	assert.Positive(t, c.Stats().KV.Retries)
 	assert.Contains(t, log.String(), "etcd call is repeated")
 }

@@ -110,9 +110,14 @@ func TestClient_CloseRemovesKeysSessionsAndWatches(t *testing.T) {
 func TestClient_LocksAreReleasedByClose(t *testing.T) {
 	t.Parallel()
 	direct, dir := etcdtest.Client(t), etcdtest.Prefix(t)
-	waited := make(chan string, 3)
+	waited := make(chan string, 10)
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: dir}, etcdkit.WithObserver(etcdkit.Observer{
-		LockWait: func(name string, _ time.Duration) { waited <- name },
+		Operation: func(_ context.Context, op etcdkit.Operation) (context.Context, func(etcdkit.OperationResult)) {
+			if op.Package == "lock" && op.Name == "wait" {
+				waited <- op.Target
+			}
+			return nil, nil
+		},
 	}))
 	assert.Same(t, c.Locks(), c.Locks())
 	assert.Same(t, c.Namespace("sub").Locks(), c.Namespace("sub/").Locks(), "a namespace has one locker")
@@ -169,7 +174,7 @@ func TestObserver_ReceivesCacheLookups(t *testing.T) {
 	t.Parallel()
 	var told []string
 	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithObserver(etcdkit.Observer{
-		CacheLookup: func(dir string, hit bool) { told = append(told, fmt.Sprint(dir, hit)) },
+		CacheLookup: func(_ context.Context, dir string, hit bool) { told = append(told, fmt.Sprint(dir, hit)) },
 	}))
 	users, err := cache.Open(t.Context(), c, "users", kv.JSON[int]())
 	require.NoError(t, err)
@@ -234,8 +239,8 @@ func TestObserver_ReceivesLossesAndResyncs(t *testing.T) {
 	proxy := s.Proxy(t)
 	lost, resynced := make(chan error, 1), make(chan int, 1)
 	c := opened(t, etcdkit.Config{Endpoints: proxy.Endpoints()}, etcdkit.WithObserver(etcdkit.Observer{
-		LeaseLost:   func(cause error) { lost <- cause },
-		WatchResync: func(_ string, folded int) { resynced <- folded },
+		LeaseLost:   func(_ context.Context, cause error) { lost <- cause },
+		WatchResync: func(_ context.Context, _ string, folded int) { resynced <- folded },
 	}))
 	direct := s.Client(t)
 	session, err := c.Leases().OpenSession(t.Context())

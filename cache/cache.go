@@ -24,7 +24,7 @@ type Cache[T any] struct {
 	decoder[T]
 
 	ttl        time.Duration
-	lookupHook func(dir string, hit bool)
+	lookupHook func(ctx context.Context, dir string, hit bool) // nil if nobody observes
 	typed      kv.Typed[T]
 
 	noticeHits bool      // notice is called for each hit
@@ -72,9 +72,10 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 		return nil, opError("open", dir, err)
 	}
 	f := newFeed("cache", c, dir, &s, min(s.ttl, s.maxStaleness))
+	lookupHook := s.scope.CacheLookup()
 	out := &Cache[T]{
 		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
-		ttl: s.ttl, lookupHook: s.lookupHook, noticeHits: s.lookupHook != nil || s.readOnlyCheck,
+		ttl: s.ttl, lookupHook: lookupHook, noticeHits: lookupHook != nil || s.readOnlyCheck,
 		touchInterval: uint64(s.maxEntries / touchIntervalDivisor), //nolint:gosec // is positive
 		items:         newShelf[T](), fetchCalls: make(map[string]*fetchCall[T]),
 	}
@@ -87,6 +88,7 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 	if err := out.start(ctx, func() uint64 { return 0 }); err != nil {
 		return nil, opError("open", dir, err)
 	}
+	out.track(out.Stats)
 	return out, nil
 }
 
@@ -103,7 +105,7 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	if it := c.items.get(key); it != nil && int64(it.asOf) >= c.horizon.Load() {
 		if c.inserted.Load()-it.touched.Load() > c.touchInterval || c.noticeHits {
-			c.notice(key, it)
+			c.notice(ctx, key, it)
 		}
 		c.hits.add()
 		return it.entry, it.err
@@ -111,7 +113,7 @@ func (c *Cache[T]) Get(ctx context.Context, key string) (kv.Entry[T], error) {
 	if c.needsRefresh(c.now(), time.Duration(c.asOf.Load())) && !c.closed() {
 		c.ensureFresh(ctx)
 		if it := c.cached(key); it != nil {
-			c.recordHit(key, it)
+			c.recordHit(ctx, key, it)
 			return it.entry, it.err
 		}
 		if ctx.Err() != nil {
@@ -131,14 +133,14 @@ func (c *Cache[T]) cached(key string) *item[T] {
 }
 
 // recordHit records a hit by a method other than Get's fast path.
-func (c *Cache[T]) recordHit(key string, it *item[T]) {
-	c.notice(key, it)
+func (c *Cache[T]) recordHit(ctx context.Context, key string, it *item[T]) {
+	c.notice(ctx, key, it)
 	c.hits.add()
 }
 
 // notice handles the rarer effects of a hit: it updates the policy, calls the lookup hook and
 // checks the value.
-func (c *Cache[T]) notice(key string, it *item[T]) {
+func (c *Cache[T]) notice(ctx context.Context, key string, it *item[T]) {
 	if c.inserted.Load()-it.touched.Load() > c.touchInterval {
 		c.mu.Lock()
 		c.policy.Get(key)
@@ -146,7 +148,7 @@ func (c *Cache[T]) notice(key string, it *item[T]) {
 		c.mu.Unlock()
 	}
 	if c.lookupHook != nil {
-		c.lookupHook(c.dir, true)
+		c.lookupHook(ctx, c.dir, true)
 	}
 	if c.readOnlyCheck && it.err == nil {
 		c.verify(key, it.entry.Value, it.checksum)
@@ -156,7 +158,7 @@ func (c *Cache[T]) notice(key string, it *item[T]) {
 // miss reads key from etcd.
 func (c *Cache[T]) miss(ctx context.Context, op, key string, w readRequirement) (kv.Entry[T], error) {
 	if c.lookupHook != nil {
-		c.lookupHook(c.dir, false)
+		c.lookupHook(ctx, c.dir, false)
 	}
 	c.misses.Add(1)
 	err := keyspace.Key(key, 0)
@@ -199,7 +201,7 @@ func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T]
 		return kv.Entry[T]{}, c.opError(op, key, err)
 	}
 	if it := c.cached(key); it != nil && (reached || it.rev >= rev) {
-		c.recordHit(key, it)
+		c.recordHit(ctx, key, it)
 		return it.entry, it.err
 	}
 	return c.miss(ctx, op, key, readRequirement{minRevision: rev})
@@ -218,7 +220,7 @@ func (c *Cache[T]) GetAtLeast(ctx context.Context, key string, minRev int64) (kv
 		}
 	}
 	if it != nil {
-		c.recordHit(key, it)
+		c.recordHit(ctx, key, it)
 		return it.entry, it.err
 	}
 	return c.miss(ctx, "get at least", key, readRequirement{minRevision: minRev, allowCached: true})

@@ -16,6 +16,8 @@ import (
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -29,17 +31,32 @@ var (
 func TestCache_MissReadsEtcdAndHitDoesNot(t *testing.T) {
 	t.Parallel()
 	count := etcdtest.Counter(t)
+	var hits, misses, fills atomic.Int64
+	sc := scopetest.New(scope.Hooks{
+		CacheLookup: func(_ context.Context, dir string, hit bool) {
+			assert.Equal(t, "users", dir)
+			if hit {
+				hits.Add(1)
+			} else {
+				misses.Add(1)
+			}
+		},
+		Operation: func(_ context.Context, op scope.Operation) (context.Context, func(scope.Result)) {
+			if op != (scope.Operation{Package: "cache", Name: "fill", Target: "users/"}) {
+				return nil, nil
+			}
+			return nil, func(r scope.Result) {
+				fills.Add(1)
+				assert.NoError(t, r.Err)
+				assert.Positive(t, r.Revision)
+				assert.Equal(t, 1, r.Attempts)
+			}
+		},
+	})
 	p := parttest.New(t, count.Client(t), etcdtest.Prefix(t))
+	p = p.WithStore(etcdtest.Must(kv.New(p.Raw, kv.WithNamespace(p.Dir), scope.Option[kv.Option](sc))))
 	rev := mustPut(t, p.KV(), "users/ada", `{"Name":"Ada"}`)
-	var hits, misses atomic.Int64
-	c := openCache(t, p, "users", kv.JSON[user](), cache.WithLookupHook(func(dir string, hit bool) {
-		assert.Equal(t, "users", dir)
-		if hit {
-			hits.Add(1)
-		} else {
-			misses.Add(1)
-		}
-	}))
+	c := openCache(t, p, "users", kv.JSON[user]())
 	count.Reset()
 	for range 3 {
 		e, err := c.Get(t.Context(), "ada")
@@ -53,6 +70,7 @@ func TestCache_MissReadsEtcdAndHitDoesNot(t *testing.T) {
 	assert.Equal(t, cache.Stats{Hits: 4, Misses: 2, Fills: 2, Entries: 2}, c.Stats())
 	assert.Equal(t, int64(4), hits.Load())
 	assert.Equal(t, int64(2), misses.Load())
+	assert.Equal(t, int64(2), fills.Load())
 	_, err := c.Get(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
 	assert.Equal(t, 2, count.Total()-count.Asked())

@@ -15,6 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/outage"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -29,7 +30,9 @@ type feed struct {
 	watcher *watch.Watcher // of the dir
 	staleness,
 	tick time.Duration
-	log *slog.Logger
+	log     *slog.Logger
+	scope   *scope.Scope
+	tracked *scope.Part // nil until the watch is live for the first time
 
 	opts        []watch.Option
 	handle      func(ctx context.Context, b watch.Batch) error
@@ -76,7 +79,7 @@ func newFeed(kind string, c Client, dir string, s *options, shortest time.Durati
 	prefix, _ := keyspace.Dir(dir) // was validated with the options
 	f := &feed{
 		kind: kind, dir: dir, prefix: prefix, store: c.KV().Namespace(dir), watcher: c.Watcher().Namespace(dir),
-		staleness: s.maxStaleness, tick: min(max(shortest/ticksPerBound, minTick), maxTick), log: s.logger,
+		staleness: s.maxStaleness, tick: min(max(shortest/ticksPerBound, minTick), maxTick), log: s.logger, scope: s.scope,
 		startedAt: time.Now(), ready: make(chan struct{}), ended: make(chan struct{}), reopened: make(chan struct{}),
 	}
 	//nolint:forbidigo // shared watches and reads must not depend on a caller's context
@@ -120,7 +123,13 @@ func (f *feed) close() {
 		f.mu.Unlock()
 		f.stop()
 		f.wg.Wait()
+		f.tracked.Close()
 	})
+}
+
+// track adds the metrics of the cache or the replica.
+func (f *feed) track(stats func() Stats) {
+	f.tracked = scope.Track(f.scope, metrics, f.prefix, func() measured { return measured{stats(), f.age()} })
 }
 
 // spawn starts a goroutine that close waits for. It returns false if the feed is closed.

@@ -98,7 +98,13 @@ func (c *Cache[T]) startFetch(key string) *fetchCall[T] {
 // runFetch reads key, and caches the result unless a newer state is known.
 func (c *Cache[T]) runFetch(ctx context.Context, key string, f *fetchCall[T]) {
 	defer f.cancel()
+	ctx, running := c.observeFill(ctx)
 	it, err := c.readItem(ctx, key)
+	if err == nil {
+		running.End(nil, it.rev)
+	} else {
+		running.End(err, 0)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.item, f.err = it, err

@@ -8,7 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/logging"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // Defaults of the options.
@@ -30,7 +30,7 @@ type options struct {
 	ttl           time.Duration
 	maxStaleness  time.Duration
 	logger        *slog.Logger
-	lookupHook    func(dir string, hit bool)
+	scope         *scope.Scope // of the client; nil without one
 	badEntryHook  func(key string, rev int64, err error)
 	readOnlyCheck bool
 
@@ -62,13 +62,6 @@ func WithMaxStaleness(d time.Duration) Option { return func(s *options) { s.maxS
 // Values are never logged. Default: the client's logger, or [slog.Default] from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
-// WithLookupHook sets a function that is called at each read of a [Cache], with the dir and whether
-// the read was a hit. It runs on the caller's goroutine and must return quickly. It is not valid
-// for a [Replica]. Default: the hook of the client's Observer.
-func WithLookupHook(f func(dir string, hit bool)) Option {
-	return func(s *options) { s.lookupHook, s.cacheOnly = f, append(s.cacheOnly, "WithLookupHook") }
-}
-
 // WithBadEntry sets a function that is called for each value of a [Replica] that does not decode.
 // It runs on the watch's goroutine and must return quickly. A panic of f is recovered and logged.
 // It is not valid for a [Cache]. Default: none; such values are logged and counted in [Stats].
@@ -90,13 +83,6 @@ func newOptions(c Client, dir string, codec any, opts []Option, replica bool) (o
 			o(&s)
 		}
 	}
-	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
-		s.logger = h.Logger()
-	}
-	s.logger = logging.OrDefault(s.logger)
-	if h, ok := c.(interface{ CacheLookupHook() func(string, bool) }); ok && s.lookupHook == nil {
-		s.lookupHook = h.CacheLookupHook() // of the client's Observer
-	}
 	_, dirErr := keyspace.Dir(dir)
 	validationErrs := []error{dirErr}
 	addErr := func(format string, args ...any) {
@@ -104,7 +90,10 @@ func newOptions(c Client, dir string, codec any, opts []Option, replica bool) (o
 	}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {
 		addErr("no client, or one without a store or a watcher")
+	} else {
+		s.scope = scope.Of(c.KV())
 	}
+	s.logger = s.scope.Logger(s.logger)
 	if codec == nil {
 		addErr("no codec")
 	}

@@ -61,6 +61,7 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 	if err := r.start(ctx, r.batches.Load); err != nil {
 		return nil, opError("open replica", dir, err)
 	}
+	r.track(r.Stats)
 	return r, nil
 }
 
@@ -118,7 +119,9 @@ func (r *Replica[T]) getSlowly(ctx context.Context, key string) (e kv.Entry[T], 
 		return e, r.opError("get", key, r.closedError()), true
 	}
 	if rev := r.pendingWrites.revision(key); rev > 0 && rev > r.Revision() {
+		ctx, running := r.observeFill(ctx)
 		e, err = r.typed.Get(ctx, key)
+		running.End(err, e.ModRevision)
 		r.fills.Add(1)
 		r.pendingWrites.add(key, e.ModRevision)
 		return e, err, true

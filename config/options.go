@@ -8,7 +8,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/logging"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // Option is an option of [Open].
@@ -24,6 +24,7 @@ type options struct {
 	maxBytes              int
 	errorHandler          func(key string, rev int64, err error)
 	logger                *slog.Logger
+	scope                 *scope.Scope // of the client; nil without one
 }
 
 // DefaultMaxValueBytes is the default of [WithMaxValueBytes] and the default limit of an etcd
@@ -101,15 +102,14 @@ func newOptions(c Client, dir string, opts []Option) (options, error) {
 			o(&s)
 		}
 	}
-	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
-		s.logger = h.Logger()
-	}
-	s.logger = logging.OrDefault(s.logger)
 	_, err := keyspace.Dir(dir)
 	validationErrs := []error{err}
 	if c == nil || c.KV() == nil || c.Watcher() == nil {
 		validationErrs = append(validationErrs, errs.Invalidf("the client is nil or lacks a store or watcher"))
+	} else {
+		s.scope = scope.Of(c.KV())
 	}
+	s.logger = s.scope.Logger(s.logger)
 	if s.hasFallback && s.fallback == "" {
 		validationErrs = append(validationErrs, errs.Invalidf("WithFallbackFile: no path"))
 	}

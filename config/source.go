@@ -11,6 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -29,6 +30,7 @@ type Source struct {
 	wg        sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
+	tracked   *scope.Part // nil until Open has succeeded
 
 	replica    atomic.Pointer[cache.Replica[[]byte]]
 	errorQueue *listenerQueue[report] // nil without an error handler
@@ -98,6 +100,7 @@ func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, erro
 		_ = s.Close() // err is the cause
 		return nil, opError("open", dir, err)
 	}
+	s.tracked = scope.Track(opts.scope, metrics, s.dir, s.measure)
 	return s, nil
 }
 
@@ -138,6 +141,7 @@ func (s *Source) Close() error {
 			err = r.Close()
 		}
 		err = errors.Join(err, s.finalSave(), s.stopCallbacks())
+		s.tracked.Close()
 		if err != nil {
 			s.closeErr = opError("close", s.dir, err)
 		}

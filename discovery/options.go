@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
-	"github.com/etcdkit/etcdkit/internal/logging"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // Defaults of the options.
@@ -29,6 +29,7 @@ type options struct {
 	ejection   time.Duration
 	onBadEntry func(key string, rev int64, err error)
 	logger     *slog.Logger
+	scope      *scope.Scope // of the client; nil without one
 }
 
 // WithTTL sets how long an instance stays registered after its process has died. It is rounded up
@@ -77,10 +78,10 @@ func newOptions(c Client, opts []Option) (options, error) {
 			o(&s)
 		}
 	}
-	if h, ok := c.(interface{ Logger() *slog.Logger }); ok && s.logger == nil {
-		s.logger = h.Logger()
+	if c != nil && c.KV() != nil {
+		s.scope = scope.Of(c.KV())
 	}
-	s.logger = logging.OrDefault(s.logger)
+	s.logger = s.scope.Logger(s.logger)
 	var validationErr []error
 	if s.ttl < time.Second {
 		validationErr = append(validationErr, errs.Invalidf("TTL %v is shorter than 1s", s.ttl))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // A Registration keeps an instance registered until Close or the end of the process. The instance
@@ -56,7 +57,9 @@ func (r *Registry) Register(ctx context.Context, i Instance, o ...RegisterOption
 }
 
 // register registers several instances as one registration.
-func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, all []Instance, o []RegisterOption) (*Registration, error) {
+func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, all []Instance, o []RegisterOption) (reg *Registration, err error) {
+	ctx, running := r.scope.Begin(ctx, scope.Operation{Package: "discovery", Name: "register", Target: all[0].Service})
+	defer func() { running.End(err, 0) }()
 	name := all[0].Service + "/" + all[0].ID
 	opts, validationErr := newRegisterOptions(o)
 	validationErr = errors.Join(r.check(ctx), validationErr)
@@ -66,7 +69,7 @@ func (r *Registry) register(ctx context.Context, op string, srv *grpc.Server, al
 	if validationErr != nil {
 		return nil, opError(op, name, validationErr)
 	}
-	reg, err := r.newRegistration(srv, all, opts)
+	reg, err = r.newRegistration(srv, all, opts)
 	if err == nil {
 		err = r.add(reg)
 	}

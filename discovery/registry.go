@@ -9,6 +9,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
@@ -122,6 +123,7 @@ func (r *Registry) view(name string) (*view, error) {
 	var ctx context.Context
 	ctx, v.stop = context.WithCancel(r.ctx)
 	r.views[name] = v
+	v.tracked = scope.Track(r.scope, metrics, name, func() Stats { return r.viewStats(v) })
 	go v.watch.run(ctx)
 	return v, nil
 }

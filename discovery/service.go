@@ -147,11 +147,15 @@ type Stats struct {
 
 // Stats returns the view's counters. It sends nothing.
 func (s *Service) Stats() Stats {
-	v := s.v
-	st := Stats{Age: s.Age(), Live: v.watch.isLive(), Restarts: v.watch.restarts.Load()}
-	s.r.mu.Lock()
+	return s.r.viewStats(s.v)
+}
+
+// viewStats returns the counters of a view.
+func (r *Registry) viewStats(v *view) Stats {
+	st := Stats{Age: v.watch.age(), Live: v.watch.isLive(), Restarts: v.watch.restarts.Load()}
+	r.mu.Lock()
 	st.Users = v.users
-	s.r.mu.Unlock()
+	r.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	st.Instances, st.Malformed, st.Updates, st.BadSeen = len(v.records.entries), len(v.malformed), v.updates, v.malformedSeen

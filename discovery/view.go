@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/notify"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -24,6 +25,7 @@ type view struct {
 	log        *slog.Logger
 	watch      *retryingWatch
 	stop       context.CancelFunc
+	tracked    *scope.Part
 	current    atomic.Pointer[snapshot] // never nil
 
 	mu            sync.Mutex // guards the fields below
@@ -65,11 +67,12 @@ func (v *view) close() {
 	v.stop()
 	<-v.watch.ended
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.closed = true
 	if v.timer != nil {
 		v.timer.Stop()
 	}
+	v.mu.Unlock()
+	v.tracked.Close()
 }
 
 // onStart prepares for a new watch, which delivers the whole state.

@@ -147,7 +147,7 @@ func TestANilOptionIsNoOption(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
-	s := b.open(nil, kv.WithLogger(nil), kv.WithRetryHook(nil))
+	s := b.open(nil, kv.WithLogger(nil))
 	_, err := s.Put(ctx, "k", []byte("1"), nil)
 	require.NoError(t, err)
 	_, err = s.Update(ctx, "k", increment, nil)

@@ -52,6 +52,8 @@ func OpDelete(key string, o ...DeleteOption) Op {
 // transaction is unknown, unless one of its operations has [WithOnce], which then covers the whole
 // transaction.
 func (s *Store) Batch(ctx context.Context, ops ...Op) (rev int64, err error) {
+	ctx, running := s.observe(ctx, "batch")
+	defer func() { running.End(err, rev) }()
 	ops, err = s.checkBatch(ctx, ops)
 	if err != nil {
 		return 0, fail("batch", "", &BatchError{Err: err})

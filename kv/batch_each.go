@@ -46,6 +46,8 @@ func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFligh
 // before the first one that is not known to be applied. If the operations are invalid, nothing is
 // sent and results is nil.
 func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
+	ctx, running := s.observe(ctx, "batch")
+	defer func() { running.End(err, 0) }()
 	set := batchSettings{inFlight: 1}
 	for _, opt := range o {
 		if opt != nil {

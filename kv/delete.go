@@ -17,6 +17,8 @@ import (
 // the key does not exist. It costs one RPC. If the response is lost, the outcome is unknown, unless
 // [WithOnce] is given.
 func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
+	ctx, running := s.observe(ctx, "delete")
+	defer func() { running.End(err, rev) }()
 	opts, err := keyOptions(o)
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {
@@ -41,6 +43,8 @@ func (s *Store) Delete(ctx context.Context, key string, o ...DeleteOption) (rev 
 // namespace, "" is refused unless WithPartialPrefix is given. With [WithOnce], if a response was
 // lost and etcd cannot be asked for the number any more, the number is -1.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOption) (n, rev int64, err error) {
+	ctx, running := s.observe(ctx, "delete prefix")
+	defer func() { running.End(err, rev) }()
 	opts, err := deleteOptions(o)
 	spans, bad := s.spans(prefix, opts.partial)
 	for _, r := range spans {
@@ -81,7 +85,9 @@ func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte, o 
 	return s.deleteIf(ctx, "compare and delete", key, condition{byValue: true, value: old}, o)
 }
 
-func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o []DeleteOption) (int64, error) {
+func (s *Store) deleteIf(ctx context.Context, op, key string, cond condition, o []DeleteOption) (rev int64, err error) {
+	ctx, running := s.observe(ctx, op)
+	defer func() { running.End(err, rev) }()
 	opts, err := keyOptions(o)
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {

@@ -33,7 +33,9 @@ func (s *Store) GetAsOf(ctx context.Context, key string, rev int64) (Entry[[]byt
 	return s.getOne(ctx, "get as of", key, clientv3.WithRev(rev))
 }
 
-func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpOption) (Entry[[]byte], error) {
+func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpOption) (e Entry[[]byte], err error) {
+	ctx, running := s.observe(ctx, op)
+	defer func() { running.End(err, e.ModRevision) }()
 	abs, err := s.absolute(key)
 	if err != nil {
 		return Entry[[]byte]{}, s.fail(op, key, err)
@@ -51,7 +53,9 @@ func (s *Store) getOne(ctx context.Context, op, key string, opts ...clientv3.OpO
 }
 
 // Exists reports whether key exists. It costs one RPC, which does not fetch the value.
-func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
+func (s *Store) Exists(ctx context.Context, key string) (found bool, err error) {
+	ctx, running := s.observe(ctx, "exists")
+	defer func() { running.End(err, 0) }()
 	abs, err := s.absolute(key)
 	if err != nil {
 		return false, s.fail("exists", key, err)
@@ -62,7 +66,9 @@ func (s *Store) Exists(ctx context.Context, key string) (bool, error) {
 
 // Count returns the number of keys that begin with prefix, which must be "" or end in "/". It costs
 // one RPC, which fetches no keys.
-func (s *Store) Count(ctx context.Context, prefix string) (int64, error) {
+func (s *Store) Count(ctx context.Context, prefix string) (n int64, err error) {
+	ctx, running := s.observe(ctx, "count")
+	defer func() { running.End(err, 0) }()
 	spans, err := s.harmless(prefix)
 	if err != nil {
 		return 0, s.fail("count", prefix, err)

@@ -18,6 +18,8 @@ const getManyTries = 3
 // linearizable, like Get. Keys that do not exist are missing from the map. It costs one RPC for
 // every [Limits].TxnOps keys, 128 by default. Without keys it sends nothing and rev is 0.
 func (s *Store) GetMany(ctx context.Context, keys ...string) (entries map[string]Entry[[]byte], rev int64, err error) {
+	ctx, running := s.observe(ctx, "get many")
+	defer func() { running.End(err, rev) }()
 	if ctx == nil {
 		return nil, 0, s.fail("get many", "", fmt.Errorf("%w: nil context", errs.Invalid))
 	}

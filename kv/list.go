@@ -81,6 +81,9 @@ func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[
 // scan yields the keys below prefix in the form of etcd.
 func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts []ListOption) iter.Seq2[*mvccpb.KeyValue, error] {
 	return func(yield func(*mvccpb.KeyValue, error) bool) {
+		var failure error
+		ctx, running := s.observe(ctx, op)
+		defer func() { running.End(failure, 0) }()
 		o, err := listOptions(opts)
 		spans, bad := s.spans(prefix, o.partial)
 		if err = errors.Join(bad, err); err == nil {
@@ -90,7 +93,8 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 			err = fmt.Errorf("%w: nil context", errs.Invalid)
 		}
 		if err != nil {
-			yield(nil, s.fail(op, prefix, err))
+			failure = s.fail(op, prefix, err)
+			yield(nil, failure)
 			return
 		}
 		call := s.read(op, prefix) // for each chunk
@@ -98,7 +102,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 			return s.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
 		}, spans, scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
 		for kvs, err := range list.Chunks(ctx) {
-			if err != nil {
+			if failure = err; err != nil {
 				yield(nil, err)
 				return
 			}

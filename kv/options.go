@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // Option types for single calls. Each type names the calls that accept it: for example, a
@@ -282,7 +283,7 @@ type settings struct {
 	limits    Limits
 	read      time.Duration
 	write     time.Duration
-	onRetry   func(op string, attempt int, err error)
+	scope     *scope.Scope // of the client; nil without one
 }
 
 // WithNamespace places all keys of the store below dir. Default: no namespace.
@@ -306,9 +307,4 @@ func WithTimeouts(read, write time.Duration) Option {
 	return func(s *settings) { s.read, s.write = read, write }
 }
 
-// WithRetryHook calls f before an attempt is repeated, with the operation, the number of the
-// attempt that failed, starting at 1, and its error. f runs on the caller's goroutine and must not
-// block. Default: none.
-func WithRetryHook(f func(op string, attempt int, err error)) Option {
-	return func(s *settings) { s.onRetry = f }
-}
+var _ = scope.ProvideOption(func(sc *scope.Scope) Option { return func(s *settings) { s.scope = sc } })

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -74,10 +76,10 @@ func TestTheRetryPolicyIsHonoured(t *testing.T) {
 			attempt int
 		}
 		var told []retried
-		s, stub := overFlaky(t, 100, kv.WithRetry(p), kv.WithRetryHook(func(op string, attempt int, err error) {
+		s, stub := overFlaky(t, 100, kv.WithRetry(p), scopetest.Option[kv.Option](scope.Hooks{Retry: func(_ context.Context, op scope.Operation, attempt int, err error) {
 			assert.ErrorContains(t, err, "not today")
-			told = append(told, retried{op, attempt})
-		}))
+			told = append(told, retried{op.Name, attempt})
+		}}))
 		_, err := s.Exists(t.Context(), "k")
 		require.ErrorIs(t, err, kv.ErrUnavailable)
 		assert.Equal(t, want, stub.calls)

@@ -37,7 +37,9 @@ type Cursor string
 // error is [ErrCompacted]: start again at the first page. Unlike for List, the server reads the
 // rest of the range for each page, so reading a large range page by page takes time quadratic in
 // its size.
-func (s *Store) Page(ctx context.Context, prefix string, limit int, c Cursor) (Page[[]byte], error) {
+func (s *Store) Page(ctx context.Context, prefix string, limit int, c Cursor) (p Page[[]byte], err error) {
+	ctx, running := s.observe(ctx, "page")
+	defer func() { running.End(err, p.Revision) }()
 	spans, err := s.harmless(prefix)
 	if limit <= 0 {
 		err = errors.Join(err, fmt.Errorf("%w: a page of %d entries", errs.Invalid, limit))

@@ -91,7 +91,9 @@ func (c condition) refusal(key string, out outcome) error {
 }
 
 // put implements all writes of a single value except Update.
-func (s *Store) put(ctx context.Context, op, key string, v []byte, cond condition, opts []PutOption) (int64, error) {
+func (s *Store) put(ctx context.Context, op, key string, v []byte, cond condition, opts []PutOption) (rev int64, err error) {
+	ctx, running := s.observe(ctx, op)
+	defer func() { running.End(err, rev) }()
 	o, err := putOptions(opts)
 	o.sameLease = o.sameLease || cond.byValue && !o.ttlSet && !o.leaseSet
 	abs, bad := s.writable(key)

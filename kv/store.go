@@ -12,8 +12,8 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -35,6 +35,7 @@ type core struct {
 	hidden string // the absolute directory of the library's own keys
 	limits Limits
 	log    *slog.Logger
+	scope  *scope.Scope
 	turns  turns
 	slots  slots
 	ttls   ttlPool
@@ -70,7 +71,7 @@ func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 	if cli == nil {
 		return nil, fail("new", "", errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid)))
 	}
-	s.logger = logging.OrDefault(s.logger)
+	s.logger = s.scope.Logger(s.logger)
 	kv, observed := wire.KV(cli)
 	switch {
 	case kv == nil:
@@ -86,15 +87,18 @@ func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 		kv:  kv,
 		engine: retry.New(retry.Config{
 			Client: cli, Observed: observed, Policy: retry.Policy(s.retry),
-			ReadTimeout: s.read, WriteTimeout: s.write, Logger: s.logger, OnRetry: s.onRetry,
+			ReadTimeout: s.read, WriteTimeout: s.write, Logger: s.logger, Scope: s.scope,
 		}),
 		hidden: ns + keyspace.Hidden,
 		limits: s.limits.withDefaults(),
 		log:    s.logger,
+		scope:  s.scope,
 		seed:   maphash.MakeSeed(),
 		slots:  slots{dir: ns + keyspace.Hidden + "op/", grant: make(chan struct{}, 1)},
 	}
-	return &Store{core: c, ns: ns}, nil
+	out := &Store{core: c, ns: ns}
+	scope.Track(s.scope, metrics, "", out.Stats)
+	return out, nil
 }
 
 // noStore returns a store whose calls all return ErrInvalid. Handles without a store use it.

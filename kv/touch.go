@@ -17,6 +17,8 @@ import (
 //
 // If the response is lost, the outcome is unknown, unless [WithOnce] is given.
 func (s *Store) Touch(ctx context.Context, key string, ttl time.Duration, o ...WriteOption) (rev int64, err error) {
+	ctx, running := s.observe(ctx, "touch")
+	defer func() { running.End(err, rev) }()
 	opts, err := collect(o, WriteOption.put, true)
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err, checkTTL(ttl)); err == nil {

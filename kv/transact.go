@@ -58,6 +58,8 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 // what f has read with Get and GetMany. An attempt that has to wait for its turn costs its reads.
 // If ctx has no deadline, the default timeout for writes bounds the whole call.
 func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev int64, err error) {
+	ctx, running := s.observe(ctx, "transact")
+	defer func() { running.End(err, rev) }()
 	opts, err := collect(o, WriteOption.put, true)
 	if err = errors.Join(s.bad, err); err == nil {
 		switch {

@@ -119,7 +119,9 @@ func (t *txn) Else(ops ...clientv3.Op) clientv3.Txn {
 }
 
 // Commit validates the transaction and sends it.
-func (t *txn) Commit() (*clientv3.TxnResponse, error) {
+func (t *txn) Commit() (resp *clientv3.TxnResponse, err error) {
+	ctx, running := t.s.observe(t.ctx, "txn")
+	defer func() { running.End(err, (*pb.TxnResponse)(resp).GetHeader().GetRevision()) }()
 	op, writes, err := t.build()
 	if err != nil {
 		return nil, fail("txn", "", err)
@@ -130,7 +132,7 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 			t.s.logWrite(t.ctx, "txn", string(put.KeyBytes()), put.ValueBytes())
 		}
 	}
-	resp, err := retry.Do(t.ctx, t.s.engine, retry.Call{Pkg: "kv", Op: "txn", Read: !writes}, func(ctx context.Context, _ bool) (*clientv3.TxnResponse, error) {
+	resp, err = retry.Do(ctx, t.s.engine, retry.Call{Pkg: "kv", Op: "txn", Read: !writes}, func(ctx context.Context, _ bool) (*clientv3.TxnResponse, error) {
 		r, err := t.s.kv.Do(ctx, op)
 		return r.Txn(), err
 	})

@@ -38,7 +38,9 @@ const (
 // wrote. Every 32 turns the key is read again, to give other processes a chance. A conflict with
 // another client costs one more RPC; every third in a row costs two, after a pause. For the outcome
 // after a lost response, see [Store.Replace] and [Store.Create].
-func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (Entry[[]byte], error) {
+func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (e Entry[[]byte], err error) {
+	ctx, running := s.observe(ctx, "update")
+	defer func() { running.End(err, e.ModRevision) }()
 	opts, err := updateOptions(o)
 	abs, bad := s.writable(key)
 	if err = errors.Join(bad, err); err == nil {
@@ -70,7 +72,7 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 		leases: callLeases{core: s.core, op: "update", key: string(abs)},
 	}
 	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // even if f panics
-	e, err := u.run(ctx)
+	e, err = u.run(ctx)
 	if opts.ttlSet {
 		used := map[time.Duration]int{}
 		if u.sent {

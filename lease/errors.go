@@ -46,8 +46,8 @@ var (
 	errNoKV     = fmt.Errorf("%w: the client has no KV", errs.Invalid)
 )
 
-// errHookRunning is returned by Close if the loss hook does not return in time.
-var errHookRunning = errors.New("the loss hook has not returned")
+// errHookRunning is returned by Close if a hook of the observer does not return in time.
+var errHookRunning = errors.New("a hook of the observer has not returned")
 
 // opError returns the error of an operation that changed nothing, unless err says otherwise. If err
 // comes from another operation of this package, its prefix is removed.

@@ -1,6 +1,7 @@
 package lease_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,8 +11,15 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/lease"
 )
+
+// withLossHook makes f the LeaseLost hook of an observer.
+func withLossHook(f func(cause error)) lease.Option {
+	return scopetest.Option[lease.Option](scope.Hooks{LeaseLost: func(_ context.Context, cause error) { f(cause) }})
+}
 
 // TestManager_LossHookMayCallManager has the loss found out by whoever asks for the shared session
 // next.
@@ -20,7 +28,7 @@ func TestManager_LossHookMayCallManager(t *testing.T) {
 	var m *lease.Manager
 	var release func()
 	reported := make(chan *lease.Session, 1)
-	m = etcdtest.Must(lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFakeEtcd()), lease.WithLossHook(func(error) {
+	m = etcdtest.Must(lease.New(clientv3.NewCtxClient(t.Context()), lease.WithStub(newFakeEtcd()), withLossHook(func(error) {
 		release()
 		_ = m.Stats()
 		next, _ := m.Shared(t.Context())
@@ -56,7 +64,7 @@ func TestManager_BlockedLossHookDelaysNoOtherSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
 		unblock := make(chan struct{})
-		m := f.manager(t, lease.WithLossHook(func(error) { <-unblock }))
+		m := f.manager(t, withLossHook(func(error) { <-unblock }))
 		lost, err := m.OpenSession(t.Context(), lease.WithTTL(6*time.Second))
 		require.NoError(t, err)
 		other, err := m.OpenSession(t.Context(), lease.WithTTL(6*time.Second))
@@ -76,13 +84,13 @@ func TestManager_CloseBoundsWaitForLossHook(t *testing.T) {
 		var m *lease.Manager
 		closed := make(chan error, 1)
 		// A program that gives up does this.
-		m = f.manager(t, lease.WithLossHook(func(error) { closed <- m.Close() }))
+		m = f.manager(t, withLossHook(func(error) { closed <- m.Close() }))
 		s, err := m.OpenSession(t.Context())
 		require.NoError(t, err)
 		f.expire(s.ID())
 		<-s.Context().Done()
 		start := time.Now()
-		require.ErrorContains(t, <-closed, "the loss hook has not returned")
+		require.ErrorContains(t, <-closed, "a hook of the observer has not returned")
 		assert.LessOrEqual(t, time.Since(start), 5*time.Second)
 	})
 }

@@ -13,8 +13,8 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/logging"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/sweep"
 	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/watch"
@@ -41,14 +41,14 @@ type core struct {
 	log             *slog.Logger
 	rootNamespace   string // namespace of the manager that New returned
 	ttl             time.Duration
-	onLoss          func(cause error)
+	scope           *scope.Scope
 
-	ctx       context.Context //nolint:containedctx // of the manager, not of a caller
-	cancel    context.CancelCauseFunc
-	renewer   renewer
-	sweeper   *sweep.Sweeper
-	lost      atomic.Uint64
-	hookCalls activeCounter // running calls of the loss hook
+	ctx     context.Context //nolint:containedctx // of the manager, not of a caller
+	cancel  context.CancelCauseFunc
+	renewer renewer
+	sweeper *sweep.Sweeper
+	lost    atomic.Uint64
+	tracked *scope.Part
 
 	mu         sync.Mutex
 	closed     bool
@@ -89,13 +89,15 @@ func New(cli *clientv3.Client, opts ...Option) (*Manager, error) {
 	}
 	c := newCore(cli, s)
 	c.rootNamespace = ns
-	return &Manager{core: c, ns: ns}, nil
+	m := &Manager{core: c, ns: ns}
+	c.tracked = scope.Track(s.scope, metrics, "", m.Stats)
+	return m, nil
 }
 
 func newCore(cli *clientv3.Client, s options) *core {
-	s.logger = logging.OrDefault(s.logger)
+	s.logger = s.scope.Logger(s.logger)
 	c := &core{
-		cli: cli, log: s.logger, ttl: s.ttl, onLoss: s.onLoss, watcher: s.watcher,
+		cli: cli, log: s.logger, ttl: s.ttl, scope: s.scope, watcher: s.watcher,
 		pools: map[time.Duration]*pool{}, keys: map[string]*Key{}, sweeps: map[string]*keySweep{},
 	}
 	//nolint:forbidigo // the shared stream must not depend on a caller's context
@@ -107,7 +109,7 @@ func newCore(cli *clientv3.Client, s options) *core {
 		Client: cli, Policy: retry.Policy(s.retry), ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout,
 		// The engine is observed only if calls of the KV and calls of the lease service both pass
 		// the observer.
-		Observed: seen && wire.Hardened(cli) && c.clientChosenIDs && s.stub == nil, Logger: s.logger, OnRetry: s.onRetry,
+		Observed: seen && wire.Hardened(cli) && c.clientChosenIDs && s.stub == nil, Logger: s.logger, Scope: s.scope,
 	})
 	c.renewer = c.newRenewer()
 	c.sweeper = c.newSweeper()
@@ -187,16 +189,4 @@ func (c *core) keyWatcher() (*watch.Watcher, error) {
 	}
 	c.watcher, c.ownWatcher = w, w
 	return w, nil
-}
-
-// callLossHook calls the user's hook. It runs on a goroutine of its own, because the goroutine that
-// detects a loss may hold locks and serves other sessions.
-func (c *core) callLossHook(loss error) {
-	defer c.hookCalls.done()
-	defer func() {
-		if p := recover(); p != nil {
-			c.log.ErrorContext(c.ctx, "the loss hook panicked", "panic", p)
-		}
-	}()
-	c.onLoss(loss)
 }

@@ -23,8 +23,8 @@ func (c *core) closeContext() (context.Context, context.CancelFunc) {
 // Close deletes all keys of the manager, revokes the leases of all its sessions, within 4 s in all,
 // and waits for the background goroutines. Contexts end with a cause that matches [ErrClosed].
 // Further calls return the result of the first one. An error means that leases were left to expire,
-// in which case it says how many keys may remain until then, or that the loss hook has not
-// returned. On a manager made by Namespace, Close does nothing.
+// in which case it says how many keys may remain until then, or that a hook of the observer
+// has not returned. On a manager made by Namespace, Close does nothing.
 func (m *Manager) Close() error {
 	if m.derived {
 		return nil
@@ -53,9 +53,10 @@ func (c *core) close() error {
 		_ = c.ownWatcher.Close() // always nil
 	}
 	c.renewer.wait()
-	if c.hookCalls.wait(ctx) != nil {
+	if c.scope.WaitHooks(ctx) != nil {
 		err = errors.Join(err, errHookRunning)
 	}
+	c.tracked.Close()
 	if err != nil {
 		return opError("close", "", err)
 	}

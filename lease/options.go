@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -28,8 +29,7 @@ type options struct {
 	retry        kv.RetryPolicy
 	readTimeout  time.Duration
 	writeTimeout time.Duration
-	onRetry      func(op string, attempt int, err error)
-	onLoss       func(cause error)
+	scope        *scope.Scope // of the client; nil without one
 	stub         pb.LeaseClient
 	watcher      *watch.Watcher
 }
@@ -56,18 +56,6 @@ func WithTimeouts(read, write time.Duration) Option {
 	return func(s *options) { s.readTimeout, s.writeTimeout = read, write }
 }
 
-// WithRetryHook sets a function that is called before each retry, with the operation, the number of
-// the failed attempt, from 1, and its error. It is called on the caller's goroutine and must not
-// block. Default: none.
-func WithRetryHook(f func(op string, attempt int, err error)) Option {
-	return func(s *options) { s.onRetry = f }
-}
-
-// WithLossHook sets a function that is called with the cause when a session is lost. It is not
-// called for a closed session. Each call runs on its own goroutine, so f may block and may use the
-// manager. A panic in f is logged. Close waits for running calls, for at most 4 s. Default: none.
-func WithLossHook(f func(cause error)) Option { return func(s *options) { s.onLoss = f } }
-
 // WithStub sends all lease requests through stub instead of the client's connection. Use it for
 // stubs with their own interceptors and for tests with testing/synctest. Default: the client's
 // connection.
@@ -76,6 +64,8 @@ func WithStub(stub pb.LeaseClient) Option { return func(s *options) { s.stub = s
 // WithWatcher sets the watcher for keys. w must have the namespace of the manager. The manager does
 // not close it. Default: a watcher that the manager makes for the first key.
 func WithWatcher(w *watch.Watcher) Option { return func(s *options) { s.watcher = w } }
+
+var _ = scope.ProvideOption(func(sc *scope.Scope) Option { return func(s *options) { s.scope = sc } })
 
 // SessionOption configures a session: see [Manager.OpenSession].
 type SessionOption func(*sessionOptions)

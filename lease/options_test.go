@@ -2,6 +2,7 @@ package lease_test
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/watch"
@@ -86,7 +89,9 @@ func TestManager_BoundsAndReportsRetries(t *testing.T) {
 		f := newFakeEtcd()
 		var reported []string
 		m := f.manager(t, lease.WithRetry(kv.RetryPolicy{MaxAttempts: 2}), lease.WithTimeouts(3*time.Second, 4*time.Second),
-			lease.WithRetryHook(func(op string, _ int, _ error) { reported = append(reported, op) }))
+			scopetest.Option[lease.Option](scope.Hooks{Retry: func(_ context.Context, op scope.Operation, _ int, _ error) {
+				reported = append(reported, op.Name)
+			}}))
 		f.loseNextResponses("describe", 9)
 		_, err := m.Describe(t.Context(), 7)
 		require.ErrorIs(t, err, lease.ErrUnavailable)

@@ -266,18 +266,13 @@ func (s *Session) lose(condition, renewErr error) {
 	}
 	s.mu.Unlock()
 	loss := &lossError{condition: condition, renewErr: renewErr}
-	s.c.hookCalls.add() // before the session ends, so that Close waits for the hook
+	defer s.c.scope.HoldHooks()() // before the session ends, so that Close waits for the hook
 	if !s.end(loss) {
-		s.c.hookCalls.done()
 		return
 	}
 	s.c.lost.Add(1)
 	s.c.log.WarnContext(s.c.ctx, "lease lost", "lease", wire.FormatLeaseID(s.id), "cause", loss)
-	if s.c.onLoss == nil {
-		s.c.hookCalls.done()
-		return
-	}
-	go s.c.callLossHook(loss)
+	s.c.scope.LeaseLost(s.c.ctx, loss)
 }
 
 // end ends the session. It returns false if the session had already ended.

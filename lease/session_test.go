@@ -96,7 +96,7 @@ func TestSession_LossReportsCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
 		var reported []error
-		m := f.manager(t, lease.WithLossHook(func(cause error) { reported = append(reported, cause) }))
+		m := f.manager(t, withLossHook(func(cause error) { reported = append(reported, cause) }))
 		s := openSession(t, m, 10*time.Second)
 		f.setFault(refuseRequests)
 		<-s.Context().Done()
@@ -118,7 +118,7 @@ func TestManager_RecoversPanicOfLossHook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		m := f.manager(t, lease.WithLossHook(func(error) { panic("in the hook") }))
+		m := f.manager(t, withLossHook(func(error) { panic("in the hook") }))
 		s := openSession(t, m, 10*time.Second)
 		f.setFault(refuseRequests)
 		<-s.Context().Done()

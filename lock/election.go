@@ -46,7 +46,7 @@ func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, err
 func (e *Election) campaign(ctx context.Context, value string, onEnqueued func()) (*Leadership, error) {
 	kind := e.kind
 	kind.value, kind.onEnqueued = value, onEnqueued
-	h, err := e.l.acquireHold(ctx, &kind, e.err, acquireAlone)
+	h, err := e.l.acquireHold(ctx, "campaign", &kind, e.err, acquireAlone)
 	if err != nil {
 		return nil, opError("campaign", e.kind.name, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -29,6 +30,7 @@ type hold struct {
 	released     bool
 	watched      bool
 	cause        error         // why the hold is over; nil while it is held
+	running      scope.Running // the operation that ends with the hold
 	ctx          *holdContext  // nil until it is first requested
 	watchTimer   *time.Timer   // starts the watch; nil once it has
 	proclaimSlot chan struct{} // full while a Proclaim runs; nil before the first
@@ -38,26 +40,26 @@ type hold struct {
 // behind.
 type acquirer func(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error)
 
-// acquireHold begins the hold of a waiter that f returns. handleErr is the error of an invalid
-// handle.
-func (l *Locker) acquireHold(ctx context.Context, kind *waiterKind, handleErr error, f acquirer) (*hold, error) {
-	if handleErr != nil {
-		return nil, handleErr
-	}
-	ctx, done, err := l.startCall(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	start := time.Now()
-	q := l.retainQueue(kind)
-	w, err := f(ctx, q, kind)
-	if err != nil {
-		q.release()
-		return nil, err
-	}
-	l.hook.notify(kind.name, start)
-	return newHold(w, kind.local), nil
+// acquireHold begins the hold of a waiter that f returns. op is the name of the operation for the
+// observer, and handleErr the error of an invalid handle.
+func (l *Locker) acquireHold(ctx context.Context, op string, kind *waiterKind, handleErr error, f acquirer) (*hold, error) {
+	return l.observe(ctx, op, kind.name, func(ctx context.Context) (*hold, error) {
+		if handleErr != nil {
+			return nil, handleErr
+		}
+		ctx, done, err := l.startCall(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		q := l.retainQueue(kind)
+		w, err := f(ctx, q, kind)
+		if err != nil {
+			q.release()
+			return nil, err
+		}
+		return newHold(w, kind.local), nil
+	})
 }
 
 // acquireAlone waits for a grant with a waiter that is not handed to another goroutine.
@@ -115,9 +117,10 @@ func (h *hold) markLost(cause error) {
 		return
 	}
 	h.cause = newLostError(cause)
-	ctx := h.ctx
+	ctx, running := h.ctx, h.running
 	h.mu.Unlock()
 	l := h.w.q.l
+	running.EndSoon(h.cause, h.token)
 	l.counters.lost.Add(1)
 	l.counters.held.Add(-1)
 	ctx.end(h.cause)
@@ -244,13 +247,16 @@ func (h *hold) markReleased() (first bool, lostErr error) {
 	if lostErr == nil {
 		lostErr = h.cause // lost since the check above
 	}
+	var running scope.Running
 	if h.cause == nil {
 		h.cause = ErrReleased
 		h.w.q.l.counters.held.Add(-1)
+		running = h.running
 	}
 	ctx := h.ctx
 	h.mu.Unlock()
 	ctx.end(ErrReleased)
+	running.End(nil, h.token)
 	return true, lostErr
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/sweep"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
@@ -53,13 +54,14 @@ type Locker struct {
 	watchThreshold time.Duration // age at which a hold watches its key
 	checkInterval  time.Duration // longest time between two queue checks of a waiter, before jitter
 
-	hook         *waitHook
+	scope        *scope.Scope     // of the client; nil without one
 	client       *clientv3.Client // client of the watcher
 	detachClient func() bool      // detaches the locker from the client's context
 	ctx          context.Context  //nolint:containedctx // of the locker, for what callers share
 	cancel       context.CancelCauseFunc
 	lastNonce    atomic.Uint64
-	counters     counters
+	counters     *counters   // not part of the locker, so that they outlive it
+	tracked      *scope.Part // its metrics
 
 	mu          sync.Mutex
 	closed      bool
@@ -87,7 +89,23 @@ var _ = closing.Provide(func(locker any) <-chan struct{} {
 // counters holds the counters of Stats.
 type counters struct {
 	acquired, lost, turns, swept, confirmed atomic.Uint64
-	held, waiting                           atomic.Int64
+	held                                    atomic.Int64
+	waiting                                 waitCounter
+}
+
+// waitCounter is the number of waits in progress, with the number of waits begun.
+type waitCounter struct {
+	atomic.Int64
+
+	begun atomic.Uint64
+}
+
+// Add begins or ends a wait.
+func (c *waitCounter) Add(d int64) {
+	if d > 0 {
+		c.begun.Add(1)
+	}
+	c.Int64.Add(d)
 }
 
 // New returns a locker that uses the parts of c. It sends nothing.
@@ -97,16 +115,17 @@ type counters struct {
 // locker returns the error of that part.
 func New(c Client, o ...Option) (*Locker, error) {
 	s, err := newOptions(o)
-	l := &Locker{options: s, drained: make(chan struct{}), watchThreshold: watchThreshold, checkInterval: checkInterval}
+	l := &Locker{options: s, counters: &counters{}, drained: make(chan struct{}), watchThreshold: watchThreshold, checkInterval: checkInterval}
 	if err := errors.Join(err, l.setParts(c)); err != nil {
 		return nil, opError("new", "", err)
 	}
+	l.scope = scope.Of(l.store)
+	l.logger = l.scope.Logger(l.logger)
 	if l.err = l.initParts(); l.err != nil {
 		l.closed = true
 		return l, nil
 	}
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
-	l.hook = newWaitHook(l, s.onWait)
 	l.queues, l.ownKeys, l.sessions = map[string]*queue{}, map[string]*ownKey{}, map[*lease.Session]*sessionRef{}
 	if l.ttlSet {
 		l.sessionOptions = []lease.SessionOption{lease.WithTTL(l.ttl)}
@@ -118,6 +137,8 @@ func New(c Client, o ...Option) (*Locker, error) {
 	endLife := l.cancel
 	l.detachClient = context.AfterFunc(l.client.Ctx(), func() { endLife(errs.ClosedError("client")) })
 	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.detachClient)
+	l.tracked = l.track()
+	runtime.AddCleanup(l, (*scope.Part).Close, l.tracked)
 	return l, nil
 }
 
@@ -215,6 +236,7 @@ type Stats struct {
 	// Open watches: of keys that are waited for, observed, or held for more than 250 ms.
 	Watched int `json:"watched"`
 
+	Waits    uint64 `json:"waits"`    // waits begun: within this process, in etcd's queue, at a barrier
 	Acquired uint64 `json:"acquired"` // holds granted
 	Turns    uint64 `json:"turns"`    // of these, taken over within this process
 	Lost     uint64 `json:"lost"`     // holds lost
@@ -224,16 +246,21 @@ type Stats struct {
 	Confirmed uint64 `json:"confirmed"`
 }
 
+// stats returns the statistics, except for Names. keys may be nil.
+func (c *counters) stats(keys *keywatch.Watcher) Stats {
+	s := Stats{
+		Held: int(c.held.Load()), Waiting: int(c.waiting.Load()), Waits: c.waiting.begun.Load(), Acquired: c.acquired.Load(),
+		Turns: c.turns.Load(), Lost: c.lost.Load(), Swept: c.swept.Load(), Confirmed: c.confirmed.Load(),
+	}
+	if keys != nil {
+		s.Watched, s.Reopened = keys.Open(), keys.Reopened()
+	}
+	return s
+}
+
 // Stats returns the counters. It sends nothing.
 func (l *Locker) Stats() Stats {
-	c := &l.counters
-	s := Stats{
-		Held: int(c.held.Load()), Waiting: int(c.waiting.Load()), Acquired: c.acquired.Load(), Turns: c.turns.Load(),
-		Lost: c.lost.Load(), Swept: c.swept.Load(), Confirmed: c.confirmed.Load(),
-	}
-	if l.keyWatcher != nil {
-		s.Watched, s.Reopened = l.keyWatcher.Open(), l.keyWatcher.Reopened()
-	}
+	s := l.counters.stats(l.keyWatcher)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Names = len(l.queues)
@@ -273,8 +300,8 @@ func (l *Locker) close() error {
 	}
 	funcsErr := l.awaitFuncs()
 	close(l.drained)
-	l.hook.wait(closeTimeout)
 	l.background.Wait()
+	defer l.tracked.Close()
 	l.keyWatcher.Close()
 	l.detachClient()
 

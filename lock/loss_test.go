@@ -244,19 +244,6 @@ func TestHeld_ContextEndsBeforeLeaseExpires(t *testing.T) {
 	mustRelease(t, r.v)
 }
 
-func TestLocker_WaitHookIsCalled(t *testing.T) {
-	t.Parallel()
-	names := make(chan string, 2)
-	l, _ := newLocker(t, etcdtest.Prefix(t), lock.WithWaitHook(func(name string, d time.Duration) {
-		assert.Positive(t, d)
-		names <- name
-	}))
-	mustRelease(t, mustLock(t, l.Mutex("m")))
-	require.NoError(t, mustLead(t, l.Election("e"), "").Release(t.Context()))
-	assert.Equal(t, "m", next(t, names))
-	assert.Equal(t, "e", next(t, names))
-}
-
 func TestNew_ReturnsAllErrors(t *testing.T) {
 	t.Parallel()
 	l, err := lock.New(&parts{}, lock.WithTTL(time.Millisecond), lock.WithDir("a//b"))

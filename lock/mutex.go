@@ -52,7 +52,7 @@ func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
 }
 
 func (m *Mutex) lock(ctx context.Context) (*hold, error) {
-	return m.l.acquireHold(ctx, &m.kind, m.err, acquireLocally)
+	return m.l.acquireHold(ctx, "wait", &m.kind, m.err, acquireLocally)
 }
 
 // TryLock locks the mutex if no other owner holds it or waits for it. Otherwise it returns a
@@ -60,7 +60,7 @@ func (m *Mutex) lock(ctx context.Context) (*hold, error) {
 // for etcd's answer. It costs one RPC, which changes nothing if the mutex is taken, and none if
 // this process holds it or waits for it. It costs one more if other names lie below the name.
 func (m *Mutex) TryLock(ctx context.Context) (*Held, error) {
-	h, err := m.l.acquireHold(ctx, &m.kind, m.err, tryLocally)
+	h, err := m.l.acquireHold(ctx, "try", &m.kind, m.err, tryLocally)
 	if err != nil {
 		return nil, opError("try lock", m.kind.name, err)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
 // The dirs of names unless [WithDir] sets another one.
@@ -30,7 +29,6 @@ type options struct {
 	dirSet bool
 	owner  string
 	logger *slog.Logger
-	onWait func(name string, d time.Duration)
 }
 
 // WithTTL puts the keys on shared sessions with the given TTL. The TTL bounds how long the locks of
@@ -51,15 +49,8 @@ func WithDir(dir string) Option { return func(s *options) { s.dir, s.dirSet = di
 func WithOwner(id string) Option { return func(s *options) { s.owner = id } }
 
 // WithLogger sets the logger for losses, keys that had to be swept and watches that had to be
-// opened again. Default: [slog.Default], from level Warn up.
+// opened again. Default: the client's logger, or [slog.Default] from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
-
-// WithWaitHook calls f with the time that each successful acquisition took. The calls are made one
-// at a time, on a goroutine of their own. A panic is recovered and logged. Close waits for f, for
-// at most 5 s. Default: none.
-func WithWaitHook(f func(name string, d time.Duration)) Option {
-	return func(s *options) { s.onWait = f }
-}
 
 // newOptions applies the options, and returns an error if one is invalid.
 func newOptions(opts []Option) (s options, err error) {
@@ -76,7 +67,6 @@ func newOptions(opts []Option) (s options, err error) {
 	if s.owner == "" {
 		s.owner = defaultOwner()
 	}
-	s.logger = logging.OrDefault(s.logger)
 	return s, errors.Join(err, dirErr)
 }
 

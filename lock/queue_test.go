@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/lock"
@@ -357,10 +359,10 @@ func TestLocker_LossHookMayRelease(t *testing.T) {
 	p := newParts(t, cli, dir)
 	held := make(chan *lock.Held, 1)
 	hook := make(chan error, 1)
-	p.leases = etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), lease.WithLossHook(func(error) {
+	p.leases = etcdtest.Must(lease.New(cli, lease.WithNamespace(dir), scopetest.Option[lease.Option](scope.Hooks{LeaseLost: func(context.Context, error) {
 		h := <-held
 		hook <- h.Release(context.Background()) //nolint:forbidigo // a hook has no context
-	})))
+	}})))
 	l := etcdtest.Must(lock.New(p, lock.WithTTL(10*time.Second)))
 	defer l.Close()
 	h := mustLock(t, l.Mutex("a"))

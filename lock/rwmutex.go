@@ -38,7 +38,7 @@ func (m *RWMutex) reader() *waiterKind {
 // one process. It waits, fails and cleans up as [Mutex.Lock] does. It costs one RPC. If it has to
 // wait, or is behind more than 64 readers, it costs one more, and those of Mutex.Lock.
 func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
-	h, err := m.l.acquireHold(ctx, m.reader(), m.err, acquireAlone)
+	h, err := m.l.acquireHold(ctx, "wait", m.reader(), m.err, acquireAlone)
 	if err != nil {
 		return nil, opError("read lock", m.kind.name, err)
 	}
@@ -51,7 +51,7 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 // nothing. Beside other readers it costs two, and one more each time that another client enqueues
 // between the two.
 func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
-	h, err := m.l.acquireHold(ctx, m.reader(), m.err, tryAlone)
+	h, err := m.l.acquireHold(ctx, "try", m.reader(), m.err, tryAlone)
 	if err != nil {
 		return nil, opError("try read lock", m.kind.name, err)
 	}

@@ -70,7 +70,7 @@ func (s *Semaphore) Acquire(ctx context.Context) (*Permit, error) { return s.Acq
 // is given back, and those of Mutex.Lock.
 func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	kind, err := s.permit(weight)
-	h, err := s.l.acquireHold(ctx, kind, err, acquireAlone)
+	h, err := s.l.acquireHold(ctx, "wait", kind, err, acquireAlone)
 	if err != nil {
 		return nil, opError("acquire", s.kind.name, err)
 	}
@@ -84,7 +84,7 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 // Otherwise it costs two, and one more each time that another client enqueues between the two.
 func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	kind, err := s.permit(1)
-	h, err := s.l.acquireHold(ctx, kind, err, tryAlone)
+	h, err := s.l.acquireHold(ctx, "try", kind, err, tryAlone)
 	if err != nil {
 		return nil, opError("try acquire", s.kind.name, err)
 	}

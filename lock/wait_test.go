@@ -17,32 +17,6 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-func TestLocker_WaitHookPanicIsLogged(t *testing.T) {
-	t.Parallel()
-	log := &lines{}
-	hook := lock.WithWaitHook(func(string, time.Duration) { panic("metrics") })
-	l, _ := newLocker(t, etcdtest.Prefix(t), hook, lock.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
-	for range 2 {
-		called := false
-		require.NoError(t, l.Mutex("m").Do(timely(t), func(context.Context, *lock.Held) error {
-			called = true
-			return nil
-		}))
-		assert.True(t, called)
-	}
-	eventually(t, func() bool { return strings.Count(log.String(), "wait hook panicked") == 2 })
-}
-
-func TestLocker_BlockedWaitHookBlocksNoCall(t *testing.T) {
-	t.Parallel()
-	goOn := make(chan struct{})
-	l, _ := newLocker(t, etcdtest.Prefix(t), lock.WithWaitHook(func(string, time.Duration) { <-goOn }))
-	for range 3 {
-		mustRelease(t, mustLock(t, l.Mutex("m")))
-	}
-	close(goOn)
-}
-
 func TestLocker_CloseWaitsForDo(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)

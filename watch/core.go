@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scan"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
@@ -27,7 +28,8 @@ type core struct {
 	replayBudget *replayBudget
 	outages      *outages
 	log          *slog.Logger
-	onResync     func(selector string, folded int)
+	scope        *scope.Scope
+	tracked      *scope.Part
 	counters     counters
 
 	ctx               context.Context //nolint:containedctx // ends all goroutines; its cause is why
@@ -49,9 +51,9 @@ type counters struct {
 
 func newCore(cli *clientv3.Client, c config) *core {
 	kv, observed := wire.KV(cli)
-	engine := retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger})
+	engine := retry.New(retry.Config{Client: cli, Observed: observed, Logger: c.logger, Scope: c.scope})
 	out := &core{
-		cli: cli, log: c.logger, onResync: c.onResync, engine: engine,
+		cli: cli, log: c.logger, scope: c.scope, engine: engine,
 		lister:       retry.NewReader(engine, retry.Call{Pkg: "watch", Op: "list", Read: true}, kv),
 		broadcasters: make(map[broadcasterKey]*broadcaster), subscribers: make(map[*subscriber]struct{}), replayBudget: newReplayBudget(),
 		outages: newOutages(c.logger),
@@ -133,6 +135,7 @@ func (c *core) close() {
 	c.removeOverdueHook()
 	c.cancel(errClosed)
 	c.wg.Wait()
+	c.tracked.Close()
 }
 
 // readHeader returns the header of a linearizable read, which has the cluster's revision. The read

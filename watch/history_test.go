@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
@@ -42,7 +44,16 @@ func TestWatcher_EventsWatchEndsWithCompactedError(t *testing.T) {
 func TestWatcher_StateWatchResyncsAfterCompaction(t *testing.T) {
 	t.Parallel()
 	var told []string
-	hook := watch.WithResyncHook(func(selector string, folded int) { told = append(told, fmt.Sprint(selector, " ", folded)) })
+	var resyncs []scope.Result
+	hook := scopetest.Option[watch.Option](scope.Hooks{
+		WatchResync: func(_ context.Context, selector string, folded int) {
+			told = append(told, fmt.Sprint(selector, " ", folded))
+		},
+		Operation: func(_ context.Context, op scope.Operation) (context.Context, func(scope.Result)) {
+			assert.Equal(t, scope.Operation{Package: "watch", Name: "resync"}, op)
+			return nil, func(r scope.Result) { resyncs = append(resyncs, r) }
+		},
+	})
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		w.commit(change{key: "dir/b", value: "0"}, change{key: "dir/c", value: "0"}, change{key: "dir/d", value: "0"})
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"), watch.WithSnapshot())
@@ -66,6 +77,10 @@ func TestWatcher_StateWatchResyncsAfterCompaction(t *testing.T) {
 		assert.Equal(t, watch.Event{Type: watch.Delete, Key: "dir/b", ModRevision: b.Revision}, b.Events[2])
 		synctest.Wait()
 		assert.Equal(t, []string{"dir/* 3"}, told)
+		require.Len(t, resyncs, 1)
+		require.NoError(t, resyncs[0].Err)
+		assert.Equal(t, b.Revision, resyncs[0].Revision)
+		assert.Positive(t, resyncs[0].Attempts)
 		assert.Equal(t, uint64(1), watcher.Stats().Resyncs)
 		require.NoError(t, sub.Err())
 	}, hook)

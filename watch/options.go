@@ -8,13 +8,13 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
-	"github.com/etcdkit/etcdkit/internal/logging"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
-// An Option configures a Watcher or one watch. [WithNamespace], [WithLogger] and [WithResyncHook]
-// are options of [New]; all others are options of [Watcher.Watch], [Watcher.Subscribe] and
-// [Watcher.Consume]. An option in the wrong place is invalid.
+// An Option configures a Watcher or one watch. [WithNamespace] and [WithLogger] are options of
+// [New]; all others are options of [Watcher.Watch], [Watcher.Subscribe] and [Watcher.Consume]. An
+// option in the wrong place is invalid.
 type Option func(*options)
 
 // options collects what the options of New or of one watch set.
@@ -63,7 +63,7 @@ func (o *options) fail(format string, args ...any) {
 type config struct {
 	namespace string
 	logger    *slog.Logger
-	onResync  func(selector string, folded int)
+	scope     *scope.Scope // of the client; nil without one
 }
 
 // WithNamespace makes selectors and event keys relative to dir. Keys outside of dir are not
@@ -79,19 +79,16 @@ func WithLogger(l *slog.Logger) Option {
 	return forWatcher("WithLogger", func(c *config) { c.logger = l })
 }
 
-// WithResyncHook calls f after each resync of a state watch, with the selector and the number of
-// changes in the difference. f runs on the watch's goroutine, concurrently for several watches, and
-// must return quickly. Default: none.
-func WithResyncHook(f func(selector string, folded int)) Option {
-	return forWatcher("WithResyncHook", func(c *config) { c.onResync = f })
-}
+var _ = scope.ProvideOption(func(sc *scope.Scope) Option {
+	return forWatcher("the scope", func(c *config) { c.scope = sc })
+})
 
 // newConfig applies the options of New and returns the namespace. err joins the errors of all
 // options.
 func newConfig(opts []Option) (c config, ns string, err error) {
 	o := options{config: &c}
 	o.apply(opts)
-	c.logger = logging.OrDefault(c.logger)
+	c.logger = c.scope.Logger(c.logger)
 	ns, err = keyspace.Dir(c.namespace)
 	return c, ns, errors.Join(append(o.errs, err)...)
 }

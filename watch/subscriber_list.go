@@ -10,23 +10,30 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/scan"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // list delivers the current state, at base or later, as the difference to what the consumer knows.
 // historyChanged means that the consumer's state belongs to another history. Its revisions cannot
 // be compared, so list delivers everything.
-func (s *subscriber) list(kind Kind, base position, historyChanged bool) error {
+func (s *subscriber) list(kind Kind, base position, historyChanged bool) (err error) {
+	ctx := s.ctx
+	if kind == Resync {
+		var running scope.Running
+		ctx, running = s.core.scope.Begin(ctx, scope.Operation{Package: "watch", Name: "resync"})
+		defer func() { running.End(err, s.pos.rev) }()
+	}
 	changes := 0
 	// A Resync that comes first contains the whole state.
 	all := historyChanged || kind == Resync && s.lastBatch == (position{})
-	err := s.retry(func() error {
+	err = s.retry(func() error {
 		if !s.broadcaster.isCurrentHistory(s.pos) {
 			return errHistoryChanged
 		}
 		if kind == Snapshot && s.lastBatch != (position{}) {
 			kind = Resync // part of the snapshot was delivered already
 		}
-		n, err := s.listOnce(kind, base, all)
+		n, err := s.listOnce(ctx, kind, base, all)
 		changes += n
 		switch {
 		case err != nil && !fromConsumer(err) && !s.broadcaster.isCurrentHistory(s.pos):
@@ -39,9 +46,7 @@ func (s *subscriber) list(kind Kind, base position, historyChanged bool) error {
 	if err == nil && kind == Resync {
 		s.core.counters.resyncs.Add(1)
 		s.core.log.InfoContext(s.ctx, "watch was resynced by a list", "selector", s.request.selector.String(), "changes", changes)
-		if s.core.onResync != nil {
-			s.core.onResync(s.request.selector.String(), changes)
-		}
+		s.core.scope.WatchResync(ctx, s.request.selector.String(), changes)
 	}
 	return err
 }
@@ -81,7 +86,7 @@ const maxListBatch = 5000
 
 // listOnce makes one attempt to list and returns the number of changes that it has delivered. If
 // all is set, it delivers all keys, otherwise those that have changed.
-func (s *subscriber) listOnce(kind Kind, base position, all bool) (n int, err error) {
+func (s *subscriber) listOnce(ctx context.Context, kind Kind, base position, all bool) (n int, err error) {
 	sc := scan.New(s.reader(), s.withRetries, s.request.span.listRanges, scan.Options{})
 	deliver := func(events []Event, more bool) error {
 		n += len(events)
@@ -89,7 +94,7 @@ func (s *subscriber) listOnce(kind Kind, base position, all bool) (n int, err er
 	}
 	s.index.startList()
 	var batch []Event // until it is known whether more follow
-	for kvs, err := range sc.Chunks(s.ctx) {
+	for kvs, err := range sc.Chunks(ctx) {
 		switch {
 		case err != nil:
 			return n, err

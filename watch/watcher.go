@@ -12,6 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/watchstream"
 )
 
@@ -41,7 +42,9 @@ func New(cli *clientv3.Client, o ...Option) (*Watcher, error) {
 	if err != nil {
 		return nil, opError("new", Selector{}, err)
 	}
-	return &Watcher{core: newCore(cli, cfg), ns: ns, once: &sync.Once{}}, nil
+	w := &Watcher{core: newCore(cli, cfg), ns: ns, once: &sync.Once{}}
+	w.core.tracked = scope.Track(cfg.scope, metrics, "", w.Stats)
+	return w, nil
 }
 
 // Namespace returns a Watcher of the keys below dir. It shares the streams and the lifetime of w,

@@ -16,7 +16,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -202,7 +204,9 @@ func TestTheEndOfAContextReadsAsItDoesInTheClient(t *testing.T) {
 			ended, stop := context.WithCancelCause(t.Context())
 			decorate.Client(cli, retry.New(retry.Config{
 				Client: cli, Observed: true, Policy: retry.Policy{BaseDelay: time.Hour},
-				OnRetry: func(string, int, error) { stop(why) }, // comes before the wait
+				Scope: scopetest.New(scope.Hooks{ // comes before the wait
+					Retry: func(context.Context, scope.Operation, int, error) { stop(why) },
+				}),
 			}), false)
 			assert.Equal(t, context.Canceled, tt.call(ended, cli.KV), "while it waits for a leader")
 			assert.EqualValues(t, 1, leaderless.calls.Load())

@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 // Call describes a call to the engine.
@@ -44,7 +45,7 @@ type Config struct {
 	ReadTimeout  time.Duration
 	WriteTimeout time.Duration
 	Logger       *slog.Logger
-	OnRetry      func(op string, attempt int, err error)
+	Scope        *scope.Scope // nil: nobody observes
 }
 
 // Engine sends calls and retries them. It is safe for concurrent use and runs no goroutine.

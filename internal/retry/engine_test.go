@@ -17,7 +17,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
 func TestACallWithoutADeadlineGetsOne(t *testing.T) {
@@ -382,7 +384,9 @@ func TestTheHookSeesEachRepeat(t *testing.T) {
 			err error
 		}
 		var got []seen
-		e := retry.New(retry.Config{OnRetry: func(op string, n int, err error) { got = append(got, seen{op, n, err}) }})
+		e := retry.New(retry.Config{Scope: scopetest.New(scope.Hooks{Retry: func(_ context.Context, op scope.Operation, n int, err error) {
+			got = append(got, seen{op.Name, n, err})
+		}})})
 		require.NoError(t, e.Do(within(t, time.Hour), read, new(attempts).note(func(_ context.Context, n int) error {
 			return []error{errNoLeader, errLost, nil}[n-1]
 		})))
@@ -409,7 +413,7 @@ func TestCallsAreCounted(t *testing.T) {
 func TestAnEngineServesManyAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		e := retry.New(retry.Config{OnRetry: func(string, int, error) {}})
+		e := retry.New(retry.Config{Scope: scopetest.New(scope.Hooks{Retry: func(context.Context, scope.Operation, int, error) {}})})
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {

@@ -9,6 +9,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -52,6 +53,7 @@ type result[T any] struct {
 
 func (r *run[T]) do() (value T, err error) {
 	for n := 1; ; n++ {
+		r.Scope.Attempt(r.callerCtx)
 		x := r.round()
 		if x.err == nil {
 			return x.value, nil
@@ -61,9 +63,7 @@ func (r *run[T]) do() (value T, err error) {
 		}
 		r.retries.Add(1)
 		r.Logger.DebugContext(r.ctx, "etcd call is repeated", append(r.logAttrs(), "attempt", n, "error", x.err)...)
-		if r.OnRetry != nil {
-			r.OnRetry(r.call.Op, n, x.err)
-		}
+		r.Scope.Retry(r.callerCtx, scope.Operation{Package: r.call.Pkg, Name: r.call.Op}, n, x.err)
 		if !r.pause(x.class) {
 			if r.call.Raw && r.ctx.Err() != nil {
 				x.err = r.ctx.Err() // as client/v3 returns when it waits

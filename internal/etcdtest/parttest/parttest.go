@@ -72,6 +72,13 @@ func (p *Parts) WithWatcher(w *watch.Watcher) *Parts {
 	return &c
 }
 
+// WithStore returns a copy of p with another store, for tests of what parts report to its observer.
+func (p *Parts) WithStore(s *kv.Store) *Parts {
+	c := *p
+	c.store = s
+	return &c
+}
+
 // WithLeases returns a copy of p with another lease manager.
 func (p *Parts) WithLeases(m *lease.Manager) *Parts {
 	c := *p

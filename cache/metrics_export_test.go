@@ -1,0 +1,4 @@
+package cache
+
+// Metrics are those of Stats.
+var Metrics = metrics

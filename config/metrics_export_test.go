@@ -1,0 +1,4 @@
+package config
+
+// Metrics are those of Stats.
+var Metrics = metrics

@@ -1,0 +1,4 @@
+package discovery
+
+// Metrics are those of Stats.
+var Metrics = metrics

@@ -1,0 +1,13 @@
+package discovery_test
+
+import (
+	"testing"
+
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+)
+
+func TestMetrics_HaveEveryNumberOfStats(t *testing.T) {
+	t.Parallel()
+	scopetest.Complete(t, discovery.Metrics)
+}

@@ -1,0 +1,4 @@
+package kv
+
+// Metrics are those of Stats.
+var Metrics = metrics

@@ -1,0 +1,4 @@
+package lease
+
+// Metrics are those of Stats.
+var Metrics = metrics

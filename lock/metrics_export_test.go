@@ -1,0 +1,4 @@
+package lock
+
+// Metrics are those of Stats.
+var Metrics = metrics

@@ -1,0 +1,13 @@
+package lock_test
+
+import (
+	"testing"
+
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/lock"
+)
+
+func TestMetrics_HaveEveryNumberOfStats(t *testing.T) {
+	t.Parallel()
+	scopetest.Complete(t, lock.Metrics)
+}

@@ -1,0 +1,4 @@
+package watch
+
+// Metrics are those of Stats.
+var Metrics = metrics
