@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
+
+	etcdprom "github.com/etcdkit/etcdkit/examples/prometheus"
 )
 
 // metrics holds the gateway's own metrics and those of etcdkit.
@@ -32,7 +34,10 @@ func newMetrics(s *service) *metrics {
 			Name: "gateway_http_requests_in_flight", Help: "Requests in progress.",
 		}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.inFlight, collector{read: s.stats})
+	registrations := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "gateway_registrations", Help: "Instances that this gateway keeps registered.",
+	}, func() float64 { return float64(s.registrations.count()) })
+	m.registry.MustRegister(m.requests, m.seconds, m.inFlight, registrations, etcdprom.Collector{Client: s.client})
 	return m
 }
 

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit"
@@ -30,8 +29,7 @@ type views struct {
 type view struct {
 	*discovery.Service
 
-	used     time.Time
-	occupied atomic.Bool // it has had an instance
+	used time.Time
 }
 
 func newViews(registry *discovery.Registry, set settings.Watch) *views {
@@ -123,25 +121,6 @@ func (v *views) closeUnused(before time.Time) {
 	for _, one := range idle {
 		_ = one.Close() // always nil
 	}
-}
-
-// stats returns the counters of the views by service. It omits services that never had an instance:
-// requests can name any number of services, and each would be a series in the metrics.
-func (v *views) stats() map[string]discovery.Stats {
-	v.mu.Lock()
-	all := maps.Clone(v.open)
-	v.mu.Unlock()
-	out := make(map[string]discovery.Stats, len(all))
-	for service, one := range all {
-		st := one.Stats()
-		if st.Instances > 0 || st.Malformed > 0 {
-			one.occupied.Store(true)
-		}
-		if one.occupied.Load() {
-			out[service] = st
-		}
-	}
-	return out
 }
 
 // close closes all views.

@@ -1,5 +1,6 @@
-// Otel traces and measures the calls of a client with OpenTelemetry: each RPC is a span below that
-// of its caller, and is counted and timed. Spans and metrics hold no keys and no values.
+// Otel traces and measures the calls of a client with OpenTelemetry. Each operation, such as the wait
+// for a lock, is a span below that of its caller, and each RPC is a span below that of its operation,
+// and is counted and timed. Spans and metrics hold no keys and no values.
 //
 //	go run ./examples/otel
 package main
@@ -28,6 +29,7 @@ import (
 	"github.com/etcdkit/etcdkit/examples/embedded"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
+	"github.com/etcdkit/etcdkit/lock"
 )
 
 func main() {
@@ -50,7 +52,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	for _, span := range spans.GetSpans() {
-		if span.Parent.IsValid() { // others are those of the client itself, such as connecting
+		if span.InstrumentationScope.Name == "etcdkit" && span.Parent.IsValid() { // others are RPCs, and calls of the client itself
 			_, _ = fmt.Fprintln(out, "span:", span.Name, "failed:", span.Status.Code == codes.Error)
 		}
 	}
@@ -70,18 +72,26 @@ func run(ctx context.Context, out io.Writer) error {
 // otel.SetMeterProvider.
 func serve(ctx context.Context, traces trace.TracerProvider, metrics metric.MeterProvider) error {
 	handler := otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(metrics))
-	client, stop, err := embedded.Connect(ctx, "example-otel", etcdkit.WithDialOptions(grpc.WithStatsHandler(handler)))
+	client, stop, err := embedded.Connect(ctx, "example-otel",
+		etcdkit.WithDialOptions(grpc.WithStatsHandler(handler)), etcdkit.WithObserver(observer(traces.Tracer("etcdkit"))))
 	if err != nil {
 		return err
 	}
 	defer stop()
-	return order(ctx, client.KV(), traces.Tracer("shop"))
+	return order(ctx, client, traces.Tracer("shop"))
 }
 
 // order starts a span, below which are the calls that it makes with its context.
-func order(ctx context.Context, store *kv.Store, tracer trace.Tracer) error {
+func order(ctx context.Context, client *etcdkit.Client, tracer trace.Tracer) error {
 	ctx, span := tracer.Start(ctx, "order")
 	defer span.End()
+	return client.Locks().Mutex("stock").Do(ctx, func(ctx context.Context, _ *lock.Held) error {
+		return ship(ctx, client.KV())
+	})
+}
+
+// ship writes and reads under the lock.
+func ship(ctx context.Context, store *kv.Store) error {
 	if _, err := store.Put(ctx, "orders/bicycle", []byte("a present for Ada")); err != nil {
 		return err
 	}
