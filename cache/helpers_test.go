@@ -3,8 +3,6 @@ package cache_test
 import (
 	"context"
 	"errors"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -151,21 +149,3 @@ func isKeyRead(op clientv3.Op) bool {
 
 func isNotFound(err error) bool { return errors.Is(err, kv.ErrNotFound) }
 func isClosed(err error) bool   { return errors.Is(err, cache.ErrClosed) }
-
-// lockedBuffer is a concurrent buffer for log output.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}

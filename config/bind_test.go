@@ -50,14 +50,14 @@ func TestBind_FollowsKey(t *testing.T) {
 	rate := bind(t, s, "rate", config.WithDefault(10), config.WithValidate(positive))
 	assert.Equal(t, 10, rate.Load())
 	assert.Empty(t, rate.Provenance())
-	var seen recorder[int]
-	stop := rate.Follow(seen.add)
-	assert.Equal(t, 10, seen.await(t, 1), "the current value comes first")
+	var seen parttest.Recorder[int]
+	stop := rate.Follow(seen.Add)
+	assert.Equal(t, 10, seen.Await(t, 1), "the current value comes first")
 
 	rev := put(t, p, "rate", "20")
 	waitForRevision(t, s, rev)
 	assert.Equal(t, 20, rate.Load())
-	assert.Equal(t, 20, seen.await(t, 2))
+	assert.Equal(t, 20, seen.Await(t, 2))
 	assert.Equal(t, []config.Provenance{{Key: "rate", Origin: config.Live, Revision: rev}}, rate.Provenance())
 	before := s.Stats().Decodes
 	rev = put(t, p, "rate", "20")
@@ -68,7 +68,7 @@ func TestBind_FollowsKey(t *testing.T) {
 	_, err := rate.Set(t.Context(), 30)
 	require.NoError(t, err)
 	assert.Equal(t, 30, rate.Load())
-	assert.Equal(t, 30, seen.await(t, 3))
+	assert.Equal(t, 30, seen.Await(t, 3))
 	_, err = rate.Set(t.Context(), -1)
 	require.ErrorIs(t, err, config.ErrValidation)
 	require.ErrorIs(t, err, errNotPositive)
@@ -77,12 +77,12 @@ func TestBind_FollowsKey(t *testing.T) {
 	waitForRevision(t, s, del(t, p, "rate"))
 	assert.Equal(t, 10, rate.Load(), "a deleted key is at its default")
 	require.NoError(t, rate.Err())
-	assert.Equal(t, 10, seen.await(t, 4))
+	assert.Equal(t, 10, seen.Await(t, 4))
 	stop()
 	stop()
 	put(t, p, "rate", "40")
 	require.Eventually(t, func() bool { return rate.Load() == 40 }, parttest.Timeout, time.Millisecond)
-	assert.Len(t, seen.all(), 4, "nothing is told after stop")
+	assert.Len(t, seen.All(), 4, "nothing is told after stop")
 }
 
 func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
@@ -128,7 +128,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 			assert.Equal(t, "good", v.Load().Text)
 			require.ErrorIs(t, v.Err(), c.is)
 			assert.Equal(t, c.text, withoutRevision(v.Err()))
-			got := received.await(t, 1)
+			got := received.Await(t, 1)
 			assert.Equal(t, "banner", got.key)
 			assert.Equal(t, rev, got.rev)
 			require.ErrorIs(t, got.err, c.is)
@@ -139,7 +139,7 @@ func TestBind_KeepsLastGoodValueAndReportsBadOne(t *testing.T) {
 			assert.Equal(t, "better", v.Load().Text, "the next good value ends it")
 			require.NoError(t, v.Err())
 			assert.Zero(t, s.Stats().Bad)
-			assert.Len(t, received.all(), 1)
+			assert.Len(t, received.All(), 1)
 		})
 	}
 }
@@ -160,7 +160,7 @@ func TestBind_WhenFirstValueIsBad(t *testing.T) {
 	v := bind(t, s, "rate", config.WithDefault(5))
 	assert.Equal(t, 5, v.Load(), "with a default, it is as one that comes later")
 	require.ErrorIs(t, v.Err(), kv.ErrDecode)
-	assert.Equal(t, "rate", received.await(t, 1).key)
+	assert.Equal(t, "rate", received.Await(t, 1).key)
 	waitForRevision(t, s, put(t, p, "rate", "6"))
 	assert.Equal(t, 6, v.Load())
 	require.NoError(t, v.Err())
@@ -248,9 +248,9 @@ func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	}
 	s := open(t, p)
 	v := bindDir(t, s, "shop/", config.WithValidate(func(x service) error { return positive(x.Rate + 1) }))
-	var seen recorder[service]
-	v.Follow(seen.add)
-	seen.await(t, 1)
+	var seen parttest.Recorder[service]
+	v.Follow(seen.Add)
+	seen.Await(t, 1)
 	want := service{
 		common: common{"new"}, Rate: 3, Mode: "slow", DBPools: pools{1, time.Second}, Banner: banner{"t", []int{1}},
 		Flags: map[string]bool{"b": false}, Hosts: []string{"h"},
@@ -258,7 +258,7 @@ func TestValue_SetOfDirIsOneTransaction(t *testing.T) {
 	rev, err := v.Set(t.Context(), want)
 	require.NoError(t, err)
 	assert.Equal(t, want, v.Load())
-	assert.Equal(t, want, seen.await(t, 2), "and one change")
+	assert.Equal(t, want, seen.Await(t, 2), "and one change")
 	assert.Equal(t, map[string]string{
 		"shop/name": "new", "shop/http/rate": "3", "shop/mode": "slow", "shop/db-pools/max": "1", "shop/db-pools/wait": "1s",
 		"shop/banner": `{"text":"t","days":[1]}`, "shop/flags/b": "false", "shop/hosts": `["h"]`, "shop/beside": "stays",

@@ -120,9 +120,9 @@ func TestValue_ReportsEveryBadKey(t *testing.T) {
 	_, err := p.KV().Txn(t.Context()).Then(clientv3.OpPut("conf/d/a", "x"), clientv3.OpPut("conf/d/b", "y"),
 		clientv3.OpPut("conf/d/c", "3"), clientv3.OpPut("conf/d/dir/e", "z")).Commit()
 	require.NoError(t, err)
-	received.await(t, 3)
+	received.Await(t, 3)
 	keys := map[string]bool{}
-	for _, one := range received.all() {
+	for _, one := range received.All() {
 		require.ErrorIs(t, one.err, kv.ErrDecode)
 		keys[one.key] = true
 	}

@@ -1,9 +1,7 @@
 package config_test
 
 import (
-	"bytes"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -75,28 +73,10 @@ func TestOpen_SourcesOfOneClientShareWatch(t *testing.T) {
 	assert.InDelta(t, 1, srv.Metric("etcd_debugging_mvcc_watcher_total"), 0)
 }
 
-// buffer is a bytes.Buffer for several goroutines.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 func TestErrors_DoNotQuoteValues(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
-	var out buffer
+	var out parttest.Buffer
 	received, handler := recordErrors()
 	p := parttest.Shared(t)
 	put(t, p, "shop/name", "shop")
@@ -114,8 +94,8 @@ func TestErrors_DoNotQuoteValues(t *testing.T) {
 	put(t, p, "doc.yaml", "text: "+secret+"\ndays: "+secret)
 	rev := put(t, p, "doc.yaml", "text: {"+secret+"\n: "+secret)
 	waitForRevision(t, s, rev)
-	received.await(t, 8)
-	for _, problem := range received.all() {
+	received.Await(t, 8)
+	for _, problem := range received.All() {
 		assert.NotContains(t, problem.err.Error(), secret)
 	}
 	for _, err := range []error{number.Err(), wait.Err(), doc.Err(), yaml.Err(), dir.Err()} {

@@ -19,16 +19,16 @@ func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 	p := parttest.Shared(t)
 	put(t, p, "http/rate", "1")
 	s := open(t, p)
-	var key, prefix, everything recorder[config.Change]
+	var key, prefix, everything parttest.Recorder[config.Change]
 	rate := bind[int](t, s, "http/rate")
 	s.Follow("http/rate", func(c config.Change) {
 		n, err := strconv.Atoi(string(c.New))
 		assert.NoError(t, err)
 		assert.GreaterOrEqual(t, rate.Load(), n, "bound values change first")
-		key.add(c)
+		key.Add(c)
 	})
-	stop := s.Follow("http/", prefix.add)
-	s.Follow("", everything.add)
+	stop := s.Follow("http/", prefix.Add)
+	s.Follow("", everything.Add)
 	s.Follow("", nil)()
 
 	two := put(t, p, "http/rate", "2")
@@ -38,19 +38,19 @@ func TestFollow_SelectsByKeyOrPrefix(t *testing.T) {
 	gone := del(t, p, "http/port")
 	three := put(t, p, "http/rate", "3")
 	waitForRevision(t, s, three)
-	key.await(t, 2)
+	key.Await(t, 2)
 	assert.Equal(t, []config.Change{
 		{Key: "http/rate", Old: []byte("1"), New: []byte("2"), Revision: two},
 		{Key: "http/rate", Old: []byte("2"), New: []byte("3"), Revision: three},
-	}, key.all())
-	prefix.await(t, 4)
+	}, key.All())
+	prefix.Await(t, 4)
 	assert.Equal(t, []config.Change{
 		{Key: "http/rate", Old: []byte("1"), New: []byte("2"), Revision: two},
 		{Key: "http/port", New: []byte("80"), Revision: port},
 		{Key: "http/port", Old: []byte("80"), Revision: gone},
 		{Key: "http/rate", Old: []byte("2"), New: []byte("3"), Revision: three},
-	}, prefix.all())
-	everything.await(t, 5)
+	}, prefix.All())
+	everything.Await(t, 5)
 	assert.Equal(t, 3, s.Stats().Following)
 	stop()
 	stop()
@@ -62,18 +62,18 @@ func TestFollow_ContinuesAfterPanic(t *testing.T) {
 	p := parttest.Shared(t)
 	s := open(t, p)
 	v := bind(t, s, "rate", config.WithDefault(0))
-	var seen recorder[string]
-	var values recorder[int]
-	s.Follow("rate", func(c config.Change) { seen.add(string(c.New)); panic("oh") })
-	v.Follow(func(n int) { values.add(n); panic("oh") })
-	values.await(t, 1)
+	var seen parttest.Recorder[string]
+	var values parttest.Recorder[int]
+	s.Follow("rate", func(c config.Change) { seen.Add(string(c.New)); panic("oh") })
+	v.Follow(func(n int) { values.Add(n); panic("oh") })
+	values.Await(t, 1)
 	for i := range 3 {
 		put(t, p, "rate", strconv.Itoa(i+1))
-		seen.await(t, i+1)
-		values.await(t, i+2)
+		seen.Await(t, i+1)
+		values.Await(t, i+2)
 	}
-	assert.Equal(t, []string{"1", "2", "3"}, seen.all())
-	assert.Equal(t, []int{0, 1, 2, 3}, values.all())
+	assert.Equal(t, []string{"1", "2", "3"}, seen.All())
+	assert.Equal(t, []int{0, 1, 2, 3}, values.All())
 	require.Eventually(t, func() bool { return s.Stats().Panics == 7 }, parttest.Timeout, time.Millisecond)
 }
 
@@ -85,18 +85,18 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	release := make(chan struct{})
 	entered := make(chan struct{})
 	var once, valueOnce sync.Once
-	var late recorder[config.Change]
-	var lateValues, quick recorder[int]
+	var late parttest.Recorder[config.Change]
+	var lateValues, quick parttest.Recorder[int]
 	s.Follow("", func(c config.Change) {
 		once.Do(func() { close(entered); <-release })
-		late.add(c)
+		late.Add(c)
 	})
 	v.Follow(func(n int) {
 		valueOnce.Do(func() { <-release })
-		lateValues.add(n)
+		lateValues.Add(n)
 	})
-	v.Follow(quick.add)
-	quick.await(t, 1)
+	v.Follow(quick.Add)
+	quick.Await(t, 1)
 	put(t, p, "k0", "0")
 	<-entered
 	const rounds = 400
@@ -108,12 +108,12 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 	gone = max(gone, del(t, p, "passing"))
 	waitForRevision(t, s, max(rev, gone))
 	assert.Equal(t, rounds-3, v.Load(), "bound values do not wait")
-	require.Eventually(t, func() bool { a := quick.all(); return a[len(a)-1] == rounds-3 }, parttest.Timeout, time.Millisecond)
+	require.Eventually(t, func() bool { a := quick.All(); return a[len(a)-1] == rounds-3 }, parttest.Timeout, time.Millisecond)
 	close(release)
 
 	last := func() map[string]string {
 		at := map[string]string{}
-		for _, c := range late.all() {
+		for _, c := range late.All() {
 			if !assert.Equal(t, at[c.Key], string(c.Old), "Old is what it was told last") {
 				return contents(s) // which ends the wait
 			}
@@ -124,8 +124,8 @@ func TestFollow_BlockedCallbackDelaysNobody(t *testing.T) {
 		return at
 	}
 	require.Eventually(t, func() bool { return assert.ObjectsAreEqual(contents(s), last()) }, parttest.Timeout, 10*time.Millisecond)
-	require.Eventually(t, func() bool { a := lateValues.all(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, parttest.Timeout, time.Millisecond)
-	assert.Less(t, len(late.all()), rounds, "changes were folded")
+	require.Eventually(t, func() bool { a := lateValues.All(); return len(a) > 1 && a[len(a)-1] == rounds-3 }, parttest.Timeout, time.Millisecond)
+	assert.Less(t, len(late.All()), rounds, "changes were folded")
 	assert.Positive(t, s.Stats().Folded)
 }
 
@@ -145,17 +145,17 @@ func TestFollow_StopWaitsForRunningCall(t *testing.T) {
 	stop()
 	assert.True(t, left)
 
-	var once recorder[string]
+	var once parttest.Recorder[string]
 	handed := make(chan func(), 1)
 	handed <- s.Follow("b", func(c config.Change) {
-		once.add(string(c.New))
+		once.Add(string(c.New))
 		(<-handed)()
 	})
 	put(t, p, "b", "1")
-	once.await(t, 1)
+	once.Await(t, 1)
 	waitForRevision(t, s, put(t, p, "b", "2"))
 	require.Eventually(t, func() bool { return s.Stats().Following == 0 }, parttest.Timeout, time.Millisecond)
-	assert.Equal(t, []string{"1"}, once.all())
+	assert.Equal(t, []string{"1"}, once.All())
 }
 
 func TestSource_CloseWaitsForCallbackWithinTimeout(t *testing.T) {

@@ -3,7 +3,6 @@ package config_test
 import (
 	"context"
 	"regexp"
-	"sync"
 	"testing"
 	"time"
 
@@ -54,31 +53,6 @@ func contents(s *config.Source) map[string]string {
 	return out
 }
 
-// recorder records values concurrently.
-type recorder[E any] struct {
-	mu   sync.Mutex
-	list []E
-}
-
-func (l *recorder[E]) add(e E) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = append(l.list, e)
-}
-
-func (l *recorder[E]) all() []E {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return append([]E(nil), l.list...)
-}
-
-// await waits for the n-th entry and returns it.
-func (l *recorder[E]) await(tb testing.TB, n int) E {
-	tb.Helper()
-	require.Eventually(tb, func() bool { return len(l.all()) >= n }, parttest.Timeout, time.Millisecond)
-	return l.all()[n-1]
-}
-
 // errorReport is a call of the error handler.
 type errorReport struct {
 	key string
@@ -87,9 +61,9 @@ type errorReport struct {
 }
 
 // recordErrors returns an error handler and the recorder of its calls.
-func recordErrors() (*recorder[errorReport], config.Option) {
-	l := &recorder[errorReport]{}
-	return l, config.WithErrorHandler(func(key string, rev int64, err error) { l.add(errorReport{key, rev, err}) })
+func recordErrors() (*parttest.Recorder[errorReport], config.Option) {
+	l := &parttest.Recorder[errorReport]{}
+	return l, config.WithErrorHandler(func(key string, rev int64, err error) { l.Add(errorReport{key, rev, err}) })
 }
 
 var (

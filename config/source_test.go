@@ -142,7 +142,7 @@ func TestGet_WrongTypeErrorDoesNotQuoteValue(t *testing.T) {
 	for range 3 {
 		assert.Equal(t, 5, config.GetOr(s, "word", 5))
 	}
-	assert.Equal(t, "word", received.await(t, 1).key)
+	assert.Equal(t, "word", received.Await(t, 1).key)
 	assert.EqualValues(t, 1, s.Stats().BadValues, "the same bad value is reported once")
 }
 

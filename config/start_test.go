@@ -69,12 +69,12 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 		"name": config.Live, "only": config.Environment, "http/rate-limit": config.Environment, "wait": config.FallbackFile,
 	}, origins)
 
-	var seen recorder[config.Change]
-	defer s.Follow("", seen.add)()
+	var seen parttest.Recorder[config.Change]
+	defer s.Follow("", seen.Add)()
 	put(t, p, "http/rate-limit", "4")
 	rev = del(t, p, "name")
 	waitForRevision(t, s, rev)
-	assert.Equal(t, config.Change{Key: "name", Old: []byte("from etcd"), New: []byte("from file"), Revision: rev}, seen.await(t, 1),
+	assert.Equal(t, config.Change{Key: "name", Old: []byte("from etcd"), New: []byte("from file"), Revision: rev}, seen.Await(t, 1),
 		"a change that the environment hides is none, and a deletion brings back what lies below")
 	assert.Equal(t, "from file", v.Load().Name)
 
@@ -117,8 +117,8 @@ func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	assert.Equal(t, map[string]string{"rate": "10", "bin": "\xff\x00", "empty": "", "extra": "file"}, contents(s))
 	assert.Equal(t, state, s.Provenance("rate").Name)
 	rate := bind[int](t, s, "rate")
-	var seen recorder[config.Change]
-	defer s.Follow("", seen.add)()
+	var seen parttest.Recorder[config.Change]
+	defer s.Follow("", seen.Add)()
 	_, err = config.Set(shortContext(t), s, "rate", 5)
 	require.Error(t, err)
 
@@ -127,13 +127,13 @@ func TestOpen_StartsFromStateFileAndCatchesUp(t *testing.T) {
 	rev := del(t, p, "empty")
 	waitForRevision(t, s, rev)
 	assert.Equal(t, 20, rate.Load())
-	seen.await(t, 2)
+	seen.Await(t, 2)
 	assert.ElementsMatch(t, []config.Change{
-		{Key: "rate", Old: []byte("10"), New: []byte("20"), Revision: seen.all()[0].Revision},
-		{Key: "empty", Old: []byte{}, Revision: seen.all()[1].Revision},
-	}, seen.all(), "what has changed since the file was written is told, and nothing else")
+		{Key: "rate", Old: []byte("10"), New: []byte("20"), Revision: seen.All()[0].Revision},
+		{Key: "empty", Old: []byte{}, Revision: seen.All()[1].Revision},
+	}, seen.All(), "what has changed since the file was written is told, and nothing else")
 	require.Eventually(t, func() bool { return s.Status().Err == nil }, parttest.Timeout, time.Millisecond)
-	assert.Empty(t, received.all())
+	assert.Empty(t, received.All())
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(state)
 		return err == nil && strings.Contains(string(b), `"20"`)
@@ -196,8 +196,8 @@ func TestStateFile_InvalidOneIsReported(t *testing.T) {
 			path := file(t, "state.json", content)
 			received, handler := recordErrors()
 			s := open(t, p, config.WithStateFile(path), handler)
-			assert.ErrorContains(t, received.await(t, 1).err, "state file")
-			assert.Empty(t, received.all()[0].key)
+			assert.ErrorContains(t, received.Await(t, 1).err, "state file")
+			assert.Empty(t, received.All()[0].key)
 			require.NoError(t, s.Close())
 			b, err := os.ReadFile(path)
 			require.NoError(t, err)
@@ -278,7 +278,7 @@ func TestStateFile_WriteErrorIsReported(t *testing.T) {
 	require.NoError(t, os.Remove(dir))
 	_, err = config.Set(t.Context(), s, "rate", 1)
 	require.NoError(t, err)
-	assert.ErrorIs(t, received.await(t, 1).err, os.ErrNotExist)
+	assert.ErrorIs(t, received.Await(t, 1).err, os.ErrNotExist)
 	assert.EqualValues(t, 1, s.Stats().StateErrors)
 	require.ErrorIs(t, s.Close(), os.ErrNotExist, "and it is tried again at the end")
 }

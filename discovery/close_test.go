@@ -25,13 +25,13 @@ func TestRegistration_CloseDrainsWhatWasNotTakenOver(t *testing.T) {
 	register(t, thief, one.instance("test.Other"), discovery.WithTakeover())
 	parttest.Eventually(t, func() bool { return reg.State() == discovery.Suspended })
 
-	var received recorder[[]discovery.Instance]
-	view(t, thief, sayService).Follow(received.add)
+	var received parttest.Recorder[[]discovery.Instance]
+	view(t, thief, sayService).Follow(received.Add)
 	began := time.Now()
 	require.NoError(t, reg.Close())
 	assert.GreaterOrEqual(t, time.Since(began), delay, "clients have time to turn elsewhere")
-	parttest.Eventually(t, func() bool { all := received.all(); return len(all[len(all)-1]) == 0 })
-	all := received.all()
+	parttest.Eventually(t, func() bool { all := received.All(); return len(all[len(all)-1]) == 0 })
+	all := received.All()
 	require.Len(t, all, 3)
 	assert.Equal(t, discovery.Draining, all[1][0].Status)
 	assert.Len(t, keyLeases(t, p.Raw, dir), 1, "what was taken over stays")

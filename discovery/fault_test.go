@@ -61,7 +61,7 @@ func registerFleet(t *testing.T, srv *etcdtest.Server, clients, n int, ttl time.
 		parttest.Eventually(t, func() bool { return len(s.Instances()) == n })
 		f.views = append(f.views, s)
 		conn, _ := resolve(t, r, "orders")
-		parttest.Eventually(t, func() bool { return len(conn.states.all()) > 0 })
+		parttest.Eventually(t, func() bool { return len(conn.states.All()) > 0 })
 		f.conns = append(f.conns, conn)
 		s.Follow(func(list []discovery.Instance) {
 			if len(list) == 0 {

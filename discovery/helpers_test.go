@@ -2,7 +2,6 @@ package discovery_test
 
 import (
 	"context"
-	"sync"
 	"testing"
 	"time"
 
@@ -84,22 +83,4 @@ func keyLeases(tb testing.TB, cli *clientv3.Client, prefix string) map[string]in
 		out[string(kv.Key)] = kv.Lease
 	}
 	return out
-}
-
-// recorder records values concurrently.
-type recorder[E any] struct {
-	mu   sync.Mutex
-	list []E
-}
-
-func (l *recorder[E]) add(e E) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = append(l.list, e)
-}
-
-func (l *recorder[E]) all() []E {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return append([]E(nil), l.list...)
 }

@@ -81,10 +81,10 @@ func longText() []byte {
 func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	var reports recorder[string]
+	var reports parttest.Recorder[string]
 	r, p := newProcess(t, dir, discovery.WithBadEntry(func(key string, rev int64, err error) {
 		assert.Positive(t, rev)
-		reports.add(key + ": " + err.Error())
+		reports.Add(key + ": " + err.Error())
 	}))
 	values := map[string]string{
 		"no-json": "secret", "no-object": `["secret"]`, "no-host": `{"port":1}`, "no-port": `{"host":"h"}`, "far-port": `{"host":"h","port":70000}`,
@@ -98,8 +98,8 @@ func TestView_SkipsAndReportsMalformedEntries(t *testing.T) {
 	s := view(t, r, "orders")
 	assert.Equal(t, []string{"good"}, instanceIDs(s.Instances()))
 	assert.Equal(t, len(values), s.Stats().Malformed)
-	assert.Len(t, reports.all(), len(values))
-	for _, report := range reports.all() {
+	assert.Len(t, reports.All(), len(values))
+	for _, report := range reports.All() {
 		assert.NotContains(t, report, "secret", "values are not told")
 	}
 	put(t, p, "services/orders/instances/fine", `{"host":"h","port":1}`)
@@ -132,14 +132,14 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 			r, p := newProcess(t, etcdtest.Prefix(t), option)
 			put(t, p, "config/http/limit", "7")
 			put(t, p, "locks/x", "")
-			var received recorder[[]string]
-			stop := r.FollowServices(received.add)
+			var received parttest.Recorder[[]string]
+			stop := r.FollowServices(received.Add)
 			is := func(want ...string) {
 				t.Helper()
 				parttest.Eventually(t, func() bool {
-					all := received.all()
+					all := received.All()
 					return len(all) > 0 && assert.ObjectsAreEqual(append([]string{}, want...), all[len(all)-1])
-				}, "%v: %v", want, received.all())
+				}, "%v: %v", want, received.All())
 				got, err := r.Services(withTestTimeout(t))
 				require.NoError(t, err)
 				assert.Equal(t, append([]string{}, want...), got)
@@ -153,12 +153,12 @@ func TestRegistry_ServicesAndFollowServices(t *testing.T) {
 			require.NoError(t, two.Close())
 			is("users")
 			stop()
-			n := len(received.all())
+			n := len(received.All())
 			register(t, r, newInstance("carts", "a"))
 			got, err := r.Services(withTestTimeout(t))
 			require.NoError(t, err)
 			assert.Equal(t, []string{"carts", "users"}, got)
-			assert.Len(t, received.all(), n, "no call after stop")
+			assert.Len(t, received.All(), n, "no call after stop")
 		})
 	}
 }

@@ -231,14 +231,14 @@ func TestRegister_LeavesARegistrationOfTheSameClientAlone(t *testing.T) {
 func TestRegister_LogsWhatItWaitsForAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
-	log := &recorder[string]{}
+	log := &parttest.Recorder[string]{}
 	r, p := newProcess(t, dir, discovery.WithLogger(warnings(log)))
 	leftover(t, p.Raw, dir+"services/orders/instances/a", 3600)
 	ctx, stop := context.WithCancel(withTestTimeout(t))
 	failed := make(chan error)
 	go func() { _, err := r.Register(ctx, newInstance("orders", "a")); failed <- err }()
-	parttest.Eventually(t, func() bool { return len(log.all()) == 1 }) // while Register waits for an hour
-	line := log.all()[0]
+	parttest.Eventually(t, func() bool { return len(log.All()) == 1 }) // while Register waits for an hour
+	line := log.All()[0]
 	assert.Contains(t, line, `msg="instance id is taken; registration waits for the holder's lease to expire"`)
 	assert.Contains(t, line, "key=services/orders/instances/a holder=10.9.9.9:1")
 	stop()
@@ -250,7 +250,7 @@ func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
 	dir := etcdtest.Prefix(t)
 	one, _ := newProcess(t, dir, discovery.WithTTL(3*time.Second))
 	first := register(t, one, newInstance("orders", "a"))
-	log := &recorder[string]{}
+	log := &parttest.Recorder[string]{}
 	other, p := newProcess(t, dir, discovery.WithTTL(3*time.Second), discovery.WithLogger(warnings(log)))
 	elsewhere := newInstance("orders", "a")
 	elsewhere.Host = "10.0.0.2"
@@ -260,24 +260,24 @@ func TestRegister_LogsOnceThatALivingHolderIsWaitedFor(t *testing.T) {
 		parttest.Eventually(t, func() bool { return p.Watcher().Stats().Active == 1 })
 		parttest.Eventually(t, func() bool { return p.Watcher().Stats().Active == 0 })
 	}
-	require.Len(t, log.all(), 2)
-	assert.Contains(t, log.all()[0], "instance id is taken")
-	assert.Contains(t, log.all()[1], "instance not registered; retrying")
+	require.Len(t, log.All(), 2)
+	assert.Contains(t, log.All()[0], "instance id is taken")
+	assert.Contains(t, log.All()[1], "instance not registered; retrying")
 	require.NoError(t, first.Close())
 	parttest.Eventually(t, func() bool { return reg.State() == discovery.Registered })
-	parttest.Eventually(t, func() bool { return len(log.all()) == 3 })
-	assert.Contains(t, log.all()[2], "instance registered")
+	parttest.Eventually(t, func() bool { return len(log.All()) == 3 })
+	assert.Contains(t, log.All()[2], "instance registered")
 }
 
 // warnings returns a logger that adds its records from Warn up to a journal.
-func warnings(j *recorder[string]) *slog.Logger {
+func warnings(j *parttest.Recorder[string]) *slog.Logger {
 	return slog.New(slog.NewTextHandler(journalWriter{j}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-type journalWriter struct{ j *recorder[string] }
+type journalWriter struct{ j *parttest.Recorder[string] }
 
 func (w journalWriter) Write(b []byte) (int, error) {
-	w.j.add(string(b))
+	w.j.Add(string(b))
 	return len(b), nil
 }
 
@@ -391,7 +391,7 @@ func TestRegistration_LateCloseLeavesSuccessorAlone(t *testing.T) {
 func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	log := &recorder[string]{}
+	log := &parttest.Recorder[string]{}
 	r, p := newRegistry(t, srv.Client(t, parttest.Harden), "app", discovery.WithLogger(warnings(log)))
 	srv.Kill()
 	reg, err := r.Register(t.Context(), newInstance("orders", "a"), discovery.WithoutWaiting())
@@ -406,13 +406,13 @@ func TestWithoutWaiting_RetriesUntilSuccess(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	_, err = r.OpenService(short, "orders")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	parttest.Eventually(t, func() bool { return len(log.all()) == 1 })
+	parttest.Eventually(t, func() bool { return len(log.All()) == 1 })
 	srv.Restart()
 	parttest.Eventually(t, func() bool { return reg.State() == discovery.Registered })
-	parttest.Eventually(t, func() bool { return len(log.all()) > 1 })
-	require.Len(t, log.all(), 2, "one record when it begins to fail, one when it succeeds")
-	assert.Contains(t, log.all()[0], `msg="instance not registered; retrying"`)
-	assert.Contains(t, log.all()[1], `msg="instance registered"`)
+	parttest.Eventually(t, func() bool { return len(log.All()) > 1 })
+	require.Len(t, log.All(), 2, "one record when it begins to fail, one when it succeeds")
+	assert.Contains(t, log.All()[0], `msg="instance not registered; retrying"`)
+	assert.Contains(t, log.All()[1], `msg="instance registered"`)
 	assert.Equal(t, 1, view(t, r, "orders").Instances()[0].Port)
 	require.NoError(t, r.Close())
 	assert.Empty(t, keyLeases(t, p.Raw, "app"), "nothing was left of the one that failed")

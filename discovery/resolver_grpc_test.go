@@ -23,7 +23,7 @@ import (
 // addrs are the addresses that a connection was told of, one list for each time.
 func (c *fakeConn) addrs() [][]string {
 	out := [][]string{}
-	for _, s := range c.states.all() {
+	for _, s := range c.states.All() {
 		list := []string{}
 		for _, e := range s.Endpoints {
 			list = append(list, e.Addresses[0].Addr)
@@ -39,7 +39,7 @@ func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 	key := "services/echo/instances/a"
 	c, _ := resolve(t, r, "echo")
 	nobody := func() (n int) {
-		for _, err := range c.errs.all() {
+		for _, err := range c.errs.All() {
 			if errors.Is(err, discovery.ErrNoInstance) { // not: that etcd has not answered yet
 				n++
 			}
@@ -52,10 +52,10 @@ func TestResolver_ReportsEachChangeOnce(t *testing.T) {
 	}
 	states := func(n int) {
 		t.Helper()
-		parttest.Eventually(t, func() bool { return len(c.states.all()) == n })
+		parttest.Eventually(t, func() bool { return len(c.states.All()) == n })
 	}
 	errs(1)
-	assert.Empty(t, c.states.all(), "there is nothing to tell")
+	assert.Empty(t, c.states.All(), "there is nothing to tell")
 	put(t, p, key, `{"host":"h","port":1}`)
 	states(1)
 	put(t, p, "services/echo/instances/b", `{"host":"h","port":2,"status":"draining"}`) // no news for gRPC
@@ -89,7 +89,7 @@ func TestResolver_AttributeChangeKeepsConnection(t *testing.T) {
 		i.Version, i.Weight, i.Zone, i.Tags, i.Metadata = strconv.Itoa(n), n, "z", []string{"t"}, map[string]string{"n": strconv.Itoa(n)}
 		require.NoError(t, reg.Update(withTestTimeout(t), i))
 		parttest.Eventually(t, func() bool {
-			all := received.states.all()
+			all := received.states.All()
 			if len(all) == 0 {
 				return false
 			}
@@ -126,13 +126,13 @@ func TestResolver_CloseAtAnyTime(t *testing.T) {
 					res.ResolveNow(resolver.ResolveNowOptions{})
 				}
 				if n%2 == 0 {
-					parttest.Eventually(t, func() bool { return len(c.states.all()) > 0 })
+					parttest.Eventually(t, func() bool { return len(c.states.All()) > 0 })
 				}
 				res.Close()
-				received := len(c.states.all()) + len(c.errs.all())
+				received := len(c.states.All()) + len(c.errs.All())
 				res.ResolveNow(resolver.ResolveNowOptions{})
 				res.Close()
-				assert.Len(t, c.states.all(), received-len(c.errs.all()), "nothing is told after Close")
+				assert.Len(t, c.states.All(), received-len(c.errs.All()), "nothing is told after Close")
 				for _, addrs := range c.addrs() {
 					assert.NotEmpty(t, addrs)
 				}

@@ -83,12 +83,12 @@ func TestResolver_RefusesInvalidTargets(t *testing.T) {
 type fakeConn struct {
 	resolver.ClientConn
 
-	states recorder[resolver.State]
-	errs   recorder[error]
+	states parttest.Recorder[resolver.State]
+	errs   parttest.Recorder[error]
 }
 
-func (c *fakeConn) UpdateState(s resolver.State) error { c.states.add(s); return nil }
-func (c *fakeConn) ReportError(err error)              { c.errs.add(err) }
+func (c *fakeConn) UpdateState(s resolver.State) error { c.states.Add(s); return nil }
+func (c *fakeConn) ReportError(err error)              { c.errs.Add(err) }
 func (c *fakeConn) ParseServiceConfig(s string) *serviceconfig.ParseResult {
 	return &serviceconfig.ParseResult{Err: fmt.Errorf("%s", s)}
 }
@@ -116,8 +116,8 @@ func TestResolver_PassesInstanceAttributes(t *testing.T) {
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	put(t, p, "services/echo/instances/a", `{"host":"h","port":1,"weight":7,"zone":"z"}`)
 	c, _ := resolve(t, r, "echo")
-	parttest.Eventually(t, func() bool { return len(c.states.all()) == 1 })
-	st := c.states.all()[0]
+	parttest.Eventually(t, func() bool { return len(c.states.All()) == 1 })
+	st := c.states.All()[0]
 	require.Len(t, st.Endpoints, 1)
 	assert.Equal(t, "h:1", st.Endpoints[0].Addresses[0].Addr)
 	assert.Equal(t, uint32(7), weight.FromEndpoint(st.Endpoints[0]).Weight)
@@ -128,9 +128,9 @@ func TestResolver_PassesInstanceAttributes(t *testing.T) {
 	assert.False(t, ok)
 	assert.ErrorContains(t, st.ServiceConfig.Err, roundrobin.Name)
 	quiet, _ := build(t, r.Resolver(), "echo", resolver.BuildOptions{DisableServiceConfig: true})
-	parttest.Eventually(t, func() bool { return len(quiet.states.all()) == 1 })
-	assert.Nil(t, quiet.states.all()[0].ServiceConfig)
-	same := quiet.states.all()[0].Endpoints[0]
+	parttest.Eventually(t, func() bool { return len(quiet.states.All()) == 1 })
+	assert.Nil(t, quiet.states.All()[0].ServiceConfig)
+	same := quiet.states.All()[0].Endpoints[0]
 	assert.True(t, same.Attributes.Equal(st.Endpoints[0].Attributes))
 }
 
@@ -139,7 +139,7 @@ func TestResolver_DebouncesChanges(t *testing.T) {
 	r, p := newProcess(t, etcdtest.Prefix(t))
 	c, _ := resolve(t, r, "echo")
 	parttest.Eventually(t, func() bool {
-		all := c.errs.all()
+		all := c.errs.All()
 		return len(all) > 0 && errors.Is(all[len(all)-1], discovery.ErrNoInstance)
 	})
 	const n = 200
@@ -148,19 +148,19 @@ func TestResolver_DebouncesChanges(t *testing.T) {
 		put(t, p, "services/echo/instances/a", fmt.Sprintf(`{"host":"h","port":%d}`, i+1))
 	}
 	parttest.Eventually(t, func() bool {
-		all := c.states.all()
+		all := c.states.All()
 		if len(all) == 0 {
 			return false
 		}
 		e := all[len(all)-1].Endpoints
 		return len(e) == 1 && e[0].Addresses[0].Addr == fmt.Sprintf("h:%d", n)
 	})
-	received := len(c.states.all())
+	received := len(c.states.All())
 	assert.LessOrEqual(t, received, 2+int(time.Since(began)/(50*time.Millisecond)))
 	put(t, p, "services/echo/instances/a", fmt.Sprintf(`{"host":"h","port":%d,"unknown":1}`, n))
 	put(t, p, "services/echo/instances/b", `{"host":"h","port":1}`)
-	parttest.Eventually(t, func() bool { all := c.states.all(); return len(all[len(all)-1].Endpoints) == 2 })
-	assert.Len(t, c.states.all(), received+1)
+	parttest.Eventually(t, func() bool { all := c.states.All(); return len(all[len(all)-1].Endpoints) == 2 })
+	assert.Len(t, c.states.All(), received+1)
 }
 
 func TestResolver_KeepsAddressesWhileEtcdIsDown(t *testing.T) {
@@ -236,10 +236,10 @@ func TestResolver_ResolveNowRetriesAtOnce(t *testing.T) {
 	c, res := resolve(t, r, "echo")
 	parttest.Eventually(t, func() bool {
 		res.ResolveNow(resolver.ResolveNowOptions{})
-		return len(c.errs.all()) >= 20 // which takes longer than that otherwise
+		return len(c.errs.All()) >= 20 // which takes longer than that otherwise
 	})
-	require.ErrorIs(t, c.errs.all()[0], discovery.ErrPermission)
-	assert.Empty(t, c.states.all())
+	require.ErrorIs(t, c.errs.All()[0], discovery.ErrPermission)
+	assert.Empty(t, c.states.All())
 }
 
 func TestResolver_ConnectionsShareView(t *testing.T) {

@@ -58,12 +58,12 @@ func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	var logged bytes.Buffer
 	r, p := newProcess(t, etcdtest.Prefix(t), discovery.WithLogger(slog.New(slog.NewTextHandler(&logged, nil))))
 	s := view(t, r, "orders")
-	var received, slow recorder[[]string]
-	stop := s.Follow(func(list []discovery.Instance) { received.add(instanceIDs(list)) })
+	var received, slow parttest.Recorder[[]string]
+	stop := s.Follow(func(list []discovery.Instance) { received.Add(instanceIDs(list)) })
 	entered, leave := make(chan struct{}), make(chan struct{})
 	s.Follow(func(list []discovery.Instance) {
-		slow.add(instanceIDs(list))
-		if len(slow.all()) == 1 {
+		slow.Add(instanceIDs(list))
+		if len(slow.All()) == 1 {
 			close(entered)
 			<-leave
 		}
@@ -83,21 +83,21 @@ func TestFollow_LatestAndNothingAfterStop(t *testing.T) {
 	for n := range 10 {
 		put(t, p, fmt.Sprintf("services/orders/instances/%d", n), `{"host":"h","port":1}`)
 	}
-	parttest.Eventually(t, func() bool { all := received.all(); return len(all) > 0 && len(all[len(all)-1]) == 10 })
-	assert.Empty(t, received.all()[0], "first what is there")
+	parttest.Eventually(t, func() bool { all := received.All(); return len(all) > 0 && len(all[len(all)-1]) == 10 })
+	assert.Empty(t, received.All()[0], "first what is there")
 	stop()
-	n := len(received.all())
+	n := len(received.All())
 	close(leave)
-	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 10 })
-	assert.Less(t, len(slow.all()), 4, "who is slow is told of the latest")
+	parttest.Eventually(t, func() bool { all := slow.All(); return len(all[len(all)-1]) == 10 })
+	assert.Less(t, len(slow.All()), 4, "who is slow is told of the latest")
 	put(t, p, "services/orders/instances/x", `{"host":"h","port":1}`)
-	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 11 })
-	assert.Len(t, received.all(), n)
-	changes := len(slow.all())
+	parttest.Eventually(t, func() bool { all := slow.All(); return len(all[len(all)-1]) == 11 })
+	assert.Len(t, received.All(), n)
+	changes := len(slow.All())
 	put(t, p, "services/orders/instances/x", `{"host":"h","port":1,"weight":0}`)
 	put(t, p, "services/orders/instances/y", `{"host":"h","port":1}`)
-	parttest.Eventually(t, func() bool { all := slow.all(); return len(all[len(all)-1]) == 12 })
-	assert.Len(t, slow.all(), changes+1, "what changes nothing is no change")
+	parttest.Eventually(t, func() bool { all := slow.All(); return len(all[len(all)-1]) == 12 })
+	assert.Len(t, slow.All(), changes+1, "what changes nothing is no change")
 	require.NoError(t, s.Close())
 	assert.Contains(t, logged.String(), "at the disco")
 	s.Follow(func([]discovery.Instance) { t.Error("after Close") })()
@@ -232,9 +232,9 @@ func TestView_ReopensWatch(t *testing.T) {
 	all := fill(t, p, 3)
 	put(t, p, "services/s/instances/bad", "x")
 	s := view(t, r, "s")
-	var names recorder[[]string]
-	r.FollowServices(names.add)
-	parttest.Eventually(t, func() bool { return len(names.all()) == 1 })
+	var names parttest.Recorder[[]string]
+	r.FollowServices(names.Add)
+	parttest.Eventually(t, func() bool { return len(names.All()) == 1 })
 
 	_, err := root.RoleRevokePermission(t.Context(), "u", "app/", clientv3.GetPrefixRangeEnd("app/"))
 	require.NoError(t, err)
@@ -252,5 +252,5 @@ func TestView_ReopensWatch(t *testing.T) {
 	require.NoError(t, err)
 	waitForInstances(t, s, "01", "02", "new")
 	parttest.Eventually(t, func() bool { return s.Err() == nil && s.Stats().Live && s.Stats().Malformed == 0 })
-	parttest.Eventually(t, func() bool { l := names.all(); return len(l) == 2 && slices.Equal(l[1], []string{"other", "s"}) })
+	parttest.Eventually(t, func() bool { l := names.All(); return len(l) == 2 && slices.Equal(l[1], []string{"other", "s"}) })
 }

@@ -1,11 +1,9 @@
 package lease_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -55,28 +54,10 @@ func TestErrors_HaveOnePrefixAndNameWhatIsClosed(t *testing.T) {
 	})
 }
 
-// syncBuffer is a buffer for a logger of several goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 func TestSession_LossReportsRefusedConnection(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	var logs syncBuffer
+	var logs parttest.Buffer
 	m := newManager(t, etcdtest.NewClient(t, proxy.Endpoints()), lease.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(3*time.Second))
 	require.NoError(t, err)
