@@ -33,8 +33,8 @@ func (s *spent) costs(want map[string]int, what string) {
 func (s *spent) now() map[string]int {
 	all := s.count.Counts()
 	maps.DeleteFunc(all, func(method string, _ int) bool { return method == "Watch/Watch" || method == "Lease/LeaseKeepAlive" })
-	if asked := s.l.Stats().Confirmed - s.confirmed; asked > 0 {
-		all["KV/Txn"] -= int(asked)
+	if confirmed := s.l.Stats().Confirmed - s.confirmed; confirmed > 0 {
+		all["KV/Txn"] -= int(confirmed)
 	}
 	return all
 }

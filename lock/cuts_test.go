@@ -15,7 +15,7 @@ import (
 
 // underCuts makes goroutines of several clients call do many times while the connections of all are
 // cut. do reports whether it was granted the lock. underCuts returns how often it was.
-func underCuts(t *testing.T, dir string, do func(l *lock.Locker, r *rand.Rand) bool) (asked, granted int) {
+func underCuts(t *testing.T, dir string, do func(l *lock.Locker, r *rand.Rand) bool) (calls, granted int) {
 	t.Helper()
 	const clients, each = 4, 5
 	rounds := 30 // times 20 is 600
@@ -50,7 +50,7 @@ func underCuts(t *testing.T, dir string, do func(l *lock.Locker, r *rand.Rand) b
 func TestRWMutex_WriterIsAloneDespiteConnectionLoss(t *testing.T) {
 	t.Parallel()
 	inside := &room{}
-	asked, granted := underCuts(t, etcdtest.Prefix(t), func(l *lock.Locker, r *rand.Rand) bool {
+	calls, granted := underCuts(t, etcdtest.Prefix(t), func(l *lock.Locker, r *rand.Rand) bool {
 		m := l.RWMutex("m")
 		if r.IntN(3) > 0 {
 			p, err := m.RLock(timely(t))
@@ -73,15 +73,15 @@ func TestRWMutex_WriterIsAloneDespiteConnectionLoss(t *testing.T) {
 		_ = h.Release(timely(t))
 		return true
 	})
-	assert.Greater(t, granted, asked/2)
-	t.Logf("%d of %d were granted", granted, asked)
+	assert.Greater(t, granted, calls/2)
+	t.Logf("%d of %d were granted", granted, calls)
 }
 
 func TestSemaphore_NeverExceedsNDespiteConnectionLoss(t *testing.T) {
 	t.Parallel()
 	const n = 4
 	var inside, top atomic.Int64
-	asked, granted := underCuts(t, etcdtest.Prefix(t), func(l *lock.Locker, r *rand.Rand) bool {
+	calls, granted := underCuts(t, etcdtest.Prefix(t), func(l *lock.Locker, r *rand.Rand) bool {
 		weight := 1 + r.IntN(n)*r.IntN(2)
 		p, err := l.Semaphore("s", n).AcquireN(timely(t), weight)
 		if err != nil {
@@ -98,7 +98,7 @@ func TestSemaphore_NeverExceedsNDespiteConnectionLoss(t *testing.T) {
 		_ = p.Release(timely(t))
 		return true
 	})
-	assert.Greater(t, granted, asked/2)
+	assert.Greater(t, granted, calls/2)
 	assert.EqualValues(t, n, top.Load(), "it was made use of")
-	t.Logf("%d of %d were granted", granted, asked)
+	t.Logf("%d of %d were granted", granted, calls)
 }

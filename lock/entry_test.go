@@ -45,9 +45,9 @@ func TestIsDirectChild(t *testing.T) {
 // The ranges of emptyCompares together contain every direct child of the prefix and no nested key.
 func TestEmptyCompares_CoverAllDirectChildren(t *testing.T) {
 	t.Parallel()
-	deeper := []string{"n/b/x", "n/b/y/z", "n/a/1", "n/c/", "n/.rw/1"}
+	nested := []string{"n/b/x", "n/b/y/z", "n/a/1", "n/c/", "n/.rw/1"}
 	within := func(key string) (n int) {
-		for _, c := range emptyCompares("n/", deeper) {
+		for _, c := range emptyCompares("n/", nested) {
 			if key >= string(c.KeyBytes()) && key < string(c.GetCompare().GetRangeEnd()) {
 				n++
 			}
@@ -57,7 +57,7 @@ func TestEmptyCompares_CoverAllDirectChildren(t *testing.T) {
 	for _, key := range []string{"n/0", "n/a", "n/a.", "n/a0", "n/aa", "n/b", "n/bb", "n/b0", "n/c", "n/z", "n/.", "n/.rw", "n/.rw0", "n/\xff"} {
 		assert.Equal(t, 1, within(key), key)
 	}
-	for _, key := range append(deeper, "n/b/new", "n/a/", "m/x", "n", "n0", "o/x") {
+	for _, key := range append(nested, "n/b/new", "n/a/", "m/x", "n", "n0", "o/x") {
 		assert.Zero(t, within(key), key)
 	}
 	assert.Len(t, emptyCompares("n/", nil), 1)

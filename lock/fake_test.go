@@ -529,9 +529,9 @@ func (s *fakeWatcher) Close() error                          { return nil }
 func (s *fakeWatcher) RequestProgress(context.Context) error { return nil }
 
 // mustEventually waits, in fake time, until f holds.
-func mustEventually(t *testing.T, d time.Duration, f func() bool, why ...any) {
+func mustEventually(t *testing.T, d time.Duration, f func() bool, message ...any) {
 	t.Helper()
 	for end := time.Now().Add(d); !f(); time.Sleep(10 * time.Millisecond) {
-		require.True(t, time.Now().Before(end), why...)
+		require.True(t, time.Now().Before(end), message...)
 	}
 }

@@ -106,9 +106,9 @@ func keysUnder(tb testing.TB, cli *clientv3.Client, prefix string) []string {
 }
 
 // eventually waits until f holds.
-func eventually(tb testing.TB, f func() bool, why ...any) {
+func eventually(tb testing.TB, f func() bool, message ...any) {
 	tb.Helper()
-	require.Eventually(tb, f, within, 5*time.Millisecond, why...)
+	require.Eventually(tb, f, within, 5*time.Millisecond, message...)
 }
 
 // queued waits until n keys are in the queue of a prefix.
@@ -120,11 +120,11 @@ func queued(tb testing.TB, cli *clientv3.Client, prefix string, n int) {
 // closed waits for a channel.
 func closed(tb testing.TB, c <-chan struct{}, what string) {
 	tb.Helper()
-	patience := time.NewTimer(within)
-	defer patience.Stop()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
 	select {
 	case <-c:
-	case <-patience.C:
+	case <-timer.C:
 		require.Fail(tb, "in vain", what)
 	}
 }
@@ -156,11 +156,11 @@ type result[T any] struct {
 // next receives from a channel.
 func next[T any](tb testing.TB, c <-chan T) (v T) {
 	tb.Helper()
-	patience := time.NewTimer(within)
-	defer patience.Stop()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
 	select {
 	case v = <-c:
-	case <-patience.C:
+	case <-timer.C:
 		require.Fail(tb, "nothing has come")
 	}
 	return v

@@ -112,7 +112,7 @@ type unansweredKV struct {
 	clientv3.KV
 
 	now   atomic.Bool
-	asked atomic.Int32
+	reads atomic.Int32
 }
 
 func (k *unansweredKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
@@ -121,7 +121,7 @@ func (k *unansweredKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpRespo
 	if !k.now.Load() || writes {
 		return k.KV.Do(ctx, op)
 	}
-	k.asked.Add(1)
+	k.reads.Add(1)
 	<-ctx.Done()
 	return clientv3.OpResponse{}, ctx.Err()
 }
@@ -144,15 +144,15 @@ func TestMutex_LockReturnsWithSessionWithoutResponse(t *testing.T) {
 	proxy.Cut()
 	mustRelease(t, h)
 	proxy.Accept()
-	eventually(t, func() bool { return k.asked.Load() > 0 }, "it makes sure of what it may have missed")
+	eventually(t, func() bool { return k.reads.Load() > 0 }, "it makes sure of what it may have missed")
 	s, err := p.leases.Shared(t.Context())
 	require.NoError(t, err)
 	_, err = cli.Revoke(t.Context(), s.ID())
 	require.NoError(t, err)
 	require.Error(t, s.Verify(t.Context()))
-	asked := k.asked.Load()
+	reads := k.reads.Load()
 	require.ErrorIs(t, got(t, late).err, lock.ErrLost)
-	assert.Equal(t, asked, k.asked.Load(), "it has not asked again")
+	assert.Equal(t, reads, k.reads.Load(), "it has not read again")
 	k.now.Store(false)
 	queued(t, cli, dir+"locks/m/", 0)
 }

@@ -137,7 +137,7 @@ func TestMutex_NestedNamesAreIndependent(t *testing.T) {
 	a, _ := newLocker(t, dir)
 	b, _ := newLocker(t, dir)
 	deep := mustLock(t, a.Mutex("a/b"))
-	deeper := mustLock(t, a.Mutex("a/b/c/d"))
+	nested := mustLock(t, a.Mutex("a/b/c/d"))
 
 	short, err := b.Mutex("a").TryLock(t.Context())
 	require.NoError(t, err)
@@ -152,7 +152,7 @@ func TestMutex_NestedNamesAreIndependent(t *testing.T) {
 	mustRelease(t, short)
 	short = mustLock(t, b.Mutex("a"))
 	mustRelease(t, short)
-	mustRelease(t, deeper)
+	mustRelease(t, nested)
 	mustRelease(t, deep)
 }
 
@@ -237,17 +237,17 @@ func TestLocker_InvalidNameSendsNothing(t *testing.T) {
 		"empty": "", "a NUL": "a\x00b", "a control character": "a\nb", "too long": strings.Repeat("x", 513), "a leading slash": "/a",
 		"a trailing slash": "a/", "a double slash": "a//b", "not UTF-8": "a\xff", "a dir of the library's own": "a/.rw/b",
 	}
-	for name, bad := range rows {
+	for name, invalid := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			count := etcdtest.Counter(t)
 			l, _ := lockerOver(t, count.Client(t), etcdtest.Prefix(t))
 			count.Reset()
-			_, err := l.Mutex(bad).Lock(t.Context())
+			_, err := l.Mutex(invalid).Lock(t.Context())
 			require.ErrorIs(t, err, lock.ErrInvalid)
-			_, err = l.Mutex(bad).TryLock(t.Context())
+			_, err = l.Mutex(invalid).TryLock(t.Context())
 			require.ErrorIs(t, err, lock.ErrInvalid)
-			require.ErrorIs(t, l.Mutex(bad).Do(t.Context(), func(context.Context, *lock.Held) error { return nil }), lock.ErrInvalid)
+			require.ErrorIs(t, l.Mutex(invalid).Do(t.Context(), func(context.Context, *lock.Held) error { return nil }), lock.ErrInvalid)
 			assert.Zero(t, count.Total())
 		})
 	}
@@ -413,9 +413,9 @@ func TestLocker_CloseRemovesKeys(t *testing.T) {
 	mine := mustLock(t, b.Mutex("n"))
 	late := waiting(func() (*lock.Held, error) { return b.Mutex("m").Lock(t.Context()) })
 	queued(t, p.cli, dir+"locks/m/", 2)
-	begin := time.Now()
+	start := time.Now()
 	require.NoError(t, b.Close())
-	assert.Less(t, time.Since(begin), 5*time.Second)
+	assert.Less(t, time.Since(start), 5*time.Second)
 	require.ErrorIs(t, got(t, late).err, lock.ErrClosed)
 	require.ErrorIs(t, mine.Err(), lock.ErrLost)
 	require.ErrorIs(t, mine.Err(), lock.ErrClosed)

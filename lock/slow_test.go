@@ -180,10 +180,10 @@ func TestMutex_LostAnswersNeverYieldTwoHolders(t *testing.T) {
 			var top atomic.Int64
 			var wg sync.WaitGroup
 			for i, l := range all {
-				patience := rand.New(rand.NewPCG(uint64(seed), uint64(i+1)))
+				random := rand.New(rand.NewPCG(uint64(seed), uint64(i+1)))
 				wg.Go(func() {
 					for range rounds {
-						ctx, stop := context.WithTimeout(t.Context(), time.Duration(patience.IntN(2000))*time.Millisecond)
+						ctx, stop := context.WithTimeout(t.Context(), time.Duration(random.IntN(2000))*time.Millisecond)
 						h, err := l.Mutex("m").Lock(ctx)
 						stop()
 						if err != nil {

@@ -128,9 +128,9 @@ func TestLocker_VerbatimNameMayBeginWithSlash(t *testing.T) {
 	h := mustLock(t, l.Mutex("/m"))
 	assert.Len(t, keysUnder(t, p.cli, dir+"/m/"), 1)
 	mustRelease(t, h)
-	for _, bad := range []string{"/", "//m", "/m/", "/a//b"} {
-		_, err := l.Mutex(bad).TryLock(t.Context())
-		require.ErrorIs(t, err, lock.ErrInvalid, bad)
+	for _, invalid := range []string{"/", "//m", "/m/", "/a//b"} {
+		_, err := l.Mutex(invalid).TryLock(t.Context())
+		require.ErrorIs(t, err, lock.ErrInvalid, invalid)
 	}
 }
 
