@@ -92,7 +92,7 @@ func TestProbe_ReturnsStatusOfServerThatDoesNotServe(t *testing.T) {
 	defer wg.Wait()
 	defer srv.Stop()
 	cli := etcdtest.NewClient(t, []string{l.Addr().String()})
-	assert.EqualError(t, wire.Probe(t.Context(), cli.ActiveConnection()), "the server says NOT_SERVING")
+	assert.EqualError(t, wire.Probe(t.Context(), cli.ActiveConnection()), "the server reports NOT_SERVING")
 }
 
 func TestPlain_RemovesPrefixesOfGRPC(t *testing.T) {
