@@ -27,8 +27,8 @@ type Cache[T any] struct {
 	lookupHook func(ctx context.Context, dir string, hit bool) // nil if nobody observes
 	typed      kv.Typed[T]
 
-	noticeHits bool      // notice is called for each hit
-	items      *shelf[T] // read without a lock
+	noticeHits bool                             // notice is called for each hit
+	items      concurrentMap[item[T], *item[T]] // read without a lock
 	// Both are in nanoseconds since feed.startedAt.
 	horizon       atomic.Int64 // Get takes the slow path for items as of an earlier time
 	minAsOf       atomic.Int64 // items as of an earlier time are too old
@@ -57,6 +57,12 @@ type item[T any] struct {
 	touched atomic.Uint64 // Cache.inserted at the last update of the policy
 }
 
+// mapKey returns the key.
+func (it *item[T]) mapKey() string { return it.key }
+
+// maxCacheLoad is the load of the map of items. It is low, because the number of items is bounded.
+const maxCacheLoad = 50
+
 // touchIntervalDivisor divides the capacity: a hit updates the policy only after an eighth of the
 // capacity was inserted since the last update for the item. So hits of a warm cache take no lock,
 // and items in use stay near the recent end.
@@ -77,8 +83,9 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
 		ttl: s.ttl, lookupHook: lookupHook, noticeHits: lookupHook != nil || s.readOnlyCheck,
 		touchInterval: uint64(s.maxEntries / touchIntervalDivisor), //nolint:gosec // is positive
-		items:         newShelf[T](), fetchCalls: make(map[string]*fetchCall[T]),
+		fetchCalls:    make(map[string]*fetchCall[T]),
 	}
+	out.items.init(maxCacheLoad)
 	out.policy, err = simplelru.NewLRU(s.maxEntries, func(key string, _ struct{}) { out.items.remove(key) })
 	if err != nil {
 		return nil, opError("open", dir, fmt.Errorf("%w: %w", errs.Invalid, err))

@@ -20,22 +20,20 @@ func (m *mvccMap[T]) startLoad() {
 	m.initial = &initialLoad[T]{}
 }
 
-// finishLoad fills the slots with the versions of the load. The caller holds mu.
+// finishLoad moves the versions of the load to the map. The caller holds mu.
 func (m *mvccMap[T]) finishLoad() {
-	versions := m.initial.versions
+	loaded := m.initial.versions
 	m.initial = nil
-	m.slots.Store(newSlots[T](slotsFor(len(versions))))
-	for _, v := range versions {
-		slot, old := m.slotFor(v.key)
-		if old != nil {
+	m.versions.reserve(len(loaded))
+	for _, v := range loaded {
+		if old := m.latest(v.key); old != nil {
 			m.adjustCounts(old, -1)
 		}
 		if v.isDeleted() {
-			v = m.tombstone
+			m.versions.remove(v.key)
+			continue
 		}
-		slot.Store(v)
-		if v != m.tombstone {
-			m.adjustCounts(v, 1)
-		}
+		m.versions.set(v)
+		m.adjustCounts(v, 1)
 	}
 }

@@ -32,13 +32,8 @@ func (m *mvccMap[T]) release(snapshot uint64) {
 
 // list returns every version of an acquired snapshot whose value decodes, in key order.
 func (m *mvccMap[T]) list(snapshot uint64) []*version[T] {
-	s := m.slots.Load()
 	var out []*version[T]
-	for i := range s.list {
-		v := s.list[i].Load()
-		if v == nil || v == m.tombstone {
-			continue
-		}
+	for v := range m.versions.all {
 		if v = v.at(snapshot); v != nil && v.decodeErr() == nil {
 			out = append(out, v)
 		}
@@ -49,9 +44,8 @@ func (m *mvccMap[T]) list(snapshot uint64) []*version[T] {
 
 // keys returns all keys, including changes since the last commit. The caller holds mu.
 func (m *mvccMap[T]) keys() (out []string) {
-	s := m.slots.Load()
-	for i := range s.list {
-		if v := s.list[i].Load(); v != m.tombstone && !v.isDeleted() {
+	for v := range m.versions.all {
+		if !v.isDeleted() {
 			out = append(out, v.key)
 		}
 	}

@@ -91,13 +91,11 @@ func TestMVCCMap_MatchesMapAtEachSnapshot(t *testing.T) {
 	}
 	assert.Nil(t, m.untrimmed, "everything is trimmed without readers")
 	assert.Empty(t, m.readers)
-	for i := range m.slots.Load().list {
-		if n := m.slots.Load().list[i].Load(); n != nil && n != m.tombstone {
-			assert.False(t, n.isDeleted())
-			if meta := n.meta.Load(); meta != nil {
-				assert.Nil(t, meta.previous)
-				assert.True(t, meta.permanent)
-			}
+	for n := range m.versions.all {
+		assert.False(t, n.isDeleted())
+		if meta := n.meta.Load(); meta != nil {
+			assert.Nil(t, meta.previous)
+			assert.True(t, meta.permanent)
 		}
 	}
 }
@@ -113,7 +111,7 @@ func TestMVCCMap_DoesNotGrowUnderChurn(t *testing.T) {
 		m.trim()
 		m.mu.Unlock()
 	}
-	assert.LessOrEqual(t, len(m.slots.Load().list), 64)
+	assert.LessOrEqual(t, len(*m.versions.slots.Load()), 64)
 	assert.Equal(t, int64(10), m.valid.Load())
 }
 

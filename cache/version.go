@@ -34,6 +34,9 @@ type versionMeta[T any] struct {
 	checksum                   uint64
 }
 
+// mapKey returns the key.
+func (v *version[T]) mapKey() string { return v.key }
+
 // at returns the version in a snapshot, v or an earlier one, or nil if the key was absent.
 func (v *version[T]) at(snapshot uint64) *version[T] {
 	for v != nil {
