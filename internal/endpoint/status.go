@@ -45,14 +45,15 @@ func (p *Pool) QueryAll(ctx context.Context, eps []string) []StatusResult {
 	return out
 }
 
+// queryEndpoint fetches the status and the list of members from one endpoint.
 func (p *Pool) queryEndpoint(ctx context.Context, ep string) StatusResult {
 	r := StatusResult{Endpoint: ep}
-	r.Err = p.Do(ctx, ep, func(conn *grpc.ClientConn) error { return r.fetch(ctx, conn) })
+	r.Err = p.Do(ctx, ep, func(conn *grpc.ClientConn) error { return fetchStatus(ctx, conn, &r) })
 	return r
 }
 
-// fetch fills in r with the responses received over conn.
-func (r *StatusResult) fetch(ctx context.Context, conn *grpc.ClientConn) error {
+// fetchStatus fills in r with the responses received over conn.
+func fetchStatus(ctx context.Context, conn *grpc.ClientConn, r *StatusResult) error {
 	start := time.Now()
 	var p peer.Peer
 	s, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, grpc.Peer(&p))
