@@ -30,7 +30,7 @@ type hold struct {
 	released     bool
 	watched      bool
 	cause        error         // why the hold is over; nil while it is held
-	running      scope.Running // the operation that ends with the hold
+	operation    scope.Running // the operation that ends with the hold
 	ctx          *holdContext  // nil until it is first requested
 	watchTimer   *time.Timer   // starts the watch; nil once it has
 	proclaimSlot chan struct{} // full while a Proclaim runs; nil before the first
@@ -40,26 +40,37 @@ type hold struct {
 // behind.
 type acquirer func(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error)
 
-// acquireHold begins the hold of a waiter that f returns. op is the name of the operation for the
-// observer, and handleErr the error of an invalid handle.
+// acquireHold begins the hold of a waiter that f returns. The observer sees it as the operation op,
+// followed by the operation "hold". handleErr is the error of an invalid handle.
 func (l *Locker) acquireHold(ctx context.Context, op string, kind *waiterKind, handleErr error, f acquirer) (*hold, error) {
-	return l.observe(ctx, op, kind.name, func(ctx context.Context) (*hold, error) {
-		if handleErr != nil {
-			return nil, handleErr
-		}
-		ctx, done, err := l.startCall(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-		q := l.retainQueue(kind)
-		w, err := f(ctx, q, kind)
-		if err != nil {
-			q.release()
-			return nil, err
-		}
-		return newHold(w, kind.local), nil
-	})
+	opCtx, operation := l.scope.Begin(ctx, scope.Operation{Package: "lock", Name: op, Target: kind.name})
+	h, err := l.acquireUnobserved(opCtx, kind, handleErr, f)
+	if err != nil {
+		operation.End(err, 0)
+		return nil, err
+	}
+	operation.End(nil, h.token)
+	h.observe(l.scope.BeginDetached(ctx, scope.Operation{Package: "lock", Name: "hold", Target: kind.name}))
+	return h, nil
+}
+
+// acquireUnobserved is acquireHold without the observer.
+func (l *Locker) acquireUnobserved(ctx context.Context, kind *waiterKind, handleErr error, f acquirer) (*hold, error) {
+	if handleErr != nil {
+		return nil, handleErr
+	}
+	ctx, done, err := l.startCall(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	q := l.retainQueue(kind)
+	w, err := f(ctx, q, kind)
+	if err != nil {
+		q.release()
+		return nil, err
+	}
+	return newHold(w, kind.local), nil
 }
 
 // acquireAlone waits for a grant with a waiter that is not handed to another goroutine.
@@ -117,10 +128,10 @@ func (h *hold) markLost(cause error) {
 		return
 	}
 	h.cause = newLostError(cause)
-	ctx, running := h.ctx, h.running
+	ctx, operation := h.ctx, h.operation
 	h.mu.Unlock()
 	l := h.w.q.l
-	running.EndSoon(h.cause, h.token)
+	operation.EndSoon(h.cause, h.token)
 	l.counters.lost.Add(1)
 	l.counters.held.Add(-1)
 	ctx.end(h.cause)
@@ -247,16 +258,16 @@ func (h *hold) markReleased() (first bool, lostErr error) {
 	if lostErr == nil {
 		lostErr = h.cause // lost since the check above
 	}
-	var running scope.Running
+	var operation scope.Running
 	if h.cause == nil {
 		h.cause = ErrReleased
 		h.w.q.l.counters.held.Add(-1)
-		running = h.running
+		operation = h.operation
 	}
 	ctx := h.ctx
 	h.mu.Unlock()
 	ctx.end(ErrReleased)
-	running.End(nil, h.token)
+	operation.End(nil, h.token)
 	return true, lostErr
 }
 
@@ -282,6 +293,17 @@ func (h *hold) remove(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errs.UnknownOutcome, err) // the removal continues
 	}
 	return err
+}
+
+// observe makes the end of the hold that of the operation, at once if the hold is over already.
+func (h *hold) observe(operation scope.Running) {
+	h.mu.Lock()
+	h.operation = operation
+	cause := h.cause
+	h.mu.Unlock()
+	if cause != nil {
+		operation.End(cause, h.token)
+	}
 }
 
 // proclaim puts the key with another value. It costs one RPC.

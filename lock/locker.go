@@ -134,9 +134,9 @@ func New(c Client, o ...Option) (*Locker, error) {
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	// The client's context must not keep the locker reachable: etcdkit drops lockers that are
 	// unused.
-	endLife := l.cancel
-	l.detachClient = context.AfterFunc(l.client.Ctx(), func() { endLife(errs.ClosedError("client")) })
-	runtime.AddCleanup(l, func(unlink func() bool) { unlink() }, l.detachClient)
+	cancel := l.cancel
+	l.detachClient = context.AfterFunc(l.client.Ctx(), func() { cancel(errs.ClosedError("client")) })
+	runtime.AddCleanup(l, func(detach func() bool) { detach() }, l.detachClient)
 	l.tracked = l.track()
 	runtime.AddCleanup(l, (*scope.Part).Close, l.tracked)
 	return l, nil

@@ -1,7 +1,6 @@
 package lock
 
 import (
-	"context"
 	"weak"
 
 	"github.com/etcdkit/etcdkit/internal/scope"
@@ -33,28 +32,4 @@ func (l *Locker) track() *scope.Part {
 		}
 		return counters.stats(keys)
 	})
-}
-
-// observe runs acquire as an operation, and begins the operation of the hold.
-func (l *Locker) observe(ctx context.Context, op, name string, acquire func(context.Context) (*hold, error)) (*hold, error) {
-	bound, running := l.scope.Begin(ctx, scope.Operation{Package: "lock", Name: op, Target: name})
-	h, err := acquire(bound)
-	if err != nil {
-		running.End(err, 0)
-		return nil, err
-	}
-	running.End(nil, h.token)
-	h.observe(l.scope.BeginDetached(ctx, scope.Operation{Package: "lock", Name: "hold", Target: name}))
-	return h, nil
-}
-
-// observe makes the end of the hold that of the operation, at once if the hold is over already.
-func (h *hold) observe(running scope.Running) {
-	h.mu.Lock()
-	h.running = running
-	cause := h.cause
-	h.mu.Unlock()
-	if cause != nil {
-		running.End(cause, h.token)
-	}
 }
