@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"testing"
@@ -593,20 +594,13 @@ func (e *evidence) reads(t *testing.T, f *finding) {
 			if line.Read.Bound > 0 {
 				before -= line.Read.Bound + unawareFor
 			}
-			for i := len(all) - 1; i >= 0 && floor < 0; i-- {
-				if all[i].seen <= before {
-					floor = i
-				}
-			}
+			floor = sort.Search(len(all), func(i int) bool { return all[i].seen > before }) - 1
 		}
-		for i := len(all) - 1; i > floor; i-- {
-			if all[i].rev <= line.Read.AtLeast {
-				floor = i
-			}
-		}
+		floor = max(floor, sort.Search(len(all), func(i int) bool { return all[i].rev > line.Read.AtLeast })-1)
 		ok := line.Read.Rev == 0 && floor < 0
-		for _, ch := range all[max(floor, 0):] {
-			ok = ok || ch.deleted && line.Read.Rev == 0 || !ch.deleted && ch.rev == line.Read.Rev && ch.value == line.Read.Value
+		for i := max(floor, 0); i < len(all) && !ok; i++ {
+			ch := all[i]
+			ok = ch.deleted && line.Read.Rev == 0 || !ch.deleted && ch.rev == line.Read.Rev && ch.value == line.Read.Value
 		}
 		if !ok {
 			f.Violations++
