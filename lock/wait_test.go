@@ -76,7 +76,8 @@ func TestLocker_CloseWaitsForDo(t *testing.T) {
 func TestMutex_LockOutlastsAnOutageWithinItsDeadline(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
-	l, _ := lockerOver(t, s.Client(t, harden), "a/")
+	// The session outlasts the outage and a slow start of the server.
+	l, _ := lockerOver(t, s.Client(t, harden), "a/", lock.WithTTL(time.Minute))
 	mustRelease(t, mustLock(t, l.Mutex("m")))
 	s.Kill()
 	const outage = 11 * time.Second // longer than any timeout of a single request
