@@ -140,7 +140,7 @@ func TestLoadConfig_RejectsInvalidFiles(t *testing.T) {
 		{"a password of which YAML drops a tag", "x.yaml", "password: !x " + planted, `field "password": a secret is a string`},
 		{"a token that YAML takes for a tag", "x.yaml", "{username: u, token: !" + planted + " }", `field "token": a secret is a string`},
 		{"a password that YAML takes for an anchor", "x.yaml", "password: &" + planted, `field "password": a secret is a string`},
-		{"a password that YAML takes for an alias", "x.yaml", "password: *" + planted, "an alias is of nothing"},
+		{"a password that YAML takes for an alias", "x.yaml", "password: *" + planted, "an alias has no anchor"},
 		{"a password that YAML takes for a comment", "x.yaml", "password: #" + planted, `field "password": a secret is a string`},
 		{"a password of another type", "x.yaml", "password: !!int " + planted, "not of the type of its tag"},
 		{"a password that is null", "x.json", `{"password": null}`, `field "password": a secret is a string`},
@@ -184,7 +184,7 @@ func TestUnmarshalStrict_ReadsConfigAsSection(t *testing.T) {
 	require.NoError(t, etcdkit.UnmarshalStrict([]byte("etcd: {username: u, password: "+planted+"}"), &got))
 	assert.Equal(t, settings{Listen: ":8080", Etcd: etcdkit.Config{Username: "u", Password: etcdkit.NewSecret(planted)}}, got)
 	for text, complaint := range map[string]string{
-		"etcd: {password: *" + planted + "}":          "an alias is of nothing",
+		"etcd: {password: *" + planted + "}":          "an alias has no anchor",
 		"etcd:\n  password: !" + planted:              `field "etcd.password": a secret is a string`,
 		"etcd: " + planted:                            "string where etcdkit.Config is expected",
 		"etcd: {Password: " + planted + "}":           `unknown field "Password"`,

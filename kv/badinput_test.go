@@ -28,7 +28,7 @@ func invalid(t *testing.T, b bench, calls map[string]func() error) {
 	}
 }
 
-func TestAnEmptyKeyIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsEmptyKey(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	typed := kv.NewTyped(b.Store, "users", kv.String())
@@ -59,7 +59,7 @@ func TestAnEmptyKeyIsRefused(t *testing.T) { //nolint:tparallel // one client's 
 	})
 }
 
-func TestARevisionThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsInvalidRevision(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	ctx := t.Context()
@@ -79,7 +79,7 @@ func TestARevisionThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // on
 	require.ErrorIs(t, err, kv.ErrConflict)
 }
 
-func TestAPrefixThatDoesNotEndInASlashIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsPrefixWithoutSlash(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	ctx := t.Context()
@@ -96,7 +96,7 @@ func TestAPrefixThatDoesNotEndInASlashIsRefused(t *testing.T) { //nolint:tparall
 	assert.NotContains(t, calls["page"]().Error(), "WithPartialPrefix", "Page takes no options")
 }
 
-func TestAllOfEtcdIsNotTouchedByAccident(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsEmptyPrefixWithoutNamespace(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	all := etcdtest.Must(kv.New(b.cli))
@@ -105,7 +105,7 @@ func TestAllOfEtcdIsNotTouchedByAccident(t *testing.T) { //nolint:tparallel // o
 	})
 }
 
-func TestADirThatIsNoneIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsInvalidDir(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	for name, dir := range map[string]string{"slashes": "//", "an empty segment": "a//b", "a NUL byte": "a\x00b", "a slash": "/"} {
@@ -120,7 +120,7 @@ func TestADirThatIsNoneIsRefused(t *testing.T) { //nolint:tparallel // one clien
 	}
 }
 
-func TestOptionsThatContradictEachOtherAreRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsConflictingOptions(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	put := func(o ...kv.PutOption) func() error {
@@ -138,12 +138,12 @@ func TestOptionsThatContradictEachOtherAreRefused(t *testing.T) { //nolint:tpara
 		"a checkpoint's put":      func() error { return kv.NewCheckpoint(b.Store, "k", kv.WithTTL(-1)).Save(t.Context(), 1) },
 	})
 	_, err := b.Put(t.Context(), "", nil, kv.WithTTL(-1), kv.WithLease(0))
-	for _, part := range []string{"key is empty", "TTL -1ns", "no lease given", "exclude each other"} {
+	for _, part := range []string{"key is empty", "TTL -1ns", "no lease given", "mutually exclusive"} {
 		assert.ErrorContains(t, err, part, "all complaints come together")
 	}
 }
 
-func TestANilOptionIsNoOption(t *testing.T) {
+func TestStore_IgnoresNilOption(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	ctx := t.Context()
@@ -162,7 +162,7 @@ func TestANilOptionIsNoOption(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestWhatIsMissingIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsMissingArguments(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	ctx := t.Context()

@@ -4,13 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
-	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
@@ -21,22 +16,23 @@ type Op struct {
 	value  []byte
 	delete bool
 	o      options
-	bad    error
+	err    error
 
-	typed *Store                               // key is relative to its namespace; nil: to that of the batch
-	wrote func(ctx context.Context, rev int64) // the hook of that handle, or nil
+	// key is relative to the namespace of store, or of the batch if store is nil.
+	store   *Store
+	onWrite func(ctx context.Context, rev int64) // the hook of that handle, or nil
 }
 
 // OpPut returns a put of key. Its options are those of [Store.Put].
 func OpPut(key string, v []byte, o ...PutOption) Op {
 	opts, err := putOptions(o)
-	return Op{key: key, value: v, o: opts, bad: err}
+	return Op{key: key, value: v, o: opts, err: err}
 }
 
 // OpDelete returns a delete of key.
 func OpDelete(key string, o ...DeleteOption) Op {
 	opts, err := keyOptions(o)
-	return Op{key: key, delete: true, o: opts, bad: err}
+	return Op{key: key, delete: true, o: opts, err: err}
 }
 
 // Batch applies ops in order, in as few transactions as [Limits] allow, and returns the revision of
@@ -54,33 +50,30 @@ func OpDelete(key string, o ...DeleteOption) Op {
 func (s *Store) Batch(ctx context.Context, ops ...Op) (rev int64, err error) {
 	ctx, running := s.observe(ctx, "batch")
 	defer func() { running.End(err, rev) }()
-	ops, err = s.checkBatch(ctx, ops)
+	ops, err = s.checkBatch(ops)
 	if err != nil {
-		return 0, fail("batch", "", &BatchError{Err: err})
+		return 0, opError("batch", "", &BatchError{Err: err})
 	}
-	b := &batchRun{Store: s, ctx: ctx, ops: ops, results: make([]OpResult, len(ops)), free: make(chan struct{}, 1)}
+	b := &batchRun{Store: s, ctx: ctx, ops: ops, results: make([]OpResult, len(ops)), inFlight: make(chan struct{}, 1)}
 	if err := b.run(); err != nil {
 		return 0, err
 	}
-	return b.last, nil
+	return b.lastRevision, nil
 }
 
 // checkBatch checks ops and returns them with keys relative to the namespace of the store.
-func (s *Store) checkBatch(ctx context.Context, ops []Op) ([]Op, error) {
-	switch {
-	case ctx == nil:
-		return nil, fmt.Errorf("%w: nil context", errs.Invalid)
-	case s.bad != nil:
-		return nil, s.bad
+func (s *Store) checkBatch(ops []Op) ([]Op, error) {
+	if s.err != nil {
+		return nil, s.err
 	}
 	ops, err := s.relativeOps(ops)
 	if err != nil {
 		return nil, err
 	}
 	for i := range ops {
-		abs, err := s.writable(ops[i].key)
-		if err = errors.Join(err, ops[i].bad); err == nil {
-			err = errors.Join(s.limits.request((len(abs)+len(ops[i].value))*ops[i].weight()+opOverhead+guardBytes(ops[i].o.guards)), s.limits.ops(ops[i].weight()+ops[i].o.extraOps()-1, s.limits.TxnOps))
+		abs, err := s.writableKey(ops[i].key)
+		if err = errors.Join(err, ops[i].err); err == nil {
+			err = errors.Join(s.limits.request((len(abs)+len(ops[i].value))*ops[i].weight()+opOverhead+guardBytes(ops[i].o.guards)), s.limits.ops(ops[i].weight()+ops[i].o.additionalOps()-1, s.limits.TxnOps))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("operation %d on %s: %w", i, errs.Quote(s.ns+ops[i].key), err)
@@ -95,55 +88,24 @@ func (s *Store) relativeOps(ops []Op) ([]Op, error) {
 	cloned := false
 	for i := range ops {
 		op := ops[i]
-		if op.typed == nil {
+		if op.store == nil {
 			continue
 		}
 		if !cloned {
 			ops, cloned = slices.Clone(ops), true
 		}
-		rel, below := strings.CutPrefix(op.typed.ns+op.key, s.ns)
+		rel, below := strings.CutPrefix(op.store.ns+op.key, s.ns)
 		switch {
-		case op.typed.bad != nil:
-			return nil, fmt.Errorf("operation %d: %w", i, op.typed.bad)
-		case op.typed.core != s.core || !below:
-			return nil, fmt.Errorf("operation %d on %s: %w: of a handle that is not below the store", i, errs.Quote(op.typed.ns+op.key), errs.Invalid)
+		case op.store.err != nil:
+			return nil, fmt.Errorf("operation %d: %w", i, op.store.err)
+		case op.store.core != s.core || !below:
+			return nil, fmt.Errorf("operation %d on %s: %w: of a handle that is not below the store", i, errs.Quote(op.store.ns+op.key), errs.Invalid)
 		}
 		if op.key != "" {
 			ops[i].key = rel
 		}
 	}
 	return ops, nil
-}
-
-// The size of an operation beside its key and value, and the margin below the limit of a request.
-// Both are upper bounds: an operation that would come too close to the limit starts the next
-// transaction.
-const (
-	batchOverhead = 64
-	batchSlack    = 1 << 10
-)
-
-// chunk returns how many of ops fit into one transaction.
-func (s *Store) chunk(ops []Op) int {
-	size, count := guardBytes(ops[0].o.guards), 0
-	for _, g := range ops[0].o.guards {
-		size += 2 * batchOverhead * len(g.compares)
-	}
-	seen := make(map[string]bool)
-	once := false
-	for i, op := range ops {
-		size += (len(s.ns)+len(op.key)+len(op.value))*op.weight() + batchOverhead
-		count += op.weight()
-		once = once || op.o.once
-		extra := options{guards: op.o.guards, once: once}
-		switch {
-		case i == 0:
-		case seen[op.key], s.limits.request(size+batchSlack) != nil, count+extra.extraOps()-1 > s.limits.TxnOps, !sameGuards(ops[0].o.guards, op.o.guards):
-			return i
-		}
-		seen[op.key] = true
-	}
-	return len(ops)
 }
 
 // weight returns how often the operation counts in a transaction, in operations and in bytes.
@@ -155,80 +117,58 @@ func (op Op) weight() int {
 	return 1
 }
 
-func sameGuards(a, b []Guard) bool {
-	return slices.EqualFunc(a, b, func(a, b Guard) bool {
-		return slices.EqualFunc(a.compares, b.compares, func(a, b clientv3.Cmp) bool {
-			return proto.Equal(a.GetCompare(), b.GetCompare())
-		})
-	})
+// ErrNotSent means that an operation of [Store.BatchEach] was not sent because an earlier one
+// failed.
+var ErrNotSent = errors.New("not sent")
+
+// OpResult is the result of one operation of [Store.BatchEach].
+type OpResult struct {
+	// Revision is the revision at which the operation was applied. It is 0 if the operation was not
+	// applied, or was a delete that found no key. If [WithOnce] resolved a lost response, such a
+	// delete has the revision of its transaction.
+	Revision int64
+	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may
+	// have been applied; otherwise it was not. It is [ErrNotSent] for operations after a failed
+	// one.
+	Err error
 }
 
-// applyChunk sends one transaction. It sends it a second time if a shared lease was revoked.
-func (s *Store) applyChunk(ctx context.Context, ops []Op) (out outcome, err error) {
-	for first := true; ; first = false {
-		leases, err := s.batchLeases(ctx, ops)
-		if err != nil {
-			return outcome{}, err
-		}
-		out, err := s.commitChunk(ctx, ops, leases)
-		if again := s.release(ctx, err, slices.Collect(maps.Values(leases))...); !again || !first {
-			return out, err
-		}
-	}
+// BatchOption is an option of [Store.BatchEach].
+type BatchOption func(*batchSettings)
+
+type batchSettings struct {
+	inFlight int
 }
 
-// batchLeases returns one lease for each TTL in ops.
-func (s *Store) batchLeases(ctx context.Context, ops []Op) (leases map[time.Duration]*ttlLease, err error) {
-	writes := make(map[time.Duration]int)
-	for i := range ops {
-		if ops[i].o.ttlSet {
-			writes[ops[i].o.ttl]++
-		}
-	}
-	leases = make(map[time.Duration]*ttlLease, len(writes))
-	if len(writes) == 0 {
-		return leases, nil
-	}
-	bounded, stop := s.bounded(ctx)
-	defer stop()
-	for ttl, n := range writes {
-		l, err := s.ttlLease(bounded, "batch", s.ns+ops[0].key, ttl, n)
-		if err != nil {
-			s.release(ctx, err, slices.Collect(maps.Values(leases))...)
-			return nil, err
-		}
-		leases[ttl] = l
-	}
-	return leases, nil
-}
+// maxInFlight is the largest value of WithInFlight.
+const maxInFlight = 64
 
-// commitChunk sends one transaction with the given leases.
-func (s *Store) commitChunk(ctx context.Context, ops []Op, leases map[time.Duration]*ttlLease) (outcome, error) {
-	m := &mutation{op: "batch", key: s.ns + ops[0].key, guards: ops[0].o.guards, then: make([]clientv3.Op, len(ops))}
-	for i := range ops {
-		o := ops[i].o
-		if o.ttlSet {
-			o.lease = leases[o.ttl].id
-		}
-		m.then[i] = s.batchOp(&ops[i], o)
-		m.once = m.once || o.once
-		m.leased = m.leased || o.lease != 0
-		s.logWrite(ctx, "batch", ops[i].key, ops[i].value)
-	}
-	return s.write(ctx, m)
-}
+// WithInFlight sends up to n transactions of a batch concurrently, from 1 to 64. Operations on
+// different keys may then be applied in any order; those on one key keep their order. This hides
+// the latency of the network and of the servers' disks. Default: 1.
+func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFlight = n } }
 
-// batchOp returns the operation in the form of client/v3.
-func (s *Store) batchOp(op *Op, o options) clientv3.Op {
-	abs := []byte(s.ns + op.key)
-	if op.delete {
-		del := clientv3.OpDelete("")
-		del.WithKeyBytes(abs)
-		return del
+// BatchEach is like [Store.Batch], but returns the result of each operation and can send several
+// transactions concurrently. When a transaction fails, BatchEach sends no further ones and waits
+// for those in flight. The error is then a [BatchError] whose Done is the number of operations
+// before the first one that is not known to be applied. If the operations are invalid, nothing is
+// sent and results is nil.
+func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
+	ctx, running := s.observe(ctx, "batch")
+	defer func() { running.End(err, 0) }()
+	set := batchSettings{inFlight: 1}
+	for _, opt := range o {
+		if opt != nil {
+			opt(&set)
+		}
 	}
-	put := putOp(abs, op.value, o)
-	if o.sameLease {
-		put = keepLease(abs, put)
+	ops, err = s.checkBatch(ops)
+	if set.inFlight < 1 || set.inFlight > maxInFlight {
+		err = errors.Join(err, fmt.Errorf("%w: WithInFlight: %d, where 1 to %d are allowed", errs.Invalid, set.inFlight, maxInFlight))
 	}
-	return put
+	if err != nil {
+		return nil, opError("batch", "", &BatchError{Err: err})
+	}
+	b := &batchRun{Store: s, ctx: ctx, ops: ops, results: make([]OpResult, len(ops)), inFlight: make(chan struct{}, set.inFlight)}
+	return b.results, b.run()
 }

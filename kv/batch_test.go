@@ -30,7 +30,7 @@ func (b bench) count(tb testing.TB, prefix string) int {
 	return int(r.Count)
 }
 
-func TestABatchIsSplitAtTheLimit(t *testing.T) {
+func TestBatch_SplitsAtTxnLimit(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var rev int64
@@ -50,7 +50,7 @@ func TestABatchIsSplitAtTheLimit(t *testing.T) {
 	assert.Equal(t, first.ModRevision, end.ModRevision, "one transaction")
 }
 
-func TestABatchIsSplitWhereTheClusterSaysSo(t *testing.T) {
+func TestBatch_SplitsAtConfiguredLimit(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, kv.WithLimits(kv.Limits{TxnOps: 10}))
 	b.costs(t, rpc("KV/Txn", 3), func() {
@@ -60,7 +60,7 @@ func TestABatchIsSplitWhereTheClusterSaysSo(t *testing.T) {
 }
 
 // Each transaction has to be one that etcd takes, whatever the sizes of the values.
-func TestABatchIsSplitBeforeTheRequestIsTooLong(t *testing.T) {
+func TestBatch_SplitsBeforeRequestLimit(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, n := range []int{2, 10, 100, 128} {
@@ -77,7 +77,7 @@ func TestABatchIsSplitBeforeTheRequestIsTooLong(t *testing.T) {
 	})
 }
 
-func TestABatchKeepsTheOrder(t *testing.T) {
+func TestBatch_KeepsOrder(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "gone", "x")
@@ -94,7 +94,7 @@ func TestABatchKeepsTheOrder(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "gone"))
 }
 
-func TestABatchOfOneOperationReturnsItsRevision(t *testing.T) {
+func TestBatch_ReturnsRevisionOfSingleOperation(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	rev, err := b.Batch(t.Context(), kv.OpPut("a", []byte("x")))
@@ -104,7 +104,7 @@ func TestABatchOfOneOperationReturnsItsRevision(t *testing.T) {
 	assert.Equal(t, rev, e.ModRevision)
 }
 
-func TestAllOfABatchIsCheckedBeforeTheFirstOfItIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestBatch_ChecksAllOperationsBeforeSending(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	cmp := clientv3.Compare(clientv3.Version("a"), "=", 0)
@@ -142,7 +142,7 @@ func TestAllOfABatchIsCheckedBeforeTheFirstOfItIsSent(t *testing.T) { //nolint:t
 	assert.Zero(t, b.count(t, ""))
 }
 
-func TestABatchThatStopsSaysHowFarItCame(t *testing.T) {
+func TestBatch_ErrorHoldsAppliedCount(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)
@@ -169,7 +169,7 @@ func TestABatchThatStopsSaysHowFarItCame(t *testing.T) {
 	assert.True(t, errs.NotApplied(err), "none of it was")
 }
 
-func TestOperationsWithEqualGuardsGoTogether(t *testing.T) {
+func TestBatch_EqualGuardsShareTransaction(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	one, _ := hold(t, b, errOwner)
@@ -184,7 +184,7 @@ func TestOperationsWithEqualGuardsGoTogether(t *testing.T) {
 	})
 }
 
-func TestABatchWithTTLNeedsOneLease(t *testing.T) {
+func TestBatch_WithTTLGrantsOneLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.costs(t, map[string]int{"Lease/LeaseGrant": 2, "KV/Txn": 2}, func() {
@@ -197,7 +197,7 @@ func TestABatchWithTTLNeedsOneLease(t *testing.T) {
 	assert.NotEqual(t, b.leaseOf(t, "many/0000"), b.leaseOf(t, "other"))
 }
 
-func TestABatchKeepsLeasesWhereItIsTold(t *testing.T) {
+func TestBatch_WithSameLeaseKeepsLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -215,7 +215,7 @@ func TestABatchKeepsLeasesWhereItIsTold(t *testing.T) {
 	assert.Zero(t, b.leaseOf(t, "absent"))
 }
 
-func TestABatchThatFailsHalfwayKeepsTheLeaseOfWhatWasApplied(t *testing.T) {
+func TestBatch_FailureKeepsLeaseOfAppliedWrites(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t))
 	g, lose := hold(t, b, errOwner)

@@ -19,7 +19,7 @@ type Checkpoint struct {
 // example, WithGuard lets only the holder of a lock save.
 func NewCheckpoint(s *Store, key string, o ...PutOption) Checkpoint {
 	if s == nil {
-		s = noStore()
+		s = invalidStore()
 	}
 	return Checkpoint{s: s, key: key, opts: o}
 }
@@ -36,7 +36,7 @@ func (c Checkpoint) Load(ctx context.Context) (int64, error) {
 	}
 	rev, err := strconv.ParseInt(string(e.Value), 10, 64)
 	if err != nil || rev < 0 {
-		return 0, c.s.fail("load checkpoint", c.key, fmt.Errorf("%w (revision %d): not a revision", ErrDecode, e.ModRevision))
+		return 0, c.s.opError("load checkpoint", c.key, fmt.Errorf("%w (revision %d): not a revision", ErrDecode, e.ModRevision))
 	}
 	return rev, nil
 }
@@ -45,7 +45,7 @@ func (c Checkpoint) Load(ctx context.Context) (int64, error) {
 // harmless.
 func (c Checkpoint) Save(ctx context.Context, rev int64) error {
 	if rev < 0 {
-		return c.s.fail("save checkpoint", c.key, fmt.Errorf("%w: revision %d", ErrInvalid, rev))
+		return c.s.opError("save checkpoint", c.key, fmt.Errorf("%w: revision %d", ErrInvalid, rev))
 	}
 	_, err := c.s.Put(ctx, c.key, strconv.AppendInt(nil, rev, 10), c.opts...)
 	return err

@@ -10,7 +10,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestACheckpointRemembersTheLastRevision(t *testing.T) {
+func TestCheckpoint_LoadReturnsLastRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	c := kv.NewCheckpoint(b.Store, "progress/indexer")
@@ -29,7 +29,7 @@ func TestACheckpointRemembersTheLastRevision(t *testing.T) {
 	assert.Equal(t, "1234", b.value(t, "progress/indexer"), "readable with etcdctl")
 }
 
-func TestACheckpointThatIsNoRevisionIsAnError(t *testing.T) {
+func TestCheckpoint_LoadRejectsInvalidText(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	c := kv.NewCheckpoint(b.Store, "k")
@@ -42,7 +42,7 @@ func TestACheckpointThatIsNoRevisionIsAnError(t *testing.T) {
 	b.refused(t, func() error { return c.Save(t.Context(), -1) }, kv.ErrInvalid)
 }
 
-func TestOnlyTheHolderMovesAGuardedCheckpoint(t *testing.T) {
+func TestCheckpoint_GuardRejectsSaveOfFormerHolder(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)

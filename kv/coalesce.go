@@ -66,81 +66,79 @@ import (
 //
 // Each transaction is sent on a goroutine that ends with it. Nothing runs while no call is in
 // flight, and there is nothing to close. A panic of next is passed on to every call in the
-// transaction. If next or the context of a call is nil, the call returns [ErrInvalid]. Coalesce
-// works over and under [Namespace]. If the returned KV is the KV field of a client, every [Store]
+// transaction. If next is nil, every call returns [ErrInvalid]. Coalesce works over and under
+// [Namespace]. If the returned KV is the KV field of a client, every [Store]
 // over that client uses it.
 func Coalesce(next clientv3.KV) clientv3.KV {
 	if next == nil {
-		return &namespacedKV{keyMapper: keyMapper{err: fmt.Errorf("%w: no KV whose calls could share transactions", errs.Invalid)}}
+		return &namespacedKV{keyMapper: keyMapper{err: fmt.Errorf("%w: no KV to send the transactions with", errs.Invalid)}}
 	}
-	k := newCoalesced(next)
+	k := newCoalescingKV(next)
 	if b, ok := next.(wire.Based); ok {
-		k.base = newCoalesced(b.Base())
+		k.base = newCoalescingKV(b.Base())
 	}
 	return k
 }
 
-func newCoalesced(next clientv3.KV) *coalesced {
-	k := &coalesced{KV: next}
-	for kind := range k.lanes {
-		k.lanes[kind] = newLane(next, kind)
+func newCoalescingKV(next clientv3.KV) *coalescingKV {
+	k := &coalescingKV{KV: next}
+	for kind := range k.batchers {
+		k.batchers[kind] = newBatcher(next, kind)
 	}
 	k.base = k
 	return k
 }
 
-// coalesced is a KV whose calls share transactions. Methods that it does not define pass through.
-type coalesced struct {
+// coalescingKV is a KV whose calls share transactions. Methods that it does not define pass
+// through.
+type coalescingKV struct {
 	clientv3.KV
 
-	lanes [kinds]*lane
-	base  clientv3.KV
+	batchers [kindCount]*batcher
+	base     clientv3.KV
 }
 
 // Base returns the same KV over a KV that does not retry.
-func (k *coalesced) Base() clientv3.KV { return k.base }
+func (k *coalescingKV) Base() clientv3.KV { return k.base }
 
 // RetryEngine returns the engine of next, so that a Store over it shares the retry budget.
-func (k *coalesced) RetryEngine() *retry.Engine { return engineOf(k.KV) }
+func (k *coalescingKV) RetryEngine() *retry.Engine { return engineOf(k.KV) }
 
 // The kinds of calls. Only calls of one kind share a transaction.
 const (
 	linearizable = iota
 	serializable
-	putting
-	deleting
-	kinds
+	puts
+	deletes
+	kindCount
 )
 
 // Get implements clientv3.KV.
-func (k *coalesced) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+func (k *coalescingKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	r, err := k.do(ctx, clientv3.OpGet(key, opts...), key)
 	return r.Get(), err
 }
 
 // Put implements clientv3.KV.
-func (k *coalesced) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+func (k *coalescingKV) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
 	r, err := k.do(ctx, clientv3.OpPut(key, val, opts...), key)
 	return r.Put(), err
 }
 
 // Delete implements clientv3.KV.
-func (k *coalesced) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+func (k *coalescingKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
 	r, err := k.do(ctx, clientv3.OpDelete(key, opts...), key)
 	return r.Del(), err
 }
 
 // Do implements clientv3.KV.
-func (k *coalesced) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (k *coalescingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	return k.do(ctx, op, "")
 }
 
 // do sends one operation, in a shared transaction if possible. key is the key of op if op is made
 // of strings, which are immutable; otherwise "".
-func (k *coalesced) do(ctx context.Context, op clientv3.Op, key string) (clientv3.OpResponse, error) {
-	if ctx == nil {
-		return clientv3.OpResponse{}, fail(verb(op), string(op.KeyBytes()), fmt.Errorf("%w: nil context", errs.Invalid))
-	}
+func (k *coalescingKV) do(ctx context.Context, op clientv3.Op, key string) (clientv3.OpResponse, error) {
 	kind, ok := kindOf(op)
 	if !ok || ctx.Err() != nil {
 		return k.KV.Do(ctx, op)
@@ -148,18 +146,18 @@ func (k *coalesced) do(ctx context.Context, op clientv3.Op, key string) (clientv
 	if md, _ := metadata.FromOutgoingContext(ctx); len(md) > 0 {
 		return k.KV.Do(ctx, op)
 	}
-	return k.lanes[kind].do(ctx, op, key)
+	return k.batchers[kind].do(ctx, op, key)
 }
 
 // kindOf returns the kind of an operation. ok is false if the operation cannot be shared.
 func kindOf(op clientv3.Op) (kind int, ok bool) {
 	switch {
-	case len(op.KeyBytes()) == 0, len(op.RangeBytes()) > 0, len(op.KeyBytes())+len(op.ValueBytes()) > soloBytes:
+	case len(op.KeyBytes()) == 0, len(op.RangeBytes()) > 0, len(op.KeyBytes())+len(op.ValueBytes()) > maxSharedOpBytes:
 		return 0, false
 	case op.IsPut():
-		return putting, true
+		return puts, true
 	case op.IsDelete():
-		return deleting, true
+		return deletes, true
 	case !op.IsGet(), op.Rev() != 0, op.Limit() != 0, op.IsSortSet(),
 		op.MinModRev() != 0, op.MaxModRev() != 0, op.MinCreateRev() != 0, op.MaxCreateRev() != 0:
 		return 0, false
@@ -169,9 +167,9 @@ func kindOf(op clientv3.Op) (kind int, ok bool) {
 	return linearizable, true
 }
 
-// own returns a copy of op that does not share the caller's buffers. The caller may reuse these
+// cloneOp returns a copy of op that does not share the caller's buffers. The caller may reuse these
 // while a transaction that holds the operation is in flight.
-func own(op clientv3.Op) clientv3.Op {
+func cloneOp(op clientv3.Op) clientv3.Op {
 	op.WithKeyBytes(bytes.Clone(op.KeyBytes()))
 	op.WithValueBytes(bytes.Clone(op.ValueBytes()))
 	return op

@@ -16,9 +16,10 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// BenchmarkCoalesce is the same calls by as many goroutines through client/v3 and shared, in turns of a few calls each, so
-// that both meet with the same machine. It reports the time for a call each way and how many times as fast the shared
-// ones are. Each goroutine has keys of its own; "hot" is the worst case: all of them put one key.
+// BenchmarkCoalesce is the same calls by as many goroutines through client/v3 and shared, in turns
+// of a few calls each, so that both meet with the same machine. It reports the time for a call each
+// way and how many times as fast the shared ones are. Each goroutine has keys of its own; "hot" is
+// the worst case: all of them put one key.
 func BenchmarkCoalesce(b *testing.B) {
 	cli, home := etcdtest.Client(b), etcdtest.Prefix(b)
 	value := strings.Repeat("v", 100)
@@ -49,8 +50,8 @@ func BenchmarkCoalesce(b *testing.B) {
 				var direct, coalesced time.Duration
 				calls := 0
 				for b.Loop() {
-					direct += crowd(b, n, func(i int) error { return op.do(b.Context(), cli.KV, i) })
-					coalesced += crowd(b, n, func(i int) error { return op.do(b.Context(), shared, i) })
+					direct += runConcurrently(b, n, func(i int) error { return op.do(b.Context(), cli.KV, i) })
+					coalesced += runConcurrently(b, n, func(i int) error { return op.do(b.Context(), shared, i) })
 					calls += n * callsEach
 				}
 				b.ReportMetric(0, "ns/op") // of a turn: says nothing
@@ -64,8 +65,8 @@ func BenchmarkCoalesce(b *testing.B) {
 
 const callsEach = 100
 
-// crowd makes n goroutines call, and takes the time until the last of them is through.
-func crowd(b *testing.B, n int, do func(i int) error) time.Duration {
+// runConcurrently makes n goroutines call, and takes the time until the last of them is through.
+func runConcurrently(b *testing.B, n int, do func(i int) error) time.Duration {
 	b.Helper()
 	var wg sync.WaitGroup
 	began := time.Now()
@@ -82,11 +83,12 @@ func crowd(b *testing.B, n int, do func(i int) error) time.Duration {
 	return time.Since(began)
 }
 
-// BenchmarkCoalesceAlone is what a lone caller pays beside the request, which takes no time here: it goes to a stub.
+// BenchmarkCoalesceAlone is what a lone caller pays beside the request, which takes no time here:
+// it goes to a stub.
 func BenchmarkCoalesceAlone(b *testing.B) {
-	direct := clientv3.NewKVFromKVClient(&stubServer{}, nil)
+	direct := clientv3.NewKVFromKVClient(&fakeConstantServer{}, nil)
 	for _, op := range operations() {
-		for _, c := range []contender{{"client", direct, benchKey}, {"coalesced", kv.Coalesce(direct), benchKey}} {
+		for _, c := range []variant{{"client", direct, benchKey}, {"coalesced", kv.Coalesce(direct), benchKey}} {
 			b.Run("op="+op.name+"/kv="+c.name, func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
@@ -100,8 +102,8 @@ func BenchmarkCoalesceAlone(b *testing.B) {
 }
 
 //nolint:paralleltest // counts allocations of the whole process
-func TestALoneCallerAllocatesNothingBeyondTheClient(t *testing.T) {
-	direct := clientv3.NewKVFromKVClient(&stubServer{}, nil)
+func TestCoalesce_SingleCallerAllocatesNothing(t *testing.T) {
+	direct := clientv3.NewKVFromKVClient(&fakeConstantServer{}, nil)
 	shared := kv.Coalesce(direct)
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {

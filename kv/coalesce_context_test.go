@@ -20,7 +20,7 @@ import (
 var errOwnReason = errors.New("the user has left")
 
 // holdShared lets transactions wait until the channel is closed or their context ends.
-func holdShared(s *sketch) chan struct{} {
+func holdShared(s *fakeKVServer) chan struct{} {
 	hold := make(chan struct{})
 	s.before = func(ctx context.Context, m proto.Message) error {
 		if sizeOf(m) == 0 {
@@ -36,19 +36,19 @@ func holdShared(s *sketch) chan struct{} {
 	return hold
 }
 
-func TestACallThatStillWaitsWhenItsContextEndsIsNotSent(t *testing.T) {
+func TestCoalesce_CanceledWaitingCallIsNotSent(t *testing.T) {
 	t.Parallel()
 	for name, op := range map[string]func(string) clientv3.Op{"get": getOf, "put": putOf, "delete": delOf} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-				clearUp := jam(t, s, k, op)
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+				clearUp := blockDirectCalls(t, s, k, op)
 				ctx, stop := context.WithCancelCause(t.Context())
-				before := ask(t.Context(), k, op("a"))
-				gone := ask(ctx, k, op("gone"))
-				others := []<-chan said{before}
+				before := asyncDo(t.Context(), k, op("a"))
+				gone := asyncDo(ctx, k, op("gone"))
+				others := []<-chan callResult{before}
 				for i := range 5 {
-					others = append(others, ask(t.Context(), k, op("k"+strconv.Itoa(i))))
+					others = append(others, asyncDo(t.Context(), k, op("k"+strconv.Itoa(i))))
 				}
 				stop(errOwnReason)
 				err := (<-gone).err
@@ -71,35 +71,35 @@ func TestACallThatStillWaitsWhenItsContextEndsIsNotSent(t *testing.T) {
 	}
 }
 
-func TestTheLastThatWaitsCanGiveUp(t *testing.T) {
+func TestCoalesce_LastWaitingCallCanBeCanceled(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, putOf)
-		ctx, stop := context.WithTimeout(t.Context(), kv.Patience/2)
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, putOf)
+		ctx, stop := context.WithTimeout(t.Context(), kv.MaxBatchWait/2)
 		defer stop()
-		err := (<-ask(ctx, k, putOf("gone"))).err
+		err := (<-asyncDo(ctx, k, putOf("gone"))).err
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		clearUp()
 		time.Sleep(time.Second)
 		assert.Empty(t, s.asked())
-		require.NoError(t, (<-ask(t.Context(), k, putOf("a"))).err)
+		require.NoError(t, (<-asyncDo(t.Context(), k, putOf("a"))).err)
 	})
 }
 
-func TestTheEndOfOneContextEndsNobodyElsesCall(t *testing.T) {
+func TestCoalesce_CanceledCallDoesNotEndOthers(t *testing.T) {
 	t.Parallel()
 	for name, op := range map[string]func(string) clientv3.Op{"get": getOf, "put": putOf, "delete": delOf} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 				hold := holdShared(s)
-				clearUp := jam(t, s, k, op)
+				clearUp := blockDirectCalls(t, s, k, op)
 				var stops []context.CancelFunc
-				var calls []<-chan said
+				var calls []<-chan callResult
 				for i := range 10 {
 					ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 					t.Cleanup(stop)
-					stops, calls = append(stops, stop), append(calls, ask(ctx, k, op("k"+strconv.Itoa(i))))
+					stops, calls = append(stops, stop), append(calls, asyncDo(ctx, k, op("k"+strconv.Itoa(i))))
 				}
 				clearUp()
 				assert.Equal(t, []int{10}, s.asked(), "it is under way")
@@ -122,15 +122,15 @@ func TestTheEndOfOneContextEndsNobodyElsesCall(t *testing.T) {
 	}
 }
 
-func TestATransactionIsGivenUpWithTheLastOfItsCallers(t *testing.T) {
+func TestCoalesce_LastCallerCancelsTransaction(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		holdShared(s)
-		clearUp := jam(t, s, k, putOf)
+		clearUp := blockDirectCalls(t, s, k, putOf)
 		ctx, stop := context.WithCancel(t.Context())
-		var calls []<-chan said
+		var calls []<-chan callResult
 		for i := range 10 {
-			calls = append(calls, ask(ctx, k, putOf("k"+strconv.Itoa(i))))
+			calls = append(calls, asyncDo(ctx, k, putOf("k"+strconv.Itoa(i))))
 		}
 		clearUp()
 		shared := s.lastCtx()
@@ -142,21 +142,21 @@ func TestATransactionIsGivenUpWithTheLastOfItsCallers(t *testing.T) {
 		synctest.Wait()
 		require.ErrorIs(t, shared.Err(), context.Canceled)
 		s.before = nil
-		require.NoError(t, (<-ask(t.Context(), k, putOf("a"))).err)
+		require.NoError(t, (<-asyncDo(t.Context(), k, putOf("a"))).err)
 	})
 }
 
 // A deadline bounds its own call, and a call without one is not bounded by the others'.
-func TestADeadlineIsItsCallersOwn(t *testing.T) {
+func TestCoalesce_DeadlineAppliesToItsCallOnly(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		hold := holdShared(s)
-		clearUp := jam(t, s, k, getOf)
+		clearUp := blockDirectCalls(t, s, k, getOf)
 		value := context.WithValue(t.Context(), ctxKey{}, "mine")
 		hasty, stop := context.WithTimeout(value, time.Second)
 		defer stop()
 		began := time.Now()
-		first, second, third := ask(hasty, k, getOf("a")), ask(t.Context(), k, getOf("b")), ask(value, k, getOf("c"))
+		first, second, third := asyncDo(hasty, k, getOf("a")), asyncDo(t.Context(), k, getOf("b")), asyncDo(value, k, getOf("c"))
 		clearUp()
 		require.ErrorIs(t, (<-first).err, context.DeadlineExceeded)
 		assert.Equal(t, time.Second, time.Since(began))
@@ -170,22 +170,23 @@ func TestADeadlineIsItsCallersOwn(t *testing.T) {
 	})
 }
 
-func TestAContextThatHasEndedMeetsWithTheWordsOfTheClient(t *testing.T) {
+func TestCoalesce_EndedContextReturnsClientError(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		s.before = func(ctx context.Context, _ proto.Message) error { return ctx.Err() }
-		clearUp := jam(t, s, k, putOf)
+		clearUp := blockDirectCalls(t, s, k, putOf)
 		ctx, stop := context.WithCancel(t.Context())
 		stop()
-		assert.Equal(t, context.Canceled, (<-ask(ctx, k, putOf("a"))).err)
+		assert.Equal(t, context.Canceled, (<-asyncDo(ctx, k, putOf("a"))).err)
 		clearUp()
 	})
 }
 
-// The context of a call may end at the very moment at which it is told to go by itself, or at which its result is there.
-func TestNoSlotIsLostWhereAContextEndsAtTheWrongMoment(t *testing.T) {
+// The context of a call may end at the very moment at which it is told to go by itself, or at which
+// its result is there.
+func TestCoalesce_CancelNeverLeaksDirectCalls(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		s.before = func(context.Context, proto.Message) error { time.Sleep(time.Millisecond); return nil }
 		var done []chan struct{}
 		for i := range 40 {
@@ -209,14 +210,14 @@ func TestNoSlotIsLostWhereAContextEndsAtTheWrongMoment(t *testing.T) {
 		time.Sleep(time.Second)
 		before := len(s.asked())
 		began := time.Now()
-		var calls []<-chan said
-		for i := range kv.FreeCalls {
-			calls = append(calls, ask(t.Context(), k, putOf("z"+strconv.Itoa(i))))
+		var calls []<-chan callResult
+		for i := range kv.MaxDirectCalls {
+			calls = append(calls, asyncDo(t.Context(), k, putOf("z"+strconv.Itoa(i))))
 		}
 		for _, c := range calls {
 			require.NoError(t, (<-c).err)
 		}
 		assert.Less(t, time.Since(began), 10*time.Millisecond)
-		assert.Len(t, s.asked(), before+kv.FreeCalls, "each goes by itself, as in the beginning")
+		assert.Len(t, s.asked(), before+kv.MaxDirectCalls, "each goes by itself, as in the beginning")
 	})
 }

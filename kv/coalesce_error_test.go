@@ -23,12 +23,12 @@ import (
 )
 
 // sharing makes calls k0 to k9 that share a transaction, and returns what came of them.
-func sharing(t *testing.T, s *sketch, k clientv3.KV, op func(string) clientv3.Op) (out []said) {
+func sharing(t *testing.T, s *fakeKVServer, k clientv3.KV, op func(string) clientv3.Op) (out []callResult) {
 	t.Helper()
-	clearUp := jam(t, s, k, op)
-	var calls []<-chan said
+	clearUp := blockDirectCalls(t, s, k, op)
+	var calls []<-chan callResult
 	for i := range 10 {
-		calls = append(calls, ask(t.Context(), k, op("k"+strconv.Itoa(i))))
+		calls = append(calls, asyncDo(t.Context(), k, op("k"+strconv.Itoa(i))))
 	}
 	clearUp()
 	for _, c := range calls {
@@ -48,7 +48,7 @@ func refusing(err error) func(context.Context, proto.Message) error {
 	}
 }
 
-func TestWhatATransactionIsRefusedForIsTheErrorOfItsCauseAlone(t *testing.T) {
+func TestCoalesce_RejectionReachesOnlyItsCall(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
 		"the lease is gone":          rpctypes.ErrGRPCLeaseNotFound,
@@ -65,7 +65,7 @@ func TestWhatATransactionIsRefusedForIsTheErrorOfItsCauseAlone(t *testing.T) {
 		for kind, op := range map[string]func(string) clientv3.Op{"gets": getOf, "puts": putOf, "deletes": delOf} {
 			t.Run(name+", "+kind, func(t *testing.T) {
 				t.Parallel()
-				bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+				bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 					s.before = refusing(err)
 					for i, r := range sharing(t, s, k, op) {
 						if i == 3 {
@@ -91,8 +91,9 @@ func codeOf(err error) codes.Code {
 	return status.Code(err)
 }
 
-// A write that may have been applied must not be sent again, nor be reported as anything but doubtful.
-func TestAnAnswerThatIsLostLeavesAllWritesInDoubt(t *testing.T) {
+// A write that may have been applied must not be sent again, nor be reported as anything but
+// doubtful.
+func TestCoalesce_LostResponseMakesAllWritesUnknown(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
 		"the connection ended":   status.Error(codes.Unavailable, "error reading from server: EOF"),
@@ -104,7 +105,7 @@ func TestAnAnswerThatIsLostLeavesAllWritesInDoubt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 				s.after = func(m proto.Message) error {
 					if sizeOf(m) > 0 {
 						return err
@@ -124,7 +125,7 @@ func TestAnAnswerThatIsLostLeavesAllWritesInDoubt(t *testing.T) {
 }
 
 // Client/v3 sends a get again where it does not a transaction.
-func TestGetsSurviveWhateverHappensToTheirTransaction(t *testing.T) {
+func TestCoalesce_GetsSurviveFailedTransaction(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
 		"the connection ended":   status.Error(codes.Unavailable, "error reading from server: EOF"),
@@ -133,7 +134,7 @@ func TestGetsSurviveWhateverHappensToTheirTransaction(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 				s.after = func(m proto.Message) error {
 					if sizeOf(m) > 0 {
 						return err
@@ -150,12 +151,12 @@ func TestGetsSurviveWhateverHappensToTheirTransaction(t *testing.T) {
 }
 
 // A server that asks to be left alone is not sent ten requests instead.
-func TestABusyServerIsSpared(t *testing.T) {
+func TestCoalesce_OverloadedServerGetsNoSeparateGets(t *testing.T) {
 	t.Parallel()
 	for name, op := range map[string]func(string) clientv3.Op{"gets": getOf, "puts": putOf} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 				s.before = refusing(rpctypes.ErrGRPCRequestTooManyRequests)
 				for _, r := range sharing(t, s, k, op) {
 					assert.Equal(t, codes.ResourceExhausted, codeOf(r.err))
@@ -167,7 +168,7 @@ func TestABusyServerIsSpared(t *testing.T) {
 }
 
 // An answer that fits the question in nothing is no result; whether a write was applied is open.
-func TestAnAnswerOfTheWrongShapeIsNobodysResult(t *testing.T) {
+func TestCoalesce_RejectsMismatchedResponse(t *testing.T) {
 	t.Parallel()
 	got := &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{}}
 	for name, answer := range map[string]*pb.TxnResponse{
@@ -179,8 +180,8 @@ func TestAnAnswerOfTheWrongShapeIsNobodysResult(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, _ clientv3.KV) {
-				k := kv.Coalesce(clientv3.NewKVFromKVClient(confused{s, func() *pb.TxnResponse { return answer }}, nil))
+			bubble(t, func(t *testing.T, s *fakeKVServer, _ clientv3.KV) {
+				k := kv.Coalesce(clientv3.NewKVFromKVClient(fakeMismatchedKV{s, func() *pb.TxnResponse { return answer }}, nil))
 				for _, r := range sharing(t, s, k, putOf) {
 					require.ErrorIs(t, r.err, kv.ErrUnknownOutcome)
 				}
@@ -193,18 +194,18 @@ func TestAnAnswerOfTheWrongShapeIsNobodysResult(t *testing.T) {
 	}
 }
 
-// confused answers transactions with something.
-type confused struct {
-	*sketch
+// fakeMismatchedKV answers transactions with something.
+type fakeMismatchedKV struct {
+	*fakeKVServer
 
 	answer func() *pb.TxnResponse
 }
 
-func (c confused) Txn(context.Context, *pb.TxnRequest, ...grpc.CallOption) (*pb.TxnResponse, error) {
+func (c fakeMismatchedKV) Txn(context.Context, *pb.TxnRequest, ...grpc.CallOption) (*pb.TxnResponse, error) {
 	return c.answer(), nil
 }
 
-func TestCoalesceWithoutAKVRefusesEveryCall(t *testing.T) {
+func TestCoalesce_NilKVRejectsEveryCall(t *testing.T) {
 	t.Parallel()
 	k, ctx := kv.Coalesce(nil), t.Context()
 	_, getErr := k.Get(ctx, "k")
@@ -222,36 +223,21 @@ func TestCoalesceWithoutAKVRefusesEveryCall(t *testing.T) {
 	}
 }
 
-func TestCoalesceRefusesANilContext(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		_, getErr := k.Get(nil, "k")                    //nolint:staticcheck // this is the point
-		_, putErr := k.Put(nil, "k", "v")               //nolint:staticcheck // this is the point
-		_, delErr := k.Delete(nil, "k")                 //nolint:staticcheck // this is the point
-		_, doErr := k.Do(nil, clientv3.OpPut("k", "v")) //nolint:staticcheck // this is the point
-		for _, err := range []error{getErr, putErr, delErr, doErr} {
-			require.ErrorIs(t, err, kv.ErrInvalid)
-			assert.True(t, errs.NotApplied(err))
-		}
-		assert.Empty(t, s.asked())
-	})
-}
-
-// retrying stands for a KV that sends again by itself.
-type retrying struct {
+// fakeRetryingKV stands for a KV that sends again by itself.
+type fakeRetryingKV struct {
 	clientv3.KV
 
 	base clientv3.KV
 }
 
-func (r retrying) Base() clientv3.KV { return r.base }
+func (r fakeRetryingKV) Base() clientv3.KV { return r.base }
 
 // A Store retries by itself: it must share calls over what does not.
-func TestAStoreSharesCallsOverWhatDoesNotRetry(t *testing.T) {
+func TestCoalesce_StoreUsesKVWithoutRetries(t *testing.T) {
 	t.Parallel()
 	rpcs := etcdtest.Counter(t)
 	cli, dir := rpcs.Client(t), etcdtest.Prefix(t)
-	cli.KV = kv.Coalesce(retrying{KV: kv.Coalesce(nil), base: cli.KV})
+	cli.KV = kv.Coalesce(fakeRetryingKV{KV: kv.Coalesce(nil), base: cli.KV})
 	s := etcdtest.Must(kv.New(cli, kv.WithNamespace(dir)))
 	_, err := cli.Put(t.Context(), "k", "v")
 	require.ErrorIs(t, err, kv.ErrInvalid, "the KV itself is as it was")
@@ -268,10 +254,10 @@ func TestAStoreSharesCallsOverWhatDoesNotRetry(t *testing.T) {
 	assert.Less(t, rpcs.Total(), 320, "%v", rpcs.Counts())
 }
 
-func TestAWriteThatLeftTheQueueIsNotInDoubtForAStore(t *testing.T) {
+func TestCoalesce_UnsentWriteIsNotUnknownForStore(t *testing.T) {
 	t.Parallel()
 	const n = 3
-	c := newConvoy(t, asIs)
+	c := newCoalesceBench(t, asIs)
 	ctx, stop := context.WithCancel(t.Context())
 	results := c.storePuts(t, ctx, n)
 	stop()

@@ -20,8 +20,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// barrier is a KV before etcd that holds single operations up while it is down, so that those behind them must share.
-type barrier struct {
+// fakeBlockingKV is a KV before etcd that holds single operations up while it is down, so that
+// those behind them must share.
+type fakeBlockingKV struct {
 	clientv3.KV
 
 	up   chan struct{}
@@ -31,8 +32,8 @@ type barrier struct {
 
 var errDropped = errors.New("dropped")
 
-func (b *barrier) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
-	if held := b.held.Add(1); held <= kv.FreeCalls {
+func (b *fakeBlockingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	if held := b.held.Add(1); held <= kv.MaxDirectCalls {
 		<-b.up
 		if b.drop {
 			return clientv3.OpResponse{}, errDropped
@@ -41,28 +42,29 @@ func (b *barrier) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, 
 	return b.KV.Do(ctx, op)
 }
 
-// shared makes every call of ops share a transaction with the others, and returns what came of each. alone is called for
-// those that keep the way busy meanwhile. over, where it is not nil, stands over the KV.
-func shared(t *testing.T, next clientv3.KV, over func(clientv3.KV) clientv3.KV, alone clientv3.Op, ops ...clientv3.Op) []said {
+// shared makes every call of ops share a transaction with the others, and returns what came of
+// each. alone is called for those that keep the way busy meanwhile. over, where it is not nil,
+// stands over the KV.
+func shared(t *testing.T, next clientv3.KV, over func(clientv3.KV) clientv3.KV, alone clientv3.Op, ops ...clientv3.Op) []callResult {
 	t.Helper()
-	b := &barrier{KV: next, up: make(chan struct{})}
-	below := kv.Patient(kv.Coalesce(b))
+	b := &fakeBlockingKV{KV: next, up: make(chan struct{})}
+	below := kv.WithoutFlush(kv.Coalesce(b))
 	k := below
 	if over != nil {
 		k = over(below)
 	}
 	var wg sync.WaitGroup
-	for i := range kv.FreeCalls {
+	for i := range kv.MaxDirectCalls {
 		wg.Go(func() {
 			_, err := k.Do(t.Context(), alone)
 			assert.NoError(t, err)
 		})
 		require.Eventually(t, func() bool { return int(b.held.Load()) == i+1 }, 10*time.Second, 100*time.Microsecond)
 	}
-	out := make([]said, len(ops))
+	out := make([]callResult, len(ops))
 	for i, op := range ops {
 		wg.Go(func() { out[i].OpResponse, out[i].err = k.Do(t.Context(), op) })
-		require.Eventually(t, func() bool { return kv.Waiting(below) == i+1 }, 10*time.Second, 100*time.Microsecond)
+		require.Eventually(t, func() bool { return kv.WaitingCalls(below) == i+1 }, 10*time.Second, 100*time.Microsecond)
 	}
 	close(b.up)
 	wg.Wait()
@@ -70,7 +72,7 @@ func shared(t *testing.T, next clientv3.KV, over func(clientv3.KV) clientv3.KV, 
 }
 
 // What a call gets is what it gets alone, to the last field that does not depend on the time.
-func TestASharedCallGetsWhatItGetsAlone(t *testing.T) {
+func TestCoalesce_ResponseEqualsDirectResponse(t *testing.T) {
 	t.Parallel()
 	rpcs := etcdtest.Counter(t)
 	cli := rpcs.Client(t)
@@ -116,7 +118,7 @@ func TestASharedCallGetsWhatItGetsAlone(t *testing.T) {
 		}
 		got := shared(t, many, nil, busy, ops...)
 		assert.Equal(t, 1, rpcs.Count("KV/Txn"), name)
-		assert.Equal(t, 1+kv.FreeCalls, rpcs.Total(), name)
+		assert.Equal(t, 1+kv.MaxDirectCalls, rpcs.Total(), name)
 		for i, op := range ops {
 			want, err := one.Do(t.Context(), op)
 			require.NoError(t, err)
@@ -163,7 +165,7 @@ func revisionOf(r clientv3.OpResponse) int64 {
 	return r.Del().Header.Revision
 }
 
-func TestALeaseThatIsGoneIsTheErrorOfItsPutAlone(t *testing.T) {
+func TestCoalesce_ExpiredLeaseFailsOnlyItsPut(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	var ops []clientv3.Op
@@ -185,7 +187,7 @@ func TestALeaseThatIsGoneIsTheErrorOfItsPutAlone(t *testing.T) {
 	assert.ElementsMatch(t, []string{"0", "1", "2", "4", "5", "7", "8", "9", "busy"}, present(t, cli, home))
 }
 
-func TestAForbiddenKeyIsTheErrorOfItsCallAlone(t *testing.T) {
+func TestCoalesce_ForbiddenKeyFailsOnlyItsCall(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv, etcdtest.User{Name: "ann", Password: "secret", Grants: []etcdtest.Grant{etcdtest.ReadWrite("hers/")}})
@@ -202,7 +204,7 @@ func TestAForbiddenKeyIsTheErrorOfItsCallAlone(t *testing.T) {
 	}
 }
 
-func TestANamespaceOverAndUnderCoalesce(t *testing.T) {
+func TestCoalesce_WorksOverAndUnderNamespace(t *testing.T) {
 	t.Parallel()
 	for name, overs := range map[string]bool{"over": true, "under": false} {
 		t.Run(name, func(t *testing.T) {
@@ -229,7 +231,7 @@ func TestANamespaceOverAndUnderCoalesce(t *testing.T) {
 }
 
 // Code that was written for client/v3 runs over a client whose KV is shared.
-func TestConcurrencySTMOverCoalesce(t *testing.T) {
+func TestCoalesce_SupportsConcurrencySTM(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	cli.KV = kv.Coalesce(cli.KV)
@@ -253,7 +255,7 @@ func TestConcurrencySTMOverCoalesce(t *testing.T) {
 }
 
 // Far fewer requests are sent than calls are made, and every call still has its own result.
-func TestACrowdOfCallersCostsFewRequests(t *testing.T) {
+func TestCoalesce_ManyCallersCostFewRequests(t *testing.T) {
 	t.Parallel()
 	rpcs := etcdtest.Counter(t)
 	cli, home := rpcs.Client(t), etcdtest.Prefix(t)

@@ -6,19 +6,19 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// What a test of Coalesce has to know.
+// Constants for the tests of Coalesce.
 const (
-	FreeCalls   = freeCalls
-	SharedOps   = sharedOps
-	SharedBytes = sharedBytes
-	SoloBytes   = soloBytes
-	Patience    = patience
+	MaxDirectCalls   = maxDirectCalls
+	MaxSharedOps     = maxSharedOps
+	MaxSharedBytes   = maxSharedBytes
+	MaxSharedOpBytes = maxSharedOpBytes
+	MaxBatchWait     = maxBatchWait
 )
 
-// Waiting is how many calls of a KV that Coalesce has made wait for a transaction.
-func Waiting(k clientv3.KV) int {
+// WaitingCalls returns the number of calls of a KV of Coalesce that wait for a transaction.
+func WaitingCalls(k clientv3.KV) int {
 	n := 0
-	for _, l := range k.(*coalesced).lanes { //nolint:forcetypeassert // only such a KV is given
+	for _, l := range k.(*coalescingKV).batchers { //nolint:forcetypeassert // callers pass nothing else
 		l.mu.Lock()
 		n += l.waiting.n
 		l.mu.Unlock()
@@ -26,10 +26,11 @@ func Waiting(k clientv3.KV) int {
 	return n
 }
 
-// Patient makes a KV that Coalesce has made, and that nobody uses yet, wait for what hangs for an hour.
-func Patient(k clientv3.KV) clientv3.KV {
-	for _, l := range k.(*coalesced).lanes { //nolint:forcetypeassert // only such a KV is given
-		l.patience = time.Hour
+// WithoutFlush makes calls of a KV of Coalesce wait for hanging requests for an hour. k must not be
+// in use yet.
+func WithoutFlush(k clientv3.KV) clientv3.KV {
+	for _, l := range k.(*coalescingKV).batchers { //nolint:forcetypeassert // callers pass nothing else
+		l.maxWait = time.Hour
 	}
 	return k
 }

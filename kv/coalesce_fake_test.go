@@ -19,14 +19,15 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// sketch is an etcd of single keys, in memory, that a test can hold up and let fail. Calls for keys that begin with "jam"
-// wait until the jam is cleared.
-type sketch struct {
+// fakeKVServer is an etcd of single keys, in memory, that a test can hold up and let fail. Calls
+// for keys that begin with "jam" wait until the jam is cleared.
+type fakeKVServer struct {
 	pb.KVClient
 
 	cleared chan struct{}
 	before  func(ctx context.Context, m proto.Message) error // may hold a request up, or refuse it
-	after   func(m proto.Message) error                      // may lose the answer to what was applied
+	// after may lose the response to a request that was applied.
+	after func(m proto.Message) error
 
 	mu   sync.Mutex
 	kvs  map[string]*mvccpb.KeyValue
@@ -36,30 +37,30 @@ type sketch struct {
 }
 
 // bubble runs a test over a sketch, in a bubble.
-func bubble(t *testing.T, f func(t *testing.T, s *sketch, k clientv3.KV)) {
+func bubble(t *testing.T, f func(t *testing.T, s *fakeKVServer, k clientv3.KV)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &sketch{kvs: map[string]*mvccpb.KeyValue{}, rev: 1, cleared: make(chan struct{})}
+		s := &fakeKVServer{kvs: map[string]*mvccpb.KeyValue{}, rev: 1, cleared: make(chan struct{})}
 		f(t, s, kv.Coalesce(clientv3.NewKVFromKVClient(s, nil)))
 	})
 }
 
-func (s *sketch) Range(ctx context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (s *fakeKVServer) Range(ctx context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
 	r, err := s.serve(ctx, in, string(in.Key), func() *pb.ResponseOp { return s.get(in) })
 	return r.GetResponseRange(), err
 }
 
-func (s *sketch) Put(ctx context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
+func (s *fakeKVServer) Put(ctx context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
 	r, err := s.serve(ctx, in, string(in.Key), func() *pb.ResponseOp { s.rev++; return s.put(in) })
 	return r.GetResponsePut(), err
 }
 
-func (s *sketch) DeleteRange(ctx context.Context, in *pb.DeleteRangeRequest, _ ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+func (s *fakeKVServer) DeleteRange(ctx context.Context, in *pb.DeleteRangeRequest, _ ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
 	r, err := s.serve(ctx, in, string(in.Key), func() *pb.ResponseOp { s.rev++; return s.del(in) })
 	return r.GetResponseDeleteRange(), err
 }
 
-func (s *sketch) Txn(ctx context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
+func (s *fakeKVServer) Txn(ctx context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
 	r, err := s.serve(ctx, in, "", func() *pb.ResponseOp { return s.txn(in) })
 	if err == nil && r.GetResponseTxn() == nil {
 		err = rpctypes.ErrGRPCDuplicateKey
@@ -68,7 +69,7 @@ func (s *sketch) Txn(ctx context.Context, in *pb.TxnRequest, _ ...grpc.CallOptio
 }
 
 // serve notes a request, and carries it out if nothing is in its way.
-func (s *sketch) serve(ctx context.Context, in proto.Message, key string, do func() *pb.ResponseOp) (*pb.ResponseOp, error) {
+func (s *fakeKVServer) serve(ctx context.Context, in proto.Message, key string, do func() *pb.ResponseOp) (*pb.ResponseOp, error) {
 	s.mu.Lock()
 	s.asks, s.ctxs = append(s.asks, proto.Clone(in)), append(s.ctxs, ctx)
 	s.mu.Unlock()
@@ -94,11 +95,11 @@ func (s *sketch) serve(ctx context.Context, in proto.Message, key string, do fun
 	return r, nil
 }
 
-func (s *sketch) header() *pb.ResponseHeader {
+func (s *fakeKVServer) header() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: 1, MemberId: 2, Revision: s.rev, RaftTerm: 3}
 }
 
-func (s *sketch) get(in *pb.RangeRequest) *pb.ResponseOp {
+func (s *fakeKVServer) get(in *pb.RangeRequest) *pb.ResponseOp {
 	out := &pb.RangeResponse{Header: s.header()}
 	if one := s.kvs[string(in.Key)]; one != nil {
 		out.Kvs, out.Count = []*mvccpb.KeyValue{proto.CloneOf(one)}, 1
@@ -106,7 +107,7 @@ func (s *sketch) get(in *pb.RangeRequest) *pb.ResponseOp {
 	return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: out}}
 }
 
-func (s *sketch) put(in *pb.PutRequest) *pb.ResponseOp {
+func (s *fakeKVServer) put(in *pb.PutRequest) *pb.ResponseOp {
 	one := &mvccpb.KeyValue{Key: in.Key, Value: in.Value, CreateRevision: s.rev, ModRevision: s.rev, Version: 1}
 	out := &pb.PutResponse{Header: s.header()}
 	if old := s.kvs[string(in.Key)]; old != nil {
@@ -119,7 +120,7 @@ func (s *sketch) put(in *pb.PutRequest) *pb.ResponseOp {
 	return &pb.ResponseOp{Response: &pb.ResponseOp_ResponsePut{ResponsePut: out}}
 }
 
-func (s *sketch) del(in *pb.DeleteRangeRequest) *pb.ResponseOp {
+func (s *fakeKVServer) del(in *pb.DeleteRangeRequest) *pb.ResponseOp {
 	out := &pb.DeleteRangeResponse{Header: s.header()}
 	if old := s.kvs[string(in.Key)]; old != nil {
 		out.Deleted = 1
@@ -129,7 +130,7 @@ func (s *sketch) del(in *pb.DeleteRangeRequest) *pb.ResponseOp {
 }
 
 // txn refuses two writes of a key, as etcd does.
-func (s *sketch) txn(in *pb.TxnRequest) *pb.ResponseOp {
+func (s *fakeKVServer) txn(in *pb.TxnRequest) *pb.ResponseOp {
 	out := &pb.TxnResponse{Succeeded: true}
 	puts := map[string]bool{}
 	for _, op := range in.Success {
@@ -156,8 +157,9 @@ func (s *sketch) txn(in *pb.TxnRequest) *pb.ResponseOp {
 	return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: out}}
 }
 
-// asked is what was asked since the jam: of each transaction how many operations it had, 0 for a request of another kind.
-func (s *sketch) asked() (sizes []int) {
+// asked is what was asked since the jam: of each transaction how many operations it had, 0 for a
+// request of another kind.
+func (s *fakeKVServer) asked() (sizes []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.asks {
@@ -174,43 +176,44 @@ func (s *sketch) asked() (sizes []int) {
 }
 
 // lastCtx is the context of the last request.
-func (s *sketch) lastCtx() context.Context {
+func (s *fakeKVServer) lastCtx() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ctxs[len(s.ctxs)-1]
 }
 
 // value is what is stored, and how often it was written.
-func (s *sketch) value(key string) (value string, version int64) {
+func (s *fakeKVServer) value(key string) (value string, version int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return string(s.kvs[key].GetValue()), s.kvs[key].GetVersion()
 }
 
-// said is what came of a call.
-type said struct {
+// callResult is what came of a call.
+type callResult struct {
 	clientv3.OpResponse
 
 	err error
 }
 
-// ask makes a call, and returns once it waits for something.
-func ask(ctx context.Context, k clientv3.KV, op clientv3.Op) <-chan said {
-	out := make(chan said, 1)
+// asyncDo makes a call, and returns once it waits for something.
+func asyncDo(ctx context.Context, k clientv3.KV, op clientv3.Op) <-chan callResult {
+	out := make(chan callResult, 1)
 	go func() {
 		r, err := k.Do(ctx, op)
-		out <- said{r, err}
+		out <- callResult{r, err}
 	}()
 	synctest.Wait()
 	return out
 }
 
-// jam makes as many calls of a kind as go by themselves: until the jam is cleared, further ones wait for each other.
-func jam(t *testing.T, s *sketch, k clientv3.KV, op func(key string) clientv3.Op) (clearUp func()) {
+// blockDirectCalls makes as many calls of a kind as go by themselves: until the jam is cleared,
+// further ones wait for each other.
+func blockDirectCalls(t *testing.T, s *fakeKVServer, k clientv3.KV, op func(key string) clientv3.Op) (clearUp func()) {
 	t.Helper()
-	var calls []<-chan said
-	for i := range kv.FreeCalls {
-		calls = append(calls, ask(t.Context(), k, op("jam"+strconv.Itoa(i))))
+	var calls []<-chan callResult
+	for i := range kv.MaxDirectCalls {
+		calls = append(calls, asyncDo(t.Context(), k, op("jam"+strconv.Itoa(i))))
 	}
 	return func() {
 		close(s.cleared)

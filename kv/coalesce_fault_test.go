@@ -17,8 +17,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// convoy is a store over a shared KV over a connection that can be tampered with. Calls of it share a transaction.
-type convoy struct {
+// coalesceBench is a store over a shared KV over a connection that can be tampered with. Calls of
+// it share a transaction.
+type coalesceBench struct {
 	*kv.Store
 
 	k       clientv3.KV
@@ -27,24 +28,24 @@ type convoy struct {
 	release func() // lets what waits go
 }
 
-// newConvoy keeps the way busy with puts until it is released.
-func newConvoy(t *testing.T, how func(*clientv3.Config)) convoy {
+// newCoalesceBench keeps the way busy with puts until it is released.
+func newCoalesceBench(t *testing.T, how func(*clientv3.Config)) coalesceBench {
 	t.Helper()
-	return newConvoyOver(t, how, func(next clientv3.KV, _ *etcdtest.Proxy) clientv3.KV { return next })
+	return newCoalesceBenchOver(t, how, func(next clientv3.KV, _ *etcdtest.Proxy) clientv3.KV { return next })
 }
 
-func newConvoyOver(t *testing.T, how func(*clientv3.Config), next func(clientv3.KV, *etcdtest.Proxy) clientv3.KV) convoy {
+func newCoalesceBenchOver(t *testing.T, how func(*clientv3.Config), next func(clientv3.KV, *etcdtest.Proxy) clientv3.KV) coalesceBench {
 	t.Helper()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
 	cli := etcdtest.NewClient(t, p.Endpoints(), how)
 	_, err := cli.Get(t.Context(), "warm") // the connection stands
 	require.NoError(t, err)
-	b := &barrier{KV: next(cli.KV, p), up: make(chan struct{}), drop: true}
-	k := kv.Patient(kv.Coalesce(b))
+	b := &fakeBlockingKV{KV: next(cli.KV, p), up: make(chan struct{}), drop: true}
+	k := kv.WithoutFlush(kv.Coalesce(b))
 	cli.KV = k
 	var wg sync.WaitGroup
-	for i := range kv.FreeCalls {
+	for i := range kv.MaxDirectCalls {
 		wg.Go(func() {
 			_, err := k.Put(t.Context(), "busy", "v")
 			assert.ErrorIs(t, err, errDropped)
@@ -52,14 +53,14 @@ func newConvoyOver(t *testing.T, how func(*clientv3.Config), next func(clientv3.
 		require.Eventually(t, func() bool { return int(b.held.Load()) == i+1 }, 10*time.Second, time.Millisecond)
 	}
 	t.Cleanup(wg.Wait)
-	return convoy{
+	return coalesceBench{
 		Store: etcdtest.Must(kv.New(cli, kv.WithNamespace("app"), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 1}))), k: k, proxy: p, truth: srv.Client(t),
 		release: sync.OnceFunc(func() { close(b.up) }),
 	}
 }
 
 // disconnect takes the connection away, and waits until the client has noticed.
-func (c convoy) disconnect(t *testing.T) {
+func (c coalesceBench) disconnect(t *testing.T) {
 	t.Helper()
 	c.proxy.Refuse()
 	c.proxy.Cut()
@@ -72,30 +73,30 @@ func (c convoy) disconnect(t *testing.T) {
 }
 
 // storePuts makes n puts of the store that wait together.
-func (c convoy) storePuts(t *testing.T, ctx context.Context, n int) (results []chan error) {
+func (c coalesceBench) storePuts(t *testing.T, ctx context.Context, n int) (results []chan error) {
 	t.Helper()
 	return c.together(t, n, func(i int) error { _, err := c.Put(ctx, strconv.Itoa(i), []byte("v")); return err })
 }
 
 // puts makes n puts of the KV that wait together.
-func (c convoy) puts(t *testing.T, k clientv3.KV, n int, ctx func(i int) context.Context) (results []chan error) {
+func (c coalesceBench) puts(t *testing.T, k clientv3.KV, n int, ctx func(i int) context.Context) (results []chan error) {
 	t.Helper()
 	return c.together(t, n, func(i int) error { _, err := k.Put(ctx(i), "app/"+strconv.Itoa(i), "v"); return err })
 }
 
-func (c convoy) together(t *testing.T, n int, put func(i int) error) (results []chan error) {
+func (c coalesceBench) together(t *testing.T, n int, put func(i int) error) (results []chan error) {
 	t.Helper()
 	for i := range n {
 		done := make(chan error, 1)
 		results = append(results, done)
 		go func() { done <- put(i) }()
-		require.Eventually(t, func() bool { return kv.Waiting(c.k) == i+1 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return kv.WaitingCalls(c.k) == i+1 }, 10*time.Second, time.Millisecond)
 	}
 	return results
 }
 
 // versions is how often each of the n keys was written.
-func (c convoy) versions(t *testing.T, n int) (out []int64) {
+func (c coalesceBench) versions(t *testing.T, n int) (out []int64) {
 	t.Helper()
 	for i := range n {
 		r, err := c.truth.Get(context.WithoutCancel(t.Context()), "app/"+strconv.Itoa(i))
@@ -109,10 +110,10 @@ func (c convoy) versions(t *testing.T, n int) (out []int64) {
 	return out
 }
 
-func TestASharedTransactionWhoseConnectionIsCutLeavesItsWritesUnknownAndIsSentOnce(t *testing.T) {
+func TestCoalesce_CutConnectionMakesWritesUnknown(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		c := newConvoy(t, how)
+		c := newCoalesceBench(t, how)
 		results := c.storePuts(t, t.Context(), 10)
 		c.proxy.Hold(false, true)
 		c.release()
@@ -128,10 +129,10 @@ func TestASharedTransactionWhoseConnectionIsCutLeavesItsWritesUnknownAndIsSentOn
 	})
 }
 
-func TestAWriteWhoseContextEndsWhileItsTransactionIsUnderWayIsUnknown(t *testing.T) {
+func TestCoalesce_CanceledWriteInFlightIsUnknown(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		c := newConvoy(t, how)
+		c := newCoalesceBench(t, how)
 		ctx, stop := context.WithCancel(t.Context())
 		results := c.storePuts(t, ctx, 10)
 		c.proxy.Hold(false, true)
@@ -148,11 +149,11 @@ func TestAWriteWhoseContextEndsWhileItsTransactionIsUnderWayIsUnknown(t *testing
 	})
 }
 
-// Nothing is in doubt about what never left the process, as a hardened client can tell; and the end of one context is not
-// the end of the others' calls.
-func TestASharedTransactionThatCannotBeSentLeavesNothingUnknown(t *testing.T) {
+// Nothing is in doubt about what never left the process, as a hardened client can tell; and the end
+// of one context is not the end of the others' calls.
+func TestCoalesce_UnsentTransactionIsNotUnknown(t *testing.T) {
 	t.Parallel()
-	c := newConvoy(t, hardened(t))
+	c := newCoalesceBench(t, hardened(t))
 	ctx, stop := context.WithCancel(t.Context())
 	results := c.puts(t, c.k, 10, func(i int) context.Context {
 		if i == 3 {
@@ -162,8 +163,8 @@ func TestASharedTransactionThatCannotBeSentLeavesNothingUnknown(t *testing.T) {
 	})
 	c.disconnect(t)
 	c.release()
-	require.Eventually(t, func() bool { return kv.Waiting(c.k) == 0 }, 10*time.Second, time.Millisecond)
-	time.Sleep(2 * kv.Patience) // what is not sent by now is not about to be
+	require.Eventually(t, func() bool { return kv.WaitingCalls(c.k) == 0 }, 10*time.Second, time.Millisecond)
+	time.Sleep(2 * kv.MaxBatchWait) // what is not sent by now is not about to be
 	stop()
 	err := <-results[3]
 	require.ErrorIs(t, err, context.Canceled)
@@ -178,27 +179,29 @@ func TestASharedTransactionThatCannotBeSentLeavesNothingUnknown(t *testing.T) {
 	assert.Equal(t, want, c.versions(t, 10))
 }
 
-// stubborn sends a transaction after all when its context has ended.
-type stubborn struct {
+// fakeUncancelableKV sends a transaction after all when its context has ended.
+type fakeUncancelableKV struct {
 	clientv3.KV
 
 	before func()
 }
 
-func (s stubborn) Txn(ctx context.Context) clientv3.Txn { return &stubbornTxn{s, ctx, nil} }
+func (s fakeUncancelableKV) Txn(ctx context.Context) clientv3.Txn {
+	return &fakeUncancelableTxn{s, ctx, nil}
+}
 
-type stubbornTxn struct {
-	stubborn
+type fakeUncancelableTxn struct {
+	fakeUncancelableKV
 
 	ctx context.Context
 	ops []clientv3.Op
 }
 
-func (x *stubbornTxn) If(...clientv3.Cmp) clientv3.Txn      { return x }
-func (x *stubbornTxn) Then(ops ...clientv3.Op) clientv3.Txn { x.ops = ops; return x }
-func (x *stubbornTxn) Else(...clientv3.Op) clientv3.Txn     { return x }
+func (x *fakeUncancelableTxn) If(...clientv3.Cmp) clientv3.Txn      { return x }
+func (x *fakeUncancelableTxn) Then(ops ...clientv3.Op) clientv3.Txn { x.ops = ops; return x }
+func (x *fakeUncancelableTxn) Else(...clientv3.Op) clientv3.Txn     { return x }
 
-func (x *stubbornTxn) Commit() (*clientv3.TxnResponse, error) {
+func (x *fakeUncancelableTxn) Commit() (*clientv3.TxnResponse, error) {
 	if _, err := x.KV.Txn(x.ctx).Then(x.ops...).Commit(); err == nil {
 		return nil, errors.New("was sent too early")
 	}
@@ -208,9 +211,9 @@ func (x *stubbornTxn) Commit() (*clientv3.TxnResponse, error) {
 }
 
 // The connection may come back at the moment at which a transaction is given up.
-func TestATransactionThatWasSentAfterAllIsNotReportedAsNotApplied(t *testing.T) {
+func TestCoalesce_TransactionSentLateIsUnknown(t *testing.T) {
 	t.Parallel()
-	c := newConvoyOver(t, hardened(t), func(next clientv3.KV, p *etcdtest.Proxy) clientv3.KV { return stubborn{next, p.Accept} })
+	c := newCoalesceBenchOver(t, hardened(t), func(next clientv3.KV, p *etcdtest.Proxy) clientv3.KV { return fakeUncancelableKV{next, p.Accept} })
 	ctx, stop := context.WithCancel(t.Context())
 	results := c.puts(t, c.k, 5, func(i int) context.Context {
 		if i == 3 {
@@ -220,8 +223,8 @@ func TestATransactionThatWasSentAfterAllIsNotReportedAsNotApplied(t *testing.T) 
 	})
 	c.disconnect(t)
 	c.release()
-	require.Eventually(t, func() bool { return kv.Waiting(c.k) == 0 }, 10*time.Second, time.Millisecond)
-	time.Sleep(2 * kv.Patience)
+	require.Eventually(t, func() bool { return kv.WaitingCalls(c.k) == 0 }, 10*time.Second, time.Millisecond)
+	time.Sleep(2 * kv.MaxBatchWait)
 	stop()
 	for i, r := range results {
 		err := <-r
@@ -237,7 +240,7 @@ func TestATransactionThatWasSentAfterAllIsNotReportedAsNotApplied(t *testing.T) 
 }
 
 // A transaction of gets that breaks is no reason for an error where client/v3 gives none.
-func TestSharedGetsSurviveACutConnection(t *testing.T) {
+func TestCoalesce_GetsSurviveCutConnection(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
@@ -247,10 +250,10 @@ func TestSharedGetsSurviveACutConnection(t *testing.T) {
 		_, err := cli.Put(t.Context(), strconv.Itoa(i), strconv.Itoa(i))
 		require.NoError(t, err)
 	}
-	b := &barrier{KV: cli.KV, up: make(chan struct{}), drop: true}
-	k := kv.Patient(kv.Coalesce(b))
+	b := &fakeBlockingKV{KV: cli.KV, up: make(chan struct{}), drop: true}
+	k := kv.WithoutFlush(kv.Coalesce(b))
 	var wg sync.WaitGroup
-	for i := range kv.FreeCalls {
+	for i := range kv.MaxDirectCalls {
 		wg.Go(func() {
 			_, err := k.Get(t.Context(), "busy")
 			assert.ErrorIs(t, err, errDropped)
@@ -265,7 +268,7 @@ func TestSharedGetsSurviveACutConnection(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return kv.Waiting(k) == 10 && int(b.held.Load()) == kv.FreeCalls }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return kv.WaitingCalls(k) == 10 && int(b.held.Load()) == kv.MaxDirectCalls }, 10*time.Second, time.Millisecond)
 	p.Hold(false, true)
 	close(b.up)
 	require.Eventually(t, func() bool { return rpcs.Sent("KV/Txn") == 1 }, 10*time.Second, time.Millisecond)
@@ -276,7 +279,7 @@ func TestSharedGetsSurviveACutConnection(t *testing.T) {
 }
 
 // While etcd is away calls end with their contexts; when it is back, so is everything.
-func TestCoalesceComesBackWithEtcd(t *testing.T) {
+func TestCoalesce_RecoversWithEtcd(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -296,7 +299,7 @@ func TestCoalesceComesBackWithEtcd(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.Zero(t, kv.Waiting(k))
+	assert.Zero(t, kv.WaitingCalls(k))
 	srv.Resume()
 	for i := range 64 {
 		wg.Go(func() {

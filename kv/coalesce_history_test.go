@@ -20,10 +20,11 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Each key is a register with one writer and several readers. Together they are linearizable exactly if every read finds a
-// value that is no older than the last write that had ended, and the last read that had ended, before it began, and no
-// newer than the last write that had begun before it ended.
-func TestConcurrentCallsAreLinearizable(t *testing.T) {
+// Each key is a register with one writer and several readers. Together they are linearizable
+// exactly if every read finds a value that is no older than the last write that had ended, and the
+// last read that had ended, before it began, and no newer than the last write that had begun before
+// it ended.
+func TestCoalesce_ConcurrentCallsAreLinearizable(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	k := kv.Coalesce(cli.KV)
@@ -31,7 +32,9 @@ func TestConcurrentCallsAreLinearizable(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range registers {
 		key := home + strconv.Itoa(i)
-		var begun, known atomic.Int64 // writes that began; the newest value that a call which has ended wrote or found
+		// The number of writes that have started, and the newest value that a completed call wrote
+		// or read.
+		var begun, known atomic.Int64
 		var over atomic.Bool
 		wg.Go(func() {
 			defer over.Store(true)
@@ -80,9 +83,9 @@ func raise(a *atomic.Int64, n int64) {
 	}
 }
 
-// Random calls of all kinds, with contexts that end at any time: every put is applied once or not at all, and what was
-// reported as applied is there.
-func TestNoWriteIsLostOrMadeTwiceWhateverContextsDo(t *testing.T) {
+// Random calls of all kinds, with contexts that end at any time: every put is applied once or not
+// at all, and what was reported as applied is there.
+func TestCoalesce_CancelNeverLosesOrRepeatsWrites(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	k := kv.Coalesce(cli.KV)
@@ -97,7 +100,8 @@ func TestNoWriteIsLostOrMadeTwiceWhateverContextsDo(t *testing.T) {
 				switch {
 				case err == nil:
 					applied++
-				case ctx.Err() == nil && !errors.Is(err, rpctypes.ErrTimeout): // which etcd says when its copy of the deadline is first
+				// etcd returns ErrTimeout if its copy of the deadline ends first.
+				case ctx.Err() == nil && !errors.Is(err, rpctypes.ErrTimeout):
 					t.Error(err)
 				case !errs.NotApplied(err):
 					doubtful++

@@ -14,31 +14,31 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestAPanicBelowReachesTheCallersAndNobodyElse(t *testing.T) {
+func TestCoalesce_PanicReachesOnlyItsCallers(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, _ clientv3.KV) {
-		k := kv.Coalesce(clientv3.NewKVFromKVClient(confused{s, func() *pb.TxnResponse { panic("below") }}, nil))
+	bubble(t, func(t *testing.T, s *fakeKVServer, _ clientv3.KV) {
+		k := kv.Coalesce(clientv3.NewKVFromKVClient(fakeMismatchedKV{s, func() *pb.TxnResponse { panic("below") }}, nil))
 		for _, op := range []func(string) clientv3.Op{getOf, putOf} {
 			s.cleared = make(chan struct{})
-			caught := catching{k}
+			caught := fakeRecoveringKV{k}
 			for _, r := range sharing(t, s, caught, op) {
 				require.EqualError(t, r.err, "panic: below")
 			}
-			require.NoError(t, (<-ask(t.Context(), k, op("a"))).err, "the next one is not concerned")
+			require.NoError(t, (<-asyncDo(t.Context(), k, op("a"))).err, "the next one is not concerned")
 		}
 		s.before = func(context.Context, proto.Message) error { panic("alone") }
-		for range 2 * kv.FreeCalls {
-			require.EqualError(t, (<-ask(t.Context(), catching{k}, getOf("a"))).err, "panic: alone")
+		for range 2 * kv.MaxDirectCalls {
+			require.EqualError(t, (<-asyncDo(t.Context(), fakeRecoveringKV{k}, getOf("a"))).err, "panic: alone")
 		}
 		s.before = nil
-		require.NoError(t, (<-ask(t.Context(), k, getOf("a"))).err, "no slot is lost")
+		require.NoError(t, (<-asyncDo(t.Context(), k, getOf("a"))).err, "no slot is lost")
 	})
 }
 
-// catching makes errors of panics.
-type catching struct{ clientv3.KV }
+// fakeRecoveringKV makes errors of panics.
+type fakeRecoveringKV struct{ clientv3.KV }
 
-func (c catching) Do(ctx context.Context, op clientv3.Op) (r clientv3.OpResponse, err error) {
+func (c fakeRecoveringKV) Do(ctx context.Context, op clientv3.Op) (r clientv3.OpResponse, err error) {
 	defer func() {
 		if what := recover(); what != nil {
 			err = errors.New("panic: " + what.(string)) //nolint:forcetypeassert // it is the test's own
@@ -48,13 +48,13 @@ func (c catching) Do(ctx context.Context, op clientv3.Op) (r clientv3.OpResponse
 }
 
 // A goroutine that a fake below ends (with t.FailNow, for one) must not leave callers behind.
-func TestAGoroutineThatIsEndedBelowLeavesNobodyBehind(t *testing.T) {
+func TestCoalesce_GoexitReleasesCallers(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, _ clientv3.KV) {
-		k := kv.Coalesce(clientv3.NewKVFromKVClient(confused{s, func() *pb.TxnResponse { runtime.Goexit(); return nil }}, nil))
+	bubble(t, func(t *testing.T, s *fakeKVServer, _ clientv3.KV) {
+		k := kv.Coalesce(clientv3.NewKVFromKVClient(fakeMismatchedKV{s, func() *pb.TxnResponse { runtime.Goexit(); return nil }}, nil))
 		for _, r := range sharing(t, s, k, putOf) {
 			require.ErrorIs(t, r.err, kv.ErrUnknownOutcome)
 		}
-		require.NoError(t, (<-ask(t.Context(), k, putOf("a"))).err)
+		require.NoError(t, (<-asyncDo(t.Context(), k, putOf("a"))).err)
 	})
 }

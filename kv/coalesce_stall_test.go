@@ -15,10 +15,11 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// What waits leaves in the order in which it came, also when those that came back call again at once.
-func TestNobodyIsOvertakenForEver(t *testing.T) {
+// What waits leaves in the order in which it came, also when those that came back call again at
+// once.
+func TestCoalesce_NoCallStarves(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		ctx, stop := context.WithCancel(t.Context())
 		s.before = func(context.Context, proto.Message) error { time.Sleep(time.Millisecond); return nil }
 		done := make(chan int, 300)
@@ -46,24 +47,24 @@ func TestNobodyIsOvertakenForEver(t *testing.T) {
 }
 
 // A request that hangs must not hold up those that could be answered.
-func TestCallsThatHangHoldUpTheOthersForATenthOfASecond(t *testing.T) {
+func TestCoalesce_HangingCallsDelayOthersBriefly(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, getOf)
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, getOf)
 		began := time.Now()
-		require.NoError(t, (<-ask(t.Context(), k, getOf("a"))).err)
-		assert.Equal(t, kv.Patience, time.Since(began))
+		require.NoError(t, (<-asyncDo(t.Context(), k, getOf("a"))).err)
+		assert.Equal(t, kv.MaxBatchWait, time.Since(began))
 		for range 100 {
-			require.NoError(t, (<-ask(t.Context(), k, getOf("a"))).err)
+			require.NoError(t, (<-asyncDo(t.Context(), k, getOf("a"))).err)
 		}
-		assert.Equal(t, kv.Patience, time.Since(began), "they are not waited for again")
+		assert.Equal(t, kv.MaxBatchWait, time.Since(began), "they are not waited for again")
 		clearUp()
 	})
 }
 
-func TestATransactionThatHangsHoldsUpTheOthersForATenthOfASecond(t *testing.T) {
+func TestCoalesce_HangingTransactionDelaysOthersBriefly(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		hold := make(chan struct{})
 		s.before = func(_ context.Context, m proto.Message) error {
 			if sizeOf(m) == 10 {
@@ -71,21 +72,21 @@ func TestATransactionThatHangsHoldsUpTheOthersForATenthOfASecond(t *testing.T) {
 			}
 			return nil
 		}
-		clearUp := jam(t, s, k, getOf)
-		var stuck []<-chan said
+		clearUp := blockDirectCalls(t, s, k, getOf)
+		var stuck []<-chan callResult
 		for i := range 10 {
-			stuck = append(stuck, ask(t.Context(), k, getOf("k"+strconv.Itoa(i))))
+			stuck = append(stuck, asyncDo(t.Context(), k, getOf("k"+strconv.Itoa(i))))
 		}
 		clearUp()
 		began := time.Now()
-		var calls []<-chan said
+		var calls []<-chan callResult
 		for i := range 20 {
-			calls = append(calls, ask(t.Context(), k, getOf("k"+strconv.Itoa(i))))
+			calls = append(calls, asyncDo(t.Context(), k, getOf("k"+strconv.Itoa(i))))
 		}
 		for _, c := range calls {
 			require.NoError(t, (<-c).err)
 		}
-		assert.Equal(t, kv.Patience, time.Since(began))
+		assert.Equal(t, kv.MaxBatchWait, time.Since(began))
 		assert.Equal(t, []int{10, 20}, s.asked())
 		close(hold)
 		for _, c := range stuck {
@@ -95,19 +96,19 @@ func TestATransactionThatHangsHoldsUpTheOthersForATenthOfASecond(t *testing.T) {
 }
 
 // Callers that come and give up must not put off what the others wait for.
-func TestThoseWhoGiveUpDoNotHoldUpTheOthers(t *testing.T) {
+func TestCoalesce_CanceledCallsDoNotDelayOthers(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, getOf)
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, getOf)
 		began := time.Now()
-		patient := ask(t.Context(), k, getOf("a"))
+		patient := asyncDo(t.Context(), k, getOf("a"))
 		for i := range 20 {
-			ctx, stop := context.WithTimeout(t.Context(), kv.Patience/20)
-			<-ask(ctx, k, getOf("k"+strconv.Itoa(i)))
+			ctx, stop := context.WithTimeout(t.Context(), kv.MaxBatchWait/20)
+			<-asyncDo(ctx, k, getOf("k"+strconv.Itoa(i)))
 			stop()
 		}
 		require.NoError(t, (<-patient).err)
-		assert.LessOrEqual(t, time.Since(began), kv.Patience)
+		assert.LessOrEqual(t, time.Since(began), kv.MaxBatchWait)
 		clearUp()
 	})
 }

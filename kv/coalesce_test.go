@@ -20,9 +20,9 @@ import (
 
 type ctxKey struct{}
 
-func TestALoneCallerIsSentAsItIs(t *testing.T) {
+func TestCoalesce_SingleCallIsSentUnchanged(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		ctx := context.WithValue(t.Context(), ctxKey{}, "mine")
 		for i := range 10 {
 			_, err := k.Put(ctx, "a", strconv.Itoa(i))
@@ -41,19 +41,19 @@ func TestALoneCallerIsSentAsItIs(t *testing.T) {
 	})
 }
 
-func TestCallsThatWaitTogetherShareATransaction(t *testing.T) {
+func TestCoalesce_WaitingCallsShareTransaction(t *testing.T) {
 	t.Parallel()
 	for name, op := range map[string]func(string) clientv3.Op{"gets": getOf, "puts": putOf, "deletes": delOf} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 				for i := range 100 {
 					s.kvs["k"+strconv.Itoa(i)] = &mvccpb.KeyValue{Key: []byte("k" + strconv.Itoa(i)), Value: []byte(strconv.Itoa(i)), Version: 1}
 				}
-				clearUp := jam(t, s, k, op)
-				var calls []<-chan said
+				clearUp := blockDirectCalls(t, s, k, op)
+				var calls []<-chan callResult
 				for i := range 100 {
-					calls = append(calls, ask(t.Context(), k, op("k"+strconv.Itoa(i))))
+					calls = append(calls, asyncDo(t.Context(), k, op("k"+strconv.Itoa(i))))
 				}
 				assert.Empty(t, s.asked(), "they wait")
 				clearUp()
@@ -77,13 +77,13 @@ func TestCallsThatWaitTogetherShareATransaction(t *testing.T) {
 	}
 }
 
-func TestTheKindsDoNotWaitForEachOther(t *testing.T) {
+func TestCoalesce_KindsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, putOf)
-		waits := ask(t.Context(), k, putOf("a"))
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, putOf)
+		waits := asyncDo(t.Context(), k, putOf("a"))
 		for _, op := range []clientv3.Op{getOf("a"), clientv3.OpGet("a", clientv3.WithSerializable()), delOf("a")} {
-			r := <-ask(t.Context(), k, op)
+			r := <-asyncDo(t.Context(), k, op)
 			require.NoError(t, r.err)
 		}
 		assert.Equal(t, []int{0, 0, 0}, s.asked())
@@ -92,14 +92,14 @@ func TestTheKindsDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
-func TestLinearizableAndSerializableGetsAreApart(t *testing.T) {
+func TestCoalesce_SeparatesSerializableGets(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		stale := func(key string) clientv3.Op { return clientv3.OpGet(key, clientv3.WithSerializable()) }
-		clear1, clear2 := jam(t, s, k, getOf), jam(t, s, k, stale)
-		var calls []<-chan said
+		clear1, clear2 := blockDirectCalls(t, s, k, getOf), blockDirectCalls(t, s, k, stale)
+		var calls []<-chan callResult
 		for i := range 10 {
-			calls = append(calls, ask(t.Context(), k, getOf("k"+strconv.Itoa(i))), ask(t.Context(), k, stale("k"+strconv.Itoa(i))))
+			calls = append(calls, asyncDo(t.Context(), k, getOf("k"+strconv.Itoa(i))), asyncDo(t.Context(), k, stale("k"+strconv.Itoa(i))))
 		}
 		clear1()
 		s.cleared = make(chan struct{})
@@ -111,9 +111,9 @@ func TestLinearizableAndSerializableGetsAreApart(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeSharedDoesNotWait(t *testing.T) {
+func TestCoalesce_UnshareableCallsDoNotWait(t *testing.T) {
 	t.Parallel()
-	big := strings.Repeat("v", kv.SoloBytes)
+	big := strings.Repeat("v", kv.MaxSharedOpBytes)
 	rows := map[string]clientv3.Op{
 		"a prefix":            clientv3.OpGet("k", clientv3.WithPrefix()),
 		"a range":             clientv3.OpGet("k", clientv3.WithRange("l")),
@@ -130,13 +130,13 @@ func TestWhatCannotBeSharedDoesNotWait(t *testing.T) {
 	for name, op := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+			bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 				for _, other := range []func(string) clientv3.Op{getOf, putOf, delOf} {
-					for i := range kv.FreeCalls {
-						ask(t.Context(), k, other("jam"+strconv.Itoa(i)))
+					for i := range kv.MaxDirectCalls {
+						asyncDo(t.Context(), k, other("jam"+strconv.Itoa(i)))
 					}
 				}
-				r := <-ask(t.Context(), k, op)
+				r := <-asyncDo(t.Context(), k, op)
 				require.NoError(t, r.err)
 				assert.Len(t, s.asked(), 1)
 				close(s.cleared)
@@ -145,52 +145,52 @@ func TestWhatCannotBeSharedDoesNotWait(t *testing.T) {
 	}
 }
 
-func TestACallWithMetadataOfItsOwnDoesNotWait(t *testing.T) {
+func TestCoalesce_CallWithMetadataDoesNotWait(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, getOf)
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, getOf)
 		for _, ctx := range []context.Context{clientv3.WithRequireLeader(t.Context()), metadata.AppendToOutgoingContext(t.Context(), "who", "me")} {
-			r := <-ask(ctx, k, getOf("a"))
+			r := <-asyncDo(ctx, k, getOf("a"))
 			require.NoError(t, r.err)
 			want, _ := metadata.FromOutgoingContext(ctx)
 			got, _ := metadata.FromOutgoingContext(s.lastCtx())
 			assert.Equal(t, want, got)
 		}
-		waits := ask(metadata.NewOutgoingContext(t.Context(), nil), k, getOf("a"))
+		waits := asyncDo(metadata.NewOutgoingContext(t.Context(), nil), k, getOf("a"))
 		assert.Equal(t, []int{0, 0}, s.asked(), "empty metadata is none")
 		clearUp()
 		require.NoError(t, (<-waits).err)
 	})
 }
 
-func TestATransactionHasNoMoreOperationsThanAServerTakes(t *testing.T) {
+func TestCoalesce_BoundsOperationsPerTransaction(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, putOf)
-		var calls []<-chan said
-		for i := range 2*kv.SharedOps + 10 {
-			calls = append(calls, ask(t.Context(), k, putOf("k"+strconv.Itoa(i))))
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, putOf)
+		var calls []<-chan callResult
+		for i := range 2*kv.MaxSharedOps + 10 {
+			calls = append(calls, asyncDo(t.Context(), k, putOf("k"+strconv.Itoa(i))))
 		}
 		clearUp()
-		assert.Equal(t, []int{kv.SharedOps, kv.SharedOps, 10}, s.asked())
+		assert.Equal(t, []int{kv.MaxSharedOps, kv.MaxSharedOps, 10}, s.asked())
 		for _, c := range calls {
 			require.NoError(t, (<-c).err)
 		}
 	})
 }
 
-func TestATransactionIsNoLargerThanAServerTakes(t *testing.T) {
+func TestCoalesce_BoundsBytesPerTransaction(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, putOf)
-		var calls []<-chan said
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, putOf)
+		var calls []<-chan callResult
 		for i := range 24 {
-			calls = append(calls, ask(t.Context(), k, clientv3.OpPut("k"+strconv.Itoa(i), strings.Repeat("v", 60<<10))))
+			calls = append(calls, asyncDo(t.Context(), k, clientv3.OpPut("k"+strconv.Itoa(i), strings.Repeat("v", 60<<10))))
 		}
 		clearUp()
 		assert.Equal(t, []int{8, 8, 8}, s.asked())
 		for _, m := range s.asks {
-			assert.LessOrEqual(t, proto.Size(m), kv.SharedBytes)
+			assert.LessOrEqual(t, proto.Size(m), kv.MaxSharedBytes)
 		}
 		for _, c := range calls {
 			require.NoError(t, (<-c).err)
@@ -199,19 +199,19 @@ func TestATransactionIsNoLargerThanAServerTakes(t *testing.T) {
 }
 
 // A server that takes fewer operations is asked for as many as it takes, once it has said so.
-func TestALowerLimitOfTheServerIsLearned(t *testing.T) {
+func TestCoalesce_AdaptsToLowerServerLimit(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		s.before = func(_ context.Context, m proto.Message) error {
 			if sizeOf(m) > 40 {
 				return rpctypes.ErrGRPCTooManyOps
 			}
 			return nil
 		}
-		clearUp := jam(t, s, k, putOf)
-		var calls []<-chan said
-		for i := range 4 * kv.SharedOps {
-			calls = append(calls, ask(t.Context(), k, putOf("k"+strconv.Itoa(i))))
+		clearUp := blockDirectCalls(t, s, k, putOf)
+		var calls []<-chan callResult
+		for i := range 4 * kv.MaxSharedOps {
+			calls = append(calls, asyncDo(t.Context(), k, putOf("k"+strconv.Itoa(i))))
 		}
 		clearUp()
 		refused, granted := 0, 0
@@ -223,7 +223,7 @@ func TestALowerLimitOfTheServerIsLearned(t *testing.T) {
 			}
 		}
 		assert.Equal(t, 2, refused, "128 and 64 of them")
-		assert.Equal(t, (4*kv.SharedOps-128-64)/32, granted)
+		assert.Equal(t, (4*kv.MaxSharedOps-128-64)/32, granted)
 		for i, c := range calls {
 			require.NoError(t, (<-c).err)
 			_, version := s.value("k" + strconv.Itoa(i))
@@ -232,13 +232,13 @@ func TestALowerLimitOfTheServerIsLearned(t *testing.T) {
 	})
 }
 
-func TestWritesOfOneKeyAreNeverInOneTransaction(t *testing.T) {
+func TestCoalesce_SeparatesWritesOfOneKey(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, putOf)
-		var calls []<-chan said
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, putOf)
+		var calls []<-chan callResult
 		for i := range 40 { // ten keys, four times each
-			calls = append(calls, ask(t.Context(), k, clientv3.OpPut("k"+strconv.Itoa(i%10), strconv.Itoa(i))))
+			calls = append(calls, asyncDo(t.Context(), k, clientv3.OpPut("k"+strconv.Itoa(i%10), strconv.Itoa(i))))
 		}
 		clearUp()
 		assert.Equal(t, []int{10, 10, 10, 10}, s.asked())
@@ -253,14 +253,14 @@ func TestWritesOfOneKeyAreNeverInOneTransaction(t *testing.T) {
 	})
 }
 
-func TestEqualGetsAreOneOperationAndHaveResponsesOfTheirOwn(t *testing.T) {
+func TestCoalesce_EqualGetsShareOneOperation(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
 		s.kvs["k"] = &mvccpb.KeyValue{Key: []byte("k"), Value: []byte("v"), Version: 1}
-		clearUp := jam(t, s, k, getOf)
-		var calls []<-chan said
+		clearUp := blockDirectCalls(t, s, k, getOf)
+		var calls []<-chan callResult
 		for range 50 {
-			calls = append(calls, ask(t.Context(), k, getOf("k")), ask(t.Context(), k, clientv3.OpGet("k", clientv3.WithCountOnly())))
+			calls = append(calls, asyncDo(t.Context(), k, getOf("k")), asyncDo(t.Context(), k, clientv3.OpGet("k", clientv3.WithCountOnly())))
 		}
 		clearUp()
 		assert.Equal(t, []int{2}, s.asked())
@@ -277,10 +277,10 @@ func TestEqualGetsAreOneOperationAndHaveResponsesOfTheirOwn(t *testing.T) {
 }
 
 // Two callers of Do may use the buffers of their keys and values again as soon as it has returned.
-func TestTheCallersBuffersAreNotUsedAfterTheCall(t *testing.T) {
+func TestCoalesce_CopiesBuffersOfCaller(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, s *sketch, k clientv3.KV) {
-		clearUp := jam(t, s, k, putOf)
+	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {
+		clearUp := blockDirectCalls(t, s, k, putOf)
 		hold := make(chan struct{})
 		s.before = func(context.Context, proto.Message) error { <-hold; return nil }
 		ctx, stop := context.WithCancel(t.Context())
@@ -288,8 +288,8 @@ func TestTheCallersBuffersAreNotUsedAfterTheCall(t *testing.T) {
 		op := clientv3.OpPut("", "")
 		op.WithKeyBytes(key)
 		op.WithValueBytes(value)
-		gone := ask(ctx, k, op)
-		other := ask(t.Context(), k, putOf("other"))
+		gone := asyncDo(ctx, k, op)
+		other := asyncDo(t.Context(), k, putOf("other"))
 		clearUp()
 		stop()
 		require.ErrorIs(t, (<-gone).err, context.Canceled)

@@ -3,8 +3,6 @@ package kv
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"reflect"
 	"strconv"
 
@@ -39,29 +37,29 @@ func baseCodec[T any](c Codec[T]) Codec[T] {
 // such a value as a string, or with a custom codec. The dynamic values of interfaces in T are not
 // checked.
 func JSON[T any]() Codec[T] {
-	path, hidden := redact.JSON(reflect.TypeFor[T]())
-	if !hidden {
+	path, redacted := redact.JSON(reflect.TypeFor[T]())
+	if !redacted {
 		return jsonCodec[T]{}
 	}
-	return jsonCodec[T]{err: &hiddenError{path: path}}
+	return jsonCodec[T]{err: &redactedError{path: path}}
 }
 
 type jsonCodec[T any] struct {
 	err error // why values cannot be encoded, or nil
 }
 
-// hiddenError is the error for a type whose JSON hides a part of its value.
-type hiddenError struct {
+// redactedError is the error for a type whose JSON hides a part of its value.
+type redactedError struct {
 	path string // "" for the value itself
 }
 
 // Error returns a text that names the part.
-func (e *hiddenError) Error() string {
+func (e *redactedError) Error() string {
 	what := "the value"
 	if e.path != "" {
 		what = "field " + strconv.Quote(e.path)
 	}
-	return what + " is hidden in JSON, so that storing it would lose it"
+	return what + " is hidden in JSON and would be lost"
 }
 
 // Encode returns the JSON of v.
@@ -99,16 +97,3 @@ func (stringCodec) Encode(_, v string) ([]byte, error) { return []byte(v), nil }
 
 // Decode returns b as a string, even if it is not valid UTF-8.
 func (stringCodec) Decode(_ string, b []byte) (string, error) { return string(b), nil }
-
-// strictJSON decodes exactly one JSON value, and returns an error for unknown fields.
-func strictJSON(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one JSON value")
-	}
-	return nil
-}

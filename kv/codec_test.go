@@ -2,14 +2,13 @@ package kv_test
 
 import (
 	"encoding/json"
-	"errors"
 	"math"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -19,7 +18,7 @@ type user struct {
 	Tags   map[string]string `json:"tags,omitempty"`
 }
 
-func TestJSONIsThatOfEncodingJSON(t *testing.T) {
+func TestJSON_MatchesEncodingJSON(t *testing.T) {
 	t.Parallel()
 	c := kv.JSON[user]()
 	b, err := c.Encode("k", user{Name: "Ada"})
@@ -37,7 +36,7 @@ func TestJSONIsThatOfEncodingJSON(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestBytesThatWereDecodedAreACopy(t *testing.T) {
+func TestBytes_DecodeReturnsCopy(t *testing.T) {
 	t.Parallel()
 	stored := []byte("stored")
 	v, err := kv.Bytes().Decode("k", stored)
@@ -115,23 +114,10 @@ func FuzzRetryPolicy(f *testing.F) {
 	})
 }
 
-// sealed is a codec that writes the key beside the value, and accepts no value that was written for another key.
-type sealed struct{}
-
-func (sealed) Encode(key, v string) ([]byte, error) { return []byte(key + "=" + v), nil }
-
-func (sealed) Decode(key string, b []byte) (string, error) {
-	v, ok := strings.CutPrefix(string(b), key+"=")
-	if !ok {
-		return "", errors.New("moved")
-	}
-	return v, nil
-}
-
 func TestCodec_SeesKeyBelowNamespaceOfStore(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	typed := kv.NewTyped(b.Store, "deep/dir", sealed{})
+	typed := kv.NewTyped(b.Store, "deep/dir", etcdtest.BoundCodec{})
 	_, err := typed.Put(t.Context(), "k", "put")
 	require.NoError(t, err)
 	assert.Equal(t, "deep/dir/k=put", b.value(t, "deep/dir/k"))
@@ -139,7 +125,7 @@ func TestCodec_SeesKeyBelowNamespaceOfStore(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "put, updated", e.Value)
 	assert.Equal(t, "deep/dir/k=put, updated", b.value(t, "deep/dir/k"))
-	whole, err := kv.NewTyped(b.Store, "", sealed{}).Get(t.Context(), "deep/dir/k")
+	whole, err := kv.NewTyped(b.Store, "", etcdtest.BoundCodec{}).Get(t.Context(), "deep/dir/k")
 	require.NoError(t, err, "the same key of another handle")
 	assert.Equal(t, "put, updated", whole.Value)
 	for e, err := range typed.List(t.Context()) {
@@ -153,7 +139,7 @@ func TestCodec_SeesKeyBelowNamespaceOfStore(t *testing.T) {
 	b.put(t, "deep/dir/moved", b.value(t, "deep/dir/k"))
 	_, err = typed.Get(t.Context(), "moved")
 	require.ErrorIs(t, err, kv.ErrDecode)
-	nested := kv.NewTyped(b.Namespace("deep"), "dir", sealed{})
+	nested := kv.NewTyped(b.Namespace("deep"), "dir", etcdtest.BoundCodec{})
 	_, err = nested.Get(t.Context(), "k")
 	require.ErrorIs(t, err, kv.ErrDecode, "a store with a namespace of its own has keys of its own")
 }

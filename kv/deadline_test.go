@@ -16,14 +16,16 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// The reason why there is no connection is the last one that is known. It is not looked for after the deadline.
+// The reason why there is no connection is the last one that is known. It is not looked for after
+// the deadline.
 func TestStore_ShortDeadlineReturnsInTime(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, "http://127.0.0.1:1")
 	p.Refuse()
 	cli := etcdtest.NewClient(t, p.Endpoints(), hardened(t))
 	s := etcdtest.Must(kv.New(cli))
-	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused") // as gRPC knows by now
+	// gRPC knows by now.
+	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused")
 	const limit, calls = 20 * time.Millisecond, 20
 	quickest := time.Hour
 	for range calls {
@@ -41,8 +43,9 @@ func TestStore_ShortDeadlineReturnsInTime(t *testing.T) {
 	assert.Less(t, quickest, 2*limit, "a loaded machine is late now and then, but not always")
 }
 
-// A round trip takes longer than the quarter of a second, or the 2 s, that an attempt used to be given.
-func TestStore_SlowAnswersAreWaitedFor(t *testing.T) {
+// A round trip takes longer than the quarter of a second, or the 2 s, that an attempt used to be
+// given.
+func TestStore_WaitsForSlowResponses(t *testing.T) {
 	t.Parallel()
 	for rtt, deadline := range map[time.Duration]time.Duration{400 * time.Millisecond: 1100 * time.Millisecond, 2400 * time.Millisecond: 20 * time.Second} {
 		t.Run(rtt.String(), func(t *testing.T) {
@@ -59,9 +62,9 @@ func TestStore_SlowAnswersAreWaitedFor(t *testing.T) {
 				f    func(ctx context.Context) error
 			}{
 				{"get", rpc("KV/Range", 1), func(ctx context.Context) error { _, err := s.Get(ctx, "k"); return err }},
-				{"put", rpc("KV/Put", 1), func(ctx context.Context) error { return second(s.Put(ctx, "p", nil)) }},
-				{"replace", rpc("KV/Txn", 1), func(ctx context.Context) error { return second(s.Replace(ctx, "k", []byte("2"), rev)) }},
-				{"put once", rpc("KV/Txn", 1), func(ctx context.Context) error { return second(s.Put(ctx, "o", nil, kv.WithOnce())) }},
+				{"put", rpc("KV/Put", 1), func(ctx context.Context) error { return errOf(s.Put(ctx, "p", nil)) }},
+				{"replace", rpc("KV/Txn", 1), func(ctx context.Context) error { return errOf(s.Replace(ctx, "k", []byte("2"), rev)) }},
+				{"put once", rpc("KV/Txn", 1), func(ctx context.Context) error { return errOf(s.Put(ctx, "o", nil, kv.WithOnce())) }},
 			} {
 				n.Reset()
 				ctx, stop := context.WithTimeout(t.Context(), deadline)
@@ -74,7 +77,7 @@ func TestStore_SlowAnswersAreWaitedFor(t *testing.T) {
 }
 
 // One connection carries all of them, and all of them are repeated.
-func TestStore_ReadsSurviveALostConnection(t *testing.T) {
+func TestStore_ReadsSurviveLostConnection(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
@@ -101,9 +104,9 @@ func TestStore_ReadsSurviveALostConnection(t *testing.T) {
 	assert.Positive(t, s.Stats().Retries)
 }
 
-// A client that Open has not made has no connections to single members: its balancer picks another one for the second
-// attempt, here the only other one.
-func TestStore_SecondAttemptOverTheClientsOwnConnection(t *testing.T) {
+// A client that Open has not made has no connections to single members: its balancer picks another
+// one for the second attempt, here the only other one.
+func TestStore_HedgesOverClientConnection(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
 		var hang atomic.Bool

@@ -10,7 +10,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestDeleteReturnsTheRevisionOfTheEnd(t *testing.T) {
+func TestDelete_ReturnsRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	put := b.put(t, "k", "x")
@@ -28,7 +28,7 @@ func TestDeleteReturnsTheRevisionOfTheEnd(t *testing.T) {
 	assert.Equal(t, put, e.ModRevision)
 }
 
-func TestDeletingNothingIsNoError(t *testing.T) {
+func TestDelete_AbsentKeyIsNoError(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for name, o := range map[string][]kv.DeleteOption{"plain": nil, "guarded": {kv.WithGuard(kv.Guard{})}, "once": {kv.WithOnce()}} {
@@ -42,7 +42,7 @@ func TestDeletingNothingIsNoError(t *testing.T) {
 	}
 }
 
-func TestDeleteAtDeletesOnlyTheRevisionItWasGiven(t *testing.T) {
+func TestDeleteAt_DeletesOnlyGivenRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	read := b.put(t, "k", "read")
@@ -64,7 +64,7 @@ func TestDeleteAtDeletesOnlyTheRevisionItWasGiven(t *testing.T) {
 	conflict(t, err, "k", now, 0)
 }
 
-func TestCompareAndDeleteComparesTheValue(t *testing.T) {
+func TestCompareAndDelete_ComparesValue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	rev := b.put(t, "k", "old")
@@ -80,7 +80,7 @@ func TestCompareAndDeleteComparesTheValue(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "k"))
 }
 
-func TestDeletePrefixStopsAtTheSlash(t *testing.T) {
+func TestDeletePrefix_StopsAtSlash(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, key := range []string{"a", "a/", "a/1", "a/b/2", "a/\xff\xff", "a0", "ab/3", "a.", "b"} {
@@ -113,7 +113,7 @@ func TestDeletePrefixStopsAtTheSlash(t *testing.T) {
 	assert.EqualValues(t, 1, n)
 }
 
-func TestDeletePrefixWithOnceCountsToo(t *testing.T) {
+func TestDeletePrefix_WithOnceReturnsCount(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, key := range []string{"a/1", "a/2", "b/3", "z"} {
@@ -128,7 +128,7 @@ func TestDeletePrefixWithOnceCountsToo(t *testing.T) {
 	assert.EqualValues(t, 2, n, "the slot is not among them")
 }
 
-func TestDeletingAllOfEtcdTakesTwoWords(t *testing.T) {
+func TestDeletePrefix_WithPartialPrefixDeletesAllOfEtcd(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t))
 	all := etcdtest.Must(kv.New(b.cli))

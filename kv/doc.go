@@ -50,7 +50,7 @@
 // A request is repeated only if it was provably not applied (etcd refused it before proposing it,
 // or it never left the process), or if it cannot be applied twice. That depends on its condition:
 //
-//	write                        after a lost answer
+//	write                        after a lost response
 //	Put, Delete, DeletePrefix,   unknown: it may still be on its way
 //	Txn, Batch
 //	CompareAndSwap, ...Delete    unknown: the value may come back
@@ -65,7 +65,7 @@
 //	other Transact               unknown: it may be applied later
 //	any of these, WithOnce       repeated until etcd says yes or no, and then always known
 //
-// If the context ends before there is a definite answer, the outcome is unknown.
+// If the context ends before etcd says yes or no, the outcome is unknown.
 //
 // [WithOnce] makes the transaction also write a key that only this client uses, guarded by its mod
 // revision. The first of several identical requests changes that key, so the others cannot be
@@ -80,7 +80,7 @@
 //
 // No attempt is cancelled because it is slow. A call that can safely be made twice makes a second
 // attempt at another member after 0.25 to 1 s, or a third of its time if that is less, and the
-// first answer that settles it counts. These calls are all reads, Replace, DeleteAt, Update of a
+// first response that settles it counts. These calls are all reads, Replace, DeleteAt, Update of a
 // key that exists, and any write WithOnce: a frozen member costs them about a second. All other
 // writes have one attempt: at a frozen member they wait for their deadline and are then unknown.
 // Second attempts are limited to ten at once and a tenth of all calls. There are none with a single

@@ -37,7 +37,7 @@ var (
 	ErrInvalid = errs.Invalid
 	// ErrTooLarge means that one of the [Limits] was exceeded. It also matches ErrInvalid.
 	ErrTooLarge = errs.TooLarge
-	// ErrUnavailable means that etcd, or a quorum of it, did not answer or could not be reached.
+	// ErrUnavailable means that etcd, or a quorum of it, did not respond or could not be reached.
 	ErrUnavailable = errs.Unavailable
 	// ErrCompacted means that the requested revision was compacted.
 	ErrCompacted = errs.Compacted
@@ -62,7 +62,7 @@ func (e *ConflictError) Error() string {
 		text += ": wanted revision " + strconv.FormatInt(e.Want, 10)
 	}
 	if e.Have == 0 {
-		return text + ": the key is gone"
+		return text + ": the key does not exist"
 	}
 	return text + ": found revision " + strconv.FormatInt(e.Have, 10)
 }
@@ -88,23 +88,23 @@ func (e *BatchError) Error() string {
 // Unwrap returns Err.
 func (e *BatchError) Unwrap() error { return e.Err }
 
-// fail returns the error of an operation on a relative key that provably changed nothing. The error
-// contains the absolute key, so that it shows a wrong namespace.
-func (s *Store) fail(op, key string, err error) error { return fail(op, s.ns+key, err) }
+// opError returns the error of an operation on a relative key that provably changed nothing. The
+// error contains the absolute key, so that it shows a wrong namespace.
+func (s *Store) opError(op, key string, err error) error { return opError(op, s.ns+key, err) }
 
-// fail returns the error of an operation that provably changed nothing.
-func fail(op, key string, err error) error {
+// opError returns the error of an operation that provably changed nothing.
+func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "kv", Op: op, Key: key, NotApplied: true, Err: err}
 }
 
 // waitError returns the error of a call whose context ended while it waited for another call of
-// this process. forEtcd reports whether the other call only waits for etcd.
-func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
+// this process. waitsForEtcd reports whether the other call only waits for etcd.
+func (c *core) waitError(ctx context.Context, what string, waitsForEtcd bool) error {
 	err := fmt.Errorf("%w while waiting for %s", retry.ContextError(ctx), what)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	if !forEtcd && wire.Explain(c.cli) == nil {
+	if !waitsForEtcd && wire.Explain(c.cli) == nil {
 		return fmt.Errorf("%w: endpoints %s", err, strings.Join(c.cli.Endpoints(), ", "))
 	}
 	return fmt.Errorf("%w: %w: %w", errs.Unavailable, err, wire.ExplainTimeout(c.cli, ""))
@@ -112,22 +112,22 @@ func (c *core) waitError(ctx context.Context, what string, forEtcd bool) error {
 
 // codecError is a codec's error without its text, which may quote the value.
 type codecError struct {
-	what  string
-	is    error // ErrDecode or ErrInvalid
-	cause error
+	what     string
+	sentinel error // ErrDecode or ErrInvalid
+	cause    error
 }
 
 // Error returns a text without the value. It describes errors of known types.
 func (e *codecError) Error() string {
-	return fmt.Sprintf("%v: %s: %s", e.is, e.what, describeCodecError(e.cause))
+	return fmt.Sprintf("%v: %s: %s", e.sentinel, e.what, describeCodecError(e.cause))
 }
 
 func describeCodecError(err error) string {
-	if hidden, ok := errors.AsType[*hiddenError](err); ok {
+	if hidden, ok := errors.AsType[*redactedError](err); ok {
 		return hidden.Error()
 	}
 	return errs.DescribeCodecError(err)
 }
 
 // Unwrap returns the sentinel error and the codec's error.
-func (e *codecError) Unwrap() []error { return []error{e.is, e.cause} }
+func (e *codecError) Unwrap() []error { return []error{e.sentinel, e.cause} }

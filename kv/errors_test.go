@@ -22,7 +22,7 @@ import (
 )
 
 // A key that begins with the namespace, or a slash, is another one below it. The error shows which.
-func TestStore_ErrorsNameTheWholeKey(t *testing.T) {
+func TestStore_ErrorsContainWholeKey(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace("whole/app")))
 	users := kv.NewTyped(s, "users", kv.JSON[user]())
@@ -32,7 +32,7 @@ func TestStore_ErrorsNameTheWholeKey(t *testing.T) {
 		`kv: get "whole/app/users/42": key not found`:                          func() error { _, err := users.Get(t.Context(), "42"); return err },
 		`kv: list "whole/app/users/": invalid argument: WithLimit: -1 entries`: func() error { _, err := failed(users.List(t.Context(), kv.WithLimit(-1))); return err },
 		`kv: batch: batch stopped after 0 operations: operation 0 on "whole/app/.etcdkit/x": invalid argument: .etcdkit/ belongs to the library`: func() error {
-			return second(s.Batch(t.Context(), kv.OpDelete(".etcdkit/x")))
+			return errOf(s.Batch(t.Context(), kv.OpDelete(".etcdkit/x")))
 		},
 	} {
 		assert.EqualError(t, call(), want)
@@ -44,11 +44,11 @@ func TestStore_ErrorsHaveOnePrefix(t *testing.T) {
 	cli := etcdtest.NewClient(t, []string{"127.0.0.1:1"}, hardened(t))
 	s := etcdtest.Must(kv.New(cli, kv.WithNamespace("app")))
 	for name, call := range map[string]func(ctx context.Context) error{
-		"put once":      func(ctx context.Context) error { return second(s.Put(ctx, "k", nil, kv.WithOnce())) },
-		"put ttl":       func(ctx context.Context) error { return second(s.Put(ctx, "k", nil, kv.WithTTL(time.Minute))) },
-		"put short ttl": func(ctx context.Context) error { return second(s.Put(ctx, "k", nil, kv.WithTTL(time.Second))) },
+		"put once":      func(ctx context.Context) error { return errOf(s.Put(ctx, "k", nil, kv.WithOnce())) },
+		"put ttl":       func(ctx context.Context) error { return errOf(s.Put(ctx, "k", nil, kv.WithTTL(time.Minute))) },
+		"put short ttl": func(ctx context.Context) error { return errOf(s.Put(ctx, "k", nil, kv.WithTTL(time.Second))) },
 		"batch ttl": func(ctx context.Context) error {
-			return second(s.Batch(ctx, kv.OpPut("k", nil, kv.WithTTL(time.Minute))))
+			return errOf(s.Batch(ctx, kv.OpPut("k", nil, kv.WithTTL(time.Minute))))
 		},
 		"update":         func(ctx context.Context) error { _, err := s.Update(ctx, "k", nothing); return err },
 		"update, upsert": func(ctx context.Context) error { _, err := s.Update(ctx, "k", nothing, kv.WithUpsert()); return err },
@@ -74,7 +74,7 @@ func TestStore_ClosedClientIsNamed(t *testing.T) {
 	require.ErrorIs(t, err, errs.Closed)
 }
 
-func TestTyped_DecodeErrorsSayWhatIsExpected(t *testing.T) {
+func TestTyped_DecodeErrorNamesExpectedType(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	type config struct {
@@ -98,22 +98,22 @@ func TestTyped_DecodeErrorsSayWhatIsExpected(t *testing.T) {
 	}
 }
 
-// hiding is a secret whose JSON does not show it.
-type hiding struct{ text string }
+// redactedText is a secret whose JSON does not show it.
+type redactedText struct{ text string }
 
-func (hiding) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
+func (redactedText) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
 
-func (h *hiding) UnmarshalText(b []byte) error {
+func (h *redactedText) UnmarshalText(b []byte) error {
 	h.text = string(b)
 	return nil
 }
 
-func TestJSON_RefusesToStoreWhatItHides(t *testing.T) {
+func TestJSON_RejectsTypesThatHideTheirValue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	type account struct {
 		User     string
-		Password hiding
+		Password redactedText
 	}
 	accounts := kv.NewTyped(b.Store, "", kv.JSON[account]())
 	b.put(t, "ada", `{"User":"ada","Password":"correct-horse"}`)
@@ -123,7 +123,7 @@ func TestJSON_RefusesToStoreWhatItHides(t *testing.T) {
 
 	_, put := accounts.Put(t.Context(), "ada", e.Value)
 	_, update := accounts.Update(t.Context(), "ada", func(a *account) error { a.User = "eve"; return nil })
-	_, whole := kv.NewTyped(b.Store, "", kv.JSON[[]hiding]()).Put(t.Context(), "ada", nil)
+	_, whole := kv.NewTyped(b.Store, "", kv.JSON[[]redactedText]()).Put(t.Context(), "ada", nil)
 	for _, err := range []error{put, update, whole} {
 		require.ErrorIs(t, err, kv.ErrInvalid)
 		assert.True(t, errs.NotApplied(err))
@@ -133,16 +133,16 @@ func TestJSON_RefusesToStoreWhatItHides(t *testing.T) {
 	assert.Contains(t, b.value(t, "ada"), "correct-horse")
 }
 
-// putOnly is a fake that implements a part of a KV.
-type putOnly struct{ clientv3.KV }
+// fakePutOnlyKV is a fake that implements a part of a KV.
+type fakePutOnlyKV struct{ clientv3.KV }
 
-func (putOnly) Put(context.Context, string, string, ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+func (fakePutOnlyKV) Put(context.Context, string, string, ...clientv3.OpOption) (*clientv3.PutResponse, error) {
 	return &clientv3.PutResponse{}, nil
 }
 
 func TestStore_FakeThatLacksMethodsIsInvalid(t *testing.T) {
 	t.Parallel()
-	for name, fake := range map[string]clientv3.KV{"value": putOnly{}, "pointer": &putOnly{}} {
+	for name, fake := range map[string]clientv3.KV{"value": fakePutOnlyKV{}, "pointer": &fakePutOnlyKV{}} {
 		cli := clientv3.NewCtxClient(t.Context())
 		cli.KV = fake
 		s := etcdtest.Must(kv.New(cli))
@@ -159,7 +159,7 @@ func TestStore_FakeThatLacksMethodsIsInvalid(t *testing.T) {
 	}
 }
 
-func TestNew_RefusesClientWithoutKV(t *testing.T) {
+func TestNew_RejectsClientWithoutKV(t *testing.T) {
 	t.Parallel()
 	s, err := kv.New(clientv3.NewCtxClient(t.Context()))
 	require.EqualError(t, err, "kv: new: invalid argument: the client has no KV")
@@ -167,18 +167,18 @@ func TestNew_RefusesClientWithoutKV(t *testing.T) {
 	assert.Nil(t, s)
 }
 
-func TestStore_PanicOfAWholeKVIsPassedOn(t *testing.T) {
+func TestStore_PassesPanicOfKVOn(t *testing.T) {
 	t.Parallel()
 	cli := clientv3.NewCtxClient(t.Context())
-	cli.KV = panicking{}
+	cli.KV = fakePanickingKV{}
 	assert.PanicsWithValue(t, "mine", func() { _, _ = etcdtest.Must(kv.New(cli)).Get(t.Context(), "k") })
 }
 
-type panicking struct{ clientv3.KV }
+type fakePanickingKV struct{ clientv3.KV }
 
-func (panicking) Do(context.Context, clientv3.Op) (clientv3.OpResponse, error) { panic("mine") }
+func (fakePanickingKV) Do(context.Context, clientv3.Op) (clientv3.OpResponse, error) { panic("mine") }
 
-func TestWithOnce_ClientWithoutALeaseIsInvalid(t *testing.T) {
+func TestWithOnce_RejectsClientWithoutLease(t *testing.T) {
 	t.Parallel()
 	cli := clientv3.NewCtxClient(t.Context())
 	cli.KV = etcdtest.Client(t).KV
@@ -191,7 +191,7 @@ func TestWithOnce_ClientWithoutALeaseIsInvalid(t *testing.T) {
 	}
 }
 
-func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
+func TestNamespace_DoesNotMultiplyRetries(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(codes.Unavailable, "down") })
 	for name, wrap := range map[string]func(clientv3.KV) clientv3.KV{
@@ -216,7 +216,7 @@ func TestNamespace_InAClientDoesNotMultiplyRetries(t *testing.T) {
 	}
 }
 
-func TestStore_RateLimitIsPausedFor(t *testing.T) {
+func TestStore_PausesForRateLimit(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(codes.ResourceExhausted, "rate limited") })
 	s := etcdtest.Must(kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond})))
@@ -227,8 +227,8 @@ func TestStore_RateLimitIsPausedFor(t *testing.T) {
 
 func TestStore_LogsQuoteKeysOnce(t *testing.T) {
 	t.Parallel()
-	var log logged
-	s, stub := overFlaky(t, 1, kv.WithLogger(log.logger(slog.LevelDebug)), kv.WithNamespace("app"))
+	var log logBuffer
+	s, stub := overFlakyServer(t, 1, kv.WithLogger(log.logger(slog.LevelDebug)), kv.WithNamespace("app"))
 	_, err := s.Get(t.Context(), "a key")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	require.Equal(t, 2, stub.calls)

@@ -147,8 +147,8 @@ func ExampleWithTTL() {
 	// Output: lives for 10 minutes, and at most half a minute longer: true true
 }
 
-// A write with WithOnce never leaves the caller in doubt, also when the answer is lost on its way. What it needs for that
-// is in no listing.
+// A write with WithOnce never leaves the caller in doubt, also when the answer is lost on its way.
+// What it needs for that is in no listing.
 func ExampleWithOnce() {
 	ctx, cli, store := connect("once")
 	defer cli.Close()
@@ -168,7 +168,8 @@ func ExampleNewGuard() {
 	ctx, cli, store := connect("guard")
 	defer cli.Close()
 
-	// Whoever is on call has created this key. Guards have absolute keys, and work from any namespace.
+	// Whoever is on call has created this key. Guards have absolute keys, and work from any
+	// namespace.
 	rev, err := store.Put(ctx, "on-call", []byte("Ada"))
 	must(err)
 	onCall := kv.NewGuard(errNotOnCall, clientv3.Compare(clientv3.CreateRevision("example/guard/on-call"), "=", rev))
@@ -345,7 +346,8 @@ func ExampleStore_Txn() {
 	// 40 at the revision of the transaction: true
 }
 
-// Batch takes any number of operations, in transactions as large as etcd allows. Where it stops, it can be resumed.
+// Batch takes any number of operations, in transactions as large as etcd allows. Where it stops, it
+// can be resumed.
 func ExampleStore_Batch() {
 	ctx, cli, store := connect("batch")
 	defer cli.Close()
@@ -448,12 +450,12 @@ func ExampleStore_DeletePrefix() {
 	fmt.Println(err)
 	n, _, err := store.DeletePrefix(ctx, "users/4/")
 	fmt.Println(n, err)
-	// Output:
-	// kv: delete prefix "example/delete-prefix/users/4": invalid argument: prefix "users/4" does not end in "/": did you mean "users/4/", or WithPartialPrefix
-	// 2 <nil>
+	// Output: kv: delete prefix "example/delete-prefix/users/4": invalid argument: prefix "users/4"
+	// does not end in "/": did you mean "users/4/", or WithPartialPrefix 2 <nil>
 }
 
-// A transfer between two accounts is one transaction. WithOnce makes its outcome known, even if an answer is lost.
+// A transfer between two accounts is one transaction. WithOnce makes its outcome known, even if an
+// answer is lost.
 func ExampleStore_Transact() {
 	ctx, cli, store := connect("transact")
 	defer cli.Close()

@@ -10,7 +10,7 @@ import (
 func (s *Store) AgeSlots(d time.Duration) {
 	s.slots.mu.Lock()
 	defer s.slots.mu.Unlock()
-	s.slots.until = s.slots.until.Add(-d)
+	s.slots.usableUntil = s.slots.usableUntil.Add(-d)
 }
 
 // AgeTTLs lets the leases of WithTTL that s shares look older by d.
@@ -18,7 +18,7 @@ func (s *Store) AgeTTLs(d time.Duration) {
 	s.ttls.mu.Lock()
 	defer s.ttls.mu.Unlock()
 	for _, e := range s.ttls.entries {
-		e.lease.until = e.lease.until.Add(-d)
+		e.lease.usableUntil = e.lease.usableUntil.Add(-d)
 	}
 }
 

@@ -22,36 +22,37 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// fate is what happens to one attempt at a write.
-type fate string
+// attemptFate is what happens to one attempt at a write.
+type attemptFate string
 
 const (
-	lost fate = "lost" // it arrives, and its answer does not come back
-	late fate = "late" // it arrives when everything is over
+	lost attemptFate = "lost" // it arrives, and its answer does not come back
+	late attemptFate = "late" // it arrives when everything is over
 )
 
-// post carries the writes of a client to etcd. The first few meet with a fate; what is sent after these is answered.
-type post struct {
+// fakeDelayingKV carries the writes of a client to etcd. The first few meet with a fate; what is
+// sent after these is answered.
+type fakeDelayingKV struct {
 	pb.KVClient
 
 	mu        sync.Mutex
-	fates     []fate
+	fates     []attemptFate
 	meanwhile func() // runs once, before the first attempt is given up
 	withheld  []func(context.Context) error
 	sent      int
 }
 
 // Put carries a put.
-func (p *post) Put(ctx context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
+func (p *fakeDelayingKV) Put(ctx context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
 	return carry(ctx, p, in, p.KVClient.Put)
 }
 
 // Txn carries a transaction.
-func (p *post) Txn(ctx context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
+func (p *fakeDelayingKV) Txn(ctx context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
 	return carry(ctx, p, in, p.KVClient.Txn)
 }
 
-func carry[Q, R any](ctx context.Context, p *post, in Q, call func(context.Context, Q, ...grpc.CallOption) (*R, error)) (*R, error) {
+func carry[Q, R any](ctx context.Context, p *fakeDelayingKV, in Q, call func(context.Context, Q, ...grpc.CallOption) (*R, error)) (*R, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sent++
@@ -73,31 +74,32 @@ func carry[Q, R any](ctx context.Context, p *post, in Q, call func(context.Conte
 	return nil, status.Error(codes.Unavailable, "the answer did not come")
 }
 
-// lateBench is a bench whose writes go by post.
-type lateBench struct {
+// delayBench is a bench whose writes go by post.
+type delayBench struct {
 	bench
 
-	post *post
+	post *fakeDelayingKV
 }
 
-func newLateBench(t *testing.T, over func(testing.TB, ...func(*clientv3.Config)) *clientv3.Client) lateBench {
+func newDelayBench(t *testing.T, over func(testing.TB, ...func(*clientv3.Config)) *clientv3.Client) delayBench {
 	t.Helper()
 	rpcs := etcdtest.Counter(t)
 	cli := over(t, rpcs.Option)
-	p := &post{KVClient: clientv3.RetryKVClient(cli)}
+	p := &fakeDelayingKV{KVClient: clientv3.RetryKVClient(cli)}
 	cli.KV = clientv3.NewKVFromKVClient(p, cli)
 	b := benchOver(t, rpcs, cli, over(t))
 	b.Store = b.open(kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond, MaxDelay: time.Millisecond}))
-	return lateBench{b, p}
+	return delayBench{b, p}
 }
 
-// meets has the next attempts meet with fates, and meanwhile happen before the first of them is given up.
-func (b lateBench) meets(meanwhile func(), fates ...fate) {
+// meets has the next attempts meet with fates, and meanwhile happen before the first of them is
+// given up.
+func (b delayBench) meets(meanwhile func(), fates ...attemptFate) {
 	b.post.fates, b.post.meanwhile, b.post.sent = fates, meanwhile, 0
 }
 
 // deliver lets the late ones arrive, and checks that all fates came to pass.
-func (b lateBench) deliver(t *testing.T) {
+func (b delayBench) deliver(t *testing.T) {
 	t.Helper()
 	require.Empty(t, b.post.fates, "attempts that were not made")
 	for _, send := range b.post.withheld {
@@ -107,14 +109,14 @@ func (b lateBench) deliver(t *testing.T) {
 }
 
 // warm makes a slot, so that the next write finds one.
-func (b lateBench) warm(t *testing.T) {
+func (b delayBench) warm(t *testing.T) {
 	t.Helper()
 	_, err := b.Put(t.Context(), "warm", nil, kv.WithOnce())
 	require.NoError(t, err)
 }
 
 // state is what etcd has under "k", and where it stands in history.
-func (b lateBench) state(t *testing.T) string {
+func (b delayBench) state(t *testing.T) string {
 	t.Helper()
 	r, err := b.raw.Get(t.Context(), b.dir+"k")
 	require.NoError(t, err)
@@ -124,14 +126,15 @@ func (b lateBench) state(t *testing.T) string {
 	return fmt.Sprintf("%s at %d, version %d", r.Kvs[0].GetValue(), r.Kvs[0].GetModRevision(), r.Kvs[0].GetVersion())
 }
 
-// inEveryOrder runs a test for each fate of a first attempt and its repeat, with a slot that is new and one that is not.
-func inEveryOrder(t *testing.T, f func(t *testing.T, b lateBench, fates []fate)) {
+// inEveryOrder runs a test for each fate of a first attempt and its repeat, with a slot that is new
+// and one that is not.
+func inEveryOrder(t *testing.T, f func(t *testing.T, b delayBench, fates []attemptFate)) {
 	t.Helper()
-	for _, fates := range [][]fate{{lost}, {late}, {lost, lost}, {lost, late}, {late, lost}, {late, late}} {
+	for _, fates := range [][]attemptFate{{lost}, {late}, {lost, lost}, {lost, late}, {late, lost}, {late, late}} {
 		for _, slot := range []string{"new slot", "used slot"} {
 			t.Run(strings.Trim(fmt.Sprint(fates), "[]")+" "+slot, func(t *testing.T) {
 				t.Parallel()
-				b := newLateBench(t, etcdtest.Client)
+				b := newDelayBench(t, etcdtest.Client)
 				if slot == "used slot" {
 					b.warm(t)
 				}
@@ -144,9 +147,9 @@ func inEveryOrder(t *testing.T, f func(t *testing.T, b lateBench, fates []fate))
 	}
 }
 
-// Whichever attempt arrives first takes effect; the answer is definite; and what arrives afterwards undoes nothing that
-// others have written since.
-func TestAWriteWithOnceTakesEffectOnceInWhateverOrderItsAttemptsArrive(t *testing.T) {
+// Whichever attempt arrives first takes effect; the answer is definite; and what arrives afterwards
+// undoes nothing that others have written since.
+func TestWithOnce_AppliesOnceInAnyOrderOfAttempts(t *testing.T) {
 	t.Parallel()
 	once := kv.WithOnce()
 	type test struct {
@@ -177,7 +180,7 @@ func TestAWriteWithOnceTakesEffectOnceInWhateverOrderItsAttemptsArrive(t *testin
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inEveryOrder(t, func(t *testing.T, b lateBench, fates []fate) {
+			inEveryOrder(t, func(t *testing.T, b delayBench, fates []attemptFate) {
 				reset := func() (mod int64) {
 					if test.before == "" {
 						b.remove(t, "k")
@@ -204,32 +207,33 @@ func TestAWriteWithOnceTakesEffectOnceInWhateverOrderItsAttemptsArrive(t *testin
 	}
 }
 
-// A refusal is final: the first answered repeat is definite, and no attempt can succeed later, when the condition holds.
-func TestARefusalWithOnceIsFinalInWhateverOrderItsAttemptsArrive(t *testing.T) {
+// A refusal is final: the first answered repeat is definite, and no attempt can succeed later, when
+// the condition holds.
+func TestWithOnce_RejectionIsFinalInAnyOrderOfAttempts(t *testing.T) {
 	t.Parallel()
-	absent := func(b lateBench) kv.Guard {
+	absent := func(b delayBench) kv.Guard {
 		return kv.NewGuard(nil, clientv3.Compare(clientv3.CreateRevision(b.dir+"there"), "=", 0))
 	}
 	for name, test := range map[string]struct {
 		want error
-		op   func(ctx context.Context, b lateBench) error
+		op   func(ctx context.Context, b delayBench) error
 	}{
-		"create": {kv.ErrExists, func(ctx context.Context, b lateBench) error {
+		"create": {kv.ErrExists, func(ctx context.Context, b delayBench) error {
 			_, err := b.Create(ctx, "there", []byte("mine"), kv.WithOnce())
 			return err
 		}},
-		"guarded put": {kv.ErrGuard, func(ctx context.Context, b lateBench) error {
+		"guarded put": {kv.ErrGuard, func(ctx context.Context, b delayBench) error {
 			_, err := b.Put(ctx, "there", []byte("mine"), kv.WithOnce(), kv.WithGuard(absent(b)))
 			return err
 		}},
-		"guarded batch": {kv.ErrGuard, func(ctx context.Context, b lateBench) error {
+		"guarded batch": {kv.ErrGuard, func(ctx context.Context, b delayBench) error {
 			_, err := b.Batch(ctx, kv.OpPut("there", []byte("mine"), kv.WithOnce(), kv.WithGuard(absent(b))))
 			return err
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inEveryOrder(t, func(t *testing.T, b lateBench, fates []fate) {
+			inEveryOrder(t, func(t *testing.T, b delayBench, fates []attemptFate) {
 				b.put(t, "there", "theirs")
 				b.meets(nil, fates...)
 				err := test.op(t.Context(), b)
@@ -246,11 +250,12 @@ func TestARefusalWithOnceIsFinalInWhateverOrderItsAttemptsArrive(t *testing.T) {
 	}
 }
 
-// Once the slot is gone, nothing can tell whether the attempt before was applied, and nothing is tried anew.
-func TestASlotThatVanishesWhileTheOutcomeIsInDoubtLeavesItUnknown(t *testing.T) {
+// Once the slot is gone, nothing can tell whether the attempt before was applied, and nothing is
+// tried anew.
+func TestWithOnce_LostSlotMakesOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	for _, used := range []bool{false, true} {
-		b := newLateBench(t, etcdtest.Client)
+		b := newDelayBench(t, etcdtest.Client)
 		if used {
 			b.warm(t)
 		}
@@ -272,7 +277,7 @@ func TestASlotThatVanishesWhileTheOutcomeIsInDoubtLeavesItUnknown(t *testing.T) 
 }
 
 // An operation must be over, repeats and all, before its slot ends with the lease.
-func TestNoOperationStartsInTheSecondHalfOfItsSlotsLease(t *testing.T) {
+func TestWithOnce_ReplacesLeaseAtHalfTTL(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	write := func() {
@@ -289,10 +294,10 @@ func TestNoOperationStartsInTheSecondHalfOfItsSlotsLease(t *testing.T) {
 	assert.NotEqual(t, slots[0].GetLease(), slots[1].GetLease())
 }
 
-func TestACountThatCannotBeLearnedAnyMoreIsMinusOne(t *testing.T) {
+func TestDeletePrefix_ReturnsMinusOneForUnknownCount(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
-	b := newLateBench(t, srv.Client)
+	b := newDelayBench(t, srv.Client)
 	b.put(t, "dir/a", "")
 	b.put(t, "dir/b", "")
 	b.meets(func() { srv.Compact(0) }, lost)
@@ -305,20 +310,21 @@ func TestACountThatCannotBeLearnedAnyMoreIsMinusOne(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "dir/a"))
 }
 
-// What may have been written stays for its time: the lease is taken back only from a write that was refused for good.
-func TestALeaseIsNotRevokedWhileTheOutcomeOfItsWriteIsUnknown(t *testing.T) {
+// What may have been written stays for its time: the lease is taken back only from a write that was
+// refused for good.
+func TestWithTTL_UnknownOutcomeKeepsLease(t *testing.T) {
 	t.Parallel()
 	ttl := kv.WithTTL(10 * time.Second)
 	for name, op := range map[string]func(ctx context.Context, s *kv.Store, mod int64) error{
 		"put": func(ctx context.Context, s *kv.Store, _ int64) error { _, err := s.Put(ctx, "k", nil, ttl); return err },
 		"replace": func(ctx context.Context, s *kv.Store, mod int64) error {
-			return second(s.Replace(ctx, "k", nil, mod, ttl))
+			return errOf(s.Replace(ctx, "k", nil, mod, ttl))
 		},
 		"batch": func(ctx context.Context, s *kv.Store, _ int64) error {
-			return second(s.Batch(ctx, kv.OpPut("k", nil, ttl)))
+			return errOf(s.Batch(ctx, kv.OpPut("k", nil, ttl)))
 		},
 	} {
-		b := newLateBench(t, etcdtest.Client)
+		b := newDelayBench(t, etcdtest.Client)
 		mod := b.put(t, "k", "old")
 		b.meets(nil, lost)
 		require.ErrorIs(t, op(t.Context(), b.Store, mod), kv.ErrUnknownOutcome, name)
@@ -332,20 +338,21 @@ func TestALeaseIsNotRevokedWhileTheOutcomeOfItsWriteIsUnknown(t *testing.T) {
 	}
 }
 
-func second(_ int64, err error) error { return err }
+func errOf(_ int64, err error) error { return err }
 
-// Without a slot it is the state right after the one that the write was conditional on that tells what became of it.
-func TestWithoutASlotTheNextStateTellsWhatBecameOfAWrite(t *testing.T) {
+// Without a slot it is the state right after the one that the write was conditional on that tells
+// what became of it.
+func TestReplace_NextStateDecidesOutcome(t *testing.T) {
 	t.Parallel()
 	replace := func(ctx context.Context, s *kv.Store, mod int64) error {
-		return second(s.Replace(ctx, "k", []byte("mine"), mod))
+		return errOf(s.Replace(ctx, "k", []byte("mine"), mod))
 	}
-	deleteAt := func(ctx context.Context, s *kv.Store, mod int64) error { return second(s.DeleteAt(ctx, "k", mod)) }
+	deleteAt := func(ctx context.Context, s *kv.Store, mod int64) error { return errOf(s.DeleteAt(ctx, "k", mod)) }
 	const gone = "<none>"
 	var applied error
 	for name, test := range map[string]struct {
 		op        func(ctx context.Context, s *kv.Store, mod int64) error
-		fate      fate
+		fate      attemptFate
 		meanwhile []string // values that others write
 		want      error
 	}{
@@ -370,7 +377,7 @@ func TestWithoutASlotTheNextStateTellsWhatBecameOfAWrite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newLateBench(t, etcdtest.Client)
+			b := newDelayBench(t, etcdtest.Client)
 			mod := b.put(t, "k", "old")
 			b.meets(func() {
 				for _, value := range test.meanwhile {

@@ -21,7 +21,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// hardened makes a test's client what Open makes: the promises are tested over it and over a plain one.
+// hardened makes a test's client what Open makes: the promises are tested over it and over a plain
+// one.
 func hardened(t *testing.T) func(*clientv3.Config) {
 	return func(cfg *clientv3.Config) { require.NoError(t, wire.Harden(cfg)) }
 }
@@ -34,8 +35,9 @@ func overBoth(t *testing.T, f func(t *testing.T, how func(*clientv3.Config))) {
 	t.Run("plain client", func(t *testing.T) { t.Parallel(); f(t, asIs) })
 }
 
-// split is a store whose connection can be tampered with, and a client beside it that sees what etcd has.
-type split struct {
+// proxyBench is a store whose connection can be tampered with, and a client beside it that sees
+// what etcd has.
+type proxyBench struct {
 	*kv.Store
 
 	proxy  *etcdtest.Proxy
@@ -43,11 +45,11 @@ type split struct {
 	truth  *clientv3.Client
 }
 
-func newSplit(t *testing.T, how func(*clientv3.Config)) split {
+func newProxyBench(t *testing.T, how func(*clientv3.Config)) proxyBench {
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
 	cli := etcdtest.NewClient(t, p.Endpoints(), how)
-	s := split{Store: etcdtest.Must(kv.New(cli, kv.WithNamespace("app"))), proxy: p, server: srv, truth: srv.Client(t)}
+	s := proxyBench{Store: etcdtest.Must(kv.New(cli, kv.WithNamespace("app"))), proxy: p, server: srv, truth: srv.Client(t)}
 	_, err := s.Get(t.Context(), "warm") // the connection stands
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	_, err = s.Delete(t.Context(), "warm", kv.WithOnce()) // there is a slot
@@ -56,7 +58,7 @@ func newSplit(t *testing.T, how func(*clientv3.Config)) split {
 }
 
 // state is what etcd has under key.
-func (s split) state(t *testing.T, key string) (value string, version int64) {
+func (s proxyBench) state(t *testing.T, key string) (value string, version int64) {
 	t.Helper()
 	r, err := s.truth.Get(context.WithoutCancel(t.Context()), "app/"+key)
 	require.NoError(t, err)
@@ -67,7 +69,7 @@ func (s split) state(t *testing.T, key string) (value string, version int64) {
 }
 
 // changed waits until the key is at a later revision than rev, or gone.
-func (s split) changed(t *testing.T, key string, rev int64) {
+func (s proxyBench) changed(t *testing.T, key string, rev int64) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		r, err := s.truth.Get(t.Context(), "app/"+key)
@@ -75,8 +77,9 @@ func (s split) changed(t *testing.T, key string, rev int64) {
 	}, 10*time.Second, 5*time.Millisecond)
 }
 
-// An answer that is lost must never be taken for a refusal, nor be made up for by sending an unconditional write again.
-func TestAnUnconditionalWriteWhoseAnswerIsLostIsUnknownAndSentOnce(t *testing.T) {
+// An answer that is lost must never be taken for a refusal, nor be made up for by sending an
+// unconditional write again.
+func TestStore_LostResponseOfPutIsUnknown(t *testing.T) {
 	t.Parallel()
 	ops := map[string]func(ctx context.Context, s *kv.Store) error{
 		"put":    func(ctx context.Context, s *kv.Store) error { _, err := s.Put(ctx, "k", []byte("new")); return err },
@@ -96,7 +99,7 @@ func TestAnUnconditionalWriteWhoseAnswerIsLostIsUnknownAndSentOnce(t *testing.T)
 		},
 	}
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		for name, op := range ops {
 			old, err := s.Put(t.Context(), "old", []byte("1"))
 			require.NoError(t, err)
@@ -130,11 +133,12 @@ func TestAnUnconditionalWriteWhoseAnswerIsLostIsUnknownAndSentOnce(t *testing.T)
 	})
 }
 
-// The connection breaks right after the write went out: no deadline is involved, and the answer never comes.
-func TestAConnectionCutAfterAWriteWasSentLeavesTheOutcomeUnknown(t *testing.T) {
+// The connection breaks right after the write went out: no deadline is involved, and the answer
+// never comes.
+func TestStore_CutConnectionMakesWriteUnknown(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		s.proxy.Hold(false, true)
 		done := make(chan error, 1)
 		go func() {
@@ -152,8 +156,9 @@ func TestAConnectionCutAfterAWriteWasSentLeavesTheOutcomeUnknown(t *testing.T) {
 	})
 }
 
-// settled runs op while answers are lost, meddles once its first attempt is applied, and lets the repeat through.
-func (s split) settled(t *testing.T, applied func() bool, meddle func(), op func(ctx context.Context) (int64, error)) (int64, error) {
+// settled runs op while answers are lost, meddles once its first attempt is applied, and lets the
+// repeat through.
+func (s proxyBench) settled(t *testing.T, applied func() bool, meddle func(), op func(ctx context.Context) (int64, error)) (int64, error) {
 	t.Helper()
 	s.proxy.Hold(false, true)
 	type result struct {
@@ -175,17 +180,17 @@ func (s split) settled(t *testing.T, applied func() bool, meddle func(), op func
 	return r.rev, r.err
 }
 
-func (s split) holds(t *testing.T, key, value string) func() bool {
+func (s proxyBench) holds(t *testing.T, key, value string) func() bool {
 	return func() bool {
 		r, err := s.truth.Get(t.Context(), "app/"+key)
 		return err == nil && (value == "" && len(r.Kvs) == 0 || len(r.Kvs) == 1 && string(r.Kvs[0].Value) == value)
 	}
 }
 
-func TestAReplaceWhoseAnswerIsLost(t *testing.T) {
+func TestReplace_ResolvesLostResponse(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		start := func(key string) int64 {
 			rev, err := s.Put(t.Context(), key, []byte("0"))
 			require.NoError(t, err)
@@ -236,13 +241,14 @@ func TestAReplaceWhoseAnswerIsLost(t *testing.T) {
 	})
 }
 
-// The request is held up on its way, the connection breaks, and somebody else writes: whether the first request arrives
-// late or not at all, the answer must be a conflict, and the value must be theirs.
-func TestAReplaceThatIsOvertakenIsAConflict(t *testing.T) {
+// The request is held up on its way, the connection breaks, and somebody else writes: whether the
+// first request arrives late or not at all, the answer must be a conflict, and the value must be
+// theirs.
+func TestReplace_OvertakenWriteIsConflict(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
 		for _, opts := range [][]kv.PutOption{nil, {kv.WithOnce()}} {
-			s := newSplit(t, how)
+			s := newProxyBench(t, how)
 			r, err := s.Put(t.Context(), "k", []byte("0"))
 			require.NoError(t, err)
 			up := make(chan struct{}, 1)
@@ -273,7 +279,7 @@ func TestAReplaceThatIsOvertakenIsAConflict(t *testing.T) {
 	})
 }
 
-func TestWithOnceMakesEveryWriteKnown(t *testing.T) {
+func TestWithOnce_MakesEveryOutcomeKnown(t *testing.T) {
 	t.Parallel()
 	type test struct {
 		applied string // what the key holds once the first attempt took effect
@@ -294,7 +300,7 @@ func TestWithOnceMakesEveryWriteKnown(t *testing.T) {
 		}},
 	}
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		for name, test := range tests {
 			_, _, err := s.DeletePrefix(t.Context(), "")
 			require.NoError(t, err)
@@ -311,10 +317,10 @@ func TestWithOnceMakesEveryWriteKnown(t *testing.T) {
 	})
 }
 
-func TestAnUpdateWithOnceIsKnown(t *testing.T) {
+func TestWithOnce_MakesUpdateKnown(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		_, err := s.Put(t.Context(), "n", []byte("0"))
 		require.NoError(t, err)
 		calls := 0
@@ -342,11 +348,12 @@ func TestAnUpdateWithOnceIsKnown(t *testing.T) {
 	})
 }
 
-// An absent key can come to be absent again, so a Create that is repeated could bring back what somebody has deleted.
-func TestACreateWithOnceDoesNotResurrectADeletedKey(t *testing.T) {
+// An absent key can come to be absent again, so a Create that is repeated could bring back what
+// somebody has deleted.
+func TestWithOnce_CreateDoesNotRecreateDeletedKey(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		rev, err := s.settled(t, s.holds(t, "k", "mine"), func() {
 			_, err := s.truth.Delete(t.Context(), "app/k")
 			require.NoError(t, err)
@@ -358,11 +365,12 @@ func TestACreateWithOnceDoesNotResurrectADeletedKey(t *testing.T) {
 	})
 }
 
-// The first attempt never arrives; its repeat finds the key there, and says so for good: a late arrival changes nothing.
-func TestACreateWithOnceThatWasRefusedStaysRefused(t *testing.T) {
+// The first attempt never arrives; its repeat finds the key there, and says so for good: a late
+// arrival changes nothing.
+func TestWithOnce_RejectedCreateIsNotApplied(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		s.proxy.Blackhole(true, false)
 		done := make(chan error, 1)
 		go func() {
@@ -379,10 +387,10 @@ func TestACreateWithOnceThatWasRefusedStaysRefused(t *testing.T) {
 	})
 }
 
-func TestAWriteWhileEtcdIsDownProvablyChangedNothing(t *testing.T) {
+func TestStore_WriteWhileEtcdIsDownIsNotApplied(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		s.server.Kill()
 		s.proxy.Refuse()
 		s.proxy.Cut()
@@ -404,7 +412,7 @@ func TestAWriteWhileEtcdIsDownProvablyChangedNothing(t *testing.T) {
 	})
 }
 
-func TestWithoutADeadlineACallEndsWithTheDefault(t *testing.T) {
+func TestStore_DefaultTimeoutEndsCall(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, "http://127.0.0.1:1")
 	p.Refuse()
@@ -425,9 +433,9 @@ func TestWithoutADeadlineACallEndsWithTheDefault(t *testing.T) {
 	assert.Contains(t, err.Error(), "default timeout 400ms")
 }
 
-// What a server or a proxy answers decides whether a write may be sent again. Client/v3 sends Canceled and
-// DeadlineExceeded a hundred times.
-func TestAWriteIsSentOnceWhateverTheServerAnswers(t *testing.T) {
+// What a server or a proxy answers decides whether a write may be sent again. Client/v3 sends
+// Canceled and DeadlineExceeded a hundred times.
+func TestStore_WriteIsSentOnceOnAnyError(t *testing.T) {
 	t.Parallel()
 	for _, code := range []codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unavailable, codes.Unknown, codes.Aborted} {
 		overBothNamed(t, code.String(), func(t *testing.T, how func(*clientv3.Config)) {
@@ -453,7 +461,7 @@ func overBothNamed(t *testing.T, name string, f func(t *testing.T, how func(*cli
 	t.Run(name, func(t *testing.T) { t.Parallel(); overBoth(t, f) })
 }
 
-func TestARefusalBeforeTheProposalIsRetried(t *testing.T) {
+func TestStore_RetriesWriteRejectedBeforeProposal(t *testing.T) {
 	t.Parallel()
 	for _, refusal := range []error{rpctypes.ErrGRPCRequestTooManyRequests, rpctypes.ErrGRPCNoLeader} {
 		overBothNamed(t, refusal.Error(), func(t *testing.T, how func(*clientv3.Config)) {
@@ -473,7 +481,7 @@ func TestARefusalBeforeTheProposalIsRetried(t *testing.T) {
 	}
 }
 
-func TestReadsAreRetriedWithinTheirAttempts(t *testing.T) {
+func TestStore_RetriesReads(t *testing.T) {
 	t.Parallel()
 	for _, code := range []codes.Code{codes.Unavailable, codes.Internal, codes.Aborted} {
 		f := etcdtest.StartFakeKV(t, func(int) error { return status.Error(code, "made up") })
@@ -484,7 +492,7 @@ func TestReadsAreRetriedWithinTheirAttempts(t *testing.T) {
 	}
 }
 
-func TestAClientThatRetriesTooMuchRunsOutOfBudget(t *testing.T) {
+func TestStore_BudgetLimitsRetries(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return rpctypes.ErrGRPCTimeout })
 	s := etcdtest.Must(kv.New(f.Client(t, hardened(t)), kv.WithRetry(kv.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Millisecond})))
@@ -497,8 +505,9 @@ func TestAClientThatRetriesTooMuchRunsOutOfBudget(t *testing.T) {
 	assert.Greater(t, f.Calls(), calls+calls/20)
 }
 
-// The server applies a put and then finds that it is full: "database space exceeded" says nothing about the put.
-func TestAFullDatabaseLeavesTheOutcomeUnknown(t *testing.T) {
+// The server applies a put and then finds that it is full: "database space exceeded" says nothing
+// about the put.
+func TestStore_FullDatabaseMakesOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=16777216"))
 	s := etcdtest.Must(kv.New(srv.Client(t, hardened(t))))
@@ -537,7 +546,7 @@ func TestAFullDatabaseLeavesTheOutcomeUnknown(t *testing.T) {
 	assert.Positive(t, full, "the database did not fill up")
 }
 
-func TestCallsOnAClosedClientFailAtOnce(t *testing.T) {
+func TestStore_ClosedClientFailsCallsInFlight(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
 		cli := etcdtest.Client(t, how)
@@ -560,9 +569,9 @@ func ignoreCanceled(err error) error {
 	return err
 }
 
-func TestTheCallersOwnEndIsNoFailureOfEtcd(t *testing.T) {
+func TestStore_CanceledContextIsNotUnavailable(t *testing.T) {
 	t.Parallel()
-	s := newSplit(t, hardened(t))
+	s := newProxyBench(t, hardened(t))
 	s.proxy.Hold(false, true)
 	t.Cleanup(s.proxy.Heal)
 	why := errors.New("the user went away")
@@ -579,9 +588,9 @@ func TestTheCallersOwnEndIsNoFailureOfEtcd(t *testing.T) {
 	assert.NotErrorIs(t, err, kv.ErrUnavailable)
 }
 
-func TestStore_TimeoutNamesTheMemberThatWasAsked(t *testing.T) {
+func TestStore_TimeoutNamesMember(t *testing.T) {
 	t.Parallel()
-	s := newSplit(t, hardened(t))
+	s := newProxyBench(t, hardened(t))
 	s.proxy.Hold(true, false)
 	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()

@@ -15,7 +15,8 @@ import (
 
 var errOwner = errors.New("the lock was lost")
 
-// hold puts a key outside of every namespace and returns a guard that holds as long as it is not touched.
+// hold puts a key outside of every namespace and returns a guard that holds as long as it is not
+// touched.
 func hold(tb testing.TB, b bench, lost error) (g kv.Guard, lose func()) {
 	tb.Helper()
 	key := etcdtest.Prefix(tb) + "lock"
@@ -28,7 +29,8 @@ func hold(tb testing.TB, b bench, lost error) (g kv.Guard, lose func()) {
 	}
 }
 
-// guarded is every kind of write with a guard, each on a key of its name that exists, at the revision given.
+// guarded is every kind of write with a guard, each on a key of its name that exists, at the
+// revision given.
 func guarded(t *testing.T, b bench, g ...kv.Guarded) map[string]func(key string, rev int64) error {
 	with := kv.WithGuard(g...)
 	ctx := t.Context()
@@ -78,8 +80,8 @@ func guarded(t *testing.T, b bench, g ...kv.Guarded) map[string]func(key string,
 	}
 }
 
-// whole is all that is under a key and below it.
-func (b bench) whole(t *testing.T, key string) (all []string) {
+// absoluteKey is all that is under a key and below it.
+func (b bench) absoluteKey(t *testing.T, key string) (all []string) {
 	t.Helper()
 	r, err := b.raw.Get(t.Context(), b.dir+key, clientv3.WithPrefix())
 	require.NoError(t, err)
@@ -89,7 +91,7 @@ func (b bench) whole(t *testing.T, key string) (all []string) {
 	return all
 }
 
-func TestAWriteIsAppliedWhileItsGuardsHold(t *testing.T) {
+func TestWithGuard_AppliesWriteWhileGuardHolds(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	one, _ := hold(t, b, errOwner)
@@ -100,12 +102,12 @@ func TestAWriteIsAppliedWhileItsGuardsHold(t *testing.T) {
 			key := name + ";" // not the beginning of another
 			rev := b.put(t, key, "old")
 			require.NoError(t, write(key, rev))
-			assert.NotEqual(t, []string{b.dir + key + "=old"}, b.whole(t, key))
+			assert.NotEqual(t, []string{b.dir + key + "=old"}, b.absoluteKey(t, key))
 		})
 	}
 }
 
-func TestEtcdRefusesAWriteWhoseGuardDoesNotHold(t *testing.T) {
+func TestWithGuard_RejectsWriteAfterLoss(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	good, _ := hold(t, b, errNoMore)
@@ -122,13 +124,13 @@ func TestEtcdRefusesAWriteWhoseGuardDoesNotHold(t *testing.T) {
 			require.NotErrorIs(t, err, errNoMore, "that one does hold")
 			require.NotErrorIs(t, err, kv.ErrUnknownOutcome)
 			assert.True(t, errs.NotApplied(err))
-			assert.Equal(t, []string{b.dir + key + "=old"}, b.whole(t, key))
+			assert.Equal(t, []string{b.dir + key + "=old"}, b.absoluteKey(t, key))
 		})
 	}
 }
 
 // The owner of a guard may have no condition of its own.
-func TestAGuardWithoutAConditionRefusesToo(t *testing.T) {
+func TestWithGuard_RejectsUnconditionalWrite(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, nil)
@@ -142,12 +144,12 @@ func TestAGuardWithoutAConditionRefusesToo(t *testing.T) {
 			require.ErrorIs(t, err, kv.ErrGuard)
 			require.NotErrorIs(t, err, kv.ErrConflict)
 			require.NotErrorIs(t, err, kv.ErrExists)
-			assert.Equal(t, []string{b.dir + key + "=old"}, b.whole(t, key))
+			assert.Equal(t, []string{b.dir + key + "=old"}, b.absoluteKey(t, key))
 		})
 	}
 }
 
-func TestTheOwnersOfAllLostGuardsAreNamed(t *testing.T) {
+func TestWithGuard_ErrorMatchesAllLostOwners(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	one, loseOne := hold(t, b, errOwner)
@@ -162,7 +164,7 @@ func TestTheOwnersOfAllLostGuardsAreNamed(t *testing.T) {
 	require.ErrorIs(t, err, errNoMore)
 }
 
-func TestAGuardCostsNoFurtherRPC(t *testing.T) {
+func TestWithGuard_CostsNoRPC(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)
@@ -181,7 +183,7 @@ func TestAGuardCostsNoFurtherRPC(t *testing.T) {
 	})
 }
 
-func TestBothAConflictAndALostGuardAreALostGuard(t *testing.T) {
+func TestWithGuard_LossPrecedesConflict(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)
@@ -194,7 +196,7 @@ func TestBothAConflictAndALostGuardAreALostGuard(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrGuard)
 }
 
-func TestAnUpdateWhoseGuardIsLostDoesNotTryAgain(t *testing.T) {
+func TestUpdate_LostGuardEndsUpdate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)
@@ -210,7 +212,7 @@ func TestAnUpdateWhoseGuardIsLostDoesNotTryAgain(t *testing.T) {
 	assert.Equal(t, "x", b.value(t, "k"))
 }
 
-func TestTheComparesOfAGuardAreItsOwn(t *testing.T) {
+func TestGuard_ComparesReturnsCopy(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	cmp := clientv3.Compare(clientv3.CreateRevision(b.dir+"lock"), "=", b.put(t, "lock", "held"))
@@ -231,7 +233,7 @@ func TestTheComparesOfAGuardAreItsOwn(t *testing.T) {
 }
 
 // A guard that cannot hold is a mistake of its maker, and no answer of etcd.
-func TestAGuardOnNoKeyIsRefused(t *testing.T) {
+func TestWithGuard_RejectsCompareWithoutKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for name, cmp := range map[string]clientv3.Cmp{
@@ -246,7 +248,7 @@ func TestAGuardOnNoKeyIsRefused(t *testing.T) {
 }
 
 // Txn can be made around any transaction of client/v3, which knows of no guards.
-func TestAGuardIsNeverDropped(t *testing.T) {
+func TestTxn_GuardIsNeverIgnored(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)

@@ -24,8 +24,9 @@ const hedgeDelay = 250 * time.Millisecond
 // hedgeDeadline is the deadline of the calls in these tests.
 const hedgeDeadline = 3 * time.Second
 
-// fates are what may happen to an attempt that is sent at some time: it is applied at one of the given times, and answered
-// at a later one, or never, or its connection breaks at some time. Times count from the beginning of the call.
+// fates are what may happen to an attempt that is sent at some time: it is applied at one of the
+// given times, and answered at a later one, or never, or its connection breaks at some time. Times
+// count from the beginning of the call.
 func fates(sent, broken time.Duration, applied, answered []time.Duration) (out []simFate) {
 	for _, at := range applied {
 		f := simFate{applied: at - sent, answered: -1}
@@ -43,15 +44,16 @@ func fates(sent, broken time.Duration, applied, answered []time.Duration) (out [
 	return out
 }
 
-// meddling is what another client does with the key, and when.
-type meddling struct {
+// interference is what another client does with the key, and when.
+type interference struct {
 	at time.Duration
-	// "other" puts another value, "same" that of the call; "delete" deletes the key, "again" creates it once more after
-	// that; "flicker" puts another value, and deletes the key a little later.
+	// "other" puts another value, "same" that of the call; "delete" deletes the key, "again"
+	// creates it once more after that; "flicker" puts another value, and deletes the key a little
+	// later.
 	what string
 }
 
-func (m meddling) start(c *simCluster) {
+func (m interference) start(c *simCluster) {
 	if m.what == "" {
 		return
 	}
@@ -73,22 +75,23 @@ func (m meddling) start(c *simCluster) {
 		}
 	})
 	if m.what == "flicker" {
-		meddling{m.at + 100*time.Millisecond, "delete"}.start(c)
+		interference{m.at + 100*time.Millisecond, "delete"}.start(c)
 	}
 }
 
-// Each schedule is one in which two attempts are applied, answered, or lost, while somebody else writes the key: whatever
-// happens first, and also after the call has returned, the call takes effect at most once, and says so.
-func TestStore_WriteTakesEffectOnceInEverySchedule(t *testing.T) {
+// Each schedule is one in which two attempts are applied, answered, or lost, while somebody else
+// writes the key: whatever happens first, and also after the call has returned, the call takes
+// effect at most once, and says so.
+func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 	t.Parallel()
 	const ms, never = time.Millisecond, -1
-	var others []meddling
+	var others []interference
 	for _, at := range []time.Duration{50 * ms, 350 * ms} {
 		for _, what := range []string{"other", "same", "delete", "again", "flicker"} {
-			others = append(others, meddling{at, what})
+			others = append(others, interference{at, what})
 		}
 	}
-	others = append(others, meddling{})
+	others = append(others, interference{})
 	first := fates(0, 900*ms, []time.Duration{100 * ms, 400 * ms, 6 * time.Second, never}, []time.Duration{150 * ms, 900 * ms})
 	late := fates(hedgeDelay, 450*ms, []time.Duration{300 * ms, 600 * ms, 7 * time.Second, never}, []time.Duration{450 * ms, 800 * ms})
 	value, once := []byte("mine"), kv.WithOnce()
@@ -217,8 +220,8 @@ func TestStore_WriteTakesEffectOnceInEverySchedule(t *testing.T) {
 	}
 }
 
-// secondOf returns the first request from before on that came over a connection to one member, r if there is none so far.
-// The lock of the cluster is held.
+// secondOf returns the first request from before on that came over a connection to one member, r if
+// there is none so far. The lock of the cluster is held.
 func (s *simStore) secondOf(before int, r *simRequest) *simRequest {
 	if one := s.firstSecond(before); one != nil {
 		return one
@@ -226,8 +229,8 @@ func (s *simStore) secondOf(before int, r *simRequest) *simRequest {
 	return r
 }
 
-// firstSecond is the second attempt of the call whose requests begin at before, nil if there is none. The lock of the
-// cluster is held.
+// firstSecond is the second attempt of the call whose requests begin at before, nil if there is
+// none. The lock of the cluster is held.
 func (s *simStore) firstSecond(before int) *simRequest {
 	for _, r := range s.cluster.requests[before:] {
 		if _, read := r.req.(*pb.RangeRequest); r.second && !read {
@@ -237,8 +240,8 @@ func (s *simStore) firstSecond(before int) *simRequest {
 	return nil
 }
 
-// successor is the value that the key was given next after s.mod, "" if it was none, or deleted since. The lock of the
-// cluster is held.
+// successor is the value that the key was given next after s.mod, "" if it was none, or deleted
+// since. The lock of the cluster is held.
 func (s *simStore) successor() (next string) {
 	for _, state := range s.cluster.history["k"] {
 		switch {
@@ -252,9 +255,9 @@ func (s *simStore) successor() (next string) {
 	return next
 }
 
-// As long as nothing has followed the revision that a write depends on, a "no" does not tell what the attempt under way will
-// find: here its guard, which has failed before, holds again.
-func TestStore_NoIsNotFinalWhileTheKeyIsUnchanged(t *testing.T) {
+// As long as nothing has followed the revision that a write depends on, a "no" does not tell what
+// the attempt under way will find: here its guard, which has failed before, holds again.
+func TestStore_RejectionIsNotFinalWhileKeyIsUnchanged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const ms = time.Millisecond

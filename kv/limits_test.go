@@ -17,7 +17,7 @@ import (
 
 const requestBytes = 3 << 19 // etcd's default
 
-func TestAValueThatIsTooLargeIsRefusedBeforeItIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestLimits_RejectLargeValueBeforeSending(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	big := make([]byte, requestBytes+1)
@@ -61,7 +61,7 @@ func TestAValueThatIsTooLargeIsRefusedBeforeItIsSent(t *testing.T) { //nolint:tp
 	assert.Equal(t, "x", b.value(t, "k"))
 }
 
-func TestAValueJustBelowTheLimitIsTaken(t *testing.T) {
+func TestLimits_AcceptValueBelowLimit(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	fits := make([]byte, requestBytes-len(b.dir)-100)
@@ -79,7 +79,7 @@ func TestAValueJustBelowTheLimitIsTaken(t *testing.T) {
 }
 
 // However long a value is, the error is the same, whoever finds it.
-func TestWhateverIsTooLargeHasOneError(t *testing.T) {
+func TestLimits_HaveOneError(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lenient := b.open(kv.WithLimits(kv.Limits{RequestBytes: 64 << 20}))
@@ -95,7 +95,7 @@ func TestWhateverIsTooLargeHasOneError(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "k"))
 }
 
-func TestAKeyThatIsTooLongIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestLimits_RejectLongKey(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	room := 4096 - len(b.dir) // the namespace counts
@@ -124,7 +124,7 @@ func TestAKeyThatIsTooLongIsRefused(t *testing.T) { //nolint:tparallel // one cl
 	require.NoError(t, err, "the limit is an option")
 }
 
-func TestANamespaceThatIsLongerThanAnyKeyLeavesRoomForNone(t *testing.T) {
+func TestLimits_RejectKeysOfLongNamespace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, length := range []int{4095 - len(b.dir), 4096 - len(b.dir), 5000} {
@@ -133,7 +133,7 @@ func TestANamespaceThatIsLongerThanAnyKeyLeavesRoomForNone(t *testing.T) {
 	}
 }
 
-func TestLimitsAreThoseOfTheCluster(t *testing.T) {
+func TestLimits_AreConfigurable(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, kv.WithLimits(kv.Limits{TxnOps: 200}))
 	b.costs(t, rpc("KV/Txn", 1), func() { // the server does not agree, and its word is the same
@@ -153,7 +153,7 @@ func manyGets(n int) (ops []clientv3.Op) {
 	return ops
 }
 
-func TestATTLThatEtcdWouldBendIsRefused(t *testing.T) {
+func TestWithTTL_RejectsUnsupportedTTL(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, ttl := range []time.Duration{0, -1, -time.Hour, math.MinInt64, time.Nanosecond, time.Second - 1, math.MaxInt64} {
@@ -165,7 +165,7 @@ func TestATTLThatEtcdWouldBendIsRefused(t *testing.T) {
 }
 
 // A lease is granted for nothing when the write behind it can be seen to be too large.
-func TestAGuardThatIsTooLongIsRefusedBeforeAnythingIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestLimits_RejectLargeGuardBeforeSending(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	var cmps []clientv3.Cmp
@@ -187,7 +187,7 @@ func TestAGuardThatIsTooLongIsRefusedBeforeAnythingIsSent(t *testing.T) { //noli
 	}
 }
 
-func TestARetryPolicyIsReadAsItIsWritten(t *testing.T) {
+func TestRetryPolicy_JSONRoundTrip(t *testing.T) {
 	t.Parallel()
 	p := kv.RetryPolicy{MaxAttempts: 5, BaseDelay: 50 * time.Millisecond, MaxDelay: 3 * time.Second}
 	text, err := json.Marshal(p)
@@ -205,7 +205,7 @@ func TestARetryPolicyIsReadAsItIsWritten(t *testing.T) {
 	}
 }
 
-func TestARetryPolicyThatCannotBeMeantIsInvalid(t *testing.T) {
+func TestRetryPolicy_ValidateRejectsInvalidFields(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, kv.RetryPolicy{}.Validate())
 	require.NoError(t, kv.RetryPolicy{BaseDelay: time.Minute}.Validate())

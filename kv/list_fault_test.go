@@ -24,12 +24,12 @@ func fillStore(t *testing.T, s *kv.Store, dir string, n, size int) {
 	require.NoError(t, err)
 }
 
-// The connection breaks again and again while a listing goes on and everything in it is rewritten: it still is one
-// revision, whole, and in order.
-func TestAListingSurvivesBrokenConnectionsAsOneRevision(t *testing.T) {
+// The connection breaks again and again while a listing goes on and everything in it is rewritten:
+// it still is one revision, whole, and in order.
+func TestList_SurvivesCutConnectionsAtOneRevision(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		const n = 5000
 		fillStore(t, s.Store, "d/", n, 4<<10)
 		rev, err := s.Put(t.Context(), "d/~", nil)
@@ -52,7 +52,7 @@ func TestAListingSurvivesBrokenConnectionsAsOneRevision(t *testing.T) {
 	})
 }
 
-func TestACompactedListing(t *testing.T) {
+func TestList_Compaction(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	s := etcdtest.Must(kv.New(srv.Client(t), kv.WithNamespace("app")))
@@ -62,7 +62,8 @@ func TestACompactedListing(t *testing.T) {
 	{
 		seen := 0
 		var last error
-		for _, err := range s.List(t.Context(), "d/", kv.WithReverse()) { // pages, so that the server is asked again
+		// A reverse listing reads pages, and so sends several requests.
+		for _, err := range s.List(t.Context(), "d/", kv.WithReverse()) {
 			if last = err; err != nil {
 				break
 			}
@@ -87,7 +88,7 @@ func TestACompactedListing(t *testing.T) {
 	}
 }
 
-func TestTheBodyOfALoopMayTakeItsTime(t *testing.T) {
+func TestList_TimeoutExcludesLoopBody(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t)
 	s := etcdtest.Must(kv.New(cli, kv.WithNamespace(etcdtest.Prefix(t)), kv.WithTimeouts(time.Second, 0)))

@@ -39,7 +39,7 @@ func failed[T any](seq iter.Seq2[T, error]) (n int, last error) {
 	return n, last
 }
 
-func TestAListingIsInOrderAndStopsAtThePrefix(t *testing.T) {
+func TestList_YieldsPrefixInOrder(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var last int64
@@ -70,7 +70,7 @@ func TestAListingIsInOrderAndStopsAtThePrefix(t *testing.T) {
 	}
 }
 
-func TestAListingCostsTheRevisionAndOneStream(t *testing.T) {
+func TestList_CostsOneReadAndOneStream(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	testkit.Requires(t, testkit.RangeStream)
@@ -81,7 +81,7 @@ func TestAListingCostsTheRevisionAndOneStream(t *testing.T) {
 	})
 }
 
-func TestAListingShowsOneRevision(t *testing.T) {
+func TestList_ShowsOneRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Batch(t.Context(), puts(5000, 1000)...)
@@ -100,7 +100,7 @@ func TestAListingShowsOneRevision(t *testing.T) {
 	assert.Equal(t, 5000, n)
 }
 
-func TestTheOptionsOfAListingWorkTogether(t *testing.T) {
+func TestList_CombinesOptions(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for i := range 6 {
@@ -138,7 +138,7 @@ func TestTheOptionsOfAListingWorkTogether(t *testing.T) {
 	assert.Equal(t, []string{"a/6", "a/5", "a/4"}, everything)
 }
 
-func TestAListingThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestList_RejectsInvalidOptions(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	ended, end := context.WithCancelCause(t.Context())
@@ -157,7 +157,6 @@ func TestAListingThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // one
 		"after what is not": {t.Context(), b.Store, "a/", kv.WithAfter("b"), kv.ErrInvalid},
 		"no revision":       {t.Context(), b.Store, "a/", kv.WithRevision(0), kv.ErrInvalid},
 		"a bad store":       {t.Context(), b.Namespace("//"), "a/", nil, kv.ErrInvalid},
-		"no context":        {nil, b.Store, "a/", nil, kv.ErrInvalid},
 		"a context that is": {ended, b.Store, "a/", nil, errNoMore},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +169,7 @@ func TestAListingThatCannotBeIsRefused(t *testing.T) { //nolint:tparallel // one
 	require.ErrorIs(t, err, kv.ErrInvalid, "it is yet to come")
 }
 
-func TestAListingOfAPastThatIsGoneIsCompacted(t *testing.T) {
+func TestList_CompactedRevisionReturnsErrCompacted(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	b := privateBench(t, server)
@@ -182,7 +181,7 @@ func TestAListingOfAPastThatIsGoneIsCompacted(t *testing.T) {
 	assert.Zero(t, n)
 }
 
-func TestLeavingAListingEndsTheRead(t *testing.T) {
+func TestList_BreakEndsRead(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Batch(t.Context(), puts(3000, 2000)...)
@@ -202,7 +201,7 @@ func TestLeavingAListingEndsTheRead(t *testing.T) {
 	})
 }
 
-func TestAListingEndsWithItsContext(t *testing.T) {
+func TestList_EndsWithContext(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Batch(t.Context(), puts(3000, 2000)...)
@@ -225,14 +224,14 @@ func TestAListingEndsWithItsContext(t *testing.T) {
 	assert.Less(t, n, 3000)
 }
 
-func TestATypedListingDecodes(t *testing.T) {
+func TestTyped_ListDecodes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "d/a", "1")
 	bad := b.put(t, "d/b", "bad")
 	b.put(t, "d/c", "3")
 	var heard []string
-	lenient := kv.NewTyped(b.Store, "d", picky{}, kv.WithBadEntry(func(key string, rev int64, err error) error {
+	lenient := kv.NewTyped(b.Store, "d", fakePickyCodec{}, kv.WithBadEntry(func(key string, rev int64, err error) error {
 		assert.ErrorIs(t, err, kv.ErrDecode)
 		heard = append(heard, fmt.Sprint(key, rev))
 		return nil
@@ -241,11 +240,11 @@ func TestATypedListingDecodes(t *testing.T) {
 	assert.Equal(t, []string{fmt.Sprint("b", bad)}, heard)
 	assert.Equal(t, []string{"c"}, listed(t, lenient.List(t.Context(), kv.WithReverse(), kv.WithLimit(1))))
 
-	n, err := failed(kv.NewTyped(b.Store, "d", picky{}).List(t.Context()))
+	n, err := failed(kv.NewTyped(b.Store, "d", fakePickyCodec{}).List(t.Context()))
 	require.ErrorIs(t, err, kv.ErrDecode)
 	require.ErrorContains(t, err, `d/b"`)
 	assert.Equal(t, 1, n)
-	stern := kv.NewTyped(b.Store, "d", picky{}, kv.WithBadEntry(func(string, int64, error) error { return errNoMore }))
+	stern := kv.NewTyped(b.Store, "d", fakePickyCodec{}, kv.WithBadEntry(func(string, int64, error) error { return errNoMore }))
 	n, err = failed(stern.List(t.Context()))
 	require.ErrorIs(t, err, errNoMore)
 	assert.Equal(t, 1, n)

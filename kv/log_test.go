@@ -17,26 +17,26 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// logged is what was written to a log.
-type logged struct {
+// logBuffer is what was written to a log.
+type logBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer
 }
 
-func (l *logged) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.Buffer.Write(p)
 }
 
-func (l *logged) take() string {
+func (l *logBuffer) take() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.Reset()
 	return l.String()
 }
 
-func (l *logged) logger(level slog.Level) *slog.Logger {
+func (l *logBuffer) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: level}))
 }
 
@@ -71,9 +71,9 @@ func writesOf(t *testing.T, b bench, value string) map[string]func(key string) e
 	}
 }
 
-func TestALogShowsTheLengthAndAHashOfAValue(t *testing.T) { //nolint:tparallel // one log
+func TestWithLogger_ShowsLengthAndHashOfValue(t *testing.T) { //nolint:tparallel // one log
 	t.Parallel()
-	var log logged
+	var log logBuffer
 	b := newBench(t, kv.WithLogger(log.logger(slog.LevelDebug)))
 	for name, write := range writesOf(t, b, secret) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
@@ -97,9 +97,9 @@ func TestALogShowsTheLengthAndAHashOfAValue(t *testing.T) { //nolint:tparallel /
 	assert.NotEqual(t, hash(one), hash(two))
 }
 
-func TestALogIsSilentAboveDebug(t *testing.T) {
+func TestWithLogger_LogsWritesAtDebugOnly(t *testing.T) {
 	t.Parallel()
-	var log logged
+	var log logBuffer
 	b := newBench(t, kv.WithLogger(log.logger(slog.LevelInfo)))
 	for name, write := range writesOf(t, b, secret) {
 		require.NoError(t, write("key-"+name))
@@ -107,9 +107,9 @@ func TestALogIsSilentAboveDebug(t *testing.T) {
 	assert.Empty(t, log.take())
 }
 
-func TestALongKeyIsCutShortInALog(t *testing.T) {
+func TestWithLogger_ShortensLongKey(t *testing.T) {
 	t.Parallel()
-	var log logged
+	var log logBuffer
 	b := newBench(t, kv.WithLogger(log.logger(slog.LevelDebug)))
 	_, err := b.Put(t.Context(), strings.Repeat("k", 3000), nil)
 	require.NoError(t, err)
@@ -119,9 +119,9 @@ func TestALongKeyIsCutShortInALog(t *testing.T) {
 }
 
 // A value that was refused, or does not decode, is not in the error either.
-func TestNoErrorHoldsAValue(t *testing.T) {
+func TestStore_ErrorsContainNoValues(t *testing.T) {
 	t.Parallel()
-	var log logged
+	var log logBuffer
 	b := newBench(t, kv.WithLogger(log.logger(slog.LevelDebug)))
 	g, lose := hold(t, b, errOwner)
 	lose()

@@ -14,7 +14,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestStore_GetManyReadsOneRevision(t *testing.T) {
+func TestGetMany_ReadsOneRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ops, keys := make([]kv.Op, 300), make([]string, 300)
@@ -38,7 +38,6 @@ func TestStore_GetManyReadsOneRevision(t *testing.T) {
 		assert.Zero(t, rev)
 	})
 	b.refused(t, func() error { _, _, err := b.GetMany(t.Context(), "a", ""); return err }, kv.ErrInvalid)
-	b.refused(t, func() error { _, _, err := b.GetMany(nil, "a"); return err }, kv.ErrInvalid) //nolint:staticcheck // on purpose
 
 	typed := kv.NewTyped(b.Store, "k", kv.String())
 	texts, _, err := typed.GetMany(t.Context(), "001", "002", "none")
@@ -89,7 +88,7 @@ func TestTyped_ExistsCountKeysDecode(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrInvalid)
 }
 
-func TestStore_TouchGivesANewLease(t *testing.T) {
+func TestTouch_AttachesNewLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -114,15 +113,14 @@ func TestStore_TouchGivesANewLease(t *testing.T) {
 	_, err = b.Touch(t.Context(), "absent", time.Minute)
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	assert.Equal(t, "<none>", b.value(t, "absent"))
-	b.refused(t, func() error { return second(b.Touch(t.Context(), "k", 0)) }, kv.ErrInvalid)
-	b.refused(t, func() error { return second(b.Touch(t.Context(), "", time.Minute)) }, kv.ErrInvalid)
-	b.refused(t, func() error { return second(b.Touch(nil, "k", time.Minute)) }, kv.ErrInvalid) //nolint:staticcheck // on purpose
+	b.refused(t, func() error { return errOf(b.Touch(t.Context(), "k", 0)) }, kv.ErrInvalid)
+	b.refused(t, func() error { return errOf(b.Touch(t.Context(), "", time.Minute)) }, kv.ErrInvalid)
 	lost := kv.NewGuard(nil, clientv3.Compare(clientv3.CreateRevision(b.dir+"held"), ">", 0))
 	_, err = b.Touch(t.Context(), "k", time.Minute, kv.WithGuard(lost))
 	require.ErrorIs(t, err, kv.ErrGuard)
 }
 
-func TestList_TellsItsRevision(t *testing.T) {
+func TestWithReadRevision_StoresRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for i := range 3 {
@@ -253,7 +251,7 @@ func TestTyped_OpPutInBatch(t *testing.T) {
 		"empty key":     deep.OpPut("", "v"),
 		"bad dir":       kv.NewTyped(b.Namespace("a"), "//", kv.String()).OpPut("k", "v"),
 	} {
-		b.refused(t, func() error { return second(b.Namespace("a").Batch(t.Context(), op)) }, kv.ErrInvalid)
-		t.Log(name, second(b.Namespace("a").Batch(t.Context(), op)))
+		b.refused(t, func() error { return errOf(b.Namespace("a").Batch(t.Context(), op)) }, kv.ErrInvalid)
+		t.Log(name, errOf(b.Namespace("a").Batch(t.Context(), op)))
 	}
 }

@@ -1,4 +1,4 @@
 package kv
 
-// Metrics are those of Stats.
+// Metrics describes the fields of Stats.
 var Metrics = metrics

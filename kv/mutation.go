@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 )
 
 // mutation is one write in the form of a transaction. It compares the condition, the guards and the
-// slot. Then it writes, or else it reads why one of them did not hold.
+// slot. Then it writes, or else it reads what is needed to find out which of them did not hold.
 type mutation struct {
 	op, key string // for error texts; key is absolute
 	abs     []byte
@@ -26,16 +27,16 @@ type mutation struct {
 	// succeeds is the mod revision that the condition requires. It is set only if the condition can
 	// hold at most once, so that the write can only be the direct successor of that revision. It is
 	// 0 if the condition may hold again.
-	succeeds int64
-	value    []byte // the value to be written, nil for a delete
+	baseRevision int64
+	value        []byte // the value to be written, nil for a delete
 	// mayHoldAgain reports, given the responses to extra, whether a condition that did not hold may
 	// hold later although the key has not changed. nil means that it cannot.
 	mayHoldAgain func(extra []*pb.ResponseOp) bool
-	extra        []clientv3.Op // additional reads if a comparison fails
+	extraReads   []clientv3.Op // additional reads if a comparison fails
 
-	guards []Guard
-	once   bool
-	leased bool // whether a put has a lease
+	guards   []Guard
+	once     bool
+	hasLease bool // whether a put has a lease
 }
 
 // outcome is the result of a mutation.
@@ -59,23 +60,20 @@ func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
 	if !m.once {
 		return c.commit(ctx, m, nil)
 	}
-	if ctx == nil {
-		return outcome{}, fail(m.op, m.key, fmt.Errorf("%w: nil context", errs.Invalid))
-	}
 	if err := retry.ContextError(ctx); err != nil {
-		return outcome{}, fail(m.op, m.key, err)
+		return outcome{}, opError(m.op, m.key, err)
 	}
-	ctx, stop := c.bounded(ctx)
-	defer stop()
-	out, err := c.commitOnce(ctx, m)
+	ctx, cancel := c.withDefaultTimeout(ctx)
+	defer cancel()
+	out, err := c.commitWithSlot(ctx, m)
 	if errs.NotApplied(err) && errors.Is(err, errSlotLost) {
-		return c.commitOnce(ctx, m) // on a new lease
+		return c.commitWithSlot(ctx, m) // on a new lease
 	}
 	return out, err
 }
 
-// bounded applies the default timeout to a write of several requests as a whole.
-func (c *core) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+// withDefaultTimeout applies the default timeout to a write of several requests as a whole.
+func (c *core) withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
@@ -92,9 +90,9 @@ func (e defaultTimeoutError) Error() string { return "default timeout " + time.D
 // not applied.
 var errSlotLost = errors.New("the operation slot was lost")
 
-// extraOps returns how many operations of the limit a write uses in addition to its own: for its
-// condition, for the guards and the operations that read them, and for the slot.
-func (o *options) extraOps() int {
+// additionalOps returns how many operations of the limit a write uses in addition to its own: for
+// its condition, for the guards and the operations that read them, and for the slot.
+func (o *options) additionalOps() int {
 	n := 1 + len(o.guards)
 	for _, g := range o.guards {
 		n += len(g.compares)
@@ -105,32 +103,32 @@ func (o *options) extraOps() int {
 	return n
 }
 
-// blame returns errSlotLost if err says that a lease does not exist and that lease is the slot's.
-// Otherwise it returns err.
-func (c *core) blame(ctx context.Context, m *mutation, s *slot, err error) error {
+// attributeError returns errSlotLost if err says that a lease does not exist and that lease is the
+// slot's. Otherwise it returns err.
+func (c *core) attributeError(ctx context.Context, m *mutation, s *slot, err error) error {
 	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return err
 	}
-	if m.leased {
-		if r, askErr := c.cli.TimeToLive(ctx, s.lease); askErr != nil || r.TTL > 0 {
+	if m.hasLease {
+		if r, ttlErr := c.cli.TimeToLive(ctx, s.lease); ttlErr != nil || r.TTL > 0 {
 			return err
 		}
 	}
-	return fail(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, errs.Cause(err)))
+	return opError(m.op, m.key, fmt.Errorf("%w: %w", errSlotLost, errs.Cause(err)))
 }
 
-func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
-	s, err := c.slots.take(ctx, c)
+func (c *core) commitWithSlot(ctx context.Context, m *mutation) (outcome, error) {
+	s, err := c.slots.acquire(ctx, c)
 	if err != nil {
-		return outcome{}, fail(m.op, m.key, err)
+		return outcome{}, opError(m.op, m.key, err)
 	}
 	out, err := c.commit(ctx, m, s)
-	err = c.blame(ctx, m, s, err)
+	err = c.attributeError(ctx, m, s, err)
 	switch {
 	case errors.Is(err, errSlotLost):
-		c.slots.forget(s)
+		c.slots.dropLease(s)
 	case err == nil, errs.NotApplied(err):
-		c.slots.put(s)
+		c.slots.release(s)
 	}
 	// Otherwise the content of the slot is unknown. The slot is not reused, and expires with its
 	// lease.
@@ -139,26 +137,26 @@ func (c *core) commitOnce(ctx context.Context, m *mutation) (outcome, error) {
 
 // reply is the response to one attempt at a mutation, and its evaluation.
 type reply struct {
-	resp  *clientv3.TxnResponse
-	again bool // whether it is not the first attempt
-	out   outcome
-	err   error
+	resp     *clientv3.TxnResponse
+	repeated bool // whether it is not the first attempt
+	out      outcome
+	err      error
 }
 
 // commit sends the transaction, and repeats it while that is safe and can help.
 func (c *core) commit(ctx context.Context, m *mutation, s *slot) (outcome, error) {
-	var at *slot
+	var sentSlot *slot
 	if s != nil {
-		own := *s // a lost attempt may still be in flight when s is reused
-		at = &own
+		slotCopy := *s // a lost attempt may still be in flight when s is reused
+		sentSlot = &slotCopy
 	}
-	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, AtMostOnce: m.succeeds > 0 || s != nil}
-	send := func(ctx context.Context, again bool) (reply, error) {
-		resp, err := c.kv.Txn(ctx).If(m.compares(at)...).Then(m.success(at)...).Else(m.failure(at, again)...).Commit()
-		return reply{resp: resp, again: again}, err
+	call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, AtMostOnce: m.baseRevision > 0 || s != nil}
+	send := func(ctx context.Context, repeated bool) (reply, error) {
+		resp, err := c.kv.Txn(ctx).If(m.compares(sentSlot)...).Then(m.thenOps(sentSlot)...).Else(m.elseOps(sentSlot, repeated)...).Commit()
+		return reply{resp: resp, repeated: repeated}, err
 	}
 	a, err := retry.DoUntil(ctx, c.engine, call, send, func(ctx context.Context, a *reply, others retry.Others) (final bool) {
-		a.out, final, a.err = c.evaluate(ctx, m, at, *a, others)
+		a.out, final, a.err = c.evaluate(ctx, m, sentSlot, *a, others)
 		return final
 	})
 	if err != nil {
@@ -182,21 +180,21 @@ func (m *mutation) compares(s *slot) []clientv3.Cmp {
 		cmps = append(slices.Clip(cmps), g.compares...)
 	}
 	if s != nil {
-		cmps = append(slices.Clip(cmps), s.unchanged())
+		cmps = append(slices.Clip(cmps), s.unchangedCmp())
 	}
 	return cmps
 }
 
-func (m *mutation) success(s *slot) []clientv3.Op {
+func (m *mutation) thenOps(s *slot) []clientv3.Op {
 	if s == nil {
 		return m.then
 	}
-	return append(slices.Clip(m.then), s.mark())
+	return append(slices.Clip(m.then), s.claim())
 }
 
-// failure returns the operations that read why the transaction was not applied: those for the key,
+// elseOps returns the operations that read why the transaction was not applied: those for the key,
 // for each guard, for the slot, and the extra ones, in this order.
-func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
+func (m *mutation) elseOps(s *slot, repeated bool) []clientv3.Op {
 	var ops []clientv3.Op
 	if len(m.cond) > 0 {
 		get := clientv3.OpGet("")
@@ -205,18 +203,9 @@ func (m *mutation) failure(s *slot, again bool) []clientv3.Op {
 	}
 	ops = append(ops, guardOps(m.guards)...)
 	if s != nil {
-		ops = append(ops, s.ask(again))
+		ops = append(ops, s.readOp(repeated))
 	}
-	return append(ops, m.extra...)
-}
-
-// guardOps returns the operations that find out which guards hold.
-func guardOps(guards []Guard) []clientv3.Op {
-	ops := make([]clientv3.Op, len(guards))
-	for i, g := range guards {
-		ops[i] = clientv3.OpTxn(g.compares, nil, nil)
-	}
-	return ops
+	return append(ops, m.extraReads...)
 }
 
 // evaluate returns the outcome of the mutation, based on the response to one attempt and the state
@@ -226,42 +215,83 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 	if a.resp.Succeeded {
 		return outcome{rev: rev, applied: true, resp: a.resp, slotMod: rev}, true, nil
 	}
-	answers := a.resp.Responses
-	out.rev, out.extra = rev, answers[len(answers)-len(m.extra):]
+	responses := a.resp.Responses
+	out.rev, out.extra = rev, responses[len(responses)-len(m.extraReads):]
 	if len(m.cond) > 0 {
-		if kvs := answers[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
+		if kvs := responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
 			out.cur = kvs[0]
 		}
-		answers = answers[1:]
+		responses = responses[1:]
 	}
-	lost := lostGuards(m.guards, answers)
+	guardErr := guardError(m.guards, responses)
 	if s != nil {
-		return s.evaluate(out, answers[len(m.guards)], a.again, rev, others, lost)
+		return s.evaluate(out, responses[len(m.guards)], a.repeated, rev, others, guardErr)
 	}
 	switch {
 	case others == retry.OthersNotApplied:
-		return out, true, lost
-	case others == retry.OthersInFlight && out.cur.GetModRevision() == m.succeeds:
+		return out, true, guardErr
+	case others == retry.OthersInFlight && out.cur.GetModRevision() == m.baseRevision:
 		return out, false, nil // no other attempt has been applied yet
 	}
 	if err := c.resolve(ctx, m, out); err != nil {
 		return out, others == retry.OthersUnknown, err
 	}
-	return out, true, lost
+	return out, true, guardErr
 }
 
-// lostGuards returns the error for the guards that do not hold, given their responses in order. It
-// returns nil if all hold.
-func lostGuards(guards []Guard, answers []*pb.ResponseOp) error {
-	var all []error
-	for i, g := range guards {
-		switch {
-		case answers[i].GetResponseTxn().GetSucceeded():
-		case g.lost == nil:
-			all = append(all, ErrGuard)
-		default:
-			all = append(all, fmt.Errorf("%w: %w", ErrGuard, g.lost))
-		}
+// maxResolveReads is the maximum number of changes that successor goes back.
+const maxResolveReads = 16
+
+// resolve decides, for a mutation without a slot whose condition does not hold any more, whether an
+// earlier attempt may have been applied. An applied m is the direct successor of the revision that
+// it requires. resolve returns nil if m was not and will not be applied. Otherwise the error
+// matches ErrUnknownOutcome.
+func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
+	cur := out.cur
+	if m.baseRevision == 0 {
+		return fmt.Errorf("%w: the condition may have come true more than once", ErrUnknownOutcome)
 	}
-	return join(all)
+	created := cur.GetCreateRevision()
+	switch {
+	case cur == nil || created > m.baseRevision:
+		// The key was deleted: by the lost attempt, after it, or independently of it.
+		return fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
+	case cur.GetModRevision() == m.baseRevision && m.mayHoldAgain != nil && m.mayHoldAgain(out.extra):
+		return fmt.Errorf("%w: a condition that did not hold may hold again", ErrUnknownOutcome)
+	case m.value == nil, cur.GetModRevision() == m.baseRevision:
+		// The key was not deleted, or did not change. A guard that has failed stays so (NewGuard).
+		return nil
+	}
+	next, err := c.successor(ctx, m, cur)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(next.GetValue(), m.value) {
+		return fmt.Errorf("%w: the key holds this value since revision %d, which may be another client's write", ErrUnknownOutcome, next.GetModRevision())
+	}
+	return nil
+}
+
+// successor returns the state of the key directly after m.succeeds. It goes back from cur one
+// change at a time.
+func (c *core) successor(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) (*mvccpb.KeyValue, error) {
+	for range maxResolveReads {
+		call := retry.Call{Pkg: "kv", Op: m.op, Key: m.key, Read: true}
+		rev := cur.GetModRevision() - 1
+		prev, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+			return c.get(ctx, m.abs, clientv3.WithRev(rev))
+		})
+		switch {
+		case errors.Is(err, ErrCompacted):
+			return nil, fmt.Errorf("%w: the history of the key is compacted", ErrUnknownOutcome)
+		case err != nil:
+			return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, errs.Cause(err))
+		case len(prev.Kvs) == 0:
+			return nil, fmt.Errorf("%w: the key was deleted meanwhile", ErrUnknownOutcome)
+		case prev.Kvs[0].GetModRevision() <= m.baseRevision:
+			return cur, nil
+		}
+		cur = prev.Kvs[0]
+	}
+	return nil, fmt.Errorf("%w: the key has changed many times since", ErrUnknownOutcome)
 }

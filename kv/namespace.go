@@ -3,8 +3,11 @@ package kv
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -29,7 +32,7 @@ import (
 func Namespace(next clientv3.KV, dir string) clientv3.KV {
 	m := newKeyMapper(dir)
 	if m.err == nil && next == nil {
-		m.err = fmt.Errorf("%w: no KV to put into the namespace", errs.Invalid)
+		m.err = fmt.Errorf("%w: no KV for the namespace", errs.Invalid)
 	}
 	return &namespacedKV{KV: next, keyMapper: m}
 }
@@ -82,7 +85,7 @@ func (n *namespacedKV) Delete(ctx context.Context, key string, opts ...clientv3.
 func (n *namespacedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	abs, err := n.absoluteOp(op)
 	if err != nil {
-		return clientv3.OpResponse{}, fail(verb(op), string(op.KeyBytes()), err)
+		return clientv3.OpResponse{}, opError(verb(op), string(op.KeyBytes()), err)
 	}
 	resp, err := n.KV.Do(ctx, abs)
 	if err != nil {
@@ -109,7 +112,7 @@ func (n *namespacedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpRespo
 func (n *namespacedKV) Txn(ctx context.Context) clientv3.Txn {
 	t := &namespacedTxn{keyMapper: n.keyMapper}
 	if n.err != nil {
-		t.invalid = fail("txn", "", n.err)
+		t.err = opError("txn", "", n.err)
 		return t
 	}
 	t.Txn = n.KV.Txn(ctx)
@@ -119,7 +122,7 @@ func (n *namespacedKV) Txn(ctx context.Context) clientv3.Txn {
 // Compact passes through, unless the namespace is invalid.
 func (n *namespacedKV) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (*clientv3.CompactResponse, error) {
 	if n.err != nil {
-		return nil, fail("compact", "", n.err)
+		return nil, opError("compact", "", n.err)
 	}
 	return n.KV.Compact(ctx, rev, opts...)
 }
@@ -129,17 +132,17 @@ type namespacedTxn struct {
 	clientv3.Txn
 	keyMapper
 
-	invalid error // the error of the first invalid argument, which Commit returns
+	err error // the error of the first invalid argument, which Commit returns
 }
 
 // If adds comparisons.
 func (t *namespacedTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
-	if t.invalid != nil {
+	if t.err != nil {
 		return t
 	}
 	abs, err := t.absoluteCmps(cs)
 	if err != nil {
-		t.invalid = fail("txn", "", err)
+		t.err = opError("txn", "", err)
 		return t
 	}
 	t.Txn = t.Txn.If(abs...)
@@ -148,12 +151,12 @@ func (t *namespacedTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
 
 // Then adds the operations for the case that the comparisons hold.
 func (t *namespacedTxn) Then(ops ...clientv3.Op) clientv3.Txn {
-	if t.invalid != nil {
+	if t.err != nil {
 		return t
 	}
 	abs, err := t.absoluteOps(ops)
 	if err != nil {
-		t.invalid = fail("txn", "", err)
+		t.err = opError("txn", "", err)
 		return t
 	}
 	t.Txn = t.Txn.Then(abs...)
@@ -162,12 +165,12 @@ func (t *namespacedTxn) Then(ops ...clientv3.Op) clientv3.Txn {
 
 // Else adds the operations for the case that they do not hold.
 func (t *namespacedTxn) Else(ops ...clientv3.Op) clientv3.Txn {
-	if t.invalid != nil {
+	if t.err != nil {
 		return t
 	}
 	abs, err := t.absoluteOps(ops)
 	if err != nil {
-		t.invalid = fail("txn", "", err)
+		t.err = opError("txn", "", err)
 		return t
 	}
 	t.Txn = t.Txn.Else(abs...)
@@ -176,8 +179,8 @@ func (t *namespacedTxn) Else(ops ...clientv3.Op) clientv3.Txn {
 
 // Commit sends the transaction.
 func (t *namespacedTxn) Commit() (*clientv3.TxnResponse, error) {
-	if t.invalid != nil {
-		return nil, t.invalid
+	if t.err != nil {
+		return nil, t.err
 	}
 	resp, err := t.Txn.Commit()
 	if err != nil {
@@ -203,3 +206,103 @@ func verb(op clientv3.Op) string {
 	}
 	return "do"
 }
+
+// GetStream reads keys below the namespace in chunks. The reader may stop once ctx has ended,
+// whereas the stream of client/v3 must always be read to its end. A stream that ctx cut short
+// always ends with an error, which replaces a chunk that was not read yet.
+func (n *namespacedKV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+	op, err := n.absoluteOp(clientv3.OpGet(key, opts...))
+	if err != nil {
+		return nil, opError("get stream", key, err)
+	}
+	setRange := func(o *clientv3.Op) {
+		o.WithKeyBytes(op.KeyBytes())
+		o.WithRangeBytes(op.RangeBytes())
+	}
+	ctx, stop := context.WithCancel(ctx)
+	// The caller's options are applied to the absolute key. The last option therefore sets the
+	// range that they produced for the relative key.
+	in, err := n.KV.GetStream(ctx, string(op.KeyBytes()), append(slices.Clip(opts), setRange)...)
+	if err != nil || in == nil {
+		stop()
+		return nil, err
+	}
+	out := make(chan clientv3.RangeStreamResponse, 1)
+	go n.relay(ctx, stop, key, in, out)
+	return out, nil
+}
+
+// relay passes chunks on until the stream or ctx ends.
+func (n *namespacedKV) relay(ctx context.Context, stop context.CancelFunc, key string, in clientv3.GetStreamChan, out chan clientv3.RangeStreamResponse) {
+	defer close(out)
+	defer stop()
+	for chunk := range in {
+		var err error
+		if chunk.Err() == nil {
+			err = n.trimGet((*clientv3.GetResponse)(chunk.RangeResponse))
+		}
+		if err != nil {
+			stop()
+			drain(in)
+			sendLast(out, errorChunk(ctx, badResponse("get stream", key, err)))
+			return
+		}
+		select {
+		case out <- chunk:
+		case <-ctx.Done():
+			if last := drain(in); last.Err() != nil {
+				chunk = last
+			}
+			if chunk.Err() == nil {
+				chunk = errorChunk(ctx, ctx.Err())
+			}
+			sendLast(out, chunk)
+			return
+		}
+	}
+}
+
+// drain reads a canceled stream to its end, so that its goroutine ends, and returns the last chunk.
+func drain(in clientv3.GetStreamChan) (last clientv3.RangeStreamResponse) {
+	for chunk := range in {
+		last = chunk
+	}
+	return last
+}
+
+// sendLast sends the last chunk of a stream, in place of an unread one. out has one sender, so
+// replace does not block.
+func sendLast(out chan clientv3.RangeStreamResponse, end clientv3.RangeStreamResponse) {
+	select {
+	case <-out:
+	default:
+	}
+	out <- end
+}
+
+// errorChunk returns a chunk that ends a stream with err. Only client/v3 can create one, from a
+// stream that fails.
+func errorChunk(ctx context.Context, err error) clientv3.RangeStreamResponse {
+	stream, _ := clientv3.NewKVFromKVClient(failingClient{err: err}, nil).GetStream(ctx, "\x00")
+	return <-stream
+}
+
+type failingClient struct {
+	pb.KVClient
+
+	err error
+}
+
+// RangeStream returns a stream that fails.
+func (c failingClient) RangeStream(context.Context, *pb.RangeRequest, ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+	return failingStream{err: c.err}, nil
+}
+
+type failingStream struct {
+	grpc.ClientStream
+
+	err error
+}
+
+// Recv returns the error of the stream.
+func (s failingStream) Recv() (*pb.RangeStreamResponse, error) { return nil, s.err }

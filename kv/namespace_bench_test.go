@@ -12,8 +12,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// stubServer answers at once, with nothing, so that only the client side is measured.
-type stubServer struct {
+// fakeConstantServer answers at once, with nothing, so that only the client side is measured.
+type fakeConstantServer struct {
 	pb.KVClient
 
 	get pb.RangeResponse
@@ -22,19 +22,19 @@ type stubServer struct {
 	txn pb.TxnResponse
 }
 
-func (s *stubServer) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (s *fakeConstantServer) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
 	return &s.get, nil
 }
 
-func (s *stubServer) Put(context.Context, *pb.PutRequest, ...grpc.CallOption) (*pb.PutResponse, error) {
+func (s *fakeConstantServer) Put(context.Context, *pb.PutRequest, ...grpc.CallOption) (*pb.PutResponse, error) {
 	return &s.put, nil
 }
 
-func (s *stubServer) DeleteRange(context.Context, *pb.DeleteRangeRequest, ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+func (s *fakeConstantServer) DeleteRange(context.Context, *pb.DeleteRangeRequest, ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
 	return &s.del, nil
 }
 
-func (s *stubServer) Txn(context.Context, *pb.TxnRequest, ...grpc.CallOption) (*pb.TxnResponse, error) {
+func (s *fakeConstantServer) Txn(context.Context, *pb.TxnRequest, ...grpc.CallOption) (*pb.TxnResponse, error) {
 	return &s.txn, nil
 }
 
@@ -44,15 +44,15 @@ const (
 	benchKey = "customers/4711/profile"
 )
 
-type contender struct {
+type variant struct {
 	name string
 	kv   clientv3.KV
 	key  string
 }
 
-func contenders() []contender {
-	direct := clientv3.NewKVFromKVClient(&stubServer{}, nil)
-	return []contender{
+func variants() []variant {
+	direct := clientv3.NewKVFromKVClient(&fakeConstantServer{}, nil)
+	return []variant{
 		{"client", direct, benchDir + benchKey},
 		{"kv.Namespace", kv.Namespace(direct, benchDir), benchKey},
 		{"client-namespace", namespace.NewKV(direct, benchDir), benchKey},
@@ -99,7 +99,7 @@ func operations() []operation {
 
 func BenchmarkNamespace(b *testing.B) {
 	for _, op := range operations() {
-		for _, c := range contenders() {
+		for _, c := range variants() {
 			b.Run("op="+op.name+"/kv="+c.name, func(b *testing.B) {
 				ctx := b.Context()
 				b.ReportAllocs()

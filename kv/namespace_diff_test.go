@@ -19,35 +19,35 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// echoServer records the last request and answers it with the keys that it names.
-type echoServer struct {
+// fakeEchoServer records the last request and answers it with the keys that it names.
+type fakeEchoServer struct {
 	pb.KVClient
 
 	last proto.Message
 }
 
-func (s *echoServer) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (s *fakeEchoServer) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
 	s.last = in
 	return echoRange(in), nil
 }
 
-func (s *echoServer) Put(_ context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
+func (s *fakeEchoServer) Put(_ context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
 	s.last = in
 	return echoPut(in), nil
 }
 
-func (s *echoServer) DeleteRange(_ context.Context, in *pb.DeleteRangeRequest, _ ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+func (s *fakeEchoServer) DeleteRange(_ context.Context, in *pb.DeleteRangeRequest, _ ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
 	s.last = in
 	return echoDelete(in), nil
 }
 
-func (s *echoServer) Txn(_ context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
+func (s *fakeEchoServer) Txn(_ context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
 	s.last = in
 	return echoTxn(in), nil
 }
 
 // take returns the last request, nil if nothing was sent since.
-func (s *echoServer) take() proto.Message {
+func (s *fakeEchoServer) take() proto.Message {
 	defer func() { s.last = nil }()
 	return s.last
 }
@@ -165,7 +165,8 @@ func (c *choices) singleOp() singleOp {
 		s.opts = append(s.opts, c.rangeOption(s.key))
 		add(clientv3.WithLimit(int64(c.intn(5))))
 		add(clientv3.WithRev(int64(c.intn(5))))
-		add(clientv3.WithSort(clientv3.SortTarget(c.intn(5)), clientv3.SortOrder(c.intn(4)))) // the last order does not exist
+		// The last order does not exist.
+		add(clientv3.WithSort(clientv3.SortTarget(c.intn(5)), clientv3.SortOrder(c.intn(4))))
 		add(clientv3.WithSerializable())
 		add(clientv3.WithKeysOnly())
 		add(clientv3.WithCountOnly())
@@ -223,7 +224,8 @@ func (c *choices) cmps() (cmps []clientv3.Cmp) {
 	return cmps
 }
 
-// valid reports whether nothing in op is to be refused: no empty key, no inverted range, no zero Op.
+// valid reports whether nothing in op is to be refused: no empty key, no inverted range, no zero
+// Op.
 func valid(op clientv3.Op) bool {
 	if !op.IsTxn() {
 		return (op.IsGet() || op.IsPut() || op.IsDelete()) && validRange(op.KeyBytes(), op.RangeBytes())
@@ -255,7 +257,7 @@ type attempt struct {
 
 // differ makes the same call on a KV of ours and on client/v3's.
 type differ struct {
-	server *echoServer
+	server *fakeEchoServer
 	direct clientv3.KV
 	store  *kv.Store
 	sent   int // transactions that the store has sent
@@ -263,7 +265,7 @@ type differ struct {
 
 func newDiffer(tb testing.TB) *differ {
 	tb.Helper()
-	server := &echoServer{}
+	server := &fakeEchoServer{}
 	cli := clientv3.NewCtxClient(tb.Context())
 	cli.KV = clientv3.NewKVFromKVClient(server, nil)
 	return &differ{server: server, direct: cli.KV, store: etcdtest.Must(kv.New(cli, kv.WithNamespace("x")))}
@@ -274,7 +276,8 @@ func (d *differ) try(call func(clientv3.KV) (proto.Message, error), on clientv3.
 	return attempt{sent: d.server.take(), resp: resp, err: err}
 }
 
-// compare requires that ours sends and returns what client/v3's namespace does, or refuses what is not valid.
+// compare requires that ours sends and returns what client/v3's namespace does, or refuses what is
+// not valid.
 func (d *differ) compare(tb testing.TB, ok bool, ours, theirs clientv3.KV, call func(clientv3.KV) (proto.Message, error)) {
 	tb.Helper()
 	got := d.try(call, ours)
@@ -325,7 +328,8 @@ func (d *differ) check(tb testing.TB, data []byte) {
 	}
 }
 
-// compareStore compares a transaction of a Store, which refuses more: one that is empty, or puts a key twice.
+// compareStore compares a transaction of a Store, which refuses more: one that is empty, or puts a
+// key twice.
 func (d *differ) compareStore(tb testing.TB, ok bool, theirs clientv3.KV, commit func(clientv3.KV) (proto.Message, error)) {
 	tb.Helper()
 	got := d.try(commit, storeKV{store: d.store})
@@ -344,7 +348,8 @@ func (d *differ) compareStore(tb testing.TB, ok bool, theirs clientv3.KV, commit
 	require.True(tb, proto.Equal(want.resp, got.resp), "want %v\n got %v", want.resp, got.resp)
 }
 
-// readsHidden reports whether a range that is read holds the library's own keys, which a Store leaves out.
+// readsHidden reports whether a range that is read holds the library's own keys, which a Store
+// leaves out.
 func readsHidden(in *pb.TxnRequest) bool {
 	for _, op := range append(append([]*pb.RequestOp{}, in.Success...), in.Failure...) {
 		r, nested := op.GetRequestRange(), op.GetRequestTxn()
@@ -419,7 +424,7 @@ func TestNamespace_SendsWhatClientV3Sends(t *testing.T) {
 	assert.Greater(t, d.sent, n/4, "else the store has refused almost everything")
 }
 
-func TestNamespace_TxnKeepsOperationsBesideNestedTxn(t *testing.T) {
+func TestNamespace_TxnKeepsOperationsNextToNestedTxn(t *testing.T) {
 	t.Parallel()
 	never := []clientv3.Cmp{clientv3.Compare(clientv3.Version("absent"), ">", 0)}
 	for name, tt := range map[string]struct {

@@ -17,7 +17,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// FuzzNamespaceEscape looks at what is sent for any dir, key and end: nothing of it may lie outside of the namespace.
+// FuzzNamespaceEscape looks at what is sent for any dir, key and end: nothing of it may lie outside
+// of the namespace.
 func FuzzNamespaceEscape(f *testing.F) {
 	f.Add("app", "2/secret", "", byte(0))
 	f.Add("app/", "", "", byte(1))
@@ -30,7 +31,7 @@ func FuzzNamespaceEscape(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r := &recorder{}
+		r := &fakeRecordingServer{}
 		ns := kv.Namespace(r.kv(), dir)
 		ctx := t.Context()
 
@@ -104,7 +105,8 @@ func spansOf(m any) []keyspace.Range {
 	}
 }
 
-// action is an operation in words of its own, to be made through the namespace and, mapped by hand, without it.
+// action is an operation in words of its own, to be made through the namespace and, mapped by hand,
+// without it.
 type action struct {
 	kind     string // get, put, delete
 	key, end string
@@ -227,9 +229,9 @@ func outcome(t *testing.T, resp clientv3.OpResponse, home string) string {
 	return b.String()
 }
 
-// TestNamespaceIsAsMappingByHand makes the same random operations in a namespace and, with the keys mapped by hand, in a
-// dir of its own, and compares all answers.
-func TestNamespaceIsAsMappingByHand(t *testing.T) {
+// TestNamespace_MatchesMappingByHand makes the same random operations in a namespace and, with the
+// keys mapped by hand, in a dir of its own, and compares all answers.
+func TestNamespace_MatchesMappingByHand(t *testing.T) {
 	t.Parallel()
 	cli, root := etcdtest.Client(t), etcdtest.Prefix(t)
 	outside := neighbours(t, cli, root+"walled/")

@@ -23,8 +23,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// recorder is a server that notes what is asked, and answers what it is told to.
-type recorder struct {
+// fakeRecordingServer is a server that notes what is asked, and answers what it is told to.
+type fakeRecordingServer struct {
 	pb.KVClient
 
 	mu   sync.Mutex
@@ -37,51 +37,51 @@ type recorder struct {
 	broken error                // how a stream ends
 }
 
-func (r *recorder) note(m proto.Message) {
+func (r *fakeRecordingServer) note(m proto.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asks = append(r.asks, proto.Clone(m))
 }
 
-func (r *recorder) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (r *fakeRecordingServer) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
 	r.note(in)
 	return &pb.RangeResponse{Kvs: r.gets}, nil
 }
 
-func (r *recorder) Put(_ context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
+func (r *fakeRecordingServer) Put(_ context.Context, in *pb.PutRequest, _ ...grpc.CallOption) (*pb.PutResponse, error) {
 	r.note(in)
 	return &pb.PutResponse{PrevKv: r.prev}, nil
 }
 
-func (r *recorder) DeleteRange(_ context.Context, in *pb.DeleteRangeRequest, _ ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+func (r *fakeRecordingServer) DeleteRange(_ context.Context, in *pb.DeleteRangeRequest, _ ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
 	r.note(in)
 	return &pb.DeleteRangeResponse{PrevKvs: r.gets}, nil
 }
 
-func (r *recorder) Txn(_ context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
+func (r *fakeRecordingServer) Txn(_ context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
 	r.note(in)
 	return &pb.TxnResponse{Responses: r.txn}, nil
 }
 
-func (r *recorder) Compact(_ context.Context, in *pb.CompactionRequest, _ ...grpc.CallOption) (*pb.CompactionResponse, error) {
+func (r *fakeRecordingServer) Compact(_ context.Context, in *pb.CompactionRequest, _ ...grpc.CallOption) (*pb.CompactionResponse, error) {
 	r.note(in)
 	return &pb.CompactionResponse{}, nil
 }
 
-func (r *recorder) RangeStream(ctx context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+func (r *fakeRecordingServer) RangeStream(ctx context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
 	r.note(in)
-	return &recordedStream{ctx: ctx, recorder: r, rest: r.chunks}, nil
+	return &fakeRangeStream{ctx: ctx, fakeRecordingServer: r, rest: r.chunks}, nil
 }
 
-type recordedStream struct {
+type fakeRangeStream struct {
 	grpc.ClientStream
 
 	ctx context.Context
-	*recorder
+	*fakeRecordingServer
 	rest [][]*mvccpb.KeyValue
 }
 
-func (s *recordedStream) Recv() (*pb.RangeStreamResponse, error) {
+func (s *fakeRangeStream) Recv() (*pb.RangeStreamResponse, error) {
 	if s.ctx.Err() != nil {
 		return nil, s.ctx.Err()
 	}
@@ -96,7 +96,7 @@ func (s *recordedStream) Recv() (*pb.RangeStreamResponse, error) {
 	return &pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Kvs: chunk}}, nil
 }
 
-func (r *recorder) kv() clientv3.KV { return clientv3.NewKVFromKVClient(r, nil) }
+func (r *fakeRecordingServer) kv() clientv3.KV { return clientv3.NewKVFromKVClient(r, nil) }
 
 func pair(key string) *mvccpb.KeyValue { return &mvccpb.KeyValue{Key: []byte(key), Value: []byte("v")} }
 
@@ -131,7 +131,7 @@ func neighbours(t *testing.T, cli clientv3.KV, home string) []string {
 	return outside
 }
 
-func TestNamespaceDoesNotReachItsNeighbours(t *testing.T) {
+func TestNamespace_DoesNotReachNeighbors(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	outside := neighbours(t, cli, home)
@@ -185,7 +185,7 @@ func TestNamespaceDoesNotReachItsNeighbours(t *testing.T) {
 	assert.Equal(t, outside, present(t, cli, home), "all that is left, and nothing else, lies outside")
 }
 
-func TestNamespaceDeletesOnlyItsOwn(t *testing.T) {
+func TestNamespace_DeletesOnlyItsKeys(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	outside := neighbours(t, cli, home)
@@ -214,7 +214,7 @@ func TestNamespaceDeletesOnlyItsOwn(t *testing.T) {
 	}
 }
 
-func TestNamespaceMapsTransactionsToTheirDepth(t *testing.T) {
+func TestNamespace_MapsNestedTransactions(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	ctx := t.Context()
@@ -260,7 +260,7 @@ func TestNamespaceMapsTransactionsToTheirDepth(t *testing.T) {
 	assert.Equal(t, []string{"app/lock", "app/lock/1", "app/seen", "lock", "lock/0"}, present(t, cli, home))
 }
 
-func TestNamespaceStreams(t *testing.T) {
+func TestNamespace_GetStreamTrimsKeys(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	testkit.Requires(t, testkit.RangeStream)
@@ -294,10 +294,10 @@ func fourChunks() [][]*mvccpb.KeyValue {
 	return [][]*mvccpb.KeyValue{{pair("app/a")}, {pair("app/b")}, {pair("app/c")}, {pair("app/d")}}
 }
 
-func TestNamespaceStreamsAreNeverCutShortInSilence(t *testing.T) {
+func TestNamespace_StreamReportsTruncation(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	r := &recorder{chunks: fourChunks(), broken: broken}
+	r := &fakeRecordingServer{chunks: fourChunks(), broken: broken}
 	ns := kv.Namespace(r.kv(), "app")
 
 	stream, err := ns.GetStream(t.Context(), "a", clientv3.WithFromKey())
@@ -327,11 +327,12 @@ func TestNamespaceStreamsAreNeverCutShortInSilence(t *testing.T) {
 	require.ErrorContains(t, err, `"apple"`)
 }
 
-// TestNamespaceStreamsCanBeForsaken leaves streams unread: the check for leaked goroutines at the end finds them.
-func TestNamespaceStreamsCanBeForsaken(t *testing.T) {
+// TestNamespace_StreamCanBeAbandoned leaves streams unread: the check for leaked goroutines at the
+// end finds them.
+func TestNamespace_StreamCanBeAbandoned(t *testing.T) {
 	t.Parallel()
 	for range 10 {
-		r := &recorder{chunks: fourChunks()}
+		r := &fakeRecordingServer{chunks: fourChunks()}
 		ctx, stop := context.WithCancel(t.Context())
 		_, err := kv.Namespace(r.kv(), "app").GetStream(ctx, "a", clientv3.WithFromKey())
 		require.NoError(t, err)
@@ -339,7 +340,7 @@ func TestNamespaceStreamsCanBeForsaken(t *testing.T) {
 	}
 }
 
-func TestNamespaceRefusesBeforeItSends(t *testing.T) {
+func TestNamespace_RejectsInvalidCallsBeforeSending(t *testing.T) {
 	t.Parallel()
 	get := func(key string, opts ...clientv3.OpOption) func(context.Context, clientv3.KV) error {
 		return func(ctx context.Context, kv clientv3.KV) error {
@@ -406,7 +407,7 @@ func TestNamespaceRefusesBeforeItSends(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			for _, dir := range []string{"app", ""} {
-				r := &recorder{}
+				r := &fakeRecordingServer{}
 				err := c.call(t.Context(), kv.Namespace(r.kv(), dir))
 				require.ErrorIs(t, err, kv.ErrInvalid)
 				require.ErrorContains(t, err, c.text)
@@ -418,9 +419,9 @@ func TestNamespaceRefusesBeforeItSends(t *testing.T) {
 	}
 }
 
-func TestNamespaceWithAnIllegalDirRefusesEveryCall(t *testing.T) {
+func TestNamespace_InvalidDirRejectsEveryCall(t *testing.T) {
 	t.Parallel()
-	r := &recorder{}
+	r := &fakeRecordingServer{}
 	for _, ns := range []clientv3.KV{kv.Namespace(r.kv(), "a//b"), kv.Namespace(r.kv(), "/"), kv.Namespace(r.kv(), "a\x00"), kv.Namespace(nil, "a")} {
 		ctx := t.Context()
 		_, get := ns.Get(ctx, "k")
@@ -439,11 +440,11 @@ func TestNamespaceWithAnIllegalDirRefusesEveryCall(t *testing.T) {
 	assert.Empty(t, r.asks)
 }
 
-func TestNamespaceTakesAnAnswerFromOutsideForAnError(t *testing.T) {
+func TestNamespace_RejectsResponseFromOutside(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"", "a", "app", "app/", "apple/x"} {
 		foreign := pair(key)
-		r := &recorder{gets: []*mvccpb.KeyValue{pair("app/a"), foreign}, prev: foreign}
+		r := &fakeRecordingServer{gets: []*mvccpb.KeyValue{pair("app/a"), foreign}, prev: foreign}
 		ctx := t.Context()
 		ns := kv.Namespace(r.kv(), "app")
 		_, get := ns.Get(ctx, "a", clientv3.WithPrefix())
@@ -474,7 +475,7 @@ func TestNamespaceTakesAnAnswerFromOutsideForAnError(t *testing.T) {
 	}
 }
 
-func TestNamespaceLeavesWhatItIsGivenAsItIs(t *testing.T) {
+func TestNamespace_DoesNotModifyArguments(t *testing.T) {
 	t.Parallel()
 	cmps := []clientv3.Cmp{
 		clientv3.Compare(clientv3.Value("k"), "=", "v"),
@@ -497,7 +498,7 @@ func TestNamespaceLeavesWhatItIsGivenAsItIs(t *testing.T) {
 		return b.String()
 	}
 	before := show()
-	r := &recorder{}
+	r := &fakeRecordingServer{}
 	ns := kv.Namespace(r.kv(), "app")
 	for range 2 {
 		_, err := ns.Txn(t.Context()).If(cmps...).Then(append(ops, nested)...).Else(ops...).Commit()
@@ -516,9 +517,9 @@ func TestNamespaceLeavesWhatItIsGivenAsItIs(t *testing.T) {
 	}
 }
 
-// TestNamespaceKeepsAllOfACompare guards the copy that is made of a compare: a field that a later etcd adds must be copied
-// as well.
-func TestNamespaceKeepsAllOfACompare(t *testing.T) {
+// TestNamespace_KeepsAllFieldsOfCompare guards the copy that is made of a compare: a field that a
+// later etcd adds must be copied as well.
+func TestNamespace_KeepsAllFieldsOfCompare(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{
 		"result": true, "target": true, "key": true, "range_end": true, // and the values
@@ -535,7 +536,7 @@ func TestNamespaceKeepsAllOfACompare(t *testing.T) {
 		clientv3.Compare(clientv3.ModRevision("k"), ">", 3),
 		clientv3.Compare(clientv3.LeaseValue("k"), "=", 4).WithRange("z"),
 	} {
-		r := &recorder{}
+		r := &fakeRecordingServer{}
 		ns := kv.Namespace(r.kv(), "app")
 		_, err := ns.Txn(t.Context()).If(cmp).Commit()
 		require.NoError(t, err)
@@ -554,18 +555,18 @@ func TestNamespaceKeepsAllOfACompare(t *testing.T) {
 	}
 }
 
-func TestNamespacePassesCompactionThrough(t *testing.T) {
+func TestNamespace_PassesCompactThrough(t *testing.T) {
 	t.Parallel()
-	r := &recorder{}
+	r := &fakeRecordingServer{}
 	_, err := kv.Namespace(r.kv(), "app").Compact(t.Context(), 7)
 	require.NoError(t, err)
 	require.Len(t, r.asks, 1)
 	assert.True(t, proto.Equal(&pb.CompactionRequest{Revision: 7}, r.asks[0]))
 }
 
-func TestNamespaceOfNothingIsEverything(t *testing.T) {
+func TestNamespace_EmptyDirIsWholeKeySpace(t *testing.T) {
 	t.Parallel()
-	r := &recorder{gets: []*mvccpb.KeyValue{pair("k")}}
+	r := &fakeRecordingServer{gets: []*mvccpb.KeyValue{pair("k")}}
 	ns := kv.Namespace(r.kv(), "")
 	resp, err := ns.Get(t.Context(), "", clientv3.WithPrefix())
 	require.NoError(t, err)
@@ -576,7 +577,7 @@ func TestNamespaceOfNothingIsEverything(t *testing.T) {
 	assert.True(t, proto.Equal(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("z")}, r.asks[1]))
 }
 
-func TestNamespaceIsSafeForConcurrentUse(t *testing.T) {
+func TestNamespace_ConcurrentUse(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)
 	ns := kv.Namespace(cli, home)

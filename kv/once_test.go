@@ -24,7 +24,7 @@ func (b bench) slots(tb testing.TB) []*mvccpb.KeyValue {
 	return r.Kvs
 }
 
-func TestWithOncePutsASlotBesideTheKey(t *testing.T) {
+func TestWithOnce_WritesSlot(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	rev, err := b.Put(t.Context(), "k", []byte("x"), kv.WithOnce())
@@ -38,7 +38,7 @@ func TestWithOncePutsASlotBesideTheKey(t *testing.T) {
 	assert.EqualValues(t, 60, ttl.GrantedTTL)
 }
 
-func TestWithOnceCostsOneGrantAtTheBeginning(t *testing.T) {
+func TestWithOnce_CostsOneGrant(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Txn": 1}, func() {
@@ -66,7 +66,7 @@ func TestWithOnceCostsOneGrantAtTheBeginning(t *testing.T) {
 	assert.Equal(t, "1", b.value(t, "n"))
 }
 
-func TestWithOnceRefusesAsWithout(t *testing.T) {
+func TestWithOnce_ReturnsSameErrors(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	rev := b.put(t, "k", "x")
@@ -85,7 +85,7 @@ func TestWithOnceRefusesAsWithout(t *testing.T) {
 	assert.Len(t, b.slots(t), 1)
 }
 
-func TestAsManySlotsAsWritesAtATime(t *testing.T) {
+func TestWithOnce_CreatesOneSlotPerConcurrentWrite(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "n", "0")
@@ -108,7 +108,7 @@ func TestAsManySlotsAsWritesAtATime(t *testing.T) {
 	assert.Equal(t, 1, b.rpcs.Count("Lease/LeaseGrant"))
 }
 
-func TestWithOnceGoesOnAfterItsLeaseWasRevoked(t *testing.T) {
+func TestWithOnce_RecoversFromRevokedLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	writes := map[string]func() error{
@@ -138,7 +138,7 @@ func TestWithOnceGoesOnAfterItsLeaseWasRevoked(t *testing.T) {
 	}
 }
 
-func TestASlotThatSomebodyElseWroteIsLeftAlone(t *testing.T) {
+func TestWithOnce_DoesNotOverwriteForeignSlot(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Put(t.Context(), "k", []byte("1"), kv.WithOnce())
@@ -157,7 +157,7 @@ func TestASlotThatSomebodyElseWroteIsLeftAlone(t *testing.T) {
 }
 
 // The library's own keys are in nobody's way.
-func TestHiddenKeysAreNotSeen(t *testing.T) {
+func TestStore_HidesLibraryKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, key := range []string{"a", "-", "~", ".etcdkit", ".etcdkit0"} {
@@ -167,7 +167,7 @@ func TestHiddenKeysAreNotSeen(t *testing.T) {
 	n, err := b.Count(t.Context(), "")
 	require.NoError(t, err)
 	assert.EqualValues(t, 5, n)
-	assert.Equal(t, [][]string{{"-", ".etcdkit", ".etcdkit0"}, {"a", "~"}}, turn(t, b.Store, "", 3))
+	assert.Equal(t, [][]string{{"-", ".etcdkit", ".etcdkit0"}, {"a", "~"}}, readPages(t, b.Store, "", 3))
 	deleted, _, err := b.DeletePrefix(t.Context(), ".etcd", kv.WithPartialPrefix())
 	require.NoError(t, err)
 	assert.EqualValues(t, 2, deleted)
@@ -181,7 +181,7 @@ func TestHiddenKeysAreNotSeen(t *testing.T) {
 	assert.NotZero(t, e.Lease)
 }
 
-func TestHiddenKeysCannotBeWritten(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_RejectsWritesToLibraryKeys(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Put(t.Context(), "k", nil, kv.WithOnce())

@@ -1,289 +1,33 @@
 package kv
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scope"
 )
-
-// Option types for single calls. Each type names the calls that accept it: for example, a
-// ListOption does not compile on Put.
-type (
-	// ListOption is an option of List, Keys and Map.
-	ListOption interface{ list(*options) }
-	// PutOption is an option of Put, Create, Replace, CompareAndSwap and OpPut.
-	PutOption interface{ put(*options) }
-	// DeleteOption is an option of Delete, DeleteAt, CompareAndDelete, DeletePrefix and OpDelete.
-	DeleteOption interface{ delete(*options) }
-	// UpdateOption is an option of Update.
-	UpdateOption interface{ update(*options) }
-	// PrefixOption is an option of calls that take a prefix.
-	PrefixOption interface {
-		ListOption
-		DeleteOption
-	}
-	// LeaseOption is an option of calls that write a value. It sets the lease that the key is
-	// attached to.
-	LeaseOption interface {
-		PutOption
-		UpdateOption
-		ofLease()
-	}
-	// WriteOption is an option of every write.
-	WriteOption interface {
-		PutOption
-		DeleteOption
-		UpdateOption
-	}
-)
-
-// option implements all option types. The functions below return the types that apply.
-type option func(*options)
-
-func (f option) list(o *options)   { f(o) }
-func (f option) put(o *options)    { f(o) }
-func (f option) delete(o *options) { f(o) }
-func (f option) update(o *options) { f(o) }
-
-// leaseOption is an option for calls that write a value, but not for deletes.
-type leaseOption struct{ option }
-
-func (leaseOption) ofLease() {}
-
-// options holds the settings of one call.
-type options struct {
-	guards    []Guard
-	once      bool
-	ttl       time.Duration
-	ttlSet    bool
-	lease     clientv3.LeaseID
-	leaseSet  bool
-	sameLease bool
-	upsert    bool
-	noLease   bool
-	skipEqual bool
-
-	partial     bool
-	revision    int64
-	revisionSet bool
-	after       string
-	limit       int
-	limitSet    bool
-	reverse     bool
-	// readRevision receives the revision of the listing.
-	readRevision *int64
-
-	complaints []error
-}
-
-func (o *options) complain(format string, args ...any) {
-	o.complaints = append(o.complaints, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
-}
-
-// WithGuard makes etcd refuse the write, in the same transaction, if what a guard stands for was
-// lost. The error then matches [ErrGuard] and the error of the owner. It costs no additional RPC.
-// If several guards are given, all must hold.
-func WithGuard(g ...Guarded) WriteOption {
-	return option(func(o *options) {
-		for _, one := range g {
-			if one == nil {
-				o.complain("WithGuard: nil")
-				continue
-			}
-			guard := one.Guard()
-			for i := range guard.compares {
-				if len(guard.compares[i].KeyBytes()) == 0 {
-					o.complain("WithGuard: a compare without a key")
-				}
-			}
-			o.guards = append(o.guards, guard)
-		}
-	})
-}
-
-// WithOnce makes the outcome of the write known even if the response is lost. The transaction also
-// writes an operation ID to a hidden key of this client, and is repeated until etcd has reported
-// whether it was applied. If the context ends first, the outcome is unknown. WithOnce costs one more
-// put per write, and one lease grant about every 30 seconds of use. See the package documentation.
-func WithOnce() WriteOption { return option(func(o *options) { o.once = true }) }
-
-// WithTTL makes etcd delete the key after d, unless it is written again before. d is rounded up to
-// whole seconds and must be at least 1 s. A server with default timing grants at least 2 s.
-//
-// If d is two minutes or more, writes with the same TTL through a store, and through those derived
-// from it, share a lease. A key then lives up to d/20 longer than d. The first write in each period
-// of d/20, and the first after every 1000 writes, grants a lease and costs two RPCs. The others
-// cost one. Never revoke the lease of such a key, because that deletes other keys, too.
-//
-// If d is less than two minutes, each write grants its own lease. It costs two RPCs, and the lease
-// remains in etcd until its TTL ends even if the key is overwritten. If the write is refused, the
-// lease is revoked. Revoking takes at most 500 ms and ignores the end of the context. If the
-// outcome of the grant or the write is unknown, the lease is left to expire. For many keys that
-// live as long as a process, a lease.Session is cheaper.
-//
-// In a [Store.Batch], operations of a transaction with the same TTL share one lease.
-func WithTTL(d time.Duration) LeaseOption {
-	return leaseOption{func(o *options) {
-		o.ttl, o.ttlSet = d, true
-	}}
-}
-
-// WithLease attaches the key to a lease: the key is deleted when the lease ends. If the lease does
-// not exist, the write is refused.
-func WithLease(id clientv3.LeaseID) LeaseOption {
-	return leaseOption{func(o *options) {
-		o.lease, o.leaseSet = id, true
-	}}
-}
-
-// WithSameLease keeps the lease that the key is attached to; a plain Put detaches it. A key that
-// does not exist is created without a lease. In Put, Create and OpPut it halves the maximum size of
-// a value, since the request then contains the value twice.
-func WithSameLease() LeaseOption { return leaseOption{func(o *options) { o.sameLease = true }} }
-
-// WithUpsert makes Update create a key that does not exist. Its function is then passed an entry
-// with the zero value.
-func WithUpsert() UpdateOption { return option(func(o *options) { o.upsert = true }) }
-
-// WithSkipEqual makes Update leave the key unchanged if the new value equals the stored one. Update
-// then sends no write and returns the current entry. The lease is also kept, whatever other options
-// say. A [Typed] compares the output of its codec before layers such as those of package codec, so
-// two ciphertexts of one value are equal.
-func WithSkipEqual() UpdateOption { return option(func(o *options) { o.skipEqual = true }) }
-
-// WithoutLease makes Update detach the key from its lease. By default, Update keeps the lease.
-func WithoutLease() UpdateOption { return option(func(o *options) { o.noLease = true }) }
-
-// WithReadRevision stores the revision of the listing in *rev as soon as it is known: before the
-// first entry is yielded, or at the end of an empty listing. A watch from the next revision on
-// misses no change.
-func WithReadRevision(rev *int64) ListOption {
-	return option(func(o *options) {
-		if rev == nil {
-			o.complain("WithReadRevision: nil")
-		}
-		o.readRevision = rev
-	})
-}
-
-// WithRevision lists the entries at a past revision. The error is ErrCompacted if that was
-// compacted. Default: the current revision.
-func WithRevision(rev int64) ListOption {
-	return option(func(o *options) {
-		o.revision, o.revisionSet = rev, true
-	})
-}
-
-// WithAfter starts the listing after key, or before it with [WithReverse]. key need not exist, but
-// must begin with the prefix.
-func WithAfter(key string) ListOption { return option(func(o *options) { o.after = key }) }
-
-// WithLimit ends the listing after n entries. Default: no limit.
-func WithLimit(n int) ListOption {
-	return option(func(o *options) {
-		o.limit, o.limitSet = n, true
-	})
-}
-
-// WithPartialPrefix allows a prefix that does not end in "/", such as "users/4", and "" on a store
-// without a namespace, which means every key in etcd.
-func WithPartialPrefix() PrefixOption { return option(func(o *options) { o.partial = true }) }
-
-// WithReverse lists from the last key to the first. The server sorts the whole range for each page.
-func WithReverse() ListOption { return option(func(o *options) { o.reverse = true }) }
-
-func putOptions(opts []PutOption) (options, error) { return collect(opts, PutOption.put, true) }
-func deleteOptions(opts []DeleteOption) (options, error) {
-	return collect(opts, DeleteOption.delete, true)
-}
-
-func updateOptions(opts []UpdateOption) (options, error) {
-	return collect(opts, UpdateOption.update, true)
-}
-
-func listOptions(opts []ListOption) (options, error) { return collect(opts, ListOption.list, false) }
-
-// collect applies options in order and returns all their errors, joined. It ignores nil options.
-func collect[O any](opts []O, apply func(O, *options), write bool) (options, error) {
-	if len(opts) == 0 {
-		return options{}, nil // avoids a heap allocation
-	}
-	var o options
-	for _, opt := range opts {
-		if any(opt) != nil {
-			apply(opt, &o)
-		}
-	}
-	if write {
-		o.checkWrite()
-	} else {
-		o.checkList()
-	}
-	return o, join(o.complaints)
-}
-
-// checkWrite records errors for options of a write that conflict.
-func (o *options) checkWrite() {
-	leases := 0
-	for _, set := range []bool{o.ttlSet, o.leaseSet, o.sameLease} {
-		if set {
-			leases++
-		}
-	}
-	if leases > 1 {
-		o.complain("WithTTL, WithLease and WithSameLease exclude each other")
-	}
-	if o.noLease && leases > 0 {
-		o.complain("WithoutLease excludes WithTTL, WithLease and WithSameLease")
-	}
-	if o.leaseSet && o.lease == clientv3.NoLease {
-		o.complain("WithLease: no lease given")
-	}
-	if err := checkTTL(o.ttl); o.ttlSet && err != nil {
-		o.complaints = append(o.complaints, err)
-	}
-}
-
-// checkList records errors for invalid options of a listing.
-func (o *options) checkList() {
-	if o.revisionSet && o.revision <= 0 {
-		o.complain("WithRevision: revision %d", o.revision)
-	}
-	if o.limitSet && o.limit <= 0 {
-		o.complain("WithLimit: %d entries", o.limit)
-	}
-}
-
-// errPartial is the error for WithPartialPrefix on a single key.
-var errPartial = fmt.Errorf("%w: WithPartialPrefix is for prefixes, and this is a key", errs.Invalid)
-
-// keyOptions is like deleteOptions, for a single key.
-func keyOptions(opts []DeleteOption) (options, error) {
-	o, err := deleteOptions(opts)
-	if o.partial {
-		err = errors.Join(err, errPartial)
-	}
-	return o, err
-}
 
 // Option is an option of a [Store].
 type Option func(*settings)
 
 // settings holds the options of a store.
 type settings struct {
-	namespace string
-	retry     RetryPolicy
-	logger    *slog.Logger
-	limits    Limits
-	read      time.Duration
-	write     time.Duration
-	scope     *scope.Scope // of the client; nil without one
+	namespace    string
+	retry        RetryPolicy
+	logger       *slog.Logger
+	limits       Limits
+	readTimeout  time.Duration
+	writeTimeout time.Duration
+	scope        *scope.Scope // of the client; nil without one
 }
 
 // WithNamespace places all keys of the store below dir. Default: no namespace.
@@ -304,7 +48,168 @@ func WithLimits(l Limits) Option { return func(s *settings) { s.limits = l } }
 // writes; 0 keeps the default. If write is less than 7 s, it ends before a server that has lost its
 // quorum refuses the write, so the outcome is unknown.
 func WithTimeouts(read, write time.Duration) Option {
-	return func(s *settings) { s.read, s.write = read, write }
+	return func(s *settings) { s.readTimeout, s.writeTimeout = read, write }
 }
 
 var _ = scope.ProvideOption(func(sc *scope.Scope) Option { return func(s *settings) { s.scope = sc } })
+
+// Limits are limits of the cluster that this package checks before it sends a request. Its errors
+// state the size and the limit, whereas etcd has three different errors for this.
+type Limits struct {
+	// RequestBytes is the maximum size of a request, with all its keys and values:
+	// --max-request-bytes. Default: 1.5 MiB.
+	RequestBytes int
+	// TxnOps is the maximum number of operations, and of comparisons, in a transaction:
+	// --max-txn-ops. Default: 128.
+	TxnOps int
+	// KeyBytes is the maximum length of a key, including the namespace. etcd has no such limit, but
+	// a long key uses memory on every member. Default: 4 KiB.
+	KeyBytes int
+}
+
+const (
+	defaultRequestBytes = 3 << 19
+	defaultTxnOps       = 128
+	defaultKeyBytes     = 4 << 10
+
+	// requestOverhead is the size of a request in etcd's log without its keys and values. Each
+	// operation of a transaction adds opOverhead. Both are lower bounds: etcd itself refuses a
+	// request that exceeds the limit by a few bytes.
+	requestOverhead = 16
+	opOverhead      = 8
+)
+
+func (l Limits) withDefaults() Limits {
+	if l.RequestBytes == 0 {
+		l.RequestBytes = defaultRequestBytes
+	}
+	if l.TxnOps == 0 {
+		l.TxnOps = defaultTxnOps
+	}
+	if l.KeyBytes == 0 {
+		l.KeyBytes = defaultKeyBytes
+	}
+	return l
+}
+
+// Validate returns an error that matches [ErrInvalid] if a limit is negative.
+func (l Limits) Validate() error {
+	if l.RequestBytes < 0 || l.TxnOps < 0 || l.KeyBytes < 0 {
+		return fmt.Errorf("%w: limits: a negative limit", errs.Invalid)
+	}
+	return nil
+}
+
+// request returns an error if a request with n bytes of keys and values is too large.
+func (l Limits) request(n int) error {
+	if n += requestOverhead; n > l.RequestBytes {
+		return fmt.Errorf("%w: the request is %d bytes, the limit is %d", errs.TooLarge, n, l.RequestBytes)
+	}
+	return nil
+}
+
+// ops returns an error if a transaction of n operations exceeds room.
+func (l Limits) ops(n, room int) error {
+	if n <= room {
+		return nil
+	}
+	if room < l.TxnOps {
+		return fmt.Errorf("%w: %d operations or compares in a transaction, of which the limit of %d leaves %d", errs.TooLarge, n, l.TxnOps, max(room, 0))
+	}
+	return fmt.Errorf("%w: %d operations or compares in one transaction, the limit is %d", errs.TooLarge, n, l.TxnOps)
+}
+
+// checkTTL returns an error for a TTL that etcd would change to its minimum or refuse.
+func checkTTL(d time.Duration) error {
+	switch {
+	case d <= 0:
+		return fmt.Errorf("%w: TTL %v: it must be positive (a server with default timing grants 2s at least)", errs.Invalid, d)
+	case d < time.Second:
+		return fmt.Errorf("%w: TTL %v: etcd counts in seconds (a server with default timing grants 2s at least)", errs.Invalid, d)
+	case d.Seconds() > clientv3.MaxLeaseTTL:
+		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, int64(clientv3.MaxLeaseTTL))
+	}
+	return nil
+}
+
+// RetryPolicy configures how often and at what interval a call is repeated, if repeating it is
+// safe. Intervals grow exponentially and have full jitter. The calls of a store, and of those
+// derived from it, share a retry budget; over a client of etcdkit.Open or etcdkit.Harden, all calls
+// of the client share one. Repeats are limited to a tenth of the calls, plus an initial allowance.
+// One repeat of a call whose connection was lost does not count against the budget. Waiting for the
+// election of a leader, and repeats that determine the outcome of a conditional write, count
+// neither as attempts nor against the budget; they end with the deadline of the call. An attempt is
+// never canceled because it is slow, but a second one may be sent in parallel; see the package
+// documentation.
+type RetryPolicy struct {
+	// MaxAttempts is the maximum number of attempts, including the first. If it is 1, nothing is
+	// repeated and slow calls are not sent twice. A parallel attempt at another member does not
+	// count. Default: 3.
+	MaxAttempts int `json:"maxAttempts,omitempty"`
+	// BaseDelay is the maximum of the first interval. It doubles up to MaxDelay. Values below 1 ms
+	// mean 1 ms. Default: 100 ms.
+	BaseDelay time.Duration `json:"baseDelay,omitempty"`
+	// MaxDelay is the maximum interval. Default: 2 s.
+	MaxDelay time.Duration `json:"maxDelay,omitempty"`
+}
+
+// Validate returns an error that matches [ErrInvalid] and lists every invalid field, or nil.
+func (p RetryPolicy) Validate() error { return retry.Policy(p).Validate() }
+
+// policyJSON is the JSON form of a policy.
+type policyJSON struct {
+	MaxAttempts int    `json:"maxAttempts,omitempty"`
+	BaseDelay   string `json:"baseDelay,omitempty"`
+	MaxDelay    string `json:"maxDelay,omitempty"`
+}
+
+// MarshalJSON encodes delays in the form "100ms".
+func (p RetryPolicy) MarshalJSON() ([]byte, error) {
+	out := policyJSON{MaxAttempts: p.MaxAttempts}
+	if p.BaseDelay != 0 {
+		out.BaseDelay = p.BaseDelay.String()
+	}
+	if p.MaxDelay != 0 {
+		out.MaxDelay = p.MaxDelay.String()
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON decodes delays in the form "100ms". It returns an error for unknown fields.
+func (p *RetryPolicy) UnmarshalJSON(b []byte) error {
+	var in policyJSON
+	if err := strictJSON(b, &in); err != nil {
+		return fmt.Errorf("%w: retry policy: %w", errs.Invalid, err)
+	}
+	base, err1 := duration("baseDelay", in.BaseDelay)
+	longest, err2 := duration("maxDelay", in.MaxDelay)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	*p = RetryPolicy{MaxAttempts: in.MaxAttempts, BaseDelay: base, MaxDelay: longest}
+	return nil
+}
+
+func duration(name, text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%w: retry policy: %s: %w", errs.Invalid, name, err)
+	}
+	return d, nil
+}
+
+// strictJSON decodes exactly one JSON value, and returns an error for unknown fields.
+func strictJSON(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}

@@ -20,7 +20,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestTheLastOfTwoEqualOptionsWins(t *testing.T) {
+func TestNew_LastOptionWins(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	s := b.open(kv.WithNamespace("elsewhere"), kv.WithNamespace(b.dir+"inner"))
@@ -32,7 +32,7 @@ func TestTheLastOfTwoEqualOptionsWins(t *testing.T) {
 	assert.EqualValues(t, 60, ttl.GrantedTTL)
 }
 
-func TestANamespaceNeedsNoSlash(t *testing.T) {
+func TestWithNamespace_AddsSlash(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, dir := range []string{"x", "x/", "x//"} {
@@ -42,14 +42,14 @@ func TestANamespaceNeedsNoSlash(t *testing.T) {
 	}
 }
 
-// flaky fails reads a number of times.
-type flaky struct {
+// fakeFlakyServer fails reads a number of times.
+type fakeFlakyServer struct {
 	pb.KVClient
 
 	failures, calls int
 }
 
-func (f *flaky) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (f *fakeFlakyServer) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
 	f.calls++
 	if f.calls <= f.failures {
 		return nil, status.Error(codes.Unavailable, "etcdserver: not today")
@@ -57,15 +57,15 @@ func (f *flaky) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*p
 	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 1}}, nil
 }
 
-func overFlaky(t *testing.T, failures int, opts ...kv.Option) (*kv.Store, *flaky) {
+func overFlakyServer(t *testing.T, failures int, opts ...kv.Option) (*kv.Store, *fakeFlakyServer) {
 	t.Helper()
-	stub := &flaky{failures: failures}
+	stub := &fakeFlakyServer{failures: failures}
 	cli := clientv3.NewCtxClient(t.Context())
 	cli.KV = clientv3.NewKVFromKVClient(stub, nil)
 	return etcdtest.Must(kv.New(cli, opts...)), stub
 }
 
-func TestTheRetryPolicyIsHonoured(t *testing.T) {
+func TestWithRetry_SetsAttempts(t *testing.T) {
 	t.Parallel()
 	quick := kv.RetryPolicy{BaseDelay: time.Millisecond, MaxDelay: 2 * time.Millisecond}
 	for attempts, want := range map[int]int{0: 3, 1: 1, 2: 2, 5: 5} {
@@ -75,37 +75,38 @@ func TestTheRetryPolicyIsHonoured(t *testing.T) {
 			op      string
 			attempt int
 		}
-		var told []retried
-		s, stub := overFlaky(t, 100, kv.WithRetry(p), scopetest.Option[kv.Option](scope.Hooks{Retry: func(_ context.Context, op scope.Operation, attempt int, err error) {
+		var retries []retried
+		s, stub := overFlakyServer(t, 100, kv.WithRetry(p), scopetest.Option[kv.Option](scope.Hooks{Retry: func(_ context.Context, op scope.Operation, attempt int, err error) {
 			assert.ErrorContains(t, err, "not today")
-			told = append(told, retried{op.Name, attempt})
+			retries = append(retries, retried{op.Name, attempt})
 		}}))
 		_, err := s.Exists(t.Context(), "k")
 		require.ErrorIs(t, err, kv.ErrUnavailable)
 		assert.Equal(t, want, stub.calls)
-		assert.Len(t, told, want-1)
-		for i, one := range told {
+		assert.Len(t, retries, want-1)
+		for i, one := range retries {
 			assert.Equal(t, retried{"exists", i + 1}, one)
 		}
 		assert.Equal(t, kv.Stats{Calls: 1, Retries: uint64(want - 1)}, s.Stats())
 	}
 }
 
-func TestAReadThatSucceedsInTheEndIsNoError(t *testing.T) {
+func TestStore_ReadSucceedsAfterRetries(t *testing.T) {
 	t.Parallel()
-	s, stub := overFlaky(t, 2, kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond}))
+	s, stub := overFlakyServer(t, 2, kv.WithRetry(kv.RetryPolicy{BaseDelay: time.Millisecond}))
 	_, err := s.Get(t.Context(), "k")
 	require.ErrorIs(t, err, kv.ErrNotFound)
 	assert.Equal(t, 3, stub.calls)
 }
 
-func TestTheTimeoutsAreHonoured(t *testing.T) {
+func TestWithTimeouts_BoundsCalls(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	b := privateBench(t, server, kv.WithTimeouts(30*time.Millisecond, 40*time.Millisecond))
 	_, err := b.Put(t.Context(), "k", nil)
 	if err != nil {
-		require.ErrorIs(t, err, context.DeadlineExceeded) // the connection may take longer than that
+		// The connection may take longer than that.
+		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
 	server.Pause()
 	defer server.Resume()
@@ -118,10 +119,10 @@ func TestTheTimeoutsAreHonoured(t *testing.T) {
 	require.ErrorContains(t, err, "40ms")
 }
 
-func TestTheTextsOfErrorsSayWhatAndWhy(t *testing.T) {
+func TestStore_ErrorTexts(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "changed meanwhile: wanted revision 5: found revision 7", (&kv.ConflictError{Key: "k", Want: 5, Have: 7}).Error())
-	assert.Equal(t, "changed meanwhile: wanted revision 5: the key is gone", (&kv.ConflictError{Key: "k", Want: 5}).Error())
+	assert.Equal(t, "changed meanwhile: wanted revision 5: the key does not exist", (&kv.ConflictError{Key: "k", Want: 5}).Error())
 	assert.Equal(t, "changed meanwhile: found revision 7", (&kv.ConflictError{Key: "k", Have: 7}).Error())
 	be := &kv.BatchError{Done: 3, Err: errNoMore}
 	require.EqualError(t, be, "batch stopped after 3 operations: the user has gone home")

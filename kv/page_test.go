@@ -19,8 +19,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// turn reads all pages, and returns the keys of each.
-func turn(t *testing.T, s *kv.Store, prefix string, limit int) (pages [][]string) {
+// readPages reads all pages and returns the keys of each.
+func readPages(t *testing.T, s *kv.Store, prefix string, limit int) (pages [][]string) {
 	t.Helper()
 	var c kv.Cursor
 	for {
@@ -37,21 +37,21 @@ func turn(t *testing.T, s *kv.Store, prefix string, limit int) (pages [][]string
 	}
 }
 
-func TestPagesGoThroughAPrefixInOrder(t *testing.T) {
+func TestPage_YieldsPrefixInOrder(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, key := range []string{"a/5", "a/1", "a/3", "a/2", "a/4", "a", "a0", "ab/1", "a/"} {
 		b.put(t, key, "x")
 	}
-	assert.Equal(t, [][]string{{"a/", "a/1"}, {"a/2", "a/3"}, {"a/4", "a/5"}}, turn(t, b.Store, "a/", 2))
-	assert.Equal(t, [][]string{{"a/", "a/1", "a/2", "a/3", "a/4"}, {"a/5"}}, turn(t, b.Store, "a/", 5))
-	assert.Equal(t, [][]string{{"a/", "a/1", "a/2", "a/3", "a/4", "a/5"}}, turn(t, b.Store, "a/", 6))
-	assert.Equal(t, [][]string{{"a/", "a/1", "a/2", "a/3", "a/4", "a/5"}}, turn(t, b.Store, "a/", math.MaxInt))
-	assert.Equal(t, [][]string{{}}, turn(t, b.Store, "none/", 1))
-	assert.Equal(t, [][]string{{"a", "a/", "a/1", "a/2"}, {"a/3", "a/4", "a/5", "a0"}, {"ab/1"}}, turn(t, b.Store, "", 4))
+	assert.Equal(t, [][]string{{"a/", "a/1"}, {"a/2", "a/3"}, {"a/4", "a/5"}}, readPages(t, b.Store, "a/", 2))
+	assert.Equal(t, [][]string{{"a/", "a/1", "a/2", "a/3", "a/4"}, {"a/5"}}, readPages(t, b.Store, "a/", 5))
+	assert.Equal(t, [][]string{{"a/", "a/1", "a/2", "a/3", "a/4", "a/5"}}, readPages(t, b.Store, "a/", 6))
+	assert.Equal(t, [][]string{{"a/", "a/1", "a/2", "a/3", "a/4", "a/5"}}, readPages(t, b.Store, "a/", math.MaxInt))
+	assert.Equal(t, [][]string{{}}, readPages(t, b.Store, "none/", 1))
+	assert.Equal(t, [][]string{{"a", "a/", "a/1", "a/2"}, {"a/3", "a/4", "a/5", "a0"}, {"ab/1"}}, readPages(t, b.Store, "", 4))
 }
 
-func TestAllPagesShowTheRevisionOfTheFirst(t *testing.T) {
+func TestPage_ShowsRevisionOfFirstPage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var last int64
@@ -86,7 +86,7 @@ func TestAllPagesShowTheRevisionOfTheFirst(t *testing.T) {
 	assert.Equal(t, []string{"a/2=old", "a/3=old", "a/4=old"}, got)
 }
 
-func TestAPageOfEverythingIsOneRPC(t *testing.T) {
+func TestPage_CostsOneRPC(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "\x00", "x")
@@ -100,10 +100,10 @@ func TestAPageOfEverythingIsOneRPC(t *testing.T) {
 		assert.EqualValues(t, 3, p.Total)
 		assert.NotZero(t, p.Revision)
 	})
-	assert.Equal(t, [][]string{{"\x00"}, {"m"}, {"~"}}, turn(t, b.Store, "", 1))
+	assert.Equal(t, [][]string{{"\x00"}, {"m"}, {"~"}}, readPages(t, b.Store, "", 1))
 }
 
-func TestACursorFitsIntoAURL(t *testing.T) {
+func TestCursor_IsURLSafe(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, key := range []string{"a/\x00", "a/\xff\xff?&=#", "a/~ü/+", "a/" + strings.Repeat("k", 2000)} {
@@ -116,10 +116,10 @@ func TestACursorFitsIntoAURL(t *testing.T) {
 		c = p.Cursor
 		assert.Regexp(t, regexp.MustCompile(`^[A-Za-z0-9_-]+$`), string(c))
 	}
-	assert.Len(t, turn(t, b.Store, "a/", 1), 4)
+	assert.Len(t, readPages(t, b.Store, "a/", 1), 4)
 }
 
-func TestACursorOutlivesItsLastKeyButNotItsRevision(t *testing.T) {
+func TestCursor_SurvivesDeletedKeyButNotCompaction(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	b := privateBench(t, server)
@@ -138,7 +138,7 @@ func TestACursorOutlivesItsLastKeyButNotItsRevision(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrCompacted)
 }
 
-func TestACursorThatDoesNotFitIsRefused(t *testing.T) {
+func TestPage_RejectsInvalidCursor(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for i := range 3 {
@@ -174,7 +174,7 @@ func TestACursorThatDoesNotFitIsRefused(t *testing.T) {
 	assert.Equal(t, "1", q.Entries[0].Key)
 }
 
-func TestAPageOfNothingIsRefused(t *testing.T) {
+func TestPage_RejectsInvalidLimit(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, limit := range []int{0, -1, math.MinInt} {
@@ -183,14 +183,14 @@ func TestAPageOfNothingIsRefused(t *testing.T) {
 	b.refused(t, func() error { _, err := b.Page(t.Context(), "a", 1, ""); return err }, kv.ErrInvalid)
 }
 
-// rangeSpy remembers which ranges are read.
-type rangeSpy struct {
+// fakeRangeServer remembers which ranges are read.
+type fakeRangeServer struct {
 	pb.KVClient
 
 	asked []*pb.RangeRequest
 }
 
-func (s *rangeSpy) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (s *fakeRangeServer) Range(_ context.Context, in *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
 	s.asked = append(s.asked, in)
 	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 1}}, nil
 }
@@ -202,7 +202,7 @@ func FuzzCursor(f *testing.F) {
 	f.Add(base64.RawURLEncoding.EncodeToString([]byte{1, 1, 1, 0, 0, 0, 0, 'k'}))
 	f.Add(base64.RawURLEncoding.EncodeToString(append([]byte{1, 5, 9}, "\x93\x06\x33\x1b\xff\xff\xff"...)))
 	f.Fuzz(func(t *testing.T, c string) {
-		spy := &rangeSpy{}
+		spy := &fakeRangeServer{}
 		cli := clientv3.NewCtxClient(t.Context())
 		cli.KV = clientv3.NewKVFromKVClient(spy, nil)
 		_, err := etcdtest.Must(kv.New(cli, kv.WithNamespace("app"))).Page(t.Context(), "p/", 10, kv.Cursor(c))

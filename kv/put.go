@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -17,7 +18,7 @@ import (
 // given. If the response is lost, the outcome is unknown, and Put is not repeated: the error
 // matches [ErrUnknownOutcome]. With [WithOnce] the outcome is known.
 func (s *Store) Put(ctx context.Context, key string, v []byte, o ...PutOption) (rev int64, err error) {
-	return s.put(ctx, "put", key, v, always, o)
+	return s.put(ctx, "put", key, v, unconditional, o)
 }
 
 // Create writes key if it does not exist. Otherwise it returns [ErrExists]. It costs one RPC.
@@ -25,7 +26,7 @@ func (s *Store) Put(ctx context.Context, key string, v []byte, o ...PutOption) (
 // If the response is lost, the outcome is unknown, because the key may have been created and
 // deleted again. With [WithOnce] the outcome is known.
 func (s *Store) Create(ctx context.Context, key string, v []byte, o ...PutOption) (rev int64, err error) {
-	return s.put(ctx, "create", key, v, absent, o)
+	return s.put(ctx, "create", key, v, ifAbsent, o)
 }
 
 // Replace writes key if its mod revision is modRevision. Otherwise, also if the key does not exist,
@@ -35,7 +36,7 @@ func (s *Store) Create(ctx context.Context, key string, v []byte, o ...PutOption
 // decide is compacted, longer than 16 changes or unreadable. With [WithOnce] the outcome is known.
 func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision int64, o ...PutOption) (rev int64, err error) {
 	if modRevision <= 0 {
-		return 0, s.fail("replace", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
+		return 0, s.opError("replace", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))
 	}
 	return s.put(ctx, "replace", key, v, condition{mod: modRevision}, o)
 }
@@ -58,8 +59,8 @@ type condition struct {
 
 //nolint:gochecknoglobals // constants of a struct type
 var (
-	always = condition{}
-	absent = condition{absent: true}
+	unconditional = condition{}
+	ifAbsent      = condition{absent: true}
 )
 
 // requiresKey reports whether the condition can hold only if the key exists.
@@ -82,8 +83,8 @@ func (c condition) compares(key []byte) []clientv3.Cmp {
 	return []clientv3.Cmp{cmp}
 }
 
-// refusal returns the error for a condition that did not hold.
-func (c condition) refusal(key string, out outcome) error {
+// conflictError returns the error for a condition that did not hold.
+func (c condition) conflictError(key string, out outcome) error {
 	if c.absent {
 		return ErrExists
 	}
@@ -96,16 +97,16 @@ func (s *Store) put(ctx context.Context, op, key string, v []byte, cond conditio
 	defer func() { running.End(err, rev) }()
 	o, err := putOptions(opts)
 	o.sameLease = o.sameLease || cond.byValue && !o.ttlSet && !o.leaseSet
-	abs, bad := s.writable(key)
-	if err = errors.Join(bad, err); err == nil {
+	abs, keyErr := s.writableKey(key)
+	if err = errors.Join(keyErr, err); err == nil {
 		size := len(abs) + len(v)
 		if o.sameLease && !cond.requiresKey() {
 			size *= 2 // in both branches
 		}
-		err = errors.Join(s.limits.request(size+len(cond.value)+guardBytes(o.guards)), s.limits.ops(1+o.extraOps(), s.limits.TxnOps))
+		err = errors.Join(s.limits.request(size+len(cond.value)+guardBytes(o.guards)), s.limits.ops(1+o.additionalOps(), s.limits.TxnOps))
 	}
 	if err != nil {
-		return 0, s.fail(op, key, err)
+		return 0, s.opError(op, key, err)
 	}
 	s.logWrite(ctx, op, key, v)
 	if o.ttlSet {
@@ -116,19 +117,16 @@ func (s *Store) put(ctx context.Context, op, key string, v []byte, cond conditio
 
 // putTTL writes under a lease that ends after the TTL.
 func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond condition, o options) (int64, error) {
-	if ctx == nil {
-		return 0, s.fail(op, key, fmt.Errorf("%w: nil context", errs.Invalid))
-	}
-	ctx, stop := s.bounded(ctx)
-	defer stop()
+	ctx, cancel := s.withDefaultTimeout(ctx)
+	defer cancel()
 	for first := true; ; first = false {
-		l, err := s.ttlLease(ctx, op, string(abs), o.ttl, 1)
+		l, err := s.leaseForTTL(ctx, op, string(abs), o.ttl, 1)
 		if err != nil {
 			return 0, err
 		}
 		o.lease = l.id
 		rev, err := s.putLease(ctx, op, key, abs, v, cond, o)
-		if again := s.release(ctx, err, l); !again || !first {
+		if retry := s.releaseLeases(ctx, err, l); !retry || !first {
 			return rev, err
 		}
 	}
@@ -139,9 +137,9 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	then := putOp(abs, v, o)
 	cmps := cond.compares(abs)
 	if cmps == nil && len(o.guards) == 0 && !o.once && !o.sameLease {
-		return s.plain(ctx, op, key, then)
+		return s.sendPut(ctx, op, key, then)
 	}
-	m := &mutation{op: op, key: string(abs), abs: abs, cond: cmps, then: []clientv3.Op{then}, succeeds: cond.mod, value: v, guards: o.guards, once: o.once, leased: o.lease != 0}
+	m := &mutation{op: op, key: string(abs), abs: abs, cond: cmps, then: []clientv3.Op{then}, baseRevision: cond.mod, value: v, guards: o.guards, once: o.once, hasLease: o.lease != 0}
 	if v == nil {
 		m.value = []byte{} // nil means delete
 	}
@@ -153,7 +151,7 @@ func (s *Store) putLease(ctx context.Context, op, key string, abs, v []byte, con
 	case err != nil:
 		return 0, err
 	case !out.applied:
-		return 0, s.fail(op, key, cond.refusal(key, out))
+		return 0, s.opError(op, key, cond.conflictError(key, out))
 	}
 	return out.rev, nil
 }
@@ -176,15 +174,15 @@ func putOp(abs, v []byte, o options) clientv3.Op {
 
 // keepLease returns a transaction that keeps the lease if the key exists, and puts without a lease
 // otherwise. etcd refuses a put that keeps the lease of a key that does not exist.
-func keepLease(abs []byte, keep clientv3.Op) clientv3.Op {
-	there := clientv3.Compare(clientv3.CreateRevision(""), ">", 0)
-	there.WithKeyBytes(abs)
-	fresh := putOp(abs, keep.ValueBytes(), options{})
-	return clientv3.OpTxn([]clientv3.Cmp{there}, []clientv3.Op{keep}, []clientv3.Op{fresh})
+func keepLease(abs []byte, putKeepingLease clientv3.Op) clientv3.Op {
+	exists := clientv3.Compare(clientv3.CreateRevision(""), ">", 0)
+	exists.WithKeyBytes(abs)
+	putNew := putOp(abs, putKeepingLease.ValueBytes(), options{})
+	return clientv3.OpTxn([]clientv3.Cmp{exists}, []clientv3.Op{putKeepingLease}, []clientv3.Op{putNew})
 }
 
-// plain sends one operation without a transaction.
-func (s *Store) plain(ctx context.Context, op, key string, put clientv3.Op) (int64, error) {
+// sendPut sends one operation without a transaction.
+func (s *Store) sendPut(ctx context.Context, op, key string, put clientv3.Op) (int64, error) {
 	return retry.Do(ctx, s.engine, retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key}, func(ctx context.Context, _ bool) (int64, error) {
 		r, err := s.kv.Do(ctx, put)
 		if err != nil {
@@ -192,4 +190,55 @@ func (s *Store) plain(ctx context.Context, op, key string, put clientv3.Op) (int
 		}
 		return r.Put().Header.GetRevision(), nil
 	})
+}
+
+// Touch attaches key to a new lease that ends after ttl, as [WithTTL] does, and returns the
+// revision of the write, or [ErrNotFound]. The value is kept and not sent; watchers receive a put.
+// Touch costs a grant and one RPC; see [WithTTL].
+//
+// If the response is lost, the outcome is unknown, unless [WithOnce] is given.
+func (s *Store) Touch(ctx context.Context, key string, ttl time.Duration, o ...WriteOption) (rev int64, err error) {
+	ctx, running := s.observe(ctx, "touch")
+	defer func() { running.End(err, rev) }()
+	opts, err := collect(o, WriteOption.put, true)
+	abs, keyErr := s.writableKey(key)
+	if err = errors.Join(keyErr, err, checkTTL(ttl)); err == nil {
+		err = errors.Join(s.limits.request(len(abs)+guardBytes(opts.guards)), s.limits.ops(1+opts.additionalOps(), s.limits.TxnOps))
+	}
+	if err != nil {
+		return 0, s.opError("touch", key, err)
+	}
+	ctx, cancel := s.withDefaultTimeout(ctx)
+	defer cancel()
+	s.logWrite(ctx, "touch", key, nil)
+	leases := callLeases{core: s.core, op: "touch", key: string(abs)}
+	for first := true; ; first = false {
+		rev, err = s.touch(ctx, key, abs, ttl, &leases, opts)
+		if err == nil || !first || !leases.dropMissing(err) {
+			leases.revokeUnused(ctx, err, map[time.Duration]int{ttl: 1})
+			return rev, err
+		}
+	}
+}
+
+func (s *Store) touch(ctx context.Context, key string, abs []byte, ttl time.Duration, leases *callLeases, o options) (int64, error) {
+	lease, err := leases.lease(ctx, ttl, 1)
+	if err != nil {
+		return 0, err
+	}
+	exists := clientv3.Compare(clientv3.CreateRevision(""), ">", 0)
+	exists.WithKeyBytes(abs)
+	put := clientv3.OpPut("", "", clientv3.WithIgnoreValue(), clientv3.WithLease(lease))
+	put.WithKeyBytes(abs)
+	out, err := s.write(ctx, &mutation{
+		op: "touch", key: string(abs), abs: abs, cond: []clientv3.Cmp{exists}, then: []clientv3.Op{put},
+		guards: o.guards, once: o.once, hasLease: true,
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case !out.applied:
+		return 0, s.opError("touch", key, ErrNotFound)
+	}
+	return out.rev, nil
 }

@@ -23,7 +23,7 @@ func conflict(t *testing.T, err error, key string, want, have int64) {
 	assert.True(t, errs.NotApplied(err))
 }
 
-func TestAPutReturnsTheRevisionAtWhichItTookEffect(t *testing.T) {
+func TestPut_ReturnsRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	value := []byte("v")
@@ -43,7 +43,7 @@ func TestAPutReturnsTheRevisionAtWhichItTookEffect(t *testing.T) {
 	assert.Equal(t, "v", string(value), "the caller's bytes are left alone")
 }
 
-func TestCreateWritesOnlyWhatIsAbsent(t *testing.T) {
+func TestCreate_WritesOnlyAbsentKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var rev int64
@@ -66,7 +66,7 @@ func TestCreateWritesOnlyWhatIsAbsent(t *testing.T) {
 	assert.Equal(t, "first", b.value(t, "k"))
 }
 
-func TestReplaceWritesOnlyOverTheRevisionItWasGiven(t *testing.T) {
+func TestReplace_WritesOnlyOverGivenRevision(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	read := b.put(t, "k", "read")
@@ -90,13 +90,14 @@ func TestReplaceWritesOnlyOverTheRevisionItWasGiven(t *testing.T) {
 	b.remove(t, "k")
 	_, err = b.Replace(t.Context(), "k", []byte("late"), mine)
 	conflict(t, err, "k", mine, 0)
-	require.ErrorContains(t, err, "gone")
+	require.ErrorContains(t, err, "does not exist")
 	_, err = b.Replace(t.Context(), "never", []byte("late"), mine)
 	conflict(t, err, "never", mine, 0)
 }
 
-// A version starts anew with each life of a key, so that comparing it takes a new key for the old one.
-func TestAKeyThatWasDeletedAndCreatedAgainIsNotTheOneThatWasRead(t *testing.T) {
+// A version starts anew with each life of a key, so that comparing it takes a new key for the old
+// one.
+func TestReplace_RecreatedKeyIsConflict(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	writes := map[string]func(e kv.Entry[[]byte]) error{
@@ -125,7 +126,7 @@ func TestAKeyThatWasDeletedAndCreatedAgainIsNotTheOneThatWasRead(t *testing.T) {
 	}
 }
 
-func TestCompareAndSwapComparesTheValue(t *testing.T) {
+func TestCompareAndSwap_ComparesValue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "old")
@@ -150,7 +151,7 @@ func TestCompareAndSwapComparesTheValue(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "absent"))
 }
 
-func TestAPlainWriteDetachesTheLease(t *testing.T) {
+func TestPut_DetachesLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -165,7 +166,7 @@ func TestAPlainWriteDetachesTheLease(t *testing.T) {
 	assert.Zero(t, b.leaseOf(t, "replace"))
 }
 
-func TestWithSameLeaseKeepsTheLease(t *testing.T) {
+func TestWithSameLease_KeepsLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -197,7 +198,7 @@ func TestWithSameLeaseKeepsTheLease(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrExists)
 }
 
-func TestWithLeaseAttachesTheKey(t *testing.T) {
+func TestWithLease_AttachesKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -226,7 +227,7 @@ func TestWithLeaseAttachesTheKey(t *testing.T) {
 	}
 }
 
-func TestWithTTLEndsTheKey(t *testing.T) {
+func TestWithTTL_KeyExpires(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.costs(t, map[string]int{"Lease/LeaseGrant": 1, "KV/Put": 1}, func() {
@@ -254,7 +255,7 @@ func TestWithTTLEndsTheKey(t *testing.T) {
 	assert.Equal(t, []string{"PUT", "DELETE"}, kinds)
 }
 
-func TestAPutWithTTLThatFailsLeavesNoLease(t *testing.T) {
+func TestWithTTL_FailedPutRevokesLease(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t), kv.WithLimits(kv.Limits{RequestBytes: 1 << 20 * 8}))
 	rev := b.put(t, "k", "x")

@@ -17,8 +17,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// simCluster is an etcd cluster in memory, for tests in virtual time. Requests are applied one after the other to one
-// history; what differs between members is how long a request takes, and whether it comes to an answer.
+// simCluster is an etcd cluster in memory, for tests in virtual time. Requests are applied one
+// after the other to one history; what differs between members is how long a request takes, and
+// whether it comes to an answer.
 type simCluster struct {
 	mu        sync.Mutex
 	rev       int64
@@ -34,8 +35,8 @@ type simCluster struct {
 	rtt  time.Duration
 }
 
-// simFate is what happens to one request: when it is applied, and when its answer arrives, since it was sent. Negative
-// times are never. err is the answer instead of that of etcd.
+// simFate is what happens to one request: when it is applied, and when its answer arrives, since it
+// was sent. Negative times are never. err is the answer instead of that of etcd.
 type simFate struct {
 	applied, answered time.Duration
 	err               error
@@ -241,7 +242,7 @@ func (c *simCluster) get(in *pb.RangeRequest) (*pb.RangeResponse, error) {
 	}
 	resp := &pb.RangeResponse{Header: c.header()}
 	for key := range c.history {
-		if kv := c.at(key, rev); kv != nil && within([]byte(key), in.GetKey(), in.GetRangeEnd()) {
+		if kv := c.at(key, rev); kv != nil && intersect([]byte(key), in.GetKey(), in.GetRangeEnd()) {
 			resp.Count++
 			if !in.GetCountOnly() {
 				resp.Kvs = append(resp.Kvs, kv)
@@ -252,7 +253,7 @@ func (c *simCluster) get(in *pb.RangeRequest) (*pb.RangeResponse, error) {
 	return resp, nil
 }
 
-func within(key, from, to []byte) bool {
+func intersect(key, from, to []byte) bool {
 	if len(to) == 0 {
 		return bytes.Equal(key, from)
 	}
@@ -270,7 +271,7 @@ func (c *simCluster) put(in *pb.PutRequest) {
 
 func (c *simCluster) remove(in *pb.DeleteRangeRequest, rev int64) (n int64) {
 	for key := range c.history {
-		if c.at(key, rev) != nil && within([]byte(key), in.GetKey(), in.GetRangeEnd()) {
+		if c.at(key, rev) != nil && intersect([]byte(key), in.GetKey(), in.GetRangeEnd()) {
 			c.history[key] = append(c.history[key], &mvccpb.KeyValue{Key: []byte(key), ModRevision: rev})
 			n++
 		}

@@ -18,7 +18,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// simStore is a store over a simulated cluster, in which keys have values, and a client of client/v3 beside it.
+// simStore is a store over a simulated cluster, in which keys have values, and a client of
+// client/v3 beside it.
 type simStore struct {
 	*kv.Store
 
@@ -92,38 +93,38 @@ func slowOps() map[string]struct {
 				return err
 			}, get,
 		},
-		"put":      {func(ctx context.Context, s *simStore) error { return second(s.Put(ctx, "k", value)) }, put},
-		"put once": {func(ctx context.Context, s *simStore) error { return second(s.Put(ctx, "k", value, kv.WithOnce())) }, put},
+		"put":      {func(ctx context.Context, s *simStore) error { return errOf(s.Put(ctx, "k", value)) }, put},
+		"put once": {func(ctx context.Context, s *simStore) error { return errOf(s.Put(ctx, "k", value, kv.WithOnce())) }, put},
 		"create": {
-			func(ctx context.Context, s *simStore) error { return second(s.Create(ctx, "c", value)) },
+			func(ctx context.Context, s *simStore) error { return errOf(s.Create(ctx, "c", value)) },
 			txn(clientv3.OpPut("c", "new"), clientv3.Compare(clientv3.CreateRevision("c"), "=", 0)),
 		},
 		"create once": {
-			func(ctx context.Context, s *simStore) error { return second(s.Create(ctx, "c", value, kv.WithOnce())) },
+			func(ctx context.Context, s *simStore) error { return errOf(s.Create(ctx, "c", value, kv.WithOnce())) },
 			txn(clientv3.OpPut("c", "new"), clientv3.Compare(clientv3.CreateRevision("c"), "=", 0)),
 		},
 		"replace": {
-			func(ctx context.Context, s *simStore) error { return second(s.Replace(ctx, "k", value, s.mod)) },
+			func(ctx context.Context, s *simStore) error { return errOf(s.Replace(ctx, "k", value, s.mod)) },
 			txn(clientv3.OpPut("k", "new")),
 		},
 		"replace once": {
 			func(ctx context.Context, s *simStore) error {
-				return second(s.Replace(ctx, "k", value, s.mod, kv.WithOnce()))
+				return errOf(s.Replace(ctx, "k", value, s.mod, kv.WithOnce()))
 			},
 			txn(clientv3.OpPut("k", "new")),
 		},
 		"compare and swap": {
 			func(ctx context.Context, s *simStore) error {
-				return second(s.CompareAndSwap(ctx, "k", []byte("old"), value))
+				return errOf(s.CompareAndSwap(ctx, "k", []byte("old"), value))
 			},
 			txn(clientv3.OpPut("k", "new"), clientv3.Compare(clientv3.Value("k"), "=", "old")),
 		},
 		"delete": {
-			func(ctx context.Context, s *simStore) error { return second(s.Delete(ctx, "k")) },
+			func(ctx context.Context, s *simStore) error { return errOf(s.Delete(ctx, "k")) },
 			func(ctx context.Context, s *simStore) error { _, err := s.raw.Delete(ctx, "k"); return err },
 		},
 		"delete at": {
-			func(ctx context.Context, s *simStore) error { return second(s.DeleteAt(ctx, "k", s.mod)) },
+			func(ctx context.Context, s *simStore) error { return errOf(s.DeleteAt(ctx, "k", s.mod)) },
 			txn(clientv3.OpDelete("k")),
 		},
 		"update":      {update(), getAndTxn},
@@ -131,9 +132,10 @@ func slowOps() map[string]struct {
 	}
 }
 
-// Whatever client/v3 completes within a deadline, the store completes with the same outcome, and with at most one more
-// request for each. Where client/v3 does not, neither does the store, and it says so in time.
-func TestStore_IsAsGoodAsClientV3WhenEtcdIsSlow(t *testing.T) {
+// Whatever client/v3 completes within a deadline, the store completes with the same outcome, and
+// with at most one more request for each. Where client/v3 does not, neither does the store, and it
+// says so in time.
+func TestStore_MatchesClientV3WhenEtcdIsSlow(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
 	rtts := []time.Duration{10 * ms, 100 * ms, 250 * ms, 400 * ms, 700 * ms, 1100 * ms, 1900 * ms, 2400 * ms, 3000 * ms}
@@ -200,7 +202,8 @@ func TestStore_AddsLittleLoadWhenAllMembersAreSlow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSimStore(t, "a", "b", "c")
 				s.cluster.rtt = 3 * time.Second
-				const reserve, share = 10, 10 // of the budget: second attempts at once, calls for each after that
+				// Of the budget: second attempts at once, and calls for each further one.
+				const reserve, share = 10, 10
 				before := s.cluster.sent()
 				calls := 0
 				for range 1000 / atOnce {

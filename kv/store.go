@@ -24,22 +24,22 @@ type Store struct {
 	*core
 
 	ns  string
-	bad error // the error that every call returns, or nil
+	err error // the error that every call returns, or nil
 }
 
 // core is the state that a store shares with those derived from it.
 type core struct {
-	cli    *clientv3.Client
-	kv     clientv3.KV
-	engine *retry.Engine
-	hidden string // the absolute directory of the library's own keys
-	limits Limits
-	log    *slog.Logger
-	scope  *scope.Scope
-	turns  turns
-	slots  slots
-	ttls   ttlPool
-	seed   maphash.Seed // for the hashes in the log
+	cli       *clientv3.Client
+	kv        clientv3.KV
+	engine    *retry.Engine
+	hiddenDir string // the absolute directory of the library's own keys
+	limits    Limits
+	log       *slog.Logger
+	scope     *scope.Scope
+	keyQueues keyQueues
+	slots     slotPool
+	ttls      ttlPool
+	seed      maphash.Seed // for the hashes in the log
 }
 
 // Stats holds the counters of a store and of the stores derived from it, including requests that
@@ -63,54 +63,54 @@ func New(cli *clientv3.Client, opts ...Option) (*Store, error) {
 			opt(&s)
 		}
 	}
-	ns, badDir := keyspace.Dir(s.namespace)
-	bad := errors.Join(badDir, s.retry.Validate(), s.limits.Validate())
-	if s.read < 0 || s.write < 0 {
-		bad = errors.Join(bad, fmt.Errorf("%w: negative timeout", errs.Invalid))
+	ns, dirErr := keyspace.Dir(s.namespace)
+	err := errors.Join(dirErr, s.retry.Validate(), s.limits.Validate())
+	if s.readTimeout < 0 || s.writeTimeout < 0 {
+		err = errors.Join(err, fmt.Errorf("%w: negative timeout", errs.Invalid))
 	}
 	if cli == nil {
-		return nil, fail("new", "", errors.Join(bad, fmt.Errorf("%w: no client", errs.Invalid)))
+		return nil, opError("new", "", errors.Join(err, fmt.Errorf("%w: no client", errs.Invalid)))
 	}
 	s.logger = s.scope.Logger(s.logger)
 	kv, observed := wire.KV(cli)
 	switch {
 	case kv == nil:
-		bad = errors.Join(bad, fmt.Errorf("%w: the client has no KV", errs.Invalid))
+		err = errors.Join(err, fmt.Errorf("%w: the client has no KV", errs.Invalid))
 	case embedsNil(kv):
 		kv = partialKV{kv}
 	}
-	if bad != nil {
-		return nil, fail("new", "", bad)
+	if err != nil {
+		return nil, opError("new", "", err)
 	}
 	c := &core{
 		cli: cli,
 		kv:  kv,
 		engine: retry.New(retry.Config{
 			Client: cli, Observed: observed, Policy: retry.Policy(s.retry),
-			ReadTimeout: s.read, WriteTimeout: s.write, Logger: s.logger, Scope: s.scope,
+			ReadTimeout: s.readTimeout, WriteTimeout: s.writeTimeout, Logger: s.logger, Scope: s.scope,
 		}),
-		hidden: ns + keyspace.Hidden,
-		limits: s.limits.withDefaults(),
-		log:    s.logger,
-		scope:  s.scope,
-		seed:   maphash.MakeSeed(),
-		slots:  slots{dir: ns + keyspace.Hidden + "op/", grant: make(chan struct{}, 1)},
+		hiddenDir: ns + keyspace.Hidden,
+		limits:    s.limits.withDefaults(),
+		log:       s.logger,
+		scope:     s.scope,
+		seed:      maphash.MakeSeed(),
+		slots:     slotPool{dir: ns + keyspace.Hidden + "op/", granting: make(chan struct{}, 1)},
 	}
 	out := &Store{core: c, ns: ns}
 	scope.Track(s.scope, metrics, "", out.Stats)
 	return out, nil
 }
 
-// noStore returns a store whose calls all return ErrInvalid. Handles without a store use it.
-func noStore() *Store {
-	return &Store{core: &core{}, bad: fmt.Errorf("%w: no store", errs.Invalid)}
+// invalidStore returns a store whose calls all return ErrInvalid. Handles without a store use it.
+func invalidStore() *Store {
+	return &Store{core: &core{}, err: fmt.Errorf("%w: no store", errs.Invalid)}
 }
 
 // Namespace returns the store below dir. It shares the client, the retry budget, the operation
 // slots and the queues of Update with s. If dir is invalid, every call returns [ErrInvalid].
 func (s *Store) Namespace(dir string) *Store {
 	below, err := keyspace.Dir(dir)
-	return &Store{core: s.core, ns: s.ns + below, bad: errors.Join(s.bad, err)}
+	return &Store{core: s.core, ns: s.ns + below, err: errors.Join(s.err, err)}
 }
 
 // Dir returns the absolute namespace of the store, "" if it has none. The keys of a [Guard] are
@@ -123,18 +123,18 @@ func (s *Store) Stats() Stats {
 		return Stats{}
 	}
 	e := s.engine.Stats()
-	return Stats{Calls: e.Calls, Retries: e.Retries, Unknown: e.Unknown, Conflicts: s.turns.conflicts.Load()}
+	return Stats{Calls: e.Calls, Retries: e.Retries, Unknown: e.Unknown, Conflicts: s.keyQueues.conflicts.Load()}
 }
 
-// read returns the description of a read for the retry engine.
-func (s *Store) read(op, key string) retry.Call {
+// readCall returns the description of a read for the retry engine.
+func (s *Store) readCall(op, key string) retry.Call {
 	return retry.Call{Pkg: "kv", Op: op, Dir: s.ns, Key: key, Read: true}
 }
 
-// absolute validates a key to be read and returns its absolute form.
-func (s *Store) absolute(key string) ([]byte, error) {
-	if s.bad != nil {
-		return nil, s.bad
+// absoluteKey validates a key to be read and returns its absolute form.
+func (s *Store) absoluteKey(key string) ([]byte, error) {
+	if s.err != nil {
+		return nil, s.err
 	}
 	if err := s.checkKey(key); err != nil {
 		return nil, err
@@ -153,10 +153,10 @@ func (s *Store) checkKey(key string) error {
 	return nil
 }
 
-// writable is like absolute, for a key to be written.
-func (s *Store) writable(key string) ([]byte, error) {
-	abs, err := s.absolute(key)
-	if err == nil && (keyspace.IsHidden(key) || strings.HasPrefix(string(abs), s.hidden)) {
+// writableKey is like absolute, for a key to be written.
+func (s *Store) writableKey(key string) ([]byte, error) {
+	abs, err := s.absoluteKey(key)
+	if err == nil && (keyspace.IsHidden(key) || strings.HasPrefix(string(abs), s.hiddenDir)) {
 		return nil, errHidden
 	}
 	return abs, err
@@ -167,29 +167,29 @@ var errHidden = fmt.Errorf("%w: %s belongs to the library", errs.Invalid, keyspa
 
 // spans validates a prefix and returns the absolute ranges below it.
 func (s *Store) spans(prefix string, partial bool) ([]keyspace.Range, error) {
-	if s.bad != nil {
-		return nil, s.bad
+	if s.err != nil {
+		return nil, s.err
 	}
 	if err := keyspace.Prefix(prefix, partial); err != nil {
 		return nil, err
 	}
 	if prefix == "" && s.ns == "" && !partial {
-		return nil, fmt.Errorf("%w: the empty prefix of a store without a namespace is all of etcd: if that is meant, say WithPartialPrefix", errs.Invalid)
+		return nil, fmt.Errorf("%w: the empty prefix of a store without a namespace means every key in etcd: if that is intended, use WithPartialPrefix", errs.Invalid)
 	}
 	return keyspace.Spans(s.ns, prefix), nil
 }
 
-// harmless is like spans, for reads that take no options. An empty prefix is allowed because reads
+// readSpans is like spans, for reads that take no options. An empty prefix is allowed because reads
 // are safe.
-func (s *Store) harmless(prefix string) ([]keyspace.Range, error) {
+func (s *Store) readSpans(prefix string) ([]keyspace.Range, error) {
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
-		return nil, errors.Join(s.bad, fmt.Errorf("%w: prefix %s does not end in \"/\": did you mean %s", errs.Invalid, errs.Quote(prefix), errs.Quote(prefix+"/")))
+		return nil, errors.Join(s.err, fmt.Errorf("%w: prefix %s does not end in \"/\": did you mean %s", errs.Invalid, errs.Quote(prefix), errs.Quote(prefix+"/")))
 	}
 	return s.spans(prefix, true)
 }
 
-// within returns the intersections of spans with r.
-func within(spans []keyspace.Range, r keyspace.Range) (out []keyspace.Range) {
+// intersect returns the intersections of spans with r.
+func intersect(spans []keyspace.Range, r keyspace.Range) (out []keyspace.Range) {
 	for _, one := range spans {
 		if cut := one.Intersect(r); !cut.Empty() {
 			out = append(out, cut)
@@ -206,10 +206,39 @@ func (c *core) get(ctx context.Context, key []byte, opts ...clientv3.OpOption) (
 	return r.Get(), err
 }
 
-// join is like errors.Join, but returns a single error unchanged.
-func join(all []error) error {
+// joinErrors is like errors.Join, but returns a single error unchanged.
+func joinErrors(all []error) error {
 	if len(all) == 1 {
 		return all[0]
 	}
 	return errors.Join(all...)
 }
+
+// redactedValue logs a value as its length and a short hash, whose seed differs in each process.
+// The hash tells two values apart within one log, and does not reveal them.
+type redactedValue struct {
+	seed  maphash.Seed
+	value []byte
+}
+
+// LogValue implements slog.LogValuer. It is called only if the record is logged.
+func (m redactedValue) LogValue() slog.Value {
+	return slog.GroupValue(slog.Int("bytes", len(m.value)), slog.Uint64("hash", maphash.Bytes(m.seed, m.value)&0xffffff))
+}
+
+// logWrite logs a write before it is sent. v is nil for a delete.
+func (s *Store) logWrite(ctx context.Context, op, key string, v []byte) {
+	if !s.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	attrs := []any{"op", op, "key", errs.Short(s.ns + key)}
+	if v != nil {
+		attrs = append(attrs, "value", redactedValue{s.seed, v})
+	}
+	s.log.DebugContext(ctx, "etcd write", attrs...)
+}
+
+var _ = retry.Provide(func(store any) (retry.Sender, error) {
+	s := store.(*Store) //nolint:forcetypeassert // callers pass nothing else
+	return retry.Sender{Engine: s.engine, KV: s.kv}, s.err
+})

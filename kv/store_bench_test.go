@@ -20,16 +20,17 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// rivals is the same call through a store, and through client/v3 with the absolute key.
-type rivals struct {
+// competitors is the same call through a store, and through client/v3 with the absolute key.
+type competitors struct {
 	name          string
 	store, client func(ctx context.Context) error
 }
 
-// allRivals are calls over a server that answers at once, so that only the client side is measured.
-func allRivals(ctx context.Context) []rivals {
+// allCompetitors are calls over a server that answers at once, so that only the client side is
+// measured.
+func allCompetitors(ctx context.Context) []competitors {
 	key := []byte(benchDir + benchKey)
-	stub := &stubServer{
+	stub := &fakeConstantServer{
 		get: pb.RangeResponse{
 			Header: &pb.ResponseHeader{Revision: 7}, Count: 1,
 			Kvs: []*mvccpb.KeyValue{{Key: key, Value: []byte("value"), CreateRevision: 5, ModRevision: 5, Version: 1}},
@@ -42,7 +43,7 @@ func allRivals(ctx context.Context) []rivals {
 	cli.KV = clientv3.NewKVFromKVClient(stub, cli)
 	store := etcdtest.Must(kv.New(cli, kv.WithNamespace(benchDir)))
 	value, text := []byte("value"), "value"
-	return []rivals{
+	return []competitors{
 		{
 			"Get",
 			func(ctx context.Context) error { _, err := store.Get(ctx, benchKey); return err },
@@ -76,7 +77,7 @@ func allRivals(ctx context.Context) []rivals {
 func BenchmarkStore(b *testing.B) {
 	ctx, stop := context.WithTimeout(b.Context(), time.Hour)
 	defer stop()
-	for _, p := range allRivals(ctx) {
+	for _, p := range allCompetitors(ctx) {
 		for _, way := range []struct {
 			name string
 			call func(context.Context) error
@@ -94,10 +95,10 @@ func BenchmarkStore(b *testing.B) {
 }
 
 // A call whose context has a deadline costs a handful of allocations more than that of client/v3.
-func TestAStoreAllocatesLittle(t *testing.T) { //nolint:paralleltest // allocations of other tests would count
+func TestStore_Allocations(t *testing.T) { //nolint:paralleltest // allocations of other tests would count
 	ctx, stop := context.WithTimeout(t.Context(), time.Hour)
 	defer stop()
-	for _, p := range allRivals(ctx) {
+	for _, p := range allCompetitors(ctx) {
 		var err error
 		client := testing.AllocsPerRun(200, func() { err = errors.Join(err, p.client(ctx)) })
 		store := testing.AllocsPerRun(200, func() { err = errors.Join(err, p.store(ctx)) })

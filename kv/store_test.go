@@ -117,7 +117,7 @@ func (b bench) leaseOf(tb testing.TB, key string) clientv3.LeaseID {
 	return clientv3.LeaseID(r.Kvs[0].GetLease())
 }
 
-func TestAnEntrySaysWhereTheKeyStandsInHistory(t *testing.T) {
+func TestGet_ReturnsRevisionsAndVersion(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -143,7 +143,7 @@ func TestAnEntrySaysWhereTheKeyStandsInHistory(t *testing.T) {
 	assert.Equal(t, kv.Entry[[]byte]{Key: "users/42", Value: []byte("one"), CreateRevision: created, ModRevision: created, Version: 1}, past)
 }
 
-func TestAnAbsentKeyIsNotFound(t *testing.T) {
+func TestGet_AbsentKeyReturnsErrNotFound(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	before := b.put(t, "other", "x")
@@ -158,7 +158,7 @@ func TestAnAbsentKeyIsNotFound(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrNotFound, "it was not there yet")
 }
 
-func TestTheHistoryIsBounded(t *testing.T) {
+func TestGetAsOf_RejectsCompactedAndFutureRevisions(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	b := privateBench(t, server)
@@ -176,7 +176,7 @@ func TestTheHistoryIsBounded(t *testing.T) {
 	assert.Equal(t, "two", string(e.Value))
 }
 
-func TestExistsFetchesNothing(t *testing.T) {
+func TestExists_FetchesNoValue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "x")
@@ -190,7 +190,7 @@ func TestExistsFetchesNothing(t *testing.T) {
 	}
 }
 
-func TestCountStopsAtThePrefix(t *testing.T) {
+func TestCount_StopsAtPrefix(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for _, key := range []string{"a/1", "a/2", "a/b/3", "a0", "ab/4", "a", "a/\xff", "a/\xff\xff"} {
@@ -210,7 +210,7 @@ func TestCountStopsAtThePrefix(t *testing.T) {
 	})
 }
 
-func TestAStoreWithoutANamespaceSeesEverything(t *testing.T) {
+func TestStore_WithoutNamespaceSeesEverything(t *testing.T) {
 	t.Parallel()
 	b := privateBench(t, etcdtest.Start(t))
 	all := etcdtest.Must(kv.New(b.cli))
@@ -221,11 +221,11 @@ func TestAStoreWithoutANamespaceSeesEverything(t *testing.T) {
 	n, err := all.Count(t.Context(), "")
 	require.NoError(t, err)
 	assert.EqualValues(t, 4, n)
-	assert.Equal(t, [][]string{{"\x00", "a", "z/z"}, {"\xff\xff"}}, turn(t, all, "", 3))
+	assert.Equal(t, [][]string{{"\x00", "a", "z/z"}, {"\xff\xff"}}, readPages(t, all, "", 3))
 }
 
 // Keys are bytes: nothing is cleaned, decoded or escaped.
-func TestEveryKeyMeansItself(t *testing.T) {
+func TestStore_TakesKeysLiterally(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for name, key := range map[string]string{
@@ -274,7 +274,7 @@ func TestEveryKeyMeansItself(t *testing.T) {
 	}
 }
 
-func TestANamespaceDoesNotSeeItsNeighbour(t *testing.T) {
+func TestStore_DoesNotSeeNeighboringNamespace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	app, app2 := b.Namespace("app"), b.Namespace("app2")
@@ -301,7 +301,7 @@ func TestANamespaceDoesNotSeeItsNeighbour(t *testing.T) {
 	assert.EqualValues(t, 3, n)
 }
 
-func TestNamespacesNest(t *testing.T) {
+func TestStore_NamespacesNest(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	inner := b.Namespace("a").Namespace("b/").Namespace("").Namespace("c")
@@ -319,7 +319,7 @@ func TestNamespacesNest(t *testing.T) {
 	require.ErrorIs(t, err, kv.ErrInvalid, "what is wrong with a dir is not forgotten further in")
 }
 
-func TestStoresOfOneClientWorkSideBySide(t *testing.T) {
+func TestStore_SeveralStoresOfOneClient(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	users, jobs := etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"users"))), etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"jobs/")))
@@ -335,7 +335,7 @@ func TestStoresOfOneClientWorkSideBySide(t *testing.T) {
 	assert.Equal(t, "x", b.value(t, "jobs/1"))
 }
 
-func TestStatsCountWhatAClientDid(t *testing.T) {
+func TestStats_CountsCalls(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	inner := b.Namespace("inner")
@@ -351,10 +351,10 @@ func TestStatsCountWhatAClientDid(t *testing.T) {
 	assert.Zero(t, b.open().Stats(), "another store's")
 }
 
-func TestAKVOfTheUsersOwnIsUsedAsItIs(t *testing.T) {
+func TestNew_UsesCustomKVUnchanged(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	seen := &watchedKV{KV: b.cli.KV}
+	seen := &fakeCountingKV{KV: b.cli.KV}
 	b.cli.KV = seen
 	s := b.open()
 	_, err := s.Put(t.Context(), "k", []byte("v"))
@@ -364,22 +364,22 @@ func TestAKVOfTheUsersOwnIsUsedAsItIs(t *testing.T) {
 	assert.Equal(t, 2, seen.ops)
 }
 
-// watchedKV counts what goes through it.
-type watchedKV struct {
+// fakeCountingKV counts what goes through it.
+type fakeCountingKV struct {
 	clientv3.KV
 
 	ops int
 }
 
-func (w *watchedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+func (w *fakeCountingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	w.ops++
 	return w.KV.Do(ctx, op)
 }
 
 var errNoMore = errors.New("the user has gone home")
 
-// every is each call of a store that takes a context, by its name.
-func every(b bench) map[string]func(ctx context.Context) error {
+// everyCall is each call of a store that takes a context, by its name.
+func everyCall(b bench) map[string]func(ctx context.Context) error {
 	identity := func(cur kv.Entry[[]byte]) ([]byte, error) { return cur.Value, nil }
 	return map[string]func(ctx context.Context) error{
 		"Get":              func(ctx context.Context) error { _, err := b.Get(ctx, "k"); return err },
@@ -414,40 +414,30 @@ func every(b bench) map[string]func(ctx context.Context) error {
 	}
 }
 
-func TestACallWithAContextThatHasEndedSendsNothingAndTellsTheCause(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_EndedContextSendsNothing(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	ctx, end := context.WithCancelCause(t.Context())
 	end(errNoMore)
-	for name, call := range every(b) { //nolint:paralleltest // as above
+	for name, call := range everyCall(b) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
 			b.refused(t, func() error { return call(ctx) }, context.Canceled, errNoMore)
 		})
 	}
 }
 
-func TestANilContextIsRefused(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
-	t.Parallel()
-	b := newBench(t)
-	for name, call := range every(b) { //nolint:paralleltest // as above
-		t.Run(name, func(t *testing.T) {
-			b.refused(t, func() error { return call(nil) }, kv.ErrInvalid)
-		})
-	}
-}
-
-func TestACallOnAClosedClientSendsNothing(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_ClosedClientSendsNothing(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	require.NoError(t, b.cli.Close())
-	for name, call := range every(b) { //nolint:paralleltest // as above
+	for name, call := range everyCall(b) { //nolint:paralleltest // as above
 		t.Run(name, func(t *testing.T) {
 			b.refused(t, func() error { return call(t.Context()) }, errs.Closed)
 		})
 	}
 }
 
-func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestStore_InvalidStoreRejectsEveryCall(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	for name, s := range map[string]*kv.Store{ //nolint:paralleltest // as above
@@ -455,7 +445,7 @@ func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) { //nolint:tparall
 	} {
 		broken := b
 		broken.Store = s
-		for method, call := range every(broken) {
+		for method, call := range everyCall(broken) {
 			t.Run(name+" "+method, func(t *testing.T) {
 				b.refused(t, func() error { return call(t.Context()) }, kv.ErrInvalid)
 			})
@@ -464,7 +454,7 @@ func TestWhatIsWrongWithAStoreIsSaidByEveryCall(t *testing.T) { //nolint:tparall
 	}
 }
 
-func TestNew_ReturnsAllComplaints(t *testing.T) {
+func TestNew_ReturnsAllErrors(t *testing.T) {
 	t.Parallel()
 	s, err := kv.New(nil, kv.WithNamespace("a//b"), kv.WithRetry(kv.RetryPolicy{MaxAttempts: -7}), kv.WithLimits(kv.Limits{TxnOps: -1}), kv.WithTimeouts(0, -1))
 	assert.Nil(t, s)

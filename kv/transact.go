@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -40,10 +39,10 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 //
 // After a conflict, f is called again; after every third conflict, Transact first pauses, with
 // jitter. After 64 conflicts it returns [ErrConflict]. Transactions of this store, and of those
-// derived from it, that read and write the same keys take turns, also with [Store.Update], so that
-// they do not conflict with each other. A transaction waits at most 500 ms for its turn. If the
-// revision that f reads at is compacted, f is called again after a pause; this counts as a
-// conflict, and if it is the 64th, Transact returns [ErrCompacted].
+// derived from it, that read and write the same keys are queued, together with calls of
+// [Store.Update], so that they do not conflict with each other. A transaction waits at most 500 ms
+// in the queue. If the revision that f reads at is compacted, f is called again after a pause; this
+// counts as a conflict, and if it is the 64th, Transact returns [ErrCompacted].
 //
 // If a response is lost, a transaction that overwrites or deletes a key that it has read is
 // repeated until etcd reports its outcome. The outcome is still unknown ([ErrUnknownOutcome]) if
@@ -55,16 +54,14 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 // the context passed to f.
 //
 // Transact costs the reads of f and one RPC. A conflict costs one more RPC, which also reads again
-// what f has read with Get and GetMany. An attempt that has to wait for its turn costs its reads.
+// what f has read with Get and GetMany. An attempt that has to wait in a queue costs its reads.
 // If ctx has no deadline, the default timeout for writes bounds the whole call.
 func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev int64, err error) {
 	ctx, running := s.observe(ctx, "transact")
 	defer func() { running.End(err, rev) }()
 	opts, err := collect(o, WriteOption.put, true)
-	if err = errors.Join(s.bad, err); err == nil {
+	if err = errors.Join(s.err, err); err == nil {
 		switch {
-		case ctx == nil:
-			err = fmt.Errorf("%w: nil context", errs.Invalid)
 		case f == nil:
 			err = fmt.Errorf("%w: no function", errs.Invalid)
 		case s.insideTransact(ctx):
@@ -74,14 +71,14 @@ func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev i
 		}
 	}
 	if err != nil {
-		return 0, s.fail("transact", "", err)
+		return 0, s.opError("transact", "", err)
 	}
-	ctx, stop := s.bounded(ctx)
-	defer stop()
+	ctx, cancel := s.withDefaultTimeout(ctx)
+	defer cancel()
 	t := &transaction{
-		Store: s, f: f, o: opts, leases: callLeases{core: s.core, op: "transact", key: s.ns}, turns: heldTurns{all: &s.turns},
+		Store: s, f: f, opts: opts, leases: callLeases{core: s.core, op: "transact", key: s.ns}, queues: heldQueues{queues: &s.keyQueues},
 	}
-	defer t.turns.release()
+	defer t.queues.release()
 	return t.run(ctx)
 }
 
@@ -101,9 +98,9 @@ type transaction struct {
 	*Store
 
 	f      TxFunc
-	o      options
+	opts   options
 	leases callLeases
-	turns  heldTurns
+	queues heldQueues
 
 	snapshot *snapshot // the reads of the last refused request, if still usable
 	conflict string    // the key that the last refused request found changed, if known
@@ -116,28 +113,28 @@ type snapshot struct {
 }
 
 func (t *transaction) run(ctx context.Context) (int64, error) {
-	pause := retry.Policy{BaseDelay: updatePauseMin, MaxDelay: updatePauseMax}.Backoff()
-	pause.Reset()
+	backoff := retry.Policy{BaseDelay: minConflictBackoff, MaxDelay: maxConflictBackoff}.Backoff()
+	backoff.Reset()
 	conflicts := 0
 	for attempt := 1; ; attempt++ {
-		tx := t.begin(ctx, attempt)
-		err := tx.call(t.f)
+		tx := t.newTx(ctx, attempt)
+		err := tx.runFunc(t.f)
 		switch {
 		case errors.Is(tx.err, errs.Compacted): // even if f ignores it
 			err = tx.err
 		case err != nil:
-			t.leases.finish(ctx, err, nil)
+			t.leases.revokeUnused(ctx, err, nil)
 			return 0, err
 		case len(tx.writes) == 0:
-			t.leases.finish(ctx, nil, nil)
-			return t.readOnly(ctx, tx)
+			t.leases.revokeUnused(ctx, nil, nil)
+			return t.finishReadOnly(ctx, tx)
 		default:
 			if err := tx.checkLimits(); err != nil {
-				err = t.fail("transact", "", err)
-				t.leases.finish(ctx, err, nil)
+				err = t.opError("transact", "", err)
+				t.leases.revokeUnused(ctx, err, nil)
 				return 0, err
 			}
-			if t.turns.take(ctx, tx.contended()) {
+			if t.queues.acquire(ctx, tx.readWriteKeys()) {
 				t.snapshot = nil
 				continue // the reads are outdated
 			}
@@ -146,22 +143,22 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 				return rev, err
 			}
 		}
-		t.Store.turns.conflicts.Add(1)
+		t.Store.keyQueues.conflicts.Add(1)
 		conflicts++
 		if conflicts == maxTxConflicts {
 			if err == nil {
 				err = t.conflictError(conflicts)
 			}
-			t.leases.finish(ctx, err, nil)
+			t.leases.revokeUnused(ctx, err, nil)
 			return 0, err
 		}
-		if err == nil && conflicts%updateAtOnce != 0 {
+		if err == nil && conflicts%conflictsPerBackoff != 0 {
 			continue
 		}
 		t.snapshot = nil // outdated after the pause
-		if err := retry.Sleep(ctx, pause.NextBackOff()); err != nil {
-			err = t.fail("transact", "", fmt.Errorf("%w: %w", ErrConflict, err))
-			t.leases.finish(ctx, err, nil)
+		if err := retry.Sleep(ctx, backoff.NextBackOff()); err != nil {
+			err = t.opError("transact", "", fmt.Errorf("%w: %w", ErrConflict, err))
+			t.leases.revokeUnused(ctx, err, nil)
 			return 0, err
 		}
 	}
@@ -172,7 +169,7 @@ func (t *transaction) conflictError(n int) error {
 	if t.conflict != "" {
 		err = fmt.Errorf("%w, last key %s", err, errs.Quote(t.conflict))
 	}
-	return t.fail("transact", "", err)
+	return t.opError("transact", "", err)
 }
 
 // commit sends the writes of tx. refused reports that a key or range that was read has changed,
@@ -188,7 +185,7 @@ func (t *transaction) commit(ctx context.Context, tx *Tx) (rev int64, refused bo
 		out, err = t.write(ctx, m)
 		switch {
 		case err == nil && out.applied:
-			t.leases.finish(ctx, nil, tx.ttls())
+			t.leases.revokeUnused(ctx, nil, tx.ttls())
 			tx.notify(ctx, out.rev)
 			return out.rev, false, nil
 		case err == nil:
@@ -196,24 +193,24 @@ func (t *transaction) commit(ctx context.Context, tx *Tx) (rev int64, refused bo
 			t.conflict = tx.changedKey(t.snapshot)
 			return 0, true, nil
 		}
-		if !first || !t.leases.replace(err) {
+		if !first || !t.leases.dropMissing(err) {
 			break
 		}
 	}
-	t.leases.finish(ctx, err, tx.ttls())
+	t.leases.revokeUnused(ctx, err, tx.ttls())
 	if errors.Is(err, ErrUnknownOutcome) {
 		tx.notify(ctx, 0)
 	}
 	return 0, false, err
 }
 
-// readOnly ends a transaction that writes nothing.
-func (t *transaction) readOnly(ctx context.Context, tx *Tx) (int64, error) {
-	if len(t.o.guards) == 0 {
+// finishReadOnly ends a transaction that writes nothing.
+func (t *transaction) finishReadOnly(ctx context.Context, tx *Tx) (int64, error) {
+	if len(t.opts.guards) == 0 {
 		return tx.Revision(), nil
 	}
-	check := clientv3.OpTxn((&mutation{guards: t.o.guards}).compares(nil), nil, guardOps(t.o.guards))
-	resp, err := retry.Do(ctx, t.engine, t.read("transact", ""), func(ctx context.Context, _ bool) (*clientv3.TxnResponse, error) {
+	check := clientv3.OpTxn((&mutation{guards: t.opts.guards}).compares(nil), nil, guardOps(t.opts.guards))
+	resp, err := retry.Do(ctx, t.engine, t.readCall("transact", ""), func(ctx context.Context, _ bool) (*clientv3.TxnResponse, error) {
 		r, err := t.kv.Do(ctx, check)
 		return r.Txn(), err
 	})
@@ -221,73 +218,10 @@ func (t *transaction) readOnly(ctx context.Context, tx *Tx) (int64, error) {
 		return 0, err
 	}
 	if !resp.Succeeded {
-		return 0, t.fail("transact", "", lostGuards(t.o.guards, resp.Responses))
+		return 0, t.opError("transact", "", guardError(t.opts.guards, resp.Responses))
 	}
 	if rev := tx.Revision(); rev != 0 {
 		return rev, nil
 	}
 	return resp.Header.GetRevision(), nil
-}
-
-// maxTurnWait bounds how long a transaction waits for other transactions of this process. Taking
-// turns only avoids conflicts: after a timeout the transaction continues without.
-const maxTurnWait = 500 * time.Millisecond
-
-// heldTurns holds the turns of a transaction on the keys that it reads and writes.
-type heldTurns struct {
-	all  *turns
-	held map[string]*turn
-	off  bool // a wait timed out
-}
-
-// take takes the turns on keys, which are sorted, and first releases those held. It reports whether
-// it had to wait, in which case others may have written the keys meanwhile.
-func (h *heldTurns) take(ctx context.Context, keys []string) (waited bool) {
-	if h.off || h.holds(keys) {
-		return false
-	}
-	h.release()
-	h.held = make(map[string]*turn, len(keys))
-	deadline := time.Now().Add(maxTurnWait)
-	for _, key := range keys {
-		one := h.all.tryTake(key)
-		if one == nil {
-			waited = true
-			if one = h.await(ctx, key, deadline); one == nil {
-				h.off = true
-				h.release()
-				return true
-			}
-		}
-		h.held[key] = one
-	}
-	return waited
-}
-
-// await waits for the turn on a key. It returns nil at the deadline.
-func (h *heldTurns) await(ctx context.Context, key string, deadline time.Time) *turn {
-	ctx, stop := context.WithDeadline(ctx, deadline)
-	defer stop()
-	one, err := h.all.take(ctx, key)
-	if err != nil {
-		return nil
-	}
-	return one
-}
-
-func (h *heldTurns) holds(keys []string) bool {
-	for _, key := range keys {
-		if h.held[key] == nil {
-			return false
-		}
-	}
-	return true
-}
-
-// release releases the turns. It passes no state of the keys on.
-func (h *heldTurns) release() {
-	for key, one := range h.held {
-		h.all.pass(key, one, false, nil)
-	}
-	h.held = nil
 }

@@ -124,10 +124,10 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // A transaction whose answer is lost: it overwrites a key that it has read, so it is repeated.
-func TestTransact_OutcomeAfterLostAnswer(t *testing.T) {
+func TestTransact_ResolvesLostResponse(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
-		s := newSplit(t, how)
+		s := newProxyBench(t, how)
 		_, err := s.Put(t.Context(), "k", []byte("1"))
 		require.NoError(t, err)
 		lose := func(f kv.TxFunc, o ...kv.WriteOption) error {

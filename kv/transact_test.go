@@ -177,7 +177,7 @@ func drain(tx *kv.Tx, prefix string) error {
 	return nil
 }
 
-func TestTransact_NextAttemptBeginsWithWhatTheRefusalRead(t *testing.T) {
+func TestTransact_RetryUsesReadsOfRejectedRequest(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "a", "1")
@@ -231,7 +231,7 @@ func TestTransact_ReadsItsOwnWrites(t *testing.T) {
 	assert.Equal(t, []string{"d/1", "d/4", "d/5", "d/6", "d/7"}, slices.Sorted(maps.Keys(got)))
 }
 
-func TestTransact_EntriesBelongToTheFunction(t *testing.T) {
+func TestTransact_EntriesMayBeModified(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "abc")
@@ -258,7 +258,7 @@ func TestTransact_EntriesBelongToTheFunction(t *testing.T) {
 }
 
 // A listing is guarded as far as it was read, and no further.
-func TestTransact_GuardsWhatWasListedBeforeBreak(t *testing.T) {
+func TestTransact_GuardsRangeListedBeforeBreak(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for i := range 6 {
@@ -320,7 +320,8 @@ func TestTransact_ListingOfTheNamespaceIgnoresHiddenKeys(t *testing.T) {
 			attempts++
 			assert.Equal(t, []string{".a=1", "a=1"}, list(t, tx, "")[:2])
 			onFirst(tx, func() {
-				_, err := b.open().Put(t.Context(), "out", nil, kv.WithOnce()) // which writes an operation slot
+				// This writes an operation slot.
+				_, err := b.open().Put(t.Context(), "out", nil, kv.WithOnce())
 				require.NoError(t, err)
 				b.remove(t, "out")
 			})
@@ -425,7 +426,7 @@ func TestTransact_LimitsCountComparesAndOperations(t *testing.T) {
 	require.NoError(t, err, "reads alone are not limited")
 }
 
-func TestTransact_ErrorsOfMethodsAreSticky(t *testing.T) {
+func TestTransact_MethodErrorsAreSticky(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "broken", "x")
@@ -490,16 +491,15 @@ func TestTransact_RefusesBadArguments(t *testing.T) {
 	ended, stop := context.WithCancel(t.Context())
 	stop()
 	for name, call := range map[string]func() error{
-		"nil context":   func() error { return second(b.Transact(nil, nothing)) }, //nolint:staticcheck // on purpose
-		"nil function":  func() error { return second(b.Transact(t.Context(), nil)) },
-		"nil guard":     func() error { return second(b.Transact(t.Context(), nothing, kv.WithGuard(nil))) },
-		"bad namespace": func() error { return second(b.Namespace("//").Transact(t.Context(), nothing)) },
+		"nil function":  func() error { return errOf(b.Transact(t.Context(), nil)) },
+		"nil guard":     func() error { return errOf(b.Transact(t.Context(), nothing, kv.WithGuard(nil))) },
+		"bad namespace": func() error { return errOf(b.Namespace("//").Transact(t.Context(), nothing)) },
 		"zero Tx":       func() error { _, err := new(kv.Tx).Get("k"); return err },
 	} {
 		b.refused(t, call, kv.ErrInvalid)
 		t.Log(name, call())
 	}
-	b.costs(t, none(), func() { require.ErrorIs(t, second(b.Transact(ended, nothing)), context.Canceled) })
+	b.costs(t, none(), func() { require.ErrorIs(t, errOf(b.Transact(ended, nothing)), context.Canceled) })
 }
 
 func TestTransact_RefusesNesting(t *testing.T) {
@@ -509,10 +509,10 @@ func TestTransact_RefusesNesting(t *testing.T) {
 	inner := b.Namespace("inner")
 	for name, nested := range map[string]func(ctx context.Context) error{
 		"transaction": func(ctx context.Context) error {
-			return second(b.Transact(ctx, func(context.Context, *kv.Tx) error { return nil }))
+			return errOf(b.Transact(ctx, func(context.Context, *kv.Tx) error { return nil }))
 		},
 		"transaction below": func(ctx context.Context) error {
-			return second(inner.Transact(ctx, func(context.Context, *kv.Tx) error { return nil }))
+			return errOf(inner.Transact(ctx, func(context.Context, *kv.Tx) error { return nil }))
 		},
 		"update": func(ctx context.Context) error { _, err := b.Update(ctx, "k", increment); return err },
 		"typed update": func(ctx context.Context) error {
@@ -531,7 +531,7 @@ func TestTransact_RefusesNesting(t *testing.T) {
 	require.NoError(t, err, "another store is none of its business")
 }
 
-func TestTransact_TxEndsWithTheFunction(t *testing.T) {
+func TestTransact_TxIsInvalidAfterFunction(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var kept *kv.Tx
@@ -749,75 +749,82 @@ func TestTransact_TakesTurnsInOneProcess(t *testing.T) {
 	assert.Less(t, b.Stats().Conflicts, uint64(16))
 }
 
-// Two doctors are on call, and one must stay: each leaves if the other is there.
+// raceToLeave lets two doctors who are on call leave at the same time, 30 times. leave must return
+// errFunds to a doctor who would be the last one. One must then still be on call.
+func raceToLeave(t *testing.T, leave func(tx *kv.Tx, doctor string) error, countOnCall func(b bench) int) {
+	b := newBench(t)
+	doctors := []string{"ada", "bob"}
+	for round := range 30 {
+		for _, doctor := range doctors {
+			b.put(t, "oncall/"+doctor, "yes")
+		}
+		var wg sync.WaitGroup
+		for _, doctor := range doctors {
+			store := b.open() // does not share queues with the other store
+			wg.Go(func() {
+				_, err := store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error { return leave(tx, doctor) })
+				assert.True(t, err == nil || errors.Is(err, errFunds), "round %d, %s: %v", round, doctor, err)
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, 1, countOnCall(b), "round %d", round)
+	}
+}
+
 func TestTransact_WriteSkewByOverwriting(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	for round := range 30 {
-		for _, who := range []string{"ada", "bob"} {
-			b.put(t, "oncall/"+who, "yes")
+	raceToLeave(t, func(tx *kv.Tx, doctor string) error {
+		both, err := tx.GetMany("oncall/ada", "oncall/bob")
+		if err != nil {
+			return err
 		}
-		var all sync.WaitGroup
-		for i, who := range []string{"ada", "bob"} {
-			store := b.open() // of another process, as it were
-			all.Go(func() {
-				_, err := store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
-					both, err := tx.GetMany("oncall/ada", "oncall/bob")
-					if err != nil {
-						return err
-					}
-					for _, e := range both {
-						if string(e.Value) != "yes" {
-							return errFunds
-						}
-					}
-					return tx.Put("oncall/"+who, []byte("no"))
-				})
-				assert.True(t, err == nil || errors.Is(err, errFunds), "round %d, doctor %d: %v", round, i, err)
-			})
+		for _, e := range both {
+			if string(e.Value) != "yes" {
+				return errFunds
+			}
 		}
-		all.Wait()
-		assert.NotEqual(t, b.value(t, "oncall/ada"), b.value(t, "oncall/bob"), "round %d", round)
-	}
+		return tx.Put("oncall/"+doctor, []byte("no"))
+	}, func(b bench) (n int) {
+		for _, value := range []string{b.value(t, "oncall/ada"), b.value(t, "oncall/bob")} {
+			if value == "yes" {
+				n++
+			}
+		}
+		return n
+	})
 }
 
-// As above, where being on call is a key, and leaving deletes it: no key in the range becomes
-// newer.
+// Leaving deletes a key, so that no key in the range becomes newer.
 func TestTransact_WriteSkewByDeletionOverListing(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	for round := range 30 {
-		for _, who := range []string{"ada", "bob"} {
-			b.put(t, "oncall/"+who, "yes")
+	raceToLeave(t, func(tx *kv.Tx, doctor string) error {
+		n, err := countListed(tx, "oncall/")
+		if err != nil {
+			return err
 		}
-		var all sync.WaitGroup
-		for _, who := range []string{"ada", "bob"} {
-			store := b.open()
-			all.Go(func() {
-				_, err := store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
-					n := 0
-					for _, err := range tx.List("oncall/") {
-						if err != nil {
-							return err
-						}
-						n++
-					}
-					if n < 2 {
-						return errFunds
-					}
-					return tx.Delete("oncall/" + who)
-				})
-				assert.True(t, err == nil || errors.Is(err, errFunds), "%v", err)
-			})
+		if n < 2 {
+			return errFunds
 		}
-		all.Wait()
+		return tx.Delete("oncall/" + doctor)
+	}, func(b bench) int {
 		n, err := b.Count(t.Context(), "oncall/")
 		require.NoError(t, err)
-		assert.EqualValues(t, 1, n, "round %d", round)
-	}
+		return int(n)
+	})
 }
 
-// Five seats, and many who want one: each counts the seats that are taken, and takes a new one.
+// countListed returns the number of keys that a transaction lists below prefix.
+func countListed(tx *kv.Tx, prefix string) (n int, err error) {
+	for _, err := range tx.List(prefix) {
+		if err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// There are five seats. Each caller counts those that are taken, and takes a new one.
 func TestTransact_PhantomsAreConflicts(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -827,12 +834,9 @@ func TestTransact_PhantomsAreConflicts(t *testing.T) {
 		store := b.open()
 		all.Go(func() {
 			_, err := store.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
-				n := 0
-				for _, err := range tx.List("seats/") {
-					if err != nil {
-						return err
-					}
-					n++
+				n, err := countListed(tx, "seats/")
+				if err != nil {
+					return err
 				}
 				if n == 5 {
 					return errFunds

@@ -33,8 +33,8 @@ type ttlLease struct {
 	shared bool
 
 	// until and writes are guarded by the mutex of the pool, and are only used for a shared lease.
-	until  time.Time // no write starts on the lease after this
-	writes int
+	usableUntil time.Time // no write starts on the lease after this
+	writes      int
 }
 
 // ttlPool shares the leases of WithTTL among writes with the same TTL. etcd keeps a lease until it
@@ -51,23 +51,23 @@ type ttlEntry struct {
 	lease    *ttlLease     // nil if there is none; guarded by the mutex of the pool
 }
 
-// ttlLease returns a lease for the given number of writes, whose keys end after ttl. It grants one
-// if there is none.
-func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, writes int) (*ttlLease, error) {
+// leaseForTTL returns a lease for the given number of writes, whose keys end after ttl. It grants
+// one if there is none.
+func (c *core) leaseForTTL(ctx context.Context, op, key string, ttl time.Duration, writes int) (*ttlLease, error) {
 	if ttl < minSharedTTL {
 		id, _, err := c.grant(ctx, op, key, ttl)
 		return &ttlLease{id: id}, err
 	}
 	ttl = time.Duration(wire.Seconds(ttl)) * time.Second
 	e := c.ttls.entry(ttl)
-	if l := c.ttls.use(e, writes); l != nil {
+	if l := c.ttls.reserve(e, writes); l != nil {
 		return l, nil
 	}
-	if err := c.await(ctx, e.granting, "a lease that another call asks for"); err != nil {
-		return nil, fail(op, key, err)
+	if err := c.acquireGrant(ctx, e.granting, "a lease that another call requests"); err != nil {
+		return nil, opError(op, key, err)
 	}
 	defer func() { <-e.granting }()
-	if l := c.ttls.use(e, writes); l != nil {
+	if l := c.ttls.reserve(e, writes); l != nil {
 		return l, nil // another call has granted it
 	}
 	sentAt := time.Now()
@@ -76,7 +76,7 @@ func (c *core) ttlLease(ctx context.Context, op, key string, ttl time.Duration, 
 	if err != nil {
 		return nil, err
 	}
-	l := &ttlLease{id: id, shared: true, until: sentAt.Add(window), writes: writes}
+	l := &ttlLease{id: id, shared: true, usableUntil: sentAt.Add(window), writes: writes}
 	c.ttls.set(e, l)
 	return l, nil
 }
@@ -90,7 +90,7 @@ func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	}
 	now := time.Now()
 	for other, e := range p.entries {
-		if e.lease != nil && now.After(e.lease.until) && len(e.granting) == 0 {
+		if e.lease != nil && now.After(e.lease.usableUntil) && len(e.granting) == 0 {
 			delete(p.entries, other) // a caller that still uses it gets an unshared lease
 		}
 	}
@@ -102,12 +102,12 @@ func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	return e
 }
 
-// use returns the lease of an entry for a number of writes, or nil if a new one is needed.
-func (p *ttlPool) use(e *ttlEntry, writes int) *ttlLease {
+// reserve returns the lease of an entry for a number of writes, or nil if a new one is needed.
+func (p *ttlPool) reserve(e *ttlEntry, writes int) *ttlLease {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := e.lease
-	if l == nil || !time.Now().Before(l.until) || l.writes+writes > maxLeaseWrites {
+	if l == nil || !time.Now().Before(l.usableUntil) || l.writes+writes > maxLeaseWrites {
 		return nil
 	}
 	l.writes += writes
@@ -121,16 +121,17 @@ func (p *ttlPool) set(e *ttlEntry, l *ttlLease) {
 	e.lease = l
 }
 
-// drop stops the use of a lease that does not exist any more.
-func (p *ttlPool) drop(l *ttlLease) {
+// invalidate stops the use of a lease that does not exist any more.
+func (p *ttlPool) invalidate(l *ttlLease) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l.until = time.Time{}
+	l.usableUntil = time.Time{}
 }
 
-// release handles the leases of writes that failed with err. It revokes leases that are not shared.
-// It reports whether the writes can succeed with new leases, because a shared one was revoked.
-func (c *core) release(ctx context.Context, err error, leases ...*ttlLease) (again bool) {
+// releaseLeases handles the leases of writes that failed with err. It revokes leases that are not
+// shared. It reports whether the writes can succeed with new leases, because a shared one was
+// revoked.
+func (c *core) releaseLeases(ctx context.Context, err error, leases ...*ttlLease) (retry bool) {
 	if err == nil || errors.Is(err, ErrUnknownOutcome) {
 		return false // revoking could delete what was written
 	}
@@ -139,11 +140,11 @@ func (c *core) release(ctx context.Context, err error, leases ...*ttlLease) (aga
 		case !l.shared:
 			c.revoke(ctx, l.id)
 		case errors.Is(err, errs.LeaseNotFound):
-			c.ttls.drop(l)
-			again = true
+			c.ttls.invalidate(l)
+			retry = true
 		}
 	}
-	return again
+	return retry
 }
 
 // revoke revokes a lease to which no key was attached, even if ctx has ended. If that fails, the
@@ -164,12 +165,12 @@ type callLeases struct {
 	byTTL   map[time.Duration]*ttlLease
 }
 
-// get returns the lease for a number of writes with a TTL.
-func (l *callLeases) get(ctx context.Context, ttl time.Duration, writes int) (clientv3.LeaseID, error) {
+// lease returns the lease for a number of writes with a TTL.
+func (l *callLeases) lease(ctx context.Context, ttl time.Duration, writes int) (clientv3.LeaseID, error) {
 	if one := l.byTTL[ttl]; one != nil {
 		return one.id, nil
 	}
-	one, err := l.ttlLease(ctx, l.op, l.key, ttl, writes)
+	one, err := l.leaseForTTL(ctx, l.op, l.key, ttl, writes)
 	if err != nil {
 		return 0, err
 	}
@@ -180,25 +181,25 @@ func (l *callLeases) get(ctx context.Context, ttl time.Duration, writes int) (cl
 	return one.id, nil
 }
 
-// replace drops the shared leases if err says that a lease does not exist, and reports whether the
-// write should be repeated.
-func (l *callLeases) replace(err error) (again bool) {
+// dropMissing drops the shared leases if err says that a lease does not exist, and reports whether
+// the write should be repeated.
+func (l *callLeases) dropMissing(err error) (retry bool) {
 	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return false
 	}
 	for ttl, one := range l.byTTL {
 		if one.shared {
-			l.ttls.drop(one)
+			l.ttls.invalidate(one)
 			delete(l.byTTL, ttl)
-			again = true
+			retry = true
 		}
 	}
-	return again
+	return retry
 }
 
-// finish revokes the leases to which no key was attached. err is the error of the call; used holds
-// the TTLs of its last write.
-func (l *callLeases) finish(ctx context.Context, err error, used map[time.Duration]int) {
+// revokeUnused revokes the leases to which no key was attached. err is the error of the call; used
+// holds the TTLs of its last write.
+func (l *callLeases) revokeUnused(ctx context.Context, err error, used map[time.Duration]int) {
 	for ttl, one := range l.byTTL {
 		if (err == nil || errors.Is(err, ErrUnknownOutcome)) && used[ttl] > 0 || one.shared {
 			continue
@@ -207,8 +208,8 @@ func (l *callLeases) finish(ctx context.Context, err error, used map[time.Durati
 	}
 }
 
-// await takes a token that other callers hold while they send a request.
-func (c *core) await(ctx context.Context, token chan struct{}, what string) error {
+// acquireGrant takes a token that other callers hold while they send a request.
+func (c *core) acquireGrant(ctx context.Context, token chan struct{}, what string) error {
 	select {
 	case token <- struct{}{}:
 		if ctx.Err() == nil {
@@ -224,7 +225,7 @@ func (c *core) await(ctx context.Context, token chan struct{}, what string) erro
 // without the risk of two leases. Otherwise it fails if the response is lost.
 func (c *core) grant(ctx context.Context, op, key string, ttl time.Duration) (clientv3.LeaseID, time.Duration, error) {
 	if c.cli.Lease == nil {
-		return 0, 0, fail(op, key, fmt.Errorf("%w: the client has no Lease", errs.Invalid))
+		return 0, 0, opError(op, key, fmt.Errorf("%w: the client has no Lease", errs.Invalid))
 	}
 	type lease struct {
 		id  clientv3.LeaseID

@@ -65,7 +65,7 @@ func TestWithTTL_ManyWritersWaitForOneGrant(t *testing.T) {
 	})
 }
 
-func TestWithTTL_LeaseHoldsABoundedNumberOfKeys(t *testing.T) {
+func TestWithTTL_BoundsKeysPerLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Batch(t.Context(), puts(1100, 1, kv.WithTTL(2*time.Minute))...)
@@ -93,13 +93,13 @@ func TestWithTTL_RefusedWritesKeepASharedLease(t *testing.T) {
 	})
 }
 
-func TestWithTTL_SharedLeaseThatWasRevokedIsReplaced(t *testing.T) {
+func TestWithTTL_ReplacesRevokedSharedLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	for name, write := range map[string]func(ttl kv.PutOption) error{
-		"put":       func(ttl kv.PutOption) error { return second(b.Put(t.Context(), "k", nil, ttl)) },
-		"put, once": func(ttl kv.PutOption) error { return second(b.Put(t.Context(), "k", nil, ttl, kv.WithOnce())) },
-		"batch":     func(ttl kv.PutOption) error { return second(b.Batch(t.Context(), kv.OpPut("k", nil, ttl))) },
+		"put":       func(ttl kv.PutOption) error { return errOf(b.Put(t.Context(), "k", nil, ttl)) },
+		"put, once": func(ttl kv.PutOption) error { return errOf(b.Put(t.Context(), "k", nil, ttl, kv.WithOnce())) },
+		"batch":     func(ttl kv.PutOption) error { return errOf(b.Batch(t.Context(), kv.OpPut("k", nil, ttl))) },
 	} {
 		require.NoError(t, write(kv.WithTTL(2*time.Minute)), name)
 		_, err := b.raw.Revoke(t.Context(), b.leaseOf(t, "k"))
@@ -112,8 +112,9 @@ func TestWithTTL_SharedLeaseThatWasRevokedIsReplaced(t *testing.T) {
 	require.ErrorIs(t, err, errs.LeaseNotFound, "that of the caller is not replaced")
 }
 
-// A batch that takes longer than the TTL would lose the keys that it wrote first, and then its lease.
-func TestBatch_EachTransactionHasAShortLeaseOfItsOwn(t *testing.T) {
+// A batch that takes longer than the TTL would lose the keys that it wrote first, and then its
+// lease.
+func TestBatch_ShortTTLGrantsLeasePerTransaction(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.costs(t, map[string]int{"Lease/LeaseGrant": 3, "KV/Txn": 3}, func() {
@@ -124,7 +125,7 @@ func TestBatch_EachTransactionHasAShortLeaseOfItsOwn(t *testing.T) {
 	assert.NotEqual(t, b.leaseOf(t, "many/0127"), b.leaseOf(t, "many/0128"))
 }
 
-func TestBatch_CountsTheBytesOfGuards(t *testing.T) {
+func TestBatch_CountsBytesOfGuards(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	long := strings.Repeat("g", 900)
@@ -141,13 +142,13 @@ func TestBatch_CountsTheBytesOfGuards(t *testing.T) {
 	}
 }
 
-func TestStore_QueuedCallersAreToldOfTheEndpoints(t *testing.T) {
+func TestStore_QueueTimeoutNamesEndpoints(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	for name, put := range map[string]func(ctx context.Context, s *kv.Store) error{
-		"once": func(ctx context.Context, s *kv.Store) error { return second(s.Put(ctx, "k", nil, kv.WithOnce())) },
+		"once": func(ctx context.Context, s *kv.Store) error { return errOf(s.Put(ctx, "k", nil, kv.WithOnce())) },
 		"ttl": func(ctx context.Context, s *kv.Store) error {
-			return second(s.Put(ctx, "k", nil, kv.WithTTL(time.Hour)))
+			return errOf(s.Put(ctx, "k", nil, kv.WithTTL(time.Hour)))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

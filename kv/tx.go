@@ -27,26 +27,28 @@ type Tx struct {
 	t       *transaction
 	ctx     context.Context //nolint:containedctx // valid during one call of the function
 	attempt int
-	at      int64                // the revision to read at, 0 for the current one
+	readAt  int64                // the revision to read at, 0 for the current one
 	rev     int64                // the revision of the reads, 0 before the first
-	known   map[string]*keyValue // the keys read, by absolute key; nil: does not exist
+	cached  map[string]*keyValue // the keys read, by absolute key; nil: does not exist
 
-	guards map[string]int64 // the mod revisions of the keys that were read, 0 if they do not exist
-	gets   []string         // those of guards that Get and GetMany have read, in order
-	extra  []string         // those of gets that a refused request reads in addition to its key
-	ranges []keyspace.Range // the ranges that were listed
-	writes map[string]txWrite
-	hooks  []txHook
+	// readRevisions holds the mod revisions of the keys that were read, 0 if they do not exist.
+	readRevisions map[string]int64
+	getKeys       []string // the keys that Get and GetMany have read, in order
+	// extraKeys are those of getKeys that a refused request reads in addition to its key.
+	extraKeys []string
+	ranges    []keyspace.Range // the ranges that were listed
+	writes    map[string]txWrite
+	hooks     []txHook
 
 	err  error // the first error that ends the transaction
-	over bool
+	done bool
 }
 
 // txWrite is a write of a key.
 type txWrite struct {
 	value  []byte
 	delete bool
-	o      options // ttl, lease and sameLease
+	opts   options // ttl, lease and sameLease
 }
 
 // txHook notifies a cache of a write.
@@ -55,23 +57,23 @@ type txHook struct {
 	call func(ctx context.Context, key string, rev int64)
 }
 
-// begin returns the Tx for the next call of the function.
-func (t *transaction) begin(ctx context.Context, attempt int) *Tx {
+// newTx returns the Tx for the next call of the function.
+func (t *transaction) newTx(ctx context.Context, attempt int) *Tx {
 	tx := &Tx{
 		t: t, ctx: context.WithValue(ctx, txContext{t.core}, true), attempt: attempt,
-		guards: make(map[string]int64), writes: make(map[string]txWrite),
+		readRevisions: make(map[string]int64), writes: make(map[string]txWrite),
 	}
 	if snap := t.snapshot; snap != nil {
-		tx.at, tx.known = snap.rev, snap.keys
+		tx.readAt, tx.cached = snap.rev, snap.keys
 	} else {
-		tx.known = make(map[string]*keyValue)
+		tx.cached = make(map[string]*keyValue)
 	}
 	return tx
 }
 
-// call calls the function and returns its error, joined with the recorded one.
-func (t *Tx) call(f TxFunc) error {
-	defer func() { t.over = true }()
+// runFunc calls the function and returns its error, joined with the recorded one.
+func (t *Tx) runFunc(f TxFunc) error {
+	defer func() { t.done = true }()
 	err := f(t.ctx, t)
 	switch {
 	case t.err == nil, errors.Is(err, t.err):
@@ -94,19 +96,19 @@ func (t *Tx) Revision() int64 { return t.rev }
 func (t *Tx) Get(key string) (Entry[[]byte], error) { return t.get(t.store(), key) }
 
 func (t *Tx) get(s *Store, key string) (Entry[[]byte], error) {
-	if err := t.usable(s); err != nil {
+	if err := t.checkUsable(s); err != nil {
 		return Entry[[]byte]{}, err
 	}
-	abs, err := s.absolute(key)
+	abs, err := s.absoluteKey(key)
 	if err != nil {
-		return Entry[[]byte]{}, t.failed(s.fail("get", key, err))
+		return Entry[[]byte]{}, t.recordError(s.opError("get", key, err))
 	}
 	e, found, err := t.entry(s, string(abs))
 	switch {
 	case err != nil:
-		return Entry[[]byte]{}, t.failed(err)
+		return Entry[[]byte]{}, t.recordError(err)
 	case !found:
-		return Entry[[]byte]{}, s.fail("get", key, ErrNotFound)
+		return Entry[[]byte]{}, s.opError("get", key, ErrNotFound)
 	}
 	return e, nil
 }
@@ -118,35 +120,35 @@ func (t *Tx) GetMany(keys ...string) (map[string]Entry[[]byte], error) {
 }
 
 func (t *Tx) getMany(s *Store, keys []string) (map[string]Entry[[]byte], error) {
-	if err := t.usable(s); err != nil {
+	if err := t.checkUsable(s); err != nil {
 		return nil, err
 	}
 	missing := make([]string, 0, len(keys))
 	for _, key := range keys {
-		abs, err := s.absolute(key)
+		abs, err := s.absoluteKey(key)
 		if err != nil {
-			return nil, t.failed(s.fail("get many", key, err))
+			return nil, t.recordError(s.opError("get many", key, err))
 		}
 		_, written := t.writes[string(abs)]
-		if _, known := t.known[string(abs)]; !known && !written {
+		if _, known := t.cached[string(abs)]; !known && !written {
 			missing = append(missing, string(abs))
 		}
 	}
 	if len(missing) > 0 {
-		kvs, rev, err := s.readKeys(t.ctx, "get many", missing, t.at)
+		kvs, rev, err := s.readKeys(t.ctx, "get many", missing, t.readAt)
 		if err != nil {
-			return nil, t.failed(err)
+			return nil, t.recordError(err)
 		}
-		t.at = rev
+		t.readAt = rev
 		for i, abs := range missing {
-			t.known[abs] = kvs[i]
+			t.cached[abs] = kvs[i]
 		}
 	}
 	out := make(map[string]Entry[[]byte], len(keys))
 	for _, key := range keys {
 		e, found, err := t.entry(s, s.ns+key)
 		if err != nil {
-			return nil, t.failed(err)
+			return nil, t.recordError(err)
 		}
 		if found {
 			out[key] = e
@@ -160,17 +162,17 @@ func (t *Tx) entry(s *Store, abs string) (e Entry[[]byte], found bool, err error
 	if w, ok := t.writes[abs]; ok {
 		return w.entry(abs[len(s.ns):]), !w.delete, nil
 	}
-	kv, ok := t.known[abs]
+	kv, ok := t.cached[abs]
 	if !ok {
 		kv, err = t.fetch(s, abs)
 		if err != nil {
 			return e, false, err
 		}
 	}
-	t.rev = t.at
-	if _, ok := t.guards[abs]; !ok {
-		t.guards[abs] = kv.GetModRevision()
-		t.gets = append(t.gets, abs)
+	t.rev = t.readAt
+	if _, ok := t.readRevisions[abs]; !ok {
+		t.readRevisions[abs] = kv.GetModRevision()
+		t.getKeys = append(t.getKeys, abs)
 	}
 	if kv == nil {
 		return e, false, nil
@@ -184,25 +186,25 @@ func (t *Tx) entry(s *Store, abs string) (e Entry[[]byte], found bool, err error
 func (t *Tx) fetch(s *Store, abs string) (*keyValue, error) {
 	call := retry.Call{Pkg: "kv", Op: "get", Key: abs, Read: true}
 	r, err := retry.Do(t.ctx, s.engine, call, func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
-		return s.get(ctx, []byte(abs), clientv3.WithRev(t.at))
+		return s.get(ctx, []byte(abs), clientv3.WithRev(t.readAt))
 	})
 	if err != nil {
 		return nil, err
 	}
-	if t.at == 0 {
-		t.at = r.Header.GetRevision()
+	if t.readAt == 0 {
+		t.readAt = r.Header.GetRevision()
 	}
 	var kv *keyValue
 	if len(r.Kvs) > 0 {
 		kv = r.Kvs[0]
 	}
-	t.known[abs] = kv
+	t.cached[abs] = kv
 	return kv, nil
 }
 
 // entry returns the write as an entry.
 func (w *txWrite) entry(key string) Entry[[]byte] {
-	return Entry[[]byte]{Key: key, Value: bytes.Clone(w.value), Lease: w.o.lease}
+	return Entry[[]byte]{Key: key, Value: bytes.Clone(w.value), Lease: w.opts.lease}
 }
 
 // Put writes key when the transaction is committed. It sends nothing. As with [Store.Put], the key
@@ -213,21 +215,21 @@ func (t *Tx) Put(key string, value []byte, o ...LeaseOption) error {
 }
 
 func (t *Tx) put(s *Store, key string, value []byte, opts []LeaseOption) error {
-	if err := t.usable(s); err != nil {
+	if err := t.checkUsable(s); err != nil {
 		return err
 	}
-	o, bad := collect(opts, LeaseOption.put, true)
-	abs, err := s.writable(key)
-	if err = errors.Join(err, bad); err == nil {
+	o, optsErr := collect(opts, LeaseOption.put, true)
+	abs, err := s.writableKey(key)
+	if err = errors.Join(err, optsErr); err == nil {
 		err = s.limits.request(len(abs) + len(value))
 	}
 	if err != nil {
-		return t.failed(s.fail("put", key, err))
+		return t.recordError(s.opError("put", key, err))
 	}
 	if before, ok := t.writes[string(abs)]; ok && o.sameLease {
-		o = before.o // a deleted key has no lease
+		o = before.opts // a deleted key has no lease
 	}
-	t.writes[string(abs)] = txWrite{value: bytes.Clone(value), o: o}
+	t.writes[string(abs)] = txWrite{value: bytes.Clone(value), opts: o}
 	return nil
 }
 
@@ -235,12 +237,12 @@ func (t *Tx) put(s *Store, key string, value []byte, opts []LeaseOption) error {
 func (t *Tx) Delete(key string) error { return t.delete(t.store(), key) }
 
 func (t *Tx) delete(s *Store, key string) error {
-	if err := t.usable(s); err != nil {
+	if err := t.checkUsable(s); err != nil {
 		return err
 	}
-	abs, err := s.writable(key)
+	abs, err := s.writableKey(key)
 	if err != nil {
-		return t.failed(s.fail("delete", key, err))
+		return t.recordError(s.opError("delete", key, err))
 	}
 	t.writes[string(abs)] = txWrite{delete: true}
 	return nil
@@ -249,29 +251,29 @@ func (t *Tx) delete(s *Store, key string) error {
 // store returns the store of the transaction. It returns an unusable store for the zero Tx and nil.
 func (t *Tx) store() *Store {
 	if t == nil || t.t == nil {
-		return noStore()
+		return invalidStore()
 	}
 	return t.t.Store
 }
 
-// usable returns why the transaction cannot be used, or nil. s must be the store of the transaction
-// or one derived from the same store.
-func (t *Tx) usable(s *Store) error {
+// checkUsable returns why the transaction cannot be used, or nil. s must be the store of the
+// transaction or one derived from the same store.
+func (t *Tx) checkUsable(s *Store) error {
 	switch {
 	case t == nil || t.t == nil:
-		return fail("transact", "", fmt.Errorf("%w: a Tx that Transact has not made", errs.Invalid))
-	case t.over:
-		return t.t.fail("transact", "", fmt.Errorf("%w: the transaction is over", errs.Invalid))
+		return opError("transact", "", fmt.Errorf("%w: a Tx that Transact has not made", errs.Invalid))
+	case t.done:
+		return t.t.opError("transact", "", fmt.Errorf("%w: the transaction is over", errs.Invalid))
 	case t.err != nil:
 		return t.err
 	case s.core != t.t.core:
-		return t.failed(s.fail("transact", "", fmt.Errorf("%w: a handle of another store than the transaction's", errs.Invalid)))
+		return t.recordError(s.opError("transact", "", fmt.Errorf("%w: a handle of another store than the transaction's", errs.Invalid)))
 	}
 	return nil
 }
 
-// failed records an error that ends the transaction, and returns it.
-func (t *Tx) failed(err error) error {
+// recordError records an error that ends the transaction, and returns it.
+func (t *Tx) recordError(err error) error {
 	if t.err == nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDecode) {
 		t.err = err
 	}
@@ -282,8 +284,8 @@ func (t *Tx) failed(err error) error {
 func (t *Tx) ttls() map[time.Duration]int {
 	used := make(map[time.Duration]int)
 	for _, w := range t.writes {
-		if w.o.ttlSet {
-			used[w.o.ttl]++
+		if w.opts.ttlSet {
+			used[w.opts.ttl]++
 		}
 	}
 	return used

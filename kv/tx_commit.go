@@ -18,11 +18,11 @@ import (
 // the keys that a listing has yielded are also compared one by one. The Else branch reads the keys
 // of Get and GetMany for the next attempt. See docs/transactions.md.
 
-// contended returns the keys that the transaction both reads and writes, sorted.
-func (t *Tx) contended() []string {
+// readWriteKeys returns the keys that the transaction both reads and writes, sorted.
+func (t *Tx) readWriteKeys() []string {
 	keys := make([]string, 0, len(t.writes))
 	for key := range t.writes {
-		if _, read := t.guards[key]; read {
+		if _, wasRead := t.readRevisions[key]; wasRead {
 			keys = append(keys, key)
 		}
 	}
@@ -33,8 +33,8 @@ func (t *Tx) contended() []string {
 // checkLimits checks the request that commits the transaction. It counts operations in the same way
 // as etcd: the maximum of comparisons and branches, plus what is nested.
 func (t *Tx) checkLimits() error {
-	o := &t.t.o
-	compares, writes, nested := len(t.guards)+len(t.ranges), len(t.writes), 0
+	o := &t.t.opts
+	compares, writes, nested := len(t.readRevisions)+len(t.ranges), len(t.writes), 0
 	size := guardBytes(o.guards)
 	for _, g := range o.guards {
 		compares += len(g.compares)
@@ -42,7 +42,7 @@ func (t *Tx) checkLimits() error {
 	}
 	if o.once {
 		compares, writes, nested = compares+1, writes+1, max(nested, 1)
-		size += 3 * batchOverhead
+		size += 3 * batchOpOverhead
 	}
 	for key, w := range t.writes {
 		n := len(key) + len(w.value) + opOverhead
@@ -52,7 +52,7 @@ func (t *Tx) checkLimits() error {
 		}
 		size += n
 	}
-	for key := range t.guards {
+	for key := range t.readRevisions {
 		size += 2 * (len(key) + opOverhead)
 	}
 	for _, r := range t.ranges {
@@ -61,38 +61,38 @@ func (t *Tx) checkLimits() error {
 	limits := t.t.limits
 	if n := max(compares, writes) + nested; n > limits.TxnOps {
 		return fmt.Errorf("%w: the transaction has read %d keys and ranges and writes %d, which with its options is %d operations or compares; the limit is %d",
-			errs.TooLarge, len(t.guards)+len(t.ranges), len(t.writes), n, limits.TxnOps)
+			errs.TooLarge, len(t.readRevisions)+len(t.ranges), len(t.writes), n, limits.TxnOps)
 	}
 	return limits.request(size)
 }
 
 // keepsLease reports whether a write needs a nested transaction that checks whether the key exists.
 func (t *Tx) keepsLease(key string, w txWrite) bool {
-	_, read := t.guards[key]
-	return w.o.sameLease && !read
+	_, wasRead := t.readRevisions[key]
+	return w.opts.sameLease && !wasRead
 }
 
 // mutation returns the request that commits the transaction. It grants the leases that the
 // transaction needs.
 func (t *Tx) mutation(ctx context.Context) (*mutation, error) {
-	m := &mutation{op: "transact", key: t.t.ns, guards: t.t.o.guards, once: t.t.o.once}
+	m := &mutation{op: "transact", key: t.t.ns, guards: t.t.opts.guards, once: t.t.opts.once}
 	used := t.ttls()
 	for _, key := range slices.Sorted(maps.Keys(t.writes)) {
 		w := t.writes[key]
 		(&Store{core: t.t.core}).logWrite(ctx, "transact", key, w.value)
-		if w.o.ttlSet {
-			lease, err := t.t.leases.get(ctx, w.o.ttl, used[w.o.ttl])
+		if w.opts.ttlSet {
+			lease, err := t.t.leases.lease(ctx, w.opts.ttl, used[w.opts.ttl])
 			if err != nil {
 				return nil, err
 			}
-			w.o.lease = lease
+			w.opts.lease = lease
 		}
-		m.leased = m.leased || w.o.lease != 0
+		m.hasLease = m.hasLease || w.opts.lease != 0
 		m.then = append(m.then, t.writeOp(key, w))
 	}
-	t.fence(m)
-	for _, key := range slices.Sorted(maps.Keys(t.guards)) {
-		m.cond = append(m.cond, clientv3.Compare(clientv3.ModRevision(key), "=", t.guards[key]))
+	t.setBaseRevision(m)
+	for _, key := range slices.Sorted(maps.Keys(t.readRevisions)) {
+		m.cond = append(m.cond, clientv3.Compare(clientv3.ModRevision(key), "=", t.readRevisions[key]))
 	}
 	for _, r := range t.ranges {
 		m.cond = append(m.cond, clientv3.Compare(clientv3.ModRevision(r.From), "<", t.rev+1).WithRange(r.To))
@@ -103,11 +103,11 @@ func (t *Tx) mutation(ctx context.Context) (*mutation, error) {
 	if m.abs == nil { // any key serves
 		m.abs = m.cond[0].KeyBytes()
 	}
-	t.extra = nil
-	for _, key := range t.gets {
+	t.extraKeys = nil
+	for _, key := range t.getKeys {
 		if key != string(m.abs) {
-			t.extra = append(t.extra, key)
-			m.extra = append(m.extra, clientv3.OpGet(key))
+			t.extraKeys = append(t.extraKeys, key)
+			m.extraReads = append(m.extraReads, clientv3.OpGet(key))
 		}
 	}
 	m.mayHoldAgain = t.mayHoldAgain
@@ -122,26 +122,26 @@ func (t *Tx) writeOp(key string, w txWrite) clientv3.Op {
 		del.WithKeyBytes(abs)
 		return del
 	}
-	if mod, read := t.guards[key]; read && mod == 0 {
-		w.o.sameLease = false // the key does not exist
+	if mod, wasRead := t.readRevisions[key]; wasRead && mod == 0 {
+		w.opts.sameLease = false // the key does not exist
 	}
-	put := putOp(abs, w.value, w.o)
+	put := putOp(abs, w.value, w.opts)
 	if t.keepsLease(key, w) {
 		put = keepLease(abs, put)
 	}
 	return put
 }
 
-// fence selects the key that prevents the request from being applied twice: a key that existed when
-// it was read and that the transaction writes. It prefers a put to a delete, because the value of a
-// put shows who wrote it.
-func (t *Tx) fence(m *mutation) {
-	for _, key := range t.contended() {
-		w, mod := t.writes[key], t.guards[key]
-		if mod == 0 || m.succeeds != 0 && w.delete {
+// setBaseRevision selects the key that prevents the request from being applied twice: a key that
+// existed when it was read and that the transaction writes. It prefers a put to a delete, because
+// the value of a put shows who wrote it.
+func (t *Tx) setBaseRevision(m *mutation) {
+	for _, key := range t.readWriteKeys() {
+		w, mod := t.writes[key], t.readRevisions[key]
+		if mod == 0 || m.baseRevision != 0 && w.delete {
 			continue
 		}
-		m.abs, m.succeeds, m.value = []byte(key), mod, nil
+		m.abs, m.baseRevision, m.value = []byte(key), mod, nil
 		if !w.delete {
 			m.value = w.value
 			if m.value == nil {
@@ -156,8 +156,8 @@ func (t *Tx) fence(m *mutation) {
 // existed and has changed never gets its mod revision back. A key that did not exist, or a range,
 // can return to its earlier state.
 func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
-	for i, key := range t.extra {
-		if mod := t.guards[key]; mod != 0 && onlyKey(extra[i]).GetModRevision() != mod {
+	for i, key := range t.extraKeys {
+		if mod := t.readRevisions[key]; mod != 0 && onlyKey(extra[i]).GetModRevision() != mod {
 			return false
 		}
 	}
@@ -166,14 +166,14 @@ func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
 
 // snapshotOf returns what a refused request has read.
 func (t *Tx) snapshotOf(out outcome) *snapshot {
-	if len(t.gets) == 0 {
+	if len(t.getKeys) == 0 {
 		return nil
 	}
-	s := &snapshot{rev: out.rev, keys: make(map[string]*keyValue, len(t.gets))}
-	for _, key := range t.gets {
+	s := &snapshot{rev: out.rev, keys: make(map[string]*keyValue, len(t.getKeys))}
+	for _, key := range t.getKeys {
 		s.keys[key] = out.cur // unless it is in extra, see below
 	}
-	for i, key := range t.extra {
+	for i, key := range t.extraKeys {
 		s.keys[key] = onlyKey(out.extra[i])
 	}
 	return s
@@ -192,8 +192,8 @@ func (t *Tx) changedKey(now *snapshot) string {
 	if now == nil {
 		return ""
 	}
-	for _, key := range t.gets {
-		if now.keys[key].GetModRevision() != t.guards[key] {
+	for _, key := range t.getKeys {
+		if now.keys[key].GetModRevision() != t.readRevisions[key] {
 			return key
 		}
 	}

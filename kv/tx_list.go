@@ -1,7 +1,6 @@
 package kv
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -28,25 +27,25 @@ func (t *Tx) List(prefix string, o ...ListOption) iter.Seq2[Entry[[]byte], error
 
 func (t *Tx) list(s *Store, prefix string, opts []ListOption) iter.Seq2[Entry[[]byte], error] {
 	return func(yield func(Entry[[]byte], error) bool) {
-		if err := t.usable(s); err != nil {
+		if err := t.checkUsable(s); err != nil {
 			yield(Entry[[]byte]{}, err)
 			return
 		}
 		o, err := listOptions(opts)
-		spans, bad := s.spans(prefix, o.partial)
-		if err = errors.Join(bad, err); err == nil {
-			spans, err = s.behind(spans, prefix, o)
+		spans, prefixErr := s.spans(prefix, o.partial)
+		if err = errors.Join(prefixErr, err); err == nil {
+			spans, err = s.applyAfter(spans, prefix, o)
 		}
 		if err == nil && o.revisionSet {
 			err = fmt.Errorf("%w: WithRevision: all reads of a transaction are of one revision", errs.Invalid)
 		}
 		if err != nil {
-			yield(Entry[[]byte]{}, t.failed(s.fail("list", prefix, err)))
+			yield(Entry[[]byte]{}, t.recordError(s.opError("list", prefix, err)))
 			return
 		}
-		l := &txListing{Tx: t, store: s, prefix: prefix, spans: spans, o: o}
+		l := &txListing{Tx: t, store: s, prefix: prefix, spans: spans, opts: o}
 		if err := l.run(yield); err != nil {
-			yield(Entry[[]byte]{}, t.failed(err))
+			yield(Entry[[]byte]{}, t.recordError(err))
 		}
 	}
 }
@@ -58,22 +57,22 @@ type txListing struct {
 	store  *Store
 	prefix string
 	spans  []keyspace.Range
-	o      options
+	opts   options
 
-	own     []string // the keys written in the range, in the order of the listing
+	written []string // the keys written in the range, in the order of the listing
 	yielded int
 	last    string // the last key that was yielded
 }
 
 // run yields the entries and guards the range that was yielded.
 func (l *txListing) run(yield func(Entry[[]byte], error) bool) error {
-	l.own = l.ownKeys()
+	l.written = l.writtenKeys()
 	limit := 0
-	if l.o.limit > 0 {
-		limit = l.o.limit + len(l.own) // some of own replace stored keys
+	if l.opts.limit > 0 {
+		limit = l.opts.limit + len(l.written) // some of own replace stored keys
 	}
 	complete := true
-	for kv, err := range l.stored(limit) {
+	for kv, err := range l.storedKeys(limit) {
 		if err != nil {
 			return err
 		}
@@ -81,32 +80,32 @@ func (l *txListing) run(yield func(Entry[[]byte], error) bool) error {
 			break
 		}
 	}
-	l.tellRevision()
-	if complete && l.mergeOwn("", yield) {
+	l.storeReadRevision()
+	if complete && l.yieldWritten("", yield) {
 		l.ranges = append(l.ranges, l.spans...)
 		return nil
 	}
-	l.ranges = append(l.ranges, within(l.spans, l.passed())...)
+	l.ranges = append(l.ranges, intersect(l.spans, l.yieldedRange())...)
 	return nil
 }
 
-// tellRevision sets the target of WithReadRevision.
-func (l *txListing) tellRevision() {
-	if l.o.readRevision != nil {
-		*l.o.readRevision = l.rev
+// storeReadRevision sets the target of WithReadRevision.
+func (l *txListing) storeReadRevision() {
+	if l.opts.readRevision != nil {
+		*l.opts.readRevision = l.rev
 	}
 }
 
-// passed returns the range from the start of the listing to the last key that was yielded.
-func (l *txListing) passed() keyspace.Range {
-	if l.o.reverse {
+// yieldedRange returns the range from the start of the listing to the last key that was yielded.
+func (l *txListing) yieldedRange() keyspace.Range {
+	if l.opts.reverse {
 		return keyspace.Range{From: l.last, To: keyspace.ToEnd}
 	}
 	return keyspace.Range{From: keyspace.First, To: keyspace.After(l.last)}
 }
 
-// ownKeys returns the keys in the range that the transaction has written so far.
-func (l *txListing) ownKeys() (keys []string) {
+// writtenKeys returns the keys in the range that the transaction has written so far.
+func (l *txListing) writtenKeys() (keys []string) {
 	for key := range l.writes {
 		for _, r := range l.spans {
 			if r.Contains(key) {
@@ -120,7 +119,7 @@ func (l *txListing) ownKeys() (keys []string) {
 
 // compare compares keys in the order of the listing.
 func (l *txListing) compare(a, b string) int {
-	if l.o.reverse {
+	if l.opts.reverse {
 		a, b = b, a
 	}
 	return strings.Compare(a, b)
@@ -130,14 +129,14 @@ func (l *txListing) compare(a, b string) int {
 // returns false at the end of the loop.
 func (l *txListing) merge(kv *keyValue, yield func(Entry[[]byte], error) bool) bool {
 	key := string(kv.GetKey())
-	if !l.mergeOwn(key, yield) {
+	if !l.yieldWritten(key, yield) {
 		return false
 	}
-	l.guards[key] = kv.GetModRevision()
-	l.known[key] = kv
-	if len(l.own) > 0 && l.own[0] == key {
+	l.readRevisions[key] = kv.GetModRevision()
+	l.cached[key] = kv
+	if len(l.written) > 0 && l.written[0] == key {
 		w := l.writes[key]
-		l.own = l.own[1:]
+		l.written = l.written[1:]
 		return w.delete || l.yield(key, w.entry(key[len(l.store.ns):]), yield)
 	}
 	e := entryOf(kv, len(l.store.ns))
@@ -145,12 +144,12 @@ func (l *txListing) merge(kv *keyValue, yield func(Entry[[]byte], error) bool) b
 	return l.yield(key, e, yield)
 }
 
-// mergeOwn yields what the transaction has written before the given key, or all of it if before is
-// "".
-func (l *txListing) mergeOwn(before string, yield func(Entry[[]byte], error) bool) bool {
-	for len(l.own) > 0 && (before == "" || l.compare(l.own[0], before) < 0) {
-		key := l.own[0]
-		l.own = l.own[1:]
+// yieldWritten yields what the transaction has written before the given key, or all of it if before
+// is "".
+func (l *txListing) yieldWritten(before string, yield func(Entry[[]byte], error) bool) bool {
+	for len(l.written) > 0 && (before == "" || l.compare(l.written[0], before) < 0) {
+		key := l.written[0]
+		l.written = l.written[1:]
 		if w := l.writes[key]; !w.delete && !l.yield(key, w.entry(key[len(l.store.ns):]), yield) {
 			return false
 		}
@@ -161,19 +160,19 @@ func (l *txListing) mergeOwn(before string, yield func(Entry[[]byte], error) boo
 func (l *txListing) yield(key string, e Entry[[]byte], yield func(Entry[[]byte], error) bool) bool {
 	l.last = key
 	l.yielded++
-	l.tellRevision()
-	return yield(e, nil) && l.yielded != l.o.limit
+	l.storeReadRevision()
+	return yield(e, nil) && l.yielded != l.opts.limit
 }
 
-// txListPage is the number of keys that a listing reads at once before it streams the rest.
-const txListPage = 500
+// maxTxListPage is the number of keys that a listing reads at once before it streams the rest.
+const maxTxListPage = 500
 
-// stored yields the stored keys in the range, at most limit of them; 0 means no limit.
-func (l *txListing) stored(limit int) iter.Seq2[*keyValue, error] {
+// storedKeys yields the stored keys in the range, at most limit of them; 0 means no limit.
+func (l *txListing) storedKeys(limit int) iter.Seq2[*keyValue, error] {
 	return func(yield func(*keyValue, error) bool) {
 		page := limit
 		if limit == 0 {
-			page = txListPage
+			page = maxTxListPage
 		}
 		n := 0
 		for kv, err := range l.scan(l.spans, page) {
@@ -187,10 +186,10 @@ func (l *txListing) stored(limit int) iter.Seq2[*keyValue, error] {
 			}
 			if n == page && limit == 0 {
 				rest := keyspace.Range{From: keyspace.After(string(kv.GetKey())), To: keyspace.ToEnd}
-				if l.o.reverse {
+				if l.opts.reverse {
 					rest = keyspace.Range{From: keyspace.First, To: string(kv.GetKey())}
 				}
-				l.scan(within(l.spans, rest), 0)(yield)
+				l.scan(intersect(l.spans, rest), 0)(yield)
 				return
 			}
 		}
@@ -200,28 +199,27 @@ func (l *txListing) stored(limit int) iter.Seq2[*keyValue, error] {
 // scan reads ranges at the revision of the transaction.
 func (l *txListing) scan(spans []keyspace.Range, limit int) iter.Seq2[*keyValue, error] {
 	return func(yield func(*keyValue, error) bool) {
-		call := l.store.read("list", l.prefix)
-		list := scan.New(retry.NewReader(l.store.engine, call, l.store.kv), func(ctx context.Context, step func(ctx context.Context) error) error {
-			return l.store.engine.Do(ctx, call, func(ctx context.Context, _ bool) error { return step(ctx) })
-		}, spans, scan.Options{Rev: l.at, Limit: int64(limit), Reverse: l.o.reverse})
-		pin := func() {
-			if l.at == 0 {
-				l.at = list.Revision()
+		call := l.store.readCall("list", l.prefix)
+		list := scan.New(retry.NewReader(l.store.engine, call, l.store.kv), l.store.engine.Steps(call), spans,
+			scan.Options{Rev: l.readAt, Limit: int64(limit), Reverse: l.opts.reverse})
+		setRevision := func() {
+			if l.readAt == 0 {
+				l.readAt = list.Revision()
 			}
-			l.rev = l.at
+			l.rev = l.readAt
 		}
 		for kvs, err := range list.Chunks(l.ctx) {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			pin()
+			setRevision()
 			for _, kv := range kvs {
 				if !yield(kv, nil) {
 					return
 				}
 			}
 		}
-		pin()
+		setRevision()
 	}
 }

@@ -35,7 +35,7 @@ func (x TypedTx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
 	}
 	out, err := x.t.decodeMany("get many", entries)
 	if err != nil {
-		return nil, x.tx.failed(err)
+		return nil, x.tx.recordError(err)
 	}
 	return out, nil
 }
@@ -49,12 +49,12 @@ func (x TypedTx[T]) List(o ...ListOption) iter.Seq2[Entry[T], error] {
 				yield(Entry[T]{}, err)
 				return
 			}
-			d, skip, err := x.t.listed("list", e)
+			d, skip, err := x.t.decodeListed("list", e)
 			if skip {
 				continue
 			}
 			if err != nil {
-				err = x.tx.failed(err)
+				err = x.tx.recordError(err)
 			}
 			if !yield(d, err) || err != nil {
 				return
@@ -67,10 +67,10 @@ func (x TypedTx[T]) List(o ...ListOption) iter.Seq2[Entry[T], error] {
 func (x TypedTx[T]) Put(key string, v T, o ...LeaseOption) error {
 	b, err := x.t.encode("put", key, v)
 	if err != nil {
-		if stop := x.tx.usable(x.t.store()); stop != nil {
+		if stop := x.tx.checkUsable(x.t.store()); stop != nil {
 			return stop
 		}
-		return x.tx.failed(err)
+		return x.tx.recordError(err)
 	}
 	if err := x.tx.put(x.t.store(), key, b, o); err != nil {
 		return err
@@ -90,22 +90,7 @@ func (x TypedTx[T]) Delete(key string) error {
 
 // hook registers the function of [Typed.OnWrite] to be called after the commit.
 func (x TypedTx[T]) hook(key string) {
-	if x.t.wrote != nil {
-		x.tx.hooks = append(x.tx.hooks, txHook{key: key, call: x.t.wrote})
+	if x.t.onWrite != nil {
+		x.tx.hooks = append(x.tx.hooks, txHook{key: key, call: x.t.onWrite})
 	}
-}
-
-// decodeMany decodes entries, except those that the function of WithBadEntry skips.
-func (t Typed[T]) decodeMany(op string, entries map[string]Entry[[]byte]) (map[string]Entry[T], error) {
-	out := make(map[string]Entry[T], len(entries))
-	for key, e := range entries {
-		d, skip, err := t.listed(op, e)
-		if err != nil {
-			return nil, err
-		}
-		if !skip {
-			out[key] = d
-		}
-	}
-	return out, nil
 }

@@ -17,14 +17,14 @@ import (
 // A transaction leaves the library's own keys out of its gets. A get that reaches across them
 // becomes a nested transaction of two gets, whose responses are merged.
 
-// withoutHidden returns the parts of a relative get's range before and after the library's own
+// visibleParts returns the parts of a relative get's range before and after the library's own
 // keys. ok is false if the range contains none of these keys, or nothing else.
-func withoutHidden(op clientv3.Op) (parts []keyspace.Range, ok bool) {
-	hidden, r := keyspace.Under(keyspace.Hidden), reach(op)
+func visibleParts(op clientv3.Op) (parts []keyspace.Range, ok bool) {
+	hidden, r := keyspace.Under(keyspace.Hidden), opRange(op)
 	if !op.IsGet() || len(op.KeyBytes()) == 0 || r.Intersect(hidden).Empty() {
 		return nil, false
 	}
-	parts = within([]keyspace.Range{{From: keyspace.First, To: hidden.From}, {From: hidden.To, To: keyspace.ToEnd}}, r)
+	parts = intersect([]keyspace.Range{{From: keyspace.First, To: hidden.From}, {From: hidden.To, To: keyspace.ToEnd}}, r)
 	return parts, len(parts) > 0
 }
 
@@ -42,7 +42,7 @@ func splitGet(op clientv3.Op) clientv3.Op {
 		cmps, then, orElse := op.Txn()
 		return clientv3.OpTxn(cmps, splitGets(then), splitGets(orElse))
 	}
-	parts, ok := withoutHidden(op)
+	parts, ok := visibleParts(op)
 	if !ok {
 		return op
 	}
@@ -75,20 +75,20 @@ func mergeGets(then, orElse []clientv3.Op, resp *pb.TxnResponse) {
 			_, then, orElse := ops[i].Txn()
 			mergeGets(then, orElse, nested)
 		case len(nested.GetResponses()) == 2:
-			before, behind := nested.GetResponses()[0].GetResponseRange(), nested.GetResponses()[1].GetResponseRange()
-			r.Response = &pb.ResponseOp_ResponseRange{ResponseRange: mergeRanges(rangeRequest(ops[i]), before, behind)}
+			before, after := nested.GetResponses()[0].GetResponseRange(), nested.GetResponses()[1].GetResponseRange()
+			r.Response = &pb.ResponseOp_ResponseRange{ResponseRange: mergeRanges(rangeRequest(ops[i]), before, after)}
 		}
 	}
 }
 
 // mergeRanges merges the responses to the two parts of a range in the same way as the server sorts
 // and limits the whole range.
-func mergeRanges(req *pb.RangeRequest, before, behind *pb.RangeResponse) *pb.RangeResponse {
+func mergeRanges(req *pb.RangeRequest, before, after *pb.RangeResponse) *pb.RangeResponse {
 	out := &pb.RangeResponse{
 		Header: before.GetHeader(),
-		Kvs:    slices.Concat(before.GetKvs(), behind.GetKvs()),
-		More:   before.GetMore() || behind.GetMore(),
-		Count:  before.GetCount() + behind.GetCount(),
+		Kvs:    slices.Concat(before.GetKvs(), after.GetKvs()),
+		More:   before.GetMore() || after.GetMore(),
+		Count:  before.GetCount() + after.GetCount(),
 	}
 	descend := req.GetSortOrder() == pb.RangeRequest_DESCEND
 	if descend || req.GetSortTarget() != pb.RangeRequest_KEY {

@@ -14,7 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// entriesOf prints what a get has returned, as far as it does not depend on when the keys were written.
+// entriesOf prints what a get has returned, as far as it does not depend on when the keys were
+// written.
 func entriesOf(r *pb.RangeResponse) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "count %d, more %t:", r.GetCount(), r.GetMore())
@@ -24,8 +25,9 @@ func entriesOf(r *pb.RangeResponse) string {
 	return b.String()
 }
 
-// Two stores have the same keys, and one of them keys of the library between them. Their transactions read the same.
-func TestTxn_GetsLeaveOutTheLibrarysKeys(t *testing.T) {
+// Two stores have the same keys, and one of them keys of the library between them. Their
+// transactions read the same.
+func TestTxn_GetsOmitLibraryKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	clean, used := etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"clean"))), etcdtest.Must(kv.New(b.cli, kv.WithNamespace(b.dir+"used")))

@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestATransactionIsRelativeToTheNamespace(t *testing.T) {
+func TestTxn_IsRelativeToNamespace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "a", "1")
@@ -39,7 +39,7 @@ func TestATransactionIsRelativeToTheNamespace(t *testing.T) {
 	assert.Equal(t, rev, e.ModRevision)
 }
 
-func TestATransactionWhoseComparesFailTakesTheOtherBranch(t *testing.T) {
+func TestTxn_FailedCompareTakesElse(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "a", "1")
@@ -58,7 +58,7 @@ func TestATransactionWhoseComparesFailTakesTheOtherBranch(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "b"))
 }
 
-func TestTransactionsNest(t *testing.T) {
+func TestTxn_Nests(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "a", "1")
@@ -75,7 +75,7 @@ func TestTransactionsNest(t *testing.T) {
 	assert.Equal(t, "then", b.value(t, "b"))
 }
 
-func TestATransactionDoesNotReachOutOfTheNamespace(t *testing.T) {
+func TestTxn_StaysInNamespace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	app, app2 := b.Namespace("app"), b.Namespace("app2")
@@ -107,7 +107,7 @@ func TestATransactionDoesNotReachOutOfTheNamespace(t *testing.T) {
 	}
 }
 
-func TestATransactionWithAMistakeIsRefusedAtCommit(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestTxn_CommitRejectsInvalidTransaction(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	holds := clientv3.Compare(clientv3.Version("a"), "=", 0)
@@ -145,12 +145,12 @@ func TestATransactionWithAMistakeIsRefusedAtCommit(t *testing.T) { //nolint:tpar
 		})
 	}
 	_, err := begin().If(holds).If(holds).Then(put).Then(put).Commit()
-	require.ErrorContains(t, err, "If comes once")
-	require.ErrorContains(t, err, "Then comes once")
+	require.ErrorContains(t, err, "If may be called once")
+	require.ErrorContains(t, err, "Then may be called once")
 	assert.Equal(t, "<none>", b.value(t, "a"))
 }
 
-func TestTxn_RefusesTheEmptyKeyForWhatItIs(t *testing.T) {
+func TestTxn_RejectsEmptyKey(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"", "app"} {
 		s := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(dir)))
@@ -163,7 +163,7 @@ func TestTxn_RefusesTheEmptyKeyForWhatItIs(t *testing.T) {
 	}
 }
 
-func TestATransactionIsForOneCommit(t *testing.T) {
+func TestTxn_CommitsOnce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	txn := b.Txn(t.Context()).Then(clientv3.OpPut("a", "x"))
@@ -180,7 +180,7 @@ func manyPuts(n int) (ops []clientv3.Op) {
 	return ops
 }
 
-func TestATransactionIsHeldAgainstTheLimitBeforeItIsSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestTxn_ChecksLimitsBeforeSending(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
 	g, _ := hold(t, b, errOwner)
@@ -236,7 +236,7 @@ func nested(n, reads int) (ops []clientv3.Op) {
 }
 
 // What the checks do not see, etcd does: the error is the same.
-func TestAKeyThatIsWrittenTwiceInNestedTransactionsIsInvalid(t *testing.T) {
+func TestTxn_RejectsDuplicateKeysInNestedTxn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	put := []clientv3.Op{clientv3.OpPut("a", "x")}

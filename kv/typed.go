@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"strconv"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -14,11 +13,11 @@ import (
 // Typed is a store of values of one type below a dir. Its keys are relative to that dir. It is a
 // small value and may be copied. The zero Typed is not usable; create one with [NewTyped].
 type Typed[T any] struct {
-	s     *Store
-	dir   string // the namespace of s, relative to the store given to NewTyped
-	codec Codec[T]
-	bad   func(key string, rev int64, err error) error
-	wrote func(ctx context.Context, key string, rev int64)
+	s          *Store
+	dir        string // the namespace of s, relative to the store given to NewTyped
+	codec      Codec[T]
+	onBadEntry func(key string, rev int64, err error) error
+	onWrite    func(ctx context.Context, key string, rev int64)
 }
 
 // OnWrite returns a copy of t that calls f after each write through it, before the write returns.
@@ -29,13 +28,13 @@ type Typed[T any] struct {
 // have ended. f runs on the caller's goroutine, and concurrently for concurrent writes. A cache
 // uses OnWrite to learn of the writes of its own process.
 func (t Typed[T]) OnWrite(f func(ctx context.Context, key string, rev int64)) Typed[T] {
-	t.wrote = f
+	t.onWrite = f
 	return t
 }
 
-// tell calls the function of OnWrite after a write.
-func (t Typed[T]) tell(ctx context.Context, key string, rev int64, err error) {
-	if t.wrote == nil || errors.Is(err, errs.Invalid) {
+// notifyWrite calls the function of OnWrite after a write.
+func (t Typed[T]) notifyWrite(ctx context.Context, key string, rev int64, err error) {
+	if t.onWrite == nil || errors.Is(err, errs.Invalid) {
 		return
 	}
 	if err != nil {
@@ -44,21 +43,21 @@ func (t Typed[T]) tell(ctx context.Context, key string, rev int64, err error) {
 			rev = found.Have
 		}
 	}
-	t.wrote(ctx, key, rev)
+	t.onWrite(ctx, key, rev)
 }
 
 // TypedOption is an option of [NewTyped].
 type TypedOption func(*typedSettings)
 
 type typedSettings struct {
-	bad func(key string, rev int64, err error) error
+	onBadEntry func(key string, rev int64, err error) error
 }
 
 // WithBadEntry sets a function that is called for each stored value of a listing that cannot be
 // decoded. f returns nil to skip the entry, or an error to end the listing with it. Default: the
 // listing ends with [ErrDecode].
 func WithBadEntry(f func(key string, rev int64, err error) error) TypedOption {
-	return func(s *typedSettings) { s.bad = f }
+	return func(s *typedSettings) { s.onBadEntry = f }
 }
 
 // NewTyped returns a typed store of the keys below dir in s, encoded with c. It sends nothing. If
@@ -71,14 +70,14 @@ func NewTyped[T any](s *Store, dir string, c Codec[T], o ...TypedOption) Typed[T
 		}
 	}
 	if s == nil {
-		s = noStore()
+		s = invalidStore()
 	}
 	root := s.ns
 	s = s.Namespace(dir)
 	if c == nil {
-		s.bad = join(append(make([]error, 0, 2), s.bad, fmt.Errorf("%w: no codec", errs.Invalid)))
+		s.err = joinErrors(append(make([]error, 0, 2), s.err, fmt.Errorf("%w: no codec", errs.Invalid)))
 	}
-	return Typed[T]{s: s, dir: s.ns[len(root):], codec: c, bad: set.bad}
+	return Typed[T]{s: s, dir: s.ns[len(root):], codec: c, onBadEntry: set.onBadEntry}
 }
 
 // Get returns the current entry of key. The error matches [ErrNotFound] if the key does not exist,
@@ -107,7 +106,7 @@ func (t Typed[T]) Put(ctx context.Context, key string, v T, o ...PutOption) (rev
 		return 0, err
 	}
 	rev, err = t.store().Put(ctx, key, b, o...)
-	t.tell(ctx, key, rev, err)
+	t.notifyWrite(ctx, key, rev, err)
 	return rev, err
 }
 
@@ -119,7 +118,7 @@ func (t Typed[T]) Create(ctx context.Context, key string, v T, o ...PutOption) (
 		return 0, err
 	}
 	rev, err = t.store().Create(ctx, key, b, o...)
-	t.tell(ctx, key, rev, err)
+	t.notifyWrite(ctx, key, rev, err)
 	return rev, err
 }
 
@@ -131,7 +130,7 @@ func (t Typed[T]) Replace(ctx context.Context, key string, v T, modRevision int6
 		return 0, err
 	}
 	rev, err = t.store().Replace(ctx, key, b, modRevision, o...)
-	t.tell(ctx, key, rev, err)
+	t.notifyWrite(ctx, key, rev, err)
 	return rev, err
 }
 
@@ -139,7 +138,7 @@ func (t Typed[T]) Replace(ctx context.Context, key string, v T, modRevision int6
 // [Store.Delete].
 func (t Typed[T]) Delete(ctx context.Context, key string, o ...DeleteOption) (rev int64, err error) {
 	rev, err = t.store().Delete(ctx, key, o...)
-	t.tell(ctx, key, rev, err)
+	t.notifyWrite(ctx, key, rev, err)
 	return rev, err
 }
 
@@ -147,7 +146,7 @@ func (t Typed[T]) Delete(ctx context.Context, key string, o ...DeleteOption) (re
 // It costs one RPC; see [Store.DeleteAt].
 func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
 	rev, err = t.store().DeleteAt(ctx, key, modRevision, o...)
-	t.tell(ctx, key, rev, err)
+	t.notifyWrite(ctx, key, rev, err)
 	return rev, err
 }
 
@@ -157,7 +156,7 @@ func (t Typed[T]) DeleteAt(ctx context.Context, key string, modRevision int64, o
 // ErrSkipUpdate and the cost.
 func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o ...UpdateOption) (Entry[T], error) {
 	if f == nil {
-		return Entry[T]{}, t.store().fail("update", key, fmt.Errorf("%w: no function", errs.Invalid))
+		return Entry[T]{}, t.store().opError("update", key, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	var v T
 	skipped := false
@@ -172,13 +171,13 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 			}
 			v = d.Value
 		}
-		before, known := t.plain(key, v, opts.skipEqual && cur.ModRevision != 0)
+		before, known := t.encodeBase(key, v, opts.skipEqual && cur.ModRevision != 0)
 		if err := f(&v); err != nil {
 			skipped = errors.Is(err, ErrSkipUpdate)
 			return nil, err
 		}
 		skipped = false
-		if after, _ := t.plain(key, v, known); known && bytes.Equal(after, before) {
+		if after, _ := t.encodeBase(key, v, known); known && bytes.Equal(after, before) {
 			skipped = true
 			return nil, ErrSkipUpdate
 		}
@@ -189,12 +188,12 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 		// A value that cannot be decoded again must not be written. The decoded value is the one
 		// returned, since others will read it.
 		if v, err = t.codec.Decode(t.dir+key, b); err != nil {
-			return nil, t.store().fail("update", key, &codecError{what: "the new value cannot be decoded again", is: errs.Invalid, cause: err})
+			return nil, t.store().opError("update", key, &codecError{what: "the new value cannot be decoded again", sentinel: errs.Invalid, cause: err})
 		}
 		return b, nil
 	}, o...)
 	if !skipped {
-		t.tell(ctx, key, e.ModRevision, err)
+		t.notifyWrite(ctx, key, e.ModRevision, err)
 	}
 	switch {
 	case err != nil:
@@ -204,12 +203,12 @@ func (t Typed[T]) Update(ctx context.Context, key string, f func(v *T) error, o 
 	case skipped:
 		return t.decode("update", e)
 	}
-	return typed(e, v), nil
+	return withValue(e, v), nil
 }
 
-// plain returns the encoding of v without layers. ok is false if wanted is false or v cannot be
-// encoded.
-func (t Typed[T]) plain(key string, v T, wanted bool) (b []byte, ok bool) {
+// encodeBase returns the encoding of v without layers. ok is false if wanted is false or v cannot
+// be encoded.
+func (t Typed[T]) encodeBase(key string, v T, wanted bool) (b []byte, ok bool) {
 	if !wanted {
 		return nil, false
 	}
@@ -217,62 +216,21 @@ func (t Typed[T]) plain(key string, v T, wanted bool) (b []byte, ok bool) {
 	return b, err == nil
 }
 
-// List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value
-// that cannot be decoded ends the listing with [ErrDecode], unless the function of [WithBadEntry]
-// skips it.
-func (t Typed[T]) List(ctx context.Context, o ...ListOption) iter.Seq2[Entry[T], error] {
-	return func(yield func(Entry[T], error) bool) {
-		for e, err := range t.store().List(ctx, "", o...) {
-			if err != nil {
-				yield(Entry[T]{}, err)
-				return
-			}
-			d, skip, err := t.listed("list", e)
-			if skip {
-				continue
-			}
-			if !yield(d, err) || err != nil {
-				return
-			}
-		}
-	}
-}
-
-// Page returns up to limit entries from where c ends, in one RPC; see [Store.Page]. A value that
-// cannot be decoded makes it return [ErrDecode], unless the function of [WithBadEntry] skips it.
-func (t Typed[T]) Page(ctx context.Context, limit int, c Cursor) (Page[T], error) {
-	p, err := t.store().Page(ctx, "", limit, c)
-	if err != nil {
-		return Page[T]{}, err
-	}
-	out := Page[T]{Revision: p.Revision, Total: p.Total, Cursor: p.Cursor, Entries: make([]Entry[T], 0, len(p.Entries))}
-	for _, e := range p.Entries {
-		d, skip, err := t.listed("page", e)
-		if err != nil {
-			return Page[T]{}, err
-		}
-		if !skip {
-			out.Entries = append(out.Entries, d)
-		}
-	}
-	return out, nil
-}
-
 // store returns the underlying store, or an unusable one for the zero Typed.
 func (t Typed[T]) store() *Store {
 	if t.s == nil {
-		return noStore()
+		return invalidStore()
 	}
 	return t.s
 }
 
 func (t Typed[T]) encode(op, key string, v T) ([]byte, error) {
 	if t.codec == nil {
-		return nil, t.store().fail(op, key, fmt.Errorf("%w: no codec", errs.Invalid))
+		return nil, t.store().opError(op, key, fmt.Errorf("%w: no codec", errs.Invalid))
 	}
 	b, err := t.codec.Encode(t.dir+key, v)
 	if err != nil {
-		return nil, t.store().fail(op, key, &codecError{what: "value cannot be encoded", is: errs.Invalid, cause: err})
+		return nil, t.store().opError(op, key, &codecError{what: "value cannot be encoded", sentinel: errs.Invalid, cause: err})
 	}
 	return b, nil
 }
@@ -281,29 +239,14 @@ func (t Typed[T]) decode(op string, e Entry[[]byte]) (Entry[T], error) {
 	v, err := t.codec.Decode(t.dir+e.Key, e.Value)
 	if err != nil {
 		what := "revision " + strconv.FormatInt(e.ModRevision, 10)
-		return Entry[T]{}, t.store().fail(op, e.Key, &codecError{what: what, is: ErrDecode, cause: err})
+		return Entry[T]{}, t.store().opError(op, e.Key, &codecError{what: what, sentinel: ErrDecode, cause: err})
 	}
-	return typed(e, v), nil
+	return withValue(e, v), nil
 }
 
-// typed returns e with a decoded value.
-func typed[T any](e Entry[[]byte], v T) Entry[T] {
+// withValue returns e with a decoded value.
+func withValue[T any](e Entry[[]byte], v T) Entry[T] {
 	return Entry[T]{
 		Key: e.Key, Value: v, CreateRevision: e.CreateRevision, ModRevision: e.ModRevision, Version: e.Version, Lease: e.Lease,
 	}
-}
-
-// listed decodes one entry of a listing. It calls the function of WithBadEntry if that fails.
-func (t Typed[T]) listed(op string, e Entry[[]byte]) (d Entry[T], skip bool, err error) {
-	d, err = t.decode(op, e)
-	if err == nil || t.bad == nil {
-		return d, false, err
-	}
-	if err = t.bad(e.Key, e.ModRevision, err); err != nil {
-		if _, ours := errors.AsType[*errs.Error](err); !ours {
-			err = t.store().fail(op, e.Key, err)
-		}
-		return d, false, err
-	}
-	return d, true, nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestATypedStoreGivesAndTakesKeysBelowItsDir(t *testing.T) {
+func TestTyped_KeysAreRelativeToDir(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	users := kv.NewTyped(b.Store, "users", kv.JSON[user]())
@@ -59,7 +59,7 @@ func TestATypedStoreGivesAndTakesKeysBelowItsDir(t *testing.T) {
 	require.EqualError(t, err, `kv: get "`+b.dir+`users/42": key not found`)
 }
 
-func TestTypedStoresOfOneStoreKeepToThemselves(t *testing.T) {
+func TestTyped_HandlesAreSeparate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	users, names := kv.NewTyped(b.Store, "users/", kv.JSON[user]()), kv.NewTyped(b.Store, "names", kv.String())
@@ -79,7 +79,7 @@ func TestTypedStoresOfOneStoreKeepToThemselves(t *testing.T) {
 	assert.Equal(t, "Ada", e.Value)
 }
 
-func TestTypedUpdateChangesTheValueInPlace(t *testing.T) {
+func TestTyped_UpdateModifiesInPlace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	users := kv.NewTyped(b.Store, "users", kv.JSON[user]())
@@ -107,7 +107,7 @@ func TestTypedUpdateChangesTheValueInPlace(t *testing.T) {
 	assert.Equal(t, 1+goroutines*each, now.Value.Visits)
 }
 
-func TestTypedUpdateCallsTheFunctionOnAValueOfItsOwn(t *testing.T) {
+func TestTyped_UpdateCallsFunctionWithNewValue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	users := kv.NewTyped(b.Store, "users", kv.JSON[user]())
@@ -127,7 +127,7 @@ func TestTypedUpdateCallsTheFunctionOnAValueOfItsOwn(t *testing.T) {
 	assert.Equal(t, user{Name: "Eve", Visits: 1}, got.Value)
 }
 
-func TestTypedUpdateEndsAsTheFunctionSays(t *testing.T) {
+func TestTyped_UpdateReturnsErrorOfFunction(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	users := kv.NewTyped(b.Store, "users", kv.JSON[user]())
@@ -145,27 +145,27 @@ func TestTypedUpdateEndsAsTheFunctionSays(t *testing.T) {
 
 var errCodec = errors.New("the codec does not like it")
 
-// picky is a codec that does not like a word.
-type picky struct{}
+// fakePickyCodec is a codec that does not like a word.
+type fakePickyCodec struct{}
 
-func (picky) Encode(_, v string) ([]byte, error) {
+func (fakePickyCodec) Encode(_, v string) ([]byte, error) {
 	if v == "bad" {
 		return nil, errCodec
 	}
 	return []byte(v), nil
 }
 
-func (picky) Decode(_ string, b []byte) (string, error) {
+func (fakePickyCodec) Decode(_ string, b []byte) (string, error) {
 	if string(b) == "bad" {
 		return "half a value", errCodec
 	}
 	return string(b), nil
 }
 
-func TestAValueThatDoesNotDecodeIsAnErrorAndStays(t *testing.T) {
+func TestTyped_UndecodableValueIsKept(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	s := kv.NewTyped(b.Store, "", picky{})
+	s := kv.NewTyped(b.Store, "", fakePickyCodec{})
 	rev := b.put(t, "k", "bad")
 	ctx := t.Context()
 	for name, call := range map[string]func() (kv.Entry[string], error){
@@ -183,10 +183,10 @@ func TestAValueThatDoesNotDecodeIsAnErrorAndStays(t *testing.T) {
 	assert.Equal(t, "bad", b.value(t, "k"))
 }
 
-func TestAValueThatDoesNotEncodeIsNotSent(t *testing.T) { //nolint:tparallel // one client's RPCs are counted
+func TestTyped_UnencodableValueIsNotSent(t *testing.T) { //nolint:tparallel // counts RPCs
 	t.Parallel()
 	b := newBench(t)
-	s := kv.NewTyped(b.Store, "", picky{})
+	s := kv.NewTyped(b.Store, "", fakePickyCodec{})
 	ctx := t.Context()
 	for name, call := range map[string]func() error{ //nolint:paralleltest // as above
 		"put":     func() error { _, err := s.Put(ctx, "k", "bad"); return err },
@@ -203,7 +203,7 @@ func TestAValueThatDoesNotEncodeIsNotSent(t *testing.T) { //nolint:tparallel // 
 	assert.Equal(t, "good", b.value(t, "k"))
 }
 
-func TestOneValueThatDoesNotDecodeDoesNotMakeAPageUnreadable(t *testing.T) {
+func TestTyped_PageSkipsBadEntry(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "a", "1")
@@ -215,7 +215,7 @@ func TestOneValueThatDoesNotDecodeDoesNotMakeAPageUnreadable(t *testing.T) {
 		rev int64
 	}
 	var heard []told
-	lenient := kv.NewTyped(b.Store, "", picky{}, kv.WithBadEntry(func(key string, rev int64, err error) error {
+	lenient := kv.NewTyped(b.Store, "", fakePickyCodec{}, kv.WithBadEntry(func(key string, rev int64, err error) error {
 		assert.ErrorIs(t, err, kv.ErrDecode)
 		assert.ErrorIs(t, err, errCodec)
 		heard = append(heard, told{key, rev})
@@ -232,18 +232,18 @@ func TestOneValueThatDoesNotDecodeDoesNotMakeAPageUnreadable(t *testing.T) {
 	require.Len(t, p.Entries, 1)
 	assert.Equal(t, "d", p.Entries[0].Key)
 
-	strict := kv.NewTyped(b.Store, "", picky{})
+	strict := kv.NewTyped(b.Store, "", fakePickyCodec{})
 	_, err = strict.Page(t.Context(), 3, "")
 	require.ErrorIs(t, err, kv.ErrDecode)
 	require.ErrorContains(t, err, b.dir+`b"`)
-	stern := kv.NewTyped(b.Store, "", picky{}, kv.WithBadEntry(func(string, int64, error) error { return errNoMore }))
+	stern := kv.NewTyped(b.Store, "", fakePickyCodec{}, kv.WithBadEntry(func(string, int64, error) error { return errNoMore }))
 	_, err = stern.Page(t.Context(), 3, "")
 	require.ErrorIs(t, err, errNoMore)
 	_, err = lenient.Get(t.Context(), "b")
 	require.ErrorIs(t, err, kv.ErrDecode, "a single value is asked for by name")
 }
 
-func TestATypedWriteTakesTheOptionsOfTheStore(t *testing.T) {
+func TestTyped_WritesTakeOptions(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	g, lose := hold(t, b, errOwner)

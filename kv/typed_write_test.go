@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-func TestAHandleTellsOfItsWritesBeforeTheyReturn(t *testing.T) {
+func TestTyped_OnWriteRunsBeforeReturn(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Must(kv.New(etcdtest.Client(t), kv.WithNamespace(etcdtest.Prefix(t))))
 	var told []string

@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	updateRounds   = 64 // conflicts before Update gives up
-	updateAtOnce   = 3  // conflicts before a pause
-	updatePauseMin = time.Millisecond
-	updatePauseMax = 32 * time.Millisecond
+	maxUpdateConflicts  = 64 // conflicts before Update gives up
+	conflictsPerBackoff = 3  // conflicts before a pause
+	minConflictBackoff  = time.Millisecond
+	maxConflictBackoff  = 32 * time.Millisecond
 )
 
 // Update calls f with the current entry of key, writes the value that f returns, and returns the
 // resulting entry. f must have no side effects: it is called again if the key has changed
-// meanwhile. f must not modify cur.Value. An Update of the same key inside f would wait for its own
-// turn until the deadline.
+// meanwhile. f must not modify cur.Value. An Update of the same key inside f would wait for the
+// outer one until the deadline.
 //
 // If f returns an error, Update returns it. If that error is [ErrSkipUpdate], Update instead
 // returns the current entry and no error. Update only accepts an error of f if f was called with a
@@ -34,22 +34,20 @@ const (
 // [ErrConflict].
 //
 // Update costs two RPCs. Concurrent updates of the same key through this store, or others derived
-// from it, cost one RPC each: they take turns, and each starts from the value that the previous one
-// wrote. Every 32 turns the key is read again, to give other processes a chance. A conflict with
-// another client costs one more RPC; every third in a row costs two, after a pause. For the outcome
-// after a lost response, see [Store.Replace] and [Store.Create].
+// from it, cost one RPC each: they are queued, and each starts from the value that the previous one
+// wrote. After every 32 updates the key is read again, to give other processes a chance. A conflict
+// with another client costs one more RPC; every third in a row costs two, after a pause. For the
+// outcome after a lost response, see [Store.Replace] and [Store.Create].
 func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (e Entry[[]byte], err error) {
 	ctx, running := s.observe(ctx, "update")
 	defer func() { running.End(err, e.ModRevision) }()
 	opts, err := updateOptions(o)
-	abs, bad := s.writable(key)
-	if err = errors.Join(bad, err); err == nil {
-		err = s.limits.ops(1+opts.extraOps(), s.limits.TxnOps)
+	abs, keyErr := s.writableKey(key)
+	if err = errors.Join(keyErr, err); err == nil {
+		err = s.limits.ops(1+opts.additionalOps(), s.limits.TxnOps)
 	}
 	if err == nil {
 		switch {
-		case ctx == nil:
-			err = fmt.Errorf("%w: nil context", errs.Invalid)
 		case f == nil:
 			err = fmt.Errorf("%w: no function", errs.Invalid)
 		case s.insideTransact(ctx):
@@ -59,41 +57,41 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 		}
 	}
 	if err != nil {
-		return Entry[[]byte]{}, s.fail("update", key, err)
+		return Entry[[]byte]{}, s.opError("update", key, err)
 	}
-	ctx, stop := s.bounded(ctx)
-	defer stop()
-	t, err := s.turns.take(ctx, string(abs))
+	ctx, cancel := s.withDefaultTimeout(ctx)
+	defer cancel()
+	t, err := s.keyQueues.acquire(ctx, string(abs))
 	if err != nil {
-		return Entry[[]byte]{}, s.fail("update", key, s.waitError(ctx, "other updates of the key in this process", false))
+		return Entry[[]byte]{}, s.opError("update", key, s.waitError(ctx, "other updates of the key in this process", false))
 	}
 	u := update{
-		Store: s, key: key, abs: abs, f: f, o: opts, known: t.known, cur: t.cur,
+		Store: s, key: key, abs: abs, f: f, opts: opts, known: t.known, cur: t.cur,
 		leases: callLeases{core: s.core, op: "update", key: string(abs)},
 	}
-	defer func() { s.turns.pass(string(abs), t, u.known, u.cur) }() // even if f panics
+	defer func() { s.keyQueues.release(string(abs), t, u.known, u.cur) }() // even if f panics
 	e, err = u.run(ctx)
 	if opts.ttlSet {
-		used := map[time.Duration]int{}
-		if u.sent {
-			used[opts.ttl] = 1
+		leaseWrites := map[time.Duration]int{}
+		if u.leaseUsed {
+			leaseWrites[opts.ttl] = 1
 		}
-		u.leases.finish(ctx, err, used)
+		u.leases.revokeUnused(ctx, err, leaseWrites)
 	}
 	return e, err
 }
 
-// update is the state of one Update that holds its turn.
+// update is the state of one Update that owns the queue of its key.
 type update struct {
 	*Store
 
-	key string
-	abs []byte
-	f   func(cur Entry[[]byte]) ([]byte, error)
-	o   options
+	key  string
+	abs  []byte
+	f    func(cur Entry[[]byte]) ([]byte, error)
+	opts options
 
-	leases callLeases
-	sent   bool // the last write uses the lease of WithTTL, if any
+	leases    callLeases
+	leaseUsed bool // the last write uses the lease of WithTTL, if any
 
 	known bool             // whether cur is a state that etcd returned, now or recently
 	fresh bool             // whether cur was read after the update began
@@ -101,12 +99,12 @@ type update struct {
 }
 
 func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
-	pause := retry.Policy{BaseDelay: updatePauseMin, MaxDelay: updatePauseMax}.Backoff()
-	pause.Reset()
-	for n := range updateRounds {
-		v, err := u.next(ctx)
+	backoff := retry.Policy{BaseDelay: minConflictBackoff, MaxDelay: maxConflictBackoff}.Backoff()
+	backoff.Reset()
+	for n := range maxUpdateConflicts {
+		v, err := u.newValue(ctx)
 		if err != nil {
-			return u.stopped(err)
+			return u.resultOf(err)
 		}
 		out, lease, err := u.attempt(ctx, v)
 		if err != nil {
@@ -116,29 +114,29 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 		if out.applied {
 			return u.applied(v, lease, out), nil
 		}
-		u.turns.conflicts.Add(1)
+		u.keyQueues.conflicts.Add(1)
 		u.known, u.fresh, u.cur = true, true, out.cur
-		if n%updateAtOnce < updateAtOnce-1 {
+		if n%conflictsPerBackoff < conflictsPerBackoff-1 {
 			continue
 		}
 		u.known = false // outdated after the pause
-		if err := retry.Sleep(ctx, pause.NextBackOff()); err != nil {
-			return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
+		if err := retry.Sleep(ctx, backoff.NextBackOff()); err != nil {
+			return Entry[[]byte]{}, u.opError("update", u.key, fmt.Errorf("%w: %w", ErrConflict, err))
 		}
 	}
-	return Entry[[]byte]{}, u.fail("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, updateRounds))
+	return Entry[[]byte]{}, u.opError("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, maxUpdateConflicts))
 }
 
-// next reads the key unless it is known, and calls f. If f returns an error for a state that was
-// not read by this update, next reads the key and calls f again.
-func (u *update) next(ctx context.Context) ([]byte, error) {
+// newValue reads the key unless it is known, and calls f. If f returns an error for a state that
+// was not read by this update, next reads the key and calls f again.
+func (u *update) newValue(ctx context.Context) ([]byte, error) {
 	for {
 		if !u.known {
-			if err := u.fetch(ctx); err != nil {
+			if err := u.readKey(ctx); err != nil {
 				return nil, err
 			}
 		}
-		v, err := u.ask()
+		v, err := u.callFunc()
 		if err == nil || u.fresh {
 			return v, err
 		}
@@ -146,9 +144,9 @@ func (u *update) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// fetch reads the key.
-func (u *update) fetch(ctx context.Context) error {
-	r, err := retry.Do(ctx, u.engine, u.read("update", u.key), func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
+// readKey reads the key.
+func (u *update) readKey(ctx context.Context) error {
+	r, err := retry.Do(ctx, u.engine, u.readCall("update", u.key), func(ctx context.Context, _ bool) (*clientv3.GetResponse, error) {
 		return u.get(ctx, u.abs)
 	})
 	if err != nil {
@@ -161,13 +159,13 @@ func (u *update) fetch(ctx context.Context) error {
 	return nil
 }
 
-// ask calls f with the known state.
-func (u *update) ask() ([]byte, error) {
-	if u.cur == nil && !u.o.upsert {
-		return nil, u.fail("update", u.key, ErrNotFound)
+// callFunc calls f with the known state.
+func (u *update) callFunc() ([]byte, error) {
+	if u.cur == nil && !u.opts.upsert {
+		return nil, u.opError("update", u.key, ErrNotFound)
 	}
 	v, err := u.f(u.entry())
-	if err == nil && u.o.skipEqual && u.cur != nil && bytes.Equal(v, u.cur.GetValue()) {
+	if err == nil && u.opts.skipEqual && u.cur != nil && bytes.Equal(v, u.cur.GetValue()) {
 		return nil, ErrSkipUpdate
 	}
 	return v, err
@@ -181,8 +179,8 @@ func (u *update) entry() Entry[[]byte] {
 	return entryOf(u.cur, len(u.ns))
 }
 
-// stopped returns the result of an update that ended with an error of f or of a read.
-func (u *update) stopped(err error) (Entry[[]byte], error) {
+// resultOf returns the result of an update that ended with an error of f or of a read.
+func (u *update) resultOf(err error) (Entry[[]byte], error) {
 	if errors.Is(err, ErrSkipUpdate) {
 		e := u.entry()
 		e.Value = bytes.Clone(e.Value) // the next update may use the original
@@ -191,21 +189,21 @@ func (u *update) stopped(err error) (Entry[[]byte], error) {
 	if _, ours := errors.AsType[*errs.Error](err); ours {
 		return Entry[[]byte]{}, err
 	}
-	return Entry[[]byte]{}, u.fail("update", u.key, err)
+	return Entry[[]byte]{}, u.opError("update", u.key, err)
 }
 
 // attempt writes v over the known state, and returns the lease that it used.
 func (u *update) attempt(ctx context.Context, v []byte) (out outcome, lease clientv3.LeaseID, err error) {
-	if err := u.limits.request(len(u.abs) + len(v) + guardBytes(u.o.guards)); err != nil {
-		return out, 0, u.fail("update", u.key, err)
+	if err := u.limits.request(len(u.abs) + len(v) + guardBytes(u.opts.guards)); err != nil {
+		return out, 0, u.opError("update", u.key, err)
 	}
 	for first := true; ; first = false {
 		if lease, err = u.lease(ctx); err != nil {
 			return out, 0, err
 		}
-		u.sent = true
+		u.leaseUsed = true
 		out, err = u.write(ctx, u.mutation(ctx, v, lease))
-		if err == nil || !first || !u.leases.replace(err) {
+		if err == nil || !first || !u.leases.dropMissing(err) {
 			return out, lease, err
 		}
 	}
@@ -214,11 +212,11 @@ func (u *update) attempt(ctx context.Context, v []byte) (out outcome, lease clie
 // lease returns the lease to attach the key to.
 func (u *update) lease(ctx context.Context) (clientv3.LeaseID, error) {
 	switch {
-	case u.o.ttlSet:
-		return u.leases.get(ctx, u.o.ttl, 1)
-	case u.o.leaseSet:
-		return u.o.lease, nil
-	case u.o.noLease:
+	case u.opts.ttlSet:
+		return u.leases.lease(ctx, u.opts.ttl, 1)
+	case u.opts.leaseSet:
+		return u.opts.lease, nil
+	case u.opts.noLease:
 		return 0, nil
 	}
 	return clientv3.LeaseID(u.cur.GetLease()), nil
@@ -226,7 +224,7 @@ func (u *update) lease(ctx context.Context) (clientv3.LeaseID, error) {
 
 // mutation returns the write of v over the known state.
 func (u *update) mutation(ctx context.Context, v []byte, lease clientv3.LeaseID) *mutation {
-	cond := absent
+	cond := ifAbsent
 	if u.cur != nil {
 		cond = condition{mod: u.cur.GetModRevision()}
 	}
@@ -236,17 +234,17 @@ func (u *update) mutation(ctx context.Context, v []byte, lease clientv3.LeaseID)
 	u.logWrite(ctx, "update", u.key, v)
 	return &mutation{
 		op: "update", key: string(u.abs), abs: u.abs, cond: cond.compares(u.abs), then: []clientv3.Op{putOp(u.abs, v, options{lease: lease})},
-		succeeds: cond.mod, value: v, guards: u.o.guards, once: u.o.once, leased: lease != 0,
+		baseRevision: cond.mod, value: v, guards: u.opts.guards, once: u.opts.once, hasLease: lease != 0,
 	}
 }
 
 // applied stores the new state for the next update, and returns its entry.
 func (u *update) applied(v []byte, lease clientv3.LeaseID, out outcome) Entry[[]byte] {
-	now := &mvccpb.KeyValue{Key: u.abs, Value: bytes.Clone(v), CreateRevision: out.rev, ModRevision: out.rev, Version: 1, Lease: int64(lease)}
+	state := &mvccpb.KeyValue{Key: u.abs, Value: bytes.Clone(v), CreateRevision: out.rev, ModRevision: out.rev, Version: 1, Lease: int64(lease)}
 	if u.cur != nil {
-		now.CreateRevision, now.Version = u.cur.GetCreateRevision(), u.cur.GetVersion()+1
+		state.CreateRevision, state.Version = u.cur.GetCreateRevision(), u.cur.GetVersion()+1
 	}
-	u.known, u.cur = true, now
+	u.known, u.cur = true, state
 	e := u.entry()
 	e.Value = v
 	return e

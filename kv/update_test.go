@@ -28,30 +28,32 @@ func increment(cur raw) ([]byte, error) {
 	return strconv.AppendInt(nil, int64(n)+1, 10), nil
 }
 
-// watched is a context that tells when somebody waits for its end.
-type watched struct {
+// observedContext is a context that tells when somebody waits for its end.
+type observedContext struct {
 	context.Context
 
 	once    sync.Once
 	waiting chan struct{}
 }
 
-func watch(ctx context.Context) *watched { return &watched{Context: ctx, waiting: make(chan struct{})} }
+func observe(ctx context.Context) *observedContext {
+	return &observedContext{Context: ctx, waiting: make(chan struct{})}
+}
 
-func (w *watched) Done() <-chan struct{} {
+func (w *observedContext) Done() <-chan struct{} {
 	w.once.Do(func() { close(w.waiting) })
 	return w.Context.Done()
 }
 
-// patient is a context with a deadline that is far off, so that Update makes none of its own.
-func patient(t *testing.T) context.Context {
+// withPatience is a context with a deadline that is far off, so that Update makes none of its own.
+func withPatience(t *testing.T) context.Context {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(stop)
 	return ctx
 }
 
-func TestUpdateReturnsTheEntryAsItThenStands(t *testing.T) {
+func TestUpdate_ReturnsNewEntry(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	created := b.put(t, "k", "41")
@@ -75,7 +77,7 @@ func TestUpdateReturnsTheEntryAsItThenStands(t *testing.T) {
 	assert.Empty(t, b.value(t, "inner/k"))
 }
 
-func TestUpdateOfAnAbsentKeyIsNotFound(t *testing.T) {
+func TestUpdate_AbsentKeyReturnsErrNotFound(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.costs(t, rpc("KV/Range", 1), func() {
@@ -88,7 +90,7 @@ func TestUpdateOfAnAbsentKeyIsNotFound(t *testing.T) {
 	})
 }
 
-func TestUpdateCreatesAKeyWithUpsert(t *testing.T) {
+func TestUpdate_WithUpsertCreatesKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	add := func(cur raw) ([]byte, error) {
@@ -106,7 +108,7 @@ func TestUpdateCreatesAKeyWithUpsert(t *testing.T) {
 	assert.Equal(t, raw{Key: "k", Value: []byte("2"), CreateRevision: first.ModRevision, ModRevision: second.ModRevision, Version: 2}, second)
 }
 
-func TestAnUpsertThatIsOvertakenStartsFromWhatWasCreated(t *testing.T) {
+func TestUpdate_OvertakenUpsertSeesCreatedKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var seen []string
@@ -122,7 +124,7 @@ func TestAnUpsertThatIsOvertakenStartsFromWhatWasCreated(t *testing.T) {
 	assert.Equal(t, "mine and theirs", b.value(t, "k"))
 }
 
-func TestUpdateTriesAgainOnWhatItFound(t *testing.T) {
+func TestUpdate_RetriesOnFoundState(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "1")
@@ -147,7 +149,7 @@ func TestUpdateTriesAgainOnWhatItFound(t *testing.T) {
 	assert.EqualValues(t, 2, b.Stats().Conflicts)
 }
 
-func TestUpdateOfAKeyThatIsDeletedMeanwhileIsNotFound(t *testing.T) {
+func TestUpdate_DeletedKeyReturnsErrNotFound(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "1")
@@ -159,7 +161,7 @@ func TestUpdateOfAKeyThatIsDeletedMeanwhileIsNotFound(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "k"))
 }
 
-func TestSkipUpdateLeavesTheKeyAsItIs(t *testing.T) {
+func TestUpdate_ErrSkipUpdateKeepsKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	rev := b.put(t, "k", "x")
@@ -176,7 +178,7 @@ func TestSkipUpdateLeavesTheKeyAsItIs(t *testing.T) {
 	assert.Equal(t, "<none>", b.value(t, "absent"))
 }
 
-func TestTheFunctionsErrorEndsUpdate(t *testing.T) {
+func TestUpdate_ReturnsErrorOfFunction(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "x")
@@ -187,7 +189,7 @@ func TestTheFunctionsErrorEndsUpdate(t *testing.T) {
 	assert.Equal(t, "x", b.value(t, "k"))
 }
 
-func TestUpdateKeepsTheLease(t *testing.T) {
+func TestUpdate_KeepsLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -204,7 +206,7 @@ func TestUpdateKeepsTheLease(t *testing.T) {
 	assert.Equal(t, "3", b.value(t, "k"))
 }
 
-func TestUpdateOfAKeyWhoseLeaseEndsMeanwhileIsNotFound(t *testing.T) {
+func TestUpdate_ExpiredKeyReturnsErrNotFound(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lease := b.lease(t)
@@ -218,7 +220,7 @@ func TestUpdateOfAKeyWhoseLeaseEndsMeanwhileIsNotFound(t *testing.T) {
 }
 
 // Callers of one process take turns, and each goes on from what the last one wrote.
-func TestUpdatesOfOneKeyCostOneRPCEach(t *testing.T) {
+func TestUpdate_QueuedUpdatesCostOneRPC(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "0")
@@ -241,7 +243,7 @@ func TestUpdatesOfOneKeyCostOneRPCEach(t *testing.T) {
 	assert.Zero(t, b.Stats().Conflicts)
 }
 
-func TestUpdatesOfTwoClientsAreAllCounted(t *testing.T) {
+func TestUpdate_TwoClientsLoseNoUpdate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "0")
@@ -262,7 +264,7 @@ func TestUpdatesOfTwoClientsAreAllCounted(t *testing.T) {
 	assert.Equal(t, strconv.Itoa(2*goroutines*each), b.value(t, "k"))
 }
 
-func TestUpdatesOfDifferentKeysDoNotWaitForEachOther(t *testing.T) {
+func TestUpdate_DifferentKeysDoNotWait(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "a", "1")
@@ -275,7 +277,7 @@ func TestUpdatesOfDifferentKeysDoNotWaitForEachOther(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAPanicInTheFunctionLeavesTheTurnFree(t *testing.T) {
+func TestUpdate_PanicReleasesQueue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "1")
@@ -287,7 +289,8 @@ func TestAPanicInTheFunctionLeavesTheTurnFree(t *testing.T) {
 	assert.Equal(t, "2", b.value(t, "k"))
 }
 
-// held runs an Update of "k" whose function waits until release is called, which returns when Update has.
+// held runs an Update of "k" whose function waits until release is called, which returns when
+// Update has.
 func held(t *testing.T, b bench, value string) (release func()) {
 	t.Helper()
 	inside, free, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -307,15 +310,15 @@ func held(t *testing.T, b bench, value string) (release func()) {
 	}
 }
 
-func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
+func TestUpdate_ContextEndsQueueWait(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "1")
 	release := held(t, b, "2")
 	defer release()
 
-	ctx, cancel := context.WithCancelCause(patient(t))
-	w := watch(ctx)
+	ctx, cancel := context.WithCancelCause(withPatience(t))
+	w := observe(ctx)
 	go func() {
 		<-w.waiting
 		cancel(errNoMore)
@@ -329,10 +332,11 @@ func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
 	assert.True(t, errs.NotApplied(err))
 }
 
-// queued starts an Update that waits behind the one that release ends, and returns its result when that has ended.
+// queued starts an Update that waits behind the one that release ends, and returns its result when
+// that has ended.
 func queued(t *testing.T, b bench, release func(), f func(raw) ([]byte, error), o ...kv.UpdateOption) (raw, error) {
 	t.Helper()
-	w := watch(patient(t))
+	w := observe(withPatience(t))
 	var got raw
 	var err error
 	var wg sync.WaitGroup
@@ -343,7 +347,7 @@ func queued(t *testing.T, b bench, release func(), f func(raw) ([]byte, error), 
 	return got, err
 }
 
-func TestTheFunctionsErrorIsTakenOnlyOnAStateReadAfterUpdateBegan(t *testing.T) {
+func TestUpdate_AcceptsFunctionErrorOnFreshStateOnly(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "0")
@@ -361,7 +365,7 @@ func TestTheFunctionsErrorIsTakenOnlyOnAStateReadAfterUpdateBegan(t *testing.T) 
 	assert.Equal(t, "done", string(got.Value))
 }
 
-func TestTheFunctionsErrorIsTakenOnceTheStateIsConfirmed(t *testing.T) {
+func TestUpdate_AcceptsFunctionErrorOnceConfirmed(t *testing.T) {
 	t.Parallel()
 	for name, refusal := range map[string]error{"an error": errNoMore, "a skip": kv.ErrSkipUpdate} {
 		t.Run(name, func(t *testing.T) {
@@ -384,7 +388,7 @@ func TestTheFunctionsErrorIsTakenOnceTheStateIsConfirmed(t *testing.T) {
 	}
 }
 
-func TestAKeyThatIsRememberedAsAbsentIsLookedUpAgain(t *testing.T) {
+func TestUpdate_RereadsKeyKnownAsAbsent(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "0")
@@ -408,7 +412,7 @@ func TestAKeyThatIsRememberedAsAbsentIsLookedUpAgain(t *testing.T) {
 }
 
 // What a caller does with the bytes that Update has given him is his own affair.
-func TestTheNextInTurnDoesNotShareTheValueThatWasReturned(t *testing.T) {
+func TestUpdate_NextUpdateDoesNotShareValue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "0")
@@ -433,12 +437,12 @@ func TestTheNextInTurnDoesNotShareTheValueThatWasReturned(t *testing.T) {
 	assert.Equal(t, "recounted", b.value(t, "k"))
 }
 
-func TestUpdateGivesUpWhenTheKeyChangesEveryTime(t *testing.T) {
+func TestUpdate_GivesUpAfter64Conflicts(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "x")
 	calls := 0
-	_, err := b.Update(patient(t), "k", func(raw) ([]byte, error) {
+	_, err := b.Update(withPatience(t), "k", func(raw) ([]byte, error) {
 		calls++
 		b.put(t, "k", "theirs")
 		return []byte("mine"), nil
@@ -450,11 +454,11 @@ func TestUpdateGivesUpWhenTheKeyChangesEveryTime(t *testing.T) {
 	assert.Equal(t, "theirs", b.value(t, "k"))
 }
 
-func TestUpdateGivesUpWithItsContext(t *testing.T) {
+func TestUpdate_GivesUpWithContext(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.put(t, "k", "x")
-	ctx, cancel := context.WithCancelCause(patient(t))
+	ctx, cancel := context.WithCancelCause(withPatience(t))
 	_, err := b.Update(ctx, "k", func(raw) ([]byte, error) {
 		b.put(t, "k", "theirs")
 		if b.Stats().Conflicts == 2 {

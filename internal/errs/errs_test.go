@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestAnErrorNamesThePackageTheOperationAndTheKey(t *testing.T) {
+func TestError_NamesPackageOperationAndKey(t *testing.T) {
 	t.Parallel()
 	why := errors.New("key not found")
 	cases := map[string]struct {
@@ -36,7 +36,7 @@ func TestAnErrorNamesThePackageTheOperationAndTheKey(t *testing.T) {
 	}
 }
 
-func TestWhatIsTooLargeIsInvalid(t *testing.T) {
+func TestTooLarge_MatchesInvalid(t *testing.T) {
 	t.Parallel()
 	err := fmt.Errorf("%w: 2 MiB", errs.TooLarge)
 	assert.ErrorIs(t, err, errs.TooLarge)
@@ -45,7 +45,7 @@ func TestWhatIsTooLargeIsInvalid(t *testing.T) {
 	assert.EqualError(t, err, "too large: 2 MiB")
 }
 
-func TestTheConditionsAreDistinct(t *testing.T) {
+func TestConditions_AreDistinct(t *testing.T) {
 	t.Parallel()
 	all := []error{
 		errs.Invalid, errs.Unavailable, errs.Unauthenticated, errs.Permission, errs.Compacted, errs.UnknownOutcome, errs.Closed, errs.LeaseNotFound,
@@ -58,7 +58,7 @@ func TestTheConditionsAreDistinct(t *testing.T) {
 	}
 }
 
-func TestUnchangedIsSaidOnlyWhereItIsProved(t *testing.T) {
+func TestNotApplied_RequiresProof(t *testing.T) {
 	t.Parallel()
 	failed := func(unchanged bool, err error) error { return &errs.Error{NotApplied: unchanged, Err: err} }
 	cases := map[string]struct {
@@ -84,7 +84,7 @@ func TestUnchangedIsSaidOnlyWhereItIsProved(t *testing.T) {
 	}
 }
 
-func TestCause_RemovesWhatTheFirstErrorAdds(t *testing.T) {
+func TestCause_RemovesContextOfFirstError(t *testing.T) {
 	t.Parallel()
 	inner := &errs.Error{Pkg: "kv", Op: "get", Key: "a", Err: errs.Invalid}
 	assert.Equal(t, errs.Invalid, errs.Cause(inner))

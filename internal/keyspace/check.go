@@ -34,7 +34,7 @@ func Dir(dir string) (string, error) {
 	}
 	if strings.Contains(dir[:end], "//") {
 		return "", fmt.Errorf("%w: dir %s has an empty segment: did you mean %s",
-			errs.Invalid, errs.Quote(dir), errs.Quote(squeeze(dir[:end])+"/"))
+			errs.Invalid, errs.Quote(dir), errs.Quote(normalizeSlashes(dir[:end])+"/"))
 	}
 	if end < len(dir) {
 		return dir[:end+1], nil
@@ -42,8 +42,8 @@ func Dir(dir string) (string, error) {
 	return dir + "/", nil
 }
 
-// squeeze replaces each run of slashes by one slash.
-func squeeze(s string) string {
+// normalizeSlashes replaces each run of slashes by one slash.
+func normalizeSlashes(s string) string {
 	for strings.Contains(s, "//") {
 		s = strings.ReplaceAll(s, "//", "/")
 	}
@@ -75,19 +75,19 @@ func Name(name string) error {
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return fmt.Errorf("%w: name %s holds a control character", errs.Invalid, errs.Quote(name))
 	case name[0] == '/', name[len(name)-1] == '/', strings.Contains(name, "//"):
-		return slashedName(name)
+		return slashError(name)
 	}
 	return nil
 }
 
-// slashedName returns the error for a name with a leading, trailing or doubled slash.
-func slashedName(name string) error {
-	better := strings.Trim(squeeze(name), "/")
-	if better == "" {
+// slashError returns the error for a name with a leading, trailing or doubled slash.
+func slashError(name string) error {
+	suggestion := strings.Trim(normalizeSlashes(name), "/")
+	if suggestion == "" {
 		return fmt.Errorf("%w: name %s is nothing but slashes", errs.Invalid, errs.Quote(name))
 	}
 	return fmt.Errorf("%w: name %s has a leading, trailing or doubled \"/\": did you mean %s",
-		errs.Invalid, errs.Quote(name), errs.Quote(better))
+		errs.Invalid, errs.Quote(name), errs.Quote(suggestion))
 }
 
 // Key checks a key. It must not be empty (errs.Invalid) or longer than limit bytes (errs.TooLarge,

@@ -27,7 +27,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-func TestAfterIsTheNextKey(t *testing.T) {
+func TestAfter_ReturnsNextKey(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, "a\x00", keyspace.After("a"))
 	assert.True(t, keyspace.One("").Empty(), "there is no empty key")
@@ -37,7 +37,7 @@ func TestAfterIsTheNextKey(t *testing.T) {
 	assert.False(t, one.Contains("A"))
 }
 
-func TestRangeOfAll(t *testing.T) {
+func TestAll_ContainsEveryKey(t *testing.T) {
 	t.Parallel()
 	all := keyspace.All()
 	assert.False(t, all.Empty())
@@ -50,7 +50,8 @@ func TestRangeOfAll(t *testing.T) {
 	assert.True(t, keyspace.Range{From: "b", To: "a"}.Empty())
 }
 
-// randomKey draws from few bytes, the awkward ones among them, so that prefixes and bounds are often hit.
+// randomKey draws from few bytes, the awkward ones among them, so that prefixes and bounds are
+// often hit.
 func randomKey(r *rand.Rand, most int) string {
 	const bytes = "a/.e\x00\x01\xfe\xff"
 	var b strings.Builder
@@ -60,7 +61,7 @@ func randomKey(r *rand.Rand, most int) string {
 	return b.String()
 }
 
-func TestRangesAgreeWithTheirKeys(t *testing.T) {
+func TestRange_OperationsMatchContains(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	drawRange := func() keyspace.Range {

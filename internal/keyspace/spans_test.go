@@ -45,7 +45,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-func TestTheNameOfANamespaceIsNoKeyInIt(t *testing.T) {
+func TestWithin_ExcludesNamespaceItself(t *testing.T) {
 	t.Parallel()
 	assert.Zero(t, covered(keyspace.Spans("app/", ""), "app/"))
 	assert.False(t, keyspace.Within("app/", "").Contains("app/"))
@@ -71,7 +71,7 @@ func covered(spans []keyspace.Range, key string) int {
 	return n
 }
 
-func TestSpansSelectWhatAFilterSelects(t *testing.T) {
+func TestSpans_MatchFilter(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 300 {

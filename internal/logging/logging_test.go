@@ -11,7 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/logging"
 )
 
-// setDefault makes l the default logger until the test ends. Tests that use it must not run in parallel.
+// setDefault makes l the default logger until the test ends. Tests that use it must not run in
+// parallel.
 func setDefault(t *testing.T, l *slog.Logger) {
 	t.Helper()
 	before, out, flags := slog.Default(), log.Writer(), log.Flags()
@@ -34,13 +35,14 @@ func newLogger() (*slog.Logger, *bytes.Buffer) {
 	}})), &b
 }
 
-func TestOrDefault_ReturnsTheGivenLogger(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
+func TestOrDefault_ReturnsTheGivenLogger(t *testing.T) { //nolint:paralleltest // changes slog.Default
 	l, _ := newLogger()
 	assert.Same(t, l, logging.OrDefault(l))
 }
 
-func TestOrDefault_WritesFromWarnUpToTheCurrentDefault(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
-	l := logging.OrDefault(nil).With("a", 1).WithGroup("g") // made before the program sets its default
+func TestOrDefault_WritesFromWarnUpToTheCurrentDefault(t *testing.T) { //nolint:paralleltest // changes slog.Default
+	// Made before the program sets its default.
+	l := logging.OrDefault(nil).With("a", 1).WithGroup("g")
 	def, out := newLogger()
 	setDefault(t, def)
 	l.Debug("no")
@@ -50,14 +52,14 @@ func TestOrDefault_WritesFromWarnUpToTheCurrentDefault(t *testing.T) { //nolint:
 	assert.Equal(t, "level=WARN msg=yes a=1 g.b=2\nlevel=ERROR msg=yes a=1\n", out.String())
 }
 
-func TestOrDefault_FollowsTheLevelOfTheDefault(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
+func TestOrDefault_FollowsTheLevelOfTheDefault(t *testing.T) { //nolint:paralleltest // changes slog.Default
 	var b bytes.Buffer
 	setDefault(t, slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelError})))
 	logging.OrDefault(nil).Warn("no")
 	assert.Empty(t, b.String())
 }
 
-func TestOrDefault_MayItselfBecomeTheDefault(t *testing.T) { //nolint:paralleltest // slog has one default logger for the process
+func TestOrDefault_MayItselfBecomeTheDefault(t *testing.T) { //nolint:paralleltest // changes slog.Default
 	l := logging.OrDefault(nil)
 	setDefault(t, l)
 	assert.True(t, l.Enabled(t.Context(), slog.LevelWarn))

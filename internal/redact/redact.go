@@ -1,5 +1,5 @@
-// Package redact recognises types whose encoding hides their value, such as etcdkit.Secret, which marshals as
-// "[redacted]". To store what such a type marshals would overwrite the secret with that text.
+// Package redact recognizes types whose encoding hides their value, such as etcdkit.Secret, which is
+// marshaled as "[redacted]". Storing the encoding of such a value would lose the value.
 package redact
 
 import (
@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Revealer is a type that hides its value when it is marshalled, and returns it on demand.
+// Revealer is a type that hides its value when it is marshaled, and returns it on request.
 type Revealer interface {
 	Reveal() string
 }
@@ -23,8 +23,8 @@ func Reveal(v any) (string, bool) {
 	return "", false
 }
 
-// Text reports whether MarshalText of t hides the value: it returns the same text for different values. It is false for
-// a type without MarshalText and UnmarshalText.
+// Text reports whether MarshalText of t hides the value, that is, returns the same text for
+// different values. It returns false for a type without MarshalText and UnmarshalText.
 func Text(t reflect.Type) bool {
 	ptr := reflect.PointerTo(t)
 	if !ptr.Implements(reflect.TypeFor[encoding.TextMarshaler]()) || !ptr.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
@@ -39,8 +39,8 @@ func Text(t reflect.Type) bool {
 	})
 }
 
-// JSON reports whether the JSON of t hides the value of t or of a part of it, and returns the path to the first such
-// part, such as "Auth.Password"; it is "" for t itself. It does not look into interfaces.
+// JSON reports whether the JSON of t hides the value of t or a part of it, and returns the path of
+// the first such part, such as "Auth.Password", or "" for t itself. It does not inspect interfaces.
 func JSON(t reflect.Type) (path string, hidden bool) {
 	return walk(t, "", make(map[reflect.Type]bool))
 }
@@ -81,11 +81,12 @@ func walk(t reflect.Type, path string, visited map[reflect.Type]bool) (string, b
 	return "", false
 }
 
-// hides reports whether two values of t that were decoded from different text, and differ, encode to the same bytes.
+// hides reports whether two different values of t, decoded from different texts, have the same
+// encoding.
 func hides(t reflect.Type, decode func(text string, into any) error, encode func(v any) ([]byte, error)) (hidden bool) {
 	defer func() {
 		if recover() != nil {
-			hidden = false // a method that cannot be called on any value
+			hidden = false // a method panics
 		}
 	}()
 	a, b := reflect.New(t), reflect.New(t)

@@ -14,43 +14,43 @@ import (
 )
 
 var (
-	read      = retry.Call{Pkg: "kv", Op: "get", Key: "k", Read: true}
-	unguarded = retry.Call{Pkg: "kv", Op: "put", Key: "k"}
-	guarded   = retry.Call{Pkg: "kv", Op: "replace", Key: "k", AtMostOnce: true}
+	read       = retry.Call{Pkg: "kv", Op: "get", Key: "k", Read: true}
+	write      = retry.Call{Pkg: "kv", Op: "put", Key: "k"}
+	atMostOnce = retry.Call{Pkg: "kv", Op: "replace", Key: "k", AtMostOnce: true}
 
-	errLost     = status.Error(codes.Unavailable, "error reading from server: EOF")
-	errTimeout  = rpctypes.Error(rpctypes.ErrGRPCTimeout)
-	errNoLeader = rpctypes.Error(rpctypes.ErrGRPCNoLeader)
-	errBusy     = rpctypes.Error(rpctypes.ErrGRPCRequestTooManyRequests)
-	errToken    = rpctypes.Error(rpctypes.ErrGRPCInvalidAuthToken)
+	errLost       = status.Error(codes.Unavailable, "error reading from server: EOF")
+	errTimeout    = rpctypes.Error(rpctypes.ErrGRPCTimeout)
+	errNoLeader   = rpctypes.Error(rpctypes.ErrGRPCNoLeader)
+	errOverloaded = rpctypes.Error(rpctypes.ErrGRPCRequestTooManyRequests)
+	errToken      = rpctypes.Error(rpctypes.ErrGRPCInvalidAuthToken)
 )
 
-// attempt is one attempt at a call, as an engine makes it.
-type attempt = func(ctx context.Context, again bool) error
+// attempt is one attempt of a call.
+type attempt = func(ctx context.Context, repeated bool) error
 
-// attempts plays the server's part and takes notes.
+// attempts stands in for the server and records the attempts that it receives.
 type attempts struct {
-	began, ended []time.Duration // since the first one began
-	allowed      []time.Duration // by the context of the attempt, 0 for ever
-	doubts       []bool
+	began, ended []time.Duration // since the first one
+	allowed      []time.Duration // by the context of the attempt, 0: no limit
+	repeated     []bool
 	start        time.Time
 }
 
-// note makes an attempt of answer, which is told the number of the attempt, from 1.
-func (a *attempts) note(answer func(ctx context.Context, n int) error) attempt {
-	return func(ctx context.Context, doubt bool) error {
+// note returns an attempt that calls respond with the number of the attempt, starting at 1.
+func (a *attempts) note(respond func(ctx context.Context, n int) error) attempt {
+	return func(ctx context.Context, repeated bool) error {
 		now := time.Now()
 		if a.start.IsZero() {
 			a.start = now
 		}
 		a.began = append(a.began, now.Sub(a.start))
-		a.doubts = append(a.doubts, doubt)
+		a.repeated = append(a.repeated, repeated)
 		var allowed time.Duration
 		if d, ok := ctx.Deadline(); ok {
 			allowed = d.Sub(now)
 		}
 		a.allowed = append(a.allowed, allowed)
-		err := answer(ctx, len(a.began))
+		err := respond(ctx, len(a.began))
 		a.ended = append(a.ended, time.Since(a.start))
 		return err
 	}
@@ -67,7 +67,7 @@ func (a *attempts) waits() []time.Duration {
 	return out
 }
 
-// failing answers with err for the first n attempts.
+// failing responds with err for the first n attempts.
 func failing(err error, n int) func(context.Context, int) error {
 	return func(_ context.Context, i int) error {
 		if i <= n {
@@ -79,13 +79,13 @@ func failing(err error, n int) func(context.Context, int) error {
 
 const always = 1 << 30
 
-// hang does not answer.
+// hang does not respond.
 func hang(ctx context.Context, _ int) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// slow answers with err after d.
+// slow responds with err after d.
 func slow(d time.Duration, err error) func(context.Context, int) error {
 	return func(ctx context.Context, _ int) error {
 		timer := time.NewTimer(d)

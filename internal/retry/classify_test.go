@@ -32,7 +32,7 @@ func inEachForm(t *testing.T, err error, f func(t *testing.T, err error)) {
 	}
 }
 
-func TestWhatEtcdSaysIsWhatCounts(t *testing.T) {
+func TestClassify_KnowsEtcdErrors(t *testing.T) {
 	t.Parallel()
 	rows := []struct {
 		err       error
@@ -78,7 +78,7 @@ func TestWhatEtcdSaysIsWhatCounts(t *testing.T) {
 	}
 }
 
-func TestWhatNobodyKnowsIsAmbiguousUnlessItWasNotSent(t *testing.T) {
+func TestClassify_UnknownErrorIsAmbiguousUnlessNotSent(t *testing.T) {
 	t.Parallel()
 	rows := map[string]error{
 		"the proposal timed out":              rpctypes.ErrGRPCTimeout,
@@ -113,7 +113,7 @@ func TestWhatNobodyKnowsIsAmbiguousUnlessItWasNotSent(t *testing.T) {
 	}
 }
 
-func TestWhatNeedsNoAnswerOfEtcdToBeKnown(t *testing.T) {
+func TestClassify_KnowsLocalErrors(t *testing.T) {
 	t.Parallel()
 	rows := map[string]struct {
 		err       error
@@ -149,7 +149,7 @@ func TestWhatNeedsNoAnswerOfEtcdToBeKnown(t *testing.T) {
 	}
 }
 
-func TestAWatchThatIsRefusedIsRecognisedInsideItsStatus(t *testing.T) {
+func TestClassify_UnwrapsRefusedWatch(t *testing.T) {
 	t.Parallel()
 	err := rpctypes.Error(status.Error(codes.FailedPrecondition, rpctypes.ErrGRPCInvalidAuthToken.Error()))
 	class, _ := retry.Classify(err, false)
@@ -157,7 +157,7 @@ func TestAWatchThatIsRefusedIsRecognisedInsideItsStatus(t *testing.T) {
 	assert.Equal(t, "etcdserver: invalid auth token", retry.Message(err))
 }
 
-func TestOnlyTheAmbiguousClassesMayHaveBeenApplied(t *testing.T) {
+func TestClass_MayBeApplied(t *testing.T) {
 	t.Parallel()
 	applied := map[retry.Class]bool{
 		retry.Retryable: false, retry.NoLeader: false, retry.Overloaded: false, retry.InvalidToken: false, retry.Permanent: false,
@@ -168,7 +168,7 @@ func TestOnlyTheAmbiguousClassesMayHaveBeenApplied(t *testing.T) {
 	}
 }
 
-func TestTheCodeIsFoundInEachForm(t *testing.T) {
+func TestCode_AcceptsEveryForm(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, codes.OutOfRange, retry.Code(rpctypes.ErrCompacted), "an EtcdError has no status")
 	assert.Equal(t, codes.OutOfRange, retry.Code(rpctypes.ErrGRPCCompacted))
@@ -177,7 +177,7 @@ func TestTheCodeIsFoundInEachForm(t *testing.T) {
 	assert.Equal(t, codes.Unknown, retry.Code(errors.New("boom")))
 }
 
-func TestExplainingKeepsTheErrorAndAddsTheCondition(t *testing.T) {
+func TestWithCondition_KeepsErrorAndAddsCondition(t *testing.T) {
 	t.Parallel()
 	plain := errors.New("boom")
 	assert.Equal(t, plain, retry.WithCondition(plain, nil))

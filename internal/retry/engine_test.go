@@ -22,7 +22,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scope"
 )
 
-func TestACallWithoutADeadlineGetsOne(t *testing.T) {
+func TestEngine_AddsDefaultDeadline(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		call retry.Call
@@ -30,7 +30,7 @@ func TestACallWithoutADeadlineGetsOne(t *testing.T) {
 		text string
 	}{
 		"a read":  {read, 5 * time.Second, "5s"},
-		"a write": {unguarded, 10 * time.Second, "10s"},
+		"a write": {write, 10 * time.Second, "10s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -46,7 +46,7 @@ func TestACallWithoutADeadlineGetsOne(t *testing.T) {
 	}
 }
 
-func TestTheDefaultDeadlineCanBeChanged(t *testing.T) {
+func TestEngine_DefaultDeadlineIsConfigurable(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := retry.New(retry.Config{ReadTimeout: time.Minute, WriteTimeout: time.Hour})
@@ -54,23 +54,23 @@ func TestTheDefaultDeadlineCanBeChanged(t *testing.T) {
 		require.Error(t, e.Do(t.Context(), read, new(attempts).note(hang)))
 		assert.Equal(t, time.Minute, time.Since(start))
 		start = time.Now()
-		require.Error(t, e.Do(t.Context(), unguarded, new(attempts).note(hang)))
+		require.Error(t, e.Do(t.Context(), write, new(attempts).note(hang)))
 		assert.Equal(t, time.Hour, time.Since(start))
 	})
 }
 
-func TestTheDeadlineOfTheCallerHolds(t *testing.T) {
+func TestEngine_KeepsDeadlineOfCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		err := retry.New(retry.Config{}).Do(within(t, time.Hour), unguarded, new(attempts).note(hang))
+		err := retry.New(retry.Config{}).Do(within(t, time.Hour), write, new(attempts).note(hang))
 		assert.Equal(t, time.Hour, time.Since(start))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.NotContains(t, err.Error(), "default timeout")
 	})
 }
 
-func TestAReadIsTriedThreeTimesWithFullJitter(t *testing.T) {
+func TestEngine_ReadHasThreeAttemptsWithFullJitter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var first, second []time.Duration
@@ -81,7 +81,7 @@ func TestAReadIsTriedThreeTimesWithFullJitter(t *testing.T) {
 			require.ErrorIs(t, err, errLost)
 			require.NotErrorIs(t, err, errs.UnknownOutcome)
 			require.Equal(t, 3, a.n())
-			assert.Equal(t, []bool{false, false, false}, a.doubts)
+			assert.Equal(t, []bool{false, false, false}, a.repeated)
 			first, second = append(first, a.waits()[0]), append(second, a.waits()[1])
 		}
 		for _, tt := range []struct {
@@ -95,7 +95,7 @@ func TestAReadIsTriedThreeTimesWithFullJitter(t *testing.T) {
 	})
 }
 
-func TestThePolicyDecidesHowOftenAndHowLong(t *testing.T) {
+func TestEngine_FollowsPolicy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := new(attempts)
@@ -112,10 +112,10 @@ func TestThePolicyDecidesHowOftenAndHowLong(t *testing.T) {
 	})
 }
 
-func TestAMemberWithoutALeaderIsWaitedOut(t *testing.T) {
+func TestEngine_WaitsForLeader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		for _, call := range []retry.Call{read, unguarded, guarded} {
+		for _, call := range []retry.Call{read, write, atMostOnce} {
 			a, e := new(attempts), drained(t)
 			require.NoError(t, e.Do(within(t, time.Hour), call, a.note(failing(errNoLeader, 40))), "attempts, budget: it counts as neither")
 			assert.Equal(t, 41, a.n())
@@ -126,13 +126,13 @@ func TestAMemberWithoutALeaderIsWaitedOut(t *testing.T) {
 			err := e.Do(within(t, time.Minute), call, new(attempts).note(failing(errNoLeader, always)))
 			assert.Equal(t, time.Minute, time.Since(start))
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.ErrorIs(t, err, rpctypes.ErrNoLeader, "the reason is told")
+			require.ErrorIs(t, err, rpctypes.ErrNoLeader, "the cause is included")
 			assert.True(t, errs.NotApplied(err))
 		}
 	})
 }
 
-func TestWaitingForALeaderLeavesTheAttempts(t *testing.T) {
+func TestEngine_WaitForLeaderIsNoAttempt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := new(attempts)
@@ -147,14 +147,14 @@ func TestWaitingForALeaderLeavesTheAttempts(t *testing.T) {
 	})
 }
 
-func TestABusyServerIsWaitedOutWithinTheBudget(t *testing.T) {
+func TestEngine_OverloadedServerUsesBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := new(attempts)
-		require.NoError(t, retry.New(retry.Config{}).Do(within(t, time.Hour), unguarded, a.note(failing(errBusy, 15))))
+		require.NoError(t, retry.New(retry.Config{}).Do(within(t, time.Hour), write, a.note(failing(errOverloaded, 15))))
 		assert.Equal(t, 16, a.n(), "waiting is no attempt")
 		a = new(attempts)
-		err := retry.New(retry.Config{}).Do(within(t, time.Hour), unguarded, a.note(failing(errBusy, always)))
+		err := retry.New(retry.Config{}).Do(within(t, time.Hour), write, a.note(failing(errOverloaded, always)))
 		require.ErrorIs(t, err, errs.Unavailable)
 		require.ErrorIs(t, err, rpctypes.ErrTooManyRequests)
 		assert.True(t, errs.NotApplied(err))
@@ -165,7 +165,7 @@ func TestABusyServerIsWaitedOutWithinTheBudget(t *testing.T) {
 // reserve is what a budget holds at the most, and starts with.
 const reserve = 200
 
-func TestRetriesAreATenthOfTheCallsAndAReserve(t *testing.T) {
+func TestEngine_BudgetLimitsRetries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const calls = 1000
@@ -185,10 +185,10 @@ func TestRetriesAreATenthOfTheCallsAndAReserve(t *testing.T) {
 	})
 }
 
-func TestARefusedTokenIsTriedOnceMoreAtOnce(t *testing.T) {
+func TestEngine_RetriesRefusedTokenOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		for _, call := range []retry.Call{read, unguarded, guarded} {
+		for _, call := range []retry.Call{read, write, atMostOnce} {
 			e, a := drained(t), new(attempts)
 			require.NoError(t, e.Do(t.Context(), call, a.note(failing(errToken, 1))), "out of the budget")
 			assert.Equal(t, []time.Duration{0}, a.waits())
@@ -201,10 +201,10 @@ func TestARefusedTokenIsTriedOnceMoreAtOnce(t *testing.T) {
 	})
 }
 
-func TestWhatIsHopelessIsNotTriedAgain(t *testing.T) {
+func TestEngine_DoesNotRetryPermanentErrors(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		for _, call := range []retry.Call{read, unguarded, guarded} {
+		for _, call := range []retry.Call{read, write, atMostOnce} {
 			a := new(attempts)
 			err := retry.New(retry.Config{}).Do(t.Context(), call, a.note(failing(rpctypes.ErrPermissionDenied, always)))
 			require.ErrorIs(t, err, errs.Permission)
@@ -214,12 +214,12 @@ func TestWhatIsHopelessIsNotTriedAgain(t *testing.T) {
 	})
 }
 
-func TestAnUnguardedWriteInDoubtIsNeverSentAgain(t *testing.T) {
+func TestEngine_DoesNotRetryAmbiguousWrite(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, cause := range []error{errLost, context.DeadlineExceeded, rpctypes.ErrTimeout, rpctypes.ErrNoSpace, status.Error(codes.Internal, "RST_STREAM")} {
 			a, e := new(attempts), retry.New(retry.Config{})
-			err := e.Do(within(t, time.Hour), unguarded, a.note(failing(cause, always)))
+			err := e.Do(within(t, time.Hour), write, a.note(failing(cause, always)))
 			require.ErrorIs(t, err, errs.UnknownOutcome)
 			require.ErrorIs(t, err, cause)
 			assert.False(t, errs.NotApplied(err))
@@ -230,40 +230,40 @@ func TestAnUnguardedWriteInDoubtIsNeverSentAgain(t *testing.T) {
 	})
 }
 
-func TestAWriteThatWasNotSentIsSentAgain(t *testing.T) {
+func TestEngine_RetriesUnsentWrite(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		// Every attempt passes an observer, and no observer sees one.
 		a, e := new(attempts), retry.New(retry.Config{Observed: true})
-		require.NoError(t, e.Do(t.Context(), unguarded, a.note(failing(errLost, 2))))
-		assert.Equal(t, []bool{false, false, false}, a.doubts)
-		err := e.Do(t.Context(), unguarded, new(attempts).note(failing(errLost, always)))
+		require.NoError(t, e.Do(t.Context(), write, a.note(failing(errLost, 2))))
+		assert.Equal(t, []bool{false, false, false}, a.repeated)
+		err := e.Do(t.Context(), write, new(attempts).note(failing(errLost, always)))
 		require.ErrorIs(t, err, errs.Unavailable)
 		assert.True(t, errs.NotApplied(err))
-		err = e.Do(within(t, time.Second), unguarded, new(attempts).note(hang))
+		err = e.Do(within(t, time.Second), write, new(attempts).note(hang))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.True(t, errs.NotApplied(err))
 		assert.Zero(t, e.Stats().Unknown)
 	})
 }
 
-func TestAGuardedWriteInDoubtIsRepeatedUntilTheAnswerIsDefinite(t *testing.T) {
+func TestEngine_RetriesAtMostOnceWriteUntilKnown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, e := new(attempts), drained(t)
-		require.NoError(t, e.Do(within(t, time.Hour), guarded, a.note(failing(errLost, 12))), "whatever the budget says")
-		assert.Equal(t, append([]bool{false}, slices.Repeat([]bool{true}, 12)...), a.doubts)
+		require.NoError(t, e.Do(within(t, time.Hour), atMostOnce, a.note(failing(errLost, 12))), "whatever the budget says")
+		assert.Equal(t, append([]bool{false}, slices.Repeat([]bool{true}, 12)...), a.repeated)
 
 		start := time.Now()
-		err := e.Do(within(t, time.Minute), guarded, new(attempts).note(failing(errLost, always)))
+		err := e.Do(within(t, time.Minute), atMostOnce, new(attempts).note(failing(errLost, always)))
 		assert.Equal(t, time.Minute, time.Since(start))
 		require.ErrorIs(t, err, errs.UnknownOutcome)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.False(t, errs.NotApplied(err))
 
 		a = new(attempts)
-		err = e.Do(within(t, time.Hour), guarded, a.note(func(_ context.Context, n int) error {
-			return []error{errLost, errNoLeader, errBusy, errToken, rpctypes.ErrPermissionDenied}[n-1]
+		err = e.Do(within(t, time.Hour), atMostOnce, a.note(func(_ context.Context, n int) error {
+			return []error{errLost, errNoLeader, errOverloaded, errToken, rpctypes.ErrPermissionDenied}[n-1]
 		}))
 		require.ErrorIs(t, err, errs.Permission)
 		require.ErrorIs(t, err, errs.UnknownOutcome, "a refusal of the last attempt says nothing about the first")
@@ -279,12 +279,12 @@ func TestEngine_PersistentCallOutlastsPolicyAndBudget(t *testing.T) {
 		err  error
 		sent bool // more than one attempt
 	}{
-		"a read whose connections break":                 {persistent(read), errLost, true},
-		"a write that is refused":                        {persistent(unguarded), rpctypes.ErrNotCapable, true},
-		"a write that finds the server busy":             {persistent(unguarded), errBusy, true},
-		"an unguarded write whose connection breaks":     {persistent(unguarded), errLost, false},
-		"a read that cannot succeed":                     {persistent(read), rpctypes.ErrCompacted, false},
-		"a guarded write whose connections always break": {persistent(guarded), errLost, true},
+		"a read whose connections break":                       {persistent(read), errLost, true},
+		"a write that is refused":                              {persistent(write), rpctypes.ErrNotCapable, true},
+		"a write that finds the server overloaded":             {persistent(write), errOverloaded, true},
+		"a write whose connection breaks":                      {persistent(write), errLost, false},
+		"a read that cannot succeed":                           {persistent(read), rpctypes.ErrCompacted, false},
+		"an at-most-once write whose connections always break": {persistent(atMostOnce), errLost, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -305,17 +305,17 @@ func TestEngine_PersistentCallOutlastsPolicyAndBudget(t *testing.T) {
 	}
 }
 
-func TestAGuardedWriteIntoAFullDatabaseIsNotRepeated(t *testing.T) {
+func TestEngine_DoesNotRetryFullDatabase(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := new(attempts)
-		err := retry.New(retry.Config{}).Do(t.Context(), guarded, a.note(failing(rpctypes.ErrNoSpace, always)))
+		err := retry.New(retry.Config{}).Do(t.Context(), atMostOnce, a.note(failing(rpctypes.ErrNoSpace, always)))
 		require.ErrorIs(t, err, errs.UnknownOutcome)
 		assert.Equal(t, 1, a.n())
 	})
 }
 
-func TestTheCauseOfAContextIsTold(t *testing.T) {
+func TestEngine_ReturnsCauseOfContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("shutting down")
@@ -336,17 +336,17 @@ func TestTheCauseOfAContextIsTold(t *testing.T) {
 		}
 		ctx, stop := context.WithTimeoutCause(t.Context(), time.Second, why)
 		defer stop()
-		err := retry.New(retry.Config{}).Do(ctx, unguarded, new(attempts).note(hang))
+		err := retry.New(retry.Config{}).Do(ctx, write, new(attempts).note(hang))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorIs(t, err, why)
 		require.NoError(t, retry.ContextError(t.Context()))
 	})
 }
 
-func TestAClosedClientIsToldAtOnce(t *testing.T) {
+func TestEngine_ClosedClientFailsImmediately(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		for _, call := range []retry.Call{read, unguarded, guarded} {
+		for _, call := range []retry.Call{read, write, atMostOnce} {
 			life, end := context.WithCancel(t.Context())
 			e := retry.New(retry.Config{Client: clientv3.NewCtxClient(life), Policy: retry.Policy{BaseDelay: time.Hour, MaxDelay: time.Hour}})
 			time.AfterFunc(time.Millisecond, end)
@@ -366,7 +366,7 @@ func TestAClosedClientIsToldAtOnce(t *testing.T) {
 		}
 		life, end := context.WithCancel(t.Context())
 		e := retry.New(retry.Config{Client: clientv3.NewCtxClient(life)})
-		err := e.Do(within(t, time.Hour), unguarded, func(context.Context, bool) error {
+		err := e.Do(within(t, time.Hour), write, func(context.Context, bool) error {
 			end()
 			return status.Error(codes.Canceled, "grpc: the client connection is closing")
 		})
@@ -375,7 +375,7 @@ func TestAClosedClientIsToldAtOnce(t *testing.T) {
 	})
 }
 
-func TestTheHookSeesEachRepeat(t *testing.T) {
+func TestEngine_OnRetrySeesEveryRetry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		type seen struct {
@@ -392,17 +392,17 @@ func TestTheHookSeesEachRepeat(t *testing.T) {
 		})))
 		assert.Equal(t, []seen{{"get", 1, errNoLeader}, {"get", 2, errLost}}, got)
 		got = nil
-		require.Error(t, e.Do(t.Context(), unguarded, new(attempts).note(failing(errLost, always))))
+		require.Error(t, e.Do(t.Context(), write, new(attempts).note(failing(errLost, always))))
 		assert.Empty(t, got, "nothing was repeated")
 	})
 }
 
-func TestCallsAreCounted(t *testing.T) {
+func TestEngine_StatsCountCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := retry.New(retry.Config{})
 		require.NoError(t, e.Do(t.Context(), read, new(attempts).note(failing(errLost, 2))))
-		require.Error(t, e.Do(t.Context(), unguarded, new(attempts).note(failing(errLost, 1))))
+		require.Error(t, e.Do(t.Context(), write, new(attempts).note(failing(errLost, 1))))
 		ended, stop := context.WithCancel(t.Context())
 		stop()
 		require.Error(t, e.Do(ended, read, new(attempts).note(failing(nil, 0))))
@@ -410,7 +410,7 @@ func TestCallsAreCounted(t *testing.T) {
 	})
 }
 
-func TestAnEngineServesManyAtOnce(t *testing.T) {
+func TestEngine_ConcurrentUse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := retry.New(retry.Config{Scope: scopetest.New(scope.Hooks{Retry: func(context.Context, scope.Operation, int, error) {}})})

@@ -76,8 +76,8 @@ type fakeAddr string
 func (fakeAddr) Network() string  { return "fake" }
 func (a fakeAddr) String() string { return string(a) }
 
-// answer is what a member says to an attempt, and how long that takes; a negative time is for ever.
-type answer struct {
+// response is what a member says to an attempt, and how long that takes; a negative time is for ever.
+type response struct {
 	after time.Duration
 	says  string
 	err   error
@@ -90,17 +90,17 @@ type hedged struct {
 	members *fakeMembers
 	began   time.Time
 
-	mu     sync.Mutex
-	sent   []time.Duration // when attempts were sent
-	again  []bool
-	ended  []time.Duration // when their contexts ended before they were answered, 0 if they were
-	answer func(n int, second bool) answer
+	mu       sync.Mutex
+	sent     []time.Duration // when attempts were sent
+	again    []bool
+	ended    []time.Duration // when their contexts ended before they were responded, 0 if they were
+	response func(n int, second bool) response
 }
 
-func newHedged(answer func(n int, second bool) answer) *hedged {
+func newHedged(response func(n int, second bool) response) *hedged {
 	m := newFakeMembers()
 	return &hedged{
-		Engine: retry.New(retry.Config{Observed: true, Members: m}), members: m, began: time.Now(), answer: answer,
+		Engine: retry.New(retry.Config{Observed: true, Members: m}), members: m, began: time.Now(), response: response,
 	}
 }
 
@@ -117,15 +117,15 @@ func (h *hedged) send(ctx context.Context, again bool) (string, error) {
 	n := len(h.sent)
 	h.sent, h.again, h.ended = append(h.sent, time.Since(h.began)), append(h.again, again), append(h.ended, 0)
 	h.mu.Unlock()
-	a := h.answer(n, second)
-	var answered <-chan time.Time
+	a := h.response(n, second)
+	var responded <-chan time.Time
 	if a.after >= 0 {
 		timer := time.NewTimer(a.after)
 		defer timer.Stop()
-		answered = timer.C
+		responded = timer.C
 	}
 	select {
-	case <-answered:
+	case <-responded:
 		return a.says, a.err
 	case <-ctx.Done():
 		h.mu.Lock()
@@ -135,17 +135,17 @@ func (h *hedged) send(ctx context.Context, again bool) (string, error) {
 	}
 }
 
-// reset has attempts answered anew, and forgets what was sent. What is under way must have ended.
-func (h *hedged) reset(answer func(n int, second bool) answer) {
+// reset has attempts responded anew, and forgets what was sent. What is under way must have ended.
+func (h *hedged) reset(response func(n int, second bool) response) {
 	synctest.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.answer, h.sent, h.again, h.ended, h.began = answer, nil, nil, nil, time.Now()
+	h.response, h.sent, h.again, h.ended, h.began = response, nil, nil, nil, time.Now()
 }
 
-// byMember answers first attempts as a does, and second ones as b does.
-func byMember(a, b answer) func(int, bool) answer {
-	return func(_ int, second bool) answer {
+// byMember responds first attempts as a does, and second ones as b does.
+func byMember(a, b response) func(int, bool) response {
+	return func(_ int, second bool) response {
 		if second {
 			return b
 		}
@@ -156,35 +156,35 @@ func byMember(a, b answer) func(int, bool) answer {
 const never = time.Duration(-1)
 
 // Every way in which two attempts at a read can end, in every order.
-func TestDo_FirstUsableAnswerOfARead(t *testing.T) {
+func TestDo_FirstUsableResponseOfReadWins(t *testing.T) {
 	t.Parallel()
 	future := rpctypes.Error(rpctypes.ErrGRPCFutureRev)
 	compacted := rpctypes.Error(rpctypes.ErrGRPCCompacted)
 	denied := rpctypes.Error(rpctypes.ErrGRPCPermissionDenied)
 	const s = time.Second // the second attempt is sent after one
 	for name, test := range map[string]struct {
-		a, b answer
+		a, b response
 		want string
 		err  error
 		took time.Duration
 	}{
-		"the first is quick":                       {answer{s / 2, "a", nil}, answer{0, "b", nil}, "a", nil, s / 2},
-		"the first is slow, the second quick":      {answer{9 * s, "a", nil}, answer{s, "b", nil}, "b", nil, 2 * s},
-		"the first hangs":                          {answer{after: never}, answer{s, "b", nil}, "b", nil, 2 * s},
-		"the first overtakes the second":           {answer{3 * s, "a", nil}, answer{4 * s, "b", nil}, "a", nil, 3 * s},
-		"the second hangs":                         {answer{3 * s, "a", nil}, answer{after: never}, "a", nil, 3 * s},
-		"both hang":                                {answer{after: never}, answer{after: never}, "", context.DeadlineExceeded, 10 * s},
-		"the second has no leader":                 {answer{3 * s, "a", nil}, answer{0, "", errNoLeader}, "a", nil, 3 * s},
-		"the second is unavailable":                {answer{3 * s, "a", nil}, answer{0, "", errLost}, "a", nil, 3 * s},
-		"the second lags":                          {answer{3 * s, "a", nil}, answer{0, "", future}, "a", nil, 3 * s},
-		"the first has no leader":                  {answer{2 * s, "", errNoLeader}, answer{3 * s, "b", nil}, "b", nil, 4 * s},
-		"the first is unavailable":                 {answer{2 * s, "", errLost}, answer{3 * s, "b", nil}, "b", nil, 4 * s},
-		"the first lags":                           {answer{2 * s, "", future}, answer{3 * s, "b", nil}, "b", nil, 4 * s},
-		"both lag":                                 {answer{2 * s, "", future}, answer{3 * s, "", future}, "", errs.Invalid, 4 * s},
-		"the second says compacted":                {answer{after: never}, answer{s, "", compacted}, "", errs.Compacted, 2 * s},
-		"the second says no permission":            {answer{after: never}, answer{s, "", denied}, "", errs.Permission, 2 * s},
-		"the first says compacted":                 {answer{2 * s, "", compacted}, answer{after: never}, "", errs.Compacted, 2 * s},
-		"compacted outlasts no error of the other": {answer{2 * s, "", errLost}, answer{3 * s, "", compacted}, "", errs.Compacted, 4 * s},
+		"the first is quick":                       {response{s / 2, "a", nil}, response{0, "b", nil}, "a", nil, s / 2},
+		"the first is slow, the second quick":      {response{9 * s, "a", nil}, response{s, "b", nil}, "b", nil, 2 * s},
+		"the first hangs":                          {response{after: never}, response{s, "b", nil}, "b", nil, 2 * s},
+		"the first overtakes the second":           {response{3 * s, "a", nil}, response{4 * s, "b", nil}, "a", nil, 3 * s},
+		"the second hangs":                         {response{3 * s, "a", nil}, response{after: never}, "a", nil, 3 * s},
+		"both hang":                                {response{after: never}, response{after: never}, "", context.DeadlineExceeded, 10 * s},
+		"the second has no leader":                 {response{3 * s, "a", nil}, response{0, "", errNoLeader}, "a", nil, 3 * s},
+		"the second is unavailable":                {response{3 * s, "a", nil}, response{0, "", errLost}, "a", nil, 3 * s},
+		"the second lags":                          {response{3 * s, "a", nil}, response{0, "", future}, "a", nil, 3 * s},
+		"the first has no leader":                  {response{2 * s, "", errNoLeader}, response{3 * s, "b", nil}, "b", nil, 4 * s},
+		"the first is unavailable":                 {response{2 * s, "", errLost}, response{3 * s, "b", nil}, "b", nil, 4 * s},
+		"the first lags":                           {response{2 * s, "", future}, response{3 * s, "b", nil}, "b", nil, 4 * s},
+		"both lag":                                 {response{2 * s, "", future}, response{3 * s, "", future}, "", errs.Invalid, 4 * s},
+		"the second says compacted":                {response{after: never}, response{s, "", compacted}, "", errs.Compacted, 2 * s},
+		"the second says no permission":            {response{after: never}, response{s, "", denied}, "", errs.Permission, 2 * s},
+		"the first says compacted":                 {response{2 * s, "", compacted}, response{after: never}, "", errs.Compacted, 2 * s},
+		"compacted outlasts no error of the other": {response{2 * s, "", errLost}, response{3 * s, "", compacted}, "", errs.Compacted, 4 * s},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -200,14 +200,14 @@ func TestDo_FirstUsableAnswerOfARead(t *testing.T) {
 				synctest.Wait()
 				assert.Zero(t, h.members.open, "the connection was given back")
 				if len(h.sent) == 2 && err == nil {
-					loser, answered := 0, test.a.after
+					loser, responded := 0, test.a.after
 					if got == "a" {
-						loser, answered = 1, s+test.b.after
+						loser, responded = 1, s+test.b.after
 						if test.b.after < 0 {
-							answered = never
+							responded = never
 						}
 					}
-					if answered < 0 || answered > test.took {
+					if responded < 0 || responded > test.took {
 						assert.Equal(t, test.took, h.ended[loser], "the loser ends with the call")
 					}
 				}
@@ -218,34 +218,34 @@ func TestDo_FirstUsableAnswerOfARead(t *testing.T) {
 
 // An attempt that fails is repeated beside one that hangs: the new leader of a cluster refuses what
 // waits at a follower, and the other attempt may be at the member that froze.
-func TestDo_RepeatsAnAttemptBesideOneThatHangs(t *testing.T) {
+func TestDo_RetriesWhileOtherAttemptHangs(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
 	leaderChanged := rpctypes.Error(rpctypes.ErrGRPCLeaderChanged)
 	for name, test := range map[string]struct {
 		call   retry.Call
-		first  answer // of attempts at the first member, and then of those at the second
-		second answer
-		repeat answer // of every later one
+		first  response // of attempts at the first member, and then of those at the second
+		second response
+		repeat response // of every later one
 		want   string
 		sent   int    // 0: at least three
 		avoids string // the member that the last one is not sent to
 	}{
-		"the second of a read fails":        {read, answer{after: never}, answer{s, "", leaderChanged}, answer{0, "ok", nil}, "ok", 3, "a"},
-		"the first of a read fails":         {read, answer{2 * s, "", leaderChanged}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
-		"the second has no leader":          {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "ok", nil}, "ok", 3, "a"},
-		"the first has no leader":           {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
-		"there is no leader for ever":       {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errNoLeader}, "", 0, "a"},
-		"the second of a write may come":    {guarded, answer{after: never}, answer{s, "", errTimeout}, answer{0, "ok", nil}, "ok", 3, "a"},
-		"the first of a write may come":     {guarded, answer{2 * s, "", errTimeout}, answer{after: never}, answer{0, "ok", nil}, "ok", 3, "b"},
-		"a repeat of a write may come":      {guarded, answer{after: never}, answer{0, "", errNoLeader}, answer{0, "", errTimeout}, "", 0, "a"},
-		"and so may that of the first":      {guarded, answer{2 * s, "", errNoLeader}, answer{after: never}, answer{0, "", errTimeout}, "", 0, "b"},
-		"the second of a read always fails": {read, answer{after: never}, answer{0, "", leaderChanged}, answer{0, "", leaderChanged}, "", 4, "a"},
+		"the second of a read fails":        {read, response{after: never}, response{s, "", leaderChanged}, response{0, "ok", nil}, "ok", 3, "a"},
+		"the first of a read fails":         {read, response{2 * s, "", leaderChanged}, response{after: never}, response{0, "ok", nil}, "ok", 3, "b"},
+		"the second has no leader":          {atMostOnce, response{after: never}, response{0, "", errNoLeader}, response{0, "ok", nil}, "ok", 3, "a"},
+		"the first has no leader":           {atMostOnce, response{2 * s, "", errNoLeader}, response{after: never}, response{0, "ok", nil}, "ok", 3, "b"},
+		"there is no leader for ever":       {atMostOnce, response{after: never}, response{0, "", errNoLeader}, response{0, "", errNoLeader}, "", 0, "a"},
+		"the second of a write may come":    {atMostOnce, response{after: never}, response{s, "", errTimeout}, response{0, "ok", nil}, "ok", 3, "a"},
+		"the first of a write may come":     {atMostOnce, response{2 * s, "", errTimeout}, response{after: never}, response{0, "ok", nil}, "ok", 3, "b"},
+		"a repeat of a write may come":      {atMostOnce, response{after: never}, response{0, "", errNoLeader}, response{0, "", errTimeout}, "", 0, "a"},
+		"and so may that of the first":      {atMostOnce, response{2 * s, "", errNoLeader}, response{after: never}, response{0, "", errTimeout}, "", 0, "b"},
+		"the second of a read always fails": {read, response{after: never}, response{0, "", leaderChanged}, response{0, "", leaderChanged}, "", 4, "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				h := newHedged(func(n int, _ bool) answer { return []answer{test.first, test.second, test.repeat}[min(n, 2)] })
+				h := newHedged(func(n int, _ bool) response { return []response{test.first, test.second, test.repeat}[min(n, 2)] })
 				got, err := retry.Do(within(t, 20*s), h.Engine, test.call, h.send)
 				if test.want != "" {
 					require.NoError(t, err)
@@ -272,17 +272,17 @@ func TestDo_RepeatsAnAttemptBesideOneThatHangs(t *testing.T) {
 }
 
 // Repeats follow when neither attempt was of use.
-func TestDo_RepeatsWhenBothAttemptsFail(t *testing.T) {
+func TestDo_RetriesWhenBothAttemptsFail(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(func(n int, _ bool) answer {
+		h := newHedged(func(n int, _ bool) response {
 			switch n {
 			case 0:
-				return answer{2 * time.Second, "", errTimeout}
+				return response{2 * time.Second, "", errTimeout}
 			case 1:
-				return answer{3 * time.Second, "", errNoLeader}
+				return response{3 * time.Second, "", errNoLeader}
 			}
-			return answer{0, "third", nil}
+			return response{0, "third", nil}
 		})
 		got, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 		require.NoError(t, err)
@@ -292,34 +292,34 @@ func TestDo_RepeatsWhenBothAttemptsFail(t *testing.T) {
 	})
 }
 
-// The first answer of a guarded write is "no" or "yes"; a "no" is final only when nothing else can
+// The first response of an at-most-once write is "no" or "yes"; a "no" is final only when nothing else can
 // come, or when it is said to be "final".
-func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
+func TestDoUntil_WaitsForOtherAttempt(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
 	refused := &errs.Error{NotApplied: true, Err: errLost}
 	for name, test := range map[string]struct {
-		a, b   answer
+		a, b   response
 		want   string
-		others retry.Others // of which the deciding answer was told
+		others retry.Others // of which the deciding response was told
 		err    error
 		took   time.Duration
 		sent   int // 0: at least three
 	}{
-		"yes from the first":                      {answer{2 * s, "yes", nil}, answer{after: never}, "yes", retry.OthersInFlight, nil, 2 * s, 2},
-		"yes from the second":                     {answer{after: never}, answer{s, "yes", nil}, "yes", retry.OthersInFlight, nil, 2 * s, 2},
-		"a final no from the second":              {answer{after: never}, answer{s, "final", nil}, "final", retry.OthersInFlight, nil, 2 * s, 2},
-		"no from the first, yes from the second":  {answer{2 * s, "no", nil}, answer{3 * s, "yes", nil}, "yes", retry.OthersInFlight, nil, 4 * s, 2},
-		"no from the second, yes from the first":  {answer{3 * s, "yes", nil}, answer{s, "no", nil}, "yes", retry.OthersInFlight, nil, 3 * s, 2},
-		"no and no":                               {answer{3 * s, "no", nil}, answer{s, "no", nil}, "no", retry.OthersNotApplied, nil, 3 * s, 2},
-		"no, and the other was refused":           {answer{3 * s, "no", nil}, answer{s, "", refused}, "no", retry.OthersNotApplied, nil, 3 * s, 2},
-		"no, and the other was refused before":    {answer{2 * s, "", refused}, answer{3 * s, "no", nil}, "no", retry.OthersNotApplied, nil, 4 * s, 2},
-		"no before there was another":             {answer{s / 2, "no", nil}, answer{}, "no", retry.OthersNotApplied, nil, s / 2, 1},
-		"no, and the other never answers":         {answer{2 * s, "no", nil}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 2},
-		"an error, and the other never answers":   {answer{2 * s, "", errLost}, answer{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 0},
-		"an error, then yes":                      {answer{2 * s, "", errLost}, answer{3 * s, "yes", nil}, "yes", retry.OthersInFlight, nil, 4 * s, 3},
-		"no permission is not final for a write":  {answer{4 * s, "yes", nil}, answer{0, "", rpctypes.ErrPermissionDenied}, "yes", retry.OthersInFlight, nil, 4 * s, 2},
-		"two refusals leave nothing to wonder at": {answer{2 * s, "", rpctypes.ErrPermissionDenied}, answer{2 * s, "", rpctypes.ErrPermissionDenied}, "", 0, errs.Permission, 3 * s, 2},
+		"yes from the first":                      {response{2 * s, "yes", nil}, response{after: never}, "yes", retry.OthersInFlight, nil, 2 * s, 2},
+		"yes from the second":                     {response{after: never}, response{s, "yes", nil}, "yes", retry.OthersInFlight, nil, 2 * s, 2},
+		"a final no from the second":              {response{after: never}, response{s, "final", nil}, "final", retry.OthersInFlight, nil, 2 * s, 2},
+		"no from the first, yes from the second":  {response{2 * s, "no", nil}, response{3 * s, "yes", nil}, "yes", retry.OthersInFlight, nil, 4 * s, 2},
+		"no from the second, yes from the first":  {response{3 * s, "yes", nil}, response{s, "no", nil}, "yes", retry.OthersInFlight, nil, 3 * s, 2},
+		"no and no":                               {response{3 * s, "no", nil}, response{s, "no", nil}, "no", retry.OthersNotApplied, nil, 3 * s, 2},
+		"no, and the other was refused":           {response{3 * s, "no", nil}, response{s, "", refused}, "no", retry.OthersNotApplied, nil, 3 * s, 2},
+		"no, and the other was refused before":    {response{2 * s, "", refused}, response{3 * s, "no", nil}, "no", retry.OthersNotApplied, nil, 4 * s, 2},
+		"no before there was another":             {response{s / 2, "no", nil}, response{}, "no", retry.OthersNotApplied, nil, s / 2, 1},
+		"no, and the other never responds":        {response{2 * s, "no", nil}, response{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 2},
+		"an error, and the other never responds":  {response{2 * s, "", errLost}, response{after: never}, "", 0, context.DeadlineExceeded, 10 * s, 0},
+		"an error, then yes":                      {response{2 * s, "", errLost}, response{3 * s, "yes", nil}, "yes", retry.OthersInFlight, nil, 4 * s, 3},
+		"no permission is not final for a write":  {response{4 * s, "yes", nil}, response{0, "", rpctypes.ErrPermissionDenied}, "yes", retry.OthersInFlight, nil, 4 * s, 2},
+		"two refusals leave nothing to wonder at": {response{2 * s, "", rpctypes.ErrPermissionDenied}, response{2 * s, "", rpctypes.ErrPermissionDenied}, "", 0, errs.Permission, 3 * s, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -333,7 +333,7 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 					told[*says] = others
 					return *says != "no" || others == retry.OthersNotApplied
 				}
-				got, err := retry.DoUntil(within(t, 10*s), h.Engine, guarded, h.send, final)
+				got, err := retry.DoUntil(within(t, 10*s), h.Engine, atMostOnce, h.send, final)
 				assert.Equal(t, test.took, time.Since(h.began))
 				assert.Equal(t, test.want, got)
 				require.ErrorIs(t, err, test.err)
@@ -355,30 +355,30 @@ func TestSettle_WaitsForTheOtherAttempt(t *testing.T) {
 	}
 }
 
-// An attempt whose answer was lost may be applied whatever becomes of those in its place.
-func TestSettle_RemembersAttemptsThatWereReplaced(t *testing.T) {
+// An attempt whose response was lost may be applied whatever becomes of those in its place.
+func TestDoUntil_RemembersReplacedAttempts(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
-	for name, test := range map[string]struct{ first, second answer }{
-		"the first":  {answer{2 * s, "", errTimeout}, answer{3 * s, "no", nil}},
-		"the second": {answer{4 * s, "no", nil}, answer{s, "", errTimeout}},
+	for name, test := range map[string]struct{ first, second response }{
+		"the first":  {response{2 * s, "", errTimeout}, response{3 * s, "no", nil}},
+		"the second": {response{4 * s, "no", nil}, response{s, "", errTimeout}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var h *hedged
-				h = newHedged(func(n int, _ bool) answer {
+				h = newHedged(func(n int, _ bool) response {
 					switch {
 					case n < 2:
-						return []answer{test.first, test.second}[n]
+						return []response{test.first, test.second}[n]
 					case time.Since(h.began) < 6*s:
-						return answer{0, "", errNoLeader}
+						return response{0, "", errNoLeader}
 					}
-					return answer{0, "yes", nil}
+					return response{0, "yes", nil}
 				})
 				var mu sync.Mutex
 				var told []retry.Others
-				got, err := retry.DoUntil(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, others retry.Others) bool {
+				got, err := retry.DoUntil(within(t, time.Minute), h.Engine, atMostOnce, h.send, func(_ context.Context, says *string, others retry.Others) bool {
 					mu.Lock()
 					defer mu.Unlock()
 					if *says == "no" {
@@ -394,14 +394,14 @@ func TestSettle_RemembersAttemptsThatWereReplaced(t *testing.T) {
 	}
 }
 
-// The answer of one attempt does not tell, and that of the other was lost: a third attempt does.
-func TestSettle_SendsAgainWhenTheOtherAnswerIsLost(t *testing.T) {
+// The response of one attempt does not tell, and that of the other was lost: a third attempt does.
+func TestDoUntil_RetriesWhenOtherResponseIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(func(n int, _ bool) answer {
-			return []answer{{2 * time.Second, "no", nil}, {2 * time.Second, "", errLost}, {0, "final", nil}}[n]
+		h := newHedged(func(n int, _ bool) response {
+			return []response{{2 * time.Second, "no", nil}, {2 * time.Second, "", errLost}, {0, "final", nil}}[n]
 		})
-		got, err := retry.DoUntil(within(t, time.Minute), h.Engine, guarded, h.send, func(_ context.Context, says *string, _ retry.Others) bool {
+		got, err := retry.DoUntil(within(t, time.Minute), h.Engine, atMostOnce, h.send, func(_ context.Context, says *string, _ retry.Others) bool {
 			return *says == "final"
 		})
 		require.NoError(t, err)
@@ -410,20 +410,20 @@ func TestSettle_SendsAgainWhenTheOtherAnswerIsLost(t *testing.T) {
 	})
 }
 
-func TestSettle_NeverHedgesWhatIsNotGuarded(t *testing.T) {
+func TestDoUntil_HedgesOnlyAtMostOnceWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(byMember(answer{after: never}, answer{0, "b", nil}))
-		_, err := retry.Do(within(t, 10*time.Second), h.Engine, unguarded, h.send)
+		h := newHedged(byMember(response{after: never}, response{0, "b", nil}))
+		_, err := retry.Do(within(t, 10*time.Second), h.Engine, write, h.send)
 		require.ErrorIs(t, err, errs.UnknownOutcome)
 		assert.Len(t, h.sent, 1)
 	})
 }
 
-func TestDo_OneMemberHasNoSecondAttempt(t *testing.T) {
+func TestDo_DoesNotHedgeWithOneMember(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(byMember(answer{after: never}, answer{0, "b", nil}))
+		h := newHedged(byMember(response{after: never}, response{0, "b", nil}))
 		h.members.alone = true
 		_, err := retry.Do(within(t, 10*time.Second), h.Engine, read, h.send)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -438,10 +438,10 @@ func TestDo_OneMemberHasNoSecondAttempt(t *testing.T) {
 	})
 }
 
-func TestDo_OneAttemptByPolicyHasNoSecond(t *testing.T) {
+func TestDo_DoesNotHedgeWithMaxAttempts1(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(byMember(answer{after: never}, answer{0, "b", nil}))
+		h := newHedged(byMember(response{after: never}, response{0, "b", nil}))
 		h.Engine = retry.New(retry.Config{Observed: true, Members: h.members, Policy: retry.Policy{MaxAttempts: 1}})
 		_, err := retry.Do(within(t, 10*time.Second), h.Engine, read, h.send)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -449,37 +449,37 @@ func TestDo_OneAttemptByPolicyHasNoSecond(t *testing.T) {
 	})
 }
 
-// The delay is four times the mean of the answers of its kind, from 250 ms to 1 s, and a third of
+// The delay is four times the mean of the responds of its kind, from 250 ms to 1 s, and a third of
 // the time at most.
-func TestDo_DelayOfTheSecondAttempt(t *testing.T) {
+func TestDo_HedgeDelay(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
 	for name, test := range map[string]struct {
-		history  time.Duration // how long answers took; 0: there were none
+		history  time.Duration // how long responds took; 0: there were none
 		call     retry.Call
 		deadline time.Duration
 		want     time.Duration
 	}{
 		"without history":            {0, read, time.Minute, time.Second},
-		"quick answers":              {ms, read, time.Minute, 250 * ms},
+		"quick responds":             {ms, read, time.Minute, 250 * ms},
 		"four times the mean":        {100 * ms, read, time.Minute, 400 * ms},
-		"slow answers":               {240 * ms, read, time.Minute, 960 * ms},
-		"very slow answers":          {900 * ms, read, time.Minute, time.Second},
+		"slow responds":              {240 * ms, read, time.Minute, 960 * ms},
+		"very slow responds":         {900 * ms, read, time.Minute, time.Second},
 		"a third of what remains":    {0, read, 900 * ms, 300 * ms},
-		"and that of quick answers":  {ms, read, 30 * ms, 10 * ms},
-		"writes have their own mean": {100 * ms, guarded, time.Minute, time.Second},
+		"and that of quick responds": {ms, read, 30 * ms, 10 * ms},
+		"writes have their own mean": {100 * ms, atMostOnce, time.Minute, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				h := newHedged(byMember(answer{test.history, "a", nil}, answer{}))
+				h := newHedged(byMember(response{test.history, "a", nil}, response{}))
 				for range 20 {
 					if test.history > 0 {
 						_, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 						require.NoError(t, err)
 					}
 				}
-				h.reset(byMember(answer{after: never}, answer{0, "b", nil}))
+				h.reset(byMember(response{after: never}, response{0, "b", nil}))
 				_, err := retry.Do(within(t, test.deadline), h.Engine, test.call, h.send)
 				require.NoError(t, err)
 				assert.Equal(t, []time.Duration{0, test.want}, h.sent)
@@ -488,10 +488,10 @@ func TestDo_DelayOfTheSecondAttempt(t *testing.T) {
 	}
 }
 
-func TestDo_BudgetOfSecondAttempts(t *testing.T) {
+func TestDo_HedgeBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		slow := byMember(answer{5 * time.Second, "a", nil}, answer{6 * time.Second, "b", nil})
+		slow := byMember(response{5 * time.Second, "a", nil}, response{6 * time.Second, "b", nil})
 		h := newHedged(slow)
 		call := func() (second bool) {
 			h.reset(slow)
@@ -506,28 +506,28 @@ func TestDo_BudgetOfSecondAttempts(t *testing.T) {
 				seconds++
 			}
 		}
-		assert.InDelta(t, 10+calls/10, seconds, 2, "ten, and one for each ten answers")
+		assert.InDelta(t, 10+calls/10, seconds, 2, "ten, and one for each ten responds")
 	})
 }
 
 // Without a budget, what is under way at a member waits for it, until the member is evicted.
-func TestDo_EvictionStartsSecondAttemptsOutsideTheBudget(t *testing.T) {
+func TestDo_EvictionHedgesOutsideBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(byMember(answer{after: never}, answer{0, "b", nil}))
+		h := newHedged(byMember(response{after: never}, response{0, "b", nil}))
 		for range 10 {
 			_, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 			require.NoError(t, err)
 		}
-		h.reset(byMember(answer{after: never}, answer{after: never}))
-		for range 2 { // what the answers have earned
+		h.reset(byMember(response{after: never}, response{after: never}))
+		for range 2 { // what the responds have earned
 			_, err := retry.Do(within(t, 3*time.Second), h.Engine, read, h.send)
 			require.Error(t, err)
 		}
-		h.reset(byMember(answer{after: never}, answer{0, "b", nil}))
+		h.reset(byMember(response{after: never}, response{0, "b", nil}))
 		const calls = 50
 		var wg sync.WaitGroup
-		for _, call := range []retry.Call{read, guarded} {
+		for _, call := range []retry.Call{read, atMostOnce} {
 			for range calls {
 				wg.Go(func() {
 					got, err := retry.Do(within(t, time.Minute), h.Engine, call, h.send)
@@ -537,7 +537,7 @@ func TestDo_EvictionStartsSecondAttemptsOutsideTheBudget(t *testing.T) {
 			}
 		}
 		var write error
-		wg.Go(func() { _, write = retry.Do(within(t, 20*time.Second), h.Engine, unguarded, h.send) })
+		wg.Go(func() { _, write = retry.Do(within(t, 20*time.Second), h.Engine, write, h.send) })
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		assert.Len(t, h.sent, 2*calls+1, "none has a second attempt")
@@ -553,15 +553,15 @@ func TestDo_EvictionStartsSecondAttemptsOutsideTheBudget(t *testing.T) {
 	})
 }
 
-func TestDo_TellsWhichMemberWasSlower(t *testing.T) {
+func TestDo_ReportsSlowMember(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(byMember(answer{after: never}, answer{0, "b", nil}))
+		h := newHedged(byMember(response{after: never}, response{0, "b", nil}))
 		for range 3 {
 			_, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 			require.NoError(t, err)
 		}
-		h.reset(byMember(answer{2 * time.Second, "a", nil}, answer{3 * time.Second, "b", nil}))
+		h.reset(byMember(response{2 * time.Second, "a", nil}, response{3 * time.Second, "b", nil}))
 		_, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 		require.NoError(t, err)
 		assert.Equal(t, []string{"a", "a", "a"}, h.members.slower)
@@ -569,10 +569,10 @@ func TestDo_TellsWhichMemberWasSlower(t *testing.T) {
 }
 
 // The connection of a second attempt is not the client's own, and need not end with the client.
-func TestDo_EndOfTheClientEndsSecondAttempts(t *testing.T) {
+func TestDo_ClosedClientEndsHedges(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHedged(byMember(answer{after: never}, answer{after: never}))
+		h := newHedged(byMember(response{after: never}, response{after: never}))
 		life, stop := context.WithCancel(t.Context())
 		h.Engine = retry.New(retry.Config{Client: clientv3.NewCtxClient(life), Observed: true, Members: h.members})
 		time.AfterFunc(2*time.Second, stop)
@@ -583,11 +583,11 @@ func TestDo_EndOfTheClientEndsSecondAttempts(t *testing.T) {
 }
 
 // The end of the caller's context ends both attempts, and the call.
-func TestDo_EndsWithTheCallersContext(t *testing.T) {
+func TestDo_EndsWithContextOfCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		for _, call := range []retry.Call{read, guarded} {
-			h := newHedged(byMember(answer{after: never}, answer{after: never}))
+		for _, call := range []retry.Call{read, atMostOnce} {
+			h := newHedged(byMember(response{after: never}, response{after: never}))
 			ctx, stop := context.WithCancel(t.Context())
 			time.AfterFunc(2*time.Second, stop)
 			_, err := retry.Do(ctx, h.Engine, call, h.send)

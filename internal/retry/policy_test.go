@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-func TestAPolicyIsCheckedAndCompleted(t *testing.T) {
+func TestPolicy_ValidateAndDefaults(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, retry.Policy{MaxAttempts: 3, BaseDelay: 100 * time.Millisecond, MaxDelay: 2 * time.Second}, retry.Policy{}.WithDefaults())
 	assert.Equal(t, time.Minute, retry.Policy{BaseDelay: time.Minute}.WithDefaults().MaxDelay)
@@ -43,7 +43,7 @@ func TestPolicy_TinyDelaysDoNotSpin(t *testing.T) {
 	})
 }
 
-func TestBudget_HoldsItsReserve(t *testing.T) {
+func TestBudget_NeverExceedsCapacity(t *testing.T) {
 	t.Parallel()
 	var b retry.Budget
 	assert.False(t, b.Withdraw(), "the zero value is empty")
@@ -61,7 +61,7 @@ func TestBudget_HoldsItsReserve(t *testing.T) {
 }
 
 // A call that is under way takes nothing out of the budget: only its repeats do.
-func TestBudget_CallsUnderWayLeaveRetriesForOthers(t *testing.T) {
+func TestBudget_CallsInFlightLeaveRetriesForOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := retry.New(retry.Config{})
@@ -85,7 +85,7 @@ func TestBudget_LostConnectionIsFreeOncePerCall(t *testing.T) {
 			require.NoError(t, e.Do(t.Context(), read, new(attempts).note(failing(errLost, 1))))
 		}
 		e = drained(t)
-		for _, call := range []retry.Call{read, unguarded} {
+		for _, call := range []retry.Call{read, write} {
 			a := new(attempts)
 			failure := errLost
 			if !call.Read {

@@ -18,10 +18,10 @@ func raw(c retry.Call) retry.Call {
 	return c
 }
 
-func TestARawCallWithoutADeadlineIsNotBounded(t *testing.T) {
+func TestEngine_RawCallIsNotBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		for _, call := range []retry.Call{read, unguarded, guarded} {
+		for _, call := range []retry.Call{read, write, atMostOnce} {
 			a := new(attempts)
 			require.NoError(t, retry.New(retry.Config{}).Do(t.Context(), raw(call), a.note(slow(time.Hour, nil))))
 			assert.Equal(t, []time.Duration{0}, a.allowed)
@@ -29,7 +29,7 @@ func TestARawCallWithoutADeadlineIsNotBounded(t *testing.T) {
 	})
 }
 
-func TestTheRepeatsOfARawCallEndWithTheDefaultTimes(t *testing.T) {
+func TestEngine_RawRetriesEndAfterDefaultTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
@@ -38,8 +38,8 @@ func TestTheRepeatsOfARawCallEndWithTheDefaultTimes(t *testing.T) {
 			want time.Duration
 		}{
 			{raw(read), errNoLeader, 5 * time.Second},
-			{raw(unguarded), errNoLeader, 10 * time.Second},
-			{raw(guarded), errLost, 10 * time.Second},
+			{raw(write), errNoLeader, 10 * time.Second},
+			{raw(atMostOnce), errLost, 10 * time.Second},
 		} {
 			start, a := time.Now(), new(attempts)
 			err := retry.New(retry.Config{}).Do(t.Context(), tt.call, a.note(failing(tt.err, always)))
@@ -56,7 +56,7 @@ func TestTheRepeatsOfARawCallEndWithTheDefaultTimes(t *testing.T) {
 	})
 }
 
-func TestARawCallIsNotRefusedInTheWordsOfTheEngine(t *testing.T) {
+func TestEngine_RawCallReturnsClientErrors(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		word := context.Canceled
@@ -76,7 +76,7 @@ func TestARawCallIsNotRefusedInTheWordsOfTheEngine(t *testing.T) {
 			assert.Equal(t, 1, n, name)
 		}
 		e := retry.New(retry.Config{})
-		assert.Equal(t, errLost, e.Do(t.Context(), raw(unguarded), new(attempts).note(failing(errLost, always))))
+		assert.Equal(t, errLost, e.Do(t.Context(), raw(write), new(attempts).note(failing(errLost, always))))
 		assert.EqualValues(t, 1, e.Stats().Unknown)
 	})
 }

@@ -74,7 +74,7 @@ func (f *fakeReader) GetStream(ctx context.Context, _ string, _ ...clientv3.OpOp
 	return out, nil
 }
 
-func TestReader_StreamsFromTheMemberThatAnswersFirst(t *testing.T) {
+func TestReader_StreamsFromFirstResponder(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
 	for name, test := range map[string]struct {
@@ -115,7 +115,7 @@ func TestReader_StreamsFromTheMemberThatAnswersFirst(t *testing.T) {
 	}
 }
 
-func TestReader_LeavesNothingBehind(t *testing.T) {
+func TestReader_LeavesNoGoroutine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeReader{after: map[fakeAddr]time.Duration{"a": 0}, ended: map[fakeAddr]bool{}}

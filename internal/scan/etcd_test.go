@@ -41,9 +41,9 @@ func fill(tb testing.TB, cli *clientv3.Client, dir string, n int, value string) 
 	}
 }
 
-// TestAListingIsOneRevisionWhileOthersWrite has writers change two keys at the two ends of the listing, and more in
-// between, always together: whoever sees different values has seen two revisions.
-func TestAListingIsOneRevisionWhileOthersWrite(t *testing.T) {
+// TestScan_IsOneRevisionUnderWrites has writers change two keys at the two ends of the listing, and
+// more in between, always together: whoever sees different values has seen two revisions.
+func TestScan_IsOneRevisionUnderWrites(t *testing.T) {
 	t.Parallel()
 	const n = 50_000
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
@@ -66,7 +66,8 @@ func TestAListingIsOneRevisionWhileOthersWrite(t *testing.T) {
 		}
 	})
 
-	readers := map[string]scan.Reader{"streams": cli.KV, "pages": namespace.NewKV(cli.KV, "")} // which has no streams
+	// A KV of package namespace has no streams.
+	readers := map[string]scan.Reader{"streams": cli.KV, "pages": namespace.NewKV(cli.KV, "")}
 	for name, reader := range readers {
 		s := scan.New(reader, nil, keyspace.Spans(dir, ""), scan.Options{})
 		before := written.Load()
@@ -90,7 +91,7 @@ func TestAListingIsOneRevisionWhileOthersWrite(t *testing.T) {
 }
 
 //nolint:paralleltest // measures the heap of the process
-func TestAListingKeepsOneChunkInMemory(t *testing.T) {
+func TestScan_KeepsOneChunkInMemory(t *testing.T) {
 	const n, size = 50_000, 1 << 10
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	fill(t, cli, dir, n, strings.Repeat("v", size))
@@ -121,11 +122,12 @@ func liveHeap() uint64 {
 	return m.HeapAlloc
 }
 
-func TestCompactionWhileListing(t *testing.T) {
+func TestScan_CompactionDuringLoop(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
 	cli := server.Client(t)
-	fill(t, cli, "app/", 20_000, strings.Repeat("v", 2<<10)) // more than what the connection buffers
+	// This is more than the connection buffers.
+	fill(t, cli, "app/", 20_000, strings.Repeat("v", 2<<10))
 	for name, reader := range map[string]scan.Reader{"streams": cli.KV, "pages": namespace.NewKV(cli.KV, "")} {
 		var last error
 		count := 0
@@ -145,7 +147,7 @@ func TestCompactionWhileListing(t *testing.T) {
 	require.ErrorIs(t, err, errs.Compacted)
 }
 
-func TestLimitsAndDirections(t *testing.T) {
+func TestScan_LimitAndReverse(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	fill(t, cli, dir, 1300, "v")
@@ -175,7 +177,7 @@ func TestLimitsAndDirections(t *testing.T) {
 	}
 }
 
-func TestLeavingTheLoopLeavesNothingBehind(t *testing.T) {
+func TestScan_BreakLeavesNoGoroutine(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 	fill(t, cli, dir, 2000, strings.Repeat("v", 1<<10))

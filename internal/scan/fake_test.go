@@ -15,9 +15,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// member answers reads like an etcd member that holds keys at rev, and fails where it is told to. Above it stands
-// client/v3 as it is.
-type member struct {
+// fakeServer answers reads like an etcd member that holds keys at rev, and fails where it is told
+// to. Above it stands client/v3 as it is.
+type fakeServer struct {
 	pb.KVClient
 
 	keys  []string // sorted
@@ -35,12 +35,12 @@ type member struct {
 	open    sync.WaitGroup // streams whose context has not ended
 }
 
-func (m *member) reader() clientv3.KV { return clientv3.NewKVFromKVClient(m, nil) }
+func (m *fakeServer) reader() clientv3.KV { return clientv3.NewKVFromKVClient(m, nil) }
 
 // value is what each key holds, so that a lost or foreign value shows.
 func value(key string) []byte { return []byte("value of " + key) }
 
-func (m *member) selected(r *pb.RangeRequest) []*mvccpb.KeyValue {
+func (m *fakeServer) selected(r *pb.RangeRequest) []*mvccpb.KeyValue {
 	var kvs []*mvccpb.KeyValue
 	for _, key := range m.keys {
 		k := []byte(key)
@@ -64,7 +64,7 @@ func (m *member) selected(r *pb.RangeRequest) []*mvccpb.KeyValue {
 }
 
 // Range answers a Get.
-func (m *member) Range(ctx context.Context, r *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
+func (m *fakeServer) Range(ctx context.Context, r *pb.RangeRequest, _ ...grpc.CallOption) (*pb.RangeResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ranges = append(m.ranges, r)
@@ -89,7 +89,7 @@ func (m *member) Range(ctx context.Context, r *pb.RangeRequest, _ ...grpc.CallOp
 }
 
 // RangeStream opens a stream.
-func (m *member) RangeStream(ctx context.Context, r *pb.RangeRequest, _ ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+func (m *fakeServer) RangeStream(ctx context.Context, r *pb.RangeRequest, _ ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.streams = append(m.streams, r)
@@ -100,13 +100,13 @@ func (m *member) RangeStream(ctx context.Context, r *pb.RangeRequest, _ ...grpc.
 	}
 	m.open.Add(1)
 	context.AfterFunc(ctx, m.open.Done)
-	return &memberStream{member: m, ctx: ctx, rest: m.selected(r)}, nil
+	return &fakeStream{member: m, ctx: ctx, rest: m.selected(r)}, nil
 }
 
-type memberStream struct {
+type fakeStream struct {
 	grpc.ClientStream
 
-	member *member
+	member *fakeServer
 	ctx    context.Context
 	rest   []*mvccpb.KeyValue
 	sent   int
@@ -114,7 +114,7 @@ type memberStream struct {
 }
 
 // Recv gives the next chunk.
-func (s *memberStream) Recv() (*pb.RangeStreamResponse, error) {
+func (s *fakeStream) Recv() (*pb.RangeStreamResponse, error) {
 	if s.ctx.Err() != nil {
 		return nil, status.FromContextError(s.ctx.Err()).Err()
 	}
@@ -147,29 +147,29 @@ var (
 	errTooLarge      = status.Error(codes.ResourceExhausted, "grpc: received message larger than max (5 vs. 4)")
 )
 
-// lateFailure breaks each stream where it would end.
-type lateFailure struct{ member *member }
+// fakeLateFailureKV breaks each stream where it would end.
+type fakeLateFailureKV struct{ member *fakeServer }
 
-func (l *lateFailure) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+func (l *fakeLateFailureKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	return l.member.reader().Get(ctx, key, opts...)
 }
 
-func (l *lateFailure) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
-	return clientv3.NewKVFromKVClient(&lateFailureClient{l.member}, nil).GetStream(ctx, key, opts...)
+func (l *fakeLateFailureKV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+	return clientv3.NewKVFromKVClient(&fakeLateFailureClient{l.member}, nil).GetStream(ctx, key, opts...)
 }
 
-type lateFailureClient struct{ *member }
+type fakeLateFailureClient struct{ *fakeServer }
 
 // RangeStream opens a stream that fails after its last chunk.
-func (c *lateFailureClient) RangeStream(ctx context.Context, r *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
-	s, err := c.member.RangeStream(ctx, r, opts...)
-	return &lateFailureStream{s}, err
+func (c *fakeLateFailureClient) RangeStream(ctx context.Context, r *pb.RangeRequest, opts ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+	s, err := c.fakeServer.RangeStream(ctx, r, opts...)
+	return &fakeLateFailureStream{s}, err
 }
 
-type lateFailureStream struct{ pb.KV_RangeStreamClient }
+type fakeLateFailureStream struct{ pb.KV_RangeStreamClient }
 
 // Recv fails instead of ending.
-func (s *lateFailureStream) Recv() (*pb.RangeStreamResponse, error) {
+func (s *fakeLateFailureStream) Recv() (*pb.RangeStreamResponse, error) {
 	resp, err := s.KV_RangeStreamClient.Recv()
 	if err != nil {
 		return nil, errUnavailable

@@ -16,10 +16,10 @@ type Reader interface {
 	GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error)
 }
 
-// Policy executes one step. It calls step with a context that bounds it, until step returns nil or
-// another call is of no use. The calls must not overlap, and none may run after Policy returns. The
-// error of the scan is the one that Policy returns. A nil Policy calls step once.
-type Policy func(ctx context.Context, step func(ctx context.Context) error) error
+// RetryFunc executes one step. It calls step with a context that bounds it, until step returns nil
+// or another call is of no use. The calls must not overlap, and none may run after it returns.
+// The error of the scan is the one that it returns. A nil RetryFunc calls step once.
+type RetryFunc func(ctx context.Context, step func(ctx context.Context) error) error
 
 // Options configures a scan. The zero value reads everything at the current revision, in key order.
 type Options struct {
@@ -40,7 +40,7 @@ type Options struct {
 // Scan reads some ranges. It is not safe for concurrent use.
 type Scan struct {
 	reader Reader
-	policy Policy
+	retry  RetryFunc
 	ranges []keyspace.Range
 	opts   Options
 
@@ -48,17 +48,17 @@ type Scan struct {
 }
 
 // New returns a scan of absolute ranges, which must be disjoint and in key order. It sends nothing.
-func New(r Reader, p Policy, ranges []keyspace.Range, o Options) *Scan {
-	if p == nil {
-		p = once
+func New(r Reader, retry RetryFunc, ranges []keyspace.Range, o Options) *Scan {
+	if retry == nil {
+		retry = callOnce
 	}
 	if o.PageSize <= 0 {
 		o.PageSize = defaultPageSize
 	}
-	return &Scan{reader: r, policy: p, ranges: ranges, opts: o, rev: o.Rev}
+	return &Scan{reader: r, retry: retry, ranges: ranges, opts: o, rev: o.Rev}
 }
 
-func once(ctx context.Context, step func(ctx context.Context) error) error { return step(ctx) }
+func callOnce(ctx context.Context, step func(ctx context.Context) error) error { return step(ctx) }
 
 // Revision returns the revision that the scan reads at. It is known from the first chunk on, and
 // stays known after the loop.
@@ -68,7 +68,7 @@ func (s *Scan) Revision() int64 { return s.rev }
 // caller owns the chunks. Each loop over the sequence is a separate scan with its own revision.
 func (s *Scan) Chunks(ctx context.Context) iter.Seq2[[]*mvccpb.KeyValue, error] {
 	return func(yield func([]*mvccpb.KeyValue, error) bool) {
-		c := s.begin(ctx)
+		c := s.newCursor(ctx)
 		defer c.close()
 		for {
 			kvs, err := c.next()

@@ -23,8 +23,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/scan"
 )
 
-// stubborn makes each step up to n times, each time for up to a second.
-func stubborn(n int) scan.Policy {
+// retryTimes makes each step up to n times, each time for up to a second.
+func retryTimes(n int) scan.RetryFunc {
 	return func(ctx context.Context, step func(context.Context) error) error {
 		var err error
 		for range n {
@@ -66,11 +66,11 @@ func collect(t *testing.T, s *scan.Scan) (keys []string, err error) {
 
 func app() []keyspace.Range { return keyspace.Spans("", "app/") }
 
-func TestAScanStreamsEachRangeAtOneRevision(t *testing.T) {
+func TestScan_StreamsEachRangeAtOneRevision(t *testing.T) {
 	t.Parallel()
 	keys := append([]string{".etcdkit/once", "\x00", "A"}, someKeys(25)...)
 	slices.Sort(keys)
-	m := &member{keys: keys, rev: 42, chunk: 10}
+	m := &fakeServer{keys: keys, rev: 42, chunk: 10}
 	s := scan.New(m.reader(), nil, keyspace.Spans("", ""), scan.Options{})
 	got, err := collect(t, s)
 	require.NoError(t, err)
@@ -88,9 +88,9 @@ func TestAScanStreamsEachRangeAtOneRevision(t *testing.T) {
 	m.open.Wait()
 }
 
-func TestANamedRevisionIsNotLookedUp(t *testing.T) {
+func TestScan_GivenRevisionIsNotLookedUp(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(3), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(3), rev: 42, chunk: 10}
 	s := scan.New(m.reader(), nil, app(), scan.Options{Rev: 17, KeysOnly: true})
 	for kvs, err := range s.Chunks(t.Context()) {
 		require.NoError(t, err)
@@ -103,10 +103,10 @@ func TestANamedRevisionIsNotLookedUp(t *testing.T) {
 	assert.EqualValues(t, 17, s.Revision())
 }
 
-func TestAnEmptyRangeYieldsNothingButItsRevision(t *testing.T) {
+func TestScan_EmptyRangeHasRevision(t *testing.T) {
 	t.Parallel()
 	for _, o := range []scan.Options{{}, {Limit: 5}, {Reverse: true}} {
-		m := &member{rev: 42, chunk: 10}
+		m := &fakeServer{rev: 42, chunk: 10}
 		s := scan.New(m.reader(), nil, app(), o)
 		got, err := collect(t, s)
 		require.NoError(t, err)
@@ -115,9 +115,9 @@ func TestAnEmptyRangeYieldsNothingButItsRevision(t *testing.T) {
 	}
 }
 
-func TestABrokenStreamGoesOnBehindTheLastKey(t *testing.T) {
+func TestScan_BrokenStreamResumesAfterLastKey(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(35), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(35), rev: 42, chunk: 10}
 	m.onChunk = func(_ context.Context, sent int, _ string) error {
 		if sent == 1 {
 			m.rev++ // writes go on
@@ -125,7 +125,7 @@ func TestABrokenStreamGoesOnBehindTheLastKey(t *testing.T) {
 		}
 		return nil
 	}
-	s := scan.New(m.reader(), stubborn(2), app(), scan.Options{})
+	s := scan.New(m.reader(), retryTimes(2), app(), scan.Options{})
 	got, err := collect(t, s)
 	require.NoError(t, err)
 	assert.Equal(t, someKeys(35), got)
@@ -139,43 +139,43 @@ func TestABrokenStreamGoesOnBehindTheLastKey(t *testing.T) {
 	m.open.Wait()
 }
 
-// noStream is a KV that some mock would be.
-type noStream struct{ clientv3.KV }
+// fakeNoStreamKV is a KV that some mock would be.
+type fakeNoStreamKV struct{ clientv3.KV }
 
-func (noStream) GetStream(context.Context, string, ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+func (fakeNoStreamKV) GetStream(context.Context, string, ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
 	return nil, nil //nolint:nilnil // as mocks do
 }
 
-func TestAStreamThatIsNoneIsReplacedByPages(t *testing.T) {
+func TestScan_NilStreamFallsBackToPages(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(5), rev: 42, chunk: 5}
-	got, err := collect(t, scan.New(noStream{m.reader()}, nil, app(), scan.Options{}))
+	m := &fakeServer{keys: someKeys(5), rev: 42, chunk: 5}
+	got, err := collect(t, scan.New(fakeNoStreamKV{m.reader()}, nil, app(), scan.Options{}))
 	require.NoError(t, err)
 	assert.Equal(t, someKeys(5), got)
 }
 
-func TestAStreamThatBreaksBehindItsLastChunkIsWhole(t *testing.T) {
+func TestScan_StreamErrorAfterLastChunkIsIgnored(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(5), rev: 42, chunk: 5}
-	broken := &lateFailure{member: m}
+	m := &fakeServer{keys: someKeys(5), rev: 42, chunk: 5}
+	broken := &fakeLateFailureKV{member: m}
 	got, err := collect(t, scan.New(broken, nil, app(), scan.Options{}))
 	require.NoError(t, err)
 	assert.Equal(t, someKeys(5), got)
 	assert.Len(t, m.streams, 1)
 }
 
-func TestWithoutStreamsThereArePages(t *testing.T) {
+func TestScan_UnimplementedStreamFallsBackToPages(t *testing.T) {
 	t.Parallel()
 	refuse := func(*pb.RangeRequest) error { return errUnimplemented }
 	for _, c := range []struct {
 		name string
-		with func(*member)
+		with func(*fakeServer)
 	}{
-		{"refused when it is opened", func(m *member) { m.onStream = refuse }},
-		{"refused by the first answer", func(m *member) {
+		{"refused when it is opened", func(m *fakeServer) { m.onStream = refuse }},
+		{"refused by the first answer", func(m *fakeServer) {
 			m.onChunk = func(context.Context, int, string) error { return errUnimplemented }
 		}},
-		{"ended before its last chunk", func(m *member) {
+		{"ended before its last chunk", func(m *fakeServer) {
 			m.onChunk = func(_ context.Context, sent int, _ string) error {
 				if sent == 1 {
 					return io.EOF
@@ -183,7 +183,7 @@ func TestWithoutStreamsThereArePages(t *testing.T) {
 				return nil
 			}
 		}},
-		{"refused half-way by a limit on messages", func(m *member) {
+		{"refused half-way by a limit on messages", func(m *fakeServer) {
 			m.onChunk = func(_ context.Context, sent int, _ string) error {
 				if sent == 1 {
 					return errTooLarge
@@ -194,7 +194,7 @@ func TestWithoutStreamsThereArePages(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			m := &member{keys: append([]string{"."}, someKeys(35)...), rev: 42, chunk: 10}
+			m := &fakeServer{keys: append([]string{"."}, someKeys(35)...), rev: 42, chunk: 10}
 			c.with(m)
 			s := scan.New(m.reader(), nil, keyspace.Spans("", ""), scan.Options{PageSize: 10})
 			got, err := collect(t, s)
@@ -209,9 +209,9 @@ func TestWithoutStreamsThereArePages(t *testing.T) {
 	}
 }
 
-func TestAPageThatIsTooLargeIsHalved(t *testing.T) {
+func TestScan_HalvesLargePage(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(40), rev: 42}
+	m := &fakeServer{keys: someKeys(40), rev: 42}
 	m.onRange = func(r *pb.RangeRequest) error {
 		if r.Limit > 3 && !r.CountOnly {
 			return errTooLarge
@@ -225,9 +225,9 @@ func TestAPageThatIsTooLargeIsHalved(t *testing.T) {
 	assert.Less(t, len(m.ranges), 33, "and does not grow again at once")
 }
 
-func TestAKeyThatIsTooLargeByItselfIsAnError(t *testing.T) {
+func TestScan_SingleLargeKeyIsError(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(40), rev: 42}
+	m := &fakeServer{keys: someKeys(40), rev: 42}
 	m.onRange = func(r *pb.RangeRequest) error {
 		if r.Limit > 0 && string(r.Key) <= "app/0007" && string(r.Key)+"~" > "app/0006" && r.Limit > 7 {
 			return errTooLarge
@@ -243,18 +243,18 @@ func TestAKeyThatIsTooLargeByItselfIsAnError(t *testing.T) {
 	assert.EqualValues(t, 1, m.ranges[len(m.ranges)-1].Limit)
 }
 
-func TestABusyServerIsNotAskedForLess(t *testing.T) {
+func TestScan_OverloadedServerKeepsPageSize(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(40), rev: 42}
+	m := &fakeServer{keys: someKeys(40), rev: 42}
 	m.onRange = func(*pb.RangeRequest) error { return rpctypes.ErrGRPCRequestTooManyRequests }
 	_, err := collect(t, scan.New(m.reader(), nil, app(), scan.Options{Limit: 10}))
 	require.ErrorIs(t, err, rpctypes.ErrTooManyRequests)
 	assert.Len(t, m.ranges, 1)
 }
 
-func TestPagesGrowWhileTheyAreLight(t *testing.T) {
+func TestScan_GrowsSmallPages(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(9000), rev: 42}
+	m := &fakeServer{keys: someKeys(9000), rev: 42}
 	m.onStream = func(*pb.RangeRequest) error { return errUnimplemented }
 	got, err := collect(t, scan.New(m.reader(), nil, app(), scan.Options{}))
 	require.NoError(t, err)
@@ -266,9 +266,9 @@ func TestPagesGrowWhileTheyAreLight(t *testing.T) {
 	assert.Equal(t, []int64{500, 1000, 2000, 4000, 5000}, limits)
 }
 
-func TestALimitThatFitsAPageIsOneRequest(t *testing.T) {
+func TestScan_SmallLimitIsOneRequest(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(40), rev: 42}
+	m := &fakeServer{keys: someKeys(40), rev: 42}
 	s := scan.New(m.reader(), nil, app(), scan.Options{Limit: 10})
 	got, err := collect(t, s)
 	require.NoError(t, err)
@@ -278,9 +278,9 @@ func TestALimitThatFitsAPageIsOneRequest(t *testing.T) {
 	assert.Empty(t, m.streams)
 }
 
-func TestCompactionBeforeTheFirstChunkBeginsAnew(t *testing.T) {
+func TestScan_CompactionBeforeFirstChunkRestarts(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(25), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(25), rev: 42, chunk: 10}
 	m.onStream = func(r *pb.RangeRequest) error {
 		if r.Revision < 44 {
 			m.rev++
@@ -288,16 +288,16 @@ func TestCompactionBeforeTheFirstChunkBeginsAnew(t *testing.T) {
 		}
 		return nil
 	}
-	s := scan.New(m.reader(), stubborn(3), app(), scan.Options{})
+	s := scan.New(m.reader(), retryTimes(3), app(), scan.Options{})
 	got, err := collect(t, s)
 	require.NoError(t, err)
 	assert.Equal(t, someKeys(25), got)
 	assert.EqualValues(t, 44, s.Revision())
 }
 
-func TestCompactionWithoutEndIsAnError(t *testing.T) {
+func TestScan_RepeatedCompactionIsError(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(25), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(25), rev: 42, chunk: 10}
 	m.onStream = func(*pb.RangeRequest) error { return rpctypes.ErrGRPCCompacted }
 	got, err := collect(t, scan.New(m.reader(), nil, app(), scan.Options{}))
 	require.ErrorIs(t, err, errs.Compacted)
@@ -306,33 +306,33 @@ func TestCompactionWithoutEndIsAnError(t *testing.T) {
 	assert.Len(t, m.streams, 4)
 }
 
-func TestCompactionOfANamedRevisionIsAnError(t *testing.T) {
+func TestScan_CompactionOfGivenRevisionIsError(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(25), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(25), rev: 42, chunk: 10}
 	m.onStream = func(*pb.RangeRequest) error { return rpctypes.ErrGRPCCompacted }
 	_, err := collect(t, scan.New(m.reader(), nil, app(), scan.Options{Rev: 7}))
 	require.ErrorIs(t, err, errs.Compacted)
 	assert.Len(t, m.streams, 1)
 }
 
-func TestCompactionAfterTheFirstChunkIsAnError(t *testing.T) {
+func TestScan_CompactionAfterFirstChunkIsError(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(25), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(25), rev: 42, chunk: 10}
 	m.onChunk = func(_ context.Context, sent int, _ string) error {
 		if sent == 1 {
 			return rpctypes.ErrGRPCCompacted
 		}
 		return nil
 	}
-	got, err := collect(t, scan.New(m.reader(), stubborn(3), app(), scan.Options{}))
+	got, err := collect(t, scan.New(m.reader(), retryTimes(3), app(), scan.Options{}))
 	require.ErrorIs(t, err, errs.Compacted)
 	assert.Equal(t, someKeys(10), got)
 	assert.Len(t, m.streams, 1)
 }
 
-func TestAnotherLoopIsAnotherScan(t *testing.T) {
+func TestScan_EachLoopIsSeparate(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(25), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(25), rev: 42, chunk: 10}
 	s := scan.New(m.reader(), nil, app(), scan.Options{})
 	for want := int64(42); want < 45; want++ {
 		got, err := collect(t, s)
@@ -343,9 +343,9 @@ func TestAnotherLoopIsAnotherScan(t *testing.T) {
 	}
 }
 
-func TestLeavingTheLoopEndsTheStream(t *testing.T) {
+func TestScan_BreakEndsStream(t *testing.T) {
 	t.Parallel()
-	m := &member{keys: someKeys(1000), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(1000), rev: 42, chunk: 10}
 	s := scan.New(m.reader(), nil, app(), scan.Options{})
 	for _, err := range s.Chunks(t.Context()) {
 		require.NoError(t, err)
@@ -361,7 +361,7 @@ func TestLeavingTheLoopEndsTheStream(t *testing.T) {
 	m.open.Wait()
 }
 
-func TestTheEndOfTheContextEndsTheScan(t *testing.T) {
+func TestScan_EndsWithContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		endsInTheLoop(t, scan.Options{})
@@ -371,11 +371,11 @@ func TestTheEndOfTheContextEndsTheScan(t *testing.T) {
 
 func endsInTheLoop(t *testing.T, o scan.Options) {
 	t.Helper()
-	m := &member{keys: someKeys(1000), rev: 42, chunk: 10}
+	m := &fakeServer{keys: someKeys(1000), rev: 42, chunk: 10}
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	var ends []error
-	for _, err := range scan.New(m.reader(), stubborn(3), app(), o).Chunks(ctx) {
+	for _, err := range scan.New(m.reader(), retryTimes(3), app(), o).Chunks(ctx) {
 		ends = append(ends, err)
 		time.Sleep(time.Hour)
 	}
@@ -385,10 +385,10 @@ func endsInTheLoop(t *testing.T, o scan.Options) {
 	m.open.Wait()
 }
 
-func TestEachChunkHasItsOwnTime(t *testing.T) {
+func TestScan_TimeoutAppliesPerChunk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := &member{keys: someKeys(50), rev: 42, chunk: 10}
+		m := &fakeServer{keys: someKeys(50), rev: 42, chunk: 10}
 		hangs := 0
 		m.onChunk = func(ctx context.Context, sent int, _ string) error {
 			if sent == 2 && hangs == 0 {
@@ -398,7 +398,7 @@ func TestEachChunkHasItsOwnTime(t *testing.T) {
 			return nil
 		}
 		var got []string
-		for kvs, err := range scan.New(m.reader(), stubborn(2), app(), scan.Options{}).Chunks(t.Context()) {
+		for kvs, err := range scan.New(m.reader(), retryTimes(2), app(), scan.Options{}).Chunks(t.Context()) {
 			require.NoError(t, err)
 			time.Sleep(time.Hour) // the consumer's time is its own
 			for _, kv := range kvs {
@@ -411,28 +411,28 @@ func TestEachChunkHasItsOwnTime(t *testing.T) {
 	})
 }
 
-func TestAScanWhoseServerStaysSilentEnds(t *testing.T) {
+func TestScan_SilentServerTimesOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := &member{keys: someKeys(50), rev: 42, chunk: 10}
+		m := &fakeServer{keys: someKeys(50), rev: 42, chunk: 10}
 		m.onChunk = func(ctx context.Context, _ int, _ string) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
 		began := time.Now()
-		_, err := collect(t, scan.New(m.reader(), stubborn(3), app(), scan.Options{}))
+		_, err := collect(t, scan.New(m.reader(), retryTimes(3), app(), scan.Options{}))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.Equal(t, 3*time.Second, time.Since(began))
 		m.open.Wait()
 	})
 }
 
-// TestScansAgreeWithTheKeys lets streams and pages break at random, and compares with what is there.
-func TestScansAgreeWithTheKeys(t *testing.T) {
+// TestScan_MatchesModel lets streams and pages break at random, and compares with what is there.
+func TestScan_MatchesModel(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(7, 8))
 	for range 2000 {
-		m := &member{rev: 42, chunk: 1 + r.IntN(5)}
+		m := &fakeServer{rev: 42, chunk: 1 + r.IntN(5)}
 		for range r.IntN(40) {
 			m.keys = append(m.keys, string([]byte{"./ae\xff\x00"[r.IntN(6)], "./ae\xff\x00"[r.IntN(6)], byte(r.IntN(256))}))
 		}
@@ -464,7 +464,7 @@ func TestScansAgreeWithTheKeys(t *testing.T) {
 		if o.Limit > 0 {
 			want = want[:min(int64(len(want)), o.Limit)]
 		}
-		got, err := collect(t, scan.New(m.reader(), stubborn(1000), ranges, o))
+		got, err := collect(t, scan.New(m.reader(), retryTimes(1000), ranges, o))
 		require.NoError(t, err)
 		require.Equal(t, want, got, "%+v of %q in %q", o, m.keys, ranges)
 		m.open.Wait()

@@ -15,14 +15,14 @@ import (
 // stream is an open RangeStream. It outlives the step that opened it and ends with the loop at the
 // latest.
 type stream struct {
-	chunks clientv3.GetStreamChan
-	stop   context.CancelFunc
-	whole  bool // the last chunk was received
+	chunks   clientv3.GetStreamChan
+	cancel   context.CancelFunc
+	complete bool // the last chunk was received
 }
 
-// errCutShort means that a stream ended before its last chunk, which is marked by its header.
+// errTruncated means that a stream ended before its last chunk, which is marked by its header.
 // etcd's streams never do that.
-var errCutShort = errors.New("the stream ended before its last chunk")
+var errTruncated = errors.New("the stream ended before its last chunk")
 
 // receive returns the next chunk of the current range and opens its stream if necessary. At the end
 // of the range it returns nothing.
@@ -34,25 +34,26 @@ func (c *cursor) receive(ctx context.Context) ([]*mvccpb.KeyValue, error) {
 	}
 	for {
 		chunk, err := c.stream.receive(ctx)
-		if c.stream.whole && chunk == nil { // all keys were received, so the error does not matter
+		// All keys were received, so the error does not matter.
+		if c.stream.complete && chunk == nil {
 			c.close()
-			c.rest = c.rest[1:]
+			c.remaining = c.remaining[1:]
 			return nil, nil
 		}
 		if err != nil {
 			c.close()
-			return nil, preferEnd(ctx, err)
+			return nil, contextErrorOr(ctx, err)
 		}
-		c.stream.whole = chunk.Header != nil && !chunk.More
+		c.stream.complete = chunk.Header != nil && !chunk.More
 		if len(chunk.Kvs) > 0 {
-			c.rest[0].From = keyspace.After(string(chunk.Kvs[len(chunk.Kvs)-1].Key))
+			c.remaining[0].From = keyspace.After(string(chunk.Kvs[len(chunk.Kvs)-1].Key))
 			return chunk.Kvs, nil
 		}
 	}
 }
 
-// preferEnd returns the error of ctx if ctx has ended, because err is then only a consequence.
-func preferEnd(ctx context.Context, err error) error {
+// contextErrorOr returns the error of ctx if ctx has ended, because err is then only a consequence.
+func contextErrorOr(ctx context.Context, err error) error {
 	if end := ctx.Err(); end != nil {
 		return end
 	}
@@ -61,7 +62,7 @@ func preferEnd(ctx context.Context, err error) error {
 
 // open opens the stream of the current range. ctx bounds only the opening.
 func (c *cursor) open(ctx context.Context) error {
-	r := c.rest[0]
+	r := c.remaining[0]
 	opts := []clientv3.OpOption{clientv3.WithRange(r.To), clientv3.WithRev(c.rev)}
 	if c.opts.KeysOnly {
 		opts = append(opts, clientv3.WithKeysOnly())
@@ -69,16 +70,16 @@ func (c *cursor) open(ctx context.Context) error {
 	// The stream keeps the values of the step's context, but must outlive it.
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unlink := context.AfterFunc(c.ctx, cancel)
-	s := &stream{stop: func() { unlink(); cancel() }}
+	s := &stream{cancel: func() { unlink(); cancel() }}
 	opened := context.AfterFunc(ctx, cancel)
-	chunks, err := c.reader.GetStream(own, first(r), opts...)
+	chunks, err := c.reader.GetStream(own, firstKey(r), opts...)
 	opened()
 	if err == nil && chunks == nil {
-		err = errCutShort
+		err = errTruncated
 	}
 	if err != nil {
-		s.stop()
-		return preferEnd(ctx, err)
+		s.cancel()
+		return contextErrorOr(ctx, err)
 	}
 	s.chunks = chunks
 	c.stream = s
@@ -94,7 +95,7 @@ func (s *stream) receive(ctx context.Context) (*clientv3.GetResponse, error) {
 		case chunk.Err() != nil:
 			return nil, chunk.Err()
 		case !ok || chunk.RangeResponse == nil:
-			return nil, errCutShort
+			return nil, errTruncated
 		}
 		return (*clientv3.GetResponse)(chunk.RangeResponse), nil
 	case <-ctx.Done():
@@ -108,13 +109,13 @@ func (c *cursor) close() {
 	if c.stream == nil {
 		return
 	}
-	c.stream.stop()
+	c.stream.cancel()
 	for range c.stream.chunks {
 	}
 	c.stream = nil
 }
 
-// unstreamable reports whether err is one that reading pages avoids.
-func unstreamable(err error) bool {
-	return err != nil && (errors.Is(err, errCutShort) || retry.Code(err) == codes.Unimplemented || tooLarge(err))
+// needsPages reports whether err is one that reading pages avoids.
+func needsPages(err error) bool {
+	return err != nil && (errors.Is(err, errTruncated) || retry.Code(err) == codes.Unimplemented || isTooLarge(err))
 }

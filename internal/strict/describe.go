@@ -12,8 +12,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Describe returns what err, an error of encoding/json, says, without the value that it may quote. Of an error that is
-// not known it tells the type.
+// Describe describes an error of encoding/json without quoting the value. For an error of an unknown
+// type it returns the name of the type.
 func Describe(err error) string {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() == "unexpected end of JSON input" {
 		return "it ends too early"
@@ -27,12 +27,13 @@ func Describe(err error) string {
 	return errs.DescribeCodecError(err)
 }
 
-// describeCustom returns the text of an error of a method of t, such as UnmarshalJSON, unless it quotes a part of raw.
+// describeCustom describes an error of a method of t, such as UnmarshalJSON. It returns the text of
+// err only if that does not quote a part of raw.
 func describeCustom(err error, t reflect.Type, raw []byte) string {
 	text := err.Error()
 	var value any
 	switch {
-	case json.Unmarshal(raw, &value) == nil && !quotes(text, value):
+	case json.Unmarshal(raw, &value) == nil && !quotesValue(text, value):
 		return text
 	case t.Kind() == reflect.Int64 && t.Name() == "Duration":
 		return `not a duration such as "5s"`
@@ -40,21 +41,21 @@ func describeCustom(err error, t reflect.Type, raw []byte) string {
 	return "not a valid " + t.String()
 }
 
-// quotes reports whether text contains a part of a JSON value.
-func quotes(text string, value any) bool {
+// quotesValue reports whether text contains a part of a JSON value.
+func quotesValue(text string, value any) bool {
 	switch v := value.(type) {
 	case nil, bool:
 		return false
 	case map[string]any:
 		for _, part := range v {
-			if quotes(text, part) {
+			if quotesValue(text, part) {
 				return true
 			}
 		}
 		return false
 	case []any:
 		for _, part := range v {
-			if quotes(text, part) {
+			if quotesValue(text, part) {
 				return true
 			}
 		}

@@ -13,18 +13,19 @@ import (
 	"github.com/etcdkit/etcdkit/internal/redact"
 )
 
-// Names says how the fields of a struct must be spelled.
+// Names determines how the names of fields must be spelled.
 type Names int
 
 const (
 	// AnyCase accepts the names of fields in any case, as encoding/json does.
 	AnyCase Names = iota
-	// ExactCase takes a name in other case for an unknown field.
+	// ExactCase rejects a name in a different case as an unknown field.
 	ExactCase
 )
 
-// UnmarshalYAML decodes one YAML document as [UnmarshalJSON] decodes its JSON; an empty one leaves into as it is. A
-// secret whose text YAML would take for a tag, an anchor or an alias is an error.
+// UnmarshalYAML decodes one YAML document in the same way as [UnmarshalJSON]. An empty document
+// leaves into unchanged. A secret that YAML would interpret as a tag, an anchor or an alias is an
+// error.
 func UnmarshalYAML(b []byte, into any, names Names) error {
 	top, err := parse(b)
 	if err != nil {
@@ -40,8 +41,8 @@ func UnmarshalYAML(b []byte, into any, names Names) error {
 	return unmarshal(out, into, names, "YAML: ")
 }
 
-// UnmarshalJSON decodes one JSON value into what into points to. It must have no fields but those of into, each of them
-// once, and secrets must be strings.
+// UnmarshalJSON decodes one JSON value into the value that into points to. It returns an error for
+// unknown or repeated fields, and for secrets that are not strings.
 func UnmarshalJSON(b []byte, into any, names Names) error { return unmarshal(b, into, names, "JSON: ") }
 
 func unmarshal(b []byte, into any, names Names, format string) error {
@@ -71,11 +72,11 @@ type checker struct {
 	names Names
 }
 
-// value checks the next value. t is nil if nothing is known about it.
+// value checks the next value. t is nil if its type is not known.
 func (c *checker) value(t reflect.Type, field string) error {
-	t = target(t)
+	t = derefType(t)
 	if isCustom(t) {
-		return c.custom(t, field)
+		return c.customValue(t, field)
 	}
 	start, err := c.dec.Token()
 	if err != nil {
@@ -85,7 +86,7 @@ func (c *checker) value(t reflect.Type, field string) error {
 	case json.Delim('{'):
 		err = c.object(t, field)
 	case json.Delim('['):
-		elem := elemOf(t, reflect.Slice, reflect.Array)
+		elem := elemType(t, reflect.Slice, reflect.Array)
 		for err == nil && c.dec.More() {
 			err = c.value(elem, field)
 		}
@@ -103,7 +104,7 @@ func (c *checker) value(t reflect.Type, field string) error {
 
 // object checks the fields of an object.
 func (c *checker) object(t reflect.Type, field string) error {
-	fields, elem := fieldsOf(t), elemOf(t, reflect.Map)
+	fields, elem := fieldsByName(t), elemType(t, reflect.Map)
 	seen := make(map[string]bool)
 	for c.dec.More() {
 		token, err := c.dec.Token()
@@ -113,7 +114,7 @@ func (c *checker) object(t reflect.Type, field string) error {
 		name, _ := token.(string)
 		id, child := name, elem
 		if fields != nil {
-			id = fold(name) // as the decoder does
+			id = fold(name) // like the decoder
 			f, known := fields[id]
 			if c.names == ExactCase && (!known || f.name != name) {
 				return fmt.Errorf("unknown field %q", name)
@@ -124,21 +125,21 @@ func (c *checker) object(t reflect.Type, field string) error {
 			return fmt.Errorf("field %q is already set", name)
 		}
 		seen[id] = true
-		if err := c.value(child, join(field, name)); err != nil {
+		if err := c.value(child, joinPath(field, name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// custom checks a value of a type that decodes itself.
-func (c *checker) custom(t reflect.Type, field string) error {
+// customValue checks a value of a type that decodes itself.
+func (c *checker) customValue(t reflect.Type, field string) error {
 	var raw json.RawMessage
 	if err := c.dec.Decode(&raw); err != nil {
 		return errors.New(Describe(err))
 	}
 	if isSecret(t) && raw[0] != '"' {
-		return notText(field)
+		return notStringError(field)
 	}
 	if err := (&checker{dec: json.NewDecoder(bytes.NewReader(raw))}).value(nil, field); err != nil {
 		return err
@@ -153,15 +154,15 @@ func (c *checker) custom(t reflect.Type, field string) error {
 	return nil
 }
 
-// join is the path of a field of a field.
-func join(field, name string) string { return strings.TrimPrefix(field+"."+name, ".") }
+// joinPath returns the path of a field within another.
+func joinPath(field, name string) string { return strings.TrimPrefix(field+"."+name, ".") }
 
-func notText(field string) error {
+func notStringError(field string) error {
 	return fmt.Errorf("field %q: a secret is a string (put it in quotes)", field)
 }
 
-// target is what a value of t is decoded into.
-func target(t reflect.Type) reflect.Type {
+// derefType removes all pointers from t.
+func derefType(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -177,7 +178,7 @@ func isCustom(t reflect.Type) bool {
 	return ptr.Implements(reflect.TypeFor[json.Unmarshaler]()) || ptr.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// isSecret reports whether t is a text that hides itself when it is encoded.
+// isSecret reports whether t hides its value when it is encoded.
 func isSecret(t reflect.Type) bool {
 	if !isCustom(t) {
 		return false
@@ -186,8 +187,8 @@ func isSecret(t reflect.Type) bool {
 	return hidden
 }
 
-// elemOf is the type of the elements of t, if t is of one of kinds.
-func elemOf(t reflect.Type, kinds ...reflect.Kind) reflect.Type {
+// elemType returns the type of the elements of t if t has one of the given kinds, and otherwise nil.
+func elemType(t reflect.Type, kinds ...reflect.Kind) reflect.Type {
 	if t == nil {
 		return nil
 	}
@@ -199,21 +200,21 @@ func elemOf(t reflect.Type, kinds ...reflect.Kind) reflect.Type {
 	return nil
 }
 
-// structField is a field as encoding/json knows it.
+// structField is a field with the name that encoding/json uses.
 type structField struct {
 	name string
 	typ  reflect.Type
 }
 
-// fieldsOf returns the fields of a struct by their folded names; nil for other types.
-func fieldsOf(t reflect.Type) map[string]structField {
+// fieldsByName returns the fields of a struct by their folded names. It returns nil for other types.
+func fieldsByName(t reflect.Type) map[string]structField {
 	if t == nil || t.Kind() != reflect.Struct {
 		return nil
 	}
 	out := make(map[string]structField)
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if !f.IsExported() || f.Tag.Get("json") == "-" || (f.Anonymous && name == "" && target(f.Type).Kind() == reflect.Struct) {
+		if !f.IsExported() || f.Tag.Get("json") == "-" || (f.Anonymous && name == "" && derefType(f.Type).Kind() == reflect.Struct) {
 			continue
 		}
 		if name == "" {
@@ -226,5 +227,5 @@ func fieldsOf(t reflect.Type) map[string]structField {
 	return out
 }
 
-// fold returns the same text for names that differ in case only.
+// fold returns the same text for names that differ only in case.
 func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }

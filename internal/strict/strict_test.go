@@ -115,7 +115,7 @@ func TestUnmarshal_ErrorsSayWhatIsWrongWithoutValues(t *testing.T) {
 	t.Parallel()
 	const planted = "hunter2"
 	for text, want := range map[string]string{
-		"password: *hunter2":                        "YAML: an alias is of nothing",
+		"password: *hunter2":                        "YAML: an alias has no anchor",
 		"password: !hunter2":                        `YAML: field "password": a secret is a string (put it in quotes)`,
 		"password: !x hunter2":                      `YAML: field "password": a secret is a string (put it in quotes)`,
 		"password: &hunter2":                        `YAML: field "password": a secret is a string (put it in quotes)`,

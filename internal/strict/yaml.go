@@ -11,15 +11,16 @@ import (
 	yamlnode "sigs.k8s.io/yaml/goyaml.v3"
 )
 
-// minExpansion is the size that aliases may expand any document to. A larger document may become maxExpansion times as
-// large.
+// Aliases may expand every document to minExpansion bytes, and a larger one to maxExpansion times
+// its size.
 const (
 	minExpansion = 1 << 20
 	maxExpansion = 4
 )
 
-// YAMLToJSON converts one YAML document to JSON; an empty one becomes null. A field that is set twice, a second
-// document, aliases that expand to too much, and a mapping whose keys are not strings or numbers are errors.
+// YAMLToJSON converts one YAML document to JSON. An empty document becomes null. It returns an error
+// for a field that is set twice, a second document, aliases that expand too much, and a mapping
+// whose keys are not strings or numbers.
 func YAMLToJSON(b []byte) ([]byte, error) {
 	if _, err := parse(b); err != nil {
 		return nil, err
@@ -27,7 +28,7 @@ func YAMLToJSON(b []byte) ([]byte, error) {
 	return convert(b)
 }
 
-// convert is the part of YAMLToJSON that comes after [parse].
+// convert converts a document that [parse] has accepted.
 func convert(b []byte) ([]byte, error) {
 	out, err := yaml.YAMLToJSONStrict(b)
 	if err != nil {
@@ -36,7 +37,7 @@ func convert(b []byte) ([]byte, error) {
 	return out, nil
 }
 
-// parse returns the top node of the only document in b; nil if there is none.
+// parse returns the top node of the only document in b, or nil if there is none.
 func parse(b []byte) (*yamlnode.Node, error) {
 	d := yamlnode.NewDecoder(bytes.NewReader(b))
 	var doc, next yamlnode.Node
@@ -48,7 +49,7 @@ func parse(b []byte) (*yamlnode.Node, error) {
 	if err := d.Decode(&next); !errors.Is(err, io.EOF) {
 		return nil, errors.New("YAML: something follows the document")
 	}
-	e := expansion{sizes: make(map[*yamlnode.Node]int), limit: max(minExpansion, maxExpansion*len(b))}
+	e := aliasExpansion{sizes: make(map[*yamlnode.Node]int), limit: max(minExpansion, maxExpansion*len(b))}
 	if err := e.check(&doc); err != nil {
 		return nil, err
 	}
@@ -58,14 +59,14 @@ func parse(b []byte) (*yamlnode.Node, error) {
 	return doc.Content[0], nil
 }
 
-// expansion computes how large a document is with its aliases replaced by what they stand for.
-type expansion struct {
-	sizes   map[*yamlnode.Node]int // of what aliases stand for; 0 while it is being computed
+// aliasExpansion computes the size of a document whose aliases are replaced by their values.
+type aliasExpansion struct {
+	sizes   map[*yamlnode.Node]int // of the values of aliases; 0 while being computed
 	aliases bool
 	limit   int
 }
 
-func (e *expansion) check(doc *yamlnode.Node) error {
+func (e *aliasExpansion) check(doc *yamlnode.Node) error {
 	size, err := e.size(doc)
 	if err == nil && e.aliases && size > e.limit {
 		err = fmt.Errorf("YAML: its aliases expand to more than %d bytes", e.limit)
@@ -73,10 +74,10 @@ func (e *expansion) check(doc *yamlnode.Node) error {
 	return err
 }
 
-// nodeSize is what a node counts for besides its text.
+// nodeSize is the size of a node without its text.
 const nodeSize = 16
 
-func (e *expansion) size(n *yamlnode.Node) (int, error) {
+func (e *aliasExpansion) size(n *yamlnode.Node) (int, error) {
 	if n.Kind == yamlnode.AliasNode {
 		e.aliases = true
 		size, known := e.sizes[n.Alias]
@@ -96,7 +97,7 @@ func (e *expansion) size(n *yamlnode.Node) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		size = min(size+more, e.limit+1) // more would overflow some day
+		size = min(size+more, e.limit+1) // prevents an overflow
 	}
 	if n.Anchor != "" {
 		e.sizes[n] = size
@@ -104,7 +105,7 @@ func (e *expansion) size(n *yamlnode.Node) (int, error) {
 	return size, nil
 }
 
-// yamlError says where and how YAML is wrong in words of its own, because those of the parser may quote a value.
+// yamlError describes an error of the parser without its text, which may quote a value.
 func yamlError(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n  ")
@@ -117,14 +118,14 @@ func yamlError(err error) error {
 	for _, known := range []struct{ parser, text string }{
 		{"already set in map", "a field is already set"},
 		{"cannot decode", "a value is not of the type of its tag"},
-		{"unknown anchor", "an alias is of nothing"},
+		{"unknown anchor", "an alias has no anchor"},
 		{"invalid map key", "the name of a field is no string"},
 		{"unsupported map key", "the name of a field is no string"},
 		{"did not find expected", "a bracket, comma or indentation is not where it belongs"},
 		{"could not find expected", "a field has no colon"},
 		{"mapping values are not allowed", "a colon is where none may be (quotes are missing?)"},
 		{"cannot start any token", "a value begins with a character that needs quotes"},
-		{"unexpected end of stream", "it ends in the middle of something"},
+		{"unexpected end of stream", "it ends too early"},
 		{"tab character", "a tab is used for indentation"},
 		{"control characters", "it holds control characters"},
 		{"unknown escape character", "an escape in double quotes is unknown"},

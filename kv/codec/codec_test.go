@@ -47,7 +47,7 @@ func TestWith_AppliesLayersInOrder(t *testing.T) {
 	require.ErrorIs(t, err, codec.ErrFormat)
 }
 
-func TestWith_RefusesNil(t *testing.T) {
+func TestWith_RejectsNil(t *testing.T) {
 	t.Parallel()
 	for _, c := range []kv.Codec[string]{
 		codec.With[string](nil), codec.With(kv.String(), nil), codec.With(kv.String(), codec.AESGCM(codec.KeyRing{})), codec.With(kv.String(), codec.Gzip(-1)),
@@ -57,7 +57,7 @@ func TestWith_RefusesNil(t *testing.T) {
 	}
 }
 
-func TestGzip(t *testing.T) {
+func TestGzip_RoundTrip(t *testing.T) {
 	t.Parallel()
 	l := codec.Gzip(4)
 	for _, plain := range []string{"", "abc", "abcd", "incompressible", strings.Repeat("a", 1000), "\x00gz\x01", "\x00gz\x01" + strings.Repeat("b", 500)} {
@@ -145,7 +145,7 @@ func TestAESGCM_RotatesKeys(t *testing.T) {
 	require.NoError(t, err, "the first key is for writes")
 }
 
-func TestNewKeyRing_RefusesBadKeys(t *testing.T) {
+func TestNewKeyRing_RejectsInvalidKeys(t *testing.T) {
 	t.Parallel()
 	for name, keys := range map[string][]codec.Key{
 		"no ID":          {key("", 1)},

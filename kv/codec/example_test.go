@@ -25,7 +25,8 @@ func ExampleAESGCM() {
 		panic(err)
 	}
 
-	oldKey := codec.Key{ID: "2025", Secret: []byte("0123456789abcdef0123456789abcdef")} // from a secret store
+	// From a secret store.
+	oldKey := codec.Key{ID: "2025", Secret: []byte("0123456789abcdef0123456789abcdef")}
 	newKey := codec.Key{ID: "2026", Secret: []byte("fedcba9876543210fedcba9876543210")}
 	open := func(first codec.Key, others ...codec.Key) kv.Typed[string] {
 		ring, err := codec.NewKeyRing(first, others...)

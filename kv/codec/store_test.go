@@ -21,7 +21,7 @@ func encrypted[T any](tb testing.TB, first codec.Key, others ...codec.Key) kv.Co
 	return codec.With(kv.JSON[T](), codec.Gzip(1024), codec.AESGCM(ring(tb, first, others...)))
 }
 
-func TestEncryption_InAStore(t *testing.T) {
+func TestAESGCM_InStore(t *testing.T) {
 	t.Parallel()
 	p := parttest.Shared(t)
 	users := kv.NewTyped(p.KV(), "users", encrypted[user](t, key("1", 1)))
@@ -72,7 +72,7 @@ func TestWithSkipEqual_ComparesBelowLayers(t *testing.T) {
 	assert.Equal(t, "Bob", e.Value.Name)
 }
 
-func TestEncryption_InCaches(t *testing.T) {
+func TestAESGCM_InCaches(t *testing.T) {
 	t.Parallel()
 	p := parttest.Shared(t)
 	c, err := cache.Open(t.Context(), p, "users", encrypted[user](t, key("1", 1)), cache.WithReadOnlyCheck())
@@ -93,7 +93,7 @@ func TestEncryption_InCaches(t *testing.T) {
 	}
 }
 
-func TestEncryption_InConfig(t *testing.T) {
+func TestAESGCM_InConfig(t *testing.T) {
 	t.Parallel()
 	p := parttest.Shared(t)
 	src, err := config.Open(t.Context(), p, "conf")

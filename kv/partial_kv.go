@@ -30,8 +30,8 @@ func embedsNil(kv clientv3.KV) bool {
 // partialKV returns an error if the KV below lacks a method that a Store calls.
 type partialKV struct{ clientv3.KV }
 
-// missing converts the panic of a missing method to an error.
-func (p partialKV) missing(method string, err *error) { //nolint:gocritic // a deferred call sets it
+// recoverMissing converts the panic of a missing method to an error.
+func (p partialKV) recoverMissing(method string, err *error) { //nolint:gocritic // a deferred call sets it
 	switch r := recover().(type) {
 	case nil:
 	case runtime.Error:
@@ -43,32 +43,32 @@ func (p partialKV) missing(method string, err *error) { //nolint:gocritic // a d
 
 // Get implements clientv3.KV.
 func (p partialKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (resp *clientv3.GetResponse, err error) {
-	defer p.missing("Get", &err)
+	defer p.recoverMissing("Get", &err)
 	return p.KV.Get(ctx, key, opts...)
 }
 
 // GetStream implements clientv3.KV.
 func (p partialKV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (stream clientv3.GetStreamChan, err error) {
-	defer p.missing("GetStream", &err)
+	defer p.recoverMissing("GetStream", &err)
 	return p.KV.GetStream(ctx, key, opts...)
 }
 
 // Do implements clientv3.KV.
 func (p partialKV) Do(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
-	defer p.missing("Do", &err)
+	defer p.recoverMissing("Do", &err)
 	return p.KV.Do(ctx, op)
 }
 
 // Txn implements clientv3.KV.
 func (p partialKV) Txn(ctx context.Context) clientv3.Txn {
-	txn, err := p.begin(ctx)
+	txn, err := p.startTxn(ctx)
 	if err != nil {
-		return &namespacedTxn{invalid: err}
+		return &namespacedTxn{err: err}
 	}
 	return txn
 }
 
-func (p partialKV) begin(ctx context.Context) (txn clientv3.Txn, err error) {
-	defer p.missing("Txn", &err)
+func (p partialKV) startTxn(ctx context.Context) (txn clientv3.Txn, err error) {
+	defer p.recoverMissing("Txn", &err)
 	return p.KV.Txn(ctx), nil
 }

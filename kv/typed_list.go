@@ -2,6 +2,7 @@ package kv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -10,6 +11,62 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
+
+// List yields every entry below the dir, in key order, at one revision; see [Store.List]. A value
+// that cannot be decoded ends the listing with [ErrDecode], unless the function of [WithBadEntry]
+// skips it.
+func (t Typed[T]) List(ctx context.Context, o ...ListOption) iter.Seq2[Entry[T], error] {
+	return func(yield func(Entry[T], error) bool) {
+		for e, err := range t.store().List(ctx, "", o...) {
+			if err != nil {
+				yield(Entry[T]{}, err)
+				return
+			}
+			d, skip, err := t.decodeListed("list", e)
+			if skip {
+				continue
+			}
+			if !yield(d, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Page returns up to limit entries from where c ends, in one RPC; see [Store.Page]. A value that
+// cannot be decoded makes it return [ErrDecode], unless the function of [WithBadEntry] skips it.
+func (t Typed[T]) Page(ctx context.Context, limit int, c Cursor) (Page[T], error) {
+	p, err := t.store().Page(ctx, "", limit, c)
+	if err != nil {
+		return Page[T]{}, err
+	}
+	out := Page[T]{Revision: p.Revision, Total: p.Total, Cursor: p.Cursor, Entries: make([]Entry[T], 0, len(p.Entries))}
+	for _, e := range p.Entries {
+		d, skip, err := t.decodeListed("page", e)
+		if err != nil {
+			return Page[T]{}, err
+		}
+		if !skip {
+			out.Entries = append(out.Entries, d)
+		}
+	}
+	return out, nil
+}
+
+// decodeListed decodes one entry of a listing. It calls the function of WithBadEntry if that fails.
+func (t Typed[T]) decodeListed(op string, e Entry[[]byte]) (d Entry[T], skip bool, err error) {
+	d, err = t.decode(op, e)
+	if err == nil || t.onBadEntry == nil {
+		return d, false, err
+	}
+	if err = t.onBadEntry(e.Key, e.ModRevision, err); err != nil {
+		if _, ours := errors.AsType[*errs.Error](err); !ours {
+			err = t.store().opError(op, e.Key, err)
+		}
+		return d, false, err
+	}
+	return d, true, nil
+}
 
 // Exists reports whether key exists. It costs one RPC, which does not fetch the value.
 func (t Typed[T]) Exists(ctx context.Context, key string) (bool, error) {
@@ -46,15 +103,15 @@ func (t Typed[T]) Decode(kv *mvccpb.KeyValue) (Entry[T], error) {
 	var err error
 	key, below := strings.CutPrefix(string(kv.GetKey()), t.dir)
 	switch {
-	case s.bad != nil:
-		err = s.bad
+	case s.err != nil:
+		err = s.err
 	case kv == nil:
 		err = fmt.Errorf("%w: no key", errs.Invalid)
 	case !below || key == "":
 		err = fmt.Errorf("%w: key %s is not below %s", errs.Invalid, errs.Quote(string(kv.GetKey())), errs.Quote(t.dir))
 	}
 	if err != nil {
-		return Entry[T]{}, s.fail("decode", "", err)
+		return Entry[T]{}, s.opError("decode", "", err)
 	}
 	e := entryOf(kv, 0)
 	e.Key = key
@@ -67,7 +124,7 @@ func (t Typed[T]) OpPut(key string, v T, o ...PutOption) Op {
 	b, err := t.encode("put", key, v)
 	op := t.op(OpPut(key, b, o...), key)
 	if err != nil {
-		op.bad = errs.Cause(err)
+		op.err = errs.Cause(err)
 	}
 	return op
 }
@@ -76,9 +133,24 @@ func (t Typed[T]) OpPut(key string, v T, o ...PutOption) Op {
 func (t Typed[T]) OpDelete(key string, o ...DeleteOption) Op { return t.op(OpDelete(key, o...), key) }
 
 func (t Typed[T]) op(op Op, key string) Op {
-	op.typed = t.store()
-	if t.wrote != nil {
-		op.wrote = func(ctx context.Context, rev int64) { t.wrote(ctx, key, rev) }
+	op.store = t.store()
+	if t.onWrite != nil {
+		op.onWrite = func(ctx context.Context, rev int64) { t.onWrite(ctx, key, rev) }
 	}
 	return op
+}
+
+// decodeMany decodes entries, except those that the function of WithBadEntry skips.
+func (t Typed[T]) decodeMany(op string, entries map[string]Entry[[]byte]) (map[string]Entry[T], error) {
+	out := make(map[string]Entry[T], len(entries))
+	for key, e := range entries {
+		d, skip, err := t.decodeListed(op, e)
+		if err != nil {
+			return nil, err
+		}
+		if !skip {
+			out[key] = d
+		}
+	}
+	return out, nil
 }
