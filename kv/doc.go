@@ -55,11 +55,12 @@
 //	Txn, Batch
 //	CompareAndSwap, ...Delete    unknown: the value may come back
 //	Create, Update that creates  unknown: the key may become absent again
-//	Replace, DeleteAt, Update    repeated until etcd says yes or no, since a mod revision never comes
-//	                             back. After a "no" the next change of the key decides: another value
-//	                             is a conflict. The same value or a deleted key is unknown, since
-//	                             another client may have done it, and so is a history that is
-//	                             compacted, unreadable or longer than 16 changes
+//	Replace, DeleteAt, Update    repeated until etcd says yes or no, since a mod revision never
+//	                             comes back. After a "no" the next change of the key decides: if
+//	                             it has another value, the write was not applied. The same value
+//	                             or a deleted key is unknown, since another client may have done
+//	                             it, and so is a history that is compacted, unreadable or longer
+//	                             than 16 changes
 //	Transact that overwrites     repeated like Replace; see docs/transactions.md
 //	a key that it has read
 //	other Transact               unknown: it may be applied later
@@ -99,7 +100,7 @@
 //
 // Conditions are matched with errors.Is: [ErrNotFound], [ErrExists], [ErrConflict], [ErrGuard],
 // [ErrDecode], and those shared with the other packages. [ConflictError] and [BatchError] hold
-// facts for errors.As. The text names the whole key: `kv: put "myapp/users/42": reason`. If the
+// facts for errors.As. The text names the whole key: `kv: put "myapp/users/42": cause`. If the
 // time is up, the error matches context.DeadlineExceeded and names the endpoints and why they could
 // not be reached. Values never appear in errors or logs.
 //

@@ -7,9 +7,9 @@
 // # Terms
 //
 // A dir, such as a namespace, is written with or without a trailing slash, and is normalized to
-// exactly one. A prefix is "" or ends in "/", because "app" would also select "app2/secret". A name,
-// of a lock or a service, is a path inside a dir that neither begins nor ends with a slash. A key is
-// any non-empty sequence of bytes.
+// exactly one. A prefix is "" or ends in "/", because "app" would also select "app2/secret". A
+// name, of a lock or a service, is a path inside a dir that neither begins nor ends with a slash. A
+// key is any non-empty sequence of bytes.
 //
 // # The hidden dir
 //

@@ -1,5 +1,5 @@
-// Package redact recognizes types whose encoding hides their value, such as etcdkit.Secret, which is
-// marshaled as "[redacted]". Storing the encoding of such a value would lose the value.
+// Package redact recognizes types whose encoding hides their value, such as etcdkit.Secret, which
+// is marshaled as "[redacted]". Storing the encoding of such a value would lose the value.
 package redact
 
 import (

@@ -76,7 +76,8 @@ type fakeAddr string
 func (fakeAddr) Network() string  { return "fake" }
 func (a fakeAddr) String() string { return string(a) }
 
-// response is what a member says to an attempt, and how long that takes; a negative time is for ever.
+// response is what a member says to an attempt, and how long that takes; a negative time is for
+// ever.
 type response struct {
 	after time.Duration
 	says  string
@@ -292,8 +293,8 @@ func TestDo_RetriesWhenBothAttemptsFail(t *testing.T) {
 	})
 }
 
-// The first response of an at-most-once write is "no" or "yes"; a "no" is final only when nothing else can
-// come, or when it is said to be "final".
+// The first response of an at-most-once write is "no" or "yes"; a "no" is final only when nothing
+// else can come, or when it is said to be "final".
 func TestDoUntil_WaitsForOtherAttempt(t *testing.T) {
 	t.Parallel()
 	const s = time.Second
@@ -536,8 +537,8 @@ func TestDo_EvictionHedgesOutsideBudget(t *testing.T) {
 				})
 			}
 		}
-		var write error
-		wg.Go(func() { _, write = retry.Do(within(t, 20*time.Second), h.Engine, write, h.send) })
+		var writeErr error
+		wg.Go(func() { _, writeErr = retry.Do(within(t, 20*time.Second), h.Engine, write, h.send) })
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		assert.Len(t, h.sent, 2*calls+1, "none has a second attempt")
@@ -548,8 +549,8 @@ func TestDo_EvictionHedgesOutsideBudget(t *testing.T) {
 		synctest.Wait()
 		assert.Len(t, h.sent, 4*calls+1)
 		wg.Wait()
-		require.ErrorIs(t, write, errs.UnknownOutcome)
-		require.ErrorIs(t, write, context.DeadlineExceeded, "a write that is not guarded is neither repeated nor cancelled")
+		require.ErrorIs(t, writeErr, errs.UnknownOutcome)
+		require.ErrorIs(t, writeErr, context.DeadlineExceeded, "such a write is neither repeated nor canceled")
 	})
 }
 

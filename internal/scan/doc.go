@@ -1,4 +1,5 @@
-// Package scan reads ranges of keys of any size at one revision, with one chunk in memory at a time.
+// Package scan reads ranges of keys of any size at one revision, with one chunk in memory at a
+// time.
 //
 // # Revision
 //
@@ -11,8 +12,8 @@
 // A scan opens a stream (RangeStream of etcd 3.7) for each range. The server then reads the range
 // once, whereas for each page it reads the rest of the range again. If streams are not implemented
 // (by an older server, a proxy, or a custom KV), or a chunk is larger than the client receives, the
-// scan continues with pages. A page that is too large is halved, down to one key. Scans with a limit
-// or in reverse order always use pages, because a stream supports neither.
+// scan continues with pages. A page that is too large is halved, down to one key. Scans with a
+// limit or in reverse order always use pages, because a stream supports neither.
 //
 // # Failures
 //

@@ -12,8 +12,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// Describe describes an error of encoding/json without quoting the value. For an error of an unknown
-// type it returns the name of the type.
+// Describe describes an error of encoding/json without quoting the value. For an error of an
+// unknown type it returns the name of the type.
 func Describe(err error) string {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && syntax.Error() == "unexpected end of JSON input" {
 		return "it ends too early"

@@ -187,7 +187,8 @@ func isSecret(t reflect.Type) bool {
 	return hidden
 }
 
-// elemType returns the type of the elements of t if t has one of the given kinds, and otherwise nil.
+// elemType returns the type of the elements of t if t has one of the given kinds, and otherwise
+// nil.
 func elemType(t reflect.Type, kinds ...reflect.Kind) reflect.Type {
 	if t == nil {
 		return nil
@@ -206,7 +207,8 @@ type structField struct {
 	typ  reflect.Type
 }
 
-// fieldsByName returns the fields of a struct by their folded names. It returns nil for other types.
+// fieldsByName returns the fields of a struct by their folded names. It returns nil for other
+// types.
 func fieldsByName(t reflect.Type) map[string]structField {
 	if t == nil || t.Kind() != reflect.Struct {
 		return nil

@@ -18,9 +18,9 @@ const (
 	maxExpansion = 4
 )
 
-// YAMLToJSON converts one YAML document to JSON. An empty document becomes null. It returns an error
-// for a field that is set twice, a second document, aliases that expand too much, and a mapping
-// whose keys are not strings or numbers.
+// YAMLToJSON converts one YAML document to JSON. An empty document becomes null. It returns an
+// error for a field that is set twice, a second document, aliases that expand too much, and a
+// mapping whose keys are not strings or numbers.
 func YAMLToJSON(b []byte) ([]byte, error) {
 	if _, err := parse(b); err != nil {
 		return nil, err

@@ -1,8 +1,12 @@
 // Package codec adds layers to the codecs of package kv: compression, and encryption with keys that
 // can be rotated.
 //
-//	ring, err := codec.NewKeyRing(codec.Key{ID: "2026-12", Secret: newKey}, codec.Key{ID: "2025-12", Secret: oldKey})
-//	users := kv.NewTyped(store, "users", codec.With(kv.JSON[User](), codec.Gzip(1024), codec.AESGCM(ring)))
+//	ring, err := codec.NewKeyRing(
+//		codec.Key{ID: "2026-12", Secret: newKey}, // for writes and reads
+//		codec.Key{ID: "2025-12", Secret: oldKey}, // for reads
+//	)
+//	c := codec.With(kv.JSON[User](), codec.Gzip(1024), codec.AESGCM(ring))
+//	users := kv.NewTyped(store, "users", c)
 //
 // The result of [With] is an ordinary codec: it works for a kv.Typed, a cache and a configuration.
 // The layers are applied in the order given when a value is written, and in reverse order when it
@@ -27,7 +31,7 @@
 //  1. Give every process the new key as a further key, for reads.
 //  2. Give every process the new key as the first one, and the old one as a further key.
 //  3. Write each value again. An update that changes nothing does that, and keeps the lease:
-//     for key, err := range users.Keys(ctx) { users.Update(ctx, key, func(*User) error { return nil }) }
+//     call users.Update for each key of users.Keys, with a function that changes nothing.
 //  4. Remove the old key.
 //
 // The example of [AESGCM] shows step 3. To encrypt existing data, begin with [WithPlaintextReads],
