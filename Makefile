@@ -6,7 +6,7 @@ SHELL := bash
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 FUZZTIME ?= 20s
 
-.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page foreign ci
+.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page sim foreign ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -69,6 +69,11 @@ soak: ## look for what grows for SOAK (20m) and write docs/reliability.md
 
 reliability-page: ## render docs/reliability.md from docs/reliability.json
 	ETCDKIT_RELIABILITY=page $(RELIABILITY) -run '^TestReliability_Regenerate$$'
+
+SEEDS ?= 50
+
+sim: ## simulate a cluster under faults with SEEDS (50) seeds for each workload
+	go test -count=1 -timeout 3h ./internal/sim -run '^TestSim' -seeds $(SEEDS)
 
 foreign: ## run etcd's own client tests over clients of this library
 	bash .ci/run foreign

@@ -34,8 +34,9 @@
 // # Faithful to etcd
 //
 // TestModel compares the model with a real server: random requests have the same answers, errors,
-// revisions and events on both. Its rules of timing follow the source of etcd 3.7: a request has 7 s, a
-// member without a leader for 3 s ends the streams that need one, an election takes 1 s to 2 s.
+// revisions and events on both. ETCDKIT_TEST_ETCD selects a server of another version. Times are those
+// of etcd 3.7: a request has 7 s, a member without a leader for 3 s ends the streams that need one, and
+// an election takes 1 s to 2 s.
 //
 // # Repetition
 //

@@ -31,11 +31,12 @@ func serve[Req proto.Message, Resp any](ctx context.Context, m *Member, method s
 		s.counts["request "+method]++
 		fate := s.fate(method)
 		s.note("%s %s %s%s", from, method, describe(r), fate)
+		fail := func(err error) { answer <- result[Resp]{nil, err} }
 		deliver := func(resp *Resp, err error) {
 			if err != nil {
 				s.note("%s %s: %v", from, method, err)
 			}
-			fate.answer(m, from, func() { answer <- result[Resp]{resp, err} })
+			fate.answer(m, from, func() { answer <- result[Resp]{resp, err} }, fail)
 		}
 		fate.request(m, from, func() {
 			m.authorize(ctx, func(err error) {
@@ -45,7 +46,7 @@ func serve[Req proto.Message, Resp any](ctx context.Context, m *Member, method s
 				}
 				f(deliver)
 			})
-		})
+		}, fail)
 	})
 	select {
 	case a := <-answer:
