@@ -18,7 +18,7 @@ const (
 
 // await waits until the first watch is live. A watch retries until it succeeds and does not report
 // failed attempts. So if it takes long, await makes a read to find out the cause.
-func (f *feed) await(ctx context.Context, progress func() uint64) error {
+func (d *watchedDir) await(ctx context.Context, progress func() uint64) error {
 	timeout := time.NewTicker(openTimeout)
 	defer timeout.Stop()
 	delay := probeDelay
@@ -35,13 +35,13 @@ func (f *feed) await(ctx context.Context, progress func() uint64) error {
 	before := progress()
 	for {
 		select {
-		case <-f.ready:
+		case <-d.watch.Ready():
 			return nil
-		case <-f.ended:
-			return f.cause()
+		case <-d.watch.Ended():
+			return d.cause()
 		case <-probe.C:
 			probed = make(chan error, 1)
-			f.spawn(func() { probed <- f.probe(probeCtx) })
+			d.spawn(func() { probed <- d.probe(probeCtx) })
 		case probeErr = <-probed:
 			if probed = nil; isPermanent(probeErr) {
 				return probeErr
@@ -50,20 +50,20 @@ func (f *feed) await(ctx context.Context, progress func() uint64) error {
 			if probed != nil {
 				probeErr = <-probed // ends with ctx
 			}
-			return f.notLiveError(retry.ContextError(ctx), probeErr)
+			return d.notLiveError(retry.ContextError(ctx), probeErr)
 		case <-timeout.C:
 			if now := progress(); now != before {
 				before = now
 				continue
 			}
-			return f.notLiveError(context.DeadlineExceeded, probeErr)
+			return d.notLiveError(context.DeadlineExceeded, probeErr)
 		}
 	}
 }
 
 // probe makes a read and returns its error.
-func (f *feed) probe(ctx context.Context) error {
-	_, err := f.store.Exists(ctx, probeKey)
+func (d *watchedDir) probe(ctx context.Context) error {
+	_, err := d.store.Exists(ctx, probeKey)
 	return errs.Cause(err)
 }
 
@@ -74,7 +74,7 @@ func isPermanent(err error) bool {
 
 // notLiveError returns the error for a caller whose wait for the first watch ended with err.
 // probeErr is the error of the last read, which names the endpoints.
-func (f *feed) notLiveError(err, probeErr error) error {
+func (d *watchedDir) notLiveError(err, probeErr error) error {
 	switch {
 	case !errors.Is(err, context.DeadlineExceeded):
 		return err
@@ -85,22 +85,22 @@ func (f *feed) notLiveError(err, probeErr error) error {
 	case probeErr != nil:
 		return fmt.Errorf("%w: %w", err, probeErr)
 	}
-	return f.withWatchError(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, err))
+	return d.withWatchError(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, err))
 }
 
 // waitError returns the error for a caller whose wait for etcd ended with ctx. If the deadline has
 // passed, it includes the cause.
-func (f *feed) waitError(ctx context.Context) error {
+func (d *watchedDir) waitError(ctx context.Context) error {
 	err := retry.ContextError(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return f.withWatchError(fmt.Errorf("%w: %w", errs.Unavailable, err))
+	return d.withWatchError(fmt.Errorf("%w: %w", errs.Unavailable, err))
 }
 
 // withWatchError adds to err why the watch is down, if that is known.
-func (f *feed) withWatchError(err error) error {
-	if cause := f.cause(); cause != nil {
+func (d *watchedDir) withWatchError(err error) error {
+	if cause := d.cause(); cause != nil {
 		return fmt.Errorf("%w: %w", err, cause)
 	}
 	return err

@@ -20,7 +20,7 @@ import (
 // of keys, including absent ones. A watch keeps them current. It is safe for concurrent use. The
 // values it returns are shared and must not be modified.
 type Cache[T any] struct {
-	*feed
+	*watchedDir
 	decoder[T]
 
 	ttl        time.Duration
@@ -29,7 +29,7 @@ type Cache[T any] struct {
 
 	noticeHits bool                             // notice is called for each hit
 	items      concurrentMap[item[T], *item[T]] // read without a lock
-	// Both are in nanoseconds since feed.startedAt.
+	// Both are in nanoseconds since watchedDir.startedAt.
 	horizon       atomic.Int64 // Get takes the slow path for items as of an earlier time
 	minAsOf       atomic.Int64 // items as of an earlier time are too old
 	inserted      atomic.Uint64
@@ -51,7 +51,7 @@ type item[T any] struct {
 	entry    kv.Entry[T]   // empty if err is not nil
 	err      error         // kv.ErrNotFound or kv.ErrDecode, as a read returns it
 	rev      int64         // the entry was the current one at this revision
-	asOf     time.Duration // since feed.startedAt: the entry was current at this time or later
+	asOf     time.Duration // since watchedDir.startedAt: the entry was current at this time or later
 	checksum uint64
 
 	touched atomic.Uint64 // Cache.inserted at the last update of the policy
@@ -77,10 +77,10 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 	if err != nil {
 		return nil, opError("open", dir, err)
 	}
-	f := newFeed("cache", c, dir, &s, min(s.ttl, s.maxStaleness))
+	d := newWatchedDir("cache", c, dir, &s, min(s.ttl, s.maxStaleness))
 	lookupHook := s.scope.CacheLookup()
 	out := &Cache[T]{
-		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
+		watchedDir: d, decoder: newDecoder(d.prefix, codec, s.readOnlyCheck),
 		ttl: s.ttl, lookupHook: lookupHook, noticeHits: lookupHook != nil || s.readOnlyCheck,
 		touchInterval: uint64(s.maxEntries / touchIntervalDivisor), //nolint:gosec // is positive
 		fetchCalls:    make(map[string]*fetchCall[T]),
@@ -220,7 +220,7 @@ func (c *Cache[T]) GetLinearizable(ctx context.Context, key string) (kv.Entry[T]
 func (c *Cache[T]) GetAtLeast(ctx context.Context, key string, minRev int64) (kv.Entry[T], error) {
 	it := c.cached(key)
 	if it != nil && it.rev < minRev {
-		if c.sub.Load().Status().Revision < minRev {
+		if sub, _ := c.watch.Current(); sub.Status().Revision < minRev {
 			it = nil
 		} else {
 			it = c.cached(key) // the watch may have replaced it
@@ -262,7 +262,7 @@ func (c *Cache[T]) Stats() Stats {
 	c.mu.Unlock()
 	return Stats{
 		Hits: c.hits.load(), Misses: c.misses.Load(), Fills: c.fills.Load(), Invalidations: c.invalidations.Load(),
-		Evictions: c.evictions.Load(), Stale: c.staleReads.Load(), BadEntries: c.badEntries.Load(), Restarts: c.restarts.Load(), Entries: n,
+		Evictions: c.evictions.Load(), Stale: c.staleReads.Load(), BadEntries: c.badEntries.Load(), Restarts: c.watch.Restarts(), Entries: n,
 	}
 }
 

@@ -29,10 +29,10 @@ var (
 
 // opError wraps err as an error of this package. key is relative to the dir; the error contains the
 // dir.
-func (f *feed) opError(op, key string, err error) error { return opError(op, f.prefix+key, err) }
+func (d *watchedDir) opError(op, key string, err error) error { return opError(op, d.prefix+key, err) }
 
 // closedError returns ErrClosed with the name of what is closed.
-func (f *feed) closedError() error { return errs.ClosedError(f.kind) }
+func (d *watchedDir) closedError() error { return errs.ClosedError(d.kind) }
 
 // opError wraps err as an error of this package, none of which has changed anything in etcd.
 func opError(op, key string, err error) error {

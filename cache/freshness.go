@@ -11,7 +11,7 @@ import (
 // freshness computes the time up to which no change is missing, from the status of a watch. It
 // belongs to the goroutine that follows the watch.
 type freshness struct {
-	*feed
+	*watchedDir
 
 	status     func() watch.Status
 	lastHeard  time.Time // Heard of the last status that was used
@@ -44,10 +44,10 @@ func (s *freshness) discountSuspension(wall, monotonic time.Duration) {
 }
 
 // advanceAsOf advances asOf to a later time.
-func (f *feed) advanceAsOf(asOf time.Duration) {
+func (d *watchedDir) advanceAsOf(asOf time.Duration) {
 	for {
-		last := f.asOf.Load()
-		if int64(asOf) <= last || f.asOf.CompareAndSwap(last, int64(asOf)) {
+		last := d.asOf.Load()
+		if int64(asOf) <= last || d.asOf.CompareAndSwap(last, int64(asOf)) {
 			return
 		}
 	}
@@ -77,38 +77,39 @@ func (r *refresher) overdue() bool {
 
 // refresh asks etcd whether a change is missing, unless a request is in progress. It returns nil if
 // the watch is not live.
-func (f *feed) refresh() *refreshCall {
-	f.refresher.mu.Lock()
-	defer f.refresher.mu.Unlock()
-	if f.refresher.call != nil {
-		return f.refresher.call
+func (d *watchedDir) refresh() *refreshCall {
+	d.refresher.mu.Lock()
+	defer d.refresher.mu.Unlock()
+	if d.refresher.call != nil {
+		return d.refresher.call
 	}
-	if !f.isLive() {
+	if !d.isLive() {
 		return nil
 	}
-	sub, call := f.sub.Load(), &refreshCall{startedAt: time.Now(), done: make(chan struct{})}
-	if !f.spawn(func() {
-		if sub.Refresh(f.ctx) == nil {
-			f.advanceAsOf(sub.Status().Heard.Sub(f.startedAt))
-			f.updateClock()
+	sub, _ := d.watch.Current()
+	call := &refreshCall{startedAt: time.Now(), done: make(chan struct{})}
+	if !d.spawn(func() {
+		if sub.Refresh(d.ctx) == nil {
+			d.advanceAsOf(sub.Status().Heard.Sub(d.startedAt))
+			d.updateClock()
 		}
-		f.refresher.mu.Lock()
-		f.refresher.call = nil
-		f.refresher.mu.Unlock()
+		d.refresher.mu.Lock()
+		d.refresher.call = nil
+		d.refresher.mu.Unlock()
 		close(call.done)
 	}) {
 		return nil
 	}
-	f.refresher.call = call
+	d.refresher.call = call
 	return call
 }
 
 // ensureFresh is called by reads from memory once half of the bound has passed since etcd was last
 // heard. It starts a refresh. If the whole bound has passed, it also waits for the response. It
 // reports whether the bound holds.
-func (f *feed) ensureFresh(ctx context.Context) bool {
-	call := f.refresh()
-	if f.isFresh(f.now(), time.Duration(f.asOf.Load())) {
+func (d *watchedDir) ensureFresh(ctx context.Context) bool {
+	call := d.refresh()
+	if d.isFresh(d.now(), time.Duration(d.asOf.Load())) {
 		return true
 	}
 	if call == nil {
@@ -121,19 +122,19 @@ func (f *feed) ensureFresh(ctx context.Context) bool {
 	case <-timeout.C:
 	case <-ctx.Done():
 	}
-	return f.isFresh(f.now(), time.Duration(f.asOf.Load()))
+	return d.isFresh(d.now(), time.Duration(d.asOf.Load()))
 }
 
 // needsRefresh reports whether half of the bound has passed.
-func (f *feed) needsRefresh(now, asOf time.Duration) bool {
-	return f.ageAtNextTick(now, asOf) > f.staleness/2
+func (d *watchedDir) needsRefresh(now, asOf time.Duration) bool {
+	return d.ageAtNextTick(now, asOf) > d.staleness/2
 }
 
 // updateClock calls clock with the current times.
-func (f *feed) updateClock() (now, asOf time.Duration) {
-	f.clocking.Lock()
-	defer f.clocking.Unlock()
-	now, asOf = f.now(), time.Duration(f.asOf.Load())
-	f.onTick(now, asOf)
+func (d *watchedDir) updateClock() (now, asOf time.Duration) {
+	d.clocking.Lock()
+	defer d.clocking.Unlock()
+	now, asOf = d.now(), time.Duration(d.asOf.Load())
+	d.onTick(now, asOf)
 	return now, asOf
 }

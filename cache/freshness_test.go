@@ -14,7 +14,7 @@ func TestFreshness_FollowsLastHeard(t *testing.T) {
 	const age = time.Hour
 	asked := time.Now().Add(-time.Second) // and answered just now
 	st := watch.Status{State: watch.StateLive, Heard: asked}
-	p := &freshness{feed: &feed{startedAt: time.Now().Add(-age)}, status: func() watch.Status { return st }}
+	p := &freshness{watchedDir: &watchedDir{startedAt: time.Now().Add(-age)}, status: func() watch.Status { return st }}
 	p.advanceAsOf(age - 1200*time.Millisecond)
 	p.update()
 	assert.GreaterOrEqual(t, p.age(), time.Since(asked)-time.Millisecond)
@@ -30,7 +30,7 @@ func TestFreshness_FollowsLastHeard(t *testing.T) {
 func TestFreshness_CountsSuspendedTime(t *testing.T) {
 	t.Parallel()
 	heard := time.Now()
-	p := &freshness{feed: &feed{startedAt: heard}, status: func() watch.Status { return watch.Status{Heard: heard} }}
+	p := &freshness{watchedDir: &watchedDir{startedAt: heard}, status: func() watch.Status { return watch.Status{Heard: heard} }}
 	p.update()
 	p.discountSuspension(time.Second, time.Second)
 	p.discountSuspension(-time.Hour, time.Second) // the wall clock was set back

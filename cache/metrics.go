@@ -32,6 +32,6 @@ var metrics = scope.Table[measured]{Package: "cache", Label: "dir", Fields: []sc
 }}
 
 // observeFill begins the operation of a read of etcd. End must follow.
-func (f *feed) observeFill(ctx context.Context) (context.Context, scope.Running) {
-	return f.scope.Begin(ctx, scope.Operation{Package: "cache", Name: "fill", Target: f.prefix})
+func (d *watchedDir) observeFill(ctx context.Context) (context.Context, scope.Running) {
+	return d.scope.Begin(ctx, scope.Operation{Package: "cache", Name: "fill", Target: d.prefix})
 }

@@ -20,7 +20,7 @@ type readIndex struct {
 	ctx       context.Context //nolint:containedctx // ends all reads
 	spawn     func(f func()) bool
 	waitErr   func(ctx context.Context) error // the error of a wait that ended with ctx
-	closedErr func() error                    // the error once the feed is closed
+	closedErr func() error                    // the error once the directory is closed
 
 	mu      sync.Mutex
 	running bool
@@ -119,29 +119,29 @@ const maxCatchUpWait = 250 * time.Millisecond
 
 // currentRevision makes a linearizable read of the current revision: one RPC, which returns no
 // values. Then it waits up to maxCatchUpWait for the watch to reach that revision.
-func (f *feed) currentRevision(ctx context.Context) (rev int64, reached bool, err error) {
-	rev, err = f.readRevision(ctx)
+func (d *watchedDir) currentRevision(ctx context.Context) (rev int64, reached bool, err error) {
+	rev, err = d.readRevision(ctx)
 	switch {
-	case f.closed():
-		return 0, false, f.closedError()
+	case d.closed():
+		return 0, false, d.closedError()
 	case err != nil:
 		return 0, false, errs.Cause(err)
 	}
-	if f.isLive() {
+	if d.isLive() {
 		ctx, stop := context.WithTimeout(ctx, maxCatchUpWait)
 		defer stop()
-		reached = f.wait(ctx, rev) == nil
+		reached = d.wait(ctx, rev) == nil
 	}
 	return rev, reached, nil
 }
 
 // readRevision counts a key. The header of the response contains the current revision.
-func (f *feed) readRevision(ctx context.Context) (rev int64, err error) {
-	sender, err := retry.SenderOf(f.store)
+func (d *watchedDir) readRevision(ctx context.Context) (rev int64, err error) {
+	sender, err := retry.SenderOf(d.store)
 	if err != nil {
 		return 0, err
 	}
-	call := retry.Call{Pkg: "cache", Op: "read revision", Dir: f.store.Dir(), Key: probeKey, Read: true}
+	call := retry.Call{Pkg: "cache", Op: "read revision", Dir: d.store.Dir(), Key: probeKey, Read: true}
 	get := clientv3.OpGet(call.Dir+probeKey, clientv3.WithCountOnly())
 	return retry.Do(ctx, sender.Engine, call, func(ctx context.Context, _ bool) (int64, error) {
 		resp, err := sender.KV.Do(ctx, get)

@@ -15,7 +15,7 @@ import (
 // Replica holds all keys below a dir in memory, decoded, and follows their changes. It is safe for
 // concurrent use. The values it returns are shared and must not be modified.
 type Replica[T any] struct {
-	*feed
+	*watchedDir
 	decoder[T]
 
 	data *mvccMap[T]
@@ -50,12 +50,12 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 	if err != nil {
 		return nil, opError("open replica", dir, err)
 	}
-	f := newFeed("replica", c, dir, &s, s.maxStaleness)
+	d := newWatchedDir("replica", c, dir, &s, s.maxStaleness)
 	r := &Replica[T]{
-		feed: f, decoder: newDecoder(f.prefix, codec, s.readOnlyCheck),
+		watchedDir: d, decoder: newDecoder(d.prefix, codec, s.readOnlyCheck),
 		data: newMVCCMap[T](), badEntryHook: s.badEntryHook, pendingWrites: newPendingWrites(), followers: make(map[*follower[T]]struct{}),
 	}
-	r.opts = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(maxBufferedEvents)}
+	r.watchOptions = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(maxBufferedEvents)}
 	r.handle, r.beforeWatch, r.onLive, r.onTick = r.onBatch, r.beginWatch, func() {}, r.updateSlowPath
 	r.typed = withWriteHook(c.KV(), dir, codec, r.onWrite)
 	if err := r.start(ctx, r.batches.Load); err != nil {
@@ -246,7 +246,7 @@ func (r *Replica[T]) Len() int { return int(r.data.valid.Load()) }
 // Stats returns the current counters. It sends nothing.
 func (r *Replica[T]) Stats() Stats {
 	return Stats{
-		Fills: r.fills.Load(), Stale: r.staleReads.Load(), BadEntries: r.badEntries.Load(), Restarts: r.restarts.Load(),
+		Fills: r.fills.Load(), Stale: r.staleReads.Load(), BadEntries: r.badEntries.Load(), Restarts: r.watch.Restarts(),
 		Entries: r.Len(), Bad: int(r.data.invalid.Load()),
 	}
 }
@@ -254,7 +254,7 @@ func (r *Replica[T]) Stats() Stats {
 // Revision returns the revision that the replica has reached. It shows every change up to it.
 func (r *Replica[T]) Revision() int64 {
 	rev := r.rev.Load()
-	if sub := r.sub.Load(); sub != nil {
+	if sub, _ := r.watch.Current(); sub != nil {
 		rev = max(rev, sub.Status().Revision)
 	}
 	return rev

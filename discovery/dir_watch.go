@@ -2,10 +2,8 @@ package discovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,26 +11,25 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/retrywatch"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// retryingWatch watches the state below a prefix and reopens the watch whenever it ends.
-type retryingWatch struct {
-	watcher *watch.Watcher
-	sel     watch.Selector
-	log     *slog.Logger
-	onStart func()              // called before each watch, whose first batches, up to one without More, are the whole state
-	onBatch func(b watch.Batch) // called sequentially
+// dirWatch watches the state below a prefix and knows for how long it may have missed changes.
+type dirWatch struct {
+	*retrywatch.Watch
 
-	ready chan struct{} // closed when the first watch is live
-	ended chan struct{} // closed when no further watch follows
+	prefix     string
+	log        *slog.Logger
+	completeAt atomic.Pointer[dualTime] // a time when no change was missing; nil if there was none
+}
 
-	sub        atomic.Pointer[watch.Subscription]
-	completeAt atomic.Pointer[dualTime] // time at which no change was missing; nil if there was none
-	restarts   atomic.Uint64
-
-	mu  sync.Mutex
-	err error // why the last watch ended
+// dirHandler gets the state below a prefix. Its methods are called one at a time.
+type dirHandler interface {
+	// onStart is called before each watch, whose first batches, up to one without More, are the
+	// whole state.
+	onStart()
+	onBatch(b watch.Batch)
 }
 
 // Backoff between watches, and how long await waits without a deadline.
@@ -43,140 +40,81 @@ const (
 	ageInterval        = time.Second // how often the age is updated
 )
 
-func newRetryingWatch(w *watch.Watcher, prefix string, log *slog.Logger) *retryingWatch {
-	return &retryingWatch{
-		watcher: w, sel: watch.Prefix(prefix), log: log,
-		ready: make(chan struct{}), ended: make(chan struct{}),
+// newDirWatch returns a watch that must be run. With retryFirst, it is opened again even if none
+// was live yet.
+func newDirWatch(w *watch.Watcher, prefix string, log *slog.Logger, h dirHandler, retryFirst bool) *dirWatch {
+	d := &dirWatch{prefix: prefix, log: log}
+	d.Watch = retrywatch.New(retrywatch.Config{
+		Watcher: w, Selector: watch.Prefix(prefix), Options: []watch.Option{watch.WithSnapshot()},
+		MinBackoff: minBackoff, MaxBackoff: maxBackoff, TickInterval: ageInterval, RetryFirst: retryFirst,
+		OnStart: h.onStart,
+		OnBatch: func(_ context.Context, b watch.Batch) error {
+			h.onBatch(b)
+			return nil
+		},
+		OnLive: d.onLive, OnTick: func(*watch.Subscription) { d.age() }, OnEnd: d.onEnd,
+	})
+	return d
+}
+
+func (d *dirWatch) onLive(*watch.Subscription) {
+	d.age()
+	if d.WasLive() {
+		d.log.Warn("watch is live again", "selector", watch.Prefix(d.prefix).String())
 	}
 }
 
-// run keeps a watch open until ctx ends, or until the first one ends before it was live.
-func (f *retryingWatch) run(ctx context.Context) {
-	defer close(f.ended)
-	wait := newBackoff()
-	for failed := false; ; failed = true {
-		live, err := f.watch(ctx, failed)
-		if live {
-			wait.Reset()
-		}
-		f.mu.Lock()
-		f.err = errs.Cause(err)
-		f.mu.Unlock()
-		if ctx.Err() != nil || errors.Is(err, errs.Closed) || !f.wasLive() {
-			return
-		}
-		if live || !failed {
-			f.log.WarnContext(ctx, "watch ended; reopening it", "selector", f.sel.String(), "error", err)
-		}
-		f.restarts.Add(1)
-		if retry.Sleep(ctx, wait.NextBackOff()) != nil {
-			return
-		}
-	}
-}
-
-// watch runs one watch. reopened reports whether an earlier one ended, in which case it logs when
-// this one is live.
-func (f *retryingWatch) watch(ctx context.Context, reopened bool) (live bool, err error) {
-	f.onStart()
-	sub, err := f.watcher.Subscribe(f.sel, func(_ context.Context, b watch.Batch) error {
-		f.onBatch(b)
-		return nil
-	}, watch.WithSnapshot())
-	if err != nil {
-		return false, err
-	}
-	f.sub.Store(sub)
-	defer sub.Close() //nolint:errcheck // always nil
-	ready := sub.Ready()
-	tick := time.NewTicker(ageInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			f.age()
-		case <-ready:
-			ready, live = nil, true
-			f.age()
-			if reopened {
-				f.log.WarnContext(ctx, "watch is live again", "selector", f.sel.String())
-			}
-			if !f.wasLive() {
-				close(f.ready)
-			}
-		case <-sub.Done():
-			return live, sub.Err()
-		case <-ctx.Done():
-			return live, ctx.Err()
-		}
-	}
-}
-
-func (f *retryingWatch) wasLive() bool {
-	select {
-	case <-f.ready:
-		return true
-	default:
-		return false
+func (d *dirWatch) onEnd(err error, live bool) {
+	if live || d.Restarts() == 0 {
+		d.log.Warn("watch ended; reopening it", "selector", watch.Prefix(d.prefix).String(), "error", err)
 	}
 }
 
 // await waits until the first watch is live.
-func (f *retryingWatch) await(ctx context.Context) error {
-	var patience <-chan time.Time
+func (d *dirWatch) await(ctx context.Context) error {
+	var timeout <-chan time.Time
 	if _, ok := ctx.Deadline(); !ok {
 		t := time.NewTimer(defaultOpenTimeout)
 		defer t.Stop()
-		patience = t.C
+		timeout = t.C
 	}
 	select {
-	case <-f.ready:
+	case <-d.Ready():
 		return nil
-	case <-f.ended:
-		return f.cause()
+	case <-d.Ended():
+		return d.cause()
 	case <-ctx.Done():
-		return f.withCause(retry.ContextError(ctx))
-	case <-patience:
-		return f.withCause(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
+		return d.withCause(retry.ContextError(ctx))
+	case <-timeout:
+		return d.withCause(fmt.Errorf("%w: %w: the watch did not become live", errs.Unavailable, context.DeadlineExceeded))
 	}
 }
 
 // withCause adds the reason why the watch is down to err, if it is known.
-func (f *retryingWatch) withCause(err error) error {
-	if why := f.cause(); why != nil {
-		return fmt.Errorf("%w: %w", err, why)
+func (d *dirWatch) withCause(err error) error {
+	if cause := d.cause(); cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
 	}
 	return err
 }
 
 // cause returns why the watch is down, if it is known.
-func (f *retryingWatch) cause() error {
-	if sub := f.sub.Load(); sub != nil {
-		if st := sub.Status(); st.Err != nil {
-			_, condition := retry.Classify(st.Err, false)
-			return retry.WithCondition(st.Err, condition)
-		}
+func (d *dirWatch) cause() error {
+	if err := d.StatusErr(); err != nil {
+		_, condition := retry.Classify(err, false)
+		return retry.WithCondition(err, condition)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
-// isLive reports whether the watch is live.
-func (f *retryingWatch) isLive() bool {
-	sub := f.sub.Load()
-	return sub != nil && !isDone(sub) && sub.Status().State == watch.StateLive
+	return d.LastErr()
 }
 
 // age bounds for how long changes may have been missed.
-func (f *retryingWatch) age() time.Duration {
-	sub := f.sub.Load()
-	if sub != nil && !isDone(sub) {
+func (d *dirWatch) age() time.Duration {
+	if sub := d.Open(); sub != nil {
 		if st := sub.Status(); !st.Heard.IsZero() {
-			f.setCompleteAt(st.Heard)
+			d.setCompleteAt(st.Heard)
 		}
 	}
-	if at := f.completeAt.Load(); at != nil {
+	if at := d.completeAt.Load(); at != nil {
 		return at.since()
 	}
 	return 0
@@ -184,15 +122,15 @@ func (f *retryingWatch) age() time.Duration {
 
 // setCompleteAt records that no change was missing at a wall-clock time. A time in the future,
 // after the clock was set back, is ignored.
-func (f *retryingWatch) setCompleteAt(at time.Time) {
+func (d *dirWatch) setCompleteAt(at time.Time) {
 	since := time.Since(at)
 	if since < 0 {
 		return
 	}
 	now := &dualTime{wall: at.Round(0), mono: time.Now().Add(-since)}
 	for {
-		last := f.completeAt.Load()
-		if last != nil && (at.Equal(last.wall) || !now.mono.After(last.mono)) || f.completeAt.CompareAndSwap(last, now) {
+		last := d.completeAt.Load()
+		if last != nil && (at.Equal(last.wall) || !now.mono.After(last.mono)) || d.completeAt.CompareAndSwap(last, now) {
 			return
 		}
 	}
@@ -208,15 +146,6 @@ type dualTime struct {
 // since returns the time elapsed since m, by the clock that shows more.
 func (m *dualTime) since() time.Duration {
 	return max(time.Since(m.mono), time.Now().Round(0).Sub(m.wall), 0)
-}
-
-func isDone(sub *watch.Subscription) bool {
-	select {
-	case <-sub.Done():
-		return true
-	default:
-		return false
-	}
 }
 
 func newBackoff() backoff.BackOff {

@@ -112,7 +112,7 @@ func (r *Registry) view(name string) (*view, error) {
 	v := r.views[name]
 	if v != nil {
 		select {
-		case <-v.watch.ended: // failed; try again with a new one
+		case <-v.watch.Ended(): // failed; try again with a new one
 		default:
 			v.users++
 			return v, nil
@@ -124,7 +124,7 @@ func (r *Registry) view(name string) (*view, error) {
 	ctx, v.stop = context.WithCancel(r.ctx)
 	r.views[name] = v
 	v.tracked = scope.Track(r.scope, metrics, name, func() Stats { return r.viewStats(v) })
-	go v.watch.run(ctx)
+	go v.watch.Run(ctx)
 	return v, nil
 }
 

@@ -123,7 +123,7 @@ func (s *Service) Err() error {
 	switch {
 	case s.ctx.Err() != nil:
 		return opError("service", s.v.service, errs.ClosedError("view"))
-	case s.v.watch.isLive():
+	case s.v.watch.IsLive():
 		return nil
 	}
 	return s.v.watch.cause()
@@ -152,7 +152,7 @@ func (s *Service) Stats() Stats {
 
 // viewStats returns the counters of a view.
 func (r *Registry) viewStats(v *view) Stats {
-	st := Stats{Age: v.watch.age(), Live: v.watch.isLive(), Restarts: v.watch.restarts.Load()}
+	st := Stats{Age: v.watch.age(), Live: v.watch.IsLive(), Restarts: v.watch.Restarts()}
 	r.mu.Lock()
 	st.Users = v.users
 	r.mu.Unlock()

@@ -7,14 +7,13 @@ import (
 	"sync"
 
 	"github.com/etcdkit/etcdkit/internal/notify"
-	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
 // serviceNames follows the names of all services.
 type serviceNames struct {
 	registry *Registry
-	watch    *retryingWatch
+	watch    *dirWatch
 
 	mu       sync.Mutex
 	services map[string]string // by key
@@ -38,18 +37,11 @@ func (r *Registry) FollowServices(f func(names []string)) (stop func()) {
 	if r.closed {
 		return func() {}
 	}
-	w := &serviceNames{registry: r, watch: newRetryingWatch(r.watcher, r.layout.top, r.logger), notify: make(chan struct{}, 1)}
-	w.watch.onStart, w.watch.onBatch = w.onStart, w.onBatch
+	w := &serviceNames{registry: r, notify: make(chan struct{}, 1)}
+	w.watch = newDirWatch(r.watcher, r.layout.top, r.logger, w, true)
 	ctx, cancel := context.WithCancel(r.ctx)
 	var calls sync.Mutex
-	r.running.Go(func() {
-		wait := newBackoff()
-		for ctx.Err() == nil { // also if a watch was never live
-			w.watch.run(ctx)
-			w.watch.ended = make(chan struct{})
-			_ = retry.Sleep(ctx, wait.NextBackOff())
-		}
-	})
+	r.running.Go(func() { w.watch.Run(ctx) })
 	r.running.Go(func() { w.run(ctx, f, &calls) })
 	return func() {
 		calls.Lock()

@@ -23,7 +23,7 @@ type view struct {
 	layout     layout
 	onBadEntry func(key string, rev int64, err error)
 	log        *slog.Logger
-	watch      *retryingWatch
+	watch      *dirWatch
 	stop       context.CancelFunc
 	tracked    *scope.Part
 	current    atomic.Pointer[snapshot] // never nil
@@ -53,19 +53,19 @@ type snapshot struct {
 func newView(w *watch.Watcher, service string, opts *options) *view {
 	dir := opts.layout.dir(service)
 	v := &view{
-		service: service, dir: dir, layout: opts.layout, onBadEntry: opts.onBadEntry, log: opts.logger, watch: newRetryingWatch(w, dir, opts.logger),
+		service: service, dir: dir, layout: opts.layout, onBadEntry: opts.onBadEntry, log: opts.logger,
 		records: newTable(), malformed: map[string]struct{}{}, followers: map[chan struct{}]struct{}{},
 		lossGuard: lossGuard{period: opts.grace},
 	}
 	v.current.Store(&snapshot{})
-	v.watch.onStart, v.watch.onBatch = v.onStart, v.onBatch
+	v.watch = newDirWatch(w, dir, opts.logger, v, false)
 	return v
 }
 
 // close ends the watch and waits for it.
 func (v *view) close() {
 	v.stop()
-	<-v.watch.ended
+	<-v.watch.Ended()
 	v.mu.Lock()
 	v.closed = true
 	if v.timer != nil {
