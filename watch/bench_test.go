@@ -17,8 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// deliveryCounter is a fan-out's receivers: how many deliveries there were, and a signal when there
-// are as many as wanted.
+// deliveryCounter counts deliveries, and signals when there are as many as wanted.
 type deliveryCounter struct {
 	n    atomic.Int64
 	want int64
@@ -31,7 +30,7 @@ func (c *deliveryCounter) add(n int) {
 	}
 }
 
-// inFlight is how many events a round of a fan-out has.
+// inFlight is the number of events in a round of a fan-out.
 const inFlight = 32
 
 // BenchmarkFanOut delivers to n subscribers of one prefix. An op is one delivery; latency is that
@@ -243,7 +242,7 @@ func BenchmarkCatchUp(b *testing.B) {
 			release := make(chan struct{})
 			held <- release
 			_, to := miss()
-			require.NoError(b, hubAt(w, to))
+			require.NoError(b, reachesRevision(w, to))
 			b.StartTimer()
 			close(release)
 			for rev := range reached {
@@ -256,8 +255,8 @@ func BenchmarkCatchUp(b *testing.B) {
 	})
 }
 
-// hubAt waits until the shared watch has reached a revision.
-func hubAt(w *watch.Watcher, rev int64) error {
+// reachesRevision waits until the shared watch has reached a revision.
+func reachesRevision(w *watch.Watcher, rev int64) error {
 	for range 10000 {
 		if w.ServerWatches()[0].Revision >= rev {
 			return nil

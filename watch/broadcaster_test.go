@@ -61,11 +61,11 @@ func TestWatcher_LeavesSilentStreamWithinFiveSeconds(t *testing.T) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(time.Second)
 		for f := range w.watches {
-			w.set(func() { f.mute = true }) // the stream stays open, and nothing comes
+			w.set(func() { f.mute = true }) // the stream stays open and sends nothing
 		}
 		asked := time.Now()
 		rev := w.commit(change{key: "dir/a", value: "1"})
-		if err := sub.Refresh(t.Context()); err != nil { // else it went on with the next stream
+		if err := sub.Refresh(t.Context()); err != nil { // otherwise it continued with the next stream
 			require.ErrorIs(t, err, watch.ErrUnavailable)
 		}
 		got.revision(t, rev)
@@ -98,7 +98,7 @@ func TestSubscription_RefreshUpdatesHeard(t *testing.T) {
 	runInBubble(t, func(t *testing.T, _ *fakeEtcd, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		time.Sleep(20 * time.Second)
-		assert.GreaterOrEqual(t, time.Since(sub.Status().Heard), 10*time.Second, "nobody has asked")
+		assert.GreaterOrEqual(t, time.Since(sub.Status().Heard), 10*time.Second, "progress was requested without a need")
 		called := time.Now()
 		require.NoError(t, sub.Refresh(t.Context()))
 		assert.False(t, sub.Status().Heard.Before(called))
@@ -113,7 +113,7 @@ func TestSubscription_RefreshUpdatesHeard(t *testing.T) {
 	})
 }
 
-// The fake answers each request, so as many were sent as there are answers.
+// The fake answers each request, so the number of answers is that of requests.
 func TestWatcher_RequestsProgressOfIdleStreamTwiceAMinute(t *testing.T) {
 	t.Parallel()
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
@@ -155,14 +155,14 @@ func TestWatcher_OnlyRefusalOfCreationIsPermanent(t *testing.T) {
 	denied := errors.New("rpc error: code = PermissionDenied desc = etcdserver: permission denied")
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, got := subscribe(t, watcher, watch.Prefix("dir/"))
-		w.breakOff(denied) // of somebody else on the same stream
+		w.breakOff(denied) // of another watch on the same stream
 		rev := w.commit(change{key: "dir/a", value: "1"})
 		got.revision(t, rev)
 		w.set(func() { w.refuse = func(int) error { return denied } })
 		w.breakOff(nil)
 		require.ErrorIs(t, ended(t, sub), watch.ErrPermission)
 		w.stopFaults()
-		_, got = subscribe(t, watcher, watch.Prefix("dir/")) // the failure is not remembered
+		_, got = subscribe(t, watcher, watch.Prefix("dir/")) // the failure was not kept
 		got.revision(t, w.commit(change{key: "dir/a", value: "2"}))
 	})
 }
@@ -203,9 +203,9 @@ func TestWatcher_ReopensBeforeFirstEventWithoutGap(t *testing.T) {
 		_, got := subscribe(t, watcher, watch.Prefix("dir/"))
 		for i := range 20 {
 			w.breakOff(nil)
-			rev := w.commit(change{key: "dir/a", value: strconv.Itoa(i)}) // while it is away
+			rev := w.commit(change{key: "dir/a", value: strconv.Itoa(i)}) // while the stream is down
 			got.revision(t, rev)
-			assert.Len(t, got.all(), i+1, "neither an old event nor a missing one")
+			assert.Len(t, got.all(), i+1, "an event is old or missing")
 			assert.Equal(t, rev, got.all()[i].Revision)
 		}
 	})
@@ -248,7 +248,7 @@ func TestSubscription_StatusOfStaleWatchHasSinceAndErr(t *testing.T) {
 		synctest.Wait()
 		s := sub.Status()
 		assert.Equal(t, watch.StateStale, s.State)
-		assert.WithinDuration(t, lost, s.Since, 36*time.Second, "it was heard of then")
+		assert.WithinDuration(t, lost, s.Since, 36*time.Second, "Heard is wrong")
 		assert.ErrorContains(t, s.Err, "no leader")
 		w.stopFaults()
 		time.Sleep(6 * time.Second)
@@ -272,14 +272,14 @@ func TestSubscription_HeardCoversHandledEventsOnly(t *testing.T) {
 		ready(t, sub)
 		time.Sleep(time.Hour)
 		fresh := func() bool { return time.Since(sub.Status().Heard) <= 36100*time.Millisecond }
-		assert.True(t, fresh(), "a quiet watch is asked")
+		assert.True(t, fresh(), "no progress was requested of a quiet watch")
 		w.commit(change{key: "dir/a", value: "1"})
 		w.commit(change{key: "dir/a", value: "2"})
 		held := time.Now()
-		for range 2 { // the first is in hand while the second waits; then the second is in hand
+		for range 2 { // the first is being handled while the second waits; then the second is
 			<-entered
 			time.Sleep(time.Minute)
-			assert.False(t, sub.Status().Heard.After(held), "what is not handled is missing")
+			assert.False(t, sub.Status().Heard.After(held), "Heard covers an event that was not handled")
 			release <- struct{}{}
 		}
 		require.NoError(t, sub.Refresh(t.Context()))

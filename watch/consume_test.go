@@ -35,7 +35,7 @@ func TestConsume_ContinuesAtCheckpoint(t *testing.T) {
 			return nil
 		})
 	}
-	// The very first run saves where it begins, before anything has happened.
+	// The first run saves its start before anything has changed.
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- consume(ctx, 0) }()
@@ -80,7 +80,7 @@ func TestConsume_AdvancesCheckpointOfQuietPrefix(t *testing.T) {
 				synctest.Wait()
 				time.Sleep(time.Second)
 				begun, _ := cp.Load(ctx)
-				assert.Equal(t, w.revision(), begun, "where it begins is saved at once")
+				assert.Equal(t, w.revision(), begun, "the start was not saved at once")
 				moved := w.commit(change{key: "elsewhere", value: "1"})
 				time.Sleep(2*c.every + 2*time.Second)
 				saved, _ := cp.Load(ctx)
@@ -126,7 +126,7 @@ func TestConsume_SavesProcessedBatchAfterContextEnds(t *testing.T) {
 		mustPut(t, cli, dir+"in/k", strconv.Itoa(i))
 	}
 	var seen []string
-	for len(seen) < 3 { // a process that stops after each batch that it has processed
+	for len(seen) < 3 { // a process that stops after each batch
 		ctx, stop := context.WithCancel(t.Context())
 		err := w.Consume(ctx, watch.Prefix(dir+"in/"), cp, func(_ context.Context, b watch.Batch) error {
 			for _, e := range b.Events {
@@ -137,7 +137,7 @@ func TestConsume_SavesProcessedBatchAfterContextEnds(t *testing.T) {
 		})
 		require.ErrorIs(t, err, context.Canceled)
 	}
-	assert.Equal(t, []string{"0", "1", "2"}, seen, "each once")
+	assert.Equal(t, []string{"0", "1", "2"}, seen, "a batch was processed twice")
 }
 
 func TestConsume_BoundsSaveAfterContextEnds(t *testing.T) {
@@ -152,7 +152,7 @@ func TestConsume_BoundsSaveAfterContextEnds(t *testing.T) {
 	})
 }
 
-// stuck is a checkpoint whose database answers no more, in a process that is told to stop.
+// fakeStuckCheckpoint is a checkpoint whose Save blocks, in a process that is stopping.
 type fakeStuckCheckpoint struct{ stop context.CancelFunc }
 
 func (*fakeStuckCheckpoint) Load(context.Context) (int64, error) { return 0, nil }

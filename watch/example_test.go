@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// client is a client as a program would make it.
+// client returns a client as a program would create it.
 func client() *clientv3.Client {
 	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
 	if err != nil {
@@ -123,8 +123,8 @@ func ExampleWatcher_Consume() {
 	}
 	defer w.Close()
 
-	// What was processed last is kept in etcd; a database that is written in the same transaction
-	// as the results is better.
+	// The checkpoint is stored in etcd. A database that is written in the same transaction as the
+	// results is better.
 	checkpoint := kv.NewCheckpoint(store, "checkpoint")
 	rev, _ := store.Put(ctx, "orders/0", []byte("before"))
 	_ = checkpoint.Save(ctx, rev)
@@ -174,7 +174,7 @@ func ExampleWithAfter() {
 	}
 	defer w.Close()
 
-	seen, _ := store.Put(ctx, "color", []byte("red")) // the last one that was processed
+	seen, _ := store.Put(ctx, "color", []byte("red")) // the change that was processed last
 	_, _ = store.Put(ctx, "color", []byte("green"))
 	last, _ := store.Put(ctx, "color", []byte("blue"))
 	for b, err := range w.Watch(ctx, watch.Key("color"), watch.WithAfter(seen), watch.WithPrevValue()) {
@@ -276,11 +276,11 @@ func ExampleWithProgress() {
 			return
 		}
 		if elsewhere == 0 {
-			fmt.Println(b.Kind, len(b.Events)) // where the watch begins
+			fmt.Println(b.Kind, len(b.Events)) // the start of the watch
 			elsewhere, _ = store.Put(ctx, "busy/key", []byte("v"))
 		}
 		if b.Revision >= elsewhere {
-			fmt.Println(b.Kind, len(b.Events)) // nothing happened up to there
+			fmt.Println(b.Kind, len(b.Events)) // nothing has changed up to that revision
 			break
 		}
 	}
@@ -353,7 +353,7 @@ func ExampleWatcher_ServerWatches() {
 	// 100 1
 }
 
-// A read that must not miss what has happened so far asks whether the watch has everything.
+// A read that must not miss earlier changes waits until the watch has delivered them.
 func ExampleSubscription_Refresh() {
 	ctx := context.Background()
 	cli := client()

@@ -17,17 +17,17 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// fakeEtcd is an etcd cluster in memory, as far as watches and lists can see one, with the faults
-// that a real one cannot be asked for. It runs in synctest bubbles.
+// fakeEtcd is an in-memory etcd cluster for watches and lists, with faults that cannot be produced
+// on demand in a real one. It runs in synctest bubbles.
 type fakeEtcd struct {
-	clientv3.KV // nil: what is not below is not used
+	clientv3.KV // nil: only the methods below are used
 
 	mu       sync.Mutex
 	rng      *rand.Rand
 	rev      int64
-	compact  int64 // the oldest revision there is
+	compact  int64 // the oldest revision that is left
 	history  map[int64][]*clientv3.Event
-	versions map[string][]*mvccpb.KeyValue // one with Version 0 is a deletion
+	versions map[string][]*mvccpb.KeyValue // Version 0 means deleted
 	cluster  uint64
 	term     uint64
 	floor    uint64 // no term of this history is lower
@@ -36,18 +36,18 @@ type fakeEtcd struct {
 	requests int // for progress
 	closed   bool
 
-	faults    float64           // how often something goes wrong, of 1
-	refuse    func(n int) error // of the n-th opening
-	refuseNow bool              // refuses watches from the present on, and lets replays through
-	mute      bool              // open watches say nothing, new ones are not confirmed
+	faults    float64           // the probability of a fault
+	refuse    func(n int) error // the error of the n-th watch, or nil
+	refuseNow bool              // refuses watches at revision 0, but not replays
+	mute      bool              // open watches send nothing, new ones are not confirmed
 	unread    bool              // reads fail
-	lagging   int64             // how many revisions the member behind new watches lags
+	lagging   int64             // revisions by which the member of new watches lags
 	lagTerm   bool              // and it has not applied the first entry of the current term
 
-	muteReplays bool // watches of the past are confirmed and say nothing
-	// so are those without fragments, since client/v3 hides that it refuses what it gets
+	muteReplays bool // replays are confirmed and send nothing
+	// replays without fragments send nothing, as over client/v3, which hides that it refuses them
 	tooLarge bool
-	shuffle  bool // events of several revisions come in the wrong order
+	shuffle  bool // events of several revisions are sent in the wrong order
 }
 
 func newFakeEtcd(seed uint64) *fakeEtcd {
@@ -144,8 +144,7 @@ func (w *fakeEtcd) wipe() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rev, w.compact = 1, 1
-	// more than there are elections in a test: a history with a term that is no lower cannot be
-	// told apart
+	// more than the elections of a test: a history whose term is not lower cannot be recognized
 	w.floor -= 1000
 	w.term = w.floor
 	clear(w.history)
@@ -271,7 +270,7 @@ func (w *fakeEtcd) Get(ctx context.Context, key string, opts ...clientv3.OpOptio
 	return out, nil
 }
 
-// GetStream is of a later version than this server.
+// GetStream is not implemented, as on older servers.
 func (w *fakeEtcd) GetStream(context.Context, string, ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
 	return nil, status.Error(codes.Unimplemented, "unknown method")
 }

@@ -102,7 +102,7 @@ func (w *fakeEtcd) Watch(ctx context.Context, key string, opts ...clientv3.OpOpt
 	return f.out
 }
 
-// anyError is one of those that break a watch and mean nothing else.
+// anyError returns an error that breaks a watch and has no other meaning.
 func (w *fakeEtcd) anyError() error {
 	all := []error{
 		rpctypes.ErrNoLeader, status.Error(codes.Unavailable, "EOF"), status.Error(codes.Internal, "stream terminated by RST_STREAM"),
@@ -111,13 +111,13 @@ func (w *fakeEtcd) anyError() error {
 	return all[w.rng.IntN(len(all))]
 }
 
-// failed is a last response that says err. The error itself is in a field of client/v3's own; a
-// cancellation with a reason is the same to who looks at Err.
+// failed returns a last response whose Err is err. The error itself is in a private field of
+// client/v3, but a cancellation with a reason has the same Err.
 func failed(err error) clientv3.WatchResponse {
 	return clientv3.WatchResponse{Header: &pb.ResponseHeader{}, Canceled: true, CancelReason: err.Error()}
 }
 
-// serve is the server's side of the watch.
+// serve sends the responses of the watch.
 func (f *fakeWatch) serve(replay bool) {
 	defer close(f.out)
 	defer func() {
@@ -156,7 +156,7 @@ func (f *fakeWatch) serve(replay bool) {
 	}
 }
 
-// answer is what the watch says next, if anything.
+// answer returns the next response of the watch, if there is one.
 func (f *fakeWatch) answer() (resp clientv3.WatchResponse, last, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -183,7 +183,7 @@ func (f *fakeWatch) answer() (resp clientv3.WatchResponse, last, ok bool) {
 				return resp, false, false
 			case 3:
 				if len(f.last.Events) > 0 {
-					return f.last, false, true // the same again
+					return f.last, false, true // a repetition
 				}
 			}
 		}
@@ -198,7 +198,7 @@ func (f *fakeWatch) answer() (resp clientv3.WatchResponse, last, ok bool) {
 	return resp, false, false
 }
 
-// events is what a few revisions did to the range, under a header that is at the current one.
+// events returns the changes of a few revisions, with a header of the current revision.
 func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bool) {
 	resp.Header = f.header()
 	few := 1 + f.rng.IntN(5)
@@ -218,7 +218,7 @@ func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bo
 		f.next++
 	}
 	if len(resp.Events) == 0 {
-		return f.answerLocked()
+		return f.skip()
 	}
 	if f.shuffle {
 		slices.Reverse(resp.Events)
@@ -227,13 +227,13 @@ func (f *fakeWatch) events(here int64) (resp clientv3.WatchResponse, last, ok bo
 	return resp, false, true
 }
 
-// answerLocked goes on where there was nothing to tell.
-func (f *fakeWatch) answerLocked() (resp clientv3.WatchResponse, last, ok bool) {
+// skip returns no response, and makes serve call answer again.
+func (f *fakeWatch) skip() (resp clientv3.WatchResponse, last, ok bool) {
 	f.wake()
 	return resp, false, false
 }
 
-// RequestProgress asks all watches.
+// RequestProgress requests progress of all watches.
 func (w *fakeEtcd) RequestProgress(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -248,7 +248,7 @@ func (w *fakeEtcd) RequestProgress(ctx context.Context) error {
 	return nil
 }
 
-// Close must not be called: the watcher is the user's.
+// Close must not be called, because the Watcher belongs to the user.
 func (w *fakeEtcd) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// size is the short form of a number, or the long one.
+// size returns short, or full in long runs.
 func size(short, full int) int {
 	if long() {
 		return full
@@ -25,14 +25,14 @@ func size(short, full int) int {
 	return short
 }
 
-// writer puts and deletes 200 keys, one change after the other, whatever the server does.
+// writer puts and deletes 200 keys, one change after the other, despite faults.
 type writer struct {
 	cli *clientv3.Client
 	dir string
 	rng *rand.Rand
 }
 
-// write makes one change and returns when it was acknowledged.
+// write makes one change and returns once it is acknowledged.
 func (w *writer) write(ctx context.Context, i int) error {
 	k := fmt.Sprintf("%s%03d", w.dir, w.rng.IntN(200))
 	op := clientv3.OpPut(k, strconv.Itoa(i))
@@ -49,8 +49,8 @@ func (w *writer) write(ctx context.Context, i int) error {
 	}
 }
 
-// reference is the history of a prefix after a revision, as client/v3 reads it over a connection
-// that nobody disturbs.
+// reference returns the history of a prefix after a revision, read with client/v3 over a connection
+// without faults.
 func reference(t *testing.T, cli *clientv3.Client, dir string, after, upTo int64) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -196,7 +196,7 @@ func TestWatcher_StateWatchSurvivesCompactionDuringOutage(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), within)
 		require.NoError(t, sub.WaitRevision(ctx, last))
 		cancel()
-		assert.Greater(t, resyncs.Load(), before, "it was brought up to date by a list")
+		assert.Greater(t, resyncs.Load(), before, "there was no resync")
 	}
 	require.NoError(t, sub.Close())
 	require.NoError(t, m.err)

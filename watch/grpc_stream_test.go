@@ -72,15 +72,15 @@ func serveFake(t *testing.T, l net.Listener, serve func(s pb.Watch_WatchServer) 
 	})
 }
 
-// Client/v3's own watcher waits for ever in Close when it comes between a refusal and the end of
-// what was refused.
+// Close of client/v3's own watcher blocks forever if it is called between the refusal of a watch
+// and its end.
 func TestWatcher_CloseReturnsWhileWatchesAreRefused(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
 	ep := startFakeServer(t, func(s pb.Watch_WatchServer) error {
 		for {
 			if _, err := s.Recv(); err != nil {
-				return nil //nolint:nilerr // the client has left
+				return nil //nolint:nilerr // the client has closed the stream
 			}
 			asked.Add(1)
 			if err := s.Send(&pb.WatchResponse{
@@ -113,7 +113,7 @@ func TestWatcher_CloseReturnsWhileWatchesAreRefused(t *testing.T) {
 	}
 }
 
-// One stream carries several watches; the refused ones are told, and only they.
+// One stream carries several watches. Only the refused ones get the refusal.
 func TestWatcher_RefusalReachesItsWatch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
@@ -188,7 +188,7 @@ func TestWatcher_CancelsUnconfirmedWatch(t *testing.T) {
 		for id := int64(1); ; id++ {
 			req, err := s.Recv()
 			if err != nil {
-				return nil //nolint:nilerr // the client has left
+				return nil //nolint:nilerr // the client has closed the stream
 			}
 			if c := req.GetCancelRequest(); c != nil {
 				cancelled <- c.GetWatchId()
@@ -216,7 +216,7 @@ func TestWatcher_CancelsUnconfirmedWatch(t *testing.T) {
 	<-asked
 	require.NoError(t, sub.Close())
 	close(confirm)
-	assert.EqualValues(t, 16, <-cancelled, "the sixteenth of its stream")
+	assert.EqualValues(t, 16, <-cancelled, "the 16th watch of its stream")
 }
 
 func TestWatcher_AllWatchesLeaveBlockedStream(t *testing.T) {
@@ -226,7 +226,7 @@ func TestWatcher_AllWatchesLeaveBlockedStream(t *testing.T) {
 		for id := int64(1); ; id++ {
 			req, err := s.Recv()
 			if err != nil {
-				return nil //nolint:nilerr // the client has left
+				return nil //nolint:nilerr // the client has closed the stream
 			}
 			resp := &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: 5}, WatchId: -1}
 			create := req.GetCreateRequest()
@@ -248,7 +248,7 @@ func TestWatcher_AllWatchesLeaveBlockedStream(t *testing.T) {
 		last, _ = subscribe(t, w, watch.Key(strconv.Itoa(i)))
 	}
 	large, err := w.Subscribe(watch.Key(strings.Repeat("x", 1<<20)), func(context.Context, watch.Batch) error { return nil })
-	require.NoError(t, err) // fills what its stream may have on the way
+	require.NoError(t, err) // fills the window of its stream
 	ready(t, large)
 	require.Eventually(t, func() bool { return last.Status().Reopened > 0 }, within, 10*time.Millisecond)
 }
@@ -265,7 +265,7 @@ func TestWatcher_CloseReturnsWhileStreamsAreOpened(t *testing.T) {
 		"watches are unconfirmed": startFakeServer(t, func(s pb.Watch_WatchServer) error {
 			_, err := s.Recv()
 			asked <- struct{}{}
-			<-s.Context().Done() // and what else is sent is not read
+			<-s.Context().Done() // nothing more is read
 			return err
 		}),
 	} {

@@ -15,10 +15,10 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// within bounds what a test waits for. Nothing takes that long unless it is broken.
+// within bounds the waits of a test. Only a failure takes that long.
 const within = 30 * time.Second
 
-// shared is a client of the shared server and a prefix of the test's own.
+// shared returns a client of the shared server and a prefix for the test.
 func shared(tb testing.TB) (*clientv3.Client, string) {
 	tb.Helper()
 	return etcdtest.Client(tb), etcdtest.Prefix(tb)
@@ -46,18 +46,18 @@ func keysOf(b watch.Batch) []string {
 	return out
 }
 
-// first is the first batch of a watch.
+// first returns the first batch of a watch.
 func first(tb testing.TB, seq iter.Seq2[watch.Batch, error]) watch.Batch {
 	tb.Helper()
 	for b, err := range seq {
 		require.NoError(tb, err)
 		return b
 	}
-	require.Fail(tb, "the watch ended without a word")
+	require.Fail(tb, "the watch ended without an error")
 	return watch.Batch{}
 }
 
-// recorder collects batches, for somebody who waits for them.
+// recorder collects batches, and wakes a goroutine that waits for them.
 type recorder struct {
 	mu      sync.Mutex
 	batches []watch.Batch
@@ -83,7 +83,7 @@ func (r *recorder) all() []watch.Batch {
 	return slices.Clip(r.batches)
 }
 
-// events are all events so far.
+// events returns all events so far.
 func (r *recorder) events() []watch.Event {
 	var out []watch.Event
 	for _, b := range r.all() {
@@ -92,7 +92,7 @@ func (r *recorder) events() []watch.Event {
 	return out
 }
 
-// until waits until what was collected satisfies f.
+// until waits until the collected batches satisfy f.
 func (r *recorder) until(tb testing.TB, what string, f func([]watch.Batch) bool) {
 	tb.Helper()
 	timeout := time.NewTimer(within)
@@ -114,7 +114,7 @@ func (r *recorder) revision(tb testing.TB, rev int64) {
 	})
 }
 
-// subscribe is a live subscription with its recorder.
+// subscribe returns a live subscription and its recorder.
 func subscribe(tb testing.TB, w *watch.Watcher, s watch.Selector, o ...watch.Option) (*watch.Subscription, *recorder) {
 	tb.Helper()
 	r := newRecorder()
@@ -136,7 +136,7 @@ func ready(tb testing.TB, sub *watch.Subscription) {
 	}
 }
 
-// ended waits for the end of a subscription and returns why.
+// ended waits for the end of a subscription and returns its error.
 func ended(tb testing.TB, sub *watch.Subscription) error {
 	tb.Helper()
 	select {
@@ -148,7 +148,7 @@ func ended(tb testing.TB, sub *watch.Subscription) error {
 	}
 }
 
-// memory is a checkpoint in memory.
+// fakeCheckpoint is a checkpoint in memory.
 type fakeCheckpoint struct {
 	mu    sync.Mutex
 	rev   int64

@@ -64,7 +64,7 @@ func TestWatcher_StateWatchResyncsAfterCompaction(t *testing.T) {
 		w.commit(change{key: "dir/c", del: true})              // replaced
 		replaced := w.commit(change{key: "dir/c", value: "2"}) //
 		w.commit(change{key: "dir/x", value: "1"})
-		w.commit(change{key: "dir/x", del: true}) // came and went
+		w.commit(change{key: "dir/x", del: true}) // created and deleted
 		w.compactTo(w.revision())
 		w.stopFaults()
 		got.until(t, "the resync", func(b []watch.Batch) bool { return len(b) == 2 })
@@ -72,7 +72,7 @@ func TestWatcher_StateWatchResyncsAfterCompaction(t *testing.T) {
 		assert.Equal(t, watch.Resync, b.Kind)
 		assert.Equal(t, w.revision(), b.Revision)
 		assert.False(t, b.More)
-		require.Equal(t, []string{"dir/a", "dir/c", "dir/b"}, keysOf(b), "what did not change is not told")
+		require.Equal(t, []string{"dir/a", "dir/c", "dir/b"}, keysOf(b), "an unchanged key was delivered")
 		assert.Equal(t, replaced, b.Events[1].ModRevision)
 		assert.Equal(t, watch.Event{Type: watch.Delete, Key: "dir/b", ModRevision: b.Revision}, b.Events[2])
 		synctest.Wait()
@@ -130,7 +130,7 @@ func TestWatcher_ListsOnlyHistoryOfWatch(t *testing.T) {
 		w.stopFaults()
 		got.revision(t, w.revision())
 		ready(t, sub)
-		require.Len(t, got.all(), 1, "nothing is told twice")
+		require.Len(t, got.all(), 1, "an event was delivered twice")
 		assert.Equal(t, watch.Snapshot, got.all()[0].Kind)
 		assert.Equal(t, []string{"dir/b"}, keysOf(got.all()[0]))
 	})
@@ -249,7 +249,7 @@ func TestWatcher_WithAfterDetectsRewrittenHistory(t *testing.T) {
 				got := newRecorder()
 				sub, err := watcher.Subscribe(watch.Prefix("dir/"), got.handle, append(opts, watch.WithAfter(w.revision()))...)
 				require.NoError(t, err)
-				time.Sleep(10 * time.Second) // it may read, and cannot watch
+				time.Sleep(10 * time.Second) // reads succeed, watches are refused
 				w.wipe()
 				w.commit(change{key: "dir/b", value: "1"})
 				w.stopFaults()
@@ -299,7 +299,7 @@ func TestWatcher_SnapshotAcrossRewriteEndsAsResync(t *testing.T) {
 		for _, b := range got.all() {
 			for _, e := range b.Events {
 				if e.Type == watch.Delete {
-					require.Equal(t, watch.Resync, b.Kind, "a snapshot has puts alone")
+					require.Equal(t, watch.Resync, b.Kind, "a snapshot contains only puts")
 					delete(state, e.Key)
 				} else {
 					state[e.Key] = true
@@ -319,7 +319,7 @@ func TestWatcher_FirstResyncIsWholeState(t *testing.T) {
 		w.commit(change{key: "dir/c", value: "1"})
 		b := first(t, watcher.Watch(t.Context(), watch.Prefix("dir/"), watch.WithAfter(stored), watch.WithSnapshot()))
 		assert.Equal(t, watch.Resync, b.Kind)
-		require.Equal(t, []string{"dir/a", "dir/c", "dir/b"}, keysOf(b), "what did not change, what did, and what is gone")
+		require.Equal(t, []string{"dir/a", "dir/c", "dir/b"}, keysOf(b), "unchanged, changed and deleted keys")
 		assert.Equal(t, watch.Delete, b.Events[2].Type)
 	})
 }

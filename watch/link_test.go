@@ -61,7 +61,7 @@ func TestWatcher_LeavesDeadLinkForAnotherMember(t *testing.T) {
 			var last int64
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
-			for last == 0 { // a frozen leader has to be replaced first
+			for last == 0 { // a frozen leader must be replaced first
 				short, stop := context.WithTimeout(ctx, time.Second)
 				if resp, err := elsewhere.Put(short, "w/k", "after"); err == nil {
 					last = resp.Header.Revision
@@ -69,7 +69,7 @@ func TestWatcher_LeavesDeadLinkForAnotherMember(t *testing.T) {
 				stop()
 				require.NoError(t, ctx.Err())
 			}
-			if err := sub.Refresh(ctx); err != nil { // else it went on with the next stream
+			if err := sub.Refresh(ctx); err != nil { // otherwise it continued with the next stream
 				require.ErrorIs(t, err, watch.ErrUnavailable)
 			}
 			got.revision(t, last)

@@ -14,18 +14,17 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// fakeLivenessServer is a server whose streams fall silent on command, all that there are, while
-// new ones work.
+// fakeLivenessServer is a server whose existing streams can be silenced while new ones work.
 type fakeLivenessServer struct {
 	mu       sync.Mutex
 	streams  int
-	deaf     int // so many of the first streams are not served any more
-	lagging  int // so many answer no progress requests
+	deaf     int // number of the first streams that are no longer served
+	lagging  int // number of streams that do not answer progress requests
 	creates  int
 	progress int
 
 	delay       time.Duration // of answers to progress requests
-	answeredFor time.Time     // when the request came that was answered last
+	answeredFor time.Time     // when the last answered request arrived
 }
 
 func (s *fakeLivenessServer) serve(stream pb.Watch_WatchServer) error {
@@ -37,7 +36,7 @@ func (s *fakeLivenessServer) serve(stream pb.Watch_WatchServer) error {
 	for id := int64(1); ; {
 		req, err := stream.Recv()
 		if err != nil {
-			return err // the client has left
+			return err // the client has closed the stream
 		}
 		resp := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: 1, RaftTerm: 1, Revision: 5}}
 		s.mu.Lock()
@@ -66,7 +65,7 @@ func (s *fakeLivenessServer) serve(stream pb.Watch_WatchServer) error {
 			if resp.GetWatchId() == -1 {
 				s.set(func() { s.answeredFor = came })
 			}
-			_ = stream.Send(resp) // Recv tells when the client has left
+			_ = stream.Send(resp) // Recv returns the error
 		}
 		if resp.GetWatchId() == -1 && delay > 0 {
 			timer := time.AfterFunc(delay, answer)
@@ -138,10 +137,10 @@ func TestWatcher_LeavesSilentStreamFourSecondsAfterRequest(t *testing.T) {
 	fourWatches(t, func(t *testing.T, s *fakeLivenessServer, subs []*watch.Subscription) {
 		s.set(func() { s.deaf = s.streams })
 		began := time.Now()
-		// it may go on with the next stream, or see that there is none yet
+		// it may continue with the next stream, or find that there is none yet
 		go func() { _ = subs[2].Refresh(t.Context()) }()
 		reopenedAll(subs)
-		assert.InDelta(t, 4*time.Second, time.Since(began), float64(500*time.Millisecond), "all of them at once")
+		assert.InDelta(t, 4*time.Second, time.Since(began), float64(500*time.Millisecond), "the watches were not reopened together")
 		require.NoError(t, subs[2].Refresh(t.Context()))
 	})
 }
@@ -167,7 +166,7 @@ func TestWatcher_KeepsStreamThatConfirmsWatches(t *testing.T) {
 		assert.False(t, subs[0].Status().Heard.After(time.Now()))
 		assert.Zero(t, subs[0].Status().Reopened)
 		_, after, _ := s.counts()
-		assert.Equal(t, creates+1, after, "one watch was created to see whether the stream answers")
+		assert.Equal(t, creates+1, after, "there must be one probe")
 	})
 }
 

@@ -6,14 +6,14 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// mirror is what a state consumer makes of its batches, and what it complains about.
+// mirror applies batches as a state consumer does, and records violations of the protocol.
 type mirror struct {
 	keys      map[string]string
 	revs      map[string]int64
 	rewritten bool // revisions may start over
 	at        int64
 	resyncs   int
-	// keys were stored earlier: a resync that comes first is the whole state
+	// keys were stored earlier: a Resync that comes first is the whole state
 	stored bool
 	named  map[string]struct{} // by that resync so far
 	err    error
@@ -49,7 +49,7 @@ func (m *mirror) apply(b watch.Batch) {
 	}
 }
 
-// applyFirst forgets what was stored and is not named by a resync that comes first.
+// applyFirst deletes stored keys that a Resync that comes first does not contain.
 func (m *mirror) applyFirst(b watch.Batch) {
 	if m.stored && m.at == 0 && b.Kind == watch.Resync {
 		m.named = map[string]struct{}{}

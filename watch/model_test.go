@@ -71,8 +71,8 @@ func applyRandomChanges(w *fakeEtcd, rng *rand.Rand, compact, wipe bool) {
 	w.commit(change{key: key(0), value: "last"})
 }
 
-// settled is a bound on how long a watch may take once all is well: the longest patience, and the
-// longest wait.
+// settled bounds how long a watch takes after the last fault: the longest timeout and the longest
+// backoff.
 const settled = 2 * time.Minute
 
 func TestModel_EventsWatchGetsEveryRevisionOnceOrCompactedError(t *testing.T) {
@@ -138,7 +138,7 @@ func TestModel_EventsWatchGetsEveryRevisionOnceOrCompactedError(t *testing.T) {
 			require.False(t, w.closed, "the user's watcher was closed")
 		})
 	}
-	require.Positive(t, gone, "no seed lost history: the test does not test that")
+	require.Positive(t, gone, "no seed lost history, so the test proves nothing")
 }
 
 // check compares a Live batch with the history after at, and returns where the consumer is then.
@@ -166,8 +166,8 @@ func (w *fakeEtcd) check(t *testing.T, seed uint64, at int64, b watch.Batch) int
 	return b.Revision
 }
 
-// nextChangeAfter is at, if nothing happened to the range between at and after, and after
-// otherwise.
+// nextChangeAfter returns at if nothing has changed in the range between at and after, otherwise
+// after.
 func (w *fakeEtcd) nextChangeAfter(at, after int64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -219,7 +219,7 @@ func TestModel_StateWatchConverges(t *testing.T) {
 			}, opts...)
 			require.NoError(t, err)
 			if m.stored {
-				// else another history may begin before it is known which one is meant
+				// otherwise another history may start before the watch has determined its own
 				ready(t, sub)
 			}
 			applyRandomChanges(w, rng, true, m.rewritten)
@@ -232,7 +232,7 @@ func TestModel_StateWatchConverges(t *testing.T) {
 			resyncs += m.resyncs
 		})
 	}
-	require.Positive(t, resyncs, "no seed needed a resync: the test does not test that")
+	require.Positive(t, resyncs, "no seed needed a resync, so the test proves nothing")
 }
 
 func TestModel_EventsWatchDetectsRewrittenHistory(t *testing.T) {

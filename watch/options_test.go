@@ -61,7 +61,7 @@ func TestWatcher_RejectsInvalidArgumentsBeforeSending(t *testing.T) {
 	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), nil, nothing), watch.ErrInvalid)
 	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{}, nothing, watch.WithAfter(1)), watch.ErrInvalid)
 	require.ErrorContains(t, watcher.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{}, nothing, watch.WithAfter(-1), watch.WithBuffer(0)),
-		"WithBuffer", "all complaints are told")
+		"WithBuffer", "not all errors were reported")
 	invalid := watcher.Namespace("//")
 	for _, err := range invalid.Watch(t.Context(), watch.Key("k")) {
 		require.ErrorIs(t, err, watch.ErrInvalid)

@@ -32,13 +32,13 @@ func TestWatcher_LogsOutageOnceWhenItBeginsAndEnds(t *testing.T) {
 		}
 		w.breakOff(nil)
 		time.Sleep(10 * time.Second)
-		require.Equal(t, [2]int{0, 0}, records(), "a stream that is replaced at once is no outage")
+		require.Equal(t, [2]int{0, 0}, records(), "a stream that was replaced at once was logged as an outage")
 		outage(25 * time.Second)
 		require.Equal(t, [2]int{1, 1}, records())
 		outage(time.Second)
 		require.Equal(t, [2]int{1, 1}, records(), "less than a minute later")
 		outage(time.Minute)
-		require.Equal(t, [2]int{2, 2}, records(), "it has lasted")
+		require.Equal(t, [2]int{2, 2}, records(), "the duration is missing")
 	}, watch.WithLogger(slog.New(seen)))
 }
 

@@ -81,7 +81,7 @@ func TestWatcher_BoundsIdleReplayStreams(t *testing.T) {
 		require.NoError(t, sub.WaitRevision(t.Context(), last))
 		ready(t, sub)
 	}
-	assert.LessOrEqual(t, w.Stats().Streams, 1+1+16, "of live watches, of the replay that goes on, and those that are kept")
+	assert.LessOrEqual(t, w.Stats().Streams, 1+1+16, "one for live watches, one for the running replay, and the idle ones")
 }
 
 func TestWatcher_RefusalKeepsOtherWatchesOfStream(t *testing.T) {
@@ -135,14 +135,14 @@ func TestWatcher_OversizedReplayIsIsolated(t *testing.T) {
 	for n := range 9 {
 		require.Eventually(t, func() bool { return seen.of("replay is reopened") > n }, within, time.Millisecond)
 		if n == 5 {
-			before = reopened() // it is known by now who is to blame
+			before = reopened() // the oversized watch is isolated by now
 		}
-		// takes the room that a broken stream has left
+		// replaces the stream that broke
 		sub, _ := subscribe(t, w, watch.Key(fmt.Sprintf("w/another-%02d", n)))
 		subs = append(subs, sub)
 	}
-	assert.LessOrEqual(t, reopened(), before+1, "whoever sat beside it at first has moved, and that was all")
-	assert.Empty(t, got.events(), "the first answer has it all")
+	assert.LessOrEqual(t, reopened(), before+1, "only the first neighbours may move")
+	assert.Empty(t, got.events(), "the first response contains all events")
 }
 
 // fakeLogHandler counts records by message.

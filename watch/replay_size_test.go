@@ -78,7 +78,7 @@ type fakeSplittingServer struct {
 	mu            sync.Mutex
 	whole, splits int           // replays that were requested
 	pause         time.Duration // before each fragment
-	forced        bool          // splits unasked
+	forced        bool          // splits although not requested
 	live          chan struct{} // closed when the events happen
 	value         int           // the size of each of four
 }
@@ -197,8 +197,8 @@ func TestWatcher_RequestsReplayAgainBySize(t *testing.T) {
 	}
 }
 
-// Each fragment takes less than the four seconds after which a silent stream is left, all of them
-// take more.
+// Each fragment takes less than the 4 s after which a silent stream is dead, and all of them take
+// more.
 func TestWatcher_CountsFragmentsAsResponses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -266,8 +266,7 @@ func TestWatcher_StateWatchWithAfterListsAfterTwoStalls(t *testing.T) {
 	})
 }
 
-// Client/v3 opens a watch again and again when it refuses a response for its size, and says
-// nothing.
+// client/v3 reopens a watch without end, and reports nothing, if a response is too large.
 func TestWatcher_RequestsFragmentsOfUserWatcherAfterTwoStalls(t *testing.T) {
 	t.Parallel()
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {

@@ -22,7 +22,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// serverWatchers is how many watches the server has.
+// serverWatchers returns the number of watches on the server.
 func serverWatchers(s *etcdtest.Server) int {
 	return int(s.Metric("etcd_debugging_mvcc_watcher_total"))
 }
@@ -166,7 +166,7 @@ func TestWatcher_SurvivesExpiredTokensAndRestarts(t *testing.T) {
 	assert.LessOrEqual(t, w.Stats().Streams, 16)
 }
 
-// put insists, as somebody does whose token may have been forgotten by a restart.
+// put retries, because a restart invalidates the token of the client.
 func put(t *testing.T, cli *clientv3.Client, key, value string) int64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)

@@ -130,13 +130,13 @@ func TestWatcher_BlockedConsumerDoesNotGrowHeap(t *testing.T) { //nolint:paralle
 		last = mustPut(t, direct, fmt.Sprintf("w/%d", i%10), value)
 	}
 	require.Eventually(t, func() bool { return w.ServerWatches()[0].Revision >= last }, within, time.Millisecond)
-	assert.Less(t, heap(), before+11<<20, "more than the buffer and some")
+	assert.Less(t, heap(), before+11<<20, "the consumer holds more than the buffer")
 	close(release)
 	require.NoError(t, sub.WaitRevision(t.Context(), last))
-	assert.Equal(t, writes, n, "and yet nothing is lost")
+	assert.Equal(t, writes, n, "an event was lost")
 }
 
-// The history that each of eight consumers reads is larger than what all of them may hold.
+// Each of eight consumers reads more history than all of them together may hold.
 func TestWatcher_BoundsMemoryOfReplays(t *testing.T) { //nolint:paralleltest // others would be in the heap too
 	cli := etcdtest.Start(t).Client(t)
 	const large = 60
@@ -165,7 +165,7 @@ func TestWatcher_BoundsMemoryOfReplays(t *testing.T) { //nolint:paralleltest // 
 		select {
 		case <-c.all:
 		case <-time.NewTimer(4 * within).C:
-			require.Fail(t, "a consumer does not get everything")
+			require.Fail(t, "a consumer did not get all events")
 		}
 	}
 	assert.Less(t, most.Load()-min(before, most.Load()), uint64(400<<20), "64 MiB, what the consumers have, and garbage")
@@ -179,7 +179,7 @@ func TestWatcher_BlockedReplaysBlockNoOther(t *testing.T) {
 			w.commit(change{key: "dir/a", value: strconv.Itoa(i)})
 		}
 		release := make(chan struct{})
-		all := make([]*recorder, 100) // more than there is memory for
+		all := make([]*recorder, 100) // more than the memory allows
 		for i := range all {
 			all[i] = newRecorder()
 			_, err := watcher.Subscribe(watch.Prefix("dir/"), func(ctx context.Context, b watch.Batch) error {
@@ -237,7 +237,7 @@ func TestWatcher_BlockedReplayDoesNotBlockItsStream(t *testing.T) {
 	}, watch.WithAfter(start))
 	require.NoError(t, err)
 	<-held
-	for i := range 100 { // more than wait for anybody
+	for i := range 100 { // more than may wait for a consumer
 		mustPut(t, cli, "h/k", strconv.Itoa(i))
 	}
 	for i := range subs {

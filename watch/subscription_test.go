@@ -26,7 +26,7 @@ func TestSubscription_WaitRevisionWaitsForHandler(t *testing.T) {
 		require.NoError(t, sub.WaitRevision(t.Context(), rev))
 		events := got.events()
 		assert.Equal(t, rev, events[len(events)-1].ModRevision)
-		require.NoError(t, sub.WaitRevision(t.Context(), mustPut(t, cli, dir+"b", "v")), "what happens elsewhere is waited for too")
+		require.NoError(t, sub.WaitRevision(t.Context(), mustPut(t, cli, dir+"b", "v")), "WaitRevision must count changes elsewhere")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -60,7 +60,7 @@ func TestSubscription_ErrReturnsCause(t *testing.T) {
 			_, other := subscribe(t, w, watch.Prefix(dir))
 			c.want(t, ended(t, sub))
 			rev := mustPut(t, cli, dir+"k", "v")
-			other.revision(t, rev) // does not mind
+			other.revision(t, rev) // is not affected
 			require.NoError(t, sub.Close())
 			c.want(t, sub.Err())
 		})
@@ -74,7 +74,7 @@ func TestWatcher_CloseEndsWatchesWithErrClosed(t *testing.T) {
 	sub, _ := subscribe(t, w, watch.Prefix(dir))
 	own, _ := subscribe(t, w, watch.Prefix(dir))
 	require.NoError(t, own.Close())
-	require.NoError(t, own.Err(), "whoever closes knows why it ended")
+	require.NoError(t, own.Err(), "Err is nil after Close")
 	assert.Equal(t, 1, w.Active())
 
 	ended := make(chan error, 1)
@@ -101,7 +101,7 @@ func TestWatcher_CloseEndsWatchesWithErrClosed(t *testing.T) {
 	}
 	assert.Zero(t, w.Active())
 	_, err = cli.Get(t.Context(), "k")
-	require.NoError(t, err, "the client is not the watcher's to close")
+	require.NoError(t, err, "the watcher closed the client")
 }
 
 func TestWatcher_ClosedClientEndsWatches(t *testing.T) {
@@ -118,7 +118,7 @@ func TestSubscription_WaitRevisionReturnsForKnownRevision(t *testing.T) {
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
 		sub, _ := subscribe(t, watcher, watch.Prefix("dir/"))
 		rev := w.commit(change{key: "elsewhere", value: "1"})
-		time.Sleep(37 * time.Second) // a progress report has told of it while nobody waited
+		time.Sleep(37 * time.Second) // a progress report has arrived while nobody waited
 		require.Equal(t, rev, watcher.ServerWatches()[0].Revision)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

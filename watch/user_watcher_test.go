@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// fakeWatcher is a Watcher that a user has put into the client.
+// fakeWatcher is a Watcher of the user.
 type fakeWatcher struct {
 	clientv3.Watcher
 

@@ -202,7 +202,7 @@ func TestWatcher_ProgressAdvancesRevisionOfQuietPrefix(t *testing.T) {
 	cli, dir := shared(t)
 	w := newWatcher(t, cli)
 	_, got := subscribe(t, w, watch.Prefix(dir+"quiet/"), watch.WithProgress(100*time.Millisecond))
-	require.NotEmpty(t, got.all(), "a watch with progress begins with where it begins")
+	require.NotEmpty(t, got.all(), "a watch with progress starts with a Progress batch")
 	assert.Equal(t, watch.Progress, got.all()[0].Kind)
 	rev := mustPut(t, cli, dir+"busy", "v")
 	got.revision(t, rev)
