@@ -139,7 +139,7 @@ func TestStore_RejectsConflictingOptions(t *testing.T) { //nolint:tparallel // c
 	})
 	_, err := b.Put(t.Context(), "", nil, kv.WithTTL(-1), kv.WithLease(0))
 	for _, part := range []string{"key is empty", "TTL -1ns", "no lease given", "mutually exclusive"} {
-		assert.ErrorContains(t, err, part, "all complaints come together")
+		assert.ErrorContains(t, err, part, "all errors are joined")
 	}
 }
 

@@ -83,8 +83,8 @@ func runConcurrently(b *testing.B, n int, do func(i int) error) time.Duration {
 	return time.Since(began)
 }
 
-// BenchmarkCoalesceAlone is what a lone caller pays beside the request, which takes no time here:
-// it goes to a stub.
+// BenchmarkCoalesceAlone measures the overhead for a single caller. The request goes to a stub and
+// takes no time.
 func BenchmarkCoalesceAlone(b *testing.B) {
 	direct := clientv3.NewKVFromKVClient(&fakeConstantServer{}, nil)
 	for _, op := range operations() {

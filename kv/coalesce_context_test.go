@@ -182,8 +182,8 @@ func TestCoalesce_EndedContextReturnsClientError(t *testing.T) {
 	})
 }
 
-// The context of a call may end at the very moment at which it is told to go by itself, or at which
-// its result is there.
+// The context of a call may end at the moment at which the call becomes a direct one, or at which
+// its result arrives.
 func TestCoalesce_CancelNeverLeaksDirectCalls(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {

@@ -157,7 +157,7 @@ func (s *fakeKVServer) txn(in *pb.TxnRequest) *pb.ResponseOp {
 	return &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: out}}
 }
 
-// asked is what was asked since the jam: of each transaction how many operations it had, 0 for a
+// asked returns the number of operations of each transaction since blockDirectCalls, and 0 for each
 // request of another kind.
 func (s *fakeKVServer) asked() (sizes []int) {
 	s.mu.Lock()

@@ -149,8 +149,8 @@ func TestCoalesce_CanceledWriteInFlightIsUnknown(t *testing.T) {
 	})
 }
 
-// Nothing is in doubt about what never left the process, as a hardened client can tell; and the end
-// of one context is not the end of the others' calls.
+// A hardened client knows that a request never left the process, so its outcome is not unknown. The
+// end of one context does not end the other calls.
 func TestCoalesce_UnsentTransactionIsNotUnknown(t *testing.T) {
 	t.Parallel()
 	c := newCoalesceBench(t, hardened(t))
@@ -210,7 +210,7 @@ func (x *fakeUncancelableTxn) Commit() (*clientv3.TxnResponse, error) {
 	return nil, errors.Join(err, context.Canceled)
 }
 
-// The connection may come back at the moment at which a transaction is given up.
+// The connection may be restored at the moment at which a transaction is canceled.
 func TestCoalesce_TransactionSentLateIsUnknown(t *testing.T) {
 	t.Parallel()
 	c := newCoalesceBenchOver(t, hardened(t), func(next clientv3.KV, p *etcdtest.Proxy) clientv3.KV { return fakeUncancelableKV{next, p.Accept} })

@@ -20,10 +20,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// Each key is a register with one writer and several readers. Together they are linearizable
-// exactly if every read finds a value that is no older than the last write that had ended, and the
-// last read that had ended, before it began, and no newer than the last write that had begun before
-// it ended.
+// Each key is a register with one writer and several readers. The history is linearizable if and
+// only if each read returns a value that is not older than the last write and the last read that
+// ended before the read started, and not newer than the last write that started before it ended.
 func TestCoalesce_ConcurrentCallsAreLinearizable(t *testing.T) {
 	t.Parallel()
 	cli, home := etcdtest.Client(t), etcdtest.Prefix(t)

@@ -198,7 +198,7 @@ func TestCoalesce_BoundsBytesPerTransaction(t *testing.T) {
 	})
 }
 
-// A server that takes fewer operations is asked for as many as it takes, once it has said so.
+// If a server refuses a transaction because of its number of operations, later ones are smaller.
 func TestCoalesce_AdaptsToLowerServerLimit(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, s *fakeKVServer, k clientv3.KV) {

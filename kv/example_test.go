@@ -71,7 +71,7 @@ func ExampleStore_Create() {
 	// true
 }
 
-// Replace is the write that follows a read: it loses no change that somebody else made in between.
+// Replace writes only if the key has not changed since it was read, so no other change is lost.
 func ExampleStore_Replace() {
 	ctx, cli, store := connect("replace")
 	defer cli.Close()
@@ -81,7 +81,7 @@ func ExampleStore_Replace() {
 	read, err := store.Get(ctx, "price")
 	must(err)
 
-	// Somebody else is faster.
+	// Another client writes first.
 	theirs, err := store.Put(ctx, "price", []byte("12"))
 	must(err)
 
@@ -147,8 +147,8 @@ func ExampleWithTTL() {
 	// Output: lives for 10 minutes, and at most half a minute longer: true true
 }
 
-// A write with WithOnce never leaves the caller in doubt, also when the answer is lost on its way.
-// What it needs for that is in no listing.
+// The outcome of a write with WithOnce is known even if the response is lost. The keys that it uses
+// appear in no listing.
 func ExampleWithOnce() {
 	ctx, cli, store := connect("once")
 	defer cli.Close()
@@ -493,7 +493,7 @@ func ExampleStore_Transact() {
 	// bob 30
 }
 
-// A listing within a transaction is guarded as a whole: nobody can take the last seat twice.
+// A listing within a transaction is guarded as a whole, so the last seat cannot be taken twice.
 func ExampleTx_List() {
 	ctx, cli, store := connect("seats")
 	defer cli.Close()

@@ -37,7 +37,7 @@ type fakeDelayingKV struct {
 
 	mu        sync.Mutex
 	fates     []attemptFate
-	meanwhile func() // runs once, before the first attempt is given up
+	meanwhile func() // runs once, before the first attempt is abandoned
 	withheld  []func(context.Context) error
 	sent      int
 }
@@ -92,8 +92,8 @@ func newDelayBench(t *testing.T, over func(testing.TB, ...func(*clientv3.Config)
 	return delayBench{b, p}
 }
 
-// meets has the next attempts meet with fates, and meanwhile happen before the first of them is
-// given up.
+// meets sets the fates of the next attempts. meanwhile is called before the first of them is
+// abandoned.
 func (b delayBench) meets(meanwhile func(), fates ...attemptFate) {
 	b.post.fates, b.post.meanwhile, b.post.sent = fates, meanwhile, 0
 }
@@ -250,8 +250,8 @@ func TestWithOnce_RejectionIsFinalInAnyOrderOfAttempts(t *testing.T) {
 	}
 }
 
-// Once the slot is gone, nothing can tell whether the attempt before was applied, and nothing is
-// tried anew.
+// If the slot is lost, it is unknown whether an earlier attempt was applied, and the write is not
+// repeated.
 func TestWithOnce_LostSlotMakesOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	for _, used := range []bool{false, true} {

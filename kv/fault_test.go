@@ -35,8 +35,8 @@ func overBoth(t *testing.T, f func(t *testing.T, how func(*clientv3.Config))) {
 	t.Run("plain client", func(t *testing.T) { t.Parallel(); f(t, asIs) })
 }
 
-// proxyBench is a store whose connection can be tampered with, and a client beside it that sees
-// what etcd has.
+// proxyBench is a store behind a proxy that can disturb its connection, with a direct client that
+// reads the actual state.
 type proxyBench struct {
 	*kv.Store
 
@@ -241,9 +241,8 @@ func TestReplace_ResolvesLostResponse(t *testing.T) {
 	})
 }
 
-// The request is held up on its way, the connection breaks, and somebody else writes: whether the
-// first request arrives late or not at all, the answer must be a conflict, and the value must be
-// theirs.
+// The request is delayed, the connection breaks, and another client writes. Whether the request
+// arrives late or not at all, the result must be a conflict, and the other value must remain.
 func TestReplace_OvertakenWriteIsConflict(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
@@ -348,8 +347,8 @@ func TestWithOnce_MakesUpdateKnown(t *testing.T) {
 	})
 }
 
-// An absent key can come to be absent again, so a Create that is repeated could bring back what
-// somebody has deleted.
+// An absent key can become absent again, so a repeated Create could bring back a key that another
+// client has deleted.
 func TestWithOnce_CreateDoesNotRecreateDeletedKey(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {

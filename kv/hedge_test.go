@@ -79,9 +79,9 @@ func (m interference) start(c *simCluster) {
 	}
 }
 
-// Each schedule is one in which two attempts are applied, answered, or lost, while somebody else
-// writes the key: whatever happens first, and also after the call has returned, the call takes
-// effect at most once, and says so.
+// In each schedule, two attempts are applied, answered or lost while another client writes the key.
+// In any order, even after the call has returned, the call takes effect at most once and reports
+// the outcome correctly.
 func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 	t.Parallel()
 	const ms, never = time.Millisecond, -1
@@ -255,8 +255,8 @@ func (s *simStore) successor() (next string) {
 	return next
 }
 
-// As long as nothing has followed the revision that a write depends on, a "no" does not tell what
-// the attempt under way will find: here its guard, which has failed before, holds again.
+// As long as the key has not changed, a "no" does not determine the outcome of the attempt in
+// flight: here its guard, which has failed before, holds again.
 func TestStore_RejectionIsNotFinalWhileKeyIsUnchanged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -144,7 +144,7 @@ func drawAction(r *rand.Rand) action {
 	return a
 }
 
-// natural is the action as somebody writes it who knows of no namespace.
+// natural returns the operation without regard to the namespace.
 func (a action) natural() clientv3.Op {
 	var opts []clientv3.OpOption
 	switch a.to {

@@ -23,7 +23,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// fakeRecordingServer is a server that notes what is asked, and answers what it is told to.
+// fakeRecordingServer is a server that records requests and returns the given responses.
 type fakeRecordingServer struct {
 	pb.KVClient
 

@@ -156,7 +156,7 @@ func TestWithOnce_DoesNotOverwriteForeignSlot(t *testing.T) {
 	assert.EqualValues(t, 2, e.Version, "written once")
 }
 
-// The library's own keys are in nobody's way.
+// The library's own keys appear in no read.
 func TestStore_HidesLibraryKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

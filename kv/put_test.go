@@ -95,8 +95,8 @@ func TestReplace_WritesOnlyOverGivenRevision(t *testing.T) {
 	conflict(t, err, "never", mine, 0)
 }
 
-// A version starts anew with each life of a key, so that comparing it takes a new key for the old
-// one.
+// The version starts again when a key is recreated, so comparing versions would not notice the new
+// key.
 func TestReplace_RecreatedKeyIsConflict(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -18,8 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// simStore is a store over a simulated cluster, in which keys have values, and a client of
-// client/v3 beside it.
+// simStore is a store over a simulated cluster with some keys, and a client of client/v3.
 type simStore struct {
 	*kv.Store
 

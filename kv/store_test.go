@@ -22,7 +22,7 @@ type bench struct {
 	dir  string                       // the namespace
 	cli  *clientv3.Client             // below the store, counted
 	rpcs *etcdtest.RPCCounter         // of cli
-	raw  *clientv3.Client             // somebody else, without a namespace, not counted
+	raw  *clientv3.Client             // another client, without a namespace, not counted
 	open func(...kv.Option) *kv.Store // a further store over cli in the same namespace
 }
 
@@ -32,7 +32,7 @@ func newBench(tb testing.TB, opts ...kv.Option) bench {
 	return benchOver(tb, rpcs, rpcs.Client(tb), etcdtest.Client(tb), opts...)
 }
 
-// privateBench is a bench on a server of the test's own.
+// privateBench returns a bench on a private server.
 func privateBench(tb testing.TB, server *etcdtest.Server, opts ...kv.Option) bench {
 	tb.Helper()
 	rpcs := etcdtest.Counter(tb)

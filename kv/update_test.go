@@ -28,7 +28,7 @@ func increment(cur raw) ([]byte, error) {
 	return strconv.AppendInt(nil, int64(n)+1, 10), nil
 }
 
-// observedContext is a context that tells when somebody waits for its end.
+// observedContext is a context that reports when a caller waits for its end.
 type observedContext struct {
 	context.Context
 
