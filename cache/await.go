@@ -24,7 +24,7 @@ func (d *watchedDir) await(ctx context.Context, progress func() uint64) error {
 	delay := probeDelay
 	if end, ok := ctx.Deadline(); ok {
 		timeout.Stop()
-		delay = min(delay, time.Until(end)/2) //nolint:mnd // half of the time is for the response
+		delay = min(delay, time.Until(end)/2) // the rest is for the response
 	}
 	probe := time.NewTimer(max(delay, time.Microsecond))
 	defer probe.Stop()

@@ -87,7 +87,7 @@ func (m *concurrentMap[E, P]) set(e *E) {
 	slot, free := m.find(key)
 	if slot == nil {
 		if free.Load() == nil {
-			if n := len(*m.slots.Load()); 100*(m.used+1) > m.maxLoad*n { //nolint:mnd // per cent
+			if n := len(*m.slots.Load()); 100*(m.used+1) > m.maxLoad*n {
 				m.grow(n)
 				_, free = m.find(key)
 			}
@@ -128,14 +128,14 @@ func (m *concurrentMap[E, P]) find(key string) (slot, free *atomic.Pointer[E]) {
 // grow makes room for another element in n slots: by a quarter, or by dropping the tombstones if
 // that is enough.
 func (m *concurrentMap[E, P]) grow(n int) {
-	if 2*100*m.size >= m.maxLoad*n { //nolint:mnd // half of the load, in per cent
+	if 2*100*m.size >= m.maxLoad*n {
 		n += n/4 + 1
 	}
 	m.resize(n)
 }
 
-// reserve makes room for n elements. The map must be empty.
-func (m *concurrentMap[E, P]) reserve(n int) { m.resize(n*100/(m.maxLoad-5) + minSlots) } //nolint:mnd // a little below the load
+// reserve makes room for n elements and a few more. The map must be empty.
+func (m *concurrentMap[E, P]) reserve(n int) { m.resize(n*100/(m.maxLoad-5) + minSlots) }
 
 // resize copies all elements to n new slots. Readers of the old ones are not affected.
 func (m *concurrentMap[E, P]) resize(n int) {

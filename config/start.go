@@ -53,7 +53,7 @@ func (s *Source) start(ctx context.Context, c Client) error {
 	if canStartWithout {
 		wait := startTimeout
 		if end, ok := ctx.Deadline(); ok {
-			wait = min(wait, time.Until(end)/2) //nolint:mnd // leave the rest to the program
+			wait = min(wait, time.Until(end)/2) // the rest is for the program
 		}
 		openCtx, cancel = context.WithTimeout(ctx, wait)
 	}
