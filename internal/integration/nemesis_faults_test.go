@@ -75,6 +75,7 @@ func (n *nemesis) serverFaults() []fault {
 			}
 		}},
 		{"compact", func(t *testing.T) {
+			n.spend(t, 500, 2000) // a client that is cut off falls behind
 			n.tell(t, func(ctx context.Context) error {
 				_, err := n.admin.Compact(ctx, n.truth.rev.Load(), clientv3.WithCompactPhysical())
 				if err != nil && strings.Contains(err.Error(), "compacted") {
