@@ -3,6 +3,7 @@ package etcdkit_test
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"regexp"
 	"sync"
@@ -142,7 +143,7 @@ func TestObserver_SeesRegistrations(t *testing.T) {
 // as one without an observer.
 func TestObserver_CostsNothingWhenUnset(t *testing.T) { //nolint:paralleltest // allocations of other tests would count
 	dir := etcdtest.Prefix(t)
-	calls := map[string]float64{}
+	least := [2]float64{math.Inf(1), math.Inf(1)}
 	for i, obs := range []etcdkit.Observer{
 		{},
 		{LeaseLost: func(context.Context, error) {}, WatchResync: func(context.Context, string, int) {}},
@@ -153,12 +154,11 @@ func TestObserver_CostsNothingWhenUnset(t *testing.T) { //nolint:paralleltest //
 			require.NoError(t, err)
 		}
 		put()
-		allocs := testing.AllocsPerRun(300, put)
-		if i > 0 {
-			assert.InDelta(t, calls["put"], allocs, 1)
+		for range 5 { // the least, because background work of the clients allocates as well
+			least[i] = min(least[i], testing.AllocsPerRun(100, put))
 		}
-		calls["put"] = allocs
 	}
+	assert.InDelta(t, least[0], least[1], 1)
 }
 
 // values returns the metrics of a client by name and labels, and checks that none comes twice.

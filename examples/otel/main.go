@@ -1,6 +1,6 @@
-// Otel traces and measures the calls of a client with OpenTelemetry. Each operation, such as the wait
-// for a lock, is a span below that of its caller, and each RPC is a span below that of its operation,
-// and is counted and timed. Spans and metrics hold no keys and no values.
+// Otel traces and measures the calls of a client with OpenTelemetry. Each operation, such as the
+// wait for a lock, is a span below that of its caller, and each RPC is a span below that of its
+// operation, and is counted and timed. Spans and metrics hold no keys and no values.
 //
 //	go run ./examples/otel
 package main
@@ -104,7 +104,7 @@ func ship(ctx context.Context, store *kv.Store) error {
 			return err
 		}
 	}
-	_, err = store.Put(ctx, "orders/tricycle", []byte("on hold"), kv.WithLease(1)) // there is no such lease
+	_, err = store.Put(ctx, "orders/tricycle", []byte("reserved"), kv.WithLease(1)) // there is no such lease
 	if errors.Is(err, lease.ErrNotFound) {
 		return nil
 	}

@@ -115,7 +115,7 @@ func TestAlerts_NameExistingSeries(t *testing.T) {
 			}
 			assert.Equal(t, isHistogram, families[name].GetType() == dto.MetricType_HISTOGRAM, rule.Alert)
 			rates := strings.Contains(rule.Expr, "rate("+name) || strings.Contains(rule.Expr, "increase("+name)
-			assert.Equal(t, families[name].GetType() == dto.MetricType_COUNTER, rates, "%s: %s", rule.Alert, name)
+			assert.Equal(t, families[name].GetType() != dto.MetricType_GAUGE, rates, "%s: %s", rule.Alert, name)
 			for _, used := range label.FindAllStringSubmatch(rule.Annotations["summary"], -1) {
 				if used[1] != "instance" { // of the scrape
 					assert.Contains(t, families[name].GetMetric()[0].String(), `name:"`+used[1]+`"`, rule.Alert)

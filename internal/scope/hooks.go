@@ -39,10 +39,9 @@ type running struct {
 type runningKey struct{}
 
 // Begin calls the Operation hook and returns the context of the operation. [Running.End] must
-// follow. Without the hook, Begin returns ctx, and neither allocates. A nil ctx is that of an
-// invalid call, which is not observed.
+// follow. Without the hook, Begin returns ctx, and neither allocates.
 func (s *Scope) Begin(ctx context.Context, op Operation) (context.Context, Running) {
-	if s == nil || s.hooks.Operation == nil || ctx == nil {
+	if s == nil || s.hooks.Operation == nil {
 		return ctx, Running{}
 	}
 	r := &running{scope: s, outer: runningIn(ctx)}
@@ -65,7 +64,7 @@ func runningIn(ctx context.Context) *running {
 // BeginDetached is [Scope.Begin] for an operation that outlives the call that has ctx. The hook's
 // context has the values of ctx, but does not end with it.
 func (s *Scope) BeginDetached(ctx context.Context, op Operation) Running {
-	if s == nil || s.hooks.Operation == nil || ctx == nil {
+	if s == nil || s.hooks.Operation == nil {
 		return Running{}
 	}
 	_, r := s.Begin(context.WithoutCancel(ctx), op)
