@@ -61,14 +61,7 @@ func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev i
 	defer func() { running.End(err, rev) }()
 	opts, err := collect(o, WriteOption.put, true)
 	if err = errors.Join(s.err, err); err == nil {
-		switch {
-		case f == nil:
-			err = fmt.Errorf("%w: no function", errs.Invalid)
-		case s.insideTransact(ctx):
-			err = errNestedTransact
-		default:
-			err = retry.ContextError(ctx)
-		}
+		err = s.checkFunc(ctx, f == nil)
 	}
 	if err != nil {
 		return 0, s.opError("transact", "", err)
@@ -92,6 +85,18 @@ type txContext struct{ *core }
 // insideTransact reports whether ctx was passed to the function of a transaction on the store, or
 // on a store derived from it or from which it was derived.
 func (c *core) insideTransact(ctx context.Context) bool { return ctx.Value(txContext{c}) != nil }
+
+// checkFunc returns an error for a call of Transact or Update without a function, inside the
+// function of another transaction, or whose context has ended.
+func (c *core) checkFunc(ctx context.Context, missing bool) error {
+	switch {
+	case missing:
+		return fmt.Errorf("%w: no function", errs.Invalid)
+	case c.insideTransact(ctx):
+		return errNestedTransact
+	}
+	return retry.ContextError(ctx)
+}
 
 // transaction is the state of one call of Transact.
 type transaction struct {

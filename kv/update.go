@@ -47,14 +47,7 @@ func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]
 		err = s.limits.ops(1+opts.additionalOps(), s.limits.TxnOps)
 	}
 	if err == nil {
-		switch {
-		case f == nil:
-			err = fmt.Errorf("%w: no function", errs.Invalid)
-		case s.insideTransact(ctx):
-			err = errNestedTransact
-		default:
-			err = retry.ContextError(ctx)
-		}
+		err = s.checkFunc(ctx, f == nil)
 	}
 	if err != nil {
 		return Entry[[]byte]{}, s.opError("update", key, err)
