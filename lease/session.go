@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -32,8 +33,9 @@ type Session struct {
 	renewErr    error // of the last renewal; nil if it succeeded
 	cause       error // why the session ended; nil before
 
-	closeOnce sync.Once
-	closeErr  error
+	closing  atomic.Bool
+	closed   sync.WaitGroup // holds 1 until the first close has returned
+	closeErr error
 }
 
 // OpenSession grants or adopts a lease and keeps it alive until the session is closed or lost. ctx
@@ -73,6 +75,7 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 // startSession creates the session of a lease that was granted or renewed, and starts its renewal.
 func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, error) {
 	s := &Session{c: c, id: res.id, ttl: res.ttl, deadline: newDeadline(res.sentAt, res.ttl), poolState: poolState{pool: p}}
+	s.closed.Add(1)
 	s.guard.key = ns + guardDir + wire.FormatLeaseID(res.id)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
 	s.ctx, s.cancel = sessionContext{ctx, s}, cancel
@@ -199,20 +202,23 @@ func (s *Session) Close() error {
 }
 
 func (s *Session) close(ctx context.Context) error {
-	s.closeOnce.Do(func() {
-		if cause := s.Err(); cause != nil {
-			if errors.Is(cause, ErrExpired) && !errors.Is(cause, ErrNotFound) {
-				s.c.revokeOnce(ctx, s.id)
-			}
-			return
+	if !s.closing.CompareAndSwap(false, true) {
+		s.closed.Wait() // not a sync.Once: a wait for a mutex stops the clock of a synctest bubble
+		return s.closeErr
+	}
+	defer s.closed.Done()
+	if cause := s.Err(); cause != nil {
+		if errors.Is(cause, ErrExpired) && !errors.Is(cause, ErrNotFound) {
+			s.c.revokeOnce(ctx, s.id)
 		}
-		if !s.end(errs.ClosedError("session")) {
-			return
-		}
-		if err := s.c.revoke(ctx, s.id); err != nil && !errors.Is(err, ErrNotFound) {
-			s.closeErr = err
-		}
-	})
+		return nil
+	}
+	if !s.end(errs.ClosedError("session")) {
+		return nil
+	}
+	if err := s.c.revoke(ctx, s.id); err != nil && !errors.Is(err, ErrNotFound) {
+		s.closeErr = err
+	}
 	return s.closeErr
 }
 

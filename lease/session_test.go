@@ -3,6 +3,7 @@ package lease_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +37,25 @@ func TestSession_DeadlineCountsFromSending(t *testing.T) {
 		sent := start.Add(10 * time.Second / 3)
 		assert.Equal(t, sent.Add(9*time.Second), s.Deadline(), "from the sending of the first renewal")
 		assert.Equal(t, lease.Alive, s.State())
+	})
+}
+
+func TestSession_ConcurrentClosesWaitForOneRevocation(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeEtcd()
+		f.setLatency(500 * time.Millisecond)
+		m := f.manager(t)
+		s := openSession(t, m, 10*time.Second)
+		start := time.Now()
+		var closes sync.WaitGroup
+		for range 3 {
+			closes.Go(func() {
+				assert.NoError(t, s.Close())
+				assert.Equal(t, start.Add(time.Second), time.Now(), "the round trip of the revocation")
+			})
+		}
+		closes.Wait()
 	})
 }
 
