@@ -86,18 +86,28 @@ func (h *Hedger) delay(kind int, timeLeft time.Duration) time.Duration {
 	return d
 }
 
-// awaitEviction waits until the member of first is evicted, and returns true. If first ends before,
-// it returns false.
-func (h *Hedger) awaitEviction(first *wire.Attempt) bool {
+// admit waits until a second attempt may start, because the budget allows it or the member of first
+// is evicted. It returns false if first ends before. withdrawn reports whether the budget was
+// charged.
+func (h *Hedger) admit(first *wire.Attempt) (withdrawn, ok bool) {
+	if h.budget.Withdraw() {
+		return true, true
+	}
+	refilled := time.NewTicker(maxHedgeDelay)
+	defer refilled.Stop()
 	for {
 		evicted, changed := h.members.Evicted(first.Peer())
 		if evicted {
-			return true
+			return false, true
 		}
 		select {
 		case <-changed:
+		case <-refilled.C:
+			if h.budget.Withdraw() {
+				return true, true
+			}
 		case <-first.Done():
-			return false
+			return false, false
 		}
 	}
 }
@@ -156,8 +166,8 @@ type hedge[T any] struct {
 func (h *hedge[T]) start() {
 	r, hedger := h.run, h.run.hedger
 	r.ReportOverdue(h.first.Peer())
-	withdrawn := hedger.budget.Withdraw()
-	if !withdrawn && !hedger.awaitEviction(h.first) {
+	withdrawn, admitted := hedger.admit(h.first)
+	if !admitted {
 		return
 	}
 	addr := h.first.Peer()

@@ -554,6 +554,37 @@ func TestDo_EvictionHedgesOutsideBudget(t *testing.T) {
 	})
 }
 
+// A member that answers health checks but not this call is never evicted: without another look at
+// the budget, the call would wait until its deadline.
+func TestDo_HedgesWhenBudgetIsRefilled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHedged(byMember(response{after: never}, response{after: never}))
+		for range 10 {
+			_, err := retry.Do(within(t, 3*time.Second), h.Engine, read, h.send)
+			require.Error(t, err)
+		}
+		h.reset(byMember(response{after: never}, response{0, "b", nil}))
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			got, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
+			assert.NoError(t, err)
+			assert.Equal(t, "b", got)
+			assert.Less(t, time.Since(began), 12*time.Second)
+		})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Len(t, h.sent, 1, "the budget is empty")
+		h.reset(byMember(response{0, "a", nil}, response{0, "b", nil}))
+		for range 20 { // responses refill the budget
+			_, err := retry.Do(within(t, time.Second), h.Engine, read, h.send)
+			require.NoError(t, err)
+		}
+		wg.Wait()
+	})
+}
+
 func TestDo_ReportsSlowMember(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
