@@ -38,7 +38,7 @@ const (
 	lockWorkers  = 2                // of each client
 	lockTTL      = 5 * time.Second  // of sessions
 	faultTime    = 40 * time.Second // simulated
-	serveTimeout = 60 * time.Second // until every waiter has acquired after the faults
+	serveTimeout = 40 * time.Second // until every waiter has acquired after the faults
 )
 
 // held is a hold of a mutex or an election.
