@@ -14,8 +14,8 @@ import (
 )
 
 // observer returns an observer that makes each operation a span below that of its caller, such as
-// "lock wait", and each repeated request an event of it. Spans have the names of locks, services and
-// dirs, but neither keys nor values.
+// "lock wait", and each repeated request an event of it. Spans have the names of locks, services
+// and dirs, but neither keys nor values.
 func observer(tracer trace.Tracer) etcdkit.Observer {
 	return etcdkit.Observer{
 		Operation: func(ctx context.Context, op etcdkit.Operation) (context.Context, func(etcdkit.OperationResult)) {
