@@ -141,7 +141,7 @@ func TestSoak(t *testing.T) {
 	levels := r.levels(t, p)
 	n := &nemesis{stormRun: r, rand: rand.New(rand.NewPCG(seed, 0)), counts: map[string]int{}, spare: []string{"kill a client"}}
 	n.rage(t, time.Now().Add(lasts*3/5))
-	spend(t, max(lasts/5, 30*time.Second)) // leases of the storm have to expire
+	spend(t, max(lasts/5, 80*time.Second)) // leases of the storm have to expire, of which those of operation slots take a minute
 	for i, end := range r.levels(t, p) {
 		l := &levels[i]
 		l.End, l.Margin = end.Warm, max(l.Warm/10, l.Margin)
