@@ -44,8 +44,8 @@ type Config struct {
 
 	// DiscoverySRV is the DNS domain in which to look up the endpoints, instead of Endpoints. The
 	// records are _etcd-client-ssl._tcp (TLS) or, if there are none, _etcd-client._tcp. If TLS is
-	// configured, only the first kind is used. Certificates must be valid for this domain, so that
-	// a forged record has no effect.
+	// configured, only the first kind is used. The servers' certificates must be valid for this
+	// domain, which protects against forged records.
 	DiscoverySRV string `json:"discoverySRV,omitzero"`
 
 	// Username and Password log in to an etcd with authentication enabled. Username requires

@@ -31,9 +31,9 @@ func LoadConfig(path string) (Config, error) {
 	return cfg, nil
 }
 
-// ParseConfig reads a [Config] from YAML or JSON. Unknown fields, repeated fields, fields that
-// differ in case, and a second document are errors. A secret must be a string, in quotes if YAML
-// would read it as another type. An empty document is the zero Config.
+// ParseConfig reads a [Config] from YAML or JSON. Unknown fields, repeated fields, fields in the
+// wrong case, and a second document are errors. A secret must be a string, in quotes if YAML would
+// read it as another type. An empty document yields the zero Config.
 //
 //	endpoints: [https://etcd-1:2379, https://etcd-2:2379, https://etcd-3:2379]
 //	username: orders

@@ -39,8 +39,8 @@ type Report struct {
 	// At is when Diagnose started, Took how long it ran.
 	At   time.Time     `json:"at"`
 	Took time.Duration `json:"took"`
-	// Problems describes everything that needs attention, in plain words. It is empty if there is
-	// nothing.
+	// Problems describes everything that needs attention, in plain words. It is empty if nothing
+	// does.
 	Problems []string `json:"problems"`
 
 	// Endpoints has one report per endpoint.

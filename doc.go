@@ -12,8 +12,8 @@
 //
 // # Opening
 //
-// [Open] returns once etcd has answered a read. Otherwise it returns an error within the dial
-// timeout that says what is wrong with each endpoint: a refused connection, an untrusted
+// [Open] returns once etcd has answered a read. If that fails, it returns an error within the dial
+// timeout, which says what is wrong with each endpoint: a refused connection, an untrusted
 // certificate, a wrong password. [OpenLazy] only validates the configuration, for programs that
 // must start while etcd is down. [Wrap] uses an existing client of client/v3; [Harden] prepares the
 // configuration of such a client.
@@ -28,23 +28,23 @@
 // # Lifetime
 //
 // Create one [Client] for the whole process. [Client.KV], [Client.Leases], [Client.Watcher] and
-// [Client.Locks] return parts that are closed with it. [Client.Namespace] returns a client for a
-// dir that uses the same connection and owns nothing. [Client.Close] ends everything that the
-// client runs and waits for it; calls in progress and later ones return [ErrClosed]. A client that
-// was given to Wrap stays open.
+// [Client.Locks] return parts that are closed with it. [Client.Namespace] returns a client for the
+// keys below a dir. It shares the connection, and closing it has no effect. [Client.Close] ends
+// everything that the client runs and waits for it; calls in progress and later ones return
+// [ErrClosed]. A client that was given to Wrap stays open.
 //
 // # Changes
 //
-// Five methods report changes. They differ in what they report and in how a slow receiver is
-// treated:
+// Five methods report changes. They differ in what they report and in what happens if the receiver
+// is slow:
 //
-//	Watch      sequence of the events of keys: all of them, in order, from now or from a revision
+//	Watch      sequence of all events of the keys, in order, from now or from a revision
 //	Subscribe  the same with a callback; many subscriptions share one watch of the server
-//	Consume    the same with a stored checkpoint: each event is processed at least once, also
-//	           after a restart
-//	Follow     callback with the current state and its changes, of a cache, a configuration value
-//	           or a service; a slow callback gets merged changes, and errors are handled inside
-//	Observe    sequence of the leaders of an election, of which only the latest counts
+//	Consume    the same with a stored checkpoint: each event is processed at least once, even if
+//	           the process restarts
+//	Follow     callback with the current state and then its changes, of a cache, a configuration
+//	           value or a service; a slow callback gets merged changes, and never gets an error
+//	Observe    sequence of the leaders of an election; a slow loop gets only the latest one
 //
 // The first three are methods of [watch.Watcher]. Follow is a method of cache.Replica,
 // config.Value, config.Source and discovery.Service, Observe one of lock.Election.
@@ -55,29 +55,29 @@
 //     (Config.ReadTimeout, Config.WriteTimeout). A deadline in the context replaces these, even if
 //     it is later.
 //   - If the client was created by Open, or its configuration by Harden, a request is repeated only
-//     if that is safe; see package kv. Members without a leader reject calls at once, and the calls
-//     are made elsewhere.
+//     if that is safe; see package kv. A member without a leader rejects a call at once, and the
+//     call is repeated at another member.
 //   - If there are two endpoints or more, health checks probe each of them about once a minute, and
-//     at once if a call there is overdue or a connection is lost. One that fails twice is evicted,
-//     within 5 s of that, and readmitted after three successes. The last one that answers is never
-//     evicted.
-//   - A slow call is made a second time at another member if that is safe. A member whose calls
-//     were answered elsewhere twice must answer a linearizable read within a second or is evicted:
-//     one whose disk hangs still answers health checks.
+//     immediately if a call there is overdue or a connection is lost. An endpoint that fails two
+//     probes in a row is evicted, within 5 s of the first sign of failure, and readmitted after
+//     three successes. The last endpoint that answers is never evicted.
+//   - A slow call is also sent to a second member if that is safe. If that member answers first
+//     twice, the slow one is probed with a linearizable read and evicted if it does not answer
+//     within a second. This detects a member whose disk hangs, which still answers health checks.
 //   - A password file is read for every login and TLS files for every connection, so that they can
 //     be replaced without a restart. Concurrent calls share a login, and a call whose token etcd no
 //     longer accepts is repeated with a new one.
 //
-// [Client.SetEndpoints] replaces the endpoints, and [WithEndpointSync] does so from the list of
-// members.
+// [Client.SetEndpoints] replaces the endpoints. [WithEndpointSync] updates them from the cluster's
+// member list.
 //
-// An endpoint in use need not answer, and two clients need not notice a failure at the same time.
+// An endpoint may fail before it is evicted, and two clients may evict it at different times.
 //
 // # Secrets
 //
-// [Secret] hides its value from fmt, log/slog and encoding, also in an unexported field. Errors,
-// logs, [Report], the body of [Client.ReadyHandler] and the client of client/v3 contain no password
-// and no token.
+// [Secret] hides its value from fmt, log/slog and encoding, even if it is in an unexported field.
+// Errors, logs, [Report], the body of [Client.ReadyHandler] and the client of client/v3 contain no
+// password and no token.
 //
 // # Logging
 //

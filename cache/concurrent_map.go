@@ -6,13 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// concurrentMap is a map from keys to elements that know their key, for one writer at a time and
-// any number of readers, which never wait. The caller serializes the methods that change the map.
+// concurrentMap is a map of elements, each of which contains its key. Any number of readers may use
+// it during a write, and never wait. The caller must serialize the methods that change the map.
 //
-// It uses open addressing with linear probing over pointers, which takes the least memory of all
-// maps that readers can share with a writer. A slot changes from nil to an element, between
-// elements of the same key, and to the tombstone. A slot with the tombstone may be reused for
-// another key.
+// It uses open addressing with linear probing over pointers, which takes little memory. A slot is
+// nil until an element is stored in it, and is never nil again. A new element of the same key
+// replaces the old one in the same slot. Removing an element replaces it by the tombstone, and the
+// slot may then be reused for another key.
 type concurrentMap[E any, P element[E]] struct {
 	seed      maphash.Seed
 	slots     atomic.Pointer[slots[E]]

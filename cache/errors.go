@@ -31,10 +31,12 @@ var (
 // dir.
 func (d *watchedDir) opError(op, key string, err error) error { return opError(op, d.prefix+key, err) }
 
-// closedError returns ErrClosed with the name of what is closed.
+// closedError returns an error that matches ErrClosed and says whether a cache or a replica is
+// closed.
 func (d *watchedDir) closedError() error { return errs.ClosedError(d.kind) }
 
-// opError wraps err as an error of this package, none of which has changed anything in etcd.
+// opError wraps err as an error of this package. NotApplied is true, because the operations of this
+// package change nothing in etcd.
 func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "cache", Op: op, Key: key, NotApplied: true, Err: err}
 }
@@ -49,7 +51,7 @@ func staleError(age, bound time.Duration, cause error) error {
 	return err
 }
 
-// decodeError is a codec's error without its text, which may quote the value.
+// decodeError wraps a codec's error but omits its text, which may quote the value.
 type decodeError struct {
 	rev   int64
 	cause error

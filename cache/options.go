@@ -57,9 +57,9 @@ func WithTTL(d time.Duration) Option {
 // means no bound. Default 10 s.
 func WithMaxStaleness(d time.Duration) Option { return func(s *options) { s.maxStaleness = d } }
 
-// WithLogger sets the logger for watches that end, for a bound of staleness that is exceeded, and
-// for values that do not decode, all at level Warn, and for panics of callbacks, at level Error.
-// Values are never logged. Default: the client's logger, or [slog.Default] from level Warn up.
+// WithLogger sets the logger. Watches that end, staleness above the bound, and values that do not
+// decode are logged at level Warn, panics of callbacks at level Error. Values are never logged.
+// Default: the client's logger, or [slog.Default] from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 
 // WithBadEntry sets a function that is called for each value of a [Replica] that does not decode.

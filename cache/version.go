@@ -9,24 +9,24 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// version is one version of a key. It has room only for what most keys need: most are at their
-// latest version, without a lease and with small numbers. Everything else is in meta.
+// version is one version of a key. To save memory, it has fields only for what every key needs.
+// Most keys have one version, no lease and small numbers, and need no meta.
 type version[T any] struct {
 	key            string
 	value          T
 	modRevision    int64
-	createDistance uint32 // modRevision - the create revision
+	createDistance uint32 // modRevision minus the create revision
 	keyVersion     uint32
 	meta           atomic.Pointer[versionMeta[T]]
 }
 
-// versionMeta is the part of a version that most do not need: that it is new, deleted, leased or
-// otherwise unusual.
+// versionMeta holds the fields of a version that is new, deleted or leased, that does not decode or
+// has a checksum, or whose numbers do not fit into version.
 type versionMeta[T any] struct {
 	snapshot  uint64      // the snapshot that added the version; 0 after trim
 	previous  *version[T] // the version it replaced
 	deleted   bool        // the key is deleted
-	permanent bool        // trim keeps it: deleted or a field below is set
+	permanent bool        // trim keeps the versionMeta, because deleted or a field below is set
 
 	decodeErr                  error // the value does not decode
 	lease                      clientv3.LeaseID
@@ -37,7 +37,8 @@ type versionMeta[T any] struct {
 // mapKey returns the key.
 func (v *version[T]) mapKey() string { return v.key }
 
-// at returns the version in a snapshot, v or an earlier one, or nil if the key was absent.
+// at returns the version that a snapshot contains, which is v or an earlier one, or nil if the key
+// was absent.
 func (v *version[T]) at(snapshot uint64) *version[T] {
 	for v != nil {
 		meta := v.meta.Load()

@@ -9,10 +9,10 @@ import (
 	"github.com/etcdkit/etcdkit/internal/keyspace"
 )
 
-// applyRevision applies the changes of one revision. If whole is set, changes is the complete
-// state. It is called from a single goroutine, the only one to modify the layers, which therefore
-// reads them without a lock. It updates the layers first, then the bound values, then calls
-// followers.
+// applyRevision applies the changes of one revision. If complete is true, changes is the whole
+// state. It updates the layers, then the bound values, and then notifies followers. Only
+// applyRevision modifies the layers, and only one goroutine calls it, so it reads them without
+// holding s.mu.
 func (s *Source) applyRevision(rev int64, changes []cache.Change[[]byte], complete bool) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()

@@ -48,7 +48,8 @@ func (s *Source) attrs(key string, rev int64, err error) []slog.Attr {
 }
 
 // reportBadValue reports an invalid value of a key or directory. The error handler is called for
-// each key; the error is logged only if the previous value was valid.
+// each invalid key. The error is logged only if first is true, which means that the previous value
+// was valid.
 func (s *Source) reportBadValue(at string, first bool, err error) {
 	var rev int64
 	for _, bad := range listBad(err) {
@@ -61,7 +62,7 @@ func (s *Source) reportBadValue(at string, first bool, err error) {
 	}
 }
 
-// reportGoodAgain logs the end of what reportBadValue has logged.
+// reportGoodAgain logs that the key or directory is valid again, after reportBadValue.
 func (s *Source) reportGoodAgain(at string) {
 	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config can be used again", s.attrs(at, 0, nil)...)
 }
@@ -78,7 +79,8 @@ func (s *Source) reportBadOnce(err *BadValueError) {
 	}
 }
 
-// clearReportedBad ends what reportBadOnce has reported.
+// clearReportedBad forgets that reportBadOnce has reported key, and logs that its value is valid
+// again.
 func (s *Source) clearReportedBad(key string) {
 	if !s.hasReportedBad.Load() {
 		return // nothing was reported

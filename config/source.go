@@ -60,7 +60,7 @@ type Source struct {
 type boundValue interface {
 	// covers reports whether key belongs to the value.
 	covers(key string) bool
-	// update decodes the layers at rev. The returned function notifies followers.
+	// update decodes the value from the layers at rev. The returned function notifies followers.
 	update(l *layers, rev int64) (tell func())
 	// restoreLastGood replaces the value's keys in etcd by those of its last valid value.
 	restoreLastGood(etcd layer)
@@ -80,13 +80,14 @@ const closeTimeout = 5 * time.Second
 // Open reads the configuration below dir and follows its changes. It costs one streamed list and
 // one server-side watch, which is shared with other watches of dir by the same client.
 //
-// ctx bounds Open only. Without a file, Open waits for etcd until ctx ends or, if ctx has no
-// deadline, until etcd has been silent for 10 s. With a [WithStateFile] that has a state, a
-// [WithFallbackFile] or [WithStartOnDefaults], Open waits for 5 s or half of the time left to ctx,
-// whichever is shorter. It then starts from the first of these three, in this order, and switches
-// to etcd's state when etcd answers. For this, use a client created by etcdkit.OpenLazy.
-// [Source.Status] reports the origin in use. A refusal by etcd, such as ErrPermission or a wrong
-// password, always fails Open.
+// ctx bounds Open only. By default, Open waits for etcd until ctx ends or, if ctx has no deadline,
+// until etcd has not answered for 10 s. If the file of [WithStateFile] contains a state, or
+// [WithFallbackFile] or [WithStartOnDefaults] is given, Open can start without etcd. It then waits
+// for etcd for 5 s or half of the time until the deadline of ctx, whichever is shorter, starts from
+// the first of these three that applies, and switches to etcd's state when etcd answers. To start
+// without etcd, use a client created by etcdkit.OpenLazy. [Source.Status] reports the origin in
+// use. If etcd rejects the read, as with ErrPermission or a wrong password, Open always returns an
+// error.
 func Open(ctx context.Context, c Client, dir string, o ...Option) (*Source, error) {
 	opts, err := newOptions(c, dir, o)
 	if err != nil {
@@ -174,7 +175,9 @@ func (s *Source) stopCallbacks() error {
 	return nil
 }
 
-// startCallback runs t and returns a function that stops it, which calls forget first.
+// startCallback registers r and calls run on a new goroutine. stop calls forget, removes r and
+// closes it, and then waits for the running callback unless it is called from a callback. ok is
+// false if the source is closed.
 func (s *Source) startCallback(r callbackRunner, run, forget func()) (stop func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

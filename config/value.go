@@ -63,8 +63,8 @@ func (p keyedItem) provenance() Provenance {
 // and 256 values are waiting, only the last one is kept. A panic of f is recovered, counted and
 // logged. f is not called after the source is closed.
 //
-// stop waits until f is no longer running; f is not called again. Called from f, or from another
-// callback of this package, it does not wait. stop is idempotent.
+// stop waits for a running call of f to return, and f is not called again. If stop is called from f
+// or from another callback of this package, it does not wait. stop is idempotent.
 func (v *Value[T]) Follow(f func(T)) (stop func()) {
 	if f == nil {
 		return func() {}
@@ -93,9 +93,9 @@ func keepLast[T any](queue []T) []T { return queue[len(queue)-1:] }
 // If the environment overrides the key, Load continues to return the variable's value.
 //
 // For a directory, Set writes the fields that differ from the source's state, and invalid ones, in
-// one transaction. It deletes the keys of nil pointers and of map entries that x lacks. Fields at
-// their default are not written unless they change. Options are refused. If there is nothing to
-// write, Set returns 0 and nil. Unlike Set, [Value.Update] preserves concurrent changes by other
+// one transaction. It deletes the keys of nil pointers and of map entries that x lacks. A field
+// that is at its default is written only if x changes it. Options are refused. If there is nothing
+// to write, Set returns 0 and nil. Unlike Set, [Value.Update] preserves concurrent changes by other
 // writers.
 func (v *Value[T]) Set(ctx context.Context, x T, o ...kv.PutOption) (rev int64, err error) {
 	if err := v.validate(x); err != nil {

@@ -32,11 +32,11 @@
 // # A lock alone is not a fence
 //
 // A process that holds a lock can be stopped for a minute between two instructions. Meanwhile its
-// lease expires, and another process acquires the lock. The first one's next instruction may be a
-// write. The lock cannot prevent it, but the system that is written to can:
+// lease expires, and another process acquires the lock. If the first process then continues with a
+// write, the lock cannot prevent it, but the system that receives the write can:
 //
-//   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the hold
-//     is gone. The error matches kv.ErrGuard and [ErrLost].
+//   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the lock
+//     is lost or released. The error matches kv.ErrGuard and [ErrLost].
 //   - Another system can refuse a write whose [Held.Token] is lower than the highest that it has
 //     seen. Tokens of a name strictly rise from holder to holder. A [Permit] has no token, since
 //     others hold at the same time.
@@ -45,34 +45,35 @@
 //
 // # Lifetime
 //
-// Whoever creates a [Locker] closes it; that of a client is closed with the client. Close ends
-// waits and holds, waits for the functions of Do and Run, and removes the keys. It returns within
-// about 5 s, or 10 s if a function does not return, also if etcd does not answer. The end of the
-// client does the same, but does not wait for functions. Mutexes and elections need no closing. All
-// types are safe for concurrent use, except that a [DoubleBarrier] is one party and refuses a
-// second call at the same time.
+// Close a [Locker] that you have created; the Locker of a client is closed with the client. Close
+// ends waits and holds, waits for the functions of Do and Run, and removes the keys. It returns
+// within about 5 s, or 10 s if a function does not return, even if etcd does not answer. If the
+// client is closed first, the same happens, except that nothing waits for functions. Mutexes and
+// elections need no closing. All types are safe for concurrent use, except [DoubleBarrier]: it
+// represents one party, and concurrent calls of its methods fail.
 //
 // # Guarantees
 //
-//   - There is at most one holder of a name at a time, as the holders see it: the context of one
-//     ends before the next is granted, unless the process is stopped, its clocks run more than a
-//     tenth slower than the server's, or a third party deletes keys or revokes leases.
+//   - There is at most one holder of a name at a time. The context of one holder ends before the
+//     lock is granted to the next, unless the process is stopped, its clocks run more than a tenth
+//     slower than the server's, or a third party deletes keys or revokes leases.
 //   - A guarded write of a former holder is always refused, from the moment that its key is gone or
 //     the next one is granted, whichever comes first.
 //   - Tokens of a name strictly rise, and so do those of an election. Compare tokens of one name
 //     and one kind of lock only: not those of a mutex with those of an election, even if [WithDir]
 //     puts both into one queue, nor with revisions that other clients use as tokens.
-//   - First come, first served, by the create revision of the key. Neither writers nor heavy
-//     permits starve. Goroutines of one process share one key and are overtaken after 16 turns.
-//   - There is no writer beside readers, and there are never more permits than n, to the same
-//     degree. If processes use different n, the largest n of the holders counts. Guards of permits
-//     are as strong as those of mutexes.
+//   - First come, first served, by the create revision of the key. Neither writers nor permits of a
+//     large weight starve. Goroutines of one process share one key; after 16 turns in a row it
+//     yields to waiting processes.
+//   - Readers exclude writers, and a semaphore never has more than n permits, with the exceptions
+//     of the first guarantee. If processes use different n, the largest n of the holders counts.
+//     Guards of permits are as strong as those of mutexes.
 //   - No party passes a barrier before n parties have waited at it together, with keys in etcd.
 //     All parties of a round pass at one revision, or none does.
-//   - A caller that gives up or fails leaves nothing in the queue, also if its answer was lost.
-//     Neither does Close.
-//   - A lost hold stays lost, even if etcd still has its key. A new session is used for the next
-//     acquisition only.
+//   - A call that fails or is canceled leaves no key in the queue, even if the response to its
+//     request was lost. Close leaves none either.
+//   - A lost lock stays lost, even if etcd still has its key. To hold it again, acquire it again,
+//     which uses a new session.
 //   - Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
 //     [ErrReleased].
 //
@@ -80,22 +81,23 @@
 //
 //   - A stopped process does not notice a loss. Its writes are refused if they carry a guard or
 //     token.
-//   - If a third party deletes a holder's key or revokes its lease, the holder learns of it when
-//     the next one does, within a second, usually 2 ms; but in the first 250 ms of a hold its key
-//     is not watched. A waiter notices that its own key was deleted within 36 s, and is not granted
-//     before.
-//   - A key without a lease in a queue blocks for ever. It is reported as [*BlockedError].
+//   - If a third party deletes a holder's key or revokes its lease, the holder and the next waiter
+//     learn of it at about the same time, usually within 2 ms and at most within a second. During
+//     the first 250 ms of a hold its key is not watched, so the holder may learn of it only
+//     afterwards. A waiter whose own key was deleted notices within 36 s, and is never granted the
+//     lock meanwhile.
+//   - A key without a lease in a queue blocks everyone behind it until it is deleted. Callers get a
+//     [*BlockedError].
 //   - A client that can write the keys can break a lock. Only etcd's permissions prevent that.
 //   - A process that dies holds its locks, and counts as a party of a barrier, for the TTL, 15 s by
 //     default.
-//   - A party that gives up or is lost in the moment in which its barrier opens may have been
-//     counted.
-//   - etcd does not store n. Parties of a barrier with different n may wait for each other in vain.
+//   - A party that gives up or loses its lease just as its barrier opens may still be counted.
+//   - n is not stored in etcd. Parties of a barrier that use different n may wait forever.
 //   - A holder that has lost a mutex and does not release it keeps the other goroutines of its
 //     process waiting, but no other process.
 //
-// Locks are not reentrant: a goroutine that locks a mutex again waits for itself until its context
-// ends. Pass the [Held] to functions that need it. A read lock cannot become a write lock.
+// Locks are not reentrant: a goroutine that locks a mutex which it already holds waits until its
+// context ends. Pass the [Held] to functions that need it. A read lock cannot become a write lock.
 //
 // # Other clients
 //
@@ -126,7 +128,7 @@
 //	Guard, Err, Context, Bind, Token   0
 //
 // All watches of a [Locker] share one stream and need no goroutine. The first use opens the
-// session: 1 more. The protocol and the reasons why it is right are in docs/lock-protocol.md.
+// session, which costs 1 more. The protocol and its proof are in docs/lock-protocol.md.
 //
 // # Errors
 //

@@ -1,5 +1,5 @@
-// Package watch streams every change of the keys below a prefix, exactly once and in order, or
-// keeps a consumer's copy of them right.
+// Package watch streams every change of the keys below a prefix, exactly once and in order. It can
+// also keep a consumer's copy of the keys up to date.
 //
 //	w := client.Watcher()
 //
@@ -24,21 +24,22 @@
 //	state    the current state (Snapshot batches), then every change (Live). If history is lost,
 //	         or reading it costs more than reading the keys, the watch lists again and delivers
 //	         the difference (Resync batches), deletions included. The final state is always
-//	         right; changes in between may become one
+//	         right; several changes of a key in between may be delivered as one
 //
 // # Guarantees
 //
-//   - Revisions rise from batch to batch (batches of one snapshot or resync share theirs) and per
-//     key, unless history is rewritten.
+//   - Revisions increase from batch to batch and from event to event of a key, unless history is
+//     rewritten. All batches of one snapshot or resync have the same revision.
 //   - One transaction is one batch, whatever happens to the connection.
 //   - After a batch with More == false, everything up to its Revision has been delivered. Store
-//     that revision: [WithAfter] starts strictly after it. [WithProgress] advances it while nothing
-//     changes below the prefix, so that a stored revision is not compacted on a quiet prefix in a
-//     busy cluster.
-//   - A lost connection, member or leader, an expired token and a silent stream are not errors: the
-//     watch continues elsewhere, without a gap or a repetition.
-//   - A watch ends only with its context, with [ErrClosed], [ErrPermission], a [*CompactedError] or
-//     [ErrHistoryRewritten]. One with invalid arguments does not start and matches [ErrInvalid].
+//     that revision: [WithAfter] starts strictly after it. If nothing changes below the prefix
+//     while the rest of the cluster is busy, the stored revision may be compacted. [WithProgress]
+//     prevents this by delivering Progress batches with later revisions.
+//   - The loss of a connection, member or leader, an expired token and a stream without responses
+//     are not errors: the watch continues on another stream, without a gap or a repetition.
+//   - A watch ends only with the error of its context, [ErrClosed], [ErrPermission], a
+//     [*CompactedError] or [ErrHistoryRewritten]. If its arguments are invalid, it does not start
+//     and the error matches [ErrInvalid].
 //   - If history is rewritten (a wiped cluster, a restored backup), an events watch ends with
 //     [ErrHistoryRewritten]; a state watch lists again, delivers one Resync and continues.
 //     Revisions then start over.
@@ -46,50 +47,50 @@
 //
 // # What is not guaranteed
 //
-//   - Watches and reads are not linearizable with each other: a read may show a change before the
-//     watch delivers it.
-//   - A wiped cluster cannot be recognized if its new history has passed the revision reached, with
-//     the same cluster ID and a raft term that is not lower.
-//   - A user who loses the permission to read keeps open watches, and those of the same client that
-//     join them, until they are opened again.
-//   - A value larger than the client's receive limit holds up its own watch, which keeps trying.
-//   - A watch that joins an open server-side watch starts where that stands: it may deliver a
-//     change that was made just before. WithAfter starts at an exact revision.
-//   - On servers before etcd 3.5.13, or before 3.4.31 of 3.4, which report progress ahead of events
-//     (etcd issue 15220), none of the guarantees holds: a watch may omit events and not notice.
-//     etcdkit.Open refuses such members; OpenLazy, Wrap and WithUnsupportedServers log a warning;
-//     New does not check.
+//   - Watches are not ordered with reads: a read may show a change before the watch delivers it.
+//   - A wiped cluster is not recognized if it has the same cluster ID, its raft term is not lower,
+//     and its revision has already passed the one that the watch has reached.
+//   - If a user loses read permission, open watches, and watches of the same client that join them,
+//     continue until the server-side watch is opened again.
+//   - A watch that meets a value larger than the client's receive limit makes no progress and keeps
+//     retrying. Other watches are not affected.
+//   - A watch without WithAfter may deliver a change that was made just before it started, because
+//     it may join a server-side watch that has not delivered that change yet.
+//   - On servers before etcd 3.5.13, or before 3.4.31 of 3.4, none of the guarantees holds: they
+//     report progress ahead of events (etcd issue 15220), so that a watch may miss events without
+//     an error. etcdkit.Open refuses such members; OpenLazy, Wrap and WithUnsupportedServers log a
+//     warning; New does not check.
 //
 // # Sharing
 //
 // Watches of one [Watcher] with the same selector share one server-side watch, whether they deliver
-// events or state: a thousand subscribers cost etcd one. They also share the events of a batch and
-// their values, which must not be changed. All live watches share one gRPC stream; watches that
-// catch up use others, up to 16, and so do replays. With client/v3's own login, a stream costs a
-// login. A Watcher field of the client that is not client/v3's own is used as it is and not closed;
-// each server-side watch over it is asked for progress by itself.
+// events or state: to etcd, a thousand subscribers are one watch. They also share the events of a
+// batch and their values, which must not be changed. All live watches share one gRPC stream.
+// Watches that catch up and replays use up to 16 others. With client/v3's own login, each new
+// stream logs in. If the client's Watcher field was replaced, that Watcher is used and not closed,
+// and progress is requested for each of its server-side watches separately.
 //
 // # Slow consumers
 //
 // Each watch may lag [WithBuffer] events (4096 by default) or 16 MiB behind, whichever comes first;
-// at least one batch always fits. A consumer that blocks for longer holds up nobody. It then reads
-// what it has missed from etcd's history, or lists: an events watch gets every change unless they
-// are compacted meanwhile, a state watch may get a Resync. With [WithCoalescing] it gets one batch
-// with the latest change of each key, and Folded counts those left out. All replays of a Watcher
-// share 64 MiB of memory.
+// at least one batch always fits. A consumer that lags further does not delay others. An events
+// watch then reads the missed changes from etcd's history, and ends if they have been compacted. A
+// state watch reads the history or lists again, which yields a Resync. With [WithCoalescing], the
+// watch gets one batch with the latest change of each key instead, and Folded counts the changes
+// left out. All replays of a Watcher share 64 MiB of memory.
 //
 // # Outages
 //
-// If two attempts in a row fail, a warning says that watches are interrupted, and another one says
-// when all continue: once for all watches of a Watcher, and at most once a minute. Status and
-// ServerWatches tell why a watch is stale, with the error of the last attempt to connect if there
-// is no connection.
+// If two attempts in a row fail, the Watcher logs a warning that watches are interrupted, and
+// another one when all have continued. It logs this once for all watches and at most once a minute.
+// Status and ServerWatches return why a watch is stale. If there is no connection, that is the
+// error of the last attempt to connect.
 //
 // # Lifetime
 //
 // New sends nothing. Close ends all watches and subscriptions, waits for handlers and goroutines,
-// and is idempotent. A [Subscription] is closed by its owner, by an error of its handler, or with
-// the watcher. Handlers of one subscription run one at a time. A panic in one ends that
+// and is idempotent. A [Subscription] ends when it or the watcher is closed, or when its handler
+// returns an error. Handlers of one subscription run one at a time. A panic in one ends that
 // subscription only, and its Err returns it.
 //
 // # Cost

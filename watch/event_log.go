@@ -19,8 +19,8 @@ type logEntry struct {
 	count, bytes int64 // totals of the log's events, this entry included
 }
 
-// eventLog is the log of a broadcaster, whose mu guards it, and the cursors of the watches that
-// read it.
+// eventLog is the log of a broadcaster, together with the cursors of the watches that read it. The
+// broadcaster's mu guards it.
 type eventLog struct {
 	tail         *logEntry
 	cursors      map[*cursor]struct{}
@@ -205,8 +205,8 @@ func (c *cursor) coalesceFrom(first *logEntry) bool {
 	return last.next.Load() == nil
 }
 
-// entries returns an entry for each revision of events after a position, and the position that the
-// events reach. It returns errOutOfOrder if the events are not in order.
+// logEntries returns an entry for each revision of events after a position, and the position that
+// the events reach. It returns errOutOfOrder if the events are not in order.
 func (s *span) logEntries(events []*clientv3.Event, after position) (entries []*logEntry, to position, err error) {
 	to = after
 	last := int64(0)

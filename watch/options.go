@@ -157,9 +157,9 @@ func WithProgress(every time.Duration) Option {
 	return forWatch("WithProgress", func(r *request) { r.progressInterval, r.progressSet = every, true })
 }
 
-// WithBuffer sets how many events the watch may lag before it loses its place in the log; see Slow
-// consumers in the package documentation. A lag of 16 MiB is always too much, a single batch never.
-// Default: 4096.
+// WithBuffer sets how many events the watch may lag before it must read them from etcd again; see
+// Slow consumers in the package documentation. Independently of WithBuffer, the limit is 16 MiB. A
+// single batch always fits. Default: 4096.
 func WithBuffer(events int) Option {
 	return forWatch("WithBuffer", func(r *request) { r.buffer = events })
 }

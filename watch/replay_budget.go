@@ -12,7 +12,7 @@ const (
 	// for the responses to all replays of a Watcher, encoded and decoded
 	maxReplayMemory = 64 << 20
 	minReservation  = 512 << 10 // minimum for a replay of unknown size
-	// what larger reservations of unknown size leave for small ones
+	// not available to reservations of unknown size above minReservation
 	smallReservationMemory = 16 << 20
 	copiesPerResponse      = 2       // a response is in memory twice: encoded and decoded
 	fragmentReservation    = 8 << 20 // for a replay in fragments, which etcd makes 2 MiB large
@@ -46,8 +46,9 @@ type reservation struct {
 }
 
 // reserve waits for a reservation. A size of 0 means unknown: the reservation then gets half of
-// what is free beyond smallReservationMemory. A response that does not fit into its reservation is
-// requested again, which takes etcd's next turn, 100 ms. release must follow.
+// what is free beyond smallReservationMemory, but at least minReservation. If a response does not
+// fit, the replay reserves more and requests it again, which takes about 100 ms in etcd. The caller
+// must call release.
 func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, error) {
 	r := &reservation{budget: b, size: min(size, maxReplayMemory), ready: make(chan struct{}), cancel: func() {}}
 	b.mu.Lock()

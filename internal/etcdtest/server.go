@@ -61,24 +61,25 @@ func (s *Server) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3
 	return newClient(tb, cfg, opts...)
 }
 
-// Pause stops the process as SIGSTOP does: connections stay open and nothing answers. It
-// returns when the process no longer runs.
+// Pause suspends the process with SIGSTOP: its connections stay open, but it does not respond.
+// Pause returns once the process is suspended.
 func (s *Server) Pause() {
 	s.t.Helper()
 	must(s.t, s.member.process().pause())
 }
 
-// Resume lets a paused process go on where it was.
+// Resume continues a paused process.
 func (s *Server) Resume() {
 	s.t.Helper()
 	must(s.t, s.member.process().resume())
 }
 
-// Kill ends the process with SIGKILL, paused or not, and returns when it is gone. A server that is down already stays so.
+// Kill ends the process with SIGKILL, even if it is paused, and returns when it has exited. If the
+// server is not running, Kill does nothing.
 func (s *Server) Kill() { s.member.kill() }
 
-// Stop ends the process with SIGTERM, paused or not, and returns when it is gone: after up to 7 s
-// when clients have watches open. A server that is down already stays so.
+// Stop ends the process with SIGTERM, even if it is paused, and returns when it has exited. This
+// takes up to 7 s if clients have watches open. If the server is not running, Stop does nothing.
 func (s *Server) Stop() {
 	s.t.Helper()
 	if s.Running() {
@@ -86,8 +87,9 @@ func (s *Server) Stop() {
 	}
 }
 
-// Launch starts the server again on its data and its ports, and does not wait until it answers: see WaitReady.
-// A member of a cluster that has lost its quorum is started this way.
+// Launch starts the server again with its data and ports. It does not wait until the server
+// answers; call WaitReady for that. Use Launch for a member of a cluster without quorum, which
+// would not become ready.
 func (s *Server) Launch() {
 	s.t.Helper()
 	must(s.t, s.member.launch())

@@ -230,9 +230,9 @@ func (s *Sim) after(d time.Duration, f func()) {
 	}
 }
 
-// run is the scheduler. It alone changes the state of the cluster. Before it acts it sleeps for a
-// nanosecond: the bubble's clock moves only when all other goroutines are blocked, so that all
-// requests of the same moment have arrived, and it can put them in order.
+// run is the scheduler. It alone changes the state of the cluster. It sleeps for a nanosecond
+// before it acts. The synctest clock advances only when all other goroutines are blocked, so by
+// then all requests of the same instant have arrived and can be sorted.
 func (s *Sim) run() {
 	defer close(s.done)
 	timer := time.NewTimer(time.Hour)

@@ -52,7 +52,7 @@ func (a *Attempt) Deadline() (time.Time, bool) {
 	return a.Context.Deadline()
 }
 
-// Value returns the attempt itself for the key of this package, and else the value of its context.
+// Value returns the attempt itself if key is attemptKey, and otherwise the context's value of key.
 func (a *Attempt) Value(key any) any {
 	if _, ok := key.(attemptKey); ok {
 		return a
@@ -63,8 +63,8 @@ func (a *Attempt) Value(key any) any {
 // NotSent reports whether the request provably never left the process.
 func (a *Attempt) NotSent() bool { return a.observed.Load() && !a.sent.Load() }
 
-// Via sends the attempt over conn instead of the connection of its client, which must be hardened.
-// It must be called before the attempt is made. A nil conn has no effect.
+// Via sends the attempt over conn instead of the client's own connection. The client must be
+// hardened. Via must be called before the attempt is made. If conn is nil, it has no effect.
 func (a *Attempt) Via(conn grpc.ClientConnInterface) { a.via = conn }
 
 // Peer returns the address of the member that the request was sent to. It returns "" if the request
@@ -77,8 +77,8 @@ func (a *Attempt) Peer() string {
 	return p.Addr.String()
 }
 
-// Via returns the connection over which an attempt with ctx is sent instead of that of its client,
-// or nil.
+// Via returns the connection that replaces the client's own for an attempt with ctx, or nil if none
+// does.
 func Via(ctx context.Context) grpc.ClientConnInterface {
 	if a := attemptOf(ctx); a != nil {
 		return a.via

@@ -113,8 +113,8 @@ func requiresLeader(method string) bool {
 
 // isSerializable reports whether a request only makes serializable reads, which a member can do
 // without a leader. A transaction does so, by the server's rule, if each of its operations is a
-// serializable get and none is a transaction. One without operations does not, because its compares
-// could be outdated.
+// serializable get and none is a transaction. A transaction without operations does not count,
+// because a member without a leader could evaluate its compares on outdated data.
 func isSerializable(req any) bool {
 	switch req := req.(type) {
 	case *pb.RangeRequest:
