@@ -47,8 +47,8 @@ type reservation struct {
 
 // reserve waits for a reservation. A size of 0 means unknown: the reservation then gets half of
 // what is free beyond smallReservationMemory, but at least minReservation. If a response does not
-// fit, the replay reserves more and requests it again, which takes about 100 ms in etcd. The caller
-// must call release.
+// fit, the replay requests it again, which takes about 100 ms in etcd, with a larger reservation or
+// in fragments. The caller must call release.
 func (b *replayBudget) reserve(ctx context.Context, size int64) (*reservation, error) {
 	r := &reservation{budget: b, size: min(size, maxReplayMemory), ready: make(chan struct{}), cancel: func() {}}
 	b.mu.Lock()
