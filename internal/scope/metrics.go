@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -87,9 +88,10 @@ type Part struct {
 	read   func() []float64
 }
 
-// Track adds the metrics of a part. value is its label value. stats may be called at any time, also
-// after Close, without a lock held. [Part.Close] must follow when the part is closed. Track returns
-// nil if s is nil.
+// Track adds the metrics of a part. value is its label value, in which bytes that are not UTF-8 are
+// replaced, because monitoring systems refuse them. stats may be called at any time, also after
+// Close, without a lock held. [Part.Close] must follow when the part is closed. Track returns nil
+// if s is nil.
 func Track[S any](s *Scope, t Table[S], value string, stats func() S) *Part {
 	if s == nil {
 		return nil
@@ -113,7 +115,7 @@ func Track[S any](s *Scope, t Table[S], value string, stats func() S) *Part {
 		}
 		s.groups[t.Package] = g
 	}
-	p := &Part{scope: s, group: g, series: g.of(value), read: read}
+	p := &Part{scope: s, group: g, series: g.of(strings.ToValidUTF8(value, "\uFFFD")), read: read}
 	p.series.parts[p] = struct{}{}
 	return p
 }

@@ -110,6 +110,16 @@ func TestMetrics_BoundLabelValues(t *testing.T) {
 	assert.Equal(t, 1.0, scopetest.Values(t, s)["etcdkit_part_reads_total{live}"])
 }
 
+func TestMetrics_LabelsAreUTF8(t *testing.T) {
+	t.Parallel()
+	s := scopetest.New(scope.Hooks{})
+	track(s, "dir", "a\xff/", stats{Reads: 1})
+	track(s, "dir", "b\u00fc/", stats{Reads: 2})
+	values := scopetest.Values(t, s)
+	assert.Equal(t, 1.0, values["etcdkit_part_reads_total{a\uFFFD/}"])
+	assert.Equal(t, 2.0, values["etcdkit_part_reads_total{b\u00fc/}"])
+}
+
 func TestMetrics_NeverDecreaseWhilePartsClose(t *testing.T) {
 	t.Parallel()
 	s := scopetest.New(scope.Hooks{})
