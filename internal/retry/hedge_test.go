@@ -15,7 +15,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
@@ -582,6 +584,24 @@ func TestDo_HedgesWhenBudgetIsRefilled(t *testing.T) {
 			require.NoError(t, err)
 		}
 		wg.Wait()
+	})
+}
+
+func TestDo_CountsSecondAttemptForObserver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ended []scope.Result
+		sc := scopetest.New(scope.Hooks{Operation: func(context.Context, scope.Operation) (context.Context, func(scope.Result)) {
+			return nil, func(r scope.Result) { ended = append(ended, r) }
+		}})
+		h := newHedged(byMember(response{after: never}, response{0, "b", nil}))
+		h.Scope = sc
+		ctx, running := sc.Begin(within(t, 10*time.Second), scope.Operation{})
+		_, err := retry.Do(ctx, h.Engine, read, h.send)
+		require.NoError(t, err)
+		running.End(nil, 0)
+		assert.Len(t, h.sent, 2)
+		assert.Equal(t, []scope.Result{{Attempts: 2}}, ended)
 	})
 }
 

@@ -53,7 +53,6 @@ type result[T any] struct {
 
 func (r *run[T]) do() (value T, err error) {
 	for n := 1; ; n++ {
-		r.Scope.Attempt(r.callerCtx)
 		x := r.round()
 		if x.err == nil {
 			return x.value, nil
@@ -175,7 +174,9 @@ func (r *run[T]) newAttempt(ctx context.Context) *wire.Attempt {
 	return r.initAttempt(ctx, new(wire.Attempt))
 }
 
+// initAttempt starts a with ctx and counts it for the observer.
 func (r *run[T]) initAttempt(ctx context.Context, a *wire.Attempt) *wire.Attempt {
+	r.Scope.Attempt(r.callerCtx)
 	a.Start(ctx, r.Observed)
 	if r.defaultTimeout > 0 {
 		a.KeepDeadline()
