@@ -447,11 +447,12 @@ func ExampleStore_DeletePrefix() {
 		must(err)
 	}
 	_, _, err := store.DeletePrefix(ctx, "users/4")
-	fmt.Println(err)
+	fmt.Println(errors.Is(err, kv.ErrInvalid), "the prefix does not end in a slash")
 	n, _, err := store.DeletePrefix(ctx, "users/4/")
 	fmt.Println(n, err)
-	// Output: kv: delete prefix "example/delete-prefix/users/4": invalid argument: prefix "users/4"
-	// does not end in "/": did you mean "users/4/", or WithPartialPrefix 2 <nil>
+	// Output:
+	// true the prefix does not end in a slash
+	// 2 <nil>
 }
 
 // A transfer between two accounts is one transaction. WithOnce makes its outcome known, even if an

@@ -42,16 +42,16 @@ func (l *Locker) Semaphore(name string, n int) *Semaphore {
 // maxPermitPageSize is the largest number of entries ahead that are read when a permit is enqueued.
 const maxPermitPageSize = 128
 
-// permit returns the kind of waiters for a permit of the given weight, or an error if the weight is
-// invalid.
+// permit returns the kind of waiters for a permit of the given weight. With an error, because the
+// semaphore or the weight is invalid, the kind has just the name.
 func (s *Semaphore) permit(weight int) (*waiterKind, error) {
+	kind := s.kind
 	if s.err != nil {
-		return nil, s.err
+		return &kind, s.err
 	}
 	if weight < 1 || weight > s.n {
-		return nil, errs.Invalidf("weight %d: must be 1 to %d", weight, s.n)
+		return &kind, errs.Invalidf("weight %d: must be 1 to %d", weight, s.n)
 	}
-	kind := s.kind
 	kind.value = strconv.Itoa(weight) + " " + s.l.owner
 	kind.admission = &admission{
 		suffix: permitSuffix, rule: blockedByWeight(s.n - weight),

@@ -83,7 +83,8 @@ func TestNew_ReturnsAllErrors(t *testing.T) {
 		"no connection": {clientv3.NewCtxClient(t.Context()), nil, []string{"no connection and no Watcher"}},
 		"namespace":     {w.client(t), []watch.Option{watch.WithNamespace("a//b")}, []string{`"a//b"`}},
 		"several": {
-			nil, []watch.Option{nil, watch.WithNamespace("a//b"), watch.WithSnapshot(), watch.WithBuffer(1)},
+			nil,
+			[]watch.Option{nil, watch.WithNamespace("a//b"), watch.WithSnapshot(), watch.WithBuffer(1)},
 			[]string{"no client", `"a//b"`, "WithSnapshot is an option of a single watch", "WithBuffer is an option"},
 		},
 	} {
