@@ -70,11 +70,11 @@ func (e *EndpointError) Error() string { return e.Endpoint + ": " + e.Err.Error(
 // Unwrap returns the cause.
 func (e *EndpointError) Unwrap() error { return e.Err }
 
-// endpointErrors are the errors of several endpoints, each of which is an EndpointError.
-type endpointErrors struct{ endpoint.Errors }
+// endpointsError has the errors of several endpoints, each of which is an EndpointError.
+type endpointsError struct{ endpoint.Errors }
 
 // Unwrap returns the errors of the endpoints.
-func (e endpointErrors) Unwrap() []error {
+func (e endpointsError) Unwrap() []error {
 	out := make([]error, len(e.Errors))
 	for i, err := range e.Errors {
 		out[i] = (*EndpointError)(err)

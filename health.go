@@ -147,9 +147,9 @@ func (c *Client) Members(ctx context.Context) ([]Member, error) {
 		}
 		failed = append(failed, &endpoint.Error{Endpoint: r.Endpoint, Err: r.Cause()})
 	}
-	err := fmt.Errorf("%w: %w", condition, endpointErrors{failed})
+	err := fmt.Errorf("%w: %w", condition, endpointsError{failed})
 	if ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w: %w", condition, retry.ContextError(ctx), endpointErrors{failed})
+		err = fmt.Errorf("%w: %w: %w", condition, retry.ContextError(ctx), endpointsError{failed})
 	}
 	return nil, opError(op, err)
 }

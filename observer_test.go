@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -166,10 +167,12 @@ func values(t *testing.T, c *etcdkit.Client) map[string]float64 {
 	t.Helper()
 	out := map[string]float64{}
 	for m := range c.Metrics() {
-		id := m.Name
+		var b strings.Builder
+		b.WriteString(m.Name)
 		for _, l := range m.Labels {
-			id += "{" + l[0] + "=" + l[1] + "}"
+			b.WriteString("{" + l[0] + "=" + l[1] + "}")
 		}
+		id := b.String()
 		assert.NotContains(t, out, id)
 		out[id] = m.Value
 		assert.Equal(t, m.Kind == etcdkit.Counter, !m.Start.IsZero(), id)

@@ -159,7 +159,7 @@ func (c *connection) connect(ctx context.Context, store *kv.Store) error {
 		// They may be electing a leader: the read waits for it.
 		leaderless, healthy, failed = failed, c.settings.endpoints, nil
 	case len(healthy) == 0:
-		err := fmt.Errorf("%w: %w", ErrUnavailable, endpointErrors{failed})
+		err := fmt.Errorf("%w: %w", ErrUnavailable, endpointsError{failed})
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", err, retry.ContextError(ctx))
 		}
@@ -181,7 +181,7 @@ func (c *connection) connect(ctx context.Context, store *kv.Store) error {
 		}
 		all = append(all, &endpoint.Error{Endpoint: ep, Err: cause})
 	}
-	return endpointErrors{append(all, failed...)}
+	return endpointsError{append(all, failed...)}
 }
 
 // waitConnected reports whether the client's connection is established within a short time. With a
@@ -249,5 +249,5 @@ func (c *connection) requireSupported(unsupported []*healthcheck.UnsupportedErro
 	if len(all) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", ErrUnsupportedServer, endpointErrors{all})
+	return fmt.Errorf("%w: %w", ErrUnsupportedServer, endpointsError{all})
 }

@@ -34,9 +34,10 @@ func TestConcurrentMap_MatchesMap(t *testing.T) {
 				m.set(&testElement{key, n})
 				want[key] = n
 			}
-			e, found := m.get(key), false
-			if _, found = want[key]; found && assert.NotNil(t, e) {
-				require.Equal(t, want[key], e.n)
+			e := m.get(key)
+			n, found := want[key]
+			if found && assert.NotNil(t, e) {
+				require.Equal(t, n, e.n)
 			}
 			require.Equal(t, found, e != nil && e != m.tombstone, key)
 			require.Equal(t, len(want), m.size)

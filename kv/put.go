@@ -126,7 +126,7 @@ func (s *Store) putTTL(ctx context.Context, op, key string, abs, v []byte, cond 
 		}
 		o.lease = l.id
 		rev, err := s.putLease(ctx, op, key, abs, v, cond, o)
-		if retry := s.releaseLeases(ctx, err, l); !retry || !first {
+		if repeatable := s.releaseLeases(ctx, err, l); !repeatable || !first {
 			return rev, err
 		}
 	}

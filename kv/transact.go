@@ -148,7 +148,7 @@ func (t *transaction) run(ctx context.Context) (int64, error) {
 				return rev, err
 			}
 		}
-		t.Store.keyQueues.conflicts.Add(1)
+		t.keyQueues.conflicts.Add(1)
 		conflicts++
 		if conflicts == maxTxConflicts {
 			if err == nil {

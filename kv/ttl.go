@@ -131,7 +131,7 @@ func (p *ttlPool) invalidate(l *ttlLease) {
 // releaseLeases handles the leases of writes that failed with err. It revokes leases that are not
 // shared. It reports whether the writes can succeed with new leases, because a shared one was
 // revoked.
-func (c *core) releaseLeases(ctx context.Context, err error, leases ...*ttlLease) (retry bool) {
+func (c *core) releaseLeases(ctx context.Context, err error, leases ...*ttlLease) (repeatable bool) {
 	if err == nil || errors.Is(err, ErrUnknownOutcome) {
 		return false // revoking could delete what was written
 	}
@@ -141,10 +141,10 @@ func (c *core) releaseLeases(ctx context.Context, err error, leases ...*ttlLease
 			c.revoke(ctx, l.id)
 		case errors.Is(err, errs.LeaseNotFound):
 			c.ttls.invalidate(l)
-			retry = true
+			repeatable = true
 		}
 	}
-	return retry
+	return repeatable
 }
 
 // revoke revokes a lease to which no key was attached, even if ctx has ended. If that fails, the
@@ -183,7 +183,7 @@ func (l *callLeases) lease(ctx context.Context, ttl time.Duration, writes int) (
 
 // dropMissing drops the shared leases if err says that a lease does not exist, and reports whether
 // the write should be repeated.
-func (l *callLeases) dropMissing(err error) (retry bool) {
+func (l *callLeases) dropMissing(err error) (repeatable bool) {
 	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return false
 	}
@@ -191,10 +191,10 @@ func (l *callLeases) dropMissing(err error) (retry bool) {
 		if one.shared {
 			l.ttls.invalidate(one)
 			delete(l.byTTL, ttl)
-			retry = true
+			repeatable = true
 		}
 	}
-	return retry
+	return repeatable
 }
 
 // revokeUnused revokes the leases to which no key was attached. err is the error of the call; used

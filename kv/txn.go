@@ -162,8 +162,8 @@ func (t *txn) build() (op clientv3.Op, writes bool, err error) {
 	}
 	c, then, orElse := txnChecker{Store: t.s}, splitGets(t.then), splitGets(t.orElse)
 	if t.s.err == nil {
-		errs := c.checkBranch(t.cmps, then, orElse, t.s.limits.TxnOps-t.guardOps())
-		t.errs = append(append(t.errs, errs...), t.s.limits.request(c.bytes+guardBytes(t.guards)))
+		branchErrs := c.checkBranch(t.cmps, then, orElse, t.s.limits.TxnOps-t.guardOps())
+		t.errs = append(append(t.errs, branchErrs...), t.s.limits.request(c.bytes+guardBytes(t.guards)))
 	}
 	if err := joinErrors(t.errs); err != nil {
 		return op, false, err

@@ -66,7 +66,7 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 			backoffs.Reset()
 		}
 		if retry.Sleep(ctx, backoffs.NextBackOff()) != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx ends Run
 		}
 	}
 }

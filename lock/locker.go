@@ -123,7 +123,7 @@ func New(c Client, o ...Option) (*Locker, error) {
 	l.logger = l.scope.Logger(l.logger)
 	if l.err = l.initParts(); l.err != nil {
 		l.closed = true
-		return l, nil
+		return l, nil //nolint:nilerr // each call returns it
 	}
 	l.id = strconv.FormatUint(rand.Uint64(), 36)
 	l.queues, l.ownKeys, l.sessions = map[string]*queue{}, map[string]*ownKey{}, map[*lease.Session]*sessionRef{}

@@ -9,10 +9,10 @@ import (
 
 // Limits of the memory of replays, in bytes.
 const (
-	// for the responses to all replays of a Watcher, encoded and decoded
+	// For the responses to all replays of a Watcher, encoded and decoded.
 	maxReplayMemory = 64 << 20
 	minReservation  = 512 << 10 // minimum for a replay of unknown size
-	// not available to reservations of unknown size above minReservation
+	// Not available to reservations of unknown size above minReservation.
 	smallReservationMemory = 16 << 20
 	copiesPerResponse      = 2       // a response is in memory twice: encoded and decoded
 	fragmentReservation    = 8 << 20 // for a replay in fragments, which etcd makes 2 MiB large

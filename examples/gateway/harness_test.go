@@ -89,27 +89,27 @@ func (s *sink) String() string {
 }
 
 // start runs a gateway in a namespace of its own until the test ends.
-func start(t testing.TB, edit ...func(s *settings.Settings)) *rig {
-	t.Helper()
+func start(tb testing.TB, edit ...func(s *settings.Settings)) *rig {
+	tb.Helper()
 	set := settings.Default()
-	set.Etcd = etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}
+	set.Etcd = etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(tb)}
 	set.Gateway.Listen = "127.0.0.1:0"
 	for _, f := range edit {
 		f(&set)
 	}
-	g := &rig{t: t, log: &sink{}, http: &http.Client{
+	g := &rig{t: tb, log: &sink{}, http: &http.Client{
 		Transport:     &http.Transport{DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	log := slog.New(teller{slog.NewJSONHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}), g.log})
-	client, err := etcdkit.Open(t.Context(), set.Etcd, etcdkit.WithLogger(log))
-	require.NoError(t, err)
-	g.svc, err = newService(t.Context(), client, set, log)
-	require.NoError(t, err)
+	client, err := etcdkit.Open(tb.Context(), set.Etcd, etcdkit.WithLogger(log))
+	require.NoError(tb, err)
+	g.svc, err = newService(tb.Context(), client, set, log)
+	require.NoError(tb, err)
 	l, err := net.Listen("tcp", set.Gateway.Listen)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	g.addr = l.Addr().String()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	g.cancel = cancel
 	ended := make(chan error, 1)
 	go func() {
@@ -117,7 +117,7 @@ func start(t testing.TB, edit ...func(s *settings.Settings)) *rig {
 		ended <- joined(err, g.svc.close(context.WithoutCancel(ctx)))
 	}()
 	g.stopped = sync.OnceValue(func() error { return <-ended })
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		g.http.CloseIdleConnections()
 		_ = g.stopped()
@@ -143,17 +143,17 @@ type reply struct {
 }
 
 // field is a field of the data, as text.
-func (r *reply) field(t testing.TB, name string) any {
-	t.Helper()
+func (r *reply) field(tb testing.TB, name string) any {
+	tb.Helper()
 	var all map[string]any
-	require.NoError(t, json.Unmarshal(r.Data, &all), string(r.body))
+	require.NoError(tb, json.Unmarshal(r.Data, &all), string(r.body))
 	return all[name]
 }
 
 // text is the data, which must be a string.
-func (r *reply) text(t testing.TB) (s string) {
-	t.Helper()
-	require.NoError(t, json.Unmarshal(r.Data, &s), string(r.body))
+func (r *reply) text(tb testing.TB) (s string) {
+	tb.Helper()
+	require.NoError(tb, json.Unmarshal(r.Data, &s), string(r.body))
 	return s
 }
 

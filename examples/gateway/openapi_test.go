@@ -69,8 +69,8 @@ func pathOf(path string) string {
 }
 
 // check holds an answer against the description.
-func (d document) check(t testing.TB, method, path string, r *reply) {
-	t.Helper()
+func (d document) check(tb testing.TB, method, path string, r *reply) {
+	tb.Helper()
 	if method == "HEAD" {
 		method = "GET"
 	}
@@ -81,40 +81,40 @@ func (d document) check(t testing.TB, method, path string, r *reply) {
 	pattern := pathOf(path)
 	operation := d.at(map[string]any(d), "paths", pattern, strings.ToLower(method))
 	if operation == nil || strings.ToUpper(method) != method {
-		assert.Contains(t, []int{400, 401, 403, 404, 405, 431}, r.status, said)
+		assert.Contains(tb, []int{400, 401, 403, 404, 405, 431}, r.status, said)
 		return
 	}
 	answer := d.at(operation, "responses", strconv.Itoa(r.status))
-	if !assert.NotNil(t, answer, "not described: "+said) {
+	if !assert.NotNil(tb, answer, "not described: "+said) {
 		return
 	}
-	d.checkHeaders(t, answer, r, said)
+	d.checkHeaders(tb, answer, r, said)
 	kind := r.header.Get("Content-Type")
 	plain, _, _ := strings.Cut(kind, ";")
 	content := d.at(answer, "content", plain)
-	if !assert.NotNil(t, content, kind+": "+said) || plain != "application/json" || len(r.body) == 0 {
+	if !assert.NotNil(tb, content, kind+": "+said) || plain != "application/json" || len(r.body) == 0 {
 		return
 	}
 	var value any
-	require.NoError(t, json.Unmarshal(r.body, &value), said)
+	require.NoError(tb, json.Unmarshal(r.body, &value), said)
 	if err := d.valid(d.at(content, "schema"), value, "$"); err != nil {
-		assert.Fail(t, err.Error(), said)
+		assert.Fail(tb, err.Error(), said)
 	}
 }
 
 // checkHeaders holds the headers of the gateway's own against those that an answer is described
 // with.
-func (d document) checkHeaders(t testing.TB, answer map[string]any, r *reply, said string) {
-	t.Helper()
+func (d document) checkHeaders(tb testing.TB, answer map[string]any, r *reply, said string) {
+	tb.Helper()
 	headers := d.at(answer, "headers")
 	for name := range headers {
 		if d.at(headers, name)["required"] == true {
-			assert.NotEmpty(t, r.header.Get(name), "no %s: %s", name, said)
+			assert.NotEmpty(tb, r.header.Get(name), "no %s: %s", name, said)
 		}
 	}
 	for _, name := range []string{"ETag", "Age", revisionName} {
 		if r.header.Get(name) != "" {
-			assert.Contains(t, headers, name, said)
+			assert.Contains(tb, headers, name, said)
 		}
 	}
 }

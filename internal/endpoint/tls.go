@@ -21,7 +21,8 @@ type RootCAs struct{ reloader[*x509.CertPool] }
 // later, the last good certificates stay in use, and l logs it.
 func LoadRootCAs(path string, l *slog.Logger) (*RootCAs, error) {
 	r := &RootCAs{reloader[*x509.CertPool]{parse: parseCertPool, paths: []string{path}, logger: l}}
-	return r, r.load()
+	err := r.load()
+	return r, err
 }
 
 // Credentials returns TLS credentials that verify the server with the current certificates.

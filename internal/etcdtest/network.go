@@ -38,7 +38,7 @@ func newNetwork(tb testing.TB, members []*member) *network {
 		n.listeners = append(n.listeners, l)
 		for _, from := range append(members, &member{}) {
 			p := &Proxy{t: tb, target: &url.URL{}, changed: make(chan struct{}), links: map[*link]struct{}{}}
-			p.life, p.end = context.WithCancel(n.life)
+			p.life, p.end = context.WithCancel(n.life) //nolint:fatcontext // each is a child of n.life
 			n.pairs[[2]string{from.name, to.name}] = p
 		}
 		n.wg.Go(func() { n.serve(l, to) })

@@ -325,7 +325,7 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 		}
 	}
 	begun, ended, releasing := map[key]stormLine{}, map[key]bool{}, map[key]int64{}
-	each("move", func(d *diary, line stormLine) {
+	each("move", func(_ *diary, line stormLine) {
 		switch k := (key{line.Name, line.Move.Token}); line.Move.Kind {
 		case granted:
 			begun[k] = line
@@ -334,7 +334,7 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 			ended[k] = true
 		}
 	})
-	each("release", func(d *diary, line stormLine) { releasing[key{line.Name, line.Rev}] = line.Call })
+	each("release", func(_ *diary, line stormLine) { releasing[key{line.Name, line.Rev}] = line.Call })
 	each("move", func(d *diary, line stormLine) {
 		op := porcupine.Operation{Input: *line.Move, Call: line.Call, Return: line.Return}
 		if line.Move.Kind == ceased {

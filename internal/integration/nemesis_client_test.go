@@ -99,7 +99,7 @@ type stormClient struct {
 	c       *etcdkit.Client
 	peer    *clientv3.Client
 
-	ctx  context.Context //nolint:containedctx // ends when the work is to end
+	ctx  context.Context // ends when the work is to end
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	ids  sync.Mutex

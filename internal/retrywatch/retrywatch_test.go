@@ -50,7 +50,7 @@ func wait[T any](t *testing.T, c <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(20 * time.Second):
+	case <-time.After(20 * time.Second): //nolint:forbidigo // the test fails then
 		require.Fail(t, "nothing happened")
 	}
 	return v

@@ -45,14 +45,12 @@ func (s *Scope) Begin(ctx context.Context, op Operation) (context.Context, Runni
 		return ctx, Running{}
 	}
 	r := &running{scope: s, outer: runningIn(ctx)}
-	next := ctx
-	s.call(ctx, "Operation", func() {
-		var observed context.Context
-		if observed, r.end = s.hooks.Operation(ctx, op); observed != nil {
-			next = observed
-		}
-	})
-	return context.WithValue(next, runningKey{}, r), Running{r}
+	var observed context.Context
+	s.call(ctx, "Operation", func() { observed, r.end = s.hooks.Operation(ctx, op) }) //nolint:fatcontext // called once
+	if observed == nil {
+		observed = ctx
+	}
+	return context.WithValue(observed, runningKey{}, r), Running{r}
 }
 
 // runningIn returns the operation of ctx, or nil.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -72,9 +73,7 @@ func TestMetrics_KeepCountersOfClosedParts(t *testing.T) {
 		assert.Equal(t, 20.0, scopetest.Values(t, s)["etcdkit_part_size"+suffix])
 		other.Close()
 		want := map[string]float64{"etcdkit_part_reads_total" + suffix: 3}
-		for name, v := range gauges {
-			want[name] = v
-		}
+		maps.Copy(want, gauges)
 		assert.Equal(t, want, scopetest.Values(t, s))
 	}
 }

@@ -20,10 +20,10 @@ import (
 )
 
 // withRaw runs f with a client of client/v3.
-func withRaw(t *testing.T, o sim.Options, f func(t *testing.T, s *sim.Sim, cli *clientv3.Client)) {
+func withRaw(t *testing.T, f func(t *testing.T, s *sim.Sim, cli *clientv3.Client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := sim.New(1, o)
+		s := sim.New(1, sim.Options{})
 		defer s.Close()
 		cli, err := s.Raw("a")
 		require.NoError(t, err)
@@ -33,7 +33,7 @@ func withRaw(t *testing.T, o sim.Options, f func(t *testing.T, s *sim.Sim, cli *
 }
 
 func TestSim_LeaseExpiresOnTheLeadersClock(t *testing.T) {
-	withRaw(t, sim.Options{}, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
+	withRaw(t, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
 		l, err := cli.Grant(t.Context(), 5)
 		require.NoError(t, err)
 		_, err = cli.Put(t.Context(), "k", "v", clientv3.WithLease(l.ID))
@@ -48,7 +48,7 @@ func TestSim_LeaseExpiresOnTheLeadersClock(t *testing.T) {
 }
 
 func TestSim_NewLeaderExtendsLeases(t *testing.T) {
-	withRaw(t, sim.Options{}, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
+	withRaw(t, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
 		l, err := cli.Grant(t.Context(), 5)
 		require.NoError(t, err)
 		time.Sleep(4 * time.Second)
@@ -64,7 +64,7 @@ func TestSim_NewLeaderExtendsLeases(t *testing.T) {
 }
 
 func TestSim_IsolatedLeaderAnswersNothing(t *testing.T) {
-	withRaw(t, sim.Options{}, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
+	withRaw(t, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
 		old := s.Leader()
 		cli.SetEndpoints("http://" + old.Name() + ":2379")
 		_, err := cli.Put(t.Context(), "k", "1")
@@ -87,7 +87,7 @@ func TestSim_IsolatedLeaderAnswersNothing(t *testing.T) {
 }
 
 func TestSim_LaggingFollowerReadsThePast(t *testing.T) {
-	withRaw(t, sim.Options{}, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
+	withRaw(t, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
 		var follower *sim.Member
 		for _, m := range s.Members() {
 			if m != s.Leader() {
@@ -110,7 +110,7 @@ func TestSim_LaggingFollowerReadsThePast(t *testing.T) {
 }
 
 func TestSim_LostAnswerIsCarriedOut(t *testing.T) {
-	withRaw(t, sim.Options{}, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
+	withRaw(t, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
 		s.SetRequestFaults(sim.RequestFaults{LoseAnswer: 1})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -127,7 +127,7 @@ func TestSim_LostAnswerIsCarriedOut(t *testing.T) {
 }
 
 func TestSim_RestoreGoesBack(t *testing.T) {
-	withRaw(t, sim.Options{}, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
+	withRaw(t, func(t *testing.T, s *sim.Sim, cli *clientv3.Client) {
 		first, err := cli.Put(t.Context(), "k", "1")
 		require.NoError(t, err)
 		before := s.Snapshot()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -381,7 +382,7 @@ func describe(r any) string {
 	case *pb.LeaseKeepAliveRequest:
 		return fmt.Sprintf("%x", r.ID)
 	case *pb.CompactionRequest:
-		return fmt.Sprint(r.Revision)
+		return strconv.FormatInt(r.Revision, 10)
 	}
 	return ""
 }

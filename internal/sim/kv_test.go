@@ -17,6 +17,7 @@ package sim_test
 //     expired.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -121,7 +122,7 @@ func (w *writes) check(t *testing.T, h *history) {
 				before = 0
 				continue
 			}
-			for _, v := range strings.Fields(string(e.Kv.Value)) {
+			for v := range strings.FieldsSeq(string(e.Kv.Value)) {
 				if strings.HasPrefix(v, "v") {
 					found[v] = append(found[v], e)
 				}
@@ -245,7 +246,7 @@ func (w *kvWorker) checkRead(what, key string, e kv.Entry[[]byte], found bool, f
 		return
 	}
 	for _, x := range w.h.of(key) {
-		if x.Kv.ModRevision == e.ModRevision && string(x.Kv.Value) != string(e.Value) {
+		if x.Kv.ModRevision == e.ModRevision && !bytes.Equal(x.Kv.Value, e.Value) {
 			w.t.Errorf("%s: %s of %s returned %q at revision %d, which wrote %q", w.name, what, key, e.Value, e.ModRevision, x.Kv.Value)
 		}
 	}

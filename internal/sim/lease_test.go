@@ -117,7 +117,7 @@ func (w *sessionWorker) use(session *lease.Session, name string, until time.Time
 	_, err := w.c.KV().Put(ctx, "session/"+name, nil, kv.WithLease(session.ID()))
 	for err == nil && time.Now().Before(until) && ctx.Err() == nil {
 		// A context of its own, so that the guard alone refuses what is late.
-		bounded, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		if _, err := w.c.KV().Put(bounded, "guarded/"+name, nil, kv.WithGuard(session)); err != nil {
 			w.s.Trace("%s: guarded write of %s: %v", w.name, name, err)
 		}
@@ -157,12 +157,14 @@ func keepKey(ctx context.Context, s *sim.Sim, c *etcdkit.Client, key string) *le
 	var k *lease.Key
 	for n := 0; ctx.Err() == nil || k == nil; n++ {
 		var err error
-		if k == nil {
-			k, err = c.Leases().OpenKey(context.Background(), key, fmt.Append(nil, n), lease.WithKeyTTL(lockTTL))
-		} else if rng.IntN(10) == 0 {
+		unbounded := context.WithoutCancel(ctx)
+		switch {
+		case k == nil:
+			k, err = c.Leases().OpenKey(unbounded, key, fmt.Append(nil, n), lease.WithKeyTTL(lockTTL))
+		case rng.IntN(10) == 0:
 			err, k = k.Close(), nil
-		} else {
-			err = k.Update(context.Background(), fmt.Append(nil, n))
+		default:
+			err = k.Update(unbounded, fmt.Append(nil, n))
 		}
 		if err != nil {
 			s.Trace("%s: %v", key, err)

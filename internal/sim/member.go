@@ -51,7 +51,7 @@ type Member struct {
 // address returns the address of the member.
 func (m *Member) address() string { return m.name + ":2379" }
 
-// Name returns the name: m1, m2, …
+// Name returns the name: m1, m2 and so on.
 func (m *Member) Name() string { return m.name }
 
 // boot starts the member. The caller holds the mutex of Sim.
@@ -261,6 +261,7 @@ func (s *Sim) newest() *Member {
 	return slices.MaxFunc(s.cluster.members, func(a, b *Member) int { return a.applied - b.applied })
 }
 
+// String returns the name, revision and term.
 func (m *Member) String() string {
 	return fmt.Sprintf("%s rev %d term %d", m.name, m.store.rev, m.term)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,14 +36,14 @@ const (
 func TestModel_AnswersAsEtcd(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
-	real := server.Client(t)
+	direct := server.Client(t)
 	for seed := range uint64(modelSequences) {
 		if seed > 0 {
 			server.Wipe()
-			real = server.Client(t)
+			direct = server.Client(t)
 		}
 		requests := randomRequests(seed)
-		want := transcribe(t, real.ActiveConnection(), requests)
+		want := transcribe(t, direct.ActiveConnection(), requests)
 		var got *transcript
 		synctest.Test(t, func(t *testing.T) {
 			s := sim.New(seed, sim.Options{Members: 1, Version: server.Version()})
@@ -130,7 +131,7 @@ func readWatch(stream pb.Watch_WatchClient, start int64, caught chan struct{}) s
 						return
 					case <-caught:
 						return
-					case <-time.After(20 * time.Millisecond):
+					case <-time.After(20 * time.Millisecond): //nolint:forbidigo // between requests
 					}
 				}
 			}()
@@ -296,7 +297,7 @@ func (g *generator) request() proto.Message {
 }
 
 func (g *generator) put() *pb.PutRequest {
-	r := &pb.PutRequest{Key: g.key(), Value: []byte(fmt.Sprint(g.IntN(50))), PrevKv: g.one(3)}
+	r := &pb.PutRequest{Key: g.key(), Value: []byte(strconv.Itoa(g.IntN(50))), PrevKv: g.one(3)}
 	switch g.IntN(8) {
 	case 0:
 		r.Lease = g.lease()
@@ -360,7 +361,7 @@ func (g *generator) compare() *pb.Compare {
 	case pb.Compare_MOD:
 		c.TargetUnion = &pb.Compare_ModRevision{ModRevision: n * g.rev / 2}
 	case pb.Compare_VALUE:
-		c.TargetUnion = &pb.Compare_Value{Value: []byte(fmt.Sprint(g.IntN(50)))}
+		c.TargetUnion = &pb.Compare_Value{Value: []byte(strconv.Itoa(g.IntN(50)))}
 	case pb.Compare_LEASE:
 		c.TargetUnion = &pb.Compare_Lease{Lease: n}
 	}

@@ -383,7 +383,10 @@ func (e *endpoint) RemoteAddr() net.Addr {
 // address is the address of a link.
 type address string
 
-func (address) Network() string  { return "sim" }
+// Network returns "sim".
+func (address) Network() string { return "sim" }
+
+// String returns the address.
 func (a address) String() string { return string(a) }
 
 // listener accepts the connections of a member.

@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"context"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -170,11 +171,7 @@ func (s *Sim) dialer(name string) func(ctx context.Context, addr string) (net.Co
 func (s *Sim) Count() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := map[string]int{}
-	for k, n := range s.counts {
-		out[k] = n
-	}
-	return out
+	return maps.Clone(s.counts)
 }
 
 // arrival is a request that has arrived and not yet been carried out. Requests that arrive at the
@@ -191,14 +188,25 @@ type event struct {
 	f   func()
 }
 
+// eventQueue is a heap of events in the order of their times.
 type eventQueue []*event
 
-func (q eventQueue) Len() int { return len(q) }
-func (q eventQueue) Less(i, j int) bool {
-	return cmp.Or(q[i].at.Compare(q[j].at), cmp.Compare(q[i].seq, q[j].seq)) < 0
+// Len returns the number of events.
+func (q *eventQueue) Len() int { return len(*q) }
+
+// Less reports whether event i is due before event j.
+func (q *eventQueue) Less(i, j int) bool {
+	a, b := (*q)[i], (*q)[j]
+	return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.seq, b.seq)) < 0
 }
-func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *eventQueue) Push(x any)   { *q = append(*q, x.(*event)) }
+
+// Swap swaps the events i and j.
+func (q *eventQueue) Swap(i, j int) { (*q)[i], (*q)[j] = (*q)[j], (*q)[i] }
+
+// Push appends an event.
+func (q *eventQueue) Push(x any) { *q = append(*q, x.(*event)) }
+
+// Pop removes and returns the last event.
 func (q *eventQueue) Pop() any {
 	old := *q
 	x := old[len(old)-1]
@@ -249,7 +257,7 @@ func (s *Sim) run() {
 		case <-s.wake:
 		case <-timer.C:
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		s.mu.Lock()
 		s.acting = true
 		s.collect()

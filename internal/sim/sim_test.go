@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,7 +88,7 @@ func TestSim_RepeatsASeed(t *testing.T) {
 			s.StartFaults(sim.Plan{Kinds: []sim.Kind{sim.SlowDisk, sim.LagMember, sim.SlowLink}, Interval: 300 * time.Millisecond})
 			rng := s.Rand("a")
 			for range 200 {
-				_, err := c.KV().Put(t.Context(), fmt.Sprint(rng.IntN(10)), nil)
+				_, err := c.KV().Put(t.Context(), strconv.Itoa(rng.IntN(10)), nil)
 				require.NoError(t, err)
 			}
 			s.StopFaults()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -106,7 +107,7 @@ func (h *traceHandler) Handle(_ context.Context, r slog.Record) error {
 
 // WithAttrs returns a handler that adds attributes.
 func (h *traceHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &traceHandler{trace: h.trace, prefix: h.prefix, attrs: append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
+	return &traceHandler{trace: h.trace, prefix: h.prefix, attrs: append(slices.Clip(h.attrs), attrs...)}
 }
 
 // WithGroup ignores the group.

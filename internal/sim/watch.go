@@ -183,7 +183,7 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest, refused error) {
 	case ws.watchers[w.id] != nil:
 		reject("mvcc: duplicate watch ID provided on the WatchStream")
 		return
-	case len(w.end) > 0 && !(len(w.end) == 1 && w.end[0] == 0) && string(w.key) >= string(w.end):
+	case len(w.end) > 0 && (len(w.end) != 1 || w.end[0] != 0) && string(w.key) >= string(w.end):
 		reject("mvcc: watcher range is empty")
 		return
 	}

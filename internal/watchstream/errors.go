@@ -14,6 +14,7 @@ var (
 // RefusedError is an error that etcd has sent instead of the confirmation of a watch.
 type RefusedError struct{ Err error }
 
+// Error returns the text of the error that etcd has sent.
 func (e *RefusedError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the error that etcd has sent.
@@ -22,6 +23,7 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // CompactionError means that etcd has compacted the history that the watch needs.
 type CompactionError struct{ Oldest int64 }
 
+// Error returns "compacted".
 func (e *CompactionError) Error() string { return "compacted" }
 
 // isRefusal reports whether err is the server's response to the creation of a watch.

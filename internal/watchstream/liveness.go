@@ -12,11 +12,11 @@ import (
 // Intervals and timeouts of a shared stream.
 const (
 	idleInterval = 30 * time.Second // ±20 %: between requests that nobody needs
-	// a stream is dead after this long without a response
+	// A stream is dead after this long without a response.
 	responseTimeout = 4 * time.Second
-	// without a progress report, a watch is created as a probe
+	// Without a progress report for this long, a watch is created as a probe.
 	probeDelay = 2 * time.Second
-	// interval of repeated requests while a caller waits
+	// The interval of repeated requests while a caller waits.
 	progressRetryInterval     = 20 * time.Millisecond
 	idleProgressRetryInterval = time.Second // interval of other repeated requests
 	jitterPercent             = 20

@@ -38,8 +38,9 @@ func receive(t *testing.T, w *watchstream.Watch) (watchstream.Response, error) {
 	t.Helper()
 	select {
 	case resp, ok := <-w.Responses:
-		return resp, resp.EndError(ok)
-	case <-time.After(20 * time.Second):
+		err := resp.EndError(ok)
+		return resp, err
+	case <-time.After(20 * time.Second): //nolint:forbidigo // the test fails then
 		require.Fail(t, "no response")
 		return watchstream.Response{}, nil
 	}

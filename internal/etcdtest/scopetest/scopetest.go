@@ -28,10 +28,12 @@ func Values(tb testing.TB, s *scope.Scope) map[string]float64 {
 	name := regexp.MustCompile(`^etcdkit_[a-z]+(_[a-z]+)+$`)
 	values := map[string]float64{}
 	for _, m := range s.Metrics() {
-		id := m.Name
+		var b strings.Builder
+		b.WriteString(m.Name)
 		for _, l := range m.Labels {
-			id += "{" + l[1] + "}"
+			b.WriteString("{" + l[1] + "}")
 		}
+		id := b.String()
 		assert.NotContains(tb, values, id)
 		values[id] = m.Value
 		assert.Regexp(tb, name, m.Name)
@@ -78,7 +80,7 @@ func number(t *testing.T, v reflect.Value, next *float64, fields map[float64]str
 		case f.CanInt():
 			f.SetInt(int64(n))
 		case f.CanUint():
-			f.SetUint(uint64(n)) //nolint:gosec // small
+			f.SetUint(uint64(n))
 		case f.Kind() == reflect.Slice:
 			f.Set(reflect.MakeSlice(f.Type(), n, n))
 		case f.Kind() == reflect.Bool:
