@@ -48,9 +48,12 @@ func (p *Proxy) serve(l net.Listener) {
 
 // connect joins a client's connection to the server and moves bytes until it ends.
 func (p *Proxy) connect(client net.Conn) {
-	network, address := "tcp", p.target.Host
-	if p.target.Scheme == "unix" {
-		network, address = "unix", p.target.Path
+	p.mu.Lock()
+	target := *p.target
+	p.mu.Unlock()
+	network, address := "tcp", target.Host
+	if target.Scheme == "unix" {
+		network, address = "unix", target.Path
 	}
 	ctx, cancel := context.WithTimeout(p.life, 5*time.Second)
 	defer cancel()

@@ -51,7 +51,9 @@ func newNetwork(tb testing.TB, members []*member) *network {
 func (n *network) resolve() {
 	for pair, p := range n.pairs {
 		i := slices.IndexFunc(n.members, func(m *member) bool { return m.name == pair[1] })
+		p.mu.Lock()
 		p.target.Host = n.members[i].peer.address()
+		p.mu.Unlock()
 	}
 }
 
