@@ -82,9 +82,9 @@ func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, chan
 		sentAt := time.Now()
 		// Needs no permission for the lease's keys.
 		info, err := k.registry.leases.TimeToLive(ctx, taken.Lease)
-		gone := errors.Is(err, lease.ErrNotFound) // and the key with it
+		expired := errors.Is(err, lease.ErrNotFound) // and the key with it
 		switch {
-		case gone:
+		case expired:
 		case err != nil && ctx.Err() == nil && (isPermanent(err) || !hasDeadline):
 			return errs.Cause(err)
 		case err == nil:
@@ -97,7 +97,7 @@ func (k *registrationKey) pollLease(ctx context.Context, taken *TakenError, chan
 		case <-changed:
 			return nil
 		case <-tick.C:
-			if gone {
+			if expired {
 				return errLeaseGone
 			}
 		case <-ctx.Done():

@@ -77,9 +77,9 @@ func (s *Service) Follow(f func([]Instance)) (stop func()) {
 			last = now
 			list := now.instances(nil)
 			calls.Lock()
-			begin := ctx.Err() == nil
+			active := ctx.Err() == nil
 			calls.Unlock()
-			if begin {
+			if active {
 				s.call(f, list)
 			}
 		}

@@ -67,9 +67,9 @@ func (n *serviceNames) run(ctx context.Context, f func([]string), calls *sync.Mu
 		}
 		first, last = false, names
 		calls.Lock()
-		begin := ctx.Err() == nil
+		active := ctx.Err() == nil
 		calls.Unlock()
-		if begin {
+		if active {
 			n.call(ctx, f, slices.Clone(names))
 		}
 	}

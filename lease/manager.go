@@ -169,8 +169,8 @@ func (c *core) waitError(ctx context.Context) error {
 		return err
 	}
 	err = fmt.Errorf("%w: %w", errs.Unavailable, err)
-	if why := wire.Explain(c.cli); why != nil {
-		err = fmt.Errorf("%w: %w", err, why)
+	if connErr := wire.Explain(c.cli); connErr != nil {
+		err = fmt.Errorf("%w: %w", err, connErr)
 	}
 	return err
 }

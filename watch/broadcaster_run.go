@@ -311,8 +311,8 @@ func (b *broadcaster) recordFailure(stream *watchstream.Stream, err error) {
 // isStreamError reports whether the error of a watch concerns its stream, so that the other watches
 // there should move. A compaction does not, nor does a permission error.
 func isStreamError(err error) bool {
-	_, gone := errors.AsType[*watchstream.CompactionError](err)
-	return err != nil && !gone && permanentError(err) == nil && !errors.Is(err, watchstream.ErrMoved)
+	_, compacted := errors.AsType[*watchstream.CompactionError](err)
+	return err != nil && !compacted && permanentError(err) == nil && !errors.Is(err, watchstream.ErrMoved)
 }
 
 // catchUpProgressInterval is the interval of progress requests while a watch is catching up.

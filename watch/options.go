@@ -28,7 +28,7 @@ type options struct {
 func forWatcher(name string, set func(*config)) Option {
 	return func(o *options) {
 		if o.config == nil {
-			o.fail("%s is an option of New", name)
+			o.addError("%s is an option of New", name)
 			return
 		}
 		set(o.config)
@@ -39,7 +39,7 @@ func forWatcher(name string, set func(*config)) Option {
 func forWatch(name string, set func(*request)) Option {
 	return func(o *options) {
 		if o.request == nil {
-			o.fail("%s is an option of a single watch", name)
+			o.addError("%s is an option of a single watch", name)
 			return
 		}
 		set(o.request)
@@ -54,8 +54,8 @@ func (o *options) apply(opts []Option) {
 	}
 }
 
-// fail adds a validation error.
-func (o *options) fail(format string, args ...any) {
+// addError adds a validation error.
+func (o *options) addError(format string, args ...any) {
 	o.errs = append(o.errs, fmt.Errorf("%w: "+format, append([]any{errs.Invalid}, args...)...))
 }
 
@@ -184,19 +184,19 @@ func newRequest(ns string, s Selector, opts []Option) (*request, error) {
 	span, err := s.resolve(ns, r.partialPrefix)
 	r.span = span
 	if r.afterSet && r.after < 0 {
-		o.fail("WithAfter: revision %d", r.after)
+		o.addError("WithAfter: revision %d", r.after)
 	}
 	if r.progressSet && r.progressInterval <= 0 {
-		o.fail("WithProgress: every %v", r.progressInterval)
+		o.addError("WithProgress: every %v", r.progressInterval)
 	}
 	if r.buffer < 1 {
-		o.fail("WithBuffer: %d events", r.buffer)
+		o.addError("WithBuffer: %d events", r.buffer)
 	}
 	if r.putsOnly && r.deletesOnly {
-		o.fail("WithPutsOnly and WithDeletesOnly exclude each other")
+		o.addError("WithPutsOnly and WithDeletesOnly exclude each other")
 	}
 	if r.snapshot && r.deletesOnly {
-		o.fail("WithSnapshot and WithDeletesOnly exclude each other")
+		o.addError("WithSnapshot and WithDeletesOnly exclude each other")
 	}
 	return r, errors.Join(append(o.errs, err)...)
 }

@@ -60,7 +60,7 @@ var errListCompacted = errors.New("history was compacted during the list")
 type historyReader struct {
 	scan.Reader
 
-	hub     *broadcaster
+	b       *broadcaster
 	history uint64
 }
 
@@ -73,7 +73,7 @@ func (s *subscriber) reader() historyReader {
 func (r historyReader) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	resp, err := r.Reader.Get(ctx, key, opts...)
 	if err == nil {
-		err = r.hub.history.Load().check(resp.Header, r.history)
+		err = r.b.history.Load().check(resp.Header, r.history)
 	}
 	if err != nil {
 		return nil, err
