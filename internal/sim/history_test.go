@@ -3,7 +3,6 @@ package sim_test
 import (
 	"slices"
 	"sync"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -16,12 +15,11 @@ type history struct {
 	last   int64 // the last revision
 	all    []*mvccpb.Event
 	events map[string][]*mvccpb.Event // of each key, in the order of the revisions
-	times  map[int64]time.Time        // by which a revision was committed
 }
 
 // record records the history of s from now on.
 func record(s *sim.Sim) *history {
-	h := &history{events: map[string][]*mvccpb.Event{}, times: map[int64]time.Time{}, last: 1}
+	h := &history{events: map[string][]*mvccpb.Event{}, last: 1}
 	s.Observe(h.observe)
 	return h
 }
@@ -30,7 +28,6 @@ func (h *history) observe(e *mvccpb.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last = e.Kv.ModRevision
-	h.times[h.last] = time.Now()
 	h.all = append(h.all, e)
 	h.events[string(e.Kv.Key)] = append(h.events[string(e.Kv.Key)], e)
 }
@@ -100,23 +97,4 @@ func (h *history) current(key string, mod, first, last int64) bool {
 		}
 	}
 	return false
-}
-
-// since returns the first revision from first on at which a key had the mod revision mod, or did not
-// exist if mod is 0, and the time by which that state was replaced, if it was. It returns 0 if there
-// is none.
-func (h *history) since(key string, mod, first int64) (rev int64, replaced time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	events := h.events[key]
-	now, next := stateAt(events, first)
-	rev = first
-	for now != mod {
-		if next == 0 {
-			return 0, time.Time{}
-		}
-		rev = next
-		now, next = stateAt(events, rev)
-	}
-	return rev, h.times[next]
 }
