@@ -1,7 +1,6 @@
 package lease_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
 	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
@@ -24,7 +24,7 @@ func TestManager_LogsEachOutageOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		var out bytes.Buffer
+		var out parttest.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		openSession(t, m, 12*time.Second)
 		f.setFault(refuseRequests)
@@ -35,7 +35,7 @@ func TestManager_LogsEachOutageOnce(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		require.NoError(t, m.Close())
 		for text, n := range map[string]int{"leases are not renewed": 2, "leases are renewed again": 1, "lease lost": 1} {
-			assert.Equal(t, n, bytes.Count(out.Bytes(), []byte(text)), text)
+			assert.Equal(t, n, strings.Count(out.String(), text), text)
 		}
 	})
 }
@@ -44,7 +44,7 @@ func TestManager_LogsEndOfOutageWithoutSessions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		var out bytes.Buffer
+		var out parttest.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 		s := openSession(t, m, 12*time.Second)
 		f.setFault(loseBoth)
@@ -64,7 +64,7 @@ func TestManager_DoesNotLogStreamReplacedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		var out bytes.Buffer
+		var out parttest.Buffer
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		s := openSession(t, m, 12*time.Second)
 		restarts := 0
