@@ -82,16 +82,16 @@ func (r *stormRun) levels(t *testing.T, p *stormChild) []level {
 // explained are the warnings that the failure model explains, by what they begin with.
 var explained = []string{
 	"a lease is left to expire",
-	"cache is fresh again", "cache is staler than allowed",
-	"campaigns fail", "campaigns go on",
+	"cache is fresh again", "cache is staler than allowed", "cache reopens its watch", "cache watch is live again",
+	"campaigning failed", "campaigning resumed",
 	"config can be used again", "config could not be used",
-	"etcd accepts the login again", "etcd refuses the login",
+	"etcd accepts the login again", "etcd rejects the login",
 	"etcd endpoint evicted", "etcd endpoint readmitted", "etcd endpoints answer again", "no etcd endpoint answers",
 	"holding back a sudden loss",
 	"instance id is taken; registration waits for the holder's lease to expire",
 	"key is not restored yet", "key is restored", "keys are deleted again", "keys are not deleted yet",
 	"lease lost", "leases are not renewed", "leases are renewed again", "lock lost",
-	"TLS file can be read again", "TLS file cannot be read: the last good one stays in use",
+	"TLS file can be read again", "TLS file cannot be read",
 	"watch ended; reopening it", "watch is live again", "watches are interrupted", "watches continue",
 }
 
