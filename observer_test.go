@@ -71,6 +71,18 @@ func TestObserver_SeesEveryVerbOfTheStore(t *testing.T) {
 	require.Len(t, failed, 1)
 	assert.Equal(t, err, failed[0].Err)
 
+	results, err := s.BatchEach(ctx, []kv.Op{kv.OpPut("b", nil)})
+	require.NoError(t, err)
+	var listed int64
+	for _, err := range s.Keys(ctx, "", kv.WithReadRevision(&listed)) {
+		require.NoError(t, err)
+		break
+	}
+	got := r.take("kv")
+	require.Len(t, got, 2)
+	assert.Equal(t, results[0].Revision, got[0].Revision)
+	assert.Equal(t, listed, got[1].Revision, "also of a loop that is left early")
+
 	for name, call := range map[string]func() error{
 		"create":             func() error { _, err := s.Create(ctx, "created", nil); return err },
 		"replace":            func() error { _, err := s.Replace(ctx, "a", []byte("1"), rev); return err },

@@ -155,7 +155,8 @@ func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFligh
 // sent and results is nil.
 func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
 	ctx, running := s.observe(ctx, "batch")
-	defer func() { running.End(err, 0) }()
+	var rev int64
+	defer func() { running.End(err, rev) }()
 	set := batchSettings{inFlight: 1}
 	for _, opt := range o {
 		if opt != nil {
@@ -170,5 +171,7 @@ func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (resu
 		return nil, opError("batch", "", &BatchError{Err: err})
 	}
 	b := &batchRun{Store: s, ctx: ctx, ops: ops, results: make([]OpResult, len(ops)), inFlight: make(chan struct{}, set.inFlight)}
-	return b.results, b.run()
+	err = b.run()
+	rev = b.lastRevision
+	return b.results, err
 }

@@ -88,8 +88,9 @@ func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[
 func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts []ListOption) iter.Seq2[*mvccpb.KeyValue, error] {
 	return func(yield func(*mvccpb.KeyValue, error) bool) {
 		var opErr error
+		var rev int64
 		ctx, running := s.observe(ctx, op)
-		defer func() { running.End(opErr, 0) }()
+		defer func() { running.End(opErr, rev) }()
 		o, err := listOptions(opts)
 		spans, prefixErr := s.spans(prefix, o.partial)
 		if err = errors.Join(prefixErr, err); err == nil {
@@ -103,6 +104,7 @@ func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts
 		call := s.readCall(op, prefix) // for each chunk
 		list := scan.New(retry.NewReader(s.engine, call, s.kv), s.engine.Steps(call), spans,
 			scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
+		defer func() { rev = list.Revision() }()
 		for kvs, err := range list.Chunks(ctx) {
 			if opErr = err; err != nil {
 				yield(nil, err)
