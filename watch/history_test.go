@@ -86,6 +86,40 @@ func TestWatcher_StateWatchResyncsAfterCompaction(t *testing.T) {
 	}, hook)
 }
 
+func TestWatcher_ResyncThatEndsLoopHasNotFailed(t *testing.T) {
+	t.Parallel()
+	var resyncs []scope.Result
+	hook := scopetest.Option[watch.Option](scope.Hooks{
+		Operation: func(context.Context, scope.Operation) (context.Context, func(scope.Result)) {
+			return nil, func(r scope.Result) { resyncs = append(resyncs, r) }
+		},
+	})
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
+		w.commit(change{key: "dir/a", value: "0"})
+		listed, done := make(chan struct{}, 1), make(chan struct{})
+		go func() {
+			defer close(done)
+			for b, err := range watcher.Watch(t.Context(), watch.Prefix("dir/"), watch.WithSnapshot()) {
+				assert.NoError(t, err)
+				if err != nil || b.Kind == watch.Resync {
+					break
+				}
+				listed <- struct{}{}
+			}
+		}()
+		<-listed
+		w.set(func() { w.mute = true })
+		w.breakOff(nil)
+		w.commit(change{key: "dir/a", value: "1"})
+		w.commit(change{key: "dir/a", value: "2"})
+		w.compactTo(w.revision())
+		w.stopFaults()
+		<-done
+		require.Len(t, resyncs, 1)
+		assert.NoError(t, resyncs[0].Err)
+	}, hook)
+}
+
 func TestWatcher_ReportsRewrittenHistory(t *testing.T) {
 	t.Parallel()
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {

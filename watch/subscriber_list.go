@@ -21,7 +21,13 @@ func (s *subscriber) list(kind Kind, base position, historyChanged bool) (err er
 	if kind == Resync {
 		var running scope.Running
 		ctx, running = s.core.scope.Begin(ctx, scope.Operation{Package: "watch", Name: "resync"})
-		defer func() { running.End(err, s.pos.rev) }()
+		defer func() {
+			if errors.Is(err, errLoopEnded) {
+				running.End(nil, s.pos.rev) // the consumer needs no more
+				return
+			}
+			running.End(err, s.pos.rev)
+		}()
 	}
 	changes := 0
 	// A Resync that comes first contains the whole state.
