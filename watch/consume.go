@@ -34,8 +34,8 @@ const consumeProgressInterval = 30 * time.Second
 // cancel ctx, which f may do as well: the batch that f has processed is still saved, and Save may
 // take 5 s for it. Consume returns [ErrInvalid] if [WithAfter] is given.
 func (w *Watcher) Consume(ctx context.Context, s Selector, cp Checkpoint, f func(ctx context.Context, b Batch) error, o ...Option) error {
-	if ctx == nil || cp == nil || f == nil {
-		return opError("consume", s, fmt.Errorf("%w: no context, checkpoint or function", errs.Invalid))
+	if cp == nil || f == nil {
+		return opError("consume", s, fmt.Errorf("%w: no checkpoint or function", errs.Invalid))
 	}
 	r, err := newRequest(w.ns, s, o)
 	if err == nil && r.afterSet {

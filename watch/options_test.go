@@ -55,9 +55,6 @@ func TestWatcher_RejectsInvalidArgumentsBeforeSending(t *testing.T) {
 	}
 	_, err := watcher.Subscribe(watch.Key("k"), nil)
 	require.ErrorIs(t, err, watch.ErrInvalid)
-	for _, err := range watcher.Watch(nil, watch.Key("k")) { //nolint:staticcheck // that is the point
-		require.ErrorIs(t, err, watch.ErrInvalid)
-	}
 	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), nil, nothing), watch.ErrInvalid)
 	require.ErrorIs(t, watcher.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{}, nothing, watch.WithAfter(1)), watch.ErrInvalid)
 	require.ErrorContains(t, watcher.Consume(t.Context(), watch.Key("k"), &fakeCheckpoint{}, nothing, watch.WithAfter(-1), watch.WithBuffer(0)),

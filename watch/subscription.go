@@ -33,7 +33,7 @@ func (w *Watcher) Subscribe(s Selector, f func(ctx context.Context, b Batch) err
 		return nil, opError("subscribe", s, fmt.Errorf("%w: no function", errs.Invalid))
 	}
 	ctx, stop := context.WithCancel(w.core.ctx)
-	sub, err := w.prepare(ctx, s, o, func(b Batch) error { return callSafely(ctx, f, b) })
+	sub, err := w.prepare(s, o, func(b Batch) error { return callSafely(ctx, f, b) })
 	if err != nil {
 		stop()
 		return nil, opError("subscribe", s, err)
@@ -116,9 +116,6 @@ const waitProgressInterval = 20 * time.Millisecond
 // below the selector, it costs one message on the stream, which all waiting callers share. The
 // message is repeated every 20 ms until etcd answers.
 func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
-	if ctx == nil {
-		return opError("wait", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
-	}
 	sub := s.subscriber
 	if sub.doneRevision.Load() >= rev {
 		return nil
@@ -132,19 +129,25 @@ func (s *Subscription) WaitRevision(ctx context.Context, rev int64) error {
 		if sub.doneRevision.Load() >= rev {
 			return nil
 		}
-		done := sub.requestCheck()
-		select {
-		case <-advanced:
-		case <-ticker.C:
-		case <-s.done:
-			done()
-			return opError("wait", s.sel, subscriptionClosed(s.Err()))
-		case <-ctx.Done():
-			done()
-			return opError("wait", s.sel, retry.ContextError(ctx))
+		if err := s.awaitProgress(ctx, advanced, ticker.C); err != nil {
+			return opError("wait", s.sel, err)
 		}
-		done()
 	}
+}
+
+// awaitProgress requests progress, and waits until advanced is closed or tick receives. It fails if
+// the subscription or ctx ends first.
+func (s *Subscription) awaitProgress(ctx context.Context, advanced <-chan struct{}, tick <-chan time.Time) error {
+	defer s.subscriber.requestCheck()()
+	select {
+	case <-advanced:
+	case <-tick:
+	case <-s.done:
+		return subscriptionClosed(s.Err())
+	case <-ctx.Done():
+		return retry.ContextError(ctx)
+	}
+	return nil
 }
 
 // isClosed reports whether c is closed.
@@ -167,9 +170,6 @@ const refreshProgressInterval = time.Second
 // that is live within a second. Otherwise, and if the watch is not live, the error matches
 // [ErrUnavailable]. Refresh also returns, with an error, when ctx or the subscription ends.
 func (s *Subscription) Refresh(ctx context.Context) error {
-	if ctx == nil {
-		return opError("refresh", s.sel, fmt.Errorf("%w: nil context", errs.Invalid))
-	}
 	sub := s.subscriber
 	called := time.Now()
 	sub.waiters.Add(1)
@@ -187,17 +187,8 @@ func (s *Subscription) Refresh(ctx context.Context) error {
 		case st.State != StateLive:
 			return opError("refresh", s.sel, errors.Join(fmt.Errorf("%w: the watch is not live", errs.Unavailable), st.Err))
 		}
-		done := sub.requestCheck()
-		select {
-		case <-advanced:
-		case <-ticker.C:
-		case <-s.done:
-			done()
-			return opError("refresh", s.sel, subscriptionClosed(s.Err()))
-		case <-ctx.Done():
-			done()
-			return opError("refresh", s.sel, retry.ContextError(ctx))
+		if err := s.awaitProgress(ctx, advanced, ticker.C); err != nil {
+			return opError("refresh", s.sel, err)
 		}
-		done()
 	}
 }

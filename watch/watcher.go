@@ -60,7 +60,7 @@ func (w *Watcher) Namespace(dir string) *Watcher {
 // is a watch of its own.
 func (w *Watcher) Watch(ctx context.Context, s Selector, o ...Option) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		sub, err := w.prepare(ctx, s, o, func(b Batch) error {
+		sub, err := w.prepare(s, o, func(b Batch) error {
 			if !yield(b, nil) {
 				return errLoopEnded
 			}
@@ -79,13 +79,10 @@ func (w *Watcher) Watch(ctx context.Context, s Selector, o ...Option) iter.Seq2[
 var errLoopEnded = errors.New("the loop of the consumer has ended")
 
 // prepare validates the arguments of a watch and registers it. It sends nothing. run must follow.
-func (w *Watcher) prepare(ctx context.Context, s Selector, o []Option, out func(Batch) error) (*subscriber, error) {
+func (w *Watcher) prepare(s Selector, o []Option, out func(Batch) error) (*subscriber, error) {
 	r, err := newRequest(w.ns, s, o)
 	if err := errors.Join(w.err, err); err != nil {
 		return nil, err
-	}
-	if ctx == nil {
-		return nil, fmt.Errorf("%w: nil context", errs.Invalid)
 	}
 	sub := newSubscriber(w.core, r, out)
 	if err := w.core.register(sub); err != nil {
