@@ -31,7 +31,8 @@ type mvccMap[T any] struct {
 	initial *initialLoad[T] // until the first commit, else nil
 }
 
-// maxMVCCLoad is the load of an mvccMap, which may hold many keys: slots take 11 to 14 bytes per key.
+// maxMVCCLoad is the load of an mvccMap, which may hold many keys: slots take 11 to 14 bytes per
+// key.
 const maxMVCCLoad = 75
 
 func newMVCCMap[T any]() *mvccMap[T] {

@@ -26,11 +26,12 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Config returns the configuration of a client of the shared server, which it starts if necessary: the endpoints, a
-// namespace that no other call returns, and a SessionTTL of 2 s. The namespace is emptied when the test ends. Config
-// ends the test if there is no server.
+// Config returns the configuration of a client of the shared server, which it starts if necessary:
+// the endpoints, a namespace that no other call returns, and a SessionTTL of 2 s. The namespace is
+// emptied when the test ends. Config ends the test if there is no server.
 //
-// Clients that are opened with the same Config share their namespace, as replicas of one program do.
+// Clients that are opened with the same Config share their namespace, as replicas of one program
+// do.
 func Config(tb testing.TB) etcdkit.Config {
 	tb.Helper()
 	c := configOf(harness.SharedEndpoints(tb)...)
@@ -42,15 +43,16 @@ func configOf(endpoints ...string) etcdkit.Config {
 	return etcdkit.Config{Endpoints: endpoints, SessionTTL: etcdkit.Duration(sessionTTL)}
 }
 
-// Open returns a client of the shared server with a [Config] of its own, so that tests may use the same keys in
-// parallel. The client is closed when the test ends, and its namespace emptied.
+// Open returns a client of the shared server with a [Config] of its own, so that tests may use the
+// same keys in parallel. The client is closed when the test ends, and its namespace emptied.
 func Open(tb testing.TB, o ...etcdkit.Option) *etcdkit.Client {
 	tb.Helper()
 	return OpenConfig(tb, Config(tb), o...)
 }
 
-// OpenConfig opens a client, ends the test if that fails, and closes the client when the test ends. The client may be
-// closed before. Its log, from Warn up, goes to the log of the test unless o has [etcdkit.WithLogger].
+// OpenConfig opens a client, ends the test if that fails, and closes the client when the test ends.
+// The client may be closed before. Its log, from Warn up, goes to the log of the test unless o has
+// [etcdkit.WithLogger].
 func OpenConfig(tb testing.TB, c etcdkit.Config, o ...etcdkit.Option) *etcdkit.Client {
 	tb.Helper()
 	log := newTestLog(tb)

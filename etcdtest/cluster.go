@@ -8,14 +8,16 @@ import (
 	harness "github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// Cluster is an etcd cluster of one test. Each member can be paused, killed and restarted by itself.
+// Cluster is an etcd cluster of one test. Each member can be paused, killed and restarted by
+// itself.
 type Cluster struct {
 	harness *harness.Cluster
 	members []*Server
 }
 
-// StartCluster starts a cluster for this test and returns when each member answers. The cluster and its data are gone
-// when the test ends. StartCluster ends the test if the cluster cannot be started.
+// StartCluster starts a cluster for this test and returns when each member answers. The cluster and
+// its data are gone when the test ends. StartCluster ends the test if the cluster cannot be
+// started.
 func StartCluster(tb testing.TB, members int, o ...Option) *Cluster {
 	tb.Helper()
 	var opts options
@@ -41,8 +43,8 @@ func (c *Cluster) Open(tb testing.TB, o ...etcdkit.Option) *etcdkit.Client {
 // Members returns the members, always in the same order.
 func (c *Cluster) Members() []*Server { return slices.Clone(c.members) }
 
-// Leader returns the member that is the Raft leader. It waits up to 30 s for an election, then ends the test. Each
-// paused member makes it a second slower.
+// Leader returns the member that is the Raft leader. It waits up to 30 s for an election, then ends
+// the test. Each paused member makes it a second slower.
 func (c *Cluster) Leader(tb testing.TB) *Server {
 	tb.Helper()
 	return c.members[slices.Index(c.harness.Members, c.harness.Leader(tb))]

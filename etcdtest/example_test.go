@@ -29,7 +29,8 @@ func Example() {
 	// Output: hello
 }
 
-// A holder of a lock that etcd no longer hears from learns that it lost the lock before another can acquire it.
+// A holder of a lock that etcd no longer hears from learns that it lost the lock before another can
+// acquire it.
 func Example_failure() {
 	t := newT() // a test has its t
 	defer t.finish()

@@ -27,8 +27,9 @@ func (f Feature) String() string {
 	}
 }
 
-// Requires skips the test if the server lacks one of the features. The server is the one that ETCDKIT_TEST_ENDPOINTS
-// names; without it, the one that [Start] starts. Requires ends the test if f is not one of the constants.
+// Requires skips the test if the server lacks one of the features. The server is the one that
+// ETCDKIT_TEST_ENDPOINTS names; without it, the one that [Start] starts. Requires ends the test if
+// f is not one of the constants.
 func Requires(tb testing.TB, f ...Feature) {
 	tb.Helper()
 	for _, version := range harness.Versions(tb) {

@@ -36,7 +36,8 @@ func TestRequires(t *testing.T) {
 	}
 }
 
-// The child of TestRequires. By itself it shows that the server at hand has what it is asked for, or skips.
+// The child of TestRequires. By itself it shows that the server at hand has what it is asked for,
+// or skips.
 func TestRequires_Child(t *testing.T) {
 	t.Parallel()
 	etcdtest.Requires(t, etcdtest.RangeStream, etcdtest.UnixSocket)

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// holdServer runs this test binary as a process that holds a server, and returns the process and the arguments of the
-// server's process by its ID.
+// holdServer runs this test binary as a process that holds a server, and returns the process and
+// the arguments of the server's process by its ID.
 func holdServer(t *testing.T) (*exec.Cmd, map[int][]string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
@@ -45,7 +45,8 @@ func children(t *testing.T, parent int) map[int][]string {
 		if err != nil {
 			continue // it has ended
 		}
-		// The parent is the second field after the name, which is in parentheses and may hold any byte.
+		// The parent is the second field after the name, which is in parentheses and may hold any
+		// byte.
 		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 		if len(fields) < 2 || fields[1] != strconv.Itoa(parent) {
 			continue

@@ -1,11 +1,12 @@
-// Package embedded makes etcd a part of the test binary. Import it for its side effect in a test file, and servers of
-// package [etcdtest] need no etcd on the PATH, no build and no cache directory:
+// Package embedded makes etcd a part of the test binary. Import it for its side effect in a test
+// file, and servers of package [etcdtest] need no etcd on the PATH, no build and no cache
+// directory:
 //
 //	import _ "github.com/etcdkit/etcdkit/etcdtest/embedded"
 //
-// It is a module of its own: the modules of etcd's server come into your go.mod with it. The server runs as a child
-// process that executes the test binary, so all faults of [etcdtest.Server] work. In that child, packages are
-// initialized up to this one; no test runs.
+// It is a module of its own: the modules of etcd's server come into your go.mod with it. The server
+// runs as a child process that executes the test binary, so all faults of [etcdtest.Server] work.
+// In that child, packages are initialized up to this one; no test runs.
 //
 // ETCDKIT_TEST_ENDPOINTS and ETCDKIT_TEST_ETCD still come first.
 //

@@ -15,8 +15,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// FuzzGateway_RawRequests sends bytes as they are. Whatever they are, no handler panics, no answer is a failure of the gateway
-// that the protocol does not explain, and no key outside of the namespace changes.
+// FuzzGateway_RawRequests sends bytes as they are. Whatever they are, no handler panics, no answer
+// is a failure of the gateway that the protocol does not explain, and no key outside of the
+// namespace changes.
 func FuzzGateway_RawRequests(f *testing.F) {
 	body := `{"value": "v"}`
 	for _, request := range []string{
@@ -57,8 +58,8 @@ func (g *rig) statuses(t *testing.T, request []byte) (all []int) {
 	conn, err := net.Dial("tcp", g.addr)
 	require.NoError(t, err)
 	defer conn.Close()
-	// A stream of changes does not end, and half a request has no answer. The connection stays open both ways: a client that
-	// hangs up ends its requests.
+	// A stream of changes does not end, and half a request has no answer. The connection stays open
+	// both ways: a client that hangs up ends its requests.
 	require.NoError(t, conn.SetDeadline(time.Now().Add(300*time.Millisecond)))
 	if _, err := conn.Write(request); err != nil {
 		return nil // refused before it was read

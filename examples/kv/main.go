@@ -91,7 +91,8 @@ func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
 	return nil
 }
 
-// move takes one of an item from one shelf to another: both are written, or none, also if others do the same.
+// move takes one of an item from one shelf to another: both are written, or none, also if others do
+// the same.
 func move(ctx context.Context, store *kv.Store, from, to string) error {
 	items := kv.NewTyped(store, "items", kv.JSON[Item]())
 	_, err := store.Transact(ctx, func(_ context.Context, tx *kv.Tx) error { // called again after a conflict

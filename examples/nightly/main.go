@@ -1,6 +1,7 @@
-// Nightly does a job exactly once a night, however many instances of it run. Each wakes up at three o'clock, one gets the
-// lock and does the job, and the others see that it is done. What the job has to say is stored together with the mark that
-// it is done, under the condition that the lock is still held: an instance that stood still cannot do it a second time.
+// Nightly does a job exactly once a night, however many instances of it run. Each wakes up at three
+// o'clock, one gets the lock and does the job, and the others see that it is done. What the job has
+// to say is stored together with the mark that it is done, under the condition that the lock is
+// still held: an instance that stood still cannot do it a second time.
 //
 //	go run ./examples/nightly
 package main
@@ -24,12 +25,12 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// job does the work of a night. If it writes to another system, that has to refuse tokens lower than the highest it has
-// seen: see examples/fenced-write.
+// job does the work of a night. If it writes to another system, that has to refuse tokens lower
+// than the highest it has seen: see examples/fenced-write.
 type job func(ctx context.Context, night string, token int64) (report string, err error)
 
-// nightly does the job each night at three o'clock UTC until ctx ends. It begins with the night before, in case the whole
-// fleet was down.
+// nightly does the job each night at three o'clock UTC until ctx ends. It begins with the night
+// before, in case the whole fleet was down.
 func nightly(ctx context.Context, client *etcdkit.Client, do job) error {
 	for night := lastNight(time.Now()); ; night = night.AddDate(0, 0, 1) {
 		timer := time.NewTimer(time.Until(night))
@@ -123,7 +124,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// wake has the whole fleet do the job of a night at once. It returns how many instances did it, and how often it ran.
+// wake has the whole fleet do the job of a night at once. It returns how many instances did it, and
+// how often it ran.
 func wake(ctx context.Context, fleet []*etcdkit.Client, night string) (did, jobs int64, err error) {
 	var wg sync.WaitGroup
 	var succeeded, ran atomic.Int64

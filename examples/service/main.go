@@ -1,5 +1,6 @@
-// Service is a service in one process, to start from: an HTTP server that is registered for others to find, has a setting
-// that changes while it runs, does background work in one instance at a time, says whether it is ready, and stops in order.
+// Service is a service in one process, to start from: an HTTP server that is registered for others
+// to find, has a setting that changes while it runs, does background work in one instance at a
+// time, says whether it is ready, and stops in order.
 //
 //	go run ./examples/service
 package main
@@ -53,8 +54,8 @@ func run(ctx context.Context, out io.Writer) error {
 	return serve(ctx, client, listener, out)
 }
 
-// serve runs the service until ctx ends or a part of it fails, and then stops it: first nobody calls it any more, then it
-// finishes what it has begun, then it gives up what it holds.
+// serve runs the service until ctx ends or a part of it fails, and then stops it: first nobody
+// calls it any more, then it finishes what it has begun, then it gives up what it holds.
 func serve(ctx context.Context, client *etcdkit.Client, listener net.Listener, out io.Writer) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -117,7 +118,8 @@ func serve(ctx context.Context, client *etcdkit.Client, listener net.Listener, o
 	return errors.Join(cause, err)
 }
 
-// lead does what one instance at a time does, until ctx ends. When the leader dies, another takes over.
+// lead does what one instance at a time does, until ctx ends. When the leader dies, another takes
+// over.
 func lead(ctx context.Context, client *etcdkit.Client, name string, say func(string, ...any)) error {
 	return client.Locks().Election("cleaner").Run(ctx, name, func(ctx context.Context, _ *lock.Leadership) error {
 		say("leading")

@@ -16,7 +16,8 @@ type User struct {
 	Grants         []Grant
 }
 
-// Grant allows a kind of access to the keys from Key up to, not including, End; to Key alone when End is empty.
+// Grant allows a kind of access to the keys from Key up to, not including, End; to Key alone when
+// End is empty.
 type Grant struct {
 	Access   clientv3.PermissionType
 	Key, End string
@@ -58,7 +59,8 @@ func EnableAuth(tb testing.TB, s *Server, users ...User) {
 	s.as = As("root", RootPassword)
 }
 
-// AddUser makes one more account, with a role of the same name. Once authentication is on, cli must be root's.
+// AddUser makes one more account, with a role of the same name. Once authentication is on, cli must
+// be root's.
 func AddUser(tb testing.TB, cli *clientv3.Client, u User) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)

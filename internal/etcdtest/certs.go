@@ -58,14 +58,15 @@ func Certs(tb testing.TB) *PKI {
 	return p
 }
 
-// IssueClient makes one more client certificate, by the first authority, with the given common name.
+// IssueClient makes one more client certificate, by the first authority, with the given common
+// name.
 func (p *PKI) IssueClient(name string) KeyPair {
 	p.t.Helper()
 	return p.issue("client-"+name, p.ca, clientNamed(name))
 }
 
-// Renew replaces the certificate and the key of a pair in place by new ones, as tools for certificates do. The pair must be
-// Server, or one of [PKI.IssueClient].
+// Renew replaces the certificate and the key of a pair in place by new ones, as tools for
+// certificates do. The pair must be Server, or one of [PKI.IssueClient].
 func (p *PKI) Renew(pair KeyPair) {
 	p.t.Helper()
 	name := strings.TrimSuffix(filepath.Base(pair.CertFile), ".pem")
@@ -99,7 +100,8 @@ func (p *PKI) TLS(server KeyPair) TLS {
 	return TLS{Server: server, Client: p.ClientConfig(KeyPair{})}
 }
 
-// MutualTLS makes a server present the certificate and refuse clients that the first authority does not know.
+// MutualTLS makes a server present the certificate and refuse clients that the first authority does
+// not know.
 func (p *PKI) MutualTLS(server KeyPair) TLS {
 	p.t.Helper()
 	return TLS{Server: server, TrustedCAFile: p.CAFile, ClientCertAuth: true, Client: p.ClientConfig(p.Client)}

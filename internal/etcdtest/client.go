@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Client returns a plain client of the shared server, closed when the test ends. It logs nothing and is
-// neither namespaced nor hardened. Each of opts may change its configuration, in order.
+// Client returns a plain client of the shared server, closed when the test ends. It logs nothing
+// and is neither namespaced nor hardened. Each of opts may change its configuration, in order.
 func Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
 	return newClient(tb, clientv3.Config{Endpoints: SharedEndpoints(tb)}, opts...)
@@ -54,7 +54,8 @@ func Prefix(tb testing.TB) string {
 	return dir
 }
 
-// plain maps a test's name to what fits into one path element, no longer than it takes to recognise it.
+// plain maps a test's name to what fits into one path element, no longer than it takes to recognise
+// it.
 func plain(name string) string {
 	const long = 64
 	name = strings.Map(func(r rune) rune {
@@ -68,7 +69,8 @@ func plain(name string) string {
 	return name[:min(len(name), long)]
 }
 
-// NewClient returns a plain client of the given endpoints, closed when the test ends, like [Client].
+// NewClient returns a plain client of the given endpoints, closed when the test ends, like
+// [Client].
 func NewClient(tb testing.TB, endpoints []string, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
 	return newClient(tb, clientv3.Config{Endpoints: endpoints}, opts...)

@@ -12,7 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Cluster is a cluster of etcd processes of one test. Each member can be paused, killed and restarted by itself.
+// Cluster is a cluster of etcd processes of one test. Each member can be paused, killed and
+// restarted by itself.
 type Cluster struct {
 	Members []*Server
 
@@ -20,7 +21,8 @@ type Cluster struct {
 	network *network // nil without WithNetwork
 }
 
-// StartCluster runs n members with etcd's default timing and returns when each answers. They are gone when the test ends.
+// StartCluster runs n members with etcd's default timing and returns when each answers. They are
+// gone when the test ends.
 func StartCluster(tb testing.TB, n int, opts ...Option) *Cluster {
 	tb.Helper()
 	var cfg config
@@ -69,8 +71,8 @@ func (c *Cluster) WaitReady() {
 	}
 }
 
-// Leader returns the member that leads, and waits up to 30 s for one to be elected. It asks the members that run; a paused
-// one cannot answer and costs a second.
+// Leader returns the member that leads, and waits up to 30 s for one to be elected. It asks the
+// members that run; a paused one cannot answer and costs a second.
 func (c *Cluster) Leader(tb testing.TB) *Server {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
@@ -103,8 +105,8 @@ func (s *Server) leads(ctx context.Context) bool {
 	return err == nil
 }
 
-// Replace kills a member, removes it from the cluster, and adds it again without its data. It returns when the member
-// answers. The others must have a quorum.
+// Replace kills a member, removes it from the cluster, and adds it again without its data. It
+// returns when the member answers. The others must have a quorum.
 func (c *Cluster) Replace(s *Server) {
 	c.t.Helper()
 	s.Kill()
@@ -187,7 +189,8 @@ func (c *Cluster) retry(ctx context.Context, f func(ctx context.Context) error) 
 	}
 }
 
-// Wipe kills all members and starts them without their data: the cluster ID stays, the revision begins at 1 again.
+// Wipe kills all members and starts them without their data: the cluster ID stays, the revision
+// begins at 1 again.
 func (c *Cluster) Wipe() {
 	c.t.Helper()
 	for _, s := range c.Members {

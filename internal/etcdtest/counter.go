@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/stats"
 )
 
-// RPCCounter counts the RPCs of the clients it is given to, as gRPC sees them: every attempt counts, those that a
-// retrying layer above makes and those that gRPC makes itself. Methods are
+// RPCCounter counts the RPCs of the clients it is given to, as gRPC sees them: every attempt
+// counts, those that a retrying layer above makes and those that gRPC makes itself. Methods are
 // named by service and method, such as "KV/Put".
 type RPCCounter struct {
 	mu       sync.Mutex
@@ -31,7 +31,8 @@ func Counter(tb testing.TB) *RPCCounter {
 	return c
 }
 
-// Client returns a plain client of the shared server whose RPCs are counted, closed when the test ends.
+// Client returns a plain client of the shared server whose RPCs are counted, closed when the test
+// ends.
 func (c *RPCCounter) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
 	return Client(tb, append(opts, c.Option)...)
@@ -54,8 +55,8 @@ func (c *RPCCounter) Count(method string) int {
 	return c.attempts[method]
 }
 
-// Sent is the number of messages that attempts of a method have put on the wire: on a stream such as
-// "Lease/LeaseKeepAlive" one for each request.
+// Sent is the number of messages that attempts of a method have put on the wire: on a stream such
+// as "Lease/LeaseKeepAlive" one for each request.
 func (c *RPCCounter) Sent(method string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,8 +79,8 @@ func (c *RPCCounter) Total() int {
 	return total
 }
 
-// Asked is how many of the requests that were sent only ask where the cluster stands, by counting a key.
-// Caches ask that by themselves when a busy machine has kept them waiting.
+// Asked is how many of the requests that were sent only ask where the cluster stands, by counting a
+// key. Caches ask that by themselves when a busy machine has kept them waiting.
 func (c *RPCCounter) Asked() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -73,8 +73,8 @@ func openDataRootIn(place string) error {
 	return nil
 }
 
-// sweep removes the roots of processes that are gone: nobody holds their lock any more. Process numbers would mean
-// nothing across containers.
+// sweep removes the roots of processes that are gone: nobody holds their lock any more. Process
+// numbers would mean nothing across containers.
 func sweep(place string) {
 	dirs, _ := filepath.Glob(filepath.Join(place, rootPattern)) // the pattern is well-formed
 	for _, dir := range dirs {

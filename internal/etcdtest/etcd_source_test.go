@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The module that is built when there is no etcd has the requirements of examples/devetcd, which is kept tidy.
+// The module that is built when there is no etcd has the requirements of examples/devetcd, which is
+// kept tidy.
 func TestEtcdSource_RequiresWhatDevetcdDoes(t *testing.T) {
 	t.Parallel()
 	devetcd := filepath.Join("..", "..", "examples", "devetcd")

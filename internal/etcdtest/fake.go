@@ -13,8 +13,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// FakeKV is a server that speaks etcd's KV service and says what a test wants it to: what a proxy in front of etcd, or
-// etcd in circumstances that cannot be brought about, might answer.
+// FakeKV is a server that speaks etcd's KV service and says what a test wants it to: what a proxy
+// in front of etcd, or etcd in circumstances that cannot be brought about, might answer.
 type FakeKV struct {
 	pb.UnimplementedKVServer
 
@@ -23,8 +23,8 @@ type FakeKV struct {
 	endpoint string
 }
 
-// StartFakeKV starts one on a free port of the loopback. answer is asked for the error of the n-th call of any method,
-// from 1; nil is a success at revision n.
+// StartFakeKV starts one on a free port of the loopback. answer is asked for the error of the n-th
+// call of any method, from 1; nil is a success at revision n.
 func StartFakeKV(tb testing.TB, answer func(n int) error) *FakeKV {
 	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")

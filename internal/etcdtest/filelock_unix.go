@@ -8,8 +8,9 @@ import (
 	"syscall"
 )
 
-// lockFile opens path and takes the advisory lock on it, which ends when the file is closed or the process dies. If
-// another process has the lock, lockFile waits, or returns an error if wait is false.
+// lockFile opens path and takes the advisory lock on it, which ends when the file is closed or the
+// process dies. If another process has the lock, lockFile waits, or returns an error if wait is
+// false.
 func lockFile(path string, wait bool) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 // errSharingViolation is the error of a file that another handle has open without sharing it.
 const errSharingViolation syscall.Errno = 32
 
-// lockFile opens path without sharing it, which ends when the file is closed or the process dies. If another process
-// has it, lockFile waits, or returns an error if wait is false.
+// lockFile opens path without sharing it, which ends when the file is closed or the process dies.
+// If another process has it, lockFile waits, or returns an error if wait is false.
 func lockFile(path string, wait bool) (*os.File, error) {
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {

@@ -52,7 +52,8 @@ func newMember(name string, cfg config) (*member, error) {
 	return &member{name: name, cfg: cfg, command: command, dir: dir}, nil
 }
 
-// startMembers gives the members of one cluster their ports, starts them and waits until each answers.
+// startMembers gives the members of one cluster their ports, starts them and waits until each
+// answers.
 func startMembers(ctx context.Context, members []*member, n *network) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -119,8 +120,8 @@ func (m *member) endpoint() string {
 	}
 }
 
-// advertised is the client URL that the member list shows. etcd before 3.7 takes no path there, so a server on a Unix
-// socket shows another of its addresses.
+// advertised is the client URL that the member list shows. etcd before 3.7 takes no path there, so
+// a server on a Unix socket shows another of its addresses.
 func (m *member) advertised() string {
 	if m.cfg.unixSocket {
 		return "http://" + m.metrics.address()
@@ -204,8 +205,8 @@ func (m *member) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("etcdtest: %s gives no linearizable answer: %w\n%s", m.name, ctx.Err(), m.logTail())
 		}
-		// The server answers this with a linearizable range, whatever its certificates and accounts are.
-		// Alarms are excluded: a full server reads well.
+		// The server answers this with a linearizable range, whatever its certificates and accounts
+		// are. Alarms are excluded: a full server reads well.
 		if _, err := m.fetch(ctx, "/health?exclude=NOSPACE&exclude=CORRUPT"); err == nil {
 			return nil
 		}

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// network is the network between the members of a cluster: one proxy for each direction of each pair. A member's
-// requests name the member, so the listener in front of a member knows which proxy a connection belongs to.
+// network is the network between the members of a cluster: one proxy for each direction of each
+// pair. A member's requests name the member, so the listener in front of a member knows which proxy
+// a connection belongs to.
 type network struct {
 	members []*member
 	life    context.Context //nolint:containedctx // of the connections: ends when the network is closed
@@ -74,8 +75,8 @@ func (n *network) serve(l net.Listener, to *member) {
 	}
 }
 
-// identify reads the header of the first request and returns the name of the member that made it, "" if it names none.
-// The returned connection begins with the bytes that were read.
+// identify reads the header of the first request and returns the name of the member that made it,
+// "" if it names none. The returned connection begins with the bytes that were read.
 func (n *network) identify(c net.Conn) (name string, conn net.Conn, err error) {
 	const maxHeader, headerTimeout = 4096, 5 * time.Second
 	stop := context.AfterFunc(n.life, func() { _ = c.Close() })
@@ -144,14 +145,15 @@ func (n *network) drop(from, to string) {
 	n.pairs[[2]string{to, from}].change(func(r *rules) { r.swallow[down] = true })
 }
 
-// Drop swallows the bytes that one member sends to another. The opposite direction stays open. The cluster must have been
-// started with [WithNetwork].
+// Drop swallows the bytes that one member sends to another. The opposite direction stays open. The
+// cluster must have been started with [WithNetwork].
 func (c *Cluster) Drop(from, to *Server) {
 	c.t.Helper()
 	c.network.drop(from.member.name, to.member.name)
 }
 
-// Isolate swallows the bytes between a member and all others. The cluster must have been started with [WithNetwork].
+// Isolate swallows the bytes between a member and all others. The cluster must have been started
+// with [WithNetwork].
 func (c *Cluster) Isolate(s *Server) {
 	c.t.Helper()
 	for _, other := range c.Members {
@@ -162,7 +164,8 @@ func (c *Cluster) Isolate(s *Server) {
 	}
 }
 
-// Delay makes all bytes between members take d longer, each way. The cluster must have been started with [WithNetwork].
+// Delay makes all bytes between members take d longer, each way. The cluster must have been started
+// with [WithNetwork].
 func (c *Cluster) Delay(d time.Duration) {
 	c.t.Helper()
 	for _, p := range c.network.pairs {

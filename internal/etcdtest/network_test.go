@@ -39,7 +39,8 @@ func TestNetwork_IsolatedMemberHasNoQuorum(t *testing.T) {
 	assert.True(t, answers(t, cli))
 }
 
-// A follower that hears its leader and cannot answer it has no way to read, and does not disturb the others.
+// A follower that hears its leader and cannot answer it has no way to read, and does not disturb
+// the others.
 func TestNetwork_DropsOneDirection(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.StartCluster(t, 3, etcdtest.WithNetwork())

@@ -13,17 +13,20 @@ type config struct {
 	binary     string
 }
 
-// WithFlags adds flags of etcd, such as "--auth-token-ttl=2". They come after, and so win over, the harness's own.
+// WithFlags adds flags of etcd, such as "--auth-token-ttl=2". They come after, and so win over, the
+// harness's own.
 func WithFlags(flags ...string) Option {
 	return func(c *config) { c.flags = append(c.flags, flags...) }
 }
 
-// WithUnixSocket makes the server listen for clients on a Unix socket in its data directory instead of a loopback port.
+// WithUnixSocket makes the server listen for clients on a Unix socket in its data directory instead
+// of a loopback port.
 func WithUnixSocket() Option {
 	return func(c *config) { c.unixSocket = true }
 }
 
-// WithNetwork puts a network between the members of a cluster, which the methods of [Cluster] tamper with.
+// WithNetwork puts a network between the members of a cluster, which the methods of [Cluster]
+// tamper with.
 func WithNetwork() Option {
 	return func(c *config) { c.network = true }
 }

@@ -10,15 +10,15 @@ import (
 	"strconv"
 )
 
-// port is a loopback port that no other test process takes until it is released, also while nobody listens on it: a
-// server that is down finds it free when it comes back.
+// port is a loopback port that no other test process takes until it is released, also while nobody
+// listens on it: a server that is down finds it free when it comes back.
 type port struct {
 	number int
 	lock   *os.File
 }
 
-// takePort reserves a port that nobody listens on. It lies below the range from which systems take the
-// ports of outgoing connections.
+// takePort reserves a port that nobody listens on. It lies below the range from which systems take
+// the ports of outgoing connections.
 func takePort() (port, error) {
 	const lowest, width, tries = 20000, 2000, 500
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("etcdkit-ports-%d", os.Getuid()))

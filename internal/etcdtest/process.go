@@ -13,8 +13,8 @@ type process struct {
 	done chan struct{} // closed once the child has been waited for
 }
 
-// startProcess starts cmd and ties its life to this process in two ways: the system kills the child when this process
-// dies, where the system offers that, and the child's standard input ends.
+// startProcess starts cmd and ties its life to this process in two ways: the system kills the child
+// when this process dies, where the system offers that, and the child's standard input ends.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	if _, err := cmd.StdinPipe(); err != nil { // Wait closes our end
 		return nil, err

@@ -13,8 +13,8 @@ func dieWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// waitStopped returns when no thread of a process that was sent SIGSTOP runs any more: the signal is
-// delivered asynchronously.
+// waitStopped returns when no thread of a process that was sent SIGSTOP runs any more: the signal
+// is delivered asynchronously.
 func waitStopped(pid int) error {
 	for range 1000 {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

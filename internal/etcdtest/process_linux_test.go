@@ -14,8 +14,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// onMortalThread calls f, in a goroutine that is begun with it, on a thread that ends with that goroutine. The main
-// thread never ends, so it is kept busy if it comes up.
+// onMortalThread calls f, in a goroutine that is begun with it, on a thread that ends with that
+// goroutine. The main thread never ends, so it is kept busy if it comes up.
 func onMortalThread(f func()) {
 	runtime.LockOSThread() // for good: that is what ends the thread
 	if syscall.Gettid() != syscall.Getpid() {

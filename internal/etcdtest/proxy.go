@@ -10,9 +10,11 @@ import (
 )
 
 // Proxy is the network in front of a server, with its faults: a TCP proxy on a loopback port. Up is
-// towards the server, down towards the client. All methods may be called at once, also from its callbacks.
+// towards the server, down towards the client. All methods may be called at once, also from its
+// callbacks.
 //
-// A proxy whose server is down accepts a connection and then closes it, where the server would have refused it.
+// A proxy whose server is down accepts a connection and then closes it, where the server would have
+// refused it.
 type Proxy struct {
 	t      testing.TB
 	target *url.URL
@@ -52,7 +54,8 @@ func (s *Server) Proxy(tb testing.TB) *Proxy {
 	return NewProxy(tb, s.Endpoint())
 }
 
-// NewProxy puts a proxy in front of an endpoint (http, https or unix URL). It is gone when the test ends.
+// NewProxy puts a proxy in front of an endpoint (http, https or unix URL). It is gone when the test
+// ends.
 func NewProxy(tb testing.TB, endpoint string) *Proxy {
 	tb.Helper()
 	target, err := url.Parse(endpoint)
@@ -105,7 +108,8 @@ func (p *Proxy) Accept() {
 	p.wg.Go(func() { p.serve(l) })
 }
 
-// Cut closes all connections at once, with a reset; bytes under way are lost. New ones are welcome: Refuse first to cut a client off.
+// Cut closes all connections at once, with a reset; bytes under way are lost. New ones are welcome:
+// Refuse first to cut a client off.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,9 +118,10 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Blackhole swallows all bytes that go up, down, or both ways, on open and new connections, and says
-// nothing: nobody is told that a peer closed, either. When it returns, nothing passes any more.
-// Blackhole(false, false) ends it; a connection that has lost bytes is cut then, for what follows would make no sense.
+// Blackhole swallows all bytes that go up, down, or both ways, on open and new connections, and
+// says nothing: nobody is told that a peer closed, either. When it returns, nothing passes any
+// more. Blackhole(false, false) ends it; a connection that has lost bytes is cut then, for what
+// follows would make no sense.
 func (p *Proxy) Blackhole(upward, downward bool) {
 	p.change(func(r *rules) { r.swallow = [2]bool{upward, downward} })
 }
@@ -132,16 +137,17 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.change(func(r *rules) { r.delay = d })
 }
 
-// Heal ends Refuse, Blackhole, Hold and Delay. Connections that have lost bytes are cut. Callbacks stay.
+// Heal ends Refuse, Blackhole, Hold and Delay. Connections that have lost bytes are cut. Callbacks
+// stay.
 func (p *Proxy) Heal() {
 	p.t.Helper()
 	p.change(func(r *rules) { *r = rules{watch: r.watch} })
 	p.Accept()
 }
 
-// OnUp calls f with the bytes that go towards the server, before they are sent, held or swallowed: what f
-// asks of the proxy applies to them already. Calls for one connection come in order, those for several at
-// once. f must not keep or change the bytes. nil ends it.
+// OnUp calls f with the bytes that go towards the server, before they are sent, held or swallowed:
+// what f asks of the proxy applies to them already. Calls for one connection come in order, those
+// for several at once. f must not keep or change the bytes. nil ends it.
 func (p *Proxy) OnUp(f func(b []byte)) {
 	p.change(func(r *rules) { r.watch[up] = f })
 }
@@ -206,8 +212,8 @@ func (p *Proxy) close() {
 	p.port.release()
 }
 
-// admit waits until bytes may pass in a direction, or, with no bytes, the end of the stream, and counts the
-// write that follows. It reports false when they are swallowed or the link is cut.
+// admit waits until bytes may pass in a direction, or, with no bytes, the end of the stream, and
+// counts the write that follows. It reports false when they are swallowed or the link is cut.
 func (p *Proxy) admit(l *link, dir flow, size int) bool {
 	for {
 		p.mu.Lock()

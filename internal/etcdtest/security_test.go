@@ -19,7 +19,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// handshake connects by TLS and reads until the server has had its say about the client's certificate.
+// handshake connects by TLS and reads until the server has had its say about the client's
+// certificate.
 func handshake(t *testing.T, srv *etcdtest.Server, cfg *tls.Config) error {
 	t.Helper()
 	u, err := url.Parse(srv.Endpoint())

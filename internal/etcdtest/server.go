@@ -13,7 +13,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// stopTimeout bounds a graceful stop. A server waits 7 s for open watch streams before it cuts them.
+// stopTimeout bounds a graceful stop. A server waits 7 s for open watch streams before it cuts
+// them.
 const stopTimeout = 15 * time.Second
 
 // Server is an etcd process of one test: a single server, or a member of a [Cluster].
@@ -50,8 +51,8 @@ func (s *Server) PID() int { return s.member.process().cmd.Process.Pid }
 // Running reports whether the server's process exists, paused or not.
 func (s *Server) Running() bool { return !s.member.process().exited() }
 
-// Client returns a plain client of this server alone, closed when the test ends. It uses the TLS settings that
-// the server was started with, and no credentials.
+// Client returns a plain client of this server alone, closed when the test ends. It uses the TLS
+// settings that the server was started with, and no credentials.
 func (s *Server) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
 	cfg := clientv3.Config{Endpoints: s.Endpoints()}
@@ -103,7 +104,8 @@ func (s *Server) WaitReady() {
 	must(s.t, s.member.waitReady(ctx))
 }
 
-// SetBinary makes the next Launch or Restart run the etcd at path, or, if path is empty, the one that tests run by default.
+// SetBinary makes the next Launch or Restart run the etcd at path, or, if path is empty, the one
+// that tests run by default.
 func (s *Server) SetBinary(path string) {
 	s.t.Helper()
 	s.member.command = []string{path}
@@ -114,7 +116,8 @@ func (s *Server) SetBinary(path string) {
 	}
 }
 
-// Restart stops the server if it runs, starts it on its data and its ports, and waits until it answers.
+// Restart stops the server if it runs, starts it on its data and its ports, and waits until it
+// answers.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Stop()
@@ -122,8 +125,8 @@ func (s *Server) Restart() {
 	s.WaitReady()
 }
 
-// Wipe kills a single server and starts it without its data: the cluster ID stays, the revision begins
-// at 1 again, keys, leases and accounts are gone. A member of a larger cluster cannot come
+// Wipe kills a single server and starts it without its data: the cluster ID stays, the revision
+// begins at 1 again, keys, leases and accounts are gone. A member of a larger cluster cannot come
 // back that way: see [Cluster.Wipe].
 func (s *Server) Wipe() {
 	s.t.Helper()
@@ -134,8 +137,8 @@ func (s *Server) Wipe() {
 	s.WaitReady()
 }
 
-// Compact drops the history below rev, or below the current revision when rev is 0, and returns that revision. It is
-// complete on return, unless the history was dropped already.
+// Compact drops the history below rev, or below the current revision when rev is 0, and returns
+// that revision. It is complete on return, unless the history was dropped already.
 func (s *Server) Compact(rev int64) int64 {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), readyTimeout)
@@ -162,9 +165,9 @@ func (s *Server) admin() *clientv3.Client {
 	return s.Client(s.t, s.as)
 }
 
-// Metric returns a metric of the server, such as "etcd_debugging_mvcc_watcher_total", or 0 if it has not been counted
-// yet. A name without labels adds up all of its series; with labels it is one series, written exactly as the server
-// writes it.
+// Metric returns a metric of the server, such as "etcd_debugging_mvcc_watcher_total", or 0 if it
+// has not been counted yet. A name without labels adds up all of its series; with labels it is one
+// series, written exactly as the server writes it.
 func (s *Server) Metric(name string) float64 {
 	s.t.Helper()
 	var sum float64
@@ -176,8 +179,9 @@ func (s *Server) Metric(name string) float64 {
 	return sum
 }
 
-// Requests returns how many requests the server has received since its process started, by service and method, such
-// as "KV/Put". Each message of a stream counts. Methods without requests are missing.
+// Requests returns how many requests the server has received since its process started, by service
+// and method, such as "KV/Put". Each message of a stream counts. Methods without requests are
+// missing.
 func (s *Server) Requests() map[string]int {
 	s.t.Helper()
 	requests := map[string]int{}

@@ -21,8 +21,8 @@ const (
 	buildPattern = "build-*"
 )
 
-// etcdSource is a module with a command that runs etcd. Its files have another extension because a directory with a
-// go.mod would be a module of its own, which users of this one do not have.
+// etcdSource is a module with a command that runs etcd. Its files have another extension because a
+// directory with a go.mod would be a module of its own, which users of this one do not have.
 //
 //go:embed etcd/*.txt
 var etcdSource embed.FS

@@ -25,8 +25,9 @@ const (
 //nolint:gochecknoglobals // a server that is part of the binary is registered by an import
 var embedded []string
 
-// UseServer makes command, to be followed by etcd's flags, the server of this process unless the environment names
-// another. The server must end when its standard input does. UseServer must be called before any server is started.
+// UseServer makes command, to be followed by etcd's flags, the server of this process unless the
+// environment names another. The server must end when its standard input does. UseServer must be
+// called before any server is started.
 func UseServer(command ...string) { embedded = command }
 
 // serverCommand is the command that runs etcd, to be followed by etcd's flags.

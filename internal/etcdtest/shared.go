@@ -29,8 +29,9 @@ type sharedServer struct {
 	member    *member // nil when the server is not ours
 }
 
-// Endpoints returns the endpoints of the shared server, and starts it if necessary. It is for runnable Examples, which
-// have no t to fail: if there is no server it panics, saying how to provide one.
+// Endpoints returns the endpoints of the shared server, and starts it if necessary. It is for
+// runnable Examples, which have no t to fail: if there is no server it panics, saying how to
+// provide one.
 func Endpoints() []string {
 	eps, err := shared.get()
 	if err != nil {
@@ -47,8 +48,8 @@ func SharedEndpoints(tb testing.TB) []string {
 	return eps
 }
 
-// Versions returns the versions, such as "3.7.3", of the members that ETCDKIT_TEST_ENDPOINTS names, or of the servers
-// that are started.
+// Versions returns the versions, such as "3.7.3", of the members that ETCDKIT_TEST_ENDPOINTS names,
+// or of the servers that are started.
 func Versions(tb testing.TB) []string {
 	tb.Helper()
 	if os.Getenv(endpointsEnv) == "" {

@@ -20,8 +20,9 @@ const countsFile = "testdata/counts.json"
 // counts are figures that do not depend on the machine, by row and metric.
 type counts map[string]map[string]float64
 
-// TestCounts measures what operations cost in RPCs, events, messages, allocations and goroutines, and compares it with the
-// baseline. Where ETCDKIT_BENCH is "counts" it writes the baseline instead.
+// TestCounts measures what operations cost in RPCs, events, messages, allocations and goroutines,
+// and compares it with the baseline. Where ETCDKIT_BENCH is "counts" it writes the baseline
+// instead.
 //
 //nolint:paralleltest // allocations and goroutines of other tests would count
 func TestCounts(t *testing.T) {
@@ -95,7 +96,8 @@ func (c counts) differences(base counts) (out []string) {
 	return out
 }
 
-// tolerance is by how much a figure may differ from its baseline. RPCs and messages may be repeated on a slow machine.
+// tolerance is by how much a figure may differ from its baseline. RPCs and messages may be repeated
+// on a slow machine.
 func tolerance(metric string, v float64) float64 {
 	switch metric {
 	case "allocs", "bytes", "heap":
@@ -107,7 +109,8 @@ func tolerance(metric string, v float64) float64 {
 	}
 }
 
-// isComparable reports whether a metric means something in this binary: the race detector allocates and drops what pools hold.
+// isComparable reports whether a metric means something in this binary: the race detector allocates
+// and drops what pools hold.
 func isComparable(metric string) bool {
 	return !raceEnabled() || !slices.Contains([]string{"allocs", "bytes", "heap"}, metric)
 }

@@ -303,7 +303,8 @@ func loadPerformance(t *testing.T) performance {
 	return p
 }
 
-// The page, the plot, and the figures that README.md and docs/compare.md quote are those of docs/performance.json.
+// The page, the plot, and the figures that README.md and docs/compare.md quote are those of
+// docs/performance.json.
 func TestPerformance_DocsQuoteTheMeasuredRun(t *testing.T) {
 	t.Parallel()
 	p := loadPerformance(t)
@@ -361,7 +362,8 @@ func TestPerformance_PageRendersRun(t *testing.T) {
 `, got)
 }
 
-// TestPerformance_Regenerate renders everything again from docs/performance.json, where ETCDKIT_BENCH is "page".
+// TestPerformance_Regenerate renders everything again from docs/performance.json, where
+// ETCDKIT_BENCH is "page".
 //
 //nolint:paralleltest // writes what other tests read
 func TestPerformance_Regenerate(t *testing.T) {

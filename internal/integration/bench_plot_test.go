@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// panel is one diagram of the plot: time per hand-off against the number of waiters, both logarithmic.
+// panel is one diagram of the plot: time per hand-off against the number of waiters, both
+// logarithmic.
 type panel struct {
 	title     string
 	left, top float64
@@ -73,7 +74,8 @@ func (p panel) draw(b *strings.Builder) {
 	p.line(b, "ours", "etcdkit", "#3b78c4", 2)
 }
 
-// line draws the medians of one side, and the range of its samples as a bar. place is that of its name in the legend.
+// line draws the medians of one side, and the range of its samples as a bar. place is that of its
+// name in the legend.
 func (p panel) line(b *strings.Builder, of, name, color string, place int) {
 	var points []string
 	for _, r := range p.rows {

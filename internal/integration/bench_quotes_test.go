@@ -66,7 +66,8 @@ func quoteTables() map[string][]quote {
 	}
 }
 
-// quoteIn returns a page with its quotes as they are in the run. A row that only a full run has is left out after a quick one.
+// quoteIn returns a page with its quotes as they are in the run. A row that only a full run has is
+// left out after a quick one.
 func (p performance) quoteIn(t *testing.T, page string) string {
 	t.Helper()
 	return quoteBlock.ReplaceAllStringFunc(page, func(block string) string {

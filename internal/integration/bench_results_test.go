@@ -91,7 +91,8 @@ func (r benchRow) value(of, metric string) (float64, bool) {
 	return median(v), true
 }
 
-// series returns the samples of "ours" or "theirs", or, for "ratio", the quotients of those that were taken together.
+// series returns the samples of "ours" or "theirs", or, for "ratio", the quotients of those that
+// were taken together.
 func (r benchRow) series(of, metric string) []float64 {
 	ours, theirs := r.Ours[metric], r.Theirs[metric]
 	switch of {

@@ -42,7 +42,8 @@ type scenario struct {
 	counts       []string // metrics of ours that TestCounts compares with its baseline
 }
 
-// minCPUWindow is the shortest time over which CPU is measured: the kernel counts it in units of 10 ms.
+// minCPUWindow is the shortest time over which CPU is measured: the kernel counts it in units of 10
+// ms.
 const minCPUWindow = 250 * time.Millisecond
 
 // side does the work of one turn and records its samples.
@@ -61,8 +62,8 @@ func benchTables() []table {
 	return []table{lockTable(), idleTable(), requestTable(), memoryTable(), watchTable()}
 }
 
-// TestBench measures this library beside its peer and writes docs/performance.md. It keeps the samples of each scenario
-// that is complete, and goes on from there if it was interrupted.
+// TestBench measures this library beside its peer and writes docs/performance.md. It keeps the
+// samples of each scenario that is complete, and goes on from there if it was interrupted.
 //
 //nolint:paralleltest // measures time
 func TestBench(t *testing.T) {
@@ -141,7 +142,8 @@ func (b *benchServers) cluster(n int) *etcdtest.Cluster {
 	return b.clusters[n]
 }
 
-// meter takes the samples of one turn. Clean-up registered with it runs before the other side's turn.
+// meter takes the samples of one turn. Clean-up registered with it runs before the other side's
+// turn.
 type meter struct {
 	*testing.T
 	mode    string
@@ -203,7 +205,8 @@ func (m *meter) open() *etcdkit.Client {
 // record adds a sample of a metric.
 func (m *meter) record(metric string, v float64) { m.rows.add(m, metric, v) }
 
-// measure records what work takes for each of the operations that it returns the number of. work may call pause and resume.
+// measure records what work takes for each of the operations that it returns the number of. work
+// may call pause and resume.
 func (m *meter) measure(work func() (ops int)) {
 	m.Helper()
 	runtime.GC()

@@ -11,8 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// chronicle is the history of the keys below a dir as etcd itself has it: what a plain watch by another client has
-// told, from before the first change on.
+// chronicle is the history of the keys below a dir as etcd itself has it: what a plain watch by
+// another client has told, from before the first change on.
 type chronicle struct {
 	cli     *clientv3.Client
 	dir     string
@@ -51,8 +51,9 @@ func newChronicle(t *testing.T, cli *clientv3.Client, dir string, clock func() i
 	return c
 }
 
-// write adds what a watch from a revision on tells, and returns the revision to go on from, 0 for none: the last change is in, or
-// history is missing. A watch may end when its member loses the leader.
+// write adds what a watch from a revision on tells, and returns the revision to go on from, 0 for
+// none: the last change is in, or history is missing. A watch may end when its member loses the
+// leader.
 func (c *chronicle) write(watch clientv3.WatchChan, next int64, clock func() int64) int64 {
 	for resp := range watch {
 		if resp.CompactRevision != 0 {

@@ -13,8 +13,8 @@ import (
 	"github.com/etcdkit/etcdkit"
 )
 
-// newCluster runs three members of the test framework in this process. Tests that use it cannot run in parallel: the framework
-// changes the working directory.
+// newCluster runs three members of the test framework in this process. Tests that use it cannot run
+// in parallel: the framework changes the working directory.
 func newCluster(t *testing.T) *integration.Cluster {
 	t.Helper()
 	integration.BeforeTestExternal(t)

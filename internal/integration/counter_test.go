@@ -15,13 +15,15 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// counterKey is below the dir of a counter. Its value is "N ID": what it counts to, and which increment did that.
+// counterKey is below the dir of a counter. Its value is "N ID": what it counts to, and which
+// increment did that.
 const counterKey = "counter"
 
 // adder makes one increment of a counter, and says what it then counted to, at which revision.
 type adder func(ctx context.Context, id string) (n int, rev int64, err error)
 
-// addWithUpdate increments as users of this library do. between is called between the read and the write.
+// addWithUpdate increments as users of this library do. between is called between the read and the
+// write.
 func addWithUpdate(s *kv.Store, dir string, between func()) adder {
 	return func(ctx context.Context, id string) (int, int64, error) {
 		e, err := s.Update(ctx, dir+counterKey, func(cur kv.Entry[[]byte]) ([]byte, error) {
@@ -37,8 +39,9 @@ func addWithUpdate(s *kv.Store, dir string, between func()) adder {
 	}
 }
 
-// addByReadingAgain increments by the loop that is often written: read, compare and swap, and on whatever error start
-// again from the read. It is wrong: the write that was answered by an error may have happened.
+// addByReadingAgain increments by the loop that is often written: read, compare and swap, and on
+// whatever error start again from the read. It is wrong: the write that was answered by an error
+// may have happened.
 func addByReadingAgain(cli *clientv3.Client, dir string, between func()) adder {
 	try := func(ctx context.Context, id string) (n int, rev int64, err error) {
 		ctx, stop := context.WithTimeout(ctx, 2*time.Second)

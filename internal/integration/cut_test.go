@@ -18,8 +18,9 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// unaware is for how long, at the most, a member that was cut off does not know it, and tells that nothing is new: with the
-// clocks of the test framework a few tenths of a second, and more on a machine that is busy.
+// unaware is for how long, at the most, a member that was cut off does not know it, and tells that
+// nothing is new: with the clocks of the test framework a few tenths of a second, and more on a
+// machine that is busy.
 const unaware = 3 * time.Second
 
 // ledger is a number that is counted up in etcd, and when each count was acknowledged.
@@ -47,7 +48,8 @@ func (l *ledger) at(when time.Time) int {
 	return later - 1
 }
 
-// reading is one of those that follow the number. read returns it, with how old it may be; an error says that it will not.
+// reading is one of those that follow the number. read returns it, with how old it may be; an error
+// says that it will not.
 type reading struct {
 	name    string
 	read    func() (n int, atMost time.Duration, err error)
@@ -89,8 +91,8 @@ func (r *reading) follow(l *ledger, done <-chan struct{}) {
 	}
 }
 
-// Each member is cut off from the others in turn. What follows etcd by it goes on answering the client, and must not take what
-// it says for news.
+// Each member is cut off from the others in turn. What follows etcd by it goes on answering the
+// client, and must not take what it says for news.
 func TestNothingOlderThanItsBoundIsServedWhileAMemberIsCutOff(t *testing.T) {
 	const bound = 2 * time.Second
 	cluster := newCluster(t)

@@ -246,7 +246,8 @@ func TestTheNamesInTheDocsExist(t *testing.T) {
 	}
 }
 
-// programs are the blocks of Go code that are meant to compile, each a file of its own. Others say more than "go".
+// programs are the blocks of Go code that are meant to compile, each a file of its own. Others say
+// more than "go".
 func programs(t *testing.T) map[string]block {
 	t.Helper()
 	out := map[string]block{}
@@ -289,7 +290,8 @@ func TestTheGoCodeOfTheDocsCompiles(t *testing.T) {
 	}
 }
 
-// compiled finds what is known of imported packages, which the go command compiles where it has not yet.
+// compiled finds what is known of imported packages, which the go command compiles where it has not
+// yet.
 func compiled(t *testing.T, imports map[string]bool) func(path string) (io.ReadCloser, error) {
 	t.Helper()
 	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}"}

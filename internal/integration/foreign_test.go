@@ -19,7 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// foreignEnv selects the tests of the foreign suites by a regular expression. Without it the suites do not run.
+// foreignEnv selects the tests of the foreign suites by a regular expression. Without it the suites
+// do not run.
 const foreignEnv = "ETCDKIT_FOREIGN"
 
 const foreignModule = "go.etcd.io/etcd/tests/v3"
@@ -30,8 +31,9 @@ var foreignClient []byte
 //go:embed testdata/foreign/differences.txt
 var foreignDifferences string
 
-// TestForeignSuites runs the client tests of etcd itself over clients of this library. A mode is a way to make the client;
-// mode "plain" is client/v3 alone, the control. A test may fail only if differences.txt lists it, and must then fail.
+// TestForeignSuites runs the client tests of etcd itself over clients of this library. A mode is a
+// way to make the client; mode "plain" is client/v3 alone, the control. A test may fail only if
+// differences.txt lists it, and must then fail.
 //
 //nolint:paralleltest // etcd's tests have hard time limits
 func TestForeignSuites(t *testing.T) {
@@ -66,8 +68,9 @@ type foreignSuite struct {
 	modfile string
 }
 
-// foreignSuites returns the packages of a copy of etcd's tests in which the client is made by foreignClient. The
-// go command refuses an overlay over files of the module cache, so the copy takes the module's place.
+// foreignSuites returns the packages of a copy of etcd's tests in which the client is made by
+// foreignClient. The go command refuses an overlay over files of the module cache, so the copy
+// takes the module's place.
 func foreignSuites(t *testing.T) (suites []foreignSuite) {
 	t.Helper()
 	work := t.TempDir()
@@ -109,7 +112,8 @@ func (s foreignSuite) build(t *testing.T) {
 	}
 }
 
-// replaceForeignClient replaces every call of clientv3.New in the copy of etcd's framework and client tests.
+// replaceForeignClient replaces every call of clientv3.New in the copy of etcd's framework and
+// client tests.
 func replaceForeignClient(t *testing.T, tests string) {
 	t.Helper()
 	framework := filepath.Join(tests, "framework", "integration")
@@ -219,8 +223,8 @@ func (r *foreignResults) count(outcome string) (n int) {
 	return n
 }
 
-// confirmFailures runs each test that failed and is not listed once more by itself. etcd's tests have time limits
-// that a loaded machine exceeds.
+// confirmFailures runs each test that failed and is not listed once more by itself. etcd's tests
+// have time limits that a loaded machine exceeds.
 func (r *foreignResults) confirmFailures(t *testing.T, s foreignSuite, mode string, listed map[string]string) {
 	t.Helper()
 	for _, name := range r.failed() {
@@ -238,7 +242,8 @@ func (r *foreignResults) confirmFailures(t *testing.T, s foreignSuite, mode stri
 	}
 }
 
-// compare reports the tests that failed and are not listed, and the listed ones that passed or, if all is set, are missing.
+// compare reports the tests that failed and are not listed, and the listed ones that passed or, if
+// all is set, are missing.
 func (r *foreignResults) compare(t *testing.T, listed map[string]string, all bool) {
 	t.Helper()
 	for _, name := range r.failed() {
@@ -263,7 +268,8 @@ func (r *foreignResults) tail(name string) string {
 	return strings.Join(lines[max(0, len(lines)-30):], "")
 }
 
-// parseForeignDifferences returns the reason for each listed test, by mode and suite, then by the test's name.
+// parseForeignDifferences returns the reason for each listed test, by mode and suite, then by the
+// test's name.
 func parseForeignDifferences(t *testing.T) map[string]map[string]string {
 	t.Helper()
 	table := map[string]map[string]string{}

@@ -59,7 +59,8 @@ func (h *history) newClient(t *testing.T, s *kv.Store) *client {
 	return &client{history: h, t: t, store: s, id: h.next(&h.clients), mods: map[string]int64{}}
 }
 
-// call makes one random call. Half of the writes carry an operation slot: of those the outcome is known.
+// call makes one random call. Half of the writes carry an operation slot: of those the outcome is
+// known.
 func (c *client) call(keys int) {
 	in := ask{Op: "get", Key: fmt.Sprint("k", rand.IntN(keys))}
 	if i := rand.IntN(10); i >= 4 {
@@ -158,7 +159,8 @@ func (c *client) note(op porcupine.Operation, once bool, err error) {
 	}
 }
 
-// check fails the test unless some order of the operations explains all answers, and etcd's own history agrees.
+// check fails the test unless some order of the operations explains all answers, and etcd's own
+// history agrees.
 func (h *history) check(t *testing.T, changes []change) {
 	t.Helper()
 	at := map[string]int64{}
@@ -185,7 +187,8 @@ func (h *history) check(t *testing.T, changes []change) {
 		kinds, len(h.nothing), len(h.operations)-len(settled), time.Since(began).Round(time.Millisecond))
 }
 
-// under makes random calls through stores, two at a time through each, for as long as the storm lasts, and checks them.
+// under makes random calls through stores, two at a time through each, for as long as the storm
+// lasts, and checks them.
 func (h *history) under(t *testing.T, s storm, fault func(), truth *chronicle, stores ...*kv.Store) {
 	t.Helper()
 	s.workers = 2 * len(stores)

@@ -153,7 +153,8 @@ type idleFigures struct {
 // idleSettles is how long what opening has caused may take.
 const idleSettles = 3 * time.Second
 
-// measureIdle opens the parts, each over a client of its own, lets each settle, and counts what all of them send in one window.
+// measureIdle opens the parts, each over a client of its own, lets each settle, and counts what all
+// of them send in one window.
 func measureIdle(tb testing.TB, endpoints []string, settle, window time.Duration, peers bool) []idleFigures {
 	tb.Helper()
 	first, err := etcdkit.Open(tb.Context(), etcdkit.Config{Endpoints: endpoints}) // allocates what the process needs once

@@ -21,13 +21,14 @@ import (
 
 func isUnknown(err error) bool { return errors.Is(err, kv.ErrUnknownOutcome) }
 
-// isFull reports whether etcd has refused a write because of its quota. Its outcome is unknown even with an operation slot.
+// isFull reports whether etcd has refused a write because of its quota. Its outcome is unknown even
+// with an operation slot.
 func isFull(err error) bool {
 	return err != nil && strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace))
 }
 
-// patience is more than a call waits for its answer in these suites. Who loses against the other clients, and then the
-// leader, several times in a row, may wait for long.
+// patience is more than a call waits for its answer in these suites. Who loses against the other
+// clients, and then the leader, several times in a row, may wait for long.
 const patience = 5 * time.Minute
 
 func TestEveryIncrementHappensOnceWhileTheLeaderIsLostAgainAndAgain(t *testing.T) {
@@ -93,7 +94,8 @@ func sum(stores []*kv.Store) (all kv.Stats) {
 	return all
 }
 
-// The answer to an increment is lost after it was applied, and somebody else counts on before it is made again.
+// The answer to an increment is lost after it was applied, and somebody else counts on before it is
+// made again.
 func TestAnIncrementWhoseAnswerIsLost(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	leader := cluster.Leader(t)

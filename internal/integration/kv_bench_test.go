@@ -42,7 +42,8 @@ func requestTable() table {
 // call is one way to do something, for the i-th time.
 type call func(ctx context.Context, i int) error
 
-// alternate measures two ways in short turns, for ratios close to 1. ours is called first in every other turn.
+// alternate measures two ways in short turns, for ratios close to 1. ours is called first in every
+// other turn.
 func (m *meter) alternate(goroutines, calls int, ours, theirs call) {
 	m.Helper()
 	peer := m.peer()

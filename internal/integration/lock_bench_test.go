@@ -178,7 +178,8 @@ type lockQueue struct {
 	failures atomic.Int64 // calls that were repeated
 }
 
-// turn acquires the lock and releases it. A call that fails, as on a server that is overloaded, is repeated.
+// turn acquires the lock and releases it. A call that fails, as on a server that is overloaded, is
+// repeated.
 func (q *lockQueue) turn(ctx context.Context, acquire acquirer, acquired func()) error {
 	var release func(context.Context) error
 	err := q.repeat(ctx, func() (err error) {
@@ -267,8 +268,9 @@ func awaitSilence(t *testing.T, c *etcdtest.RPCCounter) {
 	}
 }
 
-// loop has all waiters lock and release, and measures for d once each of them could have had its turn. At the end each
-// acquires the lock once more: a cancelled Lock of the peer may leave its key behind.
+// loop has all waiters lock and release, and measures for d once each of them could have had its
+// turn. At the end each acquires the lock once more: a cancelled Lock of the peer may leave its key
+// behind.
 func (q *lockQueue) loop(m *meter, d time.Duration) {
 	m.Helper()
 	var handOffs atomic.Int64
@@ -295,7 +297,8 @@ func (q *lockQueue) loop(m *meter, d time.Duration) {
 	m.record("failures", float64(q.failures.Swap(0)))
 }
 
-// fourClients has the goroutines of four clients contend: ours take turns within a client, theirs need a session each.
+// fourClients has the goroutines of four clients contend: ours take turns within a client, theirs
+// need a session each.
 func fourClients(n int) scenario {
 	const clients = 4
 	turn := func(m *meter) {

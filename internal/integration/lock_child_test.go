@@ -14,10 +14,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// childEnv names what a process of a test is given to do: one of the roles below, and the endpoints of its etcd.
+// childEnv names what a process of a test is given to do: one of the roles below, and the endpoints
+// of its etcd.
 const childEnv = "ETCDKIT_TEST_CHILD"
 
-// childProcess is a process that uses the library on behalf of a test, which can do to it what happens to processes.
+// childProcess is a process that uses the library on behalf of a test, which can do to it what
+// happens to processes.
 type childProcess struct {
 	t     *testing.T
 	cmd   *exec.Cmd

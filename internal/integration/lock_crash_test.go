@@ -17,8 +17,9 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// contendByOrder is what a process does that contends for a mutex, or an election: it takes it, says so, gives it back
-// when it reads a line, and takes it again, until there is nothing more to read.
+// contendByOrder is what a process does that contends for a mutex, or an election: it takes it,
+// says so, gives it back when it reads a line, and takes it again, until there is nothing more to
+// read.
 func contendByOrder(t *testing.T, kind string, endpoints []string, orders *bufio.Scanner) {
 	l := etcdtest.Must(lock.New(open(t, endpoints), lock.WithTTL(shortTTL)))
 	ctx, stop := context.WithCancel(t.Context())

@@ -50,7 +50,8 @@ type officialTaker struct {
 	election bool // leaderships instead of mutexes
 }
 
-// take returns a taker with a session for each name. A session that has failed in any way is left to expire, and replaced.
+// take returns a taker with a session for each name. A session that has failed in any way is left
+// to expire, and replaced.
 func (o officialTaker) take() taker {
 	cli := o.cli
 	var mu sync.Mutex
@@ -192,7 +193,8 @@ func (e *expiries) next(t *testing.T) {
 	e.recovered(t)
 }
 
-// Five clients contend for names, and so do as many of client/v3, over the same links, in the same storm.
+// Five clients contend for names, and so do as many of client/v3, over the same links, in the same
+// storm.
 func TestNoTwoHoldWhateverLetsSessionsExpire(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	const clients = 5

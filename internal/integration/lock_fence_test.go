@@ -77,8 +77,9 @@ func handOver(t *testing.T, _ *fence, h *lock.Held, _ string) {
 	require.NoError(t, h.Release(t.Context()))
 }
 
-// lose makes one trial: a holder goes on writing while its hold is taken from it, and after another one has it. That one is
-// another goroutine of the process where locally is set. Holds that are watched are those of more than a moment.
+// lose makes one trial: a holder goes on writing while its hold is taken from it, and after another
+// one has it. That one is another goroutine of the process where locally is set. Holds that are
+// watched are those of more than a moment.
 func (f *fence) lose(t *testing.T, name string, take loss, locally, watched bool) {
 	ttl := lock.WithTTL(shortTTL)
 	own, err := etcdkit.Open(t.Context(), etcdkit.Config{Endpoints: f.srv.Endpoints()}) // lockers of one client share their lease
@@ -204,8 +205,8 @@ func (f *fence) stopped(t *testing.T, kind string, n int) {
 	t.Logf("%d holds of a stopped process were the next ones' after %v", n, time.Since(began).Round(time.Millisecond))
 }
 
-// writeUntilStopped is what the process of that does: it takes names, and writes until it was stopped, and then once more
-// to each before it looks at anything.
+// writeUntilStopped is what the process of that does: it takes names, and writes until it was
+// stopped, and then once more to each before it looks at anything.
 func writeUntilStopped(t *testing.T, endpoints []string, orders *bufio.Scanner) {
 	c := open(t, endpoints).Namespace(fenceDir)
 	l := etcdtest.Must(lock.New(c, lock.WithTTL(shortTTL)))

@@ -33,7 +33,8 @@ func newLocker(t *testing.T, endpoints []string, ttl time.Duration) (*lock.Locke
 // taking is how a mutex or a leadership is had.
 type taking func(ctx context.Context) (*lock.Held, error)
 
-// diary is the history of one lock, or of one election, with a counter below dir that its holders count up.
+// diary is the history of one lock, or of one election, with a counter below dir that its holders
+// count up.
 type diary struct {
 	start    time.Time
 	dir      string
@@ -71,7 +72,8 @@ func (d *diary) note(m move, call, ret int64) {
 	d.journal.write(journalLine{Kind: "move", Name: d.dir, Move: &m, Call: call, Return: ret})
 }
 
-// hold takes it once, counts up under its guard, and gives it back. Sometimes it counts once more when it has done so.
+// hold takes it once, counts up under its guard, and gives it back. Sometimes it counts once more
+// when it has done so.
 func (d *diary) hold(t *testing.T, s *kv.Store, who string, take taking) {
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
@@ -121,8 +123,8 @@ func (d *diary) hold(t *testing.T, s *kv.Store, who string, take taking) {
 	}
 }
 
-// count reads the counter and writes the next number under the guard of h. Nothing but the lock keeps others from doing the
-// same in between.
+// count reads the counter and writes the next number under the guard of h. Nothing but the lock
+// keeps others from doing the same in between.
 func (d *diary) count(ctx context.Context, t *testing.T, s *kv.Store, h *lock.Held, over func()) {
 	e, err := s.Get(ctx, d.dir+counterKey)
 	if err != nil && !errors.Is(err, kv.ErrNotFound) {
@@ -158,7 +160,8 @@ func (d *diary) count(ctx context.Context, t *testing.T, s *kv.Store, h *lock.He
 	}
 }
 
-// check fails the test unless some order explains what everybody was told, and etcd's own history agrees.
+// check fails the test unless some order explains what everybody was told, and etcd's own history
+// agrees.
 func (d *diary) check(t *testing.T, changes []change) {
 	t.Helper()
 	n, grants := 0, map[int64]bool{}
@@ -210,8 +213,9 @@ func (d *diary) look(t *testing.T, e *lock.Election) {
 	spend(t, 10*time.Millisecond)
 }
 
-// Contenders for a mutex, candidates, and onlookers, in three clients whose sessions are short enough for some to be lost
-// each time that the leader is. One of the clients also loses its connections all the time.
+// Contenders for a mutex, candidates, and onlookers, in three clients whose sessions are short
+// enough for some to be lost each time that the leader is. One of the clients also loses its
+// connections all the time.
 func TestLocksAndElectionsKeepTheirHistoryWhileLeadersAreLost(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	mutex, election := newDiary("suite/m/", handed), newDiary("suite/e/", released)

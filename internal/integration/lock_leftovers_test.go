@@ -9,7 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// assertEmpty fails the test unless the queues below dir are empty soon. What could not be removed goes with its lease.
+// assertEmpty fails the test unless the queues below dir are empty soon. What could not be removed
+// goes with its lease.
 func assertEmpty(t *testing.T, cli *clientv3.Client, dir string) {
 	t.Helper()
 	assert.EventuallyWithT(t, func(c *assert.CollectT) {

@@ -33,9 +33,10 @@ type possession struct {
 	count  int   // what the holders count to
 }
 
-// lockModel is a lock, or an election, whose holders count under the guard of their hold. At most one relies on it at a
-// time; tokens rise; etcd accepts what the last holder writes, and of no other, until its key is gone; and the count goes up
-// by one each time. A holder that is refused while it relies on its hold was not told in time.
+// lockModel is a lock, or an election, whose holders count under the guard of their hold. At most
+// one relies on it at a time; tokens rise; etcd accepts what the last holder writes, and of no
+// other, until its key is gone; and the count goes up by one each time. A holder that is refused
+// while it relies on its hold was not told in time.
 func lockModel() porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return possession{gone: true} },

@@ -16,7 +16,8 @@ import (
 // vacancy is what an observer is told when nobody leads.
 var vacancy = lock.Leader{}
 
-// sees waits until the last thing that an observer was told is that one leads, and logs how long that took.
+// sees waits until the last thing that an observer was told is that one leads, and logs how long
+// that took.
 func (s *spectator) sees(t *testing.T, led lock.Leader, when string) {
 	t.Helper()
 	began := time.Now()
@@ -32,8 +33,8 @@ func lead(t *testing.T, l *lock.Locker, value string) (*lock.Leadership, lock.Le
 	return led, lock.Leader{Value: value, Token: led.Token()}
 }
 
-// Each member is cut off from the others in turn, so the one that serves the watches of a client is among them. What this one
-// waits for happens on the other side.
+// Each member is cut off from the others in turn, so the one that serves the watches of a client is
+// among them. What this one waits for happens on the other side.
 func TestThoseWhoWaitLeaveAMemberThatIsCutOffFromTheOthers(t *testing.T) {
 	cluster := newCluster(t)
 	locks := open(t, cluster.Endpoints()).Locks()
@@ -73,8 +74,9 @@ func TestThoseWhoWaitLeaveAMemberThatIsCutOffFromTheOthers(t *testing.T) {
 	crowd.check(t, candidates)
 }
 
-// An observer that was cut off while the leader changed, and the history of that was thrown away; and then a cluster without
-// a leader, for so long that the leader of the election loses its session.
+// An observer that was cut off while the leader changed, and the history of that was thrown away;
+// and then a cluster without a leader, for so long that the leader of the election loses its
+// session.
 func TestAnObserverSurvivesTheLossOfHistoryAndOfTheQuorum(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	shaky := newLink(t, cluster)

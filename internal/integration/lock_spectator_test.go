@@ -52,8 +52,8 @@ func (s *spectator) last() lock.Leader {
 	return s.told[len(s.told)-1]
 }
 
-// check fails the test unless leaders came in order, each with a value that some candidate has, and the last thing told
-// is a vacancy.
+// check fails the test unless leaders came in order, each with a value that some candidate has, and
+// the last thing told is a vacancy.
 func (s *spectator) check(t *testing.T, candidates map[string]bool) {
 	t.Helper()
 	assert.Eventually(t, func() bool { return s.last() == lock.Leader{} }, 20*time.Second, 10*time.Millisecond, "it is told that nobody leads")

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// stay is a time in which somebody relied on having a lock, as seen from outside: from when he was told that he had it
-// until he was told that he had not, or was about to give it back.
+// stay is a time in which somebody relied on having a lock, as seen from outside: from when he was
+// told that he had it until he was told that he had not, or was about to give it back.
 type stay struct {
 	name        string
 	token       int64

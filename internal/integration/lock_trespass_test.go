@@ -8,9 +8,10 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// trespasses counts, in etcd's own history of a dir, the writes below sub that were made by whoever held the lock of that
-// name then, and those that were not. A token is rightful while the key is first in the queue that was so, and was put last,
-// no later than at the token's revision: earlier holders have lower tokens, and later ones have made one of both rise.
+// trespasses counts, in etcd's own history of a dir, the writes below sub that were made by whoever
+// held the lock of that name then, and those that were not. A token is rightful while the key is
+// first in the queue that was so, and was put last, no later than at the token's revision: earlier
+// holders have lower tokens, and later ones have made one of both rise.
 func trespasses(changes []change, sub string) (rightful, trespassing int) {
 	type entry struct{ create, mod int64 }
 	queues := map[string]map[string]entry{}

@@ -87,7 +87,8 @@ func TestAChamberTellsWhoMeets(t *testing.T) {
 	assert.EqualValues(t, 3, c.overlaps.Load())
 }
 
-// unlessInDoubt is an error that is more than that nobody has answered to a release in time, which then goes on.
+// unlessInDoubt is an error that is more than that nobody has answered to a release in time, which
+// then goes on.
 func unlessInDoubt(err error) error {
 	if isUnknown(err) {
 		return nil
@@ -117,8 +118,9 @@ func (c *chamber) throng(t *testing.T, n int, mutexes ...*lock.RWMutex) (stop fu
 	}
 }
 
-// Readers come and go. A writer waits behind one who stays, and loses its lease before that one goes. It must not be admitted
-// later, beside the next writer, or beside those who have come in meanwhile; and must get in when it asks again.
+// Readers come and go. A writer waits behind one who stays, and loses its lease before that one
+// goes. It must not be admitted later, beside the next writer, or beside those who have come in
+// meanwhile; and must get in when it asks again.
 func TestAWriterThatLosesItsLeaseWhileItWaitsIsBesideNobody(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	direct := cluster.Client(t)
@@ -166,8 +168,9 @@ func TestAWriterThatLosesItsLeaseWhileItWaitsIsBesideNobody(t *testing.T) {
 	assertEmpty(t, direct, "locks/")
 }
 
-// A candidate waits behind the leader, in front of another one. Its lease is revoked, and then the leader resigns. In every
-// other trial the member by which it watches stands still meanwhile, so that it hears of both at once, and late.
+// A candidate waits behind the leader, in front of another one. Its lease is revoked, and then the
+// leader resigns. In every other trial the member by which it watches stands still meanwhile, so
+// that it hears of both at once, and late.
 func TestACandidateThatLosesItsLeaseWhileItWaitsNeverLeads(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	slow := follower(t, cluster)

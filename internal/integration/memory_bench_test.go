@@ -182,7 +182,8 @@ func view() scenario {
 	return scenario{name: "change of a view of 10,000 instances", ours: turn, theirs: turn}
 }
 
-// followOurs opens a view, from which an instance is picked for each change, and returns how many changes it has seen.
+// followOurs opens a view, from which an instance is picked for each change, and returns how many
+// changes it has seen.
 func followOurs(m *meter, n int) func() int {
 	m.Helper()
 	service := openService(m)

@@ -20,8 +20,9 @@ import (
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// FuzzNames uses any text as a key, a prefix, a dir, the name of a lock, of an election, of a service and of an instance. What is
-// not refused stays inside the namespace: no other key is made, changed, read or watched.
+// FuzzNames uses any text as a key, a prefix, a dir, the name of a lock, of an election, of a
+// service and of an instance. What is not refused stays inside the namespace: no other key is made,
+// changed, read or watched.
 func FuzzNames(f *testing.F) {
 	for _, name := range []string{
 		"a", "a/b", "/a", "a/", "a//b", "..", "../out", "a/../../out", ".", "", "\x00", "a\x00", "\xff", "%2e%2e", "%2F", "ns2", "2/out", "locks/a",

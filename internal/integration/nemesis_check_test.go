@@ -371,7 +371,8 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 	}
 }
 
-// stays checks that the times in which processes relied on having something do not overlap, and counts those of the peer.
+// stays checks that the times in which processes relied on having something do not overlap, and
+// counts those of the peer.
 func (e *evidence) stays(t *testing.T, f *finding, kind string) {
 	judge := func(kind string) findings {
 		var log stays
@@ -577,7 +578,8 @@ func (e *evidence) changeWatches(t *testing.T, f *finding) {
 }
 
 func (e *evidence) reads(t *testing.T, f *finding) {
-	// A member that is cut off does not know it for 3 to 5 s, and answers meanwhile that nothing is new.
+	// A member that is cut off does not know it for 3 to 5 s, and answers meanwhile that nothing is
+	// new.
 	const unawareFor = int64(6 * time.Second)
 	histories := map[string][]change{}
 	for _, ch := range below(e.changes, "data/") {

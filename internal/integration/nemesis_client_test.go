@@ -386,7 +386,8 @@ func (p *stormClient) locks() {
 	})
 }
 
-// stays takes locks and leaderships for seconds, with this library and with package concurrency of client/v3.
+// stays takes locks and leaderships for seconds, with this library and with package concurrency of
+// client/v3.
 func (p *stormClient) stays() {
 	mutex := func(ctx context.Context, name string) (taken, error) {
 		h, err := p.c.Locks().Mutex("stay/" + name).Lock(ctx)
@@ -534,7 +535,8 @@ func (p *stormClient) follow() {
 	}
 }
 
-// peerFollow watches the data as the documentation of client/v3 shows it, and begins again when the channel is closed.
+// peerFollow watches the data as the documentation of client/v3 shows it, and begins again when the
+// channel is closed.
 func (p *stormClient) peerFollow() {
 	for p.ctx.Err() == nil {
 		for resp := range p.peer.Watch(p.ctx, stormDir+"data/", clientv3.WithPrefix()) {

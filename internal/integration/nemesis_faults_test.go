@@ -127,7 +127,8 @@ func (n *nemesis) clientFaults() []struct {
 	}
 }
 
-// rage breaks things until the time is over. Half of the time a client has a fault of its own meanwhile.
+// rage breaks things until the time is over. Half of the time a client has a fault of its own
+// meanwhile.
 func (n *nemesis) rage(t *testing.T, until time.Time) {
 	t.Helper()
 	servers, clients := n.serverFaults(), n.clientFaults()
@@ -211,7 +212,8 @@ func (n *nemesis) dropOneWay(t *testing.T, to bool) {
 	n.cluster.HealNetwork()
 }
 
-// tell asks the cluster for something until it agrees, 10 s at most: it may be busy with the last fault.
+// tell asks the cluster for something until it agrees, 10 s at most: it may be busy with the last
+// fault.
 func (n *nemesis) tell(t *testing.T, f func(ctx context.Context) error) {
 	t.Helper()
 	var err error
@@ -271,7 +273,8 @@ func (n *nemesis) memberIDs(ctx context.Context) (ids []uint64) {
 	return ids
 }
 
-// changePassword changes the password of the library's clients, in etcd and in the file that they read.
+// changePassword changes the password of the library's clients, in etcd and in the file that they
+// read.
 func (n *nemesis) changePassword(t *testing.T) {
 	n.passwords++
 	password := fmt.Sprintf("%s %d", stormPassword, n.passwords)
@@ -313,8 +316,8 @@ func (p *stormChild) kill(t *testing.T) {
 	p.killed[1] = p.run.clock()
 }
 
-// lastMoment returns when a process that believed something until a time could act upon it for the last time: what happens
-// just after it was frozen is not the process's to know before.
+// lastMoment returns when a process that believed something until a time could act upon it for the
+// last time: what happens just after it was frozen is not the process's to know before.
 func (p *stormChild) lastMoment(from, until int64) int64 {
 	const grace = int64(time.Second)
 	for _, f := range p.frozen {

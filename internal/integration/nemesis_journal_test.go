@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// journalLine is something that a process of the storm did or saw. Calls have two lines, of which the first says only what was
-// asked, so that the calls of a killed process are known.
+// journalLine is something that a process of the storm did or saw. Calls have two lines, of which
+// the first says only what was asked, so that the calls of a killed process are known.
 type journalLine struct {
 	Kind    string
 	ID      int64  `json:",omitempty"` // joins the two lines of a call
@@ -107,8 +107,9 @@ func (j *journal) end(line journalLine) {
 	j.write(line)
 }
 
-// readJournal returns the lines of a journal: of calls that have ended only the second, in the order in which they ended, and
-// at the end the calls that have not. The last line of a killed process may be incomplete.
+// readJournal returns the lines of a journal: of calls that have ended only the second, in the
+// order in which they ended, and at the end the calls that have not. The last line of a killed
+// process may be incomplete.
 func readJournal(t *testing.T, path string) (lines []journalLine) {
 	t.Helper()
 	text, err := os.ReadFile(path)

@@ -135,7 +135,8 @@ func (r *stormRun) order(t *testing.T, line, said string) {
 	}
 }
 
-// configure writes the configuration that the processes follow: numbers that rise, and some that are invalid.
+// configure writes the configuration that the processes follow: numbers that rise, and some that
+// are invalid.
 func (r *stormRun) configure(ctx context.Context) {
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
@@ -155,8 +156,9 @@ func (r *stormRun) configure(ctx context.Context) {
 	}
 }
 
-// TestNemesis has several processes use all packages at once while members, networks and the processes themselves are
-// broken in a random order, and checks what they were told against what etcd says has happened.
+// TestNemesis has several processes use all packages at once while members, networks and the
+// processes themselves are broken in a random order, and checks what they were told against what
+// etcd says has happened.
 func TestNemesis(t *testing.T) {
 	text := os.Getenv(faultsEnv)
 	if text == "" {

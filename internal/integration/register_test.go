@@ -38,8 +38,8 @@ type register struct {
 	mod   int64
 }
 
-// registerModel is a key of the store. Each write names the revision that it makes, and is conditional, if at all, on the
-// one before. A write of unknown outcome has happened or not.
+// registerModel is a key of the store. Each write names the revision that it makes, and is
+// conditional, if at all, on the one before. A write of unknown outcome has happened or not.
 func registerModel() porcupine.Model {
 	m := porcupine.NondeterministicModel{
 		Partition: byKey,
@@ -64,7 +64,8 @@ func byKey(history []porcupine.Operation) [][]porcupine.Operation {
 	return out
 }
 
-// step returns the states that a key can be in after an operation, none if it cannot have gone like that.
+// step returns the states that a key can be in after an operation, none if it cannot have gone like
+// that.
 func step(s register, in ask, out told) []any {
 	next := register{value: in.Value, mod: out.Rev}
 	allowed := true
@@ -94,9 +95,10 @@ func step(s register, in ask, out told) []any {
 	return nil
 }
 
-// settle tells of writes of unknown outcome what etcd's history knows of them: one whose value never appeared did not
-// happen, one whose value did appear had happened by then, and where every deletion is accounted for there was no other.
-// What is left is few enough for a check to come to an end.
+// settle tells of writes of unknown outcome what etcd's history knows of them: one whose value
+// never appeared did not happen, one whose value did appear had happened by then, and where every
+// deletion is accounted for there was no other. What is left is few enough for a check to come to
+// an end.
 func settle(history []porcupine.Operation, changes []change) []porcupine.Operation {
 	type deletion struct {
 		key string

@@ -157,7 +157,8 @@ func TestReliability_RowsAreRendered(t *testing.T) {
 	}
 }
 
-// TestReliability_Regenerate renders the page again from docs/reliability.json, where ETCDKIT_RELIABILITY is "page".
+// TestReliability_Regenerate renders the page again from docs/reliability.json, where
+// ETCDKIT_RELIABILITY is "page".
 //
 //nolint:paralleltest // writes what other tests read
 func TestReliability_Regenerate(t *testing.T) {

@@ -45,8 +45,9 @@ func (c contender) measure(b *testing.B, goroutines, n int) (micros, allocs floa
 	return elapsed / calls, float64(after.Mallocs-before.Mallocs) / calls
 }
 
-// compare makes calls in turns of both contenders, which is one iteration, and reports the medians of their times and of
-// the ratios between them, and how many allocations a call of ours makes more.
+// compare makes calls in turns of both contenders, which is one iteration, and reports the medians
+// of their times and of the ratios between them, and how many allocations a call of ours makes
+// more.
 func compare(b *testing.B, goroutines, calls int, peer, ours contender) {
 	b.Helper()
 	n := max(1, calls/goroutines)
@@ -77,7 +78,8 @@ func compare(b *testing.B, goroutines, calls int, peer, ours contender) {
 	b.ReportMetric(median(allocs[1])-median(allocs[0]), "more-allocs/call")
 }
 
-// openClients returns a client of client/v3 and one of etcdkit, both connected to the server at the endpoints.
+// openClients returns a client of client/v3 and one of etcdkit, both connected to the server at the
+// endpoints.
 func openClients(b *testing.B, endpoints []string) (*clientv3.Client, *etcdkit.Client) {
 	b.Helper()
 	peer, err := clientv3.New(clientv3.Config{Endpoints: endpoints})
@@ -89,7 +91,8 @@ func openClients(b *testing.B, endpoints []string) (*clientv3.Client, *etcdkit.C
 	return peer, ours
 }
 
-// BenchmarkRequests is Get and Put of one key, with the default timeouts, beside those of client/v3 without any.
+// BenchmarkRequests is Get and Put of one key, with the default timeouts, beside those of client/v3
+// without any.
 func BenchmarkRequests(b *testing.B) {
 	for _, members := range []int{1, 3} {
 		endpoints := etcdtest.StartCluster(b, members).Endpoints()

@@ -114,8 +114,8 @@ type account struct {
 	enough     bool
 }
 
-// accountsOf are, for each role, a user who has it, and one for each way in which it could be less: without a row, or with
-// half of one.
+// accountsOf are, for each role, a user who has it, and one for each way in which it could be less:
+// without a row, or with half of one.
 func accountsOf(roles map[string][]row) (out []account) {
 	for role, rows := range roles {
 		out = append(out, account{user: role, role: role, rows: rows, enough: true})
@@ -198,7 +198,8 @@ func asUser(s *etcdtest.Server, user, password string) etcdkit.Config {
 	return etcdkit.Config{Endpoints: s.Endpoints(), Username: user, Password: etcdkit.NewSecret(password), Namespace: "app"}
 }
 
-// useOnce does what a role is for, as a user, with names that nobody else uses where the role leaves that open.
+// useOnce does what a role is for, as a user, with names that nobody else uses where the role
+// leaves that open.
 func useOnce(t *testing.T, s *etcdtest.Server, user string, root *etcdkit.Client, role string) error {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)

@@ -21,8 +21,8 @@ import (
 
 const soakEnv = "ETCDKIT_SOAK" // for how long the soak lasts, such as "20m"
 
-// measureProcess returns the heap in bytes and the goroutines of this process: the least of some samples, since calls are
-// under way.
+// measureProcess returns the heap in bytes and the goroutines of this process: the least of some
+// samples, since calls are under way.
 func measureProcess() (heap uint64, goroutines int) {
 	const samples, interval = 20, 200 * time.Millisecond
 	tick := time.NewTicker(interval)
@@ -95,7 +95,8 @@ var explained = []string{
 	"watch ended; reopening it", "watch is live again", "watches are interrupted", "watches continue",
 }
 
-// checkLogs fails the test for each warning of a process that the failure model does not explain, and for secrets.
+// checkLogs fails the test for each warning of a process that the failure model does not explain,
+// and for secrets.
 func (r *stormRun) checkLogs(t *testing.T) {
 	t.Helper()
 	counts := map[string]int{}
@@ -121,8 +122,8 @@ func (r *stormRun) checkLogs(t *testing.T) {
 	t.Logf("warnings: %v", counts)
 }
 
-// TestSoak has one process use all packages while faults are made, and compares what it has afterwards with what it had after
-// warm-up.
+// TestSoak has one process use all packages while faults are made, and compares what it has
+// afterwards with what it had after warm-up.
 func TestSoak(t *testing.T) {
 	text := os.Getenv(soakEnv)
 	if text == "" {

@@ -18,8 +18,8 @@ type storm struct {
 	every   time.Duration // from one fault to the next, about; more where a fault takes longer
 }
 
-// run has the workers work until there were enough rounds and enough faults, and returns the number of each. Faults come
-// one at a time, from the goroutine of the test.
+// run has the workers work until there were enough rounds and enough faults, and returns the number
+// of each. Faults come one at a time, from the goroutine of the test.
 func (s storm) run(t *testing.T, fault func(), work func(worker int)) (rounds, faults int) {
 	t.Helper()
 	var worked, broken atomic.Int64
@@ -56,7 +56,8 @@ func (s storm) run(t *testing.T, fault func(), work func(worker int)) (rounds, f
 	}
 }
 
-// pause is the time to the next fault. It varies by a quarter, so that no retry falls in step with the faults.
+// pause is the time to the next fault. It varies by a quarter, so that no retry falls in step with
+// the faults.
 func (s storm) pause() time.Duration {
 	return s.every*3/4 + rand.N(s.every/2)
 }
@@ -70,7 +71,8 @@ func killLeader(t *testing.T, c *etcdtest.Cluster) {
 	leader.WaitReady()
 }
 
-// freezeLeader stops whoever leads for long enough that another is elected, lets it go on, and returns when it is back.
+// freezeLeader stops whoever leads for long enough that another is elected, lets it go on, and
+// returns when it is back.
 func freezeLeader(t *testing.T, c *etcdtest.Cluster) {
 	t.Helper()
 	leader := c.Leader(t)

@@ -71,7 +71,8 @@ func TestTransactModel_FindsWriteSkew(t *testing.T) {
 	assert.True(t, porcupine.CheckOperations(transactModel(), skew))
 }
 
-// Histories of transactions over several keys, by three clients whose connections are cut, are those of a single register.
+// Histories of transactions over several keys, by three clients whose connections are cut, are
+// those of a single register.
 func TestTransact_HistoriesAreStrictlySerializable(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t)
@@ -136,7 +137,8 @@ func TestTransact_HistoriesAreStrictlySerializable(t *testing.T) {
 	assert.Less(t, unknown, len(history)/2)
 }
 
-// randomTx reads some keys, one by one, together or as a listing, and writes some, and notes what it has read and written.
+// randomTx reads some keys, one by one, together or as a listing, and writes some, and notes what
+// it has read and written.
 func randomTx(id string, step *txStep) kv.TxFunc {
 	return func(_ context.Context, tx *kv.Tx) error {
 		step.reads, step.writes = map[int]string{}, map[int]string{}

@@ -36,14 +36,15 @@ func serverOf(t *testing.T, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// A cluster is upgraded from etcd 3.5 to 3.6 and to 3.7, one member at a time, while counters are incremented, a mutex goes
-// around, a session is kept and a watch follows.
+// A cluster is upgraded from etcd 3.5 to 3.6 and to 3.7, one member at a time, while counters are
+// incremented, a mutex goes around, a session is kept and a watch follows.
 func TestRollingUpgrade(t *testing.T) {
 	if os.Getenv(upgradeEnv) == "" {
 		t.Skipf("%s is not set", upgradeEnv)
 	}
 	old, middle := serverOf(t, "etcd-3.5"), serverOf(t, "etcd-3.6")
-	// etcd 3.7 panics where its log holds entries of 3.5, so that the members need a snapshot of 3.6 first.
+	// etcd 3.7 panics where its log holds entries of 3.5, so that the members need a snapshot of
+	// 3.6 first.
 	const snapshotCount = 20
 	cluster := etcdtest.StartCluster(t, 3, etcdtest.WithBinary(old), etcdtest.WithFlags("--snapshot-count="+strconv.Itoa(snapshotCount)))
 	const dir, clients = "suite/", 3

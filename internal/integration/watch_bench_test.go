@@ -24,8 +24,8 @@ func watchTable() table {
 	}
 }
 
-// subscribeFunc has the changes of a prefix delivered to f: those after a revision, or, if that is 0, those from the return
-// of the call on.
+// subscribeFunc has the changes of a prefix delivered to f: those after a revision, or, if that is
+// 0, those from the return of the call on.
 type subscribeFunc func(prefix string, after int64, f func(events int, rev int64))
 
 // subscriber subscribes through a client of the side.

@@ -58,8 +58,9 @@ func truth(t *testing.T, cli *clientv3.Client, prefix string, after, upTo int64)
 	return nil
 }
 
-// Each member is cut off from the others in turn, so the one that serves the watch is among them. It goes on answering the
-// client, even progress requests; that it has no leader is what gives it away.
+// Each member is cut off from the others in turn, so the one that serves the watch is among them.
+// It goes on answering the client, even progress requests; that it has no leader is what gives it
+// away.
 func TestAWatchLeavesAMemberThatIsCutOffFromTheOthers(t *testing.T) {
 	cluster := newCluster(t)
 	c := open(t, cluster.Endpoints())
@@ -91,7 +92,8 @@ func TestAWatchLeavesAMemberThatIsCutOffFromTheOthers(t *testing.T) {
 	assert.Equal(t, truth(t, all, "suite/", first.Header.Revision, last), got.changes, "every change, once, in order")
 }
 
-// insist writes until that succeeds. A write may be applied more often, which the history then has as well.
+// insist writes until that succeeds. A write may be applied more often, which the history then has
+// as well.
 func insist(t *testing.T, cli *clientv3.Client, key, value string) int64 {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)

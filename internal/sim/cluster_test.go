@@ -1,7 +1,7 @@
 package sim_test
 
-// Tests of what the model says about leaders, leases, tokens and restored data, where the differential
-// check with one real server cannot look.
+// Tests of what the model says about leaders, leases, tokens and restored data, where the
+// differential check with one real server cannot look.
 
 import (
 	"context"

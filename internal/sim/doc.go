@@ -14,11 +14,11 @@
 //
 // # Layers
 //
-// Clients are those of the library, with client/v3 and gRPC as they are. Only the dialer is replaced:
-// a connection is a pair of byte queues in memory. Everything above it is real: retries, keepalive
-// pings, flow control, reconnection and backoff. The members run gRPC servers with services of this
-// package. All goroutines belong to one synctest bubble, so that a minute takes about as long as the
-// requests that are made in it.
+// Clients are those of the library, with client/v3 and gRPC as they are. Only the dialer is
+// replaced: a connection is a pair of byte queues in memory. Everything above it is real: retries,
+// keepalive pings, flow control, reconnection and backoff. The members run gRPC servers with
+// services of this package. All goroutines belong to one synctest bubble, so that a minute takes
+// about as long as the requests that are made in it.
 //
 //   - network.go: links between each client and each member, with latency, a rate, held bytes, resets
 //     and refused connections.
@@ -34,31 +34,33 @@
 // # Faithful to etcd
 //
 // TestModel compares the model with a real server: random requests have the same answers, errors,
-// revisions and events on both. ETCDKIT_TEST_ETCD selects a server of another version. Times are those
-// of etcd 3.7: a request has 7 s, a member without a leader for 3 s ends the streams that need one, and
-// an election takes 1 s to 2 s.
+// revisions and events on both. ETCDKIT_TEST_ETCD selects a server of another version. Times are
+// those of etcd 3.7: a request has 7 s, a member without a leader for 3 s ends the streams that
+// need one, and an election takes 1 s to 2 s.
 //
 // # Repetition
 //
 // The seed determines the faults, latencies and what the workloads draw from [Sim.Rand]. One
-// goroutine, the scheduler, changes the state of the cluster. Handlers of requests only queue what has
-// arrived. The scheduler sleeps for a nanosecond of the bubble's time before it looks at the queue, so
-// that all requests of one moment are there, and handles them in the order of their content, not in
-// that of the goroutines that brought them. Latencies depend on the link and the time of sending, not
-// on the way in which gRPC cuts its output.
+// goroutine, the scheduler, changes the state of the cluster. Handlers of requests only queue what
+// has arrived. The scheduler sleeps for a nanosecond of the bubble's time before it looks at the
+// queue, so that all requests of one moment are there, and handles them in the order of their
+// content, not in that of the goroutines that brought them. Latencies depend on the link and the
+// time of sending, not on the way in which gRPC cuts its output.
 //
-// Three sources of randomness are outside of it: math/rand of the library and of gRPC, for the jitter of
-// their backoffs and the first connection that calls are balanced to; the choice of select among several
-// ready channels; and the order of goroutines that run at the same moment. Before a first retry a run
-// therefore repeats almost exactly. After it, the same faults occur at the same times, but requests
-// may move by the jitter. [Sim.Fingerprint] tells whether two runs were the same. A violation that
-// needs a certain jitter may need several runs of its seed: use -count.
+// Three sources of randomness are outside of it: math/rand of the library and of gRPC, for the
+// jitter of their backoffs and the first connection that calls are balanced to; the choice of
+// select among several ready channels; and the order of goroutines that run at the same moment.
+// Before a first retry a run therefore repeats almost exactly. After it, the same faults occur at
+// the same times, but requests may move by the jitter. [Sim.Fingerprint] tells whether two runs
+// were the same. A violation that needs a certain jitter may need several runs of its seed: use
+// -count.
 //
 // # What it cannot show
 //
-// A client process that is stopped is not simulated: FreezeClient holds its bytes, but its timers run.
-// Clocks of clients run as fast as those of the members, unless Options.ClockRate changes the latter.
-// TLS, DNS, disks that lose data, and versions of etcd that differ between members are not simulated.
+// A client process that is stopped is not simulated: FreezeClient holds its bytes, but its timers
+// run. Clocks of clients run as fast as those of the members, unless Options.ClockRate changes the
+// latter. TLS, DNS, disks that lose data, and versions of etcd that differ between members are not
+// simulated.
 //
 // # Workloads
 //

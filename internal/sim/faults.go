@@ -44,9 +44,9 @@ type Plan struct {
 	Duration time.Duration // mean duration of a fault that lasts; default 3 s
 }
 
-// RequestFaults are probabilities for each unary request. One that is lost, or whose answer is lost,
-// breaks its connection in half of the cases. In the others it is answered with etcd's error for a
-// timeout after 7 s, as when a proposal is dropped.
+// RequestFaults are probabilities for each unary request. One that is lost, or whose answer is
+// lost, breaks its connection in half of the cases. In the others it is answered with etcd's error
+// for a timeout after 7 s, as when a proposal is dropped.
 type RequestFaults struct {
 	LoseRequest float64 // it is not carried out
 	LoseAnswer  float64 // it is carried out, and its answer is lost
@@ -374,8 +374,8 @@ func (s *Sim) SetLink(client, member string, o LinkOptions) {
 	s.change(func() { s.network.each(client, member, func(l *link) { l.opts = o }) }, "link", client, member)
 }
 
-// Kill cuts a client off for good, as the end of its process does: connections break, and new ones are
-// refused. The client must still be closed.
+// Kill cuts a client off for good, as the end of its process does: connections break, and new ones
+// are refused. The client must still be closed.
 func (s *Sim) Kill(client string) {
 	s.change(func() {
 		s.killed[client] = true
@@ -403,8 +403,8 @@ func (s *Sim) Snapshot() *Snapshot {
 	return &Snapshot{store: m.store.clone(), term: m.term}
 }
 
-// Restore replaces the cluster by a new one that begins with a snapshot, or empty if from is nil. The
-// new cluster has another ID unless sameID is set. Its terms start again.
+// Restore replaces the cluster by a new one that begins with a snapshot, or empty if from is nil.
+// The new cluster has another ID unless sameID is set. Its terms start again.
 func (s *Sim) Restore(from *Snapshot, sameID bool) {
 	s.change(func() {
 		c := &s.cluster

@@ -9,7 +9,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/sim"
 )
 
-// history is what the cluster has committed. Checkers compare with it what the library has reported.
+// history is what the cluster has committed. Checkers compare with it what the library has
+// reported.
 type history struct {
 	mu     sync.Mutex
 	last   int64 // the last revision

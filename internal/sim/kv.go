@@ -59,7 +59,8 @@ func (m *Member) orderedRead(serializable bool, answer func(), fail func(error))
 	})
 }
 
-// fastKeys reports whether the version of the cluster leaves out leases where only keys are asked for.
+// fastKeys reports whether the version of the cluster leaves out leases where only keys are asked
+// for.
 func (s *Sim) fastKeys() bool { return s.hasRangeStream() }
 
 // hasRangeStream reports whether the version of the cluster has RangeStream.
@@ -288,8 +289,8 @@ func (w *writes) deleted(key string) bool {
 	})
 }
 
-// written collects what operations write. It returns an error if one puts a key that another puts or
-// deletes.
+// written collects what operations write. It returns an error if one puts a key that another puts
+// or deletes.
 func written(ops []*pb.RequestOp) (*writes, error) {
 	out := &writes{puts: map[string]bool{}}
 	for _, op := range ops {

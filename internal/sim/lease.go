@@ -88,8 +88,8 @@ func (m *Member) revoke(id int64) error {
 	return err
 }
 
-// renew renews a lease at the leader, which makes sure that it still leads. m may be another member,
-// which forwards the request.
+// renew renews a lease at the leader, which makes sure that it still leads. m may be another
+// member, which forwards the request.
 func (m *Member) renew(id int64, done func(ttl int64, err error)) {
 	deadline := time.Now().Add(requestTimeout)
 	answered := false

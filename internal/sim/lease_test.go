@@ -46,8 +46,8 @@ type leases struct {
 	guarded  int
 }
 
-// observe is called when the key of a session has disappeared, which only its lease deletes, and when
-// a guarded write takes effect.
+// observe is called when the key of a session has disappeared, which only its lease deletes, and
+// when a guarded write takes effect.
 func (l *leases) observe(e *mvccpb.Event) {
 	key := string(e.Kv.Key)
 	l.mu.Lock()

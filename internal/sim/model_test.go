@@ -72,8 +72,8 @@ type transcript struct {
 	watches []string
 }
 
-// transcribe sends requests, one after the other, and records the answers. Watches are opened as they
-// come, and read until the sentinel.
+// transcribe sends requests, one after the other, and records the answers. Watches are opened as
+// they come, and read until the sentinel.
 func transcribe(t *testing.T, conn grpc.ClientConnInterface, requests []proto.Message) *transcript {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -106,8 +106,8 @@ func transcribe(t *testing.T, conn grpc.ClientConnInterface, requests []proto.Me
 	return out
 }
 
-// readWatch reads until the sentinel or a cancellation. It closes caught when the watch has caught up:
-// its first answer to a request for progress, or at once if it begins in the future.
+// readWatch reads until the sentinel or a cancellation. It closes caught when the watch has caught
+// up: its first answer to a request for progress, or at once if it begins in the future.
 func readWatch(stream pb.Watch_WatchClient, start int64, caught chan struct{}) string {
 	var b strings.Builder
 	up := sync.OnceFunc(func() { close(caught) })
@@ -195,7 +195,8 @@ func plainText(r proto.Message, err error) string {
 	return line(r)
 }
 
-// line returns a message in a form that is the same for equal messages: prototext varies its spaces.
+// line returns a message in a form that is the same for equal messages: prototext varies its
+// spaces.
 func line(m proto.Message) string { return strings.Join(strings.Fields(prototext.Format(m)), " ") }
 
 // forget clears the IDs and terms in headers.

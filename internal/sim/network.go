@@ -62,8 +62,8 @@ func (n *network) link(client string, m *Member) *link {
 	return l
 }
 
-// each calls f for each link of a client and a member, where "" means all, and wakes the readers and
-// writers of those links.
+// each calls f for each link of a client and a member, where "" means all, and wakes the readers
+// and writers of those links.
 func (n *network) each(client, member string, f func(l *link)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -231,7 +231,8 @@ func (a *authServer) Authenticate(ctx context.Context, r *pb.AuthenticateRequest
 	})
 }
 
-// authorize checks the token of a call, once m has applied the login that it is of. Logins need none.
+// authorize checks the token of a call, once m has applied the login that it is of. Logins need
+// none.
 func (m *Member) authorize(ctx context.Context, done func(error)) {
 	method, _ := grpc.Method(ctx)
 	if len(m.sim.opts.Users) == 0 || method == pb.Auth_Authenticate_FullMethodName || strings.HasPrefix(method, "/etcdserverpb.Maintenance/") {

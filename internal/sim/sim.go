@@ -130,8 +130,8 @@ func (s *Sim) Endpoints() []string {
 // Config returns a configuration for the client called name, with the endpoints of all members.
 func (s *Sim) Config() etcdkit.Config { return etcdkit.Config{Endpoints: s.Endpoints()} }
 
-// Open opens a client that runs in a process of its own, called name. Names contain no dash. Messages
-// of the client's logger go to the trace.
+// Open opens a client that runs in a process of its own, called name. Names contain no dash.
+// Messages of the client's logger go to the trace.
 func (s *Sim) Open(ctx context.Context, name string, cfg etcdkit.Config, opts ...etcdkit.Option) (*etcdkit.Client, error) {
 	return etcdkit.Open(ctx, cfg, append(s.options(name), opts...)...)
 }

@@ -176,8 +176,8 @@ func (w *writer) deleteRange(r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
 	return out
 }
 
-// rangeAt answers a request. fastKeys means that a request for keys leaves out their leases, as from
-// etcd 3.7.
+// rangeAt answers a request. fastKeys means that a request for keys leaves out their leases, as
+// from etcd 3.7.
 func (w *writer) rangeAt(r *pb.RangeRequest, fastKeys bool) (*pb.RangeResponse, error) {
 	if err := w.checkRange(r); err != nil {
 		return nil, err
@@ -331,8 +331,8 @@ func compare(c *pb.Compare, kv *mvccpb.KeyValue) bool {
 	return n < 0
 }
 
-// txn carries out a transaction that was checked. decided holds the state for the compares of nested
-// transactions: that before the transaction.
+// txn carries out a transaction that was checked. decided holds the state for the compares of
+// nested transactions: that before the transaction.
 func (w *writer) txn(r *pb.TxnRequest, decided *decisions, fastKeys bool) *pb.TxnResponse {
 	out := &pb.TxnResponse{Succeeded: decided.succeeded}
 	ops := r.Failure

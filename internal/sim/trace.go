@@ -47,8 +47,8 @@ func (s *Sim) note(format string, args ...any) {
 	s.trace.add(text)
 }
 
-// Fingerprint returns a number that is the same for two simulations if the same requests reached the
-// members at the same times and in the same order, and the same faults occurred.
+// Fingerprint returns a number that is the same for two simulations if the same requests reached
+// the members at the same times and in the same order, and the same faults occurred.
 func (s *Sim) Fingerprint() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

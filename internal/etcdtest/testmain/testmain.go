@@ -13,8 +13,9 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-// Run runs the tests of a package, stops the shared server, fails the run if goroutines are left, and exits. It is all
-// that a TestMain needs to do. It discards what goes to slog's default logger, since many tests are about faults.
+// Run runs the tests of a package, stops the shared server, fails the run if goroutines are left,
+// and exits. It is all that a TestMain needs to do. It discards what goes to slog's default logger,
+// since many tests are about faults.
 func Run(m *testing.M) {
 	out, flags := log.Writer(), log.Flags()
 	slog.SetDefault(slog.New(slog.DiscardHandler))

@@ -1,4 +1,5 @@
-// Command etcd-3.5 is the etcd server of the version that go.mod requires. Tests run it as an older server.
+// Command etcd-3.5 is the etcd server of the version that go.mod requires. Tests run it as an older
+// server.
 package main
 
 import (

@@ -13,7 +13,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 )
 
-// NewSubject makes the client under test. It takes the place of clientv3.New in the framework and in the tests.
+// NewSubject makes the client under test. It takes the place of clientv3.New in the framework and
+// in the tests.
 func NewSubject(cfg clientv3.Config) (*clientv3.Client, error) {
 	switch mode := os.Getenv("ETCDKIT_FOREIGN_MODE"); mode {
 	case "plain":
@@ -49,8 +50,8 @@ func newHardened(cfg clientv3.Config) (*clientv3.Client, error) {
 	return clientv3.New(cfg)
 }
 
-// newOpened returns the client below one of etcdkit's, with its retries, logins and health checks. A configuration that
-// etcdkit.Config cannot express yields a hardened client.
+// newOpened returns the client below one of etcdkit's, with its retries, logins and health checks.
+// A configuration that etcdkit.Config cannot express yields a hardened client.
 func newOpened(cfg clientv3.Config) (*clientv3.Client, error) {
 	if cfg.Context != nil || cfg.AutoSyncInterval != 0 || cfg.RejectOldCluster || cfg.MaxCallSendMsgSize != 0 ||
 		cfg.MaxCallRecvMsgSize != 0 || cfg.MaxUnaryRetries != 0 || cfg.PermitWithoutStream {
