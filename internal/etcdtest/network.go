@@ -42,7 +42,9 @@ func newNetwork(tb testing.TB, members []*member) *network {
 			p.life, p.end = context.WithCancel(n.life) //nolint:fatcontext // each is a child of n.life
 			n.pairs[[2]string{from.name, to.name}] = p
 		}
-		n.wg.Go(func() { n.serve(l, to) })
+	}
+	for i, l := range n.listeners { // now that pairs is complete: a stranger may connect at any time
+		n.wg.Go(func() { n.serve(l, members[i]) })
 	}
 	tb.Cleanup(n.close)
 	return n
