@@ -1,8 +1,10 @@
 package sim_test
 
 import (
+	"cmp"
 	"slices"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -16,11 +18,12 @@ type history struct {
 	last   int64 // the last revision
 	all    []*mvccpb.Event
 	events map[string][]*mvccpb.Event // of each key, in the order of the revisions
+	times  map[int64]time.Time        // by which a revision was committed
 }
 
 // record records the history of s from now on.
 func record(s *sim.Sim) *history {
-	h := &history{events: map[string][]*mvccpb.Event{}, last: 1}
+	h := &history{events: map[string][]*mvccpb.Event{}, times: map[int64]time.Time{}, last: 1}
 	s.Observe(h.observe)
 	return h
 }
@@ -29,6 +32,7 @@ func (h *history) observe(e *mvccpb.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last = e.Kv.ModRevision
+	h.times[h.last] = time.Now()
 	h.all = append(h.all, e)
 	h.events[string(e.Kv.Key)] = append(h.events[string(e.Kv.Key)], e)
 }
@@ -98,4 +102,22 @@ func (h *history) current(key string, mod, first, last int64) bool {
 		}
 	}
 	return false
+}
+
+// since looks for the state of a key in which its mod revision was mod, or in which it did not exist
+// if mod is 0, from the revision first on. It returns the first revision with that state, and the
+// time by which the last such state was replaced, if it was: a key may be deleted more than once.
+// It returns 0 if there is none.
+func (h *history) since(key string, mod, first int64) (rev int64, replaced time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	events := h.events[key]
+	for at := first; at != 0; {
+		now, next := stateAt(events, at)
+		if now == mod {
+			rev, replaced = cmp.Or(rev, at), h.times[next]
+		}
+		at = next
+	}
+	return rev, replaced
 }
