@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -402,7 +403,10 @@ func TestWatcher_ReopensAfterEventsOutOfOrder(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		assert.Empty(t, got.events())
-		require.ErrorContains(t, watcher.ServerWatches()[0].Err, "out of order")
+		require.Eventually(t, func() bool { // there is no error while it is being opened once more
+			err := watcher.ServerWatches()[0].Err
+			return err != nil && strings.Contains(err.Error(), "out of order")
+		}, 10*time.Second, time.Millisecond)
 		w.set(func() { w.shuffle = false })
 		got.revision(t, w.revision())
 		assert.Len(t, got.events(), 3)
