@@ -111,7 +111,7 @@ func TestLogin_IsSharedByConcurrentCalls(t *testing.T) {
 	assert.Equal(t, uint64(1), c.Stats().Logins)
 }
 
-func TestARangeStreamNeedsNoLoginOfItsOwn(t *testing.T) {
+func TestLogin_CoversRangeStreams(t *testing.T) {
 	testkit.Requires(t, testkit.RangeStream)
 	t.Parallel()
 	s, count := guarded(t), etcdtest.Counter(t)

@@ -17,14 +17,14 @@ import (
 
 func TestMain(m *testing.M) { testmain.Run(m) }
 
-func TestEachNightIsDoneOnce(t *testing.T) {
+func TestNightly_RunsEachNightOnce(t *testing.T) {
 	assert.Equal(t, `2026-12-01: 3 woke up, 1 did it, 1 job was run
 2026-12-02: 3 woke up, 1 did it, 1 job was run
 2026-12-03: 3 woke up, 1 did it, 1 job was run
 `, exampletest.Output(t, run))
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestNightly_StopsOnInterrupt(t *testing.T) {
 	exampletest.Interrupt(t, run, "2026-12-01")
 }
 
@@ -90,7 +90,7 @@ func TestNightly_BeginsWithTheNightBefore(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-func TestLastNight(t *testing.T) {
+func TestNightly_LastNight(t *testing.T) {
 	t.Parallel()
 	for now, want := range map[string]string{
 		"2026-12-02T02:59:59Z":      "2026-12-01T03:00:00Z",

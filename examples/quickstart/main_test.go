@@ -7,7 +7,7 @@ import (
 )
 
 // The program checks its own steps: each one that goes wrong is an error.
-func TestQuickstartRuns(t *testing.T) {
+func TestQuickstart_Runs(t *testing.T) {
 	t.Setenv("ETCD_ENDPOINTS", "")
 	require.NoError(t, run(t.Context()))
 }

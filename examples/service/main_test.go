@@ -137,6 +137,6 @@ func TestService_IsNotReadyWithoutEtcd(t *testing.T) {
 	require.Eventually(t, ready(http.StatusOK), 20*time.Second, 10*time.Millisecond)
 }
 
-func TestCtrlCEndsIt(t *testing.T) {
+func TestService_StopsOnInterrupt(t *testing.T) {
 	exampletest.Interrupt(t, run, "ready on")
 }

@@ -13,7 +13,7 @@ import (
 
 // What a program sends in an outage is bounded by the calls that it makes, whatever parts of the
 // library make them.
-func TestAllThatUsesAClientSharesItsRetryBudget(t *testing.T) {
+func TestBudget_IsSharedByAllUsersOfAClient(t *testing.T) {
 	t.Parallel()
 	f := etcdtest.StartFakeKV(t, func(int) error { return rpctypes.ErrGRPCTimeout })
 	cli := f.Client(t, hardened(t))

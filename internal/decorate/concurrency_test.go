@@ -51,7 +51,7 @@ func until(t *testing.T, s *etcdtest.Server, n float64) {
 	require.Eventually(t, func() bool { return s.Metric("etcd_debugging_mvcc_watcher_total") == n }, 20*time.Second, 10*time.Millisecond)
 }
 
-func TestAMutexOutlivesTheTokenOfItsStream(t *testing.T) {
+func TestConcurrency_MutexOutlivesToken(t *testing.T) {
 	t.Parallel()
 	for name, tt := range ways() {
 		t.Run(name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestAMutexOutlivesTheTokenOfItsStream(t *testing.T) {
 	}
 }
 
-func TestAnElectionOutlivesTheTokenOfItsStream(t *testing.T) {
+func TestConcurrency_ElectionOutlivesToken(t *testing.T) {
 	t.Parallel()
 	for name, tt := range ways() {
 		t.Run(name, func(t *testing.T) {
@@ -128,7 +128,7 @@ func TestAnElectionOutlivesTheTokenOfItsStream(t *testing.T) {
 	}
 }
 
-func TestAWatchOutlivesATokenThatHasExpired(t *testing.T) {
+func TestWatch_OutlivesExpiredToken(t *testing.T) {
 	t.Parallel()
 	s := guarded(t, "--auth-token-ttl=2")
 	count := etcdtest.Counter(t)

@@ -71,7 +71,7 @@ func kvCalls(key string) map[string]struct {
 	}
 }
 
-func TestOnlyReadsAreRepeatedOnceTheyWereSent(t *testing.T) {
+func TestKV_RetriesOnlyReadsOnceSent(t *testing.T) {
 	t.Parallel()
 	for name, tt := range kvCalls(etcdtest.Prefix(t) + "k") {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestOnlyReadsAreRepeatedOnceTheyWereSent(t *testing.T) {
 	}
 }
 
-func TestWhatWasNotSentIsRepeatedWhateverItIs(t *testing.T) {
+func TestKV_RetriesUnsentRequests(t *testing.T) {
 	t.Parallel()
 	for name, tt := range kvCalls(etcdtest.Prefix(t) + "k") {
 		t.Run(name, func(t *testing.T) {
@@ -106,7 +106,7 @@ func TestWhatWasNotSentIsRepeatedWhateverItIs(t *testing.T) {
 	}
 }
 
-func TestARefusedTokenIsRepeatedOnceWhateverItIs(t *testing.T) {
+func TestKV_RetriesRejectedTokenOnce(t *testing.T) {
 	t.Parallel()
 	for name, tt := range kvCalls(etcdtest.Prefix(t) + "k") {
 		t.Run(name, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestARefusedTokenIsRepeatedOnceWhateverItIs(t *testing.T) {
 	}
 }
 
-func TestCompactionIsRepeatedWhileItWasNotSent(t *testing.T) {
+func TestKV_RetriesUnsentCompaction(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	cut := failing("KV/Compact", 1, false)
@@ -137,7 +137,7 @@ func TestCompactionIsRepeatedWhileItWasNotSent(t *testing.T) {
 	assert.Equal(t, rpctypes.ErrCompacted, err, "the very value that client/v3 returns")
 }
 
-func TestATransactionAnswersAsItWouldWithoutTheDecorator(t *testing.T) {
+func TestKV_TxnRespondsAsUndecorated(t *testing.T) {
 	t.Parallel()
 	cli, _ := installed(t)
 	key := etcdtest.Prefix(t) + "k"
@@ -165,7 +165,7 @@ func TestATransactionAnswersAsItWouldWithoutTheDecorator(t *testing.T) {
 	assert.Empty(t, all.Kvs)
 }
 
-func TestMisuseOfATransactionPanicsInTheWordsOfTheClient(t *testing.T) {
+func TestKV_TxnMisusePanicsAsUndecorated(t *testing.T) {
 	t.Parallel()
 	get := clientv3.OpGet("k")
 	cases := map[string]func(clientv3.Txn){
@@ -192,7 +192,7 @@ func TestMisuseOfATransactionPanicsInTheWordsOfTheClient(t *testing.T) {
 	}
 }
 
-func TestTheEndOfAContextReadsAsItDoesInTheClient(t *testing.T) {
+func TestKV_ContextErrorsAreThoseOfTheClient(t *testing.T) {
 	t.Parallel()
 	why := errors.New("shutting down")
 	for name, tt := range kvCalls(etcdtest.Prefix(t) + "k") {
@@ -215,7 +215,7 @@ func TestTheEndOfAContextReadsAsItDoesInTheClient(t *testing.T) {
 	}
 }
 
-func TestACallWithoutADeadlineWaitsAsLongAsTheClientWould(t *testing.T) {
+func TestKV_CallWithoutDeadlineWaitsAsUndecorated(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	cli := s.Client(t, hardened(t))
@@ -240,7 +240,7 @@ func TestACallWithoutADeadlineWaitsAsLongAsTheClientWould(t *testing.T) {
 	require.NoError(t, <-got)
 }
 
-func TestRepeatsWithoutADeadlineEnd(t *testing.T) {
+func TestKV_RetriesWithoutDeadlineEnd(t *testing.T) {
 	t.Parallel()
 	leaderless := failing("KV/Put", 1<<30, true)
 	leaderless.err = rpctypes.ErrGRPCNoLeader
@@ -254,7 +254,7 @@ func TestRepeatsWithoutADeadlineEnd(t *testing.T) {
 	assert.Greater(t, leaderless.calls.Load(), int64(1))
 }
 
-func TestAClosedClientAnswersInItsOwnWords(t *testing.T) {
+func TestKV_ClosedClientErrors(t *testing.T) {
 	t.Parallel()
 	bare, decorated := etcdtest.Client(t, hardened(t)), etcdtest.Client(t, hardened(t))
 	install(decorated, true)
@@ -270,7 +270,7 @@ func TestAClosedClientAnswersInItsOwnWords(t *testing.T) {
 	assert.Equal(t, want, err)
 }
 
-func TestThePackagesReachBelowTheDecorators(t *testing.T) {
+func TestKV_PackagesUseTheUndecoratedClient(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.Client(t, hardened(t))
 	kv, lease, watcher := cli.KV, cli.Lease, cli.Watcher

@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAGrantWhoseAnswerIsLostMakesOneLease(t *testing.T) {
+func TestLease_GrantWithLostResponseCreatesOneLease(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t)
 	lost := failing("Lease/LeaseGrant", 3, true)
@@ -51,7 +51,7 @@ func TestLease_GrantOfALeaseThatExistsIsDone(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestTwoGrantsAreTwoLeases(t *testing.T) {
+func TestLease_EachGrantCreatesALease(t *testing.T) {
 	t.Parallel()
 	cli, _ := installed(t)
 	one, err := cli.Grant(t.Context(), 40)
@@ -65,14 +65,14 @@ func TestTwoGrantsAreTwoLeases(t *testing.T) {
 	}
 }
 
-func TestALeaseThatIsTooLongIsRefusedAsByTheClient(t *testing.T) {
+func TestLease_GrantRejectsTooLongTTL(t *testing.T) {
 	t.Parallel()
 	cli, _ := installed(t)
 	_, err := cli.Grant(t.Context(), 9_000_000_001)
 	assert.Equal(t, rpctypes.ErrLeaseTTLTooLarge, err)
 }
 
-func TestRevokingIsDoneOnceTheLeaseIsGone(t *testing.T) {
+func TestLease_RevokeSucceedsOnceLeaseIsGone(t *testing.T) {
 	t.Parallel()
 	lost := failing("Lease/LeaseRevoke", 1, true)
 	cli, _ := installed(t, lost.Option)
@@ -86,7 +86,7 @@ func TestRevokingIsDoneOnceTheLeaseIsGone(t *testing.T) {
 	assert.Equal(t, rpctypes.ErrLeaseNotFound, err, "nothing was revoked by this call")
 }
 
-func TestQuestionsAboutLeasesAreRepeated(t *testing.T) {
+func TestLease_QueriesAreRetried(t *testing.T) {
 	t.Parallel()
 	ask := failing("Lease/LeaseTimeToLive", 2, true)
 	list := failing("Lease/LeaseLeases", 2, true)

@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestAClusterSurvivesItsLeader(t *testing.T) {
+func TestCluster_SurvivesTheLossOfItsLeader(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.StartCluster(t, 3)
 	require.Len(t, c.Endpoints(), 3)
@@ -36,7 +36,7 @@ func TestAClusterSurvivesItsLeader(t *testing.T) {
 	}
 }
 
-func TestAClusterWithoutQuorumComesBackWithIt(t *testing.T) {
+func TestCluster_RecoversWithTheQuorum(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.StartCluster(t, 3)
 	put(t, c.Client(t), "key")
@@ -55,7 +55,7 @@ func TestAClusterWithoutQuorumComesBackWithIt(t *testing.T) {
 	assert.EqualValues(t, 1, count(t, c.Members[1].Client(t), "key"))
 }
 
-func TestAWipedClusterBeginsAgain(t *testing.T) {
+func TestCluster_WipeStartsAnEmptyCluster(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.StartCluster(t, 3)
 	put(t, c.Client(t), "key")

@@ -65,7 +65,7 @@ func TestNetwork_DropsOneDirection(t *testing.T) {
 	c.WaitReady()
 }
 
-func TestCluster_ReplaceBringsAMemberBackWithoutItsData(t *testing.T) {
+func TestCluster_ReplaceRestartsAMemberWithoutItsData(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.StartCluster(t, 3, etcdtest.WithNetwork())
 	put(t, c.Client(t), "key")

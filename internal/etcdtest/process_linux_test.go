@@ -32,7 +32,7 @@ func onMortalThread(f func()) {
 }
 
 // The system kills a child when the thread that started it ends, not the process.
-func TestAServerOutlivesTheThreadThatAskedForIt(t *testing.T) {
+func TestProcess_ServerSurvivesItsThread(t *testing.T) {
 	t.Parallel()
 	type started struct {
 		srv    *etcdtest.Server

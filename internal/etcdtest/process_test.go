@@ -47,7 +47,7 @@ func reachable(t *testing.T, endpoint string) bool {
 	return err == nil
 }
 
-func TestAKilledTestProcessTakesItsServerAlong(t *testing.T) {
+func TestProcess_ServerDiesWithKilledTest(t *testing.T) {
 	t.Parallel()
 	cmd := again(t, "hold a server until killed", "ETCDKIT_TEST_ENDPOINTS=")
 	out, err := cmd.StdoutPipe()
@@ -69,7 +69,7 @@ func TestAKilledTestProcessTakesItsServerAlong(t *testing.T) {
 	assert.NoDirExists(t, data, "the next run removes what a killed one has left")
 }
 
-func TestTestBinariesThatRunAtOnceBuildTheServerOnceAndHaveTheirOwn(t *testing.T) {
+func TestProcess_ConcurrentBinariesBuildOnce(t *testing.T) {
 	t.Parallel()
 	caches, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE").Output()
 	require.NoError(t, err)
@@ -109,7 +109,7 @@ func wrapper(mark string, etcd []string) []byte {
 	return []byte("#!/bin/sh\n: > " + mark + "\nexec " + strings.Join(etcd, " ") + " \"$@\"\n")
 }
 
-func TestTheServerIsFoundByTheEnvironment(t *testing.T) {
+func TestProcess_FindsServerByEnvironment(t *testing.T) {
 	t.Parallel()
 
 	t.Run("as running endpoints", func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestTheServerIsFoundByTheEnvironment(t *testing.T) {
 	})
 }
 
-func TestWithoutAServerTheFailureSaysHowToGiveOne(t *testing.T) {
+func TestProcess_FailureExplainsMissingServer(t *testing.T) {
 	t.Parallel()
 	empty := t.TempDir()
 	tests := map[string]struct {
@@ -181,7 +181,7 @@ func TestWithoutAServerTheFailureSaysHowToGiveOne(t *testing.T) {
 	}
 }
 
-func TestMainFailsARunThatLeavesGoroutines(t *testing.T) {
+func TestProcess_FailsOnLeakedGoroutines(t *testing.T) {
 	t.Parallel()
 	out, err := again(t, "leak a goroutine").CombinedOutput()
 	require.Error(t, err)
@@ -191,7 +191,7 @@ func TestMainFailsARunThatLeavesGoroutines(t *testing.T) {
 	assert.NoError(t, err, string(out))
 }
 
-func TestOnlyDataOfRunsThatAreOverIsSwept(t *testing.T) {
+func TestProcess_SweepsOnlyDataOfFinishedRuns(t *testing.T) {
 	t.Parallel()
 	place := t.TempDir()
 	root := func(name string) string { return filepath.Join(place, "etcdkit-test-"+name) }

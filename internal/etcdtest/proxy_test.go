@@ -104,7 +104,7 @@ func isCut(t *testing.T, c net.Conn) {
 	}
 }
 
-func TestAProxyPassesBytes(t *testing.T) {
+func TestProxy_PassesBytes(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	a, b := dial(t, p), dial(t, p)
@@ -118,7 +118,7 @@ func TestAProxyPassesBytes(t *testing.T) {
 	assert.Eventually(t, func() bool { return p.Connections() == 1 }, 5*time.Second, time.Millisecond)
 }
 
-func TestARefusingProxyKeepsOpenConnections(t *testing.T) {
+func TestProxy_RefuseKeepsOpenConnections(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	c := dial(t, p)
@@ -137,7 +137,7 @@ func TestARefusingProxyKeepsOpenConnections(t *testing.T) {
 	hears(t, c, "again")
 }
 
-func TestCutClosesAllConnections(t *testing.T) {
+func TestProxy_CutClosesAllConnections(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	a, b := dial(t, p), dial(t, p)
@@ -153,7 +153,7 @@ func TestCutClosesAllConnections(t *testing.T) {
 	hears(t, c, "new")
 }
 
-func TestABlackholeSwallowsSilently(t *testing.T) {
+func TestProxy_BlackholeDropsBytesSilently(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		up, down bool
@@ -191,7 +191,7 @@ func TestABlackholeSwallowsSilently(t *testing.T) {
 	}
 }
 
-func TestABlackholeHidesThatThePeerIsGone(t *testing.T) {
+func TestProxy_BlackholeHidesClosedPeer(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.NewProxy(t, echo(t))
 	p := etcdtest.NewProxy(t, server.Endpoint())
@@ -206,7 +206,7 @@ func TestABlackholeHidesThatThePeerIsGone(t *testing.T) {
 	isCut(t, c)
 }
 
-func TestAConnectionThatLostNothingOutlivesABlackhole(t *testing.T) {
+func TestProxy_IdleConnectionSurvivesBlackhole(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	c := dial(t, p)
@@ -218,7 +218,7 @@ func TestAConnectionThatLostNothingOutlivesABlackhole(t *testing.T) {
 	hears(t, c, "y")
 }
 
-func TestHeldBytesArriveLateAndInOrder(t *testing.T) {
+func TestProxy_HoldKeepsOrder(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	c := dial(t, p)
@@ -232,7 +232,7 @@ func TestHeldBytesArriveLateAndInOrder(t *testing.T) {
 	}
 }
 
-func TestDelayedBytesTakeThatMuchLongerEachWay(t *testing.T) {
+func TestProxy_DelayAppliesInEachDirection(t *testing.T) {
 	t.Parallel()
 	const delay = 30 * time.Millisecond
 	p := etcdtest.NewProxy(t, echo(t))
@@ -244,7 +244,7 @@ func TestDelayedBytesTakeThatMuchLongerEachWay(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(start), 2*delay)
 }
 
-func TestACallbackDecidesAboutTheBytesItSees(t *testing.T) {
+func TestProxy_CallbackControlsItsBytes(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)
@@ -263,7 +263,7 @@ func TestACallbackDecidesAboutTheBytesItSees(t *testing.T) {
 	assert.EqualValues(t, 1, count(t, cli, "key"))
 }
 
-func TestCallbacksSeeEveryByte(t *testing.T) {
+func TestProxy_CallbacksSeeEveryByte(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	var sent, received atomic.Int64
@@ -276,7 +276,7 @@ func TestCallbacksSeeEveryByte(t *testing.T) {
 	assert.EqualValues(t, 5, received.Load())
 }
 
-func TestAProxyTakesAnyMixOfFaultsAtOnce(t *testing.T) {
+func TestProxy_ConcurrentFaults(t *testing.T) {
 	t.Parallel()
 	p := etcdtest.NewProxy(t, echo(t))
 	faults := []func(){

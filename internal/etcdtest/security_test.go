@@ -37,7 +37,7 @@ func handshake(t *testing.T, srv *etcdtest.Server, cfg *tls.Config) error {
 	return err
 }
 
-func TestServersPresentTheCertificateTheyAreGiven(t *testing.T) {
+func TestCerts_ServerPresentsItsCertificate(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	tests := map[string]struct {
@@ -64,7 +64,7 @@ func TestServersPresentTheCertificateTheyAreGiven(t *testing.T) {
 	}
 }
 
-func TestMutualTLS(t *testing.T) {
+func TestCerts_MutualTLS(t *testing.T) {
 	t.Parallel()
 	pki := etcdtest.Certs(t)
 	srv := etcdtest.Start(t, etcdtest.WithTLS(pki.MutualTLS(pki.Server)))
@@ -85,7 +85,7 @@ func TestMutualTLS(t *testing.T) {
 	assert.NotZero(t, p.Connections())
 }
 
-func TestAccounts(t *testing.T) {
+func TestEnableAuth_Users(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	etcdtest.EnableAuth(t, srv,
@@ -112,7 +112,7 @@ func TestAccounts(t *testing.T) {
 	assert.Positive(t, srv.Compact(0), "the harness logs in as root")
 }
 
-func TestRPCsAreCounted(t *testing.T) {
+func TestCounter_CountsRPCs(t *testing.T) {
 	t.Parallel()
 	counter := etcdtest.Counter(t)
 	cli, dir := counter.Client(t), etcdtest.Prefix(t)
@@ -144,7 +144,7 @@ func TestRPCsAreCounted(t *testing.T) {
 	assert.Equal(t, 3, counter.Sent("Watch/Watch"))
 }
 
-func TestEveryAttemptOfARetriedRPCIsCounted(t *testing.T) {
+func TestCounter_CountsEachAttempt(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	p := srv.Proxy(t)

@@ -35,7 +35,7 @@ func count(t *testing.T, cli *clientv3.Client, key string) int64 {
 	return resp.Count
 }
 
-func TestAServerComesBackAsItWas(t *testing.T) {
+func TestServer_RestartKeepsData(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func(*etcdtest.Server){
 		"after a restart":          func(s *etcdtest.Server) { s.Restart() },
@@ -63,7 +63,7 @@ func TestAServerComesBackAsItWas(t *testing.T) {
 	}
 }
 
-func TestAStoppedServerStaysDownUntilLaunched(t *testing.T) {
+func TestServer_StopLastsUntilLaunch(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	assert.True(t, srv.Running())
@@ -77,7 +77,7 @@ func TestAStoppedServerStaysDownUntilLaunched(t *testing.T) {
 	srv.WaitReady()
 }
 
-func TestAPausedServerIsSilentUntilResumed(t *testing.T) {
+func TestServer_PauseLastsUntilResume(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -94,7 +94,7 @@ func TestAPausedServerIsSilentUntilResumed(t *testing.T) {
 	assert.EqualValues(t, 1, count(t, cli, "key"))
 }
 
-func TestAWipedServerBeginsAgainInTheSameCluster(t *testing.T) {
+func TestServer_WipeKeepsTheClusterID(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -110,7 +110,7 @@ func TestAWipedServerBeginsAgainInTheSameCluster(t *testing.T) {
 	assert.Equal(t, before.Header.ClusterId, after.Header.ClusterId)
 }
 
-func TestCompactDropsHistory(t *testing.T) {
+func TestServer_CompactDropsHistory(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	cli := srv.Client(t)
@@ -128,7 +128,7 @@ func TestCompactDropsHistory(t *testing.T) {
 	require.ErrorIs(t, err, rpctypes.ErrCompacted)
 }
 
-func TestMetric(t *testing.T) {
+func TestServer_Metric(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t)
 	const puts = "etcd_mvcc_put_total"
@@ -146,14 +146,14 @@ func TestMetric(t *testing.T) {
 	assert.Zero(t, srv.Metric("no_such_metric"))
 }
 
-func TestFlagsReachTheServer(t *testing.T) {
+func TestServer_WithFlags(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--max-txn-ops=1"))
 	_, err := srv.Client(t).Txn(t.Context()).Then(clientv3.OpGet("a"), clientv3.OpGet("b")).Commit()
 	require.ErrorIs(t, err, rpctypes.ErrTooManyOps)
 }
 
-func TestAFullServerCanBeRestarted(t *testing.T) {
+func TestServer_RestartAfterNoSpaceAlarm(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithFlags("--quota-backend-bytes=65536"))
 	cli := srv.Client(t)
@@ -169,7 +169,7 @@ func TestAFullServerCanBeRestarted(t *testing.T) {
 	require.ErrorIs(t, fill(), rpctypes.ErrNoSpace)
 }
 
-func TestAServerOnAUnixSocketAnswers(t *testing.T) {
+func TestServer_WithUnixSocket(t *testing.T) {
 	t.Parallel()
 	srv := etcdtest.Start(t, etcdtest.WithUnixSocket())
 	assert.True(t, strings.HasPrefix(srv.Endpoint(), "unix:///"), srv.Endpoint())
@@ -181,7 +181,7 @@ func TestAServerOnAUnixSocketAnswers(t *testing.T) {
 }
 
 //nolint:tparallel // the subtest has to be over before the check
-func TestAServersDataIsGoneWithTheTest(t *testing.T) {
+func TestServer_DataIsRemovedAfterTheTest(t *testing.T) {
 	t.Parallel()
 	var srv *etcdtest.Server
 	t.Run("the test", func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestAServersDataIsGoneWithTheTest(t *testing.T) {
 	assert.False(t, srv.Running())
 }
 
-func TestTheEnvironmentDoesNotConfigureServers(t *testing.T) {
+func TestServer_IgnoresEtcdEnvironment(t *testing.T) {
 	t.Setenv("ETCD_MAX_TXN_OPS", "1")
 	t.Setenv("ETCD_NAME", "somebody")
 	srv := etcdtest.Start(t)

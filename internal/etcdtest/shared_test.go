@@ -15,7 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestTheSharedServerAnswers(t *testing.T) {
+func TestClient_ReachesTheSharedServer(t *testing.T) {
 	t.Parallel()
 	cli, dir := etcdtest.Client(t), etcdtest.Prefix(t)
 
@@ -28,7 +28,7 @@ func TestTheSharedServerAnswers(t *testing.T) {
 	assert.Equal(t, "value", string(resp.Kvs[0].Value))
 }
 
-func TestAllUsersShareOneServer(t *testing.T) {
+func TestEndpoints_ReturnsOneServer(t *testing.T) {
 	t.Parallel()
 	assert.Equal(t, etcdtest.Endpoints(), etcdtest.Endpoints())
 	assert.Equal(t, etcdtest.Endpoints(), etcdtest.Client(t).Endpoints())

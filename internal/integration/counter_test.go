@@ -208,7 +208,7 @@ func (c *counter) judge(changes []change) verdict {
 	return v
 }
 
-func TestTheCounterModelTellsRightFromWrong(t *testing.T) {
+func TestCounterModel_FindsViolations(t *testing.T) {
 	t.Parallel()
 	add := func(to int, call, ret int64) porcupine.Operation {
 		return porcupine.Operation{Input: counting{add: true}, Output: to, Call: call, Return: ret}

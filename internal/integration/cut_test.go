@@ -93,7 +93,7 @@ func (r *reading) follow(l *ledger, done <-chan struct{}) {
 
 // Each member is cut off from the others in turn. What follows etcd by it goes on answering the
 // client, and must not take what it says for news.
-func TestNothingOlderThanItsBoundIsServedWhileAMemberIsCutOff(t *testing.T) {
+func TestStaleness_HoldsWhileAMemberIsPartitioned(t *testing.T) {
 	const bound = 2 * time.Second
 	cluster := newCluster(t)
 	c := open(t, cluster.Endpoints())

@@ -90,7 +90,7 @@ func anchors(page string) (out []string) {
 	return out
 }
 
-func TestTheLinksOfTheDocsLeadSomewhere(t *testing.T) {
+func TestDocs_LinksResolve(t *testing.T) {
 	t.Parallel()
 	all := pages(t)
 	for name, page := range all {
@@ -222,7 +222,7 @@ var (
 	ofType    = regexp.MustCompile(`^([A-Z]\w*)\.([A-Z]\w*)`)
 )
 
-func TestTheNamesInTheDocsExist(t *testing.T) {
+func TestDocs_NamesExist(t *testing.T) {
 	t.Parallel()
 	all := exportsOf(t)
 	for page, text := range pages(t) {
@@ -266,7 +266,7 @@ func programs(t *testing.T) map[string]block {
 	return out
 }
 
-func TestTheGoCodeOfTheDocsCompiles(t *testing.T) {
+func TestDocs_GoCodeCompiles(t *testing.T) {
 	t.Parallel()
 	fset := token.NewFileSet()
 	files, imports := map[string]*ast.File{}, map[string]bool{}

@@ -13,7 +13,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestNoCallIsLostWhileTheEndpointsChange(t *testing.T) {
+func TestEndpoints_ChangeLosesNoCall(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, cluster.Endpoints())
 	calls := scale(250, 1000) // at a time

@@ -14,7 +14,7 @@ import (
 )
 
 // No faults at all: four clients with four workers each on one key.
-func TestNoClientOfFourIsStarvedByTheOthers(t *testing.T) {
+func TestUpdate_IsFairBetweenClients(t *testing.T) {
 	srv := etcdtest.Start(t)
 	var stores [4]*kv.Store
 	for i := range stores {

@@ -201,7 +201,7 @@ func (h *history) under(t *testing.T, s storm, fault func(), truth *chronicle, s
 	h.check(t, truth.read(t))
 }
 
-func TestAHistoryOfThreeClientsIsLinearizableWhileLeadersAreKilled(t *testing.T) {
+func TestHistory_IsLinearizableWhileLeadersAreKilled(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	h := newHistory("suite/")
 	truth := newChronicle(t, cluster.Client(t), h.dir, h.clock)
@@ -214,7 +214,7 @@ func TestAHistoryOfThreeClientsIsLinearizableWhileLeadersAreKilled(t *testing.T)
 }
 
 // The leader goes for good, in good order, and two members are left.
-func TestReadsAndWritesStayLinearizableWhenTheLeaderStops(t *testing.T) {
+func TestHistory_IsLinearizableWhenTheLeaderStops(t *testing.T) {
 	cluster := newCluster(t)
 	h := newHistory("suite/")
 	truth := newChronicle(t, newClient(t, cluster.Endpoints()), h.dir, h.clock)

@@ -31,7 +31,7 @@ func isFull(err error) bool {
 // clients, and then the leader, several times in a row, may wait for long.
 const patience = 5 * time.Minute
 
-func TestEveryIncrementHappensOnceWhileTheLeaderIsLostAgainAndAgain(t *testing.T) {
+func TestIncrements_ApplyOnceUnderLeaderLoss(t *testing.T) {
 	faults := map[string]struct {
 		fault func(*testing.T, *etcdtest.Cluster)
 		every time.Duration
@@ -96,7 +96,7 @@ func sum(stores []*kv.Store) (all kv.Stats) {
 
 // The answer to an increment is lost after it was applied, and somebody else counts on before it is
 // made again.
-func TestAnIncrementWhoseAnswerIsLost(t *testing.T) {
+func TestIncrements_ApplyOnceWhenResponseIsLost(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	leader := cluster.Leader(t)
 	proxy := leader.Proxy(t)
@@ -156,7 +156,7 @@ func TestAnIncrementWhoseAnswerIsLost(t *testing.T) {
 }
 
 // The checks above are worth something only if they catch what is wrong under the same faults.
-func TestReadingAgainIsCaughtWhileTheLeaderIsFrozenAgainAndAgain(t *testing.T) {
+func TestIncrements_CheckFindsNaiveRetries(t *testing.T) {
 	if !scale(false, true) {
 		t.Skip("it waits for bad luck: ETCDKIT_LONG is not set")
 	}

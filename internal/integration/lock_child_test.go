@@ -33,7 +33,7 @@ func newChild(t *testing.T, role string, endpoints []string) *childProcess {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	c := &childProcess{t: t, lines: make(chan string, 1024)}
-	c.cmd = exec.CommandContext(t.Context(), exe, "-test.run=^TestTheProcessesOfOtherTests$", "-test.v")
+	c.cmd = exec.CommandContext(t.Context(), exe, "-test.run=^TestLock_Child$", "-test.v")
 	c.cmd.Env = append(os.Environ(), childEnv+"="+role+" "+strings.Join(endpoints, ","))
 	c.cmd.Stderr = os.Stderr
 	out, err := c.cmd.StdoutPipe()
@@ -82,8 +82,8 @@ func say(format string, args ...any) {
 	_, _ = fmt.Fprintf(os.Stdout, says+format+"\n", args...)
 }
 
-// TestTheProcessesOfOtherTests is what their processes do.
-func TestTheProcessesOfOtherTests(t *testing.T) { //nolint:paralleltest // a process of its own
+// TestLock_Child runs in the processes that other tests start.
+func TestLock_Child(t *testing.T) { //nolint:paralleltest // a process of its own
 	role, endpoints, ok := strings.Cut(os.Getenv(childEnv), " ")
 	if !ok {
 		t.Skip("not a process of another test")

@@ -163,7 +163,7 @@ func (c *crowd) end() {
 	}
 }
 
-func TestProcessesThatDieHandOnWhatTheyHold(t *testing.T) {
+func TestLock_KilledProcessesPassOnLocks(t *testing.T) {
 	srv := etcdtest.Start(t)
 	direct := srv.Client(t)
 	for kind, dir := range map[string]string{"mutex": "locks/", "election": "elections/"} {

@@ -195,7 +195,7 @@ func (e *expiries) next(t *testing.T) {
 
 // Five clients contend for names, and so do as many of client/v3, over the same links, in the same
 // storm.
-func TestNoTwoHoldWhateverLetsSessionsExpire(t *testing.T) {
+func TestLock_ExclusionUnderSessionExpiry(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	const clients = 5
 	names := scale(20, 60)

@@ -249,7 +249,7 @@ func writeUntilStopped(t *testing.T, endpoints []string, orders *bufio.Scanner) 
 	say("%d accepted, %d refused, %d valid", accepted, refused, valid)
 }
 
-func TestEtcdAcceptsNoGuardedWriteOfAFormerHolder(t *testing.T) {
+func TestLock_GuardRejectsWritesOfFormerHolders(t *testing.T) {
 	srv := etcdtest.Start(t)
 	f := &fence{srv: srv, direct: srv.Client(t), heir: open(t, srv.Endpoints()).Namespace(fenceDir)}
 	truth := newChronicle(t, srv.Client(t), fenceDir, func() int64 { return 0 })

@@ -216,7 +216,7 @@ func (d *diary) look(t *testing.T, e *lock.Election) {
 // Contenders for a mutex, candidates, and onlookers, in three clients whose sessions are short
 // enough for some to be lost each time that the leader is. One of the clients also loses its
 // connections all the time.
-func TestLocksAndElectionsKeepTheirHistoryWhileLeadersAreLost(t *testing.T) {
+func TestLock_HistoryIsValidUnderLeaderLoss(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	mutex, election := newDiary("suite/m/", handed), newDiary("suite/e/", released)
 	direct := cluster.Client(t)

@@ -70,7 +70,7 @@ func (p possession) after(m move) (bool, possession) {
 	return false, p
 }
 
-func TestTheLockModelTellsRightFromWrong(t *testing.T) {
+func TestLockModel_FindsViolations(t *testing.T) {
 	t.Parallel()
 	at := func(kind string, token, call, ret int64) porcupine.Operation {
 		return porcupine.Operation{Input: move{Kind: kind, Token: token}, Call: call, Return: ret}

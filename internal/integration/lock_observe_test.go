@@ -35,7 +35,7 @@ func lead(t *testing.T, l *lock.Locker, value string) (*lock.Leadership, lock.Le
 
 // Each member is cut off from the others in turn, so the one that serves the watches of a client is
 // among them. What this one waits for happens on the other side.
-func TestThoseWhoWaitLeaveAMemberThatIsCutOffFromTheOthers(t *testing.T) {
+func TestLock_WaitersLeavePartitionedMember(t *testing.T) {
 	cluster := newCluster(t)
 	locks := open(t, cluster.Endpoints()).Locks()
 	crowd := spectate(t, locks.Election("e"))
@@ -77,7 +77,7 @@ func TestThoseWhoWaitLeaveAMemberThatIsCutOffFromTheOthers(t *testing.T) {
 // An observer that was cut off while the leader changed, and the history of that was thrown away;
 // and then a cluster without a leader, for so long that the leader of the election loses its
 // session.
-func TestAnObserverSurvivesTheLossOfHistoryAndOfTheQuorum(t *testing.T) {
+func TestObserve_SurvivesCompactionAndQuorumLoss(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	shaky := newLink(t, cluster)
 	observer, _ := newLocker(t, shaky.endpoints(), shortTTL)

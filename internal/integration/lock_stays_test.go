@@ -69,7 +69,7 @@ func (s *stays) judge() (f findings) {
 	return f
 }
 
-func TestStaysTellWhetherTheyOverlap(t *testing.T) {
+func TestStays_FindsOverlaps(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	at := func(name string, token int64, from, until int) stay {

@@ -60,7 +60,7 @@ func trespasses(changes []change, sub string) (rightful, trespassing int) {
 	return rightful, trespassing
 }
 
-func TestTrespassesAreToldFromRightfulWrites(t *testing.T) {
+func TestTrespass_IsDistinguishedFromRightfulWrites(t *testing.T) {
 	t.Parallel()
 	queue := func(key string, rev int64) change { return change{key: "locks/a/" + key, rev: rev} }
 	gone := func(key string, rev int64) change {

@@ -66,7 +66,7 @@ func (c *chamber) write() (leave func()) {
 	return func() { c.inside.Add(oneWriter) }
 }
 
-func TestAChamberTellsWhoMeets(t *testing.T) {
+func TestChamber_FindsOverlaps(t *testing.T) {
 	t.Parallel()
 	c := &chamber{}
 	one, two := c.read(), c.read()
@@ -121,7 +121,7 @@ func (c *chamber) throng(t *testing.T, n int, mutexes ...*lock.RWMutex) (stop fu
 // Readers come and go. A writer waits behind one who stays, and loses its lease before that one
 // goes. It must not be admitted later, beside the next writer, or beside those who have come in
 // meanwhile; and must get in when it asks again.
-func TestAWriterThatLosesItsLeaseWhileItWaitsIsBesideNobody(t *testing.T) {
+func TestRWMutex_WriterLosesLeaseWhileWaiting(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	direct := cluster.Client(t)
 	a, _ := newLocker(t, cluster.Endpoints(), 15*time.Second)
@@ -171,7 +171,7 @@ func TestAWriterThatLosesItsLeaseWhileItWaitsIsBesideNobody(t *testing.T) {
 // A candidate waits behind the leader, in front of another one. Its lease is revoked, and then the
 // leader resigns. In every other trial the member by which it watches stands still meanwhile, so
 // that it hears of both at once, and late.
-func TestACandidateThatLosesItsLeaseWhileItWaitsNeverLeads(t *testing.T) {
+func TestElection_CandidateLosesLeaseWhileWaiting(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	slow := follower(t, cluster)
 	others := slices.DeleteFunc(cluster.Endpoints(), func(e string) bool { return e == slow.Endpoint() })

@@ -12,7 +12,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 )
 
-func TestHealthTellsOfALostQuorumAndOfItsReturn(t *testing.T) {
+func TestHealth_ReportsQuorumLossAndRecovery(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, cluster.Endpoints())
 	losses := map[string]struct{ stop, heal func(*etcdtest.Server) }{

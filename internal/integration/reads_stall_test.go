@@ -13,7 +13,7 @@ import (
 )
 
 // etcd does not answer for 3 s; every read has 5 s.
-func TestReadsThatHaveTimeLeftSurviveAStall(t *testing.T) {
+func TestReads_SurviveAStallWithinTheirDeadline(t *testing.T) {
 	srv := etcdtest.Start(t)
 	proxy := srv.Proxy(t)
 	c := open(t, proxy.Endpoints())

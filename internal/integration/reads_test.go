@@ -101,7 +101,7 @@ func follower(t *testing.T, c *etcdtest.Cluster) *etcdtest.Server {
 	return nil
 }
 
-func TestReadsGoOnWhileAFollowerIsFrozen(t *testing.T) {
+func TestReads_ContinueWhileAFollowerIsPaused(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, cluster.Endpoints())
 	const key = "suite/key"
@@ -141,7 +141,7 @@ func TestReadsGoOnWhileAFollowerIsFrozen(t *testing.T) {
 	assert.LessOrEqual(t, warm.failed*1000, warm.reads, "%v", warm.last)
 }
 
-func TestReadsGoOnWhileAMemberIsCutOffFromTheOthers(t *testing.T) {
+func TestReads_ContinueWhileAMemberIsPartitioned(t *testing.T) {
 	for _, who := range []string{"follower", "leader"} {
 		t.Run(who, func(t *testing.T) {
 			cluster := newCluster(t)
@@ -174,7 +174,7 @@ func TestReadsGoOnWhileAMemberIsCutOffFromTheOthers(t *testing.T) {
 	}
 }
 
-func TestNoReadFailsOrGoesBackWhileMembersAreRestartedOneByOne(t *testing.T) {
+func TestReads_StayMonotonicDuringRollingRestart(t *testing.T) {
 	cluster := etcdtest.StartCluster(t, 3)
 	c := open(t, cluster.Endpoints())
 	const key, readers = "suite/key", 16

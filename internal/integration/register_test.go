@@ -137,7 +137,7 @@ func settle(history []porcupine.Operation, changes []change) []porcupine.Operati
 	return out
 }
 
-func TestSettlingAsksTheHistoryOfEtcd(t *testing.T) {
+func TestRegister_SettleUsesHistory(t *testing.T) {
 	t.Parallel()
 	maybe := func(in ask) porcupine.Operation {
 		return porcupine.Operation{Input: in, Output: told{Is: unknown}, Call: 1, Return: math.MaxInt64}
@@ -155,7 +155,7 @@ func TestSettlingAsksTheHistoryOfEtcd(t *testing.T) {
 	}, got)
 }
 
-func TestTheRegisterModelTellsRightFromWrong(t *testing.T) {
+func TestRegisterModel_FindsViolations(t *testing.T) {
 	t.Parallel()
 	op := func(in ask, out told, call, ret int64) porcupine.Operation {
 		return porcupine.Operation{Input: in, Output: out, Call: call, Return: ret}

@@ -61,7 +61,7 @@ func truth(t *testing.T, cli *clientv3.Client, prefix string, after, upTo int64)
 // Each member is cut off from the others in turn, so the one that serves the watch is among them.
 // It goes on answering the client, even progress requests; that it has no leader is what gives it
 // away.
-func TestAWatchLeavesAMemberThatIsCutOffFromTheOthers(t *testing.T) {
+func TestWatch_LeavesPartitionedMember(t *testing.T) {
 	cluster := newCluster(t)
 	c := open(t, cluster.Endpoints())
 	all := newClient(t, cluster.Endpoints())
