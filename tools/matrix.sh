@@ -39,9 +39,9 @@ mkdir -p "$logs"
 # short_tests prints the tests of the short form: those whose result depends most on what the server does.
 short_tests() {
 	case $1 in
-	./kv) printf 'Transact_(Bank|Applies|Reads|Runs|Read)|Update|WithOnce|TestAListing|TestPages|TestNamespace|WithTTL|TestCreate|TestReplace|CompareAndSwap|TestDelete' ;;
+	./kv) printf 'Transact_(Bank|Applies|Reads|Runs|Read)|Update|WithOnce|List_|Page_|TestNamespace_|WithTTL|TestCreate_|TestReplace_|CompareAndSwap|TestDelete' ;;
 	./lease) printf 'Manager_(OpenAndClose|DirectCalls|Describe|Repeats)|Key_(Exists|Restores|Operations)|Session_(Verify|IsLost|Guard|Context)' ;;
-	./lock) printf 'Mutex_|Election_|Observe|OursAndTheir|TestAMutexIsHeld|Semaphore|TestABarrier' ;;
+	./lock) printf 'Mutex_|Election_|Observe|Semaphore|Barrier_' ;;
 	./watch) printf 'Watcher_(Delivers|Snapshot|StateWatch|EventsWatch|WithAfter|Filters|Shares|Survives|Returns|Progress|Requests)' ;;
 	esac
 }
