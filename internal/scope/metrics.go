@@ -156,13 +156,15 @@ func (g *group) own() int {
 	return n
 }
 
-// Close adds the counters of the part to the totals, and forgets the part. It is idempotent, and
-// does nothing if p is nil.
+// Close adds the counters of the part to the totals, and forgets the part. The caller must not hold
+// a lock that statistics of any part need. Close is idempotent, and does nothing if p is nil.
 func (p *Part) Close() {
 	if p == nil {
 		return
 	}
-	last := p.read() // without the lock, as stats may need locks of the part
+	p.scope.collecting.Lock()
+	defer p.scope.collecting.Unlock()
+	last := p.read() // without mu, as stats may need locks of the part
 	p.scope.mu.Lock()
 	defer p.scope.mu.Unlock()
 	if _, open := p.series.parts[p]; !open {
@@ -184,6 +186,8 @@ func (p *Part) Close() {
 // next to each other. Counters include those of closed parts. A gauge with a label is missing if
 // all its parts are closed.
 func (s *Scope) Metrics() (out []Metric) {
+	s.collecting.Lock()
+	defer s.collecting.Unlock()
 	type snapshot struct {
 		*series
 

@@ -20,7 +20,9 @@ type Scope struct {
 	hooks  Hooks
 	calls  activeCounter // hooks that run on goroutines of their own
 
-	mu     sync.Mutex
+	collecting sync.Mutex // held while statistics are read and until they are used
+
+	mu     sync.Mutex        // acquired after collecting
 	groups map[string]*group // by package
 }
 

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,6 +140,40 @@ func TestMetrics_NeverDecreaseWhilePartsClose(t *testing.T) {
 	}
 	wg.Wait()
 	assert.Equal(t, 800.0, scopetest.Values(t, s)["etcdkit_part_reads_total{a/}"])
+}
+
+// Each part counts a thousand more whenever it is read, also while it is being closed.
+func TestMetrics_NeverDecreaseWhileClosingPartsCount(t *testing.T) {
+	t.Parallel()
+	s := scopetest.New(scope.Hooks{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				var n atomic.Uint64
+				scope.Track(s, table("dir"), "a/", func() stats {
+					reads := n.Add(1000)
+					runtime.Gosched()
+					return stats{Reads: reads}
+				}).Close()
+			}
+		})
+	}
+	closed := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(closed)
+	}()
+	for last, open := 0.0, true; open; {
+		select {
+		case <-closed:
+			open = false
+		default:
+		}
+		now := scopetest.Values(t, s)["etcdkit_part_reads_total{a/}"]
+		require.GreaterOrEqual(t, now, last)
+		last = now
+	}
 }
 
 type contextKey struct{}
