@@ -51,7 +51,7 @@ type item[T any] struct {
 	entry    kv.Entry[T]   // empty if err is not nil
 	err      error         // kv.ErrNotFound or kv.ErrDecode, as a read returns it
 	rev      int64         // the entry was the current one at this revision
-	asOf     time.Duration // since watchedDir.startedAt: the entry was current at this time or later
+	asOf     time.Duration // since watchedDir.startedAt: the entry was current then or later
 	checksum uint64
 
 	touched atomic.Uint64 // Cache.inserted at the last update of the policy

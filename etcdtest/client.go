@@ -61,7 +61,8 @@ func OpenConfig(tb testing.TB, c etcdkit.Config, o ...etcdkit.Option) *etcdkit.C
 	if err != nil {
 		tb.Fatalf("etcdtest: %v", err)
 	}
-	tb.Cleanup(func() { _ = client.Close() }) // a lease that a dead server did not revoke is no failure of the test
+	// A lease that a dead server did not revoke is no failure of the test.
+	tb.Cleanup(func() { _ = client.Close() })
 	return client
 }
 

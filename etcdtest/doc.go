@@ -28,14 +28,14 @@
 //
 // The server is the first of these that is there:
 //
-//   - $ETCDKIT_TEST_ENDPOINTS, a comma-separated list: a running etcd that tests may write to and delete from. It is the
-//     shared server only: Start and StartCluster use the next that is there.
+//   - $ETCDKIT_TEST_ENDPOINTS, a comma-separated list: a running etcd that tests may write to and
+//     delete from. It is the shared server only: Start and StartCluster use the next that is there.
 //   - $ETCDKIT_TEST_ETCD, the path of an etcd binary.
-//   - etcd in the test binary, if the package github.com/etcdkit/etcdkit/etcdtest/embedded is imported. It is a module of
-//     its own.
+//   - etcd in the test binary, if the package github.com/etcdkit/etcdkit/etcdtest/embedded is
+//     imported. It is a module of its own.
 //   - etcd on the PATH, 3.5.13 or later.
-//   - etcd 3.7, which the go command builds once in the user's cache directory. That takes a minute, and access to
-//     etcd's modules. It changes no go.mod.
+//   - etcd 3.7, which the go command builds once in the user's cache directory. That takes a minute,
+//     and access to etcd's modules. It changes no go.mod.
 //
 // ETCD_ENDPOINTS is never read: it may name production.
 //

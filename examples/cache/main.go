@@ -58,7 +58,8 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	defer users.Close() //nolint:errcheck // the program ends
 
-	if _, err := users.Store().Put(ctx, "42", User{Name: "Ada"}); err != nil { // visible to this process at once
+	// The write is visible to this process at once.
+	if _, err := users.Store().Put(ctx, "42", User{Name: "Ada"}); err != nil {
 		return err
 	}
 	for range 1000 {
@@ -86,7 +87,8 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	say("as new as that write: %s", user.Value.Name)
 
-	user, err = users.GetLinearizable(ctx, "42") // as fresh as a read of etcd; concurrent callers share one small read
+	// As fresh as a read of etcd. Concurrent callers share one small read.
+	user, err = users.GetLinearizable(ctx, "42")
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,8 @@ func checkFree(ports []int) error {
 // freePorts returns loopback ports that are not in use.
 func freePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
-	listeners := make([]net.Listener, 0, n) // all stay open until the end, so that no port comes twice
+	// All stay open until the end, so that no port comes twice.
+	listeners := make([]net.Listener, 0, n)
 	defer func() {
 		for _, l := range listeners {
 			_ = l.Close()

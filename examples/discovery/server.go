@@ -49,7 +49,8 @@ func start(ctx context.Context, name string, of *etcdkit.Client) (*server, error
 	go func() { _ = s.grpc.Serve(listener) }()
 
 	i := discovery.Instance{Service: "orders", ID: name, Host: "127.0.0.1", Port: listener.Addr().(*net.TCPAddr).Port}
-	registry, err := discovery.New(client, discovery.WithTTL(2*time.Second)) // by default a killed server is listed for 30 s
+	// With the default TTL, a killed server is listed for 30 s.
+	registry, err := discovery.New(client, discovery.WithTTL(2*time.Second))
 	if err != nil {
 		s.kill()
 		return nil, err

@@ -71,8 +71,10 @@ func outcome(err error) string {
 }
 
 func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
-	items := kv.NewTyped(store, "items", kv.JSON[Item]())              // "tea" is the key example-kv/items/tea
-	_, err := items.Create(ctx, "tea", Item{Stock: 10}, kv.WithOnce()) // the outcome is known even if the answer is lost
+	// "tea" is the key example-kv/items/tea.
+	items := kv.NewTyped(store, "items", kv.JSON[Item]())
+	// With WithOnce, the outcome is known even if the answer is lost.
+	_, err := items.Create(ctx, "tea", Item{Stock: 10}, kv.WithOnce())
 	say("create: %s", outcome(err))
 	_, err = items.Create(ctx, "tea", Item{Stock: 99})
 	say("create again: %s", outcome(err))
@@ -80,13 +82,16 @@ func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
 	if err != nil {
 		return err
 	}
-	tea, err := items.Update(ctx, "tea", func(i *Item) error { i.Stock--; return nil }) // repeated if another client writes meanwhile
+	// The function is called again if another client writes meanwhile.
+	tea, err := items.Update(ctx, "tea", func(i *Item) error { i.Stock--; return nil })
 	say("update: %s, stock is %d", outcome(err), tea.Value.Stock)
-	_, err = items.Replace(ctx, "tea", Item{Stock: seen.Value.Stock - 1}, seen.ModRevision) // compare-and-swap, by revision
+	// Compare and swap, by revision.
+	_, err = items.Replace(ctx, "tea", Item{Stock: seen.Value.Stock - 1}, seen.ModRevision)
 	say("replace the state before that: %s", outcome(err))
 	_, err = items.DeleteAt(ctx, "tea", seen.ModRevision)
 	say("delete the state before that: %s", outcome(err))
-	_, err = store.CompareAndDelete(ctx, "items/tea", []byte(`{"stock":9}`)) // by value, which may have changed and changed back
+	// By value, which may have changed and changed back.
+	_, err = store.CompareAndDelete(ctx, "items/tea", []byte(`{"stock":9}`))
 	say("delete the current state: %s", outcome(err))
 	return nil
 }
@@ -95,7 +100,8 @@ func one(ctx context.Context, store *kv.Store, say func(string, ...any)) error {
 // the same.
 func move(ctx context.Context, store *kv.Store, from, to string) error {
 	items := kv.NewTyped(store, "items", kv.JSON[Item]())
-	_, err := store.Transact(ctx, func(_ context.Context, tx *kv.Tx) error { // called again after a conflict
+	// The function is called again after a conflict.
+	_, err := store.Transact(ctx, func(_ context.Context, tx *kv.Tx) error {
 		both, err := items.In(tx).GetMany(from, to)
 		if err != nil {
 			return err
@@ -114,9 +120,11 @@ var errSoldOut = errors.New("sold out")
 
 func more(ctx context.Context, client *etcdkit.Client, say func(string, ...any)) error {
 	item := func(stock int) []byte { return fmt.Appendf(nil, `{"stock":%d}`, stock) }
-	_, err := client.KV().Batch(ctx, kv.OpPut("items/milk", item(1)), kv.OpPut("items/coffee", item(5))) // see kv.BatchError
+	// For the errors of a batch, see kv.BatchError.
+	_, err := client.KV().Batch(ctx, kv.OpPut("items/milk", item(1)), kv.OpPut("items/coffee", item(5)))
 	say("batch: %s", outcome(err))
-	txn := client.KV().Txn(ctx).If(clientv3.Compare(clientv3.Version("items/milk"), ">", 0)) // all at once, or nothing
+	// All at once, or nothing.
+	txn := client.KV().Txn(ctx).If(clientv3.Compare(clientv3.Version("items/milk"), ">", 0))
 	resp, err := txn.Then(clientv3.OpDelete("items/milk"), clientv3.OpPut("archive/milk", string(item(1)))).Commit()
 	if err != nil {
 		return err

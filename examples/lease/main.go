@@ -96,7 +96,8 @@ func presence(ctx context.Context, client *etcdkit.Client, say func(string, ...a
 	if err != nil {
 		return err
 	}
-	if _, err := client.Raw().Revoke(ctx, back.Lease); err != nil { // which deletes all keys of the process
+	// This deletes all keys of the process.
+	if _, err := client.Raw().Revoke(ctx, back.Lease); err != nil {
 		return err
 	}
 	say("somebody revokes its lease")

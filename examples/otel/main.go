@@ -52,7 +52,8 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	for _, span := range spans.GetSpans() {
-		if span.InstrumentationScope.Name == "etcdkit" && span.Parent.IsValid() { // others are RPCs, and calls of the client itself
+		// Other spans are RPCs, and calls of the client itself.
+		if span.InstrumentationScope.Name == "etcdkit" && span.Parent.IsValid() {
 			_, _ = fmt.Fprintln(out, "span:", span.Name, "failed:", span.Status.Code == codes.Error)
 		}
 	}
@@ -104,7 +105,8 @@ func ship(ctx context.Context, store *kv.Store) error {
 			return err
 		}
 	}
-	_, err = store.Put(ctx, "orders/tricycle", []byte("reserved"), kv.WithLease(1)) // there is no such lease
+	// There is no such lease.
+	_, err = store.Put(ctx, "orders/tricycle", []byte("reserved"), kv.WithLease(1))
 	if errors.Is(err, lease.ErrNotFound) {
 		return nil
 	}

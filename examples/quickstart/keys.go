@@ -52,7 +52,7 @@ func swap(ctx context.Context, client *etcdkit.Client) error {
 		return err
 	}
 	say("the first to replace it wins")
-	_, err = users(client).Replace(ctx, "ada", User{Name: "Ada Byron"}, seen.ModRevision) // ... and both write
+	_, err = users(client).Replace(ctx, "ada", User{Name: "Ada Byron"}, seen.ModRevision)
 	var conflict *kv.ConflictError
 	if !errors.As(err, &conflict) {
 		return fmt.Errorf("the second should have been told: %v", err) //nolint:errorlint // it may be nil

@@ -72,7 +72,8 @@ func session(ctx context.Context, client *etcdkit.Client) error {
 		return err
 	}
 	say("the session is %s; its keys last as long as it does", s.State())
-	if err := client.Leases().Revoke(ctx, s.ID()); err != nil { // an operator, or a process that hangs for too long
+	// As an operator does. A process that hangs for too long has the same effect.
+	if err := client.Leases().Revoke(ctx, s.ID()); err != nil {
 		return err
 	}
 	select {

@@ -32,7 +32,8 @@ func locks(ctx context.Context, client *etcdkit.Client) error {
 		if err != nil {
 			return err
 		}
-		_, err = client.KV().Put(ctx, "schedule", []byte("at noon"), kv.WithGuard(l)) // refused once the leadership is lost
+		// The write is refused once the leadership is lost.
+		_, err = client.KV().Put(ctx, "schedule", []byte("at noon"), kv.WithGuard(l))
 		say("%q leads, and writes with the guard of its leadership", leader.Value)
 		return err
 	})

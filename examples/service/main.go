@@ -129,7 +129,8 @@ func lead(ctx context.Context, client *etcdkit.Client, name string, say func(str
 		for {
 			select {
 			case <-ticker.C:
-				say("cleaning") // with kv.WithGuard(l), etcd refuses writes after the leadership is lost
+				// With kv.WithGuard(l), etcd refuses writes after the leadership is lost.
+				say("cleaning")
 			case <-ctx.Done(): // it is lost, or the service stops
 				return nil
 			}

@@ -98,7 +98,8 @@ func (m mirror) follow(ctx context.Context, until int64, opts ...watch.Option) e
 		if err != nil {
 			return err
 		}
-		if batch.Kind != watch.Live && !begun { // a snapshot, or a resync that comes first, is the whole state
+		// A snapshot, or a resync that comes first, is the whole state.
+		if batch.Kind != watch.Live && !begun {
 			clear(m.stock)
 		}
 		begun = true

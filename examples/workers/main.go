@@ -90,7 +90,8 @@ func (p *pool) work(ctx context.Context) error {
 			for job := range todo { // in random order, so that workers rarely want the same
 				left = true
 				err := take(p.client.Locks().Mutex(job), ctx, func(ctx context.Context, held *lock.Held) error {
-					if there, err := p.client.KV().Exists(ctx, job); err != nil || !there { // finished since it was listed
+					// Skip a job that was finished since it was listed.
+					if there, err := p.client.KV().Exists(ctx, job); err != nil || !there {
 						return err
 					}
 					return p.slots.Do(ctx, func(ctx context.Context, _ *lock.Permit) error { return p.do(ctx, job, held) })

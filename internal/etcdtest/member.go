@@ -224,13 +224,15 @@ func (m *member) exitError(proc *process) error {
 
 // fetch reads a page of the plain HTTP port that each member has for its health and metrics.
 func (m *member) fetch(ctx context.Context, page string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 8*time.Second) // a read that needs a leader ends after 7 s
+	// A read that needs a leader ends after 7 s.
+	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.metrics.address()+page, http.NoBody)
 	if err != nil {
 		return "", err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // leaves no goroutine behind
+	// Connections that are kept alive would leave goroutines behind.
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return "", err

@@ -43,7 +43,8 @@ func newNetwork(tb testing.TB, members []*member) *network {
 			n.pairs[[2]string{from.name, to.name}] = p
 		}
 	}
-	for i, l := range n.listeners { // now that pairs is complete: a stranger may connect at any time
+	// Now that pairs is complete: a stranger may connect at any time.
+	for i, l := range n.listeners {
 		n.wg.Go(func() { n.serve(l, members[i]) })
 	}
 	tb.Cleanup(n.close)

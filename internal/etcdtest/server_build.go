@@ -66,7 +66,8 @@ func sweepBuilds(cache string) {
 	for _, dir := range left {
 		_ = os.RemoveAll(dir)
 	}
-	for _, pattern := range []string{"etcd-*", "devetcd*"} { // the second is how they were called once
+	// The second pattern is the name that older versions used.
+	for _, pattern := range []string{"etcd-*", "devetcd*"} {
 		old, _ := filepath.Glob(filepath.Join(cache, pattern))
 		for _, bin := range old {
 			if info, err := os.Stat(bin); err == nil && time.Since(info.ModTime()) > maxBuildAge {
