@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -47,8 +48,8 @@ type Key struct {
 	value []byte
 	state State
 
-	closeOnce sync.Once
-	closeErr  error
+	closing  atomic.Bool
+	closeErr error // set before nameFree is closed
 }
 
 // OpenKey creates a key with a value, puts it on a shared lease and keeps it there until it is
@@ -185,17 +186,24 @@ func (k *Key) Close() error {
 	return k.close(ctx)
 }
 
+// close deletes the key. If another call does so already, close waits for it until ctx ends.
 func (k *Key) close(ctx context.Context) error {
-	k.closeOnce.Do(func() {
-		k.cancel(errs.ClosedError("key"))
-		<-k.done
-		k.sem <- struct{}{} // waits for a running Update
-		defer func() { <-k.sem }()
-		k.closeErr = k.deleteOurs(ctx)
-		k.freeName()
-		k.releaseSession()
-		close(k.nameFree)
-	})
+	if !k.closing.CompareAndSwap(false, true) {
+		select {
+		case <-k.nameFree:
+			return k.closeErr
+		case <-ctx.Done():
+			return opError("close key", k.name, k.m.waitError(ctx))
+		}
+	}
+	k.cancel(errs.ClosedError("key"))
+	<-k.done
+	k.sem <- struct{}{} // waits for a running Update
+	defer func() { <-k.sem }()
+	k.closeErr = k.deleteOurs(ctx)
+	k.freeName()
+	k.releaseSession()
+	close(k.nameFree)
 	return k.closeErr
 }
 

@@ -34,7 +34,7 @@ type Session struct {
 	cause       error // why the session ended; nil before
 
 	closing  atomic.Bool
-	closed   sync.WaitGroup // holds 1 until the first close has returned
+	closed   chan struct{} // closed when the first close has returned
 	closeErr error
 }
 
@@ -74,8 +74,7 @@ func (m *Manager) OpenSession(ctx context.Context, o ...SessionOption) (*Session
 
 // startSession creates the session of a lease that was granted or renewed, and starts its renewal.
 func (c *core) startSession(res leaseResult, ns string, p *pool) (*Session, error) {
-	s := &Session{c: c, id: res.id, ttl: res.ttl, deadline: newDeadline(res.sentAt, res.ttl), poolState: poolState{pool: p}}
-	s.closed.Add(1)
+	s := &Session{c: c, id: res.id, ttl: res.ttl, deadline: newDeadline(res.sentAt, res.ttl), poolState: poolState{pool: p}, closed: make(chan struct{})}
 	s.guard.key = ns + guardDir + wire.FormatLeaseID(res.id)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
 	s.ctx, s.cancel = sessionContext{ctx, s}, cancel
@@ -201,12 +200,18 @@ func (s *Session) Close() error {
 	return s.close(ctx)
 }
 
+// close ends the session and revokes its lease. If another call does so already, close waits for
+// it until ctx ends.
 func (s *Session) close(ctx context.Context) error {
 	if !s.closing.CompareAndSwap(false, true) {
-		s.closed.Wait() // not a sync.Once: a wait for a mutex stops the clock of a synctest bubble
-		return s.closeErr
+		select {
+		case <-s.closed:
+			return s.closeErr
+		case <-ctx.Done():
+			return opError("close session", wire.FormatLeaseID(s.id), s.c.waitError(ctx))
+		}
 	}
-	defer s.closed.Done()
+	defer close(s.closed)
 	if cause := s.Err(); cause != nil {
 		if errors.Is(cause, ErrExpired) && !errors.Is(cause, ErrNotFound) {
 			s.c.revokeOnce(ctx, s.id)

@@ -59,6 +59,31 @@ func TestSession_ConcurrentClosesWaitForOneRevocation(t *testing.T) {
 	})
 }
 
+// TestManager_CloseDoesNotWaitForLateClosesOfSessions closes more sessions than the manager does at
+// a time, just before its time is up: those that it has not begun with have more time.
+func TestManager_CloseDoesNotWaitForLateClosesOfSessions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeEtcd()
+		m := f.manager(t)
+		sessions := make([]*lease.Session, 50)
+		for i := range sessions {
+			sessions[i] = openSession(t, m, time.Minute)
+		}
+		f.setFault(loseRequests)
+		start := time.Now()
+		var closes sync.WaitGroup
+		time.AfterFunc(3900*time.Millisecond, func() {
+			for _, s := range sessions {
+				closes.Go(func() { assert.Error(t, s.Close()) })
+			}
+		})
+		require.ErrorIs(t, m.Close(), lease.ErrUnavailable)
+		assert.Equal(t, start.Add(4*time.Second), time.Now())
+		closes.Wait()
+	})
+}
+
 func TestSession_DeadlineUsesGrantedTTL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
