@@ -91,7 +91,7 @@ func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o
 		return nil, opError("open", dir, fmt.Errorf("%w: %w", errs.Invalid, err))
 	}
 	out.handle, out.beforeWatch, out.onLive, out.onTick = out.onBatch, out.startWarming, out.finishWarming, out.updateHorizon
-	out.typed = withWriteHook(c.KV(), dir, codec, out.onWrite)
+	out.typed = kv.NewTyped(c.KV(), dir, codec).OnWrite(out.onWrite)
 	if err := out.start(ctx, func() uint64 { return 0 }); err != nil {
 		return nil, opError("open", dir, err)
 	}

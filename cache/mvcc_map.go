@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -161,5 +163,90 @@ func (m *mvccMap[T]) trim() {
 	clear(m.untrimmed[:trimmed])
 	if m.untrimmed = m.untrimmed[trimmed:]; len(m.untrimmed) == 0 {
 		m.untrimmed = nil
+	}
+}
+
+// acquire returns the number of the last committed snapshot and keeps it readable until release.
+func (m *mvccMap[T]) acquire() (snapshot uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.acquireLocked()
+}
+
+// acquireLocked is acquire for callers that hold mu.
+func (m *mvccMap[T]) acquireLocked() uint64 {
+	snapshot := m.snapshot.Load()
+	m.readers[snapshot]++
+	return snapshot
+}
+
+// release ends the use of a snapshot.
+func (m *mvccMap[T]) release(snapshot uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.readers[snapshot]--
+	if m.readers[snapshot] == 0 {
+		delete(m.readers, snapshot)
+		m.trim()
+	}
+}
+
+// list returns every version of an acquired snapshot whose value decodes, in key order.
+func (m *mvccMap[T]) list(snapshot uint64) []*version[T] {
+	var out []*version[T]
+	for v := range m.versions.all {
+		if v = v.at(snapshot); v != nil && v.decodeErr() == nil {
+			out = append(out, v)
+		}
+	}
+	slices.SortFunc(out, func(a, b *version[T]) int { return cmp.Compare(a.key, b.key) })
+	return out
+}
+
+// keys returns all keys, including changes since the last commit. The caller holds mu.
+func (m *mvccMap[T]) keys() (out []string) {
+	for v := range m.versions.all {
+		if !v.isDeleted() {
+			out = append(out, v.key)
+		}
+	}
+	return out
+}
+
+// initialLoad collects the first snapshot of an mvccMap. No reader sees the map before the first
+// commit, so its versions need no history, and the slots are allocated once with the required size.
+type initialLoad[T any] struct {
+	versions []*version[T] // in order of arrival; the last one of a key counts
+}
+
+// add adds a version to the load.
+func (l *initialLoad[T]) add(v *version[T], meta versionMeta[T]) {
+	if meta.permanent {
+		kept := meta // meta itself would be on the heap for every key
+		v.meta.Store(&kept)
+	}
+	l.versions = append(l.versions, v)
+}
+
+// startLoad starts an initial load. The map must be empty.
+func (m *mvccMap[T]) startLoad() {
+	m.initial = &initialLoad[T]{}
+}
+
+// finishLoad moves the versions of the load to the map. The caller holds mu.
+func (m *mvccMap[T]) finishLoad() {
+	loaded := m.initial.versions
+	m.initial = nil
+	m.versions.reserve(len(loaded))
+	for _, v := range loaded {
+		if old := m.latest(v.key); old != nil {
+			m.adjustCounts(old, -1)
+		}
+		if v.isDeleted() {
+			m.versions.remove(v.key)
+			continue
+		}
+		m.versions.set(v)
+		m.adjustCounts(v, 1)
 	}
 }

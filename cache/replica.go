@@ -57,7 +57,7 @@ func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Code
 	}
 	r.watchOptions = []watch.Option{watch.WithSnapshot(), watch.WithBuffer(maxBufferedEvents)}
 	r.handle, r.beforeWatch, r.onLive, r.onTick = r.onBatch, r.beginWatch, func() {}, r.updateSlowPath
-	r.typed = withWriteHook(c.KV(), dir, codec, r.onWrite)
+	r.typed = kv.NewTyped(c.KV(), dir, codec).OnWrite(r.onWrite)
 	if err := r.start(ctx, r.batches.Load); err != nil {
 		return nil, opError("open replica", dir, err)
 	}
