@@ -3,9 +3,7 @@ package lock
 import (
 	"context"
 	"iter"
-	"sync"
 
-	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/keywatch"
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
@@ -36,7 +34,8 @@ func (e *Election) observe(ctx context.Context, yield func(Leader) bool) (stoppe
 	}
 	q := e.l.retainQueue(&e.kind)
 	defer q.release()
-	o := q.observe()
+	o := &q.observer
+	o.join()
 	defer o.release()
 	last := Leader{Token: -1} // differs from every leader
 	var changed <-chan struct{}
@@ -58,56 +57,18 @@ func (e *Election) observe(ctx context.Context, yield func(Leader) bool) (stoppe
 // leaderObserver follows the leader of an election on one goroutine, for all observers of this
 // process.
 type leaderObserver struct {
-	q *queue
+	sharedRun
 
-	mu      sync.Mutex
-	users   int
-	stop    context.CancelFunc
+	q       *queue
 	isKnown bool
 	leader  Leader
 	err     error         // why it has ended
 	changed chan struct{} // closed when one of the fields above has changed
 }
 
-// observe joins the observation of the queue, and starts it if necessary. The caller must call
-// release.
-func (q *queue) observe() *leaderObserver {
-	q.l.mu.Lock()
-	if q.observer == nil {
-		q.observer = &leaderObserver{q: q}
-	}
-	o := q.observer
-	q.l.mu.Unlock()
-	o.retain()
-	return o
-}
-
-func (o *leaderObserver) retain() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.users++
-	if o.users > 1 && o.err == nil {
-		return
-	}
-	if o.stop != nil {
-		o.stop()
-	}
-	o.isKnown, o.err, o.changed = false, nil, make(chan struct{})
-	ctx, stop := context.WithCancel(o.q.l.ctx)
-	o.stop = stop
-	if !o.q.l.goBackground(func() { o.run(ctx) }) {
-		o.err = errs.ClosedError("locker")
-	}
-}
-
-func (o *leaderObserver) release() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.users--
-	if o.users == 0 {
-		o.stop()
-		o.stop = nil
-	}
+// join joins the observation, and starts it if necessary. The caller must call release.
+func (o *leaderObserver) join() {
+	o.retain(o.q.l, func() { o.isKnown, o.err, o.changed = false, nil, make(chan struct{}) }, o.run)
 }
 
 // next waits for changed to be closed if it is not nil. It returns the leader and the channel to
@@ -148,6 +109,9 @@ func (o *leaderObserver) publish(ctx context.Context, leader Leader, err error) 
 		return
 	}
 	o.isKnown, o.leader, o.err = err == nil, leader, err
+	if err != nil {
+		o.end()
+	}
 	close(o.changed)
 	o.changed = make(chan struct{})
 }

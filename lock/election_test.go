@@ -3,10 +3,14 @@ package lock_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
@@ -184,6 +188,43 @@ func TestElection_ObserveEndsWithItsLoop(t *testing.T) {
 	for _, err := range l.Election("e").Observe(t.Context()) {
 		require.ErrorIs(t, err, lock.ErrClosed)
 	}
+}
+
+// TestElection_ObserveStartsAgainAfterError begins a second loop while the body of the first one
+// runs, and the error that ended their common observation is still to be delivered.
+func TestElection_ObserveStartsAgainAfterError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(2 * time.Millisecond)
+		e := f.locker(t).Election("e")
+		var refused atomic.Bool
+		f.mu.Lock()
+		f.fate = func(string, int) fakeFate {
+			fate := fakeFate{applied: time.Millisecond, answered: 2 * time.Millisecond}
+			if refused.Load() {
+				fate.err = rpctypes.ErrGRPCPermissionDenied
+			}
+			return fate
+		}
+		f.mu.Unlock()
+		for leader, err := range e.Observe(t.Context()) {
+			require.NoError(t, err)
+			assert.Zero(t, leader)
+			refused.Store(true)
+			for _, err := range e.Observe(t.Context()) {
+				if err != nil {
+					require.ErrorIs(t, err, lock.ErrPermission, "from the next check")
+				}
+			}
+			refused.Store(false)
+			for leader, err := range e.Observe(t.Context()) {
+				require.NoError(t, err)
+				assert.Zero(t, leader)
+				break
+			}
+			break
+		}
+	})
 }
 
 func TestElection_RunCampaignsAgainAfterLoss(t *testing.T) {

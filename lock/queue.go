@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -21,8 +22,8 @@ type queue struct {
 	local  localQueue
 	users  int // guarded by the locker's mu
 
-	poller   *poller         // nil until first used
-	observer *leaderObserver // nil until first used
+	poller   poller
+	observer leaderObserver
 }
 
 // retainQueue returns the queue of a kind of waiters and counts one more use. The caller must call
@@ -33,7 +34,7 @@ func (l *Locker) retainQueue(kind *waiterKind) *queue {
 	q := l.queues[kind.prefix]
 	if q == nil {
 		q = &queue{l: l, name: kind.name, prefix: kind.prefix}
-		q.local.q = q
+		q.local.q, q.poller.q, q.observer.q = q, q, q
 		l.queues[kind.prefix] = q
 	}
 	q.users++
@@ -47,6 +48,47 @@ func (q *queue) release() {
 	q.users--
 	if q.users == 0 {
 		delete(q.l.queues, q.prefix)
+	}
+}
+
+// sharedRun runs a function in the background for as long as it has users. mu also guards what the
+// function tells them.
+type sharedRun struct {
+	mu    sync.Mutex
+	users int
+	stop  context.CancelFunc // nil while the function does not run
+}
+
+// retain counts a user. Unless the function runs already, it calls reset, with mu held, and starts
+// run. The caller must call release.
+func (r *sharedRun) retain(l *Locker, reset func(), run func(context.Context)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users++
+	if r.stop != nil {
+		return
+	}
+	reset()
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(l.ctx)
+	l.goBackground(func() { run(ctx) })
+}
+
+// release ends one use. The end of the last use stops the function.
+func (r *sharedRun) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users--
+	if r.users == 0 {
+		r.end()
+	}
+}
+
+// end stops the function, so that the next user starts it again. The caller holds mu.
+func (r *sharedRun) end() {
+	if r.stop != nil {
+		r.stop()
+		r.stop = nil
 	}
 }
 

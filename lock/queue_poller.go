@@ -2,7 +2,6 @@ package lock
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/retry"
@@ -16,47 +15,16 @@ const (
 
 // poller reads a queue periodically, for all waiters of this process that cannot watch it.
 type poller struct {
-	q *queue
+	sharedRun
 
-	mu      sync.Mutex
-	users   int
-	stop    context.CancelFunc
+	q       *queue
 	latest  *queuePage    // nil before the first read
 	updated chan struct{} // closed when there is a newer page
 }
 
-// joinPoller joins the poll of the queue, and starts it if necessary. The caller must call release.
-func (q *queue) joinPoller() *poller {
-	q.l.mu.Lock()
-	if q.poller == nil {
-		q.poller = &poller{q: q}
-	}
-	p := q.poller
-	q.l.mu.Unlock()
-	p.retain()
-	return p
-}
-
-func (p *poller) retain() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.users++
-	if p.users > 1 {
-		return
-	}
-	p.latest, p.updated = nil, make(chan struct{})
-	ctx, stop := context.WithCancel(p.q.l.ctx)
-	p.stop = stop
-	p.q.l.goBackground(func() { p.run(ctx) })
-}
-
-func (p *poller) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.users--
-	if p.users == 0 {
-		p.stop()
-	}
+// join joins the poll, and starts it if necessary. The caller must call release.
+func (p *poller) join() {
+	p.retain(p.q.l, func() { p.latest, p.updated = nil, make(chan struct{}) }, p.run)
 }
 
 // newer returns a page that is newer than the given revision, or nil. The channel is closed when

@@ -26,9 +26,9 @@ const pollThreshold = 500 * time.Millisecond
 // queueWatch is the set of watches of one waiter or observer of a queue. It belongs to one
 // goroutine. mu guards what the watches report.
 type queueWatch struct {
-	q      *queue
-	notify chan struct{} // of capacity 1
-	poller *poller       // nil while it does not poll
+	q       *queue
+	notify  chan struct{} // of capacity 1
+	polling bool          // it has joined the poll of the queue
 
 	mu      sync.Mutex
 	targets map[keywatch.Target]*targetWatch
@@ -88,13 +88,13 @@ func (w *queueWatch) close() {
 // setPolling joins or leaves the poll of the queue.
 func (w *queueWatch) setPolling(on bool) {
 	switch {
-	case on == (w.poller != nil):
+	case on == w.polling:
 	case on:
-		w.poller = w.q.joinPoller()
+		w.q.poller.join()
 	default:
-		w.poller.release()
-		w.poller = nil
+		w.q.poller.release()
 	}
+	w.polling = on
 }
 
 // state returns what the watches have reported since a revision: whether there was a change,
@@ -171,9 +171,9 @@ func (w *queueWatch) await(
 		}
 		wasOpen = open
 		var updated <-chan struct{}
-		if w.poller != nil {
+		if w.polling {
 			var p *queuePage
-			if p, updated = w.poller.newer(*since); p != nil {
+			if p, updated = w.q.poller.newer(*since); p != nil {
 				return p, nil
 			}
 		}
