@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // Option types for single calls. Each type names the calls that accept it: for example, a
@@ -223,7 +224,7 @@ func (o *options) checkWrite() {
 	if o.leaseSet && o.lease == clientv3.NoLease {
 		o.addError("WithLease: no lease given")
 	}
-	if err := checkTTL(o.ttl); o.ttlSet && err != nil {
+	if err := wire.CheckTTL(o.ttl); o.ttlSet && err != nil {
 		o.errs = append(o.errs, err)
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/scope"
@@ -117,19 +115,6 @@ func (l Limits) ops(n, room int) error {
 		return fmt.Errorf("%w: %d operations or compares in a transaction, of which the limit of %d leaves %d", errs.TooLarge, n, l.TxnOps, max(room, 0))
 	}
 	return fmt.Errorf("%w: %d operations or compares in one transaction, the limit is %d", errs.TooLarge, n, l.TxnOps)
-}
-
-// checkTTL returns an error for a TTL that etcd would change to its minimum or refuse.
-func checkTTL(d time.Duration) error {
-	switch {
-	case d <= 0:
-		return fmt.Errorf("%w: TTL %v: it must be positive (a server with default timing grants 2s at least)", errs.Invalid, d)
-	case d < time.Second:
-		return fmt.Errorf("%w: TTL %v: etcd counts in seconds (a server with default timing grants 2s at least)", errs.Invalid, d)
-	case d.Seconds() > clientv3.MaxLeaseTTL:
-		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, int64(clientv3.MaxLeaseTTL))
-	}
-	return nil
 }
 
 // RetryPolicy configures how often and at what interval a call is repeated, if repeating it is

@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 // Put writes key unconditionally and returns the revision of the write. It costs one RPC.
@@ -202,7 +203,7 @@ func (s *Store) Touch(ctx context.Context, key string, ttl time.Duration, o ...W
 	defer func() { running.End(err, rev) }()
 	opts, err := collect(o, WriteOption.put, true)
 	abs, keyErr := s.writableKey(key)
-	if err = errors.Join(keyErr, err, checkTTL(ttl)); err == nil {
+	if err = errors.Join(keyErr, err, wire.CheckTTL(ttl)); err == nil {
 		err = errors.Join(s.limits.request(len(abs)+guardBytes(opts.guards)), s.limits.ops(1+opts.additionalOps(), s.limits.TxnOps))
 	}
 	if err != nil {

@@ -74,7 +74,7 @@ func New(cli *clientv3.Client, opts ...Option) (*Manager, error) {
 		}
 	}
 	ns, err := keyspace.Dir(s.namespace)
-	err = errors.Join(err, s.retry.Validate(), checkTTL(s.ttl))
+	err = errors.Join(err, s.retry.Validate(), wire.CheckTTL(s.ttl))
 	if s.readTimeout < 0 || s.writeTimeout < 0 {
 		err = errors.Join(err, fmt.Errorf("%w: negative timeout", errs.Invalid))
 	}

@@ -25,7 +25,7 @@ import (
 // revoked in the background. A custom Lease in the client's Lease field chooses its own IDs: there
 // the grant is sent once, and a failed one may leave a lease until it expires.
 func (m *Manager) Grant(ctx context.Context, ttl time.Duration) (Info, error) {
-	if err := errors.Join(m.ready(), checkTTL(ttl)); err != nil {
+	if err := errors.Join(m.ready(), wire.CheckTTL(ttl)); err != nil {
 		return Info{}, opError("grant", "", err)
 	}
 	ctx, stop := m.callContext(ctx)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcdkit/etcdkit/internal/errs"
 	"github.com/etcdkit/etcdkit/internal/scope"
+	"github.com/etcdkit/etcdkit/internal/wire"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
 )
@@ -101,7 +102,7 @@ func newSessionOptions(ttl time.Duration, opts []SessionOption) (sessionOptions,
 	}
 	var problems []error
 	if s.hasTTL {
-		problems = append(problems, checkTTL(s.ttl))
+		problems = append(problems, wire.CheckTTL(s.ttl))
 	}
 	if s.hasLease {
 		problems = append(problems, checkID(s.lease))
@@ -139,20 +140,7 @@ func newKeyOptions(ttl time.Duration, opts []KeyOption) (keyOptions, error) {
 			opt(&s)
 		}
 	}
-	return s, checkTTL(s.ttl)
-}
-
-// checkTTL rejects TTLs that etcd would silently raise to its minimum, and those above its maximum.
-func checkTTL(d time.Duration) error {
-	switch {
-	case d <= 0:
-		return fmt.Errorf("%w: TTL %v: it must be positive (a server with default timing grants 2s at least)", errs.Invalid, d)
-	case d < time.Second:
-		return fmt.Errorf("%w: TTL %v: etcd counts in seconds (a server with default timing grants 2s at least)", errs.Invalid, d)
-	case d.Seconds() > clientv3.MaxLeaseTTL:
-		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, int64(clientv3.MaxLeaseTTL))
-	}
-	return nil
+	return s, wire.CheckTTL(s.ttl)
 }
 
 // checkID rejects the zero ID.

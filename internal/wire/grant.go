@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strconv"
@@ -14,6 +15,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
 // NewLeaseID returns a random lease ID. If the client chooses the ID, a repeated grant does not
@@ -27,6 +30,19 @@ func NewLeaseID() clientv3.LeaseID {
 
 // FormatLeaseID returns a lease ID in hexadecimal, as etcdctl prints it.
 func FormatLeaseID(id clientv3.LeaseID) string { return strconv.FormatInt(int64(id), 16) }
+
+// CheckTTL returns an error for a TTL that etcd would raise to its minimum or refuse.
+func CheckTTL(d time.Duration) error {
+	switch {
+	case d <= 0:
+		return fmt.Errorf("%w: TTL %v: it must be positive (a server with default timing grants 2s at least)", errs.Invalid, d)
+	case d < time.Second:
+		return fmt.Errorf("%w: TTL %v: etcd counts in seconds (a server with default timing grants 2s at least)", errs.Invalid, d)
+	case d.Seconds() > clientv3.MaxLeaseTTL:
+		return fmt.Errorf("%w: TTL %v: the limit is %d seconds", errs.TooLarge, d, int64(clientv3.MaxLeaseTTL))
+	}
+	return nil
+}
 
 // Grant requests a lease with the given ID once. It returns the TTL that the server granted, which
 // may be longer than ttl. If the lease exists, because an earlier attempt with the same ID has
