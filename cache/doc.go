@@ -40,12 +40,11 @@
 //
 // # While the watch is down
 //
-//	live       changes arrive as they happen; Age is about half of the bound at the most while there are reads
-//	  |        etcd does not answer, the connection is lost, or the member has no leader
-//	  v
+//	live       changes arrive as they happen; while there are reads, Age is at most about half of
+//	  |        the bound
+//	  v        etcd does not answer, the connection is lost, or the member has no leader
 //	silent     Get answers with the last known state, within the bound
-//	  |        Age passes WithMaxStaleness (10 s)
-//	  v
+//	  v        Age passes WithMaxStaleness (10 s)
 //	stale      Replica: Get returns ErrStale. Cache: Get reads from etcd, and uses what it has read
 //	  |        for as long as the bound
 //	  v        the watch is back and has delivered everything that was missed
@@ -85,10 +84,13 @@
 //
 // Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed],
 // [ErrInvalid], [ErrUnavailable], [ErrPermission]. If the time is up while etcd does not answer,
-// the error matches context.DeadlineExceeded and [ErrUnavailable]. The text is `cache: get
-// "users/ada": reason`, with the dir. Values never appear in errors or logs. A warning is logged
-// when the bound of staleness is passed and when it holds again, at most once a minute, and
-// likewise when the watch ends and is followed again.
+// the error matches context.DeadlineExceeded and [ErrUnavailable]. The text names the key with the
+// dir:
+//
+//	cache: get "users/ada": cause
+//
+// Values never appear in errors or logs. A warning is logged when the bound of staleness is passed
+// and when it holds again, at most once a minute, and likewise when the watch ends and is reopened.
 //
 // # Lifetime
 //

@@ -101,17 +101,19 @@ func Bind[T any](s *Source, key string, o ...BindOption[T]) (*Value[T], error) {
 // keys:
 //
 //	type Limits struct {
-//		Rate    int           `config:"rate" default:"100"`     // the key <dir>/rate
-//		Timeout time.Duration `config:"timeout,required"`       // invalid if absent
-//		Region  string        `json:"region"`                   // without a config name: the json name
-//		HTTP    struct {                                        // a nested directory: <dir>/http/port
-//			Port int                                            // no name: kebab case, MaxConns is "max-conns"
+//		Rate    int             `config:"rate" default:"100"` // the key <dir>/rate
+//		Timeout time.Duration   `config:"timeout,required"`   // invalid if absent
+//		Region  string          `json:"region"`               // no config name: the json name
+//		HTTP    struct {                                      // a nested dir: <dir>/http/max-conns
+//			MaxConns int                                      // no name: in kebab case
 //		}
-//		Banner  Banner        `config:"banner,json"`            // a struct stored under one key
-//		Flags   map[string]bool `config:"flags,dir"`            // a map of the keys below <dir>/flags
-//		Note    *string                                         // nil if absent
-//		Cache   string        `config:"-"`                      // not configuration; so is json:"-" without a config tag
+//		Banner  Banner          `config:"banner,json"`        // a struct stored under one key
+//		Flags   map[string]bool `config:"flags,dir"`          // the keys below <dir>/flags
+//		Note    *string                                       // nil if absent
+//		Cache   string          `config:"-"`                  // not configuration
 //	}
+//
+// Without a config tag, json:"-" also excludes a field.
 //
 // The fields of an embedded struct without a name belong to the outer struct. Each value is decoded
 // once per revision that changes one of its keys.

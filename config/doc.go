@@ -22,7 +22,7 @@
 // The first of these that has a key is in force:
 //
 //	environment     WithEnvironment   read once, by Open
-//	etcd            the dir           followed; the state file (WithStateFile) until etcd has answered
+//	etcd            the dir           followed; until etcd answers, the file of WithStateFile
 //	fallback file   WithFallbackFile  read once, by Open
 //	default         WithDefault, default tags, the argument of GetOr
 //
@@ -108,7 +108,7 @@
 // watch until [Source.Close]. Values live as long as their source. Each Follow has a goroutine.
 //
 //	Open               a streamed list, and a small read if that takes longer than half a second
-//	a change in etcd   a message on the client's stream; one decode for each bound value it belongs to
+//	a change in etcd   a message on the client's stream, and a decode of each bound value with it
 //	Load               an atomic load and a copy of the struct, no allocation
 //	Get, GetOr         a look-up and a decode
 //	All, Keys          a copy of the keys

@@ -98,7 +98,7 @@
 //	  "weight": 2,                                 absent or 0 counts as 1
 //	  "tags": ["canary"],
 //	  "metadata": {"owner": "payments"},
-//	  "status": "up",                              or "draining", about to leave; absent counts as "up"
+//	  "status": "up",                              or "draining"; absent counts as "up"
 //	  "registrationTime": "2026-01-02T03:04:05.678Z"  RFC 3339, or milliseconds since 1970
 //	}
 //
@@ -122,8 +122,9 @@
 //
 // Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge],
 // [ErrUnavailable], [ErrPermission], [ErrClosed]. If a context has ended, the error matches its Err
-// and its Cause. [*TakenError] tells who has the ID. The text is `discovery: register "orders/a":
-// reason`.
+// and its Cause. [*TakenError] says who has the ID. The text is
+//
+//	discovery: register "orders/a": cause
 //
 // # Lifetime
 //

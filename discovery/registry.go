@@ -143,8 +143,9 @@ func (r *Registry) release(v *view) {
 }
 
 // Close closes all registrations concurrently, closes all views, and waits for everything running
-// in the background. It takes about 5 s if etcd is unavailable, and as long as [RegisterGRPC] needs
-// to drain and stop its servers. It is idempotent and always returns the same result.
+// in the background. It takes about 5 s if etcd is unavailable, or as long as the servers of
+// [Registry.RegisterGRPC] need to drain and stop. It is idempotent and always returns the same
+// result.
 func (r *Registry) Close() error {
 	r.closeOnce.Do(func() {
 		r.mu.Lock()

@@ -47,10 +47,13 @@ import (
 // applied, each of its calls returns that error, and none is sent again.
 //
 // Each call keeps its own context, and returns as soon as the context ends. A waiting call is then
-// not sent. The error of a write that was not sent is `kv: put "k": context canceled`; the error of
-// a write in flight, which may still be applied, is only the context's. The transaction continues
-// for its other calls, and is canceled when the last of them returns. It has no deadline, and
-// carries neither values nor spans of its callers' contexts.
+// not sent. The error of a write that was not sent begins with the operation and the key, as in
+//
+//	kv: put "k": context canceled
+//
+// The error of a write in flight, which may still be applied, is only the context's. The
+// transaction continues for its other calls, and is canceled when the last of them returns. It has
+// no deadline, and carries neither values nor spans of its callers' contexts.
 //
 // # Cost
 //

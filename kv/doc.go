@@ -100,9 +100,12 @@
 //
 // Conditions are matched with errors.Is: [ErrNotFound], [ErrExists], [ErrConflict], [ErrGuard],
 // [ErrDecode], and those shared with the other packages. [ConflictError] and [BatchError] hold
-// facts for errors.As. The text names the whole key: `kv: put "myapp/users/42": cause`. If the
-// time is up, the error matches context.DeadlineExceeded and names the endpoints and why they could
-// not be reached. Values never appear in errors or logs.
+// facts for errors.As. The text names the whole key:
+//
+//	kv: put "myapp/users/42": cause
+//
+// If a deadline has passed, the error matches context.DeadlineExceeded and names the endpoints and
+// why they could not be reached. Values never appear in errors or logs.
 //
 // # Cost
 //

@@ -17,17 +17,16 @@
 //
 // # Which one to use
 //
-//	one at a time                                   [Mutex]: Lock, or Do
-//	one at a time, and others need not wait         [Mutex.TryLock], [Mutex.TryDo]
-//	several mutexes at once, all or none            [Multi]
-//	many readers, or one writer                     [RWMutex]: RLock, or Lock
-//	at most n at a time, with weights               [Semaphore]
-//	all begin when n are there                      [Barrier]
-//	all begin together and finish together          [DoubleBarrier]
-//	one process does a job as long as it can        [Election]: Run; others see it with Observe
+//   - [Mutex]: one holder at a time. Lock and Do wait for it, TryLock and TryDo do not.
+//   - [Multi]: several mutexes at once, all or none.
+//   - [RWMutex]: many readers, or one writer.
+//   - [Semaphore]: at most n holders at a time, with weights.
+//   - [Barrier]: all begin when n are there.
+//   - [DoubleBarrier]: all begin together and finish together.
+//   - [Election]: one process leads as long as it can, and others observe it.
 //
-// Processes that change one key need no lock: Update of package kv does that with one request. A
-// listing at one revision needs no read lock.
+// Processes that change a single key need no lock: use Update of package kv. A listing shows one
+// revision and needs no read lock.
 //
 // # A lock alone is not a fence
 //
@@ -103,7 +102,7 @@
 //
 // With [WithDir]("") a [Mutex] and an [Election] exclude, and are excluded by, those of
 // client/v3/concurrency, of etcdctl and jetcd, and of etcd's own lock service. These count every
-// key below `name/` as a waiter, so share flat names with them only. client/v3's Mutex has one key
+// key below "name/" as a waiter, so share flat names with them only. client/v3's Mutex has one key
 // for a session: two of one session do not exclude each other.
 //
 // # Cost in RPCs
