@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"context"
 	"time"
 
 	"github.com/etcdkit/etcdkit/internal/scope"
@@ -30,8 +29,3 @@ var metrics = scope.Table[measured]{Package: "cache", Label: "dir", Fields: []sc
 	scope.Gauge("bad", "Keys of a Replica whose current value does not decode.", func(s *measured) int { return s.Bad }),
 	scope.Age("age_seconds", "Bound of the time for which changes may have been missed.", func(s *measured) time.Duration { return s.Age }),
 }}
-
-// observeFill begins the operation of a read of etcd. End must follow.
-func (d *watchedDir) observeFill(ctx context.Context) (context.Context, scope.Running) {
-	return d.scope.Begin(ctx, scope.Operation{Package: "cache", Name: "fill", Target: d.prefix})
-}

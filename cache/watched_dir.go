@@ -133,6 +133,11 @@ func (d *watchedDir) track(stats func() Stats) {
 	d.tracked = scope.Track(d.scope, metrics, d.prefix, func() measured { return measured{stats(), d.age()} })
 }
 
+// observeFill begins the operation of a read of etcd. End must follow.
+func (d *watchedDir) observeFill(ctx context.Context) (context.Context, scope.Running) {
+	return d.scope.Begin(ctx, scope.Operation{Package: "cache", Name: "fill", Target: d.prefix})
+}
+
 // spawn starts a goroutine that close waits for. It returns false if d is closed.
 func (d *watchedDir) spawn(g func()) bool {
 	d.mu.Lock()

@@ -1,10 +1,6 @@
 package kv
 
-import (
-	"context"
-
-	"github.com/etcdkit/etcdkit/internal/scope"
-)
+import "github.com/etcdkit/etcdkit/internal/scope"
 
 var _ = scope.ProvidePart(func(s *Store) *scope.Scope { return s.scope })
 
@@ -17,8 +13,3 @@ var metrics = scope.Table[Stats]{Package: "kv", Fields: []scope.Field[Stats]{
 	scope.Counter("unknown_outcomes_total", "Writes whose outcome is unknown.", func(s *Stats) uint64 { return s.Unknown }),
 	scope.Counter("conflicts_total", "Attempts of Update and Transact that found a changed key.", func(s *Stats) uint64 { return s.Conflicts }),
 }}
-
-// observe begins an operation for the observer of the client. End must follow.
-func (c *core) observe(ctx context.Context, name string) (context.Context, scope.Running) {
-	return c.scope.Begin(ctx, scope.Operation{Package: "kv", Name: name})
-}

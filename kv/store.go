@@ -226,6 +226,11 @@ func (m redactedValue) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("bytes", len(m.value)), slog.Uint64("hash", maphash.Bytes(m.seed, m.value)&0xffffff))
 }
 
+// observe begins an operation for the observer of the client. End must follow.
+func (c *core) observe(ctx context.Context, name string) (context.Context, scope.Running) {
+	return c.scope.Begin(ctx, scope.Operation{Package: "kv", Name: name})
+}
+
 // logWrite logs a write before it is sent. v is nil for a delete.
 func (s *Store) logWrite(ctx context.Context, op, key string, v []byte) {
 	if !s.log.Enabled(ctx, slog.LevelDebug) {
