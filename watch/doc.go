@@ -56,10 +56,9 @@
 //     retrying. Other watches are not affected.
 //   - A watch without WithAfter may deliver a change that was made just before it started, because
 //     it may join a server-side watch that has not delivered that change yet.
-//   - On servers before etcd 3.5.13, or before 3.4.31 of 3.4, none of the guarantees holds: they
-//     report progress ahead of events (etcd issue 15220), so that a watch may miss events without
-//     an error. etcdkit.Open refuses such members; OpenLazy, Wrap and WithUnsupportedServers log a
-//     warning; New does not check.
+//   - On servers before etcd 3.5.13, or before 3.4.31 of 3.4, a watch may miss events without an
+//     error, because they report progress ahead of events (etcd issue 15220). etcdkit.Open refuses
+//     such members; New does not check.
 //
 // # Sharing
 //
