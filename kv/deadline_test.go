@@ -29,8 +29,8 @@ func TestStore_ShortDeadlineReturnsInTime(t *testing.T) {
 	const limit, calls = 20 * time.Millisecond, 20
 	quickest := time.Hour
 	for range calls {
-		ctx, stop := context.WithTimeout(t.Context(), limit)
 		began := time.Now()
+		ctx, stop := context.WithTimeout(t.Context(), limit)
 		_, err := s.Get(ctx, "k")
 		quickest = min(quickest, time.Since(began))
 		stop()
