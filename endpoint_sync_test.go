@@ -134,7 +134,7 @@ func TestWithEndpointSync_RefusesTheMembersOfAnotherCluster(t *testing.T) {
 	assert.Equal(t, s.Endpoints(), c.Stats().Endpoints)
 	foreign.Store(false)
 	require.Eventually(t, func() bool { return slices.Equal(other.Endpoints(), c.Stats().Endpoints) }, 30*time.Second, time.Millisecond)
-	assert.Contains(t, log.String(), "etcd endpoints are synchronized again")
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "etcd endpoints are synchronized again") }, 30*time.Second, time.Millisecond)
 }
 
 func TestWithEndpointSync_RefusesAnIntervalThatIsNotPositive(t *testing.T) {

@@ -107,7 +107,9 @@ func TestTLSConfig_ReloadsTheCAFile(t *testing.T) {
 	install := func(from string) {
 		data, err := os.ReadFile(from)
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(ca, data, 0o600))
+		next := ca + ".next" // renamed, so that nobody reads half of it
+		require.NoError(t, os.WriteFile(next, data, 0o600))
+		require.NoError(t, os.Rename(next, ca))
 	}
 	install(pki.OtherCAFile)
 	log := &etcdtest.Log{}

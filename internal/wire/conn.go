@@ -33,8 +33,12 @@ func Explain(cli *clientv3.Client) error {
 		// wait for a connection.
 		ctx, cancel := context.WithTimeout(cli.Ctx(), explainTimeout)
 		defer cancel()
-		if cause = Probe(ctx, conn); cause == nil {
+		err := Probe(ctx, conn)
+		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil { // otherwise it has begun to connect once more
+			cause = err
 		}
 	case connectivity.Idle, connectivity.Connecting:
 	}
