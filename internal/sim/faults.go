@@ -29,6 +29,11 @@ const (
 	Compact      Kind = "compact"       // all that is older than the current revision
 )
 
+// LateAnswers is a kind that AllKinds does not include: the answers to one client are late, and when
+// they arrive, its requests are held. A client that counts the TTL of a lease from an answer relies
+// on the lease for too long then.
+const LateAnswers Kind = "late answers"
+
 // AllKinds returns all kinds.
 func AllKinds() []Kind {
 	return []Kind{
@@ -207,7 +212,27 @@ func (s *Sim) fault(kind Kind, d time.Duration) {
 	case FreezeClient:
 		s.network.each(client, "", func(l *link) { l.blocked = [2]bool{true, true} })
 		s.undoLinks(d, client, "", (*link).unblock)
+	case LateAnswers:
+		s.network.each(client, "", func(l *link) { l.blocked = [2]bool{toClient: true} })
+		s.lasting(minLateness+d/2, func() { s.holdRequests(client) })
 	}
+}
+
+// The times of LateAnswers: answers are late by minLateness at least, and requests are then held for
+// as long as it takes until leases have expired.
+const (
+	minLateness     = 500 * time.Millisecond
+	heldForLateness = 12 * time.Second
+)
+
+// holdRequests lets the answers to a client arrive, and holds its requests while there are faults.
+func (s *Sim) holdRequests(client string) {
+	s.network.each(client, "", (*link).unblock)
+	if s.faults.plan == nil || s.killed[client] {
+		return
+	}
+	s.network.each(client, "", func(l *link) { l.blocked = [2]bool{toMember: true} })
+	s.undoLinks(heldForLateness, client, "", (*link).unblock)
 }
 
 // undoLinks calls f for links after d. Links of clients that were killed meanwhile stay dead.

@@ -33,6 +33,7 @@ const (
 	leaseWorkers   = 2 // of each client
 	leaseKeys      = 3 // of each client
 	leaseFaultTime = 30 * time.Second
+	minSessionTTL  = 2 * time.Second  // sessions have up to 8 s more
 	leaseHeal      = 30 * time.Second // until keys are there after the faults
 )
 
@@ -87,7 +88,7 @@ type sessionWorker struct {
 
 func (w *sessionWorker) run(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
-		session, err := w.c.Leases().OpenSession(ctx, lease.WithTTL(time.Duration(2+w.rng.IntN(5))*time.Second))
+		session, err := w.c.Leases().OpenSession(ctx, lease.WithTTL(minSessionTTL+time.Duration(w.rng.IntN(9))*time.Second))
 		if err != nil {
 			w.s.Trace("%s: open: %v", w.name, err)
 			time.Sleep(time.Duration(w.rng.Int64N(int64(500 * time.Millisecond))))
@@ -194,7 +195,8 @@ func TestSim_LeasesEndLate(t *testing.T) {
 				running.Go(func() { w.run(ctx) })
 			}
 		}
-		s.StartFaults(sim.Plan{Interval: time.Second})
+		kinds := append(sim.AllKinds(), sim.LateAnswers, sim.LateAnswers)
+		s.StartFaults(sim.Plan{Kinds: kinds, Interval: time.Second})
 		time.Sleep(leaseFaultTime)
 		s.StopFaults()
 		stop()
@@ -202,7 +204,7 @@ func TestSim_LeasesEndLate(t *testing.T) {
 		for _, c := range clients {
 			assert.NoError(t, c.Close())
 		}
-		time.Sleep(lockTTL + 10*time.Second)
+		time.Sleep(minSessionTTL + 20*time.Second)
 		for key := range s.Keys() {
 			if !strings.HasPrefix(key, "guarded/") {
 				t.Errorf("%s is left behind", key)
