@@ -70,10 +70,11 @@ soak: ## look for what grows for SOAK (20m) and write docs/reliability.md
 reliability-page: ## render docs/reliability.md from docs/reliability.json
 	ETCDKIT_RELIABILITY=page $(RELIABILITY) -run '^TestReliability_Regenerate$$'
 
-SEEDS ?= 50
+MINUTES ?= 10
 
-sim: ## simulate a cluster under faults with SEEDS (50) seeds for each workload
-	go test -count=1 -timeout 3h ./internal/sim -run '^TestSim' -seeds $(SEEDS)
+sim: ## simulate a cluster under faults, with fresh seeds for MINUTES (10); adds to the counts in .sim
+	go test -c -o .sim/sim.test ./internal/sim
+	cd internal/sim && $(CURDIR)/.sim/sim.test -test.run '^TestSim' -fresh $(MINUTES)m -state $(CURDIR)/.sim
 
 foreign: ## run etcd's own client tests over clients of this library
 	bash .ci/run foreign

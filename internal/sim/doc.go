@@ -70,4 +70,7 @@
 //	go test ./internal/sim -run TestSim -seed 7       # one seed
 //	go test ./internal/sim -run TestSim -seeds 100    # the seeds from 1 to 100
 //	go test ./internal/sim -run TestSim -seed 7 -trace /tmp/7 # writes the whole trace
+//	make sim MINUTES=60                               # fresh random seeds for an hour
+//
+// Seeds that have found a defect are kept in keptSeeds and always run.
 package sim

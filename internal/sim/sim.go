@@ -145,7 +145,16 @@ func (s *Sim) options(name string) []etcdkit.Option {
 	return []etcdkit.Option{
 		etcdkit.WithDialOptions(grpc.WithContextDialer(s.dialer(name))),
 		etcdkit.WithLogger(slog.New(&traceHandler{trace: s.trace, prefix: name})),
+		etcdkit.WithObserver(etcdkit.Observer{Operation: s.countOperation, CacheLookup: s.countLookup}),
 	}
+}
+
+// countOperation is the hook for operations of the library.
+func (s *Sim) countOperation(ctx context.Context, op etcdkit.Operation) (context.Context, func(etcdkit.OperationResult)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts["operation "+op.Package+" "+op.Name]++
+	return ctx, nil
 }
 
 // Raw returns a plain client of client/v3, without a log. The caller closes it.
@@ -167,7 +176,15 @@ func (s *Sim) dialer(name string) func(ctx context.Context, addr string) (net.Co
 	}
 }
 
-// Count returns how often each kind of fault and request has occurred.
+// countLookup is the hook for reads of caches.
+func (s *Sim) countLookup(context.Context, string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts["operation cache get"]++
+}
+
+// Count returns how often each kind of fault, of operation of the library and of request has
+// occurred. Keys begin with the word "fault", "operation" or "request".
 func (s *Sim) Count() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

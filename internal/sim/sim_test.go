@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -24,14 +25,21 @@ var (
 // tailLines is the number of lines of the trace that are printed with a violation.
 const tailLines = 60
 
+// keptSeeds are seeds that have found defects, by workload. They run besides the first ones.
+var keptSeeds = map[string][]uint64{}
+
 // forSeeds runs a workload with each seed, in a bubble of its own.
 func forSeeds(t *testing.T, o sim.Options, workload func(t *testing.T, s *sim.Sim)) {
 	t.Helper()
-	first, n := uint64(1), *seedsFlag
-	if *seedFlag != 0 {
-		first, n = *seedFlag, 1
+	seeds := []uint64{*seedFlag}
+	if *seedFlag == 0 {
+		seeds = slices.Clone(keptSeeds[t.Name()])
+		for seed := range uint64(*seedsFlag) {
+			seeds = append(seeds, seed+1)
+		}
 	}
-	for seed := first; seed < first+uint64(n); seed++ {
+	name := t.Name()
+	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			began := time.Now()
 			synctest.Test(t, func(t *testing.T) {
@@ -45,6 +53,7 @@ func forSeeds(t *testing.T, o sim.Options, workload func(t *testing.T, s *sim.Si
 						_ = os.WriteFile(*traceFlag, []byte(s.Tail(1<<30)), 0o600)
 					}
 					t.Logf("simulated %v, fingerprint %x, %v", s.Elapsed(), s.Fingerprint(), s.Count())
+					countSimulation(name, s)
 					s.Close()
 				}()
 				workload(t, s)

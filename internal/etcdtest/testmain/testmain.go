@@ -6,7 +6,6 @@ import (
 	"log"
 	"log/slog"
 	"os"
-	"testing"
 
 	"go.uber.org/goleak"
 
@@ -15,8 +14,8 @@ import (
 
 // Run runs the tests of a package, stops the shared server, fails the run if goroutines are left,
 // and exits. It is all that a TestMain needs to do. It discards what goes to slog's default logger,
-// since many tests are about faults.
-func Run(m *testing.M) {
+// since many tests are about faults. m is a *testing.M, or runs one.
+func Run(m interface{ Run() int }) {
 	out, flags := log.Writer(), log.Flags()
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	log.SetOutput(out) // SetDefault redirects package log
