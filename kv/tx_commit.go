@@ -154,14 +154,19 @@ func (t *Tx) setBaseRevision(m *mutation) {
 
 // mayHoldAgain reports whether the comparisons of a refused request may hold later. A key that
 // existed and has changed never gets its mod revision back. A key that did not exist, or a range,
-// can return to its earlier state.
+// can return to its earlier state. If neither has changed, it was a guard that did not hold.
 func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
+	again := len(t.ranges) > 0
 	for i, key := range t.extraKeys {
-		if mod := t.readRevisions[key]; mod != 0 && onlyKey(extra[i]).GetModRevision() != mod {
+		switch mod := t.readRevisions[key]; {
+		case onlyKey(extra[i]).GetModRevision() == mod:
+		case mod != 0:
 			return false
+		default:
+			again = true
 		}
 	}
-	return true
+	return again
 }
 
 // snapshotOf returns what a refused request has read.
