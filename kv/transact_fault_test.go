@@ -123,18 +123,32 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A transaction whose answer is lost: it overwrites a key that it has read, so it is repeated.
+// A transaction whose answer is lost: it overwrites a key that it has read, so it is repeated. The
+// function of OnWrite learns the revision, or 0 if the outcome is unknown.
 func TestTransact_ResolvesLostResponse(t *testing.T) {
 	t.Parallel()
 	overBoth(t, func(t *testing.T, how func(*clientv3.Config)) {
 		s := newProxyBench(t, how)
-		_, err := s.Put(t.Context(), "k", []byte("1"))
+		before, err := s.Put(t.Context(), "d/k", []byte("1"))
 		require.NoError(t, err)
-		lose := func(f kv.TxFunc, o ...kv.WriteOption) error {
+		type write struct {
+			key string
+			rev int64
+		}
+		var writes []write
+		values := kv.NewTyped(s.Store, "d", kv.String()).OnWrite(func(_ context.Context, key string, rev int64) {
+			writes = append(writes, write{key, rev})
+		})
+		loseAppend := func(key string, o ...kv.WriteOption) (int64, error) {
+			writes = nil
 			ctx, stop := context.WithTimeout(t.Context(), 8*time.Second)
 			defer stop()
-			_, err := s.Transact(ctx, func(ctx context.Context, tx *kv.Tx) error {
-				if err := f(ctx, tx); err != nil {
+			return s.Transact(ctx, func(_ context.Context, tx *kv.Tx) error {
+				e, err := values.In(tx).Get(key)
+				if err != nil && !errors.Is(err, kv.ErrNotFound) {
+					return err
+				}
+				if err := values.In(tx).Put(key, e.Value+"+"); err != nil {
 					return err
 				}
 				onFirst(tx, func() {
@@ -143,32 +157,26 @@ func TestTransact_ResolvesLostResponse(t *testing.T) {
 				})
 				return nil
 			}, o...)
-			return err
 		}
-		appendTo := func(key string) kv.TxFunc {
-			return func(_ context.Context, tx *kv.Tx) error {
-				e, err := tx.Get(key)
-				if err != nil && !errors.Is(err, kv.ErrNotFound) {
-					return err
-				}
-				return tx.Put(key, append(e.Value, '+'))
-			}
-		}
-		err = lose(appendTo("k"), kv.WithOnce())
+		rev, err := loseAppend("k", kv.WithOnce())
 		require.NoError(t, err)
-		value, version := s.state(t, "k")
+		assert.Greater(t, rev, before)
+		assert.Equal(t, []write{{"k", rev}}, writes)
+		value, version := s.state(t, "d/k")
 		assert.Equal(t, "1+", value)
 		assert.EqualValues(t, 2, version, "applied once")
 
-		err = lose(appendTo("k"))
+		_, err = loseAppend("k")
 		require.ErrorIs(t, err, kv.ErrUnknownOutcome, "the value is there, but may be another client's")
 		require.ErrorContains(t, err, "holds this value")
-		_, version = s.state(t, "k")
+		assert.Equal(t, []write{{"k", 0}}, writes)
+		_, version = s.state(t, "d/k")
 		assert.EqualValues(t, 3, version, "applied once")
 
-		err = lose(appendTo("absent"))
+		_, err = loseAppend("absent")
 		require.ErrorIs(t, err, kv.ErrUnknownOutcome)
-		_, version = s.state(t, "absent")
+		assert.Equal(t, []write{{"absent", 0}}, writes)
+		_, version = s.state(t, "d/absent")
 		assert.EqualValues(t, 1, version, "sent once")
 	})
 }
