@@ -3,11 +3,17 @@ package kv_test
 import (
 	"fmt"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -60,13 +66,33 @@ func TestBatchEach_StopsAfterFailure(t *testing.T) {
 
 func TestBatchEach_SendsSeveralTransactionsAtOnce(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	const inFlight = 8
+	var mu sync.Mutex
+	now, most := 0, 0
+	full := make(chan struct{}) // closed when inFlight transactions are in flight
+	b := newTxnBench(t, etcdtest.Client, func(_ bench, send sendTxn) (*pb.TxnResponse, error) {
+		mu.Lock()
+		now++
+		if now == inFlight && most < inFlight {
+			close(full)
+		}
+		most = max(most, now)
+		mu.Unlock()
+		defer func() { mu.Lock(); defer mu.Unlock(); now-- }()
+		select {
+		case <-full:
+		case <-time.After(10 * time.Second):
+			return nil, status.Error(codes.InvalidArgument, "too few transactions are in flight")
+		}
+		return send()
+	})
 	ops := make([]kv.Op, 5000)
 	for i := range ops {
 		ops[i] = kv.OpPut(fmt.Sprintf("k/%05d", i%4000), fmt.Append(nil, i))
 	}
-	results, err := b.BatchEach(t.Context(), ops, kv.WithInFlight(8))
+	results, err := b.BatchEach(t.Context(), ops, kv.WithInFlight(inFlight))
 	require.NoError(t, err)
+	assert.Equal(t, inFlight, most)
 	for i := range 1000 {
 		assert.Less(t, results[i].Revision, results[4000+i].Revision)
 		assert.Equal(t, strconv.Itoa(4000+i), b.value(t, fmt.Sprintf("k/%05d", i)))

@@ -9,8 +9,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
+	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -50,6 +53,125 @@ func TestGetMany_ReadsOneRevision(t *testing.T) {
 	none, _, err := kv.NewTyped(b.Store, "k", kv.JSON[int](), skip).GetMany(t.Context(), "001")
 	require.NoError(t, err)
 	assert.Empty(t, none)
+}
+
+// fakeTxnKV has each transaction sent by a function, which is passed how to send it.
+type fakeTxnKV struct {
+	pb.KVClient
+
+	intercept func(send sendTxn) (*pb.TxnResponse, error)
+}
+
+// sendTxn sends a transaction.
+type sendTxn = func() (*pb.TxnResponse, error)
+
+// Txn sends a transaction.
+func (f *fakeTxnKV) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
+	return f.intercept(func() (*pb.TxnResponse, error) { return f.KVClient.Txn(ctx, in, opts...) })
+}
+
+// newTxnBench returns a bench whose transactions are intercepted.
+func newTxnBench(t *testing.T, over func(testing.TB, ...func(*clientv3.Config)) *clientv3.Client, intercept func(b bench, send sendTxn) (*pb.TxnResponse, error), opts ...kv.Option) (b bench) {
+	t.Helper()
+	rpcs := etcdtest.Counter(t)
+	cli := over(t, rpcs.Option)
+	cli.KV = clientv3.NewKVFromKVClient(&fakeTxnKV{clientv3.RetryKVClient(cli), func(send sendTxn) (*pb.TxnResponse, error) {
+		return intercept(b, send)
+	}}, cli)
+	b = benchOver(t, rpcs, cli, over(t), opts...)
+	return b
+}
+
+// Keys that take several requests are read at the revision of the first one, although another
+// client writes them in between.
+func TestGetMany_RequestsReadOneRevision(t *testing.T) {
+	t.Parallel()
+	keys := []string{"a", "b", "c", "d"}
+	putAll := func(t *testing.T, b bench, value string) (rev int64) {
+		t.Helper()
+		for _, key := range keys {
+			rev = b.put(t, key, value)
+		}
+		return rev
+	}
+	values := func(got map[string]kv.Entry[[]byte]) (all string) {
+		for _, key := range keys {
+			all += string(got[key].Value) + " "
+		}
+		return all
+	}
+	// over returns a bench where f is called after the n-th transaction has been answered.
+	over := func(t *testing.T, how func(testing.TB, ...func(*clientv3.Config)) *clientv3.Client, f func(b bench, n int)) (b bench, sent *int) {
+		t.Helper()
+		sent = new(int)
+		return newTxnBench(t, how, func(b bench, send sendTxn) (*pb.TxnResponse, error) {
+			r, err := send()
+			*sent++
+			f(b, *sent)
+			return r, err
+		}, kv.WithLimits(kv.Limits{TxnOps: 2})), sent
+	}
+	overwrite := func(t *testing.T) func(b bench, n int) {
+		t.Helper()
+		return func(b bench, n int) {
+			if n == 1 {
+				putAll(t, b, "new")
+			}
+		}
+	}
+	t.Run("of the store", func(t *testing.T) {
+		t.Parallel()
+		b, sent := over(t, etcdtest.Client, overwrite(t))
+		at := putAll(t, b, "old")
+		got, rev, err := b.GetMany(t.Context(), keys...)
+		require.NoError(t, err)
+		assert.Equal(t, "old old old old ", values(got))
+		assert.GreaterOrEqual(t, rev, at)
+		e, err := b.GetAsOf(t.Context(), "d", rev)
+		require.NoError(t, err)
+		assert.Equal(t, "old", string(e.Value), "the returned revision is that of the values")
+		assert.Equal(t, 2, *sent)
+		assert.Equal(t, "new", b.value(t, "d"))
+	})
+	t.Run("in a transaction", func(t *testing.T) {
+		t.Parallel()
+		b, sent := over(t, etcdtest.Client, overwrite(t))
+		putAll(t, b, "old")
+		_, err := b.Transact(t.Context(), func(_ context.Context, tx *kv.Tx) error {
+			got, err := tx.GetMany(keys...)
+			assert.Equal(t, "old old old old ", values(got))
+			return err
+		})
+		require.NoError(t, err)
+		assert.Equal(t, 2, *sent)
+	})
+	t.Run("after a compaction", func(t *testing.T) {
+		t.Parallel()
+		srv := etcdtest.Start(t)
+		b, sent := over(t, srv.Client, func(b bench, n int) {
+			if n == 1 {
+				putAll(t, b, "new")
+				srv.Compact(0)
+			}
+		})
+		putAll(t, b, "old")
+		got, _, err := b.GetMany(t.Context(), keys...)
+		require.NoError(t, err)
+		assert.Equal(t, "new new new new ", values(got))
+		assert.Equal(t, 4, *sent, "the second request of the first attempt was refused")
+	})
+	t.Run("after three compactions", func(t *testing.T) {
+		t.Parallel()
+		srv := etcdtest.Start(t)
+		b, sent := over(t, srv.Client, func(b bench, _ int) {
+			putAll(t, b, "new")
+			srv.Compact(0)
+		})
+		putAll(t, b, "old")
+		_, _, err := b.GetMany(t.Context(), keys...)
+		require.ErrorIs(t, err, kv.ErrCompacted)
+		assert.Equal(t, 6, *sent)
+	})
 }
 
 func TestTyped_ExistsCountKeysDecode(t *testing.T) {
