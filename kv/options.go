@@ -186,7 +186,8 @@ func duration(name, text string) (time.Duration, error) {
 	return d, nil
 }
 
-// strictJSON decodes exactly one JSON value, and returns an error for unknown fields.
+// strictJSON decodes exactly one JSON value, and returns an error for unknown fields. Package strict
+// checks more, but would add its YAML decoder to every program that uses kv.
 func strictJSON(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
