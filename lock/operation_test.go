@@ -79,6 +79,30 @@ func TestLocker_ReportsOperations(t *testing.T) {
 	want("hold", "s", lock.ErrClosed, one.res.Revision)
 }
 
+// A hook that panics when a wait ends leaves the lock with its holder, which can release it.
+func TestMutex_PanicOfWaitHookDoesNotLoseTheHold(t *testing.T) {
+	t.Parallel()
+	dir := etcdtest.Prefix(t)
+	p := newParts(t, etcdtest.Client(t), dir)
+	panics := 0
+	p.store = etcdtest.Must(kv.New(p.cli, kv.WithNamespace(dir), scopetest.Option[kv.Option](scope.Hooks{
+		Operation: func(_ context.Context, op scope.Operation) (context.Context, func(scope.Result)) {
+			if op.Package != "lock" || op.Name != "wait" {
+				return nil, nil
+			}
+			return nil, func(scope.Result) { panics++; panic("boom") }
+		},
+	})))
+	m := etcdtest.Must(lock.New(p)).Mutex("m")
+	for want := 1; want <= 2; want++ {
+		h := mustLock(t, m)
+		assert.Equal(t, want, panics)
+		require.NoError(t, h.Err())
+		mustRelease(t, h)
+		queued(t, p.cli, dir+"locks/", 0)
+	}
+}
+
 func TestLocker_CountsWaits(t *testing.T) {
 	t.Parallel()
 	dir := etcdtest.Prefix(t)
