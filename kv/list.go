@@ -67,13 +67,17 @@ const maxMapAttempts = 2
 // Map returns the entries of [Store.List] as a map, all in memory. If the revision is compacted
 // before the end, Map starts again at the current revision, unless WithRevision is given.
 func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[string][]byte, err error) {
+	var rev int64
+	ctx, running := s.observe(ctx, "map")
+	defer func() { running.End(err, rev) }()
 	for range maxMapAttempts {
 		m = make(map[string][]byte)
-		for kv, scanErr := range s.scan(ctx, "map", prefix, false, o) {
-			if err = scanErr; err == nil {
+		rev, err = s.yieldAll(ctx, "map", prefix, false, o, func(kv *mvccpb.KeyValue, err error) bool {
+			if err == nil {
 				m[string(kv.GetKey()[len(s.ns):])] = kv.GetValue()
 			}
-		}
+			return true
+		})
 		if err == nil {
 			return m, nil
 		}
@@ -84,45 +88,53 @@ func (s *Store) Map(ctx context.Context, prefix string, o ...ListOption) (m map[
 	return nil, err
 }
 
-// scan yields the keys below prefix in the form of etcd.
+// scan yields the keys below prefix in the form of etcd, as one operation.
 func (s *Store) scan(ctx context.Context, op, prefix string, keysOnly bool, opts []ListOption) iter.Seq2[*mvccpb.KeyValue, error] {
 	return func(yield func(*mvccpb.KeyValue, error) bool) {
-		var opErr error
+		var err error
 		var rev int64
 		ctx, running := s.observe(ctx, op)
-		defer func() { running.End(opErr, rev) }()
-		o, err := listOptions(opts)
-		spans, prefixErr := s.spans(prefix, o.partial)
-		if err = errors.Join(prefixErr, err); err == nil {
-			spans, err = s.applyAfter(spans, prefix, o)
-		}
+		defer func() { running.End(err, rev) }()
+		rev, err = s.yieldAll(ctx, op, prefix, keysOnly, opts, yield)
+	}
+}
+
+// yieldAll yields what scan does, and returns the revision that was read and the error that was
+// yielded.
+func (s *Store) yieldAll(
+	ctx context.Context, op, prefix string, keysOnly bool, opts []ListOption, yield func(*mvccpb.KeyValue, error) bool,
+) (rev int64, err error) {
+	o, err := listOptions(opts)
+	spans, prefixErr := s.spans(prefix, o.partial)
+	if err = errors.Join(prefixErr, err); err == nil {
+		spans, err = s.applyAfter(spans, prefix, o)
+	}
+	if err != nil {
+		err = s.opError(op, prefix, err)
+		yield(nil, err)
+		return 0, err
+	}
+	call := s.readCall(op, prefix) // for each chunk
+	list := scan.New(retry.NewReader(s.engine, call, s.kv), s.engine.Steps(call), spans,
+		scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
+	for kvs, err := range list.Chunks(ctx) {
 		if err != nil {
-			opErr = s.opError(op, prefix, err)
-			yield(nil, opErr)
-			return
-		}
-		call := s.readCall(op, prefix) // for each chunk
-		list := scan.New(retry.NewReader(s.engine, call, s.kv), s.engine.Steps(call), spans,
-			scan.Options{Rev: o.revision, KeysOnly: keysOnly, Limit: int64(o.limit), Reverse: o.reverse})
-		defer func() { rev = list.Revision() }()
-		for kvs, err := range list.Chunks(ctx) {
-			if opErr = err; err != nil {
-				yield(nil, err)
-				return
-			}
-			if o.readRevision != nil {
-				*o.readRevision = list.Revision()
-			}
-			for _, kv := range kvs {
-				if !yield(kv, nil) {
-					return
-				}
-			}
+			yield(nil, err)
+			return list.Revision(), err
 		}
 		if o.readRevision != nil {
 			*o.readRevision = list.Revision()
 		}
+		for _, kv := range kvs {
+			if !yield(kv, nil) {
+				return list.Revision(), nil
+			}
+		}
 	}
+	if o.readRevision != nil {
+		*o.readRevision = list.Revision()
+	}
+	return list.Revision(), nil
 }
 
 // applyAfter returns the parts of spans that WithAfter does not skip.

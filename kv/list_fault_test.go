@@ -3,14 +3,19 @@ package kv_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
+	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
@@ -86,6 +91,42 @@ func TestList_Compaction(t *testing.T) {
 		require.NoError(t, err)
 		assert.Len(t, m, n)
 	}
+}
+
+// The first attempt of Map is interrupted by a compaction between its two reads.
+func TestMap_IsOneOperationIfCompacted(t *testing.T) {
+	t.Parallel()
+	srv := etcdtest.Start(t)
+	truth := srv.Client(t)
+	var compact sync.Once
+	cli := srv.Client(t, func(cfg *clientv3.Config) {
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(func(
+			ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+		) error {
+			if r, isRange := req.(*pb.RangeRequest); isRange && r.GetRevision() > 0 {
+				compact.Do(func() {
+					_, err := truth.Put(ctx, "other", "")
+					assert.NoError(t, err)
+					srv.Compact(0)
+				})
+			}
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}))
+	})
+	var results []scope.Result
+	observe := scopetest.Option[kv.Option](scope.Hooks{Operation: func(ctx context.Context, _ scope.Operation) (context.Context, func(scope.Result)) {
+		return ctx, func(r scope.Result) { results = append(results, r) }
+	}})
+	s := etcdtest.Must(kv.New(cli, kv.WithNamespace("app"), observe))
+	rev, err := s.Put(t.Context(), "a", nil)
+	require.NoError(t, err)
+	results = nil
+	m, err := s.Map(t.Context(), "", kv.WithReverse()) // in pages of one revision
+	require.NoError(t, err)
+	assert.Len(t, m, 1)
+	require.Len(t, results, 1)
+	require.NoError(t, results[0].Err)
+	assert.Equal(t, rev+1, results[0].Revision, "of the second attempt")
 }
 
 func TestList_TimeoutExcludesLoopBody(t *testing.T) {
