@@ -13,22 +13,23 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit"
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 // follower returns a member that is not the leader.
-func follower(t *testing.T, c *etcdtest.Cluster) *etcdtest.Server {
+func follower(t *testing.T, c *testkit.Cluster) *testkit.Server {
 	t.Helper()
-	leader := c.Leader(t)
-	i := slices.IndexFunc(c.Members, func(s *etcdtest.Server) bool { return s != leader })
-	return c.Members[i]
+	leader, members := c.Leader(t), c.Members()
+	i := slices.IndexFunc(members, func(s *testkit.Server) bool { return s != leader })
+	return members[i]
 }
 
 func TestClient_EvictsAndReadmitsFrozenMember(t *testing.T) {
 	t.Parallel()
-	cluster := etcdtest.StartCluster(t, 3)
-	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	cluster := testkit.StartCluster(t, 3)
+	c := cluster.Open(t)
 	frozen := follower(t, cluster)
 	frozen.Pause()
 	read := func() {
@@ -63,11 +64,11 @@ func TestClient_EvictsAndReadmitsFrozenMember(t *testing.T) {
 
 func TestOpen_EvictsFrozenMember(t *testing.T) {
 	t.Parallel()
-	cluster := etcdtest.StartCluster(t, 3)
+	cluster := testkit.StartCluster(t, 3)
 	frozen := follower(t, cluster)
 	frozen.Pause()
 	began := time.Now()
-	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	c := cluster.Open(t)
 	assert.Less(t, time.Since(began), 5*time.Second)
 	for range 30 {
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
@@ -81,10 +82,11 @@ func TestOpen_EvictsFrozenMember(t *testing.T) {
 
 func TestClient_EvictsNothingWithoutQuorum(t *testing.T) {
 	t.Parallel()
-	cluster := etcdtest.StartCluster(t, 2) // no quorum without both
+	cluster := testkit.StartCluster(t, 2) // no quorum without both
 	count := etcdtest.Counter(t)
-	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()}, etcdkit.WithDialOptions(count.DialOption()))
-	cluster.Members[0].Kill()
+	c := cluster.Open(t, etcdkit.WithDialOptions(count.DialOption()))
+	stopped := cluster.Members()[0]
+	stopped.Kill()
 	_, err := c.Health(t.Context())
 	require.ErrorIs(t, err, etcdkit.ErrUnavailable)
 	rounds := func(n int, check func()) { // both are probed
@@ -96,8 +98,7 @@ func TestClient_EvictsNothingWithoutQuorum(t *testing.T) {
 	}
 	rounds(4, func() {}) // the remaining member needs time to notice that it has no leader
 	rounds(3, func() { assert.Len(t, c.Raw().Endpoints(), 2, "the stopped member may recover first") })
-	cluster.Members[0].Launch()
-	cluster.WaitReady()
+	stopped.Restart()
 	_, err = c.KV().Put(t.Context(), "k", nil)
 	require.NoError(t, err)
 }
@@ -106,8 +107,8 @@ func TestClient_EvictsNothingWithoutQuorum(t *testing.T) {
 // that are safe to repeat is made at another member. The others wait.
 func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 	t.Parallel()
-	cluster := etcdtest.StartCluster(t, 3)
-	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	cluster := testkit.StartCluster(t, 3)
+	c := cluster.Open(t)
 	store := c.KV()
 	_, err := store.Put(t.Context(), "warm", nil, kv.WithOnce()) // creates a slot
 	require.NoError(t, err)
@@ -179,8 +180,8 @@ func TestClient_HedgesCallsAtFrozenMember(t *testing.T) {
 // old one time out after 7 s. Their other attempts may be at the frozen member.
 func TestClient_CallsSurviveFrozenLeader(t *testing.T) {
 	t.Parallel()
-	cluster := etcdtest.StartCluster(t, 3)
-	c := open(t, etcdkit.Config{Endpoints: cluster.Endpoints()})
+	cluster := testkit.StartCluster(t, 3)
+	c := cluster.Open(t)
 	_, err := c.KV().Put(t.Context(), "warm", nil, kv.WithOnce()) // creates a slot
 	require.NoError(t, err)
 	cluster.Leader(t).Pause()

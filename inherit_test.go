@@ -15,6 +15,7 @@ import (
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/discovery"
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -73,7 +74,7 @@ func TestParts_LogToTheDefaultLogger(t *testing.T) { //nolint:paralleltest // se
 func TestClient_PartsUseLogger(t *testing.T) {
 	t.Parallel()
 	records := &etcdtest.Log{}
-	c := open(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithLogger(records.Logger()))
+	c := testkit.Open(t, etcdkit.WithLogger(records.Logger()))
 	for key, value := range map[string]string{"conf/limit": "many", "users/42": "{", "services/orders/instances/a": "no instance"} {
 		_, err := c.KV().Put(t.Context(), key, []byte(value))
 		require.NoError(t, err)

@@ -7,19 +7,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
 func TestWithLimits_AllowsLargerRequests(t *testing.T) {
 	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.WithFlags("--max-request-bytes=8388608", "--max-txn-ops=4"))
-	usual := open(t, etcdkit.Config{Endpoints: s.Endpoints()})
+	usual := s.Open(t)
 	value := make([]byte, 6<<20)
 	_, err := usual.KV().Put(t.Context(), "large", value)
 	require.ErrorIs(t, err, kv.ErrTooLarge)
 
-	c := open(t, etcdkit.Config{Endpoints: s.Endpoints()}, etcdkit.WithLimits(kv.Limits{RequestBytes: 8 << 20, TxnOps: 4}))
+	c := s.Open(t, etcdkit.WithLimits(kv.Limits{RequestBytes: 8 << 20, TxnOps: 4}))
 	_, err = c.KV().Put(t.Context(), "large", value)
 	require.NoError(t, err)
 	_, err = c.KV().Put(t.Context(), "larger", make([]byte, 8<<20))

@@ -18,6 +18,7 @@ import (
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/config"
 	"github.com/etcdkit/etcdkit/discovery"
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
 	"github.com/etcdkit/etcdkit/kv"
@@ -60,7 +61,7 @@ func (r *recorder) take(pkg string) (out []recorded) {
 func TestObserver_SeesEveryVerbOfTheStore(t *testing.T) {
 	t.Parallel()
 	var r recorder
-	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithObserver(r.observer()))
+	c := opened(t, testkit.Config(t), etcdkit.WithObserver(r.observer()))
 	s, ctx := c.KV(), t.Context()
 	rev, err := s.Put(ctx, "a", []byte("1"))
 	require.NoError(t, err)
@@ -137,7 +138,7 @@ func TestObserver_SeesEveryVerbOfTheStore(t *testing.T) {
 func TestObserver_SeesRegistrations(t *testing.T) {
 	t.Parallel()
 	var r recorder
-	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithObserver(r.observer()))
+	c := testkit.Open(t, etcdkit.WithObserver(r.observer()))
 	registry := etcdtest.Must(discovery.New(c))
 	_, err := registry.Register(t.Context(), discovery.Instance{Service: "orders", ID: "a", Host: "localhost", Port: 1})
 	require.NoError(t, err)
@@ -194,7 +195,7 @@ func values(t *testing.T, c *etcdkit.Client) map[string]float64 {
 
 func TestClient_MetricsHaveUniqueSeries(t *testing.T) {
 	t.Parallel()
-	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)})
+	c := testkit.Open(t)
 	_, err := c.KV().Put(t.Context(), "users/ada", []byte("1"))
 	require.NoError(t, err)
 	open := func(dir string) *cache.Cache[int] {

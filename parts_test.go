@@ -17,6 +17,7 @@ import (
 	"github.com/etcdkit/etcdkit"
 	"github.com/etcdkit/etcdkit/cache"
 	"github.com/etcdkit/etcdkit/config"
+	testkit "github.com/etcdkit/etcdkit/etcdtest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
@@ -173,7 +174,7 @@ func TestClient_LocksForgetsLockersThatNothingUses(t *testing.T) {
 func TestObserver_ReceivesCacheLookups(t *testing.T) {
 	t.Parallel()
 	var told []string
-	c := opened(t, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: etcdtest.Prefix(t)}, etcdkit.WithObserver(etcdkit.Observer{
+	c := testkit.Open(t, etcdkit.WithObserver(etcdkit.Observer{
 		CacheLookup: func(_ context.Context, dir string, hit bool) { told = append(told, fmt.Sprint(dir, hit)) },
 	}))
 	users, err := cache.Open(t.Context(), c, "users", kv.JSON[int]())
