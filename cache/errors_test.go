@@ -49,7 +49,7 @@ func TestReplica_LogsStalenessOnceWhenItBeginsAndEnds(t *testing.T) {
 	server := etcdtest.Start(t)
 	p := parttest.New(t, server.Client(t), "app")
 	mustPut(t, p.KV(), "dir/a", "1")
-	var text parttest.Buffer
+	var text etcdtest.Log
 	r := openReplica(t, p, "dir", kv.String(), cache.WithMaxStaleness(minStaleness), cache.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
 	server.Pause()
 	defer server.Resume()

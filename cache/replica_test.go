@@ -275,7 +275,7 @@ func TestReplica_LogsDecodeErrorWithoutValue(t *testing.T) {
 	p := parttest.Shared(t)
 	mustPut(t, p.KV(), "dir/a", "{secret")
 	mustPut(t, p.KV(), "dir/b", `"secret"`)
-	var text parttest.Buffer
+	var text etcdtest.Log
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	r := openReplica(t, p, "dir", kv.JSON[user](), cache.WithLogger(log))
 	c := openCache(t, p, "dir", kv.JSON[user](), cache.WithLogger(log))

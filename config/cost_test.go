@@ -76,7 +76,7 @@ func TestOpen_SourcesOfOneClientShareWatch(t *testing.T) {
 func TestErrors_DoNotQuoteValues(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
-	var out parttest.Buffer
+	var out etcdtest.Log
 	received, handler := recordErrors()
 	p := parttest.Shared(t)
 	put(t, p, "shop/name", "shop")

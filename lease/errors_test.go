@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
@@ -57,7 +56,7 @@ func TestErrors_HaveOnePrefixAndNameWhatIsClosed(t *testing.T) {
 func TestSession_LossReportsRefusedConnection(t *testing.T) {
 	t.Parallel()
 	proxy := etcdtest.NewProxy(t, etcdtest.Endpoints()[0])
-	var logs parttest.Buffer
+	var logs etcdtest.Log
 	m := newManager(t, etcdtest.NewClient(t, proxy.Endpoints()), lease.WithLogger(slog.New(slog.NewTextHandler(&logs, nil))))
 	s, err := m.OpenSession(t.Context(), lease.WithTTL(3*time.Second))
 	require.NoError(t, err)

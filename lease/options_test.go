@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/internal/etcdtest/scopetest"
 	"github.com/etcdkit/etcdkit/internal/scope"
 	"github.com/etcdkit/etcdkit/kv"
@@ -24,7 +23,7 @@ func TestManager_LogsEachOutageOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		var out parttest.Buffer
+		var out etcdtest.Log
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		openSession(t, m, 12*time.Second)
 		f.setFault(refuseRequests)
@@ -44,7 +43,7 @@ func TestManager_LogsEndOfOutageWithoutSessions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		var out parttest.Buffer
+		var out etcdtest.Log
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 		s := openSession(t, m, 12*time.Second)
 		f.setFault(loseBoth)
@@ -64,7 +63,7 @@ func TestManager_DoesNotLogStreamReplacedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeEtcd()
-		var out parttest.Buffer
+		var out etcdtest.Log
 		m := f.manager(t, lease.WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
 		s := openSession(t, m, 12*time.Second)
 		restarts := 0

@@ -1,7 +1,6 @@
 package parttest
 
 import (
-	"bytes"
 	"slices"
 	"sync"
 	"testing"
@@ -32,24 +31,4 @@ func (r *Recorder[E]) Await(tb testing.TB, n int) E {
 	tb.Helper()
 	Eventually(tb, func() bool { return len(r.All()) >= n })
 	return r.All()[n-1]
-}
-
-// Buffer is a buffer for the output of a logger. It is safe for concurrent use.
-type Buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write appends to the buffer.
-func (b *Buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-// String returns what was written.
-func (b *Buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
