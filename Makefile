@@ -28,7 +28,7 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 
 BENCHMARK := go test -count=1 -timeout 90m ./internal/integration
 
-bench: ## measure beside client/v3 and write docs/performance.md (30 min, on a quiet machine)
+bench: ## measure beside client/v3 and write docs/performance.md (35 min, on a quiet machine)
 	ETCDKIT_BENCH=full $(BENCHMARK) -v -run '^TestBench$$'
 
 bench-quick: ## the same with fewer sizes and shorter turns (5 min)

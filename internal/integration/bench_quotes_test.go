@@ -51,6 +51,7 @@ func quoteTables() map[string][]quote {
 			{label: "TryLock on a lock that is held", table: "lock", name: tryLock, metric: "rpcs"},
 			{label: "Campaign and Resign", table: "lock", name: "election" + uncontended, metric: "rpcs"},
 			{label: "32 goroutines that update one key, for each update (`concurrency.STM`)", table: "requests", name: update, n: 32, metric: "rpcs"},
+			{label: "16 goroutines that each change 2 of 4 keys in a transaction, for each (`concurrency.STM`)", table: "requests", name: transaction, n: 16, metric: "rpcs"},
 			{label: "opening a client, and its first Get", table: "requests", name: openFirstGet, metric: "rpcs"},
 		},
 		"times": {
@@ -60,6 +61,7 @@ func quoteTables() map[string][]quote {
 			{label: "a lock that 50 processes wait for", table: "lock", name: mutex + onePass, n: 50},
 			{label: "a delivery to one of 1,000 subscribers", table: "watch", name: "delivery", n: 1000},
 			{label: "an update of one key by 32 goroutines (`concurrency.STM`)", table: "requests", name: update, n: 32},
+			{label: "a transaction over 2 of 4 keys by 16 goroutines (`concurrency.STM`)", table: "requests", name: transaction, n: 16},
 			{label: "a key of 128, by one Put after the other and by a Batch", table: "requests", name: "key of a Batch of 128"},
 			{label: "a listing of 10,000 keys", table: "requests", name: "List of 10,000 keys"},
 		},

@@ -195,7 +195,12 @@ func (m *meter) client() *clientv3.Client {
 // open returns a client of this library as it comes.
 func (m *meter) open() *etcdkit.Client {
 	m.Helper()
-	cfg := etcdkit.Config{Endpoints: m.server().Endpoints()}
+	return m.openAt(m.server().Endpoints())
+}
+
+func (m *meter) openAt(endpoints []string) *etcdkit.Client {
+	m.Helper()
+	cfg := etcdkit.Config{Endpoints: endpoints}
 	c, err := etcdkit.Open(m.Context(), cfg, etcdkit.WithDialOptions(m.rpcs.DialOption()))
 	require.NoError(m, err)
 	m.Cleanup(func() { _ = c.Close() })

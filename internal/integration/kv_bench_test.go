@@ -3,7 +3,10 @@ package integration_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"sync/atomic"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -18,6 +21,7 @@ import (
 const (
 	linearizable = "linearizable read of a cached key"
 	openFirstGet = "open, first Get, close"
+	transaction  = "transaction over 2 of 4 keys"
 )
 
 // requestTable compares calls by as many goroutines of one client.
@@ -25,8 +29,10 @@ func requestTable() table {
 	tab := table{
 		id: "requests", title: "Requests",
 		text: "One operation is one call; N goroutines share a client and call all the time. The peer is client/v3, with the calls that " +
-			"one would make there: its Get for linearizable reads of a cached key, its `concurrency.STM` for updates, one Put for each key of a batch.",
-		columns: standardColumns(),
+			"one would make there: its Get for linearizable reads of a cached key, its `concurrency.STM` for updates and transactions, one Put for each key of a batch. " +
+			"Conflicts are how often the function of a transaction ran again. *BatchEach*: 200,000 keys in transactions of 128, eight at " +
+			"once; the peer is the same call with one at a time.",
+		columns: slices.Insert(standardColumns(), 4, column{"conflicts", both("conflicts")}),
 	}
 	for _, n := range []int{1, 16, 256} {
 		most := map[int]float64{1: 1.02, 16: 1.05, 256: 1.08}[n]
@@ -35,7 +41,8 @@ func requestTable() table {
 	for _, n := range []int{1, 16, 256} {
 		tab.scenarios = append(tab.scenarios, linearizableRead(n))
 	}
-	tab.scenarios = append(tab.scenarios, openAndGet(), updates(), coalescedPuts(), batch(), list())
+	tab.scenarios = append(tab.scenarios, openAndGet(), updates(), transactions(), coalescedPuts(), batch(),
+		batchEach("key of a BatchEach", 0), batchEach("key of a BatchEach, etcd 5 ms away", 5*time.Millisecond), list())
 	return tab
 }
 
@@ -164,6 +171,79 @@ func updates() scenario {
 	})
 }
 
+// transactions has 16 goroutines of one client move amounts between two of 4 keys.
+func transactions() scenario {
+	const keys, goroutines = 4, 16
+	pair := func(i int) (from, to string) {
+		return strconv.Itoa(i % keys), strconv.Itoa((i + 1 + i/keys%(keys-1)) % keys)
+	}
+	fill := func(m *meter, cli *clientv3.Client, dir string) {
+		for i := range keys {
+			_, err := cli.Put(m.Context(), dir+strconv.Itoa(i), "1000")
+			require.NoError(m, err)
+		}
+	}
+	checkSum := func(m *meter, cli *clientv3.Client, dir string) {
+		resp, err := cli.Get(m.Context(), dir, clientv3.WithPrefix())
+		require.NoError(m, err)
+		sum := 0
+		for _, pair := range resp.Kvs {
+			n, err := strconv.Atoi(string(pair.Value))
+			require.NoError(m, err)
+			sum += n
+		}
+		require.Equal(m, keys*1000, sum)
+	}
+	return bothSides(transaction, goroutines, func(m *meter) {
+		c, cli := m.open(), m.client()
+		fill(m, cli, "ours/")
+		fill(m, cli, "theirs/")
+		accounts := kv.NewTyped(c.KV(), "ours", kv.JSON[int]())
+		var calls, attempts [2]atomic.Int64 // ours, theirs
+		m.alternate(goroutines, size(m, 160, 320, 640),
+			func(ctx context.Context, i int) error {
+				calls[0].Add(1)
+				from, to := pair(i)
+				_, err := c.KV().Transact(ctx, func(_ context.Context, tx *kv.Tx) error {
+					attempts[0].Add(1)
+					both, err := accounts.In(tx).GetMany(from, to)
+					if err != nil {
+						return err
+					}
+					if err := accounts.In(tx).Put(from, both[from].Value-1); err != nil {
+						return err
+					}
+					return accounts.In(tx).Put(to, both[to].Value+1)
+				})
+				return err
+			},
+			func(_ context.Context, i int) error {
+				calls[1].Add(1)
+				from, to := pair(i)
+				_, err := concurrency.NewSTM(cli, func(stm concurrency.STM) error {
+					attempts[1].Add(1)
+					x, err := strconv.Atoi(stm.Get("theirs/" + from))
+					if err != nil {
+						return err
+					}
+					y, err := strconv.Atoi(stm.Get("theirs/" + to))
+					if err != nil {
+						return err
+					}
+					stm.Put("theirs/"+from, strconv.Itoa(x-1))
+					stm.Put("theirs/"+to, strconv.Itoa(y+1))
+					return nil
+				})
+				return err
+			})
+		checkSum(m, cli, "ours/")
+		checkSum(m, cli, "theirs/")
+		for i, side := range []*meter{m, m.peer()} {
+			side.record("conflicts", float64(attempts[i].Load()-calls[i].Load())/float64(calls[i].Load()))
+		}
+	}, limit{Metric: "time", Of: "ratio", Most: 0.6})
+}
+
 func coalescedPuts() scenario {
 	return bothSides("Put through kv.Coalesce", 256, func(m *meter) {
 		cli := m.client()
@@ -207,6 +287,33 @@ func batch() scenario {
 	})
 	s.counts = []string{"rpcs", "allocs"}
 	return s
+}
+
+// batchEach writes 200,000 keys of 100 bytes, several transactions at once.
+func batchEach(name string, away time.Duration) scenario {
+	const keys = 200_000
+	turn := func(m *meter) {
+		inFlight := 1
+		if m.ours {
+			inFlight = 8
+		}
+		proxy := m.server().Proxy(m)
+		proxy.Delay(away / 2)
+		c := m.openAt(proxy.Endpoints())
+		ops := make([]kv.Op, keys)
+		for i := range ops {
+			ops[i] = kv.OpPut(fmt.Sprintf("many/%07d", i), make([]byte, 100))
+		}
+		m.measure(func() int {
+			_, err := c.KV().BatchEach(m.Context(), ops, kv.WithInFlight(inFlight))
+			require.NoError(m, err)
+			return keys
+		})
+	}
+	return scenario{
+		name: name, n: keys, ours: turn, theirs: turn, fullOnly: true,
+		limits: []limit{{Metric: "time", Of: "ratio", Most: 0.7}},
+	}
 }
 
 // list reads 10,000 keys.
