@@ -187,6 +187,9 @@ func (e *evidence) counters(t *testing.T, f *finding) {
 		}
 		v := c.judge(changes)
 		v.Unasked = slices.DeleteFunc(v.Unasked, func(id string) bool { return slices.Contains(c.unknown, id) })
+		if len(v.Unasked) == 0 {
+			v.Unasked = nil // as in a verdict without any
+		}
 		return v, c
 	}
 	for dir, lines := range byName(e.lines["counter"]) {
