@@ -24,6 +24,9 @@ func watchTable() table {
 	}
 }
 
+// watchLimit is what events of large transactions and of the history may take, by the peer's time.
+var watchLimit = limit{Metric: "time", Of: "ratio", Most: 1.5}
+
 // subscribeFunc has the changes of a prefix delivered to f: those after a revision, or, if that is
 // 0, those from the return of the call on.
 type subscribeFunc func(prefix string, after int64, f func(events int, rev int64))
@@ -106,7 +109,7 @@ func massDelete(n int) scenario {
 			return keys
 		})
 	}
-	return scenario{name: "mass delete", n: n, ours: turn, theirs: turn}
+	return scenario{name: "mass delete", n: n, ours: turn, theirs: turn, limits: []limit{watchLimit}}
 }
 
 // replay reads n events from history.
@@ -127,7 +130,7 @@ func replay(n int) scenario {
 			return events
 		})
 	}
-	return scenario{name: "replay", n: n, ours: turn, theirs: turn}
+	return scenario{name: "replay", n: n, ours: turn, theirs: turn, limits: []limit{watchLimit}}
 }
 
 // delivery tells n subscribers of changes.
