@@ -47,6 +47,8 @@ func OpDelete(key string, o ...DeleteOption) Op {
 // deadline, the default applies to each transaction. If a response is lost, the outcome of that
 // transaction is unknown, unless one of its operations has [WithOnce], which then covers the whole
 // transaction.
+//
+// Batch costs one RPC for each transaction, and the grants of [WithTTL].
 func (s *Store) Batch(ctx context.Context, ops ...Op) (rev int64, err error) {
 	ctx, running := s.observe(ctx, "batch")
 	defer func() { running.End(err, rev) }()
@@ -152,7 +154,7 @@ func WithInFlight(n int) BatchOption { return func(s *batchSettings) { s.inFligh
 // transactions concurrently. When a transaction fails, BatchEach sends no further ones and waits
 // for those in flight. The error is then a [BatchError] whose Done is the number of operations
 // before the first one that is not known to be applied. If the operations are invalid, nothing is
-// sent and results is nil.
+// sent and results is nil. It costs the same RPCs as Batch.
 func (s *Store) BatchEach(ctx context.Context, ops []Op, o ...BatchOption) (results []OpResult, err error) {
 	ctx, running := s.observe(ctx, "batch")
 	var rev int64

@@ -82,9 +82,9 @@
 // No attempt is cancelled because it is slow. A call that can safely be made twice makes a second
 // attempt at another member after 0.25 to 1 s, or a third of its time if that is less, and the
 // first response that settles it counts. These calls are all reads, Replace, DeleteAt, Update of a
-// key that exists, and any write WithOnce: a frozen member costs them about a second. All other
-// writes have one attempt: at a frozen member they wait for their deadline and are then unknown.
-// Second attempts are limited to ten at once and a tenth of all calls. There are none with a single
+// key that exists, Transact that overwrites or deletes a key that it has read, and any write
+// WithOnce: a frozen member costs them about a second. All other writes have one attempt: at a
+// frozen member they wait for their deadline and are then unknown. Second attempts are limited to ten at once and a tenth of all calls. There are none with a single
 // endpoint or with MaxAttempts 1. A client that etcdkit.Open has not made sends them over its own
 // connection, whose balancer usually picks another member.
 //

@@ -36,8 +36,8 @@ const (
 // Update costs two RPCs. Concurrent updates of the same key through this store, or others derived
 // from it, cost one RPC each: they are queued, and each starts from the value that the previous one
 // wrote. After every 32 updates the key is read again, to give other processes a chance. A conflict
-// with another client costs one more RPC; every third in a row costs two, after a pause. For the
-// outcome after a lost response, see [Store.Replace] and [Store.Create].
+// with another client costs one more RPC; every third in a row costs two, after a pause. [WithTTL]
+// may add a grant. For the outcome after a lost response, see [Store.Replace] and [Store.Create].
 func (s *Store) Update(ctx context.Context, key string, f func(cur Entry[[]byte]) ([]byte, error), o ...UpdateOption) (e Entry[[]byte], err error) {
 	ctx, running := s.observe(ctx, "update")
 	defer func() { running.End(err, e.ModRevision) }()
