@@ -50,8 +50,8 @@ func WithValidate[T any](f func(T) error) BindOption[T] {
 func WithStrict[T any]() BindOption[T] { return func(s *bindOptions[T]) { s.strict = true } }
 
 // WithCodec sets the codec of a key. An error of its Decode method makes the value invalid; its
-// text is not shown, because it may quote the value. It cannot be used with BindDir. Default: the
-// encoding of T listed in the package documentation.
+// text is not shown, because it may quote the value. It cannot be used with BindDir. Package
+// kv/codec has codecs that encrypt. Default: the encoding of T listed in the package documentation.
 func WithCodec[T any](c kv.Codec[T]) BindOption[T] {
 	return func(s *bindOptions[T]) { s.codec, s.nilCodec = c, c == nil }
 }

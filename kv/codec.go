@@ -15,7 +15,7 @@ import (
 // key is the key of the entry relative to the namespace of the store, including the dir of the
 // handle: "users/42" for the key "42" of a [Typed] with the dir "users". The same holds for a cache
 // or a configuration of that dir. Most codecs ignore key; one that encrypts can bind the value to
-// it.
+// it. Package kv/codec adds compression and encryption to a codec.
 type Codec[T any] interface {
 	Encode(key string, v T) ([]byte, error)
 	Decode(key string, b []byte) (T, error)

@@ -31,10 +31,13 @@
 //  1. Give every process the new key as a further key, for reads.
 //  2. Give every process the new key as the first one, and the old one as a further key.
 //  3. Write each value again. An update that changes nothing does that, and keeps the lease:
-//     call users.Update for each key of users.Keys, with a function that changes nothing.
+//     call users.Update for each key of users.Keys, with a function that changes nothing, and
+//     without kv.WithSkipEqual, which would write nothing.
 //  4. Remove the old key.
 //
-// The example of [AESGCM] shows step 3. To encrypt existing data, begin with [WithPlaintextReads],
+// The example of [AESGCM] shows step 3. For a configuration, use a kv.Typed over the dir of the
+// source, with the codec given to config.WithCodec: config.Value.Update writes nothing if its
+// function changes nothing. To encrypt existing data, begin with [WithPlaintextReads],
 // do the same, and remove the option: with it, whoever can write to etcd can have plaintext
 // accepted.
 //

@@ -108,3 +108,45 @@ func TestAESGCM_InConfig(t *testing.T) {
 	require.NoError(t, err)
 	assert.NotContains(t, string(stored.Value), "Ada")
 }
+
+func TestAESGCM_RotatesKeysOfConfig(t *testing.T) {
+	t.Parallel()
+	p := parttest.Shared(t)
+	bind := func(c kv.Codec[user]) (*config.Source, *config.Value[user], error) {
+		src, err := config.Open(t.Context(), p, "conf")
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, src.Close()) })
+		v, err := config.Bind(src, "user", config.WithCodec(c))
+		return src, v, err
+	}
+	stored := func() kv.Entry[[]byte] {
+		e, err := p.KV().Get(t.Context(), "conf/user")
+		require.NoError(t, err)
+		return e
+	}
+	_, err := kv.NewTyped(p.KV(), "conf", encrypted[user](t, key("old", 1))).Create(t.Context(), "user", user{"Ada"})
+	require.NoError(t, err)
+	both := encrypted[user](t, key("new", 2), key("old", 1))
+	src, running, err := bind(both)
+	require.NoError(t, err)
+	require.Equal(t, "Ada", running.Load().Name)
+
+	same := func(*user) error { return nil }
+	before := stored()
+	_, err = running.Update(t.Context(), same)
+	require.NoError(t, err)
+	require.Equal(t, before, stored(), "an update of the configuration that changes nothing writes nothing")
+	_, _, err = bind(encrypted[user](t, key("new", 2)))
+	require.ErrorIs(t, err, kv.ErrDecode)
+
+	e, err := kv.NewTyped(p.KV(), "conf", both).Update(t.Context(), "user", same)
+	require.NoError(t, err)
+	require.Greater(t, e.ModRevision, before.ModRevision)
+	_, v, err := bind(encrypted[user](t, key("new", 2)))
+	require.NoError(t, err)
+	assert.Equal(t, "Ada", v.Load().Name)
+	_, err = config.Set(t.Context(), src, "other", 1) // returns when src has seen the rotation
+	require.NoError(t, err)
+	require.NoError(t, running.Err())
+	assert.Equal(t, "Ada", running.Load().Name)
+}
