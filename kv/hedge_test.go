@@ -2,7 +2,9 @@ package kv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,6 +107,15 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 		"replace": {hedged: true, bytes: true, op: func(ctx context.Context, s *simStore) (int64, error) {
 			return s.Replace(ctx, "k", value, s.mod)
 		}},
+		"replace once": {hedged: true, once: true, op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.Replace(ctx, "k", value, s.mod, once)
+		}},
+		"transact": {hedged: true, bytes: true, op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.Transact(ctx, transactOnce(value))
+		}},
+		"transact once": {hedged: true, once: true, op: func(ctx context.Context, s *simStore) (int64, error) {
+			return s.Transact(ctx, transactOnce(value), once)
+		}},
 		"delete at": {hedged: true, op: func(ctx context.Context, s *simStore) (int64, error) {
 			return s.DeleteAt(ctx, "k", s.mod)
 		}},
@@ -139,14 +150,11 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 								require.NoError(t, err)
 							}
 							before := s.cluster.sent()
-							s.cluster.plan = func(n int, r *simRequest) simFate {
-								if _, read := r.req.(*pb.RangeRequest); read {
-									return simFate{applied: ms, answered: ms}
-								}
-								switch {
-								case n == before:
+							s.cluster.plan = func(_ int, r *simRequest) simFate {
+								switch write, second := s.firstWrites(before, r); {
+								case r == write:
 									return one
-								case r.second && r == s.secondOf(before, r):
+								case r == second:
 									return two
 								}
 								return simFate{applied: ms, answered: ms}
@@ -162,20 +170,22 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 
 							s.cluster.mu.Lock()
 							defer s.cluster.mu.Unlock()
-							applied, answered, again := 0, 0, false
+							writes, applied, answered, again := 0, 0, 0, false
 							yes := time.Duration(-1) // when it was said that the write was applied
-							for i, r := range s.cluster.requests[before:] {
-								if _, read := r.req.(*pb.RangeRequest); read {
+							write, second := s.firstWrites(before, nil)
+							for _, r := range s.cluster.requests[before:] {
+								if !r.isWrite() {
 									continue
 								}
+								writes++
 								if r.yes {
 									applied++
 								}
 								fate, sent := simFate{applied: ms, answered: ms}, time.Duration(0)
-								switch {
-								case i == 0:
+								switch r {
+								case write:
 									fate = one
-								case r.second && s.firstSecond(before) == r:
+								case second:
 									fate, sent = two, hedgeDelay
 									seconds++
 								}
@@ -183,8 +193,8 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 									continue
 								}
 								answered++
-								again = again || i > 0
-								if r.yes && (i == 0 || sent > 0) {
+								again = again || r != write
+								if r.yes && (r == write || r == second) {
 									yes = sent + fate.answered
 								}
 							}
@@ -203,12 +213,12 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 								require.ErrorIs(t, err, kv.ErrUnknownOutcome, about)
 								unknown++
 								require.False(t, test.once && again, "the answer to a later attempt tells all: %v: %s", err, about)
-								require.False(t, answered == 2 && len(s.cluster.requests) == before+2, "both were answered: %v: %s", err, about)
+								require.False(t, answered == 2 && writes == 2, "both were answered: %v: %s", err, about)
 								next := s.successor()
 								require.False(t, test.bytes && answered > 0 && next != "" && next != "mine", "what followed tells: %v: %s", err, about)
 							}
 							if !test.hedged {
-								require.Equal(t, before+1, len(s.cluster.requests), "it is sent once: %s", about)
+								require.Equal(t, 1, writes, "it is sent once: %s", about)
 							}
 						})
 					}
@@ -220,24 +230,41 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 	}
 }
 
-// secondOf returns the first request from before on that came over a connection to one member, r if
-// there is none so far. The lock of the cluster is held.
-func (s *simStore) secondOf(before int, r *simRequest) *simRequest {
-	if one := s.firstSecond(before); one != nil {
-		return one
+// transactOnce returns a function that overwrites "k", and refuses to be called again.
+func transactOnce(value []byte) kv.TxFunc {
+	return func(_ context.Context, tx *kv.Tx) error {
+		if tx.Attempt() > 1 {
+			return &errs.Error{Pkg: "test", Op: "transact", NotApplied: true, Err: kv.ErrConflict}
+		}
+		_, err := tx.Get("k")
+		return errors.Join(err, tx.Put("k", value))
 	}
-	return r
 }
 
-// firstSecond is the second attempt of the call whose requests begin at before, nil if there is
-// none. The lock of the cluster is held.
-func (s *simStore) firstSecond(before int) *simRequest {
-	for _, r := range s.cluster.requests[before:] {
-		if _, read := r.req.(*pb.RangeRequest); r.second && !read {
-			return r
+// isWrite reports whether the request is not a plain read.
+func (r *simRequest) isWrite() bool {
+	_, read := r.req.(*pb.RangeRequest)
+	return !read
+}
+
+// firstWrites returns the first write from before on, and the first one that came over a connection
+// to one member, nil if there is none. next is the request that is about to be sent, if any. The
+// lock of the cluster is held.
+func (s *simStore) firstWrites(before int, next *simRequest) (write, second *simRequest) {
+	requests := s.cluster.requests[before:]
+	if next != nil {
+		requests = append(slices.Clip(requests), next)
+	}
+	for _, r := range requests {
+		switch {
+		case !r.isWrite():
+		case write == nil:
+			write = r
+		case r.second && second == nil:
+			second = r
 		}
 	}
-	return nil
+	return write, second
 }
 
 // successor is the value that the key was given next after s.mod, "" if it was none, or deleted

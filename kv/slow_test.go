@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -82,10 +83,51 @@ func slowOps() map[string]struct {
 		return txn(clientv3.OpPut("k", "new"))(ctx, s)
 	}
 	value := []byte("new")
+	list := func(ctx context.Context, s *simStore) error {
+		_, err := s.raw.Get(ctx, "d/", clientv3.WithPrefix())
+		return err
+	}
 	return map[string]calls{
 		"get":       {func(ctx context.Context, s *simStore) error { _, err := s.Get(ctx, "k"); return err }, get},
 		"get stale": {func(ctx context.Context, s *simStore) error { _, err := s.GetStale(ctx, "k"); return err }, get},
 		"count":     {func(ctx context.Context, s *simStore) error { _, err := s.Count(ctx, "d/"); return err }, get},
+		"list": {
+			func(ctx context.Context, s *simStore) error {
+				for _, err := range s.List(ctx, "d/", kv.WithLimit(10)) {
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			}, list,
+		},
+		"get many": {
+			func(ctx context.Context, s *simStore) error { _, _, err := s.GetMany(ctx, "k", "c"); return err },
+			func(ctx context.Context, s *simStore) error {
+				_, err := s.raw.Txn(ctx).Then(clientv3.OpGet("k"), clientv3.OpGet("c")).Commit()
+				return err
+			},
+		},
+		"batch once": {
+			func(ctx context.Context, s *simStore) error {
+				return errOf(s.Batch(ctx, kv.OpPut("k", value, kv.WithOnce())))
+			}, put,
+		},
+		"delete prefix": {
+			func(ctx context.Context, s *simStore) error { _, _, err := s.DeletePrefix(ctx, "d/"); return err },
+			func(ctx context.Context, s *simStore) error {
+				_, err := s.raw.Delete(ctx, "d/", clientv3.WithPrefix())
+				return err
+			},
+		},
+		"transact": {
+			func(ctx context.Context, s *simStore) error {
+				return errOf(s.Transact(ctx, func(_ context.Context, tx *kv.Tx) error {
+					_, err := tx.Get("k")
+					return errors.Join(err, tx.Put("k", value))
+				}))
+			}, getAndTxn,
+		},
 		"txn that reads": {
 			func(ctx context.Context, s *simStore) error {
 				_, err := s.Txn(ctx).Then(clientv3.OpGet("k")).Commit()
