@@ -3,8 +3,14 @@ package lease
 import (
 	"time"
 
+	"github.com/etcdkit/etcdkit/internal/retry"
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
+
+// Simulate makes the second attempts of m go to members. Its calls pass an observer.
+func (m *Manager) Simulate(members retry.Members) {
+	m.engine = retry.New(retry.Config{Client: m.cli, Observed: true, Members: members})
+}
 
 // AdvanceWallClock makes a session believe that the wall clock has gone on by d while the monotonic
 // one stood still, as they do while a machine is suspended.

@@ -129,10 +129,10 @@ func (c *core) keepAliveOnce(ctx context.Context, id clientv3.LeaseID, op string
 }
 
 // Revoke revokes a lease, which deletes its keys. It returns [ErrNotFound] if the lease does not
-// exist. If the response of an attempt was lost and the next attempt finds no lease, Revoke returns
-// nil, because the first one has revoked it. A session of this manager on the lease is lost at
-// once. Revoke costs one RPC, which is retried until etcd confirms that the lease is gone, within
-// the limits of ctx and [WithRetry].
+// exist. If an attempt finds no lease after the response of an earlier one was lost, or while
+// another one is in flight, Revoke returns nil, because that one may have revoked it. A session of
+// this manager on the lease is lost at once. Revoke costs one RPC, which is retried until etcd
+// confirms that the lease is gone, within the limits of ctx and [WithRetry].
 func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 	if err := errors.Join(m.ready(), checkID(id)); err != nil {
 		return opError("revoke", "", err)
@@ -151,7 +151,7 @@ func (m *Manager) Revoke(ctx context.Context, id clientv3.LeaseID) error {
 func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	var mayBeRevoked atomic.Bool
 	call := retry.Call{Pkg: "lease", Op: "revoke", Key: wire.FormatLeaseID(id), AtMostOnce: true}
-	_, err := retry.Do(ctx, c.engine, call, func(ctx context.Context, ambiguous bool) (none struct{}, err error) {
+	send := func(ctx context.Context, _ bool) (notFound bool, err error) {
 		// client/v3 may retry on its own. Only this hook then sees that the first attempt failed.
 		onFailure := grpc.OnFinish(func(err error) {
 			if err == nil {
@@ -162,11 +162,20 @@ func (c *core) revoke(ctx context.Context, id clientv3.LeaseID) error {
 			}
 		})
 		_, err = c.service.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: int64(id)}, grpc.WaitForReady(true), onFailure)
-		if isNotFound(err) && (ambiguous || mayBeRevoked.Load()) {
-			return none, nil
+		if isNotFound(err) {
+			return true, nil
 		}
-		return none, clientv3.ContextError(ctx, err)
+		return false, clientv3.ContextError(ctx, err)
+	}
+	notFound, err := retry.DoUntil(ctx, c.engine, call, send, func(_ context.Context, notFound *bool, others retry.Others) bool {
+		if others != retry.OthersNotApplied || mayBeRevoked.Load() {
+			*notFound = false // another attempt may have revoked the lease, which is gone either way
+		}
+		return true
 	})
+	if err == nil && notFound {
+		return opError("revoke", wire.FormatLeaseID(id), retry.WithCondition(rpctypes.ErrLeaseNotFound, ErrNotFound))
+	}
 	return err
 }
 

@@ -64,17 +64,33 @@ func (l *lease) renewGranted(ctx context.Context, id clientv3.LeaseID) (*clientv
 	return &clientv3.LeaseGrantResponse{ResponseHeader: resp.ResponseHeader, ID: resp.ID, TTL: resp.TTL}, nil
 }
 
-// Revoke revokes a lease. If the lease does not exist, and an earlier attempt may have revoked it,
+// revokeResult is the result of a revoke, with the error of client/v3 if there is no lease.
+type revokeResult struct {
+	resp *clientv3.LeaseRevokeResponse
+	err  error
+}
+
+// Revoke revokes a lease. If the lease does not exist, and another attempt may have revoked it,
 // Revoke succeeds.
 func (l *lease) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
 	call := retry.Call{Pkg: "raw", Op: "revoke", AtMostOnce: true, Raw: true}
-	return retry.Do(ctx, l.engine, call, func(ctx context.Context, again bool) (*clientv3.LeaseRevokeResponse, error) {
+	send := func(ctx context.Context, _ bool) (revokeResult, error) {
 		out, err := l.Lease.Revoke(ctx, id)
-		if again && errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			return &clientv3.LeaseRevokeResponse{Header: &pb.ResponseHeader{}}, nil
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return revokeResult{err: err}, nil
 		}
-		return out, err
+		return revokeResult{resp: out}, err
+	}
+	out, err := retry.DoUntil(ctx, l.engine, call, send, func(_ context.Context, out *revokeResult, others retry.Others) bool {
+		if out.err != nil && others != retry.OthersNotApplied {
+			*out = revokeResult{resp: &clientv3.LeaseRevokeResponse{Header: &pb.ResponseHeader{}}}
+		}
+		return true
 	})
+	if err != nil {
+		return nil, err
+	}
+	return out.resp, out.err
 }
 
 // TimeToLive returns the remaining TTL of a lease.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -12,7 +14,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/etcdkit/etcdkit/internal/decorate"
 	"github.com/etcdkit/etcdkit/internal/etcdtest"
+	"github.com/etcdkit/etcdkit/internal/retry"
+	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
 func TestLease_GrantWithLostResponseCreatesOneLease(t *testing.T) {
@@ -117,4 +122,56 @@ func TestLease_QueriesAreRetried(t *testing.T) {
 	require.NoError(t, err)
 	_, err = cli.KeepAliveOnce(t.Context(), granted.ID)
 	assert.Equal(t, rpctypes.ErrLeaseNotFound, err)
+}
+
+// fakeLeaseOfTwo is the Lease of two members, one of which is frozen once it has revoked the lease.
+type fakeLeaseOfTwo struct{ clientv3.Lease }
+
+// revokeAnswered is when the first attempt is answered: while the second one is in flight.
+const revokeAnswered = 1400 * time.Millisecond
+
+// Revoke finds no lease at the first member, and is not answered by the second one.
+func (fakeLeaseOfTwo) Revoke(ctx context.Context, _ clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
+	wire.Sent(ctx)
+	answered := time.NewTimer(revokeAnswered)
+	defer answered.Stop()
+	if wire.Via(ctx) != nil {
+		answered.Stop()
+	}
+	select {
+	case <-answered.C:
+		return nil, rpctypes.ErrLeaseNotFound
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// fakeTwoMembers sends second attempts to the second member.
+type fakeTwoMembers struct{ grpc.ClientConnInterface }
+
+func (f fakeTwoMembers) Other(string) (grpc.ClientConnInterface, func(), bool) {
+	return f, func() {}, true
+}
+func (fakeTwoMembers) Evicted(string) (bool, <-chan struct{}) { return false, nil }
+func (fakeTwoMembers) HasSeveral() bool                       { return true }
+func (fakeTwoMembers) ReportSlow(string)                      {}
+
+// The first attempt finds no lease, because the second one has revoked it. The member of the second
+// one need not answer.
+func TestLease_RevokeSucceedsIfTheOtherAttemptHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cli := clientv3.NewCtxClient(t.Context())
+		cli.Lease = fakeLeaseOfTwo{}
+		e := retry.New(retry.Config{Client: cli, Observed: true, Members: fakeTwoMembers{}, Policy: quick()})
+		decorate.Client(cli, e, false)
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		began := time.Now()
+		resp, err := cli.Revoke(ctx, 1)
+		require.NoError(t, err)
+		assert.NotNil(t, resp.Header)
+		assert.Equal(t, revokeAnswered, time.Since(began))
+		assert.EqualValues(t, 1, e.Stats().Retries, "there was a second attempt")
+	})
 }
