@@ -116,14 +116,15 @@ type cursor struct {
 	indexSize  atomic.Int64 // number of keys in the watch's index, -1 without an index
 }
 
-// next returns the next entry, or the coalesced changes, or neither if there is nothing new. lost
-// reports whether the cursor was removed from the log.
-func (c *cursor) next() (entry *logEntry, coalesced *coalescer, lost bool) {
+// next returns the next entry, or the coalesced changes, or neither if there is nothing new. Changes
+// up to the position after, which the consumer has got otherwise, are not coalesced. lost reports
+// whether the cursor was removed from the log.
+func (c *cursor) next(after position) (entry *logEntry, coalesced *coalescer, lost bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.coalesced != nil {
 		if c.last != nil && c.last.next.Load() != nil {
-			c.coalesceFrom(c.last.next.Load())
+			c.coalesceFrom(c.last.next.Load(), after)
 		}
 		coalesced, c.coalesced = c.coalesced, nil
 		return nil, coalesced, false
@@ -136,7 +137,7 @@ func (c *cursor) next() (entry *logEntry, coalesced *coalescer, lost bool) {
 	case entry == nil:
 		return nil, nil, false
 	case c.coalescing && entry.gap == nil && entry.next.Load() != nil:
-		c.coalesceFrom(entry)
+		c.coalesceFrom(entry, after)
 		coalesced, c.coalesced = c.coalesced, nil
 		return nil, coalesced, false
 	}
@@ -170,7 +171,7 @@ func (c *cursor) trim(count, bytes int64) bool {
 	if next == nil || next.next.Load() == nil {
 		return false // a single batch always fits
 	}
-	if c.coalescing && c.coalesceFrom(next) {
+	if c.coalescing && c.coalesceFrom(next, position{}) {
 		return false
 	}
 	c.lost, c.last = true, nil
@@ -181,9 +182,9 @@ func (c *cursor) trim(count, bytes int64) bool {
 	return true
 }
 
-// coalesceFrom coalesces the entries from first on. It stops at a gap, or when there are too many
-// keys or bytes, and reports whether it reached the end of the log.
-func (c *cursor) coalesceFrom(first *logEntry) bool {
+// coalesceFrom coalesces the entries from first on, without those up to a position. It stops at a
+// gap, or when there are too many keys or bytes, and reports whether it reached the end of the log.
+func (c *cursor) coalesceFrom(first *logEntry, after position) bool {
 	changes := c.coalesced
 	if changes == nil {
 		changes = newCoalescer()
@@ -193,8 +194,10 @@ func (c *cursor) coalesceFrom(first *logEntry) bool {
 		if entry.gap != nil {
 			break
 		}
+		if last = entry; after.reaches(entry.pos) {
+			continue
+		}
 		changes.add(entry.pos, entry.events)
-		last = entry
 		if int64(len(changes.latest)) > c.limit || changes.bytes > maxLagBytes {
 			break
 		}

@@ -147,7 +147,7 @@ func (s *subscriber) step() error {
 	// to logEnd, and later entries notify.
 	completeAt := s.broadcaster.completeAt.Load()
 	changed, logEnd := s.broadcaster.changed.Wait(), s.broadcaster.position()
-	entry, coalesced, lost := s.cursor.next()
+	entry, coalesced, lost := s.cursor.next(s.pos)
 	switch {
 	case entry != nil && entry.gap != nil:
 		return s.crossGap(entry.gap)
