@@ -36,6 +36,7 @@ const (
 	cacheFaultTime = 25 * time.Second
 	cacheBound     = 5 * time.Second  // WithMaxStaleness
 	cacheUnnoticed = 5 * time.Second  // for which a member may serve a watch without the others
+	cacheOutage    = 13 * time.Second // for which one client is cut off: longer than both
 	cacheCatchUp   = 45 * time.Second // after the faults
 )
 
@@ -200,7 +201,11 @@ func TestSim_CachesBoundStaleness(t *testing.T) {
 		}
 		changes.Go(func() { changeCached(changing, s, writer.KV()) })
 		s.StartFaults(sim.Plan{Interval: time.Second})
-		time.Sleep(cacheFaultTime)
+		time.Sleep(cacheFaultTime / 5)
+		s.Block("a", "", true, true)
+		time.Sleep(cacheOutage)
+		s.Unblock("a", "")
+		time.Sleep(cacheFaultTime*4/5 - cacheOutage)
 		s.StopFaults()
 		began := time.Now()
 		stopChanges()

@@ -214,15 +214,16 @@ func (s *Sim) fault(kind Kind, d time.Duration) {
 		s.undoLinks(d, client, "", (*link).unblock)
 	case LateAnswers:
 		s.network.each(client, "", func(l *link) { l.blocked = [2]bool{toClient: true} })
-		s.lasting(minLateness+d/2, func() { s.holdRequests(client) })
+		lateness := minLateness + time.Duration(s.rng.Int64N(int64(maxLateness-minLateness)))
+		s.lasting(lateness, func() { s.holdRequests(client) })
 	}
 }
 
-// The times of LateAnswers: answers are late by minLateness at least, and requests are then held for
-// as long as it takes until leases have expired.
+// The times of LateAnswers. Requests are held until leases of a TTL of 12 s have expired.
 const (
-	minLateness     = 500 * time.Millisecond
-	heldForLateness = 12 * time.Second
+	minLateness  = time.Second
+	maxLateness  = 2500 * time.Millisecond
+	requestsHeld = 13 * time.Second
 )
 
 // holdRequests lets the answers to a client arrive, and holds its requests while there are faults.
@@ -232,7 +233,7 @@ func (s *Sim) holdRequests(client string) {
 		return
 	}
 	s.network.each(client, "", func(l *link) { l.blocked = [2]bool{toMember: true} })
-	s.undoLinks(heldForLateness, client, "", (*link).unblock)
+	s.undoLinks(requestsHeld, client, "", (*link).unblock)
 }
 
 // undoLinks calls f for links after d. Links of clients that were killed meanwhile stay dead.

@@ -13,6 +13,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +35,8 @@ const (
 	leaseWorkers   = 2 // of each client
 	leaseKeys      = 3 // of each client
 	leaseFaultTime = 30 * time.Second
-	minSessionTTL  = 2 * time.Second  // sessions have up to 8 s more
+	leaseTTL       = 2 * time.Second  // of the sessions of the first client; those of the next have leaseTTLStep more
+	leaseTTLStep   = 4 * time.Second  // all have up to 2 s more
 	leaseHeal      = 30 * time.Second // until keys are there after the faults
 )
 
@@ -75,6 +78,21 @@ func (l *leases) observe(e *mvccpb.Event) {
 	}
 }
 
+// audit checks that valid sessions have leases, also those that have no keys, until ctx ends.
+func (l *leases) audit(ctx context.Context, s *sim.Sim) {
+	for ctx.Err() == nil {
+		exist := s.Leases()
+		l.mu.Lock()
+		for key, session := range l.sessions {
+			if !slices.Contains(exist, int64(session.ID())) && session.Err() == nil {
+				l.t.Errorf("the lease of %s has ended, and its session is valid for %v", key, time.Until(session.Deadline()))
+			}
+		}
+		l.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // sessionWorker opens sessions, one after the other, and uses them.
 type sessionWorker struct {
 	s        *sim.Sim
@@ -82,13 +100,14 @@ type sessionWorker struct {
 	rng      *rand.Rand
 	c        *etcdkit.Client
 	leases   *leases
+	ttl      time.Duration
 	opened   int
 	survived int // sessions that were valid until they were closed
 }
 
 func (w *sessionWorker) run(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
-		session, err := w.c.Leases().OpenSession(ctx, lease.WithTTL(minSessionTTL+time.Duration(w.rng.IntN(9))*time.Second))
+		session, err := w.c.Leases().OpenSession(ctx, lease.WithTTL(w.ttl+time.Duration(w.rng.IntN(3))*time.Second))
 		if err != nil {
 			w.s.Trace("%s: open: %v", w.name, err)
 			time.Sleep(time.Duration(w.rng.Int64N(int64(500 * time.Millisecond))))
@@ -152,27 +171,28 @@ func attack(ctx context.Context, s *sim.Sim, raw *clientv3.Client, keys []string
 	}
 }
 
-// keepKey opens a key and changes its value until ctx ends. It returns the open key.
-func keepKey(ctx context.Context, s *sim.Sim, c *etcdkit.Client, key string) *lease.Key {
+// keepKey opens a key and changes its value until ctx ends. It returns the open key and its value. If
+// brief is set, it closes the key often, and may return nil: then the key is closed.
+func keepKey(ctx context.Context, s *sim.Sim, c *etcdkit.Client, key string, brief bool) (k *lease.Key, value string) {
 	rng := s.Rand(key)
-	var k *lease.Key
-	for n := 0; ctx.Err() == nil || k == nil; n++ {
+	for n := 0; ctx.Err() == nil || k == nil && !brief; n++ {
+		value = strconv.Itoa(n)
 		var err error
 		unbounded := context.WithoutCancel(ctx)
 		switch {
 		case k == nil:
-			k, err = c.Leases().OpenKey(unbounded, key, fmt.Append(nil, n), lease.WithKeyTTL(lockTTL))
-		case rng.IntN(10) == 0:
+			k, err = c.Leases().OpenKey(unbounded, key, []byte(value), lease.WithKeyTTL(lockTTL))
+		case rng.IntN(10) == 0, brief && rng.IntN(2) == 0:
 			err, k = k.Close(), nil
 		default:
-			err = k.Update(unbounded, fmt.Append(nil, n))
+			err = k.Update(unbounded, []byte(value))
 		}
 		if err != nil {
 			s.Trace("%s: %v", key, err)
 		}
 		time.Sleep(time.Duration(rng.Int64N(int64(2 * time.Second))))
 	}
-	return k
+	return k, value
 }
 
 func TestSim_LeasesEndLate(t *testing.T) {
@@ -183,28 +203,30 @@ func TestSim_LeasesEndLate(t *testing.T) {
 		defer stop()
 		var clients []*etcdkit.Client
 		var workers []*sessionWorker
-		var running sync.WaitGroup
+		var running, auditing sync.WaitGroup
+		auditing.Go(func() { l.audit(ctx, s) })
 		for i := range leaseClients {
 			name := string(rune('a' + i))
 			c := openUntil(t, s, name)
 			clients = append(clients, c)
 			for j := range leaseWorkers {
-				w := &sessionWorker{s: s, name: fmt.Sprint(name, j), c: c, leases: l}
+				w := &sessionWorker{s: s, name: fmt.Sprint(name, j), c: c, leases: l, ttl: leaseTTL + time.Duration(i)*leaseTTLStep}
 				w.rng = s.Rand(w.name)
 				workers = append(workers, w)
 				running.Go(func() { w.run(ctx) })
 			}
 		}
-		kinds := append(sim.AllKinds(), sim.LateAnswers, sim.LateAnswers)
+		kinds := append(sim.AllKinds(), slices.Repeat([]sim.Kind{sim.LateAnswers}, 4)...)
 		s.StartFaults(sim.Plan{Kinds: kinds, Interval: time.Second})
 		time.Sleep(leaseFaultTime)
 		s.StopFaults()
 		stop()
 		running.Wait()
+		auditing.Wait()
 		for _, c := range clients {
 			assert.NoError(t, c.Close())
 		}
-		time.Sleep(minSessionTTL + 20*time.Second)
+		time.Sleep(leaseTTL + leaseClients*leaseTTLStep + 10*time.Second)
 		for key := range s.Keys() {
 			if !strings.HasPrefix(key, "guarded/") {
 				t.Errorf("%s is left behind", key)
@@ -230,7 +252,7 @@ func TestSim_KeysComeBack(t *testing.T) {
 		var keys []string
 		var attacking, running sync.WaitGroup
 		var mu sync.Mutex
-		open := map[string]*lease.Key{}
+		open, values := map[string]*lease.Key{}, map[string]string{}
 		for i := range leaseClients {
 			name := string(rune('a' + i))
 			c := openUntil(t, s, name)
@@ -239,10 +261,12 @@ func TestSim_KeysComeBack(t *testing.T) {
 				key := fmt.Sprintf("key/%s%d", name, j)
 				keys = append(keys, key)
 				running.Go(func() {
-					k := keepKey(ctx, s, c, key)
+					k, value := keepKey(ctx, s, c, key, j == 0)
 					mu.Lock()
 					defer mu.Unlock()
-					open[key] = k
+					if k != nil {
+						open[key], values[key] = k, value
+					}
 				})
 			}
 		}
@@ -256,23 +280,36 @@ func TestSim_KeysComeBack(t *testing.T) {
 		stop()
 		attacking.Wait()
 		running.Wait()
-		for key, k := range open {
-			assert.NoError(t, k.Update(t.Context(), []byte("last "+key)))
-		}
 		missing := func() (out []string) {
 			now := s.Keys()
+			for _, key := range keys {
+				if v, ok := now[key]; ok && open[key] == nil {
+					out = append(out, fmt.Sprintf("%s is %q, and closed", key, v))
+				}
+			}
 			for key, k := range open {
-				if v, ok := now[key]; !ok || v != "last "+key || k.State() != lease.Alive {
+				if v, ok := now[key]; !ok || v != values[key] || k.State() != lease.Alive {
 					out = append(out, fmt.Sprintf("%s is %q, %v", key, v, k.State()))
 				}
 			}
 			return out
 		}
-		for len(missing()) > 0 && time.Since(began) < leaseHeal {
-			time.Sleep(50 * time.Millisecond)
+		heal := func(began time.Time) time.Duration {
+			for len(missing()) > 0 && time.Since(began) < leaseHeal {
+				time.Sleep(50 * time.Millisecond)
+			}
+			return time.Since(began)
 		}
-		took := time.Since(began)
-		assert.Empty(t, missing(), "keys that are not there %v after the faults", leaseHeal)
+		took := heal(began)
+		assert.Empty(t, missing(), "keys that are not as they should be %v after the faults", leaseHeal)
+		for key, k := range open {
+			values[key] = "last " + key
+			assert.NoError(t, k.Update(t.Context(), []byte(values[key])))
+			_, err := raw.Delete(t.Context(), key)
+			assert.NoError(t, err)
+		}
+		heal(time.Now())
+		assert.Empty(t, missing(), "keys that are not as they should be %v after they were deleted", leaseHeal)
 		time.Sleep(2 * lockTTL)
 		assert.Empty(t, missing(), "keys that did not stay")
 		closed := clients[0]

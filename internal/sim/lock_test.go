@@ -161,7 +161,8 @@ func (w *lockWorker) run(ctx context.Context, stop <-chan struct{}, served func(
 // use writes under the hold and releases it.
 func (w *lockWorker) use(ctx context.Context, h held) {
 	for range w.rng.IntN(3) {
-		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
+		// A write that was given up may take effect under a later hold, unless its guard prevents it.
+		bounded, cancel := context.WithTimeout(ctx, time.Duration(w.rng.Int64N(int64(3*time.Second))))
 		_, err := w.store.Put(bounded, w.fenced, []byte(strconv.FormatInt(h.Token(), 10)), kv.WithGuard(h))
 		cancel()
 		if errors.Is(err, kv.ErrGuard) && h.Err() == nil {
