@@ -21,15 +21,25 @@ func Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 
 func newClient(tb testing.TB, cfg clientv3.Config, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
+	cli, err := connect(tb, cfg, opts...)
+	must(tb, err)
+	return cli
+}
+
+// connect returns a client that is closed with the test.
+func connect(tb testing.TB, cfg clientv3.Config, opts ...func(*clientv3.Config)) (*clientv3.Client, error) {
+	tb.Helper()
 	cfg.DialTimeout = 5 * time.Second
 	cfg.Logger = zap.NewNop()
 	for _, opt := range opts {
 		opt(&cfg)
 	}
 	cli, err := clientv3.New(cfg)
-	must(tb, err)
+	if err != nil {
+		return nil, err
+	}
 	tb.Cleanup(func() { _ = cli.Close() }) // a test may have closed it already
-	return cli
+	return cli, nil
 }
 
 // Prefix returns a key prefix that no other test uses, ending in "/". What lies below

@@ -119,7 +119,7 @@ func (c *Cluster) Replace(s *Server) {
 			others = append(others, other.Endpoint())
 		}
 	}
-	admin := c.admin(others)
+	admin := c.admin(ctx, others)
 	var id uint64
 	c.retry(ctx, func(ctx context.Context) error {
 		list, err := admin.MemberList(ctx)
@@ -153,17 +153,22 @@ func (c *Cluster) Replace(s *Server) {
 	s.WaitReady()
 }
 
-// admin is a client of some members that may do everything.
-func (c *Cluster) admin(endpoints []string) *clientv3.Client {
+// admin returns a client of some members that may do everything.
+func (c *Cluster) admin(ctx context.Context, endpoints []string) (cli *clientv3.Client) {
 	c.t.Helper()
-	opts := []func(*clientv3.Config){func(cfg *clientv3.Config) { cfg.Endpoints = endpoints }}
+	cfg, login := c.Members[0].clientConfig(), func(*clientv3.Config) {}
+	cfg.Endpoints = endpoints
 	for _, s := range c.Members {
 		if s.as != nil {
-			opts = append(opts, s.as)
+			login = s.as
 			break
 		}
 	}
-	return c.Members[0].Client(c.t, opts...)
+	c.retry(ctx, func(context.Context) (err error) { // the login fails while the leader changes
+		cli, err = connect(c.t, cfg, login)
+		return err
+	})
+	return cli
 }
 
 // retry calls f, with a timeout of its own each time, until it succeeds or ctx ends.

@@ -55,11 +55,15 @@ func (s *Server) Running() bool { return !s.member.process().exited() }
 // settings that the server was started with, and no credentials.
 func (s *Server) Client(tb testing.TB, opts ...func(*clientv3.Config)) *clientv3.Client {
 	tb.Helper()
+	return newClient(tb, s.clientConfig(), opts...)
+}
+
+func (s *Server) clientConfig() clientv3.Config {
 	cfg := clientv3.Config{Endpoints: s.Endpoints()}
 	if s.member.cfg.tls != nil {
 		cfg.TLS = s.member.cfg.tls.Client
 	}
-	return newClient(tb, cfg, opts...)
+	return cfg
 }
 
 // Pause suspends the process with SIGSTOP: its connections stay open, but it does not respond.
