@@ -2,6 +2,7 @@ package etcdkit_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -98,6 +99,73 @@ readTimeout: 2s
 	}
 	fmt.Println(cfg.Endpoints, cfg.Username, cfg.Password, cfg.Namespace, cfg.ReadTimeout)
 	// Output: [https://etcd-1:2379 https://etcd-2:2379] orders [redacted] orders/ 2s
+}
+
+// ParseConfig refuses what it does not know, and never quotes a value.
+func ExampleParseConfig() {
+	cfg, err := etcdkit.ParseConfig([]byte(`{"endpoints": ["https://etcd-1:2379"], "readTimeout": "2s"}`))
+	fmt.Println(cfg.Endpoints, cfg.ReadTimeout, err)
+	_, err = etcdkit.ParseConfig([]byte("endpoints: [https://etcd-1:2379]\npasword: correct horse\n"))
+	fmt.Println(errors.Is(err, etcdkit.ErrInvalid))
+	fmt.Println(err)
+	// Output:
+	// [https://etcd-1:2379] 2s <nil>
+	// true
+	// etcdkit: parse config: invalid argument: YAML: unknown field "pasword"
+}
+
+// A program's own file contains the configuration of etcd as one section.
+func ExampleUnmarshalStrict() {
+	type settings struct {
+		Listen string         `json:"listen"`
+		Etcd   etcdkit.Config `json:"etcd"`
+	}
+	s := settings{Listen: ":8080"} // the default
+	err := etcdkit.UnmarshalStrict([]byte(`
+etcd:
+  endpoints: [https://etcd-1:2379]
+  namespace: orders/
+`), &s)
+	fmt.Println(s.Listen, s.Etcd.Endpoints, s.Etcd.Namespace, err)
+	fmt.Println(etcdkit.UnmarshalStrict([]byte("lisen: :9090"), &s))
+	// Output:
+	// :8080 [https://etcd-1:2379] orders/ <nil>
+	// etcdkit: unmarshal: invalid argument: YAML: unknown field "lisen"
+}
+
+// A Secret does not appear in logs or documents.
+func ExampleNewSecret() {
+	cfg := etcdkit.Config{Username: "orders", Password: etcdkit.NewSecret("correct horse")}
+	fmt.Println(cfg.Username, cfg.Password)
+	text, err := json.Marshal(cfg.Password)
+	fmt.Println(string(text), err)
+	fmt.Println(cfg.Password.Reveal(), cfg.Password == etcdkit.NewSecret("correct horse"))
+	// Output:
+	// orders [redacted]
+	// "[redacted]" <nil>
+	// correct horse true
+}
+
+// The endpoints of a client follow the members of the cluster, or are set by the program.
+func ExampleClient_SetEndpoints() {
+	ctx := context.Background()
+	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithEndpointSync(10*time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+
+	// From service discovery, for example.
+	fmt.Println(c.SetEndpoints(etcdtest.Endpoints()...))
+	err = c.SetEndpoints("https://etcd-1:2379") // the client was opened without TLS
+	fmt.Println(errors.Is(err, etcdkit.ErrInvalid))
+	_, err = c.KV().Exists(ctx, "k")
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// true
+	// <nil>
 }
 
 func ExampleConfigFromEnv() {

@@ -578,3 +578,57 @@ func ExampleWithReadRevision() {
 	fmt.Println(rev >= at)
 	// Output: true
 }
+
+// Decode reads the entries in the response to a transaction.
+func ExampleTyped_Decode() {
+	ctx, cli, store := connect("decode")
+	defer cli.Close()
+	users := kv.NewTyped(store, "users", kv.String())
+	_, err := store.Batch(ctx, users.OpPut("1", "Ada"), users.OpPut("2", "Bob"))
+	must(err)
+	resp, err := store.Txn(ctx).Then(clientv3.OpPut("audit", "read"), clientv3.OpGet("users/", clientv3.WithPrefix())).Commit()
+	must(err)
+	for _, pair := range resp.Responses[1].GetResponseRange().Kvs {
+		e, err := users.Decode(pair)
+		must(err)
+		fmt.Println(e.Key, e.Value)
+	}
+	// Output:
+	// 1 Ada
+	// 2 Bob
+}
+
+// WithSkipEqual writes only what has changed.
+func ExampleWithSkipEqual() {
+	ctx, cli, store := connect("skip")
+	defer cli.Close()
+	users := kv.NewTyped(store, "users", kv.JSON[map[string]string]())
+	rev, err := users.Put(ctx, "1", map[string]string{"name": "Ada"})
+	must(err)
+	for _, name := range []string{"Ada", "Bob"} {
+		e, err := users.Update(ctx, "1", func(u *map[string]string) error { (*u)["name"] = name; return nil }, kv.WithSkipEqual())
+		must(err)
+		fmt.Println(name, "was written:", e.ModRevision > rev)
+	}
+	// Output:
+	// Ada was written: false
+	// Bob was written: true
+}
+
+// Update keeps the lease of the key unless an option says otherwise.
+func ExampleWithoutLease() {
+	ctx, cli, store := connect("lease")
+	defer cli.Close()
+	drafts := kv.NewTyped(store, "drafts", kv.String())
+	_, err := drafts.Put(ctx, "1", "Hello", kv.WithTTL(time.Hour))
+	must(err)
+	e, err := drafts.Update(ctx, "1", func(text *string) error { *text += ", world"; return nil })
+	must(err)
+	fmt.Println(e.Value, "expires:", e.Lease != 0)
+	e, err = drafts.Update(ctx, "1", func(text *string) error { *text += "!"; return nil }, kv.WithoutLease())
+	must(err)
+	fmt.Println(e.Value, "expires:", e.Lease != 0)
+	// Output:
+	// Hello, world expires: true
+	// Hello, world! expires: false
+}

@@ -37,9 +37,11 @@
 //
 // The example of [AESGCM] shows step 3. For a configuration, use a kv.Typed over the dir of the
 // source, with the codec given to config.WithCodec: config.Value.Update writes nothing if its
-// function changes nothing. To encrypt existing data, begin with [WithPlaintextReads],
-// do the same, and remove the option: with it, whoever can write to etcd can have plaintext
-// accepted.
+// function changes nothing.
+//
+// To encrypt existing data, stop the programs without the layer, which cannot read encrypted
+// values. Begin with [WithPlaintextReads], write each value again, and remove the option: with it,
+// whoever can write to etcd can have plaintext accepted.
 //
 // # Errors
 //

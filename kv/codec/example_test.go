@@ -80,3 +80,47 @@ func ExampleWith() {
 	// map[tea:1] <nil>
 	// true
 }
+
+// To encrypt existing data, accept plaintext, write each value again, and then refuse plaintext.
+// Programs without the layer cannot read encrypted values: stop them first.
+func ExampleWithPlaintextReads() {
+	ctx := context.Background()
+	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = cli.Close() }()
+	store, err := kv.New(cli, kv.WithNamespace("example/plaintext"))
+	if err != nil {
+		panic(err)
+	}
+	if _, err := kv.NewTyped(store, "notes", kv.String()).Put(ctx, "1", "buy milk"); err != nil {
+		panic(err)
+	}
+
+	ring, err := codec.NewKeyRing(codec.Key{ID: "2026", Secret: []byte("0123456789abcdef0123456789abcdef")})
+	if err != nil {
+		panic(err)
+	}
+	encrypted := kv.NewTyped(store, "notes", codec.With(kv.String(), codec.AESGCM(ring)))
+	_, err = encrypted.Get(ctx, "1")
+	fmt.Println("refused:", errors.Is(err, codec.ErrFormat))
+
+	// All processes use this codec while the values are written again.
+	migrating := kv.NewTyped(store, "notes", codec.With(kv.String(), codec.AESGCM(ring, codec.WithPlaintextReads())))
+	for key, err := range migrating.Keys(ctx) {
+		if err != nil {
+			panic(err)
+		}
+		_, err = migrating.Update(ctx, key, func(*string) error { return nil })
+		if err != nil && !errors.Is(err, kv.ErrNotFound) { // deleted meanwhile
+			panic(err)
+		}
+	}
+
+	note, err := encrypted.Get(ctx, "1")
+	fmt.Println(note.Value, err)
+	// Output:
+	// refused: true
+	// buy milk <nil>
+}
