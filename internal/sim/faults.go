@@ -443,6 +443,9 @@ func (s *Sim) Restore(from *Snapshot, sameID bool) {
 		}
 		c.log, c.pending, c.leader, c.term = nil, nil, nil, 2
 		s.observed = c.members[0].store.rev
+		for _, f := range s.restored {
+			f(s.observed, c.members[0].store.values())
+		}
 		if !sameID {
 			c.id = hash(c.id, "cluster")
 		}

@@ -239,7 +239,11 @@ func (s *Sim) Leader() *Member {
 func (s *Sim) Keys() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.newest().store
+	return s.newest().store.values()
+}
+
+// values returns the keys and values of the last revision.
+func (st *store) values() map[string]string {
 	out := map[string]string{}
 	for key := range st.keys {
 		if kv := st.at(key, st.rev); kv != nil {
@@ -272,6 +276,14 @@ func (s *Sim) Observe(f func(e *mvccpb.Event)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.observers = append(s.observers, f)
+}
+
+// ObserveRestores calls f after each Restore with the revision, the keys and the values with which
+// the cluster begins, before anything else is committed. f must not call methods of Sim.
+func (s *Sim) ObserveRestores(f func(rev int64, keys map[string]string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restored = append(s.restored, f)
 }
 
 // observe passes the last revision to the observers, unless they have seen it.

@@ -76,6 +76,7 @@ type Sim struct {
 
 	observers []func(*mvccpb.Event)
 	observed  int64 // the last revision that they have seen
+	restored  []func(rev int64, keys map[string]string)
 }
 
 // New starts a simulation. Close ends it.
