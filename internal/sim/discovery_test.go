@@ -1,0 +1,565 @@
+package sim_test
+
+// The invariants of discovery:
+//
+//   - One revision: a view shows all instances of one revision, as they were registered, and beyond
+//     these only instances that it has shown and that were lost without having been drained. No
+//     instance is shown that was never registered, and no view goes back.
+//   - Grace: while instances are lost without having been drained, at most half of them leave a view
+//     before their keys have been gone for the grace period.
+//   - Never blind: a view and a resolver that knew instances never fall to none, because some live
+//     all the time.
+//   - Exclusive IDs: no registration replaces the key of another process, and none deletes it. Within
+//     a process, a Close that failed may delete the next registration of its ID, which is restored.
+//   - Deregistration: the key of a registration whose Close has returned nil does not come back.
+//   - Nothing is left behind: after registries are closed, and leases have expired, there are no keys
+//     and no leases.
+//   - Liveness: once faults stop, all registrations are back with their latest state, and views and
+//     resolvers show exactly these, within a bound. Without faults, an instance that is closed leaves
+//     all views at once.
+//
+// The cluster is restored from a snapshot, or wiped, in the middle of the faults, and one process
+// is killed.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/serviceconfig"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/discovery"
+	"github.com/etcdkit/etcdkit/internal/sim"
+)
+
+const (
+	discoveryFaultTime = 30 * time.Second
+	discoveryGrace     = discovery.DefaultGrace
+	discoveryHeal      = 30 * time.Second // until registrations are back after the faults
+	instancePrefix     = "services/orders/instances/"
+)
+
+// entry is what the key of an instance holds.
+type entry struct {
+	Host     string            `json:"host"`
+	Port     int               `json:"port"`
+	Status   discovery.Status  `json:"status"`
+	Metadata map[string]string `json:"metadata"`
+}
+
+// entryOf decodes the value of an instance's key. Metadata "reg" is the registration, and "n" counts
+// its updates.
+func entryOf(value string) (e entry) {
+	if err := json.Unmarshal([]byte(value), &e); err != nil {
+		panic(err)
+	}
+	return e
+}
+
+func (e entry) draining() bool { return e.Status == discovery.Draining }
+
+// text identifies what a view shows of an instance.
+func (e entry) text() string {
+	status := e.Status
+	if status == "" {
+		status = discovery.Up
+	}
+	return fmt.Sprint(e.Host, e.Port, status, e.Metadata)
+}
+
+func textOf(i *discovery.Instance) string {
+	return entry{Host: i.Host, Port: i.Port, Status: i.Status, Metadata: i.Metadata}.text()
+}
+
+// registrations checks the keys of registrations. It observes commits.
+type registrations struct {
+	t *testing.T
+	s *sim.Sim
+
+	mu      sync.Mutex
+	started map[string]bool          // by registration
+	open    map[string]bool          // Register has returned, and Close was not called
+	closed  map[string]bool          // Close has returned nil
+	late    map[string]bool          // by owner: Close has failed, and its delete may be late
+	keys    map[string]*mvccpb.Event // the last put of each key
+	deleted []*mvccpb.Event          // puts of keys that were deleted while their registration was open
+	n       map[string]int
+}
+
+func (r *registrations) observe(e *mvccpb.Event) {
+	id, ok := strings.CutPrefix(string(e.Kv.Key), instancePrefix)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.keys[id]
+	if e.Type == mvccpb.Event_DELETE {
+		delete(r.keys, id)
+		if before == nil {
+			return
+		}
+		if reg := entryOf(string(before.Kv.Value)).Metadata["reg"]; r.open[reg] && !r.late[ownerOf(reg)] {
+			r.deleted = append(r.deleted, before)
+		}
+		return
+	}
+	r.keys[id] = e
+	now := entryOf(string(e.Kv.Value))
+	reg := now.Metadata["reg"]
+	switch {
+	case !r.started[reg]:
+		r.t.Errorf("%s was registered by %q, which is unknown", id, reg)
+	case r.closed[reg]:
+		r.t.Errorf("%s came back at %d after Close of %s had returned", id, e.Kv.ModRevision, reg)
+	}
+	if before == nil {
+		return
+	}
+	if old := entryOf(string(before.Kv.Value)); old.Host != now.Host || old.Port != now.Port {
+		r.t.Errorf("%s of %v was replaced by %v at %d", id, old, now, e.Kv.ModRevision)
+	}
+}
+
+// ownerOf returns the process and the ID of a registration. Registrations of one owner share a lease,
+// and a delete depends on nothing else.
+func ownerOf(reg string) string { return reg[:strings.LastIndex(reg, ":")] }
+
+// restore forgets what a restored cluster has forgotten.
+func (r *registrations) restore(_ int64, keys map[string]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deleted, r.keys = nil, map[string]*mvccpb.Event{}
+	for key, value := range keys {
+		if id, ok := strings.CutPrefix(key, instancePrefix); ok {
+			r.keys[id] = &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value)}}
+		}
+	}
+}
+
+// check checks that keys of open registrations disappeared with their leases only.
+func (r *registrations) check() {
+	leases := r.s.Leases()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.deleted {
+		if slices.Contains(leases, e.Kv.Lease) {
+			r.t.Errorf("%s was deleted while its registration was open and its lease existed; it was written at %d", e.Kv.Key, e.Kv.ModRevision)
+		}
+		r.n["lost with its lease"]++
+	}
+	r.deleted = nil
+}
+
+// registrant registers instances of one process.
+type registrant struct {
+	*registrations
+
+	name     string
+	rng      *rand.Rand
+	registry *discovery.Registry
+	port     int
+	next     int
+}
+
+// register registers an instance.
+func (g *registrant) register(ctx context.Context, id string) (*discovery.Registration, string, error) {
+	g.next++
+	nonce := fmt.Sprintf("%s:%s:%d", g.name, id, g.next)
+	g.mu.Lock()
+	g.started[nonce] = true
+	g.mu.Unlock()
+	reg, err := g.registry.Register(ctx, g.instance(id, nonce, 0), discovery.WithDrainDelay(time.Second))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		g.s.Trace("%s: register %s: %v", g.name, id, err)
+		g.n["not registered"]++
+		return nil, nonce, err
+	}
+	g.s.Trace("%s: registered %s", g.name, nonce)
+	g.open[nonce] = true
+	g.n["registered"]++
+	return reg, nonce, nil
+}
+
+func (g *registrant) instance(id, nonce string, n int) discovery.Instance {
+	return discovery.Instance{
+		Service: "orders", ID: id, Host: "10.0.0." + strconv.Itoa(g.port%250), Port: g.port,
+		Metadata: map[string]string{"reg": nonce, "n": strconv.Itoa(n)},
+	}
+}
+
+// unregister closes a registration.
+func (g *registrant) unregister(reg *discovery.Registration, nonce string) {
+	g.mu.Lock()
+	delete(g.open, nonce)
+	g.mu.Unlock()
+	err := reg.Close()
+	g.s.Trace("%s: closed %s: %v", g.name, nonce, err)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed[nonce] = err == nil
+	if err != nil {
+		g.late[ownerOf(nonce)] = true
+	}
+}
+
+// stay keeps an instance registered and updates it until ctx ends.
+func (g *registrant) stay(ctx context.Context, reg *discovery.Registration, nonce string) {
+	rng := g.s.Rand(nonce)
+	for n := 1; ctx.Err() == nil; n++ {
+		bounded, cancel := context.WithTimeout(ctx, 2*time.Second)
+		if err := reg.Update(bounded, g.instance("", nonce, n)); err != nil {
+			g.s.Trace("%s: update %s: %v", g.name, nonce, err)
+		}
+		cancel()
+		time.Sleep(time.Duration(rng.Int64N(int64(4 * time.Second))))
+	}
+}
+
+// churn registers an instance again and again until ctx ends.
+func (g *registrant) churn(ctx context.Context, id string) {
+	rng := g.s.Rand(g.name + id)
+	for ctx.Err() == nil {
+		bounded, cancel := context.WithTimeout(ctx, time.Duration(rng.Int64N(int64(8*time.Second))))
+		reg, nonce, err := g.register(bounded, id)
+		cancel()
+		if err != nil {
+			time.Sleep(time.Duration(rng.Int64N(int64(500 * time.Millisecond))))
+			continue
+		}
+		time.Sleep(time.Duration(rng.Int64N(int64(5 * time.Second))))
+		if rng.IntN(2) == 0 {
+			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			if err := reg.Drain(bounded); err != nil {
+				g.s.Trace("%s: drain %s: %v", g.name, nonce, err)
+			}
+			cancel()
+		}
+		g.unregister(reg, nonce)
+	}
+}
+
+// viewer checks what a view shows.
+type viewer struct {
+	t    *testing.T
+	s    *sim.Sim
+	tl   *timeline
+	name string
+	view *discovery.Service
+
+	mu    sync.Mutex
+	at    int               // the state that was shown last
+	shown map[string]string // texts by ID, of the last list
+	n     int               // of lists
+	held  int               // instances in lists that were lost
+}
+
+// show checks a list.
+func (v *viewer) show(list []discovery.Instance) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := map[string]string{}
+	for _, i := range list {
+		now[i.ID] = textOf(&i)
+	}
+	known := map[string]bool{} // texts that were registered since the last list
+	at := v.tl.find(v.at, func(m moment) bool {
+		for id, value := range m.keys {
+			known[id+entryOf(value).text()] = true
+		}
+		for id, text := range now {
+			if value, ok := m.keys[id]; ok && entryOf(value).text() != text || !ok && v.shown[id] != text && !known[id+text] {
+				return false
+			}
+		}
+		for id := range m.keys {
+			if now[id] == "" {
+				return false
+			}
+		}
+		return true
+	})
+	if at < 0 {
+		v.t.Errorf("%s shows %v; no state from revision %d on has these, and lost ones of %v", v.name, now, v.tl.between(v.at, v.at)[0].rev, v.shown)
+		return
+	}
+	states := v.tl.between(v.at, at)
+	for id := range now {
+		if _, ok := states[len(states)-1].keys[id]; !ok {
+			v.held++
+		}
+	}
+	v.losses(now, states)
+	if len(v.shown) > 0 && len(now) == 0 {
+		v.t.Errorf("%s shows no instance anymore, after %v", v.name, v.shown)
+	}
+	v.at, v.shown = at, now
+	v.n++
+}
+
+// losses checks how many instances have left the view before their grace was over.
+func (v *viewer) losses(now map[string]string, states []moment) {
+	lost, drained := 0, 0
+	for id := range v.shown {
+		if _, ok := now[id]; ok {
+			continue
+		}
+		if strings.Contains(v.shown[id], string(discovery.Draining)) || v.drained(id, states) {
+			drained++
+		} else if v.gone(id, states) < discoveryGrace {
+			lost++
+		}
+	}
+	left := len(now) + drained
+	if left+lost > 3 && left < lost {
+		v.t.Errorf("%s: %d instances were lost at once, and %d are left: %v after %v", v.name, lost, left, now, v.shown)
+	}
+}
+
+// drained reports whether an instance was draining in one of several states.
+func (v *viewer) drained(id string, states []moment) bool {
+	return slices.ContainsFunc(states, func(m moment) bool {
+		value, ok := m.keys[id]
+		return ok && entryOf(value).draining()
+	})
+}
+
+// gone returns for how long the key of an instance has been gone.
+func (v *viewer) gone(id string, states []moment) time.Duration {
+	all := v.tl.between(0, v.at+len(states)-1)
+	at := all[len(all)-1].at
+	for i := len(all) - 1; i >= 0; i-- {
+		if _, ok := all[i].keys[id]; ok {
+			break
+		}
+		at = all[i].at
+	}
+	return time.Since(at)
+}
+
+// connection is what a resolver reports to.
+type connection struct {
+	resolver.ClientConn
+
+	t    *testing.T
+	name string
+
+	mu      sync.Mutex
+	addrs   []string
+	n       int
+	leaving bool // instances are closed
+}
+
+// UpdateState checks the addresses.
+func (c *connection) UpdateState(st resolver.State) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(st.Endpoints) == 0 && !c.leaving {
+		c.t.Errorf("%s: the resolver has no address anymore, after %v", c.name, c.addrs)
+	}
+	c.addrs, c.n = nil, c.n+1
+	for _, e := range st.Endpoints {
+		c.addrs = append(c.addrs, e.Addresses[0].Addr)
+	}
+	return nil
+}
+
+// ReportError ignores why there are no addresses yet.
+func (c *connection) ReportError(error) {}
+
+// ParseServiceConfig returns an empty configuration.
+func (c *connection) ParseServiceConfig(string) *serviceconfig.ParseResult {
+	return &serviceconfig.ParseResult{}
+}
+
+func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
+	forSeeds(t, sim.Options{}, func(t *testing.T, s *sim.Sim) {
+		tl := follow(s, instancePrefix)
+		regs := &registrations{
+			t: t, s: s, started: map[string]bool{}, open: map[string]bool{}, closed: map[string]bool{},
+			late: map[string]bool{}, keys: map[string]*mvccpb.Event{}, n: map[string]int{},
+		}
+		s.Observe(regs.observe)
+		s.ObserveRestores(regs.restore)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var clients []*etcdkit.Client
+		var registries []*discovery.Registry
+		port := 1000
+		newRegistrant := func(name string) *registrant {
+			c := openUntil(t, s, name)
+			clients = append(clients, c)
+			registry, err := discovery.New(c, discovery.WithTTL(lockTTL))
+			require.NoError(t, err)
+			registries = append(registries, registry)
+			port++
+			return &registrant{registrations: regs, name: name, rng: s.Rand(name), registry: registry, port: port}
+		}
+		// p, q and o stay. x is killed. c registers two instances again and again. d and e want the same ID.
+		var running sync.WaitGroup
+		staying := map[string]*discovery.Registration{}
+		var first *registrant
+		const killed = 3
+		for _, name := range []string{"p", "q", "o", "x"} {
+			g := newRegistrant(name)
+			if first == nil {
+				first = g
+			}
+			for i := range 2 {
+				id := fmt.Sprint(name, i)
+				reg, nonce, err := g.register(t.Context(), id)
+				require.NoError(t, err)
+				if name == "x" {
+					continue
+				}
+				staying[nonce] = reg
+				running.Go(func() { g.stay(ctx, reg, nonce) })
+			}
+		}
+		for _, name := range []string{"c", "d", "e"} {
+			g := newRegistrant(name)
+			running.Go(func() { g.churn(ctx, map[string]string{"c": "c0", "d": "same", "e": "same"}[name]) })
+		}
+		var viewers []*viewer
+		var conns []*connection
+		for _, name := range []string{"v", "u"} {
+			g := newRegistrant(name)
+			view, err := g.registry.OpenService(t.Context(), "orders")
+			require.NoError(t, err)
+			v := &viewer{t: t, s: s, tl: tl, name: name, view: view}
+			view.Follow(v.show)
+			viewers = append(viewers, v)
+			conn := &connection{t: t, name: name}
+			res, err := g.registry.Resolver().Build(resolver.Target{URL: url.URL{Scheme: "etcd", Path: "/orders"}}, conn, resolver.BuildOptions{})
+			require.NoError(t, err)
+			defer res.Close()
+			conns = append(conns, conn)
+		}
+		running.Go(func() {
+			for ctx.Err() == nil {
+				regs.check()
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+		s.StartFaults(sim.Plan{Interval: time.Second})
+		running.Go(func() { restoreOnce(s, s.Rand("restore"), discoveryFaultTime) })
+		time.Sleep(discoveryFaultTime / 2)
+		regs.mu.Lock()
+		maps.DeleteFunc(regs.open, func(nonce string, _ bool) bool { return strings.HasPrefix(nonce, "x:") })
+		regs.mu.Unlock()
+		s.Kill("x")
+		time.Sleep(discoveryFaultTime / 2)
+		s.StopFaults()
+		began := time.Now()
+		stop()
+		running.Wait()
+
+		want := func() map[string]string { // texts by ID
+			out := map[string]string{}
+			for _, reg := range staying {
+				i := reg.Instance()
+				out[i.ID] = textOf(&i)
+			}
+			return out
+		}
+		stored := func() map[string]string {
+			out := map[string]string{}
+			for key, value := range s.Keys() {
+				if id, ok := strings.CutPrefix(key, instancePrefix); ok && id[:1] != "x" {
+					out[id] = entryOf(value).text()
+				}
+			}
+			return out
+		}
+		healed := func() bool {
+			for _, reg := range staying {
+				if reg.State() != discovery.Registered {
+					return false
+				}
+			}
+			return maps.Equal(want(), stored())
+		}
+		within(t, discoveryHeal, healed, "registered is not what is wanted")
+		if t.Failed() {
+			t.Logf("%v is registered; wanted is %v", stored(), want())
+		}
+		took := time.Since(began)
+		var addrs []string
+		for _, reg := range staying {
+			i := reg.Instance()
+			addrs = append(addrs, i.Addr())
+		}
+		slices.Sort(addrs)
+		for n, v := range viewers {
+			shows := func() bool {
+				now := map[string]string{}
+				for _, i := range v.view.Instances() {
+					now[i.ID] = textOf(&i)
+				}
+				conns[n].mu.Lock()
+				defer conns[n].mu.Unlock()
+				return maps.Equal(now, want()) && slices.Equal(slices.Sorted(slices.Values(conns[n].addrs)), addrs)
+			}
+			within(t, discoveryGrace+discoveryHeal, shows, "%s does not show what is registered", v.name)
+			if !shows() {
+				t.Logf("%s shows %v and %v; wanted is %v", v.name, v.view.Instances(), conns[n].addrs, want())
+			}
+		}
+		regs.check()
+
+		for nonce, reg := range staying { // an instance that is closed leaves at once
+			first.unregister(reg, nonce)
+			if len(staying) > 1 {
+				delete(staying, nonce)
+				break
+			}
+		}
+		time.Sleep(time.Second)
+		for _, v := range viewers {
+			assert.Len(t, v.view.Instances(), len(staying), "%s shows an instance that was closed", v.name)
+		}
+		for _, v := range viewers {
+			assert.NoError(t, v.view.Close())
+		}
+		for _, c := range conns {
+			c.mu.Lock()
+			c.leaving = true
+			c.mu.Unlock()
+		}
+		for i, c := range clients {
+			began := time.Now()
+			regs.mu.Lock()
+			clear(regs.open)
+			regs.mu.Unlock()
+			if err := errors.Join(registries[i].Close(), c.Close()); i != killed {
+				assert.NoError(t, err)
+			}
+			assert.LessOrEqual(t, time.Since(began), 12*time.Second, "Close took long")
+		}
+		time.Sleep(lockTTL + 10*time.Second)
+		assert.Empty(t, s.Keys(), "keys are left behind")
+		assert.Empty(t, s.Leases(), "leases are left behind")
+		lists, held, updates := 0, 0, 0
+		for n, v := range viewers {
+			lists, held, updates = lists+v.n, held+v.held, updates+conns[n].n
+		}
+		t.Logf("%d states; registered again within %v; %d lists with %d held back, %d updates of resolvers; %v", tl.len(), took, lists, held, updates, regs.n)
+	})
+}
