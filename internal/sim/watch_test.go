@@ -10,6 +10,8 @@ package sim_test
 //   - Resumable: a watch that was ended continues with WithAfter where it was.
 //   - Bookmarkable: when a Progress batch is delivered, everything up to its revision was delivered.
 //   - State: after each batch a consumer of a state watch has the state of the batch's revision.
+//   - Checkpoints: Consume saves no revision before its batches are processed, and continues after the
+//     last one that was saved.
 //   - Coalescing: a batch has the latest change of each key, and tells how many it leaves out.
 //   - Liveness: once faults stop, each watch has delivered everything within a bound.
 
@@ -50,11 +52,13 @@ type follower struct {
 	rng   *rand.Rand
 	watch *watch.Watcher
 
-	snapshot bool // watches state
-	restarts bool // is ended and continues
-	slow     bool // lags behind
+	snapshot bool   // watches state
+	restarts bool   // is ended and continues
+	slow     bool   // lags behind
+	via      string // "subscribe" and "consume" stand for these methods, "" for Watch
 	opts     []watch.Option
 
+	saved   int64            // the checkpoint of Consume
 	reached atomic.Int64     // everything up to this revision was delivered; 0 before the first snapshot
 	state   map[string]int64 // mod revisions
 	pending map[string]int64 // the state with the batches so far of a snapshot or a resync
@@ -77,11 +81,7 @@ func (f *follower) run(ctx context.Context) {
 		}
 		f.pending = nil
 		first := true
-		for b, err := range f.watch.Watch(bounded, watch.Prefix(watchPrefix), opts...) {
-			if err != nil {
-				f.ended(bounded, err)
-				break
-			}
+		err := f.deliver(bounded, opts, func(b watch.Batch) {
 			f.n[b.Kind.String()]++
 			f.n["folded"] += b.Folded
 			f.batch(b, first)
@@ -89,15 +89,69 @@ func (f *follower) run(ctx context.Context) {
 			if f.slow && f.rng.IntN(20) == 0 {
 				time.Sleep(time.Duration(f.rng.Int64N(int64(2 * time.Second))))
 			}
-		}
+		})
+		f.ended(bounded, err)
 		cancel()
 	}
+}
+
+// deliver passes batches to handle until ctx or the watch ends.
+func (f *follower) deliver(ctx context.Context, opts []watch.Option, handle func(b watch.Batch)) error {
+	sel := watch.Prefix(watchPrefix)
+	handler := func(_ context.Context, b watch.Batch) error {
+		handle(b)
+		return nil
+	}
+	switch f.via {
+	case "subscribe":
+		sub, err := f.watch.Subscribe(sel, handler, opts...)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-sub.Done():
+			return sub.Err()
+		case <-ctx.Done():
+			return errors.Join(sub.Close(), ctx.Err())
+		}
+	case "consume":
+		return f.watch.Consume(ctx, sel, f, handler, f.opts...)
+	}
+	for b, err := range f.watch.Watch(ctx, sel, opts...) {
+		if err != nil {
+			return err
+		}
+		handle(b)
+	}
+	return nil
+}
+
+// errSave is the error of a checkpoint that cannot be saved.
+var errSave = errors.New("not saved")
+
+// Load returns the revision that Consume continues after. What was delivered after it is delivered
+// again.
+func (f *follower) Load(context.Context) (int64, error) {
+	f.reached.Store(f.saved)
+	return f.saved, nil
+}
+
+// Save saves a revision, or fails.
+func (f *follower) Save(_ context.Context, rev int64) error {
+	if reached := f.reached.Load(); rev > reached {
+		f.nothingMissing(rev, "a checkpoint")
+	}
+	if f.rng.IntN(20) == 0 {
+		return errSave
+	}
+	f.saved = rev
+	return nil
 }
 
 // ended checks why a watch has ended.
 func (f *follower) ended(ctx context.Context, err error) {
 	f.s.Trace("%s: ended after %d: %v", f.name, f.reached.Load(), err)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, errSave) {
 		return
 	}
 	var compacted *watch.CompactedError
@@ -114,7 +168,8 @@ func (f *follower) ended(ctx context.Context, err error) {
 	if compacted.Oldest <= compacted.After+1 {
 		f.t.Errorf("%s: nothing is missing between %d and %d", f.name, compacted.After, compacted.Oldest)
 	}
-	f.reached.Store(compacted.Oldest - 1)
+	f.saved = compacted.Oldest - 1
+	f.reached.Store(f.saved)
 }
 
 // nothingMissing checks that everything up to rev was delivered.
@@ -278,7 +333,10 @@ func TestSim_WatchesDeliverTheHistory(t *testing.T) {
 				{name: "events restarted", restarts: true, opts: []watch.Option{progress}},
 				{name: "events slow", slow: true, opts: []watch.Option{watch.WithBuffer(16)}},
 				{name: "events coalesced", slow: true, opts: []watch.Option{watch.WithCoalescing()}},
+				{name: "subscription", via: "subscribe", restarts: true, opts: []watch.Option{progress}},
+				{name: "consumer", via: "consume", restarts: true, opts: []watch.Option{progress}},
 				{name: "state", snapshot: true},
+				{name: "state subscription", via: "subscribe", snapshot: true, restarts: true},
 				{name: "state restarted", snapshot: true, restarts: true, opts: []watch.Option{progress}},
 				{name: "state slow", snapshot: true, slow: true, opts: []watch.Option{watch.WithBuffer(16)}},
 			} {
@@ -286,6 +344,7 @@ func TestSim_WatchesDeliverTheHistory(t *testing.T) {
 				f.name = client + "/" + f.name
 				f.rng, f.n, f.state = s.Rand(f.name), map[string]int{}, map[string]int64{}
 				if !f.snapshot {
+					f.saved = start
 					f.reached.Store(start)
 				}
 				all = append(all, f)
