@@ -6,7 +6,7 @@ SHELL := bash
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 FUZZTIME ?= 20s
 
-.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page sim foreign ci
+.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page sim mutants foreign ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -73,8 +73,12 @@ reliability-page: ## render docs/reliability.md from docs/reliability.json
 MINUTES ?= 10
 
 sim: ## simulate a cluster under faults, with fresh seeds for MINUTES (10); adds to the counts in .sim
+	@mkdir -p .sim
 	go test -c -o .sim/sim.test ./internal/sim
 	cd internal/sim && $(CURDIR)/.sim/sim.test -test.run '^TestSim' -fresh $(MINUTES)m -state $(CURDIR)/.sim
+
+mutants: ## check that the simulation finds each known defect
+	go run ./internal/sim/mutants
 
 foreign: ## run etcd's own client tests over clients of this library
 	bash .ci/run foreign

@@ -73,4 +73,6 @@
 //	make sim MINUTES=60                               # fresh random seeds for an hour
 //
 // Seeds that have found a defect are kept in keptSeeds and always run.
+//
+// Directory mutants checks that the workloads find defects: make mutants. See docs/testing.md.
 package sim

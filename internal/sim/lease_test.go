@@ -173,9 +173,19 @@ func attack(ctx context.Context, s *sim.Sim, raw *clientv3.Client, keys []string
 
 // keepKey opens a key and changes its value until ctx ends. It returns the open key and its value. If
 // brief is set, it closes the key often, and may return nil: then the key is closed.
-func keepKey(ctx context.Context, s *sim.Sim, c *etcdkit.Client, key string, brief bool) (k *lease.Key, value string) {
+func keepKey(ctx context.Context, t *testing.T, s *sim.Sim, c *etcdkit.Client, key string, brief bool) (k *lease.Key, value string) {
+	t.Helper()
 	rng := s.Rand(key)
+	var deadline time.Time // after ctx has ended
 	for n := 0; ctx.Err() == nil || k == nil && !brief; n++ {
+		switch now := time.Now(); {
+		case ctx.Err() == nil:
+		case deadline.IsZero():
+			deadline = now.Add(leaseHeal)
+		case now.After(deadline):
+			t.Errorf("%s cannot be opened %v after the faults", key, leaseHeal)
+			return nil, ""
+		}
 		value = strconv.Itoa(n)
 		var err error
 		unbounded := context.WithoutCancel(ctx)
@@ -261,7 +271,7 @@ func TestSim_KeysComeBack(t *testing.T) {
 				key := fmt.Sprintf("key/%s%d", name, j)
 				keys = append(keys, key)
 				running.Go(func() {
-					k, value := keepKey(ctx, s, c, key, j == 0)
+					k, value := keepKey(ctx, t, s, c, key, j == 0)
 					mu.Lock()
 					defer mu.Unlock()
 					if k != nil {

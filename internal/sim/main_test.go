@@ -38,16 +38,20 @@ func (s suite) Run() int {
 	totals.add(simulated.counts)
 	if *freshFlag > 0 && code == 0 {
 		f := freshRun{dir: *stateFlag}
-		if f.dir == "" {
+		temporary := f.dir == ""
+		if temporary {
 			dir, err := os.MkdirTemp("", "sim")
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
-			f.dir = dir // stays, because it may hold the output of a failure
+			f.dir = dir
 		}
 		code = f.run(*freshFlag)
 		totals.add(f.counts())
+		if temporary && code == 0 { // else it holds the output of what has failed
+			_ = os.RemoveAll(f.dir)
+		}
 	}
 	if *countFlag != "" && code == 0 {
 		if err := addToFile(*countFlag, totals); err != nil {
@@ -87,7 +91,7 @@ func (f freshRun) run(d time.Duration) (code int) {
 			continue
 		}
 		code = 1
-		fmt.Printf("seed %d: FAILED in %v: %v\n", seed, took, err)
+		fmt.Printf("seed %d: FAILED in %v: %v\n%s", seed, took, err, firstLines(string(out)))
 		log := filepath.Join(f.dir, fmt.Sprintf("seed-%d.log", seed))
 		if err := os.WriteFile(log, out, 0o600); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -98,6 +102,23 @@ func (f freshRun) run(d time.Duration) (code int) {
 		fmt.Printf("\tits output is in %s\n", log)
 	}
 	return code
+}
+
+// maxFirstLines is the number of lines that are printed of the output of a seed that has failed.
+const maxFirstLines = 20
+
+// firstLines returns the first lines of an output, indented, without the trace.
+func firstLines(output string) string {
+	output, _, _ = strings.Cut(output, traceTitle)
+	var out strings.Builder
+	n := 0
+	for line := range strings.Lines(output) {
+		if n++; n > maxFirstLines {
+			break
+		}
+		out.WriteString("\t" + strings.TrimRight(line, "\n") + "\n")
+	}
+	return out.String()
 }
 
 // failedWorkload matches the name of a workload in the output of a run that has failed, or that a

@@ -22,8 +22,11 @@ var (
 	traceFlag = flag.String("trace", "", "write the trace of the last seed to this file")
 )
 
-// tailLines is the number of lines of the trace that are printed with a violation.
-const tailLines = 60
+// What is printed of the trace with a violation.
+const (
+	traceTitle = "the last lines of the trace:"
+	tailLines  = 60
+)
 
 // keptSeeds are seeds that have found defects, by workload. They run besides the first ones.
 var keptSeeds = map[string][]uint64{
@@ -48,7 +51,7 @@ func forSeeds(t *testing.T, o sim.Options, workload func(t *testing.T, s *sim.Si
 				s := sim.New(seed, o)
 				defer func() {
 					if t.Failed() {
-						t.Logf("seed %d; the last lines of the trace:\n%s", seed, s.Tail(tailLines))
+						t.Logf("seed %d; %s\n%s", seed, traceTitle, s.Tail(tailLines))
 						t.Logf("go test ./internal/sim -run '%s' -seed %d", t.Name(), seed)
 					}
 					if *traceFlag != "" {
