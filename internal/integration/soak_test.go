@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,6 +22,11 @@ import (
 )
 
 const soakEnv = "ETCDKIT_SOAK" // for how long the soak lasts, such as "20m"
+
+// leftoversEnd is the time after which what faults have left behind is gone, and the number of
+// leases is steady: the leases of operation slots last a minute and are replaced every 30 s, the
+// sessions of the storm last [stormTTL], and a new leader of etcd extends each once.
+const leftoversEnd = 80 * time.Second
 
 // measureProcess returns the heap in bytes and the goroutines of this process: the least of some
 // samples, since calls are under way.
@@ -77,6 +84,33 @@ func (r *stormRun) levels(t *testing.T, p *stormChild) []level {
 		{"leases", leases, 0, 2},
 		{"keys", keys, 0, 10},
 	}
+}
+
+// inventory lists what the cluster holds: the keys by directory, and each lease with its TTL and
+// its keys.
+func (r *stormRun) inventory(t *testing.T) string {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	keys, err := r.admin.Get(ctx, "", clientv3.WithFromKey(), clientv3.WithKeysOnly())
+	require.NoError(t, err)
+	dirs := map[string][]string{}
+	for _, e := range keys.Kvs {
+		dir, name := path.Split(string(e.Key))
+		dirs[dir] = append(dirs[dir], name)
+	}
+	var b strings.Builder
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		fmt.Fprintf(&b, "%4d keys in %s: %s\n", len(dirs[dir]), dir, strings.Join(dirs[dir], " "))
+	}
+	leases, err := r.admin.Leases(ctx)
+	require.NoError(t, err)
+	for _, l := range leases.Leases {
+		left, err := r.admin.TimeToLive(ctx, l.ID, clientv3.WithAttachedKeys())
+		require.NoError(t, err)
+		fmt.Fprintf(&b, "lease %x, %d of %d s left: %q\n", l.ID, left.TTL, left.GrantedTTL, left.Keys)
+	}
+	return b.String()
 }
 
 // explained are the warnings that the failure model explains, by what they begin with.
@@ -138,11 +172,14 @@ func TestSoak(t *testing.T) {
 	r.join(t, newLink(t, r.cluster))
 	p := r.processes[0]
 	require.Equal(t, "working", <-p.lines)
-	spend(t, lasts/5)
-	levels := r.levels(t, p)
+	spend(t, max(lasts/5, leftoversEnd))
+	levels, before := r.levels(t, p), r.inventory(t)
 	n := &nemesis{stormRun: r, rand: rand.New(rand.NewPCG(seed, 0)), counts: map[string]int{}, spare: []string{"kill a client"}}
 	n.rage(t, time.Now().Add(lasts*3/5))
-	spend(t, max(lasts/5, 80*time.Second)) // leases of the storm have to expire, of which those of operation slots take a minute
+	require.False(t, t.Failed(), "a fault could not be made, or put right")
+	spend(t, max(lasts/5, leftoversEnd))
+	t.Logf("after warm-up:\n%s", before)
+	t.Logf("at the end:\n%s", r.inventory(t))
 	for i, end := range r.levels(t, p) {
 		l := &levels[i]
 		l.End, l.Margin = end.Warm, max(l.Warm/10, l.Margin)
