@@ -47,24 +47,36 @@ func (r row) grant(t *testing.T) etcdtest.Grant {
 	return etcdtest.Grant{Access: access, Key: r.key, End: r.end}
 }
 
-// rowsOf reads the table of roles.
-func rowsOf(t *testing.T, doc string) (rows []row) {
+// tableOf reads the rows of the table that has a header.
+func tableOf(t *testing.T, doc, header string) (rows [][]string) {
 	t.Helper()
-	_, table, found := strings.Cut(doc, "| role | access | key | range end | for |\n")
-	require.True(t, found, "the table of roles")
+	_, table, found := strings.Cut(doc, header+"\n")
+	require.True(t, found, header)
 	for line := range strings.Lines(table) {
 		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if len(cells) < 5 {
+		if len(cells) < strings.Count(header, "|")-1 {
 			break
 		}
 		for i := range cells {
-			cells[i] = strings.Trim(strings.TrimSpace(cells[i]), "`")
+			cells[i] = strings.TrimSpace(cells[i])
 		}
 		if !strings.HasPrefix(cells[0], "---") {
-			rows = append(rows, row{role: cells[0], access: cells[1], key: cells[2], end: cells[3]})
+			rows = append(rows, cells)
 		}
 	}
 	require.NotEmpty(t, rows)
+	return rows
+}
+
+// rowsOf reads the table of roles.
+func rowsOf(t *testing.T, doc string) (rows []row) {
+	t.Helper()
+	for _, cells := range tableOf(t, doc, "| role | access | key | range end | for |") {
+		for i := range cells {
+			cells[i] = strings.Trim(cells[i], "`")
+		}
+		rows = append(rows, row{role: cells[0], access: cells[1], key: cells[2], end: cells[3]})
+	}
 	return rows
 }
 
@@ -96,7 +108,7 @@ func byRole(rows []row) map[string][]row {
 	return out
 }
 
-func TestTheRolesOfTheDocsAndTheirCommandsAreTheSame(t *testing.T) {
+func TestRoles_CommandsMatchTheTable(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(securityDoc)
 	require.NoError(t, err)
@@ -136,7 +148,7 @@ func accountsOf(roles map[string][]row) (out []account) {
 	return out
 }
 
-func TestTheRolesOfTheDocsAreEnoughAndNoMore(t *testing.T) {
+func TestRoles_AreEnoughAndNoMore(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(securityDoc)
 	require.NoError(t, err)
@@ -295,6 +307,10 @@ func useStoreReader(ctx context.Context, u *use) error {
 		func() error { return only(s.GetAsOf(ctx, u.name, e.ModRevision)) },
 		func() error { return only(s.Exists(ctx, u.name)) },
 		func() error { return only(s.Count(ctx, "")) },
+		func() error { _, _, err := s.GetMany(ctx, u.name, "none"); return err },
+		func() error {
+			return only(s.Transact(ctx, func(_ context.Context, t *kv.Tx) error { return only(t.Get(u.name)) }))
+		},
 		func() error { return only(s.Map(ctx, "")) },
 		func() error { return only(s.Map(ctx, "", kv.WithReverse())) },
 		func() error { return only(s.Page(ctx, "", 2, "")) },
@@ -329,6 +345,7 @@ func useStoreFeeder(ctx context.Context, u *use) error {
 		func() error { return only(s.Put(ctx, "b", []byte("1"), kv.WithTTL(time.Minute))) },
 		func() error { return only(s.Put(ctx, "c", []byte("1"), kv.WithLease(l.ID))) },
 		func() error { return only(s.Batch(ctx, kv.OpPut("d", nil), kv.OpDelete("a"))) },
+		func() error { return only(s.BatchEach(ctx, []kv.Op{kv.OpPut("d", nil), kv.OpDelete("a")})) },
 		func() error { return only(s.Delete(ctx, "b")) },
 		func() error { _, _, err := s.DeletePrefix(ctx, ""); return err },
 		func() error { return u.Leases().Revoke(ctx, l.ID) },
@@ -356,6 +373,15 @@ func useStoreWriter(ctx context.Context, u *use) error {
 			cmp := clientv3.Compare(clientv3.CreateRevision("a"), "=", 0)
 			return only(s.Txn(ctx).If(cmp).Then(clientv3.OpPut("a", "6"), clientv3.OpGet("a")).Commit())
 		},
+		func() error {
+			return only(s.Transact(ctx, func(_ context.Context, t *kv.Tx) error {
+				if err := only(t.Get("a")); err != nil {
+					return err
+				}
+				return errors.Join(t.Put("b", nil), t.Delete("a"))
+			}))
+		},
+		func() error { return only(s.Touch(ctx, "b", time.Minute)) },
 		func() error { return useStoreFeeder(ctx, u) },
 		func() error { return useStoreReader(ctx, u) },
 	)
