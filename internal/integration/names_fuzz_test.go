@@ -58,6 +58,12 @@ func FuzzNames(f *testing.F) {
 				assert.NotEqual(t, "outside", string(v), "%q lists %q", name, key)
 			}
 		}
+		if all, _, err := c.KV().GetMany(ctx, name, name+"/a"); err == nil {
+			for key, e := range all {
+				assert.NotEqual(t, "outside", string(e.Value), "%q reads %q", name, key)
+			}
+		}
+		_, _ = c.KV().Transact(ctx, func(_ context.Context, t *kv.Tx) error { return t.Put(name, []byte(value)) })
 		_, _ = c.KV().Delete(ctx, name)
 		_, _, _ = c.KV().DeletePrefix(ctx, name, kv.WithPartialPrefix())
 		if h, err := c.Locks().Mutex(name).TryLock(ctx); err == nil {
@@ -72,14 +78,15 @@ func FuzzNames(f *testing.F) {
 				assert.NoError(t, r.Close())
 			}
 		}
-		if below := c.Namespace(name); true {
-			_, _ = below.KV().Put(ctx, "k", []byte(value))
-			_, _, _ = below.KV().DeletePrefix(ctx, "")
-		}
+		below := c.Namespace(name).KV()
+		_, _ = below.Put(ctx, "k", []byte(value))
+		_, _ = below.Transact(ctx, func(_ context.Context, t *kv.Tx) error { return t.Put(name, []byte(value)) })
+		_, _, _ = below.DeletePrefix(ctx, "")
 		if s, err := config.Open(ctx, c, name); err == nil {
 			for key, v := range s.All() {
 				assert.NotEqual(t, "outside", string(v), "%q is configured as %q", name, key)
 			}
+			_, _ = config.Set(ctx, s, name, value)
 			assert.NoError(t, s.Close())
 		}
 		if r, err := cache.OpenReplica(ctx, c, name, kv.String()); err == nil {
