@@ -6,7 +6,7 @@ SHELL := bash
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 FUZZTIME ?= 20s
 
-.PHONY: help test race lint fmt fuzz bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page sim mutants foreign ci
+.PHONY: help test race lint fmt fuzz fuzz-gateway bench bench-quick bench-page bench-counts cover api tidy-check servers matrix faults soak reliability-page sim mutants foreign ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -25,6 +25,11 @@ fmt: ## format all Go files
 
 fuzz: ## run each fuzz target for FUZZTIME (20s)
 	@bash tools/fuzz.sh $(FUZZTIME)
+
+GATEWAY ?= 30m
+
+fuzz-gateway: ## fuzz requests to the gateway for GATEWAY (30m) and write docs/reliability.md
+	@ETCDKIT_RELIABILITY=write ETCDKIT_FUZZ_COMMAND='make fuzz-gateway' bash tools/fuzz.sh $(GATEWAY) FuzzGateway_RawRequests
 
 BENCHMARK := go test -count=1 -timeout 90m ./internal/integration
 
@@ -53,7 +58,7 @@ tidy-check: ## check that every go.mod is tidy
 servers: ## build the etcd servers of other versions and print their paths
 	@bash tools/servers.sh
 
-matrix: ## run the tests on each supported version of etcd, and go on after an interruption
+matrix: ## run the tests on each version of etcd, go on after an interruption, and write docs/reliability.md
 	@bash tools/matrix.sh
 
 FAULTS ?= 20m

@@ -1,18 +1,38 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of all modules for the given time each.
+# Runs the fuzz targets of all modules for the given time each.
+#
+#	bash tools/fuzz.sh 20s                              all targets
+#	bash tools/fuzz.sh 30m FuzzGateway_RawRequests      one target
+#
+# With ETCDKIT_RELIABILITY=write, it then writes docs/reliability.md. ETCDKIT_FUZZ_COMMAND is the command that the page names.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export GOWORK=off
-time=${1:-20s}
+root=$PWD
+time=${1:-20s} only=${2:-Fuzz.*}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+touch "$work/results"
+
+# targets prints the packages and names of the targets of the module in the working directory.
+targets() {
+	local package file
+	GOWORK=off go list -f '{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}{{"\n"}}{{end}}' ./... |
+		while read -r package file; do
+			[[ -z $file ]] || sed -nE "s!^func ($only)\\(f \\*testing\\.F\\).*!$package \\1!p" "$file"
+		done
+}
 
 for module in . examples internal/integration; do
-	cd "$module"
-	for package in $(go list ./...); do
-		# -list starts the test binary, which has to be compiled in any case.
-		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
-			printf '==> %s %s\n' "$package" "$target"
-			go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package"
-		done
-	done
-	cd - >/dev/null
+	cd "$root/$module"
+	targets >"$work/targets"
+	while read -r package target; do
+		printf '==> %s %s\n' "$package" "$target"
+		GOWORK=off go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package" </dev/null | tee "$work/log"
+		inputs=$(sed -nE 's/.*execs: ([0-9]+) .*/\1/p' "$work/log" | tail -n 1)
+		printf '%s\t%s\t%d\t%s\n' "$target" "$time" "$inputs" "${ETCDKIT_FUZZ_COMMAND:-make fuzz FUZZTIME=$time}" >>"$work/results"
+	done <"$work/targets"
 done
+[[ -s $work/results ]] || { printf 'no target %s\n' "$only" >&2; exit 2; }
+[[ ${ETCDKIT_RELIABILITY:-} == write ]] || exit 0
+cd "$root"
+ETCDKIT_FUZZ_RESULTS=$work/results go test -count=1 -run '^TestReliability_Record$' ./internal/integration

@@ -187,6 +187,7 @@ func TestNemesis(t *testing.T) {
 	}
 	n := &nemesis{stormRun: r, rand: rand.New(rand.NewPCG(seed, 0)), counts: map[string]int{}}
 	n.rage(t, time.Now().Add(lasts))
+	complete := !t.Failed()
 	t.Logf("%d kinds of faults: %v", len(n.counts), n.counts)
 
 	stop()
@@ -210,6 +211,7 @@ func TestNemesis(t *testing.T) {
 	for _, dir := range []string{"locks/", "elections/", "keys/"} {
 		assertEmpty(t, r.admin, stormDir+dir)
 	}
+	require.True(t, complete, "a fault could not be made, or put right")
 	record(t, func(all *reliability) {
 		all.Storm = newReliabilityRun(t, "make faults", text)
 		all.Storm.Faults, all.Storm.Findings = n.counts, findings
