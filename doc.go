@@ -12,26 +12,21 @@
 //
 // # Opening
 //
-// [Open] returns once etcd has answered a read. If that fails, it returns an error within the dial
-// timeout, which says what is wrong with each endpoint: a refused connection, an untrusted
-// certificate, a wrong password. [OpenLazy] only validates the configuration, for programs that
-// must start while etcd is down. [Wrap] uses an existing client of client/v3; [Harden] prepares the
-// configuration of such a client.
-//
-// Open returns [ErrUnsupportedServer] if a member runs etcd before 3.5.13, or before 3.4.31 in the
-// 3.4 line, unless [WithUnsupportedServers] is given; OpenLazy and Wrap log a warning.
+// [Open] returns once etcd has answered a read, or an error that says what is wrong with each
+// endpoint. [OpenLazy] only validates the configuration, for programs that must start while etcd is
+// down. [Wrap] uses an existing client of client/v3; prepare its configuration with [Harden]. Open
+// refuses versions of etcd that can lose events of a watch; see [WithUnsupportedServers].
 //
 // [Config] is plain data. Fill it in, or read it with [LoadConfig], [ParseConfig] or
-// [ConfigFromEnv]. Conflicts, such as mixed schemes, a user without a password, or a password that
-// would cross the network in clear text, are reported all at once and before anything is sent.
+// [ConfigFromEnv]. Conflicts, such as mixed schemes or a password that would cross the network in
+// clear text, are reported all at once and before anything is sent.
 //
 // # Lifetime
 //
 // Create one [Client] for the whole process. [Client.KV], [Client.Leases], [Client.Watcher] and
 // [Client.Locks] return parts that are closed with it. [Client.Namespace] returns a client for the
-// keys below a dir. It shares the connection, and closing it has no effect. [Client.Close] ends
-// everything that the client runs and waits for it; calls in progress and later ones return
-// [ErrClosed]. A client that was given to Wrap stays open.
+// keys below a dir, over the same connection. [Client.Close] ends everything that the client runs
+// and waits for it; calls in progress and later ones return [ErrClosed].
 //
 // # Changes
 //
@@ -57,38 +52,27 @@
 //   - If the client was created by Open, or its configuration by Harden, a request is repeated only
 //     if that is safe; see package kv. A member without a leader rejects a call at once, and the
 //     call is repeated at another member.
-//   - If there are two endpoints or more, health checks probe each of them about once a minute, and
-//     immediately if a call there is overdue or a connection is lost. An endpoint that fails two
-//     probes in a row is evicted, within 5 s of the first sign of failure, and readmitted after
-//     three successes. The last endpoint that answers is never evicted.
+//   - Health checks probe each of several endpoints about once a minute, and at once if a call is
+//     overdue or a connection is lost. An endpoint that fails two probes in a row is evicted, within
+//     5 s of the first sign of failure, and readmitted after three successes. The last endpoint that
+//     answers is never evicted.
 //   - A slow call is also sent to a second member if that is safe. If that member answers first
 //     twice, the slow one is probed with a linearizable read and evicted if it does not answer
-//     within a second. This detects a member whose disk hangs, which still answers health checks.
-//   - A password file is read for every login and TLS files for every connection, so that they can
-//     be replaced without a restart. Concurrent calls share a login, and a call whose token etcd no
-//     longer accepts is repeated with a new one.
-//
-// [Client.SetEndpoints] replaces the endpoints. [WithEndpointSync] updates them from the cluster's
-// member list.
+//     within a second. This detects a member whose disk hangs but which still answers health checks.
+//   - Passwords and certificates in files can be replaced without a restart. Concurrent calls share
+//     a login, and a call whose token etcd no longer accepts is repeated with a new one.
+//   - Errors, logs, [Report] and the client of client/v3 contain no password and no token. [Secret]
+//     hides other values from fmt, log/slog and encoding.
 //
 // An endpoint may fail before it is evicted, and two clients may evict it at different times.
+// docs/failure-model.md describes every failure, with times.
 //
-// # Secrets
-//
-// [Secret] hides its value from fmt, log/slog and encoding, even if it is in an unexported field.
-// Errors, logs, [Report], the body of [Client.ReadyHandler] and the client of client/v3 contain no
-// password and no token.
-//
-// # Logging
+// # Logging, metrics and traces
 //
 // The client and all packages log to [slog.Default] from the level Warn up, unless [WithLogger] is
-// given.
-//
-// # Metrics and traces
-//
-// [Client.Metrics] yields the counters and gauges of all parts that were made with the client.
-// [WithObserver] sets hooks for operations, such as the wait for a lock. examples/prometheus and
-// examples/otel are adapters.
+// given. [Client.Metrics] yields the counters and gauges of all parts that were made with the
+// client. [WithObserver] sets hooks for operations, such as the wait for a lock.
+// examples/prometheus and examples/otel are adapters.
 //
 // # Errors
 //

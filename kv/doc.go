@@ -19,25 +19,18 @@
 // A [Store] and a [Typed] take and return keys relative to their namespace. The namespace "myapp"
 // means "myapp/": no key, range, compare or transaction reaches outside it, and "myapp2/x" is never
 // seen. Any bytes are a key: "../x" is a name, not a path. A prefix is "" or ends in "/", unless
-// WithPartialPrefix is given, so that deleting "users/4" does not delete "users/42". Keys below
+// [WithPartialPrefix] is given, so that deleting "users/4" does not delete "users/42". Keys below
 // ".etcdkit/" of a store's namespace belong to this package: they appear in no listing, count or
 // range that a transaction reads, and cannot be written.
 //
-// [Namespace] is the namespace alone, as a decorator of a clientv3.KV. [Coalesce] decorates one so
-// that concurrent gets, puts and deletes share transactions.
-//
-// # Lifetime
-//
-// A Store sends nothing when it is made, has no goroutine and needs no closing. It is safe for
-// concurrent use. It works over any clientv3.Client, and uses a KV of the user's in the client's KV
-// field as it is.
+// [Namespace] and [Coalesce] decorate a clientv3.KV: the first restricts it to a namespace, the
+// second lets concurrent gets, puts and deletes share transactions.
 //
 // # Guarantees: reads
 //
 // Reads are linearizable unless their name says otherwise (GetStale, GetAsOf). They are repeated,
 // up to a limit, if the connection is lost or etcd has no leader. A listing, or all pages that
-// follow from one first page, show one revision, however long they take and whatever is written
-// meanwhile.
+// follow from one first page, show one revision, however long they take.
 //
 // # Guarantees: writes
 //
@@ -56,37 +49,31 @@
 //	CompareAndSwap, ...Delete    unknown: the value may come back
 //	Create, Update that creates  unknown: the key may become absent again
 //	Replace, DeleteAt, Update    repeated until etcd says yes or no, since a mod revision never
-//	                             comes back. After a "no" the next change of the key decides: if
-//	                             it has another value, the write was not applied. The same value
-//	                             or a deleted key is unknown, since another client may have done
-//	                             it, and so is a history that is compacted, unreadable or longer
-//	                             than 16 changes
-//	Transact that overwrites     repeated like Replace; see docs/transactions.md
-//	a key that it has read
+//	of a key that exists         comes back. Unknown only if another client may have done the same,
+//	                             or if the history does not show what happened; see Store.Replace
+//	Transact that overwrites or  repeated like Replace; see docs/transactions.md
+//	deletes a key it has read
 //	other Transact               unknown: it may be applied later
 //	any of these, WithOnce       repeated until etcd says yes or no, and then always known
 //
 // If the context ends before etcd says yes or no, the outcome is unknown.
 //
-// [WithOnce] makes the transaction also write a key that only this client uses, guarded by its mod
-// revision. The first of several identical requests changes that key, so the others cannot be
-// applied, and a repeated request finds in it whether one was. These keys lie below ".etcdkit/op/",
-// on a lease of one minute.
+// With [WithOnce] the transaction also writes a key that only this client uses, below
+// ".etcdkit/op/" and on a lease of one minute. It is guarded by that key's mod revision, so of
+// several identical requests one is applied, and the key shows whether it was.
 //
-// All this holds over client/v3's own KV. If a KV of the user's, or a client that was not prepared
-// with etcdkit.Harden, repeats a write by itself, a write without WithOnce that was applied can be
-// reported as a conflict.
+// If a KV of the user's, or a client that was not prepared with etcdkit.Harden, repeats a write by
+// itself, a write without WithOnce that was applied can be reported as a conflict.
 //
 // # Slow and frozen members
 //
-// No attempt is cancelled because it is slow. A call that can safely be made twice makes a second
-// attempt at another member after 0.25 to 1 s, or a third of its time if that is less, and the
-// first response that settles it counts. These calls are all reads, Replace, DeleteAt, Update of a
-// key that exists, Transact that overwrites or deletes a key that it has read, and any write
-// WithOnce: a frozen member costs them about a second. All other writes have one attempt: at a
-// frozen member they wait for their deadline and are then unknown. Second attempts are limited to ten at once and a tenth of all calls. There are none with a single
-// endpoint or with MaxAttempts 1. A client that etcdkit.Open has not made sends them over its own
-// connection, whose balancer usually picks another member.
+// No attempt is canceled because it is slow. Reads, and the writes that the table calls repeated,
+// make a second attempt at another member after 0.25 to 1 s, or a third of their time if that is
+// less, and the first response that settles the call counts: a frozen member costs them about a
+// second. All other writes have one attempt: at a frozen member they wait for their deadline and
+// are then unknown. Second attempts are limited to ten at once and a tenth of all calls. There are
+// none with a single endpoint or with MaxAttempts 1. Over a client that etcdkit.Open has not made,
+// they may reach the same member.
 //
 // # What is not guaranteed
 //
@@ -100,16 +87,15 @@
 //
 // Conditions are matched with errors.Is: [ErrNotFound], [ErrExists], [ErrConflict], [ErrGuard],
 // [ErrDecode], and those shared with the other packages. [ConflictError] and [BatchError] hold
-// facts for errors.As. The text names the whole key:
+// facts for errors.As. The text names the whole key, and never the value:
 //
 //	kv: put "myapp/users/42": cause
 //
 // If a deadline has passed, the error matches context.DeadlineExceeded and names the endpoints and
-// why they could not be reached. Values never appear in errors or logs.
+// why they could not be reached.
 //
 // # Cost
 //
-// Without a deadline in its context a read has 5 s and a write 10 s ([WithTimeouts]); in a listing
-// that bounds the wait for each chunk, not the body of the loop. Every function documents its RPCs.
-// Limits of etcd are checked before anything is sent ([Limits]).
+// Every function documents its RPCs. Without a deadline in its context a read has 5 s and a write
+// 10 s ([WithTimeouts]). Limits of etcd are checked before anything is sent ([Limits]).
 package kv
