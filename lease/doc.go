@@ -14,30 +14,28 @@
 //
 // # Sessions
 //
-// A [Session] is one lease. Its deadline is counted from before the last renewal that was answered
-// was sent, with the TTL that the server granted:
+// A [Session] is one lease. Its deadline is counted from before the last answered renewal was sent,
+// with the TTL that the server granted:
 //
 //	deadline = sent + TTL - max(TTL/10, 200ms)
 //
 // A timer that waits for no RPC ends the session at the deadline. [Session.Err] and the Err of
-// [Session.Context] also compare the monotonic and the wall clock, so that the first check after
-// the process was stopped reports the loss. A session is Alive, Suspended while renewals fail, or
-// lost. Suspended needs no action. A lost session stays lost: open a new one.
+// [Session.Context] also compare the clocks, so that the first check after the process was stopped
+// reports the loss. A Suspended session needs no action. A lost session stays lost: open a new one.
 // docs/lease-deadline.md shows a partition step by step.
 //
 // # Keys
 //
 // A [Key] is desired state. It is on a lease that the keys and sessions of the manager share, and
 // is restored after its lease was lost, after somebody deleted or overwrote it, and after an outage
-// of any length. A key that was deleted and then created by somebody else belongs to them: it is
-// left alone until it is gone, unless [WithTakeover] is given. Close deletes the key only while it
-// is on a lease of this process.
+// of any length. A key that somebody else has created after a deletion belongs to them, unless
+// [WithTakeover] is given. Close deletes the key only while it is on a lease of this process.
 //
 // # Lifetime
 //
-// A [Manager] belongs to whoever made it; that of a client is closed with the client. Close ends
-// all sessions and keys, revokes their leases, and returns within about 5 s, also if etcd does not
-// answer. Calls in progress end with [ErrClosed]. All types are safe for concurrent use.
+// A [Manager] belongs to whoever made it; that of a client is closed with the client.
+// [Manager.Close] ends all sessions and keys, revokes their leases, and returns within about 5 s,
+// also if etcd does not answer. Calls in progress end with [ErrClosed].
 //
 // # Guarantees
 //
@@ -47,10 +45,8 @@
 //   - A lease is revoked when its session is closed, also if the caller's context has ended or the
 //     session was never returned. A lease that cannot be revoked is no longer renewed and expires
 //     within its TTL.
-//   - A grant whose answer was lost is repeated under the same ID, which the client has chosen, so
-//     that it grants one lease. A Lease of the user's in the client's Lease field chooses its own
-//     IDs: there a grant is sent once and may leave a lease behind.
-//   - Revoke succeeds if the lease is gone, whichever attempt has revoked it.
+//   - A grant whose response was lost is repeated under the same ID, so that it grants one lease.
+//     [Manager.Grant] names the exception.
 //
 // # What is not guaranteed
 //
@@ -64,16 +60,13 @@
 //     than five round trips.
 //   - A key may outlive its session by a TTL and more: a new leader gives every lease its full TTL
 //     again.
-//   - The smallest TTL that etcd grants is 2 s with default timing. [Session.TTL] is what it
-//     granted.
 //
 // # Cost in RPCs
 //
-//	OpenSession      1 (Grant); 2 if the answer took half of the TTL; WithLease as KeepAliveOnce
+//	OpenSession      1; 2 if the answer took half of the TTL
 //	a session        1 message per TTL/3, on one stream for all sessions of the manager
-//	Session.Close    1 (Revoke), also of a session that was lost
-//	Shared, Acquire  0 if the session exists; 256 callers of Acquire share a lease, which is revoked
-//	                 a minute after the last of them has released it
+//	Session.Close    1
+//	Shared, Acquire  0 if the session exists; 256 callers of Acquire share a lease
 //	Session.Guard    1 put for the first call on a session, 0 afterwards
 //	Session.Verify   1; 2 if it had to restore the guard's key
 //	OpenKey          1 transaction and a watch; Update 1; Close 1

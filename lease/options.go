@@ -86,8 +86,9 @@ func WithTTL(d time.Duration) SessionOption {
 	return func(s *sessionOptions) { s.ttl, s.hasTTL = d, true }
 }
 
-// WithLease adopts an existing lease. OpenSession first renews it, and takes its TTL from the
-// response. From then on the session owns the lease: Close revokes it. Default: a new lease.
+// WithLease adopts an existing lease. OpenSession first renews it, at the cost of
+// [Manager.KeepAliveOnce], and takes its TTL from the response. From then on the session owns the
+// lease: Close revokes it. Default: a new lease.
 func WithLease(id clientv3.LeaseID) SessionOption {
 	return func(s *sessionOptions) { s.lease, s.hasLease = id, true }
 }

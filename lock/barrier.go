@@ -27,7 +27,7 @@ const maxParties = 128
 // order of their arrival. Party n+1 waits for the next round, even if the first n have not returned
 // yet.
 //
-// n is not stored in etcd, and must be the same for all parties.
+// n is not stored in etcd, and must be the same for all parties, which may otherwise wait forever.
 type Barrier struct {
 	l    *Locker
 	kind waiterKind

@@ -28,6 +28,9 @@
 // Processes that change a single key need no lock: use Update of package kv. A listing shows one
 // revision and needs no read lock.
 //
+// Locks are not reentrant: a goroutine that locks a mutex which it already holds waits until its
+// context ends. Pass the [Held] to functions that need it.
+//
 // # A lock alone is not a fence
 //
 // A process that holds a lock can be stopped for a minute between two instructions. Meanwhile its
@@ -37,19 +40,17 @@
 //   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the lock
 //     is lost or released. The error matches kv.ErrGuard and [ErrLost].
 //   - Another system can refuse a write whose [Held.Token] is lower than the highest that it has
-//     seen. Tokens of a name strictly rise from holder to holder. A [Permit] has no token, since
-//     others hold at the same time.
+//     seen. A [Permit] has no token, since others hold at the same time.
 //
 // Use the context to end work in time, and a guard or a token to be certain.
 //
 // # Lifetime
 //
-// Close a [Locker] that you have created; the Locker of a client is closed with the client. Close
-// ends waits and holds, waits for the functions of Do and Run, and removes the keys. It returns
-// within about 5 s, or 10 s if a function does not return, even if etcd does not answer. If the
-// client is closed first, the same happens, except that nothing waits for functions. Mutexes and
-// elections need no closing. All types are safe for concurrent use, except [DoubleBarrier]: it
-// represents one party, and concurrent calls of its methods fail.
+// Close a [Locker] that you have created; the Locker of a client is closed with the client.
+// [Locker.Close] ends waits and holds, waits for the functions of Do and Run, and removes the keys.
+// It returns within about 5 s, or 10 s if a function does not return, even if etcd does not answer.
+// Mutexes and elections need no closing. All types are safe for concurrent use, except
+// [DoubleBarrier], which represents one party.
 //
 // # Guarantees
 //
@@ -58,45 +59,34 @@
 //     slower than the server's, or a third party deletes keys or revokes leases.
 //   - A guarded write of a former holder is always refused, from the moment that its key is gone or
 //     the next one is granted, whichever comes first.
-//   - Tokens of a name strictly rise, and so do those of an election. Compare tokens of one name
-//     and one kind of lock only: not those of a mutex with those of an election, even if [WithDir]
-//     puts both into one queue, nor with revisions that other clients use as tokens.
+//   - Tokens of a name strictly rise from holder to holder. Compare tokens of one name and one kind
+//     of lock only; see [Held.Token].
 //   - First come, first served, by the create revision of the key. Neither writers nor permits of a
 //     large weight starve. Goroutines of one process share one key; after 16 turns in a row it
 //     yields to waiting processes.
 //   - Readers exclude writers, and a semaphore never has more than n permits, with the exceptions
-//     of the first guarantee. If processes use different n, the largest n of the holders counts.
-//     Guards of permits are as strong as those of mutexes.
+//     of the first guarantee; for processes that use different n, see [Semaphore]. Guards of permits
+//     are as strong as those of mutexes.
 //   - No party passes a barrier before n parties have waited at it together, with keys in etcd.
 //     All parties of a round pass at one revision, or none does.
 //   - A call that fails or is canceled leaves no key in the queue, even if the response to its
 //     request was lost. Close leaves none either.
 //   - A lost lock stays lost, even if etcd still has its key. To hold it again, acquire it again,
 //     which uses a new session.
-//   - Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
-//     [ErrReleased].
 //
 // # What is not guaranteed
 //
-//   - A stopped process does not notice a loss. Its writes are refused if they carry a guard or
-//     token.
 //   - If a third party deletes a holder's key or revokes its lease, the holder and the next waiter
-//     learn of it at about the same time, usually within 2 ms and at most within a second. During
-//     the first 250 ms of a hold its key is not watched, so the holder may learn of it only
-//     afterwards. A waiter whose own key was deleted notices within 36 s, and is never granted the
-//     lock meanwhile.
+//     learn of it at about the same time, at most within a second. During the first 250 ms of a
+//     hold its key is not watched, so the holder may learn of it only afterwards. A waiter whose
+//     own key was deleted notices within 36 s, and is never granted the lock meanwhile.
 //   - A key without a lease in a queue blocks everyone behind it until it is deleted. Callers get a
 //     [*BlockedError].
 //   - A client that can write the keys can break a lock. Only etcd's permissions prevent that.
 //   - A process that dies holds its locks, and counts as a party of a barrier, for the TTL, 15 s by
-//     default.
-//   - A party that gives up or loses its lease just as its barrier opens may still be counted.
-//   - n is not stored in etcd. Parties of a barrier that use different n may wait forever.
+//     default ([WithTTL]).
 //   - A holder that has lost a mutex and does not release it keeps the other goroutines of its
 //     process waiting, but no other process.
-//
-// Locks are not reentrant: a goroutine that locks a mutex which it already holds waits until its
-// context ends. Pass the [Held] to functions that need it. A read lock cannot become a write lock.
 //
 // # Other clients
 //
@@ -107,27 +97,22 @@
 //
 // # Cost in RPCs
 //
-//	Lock and Release, uncontended      2
-//	Lock and Release, after a wait     3; 1 more if etcd was written to before the watch was open,
+//	Lock and Release, uncontended      2; likewise RLock, Acquire and Campaign
+//	the same after a wait              3; 1 more if etcd was written to before the watch was open,
 //	                                   and 1 more every 30 s
 //	a turn of another goroutine        1, and 3 for all turns in a row
 //	a wait while no watch can be open  1 each 0.5 s to 5 s, for all waits of a process in one queue
 //	a hold longer than 250 ms          a watch; 1 more if etcd was written to meanwhile
 //	TryLock, if another process holds  1, which writes nothing; 0 if this process holds
-//	RLock or Acquire, and Release      2; after a wait as Lock
-//	TryRLock, TryAcquire               1 if refused or if the queue is empty; else 2, and 1 more
-//	                                   each time that another client comes in between
-//	Multi's Lock, Verify, Release      those of each mutex
-//	Barrier's Wait                     2; 1 more for the last one, and, if etcd was written to
-//	                                   meanwhile, for those that wait
-//	DoubleBarrier's Enter and Leave    2, likewise; 1 more for each party that leaves first
-//	Campaign and Release               2; after a wait as Lock
+//	TryRLock, TryAcquire               1 if refused or if the queue is empty; else 2 or more
+//	Barrier's Wait                     2; 3 for the last one and for some that wait
 //	Proclaim, Leader, Verify           1
 //	Observe                            1, 1 for each change, and 1 every 30 s, per name and process
 //	Guard, Err, Context, Bind, Token   0
 //
-// All watches of a [Locker] share one stream and need no goroutine. The first use opens the
-// session, which costs 1 more. The protocol and its proof are in docs/lock-protocol.md.
+// The methods document their costs in full. All watches of a [Locker] share one stream and need no
+// goroutine. The first use opens the session, which costs 1 more. The protocol and its proof are in
+// docs/lock-protocol.md.
 //
 // # Errors
 //

@@ -271,7 +271,8 @@ func (l *Locker) Stats() Stats {
 // of Do and Run to return, for at most 5 s, and only then removes the keys, within 5 s. It waits
 // for the background work. It does its work once and returns the same result every time. An error
 // means that keys are left to be deleted in the background or to expire with their leases, or that
-// a function still runs.
+// a function still runs. If the client is closed first, the same happens, except that nothing waits
+// for functions.
 //
 // A function of Do or Run must not call Close, because it would wait for itself.
 func (l *Locker) Close() error {

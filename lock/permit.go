@@ -110,8 +110,8 @@ type Held struct{ Permit }
 // lock, or, for a [Leadership], the create revision of its key. It strictly rises from one holder
 // of a name to the next, in whichever process they are. Another system is safe if it refuses a
 // token that is lower than the highest that it has seen. Compare tokens of one name and one kind
-// only: those of a [Mutex], of the writers of an [RWMutex], and of an [Election] are unrelated.
-// Token sends no RPC.
+// only: those of a [Mutex], of the writers of an [RWMutex], and of an [Election] are unrelated, and
+// so are revisions that other clients use as tokens. Token sends no RPC.
 func (h *Held) Token() int64 {
 	if one, ok := h.hold.(*hold); ok {
 		return one.token

@@ -1,5 +1,5 @@
-// Package watch streams every change of the keys below a prefix, exactly once and in order. It can
-// also keep a consumer's copy of the keys up to date.
+// Package watch streams every change of the keys below a prefix, exactly once and in order, or
+// keeps a consumer's copy of the keys up to date.
 //
 //	w := client.Watcher()
 //
@@ -32,18 +32,15 @@
 //     rewritten. All batches of one snapshot or resync have the same revision.
 //   - One transaction is one batch, whatever happens to the connection.
 //   - After a batch with More == false, everything up to its Revision has been delivered. Store
-//     that revision: [WithAfter] starts strictly after it. If nothing changes below the prefix
-//     while the rest of the cluster is busy, the stored revision may be compacted. [WithProgress]
-//     prevents this by delivering Progress batches with later revisions.
+//     that revision: [WithAfter] starts strictly after it. [WithProgress] keeps it from being
+//     compacted if only the rest of the cluster is busy.
 //   - The loss of a connection, member or leader, an expired token and a stream without responses
 //     are not errors: the watch continues on another stream, without a gap or a repetition.
 //   - A watch ends only with the error of its context, [ErrClosed], [ErrPermission], a
 //     [*CompactedError] or [ErrHistoryRewritten]. If its arguments are invalid, it does not start
 //     and the error matches [ErrInvalid].
-//   - If history is rewritten (a wiped cluster, a restored backup), an events watch ends with
-//     [ErrHistoryRewritten]; a state watch lists again, delivers one Resync and continues.
-//     Revisions then start over.
-//   - Memory is bounded: see Slow consumers.
+//   - If history is rewritten (a wiped cluster, a restored backup), revisions start over. An events
+//     watch ends with [ErrHistoryRewritten]; a state watch lists again and delivers one Resync.
 //
 // # What is not guaranteed
 //
@@ -54,43 +51,34 @@
 //     continue until the server-side watch is opened again.
 //   - A watch that meets a value larger than the client's receive limit makes no progress and keeps
 //     retrying. Other watches are not affected.
-//   - A watch without WithAfter may deliver a change that was made just before it started, because
-//     it may join a server-side watch that has not delivered that change yet.
+//   - A watch without WithAfter may deliver a change that was made just before it started.
 //   - On servers before etcd 3.5.13, or before 3.4.31 of 3.4, a watch may miss events without an
-//     error, because they report progress ahead of events (etcd issue 15220). etcdkit.Open refuses
-//     such members; New does not check.
+//     error. etcdkit.Open refuses such members; New does not check.
 //
 // # Sharing
 //
 // Watches of one [Watcher] with the same selector share one server-side watch, whether they deliver
-// events or state: to etcd, a thousand subscribers are one watch. They also share the events of a
-// batch and their values, which must not be changed. All live watches share one gRPC stream.
-// Watches that catch up and replays use up to 16 others. With client/v3's own login, each new
-// stream logs in. If the client's Watcher field was replaced, that Watcher is used and not closed,
-// and progress is requested for each of its server-side watches separately.
+// events or state: to etcd, a thousand subscribers are one watch. They also share events and their
+// values, which must not be changed. All live watches share one gRPC stream; watches that catch up
+// use up to 16 others.
 //
 // # Slow consumers
 //
-// Each watch may lag [WithBuffer] events (4096 by default) or 16 MiB behind, whichever comes first;
-// at least one batch always fits. A consumer that lags further does not delay others. An events
-// watch then reads the missed changes from etcd's history, and ends if they have been compacted. A
-// state watch reads the history or lists again, which yields a Resync. With [WithCoalescing], the
-// watch gets one batch with the latest change of each key instead, and Folded counts the changes
-// left out. All replays of a Watcher share 64 MiB of memory.
+// Each watch may lag [WithBuffer] events or 16 MiB behind, whichever comes first; at least one
+// batch always fits. A consumer that lags further does not delay others. An events watch then reads
+// the missed changes from etcd's history, and ends if they have been compacted. A state watch reads
+// the history or lists again, which yields a Resync. With [WithCoalescing], the watch gets the
+// latest change of each key instead. All replays of a Watcher share 64 MiB of memory.
 //
 // # Outages
 //
-// If two attempts in a row fail, the Watcher logs a warning that watches are interrupted, and
-// another one when all have continued. It logs this once for all watches and at most once a minute.
-// Status and ServerWatches return why a watch is stale. If there is no connection, that is the
-// error of the last attempt to connect.
+// [Subscription.Status] and [Watcher.ServerWatches] return why a watch is stale. A warning is logged
+// if two attempts in a row fail, and another when all watches have continued.
 //
 // # Lifetime
 //
-// New sends nothing. Close ends all watches and subscriptions, waits for handlers and goroutines,
-// and is idempotent. A [Subscription] ends when it or the watcher is closed, or when its handler
-// returns an error. Handlers of one subscription run one at a time. A panic in one ends that
-// subscription only, and its Err returns it.
+// [Watcher.Close] ends all watches and subscriptions, and waits for handlers and goroutines. A
+// [Subscription] also ends when its handler returns an error or panics.
 //
 // # Cost
 //

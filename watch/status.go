@@ -51,7 +51,8 @@ type Status struct {
 	// Reopened counts how often the server-side watch was reopened or the watch had to catch up.
 	// While it stays the same, the watch is continuous.
 	Reopened uint64
-	// Err is the reason why a stale watch is not open, otherwise nil.
+	// Err is the reason why a stale watch is not open, otherwise nil. If there is no connection, it
+	// is the error of the last attempt to connect.
 	Err error
 }
 

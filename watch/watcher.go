@@ -27,7 +27,8 @@ type Watcher struct {
 }
 
 // New returns a Watcher over cli. It sends nothing. If cli.Watcher or cli.KV is not client/v3's
-// own, it is used as it is.
+// own, it is used as it is and not closed, and progress is requested for each server-side watch of
+// that Watcher separately. With client/v3's own login, each new stream logs in.
 //
 // If cli or options are invalid, the error matches [ErrInvalid] and lists everything that is wrong
 // with them.
