@@ -30,19 +30,15 @@
 //
 // # Changes
 //
-// Five methods report changes. They differ in what they report and in what happens if the receiver
-// is slow:
+// These methods report changes. They differ in what happens if the receiver is slow:
 //
-//	Watch      sequence of all events of the keys, in order, from now or from a revision
-//	Subscribe  the same with a callback; many subscriptions share one watch of the server
-//	Consume    the same with a stored checkpoint: each event is processed at least once, even if
-//	           the process restarts
-//	Follow     callback with the current state and then its changes, of a cache, a configuration
-//	           value or a service; a slow callback gets merged changes, and never gets an error
-//	Observe    sequence of the leaders of an election; a slow loop gets only the latest one
-//
-// The first three are methods of [watch.Watcher]. Follow is a method of cache.Replica,
-// config.Value, config.Source and discovery.Service, Observe one of lock.Election.
+//	Watcher.Watch      sequence of all events of the keys, in order, from now or from a revision
+//	Watcher.Subscribe  the same with a callback; many subscriptions share one watch of the server
+//	Watcher.Consume    the same with a stored checkpoint: each event is processed at least once,
+//	                   even if the process restarts
+//	Follow             callback with the changes of a cache.Replica, config.Value, config.Source or
+//	                   discovery.Service; a slow one gets merged changes, and never an error
+//	Election.Observe   sequence of the leaders; a slow loop gets only the latest one
 //
 // # Guarantees
 //
@@ -53,19 +49,19 @@
 //     if that is safe; see package kv. A member without a leader rejects a call at once, and the
 //     call is repeated at another member.
 //   - Health checks probe each of several endpoints about once a minute, and at once if a call is
-//     overdue or a connection is lost. An endpoint that fails two probes in a row is evicted, within
-//     5 s of the first sign of failure, and readmitted after three successes. The last endpoint that
+//     overdue or a connection is lost. An endpoint that fails two probes is evicted, within 5 s of
+//     the first sign of failure, and readmitted after three successes. The last endpoint that
 //     answers is never evicted.
 //   - A slow call is also sent to a second member if that is safe. If that member answers first
-//     twice, the slow one is probed with a linearizable read and evicted if it does not answer
-//     within a second. This detects a member whose disk hangs but which still answers health checks.
+//     twice, the slow one is evicted unless it answers a linearizable read within a second. This
+//     detects a member whose disk hangs but which still answers health checks.
 //   - Passwords and certificates in files can be replaced without a restart. Concurrent calls share
 //     a login, and a call whose token etcd no longer accepts is repeated with a new one.
 //   - Errors, logs, [Report] and the client of client/v3 contain no password and no token. [Secret]
-//     hides other values from fmt, log/slog and encoding.
+//     hides a value from fmt, log/slog and encoding.
 //
-// An endpoint may fail before it is evicted, and two clients may evict it at different times.
-// docs/failure-model.md describes every failure, with times.
+// Two clients may evict an endpoint at different times. docs/failure-model.md describes every
+// failure, with times.
 //
 // # Logging, metrics and traces
 //

@@ -17,8 +17,7 @@
 // routes or feature flags. It can list, show several keys at one revision, and call a function for
 // each change. A [Cache] holds the keys that are read, including absent ones, up to
 // [WithMaxEntries], and reads others from etcd: for dirs that are large and unevenly read. [Reader]
-// is what both have in common with kv.Typed. Both follow their dir with one server-side watch,
-// which they share with all watches of the same dir through the same client.
+// is what both have in common with kv.Typed.
 //
 // # Guarantees
 //
@@ -26,11 +25,8 @@
 //	              milliseconds old. Age bounds what may have been missed
 //	monotonic     no read of a key goes back to an older state, unless the cluster was restored
 //	own writes    Get shows what was written through Store of the same cache, once that returned.
-//	              GetAtLeast of a Cache and WaitRevision of a Replica wait for writes made elsewhere
+//	              Cache.GetAtLeast and Replica.WaitRevision wait for writes made elsewhere
 //	linearizable  GetLinearizable misses no write acknowledged to any client before the call
-//
-// GetLinearizable reads etcd's current revision, once for all callers that arrived before the read
-// started, waits until the watch has reached it, and answers from memory.
 //
 // A transaction is one change of a replica: View, All and FollowRevisions show one revision, all of
 // it. Several Gets may see the revisions before and after it, but never go back.
@@ -50,33 +46,28 @@
 //	  v        the watch is back and has delivered everything that was missed
 //	live
 //
-// The watch is opened again by itself. If etcd's history is gone, a Replica lists again and a Cache
-// forgets everything. All, View, Len and Follow of a Replica go on showing the last state whatever
-// its age, and Age tells it.
-//
-// While there are reads, the watch asks etcd whether anything is missing when half of the bound has
-// passed. Without reads it asks twice a minute only: Age goes up to about 36 s, and the first Get
-// after that waits for the answer, for one round trip and at most a second.
+// The watch is opened again by itself, with pauses of up to 10 s. If etcd's history is gone, a
+// Replica lists again and a Cache forgets everything. All, View, Len and Follow of a Replica go on
+// showing the last state whatever its age, and Age tells it. While the watch is live and nobody
+// reads, Age goes up to about 36 s.
 //
 // # Values
 //
-// All callers share the values in memory and must not change them: not the elements of a slice or a
-// map, nor what a pointer leads to. Appending to a []byte is safe. [WithReadOnlyCheck] finds
-// violations in tests.
+// All callers share the values in memory and must not change them, nor what they refer to.
+// Appending to a []byte is safe. [WithReadOnlyCheck] finds violations in tests.
 //
-// Get of a value that does not decode returns kv.ErrDecode. A Replica leaves the key out of All,
-// View and Len, tells Follow that it has no value, and reports it to the log, [Stats] and
-// [WithBadEntry]. A codec that panics counts as one that does not decode.
+// Get of a value that does not decode returns kv.ErrDecode. Otherwise a Replica treats such a key
+// as absent, and reports it to the log, [Stats] and [WithBadEntry]. A codec that panics counts as
+// one that does not decode.
 //
 // # What is not guaranteed
 //
-//   - A process that was stopped may answer as before until its clock ticks: a quarter of a second
-//     at the most, and a fortieth of the shortest bound or TTL if that is less.
+//   - A process that was stopped may answer as before for up to a quarter of a second, or a
+//     fortieth of the shortest bound or TTL if that is less.
 //   - A member that is cut off from the others does not know it for about 4 s with etcd's default
 //     timing; Age may be too low by as much.
 //   - A Get may miss what a read of etcd by the same process has just shown. GetAtLeast with that
 //     entry's ModRevision does not.
-//   - Writes through another handle count as those of another process.
 //   - While the watch is down, a key that was just written through a Replica's Store is read from
 //     etcd. If another client deletes it then, the Replica may show it once more.
 //
@@ -85,19 +76,12 @@
 // Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed],
 // [ErrInvalid], [ErrUnavailable], [ErrPermission]. If the time is up while etcd does not answer,
 // the error matches context.DeadlineExceeded and [ErrUnavailable]. The text names the key with the
-// dir:
-//
-//	cache: get "users/ada": cause
-//
-// Values never appear in errors or logs. A warning is logged when the bound of staleness is passed
-// and when it holds again, at most once a minute, and likewise when the watch ends and is reopened.
+// dir, and never the value.
 //
 // # Lifetime
 //
-// Open and OpenReplica return once the watch is live; their ctx bounds the call only. Close ends
-// the watch and waits for goroutines and functions given to Follow; it is idempotent. A cache whose
-// client was closed grows stale and must be closed as well. A watch that ends for another reason,
-// such as a lost permission, is opened again with pauses of up to 10 s.
+// [Open] and [OpenReplica] return once the watch is live. Close ends it and waits for functions
+// given to Follow. A cache whose client was closed grows stale and must be closed as well.
 //
 // # Cost
 //
@@ -109,4 +93,6 @@
 //	idle                   one message every 30 s ±20 % for all watches of the client
 //	in use                 one message each half of WithMaxStaleness, likewise
 //	memory of a Replica    about 130 bytes a key besides key and value, with the watch's index
+//
+// All watches of a dir through one client share a server-side watch.
 package cache

@@ -14,8 +14,7 @@
 //	limiter.Wait(rate.Load()) // for each request: a nanosecond or two
 //
 // [Bind] follows one key; [BindDir] fills a struct from the keys below a dir. Both decode when a
-// value changes, not when it is read. [Get] and [GetOr] decode one key each time. [Set],
-// [Value.Set] and [Value.Update] write.
+// value changes; [Get] and [GetOr] decode each time. [Set], [Value.Set] and [Value.Update] write.
 //
 // # Layers
 //
@@ -27,8 +26,7 @@
 //	default         WithDefault, default tags, the argument of GetOr
 //
 // Deleting a key from etcd restores the value of the layer below. [Source.Provenance] and
-// [Value.Provenance] tell where a value comes from, [Source.Status] what stands in for etcd and how
-// old it is.
+// [Value.Provenance] return the layer of a value, [Source.Status] what stands in for etcd.
 //
 // # Encodings
 //
@@ -45,26 +43,25 @@
 //
 // Space around text is ignored, except for a string or []byte. A named type is stored as its
 // underlying type. Fields of documents go by their json tags, also in YAML; a time.Duration in a
-// document is a number of nanoseconds. A variable of the environment may hold a list as a,b,c. An
-// empty document and null are not values: a nil slice or map is written as [] or {}. [WithCodec]
-// replaces the encoding. A type that hides its value, such as etcdkit.Secret, is stored as its
+// document is a number of nanoseconds. An empty document and null are not values: a nil slice or
+// map is written as [] or {}. A type that hides its value, such as etcdkit.Secret, is stored as its
 // method Reveal returns it, and cannot be written within a document or without that method: Set
-// then returns [ErrInvalid] and sends nothing.
+// then returns [ErrInvalid]. [WithCodec] replaces the encoding.
 //
 // # Guarantees
 //
 //   - The source shows one revision at a time and never goes back, unless the cluster was restored.
 //     Reads lag milliseconds behind etcd while the watch is live, and never more than [Status.Age].
+//     They work without etcd for as long as it takes.
 //   - A transaction is one change. [Source.All] and the struct of a BindDir are of one revision.
 //     Two calls of Get or Load may see two: put settings that belong together into one struct.
-//   - Get and All see a change first, then all bound values, then functions given to Follow. So a
-//     function that calls Load finds the change that it was called for, or a later one.
+//   - Get and All see a change first, then all bound values, then functions given to Follow.
 //   - A write is visible to its own process when it returns, unless the watch is down.
-//   - Reads work without etcd for as long as it takes. Age tells how old they are.
 //
 // # Invalid values
 //
-// None of these ends the watch, prevents a later update or changes what Load returns:
+// None of these ends the watch, prevents a later update or changes what Load returns. Neither does
+// a function given to Follow that blocks or panics.
 //
 //	does not decode                       *BadValueError, which matches kv.ErrDecode
 //	validation fails                      *BadValueError, which matches ErrValidation and its error
@@ -75,21 +72,18 @@
 //	deleted, without a default            *BadValueError, which matches kv.ErrNotFound
 //	deleted, with a default               no error; the default, and Change.New is nil
 //	decoder or validation panics          as its error, with a *PanicError
-//	function given to Follow panics       counted and logged; the next change is delivered
-//	function given to Follow blocks       what it misses becomes one change for each key
 //	key that is not a name (not UTF-8,    ignored and counted
 //	control characters, empty segments)
 //
 // The error of an invalid value is in [Value.Err], the error handler and [Stats] until a valid one
-// comes. It is logged when the value becomes invalid and when it is valid again, and never quotes
-// the value. The state file keeps the last valid state of what is bound, so that a process that
-// starts meanwhile has it too. Without one, such a process fails to start, unless there is a
-// default or a fallback file.
+// comes. It is logged when the value becomes invalid and when it is valid again. A process that
+// starts meanwhile uses the last valid state of its state file, the fallback file or the default,
+// and otherwise fails to start.
 //
 // # What is not guaranteed
 //
-//   - That every value is delivered: for a slow function, or after lost history, only the last is.
-//   - That a process starts without etcd and without a file.
+//   - That every value is delivered: a slow function, or lost history, skips all but the last.
+//   - That a process starts without etcd and without a file, unless [WithStartOnDefaults] is given.
 //   - That the state file stays secret: its mode is its only protection.
 //   - That a key that is rolled back fits others that were changed with it.
 //   - That etcd holds valid values: only this package validates, and others can write.
@@ -97,22 +91,18 @@
 // # Errors
 //
 // Conditions are matched with errors.Is. [*BadValueError] holds key, revision and origin of an
-// invalid value for errors.As; an error about a dir holds one for each such key. The text is
-//
-//	config: bind "http/rate-limit": bad value at revision 7: value cannot be decoded: not a
-//	whole number that fits int
+// invalid value for errors.As; an error about a dir holds one for each such key. No text quotes a
+// value.
 //
 // # Lifetime and cost
 //
 // A [Source] holds everything below its dir in memory, some goroutines and a share of the client's
-// watch until [Source.Close]. Values live as long as their source. Each Follow has a goroutine.
+// watch until [Source.Close].
 //
 //	Open               a streamed list, and a small read if that takes longer than half a second
 //	a change in etcd   a message on the client's stream, and a decode of each bound value with it
 //	Load               an atomic load and a copy of the struct, no allocation
-//	Get, GetOr         a look-up and a decode
-//	All, Keys          a copy of the keys
 //	Set, Delete        1 RPC; BindDir's Set 1 transaction of the changed keys, at most 128
 //	Update             2 RPCs, and 2 for each conflict
-//	Rollback, History  3 RPCs; 1 for each entry
+//	Rollback           3 RPCs
 package config

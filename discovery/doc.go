@@ -21,17 +21,16 @@
 //
 // A registration is desired state: a key on a lease, which is deleted when the process dies, and
 // restored after its lease was lost, after somebody deleted or overwrote it, and after an outage of
-// any length.
+// any length. [Registration.State] tells where it is:
 //
 //	           Register                 Drain               Close
 //	SUSPENDED ──────────▶ REGISTERED ─────────▶ LEAVING ──────────▶ CLOSED
 //	    ▲                     │                    │
 //	    └─────────────────────┴────────────────────┘  lease lost, key deleted, etcd away
 //
-// An ID belongs to one registration at a time. If the lease of another one is being renewed,
-// Register returns [ErrTaken]. If its process has crashed, Register waits until the lease expires,
-// or replaces it at once if host and port are the same. Close deletes the key only while it is on a
-// lease of this process.
+// An ID belongs to one registration at a time. If its holder is alive, [Registry.Register] returns
+// [ErrTaken]. If its process has crashed, Register waits until the lease expires, or replaces it at
+// once if host and port are the same.
 //
 // To leave without a failed call: [Registration.Drain] marks the instance and waits until clients
 // have turned to others, then the server finishes its calls, then [Registration.Close] deletes the
@@ -40,26 +39,24 @@
 // # Views
 //
 // A view ([Registry.OpenService]) holds the instances of one service, which a watch keeps up to
-// date.
+// date. While etcd does not answer, it shows the last state; [Service.Age] bounds what it has
+// missed.
 //
-//   - While etcd does not answer, it shows the last state. [Service.Age] bounds what it has missed.
-//   - An invalid entry is skipped, logged, counted ([Stats]) and reported ([WithBadEntry]). The
-//     last valid state of the instance stays.
+//   - An invalid entry is skipped and reported ([WithBadEntry]). The last valid state of the
+//     instance stays.
 //   - A sudden loss is held back: within [WithGrace] (30 s) at most half of the instances may
 //     vanish without having been drained; the others are shown for that much longer, unless they
-//     return. An instance that was marked as draining, which Close does, goes at once. Instances
-//     rarely die together, but leases do when etcd was too busy, and keys do when a cluster has
-//     lost its data. Fewer than three instances are held back only if the watch was interrupted,
-//     and all are if the cluster's history was replaced. [Stats] counts those held back.
+//     return. An instance that was marked as draining, which Close does, goes at once. Fewer than
+//     three instances are held back only if the watch was interrupted, and all are if the cluster's
+//     history was replaced.
 //
 // A [Picker] chooses among the instances that are [Up], or among the draining ones if there is
 // none. [RoundRobin], [Random], [Weighted], [LeastLoaded] and [Sticky] are policies, [Filter] and
-// [PreferZone] narrow the choice. An instance that fails five times in a row, as reported to
-// [Pick.Done], is not picked for 10 s, longer each time ([WithEjection]), but never more than half.
+// [PreferZone] narrow the choice. After five failures in a row an instance is not picked for 10 s,
+// longer each time ([WithEjection]), but never more than half.
 //
 // # Guarantees
 //
-//   - A registration whose process lives and whose client is open is restored.
 //   - Close and a failed Register leave nothing behind; if etcd does not answer, for no longer than
 //     the TTL.
 //   - No registration deletes or replaces that of another process, unless that has the same ID,
@@ -72,11 +69,10 @@
 // # What is not guaranteed
 //
 //   - That an instance lives: one that was killed is shown until its TTL ([WithTTL], 30 s) has
-//     passed, and up to a second more. Nor that one which is not shown is dead: see [Service.Age].
-//   - That two views show the same at the same time.
+//     passed, and up to a second more. Nor that one which is not shown is dead.
+//   - That two views show the same.
 //   - That only one process uses an ID: one that is cut off for longer than its TTL may still serve
 //     while a successor is registered. Use package lock if that matters.
-//   - That clocks agree: Registered is by the clock of the instance.
 //
 // # Format
 //
@@ -84,8 +80,8 @@
 //
 //	services/<service>/instances/<id>
 //
-// Neither name has a "/". The writer attaches the key to a lease and renews that. The value is a
-// JSON object, of which only host and port are required. Unknown members are ignored:
+// Neither name has a "/". The writer puts the key on a lease that it renews. The value is a JSON
+// object, of which only host and port are required, and unknown members are ignored:
 //
 //	{
 //	  "serviceName": "orders",                     if present, as in the key
@@ -102,33 +98,27 @@
 //	  "registrationTime": "2026-01-02T03:04:05.678Z"  RFC 3339, or milliseconds since 1970
 //	}
 //
-// Whoever deletes an instance that works should mark it as draining first, since its end counts as
-// a failure otherwise. [WithGRPCNaming] uses the keys and values of client/v3/naming instead.
+// Mark an instance that works as draining before you delete it, since its end counts as a failure
+// otherwise. [WithGRPCNaming] uses the keys and values of client/v3/naming instead.
 //
 // # Cost
 //
-//	Register        1 RPC and a watch; 1 more for a lease, which 256 registrations of a client share
+//	Register        1 RPC and a watch; 1 more for a lease, which 256 registrations share
 //	a registration  one message per TTL/3, for all on the lease
-//	Update, Drain   1 RPC
-//	Close           2 RPCs, 1 after Drain
+//	Update, Drain   1 RPC; Close 2, or 1 after Drain
 //	OpenService     a streamed list and a server-side watch for the first view of a service
 //	a view          one message every 30 s ±20 % for all watches of the client; one per change
-//	Instances       a copy of the list, no RPC
-//	Pick            no RPC, no allocation
-//	Services        a streamed list of keys
-//	FollowServices  a streamed list and a server-side watch
+//	Pick            no RPC, no allocation; Instances no RPC
+//	Services        a streamed list of keys; FollowServices also a server-side watch
 //
 // # Errors
 //
 // Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge],
 // [ErrUnavailable], [ErrPermission], [ErrClosed]. If a context has ended, the error matches its Err
-// and its Cause. [*TakenError] says who has the ID. The text is
-//
-//	discovery: register "orders/a": cause
+// and its Cause. [*TakenError] says who has the ID.
 //
 // # Lifetime
 //
-// A [Registry] belongs to whoever made it and is closed before its client. Close ends its
-// registrations and views and waits for its goroutines; it takes about 5 s if etcd does not answer.
-// Contexts given to calls bound those calls only.
+// Close a [Registry] before its client: [Registry.Close] ends its registrations and views. Contexts
+// given to calls bound those calls only.
 package discovery

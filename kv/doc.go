@@ -29,8 +29,8 @@
 // # Guarantees: reads
 //
 // Reads are linearizable unless their name says otherwise (GetStale, GetAsOf). They are repeated,
-// up to a limit, if the connection is lost or etcd has no leader. A listing, or all pages that
-// follow from one first page, show one revision, however long they take.
+// up to a limit, if the connection is lost or etcd has no leader. A listing shows one revision,
+// however long it takes, and so do all pages that follow from one first page.
 //
 // # Guarantees: writes
 //
@@ -41,7 +41,7 @@
 //	anything else         was not applied, and will not be
 //
 // A request is repeated only if it was provably not applied (etcd refused it before proposing it,
-// or it never left the process), or if it cannot be applied twice. That depends on its condition:
+// or it never left the process), or if it cannot be applied twice:
 //
 //	write                        after a lost response
 //	Put, Delete, DeletePrefix,   unknown: it may still be on its way
@@ -59,8 +59,8 @@
 // If the context ends before etcd says yes or no, the outcome is unknown.
 //
 // With [WithOnce] the transaction also writes a key that only this client uses, below
-// ".etcdkit/op/" and on a lease of one minute. It is guarded by that key's mod revision, so of
-// several identical requests one is applied, and the key shows whether it was.
+// ".etcdkit/op/" and on a lease of one minute. The key shows whether a request was applied, and its
+// mod revision prevents a second one.
 //
 // If a KV of the user's, or a client that was not prepared with etcdkit.Harden, repeats a write by
 // itself, a write without WithOnce that was applied can be reported as a conflict.
@@ -71,9 +71,8 @@
 // make a second attempt at another member after 0.25 to 1 s, or a third of their time if that is
 // less, and the first response that settles the call counts: a frozen member costs them about a
 // second. All other writes have one attempt: at a frozen member they wait for their deadline and
-// are then unknown. Second attempts are limited to ten at once and a tenth of all calls. There are
-// none with a single endpoint or with MaxAttempts 1. Over a client that etcdkit.Open has not made,
-// they may reach the same member.
+// are then unknown. Second attempts are limited to ten at once and a tenth of all calls, and need a
+// second endpoint. Over a client that etcdkit.Open has not made, they may reach the same member.
 //
 // # What is not guaranteed
 //
@@ -87,12 +86,8 @@
 //
 // Conditions are matched with errors.Is: [ErrNotFound], [ErrExists], [ErrConflict], [ErrGuard],
 // [ErrDecode], and those shared with the other packages. [ConflictError] and [BatchError] hold
-// facts for errors.As. The text names the whole key, and never the value:
-//
-//	kv: put "myapp/users/42": cause
-//
-// If a deadline has passed, the error matches context.DeadlineExceeded and names the endpoints and
-// why they could not be reached.
+// facts for errors.As. The text names the whole key, and never the value. If a deadline has passed,
+// the error matches context.DeadlineExceeded and says why each endpoint could not be reached.
 //
 // # Cost
 //

@@ -19,10 +19,9 @@
 //
 //	deadline = sent + TTL - max(TTL/10, 200ms)
 //
-// A timer that waits for no RPC ends the session at the deadline. [Session.Err] and the Err of
-// [Session.Context] also compare the clocks, so that the first check after the process was stopped
-// reports the loss. A Suspended session needs no action. A lost session stays lost: open a new one.
-// docs/lease-deadline.md shows a partition step by step.
+// A timer that waits for no RPC ends the session at the deadline. A Suspended session needs no
+// action. A lost session stays lost: open a new one. docs/lease-deadline.md shows a partition step
+// by step.
 //
 // # Keys
 //
@@ -41,7 +40,8 @@
 //
 //   - A session's context ends before the server can expire its lease, unless the process is
 //     stopped or its clocks run more than a tenth slower than the server's.
-//   - After the deadline, Err reports the loss, whatever was stopped and for however long.
+//   - After the deadline, [Session.Err] and the Err of [Session.Context] report the loss, whatever
+//     was stopped and for however long, because they also compare the clocks.
 //   - A lease is revoked when its session is closed, also if the caller's context has ended or the
 //     session was never returned. A lease that cannot be revoked is no longer renewed and expires
 //     within its TTL.
@@ -53,8 +53,7 @@
 //   - A process that is stopped between a check and a write does not notice anything. Only etcd can
 //     refuse such a write: give it [Session.Guard] through kv.WithGuard. For other systems, use the
 //     fencing token of a lock.
-//   - Contexts derived from a session's end with it, by timers; only Err of the session and of its
-//     own context compare the clocks.
+//   - Contexts derived from a session's end by timers, and do not compare the clocks.
 //   - A lease that an operator revokes is noticed by the next renewal, after up to TTL/3.
 //   - A member that answers later than after a fifth of the TTL counts as dead: a TTL must be more
 //     than five round trips.
@@ -70,9 +69,7 @@
 //	Session.Guard    1 put for the first call on a session, 0 afterwards
 //	Session.Verify   1; 2 if it had to restore the guard's key
 //	OpenKey          1 transaction and a watch; Update 1; Close 1
-//	Grant, Revoke    1
-//	Describe         1
-//	KeepAliveOnce    1 stream and, on a client with a password, a login
+//	Grant, Revoke    1; Describe 1; KeepAliveOnce a stream, and a login if there is a password
 //
 // A manager runs two goroutines while it has sessions.
 //

@@ -33,14 +33,14 @@
 //
 // # A lock alone is not a fence
 //
-// A process that holds a lock can be stopped for a minute between two instructions. Meanwhile its
-// lease expires, and another process acquires the lock. If the first process then continues with a
-// write, the lock cannot prevent it, but the system that receives the write can:
+// A process that holds a lock can be stopped for a minute between two instructions, while its lease
+// expires and another process acquires the lock. If the first one then continues with a write, only
+// the system that receives the write can refuse it:
 //
 //   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the lock
 //     is lost or released. The error matches kv.ErrGuard and [ErrLost].
 //   - Another system can refuse a write whose [Held.Token] is lower than the highest that it has
-//     seen. A [Permit] has no token, since others hold at the same time.
+//     seen.
 //
 // Use the context to end work in time, and a guard or a token to be certain.
 //
@@ -65,10 +65,10 @@
 //     large weight starve. Goroutines of one process share one key; after 16 turns in a row it
 //     yields to waiting processes.
 //   - Readers exclude writers, and a semaphore never has more than n permits, with the exceptions
-//     of the first guarantee; for processes that use different n, see [Semaphore]. Guards of permits
-//     are as strong as those of mutexes.
-//   - No party passes a barrier before n parties have waited at it together, with keys in etcd.
-//     All parties of a round pass at one revision, or none does.
+//     of the first guarantee; for processes that use different n, see [Semaphore]. Guards of
+//     permits are as strong as those of mutexes.
+//   - No party passes a barrier before n parties have waited at it together, with keys in etcd. All
+//     parties of a round pass at one revision, or none does.
 //   - A call that fails or is canceled leaves no key in the queue, even if the response to its
 //     request was lost. Close leaves none either.
 //   - A lost lock stays lost, even if etcd still has its key. To hold it again, acquire it again,
@@ -104,13 +104,11 @@
 //	a wait while no watch can be open  1 each 0.5 s to 5 s, for all waits of a process in one queue
 //	a hold longer than 250 ms          a watch; 1 more if etcd was written to meanwhile
 //	TryLock, if another process holds  1, which writes nothing; 0 if this process holds
-//	TryRLock, TryAcquire               1 if refused or if the queue is empty; else 2 or more
-//	Barrier's Wait                     2; 3 for the last one and for some that wait
 //	Proclaim, Leader, Verify           1
 //	Observe                            1, 1 for each change, and 1 every 30 s, per name and process
 //	Guard, Err, Context, Bind, Token   0
 //
-// The methods document their costs in full. All watches of a [Locker] share one stream and need no
+// The methods document their costs. All watches of a [Locker] share one stream and need no
 // goroutine. The first use opens the session, which costs 1 more. The protocol and its proof are in
 // docs/lock-protocol.md.
 //

@@ -72,8 +72,8 @@
 //
 // # Outages
 //
-// [Subscription.Status] and [Watcher.ServerWatches] return why a watch is stale. A warning is logged
-// if two attempts in a row fail, and another when all watches have continued.
+// [Subscription.Status] and [Watcher.ServerWatches] return why a watch is stale. A warning is
+// logged if two attempts in a row fail, and another when all watches have continued.
 //
 // # Lifetime
 //
