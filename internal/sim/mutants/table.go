@@ -9,6 +9,9 @@ const (
 	orderWorkload = "TestSim_LocksServeInOrder"
 	watchWorkload = "TestSim_WatchesDeliverTheHistory"
 	cacheWorkload = "TestSim_CachesBoundStaleness"
+
+	discoveryWorkload = "TestSim_DiscoveryIsNeverBlind"
+	configWorkload    = "TestSim_ConfigShowsGoodStates"
 )
 
 // mutant is a defect that the simulation must find.
@@ -256,5 +259,26 @@ var all = []mutant{
 		"cache/replica.go", `	r.pendingWrites.add(key, rev)
 	r.slowPath.Store(true)`, `	r.slowPath.Store(true)`,
 		cacheWorkload, 60, `replica: get of .* which is older than`,
+	},
+	// discovery and config
+	{
+		"deregister-foreign", "deregistration deletes the key whoever owns it",
+		"lease/key_restore.go", `If(onLease)`, `If([]clientv3.Cmp{onLease}[:0]...)`,
+		discoveryWorkload, 40, `was deleted while its registration was open`,
+	},
+	{
+		"view-grace", "a view drops all instances that are lost at once",
+		"discovery/loss_guard.go", `if g.period == 0 {`, `if g.period >= 0 {`,
+		discoveryWorkload, 40, `instances were lost at once|shows no instance anymore|has no address anymore`,
+	},
+	{
+		"watch-rewritten", "a watch takes a restored cluster for the one that it has followed",
+		"watch/broadcaster_run.go", `return hdr.GetRevision() < b.position().rev || b.history.Load().mismatched(hdr)`, `return false`,
+		discoveryWorkload, 20, `no state from revision`,
+	},
+	{
+		"config-delete", "a source keeps the values of keys that were deleted",
+		"config/apply.go", `delete(s.layers.etcd, key)`, `_ = key`,
+		configWorkload, 20, `which no state from revision`,
 	},
 }
