@@ -57,9 +57,9 @@ func WithTTL(d time.Duration) Option {
 // means no bound. Default 10 s.
 func WithMaxStaleness(d time.Duration) Option { return func(s *options) { s.maxStaleness = d } }
 
-// WithLogger sets the logger. At level Warn, it receives values that do not decode, watches that end
-// and are reopened, and staleness that exceeds the bound and falls below it again; each of the last
-// two at most once a minute. At level Error, it receives panics of callbacks. Values are never
+// WithLogger sets the logger. At level Warn, it receives values that do not decode, watches that
+// end and are reopened, and staleness that exceeds the bound and falls below it again; each of the
+// last two at most once a minute. At level Error, it receives panics of callbacks. Values are never
 // logged. Default: the client's logger, or [slog.Default] from level Warn up.
 func WithLogger(l *slog.Logger) Option { return func(s *options) { s.logger = l } }
 

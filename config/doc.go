@@ -5,12 +5,7 @@
 //	defer src.Close()
 //
 //	rate, err := config.Bind(src, "http/rate-limit", config.WithDefault(100),
-//		config.WithValidate(func(n int) error {
-//			if n < 1 {
-//				return errors.New("must be at least 1")
-//			}
-//			return nil
-//		}))
+//		config.WithValidate(atLeastOne)) // func(n int) error
 //	limiter.Wait(rate.Load()) // for each request: a nanosecond or two
 //
 // [Bind] follows one key; [BindDir] fills a struct from the keys below a dir. Both decode when a

@@ -1,6 +1,6 @@
 // Package discovery registers the instances of a service in etcd and finds them again. A
-// registration lasts as long as its process, and a view of a service keeps working while etcd does
-// not answer.
+// registration lasts as long as its process, and views of services keep working while etcd does not
+// answer.
 //
 //	registry, err := discovery.New(client)
 //	defer registry.Close()
@@ -46,9 +46,7 @@
 //     instance stays.
 //   - A sudden loss is held back: within [WithGrace] (30 s) at most half of the instances may
 //     vanish without having been drained; the others are shown for that much longer, unless they
-//     return. An instance that was marked as draining, which Close does, goes at once. Fewer than
-//     three instances are held back only if the watch was interrupted, and all are if the cluster's
-//     history was replaced.
+//     return. An instance that was marked as draining, which Close does, goes at once.
 //
 // A [Picker] chooses among the instances that are [Up], or among the draining ones if there is
 // none. [RoundRobin], [Random], [Weighted], [LeastLoaded] and [Sticky] are policies, [Filter] and

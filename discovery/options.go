@@ -47,7 +47,8 @@ func WithTTL(d time.Duration) Option { return func(s *options) { s.ttl = d } }
 func WithGRPCNaming() Option { return func(s *options) { s.layout = naming() } }
 
 // WithGrace sets how long a sudden loss of most instances is held back, as the package
-// documentation describes; 0 disables it. Default: 30 s.
+// documentation describes; 0 disables it. Fewer than three instances are held back only if the
+// watch was interrupted, and all are if the cluster's history was replaced. Default: 30 s.
 func WithGrace(d time.Duration) Option { return func(s *options) { s.grace = d } }
 
 // WithEjection sets after how many consecutive failures, as reported to [Pick.Done], a picker

@@ -77,9 +77,9 @@
 // # What is not guaranteed
 //
 //   - If a third party deletes a holder's key or revokes its lease, the holder and the next waiter
-//     learn of it at about the same time, at most within a second. During the first 250 ms of a
-//     hold its key is not watched, so the holder may learn of it only afterwards. A waiter whose
-//     own key was deleted notices within 36 s, and is never granted the lock meanwhile.
+//     learn of it at about the same time, at most within a second. In the first 250 ms of a hold,
+//     the holder may learn of it only afterwards. A waiter whose own key was deleted notices within
+//     36 s, and is never granted the lock meanwhile.
 //   - A key without a lease in a queue blocks everyone behind it until it is deleted. Callers get a
 //     [*BlockedError].
 //   - A client that can write the keys can break a lock. Only etcd's permissions prevent that.
