@@ -30,7 +30,7 @@ var all = []mutant{
 	{
 		"kv-guard", "the guard of a write is not sent",
 		"kv/mutation.go", `cmps = append(slices.Clip(cmps), g.compares...)`, `_ = g`,
-		leaseWorkload, 10, `was written at \d+ under the guard of a session whose lease ended`,
+		leaseWorkload, 20, `was written at \d+ under the guard of a session whose lease ended`,
 	},
 	{
 		"once-compare", "WithOnce does not compare its slot",
@@ -40,7 +40,7 @@ var all = []mutant{
 	{
 		"retry-unguarded", "an unguarded write is sent again after its answer was lost",
 		"internal/retry/run.go", `return r.call.AtMostOnce // until the outcome is known`, `return true`,
-		kvWorkload, 20, `took effect 2 times`,
+		kvWorkload, 60, `took effect 2 times`,
 	},
 	{
 		"retry-create", "a create without a slot is sent again after its answer was lost",
@@ -52,7 +52,7 @@ var all = []mutant{
 		"kv/mutation.go", `case others == retry.OthersNotApplied:
 		return out, true, guardErr`, `case others != retry.OthersUnknown:
 		return out, true, guardErr`,
-		kvWorkload, 40, `took effect at \d+, and returned|took effect 2 times`,
+		kvWorkload, 80, `took effect at \d+, and returned|took effect 2 times`,
 	},
 	{
 		"hedge-unguarded", "every slow write has a second attempt, also one that nothing fences",
@@ -87,19 +87,19 @@ var all = []mutant{
 	{
 		"serializable-get", "reads of one key are not linearizable",
 		"kv/store.go", `op := clientv3.OpGet("", opts...)`, `op := clientv3.OpGet("", append(opts, clientv3.WithSerializable())...)`,
-		kvWorkload, 12, `get of .* returned revision`,
+		kvWorkload, 20, `get of .* returned revision`,
 	},
 	// lease
 	{
 		"renewal-answer", "the deadline counts from the answer to a renewal",
 		"lease/renew_loop.go", `r.extend(sentAt, ttl)`, `r.extend(time.Now(), ttl)`,
-		leaseWorkload, 40, `the lease of .* (has )?ended`,
+		leaseWorkload, 60, `the lease of .* (has )?ended`,
 	},
 	{
 		"grant-answer", "the deadline counts from the answer to a grant",
 		"lease/manager_grant.go", `res.id, res.ttl = clientv3.LeaseID(r.GetID()), time.Duration(r.GetTTL())*time.Second`,
 		`res.id, res.ttl, res.sentAt = clientv3.LeaseID(r.GetID()), time.Duration(r.GetTTL())*time.Second, time.Now()`,
-		leaseWorkload, 60, `the lease of .* (has )?ended`,
+		leaseWorkload, 80, `the lease of .* (has )?ended`,
 	},
 	{
 		"deadline-late", "the deadline is half a TTL too late",
@@ -109,7 +109,7 @@ var all = []mutant{
 	{
 		"session-guard", "the guard of a session holds whatever lease its key is on",
 		"lease/session_guard.go", "	onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), \"=\", s.id)\n\treturn kv", "	onLease := clientv3.Compare(clientv3.LeaseValue(s.guard.key), \">\", -1)\n\treturn kv",
-		leaseWorkload, 10, `under the guard of a session whose lease ended`,
+		leaseWorkload, 30, `under the guard of a session whose lease ended`,
 	},
 	{
 		"key-drift", "a key that has changed is not read before it is restored",
@@ -124,7 +124,7 @@ var all = []mutant{
 	{
 		"key-sweep", "a key that could not be deleted when it was closed is not swept",
 		"lease/key_sweep.go", `if k.closeErr != nil || ks.maybeCreatedLate {`, `if false {`,
-		keyWorkload, 60, `is "\d+", and closed|is there after it was closed`,
+		keyWorkload, 80, `is "\d+", and closed|is there after it was closed`,
 	},
 	{
 		"key-close", "Close of a key does not delete it",
@@ -220,12 +220,12 @@ var all = []mutant{
 	{
 		"cache-fill", "a read of etcd is cached although a newer change has arrived meanwhile",
 		"cache/fetch.go", `if err == nil && !f.detached && !c.warming && it.rev >= f.minRevision {`, `if err == nil && !f.detached && !c.warming {`,
-		cacheWorkload, 80, `which is older than|before the call`,
+		cacheWorkload, 200, `which is older than|before the call`,
 	},
 	{
 		"cache-own-write", "a write through Store does not invalidate the cache",
 		"cache/invalidate.go", `if it := c.items.get(key); it != nil && it.rev != rev {`, `if it := c.items.get(key); it == nil && it != nil {`,
-		cacheWorkload, 40, `which is older than`,
+		cacheWorkload, 80, `which is older than`,
 	},
 	{
 		"cache-linearizable", "the revision of a linearizable read is read from any member's state",
@@ -258,18 +258,18 @@ var all = []mutant{
 		"replica-own-write", "a replica forgets the own writes that its watch has not delivered",
 		"cache/replica.go", `	r.pendingWrites.add(key, rev)
 	r.slowPath.Store(true)`, `	r.slowPath.Store(true)`,
-		cacheWorkload, 60, `replica: get of .* which is older than`,
+		cacheWorkload, 100, `replica: get of .* which is older than`,
 	},
 	// discovery and config
 	{
 		"deregister-foreign", "deregistration deletes the key whoever owns it",
 		"lease/key_restore.go", `If(onLease)`, `If([]clientv3.Cmp{onLease}[:0]...)`,
-		discoveryWorkload, 40, `was deleted while its registration was open`,
+		discoveryWorkload, 20, `was deleted while its registration was open`,
 	},
 	{
 		"view-grace", "a view drops all instances that are lost at once",
 		"discovery/loss_guard.go", `if g.period == 0 {`, `if g.period >= 0 {`,
-		discoveryWorkload, 40, `instances were lost at once|shows no instance anymore|has no address anymore`,
+		discoveryWorkload, 80, `instances were lost at once|shows no instance anymore|has no address anymore`,
 	},
 	{
 		"watch-rewritten", "a watch takes a restored cluster for the one that it has followed",
