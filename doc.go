@@ -49,9 +49,9 @@
 //     if that is safe; see package kv. A member without a leader rejects a call at once, and the
 //     call is repeated at another member.
 //   - Health checks probe each of several endpoints about once a minute, and at once if a call is
-//     overdue or a connection is lost. An endpoint that fails two probes is evicted, within 5 s of
-//     the first sign of failure, and readmitted after three successes. The last endpoint that
-//     answers is never evicted.
+//     overdue or a connection is lost. An endpoint that fails two probes in a row is evicted,
+//     within 5 s of the first sign of failure, and readmitted after three successes. The last
+//     endpoint that answers is never evicted.
 //   - A slow call is also sent to a second member if that is safe. If that member answers first
 //     twice, the slow one is evicted unless it answers a linearizable read within a second. This
 //     detects a member whose disk hangs but which still answers health checks.
