@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 	"time"
 
@@ -120,6 +122,23 @@ func checkMoves(t *testing.T, moves []porcupine.Operation) {
 		kinds[op.Input.(move).Kind]++
 	}
 	began := time.Now()
-	assert.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(lockModel(), moves, time.Minute))
+	if !assert.Equal(t, porcupine.Ok, porcupine.CheckOperationsTimeout(lockModel(), moves, time.Minute)) {
+		logMoves(t, moves)
+	}
 	t.Logf("%v; checked in %v", kinds, time.Since(began).Round(time.Millisecond))
+}
+
+// logMoves logs moves in the order of their calls. Of the same observations in a row it logs one.
+func logMoves(t *testing.T, moves []porcupine.Operation) {
+	t.Helper()
+	moves = slices.SortedFunc(slices.Values(moves), func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var last move
+	for _, op := range moves {
+		m := op.Input.(move)
+		if m.Kind == observed && m == last {
+			continue
+		}
+		last = m
+		t.Logf("%12.6f to %12.6f: %s %d, count %d", float64(op.Call)/1e9, float64(op.Return)/1e9, m.Kind, m.Token, m.Count)
+	}
 }

@@ -361,6 +361,8 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 	each("take", func(d *diary, line stormLine) {
 		if line.Failed != "" || !line.Ended {
 			d.failed[line.Who] = true
+		} else {
+			d.taken[line.Who] = line.Move.Token
 		}
 	})
 	each("write", func(d *diary, line stormLine) {
