@@ -34,7 +34,7 @@ func (e *Election) observe(ctx context.Context, yield func(Leader) bool) (stoppe
 	}
 	q := e.l.retainQueue(&e.kind)
 	defer q.release()
-	o := &q.observer
+	o := q.sharedObserver()
 	o.join()
 	defer o.release()
 	last := Leader{Token: -1} // differs from every leader

@@ -22,8 +22,8 @@ type queue struct {
 	local  localQueue
 	users  int // guarded by the locker's mu
 
-	poller   poller
-	observer leaderObserver
+	poller   *poller         // nil until first used
+	observer *leaderObserver // nil until first used
 }
 
 // retainQueue returns the queue of a kind of waiters and counts one more use. The caller must call
@@ -34,7 +34,7 @@ func (l *Locker) retainQueue(kind *waiterKind) *queue {
 	q := l.queues[kind.prefix]
 	if q == nil {
 		q = &queue{l: l, name: kind.name, prefix: kind.prefix}
-		q.local.q, q.poller.q, q.observer.q = q, q, q
+		q.local.q = q
 		l.queues[kind.prefix] = q
 	}
 	q.users++
@@ -49,6 +49,26 @@ func (q *queue) release() {
 	if q.users == 0 {
 		delete(q.l.queues, q.prefix)
 	}
+}
+
+// sharedPoller returns the poller of the queue. Few queues have one, so that a hold takes little memory.
+func (q *queue) sharedPoller() *poller {
+	q.l.mu.Lock()
+	defer q.l.mu.Unlock()
+	if q.poller == nil {
+		q.poller = &poller{q: q}
+	}
+	return q.poller
+}
+
+// sharedObserver returns the observer of the queue, which few queues have, too.
+func (q *queue) sharedObserver() *leaderObserver {
+	q.l.mu.Lock()
+	defer q.l.mu.Unlock()
+	if q.observer == nil {
+		q.observer = &leaderObserver{q: q}
+	}
+	return q.observer
 }
 
 // sharedRun runs a function in the background for as long as it has users. mu also guards what the

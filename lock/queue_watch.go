@@ -90,9 +90,9 @@ func (w *queueWatch) setPolling(on bool) {
 	switch {
 	case on == w.polling:
 	case on:
-		w.q.poller.join()
+		w.q.sharedPoller().join()
 	default:
-		w.q.poller.release()
+		w.q.sharedPoller().release()
 	}
 	w.polling = on
 }
@@ -173,7 +173,7 @@ func (w *queueWatch) await(
 		var updated <-chan struct{}
 		if w.polling {
 			var p *queuePage
-			if p, updated = w.q.poller.newer(*since); p != nil {
+			if p, updated = w.q.sharedPoller().newer(*since); p != nil {
 				return p, nil
 			}
 		}
