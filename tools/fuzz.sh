@@ -13,21 +13,28 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 touch "$work/results"
 
-# targets prints the packages and names of the targets of the module in the working directory.
+# go test -fuzz instruments all packages, dependencies and the standard library too, which takes minutes to compile.
+instrument='github.com/etcdkit/...=-d=libfuzzer'
+corpus=$(go env GOCACHE)/fuzz # where go test -fuzz keeps inputs of interest
+
+# targets prints the packages, dirs and names of the targets of the module in the working directory.
 targets() {
-	local package file
-	GOWORK=off go list -f '{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}{{"\n"}}{{end}}' ./... |
-		while read -r package file; do
-			[[ -z $file ]] || sed -nE "s!^func ($only)\\(f \\*testing\\.F\\).*!$package \\1!p" "$file"
+	local package dir file
+	GOWORK=off go list -f '{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}} {{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}} {{.}}{{"\n"}}{{end}}' ./... |
+		while read -r package dir file; do
+			[[ -z $file ]] || sed -nE "s!^func ($only)\\(f \\*testing\\.F\\).*!$package $dir \\1!p" "$dir/$file"
 		done
 }
 
 for module in . examples internal/integration; do
 	cd "$root/$module"
 	targets >"$work/targets"
-	while read -r package target; do
+	while read -r package dir target; do
 		printf '==> %s %s\n' "$package" "$target"
-		GOWORK=off go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package" </dev/null | tee "$work/log"
+		binary=$work/${package//\//_}
+		cd "$dir" # where a failing input is left, in testdata
+		[[ -e $binary ]] || GOWORK=off go test -c -gcflags="$instrument" -o "$binary" . </dev/null
+		"$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$time" -test.fuzzcachedir "$corpus/$package" </dev/null | tee "$work/log"
 		inputs=$(sed -nE 's/.*execs: ([0-9]+) .*/\1/p' "$work/log" | tail -n 1)
 		printf '%s\t%s\t%d\t%s\n' "$target" "$time" "$inputs" "${ETCDKIT_FUZZ_COMMAND:-make fuzz FUZZTIME=$time}" >>"$work/results"
 	done <"$work/targets"
