@@ -341,7 +341,9 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 	each("move", func(d *diary, line stormLine) {
 		op := porcupine.Operation{Input: *line.Move, Call: line.Call, Return: line.Return}
 		if line.Move.Kind == ceased {
-			op.Call = line.by.lastMoment(begun[key{line.Name, line.Move.Token}].Call, line.Call)
+			// It could rely on the hold from when it was told of it, which may be after a freeze in which
+			// somebody else held it.
+			op.Call = line.by.lastMoment(begun[key{line.Name, line.Move.Token}].Return, line.Call)
 			op.Return = op.Call
 			d.lost++
 		}
@@ -652,4 +654,15 @@ func (e *evidence) views(t *testing.T, f *finding) {
 		}
 		filled[line.by] = filled[line.by] || len(line.Many) > 0
 	}
+}
+
+func TestEvidence_LossSoonAfterFreezeMayFollowAnotherHolder(t *testing.T) {
+	thawed, other := &stormChild{frozen: [][2]int64{{10, 20}}}, &stormChild{}
+	e := &evidence{lines: map[string][]stormLine{"move": {
+		{journalLine{Name: "e/", Move: &move{Kind: granted, Token: 5}, Call: 1, Return: 2}, other},
+		{journalLine{Name: "e/", Move: &move{Kind: released, Token: 5}, Call: 15, Return: 16}, other},
+		{journalLine{Name: "e/", Move: &move{Kind: granted, Token: 7}, Call: 3, Return: 21}, thawed},
+		{journalLine{Name: "e/", Move: &move{Kind: ceased, Token: 7}, Call: 25, Return: 25}, thawed},
+	}}}
+	e.diaries(t, &finding{}, "e/", released)
 }
