@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"slices"
 	"sort"
 	"strconv"
@@ -79,7 +80,19 @@ func (r *stormRun) check(t *testing.T, changes []change) []finding {
 	e.run(t, "caches serve nothing older than allowed", e.reads)
 	e.run(t, "configuration goes forward and is valid", e.config)
 	e.run(t, "a view of instances is never empty", e.views)
+	if t.Failed() {
+		r.keep(t)
+	}
 	return e.findings
+}
+
+// keep copies the journals and logs to where they outlive the test.
+func (r *stormRun) keep(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "etcdkit-faults-")
+	require.NoError(t, err)
+	require.NoError(t, os.CopyFS(dir, os.DirFS(r.dir)))
+	t.Logf("the journals and logs are in %s", dir)
 }
 
 // firstWords shortens an error to what many have in common.
@@ -341,10 +354,10 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 	each("move", func(d *diary, line stormLine) {
 		op := porcupine.Operation{Input: *line.Move, Call: line.Call, Return: line.Return}
 		if line.Move.Kind == ceased {
-			// It could rely on the hold from when it was told of it, which may be after a freeze in which
-			// somebody else held it.
+			// If it was frozen meanwhile, it relied on the hold until then at least, and at most until
+			// it was told. It cannot have relied on it before it was granted it, which may be after the
+			// freeze.
 			op.Call = line.by.lastMoment(begun[key{line.Name, line.Move.Token}].Return, line.Call)
-			op.Return = op.Call
 			d.lost++
 		}
 		d.moves = append(d.moves, op)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"sync"
 	"testing"
@@ -62,7 +63,23 @@ func newJournal(t *testing.T, path string, base int64) *journal {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, file.Close()) })
-	return &journal{start: time.Now().Add(-time.Duration(monotonic(t) - base)), file: file}
+	return &journal{start: startOf(t, base), file: file}
+}
+
+// startOf returns the time that was base on the clock of [monotonic]. The process may be preempted
+// between the two readings, so the shortest of some attempts counts.
+func startOf(t *testing.T, base int64) (start time.Time) {
+	t.Helper()
+	const attempts = 20
+	shortest := time.Duration(math.MaxInt64)
+	for range attempts {
+		before := time.Now()
+		now := monotonic(t)
+		if took := time.Since(before); took < shortest {
+			shortest, start = took, before.Add(-time.Duration(now-base))
+		}
+	}
+	return start
 }
 
 func (j *journal) at(when time.Time) int64 {

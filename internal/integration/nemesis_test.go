@@ -55,7 +55,8 @@ func (r *stormRun) clock() int64 { return int64(time.Since(r.start)) }
 
 func newStormRun(t *testing.T) *stormRun {
 	t.Helper()
-	r := &stormRun{t: t, dir: t.TempDir(), base: monotonic(t), start: time.Now(), pki: etcdtest.Certs(t)}
+	base := monotonic(t)
+	r := &stormRun{t: t, dir: t.TempDir(), base: base, start: startOf(t, base), pki: etcdtest.Certs(t)}
 	r.clientPair = r.pki.IssueClient("storm")
 	r.cluster = etcdtest.StartCluster(t, 3, etcdtest.WithNetwork(), etcdtest.WithTLS(r.pki.MutualTLS(r.pki.Server)))
 	r.passwordFile = filepath.Join(r.dir, "password")
