@@ -166,8 +166,8 @@ func (r reliability) soakMarkdown(b *strings.Builder) {
 	}
 	b.WriteString("\n## A process that runs for long\n\n" + s.measured() + "\n")
 	b.WriteString(wrap(`One process uses all packages during the same faults, and then without any. At the end, no level may exceed that after
-		warm-up by more than a tenth, or by the few that change from one moment to the next. The log may contain only warnings that the
-		failure model explains.`) + "\n\n")
+		warm-up by more than a tenth, or by the few that change from one moment to the next. Once its work has ended, no session, lock or
+		operation slot of it may be left. The log may contain only warnings that the failure model explains.`) + "\n\n")
 	lines := [][]string{{"", "after warm-up", "at the end", "limit"}}
 	for _, l := range s.Levels {
 		lines = append(lines, []string{l.Name, strconv.FormatInt(l.Warm, 10), strconv.FormatInt(l.End, 10), strconv.FormatInt(l.Warm+l.Margin, 10)})
