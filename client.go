@@ -195,7 +195,7 @@ func (l *lockers) close() (rest func() error) {
 	l.closed = true
 	var wg sync.WaitGroup
 	var errsMu sync.Mutex
-	var errs []error
+	var closeErrs []error
 	var drained []<-chan struct{}
 	for _, pointer := range l.byDir {
 		locker := pointer.Value()
@@ -206,7 +206,7 @@ func (l *lockers) close() (rest func() error) {
 		wg.Go(func() {
 			if err := locker.Close(); err != nil {
 				errsMu.Lock()
-				errs = append(errs, err)
+				closeErrs = append(closeErrs, err)
 				errsMu.Unlock()
 			}
 		})
@@ -228,6 +228,6 @@ func (l *lockers) close() (rest func() error) {
 	}
 	return func() error {
 		<-done
-		return errors.Join(errs...)
+		return errors.Join(closeErrs...)
 	}
 }

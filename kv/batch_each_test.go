@@ -79,9 +79,11 @@ func TestBatchEach_SendsSeveralTransactionsAtOnce(t *testing.T) {
 		most = max(most, now)
 		mu.Unlock()
 		defer func() { mu.Lock(); defer mu.Unlock(); now-- }()
+		tooFew := time.NewTimer(10 * time.Second)
+		defer tooFew.Stop()
 		select {
 		case <-full:
-		case <-time.After(10 * time.Second):
+		case <-tooFew.C:
 			return nil, status.Error(codes.InvalidArgument, "too few transactions are in flight")
 		}
 		return send()

@@ -151,10 +151,10 @@ func TestStore_HedgedWriteAppliesOnceInEverySchedule(t *testing.T) {
 							}
 							before := s.cluster.sent()
 							s.cluster.plan = func(_ int, r *simRequest) simFate {
-								switch write, second := s.firstWrites(before, r); {
-								case r == write:
+								switch write, second := s.firstWrites(before, r); r {
+								case write:
 									return one
-								case r == second:
+								case second:
 									return two
 								}
 								return simFate{applied: ms, answered: ms}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -94,11 +95,12 @@ func TestGetMany_RequestsReadOneRevision(t *testing.T) {
 		}
 		return rev
 	}
-	values := func(got map[string]kv.Entry[[]byte]) (all string) {
+	values := func(got map[string]kv.Entry[[]byte]) string {
+		var all strings.Builder
 		for _, key := range keys {
-			all += string(got[key].Value) + " "
+			all.WriteString(string(got[key].Value) + " ")
 		}
-		return all
+		return all.String()
 	}
 	// over returns a bench where f is called after the n-th transaction has been answered.
 	over := func(t *testing.T, how func(testing.TB, ...func(*clientv3.Config)) *clientv3.Client, f func(b bench, n int)) (b bench, sent *int) {

@@ -217,15 +217,13 @@ func (l *Locker) startFunc() (done func(), err error) {
 }
 
 // goBackground runs f in the background, and Close waits for it. After Close, goBackground does not
-// run f and reports false.
-func (l *Locker) goBackground(f func()) bool {
+// run f.
+func (l *Locker) goBackground(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return false
+	if !l.closed {
+		l.background.Go(f)
 	}
-	l.background.Go(f)
-	return true
 }
 
 // Stats describes the state and the history of a locker. Counters start at 0 and never decrease.

@@ -10,6 +10,7 @@ import (
 // A consumer that has read history may already have what the log repeats. What was delivered was not
 // left out.
 func TestCursor_DoesNotCountDeliveredChangesAsFolded(t *testing.T) {
+	t.Parallel()
 	log := newEventLog()
 	c := cursor{limit: defaultBuffer, coalescing: true}
 	log.attach(&c)

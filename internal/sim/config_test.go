@@ -132,8 +132,8 @@ func (r *configReader) checkLimits(what string, v limits) int {
 	})
 }
 
-func (r *configReader) checkRate(what string, v int) int {
-	return r.reach(what, v, func(m moment) bool {
+func (r *configReader) checkRate(what string, v int) {
+	r.reach(what, v, func(m moment) bool {
 		want, ok := rateOf(m)
 		return ok && want == v
 	})

@@ -345,11 +345,11 @@ func (v *viewer) drained(id string, states []moment) bool {
 func (v *viewer) gone(id string, states []moment) time.Duration {
 	all := v.tl.between(0, v.at+len(states)-1)
 	at := all[len(all)-1].at
-	for i := len(all) - 1; i >= 0; i-- {
-		if _, ok := all[i].keys[id]; ok {
+	for _, m := range slices.Backward(all) {
+		if _, ok := m.keys[id]; ok {
 			break
 		}
-		at = all[i].at
+		at = m.at
 	}
 	return time.Since(at)
 }
@@ -449,7 +449,7 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 			conn := &connection{t: t, name: name}
 			res, err := g.registry.Resolver().Build(resolver.Target{URL: url.URL{Scheme: "etcd", Path: "/orders"}}, conn, resolver.BuildOptions{})
 			require.NoError(t, err)
-			defer res.Close()
+			defer res.Close() //nolint:gocritic // two of them, until the test ends
 			conns = append(conns, conn)
 		}
 		running.Go(func() {

@@ -113,7 +113,8 @@ func firstLines(output string) string {
 	var out strings.Builder
 	n := 0
 	for line := range strings.Lines(output) {
-		if n++; n > maxFirstLines {
+		n++
+		if n > maxFirstLines {
 			break
 		}
 		out.WriteString("\t" + strings.TrimRight(line, "\n") + "\n")

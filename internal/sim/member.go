@@ -243,10 +243,10 @@ func (s *Sim) Keys() map[string]string {
 }
 
 // values returns the keys and values of the last revision.
-func (st *store) values() map[string]string {
+func (s *store) values() map[string]string {
 	out := map[string]string{}
-	for key := range st.keys {
-		if kv := st.at(key, st.rev); kv != nil {
+	for key := range s.keys {
+		if kv := s.at(key, s.rev); kv != nil {
 			out[key] = string(kv.Value)
 		}
 	}

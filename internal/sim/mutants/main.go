@@ -28,6 +28,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -195,7 +196,7 @@ func (r *runner) runAll(ctx context.Context, selected []*mutant, parallel int) e
 		}
 		seed := "-"
 		if x.seed > 0 {
-			seed = fmt.Sprint(x.seed)
+			seed = strconv.FormatInt(int64(x.seed), 10)
 		} else {
 			missed = append(missed, m.name)
 		}
