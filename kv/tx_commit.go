@@ -153,8 +153,9 @@ func (t *Tx) setBaseRevision(m *mutation) {
 }
 
 // mayHoldAgain reports whether the comparisons of a refused request may hold later. A key that
-// existed and has changed never gets its mod revision back. A key that did not exist, or a range,
-// can return to its earlier state. If neither has changed, it was a guard that did not hold.
+// existed and has changed never gets its mod revision back. A key that did not exist can
+// return to its earlier state, and so can a range, which is not read again. If there is no range and
+// no key has changed, it was a guard that did not hold.
 func (t *Tx) mayHoldAgain(extra []*pb.ResponseOp) bool {
 	again := len(t.ranges) > 0
 	for i, key := range t.extraKeys {

@@ -55,6 +55,12 @@ func opError(op, key string, err error) error {
 	return &errs.Error{Pkg: "lease", Op: op, Key: key, NotApplied: true, Err: withoutPrefix(err)}
 }
 
+// stillClosingError returns the error of a Close that has waited for another one in vain. What the
+// other one has sent may yet be applied.
+func stillClosingError(op, key string, err error) error {
+	return &errs.Error{Pkg: "lease", Op: op, Key: key, Err: withoutPrefix(err)}
+}
+
 // withoutPrefix returns an error of this package without its package prefix, for use as a cause.
 func withoutPrefix(err error) error {
 	e, ok := err.(*errs.Error) //nolint:errorlint // only the outermost error begins with the prefix

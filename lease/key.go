@@ -176,8 +176,8 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	return k.restore(ctx, op, false)
 }
 
-// Close deletes the key, if it belongs to this Key, within 5 s. Further calls return the result of
-// the first one. After an error the key is deleted in the background, within 5 s after etcd
+// Close deletes the key, if it belongs to this Key, within 5 s. Further calls wait for the
+// first one, for at most 5 s, and return its result. After an error the key is deleted in the background, within 5 s after etcd
 // responds again, or with its lease when the manager is closed, whichever comes first. Until then
 // OpenKey treats the key as owned by this process.
 func (k *Key) Close() error {
@@ -193,7 +193,7 @@ func (k *Key) close(ctx context.Context) error {
 		case <-k.nameFree:
 			return k.closeErr
 		case <-ctx.Done():
-			return opError("close key", k.name, k.m.waitError(ctx))
+			return stillClosingError("close key", k.name, k.m.waitError(ctx))
 		}
 	}
 	k.cancel(errs.ClosedError("key"))

@@ -188,7 +188,7 @@ func (s *Session) State() State {
 }
 
 // Close ends the session and revokes its lease, which deletes its keys, within 5 s. Further calls
-// return the result of the first one. After an error the lease is left to expire. If the session
+// wait for the first one, for at most 5 s, and return its result. After an error the lease is left to expire. If the session
 // was lost, Close tries once to revoke the lease in case it still exists, and returns nil. A
 // session returned by Shared or Acquire cannot be closed: Close returns [ErrInvalid].
 func (s *Session) Close() error {
@@ -208,7 +208,7 @@ func (s *Session) close(ctx context.Context) error {
 		case <-s.closed:
 			return s.closeErr
 		case <-ctx.Done():
-			return opError("close session", wire.FormatLeaseID(s.id), s.c.waitError(ctx))
+			return stillClosingError("close session", wire.FormatLeaseID(s.id), s.c.waitError(ctx))
 		}
 	}
 	defer close(s.closed)

@@ -217,13 +217,15 @@ func (l *Locker) startFunc() (done func(), err error) {
 }
 
 // goBackground runs f in the background, and Close waits for it. After Close, goBackground does not
-// run f.
-func (l *Locker) goBackground(f func()) {
+// run f and reports false.
+func (l *Locker) goBackground(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed {
-		l.background.Go(f)
+	if l.closed {
+		return false
 	}
+	l.background.Go(f)
+	return true
 }
 
 // Stats describes the state and the history of a locker. Counters start at 0 and never decrease.

@@ -51,7 +51,8 @@ func (q *queue) release() {
 	}
 }
 
-// sharedPoller returns the poller of the queue. Few queues have one, so that a hold takes little memory.
+// sharedPoller returns the poller of the queue. It is created on first use, since few queues need
+// one.
 func (q *queue) sharedPoller() *poller {
 	q.l.mu.Lock()
 	defer q.l.mu.Unlock()
@@ -61,7 +62,7 @@ func (q *queue) sharedPoller() *poller {
 	return q.poller
 }
 
-// sharedObserver returns the observer of the queue, which few queues have, too.
+// sharedObserver returns the observer of the queue, which is created on first use as well.
 func (q *queue) sharedObserver() *leaderObserver {
 	q.l.mu.Lock()
 	defer q.l.mu.Unlock()
@@ -91,7 +92,9 @@ func (r *sharedRun) retain(l *Locker, reset func(), run func(context.Context)) {
 	reset()
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(l.ctx)
-	l.goBackground(func() { run(ctx) })
+	if !l.goBackground(func() { run(ctx) }) {
+		r.end() // the locker is closed, and with it all waiting calls
+	}
 }
 
 // release ends one use. The end of the last use stops the function.

@@ -117,8 +117,8 @@ type cursor struct {
 }
 
 // next returns the next entry, or the coalesced changes, or neither if there is nothing new. Changes
-// up to the position after, which the consumer has got otherwise, are not coalesced. lost reports
-// whether the cursor was removed from the log.
+// up to the position after, which the consumer has got otherwise, are not coalesced, unless trim has
+// done so before. lost reports whether the cursor was removed from the log.
 func (c *cursor) next(after position) (entry *logEntry, coalesced *coalescer, lost bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -52,7 +52,7 @@ type Status struct {
 	// While it stays the same, the watch is continuous.
 	Reopened uint64
 	// Err is the reason why a stale watch is not open, otherwise nil. If there is no connection, it
-	// is the error of the last attempt to connect.
+	// says why, as far as that is known.
 	Err error
 }
 

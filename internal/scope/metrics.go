@@ -90,7 +90,7 @@ type Part struct {
 
 // Track adds the metrics of a part. value is its label value, in which bytes that are not UTF-8 are
 // replaced, because monitoring systems refuse them. stats may be called at any time, also after
-// Close, without a lock held. [Part.Close] must follow when the part is closed. Track returns nil
+// Close. It must call neither [Scope.Metrics] nor [Part.Close]. [Part.Close] must follow when the part is closed. Track returns nil
 // if s is nil.
 func Track[S any](s *Scope, t Table[S], value string, stats func() S) *Part {
 	if s == nil {

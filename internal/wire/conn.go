@@ -37,7 +37,7 @@ func Explain(cli *clientv3.Client) error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil { // otherwise it has begun to connect once more
+		if ctx.Err() == nil { // otherwise it is connecting once more, or the client is closed
 			cause = err
 		}
 	case connectivity.Idle, connectivity.Connecting:
