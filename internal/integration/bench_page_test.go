@@ -319,7 +319,7 @@ func TestPerformance_DocsQuoteTheMeasuredRun(t *testing.T) {
 // Figures of time that nothing measures go out of date.
 func TestPerformance_DocsQuoteNothingElse(t *testing.T) {
 	t.Parallel()
-	figure := regexp.MustCompile(`[0-9.]+ (ns|µs)\b|[0-9]+\.[0-9]+ m?s\b|-bench[ '.]`)
+	figure := regexp.MustCompile(`[0-9.]+ (ns|µs)\b|\d+\.\d+ m?s\b|-bench[ '.]`)
 	for _, name := range []string{"README.md", "docs/compare.md"} {
 		page, err := os.ReadFile(filepath.Join(repository, name))
 		require.NoError(t, err)

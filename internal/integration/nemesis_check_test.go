@@ -89,7 +89,7 @@ func (r *stormRun) check(t *testing.T, changes []change) []finding {
 // keep copies the journals and logs to where they outlive the test.
 func (r *stormRun) keep(t *testing.T) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "etcdkit-faults-")
+	dir, err := os.MkdirTemp("", "etcdkit-faults-") //nolint:usetesting // outlives the test
 	require.NoError(t, err)
 	require.NoError(t, os.CopyFS(dir, os.DirFS(r.dir)))
 	t.Logf("the journals and logs are in %s", dir)
@@ -670,6 +670,7 @@ func (e *evidence) views(t *testing.T, f *finding) {
 }
 
 func TestEvidence_LossSoonAfterFreezeMayFollowAnotherHolder(t *testing.T) {
+	t.Parallel()
 	thawed, other := &stormChild{frozen: [][2]int64{{10, 20}}}, &stormChild{}
 	e := &evidence{lines: map[string][]stormLine{"move": {
 		{journalLine{Name: "e/", Move: &move{Kind: granted, Token: 5}, Call: 1, Return: 2}, other},

@@ -22,7 +22,7 @@ func serveTLS11(t *testing.T, pair etcdtest.KeyPair) string {
 	t.Helper()
 	cert, err := tls.LoadX509KeyPair(pair.CertFile, pair.KeyFile)
 	require.NoError(t, err)
-	settings := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // the subject
+	settings := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	l, err := tls.Listen("tcp", "127.0.0.1:0", settings)
 	require.NoError(t, err)
 	done := make(chan struct{})
@@ -67,7 +67,7 @@ func TestTLSMisuse_ErrorsAreThoseOfTheDocs(t *testing.T) {
 	remote.Username, remote.Password = "app", etcdkit.NewSecret(rolesPassword)
 	mixed := to(good, ca)
 	mixed.Endpoints = append(mixed.Endpoints, "http://"+plain)
-	old := etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS11}) //nolint:gosec // the subject
+	old := etcdkit.WithTLS(&tls.Config{MinVersion: tls.VersionTLS11})
 	type misuse struct {
 		cfg  etcdkit.Config
 		opts []etcdkit.Option
