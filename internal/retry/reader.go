@@ -63,20 +63,23 @@ type openedStream struct {
 // open opens a stream that ends when ctx ends, and waits for its first chunk until attempt ends.
 func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.OpOption) (s openedStream, err error) {
 	own, cancel := context.WithCancel(context.WithoutCancel(attempt))
-	if s.rest, err = r.kv.GetStream(own, key, opts...); err != nil || s.rest == nil {
-		cancel()
-		return s, err
+	stop := context.AfterFunc(attempt, cancel) // opening waits for a connection and a login
+	if s.rest, err = r.kv.GetStream(own, key, opts...); err == nil && s.rest != nil {
+		select {
+		case s.first, s.ok = <-s.rest:
+			err = s.first.Err()
+		case <-attempt.Done():
+		}
+	}
+	if !stop() { // the attempt has ended, and own with it
+		err = attempt.Err()
 	}
 	end := func() {
 		cancel()
-		for range s.rest { // client/v3's goroutine may be blocked sending a chunk
+		if s.rest != nil {
+			for range s.rest { // client/v3's goroutine may be blocked sending a chunk
+			}
 		}
-	}
-	select {
-	case s.first, s.ok = <-s.rest:
-		err = s.first.Err()
-	case <-attempt.Done():
-		err = attempt.Err()
 	}
 	if err != nil {
 		end()

@@ -22,6 +22,7 @@ type fakeReader struct {
 	mu      sync.Mutex
 	after   map[fakeAddr]time.Duration // never: it hangs
 	failure error                      // instead of chunks
+	stuck   bool                       // there is no connection to open a stream on
 	ended   map[fakeAddr]bool          // streams whose context has ended before their last chunk
 	opened  []fakeAddr
 }
@@ -37,8 +38,12 @@ func (f *fakeReader) GetStream(ctx context.Context, _ string, _ ...clientv3.OpOp
 	}
 	f.mu.Lock()
 	f.opened = append(f.opened, member)
-	d, failure := f.after[member], f.failure
+	d, failure, stuck := f.after[member], f.failure, f.stuck
 	f.mu.Unlock()
+	if stuck {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	wire.SentTo(ctx, member)
 	if failure != nil {
 		return nil, failure
@@ -138,5 +143,22 @@ func TestReader_LeavesNoGoroutine(t *testing.T) {
 		f.failure = errors.New("no streams here")
 		_, err = retry.NewReader(h.Engine, read, f).GetStream(t.Context(), "k")
 		assert.Equal(t, f.failure, err)
+	})
+}
+
+func TestReader_EndsWhileStreamIsOpened(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHedged(nil)
+		reader := retry.NewReader(h.Engine, read, &fakeReader{stuck: true})
+		_, err := reader.GetStream(within(t, 5*time.Second), "k")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, 5*time.Second, time.Since(h.began))
+
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err = reader.GetStream(ctx, "k")
+		require.ErrorIs(t, err, context.Canceled)
+		assert.Equal(t, 6*time.Second, time.Since(h.began))
 	})
 }
