@@ -26,9 +26,9 @@ const pollThreshold = 500 * time.Millisecond
 // queueWatch is the set of watches of one waiter or observer of a queue. It belongs to one
 // goroutine. mu guards what the watches report.
 type queueWatch struct {
-	q       *queue
-	notify  chan struct{} // of capacity 1
-	polling bool          // it has joined the poll of the queue
+	q      *queue
+	notify chan struct{} // of capacity 1
+	poller *poller       // the poll of the queue, if it has joined that
 
 	mu      sync.Mutex
 	targets map[keywatch.Target]*targetWatch
@@ -88,13 +88,14 @@ func (w *queueWatch) close() {
 // setPolling joins or leaves the poll of the queue.
 func (w *queueWatch) setPolling(on bool) {
 	switch {
-	case on == w.polling:
+	case on == (w.poller != nil):
 	case on:
-		w.q.sharedPoller().join()
+		w.poller = w.q.sharedPoller()
+		w.poller.join()
 	default:
-		w.q.sharedPoller().release()
+		w.poller.release()
+		w.poller = nil
 	}
-	w.polling = on
 }
 
 // state returns what the watches have reported since a revision: whether there was a change,
@@ -171,9 +172,9 @@ func (w *queueWatch) await(
 		}
 		wasOpen = open
 		var updated <-chan struct{}
-		if w.polling {
+		if w.poller != nil {
 			var p *queuePage
-			if p, updated = w.q.sharedPoller().newer(*since); p != nil {
+			if p, updated = w.poller.newer(*since); p != nil {
 				return p, nil
 			}
 		}
