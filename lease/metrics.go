@@ -27,7 +27,7 @@ func (m *Manager) Stats() Stats {
 	}
 	for _, session := range m.renewer.liveSessions() {
 		s.Sessions++
-		if session.State() == Suspended {
+		if session.suspended() {
 			s.Suspended++
 		}
 	}

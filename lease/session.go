@@ -179,18 +179,25 @@ func (s *Session) State() State {
 	if s.Err() != nil {
 		return Lost
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.renewErr != nil {
+	if s.suspended() {
 		return Suspended
 	}
 	return Alive
 }
 
+// suspended reports whether the last renewal failed. It ends no session, so that metrics can call
+// it.
+func (s *Session) suspended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.renewErr != nil
+}
+
 // Close ends the session and revokes its lease, which deletes its keys, within 5 s. Further calls
-// wait for the first one, for at most 5 s, and return its result. After an error the lease is left to expire. If the session
-// was lost, Close tries once to revoke the lease in case it still exists, and returns nil. A
-// session returned by Shared or Acquire cannot be closed: Close returns [ErrInvalid].
+// wait for the first one, for at most 5 s, and return its result. After an error the lease is left
+// to expire. If the session was lost, Close tries once to revoke the lease in case it still exists,
+// and returns nil. A session returned by Shared or Acquire cannot be closed: Close returns
+// [ErrInvalid].
 func (s *Session) Close() error {
 	if s.pool != nil {
 		return opError("close session", wire.FormatLeaseID(s.id), fmt.Errorf("%w: it is shared, and closed with its manager", errs.Invalid))

@@ -90,8 +90,8 @@ type Part struct {
 
 // Track adds the metrics of a part. value is its label value, in which bytes that are not UTF-8 are
 // replaced, because monitoring systems refuse them. stats may be called at any time, also after
-// Close. It must call neither [Scope.Metrics] nor [Part.Close]. [Part.Close] must follow when the part is closed. Track returns nil
-// if s is nil.
+// Close. It must call neither [Scope.Metrics] nor [Part.Close], nor code of the user, who may.
+// [Part.Close] must follow when the part is closed. Track returns nil if s is nil.
 func Track[S any](s *Scope, t Table[S], value string, stats func() S) *Part {
 	if s == nil {
 		return nil
