@@ -43,7 +43,7 @@ func TestExplain_NamesRefusedConnection(t *testing.T) {
 	cli := etcdtest.NewClient(t, []string{"127.0.0.1:1", "127.0.0.1:2"})
 	require.EqualError(t, wire.Explain(cli), "endpoints 127.0.0.1:1, 127.0.0.1:2: no connection yet")
 	require.ErrorContains(t, wire.Probe(t.Context(), cli.ActiveConnection()), "connection refused")
-	require.Equal(t, connectivity.TransientFailure, cli.ActiveConnection().GetState())
+	awaitTransientFailure(t, cli)
 	err := wire.Explain(cli)
 	require.ErrorContains(t, err, "endpoints 127.0.0.1:1, 127.0.0.1:2: ")
 	assert.ErrorContains(t, err, "connection refused")
@@ -77,7 +77,16 @@ func TestExplain_NamesUntrustedCertificate(t *testing.T) {
 	err = wire.Probe(t.Context(), cli.ActiveConnection())
 	require.ErrorContains(t, err, "x509: certificate signed by unknown authority")
 	assert.NotContains(t, err.Error(), "desc =")
+	awaitTransientFailure(t, cli)
 	require.ErrorContains(t, wire.Explain(cli), "x509: certificate signed by unknown authority")
+}
+
+// gRPC fails calls a moment before it changes the state of the connection.
+func awaitTransientFailure(t *testing.T, cli *clientv3.Client) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return cli.ActiveConnection().GetState() == connectivity.TransientFailure
+	}, 10*time.Second, time.Millisecond)
 }
 
 func TestProbe_ReturnsStatusOfServerThatDoesNotServe(t *testing.T) {
