@@ -55,7 +55,7 @@ func (p *Proxy) connect(client net.Conn) {
 	if target.Scheme == "unix" {
 		network, address = "unix", target.Path
 	}
-	ctx, cancel := context.WithTimeout(p.life, 5*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
 	defer cancel()
 	var dialer net.Dialer
 	server, err := dialer.DialContext(ctx, network, address)

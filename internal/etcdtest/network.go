@@ -17,7 +17,7 @@ import (
 // a connection belongs to.
 type network struct {
 	members []*member
-	life    context.Context //nolint:containedctx // of the connections: ends when the network is closed
+	ctx     context.Context //nolint:containedctx // of the connections: ends when the network is closed
 	end     context.CancelFunc
 	wg      sync.WaitGroup
 
@@ -29,7 +29,7 @@ type network struct {
 func newNetwork(tb testing.TB, members []*member) *network {
 	tb.Helper()
 	n := &network{members: members, pairs: map[[2]string]*Proxy{}}
-	n.life, n.end = context.WithCancel(background())
+	n.ctx, n.end = context.WithCancel(background())
 	for _, to := range members {
 		front, err := takePort()
 		must(tb, err)
@@ -39,7 +39,7 @@ func newNetwork(tb testing.TB, members []*member) *network {
 		n.listeners = append(n.listeners, l)
 		for _, from := range append(members, &member{}) {
 			p := &Proxy{t: tb, target: &url.URL{}, changed: make(chan struct{}), links: map[*link]struct{}{}}
-			p.life, p.end = context.WithCancel(n.life) //nolint:fatcontext // each is a child of n.life
+			p.ctx, p.end = context.WithCancel(n.ctx) //nolint:fatcontext // each is a child of n.ctx
 			n.pairs[[2]string{from.name, to.name}] = p
 		}
 	}
@@ -82,7 +82,7 @@ func (n *network) serve(l net.Listener, to *member) {
 // "" if it names none. The returned connection begins with the bytes that were read.
 func (n *network) identify(c net.Conn) (name string, conn net.Conn, err error) {
 	const maxHeader, headerTimeout = 4096, 5 * time.Second
-	stop := context.AfterFunc(n.life, func() { _ = c.Close() })
+	stop := context.AfterFunc(n.ctx, func() { _ = c.Close() })
 	defer stop()
 	if err := c.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
 		return "", nil, err

@@ -19,7 +19,7 @@ type Proxy struct {
 	t      testing.TB
 	target *url.URL
 	port   port
-	life   context.Context //nolint:containedctx // of the connections: ends when the proxy is closed
+	ctx    context.Context //nolint:containedctx // of the connections: ends when the proxy is closed
 	end    context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -66,13 +66,13 @@ func NewProxy(tb testing.TB, endpoint string) *Proxy {
 		t: tb, target: target, port: at,
 		changed: make(chan struct{}), links: map[*link]struct{}{},
 	}
-	p.life, p.end = context.WithCancel(background())
+	p.ctx, p.end = context.WithCancel(background())
 	p.Accept()
 	tb.Cleanup(p.close)
 	return p
 }
 
-// Endpoint is the URL to give to clients. It stays the same for the proxy's life.
+// Endpoint is the URL to give to clients. It stays the same for as long as the proxy exists.
 func (p *Proxy) Endpoint() string {
 	scheme := p.target.Scheme
 	if scheme == "unix" {
@@ -188,8 +188,8 @@ func (p *Proxy) change(edit func(*rules)) {
 	}
 	p.mu.Unlock()
 
-	const patience = time.Second // a peer that does not read blocks a write for as long as it likes
-	timer := time.NewTimer(patience)
+	const writeTimeout = time.Second // a peer that does not read blocks a write for as long as it likes
+	timer := time.NewTimer(writeTimeout)
 	defer timer.Stop()
 	for _, idle := range waits {
 		select {
