@@ -13,13 +13,13 @@
 // # Opening
 //
 // [Open] returns once etcd has answered a read, or an error that says what is wrong with each
-// endpoint. [OpenLazy] only validates the configuration, for programs that must start while etcd is
-// down. [Wrap] uses an existing client of client/v3; prepare its configuration with [Harden]. Open
-// refuses versions of etcd that can lose events of a watch; see [WithUnsupportedServers].
+// endpoint. It refuses versions of etcd that can lose events; see [WithUnsupportedServers].
+// [OpenLazy] only validates the configuration, for programs that must start while etcd is down.
+// [Wrap] uses an existing client of client/v3; prepare its configuration with [Harden].
 //
-// [Config] is plain data. Fill it in, or read it with [LoadConfig], [ParseConfig] or
-// [ConfigFromEnv]. Conflicts, such as mixed schemes or a password that would cross the network in
-// clear text, are reported all at once and before anything is sent.
+// Fill in a [Config], or read it with [LoadConfig], [ParseConfig] or [ConfigFromEnv]. Conflicts,
+// such as mixed schemes or a password that would cross the network in clear text, are reported all
+// at once and before anything is sent.
 //
 // # Lifetime
 //
@@ -45,30 +45,27 @@
 //   - Every call is bounded: without a deadline in its context a read has 5 s and a write 10 s
 //     (Config.ReadTimeout, Config.WriteTimeout). A deadline in the context replaces these, even if
 //     it is later.
-//   - If the client was created by Open, or its configuration by Harden, a request is repeated only
+//   - If Open created the client, or Harden prepared its configuration, a request is repeated only
 //     if that is safe; see package kv. A member without a leader rejects a call at once, and the
 //     call is repeated at another member.
-//   - Health checks probe each of several endpoints about once a minute, and at once if a call is
-//     overdue or a connection is lost. An endpoint that fails two probes in a row is evicted,
-//     within 5 s of the first sign of failure, and readmitted after three successes. The last
-//     endpoint that answers is never evicted.
+//   - An endpoint that does not answer is evicted within 5 s of the first overdue call or lost
+//     connection, and readmitted after three successful probes. The last endpoint that answers is
+//     never evicted.
 //   - A slow call is also sent to a second member if that is safe. If that member answers first
-//     twice, the slow one is evicted unless it answers a linearizable read within a second. This
-//     detects a member whose disk hangs but which still answers health checks.
+//     twice, the slow one is evicted unless it answers a linearizable read within a second: its
+//     disk may hang while it still answers health checks.
 //   - Passwords and certificates in files can be replaced without a restart. Concurrent calls share
 //     a login, and a call whose token etcd no longer accepts is repeated with a new one.
 //   - Errors, logs, [Report] and the client of client/v3 contain no password and no token. [Secret]
 //     hides a value from fmt, log/slog and encoding.
 //
-// Two clients may evict an endpoint at different times. docs/failure-model.md describes every
-// failure, with times.
+// docs/failure-model.md describes every failure, with times.
 //
 // # Logging, metrics and traces
 //
 // The client and all packages log to [slog.Default] from the level Warn up, unless [WithLogger] is
-// given. [Client.Metrics] yields the counters and gauges of all parts that were made with the
-// client. [WithObserver] sets hooks for operations, such as the wait for a lock.
-// examples/prometheus and examples/otel are adapters.
+// given. [Client.Metrics] yields the counters and gauges of all parts made with the client.
+// [WithObserver] sets hooks for operations, such as the wait for a lock.
 //
 // # Errors
 //

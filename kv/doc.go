@@ -17,14 +17,14 @@
 // # Keys
 //
 // A [Store] and a [Typed] take and return keys relative to their namespace. The namespace "myapp"
-// means "myapp/": no key, range, compare or transaction reaches outside it, and "myapp2/x" is never
-// seen. Any bytes are a key: "../x" is a name, not a path. A prefix is "" or ends in "/", unless
-// [WithPartialPrefix] is given, so that deleting "users/4" does not delete "users/42". Keys below
-// ".etcdkit/" of a store's namespace belong to this package: they appear in no listing, count or
-// range that a transaction reads, and cannot be written.
+// means "myapp/": no key, range, compare or transaction reaches outside it. Any bytes are a key:
+// "../x" is a name, not a path. A prefix is "" or ends in "/", unless [WithPartialPrefix] is given,
+// so that deleting "users/4" does not delete "users/42". Keys below ".etcdkit/" of a store's
+// namespace belong to this package: they appear in no listing, count or range that a transaction
+// reads, and cannot be written.
 //
-// [Namespace] and [Coalesce] decorate a clientv3.KV: the first restricts it to a namespace, the
-// second lets concurrent gets, puts and deletes share transactions.
+// For code that uses a clientv3.KV, [Namespace] restricts one to a namespace, and [Coalesce] makes
+// concurrent calls share transactions.
 //
 // # Guarantees: reads
 //
@@ -58,12 +58,12 @@
 //
 // If the context ends before etcd says yes or no, the outcome is unknown.
 //
-// With [WithOnce] the transaction also writes a key that only this client uses, below
-// ".etcdkit/op/" and on a lease of one minute. The key shows whether a request was applied, and its
-// mod revision prevents a second one.
+// [WithOnce] makes the transaction write one more key, which only this client uses, below
+// ".etcdkit/op/" and on a lease of one minute. The key shows whether the request was applied, and
+// keeps it from being applied twice.
 //
-// If a KV of the user's, or a client that was not prepared with etcdkit.Harden, repeats a write by
-// itself, a write without WithOnce that was applied can be reported as a conflict.
+// If a custom KV, or a client that was not prepared with etcdkit.Harden, repeats writes by itself,
+// a write without WithOnce that was applied can be reported as a conflict.
 //
 // # Slow and frozen members
 //
@@ -76,21 +76,21 @@
 //
 // # What is not guaranteed
 //
-//   - CompareAndSwap compares values and does not notice one that was changed and changed back.
+//   - CompareAndSwap does not notice a value that was changed and changed back.
 //   - [Store.Batch] is not atomic.
 //   - A key's lease can end at any time after the write.
 //   - A store sees the keys of stores with longer namespaces, including their ".etcdkit/" keys.
-//     What other clients do to these can make outcomes unknown, but not wrong.
+//     Other clients that change these can make outcomes unknown, but not wrong.
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: [ErrNotFound], [ErrExists], [ErrConflict], [ErrGuard],
-// [ErrDecode], and those shared with the other packages. [ConflictError] and [BatchError] hold
-// facts for errors.As. The text names the whole key, and never the value. If a deadline has passed,
-// the error matches context.DeadlineExceeded and says why each endpoint could not be reached.
+// Test for [ErrNotFound], [ErrExists], [ErrConflict], [ErrGuard], [ErrDecode] and those shared with
+// other packages with errors.Is. [ConflictError] and [BatchError] hold details for errors.As. The
+// text names the whole key, and never the value. If a deadline has passed, the error matches
+// context.DeadlineExceeded and says why each endpoint could not be reached.
 //
 // # Cost
 //
-// Every function documents its RPCs. Without a deadline in its context a read has 5 s and a write
-// 10 s ([WithTimeouts]). Limits of etcd are checked before anything is sent ([Limits]).
+// Every function documents its RPCs. [WithTimeouts] bounds calls whose context has no deadline.
+// Limits of etcd are checked before anything is sent ([Limits]).
 package kv

@@ -19,34 +19,33 @@
 //
 //	deadline = sent + TTL - max(TTL/10, 200ms)
 //
-// A timer that waits for no RPC ends the session at the deadline. A Suspended session needs no
+// A timer that waits for no RPC ends the session at the deadline. A [Suspended] session needs no
 // action. A lost session stays lost: open a new one. docs/lease-deadline.md shows a partition step
 // by step.
 //
 // # Keys
 //
-// A [Key] is desired state. It is on a lease that the keys and sessions of the manager share, and
-// is restored after its lease was lost, after somebody deleted or overwrote it, and after an outage
-// of any length. A key that somebody else has created after a deletion belongs to them, unless
-// [WithTakeover] is given. Close deletes the key only while it is on a lease of this process.
+// A [Key] is on a lease that the keys and sessions of the manager share. It is restored after its
+// lease was lost, after somebody deleted or overwrote it, and after an outage of any length. A key
+// that somebody else has created after a deletion belongs to them, unless [WithTakeover] is given.
+// Close deletes the key only while it is on a lease of this process.
 //
 // # Lifetime
 //
-// A [Manager] belongs to whoever made it; that of a client is closed with the client.
-// [Manager.Close] ends all sessions and keys, revokes their leases, and returns within about 5 s,
-// also if etcd does not answer. Calls in progress end with [ErrClosed].
+// A client closes its manager; close a [Manager] that you have created. [Manager.Close] ends all
+// sessions and keys and revokes their leases, within about 5 s. Calls in progress end with
+// [ErrClosed].
 //
 // # Guarantees
 //
 //   - A session's context ends before the server can expire its lease, unless the process is
 //     stopped or its clocks run more than a tenth slower than the server's.
-//   - After the deadline, [Session.Err] and the Err of [Session.Context] report the loss, whatever
-//     was stopped and for however long, because they also compare the clocks.
-//   - A lease is revoked when its session is closed, also if the caller's context has ended or the
-//     session was never returned. A lease that cannot be revoked is no longer renewed and expires
-//     within its TTL.
-//   - A grant whose response was lost is repeated under the same ID, so that it grants one lease.
-//     [Manager.Grant] names the exception.
+//   - After the deadline, [Session.Err] and the Err of [Session.Context] report the loss, even if
+//     the process was stopped meanwhile, because they also compare the clocks.
+//   - The lease of a session that is closed, or that could not be opened, is revoked. If that
+//     fails, it expires within its TTL.
+//   - A grant whose response was lost is repeated without granting a second lease. [Manager.Grant]
+//     names the exception.
 //
 // # What is not guaranteed
 //
@@ -55,23 +54,16 @@
 //     fencing token of a lock.
 //   - Contexts derived from a session's end by timers, and do not compare the clocks.
 //   - A lease that an operator revokes is noticed by the next renewal, after up to TTL/3.
-//   - A member that answers later than after a fifth of the TTL counts as dead: a TTL must be more
-//     than five round trips.
+//   - A member that takes longer than a fifth of the TTL to answer counts as dead: a TTL must be
+//     more than five round trips.
 //   - A key may outlive its session by a TTL and more: a new leader gives every lease its full TTL
 //     again.
 //
-// # Cost in RPCs
+// # Cost
 //
-//	OpenSession      1; 2 if the answer took half of the TTL
-//	a session        1 message per TTL/3, on one stream for all sessions of the manager
-//	Session.Close    1
-//	Shared, Acquire  0 if the session exists; 256 callers of Acquire share a lease
-//	Session.Guard    1 put for the first call on a session, 0 afterwards
-//	Session.Verify   1; 2 if it had to restore the guard's key
-//	OpenKey          1 transaction and a watch; Update 1; Close 1
-//	Grant, Revoke    1; Describe 1; KeepAliveOnce a stream, and a login if there is a password
-//
-// A manager runs two goroutines while it has sessions.
+// The methods document their RPCs; closing a session or a key costs one. Each session sends a
+// message per TTL/3, on one stream for all sessions of the manager. A manager runs two goroutines
+// while it has sessions.
 //
 // # Errors
 //

@@ -19,8 +19,8 @@
 //
 // A watch delivers events or, with [WithSnapshot], state.
 //
-//	events   every change, once, in revision order; the changes of a transaction are one batch.
-//	         If history was lost to compaction, the watch ends with a *CompactedError
+//	events   every change, once, in revision order. If history was lost to compaction, the watch
+//	         ends with a *CompactedError
 //	state    the current state (Snapshot batches), then every change (Live). If history is lost,
 //	         or reading it costs more than reading the keys, the watch lists again and delivers
 //	         the difference (Resync batches), deletions included. The final state is always
@@ -28,14 +28,16 @@
 //
 // # Guarantees
 //
+//   - One transaction is one batch, whatever happens to the connection.
 //   - Revisions increase from batch to batch and from event to event of a key, unless history is
 //     rewritten. All batches of one snapshot or resync have the same revision.
-//   - One transaction is one batch, whatever happens to the connection.
 //   - After a batch with More == false, everything up to its Revision has been delivered. Store
 //     that revision: [WithAfter] starts strictly after it. [WithProgress] keeps it from being
-//     compacted if only the rest of the cluster is busy.
+//     compacted while only other keys change.
 //   - The loss of a connection, member or leader, an expired token and a stream without responses
 //     are not errors: the watch continues on another stream, without a gap or a repetition.
+//     Meanwhile, [Subscription.Status] and [Watcher.ServerWatches] return why it is stale. A
+//     warning is logged if two attempts in a row fail, and another when all watches have continued.
 //   - A watch ends only with the error of its context, [ErrClosed], [ErrPermission], a
 //     [*CompactedError] or [ErrHistoryRewritten]. If its arguments are invalid, it does not start
 //     and the error matches [ErrInvalid].
@@ -52,43 +54,31 @@
 //   - A watch that meets a value larger than the client's receive limit makes no progress and keeps
 //     retrying. Other watches are not affected.
 //   - A watch without WithAfter may deliver a change that was made just before it started.
-//   - On servers before etcd 3.5.13, or before 3.4.31 of 3.4, a watch may miss events without an
-//     error. etcdkit.Open refuses such members; New does not check.
+//   - On servers that etcdkit.Open refuses as too old, a watch may miss events without an error.
+//     [New] does not check.
 //
 // # Sharing
 //
 // Watches of one [Watcher] with the same selector share one server-side watch, whether they deliver
-// events or state: to etcd, a thousand subscribers are one watch. They also share events and their
-// values, which must not be changed. All live watches share one gRPC stream; watches that catch up
-// use up to 16 others.
+// events or state: to etcd, a thousand subscribers are one watch. They share events, which must not
+// be changed. All live watches share one gRPC stream; watches that catch up use up to 16 others.
 //
 // # Slow consumers
 //
-// Each watch may lag [WithBuffer] events or 16 MiB behind, whichever comes first; at least one
-// batch always fits. A consumer that lags further does not delay others. An events watch then reads
-// the missed changes from etcd's history, and ends if they have been compacted. A state watch reads
-// the history or lists again, which yields a Resync. With [WithCoalescing], the watch gets the
-// latest change of each key instead. All replays of a Watcher share 64 MiB of memory.
-//
-// # Outages
-//
-// [Subscription.Status] and [Watcher.ServerWatches] return why a watch is stale. A warning is
-// logged if two attempts in a row fail, and another when all watches have continued.
-//
-// # Lifetime
-//
-// [Watcher.Close] ends all watches and subscriptions, and waits for handlers and goroutines. A
-// [Subscription] also ends when its handler returns an error or panics.
+// A slow consumer does not delay others. One that lags more than [WithBuffer] events or 16 MiB
+// behind gets the missed changes from etcd's history. An events watch ends if they have been
+// compacted; a state watch reads them or lists again, which yields a Resync. With [WithCoalescing],
+// the watch gets the latest change of each key instead. All replays of a Watcher share 64 MiB of
+// memory.
 //
 // # Cost
 //
-//	Watch, no snapshot    0 RPCs if the range is watched already; else one message on a stream
-//	WithSnapshot          the same and a streamed list; then about 50 bytes a key besides the key
-//	WithAfter             a stream during the replay; one small read if the revision is later than
-//	                      what is known. With WithSnapshot: a streamed list of keys at the revision
-//	idle                  one message every 30 s ±20 % for all watches of the Watcher
-//	Refresh               one message for all concurrent callers
-//	reconnect             a stream, and one small read if the revision looks wrong
+//	Watch, no snapshot  0 RPCs if the range is watched already; else one message on a stream
+//	WithSnapshot        the same and a streamed list; then about 50 bytes a key besides the key
+//	WithAfter           a stream during the replay; one small read if the revision is later than
+//	                    what is known. With WithSnapshot: a streamed list of keys at the revision
+//	idle                one message every 30 s ±20 % for all watches of the Watcher
+//	reconnect           a stream, and one small read if the revision looks wrong
 //
 // The protocol is in docs/watch-protocol.md.
 package watch

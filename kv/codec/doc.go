@@ -8,20 +8,20 @@
 //	c := codec.With(kv.JSON[User](), codec.Gzip(1024), codec.AESGCM(ring))
 //	users := kv.NewTyped(store, "users", c)
 //
-// The result of [With] is an ordinary codec: it works for a kv.Typed, a cache and a configuration.
-// The layers are applied in the order given when a value is written, and in reverse order when it
-// is read. Compress before you encrypt.
+// The result of [With] is an ordinary codec, for a kv.Typed, a cache or a configuration. Layers are
+// applied in the order given when a value is written, and in reverse when it is read. Compress
+// before you encrypt.
 //
 // # Encryption
 //
 // [AESGCM] encrypts values, not keys, leases or revisions. Each value has a random nonce, and is
-// authenticated together with the key of its entry below the store's namespace. So a value that was
-// changed or cut, or was copied to another key, is an error ([ErrAuthentication]), never another
-// value. A value that was copied within the key's own history, or to the same key in another
-// namespace, is not noticed: use other secrets for other namespaces. Neither is a deletion.
+// authenticated together with its key below the store's namespace. So a value that was changed,
+// cut, or copied to another key is an error ([ErrAuthentication]), never another value. A deletion,
+// an older value of the same key, and a value of the same key in another namespace are not noticed:
+// use different secrets for different namespaces.
 //
-// Whoever can read the memory of the process can read the secrets. Values in the state file of a
-// configuration stay encrypted; a cache holds decoded values in memory.
+// Whoever can read the memory of the process can read the secrets. The state file of a
+// configuration holds encrypted values, the memory of a cache decoded ones.
 //
 // # Rotation
 //
@@ -30,9 +30,8 @@
 //
 //  1. Give every process the new key as a further key, for reads.
 //  2. Give every process the new key as the first one, and the old one as a further key.
-//  3. Write each value again. An update that changes nothing does that, and keeps the lease:
-//     call users.Update for each key of users.Keys, with a function that changes nothing, and
-//     without kv.WithSkipEqual, which would write nothing.
+//  3. Write each value again: call users.Update for each key of users.Keys, with a function that
+//     changes nothing. The key keeps its lease. With kv.WithSkipEqual nothing would be written.
 //  4. Remove the old key.
 //
 // The example of [AESGCM] shows step 3. For a configuration, use a kv.Typed over the dir of the
@@ -40,8 +39,7 @@
 // function changes nothing.
 //
 // To encrypt existing data, stop the programs without the layer, which cannot read encrypted
-// values. Begin with [WithPlaintextReads], write each value again, and remove the option: with it,
-// whoever can write to etcd can have plaintext accepted.
+// values. Begin with [WithPlaintextReads], write each value again, and remove the option.
 //
 // # Errors
 //
