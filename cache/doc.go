@@ -11,13 +11,14 @@
 //	e, err := sessions.Get(ctx, id)                  // no RPC if it was read before
 //	rev, err := sessions.Store().Put(ctx, id, s)     // the next Get returns it
 //
+// Close a cache even if its client was closed before: it only grows stale then.
+//
 // # Which one to use
 //
 // A [Replica] holds all keys below a dir, for data that fits into memory, such as permissions,
 // routes or feature flags. It can list, show several keys at one revision, and call a function for
-// each change. A [Cache] holds the keys that are read, including absent ones, up to
-// [WithMaxEntries], and reads others from etcd: for dirs that are large and unevenly read. [Reader]
-// is what both have in common with kv.Typed.
+// each change. A [Cache] holds up to [WithMaxEntries] keys that were read, including absent ones,
+// for dirs that are large and unevenly read. [Reader] is what both have in common with kv.Typed.
 //
 // # Guarantees
 //
@@ -29,27 +30,21 @@
 //	linearizable  GetLinearizable misses no write acknowledged to any client before the call
 //
 // A transaction is one change of a replica: View, All and FollowRevisions show one revision, all of
-// it. Several Gets may see the revisions before and after it, but never go back.
+// it. Several Gets may see the revisions before and after it.
 //
-// A Cache keeps no read of etcd that a change of its key has overtaken, and gives it to nobody who
-// came after the change. A key that was evicted is read again and never taken to be absent.
+// A Cache does not keep a read of etcd that a change of the key has overtaken, nor return it to
+// calls that began after the change. A key that was evicted is read again and never taken to be
+// absent.
 //
 // # While the watch is down
 //
-//	live       changes arrive as they happen; while there are reads, Age is at most about half of
-//	  |        the bound
-//	  v        etcd does not answer, the connection is lost, or the member has no leader
-//	silent     Get answers with the last known state, within the bound
-//	  v        Age passes WithMaxStaleness (10 s)
-//	stale      Replica: Get returns ErrStale. Cache: Get reads from etcd, and uses what it has read
-//	  |        for as long as the bound
-//	  v        the watch is back and has delivered everything that was missed
-//	live
+// The watch is down while etcd does not answer, the connection is lost, or the member has no
+// leader. Until Age passes [WithMaxStaleness] (10 s), Get answers from memory. After that, Get of a
+// Replica returns [ErrStale]; Get of a Cache reads from etcd, and uses what it has read for as long
+// as the bound. All, View, Len and Follow of a Replica show the last state whatever its age.
 //
-// The watch is opened again by itself, with pauses of up to 10 s. If etcd's history is gone, a
-// Replica lists again and a Cache forgets everything. All, View, Len and Follow of a Replica go on
-// showing the last state whatever its age, and Age tells it. While the watch is live and nobody
-// reads, Age goes up to about 36 s.
+// The watch is reopened with pauses of up to 10 s, and delivers everything that was missed. If
+// etcd's history is gone, a Replica lists again and a Cache forgets everything.
 //
 // # Values
 //
@@ -73,26 +68,18 @@
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed],
-// [ErrInvalid], [ErrUnavailable], [ErrPermission]. If the time is up while etcd does not answer,
-// the error matches context.DeadlineExceeded and [ErrUnavailable]. The text names the key with the
-// dir, and never the value.
-//
-// # Lifetime
-//
-// [Open] and [OpenReplica] return once the watch is live. Close ends it and waits for functions
-// given to Follow. A cache whose client was closed grows stale and must be closed as well.
+// Test for kv.ErrNotFound, kv.ErrDecode, [ErrStale], [ErrClosed], [ErrInvalid], [ErrUnavailable]
+// and [ErrPermission] with errors.Is. If the time is up while etcd does not answer, the error
+// matches context.DeadlineExceeded and [ErrUnavailable]. The text names the key with the dir, and
+// never the value.
 //
 // # Cost
 //
-//	hit, Get of a Replica  no RPC, no allocation, no lock
-//	miss                   1 RPC for all callers
-//	GetLinearizable        1 small RPC for all callers, and a message on a quiet stream
-//	write through Store    the write; for a Replica the time until the watch delivers it, and 1
-//	                       small RPC if it fails or deletes nothing
-//	idle                   one message every 30 s ±20 % for all watches of the client
-//	in use                 one message each half of WithMaxStaleness, likewise
-//	memory of a Replica    about 130 bytes a key besides key and value, with the watch's index
+// The methods document their RPCs. All watches of a dir through one client share a server-side
+// watch. Other costs:
 //
-// All watches of a dir through one client share a server-side watch.
+//	idle                 one message every 30 s ±20 % for all watches of the client
+//	in use               one message each half of WithMaxStaleness, likewise
+//	Store of a Replica   1 small RPC more for a write that fails or deletes nothing
+//	memory of a Replica  about 130 bytes a key besides key and value, with the watch's index
 package cache

@@ -19,22 +19,23 @@
 //
 // # Registrations
 //
-// A registration is desired state: a key on a lease, which is deleted when the process dies, and
-// restored after its lease was lost, after somebody deleted or overwrote it, and after an outage of
-// any length. [Registration.State] tells where it is:
+// A registration is a key on a lease. It is deleted when the process dies, and restored after its
+// lease was lost, after somebody deleted or overwrote it, and after an outage of any length.
+// [Registration.State] returns its state:
 //
 //	           Register                 Drain               Close
 //	SUSPENDED ──────────▶ REGISTERED ─────────▶ LEAVING ──────────▶ CLOSED
 //	    ▲                     │                    │
 //	    └─────────────────────┴────────────────────┘  lease lost, key deleted, etcd away
 //
-// An ID belongs to one registration at a time. If its holder is alive, [Registry.Register] returns
-// [ErrTaken]. If its process has crashed, Register waits until the lease expires, or replaces it at
-// once if host and port are the same.
+// An ID belongs to one registration at a time. [Registry.Register] returns [ErrTaken] if the holder
+// is alive. If it has crashed, Register waits until its lease expires, unless host and port are the
+// same.
 //
-// To leave without a failed call: [Registration.Drain] marks the instance and waits until clients
-// have turned to others, then the server finishes its calls, then [Registration.Close] deletes the
-// key. Close of RegisterGRPC does all three. Close alone marks the instance, but does not wait.
+// To leave without a failed call, first call [Registration.Drain], which marks the instance and
+// waits until clients have turned to others. Then let the server finish its calls, and call
+// [Registration.Close]. Close after RegisterGRPC does all three. Close alone marks the instance,
+// but does not wait.
 //
 // # Views
 //
@@ -45,22 +46,22 @@
 //   - An invalid entry is skipped and reported ([WithBadEntry]). The last valid state of the
 //     instance stays.
 //   - A sudden loss is held back: within [WithGrace] (30 s) at most half of the instances may
-//     vanish without having been drained; the others are shown for that much longer, unless they
-//     return. An instance that was marked as draining, which Close does, goes at once.
+//     vanish without having been drained, and any others are shown for that much longer. An
+//     instance that was marked as draining, which Close does, goes at once.
 //
 // A [Picker] chooses among the instances that are [Up], or among the draining ones if there is
-// none. [RoundRobin], [Random], [Weighted], [LeastLoaded] and [Sticky] are policies, [Filter] and
-// [PreferZone] narrow the choice. After five failures in a row an instance is not picked for 10 s,
-// longer each time ([WithEjection]), but never more than half.
+// none. [RoundRobin], [Random], [Weighted], [LeastLoaded] and [Sticky] are policies; [Filter] and
+// [PreferZone] narrow the choice. An instance that fails five times in a row is not picked for
+// 10 s, longer each time ([WithEjection]). At most half of the instances are left out.
 //
 // # Guarantees
 //
-//   - Close and a failed Register leave nothing behind; if etcd does not answer, for no longer than
-//     the TTL.
+//   - Close and a failed Register leave nothing behind or, if etcd does not answer, nothing for
+//     longer than the TTL.
 //   - No registration deletes or replaces that of another process, unless that has the same ID,
-//     host and port, or with [WithTakeover]. None replaces one of the same client.
-//   - A view never shows half of a transaction: it shows the instances of one revision and those
-//     held back.
+//     host and port, or [WithTakeover] is given. None replaces one of the same client.
+//   - A view shows the instances of one revision and those held back, and never half of a
+//     transaction.
 //   - A resolver never gives gRPC an empty list because etcd does not answer, and a change of an
 //     instance's metadata does not close its connection.
 //
@@ -101,18 +102,14 @@
 //
 // # Cost
 //
-//	Register        1 RPC and a watch; 1 more for a lease, which 256 registrations share
-//	a registration  one message per TTL/3, for all on the lease
-//	Update, Drain   1 RPC; Close 2, or 1 after Drain
-//	OpenService     a streamed list and a server-side watch for the first view of a service
-//	a view          one message every 30 s ±20 % for all watches of the client; one per change
-//	Pick            no RPC, no allocation; Instances no RPC
-//	Services        a streamed list of keys; FollowServices also a server-side watch
+// The functions document their RPCs. Besides, a registration sends one message per TTL/3 for all
+// registrations on its lease, up to 256, and all watches of the client together send one every 30 s
+// ±20 %.
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge],
-// [ErrUnavailable], [ErrPermission], [ErrClosed]. If a context has ended, the error matches its Err
+// Test for [ErrTaken], [ErrNoInstance], [ErrInvalid], [ErrTooLarge], [ErrUnavailable],
+// [ErrPermission] and [ErrClosed] with errors.Is. If a context has ended, the error matches its Err
 // and its Cause. [*TakenError] says who has the ID.
 //
 // # Lifetime

@@ -33,24 +33,22 @@
 //
 // # A lock alone is not a fence
 //
-// A process that holds a lock can be stopped for a minute between two instructions, while its lease
-// expires and another process acquires the lock. If the first one then continues with a write, only
-// the system that receives the write can refuse it:
+// A process that holds a lock can be stopped between two instructions, while its lease expires and
+// another process acquires the lock. If the first one then continues with a write, only the system
+// that receives the write can refuse it:
 //
 //   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the lock
 //     is lost or released. The error matches kv.ErrGuard and [ErrLost].
 //   - Another system can refuse a write whose [Held.Token] is lower than the highest that it has
 //     seen.
 //
-// Use the context to end work in time, and a guard or a token to be certain.
+// Use the context to end work in time, and a guard or token to be certain.
 //
 // # Lifetime
 //
-// Close a [Locker] that you have created; the Locker of a client is closed with the client.
-// [Locker.Close] ends waits and holds, waits for the functions of Do and Run, and removes the keys.
-// It returns within about 5 s, or 10 s if a function does not return, even if etcd does not answer.
-// Mutexes and elections need no closing. All types are safe for concurrent use, except
-// [DoubleBarrier], which represents one party.
+// A client closes its locker; close a [Locker] that you have created. [Locker.Close] ends waits and
+// holds, waits for the functions of Do and Run, and removes the keys; the last two take about 5 s
+// each at most. Mutexes and elections need no closing.
 //
 // # Guarantees
 //
@@ -59,20 +57,19 @@
 //     slower than the server's, or a third party deletes keys or revokes leases.
 //   - A guarded write of a former holder is always refused, from the moment that its key is gone or
 //     the next one is granted, whichever comes first.
-//   - Tokens of a name strictly rise from holder to holder. Compare tokens of one name and one kind
-//     of lock only; see [Held.Token].
-//   - First come, first served, by the create revision of the key. Neither writers nor permits of a
-//     large weight starve. Goroutines of one process share one key; after 16 turns in a row it
-//     yields to waiting processes.
+//   - Tokens of a name strictly rise from holder to holder. [Held.Token] says which ones can be
+//     compared.
+//   - First come, first served, by the create revision of the key. Goroutines of one process share
+//     one key, which yields to waiting processes after 16 turns in a row.
 //   - Readers exclude writers, and a semaphore never has more than n permits, with the exceptions
-//     of the first guarantee; for processes that use different n, see [Semaphore]. Guards of
-//     permits are as strong as those of mutexes.
-//   - No party passes a barrier before n parties have waited at it together, with keys in etcd. All
-//     parties of a round pass at one revision, or none does.
+//     of the first guarantee; if processes use different n, see [Semaphore]. Guards of permits are
+//     as strong as those of mutexes.
+//   - A barrier opens only when n parties wait at it together, with keys in etcd. All parties of a
+//     round pass at one revision, or none does.
 //   - A call that fails or is canceled leaves no key in the queue, even if the response to its
-//     request was lost. Close leaves none either.
-//   - A lost lock stays lost, even if etcd still has its key. To hold it again, acquire it again,
-//     which uses a new session.
+//     request was lost. Neither does Close.
+//   - A lost lock stays lost, even if etcd still has its key. Acquiring it again uses a new
+//     session.
 //
 // # What is not guaranteed
 //
@@ -82,7 +79,7 @@
 //     36 s, and is never granted the lock meanwhile.
 //   - A key without a lease in a queue blocks everyone behind it until it is deleted. Callers get a
 //     [*BlockedError].
-//   - A client that can write the keys can break a lock. Only etcd's permissions prevent that.
+//   - A client that may write the keys can break a lock. Only etcd's roles prevent that.
 //   - A process that dies holds its locks, and counts as a party of a barrier, for the TTL, 15 s by
 //     default ([WithTTL]).
 //   - A holder that has lost a mutex and does not release it keeps the other goroutines of its
@@ -91,29 +88,27 @@
 // # Other clients
 //
 // With [WithDir]("") a [Mutex] and an [Election] exclude, and are excluded by, those of
-// client/v3/concurrency, of etcdctl and jetcd, and of etcd's own lock service. These count every
-// key below "name/" as a waiter, so share flat names with them only. client/v3's Mutex has one key
-// for a session: two of one session do not exclude each other.
+// client/v3/concurrency, etcdctl, jetcd and etcd's lock service. These count every key below
+// "name/" as a waiter, so share only flat names with them. Two client/v3 Mutexes of one session do
+// not exclude each other, because they share a key.
 //
-// # Cost in RPCs
+// # Cost
 //
-//	Lock and Release, uncontended      2; likewise RLock, Acquire and Campaign
-//	the same after a wait              3; 1 more if etcd was written to before the watch was open,
+// A lock costs one RPC to acquire and one to release. The methods document their RPCs, except for
+// those that depend on what else happens:
+//
+//	a wait                             1 more if etcd was written to before the watch was open,
 //	                                   and 1 more every 30 s
-//	a turn of another goroutine        1, and 3 for all turns in a row
 //	a wait while no watch can be open  1 each 0.5 s to 5 s, for all waits of a process in one queue
+//	a turn of another goroutine        1, and 3 for all turns in a row
 //	a hold longer than 250 ms          a watch; 1 more if etcd was written to meanwhile
-//	TryLock, if another process holds  1, which writes nothing; 0 if this process holds
-//	Proclaim, Leader, Verify           1
-//	Observe                            1, 1 for each change, and 1 every 30 s, per name and process
-//	Guard, Err, Context, Bind, Token   0
+//	the first use of a Locker          1 more, which opens the session
 //
-// The methods document their costs. All watches of a [Locker] share one stream and need no
-// goroutine. The first use opens the session, which costs 1 more. The protocol and its proof are in
-// docs/lock-protocol.md.
+// All watches of a [Locker] share one stream and need no goroutine. The protocol and its proof are
+// in docs/lock-protocol.md.
 //
 // # Errors
 //
-// Conditions are matched with errors.Is: [ErrLocked], [ErrLost], [ErrReleased], [ErrNoLeader], and
-// those shared with the other packages. [LockedError] and [BlockedError] hold facts for errors.As.
+// Test for [ErrLocked], [ErrLost], [ErrReleased], [ErrNoLeader] and those shared with the other
+// packages with errors.Is. [LockedError] and [BlockedError] hold details for errors.As.
 package lock
