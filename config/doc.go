@@ -1,15 +1,15 @@
 // Package config keeps typed configuration from etcd in memory and applies each change as a whole.
 // An invalid value never replaces a valid one.
 //
-//	src, err := config.Open(ctx, client, "config", config.WithStateFile("/var/lib/shop/config.json"))
+//	src, err := config.Open(ctx, client, "config", config.WithStateFile("/var/lib/shop.json"))
 //	defer src.Close()
 //
 //	rate, err := config.Bind(src, "http/rate-limit", config.WithDefault(100),
 //		config.WithValidate(atLeastOne)) // func(n int) error
 //	limiter.Wait(rate.Load()) // for each request: a nanosecond or two
 //
-// [Bind] follows one key; [BindDir] fills a struct from the keys below a dir. Both decode when a
-// value changes; [Get] and [GetOr] decode each time. [Set], [Value.Set] and [Value.Update] write.
+// [Bind] follows one key, and [BindDir] fills a struct from the keys below a dir. [Get] and [GetOr]
+// decode a key each time. [Set], [Value.Set] and [Value.Update] write.
 //
 // # Layers
 //
@@ -47,57 +47,50 @@
 //
 //   - The source shows one revision at a time and never goes back, unless the cluster was restored.
 //     Reads lag milliseconds behind etcd while the watch is live, and never more than [Status.Age].
-//     They work without etcd for as long as it takes.
+//     They work without etcd for any length of time.
 //   - A transaction is one change. [Source.All] and the struct of a BindDir are of one revision.
-//     Two calls of Get or Load may see two: put settings that belong together into one struct.
+//     Two calls of Get or Load may see two revisions: put settings that belong together into one
+//     struct.
 //   - Get and All see a change first, then all bound values, then functions given to Follow.
 //   - A write is visible to its own process when it returns, unless the watch is down.
 //
 // # Invalid values
 //
-// None of these ends the watch, prevents a later update or changes what Load returns. Neither does
-// a function given to Follow that blocks or panics.
+// An invalid value does not end the watch, prevent a later update or change what Load returns. Its
+// error is a [*BadValueError], which matches:
 //
-//	does not decode                       *BadValueError, which matches kv.ErrDecode
-//	validation fails                      *BadValueError, which matches ErrValidation and its error
-//	unknown or repeated field or key      ignored; with WithStrict it does not decode; a YAML field
-//	                                      that is set twice never does
-//	larger than WithMaxValueBytes         *BadValueError, which matches kv.ErrTooLarge; Set refuses
-//	                                      to send it
-//	deleted, without a default            *BadValueError, which matches kv.ErrNotFound
-//	deleted, with a default               no error; the default, and Change.New is nil
-//	decoder or validation panics          as its error, with a *PanicError
-//	key that is not a name (not UTF-8,    ignored and counted
-//	control characters, empty segments)
+//	does not decode                kv.ErrDecode
+//	validation fails               ErrValidation, and the error of the function
+//	decoder or validation panics   the same, and a *PanicError
+//	larger than WithMaxValueBytes  kv.ErrTooLarge; Set refuses to send it
+//	deleted, without a default     kv.ErrNotFound
 //
-// The error of an invalid value is in [Value.Err], the error handler and [Stats] until a valid one
-// comes. It is logged when the value becomes invalid and when it is valid again. A process that
-// starts meanwhile uses the last valid state of its state file, the fallback file or the default,
-// and otherwise fails to start.
+// [Bind] says where it is reported, and what a process uses that starts meanwhile. It is logged
+// when a value becomes invalid and when it is valid again. Other cases:
+//
+//   - If a key with a default is deleted, Load returns the default, and Change.New is nil.
+//   - Unknown and repeated fields and keys are ignored; with [WithStrict] the value does not
+//     decode. A YAML field that is set twice never decodes.
+//   - A key that is not a name (not UTF-8, control characters, empty segments) is ignored and
+//     counted.
 //
 // # What is not guaranteed
 //
 //   - That every value is delivered: a slow function, or lost history, skips all but the last.
-//   - That a process starts without etcd and without a file, unless [WithStartOnDefaults] is given.
 //   - That the state file stays secret: its mode is its only protection.
 //   - That a key that is rolled back fits others that were changed with it.
 //   - That etcd holds valid values: only this package validates, and others can write.
 //
 // # Errors
 //
-// Conditions are matched with errors.Is. [*BadValueError] holds key, revision and origin of an
-// invalid value for errors.As; an error about a dir holds one for each such key. No text quotes a
-// value.
+// A [*BadValueError] holds key, revision and origin of an invalid value for errors.As; an error
+// about a dir holds one for each such key. No text quotes a value.
 //
 // # Lifetime and cost
 //
 // A [Source] holds everything below its dir in memory, some goroutines and a share of the client's
-// watch until [Source.Close].
-//
-//	Open               a streamed list, and a small read if that takes longer than half a second
-//	a change in etcd   a message on the client's stream, and a decode of each bound value with it
-//	Load               an atomic load and a copy of the struct, no allocation
-//	Set, Delete        1 RPC; BindDir's Set 1 transaction of the changed keys, at most 128
-//	Update             2 RPCs, and 2 for each conflict
-//	Rollback           3 RPCs
+// watch until [Source.Close]. The functions document their RPCs. Open costs a small read more if it
+// takes longer than half a second. Set of a struct is one transaction of the changed keys, at most
+// 128. A change in etcd costs a message on the client's stream, and a decode of each bound value
+// with that key.
 package config
