@@ -1,4 +1,4 @@
-// Package etcdtest gives tests a real etcd, without one being installed, and faults to test with.
+// Package etcdtest gives tests a real etcd, which need not be installed, and makes it fail.
 //
 //	func TestMain(m *testing.M) { etcdtest.Main(m) }
 //
@@ -10,14 +10,14 @@
 //	}
 //
 // [Open] returns a client of a server that all tests of the package share. Each client has a
-// namespace of its own, which is emptied when the test ends. Clients that share one come from one
-// [Config].
+// namespace of its own, which is emptied when the test ends. Clients of one [Config] share a
+// namespace.
 //
 // # Faults
 //
 // [Start] and [StartCluster] start servers for one test. A [Server] can be paused, killed,
-// restarted, emptied and compacted; it counts the requests that it receives, and ends a lease on
-// demand. A [Proxy] is a network that loses connections or bytes, is slow, or refuses connections:
+// restarted, emptied and compacted. It counts the requests that it receives, and ends a lease on
+// demand. A [Proxy] is a network that breaks or refuses connections, loses bytes, or is slow:
 //
 //	server := etcdtest.Start(t)
 //	network := server.Proxy()
@@ -42,17 +42,16 @@
 //
 // A server ends with the test that started it, and the shared server with [Main]. If the test
 // process dies, its servers die with it; only an etcd binary of your own stays, on systems other
-// than Linux. Data that a dead process has left is removed when the next one starts a server.
-// Packages can be tested in parallel.
+// than Linux. The next run removes data that a dead process has left. Packages can be tested in
+// parallel.
 //
 // # What is real
 //
-// Servers are processes with etcd's default timing: leases of less than 2 s become 2 s, and a
-// leader that hangs is replaced after one to two seconds. Only fsync is off: a killed server finds
-// its data again, but a power cut is not simulated.
+// Servers are processes with etcd's default timing: the shortest lease is 2 s, and a leader that
+// hangs is replaced after one to two seconds. Only fsync is off: a killed server finds its data
+// again, but a power cut is not simulated.
 //
-// Functions with a [testing.TB] end the test if they fail, so they must be called from the
-// goroutine of the test.
+// Functions with a [testing.TB] end the test if they fail, so call them from its goroutine.
 //
-// docs/testing-your-code.md shows more: unit tests without etcd, whole programs, clusters, and CI.
+// docs/testing-your-code.md shows unit tests without etcd, whole programs, clusters, and CI.
 package etcdtest
