@@ -20,15 +20,15 @@
 // services of this package. All goroutines belong to one synctest bubble, so that a minute takes
 // about as long as the requests that are made in it.
 //
-//   - network.go: links between each client and each member, with latency, a rate, held bytes, resets
-//     and refused connections.
-//   - raft.go, member.go: one log, of which each member has applied a prefix. Proposals travel to the
-//     leader, are committed when a majority is reached, and are applied by the others later. A new
-//     leader keeps a random prefix of what was not committed. Messages of Raft are not modelled, nor
-//     is the loss of a member's disk other than by Restore.
-//   - store.go, kv.go, lease.go, watch.go, service.go: the state machine and the services, with etcd's
-//     rules and errors. The leader alone knows when leases expire, and extends all of them after an
-//     election.
+//   - network.go: links between each client and each member, with latency, a rate, held bytes,
+//     resets and refused connections.
+//   - raft.go, member.go: one log, of which each member has applied a prefix. Proposals travel to
+//     the leader, are committed when a majority is reached, and are applied by the others later. A
+//     new leader keeps a random prefix of what was not committed. Messages of Raft are not
+//     modelled, nor is the loss of a member's disk other than by Restore.
+//   - store.go, kv.go, lease.go, watch.go, service.go: the state machine and the services, with
+//     etcd's rules and errors. The leader alone knows when leases expire, and extends all of them
+//     after an election.
 //   - faults.go: faults, as methods and as a schedule.
 //
 // # Faithful to etcd
@@ -47,20 +47,11 @@
 // content, not in that of the goroutines that brought them. Latencies depend on the link and the
 // time of sending, not on the way in which gRPC cuts its output.
 //
-// Three sources of randomness are outside of it: math/rand of the library and of gRPC, for the
-// jitter of their backoffs and the first connection that calls are balanced to; the choice of
-// select among several ready channels; and the order of goroutines that run at the same moment.
-// Before a first retry a run therefore repeats almost exactly. After it, the same faults occur at
-// the same times, but requests may move by the jitter. [Sim.Fingerprint] tells whether two runs
-// were the same. A violation that needs a certain jitter may need several runs of its seed: use
-// -count.
-//
-// # What it cannot show
-//
-// A client process that is stopped is not simulated: FreezeClient holds its bytes, but its timers
-// run. Clocks of clients run as fast as those of the members, unless Options.ClockRate changes the
-// latter. TLS, DNS, disks that lose data, and versions of etcd that differ between members are not
-// simulated.
+// docs/testing.md says which randomness remains, so that a violation may need several runs of its
+// seed (-count), and what the simulation cannot show. gRPC also chooses the first connection of
+// calls at random. [Sim.Fingerprint] tells whether two runs were the same. FreezeClient holds the
+// bytes of a client, but its timers run. Clocks of clients run as fast as those of the members,
+// unless Options.ClockRate changes the latter.
 //
 // # Workloads
 //
@@ -74,5 +65,5 @@
 //
 // Seeds that have found a defect are kept in keptSeeds and always run.
 //
-// Directory mutants checks that the workloads find defects: make mutants. See docs/testing.md.
+// Directory mutants checks that the workloads find defects.
 package sim
