@@ -16,6 +16,7 @@ type stay struct {
 	name        string
 	token       int64
 	from, until time.Time
+	told        time.Time // when he was told, if a stall made that later than until
 	lost        bool
 }
 
@@ -41,6 +42,7 @@ type findings struct {
 	Overlaps    int // stays that began before an earlier one of the name had ended
 	Regressions int // whose token is not higher than those of all earlier ones of the name
 	Worst       time.Duration
+	Excused     excuses // stays that began before an earlier one was told, but for its stall
 }
 
 func (s *stays) judge() (f findings) {
@@ -48,7 +50,7 @@ func (s *stays) judge() (f findings) {
 	defer s.mu.Unlock()
 	all := slices.Clone(s.all)
 	slices.SortStableFunc(all, func(a, b stay) int { return a.from.Compare(b.from) })
-	until, top := map[string]time.Time{}, map[string]int64{}
+	until, told, top := map[string]time.Time{}, map[string]time.Time{}, map[string]int64{}
 	for _, one := range all {
 		f.Stays++
 		if one.lost {
@@ -57,12 +59,17 @@ func (s *stays) judge() (f findings) {
 		if over := until[one.name].Sub(one.from); over > 0 {
 			f.Overlaps++
 			f.Worst = max(f.Worst, min(over, one.until.Sub(one.from)))
+		} else if late := told[one.name].Sub(one.from); late > 0 {
+			f.Excused.add(late)
 		}
 		if one.token <= top[one.name] {
 			f.Regressions++
 		}
 		if one.until.After(until[one.name]) {
 			until[one.name] = one.until
+		}
+		if one.told.After(told[one.name]) {
+			told[one.name] = one.told
 		}
 		top[one.name] = max(top[one.name], one.token)
 	}

@@ -115,6 +115,7 @@ func stormProcess(t *testing.T, path string, orders *bufio.Scanner) {
 	p := &stormClient{t: t}
 	require.NoError(t, json.Unmarshal(text, &p.plan))
 	p.journal = newJournal(t, p.plan.Journal, p.plan.Base)
+	defer p.journal.recordStalls()()
 	log, err := os.OpenFile(p.plan.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	require.NoError(t, err)
 	defer log.Close()

@@ -119,7 +119,10 @@ func (n *nemesis) clientFaults() []struct {
 		{"hold the answers to a client", network(func(p *etcdtest.Proxy) { p.Hold(false, true) })},
 		{"reset the connections of a client", network((*etcdtest.Proxy).Cut)},
 		{"delay the network of a client", network(func(p *etcdtest.Proxy) { p.Delay(100 * time.Millisecond) })},
-		{"freeze a client", func(t *testing.T, p *stormChild) func() { return p.freeze(t) }},
+		{"freeze a client", func(_ *testing.T, p *stormChild) func() {
+			p.signal(syscall.SIGSTOP)
+			return func() { p.signal(syscall.SIGCONT) }
+		}},
 		{"kill a client", func(t *testing.T, p *stormChild) func() {
 			p.kill(t)
 			return func() { n.join(t, p.link) }
@@ -293,18 +296,8 @@ type stormChild struct {
 	run    *stormRun
 	plan   stormPlan
 	link   link
-	frozen [][2]int64 // when it was stopped and when it went on
+	stalls [][2]int64 // when it could not run, as it has recorded it
 	killed [2]int64   // just before and just after; 0 if it was not
-}
-
-func (p *stormChild) freeze(t *testing.T) (end func()) {
-	t.Helper()
-	from := p.run.clock()
-	p.signal(syscall.SIGSTOP)
-	return func() {
-		p.frozen = append(p.frozen, [2]int64{from, p.run.clock()})
-		p.signal(syscall.SIGCONT)
-	}
 }
 
 func (p *stormChild) kill(t *testing.T) {
@@ -316,14 +309,22 @@ func (p *stormChild) kill(t *testing.T) {
 	p.killed[1] = p.run.clock()
 }
 
-// lastMoment returns when a process that believed something until a time could act upon it for the
-// last time: what happens just after it was frozen is not the process's to know before.
+// lastMoment returns when a process that relied on something from one time until another would have
+// noticed its loss if it had not stalled. Since the first stall that counts, the process must have
+// run for no longer than noticeTime in all.
 func (p *stormChild) lastMoment(from, until int64) int64 {
-	const grace = int64(time.Second)
-	for _, f := range p.frozen {
-		if from < f[0] && until >= f[0] && until <= f[1]+grace {
-			return f[0]
+	const noticeTime = int64(50 * time.Millisecond)
+	moment, at, ran := until, until, int64(0)
+	for _, stall := range slices.Backward(p.stalls) {
+		begin, end := max(stall[0], from), min(stall[1], at)
+		if begin >= end {
+			continue
 		}
+		if ran += at - end; ran > noticeTime {
+			break
+		}
+		moment -= end - begin
+		at = begin
 	}
-	return until
+	return moment
 }

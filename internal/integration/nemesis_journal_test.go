@@ -124,6 +124,32 @@ func (j *journal) end(line journalLine) {
 	j.write(line)
 }
 
+// recordStalls writes a line for each time in which the process could not run, because it was
+// stopped or got no CPU. It does so until stop is called.
+func (j *journal) recordStalls() (stop func()) {
+	const interval, threshold = 5 * time.Millisecond, 25 * time.Millisecond
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for due := time.Now().Add(interval); ; due = time.Now().Add(interval) {
+			select {
+			case <-tick.C:
+			case <-quit:
+				return
+			}
+			if now := time.Now(); now.Sub(due) > threshold {
+				j.write(journalLine{Kind: "stall", Call: j.at(due), Return: j.at(now)})
+			}
+		}
+	})
+	return func() {
+		close(quit)
+		wg.Wait()
+	}
+}
+
 // readJournal returns the lines of a journal: of calls that have ended only the second, in the
 // order in which they ended, and at the end the calls that have not. The last line of a killed
 // process may be incomplete.

@@ -155,7 +155,17 @@ func (r reliability) stormMarkdown(b *strings.Builder) {
 		}
 		lines = append(lines, line)
 	}
-	b.WriteString(tableText(lines) + "\nThe faults, and how often each was made:\n\n")
+	b.WriteString(tableText(lines) + "\n")
+	var ours, theirs excuses
+	for _, f := range s.Findings {
+		ours.join(f.Excused)
+		theirs.join(f.PeerExcused)
+	}
+	b.WriteString(wrap(fmt.Sprintf(`Late and excused: the library %d times, at most by %v; the peer %d times, at most by %v. Each process
+		records when it could not run, because a fault had stopped it or it got no CPU. Noticing a loss late is no violation if just before
+		the process could not run for as long as it was late.`,
+		ours.Count, ours.Longest.Round(time.Millisecond), theirs.Count, theirs.Longest.Round(time.Millisecond))) + "\n")
+	b.WriteString("\nThe faults, and how often each was made:\n\n")
 	lines = [][]string{{"fault", "times"}}
 	for _, name := range slices.Sorted(maps.Keys(s.Faults)) {
 		lines = append(lines, []string{name, strconv.Itoa(s.Faults[name])})
@@ -299,7 +309,7 @@ func TestReliability_RowsAreRendered(t *testing.T) {
 		Storm: &reliabilityRun{
 			Date: "2026-01-02", Command: "make faults", Lasted: "20m", Machine: "a machine", Versions: map[string]string{"etcd": "3.7.3"},
 			Faults:   map[string]int{"kill": 3},
-			Findings: []finding{{Scenario: "a", Runs: 7}, {Scenario: "b", Runs: 8, Violations: 1, Peer: "p", PeerRuns: 9, PeerViolations: 2}},
+			Findings: []finding{{Scenario: "a", Runs: 7, Excused: excuses{2, time.Second}}, {Scenario: "b", Runs: 8, Violations: 1, Peer: "p", PeerRuns: 9, PeerViolations: 2}},
 		},
 		Soak: &reliabilityRun{Date: "2026-01-03", Levels: []level{{"keys", 10, 11, 1}}},
 		Matrix: &reliabilityRun{Date: "2026-01-04", Cells: []matrixCell{
@@ -309,6 +319,7 @@ func TestReliability_RowsAreRendered(t *testing.T) {
 	}.markdown()
 	for _, text := range []string{
 		"Run on 2026-01-02 by `make faults`, for 20m, on a machine. etcd 3.7.3.",
+		"\nLate and excused: the library 2 times, at most by 1s; the peer 0 times, at most by 0s.",
 		"| a | 7 | 0 | | | |\n| b | 8 | 1 | p | 9 | 2 |\n", "| kill | 3 |\n", "| keys | 10 | 11 | 11 |\n",
 		"| package | 3.7.3 | 3.5.13 |\n|---|---|---|\n| `./kv` | 5 (0) | |\n| `./lock` | 6 (0) | 4 (2) |\n",
 		"| `FuzzA` | 12 | 30m | 2026-01-05 | `make fuzz-gateway` |\n",
