@@ -52,7 +52,7 @@ func TestLayout_ReadsForeignEntries(t *testing.T) {
 		"the least":                    {`{"host":"h","port":1}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up}},
 		"members that nobody knows":    {`{"host":"h","port":1,"x":{"y":[]}}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up}},
 		"a time in milliseconds":       {`{"host":"h","port":1,"registrationTime":1700000000000}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up, Registered: time.UnixMilli(1700000000000).UTC()}},
-		"a time that is none":          {`{"host":"h","port":1,"registrationTime":"noon"}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up}},
+		"an invalid time":              {`{"host":"h","port":1,"registrationTime":"noon"}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up}},
 		"a status that nobody knows":   {`{"host":"h","port":1,"status":"tired"}`, discovery.Instance{Host: "h", Port: 1, Status: "tired"}},
 		"metadata beyond our limit":    {`{"host":"h","port":1,"metadata":{"k":"` + string(longText()) + `"}}`, discovery.Instance{Host: "h", Port: 1, Status: discovery.Up, Metadata: map[string]string{"k": string(longText())}}},
 		"an IPv6 address":              {`{"host":"::1","port":1}`, discovery.Instance{Host: "::1", Port: 1, Status: discovery.Up}},

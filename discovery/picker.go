@@ -12,9 +12,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// A Picker picks instances of a service according to a policy and avoids failing instances for a
-// while. It is safe for concurrent use and need not be closed. A pick costs no RPC and no
-// allocation.
+// A Picker picks instances of a service according to a policy. For a while, it does not pick
+// instances whose work has failed repeatedly ([Pick.Done], [WithEjection]), but it leaves out at
+// most half of the instances. It is safe for concurrent use and need not be closed. A pick sends
+// nothing, and allocates nothing unless the candidates have changed.
 type Picker struct {
 	v             *view
 	policy        Policy
@@ -46,7 +47,7 @@ func (s *Service) Picker(p Policy, o ...PlaceOption) *Picker {
 type pickSet struct {
 	snapshot   *snapshot
 	candidates []*candidate
-	validUntil time.Time // end of the next ejection
+	validUntil time.Time // when the next ejection ends
 	hasNext    bool      // validUntil is set
 
 	uniform bool // all weights are equal
@@ -76,7 +77,8 @@ type Pick struct {
 // Pick picks an instance. It returns ErrNoInstance if there is none.
 func (p *Picker) Pick() (Pick, error) { return p.PickFor("") }
 
-// PickFor picks an instance for a key. With the policy [Sticky], equal keys get the same instance.
+// PickFor picks an instance for a key. With the policy [Sticky], equal keys get the same instance
+// while the candidates stay the same.
 func (p *Picker) PickFor(key string) (Pick, error) {
 	s := p.current.Load()
 	if p.outdated(s) {

@@ -92,10 +92,13 @@ func (leastLoaded) Choose(c Candidates, _ string) int {
 	return a
 }
 
-// Sticky returns a policy that picks the same instance for the same key in every process while that
-// instance exists. When an instance leaves, only its keys move; when one joins, only the keys that
-// move to it. It is rendezvous hashing by ID (Thaler and Ravishankar, 1998) with weights, so a pick
-// visits all instances. Without a key, it picks a random instance.
+// Sticky returns a policy that maps each key to one of the candidates. Processes whose pickers have
+// the same candidates pick the same instance. Filters, a preferred zone and ejections, which are
+// those of one picker, change the candidates. When a candidate leaves, only its keys move; when one
+// joins, only the keys that move to it. Without a key, Sticky picks a random candidate.
+//
+// It is rendezvous hashing by ID (Thaler and Ravishankar, 1998) with weights, so the cost of a pick
+// is proportional to the number of candidates.
 func Sticky() Policy { return sticky{} }
 
 type sticky struct{}
