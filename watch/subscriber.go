@@ -123,7 +123,7 @@ func (s *subscriber) start() error {
 	var err error
 	switch {
 	case s.request.afterSet && s.request.snapshot:
-		err = s.startWithIndex()
+		err = s.startStateAfter()
 	case s.request.afterSet:
 		err = s.startAfter()
 	case s.request.snapshot:

@@ -106,7 +106,8 @@ func (s *subscriber) crossGap(g *gap) error {
 	return err
 }
 
-// startAfter starts an events watch at WithAfter.
+// startAfter starts an events watch after the revision of WithAfter. If that revision is ahead of
+// the cluster, it returns ErrHistoryRewritten.
 func (s *subscriber) startAfter() error {
 	base, err := s.join() // first, so that the broadcaster reports a rewritten history from here on
 	if err == nil && s.request.after > base.rev {
@@ -137,10 +138,12 @@ func (s *subscriber) aheadError(now int64) error {
 	return fmt.Errorf("%w: revision %d is ahead of the cluster's, which is %d", ErrHistoryRewritten, s.request.after, now)
 }
 
-// startWithIndex starts a state watch whose consumer already knows the state at the revision of
-// WithAfter. It reads the keys of that revision from history. If that history was compacted or
-// rewritten, the consumer gets the whole state.
-func (s *subscriber) startWithIndex() error {
+// startStateAfter starts a state watch whose consumer already knows the state at the revision of
+// WithAfter, which is empty at revision 0. It reads the keys of that revision from history. The
+// consumer gets the whole state if the revision was compacted, if the history is rewritten
+// meanwhile, or if a list is cheaper than the changes since. If the revision is ahead of the
+// cluster, startStateAfter returns ErrHistoryRewritten.
+func (s *subscriber) startStateAfter() error {
 	mustList := false
 	if s.request.after > 0 {
 		if _, err := s.join(); err != nil { // first, as in startAfter
