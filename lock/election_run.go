@@ -71,8 +71,8 @@ func (e *Election) Run(ctx context.Context, value string, f LeaderFunc) error {
 	}
 }
 
-// campaignAndLead campaigns once and leads once. over reports whether Run must return err;
-// otherwise err is why it is to campaign again.
+// campaignAndLead campaigns once and leads once. done reports whether Run must return err. If not,
+// err is why the leadership was not acquired or was lost, and Run campaigns again.
 func (e *Election) campaignAndLead(ctx context.Context, value string, onEnqueued func(), f LeaderFunc) (done bool, err error) {
 	l, err := e.campaign(ctx, value, onEnqueued)
 	switch {

@@ -341,7 +341,7 @@ func (k *fakeKV) DeleteRange(
 	})
 }
 
-// fakeLeases is the lease service. fate does not apply to its requests.
+// fakeLeases is the lease service. The fates of fakeEtcd do not apply to its requests.
 type fakeLeases struct {
 	clientv3.Lease
 

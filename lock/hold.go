@@ -226,7 +226,7 @@ func (h *hold) detach() (first bool, lostErr error) {
 	return first, lostErr
 }
 
-// handOff hands the waiter to the next goroutine of the local queue. It reports false if there is
+// handOff hands the waiter to the next goroutine of the local queue. It returns false if there is
 // none or if it is the turn of another process.
 func (h *hold) handOff() bool {
 	if !h.local || !h.w.q.local.handOff(h.w) {

@@ -9,14 +9,17 @@ import (
 	"github.com/etcdkit/etcdkit/internal/retry"
 )
 
-// maxConsecutiveTurns is how many turns in a row the goroutines of one process take while another
-// process waits.
+// maxConsecutiveTurns is the maximum number of turns in a row that the goroutines of one process
+// take while another process waits.
 const maxConsecutiveTurns = 16
 
-// localQueue is the queue of the goroutines of one process that want the same exclusive lock. Only
-// its head has a key in etcd's queue; it waits there or holds. The others cost etcd nothing. The
-// head hands its waiter and key on to the next goroutine, or removes them, and the next goroutine
-// enqueues anew. The order is first come, first served.
+// localQueue is the queue of the goroutines of one [Locker] that want the same exclusive lock,
+// first come, first served. Only its head has a key in etcd's queue; it waits there or holds the
+// lock. The others cost etcd nothing.
+//
+// On release, the head hands its waiter with the key to the next goroutine, whose turn costs one
+// RPC. If none waits, or after maxConsecutiveTurns, it deletes the key, and the next goroutine
+// enqueues a new one behind the other processes.
 type localQueue struct {
 	q *queue
 
@@ -24,13 +27,13 @@ type localQueue struct {
 	occupied         bool           // some goroutine is the head
 	followers        []chan *waiter // the goroutines behind the head
 	consecutiveTurns int            // turns in a row while another process waits
-	oldest           *entry         // first entry of the queue at the enqueueing; may be nil
+	oldest           *entry         // first entry of etcd's queue when the head joined it, or nil
 	holder           *hold          // the hold of the head; nil while it waits
 }
 
-// acquireLocally waits in the local queue, and then in etcd's queue, for a grant. A waiter that was
-// handed on is used again. On an error acquireLocally leaves the local queue, and hands a waiter
-// that is still usable to the next goroutine.
+// acquireLocally waits in the local queue, and then in etcd's queue, for a grant. It uses the
+// waiter that it was handed, if any, or enqueues one. On an error it leaves the local queue, and
+// hands the waiter to the next goroutine if it is still usable.
 func acquireLocally(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error) {
 	n := &q.local
 	w, err := n.join(ctx)
@@ -75,8 +78,8 @@ func tryLocally(ctx context.Context, q *queue, kind *waiterKind) (*waiter, error
 	return w, err
 }
 
-// join waits until the caller is at the head. It returns the waiter that was handed on, or nil if
-// there is none.
+// join waits until the caller is at the head. It returns the waiter that the head before has handed
+// over, or nil if there is none.
 func (n *localQueue) join(ctx context.Context) (*waiter, error) {
 	n.mu.Lock()
 	if !n.occupied {
@@ -118,8 +121,9 @@ func (n *localQueue) tryJoin() (ok bool) {
 	return true
 }
 
-// takeTurn puts the key of a waiter that was held again, which makes a new token and a new guard.
-// It costs one RPC, which also shows whether another process waits.
+// takeTurn begins the turn of a waiter that another goroutine has held. It puts the key again,
+// which makes a new token and a new guard. It costs one RPC, which also shows whether another
+// process waits.
 func (n *localQueue) takeTurn(ctx context.Context, w *waiter) error {
 	resp, err := w.rewriteKey(ctx, w.value, newestOp(w.q.prefix, exclusivePageSize))
 	if err != nil {
@@ -149,7 +153,7 @@ func (n *localQueue) setOldest(oldest *entry) {
 	n.oldest = oldest
 }
 
-// setHolder records the hold of the head. fresh reports that its waiter was not held before.
+// setHolder records the hold of the head. isNew reports whether it is the first one of its waiter.
 func (n *localQueue) setHolder(h *hold, isNew bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -184,9 +188,8 @@ func (n *localQueue) releaseHead(w *waiter) {
 	}
 }
 
-// handOff hands the waiter of a released hold to the next goroutine of the process. It reports
-// false if none waits or if it is the turn of another process. The caller then still is at the
-// head.
+// handOff hands the waiter of a released hold to the next goroutine. It returns false if none waits
+// or if it is the turn of another process; the caller then is still at the head.
 func (n *localQueue) handOff(w *waiter) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -76,9 +76,10 @@ func (p *Permit) Err() error { return p.hold.err() }
 func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
 
 // Verify asks etcd whether the hold still exists. It returns nil if so, an error that matches
-// [ErrLost] if not, and another error if etcd does not answer. It costs one RPC, or one for each
-// mutex of a [MultiHeld], and none if the loss is already known. The result may be outdated at
-// once; a guard is not.
+// [ErrLost] if not, and another error if etcd does not answer. After Release it returns
+// [ErrReleased]. It costs one RPC, or one for each mutex of a [MultiHeld], and none if the end is
+// already known. The hold may end right after Verify returns; to protect a write, use
+// [Permit.Guard].
 func (p *Permit) Verify(ctx context.Context) error {
 	if err := p.hold.verify(ctx); err != nil {
 		return opError("verify", p.hold.name(), err)
