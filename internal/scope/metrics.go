@@ -89,9 +89,13 @@ type Part struct {
 }
 
 // Track adds the metrics of a part. value is its label value, in which bytes that are not UTF-8 are
-// replaced, because monitoring systems refuse them. stats may be called at any time, also after
-// Close. It must call neither [Scope.Metrics] nor [Part.Close], nor code of the user, who may.
-// [Part.Close] must follow when the part is closed. Track returns nil if s is nil.
+// replaced, because monitoring systems refuse them. If the package has maxLabelValues others, the
+// totals of the one that was closed first move to otherLabel; if none is closed, the part itself
+// gets otherLabel.
+//
+// stats may be called at any time, also after Close. It must not call [Scope.Metrics] or
+// [Part.Close], nor code of the user, which may call these. [Part.Close] must follow when the part
+// is closed. Track returns nil if s is nil.
 func Track[S any](s *Scope, t Table[S], value string, stats func() S) *Part {
 	if s == nil {
 		return nil
@@ -120,8 +124,8 @@ func Track[S any](s *Scope, t Table[S], value string, stats func() S) *Part {
 	return p
 }
 
-// of returns the series of a label value. If there are too many, the one that was closed the
-// longest time ago is merged into that of the other values.
+// of returns the series of a label value. If there are too many, it merges the one that was closed
+// the longest time ago into that of otherLabel, or returns the latter if none is closed.
 func (g *group) of(value string) *series {
 	if known := g.series[value]; known != nil {
 		return known
@@ -182,9 +186,9 @@ func (p *Part) Close() {
 	}
 }
 
-// Metrics returns the metrics of all parts, sorted by package and label value, the series of a name
-// next to each other. Counters include those of closed parts. A gauge with a label is missing if
-// all its parts are closed.
+// Metrics returns the metrics of all parts, sorted by name and then by label value. Counters
+// include those of closed parts, which may have moved to otherLabel; see Track. A gauge with a
+// label is missing if all its parts are closed, and so is an Age.
 func (s *Scope) Metrics() (out []Metric) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
