@@ -96,7 +96,7 @@ func (c *Client) Diagnose(ctx context.Context) Report {
 	var healthErr, countErr error
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		r.Health, healthErr = c.health(ctx, func(all []endpoint.StatusResult) { r.Endpoints = c.conn.reportAll(ctx, all) })
+		r.Health, healthErr = c.health(ctx, func(all []endpoint.StatusResult) { r.Endpoints = c.conn.endpointReports(ctx, all) })
 	})
 	wg.Go(func() { keys, countErr = c.store.Count(ctx, "") })
 	wg.Wait()
@@ -115,19 +115,19 @@ func (c *Client) Diagnose(ctx context.Context) Report {
 	return r
 }
 
-// reportAll returns a report for each endpoint, given the results of the status calls.
-func (c *connection) reportAll(ctx context.Context, all []endpoint.StatusResult) []EndpointReport {
+// endpointReports returns a report for each endpoint, given the results of the status calls.
+func (c *connection) endpointReports(ctx context.Context, all []endpoint.StatusResult) []EndpointReport {
 	out := make([]EndpointReport, len(all))
 	var wg sync.WaitGroup
 	for i, r := range all {
-		wg.Go(func() { out[i] = c.report(ctx, r) })
+		wg.Go(func() { out[i] = c.endpointReport(ctx, r) })
 	}
 	wg.Wait()
 	return out
 }
 
-// report describes an endpoint, given the result of its status call.
-func (c *connection) report(ctx context.Context, r endpoint.StatusResult) EndpointReport {
+// endpointReport describes an endpoint, given the result of its status call.
+func (c *connection) endpointReport(ctx context.Context, r endpoint.StatusResult) EndpointReport {
 	out := EndpointReport{Endpoint: r.Endpoint, Latency: r.Latency}
 	if r.TLS != nil {
 		out.setTLS(r.TLS)

@@ -12,7 +12,7 @@
 //
 // # Opening
 //
-// [Open] returns once etcd has answered a read, or an error that says what is wrong with each
+// [Open] returns once etcd has answered a read. Otherwise its error says what is wrong with each
 // endpoint. It refuses versions of etcd that can lose events; see [WithUnsupportedServers].
 // [OpenLazy] only validates the configuration, for programs that must start while etcd is down.
 // [Wrap] uses an existing client of client/v3; prepare its configuration with [Harden].
@@ -51,9 +51,9 @@
 //   - An endpoint that does not answer is evicted within 5 s of the first overdue call or lost
 //     connection, and readmitted after three successful probes. The last endpoint that answers is
 //     never evicted.
-//   - A slow call is also sent to a second member if that is safe. If that member answers first
-//     twice, the slow one is evicted unless it answers a linearizable read within a second: its
-//     disk may hang while it still answers health checks.
+//   - A slow call is also sent to a second member if that is safe. If the second member answers
+//     first twice, the slow one must answer a linearizable read within a second or is evicted. This
+//     detects a hung disk, which health checks do not.
 //   - Passwords and certificates in files can be replaced without a restart. Concurrent calls share
 //     a login, and a call whose token etcd no longer accepts is repeated with a new one.
 //   - Errors, logs, [Report] and the client of client/v3 contain no password and no token. [Secret]

@@ -38,8 +38,8 @@ var ErrUnsupportedServer = healthcheck.ErrUnsupportedServer
 
 // SafeToRetry reports whether the call that failed with err provably changed nothing and will not
 // do so later, because it was rejected or never sent. It understands the errors of this module and
-// of client/v3. It returns false for a context error alone, because the request may have been sent,
-// and for a batch of which some operations were applied.
+// of client/v3. It returns false for a bare context.Canceled or context.DeadlineExceeded, because
+// the request may have been sent, and for a batch of which some operations were applied.
 func SafeToRetry(err error) bool {
 	if err == nil || errors.Is(err, ErrUnknownOutcome) {
 		return false
@@ -57,8 +57,8 @@ func SafeToRetry(err error) bool {
 	return !class.MayBeApplied()
 }
 
-// EndpointError is an error of one endpoint. The error of [Open] contains one per endpoint;
-// errors.As finds the first.
+// EndpointError is an error of one endpoint. The error of [Open] contains one for each endpoint
+// that failed; errors.As finds the first.
 type EndpointError struct {
 	Endpoint string
 	Err      error
@@ -82,7 +82,7 @@ func (e endpointsError) Unwrap() []error {
 	return out
 }
 
-// opError wraps the error of an operation of the client, none of which changes anything in etcd.
+// opError wraps the error of an exported function or method. None of them changes anything in etcd.
 func opError(op string, err error) error {
 	return &errs.Error{Pkg: "etcdkit", Op: op, NotApplied: true, Err: err}
 }

@@ -97,9 +97,9 @@ func (k MetricKind) String() string {
 // parts that are closed. A gauge with a label is missing once all its parts are closed.
 //
 // Labels never hold keys or values. The only ones are dir for caches and configurations, and
-// service for package discovery. Each has at most 100 values per package: after that, a value of
-// which all parts are closed is merged into the value "other", or, if there is none, the new one
-// is. Durations are those of [Observer.Operation].
+// service for package discovery. Each has at most 100 values per package. Beyond that, the counters
+// of a value whose parts are all closed are added to the value "other"; if there is none, a new
+// part is counted as "other". Durations are those of [Observer.Operation].
 func (c *Client) Metrics() iter.Seq[Metric] {
 	return func(yield func(Metric) bool) {
 		for _, m := range c.conn.settings.scope.Metrics() {

@@ -29,10 +29,10 @@ const versionGracePeriod = 200 * time.Millisecond
 // for one that is slow to answer: that endpoint is evicted until it answers. With a single
 // endpoint, Open costs one connection and two RPCs: the read, and one for the server's version.
 //
-// The error contains an [EndpointError] for each endpoint and matches [ErrInvalid] (nothing was
-// sent), [ErrUnavailable], [ErrUnauthenticated] or [ErrUnsupportedServer]. Open fetches the
-// versions of the members that answer while the read is in progress. If etcd is down, Open does not
-// wait for it to come up; see [OpenLazy].
+// The error matches [ErrInvalid] (nothing was sent), [ErrUnavailable], [ErrUnauthenticated] or
+// [ErrUnsupportedServer], and contains an [EndpointError] for each endpoint that failed. Open
+// fetches the versions of the members that answer while the read is in progress. If etcd is down,
+// Open does not wait for it to come up; see [OpenLazy].
 func Open(ctx context.Context, cfg Config, opts ...Option) (*Client, error) {
 	const op = "open"
 	s, err := newSettings(op, cfg, opts)
