@@ -19,7 +19,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxStreamTokenAge is the maximum age of a token with which a long-lived stream is opened.
+// maxStreamTokenAge is the maximum age of a token with which a long-lived stream is opened. etcd
+// checks the token of a watch during its whole lifetime, so the stream starts with a new one.
+// Streams that are opened within this time share it.
 const maxStreamTokenAge = time.Second
 
 // errIncomplete is the result of a login that has not returned, because an interceptor panicked.
@@ -28,8 +30,9 @@ var errIncomplete = errors.New("the login did not finish")
 // Authenticator obtains and renews the token that calls carry. It is safe for concurrent use.
 //
 // Calls that need a login at the same time share one. It runs within the call of one of them. If
-// etcd rejects a token, a new login replaces it and the call is repeated once. That is safe,
-// because etcd checks the token before it executes the call.
+// etcd rejects the token of a unary call, a new login replaces it, and the call is repeated once.
+// That is safe, because etcd checks the token before it executes the call. A stream whose token is
+// rejected fails, and the next one gets a new token.
 type Authenticator struct {
 	source  CredentialsFunc // nil: the token is fixed
 	timeout time.Duration   // of one login
@@ -39,10 +42,10 @@ type Authenticator struct {
 
 	rejected rejectedCredentials // guarded by the login in progress
 
-	mu         sync.Mutex
-	token      authToken
-	staleUntil uint64 // tokens up to this number were rejected
-	current    *login // in progress, or nil
+	mu           sync.Mutex
+	token        authToken
+	rejectedUpTo uint64 // number of the newest rejected token; older ones are not used either
+	current      *login // in progress, or nil
 
 	logins, failures atomic.Uint64
 }
@@ -123,7 +126,7 @@ func (a *Authenticator) InterceptStream(ctx context.Context, desc *grpc.StreamDe
 	}
 	var after uint64
 	if desc.ClientStreams {
-		after = a.agedToken() // etcd checks the token of a watch stream during its whole lifetime
+		after = a.agedToken()
 	}
 	token, err := a.tokenAfter(ctx, cc, after, opts)
 	if err != nil {
@@ -151,7 +154,7 @@ func (s *authStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
 	w, ok := m.(*pb.WatchResponse)
 	if isTokenRejected(err) || ok && err == nil && w.GetCanceled() && isTokenRejection(w.GetCancelReason()) {
-		s.auth.markStale(s.tokenNumber)
+		s.auth.markRejected(s.tokenNumber)
 	}
 	return err
 }
@@ -167,18 +170,19 @@ func (a *Authenticator) agedToken() uint64 {
 	return a.token.number
 }
 
-// markStale records that etcd no longer accepts a token.
-func (a *Authenticator) markStale(number uint64) {
+// markRejected records that etcd has rejected a token.
+func (a *Authenticator) markRejected(number uint64) {
 	a.mu.Lock()
-	a.staleUntil = max(a.staleUntil, number)
+	a.rejectedUpTo = max(a.rejectedUpTo, number)
 	a.mu.Unlock()
 }
 
-// tokenAfter returns a token later than after. It logs in if there is none.
+// tokenAfter returns a token that was not rejected and whose number is above after. It logs in if
+// there is none. A fixed token is returned in any case.
 func (a *Authenticator) tokenAfter(ctx context.Context, cc *grpc.ClientConn, after uint64, opts []grpc.CallOption) (authToken, error) {
 	for {
 		a.mu.Lock()
-		if a.source == nil || a.token.number > max(after, a.staleUntil) {
+		if a.source == nil || a.token.number > max(after, a.rejectedUpTo) {
 			token := a.token
 			a.mu.Unlock()
 			return token, nil
@@ -214,7 +218,7 @@ func (a *Authenticator) runLogin(ctx context.Context, cc *grpc.ClientConn, l *lo
 	text, attempted, err = a.authenticate(bounded, cc, opts)
 }
 
-// finish ends a login. attempted is false if the login was postponed.
+// finish ends a login. attempted is that of authenticate.
 func (a *Authenticator) finish(ctx context.Context, l *login, text string, attempted bool, err error) {
 	if attempted {
 		a.logins.Add(1)
@@ -226,7 +230,7 @@ func (a *Authenticator) finish(ctx context.Context, l *login, text string, attem
 	defer a.mu.Unlock()
 	switch {
 	case err == nil:
-		a.token = authToken{text: text, number: max(a.token.number, a.staleUntil) + 1, obtainedAt: time.Now()}
+		a.token = authToken{text: text, number: max(a.token.number, a.rejectedUpTo) + 1, obtainedAt: time.Now()}
 	case ctx.Err() != nil:
 		l.abandoned, err = true, status.FromContextError(ctx.Err()).Err()
 	case errors.Is(err, errIncomplete):
@@ -236,8 +240,9 @@ func (a *Authenticator) finish(ctx context.Context, l *login, text string, attem
 	close(l.done)
 }
 
-// authenticate obtains a token. It waits for a connection if the call it is made for does. If etcd
-// has recently rejected the same credentials, it returns that error, and attempted is false.
+// authenticate obtains a token. Its request has the WaitForReady option of opts, which are those of
+// the call that needs the token. If etcd has recently rejected the same credentials, authenticate
+// sends nothing and returns the error of that login; attempted is then false.
 func (a *Authenticator) authenticate(ctx context.Context, cc *grpc.ClientConn, opts []grpc.CallOption) (text string, attempted bool, err error) {
 	user, password, err := a.fetchCredentials(ctx)
 	if err == nil && (user == "" || password == "") {

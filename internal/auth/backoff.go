@@ -28,7 +28,8 @@ type rejectedCredentials struct {
 	log         outage.Log
 }
 
-// current returns the last error if a login with these credentials must be postponed, else nil.
+// current returns the error of the last login if one with these credentials must be postponed, else
+// nil.
 func (r *rejectedCredentials) current(credentials unique.Handle[string], now time.Time) error {
 	if r.err != nil && r.credentials == credentials && now.Before(r.retryAt) {
 		return r.err
