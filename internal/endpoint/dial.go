@@ -18,12 +18,13 @@ import (
 // resolverScheme is the scheme of the resolver for connections to a single endpoint.
 const resolverScheme = "etcdkit-endpoint"
 
-// DialFunc returns a connection to a single endpoint, without waiting for it to be established.
+// DialFunc returns a connection to a single endpoint, for probes, queries and second attempts. It
+// does not wait until the connection is established.
 type DialFunc func(ep string) (*grpc.ClientConn, error)
 
 // DialConfig returns a function that connects to a single endpoint with the same names, TLS
-// settings and options that client/v3 uses for cfg. The method Dial of a client cannot be used,
-// because it reads the endpoints without a lock while they may be changed.
+// settings and options that client/v3 uses for cfg. It does not use Client.Dial, which reads the
+// client's endpoints without the lock of SetEndpoints.
 func DialConfig(cfg clientv3.Config) DialFunc {
 	return func(ep string) (*grpc.ClientConn, error) {
 		e, err := parseLenient(ep)
@@ -50,7 +51,8 @@ func DialConfig(cfg clientv3.Config) DialFunc {
 }
 
 // DialWith returns a function that connects to a single endpoint with the settings of an existing
-// client. Only its own Dial has all of them.
+// client. It uses cli.Dial, because some settings are not accessible otherwise, so cli.SetEndpoints
+// must not be called at the same time.
 func DialWith(cli *clientv3.Client) DialFunc {
 	return func(ep string) (*grpc.ClientConn, error) {
 		if cli.ActiveConnection() == nil {
