@@ -7,7 +7,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/wire"
 )
 
-// overdueTimeout is the time after which a call that makes no second attempt is overdue.
+// overdueTimeout is the time after which an attempt of a call that may not be hedged is overdue.
 const overdueTimeout = time.Second
 
 // overdueHooks holds the functions to call when a member has not responded in time.
@@ -19,9 +19,9 @@ type overdueHooks struct {
 }
 
 // OnOverdue registers f to be called when any engine of the client finds that the member at an
-// address has not responded in time: when a call is due for its second attempt or has taken a
-// second, and when [Engine.ReportOverdue] is called. The address is "" if it is not known. f must
-// not block. stop removes f.
+// address has not responded in time: when the hedge of a call is due or, if the call may not be
+// hedged, after overdueTimeout, and when [Engine.ReportOverdue] is called. The address is "" if it
+// is not known. f must not block. stop removes f.
 func (e *Engine) OnOverdue(f func(addr string)) (stop func()) {
 	if e.hedger == nil {
 		return func() {}
@@ -57,7 +57,7 @@ func (e *Engine) ReportOverdue(addr string) {
 	}
 }
 
-// overdueTimer reports an attempt as overdue unless it is stopped in time. Timers are reused, so
+// overdueTimer reports an attempt as overdue unless it is stopped before. Timers are reused, so
 // that a call does not allocate one.
 type overdueTimer struct {
 	timer   *time.Timer
@@ -65,8 +65,8 @@ type overdueTimer struct {
 	attempt *wire.Attempt
 }
 
-// startOverdueTimer starts a timer for an attempt, which must be stopped. It returns nil, on which
-// stop may be called, if the engine has no hedger.
+// startOverdueTimer starts a timer for an attempt. The caller must stop it. If the engine has no
+// hedger, it returns nil, on which stop does nothing.
 func startOverdueTimer(e *Engine, a *wire.Attempt) *overdueTimer {
 	if e.hedger == nil {
 		return nil
