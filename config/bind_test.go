@@ -444,7 +444,7 @@ func TestBind_ReturnsErrInvalidForProgrammingErrors(t *testing.T) {
 		}},
 		{"a target that is no struct", "not a struct", func() error { _, err := config.BindDir[int](s, "dir"); return err }},
 		{"a target that is a pointer", "not a struct", func() error { _, err := config.BindDir[*pools](s, "dir"); return err }},
-		{"a dir that is none", "a//b", func() error { _, err := config.BindDir[pools](s, "a//b"); return err }},
+		{"an invalid dir", "a//b", func() error { _, err := config.BindDir[pools](s, "a//b"); return err }},
 		{"a codec for a dir", "with a directory", func() error { _, err := config.BindDir(s, "dir", config.WithCodec(config.JSON[pools]())); return err }},
 		{"a struct without fields", "no settable field", dir(func() error { _, err := config.BindDir[struct{ a int }](s, "dir"); return err })},
 		{"two fields with one key", `the same key "a"`, func() error {

@@ -8,27 +8,26 @@ import (
 	"github.com/etcdkit/etcdkit/internal/errs"
 )
 
-// report holds the arguments of the error handler.
-type report struct {
+// errorReport holds the arguments of the error handler.
+type errorReport struct {
 	key string
 	rev int64
 	err error
 }
 
 // keepNewerHalf drops the older half: the latest reports are the most useful.
-func keepNewerHalf(queue []report) []report { return queue[len(queue)/2:] }
+func keepNewerHalf(queue []errorReport) []errorReport { return queue[len(queue)/2:] }
 
-// report logs a background error and passes it to the error handler. key is "" if the error
-// concerns a file.
-func (s *Source) report(key string, rev int64, err error) {
-	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(key, rev, err)...)
-	s.callErrorHandler(key, rev, err)
+// reportError logs a background error that concerns no key, and queues a call of the error handler.
+func (s *Source) reportError(err error) {
+	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs("", 0, err)...)
+	s.queueErrorHandler("", 0, err)
 }
 
-// callErrorHandler queues a call of the error handler.
-func (s *Source) callErrorHandler(key string, rev int64, err error) {
+// queueErrorHandler queues a call of the error handler, if there is one.
+func (s *Source) queueErrorHandler(key string, rev int64, err error) {
 	if s.errorQueue != nil {
-		s.merged.Add(uint64(s.errorQueue.push(report{key, rev, err}))) //nolint:gosec // not negative
+		s.merged.Add(uint64(s.errorQueue.push(errorReport{key, rev, err}))) //nolint:gosec // not negative
 	}
 }
 
@@ -47,17 +46,17 @@ func (s *Source) attrs(key string, rev int64, err error) []slog.Attr {
 	return attrs
 }
 
-// reportBadValue reports an invalid value of a key or directory. The error handler is called for
-// each invalid key. The error is logged only if first is true, which means that the previous value
-// was valid.
-func (s *Source) reportBadValue(at string, first bool, err error) {
+// reportBadValue reports an invalid value of a key or directory. It queues a call of the error
+// handler for each invalid key. It logs err only if newlyBad is set, which means that the value was
+// not invalid before.
+func (s *Source) reportBadValue(at string, newlyBad bool, err error) {
 	var rev int64
 	for _, bad := range listBad(err) {
 		s.badValues.Add(1)
-		s.callErrorHandler(bad.Key, bad.Revision, bad)
+		s.queueErrorHandler(bad.Key, bad.Revision, bad)
 		rev = max(rev, bad.Revision)
 	}
-	if first {
+	if newlyBad {
 		s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs(at, rev, err)...)
 	}
 }
@@ -67,7 +66,8 @@ func (s *Source) reportGoodAgain(at string) {
 	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config can be used again", s.attrs(at, 0, nil)...)
 }
 
-// reportBadOnce is like reportBadValue, but ignores repeated reports of one revision.
+// reportBadOnce is reportBadValue for GetOr, which reads a key again and again. It does nothing if
+// this revision of the key was already reported.
 func (s *Source) reportBadOnce(err *BadValueError) {
 	s.mu.Lock()
 	last, seen := s.reportedBad[err.Key]
@@ -79,8 +79,8 @@ func (s *Source) reportBadOnce(err *BadValueError) {
 	}
 }
 
-// clearReportedBad forgets that reportBadOnce has reported key, and logs that its value is valid
-// again.
+// clearReportedBad records that the value of key is valid. If reportBadOnce has reported it as
+// invalid, clearReportedBad logs that it is valid again.
 func (s *Source) clearReportedBad(key string) {
 	if !s.hasReportedBad.Load() {
 		return // nothing was reported

@@ -38,7 +38,7 @@ func (s *Source) saveLoop() {
 		}
 		wait = saveInterval
 		if err := s.save(); err != nil {
-			s.report("", 0, err)
+			s.reportError(err)
 			s.markStateDirty()
 			wait = saveRetryInterval
 		}

@@ -33,8 +33,8 @@ type Source struct {
 	tracked   *scope.Part // nil until Open has succeeded
 
 	replica    atomic.Pointer[cache.Replica[[]byte]]
-	errorQueue *listenerQueue[report] // nil without an error handler
-	stateDirty chan struct{}          // capacity 1; set when the state file is out of date
+	errorQueue *listenerQueue[errorReport] // nil without an error handler
+	stateDirty chan struct{}               // capacity 1; set when the state file is out of date
 
 	applyMu sync.Mutex // held while a revision is applied; locked before mu
 
@@ -117,7 +117,7 @@ func newSource(c Client, dir string, opts *options) *Source {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.layers = layers{env: opts.environ(), etcd: layer{}, fallback: layer{}}
 	if opts.errorHandler != nil {
-		s.errorQueue = newListenerQueue(func(r report) {
+		s.errorQueue = newListenerQueue(func(r errorReport) {
 			s.runCallback("error handler", r.key, func() { opts.errorHandler(r.key, r.rev, r.err) })
 		}, keepNewerHalf)
 		s.callbacks[s.errorQueue] = struct{}{}

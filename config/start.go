@@ -34,7 +34,7 @@ func (s *Source) readFiles() error {
 	removeLeftovers(s.options.state)
 	var err error
 	if s.saved, err = readState(s.options.state, s.dir); err != nil {
-		s.report("", 0, err)
+		s.reportError(err)
 	}
 	if s.saved.ok {
 		s.layers.etcd, s.appliedRevision = s.saved.etcd, s.saved.rev
@@ -124,7 +124,7 @@ func (s *Source) reconnect(c Client) {
 			return
 		}
 		if errors.Is(err, errs.Closed) { // the client's, permanently
-			s.report("", 0, err)
+			s.reportError(err)
 			return
 		}
 	}

@@ -75,7 +75,7 @@ func TestLayers_EnvironmentThenEtcdThenFile(t *testing.T) {
 	rev = del(t, p, "name")
 	waitForRevision(t, s, rev)
 	assert.Equal(t, config.Change{Key: "name", Old: []byte("from etcd"), New: []byte("from file"), Revision: rev}, seen.Await(t, 1),
-		"a change that the environment hides is none, and a deletion brings back what lies below")
+		"a change that the environment hides is not reported, and a deletion brings back what lies below")
 	assert.Equal(t, "from file", v.Load().Name)
 
 	t.Setenv("SHOP_COUNT", "many")

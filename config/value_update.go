@@ -27,16 +27,17 @@ const (
 // process only. The result is validated before it is written. If f returns an error, Update returns
 // it and writes nothing.
 //
-// Update returns the revision of the write once Load returns it, as [Value.Set] does, or 0 and nil
-// if f changed nothing. If the current value is missing or invalid, Update returns a
-// [*BadValueError], as [Bind] does; use Set to replace it. After 64 conflicts Update returns
-// kv.ErrConflict. f must not update the same value.
+// Update waits until Load returns the new value, as [Value.Set] does, and returns the revision of
+// the write, or 0 and nil if f changed nothing. If the current value is invalid, or missing from
+// etcd, the fallback file and the defaults, Update returns a [*BadValueError], as [Bind] does; use
+// Set to replace it. After 64 conflicts Update returns kv.ErrConflict. f must not update the same
+// value.
 //
 // For a directory, all keys of the struct are read at one revision, and the changed ones are
 // written in one transaction that depends on all of them. etcd's limit is 128 keys; beyond it,
 // Update returns kv.ErrTooLarge. kv.WithOnce is not allowed for a directory.
 //
-// It costs two RPCs, plus two per conflict.
+// It costs two RPCs, plus at most two per conflict.
 func (v *Value[T]) Update(ctx context.Context, f func(*T) error, o ...kv.WriteOption) (rev int64, err error) {
 	const op = "update"
 	if f == nil {
@@ -94,7 +95,7 @@ func (v *Value[T]) updateKey(ctx context.Context, f func(*T) error, o []kv.Write
 	return e.ModRevision, nil
 }
 
-// updateDir is Update for a dir.
+// updateDir is Update for a directory.
 func (v *Value[T]) updateDir(ctx context.Context, f func(*T) error, o []kv.WriteOption) (int64, error) {
 	backoff := retry.Policy{BaseDelay: minUpdateBackoff, MaxDelay: maxUpdateBackoff}.Backoff()
 	backoff.Reset()
