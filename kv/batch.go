@@ -18,9 +18,8 @@ type Op struct {
 	o      options
 	err    error
 
-	// key is relative to the namespace of store, or of the batch if store is nil.
-	store   *Store
-	onWrite func(ctx context.Context, rev int64) // the hook of that handle, or nil
+	store   *Store                               // key is relative to it; nil: to the store of the batch
+	onWrite func(ctx context.Context, rev int64) // the hook of the handle, or nil
 }
 
 // OpPut returns a put of key. Its options are those of [Store.Put].
@@ -130,8 +129,8 @@ type OpResult struct {
 	// delete has the revision of its transaction.
 	Revision int64
 	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may
-	// have been applied; otherwise it was not. It is [ErrNotSent] for operations after a failed
-	// one.
+	// have been applied, or may still be; any other error means that it was not and will not be. It
+	// is [ErrNotSent] for operations after a failed one.
 	Err error
 }
 

@@ -68,9 +68,9 @@ func (s *Store) DeletePrefix(ctx context.Context, prefix string, o ...DeleteOpti
 }
 
 // DeleteAt deletes key if its mod revision is modRevision. Otherwise, also if the key does not
-// exist, it returns a [ConflictError]. It costs one RPC. If a response is lost, the request is
-// repeated. The outcome is unknown if the key has then been deleted, since another client may have
-// deleted it; with [WithOnce] the outcome is known.
+// exist, it returns a [ConflictError]. It costs one RPC. If the response is lost, the request is
+// repeated, since it can be applied only once. If the key has been deleted by then, the outcome is
+// unknown, because another client may have deleted it. With [WithOnce] the outcome is known.
 func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o ...DeleteOption) (rev int64, err error) {
 	if modRevision <= 0 {
 		return 0, s.opError("delete at", key, fmt.Errorf("%w: revision %d", errs.Invalid, modRevision))

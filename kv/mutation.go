@@ -24,15 +24,16 @@ type mutation struct {
 
 	cond []clientv3.Cmp // on the key; none for an unconditional write
 	then []clientv3.Op
-	// succeeds is the mod revision that the condition requires. It is set only if the condition can
-	// hold at most once, so that the write can only be the direct successor of that revision. It is
-	// 0 if the condition may hold again.
+	// baseRevision is the mod revision of the key that the condition requires. It is set only if the
+	// condition can hold at most once, so that the write can only be the direct successor of that
+	// revision. It is 0 if the condition may hold again.
 	baseRevision int64
 	value        []byte // the value to be written, nil for a delete
-	// mayHoldAgain reports, given the responses to extra, whether a condition that did not hold may
-	// hold later although the key has not changed. nil means that it cannot.
+	// extraReads are additional reads that are made if a comparison fails.
+	extraReads []clientv3.Op
+	// mayHoldAgain reports whether a condition that did not hold may hold later although the key has
+	// not changed. extra holds the responses to extraReads. If mayHoldAgain is nil, none can.
 	mayHoldAgain func(extra []*pb.ResponseOp) bool
-	extraReads   []clientv3.Op // additional reads if a comparison fails
 
 	guards   []Guard
 	once     bool
@@ -48,14 +49,14 @@ type outcome struct {
 	// resp is the response to the transaction that was applied. It is nil if only the slot shows
 	// that it was applied.
 	resp *clientv3.TxnResponse
-	// extra holds the responses to the additional reads at rev.
+	// extra holds the responses to extraReads, at rev.
 	extra []*pb.ResponseOp
 	// slotMod is the mod revision of the slot, if there is one.
 	slotMod int64
 }
 
-// write sends a mutation until its outcome is known. A condition that does not hold is an outcome,
-// not an error. A guard that does not hold is an error.
+// write sends a mutation and, while that is safe, repeats it until its outcome is known. A
+// condition that does not hold is an outcome, not an error. A guard that does not hold is an error.
 func (c *core) write(ctx context.Context, m *mutation) (outcome, error) {
 	if !m.once {
 		return c.commit(ctx, m, nil)
@@ -103,8 +104,8 @@ func (o *options) additionalOps() int {
 	return n
 }
 
-// attributeError returns errSlotLost if err says that a lease does not exist and that lease is the
-// slot's. Otherwise it returns err.
+// attributeError returns an error that matches errSlotLost if err means that the lease of the slot
+// does not exist. Otherwise it returns err, which may concern the lease of the put.
 func (c *core) attributeError(ctx context.Context, m *mutation, s *slot, err error) error {
 	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return err
@@ -239,13 +240,13 @@ func (c *core) evaluate(ctx context.Context, m *mutation, s *slot, a reply, othe
 	return out, true, guardErr
 }
 
-// maxResolveReads is the maximum number of changes that successor goes back.
+// maxResolveReads is the maximum number of changes that successor goes back, one read for each.
 const maxResolveReads = 16
 
-// resolve decides, for a mutation without a slot whose condition does not hold any more, whether an
-// earlier attempt may have been applied. An applied m is the direct successor of the revision that
-// it requires. resolve returns nil if m was not and will not be applied. Otherwise the error
-// matches ErrUnknownOutcome.
+// resolve decides whether an earlier attempt at m may have been applied, or may still be. m has no
+// slot, and its condition did not hold for the attempt that has returned out. If m was applied, its
+// write is the direct successor of m.baseRevision. resolve returns nil if m was not applied and
+// will not be. Otherwise the error matches ErrUnknownOutcome.
 func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
 	cur := out.cur
 	if m.baseRevision == 0 {
@@ -272,7 +273,7 @@ func (c *core) resolve(ctx context.Context, m *mutation, out outcome) error {
 	return nil
 }
 
-// successor returns the state of the key directly after m.succeeds. It goes back from cur one
+// successor returns the state of the key directly after m.baseRevision. It goes back from cur one
 // change at a time.
 func (c *core) successor(ctx context.Context, m *mutation, cur *mvccpb.KeyValue) (*mvccpb.KeyValue, error) {
 	for range maxResolveReads {

@@ -43,8 +43,8 @@ func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.logger = l
 func WithLimits(l Limits) Option { return func(s *settings) { s.limits = l } }
 
 // WithTimeouts bounds calls whose context has no deadline. Default: 5 s for reads and 10 s for
-// writes; 0 keeps the default. If write is less than 7 s, it ends before a server that has lost its
-// quorum refuses the write, so the outcome is unknown.
+// writes; 0 keeps the default. A member that has lost its quorum refuses a write after 7 s. If
+// write is shorter, the call ends before that, and the outcome is unknown.
 func WithTimeouts(read, write time.Duration) Option {
 	return func(s *settings) { s.readTimeout, s.writeTimeout = read, write }
 }

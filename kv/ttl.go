@@ -32,7 +32,7 @@ type ttlLease struct {
 	id     clientv3.LeaseID
 	shared bool
 
-	// until and writes are guarded by the mutex of the pool, and are only used for a shared lease.
+	// usableUntil and writes are guarded by the mutex of the pool. Only shared leases use them.
 	usableUntil time.Time // no write starts on the lease after this
 	writes      int
 }

@@ -86,8 +86,8 @@ type update struct {
 	leases    callLeases
 	leaseUsed bool // the last write uses the lease of WithTTL, if any
 
-	known bool             // whether cur is a state that etcd returned, now or recently
-	fresh bool             // whether cur was read after the update began
+	known bool             // whether cur is a state that etcd has returned, now or recently
+	fresh bool             // whether it was read after the update began
 	cur   *mvccpb.KeyValue // nil: does not exist
 }
 
@@ -120,8 +120,8 @@ func (u *update) run(ctx context.Context) (Entry[[]byte], error) {
 	return Entry[[]byte]{}, u.opError("update", u.key, fmt.Errorf("%w: %d times in a row", ErrConflict, maxUpdateConflicts))
 }
 
-// newValue reads the key unless it is known, and calls f. If f returns an error for a state that
-// was not read by this update, next reads the key and calls f again.
+// newValue reads the key unless its state is known, and calls f. If f returns an error for a state
+// that was not read by this update, newValue reads the key and calls f again.
 func (u *update) newValue(ctx context.Context) ([]byte, error) {
 	for {
 		if !u.known {

@@ -83,8 +83,8 @@ func (c layered[T]) Decode(key string, b []byte) (v T, err error) {
 	return c.codec.Decode(key, b)
 }
 
-// layerError returns an error that matches is. Its text does not quote the value, so it may be
-// shown.
+// layerError returns an error that matches is. text must not quote the value, because it appears in
+// the errors and logs of the caller.
 func layerError(is error, text string) error {
 	return &errs.CodecError{Text: text, Err: is}
 }
