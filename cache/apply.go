@@ -25,7 +25,7 @@ func (r *Replica[T]) beginWatch() {
 func (r *Replica[T]) onBatch(_ context.Context, b watch.Batch) error {
 	r.batches.Add(1)
 	for _, bad := range r.applyBatch(&b) {
-		r.report(bad)
+		r.reportBadEntry(bad)
 	}
 	return nil
 }
@@ -56,9 +56,9 @@ type badEntry struct {
 	err error
 }
 
-// report logs and counts a value that did not decode, and calls the function of WithBadEntry. The
-// caller holds no lock.
-func (r *Replica[T]) report(e badEntry) {
+// reportBadEntry logs and counts a value that did not decode, and calls the function of
+// WithBadEntry. The caller must not hold a lock.
+func (r *Replica[T]) reportBadEntry(e badEntry) {
 	r.badEntries.Add(1)
 	r.log.WarnContext(r.ctx, "cache received a value that does not decode", "dir", r.dir, "key", errs.Short(e.key), "revision", e.rev, "error", e.err)
 	if r.badEntryHook != nil {

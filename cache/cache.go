@@ -70,8 +70,8 @@ const touchIntervalDivisor = 8
 
 // Open starts watching dir and returns once the watch is live. It does not read any keys yet. ctx
 // bounds this call only; without a deadline, Open gives up after 10 s. The error is as for
-// [OpenReplica]. Open costs one server-side watch, shared with all watches of the same dir through
-// the client's watcher, and one small read if it takes longer than half a second.
+// [OpenReplica]. Open uses one server-side watch, which all watches of dir through the client's
+// watcher share. If it takes longer than half a second, it makes one small read to find the cause.
 func Open[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Cache[T], error) {
 	s, err := newOptions(c, dir, codec, o, false)
 	if err != nil {

@@ -43,8 +43,9 @@ type Replica[T any] struct {
 // If etcd does not answer, the error matches [ErrUnavailable] and contains the endpoints with the
 // causes.
 //
-// OpenReplica costs a streamed list, one server-side watch, shared with all watches of the same dir
-// through the client's watcher, and one small read if it takes longer than half a second.
+// OpenReplica lists the keys in chunks and uses one server-side watch, which all watches of dir
+// through the client's watcher share. If it takes longer than half a second, it makes one small
+// read to find the cause.
 func OpenReplica[T any](ctx context.Context, c Client, dir string, codec kv.Codec[T], o ...Option) (*Replica[T], error) {
 	s, err := newOptions(c, dir, codec, o, true)
 	if err != nil {
