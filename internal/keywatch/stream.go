@@ -104,8 +104,8 @@ func (w *Watcher) send(ctx context.Context, cancel context.CancelCauseFunc, s *s
 	}
 }
 
-// sendAll sends requests and reports whether the stream accepted them. If the server reads nothing,
-// Send blocks. After responseTimeout in one Send, sendAll calls onBlocked, which must end the
+// sendAll sends requests. It returns false if a Send fails. Send blocks while the server does not
+// read. If a Send takes longer than responseTimeout, sendAll calls onBlocked, which must end the
 // stream.
 func sendAll(conn pb.Watch_WatchClient, requests []*pb.WatchRequest, onBlocked func()) bool {
 	timer := time.AfterFunc(responseTimeout, onBlocked)
