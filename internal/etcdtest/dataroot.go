@@ -13,7 +13,8 @@ const (
 	rootPattern = "etcdkit-test-*"
 	lockName    = "lock"
 
-	// maxUnlockedAge is how old a root without a lock may be: its process is about to create one.
+	// maxUnlockedAge is how long a root without a lock file is kept, because its process may be about
+	// to create the file.
 	maxUnlockedAge = time.Minute
 )
 
@@ -23,7 +24,7 @@ const (
 var dataRoot struct {
 	mu   sync.Mutex
 	dir  string
-	lock *os.File // held for the life of the process, so that others see whether it lives
+	lock *os.File // held until the process ends, so that others can tell whether it is alive
 }
 
 // newDataDir returns a new directory for one server's data and log.
@@ -38,14 +39,15 @@ func newDataDir(name string) (string, error) {
 	return os.MkdirTemp(dataRoot.dir, name+"-*")
 }
 
-// openDataRoot makes the root in the first place that allows it, and sweeps all of them.
+// openDataRoot creates the root in memory or, if that fails, in the temporary directory. It removes
+// abandoned roots in both.
 func openDataRoot() error {
 	var errs []error
-	for _, place := range []string{memoryDir(), os.TempDir()} {
-		if place == "" {
+	for _, parent := range []string{memoryDir(), os.TempDir()} {
+		if parent == "" {
 			continue
 		}
-		if err := openDataRootIn(place); err != nil {
+		if err := openDataRootIn(parent); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -55,13 +57,14 @@ func openDataRoot() error {
 	return nil
 }
 
-// openDataRootIn sweeps place, and makes the root there if there is none yet.
-func openDataRootIn(place string) error {
-	sweep(place)
+// openDataRootIn removes the abandoned roots in parent, and creates the root there if there is none
+// yet.
+func openDataRootIn(parent string) error {
+	removeAbandonedRoots(parent)
 	if dataRoot.dir != "" {
 		return nil
 	}
-	dir, err := os.MkdirTemp(place, rootPattern)
+	dir, err := os.MkdirTemp(parent, rootPattern)
 	if err != nil {
 		return err
 	}
@@ -73,18 +76,19 @@ func openDataRootIn(place string) error {
 	return nil
 }
 
-// sweep removes the roots of processes that are gone: nobody holds their lock any more. Process
-// numbers would mean nothing across containers.
-func sweep(place string) {
-	dirs, _ := filepath.Glob(filepath.Join(place, rootPattern)) // the pattern is well-formed
+// removeAbandonedRoots removes the roots of processes that have ended, whose locks are free.
+// Process IDs would not show this, because processes of other containers may share parent.
+func removeAbandonedRoots(parent string) {
+	dirs, _ := filepath.Glob(filepath.Join(parent, rootPattern)) // the pattern is well-formed
 	for _, dir := range dirs {
-		if !inUse(dir) {
-			_ = os.RemoveAll(dir) // another user's stays
+		if !isInUse(dir) {
+			_ = os.RemoveAll(dir) // fails for another user's root
 		}
 	}
 }
 
-func inUse(dir string) bool {
+// isInUse reports whether the process of a root is alive, or may be.
+func isInUse(dir string) bool {
 	lock := filepath.Join(dir, lockName)
 	if !exists(lock) {
 		info, err := os.Stat(dir)
@@ -94,18 +98,18 @@ func inUse(dir string) bool {
 	if err != nil {
 		return true
 	}
-	_ = file.Close() // before the removal: Windows removes no file that is open
+	_ = file.Close() // before the removal, because Windows does not remove open files
 	return false
 }
 
-// releaseDataRoot removes what is left when the tests are over.
+// releaseDataRoot removes the root after the tests.
 func releaseDataRoot() {
 	dataRoot.mu.Lock()
 	defer dataRoot.mu.Unlock()
 	if dataRoot.dir == "" {
 		return
 	}
-	_ = dataRoot.lock.Close() // before the removal: Windows removes no file that is open
+	_ = dataRoot.lock.Close() // before the removal, because Windows does not remove open files
 	_ = os.RemoveAll(dataRoot.dir)
 	dataRoot.dir, dataRoot.lock = "", nil
 }
