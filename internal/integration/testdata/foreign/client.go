@@ -1,4 +1,4 @@
-// Package integration is etcd's test framework, to which the foreign suites add this file.
+// Package integration is etcd's test framework. foreign_test.go copies this file into it.
 package integration
 
 import (
@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/etcdkit/etcdkit"
-	"github.com/etcdkit/etcdkit/kv"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/namespace"
 	"google.golang.org/grpc/connectivity"
+
+	"github.com/etcdkit/etcdkit"
+	"github.com/etcdkit/etcdkit/kv"
 )
 
 // NewSubject makes the client under test. It takes the place of clientv3.New in the framework and
@@ -50,8 +51,8 @@ func newHardened(cfg clientv3.Config) (*clientv3.Client, error) {
 	return clientv3.New(cfg)
 }
 
-// newOpened returns the client below one of etcdkit's, with its retries, logins and health checks.
-// A configuration that etcdkit.Config cannot express yields a hardened client.
+// newOpened returns the client/v3 client of an etcdkit.Client (Raw), with its retries, logins and
+// health checks. If etcdkit.Config cannot express cfg, it returns a hardened client.
 func newOpened(cfg clientv3.Config) (*clientv3.Client, error) {
 	if cfg.Context != nil || cfg.AutoSyncInterval != 0 || cfg.RejectOldCluster || cfg.MaxCallSendMsgSize != 0 ||
 		cfg.MaxCallRecvMsgSize != 0 || cfg.MaxUnaryRetries != 0 || cfg.PermitWithoutStream {
@@ -67,7 +68,7 @@ func newOpened(cfg clientv3.Config) (*clientv3.Client, error) {
 			return cfg.Username, cfg.Password, nil
 		}))
 		open = func(cfg etcdkit.Config, opts ...etcdkit.Option) (*etcdkit.Client, error) {
-			return etcdkit.Open(context.Background(), cfg, opts...) // as client/v3, which logs in at once
+			return etcdkit.Open(context.Background(), cfg, opts...) //nolint:forbidigo // clientv3.New, which logs in at once, has no context either
 		}
 	}
 	c, err := open(etcdkit.Config{
@@ -83,11 +84,11 @@ func newOpened(cfg clientv3.Config) (*clientv3.Client, error) {
 	return c.Raw(), nil
 }
 
-// closeAfter closes c once the client below it, which is the one that tests close, is closed.
+// closeAfter closes c once its client/v3 client is closed, which is the one that tests close.
 func closeAfter(c *etcdkit.Client) {
 	conn := c.Raw().ActiveConnection()
 	for state := conn.GetState(); state != connectivity.Shutdown; state = conn.GetState() {
-		conn.WaitForStateChange(context.Background(), state)
+		conn.WaitForStateChange(context.Background(), state) //nolint:forbidigo // ends when the test closes the client
 	}
-	_ = c.Close() // the client below is closed
+	_ = c.Close() // its client/v3 client is closed already
 }
