@@ -125,11 +125,11 @@ func (s *fakeStream) Send(r *pb.LeaseKeepAliveRequest) error {
 // responseDelay is what a slow network adds to an answer.
 const responseDelay = 7 * time.Second
 
-// errFrozen, as the answer to a renewal, is none: the member has been stopped.
+// errFrozen means that a renewal is not answered, because the member has been stopped.
 var errFrozen = status.Error(codes.Unknown, "frozen")
 
-// errStuck, as the answer to a renewal, holds up all that come after it on the stream, as etcd does
-// while it waits for an expired lease to be revoked.
+// errStuck means that a renewal and all later ones of its stream are not answered, as in etcd while
+// it waits for an expired lease to be revoked.
 var errStuck = status.Error(codes.Unknown, "stuck")
 
 func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {

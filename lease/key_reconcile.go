@@ -34,8 +34,8 @@ func (k *Key) reconcileLoop() {
 	}
 }
 
-// waitForDrift waits until the key may differ from its desired state. It returns false if nothing
-// has drifted: the only change was a write of this Key.
+// waitForDrift waits until the key may differ from its desired state. It returns false if the wait
+// ended for a write of this Key, which is no drift.
 func (k *Key) waitForDrift() bool {
 	ctx, stop := context.WithCancel(k.ctx)
 	defer stop()

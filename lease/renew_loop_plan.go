@@ -12,8 +12,8 @@ type renewPlan struct {
 // idleInterval is the timer's interval while nothing is planned.
 const idleInterval = 24 * time.Hour
 
-// plan visits all sessions and returns what to do. It returns false if there are none; run must
-// then return, and the next session starts a new loop.
+// plan visits all sessions and returns what to do. It returns false if there are none: the loop
+// must then end, and the next session starts a new one.
 func (l *renewLoop) plan(now time.Time) (plan renewPlan, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -22,7 +22,7 @@ type renewStream struct {
 	peerAddr string                        // "" when it cannot be told
 }
 
-// streamEvent reports that a stream was opened, that it received a response, or that it failed.
+// streamEvent means that a stream was opened, that it received a response, or that it failed.
 type streamEvent struct {
 	from     *renewStream
 	client   pb.Lease_LeaseKeepAliveClient
@@ -31,24 +31,24 @@ type streamEvent struct {
 	err      error
 }
 
-// run opens the stream and reports its events until it fails or is canceled. maxAttempts bounds how
-// many streams it opens to find a peer other than avoidPeer.
+// run opens the stream and sends its events to the loop until it fails or is canceled. maxAttempts
+// bounds how many streams it opens to find a peer other than avoidPeer.
 func (s *renewStream) run(svc service, avoidPeer string, maxAttempts int, events chan<- streamEvent) {
 	client, peerAddr, cancel, err := openStream(s.ctx, svc, avoidPeer, maxAttempts)
 	defer cancel()
-	if !s.report(events, streamEvent{client: client, peerAddr: peerAddr, err: err}) || err != nil {
+	if !s.sendEvent(events, streamEvent{client: client, peerAddr: peerAddr, err: err}) || err != nil {
 		return
 	}
 	for {
 		resp, err := client.Recv()
-		if !s.report(events, streamEvent{response: resp, err: err}) || err != nil {
+		if !s.sendEvent(events, streamEvent{response: resp, err: err}) || err != nil {
 			return
 		}
 	}
 }
 
-// report sends an event to the loop. It returns false if the stream was canceled.
-func (s *renewStream) report(events chan<- streamEvent, e streamEvent) bool {
+// sendEvent sends an event to the loop. It returns false if the stream was canceled.
+func (s *renewStream) sendEvent(events chan<- streamEvent, e streamEvent) bool {
 	e.from = s
 	select {
 	case events <- e:
