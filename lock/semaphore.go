@@ -78,10 +78,10 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 }
 
 // TryAcquire acquires a permit of weight 1 if there is room for it beside all holders and waiters.
-// Otherwise it returns a [*LockedError] that names the first of them behind which there is no room,
-// or a [*BlockedError] if keys without a lease leave no room. It waits only for etcd's answer. It
-// costs one RPC if the queue is empty, or if it is refused, in which case it changes nothing.
-// Otherwise it costs two, and one more each time that another client enqueues between the two.
+// Otherwise it changes nothing and returns a [*LockedError] that names the oldest of them behind
+// which there is no room, or a [*BlockedError] if keys without a lease leave no room. It waits only
+// for etcd's answer. It costs one RPC if the queue is empty or there is no room, and else two, and
+// one more each time that another client enqueues between these.
 func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	kind, err := s.permit(1)
 	h, err := s.l.acquireHold(ctx, "try", kind, err, tryAlone)

@@ -84,10 +84,10 @@ func (l *Locker) sendHedged(ctx context.Context, call retry.Call, t txn) (txnRes
 	return out, errs.Cause(err)
 }
 
-// commitCreation is like commit, for a transaction that creates a key. There is at most one attempt
-// at a time, which may take all of the time: a second one beside it could create the key again
-// after its deletion. An attempt whose answer was lost may do that too, and is counted in
-// unresolved.
+// commitCreation is like commit, for a transaction that creates a key. It makes one attempt at a
+// time, which may take all of the time that is left, because a second one in parallel could create
+// the key again after its deletion. An attempt whose answer was lost could do that as well: the
+// result has the number of these attempts in unresolved.
 func (l *Locker) commitCreation(ctx context.Context, t txn) (out txnResult, err error) {
 	call := retry.Call{Pkg: "lock", Op: t.op, AtMostOnce: true, Persistent: true}
 	op := clientv3.OpTxn(t.cmps, t.then, t.orElse)

@@ -200,10 +200,10 @@ func (w *waiter) watchTargets() (targets []keywatch.Target, relevant map[string]
 	return targets, nil
 }
 
-// awaitGrant waits until the waiter is granted. It ends with an error if the session ends, the key
-// is gone, ctx ends, or the waiter can never be admitted. It costs one queue check for each blocker
-// that goes, one more request if etcd was written to before the watch on the blocker was open, and
-// one check every 30 s. While no watch can be opened, the queue is polled.
+// awaitGrant waits until the waiter is granted. It returns an error if the session ends, the key is
+// gone, ctx ends, or the waiter can never be admitted. It reads the queue whenever a blocker
+// leaves, and every checkInterval. It makes one more request if anything was written to etcd before
+// the watch on the blocker was open. While no watch can be opened, it polls the queue.
 func (w *waiter) awaitGrant(ctx context.Context) error {
 	if w.token != 0 {
 		return w.lostErr()
