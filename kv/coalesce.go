@@ -139,8 +139,8 @@ func (k *coalescingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpRespo
 	return k.do(ctx, op, "")
 }
 
-// do sends one operation, in a shared transaction if possible. key is the key of op if op is made
-// of strings, which are immutable; otherwise "".
+// do sends one operation, in a shared transaction if possible. key is "" if the caller may have
+// passed key and value as byte slices, which it may reuse. Otherwise it is the key of op.
 func (k *coalescingKV) do(ctx context.Context, op clientv3.Op, key string) (clientv3.OpResponse, error) {
 	kind, ok := kindOf(op)
 	if !ok || ctx.Err() != nil {

@@ -86,9 +86,10 @@ func (s *slot) evaluate(out outcome, r *pb.ResponseOp, repeated bool, rev int64,
 	return out, repeated && others == retry.OthersUnknown, fmt.Errorf("%w: %w", ErrUnknownOutcome, errSlotLost)
 }
 
-// slotPool is the pool of slots of a store and of those derived from it. It holds as many as there
-// were concurrent writes with WithOnce. Slots are attached to a lease that is not renewed. After
-// half of the lease's TTL, new slots on a new lease replace them, and the old ones expire.
+// slotPool is the pool of slots of a store and of those derived from it. A write takes a free slot
+// or, if there is none, a new one, and returns it unless its content is unknown. Slots are attached
+// to a lease that is not renewed. After half of the lease's TTL, new slots on a new lease replace
+// them, and the old ones expire.
 type slotPool struct {
 	dir      string
 	granting chan struct{} // full while a caller requests a lease; others wait for it
