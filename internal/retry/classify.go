@@ -82,7 +82,7 @@ var errorClasses = map[string]struct {
 func desc(err error) string { return rpctypes.ErrorDesc(err) }
 
 // Classify returns the class of an attempt's error and the condition of package errs that it meets,
-// or nil if it meets none. notSent reports that the request provably never left the process.
+// or nil if it meets none. notSent means that the request provably never left the process.
 func Classify(err error, notSent bool) (Class, error) {
 	text := Message(err)
 	if v, ok := errorClasses[text]; ok {

@@ -109,8 +109,8 @@ func (e *Engine) Stats() Stats {
 // of T.
 type SendFunc[T any] func(ctx context.Context, repeated bool) (T, error)
 
-// Do makes attempts one after the other until one succeeds or another is of no use. If ctx has no
-// deadline, a read has 5 s and a write 10 s. The error is an [errs.Error].
+// Do makes attempts one after the other until one succeeds or a retry would be unsafe or of no use.
+// If ctx has no deadline, ReadTimeout or WriteTimeout applies. The error is an [errs.Error].
 func (e *Engine) Do(ctx context.Context, c Call, f func(ctx context.Context, repeated bool) error) error {
 	send := func(ctx context.Context, repeated bool) (none struct{}, err error) { return none, f(ctx, repeated) }
 	_, err := start(ctx, &run[struct{}]{Engine: e, call: c, send: send})

@@ -87,7 +87,7 @@ func (h *Hedger) delay(kind int, timeLeft time.Duration) time.Duration {
 }
 
 // admit waits until a second attempt may start, because the budget allows it or the member of first
-// is evicted. It returns false if first ends before. withdrawn reports whether the budget was
+// is evicted. ok is false if first has ended before. withdrawn reports whether the budget was
 // charged.
 func (h *Hedger) admit(first *wire.Attempt) (withdrawn, ok bool) {
 	if h.budget.Withdraw() {
@@ -152,10 +152,10 @@ const (
 type hedge[T any] struct {
 	run     *run[T]
 	first   *wire.Attempt
-	claimed atomic.Bool // by the start of the hedge or the end of the first attempt
+	claimed atomic.Bool // set by the start of the hedge or the end of the first attempt, if earlier
 	latest  atomic.Pointer[wire.Attempt]
 
-	// The fields below are set before the hedge claims.
+	// The fields below are set before the start of the hedge sets claimed.
 	cancel    context.CancelFunc
 	firstDone chan struct{} // closed when the first attempt has returned
 	result    chan result[T]
@@ -193,8 +193,9 @@ func (h *hedge[T]) start() {
 	}
 }
 
-// hedgeContext returns a context that ends with that of the first attempt, but not when the first
-// attempt is canceled because the second one has settled the call.
+// hedgeContext returns the context of a second attempt. It ends with the caller's context and at
+// the deadline of the call, but not when the first attempt is canceled because the second one has
+// settled the call.
 func (r *run[T]) hedgeContext() (context.Context, context.CancelFunc) {
 	if deadline, ok := r.ctx.Deadline(); ok && r.defaultTimeout > 0 {
 		return context.WithDeadline(r.callerCtx, deadline)

@@ -218,7 +218,7 @@ func (r *run[T]) earlierAttempts() Others {
 }
 
 // outcomeOf returns the state of the attempt that returned x, for the evaluation of another
-// attempt. If its response did not settle the call, it was not applied.
+// attempt. An attempt whose response did not settle the call was not applied.
 func (r *run[T]) outcomeOf(x *result[T]) Others {
 	if x.replacesAmbiguous || x.err != nil && !r.call.Read && x.class.MayBeApplied() {
 		return OthersUnknown
