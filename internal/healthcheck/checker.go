@@ -14,16 +14,14 @@ import (
 )
 
 const (
-	// Between two rounds, and two probes of an unhealthy endpoint.
-	roundInterval = 2 * time.Second
-	// ±20 %, between two probes of a healthy endpoint, unless a call is overdue there.
-	healthyInterval = 60 * time.Second
+	roundInterval   = 2 * time.Second        // between two rounds, and two probes of an unhealthy endpoint
+	healthyInterval = 60 * time.Second       // between two probes of a healthy endpoint, ±20 %
 	confirmInterval = 500 * time.Millisecond // from the first failure to the second probe
 	probeTimeout    = time.Second
 
-	slowThreshold    = 2 // calls finished elsewhere trigger a probe by a read
-	failureThreshold = 2 // consecutive failures evict an endpoint
-	successThreshold = 3 // consecutive successes readmit it
+	slowThreshold    = 2 // calls that a second attempt finished: the endpoint is probed by a read
+	failureThreshold = 2 // consecutive failures: the endpoint is evicted
+	successThreshold = 3 // consecutive successes: the endpoint is readmitted
 )
 
 // Balancer is a client that balances calls over endpoints, such as one of client/v3.
@@ -81,7 +79,7 @@ type endpointState struct {
 	successes int // consecutive
 	failures  int // consecutive
 	err       error
-	answered  bool // before
+	answered  bool // at least once
 	evicted   bool
 	log       outage.Log
 
@@ -131,9 +129,9 @@ func (c *Checker) Run(ctx context.Context) {
 }
 
 // nextProbes returns the endpoints to probe. If one is suspect, the others that were not probed in
-// the last 2 s are probed too, because it is evicted only if another one answers. A single endpoint
-// is never evicted: it is probed only while its version is unknown, its last probe has failed or
-// its connection is lost, for the log.
+// the last 2 s are probed as well, because it must not be evicted unless another one answers. A
+// single endpoint is never evicted. To log outages, it is probed while its last probe has failed or
+// its connection is lost, and also while its version is unknown.
 func (c *Checker) nextProbes() []*endpointState {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"github.com/etcdkit/etcdkit/internal/endpoint"
 )
 
-// adopt replaces the endpoints. The state of those that are kept stays, but they are in use again.
+// adopt replaces the endpoints. Those that stay keep their state, but are no longer evicted.
 func (c *Checker) adopt(eps []string) {
 	old := c.states
 	c.states = nil

@@ -10,8 +10,8 @@
 // while it is unhealthy. Two consecutive failures evict an endpoint, three consecutive successes
 // readmit it. An endpoint that was slower than another one twice is probed by a read, and a single
 // failure of that evicts it unless the member has no leader. An endpoint that has never answered is
-// admitted by its first success. The last endpoint that answers is never evicted. If no endpoint
-// answers twice in a row, all are readmitted.
+// admitted by its first success. The last endpoint that answers is never evicted. If all endpoints
+// fail twice in a row, all are readmitted.
 //
 // # Versions
 //

@@ -184,9 +184,9 @@ func (v *Versions) Log(err *UnsupportedError) {
 	}
 }
 
-// StartFetch fetches the versions of the servers at eps, using fetch. wait returns the servers that
-// are not supported. It must be called. A [Checker] fetches the versions that are still unknown
-// after the grace period.
+// StartFetch starts to fetch the versions of the servers at eps with fetch. The caller must call
+// wait, which waits for the versions for at most grace, and returns the servers that are not
+// supported. A [Checker] fetches the versions that are unknown then.
 func (v *Versions) StartFetch(ctx context.Context, eps []string, fetch StatusFunc) (wait func(grace time.Duration) []*UnsupportedError) {
 	ctx, cancel := context.WithCancel(ctx)
 	results := make([]*UnsupportedError, len(eps))
