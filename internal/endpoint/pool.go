@@ -39,9 +39,9 @@ type conn struct {
 	addr  string // of the member, "" before it has answered
 }
 
-// NewPool returns a Pool whose connections are made by dial. config and roots are the TLS settings,
-// for Explain; config is nil if there are none or they are unknown, roots if config has the CA
-// certificates.
+// NewPool returns a Pool whose connections are made by dial. Explain needs the TLS settings, config
+// and roots. config is nil if there are none or they are unknown. roots is nil if the CA
+// certificates are those of config.
 func NewPool(dial DialFunc, config *tls.Config, roots *RootCAs) *Pool {
 	return &Pool{dial: dial, tls: config, roots: roots, conns: map[string]*conn{}}
 }

@@ -17,8 +17,8 @@ import (
 // RootCAs are the CA certificates of a PEM file, which is read again for every new connection.
 type RootCAs struct{ reloader[*x509.CertPool] }
 
-// LoadRootCAs reads the file. It returns an error if the file cannot be used. If that happens
-// later, the last good certificates stay in use, and l logs it.
+// LoadRootCAs reads the file, and returns an error if it cannot be used. If it cannot be used
+// later, the last good certificates stay in use, and a warning is logged to l.
 func LoadRootCAs(path string, l *slog.Logger) (*RootCAs, error) {
 	r := &RootCAs{reloader[*x509.CertPool]{parse: parseCertPool, paths: []string{path}, logger: l}}
 	err := r.load()
@@ -41,8 +41,8 @@ func parseCertPool(contents ...[]byte) (*x509.CertPool, error) {
 
 // LoadClientCertificate reads a certificate and its key from PEM files. The result is a field of
 // [tls.Config], and reads the files again for every new connection. LoadClientCertificate returns
-// an error if the files cannot be used. If that happens later, the last good pair stays in use, and
-// l logs it.
+// an error if the files cannot be used. If they cannot be used later, the last good pair stays in
+// use, and a warning is logged to l.
 func LoadClientCertificate(certFile, keyFile string, l *slog.Logger) (func(*tls.CertificateRequestInfo) (*tls.Certificate, error), error) {
 	r := &reloader[*tls.Certificate]{parse: parseKeyPair, paths: []string{certFile, keyFile}, logger: l}
 	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return r.current(), nil }, r.load()
