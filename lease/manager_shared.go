@@ -17,15 +17,16 @@ import (
 // Concurrent callers wait for a single attempt to open the session, each until its own ctx ends.
 // The attempt continues when a caller gives up; the write timeout bounds it.
 //
-// Callers of Shared are not counted. To put many keys on leases, use [Manager.Acquire].
+// Shared does not limit the number of keys on the lease. To put many keys on leases, use
+// [Manager.Acquire].
 func (m *Manager) Shared(ctx context.Context, o ...SessionOption) (*Session, error) {
 	return m.pooledSession(ctx, "shared session", o, false)
 }
 
-// Acquire returns a shared session for one key, like [Manager.Shared], but one with fewer than 256
-// users that have acquired and not released it. It opens another session if there is none. Call
-// release when the key is gone; further calls of release do nothing. A session is closed one minute
-// after its last release, unless Shared has returned it.
+// Acquire returns a shared session for one key, like [Manager.Shared], but limits the users of a
+// session to 256: if all sessions have as many, it opens another one. The caller is a user until it
+// calls release, which it must do when the key is gone. Further calls of release do nothing. A
+// session is closed one minute after its last release, unless Shared has returned it.
 func (m *Manager) Acquire(ctx context.Context, o ...SessionOption) (s *Session, release func(), err error) {
 	s, err = m.pooledSession(ctx, "acquire session", o, true)
 	if err != nil {

@@ -285,8 +285,8 @@ func peerAttrs(addr string) []any {
 	return []any{"peer", addr}
 }
 
-// suspendDue records err in the sessions whose renewal is due, and returns the shortest of their
-// TTLs.
+// suspendDue records the failed renewal of the sessions whose renewal is due, and returns the
+// shortest of their TTLs, or 0 if there are none.
 func (l *renewLoop) suspendDue(err error, now time.Time) (shortest time.Duration) {
 	l.mu.Lock()
 	var due []*Session
@@ -305,8 +305,8 @@ func (l *renewLoop) suspendDue(err error, now time.Time) (shortest time.Duration
 	return shortest
 }
 
-// scheduleRetry sets when the next stream may be started. That is now after the first failure, and
-// once if a new login may help. Otherwise it is after a backoff of at most maxDelay, so that
+// scheduleRetry sets when the next stream may be started: at once after the first failure and, one
+// more time, if a new login may help. Otherwise it is after a backoff of at most maxDelay, so that
 // sessions with a short TTL are retried in time.
 func (l *renewLoop) scheduleRetry(class retry.Class, now time.Time, maxDelay time.Duration) {
 	if reauthenticate := class == retry.InvalidToken && !l.reauthenticated; reauthenticate || l.consecutiveFailures == 1 {
