@@ -146,7 +146,7 @@ func TestLoadConfig_RejectsInvalidFiles(t *testing.T) {
 		{"a password that is null", "x.json", `{"password": null}`, `field "password": a secret is a string`},
 		{"a password with a colon", "x.yaml", "password: a: " + planted, "a colon is where none may be"},
 		{"a password with a character that YAML keeps for itself", "x.yaml", "password: @" + planted, "needs quotes"},
-		{"a name that is none", "x.yaml", "[" + planted + "]: x", "the name of a field is no string"},
+		{"a field name that is a list", "x.yaml", "[" + planted + "]: x", "the name of a field is no string"},
 		{"a number where a text is meant", "x.yaml", "username: u\npasswordFile: 4711", `field "passwordFile": number where string is expected`},
 		{"a duration without a unit", "x.yaml", "dialTimeout: 5", `field "dialTimeout": not a duration such as "5s"`},
 		{"a password that YAML takes for a number", "x.yaml", "password: 12345", "a secret is a string"},

@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// description is the description, read.
+// document is a parsed OpenAPI description.
 type document map[string]any
 
 var described = func() document {
