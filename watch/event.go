@@ -91,8 +91,10 @@ type Batch struct {
 	Revision int64
 	Events   []Event // in transaction order; Snapshot and Resync: puts in key order, then deletes
 	// more batches of the snapshot or resync follow, usually with the same Revision
-	More   bool
-	Folded int // number of changes left out by WithCoalescing
+	More bool
+	// number of changes left out by WithCoalescing; if the watch lagged by more than its buffer, it may
+	// include changes that a snapshot or an earlier list has already shown
+	Folded int
 }
 
 // putEvent returns a key as a Put event. cut is the length of the namespace.
