@@ -189,31 +189,40 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 	return err
 }
 
-// deleteOurs deletes the key from etcd if it is on one of our leases.
+// deleteOurs deletes the key from etcd if it is on one of our leases. It must be called with k.sem
+// held. It costs one RPC, and another one if a write of unknown outcome has changed the key.
+//
+// A delete may be applied late, when the name is in use again, on the same lease. It therefore
+// compares the mod revision, which no later write of the key has.
 func (k *Key) deleteOurs(ctx context.Context) error {
 	ks := &k.known
 	if !ks.maybeWritten {
 		return nil
 	}
-	leases := []clientv3.LeaseID{ks.leases[len(ks.leases)-1]}
-	if last := clientv3.LeaseID(ks.kv.GetLease()); last != leases[0] && slices.Contains(ks.leases, last) {
-		leases = append(leases, last)
-	}
-	return k.deleteOnLeases(ctx, leases...)
-}
-
-// deleteOnLeases deletes the key if it is on one of the given leases.
-func (k *Key) deleteOnLeases(ctx context.Context, leases ...clientv3.LeaseID) error {
 	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, AtMostOnce: true}
-	for _, id := range leases {
-		onLease := clientv3.Compare(clientv3.LeaseValue(k.fullKey), "=", id)
-		err := k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) error {
-			_, err := k.m.kv.Txn(ctx).If(onLease).Then(clientv3.OpDelete(k.fullKey)).Commit()
+	for {
+		ours := ks.kv // nil if it is not known to be ours; if there is no key, nothing is deleted
+		if !ks.isOnOurLease() {
+			ours = nil
+		}
+		unchanged := clientv3.Compare(clientv3.ModRevision(k.fullKey), "=", ours.GetModRevision())
+		onLease := clientv3.Compare(clientv3.LeaseValue(k.fullKey), "=", ours.GetLease())
+		del, get := clientv3.OpDelete(k.fullKey), clientv3.OpGet(k.fullKey)
+		var r *clientv3.TxnResponse
+		err := k.m.engine.Do(ctx, call, func(ctx context.Context, _ bool) (err error) {
+			r, err = k.m.kv.Txn(ctx).If(unchanged, onLease).Then(del).Else(get).Commit()
 			return err
 		})
 		if err != nil {
 			return err
 		}
+		if r.Succeeded {
+			k.setKnown(nil, r.Header.GetRevision())
+			return nil
+		}
+		k.setKnown(r.Responses[0].GetResponseRange().GetKvs(), r.Header.GetRevision())
+		if !ks.isOnOurLease() {
+			return nil
+		}
 	}
-	return nil
 }

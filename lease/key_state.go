@@ -37,5 +37,10 @@ const maxLeases = 8
 // revisions start again, so the key of another owner may have the same create revision; but then
 // the session's lease is gone too.
 func (ks *keyState) isOurs() bool {
-	return ks.createRevision != 0 && ks.kv.GetCreateRevision() == ks.createRevision || slices.Contains(ks.leases, clientv3.LeaseID(ks.kv.GetLease()))
+	return ks.createRevision != 0 && ks.kv.GetCreateRevision() == ks.createRevision || ks.isOnOurLease()
+}
+
+// isOnOurLease reports whether the key exists and is on one of our leases.
+func (ks *keyState) isOnOurLease() bool {
+	return slices.Contains(ks.leases, clientv3.LeaseID(ks.kv.GetLease()))
 }

@@ -30,7 +30,7 @@ func (ks *keyState) resumeSweep(s *keySweep) {
 func (k *Key) freeName() {
 	m, ks := k.m, &k.known
 	if k.closeErr != nil || ks.maybeCreatedLate {
-		m.sweepKey(k, ks.leases, ks.maybeCreatedLate)
+		m.sweepKey(k)
 	}
 	m.mu.Lock()
 	delete(m.keys, k.fullKey)
@@ -38,8 +38,8 @@ func (k *Key) freeName() {
 }
 
 // sweepKey starts a sweep of the key. It must be called before the name is freed.
-func (c *core) sweepKey(k *Key, leases []clientv3.LeaseID, late bool) {
-	s := &keySweep{leases: leases, late: late}
+func (c *core) sweepKey(k *Key) {
+	s := &keySweep{leases: k.known.leases, late: k.known.maybeCreatedLate}
 	c.mu.Lock()
 	c.sweeps[k.fullKey] = s
 	c.mu.Unlock()
@@ -51,8 +51,14 @@ func (c *core) sweepKey(k *Key, leases []clientv3.LeaseID, late bool) {
 		}
 	}
 	s.entry = c.sweeper.Add(sweep.Key{
-		Name: k.name, Leases: leases, Late: late, Done: remove,
-		Delete: func(ctx context.Context) error { return k.deleteOnLeases(ctx, leases...) },
+		Name: k.name, Leases: s.leases, Late: s.late, Done: remove,
+		Delete: func(ctx context.Context) error {
+			if err := k.acquire(ctx, "close key"); err != nil {
+				return err
+			}
+			defer func() { <-k.sem }()
+			return k.deleteOurs(ctx)
+		},
 	})
 	if s.entry == nil {
 		remove() // the manager is closed and has revoked the leases

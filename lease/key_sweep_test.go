@@ -25,6 +25,7 @@ type fakeLateKV struct {
 
 	losing atomic.Bool
 	lost   chan clientv3.Txn
+	puts   atomic.Int32 // lost transactions that put
 }
 
 func (l *fakeLateKV) Txn(ctx context.Context) clientv3.Txn {
@@ -40,8 +41,14 @@ type fakeLostTxn struct {
 	kv *fakeLateKV
 }
 
-func (l *fakeLostTxn) If(c ...clientv3.Cmp) clientv3.Txn  { l.Txn = l.Txn.If(c...); return l }
-func (l *fakeLostTxn) Then(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Then(o...); return l }
+func (l *fakeLostTxn) If(c ...clientv3.Cmp) clientv3.Txn { l.Txn = l.Txn.If(c...); return l }
+func (l *fakeLostTxn) Then(o ...clientv3.Op) clientv3.Txn {
+	if o[0].IsPut() {
+		l.kv.puts.Add(1)
+	}
+	l.Txn = l.Txn.Then(o...)
+	return l
+}
 func (l *fakeLostTxn) Else(o ...clientv3.Op) clientv3.Txn { l.Txn = l.Txn.Else(o...); return l }
 func (l *fakeLostTxn) Commit() (*clientv3.TxnResponse, error) {
 	select {
@@ -231,6 +238,86 @@ func TestKey_DoesNotSweepReopenedKey(t *testing.T) {
 	require.Len(t, got.Kvs, 1)
 	assert.Equal(t, first, got.Kvs[0].CreateRevision, "it was never gone")
 	require.NoError(t, k.Close())
+}
+
+func TestKey_LateDeleteLeavesNextKeyOfTheName(t *testing.T) {
+	t.Parallel()
+	for name, reopen := range map[string]func(*testing.T, *lease.Manager, *fakeLateKV, <-chan error) *lease.Key{
+		"created after the delete was repeated": func(t *testing.T, m *lease.Manager, net *fakeLateKV, closed <-chan error) *lease.Key {
+			t.Helper()
+			net.losing.Store(false)
+			require.NoError(t, <-closed)
+			next, err := m.OpenKey(t.Context(), "k", []byte("next"))
+			require.NoError(t, err)
+			return next
+		},
+		"which has found the key": func(t *testing.T, m *lease.Manager, net *fakeLateKV, closed <-chan error) *lease.Key {
+			t.Helper()
+			require.ErrorIs(t, <-closed, lease.ErrUnknownOutcome)
+			opened := make(chan *lease.Key)
+			go func() {
+				next, err := m.OpenKey(t.Context(), "k", []byte("next"))
+				assert.NoError(t, err)
+				opened <- next
+			}()
+			require.Eventually(t, func() bool { return net.puts.Load() > 0 }, 10*time.Second, time.Millisecond, "no sweep is running")
+			net.losing.Store(false)
+			return <-opened
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+			net, m := newFakeLateKV(t, dir)
+			keepLease(t, m)
+			k, err := m.OpenKey(t.Context(), "k", []byte("v"))
+			require.NoError(t, err)
+			net.losing.Store(true)
+			closed := make(chan error, 1)
+			go func() { closed <- k.Close() }()
+			txn := <-net.lost
+			next := reopen(t, m, net, closed)
+			require.NotNil(t, next)
+			assert.Equal(t, 1, m.Stats().Sessions, "else the lease alone tells the keys apart")
+			before, err := direct.Get(t.Context(), dir+"k")
+			require.NoError(t, err)
+			require.Len(t, before.Kvs, 1)
+			require.Equal(t, "next", string(before.Kvs[0].Value))
+			r, err := txn.Commit()
+			require.NoError(t, err)
+			assert.False(t, r.Succeeded, "it deletes another key than the one that was closed")
+			after, err := direct.Get(t.Context(), dir+"k")
+			require.NoError(t, err)
+			assert.Equal(t, before.Kvs, after.Kvs)
+			require.NoError(t, next.Close())
+			after, err = direct.Get(t.Context(), dir+"k")
+			require.NoError(t, err)
+			assert.Empty(t, after.Kvs)
+		})
+	}
+}
+
+// An update whose answer was lost has changed the revision that the delete compares.
+func TestKey_CloseDeletesAfterUpdateOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	dir, direct := etcdtest.Prefix(t), etcdtest.Client(t)
+	net, m := newFakeLateKV(t, dir)
+	k, err := m.OpenKey(t.Context(), "k", []byte("v"))
+	require.NoError(t, err)
+	net.losing.Store(true)
+	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer stop()
+	require.ErrorIs(t, k.Update(ctx, []byte("late")), lease.ErrUnknownOutcome)
+	closed := make(chan error, 1)
+	go func() { closed <- k.Close() }()
+	r, err := (<-net.lost).Commit()
+	require.NoError(t, err)
+	require.True(t, r.Succeeded)
+	net.losing.Store(false)
+	require.NoError(t, <-closed)
+	got, err := direct.Get(t.Context(), dir+"k")
+	require.NoError(t, err)
+	assert.Empty(t, got.Kvs)
 }
 
 func TestKey_OwnsCreationWhoseResponseIsLost(t *testing.T) {

@@ -9,8 +9,8 @@ package sim_test
 //     before their keys have been gone for the grace period.
 //   - Never blind: a view and a resolver that knew instances never fall to none, because some live
 //     all the time.
-//   - Exclusive IDs: no registration replaces the key of another process, and none deletes it. Within
-//     a process, a Close that failed may delete the next registration of its ID, which is restored.
+//   - Exclusive IDs: no registration replaces the key of another process, and none deletes that of
+//     another registration.
 //   - Deregistration: the key of a registration whose Close has returned nil does not come back.
 //   - Nothing is left behind: after registries are closed, and leases have expired, there are no keys
 //     and no leases.
@@ -95,7 +95,6 @@ type registrations struct {
 	started map[string]bool          // by registration
 	open    map[string]bool          // Register has returned, and Close was not called
 	closed  map[string]bool          // Close has returned nil
-	late    map[string]bool          // by owner: Close has failed, and its delete may be late
 	keys    map[string]*mvccpb.Event // the last put of each key
 	deleted []*mvccpb.Event          // puts of keys that were deleted while their registration was open
 	n       map[string]int
@@ -114,7 +113,7 @@ func (r *registrations) observe(e *mvccpb.Event) {
 		if before == nil {
 			return
 		}
-		if reg := entryOf(string(before.Kv.Value)).Metadata["reg"]; r.open[reg] && !r.late[ownerOf(reg)] {
+		if reg := entryOf(string(before.Kv.Value)).Metadata["reg"]; r.open[reg] {
 			r.deleted = append(r.deleted, before)
 		}
 		return
@@ -135,10 +134,6 @@ func (r *registrations) observe(e *mvccpb.Event) {
 		r.t.Errorf("%s of %v was replaced by %v at %d", id, old, now, e.Kv.ModRevision)
 	}
 }
-
-// ownerOf returns the process and the ID of a registration. Registrations of one owner share a lease,
-// and a delete depends on nothing else.
-func ownerOf(reg string) string { return reg[:strings.LastIndex(reg, ":")] }
 
 // restore forgets what a restored cluster has forgotten.
 func (r *registrations) restore(_ int64, keys map[string]string) {
@@ -215,9 +210,6 @@ func (g *registrant) unregister(reg *discovery.Registration, nonce string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed[nonce] = err == nil
-	if err != nil {
-		g.late[ownerOf(nonce)] = true
-	}
 }
 
 // stay keeps an instance registered and updates it until ctx ends.
@@ -394,7 +386,7 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 		tl := follow(s, instancePrefix)
 		regs := &registrations{
 			t: t, s: s, started: map[string]bool{}, open: map[string]bool{}, closed: map[string]bool{},
-			late: map[string]bool{}, keys: map[string]*mvccpb.Event{}, n: map[string]int{},
+			keys: map[string]*mvccpb.Event{}, n: map[string]int{},
 		}
 		s.Observe(regs.observe)
 		s.ObserveRestores(regs.restore)

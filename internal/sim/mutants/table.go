@@ -123,12 +123,12 @@ var all = []mutant{
 	},
 	{
 		"key-sweep", "a key that could not be deleted when it was closed is not swept",
-		"lease/key_sweep.go", `if k.closeErr != nil || ks.maybeCreatedLate {`, `if false {`,
+		"lease/key_sweep.go", `if k.closeErr != nil || ks.maybeCreatedLate {`, `if false && ks.maybeCreatedLate {`,
 		keyWorkload, 80, `is "\d+", and closed|is there after it was closed`,
 	},
 	{
 		"key-close", "Close of a key does not delete it",
-		"lease/key_restore.go", `Then(clientv3.OpDelete(k.fullKey)).Commit()`, `Then(clientv3.OpGet(k.fullKey)).Commit()`,
+		"lease/key_restore.go", `Then(del).Else(get)`, `Then([]clientv3.Op{get, del}[0]).Else(get)`,
 		keyWorkload, 20, `is "\d+", and closed|is there after it was closed|cannot be opened`,
 	},
 	// lock
@@ -263,8 +263,13 @@ var all = []mutant{
 	// discovery and config
 	{
 		"deregister-foreign", "deregistration deletes the key whoever owns it",
-		"lease/key_restore.go", `If(onLease)`, `If([]clientv3.Cmp{onLease}[:0]...)`,
+		"lease/key_restore.go", `If(unchanged, onLease)`, `If([]clientv3.Cmp{unchanged, onLease}[:0]...)`,
 		discoveryWorkload, 20, `was deleted while its registration was open`,
+	},
+	{
+		"deregister-late", "a late deregistration deletes the next registration of its lease",
+		"lease/key_restore.go", `If(unchanged, onLease)`, `If([]clientv3.Cmp{unchanged, onLease}[1:]...)`,
+		discoveryWorkload, 200, `was deleted while its registration was open`,
 	},
 	{
 		"view-grace", "a view drops all instances that are lost at once",
