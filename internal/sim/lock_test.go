@@ -41,16 +41,27 @@ const (
 	serveTimeout = 40 * time.Second // until every waiter has acquired after the faults
 )
 
-// held is a hold of a mutex or an election.
-type held interface {
+// permit is a hold, which may be shared.
+type permit interface {
 	Err() error
-	Token() int64
 	Guard() kv.Guard
 	Context() context.Context
 	Release(ctx context.Context) error
 }
 
-// exclusion checks the holds of one lock.
+// held is a hold that has a token.
+type held interface {
+	permit
+	Token() int64
+}
+
+// holdChecker checks the holds of one lock.
+type holdChecker interface {
+	// acquire records a hold of an owner, which has released the one before.
+	acquire(owner string, h held)
+}
+
+// exclusion checks the holds of a lock that is held exclusively.
 type exclusion struct {
 	t    *testing.T
 	s    *sim.Sim
@@ -121,7 +132,7 @@ type lockWorker struct {
 	name    string
 	rng     *rand.Rand
 	acquire func(ctx context.Context) (held, error)
-	check   *exclusion
+	check   holdChecker
 	fenced  string // key
 	store   *kv.Store
 }
@@ -177,6 +188,85 @@ func (w *lockWorker) use(ctx context.Context, h held) {
 	}
 }
 
+// lockKind is a kind of lock that workers acquire.
+type lockKind struct {
+	name    string
+	check   holdChecker
+	fenced  string // key
+	acquire func(ctx context.Context, c *etcdkit.Client, w *lockWorker) (held, error)
+}
+
+// serveWorkers runs workers of each kind in several processes, one of which is killed, while faults
+// occur. It checks that all waiters are served after the faults, returns how long that took, and
+// checks that nothing is left behind.
+func serveWorkers(t *testing.T, s *sim.Sim, kinds []lockKind) (took time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stop := make(chan struct{})
+	var workers sync.WaitGroup
+	var mu sync.Mutex
+	served := map[string]bool{}
+	var clients []*etcdkit.Client
+	victims, killWorkers := context.WithCancel(ctx)
+	defer killWorkers()
+	for i := range lockClients + 1 {
+		name, ctx, kill := string(rune('a'+i)), ctx, i == lockClients
+		if kill { // its process ends in the middle
+			name, ctx = "x", victims
+		}
+		c := openUntil(t, s, name)
+		clients = append(clients, c)
+		for j := range lockWorkers {
+			for _, kind := range kinds {
+				w := &lockWorker{t: t, s: s, name: fmt.Sprintf("%s/%d/%s", name, j, kind.name), store: c.KV()}
+				w.rng, w.check, w.fenced = s.Rand(w.name), kind.check, kind.fenced
+				w.acquire = func(ctx context.Context) (held, error) { return kind.acquire(ctx, c, w) }
+				workers.Go(func() {
+					w.run(ctx, stop, func() {
+						mu.Lock()
+						defer mu.Unlock()
+						served[w.name] = true
+					})
+				})
+			}
+		}
+	}
+	s.StartFaults(sim.Plan{})
+	time.Sleep(faultTime / 2)
+	s.Kill("x")
+	killWorkers()
+	time.Sleep(faultTime / 2)
+	s.StopFaults()
+	close(stop)
+	began := time.Now()
+	done := make(chan struct{})
+	go func() {
+		workers.Wait()
+		close(done)
+	}()
+	timeout := time.NewTimer(serveTimeout)
+	defer timeout.Stop()
+	select {
+	case <-done:
+		s.Trace("all waiters were served after %v", time.Since(began))
+	case <-timeout.C:
+		mu.Lock()
+		t.Errorf("%d of %d waiters were served within %v after the faults", len(served), lockClients*lockWorkers*len(kinds), serveTimeout)
+		mu.Unlock()
+		cancel()
+		<-done
+	}
+	took = time.Since(began)
+	for i, c := range clients {
+		if err := c.Close(); i < lockClients {
+			assert.NoError(t, err)
+		}
+	}
+	nothingLeft(t, s)
+	return took
+}
+
 func TestSim_LocksExcludeAndServe(t *testing.T) {
 	forSeeds(t, sim.Options{}, func(t *testing.T, s *sim.Sim) {
 		fenced := &fence{t: t, key: "fenced"}
@@ -185,78 +275,14 @@ func TestSim_LocksExcludeAndServe(t *testing.T) {
 		election := &exclusion{t: t, s: s, name: "election", holds: map[string]held{}}
 		fencedElection := &fence{t: t, key: "fenced-election"}
 		s.Observe(fencedElection.observe)
-
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		stop := make(chan struct{})
-		var workers sync.WaitGroup
-		var mu sync.Mutex
-		served := map[string]bool{}
-		var clients []*etcdkit.Client
-		victims, killWorkers := context.WithCancel(ctx)
-		defer killWorkers()
-		for i := range lockClients + 1 {
-			name, ctx, kill := string(rune('a'+i)), ctx, i == lockClients
-			if kill { // its process ends in the middle
-				name, ctx = "x", victims
-			}
-			c := openUntil(t, s, name)
-			clients = append(clients, c)
-			for j := range lockWorkers {
-				for _, kind := range []string{"mutex", "election"} {
-					w := &lockWorker{t: t, s: s, name: fmt.Sprintf("%s/%d/%s", name, j, kind), store: c.KV()}
-					w.rng = s.Rand(w.name)
-					if kind == "mutex" {
-						m := c.Locks().Mutex("m")
-						w.check, w.fenced = mutex, fenced.key
-						w.acquire = func(ctx context.Context) (held, error) { return held1(m.Lock(ctx)) }
-					} else {
-						e := c.Locks().Election("e")
-						w.check, w.fenced = election, fencedElection.key
-						w.acquire = func(ctx context.Context) (held, error) { return held1(e.Campaign(ctx, w.name)) }
-					}
-					workers.Go(func() {
-						w.run(ctx, stop, func() {
-							mu.Lock()
-							defer mu.Unlock()
-							served[w.name] = true
-						})
-					})
-				}
-			}
-		}
-		s.StartFaults(sim.Plan{})
-		time.Sleep(faultTime / 2)
-		s.Kill("x")
-		killWorkers()
-		time.Sleep(faultTime / 2)
-		s.StopFaults()
-		close(stop)
-		began := time.Now()
-		done := make(chan struct{})
-		go func() {
-			workers.Wait()
-			close(done)
-		}()
-		timeout := time.NewTimer(serveTimeout)
-		defer timeout.Stop()
-		select {
-		case <-done:
-			s.Trace("all waiters were served after %v", time.Since(began))
-		case <-timeout.C:
-			mu.Lock()
-			t.Errorf("%d of %d waiters were served within %v after the faults", len(served), lockClients*lockWorkers*2, serveTimeout)
-			mu.Unlock()
-			cancel()
-			<-done
-		}
-		took := time.Since(began)
-		for i, c := range clients {
-			if err := c.Close(); i < lockClients {
-				assert.NoError(t, err)
-			}
-		}
-		nothingLeft(t, s)
+		took := serveWorkers(t, s, []lockKind{
+			{"mutex", mutex, fenced.key, func(ctx context.Context, c *etcdkit.Client, _ *lockWorker) (held, error) {
+				return held1(c.Locks().Mutex("m").Lock(ctx))
+			}},
+			{"election", election, fencedElection.key, func(ctx context.Context, c *etcdkit.Client, w *lockWorker) (held, error) {
+				return held1(c.Locks().Election("e").Campaign(ctx, w.name))
+			}},
+		})
 		t.Logf("served within %v; acquired %d and %d times, fenced writes %d and %d", took, mutex.acquired, election.acquired, fenced.n, fencedElection.n)
 		assert.Positive(t, mutex.acquired)
 		assert.Positive(t, election.acquired)

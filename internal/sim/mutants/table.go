@@ -7,6 +7,7 @@ const (
 	keyWorkload   = "TestSim_KeysComeBack"
 	lockWorkload  = "TestSim_LocksExcludeAndServe"
 	orderWorkload = "TestSim_LocksServeInOrder"
+	shareWorkload = "TestSim_SharedLocksExcludeAndServe"
 	watchWorkload = "TestSim_WatchesDeliverTheHistory"
 	cacheWorkload = "TestSim_CachesBoundStaleness"
 
@@ -161,6 +162,26 @@ var all = []mutant{
 		"lock-order", "the last goroutine that waits is served first",
 		"lock/local_queue.go", "	next := n.followers[0]\n\tn.followers = slices.Delete(n.followers, 0, 1)", "	last := len(n.followers) - 1\n\tnext := n.followers[last]\n\tn.followers = slices.Delete(n.followers, last, last+1)",
 		orderWorkload, 10, `of the same process`,
+	},
+	{
+		"lock-reader", "a reader overtakes the writers ahead of it",
+		"lock/admission.go", `if !ahead[i].hasSuffix(readerSuffix) {`, `if false {`,
+		shareWorkload, 10, `rw: .* acquired \d+, and then`,
+	},
+	{
+		"lock-weight", "permits of a semaphore weigh 1, whatever their weight",
+		"lock/admission.go", `			room -= w`, `			room--`,
+		shareWorkload, 10, `semaphore: .* acquired \d+, and then`,
+	},
+	{
+		"lock-permit-guard", "the guard of a permit holds after its release",
+		"lock/hold.go", `clientv3.Compare(clientv3.CreateRevision(key), "=", h.w.createRev)`, `clientv3.Compare(clientv3.CreateRevision(key), ">", -1)`,
+		shareWorkload, 20, `a write of \d+ took effect at`,
+	},
+	{
+		"lock-multi-order", "several mutexes are locked in the order in which they were given",
+		"lock/multi.go", `	slices.SortFunc(m.mutexes, func(a, b *Mutex) int { return strings.Compare(a.kind.prefix, b.kind.prefix) })`, `	_ = strings.Compare`,
+		shareWorkload, 10, `waiters were served within`,
 	},
 	// watch
 	{
