@@ -50,7 +50,7 @@ func (e *Election) campaign(ctx context.Context, value string, onEnqueued func()
 	if err != nil {
 		return nil, opError("campaign", e.kind.name, err)
 	}
-	return &Leadership{&Held{Permit{h}}}, nil
+	return &Leadership{&Held{holdMethods{h}}}, nil
 }
 
 // Leader returns the current leader, or [ErrNoLeader]. It costs one linearizable RPC, and one more

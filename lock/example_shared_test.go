@@ -11,7 +11,7 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
-// Many read together; who writes is alone.
+// Readers hold the lock together. A writer holds it alone.
 func ExampleRWMutex() {
 	ctx := context.Background()
 	p := start("rwmutex", "a")
@@ -23,7 +23,7 @@ func ExampleRWMutex() {
 	two, err := m.RLock(ctx)
 	must(err)
 	_, err = m.TryLock(ctx)
-	fmt.Println("write beside readers:", errors.Is(err, lock.ErrLocked))
+	fmt.Println("write while others read:", errors.Is(err, lock.ErrLocked))
 	must(one.Release(ctx))
 	must(two.Release(ctx))
 
@@ -33,11 +33,11 @@ func ExampleRWMutex() {
 	})
 	fmt.Println("write alone:", err)
 	// Output:
-	// write beside readers: true
+	// write while others read: true
 	// write alone: <nil>
 }
 
-// Reading under a read lock.
+// RDo runs a function under a read lock, which others can hold at the same time.
 func ExampleRWMutex_RDo() {
 	ctx := context.Background()
 	p := start("rdo", "a")
@@ -55,7 +55,7 @@ func ExampleRWMutex_RDo() {
 	// <nil>
 }
 
-// At most three at a time, of all processes.
+// At most three downloads run at a time, in all processes together.
 func ExampleSemaphore_Do() {
 	ctx := context.Background()
 	p := start("semaphore", "a")
@@ -72,7 +72,7 @@ func ExampleSemaphore_Do() {
 	// <nil>
 }
 
-// Permits have weights: a large job takes more of what there is.
+// A permit of weight 7 leaves room for one of weight 1, and no more.
 func ExampleSemaphore_AcquireN() {
 	ctx := context.Background()
 	p := start("weights", "host-a")
@@ -90,7 +90,7 @@ func ExampleSemaphore_AcquireN() {
 	// Output: lock: try acquire "memory": held by this process: host-a
 }
 
-// Three who wait for each other.
+// Three parties wait for each other.
 func ExampleBarrier() {
 	ctx := context.Background()
 	p := start("barrier", "a")
@@ -112,7 +112,7 @@ func ExampleBarrier() {
 	// all of 3 are ready
 }
 
-// Two who begin together, and of whom none goes on before both have finished.
+// Two parties begin together, and none continues before both have finished.
 func ExampleDoubleBarrier() {
 	ctx := context.Background()
 	p := start("doublebarrier", "a")

@@ -4,66 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
-	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
 
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
-	"github.com/etcdkit/etcdkit/lease"
 	"github.com/etcdkit/etcdkit/lock"
-	"github.com/etcdkit/etcdkit/watch"
 )
 
-// process is what one process has: the parts of a client, and a locker.
-type process struct {
-	*parts
-
-	locks *lock.Locker
-}
-
-// start starts a process for an example, in a namespace of its own, which is empty at first.
-func start(example, owner string) *process {
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	must(err)
-	dir := "example/lock/" + example + "/"
-	p := &process{parts: &parts{
-		cli: cli, dir: dir, store: etcdtest.Must(kv.New(cli, kv.WithNamespace(dir))),
-		watcher: etcdtest.Must(watch.New(cli, watch.WithNamespace(dir))), leases: etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))),
-	}}
-	p.locks = etcdtest.Must(lock.New(p.parts, lock.WithOwner(owner)))
-	return p
-}
-
-func (p *process) stop() {
-	must(p.locks.Close())
-	must(p.leases.Close())
-	must(p.watcher.Close())
-	must(p.cli.Close())
-}
-
-func must(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-// A mutex around a function, and a write that etcd refuses once the lock is lost.
+// A function runs under a mutex. etcd refuses its guarded write once the lock is lost.
 func Example() {
 	ctx := context.Background()
 	p := start("package", "a")
 	defer p.stop()
 
-	var lost *lock.Held
+	var released *lock.Held
 	err := p.locks.Mutex("report").Do(ctx, func(ctx context.Context, h *lock.Held) error {
-		lost = h
+		released = h
 		_, err := p.store.Put(ctx, "reports/last", []byte("42"), kv.WithGuard(h))
 		return err
 	})
 	fmt.Println(err)
 
-	_, err = p.store.Put(ctx, "reports/last", []byte("41"), kv.WithGuard(lost)) // too late
+	_, err = p.store.Put(ctx, "reports/last", []byte("41"), kv.WithGuard(released)) // too late
 	fmt.Println(errors.Is(err, kv.ErrGuard))
 	e, err := p.store.Get(ctx, "reports/last")
 	fmt.Printf("%s %v\n", e.Value, err)
@@ -73,7 +35,7 @@ func Example() {
 	// 42 <nil>
 }
 
-// One at a time, with a guard on what is written.
+// Do runs a function under a mutex. The guard makes etcd refuse the write if the lock is lost.
 func ExampleMutex_Do() {
 	ctx := context.Background()
 	p := start("do", "a")
@@ -87,7 +49,8 @@ func ExampleMutex_Do() {
 	// Output: <nil>
 }
 
-// Lock and Release, and what another process sees meanwhile.
+// While one process holds a mutex, TryLock of another returns the owner. Tokens rise from holder to
+// holder.
 func ExampleMutex_Lock() {
 	ctx := context.Background()
 	a, b := start("lock", "host-a"), start("lock", "host-b")
@@ -112,7 +75,7 @@ func ExampleMutex_Lock() {
 	// lock: release "m": lock released
 }
 
-// Work that need not be done twice is left to the holder.
+// TryDo skips work that another owner is doing.
 func ExampleMutex_TryDo() {
 	ctx := context.Background()
 	p := start("trydo", "a")
@@ -130,15 +93,16 @@ func ExampleMutex_TryDo() {
 	// <nil>
 }
 
-// This holder was stopped for too long. It does not know yet that its lock is lost, but etcd does.
-func ExamplePermit_Guard() {
+// The holder was stopped for too long and does not know yet that its lock is lost. etcd refuses its
+// guarded write.
+func ExampleHeld_guard() {
 	ctx := context.Background()
 	p := start("guard", "a")
 	defer p.stop()
 
 	held, err := p.locks.Mutex("m").Lock(ctx)
 	must(err)
-	_, _, err = p.store.DeletePrefix(ctx, "locks/m/") // its lease has expired
+	_, _, err = p.store.DeletePrefix(ctx, "locks/m/") // as when its lease has expired
 	must(err)
 
 	_, err = p.store.Put(ctx, "resource", []byte("stale"), kv.WithGuard(held))
@@ -146,15 +110,15 @@ func ExamplePermit_Guard() {
 	// Output: true true
 }
 
-// The context of a hold ends, with the reason, when it is lost.
-func ExamplePermit_Context() {
+// The context of a hold ends when the hold is lost. Its cause tells why.
+func ExampleHeld_context() {
 	ctx := context.Background()
 	p := start("context", "a")
 	defer p.stop()
 
 	held, err := p.locks.Mutex("m").Lock(ctx)
 	must(err)
-	work, stop := held.Bind(ctx) // ends with ctx, too
+	work, stop := held.Bind(ctx) // ends with ctx as well
 	defer stop()
 	_, _, err = p.store.DeletePrefix(ctx, "locks/m/") // an operator
 	must(err)
@@ -166,7 +130,7 @@ func ExamplePermit_Context() {
 	// lock: release "m": lock lost: its key was deleted
 }
 
-// Several at once, in any order.
+// Multi locks several mutexes together. Transfers that name them in any order cannot deadlock.
 func ExampleMulti() {
 	ctx := context.Background()
 	p := start("multi", "a")
@@ -184,16 +148,16 @@ func ExampleMulti() {
 	// <nil>
 }
 
-// A process that leads for as long as it can, and steps down in good order.
+// Run leads for as long as possible, and hands over before it resigns.
 func ExampleElection_Run() {
-	ctx, terminate := context.WithCancel(context.Background()) // by signal.NotifyContext, say
+	ctx, terminate := context.WithCancel(context.Background()) // or signal.NotifyContext
 	p := start("run", "a")
 	defer p.stop()
 
 	err := p.locks.Election("scheduler").Run(ctx, "10.0.0.1:80", func(ctx context.Context, l *lock.Leadership) error {
 		fmt.Println("leading")
 		terminate()
-		<-ctx.Done() // work until then
+		<-ctx.Done() // lead until then
 		_, err := p.store.Put(l.Context(), "scheduler/state", []byte("handed over"), kv.WithGuard(l))
 		return err
 	})
@@ -206,7 +170,7 @@ func ExampleElection_Run() {
 	// lock: leader "scheduler": no leader
 }
 
-// Candidates, and a leader that says something new.
+// A leader replaces the value that others see.
 func ExampleElection_Campaign() {
 	ctx := context.Background()
 	p := start("campaign", "a")
@@ -223,7 +187,7 @@ func ExampleElection_Campaign() {
 	// Output: ready true
 }
 
-// Who leads, from now on.
+// Observe yields each leader, and the zero Leader while there is none.
 func ExampleElection_Observe() {
 	ctx := context.Background()
 	p := start("observe", "a")
@@ -250,4 +214,44 @@ func ExampleElection_Observe() {
 	// vacant
 	// leader a
 	// vacant again
+}
+
+// With WithDir(""), locks and those of client/v3/concurrency exclude each other.
+func ExampleWithDir() {
+	ctx := context.Background()
+	p := start("dir", "a")
+	defer p.stop()
+	locks, err := lock.New(p.parts, lock.WithDir(""))
+	must(err)
+	defer locks.Close()
+
+	session, err := concurrency.NewSession(p.cli)
+	must(err)
+	defer session.Close()
+	other := concurrency.NewMutex(session, "example/lock/dir/m") // with the namespace
+	must(other.Lock(ctx))
+	_, err = locks.Mutex("m").TryLock(ctx)
+	fmt.Println(errors.Is(err, lock.ErrLocked))
+	must(other.Unlock(ctx))
+	held, err := locks.Mutex("m").TryLock(ctx)
+	must(err)
+	must(held.Release(ctx))
+	// Output: true
+}
+
+// Data below the name of a lock blocks its queue until an operator deletes it.
+func ExampleBlockedError() {
+	ctx := context.Background()
+	p := start("blocked", "a")
+	defer p.stop()
+
+	_, err := p.store.Put(ctx, "locks/m/data", []byte("no waiter"))
+	must(err)
+	_, err = p.locks.Mutex("m").Lock(ctx)
+	if blocked, ok := errors.AsType[*lock.BlockedError](err); ok {
+		fmt.Println(blocked.Name, "is blocked by", blocked.Key)
+	}
+	_, err = p.store.Delete(ctx, "locks/m/data")
+	must(err)
+	// Output: m is blocked by locks/m/data
 }

@@ -63,13 +63,13 @@ func (m *Multi) Lock(ctx context.Context) (*MultiHeld, error) {
 		return nil, err
 	}
 	multi.bindContext(m.mutexes[0].l)
-	return &MultiHeld{Permit{multi}}, nil
+	return &MultiHeld{holdMethods{multi}}, nil
 }
 
 // MultiHeld is the hold of several mutexes. Its context ends when any of them is lost. Its guard
 // holds while all of them are held, and costs a compare for each. Each mutex has a token of its
 // own.
-type MultiHeld struct{ Permit }
+type MultiHeld struct{ holdMethods }
 
 // Token returns the fencing token of m, or 0 if m is not one of the mutexes.
 func (h *MultiHeld) Token(m *Mutex) int64 {

@@ -48,7 +48,7 @@ func (m *Mutex) Lock(ctx context.Context) (*Held, error) {
 	if err != nil {
 		return nil, opError("lock", m.kind.name, err)
 	}
-	return &Held{Permit{h}}, nil
+	return &Held{holdMethods{h}}, nil
 }
 
 func (m *Mutex) lock(ctx context.Context) (*hold, error) {
@@ -64,7 +64,7 @@ func (m *Mutex) TryLock(ctx context.Context) (*Held, error) {
 	if err != nil {
 		return nil, opError("try lock", m.kind.name, err)
 	}
-	return &Held{Permit{h}}, nil
+	return &Held{holdMethods{h}}, nil
 }
 
 // Do locks the mutex, calls f, and releases the mutex, also if f panics. The context of f is

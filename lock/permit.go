@@ -23,23 +23,27 @@ type heldState interface {
 // holders. It is safe for concurrent use.
 //
 // Locks return Permits, and Release gives them back. The zero value is not usable.
-type Permit struct{ hold heldState }
+type Permit struct{ holdMethods }
+
+// holdMethods has the methods of [Permit], [Held] and [MultiHeld]. It is not exported, so that the
+// documentation lists them under each of these types.
+type holdMethods struct{ hold heldState }
 
 // Context returns a context that ends when the hold is lost or released. After a loss its cause
 // matches [ErrLost], and it ends before the lease can expire on the server. After a release its
 // cause is [ErrReleased]. It does not end with the context of the call that acquired the hold. Its
 // Err checks the clock each time, so that it is correct in a process that was stopped and
-// continued. What third parties do ends it as soon as [Permit.Err] detects it.
-func (p *Permit) Context() context.Context { return p.hold.context() }
+// continued. What third parties do ends it as soon as Err detects it.
+func (h *holdMethods) Context() context.Context { return h.hold.context() }
 
 // Bind returns a context that ends with ctx and with the hold. In the second case its cause matches
 // [ErrLost] or [ErrReleased]. Its Err checks the clock as that of Context does. stop ends the
 // context and releases its resources.
-func (p *Permit) Bind(ctx context.Context) (bound context.Context, stop context.CancelFunc) {
+func (h *holdMethods) Bind(ctx context.Context) (bound context.Context, stop context.CancelFunc) {
 	bound, cancel := context.WithCancelCause(ctx)
-	holdCtx := p.hold.context()
+	holdCtx := h.hold.context()
 	detach := context.AfterFunc(holdCtx, func() { cancel(context.Cause(holdCtx)) })
-	return boundContext{bound, p.hold, cancel}, func() {
+	return boundContext{bound, h.hold, cancel}, func() {
 		detach()
 		cancel(nil)
 	}
@@ -67,22 +71,21 @@ func (c boundContext) Err() error {
 // Err returns nil while the hold is valid as far as the clock and the watch show. Otherwise it
 // returns an error that matches [ErrLost] or [ErrReleased]. It sends no RPC. The watch begins 250
 // ms after the grant, and reports within a second that a third party has revoked the lease or
-// deleted the key. [Permit.Verify] asks etcd. A guard is safe without either.
-func (p *Permit) Err() error { return p.hold.err() }
+// deleted the key. Verify asks etcd. A guard is safe without either.
+func (h *holdMethods) Err() error { return h.hold.err() }
 
 // Guard returns a guard for kv.WithGuard. Once the hold is over, etcd refuses a write with the
 // guard, even if the writer does not know of the end yet. The error matches kv.ErrGuard and
 // [ErrLost]. Guard sends no RPC.
-func (p *Permit) Guard() kv.Guard { return p.hold.guard() }
+func (h *holdMethods) Guard() kv.Guard { return h.hold.guard() }
 
 // Verify asks etcd whether the hold still exists. It returns nil if so, an error that matches
 // [ErrLost] if not, and another error if etcd does not answer. After Release it returns
 // [ErrReleased]. It costs one RPC, or one for each mutex of a [MultiHeld], and none if the end is
-// already known. The hold may end right after Verify returns; to protect a write, use
-// [Permit.Guard].
-func (p *Permit) Verify(ctx context.Context) error {
-	if err := p.hold.verify(ctx); err != nil {
-		return opError("verify", p.hold.name(), err)
+// already known. The hold may end right after Verify returns; to protect a write, use Guard.
+func (h *holdMethods) Verify(ctx context.Context) error {
+	if err := h.hold.verify(ctx); err != nil {
+		return opError("verify", h.hold.name(), err)
 	}
 	return nil
 }
@@ -95,17 +98,17 @@ func (p *Permit) Verify(ctx context.Context) error {
 // removal continues: a key that cannot be removed now is removed in the background or ends with its
 // lease. Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
 // [ErrReleased].
-func (p *Permit) Release(ctx context.Context) error {
-	err := p.hold.release(ctx)
+func (h *holdMethods) Release(ctx context.Context) error {
+	err := h.hold.release(ctx)
 	if err == nil {
 		return nil
 	}
-	return opError("release", p.hold.name(), err)
+	return opError("release", h.hold.name(), err)
 }
 
-// Held is an exclusive hold: a mutex, a write lock or a leadership. It has the methods of [Permit]:
-// Context, Err, Guard, Verify, Bind and Release.
-type Held struct{ Permit }
+// Held is an exclusive hold: a mutex, a write lock or a leadership. It has a fencing token. It is
+// safe for concurrent use. Release ends it. The zero value is not usable.
+type Held struct{ holdMethods }
 
 // Token returns the fencing token. It is the etcd revision at which the holder was seen to have the
 // lock, or, for a [Leadership], the create revision of its key. It strictly rises from one holder
@@ -128,19 +131,19 @@ type Func = func(ctx context.Context, h *Held) error
 // SharedFunc is a function that runs under a permit, as [Func] is one that runs under a lock.
 type SharedFunc = func(ctx context.Context, p *Permit) error
 
-// run runs f under a hold and releases the hold, also if f panics. A loss that f did not report is
-// an error, because f may not have been alone at the end.
-func (p *Permit) run(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
+// run calls f under the hold and releases it, also if f panics. A loss that f did not report is an
+// error, because f may not have been alone at the end.
+func (h *holdMethods) run(ctx context.Context, l *Locker, f func(ctx context.Context) error) (err error) {
 	done, err := l.startFunc()
 	if err != nil {
-		_ = p.Release(ctx) // lost with the locker: the error would be the same
-		return opError("do", p.hold.name(), newLostError(err))
+		_ = h.Release(ctx) // lost with the locker: the error would be the same
+		return opError("do", h.hold.name(), newLostError(err))
 	}
 	defer done()
-	bound, stop := p.Bind(ctx)
+	bound, stop := h.Bind(ctx)
 	defer func() {
 		stop()
-		released := p.Release(ctx)
+		released := h.Release(ctx)
 		if released != nil && !errors.Is(released, ErrReleased) && !errors.Is(err, ErrLost) {
 			err = errors.Join(err, released)
 		}

@@ -8,9 +8,9 @@ import (
 // Lock, TryLock, Do and TryDo. It can be part of a [Multi]. An RWMutex is a small value without
 // state of its own, and safe for concurrent use. It is independent of the [Mutex] of the same name.
 //
-// Writers do not starve: a reader waits for each writer that was in the queue before it, also for
-// one that waits itself. Readers do not starve either: goroutines of one process that write in turn
-// let others in after 16 turns.
+// Writers do not starve: a reader waits for each writer that was in the queue before it, even for
+// one that is waiting itself. Readers do not starve either: goroutines of one process that write in
+// turn let others in after 16 turns.
 //
 // It is not reentrant, and a read lock cannot become a write lock: a caller that holds one and asks
 // for the other, or reads again while a writer waits, waits for itself.
@@ -42,7 +42,7 @@ func (m *RWMutex) RLock(ctx context.Context) (*Permit, error) {
 	if err != nil {
 		return nil, opError("read lock", m.kind.name, err)
 	}
-	return &Permit{h}, nil
+	return &Permit{holdMethods{h}}, nil
 }
 
 // TryRLock locks for reading if no writer holds and none waits. Otherwise it returns a
@@ -55,7 +55,7 @@ func (m *RWMutex) TryRLock(ctx context.Context) (*Permit, error) {
 	if err != nil {
 		return nil, opError("try read lock", m.kind.name, err)
 	}
-	return &Permit{h}, nil
+	return &Permit{holdMethods{h}}, nil
 }
 
 // RDo locks for reading, calls f, and unlocks, as [Mutex.Do] does for writing, with the same

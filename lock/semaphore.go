@@ -12,8 +12,8 @@ import (
 // n. It is a small value without state of its own, and safe for concurrent use. It is not
 // reentrant: a caller that holds a permit and asks for more may wait for itself.
 //
-// The order is first come, first served, even if that leaves room unused: those that want little
-// wait behind one that wants much, so that it does not starve.
+// The order is first come, first served, even if that leaves room unused: a small request waits
+// behind a large one, so that the large one does not starve.
 //
 // n is not stored in etcd. If processes use different values, as during the rollout of a new one,
 // each applies its own. The weight that is held never exceeds the largest n among the holders.
@@ -74,7 +74,7 @@ func (s *Semaphore) AcquireN(ctx context.Context, weight int) (*Permit, error) {
 	if err != nil {
 		return nil, opError("acquire", s.kind.name, err)
 	}
-	return &Permit{h}, nil
+	return &Permit{holdMethods{h}}, nil
 }
 
 // TryAcquire acquires a permit of weight 1 if there is room for it beside all holders and waiters.
@@ -88,7 +88,7 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (*Permit, error) {
 	if err != nil {
 		return nil, opError("try acquire", s.kind.name, err)
 	}
-	return &Permit{h}, nil
+	return &Permit{holdMethods{h}}, nil
 }
 
 // Do acquires a permit of weight 1, calls f, and releases the permit, as [Mutex.Do] does with a
