@@ -13,9 +13,10 @@ import (
 	"github.com/etcdkit/etcdkit/lock"
 )
 
+// Each test has a client with a namespace of its own.
 func Example() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	client := etcdtest.Open(t)
 	if _, err := client.KV().Put(t.Context(), "greeting", []byte("hello")); err != nil {
@@ -29,11 +30,10 @@ func Example() {
 	// Output: hello
 }
 
-// A holder of a lock that etcd no longer hears from learns that it lost the lock before another can
-// acquire it.
+// A client that is cut off from etcd learns that it lost its lock before another can acquire it.
 func Example_failure() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	server := etcdtest.Start(t)
 	network := server.Proxy()
@@ -55,10 +55,10 @@ func Example_failure() {
 	// acquired: true
 }
 
-// Two replicas of a program share a namespace.
+// Two clients with one Config share a namespace, as replicas of a program do.
 func ExampleConfig() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	config := etcdtest.Config(t)
 	a, b := etcdtest.OpenConfig(t, config), etcdtest.OpenConfig(t, config)
@@ -70,9 +70,33 @@ func ExampleConfig() {
 	// Output: true
 }
 
+// A network that refuses connections makes etcd unavailable for the clients of one proxy.
+func ExampleProxy() {
+	t := newT() // a test has its t
+	defer t.Finish()
+
+	network := etcdtest.Start(t).Proxy()
+	client := etcdtest.OpenConfig(t, network.Config())
+
+	network.Refuse()
+	network.Cut()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := client.KV().Get(ctx, "k")
+	fmt.Println("refused:", errors.Is(err, etcdkit.ErrUnavailable))
+
+	network.Heal()
+	_, err = client.KV().Exists(t.Context(), "k")
+	fmt.Println("healed:", err == nil)
+	// Output:
+	// refused: true
+	// healed: true
+}
+
+// A killed server keeps its data.
 func ExampleServer_Kill() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	server := etcdtest.Start(t)
 	client := server.Open(t)
@@ -94,9 +118,10 @@ func ExampleServer_Kill() {
 	// up again: true
 }
 
+// A session is lost when its lease ends.
 func ExampleServer_ExpireLease() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	server := etcdtest.Start(t)
 	client := server.Open(t)
@@ -112,9 +137,10 @@ func ExampleServer_ExpireLease() {
 	// Output: true
 }
 
+// A test counts the requests of the code under test.
 func ExampleServer_Requests() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	server := etcdtest.Start(t)
 	client := server.Open(t)
@@ -128,24 +154,27 @@ func ExampleServer_Requests() {
 	// Output: 3
 }
 
+// A cluster of three survives the loss of its leader.
 func ExampleStartCluster() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	cluster := etcdtest.StartCluster(t, 3)
 	client := cluster.Open(t)
 	old := cluster.Leader(t)
 	old.Kill()
 
-	_, err := client.KV().Put(t.Context(), "k", []byte("v"), kv.WithOnce()) // is repeated until its outcome is known
+	_, err := client.KV().Put(t.Context(), "k", []byte("v"), kv.WithOnce()) // repeated until its outcome is known
 	fmt.Println(err == nil, cluster.Leader(t) != old)
 	// Output: true true
 }
 
+// A test that needs etcd 3.7 is skipped on other servers.
+//
 //nolint:testableexamples // servers may lack the feature, and an example cannot be skipped
 func ExampleRequires() {
 	t := newT() // a test has its t
-	defer t.finish()
+	defer t.Finish()
 
 	etcdtest.Requires(t, etcdtest.RangeStream) // skips the test on etcd 3.6
 	client := etcdtest.Open(t)
