@@ -16,15 +16,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/etcdkit/etcdkit"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/lock"
 )
 
+// A program opens one client, and puts and gets keys with it.
 func Example() {
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 	defer stop()
 	c, err := etcdkit.Open(ctx, etcdkit.Config{
-		Endpoints: etcdtest.Endpoints(),
+		Endpoints: endpoints(),
 		Namespace: "example/quickstart/",
 	})
 	if err != nil {
@@ -46,6 +46,7 @@ func Example() {
 	// Output: greeting: hello
 }
 
+// The error of Open tells why each endpoint could not be reached.
 func ExampleOpen_refused() {
 	_, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: []string{"127.0.0.1:1"}})
 	fmt.Println(errors.Is(err, etcdkit.ErrUnavailable))
@@ -55,8 +56,8 @@ func ExampleOpen_refused() {
 	// etcdkit: open: etcd unavailable: 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused
 }
 
+// OpenLazy returns a client even if etcd is down.
 func ExampleOpenLazy() {
-	// etcd is down, but the program starts.
 	c, err := etcdkit.OpenLazy(etcdkit.Config{Endpoints: []string{"127.0.0.1:1"}})
 	if err != nil {
 		fmt.Println(err)
@@ -73,6 +74,7 @@ func ExampleOpenLazy() {
 	// safe to retry: true
 }
 
+// LoadConfig reads a YAML file.
 func ExampleLoadConfig() {
 	dir, err := os.MkdirTemp("", "etcdkit")
 	if err != nil {
@@ -101,7 +103,7 @@ readTimeout: 2s
 	// Output: [https://etcd-1:2379 https://etcd-2:2379] orders [redacted] orders/ 2s
 }
 
-// ParseConfig refuses what it does not know, and never quotes a value.
+// ParseConfig rejects unknown fields. Its errors never quote a value.
 func ExampleParseConfig() {
 	cfg, err := etcdkit.ParseConfig([]byte(`{"endpoints": ["https://etcd-1:2379"], "readTimeout": "2s"}`))
 	fmt.Println(cfg.Endpoints, cfg.ReadTimeout, err)
@@ -114,7 +116,7 @@ func ExampleParseConfig() {
 	// etcdkit: parse config: invalid argument: YAML: unknown field "pasword"
 }
 
-// A program's own file contains the configuration of etcd as one section.
+// The configuration of etcd is one section of a program's own file.
 func ExampleUnmarshalStrict() {
 	type settings struct {
 		Listen string         `json:"listen"`
@@ -133,7 +135,7 @@ etcd:
 	// etcdkit: unmarshal: invalid argument: YAML: unknown field "lisen"
 }
 
-// A Secret does not appear in logs or documents.
+// A Secret is not revealed by fmt, log/slog or encoding/json.
 func ExampleNewSecret() {
 	cfg := etcdkit.Config{Username: "orders", Password: etcdkit.NewSecret("correct horse")}
 	fmt.Println(cfg.Username, cfg.Password)
@@ -146,18 +148,17 @@ func ExampleNewSecret() {
 	// correct horse true
 }
 
-// The endpoints of a client follow the members of the cluster, or are set by the program.
+// The endpoints can follow the members of the cluster, or be set by the program.
 func ExampleClient_SetEndpoints() {
 	ctx := context.Background()
-	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints()}, etcdkit.WithEndpointSync(10*time.Minute))
+	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints()}, etcdkit.WithEndpointSync(10*time.Minute))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer c.Close()
 
-	// From service discovery, for example.
-	fmt.Println(c.SetEndpoints(etcdtest.Endpoints()...))
+	fmt.Println(c.SetEndpoints(endpoints()...))
 	err = c.SetEndpoints("https://etcd-1:2379") // the client was opened without TLS
 	fmt.Println(errors.Is(err, etcdkit.ErrInvalid))
 	_, err = c.KV().Exists(ctx, "k")
@@ -168,8 +169,8 @@ func ExampleClient_SetEndpoints() {
 	// <nil>
 }
 
+// ConfigFromEnv reads the environment that the deployment has set.
 func ExampleConfigFromEnv() {
-	// Set by the deployment.
 	_ = os.Setenv("ETCD_NAMESPACE", "orders/")
 	_ = os.Setenv("ETCD_READ_TIMEOUT", "2s")
 	defer func() {
@@ -185,13 +186,12 @@ func ExampleConfigFromEnv() {
 	// Output: orders/ 2s
 }
 
+// WithEnv replaces the settings that the environment has.
 func ExampleConfig_WithEnv() {
-	// Set by this deployment.
 	_ = os.Setenv("ETCD_ENDPOINTS", "https://etcd-1:2379,https://etcd-2:2379")
 	defer func() { _ = os.Unsetenv("ETCD_ENDPOINTS") }()
 
-	// As from LoadConfig.
-	cfg := etcdkit.Config{Endpoints: []string{"localhost:2379"}, Namespace: "orders"}
+	cfg := etcdkit.Config{Endpoints: []string{"localhost:2379"}, Namespace: "orders"} // or from LoadConfig
 	cfg, err := cfg.WithEnv()
 	if err != nil {
 		fmt.Println(err)
@@ -201,9 +201,10 @@ func ExampleConfig_WithEnv() {
 	// Output: [https://etcd-1:2379 https://etcd-2:2379] orders
 }
 
+// A client of a namespace uses the same connection.
 func ExampleClient_Namespace() {
 	ctx := context.Background()
-	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/app/"})
+	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints(), Namespace: "example/app/"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -219,8 +220,9 @@ func ExampleClient_Namespace() {
 	// Output: true <nil>
 }
 
+// Health checks the quorum and each member.
 func ExampleClient_Health() {
-	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: endpoints()})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -228,7 +230,7 @@ func ExampleClient_Health() {
 	defer c.Close()
 	h, err := c.Health(context.Background())
 	if err != nil {
-		fmt.Println("not well:", err)
+		fmt.Println("unhealthy:", err)
 	}
 	for _, m := range h.Members {
 		fmt.Println("reachable:", m.Reachable, "leader:", m.Leader, "lag:", m.RaftLag)
@@ -239,8 +241,9 @@ func ExampleClient_Health() {
 	// quorum: true alarms: 0
 }
 
+// ReadyHandler answers readiness probes.
 func ExampleClient_ReadyHandler() {
-	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: etcdtest.Endpoints()})
+	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: endpoints()})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -255,9 +258,10 @@ func ExampleClient_ReadyHandler() {
 	// Output: 200 {"ready":true}
 }
 
+// A program that has a client of client/v3 prepares its configuration, wraps it and continues to own
+// it.
 func ExampleWrap() {
-	// A program with a client of client/v3 prepares its configuration and continues to own it.
-	cfg := clientv3.Config{Endpoints: etcdtest.Endpoints(), Logger: zap.NewNop()}
+	cfg := clientv3.Config{Endpoints: endpoints(), Logger: zap.NewNop()}
 	if err := etcdkit.Harden(&cfg); err != nil {
 		fmt.Println(err)
 		return
@@ -280,8 +284,9 @@ func ExampleWrap() {
 	// Output: <nil>
 }
 
+// Diagnose checks the common causes of failures and lists the problems that it finds.
 func ExampleClient_Diagnose() {
-	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/diagnosed/"})
+	c, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: endpoints(), Namespace: "example/diagnosed/"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -295,10 +300,10 @@ func ExampleClient_Diagnose() {
 	// report has several lines: true
 }
 
-// The metrics of all parts come from one place, whichever monitoring they are for.
+// Metrics yields the metrics of all parts of the client, for any monitoring system.
 func ExampleClient_Metrics() {
 	ctx := context.Background()
-	client, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/metrics/"})
+	client, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints(), Namespace: "example/metrics/"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -334,7 +339,7 @@ func ExampleObserver() {
 		},
 	}
 	ctx := context.Background()
-	cfg := etcdkit.Config{Endpoints: etcdtest.Endpoints(), Namespace: "example/observer/"}
+	cfg := etcdkit.Config{Endpoints: endpoints(), Namespace: "example/observer/"}
 	client, err := etcdkit.Open(ctx, cfg, etcdkit.WithObserver(observer))
 	if err != nil {
 		fmt.Println(err)
@@ -348,4 +353,68 @@ func ExampleObserver() {
 	// Output:
 	// wait nightly <nil> true
 	// hold nightly <nil> true
+}
+
+// SafeToRetry reports whether a failed call provably changed nothing.
+func ExampleSafeToRetry() {
+	ctx := context.Background()
+	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints(), Namespace: "example/retry/"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	_, err = c.KV().Replace(ctx, "k", []byte("v"), 1) // refused: the key does not exist
+	fmt.Println(etcdkit.SafeToRetry(err))
+	fmt.Println(etcdkit.SafeToRetry(context.DeadlineExceeded)) // the request may have been sent
+	// Output:
+	// true
+	// false
+}
+
+// The error of Open holds an EndpointError for each endpoint.
+func ExampleEndpointError() {
+	_, err := etcdkit.Open(context.Background(), etcdkit.Config{Endpoints: []string{"127.0.0.1:1"}})
+	if e, ok := errors.AsType[*etcdkit.EndpointError](err); ok {
+		fmt.Println(e.Endpoint)
+	}
+	// Output: 127.0.0.1:1
+}
+
+// WithCredentials supplies the user and password of each login, so that they can rotate.
+func ExampleWithCredentials() {
+	ctx := context.Background()
+	cfg := etcdkit.Config{Endpoints: endpoints(), Namespace: "example/credentials/"}
+	c, err := etcdkit.Open(ctx, cfg, etcdkit.WithCredentials(func(context.Context) (user, password string, err error) {
+		fmt.Println("log in")
+		return "orders", "correct horse", nil // from a secret store
+	}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	_, err = c.KV().Put(ctx, "k", []byte("v"))
+	fmt.Println(err)
+	// Output:
+	// log in
+	// <nil>
+}
+
+// Raw returns a client of client/v3, for everything that the packages do not have.
+func ExampleClient_Raw() {
+	ctx := context.Background()
+	c, err := etcdkit.Open(ctx, etcdkit.Config{Endpoints: endpoints()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	resp, err := c.Raw().MemberList(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("has members:", len(resp.Members) > 0)
+	// Output: has members: true
 }

@@ -1,40 +1,20 @@
 package cache_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdkit/etcdkit/cache"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// open makes what *etcdkit.Client is: a store and a watcher of one namespace.
-func open(namespace string) (c *parttest.Parts, ctx context.Context, done func()) {
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	if err != nil {
-		log.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	c = parttest.Of(cli, namespace)
-	return c, ctx, func() {
-		_, _, _ = c.KV().DeletePrefix(ctx, "")
-		_ = c.Watcher().Close()
-		_ = cli.Close()
-		cancel()
-	}
-}
-
-// Role is what the examples keep.
+// Role is the value of the examples.
 type Role struct{ Admin bool }
 
-// A replica of a dir, which is read without RPCs and shows its own writes at once.
+// A replica is read without RPCs and shows the writes through it at once.
 func Example() {
 	client, ctx, done := open("example-package")
 	defer done()
@@ -59,6 +39,7 @@ func Example() {
 	// true
 }
 
+// A Cache holds the keys that are read, including absent ones.
 func ExampleOpen() {
 	client, ctx, done := open("example-cache")
 	defer done()
@@ -70,10 +51,10 @@ func ExampleOpen() {
 	defer roles.Close()
 
 	_, err = roles.Get(ctx, "ada")
-	fmt.Println(errors.Is(err, kv.ErrNotFound)) // and that is remembered
+	fmt.Println(errors.Is(err, kv.ErrNotFound)) // which is cached as well
 	_, _ = roles.Get(ctx, "ada")
 
-	_, _ = client.KV().Put(ctx, "roles/ada", []byte(`{"Admin":true}`)) // somebody else
+	_, _ = client.KV().Put(ctx, "roles/ada", []byte(`{"Admin":true}`)) // by another process
 	e, _ := roles.GetLinearizable(ctx, "ada")
 	fmt.Println(e.Value.Admin)
 	e, _ = roles.Get(ctx, "ada")
@@ -86,6 +67,7 @@ func ExampleOpen() {
 	// true
 }
 
+// GetAtLeast reflects a write made by another process.
 func ExampleCache_GetAtLeast() {
 	client, ctx, done := open("example-at-least")
 	defer done()
@@ -96,13 +78,14 @@ func ExampleCache_GetAtLeast() {
 	}
 	defer roles.Close()
 
-	// Another process writes, and hands over the revision, in a message or a cookie.
+	// Another process writes, and passes the revision on in a message or a cookie.
 	rev, _ := client.KV().Put(ctx, "roles/ada", []byte(`{"Admin":true}`))
 	e, err := roles.GetAtLeast(ctx, "ada", rev)
 	fmt.Println(e.Value.Admin, e.ModRevision >= rev, err)
 	// Output: true true <nil>
 }
 
+// Invalidate makes the next read of a key go to etcd.
 func ExampleCache_Invalidate() {
 	client, ctx, done := open("example-invalidate")
 	defer done()
@@ -122,6 +105,7 @@ func ExampleCache_Invalidate() {
 	// Output: 1 2
 }
 
+// A Replica can list its keys, and wait for a revision.
 func ExampleOpenReplica() {
 	client, ctx, done := open("example-replica")
 	defer done()
@@ -150,6 +134,7 @@ func ExampleOpenReplica() {
 	// cache: get "roles/bob": key not found
 }
 
+// View reads several keys at one revision, whatever is written meanwhile.
 func ExampleReplica_View() {
 	client, ctx, done := open("example-view")
 	defer done()
@@ -171,6 +156,7 @@ func ExampleReplica_View() {
 	// Output: eu us
 }
 
+// Follow calls a function for each entry and then for each change.
 func ExampleReplica_Follow() {
 	client, ctx, done := open("example-follow")
 	defer done()
@@ -196,6 +182,7 @@ func ExampleReplica_Follow() {
 	// rate: "10" -> "20"
 }
 
+// FollowRevisions passes all changes of a transaction in one call.
 func ExampleReplica_FollowRevisions() {
 	client, ctx, done := open("example-follow-revisions")
 	defer done()
@@ -214,32 +201,4 @@ func ExampleReplica_FollowRevisions() {
 	// Output:
 	// 0 at first
 	// 2 by one transaction
-}
-
-// admin does not care where roles come from.
-func admin(ctx context.Context, roles cache.Reader[Role], name string) bool {
-	e, err := roles.Get(ctx, name)
-	return err == nil && e.Value.Admin
-}
-
-func ExampleReader() {
-	client, ctx, done := open("example-reader")
-	defer done()
-	store := kv.NewTyped(client.KV(), "roles", kv.JSON[Role]())
-	_, _ = store.Put(ctx, "ada", Role{Admin: true})
-	cached, err := cache.Open(ctx, client, "roles", kv.JSON[Role]())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer cached.Close()
-	replica, err := cache.OpenReplica(ctx, client, "roles", kv.JSON[Role]())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer replica.Close()
-
-	fmt.Println(admin(ctx, store, "ada"), admin(ctx, cached, "ada"), admin(ctx, replica, "ada"))
-	// Output: true true true
 }

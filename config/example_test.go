@@ -4,33 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	stdlog "log"
 	"os"
 	"path/filepath"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/etcdkit/etcdkit/config"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// connect makes a client with a namespace of its own; *etcdkit.Client is one, too.
-func connect(ctx context.Context, name string) (client *parttest.Parts, done func()) {
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	if err != nil {
-		stdlog.Fatal(err)
-	}
-	client = parttest.Of(cli, name)
-	return client, func() {
-		_, _, _ = client.KV().DeletePrefix(ctx, "")
-		_ = client.Watcher().Close()
-		_ = cli.Close()
-	}
-}
-
+// A bound value follows its key. An invalid value does not replace a valid one.
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -38,7 +20,7 @@ func Example() {
 	defer done()
 
 	src, err := config.Open(ctx, client, "config", config.WithErrorHandler(func(string, int64, error) {
-		// a counter or an alert in your program
+		// Count the error or raise an alert.
 	}))
 	if err != nil {
 		fmt.Println(err)
@@ -57,7 +39,7 @@ func Example() {
 	}
 	fmt.Println("default:", rate.Load())
 
-	// Somebody else puts a key, with etcdctl for instance.
+	// Another client writes the key, such as etcdctl.
 	seen := make(chan int)
 	stop := rate.Follow(func(n int) { seen <- n })
 	<-seen
@@ -76,6 +58,7 @@ func Example() {
 	// config: set "http/rate-limit": refused by validation: must be at least 1
 }
 
+// A struct follows the keys below a directory.
 func ExampleBindDir() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -104,8 +87,7 @@ func ExampleBindDir() {
 	}
 	fmt.Printf("%+v\n", pool.Load())
 
-	// All fields that have changed, in one transaction: nobody sees some of them changed and others
-	// not.
+	// Set writes all fields that have changed in one transaction.
 	next := pool.Load()
 	next.MaxConns, next.Replicas = 50, []string{"db-1", "db-2"}
 	if _, err := pool.Set(ctx, next); err != nil {
@@ -120,6 +102,7 @@ func ExampleBindDir() {
 	// [db/auth/user db/max-conns db/replicas]
 }
 
+// Update modifies the current value and preserves concurrent changes.
 func ExampleValue_Update() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -141,7 +124,7 @@ func ExampleValue_Update() {
 		fmt.Println(err)
 		return
 	}
-	// Two processes add a host each: neither loses what the other has written.
+	// Two processes add a host each. Neither overwrites the change of the other.
 	for _, host := range []string{"db-1", "db-2"} {
 		_, err := pool.Update(ctx, func(p *Pool) error {
 			p.Hosts = append(p.Hosts, host)
@@ -152,7 +135,7 @@ func ExampleValue_Update() {
 		}
 	}
 	fmt.Printf("%+v\n", pool.Load())
-	fmt.Println(src.Keys()) // what f has not changed is not written
+	fmt.Println(src.Keys()) // unchanged fields are not written
 	rev, err := pool.Update(ctx, func(*Pool) error { return nil })
 	fmt.Println(rev, err)
 	// Output:
@@ -161,6 +144,7 @@ func ExampleValue_Update() {
 	// 0 <nil>
 }
 
+// Single values can be read without binding them.
 func ExampleGetOr() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -188,6 +172,7 @@ func ExampleGetOr() {
 	// timeout = 1m30s
 }
 
+// Follow reports each change below a prefix.
 func ExampleSource_Follow() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -215,6 +200,7 @@ func ExampleSource_Follow() {
 	// flags/new-ui: "true" -> "", absent now: true
 }
 
+// History lists the earlier values of a key, and Rollback restores one.
 func ExampleSource_Rollback() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -251,6 +237,7 @@ func ExampleSource_Rollback() {
 	// now 100
 }
 
+// A fallback file provides values for keys that etcd does not have.
 func ExampleWithFallbackFile() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -284,4 +271,55 @@ func ExampleWithFallbackFile() {
 	// banner from fallback file
 	// none from defaults
 	// deleted: 10
+}
+
+// An environment variable overrides the value in etcd for one process.
+func ExampleWithEnvironment() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, done := connect(ctx, "example-environment")
+	defer done()
+	_ = os.Setenv("SHOP_HTTP_RATE_LIMIT", "50")
+	defer func() { _ = os.Unsetenv("SHOP_HTTP_RATE_LIMIT") }()
+
+	_, _ = client.KV().Put(ctx, "config/http/rate-limit", []byte("250"))
+	src, err := config.Open(ctx, client, "config", config.WithEnvironment("SHOP"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer src.Close()
+	rate, err := config.Bind(src, "http/rate-limit", config.WithDefault(100))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(rate.Load())
+	for _, p := range rate.Provenance() {
+		fmt.Println("from", p.Origin, p.Name)
+	}
+	// Output:
+	// 50
+	// from environment SHOP_HTTP_RATE_LIMIT
+}
+
+// The error of an invalid value says where the value comes from.
+func ExampleBadValueError() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, done := connect(ctx, "example-bad-value")
+	defer done()
+	_, _ = client.KV().Put(ctx, "config/port", []byte("http"))
+	src, err := config.Open(ctx, client, "config")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer src.Close()
+
+	_, err = config.Bind[int](src, "port")
+	if bad, ok := errors.AsType[*config.BadValueError](err); ok {
+		fmt.Println(bad.Key, "from", bad.Origin, "cannot be decoded:", errors.Is(bad, kv.ErrDecode))
+	}
+	// Output: port from etcd cannot be decoded: true
 }

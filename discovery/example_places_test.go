@@ -20,7 +20,7 @@ func registerAll(ctx context.Context, registry *discovery.Registry, all ...disco
 	}
 }
 
-// A server leaves: clients turn elsewhere while it goes on serving.
+// A server that leaves drains first: clients turn to other instances while it still serves them.
 func ExampleRegistration_Drain() {
 	ctx, client, stop := connect("drain")
 	defer stop()
@@ -36,9 +36,9 @@ func ExampleRegistration_Drain() {
 	must(err)
 	<-lists
 
-	must(reg.Drain(ctx)) // everybody has been told, and had 200 ms
+	must(reg.Drain(ctx)) // clients had 200 ms to notice
 	fmt.Println(reg.State(), (<-lists)[0].Status)
-	// here the server finishes what it has begun
+	// The server finishes its calls here.
 	must(reg.Close())
 	fmt.Println(reg.State(), len(<-lists))
 	// Output:
@@ -46,7 +46,7 @@ func ExampleRegistration_Drain() {
 	// closed 0
 }
 
-// A new process takes the place of one that should have gone.
+// A new process replaces one that left its key behind.
 func ExampleWithTakeover() {
 	ctx, client, stop := connect("takeover")
 	defer stop()
@@ -54,7 +54,7 @@ func ExampleWithTakeover() {
 	must(err)
 	defer registry.Close()
 
-	// What a process on a machine that hangs has left: a key that nobody will remove soon.
+	// A key without a lease never expires.
 	_, err = client.KV().Put(ctx, "services/orders/instances/a", []byte(`{"host":"10.0.0.6","port":8080}`))
 	must(err)
 	i := discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}
@@ -69,7 +69,7 @@ func ExampleWithTakeover() {
 	// registered
 }
 
-// Follow calls a function with all instances, whenever they change.
+// Follow calls a function with all instances at once and after each change.
 func ExampleService_Follow() {
 	ctx, client, stop := connect("follow")
 	defer stop()
@@ -84,20 +84,20 @@ func ExampleService_Follow() {
 	registerAll(ctx, registry, discovery.Instance{ID: "a"})
 	fmt.Println(<-seen)
 	unfollow()
-	registerAll(ctx, registry, discovery.Instance{ID: "b"}) // nobody is told
+	registerAll(ctx, registry, discovery.Instance{ID: "b"}) // not reported any more
 	// Output:
 	// []
 	// [a]
 }
 
-// Most instances vanish at once: that is held back, since it is seldom true.
+// If most instances vanish at once, a view shows them for a while longer.
 func ExampleWithGrace() {
 	ctx, client, stop := connect("grace")
 	defer stop()
 	registry, err := discovery.New(client, discovery.WithGrace(500*time.Millisecond))
 	must(err)
 	defer registry.Close()
-	for _, id := range []string{"a", "b", "c"} { // of programs in other languages
+	for _, id := range []string{"a", "b", "c"} { // as programs in other languages write them
 		_, err := client.KV().Put(ctx, "services/orders/instances/"+id, []byte(`{"host":"10.0.0.7","port":8080}`))
 		must(err)
 	}
@@ -114,7 +114,7 @@ func ExampleWithGrace() {
 	// [] true
 }
 
-// Picks stay in a zone while it has enough instances.
+// Picks stay in a zone while it has enough instances; "us" has only one.
 func ExamplePreferZone() {
 	ctx, client, stop := connect("zone")
 	defer stop()
@@ -139,7 +139,7 @@ func ExamplePreferZone() {
 	// us map[a:2 b:2 c:2]
 }
 
-// An instance with twice the weight has twice the work.
+// An instance with twice the weight gets twice the load.
 func ExampleLeastLoaded() {
 	ctx, client, stop := connect("load")
 	defer stop()
@@ -149,17 +149,17 @@ func ExampleLeastLoaded() {
 	registerAll(ctx, registry, discovery.Instance{ID: "a", Weight: 1}, discovery.Instance{ID: "b", Weight: 2})
 	orders, err := registry.OpenService(ctx, "orders")
 	must(err)
-	picker, under := orders.Picker(discovery.LeastLoaded()), map[string]int{}
-	for range 300 { // whose Done is to come, when the work is done
+	picker, load := orders.Picker(discovery.LeastLoaded()), map[string]int{}
+	for range 300 { // Done is called when the work has ended
 		pick, err := picker.Pick()
 		must(err)
-		under[pick.Instance.ID]++
+		load[pick.Instance.ID]++
 	}
-	fmt.Println(under)
+	fmt.Println(load)
 	// Output: map[a:100 b:200]
 }
 
-// A gRPC server without a name of its own registers each of its services.
+// A gRPC server without a service name registers each of its gRPC services.
 func ExampleRegistry_RegisterGRPC() {
 	ctx, client, stop := connect("server")
 	defer stop()
@@ -170,11 +170,11 @@ func ExampleRegistry_RegisterGRPC() {
 	_, err = registry.RegisterGRPC(ctx, srv, discovery.Instance{ID: "one", Host: "127.0.0.1", Port: port}, discovery.WithDrainDelay(0))
 	must(err)
 	fmt.Println(registry.Services(ctx))
-	must(registry.Close()) // drains, deregisters, and stops the server when its calls are done
+	must(registry.Close()) // drains, removes the instance and stops the server gracefully
 	// Output: [test.Echo] <nil>
 }
 
-// fakeBalancerConn is a resolver.ClientConn that passes on the states.
+// fakeBalancerConn is a resolver.ClientConn that passes the states on.
 type fakeBalancerConn struct {
 	fakeConn
 
@@ -183,7 +183,7 @@ type fakeBalancerConn struct {
 
 func (c *fakeBalancerConn) UpdateState(s resolver.State) error { c.states <- s; return nil }
 
-// A balancer of one's own finds the instance behind an endpoint.
+// A custom balancer finds the instance behind an endpoint.
 func ExampleInstanceOf() {
 	ctx, client, stop := connect("balancer")
 	defer stop()
@@ -192,7 +192,7 @@ func ExampleInstanceOf() {
 	defer registry.Close()
 	registerAll(ctx, registry, discovery.Instance{ID: "a", Zone: "eu"})
 
-	conn := &fakeBalancerConn{states: make(chan resolver.State, 1)} // which gRPC has
+	conn := &fakeBalancerConn{states: make(chan resolver.State, 1)} // gRPC has its own
 	target := resolver.Target{}
 	target.URL.Scheme, target.URL.Path = discovery.Scheme, "/orders"
 	r, err := registry.Resolver().Build(target, conn, resolver.BuildOptions{})

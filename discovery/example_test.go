@@ -1,51 +1,17 @@
 package discovery_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/etcdkit/etcdkit/discovery"
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
-	"github.com/etcdkit/etcdkit/internal/etcdtest/parttest"
 )
 
-// connect opens what *etcdkit.Client is otherwise, in an empty namespace of the example's own.
-func connect(example string) (ctx context.Context, client *parttest.Parts, stop func()) {
-	ctx = context.Background()
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	must(err)
-	dir := "example/discovery/" + example + "/"
-	client = parttest.Of(cli, dir)
-	_, _, err = client.KV().DeletePrefix(ctx, "")
-	must(err)
-	return ctx, client, func() {
-		must(client.Leases().Close())
-		must(client.Watcher().Close())
-		must(cli.Close())
-	}
-}
-
-func must(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-// follow prints each list of instances that a view shows, and hands it on.
-func follow(s *discovery.Service) chan []discovery.Instance {
-	lists := make(chan []discovery.Instance, 10)
-	s.Follow(func(list []discovery.Instance) { lists <- list })
-	return lists
-}
-
-// An instance registers, and is found, and leaves.
+// An instance is registered, found by another process, drained and removed.
 func Example() {
 	ctx, client, stop := connect("first")
 	defer stop()
@@ -63,7 +29,7 @@ func Example() {
 	for _, i := range <-lists {
 		fmt.Println(i.ID, i.Addr(), i.Status, reg.State())
 	}
-	must(reg.Drain(ctx)) // two seconds, for clients to turn elsewhere
+	must(reg.Drain(ctx)) // waits two seconds, so that clients turn to other instances
 	fmt.Println((<-lists)[0].Status, reg.State())
 	must(reg.Close())
 	fmt.Println(len(<-lists), "at the end", reg.State())
@@ -74,7 +40,7 @@ func Example() {
 	// 0 at the end closed
 }
 
-// Update changes what is known of an instance, and keeps it registered.
+// Update changes the metadata of an instance, which stays registered.
 func ExampleRegistration_Update() {
 	ctx, client, stop := connect("update")
 	defer stop()
@@ -113,7 +79,7 @@ func ExampleTakenError() {
 	// Output: true 10.0.0.7:8080
 }
 
-// A process that must come up without etcd registers when that is possible.
+// A process that must start without etcd registers in the background.
 func ExampleWithoutWaiting() {
 	ctx, client, stop := connect("background")
 	defer stop()
@@ -126,12 +92,12 @@ func ExampleWithoutWaiting() {
 	lists := follow(orders)
 	<-lists
 	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080}, discovery.WithoutWaiting())
-	must(err) // what is wrong with the instance, and nothing else
+	must(err) // only an invalid instance is an error
 	fmt.Println((<-lists)[0].ID)
 	// Output: a
 }
 
-// Filters narrow down what a view shows.
+// Filters narrow the list of instances.
 func ExampleService_Instances() {
 	ctx, client, stop := connect("filters")
 	defer stop()
@@ -161,7 +127,7 @@ func ExampleService_Instances() {
 	// [a b]
 }
 
-// A picker takes one of the instances, and is told how it went.
+// A picker chooses an instance for each call and learns how the call ended.
 func ExampleService_Picker() {
 	ctx, client, stop := connect("picker")
 	defer stop()
@@ -200,7 +166,7 @@ func ExampleService_Picker() {
 	// discovery: pick "orders": no instance
 }
 
-// The same key goes to the same instance, in every process.
+// With the policy Sticky, a key goes to the same instance in every process.
 func ExamplePicker_PickFor() {
 	ctx, client, stop := connect("sticky")
 	defer stop()
@@ -226,41 +192,7 @@ func ExamplePicker_PickFor() {
 	// Output: true
 }
 
-// cheapestPolicy picks the instance with the lowest price.
-type cheapestPolicy struct{}
-
-func (cheapestPolicy) Choose(c discovery.Candidates, _ string) int {
-	best := 0
-	for n := range c.Len() {
-		if c.At(n).Metadata["price"] < c.At(best).Metadata["price"] {
-			best = n
-		}
-	}
-	return best
-}
-
-// A policy of one's own is one method.
-func ExamplePolicy() {
-	ctx, client, stop := connect("policy")
-	defer stop()
-	registry, err := discovery.New(client)
-	must(err)
-	defer registry.Close()
-	for id, price := range map[string]string{"a": "3", "b": "1", "c": "2"} {
-		_, err := registry.Register(ctx, discovery.Instance{
-			Service: "orders", ID: id, Host: "10.0.0.7", Port: 8080, Metadata: map[string]string{"price": price},
-		})
-		must(err)
-	}
-	orders, err := registry.OpenService(ctx, "orders")
-	must(err)
-	pick, err := orders.Picker(cheapestPolicy{}).Pick()
-	must(err)
-	fmt.Println(pick.Instance.ID)
-	// Output: b
-}
-
-// Services are known by name.
+// FollowServices reports the names of all services.
 func ExampleRegistry_FollowServices() {
 	ctx, client, stop := connect("services")
 	defer stop()
@@ -282,7 +214,7 @@ func ExampleRegistry_FollowServices() {
 	// [orders]
 }
 
-// What somebody has spoiled is skipped and told of.
+// An invalid entry is skipped and reported.
 func ExampleWithBadEntry() {
 	ctx, client, stop := connect("bad")
 	defer stop()
@@ -302,14 +234,14 @@ func ExampleWithBadEntry() {
 	// 1 instance, 1 malformed, true true
 }
 
-// The format of client/v3/naming.
+// WithGRPCNaming reads and writes the format of client/v3/naming.
 func ExampleWithGRPCNaming() {
 	ctx, client, stop := connect("naming")
 	defer stop()
 	registry, err := discovery.New(client, discovery.WithGRPCNaming())
 	must(err)
 	defer registry.Close()
-	_, err = client.KV().Put(ctx, "orders/b", []byte(`{"Op":0,"Addr":"10.0.0.8:80","Metadata":{"team":"x"}}`)) // as others write it
+	_, err = client.KV().Put(ctx, "orders/b", []byte(`{"Op":0,"Addr":"10.0.0.8:80","Metadata":{"team":"x"}}`)) // as other programs write it
 	must(err)
 	_, err = registry.Register(ctx, discovery.Instance{Service: "orders", ID: "a", Host: "10.0.0.7", Port: 8080})
 	must(err)
@@ -339,6 +271,6 @@ func ExampleRegistry_Resolver() {
 	must(err)
 	defer conn.Close()
 	fmt.Println(call(ctx, conn))
-	must(reg.Close()) // drains, waits, deregisters, stops the server gracefully
+	must(reg.Close()) // drains, removes the instance and stops the server gracefully
 	// Output: one <nil>
 }

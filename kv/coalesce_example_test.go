@@ -7,6 +7,7 @@ import (
 	"github.com/etcdkit/etcdkit/kv"
 )
 
+// Calls of many goroutines share transactions.
 func ExampleCoalesce() {
 	ctx, cli, _ := connect("coalesce")
 	defer cli.Close()
@@ -24,7 +25,7 @@ func ExampleCoalesce() {
 	}
 	wg.Wait()
 
-	cli.KV = shared // and now every Store over this client shares its calls as well
+	cli.KV = shared // every Store over this client now shares its calls as well
 	store, err := kv.New(cli, kv.WithNamespace("example/coalesce"))
 	must(err)
 	n, err := store.Count(ctx, "")

@@ -1,10 +1,7 @@
 package kv_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"log"
@@ -13,28 +10,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 )
 
-// connect opens a client for an example, and a store in an empty namespace of the example's own.
-func connect(example string) (ctx context.Context, cli *clientv3.Client, store *kv.Store) {
-	ctx = context.Background()
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	must(err)
-	store, err = kv.New(cli, kv.WithNamespace("example/"+example))
-	must(err)
-	_, _, err = store.DeletePrefix(ctx, "")
-	must(err)
-	return ctx, cli, store
-}
-
-func must(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
+// Put, Get and Delete one key.
 func Example() {
 	ctx, cli, store := connect("basics")
 	defer cli.Close()
@@ -56,6 +35,7 @@ func Example() {
 	// true
 }
 
+// Create succeeds only if the key does not exist.
 func ExampleStore_Create() {
 	ctx, cli, store := connect("create")
 	defer cli.Close()
@@ -94,6 +74,7 @@ func ExampleStore_Replace() {
 	// found what they wrote: true
 }
 
+// CompareAndSwap writes only if the key has the expected value.
 func ExampleStore_CompareAndSwap() {
 	ctx, cli, store := connect("cas")
 	defer cli.Close()
@@ -109,6 +90,7 @@ func ExampleStore_CompareAndSwap() {
 	// true
 }
 
+// Update counts visits. No concurrent update is lost.
 func ExampleStore_Update() {
 	ctx, cli, store := connect("update")
 	defer cli.Close()
@@ -116,7 +98,7 @@ func ExampleStore_Update() {
 	for range 3 {
 		_, err := store.Update(ctx, "visits", func(cur kv.Entry[[]byte]) ([]byte, error) {
 			n := 0
-			if cur.ModRevision != 0 { // it is there
+			if cur.ModRevision != 0 { // the key exists
 				var err error
 				if n, err = strconv.Atoi(string(cur.Value)); err != nil {
 					return nil, err
@@ -132,6 +114,7 @@ func ExampleStore_Update() {
 	// Output: 3
 }
 
+// etcd deletes the key after ten minutes.
 func ExampleWithTTL() {
 	ctx, cli, store := connect("ttl")
 	defer cli.Close()
@@ -148,7 +131,7 @@ func ExampleWithTTL() {
 }
 
 // The outcome of a write with WithOnce is known even if the response is lost. The keys that it uses
-// appear in no listing.
+// appear in no listing or count.
 func ExampleWithOnce() {
 	ctx, cli, store := connect("once")
 	defer cli.Close()
@@ -161,14 +144,13 @@ func ExampleWithOnce() {
 	// Output: 1 key
 }
 
-// errNotOnCall is what the owner of this example's guard loses.
-var errNotOnCall = errors.New("not on call any more")
-
+// A write with a guard is refused once its owner has lost what the guard stands for.
 func ExampleNewGuard() {
 	ctx, cli, store := connect("guard")
 	defer cli.Close()
+	errNotOnCall := errors.New("no longer on call")
 
-	// Whoever is on call has created this key. Guards have absolute keys, and work from any
+	// The person on call has created this key. A guard has absolute keys, and works from any
 	// namespace.
 	rev, err := store.Put(ctx, "on-call", []byte("Ada"))
 	must(err)
@@ -184,10 +166,11 @@ func ExampleNewGuard() {
 	fmt.Println(errors.Is(err, kv.ErrGuard), errors.Is(err, errNotOnCall))
 	// Output:
 	// <nil>
-	// kv: put "example/guard/alarm": guard does not hold: not on call any more
+	// kv: put "example/guard/alarm": guard does not hold: no longer on call
 	// true true
 }
 
+// A Typed stores values of one type.
 func ExampleNewTyped() {
 	ctx, cli, store := connect("typed")
 	defer cli.Close()
@@ -215,72 +198,7 @@ func ExampleNewTyped() {
 	// {"Name":"Ada","Visits":1}
 }
 
-// counter is a codec for eight bytes.
-type counter struct{}
-
-func (counter) Encode(_ string, v uint64) ([]byte, error) {
-	return binary.BigEndian.AppendUint64(nil, v), nil
-}
-
-func (counter) Decode(_ string, b []byte) (uint64, error) {
-	if len(b) != 8 {
-		return 0, fmt.Errorf("%d bytes instead of 8", len(b))
-	}
-	return binary.BigEndian.Uint64(b), nil
-}
-
-// A codec of your own is a type with two methods.
-func ExampleCodec() {
-	ctx, cli, store := connect("codec")
-	defer cli.Close()
-
-	counters := kv.NewTyped(store, "counters", counter{})
-	for range 2 {
-		_, err := counters.Update(ctx, "requests", func(n *uint64) error { *n++; return nil }, kv.WithUpsert())
-		must(err)
-	}
-	e, err := counters.Get(ctx, "requests")
-	must(err)
-	fmt.Println(e.Value)
-
-	_, err = store.Put(ctx, "counters/broken", []byte("seven"))
-	must(err)
-	_, err = counters.Get(ctx, "broken")
-	fmt.Println(errors.Is(err, kv.ErrDecode))
-	// Output:
-	// 2
-	// true
-}
-
-// gobs is a codec for whatever encoding/gob can do.
-type gobs[T any] struct{}
-
-func (gobs[T]) Encode(_ string, v T) ([]byte, error) {
-	var b bytes.Buffer
-	err := gob.NewEncoder(&b).Encode(v)
-	return b.Bytes(), err
-}
-
-func (gobs[T]) Decode(_ string, b []byte) (v T, err error) {
-	err = gob.NewDecoder(bytes.NewReader(b)).Decode(&v)
-	return v, err
-}
-
-// A codec may be for any type.
-func ExampleCodec_generic() {
-	ctx, cli, store := connect("gob")
-	defer cli.Close()
-
-	matrices := kv.NewTyped(store, "matrices", gobs[[][]float64]{})
-	_, err := matrices.Put(ctx, "identity", [][]float64{{1, 0}, {0, 1}})
-	must(err)
-	e, err := matrices.Get(ctx, "identity")
-	must(err)
-	fmt.Println(e.Value)
-	// Output: [[1 0] [0 1]]
-}
-
-// With WithBadEntry, one value that does not decode does not make the others unreadable.
+// WithBadEntry skips values that cannot be decoded.
 func ExampleWithBadEntry() {
 	ctx, cli, store := connect("bad-entry")
 	defer cli.Close()
@@ -304,7 +222,7 @@ func ExampleWithBadEntry() {
 	// c 3
 }
 
-// Namespace is for code that takes a KV of client/v3.
+// Namespace restricts a KV of client/v3 to a prefix.
 func ExampleNamespace() {
 	ctx, cli, _ := connect("namespace")
 	defer cli.Close()
@@ -323,6 +241,7 @@ func ExampleNamespace() {
 	// example/namespace/app/color
 }
 
+// A transaction writes two accounts if the first has not changed.
 func ExampleStore_Txn() {
 	ctx, cli, store := connect("txn")
 	defer cli.Close()
@@ -346,8 +265,8 @@ func ExampleStore_Txn() {
 	// 40 at the revision of the transaction: true
 }
 
-// Batch takes any number of operations, in transactions as large as etcd allows. Where it stops, it
-// can be resumed.
+// Batch applies any number of operations, in transactions as large as etcd allows. A batch that
+// failed can be resumed.
 func ExampleStore_Batch() {
 	ctx, cli, store := connect("batch")
 	defer cli.Close()
@@ -364,7 +283,7 @@ func ExampleStore_Batch() {
 			break
 		}
 		if errors.Is(err, kv.ErrInvalid) {
-			log.Print(err) // it would stop there again
+			log.Print(err) // it would fail again
 			break
 		}
 		ops = ops[stopped.Done:]
@@ -403,6 +322,7 @@ func ExampleStore_Page() {
 	// users/eve of 3
 }
 
+// List yields the entries below a prefix, here those after one key.
 func ExampleStore_List() {
 	ctx, cli, store := connect("list")
 	defer cli.Close()
@@ -420,6 +340,7 @@ func ExampleStore_List() {
 	// users/eve 41
 }
 
+// A checkpoint stores how far a program has processed the changes.
 func ExampleCheckpoint() {
 	ctx, cli, store := connect("checkpoint")
 	defer cli.Close()
@@ -431,13 +352,13 @@ func ExampleCheckpoint() {
 	must(progress.Save(ctx, 4711))
 	rev, err = progress.Load(ctx)
 	must(err)
-	fmt.Println("go on after", rev)
+	fmt.Println("continue after", rev)
 	// Output:
 	// start after 0
-	// go on after 4711
+	// continue after 4711
 }
 
-// A prefix ends in a slash, so that it does not catch more than it says.
+// A prefix must end in a slash, so that "users/4" does not also delete "users/42".
 func ExampleStore_DeletePrefix() {
 	ctx, cli, store := connect("delete-prefix")
 	defer cli.Close()
@@ -455,8 +376,8 @@ func ExampleStore_DeletePrefix() {
 	// 2 <nil>
 }
 
-// A transfer between two accounts is one transaction. WithOnce makes its outcome known, even if an
-// answer is lost.
+// A transfer between two accounts is one transaction. WithOnce makes its outcome known even if a
+// response is lost.
 func ExampleStore_Transact() {
 	ctx, cli, store := connect("transact")
 	defer cli.Close()
@@ -494,7 +415,8 @@ func ExampleStore_Transact() {
 	// bob 30
 }
 
-// A listing within a transaction is guarded as a whole, so the last seat cannot be taken twice.
+// A transaction conflicts with any change of what it has listed, so the last seat cannot be taken
+// twice.
 func ExampleTx_List() {
 	ctx, cli, store := connect("seats")
 	defer cli.Close()
@@ -528,12 +450,37 @@ func ExampleStore_GetMany() {
 	must(err)
 	entries, rev, err := store.GetMany(ctx, "a", "b", "c")
 	must(err)
-	_, there := entries["c"]
-	fmt.Println(string(entries["a"].Value), string(entries["b"].Value), there, rev > 0)
+	_, found := entries["c"]
+	fmt.Println(string(entries["a"].Value), string(entries["b"].Value), found, rev > 0)
 	// Output: 1 2 false true
 }
 
-// Touch lets a key live longer, without sending its value.
+// GetAsOf reads an earlier value.
+func ExampleStore_GetAsOf() {
+	ctx, cli, store := connect("as-of")
+	defer cli.Close()
+	rev, err := store.Put(ctx, "price", []byte("10"))
+	must(err)
+	_, err = store.Put(ctx, "price", []byte("12"))
+	must(err)
+	e, err := store.GetAsOf(ctx, "price", rev)
+	must(err)
+	fmt.Printf("%s\n", e.Value)
+	// Output: 10
+}
+
+// A limit is checked before anything is sent.
+func ExampleWithLimits() {
+	ctx, cli, _ := connect("limits")
+	defer cli.Close()
+	store, err := kv.New(cli, kv.WithNamespace("example/limits"), kv.WithLimits(kv.Limits{RequestBytes: 1024}))
+	must(err)
+	_, err = store.Put(ctx, "image", make([]byte, 2048))
+	fmt.Println(errors.Is(err, kv.ErrTooLarge))
+	// Output: true
+}
+
+// Touch extends the life of a key without sending its value.
 func ExampleStore_Touch() {
 	ctx, cli, store := connect("touch")
 	defer cli.Close()
@@ -547,7 +494,7 @@ func ExampleStore_Touch() {
 	// Output: data true
 }
 
-// BatchEach tells what became of each operation, and can have several transactions in flight.
+// BatchEach returns the result of each operation and can send several transactions concurrently.
 func ExampleStore_BatchEach() {
 	ctx, cli, store := connect("each")
 	defer cli.Close()
@@ -565,7 +512,7 @@ func ExampleStore_BatchEach() {
 	// <nil> false
 }
 
-// WithReadRevision tells where a watch has to begin.
+// WithReadRevision stores the revision of a listing. A watch after it misses no change.
 func ExampleWithReadRevision() {
 	ctx, cli, store := connect("revision")
 	defer cli.Close()
@@ -598,7 +545,7 @@ func ExampleTyped_Decode() {
 	// 2 Bob
 }
 
-// WithSkipEqual writes only what has changed.
+// WithSkipEqual writes only if the value has changed.
 func ExampleWithSkipEqual() {
 	ctx, cli, store := connect("skip")
 	defer cli.Close()

@@ -4,37 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/lease"
 )
 
-// connect opens a client for an example, and a manager in an empty namespace of the example's own.
-func connect(example string) (ctx context.Context, cli *clientv3.Client, m *lease.Manager, store *kv.Store) {
-	ctx = context.Background()
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	must(err)
-	dir := "example/" + example
-	store, err = kv.New(cli, kv.WithNamespace(dir))
-	must(err)
-	_, _, err = store.DeletePrefix(ctx, "")
-	must(err)
-	return ctx, cli, etcdtest.Must(lease.New(cli, lease.WithNamespace(dir))), store
-}
-
-func must(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
-}
-
-// A session, keys that live as long as it does, and its end.
+// A key on the lease of a session lives as long as the session does.
 func Example() {
 	ctx, cli, sessions, store := connect("session")
 	defer cli.Close()
@@ -57,8 +36,8 @@ func Example() {
 	// lost session closed
 }
 
-// A write that etcd refuses once the session's lease is gone, even if its writer does not know that
-// yet.
+// etcd refuses a guarded write once the session's lease is gone, even if the writer does not know
+// that yet.
 func ExampleSession_Guard() {
 	ctx, cli, sessions, store := connect("guard")
 	defer cli.Close()
@@ -69,14 +48,14 @@ func ExampleSession_Guard() {
 	_, err = store.Put(ctx, "result", []byte("42"), kv.WithGuard(s))
 	must(err)
 
-	_, err = cli.Revoke(ctx, s.ID()) // somebody else does
+	_, err = cli.Revoke(ctx, s.ID()) // another client does
 	must(err)
 	_, err = store.Put(ctx, "result", []byte("43"), kv.WithGuard(s))
 	fmt.Println(errors.Is(err, kv.ErrGuard), errors.Is(err, lease.ErrExpired))
 	// Output: true true
 }
 
-// A key that is there as long as the process is, whatever happens to it.
+// A kept key is restored when it is deleted, and removed when it is closed.
 func ExampleManager_OpenKey() {
 	ctx, cli, sessions, store := connect("key")
 	defer cli.Close()
@@ -86,7 +65,7 @@ func ExampleManager_OpenKey() {
 	must(err)
 	_, err = store.Delete(ctx, "members/a") // by mistake
 	must(err)
-	for { // it comes back
+	for { // until it is restored
 		e, err := store.Get(ctx, "members/a")
 		if err == nil {
 			fmt.Println(string(e.Value))
@@ -102,7 +81,7 @@ func ExampleManager_OpenKey() {
 	// kv: get "example/key/members/a": key not found
 }
 
-// One lease for all that a process does.
+// All namespaces of a manager share one session.
 func ExampleManager_Shared() {
 	ctx, cli, sessions, _ := connect("shared")
 	defer cli.Close()
@@ -116,7 +95,7 @@ func ExampleManager_Shared() {
 	// Output: true 15s
 }
 
-// A lease by hand: nobody renews it but you.
+// A granted lease is not renewed by the manager.
 func ExampleManager_Grant() {
 	ctx, cli, leases, store := connect("grant")
 	defer cli.Close()
@@ -140,7 +119,7 @@ func ExampleManager_Grant() {
 	// true
 }
 
-// A place on a shared lease for each key of many.
+// Acquire spreads many keys over few leases.
 func ExampleManager_Acquire() {
 	ctx, cli, sessions, _ := connect("acquire")
 	defer cli.Close()
@@ -161,7 +140,7 @@ func ExampleManager_Acquire() {
 	// Output: 2 leases for 300 keys
 }
 
-// Work that stops when the lease can no longer be relied on, and knows why.
+// Work ends when the session does. The cause of its context tells why.
 func ExampleSession_Context() {
 	ctx, cli, sessions, _ := connect("context")
 	defer cli.Close()
@@ -172,7 +151,7 @@ func ExampleSession_Context() {
 	work, stop := context.WithTimeout(s.Context(), time.Hour)
 	defer stop()
 
-	must(sessions.Revoke(ctx, s.ID())) // as an operator might
+	must(sessions.Revoke(ctx, s.ID())) // as an operator may
 	<-work.Done()
 	cause := context.Cause(work)
 	fmt.Println(errors.Is(cause, lease.ErrExpired), errors.Is(cause, lease.ErrNotFound))
@@ -182,7 +161,7 @@ func ExampleSession_Context() {
 	// lost lease expired: not found
 }
 
-// A lease that outlives the session: the next process adopts it, with its keys.
+// A lease outlives its session: the next process adopts it with its keys.
 func ExampleSession_Orphan() {
 	ctx, cli, old, store := connect("orphan")
 	defer cli.Close()
@@ -194,7 +173,8 @@ func ExampleSession_Orphan() {
 	must(err)
 	s.Orphan()
 
-	next := etcdtest.Must(lease.New(cli))
+	next, err := lease.New(cli)
+	must(err)
 	defer next.Close()
 	adopted, err := next.OpenSession(ctx, lease.WithLease(s.ID()))
 	must(err)
@@ -207,7 +187,7 @@ func ExampleSession_Orphan() {
 	// 1234
 }
 
-// A mutex of client/v3 on a session whose end is known in time.
+// A mutex of client/v3 uses the lease of a session.
 func ExampleSession_Concurrency() {
 	ctx, cli, sessions, _ := connect("concurrency")
 	defer cli.Close()
@@ -222,7 +202,7 @@ func ExampleSession_Concurrency() {
 	// Output: locked on the session's lease: true
 }
 
-// A key that somebody else has is left alone, unless one asks for it.
+// A key of another owner is left alone unless WithTakeover is given.
 func ExampleWithTakeover() {
 	ctx, cli, sessions, store := connect("takeover")
 	defer cli.Close()
@@ -244,7 +224,7 @@ func ExampleWithTakeover() {
 	// 10.0.0.1:80
 }
 
-// A key whose value changes keeps its lease.
+// Update changes the value of a kept key, which keeps its lease.
 func ExampleKey_Update() {
 	ctx, cli, sessions, store := connect("update")
 	defer cli.Close()

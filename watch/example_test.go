@@ -4,51 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"strconv"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/etcdkit/etcdkit/internal/etcdtest"
 	"github.com/etcdkit/etcdkit/kv"
 	"github.com/etcdkit/etcdkit/watch"
 )
 
-// client returns a client as a program would create it.
-func client() *clientv3.Client {
-	cli, err := clientv3.New(clientv3.Config{Endpoints: etcdtest.Endpoints(), DialTimeout: 5 * time.Second})
-	if err != nil {
-		log.Fatal(err)
-	}
-	return cli
-}
-
+// A watch with a snapshot keeps a map up to date.
 func Example() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-watch"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli, watch.WithNamespace("example-watch"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("users")
+	defer done()
 
-	_, _ = store.Put(ctx, "users/ada", []byte("admin"))
+	_, err := store.Put(ctx, "users/ada", []byte("admin"))
+	must(err)
 	users := map[string]string{}
 	for b, err := range w.Watch(ctx, watch.Prefix("users/"), watch.WithSnapshot()) {
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
+		must(err)
 		for _, e := range b.Events {
 			if e.Type == watch.Delete {
 				delete(users, e.Key)
@@ -60,30 +32,18 @@ func Example() {
 		if b.Kind == watch.Live {
 			break
 		}
-		_, _ = store.Put(ctx, "users/bob", []byte("guest"))
+		_, err = store.Put(ctx, "users/bob", []byte("guest"))
+		must(err)
 	}
 	// Output:
 	// snapshot map[users/ada:admin]
 	// live map[users/ada:admin users/bob:guest]
 }
 
+// A subscription calls a function for each batch.
 func ExampleWatcher_Subscribe() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-subscribe"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli, watch.WithNamespace("example-subscribe"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("subscribe")
+	defer done()
 
 	sub, err := w.Subscribe(watch.Key("motd"), func(_ context.Context, b watch.Batch) error {
 		for _, e := range b.Events {
@@ -91,45 +51,32 @@ func ExampleWatcher_Subscribe() {
 		}
 		return nil
 	})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	must(err)
 	<-sub.Ready()
-	rev, _ := store.Put(ctx, "motd", []byte("hello"))
-	fmt.Println(sub.WaitRevision(ctx, rev)) // the function has returned from it
-	fmt.Println(sub.Status().State, sub.Close())
+	rev, err := store.Put(ctx, "motd", []byte("hello"))
+	must(err)
+	must(sub.WaitRevision(ctx, rev)) // the function has returned from it
+	fmt.Println(sub.Status().State)
+	must(sub.Close())
 	// Output:
 	// put motd hello
-	// <nil>
-	// live <nil>
+	// live
 }
 
+// Consume continues after the last batch that was processed, even if the process crashed.
 func ExampleWatcher_Consume() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-consume"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli, watch.WithNamespace("example-consume"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("consume")
+	defer done()
 
-	// The checkpoint is stored in etcd. A database that is written in the same transaction as the
-	// results is better.
+	// The checkpoint is stored in etcd. A row in a database, written in the same transaction as the
+	// results, is better.
 	checkpoint := kv.NewCheckpoint(store, "checkpoint")
-	rev, _ := store.Put(ctx, "orders/0", []byte("before"))
-	_ = checkpoint.Save(ctx, rev)
+	rev, err := store.Put(ctx, "orders/0", []byte("before"))
+	must(err)
+	must(checkpoint.Save(ctx, rev))
 	for i := range 4 {
-		_, _ = store.Put(ctx, "orders/"+strconv.Itoa(i), []byte("new"))
+		_, err := store.Put(ctx, "orders/"+strconv.Itoa(i), []byte("new"))
+		must(err)
 	}
 	crash := errors.New("crash")
 	for range 2 {
@@ -145,47 +92,34 @@ func ExampleWatcher_Consume() {
 			}
 			return nil
 		})
-		fmt.Println(errors.Is(err, crash))
+		fmt.Println(err)
 	}
 	// Output:
 	// orders/0
 	// orders/1
-	// true
+	// watch: consume "orders/*": crash
 	// orders/2
 	// orders/3
-	// true
+	// watch: consume "orders/*": crash
 }
 
+// A watch that continues from a stored revision misses no change.
 func ExampleWithAfter() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-after"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli, watch.WithNamespace("example-after"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("after")
+	defer done()
 
-	seen, _ := store.Put(ctx, "color", []byte("red")) // the change that was processed last
-	_, _ = store.Put(ctx, "color", []byte("green"))
-	last, _ := store.Put(ctx, "color", []byte("blue"))
-	for b, err := range w.Watch(ctx, watch.Key("color"), watch.WithAfter(seen), watch.WithPrevValue()) {
-		if lost, ok := errors.AsType[*watch.CompactedError](err); ok {
-			fmt.Println("start over: what came between is gone:", lost.After, lost.Oldest)
+	processed, err := store.Put(ctx, "color", []byte("red"))
+	must(err)
+	_, err = store.Put(ctx, "color", []byte("green"))
+	must(err)
+	last, err := store.Put(ctx, "color", []byte("blue"))
+	must(err)
+	for b, err := range w.Watch(ctx, watch.Key("color"), watch.WithAfter(processed), watch.WithPrevValue()) {
+		if compacted, ok := errors.AsType[*watch.CompactedError](err); ok {
+			fmt.Println("missed the changes before", compacted.Oldest)
 			return
 		}
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
+		must(err)
 		fmt.Printf("%s, was %s\n", b.Events[0].Value, b.Events[0].PrevValue)
 		if b.Revision == last {
 			break
@@ -196,23 +130,10 @@ func ExampleWithAfter() {
 	// blue, was green
 }
 
+// A slow consumer gets the latest change of each key.
 func ExampleWithCoalescing() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-coalescing"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli, watch.WithNamespace("example-coalescing"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("coalescing")
+	defer done()
 
 	busy, free := make(chan struct{}), make(chan struct{})
 	first := true
@@ -220,64 +141,48 @@ func ExampleWithCoalescing() {
 		if first {
 			first = false
 			close(busy)
-			<-free // a slow consumer
+			<-free // takes long
 			return nil
 		}
 		for _, e := range b.Events {
 			fmt.Printf("%s=%s\n", e.Key, e.Value)
 		}
-		fmt.Println(b.Folded, "left out")
+		fmt.Println(b.Folded, "changes left out")
 		return nil
 	}, watch.WithCoalescing())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	must(err)
 	<-sub.Ready()
-	_, _ = store.Put(ctx, "stock/pears", []byte("0"))
+	_, err = store.Put(ctx, "stock/pears", []byte("0"))
+	must(err)
 	<-busy
 	var rev int64
 	for i := range 100 {
-		rev, _ = store.Put(ctx, "stock/apples", []byte(strconv.Itoa(i)))
+		rev, err = store.Put(ctx, "stock/apples", []byte(strconv.Itoa(i)))
+		must(err)
 	}
 	for w.ServerWatches()[0].Revision < rev { // until all of it has arrived
 		time.Sleep(time.Millisecond)
 	}
 	close(free)
-	_ = sub.WaitRevision(ctx, rev)
-	_ = sub.Close()
+	must(sub.WaitRevision(ctx, rev))
+	must(sub.Close())
 	// Output:
 	// stock/apples=99
-	// 99 left out
+	// 99 changes left out
 }
 
+// Progress batches advance the revision while the watched keys do not change.
 func ExampleWithProgress() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-progress"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli, watch.WithNamespace("example-progress"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("progress")
+	defer done()
 
 	var elsewhere int64
 	for b, err := range w.Watch(ctx, watch.Prefix("quiet/"), watch.WithProgress(time.Second)) {
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
+		must(err)
 		if elsewhere == 0 {
 			fmt.Println(b.Kind, len(b.Events)) // the start of the watch
-			elsewhere, _ = store.Put(ctx, "busy/key", []byte("v"))
+			elsewhere, err = store.Put(ctx, "busy/key", []byte("v"))
+			must(err)
 		}
 		if b.Revision >= elsewhere {
 			fmt.Println(b.Kind, len(b.Events)) // nothing has changed up to that revision
@@ -289,33 +194,17 @@ func ExampleWithProgress() {
 	// progress 0
 }
 
+// A watcher of a namespace sees the keys below it. A range ends before its second key.
 func ExampleWatcher_Namespace() {
-	cli := client()
-	defer cli.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	store, err := kv.New(cli, kv.WithNamespace("example-namespace"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _, _, _ = store.DeletePrefix(ctx, "") }()
-	w, err := watch.New(cli)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	ctx, store, w, done := connect("namespace")
+	defer done()
 
 	for _, k := range []string{"eu/a", "eu/b", "eu/c", "us/a"} {
-		_, _ = store.Put(ctx, k, []byte("v"))
+		_, err := store.Put(ctx, k, []byte("v"))
+		must(err)
 	}
-	eu := w.Namespace("example-namespace").Namespace("eu") // of the same streams
-	for b, err := range eu.Watch(ctx, watch.Range("a", "c"), watch.WithSnapshot()) {
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
+	for b, err := range w.Namespace("eu").Watch(ctx, watch.Range("a", "c"), watch.WithSnapshot()) {
+		must(err)
 		for _, e := range b.Events {
 			fmt.Println(e.Type, e.Key)
 		}
@@ -326,55 +215,35 @@ func ExampleWatcher_Namespace() {
 	// put b
 }
 
+// Watches with the same selector share one server-side watch.
 func ExampleWatcher_ServerWatches() {
-	cli := client()
-	defer cli.Close()
-	w, err := watch.New(cli, watch.WithNamespace("example-server-watches"))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
+	_, _, w, done := connect("server-watches")
+	defer done()
 
 	for range 100 {
 		sub, err := w.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { return nil })
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
+		must(err)
 		<-sub.Ready()
 	}
 	for _, s := range w.ServerWatches() {
 		fmt.Println(s.Selector, s.Watches, s.State)
 	}
-	fmt.Println(w.Active(), w.Stats().Streams)
+	fmt.Println(w.Active(), "watches,", w.Stats().Streams, "stream")
 	// Output:
 	// users/* 100 live
-	// 100 1
+	// 100 watches, 1 stream
 }
 
 // A read that must not miss earlier changes waits until the watch has delivered them.
 func ExampleSubscription_Refresh() {
-	ctx := context.Background()
-	cli := client()
-	defer cli.Close()
-	w, err := watch.New(cli)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer w.Close()
-	sub, err := w.Subscribe(watch.Prefix("example/refresh/"), func(context.Context, watch.Batch) error { return nil })
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	ctx, _, w, done := connect("refresh")
+	defer done()
+
+	sub, err := w.Subscribe(watch.Prefix("users/"), func(context.Context, watch.Batch) error { return nil })
+	must(err)
 	<-sub.Ready()
 	asked := time.Now()
-	if err := sub.Refresh(ctx); err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println("everything up to now was handled:", !sub.Status().Heard.Before(asked))
-	// Output: everything up to now was handled: true
+	must(sub.Refresh(ctx))
+	fmt.Println("every earlier change was handled:", !sub.Status().Heard.Before(asked))
+	// Output: every earlier change was handled: true
 }
