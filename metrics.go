@@ -90,7 +90,7 @@ func (k MetricKind) String() string {
 
 // Metrics yields every counter and gauge of all parts that were made with the client or with those
 // that Namespace derives from it: those of Stats, and of caches, configurations, lockers and
-// services. It sends nothing. docs/operations.md lists the metrics, with alerts.
+// services. It sends nothing. [docs/operations.md] lists the metrics, with alerts.
 //
 // Each series, which is a name with labels, comes once, and those of a name are next to each other.
 // Parts with equal labels are added up; the age of several is that of the oldest. Counters include
@@ -100,6 +100,8 @@ func (k MetricKind) String() string {
 // service for package discovery. Each has at most 100 values per package. Beyond that, the counters
 // of a value whose parts are all closed are added to the value "other"; if there is none, a new
 // part is counted as "other". Durations are those of [Observer.Operation].
+//
+// [docs/operations.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/operations.md
 func (c *Client) Metrics() iter.Seq[Metric] {
 	return func(yield func(Metric) bool) {
 		for _, m := range c.conn.settings.scope.Metrics() {
@@ -128,7 +130,7 @@ func WithObserver(obs Observer) Option { return func(o *options) { o.observer = 
 type Observer struct {
 	// Operation is called when an operation begins, and the function that it returns when the
 	// operation ends. The operation continues with the context that Operation returns, which must
-	// be derived from ctx. Either result may be nil. See [Operation].
+	// be derived from ctx. Either result may be nil. See Operation.
 	Operation func(ctx context.Context, op Operation) (context.Context, func(OperationResult))
 	// Retry is called before a request is repeated, with the request, the number of the failed
 	// attempt, counted from 1, and its error. ctx belongs to the operation that needs the request.

@@ -33,7 +33,7 @@ var (
 // A BadValueError describes a value that cannot be used because it is missing, too large, cannot be
 // decoded, or was refused by validation.
 type BadValueError struct {
-	// Relative to the source's directory; the directory if no single key is at fault.
+	// Key is relative to the source's directory. It is the directory if no single key is at fault.
 	Key      string
 	Revision int64  // of the write or deletion; 0 if the value is not from etcd
 	Origin   Origin // where the value comes from

@@ -21,15 +21,15 @@ type Origin int
 // The origins. An environment variable overrides etcd's value, which overrides the fallback file's,
 // which overrides the default. The state file stands in for etcd until etcd first answers.
 const (
-	// Live is etcd. [Status.Age] bounds how old the value is.
+	// Live is etcd. Status.Age bounds how old the value is.
 	Live Origin = iota
-	// StateFile is the copy of etcd's state that an earlier process saved; see [WithStateFile].
+	// StateFile is the copy of etcd's state that an earlier process saved; see WithStateFile.
 	StateFile
-	// FallbackFile is the file set by [WithFallbackFile].
+	// FallbackFile is the file set by WithFallbackFile.
 	FallbackFile
-	// Defaults are values in the program: WithDefault, default tags, arguments of [GetOr].
+	// Defaults are values in the program: WithDefault, default tags, arguments of GetOr.
 	Defaults
-	// Environment is an environment variable; see [WithEnvironment].
+	// Environment is an environment variable; see WithEnvironment.
 	Environment
 )
 
@@ -67,7 +67,8 @@ type Status struct {
 	// for Defaults from Open.
 	Age      time.Duration
 	Revision int64 // applied revision; 0 for FallbackFile and Defaults
-	// Why the source is not live or its watch is down; nil if it is, or not yet known.
+	// Err is why the source is not live or its watch is down. It is nil if the watch is live, or if
+	// the cause is not known yet.
 	Err error
 }
 

@@ -15,8 +15,7 @@ import (
 var (
 	// ErrNoInstance means that no instance can be picked.
 	ErrNoInstance = errors.New("no instance")
-	// ErrTaken means that another process has registered an instance with this ID; see
-	// [TakenError].
+	// ErrTaken means that another process has registered an instance with this ID; see TakenError.
 	ErrTaken = errors.New("instance id taken")
 )
 

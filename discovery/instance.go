@@ -18,11 +18,11 @@ type Instance struct {
 	Port    int    // 1 to 65535
 
 	Scheme  string // such as "https"; may be empty, as may all below
-	Version string // for [OnlyVersion]
-	Zone    string // for [OnlyZone] and [PreferZone]
-	// For [Weighted], [LeastLoaded] and [Sticky]; 0 counts as 1, at most [MaxWeight].
+	Version string // for OnlyVersion
+	Zone    string // for OnlyZone and PreferZone
+	// Weight is for Weighted, LeastLoaded and Sticky. The maximum is MaxWeight; 0 counts as 1.
 	Weight   int
-	Tags     []string          // for [OnlyTag]
+	Tags     []string          // for OnlyTag
 	Metadata map[string]string // at most 1 KiB in total
 
 	// Status is Up by default. It is set by Register, Update and Drain.

@@ -31,7 +31,7 @@ const (
 // roundRobinConfig replaces gRPC's default policy, pick_first.
 const roundRobinConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
 
-// Resolver returns what lets gRPC dial services by name:
+// Resolver returns a resolver with which gRPC dials services by name:
 //
 //	grpc.NewClient("etcd:///orders", grpc.WithResolvers(registry.Resolver()), …)
 //

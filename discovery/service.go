@@ -112,9 +112,9 @@ func (s *snapshot) equal(o *snapshot) bool {
 	return s == o || slices.EqualFunc(s.list, o.list, func(a, b *Instance) bool { return a == b || a.same(b) })
 }
 
-// Age bounds for how long changes may have been missed. While the watch is well it is at most about
-// 36 s, since a quiet watch is asked twice a minute; a change is shown within milliseconds all the
-// same. While etcd is unreachable, it grows.
+// Age bounds for how long changes may have been missed. While the watch is live, it is at most about
+// 36 s, because a quiet watch is checked twice a minute; changes are still shown within
+// milliseconds. While etcd is unreachable, it grows.
 func (s *Service) Age() time.Duration { return s.v.watch.age() }
 
 // Err returns why the watch is down. It returns nil if the watch is up or the reason is not known
@@ -136,7 +136,7 @@ type Stats struct {
 	Held      int `json:"held"`      // of those, lost and held back
 	Malformed int `json:"malformed"` // entries that cannot be decoded
 
-	Age  time.Duration `json:"age"`  // see [Service.Age]
+	Age  time.Duration `json:"age"`  // see Service.Age
 	Live bool          `json:"live"` // whether the watch is live
 
 	Updates  uint64 `json:"updates"`  // changes and lists received

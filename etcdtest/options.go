@@ -7,7 +7,7 @@ type Option func(*options)
 
 type options struct{ harness []harness.Option }
 
-// WithFlags adds flags of etcd, such as "--max-txn-ops=1024". They win over the flags that this
+// WithFlags adds flags of etcd, such as "--max-txn-ops=1024". They override the flags that this
 // package sets.
 func WithFlags(flags ...string) Option {
 	return func(o *options) { o.harness = append(o.harness, harness.WithFlags(flags...)) }

@@ -116,8 +116,8 @@ func (s *Server) ExpireLease(ctx context.Context, id clientv3.LeaseID) error {
 }
 
 // Requests returns how many requests the server has received since it was last started, by service
-// and method, such as "KV/Put", "KV/Txn" or "Lease/LeaseKeepAlive". Of a stream each message
-// counts. Methods that nobody has called are missing. Requests of all clients count, and those of
+// and method, such as "KV/Put", "KV/Txn" or "Lease/LeaseKeepAlive". Each message of a stream
+// counts. Methods that were not called are missing. Requests of all clients count, and those of
 // [Server.Compact] and [Server.ExpireLease].
 func (s *Server) Requests() map[string]int {
 	s.tb.Helper()

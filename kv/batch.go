@@ -125,12 +125,12 @@ var ErrNotSent = errors.New("not sent")
 // OpResult is the result of one operation of [Store.BatchEach].
 type OpResult struct {
 	// Revision is the revision at which the operation was applied. It is 0 if the operation was not
-	// applied, or was a delete that found no key. If [WithOnce] resolved a lost response, such a
+	// applied, or was a delete that found no key. If WithOnce resolved a lost response, such a
 	// delete has the revision of its transaction.
 	Revision int64
-	// Err is nil if the operation was applied. If it matches [ErrUnknownOutcome], the operation may
+	// Err is nil if the operation was applied. If it matches ErrUnknownOutcome, the operation may
 	// have been applied, or may still be; any other error means that it was not and will not be. It
-	// is [ErrNotSent] for operations after a failed one.
+	// is ErrNotSent for operations after a failed one.
 	Err error
 }
 

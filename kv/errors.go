@@ -18,9 +18,9 @@ var (
 	ErrNotFound = errors.New("key not found")
 	// ErrExists means that a key to be created exists already.
 	ErrExists = errors.New("key exists")
-	// ErrConflict means that the key did not meet the condition of the write. See [ConflictError].
+	// ErrConflict means that the key did not meet the condition of the write. See ConflictError.
 	ErrConflict = errors.New("changed meanwhile")
-	// ErrGuard means that etcd refused a write because what a [Guarded] stands for was lost. The
+	// ErrGuard means that etcd refused a write because what a Guarded stands for was lost. The
 	// error also matches the error of the owner, such as lock.ErrLost.
 	ErrGuard = errors.New("guard does not hold")
 	// ErrDecode means that the codec cannot decode a stored value. Use errors.As to get the codec's
@@ -35,7 +35,7 @@ var (
 var (
 	// ErrInvalid means that the arguments are invalid. Nothing was sent.
 	ErrInvalid = errs.Invalid
-	// ErrTooLarge means that one of the [Limits] was exceeded. It also matches ErrInvalid.
+	// ErrTooLarge means that one of the Limits was exceeded. It also matches ErrInvalid.
 	ErrTooLarge = errs.TooLarge
 	// ErrUnavailable means that etcd, or a quorum of it, did not respond or could not be reached.
 	ErrUnavailable = errs.Unavailable

@@ -46,7 +46,9 @@ func (s *Store) Replace(ctx context.Context, key string, v []byte, modRevision i
 // returns a [ConflictError]. It costs one RPC. The key keeps its lease, unless an option says
 // otherwise. A value can occur again, so the outcome is unknown if the response is lost, unless
 // [WithOnce] is given. Prefer Replace.
-func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte, o ...PutOption) (rev int64, err error) { //nolint:predeclared,gocritic // the names used in sync/atomic
+//
+//nolint:predeclared,gocritic // the names used in sync/atomic
+func (s *Store) CompareAndSwap(ctx context.Context, key string, old, new []byte, o ...PutOption) (rev int64, err error) {
 	return s.put(ctx, "compare and swap", key, new, condition{byValue: true, value: old}, o)
 }
 

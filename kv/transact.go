@@ -21,7 +21,7 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 // Transact runs f as one serializable transaction over keys of the store, and returns the revision
 // at which its writes were applied. All reads of f are of one revision. The writes are applied
 // together, in one request, and only if nothing that f has read has changed since; otherwise f is
-// called again. docs/transactions.md describes the protocol.
+// called again. [docs/transactions.md] describes the protocol.
 //
 //	_, err := store.Transact(ctx, func(ctx context.Context, tx *kv.Tx) error {
 //		from, err := accounts.In(tx).Get("ada")
@@ -56,6 +56,8 @@ type TxFunc = func(ctx context.Context, tx *Tx) error
 // Transact costs the reads of f and one RPC. A conflict costs one more RPC, which also reads again
 // what f has read with Get and GetMany. An attempt that has to wait in a queue costs its reads.
 // If ctx has no deadline, the default timeout for writes bounds the whole call.
+//
+// [docs/transactions.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/transactions.md
 func (s *Store) Transact(ctx context.Context, f TxFunc, o ...WriteOption) (rev int64, err error) {
 	ctx, running := s.observe(ctx, "transact")
 	defer func() { running.End(err, rev) }()

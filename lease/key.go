@@ -176,10 +176,10 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	return k.restore(ctx, op, false)
 }
 
-// Close deletes the key, if it belongs to this Key, within 5 s. Further calls wait for the
-// first one, for at most 5 s, and return its result. After an error the key is deleted in the background, within 5 s after etcd
-// responds again, or with its lease when the manager is closed, whichever comes first. Until then
-// OpenKey treats the key as owned by this process.
+// Close deletes the key, if it belongs to this Key, within 5 s. Further calls wait for the first
+// one, for at most 5 s, and return its result. After an error the key is deleted in the background,
+// within 5 s after etcd responds again, or with its lease when the manager is closed, whichever
+// comes first. Until then OpenKey treats the key as owned by this process.
 func (k *Key) Close() error {
 	ctx, stop := k.m.closeContext()
 	defer stop()

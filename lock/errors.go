@@ -10,7 +10,7 @@ import (
 
 // The conditions of this package. Match them with errors.Is.
 var (
-	// ErrLocked means that another owner holds the lock. See [LockedError].
+	// ErrLocked means that another owner holds the lock. See LockedError.
 	ErrLocked = errors.New("held by another owner")
 	// ErrLost means that a hold or a place in the queue is gone: its lease has expired or was
 	// revoked, or its key was deleted. Every loss matches it, and so does a write that a guard has
@@ -39,7 +39,7 @@ var (
 // LockedError names the owner that holds or waits for the lock. It matches [ErrLocked].
 type LockedError struct {
 	Name string
-	// Owner is the name of the owner, see [WithOwner]. It is "lease 694d..." if the owner gave no
+	// Owner is the name of the owner, see WithOwner. It is "lease 694d..." if the owner gave no
 	// name, such as a mutex of client/v3. It is "" if the owner is not known: this process waits
 	// for it and has not read it yet, or TryLock stopped because too many longer names lie below
 	// the name.
@@ -48,7 +48,7 @@ type LockedError struct {
 	// to wait for the lock, a lower bound of its token. It is never higher than the token of the
 	// next holder. It is 0 if Owner is "" or the hold is a shared one.
 	Token int64
-	// Local reports whether the owner acquired the lock, or waits for it, through the same [Locker]
+	// Local reports whether the owner acquired the lock, or waits for it, through the same Locker
 	// of this process. Another Locker of this process counts as another owner.
 	Local bool
 }

@@ -233,7 +233,8 @@ type Stats struct {
 	Held    int `json:"held"`    // holds that were granted and neither lost nor released
 	Waiting int `json:"waiting"` // calls that wait
 	Names   int `json:"names"`   // queues in use
-	// Open watches: of keys that are waited for, observed, or held for more than 250 ms.
+	// Watched is the number of keys that are watched because they are waited for, observed, or held
+	// for more than 250 ms.
 	Watched int `json:"watched"`
 
 	Waits    uint64 `json:"waits"`    // waits begun: within this process, in etcd's queue, at a barrier
@@ -242,7 +243,7 @@ type Stats struct {
 	Lost     uint64 `json:"lost"`     // holds lost
 	Swept    uint64 `json:"swept"`    // keys removed in the background
 	Reopened uint64 `json:"reopened"` // watch streams that broke or could not be opened
-	// Reads because a watch may have missed changes or could not be opened.
+	// Confirmed counts reads made because a watch may have missed changes or could not be opened.
 	Confirmed uint64 `json:"confirmed"`
 }
 

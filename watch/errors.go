@@ -12,10 +12,14 @@ import (
 // The errors of this package, to be matched with errors.Is. All except ErrHistoryRewritten are
 // shared with the other packages of etcdkit.
 var (
-	ErrInvalid    = errs.Invalid
-	ErrClosed     = errs.Closed
+	// ErrInvalid means that an argument is invalid. Nothing was sent.
+	ErrInvalid = errs.Invalid
+	// ErrClosed means that the watcher or its client is closed.
+	ErrClosed = errs.Closed
+	// ErrPermission means that the user may not read the keys.
 	ErrPermission = errs.Permission
-	ErrCompacted  = errs.Compacted
+	// ErrCompacted means that changes which the watch needs were compacted. See CompactedError.
+	ErrCompacted = errs.Compacted
 	// ErrUnavailable means that a watch is not live. It does not end a watch.
 	ErrUnavailable = errs.Unavailable
 	// ErrHistoryRewritten means that the cluster's history is not the one that the watch has

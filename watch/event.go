@@ -35,7 +35,7 @@ type Event struct {
 	Key  string // relative to the namespace
 
 	// Value is the new value, nil for a Delete. PrevValue is the value before the change if
-	// [WithPrevValue] is given and etcd still has it. Snapshot and Resync batches have no
+	// WithPrevValue is given and etcd still has it. Snapshot and Resync batches have no
 	// PrevValue.
 	Value, PrevValue []byte
 
@@ -90,10 +90,11 @@ type Batch struct {
 	Kind     Kind
 	Revision int64
 	Events   []Event // in transaction order; Snapshot and Resync: puts in key order, then deletes
-	// more batches of the snapshot or resync follow, usually with the same Revision
+	// More reports whether further batches of the snapshot or resync follow, usually with the same
+	// Revision.
 	More bool
-	// number of changes left out by WithCoalescing; if the watch lagged by more than its buffer, it may
-	// include changes that a snapshot or an earlier list has already shown
+	// Folded is the number of changes left out by WithCoalescing. If the watch lagged by more than
+	// its buffer, it may include changes that a snapshot or an earlier list has already shown.
 	Folded int
 }
 

@@ -38,12 +38,12 @@ type Status struct {
 	State State
 	// Since is when the state began. A stale watch is stale since the last message of etcd.
 	Since time.Time
-	// Heard is a time of which nothing is missing: every change made by then, as far as the member
-	// that serves the watch knew, was delivered and handled. It is the time, by this process's
-	// clocks, at which the progress report that proves this was requested, or the watch itself if
-	// it had missed nothing when it was opened. It advances with each report: within 36 s on a
-	// stream that answers, and with [Subscription.Refresh]. Events do not advance it. It is zero
-	// until the watch is live for the first time.
+	// Heard is a time up to which no change is missing: every change made by then, as far as the
+	// member that serves the watch knew, was delivered and handled. It is the time, by this
+	// process's clocks, at which the progress report that proves this was requested, or the watch
+	// itself if it had missed nothing when it was opened. It advances with each report: within 36 s
+	// on a stream that answers, and with Subscription.Refresh. Events do not advance it. It is
+	// zero until the watch is live for the first time.
 	Heard time.Time
 	// Revision is the revision up to which every change was delivered and handled. It is 0 at
 	// first.

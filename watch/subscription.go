@@ -76,11 +76,12 @@ func (s *Subscription) run(ctx context.Context) {
 	s.err = opError("subscribe", s.sel, err)
 }
 
-// Done is closed when the subscription has ended and its function has returned.
+// Done returns a channel that is closed when the subscription has ended and its function has
+// returned.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// Ready is closed when the subscription is live for the first time: its snapshot was handled, and
-// every change from now on will be delivered.
+// Ready returns a channel that is closed when the subscription is live for the first time: its
+// snapshot was handled, and every change from then on will be delivered.
 func (s *Subscription) Ready() <-chan struct{} { return s.subscriber.ready }
 
 // Err returns why the subscription has ended, or nil before Done is closed. The error is that of
