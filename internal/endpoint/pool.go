@@ -26,7 +26,8 @@ type Pool struct {
 
 	mu     sync.Mutex
 	conns  map[string]*conn
-	next   int // position of Other in its rotation
+	stale  map[*conn]struct{} // replaced in conns, but still in use
+	next   int                // position of Other in its rotation
 	closed bool
 }
 
@@ -35,7 +36,7 @@ type conn struct {
 	*grpc.ClientConn
 
 	users int
-	stale bool   // a new connection is needed; the last user closes this one
+	stale bool   // a new connection is needed; the last user or Close closes this one
 	addr  string // of the member, "" before it has answered
 }
 
@@ -43,7 +44,7 @@ type conn struct {
 // and roots. config is nil if there are none or they are unknown. roots is nil if the CA
 // certificates are those of config.
 func NewPool(dial DialFunc, config *tls.Config, roots *RootCAs) *Pool {
-	return &Pool{dial: dial, tls: config, roots: roots, conns: map[string]*conn{}}
+	return &Pool{dial: dial, tls: config, roots: roots, conns: map[string]*conn{}, stale: map[*conn]struct{}{}}
 }
 
 // Do calls f with the connection to ep. While gRPC waits to reconnect, it returns the error of its
@@ -106,9 +107,12 @@ func (p *Pool) release(ep string, c *conn, stale bool) {
 	if p.conns[ep] == c {
 		delete(p.conns, ep)
 	}
-	if c.users == 0 {
-		_ = c.Close() // no caller uses it
+	if c.users > 0 {
+		p.stale[c] = struct{}{}
+		return
 	}
+	delete(p.stale, c)
+	_ = c.Close() // no caller uses it
 }
 
 // Probe checks the health of ep. It returns the cause if ep does not serve.
@@ -231,7 +235,8 @@ func (p *Pool) Retain(eps []string) {
 	}
 }
 
-// Close closes all connections. Later uses of the pool return an error that matches [errs.Closed].
+// Close closes all connections, and so ends the calls over them. Later uses of the pool return an
+// error that matches [errs.Closed].
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -240,6 +245,10 @@ func (p *Pool) Close() error {
 	for _, c := range p.conns {
 		all = append(all, c.Close())
 	}
+	for c := range p.stale {
+		_ = c.Close() // Retain may have closed it before
+	}
 	clear(p.conns)
+	clear(p.stale)
 	return errors.Join(all...)
 }

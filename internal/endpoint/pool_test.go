@@ -1,12 +1,18 @@
 package endpoint_test
 
 import (
+	"context"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcdkit/etcdkit/internal/endpoint"
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -66,6 +72,28 @@ func TestPool_RetainClosesOtherConnections(t *testing.T) {
 	assert.Equal(t, 2, p.Len())
 	p.Retain([]string{b, "elsewhere:1"})
 	assert.Equal(t, 1, p.Len())
+}
+
+// A call over such a connection, which waits for its member, would outlive the client.
+func TestPool_CloseClosesReplacedConnections(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	down := "http://" + unusedAddress(t)
+	replaced, release, err := p.Acquire(down)
+	require.NoError(t, err)
+	defer release()
+	require.Error(t, p.Probe(t.Context(), down))
+	current, release, err := p.Acquire(down)
+	require.NoError(t, err)
+	defer release()
+	require.NotSame(t, replaced, current)
+	require.NoError(t, p.Close())
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for _, conn := range []grpc.ClientConnInterface{replaced, current} {
+		_, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		require.Equal(t, codes.Canceled, status.Code(err), "%v", err)
+	}
 }
 
 func TestPool_ReturnsErrClosedAfterClose(t *testing.T) {
