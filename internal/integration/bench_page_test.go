@@ -122,6 +122,9 @@ func inUnit(metric string, v float64) string {
 		}
 		return digits(v) + " " + units[i]
 	case "heap", "bytes":
+		if v < 0 { // other parts of the process have freed more
+			return "–"
+		}
 		units := []string{"B", "KiB", "MiB", "GiB"}
 		i := 0
 		for ; math.Abs(v) >= 1024 && i < len(units)-1; i++ {

@@ -39,7 +39,10 @@ func quoteTables() map[string][]quote {
 			{label: "the same by 16 goroutines, beside golang-lru", table: "memory", name: "cache hit", n: 16},
 			{label: "a linearizable read of it by 256 goroutines, beside Get", table: "requests", name: linearizable, n: 256},
 			{label: "an update of one key by 32 goroutines, beside `concurrency.STM`", table: "requests", name: update, n: 32},
+			{label: "a transaction over 2 of 4 keys by 16 goroutines, beside `concurrency.STM`", table: "requests", name: transaction, n: 16},
+			{label: "a key of 128, by a Batch, beside one Put after the other", table: "requests", name: "key of a Batch of 128"},
 			{label: "a put among those of 256 goroutines (`kv.Coalesce`)", table: "requests", name: "Put through kv.Coalesce", n: 256},
+			{label: "a listing of 10,000 keys", table: "requests", name: "List of 10,000 keys"},
 			{label: "a change told to one of 1,000 subscribers", table: "watch", name: "delivery", n: 1000},
 			{label: "picking one of 10 instances", table: "memory", name: "pick of 10 instances"},
 		},
@@ -53,17 +56,6 @@ func quoteTables() map[string][]quote {
 			{label: "32 goroutines that update one key, for each update (`concurrency.STM`)", table: "requests", name: update, n: 32, metric: "rpcs"},
 			{label: "16 goroutines that each change 2 of 4 keys in a transaction, for each (`concurrency.STM`)", table: "requests", name: transaction, n: 16, metric: "rpcs"},
 			{label: "opening a client, and its first Get", table: "requests", name: openFirstGet, metric: "rpcs"},
-		},
-		"times": {
-			{label: "a lock, 2 processes that lock all the time", table: "lock", name: mutex + closedLoop, n: 2},
-			{label: "10 processes", table: "lock", name: mutex + closedLoop, n: 10},
-			{label: "50 processes", table: "lock", name: mutex + closedLoop, n: 50},
-			{label: "a lock that 50 processes wait for", table: "lock", name: mutex + onePass, n: 50},
-			{label: "a delivery to one of 1,000 subscribers", table: "watch", name: "delivery", n: 1000},
-			{label: "an update of one key by 32 goroutines (`concurrency.STM`)", table: "requests", name: update, n: 32},
-			{label: "a transaction over 2 of 4 keys by 16 goroutines (`concurrency.STM`)", table: "requests", name: transaction, n: 16},
-			{label: "a key of 128, by one Put after the other and by a Batch", table: "requests", name: "key of a Batch of 128"},
-			{label: "a listing of 10,000 keys", table: "requests", name: "List of 10,000 keys"},
 		},
 	}
 }

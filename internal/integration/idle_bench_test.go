@@ -160,6 +160,7 @@ func measureIdle(tb testing.TB, endpoints []string, settle, window time.Duration
 	first, err := etcdkit.Open(tb.Context(), etcdkit.Config{Endpoints: endpoints}) // allocates what the process needs once
 	require.NoError(tb, err)
 	require.NoError(tb, first.Close())
+	resources(settle)
 	var out []idleFigures
 	var counters []*etcdtest.RPCCounter
 	for _, part := range idleParts() {
@@ -234,7 +235,8 @@ func idleTable() table {
 	tab := table{
 		id: "idle", title: "Idle clients",
 		text: "What a part of a program sends to etcd while it has nothing to do, and what it occupies, with N endpoints. Each part has a client of its own; " +
-			"*Typical* is a program with a config, a cache, a registration, a view and a candidate. Messages are those of one window in which all parts were idle.",
+			"*Typical* is a program with a config, a cache, a registration, a view and a candidate. Messages are those of one window in which all parts were idle. " +
+			"Heap is by how much the heap of the process grew when the part was opened. It may be up to 60 KiB too small, since other parts free memory meanwhile.",
 		columns: []column{
 			{"messages/s", both("messages/s")}, {"goroutines", both("goroutines")}, {"heap", both("heap")},
 		},
