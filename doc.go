@@ -59,7 +59,7 @@
 //   - Errors, logs, [Report] and the client of client/v3 contain no password and no token. [Secret]
 //     hides a value from fmt, log/slog and encoding.
 //
-// docs/failure-model.md describes every failure, with times.
+// [docs/failure-model.md] describes every failure, with times.
 //
 // # Logging, metrics and traces
 //
@@ -72,4 +72,6 @@
 // Use errors.Is to test for a condition, whichever package returns the error: [ErrInvalid],
 // [ErrUnavailable], [ErrUnauthenticated] and so on. [SafeToRetry] reports whether a failed call
 // provably changed nothing.
+//
+// [docs/failure-model.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/failure-model.md
 package etcdkit

@@ -53,5 +53,7 @@
 //
 // Functions with a [testing.TB] end the test if they fail, so call them from its goroutine.
 //
-// docs/testing-your-code.md shows unit tests without etcd, whole programs, clusters, and CI.
+// [docs/testing-your-code.md] shows unit tests without etcd, whole programs, clusters, and CI.
+//
+// [docs/testing-your-code.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/testing-your-code.md
 package etcdtest

@@ -20,8 +20,8 @@
 //	deadline = sent + TTL - max(TTL/10, 200ms)
 //
 // A timer that waits for no RPC ends the session at the deadline. A [Suspended] session needs no
-// action. A lost session stays lost: open a new one. docs/lease-deadline.md shows a partition step
-// by step.
+// action. A lost session stays lost: open a new one. [docs/lease-deadline.md] shows a partition
+// step by step.
 //
 // # Keys
 //
@@ -70,4 +70,6 @@
 // Every loss matches [ErrExpired], and also [ErrNotFound] if the lease was revoked or has expired
 // in etcd, [ErrPermission] if renewing it is not permitted, or the error of the last renewal. The
 // other conditions are those of package kv.
+//
+// [docs/lease-deadline.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/lease-deadline.md
 package lease

@@ -37,7 +37,7 @@
 // another process acquires the lock. If the first one then continues with a write, only the system
 // that receives the write can refuse it:
 //
-//   - etcd refuses a write with the [Permit.Guard] of the hold, kv.WithGuard(held), once the lock
+//   - etcd refuses a write with the [Held.Guard] of the hold, kv.WithGuard(held), once the lock
 //     is lost or released. The error matches kv.ErrGuard and [ErrLost].
 //   - Another system can refuse a write whose [Held.Token] is lower than the highest that it has
 //     seen.
@@ -105,10 +105,12 @@
 //	the first use of a Locker          1 more, which opens the session
 //
 // All watches of a [Locker] share one stream and need no goroutine. The protocol and its proof are
-// in docs/lock-protocol.md.
+// in [docs/lock-protocol.md].
 //
 // # Errors
 //
 // Test for [ErrLocked], [ErrLost], [ErrReleased], [ErrNoLeader] and those shared with the other
 // packages with errors.Is. [LockedError] and [BlockedError] hold details for errors.As.
+//
+// [docs/lock-protocol.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/lock-protocol.md
 package lock

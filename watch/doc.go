@@ -80,5 +80,7 @@
 //	idle                one message every 30 s ±20 % for all watches of the Watcher
 //	reconnect           a stream, and one small read if the revision looks wrong
 //
-// The protocol is in docs/watch-protocol.md.
+// The protocol is in [docs/watch-protocol.md].
+//
+// [docs/watch-protocol.md]: https://github.com/etcdkit/etcdkit/blob/main/docs/watch-protocol.md
 package watch
