@@ -95,6 +95,31 @@ func TestConsume_AdvancesCheckpointOfQuietPrefix(t *testing.T) {
 	}
 }
 
+func TestConsume_FirstResyncIsWholeState(t *testing.T) {
+	t.Parallel()
+	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {
+		w.commit(change{key: "dir/b", value: "1"})
+		cp, got := &fakeCheckpoint{rev: w.revision()}, newRecorder()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- watcher.Consume(ctx, watch.Prefix("dir/"), cp, got.handle, watch.WithSnapshot()) }()
+		time.Sleep(time.Second) // it is live, and has hidden a Progress batch
+		require.Empty(t, got.all())
+		w.set(func() { w.mute = true })
+		w.breakOff(nil)
+		w.commit(change{key: "dir/b", del: true})
+		w.commit(change{key: "dir/c", value: "1"})
+		w.compactTo(w.revision())
+		w.stopFaults()
+		got.until(t, "the resync", func(b []watch.Batch) bool { return len(b) == 1 })
+		b := got.all()[0]
+		assert.Equal(t, watch.Resync, b.Kind)
+		assert.Equal(t, []string{"dir/a", "dir/c", "dir/b"}, keysOf(b), "unchanged, changed and deleted keys")
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled)
+	})
+}
+
 func TestConsume_SavesAfterHandlerAndEndsWithSaveError(t *testing.T) {
 	t.Parallel()
 	runInBubble(t, func(t *testing.T, w *fakeEtcd, watcher *watch.Watcher) {

@@ -62,7 +62,8 @@ const (
 	// Resync is the difference between the delivered and the current state, as puts and deletes. It
 	// replaces changes that were compacted, that belong to a rewritten history, or that would have
 	// cost more to read than a list. If the first batch of a watch with WithSnapshot and WithAfter
-	// is a Resync, it is the whole state: every key that it does not contain is gone.
+	// is a Resync, Progress batches aside, it is the whole state: every key that it does not contain
+	// is gone.
 	Resync
 	// Progress has no events: nothing else has changed up to Revision.
 	Progress

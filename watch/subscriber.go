@@ -27,6 +27,7 @@ type subscriber struct {
 	index             *index    // nil for an events watch
 	pos               position  // every change up to here was delivered and handled
 	lastBatch         position  // of the last batch
+	delivered         bool      // a batch that is not Progress
 	progressDue       time.Time // of a Progress batch
 	progressRequested time.Time // when progress was last requested for a Progress batch
 
@@ -233,6 +234,7 @@ func (s *subscriber) deliver(b Batch) error {
 		return &consumerError{err}
 	}
 	s.lastBatch = s.pos.atRevision(b.Revision)
+	s.delivered = s.delivered || b.Kind != Progress
 	if s.request.progressInterval > 0 {
 		s.progressDue = time.Now().Add(s.request.progressInterval)
 	}

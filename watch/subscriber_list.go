@@ -30,8 +30,8 @@ func (s *subscriber) list(kind Kind, base position, historyChanged bool) (err er
 		}()
 	}
 	changes := 0
-	// A Resync that comes first contains the whole state.
-	all := historyChanged || kind == Resync && s.lastBatch == (position{})
+	// A Resync that comes first contains the whole state. Progress does not count: Consume hides it.
+	all := historyChanged || kind == Resync && !s.delivered
 	err = s.retry(func() error {
 		if !s.broadcaster.isCurrentHistory(s.pos) {
 			return errHistoryChanged
