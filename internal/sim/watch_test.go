@@ -10,8 +10,10 @@ package sim_test
 //   - Resumable: a watch that was ended continues with WithAfter where it was.
 //   - Bookmarkable: when a Progress batch is delivered, everything up to its revision was delivered.
 //   - State: after each batch a consumer of a state watch has the state of the batch's revision.
-//   - Checkpoints: Consume saves no revision before its batches are processed, and continues after the
-//     last one that was saved.
+//   - Checkpoints: Consume saves no revision before its batches are processed, also if its function
+//     fails, and continues after the last one that was saved.
+//   - Subscriptions: no function runs after Close, or after Done is closed. When WaitRevision returns,
+//     the function has returned from everything up to the revision.
 //   - Coalescing: a batch has the latest change of each key, and tells how many it leaves out.
 //   - Liveness: once faults stop, each watch has delivered everything within a bound.
 
@@ -38,7 +40,7 @@ import (
 
 const (
 	watchFaultTime = 25 * time.Second
-	watchKeys      = 8
+	watchKeys      = 20 // more than fit into one piece of a listing
 	watchPrefix    = "w/"
 	watchCatchUp   = 45 * time.Second // after the faults
 )
@@ -58,11 +60,13 @@ type follower struct {
 	via      string // "subscribe" and "consume" stand for these methods, "" for Watch
 	opts     []watch.Option
 
-	saved   int64            // the checkpoint of Consume
-	reached atomic.Int64     // everything up to this revision was delivered; 0 before the first snapshot
-	state   map[string]int64 // mod revisions
-	pending map[string]int64 // the state with the batches so far of a snapshot or a resync
-	n       map[string]int   // of batches by kind, of changes left out, and of compactions
+	saved    int64            // the checkpoint of Consume
+	restored map[string]int64 // the state at the checkpoint
+	reached  atomic.Int64     // everything up to this revision was delivered; 0 before the first snapshot
+	handling atomic.Bool      // the function of Subscribe or Consume runs
+	state    map[string]int64 // mod revisions
+	pending  map[string]int64 // the state with the batches so far of a snapshot or a resync
+	n        map[string]int   // of batches by kind, of changes left out, and of compactions
 }
 
 // run watches until ctx ends.
@@ -76,19 +80,19 @@ func (f *follower) run(ctx context.Context) {
 		if f.snapshot {
 			opts = append(opts, watch.WithSnapshot())
 		}
-		if rev := f.reached.Load(); rev > 0 {
+		if rev := f.reached.Load(); rev > 0 && f.via != "consume" {
 			opts = append(opts, watch.WithAfter(rev))
 		}
 		f.pending = nil
 		first := true
 		err := f.deliver(bounded, opts, func(b watch.Batch) {
-			f.n[b.Kind.String()]++
-			f.n["folded"] += b.Folded
-			f.batch(b, first)
-			first = false
 			if f.slow && f.rng.IntN(20) == 0 {
 				time.Sleep(time.Duration(f.rng.Int64N(int64(2 * time.Second))))
 			}
+			f.n[b.Kind.String()]++
+			f.n["folded"] += b.Folded
+			f.batch(b, first)
+			first = first && b.Kind == watch.Progress
 		})
 		f.ended(bounded, err)
 		cancel()
@@ -99,6 +103,11 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) deliver(ctx context.Context, opts []watch.Option, handle func(b watch.Batch)) error {
 	sel := watch.Prefix(watchPrefix)
 	handler := func(_ context.Context, b watch.Batch) error {
+		f.handling.Store(true)
+		defer f.handling.Store(false)
+		if f.rng.IntN(50) == 0 {
+			return errHandler
+		}
 		handle(b)
 		return nil
 	}
@@ -108,14 +117,21 @@ func (f *follower) deliver(ctx context.Context, opts []watch.Option, handle func
 		if err != nil {
 			return err
 		}
+		var waiting sync.WaitGroup
+		waiting.Go(func() { f.waitRevisions(ctx, sub) })
+		defer waiting.Wait()
 		select {
 		case <-sub.Done():
-			return sub.Err()
+			err = sub.Err()
 		case <-ctx.Done():
-			return errors.Join(sub.Close(), ctx.Err())
+			err = errors.Join(sub.Close(), ctx.Err())
 		}
+		if f.handling.Load() {
+			f.t.Errorf("%s: the function runs after the subscription has ended: %v", f.name, err)
+		}
+		return err
 	case "consume":
-		return f.watch.Consume(ctx, sel, f, handler, f.opts...)
+		return f.watch.Consume(ctx, sel, f, handler, opts...)
 	}
 	for b, err := range f.watch.Watch(ctx, sel, opts...) {
 		if err != nil {
@@ -126,13 +142,39 @@ func (f *follower) deliver(ctx context.Context, opts []watch.Option, handle func
 	return nil
 }
 
-// errSave is the error of a checkpoint that cannot be saved.
-var errSave = errors.New("not saved")
+// waitRevisions checks WaitRevision until the subscription or ctx ends.
+func (f *follower) waitRevisions(ctx context.Context, sub *watch.Subscription) {
+	const interval, timeout = time.Second, 300 * time.Millisecond
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-sub.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+		rev := f.h.revision()
+		bounded, cancel := context.WithTimeout(ctx, timeout)
+		if err := sub.WaitRevision(bounded, rev); err == nil {
+			f.nothingMissing(rev, "WaitRevision returned")
+		}
+		cancel()
+	}
+}
+
+// The errors of a checkpoint that cannot be saved, and of a function that has not processed a batch.
+var (
+	errSave    = errors.New("not saved")
+	errHandler = errors.New("not processed")
+)
 
 // Load returns the revision that Consume continues after. What was delivered after it is delivered
 // again.
 func (f *follower) Load(context.Context) (int64, error) {
 	f.reached.Store(f.saved)
+	f.state = f.restored
 	return f.saved, nil
 }
 
@@ -144,14 +186,14 @@ func (f *follower) Save(_ context.Context, rev int64) error {
 	if f.rng.IntN(20) == 0 {
 		return errSave
 	}
-	f.saved = rev
+	f.saved, f.restored = rev, f.state
 	return nil
 }
 
 // ended checks why a watch has ended.
 func (f *follower) ended(ctx context.Context, err error) {
 	f.s.Trace("%s: ended after %d: %v", f.name, f.reached.Load(), err)
-	if ctx.Err() != nil || errors.Is(err, errSave) {
+	if ctx.Err() != nil || errors.Is(err, errSave) || errors.Is(err, errHandler) {
 		return
 	}
 	var compacted *watch.CompactedError
@@ -205,7 +247,7 @@ func describeBatch(b watch.Batch) (out []string) {
 	return out
 }
 
-// batch checks a batch; first tells whether it is the first of a watch.
+// batch checks a batch; first tells whether it is the first of a watch, Progress batches aside.
 func (f *follower) batch(b watch.Batch, first bool) {
 	reached := f.reached.Load()
 	if b.Revision < reached || b.Kind == watch.Live && b.Revision == reached {
@@ -333,8 +375,9 @@ func TestSim_WatchesDeliverTheHistory(t *testing.T) {
 				{name: "events restarted", restarts: true, opts: []watch.Option{progress}},
 				{name: "events slow", slow: true, opts: []watch.Option{watch.WithBuffer(16)}},
 				{name: "events coalesced", slow: true, opts: []watch.Option{watch.WithCoalescing()}},
-				{name: "subscription", via: "subscribe", restarts: true, opts: []watch.Option{progress}},
+				{name: "subscription", via: "subscribe", restarts: true, slow: true, opts: []watch.Option{progress}},
 				{name: "consumer", via: "consume", restarts: true, opts: []watch.Option{progress}},
+				{name: "state consumer", via: "consume", snapshot: true, restarts: true},
 				{name: "state", snapshot: true},
 				{name: "state subscription", via: "subscribe", snapshot: true, restarts: true},
 				{name: "state restarted", snapshot: true, restarts: true, opts: []watch.Option{progress}},
@@ -342,7 +385,7 @@ func TestSim_WatchesDeliverTheHistory(t *testing.T) {
 			} {
 				f.t, f.s, f.h, f.watch = t, s, h, c.Watcher()
 				f.name = client + "/" + f.name
-				f.rng, f.n, f.state = s.Rand(f.name), map[string]int{}, map[string]int64{}
+				f.rng, f.n, f.state, f.restored = s.Rand(f.name), map[string]int{}, map[string]int64{}, map[string]int64{}
 				if !f.snapshot {
 					f.saved = start
 					f.reached.Store(start)
