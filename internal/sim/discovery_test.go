@@ -6,20 +6,20 @@ package sim_test
 //     these only instances that it has shown and that were lost without having been drained. No
 //     instance is shown that was never registered, and no view goes back.
 //   - Grace: while instances are lost without having been drained, at most half of them leave a view
-//     before their keys have been gone for the grace period.
-//   - Never blind: a view and a resolver that knew instances never fall to none, because some live
-//     all the time.
+//     before their keys have been gone for the grace period, also if they are lost one after the other.
+//   - Never blind: a view, a picker and a resolver that knew instances never fall to none.
+//   - No noise: a resolver does not pass on what it has passed on before.
 //   - Exclusive IDs: no registration replaces the key of another process, and none deletes that of
 //     another registration.
 //   - Deregistration: the key of a registration whose Close has returned nil does not come back.
 //   - Nothing is left behind: after registries are closed, and leases have expired, there are no keys
 //     and no leases.
 //   - Liveness: once faults stop, all registrations are back with their latest state, and views and
-//     resolvers show exactly these, within a bound. Without faults, an instance that is closed leaves
-//     all views at once.
+//     resolvers show exactly these, within a bound. Without faults, views and resolvers show at once
+//     that an instance was updated, drains or was closed. One that drains does so until it is closed.
 //
 // The cluster is restored from a snapshot, or wiped, in the middle of the faults, and one process
-// is killed.
+// is killed. After the faults, the other processes are cut off until their leases have expired.
 
 import (
 	"context"
@@ -51,6 +51,8 @@ const (
 	discoveryFaultTime = 30 * time.Second
 	discoveryGrace     = discovery.DefaultGrace
 	discoveryHeal      = 30 * time.Second // until registrations are back after the faults
+	discoveryAtOnce    = time.Second      // until changes are shown without faults
+	discoveryStagger   = 2 * time.Second  // between the cuts of two processes
 	instancePrefix     = "services/orders/instances/"
 )
 
@@ -255,6 +257,7 @@ type viewer struct {
 	tl   *timeline
 	name string
 	view *discovery.Service
+	pick *discovery.Picker
 
 	mu    sync.Mutex
 	at    int               // the state that was shown last
@@ -306,6 +309,37 @@ func (v *viewer) show(list []discovery.Instance) {
 	v.n++
 }
 
+// sees checks that there are instances to read and to pick.
+func (v *viewer) sees() {
+	if len(v.view.Instances()) == 0 {
+		v.t.Errorf("%s: Instances returns none", v.name)
+	}
+	pick, err := v.pick.Pick()
+	if err != nil {
+		v.t.Errorf("%s picks none: %v", v.name, err)
+		return
+	}
+	pick.Done(nil)
+}
+
+// texts returns the texts of instances by ID.
+func texts(all []discovery.Instance) map[string]string {
+	out := map[string]string{}
+	for i := range all {
+		out[all[i].ID] = textOf(&all[i])
+	}
+	return out
+}
+
+// shows reports whether the view and a resolver show exactly some instances. A resolver leaves out
+// those that drain.
+func (v *viewer) shows(c *connection, want []discovery.Instance) bool {
+	up := slices.DeleteFunc(slices.Clone(want), func(i discovery.Instance) bool { return i.Status == discovery.Draining })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Equal(texts(v.view.Instances()), texts(want)) && maps.Equal(c.shown, texts(up))
+}
+
 // losses checks how many instances have left the view before their grace was over.
 func (v *viewer) losses(now map[string]string, states []moment) {
 	lost, drained := 0, 0
@@ -354,7 +388,7 @@ type connection struct {
 	name string
 
 	mu      sync.Mutex
-	addrs   []string
+	shown   map[string]string // texts by ID
 	n       int
 	leaving bool // instances are closed
 }
@@ -364,12 +398,21 @@ func (c *connection) UpdateState(st resolver.State) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(st.Endpoints) == 0 && !c.leaving {
-		c.t.Errorf("%s: the resolver has no address anymore, after %v", c.name, c.addrs)
+		c.t.Errorf("%s: the resolver has no address anymore, after %v", c.name, c.shown)
 	}
-	c.addrs, c.n = nil, c.n+1
+	now := map[string]string{}
 	for _, e := range st.Endpoints {
-		c.addrs = append(c.addrs, e.Addresses[0].Addr)
+		i, ok := discovery.InstanceOf(e)
+		if !ok || e.Addresses[0].Addr != i.Addr() {
+			c.t.Errorf("%s: the resolver passes on %v for %v", c.name, e.Addresses, i)
+			continue
+		}
+		now[i.ID] = textOf(i)
 	}
+	if c.n > 0 && maps.Equal(now, c.shown) {
+		c.t.Errorf("%s: the resolver passes on the same instances again: %v", c.name, now)
+	}
+	c.shown, c.n = now, c.n+1
 	return nil
 }
 
@@ -379,6 +422,22 @@ func (c *connection) ReportError(error) {}
 // ParseServiceConfig returns an empty configuration.
 func (c *connection) ParseServiceConfig(string) *serviceconfig.ParseResult {
 	return &serviceconfig.ParseResult{}
+}
+
+// staying is a registration that is open until the end.
+type staying struct {
+	*registrant
+
+	id, nonce string
+	reg       *discovery.Registration
+}
+
+// update updates the instance and returns it as it must be shown.
+func (y *staying) update(n int, status discovery.Status) discovery.Instance {
+	i := y.instance(y.id, y.nonce, n)
+	assert.NoError(y.t, y.reg.Update(y.t.Context(), i), "update of %s", y.nonce)
+	i.Status = status
+	return i
 }
 
 func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
@@ -406,14 +465,11 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 		}
 		// p, q and o stay. x is killed. c registers two instances again and again. d and e want the same ID.
 		var running sync.WaitGroup
-		staying := map[string]*discovery.Registration{}
-		var first *registrant
+		var stay []*staying
 		const killed = 3
-		for _, name := range []string{"p", "q", "o", "x"} {
+		processes := []string{"p", "q", "o", "x"}
+		for _, name := range processes {
 			g := newRegistrant(name)
-			if first == nil {
-				first = g
-			}
 			for i := range 2 {
 				id := fmt.Sprint(name, i)
 				reg, nonce, err := g.register(t.Context(), id)
@@ -421,7 +477,7 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 				if name == "x" {
 					continue
 				}
-				staying[nonce] = reg
+				stay = append(stay, &staying{registrant: g, id: id, nonce: nonce, reg: reg})
 				running.Go(func() { g.stay(ctx, reg, nonce) })
 			}
 		}
@@ -435,7 +491,7 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 			g := newRegistrant(name)
 			view, err := g.registry.OpenService(t.Context(), "orders")
 			require.NoError(t, err)
-			v := &viewer{t: t, s: s, tl: tl, name: name, view: view}
+			v := &viewer{t: t, s: s, tl: tl, name: name, view: view, pick: view.Picker(discovery.RoundRobin())}
 			view.Follow(v.show)
 			viewers = append(viewers, v)
 			conn := &connection{t: t, name: name}
@@ -447,6 +503,9 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 		running.Go(func() {
 			for ctx.Err() == nil {
 				regs.check()
+				for _, v := range viewers {
+					v.sees()
+				}
 				time.Sleep(20 * time.Millisecond)
 			}
 		})
@@ -463,11 +522,9 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 		stop()
 		running.Wait()
 
-		want := func() map[string]string { // texts by ID
-			out := map[string]string{}
-			for _, reg := range staying {
-				i := reg.Instance()
-				out[i.ID] = textOf(&i)
+		want := func() (out []discovery.Instance) {
+			for _, y := range stay {
+				out = append(out, y.reg.Instance())
 			}
 			return out
 		}
@@ -481,52 +538,63 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 			return out
 		}
 		healed := func() bool {
-			for _, reg := range staying {
-				if reg.State() != discovery.Registered {
+			for _, y := range stay {
+				if y.reg.State() != discovery.Registered {
 					return false
 				}
 			}
-			return maps.Equal(want(), stored())
+			return maps.Equal(texts(want()), stored())
 		}
-		within(t, discoveryHeal, healed, "registered is not what is wanted")
-		if t.Failed() {
-			t.Logf("%v is registered; wanted is %v", stored(), want())
+		heal := func(after string) {
+			within(t, discoveryHeal, healed, "registered is not what is wanted after %s", after)
+			if t.Failed() {
+				t.Logf("%v is registered; wanted is %v", stored(), texts(want()))
+			}
 		}
-		took := time.Since(began)
-		var addrs []string
-		for _, reg := range staying {
-			i := reg.Instance()
-			addrs = append(addrs, i.Addr())
-		}
-		slices.Sort(addrs)
-		for n, v := range viewers {
-			shows := func() bool {
-				now := map[string]string{}
-				for _, i := range v.view.Instances() {
-					now[i.ID] = textOf(&i)
+		show := func(d time.Duration, want []discovery.Instance, after string) {
+			for n, v := range viewers {
+				shows := func() bool { return v.shows(conns[n], want) }
+				within(t, d, shows, "%s does not show what is registered after %s", v.name, after)
+				if !shows() {
+					t.Logf("%s shows %v and %v; wanted is %v", v.name, v.view.Instances(), conns[n].shown, texts(want))
 				}
-				conns[n].mu.Lock()
-				defer conns[n].mu.Unlock()
-				return maps.Equal(now, want()) && slices.Equal(slices.Sorted(slices.Values(conns[n].addrs)), addrs)
-			}
-			within(t, discoveryGrace+discoveryHeal, shows, "%s does not show what is registered", v.name)
-			if !shows() {
-				t.Logf("%s shows %v and %v; wanted is %v", v.name, v.view.Instances(), conns[n].addrs, want())
 			}
 		}
+		heal("the faults")
+		took := time.Since(began)
+		show(discoveryGrace+discoveryHeal, want(), "the faults")
 		regs.check()
 
-		for nonce, reg := range staying { // an instance that is closed leaves at once
-			first.unregister(reg, nonce)
-			if len(staying) > 1 {
-				delete(staying, nonce)
-				break
-			}
+		for _, name := range processes[:killed] {
+			s.Block(name, "", true, true)
+			time.Sleep(discoveryStagger)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(2 * lockTTL)
+		assert.Empty(t, stored(), "processes that are cut off keep their leases")
 		for _, v := range viewers {
-			assert.Len(t, v.view.Instances(), len(staying), "%s shows an instance that was closed", v.name)
+			v.sees()
 		}
+		for _, name := range processes[:killed] {
+			s.Unblock(name, "")
+		}
+		heal("they were cut off")
+		show(discoveryGrace+discoveryHeal, want(), "they were cut off")
+		regs.check()
+
+		var updates sync.WaitGroup
+		now := make([]discovery.Instance, len(stay))
+		for n, y := range stay {
+			updates.Go(func() { now[n] = y.update(1000, discovery.Up) })
+		}
+		updates.Wait()
+		show(discoveryAtOnce, now, "updates")
+		assert.NoError(t, stay[0].reg.Drain(t.Context()))
+		now[0] = stay[0].update(1001, discovery.Draining)
+		show(discoveryAtOnce, now, "a drain")
+		for _, y := range stay[:2] {
+			y.unregister(y.reg, y.nonce)
+		}
+		show(discoveryAtOnce, now[2:], "instances were closed")
 		for _, v := range viewers {
 			assert.NoError(t, v.view.Close())
 		}
@@ -548,10 +616,10 @@ func TestSim_DiscoveryIsNeverBlind(t *testing.T) {
 		time.Sleep(lockTTL + 10*time.Second)
 		assert.Empty(t, s.Keys(), "keys are left behind")
 		assert.Empty(t, s.Leases(), "leases are left behind")
-		lists, held, updates := 0, 0, 0
+		lists, held, resolved := 0, 0, 0
 		for n, v := range viewers {
-			lists, held, updates = lists+v.n, held+v.held, updates+conns[n].n
+			lists, held, resolved = lists+v.n, held+v.held, resolved+conns[n].n
 		}
-		t.Logf("%d states; registered again within %v; %d lists with %d held back, %d updates of resolvers; %v", tl.len(), took, lists, held, updates, regs.n)
+		t.Logf("%d states; registered again within %v; %d lists with %d held back, %d updates of resolvers; %v", tl.len(), took, lists, held, resolved, regs.n)
 	})
 }
