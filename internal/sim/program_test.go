@@ -5,12 +5,16 @@ package sim_test
 //
 //   - Close is bounded: each part returns from Close within the time that is documented, whether the
 //     parts are closed one after the other, as documented, or the client alone is.
-//   - Calls end: what the program was waiting for returns when the client is closed.
-//   - Nothing is left behind: no goroutine outlives Close, which the bubble of the test checks. Once
-//     leases have expired, only what the program has stored is left, with no lease.
+//   - Calls end: what the program was waiting for returns when the client is closed. A listing ends
+//     with its context.
+//   - Callbacks end: no callback of a part runs after Close of the part, or of the client.
+//   - Nothing is left behind: no goroutine outlives Close, which the bubble of the test checks. If
+//     Close of the client returns no error, the keys of its session are gone. Once leases have expired,
+//     only what the program has stored is left, with no lease.
 //
-// Tokens expire within seconds, and the clocks of the members run by up to a tenth faster or slower
-// than those of the clients.
+// In two of three cases the program is cut off before it is closed: etcd does not answer, or cannot be
+// reached. Tokens expire within seconds, and the clocks of the members run by up to a tenth faster or
+// slower than those of the clients.
 
 import (
 	"context"
@@ -39,9 +43,12 @@ import (
 
 const (
 	programRunTime   = 20 * time.Second // with faults, until the program is closed
-	programClose     = 6 * time.Second  // of each part; "about 5 s" are documented
-	programEnd       = 2 * time.Second  // until calls have returned after Close
-	programExpiry    = 75 * time.Second // after which the leases of WithOnce are gone
+	programClose     = 7 * time.Second  // of each part: about 5 s are documented, a client takes up to 6 s
+	programCut       = 20 * time.Second // for which it is cut off, or until it is closed
+	programCallback  = 200 * time.Millisecond
+	programLate      = 100 * time.Millisecond // after the end of its context
+	programEnd       = 2 * time.Second        // until calls have returned after Close
+	programExpiry    = 75 * time.Second       // after which the leases of WithOnce are gone
 	programPasswords = "secret"
 )
 
@@ -65,8 +72,29 @@ type program struct {
 	// closing is held by the one that closes a registration or the registry. Concurrent calls of Close
 	// wait for a sync.Once, and meanwhile the time of the bubble stands still.
 	closing chan struct{}
+	session atomic.Pointer[lease.Session] // the shared one, with a key that has its ID
 	running sync.WaitGroup
-	calls   atomic.Int64 // that have succeeded
+	calls   atomic.Int64             // that have succeeded
+	inside  map[string]*atomic.Int64 // callbacks that run, by part
+}
+
+// callback returns what a callback of a part does. It takes a while.
+func (p *program) callback(part string) func() {
+	n, rng := &atomic.Int64{}, p.s.Rand(p.name+part)
+	p.inside[part] = n
+	return func() {
+		n.Add(1)
+		defer n.Add(-1)
+		p.calls.Add(1)
+		time.Sleep(time.Duration(rng.Int64N(int64(programCallback))))
+	}
+}
+
+// ended checks that no callback of a part runs after Close.
+func (p *program) ended(part, closed string) {
+	if n := p.inside[part]; n != nil && n.Load() > 0 {
+		p.t.Errorf("%s: a callback of the %s runs after Close of the %s", p.name, part, closed)
+	}
 }
 
 // open opens all parts, before faults occur.
@@ -83,16 +111,19 @@ func (p *program) open(ctx context.Context) {
 	require.NoError(t, err)
 	level, err := config.Bind(p.source, "level", config.WithDefault(0))
 	require.NoError(t, err)
-	level.Follow(func(int) { p.calls.Add(1) })
+	onLevel := p.callback("source")
+	level.Follow(func(int) { onLevel() })
 	p.registry, err = discovery.New(c, discovery.WithTTL(lockTTL))
 	require.NoError(t, err)
 	_, err = p.registry.Register(ctx, discovery.Instance{Service: "orders", ID: p.name, Host: p.name, Port: 1})
 	require.NoError(t, err)
 	view, err := p.registry.OpenService(ctx, "orders")
 	require.NoError(t, err)
-	view.Follow(func([]discovery.Instance) { p.calls.Add(1) })
+	onView := p.callback("registry")
+	view.Follow(func([]discovery.Instance) { onView() })
+	onBatch := p.callback("subscription")
 	p.sub, err = c.Watcher().Subscribe(watch.Prefix("data/"), func(context.Context, watch.Batch) error {
-		p.calls.Add(1)
+		onBatch()
 		return nil
 	}, watch.WithSnapshot())
 	require.NoError(t, err)
@@ -114,6 +145,7 @@ func (p *program) open(ctx context.Context) {
 			return err
 		}
 	})
+	p.repeat("list", func(ctx context.Context, _ *rand.Rand) error { return p.list(ctx) })
 	p.repeat("lock", func(ctx context.Context, _ *rand.Rand) error {
 		h, err := c.Locks().Mutex("m").Lock(ctx)
 		if err != nil {
@@ -133,6 +165,17 @@ func (p *program) open(ctx context.Context) {
 		}
 		_, err = c.KV().Put(ctx, "session/"+p.name, nil, kv.WithLease(session.ID()))
 		return errors.Join(err, session.Close())
+	})
+	p.repeat("shared session", func(ctx context.Context, _ *rand.Rand) error {
+		session, err := c.Leases().Shared(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = c.KV().Put(ctx, "shared/"+p.name, fmt.Append(nil, session.ID()), kv.WithLease(session.ID()))
+		if err == nil {
+			p.session.Store(session)
+		}
+		return err
 	})
 	p.repeat("key", func(ctx context.Context, rng *rand.Rand) error {
 		return p.key.Update(ctx, fmt.Append(nil, rng.IntN(10)))
@@ -190,6 +233,17 @@ func (p *program) open(ctx context.Context) {
 	})
 }
 
+// list lists what is stored, and checks that the listing ends with ctx, which has a deadline.
+func (p *program) list(ctx context.Context) (err error) {
+	for _, e := range p.c.KV().List(ctx, "data/") {
+		err = e
+	}
+	if deadline, _ := ctx.Deadline(); time.Since(deadline) > programLate {
+		p.t.Errorf("%s: a listing returned %v after its context had ended", p.name, time.Since(deadline))
+	}
+	return err
+}
+
 // repeat makes calls until one returns ErrClosed.
 func (p *program) repeat(what string, call func(ctx context.Context, rng *rand.Rand) error) {
 	rng := p.s.Rand(p.name + what)
@@ -209,6 +263,25 @@ func (p *program) repeat(what string, call func(ctx context.Context, rng *rand.R
 			time.Sleep(time.Duration(rng.Int64N(int64(300 * time.Millisecond))))
 		}
 	})
+}
+
+// cutOff cuts the program off in two of three cases, for a while or until end is called.
+func (p *program) cutOff(rng *rand.Rand) (end func()) {
+	restore := func() { p.s.Unblock(p.name, "") }
+	switch rng.IntN(3) {
+	case 0:
+		return func() {}
+	case 1:
+		p.s.Block(p.name, "", true, true)
+	default:
+		p.s.Refuse(p.name, "")
+	}
+	timer := time.AfterFunc(programCut, restore)
+	return func() {
+		if timer.Stop() {
+			restore()
+		}
+	}
 }
 
 // close closes the parts before the client, or after it, and returns which one was the slowest.
@@ -232,6 +305,7 @@ func (p *program) close(clientFirst bool) (slowest string, longest time.Duration
 		if part.name == "registry" {
 			p.closing <- struct{}{}
 		}
+		session := p.session.Load()
 		began := time.Now()
 		err := part.close()
 		took := time.Since(began)
@@ -241,6 +315,14 @@ func (p *program) close(clientFirst bool) (slowest string, longest time.Duration
 		}
 		if took >= longest {
 			slowest, longest = part.name, took
+		}
+		p.ended(part.name, part.name)
+		if part.name != "client" {
+			continue
+		}
+		p.ended("subscription", part.name)
+		if err == nil && session != nil && !errors.Is(session.Err(), lease.ErrExpired) && p.s.Keys()["shared/"+p.name] == fmt.Sprint(session.ID()) {
+			p.t.Errorf("%s: the lease of the shared session is not revoked, and Close of the client returned no error", p.name)
 		}
 	}
 	began := time.Now()
@@ -277,7 +359,7 @@ func runPrograms(t *testing.T, s *sim.Sim) {
 		cfg.Username, cfg.Password, cfg.AllowInsecureCredentials = "ann", etcdkit.NewSecret(programPasswords), true
 		c, err := s.Open(t.Context(), name, cfg)
 		require.NoError(t, err)
-		p := &program{t: t, s: s, name: name, c: c, closing: make(chan struct{}, 1)}
+		p := &program{t: t, s: s, name: name, c: c, closing: make(chan struct{}, 1), inside: map[string]*atomic.Int64{}}
 		p.open(t.Context())
 		programs = append(programs, p)
 	}
@@ -286,8 +368,10 @@ func runPrograms(t *testing.T, s *sim.Sim) {
 	calls := int64(0)
 	for _, p := range programs {
 		clientFirst := rng.IntN(2) == 0
+		reconnect := p.cutOff(rng)
 		slowest, longest := p.close(clientFirst)
-		t.Logf("%s: Close of the %s took %v (client first: %v)", p.name, slowest, longest, clientFirst)
+		reconnect()
+		t.Logf("%s: slowest was Close of the %s with %v (client first: %v)", p.name, slowest, longest, clientFirst)
 		calls += p.calls.Load()
 	}
 	s.StopFaults()
