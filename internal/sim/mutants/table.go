@@ -13,6 +13,7 @@ const (
 
 	discoveryWorkload = "TestSim_DiscoveryIsNeverBlind"
 	configWorkload    = "TestSim_ConfigShowsGoodStates"
+	programWorkload   = "TestSim_ProgramLeavesNothingBehind"
 )
 
 // mutant is a defect that the simulation must find.
@@ -217,7 +218,7 @@ var all = []mutant{
 	{
 		"watch-handover", "a watch that has caught up moves before it has read up to where the next one begins",
 		"watch/broadcaster_catchup.go", `if c.nextWatch != nil && c.position().reaches(c.handoverAt) {`, `if c.nextWatch != nil {`,
-		watchWorkload, 60, `committed was|was not delivered|the consumer has`,
+		watchWorkload, 200, `committed was|was not delivered|the consumer has`,
 	},
 	{
 		"watch-list-before-watch", "a state watch joins the log after it has listed, and misses what was changed between",
@@ -236,6 +237,68 @@ var all = []mutant{
 		"watch-compaction", "the error for compacted history tells a revision up to which not everything was delivered",
 		"watch/subscriber_catchup.go", `return &CompactedError{After: s.pos.rev, Oldest: compacted.Oldest}`, `return &CompactedError{After: compacted.Oldest - 1, Oldest: compacted.Oldest}`,
 		watchWorkload, 60, `an error that tells of a compaction|nothing is missing between`,
+	},
+	{
+		"watch-skip-compacted", "a watch whose history was compacted continues behind it and reports no error",
+		"watch/subscriber_catchup.go", `return &CompactedError{After: s.pos.rev, Oldest: g.oldest}`, `s.advance(s.pos.atRevision(g.oldest - 1))
+		return s.catchUp(Resync, false)`,
+		watchWorkload, 40, `committed was|was not delivered`,
+	},
+	{
+		"watch-lost-resync", "a state watch does not list after history that was compacted",
+		"watch/subscriber_catchup.go", `	default:
+		err = s.list(Resync, g.to, false)`, `	default:
+		s.advance(g.to)`,
+		watchWorkload, 60, `the consumer has`,
+	},
+	{
+		"watch-first-resync", "a resync that comes first has the changes only, and not the whole state",
+		"watch/subscriber_list.go", `all := historyChanged || kind == Resync && !s.delivered`, `all := historyChanged`,
+		watchWorkload, 10, `the consumer has`,
+	},
+	{
+		"consume-first-resync", "a resync that comes first has the changes only, if Consume has hidden a progress batch",
+		"watch/subscriber.go", `s.delivered = s.delivered || b.Kind != Progress`, `s.delivered = true`,
+		watchWorkload, 150, `the consumer has`,
+	},
+	{
+		"subscribe-close", "Close of a subscription does not wait for its function",
+		"watch/subscription.go", "	s.stop()\n\t<-s.done", "	s.stop()",
+		watchWorkload, 10, `the function runs after the subscription has ended`,
+	},
+	{
+		"subscribe-wait", "WaitRevision does not wait for the function",
+		"watch/subscriber.go", `if err := s.handler(b); err != nil {`, `if !b.More {
+		s.advance(s.pos.atRevision(b.Revision))
+	}
+	if err := s.handler(b); err != nil {`,
+		watchWorkload, 10, `WaitRevision returned at \d+ after`,
+	},
+	{
+		"consume-save-first", "Consume saves a revision before its batch is processed",
+		"watch/consume.go", `if err := f(b); err != nil {`, `if !b.More {
+			if err := save(ctx, cp, b.Revision); err != nil {
+				return opError("consume", s, err)
+			}
+		}
+		if err := f(b); err != nil {`,
+		watchWorkload, 10, `a checkpoint at \d+ after`,
+	},
+	{
+		"consume-failed", "Consume saves a revision although its function has failed",
+		"watch/consume.go", `if err := f(b); err != nil {`, `if err := f(b); err != nil {
+			_ = save(ctx, cp, b.Revision)`,
+		watchWorkload, 10, `a checkpoint at \d+ after`,
+	},
+	{
+		"consume-more", "Consume saves a revision of which only a part is processed",
+		"watch/consume.go", `if b.More || b.Revision == saved {`, `if b.Revision == saved {`,
+		watchWorkload, 12, `a checkpoint at \d+ after`,
+	},
+	{
+		"consume-resume", "Consume continues with the revision of the checkpoint instead of the next one",
+		"watch/consume.go", `opts = append(opts, WithAfter(rev))`, `opts = append(opts, WithAfter(rev-1))`,
+		watchWorkload, 10, `a (live|progress) batch of revision`,
 	},
 	// cache
 	{
@@ -298,6 +361,57 @@ var all = []mutant{
 		discoveryWorkload, 80, `instances were lost at once|shows no instance anymore|has no address anymore`,
 	},
 	{
+		"view-trickle", "a view counts only the instances that are lost at once, not those lost before",
+		"discovery/loss_guard.go", `before := max(l.left+len(l.ids), g.peak(now))`, `before := l.left + len(l.ids)`,
+		discoveryWorkload, 10, `instances were lost at once|shows no instance anymore|has no address anymore|Instances returns none|picks none`,
+	},
+	{
+		"view-blind", "a view shows no instances while its watch is down",
+		"discovery/service.go", `return s.v.current.Load().instances(f)`, `if !s.v.watch.IsLive() {
+		return nil
+	}
+	return s.v.current.Load().instances(f)`,
+		discoveryWorkload, 12, `Instances returns none`,
+	},
+	{
+		"view-status", "a view keeps an instance of which only the status has changed",
+		"discovery/instance.go", `i.Weight == j.Weight && i.Status == j.Status &&`, `i.Weight == j.Weight &&`,
+		discoveryWorkload, 12, `no state from revision|does not show what is registered`,
+	},
+	{
+		"resolver-repeats", "a resolver passes on a removal twice: when the instance drains and when it is gone",
+		"discovery/resolver.go", `if g.updated && (&snapshot{list: list}).equal(&snapshot{list: g.last}) {`, `if false {`,
+		discoveryWorkload, 12, `passes on the same instances again`,
+	},
+	{
+		"resolver-debounce", "a resolver does not pass on what changes in the pause after an update",
+		"discovery/resolver.go", `		select {
+		case <-changed:
+		case <-ctx.Done():`, `		select {
+		case <-changed:
+		default:
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():`,
+		discoveryWorkload, 10, `does not show what is registered`,
+	},
+	{
+		"drain-undone", "an update after Drain marks the instance as up",
+		"discovery/registration.go", `i.Service, i.Status, i.Registered = old.Service, old.Status, old.Registered`, `i.Service, i.Status, i.Registered = old.Service, Up, old.Registered`,
+		discoveryWorkload, 10, `does not show what is registered`,
+	},
+	{
+		"register-update", "an update that ends while the key is restored is forgotten",
+		"discovery/registration_key.go", "case ctx.Err() != nil: // possibly before it was the call's turn\n\t\tk.updateLater(held)", `case ctx.Err() != nil:`,
+		discoveryWorkload, 60, `registered is not what is wanted`,
+	},
+	{
+		"register-lost-lease", "a registration does not come back when its lease was lost: a pool returns sessions that have ended",
+		"lease/pool.go", `ended := s.hasEnded(now)`, `ended := false`,
+		discoveryWorkload, 10, `registered is not what is wanted`,
+	},
+	{
 		"watch-rewritten", "a watch takes a restored cluster for the one that it has followed",
 		"watch/broadcaster_run.go", `return hdr.GetRevision() < b.position().rev || b.history.Load().mismatched(hdr)`, `return false`,
 		discoveryWorkload, 20, `no state from revision`,
@@ -306,5 +420,27 @@ var all = []mutant{
 		"config-delete", "a source keeps the values of keys that were deleted",
 		"config/apply.go", `delete(s.layers.etcd, key)`, `_ = key`,
 		configWorkload, 20, `which no state from revision`,
+	},
+	// a program with all packages
+	{
+		"close-callback", "Close of a view does not wait for the functions that follow it",
+		"discovery/service.go", `		s.wg.Wait()
+`, ``,
+		programWorkload, 12, `a callback of the registry runs after Close`,
+	},
+	{
+		"close-revoke", "Close does not revoke the leases of sessions",
+		"lease/manager_close.go", `func(s *Session) error { return s.close(ctx) }`, `func(s *Session) error { s.end(errs.ClosedError("lease manager")); return nil }`,
+		programWorkload, 20, `the lease of the shared session is not revoked`,
+	},
+	{
+		"close-unbounded", "Close waits for an answer of etcd for as long as it takes",
+		"lease/manager_close.go", `return context.WithTimeout(context.WithoutCancel(c.ctx), closeTimeout)`, `return context.WithCancel(context.WithoutCancel(c.ctx))`,
+		programWorkload, 20, `Close of the \w+ took`,
+	},
+	{
+		"list-cancel", "a listing whose stream is still being opened does not end with its context",
+		"internal/retry/reader.go", `stop := context.AfterFunc(attempt, cancel)`, `stop := context.AfterFunc(attempt, func() {})`,
+		programWorkload, 20, `a listing returned|Close of the \w+ took|calls returned`,
 	},
 }
