@@ -53,7 +53,8 @@
 //     refuse such a write: give it [Session.Guard] through kv.WithGuard. For other systems, use the
 //     fencing token of a lock.
 //   - Contexts derived from a session's end by timers, and do not compare the clocks.
-//   - A lease that an operator revokes is noticed by the next renewal, after up to TTL/3.
+//   - A lease that an operator revokes is noticed by the next renewal, after up to TTL/3. So is one
+//     that a leader of etcd revokes when it continues after it was frozen for longer than the TTL.
 //   - A member that takes longer than a fifth of the TTL to answer counts as dead: a TTL must be
 //     more than five round trips.
 //   - A key may outlive its session by a TTL and more: a new leader gives every lease its full TTL

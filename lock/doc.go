@@ -54,7 +54,8 @@
 //
 //   - There is at most one holder of a name at a time. The context of one holder ends before the
 //     lock is granted to the next, unless the process is stopped, its clocks run more than a tenth
-//     slower than the server's, or a third party deletes keys or revokes leases.
+//     slower than the server's, or a third party deletes keys or revokes leases. A leader of etcd
+//     that was frozen for longer than the TTL is such a third party when it continues.
 //   - A guarded write of a former holder is always refused, from the moment that its key is gone or
 //     the next one is granted, whichever comes first.
 //   - Tokens of a name strictly rise from holder to holder. [Held.Token] says which ones can be

@@ -188,6 +188,7 @@ func (n *nemesis) freeze(t *testing.T, members ...*etcdtest.Server) {
 	}
 	n.spend(t, 1000, 6000)
 	for _, m := range members {
+		n.resumed = append(n.resumed, n.clock())
 		m.Resume()
 	}
 }
