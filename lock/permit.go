@@ -96,8 +96,10 @@ func (h *holdMethods) Verify(ctx context.Context) error {
 // Release waits until ctx ends, and for 10 s if ctx has no deadline. If ctx has already ended, it
 // still tries, for 5 s. If etcd has not answered by then, it returns [ErrUnknownOutcome], and the
 // removal continues: a key that cannot be removed now is removed in the background or ends with its
-// lease. Release of a lost hold returns [ErrLost]. A second Release does nothing and returns
-// [ErrReleased].
+// lease. A second Release does nothing and returns [ErrReleased].
+//
+// Release of a lost hold returns [ErrLost]. It is necessary all the same: until then, other
+// goroutines that use the same [Locker] do not acquire the lock, since the work under it may go on.
 func (h *holdMethods) Release(ctx context.Context) error {
 	err := h.hold.release(ctx)
 	if err == nil {
