@@ -147,7 +147,7 @@ func (c *Client) SetEndpoints(endpoints ...string) error {
 
 // Close releases the client's locks, removes the keys it keeps, revokes its sessions and ends its
 // watches. It then stops the background work and closes the connections; calls in progress return
-// [ErrClosed]. Close takes at most about 5 s, even if etcd does not answer, and up to 5 s more if a
+// [ErrClosed]. Close takes at most about 6 s, even if etcd does not answer, and up to 5 s more if a
 // function that runs under a lock does not return.
 //
 // Close is idempotent and returns the same result every time. An error of package lease or lock

@@ -43,7 +43,7 @@ import (
 
 const (
 	programRunTime   = 20 * time.Second // with faults, until the program is closed
-	programClose     = 7 * time.Second  // of each part: about 5 s are documented, a client takes up to 6 s
+	programClose     = 7 * time.Second  // of each part: about 6 s are documented for a client, 5 s for others
 	programCut       = 20 * time.Second // for which it is cut off, or until it is closed
 	programCallback  = 200 * time.Millisecond
 	programLate      = 100 * time.Millisecond // after the end of its context
