@@ -17,9 +17,8 @@ type Members interface {
 	// HasSeveral reports whether there may be more than one member. It is called for each call.
 	HasSeveral() bool
 	// Other returns a connection to a member that is not evicted and is not the one at addr, which
-	// is "" if unknown. A nil connection means the client's own. Close of the client ends the calls
-	// over the connection. release must be called after use. If there is no other member, ok is
-	// false and release is nil.
+	// is "" if unknown. A nil connection means the client's own. release must be called after use.
+	// If there is no other member, ok is false and release is nil.
 	Other(addr string) (conn grpc.ClientConnInterface, release func(), ok bool)
 	// Evicted reports whether the member at addr is evicted. If it is not, changed is closed when
 	// any member is evicted.
@@ -178,6 +177,10 @@ func (h *hedge[T]) start() {
 		ctx, h.cancel = r.hedgeContext()
 		h.firstDone, h.result = make(chan struct{}), make(chan result[T], 1)
 		if h.claimed.CompareAndSwap(false, true) {
+			if clientCtx := r.clientCtx(); clientCtx != nil {
+				// While it is in use, conn may outlive the client.
+				defer context.AfterFunc(clientCtx, h.cancel)()
+			}
 			r.Logger.DebugContext(ctx, "etcd call is slow, second attempt at another member", append(r.logAttrs(), "slow_member", addr)...)
 			h.result <- h.attempt(ctx, conn, release, addr)
 			return

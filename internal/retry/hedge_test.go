@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/etcdkit/etcdkit/internal/errs"
@@ -616,6 +617,20 @@ func TestDo_ReportsSlowMember(t *testing.T) {
 		_, err := retry.Do(within(t, time.Minute), h.Engine, read, h.send)
 		require.NoError(t, err)
 		assert.Equal(t, []string{"a", "a", "a"}, h.members.slower)
+	})
+}
+
+// The connection of a second attempt is not the client's own, and need not end with the client.
+func TestDo_ClosedClientEndsHedges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHedged(byMember(response{after: never}, response{after: never}))
+		life, stop := context.WithCancel(t.Context())
+		h.Engine = retry.New(retry.Config{Client: clientv3.NewCtxClient(life), Observed: true, Members: h.members})
+		time.AfterFunc(2*time.Second, stop)
+		_, err := retry.Do(within(t, 10*time.Second), h.Engine, read, h.send)
+		require.ErrorIs(t, err, errs.Closed)
+		assert.Equal(t, []time.Duration{10 * time.Second, 2 * time.Second}, h.ended, "the first ends with the connection of the client")
 	})
 }
 
