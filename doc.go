@@ -13,7 +13,7 @@
 // # Opening
 //
 // [Open] returns once etcd has answered a read. Otherwise its error says what is wrong with each
-// endpoint. It refuses versions of etcd that can lose events; see [WithUnsupportedServers].
+// endpoint. Open refuses versions of etcd that can lose events; see [WithUnsupportedServers].
 // [OpenLazy] only validates the configuration, for programs that must start while etcd is down.
 // [Wrap] uses an existing client of client/v3; prepare its configuration with [Harden].
 //

@@ -54,12 +54,12 @@ func WithFallbackFile(path string) Option {
 	return func(s *options) { s.fallback, s.hasFallback = path, true }
 }
 
-// WithStateFile keeps a copy of etcd's state in a file. If etcd does not answer within 5 s, or half
-// of the time until the deadline of Open's context, Open starts from the file. For a bound value,
-// the copy holds the last valid state. The file is written atomically, with mode 0600, within two
-// seconds of a change and on Close. Its directory must exist. Each source needs a file of its own.
-// A file that cannot be read, or that belongs to another directory, is reported and ignored.
-// Default: none.
+// WithStateFile keeps a copy of etcd's state in a file. If etcd does not answer within 5 s or half
+// of the time until the deadline of Open's context, whichever is shorter, Open starts from it. For
+// a bound value, the copy holds the last valid state. The file is written atomically, with mode
+// 0600, within two seconds of a change and on Close. Its directory must exist. Each source needs a
+// file of its own. A file that cannot be read, or that belongs to another directory, is reported
+// and ignored. Default: none.
 func WithStateFile(path string) Option {
 	return func(s *options) { s.state, s.hasState = path, true }
 }

@@ -21,11 +21,11 @@ func keepNewerHalf(queue []errorReport) []errorReport { return queue[len(queue)/
 // reportError logs a background error that concerns no key, and queues a call of the error handler.
 func (s *Source) reportError(err error) {
 	s.options.logger.LogAttrs(context.WithoutCancel(s.ctx), slog.LevelWarn, "config could not be used", s.attrs("", 0, err)...)
-	s.queueErrorHandler("", 0, err)
+	s.enqueueError("", 0, err)
 }
 
-// queueErrorHandler queues a call of the error handler, if there is one.
-func (s *Source) queueErrorHandler(key string, rev int64, err error) {
+// enqueueError queues a call of the error handler, if there is one.
+func (s *Source) enqueueError(key string, rev int64, err error) {
 	if s.errorQueue != nil {
 		s.merged.Add(uint64(s.errorQueue.push(errorReport{key, rev, err}))) //nolint:gosec // not negative
 	}
@@ -53,7 +53,7 @@ func (s *Source) reportBadValue(at string, newlyBad bool, err error) {
 	var rev int64
 	for _, bad := range listBad(err) {
 		s.badValues.Add(1)
-		s.queueErrorHandler(bad.Key, bad.Revision, bad)
+		s.enqueueError(bad.Key, bad.Revision, bad)
 		rev = max(rev, bad.Revision)
 	}
 	if newlyBad {

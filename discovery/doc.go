@@ -56,8 +56,8 @@
 //
 // # Guarantees
 //
-//   - Close and a failed Register leave nothing behind or, if etcd does not answer, nothing for
-//     longer than the TTL.
+//   - Close and a failed Register leave nothing behind; if etcd does not answer, what is left
+//     expires with its TTL.
 //   - No registration deletes or replaces that of another process, unless that has the same ID,
 //     host and port, or [WithTakeover] is given. None replaces one of the same client.
 //   - A view shows the instances of one revision and those held back, and never half of a
@@ -102,9 +102,8 @@
 //
 // # Cost
 //
-// The functions document their RPCs. Besides, a registration sends one message per TTL/3 for all
-// registrations on its lease, up to 256, and all watches of the client together send one every 30 s
-// ±20 %.
+// The functions document their RPCs. Besides, each lease costs one message per TTL/3, and up to 256
+// registrations share one. All watches of the client together cost one message every 30 s ±20 %.
 //
 // # Errors
 //

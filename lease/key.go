@@ -163,6 +163,9 @@ func (k *Key) Update(ctx context.Context, value []byte) error {
 	if err := checkValue(value); err != nil {
 		return opError(op, k.name, err)
 	}
+	if k.ctx.Err() != nil { // k.sem may be held by a sweep
+		return opError(op, k.name, errs.ClosedError("key"))
+	}
 	if err := k.acquire(ctx, op); err != nil {
 		return err
 	}

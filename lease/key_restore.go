@@ -189,19 +189,24 @@ func (k *Key) write(ctx context.Context, op string, s *Session, value []byte) er
 	return err
 }
 
+// maxDeleteConflicts is the number of changes of the key by others after which deleteOurs gives up.
+const maxDeleteConflicts = 8
+
 // deleteOurs deletes the key from etcd if it is on one of our leases. It must be called with k.sem
-// held. It costs one RPC, and another one if a write of unknown outcome has changed the key.
+// held. It costs one RPC, and another one each time that it finds the key changed, by a write of
+// unknown outcome or by a third party.
 //
 // A delete may be applied late, when the name is in use again, on the same lease. It therefore
-// compares the mod revision, which no later write of the key has.
+// compares the mod revision, which no later write of the key has. A key that is not known to be on
+// one of our leases is compared as absent: the request then shows what there is.
 func (k *Key) deleteOurs(ctx context.Context) error {
 	ks := &k.known
 	if !ks.maybeWritten {
 		return nil
 	}
 	call := retry.Call{Pkg: "lease", Op: "close key", Key: k.name, AtMostOnce: true}
-	for {
-		ours := ks.kv // nil if it is not known to be ours; if there is no key, nothing is deleted
+	for range maxDeleteConflicts {
+		ours := ks.kv
 		if !ks.isOnOurLease() {
 			ours = nil
 		}
@@ -225,4 +230,5 @@ func (k *Key) deleteOurs(ctx context.Context) error {
 			return nil
 		}
 	}
+	return fmt.Errorf("%w: the key was changed %d times meanwhile", errs.Unavailable, maxDeleteConflicts)
 }

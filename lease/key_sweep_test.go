@@ -297,6 +297,53 @@ func TestKey_LateDeleteLeavesNextKeyOfTheName(t *testing.T) {
 	}
 }
 
+// fakeStuckKV does not answer transactions while it is stuck.
+type fakeStuckKV struct {
+	clientv3.KV
+
+	stuck atomic.Bool
+	tries atomic.Int32
+}
+
+func (s *fakeStuckKV) Txn(ctx context.Context) clientv3.Txn {
+	if !s.stuck.Load() {
+		return s.KV.Txn(ctx)
+	}
+	return &fakeStuckTxn{kv: s, ctx: ctx}
+}
+
+type fakeStuckTxn struct {
+	kv  *fakeStuckKV
+	ctx context.Context //nolint:containedctx // of the one call
+}
+
+func (s *fakeStuckTxn) If(...clientv3.Cmp) clientv3.Txn  { return s }
+func (s *fakeStuckTxn) Then(...clientv3.Op) clientv3.Txn { return s }
+func (s *fakeStuckTxn) Else(...clientv3.Op) clientv3.Txn { return s }
+func (s *fakeStuckTxn) Commit() (*clientv3.TxnResponse, error) {
+	s.kv.tries.Add(1)
+	<-s.ctx.Done()
+	return nil, s.ctx.Err()
+}
+
+func TestKey_UpdateOfClosedKeyDoesNotWaitForSweep(t *testing.T) {
+	t.Parallel()
+	cli := etcdtest.NewClient(t, etcdtest.Endpoints())
+	net := &fakeStuckKV{KV: cli.KV}
+	cli.KV = net
+	m := newManager(t, cli, lease.WithNamespace(etcdtest.Prefix(t)))
+	k, err := m.OpenKey(t.Context(), "k", nil)
+	require.NoError(t, err)
+	net.stuck.Store(true)
+	require.ErrorIs(t, k.Close(), lease.ErrUnknownOutcome)
+	closed := net.tries.Load()
+	require.Eventually(t, func() bool { return net.tries.Load() > closed }, 20*time.Second, time.Millisecond, "no sweep is running")
+	ctx, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	require.ErrorIs(t, k.Update(ctx, nil), lease.ErrClosed)
+	net.stuck.Store(false)
+}
+
 // An update whose answer was lost has changed the revision that the delete compares.
 func TestKey_CloseDeletesAfterUpdateOfUnknownOutcome(t *testing.T) {
 	t.Parallel()

@@ -98,12 +98,12 @@
 // A lock costs one RPC to acquire and one to release. The methods document their RPCs, except for
 // those that depend on what else happens:
 //
-//	a wait                             1 more if etcd was written to before the watch was open,
-//	                                   and 1 more every 30 s
-//	a wait while no watch can be open  1 each 0.5 s to 5 s, for all waits of a process in one queue
-//	a turn of another goroutine        1, and 3 for all turns in a row
-//	a hold longer than 250 ms          a watch; 1 more if etcd was written to meanwhile
-//	the first use of a Locker          1 more, which opens the session
+//	a wait                               1 more when the lock is free, 1 more if etcd was written to
+//	                                     before the watch was open, and 1 more every 30 s
+//	a wait while no watch can be opened  1 each 0.5 s to 5 s, for all waits of a process in one queue
+//	a turn of another goroutine          1, and 3 for all turns in a row
+//	a hold longer than 250 ms            a watch; 1 more if etcd was written to meanwhile
+//	the first use of a Locker            1 more, which opens the session
 //
 // All watches of a [Locker] share one stream and need no goroutine. The protocol and its proof are
 // in [docs/lock-protocol.md].

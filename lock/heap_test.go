@@ -68,12 +68,11 @@ func TestMutex_HoldTakesOneKiBAndNoGoroutine(t *testing.T) {
 	before, goroutines := heap(), runtime.NumGoroutine()
 	lockAll()
 	eventually(t, func() bool { return l.Stats().Watched == holds })
-	each := int64(0)
 	assert.Eventually(t, func() bool { // what is in flight takes memory too
-		each = (heap() - before) / holds
+		each := (heap() - before) / holds
+		t.Logf("%d B for each hold", each)
 		return each < most
 	}, 10*time.Second, 100*time.Millisecond)
-	t.Logf("%d B for each hold", each)
 	assert.Less(t, runtime.NumGoroutine(), goroutines+100)
 	releaseAll()
 }

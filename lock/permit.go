@@ -98,8 +98,8 @@ func (h *holdMethods) Verify(ctx context.Context) error {
 // removal continues: a key that cannot be removed now is removed in the background or ends with its
 // lease. A second Release does nothing and returns [ErrReleased].
 //
-// Release of a lost hold returns [ErrLost]. It is necessary all the same: until then, other
-// goroutines that use the same [Locker] do not acquire the lock, since the work under it may go on.
+// A lost hold must be released too: Release returns [ErrLost], and until it is called, other
+// goroutines that use the same [Locker] do not acquire the lock.
 func (h *holdMethods) Release(ctx context.Context) error {
 	err := h.hold.release(ctx)
 	if err == nil {

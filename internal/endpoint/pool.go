@@ -24,11 +24,11 @@ type Pool struct {
 	tls   *tls.Config
 	roots *RootCAs
 
-	mu     sync.Mutex
-	conns  map[string]*conn
-	stale  map[*conn]struct{} // replaced in conns, but still in use
-	next   int                // position of Other in its rotation
-	closed bool
+	mu       sync.Mutex
+	conns    map[string]*conn
+	replaced map[*conn]string // connections that are not in conns any more but still in use, to their endpoints
+	next     int              // position of Other in its rotation
+	closed   bool
 }
 
 // conn is a connection to one endpoint with its number of users.
@@ -44,7 +44,7 @@ type conn struct {
 // and roots. config is nil if there are none or they are unknown. roots is nil if the CA
 // certificates are those of config.
 func NewPool(dial DialFunc, config *tls.Config, roots *RootCAs) *Pool {
-	return &Pool{dial: dial, tls: config, roots: roots, conns: map[string]*conn{}, stale: map[*conn]struct{}{}}
+	return &Pool{dial: dial, tls: config, roots: roots, conns: map[string]*conn{}, replaced: map[*conn]string{}}
 }
 
 // Do calls f with the connection to ep. While gRPC waits to reconnect, it returns the error of its
@@ -108,10 +108,10 @@ func (p *Pool) release(ep string, c *conn, stale bool) {
 		delete(p.conns, ep)
 	}
 	if c.users > 0 {
-		p.stale[c] = struct{}{}
+		p.replaced[c] = ep
 		return
 	}
-	delete(p.stale, c)
+	delete(p.replaced, c)
 	_ = c.Close() // no caller uses it
 }
 
@@ -233,6 +233,11 @@ func (p *Pool) Retain(eps []string) {
 			delete(p.conns, ep)
 		}
 	}
+	for c, ep := range p.replaced { // their last users remove them
+		if !slices.Contains(eps, ep) {
+			_ = c.Close()
+		}
+	}
 }
 
 // Close closes all connections, and so ends the calls over them. Later uses of the pool return an
@@ -245,10 +250,10 @@ func (p *Pool) Close() error {
 	for _, c := range p.conns {
 		all = append(all, c.Close())
 	}
-	for c := range p.stale {
+	for c := range p.replaced {
 		_ = c.Close() // Retain may have closed it before
 	}
 	clear(p.conns)
-	clear(p.stale)
+	clear(p.replaced)
 	return errors.Join(all...)
 }

@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// stay is a time in which somebody relied on having a lock, as seen from outside: from when he was
-// told that he had it until he was told that he had not, or was about to give it back.
+// stay is a time in which a process relied on having a lock, as seen from outside: from when it was
+// told that it had the lock until it learned of the loss, or was about to release it.
 type stay struct {
 	name        string
 	token       int64
 	from, until time.Time
-	told        time.Time // when he was told, if a stall made that later than until
+	told        time.Time // when the process learned of the loss, if a stall made that later than until
 	lost        bool
 }
 

@@ -55,12 +55,12 @@ type evidence struct {
 	lines    map[string][]stormLine // by kind
 	changes  []change
 	start    time.Time
-	resumed  []int64 // when members that were frozen continued
+	resumed  []int64 // when leaders that were frozen continued
 	findings []finding
 }
 
-// resumedBefore returns when, in the second before a time, a frozen member continued, or that time
-// if none did. If it was the leader, it may then revoke leases that its successor has renewed: until
+// resumedBefore returns when, in the second before a time, a frozen leader continued, or that time
+// if none did. It may then revoke leases that its successor has renewed: until
 // it hears of the successor, it goes by its own clock, and etcd forwards its requests. What
 // etcd-io/etcd#15247 has added prevents that only sometimes.
 func (e *evidence) resumedBefore(moment int64) int64 {
@@ -478,7 +478,7 @@ func (e *evidence) sessions(t *testing.T, f *finding) {
 		seen, ok := deleted[line.Name]
 		switch late := time.Duration(line.Return - seen); {
 		case !ok || late <= 0:
-		case line.by.lastMoment(line.Call, line.Return) <= seen, e.resumedBefore(seen) < seen:
+		case line.by.lastMoment(line.Call, line.Return) <= seen, e.resumedBefore(seen) < seen && late <= stormTTL/3+time.Second: // it renews every TTL/3
 			f.Excused.add(late)
 		default:
 			f.Violations++

@@ -183,12 +183,15 @@ func (n *nemesis) kill(t *testing.T, m *etcdtest.Server) {
 
 func (n *nemesis) freeze(t *testing.T, members ...*etcdtest.Server) {
 	t.Helper()
+	leader := n.cluster.Leader(t)
 	for _, m := range members {
 		m.Pause()
 	}
 	n.spend(t, 1000, 6000)
 	for _, m := range members {
-		n.resumed = append(n.resumed, n.clock())
+		if m == leader {
+			n.resumed = append(n.resumed, n.clock())
+		}
 		m.Resume()
 	}
 }

@@ -41,7 +41,7 @@ type stormRun struct {
 	admin      *clientv3.Client
 	asRoot     func(*clientv3.Config)
 	truth      *chronicle
-	resumed    []int64 // when members that were frozen continued
+	resumed    []int64 // when leaders that were frozen continued
 
 	epoch     time.Duration // after which the processes begin their histories anew; 0 for never
 	withPeers bool

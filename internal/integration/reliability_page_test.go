@@ -163,7 +163,7 @@ func (r reliability) stormMarkdown(b *strings.Builder) {
 	}
 	b.WriteString(wrap(fmt.Sprintf(`Late and excused: the library %d times, at most by %v; the peer %d times, at most by %v. Noticing a loss
 		late is no violation if just before the process could not run for as long as it was late, because a fault had stopped it or it got
-		no CPU, which each process records; or if just before a frozen member continued, which may
+		no CPU, which each process records; or if just before a frozen leader continued, which may
 		[revoke a lease early](lease-deadline.md#when-etcd-revokes-a-lease-early).`,
 		ours.Count, ours.Longest.Round(time.Millisecond), theirs.Count, theirs.Longest.Round(time.Millisecond))) + "\n")
 	b.WriteString("\nThe faults, and how often each was made:\n\n")

@@ -63,12 +63,15 @@ type openedStream struct {
 // open opens a stream that ends when ctx ends, and waits for its first chunk until attempt ends.
 func (r Reader) open(ctx, attempt context.Context, key string, opts []clientv3.OpOption) (s openedStream, err error) {
 	own, cancel := context.WithCancel(context.WithoutCancel(attempt))
-	stop := context.AfterFunc(attempt, cancel) // opening waits for a connection and a login
+	// Until the first chunk, own ends with attempt too, since opening waits for a connection and a
+	// login; afterwards it outlives attempt.
+	stop := context.AfterFunc(attempt, cancel)
 	if s.rest, err = r.kv.GetStream(own, key, opts...); err == nil && s.rest != nil {
 		select {
 		case s.first, s.ok = <-s.rest:
 			err = s.first.Err()
 		case <-attempt.Done():
+			err = attempt.Err()
 		}
 	}
 	if !stop() { // the attempt has ended, and own with it
