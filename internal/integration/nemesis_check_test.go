@@ -358,6 +358,12 @@ func (e *evidence) bank(t *testing.T, f *finding) {
 	}
 }
 
+// stormMove is a move of one of the histories.
+type stormMove struct {
+	name string
+	move move
+}
+
 // diaries checks the histories of the locks, or elections, whose dirs begin with a prefix.
 func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 	type key struct {
@@ -390,7 +396,9 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 		}
 	})
 	each("release", func(_ *diary, line stormLine) { releasing[key{line.Name, line.Rev}] = line.Call })
+	noted := map[stormMove]bool{}
 	each("move", func(d *diary, line stormLine) {
+		noted[stormMove{line.Name, *line.Move}] = true
 		op := porcupine.Operation{Input: *line.Move, Call: line.Call, Return: line.Return}
 		if line.Move.Kind == ceased {
 			// Had it not stalled, it would have been told earlier, but not before it was granted the
@@ -428,7 +436,8 @@ func (e *evidence) diaries(t *testing.T, f *finding, prefix, release string) {
 		}
 	})
 	each("write", func(d *diary, line stormLine) {
-		if !line.Ended || line.Unknown {
+		// A process may be killed after a write has succeeded and before it notes the move.
+		if !line.Ended || line.Unknown || line.Failed == "" && !noted[stormMove{line.Name, *line.Move}] {
 			d.open[line.Who] = porcupine.Operation{Input: *line.Move, Call: line.Call, Return: math.MaxInt64}
 		}
 	})
@@ -785,6 +794,28 @@ func TestEvidence_StallsExcuseLateness(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestEvidence_WriteOfKilledProcessIsCounted(t *testing.T) {
+	t.Parallel()
+	killed, other := &stormChild{killed: [2]int64{6, 7}}, &stormChild{}
+	count := func(token int64, to int) *move { return &move{Kind: counted, Token: token, Count: to} }
+	e := &evidence{
+		lines: map[string][]stormLine{
+			"move": {
+				{journalLine{Name: "e/", Move: &move{Kind: granted, Token: 5}, Call: 1, Return: 2}, killed},
+				{journalLine{Name: "e/", Move: &move{Kind: granted, Token: 7}, Call: 3, Return: 20}, other},
+				{journalLine{Name: "e/", Move: count(7, 2), Call: 21, Return: 22}, other},
+				{journalLine{Name: "e/", Move: &move{Kind: released, Token: 7}, Call: 23, Return: 24}, other},
+			},
+			"write": {
+				{journalLine{Name: "e/", Who: "1 a", Move: count(5, 1), Call: 3, Return: 5, Ended: true}, killed},
+				{journalLine{Name: "e/", Who: "2 b", Move: count(7, 2), Call: 21, Return: 22, Ended: true}, other},
+			},
+		},
+		changes: []change{{key: "e/" + counterKey, value: "1 a", seen: 4}, {key: "e/" + counterKey, value: "2 b", seen: 22}},
+	}
+	e.diaries(t, &finding{}, "e/", released)
 }
 
 func TestEvidence_LossSoonAfterStallMayFollowAnotherHolder(t *testing.T) {
