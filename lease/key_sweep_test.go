@@ -314,7 +314,7 @@ func (s *fakeStuckKV) Txn(ctx context.Context) clientv3.Txn {
 
 type fakeStuckTxn struct {
 	kv  *fakeStuckKV
-	ctx context.Context //nolint:containedctx // of the one call
+	ctx context.Context
 }
 
 func (s *fakeStuckTxn) If(...clientv3.Cmp) clientv3.Txn  { return s }
