@@ -51,8 +51,8 @@ func normalizeSlashes(s string) string {
 }
 
 // Prefix checks a prefix. It must be "" or end in "/", so that "app" does not also select
-// "app2/secret". If partial is set, any bytes are allowed. The error matches errs.Invalid and
-// suggests both corrections.
+// "app2/secret". If partial is set, every prefix is allowed. The error matches errs.Invalid and
+// suggests a trailing "/" or WithPartialPrefix.
 func Prefix(prefix string, partial bool) error {
 	if partial || prefix == "" || prefix[len(prefix)-1] == '/' {
 		return nil
@@ -90,9 +90,9 @@ func slashError(name string) error {
 		errs.Invalid, errs.Quote(name), errs.Quote(suggestion))
 }
 
-// Key checks a key. It must not be empty (errs.Invalid) or longer than limit bytes (errs.TooLarge,
-// with the limit and the length). Any bytes are allowed and taken literally: "../x", NUL, invalid
-// UTF-8. If limit is 0 or less, the length is not limited.
+// Key checks a key. The error matches errs.Invalid if key is empty, and errs.TooLarge if it is
+// longer than limit bytes. Any bytes are allowed and taken literally: "../x", NUL, invalid UTF-8.
+// If limit is 0 or less, the length is not limited.
 func Key(key string, limit int) error {
 	if key == "" {
 		return fmt.Errorf("%w: key is empty", errs.Invalid)
