@@ -27,8 +27,8 @@ func Describe(err error) string {
 	return errs.DescribeCodecError(err)
 }
 
-// describeCustom describes an error of a method of t, such as UnmarshalJSON. It returns the text of
-// err only if that does not quote a part of raw.
+// describeCustom describes an error that a method of t, such as UnmarshalJSON, returned for raw. It
+// returns the text of err if that quotes no part of raw, and otherwise only says what was expected.
 func describeCustom(err error, t reflect.Type, raw []byte) string {
 	text := err.Error()
 	var value any
@@ -41,7 +41,8 @@ func describeCustom(err error, t reflect.Type, raw []byte) string {
 	return "not a valid " + t.String()
 }
 
-// quotesValue reports whether text contains a part of a JSON value.
+// quotesValue reports whether text contains a string or a number from a JSON value. Object keys,
+// booleans and null do not count.
 func quotesValue(text string, value any) bool {
 	switch v := value.(type) {
 	case nil, bool:
