@@ -194,8 +194,8 @@ func (h *hedge[T]) start() {
 }
 
 // hedgeContext returns the context of a second attempt. It ends with the caller's context and at
-// the deadline of the call, but not when the first attempt is canceled because the second one has
-// settled the call.
+// the deadline of the call. It is not derived from r.ctx, which the second attempt cancels to end
+// the first one.
 func (r *run[T]) hedgeContext() (context.Context, context.CancelFunc) {
 	if deadline, ok := r.ctx.Deadline(); ok && r.defaultTimeout > 0 {
 		return context.WithDeadline(r.callerCtx, deadline)
