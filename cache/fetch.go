@@ -31,9 +31,9 @@ type fetchCall[T any] struct {
 	err  error
 }
 
-// fetch reads key from etcd, together with other callers for the same key. If a read in progress
-// may be older than what the caller has already seen or requires, the caller waits for the next
-// read instead.
+// fetch reads key from etcd, or returns the cached item if w allows it. Concurrent callers for the
+// same key share a read. If the read in progress may be older than what the caller has already seen
+// or requires, the caller waits for the next one.
 func (c *Cache[T]) fetch(ctx context.Context, key string, w readRequirement) (*item[T], error) {
 	calledAt := c.now()
 	for retried := false; ; retried = true {

@@ -7,15 +7,17 @@ import (
 	"sync/atomic"
 )
 
-// mvccMap is a map from keys to versions of their values, for one writer and any number of readers,
-// which never wait.
+// mvccMap is a map from keys to versions of their values, for one writer and any number of readers.
+// Readers never wait.
 //
-// Each commit creates a snapshot, numbered from 1, with the changes of all keys since the last one.
-// The versions of a snapshot have its number and are invisible to a reader that started before the
-// commit; each points to the version it replaced. trim removes whatever no reader can see any more:
-// the number and predecessor of a version once no reader uses an older snapshot, and a deleted key
-// altogether. So a trimmed version is visible to every reader. A reader needs no lock: it loads the
-// number of the snapshot first and then the version.
+// Each commit creates a snapshot, numbered from 1, with all changes since the previous one. A new
+// version has the number of its snapshot and points to the version it replaced, for readers of
+// older snapshots. A reader needs no lock: it loads the number of the snapshot first and then the
+// version.
+//
+// Once no reader uses a snapshot older than a version, trim removes the version's number and its
+// pointer to the replaced version, or, if the version marks a deleted key, the key. A version
+// without a number is visible to every reader.
 type mvccMap[T any] struct {
 	versions concurrentMap[version[T], *version[T]] // the newest of each key
 	snapshot atomic.Uint64                          // number of the last committed snapshot
@@ -26,15 +28,15 @@ type mvccMap[T any] struct {
 	pendingValid   int64          // valid after the next commit
 	pendingInvalid int64          // invalid after the next commit
 	untrimmed      []*version[T]  // versions to be trimmed, oldest first
-	readers        map[uint64]int // by snapshot
+	readers        map[uint64]int // number of readers by snapshot
 	// newKeyMeta is shared by the versions since the last commit that replace nothing.
 	newKeyMeta *versionMeta[T]
 
 	initial *initialLoad[T] // until the first commit, else nil
 }
 
-// maxMVCCLoad is the load of an mvccMap, which may hold many keys: slots take 11 to 14 bytes per
-// key.
+// maxMVCCLoad is the maximum load of the concurrentMap of an mvccMap. It is high because an mvccMap
+// may hold many keys: slots take 11 to 14 bytes per key.
 const maxMVCCLoad = 75
 
 func newMVCCMap[T any]() *mvccMap[T] {
@@ -69,7 +71,7 @@ func (m *mvccMap[T]) set(v *version[T], meta versionMeta[T]) {
 		}
 		v.meta.Store(m.newKeyMeta)
 	} else {
-		kept := meta // meta itself would be on the heap for every key
+		kept := meta // a pointer to meta itself would move it to the heap for every key
 		v.meta.Store(&kept)
 	}
 	m.adjustCounts(v, 1)
@@ -107,8 +109,9 @@ func (m *mvccMap[T]) commit() {
 	m.invalid.Store(m.pendingInvalid)
 }
 
-// changes returns the newest version of each key changed by the last snapshot, with the one before
-// it. nil stands for no value. The caller holds mu and has not called trim since the commit.
+// changes returns the versions before and after the last snapshot of each key that it changed. nil
+// stands for a key that is absent or whose value does not decode. snapshot is the number of the
+// last snapshot. The caller holds mu and has not called trim since the commit.
 func (m *mvccMap[T]) changes(snapshot uint64) (before, after []*version[T]) {
 	first := len(m.untrimmed)
 	for first > 0 && m.untrimmed[first-1].meta.Load().snapshot == snapshot {
@@ -222,7 +225,7 @@ type initialLoad[T any] struct {
 // add adds a version to the load.
 func (l *initialLoad[T]) add(v *version[T], meta versionMeta[T]) {
 	if meta.permanent {
-		kept := meta // meta itself would be on the heap for every key
+		kept := meta // a pointer to meta itself would move it to the heap for every key
 		v.meta.Store(&kept)
 	}
 	l.versions = append(l.versions, v)
