@@ -25,10 +25,11 @@ type bindOptions[T any] struct {
 	nilCodec    bool // WithCodec got nil
 }
 
-// WithDefault sets the value used if the key is absent. For a directory, v provides the fields
-// whose keys are absent, and default tags are ignored. Maps and slices in v are shared; do not
-// modify them. Default: no value, so that the key is required; for a directory, the zero struct
-// with its default tags.
+// WithDefault sets the value used if the key is absent. [Bind] also uses it if the key has an
+// invalid value and no valid fallback. For a directory, v provides the fields whose keys are
+// absent, default tags are ignored, and required fields stay required. Maps and slices in v are
+// shared; do not modify them. Default: no value, so that the key is required; for a directory, the
+// zero struct with its default tags.
 func WithDefault[T any](v T) BindOption[T] {
 	return func(s *bindOptions[T]) { s.def = &v }
 }

@@ -27,12 +27,11 @@ type keyedItem struct {
 // layer holds the items of one origin by key.
 type layer map[string]item
 
-// layers holds all items, strongest layer first. etcd is etcd's state or, until etcd answers, the
-// state file's.
+// layers holds all items. If several layers have a key, the first one wins.
 type layers struct {
 	env      envVars
-	etcd     layer
-	fallback layer
+	etcd     layer // the state of etcd or, until that is loaded, of the state file
+	fallback layer // the fallback file
 }
 
 // lookup returns the effective item of key.
@@ -62,7 +61,7 @@ func (l *layers) keys(dir string, nested bool) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// size returns the number of keys, without the fields of mappings.
+// size returns the number of keys in the etcd and fallback layers, without the fields of mappings.
 func (l *layers) size() int {
 	n := len(l.etcd)
 	for key, it := range l.fallback {
@@ -94,8 +93,8 @@ func (p keyedItem) badValue(err error) *BadValueError {
 	return &BadValueError{Key: p.key, Revision: p.rev, Origin: p.origin, Err: err}
 }
 
-// commonOrigin returns the origin of items that are invalid only in combination: of several
-// origins, the one most likely to have changed last.
+// commonOrigin returns the origin to report for items that are invalid only in combination. If they
+// have several origins, it returns the one that is most likely to have changed last.
 func commonOrigin(items []keyedItem) Origin {
 	for _, o := range []Origin{Live, StateFile, FallbackFile, Environment} {
 		if slices.ContainsFunc(items, func(p keyedItem) bool { return p.origin == o }) {
