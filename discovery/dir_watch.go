@@ -21,27 +21,28 @@ type dirWatch struct {
 
 	prefix     string
 	log        *slog.Logger
-	completeAt atomic.Pointer[dualTime] // a time when no change was missing; nil if there was none
+	completeAt atomic.Pointer[dualTime] // the last time known to miss no change, or nil
 }
 
 // dirHandler gets the state below a prefix. Its methods are called one at a time.
 type dirHandler interface {
-	// onStart is called before each watch, whose first batches, up to one without More, are the
-	// whole state.
+	// onStart is called before each watch. The first batches of the watch, up to and including the
+	// first one without More, are the whole state.
 	onStart()
 	onBatch(b watch.Batch)
 }
 
-// Backoff between watches, and how long await waits without a deadline.
 const (
-	minBackoff         = 100 * time.Millisecond
-	maxBackoff         = 5 * time.Second
-	defaultOpenTimeout = 10 * time.Second
-	ageInterval        = time.Second // how often the age is updated
+	// The backoff between watches, and that of newBackoff.
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 5 * time.Second
+
+	defaultOpenTimeout = 10 * time.Second // bounds await if the context has no deadline
+	ageInterval        = time.Second      // how often the age is updated
 )
 
-// newDirWatch returns a watch that must be run. With retryFirst, it is opened again even if none
-// was live yet.
+// newDirWatch returns a watch of the keys below prefix. The caller must call Run. If retryFirst is
+// set, another watch is opened even if none was live yet.
 func newDirWatch(w *watch.Watcher, prefix string, log *slog.Logger, h dirHandler, retryFirst bool) *dirWatch {
 	d := &dirWatch{prefix: prefix, log: log}
 	d.Watch = retrywatch.New(retrywatch.Config{
@@ -107,7 +108,8 @@ func (d *dirWatch) cause() error {
 	return d.LastErr()
 }
 
-// age bounds for how long changes may have been missed.
+// age returns an upper bound of the time for which changes may have been missed, or 0 if completeAt
+// is not known. It updates completeAt.
 func (d *dirWatch) age() time.Duration {
 	if sub := d.Open(); sub != nil {
 		if st := sub.Status(); !st.Heard.IsZero() {
@@ -120,8 +122,8 @@ func (d *dirWatch) age() time.Duration {
 	return 0
 }
 
-// setCompleteAt records that no change was missing at a wall-clock time. A time in the future,
-// after the clock was set back, is ignored.
+// setCompleteAt records that no change was missing at a wall-clock time. It ignores a time in the
+// future, which means that the clock was set back, and a time before the last one.
 func (d *dirWatch) setCompleteAt(at time.Time) {
 	since := time.Since(at)
 	if since < 0 {
@@ -143,11 +145,12 @@ type dualTime struct {
 	mono time.Time
 }
 
-// since returns the time elapsed since m, by the clock that shows more.
-func (m *dualTime) since() time.Duration {
-	return max(time.Since(m.mono), time.Now().Round(0).Sub(m.wall), 0)
+// since returns the time elapsed since t. If the clocks disagree, it returns the longer time.
+func (t *dualTime) since() time.Duration {
+	return max(time.Since(t.mono), time.Now().Round(0).Sub(t.wall), 0)
 }
 
+// newBackoff returns the backoff of a registration or a resolver.
 func newBackoff() backoff.BackOff {
 	b := retry.Policy{BaseDelay: minBackoff, MaxDelay: maxBackoff}.Backoff()
 	b.Reset()

@@ -11,7 +11,7 @@ import (
 type entry struct {
 	*Instance
 
-	held time.Time // set if the instance is lost and held back until then
+	held time.Time // until when the instance is held back, if it is lost
 }
 
 // table holds the instances of a view by ID. It tracks which have changed since the last merge, so

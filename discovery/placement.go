@@ -70,9 +70,9 @@ type preferZone struct {
 
 func (z preferZone) place(p *placement) { p.zone, p.atLeast = z.zone, max(z.atLeast, 1) }
 
-// PreferZone restricts picks to a zone while at least atLeast of its instances can be picked. With
-// fewer, instances of all zones are used, so that the zone's few need not carry all load. atLeast
-// below 1 counts as 1. An empty zone means no preference. Default: none.
+// PreferZone restricts a picker or a resolver to the instances in a zone while it can use at least
+// atLeast of them. Otherwise it uses the instances of all zones, so that a few do not carry all the
+// load. atLeast below 1 counts as 1. An empty zone means no preference. Default: none.
 func PreferZone(zone string, atLeast int) PlaceOption { return preferZone{zone, atLeast} }
 
 // candidates returns the matching instances that are up or, if there are none, the draining ones.

@@ -32,11 +32,11 @@ type view struct {
 	records       table
 	malformed     map[string]struct{} // entries that cannot be decoded
 	lossGuard     lossGuard
-	seen          map[string]struct{} // instances seen by a new watch; nil once it is complete
-	pendingLosses map[string]struct{} // since the last batch without More
+	seen          map[string]struct{} // IDs in the state that a new watch delivers; nil once it is complete
+	pendingLosses map[string]struct{} // IDs of instances lost since the last batch without More
 	revision      int64
 	partial       bool        // the rest of a revision is still to come
-	timer         *time.Timer // set while instances are held back
+	timer         *time.Timer // set while lost instances stay in the list
 	closed        bool
 	followers     map[chan struct{}]struct{}
 	updates       uint64
@@ -157,7 +157,8 @@ func (v *view) commit(b watch.Batch) {
 	v.publish()
 }
 
-// applyLosses removes lost instances or holds them back.
+// applyLosses removes lost instances. If the loss guard finds the loss suspicious, it keeps them in
+// the list for the guard's period instead.
 func (v *view) applyLosses(l loss) {
 	now := time.Now()
 	before := v.records.present()
@@ -184,14 +185,15 @@ func (v *view) applyLosses(l loss) {
 	v.lossGuard.record(l.left, now)
 }
 
-// scheduleExpiry removes held instances after d. A timer that is already running reschedules
-// itself.
+// scheduleExpiry calls expire after d. If a timer is already running, its call of expire schedules
+// the next one.
 func (v *view) scheduleExpiry(d time.Duration) {
 	if v.timer == nil {
 		v.timer = time.AfterFunc(d, v.expire)
 	}
 }
 
+// expire removes the held instances whose time is up.
 func (v *view) expire() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
