@@ -24,14 +24,14 @@ type batchRun struct {
 	wg       sync.WaitGroup
 
 	mu            sync.Mutex
-	firstErr      error // the error of the first transaction that failed
-	firstErrIndex int   // the index of its first operation
+	firstErr      error // the error of the first transaction in ops that failed
+	firstErrIndex int   // the index of the first operation of that transaction
 	lastRevision  int64 // the revision of the last applied transaction
 }
 
 // run sends the transactions and returns the error of the batch.
 func (b *batchRun) run() error {
-	keys := make(map[string]bool) // written since no transaction was in flight
+	keys := make(map[string]bool) // written by the transactions sent since the last wait for all
 	sent := 0
 	for sent < len(b.ops) {
 		n := b.chunkLen(b.ops[sent:])
@@ -60,7 +60,8 @@ func (b *batchRun) run() error {
 	return b.finish(sent)
 }
 
-// waitForKeys waits for the transactions in flight if one of them writes a key of ops.
+// waitForKeys adds the keys of ops to keys. If keys contains one of them already, a transaction in
+// flight may write it: waitForKeys first waits for all transactions in flight and clears keys.
 func (b *batchRun) waitForKeys(keys map[string]bool, ops []Op) {
 	for i := range ops {
 		if keys[ops[i].key] {
@@ -118,29 +119,30 @@ func (b *batchRun) finish(sent int) error {
 	if b.firstErr == nil {
 		return nil
 	}
-	done, unchanged := b.firstErrIndex, b.lastRevision == 0
+	done, notApplied := b.firstErrIndex, b.lastRevision == 0
 	for i := range b.results {
 		r := &b.results[i]
 		if i >= sent {
 			r.Err = ErrNotSent
 		}
-		unchanged = unchanged && !errors.Is(r.Err, ErrUnknownOutcome)
+		notApplied = notApplied && !errors.Is(r.Err, ErrUnknownOutcome)
 	}
 	return &errs.Error{
-		Pkg: "kv", Op: "batch", Key: b.ns + b.ops[done].key, NotApplied: unchanged,
+		Pkg: "kv", Op: "batch", Key: b.ns + b.ops[done].key, NotApplied: notApplied,
 		Err: &BatchError{Done: done, Revision: b.lastRevision, Err: errs.Cause(b.firstErr)},
 	}
 }
 
-// batchOpOverhead is an upper bound for the size of an operation without its key and value. An
-// operation that would come closer to the limit of a request than batchRequestMargin starts the
-// next transaction.
 const (
-	batchOpOverhead    = 64
+	// batchOpOverhead is an upper bound for the size of an operation without its key and value.
+	batchOpOverhead = 64
+	// batchRequestMargin is how far the estimated size of a transaction with several operations
+	// must stay below the limit of a request.
 	batchRequestMargin = 1 << 10
 )
 
-// chunkLen returns how many of ops fit into one transaction.
+// chunkLen returns how many of ops the next transaction contains, at least one. Its operations have
+// the same guards, and no key occurs twice. ops must not be empty.
 func (s *Store) chunkLen(ops []Op) int {
 	size, count := guardBytes(ops[0].o.guards), 0
 	for _, g := range ops[0].o.guards {
@@ -163,7 +165,8 @@ func (s *Store) chunkLen(ops []Op) int {
 	return len(ops)
 }
 
-// applyChunk sends one transaction. It sends it a second time if a shared lease was revoked.
+// applyChunk sends one transaction. If a shared lease does not exist any more, it sends the
+// transaction a second time, with new leases.
 func (s *Store) applyChunk(ctx context.Context, ops []Op) (out outcome, err error) {
 	for first := true; ; first = false {
 		leases, err := s.batchLeases(ctx, ops)

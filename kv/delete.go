@@ -80,7 +80,8 @@ func (s *Store) DeleteAt(ctx context.Context, key string, modRevision int64, o .
 
 // CompareAndDelete deletes key if its value is old. If the value differs or the key does not exist,
 // it returns a [ConflictError]. It costs one RPC. If the response is lost, the outcome is unknown,
-// unless [WithOnce] is given. Prefer DeleteAt.
+// unless [WithOnce] is given. Prefer DeleteAt, which also detects that the value was changed and
+// changed back.
 func (s *Store) CompareAndDelete(ctx context.Context, key string, old []byte, o ...DeleteOption) (rev int64, err error) {
 	return s.deleteIf(ctx, "compare and delete", key, condition{byValue: true, value: old}, o)
 }

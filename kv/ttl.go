@@ -15,10 +15,12 @@ import (
 )
 
 const (
-	// minSharedTTL is the shortest TTL whose leases are shared. Leases with shorter TTLs end soon.
+	// minSharedTTL is the shortest TTL whose leases are shared. Shorter leases expire before many
+	// of them accumulate.
 	minSharedTTL = 2 * time.Minute
-	// sharedTTLDivisor determines the window of a shared lease, a twentieth of the TTL. A lease
-	// lives longer than the TTL by the window, and is used for new writes only within the window.
+	// sharedTTLDivisor determines the window of a shared lease: a twentieth of the TTL. The lease
+	// is granted for the TTL plus the window, and new writes use it only within the window. So each
+	// of its keys lives for at least the TTL.
 	sharedTTLDivisor = 20
 	// maxLeaseWrites is the maximum number of writes on a lease. etcd deletes all keys of a lease
 	// in a single transaction.
@@ -91,7 +93,7 @@ func (p *ttlPool) entry(ttl time.Duration) *ttlEntry {
 	now := time.Now()
 	for other, e := range p.entries {
 		if e.lease != nil && now.After(e.lease.usableUntil) && len(e.granting) == 0 {
-			delete(p.entries, other) // a caller that still uses it gets an unshared lease
+			delete(p.entries, other) // if a caller still uses it, other callers do not find its lease
 		}
 	}
 	e := &ttlEntry{granting: make(chan struct{}, 1)}
@@ -128,9 +130,9 @@ func (p *ttlPool) invalidate(l *ttlLease) {
 	l.usableUntil = time.Time{}
 }
 
-// releaseLeases handles the leases of writes that failed with err. It revokes leases that are not
-// shared. It reports whether the writes can succeed with new leases, because a shared one was
-// revoked.
+// releaseLeases releases the leases of writes that failed with err. It revokes those that are not
+// shared, unless the outcome is unknown. If err means that a lease does not exist, it invalidates
+// the shared ones and reports that the writes can be repeated with new leases.
 func (c *core) releaseLeases(ctx context.Context, err error, leases ...*ttlLease) (repeatable bool) {
 	if err == nil || errors.Is(err, ErrUnknownOutcome) {
 		return false // revoking could delete what was written
@@ -167,29 +169,29 @@ type callLeases struct {
 
 // lease returns the lease for a number of writes with a TTL.
 func (l *callLeases) lease(ctx context.Context, ttl time.Duration, writes int) (clientv3.LeaseID, error) {
-	if one := l.byTTL[ttl]; one != nil {
-		return one.id, nil
+	if granted := l.byTTL[ttl]; granted != nil {
+		return granted.id, nil
 	}
-	one, err := l.leaseForTTL(ctx, l.op, l.key, ttl, writes)
+	granted, err := l.leaseForTTL(ctx, l.op, l.key, ttl, writes)
 	if err != nil {
 		return 0, err
 	}
 	if l.byTTL == nil {
 		l.byTTL = make(map[time.Duration]*ttlLease)
 	}
-	l.byTTL[ttl] = one
-	return one.id, nil
+	l.byTTL[ttl] = granted
+	return granted.id, nil
 }
 
-// dropMissing drops the shared leases if err says that a lease does not exist, and reports whether
-// the write should be repeated.
+// dropMissing drops all shared leases if err means that a lease does not exist, because err does
+// not say which one. It reports whether the write should be repeated.
 func (l *callLeases) dropMissing(err error) (repeatable bool) {
 	if !errs.NotApplied(err) || !errors.Is(err, errs.LeaseNotFound) {
 		return false
 	}
-	for ttl, one := range l.byTTL {
-		if one.shared {
-			l.ttls.invalidate(one)
+	for ttl, granted := range l.byTTL {
+		if granted.shared {
+			l.ttls.invalidate(granted)
 			delete(l.byTTL, ttl)
 			repeatable = true
 		}
@@ -200,15 +202,16 @@ func (l *callLeases) dropMissing(err error) (repeatable bool) {
 // revokeUnused revokes the leases to which no key was attached. err is the error of the call; used
 // holds the TTLs of its last write.
 func (l *callLeases) revokeUnused(ctx context.Context, err error, used map[time.Duration]int) {
-	for ttl, one := range l.byTTL {
-		if (err == nil || errors.Is(err, ErrUnknownOutcome)) && used[ttl] > 0 || one.shared {
+	for ttl, granted := range l.byTTL {
+		if (err == nil || errors.Is(err, ErrUnknownOutcome)) && used[ttl] > 0 || granted.shared {
 			continue
 		}
-		l.revoke(ctx, one.id)
+		l.revoke(ctx, granted.id)
 	}
 }
 
-// acquireGrant takes a token that other callers hold while they send a request.
+// acquireGrant puts a token into a channel of capacity 1, which is full while another caller
+// requests a lease. what describes the awaited lease in the error if ctx ends first.
 func (c *core) acquireGrant(ctx context.Context, token chan struct{}, what string) error {
 	select {
 	case token <- struct{}{}:
