@@ -11,7 +11,8 @@ import (
 	"github.com/etcdkit/etcdkit/internal/sweep"
 )
 
-// Package lock hands its keys to the sweeper of the manager whose leases they are on.
+// Package lock passes keys that it could not delete, or that a late request may still create, to
+// the sweeper of the manager that owns their leases.
 var _ = sweep.Provide(func(manager any) *sweep.Sweeper {
 	if m, ok := manager.(*Manager); ok {
 		return m.sweeper
@@ -19,7 +20,8 @@ var _ = sweep.Provide(func(manager any) *sweep.Sweeper {
 	return nil
 })
 
-// newSweeper returns the sweeper for the keys that are left on the leases of c.
+// newSweeper returns the sweeper for keys on the leases of c that could not be deleted or may still
+// be created.
 func (c *core) newSweeper() *sweep.Sweeper {
 	return sweep.New(c.ctx, sweep.Config{
 		Renewed: func(id clientv3.LeaseID) bool { return c.renewer.find(id) != nil },
@@ -35,7 +37,8 @@ func (c *core) newSweeper() *sweep.Sweeper {
 	})
 }
 
-// retireLease stops a shared lease from taking new keys. Its session is closed with its last user.
+// retireLease stops the session of a pooled lease from taking new users of [Manager.Acquire]. The
+// session is closed when its last user has released it, unless [Manager.Shared] has returned it.
 func (c *core) retireLease(id clientv3.LeaseID) {
 	if s := c.renewer.find(id); s != nil && s.pool != nil {
 		s.pool.retire(s)

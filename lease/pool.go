@@ -166,7 +166,8 @@ func (p *pool) release(s *Session) {
 	p.scheduleClose(s)
 }
 
-// retire stops a session from taking new users. It is closed with its last user.
+// retire stops a session from taking new users. The session is closed when its last user has
+// released it, unless Shared has returned it.
 func (p *pool) retire(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
