@@ -42,7 +42,7 @@ func (e *Election) Campaign(ctx context.Context, value string) (*Leadership, err
 	return e.campaign(ctx, value, nil)
 }
 
-// campaign implements Campaign. It calls enqueued, which may be nil, once the key is in the queue.
+// campaign implements Campaign. It calls onEnqueued, if not nil, once the key is in the queue.
 func (e *Election) campaign(ctx context.Context, value string, onEnqueued func()) (*Leadership, error) {
 	kind := e.kind
 	kind.value, kind.onEnqueued = value, onEnqueued

@@ -27,8 +27,8 @@ func newEntry(kv *mvccpb.KeyValue) entry {
 	}
 }
 
-// Suffixes of the keys of all waiters other than those of mutexes and elections. What precedes a
-// suffix is a number in base 36, which contains no "-".
+// The suffix of a key tells the kind of its waiter. Keys of mutexes, write locks and elections have
+// none. A suffix follows a number in base 36, which contains no "-".
 const (
 	readerSuffix        = "-r"
 	permitSuffix        = "-s"
@@ -36,7 +36,7 @@ const (
 	doubleBarrierSuffix = "-d" // of a double barrier
 )
 
-func (e *entry) hasSuffix(mark string) bool { return strings.HasSuffix(e.key, mark) }
+func (e *entry) hasSuffix(suffix string) bool { return strings.HasSuffix(e.key, suffix) }
 
 // owner returns the name of the entry's owner, or its lease if the owner gave no name.
 func (e *entry) owner() string {
@@ -50,8 +50,9 @@ func (e *entry) owner() string {
 	return "lease " + wire.FormatLeaseID(e.lease)
 }
 
-// token returns a lower bound of the fencing token of the entry's owner. Shared holds have no
-// token.
+// token returns the mod revision of the entry of a mutex or a write lock. It is the fencing token
+// of the owner or, if the owner had to wait, a lower bound of it. token returns 0 for an entry of a
+// shared hold.
 func (e *entry) token() int64 {
 	if e.hasSuffix(readerSuffix) || e.hasSuffix(permitSuffix) {
 		return 0
@@ -59,8 +60,8 @@ func (e *entry) token() int64 {
 	return e.modRev
 }
 
-// compareNewestFirst orders entries by create revision, descending. Entries of one transaction,
-// which this package never creates, are ordered by key.
+// compareNewestFirst orders entries by create revision, descending. Entries with the same one are
+// ordered by key; this package creates none.
 func compareNewestFirst(a, b entry) int {
 	return cmp.Or(cmp.Compare(b.createRev, a.createRev), strings.Compare(b.key, a.key))
 }
@@ -69,11 +70,12 @@ func compareNewestFirst(a, b entry) int {
 type queuePage struct {
 	entries  []entry  // the direct children of the prefix that were read
 	nested   []string // keys of longer names that were read
-	complete bool     // no other keys exist
+	complete bool     // the read returned every key below the prefix
 	rev      int64
 }
 
-// oldest returns the first entry of the queue, or nil if it is not known.
+// oldest returns the oldest entry of the queue, or nil if it is not known or does not exist. The
+// entries must be sorted newest first.
 func (p *queuePage) oldest() *entry {
 	if p == nil || !p.complete || len(p.entries) == 0 {
 		return nil
@@ -81,8 +83,9 @@ func (p *queuePage) oldest() *entry {
 	return &p.entries[len(p.entries)-1]
 }
 
-// mayHaveNewer reports whether a page of the newest keys shows an entry that was created after rev,
-// or may hide one behind keys of longer names.
+// mayHaveNewer reports whether the queue may have an entry that was created after rev. The page
+// must hold the newest keys, at most exclusivePageSize. If all of them are keys of longer names,
+// such an entry may be among the keys that were not read.
 func (p *queuePage) mayHaveNewer(rev int64) bool {
 	for i := range p.entries {
 		if p.entries[i].createRev > rev {
@@ -92,7 +95,8 @@ func (p *queuePage) mayHaveNewer(rev int64) bool {
 	return !p.complete && len(p.nested) == exclusivePageSize
 }
 
-// parsePage parses the response to a read of the keys below prefix. It omits the key own.
+// parsePage parses the response to a read of the keys below prefix. It omits ownKey. rev is the
+// revision of the read, or 0 if the caller does not need it.
 func parsePage(prefix, ownKey string, rev int64, r *pb.RangeResponse) *queuePage {
 	p := &queuePage{complete: !r.GetMore(), rev: rev}
 	for _, kv := range r.GetKvs() {
