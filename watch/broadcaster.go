@@ -165,9 +165,9 @@ func (b *broadcaster) status() Status {
 	return s
 }
 
-// listCost estimates how long it takes until all state watches that follow the log have listed. It
-// reports whether some of the watches that follow the log are state watches, and whether all are.
-// Watches that do not follow the log join it behind the gap.
+// listCost estimates how long it takes until all state watches that follow the log have listed.
+// some reports whether any watch that follows the log is a state watch, and all whether every one
+// is. Watches that do not follow the log do not count, because they join it behind the gap.
 func (b *broadcaster) listCost() (cost time.Duration, some, all bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

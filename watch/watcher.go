@@ -94,7 +94,7 @@ func (w *Watcher) prepare(s Selector, o []Option, out func(Batch) error) (*subsc
 
 // Close ends all watches and subscriptions with [ErrClosed] and waits for handlers and goroutines.
 // It does not close the client. It is idempotent. A handler must not call Close, which would
-// deadlock.
+// deadlock. On a Watcher returned by [Watcher.Namespace], Close does nothing.
 func (w *Watcher) Close() error {
 	if !w.child {
 		w.once.Do(w.core.close)
