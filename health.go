@@ -81,9 +81,9 @@ type Member struct {
 }
 
 // Health makes a linearizable read and fetches the status of each member, concurrently. It writes
-// nothing. The error is that of the read and says if there is no quorum. Health is filled in as far
-// as possible even if there is an error. A permission error counts as success, because it proves
-// that the cluster answered.
+// nothing. The error is that of the read. If the status of the members shows that there is no
+// quorum, the error says so. The returned Health is filled in as far as possible even if there is
+// an error. A permission error counts as success, because it proves that the cluster answered.
 //
 // Health takes at most 3 s, or less if ctx ends first. It costs one linearizable read and two RPCs
 // to each endpoint.

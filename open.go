@@ -115,8 +115,8 @@ func Harden(cfg *clientv3.Config) error {
 //
 // Wrap sends nothing and does not change the endpoints of cli. The first Health, Members or
 // Diagnose checks the versions of the members and logs a warning for each one that is not
-// supported. While Health, Members or Diagnose runs, SetEndpoints of cli must not be called: they
-// connect to single endpoints with Dial of cli, which reads the endpoints without a lock.
+// supported. Do not call cli.SetEndpoints while Health, Members or Diagnose runs: these methods
+// call cli.Dial, which reads the endpoints without a lock.
 //
 // WithTLS, WithCredentials, WithDialOptions and WithEndpointSync are invalid, because cli already
 // exists.
