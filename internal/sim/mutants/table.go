@@ -41,7 +41,7 @@ var all = []mutant{
 	},
 	{
 		"retry-unguarded", "an unguarded write is sent again after its answer was lost",
-		"internal/retry/run.go", `return r.call.AtMostOnce // until the outcome is known`, `return true`,
+		"internal/retry/run_retry.go", `return r.call.AtMostOnce // until the outcome is known`, `return true`,
 		kvWorkload, 60, `took effect 2 times`,
 	},
 	{
@@ -63,7 +63,7 @@ var all = []mutant{
 	},
 	{
 		"unknown-as-refused", "a write whose answer was lost is reported as not applied",
-		"internal/retry/run.go", "	if r.ambiguous {\n\t\tout.Err = fmt", "	if false {\n\t\tout.Err = fmt",
+		"internal/retry/run_retry.go", "	if r.ambiguous {\n\t\tout.Err = fmt", "	if false {\n\t\tout.Err = fmt",
 		kvWorkload, 12, `took effect at \d+, and returned`,
 	},
 	{
