@@ -136,6 +136,22 @@ func TestSelector_SelectsKeys(t *testing.T) { //nolint:tparallel // the parts wr
 	}
 }
 
+func TestWatcher_WatchesPartialPrefix(t *testing.T) {
+	t.Parallel()
+	cli, dir := shared(t)
+	w := newWatcher(t, cli, watch.WithNamespace(dir))
+	mustPut(t, cli, dir+"users/41", "")
+	mustPut(t, cli, dir+"users/5", "")
+	_, got := subscribe(t, w, watch.Prefix("users/4"), watch.WithPartialPrefix(), watch.WithSnapshot())
+	mustPut(t, cli, dir+"users/5", "")
+	got.revision(t, mustPut(t, cli, dir+"users/42", ""))
+	var keys []string
+	for _, e := range got.events() {
+		keys = append(keys, e.Key)
+	}
+	assert.Equal(t, []string{"users/41", "users/42"}, keys)
+}
+
 func TestWatcher_FiltersPutsOrDeletes(t *testing.T) {
 	t.Parallel()
 	cli, dir := shared(t)
