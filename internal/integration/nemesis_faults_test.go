@@ -188,6 +188,7 @@ func (n *nemesis) freeze(t *testing.T, members ...*etcdtest.Server) {
 		m.Pause()
 	}
 	n.spend(t, 1000, 6000)
+	t.Logf("%6.1f s: continue", time.Duration(n.clock()).Seconds())
 	for _, m := range members {
 		if m == leader {
 			n.resumed = append(n.resumed, n.clock())
