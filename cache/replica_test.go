@@ -62,10 +62,10 @@ func TestReader_RejectsInvalidKey(t *testing.T) {
 	r := openReplica(t, parttest.New(t, count.Client(t), etcdtest.Prefix(t)), "dir", kv.String())
 	_, err := r.Get(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
-	before := count.Asked()
+	before := count.CountOnlyReads()
 	_, err = r.GetLinearizable(t.Context(), "")
 	require.ErrorIs(t, err, cache.ErrInvalid)
-	assert.Equal(t, before, count.Asked(), "before anything is sent")
+	assert.Equal(t, before, count.CountOnlyReads(), "before anything is sent")
 	r.View(func(get func(string) (kv.Entry[string], bool)) {
 		_, ok := get("")
 		assert.False(t, ok)

@@ -24,7 +24,7 @@ func TestSource_CostInRPCs(t *testing.T) {
 		t.Helper()
 		count.Reset()
 		f()
-		assert.Equal(t, want, count.Total()-count.Asked(), "%s: %v", what, count.Counts())
+		assert.Equal(t, want, count.Total()-count.CountOnlyReads(), "%s: %v", what, count.Counts())
 	}
 	var rate *config.Value[int]
 	var dir *config.Value[fiveFields]

@@ -78,8 +78,8 @@ func (q *listenerQueue[E]) close() {
 	notify.Token(q.notify)
 }
 
-// ended returns a channel that is closed once no call is running.
-func (q *listenerQueue[E]) ended() <-chan struct{} { return q.done }
+// stopped returns a channel that is closed once no call is running.
+func (q *listenerQueue[E]) stopped() <-chan struct{} { return q.done }
 
 // callSafely calls f and returns its panic as an error.
 //

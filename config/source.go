@@ -61,7 +61,7 @@ type boundValue interface {
 	// covers reports whether key belongs to the value.
 	covers(key string) bool
 	// update decodes the value from the layers at rev. The returned function notifies followers.
-	update(l *layers, rev int64) (tell func())
+	update(l *layers, rev int64) (notify func())
 	// restoreLastGood replaces the value's keys in etcd by those of its last valid value.
 	restoreLastGood(etcd layer)
 	// Err returns why the current value is not the latest one.
@@ -71,7 +71,7 @@ type boundValue interface {
 // callbackRunner is a listenerQueue of any type.
 type callbackRunner interface {
 	close()
-	ended() <-chan struct{}
+	stopped() <-chan struct{}
 }
 
 // closeTimeout bounds how long Close waits for running callbacks.
@@ -167,7 +167,7 @@ func (s *Source) stopCallbacks() error {
 	defer timeout.Stop()
 	for i, r := range all {
 		select {
-		case <-r.ended():
+		case <-r.stopped():
 		case <-timeout.C:
 			return fmt.Errorf("%d functions may still run after %v: %w", len(all)-i, closeTimeout, context.DeadlineExceeded)
 		}
@@ -193,7 +193,7 @@ func (s *Source) startCallback(r callbackRunner, run, forget func()) (stop func(
 		s.mu.Unlock()
 		r.close()
 		if !insideCallback() {
-			<-r.ended()
+			<-r.stopped()
 		}
 	}, true
 }

@@ -37,8 +37,8 @@ func (w *recorder) release() {
 // Unwrap is for http.ResponseController.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// write sends an answer.
-func (w *recorder) write(a *answer) error {
+// write sends a response.
+func (w *recorder) write(a *response) error {
 	body, contentType := a.bare, a.contentType
 	if body == nil {
 		text, err := marshal(envelope{Success: true, Data: a.data})
@@ -51,8 +51,8 @@ func (w *recorder) write(a *answer) error {
 	return nil
 }
 
-// refuse sends an error.
-func (w *recorder) refuse(r *refusal) {
+// writeError sends an error.
+func (w *recorder) writeError(r *refusal) {
 	body, err := marshal(envelope{Data: r.data, Error: &r.text, Code: r.code})
 	if err != nil {
 		body = nil // cannot happen: it is text

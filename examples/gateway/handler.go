@@ -19,8 +19,8 @@ type request struct {
 	out    *recorder
 }
 
-// answer is what an endpoint returns on success.
-type answer struct {
+// response is what an endpoint returns on success.
+type response struct {
 	status int // 0 means 200
 	data   any // in the envelope
 
@@ -47,7 +47,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = out.write(&a)
 	}
 	if err != nil {
-		out.refuse(s.refusalOf(r.Context(), err))
+		out.writeError(s.refusalOf(r.Context(), err))
 	}
 	s.metrics.count(pattern, r.Method, out.status, time.Since(start))
 	s.logAccess(r, pattern, out, time.Since(start))
@@ -55,7 +55,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // route checks the path, the caller and the method, and runs the endpoint. pattern is that of the
 // route, "" if none matches.
-func (s *service) route(r *http.Request, out *recorder) (pattern string, a answer, err error) {
+func (s *service) route(r *http.Request, out *recorder) (pattern string, a response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.ErrorContext(r.Context(), "request panicked",
@@ -94,7 +94,7 @@ func (s *service) route(r *http.Request, out *recorder) (pattern string, a answe
 // that its client does not read stays in memory as long.
 func (s *service) work(
 	r *http.Request, out *recorder, route *route, e endpoint, params map[string]string,
-) (answer, error) {
+) (response, error) {
 	query, err := parseQuery(r.URL.RawQuery, e.query)
 	if err == nil {
 		err = checkConditions(r, e.conditions)
@@ -104,14 +104,14 @@ func (s *service) work(
 		body, err = s.receive(r)
 	}
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	if !route.public {
 		select {
 		case s.slots <- struct{}{}:
 			out.onRelease(func() { <-s.slots })
 		default:
-			return answer{}, tooBusy("too many requests are in progress")
+			return response{}, tooBusy("too many requests are in progress")
 		}
 	}
 	// The context has no deadline, which would override the timeouts of the configuration.

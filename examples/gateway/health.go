@@ -20,7 +20,7 @@ type healthBody struct {
 
 // health returns 200 if etcd has answered a linearizable read within 2 s, and 503 otherwise. It
 // writes nothing, and concurrent requests share one read. It needs no token and shows no address.
-func (s *service) health(r *request) (answer, error) {
+func (s *service) health(r *request) (response, error) {
 	var result readiness
 	s.ready.ServeHTTP(&result, r.Request)
 	body, message := healthBody{Status: "UP"}, "etcd answers"
@@ -32,7 +32,7 @@ func (s *service) health(r *request) (answer, error) {
 		body.Timestamp = time.Now().UTC()
 	}
 	text, err := marshal(body)
-	return answer{status: result.status, bare: text, contentType: "application/json"}, err
+	return response{status: result.status, bare: text, contentType: "application/json"}, err
 }
 
 // readiness records the answer of etcdkit's readiness handler.
@@ -78,16 +78,16 @@ type memberBody struct {
 }
 
 // cluster lists the members, including those that do not answer. It needs no quorum.
-func (s *service) cluster(r *request) (answer, error) {
+func (s *service) cluster(r *request) (response, error) {
 	members, err := s.client.Members(r.Context())
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	bodies := make([]memberBody, len(members))
 	for n := range members {
 		bodies[n] = memberBodyOf(&members[n])
 	}
-	return answer{data: bodies}, nil
+	return response{data: bodies}, nil
 }
 
 func memberBodyOf(m *etcdkit.Member) memberBody {

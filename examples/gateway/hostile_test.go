@@ -297,7 +297,7 @@ func TestGateway_SurvivesPanic(t *testing.T) {
 	g := start(t)
 	for i := range g.svc.routes {
 		if r := &g.svc.routes[i]; r.pattern == "/api/etcd/services" {
-			r.methods = map[string]endpoint{http.MethodGet: {serve: func(*request) (answer, error) { panic("out of order") }}}
+			r.methods = map[string]endpoint{http.MethodGet: {serve: func(*request) (response, error) { panic("out of order") }}}
 		}
 	}
 	r := g.do("GET", "/api/etcd/services", "")

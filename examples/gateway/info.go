@@ -10,8 +10,8 @@ type infoBody struct {
 }
 
 // info serves GET /api/etcd/info. It sends nothing to etcd and shows no credentials.
-func (s *service) info(*request) (answer, error) {
-	return answer{data: infoBody{
+func (s *service) info(*request) (response, error) {
+	return response{data: infoBody{
 		Version: buildVersion(), Namespace: s.client.KV().Dir(), Endpoints: s.client.Stats().Endpoints,
 	}}, nil
 }

@@ -43,32 +43,32 @@ type deletedBody struct {
 
 // getKey reads a key from etcd, or with ?cached=true from memory. The answer is the value, or with
 // ?metadata=true an [entryBody].
-func (s *service) getKey(r *request) (answer, error) {
+func (s *service) getKey(r *request) (response, error) {
 	key, err := r.key()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	cached, err := r.flag("cached")
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	metadata, err := r.flag("metadata")
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	e, age, err := s.read(r, key, cached)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	header := etag(e.ModRevision)
 	if age != "" {
 		header["Age"] = age
 	}
 	if metadata {
-		return answer{data: bodyOf(e), header: header}, nil
+		return response{data: bodyOf(e), header: header}, nil
 	}
 	value, err := plainText(e.Value)
-	return answer{data: value, header: header}, err
+	return response{data: value, header: header}, err
 }
 
 // read returns a key, and for a read from memory how many seconds of changes it may have missed.
@@ -90,30 +90,30 @@ type putBody struct {
 
 // putKey writes a key. With "If-None-Match: *" the key must not exist; with If-Match it must not
 // have changed since it was read.
-func (s *service) putKey(r *request) (answer, error) {
+func (s *service) putKey(r *request) (response, error) {
 	key, err := r.writableKey()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	rev, err := r.revision()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	absent, err := r.ifAbsent()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	var body putBody
 	if err := decode(r, &body); err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	value, err := s.parseValue("value", body.Value, body.Encoding)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	options, err := withTTL(body.TTLSeconds)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	status := http.StatusOK
 	switch {
@@ -126,21 +126,21 @@ func (s *service) putKey(r *request) (answer, error) {
 		rev, err = s.values.Put(r.Context(), key, value, options...)
 	}
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	return answer{status: status, data: writtenBody{Key: key, Revision: rev}, header: etag(rev)}, nil
+	return response{status: status, data: writtenBody{Key: key, Revision: rev}, header: etag(rev)}, nil
 }
 
 // deleteKey deletes a key, with If-Match only if it has not changed since it was read. Deleting a
 // key that does not exist succeeds.
-func (s *service) deleteKey(r *request) (answer, error) {
+func (s *service) deleteKey(r *request) (response, error) {
 	key, err := r.writableKey()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	rev, err := r.revision()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	if rev != 0 {
 		rev, err = s.values.DeleteAt(r.Context(), key, rev)
@@ -149,11 +149,11 @@ func (s *service) deleteKey(r *request) (answer, error) {
 	}
 	switch {
 	case err != nil:
-		return answer{}, err
+		return response{}, err
 	case rev == 0:
-		return answer{data: deletedBody{}}, nil
+		return response{data: deletedBody{}}, nil
 	}
-	return answer{data: deletedBody{Deleted: 1}, header: revisionHeader(rev)}, nil
+	return response{data: deletedBody{Deleted: 1}, header: revisionHeader(rev)}, nil
 }
 
 // casBody is the body of a compare-and-swap.
@@ -165,31 +165,31 @@ type casBody struct {
 
 // compareAndSwap writes a key if its value is the expected one. A caller that has read the key
 // should use If-Match instead, which also notices a value that was changed and changed back.
-func (s *service) compareAndSwap(r *request) (answer, error) {
+func (s *service) compareAndSwap(r *request) (response, error) {
 	key, err := r.writableKey()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	var body casBody
 	if err := decode(r, &body); err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	expected, err := s.parseValue("expectedValue", body.ExpectedValue, body.Encoding)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	value, err := s.parseValue("newValue", body.NewValue, body.Encoding)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	rev, err := s.client.KV().CompareAndSwap(r.Context(), key, expected, value)
 	if s.cached != nil {
 		s.cached.Invalidate(key) // the write has bypassed the cache's own store
 	}
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	return answer{data: true, header: etag(rev)}, nil
+	return response{data: true, header: etag(rev)}, nil
 }
 
 // reservedDirs returns the dirs that other parts of etcdkit use.

@@ -53,40 +53,40 @@ const maxFullPages = 16
 
 // listPrefix lists the keys below a dir. The answer is a map from key to value, or with
 // ?metadata=true a [listBody].
-func (s *service) listPrefix(r *request) (answer, error) {
+func (s *service) listPrefix(r *request) (response, error) {
 	prefix, err := r.prefix()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	metadata, err := r.flag("metadata")
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	if metadata {
 		return s.listPage(r, prefix)
 	}
 	for _, name := range []string{"limit", "cursor"} {
 		if _, ok := r.query[name]; ok {
-			return answer{}, badQuery(name + " needs metadata=true")
+			return response{}, badQuery(name + " needs metadata=true")
 		}
 	}
 	return s.listMap(r, prefix)
 }
 
 // listMap answers with all keys below a dir, if one answer can hold them.
-func (s *service) listMap(r *request, prefix string) (answer, error) {
+func (s *service) listMap(r *request, prefix string) (response, error) {
 	start, err := s.firstCursor(r, prefix)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	p, err := s.readPage(r, start, s.set.Gateway.Limits.PageEntries)
 	switch {
 	case err != nil:
-		return answer{}, err
+		return response{}, err
 	case p.crowded:
-		return answer{}, tooBusy("too many listings are in memory")
+		return response{}, tooBusy("too many listings are in memory")
 	case p.more:
-		return answer{}, &refusal{
+		return response{}, &refusal{
 			status: http.StatusRequestEntityTooLarge, code: "too_large",
 			text: "the prefix has more than one answer can hold: use ?metadata=true, which answers in pages",
 		}
@@ -95,18 +95,18 @@ func (s *service) listMap(r *request, prefix string) (answer, error) {
 	for _, e := range p.entries {
 		if !utf8.ValidString(e.Key) || !utf8.Valid(e.Value) {
 			key, _ := text([]byte(e.Key))
-			return answer{}, notText("the value or the key of " + key)
+			return response{}, notText("the value or the key of " + key)
 		}
 		all[e.Key] = string(e.Value)
 	}
-	return answer{data: all, header: revisionHeader(start.Revision)}, nil
+	return response{data: all, header: revisionHeader(start.Revision)}, nil
 }
 
 // listPage answers with one page, which a large dir needs.
-func (s *service) listPage(r *request, prefix string) (answer, error) {
+func (s *service) listPage(r *request, prefix string) (response, error) {
 	limit, err := r.number("limit", s.set.Gateway.Limits.PageEntries)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	var start cursor
 	if raw, ok := r.query["cursor"]; ok {
@@ -115,11 +115,11 @@ func (s *service) listPage(r *request, prefix string) (answer, error) {
 		start, err = s.firstCursor(r, prefix)
 	}
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	p, err := s.readPage(r, start, limit)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	body := listBody{Entries: make([]entryBody, len(p.entries)), Revision: start.Revision, Total: start.Total}
 	for n, e := range p.entries {
@@ -130,7 +130,7 @@ func (s *service) listPage(r *request, prefix string) (answer, error) {
 		next.After = []byte(p.entries[len(p.entries)-1].Key)
 		body.Cursor = next.String()
 	}
-	return answer{data: body, header: revisionHeader(start.Revision)}, nil
+	return response{data: body, header: revisionHeader(start.Revision)}, nil
 }
 
 // firstCursor returns the cursor of the first page, at the current revision.

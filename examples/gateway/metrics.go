@@ -49,18 +49,18 @@ func (m *metrics) count(route, method string, status int, took time.Duration) {
 }
 
 // exposition serves GET /metrics, in the text format of Prometheus.
-func (s *service) exposition(*request) (answer, error) {
+func (s *service) exposition(*request) (response, error) {
 	families, err := s.metrics.registry.Gather()
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	format := expfmt.NewFormat(expfmt.TypeTextPlain)
 	var b bytes.Buffer
 	enc := expfmt.NewEncoder(&b, format)
 	for _, f := range families {
 		if err := enc.Encode(f); err != nil {
-			return answer{}, err
+			return response{}, err
 		}
 	}
-	return answer{status: http.StatusOK, bare: b.Bytes(), contentType: string(format)}, nil
+	return response{status: http.StatusOK, bare: b.Bytes(), contentType: string(format)}, nil
 }

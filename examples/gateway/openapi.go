@@ -6,6 +6,6 @@ import _ "embed" // for openapi.yaml
 var openapi []byte
 
 // description serves GET /openapi.yaml.
-func (s *service) description(*request) (answer, error) {
-	return answer{bare: openapi, contentType: "application/yaml"}, nil
+func (s *service) description(*request) (response, error) {
+	return response{bare: openapi, contentType: "application/yaml"}, nil
 }

@@ -22,7 +22,7 @@ type endpoint struct {
 	query      []string // known parameters
 	conditions []string // supported conditional headers
 	body       bool     // takes a body
-	serve      func(r *request) (answer, error)
+	serve      func(r *request) (response, error)
 }
 
 // table returns all routes. The first one that matches wins, so that a path which begins with
@@ -43,7 +43,7 @@ func (s *service) table() []route {
 			http.MethodGet: {serve: s.listPrefix, query: append([]string{"metadata", "limit", "cursor"}, query...)},
 		}
 	}
-	get := func(f func(r *request) (answer, error)) map[string]endpoint {
+	get := func(f func(r *request) (response, error)) map[string]endpoint {
 		return map[string]endpoint{http.MethodGet: {serve: f}}
 	}
 	return []route{

@@ -48,10 +48,10 @@ type registerBody struct {
 
 // register registers an instance, or renews and changes one that this gateway has registered. The
 // instance is removed when it has not been renewed for ttlSeconds.
-func (s *service) register(r *request) (answer, error) {
+func (s *service) register(r *request) (response, error) {
 	var body registerBody
 	if err := decode(r, &body); err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	i := discovery.Instance{
 		Service: r.params["service"], ID: r.params["id"], Host: body.Host, Port: body.Port,
@@ -60,7 +60,7 @@ func (s *service) register(r *request) (answer, error) {
 	}
 	isNew, err := s.registrations.put(r.Context(), i)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	status := http.StatusOK
 	if isNew {
@@ -69,7 +69,7 @@ func (s *service) register(r *request) (answer, error) {
 	i.Status = discovery.Up
 	data := instanceBodyOf(&i)
 	data.TTLSeconds = int(time.Duration(s.set.Gateway.RegistrationTTL).Seconds())
-	return answer{status: status, data: data}, nil
+	return response{status: status, data: data}, nil
 }
 
 // deregisteredBody is the answer to a deregistration.
@@ -79,37 +79,37 @@ type deregisteredBody struct {
 }
 
 // deregister removes an instance that this gateway has registered.
-func (s *service) deregister(r *request) (answer, error) {
+func (s *service) deregister(r *request) (response, error) {
 	service, id := r.params["service"], r.params["id"]
 	if err := s.registrations.remove(r.Context(), service, id); err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	return answer{data: deregisteredBody{Service: service, ID: id}}, nil
+	return response{data: deregisteredBody{Service: service, ID: id}}, nil
 }
 
 // listInstances lists the instances of a service, whoever has registered them. A service that was
 // asked for lately is watched: the answer comes from memory, also while etcd does not answer, and
 // Age bounds how old it is.
-func (s *service) listInstances(r *request) (answer, error) {
+func (s *service) listInstances(r *request) (response, error) {
 	all, age, err := s.views.instances(r.Context(), r.params["service"])
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	bodies := make([]instanceBody, len(all))
 	for n := range all {
 		bodies[n] = instanceBodyOf(&all[n])
 	}
-	return answer{data: bodies, header: map[string]string{"Age": strconv.Itoa(int(age.Seconds()))}}, nil
+	return response{data: bodies, header: map[string]string{"Age": strconv.Itoa(int(age.Seconds()))}}, nil
 }
 
 // listServices lists the names of all services that have an instance.
-func (s *service) listServices(r *request) (answer, error) {
+func (s *service) listServices(r *request) (response, error) {
 	names, err := s.registry.Services(r.Context())
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	if names == nil {
 		names = []string{}
 	}
-	return answer{data: names}, nil
+	return response{data: names}, nil
 }

@@ -17,10 +17,10 @@ import (
 // counts, those that a retrying layer above makes and those that gRPC makes itself. Methods are
 // named by service and method, such as "KV/Put".
 type RPCCounter struct {
-	mu       sync.Mutex
-	attempts map[string]int
-	sent     map[string]int
-	asked    int
+	mu        sync.Mutex
+	attempts  map[string]int
+	sent      map[string]int
+	countOnly int
 }
 
 // Counter returns a counter at zero.
@@ -79,12 +79,13 @@ func (c *RPCCounter) Total() int {
 	return total
 }
 
-// Asked is how many of the requests that were sent only ask where the cluster stands, by counting a
-// key. Caches ask that by themselves when a busy machine has kept them waiting.
-func (c *RPCCounter) Asked() int {
+// CountOnlyReads returns how many of the requests that were sent are reads that only count keys.
+// Caches read in this way to learn the current revision, also by themselves when a busy machine has
+// kept them waiting.
+func (c *RPCCounter) CountOnlyReads() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.asked
+	return c.countOnly
 }
 
 // Counts is a copy of the attempts by method, for failure messages.
@@ -98,7 +99,7 @@ func (c *RPCCounter) Counts() map[string]int {
 func (c *RPCCounter) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.attempts, c.sent, c.asked = map[string]int{}, map[string]int{}, 0
+	c.attempts, c.sent, c.countOnly = map[string]int{}, map[string]int{}, 0
 }
 
 // rpcStats is the counter as gRPC wants it.
@@ -126,7 +127,7 @@ func (s *rpcStats) HandleRPC(ctx context.Context, event stats.RPCStats) {
 	case *stats.OutPayload:
 		s.sent[name]++
 		if get, ok := event.Payload.(*pb.RangeRequest); ok && get.GetCountOnly() {
-			s.asked++
+			s.countOnly++
 		}
 	}
 }

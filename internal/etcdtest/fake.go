@@ -13,23 +13,23 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// FakeKV is a server that speaks etcd's KV service and says what a test wants it to: what a proxy
-// in front of etcd, or etcd in circumstances that cannot be brought about, might answer.
+// FakeKV is a server of etcd's KV service whose responses a test determines: those of a proxy in
+// front of etcd, or of etcd in circumstances that cannot be brought about.
 type FakeKV struct {
 	pb.UnimplementedKVServer
 
-	answer   func(n int) error
+	respond  func(n int) error
 	calls    atomic.Int64
 	endpoint string
 }
 
-// StartFakeKV starts one on a free port of the loopback. answer is asked for the error of the n-th
-// call of any method, from 1; nil is a success at revision n.
-func StartFakeKV(tb testing.TB, answer func(n int) error) *FakeKV {
+// StartFakeKV starts one on a free port of the loopback. respond returns the error of the n-th call
+// of any method, from 1; nil is a success at revision n.
+func StartFakeKV(tb testing.TB, respond func(n int) error) *FakeKV {
 	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	must(tb, err)
-	f := &FakeKV{answer: answer, endpoint: l.Addr().String()}
+	f := &FakeKV{respond: respond, endpoint: l.Addr().String()}
 	srv := grpc.NewServer()
 	pb.RegisterKVServer(srv, f)
 	healthpb.RegisterHealthServer(srv, health.NewServer())
@@ -56,7 +56,7 @@ func (f *FakeKV) Calls() int { return int(f.calls.Load()) }
 
 func (f *FakeKV) next() (*pb.ResponseHeader, error) {
 	n := f.calls.Add(1)
-	return &pb.ResponseHeader{Revision: n}, f.answer(int(n))
+	return &pb.ResponseHeader{Revision: n}, f.respond(int(n))
 }
 
 // Range answers with no keys.

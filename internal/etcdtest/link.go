@@ -16,8 +16,8 @@ type link struct {
 	once sync.Once
 }
 
-// piece is some bytes under way, or, without any, the end of the stream.
-type piece struct {
+// chunk is some bytes under way, or, without any, the end of the stream.
+type chunk struct {
 	bytes []byte
 	due   time.Time
 }
@@ -71,8 +71,8 @@ func (p *Proxy) connect(client net.Conn) {
 	}
 	p.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, dir := range []flow{up, down} {
-		queue := make(chan piece, 64) // with 32 KiB each, what a network holds
+	for _, dir := range []direction{up, down} {
+		queue := make(chan chunk, 64) // with 32 KiB each, what a network holds
 		wg.Go(func() { p.read(l, l.ends[1-dir], queue) })
 		wg.Go(func() { p.write(l, dir, queue) })
 	}
@@ -83,23 +83,23 @@ func (p *Proxy) connect(client net.Conn) {
 }
 
 // read queues what arrives on one half, with the time when it is due at the other.
-func (p *Proxy) read(l *link, from net.Conn, queue chan<- piece) {
+func (p *Proxy) read(l *link, from net.Conn, queue chan<- chunk) {
 	defer close(queue)
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		due := time.Now().Add(p.now().delay)
-		if n > 0 && !l.enqueue(queue, piece{bytes: bytes.Clone(buf[:n]), due: due}) {
+		if n > 0 && !l.enqueue(queue, chunk{bytes: bytes.Clone(buf[:n]), due: due}) {
 			return
 		}
 		if err != nil {
-			l.enqueue(queue, piece{due: due})
+			l.enqueue(queue, chunk{due: due})
 			return
 		}
 	}
 }
 
-func (l *link) enqueue(queue chan<- piece, x piece) bool {
+func (l *link) enqueue(queue chan<- chunk, x chunk) bool {
 	select {
 	case queue <- x:
 		return true
@@ -110,7 +110,7 @@ func (l *link) enqueue(queue chan<- piece, x piece) bool {
 
 // write delivers what is queued when it is due, as the rules have it then. The end of one
 // direction ends the link.
-func (p *Proxy) write(l *link, dir flow, queue <-chan piece) {
+func (p *Proxy) write(l *link, dir direction, queue <-chan chunk) {
 	defer l.end()
 	for x := range queue {
 		if !l.sleep(time.Until(x.due)) {

@@ -33,11 +33,11 @@ type Proxy struct {
 	closed   bool
 }
 
-// flow is a direction.
-type flow int
+// direction is a direction of the bytes, as the client sees it.
+type direction int
 
 const (
-	up flow = iota
+	up direction = iota
 	down
 )
 
@@ -177,7 +177,7 @@ func (p *Proxy) change(edit func(*rules)) {
 		}
 	}
 	var waits []chan struct{}
-	for _, dir := range []flow{up, down} {
+	for _, dir := range []direction{up, down} {
 		if p.writing[dir] == 0 || !p.rules.swallow[dir] && !p.rules.hold[dir] {
 			continue
 		}
@@ -214,7 +214,7 @@ func (p *Proxy) close() {
 
 // admit waits until bytes may pass in a direction, or, with no bytes, the end of the stream, and
 // counts the write that follows. It reports false when they are swallowed or the link is cut.
-func (p *Proxy) admit(l *link, dir flow, size int) bool {
+func (p *Proxy) admit(l *link, dir direction, size int) bool {
 	for {
 		p.mu.Lock()
 		r, changed := &p.rules, p.changed
@@ -239,7 +239,7 @@ func (p *Proxy) admit(l *link, dir flow, size int) bool {
 }
 
 // wrote ends a write that admit has counted.
-func (p *Proxy) wrote(dir flow) {
+func (p *Proxy) wrote(dir direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.writing[dir]--

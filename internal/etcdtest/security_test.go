@@ -131,10 +131,10 @@ func TestCounter_CountsRPCs(t *testing.T) {
 	require.NoError(t, err)
 	_, err = cli.Get(t.Context(), dir)
 	require.NoError(t, err)
-	assert.Equal(t, 1, counter.Asked(), "the other one has read")
+	assert.Equal(t, 1, counter.CountOnlyReads(), "the other one has read")
 
 	counter.Reset()
-	assert.Zero(t, counter.Total()+counter.Asked())
+	assert.Zero(t, counter.Total()+counter.CountOnlyReads())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for range 3 {

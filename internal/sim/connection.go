@@ -64,9 +64,9 @@ func (p *pipe) held() bool {
 	return !paused.IsZero() && (p.dir == toMember || p.queue[0].sent.After(paused))
 }
 
-// take reads what has arrived. If there is nothing, it returns how long to wait, or a negative
+// receive reads what has arrived. If there is nothing, it returns how long to wait, or a negative
 // duration if nothing is on the way.
-func (p *pipe) take(b []byte) (n int, wait time.Duration, err error) {
+func (p *pipe) receive(b []byte) (n int, wait time.Duration, err error) {
 	now := time.Now()
 	wait = -1
 	if !p.deadline.IsZero() {
@@ -103,7 +103,7 @@ func (p *pipe) read(b []byte) (int, error) {
 	mu := &p.conn.link.net.mu
 	for {
 		mu.Lock()
-		n, wait, err := p.take(b)
+		n, wait, err := p.receive(b)
 		mu.Unlock()
 		switch {
 		case n > 0 || err != nil:

@@ -72,8 +72,8 @@ func (f fate) request(m *Member, from string, do func(), fail func(error)) {
 	}
 }
 
-// answer delivers an answer, or loses it.
-func (f fate) answer(m *Member, from string, deliver func(), fail func(error)) {
+// respond delivers a response, or loses it.
+func (f fate) respond(m *Member, from string, deliver func(), fail func(error)) {
 	if f.kind == answerLost {
 		f.lose(m, from, fail)
 		return

@@ -36,7 +36,7 @@ func serve[Req proto.Message, Resp any](ctx context.Context, m *Member, method s
 			if err != nil {
 				s.note("%s %s: %v", from, method, err)
 			}
-			fate.answer(m, from, func() { answer <- result[Resp]{resp, err} }, fail)
+			fate.respond(m, from, func() { answer <- result[Resp]{resp, err} }, fail)
 		}
 		fate.request(m, from, func() {
 			m.authorize(ctx, func(err error) {
