@@ -326,6 +326,37 @@ func (s *fakeStuckTxn) Commit() (*clientv3.TxnResponse, error) {
 	return nil, s.ctx.Err()
 }
 
+// fakeChangedKV changes a key before each transaction, and keeps its lease, as a third party could.
+type fakeChangedKV struct {
+	clientv3.KV
+
+	key     string
+	changes atomic.Int32 // before that many transactions
+}
+
+func (c *fakeChangedKV) Txn(ctx context.Context) clientv3.Txn {
+	if c.changes.Add(-1) >= 0 {
+		_, _ = c.Put(ctx, c.key, "changed", clientv3.WithIgnoreLease())
+	}
+	return c.KV.Txn(ctx)
+}
+
+func TestKey_CloseEndsWhileThirdPartyChangesKey(t *testing.T) {
+	t.Parallel()
+	cli, dir, direct := etcdtest.NewClient(t, etcdtest.Endpoints()), etcdtest.Prefix(t), etcdtest.Client(t)
+	net := &fakeChangedKV{KV: cli.KV, key: dir + "k"}
+	cli.KV = net
+	m := newManager(t, cli, lease.WithNamespace(dir))
+	k, err := m.OpenKey(t.Context(), "k", nil)
+	require.NoError(t, err)
+	net.changes.Store(8) // with one fewer, Close succeeds
+	require.ErrorIs(t, k.Close(), lease.ErrUnavailable)
+	require.Eventually(t, func() bool { // it is deleted in the background
+		r, err := direct.Get(t.Context(), dir+"k")
+		return err == nil && r.Count == 0
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
 func TestKey_UpdateOfClosedKeyDoesNotWaitForSweep(t *testing.T) {
 	t.Parallel()
 	cli := etcdtest.NewClient(t, etcdtest.Endpoints())
